@@ -1,0 +1,74 @@
+# Everything runs in a virtual environment here, made and kept up to date by the targets themselves.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check
+BASE   := $(VENV)/.base-installed
+DEV    := $(VENV)/.dev-installed
+WHAT   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench faults soak clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(BASE) ## a realistic day on an embedded default, no server needed
+	@$(BIN)/billing-worker demo
+
+test: $(DEV) ## all tests, on a real RabbitMQ and a real PostgreSQL
+	@$(BIN)/python -m tests.support.provision
+	@$(BIN)/python -m pytest
+
+lint: $(DEV) ## format, rules, types and the direction of imports
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(DEV) ## format the code and repair what can be repaired
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: $(DEV) ## the benchmarks; WHAT=name runs one
+	@$(BIN)/python -m tests.support.provision
+	@$(BIN)/python -m tests.benchmarks $(WHAT)
+
+faults: $(DEV) ## the fault tests at full length
+	@$(BIN)/python -m tests.support.provision
+	@$(BIN)/python -m pytest tests/faults -m "slow or not slow"
+
+soak: $(DEV) ## every long test
+	@$(BIN)/python -m tests.support.provision
+	@$(BIN)/python -m pytest -m slow
+
+clean: ## remove the virtual environment, caches and build output
+	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BASE): pyproject.toml | $(BIN)/python
+	@echo "installing billing-worker into $(VENV)"
+	@$(PIP) -e .
+	@touch $@
+
+# The development install contains the base one.
+$(DEV): pyproject.toml | $(BIN)/python
+	@echo "installing billing-worker and its development tools into $(VENV)"
+	@$(PIP) -e '.[dev]'
+	@touch $(BASE) $@
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "$(PYTHON) not found: install Python 3.11 or later, or name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "$(PYTHON) is $$($(PYTHON) -V 2>&1): Python 3.11 or later is needed; name one: make PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "installing python3-venv with apt-get"; \
+			DEBIAN_FRONTEND=noninteractive; export DEBIAN_FRONTEND; \
+			apt-get update -qq && apt-get install -y -qq --no-install-recommends python3-venv >/dev/null; \
+		fi; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) has no venv module: sudo apt-get update && sudo apt-get install -y python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }

@@ -1,0 +1,213 @@
+"""From the bytes of a message to a command, or to the reason why there is none.
+
+``decode`` never raises: whatever a producer sends, its neighbours in the batch go on.
+"""
+
+import codecs
+import difflib
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.alias_generators import to_camel
+from pydantic_core import ErrorDetails
+
+from schemas.commands import COMMAND_TYPES, Command
+from schemas.fields import Identifier
+
+#: Largest message body, in bytes.
+BODY_MAX_BYTES: Final = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much a message may ask for. ``max_quantity`` counts tokens, bytes or minor units of money."""
+
+    body_max_bytes: int = BODY_MAX_BYTES
+    max_quantity: int = 10**15  # well below 2^53, above which JavaScript loses units
+    occurred_at_max_age: timedelta = timedelta(
+        days=3660
+    )  # a dead letter replayed years later is still welcome
+    occurred_at_max_ahead: timedelta = timedelta(hours=24)
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """Why a message is no command.
+
+    ``reason`` is one of ``body_too_large``, ``byte_order_mark``, ``not_utf8``, ``not_json``, ``too_deep``,
+    ``duplicate_field``, ``not_an_object``, ``missing_field``, ``unknown_field``, ``unknown_type``,
+    ``invalid_field``; the pipeline adds ``wrong_sender`` and ``wrong_routing_key``. The identities are
+    given where they could be read.
+    """
+
+    reason: str
+    message: str
+    field: str | None = None
+    type: str | None = None
+    reference_id: str | None = None
+    user_id: str | None = None
+
+
+class _Refused(Exception):
+    def __init__(self, reason: str, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.reason, self.message, self.field = reason, message, field
+
+
+def decode(body: bytes, *, now: datetime, limits: Limits) -> Command | Malformed:
+    """The command that ``body`` holds, or why it holds none; ``now`` is what times are measured against."""
+    data: Any = None
+    try:
+        data = _parse(body, limits)
+        return _within(_command(data), now, limits)
+    except _Refused as refused:
+        return Malformed(refused.reason, refused.message, refused.field, **_identities(data))
+
+
+def _parse(body: bytes, limits: Limits) -> dict[str, Any]:
+    if len(body) > limits.body_max_bytes:
+        raise _Refused(
+            "body_too_large", f"The body has {len(body)} bytes; at most {limits.body_max_bytes} are taken."
+        )
+    if body.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise _Refused("byte_order_mark", "The body begins with a byte order mark; send plain UTF-8.")
+    try:
+        data = _DECODER.decode(body.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise _Refused("not_utf8", f"The body is not UTF-8: bad byte at {error.start}.") from error
+    except RecursionError as error:
+        raise _Refused("too_deep", "The body is nested too deeply; a command is one flat object.") from error
+    except ValueError as error:
+        raise _Refused("not_json", f"The body is not JSON: {_shown(str(error))}.") from error
+    if not isinstance(data, dict):
+        raise _Refused("not_an_object", f"The body is a JSON {_json_kind(data)}; a command is one object.")
+    return data
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = _shown(next(name for name in names if names.count(name) > 1))
+        raise _Refused("duplicate_field", f"The field {twice!r} is given twice; send it once.", twice)
+    return fields
+
+
+def _no_constant(name: str) -> Any:
+    raise _Refused("not_json", f"{name} is no JSON number; amounts are whole numbers.")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+
+
+def _command(data: dict[str, Any]) -> Command:
+    if "type" not in data:
+        raise _Refused("missing_field", "The field 'type' is missing; " + _known_types(), "type")
+    name = data["type"]
+    model = COMMAND_TYPES.get(name) if isinstance(name, str) else None
+    if model is None:
+        raise _Refused("unknown_type", f"The type {_shown(name)!r} is not known; " + _known_types(), "type")
+    try:
+        return model.model_validate(data, by_alias=True, by_name=False)
+    except ValidationError as error:
+        raise _refusal(error.errors(include_url=False, include_context=False), model) from error
+
+
+def _within(command: Command, now: datetime, limits: Limits) -> Command:
+    if command.QUANTITY is not None and getattr(command, command.QUANTITY) > limits.max_quantity:
+        field = to_camel(command.QUANTITY)
+        raise _Refused("invalid_field", f"{field}: at most {limits.max_quantity} is taken.", field)
+    if (at := command.occurred_at) is not None:
+        if at < now - limits.occurred_at_max_age:
+            raise _Refused(
+                "invalid_field",
+                f"occurredAt: {at.isoformat()} is more than {limits.occurred_at_max_age.days} days ago.",
+                "occurredAt",
+            )
+        if at > now + limits.occurred_at_max_ahead:
+            raise _Refused(
+                "invalid_field",
+                f"occurredAt: {at.isoformat()} lies in the future; check the sender's clock.",
+                "occurredAt",
+            )
+    return command
+
+
+def _refusal(errors: list[ErrorDetails], model: type[Command]) -> _Refused:
+    first = errors[0]
+    field = ".".join(_shown(str(part)) for part in first["loc"] if part not in _UNION_BRANCHES) or None
+    match first["type"]:
+        case "missing":
+            return _Refused("missing_field", f"The field {field!r} is missing.", field)
+        case "extra_forbidden":
+            return _Refused(
+                "unknown_field", f"The field {field!r} is not known; {_nearest(field, model)}", field
+            )
+        case _:
+            text = _WAYS_OUT.get(first["type"]) or first["msg"].removeprefix("Value error, ")
+            return _Refused("invalid_field", f"{field}: {text}" if field else text, field)
+
+
+#: What pydantic says in its own words, said in a producer's.
+_WAYS_OUT = {
+    "int_type": "must be a whole number, without quotes, fraction or exponent",
+    "int_from_float": "must be a whole number, without quotes, fraction or exponent",
+    "greater_than": "must be 1 or more",
+    "string_pattern_mismatch": "holds characters that are not taken (control or invisible characters, "
+    "white space at either end)",
+    "string_unicode": "holds half of a surrogate pair; send valid Unicode",
+    "string_too_short": "must not be empty",
+}
+
+
+#: pydantic names the branches of a union in the location of an error; a producer knows no branches.
+_UNION_BRANCHES = frozenset(
+    branch for branch in ("bool", "int", "str", "constrained-str", "constrained-int", "none", "[key]")
+)
+
+
+def _nearest(field: str | None, model: type[Command]) -> str:
+    names = [info.alias or name for name, info in model.model_fields.items()]
+    close = difflib.get_close_matches(field or "", names, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(names))}."
+
+
+def _known_types() -> str:
+    return f"known are {', '.join(sorted(COMMAND_TYPES))}."
+
+
+_IDENTIFIER: TypeAdapter[str] = TypeAdapter(Identifier)
+
+
+def _identities(data: Any) -> dict[str, str]:
+    if not isinstance(data, dict):
+        return {}
+    names = {"type": "type", "reference_id": "referenceId", "user_id": "userId"}
+    return {key: value for key, name in names.items() if (value := _identifier(data.get(name))) is not None}
+
+
+def _identifier(value: Any) -> str | None:
+    try:
+        return _IDENTIFIER.validate_python(value)
+    except ValidationError:
+        return None
+
+
+def _shown(value: Any) -> str:
+    """At most 80 printable characters of what a producer sent, fit for logs and headers."""
+    return str(value)[:80].encode("unicode_escape").decode("ascii")
+
+
+def _json_kind(value: Any) -> str:
+    kinds = {
+        list: "array",
+        str: "string",
+        bool: "boolean",
+        int: "number",
+        float: "number",
+        type(None): "null",
+    }
+    return kinds[type(value)]

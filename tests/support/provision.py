@@ -1,0 +1,281 @@
+"""Which PostgreSQL and RabbitMQ a test run uses, and how they come to be there.
+
+Run as ``python -m tests.support.provision`` it makes sure that both can be had: servers named by
+environment variables, else installed binaries, else an installation with apt where that is allowed.
+Otherwise it exits 1 with the commands that help. Nothing is ever skipped for want of a server.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import Protocol
+
+from sqlalchemy.exc import ArgumentError, OperationalError
+
+from tests.support.servers import (
+    Databases,
+    Management,
+    ManagementError,
+    Postgres,
+    PostgresAddress,
+    RabbitMQ,
+    RabbitMQAddress,
+    ServerError,
+    postgres_binaries,
+    rabbitmq_binary,
+)
+
+DATABASE_URL = "BILLING_TEST_DATABASE_URL"
+BROKER_URL = "BILLING_TEST_BROKER_URL"
+MANAGEMENT_URL = "BILLING_TEST_MANAGEMENT_URL"
+
+INSTALL_TIMEOUT_S = 900.0
+
+# policy-rc.d keeps the packages from starting system services on the standard ports.
+_INSTALL_SCRIPT = """
+set -e
+export DEBIAN_FRONTEND=noninteractive
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    trap 'rm -f "$policy"' EXIT
+    printf '#!/bin/sh\\nexit 101\\n' > "$policy"
+    chmod 755 "$policy"
+fi
+apt-get update -q
+apt-get install -y -q --no-install-recommends -o DPkg::Lock::Timeout=120 "$@"
+"""
+
+
+class PostgresServer(Protocol):
+    """What a test needs of PostgreSQL, private or given."""
+
+    @property
+    def address(self) -> PostgresAddress: ...
+    @property
+    def databases(self) -> Databases: ...
+
+
+class RabbitMQServer(Protocol):
+    """What a test needs of RabbitMQ, private or given."""
+
+    @property
+    def address(self) -> RabbitMQAddress: ...
+    @property
+    def management(self) -> Management: ...
+
+
+@dataclass(frozen=True)
+class GivenPostgres:
+    """A server named by the environment; nobody here starts or stops it."""
+
+    address: PostgresAddress
+    databases: Databases
+
+
+@dataclass(frozen=True)
+class GivenRabbitMQ:
+    """A broker named by the environment; nobody here starts or stops it."""
+
+    address: RabbitMQAddress
+    management: Management
+
+
+@contextmanager
+def postgres_server(environment: Mapping[str, str] = os.environ) -> Iterator[PostgresServer]:
+    """The given PostgreSQL, else a private one for as long as the context lasts.
+
+    Raises ServerError when there is neither. Tests that stop the server start their own.
+    """
+    given = given_postgres(environment)
+    if given is not None:
+        yield given
+        return
+    with Postgres.start() as server:
+        yield server
+
+
+@contextmanager
+def rabbitmq_server(environment: Mapping[str, str] = os.environ) -> Iterator[RabbitMQServer]:
+    """The given RabbitMQ, else a private one for as long as the context lasts.
+
+    Raises ServerError when there is neither. Tests that stop the broker start their own.
+    """
+    given = given_rabbitmq(environment)
+    if given is not None:
+        yield given
+        return
+    with RabbitMQ.start() as server:
+        yield server
+
+
+def given_postgres(environment: Mapping[str, str]) -> GivenPostgres | None:
+    """The server that BILLING_TEST_DATABASE_URL names, after it answered.
+
+    None without the variable. Raises ServerError when the URL is no URL or nobody answers.
+    """
+    url = environment.get(DATABASE_URL)
+    if not url:
+        return None
+    try:
+        address = PostgresAddress.parse(url)
+        databases = Databases(address)
+        databases.ping()
+    except (ArgumentError, ValueError, OperationalError) as error:
+        raise ServerError(f"{DATABASE_URL} is set, but PostgreSQL does not answer: {error}") from error
+    return GivenPostgres(address, databases)
+
+
+def given_rabbitmq(environment: Mapping[str, str]) -> GivenRabbitMQ | None:
+    """The broker that BILLING_TEST_BROKER_URL and …_MANAGEMENT_URL name, after it answered.
+
+    None without the variables. Raises ServerError when one is missing or nobody answers.
+    """
+    broker, management_url = environment.get(BROKER_URL), environment.get(MANAGEMENT_URL)
+    if not broker and not management_url:
+        return None
+    if not broker or not management_url:
+        raise ServerError(f"Set both {BROKER_URL} (amqp://…) and {MANAGEMENT_URL} (http://…), or neither.")
+    try:
+        address = RabbitMQAddress.parse(broker, management_url)
+        management = Management(address)
+        management.ping()
+    except (ValueError, OSError, HTTPException, ManagementError) as error:
+        raise ServerError(f"{MANAGEMENT_URL} is set, but RabbitMQ does not answer: {error}") from error
+    return GivenRabbitMQ(address, management)
+
+
+@dataclass(frozen=True)
+class _Service:
+    name: str
+    package: str
+    given: Callable[[Mapping[str, str]], object]
+    binaries: Callable[[], Path | None]
+    exports: tuple[str, ...]
+    docker_run: str
+
+    def is_missing(self, environment: Mapping[str, str]) -> bool:
+        return self.given(environment) is None and self.binaries() is None
+
+
+_SERVICES = (
+    _Service(
+        name="PostgreSQL",
+        package="postgresql",
+        given=given_postgres,
+        binaries=postgres_binaries,
+        exports=(f"{DATABASE_URL}=postgresql+psycopg2://postgres:billing@127.0.0.1:5432/postgres",),
+        docker_run="docker run -d -e POSTGRES_PASSWORD=billing -p 127.0.0.1:5432:5432 postgres:15",
+    ),
+    _Service(
+        name="RabbitMQ",
+        package="rabbitmq-server",
+        given=given_rabbitmq,
+        binaries=rabbitmq_binary,
+        exports=(
+            f"{BROKER_URL}=amqp://guest:guest@127.0.0.1:5672/",
+            f"{MANAGEMENT_URL}=http://127.0.0.1:15672",
+        ),
+        docker_run="docker run -d -p 127.0.0.1:5672:5672 -p 127.0.0.1:15672:15672 rabbitmq:3.13-management",
+    ),
+)
+
+
+def provide(environment: Mapping[str, str]) -> None:
+    """Make sure both servers can be had, installing what is missing where that is allowed.
+
+    Raises ServerError, with the commands that help, when they can't.
+    """
+    missing = _missing(environment)
+    if missing and shutil.which("apt-get") and (root := _root_prefix()) is not None:
+        _install(missing, root)
+        missing = _missing(environment)
+    if missing:
+        raise ServerError(_advice(missing))
+
+
+def _missing(environment: Mapping[str, str]) -> list[_Service]:
+    return [service for service in _SERVICES if service.is_missing(environment)]
+
+
+def _root_prefix() -> list[str] | None:
+    """What to put before a command to run it as root; None where we may not."""
+    if os.geteuid() == 0:
+        return []
+    sudo = shutil.which("sudo")
+    return [sudo, "-n"] if sudo and _succeeds([sudo, "-n", "true"]) else None
+
+
+def _install(services: list[_Service], root: list[str]) -> None:
+    packages = [service.package for service in services]
+    print(f"installing {' '.join(packages)} with apt-get", file=sys.stderr)  # noqa: T201
+    command = [*root, "sh", "-c", _INSTALL_SCRIPT, "install", *packages]
+    try:
+        subprocess.run(
+            command,
+            check=True,
+            timeout=INSTALL_TIMEOUT_S,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+    except subprocess.CalledProcessError as error:
+        raise ServerError(f"apt-get failed ({error.returncode}).\n\n{_advice(services)}") from error
+    except subprocess.TimeoutExpired as error:
+        took = f"{INSTALL_TIMEOUT_S:.0f} s"
+        raise ServerError(f"apt-get took over {took}.\n\n{_advice(services)}") from error
+
+
+def _advice(services: list[_Service]) -> str:
+    names = " and ".join(service.name for service in services)
+    paragraphs = [f"The tests need {names}. Do one of these, then run again:", _apt_advice(services)]
+    if shutil.which("docker") and _succeeds(["docker", "info"]):
+        paragraphs.append(_docker_advice(services))
+    paragraphs.append(_export_advice(services, "Name servers that run elsewhere:"))
+    return "\n\n".join(paragraphs)
+
+
+def _apt_advice(services: list[_Service]) -> str:
+    packages = " ".join(service.package for service in services)
+    return (
+        "Install them (Debian, Ubuntu):\n"
+        f"  sudo apt-get update && sudo apt-get install -y --no-install-recommends {packages}"
+    )
+
+
+def _docker_advice(services: list[_Service]) -> str:
+    commands = "\n".join(f"  {service.docker_run}" for service in services)
+    return _export_advice(services, f"Use containers:\n{commands}")
+
+
+def _export_advice(services: list[_Service], heading: str) -> str:
+    exports = [f"  export {export}" for service in services for export in service.exports]
+    return "\n".join([heading, *exports])
+
+
+def _succeeds(command: list[str]) -> bool:
+    quiet = subprocess.DEVNULL
+    try:
+        return subprocess.run(command, stdin=quiet, stdout=quiet, stderr=quiet, timeout=10).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def main() -> int:
+    """Provide the servers; 0 when they can be had, 1 with advice on stderr when not."""
+    try:
+        provide(os.environ)
+    except ServerError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

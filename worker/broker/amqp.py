@@ -1,0 +1,398 @@
+"""RabbitMQ through kombu's py-amqp transport.
+
+Two connections: an alarm on the broker blocks the connection that publishes, and a consumer on the same
+one would be blocked with it. A channel a queue, so that a batch taken from the front of a queue is the
+whole of what is outstanding below its last tag, and one frame acknowledges it.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from time import monotonic
+from typing import Any
+
+import kombu
+from amqp import spec
+from amqp.basic_message import Message
+from amqp.exceptions import AccessRefused, AMQPError, NotAllowed, NotFound, PreconditionFailed
+
+from worker.broker.deliveries import Delivery, Outgoing, as_bytes
+from worker.broker.frames import UNREADABLE, tolerant_frame_handler
+from worker.broker.topology import Queue, Topology
+from worker.errors import BrokerUnavailableError, ConfigurationError
+
+HEARTBEAT_S = 30
+CONFIRM_TIMEOUT_S = 30.0
+
+_SOCKET = {
+    # kombu's default of 1 s drops the connection on one second of loss (py-amqp#186).
+    "TCP_USER_TIMEOUT": 15_000,
+    "TCP_KEEPIDLE": 30,
+    "TCP_KEEPINTVL": 5,
+    "TCP_KEEPCNT": 3,
+}
+
+
+class AmqpLink:
+    """A live link to RabbitMQ: consumers on one connection, a confirming publisher on another."""
+
+    def __init__(self, url: str, *, consume: Sequence[str], prefetch: int, name: str) -> None:
+        self._url, self._name = url, name
+        self._inbox: _Inbox | None = None
+        self._outbox: _Outbox | None = None
+        with _broker_errors():
+            if consume:
+                self._inbox = _Inbox(_connect(url, f"{name} consumer"), consume, prefetch)
+            self._publisher()
+
+    def receive(self, most: int, timeout_s: float) -> list[Delivery]:
+        """See Link."""
+        with _broker_errors():
+            return self._consumer().receive(most, timeout_s)
+
+    def publish(self, messages: Sequence[Outgoing]) -> list[Outgoing]:
+        """See Link. A message the broker refuses, or does not confirm in time, counts as a lost link."""
+        with _broker_errors():
+            return self._publisher().publish(messages, while_waiting=self._keep_consumer_alive)
+
+    def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        """See Link."""
+        with _broker_errors():
+            self._consumer().acknowledge(deliveries)
+
+    def keep_alive(self, wait_s: float = 0.0) -> None:
+        """See Link."""
+        with _broker_errors():
+            self._publisher().keep_alive()
+            if self._inbox is not None:
+                self._inbox.keep_alive(wait_s)
+
+    def declare(self, topology: Topology) -> None:
+        """See Link."""
+        with _broker_errors(), _channel(self._publisher().connection) as channel:
+            channel.exchange_declare(topology.exchange, "topic", durable=True, auto_delete=False)
+            for queue in topology.queues:
+                _declare_queue(channel, queue)
+                for key in queue.routing_keys:
+                    channel.queue_bind(queue.name, topology.exchange, key)
+
+    def differences(self, topology: Topology) -> list[str]:
+        """See Link. Bindings can't be read over AMQP; `topology declare` puts them right without asking."""
+        found = [self._exchange_difference(topology), *map(self._queue_difference, topology.queues)]
+        return [line for line in found if line is not None]
+
+    def depth(self, queue: str) -> int:
+        """See Link."""
+        with _broker_errors(), _channel(self._publisher().connection) as channel:
+            return int(channel.queue_declare(queue, passive=True).message_count)
+
+    def close(self) -> None:
+        """See Link."""
+        for part in (self._inbox, self._outbox):
+            if part is not None:
+                part.close()
+
+    def _consumer(self) -> "_Inbox":
+        if self._inbox is None:
+            raise BrokerUnavailableError("this link consumes nothing")
+        return self._inbox
+
+    def _publisher(self) -> "_Outbox":
+        if self._outbox is None:
+            self._outbox = _Outbox(_connect(self._url, f"{self._name} publisher"))
+        return self._outbox
+
+    def _keep_consumer_alive(self) -> None:
+        if self._inbox is not None:
+            self._inbox.keep_alive(0.0)
+
+    def _exchange_difference(self, topology: Topology) -> str | None:
+        name = topology.exchange
+        return self._difference(
+            f"exchange {name!r}",
+            lambda channel: channel.exchange_declare(name, "topic", durable=True, passive=True),
+            lambda channel: channel.exchange_declare(name, "topic", durable=True, auto_delete=False),
+        )
+
+    def _queue_difference(self, queue: Queue) -> str | None:
+        return self._difference(
+            f"queue {queue.name!r}",
+            lambda channel: channel.queue_declare(queue.name, passive=True),
+            lambda channel: _declare_queue(channel, queue),
+        )
+
+    def _difference(
+        self, what: str, look: Callable[[Any], object], compare: Callable[[Any], object]
+    ) -> str | None:
+        """A declaration equal to what exists changes nothing, another one is refused with the difference."""
+        connection = self._publisher().connection
+        try:
+            with _broker_errors(passing=True), _channel(connection) as channel:
+                look(channel)
+                compare(channel)
+        except NotFound:
+            return f"{what} is missing: run `billing-worker topology declare`"
+        except PreconditionFailed as error:
+            return f"{what} differs: {error.reply_text}; delete it when it is empty, then declare it"
+        except AccessRefused as error:
+            # A worker needs no right to configure; then its being there is all that can be told.
+            return None if "configure" in str(error.reply_text) else f"{what}: {error.reply_text}"
+        return None
+
+
+class _Inbox:
+    """Consumers, one channel a queue, and what they have delivered so far."""
+
+    def __init__(self, connection: Any, queues: Sequence[str], prefetch: int) -> None:
+        self._connection = connection
+        self._cancelled: str | None = None
+        self._lanes = {queue: _Lane(connection, queue, prefetch, self._on_cancel) for queue in queues}
+        self._heartbeat = _Heartbeat(connection)
+
+    def receive(self, most: int, timeout_s: float) -> list[Delivery]:
+        self._heartbeat.beat()
+        if not self._waiting():
+            self._drain(timeout_s)
+        self._drain_arrived(most)
+        batch: list[Delivery] = []
+        for lane in self._lanes.values():
+            batch += lane.take(most - len(batch))
+        return batch
+
+    def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        for queue, lane in self._lanes.items():
+            if tags := [delivery.tag for delivery in deliveries if delivery.queue == queue]:
+                lane.acknowledge(tags)
+
+    def keep_alive(self, wait_s: float) -> None:
+        deadline = monotonic() + wait_s
+        self._heartbeat.beat()
+        self._drain(0)
+        while (left := deadline - monotonic()) > 0:
+            self._drain(min(left, 1.0))
+            self._heartbeat.beat()
+
+    def close(self) -> None:
+        _close(self._connection)
+
+    def _waiting(self) -> int:
+        return sum(len(lane.arrived) for lane in self._lanes.values())
+
+    def _drain(self, timeout_s: float) -> None:
+        with suppress(TimeoutError):
+            self._connection.drain_events(timeout=timeout_s)
+        self._raise_if_cancelled()
+
+    def _drain_arrived(self, most: int) -> None:
+        """Read what is in the socket already; the socket changes its mode once and not for every frame."""
+        with suppress(TimeoutError), self._connection.transport.having_timeout(0):
+            while self._waiting() < most:
+                self._connection.drain_events()
+        self._raise_if_cancelled()
+
+    def _on_cancel(self, tag: str) -> None:
+        self._cancelled = tag
+
+    def _raise_if_cancelled(self) -> None:
+        if self._cancelled is not None:
+            raise BrokerUnavailableError(f"the broker cancelled the consumer of {self._cancelled}")
+
+
+class _Lane:
+    """One queue's channel: deliveries in their order, and which of their tags are outstanding."""
+
+    def __init__(self, connection: Any, queue: str, prefetch: int, on_cancel: Callable[[str], None]) -> None:
+        self.arrived: deque[Delivery] = deque()
+        self._queue = queue
+        self._outstanding: deque[int] = deque()
+        self._channel = connection.channel()
+        self._channel.auto_decode = False  # the body stays as it was sent
+        self._channel.basic_qos(0, prefetch, a_global=False)
+        self._channel.basic_consume(queue, consumer_tag=queue, callback=self._on_message, on_cancel=on_cancel)
+
+    def take(self, most: int) -> list[Delivery]:
+        return [self.arrived.popleft() for _ in range(min(most, len(self.arrived)))]
+
+    def acknowledge(self, tags: Sequence[Any]) -> None:
+        done = set(tags)
+        last = None
+        while self._outstanding and self._outstanding[0] in done:
+            last = self._outstanding.popleft()
+            done.discard(last)
+        if last is not None:
+            self._channel.basic_ack(last, multiple=True)
+        if done:  # these stand behind others that are not done yet
+            self._outstanding = deque(tag for tag in self._outstanding if tag not in done)
+            for tag in sorted(done):
+                self._channel.basic_ack(tag)
+
+    def _on_message(self, message: Any) -> None:
+        info, properties = message.delivery_info, message.properties
+        tag = info["delivery_tag"]
+        self._outstanding.append(tag)
+        self.arrived.append(
+            Delivery(
+                body=as_bytes(message.body),
+                queue=self._queue,
+                exchange=info["exchange"],
+                routing_key=info["routing_key"],
+                tag=tag,
+                redelivered=info["redelivered"],
+                properties=properties,
+                headers=properties.get("application_headers") or {},
+                unreadable=properties.get(UNREADABLE),
+            )
+        )
+
+
+class _Outbox:
+    """A channel in confirm mode: a whole batch is on its way before the first confirm is waited for."""
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self._channel = connection.channel()
+        self._channel.confirm_select()
+        self._channel.events["basic_ack"].add(self._on_ack)
+        self._channel.events["basic_nack"].add(self._on_nack)
+        self._channel.events["basic_return"].add(self._on_return)
+        self._published = 0
+        self._unconfirmed: dict[int, Outgoing] = {}
+        self._by_marker: dict[str, Outgoing] = {}
+        self._returned: list[Outgoing] = []
+        self._refused = 0
+        self._heartbeat = _Heartbeat(connection)
+
+    def publish(self, messages: Sequence[Outgoing], while_waiting: Callable[[], None]) -> list[Outgoing]:
+        self._returned, self._refused = [], 0
+        for message in messages:
+            self._send(message)
+        self._wait(while_waiting)
+        if self._refused:
+            raise BrokerUnavailableError(f"the broker refused {self._refused} of {len(messages)} messages")
+        return self._returned
+
+    def keep_alive(self) -> None:
+        self._heartbeat.beat()
+        with suppress(TimeoutError):
+            self.connection.drain_events(timeout=0)
+
+    def close(self) -> None:
+        _close(self.connection)
+
+    def _send(self, message: Outgoing) -> None:
+        self._published += 1
+        self._unconfirmed[self._published] = message
+        content = Message(
+            message.body,
+            application_headers=dict(message.headers),
+            delivery_mode=2,
+            **{name: value for name, value in message.properties.items() if value is not None},
+        )
+        # Not basic_publish: that reads from the socket before every message (py-amqp#426).
+        self._channel.send_method(
+            spec.Basic.Publish, "Bssbb", (0, message.exchange, message.routing_key, True, False), content
+        )
+
+    def _wait(self, while_waiting: Callable[[], None]) -> None:
+        deadline = monotonic() + CONFIRM_TIMEOUT_S
+        while self._unconfirmed:
+            if monotonic() > deadline:
+                raise BrokerUnavailableError(
+                    f"no confirm within {CONFIRM_TIMEOUT_S:.0f} s; is the broker in an alarm?"
+                )
+            try:
+                self.connection.drain_events(timeout=1.0)
+            except TimeoutError:
+                self._heartbeat.beat()
+                while_waiting()
+
+    def _on_ack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp calls it
+        if not multiple:
+            self._unconfirmed.pop(tag, None)
+            return
+        for done in [sent for sent in self._unconfirmed if sent <= tag]:
+            del self._unconfirmed[done]
+
+    def _on_nack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp calls it
+        before = len(self._unconfirmed)
+        self._on_ack(tag, multiple)
+        self._refused += before - len(self._unconfirmed)
+
+    def _on_return(self, _error: Exception, exchange: str, routing_key: str, message: Any) -> None:
+        # The return comes before the confirm of the same message, so it is among the unconfirmed.
+        for sent in self._unconfirmed.values():
+            if (
+                sent.exchange == exchange
+                and sent.routing_key == routing_key
+                and sent.properties.get("message_id") == message.properties.get("message_id")
+                and sent not in self._returned
+            ):
+                self._returned.append(sent)
+                return
+
+
+class _Heartbeat:
+    """py-amqp sends heartbeats only when asked (kombu#806); asks at most once a second."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._last = monotonic()
+
+    def beat(self) -> None:
+        now = monotonic()
+        if now - self._last >= 1.0:
+            self._last = now
+            self._connection.heartbeat_tick()
+
+
+def _connect(url: str, name: str) -> Any:
+    connection = kombu.Connection(
+        url,
+        heartbeat=HEARTBEAT_S,
+        connect_timeout=5,
+        transport_options={
+            "socket_settings": _SOCKET,
+            "read_timeout": None,
+            "write_timeout": 15,
+            "client_properties": {"connection_name": name},
+            "frame_handler": tolerant_frame_handler,
+        },
+    )
+    return connection.transport.establish_connection()
+
+
+def _declare_queue(channel: Any, queue: Queue) -> None:
+    channel.queue_declare(queue.name, durable=True, auto_delete=False, arguments=dict(queue.arguments))
+
+
+@contextmanager
+def _channel(connection: Any) -> Iterator[Any]:
+    channel = connection.channel()
+    try:
+        yield channel
+    finally:
+        with suppress(AMQPError, OSError):
+            channel.close()
+
+
+def _close(connection: Any) -> None:
+    with suppress(AMQPError, OSError):
+        connection.close()
+
+
+@contextmanager
+def _broker_errors(*, passing: bool = False) -> Iterator[None]:
+    """Translate the client's errors; with ``passing`` those that answer a declaration go through."""
+    try:
+        yield
+    except (NotFound, PreconditionFailed, AccessRefused) as error:
+        if passing:
+            raise
+        if isinstance(error, AccessRefused | PreconditionFailed):
+            raise ConfigurationError(f"the broker refuses: {error.reply_text}") from error
+        raise BrokerUnavailableError(f"{error.reply_text}: run `billing-worker topology declare`") from error
+    except NotAllowed as error:
+        raise ConfigurationError(f"the broker refuses: {error.reply_text}") from error
+    except (TimeoutError, AMQPError, OSError) as error:
+        text = str(error) or type(error).__name__
+        raise BrokerUnavailableError(f"the broker is not available: {text}") from error

@@ -1,0 +1,53 @@
+"""What comes from the broker and what goes to it: bytes with properties, nothing decoded."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Delivery:
+    """One delivery, as it came. ``tag`` is valid on the link it came from and nowhere else.
+
+    ``properties`` have AMQP's names (``message_id``, ``reply_to``, …), the headers apart. ``unreadable``
+    holds the frame of properties that the client could not parse; both mappings are empty then.
+    """
+
+    body: bytes
+    queue: str
+    exchange: str
+    routing_key: str
+    tag: int | str
+    redelivered: bool = False
+    properties: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, Any] = field(default_factory=dict)
+    unreadable: bytes | None = None
+
+    @property
+    def delivery_count(self) -> int:
+        """How often the broker has taken this message back before (quorum queues count it)."""
+        count = self.headers.get("x-delivery-count", 0)
+        return count if isinstance(count, int) else 0
+
+    def text(self, name: str) -> str | None:
+        """A property that is a non-empty string, or None."""
+        value = self.properties.get(name)
+        return value if isinstance(value, str) and value else None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outgoing:
+    """One persistent message to publish; it must reach a queue (``mandatory``)."""
+
+    body: bytes
+    exchange: str
+    routing_key: str
+    properties: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, Any] = field(default_factory=dict)
+
+
+def as_bytes(body: bytes | bytearray | memoryview | str | None) -> bytes:
+    """The bytes of a body as the clients hand it over: absent when empty, text when they decoded it."""
+    if body is None:
+        return b""
+    return body.encode() if isinstance(body, str) else bytes(body)

@@ -1,0 +1,144 @@
+"""kombu's embedded transport, for a first try without a broker: queues are rows in a SQLite file.
+
+It has no confirms, no returns and no redelivery after a kill; the guarantees of the README are RabbitMQ's.
+"""
+
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from time import monotonic
+from typing import Any
+
+import kombu
+from sqlalchemy.exc import SQLAlchemyError
+
+from worker.broker.deliveries import Delivery, Outgoing, as_bytes
+from worker.broker.topology import BILLING, Topology
+from worker.errors import BrokerUnavailableError
+
+
+class EmbeddedLink:
+    """A link to queues in a file; every process that opens it routes by the same topology."""
+
+    def __init__(self, url: str, *, consume: Sequence[str], prefetch: int) -> None:
+        self._connection = kombu.Connection(
+            url, transport_options={"polling_interval": 0.02, "connect_args": {"timeout": 60}}
+        )
+        self._order = tuple(consume)
+        self._arrived: dict[str, deque[Delivery]] = {queue: deque() for queue in consume}
+        with _broker_errors():
+            self._channel: Any = self._connection.channel()
+            self.declare(BILLING)  # routes live in the process here, not in the broker
+            self._channel.basic_qos(0, prefetch)
+            for queue in consume:
+                self._consume(queue)
+
+    def receive(self, most: int, timeout_s: float) -> list[Delivery]:
+        """See Link."""
+        with _broker_errors():
+            if not self._waiting():
+                self._drain(timeout_s)
+            while self._waiting() < most and self._drain(0):
+                pass
+        batch: list[Delivery] = []
+        for queue in self._order:
+            arrived = self._arrived[queue]
+            batch += [arrived.popleft() for _ in range(min(most - len(batch), len(arrived)))]
+        return batch
+
+    def publish(self, messages: Sequence[Outgoing]) -> list[Outgoing]:
+        """See Link; a queue that does not exist is made, so nothing is ever returned."""
+        with _broker_errors():
+            for message in messages:
+                self._publish(message)
+        return []
+
+    def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        """See Link."""
+        for delivery in deliveries:
+            self._channel.basic_ack(delivery.tag)
+
+    def keep_alive(self, wait_s: float = 0.0) -> None:
+        """See Link; there is nothing to keep alive, only the time to wait."""
+        deadline = monotonic() + wait_s
+        while (left := deadline - monotonic()) > 0:
+            with _broker_errors():
+                self._drain(left)
+
+    def declare(self, topology: Topology) -> None:
+        """See Link."""
+        with _broker_errors():
+            self._channel.exchange_declare(topology.exchange, type="topic", durable=True)
+            for queue in topology.queues:
+                self._channel.queue_declare(queue.name, durable=True)
+                for key in queue.routing_keys:
+                    self._channel.queue_bind(queue.name, topology.exchange, key)
+
+    def differences(self, topology: Topology) -> list[str]:
+        """See Link; opening the link has declared everything."""
+        del topology
+        return []
+
+    def depth(self, queue: str) -> int:
+        """See Link."""
+        with _broker_errors():
+            return int(self._channel.queue_declare(queue, passive=True).message_count)
+
+    def close(self) -> None:
+        """See Link."""
+        with suppress(SQLAlchemyError):
+            self._connection.release()
+
+    def _waiting(self) -> int:
+        return sum(map(len, self._arrived.values()))
+
+    def _drain(self, timeout_s: float) -> bool:
+        if not self._order:
+            return False
+        try:
+            self._connection.drain_events(timeout=timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
+    def _consume(self, queue: str) -> None:
+        def on_message(message: Any) -> None:
+            properties = dict(message.properties)
+            info = properties.pop("delivery_info", {})
+            self._arrived[queue].append(
+                Delivery(
+                    body=as_bytes(message.body),
+                    queue=queue,
+                    exchange=info.get("exchange") or "",
+                    routing_key=info.get("routing_key") or queue,
+                    tag=message.delivery_tag,
+                    properties=properties | {"content_type": message.content_type},
+                    headers=message.headers or {},
+                )
+            )
+
+        self._channel.basic_consume(queue, no_ack=False, callback=on_message, consumer_tag=queue)
+
+    def _publish(self, message: Outgoing) -> None:
+        properties = {name: value for name, value in message.properties.items() if value is not None}
+        prepared = self._channel.prepare_message(
+            message.body,
+            content_type=properties.pop("content_type", None),
+            content_encoding=properties.pop("content_encoding", None),
+            headers=dict(message.headers),
+            properties=properties | {"delivery_mode": 2},
+        )
+        self._channel.basic_publish(prepared, exchange=message.exchange, routing_key=message.routing_key)
+
+
+@contextmanager
+def _broker_errors() -> Iterator[None]:
+    try:
+        with warnings.catch_warnings():
+            # kombu warns of SQLAlchemy's own deprecations here; they are not ours to mend.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
+    except SQLAlchemyError as error:
+        text = str(getattr(error, "orig", None) or error).partition("\n")[0]
+        raise BrokerUnavailableError(f"the embedded broker's file is not available: {text}") from error

@@ -1,0 +1,80 @@
+"""What the worker needs of a broker, whichever it is."""
+
+from collections.abc import Sequence
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from worker.broker.deliveries import Delivery, Outgoing
+from worker.broker.topology import Topology
+from worker.errors import ConfigurationError
+
+
+class Link(Protocol):
+    """A live connection. Any method raises BrokerUnavailableError once the link is lost: open another.
+
+    What was received and not acknowledged is then delivered again.
+    """
+
+    def receive(self, most: int, timeout_s: float) -> list[Delivery]:
+        """What has arrived, up to ``most`` deliveries, those of the first queue first.
+
+        Waits up to ``timeout_s`` for the first one and not a moment for a second.
+        """
+        ...
+
+    def publish(self, messages: Sequence[Outgoing]) -> list[Outgoing]:
+        """Send ``messages`` and wait until the broker has them; returns those that reached no queue."""
+        ...
+
+    def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        """Tell the broker that ``deliveries`` are done. Each once."""
+        ...
+
+    def keep_alive(self, wait_s: float = 0.0) -> None:
+        """Answer the broker's heartbeats, for ``wait_s`` at least; to be called once a second or so."""
+        ...
+
+    def declare(self, topology: Topology) -> None:
+        """Make what is missing; raises ConfigurationError where something exists and differs."""
+        ...
+
+    def differences(self, topology: Topology) -> list[str]:
+        """What of ``topology`` is missing or differs, one line each, with the way out."""
+        ...
+
+    def depth(self, queue: str) -> int:
+        """How many messages wait in ``queue``, those under way not counted."""
+        ...
+
+    def close(self) -> None:
+        """Close; deliveries that are not acknowledged go back to their queues."""
+        ...
+
+
+def broker_is_embedded(url: str) -> bool:
+    """Whether ``url`` names kombu's embedded transport (a SQLite file) and not a broker."""
+    return urlsplit(url).scheme == "sqla+sqlite"
+
+
+def open_link(
+    url: str, *, consume: Sequence[str] = (), prefetch: int = 1000, name: str = "billing-worker"
+) -> Link:
+    """Connect to ``amqp://…``, ``amqps://…`` or ``sqla+sqlite:///file`` and consume the queues named.
+
+    ``prefetch`` counts messages a queue. Raises BrokerUnavailableError, or ConfigurationError where the
+    broker refuses the credentials or the URL can't be used.
+    """
+    # The transports are imported when they are used: the embedded one brings an ORM along.
+    match urlsplit(url).scheme:
+        case "amqp" | "amqps" | "pyamqp":
+            from worker.broker.amqp import AmqpLink
+
+            return AmqpLink(url, consume=consume, prefetch=prefetch, name=name)
+        case "sqla+sqlite":
+            from worker.broker.embedded import EmbeddedLink
+
+            return EmbeddedLink(url, consume=consume, prefetch=prefetch)
+        case other:
+            raise ConfigurationError(
+                f"the broker URL begins with {other!r}; use amqp://, amqps:// or sqla+sqlite:///"
+            )

@@ -1,0 +1,29 @@
+"""The errors of the worker: the type says what one can do, the text what happened and what to do next."""
+
+
+class BillingError(Exception):
+    """Any error this project raises on purpose."""
+
+
+class ConfigurationError(BillingError):
+    """A setting, the catalog, the schema or the topology is not as it must be; a person has to mend it."""
+
+
+class TransientError(BillingError):
+    """Not this message's fault: keep the messages, wait, try again. Nobody is dead-lettered for it."""
+
+
+class ContentionError(TransientError):
+    """Another worker was faster (deadlock, serialization, a lost claim): try again at once."""
+
+
+class LedgerUnavailableError(TransientError):
+    """The database does not answer or has cut the connection: wait with back-off and probe."""
+
+
+class BrokerUnavailableError(TransientError):
+    """The broker does not answer, has cut the connection or refuses to take a message: connect again."""
+
+
+class NotFoundError(BillingError):
+    """What was asked for does not exist; nothing is not the same as zero."""

@@ -1,0 +1,145 @@
+"""Many rows in one statement.
+
+On PostgreSQL the rows travel as one JSON parameter that ``json_to_recordset`` turns into a table: the
+statement is the same text for any number of rows, and neither side builds thousands of parameters. On
+SQLite they are an ``executemany``.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, datetime
+from functools import lru_cache
+from typing import Any, Literal
+
+from sqlalchemy import Column, Connection, Row, Table, bindparam, text, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.sql import ColumnElement, any_
+
+Rows = Sequence[Mapping[str, Any]]
+OnConflict = Literal["fail", "nothing", "update"]
+
+_POSTGRESQL = postgresql.dialect()  # type: ignore[no-untyped-call]
+
+
+def insert_rows(
+    connection: Connection,
+    table: Table,
+    rows: Rows,
+    *,
+    on_conflict: OnConflict = "fail",
+    returning: tuple[str, ...] = (),
+) -> Sequence[Row[Any]]:
+    """Insert ``rows``, which all have the same keys, in their order; the rows written, if asked for.
+
+    ``nothing`` leaves a row out where a unique key stands against it, ``update`` replaces what is not the
+    primary key.
+    """
+    if not rows:
+        return []
+    names = tuple(rows[0])
+    if connection.dialect.name == "postgresql":
+        result = connection.execute(
+            text(_insert_sql(table, names, on_conflict, returning)), {"rows": _dumped(rows)}
+        )
+    else:
+        result = connection.execute(_sqlite_insert(table, names, on_conflict, returning), list(rows))
+    return result.all() if returning else []
+
+
+def update_rows(
+    connection: Connection, table: Table, rows: Rows, *, key: str, guard: Mapping[str, str] | None = None
+) -> int:
+    """Set the columns of ``rows`` where ``key`` matches and each guarded column holds what it must.
+
+    ``guard`` maps a column to the key of ``rows`` with its expected value. Returns how many rows changed.
+    """
+    if not rows:
+        return 0
+    guards = tuple((guard or {}).items())
+    names = tuple(rows[0])
+    if connection.dialect.name == "postgresql":
+        result = connection.execute(text(_update_sql(table, names, key, guards)), {"rows": _dumped(rows)})
+        return result.rowcount
+    expected = {parameter for _, parameter in guards}
+    statement = (
+        update(table)
+        .where(table.c[key] == bindparam(f"k_{key}"))
+        .where(*(table.c[column] == bindparam(f"k_{parameter}") for column, parameter in guards))
+        .values({name: bindparam(f"v_{name}") for name in names if name != key and name not in expected})
+    )
+    parameters = [
+        {(f"k_{name}" if name == key or name in expected else f"v_{name}"): row[name] for name in names}
+        for row in rows
+    ]
+    return connection.execute(statement, parameters).rowcount
+
+
+def among(connection: Connection, column: Column[Any], values: Iterable[Any]) -> ColumnElement[bool]:
+    """``column`` is one of ``values``: one array parameter on PostgreSQL, so that the text stays the same."""
+    if connection.dialect.name == "postgresql":
+        return column == any_(bindparam(None, list(values), type_=ARRAY(column.type)))
+    return column.in_(list(values))
+
+
+@lru_cache(maxsize=64)
+def _insert_sql(
+    table: Table, names: tuple[str, ...], on_conflict: OnConflict, returning: tuple[str, ...]
+) -> str:
+    columns = ", ".join(names)
+    sql = f"INSERT INTO {table.name} ({columns}) SELECT {columns} FROM {_recordset(table, names)}"  # noqa: S608 - names from the tables
+    match on_conflict:
+        case "nothing":
+            sql += " ON CONFLICT DO NOTHING"
+        case "update":
+            keys = [column.name for column in table.primary_key]
+            sets = ", ".join(f"{name} = excluded.{name}" for name in names if name not in keys)
+            sql += f" ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sets}"
+        case "fail":
+            pass
+    if returning:
+        sql += f" RETURNING {', '.join(returning)}"
+    return sql
+
+
+@lru_cache(maxsize=64)
+def _update_sql(table: Table, names: tuple[str, ...], key: str, guards: tuple[tuple[str, str], ...]) -> str:
+    expected = {parameter: column for column, parameter in guards}
+    sets = ", ".join(f"{name} = r.{name}" for name in names if name != key and name not in expected)
+    where = " AND ".join(
+        [f"t.{key} = r.{key}"] + [f"t.{column} = r.{parameter}" for column, parameter in guards]
+    )
+    return f"UPDATE {table.name} AS t SET {sets} FROM {_recordset(table, names, expected)} WHERE {where}"  # noqa: S608 - names from the tables
+
+
+def _recordset(table: Table, names: tuple[str, ...], aliases: Mapping[str, str] | None = None) -> str:
+    kinds = (f"{name} {table.c[(aliases or {}).get(name, name)].type.compile(_POSTGRESQL)}" for name in names)
+    return f"json_to_recordset(CAST(:rows AS json)) AS r({', '.join(kinds)})"
+
+
+def _sqlite_insert(
+    table: Table, names: tuple[str, ...], on_conflict: OnConflict, returning: tuple[str, ...]
+) -> Any:
+    statement = sqlite.insert(table)
+    match on_conflict:
+        case "nothing":
+            statement = statement.on_conflict_do_nothing()
+        case "update":
+            keys = [column.name for column in table.primary_key]
+            statement = statement.on_conflict_do_update(
+                index_elements=keys,
+                set_={name: statement.excluded[name] for name in names if name not in keys},
+            )
+        case "fail":
+            pass
+    return statement.returning(*(table.c[name] for name in returning)) if returning else statement
+
+
+def _dumped(rows: Rows) -> str:
+    return json.dumps(rows, default=_iso, ensure_ascii=False, separators=(",", ":"))
+
+
+def _iso(value: Any) -> str:
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    raise TypeError(f"no JSON for {type(value).__name__}")

@@ -1,0 +1,96 @@
+"""How the ledger talks to its database: time-outs, transactions, and what its errors mean."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from worker.errors import ConfigurationError, ContentionError, LedgerUnavailableError
+
+# A partition of the network would otherwise hang a statement for minutes (psycopg2 #561, #1017): the
+# kernel gives a silent connection up after 15 s, the server a silent client after 30 s.
+_POSTGRESQL_CONNECT = {
+    "connect_timeout": 5,
+    "keepalives": 1,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+    "options": "-c timezone=UTC -c lock_timeout=5000 -c idle_in_transaction_session_timeout=30000",
+}
+
+_CONTENTION = {"40001", "40P01", "55P03"}  # serialization failure, deadlock, lock time-out
+# Connection, resources, shutdown, a read-only standby after a fail-over: whole classes but for the last.
+_UNAVAILABLE = ("08", "53", "57", "58", "25006")
+# No such table, column, database or schema; not permitted: a deployment to mend, not a message to refuse.
+_MISCONFIGURED = ("42P01", "42703", "42501", "42883", "3D000", "3F000", "28")
+
+
+def ledger_engine(url: str, *, application_name: str = "billing-worker") -> Engine:
+    """An engine for ``url`` (``postgresql://…`` or ``sqlite:///…``); it connects on first use.
+
+    READ COMMITTED on PostgreSQL; one writer at a time on SQLite. Raises ConfigurationError for other URLs.
+    """
+    try:
+        parsed = make_url(url)
+    except Exception as error:
+        raise ConfigurationError("the database URL cannot be read; see --database-url") from error
+    match parsed.get_backend_name():
+        case "postgresql":
+            connect_args = _POSTGRESQL_CONNECT | {"application_name": application_name}
+            return create_engine(
+                parsed.set(drivername="postgresql+psycopg2"), connect_args=connect_args, pool_recycle=1800
+            )
+        case "sqlite":
+            return _sqlite_engine(parsed)
+        case other:
+            raise ConfigurationError(f"the database is {other!r}; PostgreSQL and SQLite are supported")
+
+
+def _sqlite_engine(url: URL) -> Engine:
+    engine = create_engine(url, connect_args={"timeout": 30})
+
+    @event.listens_for(engine, "connect")
+    def _connect(connection: sqlite3.Connection, _record: Any) -> None:
+        connection.isolation_level = None  # BEGIN is ours; sqlite3 would delay it
+        for pragma in ("foreign_keys = ON", "journal_mode = WAL", "synchronous = FULL"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # Take the write lock before reading: what was read still holds when it is written.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Turns the driver's errors into this project's where they say what to do; others pass as they are."""
+    try:
+        yield
+    except PoolTimeoutError as error:
+        raise LedgerUnavailableError("no connection to the ledger's database came free") from error
+    except DBAPIError as error:
+        raise _translated(error) from error
+
+
+def _translated(error: DBAPIError) -> Exception:
+    code = getattr(error.orig, "pgcode", None) or ""
+    text = str(error.orig).strip().partition("\n")[0]
+    if code in _CONTENTION:
+        return ContentionError(f"another transaction was in the way: {text}")
+    if code.startswith(_MISCONFIGURED):
+        return LedgerUnavailableError(f"the schema is not as it must be, see `billing-worker check`: {text}")
+    if code.startswith(_UNAVAILABLE) or error.connection_invalidated:
+        return LedgerUnavailableError(f"the ledger's database is not available: {text}")
+    if isinstance(error.orig, sqlite3.OperationalError):
+        return LedgerUnavailableError(f"the ledger's database is not available: {text}")
+    if not code and isinstance(error, OperationalError | InterfaceError):
+        return LedgerUnavailableError(f"the ledger's database is not available: {text}")
+    return error
