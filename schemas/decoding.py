@@ -6,6 +6,7 @@
 import codecs
 import difflib
 import json
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -80,8 +81,12 @@ def _parse(body: bytes, limits: Limits) -> dict[str, Any]:
         raise _Refused("not_utf8", f"The body is not UTF-8: bad byte at {error.start}.") from error
     except RecursionError as error:
         raise _Refused("too_deep", "The body is nested too deeply; a command is one flat object.") from error
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise _Refused("not_json", f"The body is not JSON: {_shown(str(error))}.") from error
+    except ValueError as error:  # int() refuses more than some thousand digits
+        raise _Refused(
+            "invalid_field", f"A number is too large: at most {limits.max_quantity} is taken."
+        ) from error
     if not isinstance(data, dict):
         raise _Refused("not_an_object", f"The body is a JSON {_json_kind(data)}; a command is one object.")
     return data
@@ -90,8 +95,8 @@ def _parse(body: bytes, limits: Limits) -> dict[str, Any]:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = _shown(next(name for name in names if names.count(name) > 1))
+        counts = Counter(name for name, _ in pairs)  # one pass: tens of thousands of names fit in a body
+        twice = _shown(next(name for name, count in counts.items() if count > 1))
         raise _Refused("duplicate_field", f"The field {twice!r} is given twice; send it once.", twice)
     return fields
 
@@ -137,8 +142,10 @@ def _within(command: Command, now: datetime, limits: Limits) -> Command:
 
 
 def _refusal(errors: list[ErrorDetails], model: type[Command]) -> _Refused:
-    first = errors[0]
-    field = ".".join(_shown(str(part)) for part in first["loc"] if part not in _UNION_BRANCHES) or None
+    # A misspelt name is both missing and unknown: "did you mean" helps more than "is missing".
+    first = next((error for error in errors if error["type"] == "extra_forbidden"), errors[0])
+    # Field, or field and metadata key; what pydantic adds behind names the branch of a union.
+    field = ".".join(_shown(str(part)) for part in first["loc"][:2]) or None
     match first["type"]:
         case "missing":
             return _Refused("missing_field", f"The field {field!r} is missing.", field)
@@ -147,8 +154,20 @@ def _refusal(errors: list[ErrorDetails], model: type[Command]) -> _Refused:
                 "unknown_field", f"The field {field!r} is not known; {_nearest(field, model)}", field
             )
         case _:
-            text = _WAYS_OUT.get(first["type"]) or first["msg"].removeprefix("Value error, ")
+            text = _way_out(first)
             return _Refused("invalid_field", f"{field}: {text}" if field else text, field)
+
+
+def _way_out(error: ErrorDetails) -> str:
+    match error["type"], error["loc"]:
+        case "string_type", ("metadata", _, *_):
+            return "must be a string, a whole number of 64 bits, true, false or null"
+        case "string_pattern_mismatch", ("currency",):
+            return "must be three capital letters (ISO 4217), such as USD"
+        case "string_unicode", ():
+            return "The name of a field holds half of a surrogate pair; send valid Unicode"
+        case kind, _:
+            return _WAYS_OUT.get(kind) or error["msg"].removeprefix("Value error, ")
 
 
 #: What pydantic says in its own words, said in a producer's.
@@ -160,13 +179,9 @@ _WAYS_OUT = {
     "white space at either end)",
     "string_unicode": "holds half of a surrogate pair; send valid Unicode",
     "string_too_short": "must not be empty",
+    "string_type": "must be a string",
+    "dict_type": "must be an object",
 }
-
-
-#: pydantic names the branches of a union in the location of an error; a producer knows no branches.
-_UNION_BRANCHES = frozenset(
-    branch for branch in ("bool", "int", "str", "constrained-str", "constrained-int", "none", "[key]")
-)
 
 
 def _nearest(field: str | None, model: type[Command]) -> str:

@@ -21,7 +21,7 @@ _CONTENT_METHODS = frozenset([spec.Basic.Return, spec.Basic.Deliver, spec.Basic.
 _METHOD, _HEADER, _BODY, _HEARTBEAT = 1, 2, 3, 8
 
 
-class TolerantMessage(Message):  # type: ignore[misc] - amqp ships no types
+class TolerantMessage(Message):  # type: ignore[misc]  # amqp ships no types
     """A message whose properties may turn out unreadable."""
 
     def inbound_header(self, buf: Any, offset: int = 0) -> int:

@@ -319,4 +319,4 @@ def _conflict(command: Command, content: str, stored: Outcome) -> Conflict:
         return Conflict("userId", stored.user_id, command.user_id)
     had, has = json.loads(stored.content), json.loads(content)
     field = next(name for name in sorted(had.keys() | has.keys()) if had.get(name) != has.get(name))
-    return Conflict(field, str(had.get(field)), str(has.get(field)))
+    return Conflict(field, str(had.get(field, "absent")), str(has.get(field, "absent")))

@@ -108,7 +108,8 @@ def human_amount(amount: int, *, round_up: bool = False) -> str:
     Rounded down, or up, so that what is required never looks like what is available when it is more.
     """
     for size, suffix in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
-        if amount >= size:
+        # Rounded up, 999,901 is 1.0M and not 1000.0K.
+        if amount >= size or (round_up and amount > size - size // 10_000):
             tenth = size // 10
             tenths = -(-amount // tenth) if round_up else amount // tenth
             return f"{tenths // 10}.{tenths % 10}{suffix}"

@@ -1,0 +1,208 @@
+"""Messages by hand and by file: ``publish`` and ``replies``."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+import click
+from rich.progress import Progress
+
+from schemas import Limits, Malformed, decode
+from worker.bootstrap import Application, utc_now
+from worker.broker import BILLING, Delivery, Link, Outgoing
+from worker.cli.options import with_application
+from worker.cli.output import progress
+from worker.errors import ConfigurationError
+
+_CHUNK = 500
+
+
+@click.command()
+@click.argument("source", metavar="FILE|-", type=click.Path(path_type=Path, allow_dash=True))
+@with_application("broker_url")
+@click.option("--type", "type_", help="The type of lines that name none, such as usage.deduct.")
+@click.option("--reply-to", help="The queue to send the replies to.")
+@click.option("--unchecked", is_flag=True, help="Send lines as they are, also those the worker will refuse.")
+def publish(
+    application: Application, *, source: Path, type_: str | None, reply_to: str | None, unchecked: bool
+) -> None:
+    """Publish a file of JSON lines, one command a line; each is confirmed by the broker.
+
+    Lines that the worker would refuse are reported with their number and not sent; exit 1 then. After an
+    interruption the same call goes on where it stopped: FILE.published remembers how far the broker
+    confirmed. The last chunk may be sent again, with the same message ids; the references in it are
+    applied once.
+    """
+    mark = None if str(source) == "-" else Mark.of(source)
+    lines = _lines(sys.stdin.buffer, 0) if mark is None else _lines_of(source, mark.lines)
+    total = None if mark is None else mark.total
+    link = application.link()
+    try:
+        with progress("publishing", total) as bar:
+            sender = _Sender(link, bar, _Form(type_, reply_to, unchecked, application.settings.max_quantity))
+            if mark is not None:
+                bar.advance(bar.task_ids[0], mark.lines)
+            while chunk := list(islice(lines, _CHUNK)):
+                sender.send(chunk)
+                if mark is not None:
+                    mark.advance(len(chunk))
+    finally:
+        link.close()
+    if mark is not None:
+        mark.remove()
+    click.echo(f"published {sender.published}, refused {sender.refused}, unroutable {sender.unroutable}")
+    sys.exit(1 if sender.refused or sender.unroutable else 0)
+
+
+@dataclass(slots=True)
+class Mark:
+    """How far a file has been published, kept beside it until it is done."""
+
+    path: Path
+    identity: str
+    total: int
+    lines: int = 0
+
+    @classmethod
+    def of(cls, source: Path) -> "Mark":
+        """The mark of ``source``; a mark of a file that has changed since counts for nothing."""
+        digest, total = hashlib.sha256(), 0
+        try:
+            with source.open("rb") as file:
+                for line in file:
+                    digest.update(line)
+                    total += 1
+        except OSError as error:
+            raise ConfigurationError(f"{source} can't be read: {error.strerror}") from error
+        path = source.with_name(source.name + ".published")
+        mark = cls(path, digest.hexdigest(), total)
+        if path.exists():
+            identity, _, lines = path.read_text().partition(" ")
+            mark.lines = int(lines) if identity == mark.identity and lines.strip().isdigit() else 0
+        return mark
+
+    def advance(self, lines: int) -> None:
+        """Remember that ``lines`` more are confirmed."""
+        self.lines += lines
+        fresh = self.path.with_name(self.path.name + ".new")
+        fresh.write_text(f"{self.identity} {self.lines}")
+        fresh.replace(self.path)
+
+    def remove(self) -> None:
+        """Forget: the file is published whole."""
+        self.path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    type: str | None
+    reply_to: str | None
+    unchecked: bool
+    max_quantity: int
+
+
+class _Sender:
+    def __init__(self, link: Link, bar: Progress, form: _Form) -> None:
+        self._link, self._bar, self._form = link, bar, form
+        self.published = self.refused = self.unroutable = 0
+
+    def send(self, chunk: list[tuple[int, bytes]]) -> None:
+        numbered = [(number, self._message(number, line)) for number, line in chunk if line.strip()]
+        messages = {id(message): (number, message) for number, message in numbered if message is not None}
+        returned = self._link.publish([message for _, message in messages.values()])
+        for message in returned:
+            number, _ = messages[id(message)]
+            click.echo(f"line {number}: no queue takes {message.routing_key!r}", err=True)
+        self.unroutable += len(returned)
+        self.published += len(messages) - len(returned)
+        self._bar.advance(self._bar.task_ids[0], len(chunk))
+
+    def _message(self, number: int, line: bytes) -> Outgoing | None:
+        body = _typed(line.strip(), self._form.type)
+        decoded = decode(body, now=utc_now(), limits=Limits(max_quantity=self._form.max_quantity))
+        if not isinstance(decoded, Malformed):
+            return self._outgoing(body, decoded.type)
+        if self._form.unchecked:
+            return self._outgoing(body, decoded.type or self._form.type or "usage.unknown")
+        self.refused += 1
+        click.echo(f"line {number}: {decoded.reason}: {decoded.message}", err=True)
+        return None
+
+    def _outgoing(self, body: bytes, type_: str) -> Outgoing:
+        return Outgoing(
+            body=body,
+            exchange=BILLING.exchange,
+            routing_key=type_,
+            properties={
+                "content_type": "application/json",
+                "message_id": hashlib.blake2b(body, digest_size=16).hexdigest(),
+                "reply_to": self._form.reply_to,
+                "app_id": "billing-worker publish",
+            },
+        )
+
+
+def _typed(line: bytes, type_: str | None) -> bytes:
+    """The line, with ``type`` where it is an object that names none."""
+    if type_ is None:
+        return line
+    try:
+        data = json.loads(line)
+    except (ValueError, RecursionError):
+        return line
+    if not isinstance(data, dict) or "type" in data:
+        return line
+    return json.dumps({"type": type_, **data}, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+def _lines_of(source: Path, done: int) -> Iterator[tuple[int, bytes]]:
+    with source.open("rb") as file:
+        yield from islice(_lines(file, 0), done, None)
+
+
+def _lines(file: IO[bytes], start: int) -> Iterator[tuple[int, bytes]]:
+    yield from enumerate(file, start + 1)
+
+
+@click.command()
+@with_application("broker_url")
+@click.option("--queue", default=BILLING.replies.name, show_default=True)
+@click.option("--limit", type=click.IntRange(1), help="End after so many.")
+@click.option("--follow", is_flag=True, help="Wait for more, until Ctrl-C.")
+@click.option("--take", is_flag=True, help="Remove what is shown; without it everything goes back.")
+def replies(application: Application, *, queue: str, limit: int | None, follow: bool, take: bool) -> None:
+    """Show the replies that wait in a queue, one JSON object a line.
+
+    Without --take they go back to the queue when this ends, possibly in another order.
+    """
+    link = application.link(consume=[queue])
+    left = limit
+    try:
+        while left is None or left > 0:
+            deliveries = link.receive(min(left or _CHUNK, _CHUNK), 1.0)
+            if not deliveries and not follow:
+                return
+            for delivery in deliveries:
+                click.echo(json.dumps(_reply_line(delivery), ensure_ascii=False))
+            if take:
+                link.acknowledge(deliveries)
+            left = None if left is None else left - len(deliveries)
+            link.keep_alive()
+    except KeyboardInterrupt:
+        return
+    finally:
+        link.close()
+
+
+def _reply_line(delivery: Delivery) -> dict[str, Any]:
+    try:
+        reply = json.loads(delivery.body)
+    except ValueError:
+        reply = {"unreadable": delivery.body[:200].hex()}
+    fields = reply if isinstance(reply, dict) else {"body": reply}
+    return {"correlationId": delivery.text("correlation_id"), **fields}

@@ -1,0 +1,64 @@
+"""What the commands share: the settings as flags, and the application they get."""
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from worker.bootstrap import Application, configure_logging
+from worker.settings import load_settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_FLAGS: dict[str, Callable[[F], F]] = {
+    "broker_url": click.option(
+        "--broker-url", help="amqp://user:password@host:5672/vhost  [BILLING_BROKER_URL]"
+    ),
+    "database_url": click.option(
+        "--database-url", help="postgresql://user:password@host/db or sqlite:///file  [BILLING_DATABASE_URL]"
+    ),
+    "catalog": click.option(
+        "--catalog",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="Tiers, packages and prices, a TOML file  [BILLING_CATALOG]",
+    ),
+    "workers": click.option("--workers", type=int, help="Worker processes  [BILLING_WORKERS, 1]"),
+    "batch_size": click.option(
+        "--batch-size", type=int, help="Most messages a transaction  [BILLING_BATCH_SIZE, 500]"
+    ),
+    "prefetch": click.option("--prefetch", type=int, help="Messages held a queue  [BILLING_PREFETCH, 1000]"),
+    "metrics_port": click.option(
+        "--metrics-port", type=int, help="Serve Prometheus metrics there  [BILLING_METRICS_PORT, none]"
+    ),
+    "log_level": click.option(
+        "--log-level",
+        type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"]),
+        help="[BILLING_LOG_LEVEL, INFO]",
+    ),
+    "log_format": click.option(
+        "--log-format", type=click.Choice(["text", "json"]), help="[BILLING_LOG_FORMAT, text]"
+    ),
+}
+
+
+def with_application(*flags: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Gives a command these settings as flags, and the Application as its first argument."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(command)
+        def run(**parameters: Any) -> Any:
+            settings = load_settings(**{name: parameters.pop(name) for name in flags})
+            configure_logging(settings)
+            return command(Application(settings), **parameters)
+
+        wrapped: Callable[..., Any] = run
+        for name in reversed(flags):
+            wrapped = _FLAGS[name](wrapped)
+        return wrapped
+
+    return decorate
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")

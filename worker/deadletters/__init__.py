@@ -1,0 +1,1 @@
+"""Dead letters: made from deliveries, parked in the ledger's database, looked at, replayed, discarded."""

@@ -1,0 +1,56 @@
+"""What is counted while the worker runs; served for Prometheus where a port is set."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+
+class Metrics:
+    """The counters of one worker process, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.messages = Counter(
+            "billing_worker_messages",
+            "Messages settled, by type and outcome (a code of the reply, or duplicate).",
+            ["type", "outcome"],
+            registry=self.registry,
+        )
+        self.dead_letters = Counter(
+            "billing_worker_dead_lettered", "Dead letters published.", ["reason"], registry=self.registry
+        )
+        self.unroutable_replies = Counter(
+            "billing_worker_unroutable_replies",
+            "Replies that no queue took; their outcome is stored.",
+            registry=self.registry,
+        )
+        self.bisections = Counter(
+            "billing_worker_batch_bisections", "Batches split to isolate a fault.", registry=self.registry
+        )
+        self.contention = Counter(
+            "billing_worker_contention_retries",
+            "Transactions repeated because another worker was in the way.",
+            registry=self.registry,
+        )
+        self.outages = Counter(
+            "billing_worker_outages", "Times a server went away.", ["server"], registry=self.registry
+        )
+        self.batch_size = Histogram(
+            "billing_worker_batch_size",
+            "Messages a batch.",
+            buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000),
+            registry=self.registry,
+        )
+        self.batch_seconds = Histogram(
+            "billing_worker_batch_seconds",
+            "From a batch's receipt to its acknowledgement.",
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10),
+            registry=self.registry,
+        )
+        self.last_progress = Gauge(
+            "billing_worker_last_progress_timestamp_seconds",
+            "When a batch was last acknowledged.",
+            registry=self.registry,
+        )
+
+    def serve(self, port: int) -> None:
+        """Serve the metrics on ``port``, all interfaces, in a thread."""
+        start_http_server(port, registry=self.registry)

@@ -1,0 +1,98 @@
+"""Several worker processes under one parent: started, restarted when they die, stopped together."""
+
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from worker.consumer import Stop
+
+log = logging.getLogger(__name__)
+
+#: A worker that ends with this has been told something wrong; starting it again won't help.
+CONFIGURATION_EXIT = 2
+_STOP_GRACE_S = 30.0
+_RESTART_FIRST_S, _RESTART_MOST_S = 0.5, 30.0
+_STEADY_S = 60.0
+
+
+@dataclass(slots=True)
+class _Child:
+    process: subprocess.Popen[bytes]
+    started: float
+    wait_s: float = _RESTART_FIRST_S
+    restart_at: float | None = field(default=None)
+
+
+def supervise(count: int, environment: Mapping[str, str], stop: Stop) -> int:
+    """Run ``count`` workers until ``stop``; the exit code: 0, or the one that no restart can mend."""
+    children = [_start(environment) for _ in range(count)]
+    try:
+        while not stop.requested:
+            for child in children:
+                if (code := _look_after(child, environment)) == CONFIGURATION_EXIT:
+                    return code
+            stop.wait(0.2)
+        return 0
+    finally:
+        _stop_all(children)
+
+
+def follow_parent(parent: int) -> None:
+    """Ask the kernel to end this worker with its supervisor, even one killed with SIGKILL (Linux).
+
+    ``parent`` is the supervisor's process id.
+    """
+    if sys.platform != "linux":
+        return
+    with suppress(OSError, AttributeError):
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    if os.getppid() != parent:  # it died before the kernel was asked
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _start(environment: Mapping[str, str]) -> _Child:
+    command = [sys.executable, "-m", "worker", "run", "--workers", "1", "--supervised", str(os.getpid())]
+    process = subprocess.Popen(command, env={**os.environ, **environment})  # noqa: S603 - our own program
+    return _Child(process, started=time.monotonic())
+
+
+def _look_after(child: _Child, environment: Mapping[str, str]) -> int | None:
+    """Restart a worker that died, later each time it dies young."""
+    now = time.monotonic()
+    code = child.process.poll()
+    if code is None:
+        return None
+    if child.restart_at is None:
+        lived_s = now - child.started
+        child.wait_s = _RESTART_FIRST_S if lived_s > _STEADY_S else min(child.wait_s * 2, _RESTART_MOST_S)
+        child.restart_at = now + child.wait_s
+        if code != CONFIGURATION_EXIT:
+            log.error(
+                "worker %d ended with %d; starting another in %.1f s", child.process.pid, code, child.wait_s
+            )
+    elif now >= child.restart_at:
+        fresh = _start(environment)
+        child.process, child.started, child.restart_at = fresh.process, fresh.started, None
+    return code
+
+
+def _stop_all(children: list[_Child]) -> None:
+    for child in children:
+        with suppress(ProcessLookupError):
+            child.process.terminate()
+    deadline = time.monotonic() + _STOP_GRACE_S
+    for child in children:
+        try:
+            child.process.wait(max(deadline - time.monotonic(), 0.1))
+        except subprocess.TimeoutExpired:
+            log.error("worker %d does not stop; killing it", child.process.pid)  # noqa: TRY400 - no fault of ours
+            child.process.kill()
+            child.process.wait()
