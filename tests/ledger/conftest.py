@@ -39,7 +39,7 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
 
 def _database() -> str:
     name = f"t_{uuid.uuid4().hex}"
-    admin = create_engine(f"{_PG}/postgres", isolation_level="AUTOCOMMIT")
+    admin = create_engine(f"{_PG}/postgres".replace("://", "+psycopg2://"), isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:
         connection.execute(text(f"CREATE DATABASE {name}"))
     admin.dispose()

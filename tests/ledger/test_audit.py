@@ -1,11 +1,13 @@
 """The audit: a true ledger is clean, and each way to corrupt one is found where it was done."""
 
+# ruff: noqa: S608 - the statements are put together from this file's own words
+
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import pytest
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Engine, text
 
 from schemas import (
     COMMAND_TYPES,
@@ -59,21 +61,35 @@ def ledger(engine: Engine, apply: Apply) -> Engine:
     )
     with engine.connect() as connection:
         ids = connection.execute(accounts.select()).all()
-    assert {row.user_id: row.account_id for row in ids} | {"ada": ADA, "bob": BOB} == {
-        row.user_id: row.account_id for row in ids
-    }
+    assert {row.user_id: row.account_id for row in ids}.items() >= {"ada": ADA, "bob": BOB}.items()
     return engine
 
 
 def tamper(engine: Engine, *statements: str) -> None:
     """Run ``statements`` with every trigger, foreign key and CHECK of the database out of the way."""
     if engine.dialect.name == "postgresql":
-        with engine.begin() as connection:
-            _disarm_postgresql(connection)
-            for statement in statements:
-                connection.execute(text(statement))
-        return
-    connection = engine.raw_connection()
+        _tamper_postgresql(engine, statements)
+    else:
+        _tamper_sqlite(engine, statements)
+
+
+def _tamper_postgresql(engine: Engine, statements: tuple[str, ...]) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("SET LOCAL session_replication_role = replica"))
+        checks = connection.execute(
+            text(
+                "SELECT conrelid::regclass::text, conname FROM pg_constraint"
+                " WHERE contype = 'c' AND connamespace = 'public'::regnamespace"
+            )
+        )
+        for table, name in checks.all():
+            connection.execute(text(f"ALTER TABLE {table} DROP CONSTRAINT {name}"))
+        for statement in statements:
+            connection.execute(text(statement))
+
+
+def _tamper_sqlite(engine: Engine, statements: tuple[str, ...]) -> None:
+    connection = engine.raw_connection()  # outside a transaction, where the pragmas have an effect
     cursor = connection.cursor()
     try:
         cursor.execute("PRAGMA foreign_keys = OFF")
@@ -87,18 +103,6 @@ def tamper(engine: Engine, *statements: str) -> None:
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.execute("PRAGMA ignore_check_constraints = OFF")
         connection.close()
-
-
-def _disarm_postgresql(connection: Connection) -> None:
-    connection.execute(text("SET LOCAL session_replication_role = replica"))
-    checks = connection.execute(
-        text(
-            "SELECT conrelid::regclass::text, conname FROM pg_constraint"
-            " WHERE contype = 'c' AND connamespace = 'public'::regnamespace"
-        )
-    ).all()
-    for table, name in checks:
-        connection.execute(text(f"ALTER TABLE {table} DROP CONSTRAINT {name}"))
 
 
 class Found(NamedTuple):
@@ -287,7 +291,7 @@ CORRUPTIONS: list[tuple[str, str, set[Found]]] = [
     ),
     (
         "an entry on the account of another user",
-        f"UPDATE operations SET user_id = 'bob' WHERE reference_id = 'ada-bonus' AND {ADA} = 1",
+        "UPDATE operations SET user_id = 'bob' WHERE reference_id = 'ada-bonus'",
         {Found("entry_account", "ada", "ada-bonus", BOB, ADA, sequence=6)},
     ),
     (

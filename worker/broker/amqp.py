@@ -5,6 +5,7 @@ one would be blocked with it. A channel a queue, so that a batch taken from the 
 whole of what is outstanding below its last tag, and one frame acknowledges it.
 """
 
+import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -26,10 +27,14 @@ CONFIRM_TIMEOUT_S = 30.0
 
 _SOCKET = {
     # kombu's default of 1 s drops the connection on one second of loss (py-amqp#186).
-    "TCP_USER_TIMEOUT": 15_000,
-    "TCP_KEEPIDLE": 30,
-    "TCP_KEEPINTVL": 5,
-    "TCP_KEEPCNT": 3,
+    getattr(socket, name): value
+    for name, value in {
+        "TCP_USER_TIMEOUT": 15_000,
+        "TCP_KEEPIDLE": 30,
+        "TCP_KEEPINTVL": 5,
+        "TCP_KEEPCNT": 3,
+    }.items()
+    if hasattr(socket, name)  # not every system has them all
 }
 
 

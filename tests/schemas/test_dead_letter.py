@@ -1,0 +1,93 @@
+"""The dead letter's headers: all of it can be read back."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from pydantic import ValidationError
+
+from schemas import SCHEMA_VERSION, DeadLetter
+
+LETTER = DeadLetter(
+    letter_id="4f1c",
+    reason="invalid_field",
+    message="tokens: must be 1 or more",
+    queue="billing.usage",
+    exchange="billing",
+    routing_key="usage.deduct",
+    attempts=1,
+    first_failed_at=datetime(2026, 11, 22, 10, 15, tzinfo=UTC),
+    last_failed_at=datetime(2026, 11, 22, 10, 15, 0, 250_000, tzinfo=UTC),
+    worker_version="0.1.0",
+    schema_version=SCHEMA_VERSION,
+)
+FULL = LETTER.model_copy(
+    update={
+        "field": "tokens",
+        "traceback": 'Traceback:\n  File "x"\nValueError: ü',
+        "type": "usage.deduct",
+        "reference_id": "r-ü",
+        "user_id": "ユーザー",
+        "headers_omitted": "x-huge",
+    }
+)
+
+
+def test_every_field_is_a_header_of_its_own() -> None:
+    assert FULL.to_headers() == {
+        "x-billing-letter-id": "4f1c",
+        "x-billing-reason": "invalid_field",
+        "x-billing-message": "tokens: must be 1 or more",
+        "x-billing-field": "tokens",
+        "x-billing-traceback": 'Traceback:\n  File "x"\nValueError: ü',
+        "x-billing-queue": "billing.usage",
+        "x-billing-exchange": "billing",
+        "x-billing-routing-key": "usage.deduct",
+        "x-billing-attempts": 1,
+        "x-billing-first-failed-at": "2026-11-22T10:15:00Z",
+        "x-billing-last-failed-at": "2026-11-22T10:15:00.250000Z",
+        "x-billing-type": "usage.deduct",
+        "x-billing-reference-id": "r-ü",
+        "x-billing-user-id": "ユーザー",
+        "x-billing-worker-version": "0.1.0",
+        "x-billing-schema-version": SCHEMA_VERSION,
+        "x-billing-headers-omitted": "x-huge",
+    }
+
+
+@pytest.mark.parametrize("letter", [LETTER, FULL], ids=["what must be", "all there is"])
+def test_a_letter_read_back_from_its_headers_is_the_same_letter(letter: DeadLetter) -> None:
+    assert DeadLetter.from_headers(letter.to_headers()) == letter
+
+
+def test_what_is_absent_has_no_header() -> None:
+    assert set(FULL.to_headers()) - set(LETTER.to_headers()) == {
+        "x-billing-field",
+        "x-billing-traceback",
+        "x-billing-type",
+        "x-billing-reference-id",
+        "x-billing-user-id",
+        "x-billing-headers-omitted",
+    }
+
+
+def test_headers_of_others_and_of_later_versions_are_no_hindrance() -> None:
+    headers = LETTER.to_headers() | {"x-death": [{"count": 3}], "reason": "other", "x-billing-mood": "sad"}
+    assert DeadLetter.from_headers(headers) == LETTER
+
+
+def test_a_message_without_the_headers_is_no_letter() -> None:
+    with pytest.raises(ValidationError):
+        DeadLetter.from_headers({"x-death": []})
+
+
+@pytest.mark.parametrize("missing", sorted(LETTER.to_headers()))
+def test_a_letter_without_one_of_its_headers_is_no_letter(missing: str) -> None:
+    headers = LETTER.to_headers()
+    del headers[missing]
+    with pytest.raises(ValidationError, match=missing.removeprefix("x-billing-").replace("-", "_")):
+        DeadLetter.from_headers(headers)
+
+
+def test_the_time_between_the_failures_survives_to_the_microsecond() -> None:
+    letter = DeadLetter.from_headers(LETTER.to_headers())
+    assert letter.last_failed_at - letter.first_failed_at == timedelta(microseconds=250_000)

@@ -1,0 +1,212 @@
+"""The catalog: the packaged default, and what is said about a bad file."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from worker.catalog import DEFAULT_CATALOG, Catalog, load_catalog
+from worker.errors import ConfigurationError
+
+TIER = """
+[tiers.free]
+monthly_tokens = 10_000
+free_upload_bytes = 0
+"""
+PACKAGE = """
+[[packages]]
+id = "starter"
+tokens = 50_000
+price_minor = 499
+currency = "USD"
+"""
+RULE = """
+[pricing.upload]
+unit = "byte"
+per = 1_024
+tokens = 10
+"""
+GOOD = TIER + PACKAGE + RULE
+
+
+def loaded(folder: Path, text: str) -> Catalog:
+    path = folder / "my-catalog.toml"
+    path.write_text(text, encoding="utf-8")
+    return load_catalog(path)
+
+
+def test_the_packaged_default_loads_and_sells_something() -> None:
+    catalog = load_catalog()
+    assert list(catalog.tiers) == ["free", "basic", "pro", "enterprise"]
+    assert [package.id for package in catalog.packages] == ["starter", "standard", "plus", "max"]
+    assert catalog.pricing["upload"].rounding == "up"
+    assert DEFAULT_CATALOG.is_file()
+
+
+def test_the_packages_of_the_default_cost_more_the_more_they_hold_and_give_more_for_it() -> None:
+    packages = load_catalog().packages
+    assert list(packages) == sorted(packages, key=lambda package: package.price_minor)
+    for smaller, larger in zip(packages, packages[1:], strict=False):
+        credited = smaller.tokens + smaller.bonus_tokens, larger.tokens + larger.bonus_tokens
+        assert credited[0] * larger.price_minor < credited[1] * smaller.price_minor
+
+
+def test_an_own_file_is_taken_instead_and_zero_is_a_value(tmp_path: Path) -> None:
+    catalog = loaded(tmp_path, GOOD)
+    assert list(catalog.tiers) == ["free"]
+    assert catalog.tiers["free"].free_upload_bytes == 0
+    assert catalog.packages[0].bonus_tokens == 0
+    assert (catalog.pricing["upload"].rounding, catalog.pricing["upload"].minimum_tokens) == ("up", 0)
+
+
+@pytest.mark.parametrize(
+    ("package_id", "index", "found"),
+    [
+        ("starter", None, "starter"),
+        ("max", None, "max"),
+        (None, 0, "starter"),
+        (None, 3, "max"),
+        ("Starter", None, None),
+        ("", None, None),
+        (None, 4, None),
+        (None, 9_999, None),
+        (None, None, None),
+    ],
+)
+def test_a_package_is_found_by_its_id_or_its_position(
+    package_id: str | None, index: int | None, found: str | None
+) -> None:
+    package = load_catalog().package(package_id, index)
+    assert (package.id if package else None) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "words"),
+    [
+        pytest.param("tiers = [", "", "is not TOML", id="no TOML"),
+        pytest.param(GOOD + TIER, "", "is not TOML", id="a table given twice"),
+        pytest.param("", "tiers", "Field required", id="an empty file"),
+        pytest.param(TIER, "packages", "Field required", id="no packages"),
+        pytest.param(PACKAGE, "tiers", "Field required", id="no tiers"),
+        pytest.param("colour = 1\n" + GOOD, "colour", "not permitted", id="an unknown key"),
+        pytest.param(
+            GOOD.replace("monthly_tokens", "monthly_token"),
+            "tiers.free.monthly_token",
+            "not permitted",
+            id="a misspelt key",
+        ),
+        pytest.param(
+            GOOD.replace("price_minor", "price"),
+            "packages.0.price",
+            "not permitted",
+            id="a key of another time",
+        ),
+        pytest.param(
+            GOOD.replace("price_minor = 499\n", ""), "packages.0.price_minor", "Field required", id="no price"
+        ),
+        pytest.param(
+            GOOD.replace("499", "-499"), "packages.0.price_minor", "greater than 0", id="a negative price"
+        ),
+        pytest.param(
+            GOOD.replace("499", "0"), "packages.0.price_minor", "greater than 0", id="a price of zero"
+        ),
+        pytest.param(
+            GOOD.replace("499", "4.99"), "packages.0.price_minor", "valid integer", id="a price in fractions"
+        ),
+        pytest.param(GOOD.replace("499", "499.0"), "packages.0.price_minor", "valid integer", id="a float"),
+        pytest.param(
+            GOOD.replace("499", '"499"'), "packages.0.price_minor", "valid integer", id="a quoted price"
+        ),
+        pytest.param(GOOD.replace("499", "true"), "packages.0.price_minor", "valid integer", id="a boolean"),
+        pytest.param(
+            GOOD.replace("499", "nan"), "packages.0.price_minor", "valid integer", id="not a number"
+        ),
+        pytest.param(
+            GOOD.replace("50_000", "0"), "packages.0.tokens", "greater than 0", id="nothing for sale"
+        ),
+        pytest.param(
+            GOOD.replace("50_000", str(2**63)),
+            "packages.0.tokens",
+            str(2**63 - 1),
+            id="more than can be stored",
+        ),
+        pytest.param(
+            GOOD.replace("tokens = 50_000", "tokens = 5\nbonus_tokens = -1"),
+            "packages.0.bonus_tokens",
+            "greater than or equal to 0",
+            id="a negative bonus",
+        ),
+        pytest.param(
+            GOOD.replace("10_000", "-1"),
+            "tiers.free.monthly_tokens",
+            "greater than or equal to 0",
+            id="a negative allocation",
+        ),
+        pytest.param(
+            GOOD.replace("free_upload_bytes = 0", "free_upload_bytes = 0.5"),
+            "tiers.free.free_upload_bytes",
+            "valid integer",
+            id="half a byte",
+        ),
+        pytest.param(
+            GOOD.replace('"USD"', '"usd"'), "packages.0.currency", "[A-Z]{3}", id="a small currency"
+        ),
+        pytest.param(GOOD.replace('"USD"', '"$"'), "packages.0.currency", "[A-Z]{3}", id="a currency sign"),
+        pytest.param(
+            GOOD.replace('"USD"', "840"), "packages.0.currency", "valid string", id="a numeric currency"
+        ),
+        pytest.param(
+            GOOD + PACKAGE, "packages", "the id 'starter' is given twice", id="a package id given twice"
+        ),
+        pytest.param(GOOD.replace('"starter"', '" "'), "packages.0.id", "pattern", id="a blank package id"),
+        pytest.param(GOOD.replace("[tiers.free]", '[tiers." "]'), "tiers. ", "pattern", id="a blank tier"),
+        pytest.param(
+            GOOD + 'rounding = "bankers"\n',
+            "pricing.upload.rounding",
+            "'half_even'",
+            id="an unknown rounding",
+        ),
+        pytest.param(
+            GOOD.replace("1_024", "0"), "pricing.upload.per", "greater than 0", id="a price per nothing"
+        ),
+        pytest.param("tiers = 5\n" + PACKAGE, "tiers", "mapping", id="tiers that are a number"),
+        pytest.param("packages = 5\n" + TIER, "packages", "tuple", id="packages that are a number"),
+    ],
+)
+def test_a_bad_catalog_is_refused_with_the_file_and_the_key(
+    tmp_path: Path, text: str, key: str, words: str
+) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        loaded(tmp_path, text)
+    message = str(refused.value)
+    assert message.startswith(f"catalog {tmp_path / 'my-catalog.toml'}: {key}")
+    assert words in message
+
+
+def test_every_error_of_a_bad_catalog_is_named_at_once(tmp_path: Path) -> None:
+    text = GOOD.replace("499", "-1").replace("10_000", "1.5")
+    with pytest.raises(
+        ConfigurationError, match=r"tiers\.free\.monthly_tokens: .*; packages\.0\.price_minor: "
+    ):
+        loaded(tmp_path, text)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "nowhere.toml"
+    with pytest.raises(ConfigurationError, match=re.escape(f"catalog {path}: cannot be read: No such file")):
+        load_catalog(path)
+
+
+def test_a_folder_is_no_catalog(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be read: Is a directory"):
+        load_catalog(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe", b"# caf\xe9\n", bytes(4)], ids=["UTF-16", "Latin-1", "NULs"]
+)
+def test_a_file_in_another_encoding_is_no_toml(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "catalog.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=re.escape(f"catalog {path}: is not TOML")):
+        load_catalog(path)
