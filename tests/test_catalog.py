@@ -1,6 +1,7 @@
 """The catalog: the packaged default, and what is said about a bad file."""
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,7 @@ def test_the_packaged_default_loads_and_sells_something() -> None:
 def test_the_packages_of_the_default_cost_more_the_more_they_hold_and_give_more_for_it() -> None:
     packages = load_catalog().packages
     assert list(packages) == sorted(packages, key=lambda package: package.price_minor)
-    for smaller, larger in zip(packages, packages[1:], strict=False):
+    for smaller, larger in pairwise(packages):
         credited = smaller.tokens + smaller.bonus_tokens, larger.tokens + larger.bonus_tokens
         assert credited[0] * larger.price_minor < credited[1] * smaller.price_minor
 
@@ -169,7 +170,7 @@ def test_a_package_is_found_by_its_id_or_its_position(
         pytest.param(
             GOOD.replace("1_024", "0"), "pricing.upload.per", "greater than 0", id="a price per nothing"
         ),
-        pytest.param("tiers = 5\n" + PACKAGE, "tiers", "mapping", id="tiers that are a number"),
+        pytest.param("tiers = 5\n" + PACKAGE, "tiers", "valid dictionary", id="tiers that are a number"),
         pytest.param("packages = 5\n" + TIER, "packages", "tuple", id="packages that are a number"),
     ],
 )

@@ -1,12 +1,13 @@
 """The only reader of the environment: flags first, then ``BILLING_…`` variables, then a ``.env`` file."""
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from worker.errors import ConfigurationError
 
@@ -39,6 +40,17 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = "text"
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0  # 0: none
 
+    @field_validator("broker_url", "database_url")
+    @classmethod
+    def _readable(cls, url: SecretStr) -> SecretStr:
+        """A URL that two libraries read in two ways would put a piece of its password into their errors."""
+        if not _is_unambiguous(url.get_secret_value()):
+            raise ValueError(
+                "is no URL, scheme://user:password@host; in a user name or password write @ : / ? # and % "
+                "percent-encoded (@ is %40)"
+            )
+        return url
+
     @field_validator("reply_to_prefixes", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
@@ -59,14 +71,26 @@ def load_settings(**flags: Any) -> Settings:
         return Settings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
         problems = "; ".join(
-            f"{ENV_PREFIX}{'_'.join(map(str, item['loc'])).upper()}: {item['msg']}"
-            for item in error.errors(include_url=False, include_input=False)
+            _problem(item["loc"], item["msg"])
+            for item in error.errors(include_url=False, include_input=False, include_context=False)
         )
         raise ConfigurationError(f"settings: {problems}") from None
-    except Exception as error:  # pydantic-settings wraps what json says of a bad value in its own errors
-        if type(error).__name__ != "SettingsError":
-            raise
-        raise ConfigurationError(f"settings: {error}") from None
+    except SettingsError as error:  # it wraps what json says of a value, and names the field
+        name = next((field for field in Settings.model_fields if f'"{field}"' in str(error)), "")
+        raise ConfigurationError(f"settings: {_variable(name)}: is not JSON") from None
+    except (UnicodeDecodeError, OSError) as error:
+        why = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else f"can't be read: {error.strerror}"
+        raise ConfigurationError(f"settings: the file .env {why}") from None
+
+
+def _problem(location: tuple[int | str, ...], message: str) -> str:
+    name, *inside = map(str, location)
+    where = f" ({'.'.join(inside)})" if inside else ""
+    return f"{_variable(name)}{where}: {message.removeprefix('Value error, ')}"
+
+
+def _variable(name: str) -> str:
+    return ENV_PREFIX + name.upper()
 
 
 def environment_of(settings: Settings) -> dict[str, str]:
@@ -84,16 +108,35 @@ def environment_of(settings: Settings) -> dict[str, str]:
                 text = json.dumps(value)
             case _:
                 text = str(value)
-        variables[ENV_PREFIX + name.upper()] = text
+        variables[_variable(name)] = text
     return variables
 
 
 def redacted(url: SecretStr | str) -> str:
-    """``url`` without its password and without its query, fit for logs."""
+    """``url`` without its password and without its query, fit for logs; all but the scheme where in doubt."""
     text = url.get_secret_value() if isinstance(url, SecretStr) else url
+    if not _is_unambiguous(text):
+        scheme, separator, _ = text.partition("://")
+        return f"{scheme}://***" if separator and _SCHEME.fullmatch(scheme) else "***"
     parts = urlsplit(text)
-    if "@" not in parts.netloc:
-        return urlunsplit(parts._replace(query=""))
-    user = parts.netloc.rpartition("@")[0].partition(":")[0]
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{user}:***@{host}", query=""))
+    login, at, host = parts.netloc.rpartition("@")
+    user, colon, _ = login.partition(":")
+    return f"{parts.scheme}://{user}{':***' if colon else ''}{at}{host}{parts.path}"
+
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+
+
+def _is_unambiguous(url: str) -> bool:
+    """Whether every library finds the same login in ``url``: before the host, and nothing like it behind."""
+    scheme, separator, _ = url.partition("://")
+    if not separator or not _SCHEME.fullmatch(scheme):
+        return False
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises where a password was taken for it
+    except ValueError:
+        return False
+    if "@" in parts.query or "@" in parts.fragment:
+        return False
+    return not parts.netloc or (parts.netloc.count("@") <= 1 and "@" not in parts.path)

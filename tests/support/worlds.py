@@ -155,45 +155,39 @@ def commands(now: datetime = NOW, limits: Limits = LIMITS) -> st.SearchStrategy[
 # -- commands that meet -----------------------------------------------------------------------------------
 
 
-def crowded_commands(users: int = 2, references: int = 6) -> st.SearchStrategy[Command]:
-    """Commands on few users and few references of ``SMALL_CATALOG``: they repeat, contradict and run dry."""
-    common: dict[str, st.SearchStrategy[Any]] = {
-        "reference_id": st.sampled_from([f"r{n}" for n in range(references)]),
-        "user_id": st.sampled_from([f"u{n}" for n in range(users)]),
+def crowded_commands() -> st.SearchStrategy[Command]:
+    """Commands of ``SMALL_CATALOG`` on two users and few references: they repeat, contradict and run dry.
+
+    Most references keep to one type and most commands to the first user, or all would be conflicts.
+    """
+    tokens = st.sampled_from([20, 70, 130])
+    price = {"amount_minor": st.sampled_from([499, 999]), "currency": st.sampled_from(["USD", "EUR"])}
+    return st.one_of(
+        _made(OpenAccount, **_crowded("o"), tier=st.sampled_from(["free", "pro", "empty", "gold"])),
+        _made(DeductUsage, **_crowded("d"), tokens=tokens),
+        _made(DeductUsage, **_crowded("d"), tokens=st.just(130), feature=st.sampled_from([None, "chat"])),
+        _made(FreeUpload, **_crowded("f"), bytes=st.sampled_from([10, 40])),
+        _made(PaymentSucceeded, **_crowded("p"), **price, package_index=st.sampled_from([0, 1, 2])),
+        _made(PaymentSucceeded, **_crowded("p"), **price, package_id=st.sampled_from(["plain", "rich"])),
+        _made(RefundCredit, **_crowded("c"), tokens=tokens),
+        _made(BonusCredit, **_crowded("b"), tokens=tokens),
+    )
+
+
+def _crowded(kind: str) -> dict[str, st.SearchStrategy[Any]]:
+    return {
+        "reference_id": st.sampled_from([f"{kind}0", f"{kind}0", f"{kind}1", f"{kind}1", f"{kind}2", "any"]),
+        "user_id": st.sampled_from(["u0", "u0", "u0", "u0", "u1"]),
         "attempt": st.sampled_from([1, 1, 1, 2, 3]),
     }
-    tokens = st.sampled_from([20, 70, 130])
-    openings = _made(OpenAccount, **common, tier=st.sampled_from(["free", "pro", "empty", "gold"]))
-    deductions = _made(DeductUsage, **common, tokens=tokens, feature=st.sampled_from([None, "chat"]))
-    return st.one_of(
-        openings,
-        deductions,
-        deductions,
-        _made(FreeUpload, **common, bytes=st.sampled_from([10, 40])),
-        _made(
-            PaymentSucceeded,
-            **common,
-            package_index=st.sampled_from([0, 1, 2]),
-            amount_minor=st.sampled_from([499, 999]),
-            currency=st.sampled_from(["USD", "EUR"]),
-        ),
-        _made(
-            PaymentSucceeded,
-            **common,
-            package_id=st.sampled_from(["plain", "rich"]),
-            amount_minor=st.just(499),
-            currency=st.just("USD"),
-        ),
-        _made(RefundCredit, **common, tokens=tokens),
-        _made(BonusCredit, **common, tokens=tokens),
-    )
 
 
 def crowded_days(max_size: int = 24) -> st.SearchStrategy[list[Command]]:
     """A stream of crowded commands; most days begin with an account, as most days do."""
     first = OpenAccount(reference_id="open", user_id="u0", tier="free")
-    streams = st.lists(crowded_commands(), max_size=max_size)
-    return st.one_of(streams, streams.map(lambda stream: [first, *stream]))
+    short = st.lists(crowded_commands(), max_size=max_size)
+    long = st.lists(crowded_commands(), min_size=max_size // 2, max_size=max_size)
+    return st.one_of(short, short.map(lambda day: [first, *day]), long.map(lambda day: [first, *day]))
 
 
 def cut(commands: Sequence[Command], sizes: Iterable[int]) -> Iterator[list[Command]]:

@@ -10,12 +10,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 import kombu
 from amqp import spec
 from amqp.basic_message import Message
 from amqp.exceptions import AccessRefused, AMQPError, NotAllowed, NotFound, PreconditionFailed
+from kombu.transport import pyamqp
 
 from worker.broker.deliveries import Delivery, Outgoing, as_bytes
 from worker.broker.frames import UNREADABLE, tolerant_frame_handler
@@ -24,6 +25,10 @@ from worker.errors import BrokerUnavailableError, ConfigurationError
 
 HEARTBEAT_S = 30
 CONFIRM_TIMEOUT_S = 30.0
+_CLOSE_TIMEOUT_S = 3.0
+
+P = TypeVar("P")
+_TEMPORARY_MS = 600_000
 
 _SOCKET = {
     # kombu's default of 1 s drops the connection on one second of loss (py-amqp#186).
@@ -45,10 +50,16 @@ class AmqpLink:
         self._url, self._name = url, name
         self._inbox: _Inbox | None = None
         self._outbox: _Outbox | None = None
-        with _broker_errors():
-            if consume:
-                self._inbox = _Inbox(_connect(url, f"{name} consumer"), consume, prefetch)
-            self._publisher()
+        try:
+            with _broker_errors():
+                if consume:
+                    self._inbox = _built(
+                        url, f"{name} consumer", lambda connection: _Inbox(connection, consume, prefetch)
+                    )
+                self._publisher()
+        except BaseException:
+            self.close()
+            raise
 
     def receive(self, most: int, timeout_s: float) -> list[Delivery]:
         """See Link."""
@@ -86,6 +97,17 @@ class AmqpLink:
         found = [self._exchange_difference(topology), *map(self._queue_difference, topology.queues)]
         return [line for line in found if line is not None]
 
+    def declare_temporary(self, queue: str) -> None:
+        """See Link. Not exclusive: it is declared on one connection and consumed on another."""
+        arguments = {"x-queue-type": "classic", "x-expires": _TEMPORARY_MS}
+        with _broker_errors(), _channel(self._publisher().connection) as channel:
+            channel.queue_declare(queue, durable=True, auto_delete=False, arguments=arguments)
+
+    def delete(self, queue: str) -> None:
+        """See Link."""
+        with _broker_errors(), _channel(self._publisher().connection) as channel:
+            channel.queue_delete(queue)
+
     def depth(self, queue: str) -> int:
         """See Link."""
         with _broker_errors(), _channel(self._publisher().connection) as channel:
@@ -104,7 +126,7 @@ class AmqpLink:
 
     def _publisher(self) -> "_Outbox":
         if self._outbox is None:
-            self._outbox = _Outbox(_connect(self._url, f"{self._name} publisher"))
+            self._outbox = _built(self._url, f"{self._name} publisher", _Outbox)
         return self._outbox
 
     def _keep_consumer_alive(self) -> None:
@@ -268,6 +290,7 @@ class _Outbox:
         self._heartbeat = _Heartbeat(connection)
 
     def publish(self, messages: Sequence[Outgoing], while_waiting: Callable[[], None]) -> list[Outgoing]:
+        self._heartbeat.beat()
         self._returned, self._refused = [], 0
         for message in messages:
             self._send(message)
@@ -344,6 +367,9 @@ class _Heartbeat:
         self._last = monotonic()
 
     def beat(self) -> None:
+        """Raises where the connection is lost: py-amqp would open another one behind our back (kombu#220)."""
+        if not self._connection.connected:
+            raise BrokerUnavailableError("the connection to the broker is lost")
         now = monotonic()
         if now - self._last >= 1.0:
             self._last = now
@@ -357,13 +383,26 @@ def _connect(url: str, name: str) -> Any:
         connect_timeout=5,
         transport_options={
             "socket_settings": _SOCKET,
-            "read_timeout": None,
+            "read_timeout": 30,  # of calls that wait for an answer; deliveries have a time-out of their own
             "write_timeout": 15,
             "client_properties": {"connection_name": name},
             "frame_handler": tolerant_frame_handler,
         },
     )
+    connection.transport.Connection = _TidyConnection
     return connection.transport.establish_connection()
+
+
+class _TidyConnection(pyamqp.Connection):  # type: ignore[misc]  # kombu ships no types
+    """Closes its socket when the broker refuses it; py-amqp does so only where the network does."""
+
+    def connect(self, callback: Callable[[], None] | None = None) -> Any:
+        """Connect, or leave nothing behind."""
+        try:
+            return super().connect(callback)
+        except BaseException:
+            self.collect()
+            raise
 
 
 def _declare_queue(channel: Any, queue: Queue) -> None:
@@ -380,9 +419,25 @@ def _channel(connection: Any) -> Iterator[Any]:
             channel.close()
 
 
+def _built(url: str, name: str, build: Callable[[Any], P]) -> P:
+    """What ``build`` makes of a new connection, which is closed where it can't."""
+    connection = _connect(url, name)
+    try:
+        return build(connection)
+    except BaseException:
+        _close(connection)
+        raise
+
+
 def _close(connection: Any) -> None:
+    """Close in an orderly way if the broker answers within moments, and in any case."""
+    if not connection.connected:
+        return
     with suppress(AMQPError, OSError):
+        connection.transport.sock.settimeout(_CLOSE_TIMEOUT_S)
         connection.close()
+    with suppress(AMQPError, OSError):
+        connection.collect()
 
 
 @contextmanager

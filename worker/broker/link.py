@@ -42,6 +42,14 @@ class Link(Protocol):
         """What of ``topology`` is missing or differs, one line each, with the way out."""
         ...
 
+    def declare_temporary(self, queue: str) -> None:
+        """Make a queue for replies to one caller; left alone for ten minutes it goes by itself."""
+        ...
+
+    def delete(self, queue: str) -> None:
+        """Remove ``queue`` with what is in it; one that is not there is no error."""
+        ...
+
     def depth(self, queue: str) -> int:
         """How many messages wait in ``queue``, those under way not counted."""
         ...

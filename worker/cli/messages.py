@@ -4,6 +4,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,7 +16,7 @@ from rich.progress import Progress
 from schemas import Limits, Malformed, decode
 from worker.bootstrap import Application, utc_now
 from worker.broker import BILLING, Delivery, Link, Outgoing
-from worker.cli.options import with_application
+from worker.cli.options import sender_of, with_application
 from worker.cli.output import progress
 from worker.errors import ConfigurationError
 
@@ -44,19 +45,22 @@ def publish(
     link = application.link()
     try:
         with progress("publishing", total) as bar:
-            sender = _Sender(link, bar, _Form(type_, reply_to, unchecked, application.settings.max_quantity))
+            form = _Form(type_, reply_to, unchecked, application.settings.max_quantity, sender_of(application))
+            sender = _Sender(link, bar, form)
             if mark is not None:
                 bar.advance(bar.task_ids[0], mark.lines)
             while chunk := list(islice(lines, _CHUNK)):
                 sender.send(chunk)
                 if mark is not None:
-                    mark.advance(len(chunk))
+                    mark.advance(len(chunk), sender.not_taken)
     finally:
         link.close()
     if mark is not None:
         mark.remove()
     click.echo(f"published {sender.published}, refused {sender.refused}, unroutable {sender.unroutable}")
-    sys.exit(1 if sender.refused or sender.unroutable else 0)
+    if mark is not None and mark.not_taken_before:
+        click.echo(f"before the interruption {mark.not_taken_before} lines were not taken", err=True)
+    sys.exit(1 if sender.not_taken or (mark is not None and mark.not_taken_before) else 0)
 
 
 @dataclass(slots=True)
@@ -67,6 +71,7 @@ class Mark:
     identity: str
     total: int
     lines: int = 0
+    not_taken_before: int = 0
 
     @classmethod
     def of(cls, source: Path) -> "Mark":
@@ -81,21 +86,35 @@ class Mark:
             raise ConfigurationError(f"{source} can't be read: {error.strerror}") from error
         path = source.with_name(source.name + ".published")
         mark = cls(path, digest.hexdigest(), total)
-        if path.exists():
-            identity, _, lines = path.read_text().partition(" ")
-            mark.lines = int(lines) if identity == mark.identity and lines.strip().isdigit() else 0
+        with _writable(path):
+            match path.read_text(errors="replace").split() if path.exists() else []:
+                case [mark.identity, lines, not_taken] if lines.isdecimal() and not_taken.isdecimal():
+                    mark.lines, mark.not_taken_before = int(lines), int(not_taken)
         return mark
 
-    def advance(self, lines: int) -> None:
-        """Remember that ``lines`` more are confirmed."""
+    def advance(self, lines: int, not_taken: int) -> None:
+        """Remember that ``lines`` more are confirmed, and that ``not_taken`` of this call's never were sent."""
         self.lines += lines
         fresh = self.path.with_name(self.path.name + ".new")
-        fresh.write_text(f"{self.identity} {self.lines}")
-        fresh.replace(self.path)
+        with _writable(self.path):
+            fresh.write_text(f"{self.identity} {self.lines} {self.not_taken_before + not_taken}")
+            fresh.replace(self.path)
 
     def remove(self) -> None:
         """Forget: the file is published whole."""
-        self.path.unlink(missing_ok=True)
+        with _writable(self.path):
+            self.path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path}, which remembers how far the file is published, can't be kept: {error.strerror}; "
+            "publish from standard input to do without it"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +123,18 @@ class _Form:
     reply_to: str | None
     unchecked: bool
     max_quantity: int
+    sent_as: str | None
 
 
 class _Sender:
     def __init__(self, link: Link, bar: Progress, form: _Form) -> None:
         self._link, self._bar, self._form = link, bar, form
         self.published = self.refused = self.unroutable = 0
+
+    @property
+    def not_taken(self) -> int:
+        """Lines that reached no queue."""
+        return self.refused + self.unroutable
 
     def send(self, chunk: list[tuple[int, bytes]]) -> None:
         numbered = [(number, self._message(number, line)) for number, line in chunk if line.strip()]
@@ -143,6 +168,7 @@ class _Sender:
                 "message_id": hashlib.blake2b(body, digest_size=16).hexdigest(),
                 "reply_to": self._form.reply_to,
                 "app_id": "billing-worker publish",
+                "user_id": self._form.sent_as,
             },
         )
 
@@ -157,7 +183,10 @@ def _typed(line: bytes, type_: str | None) -> bytes:
         return line
     if not isinstance(data, dict) or "type" in data:
         return line
-    return json.dumps({"type": type_, **data}, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    # Not written anew from ``data``: that would mend what the worker refuses, a name given twice.
+    rest = line.lstrip()[1:]
+    comma = b", " if data else b""
+    return b'{"type": ' + json.dumps(type_).encode() + comma + rest
 
 
 def _lines_of(source: Path, done: int) -> Iterator[tuple[int, bytes]]:
@@ -202,7 +231,7 @@ def replies(application: Application, *, queue: str, limit: int | None, follow: 
 def _reply_line(delivery: Delivery) -> dict[str, Any]:
     try:
         reply = json.loads(delivery.body)
-    except ValueError:
+    except (ValueError, RecursionError):
         reply = {"unreadable": delivery.body[:200].hex()}
     fields = reply if isinstance(reply, dict) else {"body": reply}
     return {"correlationId": delivery.text("correlation_id"), **fields}

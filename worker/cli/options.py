@@ -1,9 +1,10 @@
 """What the commands share: the settings as flags, and the application they get."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
 
 import click
 
@@ -49,9 +50,15 @@ def with_application(*flags: str) -> Callable[[Callable[..., Any]], Callable[...
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(command)
         def run(**parameters: Any) -> Any:
+            _refuse_broken_text(parameters)
             settings = load_settings(**{name: parameters.pop(name) for name in flags})
             configure_logging(settings)
-            return command(Application(settings), **parameters)
+            application = Application(settings)
+            try:
+                return command(application, **parameters)
+            finally:
+                if "engine" in vars(application):
+                    application.engine.dispose()
 
         wrapped: Callable[..., Any] = run
         for name in reversed(flags):
@@ -59,6 +66,24 @@ def with_application(*flags: str) -> Callable[[Callable[..., Any]], Callable[...
         return wrapped
 
     return decorate
+
+
+def _refuse_broken_text(parameters: Mapping[str, Any]) -> None:
+    """Bytes of the command line that aren't UTF-8 come as halves of surrogate pairs; nothing can store them."""
+    for name, value in parameters.items():
+        if isinstance(value, str) and not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:
+                raise click.UsageError(f"{name.replace('_', '-')} is not UTF-8") from error
+
+
+def sender_of(application: Application) -> str | None:
+    """The broker user that publishes here: the broker vouches for it, and rules about senders go by it."""
+    parts = urlsplit(application.settings.broker_url.get_secret_value())
+    if parts.scheme not in {"amqp", "amqps", "pyamqp"}:
+        return None
+    return unquote(parts.username or "guest")
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")

@@ -37,7 +37,7 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
     if not is_terminal():
         click.echo("\t".join(columns))
         for row in shown:
-            click.echo("\t".join(_one_line(cell) for cell in row))
+            click.echo("\t".join(row))
         return
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     for index, name in enumerate(columns):
@@ -52,7 +52,7 @@ def show_fields(title: str, fields: Sequence[tuple[str, Any]]) -> None:
     """Names and values, one a line."""
     if not is_terminal():
         for name, value in fields:
-            click.echo(f"{name}\t{_one_line(_cell(value))}")
+            click.echo(f"{name}\t{_cell(value)}")
         return
     table = Table(title=title, box=None, show_header=False, title_justify="left", title_style="bold")
     table.add_column(style="dim")
@@ -87,12 +87,15 @@ def _cell(value: Any) -> str:
         case int():
             return f"{value:,}" if is_terminal() else str(value)
         case _:
-            return str(value)
+            return printable(str(value))
+
+
+def printable(text: str) -> str:
+    """``text`` as one line that a terminal shows and doesn't obey: what a producer sent may hold anything."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text
+    )
 
 
 def _is_number(cell: str) -> bool:
     return cell == "–" or cell.replace(",", "").lstrip("-").isdigit()
-
-
-def _one_line(cell: str) -> str:
-    return cell.replace("\t", " ").replace("\n", " ")

@@ -1,6 +1,9 @@
 """``billing-worker`` itself: the group of all commands, and what becomes of errors."""
 
+import io
+import os
 import sys
+from typing import Any
 
 import click
 
@@ -9,10 +12,26 @@ from worker.cli.accounts import audit_command, balance, can_afford, history, sta
 from worker.cli.letters import dead_letters
 from worker.cli.messages import publish, replies
 from worker.cli.operate import check, migrate_command, run, topology
+from worker.cli.output import printable
 from worker.errors import BillingError, ConfigurationError, NotFoundError, TransientError
+from worker.ledger.queries import QueryError
+
+
+class _ReaderGoneError(Exception):
+    """Nobody reads our output any more."""
+
+
+class _Cli(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        """click itself would end with 1 where the reader has gone, which says "no" here."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _ReaderGoneError from error
 
 
 @click.group(
+    cls=_Cli,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done; 1 the answer is no; 2 wrong usage or configuration; "
     "3 a server does not answer; 4 not found.",
@@ -46,27 +65,36 @@ for command in (
 
 def main() -> None:
     """The entry point: runs a command; errors end in one line and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # no terminal is too poor to be told something
     try:
-        cli.main(standalone_mode=False)
-    except click.exceptions.Exit as ended:
-        sys.exit(ended.exit_code)
+        try:
+            _main()
+        finally:
+            sys.stdout.flush()
+    except (BrokenPipeError, _ReaderGoneError):
+        # The reader of our output has seen enough, as in `| head`; what is still buffered goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _main() -> None:
+    try:
+        cli.main(prog_name="billing-worker", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(2)
     except click.Abort:
         sys.exit(130)
     except BillingError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
         sys.exit(_exit_code(error))
-    except BrokenPipeError:
-        # The reader of our output has seen enough, as in `| head`.
-        sys.stderr.close()
-        sys.exit(0)
 
 
 def _exit_code(error: BillingError) -> int:
     match error:
-        case ConfigurationError():
+        case ConfigurationError() | QueryError():
             return 2
         case TransientError():
             return 3

@@ -9,19 +9,20 @@ from typing import Any
 from amqp.serialization import dumps
 from pydantic import ValidationError
 
-from schemas import SCHEMA_VERSION, DeadLetter
+from schemas import SCHEMA_VERSION, DeadLetter, Limits, decode
+from schemas.dead_letter import HEADER_PREFIX
 from worker import __version__
 from worker.broker import Delivery, Outgoing
 
 # All headers must fit one frame (128 KiB), beside the properties and what is said here.
 _HEADERS_MAX_BYTES = 96 * 1024
-_TRACEBACK_MAX = 8_000
-_MESSAGE_MAX = 1_000
+_TRACEBACK_MAX_BYTES = 8_000
+_MESSAGE_MAX_BYTES = 1_000
 
 # The broker's own, or dangerous to send again: CC and BCC would deliver copies, x-death confuses the
 # broker's cycle detection.
 _BROKERS_OWN = {"cc", "bcc", "x-delivery-count", "x-acquired-count"}
-_BROKERS_PREFIXES = ("x-death", "x-first-death-", "x-last-death-", "x-billing-")
+_BROKERS_PREFIXES = ("x-death", "x-first-death-", "x-last-death-", HEADER_PREFIX)
 
 # user_id must name the connection that publishes, expiration would end the letter's life.
 _PROPERTIES_NOT_SENT_AGAIN = {"application_headers", "user_id", "expiration", "delivery_mode", "cluster_id"}
@@ -46,12 +47,12 @@ def dead_letter_for(delivery: Delivery, reason: Reason, *, queue: str, tries: in
     letter = DeadLetter(
         letter_id=letter_id(delivery),
         reason=reason.code,
-        message=reason.message[:_MESSAGE_MAX],
-        field=reason.field,
-        traceback=None if reason.traceback is None else reason.traceback[-_TRACEBACK_MAX:],
+        message=_beginning(reason.message),
+        field=None if reason.field is None else _beginning(reason.field),
+        traceback=None if reason.traceback is None else _end(reason.traceback),
         queue=delivery.queue,
-        exchange=delivery.exchange,
-        routing_key=delivery.routing_key,
+        exchange=encodable(delivery.exchange),
+        routing_key=encodable(delivery.routing_key),
         attempts=delivery.delivery_count + tries,
         first_failed_at=now,
         last_failed_at=now,
@@ -60,7 +61,7 @@ def dead_letter_for(delivery: Delivery, reason: Reason, *, queue: str, tries: in
         user_id=reason.user_id,
         worker_version=__version__,
         schema_version=SCHEMA_VERSION,
-        headers_omitted=", ".join(omitted)[:_MESSAGE_MAX] or None,
+        headers_omitted=_beginning(", ".join(omitted)) or None,
     )
     return Outgoing(
         body=delivery.body,
@@ -71,12 +72,28 @@ def dead_letter_for(delivery: Delivery, reason: Reason, *, queue: str, tries: in
     )
 
 
-def letter_id(delivery: Delivery) -> str:
-    """The same for the same message, delivered again: of its queue, its message id and its bytes."""
-    digest = hashlib.sha256(delivery.queue.encode())
+def letter_id(delivery: Delivery, queue: str | None = None) -> str:
+    """The same for the same message, delivered again: of its queue, its message id and its bytes.
+
+    ``queue`` is where the message failed, where that isn't the queue it was delivered from.
+    """
+    digest = hashlib.sha256((delivery.queue if queue is None else queue).encode("utf-8", "surrogatepass"))
     digest.update(b"\0" + (delivery.text("message_id") or "").encode("utf-8", "surrogatepass") + b"\0")
     digest.update(delivery.body)
     return digest.hexdigest()[:32]
+
+
+def encodable(text: str) -> str:
+    """``text`` with the halves of surrogate pairs spelled out: AMQP carries them, UTF-8 does not."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _beginning(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace")[:_MESSAGE_MAX_BYTES].decode("utf-8", "ignore")
+
+
+def _end(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace")[-_TRACEBACK_MAX_BYTES:].decode("utf-8", "ignore")
 
 
 def _properties(delivery: Delivery) -> dict[str, Any]:
@@ -105,7 +122,7 @@ def _sendable(headers: Mapping[Any, Any]) -> tuple[dict[str, Any], list[str]]:
     room = _HEADERS_MAX_BYTES
     for name, value in headers.items():
         size = _size(name, value)
-        if size is None or size > room or _is_brokers(str(name)):
+        if size is None or size > room or is_brokers_own(str(name)):
             omitted.append(str(name).encode("unicode_escape").decode())
         else:
             sendable[name] = value
@@ -113,7 +130,8 @@ def _sendable(headers: Mapping[Any, Any]) -> tuple[dict[str, Any], list[str]]:
     return sendable, omitted
 
 
-def _is_brokers(name: str) -> bool:
+def is_brokers_own(name: str) -> bool:
+    """Whether a header is said by the broker or by a worker about a message, and not by its producer."""
     lowered = name.lower()
     return lowered in _BROKERS_OWN or lowered.startswith(_BROKERS_PREFIXES)
 
@@ -126,35 +144,76 @@ def _size(name: Any, value: Any) -> int | None:
 
 
 def letter_in(delivery: Delivery) -> DeadLetter:
-    """The letter a message in the dead-letter queue tells of, also where the broker itself put it there."""
+    """The letter a message in the dead-letter queue tells of, also where the broker itself put it there.
+
+    Nothing is taken for granted: whoever may publish to that queue may have written anything.
+    """
+    headers: Mapping[Any, Any] = delivery.headers  # the client leaves a name as bytes where it isn't UTF-8
+    named = {name: value for name, value in headers.items() if isinstance(name, str)}
     try:
-        return DeadLetter.from_headers(delivery.headers)
+        letter = DeadLetter.from_headers(named)
     except ValidationError:
-        return _brokers_letter(delivery)
+        return _brokers_letter(delivery, named.get("x-death"))
+    return letter.model_copy(
+        update={
+            "attempts": _attempts(letter.attempts),
+            "schema_version": min(max(letter.schema_version, 0), _SMALL_MAX),
+            "first_failed_at": _moment(letter.first_failed_at),
+            "last_failed_at": _moment(letter.last_failed_at),
+        }
+    )
 
 
-def _brokers_letter(delivery: Delivery) -> DeadLetter:
-    """What ``x-death`` says; nothing of it is taken for granted."""
-    deaths = delivery.headers.get("x-death")
-    death: Mapping[str, Any] = deaths[0] if isinstance(deaths, list) and deaths else {}
-    keys = death.get("routing-keys") or [delivery.routing_key]
-    at = death.get("time")
-    moment = at.replace(tzinfo=UTC) if isinstance(at, datetime) else _EPOCH
-    reason = str(death.get("reason", "unknown"))
+def _brokers_letter(delivery: Delivery, deaths: Any) -> DeadLetter:
+    """What ``x-death`` says, the last death first, and what the body says of itself."""
+    death = deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else {}
+    moment = _moment(death.get("time"))
+    reason = _text(death.get("reason"), "unknown")
+    queue = _text(death.get("queue"), delivery.queue)
+    keys = death.get("routing-keys")
+    key = keys[0] if isinstance(keys, list) and keys else None
+    told = decode(delivery.body, now=moment, limits=Limits())
     return DeadLetter(
-        letter_id=letter_id(delivery),
+        letter_id=letter_id(delivery, queue),
         reason=reason,
         message=f"The broker put this message here: {reason}.",
-        queue=str(death.get("queue", delivery.queue)),
-        exchange=str(death.get("exchange", "")),
-        routing_key=str(keys[0]),
-        attempts=max(int(death.get("count", 1)), 1),
+        queue=queue,
+        exchange=_text(death.get("exchange"), encodable(delivery.exchange)),
+        routing_key=_text(
+            keys[0] if isinstance(keys, list) and keys else None, encodable(delivery.routing_key)
+        ),
+        attempts=_attempts(death.get("count")),
         first_failed_at=moment,
         last_failed_at=moment,
+        type=told.type,
+        reference_id=told.reference_id,
+        user_id=told.user_id,
         worker_version=__version__,
         schema_version=SCHEMA_VERSION,
     )
 
 
+def _text(value: Any, otherwise: str) -> str:
+    return encodable(value) if isinstance(value, str) else otherwise
+
+
+def _attempts(value: Any) -> int:
+    """At least one, and no more than many of them can be summed up in a column."""
+    return min(max(value, 1), _ATTEMPTS_MAX) if isinstance(value, int) else 1
+
+
+def _moment(value: Any) -> datetime:
+    """``value`` in UTC; AMQP's times come without a zone and are UTC."""
+    if not isinstance(value, datetime):
+        return EPOCH
+    try:
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    except OverflowError:
+        return EPOCH
+
+
+_ATTEMPTS_MAX = 1_000_000
+_SMALL_MAX = 2**15 - 1
+
 #: Stands for a time that nobody wrote down.
-_EPOCH = datetime.fromtimestamp(0, UTC)
+EPOCH = datetime.fromtimestamp(0, UTC)

@@ -10,20 +10,35 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from math import isfinite
 from typing import Any, Self
 
-from sqlalchemy import Engine, Row, func, select, update
+from sqlalchemy import Engine, Row, and_, case, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from schemas.dead_letter import HEADER_PREFIX
 from worker.broker import Delivery, Link, Outgoing
-from worker.deadletters.letters import letter_in
+from worker.deadletters.letters import EPOCH, encodable, is_brokers_own, letter_in
 from worker.errors import BrokerUnavailableError, NotFoundError
 from worker.ledger.engine import translated_errors
 from worker.ledger.tables import dead_letters
 
 PARKED, REPLAYED, DISCARDED = "parked", "replayed", "discarded"
 _BATCH = 200
+_PATIENCE_S = 5.0
+
+#: What a producer says in the properties and may say again. Not ``user_id``, which must name the connection
+#: that publishes; not ``expiration``, which would end a replayed message's life; not the transport's own.
+_SENT_AGAIN = {
+    "content_type",
+    "content_encoding",
+    "priority",
+    "correlation_id",
+    "reply_to",
+    "message_id",
+    "timestamp",
+    "type",
+    "app_id",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +78,13 @@ class DeadLetterOffice:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def park(self, link: Link, *, wait_s: float = 0.2) -> int:
-        """Drain the dead-letter queue that ``link`` consumes; returns how many letters came."""
+    def park(self, link: Link, *, expected: int = 0, wait_s: float = 0.2) -> int:
+        """Drain the dead-letter queue that ``link`` consumes; returns how many letters came.
+
+        Waits ``wait_s`` for one more, and some seconds as long as fewer than ``expected`` have come.
+        """
         parked = 0
-        while deliveries := link.receive(_BATCH, wait_s):
+        while deliveries := link.receive(_BATCH, wait_s if parked >= expected else _PATIENCE_S):
             with translated_errors(), self._engine.begin() as connection:
                 for delivery in deliveries:
                     connection.execute(_upsert(connection.dialect.name, _row(delivery)))
@@ -106,60 +124,73 @@ class DeadLetterOffice:
             raise NotFoundError(f"there is no dead letter {number}; see `billing-worker dead-letters list`")
         return ParkedLetter.from_row(row)
 
-    def replay(self, link: Link, numbers: Sequence[int]) -> int:
+    def replay(self, link: Link, numbers: Sequence[int], *, sent_as: str | None = None) -> int:
         """Send the letters back to where they first came from; returns how many were sent.
 
-        Raises BrokerUnavailableError where one reaches no queue; it stays parked then.
+        ``sent_as`` is the broker user of ``link``: who sent a letter first can't be claimed by another, and
+        rules about senders judge a replay by who replays. Raises NotFoundError before any is sent, and
+        BrokerUnavailableError where one reaches no queue; it stays parked then, the ones before it don't.
         """
-        for number in numbers:
-            letter = self.letter(number)
-            if link.publish([replay_of(letter)]):
+        for letter in [self.letter(number) for number in numbers]:
+            if link.publish([replay_of(letter, sent_as)]):
                 raise BrokerUnavailableError(
-                    f"dead letter {number} reached no queue: "
+                    f"dead letter {letter.number} reached no queue: "
                     f"{letter.exchange or 'the default exchange'} has no route for {letter.routing_key!r}"
                 )
-            self._mark(number, REPLAYED, None)
+            self._mark(letter, REPLAYED, None)
         return len(numbers)
 
     def discard(self, numbers: Sequence[int], note: str) -> int:
-        """Take the letters out of the way, for the reason in ``note``; they are kept."""
-        for number in numbers:
-            self.letter(number)
-            self._mark(number, DISCARDED, note)
+        """Take the letters out of the way, for the reason in ``note``; they are kept.
+
+        Raises NotFoundError before any is put away.
+        """
+        for letter in [self.letter(number) for number in numbers]:
+            self._mark(letter, DISCARDED, note)
         return len(numbers)
 
-    def _mark(self, number: int, status: str, note: str | None) -> None:
+    def _mark(self, letter: ParkedLetter, status: str, note: str | None) -> None:
+        """Unless it has failed and been parked again since it was read: then it stays in sight."""
+        seen = (
+            dead_letters.c.number == letter.number,
+            dead_letters.c.attempts == letter.attempts,
+            dead_letters.c.last_failed_at == letter.last_failed_at,
+        )
         with translated_errors(), self._engine.begin() as connection:
-            connection.execute(
-                update(dead_letters).where(dead_letters.c.number == number).values(status=status, note=note)
-            )
+            connection.execute(update(dead_letters).where(*seen).values(status=status, note=_clean(note)))
 
 
-def replay_of(letter: ParkedLetter) -> Outgoing:
-    """The message as it first came, without what was said about it since."""
-    kept = letter.properties
-    headers = {
-        name: _restored(value)
-        for name, value in kept.get("headers", {}).items()
-        if not name.startswith(HEADER_PREFIX) and not name.startswith("x-")
-    }
+def replay_of(letter: ParkedLetter, sent_as: str | None = None) -> Outgoing:
+    """The message as it first came, without what was said about it since, sent by ``sent_as``."""
+    properties = _restored(letter.properties.get("properties", {}))
+    headers = _restored(letter.properties.get("headers", {}))
+    again = {name: value for name, value in properties.items() if name in _SENT_AGAIN}
     return Outgoing(
         body=letter.body,
         exchange=letter.exchange,
         routing_key=letter.routing_key,
-        properties={name: _restored(value) for name, value in kept.get("properties", {}).items()},
-        headers=headers,
+        properties=again | {"user_id": sent_as},
+        headers={name: value for name, value in headers.items() if not is_brokers_own(str(name))},
     )
 
 
 def _upsert(dialect: str, row: Mapping[str, Any]) -> Any:
+    """A new row, or what is newest about the letter in its old one: it is to be looked at again.
+
+    The same failure may come twice, when a crash follows the commit: its tries are counted once.
+    """
     insert = (postgresql if dialect == "postgresql" else sqlite).insert(dead_letters).values(**row)
     latest = ("reason", "message", "field", "traceback", "last_failed_at", "worker_version", "schema_version")
+    seen = and_(
+        dead_letters.c.last_failed_at == insert.excluded.last_failed_at,
+        dead_letters.c.last_failed_at != EPOCH,
+    )
+    attempts = case((seen, dead_letters.c.attempts), else_=dead_letters.c.attempts + insert.excluded.attempts)
     return insert.on_conflict_do_update(
         index_elements=["letter_id"],
         set_={
             "status": PARKED,
-            "attempts": dead_letters.c.attempts + insert.excluded.attempts,
+            "attempts": attempts,
             **{name: insert.excluded[name] for name in latest},
         },
     )
@@ -186,32 +217,46 @@ def _clean(value: Any) -> Any:
     """Text that PostgreSQL can store: no NUL, no half of a surrogate pair."""
     if not isinstance(value, str):
         return value
-    return value.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
+    return encodable(value).replace("\0", "\\x00")
 
 
 def _kept(value: Any) -> Any:
-    """``value`` as JSON that says what it was, where JSON has no such kind."""
+    """``value`` as JSON that says what it was, where JSON has no such kind or PostgreSQL can't store it."""
     match value:
+        case Mapping() if all(isinstance(name, str) and _is_plain(name) for name in value):
+            return {name: _kept(item) for name, item in value.items()}
         case Mapping():
-            return {_clean(str(name)): _kept(item) for name, item in value.items()}
+            return {"$table": [[_kept(name), _kept(item)] for name, item in value.items()]}
         case list() | tuple():
             return [_kept(item) for item in value]
         case str() if value != _clean(value):
-            return {"$bytes": base64.b64encode(value.encode("utf-8", "surrogatepass")).decode()}
+            return {"$text": _base64(value.encode("utf-8", "surrogatepass"))}
         case bytes() | bytearray() | memoryview():
-            return {"$bytes": base64.b64encode(bytes(value)).decode()}
+            return {"$bytes": _base64(bytes(value))}
         case datetime():
             return {"$time": value.isoformat()}
         case Decimal():
             return {"$decimal": str(value)}
-        case float() if value != value or value in (float("inf"), float("-inf")):
+        case float() if not isfinite(value):
             return {"$float": str(value)}
         case _:
             return value
 
 
+def _is_plain(name: str) -> bool:
+    return name == _clean(name) and not name.startswith("$")
+
+
+def _base64(value: bytes) -> str:
+    return base64.b64encode(value).decode()
+
+
 def _restored(value: Any) -> Any:
     match value:
+        case {"$table": pairs}:
+            return {_restored(name): _restored(item) for name, item in pairs}
+        case {"$text": text}:
+            return base64.b64decode(text).decode("utf-8", "surrogatepass")
         case {"$bytes": text}:
             return base64.b64decode(text)
         case {"$time": text}:

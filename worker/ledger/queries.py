@@ -468,10 +468,10 @@ def _sequence_in(cursor: str, account_id: int) -> int:
         text = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
     except (binascii.Error, ValueError) as error:
         raise QueryError(_BAD_CURSOR) from error
-    match = re.fullmatch(rb"(\d{1,19})\.(\d{1,19})", text)
-    if match is None or int(match[1]) != account_id:
+    match = re.fullmatch(rb"\d{1,19}\.(\d{1,19})", text)
+    if match is None or _cursor(account_id, int(match[1])) != cursor:
         raise QueryError(_BAD_CURSOR)
-    return int(match[2])
+    return int(match[1])
 
 
 _BAD_CURSOR = "the cursor is none of this account's; take nextCursor from a page of its history"

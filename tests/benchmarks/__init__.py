@@ -1,0 +1,1 @@
+"""Benchmarks: claims with their conditions. ``make bench`` runs them."""

@@ -1,0 +1,162 @@
+"""What only RabbitMQ does: confirms, returns, refusals, cancelled consumers, topology that differs."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pika
+import pytest
+
+from tests.support.provision import RabbitMQServer
+from tests.support.waiting import eventually
+from tests.support.witness import Witness
+from worker.broker import BILLING, Link, Outgoing, open_link
+from worker.errors import BrokerUnavailableError, ConfigurationError
+
+PAYMENTS, USAGE = (queue.name for queue in BILLING.work)
+
+
+@pytest.fixture
+def link(broker_url: str) -> Iterator[Link]:
+    link = open_link(broker_url, consume=[PAYMENTS, USAGE])
+    yield link
+    link.close()
+
+
+def reply(number: int, queue: str = "billing.replies") -> Outgoing:
+    return Outgoing(b"{}", "", queue, {"message_id": f"m{number}"})
+
+
+def test_messages_that_reach_no_queue_are_told_apart_from_the_others(link: Link) -> None:
+    lost, kept = reply(1, "billing.replies.gone"), reply(2)
+    also_lost, twice = reply(3, "billing.replies.gone"), reply(1, "billing.replies.gone")
+    assert link.publish([lost, kept, also_lost, twice]) == [lost, also_lost, twice]
+    assert link.depth("billing.replies") == 1
+    assert link.publish([reply(4)]) == []
+
+
+def test_a_message_the_broker_refuses_is_a_lost_link(link: Link, witness: Witness) -> None:
+    witness.channel.queue_declare(
+        "billing.replies.full", arguments={"x-max-length": 1, "x-overflow": "reject-publish"}
+    )
+    with pytest.raises(BrokerUnavailableError, match="refused"):
+        link.publish([reply(n, "billing.replies.full") for n in range(10)])
+
+
+def test_a_message_survives_the_broker(link: Link, witness: Witness) -> None:
+    link.publish([reply(1)])
+    ((properties, _),) = witness.take("billing.replies", 1)
+    assert properties.delivery_mode == 2
+
+
+def test_a_deleted_queue_is_a_lost_link(link: Link, witness: Witness) -> None:
+    witness.channel.queue_delete(USAGE)
+    with pytest.raises(BrokerUnavailableError, match="cancelled"):
+        eventually(lambda: link.receive(1, 0.05))
+
+
+def test_a_missing_queue_says_what_to_run(bare_broker_url: str) -> None:
+    with pytest.raises(BrokerUnavailableError, match="topology declare"):
+        open_link(bare_broker_url, consume=[USAGE])
+
+
+def test_a_body_that_names_an_encoding_stays_as_it_was_sent(link: Link, witness: Witness) -> None:
+    witness.publish(b"\xff\xfe", routing_key="usage.deduct", content_encoding="utf-16")
+    (delivery,) = eventually(lambda: link.receive(1, 1.0))
+    assert delivery.body == b"\xff\xfe"
+
+
+@pytest.mark.parametrize(
+    ("properties", "old", "new"),
+    [
+        ({"headers": {"sentAt": 10**15}}, b"sentAtl", b"sentAtT"),
+        ({"message_id": "abc"}, b"\x03abc", b"\x03\xff\xfe\xfd"),
+    ],
+    ids=["a time in milliseconds", "an id that is not UTF-8"],
+)
+def test_properties_nobody_can_read_are_kept_and_the_next_message_comes(
+    link: Link,
+    witness: Witness,
+    monkeypatch: pytest.MonkeyPatch,
+    properties: dict[str, Any],
+    old: bytes,
+    new: bytes,
+) -> None:
+    encode: Callable[..., list[bytes]] = pika.BasicProperties.encode
+
+    def mangled(self: pika.BasicProperties) -> list[bytes]:
+        return [b"".join(encode(self)).replace(old, new)]
+
+    monkeypatch.setattr(pika.BasicProperties, "encode", mangled)
+    witness.publish(b"first", routing_key="usage.deduct", **properties)
+    witness.publish(b"second", routing_key="usage.deduct")
+    first = eventually(lambda: link.receive(1, 1.0))[0]
+    second = eventually(lambda: link.receive(1, 1.0))[0]
+    assert (first.body, second.body) == (b"first", b"second")
+    assert first.unreadable is not None
+    assert new in first.unreadable
+    assert dict(first.headers) == {}
+    assert second.unreadable is None
+
+
+def test_an_exchange_and_queues_that_are_missing_are_named(bare_broker_url: str) -> None:
+    link = open_link(bare_broker_url)
+    try:
+        missing = link.differences(BILLING)
+    finally:
+        link.close()
+    assert len(missing) == 5
+    assert all("topology declare" in line for line in missing)
+    assert "'billing.usage'" in " ".join(missing)
+
+
+def test_a_queue_of_another_type_is_named_with_the_difference(bare_broker_url: str) -> None:
+    with pika.BlockingConnection(pika.URLParameters(bare_broker_url)) as connection:
+        connection.channel().queue_declare(USAGE, durable=True)
+    link = open_link(bare_broker_url)
+    try:
+        with pytest.raises(ConfigurationError, match="x-queue-type"):
+            link.declare(BILLING)
+        (line,) = [line for line in link.differences(BILLING) if USAGE in line]
+    finally:
+        link.close()
+    assert "differs" in line
+    assert "x-queue-type" in line
+
+
+def test_a_wrong_password_is_a_matter_of_configuration(rabbitmq: RabbitMQServer) -> None:
+    url = rabbitmq.address.url("/").replace(rabbitmq.address.password, "wrong-password")
+    with pytest.raises(ConfigurationError) as raised:
+        open_link(url)
+    assert "wrong-password" not in str(raised.value)
+
+
+def test_a_virtual_host_that_is_not_there_is_a_matter_of_configuration(rabbitmq: RabbitMQServer) -> None:
+    with pytest.raises(ConfigurationError, match="not found"):
+        open_link(rabbitmq.address.url("nowhere"))
+
+
+def test_a_broker_that_is_not_there_is_unavailable() -> None:
+    with pytest.raises(BrokerUnavailableError, match="not available"):
+        open_link("amqp://guest:secret@127.0.0.1:1/")
+
+
+def test_another_kind_of_url_is_refused_with_the_way_out() -> None:
+    with pytest.raises(ConfigurationError, match="amqp://"):
+        open_link("redis://127.0.0.1/")
+
+
+def test_the_policy_is_one_the_broker_accepts_and_keeps_dead_letters(
+    broker_url: str, rabbitmq: RabbitMQServer, witness: Witness
+) -> None:
+    vhost = broker_url.rpartition("/")[2]
+    for name, (pattern, definition) in BILLING.policies().items():
+        rabbitmq.management.set_policy(vhost, name, pattern=pattern, definition=dict(definition))
+
+    def dead() -> int:
+        witness.publish(b"poison", routing_key="usage.deduct")
+        method, _, _ = witness.channel.basic_get(USAGE)
+        if method is not None:
+            witness.channel.basic_reject(method.delivery_tag, requeue=False)
+        return witness.depth("billing.dead")
+
+    assert eventually(dead) > 0

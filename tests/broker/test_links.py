@@ -1,0 +1,166 @@
+"""What the worker needs of a broker: one behavioural suite for RabbitMQ and for the embedded transport."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from worker.broker import BILLING, Delivery, Link, Outgoing, open_link
+
+PAYMENTS, USAGE = (queue.name for queue in BILLING.work)
+
+Connect = Callable[..., Link]
+
+
+@pytest.fixture(params=["embedded", "rabbitmq"])
+def connect(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Connect]:
+    """Opens links to one broker; closes them at the end."""
+    if request.param == "embedded":
+        url = f"sqla+sqlite:///{tmp_path / 'broker.sqlite3'}"
+    else:
+        url = request.getfixturevalue("broker_url")
+    links: list[Link] = []
+
+    def open_one(*queues: str, prefetch: int = 1000) -> Link:
+        links.append(open_link(url, consume=queues, prefetch=prefetch))
+        return links[-1]
+
+    yield open_one
+    for link in links:
+        link.close()
+
+
+def usage(number: int) -> Outgoing:
+    return Outgoing(
+        f'{{"n":{number}}}'.encode(), "billing", "usage.deduct", {"message_id": f"m{number}"}, {"n": number}
+    )
+
+
+def received(link: Link, count: int) -> list[Delivery]:
+    """The next ``count`` deliveries, in batches as they come."""
+    deliveries: list[Delivery] = []
+    while len(deliveries) < count:
+        batch = link.receive(count - len(deliveries), 10.0)
+        assert batch, f"{len(deliveries)} of {count} came"
+        deliveries += batch
+    return deliveries
+
+
+def bodies(deliveries: Sequence[Delivery]) -> list[bytes]:
+    return [delivery.body for delivery in deliveries]
+
+
+def test_a_message_arrives_as_it_was_sent(connect: Connect) -> None:
+    link = connect(PAYMENTS, USAGE)
+    body = bytes(range(256))
+    properties = {
+        "message_id": "m",
+        "correlation_id": "c",
+        "reply_to": "billing.replies.x",
+        "content_type": "application/json",
+        "type": "t",
+        "app_id": "a",
+    }
+    assert link.publish([Outgoing(body, "billing", "usage.deduct", properties, {"a": 1, "b": "ä"})]) == []
+    (delivery,) = received(link, 1)
+    assert delivery.body == body
+    assert (delivery.queue, delivery.exchange, delivery.routing_key) == (USAGE, "billing", "usage.deduct")
+    assert {name: delivery.text(name) for name in properties} == properties
+    assert dict(delivery.headers) == {"a": 1, "b": "ä"}
+    assert (delivery.delivery_count, delivery.unreadable) == (0, None)
+
+
+def test_an_empty_body_is_no_bytes(connect: Connect) -> None:
+    link = connect(USAGE)
+    link.publish([Outgoing(b"", "billing", "usage.deduct")])
+    assert received(link, 1)[0].body == b""
+
+
+def test_a_queue_keeps_its_order(connect: Connect) -> None:
+    link = connect(USAGE)
+    messages = [usage(n) for n in range(50)]
+    link.publish(messages)
+    assert bodies(received(link, 50)) == [message.body for message in messages]
+
+
+def test_payments_come_before_the_usage_they_pay_for(connect: Connect) -> None:
+    publisher = connect()
+    publisher.publish([usage(1), usage(2), Outgoing(b"money", "billing", "payment.succeeded")])
+    link = connect(PAYMENTS, USAGE)
+    first = link.receive(1, 10.0)
+    rest = received(link, 2)
+    # Both queues push at once, so the very first batch may be too early for the payment, a later one not.
+    assert b"money" in bodies([*first, rest[0]])
+
+
+def test_a_batch_takes_what_has_arrived_and_no_more_than_was_asked_for(connect: Connect) -> None:
+    link = connect(USAGE)
+    link.publish([usage(n) for n in range(7)])
+    batch = received(link, 3)
+    assert len(batch) == 3
+    assert bodies(received(link, 4)) == [usage(n).body for n in range(3, 7)]
+
+
+def test_nothing_comes_from_an_empty_queue(connect: Connect) -> None:
+    assert connect(USAGE).receive(10, 0.01) == []
+
+
+def test_what_is_not_acknowledged_comes_again(connect: Connect) -> None:
+    first = connect(USAGE)
+    first.publish([usage(n) for n in range(4)])
+    deliveries = received(first, 4)
+    first.acknowledge([deliveries[0], deliveries[2]])  # with a hole
+    first.close()
+    second = connect(USAGE)
+    assert sorted(bodies(received(second, 2))) == [usage(1).body, usage(3).body]
+    assert second.receive(10, 0.05) == []
+
+
+def test_acknowledging_a_front_and_then_the_rest_leaves_nothing(connect: Connect) -> None:
+    first = connect(USAGE)
+    first.publish([usage(n) for n in range(6)])
+    deliveries = received(first, 6)
+    for group in (deliveries[4:5], deliveries[0:2], deliveries[5:6], deliveries[2:4]):
+        first.acknowledge(group)
+    first.publish([usage(6)])
+    first.acknowledge(received(first, 1))  # the channel is still good
+    first.close()
+    assert connect(USAGE).receive(10, 0.05) == []
+
+
+def test_no_more_is_held_than_the_prefetch_allows(connect: Connect) -> None:
+    link = connect(USAGE, prefetch=3)
+    link.publish([usage(n) for n in range(5)])
+    held = received(link, 3)
+    assert link.receive(10, 0.1) == []
+    link.acknowledge(held)
+    assert len(received(link, 2)) == 2
+
+
+def test_the_topology_that_was_declared_has_no_differences(connect: Connect) -> None:
+    link = connect()
+    link.declare(BILLING)
+    assert link.differences(BILLING) == []
+
+
+def test_depth_counts_what_waits(connect: Connect) -> None:
+    link = connect()
+    link.publish([usage(n) for n in range(3)])
+    assert link.depth(USAGE) == 3
+    assert link.depth(PAYMENTS) == 0
+
+
+def test_every_type_of_command_has_a_queue(connect: Connect) -> None:
+    from schemas import COMMAND_TYPES
+
+    link = connect(PAYMENTS, USAGE)
+    assert link.publish([Outgoing(type_.encode(), "billing", type_) for type_ in COMMAND_TYPES]) == []
+    arrived = {delivery.body.decode(): delivery.queue for delivery in received(link, len(COMMAND_TYPES))}
+    assert arrived == {type_: USAGE if type_.startswith("usage.") else PAYMENTS for type_ in COMMAND_TYPES}
+
+
+def test_waiting_keeps_what_arrives_meanwhile(connect: Connect) -> None:
+    link = connect(USAGE)
+    link.publish([usage(1)])
+    link.keep_alive(0.1)
+    assert bodies(received(link, 1)) == [usage(1).body]

@@ -1,0 +1,164 @@
+"""What the tests share: real servers, and of each a database, a virtual host or a file of the test's own."""
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from hypothesis import settings
+from sqlalchemy import Engine
+
+from tests.support.books import applied
+from tests.support.processes import WorkerProcesses
+from tests.support.provision import PostgresServer, RabbitMQServer, postgres_server, rabbitmq_server
+from tests.support.witness import Witness
+from tests.support.worlds import LIMITS  # noqa: F401 - brings the profile of Hypothesis along
+from worker.bootstrap import Application
+from worker.broker import BILLING, open_link
+from worker.catalog import Catalog, load_catalog
+from worker.core import Answer
+from worker.ledger.engine import ledger_engine
+from worker.ledger.migrations import migrate
+from worker.settings import Settings, load_settings
+
+settings.load_profile("ci")  # registered by tests.support.worlds
+
+Apply = Callable[..., Sequence[Answer]]
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """The PostgreSQL server of the run."""
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[RabbitMQServer]:
+    """The RabbitMQ server of the run."""
+    with rabbitmq_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres: PostgresServer) -> Iterator[str]:
+    """The name of a migrated database, to be copied."""
+    name = f"template_{uuid4().hex[:12]}"
+    postgres.databases.create_database(name)
+    engine = ledger_engine(postgres.address.url(name))
+    migrate(engine)
+    engine.dispose()
+    yield name
+    postgres.databases.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file, to be copied."""
+    path = tmp_path_factory.mktemp("sqlite") / "template.sqlite3"
+    engine = ledger_engine(f"sqlite:///{path}")
+    migrate(engine)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("ROLLBACK")
+        connection.exec_driver_sql("PRAGMA journal_mode = DELETE")  # a single file can be copied
+    engine.dispose()
+    return path
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer, postgres_template: str) -> Iterator[str]:
+    """A migrated PostgreSQL database of this test's own."""
+    name = f"test_{uuid4().hex[:12]}"
+    postgres.databases.create_database(name, template=postgres_template)
+    yield postgres.address.url(name)
+    postgres.databases.drop_database(name)
+
+
+@pytest.fixture
+def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+    """A migrated SQLite file of this test's own."""
+    return f"sqlite:///{shutil.copy(sqlite_template, tmp_path / 'ledger.sqlite3')}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A migrated database, once of each dialect."""
+    name = "sqlite_url" if request.param == "sqlite" else "postgres_url"
+    url: str = request.getfixturevalue(name)
+    return url
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    """An engine on a migrated database, once of each dialect."""
+    engine = ledger_engine(database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def postgres_engine(postgres_url: str) -> Iterator[Engine]:
+    """An engine on a migrated PostgreSQL database, for what only PostgreSQL does."""
+    engine = ledger_engine(postgres_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def catalog() -> Catalog:
+    """The packaged catalog."""
+    return load_catalog()
+
+
+@pytest.fixture
+def apply(engine: Engine, catalog: Catalog) -> Apply:
+    """Applies commands to the ledger in one transaction and gives their answers."""
+    return partial(applied, engine, catalog)
+
+
+@pytest.fixture
+def bare_broker_url(rabbitmq: RabbitMQServer) -> Iterator[str]:
+    """A virtual host of this test's own, with nothing in it."""
+    name = f"test_{uuid4().hex[:12]}"
+    rabbitmq.management.create_vhost(name)
+    yield rabbitmq.address.url(name)
+    rabbitmq.management.delete_vhost(name)
+
+
+@pytest.fixture
+def broker_url(bare_broker_url: str) -> str:
+    """A virtual host of this test's own, with the topology declared."""
+    link = open_link(bare_broker_url)
+    link.declare(BILLING)
+    link.close()
+    return bare_broker_url
+
+
+@pytest.fixture
+def witness(broker_url: str) -> Iterator[Witness]:
+    """The other end of the wire, through the other client."""
+    with Witness(broker_url) as witness:
+        yield witness
+
+
+@pytest.fixture
+def worker_settings(broker_url: str, postgres_url: str) -> Settings:
+    """Settings for a worker on RabbitMQ and PostgreSQL."""
+    return load_settings(broker_url=broker_url, database_url=postgres_url)
+
+
+@pytest.fixture
+def application(worker_settings: Settings) -> Iterator[Application]:
+    """The application on RabbitMQ and PostgreSQL, in this process."""
+    application = Application(worker_settings)
+    yield application
+    application.engine.dispose()
+
+
+@pytest.fixture
+def workers(worker_settings: Settings) -> Iterator[WorkerProcesses]:
+    """Starts worker processes and sees to it that none is left."""
+    with WorkerProcesses(worker_settings) as processes:
+        yield processes

@@ -1,0 +1,182 @@
+"""What is said about what was decided: the words, and the fields a caller acts on."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas import (
+    BonusCredit,
+    Command,
+    DeductUsage,
+    FreeUpload,
+    OpenAccount,
+    PaymentSucceeded,
+    RefundCredit,
+    Reply,
+)
+from tests.support.worlds import NOW, FakeLedger, crowded_days, examples
+from worker.catalog import Catalog
+from worker.core.replies import human_amount
+
+CATALOG = Catalog.model_validate(
+    {
+        "tiers": {"free": {"monthly_tokens": 10_000, "free_upload_bytes": 104_857_600}},
+        "packages": [
+            {
+                "id": "standard",
+                "tokens": 250_000,
+                "bonus_tokens": 25_000,
+                "price_minor": 1_999,
+                "currency": "USD",
+            }
+        ],
+    }
+)
+COMMON: dict[str, Any] = {"reference_id": "r", "user_id": "u"}
+PAYMENT: dict[str, Any] = {**COMMON, "amount_minor": 1_999, "currency": "USD"}
+
+
+def ledger_with(balance: int = 10_000) -> FakeLedger:
+    """A free account of this balance."""
+    ledger = FakeLedger(CATALOG)
+    ledger.apply([OpenAccount(reference_id="o", user_id="u", tier="free")])
+    if balance < 10_000:
+        ledger.apply([DeductUsage(reference_id="d", user_id="u", tokens=10_000 - balance)])
+    return ledger
+
+
+@pytest.mark.parametrize(
+    ("balance", "command", "message"),
+    [
+        (
+            300,
+            DeductUsage(tokens=1_500, **COMMON),
+            "Insufficient token balance. Required: 1.5K, Available: 300",
+        ),
+        (
+            1_299,
+            DeductUsage(tokens=1_300, **COMMON),
+            "Insufficient token balance. Required: 1.3K, Available: 1.2K",
+        ),
+        (
+            1_000,
+            DeductUsage(tokens=1_001, **COMMON),
+            "Insufficient token balance. Required: 1.1K, Available: 1.0K",
+        ),
+        (
+            0,
+            DeductUsage(tokens=2_000_001, **COMMON),
+            "Insufficient token balance. Required: 2.1M, Available: 0",
+        ),
+        (
+            10_000,
+            FreeUpload(bytes=10**9, **COMMON),
+            "Free upload limit exceeded. Required: 1.0B, Available: 104.8M",
+        ),
+        (
+            10_000,
+            OpenAccount(reference_id="r", user_id="v", tier="free"),
+            "Account opened on tier free with 10.0K tokens",
+        ),
+        (10_000, OpenAccount(tier="free", **COMMON), "User u already has an account on tier free"),
+        (10_000, OpenAccount(reference_id="r", user_id="v", tier="gold"), "Unknown subscription tier gold"),
+        (10_000, DeductUsage(reference_id="r", user_id="v", tokens=1), "No token account for user v"),
+        (10_000, DeductUsage(tokens=1_500, **COMMON), "Deducted 1.5K tokens. Balance: 8.5K"),
+        (10_000, DeductUsage(tokens=10_000, **COMMON), "Deducted 10.0K tokens. Balance: 0"),
+        (0, RefundCredit(tokens=999, **COMMON), "Refunded 999 tokens. Balance: 999"),
+        (0, BonusCredit(tokens=1_999, **COMMON), "Granted 1.9K bonus tokens. Balance: 1.9K"),
+        (10_000, FreeUpload(bytes=10**7, **COMMON), "Counted 10.0M free bytes. Used: 10.0M of 104.8M"),
+        (
+            0,
+            PaymentSucceeded(package_id="standard", **PAYMENT),
+            "Credited 275.0K tokens (250.0K + 25.0K bonus). Balance: 275.0K",
+        ),
+        (0, PaymentSucceeded(package_id="huge", **PAYMENT), "Unknown token package huge"),
+        (0, PaymentSucceeded(package_index=7, **PAYMENT), "Unknown token package #7"),
+        (
+            0,
+            PaymentSucceeded(package_index=0, **{**PAYMENT, "amount_minor": 1}),
+            "The payment of 1 USD is not the price of package standard: 1999 USD",
+        ),
+        (0, PaymentSucceeded(package_id="{user}%s", **PAYMENT), "Unknown token package {user}%s"),
+    ],
+)
+def test_the_message_tells_a_person_what_happened(balance: int, command: Command, message: str) -> None:
+    (reply,) = ledger_with(balance).apply([command])
+    assert reply["message"] == message
+
+
+def test_the_message_of_a_conflict_names_the_field_and_both_values() -> None:
+    ledger = ledger_with()
+    ledger.apply([DeductUsage(tokens=5, **COMMON)])
+    (reply,) = ledger.apply([DeductUsage(tokens=6, **COMMON)])
+    assert (
+        reply["message"] == "The reference 'r' names another operation: tokens was 5, now 6. Nothing moved."
+    )
+
+
+@pytest.mark.parametrize(
+    ("amount", "down", "up"),
+    [
+        (0, "0", "0"),
+        (1, "1", "1"),
+        (999, "999", "999"),
+        (1_000, "1.0K", "1.0K"),
+        (1_001, "1.0K", "1.1K"),
+        (1_099, "1.0K", "1.1K"),
+        (1_100, "1.1K", "1.1K"),
+        (1_999, "1.9K", "2.0K"),
+        (999_900, "999.9K", "999.9K"),
+        (999_901, "999.9K", "1.0M"),
+        (999_999, "999.9K", "1.0M"),
+        (1_000_000, "1.0M", "1.0M"),
+        (1_000_001, "1.0M", "1.1M"),
+        (999_900_000, "999.9M", "999.9M"),
+        (999_900_001, "999.9M", "1.0B"),
+        (7_150_000_000, "7.1B", "7.2B"),
+        (10**15, "1000000.0B", "1000000.0B"),
+    ],
+)
+def test_an_amount_is_short_and_rounded_to_the_side_that_promises_less(
+    amount: int, down: str, up: str
+) -> None:
+    assert (human_amount(amount), human_amount(amount, round_up=True)) == (down, up)
+
+
+def value_of(text: str) -> int:
+    """Tenths of a token."""
+    size = {"K": 10**3, "M": 10**6, "B": 10**9}.get(text[-1], 1)
+    whole, _, tenth = text.rstrip("KMB").partition(".")
+    return (int(whole) * 10 + int(tenth or 0)) * size
+
+
+@examples(300)
+@given(st.integers(0, 10**12), st.integers(1, 10**12))
+def test_what_is_required_never_looks_like_what_is_available(available: int, shortfall: int) -> None:
+    required = human_amount(available + shortfall, round_up=True)
+    assert value_of(human_amount(available)) <= available * 10
+    assert value_of(required) >= (available + shortfall) * 10
+    assert value_of(required) > value_of(human_amount(available))
+
+
+@examples(200)
+@given(crowded_days())
+def test_every_reply_is_one_that_the_schema_knows_and_names_its_command(commands: list[Command]) -> None:
+    told = FakeLedger().apply(commands, NOW)
+    for command, reply in zip(commands, told, strict=True):
+        known = Reply.model_validate(reply)
+        assert known.message
+        assert (known.type, known.reference_id, known.user_id) == (
+            command.type,
+            command.reference_id,
+            command.user_id,
+        )
+        if known.code == "reference_conflict":
+            assert known.recorded_at is None
+            assert known.transaction_id is None
+        else:
+            assert known.recorded_at == NOW
+            assert known.transaction_id is not None
+            assert known.unit == ("bytes" if command.type == "usage.free_upload" else "tokens")

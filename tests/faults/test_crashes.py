@@ -1,0 +1,114 @@
+"""kill -9 at every arrow of the sentence: nothing lost, nothing twice, the same reply."""
+
+import signal
+from itertools import islice
+
+import pytest
+
+from schemas import DeadLetter
+from tests.support.processes import WorkerProcesses
+from tests.support.saboteur import ARROWS
+from tests.support.traffic import Truth, content_of, every_reply, mixed, nothing_is_left
+from tests.support.witness import PATIENCE_S, Witness
+from tests.support.worker_thread import running
+from worker.bootstrap import Application
+from worker.broker import BILLING
+
+BATCH = 20
+COUNT = 66  # the second batch comes from both queues
+
+#: What a crash there leaves behind, see the table of the design.
+NOTHING = ("received", "decoded", "loaded", "decided", "written")
+EFFECTS = ("committed",)
+SOME_REPLIES = ("replying", "replied")
+REPLIES = ("confirmed",)
+SOME_ACKNOWLEDGEMENTS = ("acknowledging", "acknowledged")
+
+
+def test_every_arrow_of_the_sentence_is_here() -> None:
+    assert (*NOTHING, *EFFECTS, *SOME_REPLIES, *REPLIES, *SOME_ACKNOWLEDGEMENTS) == tuple(ARROWS)
+
+
+@pytest.mark.parametrize("arrow", ARROWS)
+def test_a_crash_loses_nothing_and_does_nothing_twice(
+    arrow: str, application: Application, workers: WorkerProcesses, witness: Witness
+) -> None:
+    nth = BATCH + BATCH // 2 if arrow == "replying" else 2  # the second batch
+    crash_and_take_over(arrow, nth, application, workers, witness)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nth", [1, 3, 4])
+@pytest.mark.parametrize("arrow", ARROWS)
+def test_a_crash_in_any_batch_loses_nothing_and_does_nothing_twice(
+    arrow: str, nth: int, application: Application, workers: WorkerProcesses, witness: Witness
+) -> None:
+    crash_and_take_over(arrow, nth, application, workers, witness)
+
+
+@pytest.mark.slow
+def test_crashes_at_every_arrow_in_turn_lose_nothing_and_do_nothing_twice(
+    application: Application, workers: WorkerProcesses, witness: Witness
+) -> None:
+    truth = Truth(application.engine)
+    publish_some(witness, truth, COUNT * len(ARROWS))
+    for arrow in ARROWS:
+        crash(workers, arrow, 2)
+    with running(application):
+        replies = every_reply(witness, truth.correlations)
+    truth.holds(replies)
+    nothing_is_left(witness)
+
+
+def crash_and_take_over(
+    arrow: str, nth: int, application: Application, workers: WorkerProcesses, witness: Witness
+) -> None:
+    truth = Truth(application.engine)
+    broken = witness.publish(b'{"type": "usage.deduct", ', routing_key="usage.deduct")
+    publish_some(witness, truth, COUNT)
+    crash(workers, arrow, nth)
+    with running(application):
+        replies = every_reply(witness, {*truth.correlations, broken})
+    truth.holds(replies)
+    assert_left_behind(arrow, truth, replies)
+    assert {reply["reason"] for reply in replies[broken]} == {"not_json"}
+    assert_one_letter(witness, at_most=1 if arrow in {*NOTHING, *EFFECTS} else 2)
+    nothing_is_left(witness)
+
+
+def publish_some(witness: Witness, truth: Truth, count: int) -> None:
+    for message in islice(mixed(), count):
+        truth.sent(witness.publish(message), message)
+
+
+def crash(workers: WorkerProcesses, arrow: str, nth: int) -> None:
+    """A worker that dies at the arrow; with batches of twenty."""
+    arguments = ("--at", arrow, "--pass", str(nth))
+    process = workers.start(*arguments, module="tests.support.saboteur", BILLING_BATCH_SIZE=str(BATCH))
+    assert process.wait(PATIENCE_S) == -signal.SIGKILL
+
+
+def assert_left_behind(arrow: str, truth: Truth, replies: dict[str, list[dict[str, object]]]) -> None:
+    told = [[reply["duplicate"] for reply in replies[correlation]] for correlation in truth.correlations]
+    if arrow in NOTHING:
+        assert told == [[False]] * len(told)
+    elif arrow in EFFECTS:
+        assert {tuple(times) for times in told} == {(False,), (True,)}
+    elif arrow in REPLIES:
+        assert {tuple(times) for times in told} == {(False,), (False, True)}
+    else:
+        assert {tuple(times) for times in told} <= {(False,), (True,), (False, True)}
+    firsts = {correlation: content_of(replies[correlation][0]) for correlation in truth.correlations}
+    assert all(content_of(reply) == firsts[c] for c in firsts for reply in replies[c])
+
+
+def assert_one_letter(witness: Witness, *, at_most: int) -> None:
+    """One malformed message is one dead letter, though it may be published once more after a crash."""
+    published = witness.depth(BILLING.dead.name)
+    assert 1 <= published <= at_most
+    letters = [
+        DeadLetter.from_headers(properties.headers)
+        for properties, _ in witness.take(BILLING.dead.name, published)
+    ]
+    assert len({letter.letter_id for letter in letters}) == 1
+    assert {letter.reason for letter in letters} == {"not_json"}

@@ -1,0 +1,75 @@
+"""What the database's errors mean to the worker."""
+
+import threading
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
+
+from worker.errors import ConfigurationError, ContentionError, LedgerUnavailableError
+from worker.ledger.engine import ledger_engine, translated_errors
+from worker.ledger.store import Ledger
+
+
+def run(engine: Engine, sql: str) -> None:
+    with translated_errors(), engine.begin() as connection:
+        connection.execute(text(sql))
+
+
+@pytest.mark.parametrize(
+    ("sql", "error"),
+    [
+        ("SELECT pg_terminate_backend(pg_backend_pid())", LedgerUnavailableError),
+        ("DO $$ BEGIN RAISE SQLSTATE '40P01'; END $$", ContentionError),
+        ("DO $$ BEGIN RAISE SQLSTATE '40001'; END $$", ContentionError),
+        ("DO $$ BEGIN RAISE SQLSTATE '55P03'; END $$", ContentionError),
+        ("DO $$ BEGIN RAISE SQLSTATE '53100'; END $$", LedgerUnavailableError),  # disk full
+        ("DO $$ BEGIN RAISE SQLSTATE '57P03'; END $$", LedgerUnavailableError),  # starting up
+        ("DO $$ BEGIN RAISE SQLSTATE '25006'; END $$", LedgerUnavailableError),  # read-only standby
+        ("SELECT * FROM no_such_table", LedgerUnavailableError),
+        ("SELECT no_such_column FROM accounts", LedgerUnavailableError),
+        ("DO $$ BEGIN RAISE SQLSTATE '22003'; END $$", DBAPIError),  # out of range: this message's own
+        ("DO $$ BEGIN RAISE SQLSTATE '23514'; END $$", DBAPIError),  # a check: this message's own
+    ],
+)
+def test_what_an_error_of_postgresql_means(postgres_engine: Engine, sql: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        run(postgres_engine, sql)
+    run(postgres_engine, "SELECT 1")  # and the next transaction has a connection that works
+
+
+def test_a_server_that_is_not_there_is_unavailable() -> None:
+    engine = ledger_engine("postgresql://nobody:secret@127.0.0.1:1/nothing")
+    with pytest.raises(LedgerUnavailableError) as raised:
+        Ledger(engine).probe()
+    assert "secret" not in str(raised.value)
+
+
+def test_a_locked_sqlite_file_is_waited_for(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'shared.sqlite3'}"
+    first, second = ledger_engine(url), ledger_engine(url)
+    run(first, "CREATE TABLE t (x INTEGER)")
+    held, finished = threading.Event(), threading.Event()
+
+    def write_second() -> None:
+        held.wait(10)
+        run(second, "INSERT INTO t VALUES (2)")
+        finished.set()
+
+    writer = threading.Thread(target=write_second)
+    writer.start()
+    with first.begin() as connection:
+        connection.execute(text("INSERT INTO t VALUES (1)"))
+        held.set()
+        assert not finished.wait(0.05)
+    writer.join(10)
+    assert finished.is_set()
+    first.dispose()
+    second.dispose()
+
+
+@pytest.mark.parametrize("url", ["mysql://root@127.0.0.1/x", "nonsense", ""])
+def test_another_database_is_refused_with_the_way_out(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"PostgreSQL|--database-url"):
+        ledger_engine(url)

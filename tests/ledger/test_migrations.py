@@ -1,0 +1,96 @@
+"""The migrated schema is the one of the tables, on both dialects."""
+
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import Engine, inspect
+
+from tests.support.provision import PostgresServer
+from worker.ledger.engine import ledger_engine
+from worker.ledger.migrations import current_revision, migrate, newest_revision
+from worker.ledger.tables import metadata
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+    """An engine on a database with nothing in it."""
+    if request.param == "sqlite":
+        engine = ledger_engine(f"sqlite:///{tmp_path / 'empty.sqlite3'}")
+        yield engine
+        engine.dispose()
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    name = f"empty_{uuid4().hex[:12]}"
+    server.databases.create_database(name)
+    engine = ledger_engine(server.address.url(name))
+    yield engine
+    engine.dispose()
+    server.databases.drop_database(name)
+
+
+def described(engine: Engine) -> dict[str, Any]:
+    """Everything a table is made of, as the database tells it."""
+    inspector = inspect(engine)
+    return {
+        table: {
+            "columns": {
+                c["name"]: (str(c["type"]), c["nullable"], c["default"], c.get("identity"))
+                for c in inspector.get_columns(table)
+            },
+            "primary key": inspector.get_pk_constraint(table),
+            "unique": sorted(map(str, inspector.get_unique_constraints(table))),
+            "foreign keys": sorted(map(str, inspector.get_foreign_keys(table))),
+            "checks": sorted(
+                (str(check["name"]), re.sub(r"\s+", " ", check["sqltext"]))
+                for check in inspector.get_check_constraints(table)
+            ),
+            "indexes": sorted(map(str, inspector.get_indexes(table))),
+            "options": {
+                name: value
+                for name, value in inspector.get_table_options(table).items()
+                if name != "postgresql_tablespace"
+            },
+        }
+        for table in sorted(metadata.tables)
+    }
+
+
+def test_the_migrated_schema_is_the_one_of_the_tables(empty: Engine) -> None:
+    migrate(empty)
+    migrated = described(empty)
+    with empty.begin() as connection:
+        metadata.drop_all(connection)
+        metadata.create_all(connection)
+    assert migrated == described(empty)
+
+
+def test_an_empty_database_has_no_revision_and_a_migrated_one_the_newest(empty: Engine) -> None:
+    assert current_revision(empty) is None
+    migrate(empty)
+    assert current_revision(empty) == newest_revision()
+
+
+def test_migrating_again_changes_nothing(empty: Engine) -> None:
+    migrate(empty)
+    before = described(empty)
+    migrate(empty)
+    assert described(empty) == before
+
+
+def test_several_may_migrate_at_once(postgres: PostgresServer) -> None:
+    name = f"crowd_{uuid4().hex[:12]}"
+    postgres.databases.create_database(name)
+    engines = [ledger_engine(postgres.address.url(name)) for _ in range(4)]
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(migrate, engines))
+        assert current_revision(engines[0]) == newest_revision()
+    finally:
+        for engine in engines:
+            engine.dispose()
+        postgres.databases.drop_database(name)

@@ -1,0 +1,328 @@
+"""The store on both dialects: what was decided is what is written, and the database holds it true."""
+
+import json
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import count, permutations
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection, Engine, event, insert, select, text, update
+from sqlalchemy.exc import DBAPIError
+
+from schemas import BonusCredit, Command, DeductUsage, FreeUpload, OpenAccount, PaymentSucceeded
+from tests.support.books import applied
+from tests.support.model import Model, foretold
+from tests.support.worlds import SMALL_CATALOG, crowded_days, cut, examples
+from worker.catalog import Catalog
+from worker.core import Answer, Decided, decide, reply_for
+from worker.errors import ContentionError
+from worker.ledger.audit import audit
+from worker.ledger.store import Ledger
+from worker.ledger.tables import accounts, entries, operations, payments, quota_entries, superseded_outcomes
+
+NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
+Apply = Callable[..., Sequence[Answer]]
+
+
+def outcome_codes(answers: Sequence[Answer]) -> list[str]:
+    return [answer.outcome.code if isinstance(answer, Decided) else "conflict" for answer in answers]
+
+
+def settled(ledger: Ledger, commands: Sequence[Command], now: datetime = NOW) -> list[dict[str, Any]]:
+    """One batch from load to reply, on the small catalog."""
+    with ledger.begin() as books:
+        known = books.load(commands, now)
+        plan = decide(commands, known, now, SMALL_CATALOG)
+        books.write(plan, known, now)
+    answered = zip(commands, plan.answers, strict=True)
+    return [json.loads(reply_for(command, answer).to_json()) for command, answer in answered]
+
+
+def in_world(number: int, command: Command) -> Command:
+    """The command with identities of a world of its own, so that many worlds fit one database."""
+    return command.model_copy(
+        update={
+            "reference_id": f"{number}-{command.reference_id}",
+            "user_id": f"{number}-{command.user_id}",
+        }
+    )
+
+
+_worlds = count()
+
+
+@settings(examples(40), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(day=crowded_days(), sizes=st.lists(st.integers(1, 9), min_size=1, max_size=24))
+def test_any_batches_come_to_what_the_model_says_one_by_one(
+    engine: Engine, day: list[Command], sizes: list[int]
+) -> None:
+    world = next(_worlds)
+    commands = [in_world(world, command) for command in day]
+    ledger, model = Ledger(engine), Model(SMALL_CATALOG)
+    replies = [reply for batch in cut(commands, sizes) for reply in settled(ledger, batch)]
+    expected = [model.apply(command, NOW) for command in commands]
+    assert [foretold(reply) for reply in replies] == expected
+    with engine.connect() as connection:
+        stored = connection.execute(
+            select(accounts.c.user_id, accounts.c.balance).where(accounts.c.user_id.startswith(f"{world}-"))
+        )
+        assert {row.user_id: row.balance for row in stored} == model.balances()
+    assert audit(engine).is_clean
+
+
+def test_every_order_of_a_top_up_a_deduction_its_duplicate_and_a_conflict(engine: Engine) -> None:
+    ledger = Ledger(engine)
+    messages: list[Command] = [
+        BonusCredit(reference_id="top-up", user_id="u", tokens=100),
+        DeductUsage(reference_id="job", user_id="u", tokens=150),
+        DeductUsage(reference_id="job", user_id="u", tokens=150),
+        DeductUsage(reference_id="job", user_id="u", tokens=40),
+        DeductUsage(reference_id="job", user_id="u", tokens=150, attempt=2),
+    ]
+    for world, order in enumerate(permutations(messages)):
+        opening = OpenAccount(reference_id="open", user_id="u", tier="free")
+        commands = [in_world(world, command) for command in (opening, *order)]
+        model = Model(SMALL_CATALOG)
+        expected = [model.apply(command, NOW) for command in commands]
+        # Cut at another place each time: within one transaction, or over several.
+        batches = cut(commands, [world % 5 + 1, world % 3 + 1])
+        replies = [foretold(reply) for batch in batches for reply in settled(ledger, batch)]
+        assert replies == expected
+    assert audit(engine).is_clean
+
+
+def test_a_reply_is_the_same_when_it_is_read_back(engine: Engine) -> None:
+    ledger = Ledger(engine)
+    commands: list[Command] = [
+        OpenAccount(reference_id="o", user_id="u", tier="free", metadata={"plan": "x"}),
+        DeductUsage(reference_id="d", user_id="u", tokens=30, occurred_at=NOW, description="ä\U0001f600"),
+        DeductUsage(reference_id="poor", user_id="u", tokens=3000),
+        FreeUpload(reference_id="f", user_id="u", bytes=10),
+        FreeUpload(reference_id="f2", user_id="u", bytes=1000),
+        PaymentSucceeded(reference_id="p", user_id="u", package_id="rich", amount_minor=999, currency="EUR"),
+        PaymentSucceeded(reference_id="p2", user_id="u", package_id="rich", amount_minor=1, currency="EUR"),
+        DeductUsage(reference_id="nobody", user_id="nobody", tokens=1),
+    ]
+    first = settled(ledger, commands)
+    again = settled(ledger, commands)
+    assert again == [{**reply, "duplicate": True} for reply in first]
+
+
+def test_an_account_that_was_not_opened_leaves_no_row(engine: Engine) -> None:
+    settled(Ledger(engine), [OpenAccount(reference_id="o", user_id="u", tier="gold")])
+    with engine.connect() as connection:
+        assert connection.execute(select(accounts)).all() == []
+
+
+def test_a_transaction_that_fails_leaves_nothing(engine: Engine) -> None:
+    ledger = Ledger(engine)
+    commands = [OpenAccount(reference_id="o", user_id="u", tier="free")]
+
+    def fail_after_writing() -> None:
+        with ledger.begin() as books:
+            known = books.load(commands, NOW)
+            books.write(decide(commands, known, NOW, SMALL_CATALOG), known, NOW)
+            raise RuntimeError("pulled the plug")
+
+    with pytest.raises(RuntimeError, match="plug"):
+        fail_after_writing()
+    with engine.connect() as connection:
+        for table in (accounts, operations, entries):
+            assert connection.execute(select(table)).all() == []
+
+
+def test_a_claim_that_another_worker_won_is_contention(postgres_engine: Engine) -> None:
+    """The unique key is the judge even where nothing was locked: the user has no account."""
+    ledger = Ledger(postgres_engine)
+    commands = [DeductUsage(reference_id="r", user_id="nobody", tokens=1)]
+    with ledger.begin() as books:
+        known = books.load(commands, NOW)
+        plan = decide(commands, known, NOW, SMALL_CATALOG)
+        assert settled(Ledger(postgres_engine), commands)[0]["duplicate"] is False
+        with pytest.raises(ContentionError):
+            books.write(plan, known, NOW)
+    assert settled(ledger, commands)[0]["duplicate"] is True
+
+
+def test_a_batch_of_500_costs_a_handful_of_statements(engine: Engine, apply: Apply) -> None:
+    users = [f"u{n}" for n in range(100)]
+    apply(*(OpenAccount(reference_id=f"o-{user}", user_id=user, tier="pro") for user in users))
+    rng = random.Random(1)
+    batch = [
+        DeductUsage(reference_id=f"d{n}", user_id=rng.choice(users), tokens=rng.randint(1, 9))
+        for n in range(500)
+    ]
+    with counted_statements(engine) as statements:
+        apply(*batch)
+    assert len(statements) <= 6, statements
+    with counted_statements(engine) as statements:
+        apply(*batch)  # all duplicates
+    assert len(statements) <= 3, statements
+
+
+def test_the_statements_of_a_batch_scan_no_table(postgres_engine: Engine, catalog: Catalog) -> None:
+    with postgres_engine.begin() as connection:
+        for statement in _MANY_ACCOUNTS:
+            connection.execute(text(statement))
+    batch = [DeductUsage(reference_id=f"d{n}", user_id=f"u{n}", tokens=1) for n in range(1, 51)]
+    before = scans(postgres_engine)
+    answers = applied(postgres_engine, catalog, *batch, *batch)
+    after = scans(postgres_engine)
+    assert outcome_codes(answers) == ["tokens_deducted"] * 100
+    assert {name: after[name] - before[name] for name in after} == dict.fromkeys(after, 0)
+
+
+_MANY_ACCOUNTS = (
+    (
+        "INSERT INTO accounts (user_id, tier, balance, allocated, opened_at, updated_at)"
+        " SELECT 'u' || n, 'pro', 100, 100, now(), now() FROM generate_series(1, 30000) n"
+    ),
+    (
+        "INSERT INTO operations"
+        " (reference_id, type, user_id, attempt, content, status, code, amount, balance_after, recorded_at)"
+        " SELECT 'o' || n, 'account.open', 'u' || n, 1, '{}', 'applied', 'account_opened', 100, 100, now()"
+        " FROM generate_series(1, 30000) n"
+    ),
+    "ANALYZE",
+)
+
+
+def scans(engine: Engine) -> dict[str, int]:
+    """Sequential scans so far, by table, as the server counts them."""
+    with engine.connect() as connection:
+        connection.execute(text("SELECT pg_stat_force_next_flush()"))
+        connection.commit()
+        rows = connection.execute(text("SELECT relname, seq_scan FROM pg_stat_user_tables"))
+        return {row.relname: row.seq_scan for row in rows}
+
+
+@contextmanager
+def counted_statements(engine: Engine) -> Iterator[list[str]]:
+    statements: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        if not statement.startswith("BEGIN"):
+            statements.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield statements
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+
+
+# -- the database holds even if Python is wrong -----------------------------------------------------------
+
+
+@pytest.fixture
+def filled(engine: Engine, apply: Apply) -> Engine:
+    """A ledger with something in every append-only table."""
+    apply(
+        OpenAccount(reference_id="o", user_id="u", tier="free"),
+        FreeUpload(reference_id="f", user_id="u", bytes=10),
+        PaymentSucceeded(
+            reference_id="p", user_id="u", package_id="starter", amount_minor=499, currency="USD"
+        ),
+        DeductUsage(reference_id="d", user_id="u", tokens=10),
+        DeductUsage(reference_id="poor", user_id="u", tokens=10**9),
+        DeductUsage(reference_id="poor", user_id="u", tokens=10**8, attempt=2),
+    )
+    return engine
+
+
+APPEND_ONLY = [entries, quota_entries, payments, superseded_outcomes]
+
+
+@pytest.mark.parametrize("table", APPEND_ONLY, ids=lambda table: table.name)
+def test_history_can_not_be_rewritten(filled: Engine, table: Any) -> None:
+    column = table.c.recorded_at
+    with pytest.raises(DBAPIError, match="append-only"), filled.begin() as connection:
+        connection.execute(update(table).values({column: NOW}))
+    with pytest.raises(DBAPIError, match="append-only"), filled.begin() as connection:
+        connection.execute(table.delete())
+
+
+@pytest.mark.parametrize("table", [*APPEND_ONLY, operations], ids=lambda table: table.name)
+def test_history_can_not_be_truncated(postgres_engine: Engine, table: Any) -> None:
+    with pytest.raises(DBAPIError, match="append-only"), postgres_engine.begin() as connection:
+        connection.execute(text(f"TRUNCATE {table.name} CASCADE"))
+
+
+@pytest.mark.parametrize("reference", ["d", "poor"])
+def test_an_outcome_can_not_be_changed_or_deleted(filled: Engine, reference: str) -> None:
+    mine = operations.c.reference_id == reference
+    with pytest.raises(DBAPIError, match="append-only"), filled.begin() as connection:
+        connection.execute(update(operations).where(mine).values(amount=1, status="applied"))
+    with pytest.raises(DBAPIError, match="append-only"), filled.begin() as connection:
+        connection.execute(operations.delete().where(mine))
+
+
+def entry(**changes: Any) -> dict[str, Any]:
+    row = {
+        "account_id": 1,
+        "sequence": 5,
+        "operation_id": 4,
+        "counter": "usage",
+        "amount": -10,
+        "balance_before": 100,
+        "balance_after": 90,
+        "occurred_at": NOW,
+        "recorded_at": NOW,
+    }
+    return row | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "constraint"),
+    [
+        ({"balance_after": 91}, "after_is_before_plus_amount"),
+        ({"amount": 0, "balance_after": 100}, r"amount_not_zero|counter_gives_the_sign"),
+        ({"amount": -101, "balance_after": -1}, "balances_not_negative"),
+        ({"amount": 10, "balance_after": 110}, "counter_gives_the_sign"),
+        ({"counter": "bonus"}, "counter_gives_the_sign"),
+        ({"counter": "gift"}, "counter_gives_the_sign"),
+        ({"sequence": 0}, "sequence_from_one"),
+        ({"sequence": 1}, "entries"),
+        ({"account_id": 99}, r"(?i)foreign key"),
+        ({"operation_id": 99}, "(?i)foreign key"),
+    ],
+    ids=str,
+)
+def test_an_entry_that_does_not_add_up_is_refused(
+    filled: Engine, changes: dict[str, Any], constraint: str
+) -> None:
+    with pytest.raises(DBAPIError, match=constraint), filled.begin() as connection:
+        connection.execute(insert(entries), entry(**changes))
+
+
+@pytest.mark.parametrize(
+    ("change", "constraint"),
+    [
+        ("balance = -1", "balance_"),
+        ("balance = balance + 1", "balance_is_its_sums"),
+        ("used = used - 1", "balance_is_its_sums"),
+        ("used = -1, balance = balance + used + 1", "sums_not_negative"),
+        ("sequence = -1", "sequence_not_negative"),
+    ],
+)
+def test_a_balance_that_is_not_its_sums_is_refused(filled: Engine, change: str, constraint: str) -> None:
+    with pytest.raises(DBAPIError, match=constraint), filled.begin() as connection:
+        connection.execute(text(f"UPDATE accounts SET {change}"))  # noqa: S608 - the test's own
+
+
+def test_a_second_outcome_for_a_reference_is_refused(filled: Engine) -> None:
+    with pytest.raises(DBAPIError, match=r"(?i)unique"), filled.begin() as connection:
+        copy_operation(connection, "d")
+
+
+def copy_operation(connection: Connection, reference: str) -> None:
+    names = ", ".join(c.name for c in operations.c if c.name != "operation_id")
+    connection.execute(
+        text(f"INSERT INTO operations ({names}) SELECT {names} FROM operations WHERE reference_id = :r"),  # noqa: S608 - names of the table
+        {"r": reference},
+    )

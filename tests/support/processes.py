@@ -1,0 +1,71 @@
+"""Real worker processes: started as an operator starts them, stopped, and killed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from worker.settings import Settings, environment_of
+
+ROOT = Path(__file__).parents[2]
+STOP_S = 30.0
+
+
+def worker_environment(settings: Settings) -> dict[str, str]:
+    """The environment of a process with these settings."""
+    return {**os.environ, **environment_of(settings), "PYTHONPATH": str(ROOT)}
+
+
+def run_cli(
+    settings: Settings, *arguments: str, stdin: bytes | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """One call of the command line, to its end (at most a minute)."""
+    return subprocess.run(
+        [sys.executable, "-m", "worker", *arguments],
+        env=worker_environment(settings),
+        input=stdin,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+
+
+class WorkerProcesses:
+    """Worker processes with the same settings; none outlives the block."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        for process in self._started:
+            process.kill()
+            process.wait()
+            if process.stderr is not None:
+                process.stderr.close()
+
+    def start(self, *arguments: str, module: str = "worker", **variables: str) -> subprocess.Popen[bytes]:
+        """Start ``python -m worker run`` (or another module) with ``arguments``; its log is piped."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *(("run",) if module == "worker" else ()), *arguments],
+            env={**worker_environment(self._settings), **variables},
+            stderr=subprocess.PIPE,
+        )
+        self._started.append(process)
+        return process
+
+    def stop(self, process: subprocess.Popen[bytes]) -> tuple[int, str]:
+        """SIGTERM; returns the exit code and the log."""
+        process.terminate()
+        _, log = process.communicate(timeout=STOP_S)
+        return process.returncode, log.decode()

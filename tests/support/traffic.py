@@ -1,0 +1,203 @@
+"""Mixed messages whose outcomes don't depend on their order, and what must be true once all are answered.
+
+No user's tokens run dry and nothing is sent twice on purpose, so any number of workers may take the
+messages in any batches, and again after a crash: codes and balances are those of the one-by-one model.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from threading import Event, Thread
+from time import monotonic
+from types import TracebackType
+from typing import Any, Self
+
+import pika
+from pika.exceptions import AMQPError
+from sqlalchemy import Engine, select
+
+from schemas import Command, Limits, Malformed, OpenAccount, decode
+from tests.support.model import Model
+from tests.support.patience import eventually
+from tests.support.witness import PATIENCE_S, Witness
+from worker.broker import BILLING
+from worker.catalog import load_catalog
+from worker.core import decide
+from worker.ledger.audit import audit
+from worker.ledger.store import Ledger
+from worker.ledger.tables import accounts
+
+Message = dict[str, Any]
+
+USERS = tuple(f"user-{number}" for number in range(8))
+_MUCH = 10**12
+
+
+def mixed(*, users: Sequence[str] = USERS, prefix: str = "m") -> Iterator[Message]:
+    """Messages without end, of every type; some are rejected, none is malformed."""
+    number = 0
+    while True:
+        for kind in _KINDS:
+            user = users[number % len(users)]
+            yield {"referenceId": f"{prefix}-{number}", "userId": user, **kind}
+            number += 1
+        yield {
+            "referenceId": f"{prefix}-{number}",
+            "userId": f"{prefix}-new-{number}",
+            "type": "account.open",
+            "tier": "basic",
+        }
+        number += 1
+
+
+_KINDS: tuple[Message, ...] = (
+    {"type": "usage.deduct", "tokens": 7, "feature": "chat"},
+    {"type": "payment.succeeded", "packageId": "standard", "amountMinor": 1_999, "currency": "USD"},
+    {"type": "usage.deduct", "tokens": 11},
+    {"type": "usage.free_upload", "bytes": 1_048_576},
+    {"type": "usage.deduct", "tokens": _MUCH},
+    {"type": "credit.bonus", "tokens": 5},
+    {"type": "usage.deduct", "tokens": 13, "feature": "search"},
+    {"type": "payment.succeeded", "packageId": "no-such", "amountMinor": 1_999, "currency": "USD"},
+    {"type": "credit.refund", "tokens": 3},
+    {"type": "usage.deduct", "tokens": 1, "userId": "nobody"},
+)
+
+
+def open_accounts(engine: Engine, users: Sequence[str] = USERS, tier: str = "pro") -> list[Message]:
+    """Opens the users' accounts straight in the ledger; returns the messages that this stands for."""
+    commands: list[Command] = [
+        OpenAccount(reference_id=f"open-{user}", user_id=user, tier=tier) for user in users
+    ]
+    now = datetime.now(UTC)
+    with Ledger(engine).begin() as books:
+        known = books.load(commands, now)
+        books.write(decide(commands, known, now, load_catalog()), known, now)
+    return [json.loads(command.to_json()) for command in commands]
+
+
+class Truth:
+    """What must be true in the end of everything that was sent: by the model, the audit and the replies."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._now = datetime.now(UTC)
+        self._model = Model(load_catalog())
+        self._codes: dict[str, str] = {}
+        self.correlations: dict[str, str] = {}
+        for message in open_accounts(engine):
+            self._foresee(message)
+
+    def sent(self, correlation_id: str, message: Message) -> None:
+        """``message`` went out, perhaps more than once; its replies carry ``correlation_id``."""
+        self.correlations[correlation_id] = message["referenceId"]
+        self._foresee(message)
+
+    def holds(self, replies: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """Fails the test unless all are answered, the same every time, and the ledger is what it must be."""
+        for correlation_id, reference_id in self.correlations.items():
+            for reply in replies[correlation_id]:
+                assert reply["referenceId"] == reference_id
+                assert reply["code"] == self._codes[reference_id]
+                assert content_of(reply) == content_of(replies[correlation_id][0])
+        self.ledger_holds()
+
+    def ledger_holds(self) -> None:
+        """Fails the test unless the balances are the model's and the audit is clean."""
+        assert balances(self._engine) == self._model.balances()
+        assert audit(self._engine).findings == ()
+
+    def _foresee(self, message: Message) -> None:
+        if message["referenceId"] not in self._codes:
+            command = decode(json.dumps(message).encode(), now=self._now, limits=Limits())
+            assert not isinstance(command, Malformed), command
+            self._codes[message["referenceId"]] = self._model.apply(command, self._now)["code"]
+
+
+def content_of(reply: Mapping[str, Any]) -> dict[str, Any]:
+    """All of a reply that must be the same each time it is given."""
+    return {name: value for name, value in reply.items() if name != "duplicate"}
+
+
+def balances(engine: Engine) -> dict[str, int]:
+    """Every user's balance, as it is stored."""
+    with engine.connect() as connection:
+        rows = connection.execute(select(accounts.c.user_id, accounts.c.balance))
+        return {row.user_id: row.balance for row in rows}
+
+
+class Producer:
+    """Publishes from a thread, with confirms, and again whenever a confirm did not come.
+
+    A message may reach the broker twice; one that is in ``published`` has reached it. The correlation id
+    is the reference, the reply goes to ``reply_to``.
+    """
+
+    def __init__(self, url: str, messages: Iterable[Message], *, reply_to: str) -> None:
+        self._url, self._messages, self._reply_to = url, messages, reply_to
+        self._enough = Event()
+        self._thread = Thread(target=self._run, name="producer")
+        self.published: list[Message] = []
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self._enough.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        channel: Any = None
+        for message in self._messages:
+            deadline = monotonic() + PATIENCE_S
+            while not self._enough.is_set():
+                try:
+                    if channel is None:
+                        channel = self._channel()
+                    self._publish(channel, message)
+                except (AMQPError, OSError):
+                    assert monotonic() < deadline, "the producer finds no broker"
+                    channel = None
+                    self._enough.wait(0.1)
+                else:
+                    self.published.append(message)
+                    break
+            if self._enough.is_set():
+                break
+        if channel is not None:
+            channel.connection.close()
+
+    def _channel(self) -> Any:
+        parameters = pika.URLParameters(self._url)
+        parameters.socket_timeout = parameters.stack_timeout = parameters.blocked_connection_timeout = 5
+        channel = pika.BlockingConnection(parameters).channel()
+        channel.confirm_delivery()
+        return channel
+
+    def _publish(self, channel: Any, message: Message) -> None:
+        properties = pika.BasicProperties(
+            correlation_id=message["referenceId"], reply_to=self._reply_to, delivery_mode=2
+        )
+        channel.basic_publish(
+            "billing", message["type"], json.dumps(message).encode(), properties, mandatory=True
+        )
+
+
+def every_reply(witness: Witness, expected: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
+    """Replies by correlation id, until each of ``expected`` has one, and what else is in the queue then."""
+    replies = witness.replies(expected)
+    for properties, body in witness.take(witness.reply_queue, witness.depth(witness.reply_queue)):
+        replies.setdefault(properties.correlation_id, []).append(json.loads(body))
+    return replies
+
+
+def nothing_is_left(witness: Witness) -> None:
+    """Fails the test unless the work queues are empty; to be asked when no worker holds anything."""
+    for queue in BILLING.work:
+        eventually(lambda name=queue.name: witness.depth(name) == 0, what=f"{queue.name} is empty")

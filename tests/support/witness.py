@@ -1,0 +1,111 @@
+"""The other end of the wire: a producer and a reader of replies through pika.
+
+The worker speaks through kombu and py-amqp; what both clients agree on is not one client's
+misunderstanding.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from time import monotonic
+from types import TracebackType
+from typing import Any, Self
+from uuid import uuid4
+
+import pika
+
+PATIENCE_S = 60.0
+
+Message = Mapping[str, Any] | bytes
+
+
+class Witness:
+    """A pika connection with a reply queue of its own. Waits are bounded by ``PATIENCE_S`` seconds."""
+
+    def __init__(self, url: str) -> None:
+        self._connection = pika.BlockingConnection(pika.URLParameters(url))
+        self.channel = self._connection.channel()
+        self.channel.confirm_delivery()
+        self.reply_queue = f"billing.replies.{uuid4().hex}"
+        self.channel.queue_declare(self.reply_queue, exclusive=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        if self._connection.is_open:
+            self._connection.close()
+
+    def publish(
+        self,
+        message: Message,
+        *,
+        routing_key: str | None = None,
+        exchange: str = "billing",
+        **properties: Any,
+    ) -> str:
+        """Publish with confirm and mandatory; returns the correlation id. Persistent, replies to us."""
+        body = message if isinstance(message, bytes) else json.dumps(message).encode()
+        key = routing_key or ("" if isinstance(message, bytes) else str(message.get("type")))
+        correlation_id: str = properties.setdefault("correlation_id", uuid4().hex)
+        properties.setdefault("reply_to", self.reply_queue)
+        properties.setdefault("delivery_mode", 2)
+        self.channel.basic_publish(exchange, key, body, pika.BasicProperties(**properties), mandatory=True)
+        return correlation_id
+
+    def publish_all(self, messages: Iterable[Message], **properties: Any) -> list[str]:
+        """Publish many; returns their correlation ids, in order."""
+        return [self.publish(message, **dict(properties)) for message in messages]
+
+    def request(self, message: Message, **properties: Any) -> dict[str, Any]:
+        """Publish and wait for the reply with our correlation id."""
+        correlation_id = self.publish(message, **properties)
+        return self.replies({correlation_id})[correlation_id][0]
+
+    def replies(
+        self, expected: Iterable[str], *, patience_s: float = PATIENCE_S
+    ) -> dict[str, list[dict[str, Any]]]:
+        """Replies by correlation id, until each of ``expected`` has one."""
+        missing = set(expected)
+        replies: dict[str, list[dict[str, Any]]] = {}
+        for correlation_id, reply in self._consume(self.reply_queue, missing, patience_s):
+            replies.setdefault(correlation_id, []).append(reply)
+            missing.discard(correlation_id)
+        assert not missing, f"{len(missing)} replies did not come within {patience_s} s"
+        return replies
+
+    def take(self, queue: str, count: int, *, patience_s: float = PATIENCE_S) -> list[tuple[Any, bytes]]:
+        """The next ``count`` messages of ``queue``, acknowledged: (properties, body)."""
+        taken: list[tuple[Any, bytes]] = []
+        deadline = monotonic() + patience_s
+        while len(taken) < count:
+            method, properties, body = self.channel.basic_get(queue)
+            if method is not None:
+                self.channel.basic_ack(method.delivery_tag)
+                taken.append((properties, body))
+                continue
+            assert monotonic() < deadline, f"{len(taken)} of {count} messages in {queue} after {patience_s} s"
+            self._connection.process_data_events(0.01)
+        return taken
+
+    def depth(self, queue: str) -> int:
+        """Messages ready in ``queue``."""
+        return int(self.channel.queue_declare(queue, passive=True).method.message_count)
+
+    def _consume(
+        self, queue: str, missing: set[str], patience_s: float
+    ) -> Iterable[tuple[str, dict[str, Any]]]:
+        deadline = monotonic() + patience_s
+        while missing and monotonic() < deadline:
+            for method, properties, body in self.channel.consume(queue, inactivity_timeout=0.1):
+                if method is None:
+                    break
+                self.channel.basic_ack(method.delivery_tag)
+                yield properties.correlation_id, json.loads(body)
+                if not missing:
+                    break
+        self.channel.cancel()

@@ -1,0 +1,26 @@
+"""A worker inside the test's own process, where a test can put a fault into one of its pieces."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.support.witness import PATIENCE_S
+from worker.bootstrap import Application, SignalStop
+
+
+class FlagStop(SignalStop):
+    """Ends the loop when ``requested`` is set; takes no signals."""
+
+
+@contextmanager
+def running(application: Application) -> Iterator[threading.Thread]:
+    """The worker of ``application``, in a thread; stopped in order at the end of the block."""
+    stop = FlagStop()
+    thread = threading.Thread(target=application.run_worker, args=(stop,), name="worker")
+    thread.start()
+    try:
+        yield thread
+    finally:
+        stop.requested = True
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive(), "the worker does not stop"

@@ -1,0 +1,84 @@
+"""The demo's producer, a process of its own: publishes what comes on standard input, confirmed.
+
+A line is an act: ``{"replyTo": queue, "messages": [{"routingKey", "correlationId", "body"}, …]}``, the bodies
+in base64. It ends with its input. It knows nothing of commands: what it sends may be broken.
+"""
+
+import base64
+import hashlib
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Any
+
+from worker.bootstrap import Application, configure_logging
+from worker.broker import BILLING, Link, Outgoing
+from worker.cli.demo.script import Message
+from worker.errors import BillingError
+from worker.settings import load_settings
+
+_CHUNK = 100
+
+
+def line_for(messages: Sequence[tuple[str, Message]], reply_to: str) -> bytes:
+    """The line that asks a producer to send ``messages``, each with its correlation id."""
+    fields = [
+        {
+            "routingKey": message.routing_key,
+            "correlationId": correlation_id,
+            "body": base64.b64encode(message.body).decode(),
+        }
+        for correlation_id, message in messages
+    ]
+    return json.dumps({"replyTo": reply_to, "messages": fields}).encode() + b"\n"
+
+
+def main() -> int:
+    """Publish until the input ends; 1 if a message reached no queue."""
+    settings = load_settings()
+    configure_logging(settings)
+    try:
+        link = Application(settings, name="billing-worker demo producer").link()
+        try:
+            unroutable = sum(_publish(link, json.loads(line)) for line in sys.stdin.buffer)
+        finally:
+            link.close()
+    except BillingError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    if unroutable:
+        sys.stderr.write(f"error: {unroutable} messages reached no queue\n")
+    return 1 if unroutable else 0
+
+
+def _publish(link: Link, act: dict[str, Any]) -> int:
+    messages = (_outgoing(fields, act["replyTo"]) for fields in act["messages"])
+    return sum(len(link.publish(chunk)) for chunk in _chunks(messages))
+
+
+def _chunks(messages: Iterable[Outgoing]) -> Iterable[list[Outgoing]]:
+    left = iter(messages)
+    while chunk := list(islice(left, _CHUNK)):
+        yield chunk
+
+
+def _outgoing(fields: dict[str, str], reply_to: str) -> Outgoing:
+    body = base64.b64decode(fields["body"])
+    return Outgoing(
+        body=body,
+        exchange=BILLING.exchange,
+        routing_key=fields["routingKey"],
+        properties={
+            "content_type": "application/json",
+            # A message that is delivered again has its id again; what it is the answer to is told apart.
+            "message_id": hashlib.blake2b(body, digest_size=16).hexdigest(),
+            "correlation_id": fields["correlationId"],
+            "reply_to": reply_to,
+            "app_id": "billing-worker demo",
+        },
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""What a demo sends: messages in acts. Where they come from is said in ``day`` and ``trace``."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from schemas import Command
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message as a producer sends it; ``kind`` says what it is there for."""
+
+    kind: str
+    routing_key: str
+    body: bytes
+    reference_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """Messages that may overtake each other; the next act begins when all of these are answered.
+
+    Payments and usage come by two queues, so that what must precede something stands in an earlier act.
+    """
+
+    name: str
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """All acts; ``notes`` are lines for the person, ``facts`` the same for a script."""
+
+    acts: tuple[Act, ...]
+    notes: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """Every message, in the order they are sent in."""
+        return tuple(message for act in self.acts for message in act.messages)
+
+
+def saying(kind: str, command: Command) -> Message:
+    """The message that carries ``command``."""
+    return Message(kind, command.type, command.to_json(), command.reference_id)
+
+
+def zipf_weights(count: int, skew: float = 1.0) -> Sequence[float]:
+    """Weights of ``count`` users of whom few do much and many do little."""
+    return [1 / (rank + 1) ** skew for rank in range(count)]

@@ -1,0 +1,162 @@
+"""The processes of a demo: a worker and a producer, as an operator would start them, and the reply queue."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+from worker.bootstrap import Application
+from worker.broker import BILLING, Link
+from worker.cli.demo.producer import line_for
+from worker.cli.demo.script import Message
+from worker.cli.demo.tally import Tally
+from worker.errors import BillingError, BrokerUnavailableError
+from worker.ledger.migrations import migrate
+from worker.settings import Settings, environment_of
+
+_PATIENCE_S = 60.0
+_STOP_S = 30.0
+_LOG_LINES = 15
+
+
+class DemoError(BillingError):
+    """A process of the demo ended before its time."""
+
+
+@dataclass(slots=True)
+class Process:
+    """One process of the demo, its log in a file."""
+
+    name: str
+    popen: subprocess.Popen[bytes]
+    log: Path
+
+    def require_alive(self) -> None:
+        """Raises DemoError with the end of the log, where it has ended."""
+        code = self.popen.poll()
+        if code is not None:
+            raise DemoError(f"the {self.name} ended with {code}:\n{self.last_words()}")
+
+    def last_words(self) -> str:
+        """The end of its log."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        return "\n".join(lines[-_LOG_LINES:])
+
+    def end(self) -> int:
+        """Close its input, ask it to stop; its exit code."""
+        if self.popen.stdin is not None:
+            with suppress(OSError):
+                self.popen.stdin.close()
+        else:
+            self.popen.terminate()
+        try:
+            return self.popen.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            return self.popen.wait()
+
+
+@contextmanager
+def started(name: str, arguments: list[str], settings: Settings, folder: Path) -> Iterator[Process]:
+    """A Python process with these settings; it does not outlive the block.
+
+    In a session of its own: Ctrl-C on a terminal is for the demo, which ends the others in order.
+    """
+    log = folder / f"{name}.log"
+    with log.open("wb") as output:
+        popen = subprocess.Popen(  # noqa: S603 - our own program
+            [sys.executable, *arguments],
+            env={**os.environ, **environment_of(settings)},
+            stdin=subprocess.PIPE if name == "producer" else subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    process = Process(name, popen, log)
+    try:
+        yield process
+    finally:
+        process.end()
+
+
+class Stage:
+    """Plays acts: hands them to the producer, and reads replies until everything is answered."""
+
+    def __init__(self, worker: Process, producer: Process, replies: Link, reply_to: str) -> None:
+        self.worker, self._producer, self._replies, self._reply_to = worker, producer, replies, reply_to
+
+    def play(self, messages: dict[str, Message], tally: Tally, on_answers: Callable[[], None]) -> None:
+        """Send ``messages`` and wait for their answers.
+
+        Ends without those that don't come for a minute in which nothing else comes either.
+        """
+        self._send(messages)
+        heard = monotonic()
+        while not messages.keys() <= tally.replies.keys():
+            deliveries = self._replies.receive(500, 0.2)
+            tally.take(deliveries)
+            self._replies.acknowledge(deliveries)
+            self._replies.keep_alive()
+            on_answers()
+            if deliveries:
+                heard = monotonic()
+            elif monotonic() - heard > _PATIENCE_S:
+                return
+            else:
+                self.worker.require_alive()
+                self._producer.require_alive()
+
+    def _send(self, messages: dict[str, Message]) -> None:
+        pipe = self._producer.popen.stdin
+        assert pipe is not None  # noqa: S101 - it was started with one
+        try:
+            pipe.write(line_for(list(messages.items()), self._reply_to))
+            pipe.flush()
+        except BrokenPipeError as error:
+            self._producer.popen.wait(_STOP_S)
+            raise DemoError(f"the producer ended early:\n{self._producer.last_words()}") from error
+
+
+@contextmanager
+def stage(application: Application, folder: Path, reply_to: str) -> Iterator[Stage]:
+    """A migrated ledger, a declared topology, a worker and a producer; all ended with the block."""
+    settings = application.settings
+    migrate(application.engine)
+    with (
+        _reply_link(application, reply_to) as replies,
+        started("worker", _WORKER, settings, folder) as worker,
+        started("producer", _PRODUCER, settings, folder) as producer,
+    ):
+        yield Stage(worker, producer, replies, reply_to)
+
+
+# `--supervised`: the kernel ends the worker with the demo, even with one that is killed.
+_WORKER = ["-m", "worker", "run", "--supervised", str(os.getpid())]
+_PRODUCER = ["-m", "worker.cli.demo.producer"]
+
+
+@contextmanager
+def _reply_link(application: Application, queue: str) -> Iterator[Link]:
+    link = application.link()
+    try:
+        link.declare(BILLING)
+        link.declare_temporary(queue)
+    finally:
+        link.close()
+    link = application.link(consume=[queue])
+    try:
+        yield link
+    finally:
+        with suppress(BrokerUnavailableError):
+            link.delete(queue)
+        link.close()
+
+
+def correlated(run: str, acts: Iterable[Iterable[Message]]) -> list[dict[str, Message]]:
+    """Each message of each act under a correlation id of its own."""
+    number = iter(range(1, sys.maxsize))
+    return [{f"{run}-{next(number):06}": message for message in act} for act in acts]

@@ -1,0 +1,89 @@
+"""What became of each message: its answer, its dead letter, or neither."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from schemas import Code, Reply, Status
+from worker.broker import Delivery
+from worker.cli.demo.script import Message
+from worker.deadletters.office import ParkedLetter
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeCount:
+    """So many messages of ``type`` had this answer; ``again`` of them were duplicates."""
+
+    type: str | None
+    status: str
+    code: str
+    reason: str | None
+    first: int
+    again: int
+
+
+@dataclass(slots=True)
+class Tally:
+    """Messages by their correlation ids, and the replies and dead letters that belong to them."""
+
+    sent: Mapping[str, Message]
+    replies: dict[str, Reply] = field(default_factory=dict)
+    letters: dict[str, ParkedLetter] = field(default_factory=dict)
+
+    def take(self, deliveries: Iterable[Delivery]) -> None:
+        """Note replies. The first one of a message counts: at-least-once may bring it twice."""
+        for delivery in deliveries:
+            correlation_id = delivery.text("correlation_id")
+            if correlation_id in self.sent and correlation_id not in self.replies:
+                self.replies[correlation_id] = Reply.model_validate_json(delivery.body)
+
+    def file(self, letters: Iterable[ParkedLetter]) -> None:
+        """Note dead letters; those of other senders are passed over."""
+        for letter in letters:
+            correlation_id = letter.properties.get("properties", {}).get("correlation_id")
+            if correlation_id in self.sent:
+                self.letters[correlation_id] = letter
+
+    def missing(self) -> list[tuple[str, Message]]:
+        """Messages that have neither an answer nor a dead letter."""
+        settled = self.replies.keys() | self.letters.keys()
+        return [(id_, message) for id_, message in self.sent.items() if id_ not in settled]
+
+    def without_letter(self) -> list[tuple[str, Message]]:
+        """Messages whose answer says that operators have them, and they haven't."""
+        return [
+            (id_, self.sent[id_])
+            for id_, reply in self.replies.items()
+            if id_ not in self.letters
+            and (reply.status is Status.FAILED or reply.code is Code.REFERENCE_CONFLICT)
+        ]
+
+    def outcomes(self) -> list[OutcomeCount]:
+        """How often each type had each answer, most frequent first within a type."""
+        counts: dict[tuple[str | None, str, str, str | None], Counter[bool]] = {}
+        for reply in self.replies.values():
+            key = (reply.type, reply.status.value, reply.code.value, reply.reason)
+            counts.setdefault(key, Counter())[reply.duplicate] += 1
+        rows = [OutcomeCount(*key, first=count[False], again=count[True]) for key, count in counts.items()]
+        return sorted(rows, key=lambda row: (row.type or "~", -row.first - row.again, row.code))
+
+    def of_user(self, user_id: str) -> list[tuple[Message, Reply]]:
+        """A user's messages with their replies, in the order they were answered in."""
+        return [(self.sent[id_], reply) for id_, reply in self.replies.items() if reply.user_id == user_id]
+
+    def protagonist(self) -> str | None:
+        """The user with an account who has seen the most different answers."""
+        seen: dict[str, set[tuple[str, bool]]] = {}
+        owners = {reply.user_id for reply in self.replies.values() if reply.code is Code.ACCOUNT_OPENED}
+        for reply in self.replies.values():
+            if reply.user_id is not None and reply.user_id in owners:
+                seen.setdefault(reply.user_id, set()).add((reply.code, reply.duplicate))
+        return max(seen, key=lambda user: len(seen[user]), default=None)
+
+
+def handful(replies: Sequence[tuple[Message, Reply]], most: int) -> list[tuple[Message, Reply]]:
+    """The first of each different answer, in their order."""
+    different: dict[tuple[str, bool, bool], tuple[Message, Reply]] = {}
+    for message, reply in replies:
+        different.setdefault((reply.code, reply.duplicate, (reply.attempt or 1) > 1), (message, reply))
+    return list(different.values())[:most]

@@ -1,0 +1,214 @@
+"""A demo's usage taken from a real trace: a CSV file, one request a row."""
+
+import csv
+import hashlib
+import io
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from schemas import DeductUsage, OpenAccount, PaymentSucceeded
+from worker.catalog import Catalog, Package
+from worker.cli.demo.script import Act, Message, Script, saying, zipf_weights
+from worker.errors import ConfigurationError
+
+TIMESTAMP, CONTEXT, GENERATED = COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
+_DIGITS_MAX = 12
+_PAYING_SHARE = 0.75
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One request of the trace; ``line`` is its line in the file."""
+
+    line: int
+    at: datetime
+    context_tokens: int
+    generated_tokens: int
+
+    @property
+    def tokens(self) -> int:
+        """What the request costs."""
+        return self.context_tokens + self.generated_tokens
+
+
+def trace_script(path: Path, *, seed: int, users: int, now: datetime, catalog: Catalog) -> Script:
+    """The trace in ``path`` as a script: accounts, purchases, then a deduction a row.
+
+    References and users follow from the file, the seed and the number of users: played again on the same
+    ledger, every message is a duplicate. Raises ConfigurationError that names file, line and column.
+    """
+    content = _content(path)
+    rows = list(rows_in(content, str(path)))
+    paid = [row for row in rows if row.tokens]
+    if not paid:
+        raise ConfigurationError(f"{path}: has no row with tokens")
+    last = max(row.at for row in rows)
+    run = hashlib.blake2b(f"{seed} {users} ".encode() + content, digest_size=3).hexdigest()
+    cast = _Cast(random.Random(seed), catalog, run, users, now)  # noqa: S311 - a demo's chance, no secret
+    spenders = cast.spenders(len(paid))
+    demand = dict.fromkeys(spenders, 0)
+    for user, row in zip(spenders, paid, strict=True):
+        demand[user] += row.tokens
+    tiers = cast.tiers()
+    return Script(
+        (
+            Act("accounts open", tuple(cast.openings(tiers))),
+            Act("purchases", tuple(cast.purchases(tiers, demand))),
+            Act("the trace", tuple(_deductions(run, spenders, paid, now - last))),
+        ),
+        notes=(
+            f"{path}: {len(rows):,} rows, {len(rows) - len(paid):,} of them without tokens and left out",
+            f"the trace is shifted by {_shift(now - last)}, so that its last row is now",
+            f"{users} users, {len(demand)} of them use something; "
+            f"{sum(demand.values()):,} tokens in {len(paid):,} deductions",
+        ),
+        facts={
+            "trace": str(path),
+            "rows": len(rows),
+            "rowsLeftOut": len(rows) - len(paid),
+            "shiftSeconds": int((now - last).total_seconds()),
+            "users": users,
+        },
+    )
+
+
+def rows_in(content: bytes, name: str) -> Iterator[Row]:
+    """The rows of a CSV file; ``name`` is what errors call it."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigurationError(f"{name}, line {line}: is not UTF-8") from error
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
+        if missing:
+            raise ConfigurationError(
+                f"{name}, line 1: the column {missing[0]} is missing; a trace has {', '.join(COLUMNS)}"
+            )
+        for fields in reader:
+            yield _row(fields, f"{name}, line {reader.line_num}", reader.line_num)
+    except csv.Error as error:
+        raise ConfigurationError(f"{name}, line {reader.line_num}: is not CSV: {error}") from error
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{path} can't be read: {error.strerror}") from error
+
+
+def _row(fields: Mapping[str, str | None], where: str, line: int) -> Row:
+    for column in COLUMNS:
+        if fields[column] is None:
+            raise ConfigurationError(f"{where}, column {column}: is missing")
+    return Row(
+        line,
+        _moment(fields[TIMESTAMP] or "", f"{where}, column {TIMESTAMP}"),
+        _count(fields[CONTEXT] or "", f"{where}, column {CONTEXT}"),
+        _count(fields[GENERATED] or "", f"{where}, column {GENERATED}"),
+    )
+
+
+def _moment(text: str, where: str) -> datetime:
+    """A time without an offset is taken as UTC."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{where}: {text[:40]!r} is no time such as 2023-11-16 18:17:03.98"
+        ) from error
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _count(text: str, where: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= _DIGITS_MAX):
+        raise ConfigurationError(
+            f"{where}: {text[:40]!r} is no whole number from 0 to {10**_DIGITS_MAX - 1:,}"
+        )
+    return int(text)
+
+
+class _Cast:
+    """The users of a trace, which names none: how much of it each has, on which tier, with which packages."""
+
+    def __init__(self, rng: random.Random, catalog: Catalog, run: str, users: int, now: datetime) -> None:
+        self._rng, self._catalog, self._run, self._now = rng, catalog, run, now
+        self._users = [f"trace-{run}-u{number:03}" for number in range(1, users + 1)]
+
+    def spenders(self, rows: int) -> list[str]:
+        """Whose each row is: few users have many, many have few."""
+        return self._rng.choices(self._users, zipf_weights(len(self._users)), k=rows)
+
+    def tiers(self) -> dict[str, str]:
+        """Everybody's tier, the small ones more often."""
+        names = sorted(self._catalog.tiers, key=lambda name: self._catalog.tiers[name].monthly_tokens)
+        weights = [2.0**-rank for rank in range(len(names))]
+        return dict(zip(self._users, self._rng.choices(names, weights, k=len(self._users)), strict=True))
+
+    def openings(self, tiers: Mapping[str, str]) -> Iterator[Message]:
+        """An opening a user, some time before the trace."""
+        for user, tier in tiers.items():
+            yield saying(
+                "opening",
+                OpenAccount(
+                    reference_id=f"{user}-open",
+                    user_id=user,
+                    tier=tier,
+                    occurred_at=self._now - timedelta(days=1),
+                ),
+            )
+
+    def purchases(self, tiers: Mapping[str, str], demand: Mapping[str, int]) -> Iterator[Message]:
+        """Most users buy what they will need beyond their allocation, the others will run dry."""
+        for user, tokens in demand.items():
+            if self._rng.random() > _PAYING_SHARE:
+                continue
+            lacking = tokens - self._catalog.tiers[tiers[user]].monthly_tokens
+            for number, package in enumerate(_packages_for(lacking, self._catalog.packages), 1):
+                yield saying("purchase", self._payment(user, number, package))
+
+    def _payment(self, user: str, number: int, package: Package) -> PaymentSucceeded:
+        return PaymentSucceeded(
+            reference_id=f"{user}-pay-{number}",
+            user_id=user,
+            package_id=package.id,
+            amount_minor=package.price_minor,
+            currency=package.currency,
+            provider="stripe",
+            occurred_at=self._now - timedelta(hours=12),
+        )
+
+
+def _packages_for(tokens: int, packages: Sequence[Package]) -> Iterator[Package]:
+    """The largest package until one alone is enough for the rest, then the smallest such."""
+    by_size = sorted(packages, key=lambda package: package.tokens)
+    while tokens > 0 and by_size:
+        package = next((package for package in by_size if package.tokens >= tokens), by_size[-1])
+        yield package
+        tokens -= package.tokens
+
+
+def _deductions(
+    run: str, spenders: Sequence[str], rows: Sequence[Row], shift: timedelta
+) -> Iterator[Message]:
+    for user, row in zip(spenders, rows, strict=True):
+        yield saying(
+            "deduct",
+            DeductUsage(
+                reference_id=f"trace-{run}-line-{row.line:06}",
+                user_id=user,
+                tokens=row.tokens,
+                feature="completion",
+                occurred_at=row.at + shift,
+                metadata={"contextTokens": row.context_tokens, "generatedTokens": row.generated_tokens},
+            ),
+        )
+
+
+def _shift(by: timedelta) -> str:
+    return f"{by.days} days and {by.seconds / 3600:.1f} hours"
