@@ -984,7 +984,7 @@ days = st.lists(st.sampled_from([0, 0, 1, 9]), max_size=24)
 batch_sizes = st.lists(st.integers(1, 8), max_size=24)
 
 
-@examples(700)
+@examples(500)
 @given(crowded_days(), batch_sizes, days)
 def test_any_day_in_any_batches_comes_to_what_the_model_says(
     commands: list[Command], sizes: list[int], passing: list[int]
@@ -996,7 +996,7 @@ def test_any_day_in_any_batches_comes_to_what_the_model_says(
     assert_like_the_model(FakeLedger(), Model(SMALL_CATALOG), batches, times[: len(batches)])
 
 
-@examples(200)
+@examples(150)
 @given(crowded_days(), batch_sizes)
 def test_batches_come_to_the_same_as_one_by_one(commands: list[Command], sizes: list[int]) -> None:
     batched, single = FakeLedger(), FakeLedger()
@@ -1015,7 +1015,7 @@ def without_numbers(reply: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in reply.items() if name != "transactionId"}
 
 
-@examples(200)
+@examples(150)
 @given(crowded_days(), st.data())
 def test_a_day_delivered_again_in_any_order_moves_nothing_and_gets_its_first_replies(
     commands: list[Command], data: st.DataObject

@@ -161,7 +161,7 @@ def test_what_is_required_never_looks_like_what_is_available(available: int, sho
     assert value_of(required) > value_of(human_amount(available))
 
 
-@examples(200)
+@examples(100)
 @given(crowded_days())
 def test_every_reply_is_one_that_the_schema_knows_and_names_its_command(commands: list[Command]) -> None:
     told = FakeLedger().apply(commands, NOW)

@@ -724,7 +724,7 @@ def test_all_types_are_listed_where_one_is_not_known() -> None:
 # -- whatever comes ---------------------------------------------------------------------------------------
 
 
-@examples(300)
+@examples(200)
 @given(commands())
 def test_what_a_producer_serialises_is_what_the_worker_decodes(command: Command) -> None:
     message = command.to_json()
@@ -778,7 +778,7 @@ field_names = st.sampled_from(
 ) | st.text(st.characters(), max_size=6)
 
 
-@examples(600)
+@examples(300)
 @given(commands(), st.dictionaries(field_names, json_values, max_size=3), st.lists(field_names, max_size=2))
 def test_no_change_of_fields_makes_decode_raise(
     command: Command, changed: dict[str, Any], gone: list[str]
@@ -792,7 +792,7 @@ def test_no_change_of_fields_makes_decode_raise(
         assert outcome_of(result.to_json()) == result
 
 
-@examples(400)
+@examples(200)
 @given(commands(), st.data())
 def test_no_change_of_bytes_makes_decode_raise(command: Command, data: st.DataObject) -> None:
     message = command.to_json()

@@ -12,11 +12,19 @@ from time import monotonic
 from typing import Any
 
 import kombu
+from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from worker.broker.deliveries import Delivery, Outgoing, as_bytes
 from worker.broker.topology import BILLING, Topology
 from worker.errors import BrokerUnavailableError
+
+
+# kombu leaves the messages it has taken in the table, and a look at an empty queue reads them all.
+_DELETE_TAKEN = text(
+    "CREATE TRIGGER IF NOT EXISTS delete_taken AFTER UPDATE OF visible ON kombu_message WHEN NOT NEW.visible "
+    "BEGIN DELETE FROM kombu_message WHERE id = NEW.id; END"
+)
 
 
 class _Unsynced(sqlite3.Connection):
@@ -45,6 +53,8 @@ class EmbeddedLink:
         with _broker_errors():
             self._channel: Any = self._connection.channel()
             self.declare(BILLING)  # routes live in the process here, not in the broker
+            self._channel.session.execute(_DELETE_TAKEN)
+            self._channel.session.commit()
             self._channel.basic_qos(0, prefetch)
             for queue in consume:
                 self._consume(queue)

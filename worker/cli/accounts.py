@@ -23,7 +23,7 @@ _BAR_WIDTH = 50
 @as_json
 def balance(application: Application, *, user: str, as_json: bool) -> None:
     """A user's balance, the sums behind it, and the month's free uploads."""
-    view = Reader(application.engine).balance(user, utc_now(), application.catalog)
+    view = _reader(application).balance(user, utc_now(), application.catalog)
     if as_json:
         show_json(view.to_dict())
         return
@@ -55,7 +55,7 @@ def balance(application: Application, *, user: str, as_json: bool) -> None:
 @as_json
 def can_afford(application: Application, *, user: str, tokens: int, as_json: bool) -> None:
     """Whether a deduction of TOKENS would be applied now. Exit 0 for yes, 1 for no."""
-    view = Reader(application.engine).can_afford(user, tokens, utc_now(), application.catalog)
+    view = _reader(application).can_afford(user, tokens, utc_now(), application.catalog)
     if as_json:
         show_json(view.to_dict())
     else:
@@ -75,7 +75,7 @@ def history(
     application: Application, *, user: str, limit: int, offset: int, cursor: str | None, as_json: bool
 ) -> None:
     """A user's entries, newest first."""
-    page = Reader(application.engine).history(user, limit, offset, cursor)
+    page = _reader(application).history(user, limit, offset, cursor)
     if as_json:
         show_json(page.to_dict())
     else:
@@ -115,7 +115,7 @@ def show_history(page: History) -> None:
 @as_json
 def usage(application: Application, *, user: str, days: int, timezone: str, as_json: bool) -> None:
     """A user's usage by day and feature, as a chart on a terminal."""
-    view = Reader(application.engine).usage(user, utc_now(), days, timezone)
+    view = _reader(application).usage(user, utc_now(), days, timezone)
     if as_json:
         show_json(view.to_dict())
     else:
@@ -150,7 +150,7 @@ def show_usage(view: Usage) -> None:
 @as_json
 def stats(application: Application, *, as_json: bool) -> None:
     """The whole ledger: users, tokens, outcomes, revenue."""
-    view = Reader(application.engine).stats()
+    view = _reader(application).stats()
     if as_json:
         show_json(view.to_dict())
         return
@@ -185,6 +185,7 @@ def audit_command(application: Application, *, as_json: bool) -> None:
 
     Reads one state of the ledger while workers go on.
     """
+    application.require_newest_schema()
     with progress("audit", None) as bar:
 
         def step(done: Progress) -> None:
@@ -207,6 +208,11 @@ def show_audit(report: AuditReport) -> None:
         click.echo(f"and {report.unlisted} more")
     verdict = "every balance explained" if report.is_clean else f"{sum(report.found.values())} findings"
     click.echo(f"{verdict}, drift {report.drift} ({examined})")
+
+
+def _reader(application: Application) -> Reader:
+    application.require_newest_schema()
+    return Reader(application.engine)
 
 
 def _moment(value: datetime) -> str:

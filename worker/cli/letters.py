@@ -11,8 +11,8 @@ from pydantic.alias_generators import to_camel
 
 from worker.bootstrap import Application
 from worker.broker import BILLING, Link
-from worker.cli.options import as_json, with_application
-from worker.cli.output import show_fields, show_json, show_table
+from worker.cli.options import as_json, sender_of, with_application
+from worker.cli.output import printable, show_fields, show_json, show_table
 from worker.deadletters.office import PARKED, DeadLetterOffice, ParkedLetter
 
 
@@ -27,14 +27,27 @@ def dead_letters() -> None:
 
 @contextmanager
 def _office(application: Application) -> Iterator[tuple[DeadLetterOffice, Link]]:
+    """The office, after it has drained the queue, and a link to publish with."""
     application.require_newest_schema()
     office = DeadLetterOffice(application.engine)
-    link = application.link(consume=[BILLING.dead.name])
+    link = application.link()
     try:
-        office.park(link)
+        if waiting := link.depth(BILLING.dead.name):
+            _park(application, office, waiting)
         yield office, link
     finally:
         link.close()
+
+
+def _park(application: Application, office: DeadLetterOffice, waiting: int) -> None:
+    consumer = application.link(consume=[BILLING.dead.name])
+    try:
+        office.park(consumer, expected=waiting)
+    finally:
+        consumer.close()
+
+
+_Number = click.IntRange(1, 2**63 - 1)
 
 
 @dead_letters.command("list")
@@ -43,10 +56,11 @@ def _office(application: Application) -> Iterator[tuple[DeadLetterOffice, Link]]
     type=click.Choice(["parked", "replayed", "discarded", "all"]),
     default=PARKED,
     show_default=True,
+    help="Only letters that wait, were sent again, or were put away.",
 )
 @click.option("--reason", help="Only letters with this reason, such as unknown_type.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
-@click.option("--offset", type=click.IntRange(0), default=0)
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="Letters a page.")
+@click.option("--offset", type=click.IntRange(0, 2**31), default=0, help="Newer letters to leave out.")
 @with_application("broker_url", "database_url")
 @as_json
 def list_letters(
@@ -85,7 +99,7 @@ def show_letters(letters: list[ParkedLetter], total: int) -> None:
 
 
 @dead_letters.command()
-@click.argument("number", type=int)
+@click.argument("number", type=_Number)
 @with_application("broker_url", "database_url")
 @as_json
 def show(application: Application, *, number: int, as_json: bool) -> None:
@@ -98,13 +112,13 @@ def show(application: Application, *, number: int, as_json: bool) -> None:
     fields = [(name.replace("_", " "), value) for name, value in asdict(letter).items() if name not in _LONG]
     show_fields(f"Dead letter {number}", [(name, value) for name, value in fields if value is not None])
     if letter.traceback:
-        click.echo(f"\n{letter.traceback.rstrip()}")
-    click.echo(f"\nproperties {json.dumps(letter.properties, indent=2, ensure_ascii=False)}")
+        click.echo(f"\n{_lines(letter.traceback.rstrip())}")
+    click.echo(f"\nproperties {_lines(json.dumps(letter.properties, indent=2, ensure_ascii=False))}")
     click.echo(f"\nbody, {len(letter.body)} bytes\n{_readable(letter.body)}")
 
 
 @dead_letters.command()
-@click.argument("numbers", type=int, nargs=-1, required=True)
+@click.argument("numbers", type=_Number, nargs=-1, required=True)
 @with_application("broker_url", "database_url")
 def replay(application: Application, *, numbers: tuple[int, ...]) -> None:
     """Send letters back to where they first came from, through the front door.
@@ -113,18 +127,18 @@ def replay(application: Application, *, numbers: tuple[int, ...]) -> None:
     the same letter with one more try.
     """
     with _office(application) as (office, link):
-        sent = office.replay(link, numbers)
+        sent = office.replay(link, list(dict.fromkeys(numbers)), sent_as=sender_of(application))
     click.echo(f"replayed {sent}")
 
 
 @dead_letters.command()
-@click.argument("numbers", type=int, nargs=-1, required=True)
+@click.argument("numbers", type=_Number, nargs=-1, required=True)
 @click.option("--reason", required=True, help="Why; kept with the letter.")
 @with_application("broker_url", "database_url")
 def discard(application: Application, *, numbers: tuple[int, ...], reason: str) -> None:
     """Put letters away; they are kept and can be listed."""
     with _office(application) as (office, _):
-        done = office.discard(numbers, reason)
+        done = office.discard(list(dict.fromkeys(numbers)), reason)
     click.echo(f"discarded {done}")
 
 
@@ -144,9 +158,9 @@ def _as_dict(letter: ParkedLetter) -> dict[str, Any]:
 
 
 def _readable(body: bytes) -> str:
-    """Pretty where it can be, hexadecimal where not."""
+    """Pretty where that hides nothing, as text where it is text, hexadecimal where not."""
     try:
-        return json.dumps(json.loads(body), indent=2, ensure_ascii=False)
+        return _lines(json.dumps(_exactly(body), indent=2, ensure_ascii=False))
     except (ValueError, RecursionError):
         pass
     try:
@@ -154,3 +168,24 @@ def _readable(body: bytes) -> str:
     except UnicodeDecodeError:
         text = ""
     return text if text and text.isprintable() else body[:4096].hex(" ", 2)
+
+
+def _exactly(body: bytes) -> Any:
+    """The JSON of ``body``; raises ValueError where writing it anew would show something else."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) != len(pairs):
+            raise ValueError("a name is given twice")
+        return dict(pairs)
+
+    def as_written(number: str) -> float:
+        if str(float(number)) != number:
+            raise ValueError("a number would look different")
+        return float(number)
+
+    return json.loads(body, object_pairs_hook=unique, parse_float=as_written)
+
+
+def _lines(text: str) -> str:
+    """Several lines that a terminal shows and doesn't obey."""
+    return "\n".join(map(printable, text.split("\n")))

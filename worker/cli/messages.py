@@ -21,6 +21,8 @@ from worker.cli.output import progress
 from worker.errors import ConfigurationError
 
 _CHUNK = 500
+_NAME_MAX_BYTES = 255
+_NO_TYPE = "usage.unknown"  # leads what names no type to a worker, which says so
 
 
 @click.command()
@@ -39,13 +41,18 @@ def publish(
     confirmed. The last chunk may be sent again, with the same message ids; the references in it are
     applied once.
     """
+    for option, name in (("--type", type_), ("--reply-to", reply_to)):
+        if name is not None and len(name.encode()) > _NAME_MAX_BYTES:
+            raise click.UsageError(f"{option}: a name on the broker has at most {_NAME_MAX_BYTES} bytes")
     mark = None if str(source) == "-" else Mark.of(source)
     lines = _lines(sys.stdin.buffer, 0) if mark is None else _lines_of(source, mark.lines)
     total = None if mark is None else mark.total
     link = application.link()
     try:
         with progress("publishing", total) as bar:
-            form = _Form(type_, reply_to, unchecked, application.settings.max_quantity, sender_of(application))
+            form = _Form(
+                type_, reply_to, unchecked, application.settings.max_quantity, sender_of(application)
+            )
             sender = _Sender(link, bar, form)
             if mark is not None:
                 bar.advance(bar.task_ids[0], mark.lines)
@@ -93,7 +100,7 @@ class Mark:
         return mark
 
     def advance(self, lines: int, not_taken: int) -> None:
-        """Remember that ``lines`` more are confirmed, and that ``not_taken`` of this call's never were sent."""
+        """Remember that ``lines`` more are confirmed; of this call's, ``not_taken`` were not taken."""
         self.lines += lines
         fresh = self.path.with_name(self.path.name + ".new")
         with _writable(self.path):
@@ -153,7 +160,8 @@ class _Sender:
         if not isinstance(decoded, Malformed):
             return self._outgoing(body, decoded.type)
         if self._form.unchecked:
-            return self._outgoing(body, decoded.type or self._form.type or "usage.unknown")
+            type_ = decoded.type or self._form.type or _NO_TYPE
+            return self._outgoing(body, type_ if len(type_.encode()) <= _NAME_MAX_BYTES else _NO_TYPE)
         self.refused += 1
         click.echo(f"line {number}: {decoded.reason}: {decoded.message}", err=True)
         return None
@@ -200,7 +208,7 @@ def _lines(file: IO[bytes], start: int) -> Iterator[tuple[int, bytes]]:
 
 @click.command()
 @with_application("broker_url")
-@click.option("--queue", default=BILLING.replies.name, show_default=True)
+@click.option("--queue", default=BILLING.replies.name, show_default=True, help="Where the replies wait.")
 @click.option("--limit", type=click.IntRange(1), help="End after so many.")
 @click.option("--follow", is_flag=True, help="Wait for more, until Ctrl-C.")
 @click.option("--take", is_flag=True, help="Remove what is shown; without it everything goes back.")

@@ -69,7 +69,7 @@ def with_application(*flags: str) -> Callable[[Callable[..., Any]], Callable[...
 
 
 def _refuse_broken_text(parameters: Mapping[str, Any]) -> None:
-    """Bytes of the command line that aren't UTF-8 come as halves of surrogate pairs; nothing can store them."""
+    """Arguments that aren't UTF-8 come as halves of surrogate pairs; nothing can store them."""
     for name, value in parameters.items():
         if isinstance(value, str) and not value.isascii():
             try:

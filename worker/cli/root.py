@@ -9,6 +9,7 @@ import click
 
 from worker import __version__
 from worker.cli.accounts import audit_command, balance, can_afford, history, stats, usage
+from worker.cli.demo import demo
 from worker.cli.letters import dead_letters
 from worker.cli.messages import publish, replies
 from worker.cli.operate import check, migrate_command, run, topology
@@ -46,6 +47,7 @@ def cli() -> None:
 
 
 for command in (
+    demo,
     run,
     migrate_command,
     check,

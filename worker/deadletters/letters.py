@@ -179,9 +179,7 @@ def _brokers_letter(delivery: Delivery, deaths: Any) -> DeadLetter:
         message=f"The broker put this message here: {reason}.",
         queue=queue,
         exchange=_text(death.get("exchange"), encodable(delivery.exchange)),
-        routing_key=_text(
-            keys[0] if isinstance(keys, list) and keys else None, encodable(delivery.routing_key)
-        ),
+        routing_key=_text(key, encodable(delivery.routing_key)),
         attempts=_attempts(death.get("count")),
         first_failed_at=moment,
         last_failed_at=moment,

@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from schemas import (
-    BODY_MAX_BYTES,
     BonusCredit,
     Command,
     DeductUsage,
@@ -16,6 +15,7 @@ from schemas import (
     PaymentSucceeded,
     RefundCredit,
 )
+from schemas.decoding import BODY_MAX_BYTES
 from worker.catalog import Catalog, Package
 from worker.cli.demo.script import Act, Message, Script, saying, zipf_weights
 

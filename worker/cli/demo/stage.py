@@ -46,18 +46,23 @@ class Process:
         lines = self.log.read_text(errors="replace").splitlines()
         return "\n".join(lines[-_LOG_LINES:])
 
-    def end(self) -> int:
-        """Close its input, ask it to stop; its exit code."""
+    def interrupt(self) -> None:
+        """Let it not go on with what it has been given; a worker is left to finish its batch."""
+        if self.popen.stdin is not None:
+            self.popen.kill()
+
+    def end(self) -> None:
+        """Close its input or, where it has none, ask it to stop; wait until it has ended."""
         if self.popen.stdin is not None:
             with suppress(OSError):
                 self.popen.stdin.close()
         else:
             self.popen.terminate()
         try:
-            return self.popen.wait(_STOP_S)
+            self.popen.wait(_STOP_S)
         except subprocess.TimeoutExpired:
             self.popen.kill()
-            return self.popen.wait()
+            self.popen.wait()
 
 
 @contextmanager
@@ -79,6 +84,9 @@ def started(name: str, arguments: list[str], settings: Settings, folder: Path) -
     process = Process(name, popen, log)
     try:
         yield process
+    except BaseException:
+        process.interrupt()
+        raise
     finally:
         process.end()
 
@@ -87,7 +95,11 @@ class Stage:
     """Plays acts: hands them to the producer, and reads replies until everything is answered."""
 
     def __init__(self, worker: Process, producer: Process, replies: Link, reply_to: str) -> None:
-        self.worker, self._producer, self._replies, self._reply_to = worker, producer, replies, reply_to
+        self._worker, self._producer, self._replies, self._reply_to = worker, producer, replies, reply_to
+
+    def exit_codes(self) -> dict[str, int | None]:
+        """How the processes ended, by name; None while they run."""
+        return {process.name: process.popen.returncode for process in (self._worker, self._producer)}
 
     def play(self, messages: dict[str, Message], tally: Tally, on_answers: Callable[[], None]) -> None:
         """Send ``messages`` and wait for their answers.
@@ -97,7 +109,7 @@ class Stage:
         self._send(messages)
         heard = monotonic()
         while not messages.keys() <= tally.replies.keys():
-            deliveries = self._replies.receive(500, 0.2)
+            deliveries = self._replies.receive(100, 0.2)
             tally.take(deliveries)
             self._replies.acknowledge(deliveries)
             self._replies.keep_alive()
@@ -107,7 +119,7 @@ class Stage:
             elif monotonic() - heard > _PATIENCE_S:
                 return
             else:
-                self.worker.require_alive()
+                self._worker.require_alive()
                 self._producer.require_alive()
 
     def _send(self, messages: dict[str, Message]) -> None:
@@ -126,17 +138,14 @@ def stage(application: Application, folder: Path, reply_to: str) -> Iterator[Sta
     """A migrated ledger, a declared topology, a worker and a producer; all ended with the block."""
     settings = application.settings
     migrate(application.engine)
+    # `--supervised`: the kernel ends the worker with the demo, even with one that is killed.
+    run_worker = ["-m", "worker", "run", "--supervised", str(os.getpid())]
     with (
         _reply_link(application, reply_to) as replies,
-        started("worker", _WORKER, settings, folder) as worker,
-        started("producer", _PRODUCER, settings, folder) as producer,
+        started("worker", run_worker, settings, folder) as worker,
+        started("producer", ["-m", "worker.cli.demo.producer"], settings, folder) as producer,
     ):
         yield Stage(worker, producer, replies, reply_to)
-
-
-# `--supervised`: the kernel ends the worker with the demo, even with one that is killed.
-_WORKER = ["-m", "worker", "run", "--supervised", str(os.getpid())]
-_PRODUCER = ["-m", "worker.cli.demo.producer"]
 
 
 @contextmanager

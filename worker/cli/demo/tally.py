@@ -33,7 +33,7 @@ class Tally:
     def take(self, deliveries: Iterable[Delivery]) -> None:
         """Note replies. The first one of a message counts: at-least-once may bring it twice."""
         for delivery in deliveries:
-            correlation_id = delivery.text("correlation_id")
+            correlation_id = delivery.text("correlation_id") or ""
             if correlation_id in self.sent and correlation_id not in self.replies:
                 self.replies[correlation_id] = Reply.model_validate_json(delivery.body)
 

@@ -62,8 +62,7 @@ def trace_script(path: Path, *, seed: int, users: int, now: datetime, catalog: C
         notes=(
             f"{path}: {len(rows):,} rows, {len(rows) - len(paid):,} of them without tokens and left out",
             f"the trace is shifted by {_shift(now - last)}, so that its last row is now",
-            f"{users} users, {len(demand)} of them use something; "
-            f"{sum(demand.values()):,} tokens in {len(paid):,} deductions",
+            f"{len(demand)} of {users} users use {sum(demand.values()):,} tokens in {len(paid):,} deductions",
         ),
         facts={
             "trace": str(path),

@@ -1,0 +1,156 @@
+"""Messages that no client library would send, or that the worker's can't read: letters, and no harm done."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pika
+import pytest
+
+from schemas import DeadLetter
+from tests.support.traffic import nothing_is_left
+from tests.support.witness import Witness
+from tests.support.worker_thread import running
+from worker.bootstrap import Application
+from worker.broker import BILLING
+
+GOOD = b'{"type": "usage.deduct", "referenceId": "poison", "userId": "u", "tokens": 1}'
+NO_JSON = b"{"
+
+HEADERS, CORRELATION_ID, REPLY_TO, MESSAGE_ID = 0x2000, 0x0400, 0x0200, 0x0080
+
+
+class RawProperties(pika.BasicProperties):  # type: ignore[misc]  # pika ships no types
+    """Properties as the bytes that they are on the wire."""
+
+    def __init__(self, flags: int, payload: bytes) -> None:
+        super().__init__()
+        self._raw = flags.to_bytes(2, "big") + payload
+
+    def encode(self) -> list[bytes]:
+        return [self._raw]
+
+
+def short(text: bytes) -> bytes:
+    return len(text).to_bytes(1, "big") + text
+
+
+def table(*items: bytes) -> bytes:
+    return sum(map(len, items)).to_bytes(4, "big") + b"".join(items)
+
+
+MILLISECONDS = (1_795_000_000_000_000).to_bytes(8, "big")
+
+UNREADABLE = {
+    "a header with a time in milliseconds": RawProperties(
+        HEADERS, table(short(b"sentAt") + b"T" + MILLISECONDS)
+    ),
+    "the same deep inside": RawProperties(
+        HEADERS,
+        table(short(b"trace") + b"F" + table(short(b"hops") + b"A" + table(b"T" + MILLISECONDS))),
+    ),
+    "a correlation id that is not UTF-8": RawProperties(CORRELATION_ID, short(b"caf\xe9")),
+    "a reply queue that is not UTF-8": RawProperties(REPLY_TO, short(b"billing.replies.\xff")),
+    "a message id with half of a surrogate pair": RawProperties(MESSAGE_ID, short(b"\xed\xa0\x80")),
+}
+
+READABLE = {
+    "header names and values that are not UTF-8": RawProperties(
+        HEADERS, table(short(b"\xff") + b"S" + table(b"\xfe"), short(b"raw") + b"x" + table(b"\x00\xff"))
+    ),
+    "every kind of header value": RawProperties(
+        HEADERS,
+        table(
+            short(b"void") + b"V",
+            short(b"yes") + b"t\x01",
+            short(b"octet") + b"b\xff",
+            short(b"short") + b"s\x80\x00",
+            short(b"int") + b"I\x80\x00\x00\x00",
+            short(b"long") + b"l" + b"\x80" + b"\x00" * 7,
+            short(b"float") + b"f\x7f\xc0\x00\x00",
+            short(b"double") + b"d\x7f\xf0" + b"\x00" * 6,
+            short(b"decimal") + b"D\x05\x00\x00\x00\x07",
+            short(b"time") + b"T" + b"\x00" * 8,
+            short(b"") + b"S" + table(),
+        ),
+    ),
+    "a time of the message in milliseconds": RawProperties(0x0040, MILLISECONDS),
+    "an empty correlation id": RawProperties(CORRELATION_ID, short(b"")),
+}
+
+
+@pytest.mark.parametrize("body", [GOOD, NO_JSON], ids=["well-formed", "malformed"])
+def test_properties_that_nobody_can_read_make_a_letter_and_the_neighbours_go_on(
+    body: bytes, application: Application, witness: Witness
+) -> None:
+    with running(application):
+        neighbour = witness.publish(neighbour_of("before"))
+        for properties in UNREADABLE.values():
+            send(witness, body, properties)
+        other = witness.publish(neighbour_of("after"))
+        witness.replies({neighbour, other})
+        letters = letters_in(witness, len(UNREADABLE))
+    assert {letter.reason for letter in letters} == {"unreadable_properties"}
+    nothing_is_left(witness)
+
+
+def test_what_can_be_read_is_applied_however_odd(application: Application, witness: Witness) -> None:
+    with running(application):
+        for number, properties in enumerate(READABLE.values()):
+            send(witness, GOOD.replace(b"poison", b"odd-%d" % number), properties)
+        witness.request(neighbour_of("after"))
+        witness.take(BILLING.replies.name, len(READABLE))
+    assert witness.depth(BILLING.dead.name) == 0
+    nothing_is_left(witness)
+
+
+def test_odd_headers_stay_with_the_letter(application: Application, witness: Witness) -> None:
+    with running(application):
+        for properties in READABLE.values():
+            send(witness, NO_JSON, properties)
+        letters = letters_in(witness, len(READABLE))
+    assert {letter.reason for letter in letters} == {"not_json"}
+    nothing_is_left(witness)
+
+
+@pytest.mark.parametrize("body", [GOOD, NO_JSON], ids=["well-formed", "malformed"])
+@pytest.mark.parametrize(
+    "key", [b"usage.\xff", b"usage.\xed\xa0\x80", b"usage." + b"\xff" * 249], ids=["latin", "half", "long"]
+)
+def test_a_routing_key_that_is_not_utf_8_makes_a_letter_and_the_neighbours_go_on(
+    body: bytes, key: bytes, application: Application, witness: Witness
+) -> None:
+    with running(application):
+        witness.channel.basic_publish("billing", RawKey(key), body, pika.BasicProperties(), mandatory=True)
+        witness.request(neighbour_of("after"))
+        (letter,) = letters_in(witness, 1)
+    assert letter.reason in {"unreadable_properties", "wrong_routing_key"}
+    nothing_is_left(witness)
+
+
+class RawKey(str):
+    """A routing key that is these bytes on the wire."""
+
+    __slots__ = ("raw",)
+
+    def __new__(cls, raw: bytes) -> "RawKey":
+        key = super().__new__(cls, raw.decode("latin-1"))
+        key.raw = raw
+        return key
+
+    def encode(self, *_arguments: Any) -> bytes:
+        return self.raw
+
+
+def send(witness: Witness, body: bytes, properties: RawProperties) -> None:
+    witness.channel.basic_publish("billing", "usage.deduct", body, properties, mandatory=True)
+
+
+def neighbour_of(name: str) -> dict[str, object]:
+    return {"type": "usage.deduct", "referenceId": f"neighbour-{name}", "userId": "u", "tokens": 1}
+
+
+def letters_in(witness: Witness, count: int) -> Sequence[DeadLetter]:
+    return [
+        DeadLetter.from_headers(properties.headers)
+        for properties, _ in witness.take(BILLING.dead.name, count)
+    ]

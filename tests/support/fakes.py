@@ -1,0 +1,101 @@
+"""A broker in memory, for what the pipeline and the loop do with one; tests/broker holds the real ones."""
+
+import json
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from worker.broker import Delivery, Outgoing, Topology
+from worker.errors import BrokerUnavailableError
+
+
+class FakeLink:
+    """Delivers what is put into ``arriving`` and remembers what is published and acknowledged.
+
+    ``unroutable`` names queues that do not exist; ``on_publish`` is called before each publish.
+    """
+
+    def __init__(self, *arriving: Delivery) -> None:
+        self.arriving = deque(arriving)
+        self.published: list[Outgoing] = []
+        self.acknowledged: list[Delivery] = []
+        self.unroutable: set[str] = set()
+        self.on_publish: Callable[[], None] = lambda: None
+        self.waited_s: list[float] = []
+        self.closed = False
+
+    def receive(self, most: int, timeout_s: float) -> list[Delivery]:
+        del timeout_s
+        return [self.arriving.popleft() for _ in range(min(most, len(self.arriving)))]
+
+    def publish(self, messages: Sequence[Outgoing]) -> list[Outgoing]:
+        self.on_publish()
+        self.published += messages
+        return [message for message in messages if message.routing_key in self.unroutable]
+
+    def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        self.acknowledged += deliveries
+
+    def keep_alive(self, wait_s: float = 0.0) -> None:
+        self.waited_s.append(wait_s)
+
+    def declare(self, topology: Topology) -> None:
+        raise NotImplementedError
+
+    def differences(self, topology: Topology) -> list[str]:
+        raise NotImplementedError
+
+    def declare_temporary(self, queue: str) -> None:
+        raise NotImplementedError
+
+    def delete(self, queue: str) -> None:
+        raise NotImplementedError
+
+    def depth(self, queue: str) -> int:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        self.closed = True
+
+    @property
+    def replies(self) -> list[dict[str, Any]]:
+        """The bodies that were not sent to the dead-letter queue."""
+        return [json.loads(m.body) for m in self.published if m.routing_key != "billing.dead"]
+
+    @property
+    def letters(self) -> list[Outgoing]:
+        """What was sent to the dead-letter queue."""
+        return [m for m in self.published if m.routing_key == "billing.dead"]
+
+
+def lost() -> None:
+    """For ``on_publish``: the broker is gone."""
+    raise BrokerUnavailableError("gone")
+
+
+_tags = iter(range(1, 1_000_000))
+
+
+def delivery(
+    message: Mapping[str, Any] | bytes,
+    *,
+    exchange: str = "billing",
+    routing_key: str | None = None,
+    queue: str = "billing.usage",
+    delivery_count: int = 0,
+    unreadable: bytes | None = None,
+    **properties: Any,
+) -> Delivery:
+    """A delivery of ``message``, with the routing key of its type unless said otherwise."""
+    body = message if isinstance(message, bytes) else json.dumps(message).encode()
+    key = str(message.get("type")) if isinstance(message, Mapping) else "usage.deduct"
+    return Delivery(
+        body=body,
+        queue=queue,
+        exchange=exchange,
+        routing_key=key if routing_key is None else routing_key,
+        tag=next(_tags),
+        properties=properties,
+        headers={"x-delivery-count": delivery_count} if delivery_count else {},
+        unreadable=unreadable,
+    )

@@ -1,0 +1,193 @@
+"""The loop: through outages of either server, in suspicion, and to its end."""
+
+import logging
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from tests.support.fakes import FakeLink, delivery
+from worker.broker import Delivery, Link
+from worker.consumer import Consumer, Pace
+from worker.errors import BrokerUnavailableError, ConfigurationError, LedgerUnavailableError
+from worker.metrics import Metrics
+from worker.pipeline import SUSPECT_AFTER, Item
+
+
+@dataclass
+class FakeStop:
+    """Stops after so many waits; waits for nothing."""
+
+    waits_left: int = 1000
+    requested: bool = False
+    waited_s: list[float] = field(default_factory=list)
+
+    def wait(self, seconds: float) -> None:
+        self.waited_s.append(seconds)
+        self.waits_left -= 1
+        self.requested |= self.waits_left <= 0
+
+
+@dataclass
+class FakeLedger:
+    """Fails to answer as often as said."""
+
+    failures: int = 0
+
+    def probe(self) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise LedgerUnavailableError("the database is down")
+
+
+@dataclass
+class FakePipeline:
+    """Remembers the batches; fails with each of ``errors`` first."""
+
+    errors: list[Exception] = field(default_factory=list)
+    batches: list[list[Delivery]] = field(default_factory=list)
+    after: Callable[[], None] = lambda: None
+
+    def receive(self, deliveries: Sequence[Delivery]) -> list[Item]:
+        return [Item(one) for one in deliveries]
+
+    def settle(self, link: Link, items: Sequence[Item]) -> None:
+        if self.errors:
+            raise self.errors.pop(0)
+        self.batches.append([item.delivery for item in items])
+        link.acknowledge(self.batches[-1])
+        self.after()
+
+
+def consumer(
+    links: Sequence[Any],
+    pipeline: FakePipeline,
+    stop: FakeStop,
+    ledger: FakeLedger | None = None,
+    metrics: Metrics | None = None,
+) -> Consumer:
+    """A loop that opens ``links`` one after the other; an exception among them is raised instead."""
+    opening = iter(links)
+
+    def connect() -> Link:
+        link = next(opening)
+        if isinstance(link, Exception):
+            raise link
+        made: Link = link
+        return made
+
+    fakes: dict[str, Any] = {"ledger": ledger or FakeLedger(), "pipeline": pipeline}
+    return Consumer(
+        connect,
+        **fakes,
+        pace=Pace(batch_size=3),
+        stop=stop,
+        rng=random.Random(1),
+        metrics=metrics or Metrics(),
+    )
+
+
+def messages(count: int, **options: Any) -> list[Delivery]:
+    return [delivery(b"{}", **options) for _ in range(count)]
+
+
+def test_what_has_arrived_is_settled_in_batches_of_at_most_the_maximum() -> None:
+    link, pipeline = FakeLink(*messages(7)), FakePipeline()
+    consumer([link], pipeline, FakeStop()).run(drain=True)
+    assert [len(batch) for batch in pipeline.batches] == [3, 3, 1]
+    assert link.closed
+
+
+def test_an_outage_of_the_database_keeps_the_batch_and_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    deliveries = messages(2)
+    link = FakeLink(*deliveries)
+    pipeline = FakePipeline(errors=[LedgerUnavailableError("the database is down")] * 9)
+    consumer([link], pipeline, FakeStop()).run(drain=True)
+    assert link.acknowledged == deliveries
+    assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
+    assert "keeping the messages" in caplog.records[0].getMessage()
+    assert "back after" in caplog.records[1].getMessage()
+
+
+def test_waits_grow_and_stay_below_their_bound() -> None:
+    link = FakeLink(*messages(1))
+    pipeline = FakePipeline(errors=[LedgerUnavailableError("down")] * 20)
+    consumer([link], pipeline, FakeStop()).run(drain=True)
+    waits = [wait for wait in link.waited_s if wait]
+    assert len(waits) == 20
+    assert waits[0] < 0.2
+    assert max(waits) <= 15.0
+    assert min(waits[-5:]) >= 5.0
+
+
+def test_a_lost_broker_is_connected_again_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    pipeline = FakePipeline(errors=[BrokerUnavailableError("gone")])
+    first, last = FakeLink(*messages(1)), FakeLink(*messages(1))
+    gone = [BrokerUnavailableError("refused")] * 5
+    consumer([first, *gone, last], pipeline, FakeStop()).run(drain=True)
+    assert first.acknowledged == []  # the broker has it still, and delivers it again
+    assert first.closed
+    assert len(last.acknowledged) == 1
+    assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
+
+
+def test_nothing_is_taken_from_the_broker_before_the_ledger_answers() -> None:
+    ledger, stop, link = FakeLedger(failures=4), FakeStop(), FakeLink(*messages(1))
+    consumer([link], FakePipeline(), stop, ledger).run(drain=True)
+    assert len(stop.waited_s) == 4
+    assert len(link.acknowledged) == 1
+
+
+def test_a_wrong_configuration_ends_a_worker_that_has_never_been_connected() -> None:
+    with pytest.raises(ConfigurationError):
+        consumer([ConfigurationError("no such vhost")], FakePipeline(), FakeStop()).run()
+
+
+def test_a_broker_that_starts_up_may_refuse_a_worker_it_has_known() -> None:
+    pipeline = FakePipeline(errors=[BrokerUnavailableError("gone")])
+    links = [FakeLink(*messages(1)), ConfigurationError("not yet"), FakeLink(*messages(1))]
+    consumer(links, pipeline, FakeStop()).run(drain=True)
+    assert len(pipeline.batches) == 1
+
+
+def test_a_stop_finishes_the_batch_and_takes_no_other() -> None:
+    stop, link = FakeStop(), FakeLink(*messages(9))
+    pipeline = FakePipeline(after=lambda: setattr(stop, "requested", True))
+    consumer([link], pipeline, stop).run()
+    assert [len(batch) for batch in pipeline.batches] == [3]
+    assert len(link.acknowledged) == 3
+    assert link.closed
+
+
+def test_a_stop_in_an_outage_gives_the_messages_back() -> None:
+    stop, link = FakeStop(), FakeLink(*messages(2))
+
+    class Down(FakePipeline):
+        def settle(self, link: Link, items: Sequence[Item]) -> None:
+            stop.requested = True
+            raise LedgerUnavailableError("down")
+
+    consumer([link], Down(), stop).run()
+    assert link.acknowledged == []
+    assert link.closed
+
+
+def test_suspects_go_alone_and_after_the_others() -> None:
+    clean, suspects = messages(1), messages(2, delivery_count=SUSPECT_AFTER)
+    pipeline = FakePipeline()
+    consumer([FakeLink(suspects[0], clean[0], suspects[1])], pipeline, FakeStop()).run(drain=True)
+    assert pipeline.batches[0] == clean
+    assert sorted(map(len, pipeline.batches)) == [1, 1, 1]
+    assert {one.tag for batch in pipeline.batches[1:] for one in batch} == {s.tag for s in suspects}
+
+
+def test_batches_and_outages_are_counted() -> None:
+    metrics = Metrics()
+    pipeline = FakePipeline(errors=[LedgerUnavailableError("down")] * 2)
+    consumer([FakeLink(*messages(4))], pipeline, FakeStop(), metrics=metrics).run(drain=True)
+    assert metrics.registry.get_sample_value("billing_worker_batch_size_count") == 2
+    assert metrics.registry.get_sample_value("billing_worker_outages_total", {"server": "database"}) == 1

@@ -1,0 +1,195 @@
+"""``billing-worker demo``: what it is asked for, where it plays, and whether it went well."""
+
+import random
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from time import monotonic
+from typing import Any
+from uuid import uuid4
+
+import click
+from sqlalchemy.engine import URL
+
+from worker.bootstrap import Application, configure_logging, utc_now
+from worker.broker import BILLING
+from worker.catalog import DEFAULT_CATALOG
+from worker.cli.demo.day import MESSAGES_MIN, day
+from worker.cli.demo.script import Script
+from worker.cli.demo.show import (
+    Ended,
+    listener,
+    show_ended,
+    show_ended_as_json,
+    show_place,
+)
+from worker.cli.demo.stage import correlated, stage
+from worker.cli.demo.tally import Tally
+from worker.cli.demo.trace import trace_script
+from worker.cli.options import as_json
+from worker.deadletters.office import DeadLetterOffice, ParkedLetter
+from worker.errors import ConfigurationError
+from worker.ledger.audit import audit
+from worker.settings import Settings, load_settings
+
+_MESSAGES = 2_000
+_USERS = 200
+_LETTERS_PAGE = 500
+# The embedded broker takes a millisecond and more a message: with small batches the bar moves steadily.
+_EMBEDDED_BATCH = 100
+
+
+@click.command()
+@click.option("--messages", type=click.IntRange(MESSAGES_MIN), help=f"How many.  [{_MESSAGES}]")
+@click.option("--seed", type=int, default=1, show_default=True, help="The same seed, the same day.")
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path),
+    metavar="FILE.csv",
+    help="Usage from a real trace instead: TIMESTAMP,ContextTokens,GeneratedTokens.",
+)
+@click.option("--users", type=click.IntRange(1), help=f"Users that share the trace.  [{_USERS}]")
+@click.option("--broker-url", help="Play on this broker; with --database-url.")
+@click.option("--database-url", help="Play on this database, migrated here; with --broker-url.")
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
+@click.option(
+    "--keep",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Keep the files there: logs and, without servers, ledger and broker.",
+)
+@as_json
+def demo(
+    *,
+    messages: int | None,
+    seed: int,
+    trace: Path | None,
+    users: int | None,
+    broker_url: str | None,
+    database_url: str | None,
+    workers: int,
+    keep: Path | None,
+    as_json: bool,
+) -> None:
+    """See it work: a day's messages in, a true ledger, replies out.
+
+    Needs no server and no configuration: the ledger is a SQLite file and the broker another one, in a
+    temporary folder. Settings from the environment don't count here. Exit 0 only if every message has got
+    its answer or its dead letter and the audit holds.
+    """
+    if (broker_url is None) != (database_url is None):
+        raise click.UsageError("give --broker-url and --database-url, or neither")
+    if trace is None and users is not None:
+        raise click.UsageError("--users goes with --trace")
+    if trace is not None and messages is not None:
+        raise click.UsageError("--messages does not go with --trace: every row is one")
+    with _ending_on_sigterm(), _folder(keep) as folder:
+        settings = _settings(folder, broker_url, database_url, workers)
+        configure_logging(settings)
+        application = Application(settings, name="billing-worker demo")
+        try:
+            if trace is None:
+                suffix = "" if broker_url is None else f"-{int(utc_now().timestamp()):x}"
+                script = _day(application, seed, messages or _MESSAGES, suffix)
+            else:
+                script = _trace(application, trace, seed, users or _USERS)
+            if not as_json:
+                show_place(
+                    settings, script, None if broker_url is not None else folder, kept=keep is not None
+                )
+            ended = _played(application, script, folder)
+            (show_ended_as_json if as_json else show_ended)(application, script, ended)
+        finally:
+            application.engine.dispose()
+    if ended.problems():
+        sys.exit(1)
+
+
+def _day(application: Application, seed: int, messages: int, suffix: str) -> Script:
+    rng = random.Random(seed)  # noqa: S311 - a demo's chance, no secret
+    return day(rng, utc_now(), application.catalog, messages=messages, suffix=suffix)
+
+
+def _trace(application: Application, path: Path, seed: int, users: int) -> Script:
+    return trace_script(path, seed=seed, users=users, now=utc_now(), catalog=application.catalog)
+
+
+def _played(application: Application, script: Script, folder: Path) -> Ended:
+    """The whole play, and what is found in the ledger when the worker has stopped."""
+    run = uuid4().hex[:12]
+    acts = correlated(run, (act.messages for act in script.acts))
+    tally = Tally({id_: message for act in acts for id_, message in act.items()})
+    with stage(application, folder, f"{BILLING.replies.name}.demo-{run}") as playing:
+        began = monotonic()
+        with listener(tally) as listen:
+            for act, messages in zip(script.acts, acts, strict=True):
+                listen(act.name)
+                playing.play(messages, tally, listen)
+                if not messages.keys() <= tally.replies.keys():
+                    break
+        seconds = monotonic() - began
+    tally.file(_letters(application))
+    return Ended(tally, audit(application.engine), playing.exit_codes(), seconds)
+
+
+def _letters(application: Application) -> Iterator[ParkedLetter]:
+    """All dead letters, after those that wait have been parked."""
+    office = DeadLetterOffice(application.engine)
+    link = application.link(consume=[BILLING.dead.name])
+    try:
+        office.park(link)
+    finally:
+        link.close()
+    offset, total = 0, 1
+    while offset < total:
+        letters, total = office.letters(status=None, limit=_LETTERS_PAGE, offset=offset)
+        yield from letters
+        offset += _LETTERS_PAGE
+
+
+def _settings(folder: Path, broker_url: str | None, database_url: str | None, workers: int) -> Settings:
+    """The defaults, whatever the environment says."""
+    defaults: dict[str, Any] = {name: field.default for name, field in Settings.model_fields.items()}
+    own: dict[str, Any] = {
+        "broker_url": broker_url,
+        "database_url": database_url,
+        "catalog": DEFAULT_CATALOG,
+        "workers": workers,
+        "log_level": "WARNING",
+    }
+    if broker_url is None:
+        own |= {
+            "broker_url": f"sqla+sqlite:///{folder / 'broker.sqlite3'}",
+            "database_url": URL.create("sqlite", database=str(folder / "ledger.sqlite3")).render_as_string(),
+            "batch_size": _EMBEDDED_BATCH,
+        }
+    return load_settings(**defaults | own)
+
+
+@contextmanager
+def _folder(keep: Path | None) -> Iterator[Path]:
+    """An empty folder, removed at the end unless it shall be kept."""
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+        if any(keep.iterdir()):
+            raise ConfigurationError(f"{keep} is not empty; name a new folder")
+    named = tempfile.TemporaryDirectory(prefix="billing-demo-") if keep is None else nullcontext(str(keep))
+    with named as name:
+        yield Path(name).resolve()
+
+
+@contextmanager
+def _ending_on_sigterm() -> Iterator[None]:
+    """SIGTERM unwinds like Ctrl-C, so that nothing is left running or lying about."""
+
+    def end(number: int, _frame: Any) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

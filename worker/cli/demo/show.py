@@ -1,0 +1,251 @@
+"""What a person sees of a demo while it plays and when it has ended; the same as JSON for scripts."""
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any, Protocol
+
+import click
+
+from schemas import Reply
+from worker.bootstrap import Application, utc_now
+from worker.cli.accounts import show_audit, show_history, show_usage
+from worker.cli.demo.script import Message, Script
+from worker.cli.demo.tally import Tally, handful
+from worker.cli.output import is_terminal, progress, show_json, show_table
+from worker.deadletters.office import ParkedLetter
+from worker.ledger.audit import AuditReport
+from worker.ledger.queries import Reader
+from worker.settings import Settings, redacted
+
+_LINE_EVERY_S = 2.0
+_REPLIES = 8
+_ENTRIES = 12
+_DAYS = 14
+_LETTERS = 5
+_MISSING = 20
+_BODY = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """All there is to judge a demo by."""
+
+    tally: Tally
+    report: AuditReport
+    exit_codes: dict[str, int | None]
+    seconds: float
+
+    def problems(self) -> list[str]:
+        """Why it did not go well, one line each; none if it did."""
+        lines = [f"{_named(*item)}: neither answered nor a dead letter" for item in self.tally.missing()]
+        lines += [f"{_named(*item)}: its dead letter is missing" for item in self.tally.without_letter()]
+        lines += [f"the {name} ended with {code}" for name, code in self.exit_codes.items() if code != 0]
+        if not self.report.is_clean:
+            lines.append("the audit does not hold")
+        return lines
+
+
+# -- while it plays ---------------------------------------------------------------------------------------
+
+
+class Listener(Protocol):
+    """Is told when an act begins, by its name, and whenever answers may have come."""
+
+    def __call__(self, act: str | None = None) -> None: ...
+
+
+@contextmanager
+def listener(tally: Tally) -> Iterator[Listener]:
+    """On standard error: a bar on a terminal, a line now and then in a pipe."""
+    if not sys.stderr.isatty():
+        yield _Lines(tally)
+        return
+    with progress("", len(tally.sent)) as bar:
+
+        def listen(act: str | None = None) -> None:
+            (task,) = bar.task_ids
+            bar.update(task, completed=len(tally.replies))
+            if act is not None:
+                bar.update(task, description=f"{act:<15}")
+
+        yield listen
+
+
+class _Lines:
+    def __init__(self, tally: Tally) -> None:
+        self._tally, self._act, self._told = tally, "", monotonic()
+
+    def __call__(self, act: str | None = None) -> None:
+        now = monotonic()
+        if act is None and now - self._told < _LINE_EVERY_S:
+            return
+        self._act, self._told = act or self._act, now
+        click.echo(f"{self._act}: {len(self._tally.replies)} of {len(self._tally.sent)} answered", err=True)
+
+
+def show_place(settings: Settings, script: Script, folder: Path | None, *, kept: bool) -> None:
+    """Where it plays, and what is told of the script."""
+    if folder is not None:
+        click.echo(f"embedded in {folder}" + ("" if kept else ", which is removed at the end"))
+    else:
+        click.echo(f"on {redacted(settings.broker_url)} and {redacted(settings.database_url)}")
+    for note in script.notes:
+        click.echo(note)
+    counts = ", ".join(f"{len(act.messages):,} {act.name}" for act in script.acts)
+    click.echo(f"{len(script.messages):,} messages: {counts}")
+
+
+# -- when it has ended ------------------------------------------------------------------------------------
+
+
+def show_ended(application: Application, script: Script, ended: Ended) -> None:
+    """Outcomes, one user's replies, history and usage, the dead letters, the audit, the verdict."""
+    del script
+    tally = ended.tally
+    _show_outcomes(tally)
+    if (user := tally.protagonist()) is not None:
+        _show_user(application, user, tally)
+    _show_letters(list(tally.letters.values()))
+    _heading("Audit")
+    show_audit(ended.report)
+    click.echo(_speed(ended))
+    _show_problems(ended.problems())
+
+
+def show_ended_as_json(application: Application, script: Script, ended: Ended) -> None:
+    """One document with the same in it."""
+    tally = ended.tally
+    user = tally.protagonist()
+    show_json(
+        {
+            "ok": not ended.problems(),
+            **script.facts,
+            "messages": len(tally.sent),
+            "answered": len(tally.replies),
+            "seconds": round(ended.seconds, 2),
+            "sent": dict(Counter(message.kind for message in tally.sent.values())),
+            "outcomes": [asdict(row) for row in tally.outcomes()],
+            "deadLetters": dict(Counter(letter.reason for letter in tally.letters.values())),
+            "user": None if user is None else _user_as_dict(application, user, tally),
+            "audit": ended.report.to_dict(),
+            "problems": ended.problems(),
+        }
+    )
+
+
+def _show_outcomes(tally: Tally) -> None:
+    title = "Outcomes by type"
+    _heading(title)
+    show_table(
+        title,
+        ("type", "status", "code", "first", "again"),
+        [
+            (
+                row.type,
+                row.status,
+                row.code if row.reason in (None, row.code) else f"{row.code}: {row.reason}",
+                row.first,
+                row.again,
+            )
+            for row in tally.outcomes()
+        ],
+    )
+
+
+def _show_user(application: Application, user: str, tally: Tally) -> None:
+    replies = tally.of_user(user)
+    shown = handful(replies, _REPLIES)
+    title = f"Replies to {user}: {len(shown)} of {len(replies)}"
+    _heading(title)
+    show_table(
+        title,
+        ("sent", "status", "amount", "balance", "message"),
+        [
+            (message.kind, _status(reply), reply.amount, reply.balance_after, reply.message)
+            for message, reply in shown
+        ],
+    )
+    reader = Reader(application.engine)
+    _heading(f"History of {user}")
+    show_history(reader.history(user, _ENTRIES))
+    _heading(f"Usage of {user}")
+    show_usage(reader.usage(user, utc_now(), _DAYS))
+
+
+def _status(reply: Reply) -> str:
+    return f"{reply.status.value}, again" if reply.duplicate else reply.status.value
+
+
+def _show_letters(letters: list[ParkedLetter]) -> None:
+    counts = Counter(letter.reason for letter in letters)
+    examples = {letter.reason: letter for letter in letters}
+    title = f"Dead letters: {len(letters)}, by reason"
+    _heading(title)
+    show_table(
+        title,
+        ("reason", "count", "for example"),
+        [(reason, count, examples[reason].message) for reason, count in counts.most_common()],
+    )
+    some = list(examples.values())[:_LETTERS]
+    title = f"{len(some)} of them"
+    _heading(title)
+    show_table(
+        title,
+        ("number", "reason", "reference", "tries", "body"),
+        [
+            (letter.number, letter.reason, letter.reference_id, letter.attempts, _beginning(letter.body))
+            for letter in some
+        ],
+    )
+
+
+def _beginning(body: bytes) -> str:
+    """Enough of a body to recognise it, in printable characters."""
+    text = body[:_BODY].decode("utf-8", "backslashreplace")
+    shown = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+    return shown + ("" if len(body) <= _BODY else f"… ({len(body):,} bytes)")
+
+
+def _speed(ended: Ended) -> str:
+    answered, letters = len(ended.tally.replies), len(ended.tally.letters)
+    return (
+        f"{answered:,} of {len(ended.tally.sent):,} messages answered, {letters:,} of them dead letters, "
+        f"in {ended.seconds:.1f} s ({answered / max(ended.seconds, 0.001):,.0f} a second)"
+    )
+
+
+def _show_problems(problems: list[str]) -> None:
+    for line in problems[:_MISSING]:
+        click.echo(f"{click.style('problem', fg='red')}: {line}")
+    if len(problems) > _MISSING:
+        click.echo(f"and {len(problems) - _MISSING} more")
+    if not problems:
+        click.echo(click.style("every message has its answer or its dead letter", fg="green"))
+
+
+def _named(correlation_id: str, message: Message) -> str:
+    reference = "" if message.reference_id is None else f" {message.reference_id}"
+    return f"{message.kind}{reference} (correlation id {correlation_id})"
+
+
+def _heading(title: str) -> None:
+    """In a pipe, where tables have no titles, a line that says what follows."""
+    click.echo() if is_terminal() else click.echo(f"\n# {title}")
+
+
+def _user_as_dict(application: Application, user: str, tally: Tally) -> dict[str, Any]:
+    reader = Reader(application.engine)
+    return {
+        "userId": user,
+        "replies": [
+            {"sent": message.kind, **reply.model_dump(mode="json", exclude_none=True)}
+            for message, reply in handful(tally.of_user(user), _REPLIES)
+        ],
+        "history": reader.history(user, _ENTRIES).to_dict(),
+        "usage": reader.usage(user, utc_now(), _DAYS).to_dict(),
+    }

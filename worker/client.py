@@ -1,0 +1,214 @@
+"""For producers in Python: publish a command, and wait for its reply where one wants to. The worker never
+imports this.
+
+pika and not kombu: a producer installs one client, and the worker's tests speak through another one than
+the worker.
+"""
+
+from contextlib import suppress
+from time import monotonic
+from types import TracebackType
+from typing import Any, Final, Self
+from uuid import uuid4
+
+import pika
+from pika.exceptions import (
+    AMQPError,
+    ChannelClosedByBroker,
+    NackError,
+    ProbableAccessDeniedError,
+    ProbableAuthenticationError,
+    UnroutableError,
+)
+from pydantic import ValidationError
+
+from schemas import Command, Reply
+from worker.broker.topology import BILLING
+from worker.errors import BillingError, BrokerUnavailableError, ConfigurationError, TransientError
+
+_HEARTBEAT_S: Final = 30
+_TIMEOUT_S: Final = 10.0
+#: pika waits for ever by default where the broker is in an alarm (pika#653).
+_BLOCKED_S: Final = 60.0
+
+_AGAIN = "send the same reference again: it is applied once"
+
+
+class NoReplyError(TransientError):
+    """No reply came in time. The command may be applied all the same, now or later."""
+
+
+class BillingClient:
+    """A producer's connection to the broker; a context manager.
+
+    Replies to ``send`` go to ``reply_queue``, which must exist and begin as the workers' configuration asks
+    (``billing.replies`` by default); without one, to the default response queue. For one thread: pika's
+    connections can't be shared (pika#892). It has no thread of its own either, so that a client that was idle
+    for long finds its connection lost and opens another one.
+
+    Raises ConfigurationError where a person has to mend something, and BrokerUnavailableError where it isn't
+    known whether the broker has the command.
+    """
+
+    def __init__(self, url: str, reply_queue: str | None = None) -> None:
+        self._parameters = _parameters(url)
+        self._reply_queue = reply_queue
+        self._connection: Any = None
+        self._channel: Any = None
+        self._own_queue: str | None = None
+        self._awaited: str | None = None
+        self._reply: bytes | None = None
+
+    def __enter__(self) -> Self:
+        self._connect()
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self._drop()
+
+    def send(self, command: Command) -> str:
+        """Publish ``command``; the broker has stored it when this returns. Returns the correlation id."""
+        correlation_id = uuid4().hex
+        self._publish(command, correlation_id, waits=False)
+        return correlation_id
+
+    def request(self, command: Command, timeout_s: float = 10.0) -> Reply:
+        """Publish ``command`` and wait for its reply, rejections included. Raises NoReplyError."""
+        correlation_id = uuid4().hex
+        self._awaited, self._reply = correlation_id, None
+        try:
+            self._publish(command, correlation_id, waits=True)
+            return _reply_in(self._wait(command, timeout_s))
+        finally:
+            self._awaited = self._reply = None
+
+    def _publish(self, command: Command, correlation_id: str, *, waits: bool) -> None:
+        """Again on a new connection where the old one turns out to be lost, with the same ids."""
+        message_id = uuid4().hex
+        is_new = not self._is_alive()
+        try:
+            self._publish_once(command, correlation_id, message_id, waits=waits)
+        except BrokerUnavailableError:
+            if is_new:
+                raise
+            self._publish_once(command, correlation_id, message_id, waits=waits)
+
+    def _publish_once(self, command: Command, correlation_id: str, message_id: str, *, waits: bool) -> None:
+        if not self._is_alive():
+            self._connect()
+        properties = {
+            "content_type": "application/json",
+            "delivery_mode": 2,
+            "correlation_id": correlation_id,
+            "message_id": message_id,
+            # The broker vouches for it, and the workers' rules about senders go by it.
+            "user_id": getattr(self._parameters.credentials, "username", None),
+        }
+        try:
+            properties["reply_to"] = self._queue_of_our_own() if waits else self._reply_queue
+            self._channel.basic_publish(
+                BILLING.exchange,
+                command.type,
+                command.to_json(),
+                pika.BasicProperties(**properties),
+                mandatory=True,
+            )
+        except UnroutableError as error:
+            raise ConfigurationError(
+                f"no queue takes {command.type}: run `billing-worker topology declare`"
+            ) from error
+        except NackError as error:
+            raise BrokerUnavailableError(
+                f"the broker refuses {command.reference_id!r}: the queue is full or in trouble"
+            ) from error
+        except ChannelClosedByBroker as error:
+            self._drop()
+            raise ConfigurationError(f"the broker refuses: {error.reply_text}") from error
+        except (AMQPError, OSError) as error:
+            self._drop()
+            raise BrokerUnavailableError(
+                f"the connection was lost while publishing {command.reference_id!r}; {_AGAIN}"
+            ) from error
+
+    def _wait(self, command: Command, timeout_s: float) -> bytes:
+        deadline = monotonic() + timeout_s
+        try:
+            while self._reply is None and (left := deadline - monotonic()) > 0:
+                self._connection.process_data_events(left)
+        except (AMQPError, OSError) as error:
+            self._drop()
+            raise BrokerUnavailableError(
+                f"the connection was lost while waiting for the reply to {command.reference_id!r}; {_AGAIN}"
+            ) from error
+        if self._reply is None:
+            raise NoReplyError(f"no reply to {command.reference_id!r} within {timeout_s:g} s; {_AGAIN}")
+        return self._reply
+
+    def _queue_of_our_own(self) -> str:
+        if self._own_queue is None:
+            queue = f"{BILLING.replies.name}.{uuid4().hex}"
+            self._channel.queue_declare(queue, exclusive=True, auto_delete=True)
+            self._channel.basic_consume(queue, self._on_reply, auto_ack=True)
+            self._own_queue = queue
+        return self._own_queue
+
+    def _on_reply(self, _channel: Any, _method: Any, properties: Any, body: bytes) -> None:
+        """Keep the reply that is waited for; others come late, to a request that was given up."""
+        if properties.correlation_id == self._awaited:
+            self._reply = body
+
+    def _is_alive(self) -> bool:
+        """Whether the connection stands, after reading what the broker has said since we looked last."""
+        if self._connection is None:
+            return False
+        try:
+            self._connection.process_data_events(0)
+        except (AMQPError, OSError):
+            self._drop()
+            return False
+        return bool(self._connection.is_open and self._channel.is_open)
+
+    def _connect(self) -> None:
+        self._drop()
+        try:
+            self._connection = pika.BlockingConnection(self._parameters)
+            self._channel = self._connection.channel()
+            self._channel.confirm_delivery()
+        except (ProbableAuthenticationError, ProbableAccessDeniedError) as error:
+            raise ConfigurationError("the broker refuses the user, the password or the vhost") from error
+        except (AMQPError, OSError) as error:
+            where = f"{self._parameters.host}:{self._parameters.port}"
+            raise BrokerUnavailableError(f"the broker at {where} does not answer") from error
+
+    def _drop(self) -> None:
+        connection, self._connection, self._channel, self._own_queue = self._connection, None, None, None
+        if connection is not None and connection.is_open:
+            with suppress(AMQPError, OSError):
+                connection.close()
+
+
+def _parameters(url: str) -> Any:
+    try:
+        parameters = pika.URLParameters(url)
+    except Exception as error:  # whatever it stumbles over, its text may hold the password
+        raise ConfigurationError(
+            "the broker URL can't be read: amqp://user:password@host:5672/vhost"
+        ) from error
+    parameters.heartbeat = _HEARTBEAT_S if parameters.heartbeat is None else parameters.heartbeat
+    if parameters.blocked_connection_timeout is None:
+        parameters.blocked_connection_timeout = _BLOCKED_S
+    parameters.socket_timeout = parameters.stack_timeout = _TIMEOUT_S
+    parameters.client_properties = {"connection_name": "billing-client"}
+    return parameters
+
+
+def _reply_in(body: bytes) -> Reply:
+    try:
+        return Reply.model_validate_json(body)
+    except ValidationError as error:
+        raise BillingError("the reply can't be read; is the worker of another version?") from error
