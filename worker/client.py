@@ -195,10 +195,10 @@ class BillingClient:
 def _parameters(url: str) -> Any:
     try:
         parameters = pika.URLParameters(url)
-    except Exception as error:  # whatever it stumbles over, its text may hold the password
+    except Exception:  # whatever it stumbles over, its text may hold the password
         raise ConfigurationError(
             "the broker URL can't be read: amqp://user:password@host:5672/vhost"
-        ) from error
+        ) from None
     parameters.heartbeat = _HEARTBEAT_S if parameters.heartbeat is None else parameters.heartbeat
     if parameters.blocked_connection_timeout is None:
         parameters.blocked_connection_timeout = _BLOCKED_S

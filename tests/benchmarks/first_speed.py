@@ -5,9 +5,7 @@ confirmed before the acknowledgement; broker, database, and worker share the mac
 message must have its reply and the audit must be clean.
 """
 
-import json
 import os
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,7 +20,7 @@ from sqlalchemy import text
 from schemas import DeductUsage, OpenAccount
 from tests.support.provision import PostgresServer, RabbitMQServer
 from worker.bootstrap import Application, utc_now
-from worker.broker import BILLING, Link, Outgoing, open_link
+from worker.broker import BILLING, Link, Outgoing
 from worker.core import decide
 from worker.ledger.audit import audit
 from worker.ledger.migrations import migrate
@@ -87,11 +85,6 @@ def measure(
         if used != messages or not report.is_clean:
             raise RuntimeError(f"the ledger is not true: {used} of {messages} tokens used, {report.found}")
         return Run(messages, users, workers, seconds, cpu, report.is_clean)
-
-
-def median(runs: list[Run]) -> float:
-    """The median of the rates, messages a second."""
-    return statistics.median(run.per_second for run in runs)
 
 
 @contextmanager
@@ -193,14 +186,3 @@ def _pause(process: subprocess.Popen[bytes]) -> None:
 def _used(application: Application) -> int:
     with application.engine.connect() as connection:
         return int(connection.execute(text("SELECT sum(used) FROM accounts")).scalar_one())
-
-
-def report_of(runs: list[Run], conditions: dict[str, Any]) -> str:
-    """The JSON report."""
-    return json.dumps(
-        {"conditions": conditions, "median": round(median(runs)), "runs": [run.to_dict() for run in runs]},
-        indent=2,
-    )
-
-
-__all__ = ["Run", "measure", "median", "open_link", "report_of"]

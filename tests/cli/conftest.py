@@ -1,0 +1,45 @@
+"""The command line on nothing, on a ledger, on a broker, on both."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.console import Books, Cli
+from worker.ledger.engine import ledger_engine
+
+
+@pytest.fixture
+def bare_cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Cli:
+    """The command line without any setting, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return Cli(monkeypatch, {})
+
+
+@pytest.fixture
+def ledger_cli(bare_cli: Cli, sqlite_url: str) -> Cli:
+    """The command line on a migrated SQLite ledger, without a broker."""
+    bare_cli.environment["BILLING_DATABASE_URL"] = sqlite_url
+    return bare_cli
+
+
+@pytest.fixture
+def broker_cli(bare_cli: Cli, broker_url: str) -> Cli:
+    """The command line on a RabbitMQ with the topology, without a ledger."""
+    bare_cli.environment["BILLING_BROKER_URL"] = broker_url
+    return bare_cli
+
+
+@pytest.fixture
+def cli(ledger_cli: Cli, broker_url: str) -> Cli:
+    """The command line on RabbitMQ and a migrated SQLite ledger."""
+    ledger_cli.environment["BILLING_BROKER_URL"] = broker_url
+    return ledger_cli
+
+
+@pytest.fixture
+def books(sqlite_url: str) -> Iterator[Books]:
+    """The ledger that ``ledger_cli`` looks at."""
+    engine = ledger_engine(sqlite_url)
+    yield Books(engine)
+    engine.dispose()

@@ -1,0 +1,199 @@
+"""Where settings come from, what is said of a bad one, and that passwords stay where they are."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.errors import ConfigurationError
+from worker.settings import Settings, environment_of, load_settings, redacted
+
+SECRET = "s3cr3t-Pa55"
+
+
+@pytest.fixture(autouse=True)
+def nothing_around(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("BILLING_")]:
+        monkeypatch.delenv(name)
+
+
+# -- precedence -------------------------------------------------------------------------------------------
+
+
+def test_a_flag_comes_before_a_variable_and_a_variable_before_the_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert load_settings().batch_size == 500
+    Path(".env").write_text("BILLING_BATCH_SIZE=11\nBILLING_PREFETCH=12\nOTHER=13\n")
+    assert (load_settings().batch_size, load_settings().prefetch) == (11, 12)
+    monkeypatch.setenv("BILLING_BATCH_SIZE", "21")
+    assert (load_settings().batch_size, load_settings().prefetch) == (21, 12)
+    assert load_settings(batch_size=31).batch_size == 31
+
+
+def test_a_flag_that_is_not_given_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BILLING_WORKERS", "4")
+    assert load_settings(workers=None).workers == 4
+
+
+def test_zero_is_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BILLING_METRICS_PORT", "9100")
+    assert load_settings(metrics_port=0).metrics_port == 0
+
+
+def test_names_of_variables_may_be_written_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("billing_workers", "3")
+    assert load_settings().workers == 3
+
+
+def test_reply_prefixes_are_separated_by_commas_and_may_be_none_at_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BILLING_REPLY_TO_PREFIXES", "billing.replies, app.answers ,")
+    assert load_settings().reply_to_prefixes == ("billing.replies", "app.answers")
+    monkeypatch.setenv("BILLING_REPLY_TO_PREFIXES", "")
+    assert load_settings().reply_to_prefixes == ()
+
+
+def test_senders_are_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BILLING_SENDERS", '{"payment.*": ["gateway", "operator"]}')
+    assert load_settings().senders == {"payment.*": ("gateway", "operator")}
+
+
+# -- bad values -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("BROKER_URL", SECRET),
+        ("BROKER_URL", f"amqp://user:{SECRET}@{SECRET}@host/"),
+        ("BROKER_URL", f"amqp://user:{SECRET}/x@host/"),
+        ("BROKER_URL", f"amqp://user:{SECRET}"),
+        ("DATABASE_URL", f"postgresql://user:{SECRET}#x@host/db"),
+        ("DATABASE_URL", f"postgresql:///db?user=u&password={SECRET}@x"),
+        ("DATABASE_URL", f"host=db password={SECRET}"),
+        ("WORKERS", SECRET),
+        ("WORKERS", "0"),
+        ("BATCH_SIZE", "2001"),
+        ("PREFETCH", "2001"),
+        ("TRIES", "1.5"),
+        ("MAX_QUANTITY", "9223372036854775808"),
+        ("METRICS_PORT", "-1"),
+        ("SENDERS", "{" + SECRET),
+        ("SENDERS", f'"{SECRET}"'),
+        ("SENDERS", f'{{"payment.*": "{SECRET}"}}'),
+        ("LOG_LEVEL", SECRET),
+        ("LOG_FORMAT", SECRET),
+    ],
+)
+def test_a_bad_variable_is_named_and_its_value_is_not(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"BILLING_{name}", value)
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings()
+    assert f"BILLING_{name}" in str(caught.value)
+    assert value not in str(caught.value)
+    assert SECRET not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_all_bad_variables_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BILLING_WORKERS", "many")
+    monkeypatch.setenv("BILLING_TRIES", "0")
+    with pytest.raises(ConfigurationError, match=r"BILLING_WORKERS: .*; BILLING_TRIES: "):
+        load_settings()
+
+
+def test_a_bad_variable_is_named_with_the_place_inside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BILLING_SENDERS", '{"payment.*": ["gateway", 5]}')
+    with pytest.raises(ConfigurationError, match=r"BILLING_SENDERS \(payment\.\*\.1\): "):
+        load_settings()
+
+
+def test_a_file_that_is_not_text_is_named() -> None:
+    Path(".env").write_bytes(b"BILLING_WORKERS=\xff\xfe\n")
+    with pytest.raises(ConfigurationError, match=r"the file \.env is not UTF-8"):
+        load_settings()
+
+
+def test_a_value_from_the_file_is_not_shown_either() -> None:
+    Path(".env").write_text(f"BILLING_BROKER_URL=amqp://u:{SECRET}@{SECRET}@h\n")
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings()
+    assert "BILLING_BROKER_URL" in str(caught.value)
+    assert SECRET not in str(caught.value)
+
+
+# -- passwords --------------------------------------------------------------------------------------------
+
+
+def test_settings_that_are_printed_hide_their_urls() -> None:
+    settings = load_settings(broker_url=f"amqp://u:{SECRET}@h/", database_url=f"postgresql://u:{SECRET}@h/d")
+    assert SECRET not in f"{settings} {settings!r} {settings.model_dump()} {settings.model_dump_json()}"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("amqp://user:secret@host:5672/vhost", "amqp://user:***@host:5672/vhost"),
+        ("amqp://user:s%40cret@host/%2F", "amqp://user:***@host/%2F"),
+        ("amqp://user@host/", "amqp://user@host/"),
+        ("amqp://:secret@host/", "amqp://:***@host/"),
+        ("amqp://host", "amqp://host"),
+        ("amqps://user:secret@[::1]:5671/v", "amqps://user:***@[::1]:5671/v"),
+        ("postgresql://user:secret@/db?host=/run", "postgresql://user:***@/db"),
+        ("postgresql://host/db?password=secret", "postgresql://host/db"),
+        ("postgresql:///db?password=secret", "postgresql:///db"),
+        ("sqlite:///ledger.db", "sqlite:///ledger.db"),
+        ("sqlite:////var/lib/a@b.db", "sqlite:////var/lib/a@b.db"),
+        ("sqla+sqlite:///broker.db", "sqla+sqlite:///broker.db"),
+        ("secret", "***"),
+        ("user:secret@host", "***"),
+        ("amqp://user:secret", "amqp://***"),
+        ("amqp://user:sec@ret@host", "amqp://***"),
+        ("amqp://user:sec/ret@host", "amqp://***"),
+        ("amqp://user:sec#ret@host", "amqp://***"),
+        ("amqp://user:12/ret@host", "amqp://***"),
+        ("amqp://user:se[cret@host", "amqp://***"),
+        ("postgresql:///db?password=sec@ret", "postgresql://***"),
+    ],
+)
+def test_a_url_is_shown_without_what_may_be_a_password(url: str, shown: str) -> None:
+    assert redacted(url) == shown
+
+
+@given(st.text(st.characters(codec="ascii", categories=("L", "N", "P", "S")), min_size=1, max_size=12))
+def test_no_password_is_ever_shown_however_badly_it_is_written(password: str) -> None:
+    marked = f"%{password}%SECRET"
+    for url in (f"amqp://user:{marked}@host:5672/v", f"postgresql://user:{marked}@host/db?x=y"):
+        assert "SECRET" not in redacted(url)
+
+
+# -- the settings of another process ----------------------------------------------------------------------
+
+
+@given(
+    st.builds(
+        Settings,
+        _env_file=st.none(),
+        broker_url=st.sampled_from(["amqp://u:p%40@h:1/v", "sqla+sqlite:///a b.db"]),
+        database_url=st.sampled_from(["postgresql://u:p@h/d?x=y", "sqlite:///x.db"]),
+        catalog=st.none() | st.just(Path("/etc/billing/catalog.toml")),
+        workers=st.integers(1, 64),
+        max_quantity=st.integers(1, 2**63 - 1),
+        reply_to_prefixes=st.lists(st.sampled_from(["a", "billing.replies", "ü"]), max_size=3).map(tuple),
+        senders=st.dictionaries(st.text("abc.*ü\"'", min_size=1), st.lists(st.text("xyz")).map(tuple)),
+        log_level=st.sampled_from(["DEBUG", "ERROR"]),
+        metrics_port=st.integers(0, 65535),
+    )
+)
+def test_another_process_gets_the_same_settings(settings: Settings) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment_of(settings).items():
+            patch.setenv(name, value)
+        assert load_settings() == settings
