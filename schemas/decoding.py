@@ -52,7 +52,7 @@ class Malformed:
     user_id: str | None = None
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     def __init__(self, reason: str, message: str, field: str | None = None) -> None:
         super().__init__(message)
         self.reason, self.message, self.field = reason, message, field
@@ -64,31 +64,35 @@ def decode(body: bytes, *, now: datetime, limits: Limits) -> Command | Malformed
     try:
         data = _parse(body, limits)
         return _within(_command(data), now, limits)
-    except _Refused as refused:
+    except _RefusedError as refused:
         return Malformed(refused.reason, refused.message, refused.field, **_identities(data))
 
 
 def _parse(body: bytes, limits: Limits) -> dict[str, Any]:
     if len(body) > limits.body_max_bytes:
-        raise _Refused(
+        raise _RefusedError(
             "body_too_large", f"The body has {len(body)} bytes; at most {limits.body_max_bytes} are taken."
         )
     if body.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise _Refused("byte_order_mark", "The body begins with a byte order mark; send plain UTF-8.")
+        raise _RefusedError("byte_order_mark", "The body begins with a byte order mark; send plain UTF-8.")
     try:
         data = _DECODER.decode(body.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise _Refused("not_utf8", f"The body is not UTF-8: bad byte at {error.start}.") from error
+        raise _RefusedError("not_utf8", f"The body is not UTF-8: bad byte at {error.start}.") from error
     except RecursionError as error:
-        raise _Refused("too_deep", "The body is nested too deeply; a command is one flat object.") from error
+        raise _RefusedError(
+            "too_deep", "The body is nested too deeply; a command is one flat object."
+        ) from error
     except json.JSONDecodeError as error:
-        raise _Refused("not_json", f"The body is not JSON: {_shown(str(error))}.") from error
+        raise _RefusedError("not_json", f"The body is not JSON: {_shown(str(error))}.") from error
     except ValueError as error:  # int() refuses more than some thousand digits
-        raise _Refused(
+        raise _RefusedError(
             "invalid_field", f"A number is too large: at most {limits.max_quantity} is taken."
         ) from error
     if not isinstance(data, dict):
-        raise _Refused("not_an_object", f"The body is a JSON {_json_kind(data)}; a command is one object.")
+        raise _RefusedError(
+            "not_an_object", f"The body is a JSON {_json_kind(data)}; a command is one object."
+        )
     return data
 
 
@@ -97,12 +101,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(fields) != len(pairs):
         counts = Counter(name for name, _ in pairs)  # one pass: tens of thousands of names fit in a body
         twice = _shown(next(name for name, count in counts.items() if count > 1))
-        raise _Refused("duplicate_field", f"The field {twice!r} is given twice; send it once.", twice)
+        raise _RefusedError("duplicate_field", f"The field {twice!r} is given twice; send it once.", twice)
     return fields
 
 
 def _no_constant(name: str) -> Any:
-    raise _Refused("not_json", f"{name} is no JSON number; amounts are whole numbers.")
+    raise _RefusedError("not_json", f"{name} is no JSON number; amounts are whole numbers.")
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
@@ -110,11 +114,13 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_consta
 
 def _command(data: dict[str, Any]) -> Command:
     if "type" not in data:
-        raise _Refused("missing_field", "The field 'type' is missing; " + _known_types(), "type")
+        raise _RefusedError("missing_field", "The field 'type' is missing; " + _known_types(), "type")
     name = data["type"]
     model = COMMAND_TYPES.get(name) if isinstance(name, str) else None
     if model is None:
-        raise _Refused("unknown_type", f"The type {_shown(name)!r} is not known; " + _known_types(), "type")
+        raise _RefusedError(
+            "unknown_type", f"The type {_shown(name)!r} is not known; " + _known_types(), "type"
+        )
     try:
         return model.model_validate(data, by_alias=True, by_name=False)
     except ValidationError as error:
@@ -124,16 +130,16 @@ def _command(data: dict[str, Any]) -> Command:
 def _within(command: Command, now: datetime, limits: Limits) -> Command:
     if command.QUANTITY is not None and getattr(command, command.QUANTITY) > limits.max_quantity:
         field = to_camel(command.QUANTITY)
-        raise _Refused("invalid_field", f"{field}: at most {limits.max_quantity} is taken.", field)
+        raise _RefusedError("invalid_field", f"{field}: at most {limits.max_quantity} is taken.", field)
     if (at := command.occurred_at) is not None:
         if at < now - limits.occurred_at_max_age:
-            raise _Refused(
+            raise _RefusedError(
                 "invalid_field",
                 f"occurredAt: {at.isoformat()} is more than {limits.occurred_at_max_age.days} days ago.",
                 "occurredAt",
             )
         if at > now + limits.occurred_at_max_ahead:
-            raise _Refused(
+            raise _RefusedError(
                 "invalid_field",
                 f"occurredAt: {at.isoformat()} lies in the future; check the sender's clock.",
                 "occurredAt",
@@ -141,21 +147,21 @@ def _within(command: Command, now: datetime, limits: Limits) -> Command:
     return command
 
 
-def _refusal(errors: list[ErrorDetails], model: type[Command]) -> _Refused:
+def _refusal(errors: list[ErrorDetails], model: type[Command]) -> _RefusedError:
     # A misspelt name is both missing and unknown: "did you mean" helps more than "is missing".
     first = next((error for error in errors if error["type"] == "extra_forbidden"), errors[0])
     # Field, or field and metadata key; what pydantic adds behind names the branch of a union.
     field = ".".join(_shown(str(part)) for part in first["loc"][:2]) or None
     match first["type"]:
         case "missing":
-            return _Refused("missing_field", f"The field {field!r} is missing.", field)
+            return _RefusedError("missing_field", f"The field {field!r} is missing.", field)
         case "extra_forbidden":
-            return _Refused(
+            return _RefusedError(
                 "unknown_field", f"The field {field!r} is not known; {_nearest(field, model)}", field
             )
         case _:
             text = _way_out(first)
-            return _Refused("invalid_field", f"{field}: {text}" if field else text, field)
+            return _RefusedError("invalid_field", f"{field}: {text}" if field else text, field)
 
 
 def _way_out(error: ErrorDetails) -> str:

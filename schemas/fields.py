@@ -12,6 +12,8 @@ INT64_MAX = 2**63 - 1
 # store NUL, and an identifier that looks like another one is a support case.
 _VISIBLE = r"[^\p{C}\p{Zl}\p{Zp}]"
 _EDGE = r"[^\p{C}\p{Z}]"
+# Text for people keeps the joiners of their scripts; what turns the direction of a line around may deceive.
+_TEXT = r"[^\p{Cc}\p{Zl}\p{Zp}\u{202A}-\u{202E}\u{2066}-\u{2069}]"
 
 #: Names one operation, one user, one tier, …: 1 to 200 visible characters, no white space at either end.
 Identifier = Annotated[
@@ -28,7 +30,7 @@ Label = Annotated[
 ]
 
 #: Text for people; moves nothing.
-FreeText = Annotated[str, StringConstraints(strict=True, max_length=500, pattern=rf"^{_VISIBLE}*$")]
+FreeText = Annotated[str, StringConstraints(strict=True, max_length=500, pattern=rf"^{_TEXT}*$")]
 
 #: Tokens, bytes or minor units of money: a whole number from 1 to 2^63−1.
 Quantity = Annotated[StrictInt, Field(gt=0, le=INT64_MAX)]

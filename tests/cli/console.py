@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -77,6 +78,7 @@ class Cli:
     ) -> Ended:
         out, err = Stream(terminal=terminal), Stream(terminal=terminal)
         handlers = list(logging.root.handlers)
+        signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         with self._monkeypatch.context() as patch:
             patch.setattr(sys, "argv", ["billing-worker", *arguments])
             patch.setattr(sys, "stdin", Stream(stdin))
@@ -96,6 +98,8 @@ class Cli:
                 code = ended.code or 0
             finally:
                 logging.root.handlers[:] = handlers
+                for number, handler in signals.items():
+                    signal.signal(number, handler)
         assert isinstance(code, int), code
         assert "Traceback" not in err.text
         return Ended(code, out.text, err.text)

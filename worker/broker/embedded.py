@@ -112,7 +112,7 @@ class EmbeddedLink:
 
     def __init__(self, url: str, *, consume: Sequence[str], prefetch: int) -> None:
         self._connection = kombu.Connection(
-            url,
+            url.removeprefix("sqla+"),
             transport=_Transport,
             transport_options={"connect_args": {"timeout": 60, "factory": _Unsynced}},
         )

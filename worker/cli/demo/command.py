@@ -26,7 +26,7 @@ from worker.cli.demo.show import (
     show_ended_as_json,
     show_place,
 )
-from worker.cli.demo.stage import correlated, stage
+from worker.cli.demo.stage import DemoError, correlated, stage
 from worker.cli.demo.tally import Tally
 from worker.cli.demo.trace import trace_script
 from worker.cli.options import as_json
@@ -102,6 +102,9 @@ def demo(
                 )
             ended = _played(application, script, folder)
             (show_ended_as_json if as_json else show_ended)(application, script, ended)
+        except DemoError as error:
+            click.echo(error.log, err=True)
+            raise
         finally:
             application.engine.dispose()
     if ended.problems():

@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -50,7 +51,7 @@ class _Day:
     def script(self, count: int) -> Script:
         openings = self._openings(max(12, count // 25))
         for _ in range(max(1, count // 500)):
-            openings.append(self._message("unknown tier", self._open("eve.nobody", "platinum")))
+            openings.append(saying("unknown tier", self._open("eve.nobody", "platinum")))
             self._refused_by_the_rules()
         for _ in range(max(1, count // 1000)):
             self._broken()
@@ -90,8 +91,7 @@ class _Day:
             *self._rng.choices(self._tiers, weights, k=rest),
         ]
         return [
-            self._message("opening", self._open(user, tier))
-            for user, tier in zip(self._users, tiers, strict=True)
+            saying("opening", self._open(user, tier)) for user, tier in zip(self._users, tiers, strict=True)
         ]
 
     def _open(self, user: str, tier: str) -> OpenAccount:
@@ -119,7 +119,7 @@ class _Day:
         return DeductUsage(
             reference_id=self._reference("use"),
             user_id=self._anyone() if user is None else user,
-            tokens=1 + int(self._rng.lognormvariate(6.4, 1.0)) if tokens is None else tokens,
+            tokens=1 + int(self._rng.lognormvariate(6.0, 1.0)) if tokens is None else tokens,
             feature=feature,
             occurred_at=self._moment(),
         )
@@ -193,11 +193,11 @@ class _Day:
         first = self._deduct(user, asked)
         package = self._smallest_above(asked)
         self._by_day("runs dry", first)
-        self._evening.append(self._message("top-up", self._payment(user, package, occurred_at=self._now)))
+        self._evening.append(saying("top-up", self._payment(user, package, occurred_at=self._now)))
         second = first.model_copy(update={"attempt": 2, "occurred_at": self._now})
-        self._night.append(self._message("second try", second))
-        self._night.append(self._message("delivered again", second))
-        self._night.append(self._message("delivered again", first))
+        self._night.append(saying("second try", second))
+        self._night.append(saying("delivered again", second))
+        self._night.append(saying("delivered again", first))
 
     def _smallest_above(self, tokens: int) -> int:
         def size(package: Package) -> int:
@@ -211,7 +211,7 @@ class _Day:
         """The same bytes once more, soon after or in the evening; the broker may do that any time."""
         healthy = [(at, message) for at, message in self._busy if not message.kind.startswith("broken")]
         for at, message in self._rng.choices(healthy, k=count):
-            copy = Message("delivered again", message.routing_key, message.body, message.reference_id)
+            copy = replace(message, kind="delivered again")
             if self._rng.random() < 0.5:
                 self._busy.append((at + timedelta(seconds=self._rng.randrange(1, 600)), copy))
             else:
@@ -220,24 +220,26 @@ class _Day:
     def _references_reused(self, count: int) -> None:
         """Another amount under a reference that has its outcome: a producer that counts wrongly."""
         deducts = [message for _, message in self._busy if message.kind == "deduct"]
-        for message in self._rng.choices(deducts, k=count):
+        for message in self._rng.sample(deducts, k=count):
             fields = json.loads(message.body)
             fields["tokens"] += 1
-            body = json.dumps(fields).encode()
-            self._evening.append(Message("reused reference", message.routing_key, body, message.reference_id))
+            changed = replace(
+                message,
+                kind="reused reference",
+                message_id=self._reference("changed"),
+                body=json.dumps(fields).encode(),
+            )
+            self._evening.append(changed)
 
     def _broken(self) -> None:
         for name, routing_key, body in ways_to_be_broken(self._deduct(), self._now):
-            message = Message(f"broken: {name}", routing_key, body)
+            message = Message(f"broken: {name}", self._reference("broken"), routing_key, body)
             self._busy.append((self._moment(), message))
 
     # -- small things -------------------------------------------------------------------------------------
 
     def _by_day(self, kind: str, command: Command) -> None:
-        self._busy.append((command.occurred_at or self._now, self._message(kind, command)))
-
-    def _message(self, kind: str, command: Command) -> Message:
-        return saying(kind, command)
+        self._busy.append((command.occurred_at or self._now, saying(kind, command)))
 
     def _reference(self, kind: str) -> str:
         self._numbers[kind] = self._numbers.get(kind, 0) + 1

@@ -1,11 +1,10 @@
 """The demo's producer, a process of its own: publishes what comes on standard input, confirmed.
 
-A line is an act: ``{"replyTo": queue, "messages": [{"routingKey", "correlationId", "body"}, …]}``, the bodies
-in base64. It ends with its input. It knows nothing of commands: what it sends may be broken.
+A line is an act: ``{"replyTo": queue, "messages": [{"messageId", "correlationId", "routingKey", "body"}, …]}``,
+the bodies in base64. It ends with its input. It knows nothing of commands: what it sends may be broken.
 """
 
 import base64
-import hashlib
 import json
 import sys
 from collections.abc import Iterable, Sequence
@@ -25,8 +24,9 @@ def line_for(messages: Sequence[tuple[str, Message]], reply_to: str) -> bytes:
     """The line that asks a producer to send ``messages``, each with its correlation id."""
     fields = [
         {
-            "routingKey": message.routing_key,
+            "messageId": message.message_id,
             "correlationId": correlation_id,
+            "routingKey": message.routing_key,
             "body": base64.b64encode(message.body).decode(),
         }
         for correlation_id, message in messages
@@ -64,15 +64,13 @@ def _chunks(messages: Iterable[Outgoing]) -> Iterable[list[Outgoing]]:
 
 
 def _outgoing(fields: dict[str, str], reply_to: str) -> Outgoing:
-    body = base64.b64decode(fields["body"])
     return Outgoing(
-        body=body,
+        body=base64.b64decode(fields["body"]),
         exchange=BILLING.exchange,
         routing_key=fields["routingKey"],
         properties={
             "content_type": "application/json",
-            # A message that is delivered again has its id again; what it is the answer to is told apart.
-            "message_id": hashlib.blake2b(body, digest_size=16).hexdigest(),
+            "message_id": fields["messageId"],
             "correlation_id": fields["correlationId"],
             "reply_to": reply_to,
             "app_id": "billing-worker demo",

@@ -9,9 +9,13 @@ from schemas import Command
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message as a producer sends it; ``kind`` says what it is there for."""
+    """One message as a producer sends it; ``kind`` says what it is there for.
+
+    One that is delivered again has its ``message_id`` again.
+    """
 
     kind: str
+    message_id: str
     routing_key: str
     body: bytes
     reference_id: str | None = None
@@ -44,7 +48,8 @@ class Script:
 
 def saying(kind: str, command: Command) -> Message:
     """The message that carries ``command``."""
-    return Message(kind, command.type, command.to_json(), command.reference_id)
+    message_id = f"{command.reference_id}/{command.attempt}"
+    return Message(kind, message_id, command.type, command.to_json(), command.reference_id)
 
 
 def zipf_weights(count: int, skew: float = 1.0) -> Sequence[float]:

@@ -146,7 +146,7 @@ def _show_outcomes(tally: Tally) -> None:
         ("type", "status", "code", "first", "again"),
         [
             (
-                row.type,
+                row.type or "(unreadable)",
                 row.status,
                 row.code if row.reason in (None, row.code) else f"{row.code}: {row.reason}",
                 row.first,
@@ -186,6 +186,9 @@ def _show_letters(letters: list[ParkedLetter]) -> None:
     examples = {letter.reason: letter for letter in letters}
     title = f"Dead letters: {len(letters)}, by reason"
     _heading(title)
+    if not letters:
+        click.echo("none")
+        return
     show_table(
         title,
         ("reason", "count", "for example"),
@@ -206,6 +209,8 @@ def _show_letters(letters: list[ParkedLetter]) -> None:
 
 def _beginning(body: bytes) -> str:
     """Enough of a body to recognise it, in printable characters."""
+    if not body:
+        return "(empty)"
     text = body[:_BODY].decode("utf-8", "backslashreplace")
     shown = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
     return shown + ("" if len(body) <= _BODY else f"… ({len(body):,} bytes)")

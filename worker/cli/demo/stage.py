@@ -24,7 +24,11 @@ _LOG_LINES = 15
 
 
 class DemoError(BillingError):
-    """A process of the demo ended before its time."""
+    """A process of the demo ended before its time; ``log`` is the end of what it said."""
+
+    def __init__(self, name: str, code: int | None, log: str) -> None:
+        super().__init__(f"the {name} ended with {code}")
+        self.log = log
 
 
 @dataclass(slots=True)
@@ -39,12 +43,8 @@ class Process:
         """Raises DemoError with the end of the log, where it has ended."""
         code = self.popen.poll()
         if code is not None:
-            raise DemoError(f"the {self.name} ended with {code}:\n{self.last_words()}")
-
-    def last_words(self) -> str:
-        """The end of its log."""
-        lines = self.log.read_text(errors="replace").splitlines()
-        return "\n".join(lines[-_LOG_LINES:])
+            lines = self.log.read_text(errors="replace").splitlines()
+            raise DemoError(self.name, code, "\n".join(lines[-_LOG_LINES:]))
 
     def interrupt(self) -> None:
         """Let it not go on with what it has been given; a worker is left to finish its batch."""
@@ -128,9 +128,9 @@ class Stage:
         try:
             pipe.write(line_for(list(messages.items()), self._reply_to))
             pipe.flush()
-        except BrokenPipeError as error:
+        except BrokenPipeError:
             self._producer.popen.wait(_STOP_S)
-            raise DemoError(f"the producer ended early:\n{self._producer.last_words()}") from error
+            self._producer.require_alive()
 
 
 @contextmanager

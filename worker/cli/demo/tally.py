@@ -72,18 +72,31 @@ class Tally:
         return [(self.sent[id_], reply) for id_, reply in self.replies.items() if reply.user_id == user_id]
 
     def protagonist(self) -> str | None:
-        """The user with an account who has seen the most different answers."""
-        seen: dict[str, set[tuple[str, bool]]] = {}
-        owners = {reply.user_id for reply in self.replies.values() if reply.code is Code.ACCOUNT_OPENED}
+        """Of the users with an account the one with the best story: refused, tried again, much else."""
+        seen: dict[str, set[_Kind]] = {}
         for reply in self.replies.values():
-            if reply.user_id is not None and reply.user_id in owners:
-                seen.setdefault(reply.user_id, set()).add((reply.code, reply.duplicate))
-        return max(seen, key=lambda user: len(seen[user]), default=None)
+            if reply.user_id is not None:
+                seen.setdefault(reply.user_id, set()).add(_kind(reply))
+        opened = {reply.user_id for reply in self.replies.values() if reply.code is Code.ACCOUNT_OPENED}
+        return max(seen.keys() & opened, key=lambda user: (_drama(seen[user]), user), default=None)
+
+
+_Kind = tuple[Code, bool, bool]
+
+
+def _kind(reply: Reply) -> _Kind:
+    """Its code, whether it is said again, whether it is the answer to a second try."""
+    return reply.code, reply.duplicate, (reply.attempt or 1) > 1
+
+
+def _drama(kinds: set[_Kind]) -> tuple[bool, bool, int]:
+    refused = any(code is Code.INSUFFICIENT_BALANCE for code, _, _ in kinds)
+    return any(second for _, _, second in kinds), refused, len(kinds)
 
 
 def handful(replies: Sequence[tuple[Message, Reply]], most: int) -> list[tuple[Message, Reply]]:
     """The first of each different answer, in their order."""
-    different: dict[tuple[str, bool, bool], tuple[Message, Reply]] = {}
+    different: dict[_Kind, tuple[Message, Reply]] = {}
     for message, reply in replies:
-        different.setdefault((reply.code, reply.duplicate, (reply.attempt or 1) > 1), (message, reply))
+        different.setdefault(_kind(reply), (message, reply))
     return list(different.values())[:most]

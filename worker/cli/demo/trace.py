@@ -163,12 +163,13 @@ class _Cast:
             )
 
     def purchases(self, tiers: Mapping[str, str], demand: Mapping[str, int]) -> Iterator[Message]:
-        """Most users buy what they will need beyond their allocation, the others will run dry."""
+        """Most users buy about what they will need beyond their allocation, the others will run dry."""
         for user, tokens in demand.items():
             if self._rng.random() > _PAYING_SHARE:
                 continue
             lacking = tokens - self._catalog.tiers[tiers[user]].monthly_tokens
-            for number, package in enumerate(_packages_for(lacking, self._catalog.packages), 1):
+            about = int(lacking * self._rng.uniform(0.5, 1.5))
+            for number, package in enumerate(_packages_for(about, self._catalog.packages), 1):
                 yield saying("purchase", self._payment(user, number, package))
 
     def _payment(self, user: str, number: int, package: Package) -> PaymentSucceeded:

@@ -1,0 +1,310 @@
+"""Running it: ``check``, ``migrate``, ``topology``, ``run --drain``, as an operator meets them."""
+
+import json
+import shlex
+from collections.abc import Callable
+
+import pika
+import pytest
+
+from tests.cli.console import Cli, Ended
+from tests.support.provision import PostgresServer, RabbitMQServer
+from tests.support.witness import Witness
+from worker.broker import BILLING, open_link
+from worker.broker.topology import Queue, Topology
+from worker.ledger.migrations import newest_revision
+
+QUEUES = [queue.name for queue in BILLING.queues]
+
+
+# -- check ------------------------------------------------------------------------------------------------
+
+
+def verdicts(ended: Ended) -> dict[str, str]:
+    """The verdict of each check, by its first word."""
+    return {line.split()[1].rstrip(":"): line.split()[0] for line in ended.lines}
+
+
+def test_check_says_of_each_part_in_a_line_that_it_is_well(
+    bare_cli: Cli, broker_url: str, postgres_url: str
+) -> None:
+    ended = bare_cli("check", "--broker-url", broker_url, "--database-url", postgres_url)
+    assert ended.code == 0, ended.all
+    assert verdicts(ended) == dict.fromkeys(["catalog", "database", "schema", "broker", "topology"], "ok")
+    assert ended.err == ""
+    assert "\x1b" not in ended.out
+
+
+def test_check_is_coloured_on_a_terminal(cli: Cli) -> None:
+    assert "\x1b[32mok" in cli("check", terminal=True).out
+
+
+@pytest.mark.parametrize(
+    ("variables", "bad", "told"),
+    [
+        ({"BILLING_CATALOG": "none.toml"}, ["catalog"], "catalog none.toml: cannot be read"),
+        (
+            {"BILLING_DATABASE_URL": "sqlite:///new.sqlite3"},
+            ["schema"],
+            "run `billing-worker migrate`",
+        ),
+        (
+            {"BILLING_DATABASE_URL": "postgresql://u@127.0.0.1:9/db"},
+            ["database", "schema"],
+            "Connection refused",
+        ),
+        ({"BILLING_DATABASE_URL": "mysql://u@h/db"}, ["database", "schema"], "PostgreSQL and SQLite"),
+        ({"BILLING_BROKER_URL": "amqp://127.0.0.1:9"}, ["broker", "topology"], "Connection refused"),
+        ({"BILLING_BROKER_URL": "redis://h"}, ["broker", "topology"], "use amqp://"),
+    ],
+)
+def test_check_says_what_is_bad_and_what_to_do_and_looks_at_the_rest(
+    cli: Cli, variables: dict[str, str], bad: list[str], told: str
+) -> None:
+    ended = cli("check", **variables)
+    assert ended.code == 1
+    assert [name for name, verdict in verdicts(ended).items() if verdict == "bad"] == bad
+    assert len(ended.lines) == 5
+    assert told in next(line for line in ended.lines if line.startswith("bad"))
+
+
+def test_check_finds_a_topology_that_is_missing(cli: Cli, bare_broker_url: str) -> None:
+    ended = cli("check", BILLING_BROKER_URL=bare_broker_url)
+    assert ended.code == 1
+    assert verdicts(ended)["broker"] == "ok"
+    assert "queue 'billing.usage' is missing: run `billing-worker topology declare`" in ended.lines[-1]
+
+
+def test_check_says_what_a_wrong_vhost_is(cli: Cli, broker_url: str) -> None:
+    ended = cli("check", BILLING_BROKER_URL=broker_url.rpartition("/")[0] + "/no-such-vhost")
+    assert ended.code == 1
+    assert "no-such-vhost" in next(line for line in ended.lines if line.startswith("bad"))
+
+
+# -- passwords --------------------------------------------------------------------------------------------
+
+PASSWORD = "Tr0ub4dor%263%2F"  # as it stands in a URL
+PIECES = ("Tr0ub4dor", "dor&3", "dor%263")
+
+EVERY_COMMAND = [
+    ("check",),
+    ("migrate",),
+    ("stats",),
+    ("topology", "verify"),
+    ("replies", "--limit", "1"),
+    ("dead-letters", "list"),
+    ("run", "--drain", "--log-level", "DEBUG"),
+]
+
+
+def nothing_is_shown(ended: Ended) -> None:
+    assert ended.all, "says nothing at all"
+    for piece in PIECES:
+        assert piece not in ended.all
+
+
+@pytest.mark.parametrize("command", EVERY_COMMAND, ids=" ".join)
+def test_a_wrong_password_is_refused_and_not_shown(
+    cli: Cli, postgres: PostgresServer, rabbitmq: RabbitMQServer, command: tuple[str, ...]
+) -> None:
+    broker, database = rabbitmq.address, postgres.address
+    ended = cli(
+        *command,
+        BILLING_BROKER_URL=f"amqp://{broker.user}:{PASSWORD}@{broker.host}:{broker.port}/",
+        BILLING_DATABASE_URL=(
+            f"postgresql://{database.user}:{PASSWORD}@{database.host}:{database.port}/postgres"
+        ),
+        # A worker waits for its database; one without a password problem lets it get to the broker.
+        **({"BILLING_DATABASE_URL": cli.environment["BILLING_DATABASE_URL"]} if command[0] == "run" else {}),
+    )
+    assert ended.code in {1, 2, 3}
+    nothing_is_shown(ended)
+
+
+@pytest.mark.parametrize("command", EVERY_COMMAND[:-1], ids=" ".join)
+@pytest.mark.parametrize("place", ["127.0.0.1:9", "no-such-host.invalid"])
+def test_the_password_of_a_server_that_is_away_is_not_shown(
+    bare_cli: Cli, command: tuple[str, ...], place: str
+) -> None:
+    ended = bare_cli(
+        *command,
+        BILLING_BROKER_URL=f"amqp://user:{PASSWORD}@{place}/",
+        BILLING_DATABASE_URL=f"postgresql://user:{PASSWORD}@{place}/db",
+    )
+    assert ended.code in {1, 3}
+    nothing_is_shown(ended)
+
+
+@pytest.mark.parametrize("command", EVERY_COMMAND, ids=" ".join)
+@pytest.mark.parametrize(
+    "url",
+    [
+        "Tr0ub4dor",
+        "user:Tr0ub4dor@host",
+        "://user:Tr0ub4dor@host",
+        "amqp://user:Tr0ub4dor",
+        "amqp://user:Tr0ub4dor@Tr0ub4dor@host/",
+        "amqp://user:Tr0ub4dor/Tr0ub4dor@host/",
+        "amqp://user:Tr0ub4dor#Tr0ub4dor@host/",
+        "amqp://user:[Tr0ub4dor@host/",
+    ],
+)
+def test_a_url_that_is_none_is_not_shown(bare_cli: Cli, command: tuple[str, ...], url: str) -> None:
+    ended = bare_cli(*command, BILLING_BROKER_URL=url, BILLING_DATABASE_URL=url)
+    assert ended.code == 2
+    assert "BILLING_BROKER_URL: " in ended.error
+    assert "BILLING_DATABASE_URL: " in ended.error
+    nothing_is_shown(ended)
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_worker_logs_where_it_works_without_passwords(
+    bare_cli: Cli, broker_url: str, postgres_url: str, log_format: str
+) -> None:
+    ended = bare_cli(
+        *("run", "--drain", "--log-level", "DEBUG", "--log-format", log_format),
+        *("--broker-url", broker_url, "--database-url", postgres_url),
+    )
+    assert ended.code == 0, ended.err
+    assert "consuming from amqp://" in ended.err
+    for url in (broker_url, postgres_url):
+        password = url.partition("://")[2].partition("@")[0].partition(":")[2]
+        assert len(password) > 8
+        assert password not in ended.all
+    if log_format == "json":
+        assert all({"time", "level", "message"} <= json.loads(line).keys() for line in ended.err.splitlines())
+
+
+# -- migrate ----------------------------------------------------------------------------------------------
+
+
+def test_migrating_twice_is_migrating_once(bare_cli: Cli) -> None:
+    first = bare_cli("migrate", "--database-url", "sqlite:///ledger.sqlite3")
+    assert (first.code, first.out) == (0, f"schema at {newest_revision()}, was empty\n")
+    second = bare_cli("migrate", "--database-url", "sqlite:///ledger.sqlite3")
+    assert (second.code, second.out) == (0, f"schema at {newest_revision()} already\n")
+    assert bare_cli("stats", "--database-url", "sqlite:///ledger.sqlite3").code == 0
+
+
+def test_migrating_works_on_postgresql_too(bare_cli: Cli, postgres: PostgresServer) -> None:
+    postgres.databases.create_database("test_cli_migrate")
+    try:
+        url = postgres.address.url("test_cli_migrate")
+        assert bare_cli("migrate", "--database-url", url).out.endswith("was empty\n")
+        assert bare_cli("migrate", "--database-url", url).out.endswith("already\n")
+    finally:
+        postgres.databases.drop_database("test_cli_migrate")
+
+
+# -- topology ---------------------------------------------------------------------------------------------
+
+
+def test_declaring_makes_what_verify_misses(bare_cli: Cli, bare_broker_url: str) -> None:
+    bare_cli.environment["BILLING_BROKER_URL"] = bare_broker_url
+    before = bare_cli("topology", "verify")
+    assert before.code == 1
+    assert before.lines == [
+        f"{what} is missing: run `billing-worker topology declare`"
+        for what in ("exchange 'billing'", *(f"queue '{name}'" for name in QUEUES))
+    ]
+    declared = bare_cli("topology", "declare")
+    assert declared.code == 0
+    assert [line.partition(":")[0] for line in declared.lines[:4]] == QUEUES
+    assert "bound to usage.*" in declared.lines[1]
+    after = bare_cli("topology", "verify")
+    assert (after.code, after.out) == (0, "the topology is as it must be\n")
+    assert bare_cli("topology", "declare").out == declared.out
+
+
+def test_the_policy_to_set_is_a_command_that_can_be_pasted(broker_cli: Cli) -> None:
+    (line,) = [line for line in broker_cli("topology", "declare").lines if line.startswith("policy to set: ")]
+    words = shlex.split(line.removeprefix("policy to set: "))
+    assert words[:3] == ["rabbitmqctl", "set_policy", "billing-work"]
+    assert json.loads(words[4])["dead-letter-routing-key"] == BILLING.dead.name
+    assert words[5:] == ["--apply-to", "queues"]
+
+
+Wrong = Callable[[pika.adapters.blocking_connection.BlockingChannel], object]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (lambda channel: channel.queue_delete("billing.usage"), "queue 'billing.usage' is missing"),
+        (lambda channel: channel.exchange_delete("billing"), "exchange 'billing' is missing"),
+    ],
+)
+def test_verify_names_what_is_gone(broker_cli: Cli, witness: Witness, wrong: Wrong, told: str) -> None:
+    wrong(witness.channel)
+    ended = broker_cli("topology", "verify")
+    assert ended.code == 1
+    assert ended.lines == [f"{told}: run `billing-worker topology declare`"]
+
+
+def test_a_queue_of_another_type_is_shown_with_the_difference_and_the_way_out(
+    broker_cli: Cli, witness: Witness
+) -> None:
+    witness.channel.queue_delete("billing.usage")
+    witness.channel.queue_declare("billing.usage", durable=True)
+    verified = broker_cli("topology", "verify")
+    assert verified.code == 1
+    (line,) = verified.lines
+    assert line.startswith("queue 'billing.usage' differs: PRECONDITION_FAILED")
+    assert "x-queue-type" in line
+    assert line.endswith("delete it when it is empty, then declare it")
+    declared = broker_cli("topology", "declare")
+    assert declared.code == 2
+    assert "PRECONDITION_FAILED" in declared.error
+    witness.channel.queue_delete("billing.usage")
+    assert broker_cli("topology", "declare").code == 0
+    assert broker_cli("topology", "verify").code == 0
+
+
+def test_an_exchange_of_another_type_is_shown_with_the_difference(
+    bare_cli: Cli, bare_broker_url: str
+) -> None:
+    bare_cli.environment["BILLING_BROKER_URL"] = bare_broker_url
+    with Witness(bare_broker_url) as witness:
+        witness.channel.exchange_declare("billing", "fanout", durable=True)
+        ended = bare_cli("topology", "verify")
+    assert ended.code == 1
+    assert ended.lines[0].startswith("exchange 'billing' differs: PRECONDITION_FAILED")
+    assert "'fanout'" in ended.lines[0]
+    assert len(ended.lines) == 5, "the queues are looked at all the same"
+
+
+def test_a_binding_that_is_gone_is_put_right_by_declaring(broker_cli: Cli, witness: Witness) -> None:
+    witness.channel.queue_unbind("billing.usage", "billing", "usage.*")
+    with pytest.raises(pika.exceptions.UnroutableError):
+        witness.publish({"type": "usage.deduct"})
+    broker_cli("topology", "declare")
+    witness.publish({"type": "usage.deduct"})
+
+
+def test_a_topology_with_more_than_ours_is_as_it_must_be(broker_cli: Cli, broker_url: str) -> None:
+    link = open_link(broker_url)
+    link.declare(Topology("other", work=(), replies=Queue("other.replies"), dead=Queue("other.dead")))
+    link.close()
+    assert broker_cli("topology", "verify").code == 0
+
+
+# -- run --------------------------------------------------------------------------------------------------
+
+
+def test_drain_applies_what_waits_and_ends(cli: Cli, witness: Witness) -> None:
+    witness.publish({"type": "account.open", "referenceId": "o", "userId": "ann", "tier": "free"})
+    witness.publish({"type": "usage.deduct", "referenceId": "d", "userId": "ann", "tokens": 400})
+    assert cli("run", "--drain").code == 0
+    assert cli("balance", "ann", "--json").json["balance"] == 9_600
+
+
+def test_drain_is_for_one_worker(cli: Cli) -> None:
+    ended = cli("run", "--drain", "--workers", "2")
+    assert ended.code == 2
+    assert ended.error == "--drain runs one worker; leave --workers out"
+
+
+def test_a_worker_on_a_wrong_schema_ends_with_2(bare_cli: Cli, broker_url: str) -> None:
+    ended = bare_cli("run", "--drain", BILLING_BROKER_URL=broker_url, BILLING_DATABASE_URL="sqlite:///x.db")
+    assert ended.code == 2
+    assert "billing-worker migrate" in ended.err

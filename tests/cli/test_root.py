@@ -1,0 +1,205 @@
+"""The whole command line: help that teaches, errors in one line, exit codes."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from tests.cli.console import Books, Cli
+from tests.support.patience import eventually
+from tests.support.processes import worker_environment
+from tests.support.witness import Witness
+from worker import __version__
+from worker.cli.root import cli as group
+from worker.settings import load_settings
+
+
+def every_command(
+    command: click.Command, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """All commands with the words that lead to them."""
+    yield path, command
+    if isinstance(command, click.Group):
+        for name, inner in command.commands.items():
+            yield from every_command(inner, (*path, name))
+
+
+COMMANDS = dict(every_command(group))
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_command_teaches(bare_cli: Cli, path: tuple[str, ...]) -> None:
+    command = COMMANDS[path]
+    shown = bare_cli(*path, "--help")
+    assert shown.code == 0
+    assert shown.err == ""
+    assert " ".join(["Usage: billing-worker", *path]) in shown.out
+    assert command.help, "says nothing of what it does"
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and not parameter.hidden:
+            assert parameter.help, f"{parameter.opts} says nothing"
+            assert parameter.opts[-1] in shown.out
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_the_help_fits_a_terminal(bare_cli: Cli, path: tuple[str, ...]) -> None:
+    assert all(len(line) <= 100 for line in bare_cli(*path, "-h").lines)
+
+
+def test_the_exit_codes_are_in_the_help(bare_cli: Cli) -> None:
+    assert "Exit codes: 0 done" in bare_cli("--help").out
+
+
+def test_no_command_at_all_shows_the_help_and_is_wrong_usage(bare_cli: Cli) -> None:
+    shown = bare_cli()
+    assert shown.code == 2
+    assert "Usage: billing-worker" in shown.all
+
+
+def test_the_version_is_told(bare_cli: Cli) -> None:
+    assert bare_cli("--version").out == f"billing-worker, version {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("no-such-command",), "No such command"),
+        (("balance",), "Missing argument 'USER'"),
+        (("balance", "a", "b"), "unexpected extra argument"),
+        (("balance", "--no-such-option", "a"), "No such option"),
+        (("can-afford", "a", "many"), "'many' is not a valid integer"),
+        (("dead-letters", "show", "0"), "0 is not in the range"),
+        (("dead-letters", "show", "9" * 30), "is not in the range"),
+        (("dead-letters", "discard", "1"), "Missing option '--reason'"),
+        (("dead-letters", "list", "--status", "lost"), "'lost' is not one of"),
+        (("run", "--log-level", "LOUD"), "'LOUD' is not one of"),
+        (("publish", "-", "--type", "x" * 256), "--type: a name on the broker has at most 255 bytes"),
+        (("balance", "caf\udce9"), "user is not UTF-8"),
+    ],
+)
+def test_wrong_usage_is_told_and_exits_with_2(bare_cli: Cli, arguments: tuple[str, ...], told: str) -> None:
+    ended = bare_cli(*arguments)
+    assert ended.code == 2
+    assert told in ended.err
+    assert ended.out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("history", "a", "--limit", "0"), "limit must be from 1 to 1000, not 0"),
+        (("history", "a", "--offset", "1", "--cursor", "x"), "not both"),
+        (("usage", "a", "--timezone", "Mars/Olympus"), "Mars/Olympus"),
+        (("usage", "a", "--days", "0"), "days must be from 1 to 366"),
+        (("can-afford", "a", "0"), "tokens must be from 1"),
+        (("can-afford", "a", str(2**63)), "tokens must be from 1"),
+    ],
+)
+def test_a_question_that_makes_no_sense_is_wrong_usage_and_no_no(
+    ledger_cli: Cli, books: Books, arguments: tuple[str, ...], told: str
+) -> None:
+    books.open("a")
+    ended = ledger_cli(*arguments)
+    assert ended.code == 2
+    assert told in ended.error
+
+
+def test_a_bad_setting_exits_with_2(bare_cli: Cli) -> None:
+    ended = bare_cli("stats", BILLING_BATCH_SIZE="0")
+    assert ended.code == 2
+    assert ended.error.startswith("settings: BILLING_BATCH_SIZE: ")
+
+
+@pytest.mark.parametrize("catalog", ["missing.toml", "."])
+def test_a_catalog_that_cannot_be_read_exits_with_2(ledger_cli: Cli, catalog: str) -> None:
+    ended = ledger_cli("balance", "a", "--catalog", catalog)
+    assert ended.code == 2
+    assert "catalog" in ended.err
+
+
+@pytest.mark.parametrize("command", [("balance", "a"), ("history", "a"), ("stats",), ("audit",)])
+def test_a_ledger_without_tables_exits_with_2_and_the_way_out(
+    bare_cli: Cli, command: tuple[str, ...]
+) -> None:
+    ended = bare_cli(*command, BILLING_DATABASE_URL="sqlite:///new.sqlite3")
+    assert ended.code == 2
+    assert "the ledger's schema is at nothing" in ended.error
+    assert "billing-worker migrate" in ended.error
+
+
+@pytest.mark.parametrize(
+    "command", [("stats",), ("migrate",), ("audit",), ("balance", "a"), ("dead-letters", "list")]
+)
+def test_a_database_that_does_not_answer_exits_with_3(bare_cli: Cli, command: tuple[str, ...]) -> None:
+    ended = bare_cli(*command, BILLING_DATABASE_URL="postgresql://u:p@127.0.0.1:9/db")
+    assert ended.code == 3
+    assert "the ledger's database is not available" in ended.error
+
+
+@pytest.mark.parametrize("command", [("topology", "verify"), ("replies",), ("publish", "-")])
+def test_a_broker_that_does_not_answer_exits_with_3(bare_cli: Cli, command: tuple[str, ...]) -> None:
+    ended = bare_cli(*command, BILLING_BROKER_URL="amqp://u:p@127.0.0.1:9/")
+    assert ended.code == 3
+    assert "the broker is not available" in ended.error
+
+
+def test_what_does_not_exist_exits_with_4(ledger_cli: Cli) -> None:
+    for command in (
+        ("balance", "nobody"),
+        ("can-afford", "nobody", "1"),
+        ("history", "nobody"),
+        ("usage", "nobody"),
+    ):
+        ended = ledger_cli(*command)
+        assert ended.code == 4
+        assert "nobody" in ended.error
+
+
+def test_flags_come_before_variables_and_variables_before_the_file(bare_cli: Cli, sqlite_url: str) -> None:
+    Path(".env").write_text("BILLING_DATABASE_URL=sqlite:///from-the-file.sqlite3\n")
+    assert "at nothing" in bare_cli("stats").error
+    assert Path("from-the-file.sqlite3").exists()
+    assert bare_cli("stats", BILLING_DATABASE_URL=sqlite_url).code == 0
+    flag = ("--database-url", "sqlite:///from-the-flag.sqlite3")
+    assert "at nothing" in bare_cli("stats", *flag, BILLING_DATABASE_URL=sqlite_url).error
+    assert Path("from-the-flag.sqlite3").exists()
+
+
+def test_a_reader_that_has_seen_enough_ends_it_quietly(sqlite_url: str, books: Books) -> None:
+    for number in range(40):
+        books.open(f"user-{number}")
+    read, write = os.pipe()
+    os.close(read)
+    ended = subprocess.run(
+        [sys.executable, "-m", "worker", "stats"],
+        env=worker_environment(load_settings(database_url=sqlite_url)),
+        stdout=write,
+        stderr=subprocess.PIPE,
+        timeout=60,
+    )
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+def test_ctrl_c_ends_a_command_with_130_and_no_traceback(broker_url: str, witness: Witness) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "worker", "publish", "-", "--unchecked"],
+        env=worker_environment(load_settings(broker_url=broker_url)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    process.stdin.write(b'{"type": "usage.deduct"}\n' * 500)  # one chunk; then it waits for more
+    process.stdin.flush()
+    eventually(lambda: witness.depth("billing.usage") == 500)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert b"Traceback" not in err
+    assert out == b""
