@@ -28,6 +28,7 @@ from worker.errors import BillingError, BrokerUnavailableError, ConfigurationErr
 
 _HEARTBEAT_S: Final = 30
 _TIMEOUT_S: Final = 10.0
+_NOT_FOUND: Final = 404
 #: pika waits for ever by default where the broker is in an alarm (pika#653).
 _BLOCKED_S: Final = 60.0
 
@@ -128,7 +129,8 @@ class BillingClient:
             ) from error
         except ChannelClosedByBroker as error:
             self._drop()
-            raise ConfigurationError(f"the broker refuses: {error.reply_text}") from error
+            way_out = ": run `billing-worker topology declare`" if error.reply_code == _NOT_FOUND else ""
+            raise ConfigurationError(f"the broker refuses: {error.reply_text}{way_out}") from error
         except (AMQPError, OSError) as error:
             self._drop()
             raise BrokerUnavailableError(
@@ -193,12 +195,13 @@ class BillingClient:
 
 
 def _parameters(url: str) -> Any:
+    unreadable = ConfigurationError("the broker URL can't be read: amqp://user:password@host:5672/vhost")
+    if not url.startswith(("amqp://", "amqps://")):  # pika takes other things for defaults
+        raise unreadable
     try:
         parameters = pika.URLParameters(url)
-    except Exception:  # whatever it stumbles over, its text may hold the password
-        raise ConfigurationError(
-            "the broker URL can't be read: amqp://user:password@host:5672/vhost"
-        ) from None
+    except Exception:  # noqa: BLE001 - whatever it stumbles over, its text may hold the password
+        raise unreadable from None
     parameters.heartbeat = _HEARTBEAT_S if parameters.heartbeat is None else parameters.heartbeat
     if parameters.blocked_connection_timeout is None:
         parameters.blocked_connection_timeout = _BLOCKED_S

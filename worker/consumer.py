@@ -16,7 +16,7 @@ from worker.broker import Delivery, Link
 from worker.errors import BrokerUnavailableError, ConfigurationError, LedgerUnavailableError, TransientError
 from worker.ledger.store import Ledger
 from worker.metrics import Metrics
-from worker.pipeline import SUSPECT_AFTER, Item, Pipeline
+from worker.pipeline import SUSPECT_AFTER, Item, Pipeline, UnansweredError
 
 log = logging.getLogger(__name__)
 
@@ -120,17 +120,29 @@ class Consumer:
                 link.keep_alive()
 
     def _work_off(self, link: Link, deliveries: Sequence[Delivery]) -> None:
-        """Settle the batch; messages that may have brought a worker down go alone, the others first.
-
-        In random order: whatever stood behind a deadly one last time has its chance this time.
-        """
+        """Settle the batch; messages that may have brought a worker down go alone, the others first."""
         suspects = [d for d in deliveries if d.delivery_count >= SUSPECT_AFTER]
         if not suspects:
             self._settle(link, deliveries)
             return
         self._settle(link, [d for d in deliveries if d.delivery_count < SUSPECT_AFTER])
-        for suspect in self._rng.sample(suspects, len(suspects)):
+        for suspect in self._in_turn(suspects):
+            if self._stop.requested:
+                return
             self._settle(link, [suspect])
+
+    def _in_turn(self, suspects: Sequence[Delivery]) -> Sequence[Delivery]:
+        """Forwards, next time backwards: past one deadly message all others are through after two crashes.
+
+        Where there are several, at random: whatever stood behind one of them has its chance next time.
+        """
+        match max(suspect.delivery_count for suspect in suspects) - SUSPECT_AFTER:
+            case 0:
+                return suspects
+            case 1:
+                return suspects[::-1]
+            case _:
+                return self._rng.sample(suspects, len(suspects))
 
     def _settle(self, link: Link, deliveries: Sequence[Delivery]) -> None:
         if not deliveries:
@@ -150,12 +162,17 @@ class Consumer:
     def _settled(self, link: Link, items: Sequence[Item]) -> bool:
         try:
             self._pipeline.settle(link, items)
+        except UnansweredError as error:
+            # Held, not given back: what comes again counts as a delivery, and is parked after too many.
+            self._broker.began(error)
+            return False
         except BrokerUnavailableError:
             raise
         except TransientError as error:
             self._database.began(error)
             return False
         self._database.ended()
+        self._broker.ended()
         return True
 
 

@@ -31,6 +31,10 @@ GIVE_UP_AFTER = 15
 _CONTENTION_TRIES = 10
 
 
+class UnansweredError(BrokerUnavailableError):
+    """The broker has not taken the letters and replies. The deliveries are still held: answer again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What the pipeline is told and does not decide.
@@ -113,10 +117,13 @@ class Pipeline:
         now = self._clock()
         letters = [letter for item in items if (letter := self._dead_letter(item, now)) is not None]
         replies = [reply for item in items if (reply := self._reply(item)) is not None]
-        returned = {id(message) for message in link.publish([*letters, *replies])}
+        try:
+            returned = {id(message) for message in link.publish([*letters, *replies])}
+        except BrokerUnavailableError as error:
+            raise UnansweredError(str(error)) from error
         if any(id(letter) in returned for letter in letters):
             # The originals stay where they are until there is a place for their letters.
-            raise BrokerUnavailableError(
+            raise UnansweredError(
                 f"the dead-letter queue {self._policy.topology.dead.name!r} is missing: "
                 "run `billing-worker topology declare`"
             )

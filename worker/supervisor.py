@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -24,19 +24,23 @@ _STEADY_S = 60.0
 
 @dataclass(slots=True)
 class _Child:
+    environment: Mapping[str, str]
     process: subprocess.Popen[bytes]
     started: float
     wait_s: float = _RESTART_FIRST_S
     restart_at: float | None = field(default=None)
 
 
-def supervise(count: int, environment: Mapping[str, str], stop: Stop) -> int:
-    """Run ``count`` workers until ``stop``; the exit code: 0, or the one that no restart can mend."""
-    children = [_start(environment) for _ in range(count)]
+def supervise(environments: Sequence[Mapping[str, str]], stop: Stop) -> int:
+    """Run a worker in each of ``environments`` until ``stop``.
+
+    Returns the exit code: 0, or the one of a worker that no restart can mend.
+    """
+    children = [_start(environment) for environment in environments]
     try:
         while not stop.requested:
             for child in children:
-                if (code := _look_after(child, environment)) == CONFIGURATION_EXIT:
+                if (code := _look_after(child)) == CONFIGURATION_EXIT:
                     return code
             stop.wait(0.2)
         return 0
@@ -60,11 +64,12 @@ def follow_parent(parent: int) -> None:
 
 def _start(environment: Mapping[str, str]) -> _Child:
     command = [sys.executable, "-m", "worker", "run", "--workers", "1", "--supervised", str(os.getpid())]
-    process = subprocess.Popen(command, env={**os.environ, **environment})  # noqa: S603 - our own program
-    return _Child(process, started=time.monotonic())
+    # In a group of its own: a Ctrl-C reaches the supervisor alone, and the workers once, as SIGTERM from it.
+    process = subprocess.Popen(command, env={**os.environ, **environment}, process_group=0)  # noqa: S603 - our own program
+    return _Child(environment, process, started=time.monotonic())
 
 
-def _look_after(child: _Child, environment: Mapping[str, str]) -> int | None:
+def _look_after(child: _Child) -> int | None:
     """Restart a worker that died, later each time it dies young."""
     now = time.monotonic()
     code = child.process.poll()
@@ -79,7 +84,7 @@ def _look_after(child: _Child, environment: Mapping[str, str]) -> int | None:
                 "worker %d ended with %d; starting another in %.1f s", child.process.pid, code, child.wait_s
             )
     elif now >= child.restart_at:
-        fresh = _start(environment)
+        fresh = _start(child.environment)
         child.process, child.started, child.restart_at = fresh.process, fresh.started, None
     return code
 

@@ -61,15 +61,16 @@ def test_check_is_coloured_on_a_terminal(cli: Cli) -> None:
 def test_check_says_what_is_bad_and_what_to_do_and_looks_at_the_rest(
     cli: Cli, variables: dict[str, str], bad: list[str], told: str
 ) -> None:
-    ended = cli("check", **variables)
+    cli.environment |= variables
+    ended = cli("check")
     assert ended.code == 1
     assert [name for name, verdict in verdicts(ended).items() if verdict == "bad"] == bad
     assert len(ended.lines) == 5
     assert told in next(line for line in ended.lines if line.startswith("bad"))
 
 
-def test_check_finds_a_topology_that_is_missing(cli: Cli, bare_broker_url: str) -> None:
-    ended = cli("check", BILLING_BROKER_URL=bare_broker_url)
+def test_check_finds_a_topology_that_is_missing(ledger_cli: Cli, bare_broker_url: str) -> None:
+    ended = ledger_cli("check", BILLING_BROKER_URL=bare_broker_url)
     assert ended.code == 1
     assert verdicts(ended)["broker"] == "ok"
     assert "queue 'billing.usage' is missing: run `billing-worker topology declare`" in ended.lines[-1]
@@ -108,15 +109,12 @@ def test_a_wrong_password_is_refused_and_not_shown(
     cli: Cli, postgres: PostgresServer, rabbitmq: RabbitMQServer, command: tuple[str, ...]
 ) -> None:
     broker, database = rabbitmq.address, postgres.address
-    ended = cli(
-        *command,
-        BILLING_BROKER_URL=f"amqp://{broker.user}:{PASSWORD}@{broker.host}:{broker.port}/",
-        BILLING_DATABASE_URL=(
-            f"postgresql://{database.user}:{PASSWORD}@{database.host}:{database.port}/postgres"
-        ),
-        # A worker waits for its database; one without a password problem lets it get to the broker.
-        **({"BILLING_DATABASE_URL": cli.environment["BILLING_DATABASE_URL"]} if command[0] == "run" else {}),
-    )
+    login = f"amqp://{broker.user}:{PASSWORD}@{broker.host}:{broker.port}/"
+    cli.environment["BILLING_BROKER_URL"] = login
+    if command[0] != "run":  # a worker would wait for its database, and not get to the broker
+        login = f"postgresql://{database.user}:{PASSWORD}@{database.host}:{database.port}/postgres"
+        cli.environment["BILLING_DATABASE_URL"] = login
+    ended = cli(*command)
     assert ended.code in {1, 2, 3}
     nothing_is_shown(ended)
 

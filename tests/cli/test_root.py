@@ -11,8 +11,8 @@ import click
 import pytest
 
 from tests.cli.console import Books, Cli
-from tests.support.patience import eventually
 from tests.support.processes import worker_environment
+from tests.support.waiting import eventually
 from tests.support.witness import Witness
 from worker import __version__
 from worker.cli.root import cli as group

@@ -1,14 +1,13 @@
 """kill -9 at every arrow of the sentence: nothing lost, nothing twice, the same reply."""
 
 import signal
-from itertools import islice
 
 import pytest
 
 from schemas import DeadLetter
 from tests.support.processes import WorkerProcesses
 from tests.support.saboteur import ARROWS
-from tests.support.traffic import Truth, content_of, every_reply, mixed, nothing_is_left
+from tests.support.traffic import Truth, content_of, every_reply, nothing_is_left, publish_some
 from tests.support.witness import PATIENCE_S, Witness
 from tests.support.worker_thread import running
 from worker.bootstrap import Application
@@ -74,11 +73,6 @@ def crash_and_take_over(
     assert {reply["reason"] for reply in replies[broken]} == {"not_json"}
     assert_one_letter(witness, at_most=1 if arrow in {*NOTHING, *EFFECTS} else 2)
     nothing_is_left(witness)
-
-
-def publish_some(witness: Witness, truth: Truth, count: int) -> None:
-    for message in islice(mixed(), count):
-        truth.sent(witness.publish(message), message)
 
 
 def crash(workers: WorkerProcesses, arrow: str, nth: int) -> None:

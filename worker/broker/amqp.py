@@ -67,9 +67,16 @@ class AmqpLink:
             return self._consumer().receive(most, timeout_s)
 
     def publish(self, messages: Sequence[Outgoing]) -> list[Outgoing]:
-        """See Link. A message the broker refuses, or does not confirm in time, counts as a lost link."""
-        with _broker_errors():
-            return self._publisher().publish(messages, while_waiting=self._keep_consumer_alive)
+        """See Link. Raises also where the broker refuses a message, or does not confirm it in time.
+
+        What was received stays held then, and may be published about again: on another connection.
+        """
+        try:
+            with _broker_errors():
+                return self._publisher().publish(messages, while_waiting=self._keep_consumer_alive)
+        except BrokerUnavailableError:
+            self._drop_publisher()
+            raise
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """See Link."""
@@ -78,9 +85,9 @@ class AmqpLink:
 
     def keep_alive(self, wait_s: float = 0.0) -> None:
         """See Link."""
-        with _broker_errors():
-            self._publisher().keep_alive()
-            if self._inbox is not None:
+        self._keep_publisher_alive()
+        if self._inbox is not None:
+            with _broker_errors():
                 self._inbox.keep_alive(wait_s)
 
     def declare(self, topology: Topology) -> None:
@@ -128,6 +135,23 @@ class AmqpLink:
         if self._outbox is None:
             self._outbox = _built(self._url, f"{self._name} publisher", _Outbox)
         return self._outbox
+
+    def _keep_publisher_alive(self) -> None:
+        """A lost publisher is no lost link where there is a consumer: the next publish opens another."""
+        if self._outbox is None:
+            return
+        try:
+            with _broker_errors():
+                self._outbox.keep_alive()
+        except BrokerUnavailableError:
+            self._drop_publisher()
+            if self._inbox is None:
+                raise
+
+    def _drop_publisher(self) -> None:
+        if self._outbox is not None:
+            self._outbox.close()
+        self._outbox = None
 
     def _keep_consumer_alive(self) -> None:
         if self._inbox is not None:

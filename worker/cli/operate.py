@@ -14,7 +14,7 @@ from worker.cli.options import with_application
 from worker.errors import BillingError, ConfigurationError
 from worker.ledger.migrations import current_revision, migrate, newest_revision
 from worker.ledger.store import Ledger
-from worker.settings import environment_of, redacted
+from worker.settings import Settings, environment_of, redacted
 from worker.supervisor import follow_parent, supervise
 
 
@@ -46,10 +46,19 @@ def run(application: Application, *, drain: bool, supervised: int | None) -> Non
     if settings.workers > 1:
         if drain:
             raise ConfigurationError("--drain runs one worker; leave --workers out")
-        sys.exit(supervise(settings.workers, environment_of(settings), stop))
+        sys.exit(supervise(_environments(settings), stop))
     if settings.metrics_port:
         application.metrics.serve(settings.metrics_port)
     application.run_worker(stop, drain=drain)
+
+
+def _environments(settings: Settings) -> list[dict[str, str]]:
+    """One environment a worker; each serves its metrics on a port of its own, from the one that is set on."""
+    port = settings.metrics_port
+    return [
+        environment_of(settings.model_copy(update={"metrics_port": port + n if port else 0}))
+        for n in range(settings.workers)
+    ]
 
 
 @click.command("migrate")

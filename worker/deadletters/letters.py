@@ -21,8 +21,8 @@ _MESSAGE_MAX_BYTES = 1_000
 
 # The broker's own, or dangerous to send again: CC and BCC would deliver copies, x-death confuses the
 # broker's cycle detection.
-_BROKERS_OWN = {"cc", "bcc", "x-delivery-count", "x-acquired-count"}
-_BROKERS_PREFIXES = ("x-death", "x-first-death-", "x-last-death-", HEADER_PREFIX)
+_BROKERS_OWN = {"cc", "bcc", "x-death", "x-delivery-count", "x-acquired-count"}
+_BROKERS_PREFIXES = ("x-first-death-", "x-last-death-", HEADER_PREFIX)
 
 # user_id must name the connection that publishes, expiration would end the letter's life.
 _PROPERTIES_NOT_SENT_AGAIN = {"application_headers", "user_id", "expiration", "delivery_mode", "cluster_id"}

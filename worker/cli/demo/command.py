@@ -7,11 +7,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from time import monotonic
 from typing import Any
 from uuid import uuid4
 
 import click
+from pydantic import SecretStr
 from sqlalchemy.engine import URL
 
 from worker.bootstrap import Application, configure_logging, utc_now
@@ -33,7 +33,7 @@ from worker.cli.options import as_json
 from worker.deadletters.office import DeadLetterOffice, ParkedLetter
 from worker.errors import ConfigurationError
 from worker.ledger.audit import audit
-from worker.settings import Settings, load_settings
+from worker.settings import Settings
 
 _MESSAGES = 2_000
 _USERS = 200
@@ -125,17 +125,15 @@ def _played(application: Application, script: Script, folder: Path) -> Ended:
     run = uuid4().hex[:12]
     acts = correlated(run, (act.messages for act in script.acts))
     tally = Tally({id_: message for act in acts for id_, message in act.items()})
-    with stage(application, folder, f"{BILLING.replies.name}.demo-{run}") as playing:
-        began = monotonic()
-        with listener(tally) as listen:
-            for act, messages in zip(script.acts, acts, strict=True):
-                listen(act.name)
-                playing.play(messages, tally, listen)
-                if not messages.keys() <= tally.replies.keys():
-                    break
-        seconds = monotonic() - began
+    reply_to = f"{BILLING.replies.name}.demo-{run}"
+    with stage(application, folder, reply_to) as playing, listener(tally) as listen:
+        for act, messages in zip(script.acts, acts, strict=True):
+            listen(act.name)
+            playing.play(messages, tally, listen)
+            if not messages.keys() <= tally.replies.keys():
+                break
     tally.file(_letters(application))
-    return Ended(tally, audit(application.engine), playing.exit_codes(), seconds)
+    return Ended(tally, audit(application.engine), playing.exit_codes(), playing.seconds())
 
 
 def _letters(application: Application) -> Iterator[ParkedLetter]:
@@ -155,21 +153,18 @@ def _letters(application: Application) -> Iterator[ParkedLetter]:
 
 def _settings(folder: Path, broker_url: str | None, database_url: str | None, workers: int) -> Settings:
     """The defaults, whatever the environment says."""
+    ledger = URL.create("sqlite", database=str(folder / "ledger.sqlite3"))
     defaults: dict[str, Any] = {name: field.default for name, field in Settings.model_fields.items()}
     own: dict[str, Any] = {
-        "broker_url": broker_url,
-        "database_url": database_url,
+        "broker_url": SecretStr(broker_url or f"sqla+sqlite:///{folder / 'broker.sqlite3'}"),
+        "database_url": SecretStr(database_url or ledger.render_as_string()),
         "catalog": DEFAULT_CATALOG,
         "workers": workers,
         "log_level": "WARNING",
     }
     if broker_url is None:
-        own |= {
-            "broker_url": f"sqla+sqlite:///{folder / 'broker.sqlite3'}",
-            "database_url": URL.create("sqlite", database=str(folder / "ledger.sqlite3")).render_as_string(),
-            "batch_size": _EMBEDDED_BATCH,
-        }
-    return load_settings(**defaults | own)
+        own["batch_size"] = _EMBEDDED_BATCH
+    return Settings.model_construct(**defaults | own)
 
 
 @contextmanager

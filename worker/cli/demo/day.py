@@ -51,7 +51,7 @@ class _Day:
     def script(self, count: int) -> Script:
         openings = self._openings(max(12, count // 25))
         for _ in range(max(1, count // 500)):
-            openings.append(saying("unknown tier", self._open("eve.nobody", "platinum")))
+            openings.append(saying("unknown tier", self._open("eve.nobody" + self._suffix, "platinum")))
             self._refused_by_the_rules()
         for _ in range(max(1, count // 1000)):
             self._broken()
@@ -95,7 +95,6 @@ class _Day:
         ]
 
     def _open(self, user: str, tier: str) -> OpenAccount:
-        user = user if user.endswith(self._suffix) else user + self._suffix
         at = self._now - timedelta(days=DAYS, minutes=self._rng.randrange(600))
         return OpenAccount(reference_id=self._reference("open"), user_id=user, tier=tier, occurred_at=at)
 

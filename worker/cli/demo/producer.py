@@ -1,7 +1,7 @@
 """The demo's producer, a process of its own: publishes what comes on standard input, confirmed.
 
-A line is an act: ``{"replyTo": queue, "messages": [{"messageId", "correlationId", "routingKey", "body"}, …]}``,
-the bodies in base64. It ends with its input. It knows nothing of commands: what it sends may be broken.
+A line is an act: ``{"replyTo": "…", "messages": [{"messageId", "correlationId", "routingKey", "body"}, …]}``
+with the bodies in base64. It ends with its input. It knows nothing of commands: what it sends may be broken.
 """
 
 import base64

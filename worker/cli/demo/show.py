@@ -23,7 +23,7 @@ from worker.ledger.queries import Reader
 from worker.settings import Settings, redacted
 
 _LINE_EVERY_S = 2.0
-_REPLIES = 8
+_REPLIES = 10
 _ENTRIES = 12
 _DAYS = 14
 _LETTERS = 5
@@ -220,7 +220,7 @@ def _speed(ended: Ended) -> str:
     answered, letters = len(ended.tally.replies), len(ended.tally.letters)
     return (
         f"{answered:,} of {len(ended.tally.sent):,} messages answered, {letters:,} of them dead letters, "
-        f"in {ended.seconds:.1f} s ({answered / max(ended.seconds, 0.001):,.0f} a second)"
+        f"in {ended.seconds:.1f} s from the first answer to the last"
     )
 
 

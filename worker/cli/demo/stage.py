@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
+import worker
 from worker.bootstrap import Application
 from worker.broker import BILLING, Link
 from worker.cli.demo.producer import line_for
@@ -69,13 +70,15 @@ class Process:
 def started(name: str, arguments: list[str], settings: Settings, folder: Path) -> Iterator[Process]:
     """A Python process with these settings; it does not outlive the block.
 
-    In a session of its own: Ctrl-C on a terminal is for the demo, which ends the others in order.
+    In a session of its own: Ctrl-C on a terminal is for the demo, which ends the others in order. In the
+    demo's folder: a `.env` file where the demo was called says nothing here.
     """
     log = folder / f"{name}.log"
     with log.open("wb") as output:
         popen = subprocess.Popen(  # noqa: S603 - our own program
             [sys.executable, *arguments],
-            env={**os.environ, **environment_of(settings)},
+            env={**os.environ, **environment_of(settings), "PYTHONPATH": _import_path()},
+            cwd=folder,
             stdin=subprocess.PIPE if name == "producer" else subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -91,11 +94,22 @@ def started(name: str, arguments: list[str], settings: Settings, folder: Path) -
         process.end()
 
 
+def _import_path() -> str:
+    """Where this program was imported from, before what the environment says."""
+    given = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    return os.pathsep.join([str(Path(worker.__file__).parents[1]), *map(os.path.abspath, given)])
+
+
 class Stage:
     """Plays acts: hands them to the producer, and reads replies until everything is answered."""
 
     def __init__(self, worker: Process, producer: Process, replies: Link, reply_to: str) -> None:
         self._worker, self._producer, self._replies, self._reply_to = worker, producer, replies, reply_to
+        self._heard: list[float] = []
+
+    def seconds(self) -> float:
+        """From the first answer to the last."""
+        return self._heard[-1] - self._heard[0] if self._heard else 0.0
 
     def exit_codes(self) -> dict[str, int | None]:
         """How the processes ended, by name; None while they run."""
@@ -116,6 +130,7 @@ class Stage:
             on_answers()
             if deliveries:
                 heard = monotonic()
+                self._heard = [*self._heard[:1], heard]
             elif monotonic() - heard > _PATIENCE_S:
                 return
             else:

@@ -91,7 +91,7 @@ def rows_in(content: bytes, name: str) -> Iterator[Row]:
         for fields in reader:
             yield _row(fields, f"{name}, line {reader.line_num}", reader.line_num)
     except csv.Error as error:
-        raise ConfigurationError(f"{name}, line {reader.line_num}: is not CSV: {error}") from error
+        raise ConfigurationError(f"{name}, line {reader.reader.line_num}: is not CSV: {error}") from error
 
 
 def _content(path: Path) -> bytes:

@@ -1,0 +1,308 @@
+"""``publish``: JSON lines from a file or a stream, each confirmed or named, going on where it stopped."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.console import Cli
+from tests.support.processes import worker_environment
+from tests.support.waiting import eventually
+from tests.support.witness import Witness
+from worker.broker import Outgoing
+from worker.broker.amqp import AmqpLink
+from worker.cli import messages as messages_module
+from worker.errors import BrokerUnavailableError
+from worker.settings import load_settings
+
+GOOD = {"type": "usage.deduct", "referenceId": "r-0", "userId": "ann", "tokens": 5}
+
+
+def lines(count: int, *, first: int = 0) -> bytes:
+    return b"".join(
+        json.dumps(GOOD | {"referenceId": f"r-{number}"}).encode() + b"\n" for number in range(first, count)
+    )
+
+
+def references(taken: Sequence[tuple[Any, bytes]]) -> list[str]:
+    return [json.loads(body)["referenceId"] for _, body in taken]
+
+
+# -- what is sent -----------------------------------------------------------------------------------------
+
+
+def test_a_file_is_published_line_by_line(broker_cli: Cli, witness: Witness) -> None:
+    Path("day.jsonl").write_bytes(lines(3))
+    ended = broker_cli("publish", "day.jsonl")
+    assert (ended.code, ended.out, ended.err) == (0, "published 3, refused 0, unroutable 0\n", "")
+    assert references(witness.take("billing.usage", 3)) == ["r-0", "r-1", "r-2"]
+    assert [path.name for path in Path().iterdir()] == ["day.jsonl"], "the mark is gone"
+
+
+def test_standard_input_is_published_too(broker_cli: Cli, witness: Witness) -> None:
+    assert broker_cli("publish", "-", stdin=lines(2)).code == 0
+    assert references(witness.take("billing.usage", 2)) == ["r-0", "r-1"]
+    assert list(Path().iterdir()) == []
+
+
+def test_the_bytes_of_a_line_are_sent_as_they_are(broker_cli: Cli, witness: Witness) -> None:
+    line = '{"type":"usage.deduct",  "referenceId":"ü-1","userId":"\\u00fc","tokens":5}'.encode()
+    broker_cli("publish", "-", stdin=b"\n  " + line + b" \r\n\n")
+    ((properties, body),) = witness.take("billing.usage", 1)
+    assert body == line
+    assert properties.content_type == "application/json"
+    assert properties.delivery_mode == 2
+    assert properties.reply_to is None
+
+
+def test_replies_go_where_they_are_asked_to(broker_cli: Cli, witness: Witness) -> None:
+    broker_cli("publish", "-", "--reply-to", witness.reply_queue, stdin=lines(1))
+    ((properties, _),) = witness.take("billing.usage", 1)
+    assert properties.reply_to == witness.reply_queue
+
+
+def test_the_broker_vouches_for_the_user_who_published(
+    broker_cli: Cli, witness: Witness, broker_url: str
+) -> None:
+    broker_cli("publish", "-", stdin=lines(1))
+    ((properties, _),) = witness.take("billing.usage", 1)
+    assert properties.user_id == broker_url.partition("://")[2].partition(":")[0]
+
+
+def test_what_the_operator_publishes_passes_the_rules_about_senders(
+    cli: Cli, witness: Witness, broker_url: str
+) -> None:
+    user = broker_url.partition("://")[2].partition(":")[0]
+    line = {"type": "account.open", "referenceId": "o", "userId": "ann", "tier": "free"}
+    cli("publish", "-", "--reply-to", witness.reply_queue, stdin=json.dumps(line).encode())
+    cli("run", "--drain", BILLING_SENDERS=json.dumps({"account.*": [user]}))
+    ((_, body),) = witness.take(witness.reply_queue, 1)
+    assert json.loads(body)["status"] == "applied"
+
+
+def test_message_ids_are_the_same_each_time_and_differ_between_lines(
+    broker_cli: Cli, witness: Witness
+) -> None:
+    for _ in range(2):
+        broker_cli("publish", "-", stdin=lines(3))
+    ids = [properties.message_id for properties, _ in witness.take("billing.usage", 6)]
+    assert ids[:3] == ids[3:]
+    assert len(set(ids)) == 3
+
+
+def test_lines_go_to_the_queues_of_their_types(broker_cli: Cli, witness: Witness) -> None:
+    opened = json.dumps(
+        {"type": "account.open", "referenceId": "o", "userId": "ann", "tier": "free"}
+    ).encode()
+    assert broker_cli("publish", "-", stdin=lines(1) + opened).code == 0
+    assert references(witness.take("billing.payments", 1)) == ["o"]
+    assert references(witness.take("billing.usage", 1)) == ["r-0"]
+
+
+# -- lines without a type ---------------------------------------------------------------------------------
+
+
+def test_the_type_is_given_to_lines_that_name_none(broker_cli: Cli, witness: Witness) -> None:
+    bare = b'{"referenceId":"x",  "userId":"ann","tokens":1}'
+    ended = broker_cli("publish", "-", "--type", "usage.deduct", stdin=bare + b"\n" + lines(1))
+    assert ended.code == 0
+    (_, first), (_, second) = witness.take("billing.usage", 2)
+    assert first == b'{"type": "usage.deduct", ' + bare[1:], "the rest is as it was"
+    assert json.loads(second) == GOOD
+
+
+def test_giving_the_type_mends_nothing_else(broker_cli: Cli) -> None:
+    twice = b'{"referenceId":"x","userId":"ann","tokens":1,"tokens":2}\n'
+    ended = broker_cli("publish", "-", "--type", "usage.deduct", stdin=twice + b"{}\n[1]\nno\n")
+    assert ended.code == 1
+    assert [line.split(":")[1].strip() for line in ended.err.splitlines()] == [
+        "duplicate_field",
+        "missing_field",
+        "not_an_object",
+        "not_json",
+    ]
+
+
+# -- lines that are not taken -----------------------------------------------------------------------------
+
+
+def test_lines_the_worker_would_refuse_are_named_and_not_sent(broker_cli: Cli, witness: Witness) -> None:
+    stdin = (
+        lines(1) + b"oops\n\n" + json.dumps(GOOD | {"tokens": -1}).encode() + b"\n\xff\n" + lines(2, first=1)
+    )
+    ended = broker_cli("publish", "-", stdin=stdin)
+    assert (ended.code, ended.out) == (1, "published 2, refused 3, unroutable 0\n")
+    assert [line.split(":")[:2] for line in ended.err.splitlines()] == [
+        ["line 2", " not_json"],
+        ["line 4", " invalid_field"],
+        ["line 5", " not_utf8"],
+    ]
+    assert references(witness.take("billing.usage", 2)) == ["r-0", "r-1"]
+
+
+def test_the_maximum_is_the_one_that_is_configured(broker_cli: Cli) -> None:
+    ended = broker_cli("publish", "-", stdin=lines(1), BILLING_MAX_QUANTITY="4")
+    assert ended.code == 1
+    assert "line 1: invalid_field: tokens: at most 4 is taken." in ended.err
+
+
+def test_unchecked_lines_are_sent_as_they_are(broker_cli: Cli, witness: Witness) -> None:
+    stdin = b'oops\n\xff\n{"type": "usage.deduct"}\n{"type": 5}\n{"type": "' + b"u" * 300 + b'"}\n'
+    ended = broker_cli("publish", "-", "--unchecked", stdin=stdin)
+    assert (ended.code, ended.out) == (0, "published 5, refused 0, unroutable 0\n")
+    assert [body for _, body in witness.take("billing.usage", 5)] == stdin.splitlines()
+
+
+def test_lines_that_no_queue_takes_are_named(broker_cli: Cli, witness: Witness) -> None:
+    nowhere = b'{"type": "nowhere.at_all"}\n'
+    ended = broker_cli("publish", "-", "--unchecked", stdin=lines(1) + nowhere + nowhere + lines(1))
+    assert (ended.code, ended.out) == (1, "published 2, refused 0, unroutable 2\n")
+    assert ended.err.splitlines() == [
+        "line 2: no queue takes 'nowhere.at_all'",
+        "line 3: no queue takes 'nowhere.at_all'",
+    ]
+    assert witness.depth("billing.usage") == 2
+
+
+def test_without_the_topology_nothing_is_sent(bare_cli: Cli, bare_broker_url: str) -> None:
+    ended = bare_cli("publish", "-", stdin=lines(1), BILLING_BROKER_URL=bare_broker_url)
+    assert ended.code == 3
+    assert "billing-worker topology declare" in ended.error
+
+
+@pytest.mark.parametrize("source", ["missing.jsonl", "."])
+def test_a_file_that_cannot_be_read_is_wrong_usage(broker_cli: Cli, source: str) -> None:
+    ended = broker_cli("publish", source)
+    assert ended.code == 2
+    assert ended.error.startswith(f"{source} can't be read: ")
+
+
+def test_an_empty_file_is_published_in_no_time(broker_cli: Cli) -> None:
+    Path("empty.jsonl").touch()
+    ended = broker_cli("publish", "empty.jsonl")
+    assert (ended.code, ended.out) == (0, "published 0, refused 0, unroutable 0\n")
+
+
+def test_a_person_sees_a_progress_bar_and_a_pipe_does_not(broker_cli: Cli) -> None:
+    Path("day.jsonl").write_bytes(lines(3))
+    shown = broker_cli("publish", "day.jsonl", terminal=True)
+    assert "publishing" in shown.err
+    assert "3/3" in shown.err
+    assert broker_cli("publish", "day.jsonl").err == ""
+
+
+# -- going on after an interruption -----------------------------------------------------------------------
+
+
+class Interruption:
+    """The connection is lost in the chunk of that number, before or after it has reached the broker."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, *, chunk: int, after: bool) -> None:
+        self._left = chunk
+        publish = AmqpLink.publish
+
+        def interrupted(link: AmqpLink, messages: Sequence[Outgoing]) -> list[Outgoing]:
+            self._left -= 1
+            returned = publish(link, messages) if self._left or after else []
+            if not self._left:
+                raise BrokerUnavailableError("the connection is lost")
+            return returned
+
+        patch.setattr(AmqpLink, "publish", interrupted)
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of 50 lines."""
+    monkeypatch.setattr(messages_module, "_CHUNK", 50)
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize(("after", "doubled"), [(False, 0), (True, 50)])
+def test_the_same_call_goes_on_after_the_last_chunk_that_was_confirmed(
+    broker_cli: Cli, witness: Witness, monkeypatch: pytest.MonkeyPatch, after: bool, doubled: int
+) -> None:
+    Path("big.jsonl").write_bytes(lines(170))
+    with monkeypatch.context() as patch:
+        Interruption(patch, chunk=3, after=after)
+        interrupted = broker_cli("publish", "big.jsonl")
+    assert interrupted.code == 3
+    assert Path("big.jsonl.published").exists()
+    resumed = broker_cli("publish", "big.jsonl")
+    assert (resumed.code, resumed.out) == (0, "published 70, refused 0, unroutable 0\n")
+    taken = witness.take("billing.usage", 170 + doubled)
+    assert sorted(set(references(taken))) == sorted(f"r-{number}" for number in range(170))
+    assert len({properties.message_id for properties, _ in taken}) == 170, "the doubled ones can be told"
+    assert witness.depth("billing.usage") == 0
+    assert [path.name for path in Path().iterdir()] == ["big.jsonl"]
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_file_that_has_changed_meanwhile_starts_over(
+    broker_cli: Cli, witness: Witness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("big.jsonl").write_bytes(lines(120))
+    with monkeypatch.context() as patch:
+        Interruption(patch, chunk=2, after=False)
+        broker_cli("publish", "big.jsonl")
+    Path("big.jsonl").write_bytes(lines(60))
+    assert broker_cli("publish", "big.jsonl").out == "published 60, refused 0, unroutable 0\n"
+    assert witness.depth("billing.usage") == 50 + 60
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xff\xfe", b"x 5 0", b"5", b"{hash} -1 0", b"{hash} many 0"])
+def test_a_mark_that_says_nothing_starts_over(broker_cli: Cli, mark: bytes) -> None:
+    Path("day.jsonl").write_bytes(lines(3))
+    Path("day.jsonl.published").write_bytes(mark)
+    assert broker_cli("publish", "day.jsonl").out == "published 3, refused 0, unroutable 0\n"
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_lines_refused_before_the_interruption_still_count_in_the_exit_code(
+    broker_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("big.jsonl").write_bytes(b"oops\n" + lines(100))
+    with monkeypatch.context() as patch:
+        Interruption(patch, chunk=2, after=False)
+        broker_cli("publish", "big.jsonl")
+    resumed = broker_cli("publish", "big.jsonl")
+    assert resumed.code == 1
+    assert "before the interruption 1 lines were not taken" in resumed.err
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_mark_that_cannot_be_written_is_told_before_much_is_sent(broker_cli: Cli, witness: Witness) -> None:
+    Path("big.jsonl").write_bytes(lines(100))
+    Path("big.jsonl.published.new").mkdir()
+    ended = broker_cli("publish", "big.jsonl")
+    assert ended.code == 2
+    assert "publish from standard input to do without it" in ended.error
+    assert witness.depth("billing.usage") == 50
+
+
+def test_a_process_that_is_killed_loses_nothing_and_doubles_one_chunk_at_most(
+    broker_cli: Cli, broker_url: str, witness: Witness
+) -> None:
+    count = 20_000
+    Path("big.jsonl").write_bytes(lines(count))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "worker", "publish", "big.jsonl"],
+        env=worker_environment(load_settings(broker_url=broker_url)),
+        stdout=subprocess.DEVNULL,
+    )
+    eventually(lambda: witness.depth("billing.usage") > 1_000)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert Path("big.jsonl.published").exists(), "it was faster than the kill"
+    sent_before = witness.depth("billing.usage")
+    resumed = broker_cli("publish", "big.jsonl")
+    assert resumed.code == 0
+    sent_after = int(resumed.out.split()[1].rstrip(","))
+    assert count <= sent_before + sent_after <= count + 500
+    eventually(lambda: witness.depth("billing.usage") == sent_before + sent_after)
+    assert not Path("big.jsonl.published").exists()

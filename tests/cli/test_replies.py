@@ -1,0 +1,95 @@
+"""``replies``: what waits in a response queue, looked at or taken."""
+
+import json
+import signal
+import subprocess
+import sys
+
+from tests.cli.console import Cli
+from tests.support.processes import worker_environment
+from tests.support.waiting import eventually
+from tests.support.witness import Witness
+from worker.settings import load_settings
+
+QUEUE = "billing.replies"
+
+
+def fill(witness: Witness, *bodies: bytes) -> None:
+    for number, body in enumerate(bodies):
+        witness.publish(body, exchange="", routing_key=QUEUE, correlation_id=f"c-{number}")
+
+
+def test_replies_are_shown_one_json_object_a_line_and_stay(broker_cli: Cli, witness: Witness) -> None:
+    fill(witness, b'{"status": "applied", "referenceId": "\xc3\xbc"}', b'{"status": "rejected"}')
+    for _ in range(2):
+        shown = broker_cli("replies")
+        assert (shown.code, shown.err) == (0, "")
+        assert [json.loads(line) for line in shown.lines] == [
+            {"correlationId": "c-0", "status": "applied", "referenceId": "ü"},
+            {"correlationId": "c-1", "status": "rejected"},
+        ]
+    eventually(lambda: witness.depth(QUEUE) == 2)
+
+
+def test_replies_that_are_taken_are_gone(broker_cli: Cli, witness: Witness) -> None:
+    fill(witness, b"{}", b"{}", b"{}")
+    assert len(broker_cli("replies", "--take", "--limit", "2").lines) == 2
+    eventually(lambda: witness.depth(QUEUE) == 1)
+    ((properties, _),) = witness.take(QUEUE, 1)
+    assert properties.correlation_id == "c-2"
+
+
+def test_a_limit_ends_it_without_waiting_for_more(broker_cli: Cli, witness: Witness) -> None:
+    fill(witness, *[b"{}"] * 5)
+    assert [json.loads(line)["correlationId"] for line in broker_cli("replies", "--limit", "3").lines] == [
+        "c-0",
+        "c-1",
+        "c-2",
+    ]
+    eventually(lambda: witness.depth(QUEUE) == 5)
+
+
+def test_a_reply_nobody_can_read_is_shown_all_the_same(broker_cli: Cli, witness: Witness) -> None:
+    fill(witness, b"\xff\x00", b"[1]", b'{"a": "\\ud800"}', b"[" * 10_000, b"")
+    shown = broker_cli("replies")
+    assert shown.code == 0
+    assert [json.loads(line) for line in shown.lines] == [
+        {"correlationId": "c-0", "unreadable": "ff00"},
+        {"correlationId": "c-1", "body": [1]},
+        {"correlationId": "c-2", "a": "\ud800"},
+        {"correlationId": "c-3", "unreadable": "5b" * 200},
+        {"correlationId": "c-4", "unreadable": ""},
+    ]
+
+
+def test_an_empty_queue_shows_nothing(broker_cli: Cli) -> None:
+    assert (broker_cli("replies").code, broker_cli("replies").out) == (0, "")
+
+
+def test_another_queue_can_be_named(broker_cli: Cli, witness: Witness) -> None:
+    witness.channel.queue_declare("billing.replies.app", durable=True)
+    witness.publish(b'{"a": 1}', exchange="", routing_key="billing.replies.app", correlation_id="c")
+    assert json.loads(broker_cli("replies", "--queue", "billing.replies.app").out)["a"] == 1
+
+
+def test_a_queue_that_is_not_there_is_named(broker_cli: Cli) -> None:
+    ended = broker_cli("replies", "--queue", "nowhere")
+    assert ended.code == 3
+    assert "nowhere" in ended.error
+
+
+def test_following_shows_what_comes_until_ctrl_c(broker_url: str, witness: Witness) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "worker", "replies", "--follow", "--take"],
+        env=worker_environment(load_settings(broker_url=broker_url)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    for correlation_id in ("first", "second"):
+        witness.publish(b"{}", exchange="", routing_key=QUEUE, correlation_id=correlation_id)
+        assert json.loads(process.stdout.readline()) == {"correlationId": correlation_id}
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (0, b"")
+    assert witness.depth(QUEUE) == 0

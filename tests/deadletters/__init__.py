@@ -1,0 +1,1 @@
+"""Dead letters: how they are made, kept and sent again."""

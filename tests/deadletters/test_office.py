@@ -1,0 +1,362 @@
+"""Letters in the ledger's database, on both dialects: nothing is lost on the way in nor on the way back."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from math import isnan
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import Engine
+
+from worker.broker import Delivery, Link, Outgoing
+from worker.deadletters.letters import Reason, dead_letter_for
+from worker.deadletters.office import DeadLetterOffice, ParkedLetter, _kept, _restored, replay_of
+from worker.errors import BrokerUnavailableError, NotFoundError
+
+NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
+
+
+class FakeLink:
+    """A dead-letter queue and what has been published, with a connection that can be lost."""
+
+    def __init__(self, *deliveries: Delivery) -> None:
+        self.waiting = list(deliveries)
+        self.published: list[Outgoing] = []
+        self.acknowledged = 0
+        self.patience: list[float] = []
+        self.on_acknowledge: Callable[[], None] = lambda: None
+        self.on_publish: Callable[[], None] = lambda: None
+        self.has_no_route = False
+
+    def receive(self, most: int, timeout_s: float) -> list[Delivery]:
+        self.patience.append(timeout_s)
+        return self.waiting[self.acknowledged :][:most]
+
+    def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        self.on_acknowledge()
+        self.acknowledged += len(deliveries)
+
+    def publish(self, messages: Sequence[Outgoing]) -> list[Outgoing]:
+        self.on_publish()
+        self.published += messages
+        return list(messages) if self.has_no_route else []
+
+    @property
+    def link(self) -> Link:
+        return cast(Link, self)
+
+
+@pytest.fixture
+def office(engine: Engine) -> DeadLetterOffice:
+    return DeadLetterOffice(engine)
+
+
+def failed(
+    body: bytes = b"oops",
+    *,
+    properties: Mapping[str, Any] | None = None,
+    headers: Mapping[Any, Any] | None = None,
+    reason: Reason | None = None,
+    at: datetime = NOW,
+    tries: int = 1,
+) -> Delivery:
+    """A letter as it comes out of the dead-letter queue."""
+    original = Delivery(
+        body,
+        "billing.usage",
+        "billing",
+        "usage.deduct",
+        1,
+        properties=properties or {},
+        headers=headers or {},
+    )
+    letter = dead_letter_for(
+        original, reason or Reason("not_json", "no JSON"), queue="billing.dead", tries=tries, now=at
+    )
+    return Delivery(
+        letter.body,
+        "billing.dead",
+        "",
+        "billing.dead",
+        1,
+        properties=letter.properties,
+        headers=letter.headers,
+    )
+
+
+def park(office: DeadLetterOffice, *deliveries: Delivery) -> list[ParkedLetter]:
+    """The letters that are parked afterwards, oldest first."""
+    assert office.park(FakeLink(*deliveries).link) == len(deliveries)
+    letters, _ = office.letters()
+    return letters[::-1]
+
+
+# -- in and back ------------------------------------------------------------------------------------------
+
+WIRE = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(codec=None, categories=None), max_size=8)
+    | st.binary(max_size=8)
+    | st.datetimes()
+    | st.decimals(allow_nan=False, allow_infinity=False),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.text(max_size=4) | st.binary(max_size=4) | st.sampled_from(["$bytes", "$table"]),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@given(WIRE)
+def test_whatever_a_header_holds_is_the_same_after_it_was_kept(value: Any) -> None:
+    kept = json.dumps(_kept(value))
+    assert "\\u0000" not in kept, "PostgreSQL can't store it"
+    assert "NaN" not in kept
+    restored = _restored(json.loads(kept))
+    assert restored == value
+    assert type(restored) is type(value)
+
+
+def test_not_a_number_is_kept_too() -> None:
+    assert isnan(_restored(json.loads(json.dumps(_kept(float("nan"))))))
+
+
+AWKWARD: dict[Any, Any] = {
+    "nul": "a\0b",
+    "half": "\ud800",
+    "emoji": "💶",
+    "bytes": b"\xff\x00",
+    "decimal": Decimal("12.50"),
+    "time": datetime(2026, 11, 22, 10, 15),  # noqa: DTZ001 - py-amqp's times are naive and UTC
+    "infinite": float("-inf"),
+    "large": 2**63 - 1,
+    "nothing": None,
+    "nested": {"list": [1, {"deep": b"\x00"}], "$bytes": "not ours"},
+    "n\0ul": 1,
+    b"\xff": 2,
+    "x-request-id": "the producer's own",
+}
+
+
+def test_properties_and_headers_come_back_on_replay_as_they_were(office: DeadLetterOffice) -> None:
+    properties = {
+        "message_id": "m\0\ud800",
+        "correlation_id": "c",
+        "reply_to": "billing.replies.x",
+        "content_type": "application/json",
+        "priority": 0,
+        "timestamp": 1_763_800_000,
+    }
+    (letter,) = park(office, failed(properties=properties, headers=AWKWARD))
+    replay = replay_of(letter)
+    assert {name: value for name, value in replay.properties.items() if value is not None} == properties
+    assert replay.headers == AWKWARD
+    assert (replay.exchange, replay.routing_key) == ("billing", "usage.deduct")
+
+
+@pytest.mark.parametrize("body", [b"", bytes(range(256)) * 4, b"\0", "ü\u2028".encode(), b"x" * 300_000])
+def test_the_body_comes_back_byte_by_byte(office: DeadLetterOffice, body: bytes) -> None:
+    (letter,) = park(office, failed(body))
+    assert letter.body == body
+    assert replay_of(letter).body == body
+
+
+def test_what_the_broker_or_a_worker_said_is_not_sent_again(office: DeadLetterOffice) -> None:
+    delivery = failed(headers={"trace": "t"})
+    said = {
+        "x-death": [{"count": 1}],
+        "x-first-death-queue": "q",
+        "x-delivery-count": 4,
+        "CC": ["a"],
+        "BCC": ["b"],
+    }
+    brokers = {
+        "user_id": "bridge",
+        "expiration": "5",
+        "cluster_id": "c",
+        "delivery_mode": 2,
+        "unreadable": b"x",
+    }
+    (letter,) = park(office, replace(delivery, headers={**delivery.headers, **said}, properties=brokers))
+    replay = replay_of(letter, "operator")
+    assert replay.headers == {"trace": "t"}
+    assert replay.properties == {"user_id": "operator"}
+    assert letter.properties["properties"]["user_id"] == "bridge", "an operator can see it"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x-billing-attempts": 2**62, "x-billing-schema-version": 2**40},
+        {"x-billing-reason": "a\0b", "x-billing-reference-id": "\0", "x-billing-letter-id": "\0" * 3},
+        {"x-billing-first-failed-at": "0001-01-01T00:00:00+14:00"},
+        {"x-billing-routing-key": "x" * 100_000},
+    ],
+)
+def test_a_forged_letter_does_not_hold_up_the_others(
+    office: DeadLetterOffice, headers: dict[str, Any]
+) -> None:
+    forged = failed(b"forged")
+    letters = park(
+        office, failed(b"one"), replace(forged, headers={**forged.headers, **headers}), failed(b"two")
+    )
+    assert [letter.body for letter in letters] == [b"one", b"forged", b"two"]
+
+
+# -- the same letter again --------------------------------------------------------------------------------
+
+
+def test_a_letter_that_failed_again_is_one_row_with_what_is_newest(office: DeadLetterOffice) -> None:
+    (first,) = park(office, failed(tries=1))
+    office.discard([first.number], "never mind")
+    later = NOW + timedelta(hours=1)
+    (again,) = park(office, failed(tries=3, at=later, reason=Reason("unprocessable", "a bug", traceback="t")))
+    assert (again.number, again.attempts, again.status) == (first.number, 4, "parked")
+    assert (again.reason, again.message, again.traceback) == ("unprocessable", "a bug", "t")
+    assert (again.first_failed_at, again.last_failed_at) == (NOW, later)
+
+
+def test_different_letters_are_different_rows(office: DeadLetterOffice) -> None:
+    assert len(park(office, failed(b"a"), failed(b"b"), failed(b"a", properties={"message_id": "m"}))) == 3
+
+
+def test_a_letter_twice_in_one_batch_is_one_row(office: DeadLetterOffice) -> None:
+    (letter,) = park(office, failed(at=NOW), failed(at=NOW + timedelta(seconds=1)))
+    assert letter.attempts == 2
+
+
+def test_a_crash_after_the_commit_leaves_one_letter_and_counts_it_once(office: DeadLetterOffice) -> None:
+    fake = FakeLink(failed(b"a"), failed(b"b"))
+
+    def lost() -> None:
+        raise BrokerUnavailableError("the connection is lost")
+
+    fake.on_acknowledge = lost
+    with pytest.raises(BrokerUnavailableError):
+        office.park(fake.link)
+    assert fake.acknowledged == 0
+    fake.on_acknowledge = lambda: None
+    assert office.park(fake.link) == 2
+    letters, total = office.letters()
+    assert total == 2
+    assert [letter.attempts for letter in letters] == [1, 1]
+
+
+def test_nothing_is_acknowledged_that_is_not_committed(
+    office: DeadLetterOffice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeLink(failed(b"a"), failed(b"b"))
+
+    def full(_delivery: Delivery) -> dict[str, Any]:
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("worker.deadletters.office._row", full)
+        with pytest.raises(OSError, match="the disk is full"):
+            office.park(fake.link)
+    assert fake.acknowledged == 0
+    assert office.letters() == ([], 0)
+    assert office.park(fake.link) == 2
+
+
+def test_letters_that_are_known_to_wait_are_waited_for(office: DeadLetterOffice) -> None:
+    fake = FakeLink(failed(b"a"), failed(b"b"))
+    office.park(fake.link, expected=2, wait_s=0.125)
+    first, last = fake.patience
+    assert first > 1
+    assert last == 0.125
+
+
+# -- replay and discard -----------------------------------------------------------------------------------
+
+
+def test_a_replay_is_marked_after_it_was_sent(office: DeadLetterOffice) -> None:
+    (letter,) = park(office, failed())
+    fake = FakeLink()
+    seen: list[str] = []
+    fake.on_publish = lambda: seen.append(office.letter(letter.number).status)
+    assert office.replay(fake.link, [letter.number], sent_as="operator") == 1
+    assert seen == ["parked"]
+    assert office.letter(letter.number).status == "replayed"
+    assert fake.published[0].properties["user_id"] == "operator"
+
+
+def test_a_replay_whose_connection_is_lost_stays_parked(office: DeadLetterOffice) -> None:
+    (letter,) = park(office, failed())
+    fake = FakeLink()
+
+    def lost() -> None:
+        raise BrokerUnavailableError("the connection is lost")
+
+    fake.on_publish = lost
+    with pytest.raises(BrokerUnavailableError):
+        office.replay(fake.link, [letter.number])
+    assert office.letter(letter.number).status == "parked"
+
+
+def test_a_replay_that_reaches_no_queue_stays_parked(office: DeadLetterOffice) -> None:
+    (letter,) = park(office, failed())
+    fake = FakeLink()
+    fake.has_no_route = True
+    with pytest.raises(BrokerUnavailableError, match=f"dead letter {letter.number} reached no queue"):
+        office.replay(fake.link, [letter.number])
+    assert office.letter(letter.number).status == "parked"
+
+
+def test_a_replay_that_fails_before_it_is_marked_stays_in_sight(office: DeadLetterOffice) -> None:
+    """The worker may be faster than the mark, and another operator may look in between."""
+    (letter,) = park(office, failed())
+    fake = FakeLink()
+
+    def failed_again() -> None:
+        park(office, failed(at=NOW + timedelta(seconds=1)))
+
+    fake.on_publish = failed_again
+    office.replay(fake.link, [letter.number])
+    seen = office.letter(letter.number)
+    assert (seen.status, seen.attempts) == ("parked", 2)
+
+
+def test_a_discarded_letter_keeps_its_reason_and_all_else(office: DeadLetterOffice) -> None:
+    (letter,) = park(office, failed(headers=AWKWARD))
+    assert office.discard([letter.number], "a try, see T-17 \0") == 1
+    assert office.letter(letter.number) == replace(letter, status="discarded", note=r"a try, see T-17 \x00")
+
+
+def test_a_number_that_is_none_stops_everything_before_it_begins(office: DeadLetterOffice) -> None:
+    (letter,) = park(office, failed())
+    fake = FakeLink()
+    with pytest.raises(NotFoundError, match="there is no dead letter 99"):
+        office.replay(fake.link, [letter.number, 99])
+    with pytest.raises(NotFoundError):
+        office.discard([letter.number, 99], "none")
+    assert fake.published == []
+    assert office.letter(letter.number).status == "parked"
+
+
+# -- looking ----------------------------------------------------------------------------------------------
+
+
+def test_letters_are_found_by_status_and_reason_and_counted_in_all(office: DeadLetterOffice) -> None:
+    park(office, *[failed(f"{number}".encode()) for number in range(5)])
+    park(office, failed(b"bug", reason=Reason("unprocessable", "a bug")))
+    numbers = [letter.number for letter in office.letters()[0]]
+    assert numbers == sorted(numbers, reverse=True)
+    office.discard(numbers[:2], "none")
+    page, total = office.letters(limit=2, offset=1)
+    assert ([letter.number for letter in page], total) == (numbers[3:5], 4)
+    assert office.letters(status=None)[1] == 6
+    assert office.letters(status="discarded", reason="unprocessable")[1] == 1
+    assert office.letters(reason="unprocessable")[1] == 0

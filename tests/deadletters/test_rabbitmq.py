@@ -1,0 +1,224 @@
+"""Letters on a real broker: those that a worker makes, and those that the broker makes by itself."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pika
+import pytest
+from sqlalchemy import Engine
+
+from tests.support.provision import RabbitMQServer
+from tests.support.waiting import eventually
+from tests.support.witness import PATIENCE_S, Witness
+from worker.bootstrap import Application
+from worker.broker import BILLING, Link, open_link
+from worker.deadletters.office import DeadLetterOffice, ParkedLetter
+from worker.ledger.engine import ledger_engine
+from worker.ledger.store import Ledger
+from worker.settings import load_settings
+
+DEDUCT = {"type": "usage.deduct", "referenceId": "r-1", "userId": "ann", "tokens": 5}
+
+
+@pytest.fixture
+def engine(sqlite_url: str) -> Iterator[Engine]:
+    engine = ledger_engine(sqlite_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def office(engine: Engine) -> DeadLetterOffice:
+    return DeadLetterOffice(engine)
+
+
+@pytest.fixture
+def dead(broker_url: str) -> Iterator[Link]:
+    """A link that consumes the dead letters."""
+    link = open_link(broker_url, consume=[BILLING.dead.name])
+    yield link
+    link.close()
+
+
+@pytest.fixture
+def policy(rabbitmq: RabbitMQServer, broker_url: str) -> None:
+    """The policy that `topology declare` prints."""
+    vhost = broker_url.rpartition("/")[2]
+    for name, (pattern, definition) in BILLING.policies().items():
+        rabbitmq.management.set_policy(vhost, name, pattern=pattern, definition=definition)
+
+
+def worker(broker_url: str, database_url: str, **settings: Any) -> None:
+    """Settles the next message as a worker does."""
+    application = Application(load_settings(broker_url=broker_url, database_url=database_url, **settings))
+    pipeline = application.pipeline(Ledger(application.engine))
+    link = application.link(consume=[queue.name for queue in BILLING.work])
+    deliveries = link.receive(1, PATIENCE_S)
+    pipeline.settle(link, pipeline.receive(deliveries))
+    link.close()
+    application.engine.dispose()
+
+
+def parked(office: DeadLetterOffice, dead: Link) -> ParkedLetter:
+    """The only letter, as soon as it is there."""
+    eventually(lambda: office.park(dead, wait_s=0.05))
+    ((letter,), _) = office.letters()
+    return letter
+
+
+def own_headers(properties: Any) -> dict[str, Any]:
+    """The headers but for the count that a quorum queue adds."""
+    return {name: value for name, value in properties.headers.items() if name != "x-delivery-count"}
+
+
+def reject(witness: Witness, *, requeue: bool = False) -> None:
+    def got() -> bool:
+        method, _, _ = witness.channel.basic_get("billing.usage")
+        if method is not None:
+            witness.channel.basic_reject(method.delivery_tag, requeue=requeue)
+        return method is not None
+
+    eventually(got)
+
+
+@pytest.mark.usefixtures("policy")
+def test_a_message_that_a_consumer_rejected_is_a_letter(
+    witness: Witness, office: DeadLetterOffice, dead: Link
+) -> None:
+    before = datetime.now(UTC)
+    witness.publish(DEDUCT, message_id="m-1", headers={"x-trace": "t-1"})
+    reject(witness)
+    letter = parked(office, dead)
+    assert (letter.reason, letter.attempts) == ("rejected", 1)
+    assert (letter.queue, letter.exchange, letter.routing_key) == ("billing.usage", "billing", "usage.deduct")
+    assert (letter.type, letter.reference_id, letter.user_id) == ("usage.deduct", "r-1", "ann")
+    assert abs(letter.last_failed_at - before) < timedelta(minutes=1)
+    assert json.loads(letter.body) == DEDUCT
+
+
+@pytest.mark.usefixtures("policy")
+def test_a_letter_of_the_brokers_is_replayed_as_it_first_came(
+    witness: Witness, office: DeadLetterOffice, dead: Link, broker_url: str
+) -> None:
+    user = broker_url.partition("://")[2].partition(":")[0]
+    correlation_id = witness.publish(
+        DEDUCT, message_id="m-1", user_id=user, headers={"x-trace": "t-1", "CC": ["payment.copy"]}
+    )
+    witness.take("billing.payments", 1)  # the copy that CC asked for
+    reject(witness)
+    letter = parked(office, dead)
+    office.replay(dead, [letter.number], sent_as=user)
+    ((properties, body),) = witness.take("billing.usage", 1)
+    assert json.loads(body) == DEDUCT
+    assert (properties.message_id, properties.correlation_id) == ("m-1", correlation_id)
+    assert (properties.reply_to, properties.user_id) == (witness.reply_queue, user)
+    assert own_headers(properties) == {"x-trace": "t-1"}
+    assert witness.depth("billing.payments") == 0, "no copy this time"
+
+
+@pytest.mark.usefixtures("policy")
+def test_a_replayed_letter_of_the_brokers_that_the_worker_refuses_is_the_same_letter(
+    witness: Witness, office: DeadLetterOffice, dead: Link, broker_url: str, sqlite_url: str
+) -> None:
+    witness.publish(b"oops", routing_key="usage.deduct", message_id="m-1")
+    reject(witness)
+    first = parked(office, dead)
+    office.replay(dead, [first.number])
+    worker(broker_url, sqlite_url)
+    again = parked(office, dead)
+    assert (again.number, again.attempts) == (first.number, 2)
+    assert (first.reason, again.reason) == ("rejected", "not_json")
+
+
+def test_a_message_that_was_delivered_too_often_is_a_letter(
+    witness: Witness, office: DeadLetterOffice, dead: Link, rabbitmq: RabbitMQServer, broker_url: str
+) -> None:
+    ((pattern, definition),) = BILLING.policies().values()
+    vhost = broker_url.rpartition("/")[2]
+    rabbitmq.management.set_policy(
+        vhost, "billing-work", pattern=pattern, definition={**definition, "delivery-limit": 2}
+    )
+    witness.publish(DEDUCT)
+    for _ in range(3):
+        reject(witness, requeue=True)
+    letter = parked(office, dead)
+    assert (letter.reason, letter.queue) == ("delivery_limit", "billing.usage")
+
+
+def test_a_message_that_has_expired_is_a_letter_and_lives_on(
+    witness: Witness, office: DeadLetterOffice, dead: Link
+) -> None:
+    arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": BILLING.dead.name}
+    witness.channel.queue_declare("short", arguments=arguments, exclusive=True)
+    witness.publish(DEDUCT, exchange="", routing_key="short", expiration="1")
+    letter = parked(office, dead)
+    assert (letter.reason, letter.queue, letter.exchange, letter.routing_key) == (
+        "expired",
+        "short",
+        "",
+        "short",
+    )
+    witness.channel.queue_purge("short")
+    office.replay(dead, [letter.number])
+    ((properties, _),) = witness.take("short", 1)
+    assert properties.expiration is None
+
+
+def test_a_message_that_somebody_put_there_by_hand_is_a_letter(
+    witness: Witness, office: DeadLetterOffice, dead: Link
+) -> None:
+    witness.publish(b"\xff", exchange="", routing_key=BILLING.dead.name)
+    letter = parked(office, dead)
+    assert (letter.reason, letter.queue, letter.body) == ("unknown", BILLING.dead.name, b"\xff")
+
+
+def test_a_workers_letter_holds_headers_near_the_frames_maximum(
+    witness: Witness, office: DeadLetterOffice, dead: Link, broker_url: str, sqlite_url: str
+) -> None:
+    headers = {"small": "s", "large": "l" * 90_000, "too-large": "t" * 30_000}
+    witness.publish(bytes(range(256)), routing_key="usage.deduct", headers=headers)
+    worker(broker_url, sqlite_url)
+    letter = parked(office, dead)
+    assert letter.reason == "not_utf8"
+    assert letter.body == bytes(range(256))
+    assert letter.properties["headers"]["x-billing-headers-omitted"] == "too-large"
+    office.replay(dead, [letter.number])
+    ((properties, body),) = witness.take("billing.usage", 1)
+    assert body == bytes(range(256))
+    assert own_headers(properties) == {"small": "s", "large": "l" * 90_000}
+
+
+def test_header_values_of_every_kind_come_back_over_the_wire(
+    witness: Witness, office: DeadLetterOffice, dead: Link, broker_url: str, sqlite_url: str
+) -> None:
+    headers = {
+        "nul": "a\0b",
+        "bytes": b"\xff\x00",
+        "time": datetime(2026, 11, 22, 10, 15, tzinfo=UTC).replace(tzinfo=None),
+        "large": 2**62,
+        "decimal": Decimal("12.50"),
+        "yes": True,
+        "none": None,
+        "nested": {"list": [1, "two", {"three": 3}]},
+    }
+    witness.publish(b"oops", routing_key="usage.deduct", headers=headers)
+    ((before, _),) = witness.take("billing.usage", 1)
+    witness.publish(b"oops", routing_key="usage.deduct", headers=headers, message_id="m")
+    worker(broker_url, sqlite_url)
+    letter = parked(office, dead)
+    office.replay(dead, [letter.number])
+    ((after, _),) = witness.take("billing.usage", 1)
+    assert own_headers(after) == own_headers(before)
+
+
+def test_a_letter_with_a_routing_key_of_half_a_surrogate_pair_is_made_and_kept(
+    witness: Witness, office: DeadLetterOffice, dead: Link, broker_url: str, sqlite_url: str
+) -> None:
+    properties = pika.BasicProperties(delivery_mode=2)
+    witness.channel.basic_publish("billing", b"usage.\xed\xa0\x80", json.dumps(DEDUCT).encode(), properties)
+    worker(broker_url, sqlite_url)
+    letter = parked(office, dead)
+    assert (letter.reason, letter.routing_key) == ("wrong_routing_key", r"usage.\ud800")

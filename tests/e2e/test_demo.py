@@ -1,0 +1,420 @@
+"""`billing-worker demo`: what a person sees without any server, the same on servers, and what it refuses."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from schemas import Code, Command, Limits, Malformed, Reply, Status, decode
+from tests.support.processes import ROOT
+from tests.support.provision import RabbitMQServer
+from worker.broker import Delivery
+from worker.catalog import Catalog, load_catalog
+from worker.cli.demo.day import MESSAGES_MIN, day
+from worker.cli.demo.script import Message, Script
+from worker.cli.demo.show import Ended
+from worker.cli.demo.tally import Tally
+from worker.cli.demo.trace import rows_in, trace_script
+from worker.errors import ConfigurationError
+from worker.ledger.audit import AuditReport
+
+NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
+PATIENCE_S = 60
+TRACE = """TIMESTAMP,ContextTokens,GeneratedTokens
+2023-11-16 18:17:03.9799600,4808,10
+2023-11-16 18:17:04.0319600,3180,8
+2023-11-16 18:17:05,0,0
+2023-11-16 18:18:04.5,110,27
+"""
+
+
+def _environment(tmp_path: Path) -> dict[str, str]:
+    # Nothing listens there: the demo must not go by the environment.
+    astray = {"BILLING_BROKER_URL": "amqp://127.0.0.1:1/", "BILLING_SENDERS": '{"*": ["nobody"]}'}
+    return {**os.environ, **astray, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+
+
+def _demo(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "worker", "demo", *arguments],
+        env=_environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+
+def _json_of(ended: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    assert ended.returncode == 0, ended.stderr + ended.stdout
+    summary: dict[str, Any] = json.loads(ended.stdout)
+    assert summary["ok"]
+    assert summary["problems"] == []
+    assert summary["answered"] == summary["messages"] == sum(summary["sent"].values())
+    assert summary["audit"]["drift"] == 0
+    return summary
+
+
+# -- what a person sees -----------------------------------------------------------------------------------
+
+
+def test_a_short_day_without_servers_shows_all_that_is_promised_and_leaves_nothing(tmp_path: Path) -> None:
+    ended = _demo(tmp_path, "--messages", "200")
+
+    assert ended.returncode == 0, ended.stderr + ended.stdout
+    for promised in (
+        "# Outcomes by type\ntype\tstatus\tcode\tfirst\tagain\n",
+        "account.open\tapplied\taccount_opened\t",
+        "payment.succeeded\trejected\tamount_mismatch\t",
+        "usage.deduct\trejected\tinsufficient_balance\t",
+        "usage.free_upload\trejected\tfree_upload_limit_exceeded\t",
+        "(unreadable)\tfailed\tmalformed: not_json\t",
+        "# Replies to ",
+        "Insufficient token balance. Required: ",
+        "second try\tapplied\t",
+        "# History of ",
+        "# Usage of ",
+        "# Dead letters: ",
+        "reference_conflict\t",
+        "body_too_large\t",
+        "wrong_routing_key\t",
+        "every balance explained, drift 0",
+        "200 of 200 messages answered",
+        "every message has its answer or its dead letter",
+    ):
+        assert promised in ended.stdout, promised
+    assert "a busy day: " in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_script_gets_one_json_document_and_may_keep_the_files(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+
+    summary = _json_of(_demo(tmp_path, "--messages", "150", "--json", "--keep", str(kept)))
+
+    assert summary["messages"] == 150
+    assert sum(summary["deadLetters"].values()) == sum(
+        row["first"] + row["again"]
+        for row in summary["outcomes"]
+        if row["status"] == "failed" or row["code"] == "reference_conflict"
+    )
+    assert {reply["userId"] for reply in summary["user"]["replies"]} == {summary["user"]["userId"]}
+    assert summary["user"]["history"]["total"] > 0
+    assert summary["user"]["usage"]["totalUsed"] > 0
+    assert {"ledger.sqlite3", "broker.sqlite3", "worker.log", "producer.log"} <= {
+        path.name for path in kept.iterdir()
+    }
+    again = _demo(tmp_path, "--keep", str(kept))
+    assert again.returncode == 2
+    assert f"{kept} is not empty" in again.stderr
+
+
+def test_a_trace_is_played_up_to_now_and_rows_without_tokens_are_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "trace.csv"
+    file.write_text(TRACE)
+
+    summary = _json_of(_demo(tmp_path, "--trace", str(file), "--users", "2", "--json"))
+
+    assert (summary["rows"], summary["rowsLeftOut"], summary["sent"]["deduct"]) == (4, 1, 3)
+    assert summary["sent"]["opening"] == summary["users"] == 2
+    assert summary["user"]["usage"]["totalUsed"] > 0
+
+
+def test_on_servers_it_migrates_declares_and_takes_its_reply_queue_away(
+    tmp_path: Path, bare_broker_url: str, rabbitmq: RabbitMQServer, postgres_url: str
+) -> None:
+    servers = ("--broker-url", bare_broker_url, "--database-url", postgres_url, "--workers", "2")
+
+    summary = _json_of(_demo(tmp_path, *servers, "--messages", "300", "--json"))
+
+    assert summary["messages"] == 300
+    assert summary["deadLetters"]["reference_conflict"] == summary["sent"]["reused reference"]
+    depths = rabbitmq.management.queue_depths(urlsplit(bare_broker_url).path[1:])
+    assert {name: depth.ready + depth.unacknowledged for name, depth in depths.items()} == dict.fromkeys(
+        ("billing.payments", "billing.usage", "billing.replies", "billing.dead"), 0
+    )
+
+
+def test_ctrl_c_stops_everything_and_leaves_nothing(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "worker", "demo", "--messages", "20000"],
+        env=_environment(tmp_path),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    with process.stderr:
+        assert "answered" in process.stderr.readline()  # the worker and the producer run now
+        process.send_signal(signal.SIGINT)
+        process.stderr.read()
+
+    assert process.wait(PATIENCE_S) == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--broker-url", "amqp://127.0.0.1:1/"), "--broker-url and --database-url"),
+        (("--database-url", "sqlite:///x"), "--broker-url and --database-url"),
+        (("--users", "5"), "--users goes with --trace"),
+        (("--trace", "x.csv", "--messages", "500"), "--messages does not go with --trace"),
+        (("--trace", "nowhere.csv"), "nowhere.csv can't be read"),
+    ],
+)
+def test_what_it_can_not_do_is_said_with_exit_2(
+    arguments: tuple[str, ...],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from worker.cli import main
+
+    monkeypatch.setattr(sys, "argv", ["billing-worker", "demo", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+# -- the day ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def packaged() -> Catalog:
+    return load_catalog()
+
+
+@pytest.fixture(scope="module", params=[MESSAGES_MIN, 200, 2_000])
+def count(request: pytest.FixtureRequest) -> int:
+    size: int = request.param
+    return size
+
+
+@pytest.fixture(scope="module")
+def script(packaged: Catalog, count: int) -> Script:
+    return day(random.Random(1), NOW, packaged, messages=count)
+
+
+def test_a_day_has_exactly_as_many_messages_as_asked_for(script: Script, count: int) -> None:
+    assert len(script.messages) == count
+
+
+def test_a_day_has_every_kind_of_message(script: Script) -> None:
+    kinds = Counter(message.kind.partition(":")[0] for message in script.messages)
+
+    assert kinds.keys() == {
+        *("opening", "unknown tier", "opened twice", "unknown account"),
+        *("deduct", "free upload", "purchase", "refund", "bonus"),
+        *("wrong amount", "wrong currency", "unknown package", "upload too large"),
+        *("runs dry", "top-up", "second try", "delivered again", "reused reference", "broken"),
+    }
+
+
+def test_every_tier_is_opened_and_packages_are_named_by_id_and_by_index(
+    script: Script, packaged: Catalog
+) -> None:
+    bodies = [
+        json.loads(message.body) for message in script.messages if message.kind in ("opening", "top-up")
+    ]
+
+    assert {body["tier"] for body in bodies if "tier" in body} == packaged.tiers.keys()
+    assert any("packageId" in body for body in bodies)
+    assert any("packageIndex" in body for body in bodies)
+
+
+def test_only_what_is_broken_is_refused_and_all_of_it(script: Script) -> None:
+    for message in script.messages:
+        decoded = decode(message.body, now=NOW, limits=Limits())
+        is_refused = isinstance(decoded, Malformed) or decoded.type != message.routing_key
+        assert is_refused == message.kind.startswith("broken"), message.kind
+
+
+def test_nothing_is_used_before_its_account_is_opened(script: Script) -> None:
+    first, *others = script.acts
+    opened = {json.loads(message.body)["userId"] for message in first.messages}
+    used = {
+        command.user_id
+        for act in others
+        for message in act.messages
+        if message.kind != "unknown account" and (command := _command(message)) is not None
+    }
+
+    assert used <= opened
+
+
+def test_a_message_delivered_again_is_the_same_to_the_byte_and_no_other_is(script: Script) -> None:
+    fresh = [message for message in script.messages if message.kind != "delivered again"]
+    again = [message for message in script.messages if message.kind == "delivered again"]
+
+    by_id = {message.message_id: message for message in fresh}
+    assert len(by_id) == len(fresh)
+    assert all(by_id[message.message_id].body == message.body for message in again)
+
+
+def test_the_same_seed_is_the_same_day_and_another_is_another(packaged: Catalog) -> None:
+    def bodies(seed: int, suffix: str = "") -> list[bytes]:
+        script = day(random.Random(seed), NOW, packaged, messages=200, suffix=suffix)
+        return [message.body for message in script.messages]
+
+    assert bodies(7) == bodies(7)
+    assert bodies(7) != bodies(8)
+    assert bodies(7) != bodies(7, suffix="-x")
+
+
+def test_a_suffix_keeps_two_days_apart(packaged: Catalog) -> None:
+    scripts = [
+        day(random.Random(1), NOW, packaged, messages=200, suffix=suffix) for suffix in ("-one", "-two")
+    ]
+    one, two = (
+        {
+            name
+            for message in script.messages
+            if (command := _command(message)) is not None
+            for name in (command.user_id, command.reference_id)
+        }
+        for script in scripts
+    )
+
+    assert one.isdisjoint(two)
+
+
+def _command(message: Message) -> Command | None:
+    decoded = decode(message.body, now=NOW, limits=Limits())
+    return None if isinstance(decoded, Malformed) else decoded
+
+
+# -- the trace --------------------------------------------------------------------------------------------
+
+
+def test_a_trace_ends_now_and_keeps_its_intervals(tmp_path: Path, packaged: Catalog) -> None:
+    file = tmp_path / "trace.csv"
+    file.write_text(TRACE)
+
+    script = trace_script(file, seed=1, users=3, now=NOW, catalog=packaged)
+
+    deductions = [json.loads(message.body) for message in script.acts[-1].messages]
+    assert [fields["tokens"] for fields in deductions] == [4818, 3188, 137]
+    times = [datetime.fromisoformat(fields["occurredAt"]) for fields in deductions]
+    assert times[-1] == NOW
+    assert times[1] - times[0] == timedelta(microseconds=52_000)
+    assert any("shifted by 1101 days" in note for note in script.notes)
+    assert any("4 rows, 1 of them without tokens" in note for note in script.notes)
+
+
+def test_the_same_trace_gives_the_same_references_and_another_choice_gives_others(
+    tmp_path: Path, packaged: Catalog
+) -> None:
+    file = tmp_path / "trace.csv"
+    file.write_text(TRACE)
+
+    def references(now: datetime, seed: int) -> set[str | None]:
+        script = trace_script(file, seed=seed, users=3, now=now, catalog=packaged)
+        return {message.reference_id for message in script.messages}
+
+    assert references(NOW, 1) == references(NOW + timedelta(days=1), 1)
+    assert references(NOW, 1).isdisjoint(references(NOW, 2))
+
+
+_HEADER = b"TIMESTAMP,ContextTokens,GeneratedTokens\n"
+_GOOD = b"2023-11-16 18:17:03,1,2\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "trace.csv, line 1: the column TIMESTAMP is missing"),
+        (b"TIMESTAMP,GeneratedTokens\n", "trace.csv, line 1: the column ContextTokens is missing"),
+        (_HEADER, "trace.csv: has no row with tokens"),
+        (_HEADER + b"2023-11-16 18:17:03,0,0\n", "trace.csv: has no row with tokens"),
+        (_HEADER + _GOOD + b"yesterday,1,2\n", "trace.csv, line 3, column TIMESTAMP: 'yesterday' is no time"),
+        (
+            _HEADER + b"2023-11-16 18:17:03,-1,2\n",
+            "trace.csv, line 2, column ContextTokens: '-1' is no whole",
+        ),
+        (_HEADER + b"2023-11-16 18:17:03,1,2.5\n", "line 2, column GeneratedTokens: '2.5' is no whole"),
+        (_HEADER + b"2023-11-16 18:17:03,1," + b"9" * 5000 + b"\n", "line 2, column GeneratedTokens: '9"),
+        (_HEADER + b"2023-11-16 18:17:03,1\n", "trace.csv, line 2, column GeneratedTokens: is missing"),
+        (_HEADER + _GOOD + b'"2023-11-16,1,2\n', "trace.csv, line 3: is not CSV"),
+        (_HEADER + _GOOD + b"\xff\xfe,1,2\n", "trace.csv, line 3: is not UTF-8"),
+    ],
+)
+def test_a_bad_trace_is_refused_with_file_line_and_column(
+    content: bytes, message: str, tmp_path: Path, packaged: Catalog
+) -> None:
+    file = tmp_path / "trace.csv"
+    file.write_bytes(content)
+
+    with pytest.raises(ConfigurationError) as refused:
+        trace_script(file, seed=1, users=3, now=NOW, catalog=packaged)
+
+    assert message in str(refused.value)
+
+
+def test_a_trace_may_begin_with_a_byte_order_mark_and_have_offsets_and_further_columns() -> None:
+    content = b"\xef\xbb\xbfModel," + _HEADER + b"x,2023-11-16T20:17:03+02:00,1,2\n\n"
+
+    (row,) = rows_in(content, "trace.csv")
+
+    assert (row.at, row.tokens, row.line) == (datetime(2023, 11, 16, 18, 17, 3, tzinfo=UTC), 3, 2)
+
+
+# -- the verdict ------------------------------------------------------------------------------------------
+
+
+def _ended(*replies: tuple[str, Reply], codes: dict[str, int | None] | None = None) -> Ended:
+    sent = {f"id-{number}": Message("deduct", f"m-{number}", "usage.deduct", b"{}") for number in (1, 2)}
+    tally = Tally(sent)
+    tally.take(_deliveries(replies))
+    report = AuditReport(examined={}, found={}, findings=(), drift=0)
+    return Ended(tally, report, {"worker": 0} if codes is None else codes, 1.0)
+
+
+def _deliveries(replies: tuple[tuple[str, Reply], ...]) -> Iterator[Delivery]:
+    for correlation_id, reply in replies:
+        yield Delivery(reply.to_json(), "q", "", "q", 1, properties={"correlation_id": correlation_id})
+
+
+def _reply(status: Status, code: Code) -> Reply:
+    return Reply(status=status, code=code, message="")
+
+
+_APPLIED = _reply(Status.APPLIED, Code.TOKENS_DEDUCTED)
+
+
+def test_all_is_well_when_each_message_has_its_answer() -> None:
+    assert _ended(("id-1", _APPLIED), ("id-2", _APPLIED), ("id-2", _APPLIED)).problems() == []
+
+
+def test_a_message_without_answer_and_dead_letter_is_named() -> None:
+    (problem,) = _ended(("id-2", _APPLIED), ("of-another", _APPLIED)).problems()
+
+    assert problem == "deduct (correlation id id-1): neither answered nor a dead letter"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [_reply(Status.FAILED, Code.MALFORMED), _reply(Status.REJECTED, Code.REFERENCE_CONFLICT)],
+)
+def test_an_answer_that_speaks_of_a_dead_letter_needs_one(reply: Reply) -> None:
+    (problem,) = _ended(("id-1", _APPLIED), ("id-2", reply)).problems()
+
+    assert problem == "deduct (correlation id id-2): its dead letter is missing"
+
+
+def test_a_worker_that_ends_badly_is_a_problem() -> None:
+    (problem,) = _ended(("id-1", _APPLIED), ("id-2", _APPLIED), codes={"worker": 1}).problems()
+
+    assert problem == "the worker ended with 1"

@@ -1,0 +1,160 @@
+"""Queues that are missing, full, or lost while the worker runs: nothing is lost, and it says so once."""
+
+import logging
+from collections.abc import Callable, Iterator
+from itertools import repeat
+from typing import Any
+
+import pytest
+
+from schemas import DeadLetter
+from tests.support.provision import RabbitMQServer
+from tests.support.traffic import Truth, every_reply, nothing_is_left, publish_some, vhost_of
+from tests.support.waiting import eventually
+from tests.support.witness import Witness
+from tests.support.worker_thread import running
+from worker.bootstrap import Application
+from worker.broker import BILLING
+from worker.pipeline import GIVE_UP_AFTER, Pipeline
+
+MALFORMED = b'{"type": "usage.deduct", '
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits of 20 ms: a test sees in moments what an hour's outage would do."""
+    monkeypatch.setattr("worker.consumer._backoff", lambda *_: repeat(0.02))
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """How often a batch's answers have been tried."""
+    tries: list[None] = []
+    original = Pipeline.answer
+
+    def counting(self: Pipeline, *arguments: Any) -> None:
+        tries.append(None)
+        original(self, *arguments)
+
+    monkeypatch.setattr(Pipeline, "answer", counting)
+    return lambda: len(tries)
+
+
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str]]]:
+    """What the worker has logged, from information on; its start and its end left out."""
+    caplog.set_level(logging.INFO, logger="worker")
+
+    def lines() -> list[str]:
+        texts = [record.getMessage() for record in caplog.records if record.name.startswith("worker.")]
+        return [text for text in texts if not text.startswith(("consuming from", "stopped"))]
+
+    yield lines
+
+
+@pytest.mark.usefixtures("impatient")
+def test_without_a_dead_letter_queue_a_malformed_message_and_its_neighbours_wait(
+    application: Application,
+    witness: Witness,
+    answers: Callable[[], int],
+    told: Callable[[], list[str]],
+) -> None:
+    truth = Truth(application.engine)
+    witness.channel.queue_delete(BILLING.dead.name)
+    broken = [witness.publish(MALFORMED, routing_key="usage.deduct") for _ in range(3)]
+    publish_some(witness, truth, 60)
+    with running(application):
+        eventually(lambda: answers() > 2 * GIVE_UP_AFTER, what="the worker tries and tries")
+        declare(application)
+        replies = every_reply(witness, {*truth.correlations, *broken})
+        truth.holds(replies)
+        letters = witness.take(BILLING.dead.name, len(broken))
+    reasons = [DeadLetter.from_headers(properties.headers).reason for properties, _ in letters]
+    assert reasons == ["not_json"] * len(broken)
+    assert witness.depth(BILLING.dead.name) == 0
+    began, ended = told()
+    assert "topology declare" in began
+    assert "the broker is back" in ended
+    nothing_is_left(witness)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_reply_queue_that_takes_no_more_makes_nobody_a_dead_letter(
+    application: Application,
+    rabbitmq: RabbitMQServer,
+    witness: Witness,
+    answers: Callable[[], int],
+    told: Callable[[], list[str]],
+) -> None:
+    """It nacks. Given back to the broker again and again, the whole prefetch would pass the delivery limit."""
+    truth = Truth(application.engine)
+
+    def let_the_reply_queue_hold(count: int) -> None:
+        definition = {"max-length": count, "overflow": "reject-publish"}
+        vhost = vhost_of(application.settings)
+        rabbitmq.management.set_policy(vhost, "replies", pattern=witness.reply_queue, definition=definition)
+
+    let_the_reply_queue_hold(1)
+    publish_some(witness, truth, 30)
+    with running(application):
+        eventually(lambda: answers() > 2 * GIVE_UP_AFTER, what="the worker tries and tries")
+        let_the_reply_queue_hold(10_000)
+        truth.holds(every_reply(witness, truth.correlations))
+    assert witness.depth(BILLING.dead.name) == 0
+    began, ended = told()
+    assert "refused" in began
+    assert "the broker is back" in ended
+    nothing_is_left(witness)
+
+
+def test_a_missing_reply_queue_is_counted_and_said_and_stops_nobody(
+    application: Application, witness: Witness, told: Callable[[], list[str]]
+) -> None:
+    truth = Truth(application.engine)
+    with running(application):
+        publish_some(witness, truth, 5, reply_to="billing.replies.gone")
+        answered = publish_some(witness, truth, 5, prefix="n")
+        truth.holds(every_reply(witness, answered))
+    unroutable = application.metrics.registry.get_sample_value("billing_worker_unroutable_replies_total")
+    assert unroutable == 5
+    assert {line.partition(" ")[2] for line in told()} == {
+        "replies reached no queue: billing.replies.gone does not exist"
+    }
+    nothing_is_left(witness)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_missing_work_queue_leaks_no_connections_and_holds_no_messages(
+    application: Application, rabbitmq: RabbitMQServer, witness: Witness, told: Callable[[], list[str]]
+) -> None:
+    """The first consumer of a link that can't be completed must not go on swallowing payments."""
+    witness.channel.queue_delete("billing.usage")
+    payment = {"type": "credit.bonus", "referenceId": "b", "userId": "u", "tokens": 1}
+    for _ in range(GIVE_UP_AFTER + 1):  # the wait for the next one proves that the last is given back
+        witness.publish(payment)
+    connects = counted(application)
+    with running(application):
+        eventually(lambda: connects() > 2 * GIVE_UP_AFTER, what="the worker tries and tries")
+        declare(application)
+        witness.take(witness.reply_queue, GIVE_UP_AFTER + 1)
+    assert "topology declare" in told()[0]
+    assert len(told()) == 2
+
+
+def declare(application: Application) -> None:
+    link = application.link()
+    link.declare(BILLING)
+    link.close()
+
+
+def counted(application: Application) -> Callable[[], int]:
+    """How often the application has opened a link."""
+    opened: list[None] = []
+    original = application.link
+
+    def link(**named: Any) -> Any:
+        opened.append(None)
+        return original(**named)
+
+    application.link = link  # type: ignore[method-assign]
+    return lambda: len(opened)

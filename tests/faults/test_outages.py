@@ -1,0 +1,213 @@
+"""Servers that go away under load: messages wait, the log says so once, and nothing needs a restart."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from uuid import uuid4
+
+import pytest
+
+from tests.support.processes import WorkerProcesses
+from tests.support.provision import RabbitMQServer
+from tests.support.servers import BrokerConnection, ManagementError, Postgres, PrivateServer, RabbitMQ, StopMode
+from tests.support.traffic import Producer, Truth, every_reply, mixed, past, vhost_of
+from tests.support.waiting import eventually
+from tests.support.witness import Witness
+from worker.broker import BILLING, open_link
+from worker.ledger.engine import ledger_engine
+from worker.ledger.migrations import migrate
+from worker.settings import Settings, load_settings
+
+SHORT_S = 1.5
+LONG_S = 10.0
+MODES: tuple[StopMode, ...] = ("fast", "immediate")
+
+
+@pytest.fixture(scope="module")
+def fragile_postgres() -> Iterator[Postgres]:
+    """A PostgreSQL that the tests may stop."""
+    with Postgres.start() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def fragile_rabbitmq() -> Iterator[RabbitMQ]:
+    """A RabbitMQ that the tests may stop."""
+    with RabbitMQ.start() as server:
+        yield server
+
+
+@pytest.fixture
+def fragile_database(fragile_postgres: Postgres) -> Iterator[str]:
+    """A migrated database on it."""
+    name = f"test_{uuid4().hex[:12]}"
+    fragile_postgres.databases.create_database(name)
+    url = fragile_postgres.address.url(name)
+    engine = ledger_engine(url)
+    migrate(engine)
+    engine.dispose()
+    yield url
+    fragile_postgres.databases.drop_database(name)
+
+
+@pytest.fixture
+def fragile_broker(fragile_rabbitmq: RabbitMQ) -> str:
+    """A virtual host on it, with the topology."""
+    name = f"test_{uuid4().hex[:12]}"
+    fragile_rabbitmq.management.create_vhost(name)
+    url = fragile_rabbitmq.address.url(name)
+    link = open_link(url)
+    link.declare(BILLING)
+    link.close()
+    return url
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_postgresql_stops_under_load_and_comes_back(
+    mode: StopMode, fragile_postgres: Postgres, fragile_database: str, broker_url: str
+) -> None:
+    with load(load_settings(broker_url=broker_url, database_url=fragile_database)) as under:
+        outage(fragile_postgres, mode, SHORT_S, under)
+    assert under.log.count("keeping the messages") == 1
+    assert under.log.count("the database is back") == 1
+
+
+def test_postgresql_freezes_under_load_and_goes_on(
+    fragile_postgres: Postgres, fragile_database: str, broker_url: str
+) -> None:
+    with load(load_settings(broker_url=broker_url, database_url=fragile_database)) as under:
+        fragile_postgres.pause()
+        under.lasts(SHORT_S)
+        fragile_postgres.unpause()
+    assert "keeping the messages" not in under.log  # it was slow, and nobody was told otherwise
+
+
+@pytest.mark.parametrize("mode", [pytest.param("fast", marks=pytest.mark.slow), "immediate"])
+def test_rabbitmq_stops_under_load_and_comes_back(
+    mode: StopMode, fragile_rabbitmq: RabbitMQ, fragile_broker: str, postgres_url: str
+) -> None:
+    with load(load_settings(broker_url=fragile_broker, database_url=postgres_url)) as under:
+        outage(fragile_rabbitmq, mode, SHORT_S, under)
+    assert under.log.count("keeping the messages") == 1
+    assert under.log.count("the broker is back") == 1
+
+
+def test_connections_that_the_broker_closes_are_opened_again(
+    rabbitmq: RabbitMQServer, worker_settings: Settings
+) -> None:
+    with load(worker_settings) as under:
+        vhost = vhost_of(worker_settings)
+        names = eventually(lambda: three(rabbitmq.management.list_connections(vhost)))
+        for name in names:  # the worker's two and the producer's, one after the other
+            with suppress(ManagementError):  # where the worker has closed its other one
+                rabbitmq.management.close_connection(name)
+            under.is_answered()
+    assert under.log.count("keeping the messages") == under.log.count("the broker is back") <= len(names)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_postgresql_stops_for_long_and_again(
+    fragile_postgres: Postgres, fragile_database: str, broker_url: str
+) -> None:
+    with load(load_settings(broker_url=broker_url, database_url=fragile_database), workers=2) as under:
+        for mode in MODES * 2:
+            outage(fragile_postgres, mode, LONG_S, under)
+            under.is_answered(workers=2)
+    assert under.log.count("keeping the messages") == 2 * 2 * len(MODES)
+    assert under.log.count("the database is back") == 2 * 2 * len(MODES)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_rabbitmq_stops_for_long_and_again(
+    fragile_rabbitmq: RabbitMQ, fragile_broker: str, postgres_url: str
+) -> None:
+    with load(load_settings(broker_url=fragile_broker, database_url=postgres_url), workers=2) as under:
+        for mode in MODES * 2:
+            outage(fragile_rabbitmq, mode, LONG_S, under)
+            under.is_answered(workers=2)
+    assert under.log.count("keeping the messages") == under.log.count("the broker is back")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_postgresql_and_rabbitmq_stop_together(
+    fragile_postgres: Postgres, fragile_database: str, fragile_rabbitmq: RabbitMQ, fragile_broker: str
+) -> None:
+    with load(load_settings(broker_url=fragile_broker, database_url=fragile_database)) as under:
+        for mode in MODES:
+            fragile_rabbitmq.stop(mode)
+            outage(fragile_postgres, mode, SHORT_S, under)
+            fragile_rabbitmq.resume()
+            under.is_answered()
+            fragile_postgres.stop(mode)
+            outage(fragile_rabbitmq, mode, SHORT_S, under)
+            fragile_postgres.resume()
+            under.is_answered()
+
+
+class Load:
+    """A producer that goes on publishing, and workers that answer."""
+
+    def __init__(self, url: str, producer: Producer) -> None:
+        self._url, self._producer = url, producer
+        self.log = ""
+
+    def lasts(self, seconds: float) -> None:
+        """Let the load go on for so long."""
+        eventually(past(seconds))
+
+    def is_answered(self, workers: int = 1) -> None:
+        """So many workers consume, and have answered all that has been published until now and some more."""
+        wanted = len(self._producer.published) + 50
+        with Witness(self._url) as witness:
+            usage = BILLING.work[-1].name
+            eventually(lambda: consumers_of(witness, usage) == workers, what=f"{workers} workers")
+            eventually(lambda: witness.depth(BILLING.replies.name) >= wanted, what=f"{wanted} replies")
+
+
+@contextmanager
+def load(settings: Settings, *, workers: int = 1) -> Iterator[Load]:
+    """Load before, during and after the block; then everything must be answered, rightly."""
+    url = settings.broker_url.get_secret_value()
+    engine = ledger_engine(settings.database_url.get_secret_value())
+    truth = Truth(engine)
+    with WorkerProcesses(settings) as processes:
+        started = [processes.start() for _ in range(workers)]
+        with Producer(url, mixed(), reply_to=BILLING.replies.name) as producer:
+            under = Load(url, producer)
+            under.is_answered(workers)
+            yield under
+            under.is_answered(workers)
+        for message in producer.published:
+            truth.sent(message["referenceId"], message)
+        engine.dispose()  # its connections have been through the outage too
+        check(url, truth)
+        ended = [processes.stop(process) for process in started]
+    engine.dispose()
+    assert [code for code, _ in ended] == [0] * workers
+    under.log = "".join(log for _, log in ended)
+
+
+def consumers_of(witness: Witness, queue: str) -> int:
+    return int(witness.channel.queue_declare(queue, passive=True).method.consumer_count)
+
+
+def check(url: str, truth: Truth) -> None:
+    with Witness(url) as witness:
+        witness.reply_queue = BILLING.replies.name  # it outlives the broker
+        truth.holds(every_reply(witness, truth.correlations))
+        assert witness.depth(BILLING.dead.name) == 0
+
+
+def outage(server: PrivateServer, mode: StopMode, seconds: float, under: Load) -> None:
+    server.stop(mode)
+    try:
+        under.lasts(seconds)
+    finally:
+        server.resume()
+
+
+def three(connections: list[BrokerConnection]) -> list[str]:
+    """The names, once all are listed."""
+    return [connection.name for connection in connections] if len(connections) == 3 else []

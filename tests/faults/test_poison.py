@@ -1,0 +1,123 @@
+"""A message that breaks the worker: its neighbours go through, the message becomes a letter that says why."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from schemas import Command, DeadLetter
+from tests.support.processes import WorkerProcesses
+from tests.support.traffic import Truth, every_reply, nothing_is_left, publish_some
+from tests.support.witness import Witness
+from tests.support.worker_thread import running
+from worker import pipeline
+from worker.bootstrap import Application
+from worker.broker import BILLING
+from worker.ledger.audit import audit
+from worker.pipeline import GIVE_UP_AFTER
+
+POISON = {"type": "usage.deduct", "referenceId": "poison", "userId": "user-0", "tokens": 17}
+
+
+@pytest.fixture
+def decided_alone(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Makes ``decide`` raise for the poison; says how often it was tried on its own."""
+    alone: list[None] = []
+    original = pipeline.decide
+
+    def decide(commands: Sequence[Command], *arguments: Any) -> Any:
+        if "poison" in [command.reference_id for command in commands]:
+            alone.extend([None] * (len(commands) == 1))
+            raise RuntimeError("the saboteur was here")
+        return original(commands, *arguments)
+
+    monkeypatch.setattr(pipeline, "decide", decide)
+    return lambda: len(alone)
+
+
+def test_a_message_that_raises_is_tried_a_few_times_and_then_a_letter_with_its_traceback(
+    application: Application, witness: Witness, decided_alone: Callable[[], int]
+) -> None:
+    truth = Truth(application.engine)
+    publish_some(witness, truth, 25)
+    poison = witness.publish(POISON)
+    publish_some(witness, truth, 25, prefix="n")
+    with running(application):
+        replies = every_reply(witness, {*truth.correlations, poison})
+    truth.holds(replies)
+    (reply,) = replies[poison]
+    assert (reply["status"], reply["code"]) == ("failed", "unprocessable")
+    assert "saboteur" not in reply["message"]
+    ((properties, _),) = witness.take(BILLING.dead.name, 1)
+    letter = DeadLetter.from_headers(properties.headers)
+    assert (letter.reason, letter.reference_id) == ("unprocessable", "poison")
+    assert "RuntimeError: the saboteur was here" in (letter.traceback or "")
+    assert letter.attempts == decided_alone() == application.settings.tries
+    assert application.metrics.registry.get_sample_value("billing_worker_batch_bisections_total")
+    nothing_is_left(witness)
+
+
+def test_rows_that_the_database_refuses_are_one_messages_fault(
+    application: Application, witness: Witness
+) -> None:
+    """The tables' constraints hold even where Python is wrong, and the neighbours don't pay for it."""
+    truth = Truth(application.engine)
+    with application.engine.begin() as connection:
+        connection.execute(
+            text("ALTER TABLE operations ADD CONSTRAINT no_poison CHECK (reference_id <> 'poison')")
+        )
+    publish_some(witness, truth, 25)
+    poison = witness.publish(POISON)
+    publish_some(witness, truth, 25, prefix="n")
+    with running(application):
+        replies = every_reply(witness, {*truth.correlations, poison})
+    truth.holds(replies)
+    assert replies[poison][0]["code"] == "unprocessable"
+    ((properties, body),) = witness.take(BILLING.dead.name, 1)
+    assert "no_poison" in (DeadLetter.from_headers(properties.headers).traceback or "")
+    assert b'"poison"' in body
+    nothing_is_left(witness)
+
+
+def test_a_message_that_kills_every_worker_is_parked_and_its_neighbours_are_applied(
+    application: Application, workers: WorkerProcesses, witness: Witness
+) -> None:
+    truth = Truth(application.engine)
+    publish_some(witness, truth, 30)
+    poison = witness.publish(POISON)
+    publish_some(witness, truth, 30, prefix="n")
+    workers.start("--deadly", '"poison"', module="tests.support.saboteur")
+    replies = every_reply(witness, {*truth.correlations, poison})
+    truth.holds(replies)
+    assert_parked(witness, 1)
+    assert replies[poison][0]["reason"] == "delivery_limit"
+
+
+@pytest.mark.slow
+def test_two_workers_survive_messages_that_kill_them(
+    application: Application, workers: WorkerProcesses, witness: Witness
+) -> None:
+    """Several may take a neighbour or two with them into the dead letters, never into nothing."""
+    truth = Truth(application.engine)
+    deadly = []
+    for number in range(3):
+        publish_some(witness, truth, 40, prefix=f"m{number}")
+        deadly.append(witness.publish({**POISON, "referenceId": f"poison-{number}"}))
+    for _ in range(2):
+        workers.start("--deadly", '"poison-', module="tests.support.saboteur")
+    replies = every_reply(witness, {*truth.correlations, *deadly})
+    parked = [told for told in replies.values() if told[0].get("reason") == "delivery_limit"]
+    assert len(deadly) <= len(parked) <= 20
+    assert_parked(witness, len(parked))
+    assert audit(application.engine).findings == ()
+
+
+def assert_parked(witness: Witness, count: int) -> None:
+    letters = [
+        DeadLetter.from_headers(properties.headers)
+        for properties, _ in witness.take(BILLING.dead.name, count)
+    ]
+    assert {letter.reason for letter in letters} == {"delivery_limit"}
+    assert all(letter.attempts > GIVE_UP_AFTER for letter in letters)
+    assert witness.depth(BILLING.dead.name) == 0

@@ -1,0 +1,288 @@
+"""The client for producers in Python: one command out, confirmed; one reply back, from a real worker."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pika
+import pytest
+
+from schemas import BonusCredit, Command, DeductUsage, OpenAccount, Reply
+from tests.support.processes import WorkerProcesses
+from tests.support.provision import RabbitMQServer
+from tests.support.servers import BrokerConnection
+from tests.support.waiting import eventually
+from tests.support.witness import Witness
+from worker.client import BillingClient, NoReplyError
+from worker.errors import BillingError, BrokerUnavailableError, ConfigurationError, TransientError
+
+ROOT = Path(__file__).parents[1]
+OPEN = OpenAccount(reference_id="open-ann", user_id="ann", tier="free")
+DEDUCT = DeductUsage(reference_id="d-1", user_id="ann", tokens=400)
+
+
+@pytest.fixture
+def client(broker_url: str) -> Iterator[BillingClient]:
+    with BillingClient(broker_url) as client:
+        yield client
+
+
+def answer(witness: Witness, *, queue: str = "billing.usage", body: bytes = b"", **properties: str) -> str:
+    """Takes a command like a worker would and sends ``body`` to where its reply is to go; returns where."""
+    ((request, _),) = witness.take(queue, 1)
+    own = {"correlation_id": request.correlation_id} | properties
+    witness.channel.basic_publish("", request.reply_to, body, pika.BasicProperties(**own))
+    return str(request.reply_to)
+
+
+# -- with a worker ----------------------------------------------------------------------------------------
+
+
+def test_a_request_is_answered_by_a_worker(client: BillingClient, workers: WorkerProcesses) -> None:
+    workers.start()
+    opened = client.request(OPEN, timeout_s=60)
+    assert (opened.status, opened.code, opened.balance_after) == ("applied", "account_opened", 10_000)
+    deducted = client.request(DEDUCT)
+    assert (deducted.status, deducted.balance_before, deducted.balance_after) == ("applied", 10_000, 9_600)
+    again = client.request(DEDUCT)
+    assert again == deducted.model_copy(update={"duplicate": True})
+    refused = client.request(DeductUsage(reference_id="d-2", user_id="ann", tokens=9_601))
+    assert (refused.status, refused.code, refused.shortfall) == ("rejected", "insufficient_balance", 1)
+
+
+def test_what_is_sent_is_answered_on_the_queue_that_was_named(
+    broker_url: str, witness: Witness, workers: WorkerProcesses
+) -> None:
+    workers.start()
+    with BillingClient(broker_url, reply_queue=witness.reply_queue) as client:
+        ids = [client.send(command) for command in (OPEN, DEDUCT)]
+    replies = witness.replies(ids)
+    assert [replies[id_][0]["referenceId"] for id_ in ids] == ["open-ann", "d-1"]
+
+
+# -- what goes out ----------------------------------------------------------------------------------------
+
+
+def test_a_command_goes_out_persistent_and_with_its_ids(
+    client: BillingClient, witness: Witness, broker_url: str
+) -> None:
+    correlation_id = client.send(DEDUCT)
+    ((properties, body),) = witness.take("billing.usage", 1)
+    assert body == DEDUCT.to_json()
+    assert properties.correlation_id == correlation_id
+    assert properties.message_id
+    assert properties.delivery_mode == 2
+    assert properties.content_type == "application/json"
+    assert properties.reply_to is None, "the default response queue"
+    assert properties.user_id == broker_url.partition("://")[2].partition(":")[0]
+
+
+def test_each_request_has_ids_of_its_own(client: BillingClient, witness: Witness) -> None:
+    for _ in range(2):
+        client.send(DEDUCT)
+    (first, _), (second, _) = witness.take("billing.usage", 2)
+    assert first.correlation_id != second.correlation_id
+    assert first.message_id != second.message_id
+
+
+def test_requests_share_a_queue_that_goes_with_the_client(broker_url: str, witness: Witness) -> None:
+    with BillingClient(broker_url) as client:
+        queues = set()
+        for _ in range(2):
+            with pytest.raises(NoReplyError):
+                client.request(DEDUCT, timeout_s=0)
+            ((properties, _),) = witness.take("billing.usage", 1)
+            queues.add(properties.reply_to)
+    (queue,) = queues
+    assert queue.startswith("billing.replies.")
+
+    def is_gone() -> bool:
+        channel = witness.channel.connection.channel()
+        try:
+            channel.queue_declare(queue, passive=True)
+        except pika.exceptions.ChannelClosedByBroker as error:
+            return bool(error.reply_code == 404)
+        channel.close()
+        return False
+
+    eventually(is_gone)
+
+
+# -- replies ----------------------------------------------------------------------------------------------
+
+
+def test_no_reply_in_time_says_that_asking_again_is_safe(client: BillingClient) -> None:
+    with pytest.raises(
+        NoReplyError, match=r"no reply to 'd-1' within 0\.05 s; send the same reference again"
+    ):
+        client.request(DEDUCT, timeout_s=0.05)
+    assert issubclass(NoReplyError, TransientError)
+
+
+def test_a_reply_that_comes_late_is_not_taken_for_another(client: BillingClient, witness: Witness) -> None:
+    with pytest.raises(NoReplyError):
+        client.request(DEDUCT, timeout_s=0)
+    queue = answer(witness, body=b'{"status": "applied", "code": "tokens_deducted", "message": "late"}')
+    with pytest.raises(NoReplyError):
+        client.request(BonusCredit(reference_id="b", user_id="ann", tokens=1), timeout_s=0.2)
+    assert witness.depth("billing.payments") == 1
+    assert queue.startswith("billing.replies.")
+
+
+class Answering(BillingClient):
+    """A client whose command is answered as soon as it is out, by ``witness`` with ``body``."""
+
+    witness: Witness
+    body: bytes
+
+    def _wait(self, command: Command, timeout_s: float) -> bytes:
+        answer(self.witness, body=b"not for us", correlation_id="another")
+        self._publish(command, str(self._awaited), waits=True)
+        answer(self.witness, body=self.body)
+        return super()._wait(command, timeout_s)
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"\xff", b'{"status": "shrugged"}'])
+def test_a_reply_nobody_can_read_is_an_error_of_ours(broker_url: str, witness: Witness, body: bytes) -> None:
+    with Answering(broker_url) as client:
+        client.witness, client.body = witness, body
+        with pytest.raises(BillingError, match="the reply can't be read"):
+            client.request(DEDUCT)
+
+
+def test_a_reply_to_another_request_is_left_alone(broker_url: str, witness: Witness) -> None:
+    reply = Reply(status="applied", code="tokens_deducted", message="ours")
+    with Answering(broker_url) as client:
+        client.witness, client.body = witness, reply.to_json()
+        assert client.request(DEDUCT) == reply
+
+
+# -- trouble ----------------------------------------------------------------------------------------------
+
+SECRET = "Tr0ub4dor"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        SECRET,
+        f"redis://u:{SECRET}@h",
+        f"amqp://u:{SECRET}",
+        f"amqp://u:[{SECRET}@h",
+        f"amqp://u:{SECRET}@h?heartbeat=x",
+    ],
+)
+def test_a_url_that_is_none_is_told_without_it(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="amqp://user:password@host") as caught:
+        BillingClient(url)
+    assert SECRET not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_a_broker_that_is_away_is_told_without_the_password() -> None:
+    with (
+        pytest.raises(
+            BrokerUnavailableError, match=r"the broker at 127\.0\.0\.1:9 does not answer"
+        ) as caught,
+        BillingClient(f"amqp://u:{SECRET}@127.0.0.1:9/"),
+    ):
+        pass
+    assert SECRET not in str(caught.value)
+
+
+def test_a_wrong_password_and_a_wrong_vhost_are_for_a_person_to_mend(rabbitmq: RabbitMQServer) -> None:
+    address = rabbitmq.address
+    for url in (
+        f"amqp://{address.user}:{SECRET}@{address.host}:{address.port}/",
+        address.url("no-such-vhost"),
+    ):
+        with (
+            pytest.raises(ConfigurationError, match="the user, the password or the vhost"),
+            BillingClient(url),
+        ):
+            pass
+
+
+def test_a_missing_exchange_is_told_with_the_way_out(bare_broker_url: str) -> None:
+    with (
+        BillingClient(bare_broker_url) as client,
+        pytest.raises(ConfigurationError, match="topology declare"),
+    ):
+        client.send(DEDUCT)
+
+
+def test_a_command_that_no_queue_takes_is_told_with_the_way_out(
+    client: BillingClient, witness: Witness
+) -> None:
+    witness.channel.queue_unbind("billing.usage", "billing", "usage.*")
+    with pytest.raises(ConfigurationError, match=r"no queue takes usage\.deduct: .*topology declare"):
+        client.send(DEDUCT)
+    client.send(OPEN)
+    assert witness.depth("billing.payments") == 1
+
+
+def test_a_queue_that_refuses_is_told(client: BillingClient, witness: Witness) -> None:
+    witness.channel.queue_delete("billing.usage")
+    arguments = {"x-max-length": 0, "x-overflow": "reject-publish"}
+    witness.channel.queue_declare("billing.usage", durable=True, arguments=arguments)
+    witness.channel.queue_bind("billing.usage", "billing", "usage.*")
+    with pytest.raises(BrokerUnavailableError, match="the broker refuses 'd-1'"):
+        client.send(DEDUCT)
+
+
+def close_all(rabbitmq: RabbitMQServer, broker_url: str, count: int) -> None:
+    """The broker closes the connections of this vhost."""
+    vhost = broker_url.rpartition("/")[2]
+
+    def all_of_them() -> list[BrokerConnection]:
+        found = rabbitmq.management.list_connections(vhost)
+        return found if len(found) == count else []
+
+    for connection in eventually(all_of_them):
+        rabbitmq.management.close_connection(connection.name)
+
+
+def test_a_client_whose_connection_was_lost_meanwhile_opens_another(
+    broker_url: str, rabbitmq: RabbitMQServer
+) -> None:
+    with BillingClient(broker_url) as client:
+        client.send(DEDUCT)
+        close_all(rabbitmq, broker_url, 1)
+        client.send(OPEN)
+    with Witness(broker_url) as witness:
+        assert witness.depth("billing.usage") == 1
+        assert witness.depth("billing.payments") == 1
+
+
+def test_a_request_whose_connection_was_lost_meanwhile_has_a_new_queue(
+    broker_url: str, rabbitmq: RabbitMQServer
+) -> None:
+    with BillingClient(broker_url) as client:
+        with pytest.raises(NoReplyError):
+            client.request(DEDUCT, timeout_s=0)
+        close_all(rabbitmq, broker_url, 1)
+        with Witness(broker_url) as witness:
+            witness.take("billing.usage", 1)
+            with pytest.raises(NoReplyError):
+                client.request(DEDUCT, timeout_s=0)
+            answer(witness)
+
+
+def test_a_client_can_be_used_again_after_an_error(client: BillingClient, witness: Witness) -> None:
+    witness.channel.exchange_delete("billing")
+    with pytest.raises(ConfigurationError):
+        client.send(DEDUCT)
+    witness.channel.exchange_declare("billing", "topic", durable=True)
+    witness.channel.queue_bind("billing.usage", "billing", "usage.*")
+    client.send(DEDUCT)
+    assert witness.depth("billing.usage") == 1
+
+
+def test_the_worker_never_imports_the_client() -> None:
+    for path in sorted((ROOT / "worker").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            assert not any(name.startswith("worker.client") for name in names), path

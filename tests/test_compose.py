@@ -1,0 +1,252 @@
+"""docker-compose.yml without an engine: valid, in order, without secrets, and every command one that runs."""
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+from tests.support.processes import WorkerProcesses, run_cli
+from tests.support.provision import PostgresServer, RabbitMQServer
+from tests.support.servers import RabbitMQ, postgres_binaries
+from tests.support.witness import Witness
+from worker.cli.root import cli
+from worker.settings import ENV_PREFIX, Settings, load_settings
+from worker.supervisor import _STOP_GRACE_S
+
+ROOT = Path(__file__).parents[1]
+FILE = ROOT / "docker-compose.yml"
+COMPOSE: dict[str, Any] = yaml.safe_load(FILE.read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = {name: service for name, service in SERVICES.items() if "build" in service}
+
+
+def commands() -> Iterator[tuple[str, list[str]]]:
+    """Every command of the file that is ours, with its service."""
+    for name, service in SERVICES.items():
+        for words in (service.get("command", []), service.get("healthcheck", {}).get("test", ["CMD"])[1:]):
+            if words and words[0] == "billing-worker":
+                yield name, words[1:]
+
+
+def resolved(words: list[str]) -> click.Context:
+    """The command that ``words`` lead to, its options parsed."""
+    command: click.Command = cli
+    context = click.Context(cli, info_name="billing-worker")
+    while isinstance(command, click.Group):
+        name, found, words = command.resolve_command(context, list(words))
+        assert found is not None
+        command, context = found, click.Context(found, info_name=name, parent=context)
+    return command.make_context(context.info_name, list(words))
+
+
+# -- the file ---------------------------------------------------------------------------------------------
+
+
+def test_the_file_follows_the_compose_schema() -> None:
+    checked = subprocess.run(
+        [
+            *(sys.executable, "-m", "check_jsonschema"),
+            *("--builtin-schema", "vendor.compose-spec", "--no-cache", str(FILE)),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_every_service_is_there() -> None:
+    assert list(SERVICES) == ["rabbitmq", "postgres", "migrate", "topology", "worker"]
+
+
+def test_servers_keep_their_data_in_volumes() -> None:
+    mounted = {
+        mount.partition(":")[0] for name in ("rabbitmq", "postgres") for mount in SERVICES[name]["volumes"]
+    }
+    assert mounted == set(COMPOSE["volumes"])
+
+
+def test_no_port_is_open_to_the_world() -> None:
+    for service in SERVICES.values():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+
+
+def test_images_are_pinned_to_a_version() -> None:
+    for service in SERVICES.values():
+        assert "build" in service or re.search(r":\d", service["image"])
+
+
+# -- the order --------------------------------------------------------------------------------------------
+
+
+def test_each_service_waits_for_what_it_needs() -> None:
+    needs = {
+        name: {other: what["condition"] for other, what in service.get("depends_on", {}).items()}
+        for name, service in SERVICES.items()
+    }
+    assert needs == {
+        "rabbitmq": {},
+        "postgres": {},
+        "migrate": {"postgres": "service_healthy"},
+        "topology": {"rabbitmq": "service_healthy"},
+        "worker": {
+            "rabbitmq": "service_healthy",
+            "postgres": "service_healthy",
+            "migrate": "service_completed_successfully",
+            "topology": "service_completed_successfully",
+        },
+    }
+
+
+def test_a_condition_can_be_met_by_the_service_it_is_about() -> None:
+    for service in SERVICES.values():
+        for name, what in service.get("depends_on", {}).items():
+            other = SERVICES[name]
+            if what["condition"] == "service_healthy":
+                assert "healthcheck" in other
+            else:
+                assert other["restart"] == "no", "one that restarts never completes"
+
+
+def test_the_worker_has_the_time_to_stop_in_order() -> None:
+    grace = SERVICES["worker"]["stop_grace_period"]
+    assert float(grace.removesuffix("s")) > _STOP_GRACE_S
+    assert SERVICES["worker"]["restart"] == "unless-stopped"
+
+
+# -- settings and secrets ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_the_variables_are_settings(name: str) -> None:
+    for variable in OURS[name]["environment"]:
+        assert variable.removeprefix(ENV_PREFIX).lower() in Settings.model_fields
+
+
+def interpolated(text: str, **variables: str) -> str:
+    return re.sub(r"\$\{(\w+):\?[^}]*\}", lambda match: variables[match.group(1)], text)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_the_variables_are_good_settings(name: str) -> None:
+    values = {
+        variable.removeprefix(ENV_PREFIX).lower(): interpolated(
+            value, RABBITMQ_PASSWORD="r", POSTGRES_PASSWORD="p"
+        )
+        for variable, value in OURS[name]["environment"].items()
+    }
+    settings = load_settings(**values)
+    assert settings.broker_url.get_secret_value() == "amqp://billing:r@rabbitmq:5672/"
+    assert settings.database_url.get_secret_value() == "postgresql://billing:p@postgres:5432/billing"
+
+
+def test_no_secret_is_in_the_file_and_a_missing_one_is_named() -> None:
+    text = FILE.read_text()
+    for match in re.finditer(r"\$\{([^}]*)\}", text):
+        name, _, message = match.group(1).partition(":?")
+        assert name in {"RABBITMQ_PASSWORD", "POSTGRES_PASSWORD"}
+        assert message.startswith(f"set {name}, ")
+    passwords = re.findall(r"(?:PASS(?:WORD)?: |billing:)(\S+)", "\n".join(text.splitlines()[8:]))
+    assert passwords
+    assert all(password.strip('"').startswith("${") for password in passwords if not password.isdigit())
+
+
+def test_the_logins_of_the_servers_are_those_of_the_urls() -> None:
+    assert SERVICES["rabbitmq"]["environment"]["RABBITMQ_DEFAULT_USER"] == "billing"
+    assert SERVICES["postgres"]["environment"]["POSTGRES_USER"] == "billing"
+    assert SERVICES["postgres"]["environment"]["POSTGRES_DB"] == "billing"
+
+
+# -- the image --------------------------------------------------------------------------------------------
+
+
+def dockerfile() -> list[list[str]]:
+    (text,) = {service["build"]["dockerfile_inline"] for service in OURS.values()}
+    return [line.split() for line in text.splitlines()]
+
+
+def test_what_is_copied_into_the_image_exists_and_is_all_the_package_needs() -> None:
+    sources = [source for word, *rest in dockerfile() if word == "COPY" for source in rest[:-1]]
+    assert all((ROOT / source).exists() for source in sources)
+    assert set(sources) == {"pyproject.toml", "README.md", "schemas", "worker"}
+
+
+def test_the_image_runs_as_nobody_special() -> None:
+    lines = dockerfile()
+    assert lines[0] == ["FROM", "python:3.12-slim"]
+    users = [words[1] for words in lines if words[0] == "USER"]
+    assert users == ["billing"]
+    assert lines[-1][0] == "USER"
+
+
+# -- the commands -----------------------------------------------------------------------------------------
+
+
+def test_the_commands_are_these() -> None:
+    assert [(name, shlex.join(words)) for name, words in commands()] == [
+        ("migrate", "migrate"),
+        ("topology", "topology declare"),
+        ("worker", "run --workers 2"),
+        ("worker", "check"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    list(commands()),
+    ids=lambda value: shlex.join(value) if isinstance(value, list) else value,
+)
+def test_a_command_is_one_that_the_command_line_knows(name: str, words: list[str]) -> None:
+    assert resolved(words).command.name == words[-1] or "--workers" in words, name
+
+
+def test_a_command_that_is_wrong_would_be_found() -> None:
+    with pytest.raises(click.UsageError):
+        resolved(["run", "--wrokers", "2"])
+    with pytest.raises(click.UsageError):
+        resolved(["topology", "declaer"])
+
+
+def test_the_commands_run_in_their_order_on_real_servers(
+    postgres: PostgresServer, bare_broker_url: str
+) -> None:
+    database = "test_compose"
+    postgres.databases.create_database(database)
+    settings = load_settings(broker_url=bare_broker_url, database_url=postgres.address.url(database))
+    ours = {(name, words[0]): words for name, words in commands()}
+    try:
+        assert run_cli(settings, *ours["migrate", "migrate"]).returncode == 0
+        assert run_cli(settings, *ours["topology", "topology"]).returncode == 0
+        with WorkerProcesses(settings) as processes, Witness(bare_broker_url) as witness:
+            command, *options = ours["worker", "run"]
+            assert command == "run"
+            worker = processes.start(*options)
+            opened = {"type": "account.open", "referenceId": "o", "userId": "ann", "tier": "free"}
+            assert witness.request(opened)["status"] == "applied"
+            healthy = run_cli(settings, *ours["worker", "check"])
+            assert (healthy.returncode, healthy.stderr) == (0, b"")
+            assert processes.stop(worker)[0] == 0
+    finally:
+        postgres.databases.drop_database(database)
+
+
+def test_the_health_check_of_postgresql_is_a_command_of_its_own(postgres: PostgresServer) -> None:
+    _, *words = SERVICES["postgres"]["healthcheck"]["test"]
+    binaries = postgres_binaries()
+    program = words[0] if binaries is None else str(binaries / words[0])
+    place = ["-h", postgres.address.host, "-p", str(postgres.address.port)]
+    assert subprocess.run([program, *words[1:], *place], timeout=30).returncode == 0
+
+
+def test_the_health_check_of_rabbitmq_is_a_command_of_its_own(rabbitmq: RabbitMQServer) -> None:
+    _, *words = SERVICES["rabbitmq"]["healthcheck"]["test"]
+    assert words == ["rabbitmq-diagnostics", "-q", "check_port_connectivity"]
+    if isinstance(rabbitmq, RabbitMQ):  # a given broker's node is not ours to ask
+        asked = subprocess.run(words, env=rabbitmq._environment(), capture_output=True, timeout=60)
+        assert asked.returncode == 0, asked.stderr
