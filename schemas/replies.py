@@ -47,7 +47,7 @@ class Reply(BaseModel):
 
     model_config = ConfigDict(
         frozen=True,
-        extra="forbid",
+        extra="ignore",  # a reader of today meets the replies of tomorrow
         alias_generator=to_camel,
         validate_by_name=True,
         validate_by_alias=True,

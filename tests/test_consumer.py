@@ -13,7 +13,8 @@ from worker.broker import Delivery, Link
 from worker.consumer import Consumer, Pace
 from worker.errors import BrokerUnavailableError, ConfigurationError, LedgerUnavailableError
 from worker.metrics import Metrics
-from worker.pipeline import SUSPECT_AFTER, Item
+from worker.pipeline import Item
+from worker.policy import SUSPECT_AFTER
 
 
 @dataclass
@@ -68,15 +69,22 @@ def consumer(
     ledger: FakeLedger | None = None,
     metrics: Metrics | None = None,
 ) -> Consumer:
-    """A loop that opens ``links`` one after the other; an exception among them is raised instead."""
-    opening = iter(links)
+    """A loop that opens ``links`` one after the other; an exception among them is raised instead.
 
-    def connect() -> Link:
-        link = next(opening)
-        if isinstance(link, Exception):
-            raise link
-        made: Link = link
-        return made
+    What a link had delivered and was not acknowledged comes again when it is opened again.
+    """
+    opening = iter(links)
+    opened: list[FakeLink] = []
+
+    def connect(prefetch: int) -> Link:
+        # A worker begins with care and goes on with full hands: the same fake serves it twice.
+        if prefetch == 1:
+            link = next(opening)
+            if isinstance(link, Exception):
+                raise link
+            opened.append(link)
+        opened[-1].prefetch = prefetch
+        return opened[-1]
 
     fakes: dict[str, Any] = {"ledger": ledger or FakeLedger(), "pipeline": pipeline}
     return Consumer(
@@ -96,7 +104,7 @@ def messages(count: int, **options: Any) -> list[Delivery]:
 def test_what_has_arrived_is_settled_in_batches_of_at_most_the_maximum() -> None:
     link, pipeline = FakeLink(*messages(7)), FakePipeline()
     consumer([link], pipeline, FakeStop()).run(drain=True)
-    assert [len(batch) for batch in pipeline.batches] == [3, 3, 1]
+    assert [len(batch) for batch in pipeline.batches] == [1, 3, 3]
     assert link.closed
 
 
@@ -113,14 +121,22 @@ def test_an_outage_of_the_database_keeps_the_batch_and_is_told_once(caplog: pyte
 
 
 def test_waits_grow_and_stay_below_their_bound() -> None:
-    link = FakeLink(*messages(1))
-    pipeline = FakePipeline(errors=[LedgerUnavailableError("down")] * 20)
-    consumer([link], pipeline, FakeStop()).run(drain=True)
-    waits = [wait for wait in link.waited_s if wait]
-    assert len(waits) == 20
-    assert waits[0] < 0.2
-    assert max(waits) <= 15.0
-    assert min(waits[-5:]) >= 5.0
+    stop = FakeStop()
+    consumer([FakeLink()], FakePipeline(), stop, FakeLedger(failures=20)).run(drain=True)
+    assert len(stop.waited_s) == 20
+    assert stop.waited_s[0] < 0.2
+    assert max(stop.waited_s) <= 15.0
+    assert min(stop.waited_s[-5:]) >= 5.0
+
+
+def test_a_stop_in_the_middle_of_a_long_wait_ends_it() -> None:
+    stop, link = FakeStop(), FakeLink(*messages(1))
+    pipeline = FakePipeline(errors=[LedgerUnavailableError("down")] * 1000)
+    link.on_keep_alive = lambda: setattr(stop, "requested", sum(link.waited_s) > 12)
+    consumer([link], pipeline, stop).run()
+    assert sum(link.waited_s) < 13
+    assert max(link.waited_s) <= 0.5
+    assert link.acknowledged == []
 
 
 def test_a_lost_broker_is_connected_again_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -156,10 +172,11 @@ def test_a_broker_that_starts_up_may_refuse_a_worker_it_has_known() -> None:
 
 def test_a_stop_finishes_the_batch_and_takes_no_other() -> None:
     stop, link = FakeStop(), FakeLink(*messages(9))
-    pipeline = FakePipeline(after=lambda: setattr(stop, "requested", True))
+    pipeline = FakePipeline()
+    pipeline.after = lambda: setattr(stop, "requested", len(pipeline.batches) == 2)
     consumer([link], pipeline, stop).run()
-    assert [len(batch) for batch in pipeline.batches] == [3]
-    assert len(link.acknowledged) == 3
+    assert [len(batch) for batch in pipeline.batches] == [1, 3]
+    assert len(link.acknowledged) == 4
     assert link.closed
 
 
@@ -176,13 +193,24 @@ def test_a_stop_in_an_outage_gives_the_messages_back() -> None:
     assert link.closed
 
 
-def test_suspects_go_alone_and_after_the_others() -> None:
+def test_suspects_go_alone_and_one_at_a_time_is_held() -> None:
     clean, suspects = messages(1), messages(2, delivery_count=SUSPECT_AFTER)
+    pipeline, link = FakePipeline(), FakeLink(*suspects, *clean)
+    held: list[int] = []
+    pipeline.after = lambda: held.append(link.prefetch)
+    consumer([link], pipeline, FakeStop()).run(drain=True)
+    assert pipeline.batches == [[suspects[0]], [suspects[1]], clean]
+    assert held == [1, 1, 1]
+
+
+def test_a_suspect_among_others_is_left_for_a_careful_look() -> None:
+    deliveries = messages(4)
+    suspect = messages(1, delivery_count=SUSPECT_AFTER)[0]
+    first, again = FakeLink(*deliveries[:2], suspect, deliveries[2]), FakeLink(suspect, deliveries[3])
     pipeline = FakePipeline()
-    consumer([FakeLink(suspects[0], clean[0], suspects[1])], pipeline, FakeStop()).run(drain=True)
-    assert pipeline.batches[0] == clean
-    assert sorted(map(len, pipeline.batches)) == [1, 1, 1]
-    assert {one.tag for batch in pipeline.batches[1:] for one in batch} == {s.tag for s in suspects}
+    consumer([first, again], pipeline, FakeStop()).run(drain=True)
+    assert pipeline.batches == [[deliveries[0]], [deliveries[1], deliveries[2]], [suspect], [deliveries[3]]]
+    assert again.prefetch == 1000
 
 
 def test_batches_and_outages_are_counted() -> None:

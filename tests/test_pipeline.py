@@ -7,18 +7,25 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from schemas import Command, DeadLetter
+from schemas import Command, DeadLetter, Reply
 from tests.support.fakes import FakeLink, delivery, lost
+from worker import correspondence
 from worker import pipeline as pipeline_module
 from worker.broker import Delivery, Outgoing
 from worker.catalog import Catalog
-from worker.core import decide
-from worker.errors import BrokerUnavailableError, ContentionError, LedgerUnavailableError
+from worker.core import Answer, decide, reply_for
+from worker.errors import (
+    BrokerUnavailableError,
+    ConfigurationError,
+    ContentionError,
+    LedgerUnavailableError,
+)
 from worker.ledger.audit import audit
 from worker.ledger.engine import ledger_engine
 from worker.ledger.store import Books, Ledger
 from worker.metrics import Metrics
-from worker.pipeline import GIVE_UP_AFTER, Pipeline, Policy
+from worker.pipeline import Pipeline, UnansweredError
+from worker.policy import GIVE_UP_AFTER, Policy
 
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
 OPEN = {"type": "account.open", "referenceId": "open", "userId": "u", "tier": "free"}
@@ -159,7 +166,8 @@ def test_a_broken_message_becomes_a_letter_and_disturbs_no_neighbour(
     (message,) = link.letters
     assert message.body == broken.body
     assert letter(message).reason == reason
-    assert [code for code in codes(link) if code != "malformed"] == ["account_opened", "tokens_deducted"]
+    applied = [reply["code"] for reply in link.replies if reply["status"] == "applied"]
+    assert applied == ["account_opened", "tokens_deducted"]
     assert len(link.acknowledged) == 3
 
 
@@ -220,6 +228,102 @@ def test_only_trusted_senders_may_send_what_is_guarded(
         "bonus_granted",
         "tokens_deducted",
     ]
+
+
+def test_a_full_reply_queue_of_one_caller_holds_nobody_up(pipeline: Pipeline, metrics: Metrics) -> None:
+    link = FakeLink()
+    link.refusing = {"billing.replies.full"}
+    deliveries = [delivery(OPEN, reply_to="billing.replies.full"), delivery(deduct())]
+    settle(pipeline, *deliveries, link=link)
+    assert link.acknowledged == deliveries
+    assert sorted(codes(link)) == ["account_opened", "tokens_deducted"]
+    assert {message.routing_key for message in link.published} == {"billing.replies"}
+
+
+@pytest.mark.parametrize("full", ["billing.replies", "billing.dead"])
+def test_what_must_be_told_is_held_until_there_is_room_and_only_that_is_sent_again(
+    pipeline: Pipeline, full: str
+) -> None:
+    link = FakeLink()
+    link.refusing = {full}
+    deliveries = [
+        delivery(OPEN, reply_to="billing.replies.app"),
+        delivery(b"broken", reply_to="billing.replies.app"),
+        delivery(deduct()),
+    ]
+    items = pipeline.receive(deliveries)
+    for _ in range(3):
+        with pytest.raises(BrokerUnavailableError, match=full):
+            pipeline.settle(link, items)
+    assert link.acknowledged == []
+    link.refusing = set()
+    pipeline.settle(link, items)
+    assert link.acknowledged == deliveries
+    assert len(link.published) == 4  # three replies and a letter, each once
+    assert not any(reply["duplicate"] for reply in link.replies)
+
+
+def test_a_publish_that_is_not_permitted_is_held_too(pipeline: Pipeline) -> None:
+    def forbidden() -> None:
+        raise ConfigurationError("ACCESS_REFUSED")
+
+    link = FakeLink()
+    link.on_publish = forbidden
+    with pytest.raises(UnansweredError, match="ACCESS_REFUSED"):
+        settle(pipeline, delivery(OPEN), link=link)
+    assert link.acknowledged == []
+
+
+def test_half_a_surrogate_pair_in_an_id_is_answered_like_any_other(pipeline: Pipeline) -> None:
+    deliveries = [delivery(OPEN, correlation_id="\ud800"), delivery(deduct(), message_id="\udfff")]
+    link = settle(pipeline, *deliveries)
+    assert [message.properties["correlation_id"] for message in link.published] == ["\ud800", "\udfff"]
+    assert link.acknowledged == deliveries
+
+
+def test_a_fault_in_writing_a_reply_is_one_messages_alone(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sabotaged(command: Command, answer: Answer) -> Reply:
+        if command.reference_id == "d":
+            raise ZeroDivisionError
+        return reply_for(command, answer)
+
+    monkeypatch.setattr(correspondence, "reply_for", sabotaged)
+    deliveries = [delivery(OPEN), delivery(deduct(), correlation_id="c"), delivery(deduct("d2"))]
+    link = settle(pipeline, *deliveries)
+    assert codes(link) == ["account_opened", "tokens_deducted"]
+    assert [letter(message).reference_id for message in link.letters] == ["d"]
+    assert link.acknowledged == deliveries
+
+
+def test_a_message_that_was_given_up_says_whose_it_is(pipeline: Pipeline) -> None:
+    link = settle(pipeline, delivery(deduct(), delivery_count=GIVE_UP_AFTER))
+    (reply,) = link.replies
+    assert (reply["code"], reply["reason"], reply["referenceId"]) == ("unprocessable", "delivery_limit", "d")
+
+
+def test_the_longest_pattern_says_who_may_send_a_type(
+    engine: Engine, catalog: Catalog, metrics: Metrics
+) -> None:
+    guarded = make_pipeline(
+        engine, catalog, metrics, Policy(senders={"*": ["app"], "payment.*": ["gateway"]})
+    )
+    payment: dict[str, Any] = {
+        "type": "payment.succeeded",
+        "referenceId": "p",
+        "userId": "u",
+        "packageId": "starter",
+    }
+    payment |= {"amountMinor": 499, "currency": "USD"}
+    link = settle(
+        guarded,
+        delivery(OPEN, user_id="app"),
+        delivery(payment, user_id="app"),
+        delivery(payment, user_id="gateway"),
+    )
+    assert [letter(message).reason for message in link.letters] == ["wrong_sender"]
+    assert "tokens_purchased" in codes(link)
 
 
 def test_a_dead_letter_that_has_no_queue_leaves_the_batch_unacknowledged(pipeline: Pipeline) -> None:

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from worker.errors import ConfigurationError
@@ -133,8 +133,8 @@ def test_a_value_from_the_file_is_not_shown_either() -> None:
 
 
 def test_settings_that_are_printed_hide_their_urls() -> None:
-    settings = load_settings(broker_url=f"amqp://u:{SECRET}@h/", database_url=f"postgresql://u:{SECRET}@h/d")
-    assert SECRET not in f"{settings} {settings!r} {settings.model_dump()} {settings.model_dump_json()}"
+    whole = load_settings(broker_url=f"amqp://u:{SECRET}@h/", database_url=f"postgresql://u:{SECRET}@h/d")
+    assert SECRET not in f"{whole} {whole!r} {whole.model_dump()} {whole.model_dump_json()}"
 
 
 @pytest.mark.parametrize(
@@ -167,6 +167,7 @@ def test_a_url_is_shown_without_what_may_be_a_password(url: str, shown: str) -> 
     assert redacted(url) == shown
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(st.characters(codec="ascii", categories=("L", "N", "P", "S")), min_size=1, max_size=12))
 def test_no_password_is_ever_shown_however_badly_it_is_written(password: str) -> None:
     marked = f"%{password}%SECRET"
@@ -177,6 +178,7 @@ def test_no_password_is_ever_shown_however_badly_it_is_written(password: str) ->
 # -- the settings of another process ----------------------------------------------------------------------
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.builds(
         Settings,
@@ -192,8 +194,8 @@ def test_no_password_is_ever_shown_however_badly_it_is_written(password: str) ->
         metrics_port=st.integers(0, 65535),
     )
 )
-def test_another_process_gets_the_same_settings(settings: Settings) -> None:
+def test_another_process_gets_the_same_settings(whole: Settings) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment_of(settings).items():
+        for name, value in environment_of(whole).items():
             patch.setenv(name, value)
-        assert load_settings() == settings
+        assert load_settings() == whole

@@ -4,10 +4,13 @@ import json
 import logging
 import os
 import random
+import select
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from types import FrameType
@@ -18,15 +21,18 @@ from schemas import Limits
 from worker.broker import BILLING, Link, open_link
 from worker.catalog import Catalog, load_catalog
 from worker.consumer import Consumer, Pace
-from worker.errors import ConfigurationError, LedgerUnavailableError
+from worker.errors import BrokerUnavailableError, ConfigurationError, LedgerUnavailableError
 from worker.ledger.engine import ledger_engine
 from worker.ledger.migrations import current_revision, newest_revision
 from worker.ledger.store import Ledger
 from worker.metrics import Metrics
-from worker.pipeline import Pipeline, Policy
+from worker.pipeline import Pipeline
+from worker.policy import Policy
 from worker.settings import Settings, redacted
 
 log = logging.getLogger(__name__)
+
+_STATEMENT_TIMEOUT_S = 30
 
 
 def utc_now() -> datetime:
@@ -56,26 +62,33 @@ class Application:
         """This process's counters."""
         return Metrics()
 
-    def link(self, *, consume: Sequence[str] = ()) -> Link:
-        """A new link to the broker."""
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The worker's way to the ledger: no statement may take longer than a batch ever should."""
+        url = self.settings.database_url.get_secret_value()
+        return Ledger(
+            ledger_engine(url, application_name=self._name, statement_timeout_s=_STATEMENT_TIMEOUT_S)
+        )
+
+    def link(self, *, consume: Sequence[str] = (), prefetch: int | None = None) -> Link:
+        """A new link to the broker, which holds ``prefetch`` messages a queue (or as many as is set)."""
         return open_link(
             self.settings.broker_url.get_secret_value(),
             consume=consume,
-            prefetch=self.settings.prefetch,
+            prefetch=self.settings.prefetch if prefetch is None else prefetch,
             name=self._name,
         )
 
     def consumer(self, stop: "SignalStop") -> Consumer:
         """The worker's loop, ready to run."""
-        ledger = Ledger(self.engine)
-        rng = random.Random()  # noqa: S311 - jitter and shuffles, no secrets
+        work = [queue.name for queue in BILLING.work]
         return Consumer(
-            lambda: self.link(consume=[queue.name for queue in BILLING.work]),
-            ledger,
-            self.pipeline(ledger),
-            pace=Pace(batch_size=self.settings.batch_size),
+            lambda prefetch: self.link(consume=work, prefetch=prefetch),
+            self.ledger,
+            self.pipeline(self.ledger),
+            pace=Pace(batch_size=self.settings.batch_size, prefetch=self.settings.prefetch),
             stop=stop,
-            rng=rng,
+            rng=random.Random(),  # noqa: S311 - jitter, no secrets
             metrics=self.metrics,
         )
 
@@ -87,8 +100,31 @@ class Application:
             redacted(self.settings.broker_url),
             redacted(self.settings.database_url),
         )
+        self._tell_differences()
         self.consumer(stop).run(drain=drain)
         log.info("stopped")
+
+    def _tell_differences(self) -> None:
+        """Whether the topology is as it must be; the consumer waits for what it can't do without."""
+        with suppress(BrokerUnavailableError):
+            link = self.link()
+            try:
+                for line in link.differences(BILLING):
+                    log.warning("topology: %s", line)
+            finally:
+                link.close()
+
+    def serve_metrics(self) -> None:
+        """Serve the counters where a port is set. Raises ConfigurationError where it is taken."""
+        port = self.settings.metrics_port
+        if not port:
+            return
+        try:
+            self.metrics.serve(port)
+        except OSError as error:
+            raise ConfigurationError(
+                f"metrics can't be served on port {port}: {error.strerror}; set another BILLING_METRICS_PORT"
+            ) from error
 
     def _await_schema(self, stop: "SignalStop") -> None:
         """An outage at the start is waited out like any other; another schema than ours is not."""
@@ -127,15 +163,27 @@ class Application:
 
 
 class SignalStop:
-    """Ends the loop on the first SIGTERM or SIGINT; the second one ends the process at once."""
+    """Ends the loop on the first SIGTERM or SIGINT; the second one ends the process at once.
+
+    Python runs its handlers between two steps of the main thread, which may be waiting inside the database's
+    client for an answer that doesn't come. A thread of its own hears the signals too, and ends the process
+    for it: at the second signal, or ``GRACE_S`` seconds after the first. What is not acknowledged then is
+    delivered again.
+    """
+
+    GRACE_S = 25.0
 
     def __init__(self) -> None:
         self.requested = False
 
     def install(self) -> None:
-        """Take the signals of this process."""
+        """Take the signals of this process; from its main thread."""
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        threading.Thread(target=self._listen, args=(reading,), name="signals", daemon=True).start()
 
     def wait(self, seconds: float) -> None:
         """Sleep so long, or until a signal."""
@@ -143,14 +191,19 @@ class SignalStop:
         while not self.requested and (left := deadline - time.monotonic()) > 0:
             time.sleep(min(left, 0.1))
 
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if self.requested:
-            os._exit(128 + number)
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self.requested = True
+
+    def _listen(self, reading: int) -> None:
+        number = os.read(reading, 1)[0]
+        again, _, _ = select.select([reading], [], [], self.GRACE_S)
+        if not again:
+            log.error("not stopped within %.0f s of the signal: ending", self.GRACE_S)
+        os._exit(128 + number)
 
 
 def configure_logging(settings: Settings) -> None:
-    """Log to standard error, one line a record; SQL, bodies and passwords are never logged."""
+    """Log to standard error, one line a record; never bodies, values of statements or passwords."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         _JsonFormatter()

@@ -16,7 +16,8 @@ from worker.broker import Delivery, Link
 from worker.errors import BrokerUnavailableError, ConfigurationError, LedgerUnavailableError, TransientError
 from worker.ledger.store import Ledger
 from worker.metrics import Metrics
-from worker.pipeline import SUSPECT_AFTER, Item, Pipeline, UnansweredError
+from worker.pipeline import Item, Pipeline, UnansweredError
+from worker.policy import SUSPECT_AFTER
 
 log = logging.getLogger(__name__)
 
@@ -38,19 +39,27 @@ class Stop(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How many messages a batch, how long to wait after a failure (seconds)."""
+    """How many messages a batch, how many held a queue, how long to wait after a failure (seconds)."""
 
     batch_size: int = 500
+    prefetch: int = 1000
     retry_first_s: float = 0.1
     retry_most_s: float = 10.0
 
 
 class Consumer:
-    """Runs the pipeline on what a broker delivers. ``connect`` opens a link or raises."""
+    """Runs the pipeline on what a broker delivers.
+
+    ``connect`` opens a link that holds so many messages a queue.
+
+    A worker begins with care, one message a queue: should one that brings workers down stand in front, then
+    nothing else counts another delivery when it does so again. It goes on with full hands as soon as what
+    comes is above suspicion, and back to care when something under suspicion comes.
+    """
 
     def __init__(
         self,
-        connect: Callable[[], Link],
+        connect: Callable[[int], Link],
         ledger: Ledger,
         pipeline: Pipeline,
         *,
@@ -64,40 +73,42 @@ class Consumer:
         self._broker = _Outage("broker", metrics)
         self._database = _Outage("database", metrics)
         self._has_been_linked = False
+        self._careful = True
+        self._waits = self._backoff()
 
     def run(self, *, drain: bool = False) -> None:
         """Consume until stopped; with ``drain``, until nothing more arrives."""
-        waits = _backoff(self._pace, self._rng)
-        while not self._stop.requested:
+        done = False
+        while not (done or self._stop.requested):
             try:
                 # Nothing is taken from the broker before the ledger answers: what is taken and brought
                 # back counts as a delivery, and a message is parked after too many of them.
                 self._await_ledger()
-                with self._linked() as link:
-                    waits = _backoff(self._pace, self._rng)
-                    self._consume(link, drain=drain)
-                    return
+                done = self._consume_with_care() if self._careful else self._consume(drain=drain)
             except BrokerUnavailableError as error:
-                self._broker.began(error)
+                self._relink_later(error)
             except ConfigurationError as error:
                 if not self._has_been_linked:
                     raise
-                self._broker.began(error)  # it was right once: a broker that starts up may refuse anyone
-            self._stop.wait(next(waits))
+                self._relink_later(error)  # it was right once: a broker that starts up may refuse anyone
+
+    def _relink_later(self, error: Exception) -> None:
+        self._careful = True
+        self._broker.began(error)
+        self._stop.wait(next(self._waits))
 
     @contextmanager
-    def _linked(self) -> Iterator[Link]:
-        link = self._connect()
+    def _linked(self, prefetch: int) -> Iterator[Link]:
+        link = self._connect(prefetch)
         self._has_been_linked = True
         try:
-            self._broker.ended()
             yield link
         finally:
             with suppress(BrokerUnavailableError):
                 link.close()
 
     def _await_ledger(self) -> None:
-        for wait_s in _backoff(self._pace, self._rng):
+        for wait_s in self._backoff():
             if self._stop.requested:
                 return
             try:
@@ -109,52 +120,51 @@ class Consumer:
                 self._database.ended()
                 return
 
-    def _consume(self, link: Link, *, drain: bool) -> None:
-        while not self._stop.requested:
-            deliveries = link.receive(self._pace.batch_size, IDLE_S)
-            if deliveries:
-                self._work_off(link, deliveries)
-            elif drain:
-                return
-            else:
+    def _consume_with_care(self) -> bool:
+        """Each suspect alone, until what comes is above suspicion; never done."""
+        with self._linked(1) as link:
+            while not self._stop.requested:
+                deliveries = link.receive(self._pace.batch_size, IDLE_S)
+                self._well()
+                if not any(map(_is_suspect, deliveries)):
+                    self._settle(link, deliveries)
+                    self._careful = False
+                    return False
+                for delivery in deliveries:
+                    self._settle(link, [delivery])
+        return False
+
+    def _consume(self, *, drain: bool) -> bool:
+        """Batches, until a suspect comes; done when nothing comes any more and ``drain`` says so."""
+        with self._linked(self._pace.prefetch) as link:
+            while not self._stop.requested:
+                deliveries = link.receive(self._pace.batch_size, IDLE_S)
+                self._well()
+                self._settle(link, [delivery for delivery in deliveries if not _is_suspect(delivery)])
+                if any(map(_is_suspect, deliveries)):
+                    self._careful = True
+                    return False
+                if drain and not deliveries:
+                    return True
                 link.keep_alive()
+        return False
 
-    def _work_off(self, link: Link, deliveries: Sequence[Delivery]) -> None:
-        """Settle the batch; messages that may have brought a worker down go alone, the others first."""
-        suspects = [d for d in deliveries if d.delivery_count >= SUSPECT_AFTER]
-        if not suspects:
-            self._settle(link, deliveries)
-            return
-        self._settle(link, [d for d in deliveries if d.delivery_count < SUSPECT_AFTER])
-        for suspect in self._in_turn(suspects):
-            if self._stop.requested:
-                return
-            self._settle(link, [suspect])
-
-    def _in_turn(self, suspects: Sequence[Delivery]) -> Sequence[Delivery]:
-        """Forwards, next time backwards: past one deadly message all others are through after two crashes.
-
-        Where there are several, at random: whatever stood behind one of them has its chance next time.
-        """
-        match max(suspect.delivery_count for suspect in suspects) - SUSPECT_AFTER:
-            case 0:
-                return suspects
-            case 1:
-                return suspects[::-1]
-            case _:
-                return self._rng.sample(suspects, len(suspects))
+    def _well(self) -> None:
+        self._broker.ended()
+        self._waits = self._backoff()
 
     def _settle(self, link: Link, deliveries: Sequence[Delivery]) -> None:
+        """Settle the batch, through an outage of the database; a stop gives it back to the broker."""
         if not deliveries:
             return
         began = monotonic()
         items = self._pipeline.receive(deliveries)
-        for wait_s in _backoff(self._pace, self._rng):
+        for wait_s in self._backoff():
             if self._settled(link, items):
                 break
+            self._wait(link, wait_s)
             if self._stop.requested:
-                return  # not acknowledged: the broker gives them to another worker
-            link.keep_alive(wait_s)
+                return  # not acknowledged: another worker gets them
         self._metrics.batch_size.observe(len(items))
         self._metrics.batch_seconds.observe(monotonic() - began)
         self._metrics.last_progress.set(time())
@@ -175,13 +185,23 @@ class Consumer:
         self._broker.ended()
         return True
 
+    def _wait(self, link: Link, seconds: float) -> None:
+        """Wait so long, or until the stop, and keep the link alive."""
+        left = seconds
+        while left > 0 and not self._stop.requested:
+            link.keep_alive(min(left, IDLE_S))
+            left -= IDLE_S
 
-def _backoff(pace: Pace, rng: random.Random) -> Iterator[float]:
-    """Seconds to wait: doubling, with jitter, without end."""
-    wait_s = pace.retry_first_s
-    while True:
-        yield wait_s * rng.uniform(0.5, 1.5)
-        wait_s = min(wait_s * 2, pace.retry_most_s)
+    def _backoff(self) -> Iterator[float]:
+        """Seconds to wait: doubling, with jitter, without end."""
+        wait_s = self._pace.retry_first_s
+        while True:
+            yield wait_s * self._rng.uniform(0.5, 1.5)
+            wait_s = min(wait_s * 2, self._pace.retry_most_s)
+
+
+def _is_suspect(delivery: Delivery) -> bool:
+    return delivery.delivery_count >= SUSPECT_AFTER
 
 
 class _Outage:

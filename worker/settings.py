@@ -34,7 +34,8 @@ class Settings(BaseSettings):
     reply_queue: str = "billing.replies"
     reply_to_prefixes: Annotated[tuple[str, ...], NoDecode] = ("billing.replies",)
     #: Who may send what, as the broker vouches for it (``user_id``): {"payment.*": ["gateway-bridge"]}.
-    senders: dict[str, tuple[str, ...]] = {}
+    #: One source holds as a whole: an access rule must not be mixed from several.
+    senders: Annotated[dict[str, tuple[str, ...]], NoDecode] = {}
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["text", "json"] = "text"
@@ -50,6 +51,17 @@ class Settings(BaseSettings):
                 "percent-encoded (@ is %40)"
             )
         return url
+
+    @field_validator("senders", mode="before")
+    @classmethod
+    def _parsed(cls, value: Any) -> Any:
+        """JSON from the environment."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError('is no JSON object such as {"payment.*": ["gateway"]}') from None
 
     @field_validator("reply_to_prefixes", mode="before")
     @classmethod

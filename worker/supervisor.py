@@ -20,6 +20,7 @@ CONFIGURATION_EXIT = 2
 _STOP_GRACE_S = 30.0
 _RESTART_FIRST_S, _RESTART_MOST_S = 0.5, 30.0
 _STEADY_S = 60.0
+_SETTLED_S = 5.0
 
 
 @dataclass(slots=True)
@@ -29,6 +30,7 @@ class _Child:
     started: float
     wait_s: float = _RESTART_FIRST_S
     restart_at: float | None = field(default=None)
+    has_settled: bool = False
 
 
 def supervise(environments: Sequence[Mapping[str, str]], stop: Stop) -> int:
@@ -40,7 +42,9 @@ def supervise(environments: Sequence[Mapping[str, str]], stop: Stop) -> int:
     try:
         while not stop.requested:
             for child in children:
-                if (code := _look_after(child)) == CONFIGURATION_EXIT:
+                code = _look_after(child)
+                # Later it may be a passing refusal of a server that starts up: then it is restarted.
+                if code == CONFIGURATION_EXIT and not child.has_settled:
                     return code
             stop.wait(0.2)
         return 0
@@ -74,6 +78,7 @@ def _look_after(child: _Child) -> int | None:
     now = time.monotonic()
     code = child.process.poll()
     if code is None:
+        child.has_settled |= now - child.started > _SETTLED_S
         return None
     if child.restart_at is None:
         lived_s = now - child.started

@@ -1,5 +1,6 @@
 """What only RabbitMQ does: confirms, returns, refusals, cancelled consumers, topology that differs."""
 
+import ssl
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from tests.support.provision import RabbitMQServer
 from tests.support.waiting import eventually
 from tests.support.witness import Witness
-from worker.broker import BILLING, Link, Outgoing, open_link
+from worker.broker import BILLING, Link, Outgoing, amqp, open_link
 from worker.errors import BrokerUnavailableError, ConfigurationError
 
 PAYMENTS, USAGE = (queue.name for queue in BILLING.work)
@@ -160,3 +161,40 @@ def test_the_policy_is_one_the_broker_accepts_and_keeps_dead_letters(
         return witness.depth("billing.dead")
 
     assert eventually(dead) > 0
+
+
+def test_a_certificate_is_compared_with_the_name_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def connect(connection: Any, *_: Any) -> None:
+        asked.append(connection.ssl)
+        raise OSError("seen enough")
+
+    monkeypatch.setattr(amqp._TidyConnection, "connect", connect)
+    for url in ("amqps://u:p@broker.example/", "amqp://u:p@broker.example/"):
+        with pytest.raises(BrokerUnavailableError, match="seen enough"):
+            open_link(url)
+    assert asked == [{"server_hostname": "broker.example", "cert_reqs": ssl.CERT_REQUIRED}, False]
+
+
+@pytest.mark.parametrize("url", ["amqp://127.0.0.1/?heartbeat=abc", "amqp://127.0.0.1:port/"])
+def test_a_url_nobody_can_read_is_a_matter_of_configuration(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="URL"):
+        open_link(url)
+
+
+def test_a_producer_can_not_make_its_message_look_delivered_before(link: Link, witness: Witness) -> None:
+    witness.publish(b"{}", routing_key="usage.deduct", headers={"x-delivery-count": 99})
+    (delivery,) = eventually(lambda: link.receive(1, 1.0))
+    assert delivery.delivery_count == 0
+
+
+def test_bodies_far_too_large_do_not_fill_the_memory(link: Link, witness: Witness) -> None:
+    for _ in range(12):
+        witness.publish(b"x" * 4_000_000, routing_key="usage.deduct")
+    sizes = []
+    while sum(sizes) < 12:
+        batch = eventually(lambda: link.receive(500, 1.0))
+        link.acknowledge(batch)
+        sizes.append(len(batch))
+    assert max(sizes) <= 9

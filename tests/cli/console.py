@@ -4,7 +4,6 @@ import io
 import json
 import logging
 import os
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from sqlalchemy import Engine
 
 from schemas import Command, OpenAccount
 from tests.support.books import applied
+from worker.bootstrap import SignalStop
 from worker.catalog import load_catalog
 from worker.cli import main
 
@@ -78,8 +78,8 @@ class Cli:
     ) -> Ended:
         out, err = Stream(terminal=terminal), Stream(terminal=terminal)
         handlers = list(logging.root.handlers)
-        signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         with self._monkeypatch.context() as patch:
+            patch.setattr(SignalStop, "install", lambda _stop: None)  # the signals are the test run's
             patch.setattr(sys, "argv", ["billing-worker", *arguments])
             patch.setattr(sys, "stdin", Stream(stdin))
             patch.setattr(sys, "stdout", out)
@@ -98,8 +98,6 @@ class Cli:
                 code = ended.code or 0
             finally:
                 logging.root.handlers[:] = handlers
-                for number, handler in signals.items():
-                    signal.signal(number, handler)
         assert isinstance(code, int), code
         assert "Traceback" not in err.text
         return Ended(code, out.text, err.text)

@@ -79,6 +79,7 @@ def test_the_version_is_told(bare_cli: Cli) -> None:
         (("dead-letters", "list", "--status", "lost"), "'lost' is not one of"),
         (("run", "--log-level", "LOUD"), "'LOUD' is not one of"),
         (("publish", "-", "--type", "x" * 256), "--type: a name on the broker has at most 255 bytes"),
+        (("replies", "--follow"), "say --take as well"),
         (("balance", "caf\udce9"), "user is not UTF-8"),
     ],
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from amqp.serialization import dumps
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from schemas import DeadLetter
@@ -27,6 +27,7 @@ def delivery(
     properties: Mapping[str, Any] | None = None,
     headers: Mapping[Any, Any] | None = None,
     unreadable: bytes | None = None,
+    redelivered: bool = False,
 ) -> Delivery:
     return Delivery(
         body=body,
@@ -34,6 +35,7 @@ def delivery(
         exchange=exchange,
         routing_key=routing_key,
         tag=1,
+        redelivered=redelivered,
         properties=properties or {},
         headers=headers or {},
         unreadable=unreadable,
@@ -92,7 +94,7 @@ def test_a_letter_keeps_its_id_over_versions() -> None:
 def test_a_letter_says_why_whence_and_when() -> None:
     reason = Reason("invalid_field", "tokens: too many", "tokens", "Traceback", "usage.deduct", "r-1", "ann")
     told = DeadLetter.from_headers(
-        letter_of(delivery(headers={"x-delivery-count": 2}), reason, tries=3).headers
+        letter_of(delivery(headers={"x-delivery-count": 2}, redelivered=True), reason, tries=3).headers
     )
     assert (told.reason, told.message, told.field, told.traceback) == (
         "invalid_field",
@@ -316,6 +318,7 @@ ANY = st.recursive(
 _FIELDS = ["x-billing-" + name.replace("_", "-") for name in DeadLetter.model_fields]
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.dictionaries(st.sampled_from([*_FIELDS, "x-death", "other"]), ANY),
     st.lists(st.dictionaries(st.sampled_from(list(DEATH)), ANY), max_size=2),

@@ -9,7 +9,7 @@ from math import isnan
 from typing import Any, cast
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 
@@ -119,6 +119,7 @@ WIRE = st.recursive(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(WIRE)
 def test_whatever_a_header_holds_is_the_same_after_it_was_kept(value: Any) -> None:
     kept = json.dumps(_kept(value))
@@ -164,6 +165,16 @@ def test_properties_and_headers_come_back_on_replay_as_they_were(office: DeadLet
     assert {name: value for name, value in replay.properties.items() if value is not None} == properties
     assert replay.headers == AWKWARD
     assert (replay.exchange, replay.routing_key) == ("billing", "usage.deduct")
+
+
+def test_a_header_that_is_nested_without_end_does_not_hold_up_the_others(office: DeadLetterOffice) -> None:
+    deep: Any = "the bottom"
+    for _ in range(500):
+        deep = [deep]
+    assert len(park(office, failed(b"one"), failed(b"two", headers={"deep": deep, "flat": 1}))) == 2
+    (letter, _), _ = office.letters()
+    assert letter.properties["headers"]["flat"] == 1
+    assert replay_of(letter).headers["flat"] == 1
 
 
 @pytest.mark.parametrize("body", [b"", bytes(range(256)) * 4, b"\0", "ü\u2028".encode(), b"x" * 300_000])

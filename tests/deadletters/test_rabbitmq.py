@@ -136,7 +136,7 @@ def test_a_replayed_letter_of_the_brokers_that_the_worker_refuses_is_the_same_le
 def test_a_message_that_was_delivered_too_often_is_a_letter(
     witness: Witness, office: DeadLetterOffice, dead: Link, rabbitmq: RabbitMQServer, broker_url: str
 ) -> None:
-    ((pattern, definition),) = BILLING.policies().values()
+    pattern, definition = BILLING.policies()["billing-work"]
     vhost = broker_url.rpartition("/")[2]
     rabbitmq.management.set_policy(
         vhost, "billing-work", pattern=pattern, definition={**definition, "delivery-limit": 2}

@@ -5,6 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.saboteur import Saboteurs
+from worker.settings import Settings
+
 
 @pytest.fixture(autouse=True)
 def _quiet_pika() -> Iterator[None]:
@@ -14,3 +17,10 @@ def _quiet_pika() -> Iterator[None]:
     logger.setLevel(logging.CRITICAL)
     yield
     logger.setLevel(level)
+
+
+@pytest.fixture
+def saboteurs(worker_settings: Settings) -> Iterator[Saboteurs]:
+    """Starts workers that end themselves and sees to it that none is left."""
+    with Saboteurs(worker_settings) as processes:
+        yield processes

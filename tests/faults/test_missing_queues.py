@@ -1,5 +1,6 @@
 """Queues that are missing, full, or lost while the worker runs: nothing is lost, and it says so once."""
 
+import json
 import logging
 from collections.abc import Callable, Iterator
 from itertools import repeat
@@ -15,7 +16,9 @@ from tests.support.witness import Witness
 from tests.support.worker_thread import running
 from worker.bootstrap import Application
 from worker.broker import BILLING
-from worker.pipeline import GIVE_UP_AFTER, Pipeline
+from worker.consumer import Consumer
+from worker.pipeline import Pipeline
+from worker.policy import GIVE_UP_AFTER
 
 MALFORMED = b'{"type": "usage.deduct", '
 
@@ -23,7 +26,7 @@ MALFORMED = b'{"type": "usage.deduct", '
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits of 20 ms: a test sees in moments what an hour's outage would do."""
-    monkeypatch.setattr("worker.consumer._backoff", lambda *_: repeat(0.02))
+    monkeypatch.setattr(Consumer, "_backoff", lambda _: repeat(0.02))
 
 
 @pytest.fixture
@@ -89,20 +92,28 @@ def test_a_reply_queue_that_takes_no_more_makes_nobody_a_dead_letter(
     """It nacks. Given back to the broker again and again, the whole prefetch would pass the delivery limit."""
     truth = Truth(application.engine)
 
-    def let_the_reply_queue_hold(count: int) -> None:
+    def let_reply_queues_hold(count: int) -> None:
         definition = {"max-length": count, "overflow": "reject-publish"}
         vhost = vhost_of(application.settings)
-        rabbitmq.management.set_policy(vhost, "replies", pattern=witness.reply_queue, definition=definition)
+        rabbitmq.management.set_policy(vhost, "replies", pattern=r"^billing\.replies", definition=definition)
 
-    let_the_reply_queue_hold(1)
+    let_reply_queues_hold(1)
     publish_some(witness, truth, 30)
     with running(application):
         eventually(lambda: answers() > 2 * GIVE_UP_AFTER, what="the worker tries and tries")
-        let_the_reply_queue_hold(10_000)
-        truth.holds(every_reply(witness, truth.correlations))
+        let_reply_queues_hold(10_000)
+        queues = (witness.reply_queue, BILLING.replies.name)
+        eventually(lambda: sum(map(witness.depth, queues)) >= 30, what="30 replies")
+    replies = {
+        properties.correlation_id: [json.loads(body)]
+        for queue in queues
+        for properties, body in witness.take(queue, witness.depth(queue))
+    }
+    assert replies.keys() == truth.correlations.keys()
+    truth.holds(replies)
     assert witness.depth(BILLING.dead.name) == 0
     began, ended = told()
-    assert "refused" in began
+    assert "takes no messages for billing.replies" in began
     assert "the broker is back" in ended
     nothing_is_left(witness)
 
@@ -118,7 +129,7 @@ def test_a_missing_reply_queue_is_counted_and_said_and_stops_nobody(
     unroutable = application.metrics.registry.get_sample_value("billing_worker_unroutable_replies_total")
     assert unroutable == 5
     assert {line.partition(" ")[2] for line in told()} == {
-        "replies reached no queue: billing.replies.gone does not exist"
+        "replies reached no queue: 'billing.replies.gone' does not exist"
     }
     nothing_is_left(witness)
 

@@ -1,21 +1,24 @@
 """A message that breaks the worker: its neighbours go through, the message becomes a letter that says why."""
 
+import signal
 from collections.abc import Callable, Sequence
+from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
 from schemas import Command, DeadLetter
-from tests.support.processes import WorkerProcesses
+from tests.support.saboteur import Saboteurs
 from tests.support.traffic import Truth, every_reply, nothing_is_left, publish_some
-from tests.support.witness import Witness
+from tests.support.waiting import eventually
+from tests.support.witness import PATIENCE_S, Witness
 from tests.support.worker_thread import running
 from worker import pipeline
 from worker.bootstrap import Application
 from worker.broker import BILLING
 from worker.ledger.audit import audit
-from worker.pipeline import GIVE_UP_AFTER
+from worker.policy import GIVE_UP_AFTER
 
 POISON = {"type": "usage.deduct", "referenceId": "poison", "userId": "user-0", "tokens": 17}
 
@@ -81,32 +84,45 @@ def test_rows_that_the_database_refuses_are_one_messages_fault(
 
 
 def test_a_message_that_kills_every_worker_is_parked_and_its_neighbours_are_applied(
-    application: Application, workers: WorkerProcesses, witness: Witness
+    application: Application, saboteurs: Saboteurs, witness: Witness
 ) -> None:
     truth = Truth(application.engine)
     publish_some(witness, truth, 30)
     poison = witness.publish(POISON)
     publish_some(witness, truth, 30, prefix="n")
-    workers.start("--deadly", '"poison"', module="tests.support.saboteur")
-    replies = every_reply(witness, {*truth.correlations, poison})
+    for _ in range(GIVE_UP_AFTER):
+        process = saboteurs.start_deadly('"poison"')
+        process.join(PATIENCE_S)
+        assert process.exitcode == -signal.SIGKILL
+    with running(application):
+        replies = every_reply(witness, {*truth.correlations, poison})
     truth.holds(replies)
+    assert [reply["reason"] for reply in replies[poison]] == ["delivery_limit"]
     assert_parked(witness, 1)
-    assert replies[poison][0]["reason"] == "delivery_limit"
+    nothing_is_left(witness)
 
 
 @pytest.mark.slow
-def test_two_workers_survive_messages_that_kill_them(
-    application: Application, workers: WorkerProcesses, witness: Witness
+def test_several_messages_that_kill_two_workers_end_as_letters(
+    application: Application, saboteurs: Saboteurs, witness: Witness
 ) -> None:
-    """Several may take a neighbour or two with them into the dead letters, never into nothing."""
+    """They may take a few of their neighbours with them into the dead letters, never into nothing."""
     truth = Truth(application.engine)
     deadly = []
     for number in range(3):
         publish_some(witness, truth, 40, prefix=f"m{number}")
         deadly.append(witness.publish({**POISON, "referenceId": f"poison-{number}"}))
-    for _ in range(2):
-        workers.start("--deadly", '"poison-', module="tests.support.saboteur")
-    replies = every_reply(witness, {*truth.correlations, *deadly})
+    expected = {*truth.correlations, *deadly}
+    pair: list[ForkServerProcess] = []
+
+    def all_are_answered() -> bool:
+        pair[:] = [process for process in pair if process.is_alive()]
+        while len(pair) < 2:
+            pair.append(saboteurs.start_deadly('"poison-'))
+        return witness.depth(witness.reply_queue) >= len(expected)
+
+    eventually(all_are_answered)
+    replies = every_reply(witness, expected)
     parked = [told for told in replies.values() if told[0].get("reason") == "delivery_limit"]
     assert len(deadly) <= len(parked) <= 20
     assert_parked(witness, len(parked))

@@ -7,6 +7,7 @@ import pika
 import pytest
 
 from schemas import DeadLetter
+from tests.support.provision import RabbitMQServer
 from tests.support.traffic import nothing_is_left
 from tests.support.witness import Witness
 from tests.support.worker_thread import running
@@ -139,6 +140,27 @@ class RawKey(str):
 
     def encode(self, *_arguments: Any) -> bytes:
         return self.raw
+
+
+def test_what_would_multiply_or_end_a_letter_stays_behind(
+    application: Application, rabbitmq: RabbitMQServer, witness: Witness
+) -> None:
+    witness.channel.queue_declare("usage.copied")
+    properties = {
+        "headers": {"CC": ["usage.copied"], "BCC": ["usage.hidden"], "x-note": "kept"},
+        "user_id": rabbitmq.address.user,
+        "expiration": "60000",
+    }
+    with running(application):
+        witness.publish(NO_JSON, routing_key="usage.deduct", **properties)
+        ((letter, body),) = witness.take(BILLING.dead.name, 1)
+        witness.request(neighbour_of("after"))
+    assert body == NO_JSON
+    assert letter.headers["x-note"] == "kept"
+    assert (letter.user_id, letter.expiration) == (None, None)
+    assert letter.headers["x-billing-sent-by"] == rabbitmq.address.user
+    assert witness.depth("usage.copied") == witness.depth(BILLING.dead.name) == 0
+    nothing_is_left(witness)
 
 
 def send(witness: Witness, body: bytes, properties: RawProperties) -> None:

@@ -27,6 +27,7 @@ def run(engine: Engine, sql: str) -> None:
         ("DO $$ BEGIN RAISE SQLSTATE '53100'; END $$", LedgerUnavailableError),  # disk full
         ("DO $$ BEGIN RAISE SQLSTATE '57P03'; END $$", LedgerUnavailableError),  # starting up
         ("DO $$ BEGIN RAISE SQLSTATE '25006'; END $$", LedgerUnavailableError),  # read-only standby
+        ("DO $$ BEGIN RAISE SQLSTATE 'XX002'; END $$", LedgerUnavailableError),  # a corrupt index
         ("SELECT * FROM no_such_table", LedgerUnavailableError),
         ("SELECT no_such_column FROM accounts", LedgerUnavailableError),
         ("DO $$ BEGIN RAISE SQLSTATE '22003'; END $$", DBAPIError),  # out of range: this message's own
@@ -73,3 +74,31 @@ def test_a_locked_sqlite_file_is_waited_for(tmp_path: Path) -> None:
 def test_another_database_is_refused_with_the_way_out(url: str) -> None:
     with pytest.raises(ConfigurationError, match=r"PostgreSQL|--database-url"):
         ledger_engine(url)
+
+
+def test_an_option_of_the_url_that_nobody_knows_is_a_matter_of_configuration(postgres_url: str) -> None:
+    engine = ledger_engine(f"{postgres_url}?no_such_option=1")
+    with pytest.raises(ConfigurationError, match="no_such_option"):
+        Ledger(engine).probe()
+
+
+def test_a_file_that_is_no_database_is_nobodys_dead_letter(tmp_path: Path) -> None:
+    path = tmp_path / "not.sqlite3"
+    path.write_bytes(b"certainly no database " * 100)
+    with pytest.raises(LedgerUnavailableError):
+        Ledger(ledger_engine(f"sqlite:///{path}")).probe()
+
+
+def test_a_statement_that_takes_too_long_is_given_up(postgres_url: str) -> None:
+    engine = ledger_engine(postgres_url, statement_timeout_s=1)
+    with pytest.raises(LedgerUnavailableError, match="statement timeout"):
+        run(engine, "SELECT pg_sleep(30)")
+    engine.dispose()
+
+
+def test_an_error_does_not_tell_the_values_of_its_statement(engine: Engine) -> None:
+    with pytest.raises(DBAPIError) as raised, engine.begin() as connection:
+        connection.execute(
+            text("INSERT INTO accounts (user_id) VALUES (:user)"), {"user": "somebody-private"}
+        )
+    assert "somebody-private" not in str(raised.value).replace("Failing row contains", "").split("DETAIL")[0]

@@ -5,14 +5,15 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from worker.broker import Delivery, Outgoing, Topology
+from worker.broker import Delivery, Outgoing, RefusedError, Topology
 from worker.errors import BrokerUnavailableError
 
 
 class FakeLink:
     """Delivers what is put into ``arriving`` and remembers what is published and acknowledged.
 
-    ``unroutable`` names queues that do not exist; ``on_publish`` is called before each publish.
+    ``unroutable`` names queues that do not exist, ``refusing`` full ones. ``on_publish`` and
+    ``on_keep_alive`` are called at those.
     """
 
     def __init__(self, *arriving: Delivery) -> None:
@@ -21,23 +22,31 @@ class FakeLink:
         self.acknowledged: list[Delivery] = []
         self.unroutable: set[str] = set()
         self.on_publish: Callable[[], None] = lambda: None
+        self.on_keep_alive: Callable[[], None] = lambda: None
         self.waited_s: list[float] = []
         self.closed = False
+        self.prefetch = 1000
+        self.refusing: set[str] = set()
 
     def receive(self, most: int, timeout_s: float) -> list[Delivery]:
         del timeout_s
-        return [self.arriving.popleft() for _ in range(min(most, len(self.arriving)))]
+        return [self.arriving.popleft() for _ in range(min(most, self.prefetch, len(self.arriving)))]
 
     def publish(self, messages: Sequence[Outgoing]) -> list[Outgoing]:
         self.on_publish()
-        self.published += messages
-        return [message for message in messages if message.routing_key in self.unroutable]
+        refused = [message for message in messages if message.routing_key in self.refusing]
+        returned = [message for message in messages if message.routing_key in self.unroutable]
+        self.published += [message for message in messages if message not in refused]
+        if refused:
+            raise RefusedError(refused, returned)
+        return returned
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         self.acknowledged += deliveries
 
     def keep_alive(self, wait_s: float = 0.0) -> None:
         self.waited_s.append(wait_s)
+        self.on_keep_alive()
 
     def declare(self, topology: Topology) -> None:
         raise NotImplementedError
@@ -95,6 +104,7 @@ def delivery(
         exchange=exchange,
         routing_key=key if routing_key is None else routing_key,
         tag=next(_tags),
+        redelivered=delivery_count > 0,
         properties=properties,
         headers={"x-delivery-count": delivery_count} if delivery_count else {},
         unreadable=unreadable,

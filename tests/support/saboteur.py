@@ -1,29 +1,82 @@
 """A worker that ends itself with SIGKILL at one arrow of the sentence, or on one message.
 
-    python -m tests.support.saboteur --at ARROW --pass N    dies the N-th time it comes by
-    python -m tests.support.saboteur --deadly TEXT          dies on every body that holds the text
-
-The pieces are the real ones, wrapped in this process only: production code has no hooks for tests. With
-``--deadly`` another worker is forked whenever one died, at once and without end, until SIGTERM.
+The pieces are the real ones, wrapped in a process of their own: production code has no hooks for tests. The
+processes are forked from one that has imported everything, so that a crash costs moments.
 """
 
-import argparse
+import logging
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any
+from multiprocessing.context import ForkServerProcess
+from types import TracebackType
+from typing import Any, Self
 
-from worker import pipeline
-from worker.bootstrap import Application, SignalStop, configure_logging
+from worker import intake, pipeline
+from worker.bootstrap import Application, SignalStop
 from worker.broker import amqp
 from worker.ledger.store import Books, Ledger
 from worker.pipeline import Pipeline
-from worker.settings import load_settings
-from worker.supervisor import follow_parent
+from worker.settings import Settings
 
 Blow = Callable[[], None]
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["pytest", "tests.support.saboteur"])
+
+
+class Saboteurs:
+    """Workers that will end themselves; none outlives the block."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._started: list[ForkServerProcess] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        for process in self._started:
+            process.kill()
+            process.join()
+
+    def start_at(self, arrow: str, number: int, *, batch_size: int) -> ForkServerProcess:
+        """A worker that dies when it comes to the arrow for the ``number``-th time, from 1."""
+        settings = self._settings.model_copy(update={"batch_size": batch_size})
+        return self._start(_die_at, arrow, number, settings)
+
+    def start_deadly(self, text: str) -> ForkServerProcess:
+        """A worker that dies on every body with ``text`` in it."""
+        return self._start(_die_of, text, self._settings)
+
+    def _start(self, target: Callable[..., None], *arguments: Any) -> ForkServerProcess:
+        process = _CONTEXT.Process(target=target, args=arguments)
+        process.start()
+        self._started.append(process)
+        return process
+
+
+def _die_at(arrow: str, number: int, settings: Settings) -> None:
+    ARROWS[arrow](on_pass(number))
+    _run(settings)
+
+
+def _die_of(text: str, settings: Settings) -> None:
+    make_deadly(text)
+    _run(settings)
+
+
+def _run(settings: Settings) -> None:
+    logging.disable()
+    Application(settings).run_worker(SignalStop())
 
 
 def die() -> None:
@@ -108,54 +161,11 @@ ARROWS: dict[str, Callable[[Blow], None]] = {
 
 def make_deadly(text: str) -> None:
     """Whoever decodes a body with ``text`` in it is killed."""
-    original, marker = pipeline.decode, text.encode()
+    original, marker = intake.decode, text.encode()
 
     def decode(body: bytes, **named: Any) -> Any:
         if marker in body:
             die()
         return original(body, **named)
 
-    pipeline.decode = decode  # type: ignore[attr-defined]
-
-
-def run() -> None:
-    """The worker, as ``billing-worker run`` runs it."""
-    settings = load_settings()
-    configure_logging(settings)
-    stop = SignalStop()
-    stop.install()
-    Application(settings).run_worker(stop)
-
-
-def run_again_and_again() -> None:
-    """A worker, and another one whenever it was killed, until one ends in peace."""
-    parent = os.getpid()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    while True:
-        child = os.fork()
-        if child == 0:
-            follow_parent(parent)
-            run()
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        if not os.WIFSIGNALED(status):
-            return
-
-
-def main() -> None:
-    """Sabotage what the command line says, then run."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--at", choices=ARROWS)
-    parser.add_argument("--pass", dest="number", type=int, default=1)
-    parser.add_argument("--deadly")
-    options = parser.parse_args()
-    if options.deadly:
-        make_deadly(options.deadly)
-        run_again_and_again()
-    else:
-        ARROWS[options.at](on_pass(options.number))
-        run()
-
-
-if __name__ == "__main__":
-    main()
+    intake.decode = decode  # type: ignore[attr-defined]

@@ -6,10 +6,11 @@ whole of what is outstanding below its last tag, and one frame acknowledges it.
 """
 
 import socket
+import ssl
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, TypeVar
 
 import kombu
@@ -18,13 +19,16 @@ from amqp.basic_message import Message
 from amqp.exceptions import AccessRefused, AMQPError, NotAllowed, NotFound, PreconditionFailed
 from kombu.transport import pyamqp
 
-from worker.broker.deliveries import Delivery, Outgoing, as_bytes
+from worker.broker.deliveries import Delivery, Outgoing, RefusedError, as_bytes
 from worker.broker.frames import UNREADABLE, tolerant_frame_handler
 from worker.broker.topology import Queue, Topology
-from worker.errors import BrokerUnavailableError, ConfigurationError
+from worker.errors import BillingError, BrokerUnavailableError, ConfigurationError
 
 HEARTBEAT_S = 30
 CONFIRM_TIMEOUT_S = 30.0
+#: Prefetch counts messages; bodies far over the limit of the contract must not fill the memory before they
+#: are refused. What is not read yet waits in the socket and in the broker.
+_HELD_MAX_BYTES = 32 * 1024 * 1024
 _CLOSE_TIMEOUT_S = 3.0
 
 P = TypeVar("P")
@@ -74,7 +78,9 @@ class AmqpLink:
         try:
             with _broker_errors():
                 return self._publisher().publish(messages, while_waiting=self._keep_consumer_alive)
-        except BrokerUnavailableError:
+        except RefusedError:
+            raise
+        except BillingError:
             self._drop_publisher()
             raise
 
@@ -220,7 +226,10 @@ class _Inbox:
         self._heartbeat.beat()
         self._drain(0)
         while (left := deadline - monotonic()) > 0:
-            self._drain(min(left, 1.0))
+            if self._waiting_bytes() < _HELD_MAX_BYTES:
+                self._drain(min(left, 1.0))
+            else:
+                sleep(min(left, 1.0))
             self._heartbeat.beat()
 
     def close(self) -> None:
@@ -228,6 +237,9 @@ class _Inbox:
 
     def _waiting(self) -> int:
         return sum(len(lane.arrived) for lane in self._lanes.values())
+
+    def _waiting_bytes(self) -> int:
+        return sum(lane.arrived_bytes for lane in self._lanes.values())
 
     def _drain(self, timeout_s: float) -> None:
         with suppress(TimeoutError):
@@ -237,7 +249,7 @@ class _Inbox:
     def _drain_arrived(self, most: int) -> None:
         """Read what is in the socket already; the socket changes its mode once and not for every frame."""
         with suppress(TimeoutError), self._connection.transport.having_timeout(0):
-            while self._waiting() < most:
+            while self._waiting() < most and self._waiting_bytes() < _HELD_MAX_BYTES:
                 self._connection.drain_events()
         self._raise_if_cancelled()
 
@@ -254,6 +266,7 @@ class _Lane:
 
     def __init__(self, connection: Any, queue: str, prefetch: int, on_cancel: Callable[[str], None]) -> None:
         self.arrived: deque[Delivery] = deque()
+        self.arrived_bytes = 0
         self._queue = queue
         self._outstanding: deque[int] = deque()
         self._channel = connection.channel()
@@ -262,7 +275,9 @@ class _Lane:
         self._channel.basic_consume(queue, consumer_tag=queue, callback=self._on_message, on_cancel=on_cancel)
 
     def take(self, most: int) -> list[Delivery]:
-        return [self.arrived.popleft() for _ in range(min(most, len(self.arrived)))]
+        taken = [self.arrived.popleft() for _ in range(min(most, len(self.arrived)))]
+        self.arrived_bytes -= sum(len(delivery.body) for delivery in taken)
+        return taken
 
     def acknowledge(self, tags: Sequence[Any]) -> None:
         done = set(tags)
@@ -281,6 +296,7 @@ class _Lane:
         info, properties = message.delivery_info, message.properties
         tag = info["delivery_tag"]
         self._outstanding.append(tag)
+        self.arrived_bytes += len(message.body or b"")
         self.arrived.append(
             Delivery(
                 body=as_bytes(message.body),
@@ -308,19 +324,18 @@ class _Outbox:
         self._channel.events["basic_return"].add(self._on_return)
         self._published = 0
         self._unconfirmed: dict[int, Outgoing] = {}
-        self._by_marker: dict[str, Outgoing] = {}
         self._returned: list[Outgoing] = []
-        self._refused = 0
+        self._refused: list[Outgoing] = []
         self._heartbeat = _Heartbeat(connection)
 
     def publish(self, messages: Sequence[Outgoing], while_waiting: Callable[[], None]) -> list[Outgoing]:
         self._heartbeat.beat()
-        self._returned, self._refused = [], 0
+        self._returned, self._refused = [], []
         for message in messages:
             self._send(message)
         self._wait(while_waiting)
         if self._refused:
-            raise BrokerUnavailableError(f"the broker refused {self._refused} of {len(messages)} messages")
+            raise RefusedError(self._refused, self._returned)
         return self._returned
 
     def keep_alive(self) -> None:
@@ -366,9 +381,8 @@ class _Outbox:
             del self._unconfirmed[done]
 
     def _on_nack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp calls it
-        before = len(self._unconfirmed)
-        self._on_ack(tag, multiple)
-        self._refused += before - len(self._unconfirmed)
+        tags = [sent for sent in self._unconfirmed if sent <= tag] if multiple else [tag]
+        self._refused += [self._unconfirmed.pop(sent) for sent in tags if sent in self._unconfirmed]
 
     def _on_return(self, _error: Exception, exchange: str, routing_key: str, message: Any) -> None:
         # The return comes before the confirm of the same message, so it is among the unconfirmed.
@@ -401,8 +415,19 @@ class _Heartbeat:
 
 
 def _connect(url: str, name: str) -> Any:
-    connection = kombu.Connection(
+    try:
+        connection = _configured(url, name)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigurationError(f"the broker URL can't be used: {error}") from None
+    connection.transport.Connection = _TidyConnection
+    return connection.transport.establish_connection()
+
+
+def _configured(url: str, name: str) -> Any:
+    return kombu.Connection(
         url,
+        # py-amqp compares the certificate with the host's name only where one is given; None is filled in.
+        ssl={"server_hostname": None, "cert_reqs": ssl.CERT_REQUIRED} if url.startswith("amqps:") else False,
         heartbeat=HEARTBEAT_S,
         connect_timeout=5,
         transport_options={
@@ -413,8 +438,6 @@ def _connect(url: str, name: str) -> Any:
             "frame_handler": tolerant_frame_handler,
         },
     )
-    connection.transport.Connection = _TidyConnection
-    return connection.transport.establish_connection()
 
 
 class _TidyConnection(pyamqp.Connection):  # type: ignore[misc]  # kombu ships no types

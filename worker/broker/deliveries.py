@@ -1,8 +1,10 @@
 """What comes from the broker and what goes to it: bytes with properties, nothing decoded."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from worker.errors import BrokerUnavailableError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,7 +27,12 @@ class Delivery:
 
     @property
     def delivery_count(self) -> int:
-        """How often the broker has taken this message back before (quorum queues count it)."""
+        """How often the broker has taken this message back before (quorum queues count it).
+
+        On a first delivery there is nothing to count: the header is then the sender's own.
+        """
+        if not self.redelivered:
+            return 0
         count = self.headers.get("x-delivery-count", 0)
         return count if isinstance(count, int) else 0
 
@@ -44,6 +51,18 @@ class Outgoing:
     routing_key: str
     properties: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, Any] = field(default_factory=dict)
+
+
+class RefusedError(BrokerUnavailableError):
+    """The broker refused some of the messages (a full queue, say) and took the others.
+
+    ``returned`` reached no queue; what is in neither list is published.
+    """
+
+    def __init__(self, refused: Sequence[Outgoing], returned: Sequence[Outgoing]) -> None:
+        queues = ", ".join(sorted({repr(message.routing_key) for message in refused}))
+        super().__init__(f"the broker refused {len(refused)} messages for {queues}; is the queue full?")
+        self.refused, self.returned = refused, returned
 
 
 def as_bytes(body: bytes | bytearray | memoryview | str | None) -> bytes:

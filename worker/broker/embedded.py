@@ -67,12 +67,13 @@ class _Channel(sqlalchemy.Channel):  # type: ignore[misc]  # kombu has no types
     def _get_many(self, queues: Sequence[str], timeout: float | None = None) -> None:
         """Called by kombu in place of ``_get``: deliver what waits, as much as the prefetch allows."""
         del timeout
-        waiting = [queue for queue in queues if self._is_waiting(queue)]
-        taken = [(queue, payload) for queue in waiting for payload in self._take(queue)]
-        if not taken:
+        delivered = 0
+        for queue in queues:
+            for payload in self._take(queue) if self._is_waiting(queue) else ():
+                self.connection._deliver(loads(payload), queue)  # noqa: SLF001 - what kombu's channels do
+                delivered += 1
+        if not delivered:
             raise Empty
-        for queue, payload in taken:
-            self.connection._deliver(loads(payload), queue)  # noqa: SLF001 - what kombu's channels do
 
     def _is_waiting(self, queue: str) -> bool:
         """Without the write lock: a poll stands in nobody's way."""

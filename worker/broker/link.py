@@ -23,7 +23,10 @@ class Link(Protocol):
         ...
 
     def publish(self, messages: Sequence[Outgoing]) -> list[Outgoing]:
-        """Send ``messages`` and wait until the broker has them; returns those that reached no queue."""
+        """Send ``messages`` and wait until the broker has them; returns those that reached no queue.
+
+        Raises RefusedError where the broker refuses some of them.
+        """
         ...
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:

@@ -45,7 +45,9 @@ class Topology:
             "dead-letter-strategy": "at-least-once",
             "overflow": "reject-publish",  # at-least-once dead-lettering falls back silently without it
         }
-        return {"billing-work": (pattern, definition)}
+        kept = "^(" + "|".join(queue.name.replace(".", r"\.") for queue in (self.replies, self.dead)) + ")$"
+        # To look and give back counts as a delivery; nothing of these may be dropped for being looked at.
+        return {"billing-work": (pattern, definition), "billing-kept": (kept, {"delivery-limit": 1000})}
 
 
 #: Payments are served first, so that a top-up isn't beaten by the usage it pays for.

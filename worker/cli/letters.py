@@ -42,7 +42,7 @@ def _office(application: Application) -> Iterator[tuple[DeadLetterOffice, Link]]
 def _park(application: Application, office: DeadLetterOffice, waiting: int) -> None:
     consumer = application.link(consume=[BILLING.dead.name])
     try:
-        office.park(consumer, expected=waiting)
+        office.park(consumer, expected=waiting, wait_s=0.02)
     finally:
         consumer.close()
 

@@ -21,6 +21,7 @@ from worker.cli.output import progress
 from worker.errors import ConfigurationError
 
 _CHUNK = 500
+_LOOK = 20
 _NAME_MAX_BYTES = 255
 _NO_TYPE = "usage.unknown"  # leads what names no type to a worker, which says so
 
@@ -209,16 +210,21 @@ def _lines(file: IO[bytes], start: int) -> Iterator[tuple[int, bytes]]:
 @click.command()
 @with_application("broker_url")
 @click.option("--queue", default=BILLING.replies.name, show_default=True, help="Where the replies wait.")
-@click.option("--limit", type=click.IntRange(1), help="End after so many.")
-@click.option("--follow", is_flag=True, help="Wait for more, until Ctrl-C.")
+@click.option("--limit", type=click.IntRange(1), help="End after so many; 20 without --take.")
+@click.option("--follow", is_flag=True, help="Wait for more, until Ctrl-C; with --take.")
 @click.option("--take", is_flag=True, help="Remove what is shown; without it everything goes back.")
 def replies(application: Application, *, queue: str, limit: int | None, follow: bool, take: bool) -> None:
     """Show the replies that wait in a queue, one JSON object a line.
 
-    Without --take they go back to the queue when this ends, possibly in another order.
+    Without --take they go back to the queue when this ends, possibly in another order. Each look counts as a
+    delivery then, and RabbitMQ drops a message after as many as its policy allows (20 from 4.0 on, unless the
+    policy that `topology declare` prints is set).
     """
-    link = application.link(consume=[queue])
-    left = limit
+    if follow and not take:
+        raise click.UsageError("--follow keeps what it shows from everybody else; say --take as well")
+    left = limit if take or limit is not None else _LOOK
+    # No more is held than is shown: what is only held counts as delivered, too.
+    link = application.link(consume=[queue], prefetch=min(left or _CHUNK, _CHUNK))
     try:
         while left is None or left > 0:
             deliveries = link.receive(min(left or _CHUNK, _CHUNK), 1.0)

@@ -11,7 +11,7 @@ import click
 from worker.bootstrap import Application, SignalStop
 from worker.broker import BILLING, broker_is_embedded
 from worker.cli.options import with_application
-from worker.errors import BillingError, ConfigurationError
+from worker.errors import BillingError, ConfigurationError, TransientError
 from worker.ledger.migrations import current_revision, migrate, newest_revision
 from worker.ledger.store import Ledger
 from worker.settings import Settings, environment_of, redacted
@@ -47,8 +47,7 @@ def run(application: Application, *, drain: bool, supervised: int | None) -> Non
         if drain:
             raise ConfigurationError("--drain runs one worker; leave --workers out")
         sys.exit(supervise(_environments(settings), stop))
-    if settings.metrics_port:
-        application.metrics.serve(settings.metrics_port)
+    application.serve_metrics()
     application.run_worker(stop, drain=drain)
 
 
@@ -87,6 +86,9 @@ def check(application: Application) -> None:
     for name, look in checks:
         try:
             line = look()
+        except TransientError as error:
+            failed = True
+            click.echo(f"{click.style('bad', fg='red')}  {name}: {error}; start it, or set its URL")
         except BillingError as error:
             failed = True
             click.echo(f"{click.style('bad', fg='red')}  {name}: {error}")
@@ -168,7 +170,7 @@ def verify(application: Application) -> None:
     for line in differences:
         click.echo(line)
     if not differences:
-        click.echo("the topology is as it must be")
+        click.echo("the topology is as it must be (bindings can't be read over AMQP; declare makes them)")
     sys.exit(1 if differences else 0)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from amqp.serialization import dumps
 from pydantic import ValidationError
 
-from schemas import SCHEMA_VERSION, DeadLetter, Limits, decode
+from schemas import SCHEMA_VERSION, Command, DeadLetter, Limits, Malformed, decode
 from schemas.dead_letter import HEADER_PREFIX
 from worker import __version__
 from worker.broker import Delivery, Outgoing
@@ -39,6 +39,20 @@ class Reason:
     type: str | None = None
     reference_id: str | None = None
     user_id: str | None = None
+
+    @classmethod
+    def about(
+        cls,
+        subject: Command | Malformed | None,
+        code: str,
+        message: str,
+        field: str | None = None,
+        traceback: str | None = None,
+    ) -> "Reason":
+        """The reason, with the identities of ``subject`` as far as they could be read."""
+        if subject is None:
+            return cls(code, message, field, traceback)
+        return cls(code, message, field, traceback, subject.type, subject.reference_id, subject.user_id)
 
 
 def dead_letter_for(delivery: Delivery, reason: Reason, *, queue: str, tries: int, now: datetime) -> Outgoing:

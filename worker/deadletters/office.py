@@ -24,6 +24,7 @@ from worker.ledger.tables import dead_letters
 
 PARKED, REPLAYED, DISCARDED = "parked", "replayed", "discarded"
 _BATCH = 200
+_LEVELS_MAX = 32
 _PATIENCE_S = 5.0
 
 #: What a producer says in the properties and may say again. Not ``user_id``, which must name the connection
@@ -157,7 +158,8 @@ class DeadLetterOffice:
             dead_letters.c.last_failed_at == letter.last_failed_at,
         )
         with translated_errors(), self._engine.begin() as connection:
-            connection.execute(update(dead_letters).where(*seen).values(status=status, note=_clean(note)))
+            values = {"status": status} if note is None else {"status": status, "note": _clean(note)}
+            connection.execute(update(dead_letters).where(*seen).values(values))
 
 
 def replay_of(letter: ParkedLetter, sent_as: str | None = None) -> Outgoing:
@@ -220,15 +222,20 @@ def _clean(value: Any) -> Any:
     return encodable(value).replace("\0", "\\x00")
 
 
-def _kept(value: Any) -> Any:
-    """``value`` as JSON that says what it was, where JSON has no such kind or PostgreSQL can't store it."""
+def _kept(value: Any, levels: int = _LEVELS_MAX) -> Any:
+    """``value`` as JSON that says what it was, where JSON has no such kind or PostgreSQL can't store it.
+
+    What is nested deeper than ``levels`` is left out: one letter must not close the office.
+    """
+    if levels == 0:
+        return {"$left_out": "nested too deeply"}
     match value:
         case Mapping() if all(isinstance(name, str) and _is_plain(name) for name in value):
-            return {name: _kept(item) for name, item in value.items()}
+            return {name: _kept(item, levels - 1) for name, item in value.items()}
         case Mapping():
-            return {"$table": [[_kept(name), _kept(item)] for name, item in value.items()]}
+            return {"$table": [[_kept(name), _kept(item, levels - 1)] for name, item in value.items()]}
         case list() | tuple():
-            return [_kept(item) for item in value]
+            return [_kept(item, levels - 1) for item in value]
         case str() if value != _clean(value):
             return {"$text": _base64(value.encode("utf-8", "surrogatepass"))}
         case bytes() | bytearray() | memoryview():

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from worker.errors import ConfigurationError, ContentionError, LedgerUnavailableError
@@ -21,20 +21,23 @@ _POSTGRESQL_CONNECT = {
     "keepalives_interval": 5,
     "keepalives_count": 3,
     "tcp_user_timeout": 15_000,
-    "options": "-c timezone=UTC -c lock_timeout=5000 -c idle_in_transaction_session_timeout=30000",
 }
+_POSTGRESQL_SESSION = "-c timezone=UTC -c lock_timeout=5000 -c idle_in_transaction_session_timeout=30000"
 
 _CONTENTION = {"40001", "40P01", "55P03"}  # serialization failure, deadlock, lock time-out
-# Connection, resources, shutdown, a read-only standby after a fail-over: whole classes but for the last.
-_UNAVAILABLE = ("08", "53", "57", "58", "25006")
+# Connection, resources, shutdown, system and internal errors: whole classes; a read-only standby.
+_UNAVAILABLE = ("08", "53", "57", "58", "XX", "25006")
 # No such table, column, database or schema; not permitted: a deployment to mend, not a message to refuse.
 _MISCONFIGURED = ("42P01", "42703", "42501", "42883", "3D000", "3F000", "28")
 
 
-def ledger_engine(url: str, *, application_name: str = "billing-worker") -> Engine:
+def ledger_engine(
+    url: str, *, application_name: str = "billing-worker", statement_timeout_s: int = 0
+) -> Engine:
     """An engine for ``url`` (``postgresql://…`` or ``sqlite:///…``); it connects on first use.
 
-    READ COMMITTED on PostgreSQL; one writer at a time on SQLite. Raises ConfigurationError for other URLs.
+    A statement is given up after ``statement_timeout_s`` on PostgreSQL (0: never). READ COMMITTED there; one
+    writer at a time on SQLite. Raises ConfigurationError for other URLs.
     """
     try:
         parsed = make_url(url)
@@ -42,9 +45,12 @@ def ledger_engine(url: str, *, application_name: str = "billing-worker") -> Engi
         raise ConfigurationError("the database URL cannot be read; see --database-url") from error
     match parsed.get_backend_name():
         case "postgresql":
-            connect_args = _POSTGRESQL_CONNECT | {"application_name": application_name}
+            session = f"{_POSTGRESQL_SESSION} -c statement_timeout={statement_timeout_s}s"
             return create_engine(
-                parsed.set(drivername="postgresql+psycopg2"), connect_args=connect_args, pool_recycle=1800
+                parsed.set(drivername="postgresql+psycopg2"),
+                connect_args=_POSTGRESQL_CONNECT | {"application_name": application_name, "options": session},
+                pool_recycle=1800,
+                hide_parameters=True,  # they are what producers sent; errors end in logs
             )
         case "sqlite":
             return _sqlite_engine(parsed)
@@ -53,7 +59,7 @@ def ledger_engine(url: str, *, application_name: str = "billing-worker") -> Engi
 
 
 def _sqlite_engine(url: URL) -> Engine:
-    engine = create_engine(url, connect_args={"timeout": 30})
+    engine = create_engine(url, connect_args={"timeout": 30}, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def _connect(connection: sqlite3.Connection, _record: Any) -> None:
@@ -75,13 +81,17 @@ def translated_errors() -> Iterator[None]:
     """Turns the driver's errors into this project's where they say what to do; others pass as they are."""
     try:
         yield
+    except ArgumentError as error:
+        raise ConfigurationError("the database URL cannot be used; see --database-url") from error
     except PoolTimeoutError as error:
         raise LedgerUnavailableError("no connection to the ledger's database came free") from error
     except DBAPIError as error:
-        raise _translated(error) from error
+        if (translated := _translated(error)) is None:
+            raise
+        raise translated from error
 
 
-def _translated(error: DBAPIError) -> Exception:
+def _translated(error: DBAPIError) -> Exception | None:
     code = getattr(error.orig, "pgcode", None) or ""
     text = str(error.orig).strip().partition("\n")[0]
     if code in _CONTENTION:
@@ -90,8 +100,10 @@ def _translated(error: DBAPIError) -> Exception:
         return LedgerUnavailableError(f"the schema is not as it must be, see `billing-worker check`: {text}")
     if code.startswith(_UNAVAILABLE) or error.connection_invalidated:
         return LedgerUnavailableError(f"the ledger's database is not available: {text}")
-    if isinstance(error.orig, sqlite3.OperationalError):
+    if isinstance(error, ProgrammingError) and not code and error.orig is not None and "dsn" in text:
+        return ConfigurationError(f"the database URL can't be used: {text}")
+    if type(error.orig) in {sqlite3.OperationalError, sqlite3.DatabaseError}:  # locked, full, not a database
         return LedgerUnavailableError(f"the ledger's database is not available: {text}")
     if not code and isinstance(error, OperationalError | InterfaceError):
         return LedgerUnavailableError(f"the ledger's database is not available: {text}")
-    return error
+    return None

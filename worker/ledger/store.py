@@ -51,7 +51,7 @@ class Ledger:
     def probe(self) -> None:
         """Raises LedgerUnavailableError unless the database answers."""
         with translated_errors(), self._engine.connect() as connection:
-            connection.execute(sql_text("SELECT 1"))
+            connection.execution_options(read_only=True).execute(sql_text("SELECT 1"))
 
     def close(self) -> None:
         """Close all connections."""

@@ -1,10 +1,11 @@
 """``billing-worker demo``: what it is asked for, where it plays, and whether it went well."""
 
+import os
 import random
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -126,10 +127,15 @@ def _played(application: Application, script: Script, folder: Path) -> Ended:
     acts = correlated(run, (act.messages for act in script.acts))
     tally = Tally({id_: message for act in acts for id_, message in act.items()})
     reply_to = f"{BILLING.replies.name}.demo-{run}"
-    with stage(application, folder, reply_to) as playing, listener(tally) as listen:
+    with stage(application, folder, reply_to) as playing, listener(tally) as listen, _noted_signals() as end:
+
+        def look() -> None:
+            listen()
+            end.if_asked()
+
         for act, messages in zip(script.acts, acts, strict=True):
             listen(act.name)
-            playing.play(messages, tally, listen)
+            playing.play(messages, tally, look)
             if not messages.keys() <= tally.replies.keys():
                 break
     tally.file(_letters(application))
@@ -186,8 +192,43 @@ def _ending_on_sigterm() -> Iterator[None]:
     def end(number: int, _frame: Any) -> None:
         sys.exit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, end)
+    with _handled(end, signal.SIGTERM):
+        yield
+
+
+class _End:
+    """Whether a signal has asked for the end; the second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self._number: int | None = None
+
+    def note(self, number: int, _frame: Any) -> None:
+        if self._number is not None:
+            os._exit(128 + number)
+        self._number = number
+
+    def if_asked(self) -> None:
+        if self._number is not None:
+            sys.exit(128 + self._number)
+
+
+@contextmanager
+def _noted_signals() -> Iterator[_End]:
+    """Ctrl-C and SIGTERM take effect between two looks at the replies.
+
+    Raised in the midst of one, the exception could be lost in a finalizer, or leave a lock behind.
+    """
+    end = _End()
+    with _handled(end.note, signal.SIGINT, signal.SIGTERM):
+        yield end
+        end.if_asked()
+
+
+@contextmanager
+def _handled(handler: Callable[[int, Any], None], *numbers: signal.Signals) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)

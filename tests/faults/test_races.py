@@ -1,0 +1,197 @@
+"""Workers against each other: the last tokens are spent once, a reference names one operation."""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from schemas import Command, DeductUsage, OpenAccount
+from tests.support.books import applied
+from tests.support.fakes import delivery
+from tests.support.processes import WorkerProcesses
+from tests.support.traffic import balances, every_reply
+from tests.support.witness import Witness
+from worker.bootstrap import Application
+from worker.catalog import Catalog
+from worker.core import Answer, Conflict
+from worker.ledger.audit import audit
+from worker.ledger.store import Ledger
+from worker.ledger.tables import operations
+from worker.pipeline import Item, Pipeline
+from worker.settings import Settings
+
+TRIES = 300
+FREE = 10_000  # what tier free begins with
+
+Race = Callable[[Sequence[Sequence[Command]]], list[list[Answer]]]
+
+
+@pytest.fixture
+def race(worker_settings: Settings) -> Iterator[Race]:
+    """Applies batches at the same moment, each on a ledger of its own; their answers, in the same order."""
+    applications = [Application(worker_settings) for _ in range(4)]
+    pipelines = [application.pipeline(Ledger(application.engine)) for application in applications]
+    with ThreadPoolExecutor(len(pipelines)) as threads:
+
+        def run(batches: Sequence[Sequence[Command]]) -> list[list[Answer]]:
+            start = Barrier(len(batches))
+
+            def apply(pipeline: Pipeline, batch: Sequence[Command]) -> list[Answer]:
+                items = [Item(delivery(b""), command=command) for command in batch]
+                start.wait(10)
+                pipeline.apply(items)
+                assert all(item.reason is None for item in items), [item.reason for item in items]
+                return [item.answer for item in items if item.answer is not None]
+
+            running = [threads.submit(apply, *pair) for pair in zip(pipelines, batches, strict=False)]
+            return [future.result(60) for future in running]
+
+        yield run
+    for application in applications:
+        application.engine.dispose()
+
+
+def test_two_deductions_race_for_the_last_tokens_and_one_wins(
+    race: Race, application: Application, catalog: Catalog
+) -> None:
+    users = [f"u{number}" for number in range(TRIES)]
+    open_free(application, catalog, users)
+    for number, user in enumerate(users):
+        wanted = FREE if number % 2 else FREE // 2 + 1
+        (first,), (second,) = race([[deduct(f"a-{user}", user, wanted)], [deduct(f"b-{user}", user, wanted)]])
+        assert sorted([code_of(first), code_of(second)]) == ["insufficient_balance", "tokens_deducted"]
+    assert set(balances(application.engine).values()) == {0, FREE - FREE // 2 - 1}
+    assert audit(application.engine).findings == ()
+
+
+def test_two_workers_race_for_the_last_tokens_and_one_wins(
+    application: Application, catalog: Catalog, workers: WorkerProcesses, witness: Witness
+) -> None:
+    users = [f"u{number}" for number in range(TRIES)]
+    open_free(application, catalog, users)
+    for _ in range(2):  # one message at a time, so that a pair goes to both
+        workers.start("--batch-size", "1", "--prefetch", "1")
+    pairs = {user: witness.publish_all([wire(f"{n}-{user}", user, FREE) for n in (1, 2)]) for user in users}
+    replies = every_reply(witness, [correlation for pair in pairs.values() for correlation in pair])
+    for pair in pairs.values():
+        codes = sorted(replies[correlation][0]["code"] for correlation in pair)
+        assert codes == ["insufficient_balance", "tokens_deducted"]
+    assert set(balances(application.engine).values()) == {0}
+    assert audit(application.engine).findings == ()
+
+
+def test_one_reference_on_two_ledgers_at_once_has_one_effect(
+    race: Race, application: Application, catalog: Catalog
+) -> None:
+    open_free(application, catalog, ["u"])
+    for number in range(100):
+        command = deduct(f"r{number}", "u", 7)
+        (first,), (second,) = race([[command], [command]])
+        assert sorted([is_duplicate(first), is_duplicate(second)]) == [False, True]
+    assert balances(application.engine) == {"u": FREE - 700}
+    assert audit(application.engine).findings == ()
+
+
+def test_one_reference_on_two_ledgers_is_judged_once_also_where_there_is_no_account_to_lock(
+    race: Race, application: Application
+) -> None:
+    for number in range(100):
+        command = deduct(f"r{number}", "nobody", 7)
+        answers = [answer for (answer,) in race([[command]] * 4)]
+        assert {code_of(answer) for answer in answers} == {"account_not_found"}
+        assert sorted(map(is_duplicate, answers)) == [False, True, True, True]
+    assert count_operations(application) == 100
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "field"),
+    [
+        ({"user_id": "u", "tokens": 7}, {"user_id": "v", "tokens": 7}, "userId"),
+        ({"user_id": "u", "tokens": 7}, {"user_id": "u", "tokens": 8}, "tokens"),
+        ({"user_id": "u", "tokens": 7}, {"user_id": "nobody", "tokens": 7}, "userId"),
+    ],
+    ids=["users", "tokens", "unknown"],
+)
+def test_two_operations_under_one_reference_race_and_one_of_them_is_a_conflict(
+    one: dict[str, Any],
+    other: dict[str, Any],
+    field: str,
+    race: Race,
+    application: Application,
+    catalog: Catalog,
+) -> None:
+    open_free(application, catalog, ["u", "v"])
+    for number in range(60):
+        reference = f"r{number}"
+        pair = [[DeductUsage(reference_id=reference, **fields)] for fields in (one, other)]
+        answers = [answer for (answer,) in race(pair)]
+        (conflict,) = [answer for answer in answers if isinstance(answer, Conflict)]
+        assert conflict.field == field
+    assert count_operations(application) == 60 + 2
+    assert audit(application.engine).findings == ()
+
+
+def test_an_account_that_two_workers_open_at_once_is_opened_once(
+    race: Race, application: Application
+) -> None:
+    for number in range(60):
+        user = f"u{number}"
+        pair = [[OpenAccount(reference_id=f"{n}-{user}", user_id=user, tier="free")] for n in (1, 2)]
+        codes = sorted(code_of(answer) for (answer,) in race(pair))
+        assert codes == ["account_exists", "account_opened"]
+    assert set(balances(application.engine).values()) == {FREE}
+    assert audit(application.engine).findings == ()
+
+
+def test_batches_over_the_same_users_in_any_order_end_in_no_deadlock(
+    race: Race, application: Application, catalog: Catalog
+) -> None:
+    users = [f"u{number}" for number in range(40)]
+    open_free(application, catalog, users[::2])  # the others are opened on the way
+    rng = random.Random(7)
+    for turn in range(25):
+        batches = []
+        for worker in range(4):
+            shuffled = rng.sample(users, len(users))
+            batch: list[Command] = [deduct(f"{turn}-{worker}-{user}", user, 1) for user in shuffled]
+            opening = users[(2 * turn + 1) % len(users)]
+            batch.insert(rng.randrange(len(batch)), _opening(f"{turn}-{worker}", opening))
+            batches.append(batch)
+        race(batches)
+    assert count_operations(application) == 20 + 25 * 4 * 41
+    assert audit(application.engine).findings == ()
+
+
+def _opening(reference_id: str, user: str) -> OpenAccount:
+    return OpenAccount(reference_id=f"open-{reference_id}", user_id=user, tier="free")
+
+
+def open_free(application: Application, catalog: Catalog, users: Sequence[str]) -> None:
+    applied(application.engine, catalog, *(_opening(user, user) for user in users))
+
+
+def deduct(reference_id: str, user_id: str, tokens: int) -> DeductUsage:
+    return DeductUsage(reference_id=reference_id, user_id=user_id, tokens=tokens)
+
+
+def wire(reference_id: str, user_id: str, tokens: int) -> dict[str, Any]:
+    return {"type": "usage.deduct", "referenceId": reference_id, "userId": user_id, "tokens": tokens}
+
+
+def code_of(answer: Answer) -> str:
+    assert not isinstance(answer, Conflict)
+    return answer.outcome.code
+
+
+def is_duplicate(answer: Answer) -> bool:
+    assert not isinstance(answer, Conflict)
+    return answer.duplicate
+
+
+def count_operations(application: Application) -> int:
+    with application.engine.connect() as connection:
+        return connection.execute(select(func.count()).select_from(operations)).scalar_one()

@@ -1,0 +1,147 @@
+"""The end of a worker, asked for or not: in seconds, with nothing lost and nothing twice."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from time import monotonic
+
+from tests.support.processes import WorkerProcesses, worker_environment
+from tests.support.traffic import Producer, Truth, every_reply, mixed, nothing_is_left, publish_some
+from tests.support.waiting import eventually
+from tests.support.witness import Witness
+from tests.support.worker_thread import running
+from worker.bootstrap import Application
+from worker.broker import BILLING
+from worker.settings import Settings
+
+SECONDS = 10.0  # generous: half a second on a quiet machine
+
+
+def test_a_worker_told_to_stop_under_load_ends_in_peace_and_another_goes_on(
+    application: Application, workers: WorkerProcesses, witness: Witness
+) -> None:
+    truth = Truth(application.engine)
+    process = workers.start("--batch-size", "20")
+    url = application.settings.broker_url.get_secret_value()
+    with Producer(url, mixed(), reply_to=witness.reply_queue) as producer:
+        eventually(lambda: witness.depth(witness.reply_queue) > 50, what="the first replies")
+        began = monotonic()
+        assert workers.stop(process)[0] == 0
+        assert monotonic() - began < SECONDS
+        told = witness.depth(witness.reply_queue)
+        eventually(lambda: len(producer.published) > told + 50, what="messages that wait")
+    for message in producer.published:
+        truth.sent(message["referenceId"], message)
+    with running(application):
+        replies = every_reply(witness, truth.correlations)
+    truth.holds(replies)
+    # Its batch was acknowledged before it ended: nothing was answered twice.
+    assert {len(told) for told in replies.values()} == {1}
+    nothing_is_left(witness)
+
+
+def test_a_second_signal_ends_a_worker_at_once_even_in_the_middle_of_a_statement(
+    application: Application, workers: WorkerProcesses, witness: Witness
+) -> None:
+    truth = Truth(application.engine)
+    publish_some(witness, truth, 20)
+    with application.engine.begin() as connection:
+        # Its transaction waits for this one, in the driver, where no Python runs.
+        connection.exec_driver_sql("LOCK TABLE operations IN ACCESS EXCLUSIVE MODE")
+        process = workers.start()
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        eventually(lambda: connection.exec_driver_sql(waiting).scalar_one(), what="it waits")
+        process.terminate()
+        eventually(lambda: pending_signals(process.pid) == 0, what="the first has arrived")
+        process.terminate()
+        assert process.wait(2.0) == 128 + signal.SIGTERM
+        connection.rollback()
+    with running(application):
+        truth.holds(every_reply(witness, truth.correlations))
+    nothing_is_left(witness)
+
+
+def test_a_stopped_supervisor_stops_its_workers(
+    application: Application, workers: WorkerProcesses, witness: Witness
+) -> None:
+    truth = Truth(application.engine)
+    parent = workers.start("--workers", "2")
+    publish_some(witness, truth, 40)
+    truth.holds(every_reply(witness, truth.correlations))
+    children = children_of(parent.pid)
+    assert len(children) == 2
+    assert workers.stop(parent)[0] == 0
+    assert not any(map(is_alive, children))
+
+
+def test_the_workers_of_a_killed_supervisor_end(
+    application: Application, workers: WorkerProcesses, witness: Witness
+) -> None:
+    truth = Truth(application.engine)
+    parent = workers.start("--workers", "2")
+    publish_some(witness, truth, 40)
+    truth.holds(every_reply(witness, truth.correlations))
+    children = children_of(parent.pid)
+    parent.kill()
+    eventually(lambda: not any(map(is_alive, children)), patience_s=SECONDS, what="no orphans")
+    nothing_is_left(witness)
+
+
+def test_a_killed_worker_is_started_again(
+    application: Application, workers: WorkerProcesses, witness: Witness
+) -> None:
+    truth = Truth(application.engine)
+    parent = workers.start("--workers", "2")
+    eventually(lambda: consumers(witness) == 2, what="two consume")
+    children = children_of(parent.pid)
+    os.kill(min(children), signal.SIGKILL)
+    eventually(lambda: children_of(parent.pid) - children, what="another worker")
+    eventually(lambda: consumers(witness) == 2, what="two consume again")
+    publish_some(witness, truth, 20)
+    truth.holds(every_reply(witness, truth.correlations))
+
+
+def test_a_ctrl_c_in_a_terminal_stops_supervisor_and_workers_in_peace(
+    worker_settings: Settings, witness: Witness
+) -> None:
+    """The terminal signals the whole group; a worker that heard it twice would end in the middle."""
+    parent = subprocess.Popen(
+        [sys.executable, "-m", "worker", "run", "--workers", "2"],
+        env=worker_environment(worker_settings),
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        eventually(lambda: consumers(witness) == 2, what="two consume")
+        os.killpg(parent.pid, signal.SIGINT)
+        _, log = parent.communicate(timeout=SECONDS)
+    finally:
+        parent.kill()
+        parent.communicate()
+    assert parent.returncode == 0
+    assert log.decode().count("stopped") == 2
+
+
+def children_of(process_id: int) -> set[int]:
+    children = Path(f"/proc/{process_id}/task/{process_id}/children").read_text()
+    return {int(child) for child in children.split()}
+
+
+def pending_signals(process_id: int) -> int:
+    """The set of signals that were sent and not yet taken, as the kernel keeps it."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{process_id}/status").read_text().splitlines())
+    return int(status["ShdPnd"], 16) | int(status["SigPnd"], 16)
+
+
+def is_alive(process_id: int) -> bool:
+    try:
+        return Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def consumers(witness: Witness) -> int:
+    queue = BILLING.work[0].name
+    return int(witness.channel.queue_declare(queue, passive=True).method.consumer_count)

@@ -1,0 +1,58 @@
+"""The same message a thousand times, from ten connections at once, into three workers."""
+
+import json
+from threading import Barrier, Thread
+
+import pika
+
+from schemas import OpenAccount
+from tests.support.books import applied
+from tests.support.processes import WorkerProcesses
+from tests.support.traffic import balances, content_of, every_reply
+from tests.support.witness import Witness
+from worker.bootstrap import Application
+from worker.catalog import Catalog
+from worker.ledger.audit import audit
+
+CONNECTIONS, EACH, WORKERS = 10, 100, 3
+MESSAGE = {"type": "usage.deduct", "referenceId": "the-same", "userId": "u", "tokens": 1_234}
+
+
+def test_a_thousand_copies_have_one_effect_and_a_thousand_times_the_same_reply(
+    application: Application, catalog: Catalog, workers: WorkerProcesses, witness: Witness
+) -> None:
+    applied(application.engine, catalog, OpenAccount(reference_id="o", user_id="u", tier="free"))
+    for _ in range(WORKERS):
+        workers.start("--batch-size", "20", "--prefetch", "20")  # so that each gets its share
+    url = application.settings.broker_url.get_secret_value()
+    start = Barrier(CONNECTIONS)
+    threads = [
+        Thread(target=publish_copies, args=(url, str(number), witness.reply_queue, start))
+        for number in range(CONNECTIONS)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    replies = every_reply(witness, {f"{n}-{copy}" for n in range(CONNECTIONS) for copy in range(EACH)})
+    told = [reply for each in replies.values() for reply in each]
+    assert len(told) == CONNECTIONS * EACH
+    assert [reply["duplicate"] for reply in told].count(False) == 1
+    assert all(content_of(reply) == content_of(told[0]) for reply in told)
+    assert (told[0]["code"], told[0]["balanceAfter"]) == ("tokens_deducted", 10_000 - 1_234)
+    assert balances(application.engine) == {"u": 10_000 - 1_234}
+    report = audit(application.engine)
+    assert report.findings == ()
+    assert report.examined["entries"] == 2  # the opening and the deduction
+
+
+def publish_copies(url: str, name: str, reply_to: str, start: Barrier) -> None:
+    connection = pika.BlockingConnection(pika.URLParameters(url))
+    channel = connection.channel()
+    channel.confirm_delivery()
+    body = json.dumps(MESSAGE).encode()
+    start.wait(60)
+    for copy in range(EACH):
+        properties = pika.BasicProperties(correlation_id=f"{name}-{copy}", reply_to=reply_to, delivery_mode=2)
+        channel.basic_publish("billing", "usage.deduct", body, properties, mandatory=True)
+    connection.close()

@@ -1,0 +1,52 @@
+"""From a delivery to a command, or to the reason why there is none: each by itself, before any batch."""
+
+from datetime import datetime
+from fnmatch import fnmatchcase
+
+from schemas import Command, Malformed, decode
+from worker.broker import Delivery
+from worker.deadletters.letters import Reason
+from worker.policy import GIVE_UP_AFTER, Policy
+
+DELIVERY_LIMIT = "delivery_limit"
+
+
+def taken_in(delivery: Delivery, policy: Policy, now: datetime) -> Command | Reason:
+    """The command that ``delivery`` brings, or why it is refused; never raises."""
+    if delivery.unreadable is not None:
+        return Reason(
+            "unreadable_properties",
+            "The message's properties or headers can't be parsed; times are seconds, names are UTF-8.",
+        )
+    decoded = decode(delivery.body, now=now, limits=policy.limits)
+    if delivery.delivery_count >= GIVE_UP_AFTER:
+        return Reason.about(
+            decoded,
+            DELIVERY_LIMIT,
+            f"Delivered {delivery.delivery_count} times before and never settled; "
+            "it may bring the worker down.",
+        )
+    if isinstance(decoded, Malformed):
+        return Reason.about(decoded, decoded.reason, decoded.message, decoded.field)
+    return _refused_route(delivery, decoded, policy) or _refused_sender(delivery, decoded, policy) or decoded
+
+
+def _refused_route(delivery: Delivery, command: Command, policy: Policy) -> Reason | None:
+    """Who may publish what is granted by routing key: another type inside would walk past it."""
+    if delivery.exchange != policy.topology.exchange or delivery.routing_key == command.type:
+        return None
+    return Reason.about(
+        command,
+        "wrong_routing_key",
+        f"A {command.type} came with the routing key {delivery.routing_key!r}; they must be equal.",
+        "type",
+    )
+
+
+def _refused_sender(delivery: Delivery, command: Command, policy: Policy) -> Reason | None:
+    patterns = [pattern for pattern in policy.senders if fnmatchcase(command.type, pattern)]
+    sender = delivery.text("user_id")
+    if not patterns or sender in policy.senders[max(patterns, key=len)]:
+        return None
+    who = "An anonymous user" if sender is None else repr(sender)
+    return Reason.about(command, "wrong_sender", f"{who} may not send {command.type}.")
