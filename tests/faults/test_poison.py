@@ -17,6 +17,7 @@ from tests.support.worker_thread import running
 from worker import pipeline
 from worker.bootstrap import Application
 from worker.broker import BILLING
+from worker.core import decide
 from worker.ledger.audit import audit
 from worker.policy import GIVE_UP_AFTER
 
@@ -27,15 +28,15 @@ POISON = {"type": "usage.deduct", "referenceId": "poison", "userId": "user-0", "
 def decided_alone(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """Makes ``decide`` raise for the poison; says how often it was tried on its own."""
     alone: list[None] = []
-    original = pipeline.decide
+    original = decide
 
-    def decide(commands: Sequence[Command], *arguments: Any) -> Any:
+    def deciding(commands: Sequence[Command], *arguments: Any) -> Any:
         if "poison" in [command.reference_id for command in commands]:
             alone.extend([None] * (len(commands) == 1))
             raise RuntimeError("the saboteur was here")
         return original(commands, *arguments)
 
-    monkeypatch.setattr(pipeline, "decide", decide)
+    monkeypatch.setattr(pipeline, "decide", deciding)
     return lambda: len(alone)
 
 

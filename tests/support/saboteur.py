@@ -15,6 +15,7 @@ from multiprocessing.context import ForkServerProcess
 from types import TracebackType
 from typing import Any, Self
 
+import schemas
 from worker import intake, pipeline
 from worker.bootstrap import Application, SignalStop
 from worker.broker import amqp
@@ -135,8 +136,8 @@ def after_commit(blow: Blow) -> None:
     original = Ledger.begin
 
     @contextmanager
-    def begin(ledger: Ledger) -> Iterator[Books]:
-        with original(ledger) as books:
+    def begin(self: Ledger) -> Iterator[Books]:
+        with original(self) as books:
             yield books
         blow()
 
@@ -161,11 +162,11 @@ ARROWS: dict[str, Callable[[Blow], None]] = {
 
 def make_deadly(text: str) -> None:
     """Whoever decodes a body with ``text`` in it is killed."""
-    original, marker = intake.decode, text.encode()
+    original, marker = schemas.decode, text.encode()
 
     def decode(body: bytes, **named: Any) -> Any:
         if marker in body:
             die()
         return original(body, **named)
 
-    intake.decode = decode  # type: ignore[attr-defined]
+    setattr(intake, "decode", decode)  # noqa: B010 - it exports no such name

@@ -7,6 +7,7 @@ messages in any batches, and again after a crash: codes and balances are those o
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from threading import Event, Thread
 from time import monotonic
@@ -215,7 +216,11 @@ def every_reply(witness: Witness, expected: Iterable[str]) -> dict[str, list[dic
 def nothing_is_left(witness: Witness) -> None:
     """Fails the test unless the work queues are empty; to be asked when no worker holds anything."""
     for queue in BILLING.work:
-        eventually(lambda name=queue.name: witness.depth(name) == 0, what=f"{queue.name} is empty")
+        eventually(partial(_is_empty, witness, queue.name), what=f"{queue.name} is empty")
+
+
+def _is_empty(witness: Witness, queue: str) -> bool:
+    return witness.depth(queue) == 0
 
 
 def past(seconds: float) -> Callable[[], bool]:
