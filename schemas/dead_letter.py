@@ -47,6 +47,6 @@ class DeadLetter(BaseModel):
         own = {
             name.removeprefix(HEADER_PREFIX).replace("-", "_"): value
             for name, value in headers.items()
-            if name.startswith(HEADER_PREFIX)
+            if isinstance(name, str) and name.startswith(HEADER_PREFIX)
         }
         return cls.model_validate(own)

@@ -63,44 +63,32 @@ def test_a_second_signal_ends_a_worker_at_once_even_in_the_middle_of_a_statement
     nothing_is_left(witness)
 
 
-def test_a_stopped_supervisor_stops_its_workers(
-    application: Application, workers: WorkerProcesses, witness: Witness
-) -> None:
-    truth = Truth(application.engine)
-    parent = workers.start("--workers", "2")
-    publish_some(witness, truth, 40)
-    truth.holds(every_reply(witness, truth.correlations))
-    children = children_of(parent.pid)
-    assert len(children) == 2
-    assert workers.stop(parent)[0] == 0
-    assert not any(map(is_alive, children))
-
-
-def test_the_workers_of_a_killed_supervisor_end(
-    application: Application, workers: WorkerProcesses, witness: Witness
-) -> None:
-    truth = Truth(application.engine)
-    parent = workers.start("--workers", "2")
-    publish_some(witness, truth, 40)
-    truth.holds(every_reply(witness, truth.correlations))
-    children = children_of(parent.pid)
-    parent.kill()
-    eventually(lambda: not any(map(is_alive, children)), patience_s=SECONDS, what="no orphans")
-    nothing_is_left(witness)
-
-
-def test_a_killed_worker_is_started_again(
+def test_a_killed_worker_is_started_again_and_a_stopped_supervisor_stops_all(
     application: Application, workers: WorkerProcesses, witness: Witness
 ) -> None:
     truth = Truth(application.engine)
     parent = workers.start("--workers", "2")
     eventually(lambda: consumers(witness) == 2, what="two consume")
-    children = children_of(parent.pid)
-    os.kill(min(children), signal.SIGKILL)
-    eventually(lambda: children_of(parent.pid) - children, what="another worker")
-    eventually(lambda: consumers(witness) == 2, what="two consume again")
+    killed = min(children_of(parent.pid))
+    os.kill(killed, signal.SIGKILL)
+    eventually(lambda: consumers(witness) < 2, what="one is missing")
     publish_some(witness, truth, 20)
+    eventually(lambda: consumers(witness) == 2, what="two consume again")
     truth.holds(every_reply(witness, truth.correlations))
+    children = children_of(parent.pid)
+    assert len(children) == 2
+    assert killed not in children
+    assert workers.stop(parent)[0] == 0
+    assert not any(map(is_alive, children))
+    nothing_is_left(witness)
+
+
+def test_the_workers_of_a_killed_supervisor_end(workers: WorkerProcesses, witness: Witness) -> None:
+    parent = workers.start("--workers", "2")
+    eventually(lambda: consumers(witness) == 2, what="two consume")
+    children = children_of(parent.pid)
+    parent.kill()
+    eventually(lambda: not any(map(is_alive, children)), patience_s=SECONDS, what="no orphans")
 
 
 def test_a_ctrl_c_in_a_terminal_stops_supervisor_and_workers_in_peace(

@@ -36,6 +36,9 @@ Message = dict[str, Any]
 USERS = tuple(f"user-{number}" for number in range(8))
 _MUCH = 10**12
 
+#: Between two messages of a producer: some hundred a second leave the machine to the servers.
+PACE_S = 0.004
+
 
 def mixed(*, users: Sequence[str] = USERS, prefix: str = "m") -> Iterator[Message]:
     """Messages without end, of every type; some are rejected, none is malformed."""
@@ -183,6 +186,7 @@ class Producer:
                     self._enough.wait(0.1)
                 else:
                     self.published.append(message)
+                    self._enough.wait(PACE_S)
                     break
             if self._enough.is_set():
                 break

@@ -67,7 +67,22 @@ def tolerant_frame_handler(
             return False
         expected[channel] = _METHOD
         del partial[channel]
-        callback(channel, message.frame_method, message.frame_args, message)
+        try:
+            callback(channel, message.frame_method, message.frame_args, message)
+        except UnicodeDecodeError:
+            arguments = bytes(message.frame_args)
+            message.properties = {UNREADABLE: arguments}
+            callback(channel, message.frame_method, _readable(arguments), message)
         return True
 
     return on_frame
+
+
+def _readable(arguments: bytes) -> bytes:
+    """The arguments of a delivery whose routing key is not UTF-8, with that spelled out in ASCII."""
+    tag_end = 5 + arguments[4]
+    exchange_start = tag_end + 9  # the delivery tag and the redelivered bit
+    key_start = exchange_start + 1 + arguments[exchange_start]
+    key = arguments[key_start + 1 : key_start + 1 + arguments[key_start]]
+    spelled = key.decode("utf-8", "backslashreplace").encode("ascii", "backslashreplace")[:255]
+    return arguments[:key_start] + bytes([len(spelled)]) + spelled
