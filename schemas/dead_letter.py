@@ -42,7 +42,7 @@ class DeadLetter(BaseModel):
         return {HEADER_PREFIX + name.replace("_", "-"): value for name, value in fields.items()}
 
     @classmethod
-    def from_headers(cls, headers: Mapping[str, Any]) -> Self:
+    def from_headers(cls, headers: Mapping[Any, Any]) -> Self:
         """The letter a dead message tells of; raises pydantic's ValidationError where it tells of none."""
         own = {
             name.removeprefix(HEADER_PREFIX).replace("-", "_"): value

@@ -192,7 +192,7 @@ def test_a_producer_can_not_make_its_message_look_delivered_before(link: Link, w
 def test_bodies_far_too_large_do_not_fill_the_memory(link: Link, witness: Witness) -> None:
     for _ in range(12):
         witness.publish(b"x" * 4_000_000, routing_key="usage.deduct")
-    sizes = []
+    sizes: list[int] = []
     while sum(sizes) < 12:
         batch = eventually(lambda: link.receive(500, 1.0))
         link.acknowledge(batch)

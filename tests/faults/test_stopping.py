@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from time import monotonic
 
+import pytest
+
 from tests.support.processes import WorkerProcesses, worker_environment
 from tests.support.traffic import Producer, Truth, every_reply, mixed, nothing_is_left, publish_some
 from tests.support.waiting import eventually
@@ -63,24 +65,13 @@ def test_a_second_signal_ends_a_worker_at_once_even_in_the_middle_of_a_statement
     nothing_is_left(witness)
 
 
-def test_a_killed_worker_is_started_again_and_a_stopped_supervisor_stops_all(
-    application: Application, workers: WorkerProcesses, witness: Witness
-) -> None:
-    truth = Truth(application.engine)
+@pytest.mark.slow
+def test_a_supervisor_told_to_stop_stops_its_workers(workers: WorkerProcesses, witness: Witness) -> None:
     parent = workers.start("--workers", "2")
     eventually(lambda: consumers(witness) == 2, what="two consume")
-    killed = min(children_of(parent.pid))
-    os.kill(killed, signal.SIGKILL)
-    eventually(lambda: consumers(witness) < 2, what="one is missing")
-    publish_some(witness, truth, 20)
-    eventually(lambda: consumers(witness) == 2, what="two consume again")
-    truth.holds(every_reply(witness, truth.correlations))
     children = children_of(parent.pid)
-    assert len(children) == 2
-    assert killed not in children
     assert workers.stop(parent)[0] == 0
     assert not any(map(is_alive, children))
-    nothing_is_left(witness)
 
 
 def test_the_workers_of_a_killed_supervisor_end(workers: WorkerProcesses, witness: Witness) -> None:
@@ -91,10 +82,11 @@ def test_the_workers_of_a_killed_supervisor_end(workers: WorkerProcesses, witnes
     eventually(lambda: not any(map(is_alive, children)), patience_s=SECONDS, what="no orphans")
 
 
-def test_a_ctrl_c_in_a_terminal_stops_supervisor_and_workers_in_peace(
-    worker_settings: Settings, witness: Witness
+def test_a_killed_worker_is_started_again_and_a_ctrl_c_stops_all_in_peace(
+    application: Application, worker_settings: Settings, witness: Witness
 ) -> None:
     """The terminal signals the whole group; a worker that heard it twice would end in the middle."""
+    truth = Truth(application.engine)
     parent = subprocess.Popen(
         [sys.executable, "-m", "worker", "run", "--workers", "2"],
         env=worker_environment(worker_settings),
@@ -103,6 +95,13 @@ def test_a_ctrl_c_in_a_terminal_stops_supervisor_and_workers_in_peace(
     )
     try:
         eventually(lambda: consumers(witness) == 2, what="two consume")
+        killed = min(children_of(parent.pid))
+        os.kill(killed, signal.SIGKILL)
+        eventually(lambda: consumers(witness) < 2, what="one is missing")
+        publish_some(witness, truth, 20)
+        eventually(lambda: consumers(witness) == 2, what="two consume again")
+        truth.holds(every_reply(witness, truth.correlations))
+        children = children_of(parent.pid)
         os.killpg(parent.pid, signal.SIGINT)
         _, log = parent.communicate(timeout=SECONDS)
     finally:
@@ -110,6 +109,9 @@ def test_a_ctrl_c_in_a_terminal_stops_supervisor_and_workers_in_peace(
         parent.communicate()
     assert parent.returncode == 0
     assert log.decode().count("stopped") == 2
+    assert killed not in children
+    assert not any(map(is_alive, children))
+    nothing_is_left(witness)
 
 
 def children_of(process_id: int) -> set[int]:

@@ -17,11 +17,14 @@ from sqlalchemy.exc import DBAPIError
 from schemas import BonusCredit, Command, DeductUsage, FreeUpload, OpenAccount, PaymentSucceeded
 from tests.support.books import applied
 from tests.support.model import Model, foretold
+from tests.support.provision import PostgresServer
 from tests.support.worlds import SMALL_CATALOG, crowded_days, cut, examples
-from worker.catalog import Catalog
+from worker.catalog import Catalog, load_catalog
 from worker.core import Answer, Decided, decide, reply_for
 from worker.errors import ContentionError
 from worker.ledger.audit import audit
+from worker.ledger.engine import ledger_engine
+from worker.ledger.migrations import migrate
 from worker.ledger.store import Ledger
 from worker.ledger.tables import accounts, entries, operations, payments, quota_entries, superseded_outcomes
 
@@ -219,10 +222,37 @@ def counted_statements(engine: Engine) -> Iterator[list[str]]:
 # -- the database holds even if Python is wrong -----------------------------------------------------------
 
 
-@pytest.fixture
-def filled(engine: Engine, apply: Apply) -> Engine:
-    """A ledger with something in every append-only table."""
-    apply(
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def filled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """A ledger with something in every append-only table; whatever is tried on it is refused."""
+    with scratch_engine(request, tmp_path_factory) as engine:
+        fill(engine)
+        yield engine
+
+
+@contextmanager
+def scratch_engine(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Engine]:
+    if request.param == "sqlite":
+        engine = ledger_engine(f"sqlite:///{tmp_path_factory.mktemp('filled') / 'ledger.sqlite3'}")
+        migrate(engine)
+        yield engine
+        engine.dispose()
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    template: str = request.getfixturevalue("postgres_template")
+    server.databases.create_database("filled", template=template)
+    engine = ledger_engine(server.address.url("filled"))
+    yield engine
+    engine.dispose()
+    server.databases.drop_database("filled")
+
+
+def fill(engine: Engine) -> None:
+    applied(
+        engine,
+        load_catalog(),
         OpenAccount(reference_id="o", user_id="u", tier="free"),
         FreeUpload(reference_id="f", user_id="u", bytes=10),
         PaymentSucceeded(
@@ -232,7 +262,6 @@ def filled(engine: Engine, apply: Apply) -> Engine:
         DeductUsage(reference_id="poor", user_id="u", tokens=10**9),
         DeductUsage(reference_id="poor", user_id="u", tokens=10**8, attempt=2),
     )
-    return engine
 
 
 APPEND_ONLY = [entries, quota_entries, payments, superseded_outcomes]

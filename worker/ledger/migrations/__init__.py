@@ -28,7 +28,7 @@ def migrate(engine: Engine, revision: str = "head") -> None:
 def current_revision(engine: Engine) -> str | None:
     """The revision the database is at; None where it has never been migrated."""
     with translated_errors(), engine.connect() as connection:
-        connection = connection.execution_options(read_only=True)
+        connection.execution_options(read_only=True)
         return MigrationContext.configure(connection).get_current_revision()
 
 
