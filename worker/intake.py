@@ -18,17 +18,20 @@ def taken_in(delivery: Delivery, policy: Policy, now: datetime) -> Command | Rea
             "unreadable_properties",
             "The message's properties or headers can't be parsed; times are seconds, names are UTF-8.",
         )
+    if delivery.delivery_count > GIVE_UP_AFTER:
+        # Reading it to say whose it is has brought one down too: it is not even decoded.
+        return Reason(DELIVERY_LIMIT, _given_up(delivery))
     decoded = decode(delivery.body, now=now, limits=policy.limits)
-    if delivery.delivery_count >= GIVE_UP_AFTER:
-        return Reason.about(
-            decoded,
-            DELIVERY_LIMIT,
-            f"Delivered {delivery.delivery_count} times before and never settled; "
-            "it may bring the worker down.",
-        )
+    if delivery.delivery_count == GIVE_UP_AFTER:
+        return Reason.about(decoded, DELIVERY_LIMIT, _given_up(delivery))
     if isinstance(decoded, Malformed):
         return Reason.about(decoded, decoded.reason, decoded.message, decoded.field)
     return _refused_route(delivery, decoded, policy) or _refused_sender(delivery, decoded, policy) or decoded
+
+
+def _given_up(delivery: Delivery) -> str:
+    count = delivery.delivery_count
+    return f"Delivered {count} times before and never settled; it may bring the worker down."
 
 
 def _refused_route(delivery: Delivery, command: Command, policy: Policy) -> Reason | None:

@@ -395,6 +395,8 @@ class _Outbox:
             ):
                 self._returned.append(sent)
                 return
+        # Its confirm would count as delivered: better to send the batch again than to lose a letter.
+        raise BrokerUnavailableError(f"a message for {routing_key!r} came back that nobody here sent")
 
 
 class _Heartbeat:

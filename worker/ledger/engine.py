@@ -7,7 +7,14 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DatabaseError,
+    DBAPIError,
+    InterfaceError,
+    OperationalError,
+    ProgrammingError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from worker.errors import ConfigurationError, ContentionError, LedgerUnavailableError
@@ -104,6 +111,6 @@ def _translated(error: DBAPIError) -> Exception | None:
         return ConfigurationError(f"the database URL can't be used: {text}")
     if type(error.orig) in {sqlite3.OperationalError, sqlite3.DatabaseError}:  # locked, full, not a database
         return LedgerUnavailableError(f"the ledger's database is not available: {text}")
-    if not code and isinstance(error, OperationalError | InterfaceError):
+    if not code and (isinstance(error, OperationalError | InterfaceError) or type(error) is DatabaseError):
         return LedgerUnavailableError(f"the ledger's database is not available: {text}")
     return None
