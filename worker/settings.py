@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from worker.errors import ConfigurationError
 
@@ -87,9 +87,6 @@ def load_settings(**flags: Any) -> Settings:
             for item in error.errors(include_url=False, include_input=False, include_context=False)
         )
         raise ConfigurationError(f"settings: {problems}") from None
-    except SettingsError as error:  # it wraps what json says of a value, and names the field
-        name = next((field for field in Settings.model_fields if f'"{field}"' in str(error)), "")
-        raise ConfigurationError(f"settings: {_variable(name)}: is not JSON") from None
     except (UnicodeDecodeError, OSError) as error:
         why = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else f"can't be read: {error.strerror}"
         raise ConfigurationError(f"settings: the file .env {why}") from None

@@ -101,4 +101,4 @@ def test_an_error_does_not_tell_the_values_of_its_statement(engine: Engine) -> N
         connection.execute(
             text("INSERT INTO accounts (user_id) VALUES (:user)"), {"user": "somebody-private"}
         )
-    assert "somebody-private" not in str(raised.value).replace("Failing row contains", "").split("DETAIL")[0]
+    assert "SQL parameters hidden" in str(raised.value)

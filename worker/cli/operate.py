@@ -3,8 +3,7 @@
 import json
 import shlex
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import click
 
@@ -174,7 +173,6 @@ def verify(application: Application) -> None:
     sys.exit(1 if differences else 0)
 
 
-def _policy_command(name: str, pattern: str, definition: Any) -> str:
-
+def _policy_command(name: str, pattern: str, definition: Mapping[str, str | int]) -> str:
     words = ["rabbitmqctl", "set_policy", name, pattern, json.dumps(dict(definition)), "--apply-to", "queues"]
     return shlex.join(words)
