@@ -1,39 +1,68 @@
-"""What others rely on: the commands, the replies and the dead letter, as they stand on the wire.
+"""What others rely on: the commands, the replies, the notices and the dead letter, as they stand on the wire.
 
 No input or output happens here and nothing of ``worker`` is imported.
 """
 
-from schemas.commands import (
-    COMMAND_TYPES,
-    BonusCredit,
-    Command,
-    DeductUsage,
-    FreeUpload,
-    OpenAccount,
-    PaymentSucceeded,
-    RefundCredit,
-)
+from schemas.accounts import OpenAccount, SettleAccount
+from schemas.commands import COMMAND_TYPES, MESSAGE_TYPES, Command, type_of
+from schemas.credits import AdjustCredit, BonusCredit, RefundCredit
 from schemas.dead_letter import DeadLetter
 from schemas.decoding import Limits, Malformed, decode
+from schemas.notices import Notice, NoticeType
+from schemas.payments import (
+    DisputeClosed,
+    PaymentDisputed,
+    PaymentFailed,
+    PaymentRefunded,
+    PaymentSucceeded,
+)
 from schemas.replies import Code, Reply, Status
+from schemas.subscriptions import CancelSubscription, ChangeSubscription, RenewSubscription
+from schemas.usage import (
+    DeductUsage,
+    FreeUpload,
+    RecordUsage,
+    ReleaseUsage,
+    ReserveUsage,
+    SettleUsage,
+    UsageBatch,
+)
 
 __all__ = [
     "COMMAND_TYPES",
+    "MESSAGE_TYPES",
+    "AdjustCredit",
     "BonusCredit",
+    "CancelSubscription",
+    "ChangeSubscription",
     "Code",
     "Command",
     "DeadLetter",
     "DeductUsage",
+    "DisputeClosed",
     "FreeUpload",
     "Limits",
     "Malformed",
+    "Notice",
+    "NoticeType",
     "OpenAccount",
+    "PaymentDisputed",
+    "PaymentFailed",
+    "PaymentRefunded",
     "PaymentSucceeded",
+    "RecordUsage",
     "RefundCredit",
+    "ReleaseUsage",
+    "RenewSubscription",
     "Reply",
+    "ReserveUsage",
+    "SettleAccount",
+    "SettleUsage",
     "Status",
+    "UsageBatch",
     "decode",
+    "type_of",
 ]
 
 #: Version of the contract; a dead letter names the one that refused it.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2

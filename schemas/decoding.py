@@ -15,8 +15,9 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
 
-from schemas.commands import COMMAND_TYPES, Command
+from schemas.commands import MESSAGE_TYPES, Command, type_of
 from schemas.fields import Identifier
+from schemas.usage import BATCH_MAX_ITEMS, DeductUsage, FreeUpload, RecordUsage, UsageBatch
 
 #: Largest message body, in bytes.
 BODY_MAX_BYTES: Final = 256 * 1024
@@ -58,12 +59,15 @@ class _RefusedError(Exception):
         self.reason, self.message, self.field = reason, message, field
 
 
-def decode(body: bytes, *, now: datetime, limits: Limits) -> Command | Malformed:
-    """The command that ``body`` holds, or why it holds none; ``now`` is what times are measured against."""
+def decode(body: bytes, *, now: datetime, limits: Limits) -> Command | UsageBatch | Malformed:
+    """The command or the batch of them that ``body`` holds, or why it holds none.
+
+    ``now`` is what times are measured against.
+    """
     data: Any = None
     try:
         data = _parse(body, limits)
-        return _within(_command(data), now, limits)
+        return _bounded(_message(data), now, limits)
     except _RefusedError as refused:
         return Malformed(refused.reason, refused.message, refused.field, **_identities(data))
 
@@ -112,11 +116,11 @@ def _no_constant(name: str) -> Any:
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 
 
-def _command(data: dict[str, Any]) -> Command:
+def _message(data: dict[str, Any]) -> Command | UsageBatch:
     if "type" not in data:
         raise _RefusedError("missing_field", "The field 'type' is missing; " + _known_types(), "type")
     name = data["type"]
-    model = COMMAND_TYPES.get(name) if isinstance(name, str) else None
+    model = MESSAGE_TYPES.get(name) if isinstance(name, str) else None
     if model is None:
         raise _RefusedError(
             "unknown_type", f"The type {_shown(name)!r} is not known; " + _known_types(), "type"
@@ -127,45 +131,76 @@ def _command(data: dict[str, Any]) -> Command:
         raise _refusal(error.errors(include_url=False, include_context=False), model) from error
 
 
-def _within(command: Command, now: datetime, limits: Limits) -> Command:
-    if command.QUANTITY is not None and getattr(command, command.QUANTITY) > limits.max_quantity:
-        field = to_camel(command.QUANTITY)
+def _bounded(message: Command | UsageBatch, now: datetime, limits: Limits) -> Command | UsageBatch:
+    if isinstance(message, UsageBatch):
+        for index, item in enumerate(message.items):
+            _within(item, now, limits, f"items.{index}.")
+    else:
+        _within(message, now, limits)
+    return message
+
+
+def _within(command: Command, now: datetime, limits: Limits, place: str = "") -> None:
+    if command.QUANTITY is not None and abs(getattr(command, command.QUANTITY)) > limits.max_quantity:
+        field = place + to_camel(command.QUANTITY)
         raise _RefusedError("invalid_field", f"{field}: at most {limits.max_quantity} is taken.", field)
     if (at := command.occurred_at) is not None:
+        field = f"{place}occurredAt"
         if at < now - limits.occurred_at_max_age:
             raise _RefusedError(
                 "invalid_field",
-                f"occurredAt: {at.isoformat()} is more than {limits.occurred_at_max_age.days} days ago.",
-                "occurredAt",
+                f"{field}: {at.isoformat()} is more than {limits.occurred_at_max_age.days} days ago.",
+                field,
             )
         if at > now + limits.occurred_at_max_ahead:
             raise _RefusedError(
                 "invalid_field",
-                f"occurredAt: {at.isoformat()} lies in the future; check the sender's clock.",
-                "occurredAt",
+                f"{field}: {at.isoformat()} lies in the future; check the sender's clock.",
+                field,
             )
-    return command
 
 
-def _refusal(errors: list[ErrorDetails], model: type[Command]) -> _RefusedError:
+def _refusal(errors: list[ErrorDetails], model: type[Command] | type[UsageBatch]) -> _RefusedError:
     # A misspelt name is both missing and unknown: "did you mean" helps more than "is missing".
     first = next((error for error in errors if error["type"] == "extra_forbidden"), errors[0])
+    place, loc = _place(first["loc"])
     # Field, or field and metadata key; what pydantic adds behind names the branch of a union.
-    field = ".".join(_shown(str(part)) for part in first["loc"][:2]) or None
+    field = ".".join(_shown(str(part)) for part in (*place, *loc[:2])) or None
     match first["type"]:
         case "missing":
             return _RefusedError("missing_field", f"The field {field!r} is missing.", field)
         case "extra_forbidden":
             return _RefusedError(
-                "unknown_field", f"The field {field!r} is not known; {_nearest(field, model)}", field
+                "unknown_field",
+                f"The field {field!r} is not known; {_nearest(str(loc[0]), _model_at(first['loc'], model))}",
+                field,
             )
         case _:
-            text = _way_out(first)
+            text = _way_out(first, loc)
             return _RefusedError("invalid_field", f"{field}: {text}" if field else text, field)
 
 
-def _way_out(error: ErrorDetails) -> str:
-    match error["type"], error["loc"]:
+def _place(loc: tuple[int | str, ...]) -> tuple[tuple[int | str, ...], tuple[int | str, ...]]:
+    """Where in the message, and the field there; pydantic says the item's type between them."""
+    match loc:
+        case ("items", int(index), str(), *rest) if rest:
+            return ("items", index), tuple(rest)
+        case ("items", int(index), *_):
+            return ("items", index), ()
+    return (), loc
+
+
+def _model_at(
+    loc: tuple[int | str, ...], model: type[Command] | type[UsageBatch]
+) -> type[Command] | type[UsageBatch]:
+    match loc:
+        case ("items", int(), str(name), *_):
+            return MESSAGE_TYPES[name]
+    return model
+
+
+def _way_out(error: ErrorDetails, loc: tuple[int | str, ...]) -> str:
+    match error["type"], loc:
         case "string_type", ("metadata", _, *_):
             return "must be a string, a whole number of 64 bits, true, false or null"
         case "string_pattern_mismatch", ("currency",):
@@ -175,6 +210,8 @@ def _way_out(error: ErrorDetails) -> str:
         case kind, _:
             return _WAYS_OUT.get(kind) or error["msg"].removeprefix("Value error, ")
 
+
+_ITEM_TYPES = ", ".join(sorted(type_of(model) for model in (DeductUsage, FreeUpload, RecordUsage)))
 
 #: What pydantic says in its own words, said in a producer's.
 _WAYS_OUT = {
@@ -187,17 +224,24 @@ _WAYS_OUT = {
     "string_too_short": "must not be empty",
     "string_type": "must be a string",
     "dict_type": "must be an object",
+    "model_attributes_type": "must be an object",
+    "tuple_type": "must be an array of usage commands",
+    "too_short": "must not be empty",
+    "too_long": f"holds too many; at most {BATCH_MAX_ITEMS} items are taken",
+    "union_tag_not_found": f"has no type; an item is one of {_ITEM_TYPES}",
+    "union_tag_invalid": f"has a type that no item may have; it is one of {_ITEM_TYPES}",
+    "bool_type": "must be true or false",
 }
 
 
-def _nearest(field: str | None, model: type[Command]) -> str:
+def _nearest(field: str | None, model: type[Command] | type[UsageBatch]) -> str:
     names = [info.alias or name for name, info in model.model_fields.items()]
     close = difflib.get_close_matches(field or "", names, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(names))}."
 
 
 def _known_types() -> str:
-    return f"known are {', '.join(sorted(COMMAND_TYPES))}."
+    return f"known are {', '.join(sorted(MESSAGE_TYPES))}."
 
 
 _IDENTIFIER: TypeAdapter[str] = TypeAdapter(Identifier)

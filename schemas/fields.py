@@ -1,7 +1,7 @@
 """The kinds of values a message may carry, and what each of them refuses."""
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, StrictInt, StringConstraints
@@ -57,6 +57,17 @@ def parse_rfc3339(value: Any) -> datetime:
 
 
 Timestamp = Annotated[datetime, BeforeValidator(parse_rfc3339)]
+
+
+def _in_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("lies outside the years 1 to 9999 in UTC") from error
+
+
+#: A time that decides what the ledger does: one moment is one value, whatever its offset was.
+UtcTimestamp = Annotated[datetime, BeforeValidator(parse_rfc3339), AfterValidator(_in_utc)]
 
 METADATA_MAX_KEYS = 16
 

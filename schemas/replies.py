@@ -24,6 +24,25 @@ class Code(StrEnum):
     TOKENS_PURCHASED = "tokens_purchased"
     TOKENS_REFUNDED = "tokens_refunded"
     BONUS_GRANTED = "bonus_granted"
+    BONUS_SCHEDULED = "bonus_scheduled"  #: takes effect later
+    ADJUSTMENT_CREDITED = "adjustment_credited"
+    ADJUSTMENT_DEBITED = "adjustment_debited"
+    ACCOUNT_SETTLED = "account_settled"
+    TOKENS_RESERVED = "tokens_reserved"
+    HOLD_SETTLED = "hold_settled"
+    HOLD_RELEASED = "hold_released"
+    USAGE_RECORDED = "usage_recorded"
+    BATCH_PROCESSED = "batch_processed"
+    SUBSCRIPTION_CHANGED = "subscription_changed"
+    SUBSCRIPTION_RENEWED = "subscription_renewed"
+    RENEWAL_SCHEDULED = "renewal_scheduled"  #: takes effect when its period begins
+    SUBSCRIPTION_CANCELED = "subscription_canceled"
+    PAYMENT_REFUNDED = "payment_refunded"
+    PAYMENT_DISPUTED = "payment_disputed"
+    DISPUTE_WON = "dispute_won"
+    DISPUTE_LOST = "dispute_lost"
+    PAYMENT_FAILED = "payment_failed"
+    PAYMENT_AWAITED = "payment_awaited"  #: recorded; counts when its payment comes
 
     INSUFFICIENT_BALANCE = "insufficient_balance"
     ACCOUNT_NOT_FOUND = "account_not_found"
@@ -32,6 +51,19 @@ class Code(StrEnum):
     UNKNOWN_PACKAGE = "unknown_package"
     UNKNOWN_TIER = "unknown_tier"
     AMOUNT_MISMATCH = "amount_mismatch"
+    CURRENCY_MISMATCH = "currency_mismatch"
+    HOLD_NOT_FOUND = "hold_not_found"
+    HOLD_CLOSED = "hold_closed"  #: ``state`` says how: settled, released or expired
+    HOLD_EXCEEDED = "hold_exceeded"
+    UNKNOWN_METER = "unknown_meter"
+    ORIGINAL_REQUIRED = "original_required"
+    ORIGINAL_NOT_FOUND = "original_not_found"
+    ORIGINAL_NOT_REFUNDABLE = "original_not_refundable"
+    REFUND_EXCEEDS_ORIGINAL = "refund_exceeds_original"
+    CREDIT_EXPIRED = "credit_expired"
+    PERIOD_ALREADY_GRANTED = "period_already_granted"
+    PERIOD_OUT_OF_RANGE = "period_out_of_range"
+    SUBSCRIPTION_NOT_ACTIVE = "subscription_not_active"
     REFERENCE_CONFLICT = "reference_conflict"
 
     MALFORMED = "malformed"  #: ``reason`` says how
@@ -42,7 +74,10 @@ class Reply(BaseModel):
     """One reply. Absent fields don't apply. Amounts are whole tokens, or bytes where ``unit`` says so.
 
     ``duplicate`` is true when the reference had its outcome before this delivery; everything else is then
-    as it was in the first reply. ``recorded_at`` is when the outcome was stored.
+    as it was in the first reply. ``recorded_at`` is when the outcome was stored. ``held`` is what holds keep
+    of the balance, absent where that is nothing: available is balance minus held. ``expired`` counts the
+    tokens that had run out and were taken off together with this. The reply to a batch has the replies to
+    its ``items``, in their order, and counts them.
     """
 
     model_config = ConfigDict(
@@ -81,6 +116,26 @@ class Reply(BaseModel):
     field: str | None = None
     reason: str | None = None
     recorded_at: datetime | None = None
+    original_reference_id: str | None = None
+    held: int | None = None
+    released: int | None = None
+    expired: int | None = None
+    state: str | None = None
+    meter: str | None = None
+    quantity: int | None = None
+    free_quantity: int | None = None
+    charged_quantity: int | None = None
+    amount_minor: int | None = None
+    uncollected: int | None = None
+    debt: int | None = None
+    actor: str | None = None
+    effective_at: datetime | None = None
+    expires_at: datetime | None = None
+    period_start: datetime | None = None
+    period_end: datetime | None = None
+    applied: int | None = None
+    rejected: int | None = None
+    items: "tuple[Reply, ...] | None" = None
 
     def to_json(self) -> bytes:
         """The message body."""

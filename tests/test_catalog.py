@@ -60,6 +60,23 @@ def test_an_own_file_is_taken_instead_and_zero_is_a_value(tmp_path: Path) -> Non
     assert (catalog.pricing["upload"].rounding, catalog.pricing["upload"].minimum_tokens) == ("up", 0)
 
 
+def test_what_is_left_out_means_the_careful_thing(tmp_path: Path) -> None:
+    catalog = loaded(tmp_path, GOOD)
+    assert (catalog.payments.when_spent, catalog.payments.on_dispute) == ("debt", "wait")
+    assert catalog.refunds.unbound == "refuse"
+    assert (catalog.notices.low, catalog.notices.depleted, catalog.notices.expiring_days) == (None, None, 0)
+    tier = catalog.tiers["free"]
+    assert (tier.auto_renew, tier.rollover_tokens, tier.free_units) == (False, 0, {})
+    assert catalog.packages[0].valid_days is None
+
+
+def test_what_is_given_is_spent_before_what_is_bought() -> None:
+    priorities = load_catalog().priorities.model_dump()
+    assert max(p for source, p in priorities.items() if source not in ("purchase", "carried_over")) < min(
+        priorities["purchase"], priorities["carried_over"]
+    )
+
+
 @pytest.mark.parametrize(
     ("package_id", "index", "found"),
     [
@@ -172,6 +189,39 @@ def test_a_package_is_found_by_its_id_or_its_position(
         ),
         pytest.param("tiers = 5\n" + PACKAGE, "tiers", "valid dictionary", id="tiers that are a number"),
         pytest.param("packages = 5\n" + TIER, "packages", "tuple", id="packages that are a number"),
+        pytest.param(
+            GOOD + 'quota = "free_uploads"\n',
+            "pricing.upload.quota",
+            "no tier has free units of 'free_uploads'",
+            id="a quota that nobody grants",
+        ),
+        pytest.param(
+            TIER + "free_units = { pages = 5 }\n" + PACKAGE + RULE,
+            "tiers.free.free_units",
+            "no meter counts against 'pages'",
+            id="free units that nothing counts",
+        ),
+        pytest.param(
+            GOOD + "[priorities]\nlottery = 1\n", "priorities.lottery", "not permitted", id="a new source"
+        ),
+        pytest.param(
+            GOOD + '[payments]\nwhen_spent = "forgive"\n',
+            "payments.when_spent",
+            "'debt' or 'write_off'",
+            id="an unknown policy",
+        ),
+        pytest.param(
+            GOOD + "[notices]\nlow = { at = 100, again_from = 100 }\n",
+            "notices.low",
+            "again_from must be more than at (100)",
+            id="a mark without a way back",
+        ),
+        pytest.param(
+            GOOD.replace("50_000", "50_000\nvalid_days = 0"),
+            "packages.0.valid_days",
+            "greater than 0",
+            id="a package for no day",
+        ),
     ],
 )
 def test_a_bad_catalog_is_refused_with_the_file_and_the_key(

@@ -17,6 +17,11 @@ from worker.errors import ConfigurationError
 
 Amount = Annotated[StrictInt, Field(ge=0, le=INT64_MAX)]
 PositiveAmount = Annotated[StrictInt, Field(gt=0, le=INT64_MAX)]
+Days = Annotated[StrictInt, Field(gt=0, le=36_500)]
+Priority = Annotated[StrictInt, Field(ge=0, le=1_000)]
+
+#: The quota that ``free_upload_bytes`` limits.
+FREE_UPLOAD = "free_upload"
 
 DEFAULT_CATALOG = Path(__file__).with_name("catalog.toml")
 
@@ -26,26 +31,39 @@ class _Model(BaseModel):
 
 
 class Tier(_Model):
-    """A subscription tier: tokens granted a month, bytes uploaded free a calendar month (UTC)."""
+    """A subscription tier: tokens granted a period (a month from opening), bytes uploaded free in one.
+
+    ``free_units`` are free a period by quota, in the unit of its meter. Up to ``rollover_tokens`` that are
+    left of a period's allocation last one period longer. A tier with ``auto_renew`` costs nothing: its
+    periods follow each other without a ``subscription.renew``.
+    """
 
     monthly_tokens: Amount
     free_upload_bytes: Amount
+    free_units: Mapping[Identifier, Amount] = {}
+    rollover_tokens: Amount = 0
+    auto_renew: bool = False
 
 
 class Package(_Model):
-    """A token package: what is credited (base and bonus) and what it costs in minor units of the currency."""
+    """A token package: what is credited (base and bonus) and what it costs in minor units of the currency.
+
+    The tokens expire so many days after the purchase, or never.
+    """
 
     id: Identifier
     tokens: PositiveAmount
     bonus_tokens: Amount = 0
     price_minor: PositiveAmount
     currency: Currency
+    valid_days: Days | None = None
+    bonus_valid_days: Days | None = None
 
 
 class PricingRule(_Model):
     """What a meter costs: ``tokens`` for each ``per`` units, rounded as said, at least ``minimum_tokens``.
 
-    Read and checked now; metered usage is charged by it in a later version.
+    What is free counts against the tier's quota of that name, by default the meter's own.
     """
 
     unit: Identifier
@@ -53,6 +71,57 @@ class PricingRule(_Model):
     tokens: Amount
     rounding: Literal["up", "down", "half_even"] = "up"
     minimum_tokens: Amount = 0
+    quota: Identifier | None = None
+
+
+class Priorities(_Model):
+    """Which credit is spent first: the lower number. Equal ones by the sooner expiry, then by age."""
+
+    allocation: Priority = 10
+    bonus: Priority = 20
+    purchase_bonus: Priority = 20
+    refund: Priority = 30
+    adjustment: Priority = 40
+    purchase: Priority = 50
+    carried_over: Priority = 50
+
+
+class PaymentPolicy(_Model):
+    """What a payment that goes back does when its tokens are spent, and whether a dispute alone takes them.
+
+    ``debt``: the balance goes below zero and the next credit repays it. ``write_off``: what is missing is
+    recorded as uncollected.
+    """
+
+    when_spent: Literal["debt", "write_off"] = "debt"
+    on_dispute: Literal["wait", "take"] = "wait"
+
+
+class RefundPolicy(_Model):
+    """Whether a refund may do without naming the usage that it refunds."""
+
+    unbound: Literal["refuse", "allow"] = "refuse"
+
+
+class Mark(_Model):
+    """A balance at or below ``at`` is noticed, and again only after it was ``again_from`` or more."""
+
+    at: Amount
+    again_from: PositiveAmount
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        if self.again_from <= self.at:
+            raise ValueError(f"again_from must be more than at ({self.at})")
+        return self
+
+
+class Notices(_Model):
+    """When notices go out; None, or 0 days, is never. Allocations end with their period unannounced."""
+
+    low: Mark | None = None
+    depleted: Mark | None = None
+    expiring_days: Annotated[StrictInt, Field(ge=0, le=365)] = 0
 
 
 class Catalog(_Model):
@@ -61,12 +130,28 @@ class Catalog(_Model):
     tiers: Mapping[Identifier, Tier]
     packages: tuple[Package, ...]
     pricing: Mapping[Identifier, PricingRule] = {}
+    priorities: Priorities = Priorities()
+    payments: PaymentPolicy = PaymentPolicy()
+    refunds: RefundPolicy = RefundPolicy()
+    notices: Notices = Notices()
 
     @model_validator(mode="after")
     def _unique_packages(self) -> Self:
         ids = [package.id for package in self.packages]
         if twice := next((id_ for id_ in ids if ids.count(id_) > 1), None):
             raise ValueError(f"packages: the id {twice!r} is given twice")
+        return self
+
+    @model_validator(mode="after")
+    def _known_quotas(self) -> Self:
+        metered = {rule.quota or meter for meter, rule in self.pricing.items()}
+        granted = {FREE_UPLOAD} | {name for tier in self.tiers.values() for name in tier.free_units}
+        for name, tier in self.tiers.items():
+            if stray := next((quota for quota in tier.free_units if quota not in metered), None):
+                raise ValueError(f"tiers.{name}.free_units: no meter counts against {stray!r}")
+        for meter, rule in self.pricing.items():
+            if rule.quota is not None and rule.quota not in granted:
+                raise ValueError(f"pricing.{meter}.quota: no tier has free units of {rule.quota!r}")
         return self
 
     @cached_property

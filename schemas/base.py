@@ -1,0 +1,86 @@
+"""What every command carries.
+
+``CONTENT`` names the fields that move the ledger. Two messages with the same reference are the same
+operation when these agree; transport fields, times and free text don't count, unless a time decides what
+the ledger does (an expiry, a period).
+"""
+
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, model_validator
+from pydantic.alias_generators import to_camel
+
+from schemas.fields import FreeText, Identifier, Metadata, Timestamp
+
+
+class Message(BaseModel):
+    """One JSON object: camelCase on the wire, frozen, unknown fields refused."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+    )
+
+    #: The field that holds the magnitude of the operation, for the configured maximum.
+    QUANTITY: ClassVar[str | None] = None
+
+    def to_json(self) -> bytes:
+        """The message body a producer publishes."""
+        return self.model_dump_json(exclude_none=True).encode()
+
+
+class BaseCommand(Message):
+    """What every command carries.
+
+    ``reference_id`` names the operation in the whole ledger, for ever. ``attempt`` (from 1) asks for a
+    rejected reference to be judged anew; an applied one never is.
+    """
+
+    CONTENT: ClassVar[tuple[str, ...]] = ()
+    _WIRE_NAMES: ClassVar[tuple[tuple[str, str], ...]] = ()
+
+    reference_id: Identifier
+    user_id: Identifier
+    occurred_at: Timestamp | None = None
+    metadata: Metadata | None = None
+    attempt: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = 1
+    description: FreeText | None = None
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        """Name the content once a class: it is asked for with every message."""
+        cls._WIRE_NAMES = tuple(sorted((to_camel(name), name) for name in cls.CONTENT))
+
+    def content(self) -> dict[str, Any]:
+        """The fields that move the ledger under their names on the wire, in order, without absent ones.
+
+        Times, which are UTC here, are text: one moment has one form whatever its offset was.
+        """
+        return {
+            wire: value.isoformat() if isinstance(value, datetime) else value
+            for wire, name in self._WIRE_NAMES
+            if (value := getattr(self, name)) is not None
+        }
+
+
+class CommandAbout(BaseCommand):
+    """A command about an earlier operation, which ``original_reference_id`` names; its own is another.
+
+    Were they the same, the later of the two would be a conflict: a refund that takes its payment's name would
+    shut the payment out.
+    """
+
+    original_reference_id: Identifier
+
+    @model_validator(mode="after")
+    def _not_itself(self) -> Self:
+        if self.original_reference_id == self.reference_id:
+            raise ValueError(
+                "originalReferenceId names this command itself; give it a referenceId of its own"
+            )
+        return self

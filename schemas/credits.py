@@ -1,0 +1,84 @@
+"""Commands that give credit, or correct it by hand."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, StrictInt, StringConstraints, model_validator
+
+from schemas.base import BaseCommand
+from schemas.fields import INT64_MAX, FreeText, Identifier, Label, Quantity, UtcTimestamp
+
+
+class RefundCredit(BaseCommand):
+    """Gives tokens back that the usage ``original_reference_id`` took, to where they came from.
+
+    However many refunds name one usage, together they never give back more than it took. Without an original
+    it is refused, unless the catalog says otherwise (``refunds.unbound``).
+    """
+
+    CONTENT = ("tokens", "original_reference_id")
+    QUANTITY = "tokens"
+    type: Literal["credit.refund"] = "credit.refund"
+    tokens: Quantity
+    original_reference_id: Identifier | None = None
+
+    @model_validator(mode="after")
+    def _not_itself(self) -> Self:
+        if self.original_reference_id == self.reference_id:
+            raise ValueError(
+                "originalReferenceId names this command itself; give it a referenceId of its own"
+            )
+        return self
+
+
+class BonusCredit(BaseCommand):
+    """Gives promotional tokens, from ``effective_at`` (or now) until before ``expires_at`` (or for ever).
+
+    Credit of a lower ``priority`` (0 to 1000) is spent first; without one the catalog's for bonuses holds.
+    """
+
+    CONTENT = ("tokens", "effective_at", "expires_at", "priority")
+    QUANTITY = "tokens"
+    type: Literal["credit.bonus"] = "credit.bonus"
+    tokens: Quantity
+    effective_at: UtcTimestamp | None = None
+    expires_at: UtcTimestamp | None = None
+    priority: Annotated[StrictInt, Field(ge=0, le=1_000)] | None = None
+
+    @model_validator(mode="after")
+    def _effective_before_it_expires(self) -> Self:
+        at = self.effective_at
+        if at is not None and self.expires_at is not None and at >= self.expires_at:
+            raise ValueError("expiresAt must be after effectiveAt")
+        return self
+
+
+def _not_zero(value: int) -> int:
+    if value == 0:
+        raise ValueError("must not be 0; give tokens with a positive number, take them with a negative one")
+    return value
+
+
+SignedQuantity = Annotated[StrictInt, Field(ge=-INT64_MAX, le=INT64_MAX), AfterValidator(_not_zero)]
+Reason = Annotated[FreeText, StringConstraints(min_length=1)]
+
+
+class AdjustCredit(BaseCommand):
+    """An operator's correction: positive ``tokens`` give, negative ones take. It says why, and who did it.
+
+    It never takes the balance below zero, unless ``allow_negative`` says so.
+    """
+
+    CONTENT = ("tokens", "allow_negative", "expires_at")
+    QUANTITY = "tokens"
+    type: Literal["credit.adjust"] = "credit.adjust"
+    tokens: SignedQuantity
+    reason: Reason
+    actor: Label
+    allow_negative: bool = Field(default=False, strict=True)
+    expires_at: UtcTimestamp | None = None
+
+    @model_validator(mode="after")
+    def _what_is_taken_has_no_expiry(self) -> Self:
+        if self.tokens < 0 and self.expires_at is not None:
+            raise ValueError("expiresAt is for tokens that are given, and these are taken")
+        return self

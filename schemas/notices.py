@@ -1,0 +1,43 @@
+"""Notices: what the ledger tells whoever listens, on the event exchange; their routing key is the type."""
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+
+NoticeType = Literal["balance.low", "balance.depleted", "credit.expiring"]
+
+
+class Notice(BaseModel):
+    """One notice. The same one may come twice (at least once): ``id`` is then the same.
+
+    ``reference_id`` is the operation that brought it about, ``recorded_at`` when. Of a balance: ``available``
+    tokens were at or below ``mark``. Of credit: ``tokens`` of ``lot`` (its number in the account) end with
+    ``expires_at``.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="ignore",
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+    )
+
+    type: NoticeType
+    id: str
+    user_id: str
+    reference_id: str
+    recorded_at: datetime
+    available: int | None = None
+    mark: int | None = None
+    lot: int | None = None
+    tokens: int | None = None
+    source: str | None = None
+    expires_at: datetime | None = None
+
+    def to_json(self) -> bytes:
+        """The message body."""
+        return self.model_dump_json(exclude_none=True).encode()

@@ -1,0 +1,112 @@
+"""Commands that use tokens: at once, under a hold, by a meter, or many in one message."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StrictInt, model_validator
+
+from schemas.base import BaseCommand, CommandAbout, Message
+from schemas.fields import INT64_MAX, Identifier, Label, Quantity
+
+#: Most items that one ``usage.batch`` takes.
+BATCH_MAX_ITEMS = 1_000
+#: Longest life of a hold, in seconds: 31 days.
+HOLD_MAX_SECONDS = 31 * 24 * 3600
+
+
+class DeductUsage(BaseCommand):
+    """Takes tokens, or is answered with insufficient balance. ``feature`` is what analytics group by."""
+
+    CONTENT = ("tokens", "feature")
+    QUANTITY = "tokens"
+    type: Literal["usage.deduct"] = "usage.deduct"
+    tokens: Quantity
+    feature: Label | None = None
+
+
+class FreeUpload(BaseCommand):
+    """Counts bytes against the tier's free-upload limit of the period."""
+
+    CONTENT = ("bytes",)
+    QUANTITY = "bytes"
+    type: Literal["usage.free_upload"] = "usage.free_upload"
+    bytes: Quantity
+
+
+class ReserveUsage(BaseCommand):
+    """Holds tokens for work whose price is not known yet; they can't be spent otherwise meanwhile.
+
+    After ``ttl_seconds`` (to 31 days) the hold runs out by itself. Its name is this reference.
+    """
+
+    CONTENT = ("tokens", "ttl_seconds")
+    QUANTITY = "tokens"
+    type: Literal["usage.reserve"] = "usage.reserve"
+    tokens: Quantity
+    ttl_seconds: Annotated[StrictInt, Field(ge=1, le=HOLD_MAX_SECONDS)]
+
+
+class SettleUsage(CommandAbout):
+    """Takes the actual amount from the hold ``original_reference_id`` and releases the rest.
+
+    ``tokens`` may be 0. Of more than was held, the difference is taken from what is available
+    (``on_excess: take``), or the command is refused (``refuse``).
+    """
+
+    CONTENT = ("original_reference_id", "tokens", "on_excess", "feature")
+    QUANTITY = "tokens"
+    type: Literal["usage.settle"] = "usage.settle"
+    tokens: Annotated[StrictInt, Field(ge=0, le=INT64_MAX)]
+    on_excess: Literal["refuse", "take"] = "refuse"
+    feature: Label | None = None
+
+
+class ReleaseUsage(CommandAbout):
+    """Gives the hold ``original_reference_id`` up; its tokens are available again."""
+
+    CONTENT = ("original_reference_id",)
+    type: Literal["usage.release"] = "usage.release"
+
+
+class RecordUsage(BaseCommand):
+    """Meters usage: ``quantity`` units of ``meter``, from the tier's free units first, then for tokens."""
+
+    CONTENT = ("meter", "quantity", "feature")
+    QUANTITY = "quantity"
+    type: Literal["usage.record"] = "usage.record"
+    meter: Label
+    quantity: Quantity
+    feature: Label | None = None
+
+
+BatchItem = Annotated[DeductUsage | RecordUsage | FreeUpload, Field(discriminator="type")]
+
+
+class UsageBatch(Message):
+    """Up to 1,000 usage commands in one message: each with its own reference and outcome, one reply to all.
+
+    An item without ``userId`` is the batch's user's. The items are applied in order, in one transaction; the
+    batch's own reference names its reply and nothing in the ledger.
+    """
+
+    type: Literal["usage.batch"] = "usage.batch"
+    reference_id: Identifier
+    user_id: Identifier | None = None
+    items: Annotated[tuple[BatchItem, ...], Field(min_length=1, max_length=BATCH_MAX_ITEMS)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _items_of_the_user(cls, data: Any) -> Any:
+        """Each item gets the batch's user where it names none."""
+        if not isinstance(data, Mapping) or not isinstance(items := data.get("items"), list | tuple):
+            return data
+        user_id = data.get("userId", data.get("user_id"))
+        if user_id is None:
+            return data
+        return {**data, "items": [_owned(item, user_id) for item in items]}
+
+
+def _owned(item: Any, user_id: Any) -> Any:
+    if isinstance(item, Mapping) and "userId" not in item and "user_id" not in item:
+        return {**item, "userId": user_id}
+    return item
