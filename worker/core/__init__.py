@@ -1,23 +1,48 @@
 """The decision, pure: commands and what is known go in, a plan comes out. No clock, logging or connection."""
 
-from worker.core.decide import decide
-from worker.core.known import AccountState, Known, QuotaKey
+from worker.core.account import AccountBook
+from worker.core.decide import account_now, decide
+from worker.core.known import (
+    AccountState,
+    Hold,
+    HoldState,
+    Known,
+    Lot,
+    Payment,
+    PaymentEvent,
+    QuotaKey,
+    QuotaState,
+    Source,
+    Taken,
+)
 from worker.core.outcomes import Answer, Conflict, Decided, Outcome
-from worker.core.plan import Entry, Payment, Plan, QuotaEntry
+from worker.core.plan import AccountMove, Counter, Entry, Plan, QuotaEntry, UsageRefund
 from worker.core.replies import reply_for
 
 __all__ = [
+    "AccountBook",
+    "AccountMove",
     "AccountState",
     "Answer",
     "Conflict",
+    "Counter",
     "Decided",
     "Entry",
+    "Hold",
+    "HoldState",
     "Known",
+    "Lot",
     "Outcome",
     "Payment",
+    "PaymentEvent",
     "Plan",
     "QuotaEntry",
     "QuotaKey",
+    "QuotaState",
+    "Source",
+    "Taken",
+    "UsageRefund",
+    "account_now",
     "decide",
     "reply_for",
 ]

@@ -2,30 +2,234 @@
 
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from enum import StrEnum
 from typing import NamedTuple
 
+from worker.catalog import FREE_UPLOAD
 from worker.core.outcomes import Outcome
 
-FREE_UPLOAD_METER = "free_upload"
+FREE_UPLOAD_METER = FREE_UPLOAD
+
+
+class Source(StrEnum):
+    """Where a lot's tokens came from. What was in an account before there were lots is ``carried_over``."""
+
+    ALLOCATION = "allocation"
+    PURCHASE = "purchase"
+    PURCHASE_BONUS = "purchase_bonus"
+    BONUS = "bonus"
+    REFUND = "refund"
+    ADJUSTMENT = "adjustment"
+    CARRIED_OVER = "carried_over"
+
+
+#: Bits of ``AccountState.alerts``: notices that have gone out and not been called off by a recovery.
+ALERT_LOW = 1
+ALERT_DEPLETED = 2
 
 
 @dataclass(slots=True)
 class AccountState:
     """One user's account: the balance in tokens, the sequence of its last entry, and the sums behind it.
 
-    ``balance = allocated + purchased + bonus + refunded − used`` holds at all times, here and in the table.
+    ``balance = allocated + purchased + bonus + refunded + adjusted − used − expired − reversed``, and
+    ``balance = what remains in the lots − debt``; ``held`` of it is kept by holds. ``lot_count`` numbers the
+    lots. Periods count from ``anchor``; ``granted_until`` is the end of the last period whose allocation was
+    granted, ``period_granted`` the most that was granted for it; from ``ends_at`` the subscription has ended.
+    Nothing falls due before ``due_at``.
     """
 
     account_id: int
     user_id: str
     tier: str
+    anchor: datetime
+    granted_until: datetime
     balance: int = 0
     sequence: int = 0
     allocated: int = 0
     purchased: int = 0
     bonus: int = 0
     refunded: int = 0
+    adjusted: int = 0
     used: int = 0
+    expired: int = 0
+    reversed: int = 0
+    held: int = 0
+    debt: int = 0
+    lot_count: int = 0
+    alerts: int = 0
+    period_granted: int = 0
+    ends_at: datetime | None = None
+    due_at: datetime | None = None
+
+    @property
+    def available(self) -> int:
+        """What may be spent: the balance without what is held."""
+        return self.balance - self.held
+
+    def clone(self) -> "AccountState":
+        """A copy that can be changed by itself."""
+        return AccountState(
+            self.account_id,
+            self.user_id,
+            self.tier,
+            self.anchor,
+            self.granted_until,
+            self.balance,
+            self.sequence,
+            self.allocated,
+            self.purchased,
+            self.bonus,
+            self.refunded,
+            self.adjusted,
+            self.used,
+            self.expired,
+            self.reversed,
+            self.held,
+            self.debt,
+            self.lot_count,
+            self.alerts,
+            self.period_granted,
+            self.ends_at,
+            self.due_at,
+        )
+
+
+@dataclass(slots=True)
+class Lot:
+    """One credit and what is left of it.
+
+    Of ``granted`` tokens ``remaining`` are left, ``held`` of them kept by holds. ``pending`` ones take effect
+    at ``effective_at``. From ``expires_at`` on nothing is left but what is held. ``parent`` is the number of
+    the lot it belongs to: a bonus to its purchase, what was rolled over to its allocation. ``operation_id``
+    is None while ``outcome``, which granted it, is not written, and for what was carried over.
+    """
+
+    account_id: int
+    number: int
+    source: Source
+    granted: int
+    priority: int
+    effective_at: datetime
+    expires_at: datetime | None = None
+    parent: int | None = None
+    remaining: int = 0
+    held: int = 0
+    pending: int = 0
+    is_noticed: bool = False
+    operation_id: int | None = None
+    outcome: Outcome | None = None
+
+    @property
+    def free(self) -> int:
+        """What is left and not held."""
+        return self.remaining - self.held
+
+    def clone(self) -> "Lot":
+        """A copy that can be changed by itself."""
+        return Lot(
+            self.account_id,
+            self.number,
+            self.source,
+            self.granted,
+            self.priority,
+            self.effective_at,
+            self.expires_at,
+            self.parent,
+            self.remaining,
+            self.held,
+            self.pending,
+            self.is_noticed,
+            self.operation_id,
+            self.outcome,
+        )
+
+
+class HoldState(StrEnum):
+    """A hold is open, or has come to one of three ends."""
+
+    OPEN = "open"
+    SETTLED = "settled"
+    RELEASED = "released"
+    EXPIRED = "expired"
+
+
+@dataclass(slots=True)
+class Hold:
+    """Tokens kept for work to come: ``amount``, in ``parts`` of (lot, tokens) in the order to be spent.
+
+    ``outcome`` opened it and ``closed_by`` ended it, where that was in this batch.
+    """
+
+    account_id: int
+    reference_id: str
+    amount: int
+    parts: tuple[tuple[int, int], ...]
+    opened_at: datetime
+    expires_at: datetime
+    state: HoldState = HoldState.OPEN
+    captured: int = 0
+    closed_at: datetime | None = None
+    operation_id: int | None = None
+    outcome: Outcome | None = None
+    closed_by: Outcome | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a usage took, as (lot, tokens) in order, and how much of it has been refunded."""
+
+    parts: tuple[tuple[int, int], ...]
+    refunded: int = 0
+
+
+class Happened(StrEnum):
+    """What may happen to a payment."""
+
+    REFUNDED = "refunded"
+    DISPUTED = "disputed"
+    DISPUTE_WON = "dispute_won"
+    DISPUTE_LOST = "dispute_lost"
+    FAILED = "failed"
+    SUCCEEDED = "succeeded"  #: and found what had come before it
+
+
+@dataclass(slots=True)
+class PaymentEvent:
+    """Something that happened to the payment ``payment_reference``, and what it did to the tokens.
+
+    ``collected`` tokens were taken back (negative: given back), ``uncollected`` were written off.
+    """
+
+    account_id: int
+    payment_reference: str
+    happened: Happened
+    recorded_at: datetime
+    dispute_id: str | None = None
+    amount_minor: int | None = None
+    currency: str | None = None
+    occurred_at: datetime | None = None
+    collected: int = 0
+    uncollected: int = 0
+    outcome: Outcome | None = None
+
+
+@dataclass(slots=True)
+class Payment:
+    """A payment as it was taken: minor units of money, and the tokens it bought."""
+
+    account_id: int
+    reference_id: str
+    package_id: str
+    amount_minor: int
+    currency: str
+    base_tokens: int
+    bonus_tokens: int
+    provider: str | None
+    recorded_at: datetime
+    occurred_at: datetime | None = None
+    operation_id: int | None = None
+    outcome: Outcome | None = None
 
 
 class QuotaKey(NamedTuple):
@@ -44,18 +248,16 @@ class QuotaState:
     sequence: int = 0
 
 
-def period_start(now: datetime) -> date:
-    """The first day of the calendar month of ``now``, which is aware and in UTC."""
-    return now.date().replace(day=1)
-
-
 @dataclass(slots=True)
 class Known:
     """All that ``decide`` may look at.
 
-    ``outcomes`` holds the latest outcome of each reference that has one, ``superseded`` the rejections
-    that a higher attempt replaced. ``just_opened`` names the users whose account row this transaction made:
-    they are open only if the plan opens them.
+    ``outcomes`` holds the latest outcome of each reference that has one, the originals that commands name
+    among them; ``superseded`` the rejections that a higher attempt replaced. ``just_opened`` names the users
+    whose account row this transaction made: they are open only if the plan opens them. Of an account all lots
+    that are not used up are known and all open holds, and of the others those that commands name.
+    ``usages`` are by the reference of a usage that commands refund, ``payments`` and ``payment_events`` by
+    the payment's.
     """
 
     accounts: dict[str, AccountState] = field(default_factory=dict)
@@ -63,3 +265,8 @@ class Known:
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     superseded: dict[tuple[str, int], Outcome] = field(default_factory=dict)
     quotas: dict[QuotaKey, QuotaState] = field(default_factory=dict)
+    lots: dict[int, list[Lot]] = field(default_factory=dict)
+    holds: dict[int, list[Hold]] = field(default_factory=dict)
+    usages: dict[str, Taken] = field(default_factory=dict)
+    payments: dict[str, Payment] = field(default_factory=dict)
+    payment_events: dict[str, list[PaymentEvent]] = field(default_factory=dict)

@@ -14,8 +14,10 @@ class Outcome:
     """What came of one reference at one attempt, as it is stored for ever.
 
     ``content`` is the canonical JSON of what moved the ledger. Amounts are tokens, or bytes for a free
-    upload; balances are tokens and absent where no account is known. ``transaction_id`` is given by the
-    ledger when the outcome is written: until then it is None.
+    upload; balances are tokens and absent where no account is known. ``balance_before`` is before the command
+    itself: what fell due with it is booked first. ``first_entry`` to ``last_entry`` are the sequences of the
+    entries it wrote, absent where there are none; ``notices`` go out with its reply. ``transaction_id`` is
+    given by the ledger when the outcome is written: until then it is None.
     """
 
     reference_id: str
@@ -33,6 +35,9 @@ class Outcome:
     occurred_at: datetime | None = None
     metadata: Mapping[str, int | str | bool | None] | None = None
     description: str | None = None
+    first_entry: int | None = None
+    last_entry: int | None = None
+    notices: tuple[Detail, ...] = ()
     transaction_id: int | None = None
 
     @property

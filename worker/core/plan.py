@@ -4,23 +4,34 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from worker.core.known import AccountState, QuotaKey
+from worker.core.known import AccountState, Hold, Lot, Payment, PaymentEvent, QuotaKey
 from worker.core.outcomes import Answer, Outcome
 
 
 class Counter(StrEnum):
-    """The counter-accounts: where a user's tokens come from and go to."""
+    """The counter-accounts: where a user's tokens come from and go to.
+
+    ``transfers`` are between two lots of one account, or a lot and its debt: they come in pairs.
+    """
 
     ALLOCATION = "allocation"
     PURCHASES = "purchases"
     BONUS = "bonus"
     REFUNDS = "refunds"
     USAGE = "usage"
+    EXPIRY = "expiry"
+    ADJUSTMENTS = "adjustments"
+    REVERSALS = "reversals"
+    TRANSFERS = "transfers"
 
 
 @dataclass(slots=True)
 class Entry:
-    """One movement of tokens between an account and a counter-account; positive is a credit to it."""
+    """One movement of tokens between a lot of an account and a counter-account; positive is a credit to it.
+
+    ``lot`` is the lot's number, or None for what makes or repays a debt. ``due_at`` is when it fell due, for
+    what time brought about and the operation only booked.
+    """
 
     account_id: int
     sequence: int
@@ -29,7 +40,9 @@ class Entry:
     amount: int
     balance_before: int
     balance_after: int
+    lot: int | None
     feature: str | None
+    due_at: datetime | None
     occurred_at: datetime
     recorded_at: datetime
 
@@ -48,18 +61,26 @@ class QuotaEntry:
 
 
 @dataclass(slots=True)
-class Payment:
-    """A payment as it was taken: minor units of money, and the tokens it bought."""
+class UsageRefund:
+    """Tokens of the operation ``original`` given back."""
 
-    outcome: Outcome
     account_id: int
-    package_id: str
-    amount_minor: int
-    currency: str
-    base_tokens: int
-    bonus_tokens: int
-    provider: str | None
+    outcome: Outcome
+    original: Outcome
+    tokens: int
     recorded_at: datetime
+
+
+@dataclass(slots=True)
+class AccountMove:
+    """An account as the batch leaves it, and the sequence it had before.
+
+    ``only_used``: nothing but usage moved it, so that its balance, sequence and use are all that changed.
+    """
+
+    state: AccountState
+    sequence_before: int
+    only_used: bool
 
 
 @dataclass(slots=True)
@@ -67,8 +88,8 @@ class Plan:
     """The answers, one a command in their order, and all that has to be written for them to be true.
 
     ``outcomes`` are new references; ``rejudged`` pairs a stored rejection with what replaces it.
-    ``accounts`` are those that were looked at, moved or not, with the sequence they had before; ``opened``
-    the users whose account this batch opened.
+    ``accounts`` are those that changed; ``opened`` the users whose account this batch opened. Of lots and
+    holds the new ones stand apart from those that changed, and lots of which only was used from the others.
     """
 
     answers: list[Answer] = field(default_factory=list)
@@ -77,5 +98,12 @@ class Plan:
     entries: list[Entry] = field(default_factory=list)
     quota_entries: list[QuotaEntry] = field(default_factory=list)
     payments: list[Payment] = field(default_factory=list)
-    accounts: dict[str, tuple[AccountState, int]] = field(default_factory=dict)
+    payment_events: list[PaymentEvent] = field(default_factory=list)
+    usage_refunds: list[UsageRefund] = field(default_factory=list)
+    new_lots: list[Lot] = field(default_factory=list)
+    changed_lots: list[Lot] = field(default_factory=list)
+    used_lots: list[Lot] = field(default_factory=list)
+    new_holds: list[Hold] = field(default_factory=list)
+    closed_holds: list[Hold] = field(default_factory=list)
+    accounts: list[AccountMove] = field(default_factory=list)
     opened: set[str] = field(default_factory=set)

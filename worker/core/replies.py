@@ -1,9 +1,10 @@
 """From what was decided to what is said."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
-from schemas import Code, Command, FreeUpload, Reply, Status
+from schemas import Code, Command, FreeUpload, Reply, Status, type_of
 from worker.core.outcomes import Answer, Conflict, Outcome
 
 
@@ -13,6 +14,8 @@ def reply_for(command: Command, answer: Answer) -> Reply:
         return _conflict_reply(command, answer)
     outcome = answer.outcome
     detail: dict[str, Any] = dict(outcome.detail)
+    for name in _TIMES & detail.keys():
+        detail[name] = datetime.fromisoformat(detail[name])
     return Reply.model_construct(
         status=outcome.status,
         code=outcome.code,
@@ -32,7 +35,9 @@ def reply_for(command: Command, answer: Answer) -> Reply:
     )
 
 
-_FREE_UPLOAD = FreeUpload.model_fields["type"].default
+_FREE_UPLOAD = type_of(FreeUpload)
+#: What stands as text among the details, and is a time.
+_TIMES = frozenset({"effective_at", "expires_at", "period_start", "period_end"})
 
 
 def _conflict_reply(command: Command, conflict: Conflict) -> Reply:
@@ -68,6 +73,27 @@ _MESSAGES: Mapping[Code, str] = {
     ),
     Code.TOKENS_REFUNDED: "Refunded {amount} tokens. Balance: {balance}",
     Code.BONUS_GRANTED: "Granted {amount} bonus tokens. Balance: {balance}",
+    Code.BONUS_SCHEDULED: "{amount} bonus tokens take effect on {effective_at}",
+    Code.ADJUSTMENT_CREDITED: "Credited {amount} tokens by hand. Balance: {balance}",
+    Code.ADJUSTMENT_DEBITED: "Debited {amount} tokens by hand. Balance: {balance}",
+    Code.ACCOUNT_SETTLED: "Booked what was due. Balance: {balance}",
+    Code.TOKENS_RESERVED: "Holding {amount} tokens until {expires_at}",
+    Code.HOLD_SETTLED: "Deducted {amount} tokens of a hold, released {released}. Balance: {balance}",
+    Code.HOLD_RELEASED: "Released {amount} held tokens. Balance: {balance}",
+    Code.USAGE_RECORDED: (
+        "Recorded {quantity} of {meter}: {free_quantity} free, {amount} tokens for {charged_quantity}. "
+        "Balance: {balance}"
+    ),
+    Code.SUBSCRIPTION_CHANGED: "Subscription is now {tier}, {amount} tokens granted. Balance: {balance}",
+    Code.SUBSCRIPTION_RENEWED: "Granted {amount} tokens until {period_end}. Balance: {balance}",
+    Code.RENEWAL_SCHEDULED: "{amount} tokens take effect on {period_start}",
+    Code.SUBSCRIPTION_CANCELED: "Subscription ends on {period_end}. Balance: {balance}",
+    Code.PAYMENT_REFUNDED: "Took back {amount} tokens of a refunded payment. Balance: {balance}",
+    Code.PAYMENT_DISPUTED: "A payment is disputed, {amount} tokens taken back. Balance: {balance}",
+    Code.DISPUTE_WON: "Dispute won, {amount} tokens given back. Balance: {balance}",
+    Code.DISPUTE_LOST: "Dispute lost, {amount} tokens taken back. Balance: {balance}",
+    Code.PAYMENT_FAILED: "A payment failed, {amount} tokens taken back. Balance: {balance}",
+    Code.PAYMENT_AWAITED: "Recorded; it counts when the payment {original_reference_id} comes",
     Code.INSUFFICIENT_BALANCE: "Insufficient token balance. Required: {required}, Available: {available}",
     Code.ACCOUNT_NOT_FOUND: "No token account for user {user}",
     Code.ACCOUNT_EXISTS: "User {user} already has an account on tier {tier}",
@@ -77,6 +103,21 @@ _MESSAGES: Mapping[Code, str] = {
     Code.UNKNOWN_PACKAGE: "Unknown token package {package_id}",
     Code.UNKNOWN_TIER: "Unknown subscription tier {tier}",
     Code.AMOUNT_MISMATCH: "The payment of {received} is not the price of package {package_id}: {expected}",
+    Code.CURRENCY_MISMATCH: "{received} does not fit the payment {original_reference_id} of {expected}",
+    Code.HOLD_NOT_FOUND: "User {user} has no hold {original_reference_id}",
+    Code.HOLD_CLOSED: "The hold {original_reference_id} is {state} already. Nothing moved",
+    Code.HOLD_EXCEEDED: "Required: {required}, held: {available}. Settle less, or take the excess",
+    Code.UNKNOWN_METER: "Unknown meter {meter}",
+    Code.ORIGINAL_REQUIRED: "A refund names the usage it refunds in originalReferenceId",
+    Code.ORIGINAL_NOT_FOUND: "User {user} has no operation {original_reference_id} to take back",
+    Code.ORIGINAL_NOT_REFUNDABLE: "{original_reference_id} took no tokens that could be given back",
+    Code.REFUND_EXCEEDS_ORIGINAL: (
+        "Refund of {required} tokens exceeds what is left of {original_reference_id}: {available}"
+    ),
+    Code.CREDIT_EXPIRED: "The credit expired on {expires_at}",
+    Code.PERIOD_ALREADY_GRANTED: "The period from {period_start} to {period_end} is granted already",
+    Code.PERIOD_OUT_OF_RANGE: "The period of {period_start} can't be granted now",
+    Code.SUBSCRIPTION_NOT_ACTIVE: "The subscription of user {user} is canceled",
 }
 
 
@@ -98,7 +139,7 @@ class _Words(dict[str, str]):
                 return outcome.user_id
         value = outcome.detail[name]
         if isinstance(value, str):
-            return value
+            return f"{datetime.fromisoformat(value):%Y-%m-%d %H:%M}Z" if name in _TIMES else value
         return human_amount(value, round_up=name == "required")
 
 
@@ -107,6 +148,8 @@ def human_amount(amount: int, *, round_up: bool = False) -> str:
 
     Rounded down, or up, so that what is required never looks like what is available when it is more.
     """
+    if amount < 0:
+        return f"-{human_amount(-amount)}"
     for size, suffix in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
         # Rounded up, 999,901 is 1.0M and not 1000.0K.
         if amount >= size or (round_up and amount > size - size // 10_000):

@@ -1,0 +1,608 @@
+"""One account while a batch is decided: its lots, its holds, and the only place where a balance changes.
+
+What time brings about is booked here too, whenever the account is next touched: nothing waits for a job. A
+command that may still be refused works on a ``branch`` where something was due, so that a refusal leaves
+nothing behind.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from copy import copy
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import NamedTuple, assert_never
+
+from worker.catalog import Catalog, Mark, Tier
+from worker.core.known import (
+    ALERT_DEPLETED,
+    ALERT_LOW,
+    AccountState,
+    Hold,
+    HoldState,
+    Lot,
+    Payment,
+    PaymentEvent,
+    QuotaKey,
+    QuotaState,
+    Source,
+)
+from worker.core.outcomes import Detail, Outcome
+from worker.core.periods import period_at
+from worker.core.plan import AccountMove, Counter, Entry, Plan, QuotaEntry, UsageRefund
+
+#: The counter-account of a lot's tokens when they come in.
+COUNTER_OF: dict[Source, Counter] = {
+    Source.ALLOCATION: Counter.ALLOCATION,
+    Source.PURCHASE: Counter.PURCHASES,
+    Source.PURCHASE_BONUS: Counter.BONUS,
+    Source.BONUS: Counter.BONUS,
+    Source.REFUND: Counter.REFUNDS,
+    Source.ADJUSTMENT: Counter.ADJUSTMENTS,
+}
+
+
+class _Due(NamedTuple):
+    """Something that fell due; of several at one time the lower rank comes first."""
+
+    at: datetime
+    rank: int
+    place: int
+    what: Hold | Lot | None
+
+
+@dataclass(slots=True)
+class Written:
+    """The rows that a batch writes about one account, in order."""
+
+    entries: list[Entry] = field(default_factory=list)
+    new_lots: list[Lot] = field(default_factory=list)
+    changed_lots: dict[int, Lot] = field(default_factory=dict)
+    new_holds: list[Hold] = field(default_factory=list)
+    closed_holds: list[Hold] = field(default_factory=list)
+    quota_entries: list[QuotaEntry] = field(default_factory=list)
+    payments: list[Payment] = field(default_factory=list)
+    payment_events: list[PaymentEvent] = field(default_factory=list)
+    usage_refunds: list[UsageRefund] = field(default_factory=list)
+
+    def branch(self, lots: Mapping[int, Lot], holds: Mapping[str, Hold]) -> "Written":
+        """The same rows, of copies of the lots and holds."""
+        return Written(
+            entries=list(self.entries),
+            new_lots=[lots[lot.number] for lot in self.new_lots],
+            changed_lots={number: lots[number] for number in self.changed_lots},
+            new_holds=[holds[hold.reference_id] for hold in self.new_holds],
+            closed_holds=[holds[hold.reference_id] for hold in self.closed_holds],
+            quota_entries=list(self.quota_entries),
+            payments=list(self.payments),
+            payment_events=list(self.payment_events),
+            usage_refunds=list(self.usage_refunds),
+        )
+
+
+class AccountBook:
+    """One account as it stands after the commands answered so far, and what they wrote about it."""
+
+    def __init__(
+        self, state: AccountState, lots: Iterable[Lot], holds: Iterable[Hold], catalog: Catalog, now: datetime
+    ) -> None:
+        self.state = state
+        self.lots = {lot.number: lot for lot in lots}
+        self.holds = {hold.reference_id: hold for hold in holds}
+        self.expired_now = 0
+        self._catalog, self._now = catalog, now
+        self._sequence_before = state.sequence
+        self._freed = False
+        self._only_used, self._is_changed = True, False
+        #: The lots with something left, in the order in which they are spent; None until it is asked for.
+        self.burn_order: list[Lot] | None = None
+        self.quotas: dict[QuotaKey, QuotaState] = {}
+        self.written = Written()
+
+    def branch(self) -> "AccountBook":
+        """A copy that can be thrown away: what it is told doesn't reach this one."""
+        other = copy(self)
+        other.state = self.state.clone()
+        other.lots = {number: lot.clone() for number, lot in self.lots.items()}
+        other.holds = {reference: copy(hold) for reference, hold in self.holds.items()}
+        other.burn_order = None
+        other.quotas = {key: copy(quota) for key, quota in self.quotas.items()}
+        other.written = self.written.branch(other.lots, other.holds)
+        return other
+
+    def enter(self, plan: Plan) -> None:
+        """Put all that was written about this account into ``plan``."""
+        if self._is_changed:
+            plan.accounts.append(AccountMove(self.state, self._sequence_before, self._only_used))
+        written = self.written
+        plan.entries += written.entries
+        if self._only_used:  # nothing else can have come of it
+            plan.used_lots += written.changed_lots.values()
+            return
+        plan.changed_lots += written.changed_lots.values()
+        plan.new_lots += written.new_lots
+        plan.new_holds += written.new_holds
+        plan.closed_holds += written.closed_holds
+        plan.quota_entries += written.quota_entries
+        plan.payments += written.payments
+        plan.payment_events += written.payment_events
+        plan.usage_refunds += written.usage_refunds
+
+    def change(self) -> AccountState:
+        """The state, to change more of it than usage does."""
+        self._is_changed = True
+        self._only_used = False
+        return self.state
+
+    @property
+    def tier(self) -> Tier | None:
+        """The account's tier; None where the catalog no longer has it."""
+        return self._catalog.tiers.get(self.state.tier)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the subscription was canceled and its last period is over."""
+        return self.state.ends_at is not None and self.state.ends_at <= self._now
+
+    # -- tokens -------------------------------------------------------------------------------------------
+
+    def credit(
+        self,
+        outcome: Outcome,
+        amount: int,
+        source: Source,
+        *,
+        counter: Counter | None = None,
+        expires_at: datetime | None = None,
+        effective_at: datetime | None = None,
+        priority: int | None = None,
+        parent: int | None = None,
+        due_at: datetime | None = None,
+    ) -> Lot:
+        """A lot of ``amount`` new tokens. A debt is repaid with them first."""
+        lot = self._open_lot(outcome, amount, source, effective_at, expires_at, priority, parent)
+        self._fill(outcome, lot, amount, counter or COUNTER_OF[source], due_at)
+        return lot
+
+    def schedule(
+        self,
+        outcome: Outcome,
+        amount: int,
+        source: Source,
+        *,
+        effective_at: datetime,
+        expires_at: datetime | None = None,
+        priority: int | None = None,
+    ) -> Lot:
+        """A lot of tokens that take effect at ``effective_at``; no balance has them before."""
+        lot = self._open_lot(outcome, amount, source, effective_at, expires_at, priority, None)
+        lot.pending = amount
+        self._look_again_at(effective_at)
+        return lot
+
+    def take(self, outcome: Outcome, amount: int, counter: Counter, feature: str | None = None) -> int:
+        """Take up to ``amount`` free tokens in burn order; how many were taken."""
+        left = amount
+        for lot, free in self.burning():
+            if left == 0:
+                break
+            part = min(free, left)
+            self.post(outcome, counter, -part, lot, feature=feature)
+            left -= part
+        return amount - left
+
+    def post(
+        self,
+        outcome: Outcome,
+        counter: Counter,
+        amount: int,
+        lot: Lot | None,
+        *,
+        feature: str | None = None,
+        due_at: datetime | None = None,
+    ) -> None:
+        """One entry, and the account and the lot with it: the only place where a balance changes.
+
+        Without a lot it is the account's debt that moves.
+        """
+        state = self.state
+        before = state.balance
+        after = state.balance = before + amount
+        sequence = state.sequence = state.sequence + 1
+        self._is_changed = True
+        if counter is Counter.USAGE:
+            state.used -= amount
+        else:
+            self._only_used = False
+            self._sum(counter, amount)
+            if counter is Counter.EXPIRY and due_at is not None:
+                self.expired_now -= amount
+        if lot is None:
+            state.debt -= amount
+        else:
+            lot.remaining += amount
+            if lot.outcome is None:  # else it is new, and written as it will be
+                self.written.changed_lots[lot.number] = lot
+        if outcome.first_entry is None:
+            outcome.first_entry = sequence
+        outcome.last_entry = sequence
+        self.written.entries.append(
+            Entry(
+                state.account_id,
+                sequence,
+                outcome,
+                counter,
+                amount,
+                before,
+                after,
+                None if lot is None else lot.number,
+                feature,
+                due_at,
+                due_at or outcome.occurred_at or self._now,
+                self._now,
+            )
+        )
+
+    def put_back(self, outcome: Outcome, parts: Iterable[tuple[int, int]]) -> None:
+        """Give refunded tokens back to their lots, as (lot, tokens); a debt is repaid first."""
+        for number, tokens in parts:
+            repaid = min(self.state.debt, tokens)
+            if repaid:
+                self.post(outcome, Counter.REFUNDS, repaid, None)
+            if tokens > repaid:
+                lot = self.lots[number]
+                self.post(outcome, Counter.REFUNDS, tokens - repaid, lot)
+                self._expect_of(lot)
+        self.burn_order = None  # what was used up may be spent again
+        self._freed = True
+
+    def forfeit(self, outcome: Outcome, lot: Lot) -> int:
+        """End a lot before its time: what is free of it expires, what is pending never takes effect."""
+        free = lot.free
+        if free:
+            self.post(outcome, Counter.EXPIRY, -free, lot)
+        lot.pending = 0
+        self._touch(lot)
+        return free
+
+    def owe(self, outcome: Outcome, amount: int, counter: Counter) -> None:
+        """Take ``amount`` that isn't there: the balance falls below what the lots hold."""
+        if amount:
+            self.post(outcome, counter, -amount, None)
+
+    def free_tokens(self) -> int:
+        """What is in the lots and not held; with a debt, more than is available."""
+        return self.state.balance + self.state.debt - self.state.held
+
+    # -- holds --------------------------------------------------------------------------------------------
+
+    def hold(self, outcome: Outcome, amount: int, expires_at: datetime) -> Hold:
+        """Keep ``amount`` tokens, which are available, for work to come."""
+        parts, left = [], amount
+        for lot, free in self.burning():
+            part = min(free, left)
+            lot.held += part
+            self._touch(lot)
+            parts.append((lot.number, part))
+            left -= part
+            if left == 0:
+                break
+        state = self.change()
+        state.held += amount
+        hold = Hold(
+            account_id=state.account_id,
+            reference_id=outcome.reference_id,
+            amount=amount,
+            parts=tuple(parts),
+            opened_at=self._now,
+            expires_at=expires_at,
+            outcome=outcome,
+        )
+        self.holds[hold.reference_id] = hold
+        self.written.new_holds.append(hold)
+        self._look_again_at(expires_at)
+        return hold
+
+    def close(
+        self, outcome: Outcome, hold: Hold, state: HoldState, *, at: datetime | None = None, captured: int = 0
+    ) -> None:
+        """End a hold; its tokens are free again, for whoever takes them next."""
+        hold.state, hold.captured = state, captured
+        hold.closed_at, hold.closed_by = at or self._now, outcome
+        for number, amount in hold.parts:
+            lot = self.lots[number]
+            lot.held -= amount
+            self._touch(lot)
+            self._expect_of(lot)  # wholly held, it was not waited for
+        self.change().held -= hold.amount
+        if hold.outcome is None:
+            self.written.closed_holds.append(hold)
+        self.burn_order = None
+        self._freed = True
+
+    # -- quotas -------------------------------------------------------------------------------------------
+
+    def count(self, outcome: Outcome, key: QuotaKey, amount: int) -> QuotaState:
+        """Use ``amount`` units of a quota."""
+        quota = self.quotas[key]
+        before = quota.used
+        quota.used += amount
+        quota.sequence += 1
+        self._only_used = False
+        self.written.quota_entries.append(
+            QuotaEntry(key, quota.sequence, outcome, amount, before, quota.used, self._now)
+        )
+        return quota
+
+    # -- what falls due -----------------------------------------------------------------------------------
+
+    @property
+    def is_due(self) -> bool:
+        """Whether something may have fallen due."""
+        return self.state.due_at is not None and self.state.due_at <= self._now
+
+    def settle_due(self, outcome: Outcome) -> None:
+        """Book what has fallen due, in the order in which it did."""
+        rolled: dict[datetime, int] = {}
+        while (due := min(self._due(), key=lambda due: due[:3], default=None)) is not None:
+            match due.what:
+                case Hold():
+                    self._run_out(outcome, due.what)
+                case Lot() if due.what.pending:
+                    self._take_effect(outcome, due.what)
+                case Lot():
+                    self._expire_and_roll_over(outcome, due.what, due.at, rolled)
+                case None:
+                    self._renew(outcome)
+                case _:
+                    assert_never(due.what)
+        self._freed = False
+        self.change().due_at = self._next_due()
+
+    def finish(self, outcome: Outcome) -> None:
+        """After an applied command: what it freed expires where it must, and notices are written."""
+        if self._freed:
+            self._freed = False
+            for lot in list(self.lots.values()):
+                self._expire_if_over(outcome, lot, self._now)
+            self._repay(outcome, self._now)
+        expiring: tuple[Detail, ...] = ()
+        if self.is_due:
+            expiring = tuple(self._expiring())
+            self.change().due_at = self._next_due()
+        outcome.notices = expiring + self._crossed()
+
+    def look(self) -> None:
+        """The marks as they stand when the account is opened: below one is no crossing of it."""
+        self._crossed()
+
+    def expect_renewal(self) -> None:
+        """A tier that renews by itself falls due at the end of what is granted."""
+        if self.tier is not None and self.tier.auto_renew and self.state.ends_at is None:
+            self._look_again_at(self.state.granted_until)
+
+    def _due(self) -> Iterator[_Due]:
+        now, state = self._now, self.state
+        for place, hold in enumerate(self.holds.values()):
+            if hold.state is HoldState.OPEN and hold.expires_at <= now:
+                yield _Due(hold.expires_at, 0, place, hold)
+        for lot in self.lots.values():
+            if lot.free and lot.expires_at is not None and lot.expires_at <= now:
+                yield _Due(lot.expires_at, 1, lot.number, lot)
+            elif lot.pending and lot.effective_at <= now:
+                yield _Due(lot.effective_at, 3, lot.number, lot)
+        tier = self.tier
+        if tier is not None and tier.auto_renew and state.ends_at is None and state.granted_until <= now:
+            yield _Due(period_at(state.anchor, now).start, 2, 0, None)
+
+    def _next_due(self) -> datetime | None:
+        moments = [hold.expires_at for hold in self.holds.values() if hold.state is HoldState.OPEN]
+        for lot in self.lots.values():
+            if lot.pending:
+                moments.append(lot.effective_at)
+            if (at := self._lot_due_at(lot)) is not None:
+                moments.append(at)
+        if self.tier is not None and self.tier.auto_renew and self.state.ends_at is None:
+            moments.append(self.state.granted_until)
+        return min(moments, default=None)
+
+    def _lot_due_at(self, lot: Lot) -> datetime | None:
+        """When there is next something to do about what remains in ``lot``: a notice, or its expiry."""
+        if lot.expires_at is None or lot.remaining == 0:
+            return None
+        days = self._catalog.notices.expiring_days
+        if days and lot.source is not Source.ALLOCATION and not lot.is_noticed:
+            return _days_before(lot.expires_at, days)
+        # What is held of it expires when it is freed: then the hold is what is waited for.
+        return lot.expires_at if lot.free else None
+
+    def _run_out(self, outcome: Outcome, hold: Hold) -> None:
+        self.close(outcome, hold, HoldState.EXPIRED, at=hold.expires_at)
+        for number, _ in hold.parts:
+            lot = self.lots[number]
+            if lot.expires_at is not None and lot.expires_at < hold.expires_at:
+                self._expire_if_over(outcome, lot, hold.expires_at)
+        self._repay(outcome, hold.expires_at)
+
+    def _take_effect(self, outcome: Outcome, lot: Lot) -> None:
+        amount, lot.pending = lot.pending, 0
+        self._touch(lot)
+        self._fill(outcome, lot, amount, COUNTER_OF[lot.source], lot.effective_at)
+
+    def _expire_and_roll_over(
+        self, outcome: Outcome, lot: Lot, at: datetime, rolled: dict[datetime, int]
+    ) -> None:
+        tier = self.tier
+        if lot.source is Source.ALLOCATION and lot.parent is None and tier is not None:
+            cap = 0 if self.state.ends_at is not None else tier.rollover_tokens
+            if roll := min(lot.free, cap - rolled.get(at, 0)):
+                rolled[at] = rolled.get(at, 0) + roll
+                end = period_at(self.state.anchor, at).end
+                heir = self._open_lot(outcome, roll, Source.ALLOCATION, at, end, None, lot.number)
+                self.post(outcome, Counter.TRANSFERS, -roll, lot, due_at=at)
+                self.post(outcome, Counter.TRANSFERS, roll, heir, due_at=at)
+        self._expire_if_over(outcome, lot, at)
+
+    def _expire_if_over(self, outcome: Outcome, lot: Lot, at: datetime) -> None:
+        free = lot.free
+        if free and lot.expires_at is not None and lot.expires_at <= at:
+            self.post(outcome, Counter.EXPIRY, -free, lot, due_at=lot.expires_at)
+
+    def _renew(self, outcome: Outcome) -> None:
+        period = period_at(self.state.anchor, self._now)
+        tier = self._catalog.tiers[self.state.tier]
+        state = self.change()
+        state.granted_until, state.period_granted = period.end, tier.monthly_tokens
+        if tier.monthly_tokens:
+            self.credit(
+                outcome,
+                tier.monthly_tokens,
+                Source.ALLOCATION,
+                effective_at=period.start,
+                expires_at=period.end,
+                due_at=period.start,
+            )
+
+    def _repay(self, outcome: Outcome, at: datetime) -> None:
+        """A debt is repaid with what is free, pair by pair: the balance stays as it is."""
+        if self.state.debt == 0:
+            return
+        for lot, free in self.burning():
+            if lot.expires_at is not None and lot.expires_at <= at:
+                continue
+            part = min(free, self.state.debt)
+            self.post(outcome, Counter.TRANSFERS, -part, lot, due_at=at)
+            self.post(outcome, Counter.TRANSFERS, part, None, due_at=at)
+            if self.state.debt == 0:
+                return
+
+    # -- notices ------------------------------------------------------------------------------------------
+
+    def _expiring(self) -> Iterator[Detail]:
+        days = self._catalog.notices.expiring_days
+        for lot in self.lots.values() if days else ():
+            at = lot.expires_at
+            if at is None or lot.is_noticed or lot.remaining == 0 or lot.source is Source.ALLOCATION:
+                continue
+            if _days_before(at, days) <= self._now < at:
+                lot.is_noticed = True
+                self._touch(lot)
+                yield {
+                    "type": "credit.expiring",
+                    "lot": lot.number,
+                    "tokens": lot.remaining,
+                    "source": lot.source.value,
+                    "expires_at": at.isoformat(),
+                }
+
+    def _crossed(self) -> tuple[Detail, ...]:
+        state, marks = self.state, self._catalog.notices
+        available = state.balance - state.held
+        low = self._alerted(ALERT_LOW, "balance.low", marks.low, available)
+        return low + self._alerted(ALERT_DEPLETED, "balance.depleted", marks.depleted, available)
+
+    def _alerted(self, alert: int, kind: str, mark: Mark | None, available: int) -> tuple[Detail, ...]:
+        """The notice of a crossing: once, and again only after a recovery."""
+        if mark is None:
+            return ()
+        if self.state.alerts & alert:
+            if available >= mark.again_from:
+                self.change().alerts &= ~alert
+        elif available <= mark.at:
+            self.change().alerts |= alert
+            return ({"type": kind, "available": available, "mark": mark.at},)
+        return ()
+
+    # -- lots ---------------------------------------------------------------------------------------------
+
+    def _open_lot(
+        self,
+        outcome: Outcome,
+        amount: int,
+        source: Source,
+        effective_at: datetime | None,
+        expires_at: datetime | None,
+        priority: int | None,
+        parent: int | None,
+    ) -> Lot:
+        state = self.change()
+        state.lot_count += 1
+        lot = Lot(
+            account_id=state.account_id,
+            number=state.lot_count,
+            source=source,
+            granted=amount,
+            priority=getattr(self._catalog.priorities, source.value) if priority is None else priority,
+            effective_at=effective_at or self._now,
+            expires_at=expires_at,
+            parent=parent,
+            outcome=outcome,
+        )
+        self.lots[lot.number] = lot
+        self.written.new_lots.append(lot)
+        self.burn_order = None
+        return lot
+
+    def _fill(
+        self, outcome: Outcome, lot: Lot, amount: int, counter: Counter, due_at: datetime | None
+    ) -> None:
+        repaid = min(self.state.debt, amount)
+        if repaid:
+            self.post(outcome, counter, repaid, None, due_at=due_at)
+        if amount > repaid:
+            self.post(outcome, counter, amount - repaid, lot, due_at=due_at)
+        self.burn_order = None
+        self._expect_of(lot)
+        if due_at is None and lot.expires_at is not None and lot.expires_at <= self._now:
+            self._freed = True  # given back with an expiry that has passed
+
+    def _expect_of(self, lot: Lot) -> None:
+        if (at := self._lot_due_at(lot)) is not None:
+            self._look_again_at(at)
+
+    def burning(self) -> Iterator[tuple[Lot, int]]:
+        """The lots with free tokens, in the order in which they are to be spent."""
+        if self.burn_order is None:
+            self.burn_order = sorted((lot for lot in self.lots.values() if lot.remaining), key=_burn_order)
+        for lot in self.burn_order:
+            if free := lot.remaining - lot.held:
+                yield lot, free
+
+    def _touch(self, lot: Lot) -> None:
+        if lot.outcome is None:
+            self.written.changed_lots[lot.number] = lot
+        self.change()
+
+    def _look_again_at(self, moment: datetime) -> None:
+        state = self.change()
+        if state.due_at is None or moment < state.due_at:
+            state.due_at = moment
+
+    def _sum(self, counter: Counter, amount: int) -> None:
+        state = self.state
+        match counter:
+            case Counter.ALLOCATION:
+                state.allocated += amount
+            case Counter.PURCHASES:
+                state.purchased += amount
+            case Counter.BONUS:
+                state.bonus += amount
+            case Counter.REFUNDS:
+                state.refunded += amount
+            case Counter.ADJUSTMENTS:
+                state.adjusted += amount
+            case Counter.EXPIRY:
+                state.expired -= amount
+            case Counter.REVERSALS:
+                state.reversed -= amount
+            case Counter.TRANSFERS | Counter.USAGE:
+                pass  # between two lots; usage is summed where it is posted
+            case _:
+                assert_never(counter)
+
+
+def _burn_order(lot: Lot) -> tuple[int, bool, float, int]:
+    at = lot.expires_at
+    return lot.priority, at is None, 0.0 if at is None else at.timestamp(), lot.number
+
+
+def _days_before(moment: datetime, days: int) -> datetime:
+    return moment - timedelta(days=days)

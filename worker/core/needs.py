@@ -1,0 +1,62 @@
+"""What must be known before commands can be decided."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from schemas import (
+    Command,
+    DisputeClosed,
+    FreeUpload,
+    OpenAccount,
+    PaymentDisputed,
+    PaymentFailed,
+    PaymentRefunded,
+    PaymentSucceeded,
+    RecordUsage,
+    RefundCredit,
+    ReleaseUsage,
+    SettleUsage,
+)
+
+
+@dataclass(slots=True)
+class Needs:
+    """Users and references by what is asked of them.
+
+    ``references`` are the commands' own and the originals they name. ``opening`` maps a user to the tier that
+    is asked for first. ``holds``, ``usages`` and ``payments`` are the references of originals; ``paying``
+    those of payments, also of ones that come now. ``counting`` are the users whose quotas matter.
+    """
+
+    users: set[str] = field(default_factory=set)
+    references: set[str] = field(default_factory=set)
+    opening: dict[str, str] = field(default_factory=dict)
+    holds: set[str] = field(default_factory=set)
+    usages: set[str] = field(default_factory=set)
+    payments: set[str] = field(default_factory=set)
+    paying: set[str] = field(default_factory=set)
+    counting: set[str] = field(default_factory=set)
+
+
+def needs_of(commands: Iterable[Command]) -> Needs:
+    """What ``commands`` ask of the ledger."""
+    needs = Needs()
+    for command in commands:
+        needs.users.add(command.user_id)
+        needs.references.add(command.reference_id)
+        match command:
+            case OpenAccount():
+                needs.opening.setdefault(command.user_id, command.tier)
+            case FreeUpload() | RecordUsage():
+                needs.counting.add(command.user_id)
+            case SettleUsage() | ReleaseUsage():
+                needs.holds.add(command.original_reference_id)
+            case RefundCredit() if command.original_reference_id is not None:
+                needs.usages.add(command.original_reference_id)
+            case PaymentSucceeded():
+                needs.paying.add(command.reference_id)
+            case PaymentRefunded() | PaymentDisputed() | DisputeClosed() | PaymentFailed():
+                needs.payments.add(command.original_reference_id)
+    needs.references |= needs.holds | needs.usages | needs.payments
+    needs.paying |= needs.payments
+    return needs

@@ -1,0 +1,32 @@
+"""Periods: months counted from an account's anchor, in UTC, so that no clock change moves them."""
+
+from calendar import monthrange
+from datetime import date, datetime
+from typing import NamedTuple
+
+
+class Period(NamedTuple):
+    """From ``start`` until before ``end``."""
+
+    start: datetime
+    end: datetime
+
+    @property
+    def key(self) -> date:
+        """The day (UTC) by which quotas name the period."""
+        return self.start.date()
+
+
+def months_after(anchor: datetime, months: int) -> datetime:
+    """``anchor`` so many months later; from the 31st, on the last day of a month that has none."""
+    year, month = divmod(anchor.year * 12 + anchor.month - 1 + months, 12)
+    month += 1
+    return anchor.replace(year=year, month=month, day=min(anchor.day, monthrange(year, month)[1]))
+
+
+def period_at(anchor: datetime, moment: datetime) -> Period:
+    """The period that contains ``moment``; both are aware and in UTC."""
+    months = (moment.year - anchor.year) * 12 + moment.month - anchor.month
+    if months_after(anchor, months) > moment:
+        months -= 1
+    return Period(months_after(anchor, months), months_after(anchor, months + 1))

@@ -1,0 +1,117 @@
+"""Credit that is given, given back, or corrected by hand."""
+
+from collections.abc import Iterator
+
+from schemas import (
+    AdjustCredit,
+    BonusCredit,
+    Code,
+    DeductUsage,
+    RecordUsage,
+    RefundCredit,
+    SettleUsage,
+    type_of,
+)
+from worker.core.account import AccountBook
+from worker.core.known import Source, Taken
+from worker.core.outcomes import Outcome
+from worker.core.plan import Counter, UsageRefund
+from worker.core.rules.verdicts import Context, Verdict, applied, rejected, short_of
+
+#: What takes tokens that a refund may give back.
+REFUNDABLE = frozenset({type_of(DeductUsage), type_of(SettleUsage), type_of(RecordUsage)})
+
+
+def refund(book: AccountBook, command: RefundCredit, outcome: Outcome, context: Context) -> Verdict:
+    """Back to the lots it was taken from, the last of them first, with the expiry they have."""
+    named = command.original_reference_id
+    if named is None:
+        return _unbound(book, command, outcome, context)
+    original = context.outcome_of(named)
+    if original is None or original.user_id != command.user_id:
+        return rejected(Code.ORIGINAL_NOT_FOUND, original_reference_id=named)
+    if not original.is_applied or original.type not in REFUNDABLE:
+        return rejected(Code.ORIGINAL_NOT_REFUNDABLE, original_reference_id=named)
+    taken = _taken(book, original, context)
+    left = sum(tokens for _, tokens in taken.parts) - taken.refunded
+    if command.tokens > left:
+        refused = short_of(command.tokens, left, Code.REFUND_EXCEEDS_ORIGINAL)
+        return refused._replace(detail={"original_reference_id": named, **refused.detail})
+    book.put_back(outcome, _back(taken, command.tokens))
+    book.written.usage_refunds.append(
+        UsageRefund(book.state.account_id, outcome, original, command.tokens, context.now)
+    )
+    return applied(Code.TOKENS_REFUNDED, command.tokens, original_reference_id=named)
+
+
+def _unbound(book: AccountBook, command: RefundCredit, outcome: Outcome, context: Context) -> Verdict:
+    if context.catalog.refunds.unbound == "refuse":
+        return rejected(Code.ORIGINAL_REQUIRED)
+    book.credit(outcome, command.tokens, Source.REFUND)
+    return applied(Code.TOKENS_REFUNDED, command.tokens)
+
+
+def _taken(book: AccountBook, original: Outcome, context: Context) -> Taken:
+    known = context.known.usages.get(original.reference_id)
+    if known is not None and original.reference_id not in context.fresh:
+        parts, refunded = known.parts, known.refunded
+    else:  # it was taken in this batch
+        parts = tuple(
+            (entry.lot, -entry.amount)
+            for entry in book.written.entries
+            if entry.outcome is original and entry.counter is Counter.USAGE and entry.lot is not None
+        )
+        refunded = 0
+    refunded += sum(row.tokens for row in book.written.usage_refunds if row.original is original)
+    return Taken(parts, refunded)
+
+
+def _back(taken: Taken, tokens: int) -> Iterator[tuple[int, int]]:
+    """The next ``tokens`` of what was taken, from its end, behind what has been refunded."""
+    skip, left = taken.refunded, tokens
+    for lot, amount in reversed(taken.parts):
+        skipped = min(skip, amount)
+        skip -= skipped
+        part = min(amount - skipped, left)
+        if part:
+            yield lot, part
+        left -= part
+
+
+def bonus(book: AccountBook, command: BonusCredit, outcome: Outcome, context: Context) -> Verdict:
+    """Promotional tokens, now or later, for ever or for a while."""
+    until = {} if command.expires_at is None else {"expires_at": command.expires_at.isoformat()}
+    if command.expires_at is not None and command.expires_at <= context.now:
+        return rejected(Code.CREDIT_EXPIRED, **until)
+    if command.effective_at is not None and command.effective_at > context.now:
+        book.schedule(
+            outcome,
+            command.tokens,
+            Source.BONUS,
+            effective_at=command.effective_at,
+            expires_at=command.expires_at,
+            priority=command.priority,
+        )
+        start = command.effective_at.isoformat()
+        return applied(Code.BONUS_SCHEDULED, command.tokens, effective_at=start, **until)
+    book.credit(
+        outcome, command.tokens, Source.BONUS, expires_at=command.expires_at, priority=command.priority
+    )
+    return applied(Code.BONUS_GRANTED, command.tokens, **until)
+
+
+def adjust(book: AccountBook, command: AdjustCredit, outcome: Outcome, context: Context) -> Verdict:
+    """By hand, with a reason and a name."""
+    who = {"reason": command.reason, "actor": command.actor}
+    if command.tokens > 0:
+        if command.expires_at is not None and command.expires_at <= context.now:
+            return rejected(Code.CREDIT_EXPIRED, expires_at=command.expires_at.isoformat(), **who)
+        book.credit(outcome, command.tokens, Source.ADJUSTMENT, expires_at=command.expires_at)
+        return applied(Code.ADJUSTMENT_CREDITED, command.tokens, **who)
+    tokens = -command.tokens
+    if tokens > book.state.available and not command.allow_negative:
+        refused = short_of(tokens, book.state.available)
+        return refused._replace(detail={**refused.detail, **who})
+    taken = book.take(outcome, tokens, Counter.ADJUSTMENTS)
+    book.owe(outcome, tokens - taken, Counter.ADJUSTMENTS)
+    return applied(Code.ADJUSTMENT_DEBITED, tokens, **who)

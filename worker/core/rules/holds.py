@@ -1,0 +1,69 @@
+"""Two-phase usage: reserve, then settle or release. A hold ends once, whoever comes first."""
+
+from datetime import timedelta
+
+from schemas import Code, ReleaseUsage, ReserveUsage, SettleUsage
+from worker.core.account import AccountBook
+from worker.core.known import Hold, HoldState
+from worker.core.outcomes import Outcome
+from worker.core.plan import Counter
+from worker.core.rules.verdicts import Context, Verdict, applied, rejected, short_of
+
+
+def reserve(book: AccountBook, command: ReserveUsage, outcome: Outcome, context: Context) -> Verdict:
+    """Keep tokens for work to come; the balance stays, less of it is available."""
+    available = book.state.available
+    if command.tokens > available:
+        return short_of(command.tokens, available)
+    expires_at = context.now + timedelta(seconds=command.ttl_seconds)
+    book.hold(outcome, command.tokens, expires_at)
+    return applied(Code.TOKENS_RESERVED, command.tokens, expires_at=expires_at.isoformat())
+
+
+def settle(book: AccountBook, command: SettleUsage, outcome: Outcome) -> Verdict:
+    """Take what was used of what was held, also where the lots behind it have expired meanwhile."""
+    hold = book.holds.get(command.original_reference_id)
+    if hold is None or hold.state is not HoldState.OPEN:
+        return _gone(command, hold)
+    excess = command.tokens - hold.amount
+    if excess > 0:
+        if command.on_excess == "refuse":
+            return _of(command, short_of(command.tokens, hold.amount, Code.HOLD_EXCEEDED))
+        if excess > book.state.available:
+            return _of(command, short_of(command.tokens, hold.amount + book.state.available))
+    book.close(outcome, hold, HoldState.SETTLED, captured=command.tokens)
+    left = min(command.tokens, hold.amount)
+    for number, amount in hold.parts:
+        part = min(amount, left)
+        if part:
+            book.post(outcome, Counter.USAGE, -part, book.lots[number], feature=command.feature)
+        left -= part
+    if excess > 0:
+        book.take(outcome, excess, Counter.USAGE, command.feature)
+    return applied(
+        Code.HOLD_SETTLED,
+        command.tokens,
+        original_reference_id=command.original_reference_id,
+        released=max(-excess, 0),
+    )
+
+
+def release(book: AccountBook, command: ReleaseUsage, outcome: Outcome) -> Verdict:
+    """Nothing was used."""
+    hold = book.holds.get(command.original_reference_id)
+    if hold is None or hold.state is not HoldState.OPEN:
+        return _gone(command, hold)
+    book.close(outcome, hold, HoldState.RELEASED)
+    return applied(Code.HOLD_RELEASED, hold.amount, original_reference_id=command.original_reference_id)
+
+
+def _gone(command: SettleUsage | ReleaseUsage, hold: Hold | None) -> Verdict:
+    if hold is None:
+        return rejected(Code.HOLD_NOT_FOUND, original_reference_id=command.original_reference_id)
+    return rejected(
+        Code.HOLD_CLOSED, original_reference_id=command.original_reference_id, state=hold.state.value
+    )
+
+
+def _of(command: SettleUsage, verdict: Verdict) -> Verdict:
+    return verdict._replace(detail={"original_reference_id": command.original_reference_id, **verdict.detail})

@@ -1,0 +1,300 @@
+"""Payments, and payments that go back.
+
+What has been taken back of a payment follows from the set of its events alone, not from their order: each
+event brings it up to date, and one that was there before its payment counts when the payment comes.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import assert_never
+
+from schemas import (
+    Code,
+    DisputeClosed,
+    PaymentDisputed,
+    PaymentFailed,
+    PaymentRefunded,
+    PaymentSucceeded,
+)
+from worker.catalog import PaymentPolicy
+from worker.core.account import AccountBook
+from worker.core.known import Happened, Lot, Payment, PaymentEvent, Source
+from worker.core.outcomes import Outcome
+from worker.core.plan import Counter
+from worker.core.rules.verdicts import Context, Verdict, applied, rejected
+
+Reversing = PaymentRefunded | PaymentDisputed | DisputeClosed | PaymentFailed
+
+
+def purchase(book: AccountBook, command: PaymentSucceeded, outcome: Outcome, context: Context) -> Verdict:
+    """A package: its tokens, and its bonus as a lot of its own that belongs to it."""
+    package = context.catalog.package(command.package_id, command.package_index)
+    if package is None:
+        named = command.package_id if command.package_id is not None else f"#{command.package_index}"
+        return rejected(Code.UNKNOWN_PACKAGE, package_id=named)
+    price = f"{package.price_minor} {package.currency}"
+    paid = f"{command.amount_minor} {command.currency}"
+    if paid != price:
+        return rejected(Code.AMOUNT_MISMATCH, package_id=package.id, expected=price, received=paid)
+    payment = Payment(
+        account_id=book.state.account_id,
+        reference_id=command.reference_id,
+        package_id=package.id,
+        amount_minor=command.amount_minor,
+        currency=command.currency,
+        base_tokens=package.tokens,
+        bonus_tokens=package.bonus_tokens,
+        provider=command.provider,
+        recorded_at=context.now,
+        occurred_at=command.occurred_at,
+        outcome=outcome,
+    )
+    book.written.payments.append(payment)
+
+    bought = book.credit(
+        outcome, package.tokens, Source.PURCHASE, expires_at=_in_days(context, package.valid_days)
+    )
+    if package.bonus_tokens:
+        book.credit(
+            outcome,
+            package.bonus_tokens,
+            Source.PURCHASE_BONUS,
+            expires_at=_in_days(context, package.bonus_valid_days),
+            parent=bought.number,
+        )
+    detail: dict[str, int | str] = {
+        "package_id": package.id,
+        "base_tokens": package.tokens,
+        "bonus_tokens": package.bonus_tokens,
+    }
+    if _events(book, command.reference_id, context):
+        event = _event(command, Happened.SUCCEEDED, command.reference_id, book, outcome, context)
+        _bring_up_to_date(book, payment, event, outcome, context)
+        if event.uncollected:
+            detail["uncollected"] = event.uncollected
+    return applied(Code.TOKENS_PURCHASED, package.tokens + package.bonus_tokens, **detail)
+
+
+def reverse(book: AccountBook, command: Reversing, outcome: Outcome, context: Context) -> Verdict:
+    """Something happened to a payment: what has to be taken back or given back of it, now."""
+    named = command.original_reference_id
+    detail: dict[str, int | str] = {"original_reference_id": named}
+    if not isinstance(command, PaymentFailed):
+        detail["amount_minor"] = command.amount_minor
+    happened = _happened(command)
+    payment = _payment(book, named, context)
+    if payment is None:
+        original = context.outcome_of(named)
+        if original is not None and original.is_applied:
+            return rejected(Code.ORIGINAL_NOT_FOUND, original_reference_id=named)
+        _event(command, happened, named, book, outcome, context)
+        return applied(Code.PAYMENT_AWAITED, 0, **detail)
+    if not isinstance(command, PaymentFailed) and command.currency != payment.currency:
+        return rejected(
+            Code.CURRENCY_MISMATCH,
+            original_reference_id=named,
+            expected=f"{payment.amount_minor} {payment.currency}",
+            received=f"{command.amount_minor} {command.currency}",
+        )
+    event = _event(command, happened, named, book, outcome, context)
+    _bring_up_to_date(book, payment, event, outcome, context)
+    if event.uncollected > 0:
+        detail["uncollected"] = event.uncollected
+    return applied(_CODE[happened], abs(event.collected), **detail)
+
+
+_CODE: Mapping[Happened, Code] = {
+    Happened.REFUNDED: Code.PAYMENT_REFUNDED,
+    Happened.DISPUTED: Code.PAYMENT_DISPUTED,
+    Happened.DISPUTE_WON: Code.DISPUTE_WON,
+    Happened.DISPUTE_LOST: Code.DISPUTE_LOST,
+    Happened.FAILED: Code.PAYMENT_FAILED,
+}
+
+
+def _happened(command: Reversing) -> Happened:
+    match command:
+        case PaymentRefunded():
+            return Happened.REFUNDED
+        case PaymentDisputed():
+            return Happened.DISPUTED
+        case DisputeClosed():
+            return Happened.DISPUTE_WON if command.result == "won" else Happened.DISPUTE_LOST
+        case PaymentFailed():
+            return Happened.FAILED
+        case _:
+            assert_never(command)
+
+
+def _event(
+    command: PaymentSucceeded | Reversing,
+    happened: Happened,
+    payment_reference: str,
+    book: AccountBook,
+    outcome: Outcome,
+    context: Context,
+) -> PaymentEvent:
+    money = command if isinstance(command, PaymentRefunded | PaymentDisputed | DisputeClosed) else None
+    event = PaymentEvent(
+        account_id=book.state.account_id,
+        payment_reference=payment_reference,
+        happened=happened,
+        recorded_at=context.now,
+        dispute_id=command.dispute_id if isinstance(command, PaymentDisputed | DisputeClosed) else None,
+        amount_minor=None if money is None else money.amount_minor,
+        currency=None if money is None else money.currency,
+        occurred_at=command.occurred_at,
+        outcome=outcome,
+    )
+    book.written.payment_events.append(event)
+    book.change()
+    return event
+
+
+def _payment(book: AccountBook, reference_id: str, context: Context) -> Payment | None:
+    payment = context.known.payments.get(reference_id)
+    if payment is not None and payment.account_id == book.state.account_id:
+        return payment
+    return next((fresh for fresh in book.written.payments if fresh.reference_id == reference_id), None)
+
+
+def _events(book: AccountBook, reference_id: str, context: Context) -> list[PaymentEvent]:
+    """What has happened to the payment so far, this moment's included."""
+    return [
+        *(
+            event
+            for event in context.known.payment_events.get(reference_id, ())
+            if event.account_id == book.state.account_id
+        ),
+        *(event for event in book.written.payment_events if event.payment_reference == reference_id),
+    ]
+
+
+def _in_days(context: Context, days: int | None) -> datetime | None:
+    return None if days is None else context.now + timedelta(days=days)
+
+
+# -- what follows from the events -------------------------------------------------------------------------
+
+
+def money_back(payment: Payment, events: Iterable[PaymentEvent], policy: PaymentPolicy) -> int:
+    """How much of a payment has gone back, in minor units, whatever the order of its events.
+
+    Refunds add up, and so do disputes that were lost (or are open, where the policy takes for that); together
+    they are never more than was paid. A failure takes all of it.
+    """
+    events = [event for event in events if event.currency in (None, payment.currency)]
+    if any(_failed(payment, event) for event in events):
+        return payment.amount_minor
+    refunded = sum(event.amount_minor or 0 for event in events if event.happened is Happened.REFUNDED)
+    disputes = {event.dispute_id for event in events if event.dispute_id is not None}
+    disputed = sum(
+        _lost([event for event in events if event.dispute_id == dispute], policy) for dispute in disputes
+    )
+    return min(refunded + disputed, payment.amount_minor)
+
+
+def _failed(payment: Payment, event: PaymentEvent) -> bool:
+    """A failure counts, unless both say when they occurred and the success came after it."""
+    if event.happened is not Happened.FAILED:
+        return False
+    if event.occurred_at is None or payment.occurred_at is None:
+        return True
+    return event.occurred_at >= payment.occurred_at
+
+
+def _lost(dispute: Sequence[PaymentEvent], policy: PaymentPolicy) -> int:
+    amounts: dict[Happened, int] = {}
+    for event in dispute:
+        amounts[event.happened] = max(amounts.get(event.happened, 0), event.amount_minor or 0)
+    if Happened.DISPUTE_LOST in amounts:
+        return amounts[Happened.DISPUTE_LOST]
+    if Happened.DISPUTE_WON in amounts or policy.on_dispute == "wait":
+        return 0
+    return amounts[Happened.DISPUTED]
+
+
+def _share(payment: Payment, back: int) -> tuple[int, int]:
+    """The base and bonus tokens that belong to so much money, rounded down; all of them to all of it."""
+    return (
+        payment.base_tokens * back // payment.amount_minor,
+        payment.bonus_tokens * back // payment.amount_minor,
+    )
+
+
+def _bring_up_to_date(
+    book: AccountBook, payment: Payment, event: PaymentEvent, outcome: Outcome, context: Context
+) -> None:
+    """Take or give back what the events with ``event`` ask for beyond what was done before it."""
+    events = _events(book, payment.reference_id, context)
+    policy = context.catalog.payments
+    collected = sum(past.collected for past in events)
+    uncollected = sum(past.uncollected for past in events)
+    base, bonus = _share(payment, money_back(payment, events, policy))
+    delta = base + bonus - collected - uncollected
+    if delta > 0:
+        # When the payment comes last, nothing was taken back of it yet, whatever had happened to it.
+        earlier = (
+            [] if event.happened is Happened.SUCCEEDED else [past for past in events if past is not event]
+        )
+        base_before, bonus_before = _share(payment, money_back(payment, earlier, policy))
+        taken = _take_back(book, payment, delta, base - base_before, bonus - bonus_before, outcome)
+        if policy.when_spent == "write_off":
+            event.uncollected = delta - taken
+        else:
+            book.owe(outcome, delta - taken, Counter.REVERSALS)
+        event.collected = delta - event.uncollected
+    elif delta < 0:
+        event.uncollected = -min(uncollected, -delta)
+        event.collected = delta - event.uncollected
+        _give_back(book, payment, -event.collected, outcome)
+
+
+def _take_back(
+    book: AccountBook, payment: Payment, tokens: int, base: int, bonus: int, outcome: Outcome
+) -> int:
+    """Take ``tokens``: in proportion from what the payment bought, then from what is left of it, then from
+    any other lot; how many could be taken."""
+    own = _lots(book, payment)
+    wanted = {Source.PURCHASE: base, Source.PURCHASE_BONUS: bonus}
+    parts = [min(lot.free, wanted[lot.source]) for lot in own]
+    left = tokens - sum(parts)
+    for place, lot in enumerate(own):
+        more = min(lot.free - parts[place], left)
+        parts[place] += more
+        left -= more
+    for lot, part in zip(own, parts, strict=True):
+        if part:
+            book.post(outcome, Counter.REVERSALS, -part, lot)
+    return tokens - left + book.take(outcome, left, Counter.REVERSALS)
+
+
+def _give_back(book: AccountBook, payment: Payment, tokens: int, outcome: Outcome) -> None:
+    if tokens == 0:
+        return
+    bought = next((lot for lot in _lots(book, payment) if lot.source is Source.PURCHASE), None)
+    book.credit(
+        outcome,
+        tokens,
+        Source.PURCHASE,
+        counter=Counter.REVERSALS,
+        effective_at=None if bought is None else bought.effective_at,
+        expires_at=None if bought is None else bought.expires_at,
+        parent=None if bought is None else bought.number,
+    )
+
+
+def _lots(book: AccountBook, payment: Payment) -> list[Lot]:
+    """The lots that the payment made: the purchase, and its bonus. None, if there were no lots then.
+
+    What fell due is booked with whatever operation comes: its lots are the operation's, but not bought by it.
+    """
+    return [
+        lot
+        for lot in book.lots.values()
+        if lot.source in (Source.PURCHASE, Source.PURCHASE_BONUS)
+        and (
+            (lot.operation_id is not None and lot.operation_id == payment.operation_id)
+            or (lot.outcome is not None and lot.outcome is payment.outcome)
+        )
+    ]

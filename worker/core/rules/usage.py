@@ -1,0 +1,85 @@
+"""Usage at once and by meter: tokens in burn order, free units first."""
+
+from copy import copy
+
+from schemas import Code, DeductUsage, FreeUpload, RecordUsage
+from worker.core.account import AccountBook
+from worker.core.known import FREE_UPLOAD_METER, QuotaKey, QuotaState
+from worker.core.outcomes import Outcome
+from worker.core.periods import period_at
+from worker.core.plan import Counter
+from worker.core.pricing import price_of
+from worker.core.rules.verdicts import Context, Verdict, applied, rejected, short_of
+
+
+def deduct(book: AccountBook, command: DeductUsage, outcome: Outcome) -> Verdict:
+    """Tokens at once, or none."""
+    available = book.state.balance - book.state.held
+    if command.tokens > available:
+        return short_of(command.tokens, available)
+    book.take(outcome, command.tokens, Counter.USAGE, command.feature)
+    return Verdict(Code.TOKENS_DEDUCTED, command.tokens, {})
+
+
+def count_upload(book: AccountBook, command: FreeUpload, outcome: Outcome, context: Context) -> Verdict:
+    """Bytes of the period's free uploads."""
+    limit = free_limit(book, FREE_UPLOAD_METER)
+    if limit is None:
+        return rejected(Code.UNKNOWN_TIER, tier=book.state.tier)
+    key, quota = _quota(book, FREE_UPLOAD_METER, context)
+    # A limit that was lowered leaves more used than allowed; what is available is then nothing.
+    available = max(limit - quota.used, 0)
+    if command.bytes > available:
+        refused = short_of(command.bytes, available, Code.FREE_UPLOAD_LIMIT_EXCEEDED)
+        return refused._replace(detail={**refused.detail, "limit": limit, "used": quota.used})
+    quota = book.count(outcome, key, command.bytes)
+    return applied(Code.FREE_UPLOAD_COUNTED, command.bytes, limit=limit, used=quota.used)
+
+
+def record(book: AccountBook, command: RecordUsage, outcome: Outcome, context: Context) -> Verdict:
+    """Metered units: what the tier has free first, tokens for the rest; both, or none."""
+    rule = context.catalog.pricing.get(command.meter)
+    if rule is None:
+        return rejected(Code.UNKNOWN_METER, meter=command.meter)
+    name = rule.quota or command.meter
+    limit = free_limit(book, name)
+    if limit is None:
+        return rejected(Code.UNKNOWN_TIER, tier=book.state.tier)
+    key, quota = _quota(book, name, context)
+    free = min(command.quantity, max(limit - quota.used, 0))
+    tokens = price_of(rule, command.quantity - free)
+    available = book.state.available
+    if tokens > available:
+        return short_of(tokens, available)
+    if free:
+        quota = book.count(outcome, key, free)
+    if tokens:
+        book.take(outcome, tokens, Counter.USAGE, command.feature or command.meter)
+    return applied(
+        Code.USAGE_RECORDED,
+        tokens,
+        meter=command.meter,
+        quantity=command.quantity,
+        free_quantity=free,
+        charged_quantity=command.quantity - free,
+        used=quota.used,
+        limit=limit,
+    )
+
+
+def free_limit(book: AccountBook, quota: str) -> int | None:
+    """What is free of ``quota`` in a period; None where the catalog no longer has the account's tier."""
+    tier = book.tier
+    if tier is None:
+        return None
+    if book.has_ended:
+        return 0
+    return tier.free_upload_bytes if quota == FREE_UPLOAD_METER else tier.free_units.get(quota, 0)
+
+
+def _quota(book: AccountBook, name: str, context: Context) -> tuple[QuotaKey, QuotaState]:
+    period = period_at(book.state.anchor, context.now)
+    key = QuotaKey(book.state.account_id, name, period.key)
+    if key not in book.quotas:
+        book.quotas[key] = copy(context.known.quotas.get(key, QuotaState()))
+    return key, book.quotas[key]

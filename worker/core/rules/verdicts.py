@@ -1,0 +1,52 @@
+"""What a rule answers, and what it may ask."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+from schemas import Code
+from worker.catalog import Catalog
+from worker.core.known import Known
+from worker.core.outcomes import Detail, Outcome
+
+
+class Verdict(NamedTuple):
+    """What comes of a command: ``amount`` is None where it is refused."""
+
+    code: Code
+    amount: int | None
+    detail: Detail
+
+
+def applied(code: Code, amount: int, **detail: int | str) -> Verdict:
+    """The command is applied; ``amount`` is in tokens, or bytes."""
+    return Verdict(code, amount, detail)
+
+
+def rejected(code: Code, **detail: int | str) -> Verdict:
+    """The command is refused; the account is as it was."""
+    return Verdict(code, None, detail)
+
+
+def short_of(required: int, available: int, code: Code = Code.INSUFFICIENT_BALANCE) -> Verdict:
+    """Refused for what is missing."""
+    return Verdict(
+        code, None, {"required": required, "available": available, "shortfall": required - available}
+    )
+
+
+@dataclass(slots=True)
+class Context:
+    """What a rule may look at beside the account: the time, what is for sale, and what is known.
+
+    ``fresh`` holds the outcomes of this batch so far, by reference.
+    """
+
+    known: Known
+    fresh: dict[str, Outcome]
+    now: datetime
+    catalog: Catalog
+
+    def outcome_of(self, reference_id: str) -> Outcome | None:
+        """The latest outcome of a reference."""
+        return self.fresh.get(reference_id) or self.known.outcomes.get(reference_id)
