@@ -5,12 +5,11 @@ statement is the same text for any number of rows, and neither side builds thous
 SQLite they are an ``executemany``.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import date, datetime
 from functools import lru_cache
 from typing import Any, Literal
 
+from pydantic_core import to_json
 from sqlalchemy import Column, Connection, Row, Table, bindparam, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -48,9 +47,14 @@ def insert_rows(
 
 
 def update_rows(
-    connection: Connection, table: Table, rows: Rows, *, key: str, guard: Mapping[str, str] | None = None
+    connection: Connection,
+    table: Table,
+    rows: Rows,
+    *,
+    key: tuple[str, ...],
+    guard: Mapping[str, str] | None = None,
 ) -> int:
-    """Set the columns of ``rows`` where ``key`` matches and each guarded column holds what it must.
+    """Set the columns of ``rows`` where the ``key`` matches and each guarded column holds what it must.
 
     ``guard`` maps a column to the key of ``rows`` with its expected value. Returns how many rows changed.
     """
@@ -61,16 +65,15 @@ def update_rows(
     if connection.dialect.name == "postgresql":
         result = connection.execute(text(_update_sql(table, names, key, guards)), {"rows": _dumped(rows)})
         return result.rowcount
-    expected = {parameter for _, parameter in guards}
+    fixed = {*key, *(parameter for _, parameter in guards)}
     statement = (
         update(table)
-        .where(table.c[key] == bindparam(f"k_{key}"))
+        .where(*(table.c[name] == bindparam(f"k_{name}") for name in key))
         .where(*(table.c[column] == bindparam(f"k_{parameter}") for column, parameter in guards))
-        .values({name: bindparam(f"v_{name}") for name in names if name != key and name not in expected})
+        .values({name: bindparam(f"v_{name}") for name in names if name not in fixed})
     )
     parameters = [
-        {(f"k_{name}" if name == key or name in expected else f"v_{name}"): row[name] for name in names}
-        for row in rows
+        {(f"k_{name}" if name in fixed else f"v_{name}"): row[name] for name in names} for row in rows
     ]
     return connection.execute(statement, parameters).rowcount
 
@@ -103,11 +106,14 @@ def _insert_sql(
 
 
 @lru_cache(maxsize=64)
-def _update_sql(table: Table, names: tuple[str, ...], key: str, guards: tuple[tuple[str, str], ...]) -> str:
+def _update_sql(
+    table: Table, names: tuple[str, ...], key: tuple[str, ...], guards: tuple[tuple[str, str], ...]
+) -> str:
     expected = {parameter: column for column, parameter in guards}
-    sets = ", ".join(f"{name} = r.{name}" for name in names if name != key and name not in expected)
+    sets = ", ".join(f"{name} = r.{name}" for name in names if name not in key and name not in expected)
     where = " AND ".join(
-        [f"t.{key} = r.{key}"] + [f"t.{column} = r.{parameter}" for column, parameter in guards]
+        [f"t.{name} = r.{name}" for name in key]
+        + [f"t.{column} = r.{parameter}" for column, parameter in guards]
     )
     return f"UPDATE {table.name} AS t SET {sets} FROM {_recordset(table, names, expected)} WHERE {where}"  # noqa: S608 - names from the tables
 
@@ -136,10 +142,4 @@ def _sqlite_insert(
 
 
 def _dumped(rows: Rows) -> str:
-    return json.dumps(rows, default=_iso, ensure_ascii=False, separators=(",", ":"))
-
-
-def _iso(value: Any) -> str:
-    if isinstance(value, datetime | date):
-        return value.isoformat()
-    raise TypeError(f"no JSON for {type(value).__name__}")
+    return to_json(rows).decode()

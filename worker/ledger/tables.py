@@ -1,7 +1,8 @@
 """The tables. Their constraints hold the ledger true even where Python is wrong.
 
-Entries, quota entries, payments and superseded outcomes can't be updated or deleted, and an applied
-operation can't be changed: the migrations add the triggers that refuse it, on both dialects.
+Entries, quota entries, payments and what happened to them, refunds, parts of holds and superseded outcomes
+can't be updated or deleted; an applied operation and a closed hold can't be changed, nor what a lot was
+granted as: the migrations add the triggers that refuse it, on both dialects.
 """
 
 from datetime import UTC, datetime
@@ -10,12 +11,14 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Date,
     DateTime,
     Dialect,
     ForeignKey,
+    ForeignKeyConstraint,
     Identity,
     Index,
     Integer,
@@ -28,6 +31,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
@@ -49,8 +53,8 @@ class UtcDateTime(TypeDecorator[datetime]):
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """From the column, aware and in UTC."""
-        if value is None:
-            return None
+        if value is None or value.tzinfo is UTC:  # a session of ours is in UTC
+            return value
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
@@ -68,7 +72,8 @@ metadata = MetaData(
     }
 )
 
-#: One row a user: the sums of the entries, always to be had again from them.
+#: One row a user: the sums of the entries, always to be had again from them. ``adjusted`` is signed, and so
+#: is ``reversed``, where more was given back than taken.
 accounts = Table(
     "accounts",
     metadata,
@@ -81,15 +86,38 @@ accounts = Table(
     Column("purchased", BigInteger, nullable=False, server_default="0"),
     Column("bonus", BigInteger, nullable=False, server_default="0"),
     Column("refunded", BigInteger, nullable=False, server_default="0"),
+    Column("adjusted", BigInteger, nullable=False, server_default="0"),
     Column("used", BigInteger, nullable=False, server_default="0"),
+    Column("expired", BigInteger, nullable=False, server_default="0"),
+    Column("reversed", BigInteger, nullable=False, server_default="0"),
+    Column("held", BigInteger, nullable=False, server_default="0"),
+    Column("debt", BigInteger, nullable=False, server_default="0"),
+    Column("lot_count", BigInteger, nullable=False, server_default="0"),
+    Column("alerts", SmallInteger, nullable=False, server_default="0"),
+    Column("anchor", UtcDateTime, nullable=False),
+    Column("granted_until", UtcDateTime, nullable=False),
+    Column("period_granted", BigInteger, nullable=False, server_default="0"),
+    Column("ends_at", UtcDateTime),
+    Column("due_at", UtcDateTime),
     Column("opened_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
     UniqueConstraint("user_id"),
-    CheckConstraint("balance >= 0", name="balance_not_negative"),
-    CheckConstraint("balance = allocated + purchased + bonus + refunded - used", name="balance_is_its_sums"),
-    CheckConstraint("sequence >= 0", name="sequence_not_negative"),
+    # What falls due is found by its time, and accounts that wait for nothing are not in the way.
+    Index(
+        "ix_accounts_due_at",
+        "due_at",
+        postgresql_where=text("due_at IS NOT NULL"),
+        sqlite_where=text("due_at IS NOT NULL"),
+    ),
+    CheckConstraint("balance >= held - debt", name="held_is_covered"),
     CheckConstraint(
-        "allocated >= 0 AND purchased >= 0 AND bonus >= 0 AND refunded >= 0 AND used >= 0",
+        "balance = allocated + purchased + bonus + refunded + adjusted - used - expired - reversed",
+        name="balance_is_its_sums",
+    ),
+    CheckConstraint("sequence >= 0 AND lot_count >= 0", name="numbers_not_negative"),
+    CheckConstraint(
+        "allocated >= 0 AND purchased >= 0 AND bonus >= 0 AND refunded >= 0 AND used >= 0"
+        " AND expired >= 0 AND held >= 0 AND debt >= 0 AND period_granted >= 0",
         name="sums_not_negative",
     ),
     # Balances are rewritten all the time: room on the page keeps the update off the indexes (HOT).
@@ -112,6 +140,9 @@ def _outcome_columns() -> list[Column[Any]]:
         Column("occurred_at", UtcDateTime),
         Column("metadata", JsonObject),
         Column("description", Text),
+        Column("first_entry", BigInteger),
+        Column("last_entry", BigInteger),
+        Column("notices", JsonObject),
         Column("recorded_at", UtcDateTime, nullable=False),
     ]
 
@@ -126,9 +157,14 @@ operations = Table(
     UniqueConstraint("reference_id"),
     CheckConstraint("status IN ('applied', 'rejected')", name="status_known"),
     CheckConstraint(
-        "status = 'rejected' OR (amount >= 0 AND balance_after >= 0)", name="applied_has_amounts"
+        "status = 'rejected' OR (amount >= 0 AND balance_before IS NOT NULL AND balance_after IS NOT NULL)",
+        name="applied_has_amounts",
     ),
-    CheckConstraint("status = 'applied' OR amount IS NULL", name="rejected_moves_nothing"),
+    CheckConstraint(
+        "status = 'applied' OR (amount IS NULL AND first_entry IS NULL AND notices IS NULL)",
+        name="rejected_moves_nothing",
+    ),
+    CheckConstraint("first_entry <= last_entry", name="entries_in_order"),
     CheckConstraint("attempt >= 1", name="attempt_from_one"),
 )
 
@@ -143,7 +179,8 @@ superseded_outcomes = Table(
     CheckConstraint("status = 'rejected'", name="only_rejections"),
 )
 
-#: Every movement of tokens: from or to a named counter-account, so that each row is a balanced double entry.
+#: Every movement of tokens: between a lot of the account (or its debt, where there is none) and a named
+#: counter-account, so that each row is a balanced double entry.
 entries = Table(
     "entries",
     metadata,
@@ -154,19 +191,114 @@ entries = Table(
     Column("amount", BigInteger, nullable=False),
     Column("balance_before", BigInteger, nullable=False),
     Column("balance_after", BigInteger, nullable=False),
+    Column("lot", BigInteger),
     Column("feature", Text),
+    Column("due_at", UtcDateTime),
     Column("occurred_at", UtcDateTime, nullable=False),
     Column("recorded_at", UtcDateTime, nullable=False),
     PrimaryKeyConstraint("account_id", "sequence"),
     CheckConstraint("sequence >= 1", name="sequence_from_one"),
     CheckConstraint("amount <> 0", name="amount_not_zero"),
     CheckConstraint("balance_after = balance_before + amount", name="after_is_before_plus_amount"),
-    CheckConstraint("balance_before >= 0 AND balance_after >= 0", name="balances_not_negative"),
     CheckConstraint(
-        "(counter = 'usage' AND amount < 0)"
-        " OR (counter IN ('allocation', 'purchases', 'bonus', 'refunds') AND amount > 0)",
+        "(counter IN ('usage', 'expiry') AND amount < 0 AND lot IS NOT NULL)"
+        " OR (counter IN ('allocation', 'purchases', 'bonus', 'refunds') AND amount > 0)"
+        " OR counter IN ('adjustments', 'reversals', 'transfers')",
         name="counter_gives_the_sign",
     ),
+)
+
+#: One row a credit: what is left of it, always to be had again from the entries that name it. The number
+#: counts the lots of the account. Small and rewritten all the time, like the accounts.
+lots = Table(
+    "lots",
+    metadata,
+    Column("account_id", BigInteger, ForeignKey(accounts.c.account_id), nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("operation_id", BigInteger, ForeignKey(operations.c.operation_id)),
+    Column("source", Text, nullable=False),
+    Column("granted", BigInteger, nullable=False),
+    Column("remaining", BigInteger, nullable=False),
+    Column("held", BigInteger, nullable=False, server_default="0"),
+    Column("pending", BigInteger, nullable=False, server_default="0"),
+    Column("is_open", Boolean, nullable=False),
+    Column("is_noticed", Boolean, nullable=False, server_default=text("false")),
+    Column("priority", SmallInteger, nullable=False),
+    Column("effective_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime),
+    Column("parent", BigInteger),
+    PrimaryKeyConstraint("account_id", "number"),
+    ForeignKeyConstraint(["account_id", "parent"], ["lots.account_id", "lots.number"], name="fk_lots_parent"),
+    # The one thing of a lot that is indexed changes when it is used up, and not with every deduction (HOT).
+    Index("ix_lots_open", "account_id", postgresql_where=text("is_open"), sqlite_where=text("is_open")),
+    CheckConstraint("number >= 1", name="number_from_one"),
+    CheckConstraint("granted > 0", name="granted_positive"),
+    CheckConstraint("held >= 0 AND remaining >= held AND pending >= 0", name="amounts_not_negative"),
+    CheckConstraint("remaining + pending <= granted", name="no_more_than_granted"),
+    CheckConstraint("is_open = (remaining > 0 OR pending > 0)", name="open_while_something_is_left"),
+    CheckConstraint("expires_at > effective_at", name="expires_after_it_takes_effect"),
+    CheckConstraint(
+        "source IN ('allocation', 'purchase', 'purchase_bonus', 'bonus', 'refund', 'adjustment',"
+        " 'carried_over')",
+        name="source_known",
+    ),
+    postgresql_with={"fillfactor": "80"},
+)
+
+#: Tokens kept for work to come. The hold is named by the operation that opened it, and ends once.
+holds = Table(
+    "holds",
+    metadata,
+    Column("operation_id", BigInteger, ForeignKey(operations.c.operation_id), primary_key=True),
+    Column("account_id", BigInteger, ForeignKey(accounts.c.account_id), nullable=False),
+    Column("reference_id", Text, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("captured", BigInteger, nullable=False, server_default="0"),
+    Column("opened_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+    Column("closed_at", UtcDateTime),
+    Column("closed_by", BigInteger, ForeignKey(operations.c.operation_id)),
+    Index(
+        "ix_holds_open",
+        "account_id",
+        postgresql_where=text("state = 'open'"),
+        sqlite_where=text("state = 'open'"),
+    ),
+    CheckConstraint("state IN ('open', 'settled', 'released', 'expired')", name="state_known"),
+    CheckConstraint("amount > 0 AND captured >= 0", name="amounts_not_negative"),
+    CheckConstraint("state = 'settled' OR captured = 0", name="only_settled_captures"),
+    CheckConstraint(
+        "(state = 'open') = (closed_at IS NULL) AND (state = 'open') = (closed_by IS NULL)",
+        name="closed_has_an_end",
+    ),
+)
+
+#: From which lots a hold keeps its tokens, in the order in which they are to be spent.
+hold_parts = Table(
+    "hold_parts",
+    metadata,
+    Column("operation_id", BigInteger, ForeignKey(holds.c.operation_id), nullable=False),
+    Column("place", Integer, nullable=False),
+    Column("account_id", BigInteger, nullable=False),
+    Column("lot", BigInteger, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    PrimaryKeyConstraint("operation_id", "place"),
+    ForeignKeyConstraint(["account_id", "lot"], ["lots.account_id", "lots.number"], name="fk_hold_parts_lot"),
+    CheckConstraint("amount > 0", name="amount_positive"),
+)
+
+#: What was given back of a usage, refund by refund.
+usage_refunds = Table(
+    "usage_refunds",
+    metadata,
+    Column("operation_id", BigInteger, ForeignKey(operations.c.operation_id), primary_key=True),
+    Column("original_id", BigInteger, ForeignKey(operations.c.operation_id), nullable=False),
+    Column("account_id", BigInteger, ForeignKey(accounts.c.account_id), nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+    Column("recorded_at", UtcDateTime, nullable=False),
+    Index(None, "original_id"),
+    CheckConstraint("tokens > 0", name="tokens_positive"),
 )
 
 #: How much of a period's quota is used; always to be had again from the quota entries.
@@ -218,6 +350,30 @@ payments = Table(
     Index(None, "account_id"),
     CheckConstraint("amount_minor > 0", name="amount_positive"),
     CheckConstraint("base_tokens > 0 AND bonus_tokens >= 0", name="tokens_positive"),
+)
+
+#: What happened to a payment, and what it did: tokens taken back (or given back, negative) and written off.
+#: An event may come before its payment, which is therefore named by its reference.
+payment_events = Table(
+    "payment_events",
+    metadata,
+    Column("operation_id", BigInteger, ForeignKey(operations.c.operation_id), primary_key=True),
+    Column("account_id", BigInteger, ForeignKey(accounts.c.account_id), nullable=False),
+    Column("payment_reference", Text, nullable=False),
+    Column("happened", Text, nullable=False),
+    Column("dispute_id", Text),
+    Column("amount_minor", BigInteger),
+    Column("currency", String(3)),
+    Column("occurred_at", UtcDateTime),
+    Column("collected", BigInteger, nullable=False, server_default="0"),
+    Column("uncollected", BigInteger, nullable=False, server_default="0"),
+    Column("recorded_at", UtcDateTime, nullable=False),
+    Index(None, "payment_reference"),
+    CheckConstraint(
+        "happened IN ('refunded', 'disputed', 'dispute_won', 'dispute_lost', 'failed', 'succeeded')",
+        name="happened_known",
+    ),
+    CheckConstraint("amount_minor > 0", name="amount_positive"),
 )
 
 #: Dead letters, drained from their queue so that they can be seen without being disturbed.

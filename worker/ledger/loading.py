@@ -1,0 +1,285 @@
+"""Loading: all that must be known before a batch can be decided, read under the locks of its accounts.
+
+A batch of plain deductions asks for its accounts, the outcomes of its references and its lots; the rest is
+asked for only where a command, or a hold that is open, needs it.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, select, tuple_
+
+from schemas import Command, PaymentSucceeded, ReserveUsage, type_of
+from worker.core.known import (
+    AccountState,
+    Hold,
+    Known,
+    Lot,
+    Payment,
+    PaymentEvent,
+    QuotaKey,
+    QuotaState,
+    Taken,
+)
+from worker.core.needs import needs_of
+from worker.core.outcomes import Outcome
+from worker.core.periods import period_at
+from worker.core.plan import Counter
+from worker.ledger import rows
+from worker.ledger.bulk import among, insert_rows
+from worker.ledger.tables import (
+    accounts,
+    entries,
+    hold_parts,
+    holds,
+    lots,
+    operations,
+    payment_events,
+    payments,
+    quotas,
+    superseded_outcomes,
+    usage_refunds,
+)
+
+
+def load(connection: Connection, commands: Sequence[Command], now: datetime) -> Known:
+    """All that ``decide`` needs to know about ``commands``; locks their accounts until the commit."""
+    needs = needs_of(commands)
+    just_opened = _make_missing_accounts(connection, needs.opening, now)
+    known = Known(accounts=_locked_accounts(connection, needs.users), just_opened=just_opened)
+    known.outcomes = _outcomes(connection, needs.references)
+    known.superseded = _superseded(connection, commands, known.outcomes)
+    states = [state for user_id, state in known.accounts.items() if user_id not in just_opened]
+    known.lots = open_lots(connection, [state.account_id for state in states])
+    known.holds = open_holds(connection, [state.account_id for state in states if state.held])
+    if needs.counting:
+        known.quotas = _quotas(connection, [s for s in states if s.user_id in needs.counting], now)
+    if needs.holds:
+        _closed_holds(connection, known, needs.holds)
+    if needs.usages:
+        _usages(connection, known, needs.usages)
+    if needs.paying:
+        _payments(connection, known, needs.payments, needs.paying)
+    return known
+
+
+def open_lots(connection: Connection, account_ids: Collection[int]) -> dict[int, list[Lot]]:
+    """The lots of these accounts that are not used up, by account and in the order of their numbers."""
+    found: dict[int, list[Lot]] = {}
+    if account_ids:
+        where = among(connection, lots.c.account_id, account_ids), lots.c.is_open
+        for row in connection.execute(_LOTS.where(*where).order_by(lots.c.account_id, lots.c.number)):
+            found.setdefault(row[0], []).append(rows.lot(row))
+    return found
+
+
+def open_holds(connection: Connection, account_ids: Collection[int]) -> dict[int, list[Hold]]:
+    """The open holds of these accounts, by account and in the order in which they were opened."""
+    found: dict[int, list[Hold]] = {}
+    if account_ids:
+        where = among(connection, holds.c.account_id, account_ids), holds.c.state == "open"
+        for hold in holds_of(connection, select(holds).where(*where).order_by(holds.c.operation_id)):
+            found.setdefault(hold.account_id, []).append(hold)
+    return found
+
+
+_LOTS = select(*(lots.c[name] for name in rows.LOT))
+
+
+# -- accounts and references ------------------------------------------------------------------------------
+
+
+def _make_missing_accounts(connection: Connection, opening: Mapping[str, str], now: datetime) -> set[str]:
+    made = insert_rows(
+        connection,
+        accounts,
+        [
+            {
+                "user_id": user_id,
+                "tier": opening[user_id],
+                "anchor": now,
+                "granted_until": now,
+                "opened_at": now,
+                "updated_at": now,
+            }
+            for user_id in sorted(opening)
+        ],
+        on_conflict="nothing",
+        returning=("user_id",),
+    )
+    return {row.user_id for row in made}
+
+
+def _locked_accounts(connection: Connection, users: Iterable[str]) -> dict[str, AccountState]:
+    statement = (
+        select(*(accounts.c[name] for name in rows.ACCOUNT))
+        .where(among(connection, accounts.c.user_id, sorted(users)))
+        .order_by(accounts.c.user_id)
+        .with_for_update()  # SQLite has the write lock already and leaves this out
+    )
+    return {row[1]: rows.account(row) for row in connection.execute(statement)}
+
+
+def _outcomes(connection: Connection, references: Iterable[str]) -> dict[str, Outcome]:
+    statement = select(operations).where(among(connection, operations.c.reference_id, sorted(references)))
+    return {row.reference_id: rows.outcome(row) for row in connection.execute(statement)}
+
+
+def _superseded(
+    connection: Connection, commands: Sequence[Command], outcomes: Mapping[str, Outcome]
+) -> dict[tuple[str, int], Outcome]:
+    if not outcomes:
+        return {}
+    late = sorted(
+        {
+            (command.reference_id, command.attempt)
+            for command in commands
+            if (stored := outcomes.get(command.reference_id)) is not None and command.attempt < stored.attempt
+        }
+    )
+    if not late:
+        return {}
+    table = superseded_outcomes
+    statement = select(table).where(tuple_(table.c.reference_id, table.c.attempt).in_(late))
+    return {(row.reference_id, row.attempt): rows.outcome(row) for row in connection.execute(statement)}
+
+
+def _quotas(
+    connection: Connection, states: Sequence[AccountState], now: datetime
+) -> dict[QuotaKey, QuotaState]:
+    """The quotas of the accounts' present periods, whatever their meters."""
+    if not states:
+        return {}
+    present = {state.account_id: period_at(state.anchor, now).key for state in states}
+    statement = select(quotas).where(
+        among(connection, quotas.c.account_id, sorted(present)),
+        among(connection, quotas.c.period_start, sorted(set(present.values()))),
+    )
+    return {
+        QuotaKey(row.account_id, row.meter, row.period_start): QuotaState(row.used, row.sequence)
+        for row in connection.execute(statement)
+        if row.period_start == present[row.account_id]
+    }
+
+
+# -- what commands name -----------------------------------------------------------------------------------
+
+
+def _originals(known: Known, references: Iterable[str], *types: str) -> dict[int, Outcome]:
+    """The applied outcomes of ``references``, by operation; of ``types`` where any are named."""
+    found = (known.outcomes.get(reference_id) for reference_id in references)
+    return {
+        outcome.transaction_id: outcome
+        for outcome in found
+        if outcome is not None
+        and outcome.is_applied
+        and outcome.transaction_id is not None
+        and (not types or outcome.type in types)
+    }
+
+
+def _closed_holds(connection: Connection, known: Known, references: Iterable[str]) -> None:
+    """Holds that are named although they have ended; open ones are known already."""
+    ids = _originals(known, references, type_of(ReserveUsage))
+    if not ids:
+        return
+    where = among(connection, holds.c.operation_id, sorted(ids)), holds.c.state != "open"
+    for hold in holds_of(connection, select(holds).where(*where)):
+        known.holds.setdefault(hold.account_id, []).append(hold)
+
+
+def holds_of(connection: Connection, statement: Any) -> list[Hold]:
+    """The holds that ``statement``, a select of them, finds; with their parts."""
+    found: Sequence[Row[Any]] = connection.execute(statement).all()
+    if not found:
+        return []
+    parts: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    of_these = among(connection, hold_parts.c.operation_id, [row.operation_id for row in found])
+    in_order = select(hold_parts).where(of_these).order_by(hold_parts.c.operation_id, hold_parts.c.place)
+    for row in connection.execute(in_order):
+        parts[row.operation_id].append((row.lot, row.amount))
+    return [rows.hold(row, parts[row.operation_id]) for row in found]
+
+
+def _usages(connection: Connection, known: Known, references: Iterable[str]) -> None:
+    """What these usages took from which lots, how much is refunded, and those lots, used up or not."""
+    originals = _originals(known, references)
+    if not originals:
+        return
+    taken: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    places: set[tuple[int, int]] = set()
+    for row in connection.execute(_taken(connection, sorted(originals))):
+        taken[row.operation_id].append((row.lot, -row.amount))
+        places.add((row.account_id, row.lot))
+    refunded = {
+        row.original_id: int(row.tokens)
+        for row in connection.execute(
+            select(usage_refunds.c.original_id, func.sum(usage_refunds.c.tokens).label("tokens"))
+            .where(among(connection, usage_refunds.c.original_id, sorted(originals)))
+            .group_by(usage_refunds.c.original_id)
+        )
+    }
+    for operation_id, outcome in originals.items():
+        known.usages[outcome.reference_id] = Taken(tuple(taken[operation_id]), refunded.get(operation_id, 0))
+    used_up = _LOTS.where(
+        among(connection, lots.c.account_id, sorted({account_id for account_id, _ in places})),
+        among(connection, lots.c.number, sorted({number for _, number in places})),
+        ~lots.c.is_open,
+    )
+    _add_lots(connection, known, used_up)
+
+
+def _taken(connection: Connection, operation_ids: Sequence[int]) -> Any:
+    """Their usage entries in order: found by account and sequence, which is the primary key."""
+    entry, operation = entries.c, operations.c
+    return (
+        select(entry.operation_id, entry.account_id, entry.lot, entry.amount)
+        .join_from(operations, accounts, accounts.c.user_id == operation.user_id)
+        .join(entries, entry.account_id == accounts.c.account_id)
+        .where(
+            among(connection, operation.operation_id, operation_ids),
+            entry.sequence.between(operation.first_entry, operation.last_entry),
+            entry.operation_id == operation.operation_id,
+            entry.counter == Counter.USAGE.value,
+        )
+        .order_by(entry.account_id, entry.sequence)
+    )
+
+
+def _payments(
+    connection: Connection, known: Known, references: Iterable[str], paying: Collection[str]
+) -> None:
+    """The payments that are named with their lots, and all that has happened to payments so far."""
+    happened: dict[str, list[PaymentEvent]] = defaultdict(list)
+    of_these = among(connection, payment_events.c.payment_reference, sorted(paying))
+    for row in connection.execute(
+        select(payment_events).where(of_these).order_by(payment_events.c.operation_id)
+    ):
+        happened[row.payment_reference].append(rows.payment_event(row))
+    known.payment_events = dict(happened)
+    originals = _originals(known, references, type_of(PaymentSucceeded))
+    if not originals:
+        return
+    found: list[Payment] = []
+    for row in connection.execute(
+        select(payments).where(among(connection, payments.c.operation_id, sorted(originals)))
+    ):
+        outcome = originals[row.operation_id]
+        found.append(rows.payment(row, outcome.reference_id, outcome.occurred_at))
+    known.payments = {payment.reference_id: payment for payment in found}
+    used_up = _LOTS.where(
+        among(connection, lots.c.account_id, sorted({payment.account_id for payment in found})),
+        among(connection, lots.c.operation_id, sorted(originals)),
+        ~lots.c.is_open,
+    )
+    _add_lots(connection, known, used_up)
+
+
+def _add_lots(connection: Connection, known: Known, statement: Any) -> None:
+    for row in connection.execute(statement):
+        own = known.lots.setdefault(row.account_id, [])
+        if all(lot.number != row.number for lot in own):
+            own.append(rows.lot(row))
+            own.sort(key=lambda lot: lot.number)
