@@ -62,7 +62,7 @@ def test_the_file_follows_the_compose_schema() -> None:
 
 
 def test_every_service_is_there() -> None:
-    assert list(SERVICES) == ["rabbitmq", "postgres", "migrate", "topology", "worker"]
+    assert list(SERVICES) == ["rabbitmq", "postgres", "migrate", "topology", "worker", "scheduler"]
 
 
 def test_servers_keep_their_data_in_volumes() -> None:
@@ -90,17 +90,19 @@ def test_each_service_waits_for_what_it_needs() -> None:
         name: {other: what["condition"] for other, what in service.get("depends_on", {}).items()}
         for name, service in SERVICES.items()
     }
+    everything = {
+        "rabbitmq": "service_healthy",
+        "postgres": "service_healthy",
+        "migrate": "service_completed_successfully",
+        "topology": "service_completed_successfully",
+    }
     assert needs == {
         "rabbitmq": {},
         "postgres": {},
         "migrate": {"postgres": "service_healthy"},
         "topology": {"rabbitmq": "service_healthy"},
-        "worker": {
-            "rabbitmq": "service_healthy",
-            "postgres": "service_healthy",
-            "migrate": "service_completed_successfully",
-            "topology": "service_completed_successfully",
-        },
+        "worker": everything,
+        "scheduler": everything,
     }
 
 
@@ -194,6 +196,8 @@ def test_the_commands_are_these() -> None:
         ("topology", "topology declare"),
         ("worker", "run --workers 2"),
         ("worker", "check"),
+        ("scheduler", "scheduler"),
+        ("scheduler", "check"),
     ]
 
 
@@ -231,6 +235,10 @@ def test_the_commands_run_in_their_order_on_real_servers(
             assert witness.request(opened)["status"] == "applied"
             healthy = run_cli(settings, *ours["worker", "check"])
             assert (healthy.returncode, healthy.stderr) == (0, b"")
+            scheduler = processes.start(*ours["scheduler", "scheduler"], module="worker.__main__")
+            assert scheduler.stderr is not None
+            assert b"scheduling what falls due" in scheduler.stderr.readline()
+            assert processes.stop(scheduler)[0] == 0
             assert processes.stop(worker)[0] == 0
     finally:
         postgres.databases.drop_database(database)

@@ -5,13 +5,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from prometheus_client import Counter
 from sqlalchemy import Engine
 
-from schemas import Command, DeadLetter, Reply
+from schemas import Command, DeadLetter, Notice, Reply
 from tests.support.fakes import FakeLink, delivery, lost
 from worker import correspondence
 from worker import pipeline as pipeline_module
-from worker.broker import Delivery, Outgoing
+from worker.broker import BILLING, Delivery, Outgoing
 from worker.catalog import Catalog
 from worker.core import Answer, decide, reply_for
 from worker.errors import (
@@ -25,7 +26,7 @@ from worker.ledger.engine import ledger_engine
 from worker.ledger.store import Books, Ledger
 from worker.metrics import Metrics
 from worker.pipeline import Pipeline, UnansweredError
-from worker.policy import GIVE_UP_AFTER, Policy
+from worker.policy import GIVE_UP_AFTER, SCHEDULER_APP_ID, Policy
 
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
 OPEN = {"type": "account.open", "referenceId": "open", "userId": "u", "tier": "free"}
@@ -334,6 +335,299 @@ def test_a_dead_letter_that_has_no_queue_leaves_the_batch_unacknowledged(pipelin
     assert link.acknowledged == []
 
 
+# -- batches ----------------------------------------------------------------------------------------------
+
+
+def batch(*items: dict[str, Any], reference: str = "batch", **more: Any) -> dict[str, Any]:
+    without_user = [{name: value for name, value in item.items() if name != "userId"} for item in items]
+    return {
+        "type": "usage.batch",
+        "referenceId": reference,
+        "userId": "u",
+        "items": without_user,
+        **more,
+    }
+
+
+def test_a_batch_is_one_message_with_one_reply_that_counts_its_items_and_has_theirs_in_order(
+    pipeline: Pipeline, metrics: Metrics
+) -> None:
+    items = [deduct("a", 1), deduct("b", 10**6), deduct("c", 2), deduct("a", 1), deduct("a", 3)]
+    link = settle(pipeline, delivery(OPEN), delivery(batch(*items), correlation_id="c"), delivery(deduct()))
+    _, reply, _ = link.replies
+    assert reply["message"] == "Processed 5 items: 3 applied, 2 rejected"
+    assert (reply["status"], reply["code"], reply["type"]) == ("applied", "batch_processed", "usage.batch")
+    assert (reply["referenceId"], reply["userId"], reply["duplicate"]) == ("batch", "u", False)
+    assert (reply["applied"], reply["rejected"]) == (3, 2)
+    assert [(item["referenceId"], item["code"], item["duplicate"]) for item in reply["items"]] == [
+        ("a", "tokens_deducted", False),
+        ("b", "insufficient_balance", False),
+        ("c", "tokens_deducted", False),
+        ("a", "tokens_deducted", True),
+        ("a", "reference_conflict", False),
+    ]
+    assert [item.get("balanceAfter") for item in reply["items"]] == [9_999, 9_999, 9_997, 9_999, None]
+    assert link.published[1].properties["correlation_id"] == "c"
+    assert link.acknowledged[1].routing_key == "usage.batch"
+    assert counts(metrics.messages) == {
+        ("account.open", "account_opened"): 1,
+        ("usage.batch", "batch_processed"): 1,
+        ("usage.deduct", "tokens_deducted"): 1,
+    }
+    assert counts(metrics.batch_items) == {
+        ("usage.deduct", "tokens_deducted"): 2,
+        ("usage.deduct", "duplicate"): 1,
+        ("usage.deduct", "insufficient_balance"): 1,
+        ("usage.deduct", "reference_conflict"): 1,
+    }
+
+
+def counts(metric: Counter) -> dict[tuple[str, str], float]:
+    return {
+        (sample.labels["type"], sample.labels["outcome"]): sample.value
+        for family in metric.collect()
+        for sample in family.samples
+        if sample.name.endswith("_total")
+    }
+
+
+def test_the_commands_of_all_messages_are_decided_in_their_order(pipeline: Pipeline) -> None:
+    link = settle(
+        pipeline,
+        delivery(OPEN),
+        delivery(deduct("a", 1)),
+        delivery(batch(deduct("b", 2), deduct("c", 3))),
+        delivery(deduct("d", 4)),
+        delivery(batch(deduct("e", 5), reference="other")),
+    )
+    _, first, second, third, fourth = link.replies
+    balances = [one["balanceAfter"] for one in (first, *second["items"], third, *fourth["items"])]
+    assert balances == [9_999, 9_997, 9_994, 9_990, 9_985]
+
+
+def test_a_redelivered_batch_is_a_duplicate_with_the_same_message_id(pipeline: Pipeline) -> None:
+    settle(pipeline, delivery(OPEN))
+    message = delivery(batch(deduct("a"), deduct("b", 10**6)))
+    first, again = (settle(pipeline, message).published[0] for _ in range(2))
+    assert again.properties == first.properties
+    assert again.body == first.body.replace(b'"duplicate":false', b'"duplicate":true')
+
+
+def test_a_batch_is_a_duplicate_only_when_all_its_items_are(pipeline: Pipeline) -> None:
+    settle(pipeline, delivery(OPEN), delivery(deduct("a")))
+    (reply,) = settle(pipeline, delivery(batch(deduct("a"), deduct("b")))).replies
+    assert reply["duplicate"] is False
+    assert [item["duplicate"] for item in reply["items"]] == [True, False]
+
+
+def test_one_item_is_counted_in_the_singular(pipeline: Pipeline) -> None:
+    (reply,) = settle(pipeline, delivery(batch(deduct()))).replies
+    assert reply["message"] == "Processed 1 item: 0 applied, 1 rejected"
+
+
+@pytest.mark.parametrize(("conflicts", "told"), [(1, ""), (2, "It is one of 2 such items.")])
+def test_a_conflict_in_a_batch_makes_one_letter_of_the_whole_that_names_the_item(
+    pipeline: Pipeline, conflicts: int, told: str
+) -> None:
+    settle(pipeline, delivery(OPEN), delivery(deduct("a")), delivery(deduct("b")))
+    message = delivery(batch(deduct("x"), deduct("a", 99), deduct("b", 99 if conflicts > 1 else 10)))
+    link = settle(pipeline, message)
+    (dead,) = link.letters
+    about = letter(dead)
+    assert (about.reason, about.field) == ("reference_conflict", "items.1.tokens")
+    assert (about.type, about.reference_id, about.user_id) == ("usage.batch", "batch", "u")
+    assert "'a' names another operation" in about.message
+    assert about.message.endswith(told)
+    assert dead.body == message.body
+    assert link.replies[0]["rejected"] == conflicts
+
+
+def test_a_batch_from_another_routing_key_is_refused(pipeline: Pipeline) -> None:
+    link = settle(pipeline, delivery(batch(deduct()), routing_key="usage.deduct"))
+    assert letter(link.letters[0]).reason == "wrong_routing_key"
+    assert link.replies[0]["referenceId"] == "batch"
+
+
+@pytest.mark.parametrize(
+    ("senders", "refused"),
+    [
+        ({"usage.batch": ["uploader"]}, "type"),
+        ({"usage.record": ["meter"]}, "items.1.type"),
+        ({"usage.*": ["app"], "usage.record": ["meter"]}, "items.1.type"),
+        ({"usage.*": ["app"]}, None),
+        ({"credit.*": ["gateway"]}, None),
+    ],
+)
+def test_who_may_not_send_an_item_may_not_send_it_in_a_batch(
+    engine: Engine,
+    catalog: Catalog,
+    metrics: Metrics,
+    senders: dict[str, list[str]],
+    refused: str | None,
+) -> None:
+    guarded = make_pipeline(engine, catalog, metrics, Policy(senders=senders))
+    record = {"type": "usage.record", "referenceId": "m", "meter": "ocr", "quantity": 1}
+    link = settle(guarded, delivery(batch(deduct(), record, record), user_id="app"))
+    reasons = [(letter(message).reason, letter(message).field or "type") for message in link.letters]
+    assert reasons == ([] if refused is None else [("wrong_sender", refused)])
+
+
+def test_a_batch_that_is_no_batch_names_the_item(pipeline: Pipeline) -> None:
+    link = settle(pipeline, delivery(batch(deduct(), deduct("b", -1)), correlation_id="c"))
+    about = letter(link.letters[0])
+    assert (about.reason, about.field, about.reference_id) == ("invalid_field", "items.1.tokens", "batch")
+    assert link.replies[0]["field"] == "items.1.tokens"
+
+
+# -- notices ----------------------------------------------------------------------------------------------
+
+NEARLY_ALL = deduct("much", 9_500)
+THE_REST = deduct("rest", 500)
+
+
+def notices(link: FakeLink) -> list[Outgoing]:
+    return [message for message in link.published if message.exchange == BILLING.events]
+
+
+def counted_notices(metrics: Metrics, type_: str, outcome: str) -> float | None:
+    labels = {"type": type_, "outcome": outcome}
+    return metrics.registry.get_sample_value("billing_worker_notices_total", labels)
+
+
+def test_a_notice_goes_to_the_event_exchange_after_the_reply_and_before_the_acknowledgement(
+    pipeline: Pipeline, metrics: Metrics
+) -> None:
+    settle(pipeline, delivery(OPEN))
+    link = FakeLink()
+    order: list[tuple[int, int, int]] = []
+    link.on_publish = lambda: order.append((len(link.published), len(notices(link)), len(link.acknowledged)))
+    settle(pipeline, delivery(NEARLY_ALL), delivery(THE_REST), link=link)
+    assert order == [(0, 0, 0), (2, 0, 0)]
+    low, depleted = notices(link)
+    assert (low.routing_key, depleted.routing_key) == ("balance.low", "balance.depleted")
+    told = Notice.model_validate_json(low.body)
+    assert (told.type, told.user_id, told.reference_id) == ("balance.low", "u", "much")
+    assert (told.available, told.mark, told.recorded_at) == (500, 1_000, NOW)
+    assert low.properties == {
+        "content_type": "application/json",
+        "type": "balance.low",
+        "app_id": "billing-worker",
+        "message_id": told.id,
+    }
+    assert told.id != Notice.model_validate_json(depleted.body).id
+    assert counted_notices(metrics, "balance.low", "published") == 1
+
+
+def test_a_redelivery_brings_the_same_notice_again(pipeline: Pipeline) -> None:
+    settle(pipeline, delivery(OPEN))
+    first, again = (notices(settle(pipeline, delivery(NEARLY_ALL)))[0] for _ in range(2))
+    assert (again.body, again.properties) == (first.body, first.properties)
+
+
+def test_notices_of_a_batch_are_those_of_its_items(pipeline: Pipeline) -> None:
+    settle(pipeline, delivery(OPEN))
+    link = settle(pipeline, delivery(batch(NEARLY_ALL, deduct(), THE_REST)))
+    told = [Notice.model_validate_json(message.body) for message in notices(link)]
+    assert [(notice.type, notice.reference_id) for notice in told] == [("balance.low", "much")]
+
+
+def test_a_notice_nobody_listens_to_is_counted_and_no_matter(
+    pipeline: Pipeline, metrics: Metrics, caplog: pytest.LogCaptureFixture
+) -> None:
+    settle(pipeline, delivery(OPEN))
+    link = FakeLink()
+    link.unroutable = {"balance.low"}
+    settle(pipeline, delivery(NEARLY_ALL), link=link)
+    assert len(link.acknowledged) == 1
+    assert link.letters == []
+    assert counted_notices(metrics, "balance.low", "returned") == 1
+    assert metrics.registry.get_sample_value("billing_worker_unroutable_replies_total") == 0
+    assert caplog.text == ""
+
+
+def test_a_notice_a_full_queue_refuses_becomes_a_letter_and_billing_goes_on(
+    pipeline: Pipeline, metrics: Metrics
+) -> None:
+    settle(pipeline, delivery(OPEN))
+    link = FakeLink()
+    link.refusing = {"balance.low"}
+    settle(pipeline, delivery(NEARLY_ALL), delivery(THE_REST), link=link)
+    assert len(link.acknowledged) == 2
+    (dead,) = link.letters
+    about = letter(dead)
+    assert (about.reason, about.type) == ("notice_refused", "balance.low")
+    assert (about.reference_id, about.user_id) == ("much", "u")
+    assert (about.exchange, about.routing_key) == (BILLING.events, "balance.low")
+    assert Notice.model_validate_json(dead.body).available == 500
+    assert dead.properties["message_id"] == Notice.model_validate_json(dead.body).id
+    assert counted_notices(metrics, "balance.low", "refused") == 1
+    assert [message.routing_key for message in notices(link)] == ["balance.depleted"]
+    again = FakeLink()
+    again.refusing = {"balance.low"}
+    settle(pipeline, delivery(NEARLY_ALL), link=again)
+    assert letter(again.letters[0]).letter_id == about.letter_id
+
+
+def test_a_refused_notice_that_has_no_place_among_the_letters_either_is_held(pipeline: Pipeline) -> None:
+    settle(pipeline, delivery(OPEN))
+    link = FakeLink()
+    link.refusing = {"balance.low", "billing.dead"}
+    items = pipeline.receive([delivery(NEARLY_ALL)])
+    for _ in range(2):
+        with pytest.raises(UnansweredError, match=r"billing\.dead"):
+            pipeline.settle(link, items)
+    link.refusing = {"balance.low"}
+    pipeline.settle(link, items)
+    assert len(link.published) == 2  # the reply and the letter, each once
+    assert len(link.acknowledged) == 1
+
+
+def test_an_event_exchange_that_is_missing_holds_the_notice_and_repeats_no_reply(pipeline: Pipeline) -> None:
+    settle(pipeline, delivery(OPEN))
+    link = FakeLink()
+
+    def missing() -> None:
+        if link.published:
+            raise BrokerUnavailableError("NOT_FOUND - no exchange: run `billing-worker topology declare`")
+
+    link.on_publish = missing
+    items = pipeline.receive([delivery(NEARLY_ALL)])
+    for _ in range(3):
+        with pytest.raises(UnansweredError, match="topology declare"):
+            pipeline.settle(link, items)
+    assert len(link.published) == 1
+    assert link.acknowledged == []
+    link.on_publish = lambda: None
+    pipeline.settle(link, items)
+    assert [message.exchange for message in link.published] == ["", BILLING.events]
+    assert len(link.acknowledged) == 1
+
+
+# -- the scheduler's messages -----------------------------------------------------------------------------
+
+DUE = {"type": "account.settle", "referenceId": "due:1", "userId": "u"}
+
+
+def test_nobody_waits_for_an_answer_to_the_scheduler(pipeline: Pipeline, engine: Engine) -> None:
+    scheduled: dict[str, Any] = {"app_id": SCHEDULER_APP_ID, "message_id": "due:1"}
+    deliveries = [delivery(OPEN), delivery(DUE, **scheduled), delivery({**DUE, "x": 1}, **scheduled)]
+    link = settle(pipeline, *deliveries)
+    assert codes(link) == ["account_opened"]
+    assert [letter(message).reason for message in link.letters] == ["unknown_field"]
+    assert link.acknowledged == deliveries
+    assert audit(engine).is_clean
+
+
+@pytest.mark.parametrize(
+    "properties", [{}, {"app_id": SCHEDULER_APP_ID, "reply_to": "billing.replies.me"}, {"app_id": "app"}]
+)
+def test_anybody_else_who_settles_an_account_is_answered(
+    pipeline: Pipeline, properties: dict[str, Any]
+) -> None:
+    link = settle(pipeline, delivery(OPEN), delivery(DUE, **properties))
+    assert codes(link) == ["account_opened", "account_settled"]
+
+
 # -- faults -----------------------------------------------------------------------------------------------
 
 
@@ -368,6 +662,24 @@ def test_a_fault_is_isolated_wherever_it_stands(
     assert "ZeroDivisionError: a bug met by one message" in (told.traceback or "")
     assert "ZeroDivisionError" not in str(link.replies)
     assert audit(engine).is_clean
+
+
+@pytest.mark.parametrize("position", range(5))
+def test_a_fault_in_a_batch_is_the_batchs_and_nobody_elses(
+    pipeline: Pipeline, poisoned: list[int], engine: Engine, position: int
+) -> None:
+    settle(pipeline, delivery(OPEN))
+    messages = [deduct(f"d{n}") for n in range(4)]
+    messages.insert(position, batch(*(deduct(f"b{n}") for n in range(5)), deduct("poison")))
+    link = settle(pipeline, *(delivery(message) for message in messages))
+    told = {reply["referenceId"]: reply["code"] for reply in link.replies}
+    assert told == {f"d{n}": "tokens_deducted" for n in range(4)} | {"batch": "unprocessable"}
+    (dead,) = link.letters
+    assert (letter(dead).reference_id, letter(dead).type) == ("batch", "usage.batch")
+    assert poisoned.count(6) == 3, "its items share their transaction at each of the tries"
+    report = audit(engine)
+    assert report.is_clean
+    assert report.examined["entries"] == 5, "the batch has moved nothing"
 
 
 def test_a_fault_gets_a_bounded_number_of_tries(pipeline: Pipeline, poisoned: list[int]) -> None:

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from worker.errors import ConfigurationError
-from worker.settings import Settings, environment_of, load_settings, redacted
+from worker.settings import Settings, broker_user, environment_of, load_settings, redacted
 
 SECRET = "s3cr3t-Pa55"
 
@@ -83,6 +83,10 @@ def test_senders_are_json(monkeypatch: pytest.MonkeyPatch) -> None:
         ("TRIES", "1.5"),
         ("MAX_QUANTITY", "9223372036854775808"),
         ("METRICS_PORT", "-1"),
+        ("WITH_SCHEDULER", SECRET),
+        ("SCHEDULER_INTERVAL_S", "-2"),
+        ("SCHEDULER_INTERVAL_S", "inf"),
+        ("SCHEDULER_RATE", "0.5"),
         ("SENDERS", "{" + SECRET),
         ("SENDERS", f'"{SECRET}"'),
         ("SENDERS", f'{{"payment.*": "{SECRET}"}}'),
@@ -175,6 +179,19 @@ def test_no_password_is_ever_shown_however_badly_it_is_written(password: str) ->
         assert "SECRET" not in redacted(url)
 
 
+@pytest.mark.parametrize(
+    ("url", "user"),
+    [
+        ("amqp://ann:secret@host/", "ann"),
+        ("amqps://a%40b:secret@host/", "a@b"),
+        ("amqp://host/", "guest"),
+        ("sqla+sqlite:///broker.db", None),
+    ],
+)
+def test_the_broker_vouches_for_the_user_of_its_url(url: str, user: str | None) -> None:
+    assert broker_user(load_settings(broker_url=url).broker_url) == user
+
+
 # -- the settings of another process ----------------------------------------------------------------------
 
 
@@ -192,6 +209,9 @@ def test_no_password_is_ever_shown_however_badly_it_is_written(password: str) ->
         senders=st.dictionaries(st.text("abc.*ü\"'", min_size=1), st.lists(st.text("xyz")).map(tuple)),
         log_level=st.sampled_from(["DEBUG", "ERROR"]),
         metrics_port=st.integers(0, 65535),
+        with_scheduler=st.booleans(),
+        scheduler_interval_s=st.floats(0.001, 60),
+        scheduler_rate=st.integers(1, 1000),
     )
 )
 def test_another_process_gets_the_same_settings(whole: Settings) -> None:

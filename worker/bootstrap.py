@@ -9,8 +9,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from types import FrameType
@@ -28,7 +29,8 @@ from worker.ledger.store import Ledger
 from worker.metrics import Metrics
 from worker.pipeline import Pipeline
 from worker.policy import Policy
-from worker.settings import Settings, redacted
+from worker.scheduler import Scheduler
+from worker.settings import Settings, broker_user, redacted
 
 log = logging.getLogger(__name__)
 
@@ -92,8 +94,38 @@ class Application:
             metrics=self.metrics,
         )
 
-    def run_worker(self, stop: "SignalStop", *, drain: bool = False) -> None:
-        """Run one worker in this process until ``stop``, or until nothing is left with ``drain``."""
+    def scheduler(self) -> Scheduler:
+        """What publishes commands for what falls due, ready to run."""
+        settings = self.settings
+        name = "billing-scheduler"
+        url = settings.database_url.get_secret_value()
+        return Scheduler(
+            lambda: open_link(settings.broker_url.get_secret_value(), name=name),
+            ledger_engine(url, application_name=name, statement_timeout_s=_STATEMENT_TIMEOUT_S),
+            interval_s=settings.scheduler_interval_s,
+            rate=settings.scheduler_rate,
+            clock=utc_now,
+            rng=random.Random(),  # noqa: S311 - jitter, no secrets
+            metrics=self.metrics,
+            sent_as=broker_user(settings.broker_url),
+        )
+
+    def run_scheduler(self, stop: "SignalStop") -> None:
+        """Run the scheduler in this process until ``stop``."""
+        self._await_schema(stop)
+        log.info(
+            "scheduling what falls due in %s through %s",
+            redacted(self.settings.database_url),
+            redacted(self.settings.broker_url),
+        )
+        self.scheduler().run(stop)
+        log.info("stopped")
+
+    def run_worker(self, stop: "SignalStop", *, drain: bool = False, with_scheduler: bool = False) -> None:
+        """Run one worker in this process until ``stop``, or until nothing is left with ``drain``.
+
+        ``with_scheduler`` runs a scheduler beside it, in a thread.
+        """
         self._await_schema(stop)
         log.info(
             "consuming from %s into %s",
@@ -101,8 +133,21 @@ class Application:
             redacted(self.settings.database_url),
         )
         self._tell_differences()
-        self.consumer(stop).run(drain=drain)
+        with self._scheduling(stop) if with_scheduler else nullcontext():
+            self.consumer(stop).run(drain=drain)
         log.info("stopped")
+
+    @contextmanager
+    def _scheduling(self, stop: "SignalStop") -> Iterator[None]:
+        """The scheduler in a thread, which ends with the block; one that fails ends the worker, loudly."""
+        with ThreadPoolExecutor(1, "scheduler") as thread:
+            running = thread.submit(self.scheduler().run, stop)
+            running.add_done_callback(lambda _: stop.end())
+            try:
+                yield
+            finally:
+                stop.end()
+        running.result()
 
     def _tell_differences(self) -> None:
         """Whether the topology is as it must be; the consumer waits for what it can't do without."""
@@ -184,6 +229,10 @@ class SignalStop:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         threading.Thread(target=self._listen, args=(reading,), name="signals", daemon=True).start()
+
+    def end(self) -> None:
+        """End the loop without a signal."""
+        self.requested = True
 
     def wait(self, seconds: float) -> None:
         """Sleep so long, or until a signal."""

@@ -1,15 +1,19 @@
-"""What is sent about a delivery: its reply, and its dead letter where there is one."""
+"""What is sent about a delivery: its reply, its notices, and its dead letter where there is one."""
 
 import hashlib
 import traceback
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
-from schemas import Code, Command, Reply, Status
+from schemas import Code, Notice, Reply, Status, UsageBatch
 from worker.broker import Delivery, Outgoing
-from worker.core import Answer, Conflict, reply_for
+from worker.core import Answer, Decided, Outcome, reply_for
 from worker.deadletters.letters import Reason, dead_letter_for
-from worker.intake import DELIVERY_LIMIT
-from worker.policy import Policy
+from worker.intake import DELIVERY_LIMIT, Message
+from worker.policy import SCHEDULER_APP_ID, Policy
+
+#: Why a notice is a dead letter.
+NOTICE_REFUSED = "notice_refused"
 
 
 class Correspondence:
@@ -18,27 +22,78 @@ class Correspondence:
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
 
-    def about_answer(
-        self, delivery: Delivery, command: Command, answer: Answer, now: datetime
+    def about_answers(
+        self, delivery: Delivery, message: Message, answers: Sequence[Answer], now: datetime
     ) -> list[Outgoing]:
-        """The reply to ``command``; for a conflict, which operators must see, a dead letter as well."""
-        reply = reply_for(command, answer)
-        outgoing = [self._addressed(delivery, reply)]
-        if isinstance(answer, Conflict):
-            reason = Reason.about(command, reply.code, reply.message, reply.field)
-            outgoing.append(self.dead_letter(delivery, reason, 1, now))
+        """The reply to ``message``; for a conflict, which operators must see, a dead letter; the notices."""
+        if isinstance(message, UsageBatch):
+            reply = _reply_to_batch(message, answers)
+        else:
+            reply = reply_for(message, answers[0])
+        outgoing = [self._addressed(delivery, reply)] if _is_to_be_answered(delivery) else []
+        if (conflict := _conflict_in(message, reply)) is not None:
+            outgoing.append(self.dead_letter(delivery, conflict, 1, now))
+        for answer in answers:
+            # Again with a duplicate: the delivery that comes again is the outbox of notices too.
+            if isinstance(answer, Decided) and answer.outcome.notices:
+                outgoing += self._notices_of(answer.outcome)
         return outgoing
 
     def about_refusal(self, delivery: Delivery, reason: Reason, tries: int, now: datetime) -> list[Outgoing]:
         """The dead letter, and a failed reply where anybody could tell what it is the reply to."""
         letter = self.dead_letter(delivery, reason, tries, now)
-        if not any((self._allowed_reply_to(delivery), _correlation(delivery), reason.reference_id)):
+        known = self._allowed_reply_to(delivery) or _correlation(delivery) or reason.reference_id
+        if known is None or not _is_to_be_answered(delivery):
             return [letter]
         return [letter, self._addressed(delivery, _failed(reason))]
 
     def dead_letter(self, delivery: Delivery, reason: Reason, tries: int, now: datetime) -> Outgoing:
         """The letter alone."""
         return dead_letter_for(delivery, reason, queue=self._policy.topology.dead.name, tries=tries, now=now)
+
+    def about_refused_notice(self, notice: Outgoing, now: datetime) -> Outgoing:
+        """The dead letter of a notice that the broker refused; its replay is the notice again."""
+        told = Notice.model_validate_json(notice.body)
+        reason = Reason(
+            NOTICE_REFUSED,
+            "A queue that is bound to the event exchange is full. Others may have had this notice.",
+            type=told.type,
+            reference_id=told.reference_id,
+            user_id=told.user_id,
+        )
+        # Nobody says which queue it was.
+        as_delivered = Delivery(
+            body=notice.body,
+            queue=notice.exchange,
+            exchange=notice.exchange,
+            routing_key=notice.routing_key,
+            tag=0,
+            properties=notice.properties,
+        )
+        return self.dead_letter(as_delivered, reason, 1, now)
+
+    def _notices_of(self, outcome: Outcome) -> Iterator[Outgoing]:
+        for place, told in enumerate(outcome.notices):
+            notice = Notice.model_validate(
+                {
+                    **told,
+                    "id": _digest(outcome.reference_id, outcome.attempt, place),
+                    "user_id": outcome.user_id,
+                    "reference_id": outcome.reference_id,
+                    "recorded_at": outcome.recorded_at,
+                }
+            )
+            yield Outgoing(
+                body=notice.to_json(),
+                exchange=self._policy.topology.events,
+                routing_key=notice.type,
+                properties={
+                    "content_type": "application/json",
+                    "type": notice.type,
+                    "app_id": "billing-worker",
+                    "message_id": notice.id,
+                },
+            )
 
     def _allowed_reply_to(self, delivery: Delivery) -> str | None:
         # The default exchange reaches any queue: a request may name only what configuration allows.
@@ -47,9 +102,6 @@ class Correspondence:
 
     def _addressed(self, delivery: Delivery, reply: Reply) -> Outgoing:
         correlation = _correlation(delivery)
-        # The same for a reply that goes out again, so that its consumer can tell. Names that came over
-        # the wire may hold halves of surrogate pairs.
-        identity = f"{correlation}\0{reply.reference_id}\0{reply.attempt}".encode("utf-8", "surrogatepass")
         return Outgoing(
             body=reply.to_json(),
             exchange="",
@@ -59,15 +111,49 @@ class Correspondence:
                 "type": "billing.reply",
                 "app_id": "billing-worker",
                 "correlation_id": correlation,
-                "message_id": hashlib.blake2b(identity, digest_size=16).hexdigest(),
+                # The same for a reply that goes out again, so that its consumer can tell.
+                "message_id": _digest(correlation, reply.reference_id, reply.attempt),
             },
         )
 
 
-def fault_of(command: Command | None, fault: Exception) -> Reason:
+def fault_of(message: Message | None, fault: Exception) -> Reason:
     """Why a message that met a fault of the worker's is a dead letter, for operators."""
     trace = "".join(traceback.format_exception(fault))
-    return Reason.about(command, Code.UNPROCESSABLE, f"{type(fault).__name__}: {fault}", traceback=trace)
+    return Reason.about(message, Code.UNPROCESSABLE, f"{type(fault).__name__}: {fault}", traceback=trace)
+
+
+def _reply_to_batch(batch: UsageBatch, answers: Sequence[Answer]) -> Reply:
+    items = tuple(reply_for(item, answer) for item, answer in zip(batch.items, answers, strict=True))
+    applied = sum(item.status is Status.APPLIED for item in items)
+    rejected = len(items) - applied
+    counted = f"{len(items)} item{'s' if len(items) > 1 else ''}"
+    return Reply.model_construct(
+        status=Status.APPLIED,
+        code=Code.BATCH_PROCESSED,
+        message=f"Processed {counted}: {applied} applied, {rejected} rejected",
+        type=batch.type,
+        reference_id=batch.reference_id,
+        user_id=batch.user_id,
+        duplicate=all(item.duplicate for item in items),
+        applied=applied,
+        rejected=rejected,
+        items=items,
+    )
+
+
+def _conflict_in(message: Message, reply: Reply) -> Reason | None:
+    """That the reference of ``message``, or of one of its items, names another operation."""
+    if reply.items is None:
+        if reply.code is not Code.REFERENCE_CONFLICT:
+            return None
+        return Reason.about(message, reply.code, reply.message, reply.field)
+    found = [n for n, item in enumerate(reply.items) if item.code is Code.REFERENCE_CONFLICT]
+    if not found:
+        return None
+    first = reply.items[found[0]]
+    more = f" It is one of {len(found)} such items." if len(found) > 1 else ""
+    return Reason.about(message, first.code, first.message + more, f"items.{found[0]}.{first.field}")
 
 
 def _failed(reason: Reason) -> Reply:
@@ -90,6 +176,16 @@ def _failed(reason: Reason) -> Reply:
         field=reason.field,
         reason=reason.code,
     )
+
+
+def _is_to_be_answered(delivery: Delivery) -> bool:
+    return delivery.text("app_id") != SCHEDULER_APP_ID or delivery.text("reply_to") is not None
+
+
+def _digest(*identity: object) -> str:
+    """Names that came over the wire may hold halves of surrogate pairs."""
+    text = "\0".join(map(str, identity)).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(text, digest_size=16).hexdigest()
 
 
 def _correlation(delivery: Delivery) -> str | None:

@@ -14,6 +14,18 @@ class Metrics:
             ["type", "outcome"],
             registry=self.registry,
         )
+        self.batch_items = Counter(
+            "billing_worker_batch_items",
+            "Commands that came in a batch of them, by type and outcome.",
+            ["type", "outcome"],
+            registry=self.registry,
+        )
+        self.notices = Counter(
+            "billing_worker_notices",
+            "Notices, by type and outcome: published, returned (nobody listens), refused (now a letter).",
+            ["type", "outcome"],
+            registry=self.registry,
+        )
         self.dead_letters = Counter(
             "billing_worker_dead_lettered", "Dead letters published.", ["reason"], registry=self.registry
         )
@@ -48,6 +60,20 @@ class Metrics:
         self.last_progress = Gauge(
             "billing_worker_last_progress_timestamp_seconds",
             "When a batch was last acknowledged.",
+            registry=self.registry,
+        )
+
+        self.scheduled = Counter(
+            "billing_worker_scheduled", "Commands published for what fell due.", registry=self.registry
+        )
+        self.overdue = Gauge(
+            "billing_worker_overdue_seconds",
+            "How long ago fell due what the scheduler found waiting longest.",
+            registry=self.registry,
+        )
+        self.last_tick = Gauge(
+            "billing_worker_last_tick_timestamp_seconds",
+            "When the scheduler last looked for what is due.",
             registry=self.registry,
         )
 

@@ -5,16 +5,19 @@ delivery that is not acknowledged brings the same reply again. So the unacknowle
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import islice
 
-from schemas import Command
-from worker.broker import Delivery, Link, Outgoing, RefusedError
+from schemas import Code, Command, UsageBatch
+from worker.broker import Delivery, Link, Outgoing
 from worker.catalog import Catalog
 from worker.core import Answer, Conflict, decide
 from worker.correspondence import Correspondence, fault_of
 from worker.deadletters.letters import Reason
+from worker.dispatch import Dispatch
 from worker.errors import (
     BrokerUnavailableError,
     ConfigurationError,
@@ -22,7 +25,7 @@ from worker.errors import (
     LedgerUnavailableError,
     TransientError,
 )
-from worker.intake import taken_in
+from worker.intake import Message, commands_of, taken_in
 from worker.ledger.store import Ledger
 from worker.metrics import Metrics
 from worker.policy import Policy
@@ -33,22 +36,28 @@ _CONTENTION_TRIES = 10
 
 
 class UnansweredError(BrokerUnavailableError):
-    """The broker has not taken the letters and replies. The deliveries are still held: answer again."""
+    """The broker has not taken all that must be told. The deliveries are still held: answer again."""
 
 
 @dataclass(slots=True, eq=False)
 class Item:
-    """One delivery on its way through the batch: it ends with an answer or a reason why there is none.
+    """One delivery on its way through the batch: it ends with answers, or a reason why there are none.
 
-    ``outgoing`` is what remains to be sent about it, once that is written.
+    There is an answer to each command of its message, in their order. ``outgoing`` is what remains to be sent
+    about it, once that is written.
     """
 
     delivery: Delivery
-    command: Command | None = None
-    answer: Answer | None = None
+    message: Message | None = None
+    answers: Sequence[Answer] = ()
     reason: Reason | None = None
     tries: int = 1
     outgoing: list[Outgoing] | None = None
+
+    @property
+    def commands(self) -> tuple[Command, ...]:
+        """What the delivery asks of the ledger; nothing where it is refused."""
+        return () if self.message is None else commands_of(self.message)
 
 
 class Pipeline:
@@ -67,6 +76,7 @@ class Pipeline:
         self._ledger, self._catalog, self._policy = ledger, catalog, policy
         self._clock, self._pause, self._metrics = clock, pause, metrics
         self._correspondence = Correspondence(policy)
+        self._dispatch = Dispatch(policy, self._correspondence, metrics)
 
     def receive(self, deliveries: Sequence[Delivery]) -> list[Item]:
         """Decode each delivery by itself; what is no command is refused here and disturbs no neighbour."""
@@ -75,12 +85,12 @@ class Pipeline:
 
     def settle(self, link: Link, items: Sequence[Item]) -> None:
         """Apply, reply, acknowledge. After a TransientError it may be called again with the same items."""
-        self.apply([item for item in items if item.answer is None and item.reason is None])
+        self.apply([item for item in items if not item.answers and item.reason is None])
         self.answer(link, items)
         self.acknowledge(link, items)
 
     def apply(self, items: Sequence[Item]) -> None:
-        """Each item gets its answer, in one transaction; a fault that no outcome names is isolated."""
+        """Each item gets its answers, in one transaction; a fault that no outcome names is isolated."""
         if not items:
             return
         try:
@@ -92,17 +102,18 @@ class Pipeline:
 
     def transact(self, items: Sequence[Item]) -> None:
         """Load under locks, decide, claim and write, commit."""
-        commands = [item.command for item in items if item.command is not None]
+        commands = [command for item in items for command in item.commands]
         now = self._clock()
         with self._ledger.begin() as books:
             known = books.load(commands, now)
             plan = decide(commands, known, now, self._catalog)
             books.write(plan, known, now)
-        for item, answer in zip(items, plan.answers, strict=True):
-            item.answer = answer
+        answers = iter(plan.answers)
+        for item in items:
+            item.answers = tuple(islice(answers, len(item.commands)))
 
     def answer(self, link: Link, items: Sequence[Item]) -> None:
-        """Send the replies and the dead letters, and wait until the broker has them.
+        """Send the replies, the dead letters and the notices, and wait until the broker has them.
 
         Raises UnansweredError; what the broker has taken by then is not sent again.
         """
@@ -110,9 +121,13 @@ class Pipeline:
         for item in items:
             if item.outgoing is None:
                 item.outgoing = self._written(item, now)
-        if self._held(link, items) and (held := self._held(link, items)):
+        try:
+            left = self._dispatch.send(link, [item.outgoing for item in items if item.outgoing], now)
+        except (BrokerUnavailableError, ConfigurationError) as error:
+            raise UnansweredError(str(error)) from error
+        if left:
             raise UnansweredError(
-                f"the broker takes no messages for {', '.join(sorted(held))}; if a queue is missing, "
+                f"the broker takes no messages for {', '.join(sorted(left))}; if a queue is missing, "
                 "run `billing-worker topology declare`"
             )
 
@@ -127,7 +142,7 @@ class Pipeline:
         taken = taken_in(delivery, self._policy, now)
         if isinstance(taken, Reason):
             return Item(delivery, reason=taken)
-        return Item(delivery, command=taken)
+        return Item(delivery, taken)
 
     # -- apply --------------------------------------------------------------------------------------------
 
@@ -161,7 +176,7 @@ class Pipeline:
     def _faulty(self, item: Item, fault: Exception) -> Reason:
         # The text and the traceback may hold what the producer sent; they go into the letter, not the log.
         log.error("a message met a fault (%s) and becomes a dead letter", type(fault).__name__)
-        return fault_of(item.command, fault)
+        return fault_of(item.message, fault)
 
     # -- answer -------------------------------------------------------------------------------------------
 
@@ -175,81 +190,38 @@ class Pipeline:
             return [self._correspondence.dead_letter(bare, item.reason, item.tries, now)]
 
     def _correspond(self, item: Item, now: datetime) -> list[Outgoing]:
-        if item.command is not None and item.answer is not None:
-            return self._correspondence.about_answer(item.delivery, item.command, item.answer, now)
+        if item.message is not None and item.answers:
+            return self._correspondence.about_answers(item.delivery, item.message, item.answers, now)
         if item.reason is None:
-            raise AssertionError("an item without answer and reason")
+            raise AssertionError("an item without answers and reason")
         return self._correspondence.about_refusal(item.delivery, item.reason, item.tries, now)
-
-    def _held(self, link: Link, items: Sequence[Item]) -> set[str]:
-        """Send what remains; the names of the queues for which something remains still."""
-        pending = [message for item in items for message in item.outgoing or ()]
-        returned: Sequence[Outgoing]
-        refused: Sequence[Outgoing]
-        try:
-            returned, refused = link.publish(pending) if pending else (), ()
-        except RefusedError as error:
-            returned, refused = error.returned, error.refused
-        except (BrokerUnavailableError, ConfigurationError) as error:
-            raise UnansweredError(str(error)) from error
-        remaining = self._remaining(pending, {id(m) for m in returned}, {id(m) for m in refused})
-        for item in items:
-            item.outgoing = [remaining[id(m)] for m in item.outgoing or () if id(m) in remaining]
-        return {message.routing_key for message in remaining.values()}
-
-    def _remaining(
-        self, pending: Sequence[Outgoing], returned: set[int], refused: set[int]
-    ) -> dict[int, Outgoing]:
-        """By the message it was: what must be sent again.
-
-        A dead letter always, until there is a place for it. A reply that no queue takes is counted and let
-        go; one that a full queue refuses goes to the default queue, which is worth waiting for.
-        """
-        remaining: dict[int, Outgoing] = {}
-        unroutable: list[Outgoing] = []
-        for message in pending:
-            is_letter = message.routing_key == self._policy.topology.dead.name
-            if id(message) in refused:
-                to = message.routing_key if is_letter else self._policy.reply_queue
-                remaining[id(message)] = replace(message, routing_key=to)
-            elif id(message) not in returned:
-                self._count_letter(message, is_letter=is_letter)
-            elif is_letter:
-                remaining[id(message)] = message
-            else:
-                unroutable.append(message)
-        self._count_unroutable(unroutable)
-        return remaining
 
     # -- count --------------------------------------------------------------------------------------------
 
-    def _count_letter(self, message: Outgoing, *, is_letter: bool) -> None:
-        if is_letter:
-            self._metrics.dead_letters.labels(str(message.headers["x-billing-reason"])).inc()
-
-    def _count_unroutable(self, replies: Sequence[Outgoing]) -> None:
-        if not replies:
-            return
-        self._metrics.unroutable_replies.inc(len(replies))
-        queues = sorted({repr(reply.routing_key) for reply in replies})
-        log.warning("%d replies reached no queue: %s does not exist", len(replies), ", ".join(queues))
-
     def _count(self, items: Iterable[Item]) -> None:
-        counts: dict[tuple[str, str], int] = {}
+        """Messages by their outcome, and the commands of batches by theirs."""
+        messages: Counter[tuple[str, str]] = Counter()
+        batched: Counter[tuple[str, str]] = Counter()
         for item in items:
-            key = _outcome_label(item)
-            counts[key] = counts.get(key, 0) + 1
-        for labels, count in counts.items():
-            self._metrics.messages.labels(*labels).inc(count)
+            messages[_labels(item)] += 1
+            if isinstance(item.message, UsageBatch):
+                batched.update(map(_answer_labels, item.message.items, item.answers))
+        for counts, metric in ((messages, self._metrics.messages), (batched, self._metrics.batch_items)):
+            for labels, count in counts.items():
+                metric.labels(*labels).inc(count)
 
 
-def _outcome_label(item: Item) -> tuple[str, str]:
-    if item.command is None:
+def _labels(item: Item) -> tuple[str, str]:
+    if item.message is None:
         return "unknown", "malformed"
-    match item.answer:
-        case None:
-            return item.command.type, "unprocessable"
-        case Conflict():
-            return item.command.type, "reference_conflict"
-        case answer:
-            return item.command.type, "duplicate" if answer.duplicate else answer.outcome.code
+    if not item.answers:
+        return item.message.type, "unprocessable"
+    if isinstance(item.message, UsageBatch):
+        return item.message.type, Code.BATCH_PROCESSED
+    return _answer_labels(item.message, item.answers[0])
+
+
+def _answer_labels(command: Command, answer: Answer) -> tuple[str, str]:
+    if isinstance(answer, Conflict):
+        return command.type, Code.REFERENCE_CONFLICT
+    return command.type, "duplicate" if answer.duplicate else answer.outcome.code

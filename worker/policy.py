@@ -11,6 +11,10 @@ SUSPECT_AFTER = 3
 #: From so many on it is parked, before a broker of 4.0 or later drops it (20 by default).
 GIVE_UP_AFTER = 15
 
+#: The ``app_id`` of what the scheduler sends. Nobody waits for an answer to it: there is none unless it names
+#: a ``reply_to``.
+SCHEDULER_APP_ID = "billing-scheduler"
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:

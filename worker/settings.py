@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -36,6 +36,10 @@ class Settings(BaseSettings):
     #: Who may send what, as the broker vouches for it (``user_id``): {"payment.*": ["gateway-bridge"]}.
     #: One source holds as a whole: an access rule must not be mixed from several.
     senders: Annotated[dict[str, tuple[str, ...]], NoDecode] = {}
+
+    with_scheduler: bool = False
+    scheduler_interval_s: Annotated[float, Field(gt=0, le=60)] = 5.0
+    scheduler_rate: Annotated[int, Field(ge=1, le=1000)] = 200  # commands a second, at most
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["text", "json"] = "text"
@@ -131,6 +135,12 @@ def redacted(url: SecretStr | str) -> str:
     login, at, host = parts.netloc.rpartition("@")
     user, colon, _ = login.partition(":")
     return f"{parts.scheme}://{user}{':***' if colon else ''}{at}{host}{parts.path}"
+
+
+def broker_user(url: SecretStr) -> str | None:
+    """Who publishes through ``url``, as the broker vouches for it; None where it vouches for nobody."""
+    parts = urlsplit(url.get_secret_value())
+    return unquote(parts.username or "guest") if parts.scheme in {"amqp", "amqps", "pyamqp"} else None
 
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")

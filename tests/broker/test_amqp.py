@@ -10,7 +10,7 @@ import pytest
 from tests.support.provision import RabbitMQServer
 from tests.support.waiting import eventually
 from tests.support.witness import Witness
-from worker.broker import BILLING, Link, Outgoing, amqp, open_link
+from worker.broker import BILLING, Link, Outgoing, RefusedError, amqp, open_link
 from worker.errors import BrokerUnavailableError, ConfigurationError
 
 PAYMENTS, USAGE = (queue.name for queue in BILLING.work)
@@ -41,6 +41,58 @@ def test_a_message_the_broker_refuses_is_a_lost_link(link: Link, witness: Witnes
     )
     with pytest.raises(BrokerUnavailableError, match="refused"):
         link.publish([reply(n, "billing.replies.full") for n in range(10)])
+
+
+def notice(number: int, key: str = "balance.low") -> Outgoing:
+    return Outgoing(b"{}", BILLING.events, key, {"message_id": f"n{number}"})
+
+
+def test_notices_reach_the_queues_that_are_bound_and_come_back_where_none_is(
+    link: Link, witness: Witness
+) -> None:
+    for queue, key in (("all", "#"), ("balances", "balance.*"), ("credits", "credit.expiring")):
+        witness.channel.queue_declare(queue, exclusive=True)
+        witness.channel.queue_bind(queue, BILLING.events, key)
+    sent = [notice(1), notice(2, "balance.depleted"), notice(3, "credit.expiring")]
+    assert link.publish(sent) == []
+    assert {queue: witness.depth(queue) for queue in ("all", "balances", "credits")} == {
+        "all": 3,
+        "balances": 2,
+        "credits": 1,
+    }
+    witness.channel.queue_unbind("all", BILLING.events, "#")
+    unheard = notice(4, "payment.strange")
+    assert link.publish([notice(5), unheard]) == [unheard]
+
+
+def test_one_full_queue_among_those_that_are_bound_refuses_a_notice(link: Link, witness: Witness) -> None:
+    witness.channel.queue_declare("open", exclusive=True)
+    witness.channel.queue_declare(
+        "full", exclusive=True, arguments={"x-max-length": 1, "x-overflow": "reject-publish"}
+    )
+    for queue in ("open", "full"):
+        witness.channel.queue_bind(queue, BILLING.events, "#")
+    sent = [notice(n) for n in range(3)]
+    with pytest.raises(RefusedError) as raised:
+        link.publish(sent)
+    assert raised.value.refused
+    assert set(raised.value.refused) < set(sent)
+    assert witness.depth("open") == 3
+
+
+def test_an_event_exchange_that_is_missing_says_what_to_run(link: Link, witness: Witness) -> None:
+    witness.channel.exchange_delete(BILLING.events)
+    with pytest.raises(BrokerUnavailableError, match="topology declare"):
+        link.publish([notice(1)])
+    link.declare(BILLING)
+    assert len(link.publish([notice(1)])) == 1
+
+
+def test_a_body_of_many_frames_comes_back_as_it_was_sent(link: Link, witness: Witness) -> None:
+    body = bytes(range(256)) * 4_096  # a megabyte: the reply to a thousand items has half of that
+    link.publish([Outgoing(body, "", "billing.replies")])
+    ((_, received),) = witness.take("billing.replies", 1)
+    assert received == body
 
 
 def test_a_message_survives_the_broker(link: Link, witness: Witness) -> None:
@@ -105,8 +157,9 @@ def test_an_exchange_and_queues_that_are_missing_are_named(bare_broker_url: str)
         missing = link.differences(BILLING)
     finally:
         link.close()
-    assert len(missing) == 5
+    assert len(missing) == 6
     assert all("topology declare" in line for line in missing)
+    assert missing[1] == "exchange 'billing.events' is missing: run `billing-worker topology declare`"
     assert "'billing.usage'" in " ".join(missing)
 
 

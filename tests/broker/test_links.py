@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from worker.broker import BILLING, Delivery, Link, Outgoing, open_link
+from worker.broker.deliveries import BATCH_MAX_BYTES
 
 PAYMENTS, USAGE = (queue.name for queue in BILLING.work)
 
@@ -99,6 +100,59 @@ def test_a_batch_takes_what_has_arrived_and_no_more_than_was_asked_for(connect: 
     batch = received(link, 3)
     assert len(batch) == 3
     assert bodies(received(link, 4)) == [usage(n).body for n in range(3, 7)]
+
+
+def test_large_messages_come_in_smaller_batches_and_all_come(connect: Connect) -> None:
+    link = connect(PAYMENTS, USAGE)
+    sizes = [200_000, 200_000, 200_000, 100, 600_000, 100, 100]
+    link.publish([Outgoing(b"x" * size, "billing", "usage.batch") for size in sizes])
+    link.publish([Outgoing(b"x" * 500_000, "billing", "payment.succeeded")])
+    batches: list[list[Delivery]] = []
+    while sum(map(len, batches)) < 8:
+        batches.append(link.receive(100, 10.0))
+        assert batches[-1], f"{batches} is all that came"
+    arrived = [delivery for batch in batches for delivery in batch]
+    assert [len(delivery.body) for delivery in arrived if delivery.queue == USAGE] == sizes
+    for batch in batches:
+        assert sum(len(delivery.body) for delivery in batch[:-1]) < BATCH_MAX_BYTES
+
+
+def test_a_message_for_an_exchange_without_a_queue_for_it_comes_back(connect: Connect) -> None:
+    link = connect(USAGE)
+    unheard = Outgoing(b"{}", BILLING.events, "balance.low", {"message_id": "n"})
+    assert link.publish([usage(1), unheard, usage(2)]) == [unheard]
+    assert bodies(received(link, 2)) == [usage(1).body, usage(2).body]
+
+
+def test_a_listener_hears_every_notice_and_nothing_else(connect: Connect) -> None:
+    first = connect()
+    first.listen("billing.heard")
+    publisher, listener = connect(), connect("billing.heard")
+    notices = [Outgoing(key.encode(), BILLING.events, key) for key in ("balance.low", "credit.expiring")]
+    assert publisher.publish([usage(1), *notices]) == []
+    heard = received(listener, 2)
+    assert [(delivery.body.decode(), delivery.routing_key) for delivery in heard] == [
+        ("balance.low", "balance.low"),
+        ("credit.expiring", "credit.expiring"),
+    ]
+    assert listener.receive(10, 0.05) == []
+
+
+def test_a_listener_that_is_deleted_hears_no_more(connect: Connect) -> None:
+    link = connect()
+    link.listen("billing.heard")
+    link.delete("billing.heard")
+    unheard = Outgoing(b"{}", BILLING.events, "balance.low")
+    assert connect().publish([unheard]) == [unheard]
+
+
+def test_the_queue_of_a_type_is_the_one_its_messages_wait_in(connect: Connect) -> None:
+    from schemas import MESSAGE_TYPES
+
+    link = connect(PAYMENTS, USAGE)
+    link.publish([Outgoing(type_.encode(), "billing", type_) for type_ in MESSAGE_TYPES])
+    for delivery in received(link, len(MESSAGE_TYPES)):
+        assert BILLING.queue_of(delivery.body.decode()).name == delivery.queue
 
 
 def test_nothing_comes_from_an_empty_queue(connect: Connect) -> None:

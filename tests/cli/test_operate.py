@@ -203,12 +203,16 @@ def test_declaring_makes_what_verify_misses(bare_cli: Cli, bare_broker_url: str)
     assert before.code == 1
     assert before.lines == [
         f"{what} is missing: run `billing-worker topology declare`"
-        for what in ("exchange 'billing'", *(f"queue '{name}'" for name in QUEUES))
+        for what in (
+            *(f"exchange '{name}'" for name in BILLING.exchanges),
+            *(f"queue '{name}'" for name in QUEUES),
+        )
     ]
     declared = bare_cli("topology", "declare")
     assert declared.code == 0
     assert [line.partition(":")[0] for line in declared.lines[:4]] == QUEUES
     assert "bound to usage.*" in declared.lines[1]
+    assert "exchange billing.events: declared, for notices; bind a queue to hear them" in declared.lines
     after = bare_cli("topology", "verify")
     assert after.code == 0
     assert after.out.startswith("the topology is as it must be")
@@ -270,7 +274,7 @@ def test_an_exchange_of_another_type_is_shown_with_the_difference(
     assert ended.code == 1
     assert ended.lines[0].startswith("exchange 'billing' differs: PRECONDITION_FAILED")
     assert "'fanout'" in ended.lines[0]
-    assert len(ended.lines) == 5, "the queues are looked at all the same"
+    assert len(ended.lines) == 6, "the queues are looked at all the same"
 
 
 def test_a_binding_that_is_gone_is_put_right_by_declaring(broker_cli: Cli, witness: Witness) -> None:

@@ -19,9 +19,16 @@ from amqp.basic_message import Message
 from amqp.exceptions import AccessRefused, AMQPError, NotAllowed, NotFound, PreconditionFailed
 from kombu.transport import pyamqp
 
-from worker.broker.deliveries import Delivery, Outgoing, RefusedError, as_bytes
+from worker.broker.deliveries import (
+    BATCH_MAX_BYTES,
+    Delivery,
+    Outgoing,
+    RefusedError,
+    as_bytes,
+    front_of,
+)
 from worker.broker.frames import UNREADABLE, tolerant_frame_handler
-from worker.broker.topology import Queue, Topology
+from worker.broker.topology import BILLING, Queue, Topology
 from worker.errors import BillingError, BrokerUnavailableError, ConfigurationError
 
 HEARTBEAT_S = 30
@@ -99,7 +106,8 @@ class AmqpLink:
     def declare(self, topology: Topology) -> None:
         """See Link."""
         with _broker_errors(), _channel(self._publisher().connection) as channel:
-            channel.exchange_declare(topology.exchange, "topic", durable=True, auto_delete=False)
+            for exchange in topology.exchanges:
+                channel.exchange_declare(exchange, "topic", durable=True, auto_delete=False)
             for queue in topology.queues:
                 _declare_queue(channel, queue)
                 for key in queue.routing_keys:
@@ -107,7 +115,10 @@ class AmqpLink:
 
     def differences(self, topology: Topology) -> list[str]:
         """See Link. Bindings can't be read over AMQP; `topology declare` puts them right without asking."""
-        found = [self._exchange_difference(topology), *map(self._queue_difference, topology.queues)]
+        found = [
+            *map(self._exchange_difference, topology.exchanges),
+            *map(self._queue_difference, topology.queues),
+        ]
         return [line for line in found if line is not None]
 
     def declare_temporary(self, queue: str) -> None:
@@ -115,6 +126,12 @@ class AmqpLink:
         arguments = {"x-queue-type": "classic", "x-expires": _TEMPORARY_MS}
         with _broker_errors(), _channel(self._publisher().connection) as channel:
             channel.queue_declare(queue, durable=True, auto_delete=False, arguments=arguments)
+
+    def listen(self, queue: str) -> None:
+        """See Link."""
+        self.declare_temporary(queue)
+        with _broker_errors(), _channel(self._publisher().connection) as channel:
+            channel.queue_bind(queue, BILLING.events, "#")
 
     def delete(self, queue: str) -> None:
         """See Link."""
@@ -163,8 +180,7 @@ class AmqpLink:
         if self._inbox is not None:
             self._inbox.keep_alive(0.0)
 
-    def _exchange_difference(self, topology: Topology) -> str | None:
-        name = topology.exchange
+    def _exchange_difference(self, name: str) -> str | None:
         return self._difference(
             f"exchange {name!r}",
             lambda channel: channel.exchange_declare(name, "topic", durable=True, passive=True),
@@ -212,8 +228,11 @@ class _Inbox:
             self._drain(timeout_s)
         self._drain_arrived(most)
         batch: list[Delivery] = []
+        room = BATCH_MAX_BYTES
         for lane in self._lanes.values():
-            batch += lane.take(most - len(batch))
+            taken = lane.take(most - len(batch), room)
+            room -= sum(len(delivery.body) for delivery in taken)
+            batch += taken
         return batch
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
@@ -274,8 +293,8 @@ class _Lane:
         self._channel.basic_qos(0, prefetch, a_global=False)
         self._channel.basic_consume(queue, consumer_tag=queue, callback=self._on_message, on_cancel=on_cancel)
 
-    def take(self, most: int) -> list[Delivery]:
-        taken = [self.arrived.popleft() for _ in range(min(most, len(self.arrived)))]
+    def take(self, most: int, room: int) -> list[Delivery]:
+        taken = front_of(self.arrived, most, room)
         self.arrived_bytes -= sum(len(delivery.body) for delivery in taken)
         return taken
 

@@ -1,10 +1,15 @@
 """What comes from the broker and what goes to it: bytes with properties, nothing decoded."""
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from worker.errors import BrokerUnavailableError
+
+#: No more than this of bodies is received at once, and the rest of the last one: a message may bring a
+#: thousand commands, and what is received at once is one transaction.
+BATCH_MAX_BYTES = 512 * 1024
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,6 +45,15 @@ class Delivery:
         """A property that is a non-empty string, or None."""
         value = self.properties.get(name)
         return value if isinstance(value, str) and value else None
+
+
+def front_of(arrived: deque[Delivery], most: int, room: int) -> list[Delivery]:
+    """Takes the first of ``arrived``: at most so many, until their bodies have filled ``room`` bytes."""
+    front: list[Delivery] = []
+    while arrived and len(front) < most and room > 0:
+        front.append(arrived.popleft())
+        room -= len(front[-1].body)
+    return front
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,6 +1,7 @@
 """kombu's embedded transport, for a first try without a broker: queues are rows in a SQLite file.
 
-It has no confirms, no returns and no redelivery after a kill; the guarantees of the README are RabbitMQ's.
+It has no confirms and no redelivery after a kill, and of bindings only the topology's own and those of
+listeners, which are rows too. The guarantees of the README are RabbitMQ's.
 """
 
 import sqlite3
@@ -18,12 +19,13 @@ from kombu.transport import sqlalchemy
 from sqlalchemy import bindparam, delete, insert, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from worker.broker.deliveries import Delivery, Outgoing, as_bytes
+from worker.broker.deliveries import BATCH_MAX_BYTES, Delivery, Outgoing, as_bytes, front_of
 from worker.broker.topology import BILLING, Topology
 from worker.errors import BrokerUnavailableError
 
 _BATCH = 500
 _INDEX = text("CREATE INDEX IF NOT EXISTS kombu_message_in_order ON kombu_message (queue_id, id)")
+_LISTENERS = text("CREATE TABLE IF NOT EXISTS billing_listener (queue TEXT PRIMARY KEY)")
 
 
 class _Unsynced(sqlite3.Connection):
@@ -48,6 +50,24 @@ class _Channel(sqlalchemy.Channel):  # type: ignore[misc]  # kombu has no types
         self._engine, _ = self._open()
         with self._engine.begin() as connection:
             connection.execute(_INDEX)
+            connection.execute(_LISTENERS)
+
+    def listeners(self) -> list[str]:
+        """The queues that get every notice, whichever process made them."""
+        with self._engine.connect() as connection:
+            return list(connection.execute(text("SELECT queue FROM billing_listener")).scalars())
+
+    def add_listener(self, queue: str) -> None:
+        """Remember ``queue`` for links that open later."""
+        with self._engine.begin() as connection:
+            connection.execute(
+                text("INSERT OR IGNORE INTO billing_listener VALUES (:queue)"), {"queue": queue}
+            )
+
+    def remove_listener(self, queue: str) -> None:
+        """Forget ``queue``, whether it was one or not."""
+        with self._engine.begin() as connection:
+            connection.execute(text("DELETE FROM billing_listener WHERE queue = :queue"), {"queue": queue})
 
     def flush(self) -> None:
         """Store what has been put."""
@@ -124,6 +144,8 @@ class EmbeddedLink:
         with _broker_errors():
             self._channel: Any = self._connection.channel()
             self.declare(BILLING)  # routes live in the process here, not in the broker
+            for queue in self._channel.listeners():
+                self._bind_listener(queue)
             self._channel.basic_qos(0, prefetch)
             for queue in consume:
                 self._consume(queue)
@@ -136,18 +158,20 @@ class EmbeddedLink:
             while self._waiting() < most and self._drain(0):
                 pass
         batch: list[Delivery] = []
+        room = BATCH_MAX_BYTES
         for queue in self._order:
-            arrived = self._arrived[queue]
-            batch += [arrived.popleft() for _ in range(min(most - len(batch), len(arrived)))]
+            taken = front_of(self._arrived[queue], most - len(batch), room)
+            room -= sum(len(delivery.body) for delivery in taken)
+            batch += taken
         return batch
 
     def publish(self, messages: Sequence[Outgoing]) -> list[Outgoing]:
-        """See Link; a queue that does not exist is made, so nothing is ever returned."""
+        """See Link; a queue that is named and does not exist is made."""
         with _broker_errors():
             for message in messages:
                 self._publish(message)
             self._channel.flush()
-        return []
+        return [message for message in messages if not self._is_routed(message)]
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """See Link."""
@@ -164,7 +188,8 @@ class EmbeddedLink:
     def declare(self, topology: Topology) -> None:
         """See Link."""
         with _broker_errors():
-            self._channel.exchange_declare(topology.exchange, type="topic", durable=True)
+            for exchange in topology.exchanges:
+                self._channel.exchange_declare(exchange, type="topic", durable=True)
             for queue in topology.queues:
                 self._channel.queue_declare(queue.name, durable=True)
                 for key in queue.routing_keys:
@@ -180,9 +205,16 @@ class EmbeddedLink:
         with _broker_errors():
             self._channel.queue_declare(queue, durable=True)
 
+    def listen(self, queue: str) -> None:
+        """See Link."""
+        with _broker_errors():
+            self._channel.add_listener(queue)
+            self._bind_listener(queue)
+
     def delete(self, queue: str) -> None:
         """See Link; its messages go, its empty name stays."""
         with _broker_errors():
+            self._channel.remove_listener(queue)
             self._channel.queue_purge(queue)
 
     def depth(self, queue: str) -> int:
@@ -194,6 +226,10 @@ class EmbeddedLink:
         """See Link."""
         with suppress(SQLAlchemyError):
             self._connection.release()
+
+    def _bind_listener(self, queue: str) -> None:
+        self._channel.queue_declare(queue, durable=True)
+        self._channel.queue_bind(queue, BILLING.events, "#")
 
     def _waiting(self) -> int:
         return sum(map(len, self._arrived.values()))
@@ -224,6 +260,10 @@ class EmbeddedLink:
             )
 
         self._channel.basic_consume(queue, no_ack=False, callback=on_message, consumer_tag=queue)
+
+    def _is_routed(self, message: Outgoing) -> bool:
+        """Whether a queue is bound for ``message``; kombu drops it silently where none is."""
+        return not message.exchange or bool(self._channel._lookup(message.exchange, message.routing_key))  # noqa: SLF001 - nothing public says it
 
     def _publish(self, message: Outgoing) -> None:
         properties = {name: value for name, value in message.properties.items() if value is not None}

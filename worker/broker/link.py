@@ -18,7 +18,8 @@ class Link(Protocol):
     def receive(self, most: int, timeout_s: float) -> list[Delivery]:
         """What has arrived, up to ``most`` deliveries, those of the first queue first.
 
-        Waits up to ``timeout_s`` for the first one and not a moment for a second.
+        Of large ones fewer, until ``BATCH_MAX_BYTES`` are full; the others come with the next call. Waits up
+        to ``timeout_s`` for the first one and not a moment for a second.
         """
         ...
 
@@ -47,6 +48,13 @@ class Link(Protocol):
 
     def declare_temporary(self, queue: str) -> None:
         """Make a queue for replies to one caller; left alone for ten minutes it goes by itself."""
+        ...
+
+    def listen(self, queue: str) -> None:
+        """Make a queue, as ``declare_temporary`` does, that gets every notice from now on.
+
+        On the embedded transport links that are open already don't know of it.
+        """
         ...
 
     def delete(self, queue: str) -> None:

@@ -1,4 +1,4 @@
-"""The exchange and the queues, as data.
+"""The exchanges and the queues, as data.
 
 Only what can never change is an argument of a queue (its type); everything else is a policy, which an
 operator can change without deleting the queue.
@@ -6,6 +6,7 @@ operator can change without deleting the queue.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,17 +20,32 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """All that must exist on the broker before a worker runs. ``work`` is served in its order."""
+    """All that must exist on the broker before a worker runs. ``work`` is served in its order.
+
+    ``exchange`` takes commands. Notices go to ``events``, to which whoever wants to hear them binds a queue.
+    """
 
     exchange: str
     work: tuple[Queue, ...]
     replies: Queue
     dead: Queue
+    events: str = "billing.events"
+
+    @property
+    def exchanges(self) -> tuple[str, ...]:
+        """Every exchange; all of type topic."""
+        return (self.exchange, self.events)
 
     @property
     def queues(self) -> tuple[Queue, ...]:
         """Every queue."""
         return (*self.work, self.replies, self.dead)
+
+    def queue_of(self, type_: str) -> Queue:
+        """The queue of work that commands of ``type_`` wait in."""
+        return next(
+            queue for queue in self.work if any(fnmatchcase(type_, key) for key in queue.routing_keys)
+        )
 
     def policies(self) -> Mapping[str, tuple[str, Mapping[str, str | int]]]:
         """Policies an operator should set, by name: the pattern of queue names and the definition.

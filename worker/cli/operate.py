@@ -1,4 +1,4 @@
-"""Running it: ``run``, ``migrate``, ``check``, ``topology``."""
+"""Running it: ``run``, ``scheduler``, ``migrate``, ``check``, ``topology``."""
 
 import json
 import shlex
@@ -29,9 +29,14 @@ from worker.supervisor import follow_parent, supervise
     "log_level",
     "log_format",
 )
-@click.option("--drain", is_flag=True, help="Apply what is waiting, then end.")
+@click.option("--drain", is_flag=True, help="Apply what is waiting, then end; schedules nothing.")
+@click.option(
+    "--with-scheduler",
+    is_flag=True,
+    help="Also do what `billing-worker scheduler` does, in one of the workers  [BILLING_WITH_SCHEDULER]",
+)
 @click.option("--supervised", type=int, hidden=True, help="The supervisor's process id.")
-def run(application: Application, *, drain: bool, supervised: int | None) -> None:
+def run(application: Application, *, drain: bool, with_scheduler: bool, supervised: int | None) -> None:
     """Consume messages, apply them to the ledger, reply; until SIGTERM.
 
     The first SIGTERM (or Ctrl-C) finishes the batch, replies, acknowledges and exits 0; a second one ends
@@ -42,21 +47,60 @@ def run(application: Application, *, drain: bool, supervised: int | None) -> Non
     if supervised is not None:
         follow_parent(supervised)
     settings = application.settings
+    with_scheduler |= settings.with_scheduler
     if settings.workers > 1:
         if drain:
             raise ConfigurationError("--drain runs one worker; leave --workers out")
-        sys.exit(supervise(_environments(settings), stop))
+        sys.exit(supervise(_environments(settings, with_scheduler=with_scheduler), stop))
     application.serve_metrics()
-    application.run_worker(stop, drain=drain)
+    application.run_worker(stop, drain=drain, with_scheduler=with_scheduler and not drain)
 
 
-def _environments(settings: Settings) -> list[dict[str, str]]:
-    """One environment a worker; each serves its metrics on a port of its own, from the one that is set on."""
+def _environments(settings: Settings, *, with_scheduler: bool) -> list[dict[str, str]]:
+    """One environment a worker.
+
+    Each serves its metrics on a port of its own, from the one that is set on; the first runs the scheduler.
+    """
     port = settings.metrics_port
     return [
-        environment_of(settings.model_copy(update={"metrics_port": port + n if port else 0}))
+        environment_of(
+            settings.model_copy(
+                update={
+                    "metrics_port": port + n if port else 0,
+                    "with_scheduler": with_scheduler and n == 0,
+                }
+            )
+        )
         for n in range(settings.workers)
     ]
+
+
+@click.command()
+@with_application("broker_url", "database_url", "metrics_port", "log_level", "log_format")
+@click.option(
+    "--once", is_flag=True, help="Publish what is due now, as much as one interval allows; then end."
+)
+def scheduler(application: Application, *, once: bool) -> None:
+    """Publish a command for each account of which something falls due; until SIGTERM.
+
+    Holds run out, credit expires or takes effect, a free tier's period begins: nothing sends a message then,
+    so this sends `account.settle`, which the workers apply like any other command, with a reference of the
+    account and the time. Several may run: each reference is applied once. None is needed for the balances to
+    be right, which count what is due; but notices, statistics and the next allocation come when it is booked.
+
+    It looks every BILLING_SCHEDULER_INTERVAL_S seconds (5) and publishes at most BILLING_SCHEDULER_RATE
+    commands a second (200), after a day of standing still as well. An outage of the database or the broker
+    is waited out; SIGTERM (or Ctrl-C) ends it with 0.
+    """
+    if once:
+        application.require_newest_schema()
+        published = application.scheduler().look()
+        click.echo(f"published {published} commands for what fell due")
+        return
+    stop = SignalStop()
+    stop.install()
+    application.serve_metrics()
+    application.run_scheduler(stop)
 
 
 @click.command("migrate")
@@ -135,7 +179,7 @@ def _differences(application: Application) -> list[str]:
 
 @click.group()
 def topology() -> None:
-    """The exchange and the queues on the broker."""
+    """The exchanges and the queues on the broker."""
 
 
 @topology.command()
@@ -156,6 +200,11 @@ def declare(application: Application) -> None:
             f"{queue.name}: declared"
             + (f", bound to {', '.join(queue.routing_keys)}" if queue.routing_keys else "")
         )
+    for exchange, what in (
+        (BILLING.exchange, "commands"),
+        (BILLING.events, "notices; bind a queue to hear them"),
+    ):
+        click.echo(f"exchange {exchange}: declared, for {what}")
     if not broker_is_embedded(application.settings.broker_url.get_secret_value()):
         for name, (pattern, definition) in BILLING.policies().items():
             click.echo(f"policy to set: {_policy_command(name, pattern, definition)}")

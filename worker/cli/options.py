@@ -4,12 +4,11 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit
 
 import click
 
 from worker.bootstrap import Application, configure_logging
-from worker.settings import load_settings
+from worker.settings import broker_user, load_settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -80,10 +79,7 @@ def _refuse_broken_text(parameters: Mapping[str, Any]) -> None:
 
 def sender_of(application: Application) -> str | None:
     """The broker user that publishes here: the broker vouches for it, and rules about senders go by it."""
-    parts = urlsplit(application.settings.broker_url.get_secret_value())
-    if parts.scheme not in {"amqp", "amqps", "pyamqp"}:
-        return None
-    return unquote(parts.username or "guest")
+    return broker_user(application.settings.broker_url)
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")

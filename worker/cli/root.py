@@ -9,11 +9,15 @@ import click
 
 from worker import __version__
 from worker.cli.accounts import audit_command, balance, can_afford, history, stats, usage
+from worker.cli.adjust import adjust
 from worker.cli.demo import demo
+from worker.cli.explain import explain
+from worker.cli.holdings import expiring, holds, lots
 from worker.cli.letters import dead_letters
 from worker.cli.messages import publish, replies
-from worker.cli.operate import check, migrate_command, run, topology
+from worker.cli.operate import check, migrate_command, run, scheduler, topology
 from worker.cli.output import printable
+from worker.cli.statement import statement
 from worker.errors import BillingError, ConfigurationError, NotFoundError, TransientError
 from worker.ledger.queries import QueryError
 
@@ -49,6 +53,7 @@ def cli() -> None:
 for command in (
     demo,
     run,
+    scheduler,
     migrate_command,
     check,
     topology,
@@ -56,10 +61,16 @@ for command in (
     replies,
     balance,
     can_afford,
+    lots,
+    holds,
+    expiring,
     history,
+    statement,
+    explain,
     usage,
     stats,
     audit_command,
+    adjust,
     dead_letters,
 ):
     cli.add_command(command)

@@ -9,7 +9,7 @@ from typing import Any
 from amqp.serialization import dumps
 from pydantic import ValidationError
 
-from schemas import SCHEMA_VERSION, Command, DeadLetter, Limits, Malformed, decode
+from schemas import SCHEMA_VERSION, Command, DeadLetter, Limits, Malformed, UsageBatch, decode
 from schemas.dead_letter import HEADER_PREFIX
 from worker import __version__
 from worker.broker import Delivery, Outgoing
@@ -43,7 +43,7 @@ class Reason:
     @classmethod
     def about(
         cls,
-        subject: Command | Malformed | None,
+        subject: Command | UsageBatch | Malformed | None,
         code: str,
         message: str,
         field: str | None = None,

@@ -1,0 +1,145 @@
+"""``usage.batch`` on RabbitMQ and PostgreSQL: a thousand commands in one message, one reply to them all."""
+
+import json
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from schemas import DeadLetter, Reply
+from schemas.usage import BATCH_MAX_ITEMS
+from tests.support.processes import WorkerProcesses
+from tests.support.saboteur import Saboteurs
+from tests.support.traffic import nothing_is_left
+from tests.support.witness import PATIENCE_S, Witness
+from tests.support.worker_thread import running
+from worker.bootstrap import Application
+from worker.broker import BILLING
+from worker.ledger.audit import audit
+from worker.ledger.tables import accounts, operations
+
+#: What RabbitMQ takes from 4.0 on where nothing is said; before it took 128 MiB.
+MESSAGE_MAX_BYTES = 16 * 1024 * 1024
+
+Message = dict[str, Any]
+
+
+def opening(user: str, tier: str = "pro") -> Message:
+    return {"type": "account.open", "referenceId": f"open-{user}", "userId": user, "tier": tier}
+
+
+def batch(reference: str, items: list[Message], user: str = "ann") -> Message:
+    return {"type": "usage.batch", "referenceId": reference, "userId": user, "items": items}
+
+
+def deduct(reference: str, tokens: int = 1, **more: Any) -> Message:
+    return {"type": "usage.deduct", "referenceId": reference, "tokens": tokens, **more}
+
+
+def used(application: Application) -> dict[str, int]:
+    with application.engine.connect() as connection:
+        rows = connection.execute(select(accounts.c.user_id, accounts.c.used))
+        return {row.user_id: row.used for row in rows}
+
+
+def test_a_thousand_items_of_all_kinds_and_users_get_one_reply_that_the_broker_takes_with_ease(
+    application: Application, witness: Witness
+) -> None:
+    """The names are as long as they may be, and each third item is refused, with all that is said then."""
+    long = "f" * 64
+    kinds: list[Message] = [
+        {"type": "usage.deduct", "tokens": 3, "feature": long},
+        {"type": "usage.record", "meter": "ocr", "quantity": 1, "userId": "bob"},
+        {"type": "usage.deduct", "tokens": 10**15, "userId": "bob"},
+    ]
+    items = [{**kinds[n % 3], "referenceId": f"{n:080}"} for n in range(BATCH_MAX_ITEMS)]
+    with running(application):
+        for user in ("ann", "bob"):
+            witness.request(opening(user))
+        correlation_id = witness.publish(batch("b", items))
+        ((properties, body),) = witness.take(witness.reply_queue, 1)
+        again = witness.request(batch("b", items))
+    assert properties.correlation_id == correlation_id
+    assert len(body) < MESSAGE_MAX_BYTES // 16
+    reply = Reply.model_validate_json(body)
+    assert (reply.message, reply.applied, reply.rejected) == (
+        "Processed 1000 items: 667 applied, 333 rejected",
+        667,
+        333,
+    )
+    assert reply.items is not None
+    assert [item.reference_id for item in reply.items] == [item["referenceId"] for item in items]
+    assert [item.user_id for item in reply.items[:2]] == ["ann", "bob"]
+    assert used(application) == {"ann": 3 * 334, "bob": 120 * 333}
+    assert again["duplicate"] is True
+    assert {item["duplicate"] for item in again["items"]} == {True}
+    assert audit(application.engine).is_clean
+    nothing_is_left(witness)
+
+
+def test_large_batches_and_small_messages_go_through_several_workers_side_by_side(
+    application: Application, witness: Witness, workers: WorkerProcesses
+) -> None:
+    for _ in range(2):
+        workers.start()
+    for user in ("ann", "bob"):
+        witness.request(opening(user))
+    expected = {"ann": 0, "bob": 0}
+    correlations = []
+    for n in range(12):
+        user = ("ann", "bob")[n % 2]
+        items = [deduct(f"b{n}-{i}", 1) for i in range(300)]
+        correlations.append(witness.publish(batch(f"b{n}", items, user)))
+        # One of an earlier batch's by itself, while another worker may have that in its hands.
+        single = deduct(f"b{n - 2 if n > 1 else n}-{n}", 1, userId=user)
+        correlations.append(witness.publish(single))
+        expected[user] += 300
+    replies = witness.replies(correlations)
+    assert {reply["status"] for some in replies.values() for reply in some} == {"applied"}
+    assert used(application) == expected
+    assert audit(application.engine).is_clean
+    nothing_is_left(witness)
+
+
+@pytest.mark.parametrize(
+    ("arrow", "duplicates"), [("written", [False]), ("committed", [True]), ("confirmed", [False, True])]
+)
+def test_a_worker_killed_in_the_middle_of_a_batch_applies_each_item_once(
+    application: Application, witness: Witness, arrow: str, duplicates: list[bool]
+) -> None:
+    items = [deduct(f"i{n}", 2) for n in range(50)]
+    with running(application):
+        witness.request(opening("ann"))
+    witness.publish(batch("b", items))
+    with Saboteurs(application.settings) as saboteurs:
+        process = saboteurs.start_at(arrow, 1, batch_size=10)
+        process.join(PATIENCE_S)
+        assert process.exitcode == -9
+    with running(application):
+        replies = [json.loads(body) for _, body in witness.take(witness.reply_queue, len(duplicates))]
+    nothing_is_left(witness)
+    assert witness.depth(witness.reply_queue) == 0
+    assert [reply["duplicate"] for reply in replies] == duplicates
+    assert {(reply["applied"], reply["rejected"]) for reply in replies} == {(50, 0)}
+    assert used(application) == {"ann": 100}
+    with application.engine.connect() as connection:
+        stored = connection.execute(select(func.count()).select_from(operations)).scalar_one()
+    assert stored == 51, "the batch's own reference names nothing in the ledger"
+    assert audit(application.engine).is_clean
+
+
+def test_a_conflict_in_a_batch_is_one_dead_letter_with_the_place(
+    application: Application, witness: Witness
+) -> None:
+    with running(application):
+        witness.request(opening("ann"))
+        witness.request(deduct("x", 7, userId="ann"))
+        message = batch("b", [deduct("a"), deduct("b"), deduct("c"), deduct("x", 8), deduct("d")])
+        reply = witness.request(message)
+    assert (reply["applied"], reply["rejected"]) == (4, 1)
+    assert reply["items"][3]["code"] == "reference_conflict"
+    ((properties, body),) = witness.take(BILLING.dead.name, 1)
+    letter = DeadLetter.from_headers(properties.headers)
+    assert (letter.reason, letter.field, letter.reference_id) == ("reference_conflict", "items.3.tokens", "b")
+    assert json.loads(body) == message
+    assert used(application) == {"ann": 11}

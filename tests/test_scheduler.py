@@ -1,0 +1,605 @@
+"""What falls due is published once in a while and applied once, whoever publishes it and however often."""
+
+import logging
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import Engine, event, func, select, text
+
+from schemas import BonusCredit, Command, OpenAccount, ReserveUsage, SettleAccount
+from tests.support.books import applied
+from tests.support.fakes import FakeLink
+from tests.support.processes import WorkerProcesses, run_cli
+from tests.support.saboteur import _CONTEXT, after, die
+from tests.support.waiting import eventually
+from tests.support.witness import PATIENCE_S, Witness
+from tests.support.worker_thread import FlagStop, running
+from worker.bootstrap import Application
+from worker.broker import BILLING, Link, Outgoing, open_link
+from worker.broker.amqp import AmqpLink
+from worker.catalog import Catalog
+from worker.cli.operate import _environments
+from worker.errors import BrokerUnavailableError, ConfigurationError
+from worker.ledger.audit import audit
+from worker.ledger.due import DueAccount, due_accounts
+from worker.ledger.engine import ledger_engine
+from worker.ledger.tables import accounts, operations
+from worker.metrics import Metrics
+from worker.policy import SCHEDULER_APP_ID
+from worker.scheduler import REMEMBERED_FOR, Scheduler, reference_of
+from worker.settings import Settings, load_settings
+
+NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
+PAYMENTS = BILLING.queue_of("account.settle").name
+SECOND, MINUTE, HOUR, DAY = (timedelta(seconds=s) for s in (1, 60, 3600, 86_400))
+
+
+class Broker(FakeLink):
+    """A broker in memory in whose queue so many messages wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting = 0
+        self.opened = 0
+
+    def depth(self, queue: str) -> int:
+        assert queue == PAYMENTS
+        return self.waiting
+
+    def connect(self) -> Link:
+        self.opened += 1
+        return self
+
+    @property
+    def references(self) -> list[str]:
+        """Of all that was published, in order."""
+        return [SettleAccount.model_validate_json(message.body).reference_id for message in self.published]
+
+
+@pytest.fixture
+def engine(sqlite_url: str) -> Iterator[Engine]:
+    """A ledger for what is the same on every database."""
+    engine = ledger_engine(sqlite_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def broker() -> Broker:
+    return Broker()
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+Schedulers = Callable[..., Scheduler]
+
+
+@pytest.fixture
+def schedulers(engine: Engine, broker: Broker, metrics: Metrics) -> Schedulers:
+    """Makes schedulers on the test's ledger and the broker in memory."""
+
+    def make(**options: Any) -> Scheduler:
+        given: dict[str, Any] = {"connect": broker.connect, "engine": engine, "interval_s": 5.0, "rate": 200}
+        return Scheduler(**given | options, clock=lambda: NOW, rng=random.Random(1), metrics=metrics)
+
+    return make
+
+
+def held(user: str, ttl_s: int = 60, tokens: int = 100) -> list[Command]:
+    """An account with a hold that runs out."""
+    return [
+        OpenAccount(reference_id=f"open-{user}", user_id=user, tier="pro"),
+        ReserveUsage(reference_id=f"hold-{user}", user_id=user, tokens=tokens, ttl_seconds=ttl_s),
+    ]
+
+
+def fill(engine: Engine, catalog: Catalog, count: int, *, now: datetime = NOW, step_s: int = 0) -> None:
+    """So many accounts with holds that run out a minute after ``now`` and later, ``step_s`` apart."""
+    users = [f"u{n:05}" for n in range(count)]
+    commands = [command for n, user in enumerate(users) for command in held(user, 60 + step_s * n)]
+    applied(engine, catalog, *commands, now=now)
+
+
+# -- what is published ------------------------------------------------------------------------------------
+
+
+def test_what_is_due_becomes_a_command_whose_reference_is_the_account_and_the_time(
+    engine: Engine, catalog: Catalog, schedulers: Schedulers, broker: Broker, metrics: Metrics
+) -> None:
+    applied(engine, catalog, *held("ann"), now=NOW)
+    scheduler = schedulers(sent_as="billing")
+    assert scheduler.tick(NOW + MINUTE - timedelta(microseconds=1)) == 0
+    assert broker.opened == 0, "there is nothing to say"
+    assert scheduler.tick(NOW + MINUTE) == 1
+    (message,) = broker.published
+    (due,) = due_accounts(engine, NOW + MINUTE, 10)
+    reference = f"due:{due.account_id}:2026-11-22T10:16:00.000000+00:00"
+    assert SettleAccount.model_validate_json(message.body) == SettleAccount(
+        reference_id=reference, user_id="ann"
+    )
+    assert (message.exchange, message.routing_key) == ("billing", "account.settle")
+    assert message.properties == {
+        "content_type": "application/json",
+        "message_id": reference,
+        "app_id": SCHEDULER_APP_ID,
+        "user_id": "billing",
+    }
+    assert broker.closed
+    assert metrics.registry.get_sample_value("billing_worker_scheduled_total") == 1
+    assert metrics.registry.get_sample_value("billing_worker_overdue_seconds") == 0
+
+
+def test_two_schedulers_give_it_the_same_reference(
+    engine: Engine, catalog: Catalog, schedulers: Schedulers, broker: Broker
+) -> None:
+    fill(engine, catalog, 3)
+    first, second = schedulers(), schedulers()
+    assert (first.tick(NOW + MINUTE), second.tick(NOW + MINUTE + 20 * SECOND)) == (3, 3)
+    assert broker.references[:3] == broker.references[3:]
+    assert len(set(broker.references)) == 3
+
+
+def test_what_was_published_is_left_to_the_workers_for_a_while(
+    engine: Engine, catalog: Catalog, schedulers: Schedulers, broker: Broker
+) -> None:
+    fill(engine, catalog, 2)
+    scheduler, due = schedulers(), NOW + MINUTE
+    assert scheduler.tick(due) == 2
+    assert scheduler.tick(due + REMEMBERED_FOR - SECOND) == 0
+    assert scheduler.tick(due + REMEMBERED_FOR) == 2
+    assert len(set(broker.references)) == 2
+
+
+def test_a_reference_that_settled_nothing_is_not_the_last_word(
+    engine: Engine, catalog: Catalog, schedulers: Schedulers, broker: Broker
+) -> None:
+    """A worker whose clock is far behind ours finds nothing due, and the reference is spent."""
+    fill(engine, catalog, 1)
+    scheduler, due = schedulers(), NOW + MINUTE
+    for late in (0 * HOUR, HOUR - REMEMBERED_FOR, HOUR, HOUR + REMEMBERED_FOR, 25 * HOUR):
+        assert scheduler.tick(due + late) == 1
+    first, same, anew, same_again, next_day = broker.references
+    assert first == same
+    assert anew == same_again == f"{first}:1"
+    assert next_day == f"{first}:25"
+
+
+def test_references_are_the_same_in_every_time_zone() -> None:
+    elsewhere = datetime.fromisoformat("2026-11-22T12:15:00.000001+02:00")
+    assert reference_of(DueAccount(7, "u", elsewhere), NOW + MINUTE) == (
+        "due:7:2026-11-22T10:15:00.000001+00:00"
+    )
+
+
+# -- how much at a time -----------------------------------------------------------------------------------
+
+
+def test_a_backlog_is_published_at_the_rate_the_longest_due_first(
+    engine: Engine, catalog: Catalog, schedulers: Schedulers, broker: Broker, metrics: Metrics
+) -> None:
+    fill(engine, catalog, 25, step_s=60)
+    expected = [reference_of(due, NOW + HOUR) for due in due_accounts(engine, NOW + HOUR, 100)]
+    scheduler = schedulers(rate=2)
+    assert [scheduler.tick(NOW + HOUR + n * 5 * SECOND) for n in range(4)] == [10, 10, 5, 0]
+    assert broker.references == expected
+    assert metrics.registry.get_sample_value("billing_worker_overdue_seconds") == 3600 + 15 - 60
+
+
+def test_accounts_that_cannot_be_settled_do_not_stand_in_the_others_way(
+    engine: Engine, catalog: Catalog, schedulers: Schedulers, broker: Broker
+) -> None:
+    """Nothing is settled here at all, and each account has its turn, again and again."""
+    fill(engine, catalog, 25, step_s=1)
+    scheduler = schedulers(rate=2)
+    published = [scheduler.tick(NOW + HOUR + n * REMEMBERED_FOR) for n in range(9)]
+    assert published == [10, 10, 5] * 3
+    turns = Counter(SettleAccount.model_validate_json(message.body).user_id for message in broker.published)
+    assert (len(turns), set(turns.values())) == (25, {3})
+
+
+def test_a_queue_that_is_not_emptied_is_not_filled(
+    engine: Engine, catalog: Catalog, schedulers: Schedulers, broker: Broker
+) -> None:
+    fill(engine, catalog, 25)
+    scheduler = schedulers(rate=2)
+    published = []
+    for broker.waiting in (0, 10, 4, 999, 0, 0):
+        published.append(scheduler.tick(NOW + HOUR))
+    assert published == [10, 0, 6, 0, 9, 0]
+    assert len(set(broker.references)) == len(broker.references) == 25
+
+
+# -- failures ---------------------------------------------------------------------------------------------
+
+
+def test_of_a_queue_that_is_full_only_what_was_refused_is_published_again(
+    engine: Engine, catalog: Catalog, schedulers: Schedulers, broker: Broker
+) -> None:
+    fill(engine, catalog, 4)
+    scheduler = schedulers()
+    original = broker.publish
+
+    def refuse_half(messages: Sequence[Outgoing]) -> list[Outgoing]:
+        original(messages[:2])
+        broker.refusing = {"account.settle"}
+        return original(messages[2:])
+
+    broker.publish = refuse_half  # type: ignore[method-assign]
+    with pytest.raises(BrokerUnavailableError, match="refused 2 messages"):
+        scheduler.tick(NOW + HOUR)
+    broker.publish, broker.refusing = original, set()  # type: ignore[method-assign]
+    assert scheduler.tick(NOW + HOUR) == 2
+    assert len(set(broker.references)) == len(broker.references) == 4
+
+
+def test_a_queue_that_is_missing_says_what_to_run(
+    engine: Engine, catalog: Catalog, schedulers: Schedulers, broker: Broker
+) -> None:
+    fill(engine, catalog, 1)
+    broker.unroutable = {"account.settle"}
+    with pytest.raises(BrokerUnavailableError, match="topology declare"):
+        schedulers().tick(NOW + HOUR)
+
+
+@dataclass
+class Stop:
+    """Ends the loop after so many waits; waits for nothing."""
+
+    waits_left: int
+    requested: bool = False
+    waited_s: list[float] = field(default_factory=list)
+
+    def wait(self, seconds: float) -> None:
+        self.waited_s.append(seconds)
+        self.waits_left -= 1
+        self.requested |= self.waits_left <= 0
+
+
+def test_it_looks_once_an_interval_until_it_is_stopped(
+    schedulers: Schedulers, broker: Broker, metrics: Metrics
+) -> None:
+    stop = Stop(3)
+    schedulers(interval_s=7.5).run(stop)
+    assert stop.waited_s == [7.5] * 3
+    assert broker.opened == 1, "a wrong password is told at the start"
+    last = metrics.registry.get_sample_value("billing_worker_last_tick_timestamp_seconds")
+    assert last == (NOW - SECOND).timestamp()
+
+
+def test_it_leaves_a_second_to_clocks_that_are_behind(
+    engine: Engine, catalog: Catalog, schedulers: Schedulers, broker: Broker
+) -> None:
+    applied(engine, catalog, *held("ann"), now=NOW - MINUTE)
+    applied(engine, catalog, *held("bob"), now=NOW - MINUTE - SECOND)
+    schedulers().run(Stop(1))
+    assert [SettleAccount.model_validate_json(message.body).user_id for message in broker.published] == [
+        "bob"
+    ]
+
+
+def test_an_outage_of_the_broker_is_told_once_and_waited_out(
+    engine: Engine,
+    catalog: Catalog,
+    schedulers: Schedulers,
+    broker: Broker,
+    metrics: Metrics,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    fill(engine, catalog, 1, now=NOW - HOUR)
+    stop = Stop(13)
+
+    def connect() -> Link:
+        return broker.connect() if stop.waits_left == 1 else open_link("amqp://guest:guest@127.0.0.1:1/")
+
+    schedulers(connect=connect).run(stop)
+    assert len(broker.published) == 1
+    assert stop.waited_s[-1] == 5.0
+    assert stop.waited_s[0] < 0.5
+    assert max(stop.waited_s) <= 15.0
+    assert [record.levelname for record in caplog.records] == ["ERROR", "INFO", "INFO"]
+    assert metrics.registry.get_sample_value("billing_worker_outages_total", {"server": "broker"}) == 1
+
+
+def test_an_outage_of_the_database_is_waited_out_too(
+    schedulers: Schedulers, metrics: Metrics, caplog: pytest.LogCaptureFixture
+) -> None:
+    away = ledger_engine("postgresql://nobody@127.0.0.1:1/none")
+    schedulers(engine=away).run(Stop(3))
+    assert metrics.registry.get_sample_value("billing_worker_outages_total", {"server": "database"}) == 1
+    assert len(caplog.records) == 1
+    assert "trying again" in caplog.text
+
+
+def test_a_broker_that_refuses_it_from_the_first_ends_it_and_later_it_is_waited_for(
+    engine: Engine, catalog: Catalog, schedulers: Schedulers, broker: Broker
+) -> None:
+    fill(engine, catalog, 1, now=NOW - HOUR)
+
+    def refuse() -> Link:
+        raise ConfigurationError("no such vhost")
+
+    with pytest.raises(ConfigurationError):
+        schedulers(connect=refuse).run(Stop(1))
+    stop = Stop(2)
+
+    def connect() -> Link:
+        broker.opened += 1
+        return refuse() if broker.opened == 2 else broker
+
+    schedulers(connect=connect).run(stop)
+    assert stop.waited_s[0] < stop.waited_s[1] == 5.0
+    assert len(broker.published) == 1
+
+
+# -- the question to the database -------------------------------------------------------------------------
+
+
+def test_accounts_are_found_page_by_page_also_where_many_fell_due_at_once(
+    database_url: str, catalog: Catalog
+) -> None:
+    engine = ledger_engine(database_url)
+    fill(engine, catalog, 7)
+    applied(engine, catalog, *held("late", 61), now=NOW)
+    pages: list[list[DueAccount]] = [due_accounts(engine, NOW + HOUR, 3)]
+    while pages[-1]:
+        pages.append(due_accounts(engine, NOW + HOUR, 3, after=pages[-1][-1]))
+    found = [due.user_id for page in pages for due in page]
+    assert found == [*(f"u{n:05}" for n in range(7)), "late"]
+    assert [len(page) for page in pages] == [3, 3, 2, 0]
+    assert due_accounts(engine, NOW, 3) == []
+    engine.dispose()
+
+
+@pytest.mark.parametrize("after", [None, DueAccount(77, "user-77", NOW - 300 * DAY)])
+def test_it_is_answered_from_an_index(postgres_engine: Engine, after: DueAccount | None) -> None:
+    with postgres_engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO accounts (user_id, tier, anchor, granted_until, opened_at, updated_at, due_at)"
+                " SELECT 'user-' || n, 'free', :now, :now, :now, :now, CASE WHEN n % 4 = 0"
+                " THEN CAST(:now AS timestamptz) + (n - 1000) * interval '1 minute' END"
+                " FROM generate_series(1, 40000) AS n"
+            ),
+            {"now": NOW},
+        )
+        connection.execute(text("ANALYZE accounts"))
+    statements: list[tuple[str, Any]] = []
+
+    @event.listens_for(postgres_engine, "before_cursor_execute")
+    def _remember(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        statements.append((statement, parameters))
+
+    found = due_accounts(postgres_engine, NOW, 1_000, after=after)
+    assert len(found) == 250
+    (statement, parameters) = statements[-1]
+    with postgres_engine.connect() as connection:
+        plan = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars().all()
+    assert any("ix_accounts_due_at" in line for line in plan), plan
+    assert not any("Seq Scan" in line for line in plan), plan
+
+
+# -- on real servers --------------------------------------------------------------------------------------
+
+
+def settled(engine: Engine) -> Counter[str]:
+    """How many settlings were applied, by user."""
+    with engine.connect() as connection:
+        rows = connection.execute(
+            select(operations.c.user_id, func.count().label("count"))
+            .where(operations.c.type == "account.settle", operations.c.status == "applied")
+            .group_by(operations.c.user_id)
+        )
+        return Counter({row.user_id: row.count for row in rows})
+
+
+def nothing_is_due(engine: Engine) -> bool:
+    return due_accounts(engine, datetime.now(UTC), 1) == []
+
+
+def balances(engine: Engine) -> dict[str, tuple[int, int]]:
+    """What each user has, and how much of it is held."""
+    with engine.connect() as connection:
+        rows = connection.execute(select(accounts.c.user_id, accounts.c.balance, accounts.c.held))
+        return {row.user_id: (row.balance, row.held) for row in rows}
+
+
+def test_two_schedulers_and_a_worker_book_everything_that_fell_due_once(
+    application: Application, catalog: Catalog, witness: Witness
+) -> None:
+    """A hold that runs out, credit that expires, a free tier's next period, and an account with all of it."""
+    now = datetime.now(UTC)
+    applied(application.engine, catalog, *held("holder"), now=now - HOUR)
+    applied(
+        application.engine,
+        catalog,
+        OpenAccount(reference_id="open-old", user_id="old", tier="pro"),
+        BonusCredit(reference_id="bonus-old", user_id="old", tokens=50, expires_at=now - MINUTE),
+        now=now - DAY,
+    )
+    applied(
+        application.engine,
+        catalog,
+        OpenAccount(reference_id="open-free", user_id="free", tier="free"),
+        now=now - 35 * DAY,
+    )
+    applied(
+        application.engine,
+        catalog,
+        OpenAccount(reference_id="open-all", user_id="all", tier="free"),
+        BonusCredit(reference_id="bonus-all", user_id="all", tokens=70, expires_at=now - DAY),
+        ReserveUsage(reference_id="hold-all", user_id="all", tokens=60, ttl_seconds=3600),
+        now=now - 35 * DAY,
+    )
+    schedulers = [application.scheduler() for _ in range(2)]
+    assert [scheduler.tick(now) for scheduler in schedulers] == [4, 4]
+    with running(application):
+        eventually(lambda: nothing_is_due(application.engine), what="all is settled")
+        eventually(lambda: witness.depth(PAYMENTS) == 0, what="the second scheduler's too")
+        assert [scheduler.tick(now + MINUTE) for scheduler in schedulers] == [0, 0]
+    assert settled(application.engine) == {"holder": 1, "old": 1, "free": 1, "all": 1}
+    assert balances(application.engine) == {
+        "holder": (500_000, 0),
+        "old": (500_000, 0),
+        "free": (10_000, 0),
+        "all": (10_000, 0),
+    }
+    assert audit(application.engine).is_clean
+    assert witness.depth(BILLING.replies.name) == 0, "nobody asked"
+    assert witness.depth(BILLING.dead.name) == 0
+
+
+def test_after_a_day_of_standing_still_all_is_caught_up_at_the_rate(
+    application: Application, catalog: Catalog, witness: Witness
+) -> None:
+    """Two thousand holds ran out in a day; eighty a second are what the rate allows."""
+    now = datetime.now(UTC)
+    fill(application.engine, catalog, 2_000, now=now - DAY - HOUR, step_s=40)
+    application.settings = application.settings.model_copy(
+        update={"scheduler_rate": 80, "scheduler_interval_s": 5.0}
+    )
+    scheduler = application.scheduler()
+    published: list[int] = []
+    with running(application):
+        while sum(published) < 2_000:
+            published.append(scheduler.tick(now + len(published) * 5 * SECOND))
+            eventually(lambda: witness.depth(PAYMENTS) == 0, what="the worker has kept up")
+        eventually(lambda: nothing_is_due(application.engine), what="all is settled")
+        assert scheduler.tick(now + MINUTE) == 0
+    assert published == [400] * 5
+    assert set(settled(application.engine).values()) == {1}
+    assert sum(settled(application.engine).values()) == 2_000
+    with application.engine.connect() as connection:
+        assert connection.execute(select(func.sum(accounts.c.held))).scalar_one() == 0
+    assert audit(application.engine).is_clean
+
+
+def _die_after_publishing(settings: Settings) -> None:
+    logging.disable()
+    after(AmqpLink, "publish")(die)
+    Application(settings).run_scheduler(FlagStop())
+
+
+def test_a_scheduler_that_is_killed_when_it_has_published_publishes_again_and_nothing_is_applied_twice(
+    application: Application, catalog: Catalog, worker_settings: Settings, witness: Witness
+) -> None:
+    fill(application.engine, catalog, 5, now=datetime.now(UTC) - 10 * MINUTE)
+    process = _CONTEXT.Process(target=_die_after_publishing, args=(worker_settings,))
+    process.start()
+    process.join(PATIENCE_S)
+    assert process.exitcode == -9
+    assert witness.depth(PAYMENTS) == 5
+    assert application.scheduler().tick(datetime.now(UTC)) == 5
+    with running(application):
+        eventually(lambda: nothing_is_due(application.engine), what="all is settled")
+        eventually(lambda: witness.depth(PAYMENTS) == 0, what="the second time too")
+    assert set(settled(application.engine).values()) == {1}
+    assert audit(application.engine).is_clean
+
+
+def test_an_accounts_own_command_settles_it_before_the_schedulers_and_nothing_is_booked_twice(
+    application: Application, catalog: Catalog, witness: Witness
+) -> None:
+    now = datetime.now(UTC)
+    applied(application.engine, catalog, *held("ann"), now=now - HOUR)
+    assert application.scheduler().tick(now) == 1
+    applied(application.engine, catalog, *held("ann")[:1], now=now)
+    applied(application.engine, catalog, BonusCredit(reference_id="b", user_id="ann", tokens=1), now=now)
+    with running(application):
+        eventually(lambda: witness.depth(PAYMENTS) == 0 and settled(application.engine), what="it is applied")
+    assert balances(application.engine) == {"ann": (500_001, 0)}
+    assert audit(application.engine).is_clean
+
+
+# -- as a process -----------------------------------------------------------------------------------------
+
+
+def test_once_publishes_what_is_due_and_ends(
+    application: Application, catalog: Catalog, worker_settings: Settings, witness: Witness
+) -> None:
+    fill(application.engine, catalog, 3, now=datetime.now(UTC) - HOUR)
+    ended = run_cli(worker_settings, "scheduler", "--once")
+    assert (ended.returncode, ended.stdout) == (0, b"published 3 commands for what fell due\n"), ended.stderr
+    ((properties, body), *_) = witness.take(PAYMENTS, 3)
+    assert SettleAccount.model_validate_json(body).user_id == "u00000"
+    assert (properties.app_id, properties.delivery_mode) == (SCHEDULER_APP_ID, 2)
+    assert properties.user_id in worker_settings.broker_url.get_secret_value(), "rules of senders go by it"
+
+
+def test_it_ends_in_peace_when_it_is_told_to(workers: WorkerProcesses, witness: Witness) -> None:
+    process = workers.start("scheduler", module="worker.__main__", BILLING_LOG_LEVEL="INFO")
+    assert process.stderr is not None
+    assert b"scheduling what falls due in postgresql" in process.stderr.readline()
+    code, log = workers.stop(process)
+    assert code == 0, log
+    assert log.endswith("stopped\n")
+
+
+def test_a_wrong_password_is_told_at_the_start(worker_settings: Settings) -> None:
+    wrong = worker_settings.broker_url.get_secret_value().replace("://", "://nobody-")
+    application = Application(worker_settings.model_copy(update={"broker_url": SecretStr(wrong)}))
+    with pytest.raises(ConfigurationError, match="refuses"):
+        application.run_scheduler(FlagStop())
+    application.engine.dispose()
+
+
+def test_a_ledger_without_tables_is_told_at_the_start(worker_settings: Settings, tmp_path: Path) -> None:
+    empty = SecretStr(f"sqlite:///{tmp_path / 'empty.sqlite3'}")
+    application = Application(worker_settings.model_copy(update={"database_url": empty}))
+    with pytest.raises(ConfigurationError, match="billing-worker migrate"):
+        application.run_scheduler(FlagStop())
+    application.engine.dispose()
+
+
+def test_a_worker_can_do_it_beside_its_work(
+    application: Application, catalog: Catalog, workers: WorkerProcesses, witness: Witness
+) -> None:
+    fill(application.engine, catalog, 3, now=datetime.now(UTC) - HOUR)
+    worker = workers.start("--with-scheduler", BILLING_SCHEDULER_INTERVAL_S="0.1")
+    eventually(lambda: nothing_is_due(application.engine), what="all is settled")
+    code, log = workers.stop(worker)
+    assert code == 0, log
+    assert set(settled(application.engine).values()) == {1}
+
+
+def test_of_several_workers_the_first_does_it() -> None:
+    settings = load_settings(workers=3)
+    told = [
+        environment["BILLING_WITH_SCHEDULER"] for environment in _environments(settings, with_scheduler=True)
+    ]
+    assert told == ["True", "False", "False"]
+    never = _environments(settings, with_scheduler=False)
+    assert {environment["BILLING_WITH_SCHEDULER"] for environment in never} == {"False"}
+
+
+def test_a_worker_whose_scheduler_fails_ends_and_says_why(
+    application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError("a bug of the scheduler's")
+
+    monkeypatch.setattr(Scheduler, "run", fail)
+    with pytest.raises(ZeroDivisionError):
+        application.run_worker(FlagStop(), with_scheduler=True)
+
+
+def test_the_embedded_transport_carries_it_too(sqlite_url: str, catalog: Catalog, tmp_path: Path) -> None:
+    application = Application(
+        load_settings(broker_url=f"sqla+sqlite:///{tmp_path / 'broker.sqlite3'}", database_url=sqlite_url)
+    )
+    fill(application.engine, catalog, 3, now=datetime.now(UTC) - HOUR)
+    assert application.scheduler().tick(datetime.now(UTC)) == 3
+    application.run_worker(FlagStop(), drain=True)
+    assert nothing_is_due(application.engine)
+    assert application.link().depth(BILLING.replies.name) == 0
+    application.engine.dispose()

@@ -1,0 +1,106 @@
+"""Sending what was written about deliveries, and what becomes of what the broker doesn't take."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from enum import StrEnum
+
+from worker.broker import Link, Outgoing, RefusedError
+from worker.correspondence import Correspondence
+from worker.metrics import Metrics
+from worker.policy import Policy
+
+log = logging.getLogger(__name__)
+
+
+class _Fate(StrEnum):
+    PUBLISHED = "published"
+    RETURNED = "returned"  #: no queue is there for it
+    REFUSED = "refused"  #: a queue is there, and full
+
+
+class Dispatch:
+    """Sends replies, dead letters and notices."""
+
+    def __init__(self, policy: Policy, correspondence: Correspondence, metrics: Metrics) -> None:
+        self._policy, self._correspondence, self._metrics = policy, correspondence, metrics
+
+    def send(self, link: Link, outgoing: Sequence[list[Outgoing]], now: datetime) -> set[str]:
+        """Send all that stands in the lists of ``outgoing`` and take out what is done with.
+
+        Returns the routing keys of what is left, which the broker did not take. Notices go last: a caller's
+        reply doesn't wait for those who listen.
+        """
+        for with_notices in (False, True):
+            # A second time, for what goes elsewhere when it is refused.
+            if self._sent(link, outgoing, now, with_notices=with_notices):
+                left = self._sent(link, outgoing, now, with_notices=with_notices)
+                if left:
+                    return left
+        return set()
+
+    def _sent(
+        self, link: Link, outgoing: Sequence[list[Outgoing]], now: datetime, *, with_notices: bool
+    ) -> set[str]:
+        pending = [
+            (messages, message)
+            for messages in outgoing
+            for message in messages
+            if with_notices or not self._is_notice(message)
+        ]
+        if not pending:
+            return set()
+        fates = self._published(link, [message for _, message in pending])
+        left: set[str] = set()
+        for messages, message in pending:
+            messages.remove(message)
+            again = self._remaining(message, fates.get(id(message), _Fate.PUBLISHED), now)
+            if again is not None:
+                messages.append(again)
+                left.add(again.routing_key)
+        return left
+
+    def _published(self, link: Link, messages: Sequence[Outgoing]) -> dict[int, _Fate]:
+        """By its id, what became of each message that did not simply reach a queue."""
+        refused: Sequence[Outgoing] = ()
+        try:
+            returned = link.publish(messages)
+        except RefusedError as error:
+            returned, refused = list(error.returned), error.refused
+        self._tell_unroutable([message for message in returned if self._is_reply(message)])
+        return {id(m): _Fate.RETURNED for m in returned} | {id(m): _Fate.REFUSED for m in refused}
+
+    def _remaining(self, message: Outgoing, fate: _Fate, now: datetime) -> Outgoing | None:
+        """What must be sent yet for ``message``.
+
+        A reply that no queue takes is counted and let go; one that a full queue refuses goes to the default
+        queue, which is worth waiting for. A notice that no queue is bound for is nobody's loss; of one that a
+        full queue refuses a dead letter is made: a listener who doesn't keep up stops nobody and loses
+        nothing. A dead letter is sent again until there is a place for it.
+        """
+        if self._is_reply(message):
+            if fate is _Fate.REFUSED:
+                return replace(message, routing_key=self._policy.reply_queue)
+        elif self._is_notice(message):
+            self._metrics.notices.labels(message.routing_key, fate).inc()
+            if fate is _Fate.REFUSED:
+                return self._correspondence.about_refused_notice(message, now)
+        elif fate is not _Fate.PUBLISHED:
+            return message
+        else:
+            self._metrics.dead_letters.labels(str(message.headers["x-billing-reason"])).inc()
+        return None
+
+    def _is_notice(self, message: Outgoing) -> bool:
+        return message.exchange == self._policy.topology.events
+
+    def _is_reply(self, message: Outgoing) -> bool:
+        return not (self._is_notice(message) or message.routing_key == self._policy.topology.dead.name)
+
+    def _tell_unroutable(self, replies: Sequence[Outgoing]) -> None:
+        if not replies:
+            return
+        self._metrics.unroutable_replies.inc(len(replies))
+        queues = sorted({repr(reply.routing_key) for reply in replies})
+        log.warning("%d replies reached no queue: %s does not exist", len(replies), ", ".join(queues))

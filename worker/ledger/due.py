@@ -1,0 +1,39 @@
+"""Which accounts have something that fell due: holds, credit, renewals. Nothing is changed here."""
+
+from datetime import datetime
+from typing import NamedTuple
+
+from sqlalchemy import Engine, literal, select, tuple_
+
+from worker.ledger.engine import translated_errors
+from worker.ledger.tables import accounts
+
+
+class DueAccount(NamedTuple):
+    """An account and since when something of it is due."""
+
+    account_id: int
+    user_id: str
+    due_at: datetime
+
+
+def due_accounts(
+    engine: Engine, now: datetime, limit: int, *, after: DueAccount | None = None
+) -> list[DueAccount]:
+    """At most ``limit`` accounts with something due at ``now``, the longest due first.
+
+    ``after`` goes on behind that one. Raises LedgerUnavailableError.
+    """
+    place = (accounts.c.due_at, accounts.c.account_id)
+    statement = (
+        select(accounts.c.account_id, accounts.c.user_id, accounts.c.due_at)
+        .where(accounts.c.due_at <= now)
+        .order_by(*place)
+        .limit(limit)
+    )
+    if after is not None:
+        behind = (literal(after.due_at, accounts.c.due_at.type), literal(after.account_id))
+        statement = statement.where(tuple_(*place) > tuple_(*behind))
+    with translated_errors(), engine.connect() as connection:
+        rows = connection.execution_options(read_only=True).execute(statement)
+        return [DueAccount(*row) for row in rows]

@@ -1,0 +1,176 @@
+"""What falls due and brings no message of its own becomes one: ``account.settle``, through the front door.
+
+A hold that runs out, credit that expires or takes effect, a renewal that costs nothing. The command's
+reference is made of the account and the time at which it fell due, so that it is applied once, whoever
+publishes it and however often: several schedulers may run, and one that crashes knows nothing and needs to
+know nothing. While none runs nothing is wrong either: what is due is booked with the account's next command,
+and reads count it.
+"""
+
+import logging
+import random
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import Engine
+
+from schemas import SettleAccount, type_of
+from worker.broker import BILLING, Link, Outgoing, RefusedError
+from worker.consumer import Stop
+from worker.errors import (
+    BrokerUnavailableError,
+    ConfigurationError,
+    LedgerUnavailableError,
+    TransientError,
+)
+from worker.ledger.due import DueAccount, due_accounts
+from worker.metrics import Metrics
+from worker.policy import SCHEDULER_APP_ID
+
+log = logging.getLogger(__name__)
+
+#: For so long it is left to the workers what was published, before it is published again.
+REMEMBERED_FOR = timedelta(minutes=5)
+#: What fell due this moment waits until a worker's clock, which may be a little behind, agrees.
+_CLOCKS_APART = timedelta(seconds=1)
+#: An account that is due still after so long was settled by a clock far behind: its reference is spent, and
+#: it gets another one, once in this time.
+_ANEW_EVERY = timedelta(hours=1)
+_CHUNK = 1_000
+_RETRY_FIRST_S, _RETRY_MOST_S = 0.1, 10.0
+
+_TYPE = type_of(SettleAccount)
+
+
+class Scheduler:
+    """Publishes ``account.settle`` for accounts that are due, at most ``rate`` of them a second.
+
+    ``connect`` opens a link to the broker; there is one as long as there is something to publish.
+    ``sent_as`` is the broker user that it publishes as.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Link],
+        engine: Engine,
+        *,
+        interval_s: float,
+        rate: int,
+        clock: Callable[[], datetime],
+        rng: random.Random,
+        metrics: Metrics,
+        sent_as: str | None = None,
+    ) -> None:
+        self._connect, self._engine = connect, engine
+        self._interval_s = interval_s
+        self._most = max(int(rate * interval_s), 1)
+        self._clock, self._rng, self._metrics = clock, rng, metrics
+        self._sent_as = sent_as
+        self._recent: dict[DueAccount, datetime] = {}
+        self._after: DueAccount | None = None
+        self._failures = 0
+
+    def run(self, stop: Stop) -> None:
+        """A tick every interval until ``stop``, through outages of either server.
+
+        Raises ConfigurationError where the broker refuses it from the first.
+        """
+        with suppress(BrokerUnavailableError):
+            self._connect().close()  # a wrong password is told now, and not when something falls due
+        while not stop.requested:
+            try:
+                self.look()
+            except (TransientError, ConfigurationError) as error:
+                stop.wait(self._wait_after(error))
+            else:
+                self._is_well()
+                stop.wait(self._interval_s)
+
+    def look(self) -> int:
+        """A tick by the clock, less a moment; returns how many commands were published."""
+        return self.tick(self._clock() - _CLOCKS_APART)
+
+    def tick(self, now: datetime) -> int:
+        """Publish what is due at ``now`` and was not published lately; returns how many commands.
+
+        As many as the rate allows for an interval, less those that wait for a worker: a queue that isn't
+        emptied is not filled. The next tick goes on where this one had to stop, so that accounts that can't
+        be settled don't stand in the others' way.
+        """
+        self._recent = {due: at for due, at in self._recent.items() if at > now - REMEMBERED_FOR}
+        page = due_accounts(self._engine, now, self._most, after=self._after)
+        if self._after is None:
+            self._metrics.overdue.set((now - page[0].due_at).total_seconds() if page else 0.0)
+        fresh = [due for due in page if due not in self._recent]
+        published = self._publish(fresh, now) if fresh else 0
+        if published == len(fresh):
+            self._after = page[-1] if len(page) == self._most else None
+        elif published:
+            self._after = fresh[published - 1]
+        self._metrics.last_tick.set(now.timestamp())
+        return published
+
+    def _publish(self, fresh: Sequence[DueAccount], now: datetime) -> int:
+        """Publish the first of ``fresh``, for which there is room; how many."""
+        with closing(self._connect()) as link:
+            room = max(self._most - link.depth(BILLING.queue_of(_TYPE).name), 0)
+            chosen = fresh[:room]
+            for start in range(0, len(chosen), _CHUNK):
+                self._publish_chunk(link, chosen[start : start + _CHUNK], now)
+        if chosen:
+            log.info("published %d commands for what fell due", len(chosen))
+        return len(chosen)
+
+    def _publish_chunk(self, link: Link, chunk: Sequence[DueAccount], now: datetime) -> None:
+        """Publish and remember those that the broker has; raises BrokerUnavailableError unless it has all."""
+        messages = {self._message(due, now): due for due in chunk}
+        refused: RefusedError | None = None
+        try:
+            returned = link.publish(list(messages))
+        except RefusedError as error:
+            returned, refused = list(error.returned), error
+        missing = {*returned, *(refused.refused if refused else ())}
+        taken = [due for message, due in messages.items() if message not in missing]
+        self._recent |= dict.fromkeys(taken, now)
+        self._metrics.scheduled.inc(len(taken))
+        if refused is not None:
+            raise refused
+        if returned:
+            raise BrokerUnavailableError(f"no queue takes {_TYPE}: run `billing-worker topology declare`")
+
+    def _message(self, due: DueAccount, now: datetime) -> Outgoing:
+        reference = reference_of(due, now)
+        return Outgoing(
+            body=SettleAccount(reference_id=reference, user_id=due.user_id).to_json(),
+            exchange=BILLING.exchange,
+            routing_key=_TYPE,
+            properties={
+                "content_type": "application/json",
+                "message_id": reference,
+                "app_id": SCHEDULER_APP_ID,
+                "user_id": self._sent_as,
+            },
+        )
+
+    def _wait_after(self, error: Exception) -> float:
+        """Tell of an outage when it begins; how long to wait until the next try: doubling, with jitter."""
+        if not self._failures:
+            server = "database" if isinstance(error, LedgerUnavailableError) else "broker"
+            self._metrics.outages.labels(server).inc()
+            log.error("%s: trying again until it is back; what falls due meanwhile is published then", error)
+        self._failures = min(self._failures + 1, 16)
+        wait_s = min(_RETRY_FIRST_S * 2.0**self._failures, _RETRY_MOST_S)
+        return wait_s * self._rng.uniform(0.5, 1.5)
+
+    def _is_well(self) -> None:
+        if self._failures:
+            log.info("the scheduler goes on")
+        self._failures = 0
+
+
+def reference_of(due: DueAccount, now: datetime) -> str:
+    """Names the settling of what fell due: the same for every scheduler, another one each hour of delay."""
+    moment = due.due_at.astimezone(UTC).isoformat(timespec="microseconds")
+    delay = (now - due.due_at) // _ANEW_EVERY
+    return f"due:{due.account_id}:{moment}" + (f":{delay}" if delay else "")
