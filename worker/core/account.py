@@ -41,11 +41,14 @@ COUNTER_OF: dict[Source, Counter] = {
 
 
 class _Due(NamedTuple):
-    """Something that fell due; of several at one time the lower rank comes first."""
+    """Something that fell due; of several at one time the lower rank comes first, then the earlier place.
+
+    The place is one that the ledger remembers: a lot's number, or when a hold was opened and its reference.
+    """
 
     at: datetime
     rank: int
-    place: int
+    place: int | tuple[datetime, str]
     what: Hold | Lot | None
 
 
@@ -381,9 +384,9 @@ class AccountBook:
 
     def _due(self) -> Iterator[_Due]:
         now, state = self._now, self.state
-        for place, hold in enumerate(self.holds.values()):
+        for hold in self.holds.values():
             if hold.state is HoldState.OPEN and hold.expires_at <= now:
-                yield _Due(hold.expires_at, 0, place, hold)
+                yield _Due(hold.expires_at, 0, (hold.opened_at, hold.reference_id), hold)
         for lot in self.lots.values():
             if lot.free and lot.expires_at is not None and lot.expires_at <= now:
                 yield _Due(lot.expires_at, 1, lot.number, lot)
@@ -409,7 +412,8 @@ class AccountBook:
         if lot.expires_at is None or lot.remaining == 0:
             return None
         days = self._catalog.notices.expiring_days
-        if days and lot.source is not Source.ALLOCATION and not lot.is_noticed:
+        is_to_be_noticed = days and lot.source is not Source.ALLOCATION and not lot.is_noticed
+        if is_to_be_noticed and self._now < lot.expires_at:
             return _days_before(lot.expires_at, days)
         # What is held of it expires when it is freed: then the hold is what is waited for.
         return lot.expires_at if lot.free else None

@@ -76,7 +76,7 @@ def open_lots(connection: Connection, account_ids: Collection[int]) -> dict[int,
 
 
 def open_holds(connection: Connection, account_ids: Collection[int]) -> dict[int, list[Hold]]:
-    """The open holds of these accounts, by account and in the order in which they were opened."""
+    """The open holds of these accounts, by account."""
     found: dict[int, list[Hold]] = {}
     if account_ids:
         where = among(connection, holds.c.account_id, account_ids), holds.c.state == "open"
