@@ -225,14 +225,14 @@ _MANY_ACCOUNTS = (
         "INSERT INTO accounts (user_id, tier, balance, sequence, allocated, lot_count, anchor, granted_until,"
         " opened_at, updated_at)"
         " SELECT 'u' || n, 'pro', 100, 1, 100, 1, now(), now() + interval '1 month', now(), now()"
-        " FROM generate_series(1, 30000) n"
+        " FROM generate_series(1, 8000) n"
     ),
     (
         "INSERT INTO operations (reference_id, type, user_id, attempt, content, status, code, amount,"
         " balance_before, balance_after, first_entry, last_entry, recorded_at)"
         " SELECT 'o' || n, CASE n % 3 WHEN 0 THEN 'usage.deduct' WHEN 1 THEN 'usage.reserve' ELSE"
         " 'payment.succeeded' END, 'u' || n, 1, '{}', 'applied', 'account_opened', 100, 0, 100, 1, 1, now()"
-        " FROM generate_series(1, 30000) n"
+        " FROM generate_series(1, 8000) n"
     ),
     (
         "INSERT INTO lots (account_id, number, operation_id, source, granted, remaining, is_open, priority,"
@@ -414,7 +414,7 @@ def test_an_entry_that_does_not_add_up_is_refused(
     ("change", "constraint"),
     [
         ("balance = -1, adjusted = -1 - balance", "held_is_covered|balance_is_its_sums"),
-        ("balance = balance - 40000, used = used + 40000, held = 30000", "held_is_covered"),
+        ("balance = balance - 40000, used = used + 40000, held = 8000", "held_is_covered"),
         ("balance = balance + 1", "balance_is_its_sums"),
         ("used = used - 1", "balance_is_its_sums"),
         ("used = -1, balance = balance + used + 1", "sums_not_negative"),

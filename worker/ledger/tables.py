@@ -102,10 +102,11 @@ accounts = Table(
     Column("opened_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
     UniqueConstraint("user_id"),
-    # What falls due is found by its time, and accounts that wait for nothing are not in the way.
+    # What falls due is found by its time, page by page; accounts that wait for nothing are not in the way.
     Index(
         "ix_accounts_due_at",
         "due_at",
+        "account_id",
         postgresql_where=text("due_at IS NOT NULL"),
         sqlite_where=text("due_at IS NOT NULL"),
     ),
@@ -147,6 +148,10 @@ def _outcome_columns() -> list[Column[Any]]:
     ]
 
 
+_ABOUT_SUBSCRIPTIONS = (
+    "type IN ('account.open', 'subscription.change', 'subscription.renew', 'subscription.cancel')"
+)
+
 #: One row a reference, for ever: the unique key is the judge of what is new.
 operations = Table(
     "operations",
@@ -163,6 +168,13 @@ operations = Table(
     CheckConstraint(
         "status = 'applied' OR (amount IS NULL AND first_entry IS NULL AND notices IS NULL)",
         name="rejected_moves_nothing",
+    ),
+    # What became of a subscription is looked up by user; usage, which is nearly all, isn't in this index.
+    Index(
+        "ix_operations_subscriptions",
+        "user_id",
+        postgresql_where=text(_ABOUT_SUBSCRIPTIONS),
+        sqlite_where=text(_ABOUT_SUBSCRIPTIONS),
     ),
     CheckConstraint("first_entry <= last_entry", name="entries_in_order"),
     CheckConstraint("attempt >= 1", name="attempt_from_one"),
@@ -259,6 +271,7 @@ holds = Table(
     Column("expires_at", UtcDateTime, nullable=False),
     Column("closed_at", UtcDateTime),
     Column("closed_by", BigInteger, ForeignKey(operations.c.operation_id)),
+    Index(None, "account_id"),
     Index(
         "ix_holds_open",
         "account_id",

@@ -17,8 +17,10 @@ def migrate(engine: Engine, revision: str = "head") -> None:
     """Bring the database to ``revision``, in one transaction; does nothing where it is there already."""
     with translated_errors(), engine.begin() as connection:
         if connection.dialect.name == "postgresql":
-            # Several workers may start at once: one migrates, the others wait and find it done.
+            # Several workers may start at once: one migrates, the others wait and find it done. It takes as
+            # long as the ledger is large, whatever limit there is for the statements of a batch.
             connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
+            connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
         config = _config()
         config.attributes["connection"] = connection
