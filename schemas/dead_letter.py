@@ -19,7 +19,7 @@ class DeadLetter(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     letter_id: str  #: the same message dead-lettered twice has the same id
-    reason: str  #: of ``Malformed``, or one of reference_conflict, unprocessable, delivery_limit, notice_refused
+    reason: str  #: of ``Malformed``, or reference_conflict, unprocessable, delivery_limit, notice_refused
     message: str
     field: str | None = None
     traceback: str | None = None

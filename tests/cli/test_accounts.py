@@ -43,7 +43,7 @@ def test_a_balance_is_shown_in_a_pipe_as_names_and_values(ledger_cli: Cli) -> No
     assert fields["balance"] == "283500"
     assert fields["tier"] == "free"
     assert fields["used"] == "1500"
-    assert fields["free upload bytes left"] == str(100 * 2**20)
+    assert fields["free upload left (byte)"] == str(100 * 2**20)
     assert "\x1b" not in shown.out
 
 
@@ -62,7 +62,7 @@ def test_a_balance_is_json_for_scripts(ledger_cli: Cli) -> None:
         250_000,
         1_500,
     )
-    assert shown["freeUpload"]["usedBytes"] == 0
+    assert shown["quotas"][0]["used"] == 0
 
 
 def test_json_is_one_line_in_a_pipe_and_indented_on_a_terminal(ledger_cli: Cli) -> None:
@@ -70,6 +70,25 @@ def test_json_is_one_line_in_a_pipe_and_indented_on_a_terminal(ledger_cli: Cli) 
     on_terminal = ledger_cli("balance", "ann", "--json", terminal=True)
     assert len(on_terminal.lines) > 5
     assert on_terminal.json["balance"] == 283_500
+
+
+def test_a_balance_of_the_past_is_shown_as_it_was(ledger_cli: Cli, books: Books) -> None:
+    opened_at = ledger_cli("balance", "ann", "--json").json["openedAt"]
+    then = ledger_cli("balance", "ann", "--at", opened_at, "--json").json
+    assert (then["balance"], then["at"], then["sequence"]) == (10_000, opened_at, 1)
+
+
+def test_before_the_account_was_opened_nothing_is_found(ledger_cli: Cli) -> None:
+    ended = ledger_cli("balance", "ann", "--at", "2020-01-01T01:00:00+01:00")
+    assert ended.code == 4
+    assert "'ann' had no token account at 2020-01-01T00:00:00+00:00: it was opened at" in ended.error
+
+
+@pytest.mark.parametrize("time", ["yesterday", "2026-11-01", "2026-11-01T00:00:00"])
+def test_a_time_has_its_offset(ledger_cli: Cli, time: str) -> None:
+    ended = ledger_cli("balance", "ann", "--at", time)
+    assert ended.code == 2
+    assert "must be an RFC 3339 time with an offset" in ended.err
 
 
 # -- can-afford -------------------------------------------------------------------------------------------
@@ -250,7 +269,7 @@ def test_what_a_producer_wrote_does_not_steer_the_terminal_nor_break_the_lines(
     shown = ledger_cli("history", "ann", terminal=terminal)
     assert r"\x1b[2Jx\ty\nz\x9b[red]\u2028\u202e" in shown.out.replace("\n", "")
     if not terminal:
-        assert {len(row) for row in rows(shown.out)} == {9}
+        assert {len(row) for row in rows(shown.out)} == {11}
 
 
 def test_the_command_line_works_on_postgresql_as_well(bare_cli: Cli, postgres_url: str) -> None:
@@ -258,7 +277,20 @@ def test_the_command_line_works_on_postgresql_as_well(bare_cli: Cli, postgres_ur
     Books(engine).open("eve")
     engine.dispose()
     bare_cli.environment["BILLING_DATABASE_URL"] = postgres_url
-    for command in (("balance", "eve"), ("history", "eve"), ("usage", "eve"), ("stats",), ("audit",)):
+    for command in (
+        ("balance", "eve"),
+        ("lots", "eve", "--all"),
+        ("holds", "eve", "--all"),
+        ("expiring", "eve"),
+        ("expiring",),
+        ("history", "eve"),
+        ("explain", "open-eve"),
+        ("usage", "eve"),
+        ("stats",),
+        ("audit",),
+    ):
         assert bare_cli(*command).code == 0
         assert bare_cli(*command, "--json").code == 0
+    for form in ("table", "csv", "json"):
+        assert "open-eve" in bare_cli("statement", "eve", "--format", form).out
     assert bare_cli("can-afford", "eve", "10000").code == 0

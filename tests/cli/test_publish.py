@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.cli.console import Cli
+from tests.support.border import MINIMAL
 from tests.support.processes import worker_environment
 from tests.support.waiting import eventually
 from tests.support.witness import Witness
@@ -31,6 +32,10 @@ def lines(count: int, *, first: int = 0) -> bytes:
 
 def references(taken: Sequence[tuple[Any, bytes]]) -> list[str]:
     return [json.loads(body)["referenceId"] for _, body in taken]
+
+
+def types(taken: Sequence[tuple[Any, bytes]]) -> list[str]:
+    return [json.loads(body)["type"] for _, body in taken]
 
 
 # -- what is sent -----------------------------------------------------------------------------------------
@@ -104,6 +109,27 @@ def test_lines_go_to_the_queues_of_their_types(broker_cli: Cli, witness: Witness
     assert references(witness.take("billing.usage", 1)) == ["r-0"]
 
 
+def test_a_batch_is_one_line_and_one_message(broker_cli: Cli, witness: Witness) -> None:
+    items = [{name: value for name, value in GOOD.items() if name != "userId"}]
+    batch = {"type": "usage.batch", "referenceId": "b-1", "userId": "ann", "items": items}
+    assert broker_cli("publish", "-", stdin=json.dumps(batch).encode()).code == 0
+    ((_, body),) = witness.take("billing.usage", 1)
+    assert json.loads(body) == batch
+    bare = {name: value for name, value in batch.items() if name != "type"}
+    again = broker_cli("publish", "-", "--type", "usage.batch", stdin=json.dumps(bare).encode())
+    assert again.out == "published 1, refused 0, unroutable 0\n"
+
+
+def test_every_type_finds_its_queue(broker_cli: Cli, witness: Witness) -> None:
+    stdin = b"".join(json.dumps(message).encode() + b"\n" for message in MINIMAL.values())
+    ended = broker_cli("publish", "-", stdin=stdin)
+    assert ended.out == f"published {len(MINIMAL)}, refused 0, unroutable 0\n"
+    usage = [type_ for type_ in MINIMAL if type_.startswith("usage.")]
+    assert types(witness.take("billing.usage", len(usage))) == usage
+    others = [type_ for type_ in MINIMAL if type_ not in usage]
+    assert types(witness.take("billing.payments", len(others))) == others
+
+
 # -- lines without a type ---------------------------------------------------------------------------------
 
 
@@ -143,6 +169,16 @@ def test_lines_the_worker_would_refuse_are_named_and_not_sent(broker_cli: Cli, w
         ["line 5", " not_utf8"],
     ]
     assert references(witness.take("billing.usage", 2)) == ["r-0", "r-1"]
+
+
+def test_a_bad_item_is_named_by_its_place_and_nothing_of_the_batch_is_sent(
+    broker_cli: Cli, witness: Witness
+) -> None:
+    batch = {"type": "usage.batch", "referenceId": "b-1", "items": [GOOD, GOOD | {"tokens": 0}]}
+    ended = broker_cli("publish", "-", stdin=json.dumps(batch).encode())
+    assert (ended.code, ended.out) == (1, "published 0, refused 1, unroutable 0\n")
+    assert ended.err == "line 1: invalid_field: items.1.tokens: must be 1 or more\n"
+    assert witness.depth("billing.usage") == 0
 
 
 def test_the_maximum_is_the_one_that_is_configured(broker_cli: Cli) -> None:

@@ -81,6 +81,12 @@ def test_the_version_is_told(bare_cli: Cli) -> None:
         (("publish", "-", "--type", "x" * 256), "--type: a name on the broker has at most 255 bytes"),
         (("replies", "--follow"), "say --take as well"),
         (("balance", "caf\udce9"), "user is not UTF-8"),
+        (("statement", "a", "--from", "2026-13-01"), "must be a day such as 2026-11-01"),
+        (("statement", "a", "--format", "xml"), "'xml' is not one of"),
+        (("adjust", "a", "many", "--reason", "x"), "'many' is not a valid integer"),
+        (("adjust", "a", "-5"), "Missing option '--reason'"),
+        (("adjust", "a", "0", "--reason", "x", "--actor", "ann"), "tokens: must not be 0"),
+        (("adjust", "a", "5", "--reason", "", "--actor", "ann"), "reason"),
     ],
 )
 def test_wrong_usage_is_told_and_exits_with_2(bare_cli: Cli, arguments: tuple[str, ...], told: str) -> None:
@@ -99,6 +105,10 @@ def test_wrong_usage_is_told_and_exits_with_2(bare_cli: Cli, arguments: tuple[st
         (("usage", "a", "--days", "0"), "days must be from 1 to 366"),
         (("can-afford", "a", "0"), "tokens must be from 1"),
         (("can-afford", "a", str(2**63)), "tokens must be from 1"),
+        (("expiring", "--days", "0"), "days must be from 1 to 3660"),
+        (("holds", "a", "--all", "--limit", "0"), "limit must be from 1 to 1000"),
+        (("statement", "a", "--timezone", "Mars/Olympus"), "Mars/Olympus"),
+        (("statement", "a", "--from", "2026-11-02", "--to", "2026-11-02"), "ends after it begins"),
     ],
 )
 def test_a_question_that_makes_no_sense_is_wrong_usage_and_no_no(
@@ -155,6 +165,11 @@ def test_what_does_not_exist_exits_with_4(ledger_cli: Cli) -> None:
         ("can-afford", "nobody", "1"),
         ("history", "nobody"),
         ("usage", "nobody"),
+        ("lots", "nobody"),
+        ("holds", "nobody"),
+        ("expiring", "nobody"),
+        ("statement", "nobody"),
+        ("explain", "nobody"),
     ):
         ended = ledger_cli(*command)
         assert ended.code == 4

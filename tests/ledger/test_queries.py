@@ -1,176 +1,80 @@
 """The read side: what one can ask of the ledger, on both dialects."""
 
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
 from sqlalchemy import Engine, text
 
 from schemas import (
-    BonusCredit,
+    AdjustCredit,
     DeductUsage,
     FreeUpload,
-    OpenAccount,
-    PaymentSucceeded,
+    PaymentRefunded,
+    RecordUsage,
     RefundCredit,
+    ReserveUsage,
+    SettleUsage,
 )
 from schemas.fields import INT64_MAX
-from worker.catalog import Catalog
-from worker.core import Decided
+from tests.support.asking import (
+    NOW,
+    TICK,
+    Apply,
+    adjusted,
+    asked_catalog,
+    given,
+    on_sqlite,
+    opened,
+    paid,
+    used,
+)
+from tests.support.books import applied
+from worker.catalog import Catalog, PaymentPolicy
 from worker.errors import LedgerUnavailableError, NotFoundError
 from worker.ledger.engine import ledger_engine
-from worker.ledger.queries import History, OperationCount, QueryError, Reader, Revenue, Usage, snapshot
-
-NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
-
-Apply = Callable[..., Any]
+from worker.ledger.queries import History, QueryError, Reader, Revenue, Usage, snapshot
 
 
 @pytest.fixture
-def reader(engine: Engine) -> Reader:
-    return Reader(engine)
+def catalog() -> Catalog:
+    return asked_catalog()
 
 
-@pytest.fixture
-def ada(apply: Apply) -> str:
-    """A user with 10,000 tokens, the allocation of the free tier, opened a year ago."""
-    apply(opened("ada"), now=NOW - timedelta(days=365))
-    return "ada"
-
-
-def opened(user: str, tier: str = "free") -> OpenAccount:
-    return OpenAccount(reference_id=f"open-{user}", user_id=user, tier=tier)
-
-
-def paid(user: str) -> PaymentSucceeded:
-    return PaymentSucceeded(
-        reference_id=f"pay-{user}", user_id=user, package_id="standard", amount_minor=1_999, currency="USD"
-    )
-
-
-def used(reference: str, tokens: int, at: str | None = None, feature: str | None = None) -> DeductUsage:
-    """A deduction of ada's; ``at`` is an ISO 8601 time with its offset."""
-    occurred_at = None if at is None else datetime.fromisoformat(at)
-    return DeductUsage(
-        reference_id=reference, user_id="ada", tokens=tokens, feature=feature, occurred_at=occurred_at
-    )
-
-
-# -- balance ----------------------------------------------------------------------------------------------
-
-
-def test_a_balance_is_explained_by_its_sums(reader: Reader, ada: str, apply: Apply, catalog: Catalog) -> None:
-    apply(
-        used("d", 1_500),
-        paid(ada),
-        RefundCredit(reference_id="r", user_id=ada, tokens=400),
-        BonusCredit(reference_id="b", user_id=ada, tokens=100),
-        FreeUpload(reference_id="f", user_id=ada, bytes=1_000),
-        now=NOW,
-    )
-    assert reader.balance(ada, NOW, catalog).to_dict() == {
-        "userId": "ada",
-        "tier": "free",
-        "balance": 284_000,
-        "available": 284_000,
-        "allocated": 10_000,
-        "purchased": 250_000,
-        "bonus": 25_100,
-        "refunded": 400,
-        "used": 1_500,
-        "sequence": 6,
-        "openedAt": "2025-11-22T10:15:00Z",
-        "updatedAt": "2026-11-22T10:15:00Z",
-        "freeUpload": {
-            "limitBytes": 104_857_600,
-            "usedBytes": 1_000,
-            "remainingBytes": 104_856_600,
-            "periodStart": "2026-11-01T00:00:00Z",
-            "periodEnd": "2026-12-01T00:00:00Z",
-        },
-    }
-
-
-def test_a_new_month_begins_with_the_whole_free_upload(
-    reader: Reader, ada: str, apply: Apply, catalog: Catalog
-) -> None:
-    apply(FreeUpload(reference_id="f", user_id=ada, bytes=1_000), now=NOW)
-    december = datetime(2026, 12, 1, tzinfo=UTC)
-    before = reader.balance(ada, december - timedelta(microseconds=1), catalog).free_upload
-    after = reader.balance(ada, december, catalog).free_upload
-    assert (before.used_bytes, after.used_bytes) == (1_000, 0)
-    assert (after.period_start, after.period_end) == (december, datetime(2027, 1, 1, tzinfo=UTC))
-
-
-def test_the_month_is_that_of_utc_wherever_now_was_read(reader: Reader, ada: str, catalog: Catalog) -> None:
-    december_in_auckland = datetime.fromisoformat("2026-12-01T08:00:00+13:00")
-    quota = reader.balance(ada, december_in_auckland, catalog).free_upload
-    assert quota.period_start == datetime(2026, 11, 1, tzinfo=UTC)
-
-
-def test_a_lowered_limit_leaves_nothing_and_not_less(
-    reader: Reader, ada: str, apply: Apply, catalog: Catalog
-) -> None:
-    apply(FreeUpload(reference_id="f", user_id=ada, bytes=1_000), now=NOW)
-    free = catalog.tiers["free"].model_copy(update={"free_upload_bytes": 999})
-    lowered = catalog.model_copy(update={"tiers": {"free": free}})
-    quota = reader.balance(ada, NOW, lowered).free_upload
-    assert (quota.limit_bytes, quota.used_bytes, quota.remaining_bytes) == (999, 1_000, 0)
-
-
-def test_a_tier_that_left_the_catalog_has_no_limit_to_name(
-    reader: Reader, ada: str, catalog: Catalog
-) -> None:
-    quota = reader.balance(ada, NOW, catalog.model_copy(update={"tiers": {}})).free_upload
-    assert (quota.limit_bytes, quota.remaining_bytes) == (None, 0)
-
-
+@on_sqlite
 @pytest.mark.parametrize(
     "ask",
     [
         lambda reader, catalog: reader.balance("nobody", NOW, catalog),
         lambda reader, catalog: reader.can_afford("nobody", 1, NOW, catalog),
+        lambda reader, catalog: reader.balance_at("nobody", NOW, catalog),
+        lambda reader, catalog: reader.lots("nobody", NOW, catalog),
+        lambda reader, catalog: reader.holds("nobody", NOW, catalog),
+        lambda reader, catalog: reader.expiring("nobody", NOW, 30, catalog),
         lambda reader, _: reader.history("nobody"),
-        lambda reader, _: reader.usage("nobody", NOW),
+        lambda reader, _: reader.statement("nobody", NOW, NOW + TICK).__enter__(),
+        lambda reader, catalog: reader.explain("nobody", NOW, catalog),
+        lambda reader, catalog: reader.usage("nobody", NOW, catalog),
     ],
-    ids=["balance", "can_afford", "history", "usage"],
+    ids=[
+        "balance",
+        "can_afford",
+        "balance_at",
+        "lots",
+        "holds",
+        "expiring",
+        "history",
+        "statement",
+        "explain",
+        "usage",
+    ],
 )
 def test_an_unknown_user_is_not_found_and_never_zero(
     reader: Reader, catalog: Catalog, ask: Callable[[Reader, Catalog], object]
 ) -> None:
     with pytest.raises(NotFoundError, match="'nobody'"):
         ask(reader, catalog)
-
-
-# -- can afford -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("tokens", [1, 9_999, 10_000, 10_001, INT64_MAX])
-def test_what_can_be_afforded_is_what_a_deduction_would_do(
-    reader: Reader, ada: str, apply: Apply, catalog: Catalog, tokens: int
-) -> None:
-    answer = reader.can_afford(ada, tokens, NOW, catalog)
-    (decided,) = apply(used("d", tokens), now=NOW)
-    assert isinstance(decided, Decided)
-    assert answer.can_afford == decided.outcome.is_applied
-    assert (answer.required, answer.available) == (tokens, 10_000)
-    assert answer.shortfall == max(tokens - 10_000, 0)
-
-
-def test_asking_what_can_be_afforded_takes_nothing(reader: Reader, ada: str, catalog: Catalog) -> None:
-    reader.can_afford(ada, 10_000, NOW, catalog)
-    assert reader.balance(ada, NOW, catalog).balance == 10_000
-    assert reader.stats().operations == (OperationCount("account.open", "applied", "account_opened", 1),)
-
-
-@pytest.mark.parametrize("tokens", [0, -1, INT64_MAX + 1])
-def test_only_a_number_of_tokens_that_a_deduction_may_name_can_be_asked_for(
-    reader: Reader, ada: str, catalog: Catalog, tokens: int
-) -> None:
-    with pytest.raises(QueryError, match="tokens must be from 1"):
-        reader.can_afford(ada, tokens, NOW, catalog)
 
 
 # -- history ----------------------------------------------------------------------------------------------
@@ -209,8 +113,11 @@ def test_history_tells_of_each_entry_all_that_explains_it(reader: Reader, ada: s
             "balanceBefore": 10_000,
             "balanceAfter": 8_500,
             "sequence": 2,
+            "lot": 1,
+            "source": "bonus",
             "feature": "chat",
             "description": "A long talk",
+            "dueAt": None,
             "occurredAt": "2026-11-22T09:15:00Z",
             "recordedAt": "2026-11-22T10:15:00Z",
             "metadata": {"camelOr_snake": True, "n": 7},
@@ -218,6 +125,25 @@ def test_history_tells_of_each_entry_all_that_explains_it(reader: Reader, ada: s
     ]
 
 
+def test_history_names_the_lot_and_says_when_it_fell_due(reader: Reader, ada: str, apply: Apply) -> None:
+    end = NOW + TICK
+    apply(given(ada, 30, "brief", expires_at=end, priority=0), used("first", 10), now=NOW)
+    apply(adjusted(ada, -10_500, allow_negative=True), now=NOW + timedelta(days=1))
+    shown = [
+        (entry.counter, entry.amount, entry.lot, entry.source, entry.due_at, entry.type)
+        for entry in reversed(reader.history(ada, limit=5).transactions)
+    ]
+    assert shown == [
+        ("bonus", 30, 2, "bonus", None, "credit.bonus"),
+        ("usage", -10, 2, "bonus", None, "usage.deduct"),
+        ("expiry", -20, 2, "bonus", end, "credit.adjust"),
+        ("adjustments", -10_000, 1, "bonus", None, "credit.adjust"),
+        ("adjustments", -500, None, None, None, "credit.adjust"),
+    ]
+    assert reader.history(ada, limit=1).transactions[0].description == "a slip"
+
+
+@on_sqlite
 def test_the_two_entries_of_a_purchase_share_their_transaction(
     reader: Reader, ada: str, apply: Apply
 ) -> None:
@@ -228,17 +154,20 @@ def test_the_two_entries_of_a_purchase_share_their_transaction(
     assert base.transaction_id == bonus.transaction_id
 
 
+@on_sqlite
 def test_what_was_refused_is_no_history(reader: Reader, ada: str, apply: Apply) -> None:
     apply(used("d", 10_001), now=NOW)
     assert sequences(reader.history(ada)) == [1]
 
 
+@on_sqlite
 def test_history_pages_by_offset_from_the_newest(reader: Reader, ten_entries: str) -> None:
     page = reader.history(ten_entries, limit=4, offset=3)
     assert sequences(page) == [7, 6, 5, 4]
     assert (page.total, page.limit, page.offset, page.has_more) == (10, 4, 3, True)
 
 
+@on_sqlite
 @pytest.mark.parametrize("limit", [1, 3, 5, 9, 10, 11])
 def test_cursors_lead_through_every_entry_once(reader: Reader, ten_entries: str, limit: int) -> None:
     seen: list[int] = []
@@ -263,6 +192,7 @@ def test_what_is_written_between_two_pages_shifts_no_cursor(
     assert (second.total, second.offset) == (12, 6)
 
 
+@on_sqlite
 @pytest.mark.parametrize("offset", [10, 11, INT64_MAX])
 def test_a_page_behind_the_end_is_empty(reader: Reader, ten_entries: str, offset: int) -> None:
     page = reader.history(ten_entries, offset=offset)
@@ -270,38 +200,34 @@ def test_a_page_behind_the_end_is_empty(reader: Reader, ten_entries: str, offset
     assert (page.total, page.offset, page.has_more, page.next_cursor) == (10, offset, False, None)
 
 
-def test_an_account_without_entries_has_an_empty_history(
-    reader: Reader, engine: Engine, apply: Apply
-) -> None:
-    apply(opened("ada"), now=NOW)
-    with engine.begin() as connection:  # as on a tier without tokens
-        connection.execute(
-            text(
-                "INSERT INTO accounts (user_id, tier, opened_at, updated_at)"
-                " SELECT 'eve', tier, opened_at, updated_at FROM accounts"
-            )
-        )
+@on_sqlite
+def test_an_account_without_entries_has_an_empty_history(reader: Reader, apply: Apply) -> None:
+    apply(opened("eve", "none"), now=NOW)
     page = reader.history("eve")
     assert (page.transactions, page.total, page.has_more, page.next_cursor) == ((), 0, False, None)
 
 
+@on_sqlite
 @pytest.mark.parametrize("limit", [0, -1, 1_001])
 def test_a_page_has_from_one_to_a_thousand_entries(reader: Reader, ada: str, limit: int) -> None:
     with pytest.raises(QueryError, match="limit must be from 1 to 1000"):
         reader.history(ada, limit=limit)
 
 
+@on_sqlite
 def test_an_offset_is_not_negative(reader: Reader, ada: str) -> None:
     with pytest.raises(QueryError, match="offset must be from 0"):
         reader.history(ada, offset=-1)
 
 
+@on_sqlite
 @pytest.mark.parametrize("cursor", ["", "x", "1.5", "é", "MS4x\n.", "A" * 5_000, "MS41LjY", "LTEuNQ"])
 def test_a_cursor_that_is_none_is_refused(reader: Reader, ada: str, cursor: str) -> None:
     with pytest.raises(QueryError, match="cursor"):
         reader.history(ada, cursor=cursor)
 
 
+@on_sqlite
 def test_a_cursor_of_another_account_is_refused(reader: Reader, ten_entries: str, apply: Apply) -> None:
     apply(opened("bob"), now=NOW)
     cursor = reader.history(ten_entries, limit=1).next_cursor
@@ -309,6 +235,7 @@ def test_a_cursor_of_another_account_is_refused(reader: Reader, ten_entries: str
         reader.history("bob", cursor=cursor)
 
 
+@on_sqlite
 def test_a_page_begins_at_an_offset_or_a_cursor_and_not_at_both(reader: Reader, ten_entries: str) -> None:
     cursor = reader.history(ten_entries, limit=1).next_cursor
     with pytest.raises(QueryError, match="not both"):
@@ -323,7 +250,7 @@ def by_day(usage: Usage) -> dict[str, int]:
 
 
 def test_usage_has_every_day_and_adds_up_by_day_and_by_feature(
-    reader: Reader, ada: str, apply: Apply
+    reader: Reader, ada: str, apply: Apply, catalog: Catalog
 ) -> None:
     apply(
         used("a", 100, "2026-11-20T12:00:00Z", "chat"),
@@ -333,7 +260,7 @@ def test_usage_has_every_day_and_adds_up_by_day_and_by_feature(
         used("too old", 1_000, "2026-11-19T23:59:59Z"),
         now=NOW,
     )
-    assert reader.usage(ada, NOW, days=3).to_dict() == {
+    assert reader.usage(ada, NOW, catalog, days=3).to_dict() == {
         "userId": "ada",
         "timezone": "UTC",
         "days": 3,
@@ -362,30 +289,46 @@ def test_usage_has_every_day_and_adds_up_by_day_and_by_feature(
     }
 
 
-def test_without_usage_nothing_is_divided_by_zero(reader: Reader, ada: str) -> None:
-    usage = reader.usage(ada, NOW)
+@on_sqlite
+def test_without_usage_nothing_is_divided_by_zero(reader: Reader, ada: str, catalog: Catalog) -> None:
+    usage = reader.usage(ada, NOW, catalog)
     assert (usage.total_used, usage.average_per_day, usage.entries) == (0, 0, 0)
     assert usage.projection.days_to_empty is None
     assert len(usage.by_day) == 30
 
 
+@on_sqlite
 def test_an_event_counts_on_the_day_it_occurred_and_not_when_it_was_booked(
-    reader: Reader, ada: str, apply: Apply
+    reader: Reader, ada: str, apply: Apply, catalog: Catalog
 ) -> None:
     apply(used("late", 5, "2026-11-01T12:00:00Z"), now=NOW)
-    assert by_day(reader.usage(ada, NOW)) == {"2026-11-01": 5}
+    assert by_day(reader.usage(ada, NOW, catalog)) == {"2026-11-01": 5}
 
 
-def test_only_deductions_are_usage(reader: Reader, ada: str, apply: Apply) -> None:
+def test_all_that_is_taken_for_usage_is_usage_and_nothing_else(
+    reader: Reader, ada: str, apply: Apply, catalog: Catalog
+) -> None:
     apply(
         used("d", 50),
         RefundCredit(reference_id="r", user_id=ada, tokens=50),
         FreeUpload(reference_id="f", user_id=ada, bytes=9),
         paid(ada),
+        adjusted(ada, -7),
+        ReserveUsage(reference_id="h", user_id=ada, tokens=500, ttl_seconds=60),
+        SettleUsage(
+            reference_id="s", user_id=ada, original_reference_id="h", tokens=300, feature="translation"
+        ),
+        RecordUsage(reference_id="m", user_id=ada, meter="ocr", quantity=6),
         now=NOW,
     )
     apply(opened("bob"), DeductUsage(reference_id="bob-d", user_id="bob", tokens=3), now=NOW)
-    assert reader.usage(ada, NOW).total_used == 50
+    assert reader.usage(ada, NOW, catalog).by_feature == {"translation": 300, "ocr": 120, "unlabelled": 50}
+
+
+@on_sqlite
+def test_a_debt_lasts_for_no_day_more(reader: Reader, ada: str, apply: Apply, catalog: Catalog) -> None:
+    apply(used("d", 50), adjusted(ada, -20_000, allow_negative=True), now=NOW)
+    assert reader.usage(ada, NOW, catalog).projection.days_to_empty == 0
 
 
 # Zones whose clocks change within the range, or whose offset is no whole hour; days at their edges.
@@ -404,7 +347,7 @@ ZONES = [
 
 @pytest.mark.parametrize(("zone", "now_text"), ZONES)
 def test_days_add_up_to_the_total_over_a_daylight_saving_change(
-    reader: Reader, ada: str, apply: Apply, zone: str, now_text: str
+    reader: Reader, ada: str, apply: Apply, zone: str, now_text: str, catalog: Catalog
 ) -> None:
     now = datetime.fromisoformat(now_text)
     start = now - timedelta(days=4)
@@ -414,7 +357,7 @@ def test_days_add_up_to_the_total_over_a_daylight_saving_change(
         *(used(f"e{number}", 1, at.isoformat()) for number, at in enumerate(times[130:])),
         now=now,
     )
-    usage = reader.usage(ada, now, days=10, timezone=zone)
+    usage = reader.usage(ada, now, catalog, days=10, timezone=zone)
     assert usage.entries == len(times)
     assert usage.total_used == sum(day.used for day in usage.by_day) == sum(usage.by_feature.values())
     assert usage.total_used == 10_000 - usage.balance
@@ -440,38 +383,51 @@ def _local_days(zone: str, times: list[datetime]) -> dict[date, int]:
     ],
 )
 def test_a_day_ends_at_its_last_microsecond(
-    reader: Reader, ada: str, apply: Apply, zone: str, last: str, first: str
+    reader: Reader, ada: str, apply: Apply, zone: str, last: str, first: str, catalog: Catalog
 ) -> None:
     apply(used("last", 1, last), used("first", 2, first), now=NOW)
-    assert [day.used for day in reader.usage(ada, NOW, days=366, timezone=zone).by_day if day.used] == [1, 2]
+    assert [
+        day.used for day in reader.usage(ada, NOW, catalog, days=366, timezone=zone).by_day if day.used
+    ] == [1, 2]
 
 
-def test_the_last_microsecond_of_today_is_today(reader: Reader, ada: str, apply: Apply) -> None:
+def test_the_last_microsecond_of_today_is_today(
+    reader: Reader, ada: str, apply: Apply, catalog: Catalog
+) -> None:
     apply(
         used("today", 1, "2026-11-22T23:59:59.999999+00:00"),
         used("tomorrow", 2, "2026-11-23T00:00:00+00:00"),
         now=NOW,
     )
-    assert by_day(reader.usage(ada, NOW, days=1)) == {"2026-11-22": 1}
+    assert by_day(reader.usage(ada, NOW, catalog, days=1)) == {"2026-11-22": 1}
 
 
-def test_the_projection_looks_only_at_days_since_the_account_was_opened(reader: Reader, apply: Apply) -> None:
+@on_sqlite
+def test_the_projection_looks_only_at_days_since_the_account_was_opened(
+    reader: Reader, apply: Apply, catalog: Catalog
+) -> None:
     apply(opened("ada"), now=NOW - timedelta(days=1))
     apply(used("d", 2_000), now=NOW)
-    projection = reader.usage("ada", NOW, days=30).projection
+    projection = reader.usage("ada", NOW, catalog, days=30).projection
     assert (projection.days_observed, projection.days_to_empty) == (2, 8)
 
 
+@on_sqlite
 @pytest.mark.parametrize("zone", ["Mars/Olympus", "", "../etc/passwd", "Europe", "Europe/Berlin\0", "/etc"])
-def test_an_unknown_time_zone_is_refused_by_name(reader: Reader, ada: str, zone: str) -> None:
+def test_an_unknown_time_zone_is_refused_by_name(
+    reader: Reader, ada: str, zone: str, catalog: Catalog
+) -> None:
     with pytest.raises(QueryError, match="is not known; give an IANA name"):
-        reader.usage(ada, NOW, timezone=zone)
+        reader.usage(ada, NOW, catalog, timezone=zone)
 
 
+@on_sqlite
 @pytest.mark.parametrize("days", [0, -1, 367])
-def test_usage_covers_from_one_day_to_a_leap_year(reader: Reader, ada: str, days: int) -> None:
+def test_usage_covers_from_one_day_to_a_leap_year(
+    reader: Reader, ada: str, days: int, catalog: Catalog
+) -> None:
     with pytest.raises(QueryError, match="days must be from 1 to 366"):
-        reader.usage(ada, NOW, days=days)
+        reader.usage(ada, NOW, catalog, days=days)
 
 
 # -- stats ------------------------------------------------------------------------------------------------
@@ -483,7 +439,8 @@ def test_an_empty_ledger_has_totals_of_zero(reader: Reader) -> None:
     assert (stats.operations, stats.revenue, stats.payments) == ((), (), 0)
 
 
-def test_stats_add_up_the_whole_ledger(reader: Reader, ada: str, apply: Apply) -> None:
+def test_stats_add_up_the_whole_ledger(reader: Reader, ada: str, apply: Apply, catalog: Catalog) -> None:
+    written_off = catalog.model_copy(update={"payments": PaymentPolicy(when_spent="write_off")})
     apply(
         opened("bob", "basic"),
         paid("ada"),
@@ -491,28 +448,76 @@ def test_stats_add_up_the_whole_ledger(reader: Reader, ada: str, apply: Apply) -
         used("d", 1_501),
         used("x", 10**9),
         RefundCredit(reference_id="r", user_id=ada, tokens=400),
+        given("bob", 40, "brief", expires_at=NOW + TICK),
+        ReserveUsage(reference_id="h", user_id="bob", tokens=300, ttl_seconds=60),
         now=NOW,
     )
-    assert reader.stats().to_dict() == {
+    apply(
+        adjusted("bob", 30),
+        DeductUsage(reference_id="all", user_id="ada", tokens=283_899),
+        now=NOW + TICK,
+    )
+    applied(
+        reader._engine,
+        written_off,
+        PaymentRefunded(
+            reference_id="back",
+            user_id="ada",
+            original_reference_id="pay-ada",
+            amount_minor=1_999,
+            currency="USD",
+        ),
+        now=NOW + TICK,
+    )
+    apply(
+        AdjustCredit(
+            reference_id="a",
+            user_id="ada",
+            tokens=-5,
+            reason="late",
+            actor="ann",
+            allow_negative=True,
+        ),
+        PaymentRefunded(
+            reference_id="half",
+            user_id="bob",
+            original_reference_id="pay-bob",
+            amount_minor=999,
+            currency="USD",
+        ),
+        now=NOW + TICK,
+    )
+    stats = reader.stats().to_dict()
+    operations, revenue = stats.pop("operations"), stats.pop("revenue")
+    assert stats == {
         "users": 2,
-        "totalBalance": 658_899,
-        "totalAllocated": 110_000,
+        "totalBalance": 237_595,
+        "totalHeld": 300,
+        "totalDebt": 5,
+        "totalAllocated": 100_000,
         "totalPurchased": 500_000,
-        "totalBonus": 50_000,
+        "totalBonus": 60_040,
         "totalRefunded": 400,
-        "totalUsed": 1_501,
-        "averageBalance": 329_449,
+        "totalAdjusted": 25,
+        "totalUsed": 285_400,
+        "totalExpired": 40,
+        "totalReversed": 137_430,  # 124,937, and 12,493 of the bonus
+        "totalUncollected": 275_000,
+        "averageBalance": 118_797,
         "payments": 2,
-        "accountsByTier": {"basic": 1, "free": 1},
-        "operations": [
-            {"type": "account.open", "status": "applied", "code": "account_opened", "count": 2},
-            {"type": "credit.refund", "status": "applied", "code": "tokens_refunded", "count": 1},
-            {"type": "payment.succeeded", "status": "applied", "code": "tokens_purchased", "count": 2},
-            {"type": "usage.deduct", "status": "applied", "code": "tokens_deducted", "count": 1},
-            {"type": "usage.deduct", "status": "rejected", "code": "insufficient_balance", "count": 1},
-        ],
-        "revenue": [{"currency": "USD", "payments": 2, "amountMinor": 3_998}],
+        "accountsByTier": {"basic": 1, "none": 1},
     }
+    assert operations[:2] == [
+        {"type": "account.open", "status": "applied", "code": "account_opened", "count": 2},
+        {"type": "credit.adjust", "status": "applied", "code": "adjustment_credited", "count": 1},
+    ]
+    assert operations[-1] == {
+        "type": "usage.reserve",
+        "status": "applied",
+        "code": "tokens_reserved",
+        "count": 1,
+    }
+    assert revenue == [{"currency": "USD", "payments": 2, "amountMinor": 3_998}]
     assert reader.stats().revenue == (Revenue("USD", 2, 3_998),)
 
 
@@ -529,7 +534,7 @@ def test_a_snapshot_does_not_see_what_is_committed_meanwhile(engine: Engine, ada
 def test_a_reader_needs_no_write_lock(reader: Reader, ada: str, engine: Engine, catalog: Catalog) -> None:
     with engine.begin() as writer:
         writer.execute(text("UPDATE accounts SET tier = 'pro'"))
-        assert reader.balance(ada, NOW, catalog).tier == "free"
+        assert reader.balance(ada, NOW, catalog).subscription.tier == "none"
 
 
 def test_the_connection_of_a_snapshot_writes_again_afterwards(engine: Engine, ada: str) -> None:

@@ -1,6 +1,7 @@
 """Looking at the ledger: ``balance``, ``can-afford``, ``history``, ``usage``, ``stats``, ``audit``."""
 
 import sys
+from collections.abc import Iterator
 from datetime import datetime
 
 import click
@@ -9,43 +10,81 @@ from rich.table import Table
 from rich.text import Text
 
 from worker.bootstrap import Application, utc_now
+from worker.cli.asking import as_moment, moment, reader_of
 from worker.cli.options import as_json, with_application
-from worker.cli.output import console, is_terminal, progress, show_fields, show_json, show_table
+from worker.cli.output import console, is_terminal, printable, progress, show_fields, show_json, show_table
 from worker.ledger.audit import AuditReport, Progress, audit
-from worker.ledger.queries import History, Reader, Usage
+from worker.ledger.queries import Balance, History, Usage
 
 _BAR_WIDTH = 50
 
 
 @click.command()
 @click.argument("user")
+@click.option(
+    "--at", type=as_moment, metavar="TIME", help="As it stood then: a time such as 2026-11-01T00:00:00Z."
+)
 @with_application("database_url", "catalog")
 @as_json
-def balance(application: Application, *, user: str, as_json: bool) -> None:
-    """A user's balance, the sums behind it, and the month's free uploads."""
-    view = _reader(application).balance(user, utc_now(), application.catalog)
+def balance(application: Application, *, user: str, at: datetime | None, as_json: bool) -> None:
+    """A user's balance, what it is made of, the subscription, and the period's quotas.
+
+    What has fallen due counts, booked or not. Before the account was opened there is nothing: exit 4.
+
+    \b
+    Examples:
+      billing-worker balance ada
+      billing-worker balance ada --at 2026-11-01T00:00:00Z
+    """
+    reader = reader_of(application)
+    if at is None:
+        view = reader.balance(user, utc_now(), application.catalog)
+    else:
+        view = reader.balance_at(user, at, application.catalog)
     if as_json:
         show_json(view.to_dict())
-        return
-    upload = view.free_upload
+    else:
+        show_balance(view)
+
+
+def show_balance(view: Balance) -> None:
+    """A balance for people."""
+    subscription, unsettled = view.subscription, view.unsettled
     show_fields(
-        f"Balance of {user}",
+        f"Balance of {view.user_id} at {moment(view.at)}",
         [
-            ("tier", view.tier),
             ("balance", view.balance),
+            ("held", view.held),
             ("available", view.available),
+            ("debt", view.debt),
+            *((f"of {source.replace('_', ' ')}", tokens) for source, tokens in view.lots.items()),
+            ("takes effect later", view.pending),
             ("allocated", view.allocated),
             ("purchased", view.purchased),
             ("bonus", view.bonus),
             ("refunded", view.refunded),
+            ("adjusted", view.adjusted),
             ("used", view.used),
+            ("expired", view.expired),
+            ("reversed", view.reversed),
+            ("tier", subscription.tier),
+            ("period", f"{moment(subscription.period_start)} to {moment(subscription.period_end)}"),
+            ("granted until", moment(subscription.granted_until)),
+            ("ends", moment(subscription.ends_at)),
+            *_quota_fields(view),
+            ("due, not booked yet", unsettled.tokens),
             ("entries", view.sequence),
-            ("free upload bytes used", upload.used_bytes),
-            ("free upload bytes left", upload.remaining_bytes),
-            ("opened", _moment(view.opened_at)),
-            ("updated", _moment(view.updated_at)),
+            ("opened", moment(view.opened_at)),
+            ("updated", moment(view.updated_at)),
         ],
     )
+
+
+def _quota_fields(view: Balance) -> Iterator[tuple[str, int | None]]:
+    for quota in view.quotas:
+        name = quota.name.replace("_", " ")
+        yield f"{name} used ({quota.unit})", quota.used
+        yield f"{name} left ({quota.unit})", quota.remaining
 
 
 @click.command("can-afford")
@@ -54,8 +93,13 @@ def balance(application: Application, *, user: str, as_json: bool) -> None:
 @with_application("database_url", "catalog")
 @as_json
 def can_afford(application: Application, *, user: str, tokens: int, as_json: bool) -> None:
-    """Whether a deduction of TOKENS would be applied now. Exit 0 for yes, 1 for no."""
-    view = _reader(application).can_afford(user, tokens, utc_now(), application.catalog)
+    """Whether a deduction of TOKENS would be applied now. Exit 0 for yes, 1 for no.
+
+    \b
+    Example:
+      billing-worker can-afford ada 5000 && ./start-the-job
+    """
+    view = reader_of(application).can_afford(user, tokens, utc_now(), application.catalog)
     if as_json:
         show_json(view.to_dict())
     else:
@@ -74,8 +118,13 @@ def can_afford(application: Application, *, user: str, tokens: int, as_json: boo
 def history(
     application: Application, *, user: str, limit: int, offset: int, cursor: str | None, as_json: bool
 ) -> None:
-    """A user's entries, newest first."""
-    page = _reader(application).history(user, limit, offset, cursor)
+    """A user's entries, newest first: what moved, of which lot, and for what fell due by itself, when.
+
+    \b
+    Example:
+      billing-worker history ada --limit 50
+    """
+    page = reader_of(application).history(user, limit, offset, cursor)
     if as_json:
         show_json(page.to_dict())
     else:
@@ -87,16 +136,18 @@ def show_history(page: History) -> None:
     first = page.offset + 1 if page.transactions else 0
     show_table(
         f"History of {page.user_id}: {first}–{page.offset + len(page.transactions)} of {page.total}",
-        ("#", "time", "type", "counter", "amount", "before", "after", "feature", "reference"),
+        ("#", "time", "type", "counter", "amount", "before", "after", "lot", "due", "feature", "reference"),
         [
             (
                 entry.sequence,
-                _moment(entry.occurred_at),
+                moment(entry.occurred_at),
                 entry.type,
                 entry.counter,
                 entry.amount,
                 entry.balance_before,
                 entry.balance_after,
+                entry.lot,
+                moment(entry.due_at),
                 entry.feature,
                 entry.reference_id,
             )
@@ -111,11 +162,16 @@ def show_history(page: History) -> None:
 @click.argument("user")
 @click.option("--days", type=int, default=30, show_default=True, help="Days up to today, at most 366.")
 @click.option("--timezone", default="UTC", show_default=True, help="Where the days begin and end.")
-@with_application("database_url")
+@with_application("database_url", "catalog")
 @as_json
 def usage(application: Application, *, user: str, days: int, timezone: str, as_json: bool) -> None:
-    """A user's usage by day and feature, as a chart on a terminal."""
-    view = _reader(application).usage(user, utc_now(), days, timezone)
+    """A user's usage by day and feature, as a chart on a terminal.
+
+    \b
+    Example:
+      billing-worker usage ada --days 7 --timezone Europe/Berlin
+    """
+    view = reader_of(application).usage(user, utc_now(), application.catalog, days, timezone)
     if as_json:
         show_json(view.to_dict())
     else:
@@ -149,8 +205,13 @@ def show_usage(view: Usage) -> None:
 @with_application("database_url")
 @as_json
 def stats(application: Application, *, as_json: bool) -> None:
-    """The whole ledger: users, tokens, outcomes, revenue."""
-    view = _reader(application).stats()
+    """The whole ledger as it is booked: users, tokens, outcomes, revenue.
+
+    \b
+    Example:
+      billing-worker stats --json | jq .totalDebt
+    """
+    view = reader_of(application).stats()
     if as_json:
         show_json(view.to_dict())
         return
@@ -160,12 +221,18 @@ def stats(application: Application, *, as_json: bool) -> None:
             ("users", view.users),
             *((f"users on {tier}", count) for tier, count in view.accounts_by_tier.items()),
             ("balance", view.total_balance),
+            ("held", view.total_held),
+            ("debt", view.total_debt),
             ("average balance", view.average_balance),
             ("allocated", view.total_allocated),
             ("purchased", view.total_purchased),
             ("bonus", view.total_bonus),
             ("refunded", view.total_refunded),
+            ("adjusted", view.total_adjusted),
             ("used", view.total_used),
+            ("expired", view.total_expired),
+            ("reversed", view.total_reversed),
+            ("uncollected", view.total_uncollected),
             ("payments", view.payments),
             *((f"revenue {sum_.currency} (minor units)", sum_.amount_minor) for sum_ in view.revenue),
         ],
@@ -178,12 +245,13 @@ def stats(application: Application, *, as_json: bool) -> None:
 
 
 @click.command("audit")
-@with_application("database_url")
+@with_application("database_url", "catalog")
 @as_json
 def audit_command(application: Application, *, as_json: bool) -> None:
     """Prove that every balance is explained by its entries. Exit 1 on any finding.
 
-    Reads one state of the ledger while workers go on.
+    Reads one state of the ledger while workers go on. What went back of payments is measured by the catalog:
+    a dispute that was opened under another policy is a finding until it is closed.
     """
     application.require_newest_schema()
     with progress("audit", None) as bar:
@@ -191,7 +259,7 @@ def audit_command(application: Application, *, as_json: bool) -> None:
         def step(done: Progress) -> None:
             bar.update(bar.task_ids[0], description=done.step, completed=done.done, total=done.total)
 
-        report = audit(application.engine, step)
+        report = audit(application.engine, step, catalog=application.catalog)
     if as_json:
         show_json(report.to_dict())
     else:
@@ -203,17 +271,9 @@ def show_audit(report: AuditReport) -> None:
     """The verdict, and each finding with its account and reference."""
     examined = ", ".join(f"{count:,} {table}" for table, count in report.examined.items())
     for finding in report.findings:
-        click.echo(f"{click.style('finding', fg='red')}: {finding}")
+        click.echo(f"{click.style('finding', fg='red')}: {printable(str(finding))}")
     if report.unlisted:
         click.echo(f"and {report.unlisted} more")
     verdict = "every balance explained" if report.is_clean else f"{sum(report.found.values())} findings"
-    click.echo(f"{verdict}, drift {report.drift} ({examined})")
-
-
-def _reader(application: Application) -> Reader:
-    application.require_newest_schema()
-    return Reader(application.engine)
-
-
-def _moment(value: datetime) -> str:
-    return f"{value:%Y-%m-%d %H:%M:%S}Z"
+    owed = f"{report.debtors:,} accounts owe {report.debt:,}, {report.uncollected:,} uncollected"
+    click.echo(f"{verdict}, drift {report.drift} ({examined}); {owed}")

@@ -1,5 +1,6 @@
 """Running it: ``run``, ``scheduler``, ``migrate``, ``check``, ``topology``."""
 
+import gc
 import json
 import shlex
 import sys
@@ -53,6 +54,8 @@ def run(application: Application, *, drain: bool, with_scheduler: bool, supervis
             raise ConfigurationError("--drain runs one worker; leave --workers out")
         sys.exit(supervise(_environments(settings, with_scheduler=with_scheduler), stop))
     application.serve_metrics()
+    # What is there by now stays: out of the way, collecting the garbage of a batch costs next to nothing.
+    gc.freeze()
     application.run_worker(stop, drain=drain, with_scheduler=with_scheduler and not drain)
 
 

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, Literal
 
 import click
@@ -14,6 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 Justify = Literal["left", "right"]
+
+#: Rows of one table, where there may be many more.
+_AT_ONCE = 500
 
 
 def is_terminal() -> bool:
@@ -46,6 +50,25 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
     for row in shown:
         table.add_row(*(Text(cell) for cell in row))
     console().print(table)
+
+
+def show_long_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table of which no more is held than is shown at once: several on a terminal, lines in a pipe."""
+    if not is_terminal():
+        for line in tab_separated(columns, rows):
+            click.echo(line)
+        return
+    left = iter(rows)
+    show_table(title, columns, list(islice(left, _AT_ONCE)))
+    while more := list(islice(left, _AT_ONCE)):
+        show_table("", columns, more)
+
+
+def tab_separated(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
+    """A line of names and a line a row, for a pipe or a file; what producers wrote breaks no line."""
+    yield "\t".join(columns)
+    for row in rows:
+        yield "\t".join("" if value is None else printable(str(value)) for value in row)
 
 
 def show_fields(title: str, fields: Sequence[tuple[str, Any]]) -> None:

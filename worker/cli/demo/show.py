@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,11 +11,14 @@ from typing import Any, Protocol
 
 import click
 
-from schemas import Reply
+from schemas import Notice, Reply
 from worker.bootstrap import Application, utc_now
 from worker.cli.accounts import show_audit, show_history, show_usage
+from worker.cli.asking import moment
+from worker.cli.demo.noticed import Noticed
 from worker.cli.demo.script import Message, Script
-from worker.cli.demo.tally import Tally, handful
+from worker.cli.demo.tally import OutcomeCount, Tally, handful
+from worker.cli.holdings import show_holds, show_lots
 from worker.cli.output import is_terminal, progress, show_json, show_table
 from worker.deadletters.office import ParkedLetter
 from worker.ledger.audit import AuditReport
@@ -37,6 +40,7 @@ class Ended:
 
     tally: Tally
     report: AuditReport
+    noticed: Sequence[Noticed]
     exit_codes: dict[str, int | None]
     seconds: float
 
@@ -44,10 +48,16 @@ class Ended:
         """Why it did not go well, one line each; none if it did."""
         lines = [f"{_named(*item)}: neither answered nor a dead letter" for item in self.tally.missing()]
         lines += [f"{_named(*item)}: its dead letter is missing" for item in self.tally.without_letter()]
+        lines += [f"{type_} of {reference}: the notice was not heard" for reference, type_ in self.unheard()]
         lines += [f"the {name} ended with {code}" for name, code in self.exit_codes.items() if code != 0]
         if not self.report.is_clean:
             lines.append("the audit does not hold")
         return lines
+
+    def unheard(self) -> list[Noticed]:
+        """Notices that are stored with their outcomes and came to no queue."""
+        heard = [(notice.reference_id, str(notice.type)) for notice in self.tally.notices.values()]
+        return sorted((Counter(self.noticed) - Counter(heard)).elements())
 
 
 # -- while it plays ---------------------------------------------------------------------------------------
@@ -104,10 +114,14 @@ def show_place(settings: Settings, script: Script, folder: Path | None, *, kept:
 
 
 def show_ended(application: Application, script: Script, ended: Ended) -> None:
-    """Outcomes, one user's replies, history and usage, the dead letters, the audit, the verdict."""
+    """Outcomes, notices, some users' balances, one user's story, the dead letters, the audit, the verdict."""
     del script
     tally = ended.tally
-    _show_outcomes(tally)
+    _show_outcomes("Outcomes by type", tally.outcomes())
+    if items := tally.item_outcomes():
+        _show_outcomes("Outcomes of items in batches", items)
+    _show_notices(tally)
+    _show_balances(application, tally.with_something_special())
     if (user := tally.protagonist()) is not None:
         _show_user(application, user, tally)
     _show_letters(list(tally.letters.values()))
@@ -130,6 +144,9 @@ def show_ended_as_json(application: Application, script: Script, ended: Ended) -
             "seconds": round(ended.seconds, 2),
             "sent": dict(Counter(message.kind for message in tally.sent.values())),
             "outcomes": [asdict(row) for row in tally.outcomes()],
+            "batchItems": [asdict(row) for row in tally.item_outcomes()],
+            "notices": dict(Counter(notice.type for notice in tally.notices.values())),
+            "balances": _balances_as_dicts(application, tally.with_something_special()),
             "deadLetters": dict(Counter(letter.reason for letter in tally.letters.values())),
             "user": None if user is None else _user_as_dict(application, user, tally),
             "audit": ended.report.to_dict(),
@@ -138,8 +155,7 @@ def show_ended_as_json(application: Application, script: Script, ended: Ended) -
     )
 
 
-def _show_outcomes(tally: Tally) -> None:
-    title = "Outcomes by type"
+def _show_outcomes(title: str, rows: Sequence[OutcomeCount]) -> None:
     _heading(title)
     show_table(
         title,
@@ -148,13 +164,69 @@ def _show_outcomes(tally: Tally) -> None:
             (
                 row.type or "(unreadable)",
                 row.status,
-                row.code if row.reason in (None, row.code) else f"{row.code}: {row.reason}",
+                row.code if row.reason is None else f"{row.code}: {row.reason}",
                 row.first,
                 row.again,
             )
-            for row in tally.outcomes()
+            for row in rows
         ],
     )
+
+
+def _show_notices(tally: Tally) -> None:
+    counts = Counter(notice.type for notice in tally.notices.values())
+    examples = {notice.type: notice for notice in tally.notices.values()}
+    title = f"Notices: {len(tally.notices)}, by type"
+    _heading(title)
+    show_table(
+        title,
+        ("type", "count", "for example"),
+        [(type_, count, _in_words(examples[type_])) for type_, count in counts.most_common()],
+    )
+
+
+def _in_words(notice: Notice) -> str:
+    if notice.type == "credit.expiring":
+        tokens, end = notice.tokens or 0, moment(notice.expires_at)
+        return f"{tokens:,} tokens of {notice.user_id} end on {end} ({notice.reference_id})"
+    left, mark = notice.available or 0, notice.mark or 0
+    return f"{notice.user_id} has {left:,} left, at most {mark:,} ({notice.reference_id})"
+
+
+def _show_balances(application: Application, users: Sequence[str]) -> None:
+    """What some users have, of what; and the lots and the open holds of those who have any."""
+    reader, catalog, now = Reader(application.engine), application.catalog, utc_now()
+    views = [reader.balance(user, now, catalog) for user in users]
+    title = "Some balances"
+    _heading(title)
+    show_table(
+        title,
+        ("user", "tier", "balance", "held", "available", "debt", "used", "expired", "reversed", "made of"),
+        [
+            (
+                view.user_id,
+                view.subscription.tier,
+                view.balance,
+                view.held,
+                view.available,
+                view.debt,
+                view.used,
+                view.expired,
+                view.reversed,
+                ", ".join(f"{source} {tokens:,}" for source, tokens in view.lots.items() if tokens),
+            )
+            for view in views
+        ],
+    )
+    for view in views:
+        if view.lots:
+            title = f"Lots of {view.user_id}"
+            _heading(title)
+            show_lots(title, reader.lots(view.user_id, now, catalog).lots)
+        if view.held:
+            title = f"Holds of {view.user_id}"
+            _heading(title)
+            show_holds(title, reader.holds(view.user_id, now, catalog).holds)
 
 
 def _show_user(application: Application, user: str, tally: Tally) -> None:
@@ -174,7 +246,7 @@ def _show_user(application: Application, user: str, tally: Tally) -> None:
     _heading(f"History of {user}")
     show_history(reader.history(user, _ENTRIES))
     _heading(f"Usage of {user}")
-    show_usage(reader.usage(user, utc_now(), _DAYS))
+    show_usage(reader.usage(user, utc_now(), application.catalog, _DAYS))
 
 
 def _status(reply: Reply) -> str:
@@ -220,6 +292,7 @@ def _speed(ended: Ended) -> str:
     answered, letters = len(ended.tally.replies), len(ended.tally.letters)
     return (
         f"{answered:,} of {len(ended.tally.sent):,} messages answered, {letters:,} of them dead letters, "
+        f"{len(ended.tally.notices):,} notices, "
         f"in {ended.seconds:.1f} s from the first answer to the last"
     )
 
@@ -252,5 +325,17 @@ def _user_as_dict(application: Application, user: str, tally: Tally) -> dict[str
             for message, reply in handful(tally.of_user(user), _REPLIES)
         ],
         "history": reader.history(user, _ENTRIES).to_dict(),
-        "usage": reader.usage(user, utc_now(), _DAYS).to_dict(),
+        "usage": reader.usage(user, utc_now(), application.catalog, _DAYS).to_dict(),
     }
+
+
+def _balances_as_dicts(application: Application, users: Sequence[str]) -> list[dict[str, Any]]:
+    reader, catalog, now = Reader(application.engine), application.catalog, utc_now()
+    return [
+        {
+            **reader.balance(user, now, catalog).to_dict(),
+            "lots": reader.lots(user, now, catalog).to_dict()["lots"],
+            "holds": reader.holds(user, now, catalog).to_dict()["holds"],
+        }
+        for user in users
+    ]

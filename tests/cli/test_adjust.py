@@ -1,0 +1,132 @@
+"""``adjust``: through the broker to a worker and back, as any other command."""
+
+import getpass
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.cli.console import Books, Cli, Ended
+from tests.support.witness import Witness
+from tests.support.worker_thread import running
+from worker.bootstrap import Application
+from worker.broker import open_link
+from worker.settings import load_settings
+
+WHY = ("--reason", "booked twice", "--actor", "ann")
+
+
+@pytest.fixture(autouse=True)
+def ada(books: Books) -> None:
+    """An account with 10,000 tokens."""
+    books.open("ada")
+
+
+@contextmanager
+def worker(cli: Cli) -> Iterator[None]:
+    """A worker on the broker and the ledger of ``cli``."""
+    environment = cli.environment
+    settings = load_settings(
+        broker_url=environment["BILLING_BROKER_URL"], database_url=environment["BILLING_DATABASE_URL"]
+    )
+    application = Application(settings)
+    with running(application):
+        yield
+    application.engine.dispose()
+
+
+def told_reference(ended: Ended) -> str:
+    """On standard error, where the worker in this process writes its log as well."""
+    (line,) = [line for line in ended.err.splitlines() if line.startswith("reference ")]
+    return line.removeprefix("reference ")
+
+
+def fields(ended: Ended) -> dict[str, str]:
+    return dict(line.split("\t") for line in ended.lines)
+
+
+def test_what_is_applied_is_told_and_exits_with_0(cli: Cli) -> None:
+    with worker(cli):
+        ended = cli("adjust", "ada", "-400", *WHY, "--reference", "slip-1", "--timeout", "60")
+    assert (ended.code, told_reference(ended)) == (0, "slip-1")
+    assert fields(ended) == {
+        "outcome": "applied",
+        "message": "Debited 400 tokens by hand. Balance: 9.6K",
+        "reference": "slip-1",
+        "balance before": "10000",
+        "balance after": "9600",
+    }
+    (outcome,) = cli("explain", "slip-1", "--json").json["outcomes"]
+    assert outcome["detail"] == {"reason": "booked twice", "actor": "ann"}
+
+
+def test_what_is_refused_exits_with_1_and_once_it_may_it_is_judged_anew(cli: Cli) -> None:
+    again = ("adjust", "ada", "-10001", *WHY, "--reference", "slip-1", "--timeout", "60", "--json")
+    with worker(cli):
+        refused = cli(*again)
+        still = cli(*again)
+        negative = cli(
+            "adjust", "ada", "-10001", *WHY, "--reference", "slip-2", "--allow-negative", "--timeout", "60"
+        )
+        given = cli("adjust", "ada", "20000", *WHY, "--timeout", "60")
+        judged_anew = cli(*again, "--attempt", "2")
+    assert (refused.code, refused.json["code"], refused.json["shortfall"]) == (1, "insufficient_balance", 1)
+    assert (still.code, still.json["duplicate"]) == (1, True)
+    assert (negative.code, fields(negative)["debt"]) == (0, "1")
+    assert (given.code, judged_anew.code, judged_anew.json["balanceAfter"]) == (0, 0, 9_998)
+
+
+def test_the_reference_is_made_up_and_told_and_repeats_it_safely(cli: Cli) -> None:
+    with worker(cli):
+        first = cli("adjust", "ada", "70", "--reason", "outage", "--timeout", "60")
+        reference = told_reference(first)
+        again = cli("adjust", "ada", "70", "--reason", "outage", "--reference", reference, "--timeout", "60")
+    assert reference.startswith("adjust-")
+    assert fields(again)["outcome"] == "applied, as it was before"
+    assert cli("balance", "ada", "--json").json["balance"] == 10_070
+    (outcome,) = cli("explain", reference, "--json").json["outcomes"]
+    assert outcome["detail"]["actor"] == getpass.getuser()
+
+
+def test_without_a_worker_it_says_how_to_go_on_and_leaves_no_queue(cli: Cli, witness: Witness) -> None:
+    ended = cli("adjust", "ada", "5", *WHY, "--reference", "slip-1", "--timeout", "0.2")
+    assert ended.code == 3
+    told = ended.err.splitlines()[-1]
+    assert "no reply to 'slip-1' within 0.2 s" in told
+    assert "Repeat it with --reference slip-1: it is applied once" in told
+    ((properties, _),) = witness.take("billing.payments", 1)
+    assert (properties.delivery_mode, properties.app_id) == (2, "billing-worker adjust")
+    assert properties.reply_to.startswith("billing.replies.")
+    link = open_link(cli.environment["BILLING_BROKER_URL"])
+    with pytest.raises(Exception, match=properties.reply_to):
+        link.depth(properties.reply_to)
+    link.close()
+
+
+def test_without_a_topology_nothing_is_sent_and_the_way_out_is_told(
+    ledger_cli: Cli, bare_broker_url: str
+) -> None:
+    ended = ledger_cli("adjust", "ada", "5", *WHY, BILLING_BROKER_URL=bare_broker_url)
+    assert ended.code == 3
+    assert "topology declare" in ended.err
+
+
+def test_where_no_queue_of_its_own_is_allowed_it_does_not_begin(cli: Cli) -> None:
+    ended = cli("adjust", "ada", "5", *WHY, BILLING_REPLY_TO_PREFIXES="")
+    assert ended.code == 2
+    assert "BILLING_REPLY_TO_PREFIXES" in ended.err
+
+
+def test_a_broker_that_does_not_answer_exits_with_3(ledger_cli: Cli) -> None:
+    ended = ledger_cli("adjust", "ada", "5", *WHY, BILLING_BROKER_URL="amqp://u:p@127.0.0.1:9/")
+    assert ended.code == 3
+
+
+def test_who_has_no_login_name_says_who_it_is(ledger_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody() -> str:
+        raise OSError("no such user")
+
+    monkeypatch.setattr(getpass, "getuser", nobody)
+    ended = ledger_cli("adjust", "ada", "5", "--reason", "outage")
+    assert ended.code == 2
+    assert "say who does it with --actor" in ended.err

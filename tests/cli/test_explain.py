@@ -1,0 +1,130 @@
+"""``explain``, for a person, a pipe and a script."""
+
+import pytest
+from sqlalchemy import insert
+
+from schemas import DeductUsage, PaymentRefunded, PaymentSucceeded, RefundCredit, ReserveUsage, SettleUsage
+from tests.cli.console import Books, Cli
+from tests.support.asking import letter
+from worker.ledger.tables import dead_letters
+
+
+@pytest.fixture(autouse=True)
+def ann(books: Books) -> None:
+    """Ann, of whose references each has another story."""
+    books.open("ann")
+    books.apply(DeductUsage(reference_id="job", user_id="ann", tokens=20_000, feature="chat"))
+    books.apply(
+        PaymentSucceeded(
+            reference_id="pay", user_id="ann", package_id="standard", amount_minor=1_999, currency="USD"
+        ),
+        DeductUsage(reference_id="job", user_id="ann", tokens=20_000, feature="chat", attempt=2),
+        RefundCredit(reference_id="back", user_id="ann", tokens=500, original_reference_id="job"),
+        ReserveUsage(reference_id="hold", user_id="ann", tokens=300, ttl_seconds=60),
+        SettleUsage(reference_id="settle", user_id="ann", original_reference_id="hold", tokens=100),
+        PaymentRefunded(
+            reference_id="gone", user_id="ann", original_reference_id="pay", amount_minor=999, currency="USD"
+        ),
+    )
+
+
+def sections(shown: str) -> dict[str, list[str]]:
+    """The lines below each heading."""
+    found: dict[str, list[str]] = {}
+    for part in shown.split("# ")[1:]:
+        title, _, rest = part.partition("\n")
+        found[title] = rest.strip("\n").split("\n")
+    return found
+
+
+def test_in_a_pipe_each_part_is_lines_below_a_heading(ledger_cli: Cli) -> None:
+    ended = ledger_cli("explain", "job")
+    shown = sections(ended.out)
+    assert (ended.code, ended.err) == (0, "")
+    assert shown["job"][:3] == [
+        "type\tusage.deduct",
+        "user\tann",
+        'content\t{"feature": "chat", "tokens": 20000}',
+    ]
+    outcomes = [line.split("\t")[:3] for line in shown["Outcomes, the last one in force"][1:]]
+    assert outcomes == [["1", "rejected", "insufficient_balance"], ["2", "applied", "tokens_deducted"]]
+    assert [line.split("\t")[1:3] for line in shown["Entries"][1:]] == [
+        ["usage", "-10000"],
+        ["usage", "-10000"],
+    ]
+    assert shown["Refunded by"][1].split("\t")[:2] == ["back", "500"]
+    assert '"code": "tokens_deducted"' in shown["Reply"][0]
+
+
+def test_a_payment_and_what_happened_to_it(ledger_cli: Cli) -> None:
+    for reference in ("pay", "gone"):
+        shown = sections(ledger_cli("explain", reference).out)
+        assert "paid\t1999 USD (minor units)" in shown["Payment pay"]
+        assert shown["What happened to the payment"][1].split("\t")[:2] == ["gone", "refunded"]
+    lots = sections(ledger_cli("explain", "pay").out)["Lots it opened, as they are now"]
+    assert [line.split("\t")[1] for line in lots[1:]] == ["purchase", "purchase_bonus of 2"]
+
+
+def test_a_hold_and_its_end(ledger_cli: Cli) -> None:
+    shown = sections(ledger_cli("explain", "settle").out)
+    assert shown["Its hold"][1].split("\t")[:4] == ["hold", "settled", "300", "100"]
+    assert "original\thold (usage.reserve, applied, tokens_reserved)" in shown["settle"]
+
+
+def test_on_a_terminal_it_is_panels_and_tables_on_one_screen(ledger_cli: Cli) -> None:
+    shown = ledger_cli("explain", "settle", terminal=True)
+    assert "╭─ settle" in shown.out
+    assert "╭─ Reply" in shown.out
+    assert "Its hold" in shown.out
+    assert len(shown.lines) <= 45
+    assert "\t" not in shown.out
+
+
+def test_of_many_entries_a_terminal_shows_some_and_says_so(ledger_cli: Cli, books: Books) -> None:
+    for number in range(25):
+        books.apply(
+            PaymentSucceeded(
+                reference_id=f"p{number}",
+                user_id="ann",
+                package_id="starter",
+                amount_minor=499,
+                currency="USD",
+            )
+        )
+    balance = ledger_cli("balance", "ann", "--json").json["balance"]
+    books.apply(DeductUsage(reference_id="all", user_id="ann", tokens=balance))
+    assert "more; --json has them all" in ledger_cli("explain", "all", terminal=True).out
+    assert len(ledger_cli("explain", "all", "--json").json["entries"]) == 27
+
+
+def test_a_reference_known_by_a_dead_letter_alone(ledger_cli: Cli, books: Books) -> None:
+    with books.engine.begin() as connection:
+        connection.execute(insert(dead_letters), letter("lost"))
+    shown = sections(ledger_cli("explain", "lost").out)
+    assert shown["lost"] == ["known only by\tdead letters"]
+    assert shown["Dead letters"][1].split("\t")[:3] == ["1", "parked", "unknown_type"]
+    assert "known only by" in ledger_cli("explain", "lost", terminal=True).out
+
+
+def test_an_event_that_waits_for_its_payment(ledger_cli: Cli, books: Books) -> None:
+    books.apply(
+        PaymentRefunded(
+            reference_id="early", user_id="ann", original_reference_id="later", amount_minor=1, currency="USD"
+        )
+    )
+    shown = sections(ledger_cli("explain", "later").out)
+    assert shown["later"] == ["known only by\tevents that wait for their payment"]
+
+
+def test_an_explanation_is_json_for_scripts(ledger_cli: Cli) -> None:
+    shown = ledger_cli("explain", "gone", "--json").json
+    assert shown["reply"]["code"] == "payment_refunded"
+    assert shown["original"]["referenceId"] == "pay"
+    assert shown["payment"]["collected"] == 137_430
+
+
+def test_an_unknown_reference_exits_with_4_and_says_where_to_look(ledger_cli: Cli) -> None:
+    ended = ledger_cli("explain", "nothing")
+    assert ended.code == 4
+    assert "nothing is known of the reference 'nothing'" in ended.error
+    assert "billing-worker dead-letters list" in ended.error

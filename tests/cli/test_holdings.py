@@ -1,0 +1,102 @@
+"""What a balance is made of, for a person, a pipe and a script."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from schemas import BonusCredit, DeductUsage, ReleaseUsage, ReserveUsage
+from tests.cli.console import Books, Cli
+from worker.cli import output
+
+SOON = datetime.now(UTC) + timedelta(days=3)
+
+
+@pytest.fixture(autouse=True)
+def ann(books: Books) -> None:
+    """Ann, with 10,000 tokens of which 300 are held, and 50 that end in three days."""
+    books.open("ann")
+    books.apply(
+        BonusCredit(reference_id="spent", user_id="ann", tokens=40, priority=0),
+        DeductUsage(reference_id="d", user_id="ann", tokens=40),
+        BonusCredit(reference_id="brief", user_id="ann", tokens=50, expires_at=SOON),
+        ReserveUsage(reference_id="h-1", user_id="ann", tokens=300, ttl_seconds=3_600),
+        ReserveUsage(reference_id="h-2", user_id="ann", tokens=20, ttl_seconds=3_600),
+        ReleaseUsage(reference_id="r", user_id="ann", original_reference_id="h-2"),
+    )
+
+
+def rows(shown: str) -> list[dict[str, str]]:
+    """Tab-separated lines under their names."""
+    names, *lines = [line.split("\t") for line in shown.splitlines()]
+    return [dict(zip(names, line, strict=True)) for line in lines]
+
+
+def test_lots_are_lines_in_a_pipe_the_next_to_be_spent_first(ledger_cli: Cli) -> None:
+    first, second = rows(ledger_cli("lots", "ann").out)
+    assert (first["source"], first["left"], first["held"]) == ("allocation", "10000", "300")
+    assert (second["source"], second["left"], second["reference"]) == ("bonus", "50", "brief")
+    everything = rows(ledger_cli("lots", "ann", "--all").out)
+    assert [(lot["lot"], lot["left"]) for lot in everything] == [("1", "10000"), ("3", "50"), ("2", "0")]
+
+
+def test_lots_are_a_table_on_a_terminal_and_json_for_scripts(ledger_cli: Cli) -> None:
+    assert "Lots of ann: 2" in ledger_cli("lots", "ann", terminal=True).out
+    shown = ledger_cli("lots", "ann", "--json").json
+    assert [lot["remaining"] for lot in shown["lots"]] == [10_000, 50]
+
+
+def test_holds_are_shown_the_open_ones_and_all(ledger_cli: Cli) -> None:
+    (hold,) = rows(ledger_cli("holds", "ann").out)
+    assert (hold["reference"], hold["state"], hold["amount"], hold["lots"]) == (
+        "h-1",
+        "open",
+        "300",
+        "1: 300",
+    )
+    assert [(hold["reference"], hold["by"]) for hold in rows(ledger_cli("holds", "ann", "--all").out)] == [
+        ("h-1", ""),
+        ("h-2", "r"),
+    ]
+    assert ledger_cli("holds", "ann", "--all", "--json").json["hasMore"] is False
+
+
+def test_on_a_terminal_it_is_said_that_there_are_more_holds(ledger_cli: Cli, books: Books) -> None:
+    books.apply(
+        ReserveUsage(reference_id="h-3", user_id="ann", tokens=20, ttl_seconds=3_600),
+        ReleaseUsage(reference_id="r-3", user_id="ann", original_reference_id="h-3"),
+    )
+    shown = ledger_cli("holds", "ann", "--all", "--limit", "1", terminal=True)
+    assert shown.lines[-1] == "there are older ones: --limit 2"
+
+
+def test_what_expires_of_a_user_is_shown_with_its_sum(ledger_cli: Cli) -> None:
+    (lot,) = rows(ledger_cli("expiring", "ann", "--days", "7").out)
+    assert (lot["user"], lot["tokens"], lot["source"]) == ("ann", "50", "bonus")
+    assert rows(ledger_cli("expiring", "ann", "--days", "2").out) == []
+    shown = ledger_cli("expiring", "ann", "--days", "7", "--json").json
+    assert (shown["tokens"], shown["expiring"][0]["lot"]) == (50, 3)
+    assert (
+        "Expiring of ann within 7 days: 50" in ledger_cli("expiring", "ann", "--days", "7", terminal=True).out
+    )
+
+
+def test_what_expires_of_everybody_is_shown_line_by_line(
+    ledger_cli: Cli, books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "_AT_ONCE", 2)
+    for number in range(4):
+        books.open(f"user-{number}", "basic")
+        ends = SOON + timedelta(hours=number)
+        books.apply(
+            BonusCredit(
+                reference_id=f"b-{number}", user_id=f"user-{number}", tokens=number + 1, expires_at=ends
+            )
+        )
+    expected = ["ann", "user-0", "user-1", "user-2", "user-3"]
+    assert [lot["user"] for lot in rows(ledger_cli("expiring", "--days", "7").out)] == expected
+    lines = ledger_cli("expiring", "--days", "7", "--json").lines
+    assert [json.loads(line)["userId"] for line in lines] == expected
+    on_terminal = ledger_cli("expiring", "--days", "7", terminal=True).out
+    assert on_terminal.count("tokens") == 3, "three tables of two"
+    assert all(user in on_terminal for user in expected)

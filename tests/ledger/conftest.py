@@ -1,0 +1,55 @@
+"""What the tests of the ledger share."""
+
+import shutil
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import Engine
+
+from tests.support.asking import NOW, Apply, given, opened
+from tests.support.provision import PostgresServer
+from tests.support.true_ledger import fill, unguarded
+from worker.ledger.engine import ledger_engine
+from worker.ledger.queries import Reader
+
+
+@pytest.fixture(scope="session")
+def _sqlite_story(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = shutil.copy(sqlite_template, tmp_path_factory.mktemp("story") / "ledger.sqlite3")
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture(scope="session")
+def _postgres_story(postgres: PostgresServer, postgres_template: str) -> Iterator[str]:
+    name = f"story_{uuid4().hex[:12]}"
+    postgres.databases.create_database(name, template=postgres_template)
+    yield postgres.address.url(name)
+    postgres.databases.drop_database(name)
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def true_ledger(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """A true ledger with everything in it, that can be corrupted: whoever does so rolls it back."""
+    url: str = request.getfixturevalue("_sqlite_story" if request.param == "sqlite" else "_postgres_story")
+    engine = ledger_engine(url)
+    fill(engine)
+    engine.dispose()
+    engine = unguarded(url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def reader(engine: Engine) -> Reader:
+    """The read side of the test's database."""
+    return Reader(engine)
+
+
+@pytest.fixture
+def ada(apply: Apply) -> str:
+    """A user with 10,000 tokens that never expire and no allocation, opened a year ago."""
+    apply(opened("ada", "none"), given("ada", 10_000), now=NOW - timedelta(days=365))
+    return "ada"

@@ -1,0 +1,273 @@
+"""One reference explained: what was asked, what came of it, what followed."""
+
+import json
+
+import pytest
+from sqlalchemy import Engine, insert, text
+
+from schemas import (
+    DeductUsage,
+    PaymentDisputed,
+    PaymentRefunded,
+    RefundCredit,
+    ReleaseUsage,
+    ReserveUsage,
+    SettleUsage,
+)
+from tests.support.asking import (
+    DAY,
+    NOW,
+    TICK,
+    Apply,
+    adjusted,
+    asked_catalog,
+    given,
+    letter,
+    on_sqlite,
+    opened,
+    paid,
+    used,
+)
+from worker.catalog import Catalog
+from worker.core import reply_for
+from worker.errors import NotFoundError
+from worker.ledger.queries import Explanation, Reader
+from worker.ledger.tables import dead_letters
+
+
+@pytest.fixture
+def catalog() -> Catalog:
+    return asked_catalog()
+
+
+def test_a_deduction_is_explained_from_the_command_to_the_reply(
+    reader: Reader, ada: str, apply: Apply, catalog: Catalog
+) -> None:
+    command = DeductUsage(
+        reference_id="job",
+        user_id=ada,
+        tokens=10_030,
+        feature="chat",
+        occurred_at=NOW - DAY,
+        metadata={"node": 7},
+        description="A long talk",
+    )
+    apply(given(ada, 40, "brief", priority=0), now=NOW - TICK)
+    (answer,) = apply(command, now=NOW)
+    view = reader.explain("job", NOW, catalog).to_dict()
+    assert view["asked"] == {
+        "type": "usage.deduct",
+        "userId": "ada",
+        "content": {"tokens": 10_030, "feature": "chat"},
+        "occurredAt": "2026-11-21T10:15:00Z",
+        "description": "A long talk",
+        "metadata": {"node": 7},
+    }
+    assert view["outcomes"] == [
+        {
+            "attempt": 1,
+            "status": "applied",
+            "code": "tokens_deducted",
+            "message": "Deducted 10.0K tokens. Balance: 10",
+            "amount": 10_030,
+            "balanceBefore": 10_040,
+            "balanceAfter": 10,
+            "detail": {},
+            "recordedAt": "2026-11-22T10:15:00Z",
+        }
+    ]
+    assert [(entry["amount"], entry["lot"], entry["source"]) for entry in view["entries"]] == [
+        (-40, 2, "bonus"),
+        (-9_990, 1, "bonus"),
+    ]
+    assert view["reply"] == json.loads(reply_for(command, answer).to_json())
+    assert [notice["type"] for notice in view["notices"]] == ["balance.low"]
+
+
+def test_every_attempt_is_told_the_one_in_force_last(
+    reader: Reader, ada: str, apply: Apply, catalog: Catalog
+) -> None:
+    apply(used("job", 10_500), now=NOW)
+    apply(given(ada, 600, "topped"), now=NOW + TICK)
+    apply(used("job", 10_500).model_copy(update={"attempt": 2}), now=NOW + DAY)
+    outcomes = reader.explain("job", NOW + DAY, catalog).outcomes
+    assert [(outcome.attempt, outcome.code, outcome.recorded_at) for outcome in outcomes] == [
+        (1, "insufficient_balance", NOW),
+        (2, "tokens_deducted", NOW + DAY),
+    ]
+    assert outcomes[0].detail == {"required": 10_500, "available": 10_000, "shortfall": 500}
+
+
+@on_sqlite
+def test_what_fell_due_and_was_booked_with_it_is_told_apart(
+    reader: Reader, ada: str, apply: Apply, catalog: Catalog
+) -> None:
+    apply(given(ada, 40, "brief", expires_at=NOW + DAY), now=NOW)
+    apply(used("job", 10), now=NOW + 2 * DAY)
+    entries = reader.explain("job", NOW + 2 * DAY, catalog).entries
+    assert [(entry.counter, entry.amount, entry.due_at) for entry in entries] == [
+        ("expiry", -40, NOW + DAY),
+        ("usage", -10, None),
+    ]
+
+
+def test_credit_is_explained_with_what_is_left_of_it(
+    reader: Reader, ada: str, apply: Apply, catalog: Catalog
+) -> None:
+    apply(given(ada, 40, "brief", expires_at=NOW + DAY, priority=0), used("job", 10), now=NOW)
+    (lot,) = reader.explain("brief-ada", NOW, catalog).lots
+    assert (lot.number, lot.granted, lot.remaining, lot.reference_id) == (2, 40, 30, "brief-ada")
+    (lot,) = reader.explain("brief-ada", NOW + DAY, catalog).lots
+    assert lot.remaining == 0, "it has expired, although nobody has booked it"
+
+
+def test_a_hold_is_explained_by_the_one_who_opened_it_and_the_one_who_ended_it(
+    reader: Reader, ada: str, apply: Apply, catalog: Catalog
+) -> None:
+    reserve = ReserveUsage(reference_id="hold", user_id=ada, tokens=100, ttl_seconds=60)
+    settle = SettleUsage(reference_id="settle", user_id=ada, original_reference_id="hold", tokens=30)
+    apply(reserve, now=NOW)
+    opened_ = reader.explain("hold", NOW, catalog).hold
+    assert opened_ is not None
+    assert (opened_.state, opened_.amount, opened_.closed_by) == ("open", 100, None)
+    ran_out = reader.explain("hold", NOW + DAY, catalog).hold
+    assert ran_out is not None
+    assert ran_out.state == "expired"
+    apply(settle, now=NOW + TICK)
+    late = ReleaseUsage(reference_id="late", user_id=ada, original_reference_id="hold")
+    apply(late, now=NOW + DAY)
+    for reference in ("hold", "settle", "late"):
+        hold = reader.explain(reference, NOW + DAY, catalog).hold
+        assert hold is not None
+        assert (hold.state, hold.captured, hold.closed_by) == ("settled", 30, "settle")
+    original = reader.explain("late", NOW, catalog).original
+    assert original is not None
+    assert (original.reference_id, original.type, original.code) == (
+        "hold",
+        "usage.reserve",
+        "tokens_reserved",
+    )
+    assert reader.explain("late", NOW, catalog).outcomes[0].code == "hold_closed"
+
+
+def test_a_payment_is_explained_with_all_that_happened_to_it(
+    reader: Reader, ada: str, apply: Apply, catalog: Catalog
+) -> None:
+    money = {"user_id": ada, "original_reference_id": "pay-ada", "currency": "USD"}
+    disputed = PaymentDisputed(reference_id="dispute", dispute_id="d-1", amount_minor=1_999, **money)
+    refunded = PaymentRefunded(reference_id="back", amount_minor=1_999, **money)
+    apply(disputed, now=NOW)
+    awaited = reader.explain("pay-ada", NOW, catalog)
+    assert (awaited.asked, awaited.reply) == (None, None)
+    assert [event.happened for event in awaited.payment_events] == ["disputed"]
+    apply(paid(ada), now=NOW + TICK)
+    apply(used("all", 200_000), refunded, now=NOW + DAY)
+    for reference in ("pay-ada", "back", "dispute"):
+        view = reader.explain(reference, NOW + DAY, catalog)
+        assert view.payment is not None
+        assert (view.payment.package_id, view.payment.amount_minor) == ("standard", 1_999)
+        assert (view.payment.collected, view.payment.uncollected) == (275_000, 0)
+        assert [(event.reference_id, event.happened, event.collected) for event in view.payment_events] == [
+            ("dispute", "disputed", 0),
+            ("pay-ada", "succeeded", 0),
+            ("back", "refunded", 275_000),
+        ]
+    assert [lot.source for lot in reader.explain("pay-ada", NOW, catalog).lots] == [
+        "purchase",
+        "purchase_bonus",
+    ]
+
+
+def test_a_usage_and_its_refunds_name_each_other(
+    reader: Reader, ada: str, apply: Apply, catalog: Catalog
+) -> None:
+    apply(
+        used("job", 100),
+        *(
+            RefundCredit(reference_id=f"r{n}", user_id=ada, tokens=n, original_reference_id="job")
+            for n in (30, 20)
+        ),
+        now=NOW,
+    )
+    refunds = reader.explain("job", NOW, catalog).refunds
+    assert sorted((refund.reference_id, refund.tokens) for refund in refunds) == [("r20", 20), ("r30", 30)]
+    original = reader.explain("r30", NOW, catalog).original
+    assert original is not None
+    assert (original.reference_id, original.type) == ("job", "usage.deduct")
+
+
+@on_sqlite
+def test_an_original_that_is_not_known_is_named_all_the_same(
+    reader: Reader, ada: str, apply: Apply, catalog: Catalog
+) -> None:
+    apply(RefundCredit(reference_id="r", user_id=ada, tokens=1, original_reference_id="lost"), now=NOW)
+    original = reader.explain("r", NOW, catalog).original
+    assert original is not None
+    assert original.to_dict() == {"referenceId": "lost", "type": None, "status": None, "code": None}
+
+
+@on_sqlite
+def test_a_refusal_without_an_account_is_explained(reader: Reader, apply: Apply, catalog: Catalog) -> None:
+    apply(DeductUsage(reference_id="job", user_id="nobody", tokens=1), now=NOW)
+    view = reader.explain("job", NOW, catalog)
+    assert [outcome.code for outcome in view.outcomes] == ["account_not_found"]
+    assert (view.entries, view.lots, view.hold) == ((), (), None)
+    assert view.reply is not None
+    assert view.reply["message"] == "No token account for user nobody"
+
+
+@on_sqlite
+def test_an_adjustment_tells_who_did_it_and_why(
+    reader: Reader, ada: str, apply: Apply, catalog: Catalog
+) -> None:
+    apply(adjusted(ada, -7), now=NOW)
+    (outcome,) = reader.explain("adjust", NOW, catalog).outcomes
+    assert outcome.detail == {"reason": "a slip", "actor": "ann"}
+
+
+def test_dead_letters_are_told_beside_the_outcome_and_without_one(
+    reader: Reader, engine: Engine, ada: str, apply: Apply, catalog: Catalog
+) -> None:
+    apply(used("job", 1), now=NOW)
+    with engine.begin() as connection:
+        connection.execute(insert(dead_letters), [letter("job"), letter("never-applied")])
+    for reference, outcomes in (("job", 1), ("never-applied", 0)):
+        view = reader.explain(reference, NOW, catalog)
+        assert [(told.reason, told.attempts) for told in view.dead_letters] == [("unknown_type", 2)]
+        assert len(view.outcomes) == outcomes
+
+
+def test_entries_are_found_where_the_operation_does_not_name_them(
+    reader: Reader, engine: Engine, ada: str, apply: Apply, catalog: Catalog
+) -> None:
+    apply(used("job", 5), now=NOW)
+    told = reader.explain("job", NOW, catalog)
+    with engine.begin() as connection:
+        for statement in _without_guard(engine):
+            connection.execute(text(statement))
+        connection.execute(text("UPDATE operations SET first_entry = NULL, last_entry = NULL"))
+    assert reader.explain("job", NOW, catalog).entries == told.entries
+
+
+def _without_guard(engine: Engine) -> tuple[str, ...]:
+    if engine.dialect.name == "postgresql":
+        return ("ALTER TABLE operations DISABLE TRIGGER ALL",)
+    return ("DROP TRIGGER operations_final",)
+
+
+@on_sqlite
+def test_what_was_never_heard_of_is_not_found_and_the_way_on_is_told(
+    reader: Reader, ada: str, catalog: Catalog
+) -> None:
+    with pytest.raises(NotFoundError, match=r"nothing is known of the reference 'job'.*dead-letters list"):
+        reader.explain("job", NOW, catalog)
+
+
+@on_sqlite
+def test_an_explanation_has_one_form_whatever_is_known(
+    reader: Reader, ada: str, apply: Apply, catalog: Catalog
+) -> None:
+    apply(opened("bob"), used("job", 1), now=NOW)
+    names = {frozenset(reader.explain(r, NOW, catalog).to_dict()) for r in ("open-bob", "job", "give-ada")}
+    assert len(names) == 1
+    assert isinstance(reader.explain("job", NOW, catalog), Explanation)

@@ -1,0 +1,295 @@
+"""What a balance is made of: lots and holds; and what will be lost of it."""
+
+from datetime import timedelta
+from itertools import count
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import given as drawn
+from hypothesis import strategies as st
+from sqlalchemy import Engine, event
+
+from schemas import (
+    CancelSubscription,
+    ReleaseUsage,
+    ReserveUsage,
+    SettleAccount,
+    SettleUsage,
+)
+from tests.support.asking import (
+    DAY,
+    NOW,
+    TICK,
+    Apply,
+    asked_catalog,
+    given,
+    in_world,
+    on_sqlite,
+    opened,
+    paid,
+    used,
+)
+from tests.support.books import applied
+from tests.support.worlds import SMALL_CATALOG, Day, examples, passing_days
+from worker.catalog import Catalog
+from worker.ledger.queries import Expiring, Holds, Lots, QueryError, Reader, holdings
+
+
+@pytest.fixture
+def catalog() -> Catalog:
+    return asked_catalog()
+
+
+# -- lots -------------------------------------------------------------------------------------------------
+
+
+def numbers(view: Lots) -> list[int]:
+    return [lot.number for lot in view.lots]
+
+
+def test_lots_come_in_the_order_in_which_they_are_spent(
+    reader: Reader, ada: str, apply: Apply, catalog: Catalog
+) -> None:
+    apply(
+        given(ada, 10, "late", expires_at=NOW + 9 * DAY),  # 2
+        given(ada, 20, "soon", expires_at=NOW + 2 * DAY),  # 3
+        given(ada, 30, "first", priority=1),  # 4
+        given(ada, 40, "later", effective_at=NOW + DAY),  # 5
+        paid(ada),  # 6 and its bonus, 7
+        now=NOW,
+    )
+    view = reader.lots(ada, NOW, catalog)
+    assert numbers(view) == [4, 3, 2, 7, 1, 6, 5]
+    apply(used("d", 85), now=NOW)
+    history = reader.history(ada, limit=4).transactions
+    assert [entry.lot for entry in reversed(history)] == numbers(view)[:4]
+
+
+def test_a_lot_tells_what_is_left_held_and_to_come(
+    reader: Reader, ada: str, apply: Apply, catalog: Catalog
+) -> None:
+    apply(
+        given(ada, 40, "later", effective_at=NOW + DAY, expires_at=NOW + 9 * DAY),
+        used("d", 1_000),
+        ReserveUsage(reference_id="h", user_id=ada, tokens=300, ttl_seconds=60),
+        now=NOW,
+    )
+    first, later = reader.lots(ada, NOW, catalog).to_dict()["lots"]
+    assert first == {
+        "number": 1,
+        "source": "bonus",
+        "granted": 10_000,
+        "remaining": 9_000,
+        "held": 300,
+        "free": 8_700,
+        "pending": 0,
+        "priority": 20,
+        "effectiveAt": "2025-11-22T10:15:00Z",
+        "expiresAt": None,
+        "parent": None,
+        "referenceId": "give-ada",
+        "isBooked": True,
+    }
+    assert (later["remaining"], later["pending"], later["referenceId"]) == (0, 40, "later-ada")
+    assert (later["effectiveAt"], later["expiresAt"]) == ("2026-11-23T10:15:00Z", "2026-12-01T10:15:00Z")
+
+
+def test_empty_lots_come_last_and_only_if_asked_for(
+    reader: Reader, ada: str, apply: Apply, catalog: Catalog
+) -> None:
+    brief = given(ada, 20, "brief", expires_at=NOW + DAY)
+    apply(given(ada, 10, "spent", priority=1), brief, used("d", 10), now=NOW)
+    ahead = NOW + DAY
+    assert numbers(reader.lots(ada, NOW, catalog)) == [3, 1]
+    assert numbers(reader.lots(ada, ahead, catalog)) == [1]
+    shown = reader.lots(ada, ahead, catalog, used_up=True)
+    assert [(lot.number, lot.remaining) for lot in shown.lots] == [(1, 10_000), (3, 0), (2, 0)]
+
+
+@on_sqlite
+def test_a_lot_that_is_due_and_not_booked_is_shown_as_such(
+    reader: Reader, apply: Apply, catalog: Catalog
+) -> None:
+    apply(opened("eve", "free"), now=NOW)
+    (lot,) = reader.lots("eve", NOW + 30 * DAY, catalog).lots
+    assert (lot.number, lot.remaining, lot.reference_id, lot.is_booked) == (2, 10_000, None, False)
+
+
+# -- holds ------------------------------------------------------------------------------------------------
+
+
+def states(view: Holds) -> list[tuple[str, str]]:
+    return [(hold.reference_id, hold.state) for hold in view.holds]
+
+
+@pytest.fixture
+def holding(ada: str, apply: Apply) -> str:
+    """Ada with a hold that is open for a minute, one for an hour, one that was settled and one released."""
+    for number, seconds in enumerate((60, 3_600, 60, 60)):
+        apply(
+            ReserveUsage(reference_id=f"h{number}", user_id=ada, tokens=100, ttl_seconds=seconds),
+            now=NOW + number * TICK,
+        )
+    apply(
+        SettleUsage(reference_id="s", user_id=ada, original_reference_id="h2", tokens=30),
+        ReleaseUsage(reference_id="r", user_id=ada, original_reference_id="h3"),
+        now=NOW + 9 * TICK,
+    )
+    return ada
+
+
+def test_open_holds_are_shown_oldest_first(reader: Reader, holding: str, catalog: Catalog) -> None:
+    view = reader.holds(holding, NOW + 10 * TICK, catalog)
+    assert states(view) == [("h0", "open"), ("h1", "open")]
+    assert view.holds[0].to_dict() == {
+        "referenceId": "h0",
+        "state": "open",
+        "amount": 100,
+        "captured": 0,
+        "openedAt": "2026-11-22T10:15:00Z",
+        "expiresAt": "2026-11-22T10:16:00Z",
+        "closedAt": None,
+        "closedBy": None,
+        "parts": [{"lot": 1, "tokens": 100}],
+    }
+
+
+def test_ended_holds_come_behind_them_newest_first_with_who_ended_them(
+    reader: Reader, holding: str, catalog: Catalog
+) -> None:
+    view = reader.holds(holding, NOW + 10 * TICK, catalog, ended=True)
+    assert states(view) == [("h0", "open"), ("h1", "open"), ("h3", "released"), ("h2", "settled")]
+    assert [(hold.closed_by, hold.captured, hold.closed_at) for hold in view.holds[2:]] == [
+        ("r", 0, NOW + 9 * TICK),
+        ("s", 30, NOW + 9 * TICK),
+    ]
+
+
+def test_a_hold_that_ran_out_is_ended_before_that_is_booked_and_after(
+    reader: Reader, holding: str, apply: Apply, catalog: Catalog
+) -> None:
+    end = NOW + timedelta(seconds=60)
+    for settled_by in (None, "look"):
+        assert states(reader.holds(holding, end, catalog)) == [("h1", "open")]
+        ended = reader.holds(holding, end, catalog, ended=True).holds[1:]
+        (ran_out,) = [hold for hold in ended if hold.state == "expired"]
+        assert (ran_out.reference_id, ran_out.closed_at, ran_out.closed_by) == ("h0", end, settled_by)
+        apply(SettleAccount(reference_id="look", user_id=holding), now=end)
+
+
+@on_sqlite
+def test_there_are_more_ended_holds_than_asked_for(reader: Reader, holding: str, catalog: Catalog) -> None:
+    one = reader.holds(holding, NOW + 10 * TICK, catalog, ended=True, limit=1)
+    both = reader.holds(holding, NOW + 10 * TICK, catalog, ended=True, limit=2)
+    assert (len(one.holds), one.has_more) == (3, True)
+    assert (len(both.holds), both.has_more) == (4, False)
+
+
+@on_sqlite
+@pytest.mark.parametrize("limit", [0, 1_001])
+def test_from_one_to_a_thousand_ended_holds_can_be_asked_for(
+    reader: Reader, ada: str, catalog: Catalog, limit: int
+) -> None:
+    with pytest.raises(QueryError, match="limit must be from 1 to 1000"):
+        reader.holds(ada, NOW, catalog, ended=True, limit=limit)
+
+
+# -- expiring ---------------------------------------------------------------------------------------------
+
+
+@on_sqlite
+def test_what_expires_within_the_days_is_told_in_the_order_of_time(
+    reader: Reader, ada: str, apply: Apply, catalog: Catalog
+) -> None:
+    apply(
+        given(ada, 10, "ten", expires_at=NOW + 3 * DAY),
+        given(ada, 20, "twenty", expires_at=NOW + DAY),
+        given(ada, 30, "thirty", expires_at=NOW + 4 * DAY),
+        now=NOW,
+    )
+    assert reader.expiring(ada, NOW, 3, catalog) == (
+        Expiring(ada, 3, "bonus", 20, NOW + DAY),
+        Expiring(ada, 2, "bonus", 10, NOW + 3 * DAY),
+    )
+    assert [lot.tokens for lot in reader.expiring(ada, NOW + DAY, 3, catalog)] == [10, 30]
+
+
+@on_sqlite
+def test_what_rolls_over_is_not_lost(reader: Reader, apply: Apply, catalog: Catalog) -> None:
+    apply(opened("eve", "pro"), now=NOW)
+    assert [lot.tokens for lot in reader.expiring("eve", NOW, 30, catalog)] == [400_000]
+    apply(CancelSubscription(reference_id="c", user_id="eve"), now=NOW)
+    assert [lot.tokens for lot in reader.expiring("eve", NOW, 30, catalog)] == [500_000]
+
+
+@on_sqlite
+def test_what_is_held_is_lost_when_the_hold_runs_out(
+    reader: Reader, ada: str, apply: Apply, catalog: Catalog
+) -> None:
+    apply(
+        given(ada, 50, "brief", expires_at=NOW + DAY, priority=0),
+        ReserveUsage(reference_id="h", user_id=ada, tokens=20, ttl_seconds=3 * 24 * 3_600),
+        now=NOW,
+    )
+    assert [lot.tokens for lot in reader.expiring(ada, NOW, 2, catalog)] == [30]
+    assert [lot.tokens for lot in reader.expiring(ada, NOW, 3, catalog)] == [30, 20]
+
+
+@on_sqlite
+def test_what_has_expired_already_does_not_expire_again(
+    reader: Reader, ada: str, apply: Apply, catalog: Catalog
+) -> None:
+    apply(given(ada, 50, "brief", expires_at=NOW + DAY), now=NOW)
+    assert reader.expiring(ada, NOW + DAY, 30, catalog) == ()
+
+
+@on_sqlite
+@pytest.mark.parametrize("days", [0, 3_661])
+def test_from_one_day_to_ten_years_can_be_looked_ahead(
+    reader: Reader, ada: str, catalog: Catalog, days: int
+) -> None:
+    with pytest.raises(QueryError, match="days must be from 1 to 3660"):
+        reader.expiring(ada, NOW, days, catalog)
+    with pytest.raises(QueryError, match="days must be from 1 to 3660"):
+        list(reader.all_expiring(NOW, days, catalog))
+
+
+def test_of_everybody_each_account_is_told_once_page_by_page(
+    reader: Reader, engine: Engine, apply: Apply, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holdings, "_PAGE", 3)
+    users = [f"user-{number}" for number in range(8)]
+    for number, user in enumerate(users):  # two and two are due at one time
+        brief = given(user, 10 + number, "brief", expires_at=NOW + (10 + number // 2) * DAY)
+        apply(opened(user, "none"), brief, now=NOW)
+    apply(opened("idle", "none"), given("idle", 5), now=NOW)
+    statements: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda _c, _u, sql, *_: statements.append(sql))
+    found = list(reader.all_expiring(NOW, 12, catalog))
+    assert [(lot.user_id, lot.tokens) for lot in found] == [
+        (user, 10 + number) for number, user in enumerate(users[:6])
+    ]
+    assert len(statements) <= 3 * 4 + 2  # the pages, and the lots of each
+
+
+_worlds = count()
+
+
+@settings(examples(8), suppress_health_check=list(HealthCheck))
+@drawn(day=passing_days(max_steps=4), days=st.sampled_from([1, 5, 30, 70]))
+def test_what_is_told_to_expire_is_what_the_worker_books_then(engine: Engine, day: Day, days: int) -> None:
+    reader, world = Reader(engine), next(_worlds)
+    user, now = f"{world}-u0", day[-1][0]
+    for moment, commands in day:
+        applied(engine, SMALL_CATALOG, *(in_world(world, command) for command in commands), now=moment)
+    applied(engine, SMALL_CATALOG, SettleAccount(reference_id=f"{world}-now", user_id=user), now=now)
+    told = reader.expiring(user, now, days, SMALL_CATALOG)
+    assert [lot for lot in reader.all_expiring(now, days, SMALL_CATALOG) if lot.user_id == user] == list(told)
+    then = SettleAccount(reference_id=f"{world}-then", user_id=user)
+    applied(engine, SMALL_CATALOG, then, now=now + days * DAY)
+    booked = [
+        (entry.lot, entry.source, -entry.amount, entry.due_at)
+        for entry in reversed(reader.history(user, limit=1_000).transactions)
+        if entry.reference_id == then.reference_id and entry.counter == "expiry"
+    ]
+    assert [(lot.lot, lot.source, lot.tokens, lot.expires_at) for lot in told] == booked

@@ -1,0 +1,177 @@
+"""``adjust``: an operator's correction, sent through the front door like any other command."""
+
+import getpass
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from time import monotonic
+from typing import Any
+from uuid import uuid4
+
+import click
+
+from schemas import Limits, Malformed, Reply, Status, decode
+from worker.bootstrap import Application, utc_now
+from worker.broker import BILLING, Link, Outgoing
+from worker.cli.options import as_json, sender_of, with_application
+from worker.cli.output import printable, show_fields, show_json
+from worker.errors import BrokerUnavailableError, ConfigurationError, TransientError
+
+_LOOK_S = 0.5
+
+
+class NoReplyError(TransientError):
+    """No reply came in time. The command may be applied all the same, now or later."""
+
+
+@click.command(context_settings={"ignore_unknown_options": True})  # a negative number is no option
+@click.argument("user")
+@click.argument("tokens", type=int)
+@click.option("--reason", required=True, help="Why; it is kept with the entry.")
+@click.option("--actor", help="Who does it; by default your login name.")
+@click.option("--allow-negative", is_flag=True, help="Take what isn't there as well, as a debt.")
+@click.option("--reference", help="The reference; by default a new one. Give it again to repeat safely.")
+@click.option(
+    "--attempt", type=int, default=1, show_default=True, help="A higher one has a rejection judged anew."
+)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0, 3_600),
+    default=10.0,
+    show_default=True,
+    help="Seconds to wait for the reply.",
+)
+@with_application("broker_url")
+@as_json
+def adjust(
+    application: Application,
+    *,
+    user: str,
+    tokens: int,
+    reason: str,
+    actor: str | None,
+    allow_negative: bool,
+    reference: str | None,
+    attempt: int,
+    timeout_s: float,
+    as_json: bool,
+) -> None:
+    """Give a user TOKENS, or take them with a negative number. Exit 0 if applied, 1 if rejected.
+
+    It goes through the broker to a worker, and waits for the reply; without one it exits with 3, and the
+    command may still be applied. The reference is told first: with the same one it is applied once, however
+    often it is sent.
+
+    \b
+    Examples:
+      billing-worker adjust ada 500 --reason "outage of 3 November"
+      billing-worker adjust ada -500 --reason "booked twice" --actor ann
+    """
+    reference = f"adjust-{uuid4()}" if reference is None else reference
+    message = {
+        "type": "credit.adjust",
+        "referenceId": reference,
+        "userId": user,
+        "tokens": tokens,
+        "reason": reason,
+        "actor": _login_name() if actor is None else actor,
+        "allowNegative": allow_negative,
+        "attempt": attempt,
+    }
+    body = _checked(message, application.settings.max_quantity)
+    click.echo(f"reference {printable(reference)}", err=True)
+    reply = _asked(application, reference, body, timeout_s)
+    if as_json:
+        show_json(json.loads(reply.to_json()))
+    else:
+        show_reply(reply)
+    sys.exit(0 if reply.status is Status.APPLIED else 1)
+
+
+def show_reply(reply: Reply) -> None:
+    """What came of it."""
+    again = ", as it was before" if reply.duplicate else ""
+    fields = [
+        ("outcome", f"{reply.status.value}{again}"),
+        ("message", reply.message),
+        ("reference", reply.reference_id),
+        ("balance before", reply.balance_before),
+        ("balance after", reply.balance_after),
+        ("debt", reply.debt),
+    ]
+    show_fields("", [(name, value) for name, value in fields if value is not None])
+
+
+def _login_name() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError) as error:
+        raise click.UsageError("this process has no login name; say who does it with --actor") from error
+
+
+def _checked(message: dict[str, Any], max_quantity: int) -> bytes:
+    """The body, where the worker will take it for a command."""
+    body = json.dumps(message, ensure_ascii=False).encode()
+    decoded = decode(body, now=utc_now(), limits=Limits(max_quantity=max_quantity))
+    if isinstance(decoded, Malformed):
+        raise click.UsageError(decoded.message)
+    return body
+
+
+def _asked(application: Application, reference: str, body: bytes, timeout_s: float) -> Reply:
+    """Publish ``body`` and wait for its reply."""
+    correlation_id = uuid4().hex
+    with _reply_link(application) as (link, queue):
+        command = Outgoing(
+            body=body,
+            exchange=BILLING.exchange,
+            routing_key="credit.adjust",
+            properties={
+                "content_type": "application/json",
+                "message_id": correlation_id,
+                "correlation_id": correlation_id,
+                "reply_to": queue,
+                "app_id": "billing-worker adjust",
+                "user_id": sender_of(application),
+            },
+        )
+        if link.publish([command]):
+            raise ConfigurationError("no queue takes credit.adjust: run `billing-worker topology declare`")
+        return _reply_to(link, correlation_id, reference, timeout_s)
+
+
+@contextmanager
+def _reply_link(application: Application) -> Iterator[tuple[Link, str]]:
+    """A link that consumes a queue of its own, which begins as workers allow it; both go with the block."""
+    prefixes = application.settings.reply_to_prefixes
+    if not prefixes:
+        raise ConfigurationError("BILLING_REPLY_TO_PREFIXES allows no queue that this could wait at")
+    queue = f"{prefixes[0]}.{uuid4().hex}"
+    link = application.link()
+    try:
+        link.declare_temporary(queue)
+    finally:
+        link.close()
+    link = application.link(consume=[queue], prefetch=1)
+    try:
+        yield link, queue
+    finally:
+        with suppress(BrokerUnavailableError):
+            link.delete(queue)
+        link.close()
+
+
+def _reply_to(link: Link, correlation_id: str, reference: str, timeout_s: float) -> Reply:
+    deadline = monotonic() + timeout_s
+    while (left := deadline - monotonic()) > 0:
+        for delivery in link.receive(1, min(left, _LOOK_S)):
+            link.acknowledge([delivery])
+            if delivery.text("correlation_id") == correlation_id:
+                return Reply.model_validate_json(delivery.body)
+        link.keep_alive()
+    raise NoReplyError(
+        f"no reply to {reference!r} within {timeout_s:g} s; is a worker running? "
+        f"Repeat it with --reference {reference}: it is applied once"
+    )

@@ -1,0 +1,221 @@
+"""``explain``: everything about one reference on one screen."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import click
+from rich import box
+from rich.panel import Panel
+from rich.text import Text
+
+from worker.bootstrap import Application, utc_now
+from worker.cli.asking import moment, reader_of
+from worker.cli.holdings import show_holds, show_lots
+from worker.cli.options import as_json, with_application
+from worker.cli.output import console, is_terminal, printable, show_json, show_table
+from worker.ledger.queries import Explanation, Transaction
+
+_ENTRIES_SHOWN = 20
+
+
+@click.command()
+@click.argument("reference")
+@with_application("database_url", "catalog")
+@as_json
+def explain(application: Application, *, reference: str, as_json: bool) -> None:
+    """Everything about one REFERENCE: what was asked, what came of it, and what followed.
+
+    The command and its attempts, the entries and lots it moved, its hold, its payment with all that
+    happened to it, refunds, notices, dead letters that have been drained, and the reply the caller got.
+
+    \b
+    Examples:
+      billing-worker explain job-1
+      billing-worker explain job-1 --json | jq .reply
+    """
+    view = reader_of(application).explain(reference, utc_now(), application.catalog)
+    if as_json:
+        show_json(view.to_dict())
+    else:
+        show_explanation(view)
+
+
+def show_explanation(view: Explanation) -> None:
+    """An explanation for people: a panel and tables on a terminal, sections of lines in a pipe."""
+    _show_panel(view.reference_id, _asked(view), lead="")
+    _show_outcomes(view)
+    _show_entries(view.entries)
+    if view.lots:
+        _section("Lots it opened, as they are now")
+        show_lots("Lots it opened, as they are now", view.lots)
+    if view.hold is not None:
+        _section("Its hold")
+        show_holds("Its hold", [view.hold])
+    _show_payment(view)
+    _show_rows(
+        "Refunded by",
+        ("reference", "tokens", "booked"),
+        ((refund.reference_id, refund.tokens, moment(refund.recorded_at)) for refund in view.refunds),
+    )
+    _show_rows("Notices", ("notice",), ((_compact(notice),) for notice in view.notices))
+    _show_rows(
+        "Dead letters",
+        ("number", "status", "reason", "message", "tries", "last failed"),
+        (
+            (
+                letter.number,
+                letter.status,
+                letter.reason,
+                letter.message,
+                letter.attempts,
+                moment(letter.last_failed_at),
+            )
+            for letter in view.dead_letters
+        ),
+    )
+    if view.reply is not None:
+        _show_panel("Reply", [("", _compact(view.reply))])
+
+
+def _asked(view: Explanation) -> list[tuple[str, str]]:
+    asked, original = view.asked, view.original
+    if asked is None:
+        return [
+            ("known only by", "dead letters" if view.dead_letters else "events that wait for their payment")
+        ]
+    rows = [
+        ("type", asked.type),
+        ("user", asked.user_id),
+        ("content", _compact(asked.content)),
+        ("occurred", moment(asked.occurred_at)),
+        ("description", asked.description),
+        ("metadata", None if asked.metadata is None else _compact(asked.metadata)),
+    ]
+    if original is not None:
+        known = (
+            "not known" if original.type is None else f"{original.type}, {original.status}, {original.code}"
+        )
+        rows.append(("original", f"{original.reference_id} ({known})"))
+    return [(name, value) for name, value in rows if value is not None]
+
+
+def _show_outcomes(view: Explanation) -> None:
+    _show_rows(
+        "Outcomes, the last one in force",
+        ("attempt", "status", "code", "amount", "before", "after", "booked", "message"),
+        (
+            (
+                outcome.attempt,
+                outcome.status,
+                outcome.code,
+                outcome.amount,
+                outcome.balance_before,
+                outcome.balance_after,
+                moment(outcome.recorded_at),
+                outcome.message,
+            )
+            for outcome in view.outcomes
+        ),
+    )
+
+
+def _show_entries(entries: Sequence[Transaction]) -> None:
+    shown = entries[:_ENTRIES_SHOWN] if is_terminal() else entries
+    _show_rows(
+        "Entries",
+        ("#", "counter", "amount", "before", "after", "lot", "source", "feature", "due"),
+        (
+            (
+                entry.sequence,
+                entry.counter,
+                entry.amount,
+                entry.balance_before,
+                entry.balance_after,
+                entry.lot,
+                entry.source,
+                entry.feature,
+                moment(entry.due_at),
+            )
+            for entry in shown
+        ),
+    )
+    if len(shown) < len(entries):
+        click.echo(f"and {len(entries) - len(shown)} more; --json has them all")
+
+
+def _show_payment(view: Explanation) -> None:
+    payment = view.payment
+    if payment is not None:
+        _show_panel(
+            f"Payment {payment.reference_id}",
+            [
+                ("package", payment.package_id),
+                ("paid", f"{payment.amount_minor} {payment.currency} (minor units)"),
+                ("bought", f"{payment.base_tokens} + {payment.bonus_tokens} bonus"),
+                ("taken back", f"{payment.collected}, written off {payment.uncollected}"),
+                ("provider", payment.provider or "not named"),
+            ],
+        )
+    _show_rows(
+        "What happened to the payment",
+        (
+            "reference",
+            "happened",
+            "dispute",
+            "minor units",
+            "currency",
+            "taken back",
+            "written off",
+            "booked",
+        ),
+        (
+            (
+                event.reference_id,
+                event.happened,
+                event.dispute_id,
+                event.amount_minor,
+                event.currency,
+                event.collected,
+                event.uncollected,
+                moment(event.recorded_at),
+            )
+            for event in view.payment_events
+        ),
+    )
+
+
+# -- sections ---------------------------------------------------------------------------------------------
+
+
+def _show_rows(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table, if there is anything in it."""
+    if found := list(rows):
+        _section(title)
+        show_table(title, columns, found)
+
+
+def _section(title: str) -> None:
+    """In a pipe, where tables have no titles, a line that says what follows."""
+    if not is_terminal():
+        click.echo(f"\n# {title}")
+
+
+def _show_panel(title: str, fields: Sequence[tuple[str, str]], *, lead: str = "\n") -> None:
+    if not is_terminal():
+        click.echo(f"{lead}# {printable(title)}")
+        for name, value in fields:
+            click.echo(f"{name}\t{printable(value)}" if name else printable(value))
+        return
+    lines = Text("\n").join(_field_lines(fields))
+    console().print(Panel(lines, title=Text(title), title_align="left", box=box.ROUNDED))
+
+
+def _field_lines(fields: Sequence[tuple[str, str]]) -> Iterator[Text]:
+    width = max(len(name) for name, _ in fields)
+    for name, value in fields:
+        yield Text.assemble((f"{name:<{width}}  " if width else "", "dim"), printable(value))
+
+
+def _compact(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False)

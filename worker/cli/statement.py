@@ -1,0 +1,249 @@
+"""``statement``: what was booked on an account in a time, for people, spreadsheets and programs.
+
+An account may have millions of entries: none of the forms holds more of them than it writes at once.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from worker.bootstrap import Application, utc_now
+from worker.cli.asking import as_day_or_moment, begins, moment, month_of, reader_of, stamp
+from worker.cli.options import with_application
+from worker.cli.output import is_terminal, show_fields, show_long_table, tab_separated
+from worker.errors import ConfigurationError
+from worker.ledger.queries import Statement, Transaction, zone_of
+
+Write = Callable[[str], Any]
+
+
+@click.command()
+@click.argument("user")
+@click.option(
+    "--from",
+    "start",
+    type=as_day_or_moment,
+    metavar="DAY",
+    help="The first day, or a time; by default the first of the month.",
+)
+@click.option(
+    "--to",
+    "end",
+    type=as_day_or_moment,
+    metavar="DAY",
+    help="Ends before this day, or time; by default the first of the next month.",
+)
+@click.option("--timezone", default="UTC", show_default=True, help="Where the days begin.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "csv", "json"]),
+    default="table",
+    show_default=True,
+    help="For people, spreadsheets or programs.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write to this file, whole or not at all.",
+)
+@with_application("database_url")
+def statement(
+    application: Application,
+    *,
+    user: str,
+    start: date | datetime | None,
+    end: date | datetime | None,
+    timezone: str,
+    form: str,
+    output: Path | None,
+) -> None:
+    """A user's statement: the balance at the beginning, each entry, the sums, the balance at the end.
+
+    By the time of booking, so that a statement never changes once its time is over, and the next one begins
+    with the balance at which it ended. What is due and not booked yet is not in it.
+
+    \b
+    Examples:
+      billing-worker statement ada
+      billing-worker statement ada --from 2026-11-01 --to 2026-12-01 --timezone Europe/Berlin \\
+          --format csv --output ada-2026-11.csv
+    """
+    zone = zone_of(timezone)
+    first, next_first = month_of(utc_now().astimezone(zone).date())
+    begin = begins(first if start is None else start, zone)
+    until = begins(next_first if end is None else end, zone)
+    with reader_of(application).statement(user, begin, until) as found:
+        if form == "table" and output is None and is_terminal():
+            show_statement(found)
+            return
+        with _destination(output) as write:
+            for piece in _FORMS[form](found):
+                write(piece)
+
+
+@contextmanager
+def _destination(path: Path | None) -> Iterator[Write]:
+    if path is None:
+        yield lambda text: click.echo(text, nl=False)
+        return
+    fresh = path.with_name(path.name + ".new")
+    try:
+        with fresh.open("w", encoding="utf-8", newline="") as file:
+            yield file.write
+        fresh.replace(path)
+    except OSError as error:
+        raise ConfigurationError(f"{path} can't be written: {error.strerror}") from error
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+# -- for people -------------------------------------------------------------------------------------------
+
+_COLUMNS = (
+    "#", "booked", "type", "counter", "amount", "before", "after", "lot", "source", "feature", "reference",
+    "description",
+)  # fmt: skip
+
+
+def _row(entry: Transaction) -> tuple[Any, ...]:
+    return (
+        entry.sequence,
+        moment(entry.recorded_at),
+        entry.type,
+        entry.counter,
+        entry.amount,
+        entry.balance_before,
+        entry.balance_after,
+        entry.lot,
+        entry.source,
+        entry.feature,
+        entry.reference_id,
+        entry.description,
+    )
+
+
+def show_statement(found: Statement) -> None:
+    """A statement on a terminal."""
+    summary = found.summary
+    show_fields(
+        f"Statement of {summary.user_id}",
+        [
+            ("from", moment(summary.start)),
+            ("until before", moment(summary.end)),
+            ("opening balance", summary.opening_balance),
+        ],
+    )
+    show_long_table("", _COLUMNS, map(_row, found.transactions))
+    show_fields("", _ending(found))
+
+
+def _ending(found: Statement) -> list[tuple[str, int]]:
+    summary = found.summary
+    return [
+        *((f"total {counter}", tokens) for counter, tokens in summary.totals.items()),
+        ("entries", summary.entries),
+        ("closing balance", summary.closing_balance),
+    ]
+
+
+def as_lines(found: Statement) -> Iterator[str]:
+    """Tab-separated, for a pipe or a file."""
+    yield f"opening balance\t{found.summary.opening_balance}\n"
+    for line in tab_separated(_COLUMNS, map(_row, found.transactions)):
+        yield f"{line}\n"
+    for name, value in _ending(found):
+        yield f"{name}\t{value}\n"
+
+
+# -- for spreadsheets -------------------------------------------------------------------------------------
+
+_CSV = (
+    "row", "sequence", "recordedAt", "occurredAt", "dueAt", "type", "referenceId", "description", "counter",
+    "feature", "lot", "source", "amount", "balanceBefore", "balanceAfter",
+)  # fmt: skip
+
+# What a spreadsheet takes for the beginning of a formula (OWASP, "CSV Injection"), full-width forms too.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+
+def as_csv(found: Statement) -> Iterator[str]:
+    """RFC 4180, UTF-8. The column ``row`` tells the entries from the opening, the totals and the closing."""
+    summary = found.summary
+    yield _csv_line(_CSV)
+    yield _csv_line(
+        _plain_row("opening", recordedAt=stamp(summary.start), balanceAfter=summary.opening_balance)
+    )
+    for entry in found.transactions:
+        yield _csv_line(_csv_row(entry))
+    for counter, tokens in summary.totals.items():
+        yield _csv_line(_plain_row("total", counter=counter, amount=tokens))
+    yield _csv_line(
+        _plain_row("closing", recordedAt=stamp(summary.end), balanceAfter=summary.closing_balance)
+    )
+
+
+def _csv_row(entry: Transaction) -> list[Any]:
+    return [
+        "entry",
+        entry.sequence,
+        stamp(entry.recorded_at),
+        stamp(entry.occurred_at),
+        stamp(entry.due_at),
+        entry.type,
+        entry.reference_id,
+        entry.description,
+        entry.counter,
+        entry.feature,
+        entry.lot,
+        entry.source,
+        entry.amount,
+        entry.balance_before,
+        entry.balance_after,
+    ]
+
+
+def _plain_row(kind: str, **cells: int | str | None) -> list[Any]:
+    return [kind, *(cells.get(name) for name in _CSV[1:])]
+
+
+def _csv_line(cells: Any) -> str:
+    line = io.StringIO()
+    csv.writer(line).writerow(map(_safe, cells))
+    return line.getvalue()
+
+
+def _safe(cell: Any) -> Any:
+    """Text that a spreadsheet would execute is told to be text; numbers stay numbers."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
+
+
+# -- for programs -----------------------------------------------------------------------------------------
+
+
+def as_json(found: Statement) -> Iterator[str]:
+    """One JSON object, the entries between its other fields, one a line."""
+    fields = found.summary.to_dict()
+    totals, closing = fields.pop("totals"), fields.pop("closingBalance")
+    count = fields.pop("entries")
+    yield f'{_dumped(fields)[:-1]}, "entries": ['
+    separator = "\n"
+    for entry in found.transactions:
+        yield f"{separator}{_dumped(entry.to_dict())}"
+        separator = ",\n"
+    ending = _dumped({"count": count, "totals": totals, "closingBalance": closing})
+    yield f"\n], {ending[1:]}\n"
+
+
+def _dumped(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+_FORMS: dict[str, Callable[[Statement], Iterator[str]]] = {"table": as_lines, "csv": as_csv, "json": as_json}

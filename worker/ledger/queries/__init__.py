@@ -1,0 +1,49 @@
+"""The read side: what can be asked of the ledger. Nothing here changes it.
+
+Every answer is a frozen ``View`` read from one consistent snapshot. ``now`` and the time zone come in as
+arguments. Tokens and bytes are whole numbers, money is in minor units, times are aware and in UTC. An unknown
+user is a NotFoundError, never a zero; a question that makes no sense is a QueryError. What time has brought
+about is counted at once, booked or not, by the code that will book it.
+"""
+
+from worker.ledger.queries.balances import Affordability, Balance, Quota, Subscription, Unsettled
+from worker.ledger.queries.days import day_start, zone_of
+from worker.ledger.queries.explain import Explanation
+from worker.ledger.queries.history import History, Transaction
+from worker.ledger.queries.holdings import Expiring, Holds, HoldView, Lots, LotView
+from worker.ledger.queries.reader import Reader
+from worker.ledger.queries.snapshots import QueryError, snapshot
+from worker.ledger.queries.statements import Statement, Summary
+from worker.ledger.queries.totals import OperationCount, Revenue, Stats
+from worker.ledger.queries.usage import Projection, Usage, UsageDay
+from worker.ledger.queries.views import View
+
+__all__ = [
+    "Affordability",
+    "Balance",
+    "Expiring",
+    "Explanation",
+    "History",
+    "HoldView",
+    "Holds",
+    "LotView",
+    "Lots",
+    "OperationCount",
+    "Projection",
+    "QueryError",
+    "Quota",
+    "Reader",
+    "Revenue",
+    "Statement",
+    "Stats",
+    "Subscription",
+    "Summary",
+    "Transaction",
+    "Unsettled",
+    "Usage",
+    "UsageDay",
+    "View",
+    "day_start",
+    "snapshot",
+    "zone_of",
+]

@@ -1,0 +1,202 @@
+"""What an account has, and what of it may be spent: with all that time has brought about, booked or not."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from schemas import DeductUsage
+from schemas.fields import INT64_MAX
+from worker.catalog import Catalog
+from worker.core import AccountBook, Conflict, HoldState, Source, decide
+from worker.core.known import FREE_UPLOAD_METER
+from worker.core.periods import Period, period_at
+from worker.core.rules.usage import free_limit
+from worker.ledger.queries.lookback import standing_at
+from worker.ledger.queries.snapshots import within
+from worker.ledger.queries.standing import Standing, quotas_used, quotas_used_at, standing
+from worker.ledger.queries.views import View
+
+
+@dataclass(frozen=True)
+class Subscription(View):
+    """A tier and its present period, from ``period_start`` until before ``period_end``.
+
+    Allocations are granted until ``granted_until``. From ``ends_at`` on it has ended: nothing more is
+    granted, and nothing is free.
+    """
+
+    tier: str
+    period_start: datetime
+    period_end: datetime
+    granted_until: datetime
+    ends_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Quota(View):
+    """What is free of a meter in the present period, in ``unit``, and how much of it is used.
+
+    ``limit`` is None where the catalog no longer has the account's tier: such usage is refused then.
+    """
+
+    name: str
+    unit: str
+    limit: int | None
+    used: int
+    remaining: int
+
+
+@dataclass(frozen=True)
+class Unsettled(View):
+    """What has fallen due and is counted in a balance, although the books don't have it yet.
+
+    It is booked when the account is next touched, in so many ``entries``: together they are ``tokens``, and
+    ``expired`` of them are tokens that ran out. ``holds`` have run out.
+    """
+
+    tokens: int
+    expired: int
+    entries: int
+    holds: int
+
+
+@dataclass(frozen=True)
+class Balance(View):
+    """An account as it stands at ``at``, in tokens. ``available`` is what a deduction may take then.
+
+    ``balance = allocated + purchased + bonus + refunded + adjusted − used − expired − reversed``; it is also
+    what remains in the ``lots`` (by their source) less ``debt``, and ``held`` of it is kept by holds.
+    ``pending`` takes effect later and is in no balance yet. ``sequence`` is that of the last entry in the
+    books, ``updated_at`` when that was booked.
+    """
+
+    user_id: str
+    at: datetime
+    balance: int
+    held: int
+    available: int
+    debt: int
+    pending: int
+    lots: Mapping[str, int]
+    allocated: int
+    purchased: int
+    bonus: int
+    refunded: int
+    adjusted: int
+    used: int
+    expired: int
+    reversed: int
+    subscription: Subscription
+    quotas: tuple[Quota, ...]
+    unsettled: Unsettled
+    sequence: int
+    opened_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True)
+class Affordability(View):
+    """Whether a deduction of ``required`` tokens would be applied now, and what is missing where not."""
+
+    user_id: str
+    can_afford: bool
+    required: int
+    available: int
+    shortfall: int
+
+
+def balance(connection: Connection, user_id: str, now: datetime, catalog: Catalog) -> Balance:
+    """The account of ``user_id`` at ``now`` (UTC). Raises NotFoundError."""
+    booked = standing(connection, user_id)
+    period = period_at(booked.state.anchor, now)
+    used = quotas_used(connection, booked.state.account_id, period.key)
+    return _balance(booked, period, used, now, catalog)
+
+
+def balance_at(connection: Connection, user_id: str, at: datetime, catalog: Catalog) -> Balance:
+    """What ``balance`` said at ``at`` (UTC). Raises NotFoundError, also for a time before the account."""
+    booked = standing_at(connection, user_id, at)
+    period = period_at(booked.state.anchor, at)
+    used = quotas_used_at(connection, booked.state.account_id, period.key, at)
+    return _balance(booked, period, used, at, catalog)
+
+
+def can_afford(
+    connection: Connection, user_id: str, tokens: int, now: datetime, catalog: Catalog
+) -> Affordability:
+    """What a ``usage.deduct`` of ``tokens`` would come to at ``now`` (UTC): asked of ``decide`` itself.
+
+    Raises NotFoundError, and QueryError unless ``tokens`` is from 1 to 2^63−1.
+    """
+    within("tokens", tokens, 1, INT64_MAX)
+    known = standing(connection, user_id).known()
+    question = DeductUsage(reference_id="can-afford", user_id=user_id, tokens=tokens)
+    (answer,) = decide([question], known, now, catalog).answers
+    assert not isinstance(answer, Conflict)  # noqa: S101 - nothing known can stand against it
+    outcome = answer.outcome
+    available = (outcome.balance_before or 0) - int(outcome.detail.get("held", 0))
+    return Affordability(
+        user_id=user_id,
+        can_afford=outcome.is_applied,
+        required=tokens,
+        available=available,
+        shortfall=int(outcome.detail.get("shortfall", 0)),
+    )
+
+
+def _balance(
+    booked: Standing, period: Period, used: Mapping[str, int], now: datetime, catalog: Catalog
+) -> Balance:
+    book = booked.now(now, catalog)
+    state = book.state
+    return Balance(
+        user_id=state.user_id,
+        at=now,
+        balance=state.balance,
+        held=state.held,
+        available=state.available,
+        debt=state.debt,
+        pending=sum(lot.pending for lot in book.lots.values()),
+        lots=_by_source(book),
+        allocated=state.allocated,
+        purchased=state.purchased,
+        bonus=state.bonus,
+        refunded=state.refunded,
+        adjusted=state.adjusted,
+        used=state.used,
+        expired=state.expired,
+        reversed=state.reversed,
+        subscription=Subscription(state.tier, period.start, period.end, state.granted_until, state.ends_at),
+        quotas=tuple(_quotas(book, used, catalog)),
+        unsettled=Unsettled(
+            tokens=state.balance - booked.state.balance,
+            expired=book.expired_now,
+            entries=len(book.written.entries),
+            holds=sum(hold.state is not HoldState.OPEN for hold in book.holds.values()),
+        ),
+        sequence=booked.state.sequence,
+        opened_at=booked.opened_at,
+        updated_at=booked.updated_at,
+    )
+
+
+def _by_source(book: AccountBook) -> dict[str, int]:
+    """What remains, by where it came from; sources with nothing left are left out."""
+    sums = {
+        source.value: sum(lot.remaining for lot in book.lots.values() if lot.source is source)
+        for source in Source
+    }
+    return {source: tokens for source, tokens in sums.items() if tokens}
+
+
+def _quotas(book: AccountBook, used: Mapping[str, int], catalog: Catalog) -> Iterator[Quota]:
+    """Free uploads first, then every quota that the tier has or that something was used of."""
+    units = {rule.quota or meter: rule.unit for meter, rule in catalog.pricing.items()}
+    names = {*used, *(() if book.tier is None else book.tier.free_units)} - {FREE_UPLOAD_METER}
+    for name in (FREE_UPLOAD_METER, *sorted(names)):
+        limit = free_limit(book, name)
+        unit = "byte" if name == FREE_UPLOAD_METER else units.get(name, "unit")
+        left = max((limit or 0) - used.get(name, 0), 0)
+        yield Quota(name, unit, limit, used.get(name, 0), left)

@@ -1,0 +1,401 @@
+"""Everything the ledger knows about one reference: what was asked, what came of it, and what followed."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pydantic.alias_generators import to_camel
+from sqlalchemy import Connection, Row, select
+
+from schemas import (
+    DisputeClosed,
+    PaymentDisputed,
+    PaymentFailed,
+    PaymentRefunded,
+    PaymentSucceeded,
+    ReleaseUsage,
+    ReserveUsage,
+    SettleAccount,
+    SettleUsage,
+    type_of,
+)
+from worker.catalog import Catalog
+from worker.core import AccountBook, Decided, Hold, Outcome, reply_for
+from worker.core.replies import message_for
+from worker.errors import NotFoundError
+from worker.ledger import rows
+from worker.ledger.loading import holds_of
+from worker.ledger.queries.history import Transaction, transactions_of
+from worker.ledger.queries.holdings import HoldView, LotView, closed_by, hold_view, lot_view
+from worker.ledger.queries.standing import standing
+from worker.ledger.queries.views import View
+from worker.ledger.tables import (
+    accounts,
+    dead_letters,
+    holds,
+    lots,
+    operations,
+    payment_events,
+    payments,
+    superseded_outcomes,
+    usage_refunds,
+)
+
+_REVERSING = frozenset(
+    (type_of(PaymentRefunded), type_of(PaymentDisputed), type_of(DisputeClosed), type_of(PaymentFailed))
+)
+_OF_HOLDS = frozenset((type_of(SettleUsage), type_of(ReleaseUsage)))
+
+
+@dataclass(frozen=True)
+class Asked(View):
+    """The command. ``content`` is what of it moves the ledger, under the names on the wire."""
+
+    type: str
+    user_id: str
+    content: Mapping[str, Any]
+    occurred_at: datetime | None
+    description: str | None
+    metadata: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Attempt(View):
+    """What came of an attempt. ``detail`` is what the reply says beside the amounts."""
+
+    attempt: int
+    status: str
+    code: str
+    message: str
+    amount: int | None
+    balance_before: int | None
+    balance_after: int | None
+    detail: Mapping[str, Any]
+    recorded_at: datetime
+
+
+@dataclass(frozen=True)
+class PaymentView(View):
+    """A payment in minor units, the tokens it bought, and how many of them were taken back since."""
+
+    reference_id: str
+    package_id: str
+    amount_minor: int
+    currency: str
+    base_tokens: int
+    bonus_tokens: int
+    provider: str | None
+    collected: int
+    uncollected: int
+
+
+@dataclass(frozen=True)
+class PaymentEventView(View):
+    """Something that happened to the payment, and what it did.
+
+    ``collected`` tokens were taken back (negative: given back), ``uncollected`` were written off.
+    """
+
+    reference_id: str
+    happened: str
+    dispute_id: str | None
+    amount_minor: int | None
+    currency: str | None
+    collected: int
+    uncollected: int
+    occurred_at: datetime | None
+    recorded_at: datetime
+
+
+@dataclass(frozen=True)
+class RefundView(View):
+    """Tokens that were given back."""
+
+    reference_id: str
+    tokens: int
+    recorded_at: datetime
+
+
+@dataclass(frozen=True)
+class Original(View):
+    """The operation that is named as the original; only its reference, where the ledger has none such."""
+
+    reference_id: str
+    type: str | None
+    status: str | None
+    code: str | None
+
+
+@dataclass(frozen=True)
+class LetterView(View):
+    """A dead letter with this reference."""
+
+    number: int
+    status: str
+    reason: str
+    message: str
+    attempts: int
+    last_failed_at: datetime
+
+
+@dataclass(frozen=True)
+class Explanation(View):
+    """One reference. ``outcomes`` are its attempts, the last of them first judged last and in force.
+
+    ``entries`` are all it booked, what had fallen due among them (``due_at``). ``lots`` are those it opened,
+    as they are now, and ``hold`` the one it opened or ended. ``payment`` and its events belong to a payment's
+    reference, and to that of anything that happened to it. ``refunds`` name this reference, as this one names
+    its ``original``. ``reply`` is what the caller got, and gets again. ``dead_letters`` are those that have
+    been drained from their queue. Without an operation of that name ``asked`` and ``reply`` are None.
+    """
+
+    reference_id: str
+    asked: Asked | None
+    outcomes: tuple[Attempt, ...]
+    entries: tuple[Transaction, ...]
+    lots: tuple[LotView, ...]
+    hold: HoldView | None
+    payment: PaymentView | None
+    payment_events: tuple[PaymentEventView, ...]
+    refunds: tuple[RefundView, ...]
+    original: Original | None
+    notices: tuple[Mapping[str, Any], ...]
+    reply: Mapping[str, Any] | None
+    dead_letters: tuple[LetterView, ...]
+
+
+def explain(connection: Connection, reference_id: str, now: datetime, catalog: Catalog) -> Explanation:
+    """What is known of ``reference_id``; lots and holds as they stand at ``now`` (UTC).
+
+    Raises NotFoundError where that is nothing at all.
+    """
+    letters = _letters(connection, reference_id)
+    row = _operation(connection, reference_id)
+    if row is None:
+        return _without_operation(connection, reference_id, letters)
+    outcome = rows.outcome(row)
+    content: dict[str, Any] = json.loads(outcome.content)
+    named: str | None = content.get("originalReferenceId")
+    account_id = _account_id(connection, outcome.user_id)
+    book = None if account_id is None else standing(connection, outcome.user_id).now(now, catalog)
+    payment_reference = named if outcome.type in _REVERSING else reference_id
+    events = _events(connection, payment_reference)
+    return Explanation(
+        reference_id=reference_id,
+        asked=Asked(
+            type=outcome.type,
+            user_id=outcome.user_id,
+            content=content,
+            occurred_at=outcome.occurred_at,
+            description=outcome.description,
+            metadata=outcome.metadata,
+        ),
+        outcomes=(*_superseded(connection, reference_id), _attempt(outcome)),
+        entries=()
+        if account_id is None
+        else tuple(transactions_of(connection, account_id, outcome, row.operation_id)),
+        lots=() if book is None else _lots(connection, book, row.operation_id, reference_id),
+        hold=None if book is None else _hold(connection, book, outcome, named),
+        payment=_payment(connection, payment_reference, events),
+        payment_events=events,
+        refunds=_refunds(connection, row.operation_id),
+        original=None if named is None else _original(connection, named),
+        notices=tuple({to_camel(name): value for name, value in n.items()} for n in outcome.notices),
+        reply=_reply(outcome),
+        dead_letters=letters,
+    )
+
+
+def _without_operation(
+    connection: Connection, reference_id: str, letters: tuple[LetterView, ...]
+) -> Explanation:
+    """A reference that was only heard of: by dead letters, or by events of a payment that has not come."""
+    events = _events(connection, reference_id)
+    if not letters and not events:
+        raise NotFoundError(
+            f"nothing is known of the reference {reference_id!r}: look at its spelling; it may still wait in "
+            "its queue, or be a dead letter, see `billing-worker dead-letters list`; a usage.batch is known "
+            "by the references of its items"
+        )
+    return Explanation(
+        reference_id=reference_id,
+        asked=None,
+        outcomes=(),
+        entries=(),
+        lots=(),
+        hold=None,
+        payment=None,
+        payment_events=events,
+        refunds=(),
+        original=None,
+        notices=(),
+        reply=None,
+        dead_letters=letters,
+    )
+
+
+# -- the operation ----------------------------------------------------------------------------------------
+
+
+def _operation(connection: Connection, reference_id: str) -> Row[Any] | None:
+    statement = select(operations).where(operations.c.reference_id == reference_id)
+    return connection.execute(statement).one_or_none()
+
+
+def _superseded(connection: Connection, reference_id: str) -> tuple[Attempt, ...]:
+    table = superseded_outcomes
+    statement = select(table).where(table.c.reference_id == reference_id).order_by(table.c.attempt)
+    return tuple(_attempt(rows.outcome(row)) for row in connection.execute(statement))
+
+
+def _attempt(outcome: Outcome) -> Attempt:
+    return Attempt(
+        attempt=outcome.attempt,
+        status=outcome.status.value,
+        code=outcome.code.value,
+        message=message_for(outcome),
+        amount=outcome.amount,
+        balance_before=outcome.balance_before,
+        balance_after=outcome.balance_after,
+        detail={to_camel(name): value for name, value in outcome.detail.items()},
+        recorded_at=outcome.recorded_at,
+    )
+
+
+def _reply(outcome: Outcome) -> Mapping[str, Any]:
+    # Of the command itself only the reply to a conflict says anything.
+    command = SettleAccount.model_construct(reference_id=outcome.reference_id, user_id=outcome.user_id)
+    reply: dict[str, Any] = json.loads(reply_for(command, Decided(outcome, duplicate=False)).to_json())
+    return reply
+
+
+def _account_id(connection: Connection, user_id: str) -> int | None:
+    return connection.execute(
+        select(accounts.c.account_id).where(accounts.c.user_id == user_id)
+    ).scalar_one_or_none()
+
+
+# -- what it opened ---------------------------------------------------------------------------------------
+
+
+def _lots(
+    connection: Connection, book: AccountBook, operation_id: int, reference_id: str
+) -> tuple[LotView, ...]:
+    statement = (
+        select(*(lots.c[name] for name in rows.LOT))
+        .where(lots.c.account_id == book.state.account_id, lots.c.operation_id == operation_id)
+        .order_by(lots.c.number)
+    )
+    opened = [rows.lot(row) for row in connection.execute(statement)]
+    return tuple(lot_view(book.lots.get(lot.number, lot), {operation_id: reference_id}) for lot in opened)
+
+
+def _hold(connection: Connection, book: AccountBook, outcome: Outcome, named: str | None) -> HoldView | None:
+    """The hold that ``outcome`` opened, or that it ended or would have ended."""
+    if outcome.type == type_of(ReserveUsage):
+        reference_id: str | None = outcome.reference_id
+    else:
+        reference_id = named if outcome.type in _OF_HOLDS else None
+    if reference_id is None:
+        return None
+    open_hold: Hold | None = book.holds.get(reference_id)
+    if open_hold is not None:
+        return hold_view(open_hold, None)
+    statement = (
+        select(holds)
+        .join(operations, operations.c.operation_id == holds.c.operation_id)
+        .where(operations.c.reference_id == reference_id, holds.c.account_id == book.state.account_id)
+    )
+    found = holds_of(connection, statement)
+    if not found:
+        return None
+    (hold,) = found
+    return hold_view(hold, closed_by(connection, [hold.operation_id]).get(hold.operation_id))
+
+
+# -- what belongs to it -----------------------------------------------------------------------------------
+
+
+def _payment(
+    connection: Connection, reference_id: str | None, events: tuple[PaymentEventView, ...]
+) -> PaymentView | None:
+    statement = (
+        select(payments)
+        .join(operations, operations.c.operation_id == payments.c.operation_id)
+        .where(operations.c.reference_id == reference_id, operations.c.type == type_of(PaymentSucceeded))
+    )
+    row = connection.execute(statement).one_or_none()
+    if row is None or reference_id is None:
+        return None
+    return PaymentView(
+        reference_id=reference_id,
+        package_id=row.package_id,
+        amount_minor=row.amount_minor,
+        currency=row.currency,
+        base_tokens=row.base_tokens,
+        bonus_tokens=row.bonus_tokens,
+        provider=row.provider,
+        collected=sum(event.collected for event in events),
+        uncollected=sum(event.uncollected for event in events),
+    )
+
+
+def _events(connection: Connection, payment_reference: str | None) -> tuple[PaymentEventView, ...]:
+    event = payment_events.c
+    statement = (
+        select(payment_events, operations.c.reference_id)
+        .join(operations, operations.c.operation_id == event.operation_id)
+        .where(event.payment_reference == payment_reference)
+        .order_by(event.recorded_at, event.operation_id)
+    )
+    return tuple(
+        PaymentEventView(
+            reference_id=row.reference_id,
+            happened=row.happened,
+            dispute_id=row.dispute_id,
+            amount_minor=row.amount_minor,
+            currency=row.currency,
+            collected=row.collected,
+            uncollected=row.uncollected,
+            occurred_at=row.occurred_at,
+            recorded_at=row.recorded_at,
+        )
+        for row in connection.execute(statement)
+    )
+
+
+def _refunds(connection: Connection, operation_id: int) -> tuple[RefundView, ...]:
+    refund = usage_refunds.c
+    statement = (
+        select(operations.c.reference_id, refund.tokens, refund.recorded_at)
+        .join(operations, operations.c.operation_id == refund.operation_id)
+        .where(refund.original_id == operation_id)
+        .order_by(refund.operation_id)
+    )
+    return tuple(RefundView(*row) for row in connection.execute(statement))
+
+
+def _original(connection: Connection, reference_id: str) -> Original:
+    row = _operation(connection, reference_id)
+    if row is None:
+        return Original(reference_id, None, None, None)
+    return Original(reference_id, row.type, row.status, row.code)
+
+
+def _letters(connection: Connection, reference_id: str) -> tuple[LetterView, ...]:
+    letter = dead_letters.c
+    statement = (
+        select(
+            letter.number,
+            letter.status,
+            letter.reason,
+            letter.message,
+            letter.attempts,
+            letter.last_failed_at,
+        )
+        .where(letter.reference_id == reference_id)
+        .order_by(letter.number)
+    )
+    return tuple(LetterView(*row) for row in connection.execute(statement))

@@ -1,0 +1,181 @@
+"""The entries of an account: page by page from the newest, or in their order for a statement."""
+
+import binascii
+import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, and_, select
+
+from schemas.fields import INT64_MAX
+from worker.core import Outcome
+from worker.ledger.queries.snapshots import QueryError, account_row, within
+from worker.ledger.queries.views import View
+from worker.ledger.tables import entries, lots, operations
+
+HISTORY_LIMIT_MAX = 1_000
+
+
+@dataclass(frozen=True)
+class Transaction(View):
+    """One entry: ``amount`` tokens, to the account's credit where positive.
+
+    Entries of one operation share ``transaction_id`` and ``reference_id``: a purchase with a bonus is two.
+    ``lot`` is the number of the lot whose tokens moved, with its ``source``; None where it is the account's
+    debt. ``due_at`` is when it fell due, where time brought it about and the operation only booked it.
+    ``description`` is the sender's, or the reason of an adjustment.
+    """
+
+    transaction_id: str
+    reference_id: str
+    type: str
+    counter: str
+    amount: int
+    balance_before: int
+    balance_after: int
+    sequence: int
+    lot: int | None
+    source: str | None
+    feature: str | None
+    description: str | None
+    due_at: datetime | None
+    occurred_at: datetime
+    recorded_at: datetime
+    metadata: Mapping[str, int | str | bool | None] | None
+
+
+@dataclass(frozen=True)
+class History(View):
+    """One page, newest first. ``offset`` is how many newer entries there are, ``total`` all of the account.
+
+    ``next_cursor`` continues behind the last entry of this page, whatever is written meanwhile; None at the
+    end.
+    """
+
+    user_id: str
+    transactions: tuple[Transaction, ...]
+    total: int
+    limit: int
+    offset: int
+    has_more: bool
+    next_cursor: str | None
+
+
+def history(connection: Connection, user_id: str, limit: int, offset: int, cursor: str | None) -> History:
+    """A page of the entries of ``user_id``, newest first, from ``offset`` or behind ``cursor``.
+
+    The sequence has no gaps, so that both are a range of the primary key and no page costs more than another.
+    Raises NotFoundError, and QueryError for a limit outside 1 to 1000, a negative offset, a cursor that isn't
+    one of this account, or both of them.
+    """
+    within("limit", limit, 1, HISTORY_LIMIT_MAX)
+    within("offset", offset, 0, INT64_MAX)
+    if cursor is not None and offset != 0:
+        raise QueryError("give an offset or a cursor, not both")
+    account = account_row(connection, user_id)
+    top = account.sequence - offset
+    if cursor is not None:
+        top = min(_sequence_in(cursor, account.account_id) - 1, account.sequence)
+    newest_first = (
+        _of_account(account.account_id)
+        .where(entries.c.sequence <= top)
+        .order_by(entries.c.sequence.desc())
+        .limit(limit)
+    )
+    transactions = tuple(map(_transaction, connection.execute(newest_first)))
+    has_more = bool(transactions) and transactions[-1].sequence > 1
+    return History(
+        user_id=user_id,
+        transactions=transactions,
+        total=account.sequence,
+        limit=limit,
+        offset=account.sequence - top,
+        has_more=has_more,
+        next_cursor=_cursor(account.account_id, transactions[-1].sequence) if has_more else None,
+    )
+
+
+def transactions_between(
+    connection: Connection, account_id: int, after: int, last: int, *, page: int = 1_000
+) -> Iterator[Transaction]:
+    """The entries behind the sequence ``after`` up to ``last``, in order; never more than a page is held."""
+    while after < last:
+        in_order = (
+            _of_account(account_id)
+            .where(entries.c.sequence > after, entries.c.sequence <= last)
+            .order_by(entries.c.sequence)
+            .limit(page)
+        )
+        found = connection.execute(in_order).all()
+        if not found:
+            return
+        yield from map(_transaction, found)
+        after = found[-1].sequence
+
+
+def transactions_of(
+    connection: Connection, account_id: int, outcome: Outcome, operation_id: int
+) -> Iterator[Transaction]:
+    """The entries that an operation wrote, in order.
+
+    One that says nothing of its entries although the balance moved is looked for among all of the account.
+    """
+    own = _of_account(account_id).where(entries.c.operation_id == operation_id).order_by(entries.c.sequence)
+    if outcome.first_entry is not None and outcome.last_entry is not None:
+        own = own.where(entries.c.sequence.between(outcome.first_entry, outcome.last_entry))
+    elif not outcome.is_applied or outcome.balance_before == outcome.balance_after:
+        return
+    yield from map(_transaction, connection.execute(own))
+
+
+def _of_account(account_id: int) -> Select[Any]:
+    own_lot = and_(lots.c.account_id == entries.c.account_id, lots.c.number == entries.c.lot)
+    return (
+        select(entries, operations.c.reference_id, operations.c.type, operations.c.detail, lots.c.source)
+        .add_columns(operations.c.description, operations.c.metadata.label("extra"))
+        .join(operations, operations.c.operation_id == entries.c.operation_id)
+        .outerjoin(lots, own_lot)
+        .where(entries.c.account_id == account_id)
+    )
+
+
+def _transaction(row: Row[Any]) -> Transaction:
+    return Transaction(
+        transaction_id=str(row.operation_id),
+        reference_id=row.reference_id,
+        type=row.type,
+        counter=row.counter,
+        amount=row.amount,
+        balance_before=row.balance_before,
+        balance_after=row.balance_after,
+        sequence=row.sequence,
+        lot=row.lot,
+        source=row.source,
+        feature=row.feature,
+        description=row.description or (row.detail or {}).get("reason"),
+        due_at=row.due_at,
+        occurred_at=row.occurred_at,
+        recorded_at=row.recorded_at,
+        metadata=row.extra,
+    )
+
+
+def _cursor(account_id: int, sequence: int) -> str:
+    return urlsafe_b64encode(b"%d.%d" % (account_id, sequence)).decode().rstrip("=")
+
+
+def _sequence_in(cursor: str, account_id: int) -> int:
+    try:
+        text = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+    except (binascii.Error, ValueError) as error:
+        raise QueryError(_BAD_CURSOR) from error
+    match = re.fullmatch(rb"\d{1,19}\.(\d{1,19})", text)
+    if match is None or _cursor(account_id, int(match[1])) != cursor:
+        raise QueryError(_BAD_CURSOR)
+    return int(match[1])
+
+
+_BAD_CURSOR = "the cursor is none of this account's; take nextCursor from a page of its history"

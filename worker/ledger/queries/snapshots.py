@@ -1,0 +1,81 @@
+"""One state of the ledger to read, and what every question asks first: is there such an account?"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Row, select
+
+from worker.errors import BillingError, NotFoundError
+from worker.ledger.engine import translated_errors
+from worker.ledger.tables import accounts, entries
+
+
+class QueryError(BillingError):
+    """The question can't be answered as it was asked; the text says what it may be."""
+
+
+@contextmanager
+def snapshot(engine: Engine) -> Iterator[Connection]:
+    """A connection that reads one state of the ledger, however many statements it takes, and can't write.
+
+    REPEATABLE READ READ ONLY on PostgreSQL. On SQLite any transaction is a snapshot; ``read_only`` asks the
+    engine to begin it without the write lock. Raises LedgerUnavailableError and ContentionError.
+    """
+    options: dict[str, Any] = {"read_only": True}
+    if engine.dialect.name == "postgresql":
+        options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+    with translated_errors(), engine.connect() as connection:
+        yield connection.execution_options(**options)
+
+
+def account_row(connection: Connection, user_id: str) -> Row[Any]:
+    """The account of ``user_id``. Raises NotFoundError."""
+    row = connection.execute(select(accounts).where(accounts.c.user_id == user_id)).one_or_none()
+    if row is None:
+        raise NotFoundError(f"no token account for user {user_id!r}")
+    return row
+
+
+def within(name: str, value: int, least: int, most: int) -> None:
+    """Raises QueryError unless ``value`` is from ``least`` to ``most``."""
+    if not least <= value <= most:
+        raise QueryError(f"{name} must be from {least} to {most}, not {value}")
+
+
+def in_utc(name: str, moment: datetime) -> datetime:
+    """``moment`` in UTC. Raises QueryError for a time that says no offset, or lies outside the calendar."""
+    if moment.tzinfo is None:
+        raise QueryError(f"{name} must have an offset, such as {moment.isoformat()}Z")
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        raise QueryError(f"{name} lies outside the years 1 to 9999 in UTC") from error
+
+
+def booked_at(connection: Connection, account_id: int, sequence: int) -> datetime:
+    """When the entry was booked; there is one."""
+    statement = select(entries.c.recorded_at).where(
+        entries.c.account_id == account_id, entries.c.sequence == sequence
+    )
+    moment: datetime = connection.execute(statement).scalar_one()
+    return moment
+
+
+def last_booked(
+    connection: Connection, account_id: int, last: int, is_in_time: Callable[[datetime], bool]
+) -> int:
+    """The sequence of the last entry that was booked in time, of the entries up to ``last``; 0 if none was.
+
+    Found by halves, because the sequence has no gaps: a look at the primary key for each bit of ``last``, and
+    no index on times. The places looked at are the same however many entries have come since, and what is in
+    time for one moment is so for every later one: so a later moment never has fewer entries, even where the
+    clocks of two workers differ.
+    """
+    found = 0
+    for bit in reversed(range(last.bit_length())):
+        candidate = found + (1 << bit)
+        if candidate <= last and is_in_time(booked_at(connection, account_id, candidate)):
+            found = candidate
+    return found

@@ -1,0 +1,76 @@
+"""An account as it stands in the books, and as it stands when what is due is counted."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, select
+
+from worker.catalog import Catalog
+from worker.core import AccountBook, AccountState, Hold, Known, Lot, account_now
+from worker.ledger import rows
+from worker.ledger.loading import open_holds, open_lots
+from worker.ledger.queries.snapshots import account_row, booked_at
+from worker.ledger.tables import quota_entries, quotas
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the books say of an account: its open lots and holds, and when its last entry was booked."""
+
+    state: AccountState
+    lots: Sequence[Lot]
+    holds: Sequence[Hold]
+    opened_at: datetime
+    updated_at: datetime
+
+    def now(self, now: datetime, catalog: Catalog) -> AccountBook:
+        """The account with all that is due at ``now``, as the worker would book it."""
+        return account_now(self.state, self.lots, self.holds, now, catalog)
+
+    def known(self) -> Known:
+        """All that ``decide`` would look at, for a command that names nothing else."""
+        state = self.state
+        return Known(
+            accounts={state.user_id: state},
+            lots={state.account_id: list(self.lots)},
+            holds={state.account_id: list(self.holds)},
+        )
+
+
+def standing(connection: Connection, user_id: str) -> Standing:
+    """The account of ``user_id``. Raises NotFoundError."""
+    row = account_row(connection, user_id)
+    ids = [row.account_id]
+    return Standing(
+        state=state_in(row),
+        lots=open_lots(connection, ids).get(row.account_id, ()),
+        holds=open_holds(connection, ids).get(row.account_id, ()) if row.held else (),
+        opened_at=row.opened_at,
+        updated_at=booked_at(connection, row.account_id, row.sequence) if row.sequence else row.opened_at,
+    )
+
+
+def state_in(row: Row[Any]) -> AccountState:
+    """From a row that has the account's columns, perhaps among others."""
+    return rows.account(getattr(row, name) for name in rows.ACCOUNT)
+
+
+def quotas_used(connection: Connection, account_id: int, period: date) -> Mapping[str, int]:
+    """What is used of each quota in the period that begins on that day, in the meter's unit."""
+    statement = select(quotas.c.meter, quotas.c.used).where(
+        quotas.c.account_id == account_id, quotas.c.period_start == period
+    )
+    return {row.meter: row.used for row in connection.execute(statement)}
+
+
+def quotas_used_at(connection: Connection, account_id: int, period: date, at: datetime) -> Mapping[str, int]:
+    """The same as it stood at ``at``."""
+    entry = quota_entries.c
+    statement = (
+        select(entry.meter, func.sum(entry.amount).label("used"))
+        .where(entry.account_id == account_id, entry.period_start == period, entry.recorded_at <= at)
+        .group_by(entry.meter)
+    )
+    return {row.meter: int(row.used) for row in connection.execute(statement)}

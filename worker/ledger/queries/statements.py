@@ -1,0 +1,82 @@
+"""What an account was at the beginning of a time, each entry that was booked in it, and what it was at the
+end."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, func, select
+
+from worker.ledger.queries.history import Transaction, transactions_between
+from worker.ledger.queries.snapshots import QueryError, account_row, last_booked
+from worker.ledger.queries.views import View
+from worker.ledger.tables import entries
+
+
+@dataclass(frozen=True)
+class Summary(View):
+    """The entries of an account that were booked from ``start`` until before ``end``, in sums.
+
+    ``opening_balance`` and ``totals``, by counter, add up to ``closing_balance``; that is the opening balance
+    of a statement that begins with ``end``. What is due and not booked yet is in none of them.
+    """
+
+    user_id: str
+    start: datetime
+    end: datetime
+    opening_balance: int
+    closing_balance: int
+    entries: int
+    totals: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A period in sums and its entries, in order. They are read while one goes through them, and once."""
+
+    summary: Summary
+    transactions: Iterator[Transaction]
+
+
+def statement(connection: Connection, user_id: str, start: datetime, end: datetime) -> Statement:
+    """What was booked on ``user_id`` from ``start`` until before ``end`` (UTC).
+
+    Raises NotFoundError, and QueryError unless ``start`` is before ``end``.
+    """
+    if start >= end:
+        raise QueryError(
+            f"a statement ends after it begins, not from {start.isoformat()} to {end.isoformat()}"
+        )
+    account = account_row(connection, user_id)
+    account_id: int = account.account_id
+    before = last_booked(connection, account_id, account.sequence, lambda moment: moment < start)
+    last = last_booked(connection, account_id, account.sequence, lambda moment: moment < end)
+    summary = Summary(
+        user_id=user_id,
+        start=start,
+        end=end,
+        opening_balance=_balance_after(connection, account_id, before),
+        closing_balance=_balance_after(connection, account_id, last),
+        entries=last - before,
+        totals=_totals(connection, account_id, before, last),
+    )
+    return Statement(summary, transactions_between(connection, account_id, before, last))
+
+
+def _balance_after(connection: Connection, account_id: int, sequence: int) -> int:
+    if sequence == 0:
+        return 0
+    own = (entries.c.account_id == account_id, entries.c.sequence == sequence)
+    balance: int = connection.execute(select(entries.c.balance_after).where(*own)).scalar_one()
+    return balance
+
+
+def _totals(connection: Connection, account_id: int, after: int, last: int) -> dict[str, int]:
+    sums = (
+        select(entries.c.counter, func.sum(entries.c.amount).label("amount"))
+        .where(entries.c.account_id == account_id)
+        .where(entries.c.sequence > after, entries.c.sequence <= last)
+        .group_by(entries.c.counter)
+        .order_by(entries.c.counter)
+    )
+    return {row.counter: int(row.amount) for row in connection.execute(sums)}

@@ -1,0 +1,32 @@
+"""What every answer is: frozen, and the same in JSON whoever asks."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import date, datetime
+from typing import Any
+
+from pydantic.alias_generators import to_camel
+
+
+@dataclass(frozen=True)
+class View:
+    """What the read side answers. ``to_dict`` is its form for JSON, the same for every view."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, in their order, named in camelCase; times are RFC 3339 and days ISO 8601."""
+        return {to_camel(field.name): _json_value(getattr(self, field.name)) for field in fields(self)}
+
+
+def _json_value(value: Any) -> Any:
+    match value:
+        case View():
+            return value.to_dict()
+        case datetime():
+            return value.isoformat().replace("+00:00", "Z")
+        case date():
+            return value.isoformat()
+        case Mapping():  # its keys are data (a feature, a currency), so they stay as they are
+            return {key: _json_value(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_json_value(item) for item in value]
+    return value
