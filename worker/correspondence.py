@@ -128,7 +128,7 @@ def _reply_to_batch(batch: UsageBatch, answers: Sequence[Answer]) -> Reply:
     applied = sum(item.status is Status.APPLIED for item in items)
     rejected = len(items) - applied
     counted = f"{len(items)} item{'s' if len(items) > 1 else ''}"
-    return Reply.model_construct(
+    return Reply(
         status=Status.APPLIED,
         code=Code.BATCH_PROCESSED,
         message=f"Processed {counted}: {applied} applied, {rejected} rejected",

@@ -443,6 +443,7 @@ class AccountBook:
                 heir = self._open_lot(outcome, roll, Source.ALLOCATION, at, end, None, lot.number)
                 self.post(outcome, Counter.TRANSFERS, -roll, lot, due_at=at)
                 self.post(outcome, Counter.TRANSFERS, roll, heir, due_at=at)
+                self._repay(outcome, at)
         self._expire_if_over(outcome, lot, at)
 
     def _expire_if_over(self, outcome: Outcome, lot: Lot, at: datetime) -> None:

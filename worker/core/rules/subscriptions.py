@@ -86,6 +86,8 @@ def cancel(book: AccountBook, command: CancelSubscription, outcome: Outcome, con
     lost = 0
     if command.at == "now":
         state.ends_at = context.now
+        # A period that was granted ahead of time is given back with its tokens.
+        state.granted_until = min(state.granted_until, period_at(state.anchor, context.now).end)
         for lot in list(book.lots.values()):
             if lot.source is Source.ALLOCATION and (lot.remaining or lot.pending):
                 lost += book.forfeit(outcome, lot)
