@@ -1,4 +1,4 @@
-"""The client for producers in Python: one command out, confirmed; one reply back, from a real worker."""
+"""The client for producers in Python: one message out, confirmed; one reply back, from a real worker."""
 
 import ast
 from collections.abc import Iterator
@@ -7,13 +7,22 @@ from pathlib import Path
 import pika
 import pytest
 
-from schemas import BonusCredit, Command, DeductUsage, OpenAccount, Reply
+from schemas import (
+    BonusCredit,
+    DeductUsage,
+    OpenAccount,
+    RecordUsage,
+    Reply,
+    ReserveUsage,
+    SettleUsage,
+    UsageBatch,
+)
 from tests.support.processes import WorkerProcesses
 from tests.support.provision import RabbitMQServer
 from tests.support.servers import BrokerConnection
 from tests.support.waiting import eventually
 from tests.support.witness import Witness
-from worker.client import BillingClient, NoReplyError
+from worker.client import BillingClient, Message, NoReplyError
 from worker.errors import BillingError, BrokerUnavailableError, ConfigurationError, TransientError
 
 ROOT = Path(__file__).parents[1]
@@ -48,6 +57,46 @@ def test_a_request_is_answered_by_a_worker(client: BillingClient, workers: Worke
     assert again == deducted.model_copy(update={"duplicate": True})
     refused = client.request(DeductUsage(reference_id="d-2", user_id="ann", tokens=9_601))
     assert (refused.status, refused.code, refused.shortfall) == ("rejected", "insufficient_balance", 1)
+
+
+def test_a_batch_is_answered_with_the_replies_to_its_items(
+    client: BillingClient, workers: WorkerProcesses
+) -> None:
+    workers.start()
+    client.request(OPEN, timeout_s=60)
+    batch = UsageBatch(
+        reference_id="ingest-1",
+        user_id="ann",
+        items=(
+            RecordUsage(reference_id="ingest-1/1", user_id="ann", meter="ocr", quantity=2),
+            DeductUsage(reference_id="ingest-1/2", user_id="ann", tokens=10_000),
+        ),
+    )
+    reply = client.request(batch)
+    assert (reply.status, reply.code) == ("applied", "batch_processed")
+    assert (reply.reference_id, reply.applied, reply.rejected, reply.duplicate) == ("ingest-1", 1, 1, False)
+    recorded, refused = reply.items or ()
+    assert (recorded.reference_id, recorded.code, recorded.amount) == ("ingest-1/1", "usage_recorded", 240)
+    assert (refused.code, refused.shortfall) == ("insufficient_balance", 240)
+    again = client.request(batch)
+    assert (again.duplicate, again.applied, again.rejected) == (True, 1, 1)
+    assert again.items == tuple(item.model_copy(update={"duplicate": True}) for item in (recorded, refused))
+
+
+def test_tokens_are_held_before_a_price_is_known(client: BillingClient, workers: WorkerProcesses) -> None:
+    workers.start()
+    client.request(OPEN, timeout_s=60)
+    held = client.request(ReserveUsage(reference_id="chat-1", user_id="ann", tokens=3_000, ttl_seconds=60))
+    assert (held.code, held.balance_after, held.held) == ("tokens_reserved", 10_000, 3_000)
+    settled = client.request(
+        SettleUsage(reference_id="chat-1-end", user_id="ann", original_reference_id="chat-1", tokens=700)
+    )
+    assert (settled.code, settled.balance_after, settled.released, settled.held) == (
+        "hold_settled",
+        9_300,
+        2_300,
+        None,
+    )
 
 
 def test_what_is_sent_is_answered_on_the_queue_that_was_named(
@@ -135,11 +184,11 @@ class Answering(BillingClient):
     witness: Witness
     body: bytes
 
-    def _wait(self, command: Command, timeout_s: float) -> bytes:
+    def _wait(self, message: Message, timeout_s: float) -> bytes:
         answer(self.witness, body=b"not for us", correlation_id="another")
-        self._publish(command, str(self._awaited), waits=True)
+        self._publish(message, str(self._awaited), waits=True)
         answer(self.witness, body=self.body)
-        return super()._wait(command, timeout_s)
+        return super()._wait(message, timeout_s)
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"\xff", b'{"status": "shrugged"}'])

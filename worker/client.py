@@ -1,5 +1,6 @@
-"""For producers in Python: publish a command, and wait for its reply where one wants to. The worker never
-imports this.
+"""For producers in Python: publish a command, or a batch of them, and wait for its reply where one wants to.
+
+The worker never imports this.
 
 pika and not kombu: a producer installs one client, and the worker's tests speak through another one than
 the worker.
@@ -22,7 +23,7 @@ from pika.exceptions import (
 )
 from pydantic import ValidationError
 
-from schemas import Command, Reply
+from schemas import Command, Reply, UsageBatch
 from worker.broker.topology import BILLING
 from worker.errors import BillingError, BrokerUnavailableError, ConfigurationError, TransientError
 
@@ -34,9 +35,12 @@ _BLOCKED_S: Final = 60.0
 
 _AGAIN = "send the same reference again: it is applied once"
 
+#: What one can send: a command, or many usage commands at once.
+Message = Command | UsageBatch
+
 
 class NoReplyError(TransientError):
-    """No reply came in time. The command may be applied all the same, now or later."""
+    """No reply came in time. What was sent may be applied all the same, now or later."""
 
 
 class BillingClient:
@@ -48,7 +52,7 @@ class BillingClient:
     for long finds its connection lost and opens another one.
 
     Raises ConfigurationError where a person has to mend something, and BrokerUnavailableError where it isn't
-    known whether the broker has the command.
+    known whether the broker has the message.
     """
 
     def __init__(self, url: str, reply_queue: str | None = None) -> None:
@@ -72,34 +76,38 @@ class BillingClient:
     ) -> None:
         self._drop()
 
-    def send(self, command: Command) -> str:
-        """Publish ``command``; the broker has stored it when this returns. Returns the correlation id."""
+    def send(self, message: Message) -> str:
+        """Publish ``message``; the broker has stored it when this returns. Returns the correlation id."""
         correlation_id = uuid4().hex
-        self._publish(command, correlation_id, waits=False)
+        self._publish(message, correlation_id, waits=False)
         return correlation_id
 
-    def request(self, command: Command, timeout_s: float = 10.0) -> Reply:
-        """Publish ``command`` and wait for its reply, rejections included. Raises NoReplyError."""
+    def request(self, message: Message, timeout_s: float = 10.0) -> Reply:
+        """Publish ``message`` and wait for its reply, rejections included. Raises NoReplyError.
+
+        The reply to a batch counts what was applied and what was rejected, and has the replies to its items,
+        in their order: look at them, for the batch itself is always ``applied``.
+        """
         correlation_id = uuid4().hex
         self._awaited, self._reply = correlation_id, None
         try:
-            self._publish(command, correlation_id, waits=True)
-            return _reply_in(self._wait(command, timeout_s))
+            self._publish(message, correlation_id, waits=True)
+            return _reply_in(self._wait(message, timeout_s))
         finally:
             self._awaited = self._reply = None
 
-    def _publish(self, command: Command, correlation_id: str, *, waits: bool) -> None:
+    def _publish(self, message: Message, correlation_id: str, *, waits: bool) -> None:
         """Again on a new connection where the old one turns out to be lost, with the same ids."""
         message_id = uuid4().hex
         is_new = not self._is_alive()
         try:
-            self._publish_once(command, correlation_id, message_id, waits=waits)
+            self._publish_once(message, correlation_id, message_id, waits=waits)
         except BrokerUnavailableError:
             if is_new:
                 raise
-            self._publish_once(command, correlation_id, message_id, waits=waits)
+            self._publish_once(message, correlation_id, message_id, waits=waits)
 
-    def _publish_once(self, command: Command, correlation_id: str, message_id: str, *, waits: bool) -> None:
+    def _publish_once(self, message: Message, correlation_id: str, message_id: str, *, waits: bool) -> None:
         if not self._is_alive():
             self._connect()
         properties = {
@@ -114,18 +122,18 @@ class BillingClient:
             properties["reply_to"] = self._queue_of_our_own() if waits else self._reply_queue
             self._channel.basic_publish(
                 BILLING.exchange,
-                command.type,
-                command.to_json(),
+                message.type,
+                message.to_json(),
                 pika.BasicProperties(**properties),
                 mandatory=True,
             )
         except UnroutableError as error:
             raise ConfigurationError(
-                f"no queue takes {command.type}: run `billing-worker topology declare`"
+                f"no queue takes {message.type}: run `billing-worker topology declare`"
             ) from error
         except NackError as error:
             raise BrokerUnavailableError(
-                f"the broker refuses {command.reference_id!r}: the queue is full or in trouble"
+                f"the broker refuses {message.reference_id!r}: the queue is full or in trouble"
             ) from error
         except ChannelClosedByBroker as error:
             self._drop()
@@ -134,10 +142,10 @@ class BillingClient:
         except (AMQPError, OSError) as error:
             self._drop()
             raise BrokerUnavailableError(
-                f"the connection was lost while publishing {command.reference_id!r}; {_AGAIN}"
+                f"the connection was lost while publishing {message.reference_id!r}; {_AGAIN}"
             ) from error
 
-    def _wait(self, command: Command, timeout_s: float) -> bytes:
+    def _wait(self, message: Message, timeout_s: float) -> bytes:
         deadline = monotonic() + timeout_s
         try:
             while self._reply is None and (left := deadline - monotonic()) > 0:
@@ -145,10 +153,10 @@ class BillingClient:
         except (AMQPError, OSError) as error:
             self._drop()
             raise BrokerUnavailableError(
-                f"the connection was lost while waiting for the reply to {command.reference_id!r}; {_AGAIN}"
+                f"the connection was lost while waiting for the reply to {message.reference_id!r}; {_AGAIN}"
             ) from error
         if self._reply is None:
-            raise NoReplyError(f"no reply to {command.reference_id!r} within {timeout_s:g} s; {_AGAIN}")
+            raise NoReplyError(f"no reply to {message.reference_id!r} within {timeout_s:g} s; {_AGAIN}")
         return self._reply
 
     def _queue_of_our_own(self) -> str:

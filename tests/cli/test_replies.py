@@ -82,6 +82,22 @@ def test_another_queue_can_be_named(broker_cli: Cli, witness: Witness) -> None:
     assert json.loads(broker_cli("replies", "--queue", "billing.replies.app", "--limit", "1").out)["a"] == 1
 
 
+def test_a_queue_that_is_bound_for_notices_can_be_looked_at(broker_cli: Cli, witness: Witness) -> None:
+    witness.channel.queue_declare("ops.notices", durable=True)
+    witness.channel.queue_bind("ops.notices", "billing.events", "balance.*")
+    notice = {"type": "balance.low", "id": "n-1", "userId": "ann", "available": 0}
+    witness.publish(notice, exchange="billing.events", correlation_id=None)
+    shown = broker_cli("replies", "--queue", "ops.notices", "--limit", "1")
+    assert json.loads(shown.out) == {"correlationId": None, **notice}
+
+
+def test_the_reply_to_a_batch_is_one_line(broker_cli: Cli, witness: Witness) -> None:
+    items = [{"status": "applied", "code": "tokens_deducted"}] * 1_000
+    fill(witness, json.dumps({"status": "applied", "code": "batch_processed", "items": items}).encode())
+    (line,) = broker_cli("replies", "--limit", "1").lines
+    assert json.loads(line)["items"] == items
+
+
 def test_a_queue_that_is_not_there_is_named(broker_cli: Cli) -> None:
     ended = broker_cli("replies", "--queue", "nowhere")
     assert ended.code == 3

@@ -1,5 +1,7 @@
 """What is said about what was decided: the words, and the fields a caller acts on."""
 
+import json
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 
 from schemas import (
     BonusCredit,
+    Code,
     Command,
     DeductUsage,
     FreeUpload,
@@ -16,7 +19,28 @@ from schemas import (
     RefundCredit,
     Reply,
 )
-from tests.support.worlds import NOW, FakeLedger, crowded_days, examples
+from tests.support.fake_ledger import FakeLedger, after
+from tests.support.makers import (
+    adjust,
+    bonus,
+    cancel,
+    change,
+    closed,
+    deduct,
+    disputed,
+    failed,
+    opening,
+    payment,
+    record,
+    refund,
+    release,
+    renew,
+    reserve,
+    settle,
+    settling,
+    went_back,
+)
+from tests.support.worlds import NOW, STRICT_CATALOG, Day, examples, passing_days
 from worker.catalog import Catalog
 from worker.core.replies import human_amount
 
@@ -32,6 +56,7 @@ CATALOG = Catalog.model_validate(
                 "currency": "USD",
             }
         ],
+        "refunds": {"unbound": "allow"},
     }
 )
 COMMON: dict[str, Any] = {"reference_id": "r", "user_id": "u"}
@@ -108,6 +133,144 @@ def test_the_message_tells_a_person_what_happened(balance: int, command: Command
     assert reply["message"] == message
 
 
+OPEN = opening()
+PAID = payment(reference_id="p")
+HELD = reserve(60, "hold")
+USED = deduct(30, "d")
+DAY = timedelta(days=1)
+
+WORDS: list[tuple[Code, list[Command], Command, str]] = [
+    (Code.ACCOUNT_SETTLED, [], settling(), "Booked what was due. Balance: 100"),
+    (Code.TOKENS_RESERVED, [], reserve(60), "Holding 60 tokens until 2026-11-23 10:15Z"),
+    (Code.HOLD_SETTLED, [HELD], settle(25), "Deducted 25 tokens of a hold, released 35. Balance: 75"),
+    (Code.HOLD_RELEASED, [HELD], release(), "Released 60 held tokens. Balance: 100"),
+    (
+        Code.USAGE_RECORDED,
+        [change("pro", reference_id="h")],
+        record("page", 5),
+        "Recorded 5 of page: 3 free, 24 tokens for 2. Balance: 226",
+    ),
+    (Code.PAYMENT_AWAITED, [], failed(), "Recorded; it counts when the payment p comes"),
+    (
+        Code.PAYMENT_REFUNDED,
+        [PAID],
+        went_back(),
+        "Took back 100 tokens of a refunded payment. Balance: 100",
+    ),
+    (
+        Code.PAYMENT_DISPUTED,
+        [PAID],
+        disputed(),
+        "A payment is disputed, 0 tokens taken back. Balance: 200",
+    ),
+    (Code.DISPUTE_WON, [PAID], closed("won"), "Dispute won, 0 tokens given back. Balance: 200"),
+    (Code.DISPUTE_LOST, [PAID], closed("lost"), "Dispute lost, 100 tokens taken back. Balance: 100"),
+    (Code.PAYMENT_FAILED, [PAID], failed(), "A payment failed, 100 tokens taken back. Balance: 100"),
+    (
+        Code.BONUS_SCHEDULED,
+        [],
+        bonus(1_999, effective_at=NOW + DAY),
+        "1.9K bonus tokens take effect on 2026-11-23 10:15Z",
+    ),
+    (Code.ADJUSTMENT_CREDITED, [], adjust(5), "Credited 5 tokens by hand. Balance: 105"),
+    (
+        Code.ADJUSTMENT_DEBITED,
+        [],
+        adjust(-130, allow_negative=True),
+        "Debited 130 tokens by hand. Balance: -30",
+    ),
+    (
+        Code.SUBSCRIPTION_CHANGED,
+        [],
+        change("pro"),
+        "Subscription is now pro, 150 tokens granted. Balance: 250",
+    ),
+    (
+        Code.RENEWAL_SCHEDULED,
+        [],
+        renew(NOW + 40 * DAY),
+        "100 tokens take effect on 2026-12-22 10:15Z",
+    ),
+    (
+        Code.SUBSCRIPTION_CANCELED,
+        [],
+        cancel(),
+        "Subscription ends on 2026-12-22 10:15Z. Balance: 100",
+    ),
+    (
+        Code.CURRENCY_MISMATCH,
+        [PAID],
+        went_back(5, "USD"),
+        "5 USD does not fit the payment p of 999 EUR",
+    ),
+    (Code.HOLD_NOT_FOUND, [], release(), "User u has no hold hold"),
+    (
+        Code.HOLD_CLOSED,
+        [HELD, release(reference_id="l")],
+        settle(1),
+        "The hold hold is released already. Nothing moved",
+    ),
+    (Code.HOLD_EXCEEDED, [HELD], settle(61), "Required: 61, held: 60. Settle less, or take the excess"),
+    (Code.UNKNOWN_METER, [], record("fax", 1), "Unknown meter fax"),
+    (Code.ORIGINAL_NOT_FOUND, [], refund(5, "d"), "User u has no operation d to take back"),
+    (
+        Code.ORIGINAL_NOT_REFUNDABLE,
+        [HELD],
+        refund(5, "hold"),
+        "hold took no tokens that could be given back",
+    ),
+    (
+        Code.REFUND_EXCEEDS_ORIGINAL,
+        [USED],
+        refund(31, "d"),
+        "Refund of 31 tokens exceeds what is left of d: 30",
+    ),
+    (Code.CREDIT_EXPIRED, [], bonus(5, expires_at=NOW), "The credit expired on 2026-11-22 10:15Z"),
+    (
+        Code.PERIOD_ALREADY_GRANTED,
+        [],
+        renew(),
+        "The period from 2026-11-22 10:15Z to 2026-12-22 10:15Z is granted already",
+    ),
+    (
+        Code.PERIOD_OUT_OF_RANGE,
+        [],
+        renew(NOW + 69 * DAY),
+        "The period of 2027-01-22 10:15Z can't be granted now",
+    ),
+    (
+        Code.SUBSCRIPTION_NOT_ACTIVE,
+        [cancel(reference_id="k")],
+        renew(),
+        "The subscription of user u is canceled",
+    ),
+    (
+        Code.INSUFFICIENT_BALANCE,
+        [adjust(-2_099, reference_id="a", allow_negative=True)],
+        deduct(1),
+        "Insufficient token balance. Required: 1, Available: -2.0K",
+    ),
+]
+
+
+@pytest.mark.parametrize(("code", "before", "command", "message"), WORDS, ids=[row[0] for row in WORDS])
+def test_every_code_has_words_of_its_own(
+    code: Code, before: list[Command], command: Command, message: str
+) -> None:
+    (reply,) = after(OPEN, *before).apply([command])
+    assert (reply["code"], reply["message"]) == (code, message)
+
+
+def test_a_renewal_says_until_when() -> None:
+    (reply,) = after(OPEN).apply([renew()], NOW + 30 * DAY)
+    assert reply["message"] == "Granted 100 tokens until 2027-01-22 10:15Z. Balance: 100"
+
+
+def test_a_refund_without_an_original_says_where_to_name_it() -> None:
+    (reply,) = after(OPEN, catalog=STRICT_CATALOG).apply([refund(5)])
+    assert reply["message"] == "A refund names the usage it refunds in originalReferenceId"
+
+
 def test_the_message_of_a_conflict_names_the_field_and_both_values() -> None:
     ledger = ledger_with()
     ledger.apply([DeductUsage(tokens=5, **COMMON)])
@@ -137,6 +300,10 @@ def test_the_message_of_a_conflict_names_the_field_and_both_values() -> None:
         (999_900_001, "999.9M", "1.0B"),
         (7_150_000_000, "7.1B", "7.2B"),
         (10**15, "1000000.0B", "1000000.0B"),
+        (-1, "-1", "-1"),
+        (-1_001, "-1.1K", "-1.0K"),
+        (-1_999, "-2.0K", "-1.9K"),
+        (-999_999, "-1.0M", "-999.9K"),
     ],
 )
 def test_an_amount_is_short_and_rounded_to_the_side_that_promises_less(
@@ -162,21 +329,28 @@ def test_what_is_required_never_looks_like_what_is_available(available: int, sho
 
 
 @examples(100)
-@given(crowded_days())
-def test_every_reply_is_one_that_the_schema_knows_and_names_its_command(commands: list[Command]) -> None:
-    told = FakeLedger().apply(commands, NOW)
-    for command, reply in zip(commands, told, strict=True):
-        known = Reply.model_validate(reply)
-        assert known.message
-        assert (known.type, known.reference_id, known.user_id) == (
-            command.type,
-            command.reference_id,
-            command.user_id,
-        )
-        if known.code == "reference_conflict":
-            assert known.recorded_at is None
-            assert known.transaction_id is None
-        else:
-            assert known.recorded_at == NOW
-            assert known.transaction_id is not None
-            assert known.unit == ("bytes" if command.type == "usage.free_upload" else "tokens")
+@given(passing_days())
+def test_every_reply_is_one_that_the_schema_knows_and_names_its_command(day: Day) -> None:
+    ledger = FakeLedger()
+    for now, commands in day:
+        for command, reply in zip(commands, ledger.apply(commands, now), strict=True):
+            assert_known(command, reply, now)
+
+
+def assert_known(command: Command, reply: dict[str, Any], now: datetime) -> None:
+    known = Reply.model_validate(reply)
+    assert json.loads(known.to_json()) == reply, "a field that the schema doesn't know"
+    assert known.message
+    assert (known.type, known.reference_id, known.user_id) == (
+        command.type,
+        command.reference_id,
+        command.user_id,
+    )
+    if known.code == "reference_conflict":
+        assert known.recorded_at is None
+        assert known.transaction_id is None
+    else:
+        assert known.recorded_at is not None
+        assert known.duplicate or known.recorded_at == now
+        assert known.transaction_id is not None
+        assert known.unit == ("bytes" if command.type == "usage.free_upload" else "tokens")

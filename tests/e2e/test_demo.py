@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,19 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from schemas import Code, Command, Limits, Malformed, Reply, Status, decode
+from schemas import MESSAGE_TYPES, Code, Command, Limits, Malformed, Notice, Reply, Status, decode
 from tests.support.processes import ROOT
 from tests.support.provision import RabbitMQServer
 from worker.broker import Delivery
 from worker.catalog import Catalog, load_catalog
 from worker.cli.demo.day import MESSAGES_MIN, day
+from worker.cli.demo.noticed import Noticed
 from worker.cli.demo.script import Message, Script
 from worker.cli.demo.show import Ended
 from worker.cli.demo.tally import Tally
 from worker.cli.demo.trace import rows_in, trace_script
 from worker.errors import ConfigurationError
+from worker.intake import commands_of
 from worker.ledger.audit import AuditReport
 
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
@@ -78,6 +80,17 @@ def test_a_short_day_without_servers_shows_all_that_is_promised_and_leaves_nothi
         "payment.succeeded\trejected\tamount_mismatch\t",
         "usage.deduct\trejected\tinsufficient_balance\t",
         "usage.free_upload\trejected\tfree_upload_limit_exceeded\t",
+        "usage.batch\tapplied\tbatch_processed\t",
+        "usage.settle\trejected\thold_closed\t",
+        "payment.dispute_closed\tapplied\tdispute_lost\t",
+        "subscription.change\tapplied\tsubscription_changed\t",
+        "# Outcomes of items in batches\n",
+        "usage.record\tapplied\tusage_recorded\t",
+        "# Notices: ",
+        "balance.depleted\t",
+        "credit.expiring\t",
+        "# Some balances\n",
+        "# Lots of ",
         "(unreadable)\tfailed\tmalformed: not_json\t",
         "# Replies to ",
         "Insufficient token balance. Required: ",
@@ -111,6 +124,12 @@ def test_a_script_gets_one_json_document_and_may_keep_the_files(tmp_path: Path) 
     assert {reply["userId"] for reply in summary["user"]["replies"]} == {summary["user"]["userId"]}
     assert summary["user"]["history"]["total"] > 0
     assert summary["user"]["usage"]["totalUsed"] > 0
+    assert sum(row["first"] for row in summary["batchItems"]) > 0
+    assert summary["notices"].keys() == {"balance.low", "balance.depleted", "credit.expiring"}
+    owing = [balance for balance in summary["balances"] if balance["debt"]]
+    assert [balance["available"] for balance in owing] == [-balance["debt"] for balance in owing]
+    assert len(owing) == 1
+    assert all(lot["source"] for balance in summary["balances"] for lot in balance["lots"])
     assert {"ledger.sqlite3", "broker.sqlite3", "worker.log", "producer.log"} <= {
         path.name for path in kept.iterdir()
     }
@@ -140,6 +159,7 @@ def test_on_servers_it_migrates_declares_and_takes_its_reply_queue_away(
     assert summary["messages"] == 300
     assert summary["deadLetters"]["reference_conflict"] == summary["sent"]["reused reference"]
     depths = rabbitmq.management.queue_depths(urlsplit(bare_broker_url).path[1:])
+    assert summary["notices"].keys() == {"balance.low", "balance.depleted", "credit.expiring"}
     assert {name: depth.ready + depth.unacknowledged for name, depth in depths.items()} == dict.fromkeys(
         ("billing.payments", "billing.usage", "billing.replies", "billing.dead"), 0
     )
@@ -217,10 +237,34 @@ def test_a_day_has_every_kind_of_message(script: Script) -> None:
 
     assert kinds.keys() == {
         *("opening", "unknown tier", "opened twice", "unknown account"),
-        *("deduct", "free upload", "purchase", "refund", "bonus"),
+        *("deduct", "metered", "batch", "free upload", "hold", "settle", "release", "adjustment"),
+        *("purchase", "late purchase", "early refund", "payment refunded", "payment failed"),
+        *("dispute", "dispute won", "dispute lost", "refund", "bonus"),
+        *("bonus that ends soon", "bonus from tomorrow", "bonus of yesterday", "corrected too much"),
+        *("upgrade", "downgrade", "renewal", "renewed already", "cancellation", "canceled twice"),
+        *("hold that runs out", "late settle", "settlement of what is due", "unknown hold", "unknown meter"),
         *("wrong amount", "wrong currency", "unknown package", "upload too large"),
+        *("refund of nothing", "refund of too much", "refund in another currency"),
         *("runs dry", "top-up", "second try", "delivered again", "reused reference", "broken"),
     }
+
+
+def test_a_day_has_every_type_and_one_message_in_twenty_twice(script: Script, count: int) -> None:
+    whole = [message for message in script.messages if not message.kind.startswith("broken")]
+
+    assert {message.routing_key for message in whole} == MESSAGE_TYPES.keys()
+    assert [message.kind for message in whole].count("delivered again") >= count // 20
+
+
+def test_the_night_begins_when_the_holds_that_hang_have_run_out(script: Script) -> None:
+    hanging = {m.reference_id for m in script.messages if m.kind == "hold that runs out"}
+
+    assert [act.run_out for act in script.acts] == [frozenset()] * 3 + [hanging]
+    assert {
+        json.loads(message.body)["ttlSeconds"]
+        for message in script.messages
+        if message.kind == "hold that runs out"
+    } == {1}
 
 
 def test_every_tier_is_opened_and_packages_are_named_by_id_and_by_index(
@@ -249,10 +293,27 @@ def test_nothing_is_used_before_its_account_is_opened(script: Script) -> None:
         command.user_id
         for act in others
         for message in act.messages
-        if message.kind != "unknown account" and (command := _command(message)) is not None
+        if message.kind != "unknown account"
+        for command in _commands(message)
     }
 
     assert used <= opened
+
+
+def test_what_names_another_operation_comes_in_a_later_act_or_waits_for_its_payment(script: Script) -> None:
+    act_of = {
+        command.reference_id: number
+        for number, act in reversed(list(enumerate(script.acts)))
+        for message in act.messages
+        for command in _commands(message)
+    }
+    for message in script.messages:
+        if message.kind in ("early refund", "unknown hold", "delivered again"):
+            continue
+        for command in _commands(message):
+            original = getattr(command, "original_reference_id", None)
+            if original is not None:
+                assert act_of[original] < act_of[command.reference_id], message.kind
 
 
 def test_a_message_delivered_again_is_the_same_to_the_byte_and_no_other_is(script: Script) -> None:
@@ -282,7 +343,7 @@ def test_a_suffix_keeps_two_days_apart(packaged: Catalog) -> None:
         {
             name
             for message in script.messages
-            if (command := _command(message)) is not None
+            for command in _commands(message)
             for name in (command.user_id, command.reference_id)
         }
         for script in scripts
@@ -291,9 +352,9 @@ def test_a_suffix_keeps_two_days_apart(packaged: Catalog) -> None:
     assert one.isdisjoint(two)
 
 
-def _command(message: Message) -> Command | None:
+def _commands(message: Message) -> tuple[Command, ...]:
     decoded = decode(message.body, now=NOW, limits=Limits())
-    return None if isinstance(decoded, Malformed) else decoded
+    return () if isinstance(decoded, Malformed) else commands_of(decoded)
 
 
 # -- the trace --------------------------------------------------------------------------------------------
@@ -305,13 +366,36 @@ def test_a_trace_ends_now_and_keeps_its_intervals(tmp_path: Path, packaged: Cata
 
     script = trace_script(file, seed=1, users=3, now=NOW, catalog=packaged)
 
-    deductions = [json.loads(message.body) for message in script.acts[-1].messages]
+    deductions = [json.loads(message.body) for message in script.acts[2].messages]
     assert [fields["tokens"] for fields in deductions] == [4818, 3188, 137]
     times = [datetime.fromisoformat(fields["occurredAt"]) for fields in deductions]
     assert times[-1] == NOW
     assert times[1] - times[0] == timedelta(microseconds=52_000)
     assert any("shifted by 1101 days" in note for note in script.notes)
     assert any("4 rows, 1 of them without tokens" in note for note in script.notes)
+
+
+def test_some_requests_of_a_trace_are_held_first_where_there_is_enough(
+    tmp_path: Path, packaged: Catalog
+) -> None:
+    file = tmp_path / "trace.csv"
+    rows = [f"2023-11-16 18:17:{second:02},{1_000 + second},{second + 1}" for second in range(20)]
+    file.write_text("\n".join(["TIMESTAMP,ContextTokens,GeneratedTokens", *rows]))
+
+    script = trace_script(file, seed=1, users=40, now=NOW, catalog=packaged)
+
+    *_, trace, ends = [[json.loads(message.body) for message in act.messages] for act in script.acts]
+    holds = {fields["referenceId"]: fields for fields in trace if fields["type"] == "usage.reserve"}
+    assert len(holds) == 4
+    assert len(trace) == 20
+    for settled in ends:
+        hold = holds.pop(settled["originalReferenceId"])
+        said = settled["metadata"]
+        assert hold["tokens"] == said["contextTokens"] + 1_000
+        assert settled["tokens"] == said["contextTokens"] + said["generatedTokens"]
+        assert (hold["userId"], hold["occurredAt"]) == (settled["userId"], settled["occurredAt"])
+    assert holds == {}
+    assert script.facts["rowsHeld"] == 4
 
 
 def test_the_same_trace_gives_the_same_references_and_another_choice_gives_others(
@@ -374,12 +458,18 @@ def test_a_trace_may_begin_with_a_byte_order_mark_and_have_offsets_and_further_c
 # -- the verdict ------------------------------------------------------------------------------------------
 
 
-def _ended(*replies: tuple[str, Reply], codes: dict[str, int | None] | None = None) -> Ended:
+def _ended(
+    *replies: tuple[str, Reply],
+    codes: dict[str, int | None] | None = None,
+    noticed: Sequence[Noticed] = (),
+    heard: Sequence[Notice] = (),
+) -> Ended:
     sent = {f"id-{number}": Message("deduct", f"m-{number}", "usage.deduct", b"{}") for number in (1, 2)}
     tally = Tally(sent)
     tally.take(_deliveries(replies))
-    report = AuditReport(examined={}, found={}, findings=(), drift=0)
-    return Ended(tally, report, {"worker": 0} if codes is None else codes, 1.0)
+    tally.hear(Delivery(notice.to_json(), "n", "", notice.type, 1) for notice in heard)
+    report = AuditReport((), found={}, drift=0, debtors=0, debt=0, uncollected=0, examined={})
+    return Ended(tally, report, noticed, {"worker": 0} if codes is None else codes, 1.0)
 
 
 def _deliveries(replies: tuple[tuple[str, Reply], ...]) -> Iterator[Delivery]:
@@ -418,3 +508,38 @@ def test_a_worker_that_ends_badly_is_a_problem() -> None:
     (problem,) = _ended(("id-1", _APPLIED), ("id-2", _APPLIED), codes={"worker": 1}).problems()
 
     assert problem == "the worker ended with 1"
+
+
+def test_a_notice_that_is_in_the_ledger_and_came_to_nobody_is_a_problem() -> None:
+    low = Notice(type="balance.low", id="n-1", user_id="u", reference_id="r-1", recorded_at=NOW)
+    noticed = [("r-1", "balance.low"), ("r-1", "balance.depleted")]
+
+    (problem,) = _ended(("id-1", _APPLIED), ("id-2", _APPLIED), noticed=noticed, heard=[low, low]).problems()
+
+    assert problem == "balance.depleted of r-1: the notice was not heard"
+
+
+def test_the_notices_of_others_on_the_same_servers_are_not_counted() -> None:
+    own, others = (
+        Notice(type="balance.low", id=name, user_id="u", reference_id=name, recorded_at=NOW)
+        for name in ("r-1", "not-ours")
+    )
+    first = _APPLIED.model_copy(update={"reference_id": "r-1"})
+    ended = _ended(("id-1", first), ("id-2", _APPLIED), heard=[own, others])
+
+    assert ended.tally.own_notices() == [own]
+    assert ended.problems() == []
+
+
+def test_what_came_in_batches_is_counted_by_itself() -> None:
+    items = (_APPLIED, _APPLIED.model_copy(update={"duplicate": True}))
+    batch = _reply(Status.APPLIED, Code.BATCH_PROCESSED).model_copy(
+        update={"type": "usage.batch", "items": items}
+    )
+    tally = _ended(("id-1", batch), ("id-2", _APPLIED)).tally
+
+    assert [(row.code, row.first, row.again) for row in tally.outcomes()] == [
+        ("batch_processed", 1, 0),
+        ("tokens_deducted", 1, 0),
+    ]
+    assert [(row.code, row.first, row.again) for row in tally.item_outcomes()] == [("tokens_deducted", 1, 1)]

@@ -1,4 +1,4 @@
-"""kill -9 at every arrow of the sentence: nothing lost, nothing twice, the same reply."""
+"""kill -9 at every arrow of the sentence: nothing lost, nothing twice, the same reply, every notice."""
 
 import signal
 
@@ -6,7 +6,7 @@ import pytest
 
 from schemas import DeadLetter
 from tests.support.saboteur import ARROWS, Saboteurs
-from tests.support.traffic import Truth, content_of, every_reply, nothing_is_left, publish_some
+from tests.support.traffic import Listener, Truth, content_of, every_reply, nothing_is_left, publish_some
 from tests.support.witness import PATIENCE_S, Witness
 from tests.support.worker_thread import running
 from worker.bootstrap import Application
@@ -21,7 +21,7 @@ NTH = {"replying": 1 + BATCH + BATCH // 2, "acknowledging": 4}
 NOTHING = ("received", "decoded", "loaded", "decided", "written")
 EFFECTS = ("committed",)
 SOME_REPLIES = ("replying", "replied")
-REPLIES = ("confirmed",)
+REPLIES = ("noticing", "confirmed")
 SOME_ACKNOWLEDGEMENTS = ("acknowledging", "acknowledged")
 
 
@@ -33,7 +33,8 @@ def test_every_arrow_of_the_sentence_is_here() -> None:
 def test_a_crash_loses_nothing_and_does_nothing_twice(
     arrow: str, application: Application, saboteurs: Saboteurs, witness: Witness
 ) -> None:
-    crash_and_take_over(arrow, NTH.get(arrow, 3), application, saboteurs, witness)
+    unheard = crash_and_take_over(arrow, NTH.get(arrow, 3), application, saboteurs, witness)
+    assert unheard or arrow not in {*NOTHING, *EFFECTS, "noticing"}, "the crash came too late to tell"
 
 
 @pytest.mark.slow
@@ -49,31 +50,36 @@ def test_a_crash_in_any_batch_loses_nothing_and_does_nothing_twice(
 def test_crashes_at_every_arrow_in_turn_lose_nothing_and_do_nothing_twice(
     application: Application, saboteurs: Saboteurs, witness: Witness
 ) -> None:
-    truth = Truth(application.engine)
+    truth, listener = Truth(application.engine), Listener(witness)
     publish_some(witness, truth, COUNT * len(ARROWS))
     for arrow in ARROWS:
         crash(saboteurs, arrow, 2)
     with running(application):
         replies = every_reply(witness, truth.correlations)
+        listener.hears(truth.noticed)
     truth.holds(replies)
     nothing_is_left(witness)
 
 
 def crash_and_take_over(
     arrow: str, nth: int, application: Application, saboteurs: Saboteurs, witness: Witness
-) -> None:
-    truth = Truth(application.engine)
+) -> set[tuple[str, str]]:
+    """Returns the notices that had not come when it crashed."""
+    truth, listener = Truth(application.engine), Listener(witness)
     publish_some(witness, truth, 12)
     broken = witness.publish(b'{"type": "usage.deduct", ', routing_key="usage.deduct")
     publish_some(witness, truth, COUNT - 12, prefix="n")
     crash(saboteurs, arrow, nth)
+    unheard = truth.noticed - listener.heard()
     with running(application):
         replies = every_reply(witness, {*truth.correlations, broken})
+        listener.hears(truth.noticed)
     truth.holds(replies)
     assert_left_behind(arrow, truth, replies)
     assert {reply["reason"] for reply in replies[broken]} == {"not_json"}
     assert_one_letter(witness, at_most=1 if arrow in {*NOTHING, *EFFECTS} else 2)
     nothing_is_left(witness)
+    return unheard
 
 
 def crash(saboteurs: Saboteurs, arrow: str, nth: int) -> None:

@@ -1,5 +1,6 @@
 """A message that breaks the worker: its neighbours go through, the message becomes a letter that says why."""
 
+import json
 from collections.abc import Callable, Sequence
 from multiprocessing.context import ForkServerProcess
 from typing import Any
@@ -21,6 +22,8 @@ from worker.ledger.audit import audit
 from worker.policy import GIVE_UP_AFTER
 
 POISON = {"type": "usage.deduct", "referenceId": "poison", "userId": "user-0", "tokens": 17}
+BESIDE = {**POISON, "referenceId": "beside"}
+BATCH = {"type": "usage.batch", "referenceId": "batch", "items": [BESIDE, POISON]}
 
 
 @pytest.fixture
@@ -30,8 +33,9 @@ def decided_alone(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     original = decide
 
     def deciding(commands: Sequence[Command], *arguments: Any) -> Any:
-        if "poison" in [command.reference_id for command in commands]:
-            alone.extend([None] * (len(commands) == 1))
+        references = {command.reference_id for command in commands}
+        if "poison" in references:
+            alone.extend([None] * (references <= {"poison", "beside"}))
             raise RuntimeError("the saboteur was here")
         return original(commands, *arguments)
 
@@ -58,6 +62,27 @@ def test_a_message_that_raises_is_tried_a_few_times_and_then_a_letter_with_its_t
     assert "RuntimeError: the saboteur was here" in (letter.traceback or "")
     assert letter.attempts == decided_alone() == application.settings.tries
     assert application.metrics.registry.get_sample_value("billing_worker_batch_bisections_total")
+    nothing_is_left(witness)
+
+
+def test_a_batch_with_an_item_that_raises_is_a_letter_as_a_whole(
+    application: Application, witness: Witness, decided_alone: Callable[[], int]
+) -> None:
+    """Its items are one transaction's: nobody has to find out which of them were applied."""
+    truth = Truth(application.engine)
+    publish_some(witness, truth, 12)
+    poison = witness.publish(BATCH)
+    publish_some(witness, truth, 12, prefix="n")
+    with running(application):
+        replies = every_reply(witness, {*truth.correlations, poison})
+    truth.holds(replies)
+    (reply,) = replies[poison]
+    assert (reply["status"], reply["code"], reply["referenceId"]) == ("failed", "unprocessable", "batch")
+    ((properties, body),) = witness.take(BILLING.dead.name, 1)
+    letter = DeadLetter.from_headers(properties.headers)
+    assert (letter.reason, letter.type, letter.reference_id) == ("unprocessable", "usage.batch", "batch")
+    assert json.loads(body) == BATCH
+    assert decided_alone() == application.settings.tries
     nothing_is_left(witness)
 
 

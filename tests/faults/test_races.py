@@ -3,13 +3,25 @@
 import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from threading import Barrier
 from typing import Any
 
 import pytest
 from sqlalchemy import func, select
 
-from schemas import Command, DeductUsage, OpenAccount
+from schemas import (
+    Command,
+    DeductUsage,
+    OpenAccount,
+    PaymentRefunded,
+    PaymentSucceeded,
+    RefundCredit,
+    ReleaseUsage,
+    RenewSubscription,
+    ReserveUsage,
+    SettleUsage,
+)
 from tests.support.books import applied
 from tests.support.fakes import delivery
 from tests.support.processes import WorkerProcesses
@@ -18,6 +30,7 @@ from tests.support.witness import Witness
 from worker.bootstrap import Application
 from worker.catalog import Catalog
 from worker.core import Answer, Conflict
+from worker.core.periods import months_after
 from worker.ledger.audit import audit
 from worker.ledger.store import Ledger
 from worker.ledger.tables import operations
@@ -41,11 +54,11 @@ def race(worker_settings: Settings) -> Iterator[Race]:
             start = Barrier(len(batches))
 
             def apply(pipeline: Pipeline, batch: Sequence[Command]) -> list[Answer]:
-                items = [Item(delivery(b""), command=command) for command in batch]
+                items = [Item(delivery(b""), command) for command in batch]
                 start.wait(10)
                 pipeline.apply(items)
                 assert all(item.reason is None for item in items), [item.reason for item in items]
-                return [item.answer for item in items if item.answer is not None]
+                return [answer for item in items for answer in item.answers]
 
             running = [threads.submit(apply, *pair) for pair in zip(pipelines, batches, strict=False)]
             return [future.result(60) for future in running]
@@ -81,6 +94,79 @@ def test_two_workers_race_for_the_last_tokens_and_one_wins(
         codes = sorted(replies[correlation][0]["code"] for correlation in pair)
         assert codes == ["insufficient_balance", "tokens_deducted"]
     assert set(balances(application.engine).values()) == {0}
+    assert audit(application.engine).findings == ()
+
+
+Contest = tuple[Command, Command, set[tuple[str, ...]]]
+
+
+def contests(user: str) -> dict[str, Contest]:
+    """Two commands that can't both have their way, and what may come of them."""
+    who = {"user_id": user}
+    hold = {"original_reference_id": f"hold-{user}", **who}
+    used = {"original_reference_id": f"used-{user}", **who}
+    rest = FREE - 1_500 - 500
+    next_period = months_after(datetime.now(UTC), 1) + timedelta(days=1)
+    return {
+        "two ends of a hold": (
+            SettleUsage(reference_id=f"settle-{user}", tokens=1_200, **hold),
+            ReleaseUsage(reference_id=f"release-{user}", **hold),
+            {("hold_closed", "hold_settled"), ("hold_closed", "hold_released")},
+        ),
+        "the last tokens, held or spent": (
+            ReserveUsage(reference_id=f"reserve-{user}", tokens=rest, ttl_seconds=60, **who),
+            deduct(f"deduct-{user}", user, rest),
+            {("insufficient_balance", "tokens_reserved"), ("insufficient_balance", "tokens_deducted")},
+        ),
+        "two refunds of one usage": (
+            RefundCredit(reference_id=f"back-1-{user}", tokens=300, **used),
+            RefundCredit(reference_id=f"back-2-{user}", tokens=300, **used),
+            {("refund_exceeds_original", "tokens_refunded")},
+        ),
+        "two renewals of one period": (
+            RenewSubscription(reference_id=f"renew-1-{user}", period_start=next_period, **who),
+            RenewSubscription(reference_id=f"renew-2-{user}", period_start=next_period, **who),
+            {("period_already_granted", "renewal_scheduled")},
+        ),
+        "a payment and its refund": (
+            PaymentSucceeded(
+                reference_id=f"paid-{user}", package_id="starter", amount_minor=499, currency="USD", **who
+            ),
+            PaymentRefunded(
+                reference_id=f"refunded-{user}",
+                original_reference_id=f"paid-{user}",
+                amount_minor=499,
+                currency="USD",
+                **who,
+            ),
+            {("payment_awaited", "tokens_purchased"), ("payment_refunded", "tokens_purchased")},
+        ),
+    }
+
+
+#: What each contest leaves of the balance, whoever won.
+LEFT = {
+    "two ends of a hold": {FREE - 500, FREE - 500 - 1_200},
+    "the last tokens, held or spent": {FREE - 500, 1_500},
+    "two refunds of one usage": {FREE - 500 + 300},
+    "two renewals of one period": {FREE - 500},
+    "a payment and its refund": {FREE - 500},
+}
+
+
+@pytest.mark.parametrize("contest", LEFT)
+def test_of_two_that_cannot_both_have_their_way_one_has_it(
+    contest: str, race: Race, application: Application, catalog: Catalog
+) -> None:
+    users = [f"u{number}" for number in range(40)]
+    open_free(application, catalog, users)
+    before = [(deduct(f"used-{user}", user, 500), reserve(f"hold-{user}", user, 1_500)) for user in users]
+    applied(application.engine, catalog, *(command for pair in before for command in pair))
+    for user in users:
+        one, other, outcomes = contests(user)[contest]
+        (first,), (second,) = race([[one], [other]])
+        assert tuple(sorted([code_of(first), code_of(second)])) in outcomes
+    assert set(balances(application.engine).values()) <= LEFT[contest]
     assert audit(application.engine).findings == ()
 
 
@@ -168,6 +254,10 @@ def open_free(application: Application, catalog: Catalog, users: Sequence[str]) 
 
 def deduct(reference_id: str, user_id: str, tokens: int) -> DeductUsage:
     return DeductUsage(reference_id=reference_id, user_id=user_id, tokens=tokens)
+
+
+def reserve(reference_id: str, user_id: str, tokens: int) -> ReserveUsage:
+    return ReserveUsage(reference_id=reference_id, user_id=user_id, tokens=tokens, ttl_seconds=3_600)
 
 
 def wire(reference_id: str, user_id: str, tokens: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The same message a thousand times, from ten connections at once, into three workers."""
+"""One command a thousand times, alone and in batches, from ten connections at once, into three workers."""
 
 import json
 from threading import Barrier, Thread
@@ -15,7 +15,8 @@ from worker.catalog import Catalog
 from worker.ledger.audit import audit
 
 CONNECTIONS, EACH, WORKERS = 10, 100, 3
-MESSAGE = {"type": "usage.deduct", "referenceId": "the-same", "userId": "u", "tokens": 1_234}
+COMMAND = {"type": "usage.deduct", "referenceId": "the-same", "userId": "u", "tokens": 1_234}
+BATCH = {"type": "usage.batch", "referenceId": "a-batch", "items": [COMMAND]}
 
 
 def test_a_thousand_copies_have_one_effect_and_a_thousand_times_the_same_reply(
@@ -35,7 +36,7 @@ def test_a_thousand_copies_have_one_effect_and_a_thousand_times_the_same_reply(
     for thread in threads:
         thread.join()
     replies = every_reply(witness, {f"{n}-{copy}" for n in range(CONNECTIONS) for copy in range(EACH)})
-    told = [reply for each in replies.values() for reply in each]
+    told = [item for each in replies.values() for reply in each for item in reply.get("items", [reply])]
     assert len(told) == CONNECTIONS * EACH
     assert [reply["duplicate"] for reply in told].count(False) == 1
     assert all(content_of(reply) == content_of(told[0]) for reply in told)
@@ -50,9 +51,11 @@ def publish_copies(url: str, name: str, reply_to: str, start: Barrier) -> None:
     connection = pika.BlockingConnection(pika.URLParameters(url))
     channel = connection.channel()
     channel.confirm_delivery()
-    body = json.dumps(MESSAGE).encode()
     start.wait(60)
     for copy in range(EACH):
+        message = BATCH if copy % 5 == 0 else COMMAND
         properties = pika.BasicProperties(correlation_id=f"{name}-{copy}", reply_to=reply_to, delivery_mode=2)
-        channel.basic_publish("billing", "usage.deduct", body, properties, mandatory=True)
+        channel.basic_publish(
+            "billing", str(message["type"]), json.dumps(message).encode(), properties, mandatory=True
+        )
     connection.close()

@@ -65,18 +65,7 @@ def test_statuses_and_codes_are_the_words_on_the_wire(member: Status | Code) -> 
     assert json.dumps(member) == f'"{member.value}"'
 
 
-def test_the_codes_of_the_contract_are_there() -> None:
-    rejections = {
-        "insufficient_balance",
-        "account_not_found",
-        "account_exists",
-        "free_upload_limit_exceeded",
-        "unknown_package",
-        "unknown_tier",
-        "amount_mismatch",
-        "reference_conflict",
-    }
-    assert rejections <= set(Code)
+def test_there_are_three_statuses() -> None:
     assert set(Status) == {"applied", "rejected", "failed"}
 
 
@@ -88,3 +77,60 @@ def test_a_reply_is_a_value() -> None:
 def test_a_reader_of_today_understands_a_reply_of_tomorrow() -> None:
     reply = Reply.model_validate({"status": "failed", "code": "malformed", "message": "m", "colour": "red"})
     assert reply.message == "m"
+
+
+def test_the_reply_to_a_batch_has_the_replies_to_its_items_and_counts_them() -> None:
+    applied = Reply(
+        status=Status.APPLIED, code=Code.USAGE_RECORDED, message="m", reference_id="b/1", amount=0
+    )
+    batch = Reply(
+        status=Status.APPLIED,
+        code=Code.BATCH_PROCESSED,
+        message="m",
+        reference_id="b",
+        applied=1,
+        rejected=1,
+        items=(applied, FULL),
+    )
+    told = json.loads(batch.to_json())
+    assert (told["applied"], told["rejected"]) == (1, 1)
+    assert told["items"] == [json.loads(item.to_json()) for item in (applied, FULL)]
+    assert "items" not in told["items"][0]
+    assert Reply.model_validate_json(batch.to_json()) == batch
+
+
+def test_times_of_a_reply_are_in_utc_and_come_back_as_they_were() -> None:
+    held = Reply(
+        status=Status.APPLIED,
+        code=Code.TOKENS_RESERVED,
+        message="m",
+        held=5,
+        expires_at=datetime(2026, 11, 22, 10, 20, 0, 250_000, tzinfo=UTC),
+    )
+    assert json.loads(held.to_json())["expiresAt"] == "2026-11-22T10:20:00.250000Z"
+    assert Reply.model_validate_json(held.to_json()) == held
+
+
+def test_no_code_is_ever_renamed_or_taken_away() -> None:
+    """What producers compare with; a code that is added is added here too."""
+    assert set(Code) == {
+        *("account_opened", "account_settled", "account_exists", "account_not_found"),
+        *("tokens_deducted", "insufficient_balance", "free_upload_counted", "free_upload_limit_exceeded"),
+        *(
+            "tokens_reserved",
+            "hold_settled",
+            "hold_released",
+            "hold_not_found",
+            "hold_closed",
+            "hold_exceeded",
+        ),
+        *("usage_recorded", "unknown_meter", "batch_processed"),
+        *("tokens_purchased", "unknown_package", "amount_mismatch", "currency_mismatch"),
+        *("payment_refunded", "payment_disputed", "dispute_won", "dispute_lost", "payment_failed"),
+        *("payment_awaited", "original_required", "original_not_found", "original_not_refundable"),
+        *("tokens_refunded", "refund_exceeds_original", "bonus_granted", "bonus_scheduled"),
+        *("adjustment_credited", "adjustment_debited", "credit_expired"),
+        *("subscription_changed", "subscription_renewed", "renewal_scheduled", "subscription_canceled"),
+        *("subscription_not_active", "period_already_granted", "period_out_of_range", "unknown_tier"),
+        *("reference_conflict", "malformed", "unprocessable"),
+    }

@@ -57,6 +57,9 @@ class FakeLink:
     def declare_temporary(self, queue: str) -> None:
         raise NotImplementedError
 
+    def listen(self, queue: str) -> None:
+        raise NotImplementedError
+
     def delete(self, queue: str) -> None:
         raise NotImplementedError
 

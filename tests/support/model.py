@@ -1,31 +1,43 @@
-"""The ledger as one would keep it by hand: message after message, a list of judgements, a list of movements.
+"""The ledger as one would keep it by hand: message after message, a list of judgements, a book a user.
 
 Written from the rules of the design and, on purpose, unlike ``worker/core``: it reads what is on the wire,
-knows no batches, caches no balance and looks everything up in plain lists. What the worker answers and
-keeps must be what stands here.
+knows no batches, caches nothing and looks everything up in plain lists. What the worker answers and keeps
+must be what stands here.
 """
 
 import json
-from collections.abc import Iterable, Mapping
-from datetime import datetime
+from collections.abc import Mapping
+from datetime import date, datetime
 from typing import Any
 
 from schemas import Command
-from worker.catalog import Catalog, Package
+from tests.support.model_books import Books, Message, Movement
+from tests.support.model_rules import Answer, Judgements, Rules, allocate
+from worker.catalog import Catalog
 
-Answer = dict[str, Any]
-Message = dict[str, Any]
-Movement = dict[str, Any]
-
-#: What moves the ledger, by type. All else (times, free text, provider, attempt) may differ in a duplicate.
+#: What moves the ledger, by type. All else (free text, provider, attempt, …) may differ in a duplicate.
 CONTENT: Mapping[str, tuple[str, ...]] = {
     "account.open": ("tier",),
-    "credit.bonus": ("tokens",),
-    "credit.refund": ("tokens",),
+    "account.settle": (),
+    "credit.adjust": ("allowNegative", "expiresAt", "tokens"),
+    "credit.bonus": ("effectiveAt", "expiresAt", "priority", "tokens"),
+    "credit.refund": ("originalReferenceId", "tokens"),
+    "payment.dispute_closed": ("amountMinor", "currency", "disputeId", "originalReferenceId", "result"),
+    "payment.disputed": ("amountMinor", "currency", "disputeId", "originalReferenceId"),
+    "payment.failed": ("originalReferenceId",),
+    "payment.refunded": ("amountMinor", "currency", "originalReferenceId"),
     "payment.succeeded": ("amountMinor", "currency", "packageId", "packageIndex"),
+    "subscription.cancel": ("at",),
+    "subscription.change": ("tier",),
+    "subscription.renew": ("periodStart",),
     "usage.deduct": ("feature", "tokens"),
     "usage.free_upload": ("bytes",),
+    "usage.record": ("feature", "meter", "quantity"),
+    "usage.release": ("originalReferenceId",),
+    "usage.reserve": ("tokens", "ttlSeconds"),
+    "usage.settle": ("feature", "onExcess", "originalReferenceId", "tokens"),
 }
+_TIMES = frozenset({"effectiveAt", "expiresAt", "periodStart"})
 
 #: Parts of a reply that the model doesn't foretell: words, identities, the ledger's own numbering.
 _NOT_FORETOLD = frozenset(
@@ -39,16 +51,18 @@ def foretold(reply: Mapping[str, Any]) -> Answer:
 
 
 class Model:
-    """One ledger. ``apply`` takes messages in the order in which they reach it."""
+    """One ledger. ``apply`` takes messages in the order in which they reach it.
+
+    ``catalog`` may be exchanged between two messages, as between two starts of the worker.
+    """
 
     def __init__(self, catalog: Catalog) -> None:
-        self._catalog = catalog
-        self._tiers: dict[str, str] = {}
-        self._movements: dict[str, list[Movement]] = {}
-        self._uploads: list[tuple[str, str, int]] = []
-        self._judgements: dict[str, list[tuple[Message, Answer]]] = {}
-        #: Each payment that was taken, in order.
-        self.payments: list[dict[str, Any]] = []
+        self.catalog = catalog
+        self._books: dict[str, Books] = {}
+        self._judgements: Judgements = {}
+        self._rules = Rules(self._judgements)
+        #: Each notice in order, with the reference and the user it is about.
+        self.notices: list[dict[str, Any]] = []
 
     # -- what one may ask ---------------------------------------------------------------------------------
 
@@ -66,40 +80,108 @@ class Model:
             own = [judgement for judgement in past if judgement[0]["attempt"] == message["attempt"]]
             latest, answer = own[-1] if own else past[-1]
         for name in ("type", "userId", *CONTENT[latest["type"]]):
-            if message.get(name) != latest.get(name):
+            stored, received = _as_content(latest, name), _as_content(message, name)
+            if stored != received:
                 return {
                     "status": "rejected",
                     "code": "reference_conflict",
                     "duplicate": False,
                     "field": name,
-                    "expected": str(latest.get(name, "absent")),
-                    "received": str(message.get(name, "absent")),
+                    "expected": stored,
+                    "received": received,
                 }
         return {**answer, "duplicate": True}
 
     def balances(self) -> dict[str, int]:
-        """The balance of every user who has an account."""
-        return {user: self._balance(user) for user in self._tiers}
+        """The balance of every user who has an account, as it was last booked."""
+        return {user: books.balance() for user, books in self._books.items()}
 
     def history(self, user: str) -> list[Movement]:
         """Every movement of the user's tokens, oldest first; empty where there is no account."""
-        return [dict(movement) for movement in self._movements.get(user, [])]
+        return [dict(movement) for movement in self._movements(user)]
 
     def sums(self, user: str) -> dict[str, int]:
-        """What was moved in all, by counter-account; usage is counted upwards."""
-        movements = self._movements.get(user, [])
-        counters = ("allocation", "purchases", "bonus", "refunds", "usage")
-        return {c: abs(sum(m["amount"] for m in movements if m["counter"] == c)) for c in counters}
+        """What was moved in all, by counter-account; what goes out is counted upwards."""
+        outwards = ("usage", "expiry", "reversals")
+        counters = ("allocation", "purchases", "bonus", "refunds", "adjustments", *outwards)
+        books = self._books.get(user)
+        moved = {counter: books.moved(counter) if books else 0 for counter in counters}
+        return {counter: -sum_ if counter in outwards else sum_ for counter, sum_ in moved.items()}
+
+    def lots(self, user: str) -> list[dict[str, Any]]:
+        """Every credit the user ever had, in order, with what is left of it."""
+        return self._books[user].lots() if user in self._books else []
+
+    def holds(self, user: str) -> list[dict[str, Any]]:
+        """Every hold of the user, in order, and what became of it."""
+        return [dict(hold) for hold in self._books[user].holds] if user in self._books else []
+
+    def held(self, user: str) -> int:
+        """What open holds keep of the user's balance."""
+        return self._books[user].held() if user in self._books else 0
+
+    def debt(self, user: str) -> int:
+        """What the user owes."""
+        return self._books[user].debt() if user in self._books else 0
 
     def tier(self, user: str) -> str | None:
         """The user's tier, or None where there is no account."""
-        return self._tiers.get(user)
+        return self._books[user].tier if user in self._books else None
+
+    def subscription(self, user: str) -> dict[str, Any]:
+        """How far periods are granted, how much of the last one, and when all that ends."""
+        books = self._books[user]
+        return {
+            "anchor": books.anchor,
+            "grantedUntil": books.granted_until,
+            "periodGranted": books.period_granted,
+            "endsAt": books.ends_at,
+        }
+
+    def warned(self, user: str) -> set[str]:
+        """The marks that the balance is below, and the user was told."""
+        return set(self._books[user].warned)
+
+    def next_due(self, user: str) -> datetime | None:
+        """When something will happen to the account by itself, as it was last booked."""
+        return self._books[user].next_due()
+
+    def view(self, user: str, now: datetime) -> dict[str, Any]:
+        """The account as it would be if it were settled at ``now``, which it isn't by asking."""
+        books = self._books[user].taken_up(self.catalog, {}, now)
+        return {
+            "balance": books.balance(),
+            "held": books.held(),
+            "available": books.available(),
+            "debt": books.debt(),
+            "lots": books.lots(),
+        }
+
+    def used(self, user: str, quota: str, now: datetime) -> int:
+        """What is counted against a quota in the user's period of ``now``."""
+        return self._books[user].taken_up(self.catalog, {}, now).used(quota) if user in self._books else 0
+
+    def quotas(self, user: str) -> dict[tuple[str, date], int]:
+        """What is counted, by quota and first day of the period."""
+        counted = self._books[user].counted
+        found = sorted({(name, start.date()) for name, start, _ in counted})
+        return {key: sum(amount for n, at, amount in counted if (n, at.date()) == key) for key in found}
 
     def uploaded(self, user: str, now: datetime) -> int:
-        """The bytes counted in the calendar month of ``now``."""
-        return sum(size for who, month, size in self._uploads if (who, month) == (user, _month(now)))
+        """The bytes counted in the user's period of ``now``."""
+        return self.used(user, "free_upload", now)
 
-    # -- the rules ----------------------------------------------------------------------------------------
+    @property
+    def payments(self) -> list[dict[str, Any]]:
+        """Each payment that was taken, in order."""
+        return self._rules.till.payments
+
+    @property
+    def payment_events(self) -> list[dict[str, Any]]:
+        """Each thing that happened to a payment, in order."""
+        return self._rules.till.events
+
+    # -- the judgement ------------------------------------------------------------------------------------
 
     def _judged(self, message: Message, now: datetime, past: list[tuple[Message, Answer]]) -> Answer:
         answer = self._judge(message, now)
@@ -108,145 +190,56 @@ class Model:
 
     def _judge(self, message: Message, now: datetime) -> Answer:
         user, kind = message["userId"], message["type"]
-        if kind == "account.open":
-            return self._open(user, message)
-        if user not in self._tiers:
-            return self._refuse(user, "account_not_found")
-        if kind == "usage.deduct":
-            return self._deduct(user, message)
-        if kind == "usage.free_upload":
-            return self._upload(user, message, now)
-        if kind == "payment.succeeded":
-            return self._purchase(user, message)
-        if kind == "credit.refund":
-            return self._move(user, message, "tokens_refunded", [("refunds", message["tokens"])])
-        if kind == "credit.bonus":
-            return self._move(user, message, "bonus_granted", [("bonus", message["tokens"])])
-        raise AssertionError(f"the model knows no {kind}")
+        if user not in self._books:
+            if kind == "account.open":
+                return self._open(message, now)
+            return {"status": "rejected", "code": "account_not_found", "duplicate": False}
+        books = self._books[user].taken_up(self.catalog, message, now)
+        before = books.balance()
+        code, amount, detail = self._rules.judge(books, message)
+        if amount is None:
+            return _reply(books, "rejected", code, detail, before)
+        notices = books.finish()
+        self._keep(books, notices)
+        return _reply(books, "applied", code, {"amount": amount, **detail}, before)
 
-    def _open(self, user: str, message: Message) -> Answer:
-        if user in self._tiers:
-            return self._refuse(user, "account_exists", tier=self._tiers[user])
-        tier = message["tier"]
-        if tier not in self._catalog.tiers:
-            return self._refuse(user, "unknown_tier", tier=tier)
-        self._tiers[user] = tier
-        granted = self._catalog.tiers[tier].monthly_tokens
-        return self._move(user, message, "account_opened", [("allocation", granted)], tier=tier)
+    def _keep(self, books: Books, notices: list[dict[str, Any]]) -> None:
+        user, reference_id = books.message["userId"], books.message["referenceId"]
+        self._books[user] = books
+        self.notices += [{"userId": user, "referenceId": reference_id, **notice} for notice in notices]
 
-    def _deduct(self, user: str, message: Message) -> Answer:
-        wanted, left = message["tokens"], self._balance(user)
-        if wanted > left:
-            short = wanted - left
-            return self._refuse(
-                user, "insufficient_balance", required=wanted, available=left, shortfall=short
-            )
-        return self._move(user, message, "tokens_deducted", [("usage", -wanted)])
+    def _movements(self, user: str) -> list[Movement]:
+        return self._books[user].movements if user in self._books else []
 
-    def _upload(self, user: str, message: Message, now: datetime) -> Answer:
-        tier = self._tiers[user]
-        if tier not in self._catalog.tiers:
-            return self._refuse(user, "unknown_tier", tier=tier)
-        limit = self._catalog.tiers[tier].free_upload_bytes
-        used = self.uploaded(user, now)
-        size = message["bytes"]
-        if used + size > limit:
-            left = limit - used if used < limit else 0
-            return self._refuse(
-                user,
-                "free_upload_limit_exceeded",
-                required=size,
-                available=left,
-                shortfall=size - left,
-                used=used,
-                limit=limit,
-            )
-        self._uploads.append((user, _month(now), size))
-        balance = self._balance(user)
-        return _applied("free_upload_counted", size, balance, balance, used=used + size, limit=limit)
-
-    def _purchase(self, user: str, message: Message) -> Answer:
-        package = self._package(message)
-        if package is None:
-            named = message.get("packageId") or f"#{message['packageIndex']}"
-            return self._refuse(user, "unknown_package", packageId=named)
-        price = f"{package.price_minor} {package.currency}"
-        paid = f"{message['amountMinor']} {message['currency']}"
-        if paid != price:
-            return self._refuse(user, "amount_mismatch", packageId=package.id, expected=price, received=paid)
-        self.payments.append(
-            {
-                "referenceId": message["referenceId"],
-                "userId": user,
-                "packageId": package.id,
-                "amountMinor": message["amountMinor"],
-                "currency": message["currency"],
-                "tokens": package.tokens,
-                "bonusTokens": package.bonus_tokens,
-            }
-        )
-        return self._move(
-            user,
-            message,
-            "tokens_purchased",
-            [("purchases", package.tokens), ("bonus", package.bonus_tokens)],
-            packageId=package.id,
-            baseTokens=package.tokens,
-            bonusTokens=package.bonus_tokens,
-        )
-
-    def _package(self, message: Message) -> Package | None:
-        for index, package in enumerate(self._catalog.packages):
-            if message.get("packageId") == package.id or message.get("packageIndex") == index:
-                return package
-        return None
-
-    # -- the books ----------------------------------------------------------------------------------------
-
-    def _balance(self, user: str) -> int:
-        return sum(movement["amount"] for movement in self._movements.get(user, []))
-
-    def _refuse(self, user: str, code: str, **detail: int | str) -> Answer:
-        answer: Answer = {"status": "rejected", "code": code, "duplicate": False, **detail}
-        if user in self._tiers:
-            answer["balanceBefore"] = answer["balanceAfter"] = self._balance(user)
-        return answer
-
-    def _move(
-        self, user: str, message: Message, code: str, legs: Iterable[tuple[str, int]], **detail: int | str
-    ) -> Answer:
-        movements = self._movements.setdefault(user, [])
-        first = self._balance(user)
-        for counter, amount in legs:
-            if amount == 0:
-                continue
-            before = self._balance(user)
-            movements.append(
-                {
-                    "sequence": len(movements) + 1,
-                    "referenceId": message["referenceId"],
-                    "counter": counter,
-                    "amount": amount,
-                    "balanceBefore": before,
-                    "balanceAfter": before + amount,
-                    "feature": message.get("feature"),
-                }
-            )
-        last = self._balance(user)
-        return _applied(code, abs(last - first), first, last, **detail)
+    def _open(self, message: Message, now: datetime) -> Answer:
+        name = message["tier"]
+        tier = self.catalog.tiers.get(name)
+        if tier is None:
+            return {"status": "rejected", "code": "unknown_tier", "duplicate": False, "tier": name}
+        books = Books(self.catalog, name, message, now)
+        books.period_granted = tier.monthly_tokens
+        allocate(books, tier.monthly_tokens, books.granted_until)
+        for mark in ("low", "depleted"):
+            books.look_at_mark(mark)
+        self._keep(books, [])
+        return _reply(books, "applied", "account_opened", {"amount": tier.monthly_tokens, "tier": name}, 0)
 
 
-def _applied(code: str, amount: int, before: int, after: int, **detail: int | str) -> Answer:
-    return {
-        "status": "applied",
-        "code": code,
-        "duplicate": False,
-        "amount": amount,
-        "balanceBefore": before,
-        "balanceAfter": after,
-        **detail,
+def _reply(books: Books, status: str, code: str, detail: dict[str, Any], before: int) -> Answer:
+    answer = {"status": status, "code": code, "duplicate": False, **detail, "balanceBefore": before}
+    answer["balanceAfter"] = books.balance()
+    of_this = [m for m in books.movements if m["referenceId"] == books.message["referenceId"]]
+    figures = {
+        "held": books.held(),
+        "debt": books.debt(),
+        "expired": -sum(m["amount"] for m in of_this if m["counter"] == "expiry" and m["dueAt"] is not None),
     }
+    return {**answer, **{name: figure for name, figure in figures.items() if figure > 0}}
 
 
-def _month(now: datetime) -> str:
-    return f"{now:%Y-%m}"
+def _as_content(message: Message, name: str) -> str:
+    """A field as a conflict shows it."""
+    if name not in message:
+        return "absent"
+    value = message[name]
+    return str(datetime.fromisoformat(value).isoformat() if name in _TIMES else value)

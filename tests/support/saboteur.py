@@ -19,6 +19,7 @@ import schemas
 from worker import intake, pipeline
 from worker.bootstrap import Application, SignalStop
 from worker.broker import amqp
+from worker.dispatch import Dispatch
 from worker.ledger.store import Books, Ledger
 from worker.pipeline import Pipeline
 from worker.settings import Settings
@@ -144,6 +145,19 @@ def after_commit(blow: Blow) -> None:
     Ledger.begin = begin  # type: ignore[method-assign]
 
 
+def before_notices(blow: Blow) -> None:
+    """Sabotages the moment when all replies are confirmed and no notice is sent."""
+    original = Dispatch._sent
+
+    @wraps(original)
+    def sent(*arguments: Any, with_notices: bool) -> set[str]:
+        if with_notices:
+            blow()
+        return original(*arguments, with_notices=with_notices)
+
+    Dispatch._sent = sent  # type: ignore[method-assign,assignment]
+
+
 #: The arrows of the sentence, in its order.
 ARROWS: dict[str, Callable[[Blow], None]] = {
     "received": before(Pipeline, "receive"),
@@ -154,6 +168,7 @@ ARROWS: dict[str, Callable[[Blow], None]] = {
     "committed": after_commit,
     "replying": after(amqp._Outbox, "_send"),
     "replied": before(amqp._Outbox, "_wait"),
+    "noticing": before_notices,
     "confirmed": before(Pipeline, "acknowledge"),
     "acknowledging": after(amqp._Lane, "acknowledge"),
     "acknowledged": after(Pipeline, "acknowledge"),

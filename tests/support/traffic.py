@@ -1,14 +1,16 @@
 """Mixed messages whose outcomes don't depend on their order, and what must be true once all are answered.
 
-No user's tokens run dry and nothing is sent twice on purpose, so any number of workers may take the
-messages in any batches, and again after a crash: codes and balances are those of the one-by-one model.
+No user's tokens run dry, no hold has two ends and nothing is sent twice on purpose, so any number of workers
+may take the messages in any batches, and again after a crash: codes, balances and notices are those of the
+one-by-one model. What others need (the payment of a refund, a hold to settle) is in the ledger before the
+first message.
 """
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 from threading import Event, Thread
 from time import monotonic
 from types import TracebackType
@@ -19,13 +21,25 @@ import pika
 from pika.exceptions import AMQPError
 from sqlalchemy import Engine, select
 
-from schemas import Command, Limits, Malformed, OpenAccount, decode
+from schemas import (
+    Command,
+    DeductUsage,
+    Limits,
+    Malformed,
+    OpenAccount,
+    PaymentSucceeded,
+    ReserveUsage,
+    UsageBatch,
+    decode,
+)
+from schemas.usage import HOLD_MAX_SECONDS
 from tests.support.model import Model
 from tests.support.waiting import eventually
 from tests.support.witness import PATIENCE_S, Witness
 from worker.broker import BILLING
 from worker.catalog import load_catalog
 from worker.core import decide
+from worker.intake import commands_of
 from worker.ledger.audit import audit
 from worker.ledger.store import Ledger
 from worker.ledger.tables import accounts
@@ -33,49 +47,101 @@ from worker.settings import Settings
 
 Message = dict[str, Any]
 
-USERS = tuple(f"user-{number}" for number in range(8))
+USERS = tuple(f"user-{number}" for number in range(24))
 _MUCH = 10**12
 
 #: Between two messages of a producer: some hundred a second leave the machine to the servers.
 PACE_S = 0.004
 
-
-def mixed(*, users: Sequence[str] = USERS, prefix: str = "m") -> Iterator[Message]:
-    """Messages without end, of every type; some are rejected, none is malformed."""
-    number = 0
-    while True:
-        for kind in _KINDS:
-            user = users[number % len(users)]
-            yield {"referenceId": f"{prefix}-{number}", "userId": user, **kind}
-            number += 1
-        yield {
-            "referenceId": f"{prefix}-{number}",
-            "userId": f"{prefix}-new-{number}",
-            "type": "account.open",
-            "tier": "basic",
-        }
-        number += 1
+#: The prefixes whose first messages find holds that they can end; how often, of each kind.
+_PREFIXES = ("m", "n")
+_ROUNDS = 20
 
 
+def mixed(*, prefix: str = "m") -> Iterator[Message]:
+    """Messages without end, of many types; some are rejected, none is malformed."""
+    soon = (datetime.now(UTC) + timedelta(days=3)).isoformat()
+    for number in count():
+        reference_id, user_id = f"{prefix}-{number}", USERS[number % len(USERS)]
+        message = {"referenceId": reference_id, "userId": user_id, **_KINDS[number % len(_KINDS)]}
+        if "originalReferenceId" in message:
+            names = {"user": user_id, "reference": reference_id}
+            message["originalReferenceId"] = message["originalReferenceId"].format_map(names)
+        match message:
+            case {"type": "usage.batch", "items": items}:
+                message["items"] = [
+                    {"referenceId": f"{reference_id}/{place}", **item} for place, item in enumerate(items)
+                ]
+            case {"type": "account.open"}:
+                message["userId"] = f"{prefix}-new-{number}"
+            case {"type": "credit.bonus", "expiresAt": _}:
+                message["expiresAt"] = soon
+        yield message
+
+
+#: Not as many as there are users, nor a multiple of that: everybody has some of everything.
 _KINDS: tuple[Message, ...] = (
     {"type": "usage.deduct", "tokens": 7, "feature": "chat"},
+    {"type": "credit.bonus", "tokens": 4, "expiresAt": "soon"},  # brings a notice
     {"type": "payment.succeeded", "packageId": "standard", "amountMinor": 1_999, "currency": "USD"},
-    {"type": "usage.deduct", "tokens": 11},
+    {
+        "type": "usage.batch",
+        "items": [
+            {"type": "usage.deduct", "tokens": 2, "feature": "search"},
+            {"type": "usage.record", "meter": "ocr", "quantity": 1},
+            {"type": "usage.deduct", "tokens": _MUCH},
+            {"type": "usage.free_upload", "bytes": 4_096},
+        ],
+    },
+    {"type": "usage.settle", "originalReferenceId": "hold-{reference}", "tokens": 3, "feature": "chat"},
     {"type": "usage.free_upload", "bytes": 1_048_576},
     {"type": "usage.deduct", "tokens": _MUCH},
     {"type": "credit.bonus", "tokens": 5},
-    {"type": "usage.deduct", "tokens": 13, "feature": "search"},
+    {"type": "usage.record", "meter": "ocr", "quantity": 2},
     {"type": "payment.succeeded", "packageId": "no-such", "amountMinor": 1_999, "currency": "USD"},
+    {"type": "usage.release", "originalReferenceId": "hold-{reference}"},
+    {"type": "credit.refund", "tokens": 3, "originalReferenceId": "used-{user}"},
     {"type": "credit.refund", "tokens": 3},
     {"type": "usage.deduct", "tokens": 1, "userId": "nobody"},
+    {
+        "type": "payment.refunded",
+        "originalReferenceId": "paid-{user}",
+        "amountMinor": 1,
+        "currency": "USD",
+    },
+    {"type": "usage.reserve", "tokens": 2, "ttlSeconds": HOLD_MAX_SECONDS},
+    {"type": "account.open", "tier": "basic"},
+    {"type": "usage.record", "meter": "upload", "quantity": 1_048_576},
+    {"type": "payment.failed", "originalReferenceId": "never-{user}"},
+    {"type": "credit.adjust", "tokens": 2, "reason": "a slip", "actor": "ann"},
+    {"type": "usage.deduct", "tokens": 11},
+    {"type": "account.settle"},
+    {"type": "subscription.change", "tier": "pro"},
 )
 
 
-def open_accounts(engine: Engine, users: Sequence[str] = USERS, tier: str = "pro") -> list[Message]:
+def _before() -> Iterator[Command]:
+    """What is in the ledger before the first message."""
+    for user in USERS:
+        yield OpenAccount(reference_id=f"open-{user}", user_id=user, tier="pro")
+        yield DeductUsage(reference_id=f"used-{user}", user_id=user, tokens=100_000)
+        yield PaymentSucceeded(
+            reference_id=f"paid-{user}", user_id=user, package_id="max", amount_minor=29_999, currency="USD"
+        )
+    for prefix in _PREFIXES:
+        for message in islice(mixed(prefix=prefix), _ROUNDS * len(_KINDS)):
+            if message["type"] in ("usage.settle", "usage.release"):
+                yield ReserveUsage(
+                    reference_id=message["originalReferenceId"],
+                    user_id=message["userId"],
+                    tokens=5,
+                    ttl_seconds=HOLD_MAX_SECONDS,
+                )
+
+
+def open_accounts(engine: Engine) -> list[Message]:
     """Opens the users' accounts straight in the ledger; returns the messages that this stands for."""
-    commands: list[Command] = [
-        OpenAccount(reference_id=f"open-{user}", user_id=user, tier=tier) for user in users
-    ]
+    commands = list(_before())
     now = datetime.now(UTC)
     with Ledger(engine).begin() as books:
         known = books.load(commands, now)
@@ -105,8 +171,10 @@ class Truth:
         for correlation_id in self.correlations.keys() & replies.keys():
             reference_id = self.correlations[correlation_id]
             for reply in replies[correlation_id]:
-                assert reply["referenceId"] == reference_id
+                assert reply.get("referenceId") == reference_id, reply
                 assert reply["code"] == self._codes[reference_id]
+                for item in reply.get("items", ()):
+                    assert item["code"] == self._codes[item["referenceId"]]
                 assert content_of(reply) == content_of(replies[correlation_id][0])
         self.ledger_holds()
 
@@ -115,11 +183,20 @@ class Truth:
         assert balances(self._engine) == self._model.balances()
         assert audit(self._engine).findings == ()
 
+    @property
+    def noticed(self) -> set[tuple[str, str]]:
+        """The reference and the type of every notice that must have come, once at least."""
+        return {(notice["referenceId"], notice["type"]) for notice in self._model.notices}
+
     def _foresee(self, message: Message) -> None:
-        if message["referenceId"] not in self._codes:
-            command = decode(json.dumps(message).encode(), now=self._now, limits=Limits())
-            assert not isinstance(command, Malformed), command
-            self._codes[message["referenceId"]] = self._model.apply(command, self._now)["code"]
+        if message["referenceId"] in self._codes:
+            return
+        decoded = decode(json.dumps(message).encode(), now=self._now, limits=Limits())
+        assert not isinstance(decoded, Malformed), decoded
+        for command in commands_of(decoded):
+            self._codes[command.reference_id] = self._model.apply(command, self._now)["code"]
+        if isinstance(decoded, UsageBatch):
+            self._codes[decoded.reference_id] = "batch_processed"
 
 
 def publish_some(
@@ -135,7 +212,10 @@ def publish_some(
 
 def content_of(reply: Mapping[str, Any]) -> dict[str, Any]:
     """All of a reply that must be the same each time it is given."""
-    return {name: value for name, value in reply.items() if name != "duplicate"}
+    content = {name: value for name, value in reply.items() if name != "duplicate"}
+    if "items" in content:
+        content["items"] = [content_of(item) for item in content["items"]]
+    return content
 
 
 def balances(engine: Engine) -> dict[str, int]:
@@ -215,6 +295,31 @@ def every_reply(witness: Witness, expected: Iterable[str]) -> dict[str, list[dic
     for properties, body in witness.take(witness.reply_queue, witness.depth(witness.reply_queue)):
         replies.setdefault(properties.correlation_id, []).append(json.loads(body))
     return replies
+
+
+class Listener:
+    """Hears the notices, through the witness's own connection."""
+
+    def __init__(self, witness: Witness) -> None:
+        self._witness = witness
+        self._queue = str(witness.channel.queue_declare("", exclusive=True).method.queue)
+        witness.channel.queue_bind(self._queue, BILLING.events, "#")
+        self._heard: list[Message] = []
+
+    def heard(self) -> set[tuple[str, str]]:
+        """The reference and the type of every notice that has come, each the same whenever it came."""
+        waiting = self._witness.take(self._queue, self._witness.depth(self._queue))
+        self._heard += [json.loads(body) for _, body in waiting]
+        bodies: dict[str, Message] = {}
+        for notice in self._heard:
+            assert bodies.setdefault(notice["id"], notice) == notice
+        assert len({(notice["referenceId"], notice["type"]) for notice in bodies.values()}) == len(bodies)
+        return {(notice["referenceId"], notice["type"]) for notice in bodies.values()}
+
+    def hears(self, noticed: set[tuple[str, str]]) -> None:
+        """Waits until all of ``noticed`` has come; fails the test where more comes than that."""
+        eventually(lambda: self.heard() >= noticed, what="every notice")
+        assert self.heard() == noticed
 
 
 def nothing_is_left(witness: Witness) -> None:

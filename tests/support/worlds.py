@@ -1,46 +1,46 @@
-"""Small worlds: a catalog, commands made up by Hypothesis, and a ledger in memory that holds them.
+"""Small worlds: catalogs, commands made up by Hypothesis, days of them, and a ledger in memory.
 
 ``commands()`` are valid in every way a producer may think of, for the border; ``crowded_commands()`` meet
-each other on few users and few references, for the rules. ``FakeLedger`` loads and writes as
-``worker/ledger/store.py`` does and refuses what the tables' constraints refuse.
+each other on few users and few references, for the rules; ``passing_days()`` lets time pass between them.
+The ledger that takes them is in ``tests/support/fake_ledger.py``.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
-from copy import copy, deepcopy
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from schemas import (
+    AdjustCredit,
     BonusCredit,
+    CancelSubscription,
+    ChangeSubscription,
     Command,
     DeductUsage,
+    DisputeClosed,
     FreeUpload,
     Limits,
     OpenAccount,
+    PaymentDisputed,
+    PaymentFailed,
+    PaymentRefunded,
     PaymentSucceeded,
+    RecordUsage,
     RefundCredit,
+    ReleaseUsage,
+    RenewSubscription,
+    ReserveUsage,
+    SettleAccount,
+    SettleUsage,
 )
+from schemas.usage import HOLD_MAX_SECONDS
 from worker.catalog import Catalog
-from worker.core import (
-    AccountState,
-    Entry,
-    Known,
-    Outcome,
-    Payment,
-    Plan,
-    QuotaEntry,
-    QuotaKey,
-    decide,
-    reply_for,
-)
-from worker.core.known import FREE_UPLOAD_METER, QuotaState, period_start
 
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
+BERLIN = ZoneInfo("Europe/Berlin")
 LIMITS = Limits()
 
 settings.register_profile(
@@ -57,20 +57,78 @@ def examples(count: int) -> settings:
     return settings(settings.get_profile("ci"), max_examples=count)
 
 
-#: Few tokens and few bytes, so that balances run dry and limits are reached within a handful of commands.
-SMALL_CATALOG = Catalog.model_validate(
-    {
-        "tiers": {
-            "free": {"monthly_tokens": 100, "free_upload_bytes": 50},
-            "pro": {"monthly_tokens": 250, "free_upload_bytes": 80},
-            "empty": {"monthly_tokens": 0, "free_upload_bytes": 0},
+_FOR_SALE: dict[str, Any] = {
+    "tiers": {
+        "free": {"monthly_tokens": 100, "free_upload_bytes": 50},
+        "pro": {"monthly_tokens": 250, "free_upload_bytes": 80, "free_units": {"page": 3, "search": 10}},
+        "empty": {"monthly_tokens": 0, "free_upload_bytes": 0},
+        "steady": {"monthly_tokens": 120, "free_upload_bytes": 40, "auto_renew": True},
+        "saver": {"monthly_tokens": 90, "free_upload_bytes": 0, "rollover_tokens": 40},
+        "keeper": {
+            "monthly_tokens": 80,
+            "free_upload_bytes": 30,
+            "rollover_tokens": 50,
+            "auto_renew": True,
+            "free_units": {"search": 7},
         },
-        "packages": [
-            {"id": "plain", "tokens": 60, "price_minor": 499, "currency": "USD"},
-            {"id": "rich", "tokens": 90, "bonus_tokens": 10, "price_minor": 999, "currency": "EUR"},
-        ],
+        "idle": {"monthly_tokens": 0, "free_upload_bytes": 10, "auto_renew": True},
+    },
+    "packages": [
+        {"id": "plain", "tokens": 60, "price_minor": 499, "currency": "USD"},
+        {"id": "rich", "tokens": 90, "bonus_tokens": 10, "price_minor": 999, "currency": "EUR"},
+        {
+            "id": "brief",
+            "tokens": 50,
+            "bonus_tokens": 35,
+            "price_minor": 999,
+            "currency": "EUR",
+            "valid_days": 20,
+            "bonus_valid_days": 5,
+        },
+    ],
+    "pricing": {
+        "page": {"unit": "page", "per": 1, "tokens": 12, "minimum_tokens": 20},
+        "upload": {"unit": "byte", "per": 7, "tokens": 3, "rounding": "up", "quota": "free_upload"},
+        "search": {"unit": "query", "per": 4, "tokens": 6, "rounding": "half_even"},
+        "chat": {"unit": "word", "per": 10, "tokens": 7, "rounding": "down"},
+    },
+    "notices": {
+        "expiring_days": 3,
+        "low": {"at": 30, "again_from": 60},
+        "depleted": {"at": 0, "again_from": 20},
+    },
+}
+
+#: Few tokens and few bytes, so that balances run dry and limits are reached within a handful of commands.
+SMALL_CATALOG = Catalog.model_validate({**_FOR_SALE, "refunds": {"unbound": "allow"}})
+
+#: The same things for sale, under every policy that is the other one; without notices of an end.
+STRICT_CATALOG = Catalog.model_validate(
+    {
+        **_FOR_SALE,
+        "payments": {"when_spent": "write_off", "on_dispute": "take"},
+        "refunds": {"unbound": "refuse"},
+        "priorities": {"allocation": 50, "purchase": 10, "bonus": 50},
+        "notices": {"low": {"at": 30, "again_from": 60}},
     }
 )
+
+#: A dispute takes at once, and what is spent becomes a debt.
+TAKING_CATALOG = Catalog.model_validate(
+    {**_FOR_SALE, "payments": {"on_dispute": "take"}, "refunds": {"unbound": "allow"}}
+)
+
+#: A dispute waits, and what is spent is written off.
+FORGIVING_CATALOG = Catalog.model_validate(
+    {**_FOR_SALE, "payments": {"when_spent": "write_off"}, "refunds": {"unbound": "allow"}}
+)
+
+CATALOGS = {
+    "debt, dispute waits": SMALL_CATALOG,
+    "write off, dispute takes": STRICT_CATALOG,
+    "debt, dispute takes": TAKING_CATALOG,
+    "write off, dispute waits": FORGIVING_CATALOG,
+}
 
 
 # -- commands that a producer may send --------------------------------------------------------------------
@@ -121,8 +179,22 @@ def quantities(limits: Limits = LIMITS) -> st.SearchStrategy[int]:
 
 
 def _made(model: type[Command], **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Command]:
-    """``st.builds``, but blind to the model's signature, which shows the names on the wire."""
-    return st.fixed_dictionaries(fields).map(lambda values: model(**values))
+    """``st.builds``, but blind to the model's signature, which shows the names on the wire.
+
+    Fields that hang together come as one: ``a__b`` draws the pair of them.
+    """
+    values = st.fixed_dictionaries(fields).map(_apart)
+    if "original_reference_id" in fields:
+        values = values.filter(lambda made: made["original_reference_id"] != made["reference_id"])
+    return values.map(lambda made: model(**made))
+
+
+def _apart(values: dict[str, Any]) -> dict[str, Any]:
+    apart: dict[str, Any] = {}
+    for name, value in values.items():
+        names = name.split("__")
+        apart.update(zip(names, value, strict=True) if len(names) > 1 else [(name, value)])
+    return apart
 
 
 def commands(now: datetime = NOW, limits: Limits = LIMITS) -> st.SearchStrategy[Command]:
@@ -136,58 +208,297 @@ def commands(now: datetime = NOW, limits: Limits = LIMITS) -> st.SearchStrategy[
         "description": st.none() | free_texts(),
     }
     tokens = quantities(limits)
-    payment = {
+    original = {"original_reference_id": identifiers(), **common}
+    feature = {"feature": st.none() | labels()}
+    money = {
         "amount_minor": tokens,
         "currency": st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZ", min_size=3, max_size=3),
-        "provider": st.none() | labels(),
     }
+    payment = {**money, "provider": st.none() | labels(), **common}
+    dispute = {**money, "dispute_id": identifiers(), **original}
+    by_hand = {"reason": free_texts().filter(bool), "actor": labels(), **common}
+    at_times = st.none() | timestamps(now, limits)
+    validity = st.tuples(at_times, at_times).map(_in_order)
     return st.one_of(
         _made(OpenAccount, tier=identifiers(), **common),
-        _made(DeductUsage, tokens=tokens, feature=st.none() | labels(), **common),
+        _made(SettleAccount, **common),
+        _made(DeductUsage, tokens=tokens, **feature, **common),
         _made(FreeUpload, bytes=tokens, **common),
-        _made(PaymentSucceeded, package_id=identifiers(), **payment, **common),
-        _made(PaymentSucceeded, package_index=st.integers(0, 9_999), **payment, **common),
+        _made(ReserveUsage, tokens=tokens, ttl_seconds=st.integers(1, HOLD_MAX_SECONDS), **common),
+        _made(
+            SettleUsage,
+            tokens=tokens | st.just(0),
+            on_excess=st.sampled_from(["refuse", "take"]),
+            **feature,
+            **original,
+        ),
+        _made(ReleaseUsage, **original),
+        _made(RecordUsage, meter=labels(), quantity=tokens, **feature, **common),
+        _made(PaymentSucceeded, package_id=identifiers(), **payment),
+        _made(PaymentSucceeded, package_index=st.integers(0, 9_999), **payment),
+        _made(PaymentRefunded, **money, **original),
+        _made(PaymentDisputed, **dispute),
+        _made(DisputeClosed, result=st.sampled_from(["won", "lost"]), **dispute),
+        _made(PaymentFailed, **original),
         _made(RefundCredit, tokens=tokens, **common),
-        _made(BonusCredit, tokens=tokens, **common),
+        _made(RefundCredit, tokens=tokens, **original),
+        _made(
+            BonusCredit,
+            tokens=tokens,
+            effective_at__expires_at=validity,
+            priority=st.none() | st.integers(0, 1_000),
+            **common,
+        ),
+        _made(AdjustCredit, tokens=tokens, expires_at=at_times, **by_hand),
+        _made(AdjustCredit, tokens=tokens.map(lambda t: -t), allow_negative=st.booleans(), **by_hand),
+        _made(ChangeSubscription, tier=identifiers(), **common),
+        _made(RenewSubscription, period_start=at_times, **common),
+        _made(CancelSubscription, at=st.sampled_from(["period_end", "now"]), **common),
     )
+
+
+def _in_order(times: tuple[datetime | None, datetime | None]) -> tuple[datetime | None, datetime | None]:
+    """A beginning and an end as a producer may send them: the later one is the end."""
+    start, end = times
+    if start is None or end is None or start < end:
+        return start, end
+    return (end, start) if end < start else (None, end)
 
 
 # -- commands that meet -----------------------------------------------------------------------------------
 
 
 def crowded_commands() -> st.SearchStrategy[Command]:
-    """Commands of ``SMALL_CATALOG`` on two users and few references: they repeat, contradict and run dry.
+    """Commands of the small catalogs on two users and few references: they repeat, contradict and run dry.
 
-    Most references keep to one type and most commands to the first user, or all would be conflicts.
+    Most references keep to one type and most commands to the first user, or all would be conflicts. Those
+    that name another operation mostly name one that may be there. Times lie around ``NOW``.
     """
-    tokens = st.sampled_from([20, 70, 130])
-    price = {"amount_minor": st.sampled_from([499, 999]), "currency": st.sampled_from(["USD", "EUR"])}
-    return st.one_of(
-        _made(OpenAccount, **_crowded("o"), tier=st.sampled_from(["free", "pro", "empty", "gold"])),
-        _made(DeductUsage, **_crowded("d"), tokens=tokens),
-        _made(DeductUsage, **_crowded("d"), tokens=st.just(130), feature=st.sampled_from([None, "chat"])),
-        _made(FreeUpload, **_crowded("f"), bytes=st.sampled_from([10, 40])),
-        _made(PaymentSucceeded, **_crowded("p"), **price, package_index=st.sampled_from([0, 1, 2])),
-        _made(PaymentSucceeded, **_crowded("p"), **price, package_id=st.sampled_from(["plain", "rich"])),
-        _made(RefundCredit, **_crowded("c"), tokens=tokens),
-        _made(BonusCredit, **_crowded("b"), tokens=tokens),
-    )
+    return st.one_of(*_crowded_usage(), *_crowded_payments(), *_crowded_credits(), *_crowded_rest())
+
+
+def crowded_usage() -> st.SearchStrategy[Command]:
+    """Crowded commands that hold and use tokens, and credits that come and go meanwhile."""
+    return st.one_of(*_crowded_usage(), *_crowded_usage(), *_crowded_credits())
+
+
+def crowded_payments() -> st.SearchStrategy[Command]:
+    """Crowded commands about payments, and what spends, holds and owes what they bring."""
+    return st.one_of(*_crowded_payments(), *_crowded_payments(), _deductions(), _by_hand(), _reservations())
+
+
+def crowded_subscriptions() -> st.SearchStrategy[Command]:
+    """Crowded commands about subscriptions, and what uses their allocations."""
+    return st.one_of(*_crowded_rest(), *_crowded_rest(), *_crowded_usage()[:4], _by_hand())
+
+
+_HOUR = timedelta(hours=1)
+_DAY = timedelta(days=1)
+_TOKENS = st.sampled_from([5, 20, 20, 70, 130])
+_TIERS = ["free", "pro", "empty", "steady", "saver", "keeper", "idle"]
 
 
 def _crowded(kind: str) -> dict[str, st.SearchStrategy[Any]]:
+    names = [f"{kind}{number}" for number in (0, 0, 0, 1, 1, 2, 3)]
     return {
-        "reference_id": st.sampled_from([f"{kind}0", f"{kind}0", f"{kind}1", f"{kind}1", f"{kind}2", "any"]),
-        "user_id": st.sampled_from(["u0", "u0", "u0", "u0", "u1"]),
+        "reference_id": st.sampled_from([*names, *names, "any"]),
+        "user_id": st.sampled_from(["u0"] * 9 + ["u1"]),
         "attempt": st.sampled_from([1, 1, 1, 2, 3]),
     }
 
 
+def _naming(*names: str) -> dict[str, st.SearchStrategy[Any]]:
+    return {"original_reference_id": st.sampled_from(names)}
+
+
+def _deductions() -> st.SearchStrategy[Command]:
+    feature = st.sampled_from([None, None, None, "chat"])
+    return _made(DeductUsage, **_crowded("d"), tokens=_TOKENS, feature=feature)
+
+
+def _reservations() -> st.SearchStrategy[Command]:
+    ttl_seconds = st.sampled_from([1, 3_600, 86_400, 5 * 86_400, HOLD_MAX_SECONDS, HOLD_MAX_SECONDS])
+    return _made(ReserveUsage, **_crowded("r"), tokens=_TOKENS, ttl_seconds=ttl_seconds)
+
+
+def _crowded_usage() -> list[st.SearchStrategy[Command]]:
+    feature = {"feature": st.sampled_from([None, "chat"])}
+    hold = _naming("r0", "r0", "r0", "r1", "r1", "r2", "d0")
+    tokens = st.sampled_from([0, 5, 15, 20, 70, 90])
+    on_excess = st.sampled_from(["refuse", "take", "take"])
+    meter = st.sampled_from(["page", "upload", "search", "chat", "page", "upload", "search", "fax"])
+    quantity = st.sampled_from([1, 3, 10, 45])
+    return [
+        _deductions(),
+        _reservations(),
+        _reservations(),
+        _made(SettleUsage, **_crowded("s"), **hold, tokens=tokens, on_excess=on_excess, **feature),
+        _made(ReleaseUsage, **_crowded("l"), **hold),
+        _made(RecordUsage, **_crowded("m"), meter=meter, quantity=quantity, **feature),
+        _made(FreeUpload, **_crowded("f"), bytes=st.sampled_from([10, 40])),
+        _refunds(),
+    ]
+
+
+def _refunds() -> st.SearchStrategy[Command]:
+    used = _naming("d0", "d0", "d0", "d1", "m0", "m0", "m1", "s0", "s0", "s1", "r0", "p0", "open")
+    return _made(RefundCredit, **_crowded("c"), **used, tokens=st.sampled_from([1, 5, 5, 15, 20, 70]))
+
+
+def _crowded_payments() -> list[st.SearchStrategy[Command]]:
+    occurred = {"occurred_at": st.sampled_from([None, *_MOMENTS])}
+    by_id = st.sampled_from(
+        [("rich", 999, "EUR"), ("brief", 999, "EUR"), ("plain", 499, "USD"), ("rich", 999, "USD")]
+    )
+    by_place = st.sampled_from([(2, 999, "EUR"), (0, 499, "USD"), (1, 499, "EUR"), (9, 1, "EUR")])
+    back = st.sampled_from([(999, "EUR"), (333, "EUR"), (500, "EUR"), (499, "USD"), (250, "USD"), (1, "EUR")])
+    of_payment = _naming("p0", "p0", "p0", "p0", "p1", "p2", "open", "nothing")
+    event = {"amount_minor__currency": back, **of_payment}
+    dispute = {"dispute_id": st.sampled_from(["x", "x", "y"]), **event}
+    return [
+        _made(PaymentSucceeded, package_id__amount_minor__currency=by_id, **_crowded("p"), **occurred),
+        _made(PaymentSucceeded, package_index__amount_minor__currency=by_place, **_crowded("p"), **occurred),
+        _made(PaymentRefunded, **_crowded("e"), **event),
+        _made(PaymentDisputed, **_crowded("i"), **dispute),
+        _made(DisputeClosed, **_crowded("j"), **dispute, result=st.sampled_from(["won", "lost"])),
+        _made(PaymentFailed, **_crowded("g"), **of_payment, **occurred),
+    ]
+
+
+#: When a payment or its failure occurred, where it says so: in two zones, two of the same moment.
+_MOMENTS = [
+    NOW - 400 * _DAY,
+    (NOW - 400 * _DAY).astimezone(timezone(timedelta(hours=2))),
+    NOW - 399 * _DAY,
+]
+
+
+def _crowded_credits() -> list[st.SearchStrategy[Command]]:
+    starts = st.sampled_from([None, None, None, -_DAY, _HOUR, _DAY, 28 * _DAY])
+    validity = st.tuples(starts, _ENDS).map(lambda steps: _in_order((_after(steps[0]), _after(steps[1]))))
+    priority = st.sampled_from([None, None, 0, 10, 1_000])
+    bonus = {"tokens": _TOKENS, **_crowded("b")}
+    return [
+        _refunds(),
+        _made(RefundCredit, **_crowded("c"), tokens=_TOKENS),
+        _made(BonusCredit, **bonus, priority=priority),
+        _made(BonusCredit, **bonus, effective_at__expires_at=validity, priority=priority),
+        _by_hand(),
+    ]
+
+
+_ENDS = st.sampled_from([None, None, timedelta(0), _HOUR, 2 * _DAY, 5 * _DAY, 30 * _DAY, 31 * _DAY])
+
+
+def _by_hand() -> st.SearchStrategy[Command]:
+    said = {"reason": st.just("a slip"), "actor": st.just("ann"), **_crowded("a")}
+    more = _made(AdjustCredit, **said, tokens=st.sampled_from([15, 80]), expires_at=_ENDS.map(_after))
+    less = _made(AdjustCredit, **said, tokens=st.sampled_from([-25, -150]), allow_negative=st.booleans())
+    return st.one_of(more, less)
+
+
+def _crowded_rest() -> list[st.SearchStrategy[Command]]:
+    ahead = st.sampled_from([None, None, -40, 0, 14, 29, 31, 31, 45, 69, 71])
+    start = ahead.map(lambda days: None if days is None else _after(days * _DAY))
+    tier = st.sampled_from([*_TIERS, "gold"])
+    return [
+        _made(OpenAccount, **_crowded("o"), tier=tier),
+        _made(SettleAccount, **_crowded("t")),
+        _made(ChangeSubscription, **_crowded("h"), tier=tier),
+        _made(RenewSubscription, **_crowded("n"), period_start=start),
+        _made(CancelSubscription, **_crowded("k"), at=st.sampled_from(["period_end", "now"])),
+    ]
+
+
+def _after(step: timedelta | None) -> datetime | None:
+    """So long after ``NOW``, as a producer in Berlin writes it."""
+    return None if step is None else (NOW + step).astimezone(BERLIN)
+
+
 def crowded_days(max_size: int = 24) -> st.SearchStrategy[list[Command]]:
     """A stream of crowded commands; most days begin with an account, as most days do."""
-    first = OpenAccount(reference_id="open", user_id="u0", tier="free")
+    first = st.sampled_from(_TIERS).map(
+        lambda tier: OpenAccount(reference_id="open", user_id="u0", tier=tier)
+    )
     short = st.lists(crowded_commands(), max_size=max_size)
     long = st.lists(crowded_commands(), min_size=max_size // 2, max_size=max_size)
-    return st.one_of(short, short.map(lambda day: [first, *day]), long.map(lambda day: [first, *day]))
+    return st.one_of(
+        short,
+        st.tuples(first, short).map(lambda day: [day[0], *day[1]]),
+        st.tuples(first, long).map(lambda day: [day[0], *day[1]]),
+    )
+
+
+#: Beginnings that are followed by a leap day, a month's or a year's end, or a change of Berlin's clocks.
+STARTS = (
+    NOW,
+    datetime(2026, 1, 31, 23, 59, 59, tzinfo=UTC),
+    datetime(2026, 2, 28, 12, 0, tzinfo=UTC),
+    datetime(2026, 3, 28, 23, 30, tzinfo=UTC),
+    datetime(2026, 10, 25, 0, 30, tzinfo=UTC),
+    datetime(2027, 12, 31, 22, 30, tzinfo=UTC),
+    datetime(2028, 1, 30, 0, 0, tzinfo=UTC),
+    datetime(2028, 2, 29, 6, 0, tzinfo=UTC),
+)
+
+_MICROSECOND = timedelta(microseconds=1)
+#: From nothing to more than two months. Whole days meet the ends of periods, holds and credits exactly.
+_LONG_STEPS = (
+    _HOUR,
+    *(days * _DAY for days in (1, 2, 14, 28, 29, 30, 31, 31, 45, 70)),
+    31 * _DAY - _MICROSECOND,
+    31 * _DAY + _MICROSECOND,
+)
+_SHORT_STEPS = (timedelta(0), timedelta(seconds=1), _HOUR, _DAY, _DAY, 2 * _DAY, 5 * _DAY, 30 * _DAY)
+
+#: What happens at one time, and then at a later one.
+Day = list[tuple[datetime, list[Command]]]
+
+
+def passing_days(*, max_steps: int = 8, max_batch: int = 5) -> st.SearchStrategy[Day]:
+    """Batches of crowded commands with the times at which they come; the first opens an account.
+
+    A day is about everything, or about one thing in depth.
+    """
+    themes: list[tuple[st.SearchStrategy[Command], Sequence[timedelta], Sequence[list[Command]]]] = [
+        (crowded_commands(), _LONG_STEPS, [[]]),
+        (crowded_usage(), _SHORT_STEPS, [[], [_HELD], [_HELD, _USED]]),
+        (crowded_payments(), _SHORT_STEPS, [[], [_PAID], [_PAID], [_PAID, _USED]]),
+        (crowded_subscriptions(), _LONG_STEPS, [[], [_HELD]]),
+    ]
+    days = []
+    for crowd, lengths, preludes in themes:
+        batch = st.lists(crowd, min_size=1, max_size=max_batch)
+        steps = st.lists(st.tuples(st.sampled_from(lengths), batch), max_size=max_steps)
+        first = st.tuples(st.sampled_from(preludes), batch).map(lambda pair: [*pair[0], *pair[1]])
+        days.append(st.builds(_day, st.sampled_from(STARTS), st.sampled_from(_TIERS), first, steps))
+    return st.one_of(days)
+
+
+_HELD = ReserveUsage(reference_id="r0", user_id="u0", tokens=70, ttl_seconds=HOLD_MAX_SECONDS)
+_USED = DeductUsage(reference_id="d0", user_id="u0", tokens=20)
+_PAID = PaymentSucceeded(
+    reference_id="p0", user_id="u0", package_id="brief", amount_minor=999, currency="EUR"
+)
+
+
+def _day(
+    start: datetime, tier: str, first: list[Command], steps: list[tuple[timedelta, list[Command]]]
+) -> Day:
+    opening = OpenAccount(reference_id="open", user_id="u0", tier=tier)
+    now = start
+    day: Day = [(now, [opening, *(moved(command, now - NOW) for command in first)])]
+    for step, batch in steps:
+        now += step
+        day.append((now, [moved(command, now - NOW) for command in batch]))
+    return day
+
+
+def moved(command: Command, by: timedelta) -> Command:
+    """The command with the times that it asks for moved: they lie around another now."""
+    asked = ("effective_at", "expires_at", "period_start")
+    times = {name: at + by for name in asked if (at := getattr(command, name, None)) is not None}
+    return command.model_copy(update=times) if times else command
 
 
 def cut(commands: Sequence[Command], sizes: Iterable[int]) -> Iterator[list[Command]]:
@@ -200,146 +511,3 @@ def cut(commands: Sequence[Command], sizes: Iterable[int]) -> Iterator[list[Comm
         start += size
     if start < len(commands):
         yield list(commands[start:])
-
-
-# -- the ledger in memory ---------------------------------------------------------------------------------
-
-
-class FakeLedger:
-    """The rows of the ledger in dicts and lists, with the constraints of the tables as assertions."""
-
-    def __init__(self, catalog: Catalog = SMALL_CATALOG) -> None:
-        self.catalog = catalog
-        self.accounts: dict[str, AccountState] = {}
-        self.outcomes: dict[str, Outcome] = {}
-        self.superseded: dict[tuple[str, int], Outcome] = {}
-        self.quotas: dict[QuotaKey, QuotaState] = {}
-        self.entries: list[Entry] = []
-        self.quota_entries: list[QuotaEntry] = []
-        self.payments: list[Payment] = []
-        self._ids = 0
-
-    def apply(self, commands: Sequence[Command], now: datetime = NOW) -> list[dict[str, Any]]:
-        """One batch, from load to reply: the replies as they stand on the wire."""
-        known = self.load(commands, now)
-        before = deepcopy(known)
-        plan = decide(commands, known, now, self.catalog)
-        assert known == before, "decide has changed what is known"
-        self.write(plan, known)
-        answered = zip(commands, plan.answers, strict=True)
-        return [json.loads(reply_for(command, answer).to_json()) for command, answer in answered]
-
-    def balances(self) -> dict[str, int]:
-        """The balance of every user who has an account."""
-        return {user_id: account.balance for user_id, account in self.accounts.items()}
-
-    def history(self, user_id: str) -> list[Entry]:
-        """The user's entries, oldest first; empty where there is no account."""
-        account = self.accounts.get(user_id)
-        return [entry for entry in self.entries if account and entry.account_id == account.account_id]
-
-    # -- load ---------------------------------------------------------------------------------------------
-
-    def load(self, commands: Sequence[Command], now: datetime) -> Known:
-        """As the store does: accounts that may be missing are made first and named in ``just_opened``."""
-        just_opened = self._make_missing_accounts(commands)
-        accounts = {c.user_id: copy(self.accounts[c.user_id]) for c in commands if c.user_id in self.accounts}
-        stored = {c.reference_id: self.outcomes.get(c.reference_id) for c in commands}
-        outcomes = {reference_id: copy(outcome) for reference_id, outcome in stored.items() if outcome}
-        late = {
-            (c.reference_id, c.attempt)
-            for c in commands
-            if c.reference_id in outcomes and c.attempt < outcomes[c.reference_id].attempt
-        }
-        keys = {
-            QuotaKey(accounts[c.user_id].account_id, FREE_UPLOAD_METER, period_start(now))
-            for c in commands
-            if isinstance(c, FreeUpload) and c.user_id in accounts
-        }
-        return Known(
-            accounts=accounts,
-            just_opened=just_opened,
-            outcomes=outcomes,
-            superseded={key: copy(self.superseded[key]) for key in late if key in self.superseded},
-            quotas={key: copy(self.quotas[key]) for key in keys if key in self.quotas},
-        )
-
-    def _make_missing_accounts(self, commands: Sequence[Command]) -> set[str]:
-        made = set()
-        for command in commands:
-            if isinstance(command, OpenAccount) and command.user_id not in self.accounts:
-                state = AccountState(self._next_id(), command.user_id, command.tier)
-                self.accounts[command.user_id] = state
-                made.add(command.user_id)
-        return made
-
-    def _next_id(self) -> int:
-        self._ids += 1
-        return self._ids
-
-    # -- write --------------------------------------------------------------------------------------------
-
-    def write(self, plan: Plan, known: Known) -> None:
-        """As the store does, in its order."""
-        self._claim(plan)
-        self._supersede(plan)
-        self._append(plan)
-        self._count_quotas(plan)
-        self.payments += plan.payments
-        self._move_accounts(plan)
-        for user_id in known.just_opened - plan.opened:
-            del self.accounts[user_id]
-        self._hold()
-
-    def _claim(self, plan: Plan) -> None:
-        for outcome in sorted(plan.outcomes, key=lambda outcome: outcome.reference_id):
-            assert outcome.reference_id not in self.outcomes, "a reference is claimed twice"
-            outcome.transaction_id = self._next_id()
-            self.outcomes[outcome.reference_id] = replace(outcome)
-
-    def _supersede(self, plan: Plan) -> None:
-        for stored, outcome in plan.rejudged:
-            outcome.transaction_id = stored.transaction_id
-            key = (stored.reference_id, stored.attempt)
-            assert not stored.is_applied, "an applied outcome is superseded"
-            assert key not in self.superseded, "an attempt is superseded twice"
-            assert self.outcomes[stored.reference_id] == stored, "what is superseded is not the latest"
-            self.superseded[key] = replace(stored)
-            self.outcomes[stored.reference_id] = replace(outcome)
-
-    def _append(self, plan: Plan) -> None:
-        taken = {(entry.account_id, entry.sequence) for entry in self.entries}
-        for entry in plan.entries:
-            assert entry.amount != 0
-            assert entry.balance_after == entry.balance_before + entry.amount >= 0
-            assert (entry.account_id, entry.sequence) not in taken, "a sequence is given twice"
-            taken.add((entry.account_id, entry.sequence))
-            self.entries.append(entry)
-
-    def _count_quotas(self, plan: Plan) -> None:
-        for entry in plan.quota_entries:
-            quota = self.quotas.setdefault(entry.key, QuotaState())
-            assert (quota.used, quota.sequence) == (entry.used_before, entry.sequence - 1)
-            assert entry.used_after == entry.used_before + entry.amount
-            self.quotas[entry.key] = QuotaState(entry.used_after, entry.sequence)
-            self.quota_entries.append(entry)
-
-    def _move_accounts(self, plan: Plan) -> None:
-        for user_id, (account, before) in plan.accounts.items():
-            if account.sequence != before or user_id in plan.opened:
-                assert self.accounts[user_id].account_id == account.account_id
-                assert self.accounts[user_id].sequence == before, "an account moved under its lock"
-                self.accounts[user_id] = copy(account)
-
-    def _hold(self) -> None:
-        """What must be true after every batch: the sums, and the chain of entries behind each balance."""
-        for account in self.accounts.values():
-            credit = account.allocated + account.purchased + account.bonus + account.refunded
-            assert account.balance == credit - account.used >= 0
-            balance, sequence = 0, 0
-            for entry in self.history(account.user_id):
-                assert (entry.balance_before, entry.sequence) == (balance, sequence + 1)
-                balance, sequence = entry.balance_after, entry.sequence
-            assert (account.balance, account.sequence) == (balance, sequence)
-        owners = {account.account_id for account in self.accounts.values()}
-        assert {entry.account_id for entry in self.entries} <= owners, "an entry without an account"

@@ -35,7 +35,7 @@ _NO_TYPE = "usage.unknown"  # leads what names no type to a worker, which says s
 def publish(
     application: Application, *, source: Path, type_: str | None, reply_to: str | None, unchecked: bool
 ) -> None:
-    """Publish a file of JSON lines, one command a line; each is confirmed by the broker.
+    """Publish a file of JSON lines, one message a line; each is confirmed by the broker.
 
     Lines that the worker would refuse are reported with their number and not sent; exit 1 then. After an
     interruption the same call goes on where it stopped: FILE.published remembers how far the broker

@@ -19,6 +19,7 @@ from worker.bootstrap import Application, configure_logging, utc_now
 from worker.broker import BILLING
 from worker.catalog import DEFAULT_CATALOG
 from worker.cli.demo.day import MESSAGES_MIN, day
+from worker.cli.demo.noticed import noticed_in
 from worker.cli.demo.script import Script
 from worker.cli.demo.show import (
     Ended,
@@ -27,7 +28,7 @@ from worker.cli.demo.show import (
     show_ended_as_json,
     show_place,
 )
-from worker.cli.demo.stage import DemoError, correlated, stage
+from worker.cli.demo.stage import DemoError, Queues, correlated, stage
 from worker.cli.demo.tally import Tally
 from worker.cli.demo.trace import trace_script
 from worker.cli.options import as_json
@@ -126,8 +127,8 @@ def _played(application: Application, script: Script, folder: Path) -> Ended:
     run = uuid4().hex[:12]
     acts = correlated(run, (act.messages for act in script.acts))
     tally = Tally({id_: message for act in acts for id_, message in act.items()})
-    reply_to = f"{BILLING.replies.name}.demo-{run}"
-    with stage(application, folder, reply_to) as playing, listener(tally) as listen, _noted_signals() as end:
+    queues = Queues(f"{BILLING.replies.name}.demo-{run}", f"billing.notices.demo-{run}")
+    with stage(application, folder, queues) as playing, listener(tally) as listen, _noted_signals() as end:
 
         def look() -> None:
             listen()
@@ -135,11 +136,16 @@ def _played(application: Application, script: Script, folder: Path) -> Ended:
 
         for act, messages in zip(script.acts, acts, strict=True):
             listen(act.name)
+            if (over := tally.holds_end(act.run_out)) is not None:
+                playing.wait_until(over, tally, look)
             playing.play(messages, tally, look)
             if not messages.keys() <= tally.replies.keys():
                 break
+        playing.end(tally)
     tally.file(_letters(application))
-    return Ended(tally, audit(application.engine), playing.exit_codes(), playing.seconds())
+    report = audit(application.engine, catalog=application.catalog)
+    noticed = noticed_in(application.engine, tally.references())
+    return Ended(tally, report, noticed, playing.exit_codes(), playing.seconds())
 
 
 def _letters(application: Application) -> Iterator[ParkedLetter]:

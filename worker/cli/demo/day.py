@@ -2,29 +2,44 @@
 
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from itertools import accumulate
+from typing import Literal
 
 from schemas import (
-    BonusCredit,
+    CancelSubscription,
+    ChangeSubscription,
     Command,
-    DeductUsage,
-    FreeUpload,
-    OpenAccount,
     PaymentSucceeded,
-    RefundCredit,
+    RecordUsage,
+    ReleaseUsage,
+    RenewSubscription,
+    SettleAccount,
+    UsageBatch,
 )
-from schemas.decoding import BODY_MAX_BYTES
-from worker.catalog import Catalog, Package
+from worker.catalog import Catalog
+from worker.cli.demo.broken import ways_to_be_broken
 from worker.cli.demo.script import Act, Message, Script, saying, zipf_weights
+from worker.cli.demo.senders import Senders
 
 MESSAGES_MIN = 150
-DAYS = 10  # the day's messages tell of events of so many days: some producers were late
 
-_FEATURES = {"chat": 50, "search": 20, "summary": 15, "transcription": 10, "embeddings": 5}
-_ORDINARY = {"deduct": 74, "free upload": 9, "purchase": 7, "refund": 5, "bonus": 5}
+#: How often what happens; most holds and all refunds have a second message, which is not counted here.
+_ORDINARY = {
+    "deduct": 46,
+    "metered": 12,
+    "hold": 11,
+    "free upload": 8,
+    "purchase": 7,
+    "bonus": 5,
+    "batch": 5,
+    "refund": 4,
+    "adjustment": 2,
+}
+_OF_TWO = {"hold", "refund"}
+_PERSONS = 3  # whom the stories of one round are about
 _FIRST = ("ada", "ben", "chidi", "dana", "emre", "fatima", "goran", "hana", "ines", "jonas", "kofi", "lena")
 _LAST = ("adeyemi", "berg", "costa", "demir", "eriksen", "fischer", "garcia", "haddad", "ito", "jansen")
 
@@ -38,27 +53,39 @@ def day(rng: random.Random, now: datetime, catalog: Catalog, *, messages: int, s
 
 
 class _Day:
+    """Some run dry, some are in a story, the others pay for what they use."""
+
     def __init__(self, rng: random.Random, now: datetime, catalog: Catalog, suffix: str) -> None:
         self._rng, self._now, self._catalog, self._suffix = rng, now, catalog, suffix
+        self._make = Senders(rng, now, catalog, suffix)
         self._tiers = sorted(catalog.tiers, key=lambda name: catalog.tiers[name].monthly_tokens)
-        self._numbers: dict[str, int] = {}
         self._users: list[str] = []
         self._dry: list[str] = []
+        self._persons: list[str] = []
+        self._payers: list[str] = []
+        self._weights: Sequence[float] = ()
         self._busy: list[tuple[datetime, Message]] = []
         self._evening: list[Message] = []
         self._night: list[Message] = []
+        self._run_out: set[str] = set()
 
     def script(self, count: int) -> Script:
-        openings = self._openings(max(12, count // 25))
-        for _ in range(max(1, count // 500)):
-            openings.append(saying("unknown tier", self._open("eve.nobody" + self._suffix, "platinum")))
+        rounds = max(1, count // 500)
+        openings = self._openings(max(12, count // 25), rounds)
+        for _ in range(rounds):
+            openings.append(saying("unknown tier", self._make.open("eve.nobody" + self._suffix, "platinum")))
             self._refused_by_the_rules()
+            self._payments_go_back()
+            self._disputes()
+            self._subscriptions()
+            self._holds()
+            self._credit_with_an_end()
         for _ in range(max(1, count // 1000)):
             self._broken()
         for user in self._dry:
             self._dry_spell(user)
         again, reused = count // 20, max(2, count // 200)
-        self._ordinary(count - len(openings) - self._planned() - again - reused)
+        self._ordinary(count - len(openings) - again - reused)
         self._delivered_again(again)
         self._references_reused(reused)
         self._busy.sort(key=lambda item: item[0])
@@ -66,145 +93,192 @@ class _Day:
             (
                 Act("accounts open", tuple(openings)),
                 Act("a busy day", tuple(message for _, message in self._busy)),
-                Act("top-ups", tuple(self._evening)),
-                Act("second tries", tuple(self._night)),
+                Act("the evening", tuple(self._evening)),
+                Act("the night", tuple(self._night), run_out=frozenset(self._run_out)),
             ),
             facts={"users": len(self._users)},
         )
 
-    def _planned(self) -> int:
-        return len(self._busy) + len(self._evening) + len(self._night)
-
     # -- the cast -----------------------------------------------------------------------------------------
 
-    def _openings(self, count: int) -> list[Message]:
+    def _openings(self, count: int, rounds: int) -> list[Message]:
         """Every tier has somebody; the first few, on the smallest tier, will run dry."""
         names = [f"{first}.{last}" for last in _LAST for first in _FIRST]
         names += [f"user.{number:04}" for number in range(count - len(names))]
         self._users = [name + self._suffix for name in names[:count]]
-        self._dry = self._users[: max(3, count // 10)]
+        dry, persons = max(3, count // 10), _PERSONS * rounds
+        self._dry, rest = self._users[:dry], self._users[dry:]
+        self._persons, self._payers = rest[:persons], rest[persons:]
+        self._weights = list(accumulate(zipf_weights(count - persons, 0.6)))
         weights = [2.0**-rank for rank in range(len(self._tiers))]
-        rest = count - len(self._dry) - len(self._tiers)
+        others = self._rng.choices(self._tiers, weights, k=len(self._payers) - len(self._tiers))
         tiers = [
-            *[self._tiers[0]] * len(self._dry),
+            *[self._tiers[0]] * dry,
+            *[self._tiers[0], self._tiers[1], self._tiers[1]] * rounds,
             *self._tiers,
-            *self._rng.choices(self._tiers, weights, k=rest),
+            *others,
         ]
         return [
-            saying("opening", self._open(user, tier)) for user, tier in zip(self._users, tiers, strict=True)
+            saying("opening", self._make.open(user, tier))
+            for user, tier in zip(self._users, tiers, strict=True)
         ]
-
-    def _open(self, user: str, tier: str) -> OpenAccount:
-        at = self._now - timedelta(days=DAYS, minutes=self._rng.randrange(600))
-        return OpenAccount(reference_id=self._reference("open"), user_id=user, tier=tier, occurred_at=at)
 
     # -- the ordinary -------------------------------------------------------------------------------------
 
     def _ordinary(self, count: int) -> None:
-        """One of each kind at least, then as often as it happens."""
-        makers: Mapping[str, Callable[[], Command]] = {
-            "deduct": self._deduct,
-            "free upload": self._free_upload,
-            "purchase": self._purchase,
-            "refund": self._refund,
-            "bonus": self._bonus,
+        """One of each kind at least, then as often as it happens, until there are ``count`` in all."""
+        makers: dict[str, Callable[[], None]] = {
+            "deduct": lambda: self._by_day("deduct", self._make.deduct(self._anyone())),
+            "metered": lambda: self._by_day("metered", self._make.record(self._anyone())),
+            "hold": self._hold,
+            "free upload": lambda: self._by_day("free upload", self._make.free_upload(self._anyone())),
+            "purchase": lambda: self._by_day("purchase", self._make.purchase(self._payer())),
+            "bonus": lambda: self._by_day("bonus", self._make.bonus(self._payer())),
+            "batch": lambda: self._by_day("batch", self._make.batch(self._anyone())),
+            "refund": self._usage_given_back,
+            "adjustment": self._adjustment,
         }
-        kinds = [*_ORDINARY, *self._rng.choices(list(_ORDINARY), list(_ORDINARY.values()), k=count)][:count]
-        for kind in kinds:
-            self._by_day(kind, makers[kind]())
+        first = list(_ORDINARY)
+        while (left := count - self._planned()) > 0:
+            chosen = self._rng.choices(list(_ORDINARY), list(_ORDINARY.values()))[0]
+            kind = first.pop() if first else chosen
+            makers["deduct" if left == 1 and kind in _OF_TWO else kind]()
 
-    def _deduct(self, user: str | None = None, tokens: int | None = None) -> DeductUsage:
-        (feature,) = self._rng.choices(list(_FEATURES), list(_FEATURES.values()))
-        return DeductUsage(
-            reference_id=self._reference("use"),
-            user_id=self._anyone() if user is None else user,
-            tokens=1 + int(self._rng.lognormvariate(6.0, 1.0)) if tokens is None else tokens,
-            feature=feature,
-            occurred_at=self._moment(),
-        )
+    def _hold(self) -> None:
+        """Most holds end in the evening; a few go on."""
+        hold = self._make.reserve(self._payer())
+        self._by_day("hold", hold)
+        chance = self._rng.random()
+        if chance < 0.8:
+            self._evening.append(saying("settle", self._make.settle(hold)))
+        elif chance < 0.93:
+            self._evening.append(saying("release", self._make.release(hold)))
 
-    def _free_upload(self) -> FreeUpload:
-        return FreeUpload(
-            reference_id=self._reference("upload"),
-            user_id=self._anyone(),
-            bytes=self._rng.randrange(1 << 16, 48 << 20),
-            occurred_at=self._moment(),
-        )
+    def _usage_given_back(self) -> None:
+        original = self._make.deduct(self._payer())
+        self._by_day("deduct", original)
+        self._evening.append(saying("refund", self._make.refund(original)))
 
-    def _purchase(self) -> PaymentSucceeded:
-        (index,) = self._rng.choices(
-            range(len(self._catalog.packages)), zipf_weights(len(self._catalog.packages), 1.5)
-        )
-        return self._payment(self._payer(), index)
-
-    def _payment(self, user: str, index: int, **changes: Any) -> PaymentSucceeded:
-        """The package by its id and by its index in turns, as older and newer producers do."""
-        package = self._catalog.packages[index]
-        reference = self._reference("pay")
-        by_id = self._numbers["pay"] % 2 == 0
-        fields: dict[str, Any] = {
-            "reference_id": reference,
-            "user_id": user,
-            "amount_minor": package.price_minor,
-            "currency": package.currency,
-            "provider": "stripe",
-            "occurred_at": self._moment(),
-            **({"package_id": package.id} if by_id else {"package_index": index}),
-        }
-        return PaymentSucceeded(**fields | changes)
-
-    def _refund(self) -> RefundCredit:
-        return RefundCredit(
-            reference_id=self._reference("refund"),
-            user_id=self._payer(),
-            tokens=self._rng.randrange(50, 2_000),
-            description="The answer was cut short.",
-            occurred_at=self._moment(),
-        )
-
-    def _bonus(self) -> BonusCredit:
-        return BonusCredit(
-            reference_id=self._reference("bonus"),
-            user_id=self._payer(),
-            tokens=self._rng.choice((500, 1_000, 5_000)),
-            description="For a friend invited.",
-            occurred_at=self._moment(),
-        )
-
-    # -- what is refused ----------------------------------------------------------------------------------
-
-    def _refused_by_the_rules(self) -> None:
-        package, nobody = self._catalog.packages[0], "mallory.nobody" + self._suffix
-        most = self._catalog.tiers[self._tiers[0]].free_upload_bytes
-        too_large = self._free_upload().model_copy(update={"user_id": self._dry[0], "bytes": most + 1})
-        self._by_day("unknown account", self._deduct(user=nobody))
-        self._by_day("opened twice", self._open(self._anyone(), self._tiers[-1]))
-        self._by_day("wrong amount", self._payment(self._payer(), 0, amount_minor=package.price_minor - 1))
-        self._by_day("wrong currency", self._payment(self._payer(), 0, currency="XTS"))
+    def _adjustment(self) -> None:
         self._by_day(
-            "unknown package", self._payment(self._payer(), 0, package_id="jumbo", package_index=None)
+            "adjustment", self._make.adjust(self._payer(), self._rng.choice((-300, -50, 200, 1_000)))
         )
-        self._by_day("upload too large", too_large)
+
+    # -- stories ------------------------------------------------------------------------------------------
+
+    def _payments_go_back(self) -> None:
+        """A part, everything, everything because the bank says so; and once before the payment is known."""
+        part, whole, bounced, early = (self._make.purchase(self._payer()) for _ in range(4))
+        for payment in (part, whole, bounced):
+            self._by_day("purchase", payment)
+        self._evening += [
+            saying("payment refunded", self._make.refund_of(part, part.amount_minor // 3)),
+            saying("payment refunded", self._make.refund_of(whole)),
+            saying("payment failed", self._make.failure_of(bounced)),
+            saying("late purchase", early),
+        ]
+        self._by_day("early refund", self._make.refund_of(early))
+
+    def _disputes(self) -> None:
+        """One is won. Another is lost when the tokens are spent: a debt remains."""
+        payer, spender = self._payer(), self._persons.pop(0)
+        kept, lost = self._make.purchase(payer), self._make.payment(spender, 0)
+        tokens = self._catalog.packages[0].tokens + self._catalog.tiers[self._tiers[0]].monthly_tokens
+        self._dispute(kept, "won")
+        self._dispute(lost, "lost")
+        self._evening.append(saying("deduct", self._make.deduct(spender, tokens * 9 // 10)))
+
+    def _dispute(self, payment: PaymentSucceeded, result: Literal["won", "lost"]) -> None:
+        dispute = self._make.dispute_of(payment)
+        self._by_day("purchase", payment)
+        self._evening.append(saying("dispute", dispute))
+        self._night.append(saying(f"dispute {result}", self._make.end_of(dispute, result)))
+
+    def _subscriptions(self) -> None:
+        """One goes up in the middle of a period, and down again; another leaves, twice."""
+        climber, leaver = self._persons.pop(0), self._persons.pop(0)
+        up, down = self._tiers[2], self._tiers[1]
+        self._by_day("deduct", self._make.deduct(climber, self._catalog.tiers[down].monthly_tokens // 2))
+        self._evening += [
+            saying("upgrade", ChangeSubscription(**self._asking("upgrade", climber), tier=up)),
+            saying("cancellation", CancelSubscription(**self._asking("cancel", leaver))),
+        ]
+        soon = self._now + timedelta(days=32)  # in the next period, whatever the month
+        self._night += [
+            saying("downgrade", ChangeSubscription(**self._asking("change", climber), tier=down)),
+            saying("renewal", RenewSubscription(**self._asking("renew", climber), period_start=soon)),
+            saying("canceled twice", CancelSubscription(**self._asking("cancel", leaver), at="now")),
+        ]
+
+    def _holds(self) -> None:
+        """One is settled, one given up. Of two that hang, one comes back too late, the other never."""
+        settled, given_up = self._make.reserve(self._payer()), self._make.reserve(self._payer())
+        slow, silent = (self._make.reserve(self._payer(), ttl_seconds=1) for _ in range(2))
+        for hold in (settled, given_up):
+            self._by_day("hold", hold)
+        for hold in (slow, silent):
+            self._by_day("hold that runs out", hold)
+            self._run_out.add(hold.reference_id)
+        self._evening += [
+            saying("settle", self._make.settle(settled)),
+            saying("release", self._make.release(given_up)),
+        ]
+        self._night += [
+            saying("late settle", self._make.settle(slow)),
+            saying("settlement of what is due", SettleAccount(**self._asking("due", silent.user_id))),
+        ]
+
+    def _credit_with_an_end(self) -> None:
+        """A present that ends within days is announced at once; another begins only tomorrow."""
+        soon, later = self._now + timedelta(days=3), self._now + timedelta(days=1)
+        self._by_day("bonus that ends soon", self._make.bonus(self._payer(), expires_at=soon))
+        self._by_day("bonus from tomorrow", self._make.bonus(self._payer(), effective_at=later))
 
     def _dry_spell(self, user: str) -> None:
         """Asks for more than there is, tops up, asks again with attempt 2; late copies of both come in."""
         asked = self._catalog.tiers[self._tiers[0]].monthly_tokens + self._rng.randrange(1_000, 9_000)
-        first = self._deduct(user, asked)
-        package = self._smallest_above(asked)
+        first = self._make.deduct(user, asked)
+        package = self._make.smallest_above(asked)
         self._by_day("runs dry", first)
-        self._evening.append(saying("top-up", self._payment(user, package, occurred_at=self._now)))
+        self._evening.append(saying("top-up", self._make.payment(user, package, occurred_at=self._now)))
         second = first.model_copy(update={"attempt": 2, "occurred_at": self._now})
-        self._night.append(saying("second try", second))
-        self._night.append(saying("delivered again", second))
-        self._night.append(saying("delivered again", first))
+        self._night += [
+            saying("second try", second),
+            saying("delivered again", second),
+            saying("delivered again", first),
+        ]
 
-    def _smallest_above(self, tokens: int) -> int:
-        def size(package: Package) -> int:
-            return package.tokens + package.bonus_tokens
+    # -- what is refused ----------------------------------------------------------------------------------
 
-        packages = self._catalog.packages
-        large_enough = [index for index, package in enumerate(packages) if size(package) >= tokens]
-        return min(large_enough or range(len(packages)), key=lambda index: size(packages[index]))
+    def _refused_by_the_rules(self) -> None:
+        make, package, user = self._make, self._catalog.packages[0], self._payer()
+        nobody, never = "mallory.nobody" + self._suffix, {"original_reference_id": "never" + self._suffix}
+        most = self._catalog.tiers[self._tiers[0]].free_upload_bytes
+        too_large = make.free_upload(self._dry[0]).model_copy(update={"bytes": most + 1})
+        paid, used = make.payment(user, 0), make.deduct(user, 100)
+        in_euros = make.refund_of(paid).model_copy(update={"currency": "XTS"})
+        unnamed = make.refund(used).model_copy(update={"original_reference_id": None})
+        for kind, command in (
+            ("unknown account", make.deduct(nobody)),
+            ("opened twice", make.open(user, self._tiers[-1])),
+            ("wrong amount", make.payment(user, 0, amount_minor=package.price_minor - 1)),
+            ("wrong currency", make.payment(user, 0, currency="XTS")),
+            ("unknown package", make.payment(user, 0, package_id="jumbo", package_index=None)),
+            ("upload too large", too_large),
+            ("unknown meter", RecordUsage(**self._asking("meter", user), meter="fax", quantity=1)),
+            ("unknown hold", ReleaseUsage(**self._asking("release", user), **never)),
+            ("refund of nothing", unnamed),
+            ("purchase", paid),
+            ("deduct", used),
+            ("renewed already", RenewSubscription(**self._asking("renew", user))),
+            ("bonus of yesterday", make.bonus(user, expires_at=self._now - timedelta(days=1))),
+            ("corrected too much", make.adjust(user, -(10**12))),
+        ):
+            self._by_day(kind, command)
+        self._evening += [
+            saying("refund of too much", make.refund(used, used.tokens + 1)),
+            saying("refund in another currency", in_euros),
+        ]
 
     def _delivered_again(self, count: int) -> None:
         """The same bytes once more, soon after or in the evening; the broker may do that any time."""
@@ -225,71 +299,33 @@ class _Day:
             changed = replace(
                 message,
                 kind="reused reference",
-                message_id=self._reference("changed"),
+                message_id=self._make.reference("changed"),
                 body=json.dumps(fields).encode(),
             )
             self._evening.append(changed)
 
     def _broken(self) -> None:
-        for name, routing_key, body in ways_to_be_broken(self._deduct(), self._now):
-            message = Message(f"broken: {name}", self._reference("broken"), routing_key, body)
-            self._busy.append((self._moment(), message))
+        for name, routing_key, body in ways_to_be_broken(self._make.deduct(self._anyone()), self._now):
+            message = Message(f"broken: {name}", self._make.reference("broken"), routing_key, body)
+            self._busy.append((self._make.moment(), message))
 
     # -- small things -------------------------------------------------------------------------------------
 
-    def _by_day(self, kind: str, command: Command) -> None:
-        self._busy.append((command.occurred_at or self._now, saying(kind, command)))
+    def _planned(self) -> int:
+        return len(self._busy) + len(self._evening) + len(self._night)
 
-    def _reference(self, kind: str) -> str:
-        self._numbers[kind] = self._numbers.get(kind, 0) + 1
-        return f"{kind}-{self._numbers[kind]:05}{self._suffix}"
+    def _by_day(self, kind: str, content: Command | UsageBatch) -> None:
+        at = content.items[0].occurred_at if isinstance(content, UsageBatch) else content.occurred_at
+        self._busy.append((at or self._now, saying(kind, content)))
+
+    def _asking(self, kind: str, user: str) -> dict[str, str]:
+        return {"reference_id": self._make.reference(kind), "user_id": user}
 
     def _anyone(self) -> str:
-        return self._rng.choices(self._users, zipf_weights(len(self._users), 0.6))[0]
+        (place,) = self._rng.choices(range(len(self._weights)), cum_weights=self._weights)
+        dry = len(self._dry)
+        return self._dry[place] if place < dry else self._payers[place - dry]
 
     def _payer(self) -> str:
-        """Somebody who is not to run dry."""
-        return self._rng.choice(self._users[len(self._dry) :])
-
-    def _moment(self) -> datetime:
-        back = self._rng.triangular(60, DAYS * 86_400 - 60, 86_400)
-        return (self._now - timedelta(seconds=back)).replace(microsecond=0)
-
-
-def ways_to_be_broken(command: DeductUsage, now: datetime) -> list[tuple[str, str, bytes]]:
-    """Messages that are no commands, each in its own way: (name, routing key, body)."""
-    fields: dict[str, Any] = json.loads(command.to_json())
-    text = json.dumps(fields)
-
-    def but(**changes: Any) -> bytes:
-        return json.dumps(fields | changes).encode()
-
-    def without(name: str) -> bytes:
-        return json.dumps({key: value for key, value in fields.items() if key != name}).encode()
-
-    key = command.type
-    return [
-        ("not JSON", key, b"please take 5 tokens from bob"),
-        ("cut short", key, text[: len(text) // 2].encode()),
-        ("empty", key, b""),
-        ("not an object", key, f"[{text}]".encode()),
-        ("not UTF-8", key, but(description="?").replace(b"?", b"Gr\xfc\xdfe")),
-        ("byte order mark", key, b"\xef\xbb\xbf" + text.encode()),
-        ("fractional tokens", key, but(tokens=12.5)),
-        ("tokens in quotes", key, but(tokens="500")),
-        ("true for tokens", key, but(tokens=True)),
-        ("no tokens at all", key, but(tokens=0)),
-        ("negative", key, but(tokens=-500)),
-        ("NaN", key, but(tokens=float("nan"))),
-        ("astronomic", key, but(tokens=10**30)),
-        ("unknown type", "usage.debit", but(type="usage.debit")),
-        ("missing field", key, without("userId")),
-        ("unknown field", key, but(token=500)),
-        ("duplicate field", key, text[:-1].encode() + b', "tokens": 1}'),
-        ("naive time", key, but(occurredAt=f"{now:%Y-%m-%dT%H:%M:%S}")),
-        ("from the future", key, but(occurredAt=(now + timedelta(days=400)).isoformat())),
-        ("control character", key, but(userId="bob\x00")),
-        ("nested too deeply", key, b"[" * 100_000),
-        ("oversized", key, but(description="x" * BODY_MAX_BYTES)),
-        ("other routing key", "usage.free_upload", text.encode()),
-    ]
+        """Somebody who is not to run dry, and in no story."""
+        return self._rng.choice(self._payers)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from schemas import Command
+from schemas import Command, UsageBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +25,13 @@ class Message:
 class Act:
     """Messages that may overtake each other; the next act begins when all of these are answered.
 
-    Payments and usage come by two queues, so that what must precede something stands in an earlier act.
+    Payments and usage come by two queues, so that what must precede something stands in an earlier act. The
+    holds that ``run_out`` names, of earlier acts, have run out when this one begins.
     """
 
     name: str
     messages: tuple[Message, ...]
+    run_out: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +48,11 @@ class Script:
         return tuple(message for act in self.acts for message in act.messages)
 
 
-def saying(kind: str, command: Command) -> Message:
-    """The message that carries ``command``."""
-    message_id = f"{command.reference_id}/{command.attempt}"
-    return Message(kind, message_id, command.type, command.to_json(), command.reference_id)
+def saying(kind: str, content: Command | UsageBatch) -> Message:
+    """The message that carries a command, or a batch of them."""
+    attempt = 1 if isinstance(content, UsageBatch) else content.attempt
+    message_id = f"{content.reference_id}/{attempt}"
+    return Message(kind, message_id, content.type, content.to_json(), content.reference_id)
 
 
 def zipf_weights(count: int, skew: float = 1.0) -> Sequence[float]:

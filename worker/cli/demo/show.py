@@ -26,7 +26,7 @@ from worker.ledger.queries import Reader
 from worker.settings import Settings, redacted
 
 _LINE_EVERY_S = 2.0
-_REPLIES = 10
+_REPLIES = 14
 _ENTRIES = 12
 _DAYS = 14
 _LETTERS = 5
@@ -145,7 +145,7 @@ def show_ended_as_json(application: Application, script: Script, ended: Ended) -
             "sent": dict(Counter(message.kind for message in tally.sent.values())),
             "outcomes": [asdict(row) for row in tally.outcomes()],
             "batchItems": [asdict(row) for row in tally.item_outcomes()],
-            "notices": dict(Counter(notice.type for notice in tally.notices.values())),
+            "notices": dict(Counter(notice.type for notice in tally.own_notices())),
             "balances": _balances_as_dicts(application, tally.with_something_special()),
             "deadLetters": dict(Counter(letter.reason for letter in tally.letters.values())),
             "user": None if user is None else _user_as_dict(application, user, tally),
@@ -174,9 +174,10 @@ def _show_outcomes(title: str, rows: Sequence[OutcomeCount]) -> None:
 
 
 def _show_notices(tally: Tally) -> None:
-    counts = Counter(notice.type for notice in tally.notices.values())
-    examples = {notice.type: notice for notice in tally.notices.values()}
-    title = f"Notices: {len(tally.notices)}, by type"
+    notices = tally.own_notices()
+    counts = Counter(notice.type for notice in notices)
+    examples = {notice.type: notice for notice in notices}
+    title = f"Notices: {len(notices)}, by type"
     _heading(title)
     show_table(
         title,
@@ -292,7 +293,7 @@ def _speed(ended: Ended) -> str:
     answered, letters = len(ended.tally.replies), len(ended.tally.letters)
     return (
         f"{answered:,} of {len(ended.tally.sent):,} messages answered, {letters:,} of them dead letters, "
-        f"{len(ended.tally.notices):,} notices, "
+        f"{len(ended.tally.own_notices()):,} notices, "
         f"in {ended.seconds:.1f} s from the first answer to the last"
     )
 

@@ -1,4 +1,4 @@
-"""The processes of a demo: a worker and a producer, as an operator would start them, and the reply queue."""
+"""The processes of a demo: a worker and a producer, as an operator would start them, and what is heard."""
 
 import os
 import subprocess
@@ -6,11 +6,13 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from time import monotonic
+from typing import NamedTuple
 
 import worker
-from worker.bootstrap import Application
+from worker.bootstrap import Application, utc_now
 from worker.broker import BILLING, Link
 from worker.cli.demo.producer import line_for
 from worker.cli.demo.script import Message
@@ -103,19 +105,24 @@ def _import_path() -> str:
 class Stage:
     """Plays acts: hands them to the producer, and reads replies until everything is answered."""
 
-    def __init__(self, worker: Process, producer: Process, replies: Link, reply_to: str) -> None:
-        self._worker, self._producer, self._replies, self._reply_to = worker, producer, replies, reply_to
-        self._heard: list[float] = []
+    def __init__(self, worker: Process, producer: Process, heard: Link, queues: "Queues") -> None:
+        self._worker, self._producer, self._heard, self._queues = worker, producer, heard, queues
+        self._answers: list[float] = []
 
     def seconds(self) -> float:
         """From the first answer to the last."""
-        return self._heard[-1] - self._heard[0] if self._heard else 0.0
+        return self._answers[-1] - self._answers[0] if self._answers else 0.0
 
     def exit_codes(self) -> dict[str, int | None]:
         """How the processes ended, by name; None while they run."""
         return {process.name: process.popen.returncode for process in (self._worker, self._producer)}
 
-    def play(self, messages: dict[str, Message], tally: Tally, on_answers: Callable[[], None]) -> None:
+    def wait_until(self, moment: datetime, tally: Tally, look: Callable[[], None]) -> None:
+        """Let time pass, and listen meanwhile."""
+        while utc_now() <= moment:
+            self._listen(tally, look)
+
+    def play(self, messages: dict[str, Message], tally: Tally, look: Callable[[], None]) -> None:
         """Send ``messages`` and wait for their answers.
 
         Ends without those that don't come for a minute in which nothing else comes either.
@@ -123,60 +130,83 @@ class Stage:
         self._send(messages)
         heard = monotonic()
         while not messages.keys() <= tally.replies.keys():
-            deliveries = self._replies.receive(100, 0.2)
-            tally.take(deliveries)
-            self._replies.acknowledge(deliveries)
-            self._replies.keep_alive()
-            on_answers()
-            if deliveries:
+            if self._listen(tally, look):
                 heard = monotonic()
-                self._heard = [*self._heard[:1], heard]
             elif monotonic() - heard > _PATIENCE_S:
                 return
             else:
                 self._worker.require_alive()
                 self._producer.require_alive()
 
+    def end(self, tally: Tally) -> None:
+        """End the processes in order, and hear what they still said: notices go out after the replies."""
+        self._producer.end()
+        self._worker.end()
+        while self._listen(tally, lambda: None):
+            pass
+
+    def _listen(self, tally: Tally, look: Callable[[], None]) -> bool:
+        """Whether anything has come."""
+        deliveries = self._heard.receive(100, 0.2)
+        replies = [delivery for delivery in deliveries if delivery.queue == self._queues.replies]
+        tally.take(replies)
+        tally.hear(delivery for delivery in deliveries if delivery.queue == self._queues.notices)
+        self._heard.acknowledge(deliveries)
+        self._heard.keep_alive()
+        look()
+        if replies:
+            self._answers = [*self._answers[:1], monotonic()]
+        return bool(deliveries)
+
     def _send(self, messages: dict[str, Message]) -> None:
         pipe = self._producer.popen.stdin
         assert pipe is not None  # noqa: S101 - it was started with one
         try:
-            pipe.write(line_for(list(messages.items()), self._reply_to))
+            pipe.write(line_for(list(messages.items()), self._queues.replies))
             pipe.flush()
         except BrokenPipeError:
             self._producer.popen.wait(_STOP_S)
             self._producer.require_alive()
 
 
+class Queues(NamedTuple):
+    """Where a demo hears: the replies to its messages, and every notice."""
+
+    replies: str
+    notices: str
+
+
 @contextmanager
-def stage(application: Application, folder: Path, reply_to: str) -> Iterator[Stage]:
+def stage(application: Application, folder: Path, queues: Queues) -> Iterator[Stage]:
     """A migrated ledger, a declared topology, a worker and a producer; all ended with the block."""
     settings = application.settings
     migrate(application.engine)
     # `--supervised`: the kernel ends the worker with the demo, even with one that is killed.
     run_worker = ["-m", "worker", "run", "--supervised", str(os.getpid())]
     with (
-        _reply_link(application, reply_to) as replies,
+        _listening_link(application, queues) as heard,
         started("worker", run_worker, settings, folder) as worker,
         started("producer", ["-m", "worker.cli.demo.producer"], settings, folder) as producer,
     ):
-        yield Stage(worker, producer, replies, reply_to)
+        yield Stage(worker, producer, heard, queues)
 
 
 @contextmanager
-def _reply_link(application: Application, queue: str) -> Iterator[Link]:
+def _listening_link(application: Application, queues: Queues) -> Iterator[Link]:
     link = application.link()
     try:
         link.declare(BILLING)
-        link.declare_temporary(queue)
+        link.declare_temporary(queues.replies)
+        link.listen(queues.notices)
     finally:
         link.close()
-    link = application.link(consume=[queue])
+    link = application.link(consume=list(queues))
     try:
         yield link
     finally:
         with suppress(BrokerUnavailableError):
-            link.delete(queue)
+            for queue in queues:
+                link.delete(queue)
         link.close()
 
 

@@ -1,10 +1,11 @@
-"""What became of each message: its answer, its dead letter, or neither."""
+"""What became of each message: its answer, its dead letter, or neither; and the notices that came of it."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
-from schemas import Code, Reply, Status
+from schemas import Code, Notice, Reply, Status
 from worker.broker import Delivery
 from worker.cli.demo.script import Message
 from worker.deadletters.office import ParkedLetter
@@ -12,7 +13,7 @@ from worker.deadletters.office import ParkedLetter
 
 @dataclass(frozen=True, slots=True)
 class OutcomeCount:
-    """So many messages of ``type`` had this answer; ``again`` of them were duplicates."""
+    """So many of ``type`` had this answer; ``again`` of them were duplicates."""
 
     type: str | None
     status: str
@@ -29,6 +30,7 @@ class Tally:
     sent: Mapping[str, Message]
     replies: dict[str, Reply] = field(default_factory=dict)
     letters: dict[str, ParkedLetter] = field(default_factory=dict)
+    notices: dict[str, Notice] = field(default_factory=dict)
 
     def take(self, deliveries: Iterable[Delivery]) -> None:
         """Note replies. The first one of a message counts: at-least-once may bring it twice."""
@@ -36,6 +38,12 @@ class Tally:
             correlation_id = delivery.text("correlation_id") or ""
             if correlation_id in self.sent and correlation_id not in self.replies:
                 self.replies[correlation_id] = Reply.model_validate_json(delivery.body)
+
+    def hear(self, deliveries: Iterable[Delivery]) -> None:
+        """Note notices, each once: it may come again, with the same id."""
+        for delivery in deliveries:
+            notice = Notice.model_validate_json(delivery.body)
+            self.notices.setdefault(notice.id, notice)
 
     def file(self, letters: Iterable[ParkedLetter]) -> None:
         """Note dead letters; those of other senders are passed over."""
@@ -59,13 +67,32 @@ class Tally:
         ]
 
     def outcomes(self) -> list[OutcomeCount]:
-        """How often each type had each answer, most frequent first within a type."""
-        counts: dict[tuple[str | None, str, str, str | None], Counter[bool]] = {}
-        for reply in self.replies.values():
-            key = (reply.type, reply.status.value, reply.code.value, reply.reason)
-            counts.setdefault(key, Counter())[reply.duplicate] += 1
-        rows = [OutcomeCount(*key, first=count[False], again=count[True]) for key, count in counts.items()]
-        return sorted(rows, key=lambda row: (row.type or "~", -row.first - row.again, row.code))
+        """How often each type of message had each answer, most frequent first within a type."""
+        return _counted(self.replies.values())
+
+    def item_outcomes(self) -> list[OutcomeCount]:
+        """The same of what came in batches."""
+        return _counted(item for reply in self.replies.values() for item in reply.items or ())
+
+    def references(self) -> set[str]:
+        """Every reference that has an answer; those of items count, those of batches name nothing."""
+        answered = (item for reply in self.replies.values() for item in reply.items or (reply,))
+        return {reply.reference_id for reply in answered if reply.reference_id is not None}
+
+    def own_notices(self) -> list[Notice]:
+        """The notices that came of these messages: others may play on the same servers."""
+        references = self.references()
+        return [notice for notice in self.notices.values() if notice.reference_id in references]
+
+    def holds_end(self, references: Iterable[str]) -> datetime | None:
+        """When the last of these holds runs out; None where none is held."""
+        named = set(references)
+        ends = [
+            reply.expires_at
+            for reply in self.replies.values()
+            if reply.reference_id in named and reply.code is Code.TOKENS_RESERVED and reply.expires_at
+        ]
+        return max(ends, default=None)
 
     def of_user(self, user_id: str) -> list[tuple[Message, Reply]]:
         """A user's messages with their replies, in the order they were answered in."""
@@ -79,6 +106,32 @@ class Tally:
                 seen.setdefault(reply.user_id, set()).add(_kind(reply))
         opened = {reply.user_id for reply in self.replies.values() if reply.code is Code.ACCOUNT_OPENED}
         return max(seen.keys() & opened, key=lambda user: (_drama(seen[user]), user), default=None)
+
+    def with_something_special(self) -> list[str]:
+        """Users to show: the protagonist, one who owes, one with open holds, one who changed the tier."""
+        latest: dict[str, Reply] = {}
+        changed: list[str] = []
+        for reply in self.replies.values():
+            if reply.user_id is not None:
+                latest[reply.user_id] = reply
+                changed += [reply.user_id] * (reply.code is Code.SUBSCRIPTION_CHANGED)
+        found = (
+            self.protagonist(),
+            next((user for user, reply in latest.items() if reply.debt), None),
+            next((user for user, reply in latest.items() if reply.held), None),
+            next(iter(changed), None),
+        )
+        return list(dict.fromkeys(user for user in found if user is not None))
+
+
+def _counted(replies: Iterable[Reply]) -> list[OutcomeCount]:
+    counts: dict[tuple[str | None, str, str, str | None], Counter[bool]] = {}
+    for reply in replies:
+        reason = reply.reason if reply.status is Status.FAILED else None  # an operator's reason is no code
+        key = (reply.type, reply.status.value, reply.code.value, reason)
+        counts.setdefault(key, Counter())[reply.duplicate] += 1
+    rows = [OutcomeCount(*key, first=count[False], again=count[True]) for key, count in counts.items()]
+    return sorted(rows, key=lambda row: (row.type or "~", -row.first - row.again, row.code))
 
 
 _Kind = tuple[Code, bool, bool]

@@ -4,12 +4,14 @@ import csv
 import hashlib
 import io
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
-from schemas import DeductUsage, OpenAccount, PaymentSucceeded
+from schemas import DeductUsage, OpenAccount, PaymentSucceeded, ReserveUsage, SettleUsage
 from worker.catalog import Catalog, Package
 from worker.cli.demo.script import Act, Message, Script, saying, zipf_weights
 from worker.errors import ConfigurationError
@@ -17,6 +19,9 @@ from worker.errors import ConfigurationError
 TIMESTAMP, CONTEXT, GENERATED = COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 _DIGITS_MAX = 12
 _PAYING_SHARE = 0.75
+_HELD_EVERY = 5
+_GENERATED_MAX = 1_000
+_HOLD_S = 3_600
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,11 @@ class Row:
     def tokens(self) -> int:
         """What the request costs."""
         return self.context_tokens + self.generated_tokens
+
+    @property
+    def at_most(self) -> int:
+        """What is held for the request before it is known how much it generates."""
+        return self.context_tokens + _GENERATED_MAX
 
 
 def trace_script(path: Path, *, seed: int, users: int, now: datetime, catalog: Catalog) -> Script:
@@ -53,21 +63,27 @@ def trace_script(path: Path, *, seed: int, users: int, now: datetime, catalog: C
     for user, row in zip(spenders, paid, strict=True):
         demand[user] += row.tokens
     tiers = cast.tiers()
+    bought = cast.bought(tiers, demand)
+    requests = [_Request(run, *pair, now - last) for pair in zip(spenders, paid, strict=True)]
+    held = _held(requests, {user: cast.budget(tiers[user], bought[user]) for user in demand})
     return Script(
         (
             Act("accounts open", tuple(cast.openings(tiers))),
-            Act("purchases", tuple(cast.purchases(tiers, demand))),
-            Act("the trace", tuple(_deductions(run, spenders, paid, now - last))),
+            Act("purchases", tuple(cast.purchases(bought))),
+            Act("the trace", tuple(each.held() if each in held else each.deducted() for each in requests)),
+            Act("holds end", tuple(each.settled() for each in requests if each in held)),
         ),
         notes=(
             f"{path}: {len(rows):,} rows, {len(rows) - len(paid):,} of them without tokens and left out",
             f"the trace is shifted by {_shift(now - last)}, so that its last row is now",
-            f"{len(demand)} of {users} users use {sum(demand.values()):,} tokens in {len(paid):,} deductions",
+            f"{len(demand)} of {users} users use {sum(demand.values()):,} tokens in {len(paid):,} requests",
+            f"{len(held):,} of them are held first, and settled when it is known how much they generated",
         ),
         facts={
             "trace": str(path),
             "rows": len(rows),
             "rowsLeftOut": len(rows) - len(paid),
+            "rowsHeld": len(held),
             "shiftSeconds": int((now - last).total_seconds()),
             "users": users,
         },
@@ -162,14 +178,24 @@ class _Cast:
                 ),
             )
 
-    def purchases(self, tiers: Mapping[str, str], demand: Mapping[str, int]) -> Iterator[Message]:
+    def bought(self, tiers: Mapping[str, str], demand: Mapping[str, int]) -> dict[str, list[Package]]:
         """Most users buy about what they will need beyond their allocation, the others will run dry."""
+        bought: dict[str, list[Package]] = {}
         for user, tokens in demand.items():
-            if self._rng.random() > _PAYING_SHARE:
-                continue
             lacking = tokens - self._catalog.tiers[tiers[user]].monthly_tokens
-            about = int(lacking * self._rng.uniform(0.5, 1.5))
-            for number, package in enumerate(_packages_for(about, self._catalog.packages), 1):
+            about = int(lacking * self._rng.uniform(0.5, 1.5)) if self._rng.random() < _PAYING_SHARE else 0
+            bought[user] = list(_packages_for(about, self._catalog.packages))
+        return bought
+
+    def budget(self, tier: str, bought: Sequence[Package]) -> int:
+        """What a user has, with the allocation."""
+        tokens = sum(package.tokens + package.bonus_tokens for package in bought)
+        return self._catalog.tiers[tier].monthly_tokens + tokens
+
+    def purchases(self, bought: Mapping[str, Sequence[Package]]) -> Iterator[Message]:
+        """A payment a package."""
+        for user, packages in bought.items():
+            for number, package in enumerate(packages, 1):
                 yield saying("purchase", self._payment(user, number, package))
 
     def _payment(self, user: str, number: int, package: Package) -> PaymentSucceeded:
@@ -193,21 +219,56 @@ def _packages_for(tokens: int, packages: Sequence[Package]) -> Iterator[Package]
         tokens -= package.tokens
 
 
-def _deductions(
-    run: str, spenders: Sequence[str], rows: Sequence[Row], shift: timedelta
-) -> Iterator[Message]:
-    for user, row in zip(spenders, rows, strict=True):
-        yield saying(
-            "deduct",
-            DeductUsage(
-                reference_id=f"trace-{run}-line-{row.line:06}",
-                user_id=user,
-                tokens=row.tokens,
-                feature="completion",
-                occurred_at=row.at + shift,
-                metadata={"contextTokens": row.context_tokens, "generatedTokens": row.generated_tokens},
-            ),
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A row on its way into the ledger, in one step or in two."""
+
+    run: str
+    user: str
+    row: Row
+    shift: timedelta
+
+    def deducted(self) -> Message:
+        """Everything at once, when it is known."""
+        return saying("deduct", DeductUsage(**self._said(""), tokens=self.row.tokens, feature="completion"))
+
+    def held(self) -> Message:
+        """As much as it may be."""
+        hold = ReserveUsage(**self._said("-hold"), tokens=self.row.at_most, ttl_seconds=_HOLD_S)
+        return saying("hold", hold)
+
+    def settled(self) -> Message:
+        """As much as it was."""
+        settled = SettleUsage(
+            **self._said(""),
+            original_reference_id=self._reference("-hold"),
+            tokens=self.row.tokens,
+            on_excess="take",
+            feature="completion",
         )
+        return saying("settle", settled)
+
+    def _reference(self, ending: str) -> str:
+        return f"trace-{self.run}-line-{self.row.line:06}{ending}"
+
+    def _said(self, ending: str) -> dict[str, Any]:
+        row = self.row
+        return {
+            "reference_id": self._reference(ending),
+            "user_id": self.user,
+            "occurred_at": row.at + self.shift,
+            "metadata": {"contextTokens": row.context_tokens, "generatedTokens": row.generated_tokens},
+        }
+
+
+def _held(requests: Sequence[_Request], budgets: Mapping[str, int]) -> set[_Request]:
+    """Every so many-th request of those who have enough for all of theirs, whatever is held meanwhile."""
+    candidates = set(requests[_HELD_EVERY - 1 :: _HELD_EVERY])
+    wanted: Counter[str] = Counter()
+    for request in requests:
+        row = request.row
+        wanted[request.user] += max(row.at_most, row.tokens) if request in candidates else row.tokens
+    return {request for request in candidates if wanted[request.user] <= budgets[request.user]}
 
 
 def _shift(by: timedelta) -> str:

@@ -1,0 +1,76 @@
+"""Samples of the contract: read, and spoken to a worker on a ledger in a file."""
+
+import json
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine
+
+from tests.support.fakes import FakeLink, delivery
+from worker.broker import BILLING, Delivery
+from worker.catalog import load_catalog
+from worker.ledger.store import Ledger
+from worker.metrics import Metrics
+from worker.pipeline import Pipeline
+from worker.policy import Policy
+
+FOLDER = Path(__file__).parent
+#: The clock of the first step, where it says nothing.
+START = "2026-11-22T10:15:00Z"
+
+Step = dict[str, Any]
+
+
+def files() -> list[Path]:
+    """Every file of samples."""
+    return sorted(FOLDER.glob("*.json"))
+
+
+def steps_of(path: Path) -> list[Step]:
+    """The steps of one conversation."""
+    steps: list[Step] = json.loads(path.read_text(encoding="utf-8"))
+    return steps
+
+
+def written(steps: Sequence[Step]) -> str:
+    """The text of a file."""
+    return json.dumps(steps, ensure_ascii=False, indent=2) + "\n"
+
+
+def spoken(steps: Sequence[Step], engine: Engine) -> Iterator[Step]:
+    """The steps with what a worker on this empty ledger answers."""
+    now = datetime.fromisoformat(START)
+    pipeline = Pipeline(
+        Ledger(engine),
+        load_catalog(),
+        Policy(),
+        clock=lambda: now,
+        pause=lambda _: None,
+        metrics=Metrics(),
+    )
+    for step in steps:
+        now = datetime.fromisoformat(step.get("at", now.isoformat()))
+        link = FakeLink()
+        pipeline.settle(link, pipeline.receive([_delivered(step)]))
+        asked = {name: value for name, value in step.items() if name not in ("reply", "notices")}
+        yield {**asked, **_answers(link)}
+
+
+def _delivered(step: Step) -> Delivery:
+    if "message" in step:
+        return delivery(step["message"], correlation_id="c")
+    key = step.get("routingKey", "usage.deduct")
+    return delivery(step["body"].encode(), routing_key=key, correlation_id="c")
+
+
+def _answers(link: FakeLink) -> Step:
+    notices, replies = [], []
+    for message in link.published:
+        if message.exchange == BILLING.events:
+            notices.append(json.loads(message.body))
+        elif message.routing_key != BILLING.dead.name:
+            replies.append(json.loads(message.body))
+    (reply,) = replies
+    return {"reply": reply, "notices": notices} if notices else {"reply": reply}

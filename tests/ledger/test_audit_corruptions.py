@@ -1,0 +1,717 @@
+"""What the audit finds: each way to corrupt a true ledger is found where it was done, and nothing else is."""
+
+# ruff: noqa: S608 - the statements are put together from this file's own words
+
+from collections.abc import Mapping
+
+import pytest
+from sqlalchemy import Engine
+
+from tests.support.true_ledger import ADA, BEN, CATALOG, CYD, DAN, FAY, GUS
+from worker.ledger.audit import CHECKS, Finding, audit_snapshot
+
+#: By what is corrupted: the statement that does it, and what the audit then says.
+Corruptions = Mapping[str, tuple[str, ...]]
+
+
+def told(finding: Finding) -> str:
+    """A finding in short: its check, where it is, what must be and what is."""
+    user = f"account {finding.account_id}" if finding.user_id is None else finding.user_id
+    lot = None if finding.lot is None else f"lot {finding.lot}"
+    entry = None if finding.sequence is None else f"entry {finding.sequence}"
+    place = (finding.check, user, finding.reference_id, lot, entry, finding.quota)
+    return f"{', '.join(filter(None, place))}: {finding.expected} → {finding.actual}"
+
+
+def entry(account: int, sequence: int) -> str:
+    return f"account_id = {account} AND sequence = {sequence}"
+
+
+def lot(account: int, number: int) -> str:
+    return f"account_id = {account} AND number = {number}"
+
+
+def of(reference_id: str) -> str:
+    return f"operation_id = {operation(reference_id)}"
+
+
+def operation(reference_id: str) -> str:
+    return f"(SELECT operation_id FROM operations WHERE reference_id = '{reference_id}')"
+
+
+_ACCOUNTS: Corruptions = {
+    "an account's balance": (
+        "UPDATE accounts SET balance = balance + 7 WHERE user_id = 'ada'",
+        "balance, ada: 415 → 422",
+        "lots, ada: 415 → 422",
+    ),
+    "an account's allocated": (
+        "UPDATE accounts SET allocated = allocated + 7 WHERE user_id = 'ada'",
+        "allocated, ada: 500 → 507",
+    ),
+    "an account's purchased": (
+        "UPDATE accounts SET purchased = purchased + 7 WHERE user_id = 'ada'",
+        "purchased, ada: 90 → 97",
+    ),
+    "an account's bonus": (
+        "UPDATE accounts SET bonus = bonus + 7 WHERE user_id = 'ada'",
+        "bonus, ada: 110 → 117",
+    ),
+    "an account's refunded": (
+        "UPDATE accounts SET refunded = refunded + 7 WHERE user_id = 'ada'",
+        "refunded, ada: 25 → 32",
+    ),
+    "an account's adjusted": (
+        "UPDATE accounts SET adjusted = adjusted + 7 WHERE user_id = 'ada'",
+        "adjusted, ada: -10 → -3",
+    ),
+    "an account's used": (
+        "UPDATE accounts SET used = used + 7 WHERE user_id = 'ada'",
+        "used, ada: 131 → 138",
+    ),
+    "an account's expired": (
+        "UPDATE accounts SET expired = expired + 7 WHERE user_id = 'ada'",
+        "expired, ada: 169 → 176",
+    ),
+    "an account's reversed": (
+        "UPDATE accounts SET reversed = reversed + 7 WHERE user_id = 'ada'",
+        "reversed, ada: 0 → 7",
+    ),
+    "an account's sequence": (
+        "UPDATE accounts SET sequence = sequence + 7 WHERE user_id = 'ada'",
+        "sequence, ada: 14 → 21",
+    ),
+    "an account's held": (
+        "UPDATE accounts SET held = held + 7 WHERE user_id = 'ada'",
+        "held, ada: 0 → 7",
+    ),
+    "an account's debt": (
+        "UPDATE accounts SET debt = debt + 7 WHERE user_id = 'ada'",
+        "debt, ada: 0 → 7",
+        "lots, ada: 408 → 415",
+    ),
+    "an account's lot_count": (
+        "UPDATE accounts SET lot_count = lot_count + 7 WHERE user_id = 'ada'",
+        "lot_count, ada: 7 → 14",
+    ),
+    "an account's period_granted": (
+        "UPDATE accounts SET period_granted = period_granted + 7 WHERE user_id = 'ada'",
+        "period_granted, ada: 250 → 257",
+    ),
+    "an account that nothing wakes": (
+        "UPDATE accounts SET due_at = NULL WHERE user_id = 'fay'",
+        "due, fay: 0 → 3",
+    ),
+    "an account that wakes too late for its hold": (
+        "UPDATE accounts SET due_at = '2027-01-01 10:00:00.000000' WHERE user_id = 'ben'",
+        "due, ben: 0 → 1",
+    ),
+    "an account that is gone": (
+        "DELETE FROM accounts WHERE user_id = 'eve'",
+        "operation_account, eve, eve-open: 1 → 0",
+    ),
+    "an account with entries that is gone": (
+        "DELETE FROM accounts WHERE user_id = 'dan'",
+        "account_missing, account 4: -25 → 0",
+        "operation_account, dan, dan-credit: 1 → 0",
+        "operation_account, dan, dan-failed: 1 → 0",
+        "operation_account, dan, dan-hold: 1 → 0",
+        "operation_account, dan, dan-open: 1 → 0",
+        "operation_account, dan, dan-pay: 1 → 0",
+        "operation_account, dan, dan-release: 1 → 0",
+        "operation_account, dan, dan-use: 1 → 0",
+    ),
+}
+
+_ENTRIES: Corruptions = {
+    "a hole in the sequence": (
+        f"UPDATE entries SET sequence = 17 WHERE {entry(ADA, 14)}",
+        "entry_gap, ada, ada-renew, lot 7, entry 17: 14 → 17",
+        "entry_unclaimed, ada, ada-renew, lot 7, entry 17: 0 → 250",
+        "operation_amount, ada, ada-renew: 250 → 0",
+        "operation_entries, ada, ada-renew: 2 → 1",
+        "sequence, ada: 17 → 14",
+    ),
+    "a broken chain": (
+        f"UPDATE entries SET balance_before = 251, balance_after = 181 WHERE {entry(ADA, 2)}",
+        "entry_chain, ada, ada-pages, lot 1, entry 3: 181 → 180",
+        "entry_chain, ada, ada-use, lot 1, entry 2: 250 → 251",
+        "operation_after, ada, ada-use: 181 → 180",
+        "operation_before, ada, ada-use: 251 → 250",
+    ),
+    "a first entry that begins above zero": (
+        f"UPDATE entries SET balance_before = 1 WHERE {entry(BEN, 1)}",
+        "entry_arithmetic, ben, ben-open, lot 1, entry 1: 101 → 100",
+        "entry_chain, ben, ben-open, lot 1, entry 1: 0 → 1",
+        "operation_before, ben, ben-open: 1 → 0",
+    ),
+    "an entry's amount": (
+        f"UPDATE entries SET amount = -69 WHERE {entry(ADA, 2)}",
+        "balance, ada: 416 → 415",
+        "entry_arithmetic, ada, ada-use, lot 1, entry 2: 181 → 180",
+        "lot_remaining, ada, ada-open, lot 1: 1 → 0",
+        "operation_amount, ada, ada-use: -70 → -69",
+        "used, ada: 130 → 131",
+    ),
+    "an entry's counter-account": (
+        f"UPDATE entries SET counter = 'bonus' WHERE {entry(ADA, 7)}",
+        "bonus, ada: 130 → 110",
+        "operation_counter, ada, ada-back: 0 → 1",
+        "refund_tokens, ada, ada-back: 0 → 20",
+        "refunded, ada: 5 → 25",
+    ),
+    "the counter-account of an entry that fell due": (
+        f"UPDATE entries SET counter = 'refunds' WHERE {entry(FAY, 5)}",
+        "allocated, fay: 90 → 180",
+        "operation_counter, fay, fay-due: 0 → 1",
+        "refunded, fay: 90 → 0",
+    ),
+    "the last entry that is gone": (
+        f"DELETE FROM entries WHERE {entry(FAY, 6)}",
+        "balance, fay: 130 → 170",
+        "bonus, fay: 0 → 40",
+        "lot_remaining, fay, fay-later, lot 2: 0 → 40",
+        "operation_entries, fay, fay-more: 1 → 0",
+        "sequence, fay: 5 → 6",
+    ),
+    "half of a purchase that is gone": (
+        f"DELETE FROM entries WHERE {entry(ADA, 6)}",
+        "balance, ada: 405 → 415",
+        "bonus, ada: 100 → 110",
+        "entry_chain, ada, ada-back, lot 1, entry 7: 239 → 249",
+        "entry_gap, ada, ada-back, lot 1, entry 7: 6 → 7",
+        "lot_remaining, ada, ada-pay, lot 3: 0 → 10",
+        "operation_amount, ada, ada-pay: 100 → 90",
+        "operation_entries, ada, ada-pay: 2 → 1",
+        "payment_bonus, ada, ada-pay: 0 → 10",
+    ),
+    "an entry whose operation is unknown": (
+        f"UPDATE entries SET operation_id = 999 WHERE {entry(BEN, 1)}",
+        "entry_without_outcome, ben, lot 1, entry 1: 0 → 100",
+        "operation_entries, ben, ben-open: 1 → 0",
+    ),
+    "an entry of a refused operation": (
+        f"UPDATE entries SET {of('ada-poor')} WHERE {entry(ADA, 12)}",
+        "entry_without_outcome, ada, ada-poor, lot 5, entry 12: 0 → -30",
+        "operation_entries, ada, ada-anew: 1 → 0",
+    ),
+    "an entry on the account of another user": (
+        "UPDATE operations SET user_id = 'ben' WHERE reference_id = 'ada-up'",
+        "entry_account, ada, ada-up, lot 6, entry 10: 2 → 1",
+        "lot_account, ada, ada-up, lot 6: 2 → 1",
+        "operation_entries, ben, ada-up: 1 → 0",
+    ),
+    "an entry that was booked too early": (
+        f"UPDATE entries SET due_at = '2026-12-20 00:00:00.000000' WHERE {entry(FAY, 6)}",
+        "entry_due, fay, fay-more, lot 2, entry 6: 0 → 40",
+    ),
+    "an entry that fell due and says it did not": (
+        f"UPDATE entries SET due_at = NULL WHERE {entry(ADA, 13)}",
+        "lot_late, ada, ada-renew, lot 1, entry 13: 0 → -169",
+        "operation_amount, ada, ada-renew: 250 → 81",
+        "operation_before, ada, ada-renew: 334 → 165",
+        "operation_counter, ada, ada-renew: 0 → 1",
+    ),
+    "an entry that takes from another lot": (
+        f"UPDATE entries SET lot = 6 WHERE {entry(ADA, 12)}",
+        "lot_overdrawn, ada, ada-anew, lot 6, entry 12: 0 → -15",
+        "lot_remaining, ada, ada-bonus, lot 5: 75 → 45",
+        "lot_remaining, ada, ada-up, lot 6: -15 → 15",
+    ),
+    "an entry of a lot that does not exist": (
+        f"UPDATE entries SET lot = 9 WHERE {entry(ADA, 10)}",
+        "lot_missing, ada, ada-up, lot 9, entry 10: 0 → 15",
+        "lot_remaining, ada, ada-up, lot 6: 0 → 15",
+    ),
+    "a debt that was repaid twice": (
+        f"UPDATE entries SET lot = NULL WHERE {entry(DAN, 1)}",
+        "debt, dan: -75 → 25",
+        "lot_overdrawn, dan, dan-credit, entry 8: 0 → 75",
+        "lot_overdrawn, dan, dan-failed, entry 5: 0 → 40",
+        "lot_overdrawn, dan, dan-open, entry 1: 0 → 100",
+        "lot_overdrawn, dan, dan-release, entry 7: 0 → 60",
+        "lot_overdrawn, dan, dan-use, lot 1, entry 3: 0 → -100",
+        "lot_remaining, dan, dan-open, lot 1: -100 → 0",
+    ),
+    "an entry of a lot that comes later": (
+        f"UPDATE entries SET recorded_at = '2026-12-04 10:00:00.000000' WHERE {entry(FAY, 6)}",
+        "entry_due, fay, fay-more, lot 2, entry 6: 0 → 40",
+        "lot_early, fay, fay-more, lot 2, entry 6: 0 → 40",
+    ),
+    "usage of a lot after its end": (
+        "UPDATE lots SET expires_at = '2026-12-04 10:00:00.000000' WHERE account_id = 7 AND number = 3",
+        "lot_late, gus, gus-cancel, lot 3, entry 7: 0 → -110",
+        "lot_late, gus, gus-use, lot 3, entry 6: 0 → -10",
+        "period_granted, gus: 0 → 120",
+    ),
+}
+
+_OPERATIONS: Corruptions = {
+    "an applied operation that becomes refused": (
+        "UPDATE operations SET status = 'rejected', amount = NULL WHERE reference_id = 'ada-anew'",
+        "entry_without_outcome, ada, ada-anew, lot 5, entry 12: 0 → -30",
+    ),
+    "an operation that seems to have moved tokens": (
+        "UPDATE operations SET amount = 1 WHERE reference_id = 'gus-again'",
+        "operation_without_entries, gus, gus-again: 1 → 0",
+    ),
+    "an operation's amount": (
+        "UPDATE operations SET amount = 31 WHERE reference_id = 'ada-anew'",
+        "operation_amount, ada, ada-anew: -31 → -30",
+    ),
+    "the amount of what fell due with a reservation": (
+        "UPDATE operations SET amount = 26 WHERE reference_id = 'ben-hold-4'",
+        "hold_reserved, ben, ben-hold-4: 26 → 25",
+    ),
+    "an operation's balance before": (
+        "UPDATE operations SET balance_before = NULL WHERE reference_id = 'ada-pay'",
+        "operation_before, ada, ada-pay: 149 → None",
+    ),
+    "the balance before what fell due": (
+        "UPDATE operations SET balance_before = 90 WHERE reference_id = 'fay-due'",
+        "operation_before, fay, fay-due: 130 → 90",
+    ),
+    "a release that frees more than there was": (
+        "UPDATE operations SET balance_before = -41 WHERE reference_id = 'dan-release'",
+        "operation_before, dan, dan-release: -40 → -41",
+    ),
+    "an operation's balance after": (
+        "UPDATE operations SET balance_after = 251 WHERE reference_id = 'ada-pay'",
+        "operation_after, ada, ada-pay: 249 → 251",
+    ),
+    "an upload that seems to have moved tokens": (
+        "UPDATE operations SET balance_after = balance_before - 1 WHERE reference_id = 'ada-up-1'",
+        "operation_after, ada, ada-up-1: 149 → 148",
+    ),
+    "an operation's first entry": (
+        "UPDATE operations SET first_entry = 6 WHERE reference_id = 'ada-pay'",
+        "entry_unclaimed, ada, ada-pay, lot 2, entry 5: 0 → 90",
+        "operation_amount, ada, ada-pay: 100 → 10",
+        "operation_before, ada, ada-pay: 239 → 149",
+        "payment_base, ada, ada-pay: 0 → 90",
+    ),
+    "an operation's last entry": (
+        "UPDATE operations SET last_entry = 5 WHERE reference_id = 'ada-pay'",
+        "entry_unclaimed, ada, ada-pay, lot 3, entry 6: 0 → 10",
+        "operation_after, ada, ada-pay: 239 → 249",
+        "operation_amount, ada, ada-pay: 100 → 90",
+        "payment_bonus, ada, ada-pay: 0 → 10",
+    ),
+    "an operation that says nothing of its entries": (
+        "UPDATE operations SET first_entry = NULL, last_entry = NULL WHERE reference_id = 'ada-up'",
+        "entry_unclaimed, ada, ada-up, lot 6, entry 10: 0 → 15",
+        "operation_without_entries, ada, ada-up: 15 → 0",
+    ),
+    "an operation that claims the entries of another": (
+        "UPDATE operations SET first_entry = 1, last_entry = 2 WHERE reference_id = 'ben-due'",
+        "operation_entries, ben, ben-due: 2 → 0",
+    ),
+    "half of a transfer": (
+        f"UPDATE entries SET counter = 'expiry' WHERE {entry(FAY, 2)}",
+        "expired, fay: 90 → 50",
+        "operation_transfers, fay, fay-due: 0 → 40",
+    ),
+}
+
+_LOTS: Corruptions = {
+    "what remains of a lot": (
+        f"UPDATE lots SET remaining = 44 WHERE {lot(ADA, 5)}",
+        "lot_remaining, ada, ada-bonus, lot 5: 45 → 44",
+        "lots, ada: 414 → 415",
+    ),
+    "what is held of a lot": (
+        f"UPDATE lots SET held = 1 WHERE {lot(ADA, 2)}",
+        "lot_held, ada, ada-pay, lot 2: 0 → 1",
+    ),
+    "what is pending of a lot that is full": (
+        f"UPDATE lots SET pending = 1 WHERE {lot(ADA, 2)}",
+        "due, ada: 0 → 1",
+        "lot_full, ada, ada-pay, lot 2: 90 → 91",
+    ),
+    "a lot that is closed too early": (
+        f"UPDATE lots SET is_open = false WHERE {lot(ADA, 2)}",
+        "lot_open, ada, ada-pay, lot 2: 1 → 0",
+    ),
+    "a lot that is open too long": (
+        f"UPDATE lots SET is_open = true WHERE {lot(ADA, 1)}",
+        "lot_open, ada, ada-open, lot 1: 0 → 1",
+    ),
+    "a hole between lots": (
+        f"UPDATE lots SET number = 12 WHERE {lot(FAY, 4)}",
+        "lot_count, fay: 12 → 4",
+        "lot_gap, fay, fay-due, lot 12: 4 → 12",
+        "lot_missing, fay, fay-due, lot 4, entry 3: 0 → 40",
+        "lot_remaining, fay, fay-due, lot 12: 0 → 40",
+    ),
+    "a lot that is gone": (
+        f"DELETE FROM lots WHERE {lot(DAN, 3)}",
+        "lot_count, dan: 2 → 3",
+    ),
+    "what a purchase was granted": (
+        f"UPDATE lots SET granted = 91 WHERE {lot(ADA, 2)}",
+        "lot_granted, ada, ada-pay, lot 2: 90 → 91",
+    ),
+    "what the bonus of a purchase was granted": (
+        f"UPDATE lots SET granted = 11 WHERE {lot(ADA, 3)}",
+        "lot_granted, ada, ada-pay, lot 3: 10 → 11",
+    ),
+    "what a bonus was granted": (
+        f"UPDATE lots SET granted = 101 WHERE {lot(ADA, 5)}",
+        "lot_granted, ada, ada-bonus, lot 5: 100 → 101",
+    ),
+    "what an adjustment was granted": (
+        f"UPDATE lots SET granted = 16 WHERE {lot(ADA, 6)}",
+        "lot_granted, ada, ada-up, lot 6: 15 → 16",
+    ),
+    "what a refund was granted": (
+        f"UPDATE lots SET granted = 6 WHERE {lot(ADA, 4)}",
+        "lot_granted, ada, ada-gift, lot 4: 5 → 6",
+    ),
+    "what a won dispute was granted": (
+        f"UPDATE lots SET granted = 86 WHERE {lot(CYD, 4)}",
+        "lot_granted, cyd, cyd-won, lot 4: 85 → 86",
+    ),
+    "where a lot comes from": (
+        f"UPDATE lots SET source = 'adjustment' WHERE {lot(ADA, 5)}",
+        "lot_granted, ada, ada-bonus, lot 5: 0 → 100",
+    ),
+    "a bonus without its purchase": (
+        f"UPDATE lots SET parent = NULL WHERE {lot(ADA, 3)}",
+        "lot_parent, ada, ada-pay, lot 3: 2 → None",
+    ),
+    "a bonus of another purchase": (
+        f"UPDATE lots SET parent = 2 WHERE {lot(CYD, 6)}",
+        "lot_parent, cyd, cyd-pay-2, lot 6: 5 → 2",
+    ),
+    "a lot that was rolled over from a bonus": (
+        f"UPDATE lots SET parent = 2 WHERE {lot(FAY, 4)}",
+        "lot_parent, fay, fay-due, lot 4: None → 2",
+    ),
+    "a lot that nothing was rolled over to": (
+        f"UPDATE lots SET parent = 1 WHERE {lot(ADA, 6)}",
+        "lot_parent, ada, ada-up, lot 6: None → 1",
+    ),
+    "a lot without an operation": (
+        f"UPDATE lots SET operation_id = NULL WHERE {lot(FAY, 2)}",
+        "lot_without_outcome, fay, lot 2: 0 → 40",
+    ),
+    "a lot of a refused operation": (
+        f"UPDATE lots SET {of('ada-poor')} WHERE {lot(ADA, 5)}",
+        "lot_without_outcome, ada, ada-poor, lot 5: 0 → 100",
+    ),
+    "a lot on the account of another user": (
+        f"UPDATE lots SET {of('ben-due')} WHERE {lot(FAY, 4)}",
+        "lot_account, fay, ben-due, lot 4: 2 → 6",
+    ),
+    "a period that was granted twice": (
+        f"UPDATE lots SET {of('gus-use')} WHERE {lot(GUS, 2)}",
+        "allocation_twice, gus, gus-use, lot 2: 0 → 130",
+    ),
+}
+
+_HOLDS: Corruptions = {
+    "a hold's amount": (
+        "UPDATE holds SET amount = 26 WHERE reference_id = 'ben-hold-4'",
+        "held, ben: 26 → 25",
+        "hold_amount, ben, ben-hold-4: 25 → 26",
+        "hold_reserved, ben, ben-hold-4: 25 → 26",
+    ),
+    "a hold that is gone": (
+        "DELETE FROM holds WHERE reference_id = 'ben-hold-3'",
+        "hold_missing, ben, ben-hold-3: 1 → 0",
+        "part_without_hold, ben, ben-hold-3, lot 1: 0 → 15",
+    ),
+    "what was captured": (
+        "UPDATE holds SET captured = 21 WHERE reference_id = 'ben-hold-1'",
+        "hold_captured, ben, ben-hold-1: 20 → 21",
+        "hold_ended, ben, ben-settle: 20 → 21",
+    ),
+    "what was captured of a hold that ran out": (
+        "UPDATE holds SET captured = 1 WHERE reference_id = 'ben-hold-3'",
+        "hold_captured, ben, ben-hold-3: 0 → 1",
+    ),
+    "a part of a hold": (
+        f"UPDATE hold_parts SET amount = 24 WHERE {of('ben-hold-4')}",
+        "hold_amount, ben, ben-hold-4: 24 → 25",
+        "lot_held, ben, ben-open, lot 1: 24 → 25",
+    ),
+    "a part that is gone": (
+        f"DELETE FROM hold_parts WHERE {of('ben-hold-2')}",
+        "hold_amount, ben, ben-hold-2: 0 → 10",
+    ),
+    "a part of a hold that is none": (
+        f"UPDATE hold_parts SET {of('ben-back')} WHERE {of('ben-hold-2')}",
+        "hold_amount, ben, ben-hold-2: 0 → 10",
+        "part_without_hold, ben, ben-back, lot 1: 0 → 10",
+    ),
+    "a part on a lot that does not exist": (
+        f"UPDATE hold_parts SET lot = 2 WHERE {of('ben-hold-2')}",
+        "part_without_lot, ben, ben-hold-2, lot 2: 0 → 10",
+    ),
+    "a hold of another reference": (
+        "UPDATE holds SET reference_id = 'ben-hold-9' WHERE reference_id = 'ben-hold-3'",
+        "hold_without_outcome, ben, ben-hold-3: 0 → 15",
+    ),
+    "a hold of an operation that is no reservation": (
+        f"UPDATE holds SET {of('ben-due')} WHERE reference_id = 'ben-hold-3'",
+        "hold_amount, ben, ben-due: 0 → 15",
+        "hold_missing, ben, ben-hold-3: 1 → 0",
+        "hold_without_outcome, ben, ben-due: 0 → 15",
+        "part_without_hold, ben, ben-hold-3, lot 1: 0 → 15",
+    ),
+    "a hold on the account of another user": (
+        "UPDATE holds SET account_id = 8 WHERE reference_id = 'ben-hold-3'",
+        "hold_account, hal, ben-hold-3: 2 → 8",
+        "hold_amount, hal, ben-hold-3: 0 → 15",
+        "part_without_hold, ben, ben-hold-3, lot 1: 0 → 15",
+    ),
+    "a hold that is open again": (
+        (
+            "UPDATE holds SET state = 'open', closed_by = NULL, closed_at = NULL"
+            " WHERE reference_id = 'ben-hold-2'"
+        ),
+        "due, ben: 0 → 1",
+        "held, ben: 35 → 25",
+        "hold_ended, ben, ben-release: 10 → None",
+        "lot_held, ben, ben-open, lot 1: 35 → 25",
+    ),
+    "a hold that was released and says it was settled": (
+        "UPDATE holds SET state = 'settled' WHERE reference_id = 'ben-hold-2'",
+        "hold_captured, ben, ben-hold-2: 10 → 0",
+        "hold_end, ben, ben-hold-2: 1 → 0",
+        "hold_ended, ben, ben-release: 10 → None",
+    ),
+    "a hold that was ended by what can't end one": (
+        f"UPDATE holds SET closed_by = {operation('ben-back')} WHERE reference_id = 'ben-hold-2'",
+        "hold_end, ben, ben-hold-2: 1 → 0",
+        "hold_ended, ben, ben-release: 10 → None",
+    ),
+    "a hold that was ended by another user": (
+        f"UPDATE holds SET closed_by = {operation('fay-due')} WHERE reference_id = 'ben-hold-3'",
+        "hold_end, ben, ben-hold-3: 1 → 0",
+    ),
+    "a hold that ran out before its time": (
+        "UPDATE holds SET closed_at = opened_at WHERE reference_id = 'ben-hold-3'",
+        "hold_end, ben, ben-hold-3: 1 → 0",
+    ),
+    "a hold that is open and was ended": (
+        f"UPDATE holds SET closed_by = {operation('ben-due')} WHERE reference_id = 'ben-hold-4'",
+        "hold_end, ben, ben-hold-4: 1 → 0",
+    ),
+}
+
+_REFUNDS: Corruptions = {
+    "a refund of usage that is gone": (
+        f"DELETE FROM usage_refunds WHERE {of('ada-back')}",
+        "refund_missing, ada, ada-back: 1 → 0",
+    ),
+    "a refund's tokens": (
+        f"UPDATE usage_refunds SET tokens = 21 WHERE {of('ada-back')}",
+        "refund_tokens, ada, ada-back: 20 → 21",
+    ),
+    "more than the usage took": (
+        f"UPDATE usage_refunds SET tokens = 71 WHERE {of('ada-back')}",
+        "refund_exceeds, ada, ada-use: 70 → 71",
+        "refund_tokens, ada, ada-back: 20 → 71",
+    ),
+    "a refund of what took nothing": (
+        f"UPDATE usage_refunds SET original_id = {operation('ada-bonus')} WHERE {of('ada-back')}",
+        "refund_original, ada, ada-back: 0 → 20",
+    ),
+    "a refund of another user's usage": (
+        f"UPDATE usage_refunds SET original_id = {operation('ben-settle')} WHERE {of('ada-back')}",
+        "refund_exceeds, ada, ben-settle: 20 → 25",
+        "refund_original, ada, ada-back: 0 → 20",
+    ),
+    "a refund of an operation that is none": (
+        f"UPDATE usage_refunds SET {of('ada-gift')} WHERE {of('ada-back')}",
+        "refund_missing, ada, ada-back: 1 → 0",
+        "refund_original, ada, ada-gift: 0 → 20",
+        "refund_tokens, ada, ada-gift: 5 → 20",
+    ),
+    "a refund that its operation does not know": (
+        f"UPDATE usage_refunds SET {of('ada-up')} WHERE {of('ada-back')}",
+        "refund_missing, ada, ada-back: 1 → 0",
+        "refund_original, ada, ada-up: 0 → 20",
+        "refund_tokens, ada, ada-up: 0 → 20",
+        "refund_without_outcome, ada, ada-up: 0 → 20",
+    ),
+    "a refund on the account of another user": (
+        f"UPDATE usage_refunds SET account_id = 2 WHERE {of('ada-back')}",
+        "refund_account, ben, ada-back: 1 → 2",
+        "refund_original, ben, ada-back: 0 → 20",
+    ),
+}
+
+_PAYMENTS: Corruptions = {
+    "a payment that is gone": (
+        f"DELETE FROM payments WHERE {of('ada-pay')}",
+        "lot_granted, ada, ada-pay, lot 2: 0 → 90",
+        "lot_granted, ada, ada-pay, lot 3: 0 → 10",
+        "payment_missing, ada, ada-pay: 1 → 0",
+    ),
+    "a payment's base tokens": (
+        f"UPDATE payments SET base_tokens = 91 WHERE {of('ada-pay')}",
+        "lot_granted, ada, ada-pay, lot 2: 91 → 90",
+        "payment_base, ada, ada-pay: 90 → 91",
+    ),
+    "a payment's bonus tokens": (
+        f"UPDATE payments SET bonus_tokens = 0 WHERE {of('ada-pay')}",
+        "lot_granted, ada, ada-pay, lot 3: 0 → 10",
+        "payment_bonus, ada, ada-pay: 10 → 0",
+    ),
+    "a payment of an operation that is none": (
+        f"UPDATE payments SET {of('ada-gift')} WHERE {of('ada-pay')}",
+        "lot_granted, ada, ada-pay, lot 2: 0 → 90",
+        "lot_granted, ada, ada-pay, lot 3: 0 → 10",
+        "payment_base, ada, ada-gift: 0 → 90",
+        "payment_bonus, ada, ada-gift: 0 → 10",
+        "payment_missing, ada, ada-pay: 1 → 0",
+        "payment_without_outcome, ada, ada-gift: 0 → 100",
+    ),
+    "a payment on the account of another user": (
+        f"UPDATE payments SET account_id = 2 WHERE {of('ada-pay')}",
+        "payment_account, ben, ada-pay: 1 → 2",
+    ),
+    "the money of a payment that went back": (
+        f"UPDATE payments SET amount_minor = 1998 WHERE {of('cyd-pay-2')}",
+        "payment_back, cyd, cyd-pay-2: 33 → 66",
+    ),
+    "the money of an event": (
+        f"UPDATE payment_events SET amount_minor = 666 WHERE {of('cyd-early')}",
+        "payment_back, cyd, cyd-pay-2: 100 → 66",
+    ),
+    "what happened": (
+        f"UPDATE payment_events SET happened = 'dispute_won' WHERE {of('hal-lost')}",
+        "event_without_outcome, hal, hal-lost: 1 → 0",
+        "payment_back, hal, hal-pay: 0 → 60",
+    ),
+    "an event that is gone": (
+        f"DELETE FROM payment_events WHERE {of('hal-lost')}",
+        "event_collected, hal, hal-lost: 10 → 0",
+        "event_missing, hal, hal-lost: 1 → 0",
+    ),
+    "what an event collected": (
+        f"UPDATE payment_events SET collected = 11 WHERE {of('hal-lost')}",
+        "event_amount, hal, hal-lost: 11 → 10",
+        "event_collected, hal, hal-lost: 10 → 11",
+        "payment_back, hal, hal-pay: 60 → 61",
+    ),
+    "what an event without entries collected": (
+        f"UPDATE payment_events SET collected = 1 WHERE {of('cyd-early')}",
+        "event_amount, cyd, cyd-early: 1 → 0",
+        "event_collected, cyd, cyd-early: 0 → 1",
+        "payment_back, cyd, cyd-pay-2: 66 → 67",
+    ),
+    "what was written off": (
+        f"UPDATE payment_events SET uncollected = 51 WHERE {of('hal-lost')}",
+        "payment_back, hal, hal-pay: 60 → 61",
+    ),
+    "less than nothing that was written off": (
+        f"UPDATE payment_events SET uncollected = -1 WHERE {of('dan-failed')}",
+        "payment_back, dan, dan-pay: 60 → 59",
+        "payment_uncollected, dan, dan-pay: 0 → -1",
+    ),
+    "what an event of no payment did": (
+        f"UPDATE payment_events SET uncollected = 3 WHERE {of('cyd-lone')}",
+        "event_awaited, cyd, cyd-lone: 0 → 3",
+    ),
+    "an event of another payment": (
+        f"UPDATE payment_events SET payment_reference = 'cyd-pay-1' WHERE {of('dan-failed')}",
+        "event_awaited, dan, dan-failed: 0 → 60",
+        "event_without_outcome, dan, dan-failed: 1 → 0",
+    ),
+    "an event of an operation that is none": (
+        f"UPDATE payment_events SET {of('dan-use')} WHERE {of('dan-failed')}",
+        "event_collected, dan, dan-failed: 60 → 0",
+        "event_collected, dan, dan-use: 0 → 60",
+        "event_missing, dan, dan-failed: 1 → 0",
+        "event_without_outcome, dan, dan-use: 1 → 0",
+    ),
+    "an event on the account of another user": (
+        f"UPDATE payment_events SET account_id = 1 WHERE {of('cyd-lone')}",
+        "event_account, ada, cyd-lone: 3 → 1",
+    ),
+    "the amount of what an event moved": (
+        "UPDATE operations SET amount = 34 WHERE reference_id = 'cyd-refunded'",
+        "event_amount, cyd, cyd-refunded: 33 → 34",
+    ),
+}
+
+_QUOTAS: Corruptions = {
+    "a quota's use": (
+        "UPDATE quotas SET used = 31 WHERE meter = 'free_upload'",
+        "quota_used, ada, free_upload 2026-11-01: 30 → 31",
+    ),
+    "a quota's sequence": (
+        "UPDATE quotas SET sequence = 3 WHERE meter = 'free_upload'",
+        "quota_sequence, ada, free_upload 2026-11-01: 2 → 3",
+    ),
+    "a quota that is gone": (
+        "DELETE FROM quotas WHERE meter = 'free_upload'",
+        "quota_missing, ada, free_upload 2026-11-01: 30 → 0",
+    ),
+    "a hole in a quota's sequence": (
+        "UPDATE quota_entries SET sequence = 4 WHERE sequence = 2",
+        "quota_gap, ada, ada-up-2, entry 4, free_upload 2026-11-01: 2 → 4",
+        "quota_sequence, ada, free_upload 2026-11-01: 4 → 2",
+    ),
+    "a quota's broken chain": (
+        "UPDATE quota_entries SET used_before = 11, used_after = 31 WHERE sequence = 2",
+        "quota_chain, ada, ada-up-2, entry 2, free_upload 2026-11-01: 10 → 11",
+    ),
+    "a quota entry's amount": (
+        "UPDATE quota_entries SET amount = 21 WHERE sequence = 2",
+        "quota_arithmetic, ada, ada-up-2, entry 2, free_upload 2026-11-01: 31 → 30",
+        "quota_used, ada, free_upload 2026-11-01: 31 → 30",
+        "upload_amount, ada, ada-up-2: 20 → 21",
+    ),
+    "a quota entry of an operation that counts nothing": (
+        f"UPDATE quota_entries SET {of('ada-bonus')} WHERE sequence = 2",
+        "quota_entry_without_outcome, ada, ada-bonus, entry 2, free_upload 2026-11-01: 0 → 20",
+        "upload_without_quota_entry, ada, ada-up-2: 20 → 0",
+    ),
+    "an upload on the account of another user": (
+        "UPDATE operations SET user_id = 'ben' WHERE reference_id = 'ada-up-2'",
+        "quota_entry_account, ada, ada-up-2, entry 2, free_upload 2026-11-01: 2 → 1",
+    ),
+    "the free units of metered usage": (
+        "UPDATE quota_entries SET amount = 2, used_after = 2 WHERE meter = 'page'",
+        "quota_used, ada, page 2026-11-01: 2 → 3",
+        "record_free, ada, ada-pages: 3 → 2",
+    ),
+    "metered usage without its quota entry": (
+        "DELETE FROM quota_entries WHERE meter = 'page'",
+        "quota_sequence, ada, page 2026-11-01: 0 → 1",
+        "quota_used, ada, page 2026-11-01: 0 → 3",
+        "record_free, ada, ada-pages: 3 → 0",
+    ),
+}
+
+CORRUPTIONS: Corruptions = {
+    **_ACCOUNTS,
+    **_ENTRIES,
+    **_OPERATIONS,
+    **_LOTS,
+    **_HOLDS,
+    **_REFUNDS,
+    **_PAYMENTS,
+    **_QUOTAS,
+}
+
+
+@pytest.mark.parametrize("corrupted", CORRUPTIONS)
+def test_what_was_corrupted_is_found_and_nothing_else(true_ledger: Engine, corrupted: str) -> None:
+    statement, *expected = CORRUPTIONS[corrupted]
+    with true_ledger.connect() as connection:
+        assert connection.exec_driver_sql(statement).rowcount == 1
+        report = audit_snapshot(connection, catalog=CATALOG)
+        connection.rollback()
+    assert sorted(map(told, report.findings)) == expected
+    assert not report.is_clean
+    assert sum(report.found.values()) == len(expected)
+
+
+def test_every_check_is_seen_to_fail() -> None:
+    seen = {finding.partition(",")[0] for _, *findings in CORRUPTIONS.values() for finding in findings}
+    assert seen == CHECKS.keys()

@@ -1,0 +1,188 @@
+"""The store, whatever happens to it: batches, months that pass, crashes before and after the commit.
+
+Hypothesis makes up what happens. What is answered and kept must be what the model says, after every step, and
+the audit must find nothing in the end.
+"""
+
+import json
+from collections.abc import Sequence
+from datetime import timedelta
+from itertools import count
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from sqlalchemy import Engine, Row, Table, select
+
+from schemas import Command, OpenAccount
+from tests.support.model import Model, foretold
+from tests.support.worlds import CATALOGS, STARTS, crowded_commands, crowded_payments, examples, moved
+from tests.support.worlds import NOW as AROUND
+from worker.catalog import Catalog
+from worker.core import decide, reply_for
+from worker.ledger.audit import audit
+from worker.ledger.store import Ledger
+from worker.ledger.tables import accounts, holds, lots, payment_events
+
+_worlds = count()
+
+batches = st.lists(st.one_of(crowded_commands(), crowded_payments()), min_size=1, max_size=6)
+steps = st.sampled_from([timedelta(0, 1), timedelta(0, 3600), *(timedelta(days) for days in (1, 5, 28, 31))])
+
+
+class Unplugged(Exception):  # noqa: N818 - nothing of the worker's
+    """The worker's end, in the middle of a transaction."""
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """One world in a database that many worlds share, and the model of it."""
+
+    engine: Engine
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ledger = Ledger(self.engine)
+        self._world = next(_worlds)
+        self._catalog: Catalog = next(iter(CATALOGS.values()))
+        self._model = Model(self._catalog)
+        self._now = AROUND
+
+    @initialize(
+        start=st.sampled_from(STARTS),
+        tier=st.sampled_from(["free", "pro", "steady", "keeper"]),
+        catalog=st.sampled_from(list(CATALOGS.values())),
+    )
+    def open(self, start: Any, tier: str, catalog: Catalog) -> None:
+        """Most worlds have an account."""
+        self._now, self._catalog, self._model = start, catalog, Model(catalog)
+        self._deliver([self._own(OpenAccount(reference_id="open", user_id="u0", tier=tier))])
+
+    @rule(step=steps)
+    def time_passes(self, step: timedelta) -> None:
+        """Nothing is asked meanwhile."""
+        self._now += step
+
+    @rule(batch=batches)
+    def a_batch_comes(self, batch: list[Command]) -> None:
+        """And is answered as the model says."""
+        self._deliver([self._own(command) for command in batch])
+
+    @rule(batch=batches, later=st.sampled_from([timedelta(0), timedelta(days=2)]))
+    def the_worker_dies_before_the_commit(self, batch: list[Command], later: timedelta) -> None:
+        """Nothing is left, and the redelivery is judged, at its own time."""
+        commands = [self._own(command) for command in batch]
+        try:
+            self._settled(commands, unplugged=True)
+        except Unplugged:
+            self._now += later
+        self._deliver(commands)
+
+    @rule(batch=batches, later=st.sampled_from([timedelta(0), timedelta(days=40)]))
+    def the_worker_dies_before_its_replies(self, batch: list[Command], later: timedelta) -> None:
+        """The redelivery moves nothing and gets the replies that nobody saw."""
+        commands = [self._own(command) for command in batch]
+        self._deliver(commands)
+        self._now += later
+        self._deliver(commands)
+
+    @invariant()
+    def what_is_kept_is_what_the_model_keeps(self) -> None:
+        """Balances, lots, holds, and what happened to payments."""
+        kept = {row.user_id: row for row in self._rows(accounts)}
+        users = {row.account_id: user for user, row in kept.items()}
+        assert {user: row.balance for user, row in kept.items()} == self._model.balances()
+        for user, row in kept.items():
+            assert (row.tier, row.held, row.debt) == (
+                self._model.tier(user),
+                self._model.held(user),
+                self._model.debt(user),
+            )
+            due = self._model.next_due(user)
+            assert due is None or row.due_at <= due
+        assert self._of(lots, users, _as_lot) == {user: self._model.lots(user) for user in kept}
+        assert self._of(holds, users, _as_hold) == {
+            user: sorted(map(_end_of, self._model.holds(user)), key=lambda hold: str(hold["reference"]))
+            for user in kept
+        }
+        collected = [(row.happened, row.collected, row.uncollected) for row in self._rows(payment_events)]
+        assert sorted(collected) == sorted(
+            (event["happened"], event["collected"], event["uncollected"])
+            for event in self._model.payment_events
+        )
+
+    # -- the way there ------------------------------------------------------------------------------------
+
+    def _own(self, command: Command) -> Command:
+        """The command with identities of this world, about times around its now."""
+        names = {"reference_id", "user_id", "original_reference_id"} & type(command).model_fields.keys()
+        own = {
+            name: f"{self._world}-{value}" for name in names if (value := getattr(command, name)) is not None
+        }
+        return moved(command.model_copy(update=own), self._now - AROUND)
+
+    def _deliver(self, commands: Sequence[Command]) -> None:
+        replies = self._settled(commands)
+        expected = [self._model.apply(command, self._now) for command in commands]
+        assert [foretold(reply) for reply in replies] == expected
+
+    def _settled(self, commands: Sequence[Command], *, unplugged: bool = False) -> list[dict[str, Any]]:
+        with self._ledger.begin() as books:
+            known = books.load(commands, self._now)
+            plan = decide(commands, known, self._now, self._catalog)
+            books.write(plan, known, self._now)
+            if unplugged:
+                raise Unplugged
+        answered = zip(commands, plan.answers, strict=True)
+        return [json.loads(reply_for(command, answer).to_json()) for command, answer in answered]
+
+    def _rows(self, table: Table) -> Sequence[Row[Any]]:
+        own = accounts.c.user_id.startswith(f"{self._world}-")
+        found = select(table) if table is accounts else select(table).join(accounts)
+        with self.engine.connect() as connection:
+            return connection.execute(found.where(own)).all()
+
+    def _of(self, table: Table, users: dict[int, str], shown: Any) -> dict[str, list[dict[str, Any]]]:
+        found: dict[str, list[dict[str, Any]]] = {user: [] for user in users.values()}
+        for row in self._rows(table):
+            found[users[row.account_id]].append(shown(row))
+        for rows in found.values():
+            rows.sort(key=lambda row: (row.get("number"), row.get("reference")))
+        return found
+
+
+def _as_lot(row: Row[Any]) -> dict[str, Any]:
+    return {
+        "number": row.number,
+        "source": row.source,
+        "granted": row.granted,
+        "remaining": row.remaining,
+        "held": row.held,
+        "pending": row.pending,
+        "priority": row.priority,
+        "effectiveAt": row.effective_at,
+        "expiresAt": row.expires_at,
+        "parent": row.parent,
+        "isNoticed": row.is_noticed,
+    }
+
+
+def _as_hold(row: Row[Any]) -> dict[str, Any]:
+    return {
+        "reference": row.reference_id,
+        "amount": row.amount,
+        "state": row.state,
+        "captured": row.captured,
+        "expiresAt": row.expires_at,
+        "closedAt": row.closed_at,
+    }
+
+
+def _end_of(hold: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in hold.items() if name not in ("parts", "openedAt")}
+
+
+def test_whatever_happens_the_store_keeps_what_the_model_says(engine: Engine) -> None:
+    machine = type("LedgerMachine", (LedgerMachine,), {"engine": engine})
+    run_state_machine_as_test(machine, settings=settings(examples(20), stateful_step_count=10))
+    assert audit(engine).is_clean

@@ -1,0 +1,178 @@
+"""``usage.batch`` at the border: many commands in one message, each of them as it would be by itself."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas import DeductUsage, FreeUpload, Malformed, RecordUsage, UsageBatch
+from schemas.decoding import BODY_MAX_BYTES
+from schemas.usage import BATCH_MAX_ITEMS
+from tests.support.border import (
+    GONE,
+    MINIMAL,
+    assert_fit_for_logs_and_headers,
+    assert_refused,
+    body,
+    outcome_of,
+    refusal_of,
+    taken,
+)
+from tests.support.worlds import LIMITS, examples, identifiers, labels, metadata, quantities, timestamps
+
+ITEM = MINIMAL["usage.deduct"]
+KINDS = "it is one of usage.deduct, usage.free_upload, usage.record"
+
+
+def batch_with(*items: Any, **changes: Any) -> bytes:
+    """Three good items and then these."""
+    good = [{**ITEM, "referenceId": f"i-{number}"} for number in range(3)]
+    return body("usage.batch", items=[*good, *items], **changes)
+
+
+def item(**changes: Any) -> dict[str, Any]:
+    return {name: value for name, value in {**ITEM, **changes}.items() if value is not GONE}
+
+
+def test_the_items_are_commands_in_their_order() -> None:
+    batch = taken(
+        batch_with(
+            {**MINIMAL["usage.record"], "referenceId": "i-3"},
+            {**MINIMAL["usage.free_upload"], "referenceId": "i-4"},
+        )
+    )
+    assert isinstance(batch, UsageBatch)
+    assert [type(item) for item in batch.items] == [DeductUsage] * 3 + [RecordUsage, FreeUpload]
+    assert [item.reference_id for item in batch.items] == [f"i-{number}" for number in range(5)]
+
+
+def test_an_item_without_a_user_is_the_batchs_users() -> None:
+    batch = taken(body("usage.batch", items=[item(userId=GONE), item(userId="other")]))
+    assert [item.user_id for item in batch.items] == ["u-1", "other"]
+
+
+def test_a_batch_of_several_users_need_not_name_one() -> None:
+    batch = taken(body("usage.batch", userId=GONE, items=[item(), item(userId="other")]))
+    assert batch.user_id is None
+    assert [item.user_id for item in batch.items] == ["u-1", "other"]
+
+
+def test_an_item_in_a_batch_is_the_command_that_it_is_alone() -> None:
+    whole = {**ITEM, "feature": "ocr", "attempt": 2, "metadata": {"page": 7}, "description": "p. 7"}
+    (one,) = taken(body("usage.batch", items=[whole])).items
+    assert one == taken(body(whole))
+
+
+@pytest.mark.parametrize(
+    ("last", "reason", "place", "words"),
+    [
+        (item(tokens=0), "invalid_field", ".tokens", "must be 1 or more"),
+        (item(tokens="5"), "invalid_field", ".tokens", "without quotes"),
+        (item(tokens=10**16), "invalid_field", ".tokens", f"at most {LIMITS.max_quantity} is taken"),
+        (item(tokens=GONE), "missing_field", ".tokens", "'items.3.tokens' is missing"),
+        (item(tokns=5), "unknown_field", ".tokns", "did you mean 'tokens'?"),
+        (item(reference_id="x"), "unknown_field", ".reference_id", "did you mean 'referenceId'?"),
+        (item(user_id="x"), "unknown_field", ".user_id", "did you mean 'userId'?"),
+        (item(userId=None), "invalid_field", ".userId", "must be a string"),
+        (item(userId=" u"), "invalid_field", ".userId", "white space at either end"),
+        (item(referenceId=""), "invalid_field", ".referenceId", "must not be empty"),
+        (item(metadata={"a": 1.5}), "invalid_field", ".metadata.a", "must be a string, a whole number"),
+        (item(occurredAt="2099-01-01T00:00:00Z"), "invalid_field", ".occurredAt", "lies in the future"),
+        (item(occurredAt="now"), "invalid_field", ".occurredAt", "RFC 3339"),
+        (item(type=GONE), "invalid_field", "", "has no type; an item is one of usage.deduct"),
+        (item(type="credit.bonus"), "invalid_field", "", KINDS),
+        (item(type="usage.reserve", ttlSeconds=1), "invalid_field", "", KINDS),
+        (item(type="usage.batch", items=[]), "invalid_field", "", KINDS),
+        (item(type="usage.record", meter="ocr", quantity=1), "unknown_field", ".tokens", "known are"),
+        (item(type=["usage.deduct"]), "invalid_field", "", KINDS),
+        (item(type=None), "invalid_field", "", KINDS),
+        (5, "invalid_field", "", "must be an object"),
+        (None, "invalid_field", "", "must be an object"),
+        ([ITEM], "invalid_field", "", "must be an object"),
+    ],
+)
+def test_a_bad_item_is_named_by_its_place(last: Any, reason: str, place: str, words: str) -> None:
+    assert_refused(batch_with(last), reason, f"items.3{place}", words)
+
+
+@pytest.mark.parametrize(
+    ("message", "reason", "field", "words"),
+    [
+        (body("usage.batch", items=[]), "invalid_field", "items", "must not be empty"),
+        (body("usage.batch", items=None), "invalid_field", "items", "must be an array of usage commands"),
+        (body("usage.batch", items=ITEM), "invalid_field", "items", "must be an array of usage commands"),
+        (body("usage.batch", items="all"), "invalid_field", "items", "must be an array of usage commands"),
+        (
+            body("usage.batch", items=GONE, item=[ITEM]),
+            "unknown_field",
+            "item",
+            "did you mean 'items'?",
+        ),
+        (
+            body("usage.batch", userId=GONE),
+            "missing_field",
+            "items.0.userId",
+            "'items.0.userId' is missing",
+        ),
+        (body("usage.batch", userId=5), "invalid_field", "userId", "must be a string"),
+        (body("usage.batch", attempt=2), "unknown_field", "attempt", "known are items, referenceId"),
+    ],
+)
+def test_a_bad_batch_is_refused(message: bytes, reason: str, field: str, words: str) -> None:
+    assert_refused(message, reason, field, words)
+
+
+def test_a_thousand_items_are_taken_and_one_more_is_not() -> None:
+    short = {"type": "usage.deduct", "userId": "u", "tokens": 1}
+    items = [{**short, "referenceId": f"i-{number}"} for number in range(BATCH_MAX_ITEMS + 1)]
+    assert len(body("usage.batch", items=items)) < BODY_MAX_BYTES
+    assert len(taken(body("usage.batch", items=items[:-1])).items) == BATCH_MAX_ITEMS == 1_000
+    too_many = body("usage.batch", items=items)
+    assert_refused(too_many, "invalid_field", "items", "holds too many; at most 1000 items are taken")
+
+
+def test_a_refusal_keeps_the_batchs_own_identities() -> None:
+    refused = refusal_of(batch_with(item(tokens=0), referenceId="b-1", userId="u-9"))
+    assert (refused.type, refused.reference_id, refused.user_id) == ("usage.batch", "b-1", "u-9")
+
+
+@st.composite
+def any_items(draw: st.DrawFn) -> DeductUsage | RecordUsage | FreeUpload:
+    said = {
+        "reference_id": draw(identifiers()),
+        "user_id": draw(identifiers()),
+        "occurred_at": draw(st.none() | timestamps()),
+        "attempt": draw(st.integers(1, 9)),
+        "metadata": draw(st.none() | metadata()),
+    }
+    amount, label = draw(quantities()), draw(labels())
+    match draw(st.integers(0, 2)):
+        case 0:
+            return DeductUsage(**said, tokens=amount, feature=label)
+        case 1:
+            return RecordUsage(**said, meter=label, quantity=amount)
+        case _:
+            return FreeUpload(**said, bytes=amount)
+
+
+@examples(50)
+@given(st.lists(any_items(), min_size=1, max_size=4))
+def test_what_a_producer_serialises_is_what_the_worker_decodes(
+    some: list[DeductUsage | RecordUsage | FreeUpload],
+) -> None:
+    batch = UsageBatch(reference_id="b", items=tuple(some))
+    assert outcome_of(batch.to_json()) == batch
+
+
+@examples(100)
+@given(st.data())
+def test_no_change_of_an_item_makes_decode_raise(data: st.DataObject) -> None:
+    values = st.none() | st.integers() | st.text(max_size=3) | st.lists(st.integers(), max_size=2)
+    names = st.sampled_from(["type", "userId", "tokens", "metadata", "items", "0"]) | st.text(max_size=3)
+    strange = data.draw(values | st.dictionaries(names, values, max_size=3))
+    last = {**ITEM, **strange} if isinstance(strange, dict) else strange
+    result = outcome_of(json.dumps({**MINIMAL["usage.batch"], "items": [ITEM, last]}).encode())
+    if isinstance(result, Malformed):
+        assert_fit_for_logs_and_headers(result)

@@ -1,0 +1,41 @@
+"""The notice as it stands on the wire."""
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+from pydantic import ValidationError
+
+from schemas import Notice
+
+LOW = Notice(
+    type="balance.low",
+    id="4f1c",
+    user_id="u-1",
+    reference_id="job-1",
+    recorded_at=datetime(2026, 11, 22, 10, 15, tzinfo=UTC),
+    available=0,
+    mark=1_000,
+)
+
+
+def test_a_notice_is_camel_case_and_leaves_out_what_does_not_apply_and_zero_is_a_value() -> None:
+    assert json.loads(LOW.to_json()) == {
+        "type": "balance.low",
+        "id": "4f1c",
+        "userId": "u-1",
+        "referenceId": "job-1",
+        "recordedAt": "2026-11-22T10:15:00Z",
+        "available": 0,
+        "mark": 1000,
+    }
+
+
+def test_a_notice_that_is_read_again_is_the_same_and_may_say_more_tomorrow() -> None:
+    assert Notice.model_validate_json(LOW.to_json()) == LOW
+    assert Notice.model_validate({**json.loads(LOW.to_json()), "colour": "red"}) == LOW
+
+
+def test_another_type_is_no_notice_of_this_version() -> None:
+    with pytest.raises(ValidationError, match="type"):
+        Notice.model_validate({**json.loads(LOW.to_json()), "type": "balance.high"})

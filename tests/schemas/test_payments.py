@@ -1,0 +1,49 @@
+"""Payments at the border: taken, and going back."""
+
+import pytest
+
+from tests.support.border import GONE, assert_refused, body, taken
+
+BACK = ["payment.refunded", "payment.disputed", "payment.dispute_closed"]
+
+
+@pytest.mark.parametrize("name", BACK)
+@pytest.mark.parametrize(
+    ("changes", "field", "words"),
+    [
+        ({"amountMinor": 0}, "amountMinor", "must be 1 or more"),
+        ({"amountMinor": -499}, "amountMinor", "must be 1 or more"),
+        ({"amountMinor": 4.99}, "amountMinor", "must be a whole number"),
+        ({"amountMinor": 10**16}, "amountMinor", "at most 1000000000000000 is taken"),
+        ({"currency": "usd"}, "currency", "such as USD"),
+        ({"currency": "USDT"}, "currency", "such as USD"),
+        ({"originalReferenceId": "a\x00b"}, "originalReferenceId", "characters that are not taken"),
+    ],
+)
+def test_money_that_goes_back_is_whole_positive_and_has_a_currency(
+    name: str, changes: dict[str, object], field: str, words: str
+) -> None:
+    assert_refused(body(name, **changes), "invalid_field", field, words)
+
+
+@pytest.mark.parametrize("name", ["payment.disputed", "payment.dispute_closed"])
+@pytest.mark.parametrize(
+    ("dispute", "words"),
+    [("", "must not be empty"), (5, "must be a string"), ("x" * 201, "at most 200 characters")],
+)
+def test_a_dispute_has_a_name(name: str, dispute: object, words: str) -> None:
+    assert_refused(body(name, disputeId=dispute), "invalid_field", "disputeId", words)
+    assert_refused(body(name, disputeId=GONE), "missing_field", "disputeId", "'disputeId' is missing")
+
+
+def test_a_dispute_is_won_or_lost() -> None:
+    for result in ("won", "lost"):
+        assert taken(body("payment.dispute_closed", result=result)).result == result
+    for other in ("draw", "WON", None, True):
+        message = body("payment.dispute_closed", result=other)
+        assert_refused(message, "invalid_field", "result", "'won' or 'lost'")
+
+
+def test_a_failure_takes_everything_back_and_names_no_amount() -> None:
+    assert taken(body("payment.failed")).original_reference_id == "o-1"
+    assert_refused(body("payment.failed", amountMinor=499), "unknown_field", "amountMinor", "known are ")

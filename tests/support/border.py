@@ -1,0 +1,104 @@
+"""At the border: the bytes of one message in, what it holds or why it is refused out."""
+
+import json
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from schemas import Command, Limits, Malformed, UsageBatch, decode
+from schemas.fields import Identifier
+from tests.support.worlds import LIMITS, NOW
+
+#: Takes a field away from ``body``.
+GONE = object()
+
+REASONS = {
+    "body_too_large",
+    "byte_order_mark",
+    "not_utf8",
+    "not_json",
+    "too_deep",
+    "duplicate_field",
+    "not_an_object",
+    "missing_field",
+    "unknown_field",
+    "unknown_type",
+    "invalid_field",
+}
+
+Fields = dict[str, Any]
+
+_WHO: Fields = {"referenceId": "r-1", "userId": "u-1"}
+_ABOUT: Fields = {"originalReferenceId": "o-1"}
+_MONEY: Fields = {"amountMinor": 499, "currency": "USD"}
+_LEAST: dict[str, Fields] = {
+    "account.open": {"tier": "free"},
+    "account.settle": {},
+    "usage.deduct": {"tokens": 5},
+    "usage.free_upload": {"bytes": 5},
+    "usage.reserve": {"tokens": 5, "ttlSeconds": 60},
+    "usage.settle": {"tokens": 5, **_ABOUT},
+    "usage.release": _ABOUT,
+    "usage.record": {"meter": "ocr", "quantity": 5},
+    "usage.batch": {"items": [{"type": "usage.deduct", "referenceId": "i-0", "tokens": 5}]},
+    "payment.succeeded": {"packageIndex": 0, **_MONEY},
+    "payment.refunded": {**_ABOUT, **_MONEY},
+    "payment.disputed": {"disputeId": "d-1", **_ABOUT, **_MONEY},
+    "payment.dispute_closed": {"disputeId": "d-1", "result": "lost", **_ABOUT, **_MONEY},
+    "payment.failed": _ABOUT,
+    "credit.refund": {"tokens": 5},
+    "credit.bonus": {"tokens": 5},
+    "credit.adjust": {"tokens": -5, "reason": "counted twice", "actor": "ann"},
+    "subscription.change": {"tier": "pro"},
+    "subscription.renew": {},
+    "subscription.cancel": {},
+}
+
+#: The least that a message of each type may say.
+MINIMAL = {type_: {"type": type_, **_WHO, **fields} for type_, fields in _LEAST.items()}
+
+
+def body(base: str | Fields, /, **changes: Any) -> bytes:
+    """The minimal message of a type, or other fields, with some changed, or taken away by ``GONE``."""
+    fields = MINIMAL[base] if isinstance(base, str) else base
+    kept = {name: value for name, value in {**fields, **changes}.items() if value is not GONE}
+    return json.dumps(kept).encode()
+
+
+def outcome_of(message: bytes, limits: Limits = LIMITS) -> Command | UsageBatch | Malformed:
+    """What ``message`` holds at ``NOW``."""
+    return decode(message, now=NOW, limits=limits)
+
+
+def taken(message: bytes, limits: Limits = LIMITS) -> Any:
+    """What ``message`` holds, which must be something."""
+    outcome = outcome_of(message, limits)
+    assert not isinstance(outcome, Malformed), outcome
+    return outcome
+
+
+def refusal_of(message: bytes, limits: Limits = LIMITS) -> Malformed:
+    """Why ``message`` is refused, fit for logs and headers."""
+    refused = outcome_of(message, limits)
+    assert isinstance(refused, Malformed), f"taken: {refused}"
+    assert_fit_for_logs_and_headers(refused)
+    return refused
+
+
+def assert_refused(message: bytes, reason: str, field: str | None, words: str) -> None:
+    """Fails the test unless ``message`` is refused for ``reason``, with its field and a way out."""
+    refused = refusal_of(message)
+    assert (refused.reason, refused.field) == (reason, field)
+    assert words in refused.message
+
+
+def assert_fit_for_logs_and_headers(refused: Malformed) -> None:
+    """Fails the test if any text could break a log or a header."""
+    assert refused.reason in REASONS
+    for text in (refused.message, refused.field or "no field"):
+        assert text.isascii()
+        assert text.isprintable()
+    assert 0 < len(refused.message) < 2_000
+    for identity in (refused.type, refused.reference_id, refused.user_id):
+        if identity is not None:
+            TypeAdapter(Identifier).validate_python(identity)

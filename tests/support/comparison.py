@@ -1,0 +1,196 @@
+"""What must be the same in the model and in a ledger: the replies, and all that is kept."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from schemas import Command
+from tests.support.fake_ledger import FakeLedger
+from tests.support.model import Model, foretold
+from worker.core import Entry, Hold, Lot
+from worker.core.known import ALERT_DEPLETED, ALERT_LOW
+
+
+def assert_like_the_model(
+    ledger: FakeLedger, model: Model, day: Iterable[tuple[datetime, Sequence[Command]]]
+) -> list[dict[str, Any]]:
+    """Both take the batches at their times; every reply and all that is kept must be the same."""
+    replies: list[dict[str, Any]] = []
+    for now, batch in day:
+        answered = ledger.apply(batch, now)
+        expected = [model.apply(command, now) for command in batch]
+        assert [foretold(reply) for reply in answered] == expected
+        replies += answered
+    assert_same_books(ledger, model)
+    return replies
+
+
+def assert_same_books(ledger: FakeLedger, model: Model) -> None:
+    """All that the ledger keeps is what the model keeps."""
+    assert ledger.balances() == model.balances()
+    for user in ledger.accounts:
+        assert_same_account(ledger, model, user)
+    assert notices_of(ledger) == {
+        reference_id: [notice for notice in model.notices if notice["referenceId"] == reference_id]
+        for reference_id in {notice["referenceId"] for notice in model.notices}
+    }
+
+
+def assert_same_account(ledger: FakeLedger, model: Model, user: str) -> None:
+    """One account, to the last movement."""
+    account = ledger.accounts[user]
+    assert [movement_of(entry) for entry in ledger.history(user)] == model.history(user)
+    assert [as_lot(lot) for lot in ledger.lots_of(user)] == model.lots(user)
+    assert [as_hold(hold) for hold in ledger.holds_of(user)] == model.holds(user)
+    assert (account.tier, account.held, account.debt) == (
+        model.tier(user),
+        model.held(user),
+        model.debt(user),
+    )
+    assert {
+        "anchor": account.anchor,
+        "grantedUntil": account.granted_until,
+        "periodGranted": account.period_granted,
+        "endsAt": account.ends_at,
+    } == model.subscription(user)
+    alerts = {"low": ALERT_LOW, "depleted": ALERT_DEPLETED}
+    assert {name for name, alert in alerts.items() if account.alerts & alert} == model.warned(user)
+    assert model.sums(user) == {
+        "allocation": account.allocated,
+        "purchases": account.purchased,
+        "bonus": account.bonus,
+        "refunds": account.refunded,
+        "adjustments": account.adjusted,
+        "usage": account.used,
+        "expiry": account.expired,
+        "reversals": account.reversed,
+    }
+    assert quotas_of(ledger, user) == model.quotas(user)
+    assert payments_of(ledger, user) == [
+        {name: value for name, value in paid.items() if name != "lots"}
+        for paid in model.payments
+        if paid["userId"] == user
+    ]
+    assert payment_events_of(ledger, user) == [e for e in model.payment_events if e["userId"] == user]
+    due = model.next_due(user)
+    assert due is None or (account.due_at is not None and account.due_at <= due), "nobody waits for it"
+
+
+def movement_of(entry: Entry) -> dict[str, Any]:
+    """An entry as the model writes it."""
+    return {
+        "sequence": entry.sequence,
+        "referenceId": entry.outcome.reference_id,
+        "counter": str(entry.counter),
+        "amount": entry.amount,
+        "balanceBefore": entry.balance_before,
+        "balanceAfter": entry.balance_after,
+        "lot": entry.lot,
+        "feature": entry.feature,
+        "dueAt": entry.due_at,
+        "occurredAt": entry.occurred_at,
+        "recordedAt": entry.recorded_at,
+    }
+
+
+def as_lot(lot: Lot) -> dict[str, Any]:
+    """A lot as the model shows it."""
+    return {
+        "number": lot.number,
+        "source": str(lot.source),
+        "granted": lot.granted,
+        "remaining": lot.remaining,
+        "held": lot.held,
+        "pending": lot.pending,
+        "priority": lot.priority,
+        "effectiveAt": lot.effective_at,
+        "expiresAt": lot.expires_at,
+        "parent": lot.parent,
+        "isNoticed": lot.is_noticed,
+    }
+
+
+def as_hold(hold: Hold) -> dict[str, Any]:
+    """A hold as the model keeps it."""
+    return {
+        "reference": hold.reference_id,
+        "amount": hold.amount,
+        "parts": list(hold.parts),
+        "state": str(hold.state),
+        "captured": hold.captured,
+        "openedAt": hold.opened_at,
+        "expiresAt": hold.expires_at,
+        "closedAt": hold.closed_at,
+    }
+
+
+def quotas_of(ledger: FakeLedger, user: str) -> dict[tuple[str, Any], int]:
+    """What is counted, by quota and first day of the period."""
+    account_id = ledger.accounts[user].account_id
+    return {
+        (key.meter, key.period_start): quota.used
+        for key, quota in ledger.quotas.items()
+        if key.account_id == account_id
+    }
+
+
+def payments_of(ledger: FakeLedger, user: str) -> list[dict[str, Any]]:
+    """The user's payments as the model keeps them."""
+    account_id = ledger.accounts[user].account_id
+    return [
+        {
+            "referenceId": paid.reference_id,
+            "userId": user,
+            "packageId": paid.package_id,
+            "amountMinor": paid.amount_minor,
+            "currency": paid.currency,
+            "tokens": paid.base_tokens,
+            "bonusTokens": paid.bonus_tokens,
+            "provider": paid.provider,
+            "occurredAt": paid.occurred_at,
+            "recordedAt": paid.recorded_at,
+        }
+        for paid in ledger.payments
+        if paid.account_id == account_id
+    ]
+
+
+def payment_events_of(ledger: FakeLedger, user: str) -> list[dict[str, Any]]:
+    """What happened to the user's payments, as the model keeps it."""
+    account_id = ledger.accounts[user].account_id
+    return [
+        {
+            "referenceId": event.outcome.reference_id if event.outcome else None,
+            "userId": user,
+            "payment": event.payment_reference,
+            "happened": str(event.happened),
+            "disputeId": event.dispute_id,
+            "amountMinor": event.amount_minor,
+            "currency": event.currency,
+            "occurredAt": event.occurred_at,
+            "recordedAt": event.recorded_at,
+            "collected": event.collected,
+            "uncollected": event.uncollected,
+        }
+        for event in ledger.payment_events
+        if event.account_id == account_id
+    ]
+
+
+def notices_of(ledger: FakeLedger) -> dict[str, list[dict[str, Any]]]:
+    """The notices of every operation that brought some about, in order."""
+    return {
+        name: [
+            {"userId": outcome.user_id, "referenceId": name, **_as_notice(notice)}
+            for notice in outcome.notices
+        ]
+        for name, outcome in ledger.outcomes.items()
+        if outcome.notices
+    }
+
+
+def _as_notice(notice: Any) -> dict[str, Any]:
+    if "expires_at" not in notice:
+        return dict(notice)
+    rest = {name: value for name, value in notice.items() if name != "expires_at"}
+    return {**rest, "expiresAt": datetime.fromisoformat(notice["expires_at"])}

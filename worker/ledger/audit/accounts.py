@@ -1,0 +1,139 @@
+"""What an account caches: the sums of its entries, its lots and its holds."""
+
+from typing import Any
+
+from sqlalchemy import and_, func, or_, select
+from sqlalchemy.sql import FromClause
+
+from worker.core.known import HoldState, Source
+from worker.core.plan import Counter
+from worker.ledger.audit.comparing import (
+    Checks,
+    Column,
+    differences,
+    of_step,
+    only,
+    rows,
+    sums_without,
+    untrue,
+    zero_if_none,
+)
+from worker.ledger.tables import accounts, entries, holds, lots
+
+# The account's column, the entries behind it, and their sign.
+_SUMS = (
+    ("allocated", Counter.ALLOCATION, 1),
+    ("purchased", Counter.PURCHASES, 1),
+    ("bonus", Counter.BONUS, 1),
+    ("refunded", Counter.REFUNDS, 1),
+    ("adjusted", Counter.ADJUSTMENTS, 1),
+    ("used", Counter.USAGE, -1),
+    ("expired", Counter.EXPIRY, -1),
+    ("reversed", Counter.REVERSALS, -1),
+)
+
+
+def sums() -> Checks:
+    """Everything that an account sums up, against the rows that it sums."""
+    account = accounts.c
+    booked, kept, held = _booked(), _kept(), _held()
+    statement = (
+        rows(account_id=account.account_id)
+        .join_from(accounts, booked, booked.c.account_id == account.account_id, isouter=True)
+        .join(kept, kept.c.account_id == account.account_id, isouter=True)
+        .join(held, held.c.account_id == account.account_id, isouter=True)
+        .where(of_step(account.account_id))
+    )
+    names = ("balance", "sequence", "debt", *(name for name, _, _ in _SUMS))
+    granted = zero_if_none(kept.c.granted)
+    return [
+        *differences(
+            statement,
+            {
+                **{name: (zero_if_none(booked.c[name]), account[name]) for name in names},
+                "lots": (zero_if_none(kept.c.remaining) - account.debt, account.balance),
+                "lot_count": (zero_if_none(kept.c.last), account.lot_count),
+                "held": (zero_if_none(held.c.amount), account.held),
+                "due": untrue(
+                    zero_if_none(kept.c.unseen) + zero_if_none(held.c.unseen) > 0,
+                    zero_if_none(kept.c.unseen) + zero_if_none(held.c.unseen),
+                ),
+                # What was granted before there were lots is in one that was carried over.
+                "period_granted": only(
+                    or_(zero_if_none(kept.c.carried) == 0, granted > account.period_granted),
+                    granted,
+                    account.period_granted,
+                ),
+            },
+        ),
+        sums_without("account_missing", entries, accounts, entries.c.account_id),
+    ]
+
+
+def _booked() -> FromClause:
+    entry = entries.c
+    return (
+        select(
+            entry.account_id,
+            func.sum(entry.amount).label("balance"),
+            func.max(entry.sequence).label("sequence"),
+            (-func.sum(entry.amount).filter(entry.lot.is_(None))).label("debt"),
+            *(
+                (sign * func.sum(entry.amount).filter(entry.counter == counter.value)).label(name)
+                for name, counter, sign in _SUMS
+            ),
+        )
+        .where(of_step(entry.account_id))
+        .group_by(entry.account_id)
+        .subquery("booked")
+    )
+
+
+def _kept() -> FromClause:
+    lot = lots.c
+    is_present_allocation = and_(
+        lot.source == Source.ALLOCATION.value,
+        lot.parent.is_(None),
+        lot.expires_at >= accounts.c.granted_until,
+    )
+    return (
+        select(
+            lot.account_id,
+            func.sum(lot.remaining).label("remaining"),
+            func.max(lot.number).label("last"),
+            func.sum(lot.granted).filter(is_present_allocation).label("granted"),
+            func.count().filter(lot.source == Source.CARRIED_OVER.value).label("carried"),
+            func.count()
+            .filter(
+                or_(
+                    and_(lot.pending > 0, _is_unseen(lot.effective_at)),
+                    and_(lot.remaining > lot.held, _is_unseen(lot.expires_at)),
+                )
+            )
+            .label("unseen"),
+        )
+        .join_from(lots, accounts, accounts.c.account_id == lot.account_id)
+        .where(of_step(lot.account_id))
+        .group_by(lot.account_id)
+        .subquery("kept")
+    )
+
+
+def _held() -> FromClause:
+    hold = holds.c
+    return (
+        select(
+            hold.account_id,
+            func.sum(hold.amount).label("amount"),
+            func.count().filter(_is_unseen(hold.expires_at)).label("unseen"),
+        )
+        .join_from(holds, accounts, accounts.c.account_id == hold.account_id)
+        .where(of_step(hold.account_id), hold.state == HoldState.OPEN.value)
+        .group_by(hold.account_id)
+        .subquery("held")
+    )
+
+
+def _is_unseen(moment: Column) -> Any:
+    """Whether the account waits for something later than ``moment``, or for nothing."""
+    return and_(moment.is_not(None), or_(accounts.c.due_at.is_(None), accounts.c.due_at > moment))

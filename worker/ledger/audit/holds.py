@@ -1,0 +1,148 @@
+"""Each hold: its parts, and the operations that opened and ended it."""
+
+from sqlalchemy import FromClause, and_, case, func, null, or_, select
+
+from schemas import Code, Status
+from worker.core.known import HoldState
+from worker.ledger.audit.comparing import (
+    ONE,
+    ZERO,
+    Checks,
+    Condition,
+    detail_of,
+    differences,
+    is_applied,
+    of_step,
+    only,
+    owned,
+    rows,
+    untrue,
+    zero_if_none,
+)
+from worker.ledger.tables import accounts, hold_parts, holds, lots, operations
+
+_ENDED_BY = {HoldState.SETTLED: Code.HOLD_SETTLED, HoldState.RELEASED: Code.HOLD_RELEASED}
+
+
+def lives() -> Checks:
+    """Each hold against its parts, its beginning and its end."""
+    hold, part = holds.c, hold_parts.c
+    opening, ending = operations.alias("opening"), operations.alias("ending")
+    parts = (
+        select(part.operation_id, part.account_id, func.sum(part.amount).label("amount"))
+        .where(of_step(part.operation_id))
+        .group_by(part.operation_id, part.account_id)
+        .subquery("parts")
+    )
+    statement = (
+        rows(account_id=hold.account_id, operation_id=hold.operation_id)
+        .join_from(
+            holds,
+            parts,
+            and_(parts.c.operation_id == hold.operation_id, parts.c.account_id == hold.account_id),
+            isouter=True,
+        )
+        .join(opening, opening.c.operation_id == hold.operation_id, isouter=True)
+        .join(ending, ending.c.operation_id == hold.closed_by, isouter=True)
+        .join(accounts, accounts.c.account_id == hold.account_id, isouter=True)
+        .where(of_step(hold.operation_id))
+    )
+    is_opened = and_(
+        is_applied(opening),
+        opening.c.code == Code.TOKENS_RESERVED.value,
+        opening.c.reference_id == hold.reference_id,
+    )
+    # Its amount is what it took: that its entries come to that is a check of its own.
+    captured = case((hold.state == HoldState.SETTLED.value, ending.c.amount), else_=ZERO)
+    return differences(
+        statement,
+        {
+            "hold_without_outcome": untrue(~is_opened, hold.amount),
+            "hold_account": owned(hold.account_id, accounts, opening),
+            "hold_reserved": only(is_opened, opening.c.amount, hold.amount),
+            "hold_amount": (zero_if_none(parts.c.amount), hold.amount),
+            "hold_captured": (captured, hold.captured),
+            "hold_end": (ONE, case((_is_explained(opening, ending), ONE), else_=ZERO)),
+        },
+    )
+
+
+def _is_explained(opening: FromClause, ending: FromClause) -> Condition:
+    """Whether the hold is open, or was ended by an operation that does this, of the same user."""
+    hold = holds.c
+    is_named = and_(
+        detail_of(ending, "original_reference_id") == hold.reference_id,
+        or_(
+            *(
+                and_(hold.state == state.value, ending.c.code == code.value)
+                for state, code in _ENDED_BY.items()
+            )
+        ),
+    )
+    has_run_out = and_(
+        hold.state == HoldState.EXPIRED.value,
+        hold.closed_at == hold.expires_at,
+        ending.c.recorded_at >= hold.expires_at,
+    )
+    has_ended = and_(is_applied(ending), ending.c.user_id == opening.c.user_id, or_(is_named, has_run_out))
+    return case((hold.state == HoldState.OPEN.value, hold.closed_by.is_(None)), else_=has_ended)
+
+
+def endings() -> Checks:
+    """Each operation that says it ended a hold, against that hold: none that is open was ended before."""
+    operation, hold = operations.c, holds.c
+    opening = operations.alias("opening")
+    statement = (
+        rows(account_id=hold.account_id, operation_id=operation.operation_id)
+        .join_from(
+            operations,
+            opening,
+            opening.c.reference_id == detail_of(operations, "original_reference_id"),
+            isouter=True,
+        )
+        .join(holds, hold.operation_id == opening.c.operation_id, isouter=True)
+        .where(
+            of_step(operation.operation_id),
+            operation.status == Status.APPLIED.value,
+            operation.code.in_([code.value for code in _ENDED_BY.values()]),
+        )
+    )
+    ended = {HoldState.SETTLED: hold.captured, HoldState.RELEASED: hold.amount}
+    said = case(
+        *(
+            (
+                and_(
+                    hold.closed_by == operation.operation_id,
+                    hold.state == state.value,
+                    operation.code == code.value,
+                ),
+                ended[state],
+            )
+            for state, code in _ENDED_BY.items()
+        ),
+        else_=null(),
+    )
+    return differences(statement, {"hold_ended": (operation.amount, said)})
+
+
+def parts() -> Checks:
+    """Each part of a hold, against the hold and the lot that it names."""
+    part, hold, lot = hold_parts.c, holds.c, lots.c
+    statement = (
+        rows(account_id=part.account_id, operation_id=part.operation_id, lot=part.lot)
+        .join_from(
+            hold_parts,
+            holds,
+            and_(hold.operation_id == part.operation_id, hold.account_id == part.account_id),
+            isouter=True,
+        )
+        .join(lots, and_(lot.account_id == part.account_id, lot.number == part.lot), isouter=True)
+        .where(of_step(part.operation_id))
+    )
+    return differences(
+        statement,
+        {
+            "part_without_hold": untrue(hold.operation_id.is_(None), part.amount),
+            "part_without_lot": untrue(lot.number.is_(None), part.amount),
+        },
+    )

@@ -1,0 +1,182 @@
+"""Each lot: what is left of it, where it comes from, and that no period's allocation was granted twice."""
+
+from sqlalchemy import and_, case, func, or_, select
+from sqlalchemy.sql import FromClause
+
+from schemas import Code
+from worker.core.known import HoldState, Source
+from worker.ledger.audit.comparing import (
+    ONE,
+    ZERO,
+    Checks,
+    Column,
+    at_most,
+    differences,
+    is_applied,
+    of_step,
+    only,
+    owned,
+    rows,
+    untrue,
+    zero_if_none,
+)
+from worker.ledger.tables import (
+    accounts,
+    entries,
+    hold_parts,
+    holds,
+    lots,
+    operations,
+    payment_events,
+    payments,
+)
+
+
+def remains() -> Checks:
+    """What a lot caches, against its entries and the holds on it."""
+    lot, entry, part = lots.c, entries.c, hold_parts.c
+    booked = (
+        select(entry.account_id, entry.lot, func.sum(entry.amount).label("amount"))
+        .where(of_step(entry.account_id), entry.lot.is_not(None))
+        .group_by(entry.account_id, entry.lot)
+        .subquery("booked")
+    )
+    held = (
+        select(part.account_id, part.lot, func.sum(part.amount).label("amount"))
+        .join_from(holds, hold_parts, part.operation_id == holds.c.operation_id)
+        .where(of_step(holds.c.account_id), holds.c.state == HoldState.OPEN.value)
+        .group_by(part.account_id, part.lot)
+        .subquery("held")
+    )
+    statement = (
+        rows(account_id=lot.account_id, operation_id=lot.operation_id, lot=lot.number)
+        .join_from(lots, booked, _is_lot(booked, lots), isouter=True)
+        .join(held, _is_lot(held, lots), isouter=True)
+        .where(of_step(lot.account_id))
+    )
+    previous = func.lag(lot.number, 1, 0).over(partition_by=lot.account_id, order_by=lot.number)
+    something_left = or_(lot.remaining > 0, lot.pending > 0)
+    return differences(
+        statement,
+        {
+            "lot_gap": (previous + 1, lot.number),
+            "lot_remaining": (zero_if_none(booked.c.amount), lot.remaining),
+            "lot_held": (zero_if_none(held.c.amount), lot.held),
+            "lot_full": at_most(lot.granted, lot.remaining + lot.pending),
+            "lot_open": (case((something_left, ONE), else_=ZERO), case((lot.is_open, ONE), else_=ZERO)),
+        },
+    )
+
+
+def _is_lot(of_lots: FromClause, table: FromClause) -> Column:
+    return and_(of_lots.c.account_id == table.c.account_id, of_lots.c.lot == table.c.number)
+
+
+def origins() -> Checks:
+    """Each lot against the operation that granted it and the lot it belongs to."""
+    lot, operation = lots.c, operations.c
+    bought, parent = lots.alias("bought"), lots.alias("parent")
+    statement = (
+        rows(account_id=lot.account_id, operation_id=lot.operation_id, lot=lot.number)
+        .join_from(lots, operations, operation.operation_id == lot.operation_id, isouter=True)
+        .join(
+            accounts,
+            and_(of_step(accounts.c.account_id), accounts.c.account_id == lot.account_id),
+            isouter=True,
+        )
+        .join(payments, payments.c.operation_id == lot.operation_id, isouter=True)
+        .join(payment_events, payment_events.c.operation_id == lot.operation_id, isouter=True)
+        .join(
+            parent,
+            and_(
+                of_step(parent.c.account_id),
+                parent.c.account_id == lot.account_id,
+                parent.c.number == lot.parent,
+            ),
+            isouter=True,
+        )
+        .join(
+            bought,
+            and_(
+                of_step(bought.c.account_id),
+                bought.c.account_id == lot.account_id,
+                bought.c.operation_id == lot.operation_id,
+                bought.c.source == Source.PURCHASE.value,
+                bought.c.parent.is_(None),
+            ),
+            isouter=True,
+        )
+        .where(of_step(lot.account_id))
+    )
+    is_allocation = and_(lot.source == Source.ALLOCATION.value, lot.parent.is_(None))
+    before = func.lag(lot.number).over(
+        partition_by=(lot.account_id, is_allocation, lot.expires_at), order_by=lot.number
+    )
+    # Of what a period was granted, only a change of the tier grants more.
+    is_second = and_(is_allocation, before.is_not(None), operation.code != Code.SUBSCRIPTION_CHANGED.value)
+    granted = _granted()
+    is_unexplained = and_(lot.source != Source.CARRIED_OVER.value, ~is_applied(operations))
+    return differences(
+        statement,
+        {
+            "lot_without_outcome": untrue(is_unexplained, lot.granted),
+            "lot_account": owned(lot.account_id, accounts, operations),
+            "lot_granted": only(and_(is_applied(operations), granted.is_not(None)), granted, lot.granted),
+            "lot_parent": (_parent(bought, parent), lot.parent),
+            "allocation_twice": untrue(is_second, lot.granted),
+        },
+    )
+
+
+def _granted() -> Column:
+    """What the lot's operation says that it granted; null where it granted an allocation that fell due."""
+    lot, operation = lots.c, operations.c
+    amounts = {
+        Source.BONUS: (Code.BONUS_GRANTED, Code.BONUS_SCHEDULED),
+        Source.ADJUSTMENT: (Code.ADJUSTMENT_CREDITED,),
+        Source.REFUND: (Code.TOKENS_REFUNDED,),
+    }
+    return case(
+        (
+            and_(
+                lot.source == Source.PURCHASE.value,
+                lot.parent.is_(None),
+                payments.c.operation_id.is_not(None),
+            ),
+            payments.c.base_tokens,
+        ),
+        (lot.source == Source.PURCHASE.value, -zero_if_none(payment_events.c.collected)),
+        (lot.source == Source.PURCHASE_BONUS.value, zero_if_none(payments.c.bonus_tokens)),
+        *(
+            (
+                lot.source == source.value,
+                case((operation.code.in_([code.value for code in codes]), operation.amount), else_=ZERO),
+            )
+            for source, codes in amounts.items()
+        ),
+    )
+
+
+def _parent(bought: FromClause, parent: FromClause) -> Column:
+    """The number of the lot that this one must belong to; null for none.
+
+    A bonus to the purchase of its own operation, what was given back to the purchase that it was taken from,
+    what was rolled over to the allocation that ended when it began.
+    """
+    lot = lots.c
+    is_heir = and_(
+        lot.source == Source.ALLOCATION.value,
+        parent.c.source == Source.ALLOCATION.value,
+        parent.c.parent.is_(None),
+        parent.c.expires_at == lot.effective_at,
+    )
+    is_given_back = and_(
+        lot.source == Source.PURCHASE.value,
+        parent.c.source == Source.PURCHASE.value,
+        parent.c.parent.is_(None),
+        payment_events.c.collected < 0,
+    )
+    return case(
+        (lot.source == Source.PURCHASE_BONUS.value, bought.c.number),
+        (or_(is_heir, is_given_back), lot.parent),
+    )

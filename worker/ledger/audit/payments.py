@@ -1,0 +1,182 @@
+"""Payments, and what was taken back of them: that follows from the set of their events alone."""
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from operator import attrgetter
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, case, func, select
+
+from schemas import Code
+from worker.catalog import PaymentPolicy
+from worker.core.known import Happened, Payment, PaymentEvent
+from worker.core.rules.payments import money_back
+from worker.ledger.audit.comparing import (
+    ONE,
+    Checks,
+    Condition,
+    detail_of,
+    differences,
+    is_applied,
+    of_step,
+    owned,
+    rows,
+    untrue,
+)
+from worker.ledger.audit.effects import CODE_OF
+from worker.ledger.audit.report import Finding
+from worker.ledger.tables import accounts, operations, payment_events, payments
+
+# Either may have been the catalog's when the last event came.
+_ANY_POLICY = (PaymentPolicy(on_dispute="wait"), PaymentPolicy(on_dispute="take"))
+
+
+def each() -> Checks:
+    """Each payment against its operation."""
+    payment = payments.c
+    statement = (
+        rows(account_id=payment.account_id, operation_id=payment.operation_id)
+        .join_from(payments, operations, operations.c.operation_id == payment.operation_id, isouter=True)
+        .join(accounts, accounts.c.account_id == payment.account_id, isouter=True)
+        .where(of_step(payment.operation_id))
+    )
+    is_purchase = and_(is_applied(operations), operations.c.code == Code.TOKENS_PURCHASED.value)
+    return differences(
+        statement,
+        {
+            "payment_without_outcome": untrue(~is_purchase, payment.base_tokens + payment.bonus_tokens),
+            "payment_account": owned(payment.account_id, accounts, operations),
+        },
+    )
+
+
+def events() -> Checks:
+    """Each event against its operation; without its payment it has moved nothing."""
+    event, own = payment_events.c, operations
+    bought = operations.alias("bought")
+    statement = (
+        rows(account_id=event.account_id, operation_id=event.operation_id)
+        .join_from(payment_events, own, own.c.operation_id == event.operation_id, isouter=True)
+        .join(accounts, accounts.c.account_id == event.account_id, isouter=True)
+        .join(bought, bought.c.reference_id == event.payment_reference, isouter=True)
+        .join(
+            payments,
+            and_(payments.c.operation_id == bought.c.operation_id, payments.c.account_id == event.account_id),
+            isouter=True,
+        )
+        .where(of_step(event.operation_id))
+    )
+    moved = func.abs(event.collected) + func.abs(event.uncollected)
+    return differences(
+        statement,
+        {
+            "event_without_outcome": (ONE, case((_says_so(), ONE), else_=0)),
+            "event_account": owned(event.account_id, accounts, own),
+            "event_awaited": untrue(payments.c.operation_id.is_(None), moved),
+        },
+    )
+
+
+def _says_so() -> Condition:
+    """Whether the event's operation was applied, and is about this payment and this that happened to it."""
+    event, own = payment_events.c, operations
+    code = case({happened.value: code.value for happened, code in CODE_OF.items()}, value=event.happened)
+    is_purchase = event.happened == Happened.SUCCEEDED.value
+    named = case((is_purchase, own.c.reference_id), else_=detail_of(own, "original_reference_id"))
+    is_awaited = and_(own.c.code == Code.PAYMENT_AWAITED.value, ~is_purchase)
+    return and_(is_applied(own), named == event.payment_reference, (own.c.code == code) | is_awaited)
+
+
+# -- what follows from the events -------------------------------------------------------------------------
+
+
+def back(connection: Connection, after: int, up_to: int, policy: PaymentPolicy | None) -> Iterator[Finding]:
+    """What was taken back of each payment of a step, against what its events ask for by ``policy``.
+
+    Without one any policy will do: it may have been another when the last event came.
+    """
+    policies = _ANY_POLICY if policy is None else (policy,)
+    happened = connection.execute(
+        _HAPPENED, {"after": after, "up_to": up_to}, execution_options={"yield_per": 1_000}
+    )
+    for _, group in groupby(happened, key=attrgetter("operation_id")):
+        yield from _differences(list(group), policies)
+
+
+_HAPPENED = (
+    select(
+        payments,
+        accounts.c.user_id,
+        operations.c.reference_id,
+        operations.c.occurred_at.label("paid_at"),
+        *(
+            payment_events.c[name]
+            for name in ("happened", "dispute_id", "occurred_at", "collected", "uncollected")
+        ),
+        payment_events.c.amount_minor.label("event_minor"),
+        payment_events.c.currency.label("event_currency"),
+    )
+    .join_from(payments, operations, operations.c.operation_id == payments.c.operation_id)
+    .join(
+        payment_events,
+        and_(
+            payment_events.c.payment_reference == operations.c.reference_id,
+            payment_events.c.account_id == payments.c.account_id,
+        ),
+    )
+    .join(accounts, accounts.c.account_id == payments.c.account_id, isouter=True)
+    .where(of_step(payments.c.account_id))
+    .order_by(payments.c.account_id, payments.c.operation_id)
+)
+
+
+def _differences(happened: list[Row[Any]], policies: Iterable[PaymentPolicy]) -> Iterator[Finding]:
+    first = happened[0]
+    payment, events = _payment(first), [_event(row) for row in happened]
+    back = sum(event.collected + event.uncollected for event in events)
+    uncollected = sum(event.uncollected for event in events)
+    due = [_tokens(payment, money_back(payment, events, policy)) for policy in policies]
+    if back not in due:
+        yield _finding("payment_back", first, due[0], back)
+    if uncollected < 0:
+        yield _finding("payment_uncollected", first, 0, uncollected)
+
+
+def _tokens(payment: Payment, back: int) -> int:
+    """The tokens that belong to so much of the payment's money, base and bonus each rounded down."""
+    paid = payment.amount_minor
+    return payment.base_tokens * back // paid + payment.bonus_tokens * back // paid
+
+
+def _payment(row: Row[Any]) -> Payment:
+    return Payment(
+        account_id=row.account_id,
+        reference_id=row.reference_id,
+        package_id=row.package_id,
+        amount_minor=row.amount_minor,
+        currency=row.currency,
+        base_tokens=row.base_tokens,
+        bonus_tokens=row.bonus_tokens,
+        provider=row.provider,
+        recorded_at=row.recorded_at,
+        occurred_at=row.paid_at,
+    )
+
+
+def _event(row: Row[Any]) -> PaymentEvent:
+    return PaymentEvent(
+        account_id=row.account_id,
+        payment_reference=row.reference_id,
+        happened=Happened(row.happened),
+        recorded_at=row.recorded_at,
+        dispute_id=row.dispute_id,
+        amount_minor=row.event_minor,
+        currency=row.event_currency,
+        occurred_at=row.occurred_at,
+        collected=row.collected,
+        uncollected=row.uncollected,
+    )
+
+
+def _finding(check: str, row: Row[Any], expected: int, actual: int) -> Finding:
+    return Finding(check, row.account_id, row.user_id, row.reference_id, None, None, None, expected, actual)

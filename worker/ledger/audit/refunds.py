@@ -1,0 +1,59 @@
+"""What was given back of a usage: never more than it took, and to whom it was taken from."""
+
+from sqlalchemy import and_, func
+
+from schemas import Code
+from worker.core.rules.credit import REFUNDABLE
+from worker.ledger.audit.comparing import (
+    Checks,
+    at_most,
+    detail_of,
+    differences,
+    is_applied,
+    of_step,
+    owned,
+    rows,
+    untrue,
+)
+from worker.ledger.tables import accounts, operations, usage_refunds
+
+
+def each() -> Checks:
+    """Each refund, against its operation and the usage that it names."""
+    refund, own = usage_refunds.c, operations
+    original = operations.alias("original")
+    statement = (
+        rows(account_id=refund.account_id, operation_id=refund.operation_id)
+        .join_from(usage_refunds, own, own.c.operation_id == refund.operation_id, isouter=True)
+        .join(original, original.c.operation_id == refund.original_id, isouter=True)
+        .join(accounts, accounts.c.account_id == refund.account_id, isouter=True)
+        .where(of_step(refund.operation_id))
+    )
+    is_refund = and_(is_applied(own), own.c.code == Code.TOKENS_REFUNDED.value)
+    is_usage = and_(
+        is_applied(original),
+        original.c.type.in_(sorted(REFUNDABLE)),
+        original.c.user_id == accounts.c.user_id,
+        original.c.reference_id == detail_of(own, "original_reference_id"),
+    )
+    return differences(
+        statement,
+        {
+            "refund_without_outcome": untrue(~is_refund, refund.tokens),
+            "refund_account": owned(refund.account_id, accounts, own),
+            "refund_original": untrue(~func.coalesce(is_usage, False), refund.tokens),
+        },
+    )
+
+
+def together() -> Checks:
+    """All refunds of one usage, against what it took: its amount, which its entries are proven to come to."""
+    refund, original = usage_refunds.c, operations.c
+    refunded = func.sum(refund.tokens)
+    statement = (
+        rows(account_id=func.min(refund.account_id), operation_id=refund.original_id)
+        .join_from(usage_refunds, operations, original.operation_id == refund.original_id)
+        .where(of_step(refund.original_id), original.type.in_(sorted(REFUNDABLE)))
+        .group_by(refund.original_id, original.amount)
+    )
+    return differences(statement, {"refund_exceeds": at_most(original.amount, refunded)})

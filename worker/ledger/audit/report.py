@@ -1,0 +1,145 @@
+"""What an audit says: its findings, its totals, and how far it is."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row
+
+from worker.ledger.audit.checks import CHECKS
+from worker.ledger.queries import View
+
+FINDINGS_MAX = 100
+
+
+@dataclass(frozen=True)
+class Finding(View):
+    """One thing that isn't as it must be. ``check`` is a key of ``CHECKS``.
+
+    What identifies it is given where it is known: the account, the reference, the sequence of an entry, the
+    number of a lot, the meter and period of a quota. ``expected`` follows from the entries or the outcome,
+    ``actual`` is stored.
+    """
+
+    check: str
+    account_id: int | None
+    user_id: str | None
+    reference_id: str | None
+    sequence: int | None
+    lot: int | None
+    quota: str | None
+    expected: int | None
+    actual: int | None
+
+    def __str__(self) -> str:
+        names = {
+            "user": self.user_id,
+            "account": None if self.user_id is not None else self.account_id,
+            "reference": self.reference_id,
+            "quota": self.quota,
+            "lot": self.lot,
+            "entry": self.sequence,
+        }
+        place = ", ".join(f"{name} {value}" for name, value in names.items() if value is not None)
+        return f"{place}: {CHECKS[self.check]}: expected {self.expected}, found {self.actual}"
+
+
+@dataclass(frozen=True)
+class AuditReport(View):
+    """What was examined and what was found.
+
+    ``found`` counts the findings of each check that has any, also those past the limit, which are not among
+    ``findings``. ``drift`` is the sum of the differences, in tokens and without their signs, between the
+    balances and their entries, over all accounts. ``debt`` is what ``debtors`` accounts owe, and
+    ``uncollected`` what was written off of payments that went back: both are tokens, and no findings.
+    ``examined`` counts the rows of each table.
+    """
+
+    findings: tuple[Finding, ...]
+    found: Mapping[str, int]
+    drift: int
+    debtors: int
+    debt: int
+    uncollected: int
+    examined: Mapping[str, int]
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing was found."""
+        return not self.found
+
+    @property
+    def unlisted(self) -> int:
+        """How many findings are counted but not listed."""
+        return sum(self.found.values()) - len(self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As every view, with the verdict first."""
+        return {"isClean": self.is_clean, "unlisted": self.unlisted, **super().to_dict()}
+
+
+@dataclass(frozen=True)
+class Progress(View):
+    """How far a part of the audit is: what it works through, and how many of ``total`` are done."""
+
+    step: str
+    done: int
+    total: int
+
+
+OnProgress = Callable[[Progress], None]
+
+
+class Findings:
+    """The findings so far: of each check the first ones, and the count and drift of all of them."""
+
+    def __init__(self, findings_max: int) -> None:
+        self._findings_max = findings_max
+        self._listed: dict[str, list[Finding]] = {}
+        self._found: dict[str, int] = {}
+        self.drift = 0
+
+    def add(self, rows: Iterable[Row[Any]]) -> None:
+        """What one statement has found, as ``comparing.listed`` gives it."""
+        for row in rows:
+            if row.number == 1:  # each row of a check has the sums of all of them
+                self._count(row.check, row.found)
+                self.drift += int(row.drift or 0)
+            self._list(_finding(row))
+
+    def add_one(self, finding: Finding) -> None:
+        """A finding that was made outside the database."""
+        self._count(finding.check, 1)
+        self._list(finding)
+
+    def _count(self, check: str, found: int) -> None:
+        self._found[check] = self._found.get(check, 0) + found
+
+    def _list(self, finding: Finding) -> None:
+        listed = self._listed.setdefault(finding.check, [])
+        if len(listed) < self._findings_max:
+            listed.append(finding)
+
+    @property
+    def listed(self) -> tuple[Finding, ...]:
+        """The findings that are told, check by check."""
+        return tuple(finding for check in CHECKS for finding in self._listed.get(check, ()))
+
+    @property
+    def found(self) -> Mapping[str, int]:
+        """How many findings each check has that has any."""
+        return {check: self._found[check] for check in CHECKS if check in self._found}
+
+
+def _finding(row: Row[Any]) -> Finding:
+    return Finding(
+        check=row.check,
+        account_id=row.account_id,
+        user_id=row.user_id,
+        reference_id=row.reference_id,
+        sequence=row.sequence,
+        lot=row.lot,
+        quota=None if row.meter is None else f"{row.meter} {row.period_start}",
+        expected=None if row.expected is None else int(row.expected),
+        actual=None if row.actual is None else int(row.actual),
+    )
