@@ -21,8 +21,8 @@ class ChangeSubscription(BaseCommand):
 class RenewSubscription(BaseCommand):
     """Grants the allocation of a period: the one that contains ``period_start``, by default the present one.
 
-    A period is granted once, whatever the references. The next one may be named ahead of time: its
-    allocation takes effect when it begins.
+    A period is granted once, whatever the references. Calendars differ: within a day of its end, a period
+    that is granted stands for the one that follows, whose allocation takes effect when it begins.
     """
 
     CONTENT = ("period_start",)

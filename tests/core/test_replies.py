@@ -186,12 +186,6 @@ WORDS: list[tuple[Code, list[Command], Command, str]] = [
         "Subscription is now pro, 150 tokens granted. Balance: 250",
     ),
     (
-        Code.RENEWAL_SCHEDULED,
-        [],
-        renew(NOW + 40 * DAY),
-        "100 tokens take effect on 2026-12-22 10:15Z",
-    ),
-    (
         Code.SUBSCRIPTION_CANCELED,
         [],
         cancel(),
@@ -236,7 +230,7 @@ WORDS: list[tuple[Code, list[Command], Command, str]] = [
         Code.PERIOD_OUT_OF_RANGE,
         [],
         renew(NOW + 69 * DAY),
-        "The period of 2027-01-22 10:15Z can't be granted now",
+        "The period of 2027-01-30 10:15Z can't be granted now",
     ),
     (
         Code.SUBSCRIPTION_NOT_ACTIVE,
@@ -259,6 +253,11 @@ def test_every_code_has_words_of_its_own(
 ) -> None:
     (reply,) = after(OPEN, *before).apply([command])
     assert (reply["code"], reply["message"]) == (code, message)
+
+
+def test_a_renewal_ahead_of_time_says_from_when() -> None:
+    (reply,) = after(OPEN).apply([renew()], NOW + 30 * DAY - timedelta(hours=1))
+    assert reply["message"] == "100 tokens take effect on 2026-12-22 10:15Z"
 
 
 def test_a_renewal_says_until_when() -> None:

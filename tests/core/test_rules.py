@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from schemas import COMMAND_TYPES, Code, Command
-from tests.support.fake_ledger import after, reply_to
+from tests.support.fake_ledger import FakeLedger, after, reply_to
 from tests.support.makers import (
     adjust,
     bonus,
@@ -41,6 +41,7 @@ from worker.core import Entry, Outcome
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 #: An account that was opened at ``NOW`` is granted its allocation until here, and the next until there.
 PERIOD_END = datetime(2026, 12, 22, 10, 15, tzinfo=NOW.tzinfo)
+SHORTLY = datetime(2026, 12, 22, 9, 15, tzinfo=NOW.tzinfo) - NOW
 NEXT_END = datetime(2027, 1, 22, 10, 15, tzinfo=NOW.tzinfo)
 
 
@@ -54,7 +55,8 @@ def wire(moment: datetime) -> str:
 
 @dataclass(frozen=True)
 class Case:
-    """``before`` is applied at ``NOW``, ``command`` so much ``later``: what it is answered and writes.
+    """``before`` is applied at ``NOW``, ``at_the_end`` an hour before the period's end, ``command`` so much
+    ``later``: what it is answered and writes.
 
     The reply is without what is common to all. An entry is a counter, an amount and a lot, or None: the debt.
     """
@@ -66,9 +68,17 @@ class Case:
     entries: Sequence[tuple[str, int, int | None]] = ()
     later: timedelta = timedelta(0)
     catalog: Catalog = field(default=SMALL_CATALOG, repr=False)
+    at_the_end: Sequence[Command] = ()
 
     def __str__(self) -> str:
         return self.name
+
+    def ledger(self) -> FakeLedger:
+        """What there is before the command."""
+        ledger = after(*self.before, catalog=self.catalog)
+        if self.at_the_end:
+            ledger.apply(self.at_the_end, NOW + SHORTLY)
+        return ledger
 
 
 OPEN = (opening(),)
@@ -180,7 +190,7 @@ ACCOUNTS = [
     ),
     Case(
         "what was kept of a period is not kept again",
-        [opening(tier="saver"), renew(PERIOD_END, reference_id="n")],
+        [opening(tier="saver")],
         settling(),
         yes("account_settled", 0, 40, 40, expired=140),
         [
@@ -194,6 +204,7 @@ ACCOUNTS = [
             ("expiry", -40, 3),
         ],
         later=NEXT_END - NOW,
+        at_the_end=[renew(reference_id="n")],
     ),
     Case(
         "what runs out while it is held expires when it is freed",
@@ -712,8 +723,24 @@ SUBSCRIPTIONS = [
     Case(
         "the next period is granted ahead of time, and counts when it begins",
         OPEN,
-        renew(PERIOD_END + DAY),
+        renew(PERIOD_END + HOUR),
         yes("renewal_scheduled", 100, 100, 100, **PRESENT),
+        later=SHORTLY,
+    ),
+    Case(
+        "what comes shortly before a period is about that period",
+        OPEN,
+        renew(),
+        yes("renewal_scheduled", 100, 100, 100, **PRESENT),
+        later=SHORTLY,
+    ),
+    Case(
+        "another calendar's beginning of the period, a little before ours",
+        OPEN,
+        renew(PERIOD_END - HOUR),
+        yes("subscription_renewed", 100, 0, 100, expired=100, **PRESENT),
+        [("expiry", -100, 1), ("allocation", 100, 2)],
+        later=PERIOD_END + HOUR - NOW,
     ),
     Case(
         "what may be kept of a period is kept for one more",
@@ -753,24 +780,15 @@ SUBSCRIPTIONS = [
     ),
 ]
 
-# A period that was granted ahead of time goes with the subscription that ends now, and can come again.
+# A period that was granted ahead of time is given up with the subscription that ends now.
 SUBSCRIPTIONS += [
     Case(
         "a subscription that ends now gives up what it was granted ahead",
-        [*OPEN, renew(PERIOD_END, reference_id="n"), cancel("now", reference_id="k")],
+        OPEN,
         change("free"),
-        yes("subscription_changed", 0, 0, 0, tier="free", periodEnd=wire(PERIOD_END)),
-    ),
-    Case(
-        "what was given up ahead may be granted ahead again",
-        [
-            *OPEN,
-            renew(PERIOD_END, reference_id="n"),
-            cancel("now", reference_id="k"),
-            change("free", reference_id="h"),
-        ],
-        renew(PERIOD_END),
-        yes("renewal_scheduled", 100, 0, 0, **PRESENT),
+        yes("subscription_changed", 0, 0, 0, tier="free", periodEnd=wire(NEXT_END)),
+        at_the_end=[renew(reference_id="n"), cancel("now", reference_id="k")],
+        later=SHORTLY,
     ),
 ]
 
@@ -783,7 +801,7 @@ COMMON |= {"unit", "recordedAt"}
 
 @pytest.mark.parametrize("case", APPLIED, ids=str)
 def test_an_operation_says_and_moves_what_its_rule_says(case: Case) -> None:
-    ledger = after(*case.before, catalog=case.catalog)
+    ledger = case.ledger()
     known = len(ledger.entries)
     now = NOW + case.later
     reply = reply_to(ledger, case.command, now)
@@ -1087,27 +1105,23 @@ REJECTED = [
     ),
     Case(
         "the next period again",
-        [*OPEN, renew(PERIOD_END, reference_id="n")],
-        renew(NEXT_END - HOUR),
+        OPEN,
+        renew(PERIOD_END),
         no("period_already_granted", 100, periodStart=wire(PERIOD_END), periodEnd=wire(NEXT_END)),
+        at_the_end=[renew(reference_id="n")],
+        later=SHORTLY,
     ),
     Case(
         "a period before the account",
         OPEN,
-        renew(NOW - HOUR),
-        no("period_out_of_range", 100, periodStart=wire(NOW - HOUR)),
+        renew(NOW - 25 * HOUR),
+        no("period_out_of_range", 100, periodStart=wire(NOW - 25 * HOUR)),
     ),
     Case(
-        "a period far ahead",
+        "a period that doesn't begin for long",
         OPEN,
-        renew(NOW + 71 * DAY),
-        no("period_out_of_range", 100, periodStart=wire(NOW + 71 * DAY)),
-    ),
-    Case(
-        "the period after the next",
-        OPEN,
-        renew(NEXT_END),
-        no("period_out_of_range", 100, periodStart=wire(NEXT_END), periodEnd=wire(NEXT_END + 31 * DAY)),
+        renew(PERIOD_END),
+        no("period_out_of_range", 100, periodStart=wire(PERIOD_END)),
     ),
     Case(
         "the next period before the present one is granted",
@@ -1120,7 +1134,7 @@ REJECTED = [
             periodEnd=wire(NEXT_END + 31 * DAY),
             expired=100,
         ),
-        later=PERIOD_END - NOW,
+        later=NEXT_END - HOUR - NOW,
     ),
     Case(
         "a period that has passed",
@@ -1146,7 +1160,7 @@ REJECTED = [
 
 @pytest.mark.parametrize("case", REJECTED, ids=str)
 def test_a_rejection_says_why_and_leaves_everything_as_it_was(case: Case) -> None:
-    ledger = after(*case.before, catalog=case.catalog)
+    ledger = case.ledger()
     before = ledger.rows()
     reply = reply_to(ledger, case.command, NOW + case.later)
 

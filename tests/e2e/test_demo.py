@@ -241,7 +241,7 @@ def test_a_day_has_every_kind_of_message(script: Script) -> None:
         *("purchase", "late purchase", "early refund", "payment refunded", "payment failed"),
         *("dispute", "dispute won", "dispute lost", "refund", "bonus"),
         *("bonus that ends soon", "bonus from tomorrow", "bonus of yesterday", "corrected too much"),
-        *("upgrade", "downgrade", "renewal", "renewed already", "cancellation", "canceled twice"),
+        *("upgrade", "downgrade", "renewed too early", "renewed already", "cancellation", "canceled twice"),
         *("hold that runs out", "late settle", "settlement of what is due", "unknown hold", "unknown meter"),
         *("wrong amount", "wrong currency", "unknown package", "upload too large"),
         *("refund of nothing", "refund of too much", "refund in another currency"),

@@ -26,7 +26,7 @@ from worker.ledger.audit import (
     Progress,
     audit,
     audit_snapshot,
-    run,
+    steps,
 )
 from worker.ledger.engine import ledger_engine
 from worker.ledger.migrations import migrate
@@ -166,9 +166,10 @@ _OFF_BY_SEVEN = "UPDATE accounts SET balance = balance + 7"
 
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "ACCOUNTS_A_STEP", 3)
-    monkeypatch.setattr(run, "ENTRIES_A_STEP", 20)
-    monkeypatch.setattr(run, "OPERATIONS_A_STEP", 10)
+    monkeypatch.setattr(steps, "ACCOUNTS_A_STEP", 3)
+    monkeypatch.setattr(steps, "ENTRIES_A_STEP", 20)
+    monkeypatch.setattr(steps, "OPERATIONS_A_STEP", 10)
+    monkeypatch.setattr(steps, "STEPS", 1_000)
 
 
 def test_progress_is_told_in_accounts_and_then_in_operations(true_ledger: Engine) -> None:
@@ -199,10 +200,20 @@ def test_a_step_ends_after_so_many_accounts_or_so_many_entries(true_ledger: Engi
 def test_an_account_with_more_entries_than_a_step_takes_is_a_step(
     true_ledger: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "ENTRIES_A_STEP", 1)
+    monkeypatch.setattr(steps, "ENTRIES_A_STEP", 1)
     told: list[Progress] = []
     assert audit(true_ledger, told.append, catalog=CATALOG).is_clean
-    assert [p.done for p in told if p.step == "accounts"] == list(range(9))
+    assert [p.done for p in told if p.step == "accounts"] == [0, 1, 2, 3, 5, 6, 7, 8]  # eve has none
+
+
+def test_a_large_ledger_has_no_more_steps_for_it(
+    true_ledger: Engine, monkeypatch: pytest.MonkeyPatch, small_steps: None
+) -> None:
+    monkeypatch.setattr(steps, "STEPS", 2)
+    told: list[Progress] = []
+    audit(true_ledger, told.append)
+    assert [p.done for p in told if p.step == "accounts"] == [0, 4, 8, 8]
+    assert [p.done for p in told if p.step == "operations"] == [0, 29, 58, 58]
 
 
 @pytest.mark.usefixtures("small_steps")

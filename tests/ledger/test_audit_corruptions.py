@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pytest
 from sqlalchemy import Engine
 
-from tests.support.true_ledger import ADA, BEN, CATALOG, CYD, DAN, FAY, GUS
+from tests.support.true_ledger import ADA, BEN, CATALOG, CYD, DAN, FAY, GUS, HAL
 from worker.ledger.audit import CHECKS, Finding, audit_snapshot
 
 #: By what is corrupted: the statement that does it, and what the audit then says.
@@ -328,6 +328,26 @@ _LOTS: Corruptions = {
         "due, ada: 0 → 1",
         "lot_full, ada, ada-pay, lot 2: 90 → 91",
     ),
+    "a part of what is pending": (
+        f"UPDATE lots SET pending = 39, remaining = 0 WHERE {lot(FAY, 2)}",
+        "x",
+    ),
+    "a bonus that was lost before it took effect": (
+        f"DELETE FROM entries WHERE {entry(FAY, 6)}",
+        "x",
+    ),
+    "what was rolled over": (
+        f"UPDATE lots SET granted = 41 WHERE {lot(FAY, 4)}",
+        "x",
+    ),
+    "an allocation that no lot has": (
+        f"UPDATE lots SET source = 'carried_over' WHERE {lot(GUS, 1)}",
+        "x",
+    ),
+    "an allocation that takes effect later": (
+        f"UPDATE lots SET pending = granted, effective_at = '2027-03-01 00:00:00.000000' WHERE {lot(HAL, 1)}",
+        "x",
+    ),
     "a lot that is closed too early": (
         f"UPDATE lots SET is_open = false WHERE {lot(ADA, 2)}",
         "lot_open, ada, ada-pay, lot 2: 1 → 0",
@@ -370,6 +390,19 @@ _LOTS: Corruptions = {
     "what a won dispute was granted": (
         f"UPDATE lots SET granted = 86 WHERE {lot(CYD, 4)}",
         "lot_granted, cyd, cyd-won, lot 4: 85 → 86",
+    ),
+    "what the first period was granted": (
+        f"UPDATE lots SET granted = 251 WHERE {lot(ADA, 1)}",
+        "lot_granted, ada, ada-open, lot 1: 250 → 251",
+    ),
+    "what a period was granted ahead of time": (
+        f"UPDATE lots SET granted = 91 WHERE {lot(FAY, 3)}",
+        "lot_granted, fay, fay-ahead, lot 3: 90 → 91",
+        "period_granted, fay: 91 → 90",
+    ),
+    "a bonus whose purchase is none": (
+        f"UPDATE lots SET source = 'adjustment' WHERE {lot(ADA, 2)}",
+        "x",
     ),
     "where a lot comes from": (
         f"UPDATE lots SET source = 'adjustment' WHERE {lot(ADA, 5)}",

@@ -99,17 +99,19 @@ def test_a_subscription_is_seen_as_it_was(reader: Reader, apply: Apply, catalog:
         CancelSubscription(reference_id="end", user_id="eve", at="now"),
         ChangeSubscription(reference_id="back", user_id="eve", tier="pro"),
     )
-    for days, change in enumerate(changes, 1):
-        apply(change, now=NOW + days * DAY)
+    end = NOW + 30 * DAY
+    times = [NOW + DAY, *(end - timedelta(hours=hours) for hours in (20, 15, 10, 5))]
+    for change, moment in zip(changes, times, strict=True):
+        apply(change, now=moment)
     month, next_month = datetime(2026, 12, 22, 10, 15, tzinfo=UTC), datetime(2027, 1, 22, 10, 15, tzinfo=UTC)
-    seen = [reader.balance_at("eve", NOW + days * DAY, catalog) for days in range(6)]
+    seen = [reader.balance_at("eve", moment, catalog) for moment in (NOW, *times)]
     subscriptions = [view.subscription for view in seen]
     assert [(view.tier, view.granted_until, view.ends_at) for view in subscriptions] == [
         ("basic", month, None),
         ("pro", month, None),
         ("pro", next_month, None),
         ("basic", next_month, None),
-        ("basic", next_month, NOW + 4 * DAY),
+        ("basic", next_month, times[3]),
         ("pro", next_month, None),
     ]
     assert [view.pending for view in seen] == [0, 0, 500_000, 500_000, 0, 0]

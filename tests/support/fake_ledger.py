@@ -29,6 +29,7 @@ from worker.core import (
     QuotaEntry,
     QuotaKey,
     QuotaState,
+    Source,
     Taken,
     UsageRefund,
     decide,
@@ -118,7 +119,9 @@ class FakeLedger:
         }
         usages = {name: self._taken(name) for name in needs.usages if name in outcomes}
         payments = {
-            paid.reference_id: copy(paid) for paid in self.payments if paid.reference_id in needs.payments
+            paid.reference_id: replace(paid, lapsed=self._lapsed(paid))
+            for paid in self.payments
+            if paid.reference_id in needs.payments
         }
         return Known(
             accounts=accounts,
@@ -144,7 +147,10 @@ class FakeLedger:
         return self._ids
 
     def _quotas(self, accounts: Iterable[AccountState], now: datetime) -> dict[QuotaKey, QuotaState]:
-        present = {account.account_id: period_at(account.anchor, now).key for account in accounts}
+        present = {
+            account.account_id: period_at(account.anchor, max(now, account.anchor)).key
+            for account in accounts
+        }
         return {
             key: copy(quota)
             for key, quota in self.quotas.items()
@@ -277,6 +283,19 @@ class FakeLedger:
             assert hold.state is not HoldState.OPEN
             _check_hold(hold)
             self.holds[hold.reference_id] = replace(hold)
+
+    def _lapsed(self, payment: Payment) -> int:
+        own = {
+            (lot.account_id, lot.number)
+            for lot in self.lots.values()
+            if lot.operation_id == payment.operation_id
+            and lot.source in (Source.PURCHASE, Source.PURCHASE_BONUS)
+        }
+        return -sum(
+            entry.amount
+            for entry in self.entries
+            if entry.counter is Counter.EXPIRY and (entry.account_id, entry.lot) in own
+        )
 
     def _write_payments(self, plan: Plan) -> None:
         for paid in plan.payments:

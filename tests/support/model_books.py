@@ -111,7 +111,7 @@ class Books:
 
     def period(self) -> tuple[datetime, datetime]:
         """The period of now."""
-        return period(self.anchor, self.now)
+        return period(self.anchor, max(self.now, self.anchor))
 
     def plan(self) -> Tier | None:
         """What the tier offers, or None where nobody sells it any longer."""
@@ -293,7 +293,8 @@ class Books:
 
     def _credit_runs_out(self, credit: Credit, at: datetime) -> None:
         tier = self.plan()
-        is_kept = credit["source"] == "allocation" and credit["parent"] is None and self.ends_at is None
+        is_over = self.ends_at is not None and self.ends_at <= at
+        is_kept = credit["source"] == "allocation" and credit["parent"] is None and not is_over
         if is_kept and tier is not None and period(self.anchor, at)[0] == at:
             siblings = [
                 c["granted"]

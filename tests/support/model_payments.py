@@ -93,11 +93,20 @@ class Payments:
         gone = sum(e["collected"] + e["uncollected"] for e in events)
         wanted = base + bonus - gone
         if wanted > 0:
-            missing = _take_back(books, payment, wanted, [base - base_before, bonus - bonus_before])
+            missing = _take_own(books, payment, wanted, [base - base_before, bonus - bonus_before])
+            # What ran out of the payment's credits was used by nobody: nobody pays for it with others.
+            ran_out = -sum(
+                movement["amount"]
+                for movement in books.movements
+                if movement["counter"] == "expiry" and movement["lot"] in payment["lots"]
+            )
+            forgiven = min(missing, max(0, ran_out - sum(e["uncollected"] for e in events)))
+            missing = books.take(missing - forgiven, "reversals")
             if policy.when_spent == "debt":
                 books.write(-missing, "reversals", None)
-                missing = 0
-            event["collected"], event["uncollected"] = wanted - missing, missing
+            else:
+                forgiven += missing
+            event["collected"], event["uncollected"] = wanted - forgiven, forgiven
         elif wanted < 0:
             forgotten = min(sum(e["uncollected"] for e in events), -wanted)
             event["uncollected"] = -forgotten
@@ -138,20 +147,20 @@ def _undoes(event: dict[str, Any], payment: dict[str, Any]) -> bool:
     return bool(event["occurredAt"] >= payment["occurredAt"])
 
 
-def _take_back(books: Books, payment: dict[str, Any], wanted: int, wishes: list[int]) -> int:
-    """Takes what is wanted from the payment's own credits and then from others; returns what is missing."""
+def _take_own(books: Books, payment: dict[str, Any], wanted: int, wishes: list[int]) -> int:
+    """Takes what is wanted from the payment's own credits; returns what is missing."""
     own: list[Credit] = [books.credits[number - 1] for number in payment["lots"]]
     parts = [0 for _ in own]
     missing = wanted
     # In proportion first, then whatever is left of the two.
     for limits in (wishes, [wanted] * len(own)):
         for index, credit in enumerate(own):
-            part = min(books.free(credit) - parts[index], limits[index], missing)
+            part = min(books.free(credit) - parts[index], max(limits[index], 0), missing)
             parts[index] += part
             missing -= part
     for credit, part in zip(own, parts, strict=True):
         books.write(-part, "reversals", credit["number"])
-    return books.take(missing, "reversals")
+    return missing
 
 
 def _give_back(books: Books, payment: dict[str, Any], tokens: int) -> None:

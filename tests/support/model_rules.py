@@ -232,9 +232,12 @@ class Rules:
             return "subscription_not_active", None, {}
         now = books.now
         at = _time(message, "periodStart") or now
-        if at < books.anchor or at > now + timedelta(days=70):
+        day = timedelta(days=1)
+        if at < books.anchor - day or at > now + day:
             return "period_out_of_range", None, {"periodStart": _wire(at)}
-        start, end = period(books.anchor, at)
+        start, end = period(books.anchor, max(at, books.anchor))
+        if end <= books.granted_until and at >= end - day:
+            start, end = period(books.anchor, end)
         named = {"periodStart": _wire(start), "periodEnd": _wire(end)}
         if end <= books.granted_until:
             return "period_already_granted", None, named
@@ -261,7 +264,6 @@ class Rules:
         ended = 0
         if message["at"] == "now":
             books.ends_at = books.now
-            books.granted_until = min(books.granted_until, books.period()[1])
             for credit in books.credits:
                 if credit["source"] == "allocation":
                     credit["isWaiting"] = False

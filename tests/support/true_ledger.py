@@ -210,12 +210,14 @@ STORY: Sequence[tuple[timedelta, Sequence[Command], Catalog]] = [
                 effective_at=OPENED + 40 * _DAY,
                 expires_at=OPENED + 90 * _DAY,
             ),
-            RenewSubscription(
-                reference_id="fay-ahead", user_id="fay", period_start=OPENED + 30 * _DAY + _HOUR
-            ),
             ChangeSubscription(reference_id="gus-change", user_id="gus", tier="pro"),
             ChangeSubscription(reference_id="gus-again", user_id="gus", tier="steady"),
         ],
+        CATALOG,
+    ),
+    (
+        30 * _DAY - _HOUR,  # shortly before its period
+        [RenewSubscription(reference_id="fay-ahead", user_id="fay")],
         CATALOG,
     ),
     (

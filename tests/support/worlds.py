@@ -398,8 +398,9 @@ def _by_hand() -> st.SearchStrategy[Command]:
 
 
 def _crowded_rest() -> list[st.SearchStrategy[Command]]:
-    ahead = st.sampled_from([None, None, -40, 0, 14, 29, 31, 31, 45, 69, 71])
-    start = ahead.map(lambda days: None if days is None else _after(days * _DAY))
+    # A period is granted from a day before it begins, and may be named by a time as long before.
+    ahead = st.sampled_from([None, None, -40 * _DAY, -_DAY, -_HOUR, _HOUR, _HOUR, _DAY, 2 * _DAY, 31 * _DAY])
+    start = ahead.map(_after)
     tier = st.sampled_from([*_TIERS, "gold"])
     return [
         _made(OpenAccount, **_crowded("o"), tier=tier),
@@ -445,7 +446,9 @@ _MICROSECOND = timedelta(microseconds=1)
 #: From nothing to more than two months. Whole days meet the ends of periods, holds and credits exactly.
 _LONG_STEPS = (
     _HOUR,
+    _HOUR,
     *(days * _DAY for days in (1, 2, 14, 28, 29, 30, 31, 31, 45, 70)),
+    *(days * _DAY - _HOUR for days in (28, 29, 30, 31)),
     31 * _DAY - _MICROSECOND,
     31 * _DAY + _MICROSECOND,
 )

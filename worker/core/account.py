@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from heapq import heappop, heappush
 from typing import NamedTuple, assert_never
 
 from worker.catalog import Catalog, Mark, Tier
@@ -24,6 +25,7 @@ from worker.core.known import (
     QuotaKey,
     QuotaState,
     Source,
+    present_period,
 )
 from worker.core.outcomes import Detail, Outcome
 from worker.core.periods import period_at
@@ -40,6 +42,14 @@ COUNTER_OF: dict[Source, Counter] = {
 }
 
 
+#: An account with a subscription that runs is looked at so often, also where nothing is known to fall due.
+_LOOKED_AT_EVERY = timedelta(days=31)
+
+
+# What comes first of several things at one time.
+_RUNS_OUT, _EXPIRES, _RENEWS, _TAKES_EFFECT = range(4)
+
+
 class _Due(NamedTuple):
     """Something that fell due; of several at one time the lower rank comes first, then the earlier place.
 
@@ -50,6 +60,29 @@ class _Due(NamedTuple):
     rank: int
     place: int | tuple[datetime, str]
     what: Hold | Lot | None
+
+
+class _Waiting:
+    """What is due, to be had in its order, while settling some of it brings more."""
+
+    def __init__(self, due: Iterable[_Due | None]) -> None:
+        self._heap: list[tuple[datetime, int, int | tuple[datetime, str], int, _Due]] = []
+        self._count = 0
+        self.add(due)
+
+    def add(self, due: Iterable[_Due | None]) -> None:
+        for one in due:
+            if one is not None:
+                self._count += 1
+                heappush(self._heap, (one.at, one.rank, one.place, self._count, one))
+
+    def next(self) -> _Due | None:
+        """The earliest that is still to be done, or None."""
+        while self._heap:
+            due = heappop(self._heap)[-1]
+            if not isinstance(due.what, Lot) or due.what.free or due.rank == _TAKES_EFFECT:
+                return due
+        return None
 
 
 @dataclass(slots=True)
@@ -345,18 +378,23 @@ class AccountBook:
     def settle_due(self, outcome: Outcome) -> None:
         """Book what has fallen due, in the order in which it did."""
         rolled: dict[datetime, int] = {}
-        while (due := min(self._due(), key=lambda due: due[:3], default=None)) is not None:
+        waiting = _Waiting(self._due())
+        while (due := waiting.next()) is not None:
+            lots_before = len(self.written.new_lots)
             match due.what:
-                case Hold():
-                    self._run_out(outcome, due.what)
-                case Lot() if due.what.pending:
-                    self._take_effect(outcome, due.what)
-                case Lot():
-                    self._expire_and_roll_over(outcome, due.what, due.at, rolled)
+                case Hold() as hold:
+                    self._run_out(outcome, hold)
+                    waiting.add(self._due_of(self.lots[number]) for number, _ in hold.parts)
+                case Lot() as lot if due.rank == _TAKES_EFFECT:
+                    self._take_effect(outcome, lot)
+                    waiting.add([self._due_of(lot)])
+                case Lot() as lot:
+                    self._expire_and_roll_over(outcome, lot, due.at, rolled)
                 case None:
                     self._renew(outcome)
                 case _:
                     assert_never(due.what)
+            waiting.add(self._due_of(lot) for lot in self.written.new_lots[lots_before:])
         self._freed = False
         self.change().due_at = self._next_due()
 
@@ -378,23 +416,27 @@ class AccountBook:
         self._crossed()
 
     def expect_renewal(self) -> None:
-        """A tier that renews by itself falls due at the end of what is granted."""
-        if self.tier is not None and self.tier.auto_renew and self.state.ends_at is None:
+        """The account is to be looked at when what is granted ends."""
+        if self.state.ends_at is None:
             self._look_again_at(self.state.granted_until)
 
-    def _due(self) -> Iterator[_Due]:
+    def _due(self) -> Iterator[_Due | None]:
         now, state = self._now, self.state
         for hold in self.holds.values():
             if hold.state is HoldState.OPEN and hold.expires_at <= now:
-                yield _Due(hold.expires_at, 0, (hold.opened_at, hold.reference_id), hold)
+                yield _Due(hold.expires_at, _RUNS_OUT, (hold.opened_at, hold.reference_id), hold)
         for lot in self.lots.values():
-            if lot.free and lot.expires_at is not None and lot.expires_at <= now:
-                yield _Due(lot.expires_at, 1, lot.number, lot)
-            elif lot.pending and lot.effective_at <= now:
-                yield _Due(lot.effective_at, 3, lot.number, lot)
+            yield self._due_of(lot)
         tier = self.tier
         if tier is not None and tier.auto_renew and state.ends_at is None and state.granted_until <= now:
-            yield _Due(period_at(state.anchor, now).start, 2, 0, None)
+            yield _Due(present_period(state, now).start, _RENEWS, 0, None)
+
+    def _due_of(self, lot: Lot) -> _Due | None:
+        if lot.free and lot.expires_at is not None and lot.expires_at <= self._now:
+            return _Due(lot.expires_at, _EXPIRES, lot.number, lot)
+        if lot.pending and lot.effective_at <= self._now:
+            return _Due(lot.effective_at, _TAKES_EFFECT, lot.number, lot)
+        return None
 
     def _next_due(self) -> datetime | None:
         moments = [hold.expires_at for hold in self.holds.values() if hold.state is HoldState.OPEN]
@@ -403,8 +445,11 @@ class AccountBook:
                 moments.append(lot.effective_at)
             if (at := self._lot_due_at(lot)) is not None:
                 moments.append(at)
-        if self.tier is not None and self.tier.auto_renew and self.state.ends_at is None:
-            moments.append(self.state.granted_until)
+        if self.state.ends_at is None:
+            # The end of what is granted; and once a month whatever there is, since catalogs change.
+            latest = self._now + _LOOKED_AT_EVERY
+            is_ahead = self._now < self.state.granted_until < latest
+            moments.append(self.state.granted_until if is_ahead else latest)
         return min(moments, default=None)
 
     def _lot_due_at(self, lot: Lot) -> datetime | None:
@@ -436,7 +481,8 @@ class AccountBook:
     ) -> None:
         tier = self.tier
         if lot.source is Source.ALLOCATION and lot.parent is None and tier is not None:
-            cap = 0 if self.state.ends_at is not None else tier.rollover_tokens
+            has_ended = self.state.ends_at is not None and self.state.ends_at <= at
+            cap = 0 if has_ended else tier.rollover_tokens
             if roll := min(lot.free, cap - rolled.get(at, 0)):
                 rolled[at] = rolled.get(at, 0) + roll
                 end = period_at(self.state.anchor, at).end
@@ -452,7 +498,7 @@ class AccountBook:
             self.post(outcome, Counter.EXPIRY, -free, lot, due_at=lot.expires_at)
 
     def _renew(self, outcome: Outcome) -> None:
-        period = period_at(self.state.anchor, self._now)
+        period = present_period(self.state, self._now)
         tier = self._catalog.tiers[self.state.tier]
         state = self.change()
         state.granted_until, state.period_granted = period.end, tier.monthly_tokens

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from worker.catalog import FREE_UPLOAD
 from worker.core.outcomes import Outcome
+from worker.core.periods import Period, period_at
 
 FREE_UPLOAD_METER = FREE_UPLOAD
 
@@ -93,6 +94,11 @@ class AccountState:
             self.ends_at,
             self.due_at,
         )
+
+
+def present_period(state: AccountState, now: datetime) -> Period:
+    """The account's period at ``now``; by a clock that is behind its opening, the first."""
+    return period_at(state.anchor, max(now, state.anchor))
 
 
 @dataclass(slots=True)
@@ -216,7 +222,10 @@ class PaymentEvent:
 
 @dataclass(slots=True)
 class Payment:
-    """A payment as it was taken: minor units of money, and the tokens it bought."""
+    """A payment as it was taken: minor units of money, and the tokens it bought.
+
+    ``lapsed`` is what has expired of them since: it is gone already, and not spent.
+    """
 
     account_id: int
     reference_id: str
@@ -228,6 +237,7 @@ class Payment:
     provider: str | None
     recorded_at: datetime
     occurred_at: datetime | None = None
+    lapsed: int = 0
     operation_id: int | None = None
     outcome: Outcome | None = None
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select, tuple_
+from sqlalchemy import Connection, Row, and_, func, select, tuple_
 
 from schemas import Command, PaymentSucceeded, ReserveUsage, type_of
 from worker.core.known import (
@@ -21,11 +21,12 @@ from worker.core.known import (
     PaymentEvent,
     QuotaKey,
     QuotaState,
+    Source,
     Taken,
+    present_period,
 )
 from worker.core.needs import needs_of
 from worker.core.outcomes import Outcome
-from worker.core.periods import period_at
 from worker.core.plan import Counter
 from worker.ledger import rows
 from worker.ledger.bulk import among, insert_rows
@@ -152,7 +153,7 @@ def _quotas(
     """The quotas of the accounts' present periods, whatever their meters."""
     if not states:
         return {}
-    present = {state.account_id: period_at(state.anchor, now).key for state in states}
+    present = {state.account_id: present_period(state, now).key for state in states}
     statement = select(quotas).where(
         among(connection, quotas.c.account_id, sorted(present)),
         among(connection, quotas.c.period_start, sorted(set(present.values()))),
@@ -268,6 +269,9 @@ def _payments(
     ):
         outcome = originals[row.operation_id]
         found.append(rows.payment(row, outcome.reference_id, outcome.occurred_at))
+    lapsed = _lapsed(connection, found)
+    for payment in found:
+        payment.lapsed = lapsed.get(payment.operation_id, 0)
     known.payments = {payment.reference_id: payment for payment in found}
     used_up = _LOTS.where(
         among(connection, lots.c.account_id, sorted({payment.account_id for payment in found})),
@@ -275,6 +279,26 @@ def _payments(
         ~lots.c.is_open,
     )
     _add_lots(connection, known, used_up)
+
+
+def _lapsed(connection: Connection, found: Sequence[Payment]) -> dict[int | None, int]:
+    """What has expired of the lots that these payments made, by the payment's operation."""
+    statement = (
+        select(lots.c.operation_id, func.sum(-entries.c.amount).label("tokens"))
+        .join_from(
+            lots,
+            entries,
+            and_(entries.c.account_id == lots.c.account_id, entries.c.lot == lots.c.number),
+        )
+        .where(
+            among(connection, lots.c.account_id, sorted({payment.account_id for payment in found})),
+            among(connection, lots.c.operation_id, sorted(p.operation_id for p in found if p.operation_id)),
+            lots.c.source.in_((Source.PURCHASE.value, Source.PURCHASE_BONUS.value)),
+            entries.c.counter == Counter.EXPIRY.value,
+        )
+        .group_by(lots.c.operation_id)
+    )
+    return {row.operation_id: int(row.tokens) for row in connection.execute(statement)}
 
 
 def _add_lots(connection: Connection, known: Known, statement: Any) -> None:

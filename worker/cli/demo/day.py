@@ -195,7 +195,7 @@ class _Day:
         self._night.append(saying(f"dispute {result}", self._make.end_of(dispute, result)))
 
     def _subscriptions(self) -> None:
-        """One goes up in the middle of a period, and down again; another leaves, twice."""
+        """One goes up in the middle of a period, and down again; one leaves, twice."""
         climber, leaver = self._persons.pop(0), self._persons.pop(0)
         up, down = self._tiers[2], self._tiers[1]
         self._by_day("deduct", self._make.deduct(climber, self._catalog.tiers[down].monthly_tokens // 2))
@@ -203,10 +203,11 @@ class _Day:
             saying("upgrade", ChangeSubscription(**self._asking("upgrade", climber), tier=up)),
             saying("cancellation", CancelSubscription(**self._asking("cancel", leaver))),
         ]
-        soon = self._now + timedelta(days=32)  # in the next period, whatever the month
+        next_period = self._now + timedelta(days=32)
+        early = RenewSubscription(**self._asking("renew", climber), period_start=next_period)
         self._night += [
             saying("downgrade", ChangeSubscription(**self._asking("change", climber), tier=down)),
-            saying("renewal", RenewSubscription(**self._asking("renew", climber), period_start=soon)),
+            saying("renewed too early", early),
             saying("canceled twice", CancelSubscription(**self._asking("cancel", leaver), at="now")),
         ]
 

@@ -238,11 +238,16 @@ def _bring_up_to_date(
             [] if event.happened is Happened.SUCCEEDED else [past for past in events if past is not event]
         )
         base_before, bonus_before = _share(payment, money_back(payment, earlier, policy))
-        taken = _take_back(book, payment, delta, base - base_before, bonus - bonus_before, outcome)
+        wanted = {Source.PURCHASE: base - base_before, Source.PURCHASE_BONUS: bonus - bonus_before}
+        missing = delta - _take_own(book, payment, delta, wanted, outcome)
+        # What has expired of it is gone already: nobody spent it, and nobody pays for it again.
+        event.uncollected = min(missing, max(_lapsed(book, payment) - uncollected, 0))
+        missing -= event.uncollected
+        missing -= book.take(outcome, missing, Counter.REVERSALS)
         if policy.when_spent == "write_off":
-            event.uncollected = delta - taken
+            event.uncollected += missing
         else:
-            book.owe(outcome, delta - taken, Counter.REVERSALS)
+            book.owe(outcome, missing, Counter.REVERSALS)
         event.collected = delta - event.uncollected
     elif delta < 0:
         event.uncollected = -min(uncollected, -delta)
@@ -250,23 +255,36 @@ def _bring_up_to_date(
         _give_back(book, payment, -event.collected, outcome)
 
 
-def _take_back(
-    book: AccountBook, payment: Payment, tokens: int, base: int, bonus: int, outcome: Outcome
+def _take_own(
+    book: AccountBook, payment: Payment, tokens: int, wanted: Mapping[Source, int], outcome: Outcome
 ) -> int:
-    """Take ``tokens``: in proportion from what the payment bought, then from what is left of it, then from
-    any other lot; how many could be taken."""
-    own = _lots(book, payment)
-    wanted = {Source.PURCHASE: base, Source.PURCHASE_BONUS: bonus}
-    parts = [min(lot.free, wanted[lot.source]) for lot in own]
-    left = tokens - sum(parts)
+    """Take up to ``tokens`` of what the payment bought: in proportion first, then what is left of it.
+
+    Under a policy that has changed since, less may be wanted of one lot than was taken of it: then nothing.
+    Returns how many were taken.
+    """
+    own, left = _lots(book, payment), tokens
+    parts = dict.fromkeys(range(len(own)), 0)
+    for most in (wanted, None):
+        for place, lot in enumerate(own):
+            limit = left if most is None else min(max(most[lot.source], 0), left)
+            part = min(lot.free - parts[place], limit)
+            parts[place] += part
+            left -= part
     for place, lot in enumerate(own):
-        more = min(lot.free - parts[place], left)
-        parts[place] += more
-        left -= more
-    for lot, part in zip(own, parts, strict=True):
-        if part:
-            book.post(outcome, Counter.REVERSALS, -part, lot)
-    return tokens - left + book.take(outcome, left, Counter.REVERSALS)
+        if parts[place]:
+            book.post(outcome, Counter.REVERSALS, -parts[place], lot)
+    return tokens - left
+
+
+def _lapsed(book: AccountBook, payment: Payment) -> int:
+    """What has expired of the payment's lots, also in this batch."""
+    own = {lot.number for lot in _lots(book, payment)}
+    return payment.lapsed + sum(
+        -entry.amount
+        for entry in book.written.entries
+        if entry.counter is Counter.EXPIRY and entry.lot in own
+    )
 
 
 def _give_back(book: AccountBook, payment: Payment, tokens: int, outcome: Outcome) -> None:

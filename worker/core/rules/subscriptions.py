@@ -5,13 +5,13 @@ from datetime import timedelta
 from schemas import CancelSubscription, ChangeSubscription, Code, OpenAccount, RenewSubscription
 from worker.catalog import Tier
 from worker.core.account import AccountBook
-from worker.core.known import Source
+from worker.core.known import Source, present_period
 from worker.core.outcomes import Outcome
 from worker.core.periods import Period, period_at
 from worker.core.rules.verdicts import Context, Verdict, applied, rejected
 
-# The next period at most, and a month has 31 days: what lies further ahead need not be computed.
-_NEXT_PERIOD_WITHIN = timedelta(days=70)
+# Two calendars never agree to the second: what comes so shortly before a period is about that period.
+_AHEAD = timedelta(days=1)
 
 
 def open_account(book: AccountBook, command: OpenAccount, outcome: Outcome, tier: Tier) -> Verdict:
@@ -32,7 +32,7 @@ def change(book: AccountBook, command: ChangeSubscription, outcome: Outcome, con
         return rejected(Code.UNKNOWN_TIER, tier=command.tier)
     state = book.change()
     if context.now >= state.granted_until:
-        state.granted_until = period_at(state.anchor, context.now).end
+        state.granted_until = present_period(state, context.now).end
         state.period_granted = 0
     extra = max(tier.monthly_tokens - state.period_granted, 0)
     state.period_granted += extra
@@ -46,14 +46,17 @@ def change(book: AccountBook, command: ChangeSubscription, outcome: Outcome, con
 
 
 def renew(book: AccountBook, command: RenewSubscription, outcome: Outcome, context: Context) -> Verdict:
-    """A period's allocation: the present one's, or ahead of time the next one's."""
+    """A period's allocation, once: the present one's, or within a day of its beginning the next one's."""
     state, now = book.state, context.now
     if state.ends_at is not None:
         return rejected(Code.SUBSCRIPTION_NOT_ACTIVE)
     at = now if command.period_start is None else command.period_start
-    if at < state.anchor or at > now + _NEXT_PERIOD_WITHIN:
+    if not state.anchor - _AHEAD <= at <= now + _AHEAD:
         return rejected(Code.PERIOD_OUT_OF_RANGE, period_start=at.isoformat())
-    period, present = period_at(state.anchor, at), period_at(state.anchor, now)
+    present = present_period(state, now)
+    period = period_at(state.anchor, max(at, state.anchor))
+    if period.end <= state.granted_until and period.end - at <= _AHEAD:
+        period = period_at(state.anchor, period.end)
     if period.end <= state.granted_until:
         return rejected(Code.PERIOD_ALREADY_GRANTED, **_named(period))
     is_next = period.start == present.end and state.granted_until >= period.start
@@ -86,8 +89,6 @@ def cancel(book: AccountBook, command: CancelSubscription, outcome: Outcome, con
     lost = 0
     if command.at == "now":
         state.ends_at = context.now
-        # A period that was granted ahead of time is given back with its tokens.
-        state.granted_until = min(state.granted_until, period_at(state.anchor, context.now).end)
         for lot in list(book.lots.values()):
             if lot.source is Source.ALLOCATION and (lot.remaining or lot.pending):
                 lost += book.forfeit(outcome, lot)

@@ -4,9 +4,8 @@ from copy import copy
 
 from schemas import Code, DeductUsage, FreeUpload, RecordUsage
 from worker.core.account import AccountBook
-from worker.core.known import FREE_UPLOAD_METER, QuotaKey, QuotaState
+from worker.core.known import FREE_UPLOAD_METER, QuotaKey, QuotaState, present_period
 from worker.core.outcomes import Outcome
-from worker.core.periods import period_at
 from worker.core.plan import Counter
 from worker.core.pricing import price_of
 from worker.core.rules.verdicts import Context, Verdict, applied, rejected, short_of
@@ -78,7 +77,7 @@ def free_limit(book: AccountBook, quota: str) -> int | None:
 
 
 def _quota(book: AccountBook, name: str, context: Context) -> tuple[QuotaKey, QuotaState]:
-    period = period_at(book.state.anchor, context.now)
+    period = present_period(book.state, context.now)
     key = QuotaKey(book.state.account_id, name, period.key)
     if key not in book.quotas:
         book.quotas[key] = copy(context.known.quotas.get(key, QuotaState()))

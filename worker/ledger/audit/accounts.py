@@ -8,6 +8,7 @@ from sqlalchemy.sql import FromClause
 from worker.core.known import HoldState, Source
 from worker.core.plan import Counter
 from worker.ledger.audit.comparing import (
+    ZERO,
     Checks,
     Column,
     differences,
@@ -15,7 +16,6 @@ from worker.ledger.audit.comparing import (
     only,
     rows,
     sums_without,
-    untrue,
     zero_if_none,
 )
 from worker.ledger.tables import accounts, entries, holds, lots
@@ -45,7 +45,12 @@ def sums() -> Checks:
         .where(of_step(account.account_id))
     )
     names = ("balance", "sequence", "debt", *(name for name, _, _ in _SUMS))
-    granted = zero_if_none(kept.c.granted)
+    # What was granted before there were lots is in one that was carried over.
+    has_lots_only = zero_if_none(kept.c.carried) == 0
+    granted = zero_if_none(kept.c.period)
+    unseen = zero_if_none(kept.c.unseen) + zero_if_none(held.c.unseen)
+    allocated, bonus = (zero_if_none(booked.c[name]) for name in ("allocated", "bonus"))
+    allocations, bonuses = (zero_if_none(kept.c[name]) for name in ("allocations", "bonuses"))
     return [
         *differences(
             statement,
@@ -54,16 +59,13 @@ def sums() -> Checks:
                 "lots": (zero_if_none(kept.c.remaining) - account.debt, account.balance),
                 "lot_count": (zero_if_none(kept.c.last), account.lot_count),
                 "held": (zero_if_none(held.c.amount), account.held),
-                "due": untrue(
-                    zero_if_none(kept.c.unseen) + zero_if_none(held.c.unseen) > 0,
-                    zero_if_none(kept.c.unseen) + zero_if_none(held.c.unseen),
-                ),
-                # What was granted before there were lots is in one that was carried over.
+                "due": (ZERO, unseen),
                 "period_granted": only(
-                    or_(zero_if_none(kept.c.carried) == 0, granted > account.period_granted),
-                    granted,
-                    account.period_granted,
+                    or_(has_lots_only, granted > account.period_granted), granted, account.period_granted
                 ),
+                # Less, where one was given up before it took effect.
+                "allocation_lots": only(and_(has_lots_only, allocated > allocations), allocations, allocated),
+                "bonus_lots": only(has_lots_only, bonuses, bonus),
             },
         ),
         sums_without("account_missing", entries, accounts, entries.c.account_id),
@@ -91,17 +93,19 @@ def _booked() -> FromClause:
 
 def _kept() -> FromClause:
     lot = lots.c
-    is_present_allocation = and_(
-        lot.source == Source.ALLOCATION.value,
-        lot.parent.is_(None),
-        lot.expires_at >= accounts.c.granted_until,
-    )
+    is_allocation = and_(lot.source == Source.ALLOCATION.value, lot.parent.is_(None))
+    is_bonus = lot.source.in_([Source.BONUS.value, Source.PURCHASE_BONUS.value])
+    in_effect = lot.granted - lot.pending
     return (
         select(
             lot.account_id,
             func.sum(lot.remaining).label("remaining"),
             func.max(lot.number).label("last"),
-            func.sum(lot.granted).filter(is_present_allocation).label("granted"),
+            func.sum(in_effect).filter(is_allocation).label("allocations"),
+            func.sum(in_effect).filter(is_bonus).label("bonuses"),
+            func.sum(lot.granted)
+            .filter(is_allocation, lot.expires_at >= accounts.c.granted_until)
+            .label("period"),
             func.count().filter(lot.source == Source.CARRIED_OVER.value).label("carried"),
             func.count()
             .filter(

@@ -22,6 +22,8 @@ CHECKS: Mapping[str, str] = {
     "lot_count": "the count of lots is not the number of the last one",
     "due": "something falls due before the account is looked at; how many lots and holds",
     "period_granted": "what was granted for the period is not the sum of its allocations",
+    "allocation_lots": "more was allocated than the lots were granted that have taken effect",
+    "bonus_lots": "the bonuses are not what the lots were granted that have taken effect",
     "account_missing": "entries without an account; the sums of their amounts",
     # entries
     "entry_gap": "the entry's sequence does not follow the one before it",
@@ -49,6 +51,7 @@ CHECKS: Mapping[str, str] = {
     "lot_remaining": "what remains of the lot is not the sum of its entries",
     "lot_held": "what is held of the lot is not the sum of the open holds on it",
     "lot_full": "more is left of the lot than it was granted",
+    "lot_pending": "a part of the lot is pending: it takes effect as a whole; what it was granted",
     "lot_open": "the lot is open with nothing left, or closed with something; 1 for open",
     "lot_without_outcome": "a lot whose operation is missing or was not applied; what it was granted",
     "lot_account": "a lot on another account than its operation's user has; account ids",

@@ -5,6 +5,7 @@ from sqlalchemy.sql import FromClause
 
 from schemas import Code
 from worker.core.known import HoldState, Source
+from worker.core.plan import Counter
 from worker.ledger.audit.comparing import (
     ONE,
     ZERO,
@@ -35,8 +36,15 @@ from worker.ledger.tables import (
 def remains() -> Checks:
     """What a lot caches, against its entries and the holds on it."""
     lot, entry, part = lots.c, entries.c, hold_parts.c
+    is_rolled_over = and_(entry.counter == Counter.TRANSFERS.value, entry.amount > 0)
+    is_heir = and_(lot.source == Source.ALLOCATION.value, lot.parent.is_not(None))
     booked = (
-        select(entry.account_id, entry.lot, func.sum(entry.amount).label("amount"))
+        select(
+            entry.account_id,
+            entry.lot,
+            func.sum(entry.amount).label("amount"),
+            func.sum(entry.amount).filter(is_rolled_over).label("rolled_over"),
+        )
         .where(of_step(entry.account_id), entry.lot.is_not(None))
         .group_by(entry.account_id, entry.lot)
         .subquery("booked")
@@ -63,6 +71,8 @@ def remains() -> Checks:
             "lot_remaining": (zero_if_none(booked.c.amount), lot.remaining),
             "lot_held": (zero_if_none(held.c.amount), lot.held),
             "lot_full": at_most(lot.granted, lot.remaining + lot.pending),
+            "lot_granted": only(is_heir, zero_if_none(booked.c.rolled_over), lot.granted),
+            "lot_pending": only(lot.pending > 0, lot.granted, lot.pending),
             "lot_open": (case((something_left, ONE), else_=ZERO), case((lot.is_open, ONE), else_=ZERO)),
         },
     )
@@ -75,7 +85,7 @@ def _is_lot(of_lots: FromClause, table: FromClause) -> Column:
 def origins() -> Checks:
     """Each lot against the operation that granted it and the lot it belongs to."""
     lot, operation = lots.c, operations.c
-    bought, parent = lots.alias("bought"), lots.alias("parent")
+    parent = lots.alias("parent")
     statement = (
         rows(account_id=lot.account_id, operation_id=lot.operation_id, lot=lot.number)
         .join_from(lots, operations, operation.operation_id == lot.operation_id, isouter=True)
@@ -95,17 +105,6 @@ def origins() -> Checks:
             ),
             isouter=True,
         )
-        .join(
-            bought,
-            and_(
-                of_step(bought.c.account_id),
-                bought.c.account_id == lot.account_id,
-                bought.c.operation_id == lot.operation_id,
-                bought.c.source == Source.PURCHASE.value,
-                bought.c.parent.is_(None),
-            ),
-            isouter=True,
-        )
         .where(of_step(lot.account_id))
     )
     is_allocation = and_(lot.source == Source.ALLOCATION.value, lot.parent.is_(None))
@@ -122,15 +121,17 @@ def origins() -> Checks:
             "lot_without_outcome": untrue(is_unexplained, lot.granted),
             "lot_account": owned(lot.account_id, accounts, operations),
             "lot_granted": only(and_(is_applied(operations), granted.is_not(None)), granted, lot.granted),
-            "lot_parent": (_parent(bought, parent), lot.parent),
+            "lot_parent": (_parent(parent), lot.parent),
             "allocation_twice": untrue(is_second, lot.granted),
         },
     )
 
 
 def _granted() -> Column:
-    """What the lot's operation says that it granted; null where it granted an allocation that fell due."""
+    """What the lot's operation says that it granted; null where it may be a renewal that fell due with it."""
     lot, operation = lots.c, operations.c
+    is_allocation = and_(lot.source == Source.ALLOCATION.value, lot.parent.is_(None))
+    scheduled = case((operation.code == Code.RENEWAL_SCHEDULED.value, operation.amount), else_=ZERO)
     amounts = {
         Source.BONUS: (Code.BONUS_GRANTED, Code.BONUS_SCHEDULED),
         Source.ADJUSTMENT: (Code.ADJUSTMENT_CREDITED,),
@@ -147,6 +148,8 @@ def _granted() -> Column:
         ),
         (lot.source == Source.PURCHASE.value, -zero_if_none(payment_events.c.collected)),
         (lot.source == Source.PURCHASE_BONUS.value, zero_if_none(payments.c.bonus_tokens)),
+        (and_(is_allocation, operation.code == Code.ACCOUNT_OPENED.value), operation.amount),
+        (and_(is_allocation, lot.effective_at > operation.recorded_at), scheduled),
         *(
             (
                 lot.source == source.value,
@@ -157,26 +160,29 @@ def _granted() -> Column:
     )
 
 
-def _parent(bought: FromClause, parent: FromClause) -> Column:
+def _parent(parent: FromClause) -> Column:
     """The number of the lot that this one must belong to; null for none.
 
     A bonus to the purchase of its own operation, what was given back to the purchase that it was taken from,
     what was rolled over to the allocation that ended when it began.
     """
     lot = lots.c
+    is_bought = and_(parent.c.source == Source.PURCHASE.value, parent.c.parent.is_(None))
+    is_its_bonus = and_(
+        lot.source == Source.PURCHASE_BONUS.value, is_bought, parent.c.operation_id == lot.operation_id
+    )
+    is_given_back = and_(lot.source == Source.PURCHASE.value, is_bought, payment_events.c.collected < 0)
     is_heir = and_(
         lot.source == Source.ALLOCATION.value,
         parent.c.source == Source.ALLOCATION.value,
         parent.c.parent.is_(None),
         parent.c.expires_at == lot.effective_at,
     )
-    is_given_back = and_(
-        lot.source == Source.PURCHASE.value,
-        parent.c.source == Source.PURCHASE.value,
-        parent.c.parent.is_(None),
-        payment_events.c.collected < 0,
-    )
     return case(
-        (lot.source == Source.PURCHASE_BONUS.value, bought.c.number),
-        (or_(is_heir, is_given_back), lot.parent),
+        (or_(is_its_bonus, is_given_back, is_heir), lot.parent),
+        # A purchase is followed by its bonus.
+        (
+            and_(lot.source == Source.PURCHASE_BONUS.value, lot.parent.is_distinct_from(lot.number - 1)),
+            lot.number - 1,
+        ),
     )

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, and_, case, func, select
 
 from schemas import Code
-from worker.catalog import PaymentPolicy
+from worker.catalog import Catalog, PaymentPolicy
 from worker.core.known import Happened, Payment, PaymentEvent
 from worker.core.rules.payments import money_back
 from worker.ledger.audit.comparing import (
@@ -90,12 +90,12 @@ def _says_so() -> Condition:
 # -- what follows from the events -------------------------------------------------------------------------
 
 
-def back(connection: Connection, after: int, up_to: int, policy: PaymentPolicy | None) -> Iterator[Finding]:
-    """What was taken back of each payment of a step, against what its events ask for by ``policy``.
+def back(connection: Connection, after: int, up_to: int, catalog: Catalog | None) -> Iterator[Finding]:
+    """What was taken back of each payment of a step, against what its events ask for.
 
-    Without one any policy will do: it may have been another when the last event came.
+    Without a catalog any policy will do: it may have been another when the last event came.
     """
-    policies = _ANY_POLICY if policy is None else (policy,)
+    policies = _ANY_POLICY if catalog is None else (catalog.payments,)
     happened = connection.execute(
         _HAPPENED, {"after": after, "up_to": up_to}, execution_options={"yield_per": 1_000}
     )
