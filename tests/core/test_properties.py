@@ -25,7 +25,7 @@ catalogs = st.sampled_from(list(CATALOGS.values()))
 batch_sizes = st.lists(st.integers(1, 8), max_size=24)
 
 
-@examples(500)
+@examples(400)
 @given(passing_days(), catalogs)
 def test_any_day_comes_to_what_the_model_says(day: Day, catalog: Catalog) -> None:
     ledger, model = FakeLedger(catalog), Model(catalog)
@@ -73,7 +73,7 @@ def without_numbers(reply: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in reply.items() if name != "transactionId"}
 
 
-@examples(150)
+@examples(100)
 @given(passing_days(max_steps=4), catalogs)
 def test_a_refusal_leaves_the_ledger_as_it_was(day: Day, catalog: Catalog) -> None:
     ledger = FakeLedger(catalog)
@@ -85,7 +85,7 @@ def test_a_refusal_leaves_the_ledger_as_it_was(day: Day, catalog: Catalog) -> No
                 assert ledger.rows() == before
 
 
-@examples(150)
+@examples(100)
 @given(crowded_days(), st.data())
 def test_a_day_delivered_again_in_any_order_moves_nothing_and_gets_its_first_replies(
     commands: list[Command], data: st.DataObject

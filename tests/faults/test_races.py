@@ -3,7 +3,6 @@
 import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
 from threading import Barrier
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from sqlalchemy import func, select
 
 from schemas import (
+    ChangeSubscription,
     Command,
     DeductUsage,
     OpenAccount,
@@ -18,7 +18,6 @@ from schemas import (
     PaymentSucceeded,
     RefundCredit,
     ReleaseUsage,
-    RenewSubscription,
     ReserveUsage,
     SettleUsage,
 )
@@ -30,7 +29,6 @@ from tests.support.witness import Witness
 from worker.bootstrap import Application
 from worker.catalog import Catalog
 from worker.core import Answer, Conflict
-from worker.core.periods import months_after
 from worker.ledger.audit import audit
 from worker.ledger.store import Ledger
 from worker.ledger.tables import operations
@@ -106,7 +104,6 @@ def contests(user: str) -> dict[str, Contest]:
     hold = {"original_reference_id": f"hold-{user}", **who}
     used = {"original_reference_id": f"used-{user}", **who}
     rest = FREE - 1_500 - 500
-    next_period = months_after(datetime.now(UTC), 1) + timedelta(days=1)
     return {
         "two ends of a hold": (
             SettleUsage(reference_id=f"settle-{user}", tokens=1_200, **hold),
@@ -123,10 +120,10 @@ def contests(user: str) -> dict[str, Contest]:
             RefundCredit(reference_id=f"back-2-{user}", tokens=300, **used),
             {("refund_exceeds_original", "tokens_refunded")},
         ),
-        "two renewals of one period": (
-            RenewSubscription(reference_id=f"renew-1-{user}", period_start=next_period, **who),
-            RenewSubscription(reference_id=f"renew-2-{user}", period_start=next_period, **who),
-            {("period_already_granted", "renewal_scheduled")},
+        "two upgrades in one period": (
+            ChangeSubscription(reference_id=f"up-1-{user}", tier="pro", **who),
+            ChangeSubscription(reference_id=f"up-2-{user}", tier="pro", **who),
+            {("subscription_changed", "subscription_changed")},
         ),
         "a payment and its refund": (
             PaymentSucceeded(
@@ -149,7 +146,7 @@ LEFT = {
     "two ends of a hold": {FREE - 500, FREE - 500 - 1_200},
     "the last tokens, held or spent": {FREE - 500, 1_500},
     "two refunds of one usage": {FREE - 500 + 300},
-    "two renewals of one period": {FREE - 500},
+    "two upgrades in one period": {500_000 - 500},  # the second grants nothing
     "a payment and its refund": {FREE - 500},
 }
 

@@ -37,6 +37,7 @@ from schemas import (
     SettleUsage,
 )
 from schemas.usage import HOLD_MAX_SECONDS
+from tests.support.model_books import period
 from worker.catalog import Catalog
 
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
@@ -443,12 +444,14 @@ STARTS = (
 )
 
 _MICROSECOND = timedelta(microseconds=1)
+#: Until an hour before the end of the first account's period.
+_TO_THE_END = timedelta(days=-1)
 #: From nothing to more than two months. Whole days meet the ends of periods, holds and credits exactly.
 _LONG_STEPS = (
     _HOUR,
     _HOUR,
     *(days * _DAY for days in (1, 2, 14, 28, 29, 30, 31, 31, 45, 70)),
-    *(days * _DAY - _HOUR for days in (28, 29, 30, 31)),
+    *[_TO_THE_END] * 4,
     31 * _DAY - _MICROSECOND,
     31 * _DAY + _MICROSECOND,
 )
@@ -492,7 +495,7 @@ def _day(
     now = start
     day: Day = [(now, [opening, *(moved(command, now - NOW) for command in first)])]
     for step, batch in steps:
-        now += step
+        now = max(now, period(start, now)[1] - _HOUR) if step == _TO_THE_END else now + step
         day.append((now, [moved(command, now - NOW) for command in batch]))
     return day
 
