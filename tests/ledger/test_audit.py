@@ -7,7 +7,7 @@ What each check finds stands in ``test_audit_corruptions.py``.
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -320,8 +320,16 @@ def test_the_report_has_a_form_for_scripts(true_ledger: Engine) -> None:
     }
 
 
-def test_the_audit_changes_nothing(engine: Engine, apply: Apply) -> None:
+def test_what_is_committed_meanwhile_is_not_seen(engine: Engine, apply: Apply) -> None:
     apply(OpenAccount(reference_id="o", user_id="u", tier="free"), now=NOW)
-    audit(engine)
-    apply(DeductUsage(reference_id="d", user_id="u", tokens=1), now=NOW)  # nor leaves a lock behind
-    assert audit(engine).is_clean
+    references = (f"d{number}" for number in count())
+
+    def deduct(_: Progress) -> None:
+        apply(DeductUsage(reference_id=next(references), user_id="u", tokens=1), now=NOW)
+
+    report = audit(engine, deduct)
+    assert report.is_clean
+    assert report.examined["operations"] == 1
+    report = audit(engine)
+    assert report.is_clean
+    assert report.examined["operations"] == 7

@@ -156,6 +156,7 @@ _ENTRIES: Corruptions = {
     "an entry's counter-account": (
         f"UPDATE entries SET counter = 'bonus' WHERE {entry(ADA, 7)}",
         "bonus, ada: 130 → 110",
+        "bonus_lots, ada: 110 → 130",
         "operation_counter, ada, ada-back: 0 → 1",
         "refund_tokens, ada, ada-back: 0 → 20",
         "refunded, ada: 5 → 25",
@@ -170,6 +171,7 @@ _ENTRIES: Corruptions = {
         f"DELETE FROM entries WHERE {entry(FAY, 6)}",
         "balance, fay: 130 → 170",
         "bonus, fay: 0 → 40",
+        "bonus_lots, fay: 40 → 0",
         "lot_remaining, fay, fay-later, lot 2: 0 → 40",
         "operation_entries, fay, fay-more: 1 → 0",
         "sequence, fay: 5 → 6",
@@ -178,6 +180,7 @@ _ENTRIES: Corruptions = {
         f"DELETE FROM entries WHERE {entry(ADA, 6)}",
         "balance, ada: 405 → 415",
         "bonus, ada: 100 → 110",
+        "bonus_lots, ada: 110 → 100",
         "entry_chain, ada, ada-back, lot 1, entry 7: 239 → 249",
         "entry_gap, ada, ada-back, lot 1, entry 7: 6 → 7",
         "lot_remaining, ada, ada-pay, lot 3: 0 → 10",
@@ -327,26 +330,30 @@ _LOTS: Corruptions = {
         f"UPDATE lots SET pending = 1 WHERE {lot(ADA, 2)}",
         "due, ada: 0 → 1",
         "lot_full, ada, ada-pay, lot 2: 90 → 91",
+        "lot_pending, ada, ada-pay, lot 2: 90 → 1",
     ),
     "a part of what is pending": (
         f"UPDATE lots SET pending = 39, remaining = 0 WHERE {lot(FAY, 2)}",
-        "x",
-    ),
-    "a bonus that was lost before it took effect": (
-        f"DELETE FROM entries WHERE {entry(FAY, 6)}",
-        "x",
+        "bonus_lots, fay: 1 → 40",
+        "due, fay: 0 → 1",
+        "lot_pending, fay, fay-later, lot 2: 40 → 39",
+        "lot_remaining, fay, fay-later, lot 2: 40 → 0",
+        "lots, fay: 130 → 170",
     ),
     "what was rolled over": (
         f"UPDATE lots SET granted = 41 WHERE {lot(FAY, 4)}",
-        "x",
+        "lot_granted, fay, fay-due, lot 4: 40 → 41",
     ),
-    "an allocation that no lot has": (
+    "an allocation that seems to be carried over": (
         f"UPDATE lots SET source = 'carried_over' WHERE {lot(GUS, 1)}",
-        "x",
+        "lot_without_outcome, gus, gus-open, lot 1: 0 → 120",
     ),
     "an allocation that takes effect later": (
         f"UPDATE lots SET pending = granted, effective_at = '2027-03-01 00:00:00.000000' WHERE {lot(HAL, 1)}",
-        "x",
+        "allocation_lots, hal: 0 → 100",
+        "lot_early, hal, hal-open, lot 1, entry 1: 0 → 100",
+        "lot_early, hal, hal-use, lot 1, entry 3: 0 → -100",
+        "lot_open, hal, hal-open, lot 1: 1 → 0",
     ),
     "a lot that is closed too early": (
         f"UPDATE lots SET is_open = false WHERE {lot(ADA, 2)}",
@@ -360,6 +367,7 @@ _LOTS: Corruptions = {
         f"UPDATE lots SET number = 12 WHERE {lot(FAY, 4)}",
         "lot_count, fay: 12 → 4",
         "lot_gap, fay, fay-due, lot 12: 4 → 12",
+        "lot_granted, fay, fay-due, lot 12: 0 → 40",
         "lot_missing, fay, fay-due, lot 4, entry 3: 0 → 40",
         "lot_remaining, fay, fay-due, lot 12: 0 → 40",
     ),
@@ -373,10 +381,12 @@ _LOTS: Corruptions = {
     ),
     "what the bonus of a purchase was granted": (
         f"UPDATE lots SET granted = 11 WHERE {lot(ADA, 3)}",
+        "bonus_lots, ada: 111 → 110",
         "lot_granted, ada, ada-pay, lot 3: 10 → 11",
     ),
     "what a bonus was granted": (
         f"UPDATE lots SET granted = 101 WHERE {lot(ADA, 5)}",
+        "bonus_lots, ada: 111 → 110",
         "lot_granted, ada, ada-bonus, lot 5: 100 → 101",
     ),
     "what an adjustment was granted": (
@@ -402,10 +412,12 @@ _LOTS: Corruptions = {
     ),
     "a bonus whose purchase is none": (
         f"UPDATE lots SET source = 'adjustment' WHERE {lot(ADA, 2)}",
-        "x",
+        "lot_granted, ada, ada-pay, lot 2: 0 → 90",
+        "lot_parent, ada, ada-pay, lot 3: None → 2",
     ),
     "where a lot comes from": (
         f"UPDATE lots SET source = 'adjustment' WHERE {lot(ADA, 5)}",
+        "bonus_lots, ada: 10 → 110",
         "lot_granted, ada, ada-bonus, lot 5: 0 → 100",
     ),
     "a bonus without its purchase": (

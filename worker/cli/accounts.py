@@ -245,13 +245,12 @@ def stats(application: Application, *, as_json: bool) -> None:
 
 
 @click.command("audit")
-@with_application("database_url", "catalog")
+@with_application("database_url")
 @as_json
 def audit_command(application: Application, *, as_json: bool) -> None:
     """Prove that every balance is explained by its entries. Exit 1 on any finding.
 
-    Reads one state of the ledger while workers go on. What went back of payments is measured by the catalog:
-    a dispute that was opened under another policy is a finding until it is closed.
+    Reads one state of the ledger while workers go on.
     """
     application.require_newest_schema()
     with progress("audit", None) as bar:
@@ -259,7 +258,7 @@ def audit_command(application: Application, *, as_json: bool) -> None:
         def step(done: Progress) -> None:
             bar.update(bar.task_ids[0], description=done.step, completed=done.done, total=done.total)
 
-        report = audit(application.engine, step, catalog=application.catalog)
+        report = audit(application.engine, step)
     if as_json:
         show_json(report.to_dict())
     else:

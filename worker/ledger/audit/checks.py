@@ -53,7 +53,7 @@ CHECKS: Mapping[str, str] = {
     "lot_full": "more is left of the lot than it was granted",
     "lot_pending": "a part of the lot is pending: it takes effect as a whole; what it was granted",
     "lot_open": "the lot is open with nothing left, or closed with something; 1 for open",
-    "lot_without_outcome": "a lot whose operation is missing or was not applied; what it was granted",
+    "lot_without_outcome": "a lot of no applied operation, or carried over and of one; what it was granted",
     "lot_account": "a lot on another account than its operation's user has; account ids",
     "lot_granted": "the lot was not granted what its operation says",
     "lot_parent": "the lot belongs to another lot than it must; lot numbers",

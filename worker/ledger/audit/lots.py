@@ -114,7 +114,10 @@ def origins() -> Checks:
     # Of what a period was granted, only a change of the tier grants more.
     is_second = and_(is_allocation, before.is_not(None), operation.code != Code.SUBSCRIPTION_CHANGED.value)
     granted = _granted()
-    is_unexplained = and_(lot.source != Source.CARRIED_OVER.value, ~is_applied(operations))
+    is_unexplained = case(
+        (lot.source == Source.CARRIED_OVER.value, lot.operation_id.is_not(None)),
+        else_=~is_applied(operations),
+    )
     return differences(
         statement,
         {

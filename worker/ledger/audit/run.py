@@ -73,8 +73,9 @@ def audit(
 ) -> AuditReport:
     """Audit the whole ledger as it stands at one moment, beside workers that go on.
 
-    Lists at most ``findings_max`` (from 1) findings of each check and counts the others. ``catalog`` has the
-    policy by which payments went back; without it, any policy will do. Raises LedgerUnavailableError.
+    Lists at most ``findings_max`` (from 1) findings of each check and counts the others. By ``catalog`` an
+    open dispute has taken tokens or has not; without one both will do, since policies change and the ledger
+    keeps what was done under each. Raises LedgerUnavailableError.
     """
     with snapshot(engine) as connection:
         return audit_snapshot(connection, on_progress, findings_max, catalog=catalog)
