@@ -74,6 +74,7 @@ class Consumer:
         self._database = _Outage("database", metrics)
         self._has_been_linked = False
         self._careful = True
+        self._suspected: dict[str, float] = {}
         self._waits = self._backoff()
 
     def run(self, *, drain: bool = False) -> None:
@@ -121,17 +122,24 @@ class Consumer:
                 return
 
     def _consume_with_care(self) -> bool:
-        """Each suspect alone, until what comes is above suspicion; never done."""
+        """Each suspect alone, until no queue is under suspicion; never done.
+
+        What was given back stands in front of its queue: behind a suspect there may be others, and full hands
+        would take them all and give them back, which counts another delivery of each.
+        """
         with self._linked(1) as link:
             while not self._stop.requested:
                 deliveries = link.receive(self._pace.batch_size, IDLE_S)
                 self._well()
-                if not any(map(_is_suspect, deliveries)):
+                if any(map(_is_suspect, deliveries)):
+                    for delivery in deliveries:
+                        self._settle(link, [delivery])
+                else:
                     self._settle(link, deliveries)
+                self._suspect(deliveries)
+                if not self._suspected:
                     self._careful = False
                     return False
-                for delivery in deliveries:
-                    self._settle(link, [delivery])
         return False
 
     def _consume(self, *, drain: bool) -> bool:
@@ -141,13 +149,24 @@ class Consumer:
                 deliveries = link.receive(self._pace.batch_size, IDLE_S)
                 self._well()
                 self._settle(link, [delivery for delivery in deliveries if not _is_suspect(delivery)])
-                if any(map(_is_suspect, deliveries)):
+                if suspects := [delivery for delivery in deliveries if _is_suspect(delivery)]:
+                    self._suspect(suspects)
                     self._careful = True
                     return False
                 if drain and not deliveries:
                     return True
                 link.keep_alive()
         return False
+
+    def _suspect(self, deliveries: Sequence[Delivery]) -> None:
+        """Note which queues are under suspicion: a suspect came, and since then nothing else, nor silence."""
+        now = monotonic()
+        for delivery in deliveries:
+            if _is_suspect(delivery):
+                self._suspected[delivery.queue] = now
+            else:
+                self._suspected.pop(delivery.queue, None)
+        self._suspected = {queue: at for queue, at in self._suspected.items() if now - at < IDLE_S}
 
     def _well(self) -> None:
         self._broker.ended()

@@ -35,7 +35,7 @@ from worker.ledger.tables import operations
 from worker.pipeline import Item, Pipeline
 from worker.settings import Settings
 
-TRIES = 300
+TRIES = 150
 FREE = 10_000  # what tier free begins with
 
 Race = Callable[[Sequence[Sequence[Command]]], list[list[Answer]]]
@@ -155,7 +155,7 @@ LEFT = {
 def test_of_two_that_cannot_both_have_their_way_one_has_it(
     contest: str, race: Race, application: Application, catalog: Catalog
 ) -> None:
-    users = [f"u{number}" for number in range(40)]
+    users = [f"u{number}" for number in range(25)]
     open_free(application, catalog, users)
     before = [(deduct(f"used-{user}", user, 500), reserve(f"hold-{user}", user, 1_500)) for user in users]
     applied(application.engine, catalog, *(command for pair in before for command in pair))
