@@ -41,10 +41,8 @@ COUNTER_OF: dict[Source, Counter] = {
     Source.ADJUSTMENT: Counter.ADJUSTMENTS,
 }
 
-
 #: An account with a subscription that runs is looked at so often, also where nothing is known to fall due.
 _LOOKED_AT_EVERY = timedelta(days=31)
-
 
 # What comes first of several things at one time.
 _RUNS_OUT, _EXPIRES, _RENEWS, _TAKES_EFFECT = range(4)
@@ -303,10 +301,6 @@ class AccountBook:
         """Take ``amount`` that isn't there: the balance falls below what the lots hold."""
         if amount:
             self.post(outcome, counter, -amount, None)
-
-    def free_tokens(self) -> int:
-        """What is in the lots and not held; with a debt, more than is available."""
-        return self.state.balance + self.state.debt - self.state.held
 
     # -- holds --------------------------------------------------------------------------------------------
 

@@ -5,11 +5,8 @@ from datetime import date, datetime
 from enum import StrEnum
 from typing import NamedTuple
 
-from worker.catalog import FREE_UPLOAD
 from worker.core.outcomes import Outcome
 from worker.core.periods import Period, period_at
-
-FREE_UPLOAD_METER = FREE_UPLOAD
 
 
 class Source(StrEnum):

@@ -50,7 +50,6 @@ def purchase(book: AccountBook, command: PaymentSucceeded, outcome: Outcome, con
         outcome=outcome,
     )
     book.written.payments.append(payment)
-
     bought = book.credit(
         outcome, package.tokens, Source.PURCHASE, expires_at=_in_days(context, package.valid_days)
     )
@@ -264,16 +263,16 @@ def _take_own(
     Returns how many were taken.
     """
     own, left = _lots(book, payment), tokens
-    parts = dict.fromkeys(range(len(own)), 0)
+    parts = [0] * len(own)
     for most in (wanted, None):
         for place, lot in enumerate(own):
             limit = left if most is None else min(max(most[lot.source], 0), left)
             part = min(lot.free - parts[place], limit)
             parts[place] += part
             left -= part
-    for place, lot in enumerate(own):
-        if parts[place]:
-            book.post(outcome, Counter.REVERSALS, -parts[place], lot)
+    for lot, part in zip(own, parts, strict=True):
+        if part:
+            book.post(outcome, Counter.REVERSALS, -part, lot)
     return tokens - left
 
 

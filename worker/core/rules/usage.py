@@ -3,8 +3,9 @@
 from copy import copy
 
 from schemas import Code, DeductUsage, FreeUpload, RecordUsage
+from worker.catalog import FREE_UPLOAD
 from worker.core.account import AccountBook
-from worker.core.known import FREE_UPLOAD_METER, QuotaKey, QuotaState, present_period
+from worker.core.known import QuotaKey, QuotaState, present_period
 from worker.core.outcomes import Outcome
 from worker.core.plan import Counter
 from worker.core.pricing import price_of
@@ -22,10 +23,10 @@ def deduct(book: AccountBook, command: DeductUsage, outcome: Outcome) -> Verdict
 
 def count_upload(book: AccountBook, command: FreeUpload, outcome: Outcome, context: Context) -> Verdict:
     """Bytes of the period's free uploads."""
-    limit = free_limit(book, FREE_UPLOAD_METER)
+    limit = free_limit(book, FREE_UPLOAD)
     if limit is None:
         return rejected(Code.UNKNOWN_TIER, tier=book.state.tier)
-    key, quota = _quota(book, FREE_UPLOAD_METER, context)
+    key, quota = _quota(book, FREE_UPLOAD, context)
     # A limit that was lowered leaves more used than allowed; what is available is then nothing.
     available = max(limit - quota.used, 0)
     if command.bytes > available:
@@ -73,7 +74,7 @@ def free_limit(book: AccountBook, quota: str) -> int | None:
         return None
     if book.has_ended:
         return 0
-    return tier.free_upload_bytes if quota == FREE_UPLOAD_METER else tier.free_units.get(quota, 0)
+    return tier.free_upload_bytes if quota == FREE_UPLOAD else tier.free_units.get(quota, 0)
 
 
 def _quota(book: AccountBook, name: str, context: Context) -> tuple[QuotaKey, QuotaState]:

@@ -8,9 +8,8 @@ from sqlalchemy import Connection
 
 from schemas import DeductUsage
 from schemas.fields import INT64_MAX
-from worker.catalog import Catalog
+from worker.catalog import FREE_UPLOAD, Catalog
 from worker.core import AccountBook, Conflict, HoldState, Source, decide
-from worker.core.known import FREE_UPLOAD_METER
 from worker.core.periods import Period, period_at
 from worker.core.rules.usage import free_limit
 from worker.ledger.queries.lookback import standing_at
@@ -194,9 +193,9 @@ def _by_source(book: AccountBook) -> dict[str, int]:
 def _quotas(book: AccountBook, used: Mapping[str, int], catalog: Catalog) -> Iterator[Quota]:
     """Free uploads first, then every quota that the tier has or that something was used of."""
     units = {rule.quota or meter: rule.unit for meter, rule in catalog.pricing.items()}
-    names = {*used, *(() if book.tier is None else book.tier.free_units)} - {FREE_UPLOAD_METER}
-    for name in (FREE_UPLOAD_METER, *sorted(names)):
+    names = {*used, *(() if book.tier is None else book.tier.free_units)} - {FREE_UPLOAD}
+    for name in (FREE_UPLOAD, *sorted(names)):
         limit = free_limit(book, name)
-        unit = "byte" if name == FREE_UPLOAD_METER else units.get(name, "unit")
+        unit = "byte" if name == FREE_UPLOAD else units.get(name, "unit")
         left = max((limit or 0) - used.get(name, 0), 0)
         yield Quota(name, unit, limit, used.get(name, 0), left)
