@@ -4,16 +4,18 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from threading import Event, Semaphore
 from typing import Any
 
 import pytest
 
 from tests.support.fakes import FakeLink, delivery
+from tests.support.witness import PATIENCE_S
 from worker.broker import Delivery, Link
 from worker.consumer import Consumer, Pace
 from worker.errors import BrokerUnavailableError, ConfigurationError, LedgerUnavailableError
 from worker.metrics import Metrics
-from worker.pipeline import Item
+from worker.pipeline import Item, UnansweredError
 from worker.policy import SUSPECT_AFTER
 
 
@@ -45,21 +47,28 @@ class FakeLedger:
 
 @dataclass
 class FakePipeline:
-    """Remembers the batches; fails with each of ``errors`` first."""
+    """Remembers the batches; fails with each of ``errors`` first, and tells the broker after its own."""
 
     errors: list[Exception] = field(default_factory=list)
+    broker_errors: list[Exception] = field(default_factory=list)
     batches: list[list[Delivery]] = field(default_factory=list)
     after: Callable[[], None] = lambda: None
 
     def receive(self, deliveries: Sequence[Delivery]) -> list[Item]:
         return [Item(one) for one in deliveries]
 
-    def settle(self, link: Link, items: Sequence[Item]) -> None:
+    def apply(self, items: Sequence[Item]) -> None:
+        if not items:
+            return
         if self.errors:
             raise self.errors.pop(0)
         self.batches.append([item.delivery for item in items])
-        link.acknowledge(self.batches[-1])
         self.after()
+
+    def tell(self, link: Link, items: Sequence[Item]) -> None:
+        if self.broker_errors:
+            raise self.broker_errors.pop(0)
+        link.acknowledge([item.delivery for item in items])
 
 
 def consumer(
@@ -141,7 +150,7 @@ def test_a_stop_in_the_middle_of_a_long_wait_ends_it() -> None:
 
 def test_a_lost_broker_is_connected_again_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    pipeline = FakePipeline(errors=[BrokerUnavailableError("gone")])
+    pipeline = FakePipeline(broker_errors=[BrokerUnavailableError("gone")])
     first, last = FakeLink(*messages(1)), FakeLink(*messages(1))
     gone = [BrokerUnavailableError("refused")] * 5
     consumer([first, *gone, last], pipeline, FakeStop()).run(drain=True)
@@ -164,10 +173,10 @@ def test_a_wrong_configuration_ends_a_worker_that_has_never_been_connected() -> 
 
 
 def test_a_broker_that_starts_up_may_refuse_a_worker_it_has_known() -> None:
-    pipeline = FakePipeline(errors=[BrokerUnavailableError("gone")])
-    links = [FakeLink(*messages(1)), ConfigurationError("not yet"), FakeLink(*messages(1))]
+    pipeline = FakePipeline(broker_errors=[BrokerUnavailableError("gone")])
+    links: list[Any] = [FakeLink(*messages(1)), ConfigurationError("not yet"), FakeLink(*messages(1))]
     consumer(links, pipeline, FakeStop()).run(drain=True)
-    assert len(pipeline.batches) == 1
+    assert len(links[-1].acknowledged) == 1
 
 
 def test_a_stop_finishes_the_batch_and_takes_no_other() -> None:
@@ -180,11 +189,95 @@ def test_a_stop_finishes_the_batch_and_takes_no_other() -> None:
     assert link.closed
 
 
+def test_the_broker_is_told_of_one_batch_while_the_ledger_has_the_next() -> None:
+    told, began = Event(), Event()
+
+    class Overlapping(FakePipeline):
+        def apply(self, items: Sequence[Item]) -> None:
+            if len(self.batches) == 2 and items:
+                began.set()
+                assert told.wait(PATIENCE_S)
+            super().apply(items)
+
+        def tell(self, link: Link, items: Sequence[Item]) -> None:
+            if len(self.batches) == 2:
+                assert began.wait(PATIENCE_S)
+                told.set()
+            super().tell(link, items)
+
+    link, pipeline = FakeLink(*messages(7)), Overlapping()
+    consumer([link], pipeline, FakeStop()).run(drain=True)
+    assert [len(batch) for batch in pipeline.batches] == [1, 3, 3]
+    assert link.acknowledged == [delivery for batch in pipeline.batches for delivery in batch]
+
+
+def test_nothing_is_told_before_the_ledger_has_it() -> None:
+    class Orderly(FakePipeline):
+        def tell(self, link: Link, items: Sequence[Item]) -> None:
+            assert [item.delivery for item in items] in self.batches
+            super().tell(link, items)
+
+    link = FakeLink(*messages(20))
+    consumer([link], Orderly(), FakeStop()).run(drain=True)
+    assert len(link.acknowledged) == 20
+
+
+def test_an_outage_of_the_database_does_not_hold_the_replies_of_the_batch_before() -> None:
+    deliveries, stop = messages(7), FakeStop()
+    link, pipeline = FakeLink(*deliveries), FakePipeline()
+
+    def fail_from_now_on() -> None:
+        if len(pipeline.batches) == 2:
+            pipeline.errors = [LedgerUnavailableError("down")] * 1000
+
+    pipeline.after = fail_from_now_on
+    link.on_keep_alive = lambda: setattr(stop, "requested", sum(link.waited_s) > 2)
+    consumer([link], pipeline, stop).run()
+    assert link.acknowledged == deliveries[:4]
+
+
+def test_a_broker_that_takes_no_replies_is_asked_again_and_nothing_is_settled_meanwhile() -> None:
+    link, pipeline = FakeLink(*messages(13)), FakePipeline()
+    settled: list[int] = []
+    pipeline.broker_errors = [UnansweredError("full")] * 9
+    link.on_keep_alive = lambda: settled.append(len(pipeline.batches))
+    consumer([link], pipeline, FakeStop()).run(drain=True)
+    assert settled[:9] == [1] * 9
+    assert len(link.acknowledged) == 13
+
+
+def test_the_link_is_kept_alive_while_the_ledger_takes_its_time() -> None:
+    kept, link = Semaphore(0), FakeLink(*messages(4))
+    link.on_keep_alive = kept.release
+
+    class Slow(FakePipeline):
+        def apply(self, items: Sequence[Item]) -> None:
+            # The loop does it once a round; the second time is for the ledger's sake.
+            assert not self.batches or not items or all(kept.acquire(timeout=PATIENCE_S) for _ in range(2))
+            super().apply(items)
+
+    consumer([link], Slow(), FakeStop()).run(drain=True)
+    assert len(link.acknowledged) == 4
+
+
+def test_a_fault_of_ours_ends_the_loop_from_whichever_thread() -> None:
+    link, pipeline = FakeLink(*messages(7)), FakePipeline()
+
+    def fail() -> None:
+        if len(pipeline.batches) == 2:
+            raise ZeroDivisionError("a bug")
+
+    pipeline.after = fail
+    with pytest.raises(ZeroDivisionError):
+        consumer([link], pipeline, FakeStop()).run(drain=True)
+    assert link.closed
+
+
 def test_a_stop_in_an_outage_gives_the_messages_back() -> None:
     stop, link = FakeStop(), FakeLink(*messages(2))
 
     class Down(FakePipeline):
-        def settle(self, link: Link, items: Sequence[Item]) -> None:
+        def apply(self, items: Sequence[Item]) -> None:
             stop.requested = True
             raise LedgerUnavailableError("down")
 

@@ -7,8 +7,11 @@ back-off and jitter and goes on by itself.
 import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain, repeat
 from time import monotonic, time
 from typing import Protocol
 
@@ -143,19 +146,34 @@ class Consumer:
         return False
 
     def _consume(self, *, drain: bool) -> bool:
-        """Batches, until a suspect comes; done when nothing comes any more and ``drain`` says so."""
-        with self._linked(self._pace.prefetch) as link:
+        """Batches, until a suspect comes; done when nothing comes any more and ``drain`` says so.
+
+        While the ledger has one batch, the broker is told about the one before it and the next one is read
+        and decoded: each waits for its own server, and neither server for the other.
+        """
+        with self._linked(self._pace.prefetch) as link, ThreadPoolExecutor(1, "ledger") as ledger:
+            settling = self._given_to(ledger, [])
             while not self._stop.requested:
-                deliveries = link.receive(self._pace.batch_size, IDLE_S)
+                idle = not settling.items
+                deliveries = link.receive(self._pace.batch_size, IDLE_S if idle else 0)
                 self._well()
-                self._settle(link, [delivery for delivery in deliveries if not _is_suspect(delivery)])
+                items = self._pipeline.receive([one for one in deliveries if not _is_suspect(one)])
+                if not self._settled(link, settling):
+                    return False
+                if self._stop.requested:
+                    break
+                settled, settling = settling, self._given_to(ledger, items)
+                if not self._told(link, settled):
+                    return False
                 if suspects := [delivery for delivery in deliveries if _is_suspect(delivery)]:
                     self._suspect(suspects)
                     self._careful = True
-                    return False
-                if drain and not deliveries:
+                    break
+                if drain and idle and not deliveries:
                     return True
                 link.keep_alive()
+            if self._settled(link, settling):
+                self._told(link, settling)
         return False
 
     def _suspect(self, deliveries: Sequence[Delivery]) -> None:
@@ -173,36 +191,56 @@ class Consumer:
         self._waits = self._backoff()
 
     def _settle(self, link: Link, deliveries: Sequence[Delivery]) -> None:
-        """Settle the batch, through an outage of the database; a stop gives it back to the broker."""
-        if not deliveries:
-            return
-        began = monotonic()
-        items = self._pipeline.receive(deliveries)
-        for wait_s in self._backoff():
-            if self._settled(link, items):
-                break
+        """Settle the batch and tell the broker; a stop in an outage gives it back."""
+        batch = _Batch(self._pipeline.receive(deliveries), monotonic())
+        if self._settled(link, batch):
+            self._told(link, batch)
+
+    def _given_to(self, ledger: ThreadPoolExecutor, items: Sequence[Item]) -> "_Batch":
+        return _Batch(items, monotonic(), ledger.submit(self._pipeline.apply, items))
+
+    def _settled(self, link: Link, batch: "_Batch") -> bool:
+        """Whether the ledger has the batch, now or after an outage; False where a stop comes first."""
+        tries = repeat(partial(self._pipeline.apply, batch.items))
+        if batch.settling is None:
+            return self._done(link, tries, self._database)
+        while not wait([batch.settling], timeout=IDLE_S).done:
+            link.keep_alive()
+        return self._done(link, chain((batch.settling.result,), tries), self._database)
+
+    def _told(self, link: Link, batch: "_Batch") -> bool:
+        """Whether the broker has all that was to be said about the batch.
+
+        Until then it is held, not given back: what comes again counts as a delivery, and is parked after too
+        many.
+        """
+        if not batch.items:
+            return True
+        if not self._done(link, repeat(partial(self._pipeline.tell, link, batch.items)), self._broker):
+            return False
+        self._metrics.batch_size.observe(len(batch.items))
+        self._metrics.batch_seconds.observe(monotonic() - batch.began)
+        self._metrics.last_progress.set(time())
+        return True
+
+    def _done(self, link: Link, tries: Iterator[Callable[[], None]], outage: "_Outage") -> bool:
+        """Try until it is done, through an outage; False where a stop comes first."""
+        for attempt, wait_s in zip(tries, self._backoff(), strict=False):
+            try:
+                attempt()
+            except BrokerUnavailableError as error:
+                if not isinstance(error, UnansweredError):
+                    raise
+                outage.began(error)
+            except TransientError as error:
+                outage.began(error)
+            else:
+                outage.ended()
+                return True
             self._wait(link, wait_s)
             if self._stop.requested:
-                return  # not acknowledged: another worker gets them
-        self._metrics.batch_size.observe(len(items))
-        self._metrics.batch_seconds.observe(monotonic() - began)
-        self._metrics.last_progress.set(time())
-
-    def _settled(self, link: Link, items: Sequence[Item]) -> bool:
-        try:
-            self._pipeline.settle(link, items)
-        except UnansweredError as error:
-            # Held, not given back: what comes again counts as a delivery, and is parked after too many.
-            self._broker.began(error)
-            return False
-        except BrokerUnavailableError:
-            raise
-        except TransientError as error:
-            self._database.began(error)
-            return False
-        self._database.ended()
-        self._broker.ended()
-        return True
+                return False  # not acknowledged: another worker gets them
+        raise AssertionError("tries end")
 
     def _wait(self, link: Link, seconds: float) -> None:
         """Wait so long, or until the stop, and keep the link alive."""
@@ -221,6 +259,15 @@ class Consumer:
 
 def _is_suspect(delivery: Delivery) -> bool:
     return delivery.delivery_count >= SUSPECT_AFTER
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Items that go through together, when they came, and the thread's work on them where it has them."""
+
+    items: Sequence[Item]
+    began: float
+    settling: "Future[None] | None" = None
 
 
 class _Outage:

@@ -85,12 +85,15 @@ class Pipeline:
 
     def settle(self, link: Link, items: Sequence[Item]) -> None:
         """Apply, reply, acknowledge. After a TransientError it may be called again with the same items."""
-        self.apply([item for item in items if not item.answers and item.reason is None])
-        self.answer(link, items)
-        self.acknowledge(link, items)
+        self.apply(items)
+        self.tell(link, items)
 
     def apply(self, items: Sequence[Item]) -> None:
-        """Each item gets its answers, in one transaction; a fault that no outcome names is isolated."""
+        """Each item gets its answers, in one transaction; a fault that no outcome names is isolated.
+
+        What has them already, or a reason why there are none, stays as it is.
+        """
+        items = [item for item in items if not item.answers and item.reason is None]
         if not items:
             return
         try:
@@ -111,6 +114,11 @@ class Pipeline:
         answers = iter(plan.answers)
         for item in items:
             item.answers = tuple(islice(answers, len(item.commands)))
+
+    def tell(self, link: Link, items: Sequence[Item]) -> None:
+        """Reply and acknowledge. After an UnansweredError it may be called again with the same items."""
+        self.answer(link, items)
+        self.acknowledge(link, items)
 
     def answer(self, link: Link, items: Sequence[Item]) -> None:
         """Send the replies, the dead letters and the notices, and wait until the broker has them.

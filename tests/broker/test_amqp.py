@@ -223,7 +223,7 @@ def test_a_certificate_is_compared_with_the_name_of_the_host(monkeypatch: pytest
         asked.append(connection.ssl)
         raise OSError("seen enough")
 
-    monkeypatch.setattr(amqp._TidyConnection, "connect", connect)
+    monkeypatch.setattr(amqp._WorkerConnection, "connect", connect)
     for url in ("amqps://u:p@broker.example/", "amqp://u:p@broker.example/"):
         with pytest.raises(BrokerUnavailableError, match="seen enough"):
             open_link(url)

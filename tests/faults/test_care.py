@@ -61,8 +61,10 @@ class Settled:
     def receive(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         return list(deliveries)
 
-    def settle(self, link: Link, deliveries: Sequence[Delivery]) -> None:
+    def apply(self, deliveries: Sequence[Delivery]) -> None:
         self.counts += [delivery.delivery_count for delivery in deliveries]
+
+    def tell(self, link: Link, deliveries: Sequence[Delivery]) -> None:
         link.acknowledge(deliveries)
 
 

@@ -15,7 +15,7 @@ from worker.broker import BILLING
 BATCH = 20
 COUNT = 66
 #: The third batch comes from both queues; the first is a message a queue, for a worker begins with care.
-NTH = {"replying": 1 + BATCH + BATCH // 2, "acknowledging": 4}
+NTH = {"acknowledging": 4}
 
 #: What a crash there leaves behind, see the table of the design.
 NOTHING = ("received", "decoded", "loaded", "decided", "written")

@@ -8,7 +8,7 @@ import logging
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from multiprocessing.context import ForkServerProcess
@@ -18,7 +18,7 @@ from typing import Any, Self
 import schemas
 from worker import intake, pipeline
 from worker.bootstrap import Application, SignalStop
-from worker.broker import amqp
+from worker.broker import Outgoing, amqp
 from worker.dispatch import Dispatch
 from worker.ledger.store import Books, Ledger
 from worker.pipeline import Pipeline
@@ -158,6 +158,20 @@ def before_notices(blow: Blow) -> None:
     Dispatch._sent = sent  # type: ignore[method-assign,assignment]
 
 
+def halfway_through_replies(blow: Blow) -> None:
+    """Sabotages the moment when half of a batch's replies are with the broker and half are not."""
+    original = amqp._Outbox._send
+
+    @wraps(original)
+    def send(self: amqp._Outbox, messages: Sequence[Outgoing]) -> None:
+        half = len(messages) // 2
+        original(self, messages[:half])
+        blow()
+        original(self, messages[half:])
+
+    amqp._Outbox._send = send  # type: ignore[method-assign]
+
+
 #: The arrows of the sentence, in its order.
 ARROWS: dict[str, Callable[[Blow], None]] = {
     "received": before(Pipeline, "receive"),
@@ -166,7 +180,7 @@ ARROWS: dict[str, Callable[[Blow], None]] = {
     "decided": after(pipeline, "decide"),
     "written": after(Books, "write"),
     "committed": after_commit,
-    "replying": after(amqp._Outbox, "_send"),
+    "replying": halfway_through_replies,
     "replied": before(amqp._Outbox, "_wait"),
     "noticing": before_notices,
     "confirmed": before(Pipeline, "acknowledge"),

@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 import kombu
 from amqp import spec
-from amqp.basic_message import Message
 from amqp.exceptions import AccessRefused, AMQPError, NotAllowed, NotFound, PreconditionFailed
 from kombu.transport import pyamqp
 
@@ -27,8 +26,9 @@ from worker.broker.deliveries import (
     as_bytes,
     front_of,
 )
-from worker.broker.frames import UNREADABLE, tolerant_frame_handler
+from worker.broker.frames import UNREADABLE, delivery_arguments, tolerant_frame_handler
 from worker.broker.topology import BILLING, Queue, Topology
+from worker.broker.wire import publishing, transport_for
 from worker.errors import BillingError, BrokerUnavailableError, ConfigurationError
 
 HEARTBEAT_S = 30
@@ -268,8 +268,10 @@ class _Inbox:
     def _drain_arrived(self, most: int) -> None:
         """Read what is in the socket already; the socket changes its mode once and not for every frame."""
         with suppress(TimeoutError), self._connection.transport.having_timeout(0):
+            # Not drain_events, which does the same and looks after a time-out with every frame.
+            read, take = self._connection.transport.read_frame, self._connection.on_inbound_frame
             while self._waiting() < most and self._waiting_bytes() < _HELD_MAX_BYTES:
-                self._connection.drain_events()
+                take(read())
         self._raise_if_cancelled()
 
     def _on_cancel(self, tag: str) -> None:
@@ -289,9 +291,9 @@ class _Lane:
         self._queue = queue
         self._outstanding: deque[int] = deque()
         self._channel = connection.channel()
-        self._channel.auto_decode = False  # the body stays as it was sent
+        self._channel.on_delivery = self._on_delivery
         self._channel.basic_qos(0, prefetch, a_global=False)
-        self._channel.basic_consume(queue, consumer_tag=queue, callback=self._on_message, on_cancel=on_cancel)
+        self._channel.basic_consume(queue, consumer_tag=queue, on_cancel=on_cancel)
 
     def take(self, most: int, room: int) -> list[Delivery]:
         taken = front_of(self.arrived, most, room)
@@ -311,22 +313,23 @@ class _Lane:
             for tag in sorted(done):
                 self._channel.basic_ack(tag)
 
-    def _on_message(self, message: Any) -> None:
-        info, properties = message.delivery_info, message.properties
-        tag = info["delivery_tag"]
+    def _on_delivery(self, arguments: bytes, message: Any) -> None:
+        tag, redelivered, exchange, routing_key = delivery_arguments(arguments)
+        properties = message.properties
+        body = as_bytes(message.body)
         self._outstanding.append(tag)
-        self.arrived_bytes += len(message.body or b"")
+        self.arrived_bytes += len(body)
         self.arrived.append(
             Delivery(
-                body=as_bytes(message.body),
-                queue=self._queue,
-                exchange=info["exchange"],
-                routing_key=info["routing_key"],
-                tag=tag,
-                redelivered=info["redelivered"],
-                properties=properties,
-                headers=properties.get("application_headers") or {},
-                unreadable=properties.get(UNREADABLE),
+                body,
+                self._queue,
+                exchange,
+                routing_key,
+                tag,
+                redelivered,
+                properties,
+                properties.get("application_headers") or {},
+                properties.get(UNREADABLE),
             )
         )
 
@@ -350,8 +353,7 @@ class _Outbox:
     def publish(self, messages: Sequence[Outgoing], while_waiting: Callable[[], None]) -> list[Outgoing]:
         self._heartbeat.beat()
         self._returned, self._refused = [], []
-        for message in messages:
-            self._send(message)
+        self._send(messages)
         self._wait(while_waiting)
         if self._refused:
             raise RefusedError(self._refused, self._returned)
@@ -365,19 +367,14 @@ class _Outbox:
     def close(self) -> None:
         _close(self.connection)
 
-    def _send(self, message: Outgoing) -> None:
-        self._published += 1
-        self._unconfirmed[self._published] = message
-        content = Message(
-            message.body,
-            application_headers=dict(message.headers),
-            delivery_mode=2,
-            **{name: value for name, value in message.properties.items() if value is not None},
-        )
-        # Not basic_publish: that reads from the socket before every message (py-amqp#426).
-        self._channel.send_method(
-            spec.Basic.Publish, "Bssbb", (0, message.exchange, message.routing_key, True, False), content
-        )
+    def _send(self, messages: Sequence[Outgoing]) -> None:
+        for message in messages:
+            self._published += 1
+            self._unconfirmed[self._published] = message
+        # Not basic_publish: that reads from the socket and writes to it for every message (py-amqp#426).
+        for piece in publishing(messages, self._channel.channel_id, self.connection.frame_max):
+            self.connection.transport.write(piece)
+            self.connection.bytes_sent += 1  # or it would send a heartbeat: py-amqp counts frames here
 
     def _wait(self, while_waiting: Callable[[], None]) -> None:
         deadline = monotonic() + CONFIRM_TIMEOUT_S
@@ -440,7 +437,7 @@ def _connect(url: str, name: str) -> Any:
         connection = _configured(url, name)
     except (ValueError, TypeError, KeyError) as error:
         raise ConfigurationError(f"the broker URL can't be used: {error}") from None
-    connection.transport.Connection = _TidyConnection
+    connection.transport.Connection = _WorkerConnection
     return connection.transport.establish_connection()
 
 
@@ -461,8 +458,23 @@ def _configured(url: str, name: str) -> Any:
     )
 
 
-class _TidyConnection(pyamqp.Connection):  # type: ignore[misc]  # kombu ships no types
+class _WorkerChannel(pyamqp.Channel):  # type: ignore[misc]  # kombu ships no types
+    """Hands deliveries over as they come, where it is told to whom: with their body as it was sent."""
+
+    on_delivery: Callable[[bytes, Any], None] | None = None
+
+    def dispatch_method(self, signature: tuple[int, int], arguments: bytes, content: Any) -> None:
+        """Take a method frame, with the message that belongs to it."""
+        if signature != spec.Basic.Deliver or self.on_delivery is None or self.is_closing:
+            super().dispatch_method(signature, arguments, content)
+        else:
+            self.on_delivery(arguments, content)
+
+
+class _WorkerConnection(pyamqp.Connection):  # type: ignore[misc]  # kombu ships no types
     """Closes its socket when the broker refuses it; py-amqp does so only where the network does."""
+
+    Channel = _WorkerChannel
 
     def connect(self, callback: Callable[[], None] | None = None) -> Any:
         """Connect, or leave nothing behind."""
@@ -471,6 +483,10 @@ class _TidyConnection(pyamqp.Connection):  # type: ignore[misc]  # kombu ships n
         except BaseException:
             self.collect()
             raise
+
+    def Transport(self, *address: Any, **settings: Any) -> Any:  # noqa: N802 - py-amqp calls it
+        """What the frames go through."""
+        return transport_for(*address, **settings)
 
 
 def _declare_queue(channel: Any, queue: Queue) -> None:

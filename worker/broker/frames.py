@@ -8,7 +8,8 @@ without properties and with the frame that could not be read; the pipeline makes
 
 from collections import defaultdict
 from collections.abc import Callable
-from struct import unpack_from
+from functools import lru_cache
+from struct import Struct, unpack_from
 from typing import Any
 
 from amqp import spec
@@ -76,6 +77,26 @@ def tolerant_frame_handler(
         return True
 
     return on_frame
+
+
+def delivery_arguments(arguments: bytes) -> tuple[int, bool, str, str]:
+    """Of the arguments of a delivery: its tag, whether it came before, its exchange and routing key.
+
+    Raises UnicodeDecodeError where a name is not UTF-8.
+    """
+    place = 5 + arguments[4]  # behind the method and the consumer's tag
+    tag, redelivered = _TAG.unpack_from(arguments, place)
+    return tag, bool(redelivered), *_route(arguments[place + _TAG.size :])
+
+
+@lru_cache(maxsize=256)
+def _route(names: bytes) -> tuple[str, str]:
+    """The exchange and the routing key: few of them are in use."""
+    exchange_end = 1 + names[0]
+    return names[1:exchange_end].decode(), names[exchange_end + 1 :].decode()
+
+
+_TAG = Struct(">QB")
 
 
 def _readable(arguments: bytes) -> bytes:
