@@ -6,6 +6,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check
 BASE   := $(VENV)/.base-installed
 DEV    := $(VENV)/.dev-installed
+BENCH  := $(VENV)/.bench-installed
 WHAT   ?=
 
 .DEFAULT_GOAL := help
@@ -31,7 +32,7 @@ format: $(DEV) ## format the code and repair what can be repaired
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: $(DEV) ## the benchmarks; WHAT=name runs one
+bench: $(BENCH) ## the benchmarks; WHAT="name …" runs some, WHAT=list names them
 	@$(BIN)/python -m tests.support.provision
 	@$(BIN)/python -m tests.benchmarks $(WHAT)
 
@@ -57,6 +58,12 @@ $(DEV): pyproject.toml | $(BIN)/python
 	@echo "installing billing-worker and its development tools into $(VENV)"
 	@$(PIP) -e '.[dev]'
 	@touch $(BASE) $@
+
+# So does this one the development install.
+$(BENCH): pyproject.toml | $(BIN)/python
+	@echo "installing what the benchmarks compare with into $(VENV)"
+	@$(PIP) -e '.[dev,bench]'
+	@touch $(BASE) $(DEV) $@
 
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { \

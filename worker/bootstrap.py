@@ -69,7 +69,12 @@ class Application:
         """The worker's way to the ledger: no statement may take longer than a batch ever should."""
         url = self.settings.database_url.get_secret_value()
         return Ledger(
-            ledger_engine(url, application_name=self._name, statement_timeout_s=_STATEMENT_TIMEOUT_S)
+            ledger_engine(
+                url,
+                application_name=self._name,
+                statement_timeout_s=_STATEMENT_TIMEOUT_S,
+                only_by_key=True,
+            )
         )
 
     def link(self, *, consume: Sequence[str] = (), prefetch: int | None = None) -> Link:

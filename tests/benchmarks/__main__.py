@@ -1,110 +1,153 @@
-"""``make bench``: measures, checks the ledger, prints the figures with their conditions.
+"""``make bench``: measures, checks the ledger, prints the figures with their conditions."""
 
-``make bench WHAT=first-speed`` runs one. Options stand in BENCH_… variables: BENCH_MESSAGES, BENCH_USERS,
-BENCH_RUNS.
-"""
-
-import json
-import os
-import platform
-import statistics
 import sys
-from datetime import UTC, datetime
-from importlib.metadata import version
+import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pika
-from rich.progress import Progress, TaskID
-from sqlalchemy import text
+import click
+from pika.exceptions import AMQPError
+from sqlalchemy.exc import DBAPIError
 
-from tests.benchmarks.first_speed import Run, measure
-from tests.support.provision import PostgresServer, RabbitMQServer, postgres_server, rabbitmq_server
-from worker.ledger.engine import ledger_engine
+from tests.benchmarks import chart, conditions, report
+from tests.benchmarks.first_speed import settled_deductions
+from tests.benchmarks.registry import BENCHMARKS
+from tests.benchmarks.reporters import reporting
+from tests.benchmarks.results import Benchmark, Context, Result
+from tests.benchmarks.stage import BenchmarkError, started_servers
+from tests.support.servers import ManagementError, ServerError
+from worker.errors import BillingError
 
-RESULTS = Path("build/benchmarks")
-WHATS = ("first-speed",)
+#: What may happen to a run without a fault in the benchmark; told in one line.
+_EXPECTED = (BenchmarkError, BillingError, ServerError, ManagementError, DBAPIError, AMQPError, OSError)
 
+#: Messages and users of the run before all others, which is not counted: servers are slow at first.
+_WARM_UP = 3_000, 1_000
 
-def main() -> int:
-    """Run what is asked for; 0 if the ledger was true after every run."""
-    wanted = sys.argv[1:] or list(WHATS)
-    if unknown := [what for what in wanted if what not in WHATS]:
-        sys.stderr.write(f"no benchmark {', '.join(unknown)}; there are {', '.join(WHATS)}\n")
-        return 2
-    messages, users, runs = (_number(name) for name in _DEFAULTS)
-    with postgres_server() as postgres, rabbitmq_server() as rabbitmq:
-        conditions = _conditions(postgres, rabbitmq)
-        measured = _measured(postgres, rabbitmq, messages, users, runs)
-    _show(conditions, measured)
-    _keep(conditions, measured)
-    return 0
+_EPILOG = """\b
+Examples:
+  python -m tests.benchmarks list
+  python -m tests.benchmarks skew mixed --runs 5
+  BENCH_MESSAGES=16000 python -m tests.benchmarks first-speed
+  BENCH_ENTRIES=1000000 BENCH_ACCOUNTS=100000 python -m tests.benchmarks large
 
-
-_DEFAULTS = {"BENCH_MESSAGES": 50_000, "BENCH_USERS": 10_000, "BENCH_RUNS": 3}
-
-
-def _number(name: str) -> int:
-    return int(os.environ.get(name, _DEFAULTS[name]))
+Exit codes: 0 all ran and every ledger was true · 1 a run failed or a ledger was not true · 2 usage."""
 
 
-def _measured(
-    postgres: PostgresServer, rabbitmq: RabbitMQServer, messages: int, users: int, runs: int
-) -> list[Run]:
-    with Progress(disable=not sys.stderr.isatty()) as bar:
-        task: TaskID = bar.add_task("first-speed", total=messages)
+@click.command(epilog=_EPILOG)
+@click.argument("what", nargs=-1)
+@click.option(
+    "--runs",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    envvar="BENCH_RUNS",
+    show_envvar=True,
+    help="Of each contestant; figures are medians.",
+)
+@click.option(
+    "--messages",
+    type=click.IntRange(min=1),
+    envvar="BENCH_MESSAGES",
+    show_envvar=True,
+    help="A run, instead of each benchmark's own number.",
+)
+@click.option(
+    "--users",
+    type=click.IntRange(min=1),
+    envvar="BENCH_USERS",
+    show_envvar=True,
+    help="Accounts in the ledger, instead of each benchmark's own number.",
+)
+@click.option("--short", is_flag=True, help="One run of the smallest sizes, without a chart: does it work?")
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("build/benchmarks"),
+    show_default=True,
+    help="Where JSON and charts go.",
+)
+def main(
+    what: tuple[str, ...], runs: int, messages: int | None, users: int | None, *, short: bool, output: Path
+) -> None:
+    """Run the benchmarks named in WHAT, or all of them; `list` names them.
 
-        def advance(step: str, done: int, total: int) -> None:
-            bar.update(task, description=step, completed=done, total=total)
-
-        return [
-            measure(postgres, rabbitmq, messages=messages, users=users, workers=1, progress=advance)
-            for _ in range(runs)
-        ]
-
-
-def _conditions(postgres: PostgresServer, rabbitmq: RabbitMQServer) -> dict[str, Any]:
-    engine = ledger_engine(postgres.address.url("postgres"))
-    with engine.connect() as connection:
-        shown = {
-            name: connection.execute(text(f"SHOW {name}")).scalar_one()
-            for name in ("server_version", "fsync", "synchronous_commit", "shared_buffers")
-        }
-    engine.dispose()
-    with pika.BlockingConnection(pika.URLParameters(rabbitmq.address.url("/"))) as connection:
-        broker = connection._impl.server_properties["version"]
-    return {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
-        "python": platform.python_version(),
-        "rabbitmq": broker,
-        "postgresql": shown,
-        "packages": {name: version(name) for name in ("kombu", "amqp", "sqlalchemy", "psycopg2-binary")},
-        "load before": os.getloadavg(),
-        "bias": "broker, database, worker and clock share the machine; nobody reads the replies",
-    }
+    Each starts from an empty ledger on a PostgreSQL and a RabbitMQ of its own session, everything durable,
+    and ends with an audit of the ledger. What is compared runs alternately, side by side; a ratio is the
+    median of the ratios of neighbouring runs. `backlog` and `large` take the longest by far.
+    """
+    if "list" in what:
+        click.echo("\n".join(report.listed(BENCHMARKS)))
+        return
+    wanted = _named(what)
+    try:
+        with started_servers() as servers, reporting() as reporter:
+            context = Context(servers, reporter, 1 if short else runs, messages, users, short)
+            session = Session(context, conditions.conditions(servers), output, with_charts=not short)
+            if not short:
+                settled_deductions(context, *_WARM_UP)
+            session.run(wanted)
+    except _EXPECTED as error:
+        raise click.ClickException(str(error)) from error
+    sys.exit(1 if session.failed else 0)
 
 
-def _show(conditions: dict[str, Any], runs: list[Run]) -> None:
-    out = sys.stdout.write
-    for name, value in conditions.items():
-        out(f"{name}: {value}\n")
-    first = runs[0]
-    out(
-        f"\nfirst-speed: {first.messages:,} usage.deduct prefilled in a quorum queue, {first.users:,} users, "
-        f"{first.workers} worker, replies confirmed, audit clean after each run\n"
-    )
-    for run in runs:
-        out(f"  {run.per_second:8,.0f} messages/s   worker CPU {run.worker_cpu_us:4.0f} µs a message\n")
-    out(f"  {statistics.median(run.per_second for run in runs):8,.0f} messages/s is the median\n")
+class Session:
+    """Benchmarks one after another under the same conditions; one that fails does not keep the others."""
+
+    def __init__(
+        self, context: Context, found: Mapping[str, Any], output: Path, *, with_charts: bool
+    ) -> None:
+        self.failed: list[str] = []
+        self._context, self._conditions = context, found
+        self._output, self._with_charts = output, with_charts
+        self._results: dict[str, tuple[Benchmark, Result]] = {}
+
+    def run(self, benchmarks: Sequence[Benchmark]) -> None:
+        """Run them, tell and write what they say; ``failed`` names those that have said nothing."""
+        click.echo("\n".join(conditions.lines(self._conditions)))
+        for number, benchmark in enumerate(benchmarks, 1):
+            click.echo(f"\n[{number}/{len(benchmarks)}] {benchmark.name}")
+            try:
+                self._tell(benchmark, benchmark.run(self._context))
+            except _EXPECTED as error:
+                self._fail(benchmark, str(error))
+            except Exception:  # noqa: BLE001 - a fault in one benchmark, and the others still have theirs to say
+                self._fail(benchmark, traceback.format_exc())
+        results = list(self._results.values())
+        if results:
+            click.echo("\n" + "\n".join(report.table(results)))
+        if self._with_charts and chart.can_be_drawn() and len(results) > 1:
+            line = conditions.one_line(self._conditions)
+            if (path := chart.overview(self._output, line, results)) is not None:
+                click.echo(f"\ndrawn to {path}")
+
+    def _tell(self, benchmark: Benchmark, result: Result) -> None:
+        self._results[benchmark.name] = benchmark, result
+        click.echo("\n".join(report.lines(benchmark, result)))
+        click.echo(f"  written to {report.written(self._output, self._conditions, benchmark, result)}")
+        if not self._with_charts:
+            return
+        if chart.can_be_drawn():
+            line = conditions.one_line(self._conditions)
+            click.echo(f"  drawn to {chart.drawn(self._output, line, benchmark, result)}")
+        else:
+            click.echo("  no chart: matplotlib is missing, `make bench` installs it")
+
+    def _fail(self, benchmark: Benchmark, why: str) -> None:
+        self.failed.append(benchmark.name)
+        click.echo(f"error: {benchmark.name}: {why}", err=True)
 
 
-def _keep(conditions: dict[str, Any], runs: list[Run]) -> None:
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / "first-speed.json"
-    path.write_text(json.dumps({"conditions": conditions, "runs": [run.to_dict() for run in runs]}, indent=2))
-    sys.stdout.write(f"written to {path}\n")
+def _named(names: Sequence[str]) -> Sequence[Benchmark]:
+    """The benchmarks called so, in their own order; all of them for no names at all."""
+    known = {benchmark.name: benchmark for benchmark in BENCHMARKS}
+    if unknown := [name for name in names if name not in known]:
+        listed = "\n".join(report.listed(BENCHMARKS))
+        raise click.UsageError(f"no benchmark {', '.join(unknown)}; there are\n{listed}")
+    return [benchmark for benchmark in BENCHMARKS if not names or benchmark.name in names]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(prog_name="python -m tests.benchmarks")

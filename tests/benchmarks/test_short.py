@@ -1,39 +1,121 @@
-"""The short form: the benchmark runs, and the ledger is true afterwards. No claim about time.
+"""The short form: each benchmark runs at the smallest sizes, and the ledger is true afterwards.
 
-What costs time is counted instead: the statements of a batch, which must not grow with it.
+No claim about time. What costs time is counted instead: the statements of a batch, which must not grow with
+it, and the memory of a worker, which must not grow with its backlog.
 """
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, update
 
 from schemas import DeductUsage, OpenAccount
-from tests.benchmarks.first_speed import measure
+from tests.benchmarks import conditions, peers, report
+from tests.benchmarks.contenders import ECHO, Contender
+from tests.benchmarks.loads import deductions, hot, outgoing
+from tests.benchmarks.phases import STEPS
+from tests.benchmarks.registry import BENCHMARKS
+from tests.benchmarks.reporters import Plain
+from tests.benchmarks.results import Benchmark, Context
+from tests.benchmarks.stage import BenchmarkError, Measured, Servers, UntrueLedgerError, staged
+from tests.benchmarks.statements import counted
 from tests.support.books import applied
 from tests.support.provision import PostgresServer, RabbitMQServer
 from worker.catalog import Catalog
+from worker.ledger.tables import accounts
+
+#: The peers need packages that only `make bench` installs; ten million entries take more than a moment.
+_ELSEWHERE = {"peers", "large"}
+_SHORT = [benchmark for benchmark in BENCHMARKS if benchmark.name not in _ELSEWHERE]
+#: These compare with plain deductions, which really run once: for the budget.
+_WITH_PLAIN_ONES = {"first-speed", "batch", "mixed", "echo", "skew"}
+_GROWTH_MAX, _MEMORY_MAX_MB = 1.5, 300
 
 
-def test_the_first_speed_is_measured_on_a_ledger_that_is_true(
-    postgres: PostgresServer, rabbitmq: RabbitMQServer
+@pytest.fixture
+def servers(postgres: PostgresServer, rabbitmq: RabbitMQServer) -> Servers:
+    return Servers(postgres, rabbitmq)
+
+
+@pytest.fixture
+def context(servers: Servers) -> Context:
+    return Context(servers, Plain(), runs=1, is_short=True)
+
+
+@pytest.mark.parametrize("benchmark", _SHORT, ids=lambda benchmark: benchmark.name)
+def test_a_benchmark_measures_on_a_ledger_that_is_true(
+    benchmark: Benchmark, context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps: set[str] = set()
-    run = measure(
-        postgres,
-        rabbitmq,
-        messages=1_500,
-        users=50,
-        workers=1,
-        progress=lambda step, _done, _total: steps.add(step),
-    )
-    assert run.audit_clean
-    assert run.seconds > 0
-    assert "prefilling" in steps
+    if benchmark.name in _WITH_PLAIN_ONES:
+        monkeypatch.setattr(f"{benchmark.run.__module__}.settled_deductions", _settled_at_once)
+    result = benchmark.run(context)
+    assert all(sample >= 0 for figure in result.figures for sample in figure.samples)
+    assert report.written(tmp_path, conditions.conditions(context.servers), benchmark, result).exists()
+    match benchmark.name:
+        case "backlog":
+            figures = {figure.unit: figure.median for figure in result.figures if "memory" in figure.label}
+            assert figures["MB"] < _MEMORY_MAX_MB
+            assert figures["×"] < _GROWTH_MAX
+        case "budget":
+            assert {f"worker: {step}" for step in STEPS} <= {figure.label for figure in result.figures}
+        case "mixed":
+            (refused,) = result.details["refused"]
+            assert refused >= result.details["kinds"]["rejected"]
+        case "workers":
+            assert [figure.median for figure in result.figures if figure.label == "deadlocks"] == [0]
+
+
+def _settled_at_once(_context: Context, messages: int, *_: Any, name: str = "worker", **__: Any) -> Measured:
+    return Measured(name, messages, 1.0, {"worker": 0.1})
+
+
+def test_peers_get_a_ratio_each_and_fewer_messages(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    def settled_by(peer: Contender, _context: Context, messages: int, _users: int) -> Measured:
+        return Measured(peer.name, messages, 1.0, {"worker": 0.1})
+
+    monkeypatch.setattr(peers, "settled_deductions", _settled_at_once)
+    monkeypatch.setattr(peers, "settled_by", settled_by)
+    others = [replace(ECHO, name=name) for name in ("Celery", "Dramatiq")]
+    result = peers.against(replace(context, messages=20_000), others)
+    goals = {figure.label: (figure.median, figure.reached) for figure in result.figures if figure.goal}
+    assert goals == {"worker : Celery": (10.0, False), "worker : Dramatiq": (10.0, True)}
+
+
+def test_a_peer_that_is_not_installed_says_what_installs_it(context: Context) -> None:
+    missing = replace(ECHO, name="Celery", packages=("no-such-package",))
+    with pytest.raises(BenchmarkError, match="Celery needs the package no-such-package: `make bench`"):
+        peers.against(context, [missing])
+
+
+def test_a_process_that_ends_early_fails_the_run(servers: Servers) -> None:
+    commands = [([sys.executable, "-c", "raise SystemExit('no such module')"], dict[str, str]())]
+    with staged(servers) as stage, pytest.raises(BenchmarkError, match=r"peer ended with 1\nno such module"):
+        stage.drain("peer", commands, 1, progress=lambda *_: None)
+
+
+def test_a_ledger_that_is_not_true_fails_the_run(servers: Servers) -> None:
+    with staged(servers) as stage:
+        stage.open_accounts(2)
+        stage.check(used=0)
+        with pytest.raises(UntrueLedgerError, match="0 tokens are used, not 5"):
+            stage.check(used=5)
+        with stage.application.engine.begin() as connection:
+            connection.execute(update(accounts).values(sequence=accounts.c.sequence + 1))
+        with pytest.raises(UntrueLedgerError, match="the audit found"):
+            stage.check()
+
+
+def test_what_reaches_no_queue_is_no_prefill(servers: Servers) -> None:
+    (message,) = outgoing(deductions(1, hot()))
+    with staged(servers) as stage:
+        assert stage.prefill([message], lambda *_: None) == 1
+        lost = type(message)(message.body, message.exchange, "nobody.listens")
+        with pytest.raises(BenchmarkError, match="reached no queue"):
+            stage.prefill([lost], lambda *_: None)
 
 
 @pytest.mark.parametrize("count", [1, 500])
@@ -64,26 +146,3 @@ def test_a_batch_of_plain_deductions_is_seven_statements_and_a_commit(
         "INSERT entries",
         "COMMIT",
     ]
-
-
-@contextmanager
-def counted(engine: Engine) -> Iterator[list[str]]:
-    """What is asked of the database meanwhile: the verb, the table, and whether it locks."""
-    seen: list[str] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        verb = statement.split()[0]
-        table = re.search(r"\b(?:FROM|INTO|UPDATE)\s+(\w+)", statement)
-        lock = " FOR UPDATE" if statement.rstrip().endswith("FOR UPDATE") else ""
-        seen.append(f"{verb} {table and table[1]}{lock}")
-
-    def commit(_connection: Any) -> None:
-        seen.append("COMMIT")
-
-    event.listen(engine, "before_cursor_execute", note)
-    event.listen(engine, "commit", commit)
-    try:
-        yield seen
-    finally:
-        event.remove(engine, "before_cursor_execute", note)
-        event.remove(engine, "commit", commit)

@@ -30,6 +30,9 @@ _POSTGRESQL_CONNECT = {
     "tcp_user_timeout": 15_000,
 }
 _POSTGRESQL_SESSION = "-c timezone=UTC -c lock_timeout=5000 -c idle_in_transaction_session_timeout=30000"
+# What is loaded and written is found by its key, always. The planner, which takes a batch of one for a
+# hundred rows and knows nothing of a table that has just been filled, would now and then read all of it.
+_BY_KEY = "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
 
 _CONTENTION = {"40001", "40P01", "55P03"}  # serialization failure, deadlock, lock time-out
 # Connection, resources, shutdown, system and internal errors: whole classes; a read-only standby.
@@ -39,12 +42,17 @@ _MISCONFIGURED = ("42P01", "42703", "42501", "42883", "3D000", "3F000", "28")
 
 
 def ledger_engine(
-    url: str, *, application_name: str = "billing-worker", statement_timeout_s: int = 0
+    url: str,
+    *,
+    application_name: str = "billing-worker",
+    statement_timeout_s: int = 0,
+    only_by_key: bool = False,
 ) -> Engine:
     """An engine for ``url`` (``postgresql://…`` or ``sqlite:///…``); it connects on first use.
 
-    A statement is given up after ``statement_timeout_s`` on PostgreSQL (0: never). READ COMMITTED there; one
-    writer at a time on SQLite. Raises ConfigurationError for other URLs.
+    A statement is given up after ``statement_timeout_s`` on PostgreSQL (0: never). ``only_by_key`` is for who
+    asks for rows by their keys and for nothing else. READ COMMITTED there; one writer at a time on SQLite.
+    Raises ConfigurationError for other URLs.
     """
     try:
         parsed = make_url(url)
@@ -53,6 +61,8 @@ def ledger_engine(
     match parsed.get_backend_name():
         case "postgresql":
             session = f"{_POSTGRESQL_SESSION} -c statement_timeout={statement_timeout_s}s"
+            if only_by_key:
+                session += f" {_BY_KEY}"
             return create_engine(
                 parsed.set(drivername="postgresql+psycopg2"),
                 connect_args=_POSTGRESQL_CONNECT | {"application_name": application_name, "options": session},

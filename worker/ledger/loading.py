@@ -29,7 +29,7 @@ from worker.core.needs import needs_of
 from worker.core.outcomes import Outcome
 from worker.core.plan import Counter
 from worker.ledger import rows
-from worker.ledger.bulk import among, insert_rows
+from worker.ledger.bulk import among, insert_rows, select_rows
 from worker.ledger.tables import (
     accounts,
     entries,
@@ -69,10 +69,11 @@ def load(connection: Connection, commands: Sequence[Command], now: datetime) -> 
 def open_lots(connection: Connection, account_ids: Collection[int]) -> dict[int, list[Lot]]:
     """The lots of these accounts that are not used up, by account and in the order of their numbers."""
     found: dict[int, list[Lot]] = {}
-    if account_ids:
-        where = among(connection, lots.c.account_id, account_ids), lots.c.is_open
-        for row in connection.execute(_LOTS.where(*where).order_by(lots.c.account_id, lots.c.number)):
-            found.setdefault(row[0], []).append(rows.lot(row))
+    in_order = ("account_id", "number")
+    for row in select_rows(
+        connection, lots, rows.LOT, "account_id", account_ids, only="is_open", order_by=in_order
+    ):
+        found.setdefault(row[0], []).append(rows.lot(row))
     return found
 
 
@@ -114,18 +115,16 @@ def _make_missing_accounts(connection: Connection, opening: Mapping[str, str], n
 
 
 def _locked_accounts(connection: Connection, users: Iterable[str]) -> dict[str, AccountState]:
-    statement = (
-        select(*(accounts.c[name] for name in rows.ACCOUNT))
-        .where(among(connection, accounts.c.user_id, sorted(users)))
-        .order_by(accounts.c.user_id)
-        .with_for_update()  # SQLite has the write lock already and leaves this out
+    in_order = sorted(users)
+    found = select_rows(
+        connection, accounts, rows.ACCOUNT, "user_id", in_order, order_by=("user_id",), for_update=True
     )
-    return {row[1]: rows.account(row) for row in connection.execute(statement)}
+    return {row.user_id: rows.account(row) for row in found}
 
 
 def _outcomes(connection: Connection, references: Iterable[str]) -> dict[str, Outcome]:
-    statement = select(operations).where(among(connection, operations.c.reference_id, sorted(references)))
-    return {row.reference_id: rows.outcome(row) for row in connection.execute(statement)}
+    found = select_rows(connection, operations, rows.OPERATION, "reference_id", sorted(references))
+    return {row.reference_id: rows.outcome(row) for row in found}
 
 
 def _superseded(

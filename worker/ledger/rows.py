@@ -19,6 +19,7 @@ from worker.core.known import (
 )
 from worker.core.outcomes import Outcome
 from worker.core.plan import AccountMove, Entry, QuotaEntry, UsageRefund
+from worker.ledger.tables import operations
 
 Values = dict[str, Any]
 
@@ -64,6 +65,10 @@ LOT = (
     "is_noticed",
     "operation_id",
 )
+
+
+#: All columns of an operation.
+OPERATION = tuple(column.name for column in operations.columns)
 
 
 # -- from rows --------------------------------------------------------------------------------------------

@@ -1,0 +1,67 @@
+"""Many items a message: ``usage.batch`` against the same items one by one."""
+
+from functools import partial
+
+from tests.benchmarks.first_speed import settled_deductions
+from tests.benchmarks.loads import batches, outgoing
+from tests.benchmarks.results import Benchmark, Context, Goal, Result, alternately, costs, rates, ratio
+from tests.benchmarks.stage import Measured, staged
+
+_ITEMS = 100
+_GOAL_RATE, _GOAL_RATIO = Goal(10_000), Goal(5)
+_OF_ONE, _OF_MANY, _SINGLES = "batches of one user", "batches of many users", "single messages"
+
+
+def run(context: Context) -> Result:
+    """Batches of one user, batches of many, singles, and all over again; of a batch counts what it brings."""
+    singles, users = context.sized(30_000, 600), context.accounts(short=200)
+    count = max(singles * 3 // _ITEMS, 1)
+
+    def batched(name: str) -> Measured:
+        return settled_batches(context, name, count, users, of_one_user=name == _OF_ONE)
+
+    runs = alternately(
+        context,
+        {
+            _OF_ONE: partial(batched, _OF_ONE),
+            _OF_MANY: partial(batched, _OF_MANY),
+            _SINGLES: lambda: settled_deductions(context, singles, users, name=_SINGLES),
+        },
+    )
+    both = (_OF_ONE, _OF_MANY)
+    return Result(
+        figures=(
+            *(rates(name, runs[name], goal=_GOAL_RATE, each=_ITEMS) for name in both),
+            *(
+                ratio(f"{name} : {_SINGLES}", runs[name], runs[_SINGLES], _GOAL_RATIO, each=_ITEMS)
+                for name in both
+            ),
+            rates(_SINGLES, runs[_SINGLES]),
+            *(cost for name, measured in runs.items() for cost in costs(name, measured)),
+        ),
+        sizes={"batches": count, "items a batch": _ITEMS, "single messages": singles, "users": users},
+        notes=(
+            "every item has its own reference, outcome and reply; the replies travel in that of the batch",
+            "an upload pipeline sends batches of one user, a meter that collects sends batches of many",
+        ),
+        runs=tuple(run for measured in runs.values() for run in measured),
+    )
+
+
+def settled_batches(context: Context, name: str, count: int, users: int, *, of_one_user: bool) -> Measured:
+    """One run on a stage of its own."""
+    with staged(context.servers) as stage:
+        stage.open_accounts(users)
+        messages = outgoing(batches(count, _ITEMS, users, of_one_user=of_one_user))
+        stage.prefill(messages, context.progress, total=count)
+        measured = stage.drain(name, stage.worker(), count, progress=context.progress)
+        stage.check(used=count * _ITEMS)
+        return measured
+
+
+BATCH = Benchmark(
+    "batch",
+    "What do usage.batch messages of 100 items bring?",
+    "10,000 items a second, 5 × the single messages",
+    run,
+)

@@ -1,0 +1,64 @@
+"""One contender: how its queue is filled, which processes settle it, and with which settings."""
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+
+import pika
+
+from schemas import DeductUsage
+from tests.benchmarks.contenders.setup import Setup
+from tests.benchmarks.stage import ProcessCommand, Progress, Stage
+from worker.broker import Outgoing
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """``arguments`` are those of ``python -m``, ``environment`` is what it reads beside ``Setup``; in both
+    ``{processes}``, ``{threads}`` and ``{prefetch}`` stand for the numbers.
+
+    One that is forking is started once, and sees to its processes itself. ``letter`` writes a deduction to a
+    queue in the contender's message format. ``kept`` says in words what its other settings are. One that
+    ``keeps_ledger`` leaves a ledger that can be audited.
+    """
+
+    name: str
+    queue: str
+    packages: tuple[str, ...]
+    processes: int
+    prefetch: int
+    arguments: tuple[str, ...]
+    kept: str
+    letter: Callable[[DeductUsage, str], Outgoing]
+    threads: int = 1
+    is_forking: bool = False
+    keeps_ledger: bool = True
+    queue_arguments: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def versions(self) -> Mapping[str, str]:
+        """Of its packages, by name. Raises PackageNotFoundError where the extra is not installed."""
+        return {package: version(package) for package in self.packages}
+
+    def settings(self) -> str:
+        """Its settings in one line: of those that were tried, the best."""
+        processes = "1 process" if self.processes == 1 else f"{self.processes} processes"
+        threads = f" of {self.threads} threads" if self.threads > 1 else ""
+        return f"{processes}{threads}, prefetch {self.prefetch}, {self.kept}"
+
+    def prefill(self, stage: Stage, deductions: Iterable[DeductUsage], progress: Progress) -> int:
+        """Declare its queue on ``stage`` and fill it; how many messages are in it."""
+        with pika.BlockingConnection(pika.URLParameters(stage.broker_url)) as connection:
+            arguments = {"x-queue-type": "quorum", **self.queue_arguments}
+            connection.channel().queue_declare(self.queue, durable=True, arguments=arguments)
+        return stage.prefill((self.letter(command, self.queue) for command in deductions), progress)
+
+    def commands(self, stage: Stage) -> list[ProcessCommand]:
+        """The processes to start, and what their environment has besides ours."""
+        numbers = {"processes": self.processes, "threads": self.threads, "prefetch": self.prefetch}
+        arguments = [argument.format_map(numbers) for argument in self.arguments]
+        environment = {name: value.format_map(numbers) for name, value in self.environment.items()}
+        setup = Setup(stage.broker_url, stage.database_url, self.queue, self.threads, self.prefetch)
+        command = [sys.executable, "-m", *arguments], setup.to_environment() | environment
+        return [command] * (1 if self.is_forking else self.processes)

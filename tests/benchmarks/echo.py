@@ -1,0 +1,53 @@
+"""The worker against an echo: what the ledger costs beside the way of a message through the broker."""
+
+from tests.benchmarks.contenders import CONTENDERS
+from tests.benchmarks.first_speed import settled_deductions
+from tests.benchmarks.loads import deductions, in_turns
+from tests.benchmarks.results import Benchmark, Context, Goal, Result, alternately, costs, rates, ratio
+from tests.benchmarks.stage import Measured, staged
+
+_GOAL = Goal(0.75)
+_ECHO = next(contender for contender in CONTENDERS if not contender.keeps_ledger)
+
+
+def run(context: Context) -> Result:
+    """Worker, echo, worker, echo …"""
+    messages, users = context.sized(30_000, 600), context.accounts()
+    runs = alternately(
+        context,
+        {
+            "worker": lambda: settled_deductions(context, messages, users),
+            "echo": lambda: echoed(context, messages, users),
+        },
+    )
+    worker, echo = runs["worker"], runs["echo"]
+    return Result(
+        figures=(
+            ratio("worker : echo", worker, echo, _GOAL),
+            rates("worker", worker),
+            rates("echo", echo),
+            *costs("worker", worker),
+            *costs("echo", echo),
+        ),
+        sizes={"messages": messages, "users": users},
+        notes=(
+            f"the echo: {_ECHO.settings()}",
+            "the echo decodes nothing and leaves PostgreSQL idle: on two cores it has more of them to itself",
+        ),
+        runs=(*worker, *echo),
+    )
+
+
+def echoed(context: Context, messages: int, users: int) -> Measured:
+    """One run of the echo, which keeps no ledger."""
+    with staged(context.servers) as stage:
+        sent = _ECHO.prefill(stage, deductions(messages, in_turns(users)), context.progress)
+        return stage.drain(_ECHO.name, _ECHO.commands(stage), sent, progress=context.progress)
+
+
+ECHO = Benchmark(
+    "echo",
+    "How near does the worker come to an echo of the same messages, through the same client, with no ledger?",
+    "75 % of the echo's rate",
+    run,
+)

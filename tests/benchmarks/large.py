@@ -1,0 +1,223 @@
+"""A ledger with a year behind it: what the worker does on it beside an empty one, and how fast it answers.
+
+It is filled once. The worker then settles deductions of anybody among its accounts, and the same on empty
+ledgers: with the 10,000 users of the other benchmarks, and with a user for each message, since that is what
+messages of a million users come to.
+"""
+
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from time import perf_counter
+
+import pika
+from sqlalchemy import select, text
+from sqlalchemy.sql.functions import sum as sum_of
+
+from tests.benchmarks.filling import Filling, fill
+from tests.benchmarks.loads import deductions, in_turns, outgoing, uniform
+from tests.benchmarks.results import (
+    Benchmark,
+    Context,
+    Figure,
+    Goal,
+    Result,
+    alternately,
+    costs,
+    rates,
+    ratio,
+)
+from tests.benchmarks.stage import Measured, Stage, UntrueLedgerError, staged
+from worker.bootstrap import utc_now
+from worker.broker import BILLING
+from worker.ledger.audit import Progress as Audited
+from worker.ledger.audit import audit
+from worker.ledger.queries import Reader
+from worker.ledger.tables import accounts
+
+_RATE = Goal(0.90)
+_FILLED, _USUAL, _EACH_ONCE = "filled", "empty", "empty, a user a message"
+_PAGE = 50
+
+
+def run(context: Context) -> Result:
+    """Fill; settle on the filled ledger and on empty ones, by turns; ask; audit."""
+    messages, filling = context.sized(20_000, 200), _filling(context)
+    with staged(context.servers) as stage:
+        began = perf_counter()
+        fill(stage.application.engine, filling, context.progress)
+        context.reporter.ran(f"filled with {filling.entries:,} entries in {perf_counter() - began:.0f} s")
+        used_before = _used(stage)
+        load = _Load(context, stage, filling, messages)
+        load.on_filled("warming up")
+        runs = alternately(
+            context,
+            {
+                _FILLED: lambda: load.on_filled(_FILLED),
+                _USUAL: lambda: load.on_empty(_USUAL, context.accounts()),
+                _EACH_ONCE: lambda: load.on_empty(_EACH_ONCE, messages),
+            },
+        )
+        answers = _asked(context, stage, filling)
+        audited = _audited(context, stage)
+        if (used := _used(stage) - used_before) != load.settled:
+            raise UntrueLedgerError(f"{used} tokens are used, not {load.settled}")
+    return Result(
+        figures=(
+            ratio(f"{_FILLED} : {_USUAL}", runs[_FILLED], runs[_USUAL], _RATE),
+            ratio(f"{_FILLED} : {_EACH_ONCE}", runs[_FILLED], runs[_EACH_ONCE], _RATE),
+            *answers,
+            *(rates(name, measured) for name, measured in runs.items()),
+            *(cost for name, measured in runs.items() for cost in costs(name, measured)),
+            Figure("audit of the whole ledger", (audited,), "s"),
+        ),
+        sizes={
+            "entries": filling.entries,
+            "accounts": filling.accounts,
+            "heavy accounts": filling.heavy,
+            "entries of each of these": filling.heavy_entries,
+            "messages": messages,
+            "users of the empty ledger": context.accounts(),
+        },
+        notes=(
+            "the year was filled in by SQL, row for row as the worker leaves it; keys are as small as can be",
+            "messages of the filled ledger are of as many users: each writes its pages to the log in full",
+            "all runs begin behind a checkpoint; what one process asks is clocked with its own time",
+        ),
+        runs=tuple(run for measured in runs.values() for run in measured),
+        details={"entries of a page": _PAGE},
+    )
+
+
+def _filling(context: Context) -> Filling:
+    entries = int(os.environ.get("BENCH_ENTRIES") or (2_000 if context.is_short else 10_000_000))
+    users = int(os.environ.get("BENCH_ACCOUNTS") or entries // 10)
+    heavy_entries = min(100_000, entries // 100)
+    return Filling(entries, users, utc_now().replace(microsecond=0), heavy_entries=heavy_entries)
+
+
+@dataclass(slots=True)
+class _Load:
+    """Deductions by chance, other ones in each run."""
+
+    context: Context
+    stage: Stage
+    filling: Filling
+    messages: int
+    settled: int = 0
+
+    def on_filled(self, name: str) -> Measured:
+        """Of anybody among the accounts of the filled ledger."""
+        seed = self.settled
+        self.settled += self.messages
+        _purge_replies(self.stage)
+        return self._drained(name, self.stage, uniform(self.filling.accounts, seed), seed)
+
+    def on_empty(self, name: str, users: int) -> Measured:
+        """Of each of ``users`` as often as of the others, on a ledger of their own."""
+        with staged(self.context.servers) as stage:
+            stage.open_accounts(users)
+            run = self._drained(name, stage, in_turns(users), seed=0)
+            stage.check(used=self.messages)
+            return run
+
+    def _drained(self, name: str, stage: Stage, pick: Callable[[], int], seed: int) -> Measured:
+        progress = self.context.progress
+        loaded = outgoing(deductions(self.messages, pick, seed))
+        stage.prefill(loaded, progress, total=self.messages)
+        _checkpoint(stage)
+        return stage.drain(name, stage.worker(), self.messages, progress=progress)
+
+
+def _checkpoint(stage: Stage) -> None:
+    """All runs begin behind a checkpoint, so that it falls into none of them, or into each alike."""
+    with stage.application.engine.connect() as connection:
+        connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("CHECKPOINT"))
+
+
+def _purge_replies(stage: Stage) -> None:
+    with pika.BlockingConnection(pika.URLParameters(stage.broker_url)) as connection:
+        connection.channel().queue_purge(BILLING.replies.name)
+
+
+def _used(stage: Stage) -> int:
+    with stage.application.engine.connect() as connection:
+        return int(connection.execute(select(sum_of(accounts.c.used))).scalar_one())
+
+
+# -- answers ----------------------------------------------------------------------------------------------
+
+
+def _asked(context: Context, stage: Stage, filling: Filling) -> tuple[Figure, ...]:
+    """What the read side takes for an answer, in milliseconds; a sample for each run."""
+    reader, catalog, now = Reader(stage.application.engine), stage.application.catalog, utc_now()
+    chance = random.Random(filling.entries)
+
+    def anybody() -> str:
+        return filling.user(chance.randint(1, filling.accounts))
+
+    def heavy() -> str:
+        return filling.user(chance.randint(1, filling.heavy))
+
+    def balance() -> None:
+        reader.balance(anybody(), now, catalog)
+
+    def deep_page() -> None:
+        reader.history(
+            heavy(), _PAGE, offset=chance.randrange(filling.heavy_entries // 2, filling.heavy_entries)
+        )
+
+    def analytics() -> None:
+        reader.usage(heavy(), now, catalog, days=30)
+
+    def statement() -> None:
+        with reader.statement(heavy(), now - timedelta(days=60), now - timedelta(days=30)) as period:
+            for _ in period.transactions:
+                pass
+
+    def times(number: int) -> int:
+        return 20 if context.is_short else number
+
+    asked: tuple[tuple[str, Callable[[], None], int, Goal | None], ...] = (
+        ("balance, p99", balance, times(2_000), Goal(2, "at most")),
+        ("a deep page of history, p99", deep_page, times(500), Goal(5, "at most")),
+        ("30 days of analytics, p99", analytics, times(50), Goal(50, "at most")),
+        ("30 days of a statement, p99", statement, times(5), None),
+    )
+    return tuple(
+        Figure(name, tuple(_p99(question, number) for _ in range(context.runs)), "ms", goal)
+        for name, question, number, goal in asked
+    )
+
+
+def _p99(question: Callable[[], None], times: int) -> float:
+    question()  # the first of a kind puts its statements together
+    taken = []
+    for _ in range(times):
+        began = perf_counter()
+        question()
+        taken.append((perf_counter() - began) * 1e3)
+    return sorted(taken)[int(times * 0.99)]
+
+
+def _audited(context: Context, stage: Stage) -> float:
+    """How many seconds the audit takes. Raises UntrueLedgerError."""
+
+    def told(step: Audited) -> None:
+        context.progress(f"auditing {step.step}", step.done, step.total)
+
+    began = perf_counter()
+    report = audit(stage.application.engine, told)
+    if not report.is_clean:
+        raise UntrueLedgerError(f"the audit found {dict(report.found)}, {report.findings[0]}")
+    return perf_counter() - began
+
+
+LARGE = Benchmark(
+    "large",
+    "What does a ledger with a year behind it change?",
+    "90 % of the rate on an empty one; balance p99 2 ms, a deep page of history 5 ms, analytics 50 ms",
+    run,
+)

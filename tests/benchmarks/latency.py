@@ -1,0 +1,92 @@
+"""From publish to reply at a steady pace, far below what the worker could settle."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from math import ceil
+
+from tests.benchmarks.probe import Seen, Task
+from tests.benchmarks.results import Benchmark, Context, Figure, Goal, Result
+from tests.benchmarks.stage import ROOT, BenchmarkError, staged
+
+_PER_SECOND = 200.0
+_P50, _P99 = Goal(5, "at most"), Goal(25, "at most")
+_GRACE_S = 60.0
+
+
+def run(context: Context) -> Result:
+    """Some seconds of requests a run; each run has its own percentiles."""
+    requests, users = context.sized(6_000, 100), context.accounts()
+    before = min(int(_PER_SECOND), requests)
+    runs: list[Seen] = []
+    for number in range(1, context.runs + 1):
+        runs.append(asked(context, requests, users, before))
+        found = runs[-1].latencies_ms
+        said = ", ".join(f"p{rank:g} {percentile(found, rank):.1f} ms" for rank in (50, 95, 99))
+        context.reporter.ran(f"run {number} of {context.runs}: {said}, max {max(found):.1f} ms")
+    ranks = {"p50": (50.0, _P50), "p95": (95.0, None), "p99": (99.0, _P99), "max": (100.0, None)}
+    return Result(
+        figures=(
+            *(
+                Figure(
+                    f"publish to reply, {name}", _ranked(rank, [run.latencies_ms for run in runs]), "ms", goal
+                )
+                for name, (rank, goal) in ranks.items()
+            ),
+            Figure("without a worker, p50", _ranked(50.0, [run.straight_ms for run in runs]), "ms"),
+            Figure("without a worker, p99", _ranked(99.0, [run.straight_ms for run in runs]), "ms"),
+            Figure("sent later than due, p99", _ranked(99.0, [run.late_ms for run in runs]), "ms"),
+        ),
+        sizes={
+            "requests": requests,
+            "a second": int(_PER_SECOND),
+            "requests before, not counted": before,
+            "users": users,
+        },
+        notes=(
+            "open loop: a latency counts from the time its request was due, however late it was sent",
+            "replies go to a queue of the caller's own, exclusive and classic, as a caller that waits has it",
+            "caller and clock are a Python process on the same machine, and what they cost is in the figures",
+            "without a worker: the same caller at the same pace publishes into its own queue of replies",
+        ),
+        details={"latencies_ms": [run.latencies_ms for run in runs]},
+    )
+
+
+def asked(context: Context, requests: int, users: int, before: int) -> Seen:
+    """One run on a stage of its own; ``before`` are requests that don't count."""
+    with staged(context.servers) as stage:
+        stage.open_accounts(users)
+        task = Task(stage.broker_url, users, _PER_SECOND, counted=requests, warm_up=before, straight=before)
+        with stage.running("worker", stage.worker()):
+            context.progress("asking at a steady pace", 0, 0)
+            done = subprocess.run(
+                [sys.executable, "-m", "tests.benchmarks.probe"],
+                input=task.to_json(),
+                capture_output=True,
+                text=True,
+                cwd=ROOT,
+                timeout=(task.messages + task.straight) / _PER_SECOND + _GRACE_S,
+            )
+        if done.returncode:
+            raise BenchmarkError(f"the caller ended with {done.returncode}: {done.stderr.strip()}")
+        stage.check(used=task.messages)
+    return Seen.read(done.stdout)
+
+
+def percentile(samples: Sequence[float], rank: float) -> float:
+    """The smallest sample that ``rank`` % of them do not exceed (nearest rank)."""
+    place = max(ceil(len(samples) * rank / 100), 1)
+    return sorted(samples)[place - 1]
+
+
+def _ranked(rank: float, runs: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    return tuple(percentile(samples, rank) for samples in runs)
+
+
+LATENCY = Benchmark(
+    "latency",
+    "How long from publish to reply, at 200 messages a second?",
+    "p50 5 ms, p99 25 ms",
+    run,
+)

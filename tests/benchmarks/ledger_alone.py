@@ -1,0 +1,79 @@
+"""The ledger without a broker: load, decide, write and commit, one process, one connection."""
+
+import gc
+from time import monotonic, process_time
+
+from schemas import DeductUsage
+from tests.benchmarks import trees
+from tests.benchmarks.loads import deductions, in_turns
+from tests.benchmarks.results import Benchmark, Context, Goal, Result, alternately, costs, rates
+from tests.benchmarks.stage import Measured, Stage, chunks, staged
+from worker.bootstrap import utc_now
+from worker.catalog import Catalog
+from worker.core import decide
+from worker.ledger.store import Ledger
+
+_BATCH = 500
+_GOAL = Goal(10_000)
+
+
+def run(context: Context) -> Result:
+    """Some runs, each on a ledger of its own."""
+    messages, users = context.sized(30_000, 1_500), context.accounts()
+    runs = alternately(context, {"ledger": lambda: written(context, messages, users)})["ledger"]
+    return Result(
+        figures=(rates("load, decide, write, commit", runs, goal=_GOAL), *costs("ledger", runs)),
+        sizes={"commands": messages, "commands a transaction": _BATCH, "users": users},
+        notes=(
+            "commands are decoded already, and nobody replies",
+            "pgledger, of whose 960 a second the goal is ten times, is not run here but measured elsewhere",
+        ),
+        runs=tuple(runs),
+    )
+
+
+def written(context: Context, messages: int, users: int) -> Measured:
+    """One run in this process, on a stage of its own."""
+    with staged(context.servers) as stage:
+        stage.open_accounts(users)
+        commands = list(deductions(messages, in_turns(users)))
+        measured = _clocked(stage, commands)
+        stage.check(used=messages)
+        return measured
+
+
+def _clocked(stage: Stage, commands: list[DeductUsage]) -> Measured:
+    application = stage.application
+    ledger, batches = application.ledger, list(chunks(commands, _BATCH))
+    ledger.probe()
+    servers = stage.servers.process_ids()
+    database = servers.get("postgresql")
+    gc.collect()
+    gc.freeze()  # as the worker does
+    try:
+        database_before = trees.processor_seconds(database) if database else 0.0
+        python_before, began = process_time(), monotonic()
+        for batch in batches:
+            _transact(ledger, batch, application.catalog)
+        seconds, python = monotonic() - began, process_time() - python_before
+        cpu = {"worker": python}
+        if database:
+            cpu["postgresql"] = trees.processor_seconds(database) - database_before
+    finally:
+        gc.unfreeze()
+    return Measured("ledger alone", len(commands), seconds, cpu)
+
+
+def _transact(ledger: Ledger, batch: list[DeductUsage], catalog: Catalog) -> None:
+    now = utc_now()
+    with ledger.begin() as books:
+        known = books.load(batch, now)
+        books.write(decide(batch, known, now, catalog), known, now)
+
+
+LEDGER = Benchmark(
+    "ledger",
+    "How fast is the ledger alone: load, decide, write of 500 commands a transaction, no broker?",
+    "10,000 a second, which is 10 × pgledger's 960",
+    run,
+)

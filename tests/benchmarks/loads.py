@@ -1,0 +1,89 @@
+"""The messages that are settled: the same ones in the same order for the same seed."""
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate, islice
+from uuid import UUID
+
+from schemas import Command, DeductUsage, UsageBatch
+from tests.benchmarks.stage import user_id
+from worker.bootstrap import utc_now
+from worker.broker import BILLING, Outgoing
+from worker.cli.demo.script import zipf_weights
+
+SEED = 20_261_123
+
+#: Whose the next message is: the number of a user.
+Pick = Callable[[], int]
+
+
+def in_turns(users: int) -> Pick:
+    """Everybody as often as everybody else, and nobody twice in a row of ``users``."""
+    step = iter(range(0, 2**62, 7919))  # a prime, so that neighbours in the queue are none among the accounts
+    return lambda: next(step) % users
+
+
+def uniform(users: int, seed: int = SEED) -> Pick:
+    """By chance, everybody alike."""
+    rng = random.Random(seed)
+    return lambda: rng.randrange(users)
+
+
+def zipf(users: int, skew: float, seed: int = SEED) -> Pick:
+    """By chance, the user of rank n with a weight of 1/n^skew; the ranks lie scattered among the users."""
+    rng = random.Random(seed)
+    weights = list(accumulate(zipf_weights(users, skew)))
+    order = list(range(users))
+    rng.shuffle(order)
+    return lambda: order[rng.choices(range(users), cum_weights=weights)[0]]
+
+
+def hot() -> Pick:
+    """Always the same one."""
+    return lambda: 0
+
+
+def deductions(count: int, pick: Pick, seed: int = SEED) -> Iterator[DeductUsage]:
+    """``count`` deductions of one token each; references as random as a UUID."""
+    rng = random.Random(seed)
+    for number in range(count):
+        yield DeductUsage(
+            reference_id=f"upload-{number:08}-{UUID(int=rng.getrandbits(128), version=4)}",
+            user_id=user_id(pick()),
+            tokens=1,
+            feature="transcription",
+            occurred_at=utc_now(),
+        )
+
+
+def batches(
+    count: int, items: int, users: int, *, of_one_user: bool, seed: int = SEED
+) -> Iterator[UsageBatch]:
+    """``count`` batches of ``items`` deductions, all of one user's or each of another's."""
+    next_user = in_turns(users)
+    of_batch = 0
+
+    def pick() -> int:
+        return of_batch if of_one_user else next_user()
+
+    singles = deductions(count * items, pick, seed)
+    for number in range(count):
+        if of_one_user:
+            of_batch = next_user()
+        yield UsageBatch(
+            reference_id=f"batch-{number:08}",
+            user_id=user_id(of_batch) if of_one_user else None,
+            items=tuple(islice(singles, items)),
+        )
+
+
+def outgoing(messages: Iterable[Command | UsageBatch]) -> Iterator[Outgoing]:
+    """``messages`` as their producer publishes them."""
+    for number, message in enumerate(messages):
+        yield published(message.type, message.to_json(), f"message-{number:08}")
+
+
+def published(type_: str, body: bytes, message_id: str) -> Outgoing:
+    """One message as its producer publishes it."""
+    properties = {"message_id": message_id, "content_type": "application/json", "app_id": "bench"}
+    return Outgoing(body, BILLING.exchange, type_, properties)

@@ -1,0 +1,189 @@
+"""The demo's mixed day, prefilled, against plain deductions."""
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+
+from sqlalchemy import func, select
+
+from schemas import Command, DeductUsage, PaymentSucceeded, ReleaseUsage, UsageBatch
+from tests.benchmarks.first_speed import settled_deductions
+from tests.benchmarks.loads import SEED, published
+from tests.benchmarks.results import (
+    Benchmark,
+    Context,
+    Figure,
+    Goal,
+    Result,
+    alternately,
+    costs,
+    rates,
+    ratio,
+)
+from tests.benchmarks.stage import Measured, Stage, staged, user_id
+from worker.bootstrap import utc_now
+from worker.broker import Outgoing
+from worker.catalog import Catalog, load_catalog
+from worker.cli.demo.day import _ORDINARY
+from worker.cli.demo.senders import Senders
+from worker.ledger.tables import operations
+
+_GOAL = Goal(0.80)
+_DUPLICATES = _REJECTIONS = 0.05
+_SETTLED, _RELEASED = 0.8, 0.13  # of the holds; the others go on, as on the demo's day
+_TOO_MUCH = 10**12
+
+
+class MixedDay:
+    """``count`` messages of the kinds of the demo's day, each as often as there; the same for the same seed.
+
+    ``before`` is what must be in the ledger first: payments are served before usage, so that a refund would
+    overtake what it refunds. All else that belongs together is in one queue, in order.
+    """
+
+    def __init__(self, count: int, users: int, catalog: Catalog, seed: int = SEED) -> None:
+        self.before: list[Command] = []
+        self.kinds: Counter[str] = Counter()
+        self.commands = 0
+        self._rng, self._users, self._catalog = random.Random(seed), users, catalog
+        self._make = Senders(self._rng, utc_now(), catalog, "")
+        self._placed: list[tuple[float, Command | UsageBatch]] = []
+        self._fill(count)
+
+    def messages(self) -> Iterator[Outgoing]:
+        """In the order in which they are published; one that is delivered again has its id again."""
+        for _, message in self._placed:
+            attempt = 1 if isinstance(message, UsageBatch) else message.attempt
+            yield published(message.type, message.to_json(), f"{message.reference_id}/{attempt}")
+
+    def _fill(self, count: int) -> None:
+        rejected, again = int(count * _REJECTIONS), int(count * _DUPLICATES)
+        while len(self._placed) < count - rejected - again:
+            (kind,) = self._rng.choices(list(_ORDINARY), list(_ORDINARY.values()))
+            self._ordinary(kind)
+        del self._placed[count - rejected - again :]
+        for _ in range(rejected):
+            self._place("rejected", self._refused())
+        for place, message in self._rng.choices(self._placed, k=again):
+            self._place("delivered again", message, after=place)
+        self._placed.sort(key=lambda each: each[0])
+
+    def _ordinary(self, kind: str) -> None:
+        make, user = self._make, self._anyone()
+        match kind:
+            case "deduct":
+                self._place(kind, make.deduct(user))
+            case "metered":
+                self._place(kind, make.record(user))
+            case "hold":
+                self._hold(user)
+            case "free upload":
+                self._place(kind, make.free_upload(user))
+            case "purchase":
+                self._place(kind, make.purchase(user))
+            case "bonus":
+                self._place(kind, make.bonus(user))
+            case "batch":
+                self._place(kind, make.batch(user))
+            case "refund":
+                original = make.deduct(user)
+                self.before.append(original)
+                self._place(kind, make.refund(original))
+            case "adjustment":
+                self._place(kind, make.adjust(user, self._rng.choice((-300, -50, 200, 1_000))))
+            case _:
+                raise AssertionError(f"the demo's day knows {kind!r}, and this one does not")
+
+    def _hold(self, user: str) -> None:
+        hold = self._make.reserve(user)
+        place = self._place("hold", hold)
+        chance = self._rng.random()
+        if chance < _SETTLED:
+            self._place("settle", self._make.settle(hold), after=place)
+        elif chance < _SETTLED + _RELEASED:
+            self._place("release", self._make.release(hold), after=place)
+
+    def _refused(self) -> DeductUsage | PaymentSucceeded | ReleaseUsage:
+        """What the rules refuse: mostly for want of tokens."""
+        make, user = self._make, self._anyone()
+        chance = self._rng.random()
+        if chance < 0.7:
+            return make.deduct(user, _TOO_MUCH)
+        if chance < 0.8:
+            return make.deduct("nobody")
+        if chance < 0.9:
+            return make.payment(user, 0, amount_minor=1)
+        return ReleaseUsage(
+            reference_id=make.reference("release"), user_id=user, original_reference_id="never"
+        )
+
+    def _place(self, kind: str, message: Command | UsageBatch, *, after: float = 0.0) -> float:
+        """Somewhere in the day, but after so much of it."""
+        self.kinds[kind] += 1
+        self.commands += len(message.items) if isinstance(message, UsageBatch) else 1
+        place = after + (1 - after) * self._rng.random()
+        self._placed.append((place, message))
+        return place
+
+    def _anyone(self) -> str:
+        return user_id(self._rng.randrange(self._users))
+
+
+def run(context: Context) -> Result:
+    """The mixed day, plain deductions, the mixed day …"""
+    messages, users = context.sized(30_000, 600), context.accounts()
+    day = MixedDay(messages, users, load_catalog())
+    refused: list[int] = []
+    runs = alternately(
+        context,
+        {
+            "mixed": lambda: settled_day(context, day, messages, users, refused),
+            "plain": lambda: settled_deductions(context, messages, users, name="plain deductions"),
+        },
+    )
+    mixed, plain = runs["mixed"], runs["plain"]
+    commands = tuple(run.per_second * day.commands / messages for run in mixed)
+    return Result(
+        figures=(
+            ratio("mixed day : plain deductions", mixed, plain, _GOAL),
+            rates("mixed day", mixed),
+            Figure("mixed day, items of batches counted", commands, "commands/s"),
+            rates("plain deductions", plain),
+            *costs("mixed day", mixed),
+            *costs("plain deductions", plain),
+        ),
+        sizes={"messages": messages, "commands in them": day.commands, "users": users},
+        notes=(
+            "a batch is one message: what its items cost counts against the mixed day's rate",
+            "payments are served first, so that a batch has payments and credits or usage, rarely both",
+        ),
+        runs=(*mixed, *plain),
+        details={"kinds": dict(day.kinds), "refused": refused},
+    )
+
+
+def settled_day(context: Context, day: MixedDay, messages: int, users: int, refused: list[int]) -> Measured:
+    """One run on a stage of its own; notes how many commands were ``refused``."""
+    with staged(context.servers) as stage:
+        stage.open_accounts(users)
+        stage.apply(day.before)
+        stage.tidy()
+        stage.prefill(day.messages(), context.progress, total=messages)
+        measured = stage.drain("mixed day", stage.worker(), messages, progress=context.progress)
+        stage.check()
+        refused.append(_refused(stage))
+        return measured
+
+
+def _refused(stage: Stage) -> int:
+    query = select(func.count()).select_from(operations).where(operations.c.status == "rejected")
+    with stage.application.engine.connect() as connection:
+        return int(connection.execute(query).scalar_one())
+
+
+MIXED = Benchmark(
+    "mixed",
+    "What does a mixed day cost: purchases, holds, refunds, batches, duplicates 5 %, rejections 5 %?",
+    "80 % of the plain deductions, in messages a second",
+    run,
+)

@@ -1,0 +1,86 @@
+"""The worker against the frameworks people use, and against the loop they write by hand."""
+
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import PackageNotFoundError
+
+from tests.benchmarks.contenders import CONTENDERS, Contender
+from tests.benchmarks.first_speed import settled_deductions
+from tests.benchmarks.loads import deductions, in_turns
+from tests.benchmarks.results import Benchmark, Context, Goal, Result, alternately, costs, rates, ratio
+from tests.benchmarks.stage import BenchmarkError, Measured, staged
+
+_GOALS = {"Celery": Goal(20)}
+_GOAL_OF_OTHERS = Goal(10)
+#: Peers are slow: as many as they settle in about the time in which the worker settles its own.
+_SHARE = 10
+
+_WORKER = "worker"
+_SAME_WORK = (
+    "each peer does the same work on the same tables: one transaction a message, idempotent, reply "
+    "confirmed, acknowledged late, its ledger audited"
+)
+
+
+def run(context: Context) -> Result:
+    """The worker and then each of those that keep a ledger, and all over again."""
+    return against(context, [contender for contender in CONTENDERS if contender.keeps_ledger])
+
+
+def against(context: Context, peers: list[Contender]) -> Result:
+    """The worker and ``peers``. Raises BenchmarkError where one of them isn't installed."""
+    versions = {peer.name: _versions(peer) for peer in peers}
+    messages, users = context.sized(30_000, 600), context.accounts()
+    fewer = max(messages // _SHARE, 100)
+    contestants: dict[str, Callable[[], Measured]] = {
+        _WORKER: lambda: settled_deductions(context, messages, users)
+    }
+    for peer in peers:
+        contestants[peer.name] = partial(settled_by, peer, context, fewer, users)
+    runs = alternately(context, contestants)
+    ratios = [
+        ratio(f"worker : {peer.name}", runs[_WORKER], runs[peer.name], _GOALS.get(peer.name, _GOAL_OF_OTHERS))
+        for peer in peers
+    ]
+    return Result(
+        figures=(
+            *ratios,
+            *(rates(name, measured) for name, measured in runs.items()),
+            *(cost for name, measured in runs.items() for cost in costs(name, measured)),
+        ),
+        sizes={"messages": messages, "messages of a peer": fewer, "users": users},
+        notes=(
+            *(f"{peer.name} {versions[peer.name]}: {peer.settings()}" for peer in peers),
+            _SAME_WORK,
+            "peers get fewer messages; rates are of what was settled between the first and the last reply",
+        ),
+        runs=tuple(run for measured in runs.values() for run in measured),
+    )
+
+
+def settled_by(peer: Contender, context: Context, messages: int, users: int) -> Measured:
+    """One run of a peer on a stage of its own: accounts, prefill, settle, check."""
+    with staged(context.servers) as stage:
+        stage.open_accounts(users)
+        sent = peer.prefill(stage, deductions(messages, in_turns(users)), context.progress)
+        measured = stage.drain(peer.name, peer.commands(stage), sent, progress=context.progress)
+        if peer.keeps_ledger:
+            stage.check(used=messages)
+        return measured
+
+
+def _versions(peer: Contender) -> str:
+    try:
+        return ", ".join(f"{name} {version}" for name, version in peer.versions().items())
+    except PackageNotFoundError as error:
+        raise BenchmarkError(
+            f"{peer.name} needs the package {error.name}: `make bench` installs it"
+        ) from error
+
+
+PEERS = Benchmark(
+    "peers",
+    "How much faster is it than Celery, Dramatiq, FastStream, and a loop written with pika and SQLAlchemy?",
+    "20 × Celery, 10 × each of the others",
+    run,
+)

@@ -1,0 +1,162 @@
+"""A caller at a steady pace, a process of its own: publishes when it is time, and clocks the replies.
+
+An open loop: the times of sending are fixed beforehand and a reply's latency counts from the time its request
+was due, so that a slow moment shows in all requests that fell into it (no coordinated omission). It speaks
+through pika, without waiting for confirms: at this pace a caller would not. Reads its task from standard
+input as JSON, writes what it saw to standard output.
+"""
+
+import json
+import sys
+import threading
+from dataclasses import asdict, dataclass
+from time import monotonic, sleep
+from typing import Any, Self
+
+import pika
+
+from tests.benchmarks.loads import deductions, in_turns
+from worker.broker import BILLING
+
+_PATIENCE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What to send: ``counted`` deductions at ``per_second``, after ``warm_up`` of them that don't count.
+
+    And before these one alone, whose reply is waited for: somebody is there. After them ``straight`` ones,
+    which go into the queue of the replies itself: what broker and caller need without a worker in between.
+    """
+
+    broker_url: str
+    users: int
+    per_second: float
+    counted: int
+    warm_up: int
+    straight: int
+
+    @property
+    def messages(self) -> int:
+        """How many requests a worker gets."""
+        return 1 + self.warm_up + self.counted
+
+    def to_json(self) -> str:
+        """For the probe's standard input."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """From the probe's standard input."""
+        return cls(**json.loads(text))
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """In milliseconds: publish to reply, how late a request was sent, publish to the queue of the replies."""
+
+    latencies_ms: list[float]
+    late_ms: list[float]
+    straight_ms: list[float]
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """From the probe's standard output."""
+        return cls(**json.loads(text))
+
+
+class Replies(threading.Thread):
+    """Reads replies on a connection of its own, from a queue that only it reads."""
+
+    def __init__(self, url: str, expected: int) -> None:
+        super().__init__(name="replies", daemon=True)
+        self.arrived = [0.0] * expected
+        self.somebody = threading.Event()
+        self.complete = threading.Event()
+        self._left = expected
+        self._connection = pika.BlockingConnection(pika.URLParameters(url))
+        self._channel = self._connection.channel()
+        self.queue: str = f"{BILLING.replies.name}.probe"
+        self._channel.queue_declare(self.queue, exclusive=True, auto_delete=True)
+
+    def run(self) -> None:
+        """Until the last reply, or until the process ends."""
+        self._channel.basic_consume(self.queue, self._on_reply, auto_ack=True)
+        self._channel.start_consuming()
+
+    def _on_reply(self, _channel: Any, _method: Any, properties: Any, _body: bytes) -> None:
+        now = monotonic()
+        place = int(properties.correlation_id)
+        if not self.arrived[place]:
+            self.arrived[place] = now
+            self._left -= 1
+        self.somebody.set()
+        if not self._left:
+            self.complete.set()
+            self._channel.stop_consuming()
+
+
+def main() -> int:
+    """Do the task; 1 where replies are missing after half a minute."""
+    task = Task.read(sys.stdin.read())
+    replies = Replies(task.broker_url, task.messages + task.straight)
+    replies.start()
+    with pika.BlockingConnection(pika.URLParameters(task.broker_url)) as connection:
+        requests = _Requests(task, connection.channel(), replies.queue)
+        requests.send(0)
+        if not replies.somebody.wait(_PATIENCE_S):
+            sys.stderr.write("nobody answers\n")
+            return 1
+        due, sent = _paced(task, requests)
+    if not replies.complete.wait(_PATIENCE_S):
+        sys.stderr.write("not every request was answered\n")
+        return 1
+
+    def latencies(places: range) -> list[float]:
+        return [round((replies.arrived[place] - due[place]) * 1e3, 3) for place in places]
+
+    counted = range(1 + task.warm_up, task.messages)
+    seen = Seen(
+        latencies_ms=latencies(counted),
+        late_ms=[round((sent[place] - due[place]) * 1e3, 3) for place in counted],
+        straight_ms=latencies(range(task.messages, task.messages + task.straight)),
+    )
+    sys.stdout.write(json.dumps(asdict(seen)))
+    return 0
+
+
+class _Requests:
+    """Requests that are written already: to send one costs as little as it can."""
+
+    def __init__(self, task: Task, channel: Any, reply_to: str) -> None:
+        self._channel, self._reply_to, self._asked = channel, reply_to, task.messages
+        count = task.messages + task.straight
+        self._bodies = [command.to_json() for command in deductions(count, in_turns(task.users))]
+
+    def send(self, place: int) -> None:
+        properties = pika.BasicProperties(
+            delivery_mode=2,
+            content_type="application/json",
+            correlation_id=str(place),
+            message_id=f"message-{place:08}",
+            reply_to=self._reply_to,
+        )
+        route = (BILLING.exchange, "usage.deduct") if place < self._asked else ("", self._reply_to)
+        self._channel.basic_publish(*route, self._bodies[place], properties)
+
+
+def _paced(task: Task, requests: _Requests) -> tuple[list[float], list[float]]:
+    """When each request was due, and when it was sent; the first of all has been sent already."""
+    began = monotonic() + 0.1
+    due = [began + place / task.per_second for place in range(task.messages + task.straight)]
+    sent = [began]
+    for place in range(1, len(due)):
+        if (early := due[place] - monotonic()) > 0:
+            sleep(early)
+        sent.append(monotonic())
+        requests.send(place)
+    return due, sent
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,30 @@
+"""All benchmarks, in the order they run in."""
+
+from tests.benchmarks.backlog import BACKLOG
+from tests.benchmarks.batch import BATCH
+from tests.benchmarks.budget import BUDGET
+from tests.benchmarks.echo import ECHO
+from tests.benchmarks.first_speed import FIRST_SPEED
+from tests.benchmarks.large import LARGE
+from tests.benchmarks.latency import LATENCY
+from tests.benchmarks.ledger_alone import LEDGER
+from tests.benchmarks.mixed import MIXED
+from tests.benchmarks.peers import PEERS
+from tests.benchmarks.results import Benchmark
+from tests.benchmarks.skew import SKEW
+from tests.benchmarks.workers import WORKERS
+
+BENCHMARKS: tuple[Benchmark, ...] = (
+    FIRST_SPEED,
+    PEERS,
+    ECHO,
+    LEDGER,
+    BATCH,
+    MIXED,
+    SKEW,
+    WORKERS,
+    LATENCY,
+    BACKLOG,
+    LARGE,
+    BUDGET,
+)

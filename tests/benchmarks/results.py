@@ -1,0 +1,197 @@
+"""What a benchmark is, and what it says: figures with all their samples, some of them with a goal."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any, Literal, Protocol
+
+from tests.benchmarks.stage import Measured, Progress, Servers
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What a figure's median must be, in the figure's unit."""
+
+    bound: float
+    sense: Literal["at least", "at most"] = "at least"
+
+    def is_reached_by(self, value: float) -> bool:
+        """Whether ``value`` is on the right side of the bound, or on it."""
+        return value >= self.bound if self.sense == "at least" else value <= self.bound
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One line of a result: the samples of one quantity, one a run.
+
+    A ratio has the unit ``×``; ``of`` says what it is a ratio of.
+    """
+
+    label: str
+    samples: tuple[float, ...]
+    unit: str
+    goal: Goal | None = None
+    of: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.samples:
+            raise ValueError(f"{self.label}: a figure needs a sample")
+
+    @property
+    def median(self) -> float:
+        """The middle of the samples: what is compared with the goal."""
+        return median(self.samples)
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether the goal is reached; None where there is none."""
+        return None if self.goal is None else self.goal.is_reached_by(self.median)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the JSON report: with every sample."""
+        return {
+            "label": self.label,
+            "unit": self.unit,
+            "of": self.of,
+            "median": self.median,
+            "samples": list(self.samples),
+            "goal": None if self.goal is None else {"sense": self.goal.sense, "bound": self.goal.bound},
+            "reached": self.reached,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one benchmark measured.
+
+    ``sizes`` say of what, by name; ``notes`` what the figures do not show (the bias); ``runs`` are what the
+    figures were made from, as they came; ``details`` go into the JSON report and nowhere else.
+    """
+
+    figures: tuple[Figure, ...]
+    sizes: Mapping[str, int | str]
+    notes: tuple[str, ...] = ()
+    runs: tuple[Measured, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the JSON report."""
+        return {
+            "sizes": dict(self.sizes),
+            "figures": [figure.to_dict() for figure in self.figures],
+            "notes": list(self.notes),
+            "runs": [run.to_dict() for run in self.runs],
+            "details": dict(self.details),
+        }
+
+
+class Reporter(Protocol):
+    """Who is told how far a benchmark is."""
+
+    def progress(self, step: str, done: int, total: int) -> None:
+        """So much of ``total`` (0: not known) is done of ``step``."""
+        ...
+
+    def ran(self, line: str) -> None:
+        """A run has ended; ``line`` says with what."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a benchmark runs with.
+
+    ``messages`` and ``users`` are what was asked for, None where nothing was; ``is_short`` asks for the
+    smallest sizes that make sense, for the tests.
+    """
+
+    servers: Servers
+    reporter: Reporter
+    runs: int = 3
+    messages: int | None = None
+    users: int | None = None
+    is_short: bool = False
+
+    @property
+    def progress(self) -> Progress:
+        """What the steps of a run report to."""
+        return self.reporter.progress
+
+    def sized(self, normal: int, short: int) -> int:
+        """How many messages: what was asked for, or the benchmark's own size."""
+        return self.messages or (short if self.is_short else normal)
+
+    def accounts(self, normal: int = 10_000, short: int = 50) -> int:
+        """How many users: what was asked for, or the benchmark's own size."""
+        return self.users or (short if self.is_short else normal)
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """One that can be asked for by ``name``. ``goal`` is in words; the numbers are with the figures."""
+
+    name: str
+    question: str
+    goal: str
+    run: Callable[[Context], Result]
+
+
+def alternately(
+    context: Context, contestants: Mapping[str, Callable[[], Measured]]
+) -> dict[str, list[Measured]]:
+    """Each contestant once, and all over again: whatever disturbs the machine disturbs neighbours alike."""
+    measured: dict[str, list[Measured]] = {name: [] for name in contestants}
+    for number in range(1, context.runs + 1):
+        for name, run in contestants.items():
+            done = run()
+            measured[name].append(done)
+            context.reporter.ran(f"run {number} of {context.runs}, {said(done)}")
+    return measured
+
+
+def said(run: Measured) -> str:
+    """One line about a run."""
+    cpu = ", ".join(f"{part} {run.cpu_us(part):.0f}" for part in run.cpu)
+    return f"{run.name}: {run.per_second:,.0f} messages/s; µs of processor a message: {cpu}"
+
+
+def neighbours(firsts: Sequence[float], seconds: Sequence[float]) -> tuple[float, ...]:
+    """The ratios of neighbours in A B A B …: each of ``seconds`` is compared with the one before and after.
+
+    ``firsts`` are the As, as many as there are ``seconds``; a ratio is A / B.
+    """
+    ratios: list[float] = []
+    for place, second in enumerate(seconds):
+        ratios += [first / second for first in firsts[place : place + 2]]
+    return tuple(ratios)
+
+
+def rates(label: str, runs: Sequence[Measured], *, goal: Goal | None = None, each: int = 1) -> Figure:
+    """Messages a second; of messages that bring ``each`` items, items a second."""
+    unit = "messages/s" if each == 1 else "items/s"
+    return Figure(label, tuple(run.per_second * each for run in runs), unit, goal)
+
+
+def costs(label: str, runs: Sequence[Measured]) -> tuple[Figure, ...]:
+    """Processor time a message, by part."""
+    return tuple(
+        Figure(f"{label}, processor: {_PARTS[part]}", tuple(run.cpu_us(part) for run in runs), "µs/message")
+        for part in runs[0].cpu
+    )
+
+
+_PARTS = {"worker": "itself", "postgresql": "PostgreSQL", "rabbitmq": "RabbitMQ"}
+
+
+def ratio(
+    label: str,
+    firsts: Sequence[Measured],
+    seconds: Sequence[Measured],
+    goal: Goal | None = None,
+    *,
+    each: int = 1,
+) -> Figure:
+    """The rate of ``firsts``, whose messages bring ``each`` items, in that of ``seconds``."""
+    ours, theirs = [run.per_second * each for run in firsts], [run.per_second for run in seconds]
+    of = f"{median(ours):,.0f} : {median(theirs):,.0f} {'messages/s' if each == 1 else 'items/s'}"
+    return Figure(label, neighbours(ours, theirs), "×", goal, of)

@@ -1,0 +1,380 @@
+"""Where a run takes place: a ledger and a virtual host of its own, and the processes that settle a queue.
+
+What is measured is counted by the replies that wait in a queue, whoever sends them: the worker and those it
+is compared with are measured by the same means.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from sqlalchemy import text
+
+from schemas import Command, OpenAccount
+from tests.benchmarks import trees
+from tests.support.provision import PostgresServer, RabbitMQServer, postgres_server, rabbitmq_server
+from worker.bootstrap import Application, utc_now
+from worker.broker import BILLING, Link, Outgoing
+from worker.core import decide
+from worker.ledger.audit import audit
+from worker.ledger.migrations import migrate
+from worker.ledger.store import Ledger
+from worker.settings import environment_of, load_settings
+
+ROOT = Path(__file__).parents[2]
+_CHUNK = 2_000
+_POLL_S = 0.05
+_FIRST_POLL_S, _LAST_POLL_S, _LAST_SHARE = 0.005, 0.01, 0.02
+_STOP_S = 30.0
+_STILL_S = 120.0
+_LOG_LINES = 15
+
+T = TypeVar("T")
+
+#: What is being done, how much of it is done, how much there is (0: not known).
+Progress = Callable[[str, int, int], None]
+
+#: What one starts: the arguments of a process, and what its environment has besides ours.
+ProcessCommand = tuple[list[str], dict[str, str]]
+
+#: Looks at a run while it goes on: how many replies there are, and the processes' ids.
+Watch = Callable[[int, Sequence[int]], None]
+
+
+class BenchmarkError(Exception):
+    """A run failed: what it measured counts for nothing. The text says why."""
+
+
+class UntrueLedgerError(BenchmarkError):
+    """The ledger is not as it must be after what was settled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One run of the worker or of a contender.
+
+    ``seconds`` are from the first to the last reply, extrapolated to all ``messages``; ``cpu`` is processor
+    time in seconds meanwhile, extrapolated as well, by "worker" (the processes that were started),
+    "postgresql" and "rabbitmq", as far as these run here.
+    """
+
+    name: str
+    messages: int
+    seconds: float
+    cpu: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def per_second(self) -> float:
+        """Messages settled a second."""
+        return self.messages / self.seconds
+
+    def cpu_us(self, part: str) -> float:
+        """Processor time of ``part`` a message, in microseconds."""
+        return self.cpu[part] / self.messages * 1e6
+
+    @property
+    def total_cpu_us(self) -> float:
+        """Processor time of all parts a message, in microseconds."""
+        return sum(map(self.cpu_us, self.cpu))
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the JSON report."""
+        return {
+            "name": self.name,
+            "messages": self.messages,
+            "seconds": round(self.seconds, 4),
+            "per_second": round(self.per_second, 1),
+            "cpu_us": {part: round(self.cpu_us(part), 1) for part in self.cpu},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """The database server and the broker that all runs of a session share."""
+
+    postgres: PostgresServer
+    rabbitmq: RabbitMQServer
+
+    def process_ids(self) -> dict[str, list[int]]:
+        """The roots of their process trees; without those that the environment has given."""
+        parts = {"postgresql": self.postgres, "rabbitmq": self.rabbitmq}
+        return {name: [server.process_id] for name, server in parts.items() if hasattr(server, "process_id")}
+
+
+@contextmanager
+def started_servers() -> Iterator[Servers]:
+    """The servers of a session, private ones unless the environment gives others. Raises ServerError."""
+    with postgres_server() as postgres, rabbitmq_server() as rabbitmq:
+        yield Servers(postgres, rabbitmq)
+
+
+@contextmanager
+def staged(servers: Servers, **settings: Any) -> Iterator["Stage"]:
+    """A stage with a migrated ledger and the topology declared; nothing of it is left afterwards."""
+    name = f"bench_{uuid4().hex[:8]}"
+    servers.postgres.databases.create_database(name)
+    servers.rabbitmq.management.create_vhost(name)
+    application = Application(
+        load_settings(
+            database_url=servers.postgres.address.url(name),
+            broker_url=servers.rabbitmq.address.url(name),
+            **{"log_level": "WARNING", **settings},
+        )
+    )
+    try:
+        migrate(application.engine)
+        with _linked(application) as link:
+            link.declare(BILLING)
+        yield Stage(servers, application, name)
+    finally:
+        application.engine.dispose()
+        application.ledger.close()
+        servers.rabbitmq.management.delete_vhost(name)
+        servers.postgres.databases.drop_database(name)
+
+
+class Stage:
+    """A database and a virtual host of a run's own, both called ``name``."""
+
+    def __init__(self, servers: Servers, application: Application, name: str) -> None:
+        self.servers, self.application, self.name = servers, application, name
+
+    @property
+    def database_url(self) -> str:
+        """An SQLAlchemy URL, with its password."""
+        return self.application.settings.database_url.get_secret_value()
+
+    @property
+    def broker_url(self) -> str:
+        """An ``amqp://`` URL, with its password."""
+        return self.application.settings.broker_url.get_secret_value()
+
+    def open_accounts(self, users: int, tier: str = "pro") -> None:
+        """Accounts of ``user-000000`` and so on, as if they had been there for long."""
+        self.apply(
+            OpenAccount(reference_id=f"open-{number}", user_id=user_id(number), tier=tier)
+            for number in range(users)
+        )
+        self.tidy()
+
+    def apply(self, commands: Iterable[Command]) -> None:
+        """What is in the ledger before the run: straight into it, without a broker."""
+        ledger = Ledger(self.application.engine)
+        for chunk in chunks(commands):
+            now = utc_now()
+            with ledger.begin() as books:
+                known = books.load(chunk, now)
+                books.write(decide(chunk, known, now, self.application.catalog), known, now)
+
+    def tidy(self) -> None:
+        """Statistics as of a database in use, and a checkpoint: each run begins alike."""
+        with self.application.engine.connect() as connection:
+            connection.execution_options(isolation_level="AUTOCOMMIT")
+            for statement in ("VACUUM ANALYZE", "CHECKPOINT"):
+                connection.execute(text(statement))
+
+    def prefill(self, messages: Iterable[Outgoing], progress: Progress, *, total: int = 0) -> int:
+        """Publish ``messages``, confirmed; returns how many. ``total`` is for the progress alone."""
+        done = 0
+        with _linked(self.application) as link:
+            for chunk in chunks(messages):
+                if link.publish(chunk):
+                    raise BenchmarkError("some messages of the prefilling reached no queue")
+                done += len(chunk)
+                progress("prefilling", done, total)
+        return done
+
+    def worker(self, workers: int = 1) -> list[ProcessCommand]:
+        """The worker as an operator starts it, with so many processes."""
+        settings = self.application.settings.model_copy(update={"workers": workers})
+        return [([sys.executable, "-m", "worker", "run"], environment_of(settings))]
+
+    def drain(
+        self,
+        name: str,
+        commands: Sequence[ProcessCommand],
+        messages: int,
+        *,
+        replies_queue: str = BILLING.replies.name,
+        progress: Progress,
+        watch: Watch | None = None,
+    ) -> Measured:
+        """Run the processes until there are ``messages`` replies, then stop them (SIGTERM).
+
+        Raises BenchmarkError where one ends early, or where nothing is replied for two minutes.
+        """
+        with _linked(self.application) as link, _running(name, commands) as processes:
+            return self._clocked(
+                name, processes, messages, lambda: link.depth(replies_queue), progress, watch
+            )
+
+    @contextmanager
+    def running(self, name: str, commands: Sequence[ProcessCommand]) -> Iterator[None]:
+        """The processes for as long as the block lasts."""
+        with _running(name, commands) as processes:
+            yield
+            processes.require_alive(since=0)
+
+    def check(self, *, used: int | None = None) -> None:
+        """The audit is clean, and that many tokens are used. Raises UntrueLedgerError."""
+        report = audit(self.application.engine)
+        if not report.is_clean:
+            raise UntrueLedgerError(f"the audit found {dict(report.found)}, {report.findings[0]}")
+        if used is not None and (found := self._used()) != used:
+            raise UntrueLedgerError(f"{found} tokens are used, not {used}")
+
+    def deadlocks(self) -> int:
+        """Deadlocks that PostgreSQL has counted in this database."""
+        query = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+        return self._number(query)
+
+    def processor_seconds(self, processes: Iterable[int]) -> dict[str, float]:
+        """Processor time so far, by part; ``processes`` are what is called "worker"."""
+        roots = {"worker": list(processes), **self.servers.process_ids()}
+        return {part: trees.processor_seconds(ids) for part, ids in roots.items()}
+
+    def _clocked(
+        self,
+        name: str,
+        processes: "_Processes",
+        messages: int,
+        replied_by_now: Callable[[], int],
+        progress: Progress,
+        watch: Watch | None,
+    ) -> Measured:
+        # The first polls are short: of a small run a second one might see all replies at once.
+        began = monotonic()
+        while not (already := replied_by_now()):
+            began = monotonic()
+            processes.require_alive(since=0)
+            sleep(_FIRST_POLL_S)
+        if already < messages:
+            began = monotonic()
+        else:
+            already = 0
+        cpu_before = self.processor_seconds(processes.ids)
+        replied = already
+        while (replied := replied_by_now()) < messages:
+            progress(f"settling: {name}", replied, messages)
+            processes.require_alive(since=replied)
+            if watch is not None:
+                watch(replied, processes.ids)
+            # The last polls are short again: they end the measured time.
+            sleep(_POLL_S if replied < messages * (1 - _LAST_SHARE) else _LAST_POLL_S)
+        seconds = monotonic() - began
+        cpu_after = self.processor_seconds(processes.ids)
+        share = messages / (messages - already)
+        cpu = {part: (cpu_after[part] - cpu_before[part]) * share for part in cpu_after}
+        return Measured(name, messages, seconds * share, cpu)
+
+    def _used(self) -> int:
+        return self._number("SELECT coalesce(sum(used), 0) FROM accounts")
+
+    def _number(self, query: str) -> int:
+        with self.application.engine.connect() as connection:
+            return int(connection.execute(text(query)).scalar_one())
+
+
+def user_id(number: int) -> str:
+    """The user of an account that a stage opens."""
+    return f"user-{number:06}"
+
+
+def chunks(items: Iterable[T], size: int = _CHUNK) -> Iterator[list[T]]:
+    """``items`` in lists of ``size``, the last one shorter."""
+    rest = iter(items)
+    while chunk := list(islice(rest, size)):
+        yield chunk
+
+
+@contextmanager
+def _linked(application: Application) -> Iterator[Link]:
+    # A link for each use: one that waits through a long run loses its heartbeat.
+    link = application.link()
+    try:
+        yield link
+    finally:
+        link.close()
+
+
+class _Processes:
+    """The processes of one run."""
+
+    def __init__(self, name: str, started: Sequence[subprocess.Popen[bytes]], log: Path) -> None:
+        self._name, self._started, self._log = name, started, log
+        self._last, self._changed = 0, monotonic()
+
+    @property
+    def ids(self) -> list[int]:
+        """Of those that were started; they may have children."""
+        return [process.pid for process in self._started]
+
+    def require_alive(self, since: int) -> None:
+        """Raises BenchmarkError where one has ended, or where the count of replies ``since`` stands still."""
+        ended = next((process for process in self._started if process.poll() is not None), None)
+        if ended is not None:
+            raise BenchmarkError(f"{self._name} ended with {ended.returncode}\n{self._said()}")
+        if since != self._last:
+            self._last, self._changed = since, monotonic()
+        if monotonic() - self._changed > _STILL_S:
+            raise BenchmarkError(
+                f"{self._name} stands still: {since} replies, and none in {_STILL_S:.0f} s\n{self._said()}"
+            )
+
+    def stop(self) -> None:
+        """SIGTERM; whoever does not go, and what they leave behind, is killed."""
+        family = trees.members(self.ids)
+        for process in self._started:
+            process.terminate()
+        deadline = monotonic() + _STOP_S
+        for process in self._started:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(deadline - monotonic(), 0.1))
+        for process_id in set(family) & set(trees.members(family)):
+            with suppress(ProcessLookupError):
+                os.kill(process_id, signal.SIGKILL)
+        for process in self._started:
+            process.wait()
+
+    def _said(self) -> str:
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
+
+
+@contextmanager
+def _running(name: str, commands: Sequence[ProcessCommand]) -> Iterator[_Processes]:
+    """The processes, their output in a file; none outlives the block, nor this process."""
+    setpriv = shutil.which("setpriv")
+    prefix = [setpriv, "--pdeathsig", "TERM"] if setpriv else []
+    with tempfile.TemporaryDirectory(prefix="billing-bench-") as folder:
+        log = Path(folder) / "output.log"
+        started: list[subprocess.Popen[bytes]] = []
+        processes = _Processes(name, started, log)
+        try:
+            with log.open("wb") as output:
+                for arguments, environment in commands:
+                    started.append(
+                        subprocess.Popen(
+                            [*prefix, *arguments],
+                            cwd=ROOT,
+                            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+                            stdin=subprocess.DEVNULL,
+                            stdout=output,
+                            stderr=subprocess.STDOUT,
+                            # A Ctrl-C on the terminal is for the benchmark, which stops them in order.
+                            start_new_session=True,
+                        )
+                    )
+            yield processes
+        finally:
+            processes.stop()

@@ -1,0 +1,168 @@
+"""The contenders are fair: the same ledger work as the worker's, once, and a reply to each message.
+
+Those that need the packages of the extra run in ``make bench``, which checks their ledgers.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pika
+import pytest
+from sqlalchemy import Engine, select
+
+from schemas import Command
+from tests.benchmarks.contenders import BY_HAND, CONTENDERS, ECHO, Contender
+from tests.benchmarks.contenders.ledger_by_hand import settle
+from tests.benchmarks.loads import deductions, in_turns
+from tests.benchmarks.stage import Servers, Stage, staged
+from tests.support.books import applied
+from tests.support.makers import bonus, deduct, opening
+from tests.support.processes import ROOT
+from tests.support.provision import PostgresServer, RabbitMQServer
+from worker.broker import BILLING
+from worker.catalog import Catalog
+from worker.core import reply_for
+from worker.ledger.audit import audit
+from worker.ledger.tables import accounts, entries, lots, operations
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+#: Of 10,120 tokens in three lots: from one, across two, too many, across two and to the last one, too many.
+AMOUNTS = (30, 60, 11_000, 10_030, 1)
+_IDENTITY = {"account_id", "operation_id", "reference_id", "user_id"}
+#: By hand nobody is told that a balance is low, and nobody remembers having told.
+_NOTICES = {"alerts", "notices"}
+
+
+def test_by_hand_the_ledger_becomes_what_it_becomes_through_the_worker(
+    postgres_engine: Engine, catalog: Catalog
+) -> None:
+    for user in ("hand", "worker"):
+        open_with_three_lots(postgres_engine, catalog, user)
+    for number, tokens in enumerate(AMOUNTS):
+        about = {"feature": "ocr", "occurred_at": NOW} if number % 2 else {}
+        by_hand = deduct(tokens, f"hand-{number}", "hand", **about)
+        by_worker = deduct(tokens, f"worker-{number}", "worker", **about)
+        answers = applied(postgres_engine, catalog, by_worker, now=NOW)
+        replied = json.loads(settle(postgres_engine, by_hand, NOW))
+        expected = json.loads(reply_for(by_worker, answers[0]).to_json())
+        own = {"referenceId", "userId", "transactionId"}
+        assert list(replied) == list(expected)
+        assert without(replied, own) == without(expected, own)
+    assert kept_about(postgres_engine, "hand") == kept_about(postgres_engine, "worker")
+    assert audit(postgres_engine).is_clean
+
+
+def test_by_hand_a_message_that_comes_again_gets_the_same_reply_and_moves_nothing(
+    postgres_engine: Engine, catalog: Catalog
+) -> None:
+    open_with_three_lots(postgres_engine, catalog, "hand")
+    taken, refused = deduct(60, "taken", "hand"), deduct(11_000, "refused", "hand")
+    for command in (taken, refused, deduct(1, "lost", "nobody")):
+        first = json.loads(settle(postgres_engine, command, NOW))
+        before = kept_about(postgres_engine, "hand")
+        again = json.loads(settle(postgres_engine, command, NOW + timedelta(hours=1)))
+        assert (first["duplicate"], again["duplicate"]) == (False, True)
+        assert without(again, {"duplicate"}) == without(first, {"duplicate"})
+        assert kept_about(postgres_engine, "hand") == before
+    other = json.loads(settle(postgres_engine, deduct(61, "taken", "hand"), NOW))
+    assert other["code"] == "reference_conflict"
+    assert audit(postgres_engine).is_clean
+
+
+def test_by_hand_a_message_that_comes_to_several_at_once_is_applied_by_one_of_them(
+    postgres_engine: Engine, catalog: Catalog
+) -> None:
+    open_with_three_lots(postgres_engine, catalog, "hand")
+    with ThreadPoolExecutor(4) as threads:
+        for number in range(10):
+            command = deduct(3, f"r-{number}", "hand")
+            replies = threads.map(lambda command: settle(postgres_engine, command, NOW), [command] * 4)
+            assert sorted(json.loads(reply)["duplicate"] for reply in replies) == [False, True, True, True]
+    assert audit(postgres_engine).is_clean
+
+
+def test_by_hand_an_account_on_which_something_is_due_is_left_to_the_worker(
+    postgres_engine: Engine, catalog: Catalog
+) -> None:
+    open_with_three_lots(postgres_engine, catalog, "hand")
+    before = kept_about(postgres_engine, "hand")
+    with pytest.raises(NotImplementedError, match="due on the account of hand"):
+        settle(postgres_engine, deduct(1, "r", "hand"), NOW + timedelta(days=40))
+    assert kept_about(postgres_engine, "hand") == before
+
+
+def test_what_runs_without_the_extra_replies_to_each_message(stage: Stage) -> None:
+    for already, contender in ((0, replace(BY_HAND, processes=1)), (30, ECHO)):
+        filled = contender.prefill(stage, deductions(30, in_turns(7)), lambda *_: None)
+        stage.drain(contender.name, contender.commands(stage), already + filled, progress=lambda *_: None)
+    stage.check(used=30)
+    references = [command.reference_id for command in deductions(30, in_turns(7))]
+    assert sorted(answered(stage)) == sorted(references * 2)
+
+
+@pytest.mark.parametrize("contender", CONTENDERS, ids=lambda contender: contender.name)
+def test_a_contender_is_started_with_the_settings_it_tells(contender: Contender) -> None:
+    stage = cast(Stage, SimpleNamespace(broker_url="amqp://broker", database_url="postgresql://database"))
+    commands = contender.commands(stage)
+    arguments, environment = commands[0]
+    assert len(commands) == (1 if contender.is_forking else contender.processes)
+    assert environment["BENCH_PREFETCH"] == str(contender.prefetch)
+    assert environment["BENCH_THREADS"] == str(contender.threads)
+    assert "{" not in " ".join([*arguments, *environment.values()])
+    assert f"prefetch {contender.prefetch}" in contender.settings()
+
+
+def test_the_contenders_are_known_without_the_extra() -> None:
+    missing = ("celery", "dramatiq", "faststream", "aio_pika")
+    script = f"import sys; sys.modules.update(dict.fromkeys({missing})); import tests.benchmarks.contenders"
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=60)
+
+
+@pytest.fixture
+def stage(postgres: PostgresServer, rabbitmq: RabbitMQServer) -> Iterator[Stage]:
+    with staged(Servers(postgres, rabbitmq)) as stage:
+        stage.open_accounts(7)
+        yield stage
+
+
+def open_with_three_lots(engine: Engine, catalog: Catalog, user_id: str) -> None:
+    """10,000 tokens of a free tier, 50 that expire before them, and 70 that never do."""
+    commands: list[Command] = [opening(f"open-{user_id}", user_id)]
+    for number, (tokens, expires_at) in enumerate(((50, NOW + timedelta(days=20)), (70, None))):
+        commands.append(bonus(tokens, f"bonus-{number}-{user_id}", user_id, expires_at=expires_at))
+    applied(engine, catalog, *commands, now=NOW)
+
+
+def kept_about(engine: Engine, user_id: str) -> list[list[dict[str, Any]]]:
+    """What the ledger keeps about a user, without notices and what tells one user from another."""
+    with engine.connect() as connection:
+        of_account = select(accounts.c.account_id).where(accounts.c.user_id == user_id).scalar_subquery()
+        statements = [
+            select(accounts).where(accounts.c.user_id == user_id),
+            select(operations).where(operations.c.user_id == user_id).order_by(operations.c.operation_id),
+            select(lots).where(lots.c.account_id == of_account).order_by(lots.c.number),
+            select(entries).where(entries.c.account_id == of_account).order_by(entries.c.sequence),
+        ]
+        return [
+            [without(row._asdict(), _IDENTITY | _NOTICES) for row in connection.execute(statement)]
+            for statement in statements
+        ]
+
+
+def answered(stage: Stage) -> Iterator[str]:
+    """The references of what was replied to: each reply's correlation id."""
+    with pika.BlockingConnection(pika.URLParameters(stage.broker_url)) as connection:
+        channel = connection.channel()
+        while (reply := channel.basic_get(BILLING.replies.name, auto_ack=True))[0] is not None:
+            yield reply[1].correlation_id
+
+
+def without(values: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in names}

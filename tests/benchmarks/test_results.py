@@ -1,0 +1,96 @@
+"""Ratios of neighbours, medians, goals."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.benchmarks.reporters import Plain
+from tests.benchmarks.results import Context, Figure, Goal, alternately, neighbours, rates, ratio, said
+from tests.benchmarks.stage import Measured, Servers
+
+
+@pytest.mark.parametrize(
+    ("firsts", "seconds", "ratios"),
+    [
+        ([10.0], [5.0], (2.0,)),
+        ([10.0, 20.0], [5.0, 40.0], (2.0, 4.0, 0.5)),  # 10/5, 20/5, 20/40
+        ([1.0, 1.0, 1.0], [1.0, 1.0, 1.0], (1.0,) * 5),
+    ],
+)
+def test_a_run_is_compared_with_the_ones_beside_it(
+    firsts: list[float], seconds: list[float], ratios: tuple[float, ...]
+) -> None:
+    assert neighbours(firsts, seconds) == ratios
+
+
+@pytest.mark.parametrize(
+    ("goal", "median", "reached"),
+    [
+        (Goal(2), 2.0, True),
+        (Goal(2), 1.99, False),
+        (Goal(2, "at most"), 2.0, True),
+        (Goal(2, "at most"), 2.01, False),
+        (Goal(0, "at most"), 0.0, True),
+    ],
+)
+def test_a_goal_is_reached_by_the_median(goal: Goal, median: float, reached: bool) -> None:
+    figure = Figure("it", (0.0, median, 1e9), "ms", goal)
+    assert figure.median == median
+    assert figure.reached is reached
+
+
+def test_without_a_goal_nothing_is_reached_or_missed() -> None:
+    assert Figure("it", (1.0,), "ms").reached is None
+
+
+def test_a_figure_has_samples() -> None:
+    with pytest.raises(ValueError, match="needs a sample"):
+        Figure("it", (), "ms")
+
+
+def test_rates_count_what_a_message_brings() -> None:
+    runs = [Measured("batches", messages=50, seconds=0.5)]
+    assert rates("batches", runs).samples == (100.0,)
+    of_items = rates("batches", runs, each=100)
+    assert (of_items.samples, of_items.unit) == ((10_000.0,), "items/s")
+
+
+def test_a_ratio_says_of_what() -> None:
+    fast, slow = Measured("a", 3_000, 1.0), Measured("b", 30, 0.1)
+    figure = ratio("a : b", [fast], [slow], Goal(10))
+    assert (figure.median, figure.of, figure.reached) == (10.0, "3,000 : 300 messages/s", True)
+
+
+def test_the_cost_of_a_message_is_by_part_and_in_all() -> None:
+    run = Measured("worker", 1_000, 1.0, {"worker": 0.1, "postgresql": 0.05})
+    assert run.cpu_us("worker") == pytest.approx(100)
+    assert run.total_cpu_us == pytest.approx(150)
+    assert said(run) == "worker: 1,000 messages/s; µs of processor a message: worker 100, postgresql 50"
+
+
+def test_contestants_take_turns() -> None:
+    turns: list[str] = []
+
+    def contestant(name: str) -> Callable[[], Measured]:
+        def run() -> Measured:
+            turns.append(name)
+            return Measured(name, 1, 1.0, {"worker": 0.0})
+
+        return run
+
+    context = Context(_no_servers(), Plain(), runs=3)
+    measured = alternately(context, {name: contestant(name) for name in "ab"})
+    assert turns == ["a", "b"] * 3
+    assert [run.name for run in measured["b"]] == ["b"] * 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "is_short", "size"), [(None, False, 1_000), (None, True, 10), (7, False, 7), (7, True, 7)]
+)
+def test_a_size_is_what_was_asked_for(asked: int | None, is_short: bool, size: int) -> None:
+    context = Context(_no_servers(), Plain(), messages=asked, users=asked, is_short=is_short)
+    assert context.sized(1_000, 10) == context.accounts(1_000, 10) == size
+
+
+def _no_servers() -> Servers:
+    return Servers(None, None)  # type: ignore[arg-type]  # nobody asks them for anything
