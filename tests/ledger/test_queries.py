@@ -1,10 +1,15 @@
 """The read side: what one can ask of the ledger, on both dialects."""
 
+from collections import Counter as Tally
 from collections.abc import Callable
 from datetime import date, datetime, timedelta
+from itertools import count
 from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import given as drawn
+from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
 from schemas import (
@@ -31,6 +36,7 @@ from tests.support.asking import (
     used,
 )
 from tests.support.books import applied
+from tests.support.worlds import examples
 from worker.catalog import Catalog, PaymentPolicy
 from worker.errors import LedgerUnavailableError, NotFoundError
 from worker.ledger.engine import ledger_engine
@@ -370,6 +376,50 @@ def _local_days(zone: str, times: list[datetime]) -> dict[date, int]:
         day = at.astimezone(ZoneInfo(zone)).date()
         days[day] = days.get(day, 0) + 1
     return days
+
+
+_users = count()
+_SKEW = timedelta(hours=11)  # of a worker's clock, either way
+
+
+@settings(examples(12), suppress_health_check=list(HealthCheck))
+@drawn(
+    booked=st.lists(
+        st.tuples(
+            st.sampled_from([timedelta(hours=hours) for hours in (0, 1, 5, 9, 40)]),  # later than the last
+            st.sampled_from([-_SKEW, timedelta(0), _SKEW]),
+            st.none() | st.sampled_from([timedelta(hours=hours) for hours in (-700, -30, -3, 8, 24)]),
+        ),
+        min_size=6,
+        max_size=14,
+    ),
+    days=st.integers(1, 4),
+    zone=st.sampled_from(["UTC", "Asia/Kathmandu", "America/Santiago"]),
+)
+def test_usage_is_what_all_entries_come_to_whatever_was_booked_when(
+    engine: Engine,
+    catalog: Catalog,
+    booked: list[tuple[timedelta, timedelta, timedelta | None]],
+    days: int,
+    zone: str,
+) -> None:
+    """By workers whose clocks differ, of events that are long past or still to come."""
+    user, moment, occurred = f"user-{next(_users)}", NOW, Tally[date]()
+    moments: list[datetime] = []
+    applied(engine, catalog, opened(user, "none"), given(user, 10_000), now=NOW - timedelta(days=1))
+    for number, (later, skew, ahead) in enumerate(booked):
+        moment += later
+        clock = moment + skew
+        at = None if ahead is None else clock + ahead
+        moments.append(moment)
+        deduction = DeductUsage(reference_id=f"{user}-{number}", user_id=user, tokens=1, occurred_at=at)
+        applied(engine, catalog, deduction, now=clock)
+        occurred[(at or clock).astimezone(ZoneInfo(zone)).date()] += 1
+    for now in moments:
+        usage = Reader(engine).usage(user, now, catalog, days=days, timezone=zone)
+        assert {day.day: day.used for day in usage.by_day} == {
+            day.day: occurred[day.day] for day in usage.by_day
+        }
 
 
 @pytest.mark.parametrize(

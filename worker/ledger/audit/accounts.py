@@ -20,6 +20,11 @@ from worker.ledger.audit.comparing import (
 )
 from worker.ledger.tables import accounts, entries, holds, lots
 
+#: What is found where an account has not as many entries as its sequence says, one for each number.
+NUMBERED = ("sequence", "entry_gap")
+#: How many entries the accounts have by their sequences.
+BOOKED = select(func.sum(accounts.c.sequence))
+
 # The account's column, the entries behind it, and their sign.
 _SUMS = (
     ("allocated", Counter.ALLOCATION, 1),
@@ -51,25 +56,27 @@ def sums() -> Checks:
     unseen = zero_if_none(kept.c.unseen) + zero_if_none(held.c.unseen)
     allocated, bonus = (zero_if_none(booked.c[name]) for name in ("allocated", "bonus"))
     allocations, bonuses = (zero_if_none(kept.c[name]) for name in ("allocations", "bonuses"))
-    return [
-        *differences(
-            statement,
-            {
-                **{name: (zero_if_none(booked.c[name]), account[name]) for name in names},
-                "lots": (zero_if_none(kept.c.remaining) - account.debt, account.balance),
-                "lot_count": (zero_if_none(kept.c.last), account.lot_count),
-                "held": (zero_if_none(held.c.amount), account.held),
-                "due": (ZERO, unseen),
-                "period_granted": only(
-                    or_(has_lots_only, granted > account.period_granted), granted, account.period_granted
-                ),
-                # Less, where one was given up before it took effect.
-                "allocation_lots": only(and_(has_lots_only, allocated > allocations), allocations, allocated),
-                "bonus_lots": only(has_lots_only, bonuses, bonus),
-            },
-        ),
-        sums_without("account_missing", entries, accounts, entries.c.account_id),
-    ]
+    return differences(
+        statement,
+        {
+            **{name: (zero_if_none(booked.c[name]), account[name]) for name in names},
+            "lots": (zero_if_none(kept.c.remaining) - account.debt, account.balance),
+            "lot_count": (zero_if_none(kept.c.last), account.lot_count),
+            "held": (zero_if_none(held.c.amount), account.held),
+            "due": (ZERO, unseen),
+            "period_granted": only(
+                or_(has_lots_only, granted > account.period_granted), granted, account.period_granted
+            ),
+            # Less, where one was given up before it took effect.
+            "allocation_lots": only(and_(has_lots_only, allocated > allocations), allocations, allocated),
+            "bonus_lots": only(has_lots_only, bonuses, bonus),
+        },
+    )
+
+
+def missing() -> Checks:
+    """Entries without an account: only needed where the accounts have fewer entries than there are."""
+    return [sums_without("account_missing", entries, accounts, entries.c.account_id)]
 
 
 def _booked() -> FromClause:

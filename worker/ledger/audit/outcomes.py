@@ -1,6 +1,5 @@
 """Each applied operation: what it says it moved, against what moved."""
 
-from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import FromClause, and_, case, func, or_, select, true
@@ -45,37 +44,24 @@ CLAIMED = select(func.sum(operations.c.last_entry - operations.c.first_entry + O
 )
 
 
-def for_dialect(name: str) -> Callable[[], Checks]:
-    """``looked_up`` on PostgreSQL, ``joined`` on SQLite: they come to the same."""
-    return looked_up if name == "postgresql" else joined
-
-
-def joined() -> Checks:
+def each() -> Checks:
     """Each applied operation against its entries, and against what else it must have written."""
     moves = (
         _moves()
         .add_columns(operations.c.operation_id)
-        .join_from(operations, accounts, accounts.c.user_id == operations.c.user_id)
-        .join(entries, _is_own())
-        .where(of_step(operations.c.operation_id))
-        .group_by(operations.c.operation_id)
+        .join_from(operations, entries, _is_own())
+        .where(of_step(operations.c.operation_id), of_step(entries.c.operation_id))
+        .group_by(operations.c.operation_id, entries.c.account_id)
         .subquery("moves")
     )
-    return _each(moves, moves.c.operation_id == operations.c.operation_id)
+    return _each(moves)
 
 
-def looked_up() -> Checks:
-    """The same, and PostgreSQL is made to look up the entries of each operation.
-
-    By itself it would read all entries in every step. A lookup takes it 7 µs, and they are near each other:
-    what was written at one time.
-    """
-    moves = _moves().select_from(entries).where(_is_own()).correlate(operations, accounts).lateral("moves")
-    return _each(moves, true())
-
-
-def _each(moves: FromClause, is_of_operation: Condition) -> Checks:
+def _each(moves: FromClause) -> Checks:
     operation = operations.c
+    is_of_operation = and_(
+        moves.c.operation_id == operation.operation_id, moves.c.account_id == accounts.c.account_id
+    )
     statement = (
         rows(account_id=accounts.c.account_id, operation_id=operation.operation_id)
         .join_from(operations, accounts, accounts.c.user_id == operation.user_id, isouter=True)
@@ -150,7 +136,7 @@ def _moves() -> Any:
 
     return select(
         func.count().label("count"),
-        func.min(entry.account_id).label("account_id"),
+        entry.account_id,
         func.min(entry.sequence).filter(is_own).label("own_first"),
         func.min(entry.balance_before).filter(entry.sequence == operation.first_entry).label("before"),
         func.min(entry.balance_after).filter(entry.sequence == operation.last_entry).label("after"),
@@ -163,15 +149,15 @@ def _moves() -> Any:
 
 
 def _is_own() -> Condition:
-    """An entry that the operation claims, found by its account and its sequence: that is the primary key.
+    """An entry that the operation claims; on the account of its user, or it counts for nothing.
 
-    No index leads from an operation to its entries. One that no operation claims is ``entries.unclaimed``.
+    No index leads from an operation to its entries: each step reads all of them once, which takes a few
+    seconds, and to look them up one by one a minute. One that no operation claims is ``entries.unclaimed``.
     """
     operation, entry = operations.c, entries.c
     return and_(
-        entry.account_id == accounts.c.account_id,
-        entry.sequence.between(operation.first_entry, operation.last_entry),
         entry.operation_id == operation.operation_id,
+        entry.sequence.between(operation.first_entry, operation.last_entry),
     )
 
 

@@ -12,8 +12,8 @@ ACCOUNTS_A_STEP = 5_000
 ENTRIES_A_STEP = 250_000
 OPERATIONS_A_STEP = 100_000
 #: A large ledger has fewer steps than that comes to, and not more than about so many of each kind: what an
-#: account has written is spread over all of the table, so that each step reads far.
-STEPS = 20
+#: account has written is spread over all of the table, so that each step reads all of it.
+STEPS = 5
 
 # All ids that a column can hold: the first step and the last find what belongs to nobody.
 _LOWEST, _HIGHEST = -(2**63), 2**63 - 1

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, select
+from sqlalchemy import Connection, Row, and_, bindparam, select
 
 from schemas.fields import INT64_MAX
 from worker.core import Outcome
@@ -79,13 +79,8 @@ def history(connection: Connection, user_id: str, limit: int, offset: int, curso
     top = account.sequence - offset
     if cursor is not None:
         top = min(_sequence_in(cursor, account.account_id) - 1, account.sequence)
-    newest_first = (
-        _of_account(account.account_id)
-        .where(entries.c.sequence <= top)
-        .order_by(entries.c.sequence.desc())
-        .limit(limit)
-    )
-    transactions = tuple(map(_transaction, connection.execute(newest_first)))
+    page = connection.execute(_NEWEST_FIRST, {"account_id": account.account_id, "top": top, "limit": limit})
+    transactions = tuple(map(_transaction, page))
     has_more = bool(transactions) and transactions[-1].sequence > 1
     return History(
         user_id=user_id,
@@ -103,13 +98,8 @@ def transactions_between(
 ) -> Iterator[Transaction]:
     """The entries behind the sequence ``after`` up to ``last``, in order; never more than a page is held."""
     while after < last:
-        in_order = (
-            _of_account(account_id)
-            .where(entries.c.sequence > after, entries.c.sequence <= last)
-            .order_by(entries.c.sequence)
-            .limit(page)
-        )
-        found = connection.execute(in_order).all()
+        place = {"account_id": account_id, "after": after, "last": last, "limit": page}
+        found = connection.execute(_IN_ORDER, place).all()
         if not found:
             return
         yield from map(_transaction, found)
@@ -123,23 +113,31 @@ def transactions_of(
 
     One that says nothing of its entries although the balance moved is looked for among all of the account.
     """
-    own = _of_account(account_id).where(entries.c.operation_id == operation_id).order_by(entries.c.sequence)
+    own = _OF_ACCOUNT.where(entries.c.operation_id == operation_id).order_by(entries.c.sequence)
     if outcome.first_entry is not None and outcome.last_entry is not None:
         own = own.where(entries.c.sequence.between(outcome.first_entry, outcome.last_entry))
     elif not outcome.is_applied or outcome.balance_before == outcome.balance_after:
         return
-    yield from map(_transaction, connection.execute(own))
+    yield from map(_transaction, connection.execute(own, {"account_id": account_id}))
 
 
-def _of_account(account_id: int) -> Select[Any]:
-    own_lot = and_(lots.c.account_id == entries.c.account_id, lots.c.number == entries.c.lot)
-    return (
-        select(entries, operations.c.reference_id, operations.c.type, operations.c.detail, lots.c.source)
-        .add_columns(operations.c.description, operations.c.metadata.label("extra"))
-        .join(operations, operations.c.operation_id == entries.c.operation_id)
-        .outerjoin(lots, own_lot)
-        .where(entries.c.account_id == account_id)
-    )
+_OF_ACCOUNT = (
+    select(entries, operations.c.reference_id, operations.c.type, operations.c.detail, lots.c.source)
+    .add_columns(operations.c.description, operations.c.metadata.label("extra"))
+    .join(operations, operations.c.operation_id == entries.c.operation_id)
+    .outerjoin(lots, and_(lots.c.account_id == entries.c.account_id, lots.c.number == entries.c.lot))
+    .where(entries.c.account_id == bindparam("account_id"))
+)
+_NEWEST_FIRST = (
+    _OF_ACCOUNT.where(entries.c.sequence <= bindparam("top"))
+    .order_by(entries.c.sequence.desc())
+    .limit(bindparam("limit"))
+)
+_IN_ORDER = (
+    _OF_ACCOUNT.where(entries.c.sequence > bindparam("after"), entries.c.sequence <= bindparam("last"))
+    .order_by(entries.c.sequence)
+    .limit(bindparam("limit"))
+)
 
 
 def _transaction(row: Row[Any]) -> Transaction:

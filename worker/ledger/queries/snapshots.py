@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, select
+from sqlalchemy import BigInteger, Connection, Engine, Row, bindparam, case, literal, select
+from sqlalchemy.sql import ColumnElement
 
 from worker.errors import BillingError, NotFoundError
 from worker.ledger.engine import translated_errors
@@ -31,11 +32,24 @@ def snapshot(engine: Engine) -> Iterator[Connection]:
 
 
 def account_row(connection: Connection, user_id: str) -> Row[Any]:
-    """The account of ``user_id``. Raises NotFoundError."""
-    row = connection.execute(select(accounts).where(accounts.c.user_id == user_id)).one_or_none()
+    """The account of ``user_id``, and as ``booked_at`` when its last entry was booked; null without one.
+
+    Raises NotFoundError.
+    """
+    row = connection.execute(_ACCOUNT, {"user_id": user_id}).one_or_none()
     if row is None:
         raise NotFoundError(f"no token account for user {user_id!r}")
     return row
+
+
+_LAST_BOOKED = (
+    select(entries.c.recorded_at)
+    .where(entries.c.account_id == accounts.c.account_id, entries.c.sequence == accounts.c.sequence)
+    .scalar_subquery()
+)
+# Made once, like all that a balance or a page of history asks: to put a statement together takes as long as
+# to answer it.
+_ACCOUNT = select(accounts, _LAST_BOOKED.label("booked_at")).where(accounts.c.user_id == bindparam("user_id"))
 
 
 def within(name: str, value: int, least: int, most: int) -> None:
@@ -64,7 +78,10 @@ def booked_at(connection: Connection, account_id: int, sequence: int) -> datetim
 
 
 def last_booked(
-    connection: Connection, account_id: int, last: int, is_in_time: Callable[[datetime], bool]
+    connection: Connection,
+    account_id: int,
+    last: int,
+    is_in_time: Callable[[ColumnElement[datetime]], ColumnElement[bool]],
 ) -> int:
     """The sequence of the last entry that was booked in time, of the entries up to ``last``; 0 if none was.
 
@@ -73,9 +90,18 @@ def last_booked(
     time for one moment is so for every later one: so a later moment never has fewer entries, even where the
     clocks of two workers differ.
     """
-    found = 0
-    for bit in reversed(range(last.bit_length())):
-        candidate = found + (1 << bit)
-        if candidate <= last and is_in_time(booked_at(connection, account_id, candidate)):
-            found = candidate
-    return found
+    if last == 0:
+        return 0
+    highest = literal(1 << (last.bit_length() - 1), BigInteger())
+    halves = select(literal(0, BigInteger()).label("found"), highest.label("step")).cte(recursive=True)
+    candidate = halves.c.found + halves.c.step
+    is_booked = (
+        select(is_in_time(entries.c.recorded_at))
+        .where(entries.c.account_id == account_id, entries.c.sequence == candidate)
+        .where(candidate <= last)
+        .scalar_subquery()
+    )
+    found = case((is_booked, candidate), else_=halves.c.found)
+    halves = halves.union_all(select(found, halves.c.step // 2).where(halves.c.step > 0))
+    answer: int = connection.execute(select(halves.c.found).where(halves.c.step == 0)).scalar_one()
+    return answer

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Row, bindparam, func, select
 
 from worker.catalog import Catalog
 from worker.core import AccountBook, AccountState, Hold, Known, Lot, account_now
 from worker.ledger import rows
-from worker.ledger.loading import open_holds, open_lots
-from worker.ledger.queries.snapshots import account_row, booked_at
-from worker.ledger.tables import quota_entries, quotas
+from worker.ledger.loading import open_holds
+from worker.ledger.queries.snapshots import account_row
+from worker.ledger.tables import lots, quota_entries, quotas
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +42,21 @@ class Standing:
 def standing(connection: Connection, user_id: str) -> Standing:
     """The account of ``user_id``. Raises NotFoundError."""
     row = account_row(connection, user_id)
-    ids = [row.account_id]
+    account_id: int = row.account_id
     return Standing(
         state=state_in(row),
-        lots=open_lots(connection, ids).get(row.account_id, ()),
-        holds=open_holds(connection, ids).get(row.account_id, ()) if row.held else (),
+        lots=[rows.lot(lot) for lot in connection.execute(_OPEN_LOTS, {"account_id": account_id})],
+        holds=open_holds(connection, [account_id]).get(account_id, ()) if row.held else (),
         opened_at=row.opened_at,
-        updated_at=booked_at(connection, row.account_id, row.sequence) if row.sequence else row.opened_at,
+        updated_at=row.booked_at or row.opened_at,
     )
+
+
+_OPEN_LOTS = (
+    select(*(lots.c[name] for name in rows.LOT))
+    .where(lots.c.account_id == bindparam("account_id"), lots.c.is_open)
+    .order_by(lots.c.number)
+)
 
 
 def state_in(row: Row[Any]) -> AccountState:
@@ -59,10 +66,13 @@ def state_in(row: Row[Any]) -> AccountState:
 
 def quotas_used(connection: Connection, account_id: int, period: date) -> Mapping[str, int]:
     """What is used of each quota in the period that begins on that day, in the meter's unit."""
-    statement = select(quotas.c.meter, quotas.c.used).where(
-        quotas.c.account_id == account_id, quotas.c.period_start == period
-    )
-    return {row.meter: row.used for row in connection.execute(statement)}
+    used = connection.execute(_QUOTAS, {"account_id": account_id, "period": period})
+    return {row.meter: row.used for row in used}
+
+
+_QUOTAS = select(quotas.c.meter, quotas.c.used).where(
+    quotas.c.account_id == bindparam("account_id"), quotas.c.period_start == bindparam("period")
+)
 
 
 def quotas_used_at(connection: Connection, account_id: int, period: date, at: datetime) -> Mapping[str, int]:

@@ -3,22 +3,28 @@
 from collections import Counter as Tally
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import BigInteger, Connection, Row, cast, extract, func, select
 from sqlalchemy.sql import ColumnElement
 
+from schemas.decoding import Limits
 from worker.catalog import Catalog
+from worker.core import AccountState
 from worker.core.plan import Counter
 from worker.ledger.queries.days import Calendar, zone_of
-from worker.ledger.queries.snapshots import within
+from worker.ledger.queries.snapshots import last_booked, within
 from worker.ledger.queries.standing import standing
 from worker.ledger.queries.views import View
 from worker.ledger.tables import entries
 
 USAGE_DAYS_MAX = 366
 UNLABELLED = "unlabelled"
+
+# What was booked earlier than so long before a time occurred before it: no command is taken whose time is
+# further ahead of its worker's clock, and no two workers' clocks are a day apart.
+_AHEAD = Limits().occurred_at_max_ahead + timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ def usage(
     zone = zone_of(timezone)
     calendar = Calendar(now.astimezone(zone).date(), days, zone)
     booked = standing(connection, user_id)
-    by_day = _used_by_day(connection, booked.state.account_id, calendar)
+    by_day = _used_by_day(connection, booked.state, calendar)
     balance = booked.now(now, catalog).state.balance
     by_feature = sum((Tally(day.by_feature) for day in by_day), Tally[str]())
     total = by_feature.total()
@@ -100,10 +106,10 @@ def usage(
     )
 
 
-def _used_by_day(connection: Connection, account_id: int, calendar: Calendar) -> tuple[UsageDay, ...]:
+def _used_by_day(connection: Connection, state: AccountState, calendar: Calendar) -> tuple[UsageDay, ...]:
     used: list[Tally[str]] = [Tally() for _ in calendar.days]
     count = [0] * len(calendar.days)
-    for row in _used_by_slice(connection, account_id, calendar):
+    for row in _used_by_slice(connection, state, calendar):
         index = calendar.index(row.piece)
         used[index][UNLABELLED if row.feature is None else row.feature] += int(row.used)
         count[index] += row.entries
@@ -113,7 +119,13 @@ def _used_by_day(connection: Connection, account_id: int, calendar: Calendar) ->
     )
 
 
-def _used_by_slice(connection: Connection, account_id: int, calendar: Calendar) -> Sequence[Row[Any]]:
+def _used_by_slice(connection: Connection, state: AccountState, calendar: Calendar) -> Sequence[Row[Any]]:
+    """What was used, by slice of a day and by feature, of the entries that may belong to the days.
+
+    An index on their times would cost every message; when they were booked is found by the primary key.
+    """
+    start = datetime.fromtimestamp(calendar.start, UTC)
+    before = last_booked(connection, state.account_id, state.sequence, lambda moment: moment < start - _AHEAD)
     piece = (_seconds(connection, entries.c.occurred_at) - calendar.start) // calendar.step
     statement = (
         select(
@@ -122,8 +134,8 @@ def _used_by_slice(connection: Connection, account_id: int, calendar: Calendar) 
             func.sum(-entries.c.amount).label("used"),
             func.count().label("entries"),
         )
-        .where(entries.c.account_id == account_id, entries.c.counter == Counter.USAGE.value)
-        .where(entries.c.occurred_at >= datetime.fromtimestamp(calendar.start, UTC))
+        .where(entries.c.account_id == state.account_id, entries.c.sequence > before)
+        .where(entries.c.counter == Counter.USAGE.value, entries.c.occurred_at >= start)
         .where(entries.c.occurred_at < datetime.fromtimestamp(calendar.end, UTC))
         .group_by("piece", entries.c.feature)
     )
