@@ -303,7 +303,7 @@ def test_a_suspect_among_others_is_left_for_a_careful_look() -> None:
     pipeline = FakePipeline()
     consumer([first, again], pipeline, FakeStop()).run(drain=True)
     assert pipeline.batches == [[deliveries[0]], [deliveries[1], deliveries[2]], [suspect], [deliveries[3]]]
-    assert again.prefetch == 1000
+    assert again.prefetch == Pace().prefetch
 
 
 def test_batches_and_outages_are_counted() -> None:

@@ -45,7 +45,7 @@ class Pace:
     """How many messages a batch, how many held a queue, how long to wait after a failure (seconds)."""
 
     batch_size: int = 500
-    prefetch: int = 1000
+    prefetch: int = 1500
     retry_first_s: float = 0.1
     retry_most_s: float = 10.0
 

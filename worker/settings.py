@@ -27,7 +27,9 @@ class Settings(BaseSettings):
 
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     batch_size: Annotated[int, Field(ge=1, le=2000)] = 500
-    prefetch: Annotated[int, Field(ge=1, le=2000)] = 1000  # quorum queues take no more than 2000
+    prefetch: Annotated[int, Field(ge=1, le=2000)] = (
+        1500  # three batches; quorum queues take no more than 2000
+    )
     tries: Annotated[int, Field(ge=1, le=100)] = 3
     max_quantity: Annotated[int, Field(ge=1, le=2**63 - 1)] = 10**15
 

@@ -1,4 +1,4 @@
-"""What is asked of the database, by name: the verb, the table, and whether it locks."""
+"""What is asked of the database, by name: the verb and the table."""
 
 import re
 from collections.abc import Iterator
@@ -8,16 +8,19 @@ from typing import Any
 from sqlalchemy import Engine, event
 
 _TABLE = re.compile(r"\b(?:FROM|INTO|UPDATE)\s+(\w+)", re.IGNORECASE)
+#: The worker's names of prepared statements, see ``worker.ledger.bulk``.
+_PREPARED = re.compile(r"EXECUTE ([a-z]+)_(\w+)_\d+\(")
 
 
 def name_of(statement: str) -> str:
-    """``SELECT accounts FOR UPDATE``; without a table the first words of the statement."""
-    verb = statement.split(maxsplit=1)[0].upper()
+    """``SELECT accounts``, or ``LOCK accounts``; without a table the first words of the statement."""
+    if prepared := _PREPARED.match(statement):
+        return f"{prepared[1].upper()} {prepared[2]}"
     table = _TABLE.search(statement)
     if table is None:
         return " ".join(statement.split()[:3])
-    lock = " FOR UPDATE" if statement.rstrip().endswith("FOR UPDATE") else ""
-    return f"{verb} {table[1]}{lock}"
+    verb = "LOCK" if statement.rstrip().endswith("FOR UPDATE") else statement.split(maxsplit=1)[0].upper()
+    return f"{verb} {table[1]}"
 
 
 @contextmanager
@@ -26,7 +29,8 @@ def counted(engine: Engine) -> Iterator[list[str]]:
     seen: list[str] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        seen.append(name_of(statement))
+        if not statement.startswith("PREPARE"):  # once a connection
+            seen.append(name_of(statement))
 
     def commit(_connection: Any) -> None:
         seen.append("COMMIT")

@@ -137,7 +137,7 @@ def test_a_batch_of_plain_deductions_is_seven_statements_and_a_commit(
     with counted(postgres_engine) as statements:
         applied(postgres_engine, catalog, *batch)
     assert statements == [
-        "SELECT accounts FOR UPDATE",
+        "LOCK accounts",
         "SELECT operations",
         "SELECT lots",
         "INSERT operations",

@@ -127,7 +127,8 @@ def heard(engine: Engine) -> Iterator[list[Statement]]:
     statements: list[Statement] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        statements.append((statement, parameters))
+        if not statement.startswith("PREPARE"):  # its execution is what is explained
+            statements.append((statement, parameters))
 
     event.listen(engine, "before_cursor_execute", note)
     try:

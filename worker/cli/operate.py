@@ -54,9 +54,14 @@ def run(application: Application, *, drain: bool, with_scheduler: bool, supervis
             raise ConfigurationError("--drain runs one worker; leave --workers out")
         sys.exit(supervise(_environments(settings, with_scheduler=with_scheduler), stop))
     application.serve_metrics()
-    # What is there by now stays: out of the way, collecting the garbage of a batch costs next to nothing.
+    # What is there by now stays, and a batch leaves no cycles: looking for them after every 700 objects would
+    # take a tenth of the time that goes into decisions.
     gc.freeze()
+    gc.set_threshold(_OBJECTS_A_COLLECTION)
     application.run_worker(stop, drain=drain, with_scheduler=with_scheduler and not drain)
+
+
+_OBJECTS_A_COLLECTION = 50_000
 
 
 def _environments(settings: Settings, *, with_scheduler: bool) -> list[dict[str, str]]:

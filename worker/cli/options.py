@@ -28,7 +28,7 @@ _FLAGS: dict[str, Callable[[F], F]] = {
     "batch_size": click.option(
         "--batch-size", type=int, help="Most messages a transaction  [BILLING_BATCH_SIZE, 500]"
     ),
-    "prefetch": click.option("--prefetch", type=int, help="Messages held a queue  [BILLING_PREFETCH, 1000]"),
+    "prefetch": click.option("--prefetch", type=int, help="Messages held a queue  [BILLING_PREFETCH, 1500]"),
     "metrics_port": click.option(
         "--metrics-port", type=int, help="Serve Prometheus metrics there  [BILLING_METRICS_PORT, none]"
     ),

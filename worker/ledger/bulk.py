@@ -1,9 +1,8 @@
 """Many rows in one statement.
 
 On PostgreSQL rows travel as one JSON parameter that ``json_to_recordset`` turns into a table, and keys as one
-array literal: the statement is the same text for any number of them, made once and given to the driver as it
-is, and neither side builds thousands of parameters. On SQLite SQLAlchemy builds the statements; rows are an
-``executemany``.
+array literal: the statement is the same text for any number of them, prepared once a connection, and neither
+side builds thousands of parameters. On SQLite SQLAlchemy builds the statements; rows are an ``executemany``.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -11,7 +10,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from pydantic_core import to_json
-from sqlalchemy import Column, Connection, Row, Table, bindparam, select, update
+from sqlalchemy import Column, Connection, CursorResult, Row, Table, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql import ColumnElement, any_
@@ -41,7 +40,7 @@ def select_rows(
         return []
     if connection.dialect.name == "postgresql":
         sql = _select_sql(table, names, key, only, order_by, for_update)
-        return connection.exec_driver_sql(sql, {"values": _array(values)}).all()
+        return _executed(connection, sql, table, _array(values)).all()
     statement = select(*(table.c[name] for name in names)).where(table.c[key].in_(values))
     if only is not None:
         statement = statement.where(table.c[only])
@@ -66,7 +65,7 @@ def insert_rows(
     names = tuple(rows[0])
     if connection.dialect.name == "postgresql":
         sql = _insert_sql(table, names, on_conflict, returning)
-        result = connection.exec_driver_sql(sql, {"rows": _dumped(rows)})
+        result = _executed(connection, sql, table, _dumped(rows))
     else:
         result = connection.execute(_sqlite_insert(table, names, on_conflict, returning), list(rows))
     return result.all() if returning else []
@@ -90,7 +89,7 @@ def update_rows(
     names = tuple(rows[0])
     if connection.dialect.name == "postgresql":
         sql = _update_sql(table, names, key, guards)
-        return connection.exec_driver_sql(sql, {"rows": _dumped(rows)}).rowcount
+        return _executed(connection, sql, table, _dumped(rows)).rowcount
     fixed = {*key, *(parameter for _, parameter in guards)}
     statement = (
         update(table)
@@ -102,6 +101,21 @@ def update_rows(
         {(f"k_{name}" if name in fixed else f"v_{name}"): row[name] for name in names} for row in rows
     ]
     return connection.execute(statement, parameters).rowcount
+
+
+def _executed(connection: Connection, sql: str, table: Table, parameter: str) -> CursorResult[Any]:
+    """``sql`` with its one parameter ``$1``; the server parses and plans it once a connection.
+
+    Its name there says what it does: that is what a look at the server's activity shows.
+    """
+    prepared: dict[str, str] = connection.info.setdefault("prepared", {})
+    name = prepared.get(sql)
+    if name is None:
+        verb = "lock" if sql.endswith("FOR UPDATE") else sql.partition(" ")[0].lower()
+        name = f"{verb}_{table.name}_{len(prepared)}"
+        connection.exec_driver_sql(f"PREPARE {name}(text) AS {sql}")
+        prepared[sql] = name
+    return connection.exec_driver_sql(f"EXECUTE {name}(%(parameter)s)", {"parameter": parameter})
 
 
 def among(connection: Connection, column: Column[Any], values: Iterable[Any]) -> ColumnElement[bool]:
@@ -121,7 +135,7 @@ def _select_sql(
     for_update: bool,  # noqa: FBT001 - a part of the cache's key
 ) -> str:
     kind = table.c[key].type.compile(_POSTGRESQL)
-    sql = f"SELECT {', '.join(names)} FROM {table.name} WHERE {key} = ANY(CAST(%(values)s AS {kind}[]))"  # noqa: S608 - names from the tables
+    sql = f"SELECT {', '.join(names)} FROM {table.name} WHERE {key} = ANY(CAST($1 AS {kind}[]))"  # noqa: S608 - names from the tables
     if only is not None:
         sql += f" AND {only}"
     if order_by:
@@ -174,7 +188,7 @@ def _update_sql(
 
 def _recordset(table: Table, names: tuple[str, ...], aliases: Mapping[str, str] | None = None) -> str:
     kinds = (f"{name} {table.c[(aliases or {}).get(name, name)].type.compile(_POSTGRESQL)}" for name in names)
-    return f"json_to_recordset(CAST(%(rows)s AS json)) AS r({', '.join(kinds)})"
+    return f"json_to_recordset(CAST($1 AS json)) AS r({', '.join(kinds)})"
 
 
 def _sqlite_insert(

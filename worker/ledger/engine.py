@@ -32,7 +32,11 @@ _POSTGRESQL_CONNECT = {
 _POSTGRESQL_SESSION = "-c timezone=UTC -c lock_timeout=5000 -c idle_in_transaction_session_timeout=30000"
 # What is loaded and written is found by its key, always. The planner, which takes a batch of one for a
 # hundred rows and knows nothing of a table that has just been filled, would now and then read all of it.
-_BY_KEY = "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
+# A prepared statement's plan is then the same for every batch.
+_BY_KEY = (
+    "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off "
+    "-c plan_cache_mode=force_generic_plan"
+)
 
 _CONTENTION = {"40001", "40P01", "55P03"}  # serialization failure, deadlock, lock time-out
 # Connection, resources, shutdown, system and internal errors: whole classes; a read-only standby.
