@@ -15,7 +15,7 @@ _GOAL_OF_OTHERS = Goal(10)
 #: Peers are slow: as many as they settle in about the time in which the worker settles its own.
 _SHARE = 10
 
-_WORKER = "worker"
+_WORKER, _PROCESSES = "worker", 2  # its own best setting on two cores, as the peers have theirs
 _SAME_WORK = (
     "each peer does the same work on the same tables: one transaction a message, idempotent, reply "
     "confirmed, acknowledged late, its ledger audited"
@@ -33,7 +33,7 @@ def against(context: Context, peers: list[Contender]) -> Result:
     messages, users = context.sized(30_000, 600), context.accounts()
     fewer = max(messages // _SHARE, 100)
     contestants: dict[str, Callable[[], Measured]] = {
-        _WORKER: lambda: settled_deductions(context, messages, users)
+        _WORKER: lambda: settled_deductions(context, messages, users, workers=_PROCESSES)
     }
     for peer in peers:
         contestants[peer.name] = partial(settled_by, peer, context, fewer, users)
@@ -50,6 +50,7 @@ def against(context: Context, peers: list[Contender]) -> Result:
         ),
         sizes={"messages": messages, "messages of a peer": fewer, "users": users},
         notes=(
+            f"the worker: {_PROCESSES} processes, all else as it is by default",
             *(f"{peer.name} {versions[peer.name]}: {peer.settings()}" for peer in peers),
             _SAME_WORK,
             "peers get fewer messages; rates are of what was settled between the first and the last reply",

@@ -112,10 +112,14 @@ class Servers:
         return {name: [server.process_id] for name, server in parts.items() if hasattr(server, "process_id")}
 
 
+#: What anyone gives a database that holds ten million entries. Durability stays as it is.
+_SETTINGS = {"shared_buffers": "2GB", "max_wal_size": "8GB"}
+
+
 @contextmanager
 def started_servers() -> Iterator[Servers]:
     """The servers of a session, private ones unless the environment gives others. Raises ServerError."""
-    with postgres_server() as postgres, rabbitmq_server() as rabbitmq:
+    with postgres_server(settings=_SETTINGS) as postgres, rabbitmq_server() as rabbitmq:
         yield Servers(postgres, rabbitmq)
 
 

@@ -76,7 +76,6 @@ def test_the_mixed_day_has_as_many_messages_as_asked_for(day: MixedDay) -> None:
     messages = list(day.messages())
     assert len(messages) == 4_000
     assert sum(day.kinds.values()) == 4_000
-    assert day.commands > 4_000  # batches bring several
 
 
 def test_the_mixed_day_has_its_duplicates_and_rejections(day: MixedDay) -> None:

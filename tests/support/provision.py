@@ -89,8 +89,10 @@ class GivenRabbitMQ:
 
 
 @contextmanager
-def postgres_server(environment: Mapping[str, str] = os.environ) -> Iterator[PostgresServer]:
-    """The given PostgreSQL, else a private one for as long as the context lasts.
+def postgres_server(
+    environment: Mapping[str, str] = os.environ, settings: Mapping[str, str] | None = None
+) -> Iterator[PostgresServer]:
+    """The given PostgreSQL, else a private one with ``settings`` for as long as the context lasts.
 
     Raises ServerError when there is neither. Tests that stop the server start their own.
     """
@@ -98,7 +100,7 @@ def postgres_server(environment: Mapping[str, str] = os.environ) -> Iterator[Pos
     if given is not None:
         yield given
         return
-    with Postgres.start() as server:
+    with Postgres.start(settings=settings) as server:
         yield server
 
 

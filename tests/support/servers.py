@@ -633,16 +633,16 @@ class Postgres(PrivateServer):
         "immediate": signal.SIGQUIT,
     }
 
-    def __init__(self, folder: Path, binaries: Path) -> None:
+    def __init__(self, folder: Path, binaries: Path, settings: Mapping[str, str]) -> None:
         super().__init__(folder)
-        self._binaries = binaries
+        self._binaries, self._settings = binaries, settings
         self._owner = _Owner.unprivileged()
         self.address = PostgresAddress("127.0.0.1", _free_port(), "billing", secrets.token_urlsafe(12))
         self.databases = Databases(self.address)
 
     @classmethod
-    def start(cls, folder: Path | None = None) -> Self:
-        """A new server with an empty ``postgres`` database.
+    def start(cls, folder: Path | None = None, settings: Mapping[str, str] | None = None) -> Self:
+        """A new server with an empty ``postgres`` database; ``settings`` stand above its own.
 
         Its own folder is made inside ``folder`` (default: the system's temporary folder), which
         must be open to the ``postgres`` user where the tests run as root. Raises ServerError
@@ -651,7 +651,7 @@ class Postgres(PrivateServer):
         binaries = postgres_binaries()
         if binaries is None:
             raise ServerError("PostgreSQL is not installed: run python -m tests.support.provision")
-        server = cls(Path(tempfile.mkdtemp(prefix="billing-postgres-", dir=folder)), binaries)
+        server = cls(Path(tempfile.mkdtemp(prefix="billing-postgres-", dir=folder)), binaries, settings or {})
         return _started(server, server._initialize)
 
     @property
@@ -672,6 +672,7 @@ class Postgres(PrivateServer):
             raise self._failure("could not make a database cluster")
         with (self._data / "postgresql.conf").open("a") as settings:
             settings.write(f"{_POSTGRES_SETTINGS}port = {self.address.port}\n")
+            settings.writelines(f"{name} = '{value}'\n" for name, value in self._settings.items())
 
     def _launch(self) -> subprocess.Popen[bytes]:
         return self._child([str(self._binaries / "postgres"), "-D", str(self._data)])

@@ -271,7 +271,8 @@ class _Inbox:
             # Not drain_events, which does the same and looks after a time-out with every frame.
             read, take = self._connection.transport.read_frame, self._connection.on_inbound_frame
             while self._waiting() < most and self._waiting_bytes() < _HELD_MAX_BYTES:
-                take(read())
+                while not take(read()):
+                    pass
         self._raise_if_cancelled()
 
     def _on_cancel(self, tag: str) -> None:

@@ -127,16 +127,13 @@ def _method_frame(exchange: str, routing_key: str, channel: int) -> bytes:
 
 
 def _properties(message: Outgoing) -> bytes:
+    values = {**message.properties, "delivery_mode": _PERSISTENT}
+    if message.headers:
+        values["application_headers"] = message.headers
     flags = 0
     parts = [b""]
-    for name, kind, flag in _PROPERTIES:
-        match name:
-            case "application_headers":
-                value: Any = message.headers or None
-            case "delivery_mode":
-                value = _PERSISTENT
-            case _:
-                value = message.properties.get(name)
+    for name, kind, flag in _in_order(tuple(values)):
+        value = values[name]
         if value is None:
             continue
         flags |= flag
@@ -147,6 +144,12 @@ def _properties(message: Outgoing) -> bytes:
             parts.append(dumps(kind, (value,)))
     parts[0] = _FLAGS.pack(flags)
     return b"".join(parts)
+
+
+@lru_cache(maxsize=256)
+def _in_order(names: tuple[str, ...]) -> list[tuple[str, str, int]]:
+    """These properties in the order of the wire, with their kinds and flags."""
+    return [one for one in _PROPERTIES if one[0] in names]
 
 
 _METHOD_ID, _FLAGS = Struct(">HH"), Struct(">H")
