@@ -306,6 +306,33 @@ def test_a_suspect_among_others_is_left_for_a_careful_look() -> None:
     assert again.prefetch == Pace().prefetch
 
 
+def test_suspicion_does_not_wear_off_while_the_batch_before_takes_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+
+    def ticking(seconds: float = 0.01) -> float:
+        nonlocal now
+        now += seconds
+        return now
+
+    monkeypatch.setattr("worker.consumer.monotonic", ticking)
+    suspect = messages(1, delivery_count=SUSPECT_AFTER)[0]
+    clean = messages(5, queue="billing.payments")
+    first, again = FakeLink(*clean[:3], suspect), FakeLink(clean[3], suspect, clean[4])
+    pipeline, held = FakePipeline(), list[int]()
+
+    def pass_time() -> None:
+        held.append(again.prefetch)
+        if len(pipeline.batches) == 2:
+            ticking(60)
+
+    pipeline.after = pass_time
+    consumer([first, again], pipeline, FakeStop()).run(drain=True)
+    assert pipeline.batches == [clean[:1], clean[1:3], [clean[3]], [suspect], [clean[4]]]
+    assert held[2:4] == [1, 1]
+
+
 def test_batches_and_outages_are_counted() -> None:
     metrics = Metrics()
     pipeline = FakePipeline(errors=[LedgerUnavailableError("down")] * 2)

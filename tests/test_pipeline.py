@@ -25,7 +25,7 @@ from worker.ledger.audit import audit
 from worker.ledger.engine import ledger_engine
 from worker.ledger.store import Books, Ledger
 from worker.metrics import Metrics
-from worker.pipeline import Pipeline, UnansweredError
+from worker.pipeline import Item, Pipeline, UnansweredError
 from worker.policy import GIVE_UP_AFTER, SCHEDULER_APP_ID, Policy
 
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
@@ -62,9 +62,14 @@ def make_pipeline(engine: Engine, catalog: Catalog, metrics: Metrics, policy: Po
     )
 
 
+def through(pipeline: Pipeline, link: FakeLink, items: list[Item]) -> None:
+    pipeline.apply(items)
+    pipeline.tell(link, items)
+
+
 def settle(pipeline: Pipeline, *deliveries: Delivery, link: FakeLink | None = None) -> FakeLink:
     link = link or FakeLink()
-    pipeline.settle(link, pipeline.receive(deliveries))
+    through(pipeline, link, pipeline.receive(deliveries))
     return link
 
 
@@ -255,10 +260,10 @@ def test_what_must_be_told_is_held_until_there_is_room_and_only_that_is_sent_aga
     items = pipeline.receive(deliveries)
     for _ in range(3):
         with pytest.raises(BrokerUnavailableError, match=full):
-            pipeline.settle(link, items)
+            through(pipeline, link, items)
     assert link.acknowledged == []
     link.refusing = set()
-    pipeline.settle(link, items)
+    through(pipeline, link, items)
     assert link.acknowledged == deliveries
     assert len(link.published) == 4  # three replies and a letter, each once
     assert not any(reply["duplicate"] for reply in link.replies)
@@ -575,9 +580,9 @@ def test_a_refused_notice_that_has_no_place_among_the_letters_either_is_held(pip
     items = pipeline.receive([delivery(NEARLY_ALL)])
     for _ in range(2):
         with pytest.raises(UnansweredError, match=r"billing\.dead"):
-            pipeline.settle(link, items)
+            through(pipeline, link, items)
     link.refusing = {"balance.low"}
-    pipeline.settle(link, items)
+    through(pipeline, link, items)
     assert len(link.published) == 2  # the reply and the letter, each once
     assert len(link.acknowledged) == 1
 
@@ -594,11 +599,11 @@ def test_an_event_exchange_that_is_missing_holds_the_notice_and_repeats_no_reply
     items = pipeline.receive([delivery(NEARLY_ALL)])
     for _ in range(3):
         with pytest.raises(UnansweredError, match="topology declare"):
-            pipeline.settle(link, items)
+            through(pipeline, link, items)
     assert len(link.published) == 1
     assert link.acknowledged == []
     link.on_publish = lambda: None
-    pipeline.settle(link, items)
+    through(pipeline, link, items)
     assert [message.exchange for message in link.published] == ["", BILLING.events]
     assert len(link.acknowledged) == 1
 
@@ -781,8 +786,8 @@ def test_settling_again_after_the_broker_was_lost_applies_nothing_twice(
     items = pipeline.receive([delivery(OPEN), delivery(deduct())])
     link.on_publish = lost
     with pytest.raises(BrokerUnavailableError):
-        pipeline.settle(link, items)
+        through(pipeline, link, items)
     link.on_publish = lambda: None
-    pipeline.settle(link, items)
+    through(pipeline, link, items)
     assert [reply["duplicate"] for reply in link.replies] == [False, False]
     assert audit(engine).examined["entries"] == 2

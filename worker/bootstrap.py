@@ -66,7 +66,7 @@ class Application:
 
     @cached_property
     def ledger(self) -> Ledger:
-        """The worker's way to the ledger: no statement may take longer than a batch ever should."""
+        """The worker's way to the ledger: everything by its key, and no longer than a batch ever should."""
         url = self.settings.database_url.get_secret_value()
         return Ledger(
             ledger_engine(

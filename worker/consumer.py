@@ -152,28 +152,31 @@ class Consumer:
         and decoded: each waits for its own server, and neither server for the other.
         """
         with self._linked(self._pace.prefetch) as link, ThreadPoolExecutor(1, "ledger") as ledger:
-            settling = self._given_to(ledger, [])
-            while not self._stop.requested:
+            settling, suspects = self._received([]), list[Delivery]()
+            while not (suspects or self._stop.requested):
                 idle = not settling.items
                 deliveries = link.receive(self._pace.batch_size, IDLE_S if idle else 0)
                 self._well()
-                items = self._pipeline.receive([one for one in deliveries if not _is_suspect(one)])
+                suspects = [delivery for delivery in deliveries if _is_suspect(delivery)]
+                batch = self._received([delivery for delivery in deliveries if not _is_suspect(delivery)])
                 if not self._settled(link, settling):
                     return False
                 if self._stop.requested:
                     break
-                settled, settling = settling, self._given_to(ledger, items)
+                settled, settling = settling, batch
+                batch.settling = ledger.submit(self._pipeline.apply, batch.items)
                 if not self._told(link, settled):
                     return False
-                if suspects := [delivery for delivery in deliveries if _is_suspect(delivery)]:
-                    self._suspect(suspects)
-                    self._careful = True
-                    break
                 if drain and idle and not deliveries:
                     return True
                 link.keep_alive()
             if self._settled(link, settling):
                 self._told(link, settling)
+            if (
+                suspects
+            ):  # what they are suspected since is now: the batch before them may have taken its time
+                self._suspect(suspects)
+                self._careful = True
         return False
 
     def _suspect(self, deliveries: Sequence[Delivery]) -> None:
@@ -190,14 +193,14 @@ class Consumer:
         self._broker.ended()
         self._waits = self._backoff()
 
+    def _received(self, deliveries: Sequence[Delivery]) -> "_Batch":
+        return _Batch(began=monotonic(), items=self._pipeline.receive(deliveries))
+
     def _settle(self, link: Link, deliveries: Sequence[Delivery]) -> None:
         """Settle the batch and tell the broker; a stop in an outage gives it back."""
-        batch = _Batch(self._pipeline.receive(deliveries), monotonic())
+        batch = self._received(deliveries)
         if self._settled(link, batch):
             self._told(link, batch)
-
-    def _given_to(self, ledger: ThreadPoolExecutor, items: Sequence[Item]) -> "_Batch":
-        return _Batch(items, monotonic(), ledger.submit(self._pipeline.apply, items))
 
     def _settled(self, link: Link, batch: "_Batch") -> bool:
         """Whether the ledger has the batch, now or after an outage; False where a stop comes first."""
@@ -261,12 +264,12 @@ def _is_suspect(delivery: Delivery) -> bool:
     return delivery.delivery_count >= SUSPECT_AFTER
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Batch:
     """Items that go through together, when they came, and the thread's work on them where it has them."""
 
-    items: Sequence[Item]
     began: float
+    items: Sequence[Item]
     settling: "Future[None] | None" = None
 
 

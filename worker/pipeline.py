@@ -83,15 +83,11 @@ class Pipeline:
         now = self._clock()
         return [self._decoded(delivery, now) for delivery in deliveries]
 
-    def settle(self, link: Link, items: Sequence[Item]) -> None:
-        """Apply, reply, acknowledge. After a TransientError it may be called again with the same items."""
-        self.apply(items)
-        self.tell(link, items)
-
     def apply(self, items: Sequence[Item]) -> None:
         """Each item gets its answers, in one transaction; a fault that no outcome names is isolated.
 
-        What has them already, or a reason why there are none, stays as it is.
+        What has them already, or a reason why there are none, stays as it is: after a TransientError it may
+        be called again with the same items.
         """
         items = [item for item in items if not item.answers and item.reason is None]
         if not items:

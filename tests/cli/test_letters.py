@@ -42,7 +42,9 @@ def worker(
         while count:
             deliveries = link.receive(count, PATIENCE_S)
             assert deliveries, f"{count} messages have not come"
-            pipeline.settle(link, pipeline.receive(deliveries))
+            items = pipeline.receive(deliveries)
+            pipeline.apply(items)
+            pipeline.tell(link, items)
             count -= len(deliveries)
     finally:
         link.close()

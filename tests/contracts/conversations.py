@@ -53,7 +53,9 @@ def spoken(steps: Sequence[Step], engine: Engine) -> Iterator[Step]:
     for step in steps:
         now = datetime.fromisoformat(step.get("at", now.isoformat()))
         link = FakeLink()
-        pipeline.settle(link, pipeline.receive([_delivered(step)]))
+        items = pipeline.receive([_delivered(step)])
+        pipeline.apply(items)
+        pipeline.tell(link, items)
         asked = {name: value for name, value in step.items() if name not in ("reply", "notices")}
         yield {**asked, **_answers(link)}
 

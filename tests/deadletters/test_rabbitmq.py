@@ -57,7 +57,9 @@ def worker(broker_url: str, database_url: str, **settings: Any) -> None:
     pipeline = application.pipeline(Ledger(application.engine))
     link = application.link(consume=[queue.name for queue in BILLING.work])
     deliveries = link.receive(1, PATIENCE_S)
-    pipeline.settle(link, pipeline.receive(deliveries))
+    items = pipeline.receive(deliveries)
+    pipeline.apply(items)
+    pipeline.tell(link, items)
     link.close()
     application.engine.dispose()
 

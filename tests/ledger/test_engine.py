@@ -1,12 +1,14 @@
 """What the database's errors mean to the worker."""
 
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
+from schemas import DeductUsage
 from worker.errors import ConfigurationError, ContentionError, LedgerUnavailableError
 from worker.ledger.engine import ledger_engine, translated_errors
 from worker.ledger.store import Ledger
@@ -38,6 +40,31 @@ def test_what_an_error_of_postgresql_means(postgres_engine: Engine, sql: str, er
     with pytest.raises(error):
         run(postgres_engine, sql)
     run(postgres_engine, "SELECT 1")  # and the next transaction has a connection that works
+
+
+@pytest.mark.parametrize("state", ["26000", "42P05", "0A000"])
+def test_a_session_whose_prepared_statements_are_stale_is_left(postgres_engine: Engine, state: str) -> None:
+    with postgres_engine.connect() as connection:
+        before = connection.scalar(text("SELECT pg_backend_pid()"))
+    with pytest.raises(LedgerUnavailableError):
+        run(postgres_engine, f"DO $$ BEGIN RAISE SQLSTATE '{state}'; END $$")
+    with postgres_engine.connect() as connection:
+        assert connection.scalar(text("SELECT pg_backend_pid()")) != before
+
+
+def test_statements_that_a_session_has_lost_are_prepared_again(postgres_engine: Engine) -> None:
+    ledger = Ledger(postgres_engine)
+    command = DeductUsage(reference_id="r", user_id="nobody", tokens=1)
+
+    def look() -> None:
+        with ledger.begin() as books:
+            books.load([command], datetime.now(UTC))
+
+    look()
+    run(postgres_engine, "DEALLOCATE ALL")
+    with pytest.raises(LedgerUnavailableError):
+        look()
+    look()
 
 
 def test_a_server_that_is_not_there_is_unavailable() -> None:

@@ -369,11 +369,13 @@ class _Outbox:
         _close(self.connection)
 
     def _send(self, messages: Sequence[Outgoing]) -> None:
+        # All at once before any is counted: what can't be written must not have a number.
+        pieces = list(publishing(messages, self._channel.channel_id, self.connection.frame_max))
         for message in messages:
             self._published += 1
             self._unconfirmed[self._published] = message
         # Not basic_publish: that reads from the socket and writes to it for every message (py-amqp#426).
-        for piece in publishing(messages, self._channel.channel_id, self.connection.frame_max):
+        for piece in pieces:
             self.connection.transport.write(piece)
             self.connection.bytes_sent += 1  # or it would send a heartbeat: py-amqp counts frames here
 

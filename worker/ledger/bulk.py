@@ -104,7 +104,7 @@ def update_rows(
 
 
 def _executed(connection: Connection, sql: str, table: Table, parameter: str) -> CursorResult[Any]:
-    """``sql`` with its one parameter ``$1``; the server parses and plans it once a connection.
+    """``sql`` with its one parameter ``$1``; the server parses it once a connection, and plans it seldom.
 
     Its name there says what it does: that is what a look at the server's activity shows.
     """

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import (
     ArgumentError,
     DatabaseError,
@@ -32,13 +32,14 @@ _POSTGRESQL_CONNECT = {
 _POSTGRESQL_SESSION = "-c timezone=UTC -c lock_timeout=5000 -c idle_in_transaction_session_timeout=30000"
 # What is loaded and written is found by its key, always. The planner, which takes a batch of one for a
 # hundred rows and knows nothing of a table that has just been filled, would now and then read all of it.
-# A prepared statement's plan is then the same for every batch.
+# A prepared statement's plan is then the same for every batch. Without an index (foreign keys look up some
+# that have none when an account goes) a scan counts as so dear that it would be compiled each time: no JIT.
 _BY_KEY = (
     "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off "
-    "-c plan_cache_mode=force_generic_plan"
+    "-c plan_cache_mode=force_generic_plan -c jit=off"
 )
-
-_CONTENTION = {"40001", "40P01", "55P03"}  # serialization failure, deadlock, lock time-out
+# A prepared statement that isn't there, is there already, or was outdated by a migration.
+_STALE = {"26000", "42P05", "0A000"}
 # Connection, resources, shutdown, system and internal errors: whole classes; a read-only standby.
 _UNAVAILABLE = ("08", "53", "57", "58", "XX", "25006")
 # No such table, column, database or schema; not permitted: a deployment to mend, not a message to refuse.
@@ -67,16 +68,28 @@ def ledger_engine(
             session = f"{_POSTGRESQL_SESSION} -c statement_timeout={statement_timeout_s}s"
             if only_by_key:
                 session += f" {_BY_KEY}"
-            return create_engine(
-                parsed.set(drivername="postgresql+psycopg2"),
-                connect_args=_POSTGRESQL_CONNECT | {"application_name": application_name, "options": session},
-                pool_recycle=1800,
-                hide_parameters=True,  # they are what producers sent; errors end in logs
-            )
+            return _postgresql_engine(parsed, {"application_name": application_name, "options": session})
         case "sqlite":
             return _sqlite_engine(parsed)
         case other:
             raise ConfigurationError(f"the database is {other!r}; PostgreSQL and SQLite are supported")
+
+
+def _postgresql_engine(url: URL, session: dict[str, str]) -> Engine:
+    engine = create_engine(
+        url.set(drivername="postgresql+psycopg2"),
+        connect_args=_POSTGRESQL_CONNECT | session,
+        pool_recycle=1800,
+        hide_parameters=True,  # they are what producers sent; errors end in logs
+    )
+
+    @event.listens_for(engine, "handle_error")
+    def _leave_stale_session(context: ExceptionContext) -> None:
+        # A new session prepares its statements anew; in this one every batch would fail.
+        if getattr(context.original_exception, "pgcode", None) in _STALE:
+            context.is_disconnect = True
+
+    return engine
 
 
 def _sqlite_engine(url: URL) -> Engine:
