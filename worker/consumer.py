@@ -172,10 +172,8 @@ class Consumer:
                 link.keep_alive()
             if self._settled(link, settling):
                 self._told(link, settling)
-            if (
-                suspects
-            ):  # what they are suspected since is now: the batch before them may have taken its time
-                self._suspect(suspects)
+            if suspects:
+                self._suspect(suspects)  # from now on: the batch beside them may have taken its time
                 self._careful = True
         return False
 

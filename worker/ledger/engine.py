@@ -38,6 +38,8 @@ _BY_KEY = (
     "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off "
     "-c plan_cache_mode=force_generic_plan -c jit=off"
 )
+
+_CONTENTION = {"40001", "40P01", "55P03"}  # serialization failure, deadlock, lock time-out
 # A prepared statement that isn't there, is there already, or was outdated by a migration.
 _STALE = {"26000", "42P05", "0A000"}
 # Connection, resources, shutdown, system and internal errors: whole classes; a read-only standby.
