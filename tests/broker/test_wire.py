@@ -165,7 +165,10 @@ def test_what_is_no_frame_is_refused() -> None:
             transport.read_frame()
 
 
-@given(SHORT, st.integers(0, 2**63), st.booleans(), SHORT, SHORT)
+NAMES = st.text(st.characters(), max_size=60)  # halves of surrogate pairs among them
+
+
+@given(NAMES, st.integers(0, 2**63), st.booleans(), NAMES, NAMES)
 def test_the_arguments_of_a_delivery_are_read_as_they_were_written(
     consumer: str, tag: int, redelivered: bool, exchange: str, routing_key: str
 ) -> None:

@@ -93,7 +93,11 @@ def delivery_arguments(arguments: bytes) -> tuple[int, bool, str, str]:
 def _route(names: bytes) -> tuple[str, str]:
     """The exchange and the routing key: few of them are in use."""
     exchange_end = 1 + names[0]
-    return names[1:exchange_end].decode(), names[exchange_end + 1 :].decode()
+    return _text(names[1:exchange_end]), _text(names[exchange_end + 1 :])
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogatepass")  # as py-amqp reads all other names
 
 
 _TAG = Struct(">QB")
