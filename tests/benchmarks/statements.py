@@ -9,7 +9,7 @@ from sqlalchemy import Engine, event
 
 _TABLE = re.compile(r"\b(?:FROM|INTO|UPDATE)\s+(\w+)", re.IGNORECASE)
 #: The worker's names of prepared statements, see ``worker.ledger.bulk``.
-_PREPARED = re.compile(r"EXECUTE ([a-z]+)_(\w+)_\d+\(")
+_PREPARED = re.compile(r"(?:PREPARE|EXECUTE) ([a-z]+)_(\w+)_\d+\(")
 
 
 def name_of(statement: str) -> str:

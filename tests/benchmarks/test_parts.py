@@ -84,6 +84,7 @@ def test_a_step_counts_without_the_steps_inside_it(monkeypatch: pytest.MonkeyPat
     ("statement", "name"),
     [
         ("SELECT a, b\nFROM accounts WHERE x FOR UPDATE", "LOCK accounts"),
+        ("PREPARE insert_lots_3(text) AS INSERT INTO lots (a) SELECT a", "INSERT lots"),
         ("EXECUTE update_payment_events_12('[]')", "UPDATE payment_events"),
         ("INSERT INTO operations (a) SELECT a FROM json_to_recordset($1)", "INSERT operations"),
         ("UPDATE lots AS t SET a = r.a", "UPDATE lots"),

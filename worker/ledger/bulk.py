@@ -28,11 +28,13 @@ def select_rows(
     key: str,
     values: Collection[Any],
     *,
-    only: str | None = None,
+    only: tuple[str, str | bool] | None = None,
     order_by: tuple[str, ...] = (),
     for_update: bool = False,
 ) -> Sequence[Row[Any]]:
-    """The columns ``names`` of the rows whose ``key`` is one of ``values``, and for which ``only`` is true.
+    """The columns ``names`` of the rows whose ``key`` is one of ``values``.
+
+    ``only`` leaves those whose column of that name has that value, a constant.
 
     ``for_update`` locks them in their order; SQLite has the write lock already and leaves it out.
     """
@@ -43,7 +45,7 @@ def select_rows(
         return _executed(connection, sql, table, _array(values)).all()
     statement = select(*(table.c[name] for name in names)).where(table.c[key].in_(values))
     if only is not None:
-        statement = statement.where(table.c[only])
+        statement = statement.where(table.c[only[0]] if only[1] is True else table.c[only[0]] == only[1])
     return connection.execute(statement.order_by(*(table.c[name] for name in order_by))).all()
 
 
@@ -130,14 +132,14 @@ def _select_sql(
     table: Table,
     names: tuple[str, ...],
     key: str,
-    only: str | None,
+    only: tuple[str, str | bool] | None,
     order_by: tuple[str, ...],
     for_update: bool,  # noqa: FBT001 - a part of the cache's key
 ) -> str:
     kind = table.c[key].type.compile(_POSTGRESQL)
     sql = f"SELECT {', '.join(names)} FROM {table.name} WHERE {key} = ANY(CAST($1 AS {kind}[]))"  # noqa: S608 - names from the tables
     if only is not None:
-        sql += f" AND {only}"
+        sql += f" AND {only[0]}" if only[1] is True else f" AND {only[0]} = '{only[1]}'"
     if order_by:
         sql += f" ORDER BY {', '.join(order_by)}"
     return f"{sql} FOR UPDATE" if for_update else sql

@@ -71,7 +71,7 @@ def open_lots(connection: Connection, account_ids: Collection[int]) -> dict[int,
     found: dict[int, list[Lot]] = {}
     in_order = ("account_id", "number")
     for row in select_rows(
-        connection, lots, rows.LOT, "account_id", account_ids, only="is_open", order_by=in_order
+        connection, lots, rows.LOT, "account_id", account_ids, only=("is_open", True), order_by=in_order
     ):
         found.setdefault(row[0], []).append(rows.lot(row))
     return found
@@ -80,10 +80,12 @@ def open_lots(connection: Connection, account_ids: Collection[int]) -> dict[int,
 def open_holds(connection: Connection, account_ids: Collection[int]) -> dict[int, list[Hold]]:
     """The open holds of these accounts, by account."""
     found: dict[int, list[Hold]] = {}
-    if account_ids:
-        where = among(connection, holds.c.account_id, account_ids), holds.c.state == "open"
-        for hold in holds_of(connection, select(holds).where(*where).order_by(holds.c.operation_id)):
-            found.setdefault(hold.account_id, []).append(hold)
+    in_order = ("operation_id",)
+    rows_found = select_rows(
+        connection, holds, rows.HOLD, "account_id", account_ids, only=("state", "open"), order_by=in_order
+    )
+    for hold in _with_parts(connection, rows_found):
+        found.setdefault(hold.account_id, []).append(hold)
     return found
 
 
@@ -192,13 +194,20 @@ def _closed_holds(connection: Connection, known: Known, references: Iterable[str
 
 def holds_of(connection: Connection, statement: Any) -> list[Hold]:
     """The holds that ``statement``, a select of them, finds; with their parts."""
-    found: Sequence[Row[Any]] = connection.execute(statement).all()
-    if not found:
-        return []
+    return _with_parts(connection, connection.execute(statement).all())
+
+
+def _with_parts(connection: Connection, found: Sequence[Row[Any]]) -> list[Hold]:
+    ids = [row.operation_id for row in found]
     parts: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    of_these = among(connection, hold_parts.c.operation_id, [row.operation_id for row in found])
-    in_order = select(hold_parts).where(of_these).order_by(hold_parts.c.operation_id, hold_parts.c.place)
-    for row in connection.execute(in_order):
+    for row in select_rows(
+        connection,
+        hold_parts,
+        ("operation_id", "lot", "amount"),
+        "operation_id",
+        ids,
+        order_by=("operation_id", "place"),
+    ):
         parts[row.operation_id].append((row.lot, row.amount))
     return [rows.hold(row, parts[row.operation_id]) for row in found]
 

@@ -19,7 +19,7 @@ from worker.core.known import (
 )
 from worker.core.outcomes import Outcome
 from worker.core.plan import AccountMove, Entry, QuotaEntry, UsageRefund
-from worker.ledger.tables import operations
+from worker.ledger.tables import holds, operations
 
 Values = dict[str, Any]
 
@@ -67,8 +67,9 @@ LOT = (
 )
 
 
-#: All columns of an operation.
+#: All columns of an operation, and of a hold.
 OPERATION = tuple(column.name for column in operations.columns)
+HOLD = tuple(column.name for column in holds.columns)
 
 
 # -- from rows --------------------------------------------------------------------------------------------
