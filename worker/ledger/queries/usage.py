@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Connection, Row, cast, extract, func, select
 from sqlalchemy.sql import ColumnElement
 
-from schemas.decoding import Limits
+from schemas import Limits
 from worker.catalog import Catalog
 from worker.core import AccountState
 from worker.core.plan import Counter
