@@ -88,8 +88,9 @@ class Consumer:
         """Consume until stopped; with ``drain``, until nothing more arrives.
 
         Raises FloodError where too many messages would become dead letters. Those stay in their queue, with
-        all that was held and not settled: giving it back counts a delivery, on every broker but the newest,
-        and to hold it until somebody comes would count one too, after the broker's time-out for consumers.
+        all that was held and not settled. To give it back counts a delivery of each (RabbitMQ 4.3 has a nack
+        that doesn't); to hold it until somebody comes would count one as well, after the broker's time-out
+        for consumers.
         """
         done = False
         while not (done or self._is_over):

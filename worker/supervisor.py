@@ -39,7 +39,7 @@ def supervise(environments: Sequence[Mapping[str, str]], stop: Stop) -> int:
     """Run a worker in each of ``environments`` until ``stop``.
 
     Returns the exit code: 0, or the one of a worker that no restart can mend. A flood stops the others too:
-    they run the same program on the same messages, and each would send its own limit of dead letters first.
+    they run the same program on the same messages, and what one of them has not seen yet it is about to see.
     """
     children = [_start(environment) for environment in environments]
     try:

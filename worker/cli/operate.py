@@ -50,7 +50,8 @@ def run(application: Application, *, drain: bool, with_scheduler: bool, supervis
     the last 1,000 could not be applied, whoever sent them. What waits stays in its queue. Look at
     `billing-worker dead-letters groups`, mend the cause, start it again: it begins with nothing counted, and
     stops again after at most as many. 0 or "off" switches a limit off. Where something restarts the worker
-    by itself, leave out 5 (systemd: RestartPreventExitStatus=5).
+    by itself, leave out 5 (systemd: RestartPreventExitStatus=5). With metrics, billing_worker_flooded is 1
+    for a minute before it exits.
     """
     stop = SignalStop()
     stop.install()
@@ -74,7 +75,10 @@ def _run_worker(application: Application, stop: SignalStop, *, drain: bool, with
     try:
         application.run_worker(stop, drain=drain, with_scheduler=with_scheduler)
     except FloodError:
-        sys.exit(FLOOD_EXIT)  # the log has said why
+        # The log has said why. Who watches the metrics looks now and then: it must find this process flooded.
+        if application.settings.metrics_port:
+            stop.wait(_SHOWN_S)
+        sys.exit(FLOOD_EXIT)
     finally:
         if "engine" in vars(application):
             application.engine.dispose()
@@ -93,6 +97,7 @@ class _Guarded(Application):
 
 
 _OBJECTS_A_COLLECTION = 50_000
+_SHOWN_S = 60.0
 
 
 def _environments(settings: Settings, *, with_scheduler: bool) -> list[dict[str, str]]:
