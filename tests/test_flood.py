@@ -299,6 +299,16 @@ def test_a_batch_in_which_every_message_meets_a_bug_is_not_isolated_to_its_end(
     assert pipeline.flood.verdict is not None
 
 
+def test_faults_with_successes_between_them_are_isolated_to_the_end(make: Make, tries: Tries) -> None:
+    pipeline = make(in_a_row=3)
+    settle(pipeline, [delivery(OPEN)])
+    deliveries = [one for pair in zip(bad(12), good(12), strict=True) for one in pair]
+    link = settle(pipeline, deliveries)
+    assert link.acknowledged == deliveries
+    assert len(link.letters) == 12
+    assert pipeline.flood.verdict is None
+
+
 def test_after_the_verdict_no_letter_is_sent_and_nothing_more_is_tried(make: Make, tries: Tries) -> None:
     pipeline = make(in_a_row=1)
     settle(pipeline, bad(2))
