@@ -1,0 +1,89 @@
+"""What is slow or unsure to ask for, asked for in a thread of its own so that no page waits for it."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from datetime import datetime
+from time import monotonic
+from typing import Generic, TypeVar
+
+from worker.errors import BillingError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """What is not known, and why; never a zero."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Known(Generic[T]):
+    """A value, and as of when it holds."""
+
+    value: T
+    at: datetime
+
+
+def known(ask: Callable[[], T]) -> T | Unknown:
+    """What ``ask`` answers, or why it doesn't."""
+    try:
+        return ask()
+    except BillingError as error:
+        return Unknown(str(error))
+
+
+class Watched(Generic[T]):
+    """The answer of ``ask``, not older than ``keep_s`` seconds where it can be had within ``wait_s``.
+
+    Only one asks at a time, however many pages want to know. Where it takes longer, the answer before holds
+    with its time, and without one it is Unknown for now.
+    """
+
+    def __init__(
+        self, ask: Callable[[], T], *, what: str, keep_s: float, wait_s: float, clock: Callable[[], datetime]
+    ) -> None:
+        self._ask = ask
+        self._what = what
+        self._keep_s, self._wait_s = keep_s, wait_s
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._running: Future[Known[T] | Unknown] | None = None
+        self._latest: Known[T] | Unknown | None = None
+        self._got_at = float("-inf")
+
+    def get(self) -> Known[T] | Unknown:
+        """The answer as it is known now."""
+        with self._lock:
+            if self._latest is not None and monotonic() - self._got_at < self._keep_s:
+                return self._latest
+            if self._running is None:
+                self._running = Future()
+                threading.Thread(
+                    target=self._run, args=(self._running,), name=self._what, daemon=True
+                ).start()
+            running = self._running
+        try:
+            return running.result(self._wait_s)
+        except FutureTimeoutError:
+            pass
+        with self._lock:
+            if isinstance(self._latest, Known):
+                return self._latest
+        return Unknown(f"{self._what} takes longer; look again in a moment")
+
+    def _run(self, running: "Future[Known[T] | Unknown]") -> None:
+        answer: Known[T] | Unknown
+        try:
+            answer = Known(self._ask(), self._clock())
+        except BillingError as error:
+            answer = Unknown(str(error))
+        except Exception as error:  # noqa: BLE001 - a page must come whatever happens; the text says what did
+            answer = Unknown(f"{self._what} failed: {type(error).__name__}")
+        with self._lock:
+            self._latest, self._got_at, self._running = answer, monotonic(), None
+        running.set_result(answer)
