@@ -6,6 +6,7 @@ import os
 import random
 import select
 import signal
+import socket
 import sys
 import threading
 import time
@@ -22,7 +23,10 @@ from schemas import Limits
 from worker.broker import BILLING, Link, open_link
 from worker.catalog import Catalog, load_catalog
 from worker.consumer import Consumer, Pace
+from worker.deadletters.office import DeadLetterOffice
+from worker.deadletters.runner import ReplayRunner, Surroundings
 from worker.errors import BrokerUnavailableError, ConfigurationError, LedgerUnavailableError
+from worker.intake import taken_in
 from worker.ledger.engine import ledger_engine
 from worker.ledger.migrations import current_revision, newest_revision
 from worker.ledger.store import Ledger
@@ -192,15 +196,49 @@ class Application:
 
     def pipeline(self, ledger: Ledger) -> Pipeline:
         """The way of one batch."""
+        return Pipeline(
+            ledger, self.catalog, self.policy, clock=utc_now, pause=time.sleep, metrics=self.metrics
+        )
+
+    @property
+    def policy(self) -> Policy:
+        """What the worker is told and does not decide."""
         settings = self.settings
-        policy = Policy(
+        return Policy(
             limits=Limits(max_quantity=settings.max_quantity),
             tries=settings.tries,
             reply_queue=settings.reply_queue,
             reply_to_prefixes=settings.reply_to_prefixes,
             senders=settings.senders,
         )
-        return Pipeline(ledger, self.catalog, policy, clock=utc_now, pause=time.sleep, metrics=self.metrics)
+
+    def office(self) -> DeadLetterOffice:
+        """The dead letters, judged by this worker's own rules."""
+        policy = self.policy
+        return DeadLetterOffice(
+            self.engine,
+            catalog=self.catalog,
+            taken_in=lambda delivery, now: taken_in(delivery, policy, now),
+            clock=utc_now,
+            sent_as=broker_user(self.settings.broker_url),
+        )
+
+    def replayer(self, name: str | None = None) -> ReplayRunner:
+        """What runs replays; ``name`` is unique to it, made up where none is given."""
+        made_up = f"{socket.gethostname()}:{os.getpid()}:{random.randrange(16**6):06x}"  # noqa: S311 - no secret
+        return ReplayRunner(
+            Surroundings(
+                engine=self.engine,
+                connect=self.link,
+                connect_dead=lambda: self.link(consume=[BILLING.dead.name]),
+                park=lambda link: self.office().park(link, wait_s=0),
+                name=name or made_up,
+                clock=utc_now,
+                seconds=time.monotonic,
+                rng=random.Random(),  # noqa: S311 - jitter, no secrets
+                sent_as=broker_user(self.settings.broker_url),
+            )
+        )
 
     def require_newest_schema(self) -> None:
         """Raises ConfigurationError unless the database is at the revision this version needs."""
