@@ -10,9 +10,9 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from types import FrameType
@@ -24,6 +24,7 @@ from worker.broker import BILLING, Link, open_link
 from worker.catalog import Catalog, load_catalog
 from worker.consumer import Consumer, Pace
 from worker.deadletters.office import DeadLetterOffice
+from worker.deadletters.parker import Parker
 from worker.deadletters.runner import ReplayRunner, Surroundings
 from worker.errors import BrokerUnavailableError, ConfigurationError, LedgerUnavailableError
 from worker.intake import taken_in
@@ -119,21 +120,30 @@ class Application:
             sent_as=broker_user(settings.broker_url),
         )
 
+    def parker(self) -> Parker:
+        """What drains the dead-letter queue into the ledger's database, ready to run."""
+        return Parker(
+            lambda: self.link(consume=[BILLING.dead.name]),
+            self.office(),
+            random.Random(),  # noqa: S311 - jitter, no secrets
+        )
+
     def run_scheduler(self, stop: "SignalStop") -> None:
-        """Run the scheduler in this process until ``stop``."""
+        """Run the scheduler in this process until ``stop``, and park dead letters as they come."""
         self._await_schema(stop)
         log.info(
             "scheduling what falls due in %s through %s",
             redacted(self.settings.database_url),
             redacted(self.settings.broker_url),
         )
-        self.scheduler().run(stop)
+        with self._beside(stop, parker=self.parker().run):
+            self.scheduler().run(stop)
         log.info("stopped")
 
     def run_worker(self, stop: "SignalStop", *, drain: bool = False, with_scheduler: bool = False) -> None:
         """Run one worker in this process until ``stop``, or until nothing is left with ``drain``.
 
-        ``with_scheduler`` runs a scheduler beside it, in a thread.
+        ``with_scheduler`` runs a scheduler beside it, and what parks dead letters, in threads.
         """
         self._await_schema(stop)
         log.info(
@@ -142,21 +152,26 @@ class Application:
             redacted(self.settings.database_url),
         )
         self._tell_differences()
-        with self._scheduling(stop) if with_scheduler else nullcontext():
+        beside = {"scheduler": self.scheduler().run, "parker": self.parker().run} if with_scheduler else {}
+        with self._beside(stop, **beside):
             self.consumer(stop).run(drain=drain)
         log.info("stopped")
 
     @contextmanager
-    def _scheduling(self, stop: "SignalStop") -> Iterator[None]:
-        """The scheduler in a thread, which ends with the block; one that fails ends the worker, loudly."""
-        with ThreadPoolExecutor(1, "scheduler") as thread:
-            running = thread.submit(self.scheduler().run, stop)
-            running.add_done_callback(lambda _: stop.end())
+    def _beside(self, stop: "SignalStop", **loops: Callable[["SignalStop"], None]) -> Iterator[None]:
+        """Loops in threads of their names, which end with the block; one that fails ends it, loudly."""
+        with ExitStack() as threads:
+            running = []
+            for name, loop in loops.items():
+                thread = threads.enter_context(ThreadPoolExecutor(1, name))
+                running.append(thread.submit(loop, stop))
+                running[-1].add_done_callback(lambda _: stop.end())
             try:
                 yield
             finally:
                 stop.end()
-        running.result()
+        for ended in running:
+            ended.result()
 
     def _tell_differences(self) -> None:
         """Whether the topology is as it must be; the consumer waits for what it can't do without."""

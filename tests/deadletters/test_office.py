@@ -18,7 +18,7 @@ from worker.deadletters.desk import Desk
 from worker.deadletters.filters import LetterFilter
 from worker.deadletters.keeping import kept, restored
 from worker.deadletters.letters import Reason, dead_letter_for
-from worker.deadletters.office import DeadLetterOffice
+from worker.deadletters.office import DeadLetterOffice, NotKeptError
 from worker.deadletters.sending import replay_of
 from worker.deadletters.views import ParkedLetter, Status
 from worker.errors import BrokerUnavailableError
@@ -283,7 +283,7 @@ def test_nothing_is_acknowledged_that_is_not_committed(
 
     with monkeypatch.context() as patch:
         patch.setattr(Desk, "close", full)
-        with pytest.raises(OSError, match="the disk is full"):
+        with pytest.raises(NotKeptError, match="OSError"):
             office.park(fake.link)
     assert fake.acknowledged == 0
     assert parked(office) == []

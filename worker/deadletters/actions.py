@@ -98,6 +98,25 @@ def restore(engine: Engine, letters: Letters, reason: str | None, actor: str, no
     return _each(engine, letters, Status.DISCARDED, "restore", put_back, reason, actor, now)
 
 
+def undo_discard(engine: Engine, entries: Sequence[int], actor: str, now: datetime) -> Done:
+    """Restore what these entries of the log say was discarded, and is so still.
+
+    Raises NotFoundError where one of them is no discard.
+    """
+    done = Done(0, 0, (), ())
+    for entry in entries:
+        with snapshot(engine) as connection:
+            numbers = reading.discarded_by(connection, entry)
+        part = restore(engine, numbers, f"undo of entry {entry} of the log", actor, now)
+        done = Done(
+            done.done + part.done,
+            done.skipped + part.skipped,
+            (*done.numbers, *part.numbers)[:CHUNK],
+            (*done.entries, *part.entries),
+        )
+    return done
+
+
 def _is_run(desk: Desk, replay_id: int) -> bool:
     state = select(replays.c.state).where(replays.c.replay_id == replay_id)
     return bool(desk.connection.execute(state).scalar_one() == ReplayState.RUNNING)
@@ -114,24 +133,25 @@ def _each(
     now: datetime,
 ) -> Done:
     """Act on letters, a thousand a transaction, each with its entry in the log."""
-    who, done, skipped, numbers = actor_named(actor), 0, 0, list[int]()
+    who, done, skipped, numbers, entries = actor_named(actor), 0, 0, list[int](), list[int]()
     if not isinstance(letters, LetterFilter):
         _all_exist(engine, letters)
     for chunk in _chunks(engine, letters, status):
 
-        def work(desk: Desk, chunk: Sequence[int] = chunk) -> list[int]:
+        def work(desk: Desk, chunk: Sequence[int] = chunk) -> tuple[list[int], int | None]:
             held = _held(desk.connection, chunk)
             acted = [number for number in chunk if act(desk, held[number])]
-            if acted:
-                detail = {"letters": acted, "count": len(acted)}
-                desk.record(who, action, said(letters), reason, detail)
-            return acted
+            if not acted:
+                return acted, None
+            detail = {"letters": acted, "count": len(acted)}
+            return acted, desk.record(who, action, said(letters), reason, detail)
 
-        acted = transact(engine, now, work)
+        acted, entry = transact(engine, now, work)
+        entries += [] if entry is None else [entry]
         done += len(acted)
         skipped += len(chunk) - len(acted)
         numbers += acted[: CHUNK - len(numbers)]
-    return Done(done, skipped, tuple(numbers))
+    return Done(done, skipped, tuple(numbers), tuple(entries))
 
 
 def _chunks(engine: Engine, letters: Letters, status: Status) -> Iterator[Sequence[int]]:

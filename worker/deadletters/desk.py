@@ -141,10 +141,10 @@ class Desk:
         subject: str,
         reason: str | None = None,
         detail: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Write what an operator does into the log."""
-        self.connection.execute(
-            insert(audit_log),
+    ) -> int:
+        """Write what an operator does into the log; returns the number of the entry."""
+        written = self.connection.execute(
+            insert(audit_log).returning(audit_log.c.entry_id),
             {
                 "at": self.now,
                 "actor": actor_named(actor),
@@ -154,6 +154,7 @@ class Desk:
                 "detail": None if detail is None else dict(detail),
             },
         )
+        return int(written.scalar_one())
 
     # -- the end ------------------------------------------------------------------------------------------
 

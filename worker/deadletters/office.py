@@ -5,6 +5,7 @@ replay goes through the front door, to the exchange and key it first came by, so
 knows of its reference holds.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -12,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from worker.broker import Link
+from worker.broker import Delivery, Link
 from worker.catalog import Catalog
 from worker.deadletters import actions, dry_run, reading, replays, transfer
 from worker.deadletters.actions import Mended, TakenIn
@@ -28,6 +29,7 @@ from worker.deadletters.views import (
     Done,
     DryRun,
     Group,
+    GroupDrift,
     GroupPage,
     Imported,
     LetterPage,
@@ -40,13 +42,20 @@ from worker.deadletters.views import (
     Status,
     Story,
 )
+from worker.errors import BillingError
 from worker.ledger.queries import snapshot
+
+log = logging.getLogger(__name__)
 
 _BATCH = 500
 _PATIENCE_S = 5.0
 _REFERENCES_SHOWN = 100
 
 ALL = tuple(Status)
+
+
+class NotKeptError(BillingError):
+    """Letters can't be put into the table; they stay in their queue."""
 
 
 def _utc_now() -> datetime:
@@ -79,15 +88,46 @@ class DeadLetterOffice:
     def park(self, link: Link, *, expected: int = 0, wait_s: float = 0.2) -> int:
         """Drain the dead-letter queue that ``link`` consumes; returns how many letters came.
 
-        Waits ``wait_s`` for one more, and some seconds as long as fewer than ``expected`` have come.
+        Waits ``wait_s`` for one more, and some seconds as long as fewer than ``expected`` have come. Raises
+        NotKeptError where none of a batch can be kept.
         """
         parked = 0
         while deliveries := link.receive(_BATCH, wait_s if parked >= expected else _PATIENCE_S):
-            arrivals = [arrival_of(delivery, self._catalog) for delivery in deliveries]
-            transact(self._engine, self._clock(), partial(park, arrivals=arrivals))
-            link.acknowledge(deliveries)
-            parked += len(deliveries)
+            kept = self._keep_what_can_be(deliveries)
+            link.acknowledge(kept)
+            parked += len(kept)
         return parked
+
+    def _keep_what_can_be(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Those that are kept now: one that can't be, for a reason that nobody foresaw, holds no other up."""
+        try:
+            self._keep(deliveries)
+        except BillingError:
+            raise
+        except Exception as fault:
+            kept = [delivery for delivery in deliveries if self._is_kept(delivery)] if deliveries[1:] else []
+            if not kept:
+                raise NotKeptError(
+                    f"{len(deliveries)} dead letters can't be kept ({type(fault).__name__}): they stay in "
+                    "their queue; this is a fault of this program's, or of its database"
+                ) from fault
+            return kept
+        return list(deliveries)
+
+    def _is_kept(self, delivery: Delivery) -> bool:
+        try:
+            self._keep([delivery])
+        except BillingError:
+            raise
+        except Exception as fault:  # noqa: BLE001 - whatever it is, it is this letter's alone
+            # What it holds is the producer's and goes into no log.
+            log.error("a dead letter can't be kept (%s): it stays in its queue", type(fault).__name__)  # noqa: TRY400
+            return False
+        return True
+
+    def _keep(self, deliveries: Sequence[Delivery]) -> None:
+        arrivals = [arrival_of(delivery, self._catalog) for delivery in deliveries]
+        transact(self._engine, self._clock(), partial(park, arrivals=arrivals))
 
     # -- looking ------------------------------------------------------------------------------------------
 
@@ -104,6 +144,11 @@ class DeadLetterOffice:
         """One group, by the beginning of its fingerprint. Raises NotFoundError, QueryError."""
         with snapshot(self._engine) as connection:
             return reading.group(connection, fingerprint)
+
+    def drifts(self) -> list[GroupDrift]:
+        """Where groups differ from their letters, which they never should."""
+        with snapshot(self._engine) as connection:
+            return reading.drifts(connection)
 
     def counts(self) -> Counts:
         """All letters together."""
@@ -182,6 +227,13 @@ class DeadLetterOffice:
     def restore(self, letters: Letters, reason: str | None, actor: str) -> Done:
         """Put discarded letters back. Raises NotFoundError before any is put back."""
         return actions.restore(self._engine, letters, reason, actor, self._clock())
+
+    def undo_discard(self, entries: Sequence[int], actor: str) -> Done:
+        """Restore what was discarded as these entries of the log tell (``Done.entries``).
+
+        Raises NotFoundError.
+        """
+        return actions.undo_discard(self._engine, entries, actor, self._clock())
 
     def edit(
         self,

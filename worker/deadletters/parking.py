@@ -18,7 +18,7 @@ from worker.broker import Delivery
 from worker.catalog import Catalog
 from worker.deadletters.desk import HELD, Desk, Failure
 from worker.deadletters.fingerprints import fingerprint_of, tokens_at_stake
-from worker.deadletters.keeping import clean, kept
+from worker.deadletters.keeping import clean, indexable, kept
 from worker.deadletters.letters import EPOCH, letter_in
 from worker.deadletters.views import ItemState, Status
 from worker.ledger.bulk import among, select_rows
@@ -66,7 +66,7 @@ def arrival_of(delivery: Delivery, catalog: Catalog | None) -> Arrival:
     letter = letter_in(delivery)
     fields = letter.model_dump(exclude={"headers_omitted", "replay", "replay_letter"})
     properties = {name: value for name, value in delivery.properties.items() if name not in _TRANSPORTS_OWN}
-    row = {name: clean(value) for name, value in fields.items()}
+    row = indexable({name: clean(value) for name, value in fields.items()})
     row |= {
         "status": Status.PARKED.value,
         "body": delivery.body,

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, and_, func, literal, or_, select, text
+from sqlalchemy import Connection, Row, and_, case, func, literal, or_, select, text
 
 from worker.deadletters.filters import (
     LetterFilter,
@@ -17,16 +17,19 @@ from worker.deadletters.filters import (
 )
 from worker.deadletters.letters import EPOCH
 from worker.deadletters.views import (
+    WAITING,
     AuditEntry,
     AuditPage,
     Counts,
     Edit,
     Event,
     Group,
+    GroupDrift,
     GroupPage,
     LetterLine,
     LetterPage,
     ParkedLetter,
+    Status,
     columns_of,
 )
 from worker.errors import NotFoundError
@@ -308,6 +311,42 @@ def known_time(moment: datetime) -> datetime | None:
     return None if moment == EPOCH else moment
 
 
+def drifts(connection: Connection) -> list[GroupDrift]:
+    """Where groups differ from their letters; nothing, unless somebody else wrote into these tables."""
+    letters = {row.fingerprint: row for row in connection.execute(_COUNTED)}
+    group = dead_letter_groups.c
+    stored = {
+        row.fingerprint: row
+        for row in connection.execute(select(group.fingerprint, *(group[name] for name in _COUNTS)))
+    }
+    found = []
+    for fingerprint in sorted(letters.keys() | stored.keys()):
+        for name in _COUNTS:
+            expected = int(getattr(letters.get(fingerprint), name, 0))
+            actual = int(getattr(stored.get(fingerprint), name, 0))
+            if expected != actual:
+                found.append(GroupDrift(fingerprint, name, expected, actual))
+    return found
+
+
+_COUNTS = ("parked", "replaying", "resolved", "discarded", "tokens_at_stake", "tokens_unknown")
+_IS_WAITING = _LETTER.status.in_([status.value for status in WAITING])
+
+
+def _sum_of(condition: Any, value: Any = 1) -> Any:
+    return func.coalesce(func.sum(case((condition, value), else_=0)), 0)
+
+
+_COUNTED = select(
+    _LETTER.fingerprint,
+    *(_sum_of(_LETTER.status == status.value).label(status.value) for status in Status),
+    _sum_of(and_(_IS_WAITING, _LETTER.tokens_at_stake.is_not(None)), _LETTER.tokens_at_stake).label(
+        "tokens_at_stake"
+    ),
+    _sum_of(and_(_IS_WAITING, _LETTER.tokens_at_stake.is_(None))).label("tokens_unknown"),
+).group_by(_LETTER.fingerprint)
+
+
 def counts(connection: Connection) -> Counts:
     """All letters together, from their groups."""
     group = dead_letter_groups.c
@@ -325,6 +364,15 @@ def counts(connection: Connection) -> Counts:
 
 
 # -- the log ----------------------------------------------------------------------------------------------
+
+
+def discarded_by(connection: Connection, entry: int) -> list[int]:
+    """The letters that were put away by what an entry of the log tells of. Raises NotFoundError."""
+    found = select(audit_log.c.detail).where(audit_log.c.entry_id == entry, audit_log.c.action == "discard")
+    detail = connection.execute(found).scalar_one_or_none()
+    if detail is None:
+        raise NotFoundError(f"entry {entry} of the log tells of no discarded letters")
+    return [int(number) for number in detail["letters"]]
 
 
 def audit_entries(

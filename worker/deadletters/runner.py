@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Protocol
 
 from sqlalchemy import Engine
 
@@ -20,6 +19,7 @@ from worker.deadletters import replays
 from worker.deadletters.replays import Claimed
 from worker.deadletters.sending import replay_of
 from worker.deadletters.views import NotPossibleError, Replay, ReplayState
+from worker.deadletters.waiting import Stop
 from worker.errors import BrokerUnavailableError, ConfigurationError, TransientError
 from worker.ledger.queries import snapshot
 
@@ -32,19 +32,6 @@ _RENEW = timedelta(seconds=6)
 _LOOK_FIRST_S, _LOOK_MOST_S = 0.02, 0.25
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.1, 5.0
 _BURST_S = 0.2
-
-
-class Stop(Protocol):
-    """Whether the run shall end, and a wait that ends with it."""
-
-    @property
-    def requested(self) -> bool:
-        """True from the moment the run shall end."""
-        ...
-
-    def wait(self, seconds: float) -> None:
-        """Wait so long, or until the run shall end."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +179,7 @@ class _Run:
             return self._end(ReplayState.PAUSED, _WAS_ASKED)
         moved = self._take_in()
         replay = replays.get(w.engine, self._id)
+        self._forget_returned(replay)
         self._told.on_progress(replay)
         if (rested := self._rests(replay)) is not None:
             return rested
@@ -235,10 +223,15 @@ class _Run:
         if not under_way:
             return parked > 0
         ended = replays.settle(w.engine, self._id, list(under_way.values()), w.clock())
-        if ended or parked:
-            left = replays.still_under_way(w.engine, self._id, list(under_way))
-            self._under_way = {number: each for number, each in under_way.items() if number in left}
         return ended > 0 or parked > 0
+
+    def _forget_returned(self, replay: Replay) -> None:
+        """What is under way by heart and not by the database has ended, or was parked by whomever."""
+        under_way = self._known_under_way()
+        if replay.counts["sent"] < len(under_way):
+            left = replays.still_under_way(self._with.engine, self._id, list(under_way))
+            self._under_way = {number: each for number, each in under_way.items() if number in left}
+            self._moved_at = self._with.seconds()
 
     def _known_under_way(self) -> dict[int, Claimed]:
         if self._under_way is None:

@@ -15,7 +15,7 @@ from worker.deadletters import reading
 from worker.deadletters.desk import Desk, Failure, actor_named, transact
 from worker.deadletters.filters import LetterFilter, Letters, said
 from worker.deadletters.fingerprints import fingerprint_of, tokens_at_stake
-from worker.deadletters.keeping import clean, restored
+from worker.deadletters.keeping import clean, indexable, restored
 from worker.deadletters.views import Imported, ParkedLetter, Status
 from worker.errors import BillingError
 from worker.ledger.bulk import select_rows
@@ -96,7 +96,7 @@ class _Line(BaseModel):
 
     def row(self, catalog: Catalog | None) -> dict[str, Any]:
         """The row; what was under way when it was exported waits here."""
-        values = {name: clean(getattr(self, name)) for name in _PLAIN}
+        values = indexable({name: clean(getattr(self, name)) for name in _PLAIN})
         body = _bytes(self.body, self.body_base64)
         edited = None
         if self.edited_body is not None or self.edited_body_base64 is not None:

@@ -184,6 +184,16 @@ class GroupPage(View):
 
 
 @dataclass(frozen=True)
+class GroupDrift(View):
+    """A group that doesn't say what its letters come to: what it must say, and what it says."""
+
+    fingerprint: str
+    name: str
+    expected: int
+    actual: int
+
+
+@dataclass(frozen=True)
 class Counts(View):
     """All letters together. ``groups`` counts those with letters that wait."""
 
@@ -256,11 +266,15 @@ class Story:
 
 @dataclass(frozen=True)
 class Done(View):
-    """How many letters it was done to, how many were left out, and the first thousand numbers."""
+    """How many letters it was done to, how many were left out, and the first thousand numbers.
+
+    ``entries`` are those of the log, which name all of them: a discard is undone by them.
+    """
 
     done: int
     skipped: int
     numbers: tuple[int, ...]
+    entries: tuple[int, ...]
 
 
 @dataclass(frozen=True)

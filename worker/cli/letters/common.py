@@ -15,7 +15,7 @@ from worker.bootstrap import Application
 from worker.broker import BILLING
 from worker.cli.asking import as_day_or_moment, begins
 from worker.deadletters.filters import LetterFilter, Letters
-from worker.deadletters.office import DeadLetterOffice
+from worker.deadletters.office import DeadLetterOffice, NotKeptError
 from worker.deadletters.views import WAITING, Status
 from worker.errors import BrokerUnavailableError
 from worker.ledger.queries import zone_of
@@ -40,7 +40,7 @@ def office_of(application: Application, *, looking: bool = False) -> Iterator[De
     office = application.office()
     try:
         drain(application, office)
-    except BrokerUnavailableError as error:
+    except (BrokerUnavailableError, NotKeptError) as error:
         if not looking:
             raise
         click.echo(f"{error}: letters that still wait in {BILLING.dead.name} are not among these", err=True)

@@ -1,9 +1,10 @@
 """``dead-letters groups``, ``list`` and ``show``."""
 
 import json
+import sys
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from pydantic.alias_generators import to_camel
@@ -16,7 +17,7 @@ from worker.cli.output import is_terminal, show_fields, show_json, show_table
 from worker.deadletters.filters import LetterFilter
 from worker.deadletters.letters import EPOCH
 from worker.deadletters.reading import Order
-from worker.deadletters.views import Group, GroupPage, LetterPage, ParkedLetter, Story
+from worker.deadletters.views import Group, GroupDrift, GroupPage, LetterPage, ParkedLetter, Story
 
 _DIGITS = 8
 
@@ -31,11 +32,19 @@ _DIGITS = 8
     help="What failed last first, or of what most waits.",
 )
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="Groups a page.")
+@click.option("--verify", is_flag=True, help="Count all letters anew instead; exit 1 if a group is wrong.")
 @click.option("--after", help="Where the page before this one ended, as it said.")
 @with_application("broker_url", "database_url", "catalog")
 @as_json
 def groups(
-    application: Application, *, everything: bool, order: Order, limit: int, after: str | None, as_json: bool
+    application: Application,
+    *,
+    everything: bool,
+    order: Order,
+    limit: int,
+    verify: bool,
+    after: str | None,
+    as_json: bool,
 ) -> None:
     """What failed in the same way: how many letters wait, of how many users, and what is at stake.
 
@@ -48,11 +57,23 @@ def groups(
       billing-worker dead-letters list --group 3f2a91c0
     """
     with office_of(application, looking=True) as office:
+        if verify:
+            _show_drifts(office.drifts(), as_json=as_json)
         page = office.groups(waiting_only=not everything, order=order, limit=limit, after=after)
     if as_json:
         show_json(page.to_dict())
         return
     _show_groups(page)
+
+
+def _show_drifts(found: list[GroupDrift], *, as_json: bool) -> NoReturn:
+    if as_json:
+        show_json([drift.to_dict() for drift in found])
+    elif not found:
+        click.echo("the groups are what their letters come to")
+    for drift in [] if as_json else found:
+        click.echo(f"{drift.fingerprint}: {drift.name} is {drift.actual}, and must be {drift.expected}")
+    sys.exit(1 if found else 0)
 
 
 def _show_groups(page: GroupPage) -> None:

@@ -1,4 +1,4 @@
-"""Dead letters: groups, stories, edits, replays, and the log of what operators did.
+"""Dead letters: groups, stories, edits, replays, the log of what operators did; users by their beginnings.
 
 A letter that had been replayed is ``resolved`` where the ledger has an outcome of its reference, of the same
 type and user, and ``parked`` where it has none: that it was sent says nothing about what became of it, and
@@ -39,6 +39,8 @@ def upgrade() -> None:
         _alter_on_postgresql()
     else:
         _rebuild_on_sqlite()
+    for name in ("reason", "type", "reference_id", "user_id"):  # no index takes what only a forger says
+        op.execute(f"UPDATE dead_letters SET {name} = substr({name}, 1, 500) WHERE length({name}) > 500")  # noqa: S608 - names of columns
     _index_letters()
     _create_stories()
     _create_groups()
@@ -52,6 +54,7 @@ def upgrade() -> None:
     )
     _group()
     if _on_postgresql():
+        op.execute('CREATE INDEX ix_accounts_user_id_c ON accounts (user_id COLLATE "C")')
         _guard_postgresql()
     else:
         _guard_sqlite()
