@@ -179,7 +179,7 @@ def _usage(
             RecordUsage(
                 reference_id=f"pages-{number}",
                 user_id="ada",
-                meter="ocr_pages",
+                meter="ocr",
                 quantity=chance.randint(3, 40),
             ),
         )
@@ -296,7 +296,7 @@ def _hostile(now: datetime) -> list[Delivery]:
 
 
 def _odd(number: int, now: datetime) -> Delivery:
-    """One of a kind: an unknown type with a name of its own, by letters since numbers don't tell them apart."""
+    """One of a kind, told apart by letters: numbers are left out of what failures have in common."""
     name = "".join(chr(ord("a") + int(digit)) for digit in f"{number:04}")
     message = {
         "type": f"usage.{name}",

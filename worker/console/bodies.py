@@ -38,9 +38,15 @@ def readable(body: bytes) -> Readable:
 
 
 def pretty_json(body: bytes) -> str | None:
-    """The JSON of ``body`` on lines of its own; None where writing it anew would show something else."""
+    """The JSON of ``body`` on lines of its own; None where writing it anew would show something else.
+
+    What nobody can see in a text of it is written as JSON escapes it, which means the same.
+    """
     try:
-        return json.dumps(_exactly(body), indent=2, ensure_ascii=False)
+        pretty = json.dumps(_exactly(body), indent=2, ensure_ascii=False)
+        return "".join(
+            char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in pretty
+        )
     except (ValueError, RecursionError):
         return None
 

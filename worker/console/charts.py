@@ -1,8 +1,8 @@
 """Charts as SVG, made on the server: stacked bars over time, with an axis, and with words for who can't see.
 
-The numbers are in the title of each bar, which is stretched to the width there is; all other text stands beside
-them in HTML, so that it stays readable on a narrow screen. No style is inline, as the content security policy
-demands: colours are classes.
+The numbers are in the title of each bar, which is stretched to the width there is; all other text stands
+beside them in HTML, so that it stays readable on a narrow screen. No style is inline, as the content security
+policy demands: colours are classes.
 """
 
 from collections.abc import Sequence

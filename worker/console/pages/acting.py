@@ -38,7 +38,7 @@ def edit(number: int) -> ResponseReturnValue:
         ), 409
     if request.form.get("do") == "check":
         return _checked(letter, text)
-    if (reason := text_in(request.form, "reason")) is None:
+    if (reason := text_in(request.form, "why")) is None:
         return _editor(letter, text, problem="Say why, for those who look at this letter later."), 400
     return _saved(letter, text, reason)
 
@@ -81,7 +81,7 @@ def _editor(
         problem=problem,
         refused=refused,
         is_fine=is_fine,
-        reason=request.form.get("reason", ""),
+        reason=request.form.get("why", ""),
         original=readable(letter.body),
         original_text=editable(letter.body),
     )
@@ -120,7 +120,7 @@ def discard() -> ResponseReturnValue:
     chosen = LetterSet.read(_values()).only(Status.PARKED)
     if request.method == "GET":
         return render_template("discard.html", chosen=chosen, count=_count(chosen))
-    if (reason := text_in(request.form, "reason")) is None:
+    if (reason := text_in(request.form, "why")) is None:
         page_ = render_template("discard.html", chosen=chosen, count=_count(chosen), problem="Say why.")
         return page_, 400
     console, actor = parts(), person().name
@@ -166,7 +166,7 @@ def undo() -> ResponseReturnValue:
 def restore() -> ResponseReturnValue:
     """Fetch discarded letters back, so that they wait again."""
     chosen = LetterSet.read(request.form).only(Status.DISCARDED)
-    done = parts().office.restore(chosen.letters, text_in(request.form, "reason"), person().name)
+    done = parts().office.restore(chosen.letters, text_in(request.form, "why"), person().name)
     if len(chosen.numbers) == 1:
         return redirect(url_for("letters.one", number=chosen.numbers[0], done="restored"), 303)
     return redirect(url_for("letters.listing", done=f"restored-{done.done}"), 303)
@@ -205,7 +205,7 @@ def replay() -> ResponseReturnValue:
     chosen = LetterSet.read(_values()).only(Status.PARKED)
     if request.method == "GET":
         return _replay_form(chosen)
-    reason = text_in(request.form, "reason")
+    reason = text_in(request.form, "why")
     if reason is None:
         return _replay_form(chosen, problem="Say why, for those who look at this replay later."), 400
     try:
@@ -225,7 +225,7 @@ def _replay_form(chosen: LetterSet, problem: str | None = None) -> str:
         chosen=chosen,
         count=_count(chosen),
         problem=problem,
-        reason=form.get("reason", ""),
+        reason=form.get("why", ""),
         how=form.get("how", "canary"),
         steps=form.get("steps", CANARY),
         rate=form.get("rate", ""),

@@ -68,10 +68,10 @@ def live() -> ResponseReturnValue:
 def _everything(console: Parts, window: Window) -> dict[str, object]:
     now: datetime = g.now
     queues = console.queues()
+    schema = in_ledger(lambda: _schema(console))
     found = in_ledger(lambda: _pace(console, now, window))
     counts = in_ledger(console.office.counts)
     groups = in_ledger(lambda: console.office.groups(order="last", limit=_GROUPS))
-    schema = in_ledger(lambda: _schema(console))
     totals = counts if isinstance(counts, Unknown) else console.totals()
     return {
         "queues": queues,

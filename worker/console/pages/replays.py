@@ -99,7 +99,7 @@ def progress(number: int) -> ResponseReturnValue:
 @page.post("/replays/<int:number>/pause")
 def pause(number: int) -> ResponseReturnValue:
     """Pause it, whoever runs it: its runner notices within a second."""
-    parts().office.pause_replay(number, person().name, text_in(request.form, "reason"))
+    parts().office.pause_replay(number, person().name, text_in(request.form, "why"))
     return redirect(url_for("replays.one", number=number), 303)
 
 
@@ -115,7 +115,7 @@ def resume(number: int) -> ResponseReturnValue:
 @page.post("/replays/<int:number>/cancel")
 def cancel(number: int) -> ResponseReturnValue:
     """Give up what was not sent: it waits again."""
-    parts().office.cancel_replay(number, person().name, text_in(request.form, "reason"))
+    parts().office.cancel_replay(number, person().name, text_in(request.form, "why"))
     return redirect(url_for("replays.one", number=number), 303)
 
 

@@ -64,6 +64,8 @@
   }
   hear(document);
 
+  one("nav [aria-current=page]")?.scrollIntoView({ block: "nearest", inline: "center" });
+
   // -- choosing letters -----------------------------------------------------------------------------------
 
   for (const form of all("[data-chooser]")) {
