@@ -17,6 +17,7 @@ Values = MultiDict[str, str]
 
 _TEXT_MAX = 500
 _NUMBERS_MAX = 1_000
+_ENTRIES_MAX = 5_000
 
 
 def text_in(values: Values, name: str) -> str | None:
@@ -50,6 +51,14 @@ def moment_in(values: Values, name: str) -> datetime | None:
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError) as error:
         raise QueryError(f"{name} must be a time such as 2026-11-22T10:15, not {text[:40]!r}") from error
+
+
+def undo_entries(values: Values) -> tuple[int, ...]:
+    """The entries of the log that tell what was discarded: ``undo=7,8``. Raises QueryError."""
+    pieces = [piece for piece in values.get("undo", "").split(",") if piece]
+    if len(pieces) > _ENTRIES_MAX:
+        raise QueryError(f"at most {_ENTRIES_MAX} entries of the log are undone at once")
+    return tuple(whole("undo", piece) for piece in pieces)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,6 @@ from worker.console.guard import Guard
 from worker.console.people import Person
 from worker.console.queues import QueueProbe, Queues
 from worker.console.replaying import ReplayThreads
-from worker.console.undoing import Undos
 from worker.console.watching import Known, Unknown, Watched
 from worker.deadletters.office import DeadLetterOffice
 from worker.errors import LedgerUnavailableError
@@ -55,11 +54,6 @@ class Parts:
     def replays(self) -> ReplayThreads:
         """The replays that this process runs."""
         return ReplayThreads(self.application)
-
-    @cached_property
-    def undos(self) -> Undos:
-        """What can be undone."""
-        return Undos()
 
     @cached_property
     def probe(self) -> QueueProbe:

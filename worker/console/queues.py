@@ -16,6 +16,7 @@ class QueueDepth:
     name: str
     leads: str
     depth: int | Unknown
+    is_dead: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,10 @@ class QueueProbe:
         leads = {queue.name: ", ".join(queue.routing_keys) for queue in topology.work}
         leads |= {topology.replies.name: "replies", topology.dead.name: "dead letters, not parked yet"}
         differences = tuple(link.differences(topology))
-        depths = tuple(QueueDepth(name, text, _depth(link, name)) for name, text in leads.items())
+        depths = tuple(
+            QueueDepth(name, text, _depth(link, name), name == topology.dead.name)
+            for name, text in leads.items()
+        )
         of_work = [queue.depth for queue in depths[: len(topology.work)]]
         known = [depth for depth in of_work if isinstance(depth, int)]
         unknown = next((depth for depth in of_work if isinstance(depth, Unknown)), None)

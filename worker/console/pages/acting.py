@@ -4,11 +4,13 @@ The office does it, in one transaction with the letter's story and the audit log
 """
 
 from hashlib import sha256
+from typing import Any
 
 from flask import Blueprint, Response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from worker.console.asking import LetterSet, Values, text_in
+from worker.broker import BILLING
+from worker.console.asking import LetterSet, Values, text_in, undo_entries
 from worker.console.bodies import editable, from_form, readable
 from worker.console.pages.letters import freeze
 from worker.console.parts import parts, person
@@ -16,10 +18,6 @@ from worker.deadletters.views import NotPossibleError, ParkedLetter, RefusedBody
 from worker.ledger.queries import QueryError
 
 page = Blueprint("acting", __name__)
-
-#: So many letters are discarded at once with an undo; of more than these the filter itself is what is kept.
-UNDO_MAX = 20_000
-_CHUNK = 1_000
 
 
 # -- one letter -------------------------------------------------------------------------------------------
@@ -111,6 +109,18 @@ def note(number: int) -> ResponseReturnValue:
     return redirect(url_for("letters.one", number=number, done="noted"), 303)
 
 
+@page.post("/letters/park")
+def park() -> ResponseReturnValue:
+    """Fetch what waits in the dead-letter queue, as the scheduler does by itself."""
+    application = parts().application
+    link = application.link(consume=[BILLING.dead.name])
+    try:
+        count = parts().office.park(link, expected=link.depth(BILLING.dead.name))
+    finally:
+        link.close()
+    return redirect(url_for("letters.index", done=f"parked-{count}"), 303)
+
+
 # -- many letters -----------------------------------------------------------------------------------------
 
 
@@ -123,43 +133,29 @@ def discard() -> ResponseReturnValue:
     if (reason := text_in(request.form, "why")) is None:
         page_ = render_template("discard.html", chosen=chosen, count=_count(chosen), problem="Say why.")
         return page_, 400
-    console, actor = parts(), person().name
-    frozen = freeze(console, chosen, UNDO_MAX)
-    if not frozen.is_all:
-        done = console.office.discard(chosen.letters, reason, actor)
-        return redirect(url_for("letters.listing", status="discarded", done=f"discarded-{done.done}"), 303)
-    numbers: list[int] = []
-    skipped = 0
-    for start in range(0, len(frozen.numbers), _CHUNK):
-        done = console.office.discard(frozen.numbers[start : start + _CHUNK], reason, actor)
-        numbers += done.numbers
-        skipped += done.skipped
-    text = f"Discarded {len(numbers):,} letter{'' if len(numbers) == 1 else 's'}"
-    text += f"; {skipped:,} could not be, because they don't wait any more" if skipped else ""
-    key = console.undos.remember(actor, numbers, text)
-    if chosen.filter is None and len(numbers) == 1:
-        return redirect(url_for("letters.one", number=numbers[0], undo=key), 303)
-    return redirect(url_for("letters.listing", undo=key), 303)
+    done = parts().office.discard(chosen.letters, reason, person().name)
+    taken: dict[str, Any] = {
+        "undo": ",".join(map(str, done.entries)),
+        "discarded": done.done,
+        "skipped": done.skipped,
+    }
+    if not done.done:
+        return redirect(url_for("letters.listing", done="discarded-0"), 303)
+    if chosen.filter is None and done.done == 1:
+        return redirect(url_for("letters.one", number=done.numbers[0], **taken), 303)
+    return redirect(url_for("letters.listing", **taken), 303)
 
 
 @page.post("/letters/undo")
 def undo() -> ResponseReturnValue:
-    """Fetch back what was just discarded."""
-    console = parts()
-    key = request.form.get("key", "")
-    kept = console.undos.get(key)
-    if kept is None:
-        raise NotPossibleError(
-            "what was discarded then is not remembered any more: list the discarded letters and restore them"
-        )
-    done = 0
-    for start in range(0, len(kept.numbers), _CHUNK):
-        numbers = kept.numbers[start : start + _CHUNK]
-        done += console.office.restore(numbers, "undone", person().name).done
-    console.undos.forget(key)
-    if len(kept.numbers) == 1:
-        return redirect(url_for("letters.one", number=kept.numbers[0], done="restored"), 303)
-    return redirect(url_for("letters.listing", done=f"restored-{done}"), 303)
+    """Fetch back just what was discarded then, as the log has it."""
+    entries = undo_entries(request.form)
+    if not entries:
+        raise QueryError("nothing is named that could be undone")
+    done = parts().office.undo_discard(entries, person().name)
+    if done.done == 1:
+        return redirect(url_for("letters.one", number=done.numbers[0], done="restored"), 303)
+    return redirect(url_for("letters.listing", done=f"restored-{done.done}"), 303)
 
 
 @page.post("/letters/restore")

@@ -6,7 +6,7 @@ from typing import Literal, cast
 from flask import Blueprint, Response, render_template, request
 from flask.typing import ResponseReturnValue
 
-from worker.console.asking import LetterSet, filter_pairs, number_in, text_in
+from worker.console.asking import LetterSet, filter_pairs, number_in, undo_entries
 from worker.console.bodies import Readable, readable
 from worker.console.parts import Parts, in_ledger, parts
 from worker.deadletters.filters import LetterFilter
@@ -175,10 +175,14 @@ def _changes(before: bytes, after: bytes) -> Change:
 
 
 def _undo() -> dict[str, object] | None:
-    """What was discarded on the page before, if it was."""
-    key = text_in(request.args, "undo")
-    undo = None if key is None else parts().undos.get(key)
-    return None if undo is None else {"key": key, "text": undo.text}
+    """What was discarded on the page before, if something was."""
+    entries = undo_entries(request.args)
+    if not entries:
+        return None
+    done, skipped = number_in(request.args, "discarded") or 0, number_in(request.args, "skipped") or 0
+    text = f"Discarded {done:,} letter{'' if done == 1 else 's'}"
+    text += f"; {skipped:,} could not be, because they don't wait any more" if skipped else ""
+    return {"entries": ",".join(map(str, entries)), "text": text}
 
 
 def _refuse_too_large(number: int) -> None:
