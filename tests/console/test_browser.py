@@ -141,7 +141,9 @@ def open_console(application: Application) -> Iterator[Callable[..., str]]:
 def complaints_of(driver: webdriver.Chrome) -> list[str]:
     """What the browser has complained of since it was asked last."""
     entries: list[dict[str, str]] = driver.get_log("browser")  # type: ignore[no-untyped-call]
-    return [entry["message"] for entry in entries if entry["level"] == "SEVERE"]
+    # A page that is answered with 4xx is one that a test asked for.
+    severe = (entry for entry in entries if entry["level"] == "SEVERE" and entry["source"] != "network")
+    return [entry["message"] for entry in severe]
 
 
 @pytest.fixture

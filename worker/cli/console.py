@@ -1,6 +1,6 @@
 """``console``: the pages in the browser, and who may sign in to them."""
 
-import os
+import sys
 from pathlib import Path
 from secrets import token_bytes
 from typing import TYPE_CHECKING, Any
@@ -144,9 +144,15 @@ def user(context: click.Context, *, name: str, role: str | None, users: Path | N
         return
     if role is None:
         raise click.UsageError("say what the user may do: --role viewer or --role operator")
-    password = click.prompt("Password", hide_input=True, confirmation_prompt=os.isatty(0), err=True)
-    write_person(path, name, Role(role), password)
+    write_person(path, name, Role(role), _password())
     click.echo(f"{name} may sign in as {role}")
+
+
+def _password() -> str:
+    if sys.stdin.isatty():
+        typed: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+        return typed
+    return sys.stdin.readline().rstrip("\r\n")
 
 
 def _address(text: str) -> "Address":

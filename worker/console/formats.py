@@ -89,7 +89,7 @@ def size(octets: int) -> str:
 
 def words(text: Any) -> str:
     """A code such as insufficient_balance as words."""
-    return str(text).replace("_", " ")
+    return str(text).replace("_", " ").replace(".", " ")
 
 
 def lines(text: Any) -> Markup:
