@@ -381,7 +381,7 @@ def test_a_group_is_replayed_in_steps_and_stops_by_itself_when_one_fails(cli: Cl
     ended = replayed(cli, "--group", digits, "--yes", "--canary", "1,1,1", "--rate", "100/s")
     assert ended.code == 1
     assert ended.out == "replay 1 is stopped: 1 waiting, 2 applied, 1 failed again\n"
-    assert "step 4 of 4: 1 failed again." in ended.err or "step 3 of 4: 1 failed again." in ended.err
+    assert "step 3 of 4: 1 failed again." in ended.err
     with working(cli):
         resumed = cli("dead-letters", "replay", "resume", "1")
     assert resumed.out == "replay 1 is finished: 3 applied, 1 failed again\n"

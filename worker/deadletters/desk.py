@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 _LOCK = 7301989  # any number, the same in every version, and not the one of the migrations
 _TRIES = 20
+_SQLITE_MAX = 2**63 - 1
 _ACTOR_MAX = 200
 _TEXT_MAX = 4_000
 
@@ -234,6 +235,8 @@ class Desk:
         )
         for name, by in self._counts[fingerprint].items():
             row[name] += by
+        if self.connection.dialect.name == "sqlite":  # whose numbers end somewhere
+            row["tokens_at_stake"] = min(max(row["tokens_at_stake"], 0), _SQLITE_MAX)
         row["waiting"] = row["parked"] + row["replaying"]
         if (newest := self._newest.get(fingerprint)) is not None:
             first, last = newest.first_failed_at, newest.last_failed_at

@@ -172,6 +172,12 @@ def bounds(total: int, steps: Iterable[int]) -> list[int]:
     return [*(bound for bound in accumulate(steps) if bound < total), total]
 
 
+def step_of(ends: Sequence[int], has_ended: int, *, goes_on: bool) -> int:
+    """The step, from 1, after so many letters: the next one where the replay goes on, else the last one."""
+    done = sum(end <= has_ended if goes_on else end < has_ended for end in ends)
+    return min(done + 1, len(ends))
+
+
 def accepted(connection: Connection, replay_id: int) -> int:
     """How many failures an operator has seen and gone on all the same."""
     return int(_row(connection, replay_id).counts.get(_ACCEPTED, 0))
@@ -200,7 +206,7 @@ def _view(row: Row[Any]) -> Replay:
         state_reason=row.state_reason,
         leased_by=row.leased_by,
         leased_until=row.leased_until,
-        step=min(sum(end <= has_ended for end in ends) + 1, len(ends)),
+        step=step_of(ends, has_ended, goes_on=row.state in (ReplayState.RUNNING, ReplayState.PAUSED)),
         steps_in_all=len(ends),
         total=row.total,
         counts=counts,

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 #: Letters that are sent and not ended; and the commands in them, of which a batch may hold a thousand.
 _UNDER_WAY_MAX, _COMMANDS_MAX = 1_000, 10_000
-_CHUNK = 100
+_CHUNK = 250
 _RENEW = timedelta(seconds=6)
 _LOOK_FIRST_S, _LOOK_MOST_S = 0.02, 0.25
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.1, 5.0
@@ -384,9 +384,11 @@ def _why_stopped(replay: Replay) -> str:
     failed = {
         state.replace("_", " "): replay.counts[state] for state in ("failed_again", "conflict", "unroutable")
     }
+    ends = replays.bounds(replay.total, replay.steps)
+    step = replays.step_of(ends, replay.total - replay.open, goes_on=False)
     told = ", ".join(f"{count} {name}" for name, count in failed.items() if count)
     return (
-        f"step {replay.step} of {replay.steps_in_all}: {told}. See "
+        f"step {step} of {replay.steps_in_all}: {told}. See "
         f"`billing-worker dead-letters replay show {replay.number}`, mend them, or go on all the same with "
         f"`billing-worker dead-letters replay resume {replay.number}`"
     )

@@ -310,7 +310,8 @@ class AuditPage(View):
 class Replay(View):
     """A set of letters that is sent again. ``counts`` has every state of its items, zeros included.
 
-    ``step`` counts from 1; the last of ``steps_in_all`` is the rest. A running one whose lease is over was
+    ``step`` counts from 1; the last of ``steps_in_all`` is the rest. Of one that stopped it is the step that
+    failed. A running one whose lease is over was
     killed, and can be resumed.
     """
 
