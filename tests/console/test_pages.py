@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
 import pytest
+from sqlalchemy import create_engine
 
 from schemas import OpenAccount
 from tests.console import furnishing
@@ -216,6 +217,22 @@ def test_without_a_ledger_the_overview_comes_and_says_so(tmp_path: object) -> No
         said = words(visitor.get(path, status=503))
         assert "Not known at the moment" in said
         assert "database is not available" in said
+
+
+def test_after_the_database_has_cut_its_connections_pages_come_again(postgres_url: str) -> None:
+    application = Application(load_settings(broker_url=NOWHERE, database_url=postgres_url))
+    visitor = Visitor(app_on(application).test_client())
+    visitor.get("/letters")
+    other = create_engine(postgres_url)
+    with other.connect() as connection:
+        connection.exec_driver_sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    other.dispose()
+    assert "not known" in words(visitor.get("/"))  # and the page comes
+    visitor.get("/letters")
+    application.engine.dispose()
 
 
 def test_an_old_schema_is_said_with_the_way_out(tmp_path: object) -> None:

@@ -29,14 +29,6 @@ class Known(Generic[T]):
     at: datetime
 
 
-def known(ask: Callable[[], T]) -> T | Unknown:
-    """What ``ask`` answers, or why it doesn't."""
-    try:
-        return ask()
-    except BillingError as error:
-        return Unknown(str(error))
-
-
 class Watched(Generic[T]):
     """The answer of ``ask``, not older than ``keep_s`` seconds where it can be had within ``wait_s``.
 

@@ -1,5 +1,6 @@
 """Replays: how far they are, what came of each letter, and pausing, resuming and cancelling them."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from flask import Blueprint, g, redirect, render_template, request, url_for
@@ -9,6 +10,7 @@ from worker.console.asking import number_in, text_in
 from worker.console.charts import share_bar
 from worker.console.parts import parts, person
 from worker.deadletters.views import FAILED_STATES, ItemState, Replay, ReplayState
+from worker.errors import TransientError
 from worker.ledger.queries import QueryError
 
 page = Blueprint("replays", __name__)
@@ -71,6 +73,7 @@ def standing(replay: Replay) -> Standing:
 def index() -> ResponseReturnValue:
     """All replays, newest first."""
     before = number_in(request.args, "before")
+    _settle()
     found = parts().office.replays(limit=_REPLAYS, before=before)
     shown = [standing(replay) for replay in found.replays]
     return render_template("replays.html", replays=shown, next=found.next, before=before, share=_share)
@@ -80,6 +83,7 @@ def index() -> ResponseReturnValue:
 def one(number: int) -> ResponseReturnValue:
     """One replay with its letters."""
     _refuse_too_large(number)
+    _settle()
     replay = parts().office.replay(number)
     state, after = text_in(request.args, "state"), number_in(request.args, "after") or 0
     if state is not None and state not in set(ItemState):
@@ -117,6 +121,12 @@ def cancel(number: int) -> ResponseReturnValue:
     """Give up what was not sent: it waits again."""
     parts().office.cancel_replay(number, person().name, text_in(request.form, "why"))
     return redirect(url_for("replays.one", number=number), 303)
+
+
+def _settle() -> None:
+    """Letters whose outcome came after their replay had ended come to their end now; one query mostly."""
+    with suppress(TransientError):
+        parts().office.tidy()
 
 
 def _view(replay: Replay) -> dict[str, object]:
