@@ -127,7 +127,7 @@ class _Publisher:
 
 
 class World:
-    """See the module. ``now`` and ``seconds`` are the same clock; ``limit`` is what the worker takes at most."""
+    """See the module. ``now`` and ``seconds`` are the same clock."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine

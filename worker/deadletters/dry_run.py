@@ -24,7 +24,7 @@ from worker.deadletters.desk import chunks
 from worker.deadletters.filters import LetterFilter, Letters
 from worker.deadletters.fingerprints import field_path
 from worker.deadletters.letters import Reason
-from worker.deadletters.outcomes import leads_to_workers
+from worker.deadletters.outcomes import by_key, leads_to_workers
 from worker.deadletters.sending import as_delivered
 from worker.deadletters.views import DryRun, LetterVerdict, ParkedLetter, Status, Verdict
 from worker.errors import ContentionError, LedgerUnavailableError
@@ -135,6 +135,7 @@ def _answers(
     for attempt in range(1, _TRIES + 1):
         try:
             with translated_errors(), engine.connect() as connection:
+                by_key(connection)
                 known = load(connection, commands, now)
                 answers = decide(commands, known, now, catalog).answers
                 connection.rollback()
