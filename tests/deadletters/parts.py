@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 from schemas import Command, OpenAccount
 from tests.support import fakes
 from tests.support.books import applied
-from worker.broker import BILLING, Delivery, Link, Outgoing
+from worker.broker import BILLING, Delivery, Link, Outgoing, RefusedError
 from worker.catalog import Catalog, load_catalog
 from worker.deadletters.filters import LetterFilter
 from worker.deadletters.letters import Reason, dead_letter_for
@@ -108,6 +108,8 @@ class _Publisher:
         world.on_publish()
         if world.is_broker_away or any(message.exchange in world.gone for message in messages):
             raise BrokerUnavailableError("the connection is lost")
+        if world.is_full:
+            raise RefusedError(list(messages), [])
         world.published += messages
         returned = [message for message in messages if message.routing_key in world.unroutable]
         world.queued += [message for message in messages if message not in returned]
@@ -141,6 +143,7 @@ class World:
         self.gone: set[str] = set()  #: exchanges for which the broker closes the connection
         self.has_worker = True
         self.is_broker_away = False
+        self.is_full = False  #: the broker refuses what is published
         self.is_stopped = False
         self.on_publish: Callable[[], None] = lambda: None
         self.on_wait: Callable[[], None] = lambda: None

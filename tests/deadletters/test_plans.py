@@ -27,7 +27,8 @@ INSERT INTO dead_letters (letter_id, status, reason, message, queue, exchange, r
     properties, fingerprint, tokens_at_stake)
 SELECT 'l' || n, CASE WHEN n % 4 = 0 THEN 'parked' WHEN n % 4 = 1 THEN 'discarded' ELSE 'resolved' END,
     'reason ' || n % 50, 'a message that says why', 'billing.usage', 'billing', 'usage.deduct', 1,
-    timestamptz '2026-01-01 Z' + n * interval '1 second', timestamptz '2026-01-01 Z' + n * interval '1 second',
+    timestamptz '2026-01-01 Z' + n * interval '1 second',
+    timestamptz '2026-01-01 Z' + n * interval '1 second',
     'type ' || n % 5, 'r' || n, 'u' || n % 5000, '1', 1, decode(repeat('7b7d', 100), 'hex'), '{}',
     md5((n % 200)::text), n
 FROM generate_series(1, 40000) AS n;

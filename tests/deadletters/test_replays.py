@@ -468,6 +468,18 @@ def test_an_outage_of_the_broker_is_waited_out(world: World) -> None:
     assert world.troubles[-1] == "it is back: going on"
 
 
+def test_what_a_full_queue_refuses_is_sent_again_and_not_for_ever(world: World) -> None:
+    numbers = world.park_failed(deduct("r-1"), deduct("r-2"))
+    world.is_full = True
+    paused = world.replay(numbers)
+    assert (paused.state, came_of(paused)) == ("paused", {"sending": 2})
+    assert paused.state_reason is not None
+    assert "is the queue full?" in paused.state_reason
+    assert len(world.troubles) == 1, "said once"
+    world.is_full = False
+    assert came_of(world.run(paused.number)) == {"applied": 2}
+
+
 def test_an_outage_of_the_database_is_waited_out(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = world.park_failed(*(deduct(f"r-{n}") for n in range(3)))
     created = world.office.create_replay(numbers, "mended", "ann")

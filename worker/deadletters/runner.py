@@ -143,6 +143,7 @@ class _Run:
         self._moved_at = surroundings.seconds()
         self._may_send_at = surroundings.seconds()
         self._look_s = _LOOK_FIRST_S
+        self._refusal: str | None = None
         self._failures = 0
         self._has_been_linked = False
 
@@ -277,14 +278,17 @@ class _Run:
         """What the broker has, and by their numbers those that reached no queue. The others: again, later."""
         messages = {replay_of(each.letter, self._with.sent_as, self._id): each for each in claimed}
         try:
-            return self._outcome_of(messages, self._publish_link().publish(list(messages)), ())
+            returned = self._publish_link().publish(list(messages))
         except RefusedError as error:
-            self._told.on_trouble(f"{error} What it refused is sent again")
-            self._told.stop.wait(1.0)
+            if self._refusal is None:
+                self._told.on_trouble(f"{error} What it refused is sent again until it is taken")
+            self._refusal = str(error)
             return self._outcome_of(messages, error.returned, error.refused)
         except (BrokerUnavailableError, ConfigurationError):
             self._drop_link()
             return self._published_one_by_one(messages)
+        self._refusal = None
+        return self._outcome_of(messages, returned, ())
 
     @staticmethod
     def _outcome_of(
@@ -332,8 +336,12 @@ class _Run:
 
     def _out_of_patience(self, replay: Replay) -> Replay | None:
         under_way = len(self._known_under_way())
-        if not under_way or self._with.seconds() - self._moved_at < self._patience_s:
+        if not (under_way or self._refusal) or self._with.seconds() - self._moved_at < self._patience_s:
             return None
+        if self._refusal:
+            return self._end(
+                ReplayState.PAUSED, f"{self._refusal} Nothing moved for {self._patience_s:.0f} s"
+            )
         letters = "1 letter" if under_way == 1 else f"{under_way} letters"
         return self._end(
             ReplayState.PAUSED,
