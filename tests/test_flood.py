@@ -128,8 +128,16 @@ def test_one_in_twenty_goes_on_for_ever() -> None:
 @pytest.mark.parametrize("others", [[], [GOOD], [GOOD, GOOD, refused("b")]])
 def test_one_bad_producer_stops_nobody_however_much_it_sends(others: list[Finding | None]) -> None:
     flood = Flood()
+    assert flood.admits([GOOD])
     for _ in range(30):
         assert flood.admits([*[refused("bad")] * 200, *others])
+
+
+def test_a_new_worker_that_refuses_a_whole_window_of_the_only_producer_stops() -> None:
+    flood = Flood()
+    assert sent_until_the_flood(flood, [refused("main-app")] * 5_000) == flood.limit.window - 1
+    assert "BILLING_FLOOD_SHARE" in str(flood.verdict)
+    assert Flood(FloodLimit(share=0)).admits([refused("main-app")] * 5_000)
 
 
 def test_what_refuses_everybody_is_a_flood_even_where_nearly_all_comes_from_one() -> None:
@@ -195,6 +203,7 @@ def recounted(seen: Sequence[Finding | None], limit: FloodLimit) -> bool:
     loudest = max((senders.count(sender) for sender in set(senders)), default=0)
     rest, messages = len(letters) - loudest, min(len(seen), limit.window) - loudest
     is_share = len(letters) > limit.least and rest > limit.least_beyond and rest > limit.share * messages
+    is_share |= len(letters) >= limit.window and None not in seen
     return row > limit.in_a_row or is_share
 
 

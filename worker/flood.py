@@ -12,7 +12,8 @@ about:
   is most often one producer's fault, and one bad producer must not stop everybody's billing, whatever it
   sends. So the share is taken without the sender who is refused most. Senders are told apart by what the
   broker vouches for, their user (``user_id``) or else the queue they reach: names that can't be made up. A
-  schema that refuses everybody is seen by what is refused of the others.
+  schema that refuses everybody is seen by what is refused of the others; and until a process has settled one
+  message nobody is left out of a whole window, for then nothing says that the new schema takes anything.
 
 Counted is by messages, not by time: there is no clock here. A new process begins with nothing counted.
 """
@@ -100,6 +101,7 @@ class Flood:
         self.verdict: Verdict | None = None
         self._row = Row(self.limit.in_a_row)
         self._seen = 0
+        self._has_settled = False
         self._letters: deque[tuple[int, Finding]] = deque()  # with the number of their message, from 1
         self._refused: Counter[str] = Counter()  # of the letters, by sender
 
@@ -127,6 +129,7 @@ class Flood:
 
     def _count_settled(self, messages: int) -> None:
         if messages:
+            self._has_settled = True
             self._seen += messages
             self._row.end()
             self._forget()
@@ -163,6 +166,8 @@ class Flood:
     def _is_too_large_a_share(self) -> bool:
         if not self.limit.share or len(self._letters) <= self.limit.least:
             return False
+        if not self._has_settled and len(self._letters) >= self.limit.window:
+            return True
         loudest = max(self._refused.values(), default=0)
         letters = len(self._letters) - loudest
         return letters > self.limit.least_beyond and letters > self.limit.share * (self._messages - loudest)
