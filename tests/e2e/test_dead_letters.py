@@ -105,6 +105,33 @@ def test_a_mended_letter_is_dry_run_replayed_as_a_canary_and_its_tokens_are_take
     assert office.page(LetterFilter(reference_id="job-1")).letters == ()
 
 
+def test_a_letter_that_cannot_be_written_again_holds_no_other_up(
+    application: Application, witness: Witness, office: DeadLetterOffice
+) -> None:
+    witness.publish({"type": "usage.deduct", "referenceId": "job-1", "userId": "ann", "tokenz": 5})
+    (number,) = letters(office, application, 1)
+    line = json.loads(next(office.export([number], "ann")))
+    strange = [
+        {"headers": {"huge": 2**70}},
+        {"headers": {"half": {"$text": "7aCA"}}},
+        {"headers": {f"h{n}": "x" * 1_000 for n in range(140)}},
+        {"properties": {"message_id": "m" * 300}},
+        {"properties": {"priority": "high"}},
+    ]
+    office.import_lines(
+        [json.dumps({**line, "letterId": f"s{n}", "properties": some}) for n, some in enumerate(strange)],
+        "ann",
+    )
+    good = office.letter(number).body.replace(b"tokenz", b"tokens")
+    office.edit(number, good, "a typo", "ann", instead_of=office.letter(number).body)
+    created = office.create_replay(LetterFilter(), "mended", "ann")
+    ended = application.replayer().run(created.number, "ann", stop=FlagStop())
+    assert ended.state == "finished"
+    assert ended.counts["applied"] == 1
+    assert ended.counts["unroutable"] + ended.counts["failed_again"] == len(strange)
+    assert ended.counts["unroutable"] >= 3
+
+
 def test_letters_are_parked_as_they_come(application: Application, witness: Witness) -> None:
     stop = FlagStop()
     office = application.office()

@@ -13,6 +13,8 @@ from worker.errors import BillingError, BrokerUnavailableError
 log = logging.getLogger(__name__)
 
 _LISTEN_S = 0.5
+#: Between so many looks the letters of replays that nobody runs are left alone.
+_TIDY_EVERY = 20
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.5, 30.0
 
 
@@ -22,7 +24,7 @@ class Parker:
     def __init__(self, connect: Callable[[], Link], office: DeadLetterOffice, rng: random.Random) -> None:
         self._connect, self._office, self._rng = connect, office, rng
         self._link: Link | None = None
-        self._failures = 0
+        self._failures = self._looks = 0
 
     def run(self, stop: Stop) -> None:
         """Park until ``stop``; whatever is in the way is told once and waited out.
@@ -43,6 +45,9 @@ class Parker:
         if self._link is None:
             self._link = self._connect()
         parked = self._office.park(self._link, wait_s=_LISTEN_S)
+        self._looks += 1
+        if parked or self._looks % _TIDY_EVERY == 0:
+            self._office.tidy()
         if self._failures:
             log.info("dead letters are parked again")
         self._failures = 0

@@ -284,7 +284,7 @@ class _Run:
                 self._told.on_trouble(f"{error} What it refused is sent again until it is taken")
             self._refusal = str(error)
             return self._outcome_of(messages, error.returned, error.refused)
-        except (BrokerUnavailableError, ConfigurationError):
+        except Exception:  # noqa: BLE001 - it is one letter's until proven otherwise
             self._drop_link()
             return self._published_one_by_one(messages)
         self._refusal = None
@@ -301,7 +301,7 @@ class _Run:
     def _published_one_by_one(
         self, messages: dict[Outgoing, Claimed]
     ) -> tuple[list[Claimed], dict[int, str]]:
-        """The broker closes the connection for one letter (an exchange that is gone): then it is that one's.
+        """One letter can't be written, or the broker closes the connection for it (its exchange is gone).
 
         Raises BrokerUnavailableError where the broker is away: it is nobody's then.
         """
@@ -311,10 +311,12 @@ class _Run:
             self._publish_link().depth(BILLING.dead.name)
             try:
                 unroutable = self._publish_link().publish([message])
-            except (BrokerUnavailableError, ConfigurationError) as error:
+            except RefusedError:
+                continue  # a full queue: it is claimed still, and sent again
+            except Exception as error:  # noqa: BLE001 - what can't even be written comes here too
                 self._drop_link()
                 self._publish_link().depth(BILLING.dead.name)  # raises where the broker itself is away
-                returned[each.letter.number] = f"the broker refuses it: {error}"
+                returned[each.letter.number] = f"it can't be sent: {error}"
             else:
                 if unroutable:
                     returned[each.letter.number] = _no_route(message)
