@@ -46,7 +46,8 @@ def test_no_whole_table_is_read(question: Callable[[Connection], Any], filled: E
     asked: list[tuple[str, Any]] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        asked.append((statement, parameters))
+        if not statement.startswith("SET"):
+            asked.append((statement, parameters))
 
     event.listen(filled, "before_cursor_execute", note)
     try:

@@ -5,14 +5,17 @@ so that the borders of the buckets are found by halves over the primary key, all
 between two borders is counted where it is little and estimated from a sample where it is much.
 """
 
+import json
 from collections import Counter as Tally
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import pairwise
+from functools import lru_cache
+from itertools import accumulate, pairwise
 from typing import Any
 
-from sqlalchemy import CTE, BigInteger, Connection, Integer, and_, column, func, select, values
+from sqlalchemy import BigInteger, Connection, FromClause, and_, bindparam, func, select
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from schemas import Status
 from worker.ledger.queries.snapshots import within
@@ -29,6 +32,9 @@ _SLICE = 100
 # A rejection that was judged anew keeps its id and gets a later time: of so many neighbours the earliest
 # tells when this place of the table was written.
 _NEIGHBOURS = 8
+
+#: How many places between two borders are looked at in one round trip.
+_LOOKS = 3
 
 
 @dataclass(frozen=True)
@@ -69,8 +75,7 @@ def pace(connection: Connection, end: datetime, length: timedelta, buckets: int)
     newest = connection.execute(_NEWEST).one_or_none()
     borders = [0] * len(moments) if newest is None else _borders(connection, moments, newest.operation_id)
     spans = list(pairwise(borders))
-    slices = [piece for place, span in enumerate(spans) for piece in _slices(place, *span)]
-    seen = _seen(connection, slices)
+    seen = _seen(connection, spans)
     return Pace(
         start=moments[0],
         end=end,
@@ -90,7 +95,6 @@ _NEWEST = (
     .limit(1)
 )
 
-_Slice = tuple[int, int, int]  # the bucket's place, the first id, the id it ends before
 _Seen = Tally[tuple[str, str]]
 
 
@@ -99,66 +103,104 @@ def _borders(connection: Connection, moments: Sequence[datetime], newest: int) -
     oldest = connection.execute(select(func.min(operations.c.operation_id))).scalar_one()
     low, high = [oldest] * len(moments), [newest + 1] * len(moments)
     while open_ := [place for place in range(len(moments)) if low[place] < high[place]]:
-        middles = sorted({(low[place] + high[place]) // 2 for place in open_})
-        judged = {row.probe: row.judged_at for row in connection.execute(_looked_at(middles))}
-        for place in open_:
-            middle = (low[place] + high[place]) // 2
-            at = judged[middle]
-            if at is not None and at < moments[place]:
-                low[place] = middle + 1
-            else:
-                high[place] = middle
+        looked_at = {place: _between(low[place], high[place]) for place in open_}
+        judged = _judged_at(connection, sorted({number for ids in looked_at.values() for number in ids}))
+        for place, ids in looked_at.items():
+            before = [number for number in ids if _is_before(judged[number], moments[place])]
+            # What was judged later begins with the first look that isn't before; looks behind it say no more.
+            first_not = next((number for number in ids if number not in before), high[place])
+            high[place] = first_not
+            low[place] = max([low[place], *(number + 1 for number in before if number < first_not)])
     # Clocks that differ may have borders cross; a bucket between two such is empty.
-    for place in range(1, len(low)):
-        low[place] = max(low[place], low[place - 1])
-    return low
+    return list(accumulate(low, max))
 
 
-def _looked_at(ids: Sequence[int]) -> Any:
-    probes = _table("probes", {"probe": BigInteger()}, [(number,) for number in ids])
+def _between(low: int, high: int) -> list[int]:
+    """Places that divide the range into equal parts: as many looks as cost less than another round trip."""
+    return sorted({low + (high - low) * number // (_LOOKS + 1) for number in range(1, _LOOKS + 1)})
+
+
+def _is_before(judged_at: datetime | None, moment: datetime) -> bool:
+    return judged_at is not None and judged_at < moment
+
+
+def _judged_at(connection: Connection, ids: Sequence[int]) -> dict[int, datetime | None]:
+    """When operations about each of ``ids`` were judged; None behind the last."""
+    dialect = connection.dialect.name
+    rows = connection.execute(_looks(dialect), _given(dialect, [(number, number) for number in ids]))
+    return {row.probe: row.judged_at for row in rows}
+
+
+# Statements are put together once: that takes as long as to answer them. An array travels as one parameter,
+# on SQLite as JSON, so that the text is the same for any number of ids.
+
+
+@lru_cache
+def _looks(dialect: str) -> Any:
+    """When operations about each of ``firsts`` were judged."""
+    ids = _spans(dialect)
     near = (
         select(operations.c.recorded_at)
-        .where(operations.c.operation_id >= probes.c.probe)
+        .where(operations.c.operation_id >= ids.c.first)
         .order_by(operations.c.operation_id)
         .limit(_NEIGHBOURS)
-        .correlate(probes)
+        .correlate(ids)
         .subquery()
     )
     judged_at = select(func.min(near.c.recorded_at)).scalar_subquery()
-    return select(probes.c.probe, judged_at.label("judged_at"))
+    return select(ids.c.first.label("probe"), judged_at.label("judged_at"))
 
 
-def _slices(place: int, first: int, stop: int) -> list[_Slice]:
-    """All of a small bucket; of a large one slices at equal distances."""
+@lru_cache
+def _counts(dialect: str) -> Any:
+    """How many of each status and code there are from each of ``firsts`` until before its ``stop``."""
+    span = _spans(dialect)
+    number = operations.c.operation_id
+    return (
+        select(span.c.first, operations.c.status, operations.c.code, func.count().label("found"))
+        .join_from(span, operations, and_(number >= span.c.first, number < span.c.stop))
+        .group_by(span.c.first, operations.c.status, operations.c.code)
+    )
+
+
+def _spans(dialect: str) -> FromClause:
+    """The parameters ``firsts`` and ``stops`` as a table."""
+    if dialect == "postgresql":
+        arrays = [bindparam(name, type_=ARRAY(BigInteger())) for name in ("firsts", "stops")]
+        return func.unnest(*arrays).table_valued("first", "stop", name="span").render_derived()
+    pair = func.json_each(bindparam("pairs")).table_valued("value", name="pair")
+    ends = [func.json_extract(pair.c.value, f"$[{place}]") for place in (0, 1)]
+    return select(ends[0].label("first"), ends[1].label("stop")).cte("span")
+
+
+def _given(dialect: str, pairs: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    if dialect != "postgresql":
+        return {"pairs": json.dumps(pairs)}
+    return {"firsts": [first for first, _ in pairs], "stops": [stop for _, stop in pairs]}
+
+
+def _slices(first: int, stop: int) -> list[tuple[int, int]]:
+    """Where to look in a bucket: all of a small one, equal distances of a large one."""
     span = stop - first
     if span <= _COUNTED_MAX:
-        return [(place, first, stop)] if span else []
+        return [(first, stop)] if span else []
     starts = [first + span * number // _SLICES for number in range(_SLICES)]
-    return [(place, start, start + _SLICE) for start in starts]
+    return [(start, start + _SLICE) for start in starts]
 
 
-def _seen(connection: Connection, slices: Sequence[_Slice]) -> list[_Seen]:
-    """What the slices hold, by bucket: how many of each status and code."""
-    seen = [_Seen() for _ in range(BUCKETS_MAX)]
-    if not slices:
-        return seen
-    kinds = {"place": Integer(), "first": BigInteger(), "stop": BigInteger()}
-    pieces = _table("pieces", kinds, slices)
-    number = operations.c.operation_id
-    statement = (
-        select(pieces.c.place, operations.c.status, operations.c.code, func.count().label("found"))
-        .join_from(pieces, operations, and_(number >= pieces.c.first, number < pieces.c.stop))
-        .group_by(pieces.c.place, operations.c.status, operations.c.code)
-    )
-    for row in connection.execute(statement):
-        seen[row.place][row.status, row.code] += row.found
+def _seen(connection: Connection, spans: Sequence[tuple[int, int]]) -> list[_Seen]:
+    """What was looked at of each bucket: how many of each status and code."""
+    seen = [_Seen() for _ in spans]
+    slices = {piece: place for place, span in enumerate(spans) for piece in _slices(*span)}
+    place_of = {first: place for (first, _), place in slices.items()}
+    if slices:
+        dialect = connection.dialect.name
+        if dialect == "postgresql":
+            # The planner takes each range for a two-hundredth of the table, and would compile for it.
+            connection.exec_driver_sql("SET LOCAL jit = off")
+        for row in connection.execute(_counts(dialect), _given(dialect, list(slices))):
+            seen[place_of[row.first]][row.status, row.code] += row.found
     return seen
-
-
-def _table(name: str, kinds: Mapping[str, Any], rows: Sequence[tuple[int, ...]]) -> CTE:
-    """``rows`` as a table of their own; SQLite names the columns of such a one only ahead of the query."""
-    columns = [column(key, kind) for key, kind in kinds.items()]
-    return values(*columns, name=name).data(list(rows)).cte(name)
 
 
 def _bucket(start: datetime, end: datetime, span: int, seen: _Seen) -> PaceBucket:
