@@ -40,7 +40,12 @@ class Parts:
         self.probe = QueueProbe(application.link, BILLING)
         self._queues = Watched(self.probe.ask, what="asking the broker", keep_s=1.5, wait_s=2.0, clock=clock)
         self._totals = Watched(
-            self.reader.stats, what="adding up the ledger", keep_s=60, wait_s=0.7, clock=clock
+            self.reader.stats,
+            what="adding up the ledger",
+            keep_s=60,
+            wait_s=0.5,
+            clock=clock,
+            is_old_fine=True,
         )
 
     def queues(self) -> Known[Queues] | Unknown:
