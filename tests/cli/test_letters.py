@@ -387,6 +387,56 @@ def test_a_group_is_replayed_in_steps_and_stops_by_itself_when_one_fails(cli: Cl
     assert resumed.out == "replay 1 is finished: 3 applied, 1 failed again\n"
 
 
+def test_replays_are_listed_shown_and_cancelled(cli: Cli, witness: Witness) -> None:
+    for number in range(2):
+        witness.publish(BONUS | {"referenceId": f"bonus-{number}"})
+    worker(cli, 2)
+    cli(
+        "dead-letters",
+        "replay",
+        "1",
+        "2",
+        "--canary",
+        "1",
+        "--reason",
+        "a try",
+        "--patience",
+        "0",
+        "--as",
+        "eva",
+    )
+    (listed,) = cli("dead-letters", "replay", "list", "--json").json["replays"]
+    assert (listed["state"], listed["actor"], listed["reason"], listed["steps"]) == (
+        "paused",
+        "eva",
+        "a try",
+        [1],
+    )
+    names, values = (line.split("\t") for line in cli("dead-letters", "replay", "list").lines)
+    assert dict(zip(names, values, strict=True))["came of it"] == "1 waiting, 1 sent"
+    fields = dict(line.split("\t") for line in cli("dead-letters", "replay", "show", "1").lines)
+    assert (fields["state"], fields["step"], fields["letters"]) == ("paused", "1 of 2", "2")
+    assert cli("dead-letters", "replay", "pause", "1").code == 1
+    cancelled = cli("dead-letters", "replay", "cancel", "1", "--reason", "a slip")
+    assert cancelled.out == "replay 1 is cancelled: 1 sent, 1 skipped\n"
+    assert cli("dead-letters", "replay", "resume", "1").code == 1
+    worker(cli, most=5_000)
+    assert [letter["number"] for letter in letters(cli)] == [2], "the next command sees that 1 was applied"
+    assert cli("dead-letters", "replay", "show", "9").code == 4
+
+
+def test_the_groups_are_proved(cli: Cli, witness: Witness, books: Books) -> None:
+    witness.publish(BONUS)
+    worker(cli)
+    ended = cli("dead-letters", "groups", "--verify")
+    assert (ended.code, ended.out) == (0, "the groups are what their letters come to\n")
+    with books.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE dead_letter_groups SET parked = 3, waiting = 3")
+    ended = cli("dead-letters", "groups", "--verify")
+    assert ended.code == 1
+    assert ended.out.endswith(": parked is 3, and must be 1\n")
+
+
 def test_a_replay_asks_before_it_takes_all_letters_of_a_filter(cli: Cli) -> None:
     ended = cli("dead-letters", "replay", "--code", "not_json", "--reason", "none")
     assert ended.code == 2
