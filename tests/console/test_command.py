@@ -43,6 +43,13 @@ def test_a_missing_file_is_refused(cli: Cli) -> None:
     assert "can't be read" in ended.error
 
 
+def test_a_short_secret_is_refused_and_not_shown(cli: Cli) -> None:
+    ended = cli("console", "--listen", "127.0.0.1:0", BILLING_CONSOLE_SECRET="hunter2")
+    assert ended.code == 2
+    assert "BILLING_CONSOLE_SECRET is too short" in ended.error
+    assert "hunter2" not in ended.all
+
+
 @pytest.mark.parametrize("listen", ["8800", "127.0.0.1:", "127.0.0.1:x", ":8800", "127.0.0.1:99999"])
 def test_an_address_that_is_none_is_wrong_usage(listen: str, cli: Cli) -> None:
     ended = cli("console", "--listen", listen)

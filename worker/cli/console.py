@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from worker.console.guard import Address
 
 _DEFAULT = "127.0.0.1:8800"
+_SECRET_MIN = 16
 
 
 class ConsoleSettings(BaseSettings):
@@ -106,6 +107,11 @@ def _serve(
     guard = Guard(people, address.host, read_only=read_only)
     parts = Parts(application, guard, as_csv)
     key = token_bytes(32) if secret is None else secret.get_secret_value().encode()
+    if len(key) < _SECRET_MIN:
+        raise ConfigurationError(
+            f"BILLING_CONSOLE_SECRET is too short to sign sessions: at least {_SECRET_MIN} bytes, "
+            "such as `openssl rand -hex 32` prints"
+        )
     app = create_app(parts, key, through_https=https)
     serve(app, parts, address, lambda url: click.echo(f"console on {url}"))
 
