@@ -10,10 +10,13 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from pydantic_core import to_json
-from sqlalchemy import Column, Connection, CursorResult, Row, Table, bindparam, select, update
+from sqlalchemy import Column, Connection, CursorResult, Row, Table, Text, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql import ColumnElement, any_
+from sqlalchemy.types import TypeEngine
+
+from worker.ledger.tables import accounts, entries, lots, operations
 
 Rows = Sequence[Mapping[str, Any]]
 OnConflict = Literal["fail", "nothing", "update"]
@@ -105,6 +108,20 @@ def update_rows(
     return connection.execute(statement, parameters).rowcount
 
 
+def write_uses(
+    connection: Connection, claims: Rows, moves: Rows, uses: Rows, booked: Rows
+) -> Sequence[Row[Any]]:
+    """Few deductions in one statement, for a batch that is too small to spread round trips over it.
+
+    ``claims`` are rows of operations, ``moves`` of accounts with their ``expected_sequence``, ``uses`` of
+    lots, ``booked`` of entries with the ``reference_id`` of their operation; none of them empty. Returns a
+    row for each operation that was claimed, with how many of all other rows were written. PostgreSQL only.
+    """
+    parts = {"claims": claims, "moves": moves, "uses": uses, "booked": booked}
+    sql = _uses_sql(*(tuple(rows[0]) for rows in parts.values()))
+    return _executed(connection, sql, operations, to_json(parts).decode()).all()
+
+
 def _executed(connection: Connection, sql: str, table: Table, parameter: str) -> CursorResult[Any]:
     """``sql`` with its one parameter ``$1``; the server parses it once a connection, and plans it seldom.
 
@@ -114,7 +131,7 @@ def _executed(connection: Connection, sql: str, table: Table, parameter: str) ->
     name = prepared.get(sql)
     if name is None:
         verb = "lock" if sql.endswith("FOR UPDATE") else sql.partition(" ")[0].lower()
-        name = f"{verb}_{table.name}_{len(prepared)}"
+        name = f"{'use' if verb == 'with' else verb}_{table.name}_{len(prepared)}"
         connection.exec_driver_sql(f"PREPARE {name}(text) AS {sql}")
         prepared[sql] = name
     return connection.exec_driver_sql(f"EXECUTE {name}(%(parameter)s)", {"parameter": parameter})
@@ -155,12 +172,19 @@ def _quoted(value: str) -> str:
     return f'"{escaped}"'
 
 
+_ALL = "CAST($1 AS json)"
+
+
 @lru_cache(maxsize=64)
 def _insert_sql(
-    table: Table, names: tuple[str, ...], on_conflict: OnConflict, returning: tuple[str, ...]
+    table: Table,
+    names: tuple[str, ...],
+    on_conflict: OnConflict,
+    returning: tuple[str, ...],
+    source: str = _ALL,
 ) -> str:
     columns = ", ".join(names)
-    sql = f"INSERT INTO {table.name} ({columns}) SELECT {columns} FROM {_recordset(table, names)}"  # noqa: S608 - names from the tables
+    sql = f"INSERT INTO {table.name} ({columns}) SELECT {columns} FROM {_recordset(table, names, source)}"  # noqa: S608 - names from the tables
     match on_conflict:
         case "nothing":
             sql += " ON CONFLICT DO NOTHING"
@@ -177,7 +201,11 @@ def _insert_sql(
 
 @lru_cache(maxsize=64)
 def _update_sql(
-    table: Table, names: tuple[str, ...], key: tuple[str, ...], guards: tuple[tuple[str, str], ...]
+    table: Table,
+    names: tuple[str, ...],
+    key: tuple[str, ...],
+    guards: tuple[tuple[str, str], ...],
+    source: str = _ALL,
 ) -> str:
     expected = {parameter: column for column, parameter in guards}
     sets = ", ".join(f"{name} = r.{name}" for name in names if name not in key and name not in expected)
@@ -185,12 +213,51 @@ def _update_sql(
         [f"t.{name} = r.{name}" for name in key]
         + [f"t.{column} = r.{parameter}" for column, parameter in guards]
     )
-    return f"UPDATE {table.name} AS t SET {sets} FROM {_recordset(table, names, expected)} WHERE {where}"  # noqa: S608 - names from the tables
+    return (
+        f"UPDATE {table.name} AS t SET {sets} FROM {_recordset(table, names, source, expected)} WHERE {where}"  # noqa: S608 - names from the tables
+    )
 
 
-def _recordset(table: Table, names: tuple[str, ...], aliases: Mapping[str, str] | None = None) -> str:
-    kinds = (f"{name} {table.c[(aliases or {}).get(name, name)].type.compile(_POSTGRESQL)}" for name in names)
-    return f"json_to_recordset(CAST($1 AS json)) AS r({', '.join(kinds)})"
+@lru_cache(maxsize=64)
+def _uses_sql(
+    claims: tuple[str, ...], moves: tuple[str, ...], uses: tuple[str, ...], booked: tuple[str, ...]
+) -> str:
+    """Claims and entries meet by reference in a nested loop: that is for few."""
+    names = [name for name in booked if name != "reference_id"]
+    of_operation = {"reference_id": Text()}
+    claiming = _insert_sql(
+        operations, claims, "nothing", ("reference_id", "operation_id"), f"{_ALL}->'claims'"
+    )
+    moving = _update_sql(
+        accounts, moves, ("account_id",), (("sequence", "expected_sequence"),), f"{_ALL}->'moves'"
+    )
+    using = _update_sql(lots, uses, ("account_id", "number"), (), f"{_ALL}->'uses'")
+    booking = (
+        f"INSERT INTO entries ({', '.join(names)}, operation_id) SELECT {', '.join(names)}, operation_id "  # noqa: S608 - names from the tables
+        f"FROM {_recordset(entries, booked, f'{_ALL}->{chr(39)}booked{chr(39)}', others=of_operation)} "
+        "JOIN claimed USING (reference_id)"
+    )
+    return (
+        f"WITH claimed AS ({claiming}), moved AS ({moving} RETURNING 1), "  # noqa: S608 - made above
+        f"used AS ({using} RETURNING 1), booked AS ({booking} RETURNING 1) "
+        "SELECT reference_id, operation_id, (SELECT count(*) FROM moved) AS moved, "
+        "(SELECT count(*) FROM used) AS used, (SELECT count(*) FROM booked) AS booked FROM claimed"
+    )
+
+
+def _recordset(
+    table: Table,
+    names: tuple[str, ...],
+    source: str,
+    aliases: Mapping[str, str] | None = None,
+    others: Mapping[str, TypeEngine[Any]] | None = None,
+) -> str:
+    """The rows of ``source``: columns of ``table``, under ``aliases`` where they have them, and ``others``."""
+    kinds = {
+        name: table.c[(aliases or {}).get(name, name)].type for name in names if name not in (others or {})
+    }
+    columns = (f"{name} {kind.compile(_POSTGRESQL)}" for name, kind in {**kinds, **(others or {})}.items())
+    return f"json_to_recordset({source}) AS r({', '.join(columns)})"
 
 
 def _sqlite_insert(

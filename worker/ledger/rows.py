@@ -200,8 +200,8 @@ def of_outcome(outcome: Outcome) -> Values:
     return {**row, **{name: getattr(outcome, name) or None for name in _SELDOM}}
 
 
-def of_entries(entries: Sequence[Entry]) -> list[Values]:
-    """Rows of entries, whose outcomes are written."""
+def of_entries(entries: Sequence[Entry], *, by_reference: bool = False) -> list[Values]:
+    """Rows of entries, whose outcomes are written, or ``by_reference`` where they are written too."""
     rows: list[Values] = [
         {
             "account_id": entry.account_id,
@@ -221,6 +221,10 @@ def of_entries(entries: Sequence[Entry]) -> list[Values]:
     if any(entry.due_at is not None for entry in entries):
         for entry, row in zip(entries, rows, strict=True):
             row["due_at"] = entry.due_at
+    if by_reference:
+        for entry, row in zip(entries, rows, strict=True):
+            del row["operation_id"]
+            row["reference_id"] = entry.outcome.reference_id
     return rows
 
 
