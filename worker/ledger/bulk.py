@@ -253,10 +253,9 @@ def _recordset(
     others: Mapping[str, TypeEngine[Any]] | None = None,
 ) -> str:
     """The rows of ``source``: columns of ``table``, under ``aliases`` where they have them, and ``others``."""
-    kinds = {
-        name: table.c[(aliases or {}).get(name, name)].type for name in names if name not in (others or {})
-    }
-    columns = (f"{name} {kind.compile(_POSTGRESQL)}" for name, kind in {**kinds, **(others or {})}.items())
+    own = (name for name in names if name not in (others or {}))
+    kinds = {name: table.c[(aliases or {}).get(name, name)].type for name in own} | dict(others or {})
+    columns = (f"{name} {kind.compile(_POSTGRESQL)}" for name, kind in kinds.items())
     return f"json_to_recordset({source}) AS r({', '.join(columns)})"
 
 
