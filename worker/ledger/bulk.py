@@ -252,7 +252,7 @@ def _recordset(
     aliases: Mapping[str, str] | None = None,
     others: Mapping[str, TypeEngine[Any]] | None = None,
 ) -> str:
-    """The rows of ``source``: columns of ``table``, under ``aliases`` where they have them, and ``others``."""
+    """The rows of ``source``: columns of ``table``, some under ``aliases``, and ``others``."""
     own = (name for name in names if name not in (others or {}))
     kinds = {name: table.c[(aliases or {}).get(name, name)].type for name in own} | dict(others or {})
     columns = (f"{name} {kind.compile(_POSTGRESQL)}" for name, kind in kinds.items())
