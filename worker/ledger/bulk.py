@@ -31,22 +31,27 @@ def select_rows(
     key: str,
     values: Collection[Any],
     *,
+    also: tuple[str, Collection[Any]] | None = None,
     only: tuple[str, str | bool] | None = None,
     order_by: tuple[str, ...] = (),
     for_update: bool = False,
 ) -> Sequence[Row[Any]]:
     """The columns ``names`` of the rows whose ``key`` is one of ``values``.
 
-    ``only`` leaves those whose column of that name has that value, a constant.
+    ``also`` names a second column and its values. ``only`` leaves those whose column of that name has that
+    value, a constant.
 
     ``for_update`` locks them in their order; SQLite has the write lock already and leaves it out.
     """
     if not values:
         return []
     if connection.dialect.name == "postgresql":
-        sql = _select_sql(table, names, key, only, order_by, for_update)
-        return _executed(connection, sql, table, _array(values)).all()
+        sql = _select_sql(table, names, key, also and also[0], only, order_by, for_update)
+        parameters = [_array(values)] if also is None else [_array(values), _array(also[1])]
+        return _executed(connection, sql, table, *parameters).all()
     statement = select(*(table.c[name] for name in names)).where(table.c[key].in_(values))
+    if also is not None:
+        statement = statement.where(table.c[also[0]].in_(also[1]))
     if only is not None:
         statement = statement.where(table.c[only[0]] if only[1] is True else table.c[only[0]] == only[1])
     return connection.execute(statement.order_by(*(table.c[name] for name in order_by))).all()
@@ -122,8 +127,8 @@ def write_uses(
     return _executed(connection, sql, operations, to_json(parts).decode()).all()
 
 
-def _executed(connection: Connection, sql: str, table: Table, parameter: str) -> CursorResult[Any]:
-    """``sql`` with its one parameter ``$1``; the server parses it once a connection, and plans it seldom.
+def _executed(connection: Connection, sql: str, table: Table, *parameters: str) -> CursorResult[Any]:
+    """``sql`` with its parameters ``$1`` …; the server parses it once a connection, and plans it seldom.
 
     Its name there says what it does: that is what a look at the server's activity shows.
     """
@@ -132,9 +137,11 @@ def _executed(connection: Connection, sql: str, table: Table, parameter: str) ->
     if name is None:
         verb = "lock" if sql.endswith("FOR UPDATE") else sql.partition(" ")[0].lower()
         name = f"{'use' if verb == 'with' else verb}_{table.name}_{len(prepared)}"
-        connection.exec_driver_sql(f"PREPARE {name}(text) AS {sql}")
+        kinds = ", ".join(["text"] * len(parameters))
+        connection.exec_driver_sql(f"PREPARE {name}({kinds}) AS {sql}")
         prepared[sql] = name
-    return connection.exec_driver_sql(f"EXECUTE {name}(%(parameter)s)", {"parameter": parameter})
+    places = ", ".join(["%s"] * len(parameters))
+    return connection.exec_driver_sql(f"EXECUTE {name}({places})", parameters)
 
 
 def among(connection: Connection, column: Column[Any], values: Iterable[Any]) -> ColumnElement[bool]:
@@ -149,21 +156,29 @@ def _select_sql(
     table: Table,
     names: tuple[str, ...],
     key: str,
+    also: str | None,
     only: tuple[str, str | bool] | None,
     order_by: tuple[str, ...],
     for_update: bool,  # noqa: FBT001 - a part of the cache's key
 ) -> str:
-    kind = table.c[key].type.compile(_POSTGRESQL)
-    sql = f"SELECT {', '.join(names)} FROM {table.name} WHERE {key} = ANY(CAST($1 AS {kind}[]))"  # noqa: S608 - names from the tables
+    sql = f"SELECT {', '.join(names)} FROM {table.name} WHERE {_is_any(table, key, 1)}"  # noqa: S608 - names from the tables
+    if also is not None:
+        sql += f" AND {_is_any(table, also, 2)}"
     if only is not None:
-        sql += f" AND {only[0]}" if only[1] is True else f" AND {only[0]} = '{only[1]}'"
+        column, value = only
+        kept = f"{column} = '{value}'" if isinstance(value, str) else column if value else f"NOT {column}"
+        sql += f" AND {kept}"
     if order_by:
         sql += f" ORDER BY {', '.join(order_by)}"
     return f"{sql} FOR UPDATE" if for_update else sql
 
 
+def _is_any(table: Table, column: str, place: int) -> str:
+    return f"{column} = ANY(CAST(${place} AS {table.c[column].type.compile(_POSTGRESQL)}[]))"
+
+
 def _array(values: Collection[Any]) -> str:
-    """The text of an array of whole numbers or strings, which PostgreSQL reads faster than a list of them."""
+    """The text of an array of numbers, days or strings, which PostgreSQL reads faster than a list of them."""
     return "{" + ",".join(_quoted(value) if isinstance(value, str) else str(value) for value in values) + "}"
 
 
