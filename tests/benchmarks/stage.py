@@ -19,6 +19,7 @@ from time import monotonic, sleep
 from typing import Any, TypeVar
 from uuid import uuid4
 
+import pika
 from sqlalchemy import text
 
 from schemas import Command, OpenAccount
@@ -113,6 +114,7 @@ class Servers:
 
 
 #: What anyone gives a database that holds ten million entries. Durability stays as it is.
+_USAGE = "billing.usage"
 _SETTINGS = {"shared_buffers": "2GB", "max_wal_size": "8GB"}
 
 
@@ -211,17 +213,30 @@ class Stage:
         messages: int,
         *,
         replies_queue: str = BILLING.replies.name,
+        consumers: int = 1,
         progress: Progress,
         watch: Watch | None = None,
     ) -> Measured:
         """Run the processes until there are ``messages`` replies, then stop them (SIGTERM).
 
-        Raises BenchmarkError where one ends early, or where nothing is replied for two minutes.
+        The clock begins with the first replies, but not before ``consumers`` of the usage queue are there: what
+        a process spends on starting is not what a message costs. Raises BenchmarkError where one ends early, or
+        where nothing is replied for two minutes.
         """
         with _linked(self.application) as link, _running(name, commands) as processes:
-            return self._clocked(
-                name, processes, messages, lambda: link.depth(replies_queue), progress, watch
-            )
+
+            def replied() -> int:
+                return link.depth(replies_queue)
+
+            while consumers > 1 and not self._all_consume(consumers) and replied() < messages:
+                processes.require_alive(since=0)
+                sleep(_FIRST_POLL_S)
+            return self._clocked(name, processes, messages, replied, progress, watch)
+
+    def _all_consume(self, consumers: int) -> bool:
+        with pika.BlockingConnection(pika.URLParameters(self.broker_url)) as connection:
+            declared = connection.channel().queue_declare(_USAGE, passive=True)
+        return int(declared.method.consumer_count) >= consumers
 
     @contextmanager
     def running(self, name: str, commands: Sequence[ProcessCommand]) -> Iterator[None]:
