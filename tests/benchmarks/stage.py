@@ -25,6 +25,7 @@ from sqlalchemy import text
 from schemas import Command, OpenAccount
 from tests.benchmarks import trees
 from tests.support.provision import PostgresServer, RabbitMQServer, postgres_server, rabbitmq_server
+from tests.support.servers import major_version, postgres_binaries
 from worker.bootstrap import Application, utc_now
 from worker.broker import BILLING, Link, Outgoing
 from worker.core import decide
@@ -116,12 +117,16 @@ class Servers:
 #: What anyone gives a database that holds ten million entries. Durability stays as it is.
 _USAGE = "billing.usage"
 _SETTINGS = {"shared_buffers": "2GB", "max_wal_size": "8GB"}
+_LZ4_SINCE = 15
 
 
 @contextmanager
 def started_servers() -> Iterator[Servers]:
     """The servers of a session, private ones unless the environment gives others. Raises ServerError."""
-    with postgres_server(settings=_SETTINGS) as postgres, rabbitmq_server() as rabbitmq:
+    binaries = postgres_binaries()
+    compression = "lz4" if binaries and major_version(binaries) >= _LZ4_SINCE else "on"
+    settings = {**_SETTINGS, "wal_compression": compression}
+    with postgres_server(settings=settings) as postgres, rabbitmq_server() as rabbitmq:
         yield Servers(postgres, rabbitmq)
 
 
@@ -219,9 +224,9 @@ class Stage:
     ) -> Measured:
         """Run the processes until there are ``messages`` replies, then stop them (SIGTERM).
 
-        The clock begins with the first replies, but not before ``consumers`` of the usage queue are there: what
-        a process spends on starting is not what a message costs. Raises BenchmarkError where one ends early, or
-        where nothing is replied for two minutes.
+        The clock begins with the first replies, but not before ``consumers`` of the usage queue are there:
+        what a process spends on starting is not what a message costs. Raises BenchmarkError where one ends
+        early, or where nothing is replied for two minutes.
         """
         with _linked(self.application) as link, _running(name, commands) as processes:
 
