@@ -1,27 +1,23 @@
 """Many rows in one statement.
 
-On PostgreSQL rows travel as one JSON parameter that ``json_to_recordset`` turns into a table, and keys as one
-array literal: the statement is the same text for any number of them, prepared once a connection, and neither
-side builds thousands of parameters. On SQLite SQLAlchemy builds the statements; rows are an ``executemany``.
+On PostgreSQL rows travel as an array of their table's row type (see ``records``), and keys as one array: the
+statement is the same text for any number of them, prepared once a connection, and neither side builds
+thousands of parameters. On SQLite SQLAlchemy builds the statements; rows are an ``executemany``.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
-from pydantic_core import to_json
-from sqlalchemy import Column, Connection, CursorResult, Row, Table, Text, bindparam, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Column, Connection, CursorResult, Row, Table, bindparam, select, update
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql import ColumnElement, any_
-from sqlalchemy.types import TypeEngine
 
+from worker.ledger.records import Beside, Rows, array, columns_of, kind_of, parameters, unnested
 from worker.ledger.tables import accounts, entries, lots, operations
 
-Rows = Sequence[Mapping[str, Any]]
 OnConflict = Literal["fail", "nothing", "update"]
-
-_POSTGRESQL = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
 def select_rows(
@@ -47,8 +43,8 @@ def select_rows(
         return []
     if connection.dialect.name == "postgresql":
         sql = _select_sql(table, names, key, also and also[0], only, order_by, for_update)
-        parameters = [_array(values)] if also is None else [_array(values), _array(also[1])]
-        return _executed(connection, sql, table, *parameters).all()
+        keys = [array(values)] if also is None else [array(values), array(also[1])]
+        return _executed(connection, sql, table, keys).all()
     statement = select(*(table.c[name] for name in names)).where(table.c[key].in_(values))
     if also is not None:
         statement = statement.where(table.c[also[0]].in_(also[1]))
@@ -74,8 +70,9 @@ def insert_rows(
         return []
     names = tuple(rows[0])
     if connection.dialect.name == "postgresql":
-        sql = _insert_sql(table, names, on_conflict, returning)
-        result = _executed(connection, sql, table, _dumped(rows))
+        columns = columns_of(connection, table)
+        sql = _insert_sql(table, names, on_conflict, returning, unnested(table, columns))
+        result = _executed(connection, sql, table, parameters(table, columns, rows))
     else:
         result = connection.execute(_sqlite_insert(table, names, on_conflict, returning), list(rows))
     return result.all() if returning else []
@@ -98,8 +95,10 @@ def update_rows(
     guards = tuple((guard or {}).items())
     names = tuple(rows[0])
     if connection.dialect.name == "postgresql":
-        sql = _update_sql(table, names, key, guards)
-        return _executed(connection, sql, table, _dumped(rows)).rowcount
+        columns = columns_of(connection, table)
+        expected: Beside = tuple((parameter, kind_of(table, column)) for column, parameter in guards)
+        sql = _update_sql(table, names, key, guards, unnested(table, columns, expected))
+        return _executed(connection, sql, table, parameters(table, columns, rows, expected)).rowcount
     fixed = {*key, *(parameter for _, parameter in guards)}
     statement = (
         update(table)
@@ -107,10 +106,8 @@ def update_rows(
         .where(*(table.c[column] == bindparam(f"k_{parameter}") for column, parameter in guards))
         .values({name: bindparam(f"v_{name}") for name in names if name not in fixed})
     )
-    parameters = [
-        {(f"k_{name}" if name in fixed else f"v_{name}"): row[name] for name in names} for row in rows
-    ]
-    return connection.execute(statement, parameters).rowcount
+    values = [{(f"k_{name}" if name in fixed else f"v_{name}"): row[name] for name in names} for row in rows]
+    return connection.execute(statement, values).rowcount
 
 
 def write_uses(
@@ -122,13 +119,28 @@ def write_uses(
     lots, ``booked`` of entries with the ``reference_id`` of their operation; none of them empty. Returns a
     row for each operation that was claimed, with how many of all other rows were written. PostgreSQL only.
     """
-    parts = {"claims": claims, "moves": moves, "uses": uses, "booked": booked}
-    sql = _uses_sql(*(tuple(rows[0]) for rows in parts.values()))
-    return _executed(connection, sql, operations, to_json(parts).decode()).all()
+    parts = (
+        (operations, claims, ()),
+        (accounts, moves, _EXPECTED_SEQUENCE),
+        (lots, uses, ()),
+        (entries, booked, _OF_REFERENCE),
+    )
+    texts: list[str] = []
+    sources: list[str] = []
+    for table, rows, beside in parts:
+        columns = columns_of(connection, table)
+        sources.append(unnested(table, columns, beside, len(texts) + 1))
+        texts += parameters(table, columns, rows, beside)
+    names = (tuple(rows[0]) for _, rows, _ in parts)
+    return _executed(connection, _uses_sql(*names, *sources), operations, texts).all()
 
 
-def _executed(connection: Connection, sql: str, table: Table, *parameters: str) -> CursorResult[Any]:
-    """``sql`` with its parameters ``$1`` …; the server parses it once a connection, and plans it seldom.
+_EXPECTED_SEQUENCE: Beside = (("expected_sequence", kind_of(accounts, "sequence")),)
+_OF_REFERENCE: Beside = (("reference_id", kind_of(operations, "reference_id")),)
+
+
+def _executed(connection: Connection, sql: str, table: Table, texts: Sequence[str]) -> CursorResult[Any]:
+    """``sql`` with ``texts`` for its parameters; the server parses it once a connection, and plans it seldom.
 
     Its name there says what it does: that is what a look at the server's activity shows.
     """
@@ -137,11 +149,11 @@ def _executed(connection: Connection, sql: str, table: Table, *parameters: str) 
     if name is None:
         verb = "lock" if sql.endswith("FOR UPDATE") else sql.partition(" ")[0].lower()
         name = f"{'use' if verb == 'with' else verb}_{table.name}_{len(prepared)}"
-        kinds = ", ".join(["text"] * len(parameters))
+        kinds = ", ".join(["text"] * len(texts))
         connection.exec_driver_sql(f"PREPARE {name}({kinds}) AS {sql}")
         prepared[sql] = name
-    places = ", ".join(["%s"] * len(parameters))
-    return connection.exec_driver_sql(f"EXECUTE {name}({places})", parameters)
+    places = ", ".join(["%s"] * len(texts))
+    return connection.exec_driver_sql(f"EXECUTE {name}({places})", tuple(texts))
 
 
 def among(connection: Connection, column: Column[Any], values: Iterable[Any]) -> ColumnElement[bool]:
@@ -174,20 +186,7 @@ def _select_sql(
 
 
 def _is_any(table: Table, column: str, place: int) -> str:
-    return f"{column} = ANY(CAST(${place} AS {table.c[column].type.compile(_POSTGRESQL)}[]))"
-
-
-def _array(values: Collection[Any]) -> str:
-    """The text of an array of numbers, days or strings, which PostgreSQL reads faster than a list of them."""
-    return "{" + ",".join(_quoted(value) if isinstance(value, str) else str(value) for value in values) + "}"
-
-
-def _quoted(value: str) -> str:
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
-
-
-_ALL = "CAST($1 AS json)"
+    return f"{column} = ANY(CAST(${place} AS {kind_of(table, column)}[]))"
 
 
 @lru_cache(maxsize=64)
@@ -196,10 +195,10 @@ def _insert_sql(
     names: tuple[str, ...],
     on_conflict: OnConflict,
     returning: tuple[str, ...],
-    source: str = _ALL,
+    source: str,
 ) -> str:
     columns = ", ".join(names)
-    sql = f"INSERT INTO {table.name} ({columns}) SELECT {columns} FROM {_recordset(table, names, source)}"  # noqa: S608 - names from the tables
+    sql = f"INSERT INTO {table.name} ({columns}) SELECT {columns} FROM {source}"  # noqa: S608 - names from the tables
     match on_conflict:
         case "nothing":
             sql += " ON CONFLICT DO NOTHING"
@@ -220,58 +219,38 @@ def _update_sql(
     names: tuple[str, ...],
     key: tuple[str, ...],
     guards: tuple[tuple[str, str], ...],
-    source: str = _ALL,
+    source: str,
 ) -> str:
-    expected = {parameter: column for column, parameter in guards}
+    expected = {parameter for _, parameter in guards}
     sets = ", ".join(f"{name} = r.{name}" for name in names if name not in key and name not in expected)
     where = " AND ".join(
         [f"t.{name} = r.{name}" for name in key]
         + [f"t.{column} = r.{parameter}" for column, parameter in guards]
     )
-    return (
-        f"UPDATE {table.name} AS t SET {sets} FROM {_recordset(table, names, source, expected)} WHERE {where}"  # noqa: S608 - names from the tables
-    )
+    return f"UPDATE {table.name} AS t SET {sets} FROM {source} WHERE {where}"  # noqa: S608 - names from the tables
 
 
 @lru_cache(maxsize=64)
 def _uses_sql(
-    claims: tuple[str, ...], moves: tuple[str, ...], uses: tuple[str, ...], booked: tuple[str, ...]
+    claims: tuple[str, ...],
+    moves: tuple[str, ...],
+    uses: tuple[str, ...],
+    booked: tuple[str, ...],
+    *sources: str,
 ) -> str:
     """Claims and entries meet by reference in a nested loop: that is for few."""
-    names = [name for name in booked if name != "reference_id"]
-    of_operation = {"reference_id": Text()}
-    claiming = _insert_sql(
-        operations, claims, "nothing", ("reference_id", "operation_id"), f"{_ALL}->'claims'"
-    )
-    moving = _update_sql(
-        accounts, moves, ("account_id",), (("sequence", "expected_sequence"),), f"{_ALL}->'moves'"
-    )
-    using = _update_sql(lots, uses, ("account_id", "number"), (), f"{_ALL}->'uses'")
-    booking = (
-        f"INSERT INTO entries ({', '.join(names)}, operation_id) SELECT {', '.join(names)}, operation_id "  # noqa: S608 - names from the tables
-        f"FROM {_recordset(entries, booked, f'{_ALL}->{chr(39)}booked{chr(39)}', others=of_operation)} "
-        "JOIN claimed USING (reference_id)"
-    )
+    claimed, moved, used, entered = sources
+    names = ", ".join(name for name in booked if name != "reference_id")
+    claiming = _insert_sql(operations, claims, "nothing", ("reference_id", "operation_id"), claimed)
+    moving = _update_sql(accounts, moves, ("account_id",), (("sequence", "expected_sequence"),), moved)
+    using = _update_sql(lots, uses, ("account_id", "number"), (), used)
     return (
-        f"WITH claimed AS ({claiming}), moved AS ({moving} RETURNING 1), "  # noqa: S608 - made above
-        f"used AS ({using} RETURNING 1), booked AS ({booking} RETURNING 1) "
+        f"WITH claimed AS ({claiming}), moved AS ({moving} RETURNING 1), used AS ({using} RETURNING 1), "  # noqa: S608 - names from the tables
+        f"booked AS (INSERT INTO entries ({names}, operation_id) SELECT {names}, claimed.operation_id "
+        f"FROM {entered} JOIN claimed USING (reference_id) RETURNING 1) "
         "SELECT reference_id, operation_id, (SELECT count(*) FROM moved) AS moved, "
         "(SELECT count(*) FROM used) AS used, (SELECT count(*) FROM booked) AS booked FROM claimed"
     )
-
-
-def _recordset(
-    table: Table,
-    names: tuple[str, ...],
-    source: str,
-    aliases: Mapping[str, str] | None = None,
-    others: Mapping[str, TypeEngine[Any]] | None = None,
-) -> str:
-    """The rows of ``source``: columns of ``table``, some under ``aliases``, and ``others``."""
-    own = (name for name in names if name not in (others or {}))
-    kinds = {name: table.c[(aliases or {}).get(name, name)].type for name in own} | dict(others or {})
-    columns = (f"{name} {kind.compile(_POSTGRESQL)}" for name, kind in kinds.items())
-    return f"json_to_recordset({source}) AS r({', '.join(columns)})"
 
 
 def _sqlite_insert(
@@ -290,7 +269,3 @@ def _sqlite_insert(
         case "fail":
             pass
     return statement.returning(*(table.c[name] for name in returning)) if returning else statement
-
-
-def _dumped(rows: Rows) -> str:
-    return to_json(rows).decode()
