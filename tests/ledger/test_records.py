@@ -70,8 +70,8 @@ def connection(postgres_engine: Engine) -> Iterator[Connection]:
         connection.execute(text("CREATE TABLE kinds (gone int, day date, detail jsonb, words text)"))
         connection.execute(
             text(
-                "ALTER TABLE kinds DROP gone, ADD moment timestamptz, ADD is_open boolean, ADD amount bigint, "
-                "ADD code varchar(9), ADD key bigint PRIMARY KEY, ADD small int"
+                "ALTER TABLE kinds DROP gone, ADD moment timestamptz, ADD is_open boolean, "
+                "ADD amount bigint, ADD code varchar(9), ADD key bigint PRIMARY KEY, ADD small int"
             )
         )
         yield connection
@@ -85,9 +85,8 @@ def test_what_is_written_is_read(connection: Connection, rows: list[dict[str, An
     numbered = [{"key": number, **row} for number, row in enumerate(rows)]
     written = insert_rows(connection, KINDS, numbered, returning=tuple(numbered[0]))
     assert [dict(row._mapping) for row in written] == numbered
-    assert update_rows(connection, KINDS, [{**row, "small": 7} for row in numbered], key=("key",)) == len(
-        rows
-    )
+    changed = [{**row, "small": 7} for row in numbered]
+    assert update_rows(connection, KINDS, changed, key=("key",)) == len(rows)
     read = connection.execute(KINDS.select().order_by(KINDS.c.key)).mappings()
     assert [dict(row) for row in read] == changed
 
