@@ -1,4 +1,4 @@
-"""Rows as arrays of row types: what is written is what is read, whatever is in it, in any order of columns."""
+"""Rows as arrays of row types: what is written is what is read, whatever is in it, in any order."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
