@@ -4,6 +4,7 @@ What is measured is counted by the replies that wait in a queue, whoever sends t
 is compared with are measured by the same means.
 """
 
+import gc
 import os
 import shutil
 import signal
@@ -28,6 +29,7 @@ from tests.support.provision import PostgresServer, RabbitMQServer, postgres_ser
 from tests.support.servers import major_version, postgres_binaries
 from worker.bootstrap import Application, utc_now
 from worker.broker import BILLING, Link, Outgoing
+from worker.cli.operate import OBJECTS_A_COLLECTION
 from worker.core import decide
 from worker.ledger.audit import audit
 from worker.ledger.migrations import migrate
@@ -308,6 +310,20 @@ class Stage:
     def _number(self, query: str) -> int:
         with self.application.engine.connect() as connection:
             return int(connection.execute(text(query)).scalar_one())
+
+
+@contextmanager
+def collected_as_in_a_worker() -> Iterator[None]:
+    """What is there by now is left alone, and cycles are looked for as seldom as ``run`` has it."""
+    usual = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(OBJECTS_A_COLLECTION)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
+        gc.unfreeze()
 
 
 def user_id(number: int) -> str:

@@ -43,7 +43,7 @@ KINDS = Table(
     Column("small", Integer),
 )
 
-_words = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=30)
+_words = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30)
 _hostile = st.sampled_from(
     ["", '"', "\\", '\\"', "a,b", "(x)", "{y}", "NULL", "null", "%s", "\n", " ", "'", "\\\\"]
 )

@@ -57,11 +57,11 @@ def run(application: Application, *, drain: bool, with_scheduler: bool, supervis
     # What is there by now stays, and a batch leaves no cycles: to look for them after every 700 objects took
     # 5 of 95 µs a message.
     gc.freeze()
-    gc.set_threshold(_OBJECTS_A_COLLECTION)
+    gc.set_threshold(OBJECTS_A_COLLECTION)
     application.run_worker(stop, drain=drain, with_scheduler=with_scheduler and not drain)
 
 
-_OBJECTS_A_COLLECTION = 50_000
+OBJECTS_A_COLLECTION = 50_000
 
 
 def _environments(settings: Settings, *, with_scheduler: bool) -> list[dict[str, str]]:
