@@ -7,6 +7,8 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict
 
 HEADER_PREFIX = "x-billing-"
+#: What a replay puts beside the message, so that a letter that fails again is the same letter, edited or not.
+REPLAY_HEADER, REPLAY_LETTER_HEADER = "x-billing-replay", "x-billing-replay-letter"
 
 
 class DeadLetter(BaseModel):
@@ -35,6 +37,8 @@ class DeadLetter(BaseModel):
     worker_version: str
     schema_version: int
     headers_omitted: str | None = None  #: names of original headers that did not fit beside these
+    replay: int | None = None  #: the replay that sent it, as the message says: whoever parks it looks it up
+    replay_letter: int | None = None  #: the number of the letter that the replay sent
 
     def to_headers(self) -> dict[str, str | int]:
         """The headers to publish."""

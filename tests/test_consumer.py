@@ -14,6 +14,7 @@ from tests.support.witness import PATIENCE_S
 from worker.broker import Delivery, Link
 from worker.consumer import Consumer, Pace
 from worker.errors import BrokerUnavailableError, ConfigurationError, LedgerUnavailableError
+from worker.flood import Flood
 from worker.metrics import Metrics
 from worker.pipeline import Item, UnansweredError
 from worker.policy import SUSPECT_AFTER
@@ -53,6 +54,7 @@ class FakePipeline:
     broker_errors: list[Exception] = field(default_factory=list)
     batches: list[list[Delivery]] = field(default_factory=list)
     after: Callable[[], None] = lambda: None
+    flood: Flood = field(default_factory=Flood)
 
     def receive(self, deliveries: Sequence[Delivery]) -> list[Item]:
         return [Item(one) for one in deliveries]

@@ -63,6 +63,14 @@ def test_senders_are_json(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings().senders == {"payment.*": ("gateway", "operator")}
 
 
+@pytest.mark.parametrize("off", ["0", "off", " OFF "])
+def test_a_flood_limit_can_be_switched_off(monkeypatch: pytest.MonkeyPatch, off: str) -> None:
+    assert (load_settings().flood_in_a_row, load_settings().flood_share) == (100, 0.5)
+    monkeypatch.setenv("BILLING_FLOOD_IN_A_ROW", off)
+    monkeypatch.setenv("BILLING_FLOOD_SHARE", off)
+    assert (load_settings().flood_in_a_row, load_settings().flood_share) == (0, 0)
+
+
 # -- bad values -------------------------------------------------------------------------------------------
 
 
@@ -78,6 +86,9 @@ def test_senders_are_json(monkeypatch: pytest.MonkeyPatch) -> None:
         ("DATABASE_URL", f"host=db password={SECRET}"),
         ("WORKERS", SECRET),
         ("WORKERS", "0"),
+        ("FLOOD_IN_A_ROW", "-1"),
+        ("FLOOD_SHARE", "1.5"),
+        ("FLOOD_SHARE", "half"),
         ("BATCH_SIZE", "2001"),
         ("PREFETCH", "2001"),
         ("TRIES", "1.5"),

@@ -6,12 +6,13 @@ import os
 import random
 import select
 import signal
+import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from types import FrameType
@@ -22,7 +23,12 @@ from schemas import Limits
 from worker.broker import BILLING, Link, open_link
 from worker.catalog import Catalog, load_catalog
 from worker.consumer import Consumer, Pace
+from worker.deadletters.office import DeadLetterOffice
+from worker.deadletters.parker import Parker
+from worker.deadletters.runner import ReplayRunner, Surroundings
 from worker.errors import BrokerUnavailableError, ConfigurationError, LedgerUnavailableError
+from worker.flood import Flood, FloodLimit
+from worker.intake import taken_in
 from worker.ledger.engine import ledger_engine
 from worker.ledger.migrations import current_revision, newest_revision
 from worker.ledger.store import Ledger
@@ -115,21 +121,30 @@ class Application:
             sent_as=broker_user(settings.broker_url),
         )
 
+    def parker(self) -> Parker:
+        """What drains the dead-letter queue into the ledger's database, ready to run."""
+        return Parker(
+            lambda: self.link(consume=[BILLING.dead.name]),
+            self.office(),
+            random.Random(),  # noqa: S311 - jitter, no secrets
+        )
+
     def run_scheduler(self, stop: "SignalStop") -> None:
-        """Run the scheduler in this process until ``stop``."""
+        """Run the scheduler in this process until ``stop``, and park dead letters as they come."""
         self._await_schema(stop)
         log.info(
             "scheduling what falls due in %s through %s",
             redacted(self.settings.database_url),
             redacted(self.settings.broker_url),
         )
-        self.scheduler().run(stop)
+        with self._beside(stop, parker=self.parker().run):
+            self.scheduler().run(stop)
         log.info("stopped")
 
     def run_worker(self, stop: "SignalStop", *, drain: bool = False, with_scheduler: bool = False) -> None:
         """Run one worker in this process until ``stop``, or until nothing is left with ``drain``.
 
-        ``with_scheduler`` runs a scheduler beside it, in a thread.
+        ``with_scheduler`` runs a scheduler beside it, and what parks dead letters, in threads.
         """
         self._await_schema(stop)
         log.info(
@@ -138,21 +153,27 @@ class Application:
             redacted(self.settings.database_url),
         )
         self._tell_differences()
-        with self._scheduling(stop) if with_scheduler else nullcontext():
+        beside = {"scheduler": self.scheduler().run, "parker": self.parker().run} if with_scheduler else {}
+        with self._beside(stop, **beside):
             self.consumer(stop).run(drain=drain)
         log.info("stopped")
 
     @contextmanager
-    def _scheduling(self, stop: "SignalStop") -> Iterator[None]:
-        """The scheduler in a thread, which ends with the block; one that fails ends the worker, loudly."""
-        with ThreadPoolExecutor(1, "scheduler") as thread:
-            running = thread.submit(self.scheduler().run, stop)
-            running.add_done_callback(lambda _: stop.end())
+    def _beside(self, stop: "SignalStop", **loops: Callable[["SignalStop"], None]) -> Iterator[None]:
+        """Loops in threads of their names, which end with the block; one that fails ends it, loudly."""
+        with ExitStack() as threads:
+            running = []
+            for name, loop in loops.items():
+                thread = threads.enter_context(ThreadPoolExecutor(1, name))
+                running.append(thread.submit(loop, stop))
+                running[-1].add_done_callback(lambda _: stop.end())
             try:
                 yield
             finally:
-                stop.end()
-        running.result()
+                if running:
+                    stop.end()
+        for ended in running:
+            ended.result()
 
     def _tell_differences(self) -> None:
         """Whether the topology is as it must be; the consumer waits for what it can't do without."""
@@ -191,16 +212,56 @@ class Application:
                 return
 
     def pipeline(self, ledger: Ledger) -> Pipeline:
-        """The way of one batch."""
+        """The way of one batch, up to a flood."""
+        return Pipeline(
+            ledger,
+            self.catalog,
+            self.policy,
+            clock=utc_now,
+            pause=time.sleep,
+            metrics=self.metrics,
+            flood=Flood(FloodLimit(in_a_row=self.settings.flood_in_a_row, share=self.settings.flood_share)),
+        )
+
+    @property
+    def policy(self) -> Policy:
+        """What the worker is told and does not decide."""
         settings = self.settings
-        policy = Policy(
+        return Policy(
             limits=Limits(max_quantity=settings.max_quantity),
             tries=settings.tries,
             reply_queue=settings.reply_queue,
             reply_to_prefixes=settings.reply_to_prefixes,
             senders=settings.senders,
         )
-        return Pipeline(ledger, self.catalog, policy, clock=utc_now, pause=time.sleep, metrics=self.metrics)
+
+    def office(self) -> DeadLetterOffice:
+        """The dead letters, judged by this worker's own rules."""
+        policy = self.policy
+        return DeadLetterOffice(
+            self.engine,
+            catalog=self.catalog,
+            taken_in=lambda delivery, now: taken_in(delivery, policy, now),
+            clock=utc_now,
+            sent_as=broker_user(self.settings.broker_url),
+        )
+
+    def replayer(self, name: str | None = None) -> ReplayRunner:
+        """What runs replays; ``name`` is unique to it, made up where none is given."""
+        made_up = f"{socket.gethostname()}:{os.getpid()}:{random.randrange(16**6):06x}"  # noqa: S311 - no secret
+        return ReplayRunner(
+            Surroundings(
+                engine=self.engine,
+                connect=self.link,
+                connect_dead=lambda: self.link(consume=[BILLING.dead.name]),
+                park=lambda link: self.office().park(link, wait_s=0),
+                name=name or made_up,
+                clock=utc_now,
+                seconds=time.monotonic,
+                rng=random.Random(),  # noqa: S311 - jitter, no secrets
+                sent_as=broker_user(self.settings.broker_url),
+            )
+        )
 
     def require_newest_schema(self) -> None:
         """Raises ConfigurationError unless the database is at the revision this version needs."""

@@ -1,7 +1,7 @@
 """The loop: batches in, through outages of either server, until it is told to stop.
 
 A server that goes away is nobody's fault: messages are kept, the log says so once, the loop waits with
-back-off and jitter and goes on by itself.
+back-off and jitter and goes on by itself. A flood of dead letters is most likely ours: then the loop ends.
 """
 
 import logging
@@ -17,6 +17,7 @@ from typing import Protocol
 
 from worker.broker import Delivery, Link
 from worker.errors import BrokerUnavailableError, ConfigurationError, LedgerUnavailableError, TransientError
+from worker.flood import FloodError
 from worker.ledger.store import Ledger
 from worker.metrics import Metrics
 from worker.pipeline import Item, Pipeline, UnansweredError
@@ -58,6 +59,9 @@ class Consumer:
     A worker begins with care, one message a queue: should one that brings workers down stand in front, then
     nothing else counts another delivery when it does so again. It goes on with full hands as soon as what
     comes is above suspicion, and back to care when something under suspicion comes.
+
+    It stays with care as well while all that comes meets a fault: a worker that is started again into the
+    flood that stopped the one before gives back one message a queue, and the others count no delivery.
     """
 
     def __init__(
@@ -81,9 +85,15 @@ class Consumer:
         self._waits = self._backoff()
 
     def run(self, *, drain: bool = False) -> None:
-        """Consume until stopped; with ``drain``, until nothing more arrives."""
+        """Consume until stopped; with ``drain``, until nothing more arrives.
+
+        Raises FloodError where too many messages would become dead letters. Those stay in their queue, with
+        all that was held and not settled. To give it back counts a delivery of each (RabbitMQ 4.3 has a nack
+        that doesn't); to hold it until somebody comes would count one as well, after the broker's time-out
+        for consumers.
+        """
         done = False
-        while not (done or self._stop.requested):
+        while not (done or self._is_over):
             try:
                 # Nothing is taken from the broker before the ledger answers: what is taken and brought
                 # back counts as a delivery, and a message is parked after too many of them.
@@ -95,6 +105,12 @@ class Consumer:
                 if not self._has_been_linked:
                     raise
                 self._relink_later(error)  # it was right once: a broker that starts up may refuse anyone
+        if self._pipeline.flood.verdict is not None:
+            raise FloodError(f"stopped at {self._pipeline.flood.verdict}")
+
+    @property
+    def _is_over(self) -> bool:
+        return self._stop.requested or self._pipeline.flood.verdict is not None
 
     def _relink_later(self, error: Exception) -> None:
         self._careful = True
@@ -125,13 +141,13 @@ class Consumer:
                 return
 
     def _consume_with_care(self) -> bool:
-        """Each suspect alone, until no queue is under suspicion; never done.
+        """Each suspect alone, until no queue is under suspicion and not all that comes is faulty; never done.
 
         What was given back stands in front of its queue: behind a suspect there may be others, and full hands
         would take them all and give them back, which counts another delivery of each.
         """
         with self._linked(1) as link:
-            while not self._stop.requested:
+            while not self._is_over:
                 deliveries = link.receive(self._pace.batch_size, IDLE_S)
                 self._well()
                 if any(map(_is_suspect, deliveries)):
@@ -140,20 +156,20 @@ class Consumer:
                 else:
                     self._settle(link, deliveries)
                 self._suspect(deliveries)
-                if not self._suspected:
+                if not (self._suspected or (deliveries and self._pipeline.flood.in_a_row)):
                     self._careful = False
                     return False
         return False
 
     def _consume(self, *, drain: bool) -> bool:
-        """Batches, until a suspect comes; done when nothing comes any more and ``drain`` says so.
+        """Batches, until a suspect or a flood comes; done when nothing comes any more and ``drain`` says so.
 
         While the ledger has one batch, the broker is told about the one before it and the next one is read
         and decoded: each waits for its own server, and neither server for the other.
         """
         with self._linked(self._pace.prefetch) as link, ThreadPoolExecutor(1, "ledger") as ledger:
             settling, suspects = self._received([]), list[Delivery]()
-            while not (suspects or self._stop.requested):
+            while not (suspects or self._is_over):
                 idle = not settling.items
                 deliveries = link.receive(self._pace.batch_size, IDLE_S if idle else 0)
                 self._well()

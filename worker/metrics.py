@@ -29,6 +29,16 @@ class Metrics:
         self.dead_letters = Counter(
             "billing_worker_dead_lettered", "Dead letters published.", ["reason"], registry=self.registry
         )
+        self.faults_in_a_row = Gauge(
+            "billing_worker_faults_in_a_row",
+            "Messages that met a fault of the worker's since one was settled; the flood limit stops it.",
+            registry=self.registry,
+        )
+        self.flooded = Gauge(
+            "billing_worker_flooded",
+            "1 from the moment the worker stops at a flood of dead letters until it has ended, else 0.",
+            registry=self.registry,
+        )
         self.unroutable_replies = Counter(
             "billing_worker_unroutable_replies",
             "Replies that no queue took; their outcome is stored.",

@@ -25,7 +25,8 @@ from worker.errors import (
     LedgerUnavailableError,
     TransientError,
 )
-from worker.intake import Message, commands_of, taken_in
+from worker.flood import Finding, Flood, Row
+from worker.intake import DELIVERY_LIMIT, Message, commands_of, taken_in
 from worker.ledger.store import Ledger
 from worker.metrics import Metrics
 from worker.policy import Policy
@@ -33,6 +34,9 @@ from worker.policy import Policy
 log = logging.getLogger(__name__)
 
 _CONTENTION_TRIES = 10
+
+#: Reasons that are faults of the worker's; the others are refusals.
+_FAULTS = {Code.UNPROCESSABLE, DELIVERY_LIMIT}
 
 
 class UnansweredError(BrokerUnavailableError):
@@ -44,7 +48,7 @@ class Item:
     """One delivery on its way through the batch: it ends with answers, or a reason why there are none.
 
     There is an answer to each command of its message, in their order. ``outgoing`` is what remains to be sent
-    about it, once that is written.
+    about it, once that is written. What is ``kept`` at a flood stays in its queue: nothing is said about it.
     """
 
     delivery: Delivery
@@ -53,6 +57,7 @@ class Item:
     reason: Reason | None = None
     tries: int = 1
     outgoing: list[Outgoing] | None = None
+    kept: bool = False
 
     @property
     def commands(self) -> tuple[Command, ...]:
@@ -61,7 +66,10 @@ class Item:
 
 
 class Pipeline:
-    """Settles batches of deliveries against one ledger. ``pause`` waits so many seconds."""
+    """Settles batches of deliveries against one ledger. ``pause`` waits so many seconds.
+
+    Once ``flood`` has its verdict no dead letter is sent any more: whoever runs the pipeline shall stop.
+    """
 
     def __init__(
         self,
@@ -72,7 +80,9 @@ class Pipeline:
         clock: Callable[[], datetime],
         pause: Callable[[float], None],
         metrics: Metrics,
+        flood: Flood | None = None,
     ) -> None:
+        self.flood = Flood() if flood is None else flood
         self._ledger, self._catalog, self._policy = ledger, catalog, policy
         self._clock, self._pause, self._metrics = clock, pause, metrics
         self._correspondence = Correspondence(policy)
@@ -89,15 +99,8 @@ class Pipeline:
         What has them already, or a reason why there are none, stays as it is: after a TransientError it may
         be called again with the same items.
         """
-        items = [item for item in items if not item.answers and item.reason is None]
-        if not items:
-            return
-        try:
-            self._transact_despite_contention(items)
-        except TransientError:
-            raise
-        except Exception as fault:  # noqa: BLE001 - whatever it is, it is one message's until proven otherwise
-            self._isolate(items, fault)
+        items = [item for item in items if not item.answers and item.reason is None and not item.kept]
+        self._apply(items, Row(self.flood.limit.in_a_row))
 
     def transact(self, items: Sequence[Item]) -> None:
         """Load under locks, decide, claim and write, commit."""
@@ -112,7 +115,10 @@ class Pipeline:
             item.answers = tuple(islice(answers, len(item.commands)))
 
     def tell(self, link: Link, items: Sequence[Item]) -> None:
-        """Reply and acknowledge. After an UnansweredError it may be called again with the same items."""
+        """Reply and acknowledge. After an UnansweredError it may be called again with the same items.
+
+        At a flood those that would become dead letters are kept, and the others are told.
+        """
         self.answer(link, items)
         self.acknowledge(link, items)
 
@@ -122,9 +128,10 @@ class Pipeline:
         Raises UnansweredError; what the broker has taken by then is not sent again.
         """
         now = self._clock()
-        for item in items:
-            if item.outgoing is None:
-                item.outgoing = self._written(item, now)
+        fresh = [item for item in items if item.outgoing is None and not item.kept]
+        for item in fresh:
+            item.outgoing = self._written(item, now)
+        self._keep_what_is_too_much(fresh)
         try:
             left = self._dispatch.send(link, [item.outgoing for item in items if item.outgoing], now)
         except (BrokerUnavailableError, ConfigurationError) as error:
@@ -136,7 +143,8 @@ class Pipeline:
             )
 
     def acknowledge(self, link: Link, items: Sequence[Item]) -> None:
-        """The last step: what crashes before it is delivered again."""
+        """The last step: what crashes before it is delivered again, and so is what is kept."""
+        items = [item for item in items if not item.kept]
         link.acknowledge([item.delivery for item in items])
         self._count(items)
 
@@ -162,20 +170,38 @@ class Pipeline:
             else:
                 return
 
-    def _isolate(self, items: Sequence[Item], fault: Exception) -> None:
+    def _apply(self, items: Sequence[Item], row: Row) -> None:
+        """``row`` has the faults of this batch: where every message meets one, its rest is kept untried."""
+        if not items:
+            return
+        if row.is_over or self.flood.verdict is not None:
+            for item in items:
+                item.kept = True
+            return
+        try:
+            self._transact_despite_contention(items)
+        except TransientError:
+            raise
+        except Exception as fault:  # noqa: BLE001 - whatever it is, it is one message's until proven otherwise
+            self._isolate(items, fault, row)
+        else:
+            row.end()
+
+    def _isolate(self, items: Sequence[Item], fault: Exception, row: Row) -> None:
         """Halve until the fault stands alone, each half in a transaction of its own, in order."""
         if len(items) > 1:
             self._metrics.bisections.inc()
             middle = len(items) // 2
-            self.apply(items[:middle])
-            self.apply(items[middle:])
+            self._apply(items[:middle], row)
+            self._apply(items[middle:], row)
             return
         item = items[0]
         if item.tries < self._policy.tries:
             item.tries += 1
-            self.apply(items)
+            self._apply(items, row)
             return
         item.reason = self._faulty(item, fault)
+        row.grow()
 
     def _faulty(self, item: Item, fault: Exception) -> Reason:
         # The text and the traceback may hold what the producer sent; they go into the letter, not the log.
@@ -200,6 +226,23 @@ class Pipeline:
             raise AssertionError("an item without answers and reason")
         return self._correspondence.about_refusal(item.delivery, item.reason, item.tries, now)
 
+    # -- flood --------------------------------------------------------------------------------------------
+
+    def _keep_what_is_too_much(self, items: Sequence[Item]) -> None:
+        """Judge items that are written and not sent: where it is a flood, those with letters are kept."""
+        findings = [_finding(item) for item in items]
+        had_verdict = self.flood.verdict is not None
+        admitted = self.flood.admits(findings)
+        self._metrics.faults_in_a_row.set(self.flood.in_a_row)
+        if admitted:
+            return
+        for item, finding in zip(items, findings, strict=True):
+            item.kept = finding is not None
+            item.outgoing = [] if item.kept else item.outgoing
+        if not had_verdict:
+            self._metrics.flooded.set(1)
+            log.critical("%s", self.flood.verdict)
+
     # -- count --------------------------------------------------------------------------------------------
 
     def _count(self, items: Iterable[Item]) -> None:
@@ -213,6 +256,20 @@ class Pipeline:
         for counts, metric in ((messages, self._metrics.messages), (batched, self._metrics.batch_items)):
             for labels, count in counts.items():
                 metric.labels(*labels).inc(count)
+
+
+def _finding(item: Item) -> Finding | None:
+    """Why a letter is sent about ``item``, if one is; of a refusal, who brought it about."""
+    if item.reason is None:
+        if not any(isinstance(answer, Conflict) for answer in item.answers):
+            return None
+        return Finding(Code.REFERENCE_CONFLICT, _sender(item.delivery))
+    return Finding(item.reason.code, None if item.reason.code in _FAULTS else _sender(item.delivery))
+
+
+def _sender(delivery: Delivery) -> str:
+    """Whom the broker vouches for: the user, or else the queue that the message was let into."""
+    return delivery.text("user_id") or delivery.queue
 
 
 def _labels(item: Item) -> tuple[str, str]:

@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from worker.errors import ConfigurationError
 
 ENV_PREFIX = "BILLING_"
+
+
+def _off_as_zero(value: Any) -> Any:
+    return 0 if isinstance(value, str) and value.strip().lower() == "off" else value
 
 
 class Settings(BaseSettings):
@@ -31,6 +35,9 @@ class Settings(BaseSettings):
         1500  # three batches; quorum queues take no more than 2000
     )
     tries: Annotated[int, Field(ge=1, le=100)] = 3
+    #: Faults in a row, and the share of the last messages, that may become dead letters; 0 or "off": any.
+    flood_in_a_row: Annotated[int, Field(ge=0, le=1_000_000), BeforeValidator(_off_as_zero)] = 100
+    flood_share: Annotated[float, Field(ge=0, le=1), BeforeValidator(_off_as_zero)] = 0.5
     max_quantity: Annotated[int, Field(ge=1, le=2**63 - 1)] = 10**15
 
     reply_queue: str = "billing.replies"

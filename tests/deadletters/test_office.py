@@ -14,9 +14,14 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine
 
 from worker.broker import Delivery, Link, Outgoing
+from worker.deadletters.desk import Desk
+from worker.deadletters.filters import LetterFilter
+from worker.deadletters.keeping import kept, restored
 from worker.deadletters.letters import Reason, dead_letter_for
-from worker.deadletters.office import DeadLetterOffice, ParkedLetter, _kept, _restored, replay_of
-from worker.errors import BrokerUnavailableError, NotFoundError
+from worker.deadletters.office import DeadLetterOffice, NotKeptError
+from worker.deadletters.sending import replay_of
+from worker.deadletters.views import ParkedLetter, Status
+from worker.errors import BrokerUnavailableError
 
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
 
@@ -92,8 +97,12 @@ def failed(
 def park(office: DeadLetterOffice, *deliveries: Delivery) -> list[ParkedLetter]:
     """The letters that are parked afterwards, oldest first."""
     assert office.park(FakeLink(*deliveries).link) == len(deliveries)
-    letters, _ = office.letters()
-    return letters[::-1]
+    return parked(office)
+
+
+def parked(office: DeadLetterOffice) -> list[ParkedLetter]:
+    """The letters that wait, oldest first."""
+    return list(office.every_letter(LetterFilter(status=(Status.PARKED,))))[::-1]
 
 
 # -- in and back ------------------------------------------------------------------------------------------
@@ -122,16 +131,16 @@ WIRE = st.recursive(
 @settings(suppress_health_check=[HealthCheck.too_slow])
 @given(WIRE)
 def test_whatever_a_header_holds_is_the_same_after_it_was_kept(value: Any) -> None:
-    kept = json.dumps(_kept(value))
-    assert "\\u0000" not in kept, "PostgreSQL can't store it"
-    assert "NaN" not in kept
-    restored = _restored(json.loads(kept))
-    assert restored == value
-    assert type(restored) is type(value)
+    text = json.dumps(kept(value))
+    assert "\\u0000" not in text, "PostgreSQL can't store it"
+    assert "NaN" not in text
+    back = restored(json.loads(text))
+    assert back == value
+    assert type(back) is type(value)
 
 
 def test_not_a_number_is_kept_too() -> None:
-    assert isnan(_restored(json.loads(json.dumps(_kept(float("nan"))))))
+    assert isnan(restored(json.loads(json.dumps(kept(float("nan"))))))
 
 
 AWKWARD: dict[Any, Any] = {
@@ -172,7 +181,7 @@ def test_a_header_that_is_nested_without_end_does_not_hold_up_the_others(office:
     for _ in range(500):
         deep = [deep]
     assert len(park(office, failed(b"one"), failed(b"two", headers={"deep": deep, "flat": 1}))) == 2
-    (letter, _), _ = office.letters()
+    _, letter = parked(office)
     assert letter.properties["headers"]["flat"] == 1
     assert replay_of(letter).headers["flat"] == 1
 
@@ -231,7 +240,7 @@ def test_a_forged_letter_does_not_hold_up_the_others(
 
 def test_a_letter_that_failed_again_is_one_row_with_what_is_newest(office: DeadLetterOffice) -> None:
     (first,) = park(office, failed(tries=1))
-    office.discard([first.number], "never mind")
+    office.discard([first.number], "never mind", "ann")
     later = NOW + timedelta(hours=1)
     (again,) = park(office, failed(tries=3, at=later, reason=Reason("unprocessable", "a bug", traceback="t")))
     assert (again.number, again.attempts, again.status) == (first.number, 4, "parked")
@@ -260,9 +269,8 @@ def test_a_crash_after_the_commit_leaves_one_letter_and_counts_it_once(office: D
     assert fake.acknowledged == 0
     fake.on_acknowledge = lambda: None
     assert office.park(fake.link) == 2
-    letters, total = office.letters()
-    assert total == 2
-    assert [letter.attempts for letter in letters] == [1, 1]
+    assert [letter.attempts for letter in parked(office)] == [1, 1]
+    assert [len(office.story(letter.number).events) for letter in parked(office)] == [1, 1]
 
 
 def test_nothing_is_acknowledged_that_is_not_committed(
@@ -270,15 +278,15 @@ def test_nothing_is_acknowledged_that_is_not_committed(
 ) -> None:
     fake = FakeLink(failed(b"a"), failed(b"b"))
 
-    def full(_delivery: Delivery) -> dict[str, Any]:
+    def full(_desk: Desk) -> None:
         raise OSError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("worker.deadletters.office._row", full)
-        with pytest.raises(OSError, match="the disk is full"):
+        patch.setattr(Desk, "close", full)
+        with pytest.raises(NotKeptError, match="OSError"):
             office.park(fake.link)
     assert fake.acknowledged == 0
-    assert office.letters() == ([], 0)
+    assert parked(office) == []
     assert office.park(fake.link) == 2
 
 
@@ -288,86 +296,3 @@ def test_letters_that_are_known_to_wait_are_waited_for(office: DeadLetterOffice)
     first, last = fake.patience
     assert first > 1
     assert last == 0.125
-
-
-# -- replay and discard -----------------------------------------------------------------------------------
-
-
-def test_a_replay_is_marked_after_it_was_sent(office: DeadLetterOffice) -> None:
-    (letter,) = park(office, failed())
-    fake = FakeLink()
-    seen: list[str] = []
-    fake.on_publish = lambda: seen.append(office.letter(letter.number).status)
-    assert office.replay(fake.link, [letter.number], sent_as="operator") == 1
-    assert seen == ["parked"]
-    assert office.letter(letter.number).status == "replayed"
-    assert fake.published[0].properties["user_id"] == "operator"
-
-
-def test_a_replay_whose_connection_is_lost_stays_parked(office: DeadLetterOffice) -> None:
-    (letter,) = park(office, failed())
-    fake = FakeLink()
-
-    def lost() -> None:
-        raise BrokerUnavailableError("the connection is lost")
-
-    fake.on_publish = lost
-    with pytest.raises(BrokerUnavailableError):
-        office.replay(fake.link, [letter.number])
-    assert office.letter(letter.number).status == "parked"
-
-
-def test_a_replay_that_reaches_no_queue_stays_parked(office: DeadLetterOffice) -> None:
-    (letter,) = park(office, failed())
-    fake = FakeLink()
-    fake.has_no_route = True
-    with pytest.raises(BrokerUnavailableError, match=f"dead letter {letter.number} reached no queue"):
-        office.replay(fake.link, [letter.number])
-    assert office.letter(letter.number).status == "parked"
-
-
-def test_a_replay_that_fails_before_it_is_marked_stays_in_sight(office: DeadLetterOffice) -> None:
-    """The worker may be faster than the mark, and another operator may look in between."""
-    (letter,) = park(office, failed())
-    fake = FakeLink()
-
-    def failed_again() -> None:
-        park(office, failed(at=NOW + timedelta(seconds=1)))
-
-    fake.on_publish = failed_again
-    office.replay(fake.link, [letter.number])
-    seen = office.letter(letter.number)
-    assert (seen.status, seen.attempts) == ("parked", 2)
-
-
-def test_a_discarded_letter_keeps_its_reason_and_all_else(office: DeadLetterOffice) -> None:
-    (letter,) = park(office, failed(headers=AWKWARD))
-    assert office.discard([letter.number], "a try, see T-17 \0") == 1
-    assert office.letter(letter.number) == replace(letter, status="discarded", note=r"a try, see T-17 \x00")
-
-
-def test_a_number_that_is_none_stops_everything_before_it_begins(office: DeadLetterOffice) -> None:
-    (letter,) = park(office, failed())
-    fake = FakeLink()
-    with pytest.raises(NotFoundError, match="there is no dead letter 99"):
-        office.replay(fake.link, [letter.number, 99])
-    with pytest.raises(NotFoundError):
-        office.discard([letter.number, 99], "none")
-    assert fake.published == []
-    assert office.letter(letter.number).status == "parked"
-
-
-# -- looking ----------------------------------------------------------------------------------------------
-
-
-def test_letters_are_found_by_status_and_reason_and_counted_in_all(office: DeadLetterOffice) -> None:
-    park(office, *[failed(f"{number}".encode()) for number in range(5)])
-    park(office, failed(b"bug", reason=Reason("unprocessable", "a bug")))
-    numbers = [letter.number for letter in office.letters()[0]]
-    assert numbers == sorted(numbers, reverse=True)
-    office.discard(numbers[:2], "none")
-    page, total = office.letters(limit=2, offset=1)
-    assert ([letter.number for letter in page], total) == (numbers[3:5], 4)
-    assert office.letters(status=None)[1] == 6
-    assert office.letters(status="discarded", reason="unprocessable")[1] == 1
-    assert office.letters(reason="unprocessable")[1] == 0

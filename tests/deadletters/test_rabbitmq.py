@@ -15,7 +15,10 @@ from tests.support.waiting import eventually
 from tests.support.witness import PATIENCE_S, Witness
 from worker.bootstrap import Application
 from worker.broker import BILLING, Link, open_link
-from worker.deadletters.office import DeadLetterOffice, ParkedLetter
+from worker.deadletters.filters import LetterFilter
+from worker.deadletters.office import DeadLetterOffice
+from worker.deadletters.sending import replay_of
+from worker.deadletters.views import ParkedLetter
 from worker.ledger.engine import ledger_engine
 from worker.ledger.store import Ledger
 from worker.settings import load_settings
@@ -67,8 +70,13 @@ def worker(broker_url: str, database_url: str, **settings: Any) -> None:
 def parked(office: DeadLetterOffice, dead: Link) -> ParkedLetter:
     """The only letter, as soon as it is there."""
     eventually(lambda: office.park(dead, wait_s=0.05))
-    ((letter,), _) = office.letters()
+    (letter,) = office.every_letter(LetterFilter())
     return letter
+
+
+def sent_again(office: DeadLetterOffice, link: Link, number: int, sent_as: str | None = None) -> None:
+    """The letter as a replay publishes it."""
+    assert link.publish([replay_of(office.letter(number), sent_as)]) == []
 
 
 def own_headers(properties: Any) -> dict[str, Any]:
@@ -112,7 +120,7 @@ def test_a_letter_of_the_brokers_is_replayed_as_it_first_came(
     witness.take("billing.payments", 1)  # the copy that CC asked for
     reject(witness)
     letter = parked(office, dead)
-    office.replay(dead, [letter.number], sent_as=user)
+    sent_again(office, dead, letter.number, user)
     ((properties, body),) = witness.take("billing.usage", 1)
     assert json.loads(body) == DEDUCT
     assert (properties.message_id, properties.correlation_id) == ("m-1", correlation_id)
@@ -128,7 +136,7 @@ def test_a_replayed_letter_of_the_brokers_that_the_worker_refuses_is_the_same_le
     witness.publish(b"oops", routing_key="usage.deduct", message_id="m-1")
     reject(witness)
     first = parked(office, dead)
-    office.replay(dead, [first.number])
+    sent_again(office, dead, first.number)
     worker(broker_url, sqlite_url)
     again = parked(office, dead)
     assert (again.number, again.attempts) == (first.number, 2)
@@ -164,7 +172,7 @@ def test_a_message_that_has_expired_is_a_letter_and_lives_on(
         "short",
     )
     witness.channel.queue_purge("short")
-    office.replay(dead, [letter.number])
+    sent_again(office, dead, letter.number)
     ((properties, _),) = witness.take("short", 1)
     assert properties.expiration is None
 
@@ -187,7 +195,7 @@ def test_a_workers_letter_holds_headers_near_the_frames_maximum(
     assert letter.reason == "not_utf8"
     assert letter.body == bytes(range(256))
     assert letter.properties["headers"]["x-billing-headers-omitted"] == "too-large"
-    office.replay(dead, [letter.number])
+    sent_again(office, dead, letter.number)
     ((properties, body),) = witness.take("billing.usage", 1)
     assert body == bytes(range(256))
     assert own_headers(properties) == {"small": "s", "large": "l" * 90_000}
@@ -211,7 +219,7 @@ def test_header_values_of_every_kind_come_back_over_the_wire(
     witness.publish(b"oops", routing_key="usage.deduct", headers=headers, message_id="m")
     worker(broker_url, sqlite_url)
     letter = parked(office, dead)
-    office.replay(dead, [letter.number])
+    sent_again(office, dead, letter.number)
     ((after, _),) = witness.take("billing.usage", 1)
     assert own_headers(after) == own_headers(before)
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 from tests.support.fakes import FakeLink
 from worker.broker import Delivery, Link
 from worker.consumer import Consumer, Pace
+from worker.flood import Flood
 from worker.metrics import Metrics
 from worker.policy import SUSPECT_AFTER
 
@@ -57,6 +58,7 @@ class Settled:
 
     def __init__(self) -> None:
         self.counts: list[int] = []
+        self.flood = Flood()
 
     def receive(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         return list(deliveries)

@@ -80,6 +80,7 @@ def letter(reference: str) -> dict[str, Any]:
         "schema_version": 2,
         "body": b"{}",
         "properties": {},
+        "fingerprint": "f" * 32,
     }
 
 

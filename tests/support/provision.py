@@ -1,6 +1,6 @@
-"""Which PostgreSQL and RabbitMQ a test run uses, and how they come to be there.
+"""Which PostgreSQL, RabbitMQ and browser a test run uses, and how they come to be there.
 
-Run as ``python -m tests.support.provision`` it makes sure that both can be had: servers named by
+Run as ``python -m tests.support.provision`` it makes sure that all can be had: those named by
 environment variables, else installed binaries, else an installation with apt where that is allowed.
 Otherwise it exits 1 with the commands that help. Nothing is ever skipped for want of a server.
 """
@@ -36,6 +36,8 @@ from tests.support.servers import (
 DATABASE_URL = "BILLING_TEST_DATABASE_URL"
 BROKER_URL = "BILLING_TEST_BROKER_URL"
 MANAGEMENT_URL = "BILLING_TEST_MANAGEMENT_URL"
+CHROMIUM = "BILLING_TEST_CHROMIUM"
+CHROMEDRIVER = "BILLING_TEST_CHROMEDRIVER"
 
 INSTALL_TIMEOUT_S = 900.0
 
@@ -155,22 +157,72 @@ def given_rabbitmq(environment: Mapping[str, str]) -> GivenRabbitMQ | None:
 
 
 @dataclass(frozen=True)
+class Browser:
+    """Chromium and what drives it."""
+
+    chromium: Path
+    driver: Path
+
+
+def browser(environment: Mapping[str, str] = os.environ) -> Browser:
+    """The browser that the environment names, else the installed one.
+
+    Raises ServerError, with the way out, when there is neither.
+    """
+    found = given_browser(environment)
+    if found is None:
+        chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+        found = Browser(Path(chromium), Path(driver)) if chromium and driver else None
+    if found is None:
+        raise ServerError(_advice([_CHROMIUM]))
+    return found
+
+
+def given_browser(environment: Mapping[str, str]) -> Browser | None:
+    """The browser of BILLING_TEST_CHROMIUM and …_CHROMEDRIVER.
+
+    None without the variables. Raises ServerError when one is missing or is no program.
+    """
+    chromium, driver = environment.get(CHROMIUM), environment.get(CHROMEDRIVER)
+    if not chromium and not driver:
+        return None
+    if not chromium or not driver or not shutil.which(chromium) or not shutil.which(driver):
+        raise ServerError(f"Set both {CHROMIUM} and {CHROMEDRIVER} to programs, or neither.")
+    return Browser(Path(chromium), Path(driver))
+
+
+def _browser_binary() -> Path | None:
+    """The installed browser, where its driver is installed as well."""
+    found = shutil.which("chromium") if shutil.which("chromedriver") else None
+    return None if found is None else Path(found)
+
+
+@dataclass(frozen=True)
 class _Service:
     name: str
-    package: str
+    packages: tuple[str, ...]
     given: Callable[[Mapping[str, str]], object]
     binaries: Callable[[], Path | None]
     exports: tuple[str, ...]
-    docker_run: str
+    docker_run: str | None
 
     def is_missing(self, environment: Mapping[str, str]) -> bool:
         return self.given(environment) is None and self.binaries() is None
 
 
+_CHROMIUM = _Service(
+    name="Chromium",
+    packages=("chromium", "chromium-driver", "fonts-dejavu-core"),
+    given=given_browser,
+    binaries=_browser_binary,
+    exports=(f"{CHROMIUM}=/usr/bin/chromium", f"{CHROMEDRIVER}=/usr/bin/chromedriver"),
+    docker_run=None,
+)
+
 _SERVICES = (
     _Service(
         name="PostgreSQL",
-        package="postgresql",
+        packages=("postgresql",),
         given=given_postgres,
         binaries=postgres_binaries,
         exports=(f"{DATABASE_URL}=postgresql+psycopg2://postgres:billing@127.0.0.1:5432/postgres",),
@@ -178,7 +230,7 @@ _SERVICES = (
     ),
     _Service(
         name="RabbitMQ",
-        package="rabbitmq-server",
+        packages=("rabbitmq-server",),
         given=given_rabbitmq,
         binaries=rabbitmq_binary,
         exports=(
@@ -187,11 +239,12 @@ _SERVICES = (
         ),
         docker_run="docker run -d -p 127.0.0.1:5672:5672 -p 127.0.0.1:15672:15672 rabbitmq:3.13-management",
     ),
+    _CHROMIUM,
 )
 
 
 def provide(environment: Mapping[str, str]) -> None:
-    """Make sure both servers can be had, installing what is missing where that is allowed.
+    """Make sure the servers and the browser can be had, installing what is missing where that is allowed.
 
     Raises ServerError, with the commands that help, when they can't.
     """
@@ -216,7 +269,7 @@ def _root_prefix() -> list[str] | None:
 
 
 def _install(services: list[_Service], root: list[str]) -> None:
-    packages = [service.package for service in services]
+    packages = [package for service in services for package in service.packages]
     print(f"installing {' '.join(packages)} with apt-get", file=sys.stderr)  # noqa: T201
     command = [*root, "sh", "-c", _INSTALL_SCRIPT, "install", *packages]
     try:
@@ -237,14 +290,18 @@ def _install(services: list[_Service], root: list[str]) -> None:
 def _advice(services: list[_Service]) -> str:
     names = " and ".join(service.name for service in services)
     paragraphs = [f"The tests need {names}. Do one of these, then run again:", _apt_advice(services)]
-    if shutil.which("docker") and _succeeds(["docker", "info"]):
+    if (
+        any(service.docker_run for service in services)
+        and shutil.which("docker")
+        and _succeeds(["docker", "info"])
+    ):
         paragraphs.append(_docker_advice(services))
-    paragraphs.append(_export_advice(services, "Name servers that run elsewhere:"))
+    paragraphs.append(_export_advice(services, "Name those that are elsewhere:"))
     return "\n\n".join(paragraphs)
 
 
 def _apt_advice(services: list[_Service]) -> str:
-    packages = " ".join(service.package for service in services)
+    packages = " ".join(package for service in services for package in service.packages)
     return (
         "Install them (Debian, Ubuntu):\n"
         f"  sudo apt-get update && sudo apt-get install -y --no-install-recommends {packages}"
@@ -252,7 +309,7 @@ def _apt_advice(services: list[_Service]) -> str:
 
 
 def _docker_advice(services: list[_Service]) -> str:
-    commands = "\n".join(f"  {service.docker_run}" for service in services)
+    commands = "\n".join(f"  {service.docker_run}" for service in services if service.docker_run)
     return _export_advice(services, f"Use containers:\n{commands}")
 
 
@@ -270,7 +327,7 @@ def _succeeds(command: list[str]) -> bool:
 
 
 def main() -> int:
-    """Provide the servers; 0 when they can be had, 1 with advice on stderr when not."""
+    """Provide the servers and the browser; 0 when they can be had, 1 with advice on stderr when not."""
     try:
         provide(os.environ)
     except ServerError as error:

@@ -12,10 +12,11 @@ from worker.bootstrap import Application, SignalStop
 from worker.broker import BILLING, broker_is_embedded
 from worker.cli.options import with_application
 from worker.errors import BillingError, ConfigurationError, TransientError
+from worker.flood import FloodError
 from worker.ledger.migrations import current_revision, migrate, newest_revision
 from worker.ledger.store import Ledger
 from worker.settings import Settings, environment_of, redacted
-from worker.supervisor import follow_parent, supervise
+from worker.supervisor import FLOOD_EXIT, follow_parent, supervise
 
 
 @click.command()
@@ -42,6 +43,14 @@ def run(application: Application, *, drain: bool, with_scheduler: bool, supervis
 
     The first SIGTERM (or Ctrl-C) finishes the batch, replies, acknowledges and exits 0; a second one ends
     at once. An outage of the database or the broker is waited out.
+
+    Exits with 5 at a flood of dead letters, which a bad deploy makes: when more than BILLING_FLOOD_IN_A_ROW
+    messages (100) in a row met a fault of the worker's, or more than the share BILLING_FLOOD_SHARE (0.5) of
+    the last 1,000 could not be applied, whoever sent them. What waits stays in its queue. Look at
+    `billing-worker dead-letters groups`, mend the cause, start it again: it begins with nothing counted, and
+    stops again after at most as many. 0 or "off" switches a limit off. Where something restarts the worker
+    by itself, leave out 5 (systemd: RestartPreventExitStatus=5). With metrics, billing_worker_flooded is 1
+    for a minute before it exits.
     """
     stop = SignalStop()
     stop.install()
@@ -53,15 +62,26 @@ def run(application: Application, *, drain: bool, with_scheduler: bool, supervis
         if drain:
             raise ConfigurationError("--drain runs one worker; leave --workers out")
         sys.exit(supervise(_environments(settings, with_scheduler=with_scheduler), stop))
+    _run_worker(application, stop, drain=drain, with_scheduler=with_scheduler and not drain)
+
+
+def _run_worker(application: Application, stop: SignalStop, *, drain: bool, with_scheduler: bool) -> None:
     application.serve_metrics()
     # What is there by now stays, and a batch leaves no cycles: to look for them after every 700 objects took
     # 5 of 95 µs a message.
     gc.freeze()
     gc.set_threshold(OBJECTS_A_COLLECTION)
-    application.run_worker(stop, drain=drain, with_scheduler=with_scheduler and not drain)
+    try:
+        application.run_worker(stop, drain=drain, with_scheduler=with_scheduler)
+    except FloodError:
+        # The log has said why. Who watches the metrics looks now and then: it must find this process flooded.
+        if application.settings.metrics_port:
+            stop.wait(_SHOWN_S)
+        sys.exit(FLOOD_EXIT)
 
 
 OBJECTS_A_COLLECTION = 50_000
+_SHOWN_S = 60.0
 
 
 def _environments(settings: Settings, *, with_scheduler: bool) -> list[dict[str, str]]:

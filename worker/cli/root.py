@@ -10,6 +10,7 @@ import click
 from worker import __version__
 from worker.cli.accounts import audit_command, balance, can_afford, history, stats, usage
 from worker.cli.adjust import adjust
+from worker.cli.console import console
 from worker.cli.demo import demo
 from worker.cli.explain import explain
 from worker.cli.holdings import expiring, holds, lots
@@ -72,6 +73,7 @@ for command in (
     audit_command,
     adjust,
     dead_letters,
+    console,
 ):
     cli.add_command(command)
 

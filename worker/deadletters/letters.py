@@ -10,7 +10,7 @@ from amqp.serialization import dumps
 from pydantic import ValidationError
 
 from schemas import SCHEMA_VERSION, Command, DeadLetter, Limits, Malformed, UsageBatch, decode
-from schemas.dead_letter import HEADER_PREFIX
+from schemas.dead_letter import HEADER_PREFIX, REPLAY_HEADER, REPLAY_LETTER_HEADER
 from worker import __version__
 from worker.broker import Delivery, Outgoing
 
@@ -76,6 +76,8 @@ def dead_letter_for(delivery: Delivery, reason: Reason, *, queue: str, tries: in
         worker_version=__version__,
         schema_version=SCHEMA_VERSION,
         headers_omitted=_beginning(", ".join(omitted)) or None,
+        replay=_number(delivery, REPLAY_HEADER),
+        replay_letter=_number(delivery, REPLAY_LETTER_HEADER),
     )
     return Outgoing(
         body=delivery.body,
@@ -100,6 +102,12 @@ def letter_id(delivery: Delivery, queue: str | None = None) -> str:
 def encodable(text: str) -> str:
     """``text`` with the halves of surrogate pairs spelled out: AMQP carries them, UTF-8 does not."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _number(delivery: Delivery, header: str) -> int | None:
+    """What a replay says of itself; whoever may publish may say it too, so it is believed by nobody here."""
+    value = delivery.headers.get(header)
+    return value if type(value) is int and 0 < value < 2**63 else None
 
 
 def _beginning(text: str) -> str:
@@ -136,6 +144,8 @@ def _sendable(headers: Mapping[Any, Any]) -> tuple[dict[str, Any], list[str]]:
     room = _HEADERS_MAX_BYTES
     for name, value in headers.items():
         size = _size(name, value)
+        if name in (REPLAY_HEADER, REPLAY_LETTER_HEADER):
+            continue  # the letter says it
         if size is None or size > room or is_brokers_own(str(name)):
             omitted.append(str(name).encode("unicode_escape").decode())
         else:
@@ -202,6 +212,8 @@ def _brokers_letter(delivery: Delivery, deaths: Any) -> DeadLetter:
         user_id=told.user_id,
         worker_version=__version__,
         schema_version=SCHEMA_VERSION,
+        replay=_number(delivery, REPLAY_HEADER),
+        replay_letter=_number(delivery, REPLAY_LETTER_HEADER),
     )
 
 

@@ -1,280 +1,325 @@
 """The dead-letter office: letters drained from their queue into a table, where looking disturbs nothing.
 
-A letter is acknowledged in the queue only after its row is committed; the same letter parked twice is one
-row with one more attempt. A replay goes through the front door, to the exchange and key it first came by,
-so that everything the ledger knows of its reference holds.
+What consoles and commands call. A letter is acknowledged in the queue only after its row is committed; a
+replay goes through the front door, to the exchange and key it first came by, so that everything the ledger
+knows of its reference holds.
 """
 
-import base64
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from decimal import Decimal
-from math import isfinite
-from typing import Any, Self
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
 
-from sqlalchemy import Engine, Row, and_, case, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Engine
 
-from worker.broker import Delivery, Link, Outgoing
-from worker.deadletters.letters import EPOCH, encodable, is_brokers_own, letter_in
-from worker.errors import BrokerUnavailableError, NotFoundError
-from worker.ledger.engine import translated_errors
-from worker.ledger.tables import dead_letters
+from worker.broker import Delivery, Link
+from worker.catalog import Catalog
+from worker.deadletters import actions, dry_run, reading, replays, transfer
+from worker.deadletters.actions import Mended, TakenIn
+from worker.deadletters.desk import Desk, transact
+from worker.deadletters.dry_run import Judge, StopLike
+from worker.deadletters.filters import LetterFilter, Letters
+from worker.deadletters.outcomes import ledger_lines
+from worker.deadletters.parking import arrival_of, park
+from worker.deadletters.reading import Order
+from worker.deadletters.views import (
+    AuditPage,
+    Counts,
+    Done,
+    DryRun,
+    Group,
+    GroupDrift,
+    GroupPage,
+    Imported,
+    LetterPage,
+    NotPossibleError,
+    ParkedLetter,
+    RefusedBodyError,
+    Replay,
+    ReplayItemPage,
+    ReplayPage,
+    Status,
+    Story,
+)
+from worker.errors import BillingError
+from worker.ledger.queries import snapshot
 
-PARKED, REPLAYED, DISCARDED = "parked", "replayed", "discarded"
-_BATCH = 200
-_LEVELS_MAX = 32
+log = logging.getLogger(__name__)
+
+_BATCH = 500
 _PATIENCE_S = 5.0
+_REFERENCES_SHOWN = 100
 
-#: What a producer says in the properties and may say again. Not ``user_id``, which must name the connection
-#: that publishes; not ``expiration``, which would end a replayed message's life; not the transport's own.
-_SENT_AGAIN = {
-    "content_type",
-    "content_encoding",
-    "priority",
-    "correlation_id",
-    "reply_to",
-    "message_id",
-    "timestamp",
-    "type",
-    "app_id",
-}
+ALL = tuple(Status)
 
 
-@dataclass(frozen=True, slots=True)
-class ParkedLetter:
-    """One dead letter as it is kept: why, whence, when, how often, and the message itself."""
+class NotKeptError(BillingError):
+    """Letters can't be put into the table; they stay in their queue."""
 
-    number: int
-    status: str
-    reason: str
-    message: str
-    field: str | None
-    traceback: str | None
-    queue: str
-    exchange: str
-    routing_key: str
-    attempts: int
-    first_failed_at: datetime
-    last_failed_at: datetime
-    type: str | None
-    reference_id: str | None
-    user_id: str | None
-    worker_version: str
-    schema_version: int
-    body: bytes
-    properties: Mapping[str, Any]
-    note: str | None
 
-    @classmethod
-    def from_row(cls, row: Row[Any]) -> Self:
-        """The letter of a row of the table."""
-        return cls(**{name: getattr(row, name) for name in cls.__slots__})
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
 
 
 class DeadLetterOffice:
-    """Dead letters in the ledger's database. Numbers are those that ``list`` shows."""
+    """Dead letters in the ledger's database. Numbers are those that ``list`` shows.
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    ``taken_in`` is the worker's own judgement of a delivery, ``catalog`` what is for sale: without them
+    nothing is judged, and payments are worth nobody knows how much. ``sent_as`` is the broker user that would
+    send a letter again. Cheap to make, and shared by threads: each call is a transaction of its own. Every
+    method raises LedgerUnavailableError.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        catalog: Catalog | None = None,
+        taken_in: TakenIn | None = None,
+        clock: Callable[[], datetime] = _utc_now,
+        sent_as: str | None = None,
+    ) -> None:
+        self._engine, self._catalog, self._taken_in = engine, catalog, taken_in
+        self._clock, self._sent_as = clock, sent_as
+
+    # -- parking ------------------------------------------------------------------------------------------
 
     def park(self, link: Link, *, expected: int = 0, wait_s: float = 0.2) -> int:
         """Drain the dead-letter queue that ``link`` consumes; returns how many letters came.
 
-        Waits ``wait_s`` for one more, and some seconds as long as fewer than ``expected`` have come.
+        Waits ``wait_s`` for one more, and some seconds as long as fewer than ``expected`` have come. Raises
+        NotKeptError where none of a batch can be kept.
         """
         parked = 0
         while deliveries := link.receive(_BATCH, wait_s if parked >= expected else _PATIENCE_S):
-            with translated_errors(), self._engine.begin() as connection:
-                for delivery in deliveries:
-                    connection.execute(_upsert(connection.dialect.name, _row(delivery)))
-            link.acknowledge(deliveries)
-            parked += len(deliveries)
+            kept = self._keep_what_can_be(deliveries)
+            link.acknowledge(kept)
+            parked += len(kept)
         return parked
 
-    def letters(
-        self, *, status: str | None = PARKED, reason: str | None = None, limit: int = 50, offset: int = 0
-    ) -> tuple[list[ParkedLetter], int]:
-        """A page of letters, newest first, and how many there are in all."""
-        where = [
-            column == value
-            for column, value in ((dead_letters.c.status, status), (dead_letters.c.reason, reason))
-            if value is not None
-        ]
-        page = (
-            select(dead_letters)
-            .where(*where)
-            .order_by(dead_letters.c.number.desc())
-            .limit(limit)
-            .offset(offset)
-        )
-        with translated_errors(), self._engine.connect() as connection:
-            total = connection.execute(
-                select(func.count()).select_from(dead_letters).where(*where)
-            ).scalar_one()
-            return [ParkedLetter.from_row(row) for row in connection.execute(page)], total
+    def _keep_what_can_be(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Those that are kept now: one that can't be, for a reason that nobody foresaw, holds no other up."""
+        try:
+            self._keep(deliveries)
+        except BillingError:
+            raise
+        except Exception as fault:
+            kept = [delivery for delivery in deliveries if self._is_kept(delivery)] if deliveries[1:] else []
+            if not kept:
+                raise NotKeptError(
+                    f"{len(deliveries)} dead letters can't be kept ({type(fault).__name__}): they stay in "
+                    "their queue; this is a fault of this program's, or of its database"
+                ) from fault
+            return kept
+        return list(deliveries)
+
+    def _is_kept(self, delivery: Delivery) -> bool:
+        try:
+            self._keep([delivery])
+        except BillingError:
+            raise
+        except Exception as fault:  # noqa: BLE001 - whatever it is, it is this letter's alone
+            # What it holds is the producer's and goes into no log.
+            log.error("a dead letter can't be kept (%s): it stays in its queue", type(fault).__name__)  # noqa: TRY400
+            return False
+        return True
+
+    def _keep(self, deliveries: Sequence[Delivery]) -> None:
+        arrivals = [arrival_of(delivery, self._catalog) for delivery in deliveries]
+        transact(self._engine, self._clock(), partial(park, arrivals=arrivals))
+
+    # -- looking ------------------------------------------------------------------------------------------
+
+    def groups(
+        self, *, waiting_only: bool = True, order: Order = "last", limit: int = 50, after: str | None = None
+    ) -> GroupPage:
+        """A page of groups: what failed in the same way. Raises QueryError."""
+        with snapshot(self._engine) as connection:
+            return reading.groups(
+                connection, waiting_only=waiting_only, order=order, limit=limit, after=after
+            )
+
+    def group(self, fingerprint: str) -> Group:
+        """One group, by the beginning of its fingerprint. Raises NotFoundError, QueryError."""
+        with snapshot(self._engine) as connection:
+            return reading.group(connection, fingerprint)
+
+    def drifts(self) -> list[GroupDrift]:
+        """Where groups differ from their letters, which they never should."""
+        with snapshot(self._engine) as connection:
+            return reading.drifts(connection)
+
+    def counts(self) -> Counts:
+        """All letters together."""
+        with snapshot(self._engine) as connection:
+            return reading.counts(connection)
+
+    def page(
+        self, filter_: LetterFilter | None = None, *, limit: int = 50, before: int | None = None
+    ) -> LetterPage:
+        """A page of letters, newest first. Raises QueryError."""
+        with snapshot(self._engine) as connection:
+            return reading.page(connection, filter_ or LetterFilter(), limit, before)
+
+    def every_letter(self, filter_: LetterFilter) -> Iterator[ParkedLetter]:
+        """All letters that match, whole, newest first, read while one goes through them."""
+        with snapshot(self._engine) as connection:
+            yield from reading.every_letter(connection, filter_)
 
     def letter(self, number: int) -> ParkedLetter:
         """One letter; raises NotFoundError."""
-        with translated_errors(), self._engine.connect() as connection:
-            row = connection.execute(
-                select(dead_letters).where(dead_letters.c.number == number)
-            ).one_or_none()
-        if row is None:
-            raise NotFoundError(f"there is no dead letter {number}; see `billing-worker dead-letters list`")
-        return ParkedLetter.from_row(row)
+        with snapshot(self._engine) as connection:
+            return reading.letter(connection, number)
 
-    def replay(self, link: Link, numbers: Sequence[int], *, sent_as: str | None = None) -> int:
-        """Send the letters back to where they first came from; returns how many were sent.
+    def story(self, number: int) -> Story:
+        """One letter with all that happened to it, and what the ledger knows. Raises NotFoundError."""
+        now = self._clock()
+        with snapshot(self._engine) as connection:
+            letter = reading.letter(connection, number)
+            return Story(
+                letter=letter,
+                events=reading.events(connection, number),
+                edits=reading.edits(connection, number),
+                ledger=ledger_lines(connection, letter, now, _REFERENCES_SHOWN),
+                problem=self._problem(letter, letter.current_body),
+            )
 
-        ``sent_as`` is the broker user of ``link``: who sent a letter first can't be claimed by another, and
-        rules about senders judge a replay by who replays. Raises NotFoundError before any is sent, and
-        BrokerUnavailableError where one reaches no queue; it stays parked then, the ones before it don't.
+    def audit_log(
+        self,
+        *,
+        limit: int = 50,
+        before: int | None = None,
+        actor: str | None = None,
+        action: str | None = None,
+        subject: str | None = None,
+    ) -> AuditPage:
+        """A page of what operators did, newest first. Raises QueryError."""
+        named = (("actor", actor), ("action", action), ("subject", subject))
+        with snapshot(self._engine) as connection:
+            return reading.audit_entries(connection, limit, before, named)
+
+    def record(
+        self,
+        actor: str,
+        action: str,
+        subject: str,
+        reason: str | None = None,
+        detail: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write something else that an operator did into the log: a sign-in, say."""
+
+        def work(desk: Desk) -> None:
+            desk.record(actor, action, subject, reason, detail)
+
+        transact(self._engine, self._clock(), work)
+
+    # -- acting -------------------------------------------------------------------------------------------
+
+    def note(self, number: int, text: str, actor: str) -> None:
+        """Write a note on a letter. Raises NotFoundError, NotPossibleError."""
+        actions.note(self._engine, number, text, actor, self._clock())
+
+    def discard(self, letters: Letters, reason: str, actor: str) -> Done:
+        """Put parked letters away, for a reason. Raises NotFoundError before any is put away."""
+        return actions.discard(self._engine, letters, reason, actor, self._clock())
+
+    def restore(self, letters: Letters, reason: str | None, actor: str) -> Done:
+        """Put discarded letters back. Raises NotFoundError before any is put back."""
+        return actions.restore(self._engine, letters, reason, actor, self._clock())
+
+    def undo_discard(self, entries: Sequence[int], actor: str) -> Done:
+        """Restore what was discarded as these entries of the log tell (``Done.entries``).
+
+        Raises NotFoundError.
         """
-        for letter in [self.letter(number) for number in numbers]:
-            if link.publish([replay_of(letter, sent_as)]):
-                raise BrokerUnavailableError(
-                    f"dead letter {letter.number} reached no queue: "
-                    f"{letter.exchange or 'the default exchange'} has no route for {letter.routing_key!r}"
-                )
-            self._mark(letter, REPLAYED, None)
-        return len(numbers)
+        return actions.undo_discard(self._engine, entries, actor, self._clock())
 
-    def discard(self, numbers: Sequence[int], note: str) -> int:
-        """Take the letters out of the way, for the reason in ``note``; they are kept.
+    def edit(
+        self,
+        number: int,
+        body: bytes,
+        reason: str,
+        actor: str,
+        *,
+        instead_of: bytes,
+        unchecked: bool = False,
+    ) -> ParkedLetter:
+        """Set the body that a replay sends; ``instead_of`` is the current one, as the operator saw it.
 
-        Raises NotFoundError before any is put away.
+        Raises NotFoundError; RefusedBodyError, which names the field and the way out, unless ``unchecked``;
+        NotPossibleError where the letter is not parked or was edited meanwhile.
         """
-        for letter in [self.letter(number) for number in numbers]:
-            self._mark(letter, DISCARDED, note)
-        return len(numbers)
+        if not unchecked and (problem := self.problem_with(number, body)) is not None:
+            raise problem
+        mended = Mended(body, instead_of, reason, actor)
+        return actions.edit(self._engine, number, mended, self._catalog, self._clock())
 
-    def _mark(self, letter: ParkedLetter, status: str, note: str | None) -> None:
-        """Unless it has failed and been parked again since it was read: then it stays in sight."""
-        seen = (
-            dead_letters.c.number == letter.number,
-            dead_letters.c.attempts == letter.attempts,
-            dead_letters.c.last_failed_at == letter.last_failed_at,
-        )
-        with translated_errors(), self._engine.begin() as connection:
-            values = {"status": status} if note is None else {"status": status, "note": _clean(note)}
-            connection.execute(update(dead_letters).where(*seen).values(values))
+    def problem_with(self, number: int, body: bytes) -> RefusedBodyError | None:
+        """Why a worker would refuse the letter with this body; None where it would take it."""
+        return self._problem(self.letter(number), body)
 
+    def _problem(self, letter: ParkedLetter, body: bytes) -> RefusedBodyError | None:
+        return actions.problem_with(letter, body, self._taken_in, self._clock(), self._sent_as)
 
-def replay_of(letter: ParkedLetter, sent_as: str | None = None) -> Outgoing:
-    """The message as it first came, without what was said about it since, sent by ``sent_as``."""
-    properties = _restored(letter.properties.get("properties", {}))
-    headers = _restored(letter.properties.get("headers", {}))
-    again = {name: value for name, value in properties.items() if name in _SENT_AGAIN}
-    return Outgoing(
-        body=letter.body,
-        exchange=letter.exchange,
-        routing_key=letter.routing_key,
-        properties=again | {"user_id": sent_as},
-        headers={name: value for name, value in headers.items() if not is_brokers_own(str(name))},
-    )
+    def export(self, letters: Letters, actor: str) -> Iterator[str]:
+        """The letters as lines of JSON. Raises NotFoundError before the first line."""
+        return transfer.export(self._engine, letters, actor, self._clock())
 
+    def import_lines(self, lines: Iterable[str], actor: str) -> Imported:
+        """Add the letters of exported lines that are not here yet. Raises BadLineError."""
+        return transfer.import_lines(self._engine, lines, actor, self._catalog, self._clock())
 
-def _upsert(dialect: str, row: Mapping[str, Any]) -> Any:
-    """A new row, or what is newest about the letter in its old one: it is to be looked at again.
+    # -- replays ------------------------------------------------------------------------------------------
 
-    The same failure may come twice, when a crash follows the commit: its tries are counted once.
-    """
-    insert = (postgresql if dialect == "postgresql" else sqlite).insert(dead_letters).values(**row)
-    latest = ("reason", "message", "field", "traceback", "last_failed_at", "worker_version", "schema_version")
-    seen = and_(
-        dead_letters.c.last_failed_at == insert.excluded.last_failed_at,
-        dead_letters.c.last_failed_at != EPOCH,
-    )
-    attempts = case((seen, dead_letters.c.attempts), else_=dead_letters.c.attempts + insert.excluded.attempts)
-    return insert.on_conflict_do_update(
-        index_elements=["letter_id"],
-        set_={
-            "status": PARKED,
-            "attempts": attempts,
-            **{name: insert.excluded[name] for name in latest},
-        },
-    )
+    def dry_run(
+        self,
+        letters: Letters,
+        *,
+        on_progress: Callable[[int, int | None], None] | None = None,
+        stop: StopLike | None = None,
+    ) -> DryRun:
+        """What letters would do to the ledger today; nothing is sent or written. Raises NotFoundError."""
+        if self._taken_in is None or self._catalog is None:
+            raise NotPossibleError("this office has no judge: nobody can say what would come of it")
+        judge = Judge(self._taken_in, self._catalog, self._sent_as)
+        return dry_run.dry_run(self._engine, letters, judge, self._clock(), on_progress, stop)
 
+    def create_replay(
+        self,
+        letters: Letters,
+        reason: str,
+        actor: str,
+        *,
+        rate: float | None = None,
+        steps: Sequence[int] = (),
+    ) -> Replay:
+        """Freeze the letters and store the replay, for a runner to run. Raises NotFoundError, QueryError."""
+        order = replays.Order(reason, actor, rate, tuple(steps))
+        return replays.create(self._engine, letters, order, self._clock())
 
-def _row(delivery: Delivery) -> dict[str, Any]:
-    letter = letter_in(delivery)
-    fields = letter.model_dump(exclude={"headers_omitted"})
-    properties = {
-        name: value
-        for name, value in delivery.properties.items()
-        if name
-        not in {"application_headers", "delivery_mode", "delivery_info", "body_encoding", "delivery_tag"}
-    }
-    return {
-        **{name: _clean(value) for name, value in fields.items()},
-        "status": PARKED,
-        "body": delivery.body,
-        "properties": _kept({"properties": properties, "headers": dict(delivery.headers)}),
-    }
+    def replay(self, replay_id: int) -> Replay:
+        """One replay as it stands. Raises NotFoundError."""
+        return replays.get(self._engine, replay_id)
 
+    def replays(self, *, limit: int = 50, before: int | None = None) -> ReplayPage:
+        """A page of replays, newest first."""
+        return replays.page(self._engine, limit, before)
 
-def _clean(value: Any) -> Any:
-    """Text that PostgreSQL can store: no NUL, no half of a surrogate pair."""
-    if not isinstance(value, str):
-        return value
-    return encodable(value).replace("\0", "\\x00")
+    def replay_items(
+        self, replay_id: int, *, states: Sequence[str] = (), limit: int = 100, after: int = 0
+    ) -> ReplayItemPage:
+        """A page of a replay's letters, in their order. Raises NotFoundError."""
+        return replays.items(self._engine, replay_id, states, limit, after)
 
+    def pause_replay(self, replay_id: int, actor: str, reason: str | None = None) -> Replay:
+        """Let a running replay rest, whoever runs it. Raises NotFoundError, NotPossibleError."""
+        return replays.pause(self._engine, replay_id, actor, reason, self._clock())
 
-def _kept(value: Any, levels: int = _LEVELS_MAX) -> Any:
-    """``value`` as JSON that says what it was, where JSON has no such kind or PostgreSQL can't store it.
+    def cancel_replay(self, replay_id: int, actor: str, reason: str | None = None) -> Replay:
+        """End a replay: what was not sent stays parked. Raises NotFoundError, NotPossibleError."""
+        return replays.cancel(self._engine, replay_id, actor, reason, self._clock())
 
-    What is nested deeper than ``levels`` is left out: one letter must not close the office.
-    """
-    if levels == 0:
-        return {"$left_out": "nested too deeply"}
-    match value:
-        case Mapping() if all(isinstance(name, str) and _is_plain(name) for name in value):
-            return {name: _kept(item, levels - 1) for name, item in value.items()}
-        case Mapping():
-            return {"$table": [[_kept(name), _kept(item, levels - 1)] for name, item in value.items()]}
-        case list() | tuple():
-            return [_kept(item, levels - 1) for item in value]
-        case str() if value != _clean(value):
-            return {"$text": _base64(value.encode("utf-8", "surrogatepass"))}
-        case bytes() | bytearray() | memoryview():
-            return {"$bytes": _base64(bytes(value))}
-        case datetime():
-            return {"$time": value.isoformat()}
-        case Decimal():
-            return {"$decimal": str(value)}
-        case float() if not isfinite(value):
-            return {"$float": str(value)}
-        case _:
-            return value
-
-
-def _is_plain(name: str) -> bool:
-    return name == _clean(name) and not name.startswith("$")
-
-
-def _base64(value: bytes) -> str:
-    return base64.b64encode(value).decode()
-
-
-def _restored(value: Any) -> Any:
-    match value:
-        case {"$table": pairs}:
-            return {_restored(name): _restored(item) for name, item in pairs}
-        case {"$text": text}:
-            return base64.b64decode(text).decode("utf-8", "surrogatepass")
-        case {"$bytes": text}:
-            return base64.b64decode(text)
-        case {"$time": text}:
-            return datetime.fromisoformat(text)
-        case {"$decimal": text}:
-            return Decimal(text)
-        case {"$float": text}:
-            return float(text)
-        case dict():
-            return {name: _restored(item) for name, item in value.items()}
-        case list():
-            return [_restored(item) for item in value]
-        case _:
-            return value
+    def tidy(self) -> int:
+        """End the letters of replays that nobody runs any more, as far as the ledger shows their outcome."""
+        return replays.tidy(self._engine, self._clock())

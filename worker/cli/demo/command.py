@@ -32,14 +32,15 @@ from worker.cli.demo.stage import DemoError, Queues, correlated, stage
 from worker.cli.demo.tally import Tally
 from worker.cli.demo.trace import trace_script
 from worker.cli.options import as_json
-from worker.deadletters.office import DeadLetterOffice, ParkedLetter
+from worker.deadletters.filters import LetterFilter
+from worker.deadletters.office import DeadLetterOffice
+from worker.deadletters.views import ParkedLetter, Status
 from worker.errors import ConfigurationError
 from worker.ledger.audit import audit
 from worker.settings import Settings
 
 _MESSAGES = 2_000
 _USERS = 200
-_LETTERS_PAGE = 500
 # The embedded broker takes a millisecond and more a message: with small batches the bar moves steadily.
 _EMBEDDED_BATCH = 100
 
@@ -156,11 +157,7 @@ def _letters(application: Application) -> Iterator[ParkedLetter]:
         office.park(link)
     finally:
         link.close()
-    offset, total = 0, 1
-    while offset < total:
-        letters, total = office.letters(status=None, limit=_LETTERS_PAGE, offset=offset)
-        yield from letters
-        offset += _LETTERS_PAGE
+    yield from office.every_letter(LetterFilter(status=tuple(Status)))
 
 
 def _settings(folder: Path, broker_url: str | None, database_url: str | None, workers: int) -> Settings:

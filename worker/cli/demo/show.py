@@ -20,7 +20,7 @@ from worker.cli.demo.script import Message, Script
 from worker.cli.demo.tally import OutcomeCount, Tally, handful
 from worker.cli.holdings import show_holds, show_lots
 from worker.cli.output import is_terminal, progress, show_json, show_table
-from worker.deadletters.office import ParkedLetter
+from worker.deadletters.views import ParkedLetter
 from worker.ledger.audit import AuditReport
 from worker.ledger.queries import Reader
 from worker.settings import Settings, redacted

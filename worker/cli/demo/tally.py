@@ -8,7 +8,7 @@ from datetime import datetime
 from schemas import Code, Notice, Reply, Status
 from worker.broker import Delivery
 from worker.cli.demo.script import Message
-from worker.deadletters.office import ParkedLetter
+from worker.deadletters.views import ParkedLetter
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,210 @@
+"""What an operator does on the pages: each with a reason, each in the audit log, each to be taken back."""
+
+import json
+import re
+from datetime import UTC, datetime
+
+import pytest
+
+from tests.console import furnishing
+from tests.console.conftest import app_on
+from tests.console.visiting import Visitor, words
+from worker.bootstrap import Application
+from worker.deadletters.filters import LetterFilter
+from worker.deadletters.views import Status
+
+WRONG = {"type": "usage.deduct", "referenceId": "job-1", "userId": "ada", "tokens": "120"}
+
+
+@pytest.fixture
+def letters(application_: Application) -> Application:
+    """Three letters that a worker refused."""
+    now = datetime.now(UTC)
+    wrong = [furnishing.refused(WRONG | {"referenceId": f"job-{n}"}, now) for n in range(1, 4)]
+    furnishing.park(application_.office(), wrong)
+    return application_
+
+
+@pytest.fixture
+def ann(letters: Application) -> Visitor:
+    return Visitor(app_on(letters).test_client())
+
+
+def mark(visitor: Visitor, number: int) -> str:
+    found = re.search(r'name="instead_of" value="([^"]+)"', visitor.get(f"/letters/{number}/edit"))
+    assert found is not None
+    return found[1]
+
+
+def status(application: Application, number: int) -> str:
+    return application.office().letter(number).status
+
+
+# -- editing ----------------------------------------------------------------------------------------------
+
+
+def test_a_mended_body_is_kept_beside_the_original(ann: Visitor, letters: Application) -> None:
+    mended = json.dumps(WRONG | {"tokens": 120}, indent=2).replace("\n", "\r\n")  # as a form sends lines
+    ann.post("/letters/1/edit", body=mended, why="quoted", instead_of=mark(ann, 1), do="save")
+    letter = letters.office().letter(1)
+    assert json.loads(letter.current_body)["tokens"] == 120
+    assert b"\r" not in letter.current_body
+    assert json.loads(letter.body)["tokens"] == "120"
+    page = words(ann.get("/letters/1"))
+    assert "Body, as it was mended" in page
+    assert "quoted" in page
+
+
+def test_a_body_that_a_worker_would_refuse_is_not_kept_and_says_where(
+    ann: Visitor, letters: Application
+) -> None:
+    worse = json.dumps(WRONG | {"tokens": -1})
+    page = ann.post(
+        "/letters/1/edit", status=422, body=worse, why="x", instead_of=mark(ann, 1), do="save"
+    ).text
+    assert "at tokens" in words(page)
+    assert "-1" in page  # what was typed is still there
+    assert letters.office().letter(1).edited_body is None
+
+
+def test_checking_writes_nothing(ann: Visitor, letters: Application) -> None:
+    fine = json.dumps(WRONG | {"tokens": 120})
+    page = ann.post("/letters/1/edit", status=200, body=fine, instead_of=mark(ann, 1), do="check").text
+    assert "A worker would take this body" in page
+    assert letters.office().letter(1).edited_body is None
+
+
+def test_an_edit_says_why(ann: Visitor, letters: Application) -> None:
+    fine = json.dumps(WRONG | {"tokens": 120})
+    page = ann.post(
+        "/letters/1/edit", status=400, body=fine, why=" ", instead_of=mark(ann, 1), do="save"
+    ).text
+    assert "Say why" in page
+    assert letters.office().letter(1).edited_body is None
+
+
+def test_an_edit_of_what_another_has_edited_meanwhile_is_refused(ann: Visitor, letters: Application) -> None:
+    old = mark(ann, 1)
+    fine = json.dumps(WRONG | {"tokens": 120})
+    ann.post("/letters/1/edit", body=fine, why="first", instead_of=old, do="save")
+    page = ann.post(
+        "/letters/1/edit",
+        status=409,
+        body=fine.replace("120", "9"),
+        why="second",
+        instead_of=old,
+        do="save",
+    ).text
+    assert "Somebody else has edited" in page
+
+
+def test_an_edit_that_changes_nothing_takes_an_edit_back(ann: Visitor, letters: Application) -> None:
+    fine = json.dumps(WRONG | {"tokens": 120})
+    ann.post("/letters/1/edit", body=fine, why="first", instead_of=mark(ann, 1), do="save")
+    as_it_came = json.dumps(json.loads(letters.office().letter(1).body), indent=2)
+    ann.post(
+        "/letters/1/edit", body=as_it_came, why="back", instead_of=mark(ann, 1), do="save", unchecked="yes"
+    )
+    assert letters.office().letter(1).edited_body is None
+
+
+def test_bytes_that_a_browser_would_change_are_not_edited_there(letters: Application, ann: Visitor) -> None:
+    furnishing.park(letters.office(), [furnishing.refused(b"\x00\xff", datetime.now(UTC))])
+    page = ann.get("/letters/4/edit")
+    assert "<textarea" not in page
+    assert "dead-letters edit 4 --from-file" in page
+
+
+def undo_in(page: str) -> str:
+    found = re.search(r'name="undo" value="([^"]+)"', page)
+    assert found is not None
+    return found[1]
+
+
+# -- discarding -------------------------------------------------------------------------------------------
+
+
+def test_a_discard_says_why_and_is_undone_by_one_click(ann: Visitor, letters: Application) -> None:
+    ann.post("/letters/discard", status=400, n="1", why="")
+    assert status(letters, 1) == Status.PARKED
+    response = ann.post("/letters/discard", n="1", why="a test of theirs")
+    assert status(letters, 1) == Status.DISCARDED
+    page = ann.get(response.location)
+    assert "Discarded 1 letter" in words(page)
+    ann.post("/letters/undo", undo=undo_in(page))
+    assert status(letters, 1) == Status.PARKED
+
+
+def test_a_filter_discards_what_waits_and_the_undo_brings_back_just_that(
+    ann: Visitor, letters: Application
+) -> None:
+    ann.post("/letters/discard", n="2", why="first")
+    response = ann.post("/letters/discard", why="all of them", type="usage.deduct", reason="invalid_field")
+    assert {status(letters, n) for n in (1, 2, 3)} == {Status.DISCARDED}
+    ann.post("/letters/undo", undo=undo_in(ann.get(response.location)))
+    assert [status(letters, n) for n in (1, 2, 3)] == [Status.PARKED, Status.DISCARDED, Status.PARKED]
+
+
+def test_discarded_letters_can_be_restored_later(ann: Visitor, letters: Application) -> None:
+    ann.post("/letters/discard", n="1", why="gone")
+    assert "Restore" in ann.get("/letters/1")
+    ann.post("/letters/restore", n="1")
+    assert status(letters, 1) == Status.PARKED
+
+
+def test_every_action_is_in_the_audit_log_with_who_what_and_why(ann: Visitor, letters: Application) -> None:
+    ann.post("/letters/1/note", text="seen with Bob")
+    ann.post("/letters/discard", n="1", why="a duplicate of theirs")
+    ann.post("/letters/restore", n="1", why="not quite")
+    ann.post("/letters/export", status=200, n="1")
+    entries = letters.office().audit_log().entries
+    assert [entry.action for entry in entries] == ["export", "restore", "discard", "note"]
+    page = words(ann.get("/audit"))
+    assert "a duplicate of theirs" in page
+    assert {entry.actor for entry in entries} == {app_actor(ann)}
+
+
+def app_actor(visitor: Visitor) -> str:
+    """Who sits at the machine, as the pages name them."""
+    found = re.search(r"<strong>([^<]+)</strong><span class=\"role\">", visitor.get("/letters"))
+    assert found is not None
+    return found[1]
+
+
+def test_an_export_is_lines_of_json(ann: Visitor) -> None:
+    response = ann.post("/letters/export", status=200, n=["1", "2"])
+    lines = [json.loads(line) for line in response.text.splitlines()]
+    assert len(lines) == 2
+    assert response.headers["Content-Disposition"].startswith("attachment")
+
+
+# -- replaying --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"why": ""}, "Say why"),
+        ({"why": "x", "how": "canary", "steps": "1, two"}, "the steps must be whole numbers"),
+        ({"why": "x", "how": "canary", "steps": ""}, "the steps must be whole numbers"),
+        ({"why": "x", "how": "canary", "steps": "0"}, "at least one letter"),
+        ({"why": "x", "how": "all", "rate": "fast"}, "the rate must be a number"),
+        ({"why": "x", "how": "all", "rate": "nan"}, "the rate must be a number"),
+        ({"why": "x", "how": "all", "rate": "-1"}, "the rate must be a number"),
+    ],
+)
+def test_a_replay_that_makes_no_sense_is_not_begun(
+    fields: dict[str, str], says: str, ann: Visitor, letters: Application
+) -> None:
+    page = ann.post("/letters/replay", status=400, n="1", **fields).text
+    assert says in words(page)
+    assert letters.office().replays().replays == ()
+
+
+def test_a_dry_run_says_what_would_come_of_each_and_changes_nothing(
+    ann: Visitor, letters: Application
+) -> None:
+    page = words(ann.get("/letters/dry-run?n=1&n=2"))
+    assert "malformed" in page
+    assert "Nothing was changed" in page
+    assert letters.office().page(LetterFilter()).total == 3

@@ -1,0 +1,128 @@
+"""``billing-worker console``: what it refuses to serve, and who may sign in."""
+
+import signal
+import subprocess
+import sys
+import threading
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.cli.console import Cli
+from tests.console.conftest import NOWHERE
+from tests.support.processes import worker_environment
+from worker.console.guard import is_loopback, os_user
+from worker.settings import load_settings
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sqlite_url: str) -> Cli:
+    monkeypatch.chdir(tmp_path)
+    return Cli(monkeypatch, {"BILLING_DATABASE_URL": sqlite_url, "BILLING_BROKER_URL": NOWHERE})
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:8800", "192.168.0.7:80", "[::]:8800", "console.example:8800"])
+def test_without_users_it_is_not_served_to_others(address: str, cli: Cli) -> None:
+    ended = cli("console", "--listen", address)
+    assert ended.code == 2
+    assert "needs users" in ended.error
+    assert "billing-worker console user" in ended.error
+
+
+def test_a_file_without_anybody_is_refused(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "users").touch(0o600)
+    ended = cli("console", "--users", "users", "--listen", "0.0.0.0:0")
+    assert ended.code == 2
+    assert "names nobody who could sign in" in ended.error
+
+
+def test_a_missing_file_is_refused(cli: Cli) -> None:
+    ended = cli("console", BILLING_CONSOLE_USERS="nowhere")
+    assert ended.code == 2
+    assert "can't be read" in ended.error
+
+
+@pytest.mark.parametrize("listen", ["8800", "127.0.0.1:", "127.0.0.1:x", ":8800", "127.0.0.1:99999"])
+def test_an_address_that_is_none_is_wrong_usage(listen: str, cli: Cli) -> None:
+    ended = cli("console", "--listen", listen)
+    assert ended.code == 2
+    assert "HOST:PORT" in ended.err
+
+
+def test_users_are_added_changed_and_taken_out(cli: Cli, tmp_path: Path) -> None:
+    users = tmp_path / "users"
+    added = cli(
+        "console", "user", "ann", "--role", "operator", "--users", "users", stdin=b"a long password\n"
+    )
+    assert (added.code, added.lines) == (0, ["ann may sign in as operator"])
+    before = users.read_text()
+    cli(
+        "console",
+        "user",
+        "ann",
+        "--role",
+        "viewer",
+        BILLING_CONSOLE_USERS="users",
+        stdin=b"another long one\n",
+    )
+    assert users.read_text() != before
+    assert users.read_text().startswith("ann:viewer:")
+    assert "long" not in users.read_text()
+    assert cli("console", "user", "ann", "--remove", "--users", "users").code == 0
+    assert cli("console", "user", "ann", "--remove", "--users", "users").code == 2
+
+
+def test_a_user_has_a_file_a_role_and_a_long_password(cli: Cli) -> None:
+    assert "name the file" in cli("console", "user", "ann", "--role", "viewer").err
+    assert "--role viewer" in cli("console", "user", "ann", "--users", "users").err
+    short = cli("console", "user", "ann", "--role", "viewer", "--users", "users", stdin=b"short\n")
+    assert "at least 10 characters" in short.error
+
+
+def test_what_is_missing_is_named_with_the_way_out(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "waitress", None)
+    ended = cli("console")
+    assert ended.code == 2
+    assert "pip install 'billing-worker[console]'" in ended.error
+
+
+def test_help_teaches_with_an_example(cli: Cli) -> None:
+    assert (
+        "billing-worker console --users users --listen 0.0.0.0:8800 --https" in cli("console", "--help").out
+    )
+
+
+def test_it_serves_says_where_and_ends_in_order(sqlite_url: str) -> None:
+    settings = load_settings(broker_url=NOWHERE, database_url=sqlite_url)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "worker", "console", "--listen", "127.0.0.1:0"],
+        env={**worker_environment(settings), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    watchdog = threading.Timer(60, process.kill)
+    watchdog.start()
+    with process:
+        assert process.stdout is not None
+        url = process.stdout.readline().decode().strip().removeprefix("console on ")
+        with urllib.request.urlopen(f"{url}letters") as answer:  # noqa: S310 - our own
+            assert answer.status == 200
+            assert answer.headers.get("Server") is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    watchdog.cancel()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost", "LOCALHOST."])
+def test_this_machine_is_known_by_its_names(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org", "localhost.example.org", ""])  # noqa: S104 - only asked about
+def test_other_names_are_not_this_machine(host: str) -> None:
+    assert not is_loopback(host)
+
+
+def test_the_user_of_the_system_has_a_name() -> None:
+    assert os_user()

@@ -1,0 +1,251 @@
+"""Every page on both databases, with what means harm; and what is not known says so."""
+
+import html
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from urllib.parse import quote
+
+import pytest
+from sqlalchemy import create_engine
+
+from schemas import OpenAccount
+from tests.console import furnishing
+from tests.console.conftest import NOWHERE, app_on
+from tests.console.visiting import Visitor, row_numbers, words
+from tests.support.asking import opened
+from tests.support.books import applied
+from worker.bootstrap import Application
+from worker.settings import load_settings
+
+
+@pytest.fixture
+def at_desk(database_url: str) -> Iterator[Application]:
+    """An application on a database, once of each dialect."""
+    application = Application(load_settings(broker_url=NOWHERE, database_url=database_url))
+    yield application
+    application.engine.dispose()
+
+
+def test_every_page_comes(at_desk: Application) -> None:
+    now = datetime.now(UTC)
+    furnishing.small(at_desk.engine, at_desk.office(), at_desk.catalog, now)
+    visitor = Visitor(app_on(at_desk).test_client())
+    group = at_desk.office().groups().groups[0].fingerprint
+    for path in (
+        "/", "/?window=week", "/overview/live", "/letters", "/letters?order=tokens&waiting=all",
+        "/letters/list", "/letters/list?status=all&reason=invalid_field&since=2026-01-01T00:00",
+        "/letters/list?text=deduce", f"/groups/{group}", f"/groups/{group}?status=all", "/letters/1",
+        "/letters/15", "/letters/1/edit", "/letters/1/body", "/letters/dry-run",
+        "/letters/dry-run?n=1&n=11", "/letters/replay", "/letters/replay?n=1", "/letters/discard?n=1",
+        "/replays", "/accounts", "/accounts?prefix=ad", "/account?user=ada", "/account/history?user=ada",
+        "/account/usage?user=ada", "/account/usage?user=ada&by=feature&days=366",
+        "/account/statement?user=ada", "/account/statement?user=ada&format=csv", "/explain",
+        "/explain?reference=pay-ada", "/explain?reference=hold-ada-1", "/explain?reference=bug-1",
+        "/audit",
+    ):  # fmt: skip
+        visitor.get(path)
+
+
+def test_the_numbers_are_the_ledgers_own(at_desk: Application) -> None:
+    furnishing.small(at_desk.engine, at_desk.office(), at_desk.catalog, datetime.now(UTC))
+    visitor = Visitor(app_on(at_desk).test_client())
+    balance = at_desk.office().counts()
+    page = words(visitor.get("/letters"))
+    assert f"Parked {balance.parked}" in page
+    assert f"Tokens at stake {balance.tokens_at_stake:,} and {balance.tokens_unknown} not known" in page
+    assert "Available" in words(visitor.get("/account?user=ada"))
+    assert "2,500 held" in words(visitor.get("/account?user=ada"))
+
+
+def test_what_means_harm_is_shown_and_does_none(application_: Application) -> None:
+    now = datetime.now(UTC)
+    furnishing.large(application_.engine, application_.office(), application_.catalog, now, groups=60)
+    visitor = Visitor(app_on(application_).test_client())
+    letters = [f"/letters/{number}" for number in range(1, 9)]
+    edits = [f"/letters/{number}/edit" for number in range(1, 9)]
+    hostile = quote(furnishing.HOSTILE)
+    for path in (
+        *letters,
+        *edits,
+        "/letters",
+        "/letters/list?status=all",
+        f"/letters/list?text={hostile}&reason={hostile}",
+        "/letters/dry-run?n=1&n=2&n=3&n=4&n=5",
+        f"/accounts?prefix={hostile}",
+        "/accounts?prefix=%3Cb",
+        "/account?user=%3Cb%3Ebold%3C%2Fb%3E",
+        f"/explain?reference={'r' * 180}3",
+        f"/audit?actor={hostile}",
+    ):
+        page = visitor.get(path)
+        assert "<script>alert" not in page, path
+        assert "<b>bold" not in page, path
+        assert "49" not in re.findall(r"&amp;(\d+)", page), path
+        assert "\u202e" not in page, path
+    assert "&lt;script&gt;" in visitor.get("/letters/3")
+    assert f'"title{furnishing.HOSTILE}' not in visitor.get("/letters/5")
+    assert "00000000  00 00" in visitor.get("/letters/1")
+    page = words(visitor.get("/letters/4"))
+    assert "ada\\u202egnp.exe" in page
+
+
+def test_a_body_is_taken_away_byte_for_byte_and_never_shown(application_: Application) -> None:
+    furnishing.park(
+        application_.office(), [furnishing.refused(furnishing.HOSTILE.encode(), datetime.now(UTC))]
+    )
+    visitor = Visitor(app_on(application_).test_client())
+    response = visitor.client.get("/letters/1/body")
+    assert response.data == furnishing.HOSTILE.encode()
+    assert response.mimetype == "application/octet-stream"
+    assert response.headers["Content-Disposition"].startswith("attachment")
+
+
+def test_users_with_any_name_are_found_and_have_a_page(at_desk: Application) -> None:
+    names = ["a/b?c=d#e&f", "%", "ä" * 100, "x" * 200, "..", "' OR 1=1 --", "日本"]
+    applied(at_desk.engine, at_desk.catalog, *_openings(names))
+    visitor = Visitor(app_on(at_desk).test_client())
+    for name in names:
+        page = visitor.get(f"/accounts?prefix={quote(name, safe='')}")
+        assert len(re.findall("data-open", page)) == 1, name
+        (link,) = re.findall(r'data-open href="([^"]+)"', page)
+        visitor.get(html.unescape(link))
+        found = visitor.client.get(f"/find?q={quote(name, safe='')}")
+        assert found.location == html.unescape(link)
+
+
+def _openings(names: list[str]) -> list[OpenAccount]:
+    return [
+        OpenAccount(reference_id=f"open-{place}", user_id=name, tier="free")
+        for place, name in enumerate(names)
+    ]
+
+
+def test_pages_go_on_where_the_one_before_ended(application_: Application) -> None:
+    now = datetime.now(UTC)
+    alike = [furnishing.refused({"type": f"usage.{n}"}, now - timedelta(seconds=n)) for n in range(120)]
+    furnishing.park(application_.office(), alike)
+    visitor = Visitor(app_on(application_).test_client())
+    seen: list[int] = []
+    path: str | None = "/letters/list"
+    while path is not None:
+        page = visitor.get(path)
+        seen += row_numbers(page)
+        following = re.search(r'href="([^"]+)" rel="next"', page)
+        path = following[1].replace("&amp;", "&") if following else None
+        assert len(seen) <= 120
+    assert seen == list(range(120, 0, -1))
+
+
+def test_a_statement_is_taken_away_as_the_command_line_writes_it(furnished: Application) -> None:
+    visitor = Visitor(app_on(furnished).test_client())
+    path = "/account/statement?user=ada&from=2020-01-01&to=2100-01-01"
+    with visitor.client.get(f"{path}&format=csv") as response:
+        assert response.mimetype == "text/csv"
+        lines = response.get_data(as_text=True).splitlines()
+    assert lines[0].startswith("row,sequence,recordedAt")
+    balance = re.search(r"closing,.*,(\d+)$", lines[-1])
+    assert balance is not None
+    assert f"{int(balance[1]):,}" in visitor.get(path)
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("/letters/list?since=tomorrow", "since must be a time"),
+        ("/letters/list?before=-1", "before must be a whole number"),
+        ("/letters/list?status=lost", "no such status"),
+        ("/letters?order=size", "there is no order"),
+        ("/letters/list?n=x", "n must be a whole number"),
+        ("/account?user=", "name the user"),
+        ("/account/usage?user=u&days=999", "days must be from 1 to 366"),
+        ("/account/usage?user=u&timezone=Mars", "time zone"),
+        ("/account/statement?user=u&from=x", "from must be a day"),
+        ("/explain?reference=a%00b", "no database stores"),
+        ("/letters/99999999999999999999", "no letter has such a number"),
+        ("/replays/99999999999999999999", "no replay has such a number"),
+        ("/replays/1?state=odd", None),
+        ("/account/history?user=u&cursor=made-up", "cursor"),
+    ],
+)
+def test_what_makes_no_sense_is_said_with_the_way_out(
+    path: str, says: str | None, application_: Application
+) -> None:
+    applied(application_.engine, application_.catalog, opened("u"))
+    visitor = Visitor(app_on(application_).test_client())
+    page = visitor.get(path, status=404 if says is None else 400)
+    assert says is None or says in words(page)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/letters/7", "/replays/7", "/groups/abcdef", "/account?user=nobody", "/explain?reference=x", "/x"],
+)
+def test_what_is_not_there_is_no_empty_page(path: str, visitor: Visitor) -> None:
+    visitor.get(path, status=404)
+
+
+# -- what is not known ------------------------------------------------------------------------------------
+
+
+def test_without_a_broker_the_overview_says_so_instead_of_zero(visitor: Visitor) -> None:
+    page = words(visitor.get("/"))
+    assert "Messages waiting not known the broker does not answer" in page
+    assert "Oldest waiting not known the broker does not answer" in page
+    assert "Broker Not fine:" in page
+    assert "Dead letters 0 waiting" in page  # the ledger answers
+
+
+def test_without_a_ledger_the_overview_comes_and_says_so(tmp_path: object) -> None:
+    nowhere = "postgresql://billing@127.0.0.1:1/billing"
+    application = Application(load_settings(broker_url=NOWHERE, database_url=nowhere))
+    visitor = Visitor(app_on(application).test_client())
+    page = words(visitor.get("/"))
+    for tile in ("Dead letters", "Tokens at stake", "Last booked"):
+        assert f"{tile} not known the ledger does not answer" in page
+    assert "Ledger Not fine:" in page
+    assert not re.search(r"Dead letters 0", page)
+    for path in (
+        "/letters",
+        "/letters/list",
+        "/letters/1",
+        "/accounts",
+        "/account?user=a",
+        "/replays",
+        "/audit",
+    ):
+        said = words(visitor.get(path, status=503))
+        assert "Not known at the moment" in said
+        assert "database is not available" in said
+
+
+def test_after_the_database_has_cut_its_connections_pages_come_again(postgres_url: str) -> None:
+    application = Application(load_settings(broker_url=NOWHERE, database_url=postgres_url))
+    visitor = Visitor(app_on(application).test_client())
+    visitor.get("/letters")
+    other = create_engine(postgres_url)
+    with other.connect() as connection:
+        connection.exec_driver_sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    other.dispose()
+    assert "not known" in words(visitor.get("/"))  # and the page comes
+    visitor.get("/letters")
+    application.engine.dispose()
+
+
+def test_an_old_schema_is_said_with_the_way_out(tmp_path: object) -> None:
+    application = Application(
+        load_settings(broker_url=NOWHERE, database_url=f"sqlite:///{tmp_path}/empty.sqlite3")
+    )
+    page = words(Visitor(app_on(application).test_client()).get("/"))
+    application.engine.dispose()
+    assert "run `billing-worker migrate`" in page
+
+
+def test_amounts_that_nobody_can_read_are_not_known_and_not_zero(application_: Application) -> None:
+    furnishing.park(application_.office(), [furnishing.refused(b"no json", datetime.now(UTC))])
+    visitor = Visitor(app_on(application_).test_client())
+    assert "not known" in words(visitor.get("/letters"))
+    assert "Tokens at stake not known" in words(visitor.get("/letters/1"))

@@ -1,0 +1,296 @@
+"""A whole world without a server: a ledger, a worker that can be away, a broker in memory, a clock to turn.
+
+Time passes only where somebody waits; while somebody waits the worker works, unless it is away.
+"""
+
+import json
+import random
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, cast
+
+from sqlalchemy import Engine
+
+from schemas import Command, OpenAccount
+from tests.support import fakes
+from tests.support.books import applied
+from worker.broker import BILLING, Delivery, Link, Outgoing, RefusedError
+from worker.catalog import Catalog, load_catalog
+from worker.deadletters.filters import LetterFilter
+from worker.deadletters.letters import Reason, dead_letter_for
+from worker.deadletters.office import DeadLetterOffice
+from worker.deadletters.runner import ReplayRunner, Surroundings
+from worker.deadletters.views import ParkedLetter, Replay, Status
+from worker.errors import BrokerUnavailableError
+from worker.intake import taken_in
+from worker.ledger.queries import Reader
+from worker.ledger.store import Ledger
+from worker.metrics import Metrics
+from worker.pipeline import Pipeline
+from worker.policy import Policy
+
+NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
+DEAD = BILLING.dead.name
+NOT_JSON = Reason("not_json", "no JSON")
+
+
+class Killed(BaseException):
+    """What a kill -9 does to the code that runs, as far as a test can."""
+
+
+def delivered(
+    body: bytes,
+    routing_key: str = "usage.deduct",
+    *,
+    properties: Mapping[str, Any] | None = None,
+    headers: Mapping[Any, Any] | None = None,
+) -> Delivery:
+    """A message as a worker gets it."""
+    queue = "billing.usage" if routing_key.startswith("usage.") else "billing.payments"
+    return Delivery(
+        body, queue, "billing", routing_key, 1, properties=properties or {}, headers=headers or {}
+    )
+
+
+def failed(
+    body: bytes = b"oops",
+    *,
+    routing_key: str = "usage.deduct",
+    properties: Mapping[str, Any] | None = None,
+    headers: Mapping[Any, Any] | None = None,
+    reason: Reason = NOT_JSON,
+    at: datetime = NOW,
+    tries: int = 1,
+) -> Delivery:
+    """A letter as it comes out of the dead-letter queue."""
+    original = delivered(body, routing_key, properties=properties, headers=headers)
+    return from_dead_queue(dead_letter_for(original, reason, queue=DEAD, tries=tries, now=at))
+
+
+def from_dead_queue(letter: Outgoing) -> Delivery:
+    """The letter, after it went through its queue."""
+    return Delivery(letter.body, DEAD, "", DEAD, 1, properties=letter.properties, headers=letter.headers)
+
+
+class DeadQueue:
+    """A link that consumes dead letters: what waits, and what was acknowledged of it."""
+
+    def __init__(self, *waiting: Delivery) -> None:
+        self.waiting = deque(waiting)
+        self.acknowledged = 0
+
+    def receive(self, most: int, timeout_s: float) -> list[Delivery]:
+        del timeout_s
+        return [self.waiting.popleft() for _ in range(min(most, len(self.waiting)))]
+
+    def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        self.acknowledged += len(deliveries)
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    @property
+    def link(self) -> Link:
+        return cast(Link, self)
+
+
+class _Publisher:
+    """A link that publishes into the world."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+
+    def publish(self, messages: Sequence[Outgoing]) -> list[Outgoing]:
+        world = self._world
+        world.on_publish()
+        if world.is_broker_away or any(message.exchange in world.gone for message in messages):
+            raise BrokerUnavailableError("the connection is lost")
+        if world.is_full:
+            raise RefusedError(list(messages), [])
+        world.published += messages
+        returned = [message for message in messages if message.routing_key in world.unroutable]
+        world.queued += [message for message in messages if message not in returned]
+        return returned
+
+    def depth(self, queue: str) -> int:
+        del queue
+        if self._world.is_broker_away:
+            raise BrokerUnavailableError("the connection is lost")
+        return 0
+
+    def keep_alive(self, wait_s: float = 0.0) -> None:
+        """Nothing to keep alive."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class World:
+    """See the module. ``now`` and ``seconds`` are the same clock."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.catalog: Catalog = load_catalog()
+        self.policy = Policy()
+        self.now, self.seconds = NOW, 0.0
+        self.dead = DeadQueue()
+        self.published: list[Outgoing] = []
+        self.queued: list[Outgoing] = []
+        self.unroutable: set[str] = set()
+        self.gone: set[str] = set()  #: exchanges for which the broker closes the connection
+        self.has_worker = True
+        self.is_broker_away = False
+        self.is_full = False  #: the broker refuses what is published
+        self.is_stopped = False
+        self.on_publish: Callable[[], None] = lambda: None
+        self.on_wait: Callable[[], None] = lambda: None
+        self.troubles: list[str] = []
+        self.office = DeadLetterOffice(
+            engine,
+            catalog=self.catalog,
+            taken_in=lambda delivery, now: taken_in(delivery, self.policy, now),
+            clock=lambda: self.now,
+            sent_as="operator",
+        )
+
+    # -- the clock, as a Stop -----------------------------------------------------------------------------
+
+    @property
+    def requested(self) -> bool:
+        return self.is_stopped
+
+    def wait(self, seconds: float) -> None:
+        self.seconds += seconds
+        self.now += timedelta(seconds=seconds)
+        self.on_wait()
+        if self.has_worker:
+            self.work()
+
+    # -- the worker ---------------------------------------------------------------------------------------
+
+    def work(self) -> None:
+        """Settle all that waits, as a worker does; what it refuses goes to the dead letters."""
+        if not self.queued:
+            return
+        pipeline = Pipeline(
+            Ledger(self.engine),
+            self.catalog,
+            self.policy,
+            clock=lambda: self.now,
+            pause=lambda _: None,
+            metrics=Metrics(),
+        )
+        deliveries = [
+            delivered(m.body, m.routing_key, properties=m.properties, headers=m.headers) for m in self.queued
+        ]
+        self.queued = []
+        link = fakes.FakeLink()
+        items = pipeline.receive(deliveries)
+        pipeline.apply(items)
+        pipeline.tell(cast(Link, link), items)
+        self.dead.waiting += map(from_dead_queue, link.letters)
+
+    def apply(self, *commands: Command) -> None:
+        applied(self.engine, self.catalog, *commands, now=self.now)
+
+    def open(self, *users: str) -> None:
+        """Accounts of 10,000 tokens."""
+        self.apply(*(OpenAccount(reference_id=f"open-{u}", user_id=u, tier="free") for u in users))
+
+    def balance(self, user: str) -> int:
+        return Reader(self.engine).balance(user, self.now, self.catalog).balance
+
+    # -- letters ------------------------------------------------------------------------------------------
+
+    def park(self, *deliveries: Delivery) -> list[ParkedLetter]:
+        """The parked letters afterwards, oldest first."""
+        self.dead.waiting += deliveries
+        self.office.park(self.dead.link)
+        return self.parked()
+
+    def parked(self) -> list[ParkedLetter]:
+        return list(self.office.every_letter(LetterFilter(status=(Status.PARKED,))))[::-1]
+
+    def park_failed(self, *messages: Mapping[str, Any], reason: Reason | None = None) -> list[int]:
+        """Letters of these messages, for a reason that is no longer; their numbers."""
+        why = reason or Reason("unprocessable", "KeyError: a bug", traceback=TRACEBACK)
+        before = {letter.number for letter in self.parked()}
+        letters = self.park(
+            *(
+                failed(
+                    json.dumps(m).encode(),
+                    routing_key=str(m["type"]),
+                    reason=replace(
+                        why, type=str(m["type"]), reference_id=m["referenceId"], user_id=m["userId"]
+                    ),
+                    properties={"message_id": f"m-{m['referenceId']}"},
+                )
+                for m in messages
+            )
+        )
+        return [letter.number for letter in letters if letter.number not in before]
+
+    def status(self, number: int) -> str:
+        return self.office.letter(number).status
+
+    def kinds(self, number: int) -> list[str]:
+        """The story of a letter, in words."""
+        return [event.kind for event in self.office.story(number).events]
+
+    # -- replays ------------------------------------------------------------------------------------------
+
+    def runner(self, name: str = "runner") -> ReplayRunner:
+        def connect() -> Link:
+            if self.is_broker_away:
+                raise BrokerUnavailableError("the broker is not available")
+            return cast(Link, _Publisher(self))
+
+        return ReplayRunner(
+            Surroundings(
+                engine=self.engine,
+                connect=connect,
+                connect_dead=lambda: self.dead.link,
+                park=partial(self.office.park, wait_s=0),
+                name=name,
+                clock=lambda: self.now,
+                seconds=lambda: self.seconds,
+                rng=random.Random(1),
+                sent_as="operator",
+            )
+        )
+
+    def replay(
+        self, letters: Sequence[int] | LetterFilter, *, rate: float | None = None, steps: Sequence[int] = ()
+    ) -> Replay:
+        """Asked for and run, as far as it goes."""
+        created = self.office.create_replay(letters, "mended", "ann", rate=rate, steps=steps)
+        return self.run(created.number)
+
+    def run(self, replay_id: int, name: str = "runner", patience_s: float = 60.0) -> Replay:
+        return self.runner(name).run(
+            replay_id, "ann", stop=self, on_trouble=self.troubles.append, patience_s=patience_s
+        )
+
+
+TRACEBACK = """Traceback (most recent call last):
+  File "/somewhere/worker/pipeline.py", line 104, in transact
+    plan = decide(commands, known, now, self._catalog)
+  File "/elsewhere/site-packages/sqlalchemy/engine.py", line 12, in execute
+    return 1
+  File "/somewhere/worker/core/decide.py", line 84, in decide
+    batch.plan.answers.append(batch.answer(command))
+KeyError: 'u-17'
+"""
+
+
+def deduct(reference: str, tokens: int = 5, user: str = "ann", **fields: Any) -> dict[str, Any]:
+    """A deduction on the wire."""
+    return {"type": "usage.deduct", "referenceId": reference, "userId": user, "tokens": tokens, **fields}
+
+
+def came_of(replay: Replay) -> dict[str, int]:
+    """The counts that aren't zero."""
+    return {state: count for state, count in replay.counts.items() if count}

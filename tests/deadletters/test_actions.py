@@ -1,0 +1,183 @@
+"""What operators do by hand, and letters that go out and come back."""
+
+import json
+
+import pytest
+
+from tests.deadletters.parts import NOW, World, deduct, failed
+from worker.deadletters.filters import LetterFilter
+from worker.deadletters.transfer import BadLineError
+from worker.deadletters.views import NotPossibleError, RefusedBodyError, Status
+from worker.errors import NotFoundError
+
+
+def test_an_edit_keeps_the_original_and_names_who_did_it(world: World) -> None:
+    (number,) = world.park_failed(deduct("r-1", tokenz=5))
+    before = world.office.letter(number).body
+    after = json.dumps(deduct("r-1", tokens=7)).encode()
+    edited = world.office.edit(number, after, "a typo", "eva", instead_of=before)
+    assert (edited.body, edited.edited_body, edited.current_body) == (before, after, after)
+    assert edited.tokens_at_stake == 7
+    (edit,) = world.office.story(number).edits
+    assert (edit.actor, edit.reason, edit.before, edit.after) == ("eva", "a typo", before, after)
+    (entry,) = world.office.audit_log(action="edit").entries
+    assert (entry.actor, entry.reason, entry.subject) == ("eva", "a typo", f"letter {number}")
+    again = world.office.edit(number, before, "no, it was right", "eva", instead_of=after, unchecked=True)
+    assert again.edited_body is None
+    assert len(world.office.story(number).edits) == 2
+
+
+def test_a_body_that_a_worker_would_refuse_is_refused_with_the_field_and_the_way_out(world: World) -> None:
+    (number,) = world.park_failed(deduct("r-1"))
+    body = world.office.letter(number).body
+    wrong = json.dumps(deduct("r-1", tokens=0)).encode()
+    with pytest.raises(RefusedBodyError, match="1 or more") as refused:
+        world.office.edit(number, wrong, "x", "eva", instead_of=body)
+    assert (refused.value.code, refused.value.field) == ("invalid_field", "tokens")
+    other_type = json.dumps({**deduct("r-1"), "type": "usage.reserve", "ttlSeconds": 5}).encode()
+    problem = world.office.problem_with(number, other_type)
+    assert problem is not None
+    assert problem.code == "wrong_routing_key"
+    assert world.office.problem_with(number, body) is None
+    assert world.office.letter(number).edited_body is None
+
+
+def test_of_two_who_edit_the_same_letter_the_second_is_told(world: World) -> None:
+    (number,) = world.park_failed(deduct("r-1"))
+    body = world.office.letter(number).body
+    world.office.edit(number, json.dumps(deduct("r-1", 6)).encode(), "x", "ann", instead_of=body)
+    with pytest.raises(NotPossibleError, match="edited by somebody else"):
+        world.office.edit(number, json.dumps(deduct("r-1", 7)).encode(), "x", "eva", instead_of=body)
+
+
+def test_nobody_acts_without_a_name_or_a_reason(world: World) -> None:
+    (number,) = world.park_failed(deduct("r-1"))
+    body = world.office.letter(number).body
+    for name, reason in (("", "x"), ("x" * 201, "x"), ("ann", " "), ("ann", "x" * 4_001)):
+        with pytest.raises(NotPossibleError, match="say w"):
+            world.office.discard([number], reason, name)
+        with pytest.raises(NotPossibleError, match="say w"):
+            world.office.edit(number, b"{}", reason, name, instead_of=body, unchecked=True)
+    assert world.status(number) == "parked"
+    assert world.office.audit_log().entries == ()
+
+
+def test_a_number_that_is_none_stops_everything_before_it_begins(world: World) -> None:
+    (number,) = world.park_failed(deduct("r-1"))
+    for act in (world.office.discard, world.office.restore):
+        with pytest.raises(NotFoundError, match="there is no dead letter 99"):
+            act([number, 99], "x", "ann")
+    assert world.status(number) == "parked"
+
+
+def test_a_discard_of_any_size_is_undone_by_its_entries_of_the_log(world: World) -> None:
+    world.park(*(failed(f"{n}".encode()) for n in range(1_500)))
+    done = world.office.discard(LetterFilter(reason="not_an_object"), "x", "ann")
+    assert done.done == 0
+    done = world.office.discard(LetterFilter(), "x", "ann")
+    assert (done.done, len(done.numbers), len(done.entries)) == (1_500, 1_000, 2)
+    assert world.office.counts().discarded == 1_500
+    undone = world.office.undo_discard(done.entries, "ann")
+    assert undone.done == 1_500
+    assert world.office.counts().parked == 1_500
+    assert world.office.drifts() == []
+    with pytest.raises(NotFoundError, match="tells of no discarded letters"):
+        world.office.undo_discard([undone.entries[0]], "ann")
+
+
+def test_only_what_is_parked_is_discarded_and_only_what_is_discarded_comes_back(world: World) -> None:
+    one, two = world.park_failed(deduct("r-1"), deduct("r-2"))
+    world.office.discard([one], "x", "ann")
+    assert (world.office.discard([one, two], "y", "ann").skipped, world.status(two)) == (1, "discarded")
+    world.replay([world.park_failed(deduct("r-3"))[0]])
+    resolved = world.office.page(LetterFilter(status=(Status.RESOLVED,))).letters[0].number
+    assert world.office.restore([resolved, one], None, "ann").numbers == (one,)
+
+
+def test_the_story_of_a_letter_is_told_in_order(world: World) -> None:
+    (number,) = world.park_failed(deduct("r-1"))
+    world.office.note(number, "see T-17 \0", "ann")
+    world.office.discard([number], "a test", "ann")
+    world.office.restore([number], "no test", "eva")
+    told = [(event.kind, event.actor, event.text) for event in world.office.story(number).events]
+    assert told == [
+        ("failed", "worker 0.1.0", "KeyError: a bug"),
+        ("noted", "ann", r"see T-17 \x00"),
+        ("discarded", "ann", "a test"),
+        ("restored", "eva", "no test"),
+    ]
+
+
+def test_what_the_ledger_has_is_told_with_the_letter(world: World) -> None:
+    world.open("ann")
+    (number,) = world.park_failed(deduct("r-1"))
+    (line,) = world.office.story(number).ledger
+    assert (line.reference_id, line.status, line.agrees) == ("r-1", None, None)
+    world.replay([number])
+    (line,) = world.office.story(number).ledger
+    assert (line.status, line.code, line.amount, line.agrees) == ("applied", "tokens_deducted", 5, True)
+
+
+# -- out and in -------------------------------------------------------------------------------------------
+
+BODIES = [b"", b"\0" * 262_144, bytes(range(256)), "ü\u2028💶".encode(), b'{"a": "\\ud800"}', b"x" * 300_000]
+
+
+def test_letters_come_back_as_they_went_out(world: World) -> None:
+    headers = {f"h-{number}": "x" * 1_000 for number in range(90)} | {
+        "b": b"\xff",
+        "t": NOW.replace(tzinfo=None),
+    }
+    properties = {"message_id": "m", "reply_to": "amq.gen-forged", "correlation_id": "\ud800"}
+    world.park(*(failed(body, headers=headers, properties=properties) for body in BODIES))
+    lines = list(world.office.export(LetterFilter(), "ann"))
+    assert len(lines) == len(BODIES)
+    assert world.office.import_lines(lines, "ann").added == 0
+    with world.engine.begin() as connection:  # as if it were another ledger
+        others = [json.dumps({**json.loads(line), "letterId": f"other-{n}"}) for n, line in enumerate(lines)]
+        assert connection is not None
+    before = {letter.number for letter in world.parked()}
+    assert world.office.import_lines(others, "eva").added == len(BODIES)
+    assert world.office.import_lines(others, "eva").known == len(BODIES)
+    added = [letter for letter in world.parked() if letter.number not in before]
+    assert [letter.body for letter in added] == BODIES
+    first = world.parked()[0]
+    assert added[0].properties == first.properties
+    assert world.kinds(added[0].number) == ["failed", "imported"]
+    assert world.office.drifts() == []
+    assert {entry.action for entry in world.office.audit_log().entries} == {"export", "import"}
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("no json", "Invalid JSON"),
+        ("{}", "Field required"),
+        ('{"format": "else"}', "Field required"),
+        ("[" * 100_000, "line 2"),
+    ],
+)
+def test_a_line_that_is_no_letter_is_named_and_what_came_before_is_in(
+    world: World, line: str, said: str
+) -> None:
+    world.park(failed(b"oops"))
+    (good,) = world.office.export(LetterFilter(), "ann")
+    other = json.dumps({**json.loads(good), "letterId": "other"})
+    with pytest.raises(BadLineError, match="line 2") as bad:
+        world.office.import_lines([other, line], "ann")
+    assert said in str(bad.value)
+    assert len(world.parked()) == 2
+
+
+def test_an_imported_letter_is_replayed_like_any_other(world: World) -> None:
+    world.open("ann")
+    (number,) = world.park_failed(deduct("r-1"))
+    (line,) = world.office.export([number], "ann")
+    fields = {**json.loads(line), "letterId": "other", "status": "replaying"}
+    world.office.import_lines([json.dumps(fields)], "ann")
+    assert world.replay([number + 1]).counts["applied"] == 1
+    with pytest.raises(BadLineError, match="line 1"):
+        world.office.import_lines(
+            [json.dumps({**fields, "letterId": "x", "properties": {"headers": {"a": {"$float": "much"}}}})],
+            "ann",
+        )

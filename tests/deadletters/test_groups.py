@@ -1,0 +1,305 @@
+"""What failed in the same way, counted without counting; and lists that the database pages."""
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import text, update
+
+from tests.deadletters.parts import NOW, TRACEBACK, World, deduct, failed
+from worker.catalog import load_catalog
+from worker.deadletters.filters import LetterFilter
+from worker.deadletters.fingerprints import fingerprint_of, tokens_at_stake
+from worker.deadletters.letters import EPOCH, Reason
+from worker.deadletters.views import Status
+from worker.errors import NotFoundError
+from worker.ledger.queries import QueryError
+from worker.ledger.tables import dead_letters
+
+# -- fingerprints -----------------------------------------------------------------------------------------
+
+REFUSAL = ("missing_field", "usage.deduct", "tokens", None)
+FAULT = ("unprocessable", "usage.deduct", None, TRACEBACK)
+
+SAME = {
+    "another item of a batch": (
+        ("invalid_field", "usage.batch", "items.0.tokens", None),
+        ("invalid_field", "usage.batch", "items.17.tokens", None),
+    ),
+    "other lines, another user": (
+        FAULT,
+        (*FAULT[:3], TRACEBACK.replace("line 84", "line 91").replace("u-17", "u-18")),
+    ),
+    "another place of installation": (FAULT, (*FAULT[:3], TRACEBACK.replace("/somewhere/", "/opt/x/"))),
+    "other frames of a library": (FAULT, (*FAULT[:3], TRACEBACK.replace("in execute", "in run"))),
+    "the end of a long traceback": (FAULT, (*FAULT[:3], "e 1, in cut\n" + TRACEBACK.partition("\n")[2])),
+}
+DIFFERENT = {
+    "another reason": (REFUSAL, ("invalid_field", *REFUSAL[1:])),
+    "another type": (REFUSAL, ("missing_field", "usage.reserve", *REFUSAL[2:])),
+    "another field": (REFUSAL, ("missing_field", "usage.deduct", "userId", None)),
+    "another exception": (FAULT, (*FAULT[:3], TRACEBACK.replace("KeyError", "worker.errors.ValueError"))),
+    "another function": (FAULT, (*FAULT[:3], TRACEBACK.replace("in decide", "in answer"))),
+    "a fault and a refusal": (FAULT, (*FAULT[:3], None)),
+}
+
+
+@pytest.mark.parametrize(("one", "other"), SAME.values(), ids=SAME.keys())
+def test_what_failed_in_the_same_way_has_the_same_fingerprint(
+    one: tuple[str, str, str | None, str | None], other: tuple[str, str, str | None, str | None]
+) -> None:
+    assert fingerprint_of(*one) == fingerprint_of(*other)
+
+
+@pytest.mark.parametrize(("one", "other"), DIFFERENT.values(), ids=DIFFERENT.keys())
+def test_what_failed_in_another_way_has_another_fingerprint(
+    one: tuple[str, str, str | None, str | None], other: tuple[str, str, str | None, str | None]
+) -> None:
+    assert fingerprint_of(*one) != fingerprint_of(*other)
+
+
+AT_STAKE = [
+    (deduct("r", tokens=5), 5),
+    ({"type": "credit.adjust", "tokens": -7}, 7),
+    ({"type": "usage.free_upload", "bytes": 5}, 0),
+    ({"type": "usage.record", "meter": "ocr", "quantity": 3}, None),
+    ({"type": "usage.deduct", "tokenz": 5}, None),
+    ({"type": "usage.deduce", "tokens": 5}, 5),
+    ({"type": "usage.deduct", "tokens": "5"}, None),
+    ({"type": "usage.deduct", "tokens": True}, None),
+    ({"type": "usage.deduct", "tokens": 10**15}, 10**15),
+    ({"type": "usage.deduct", "tokens": 10**15 + 1}, None),
+    ({"type": "usage.batch", "items": [deduct("a", 5), deduct("b", 6)]}, 11),
+    ({"type": "usage.batch", "items": [deduct("a", 5), {"type": "usage.record"}]}, None),
+    ({"type": "usage.batch", "items": [deduct("a", 5), 7]}, None),
+    ({"type": "payment.succeeded", "packageId": "standard"}, "package"),
+    ({"type": "payment.succeeded", "packageId": "nothing"}, None),
+    ({"type": "payment.succeeded", "packageIndex": -1}, None),
+    ([1], None),
+]
+
+
+@pytest.mark.parametrize(("message", "tokens"), AT_STAKE, ids=lambda value: json.dumps(value)[:40])
+def test_what_is_at_stake_is_read_off_where_it_can_be(message: object, tokens: int | str | None) -> None:
+    catalog = load_catalog()
+    package = catalog.package("standard", None)
+    assert package is not None
+    expected = package.tokens + package.bonus_tokens if tokens == "package" else tokens
+    assert tokens_at_stake(json.dumps(message).encode(), catalog) == expected
+
+
+@pytest.mark.parametrize("body", [b"", b"oops", b"\xff", b"[" * 100_000, b"\0" * 262_144, b"9" * 5_000])
+def test_no_body_is_too_strange_to_be_looked_at(body: bytes) -> None:
+    assert tokens_at_stake(body) is None
+
+
+# -- groups -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def true_world(world: World) -> Iterator[World]:
+    """The world, whose groups must be what their letters come to at the end of each test."""
+    yield world
+    assert world.office.drifts() == []
+
+
+def refused(reference: str, user: str, tokens: int, field: str = "tokenz") -> Reason:
+    del tokens
+    return Reason(
+        "unknown_field", f"The field {field!r} is not known", field, None, "usage.deduct", reference, user
+    )
+
+
+def park(world: World, count: int, *, users: int = 3, field: str = "tokenz", first: int = 0) -> None:
+    world.park(
+        *(
+            failed(
+                json.dumps(deduct(f"{field}-{n}", tokens=n, user=f"u{n % users}")).encode(),
+                reason=refused(f"{field}-{n}", f"u{n % users}", n, field),
+                at=NOW + timedelta(seconds=n),
+            )
+            for n in range(first, first + count)
+        )
+    )
+
+
+def test_a_group_says_how_many_wait_of_whom_and_what_is_at_stake(true_world: World) -> None:
+    park(true_world, 10)
+    (group,) = true_world.office.groups().groups
+    assert (group.reason, group.type, group.field) == ("unknown_field", "usage.deduct", "tokenz")
+    assert (group.waiting, group.users, group.users_is_least) == (10, 3, False)
+    assert (group.tokens_at_stake, group.tokens_unknown) == (45, 0)
+    assert (group.first_failed_at, group.last_failed_at) == (NOW, NOW + timedelta(seconds=9))
+    assert true_world.office.letter(group.sample).reference_id == "tokenz-9"
+    assert true_world.office.group(group.fingerprint[:6]) == group
+
+
+def test_a_group_follows_its_letters_wherever_they_go(true_world: World) -> None:
+    park(true_world, 5)
+    numbers = [letter.number for letter in true_world.parked()]
+    true_world.office.discard(numbers[:2], "tests", "eva")
+    (group,) = true_world.office.groups().groups
+    assert (group.parked, group.discarded, group.tokens_at_stake) == (3, 2, 2 + 3 + 4)
+    true_world.office.restore(numbers[:1], None, "eva")
+    body = true_world.office.letter(numbers[4]).body
+    true_world.office.edit(numbers[4], b"no number", "a try", "eva", instead_of=body, unchecked=True)
+    (group,) = true_world.office.groups().groups
+    assert (group.parked, group.tokens_at_stake, group.tokens_unknown) == (4, 0 + 2 + 3, 1)
+    true_world.office.discard(LetterFilter(fingerprint=group.fingerprint[:8]), "all", "eva")
+    assert true_world.office.groups().groups == ()
+    (group,) = true_world.office.groups(waiting_only=False).groups
+    assert (group.waiting, group.users, group.tokens_at_stake) == (0, 0, 0)
+
+
+def test_what_nobody_wrote_down_is_not_known_and_no_zero(true_world: World) -> None:
+    true_world.park(failed(b"oops", at=EPOCH), failed(b"again", at=EPOCH))
+    (group,) = true_world.office.groups().groups
+    assert (group.first_failed_at, group.last_failed_at) == (None, None)
+    assert (group.tokens_at_stake, group.tokens_unknown, group.waiting) == (0, 2, 2)
+
+
+def test_users_are_counted_to_a_thousand(true_world: World) -> None:
+    park(true_world, 1_002, users=1_001)
+    (group,) = true_world.office.groups().groups
+    assert (group.users, group.users_is_least) == (1_000, True)
+
+
+def test_more_tokens_than_a_column_of_64_bits_holds_are_summed_up(world: World) -> None:
+    body = json.dumps(deduct("r", tokens=10**15)).encode()
+    world.dead.waiting += [failed(body, properties={"message_id": str(n)}) for n in range(10_000)]
+    assert world.office.park(world.dead.link) == 10_000
+    (group,) = world.office.groups().groups
+    assert (group.waiting, group.tokens_unknown) == (10_000, 0)
+    if world.engine.dialect.name == "postgresql":
+        assert group.tokens_at_stake == 10**19 > 2**63
+        assert world.office.drifts() == []
+    else:
+        assert group.tokens_at_stake == 2**63 - 1, "it has no such number, and goes on"
+
+
+@pytest.mark.parametrize("order", ["last", "count", "tokens"])
+def test_groups_are_paged_in_each_order(true_world: World, order: str) -> None:
+    for number in range(7):
+        park(true_world, number + 1, field=f"{'abcdefg'[number]}", first=number * 10)
+    seen: list[str] = []
+    after: str | None = None
+    for _ in range(4):
+        page = true_world.office.groups(order=order, limit=2, after=after)  # type: ignore[arg-type]
+        assert page.total == 7
+        seen += [group.field or "" for group in page.groups]
+        after = page.next
+    assert after is None
+    assert seen == list("gfedcba")
+
+
+def test_a_group_that_is_not_there_or_not_meant_is_said(true_world: World) -> None:
+    with pytest.raises(NotFoundError, match="there is no group abcd"):
+        true_world.office.group("abcd")
+    for digits in ("abc", "xyzw", ""):
+        with pytest.raises(QueryError, match="at least 4 digits"):
+            true_world.office.group(digits)
+    with pytest.raises(QueryError, match="no place"):
+        true_world.office.groups(after="nonsense|x")
+
+
+def test_a_corrupt_group_is_found(world: World) -> None:
+    park(world, 2)
+    with world.engine.begin() as connection:
+        connection.execute(text("UPDATE dead_letter_groups SET parked = 5, waiting = 5"))
+    (drift,) = world.office.drifts()
+    assert (drift.name, drift.expected, drift.actual) == ("parked", 2, 5)
+
+
+def test_all_letters_together(true_world: World) -> None:
+    park(true_world, 3)
+    true_world.park(failed(b"oops"))
+    counts = true_world.office.counts()
+    assert (counts.parked, counts.groups, counts.tokens_at_stake, counts.tokens_unknown) == (4, 2, 3, 1)
+    assert counts.last_failed_at == NOW + timedelta(seconds=2)
+
+
+# -- lists ------------------------------------------------------------------------------------------------
+
+FILTERS = {
+    "a reason": (LetterFilter(reason="not_json"), {"oops"}),
+    "a type": (LetterFilter(type="usage.deduct"), {"a-0", "a-1", "a-2"}),
+    "a user": (LetterFilter(user_id="u1"), {"a-1"}),
+    "a reference": (LetterFilter(reference_id="a-2"), {"a-2"}),
+    "since": (LetterFilter(since=NOW + timedelta(seconds=1)), {"a-1", "a-2"}),
+    "until": (LetterFilter(until=NOW + timedelta(seconds=1)), {"a-0", "oops"}),
+    "a text in the body": (LetterFilter(text='"tokens": 2'), {"a-2"}),
+    "a text in the message": (LetterFilter(text="NO JSON"), {"oops"}),
+    "two at once": (LetterFilter(type="usage.deduct", user_id="u2"), {"a-2"}),
+    "another status": (LetterFilter(status=(Status.DISCARDED,)), {"away"}),
+    "all": (LetterFilter(status=tuple(Status)), {"a-0", "a-1", "a-2", "oops", "away"}),
+}
+
+
+@pytest.mark.parametrize(("filter_", "expected"), FILTERS.values(), ids=FILTERS.keys())
+def test_letters_are_found_by_what_they_are(
+    true_world: World, filter_: LetterFilter, expected: set[str]
+) -> None:
+    park(true_world, 3, field="a")
+    true_world.park(failed(b"away"), failed(b"oops"))
+    away = next(letter.number for letter in true_world.parked() if letter.body == b"away")
+    true_world.office.discard([away], "away", "eva")
+    page = true_world.office.page(filter_)
+    names = {true_world.office.letter(line.number).body for line in page.letters}
+    assert {
+        json.loads(name)["referenceId"] if name.startswith(b"{") else name.decode() for name in names
+    } == expected
+    assert page.total == (None if filter_.text else len(expected))
+
+
+def test_lists_are_paged_by_number_newest_first(true_world: World) -> None:
+    park(true_world, 25)
+    seen: list[int] = []
+    before: int | None = None
+    while True:
+        page = true_world.office.page(limit=10, before=before)
+        assert page.total == 25
+        seen += [line.number for line in page.letters]
+        if (before := page.next) is None:
+            break
+    assert seen == sorted(seen, reverse=True)
+    assert len(set(seen)) == 25
+
+
+def test_a_text_is_looked_for_some_thousands_at_a_time(
+    true_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.deadletters.reading._SEARCHED", 10)
+    park(true_world, 25)
+    first = true_world.office.page(LetterFilter(text="tokenz-3"))
+    assert first.letters == ()
+    assert first.next == first.searched_to
+    second = true_world.office.page(LetterFilter(text="tokenz-3"), before=first.next)
+    assert second.letters == ()
+    third = true_world.office.page(LetterFilter(text="tokenz-3"), before=second.next)
+    assert [line.reference_id for line in third.letters] == ["tokenz-3"]
+    assert third.next is None
+    assert len(list(true_world.office.every_letter(LetterFilter(text="tokenz-3")))) == 1
+
+
+def test_more_than_are_counted_are_said_to_be_more(
+    true_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.deadletters.reading._COUNTED_MAX", 5)
+    park(true_world, 10, users=1)
+    assert true_world.office.page(LetterFilter(user_id="u0")).total is None
+    assert true_world.office.page().total == 10
+
+
+# -- what stays -------------------------------------------------------------------------------------------
+
+
+def test_what_came_is_not_changed_by_anybody(true_world: World) -> None:
+    true_world.park(failed(b"oops"))
+    for change in (update(dead_letters).values(body=b"else"), dead_letters.delete()):
+        with pytest.raises(Exception, match="append-only"), true_world.engine.begin() as connection:
+            connection.execute(change)
+    for table in ("dead_letter_events", "audit_log"):
+        true_world.office.record("ann", "look", "nothing")
+        with pytest.raises(Exception, match="append-only"), true_world.engine.begin() as connection:
+            connection.execute(text(f"DELETE FROM {table}"))  # noqa: S608 - one of the two above

@@ -1,0 +1,512 @@
+"""Replays, from the frozen set to what the ledger shows; on both dialects, interrupted in every way."""
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+
+import pytest
+
+from schemas import DeductUsage
+from tests.deadletters.parts import Killed, World, came_of, deduct, failed, from_dead_queue
+from worker.broker import Outgoing
+from worker.deadletters import replays
+from worker.deadletters.filters import LetterFilter
+from worker.deadletters.letters import Reason, dead_letter_for
+from worker.deadletters.views import NotPossibleError, Status
+from worker.errors import LedgerUnavailableError, NotFoundError
+from worker.ledger.queries import QueryError
+
+
+@pytest.fixture(autouse=True)
+def _groups_are_true(world: World) -> Iterator[None]:
+    """Whatever a test does, the groups are what their letters come to, and the counts what the items are."""
+    yield
+    assert world.office.drifts() == []
+    for replay in world.office.replays().replays:
+        items = world.office.replay_items(replay.number, limit=1_000).items
+        counted = {state: sum(item.state == state for item in items) for state in replay.counts}
+        assert replay.counts == counted
+
+
+@pytest.fixture(autouse=True)
+def _ann(world: World) -> None:
+    world.open("ann")
+
+
+# -- what comes of it -------------------------------------------------------------------------------------
+
+
+def test_a_letter_is_resolved_when_the_ledger_shows_its_outcome(world: World) -> None:
+    (number,) = world.park_failed(deduct("r-1"))
+    ended = world.replay([number])
+    assert (ended.state, came_of(ended)) == ("finished", {"applied": 1})
+    assert world.status(number) == "resolved"
+    assert world.kinds(number) == ["failed", "replayed", "resolved"]
+    assert world.balance("ann") == 9_995
+    (message,) = world.published
+    assert message.properties == {"message_id": "m-r-1", "user_id": "operator"}
+    assert message.headers == {"x-billing-replay": ended.number, "x-billing-replay-letter": number}
+
+
+def test_a_refusal_is_an_outcome_too(world: World) -> None:
+    (number,) = world.park_failed(deduct("r-1", tokens=99_999))
+    ended = world.replay([number])
+    assert came_of(ended) == {"rejected": 1}
+    assert world.status(number) == "resolved"
+    assert world.office.story(number).events[-1].text == "rejected: insufficient_balance"
+
+
+def test_a_letter_that_was_only_published_is_not_resolved(world: World) -> None:
+    world.has_worker = False
+    (number,) = world.park_failed(deduct("r-1"))
+    ended = world.replay([number])
+    assert (ended.state, came_of(ended)) == ("paused", {"sent": 1})
+    assert ended.state_reason is not None
+    assert "no outcome of 1 letter within 60 s; is a worker running?" in ended.state_reason
+    assert world.status(number) == "replaying"
+    world.has_worker = True
+    assert came_of(world.run(ended.number)) == {"applied": 1}
+    assert len(world.published) == 1, "it was sent, and is not sent again"
+
+
+def test_what_the_ledger_had_before_is_a_duplicate_and_moves_nothing(world: World) -> None:
+    world.apply(DeductUsage(reference_id="r-1", user_id="ann", tokens=5))
+    (number,) = world.park_failed(deduct("r-1"))
+    ended = world.replay([number])
+    assert came_of(ended) == {"duplicate": 1}
+    assert world.status(number) == "resolved"
+    assert world.balance("ann") == 9_995
+
+
+def test_an_edit_that_makes_a_letter_a_duplicate_is_told_beforehand_and_moves_nothing(world: World) -> None:
+    world.apply(DeductUsage(reference_id="r-1", user_id="ann", tokens=5))
+    (number,) = world.park_failed(deduct("r-1", tokens=6))
+    (verdict,) = world.office.dry_run([number]).verdicts
+    assert (verdict.would, verdict.code) == ("conflict", "reference_conflict")
+    mended = json.dumps(deduct("r-1", tokens=5)).encode()
+    before = world.office.letter(number).body
+    world.office.edit(number, mended, "the same as before", "eva", instead_of=before)
+    (verdict,) = world.office.dry_run([number]).verdicts
+    assert (verdict.would, verdict.tokens) == ("duplicate", 0)
+    assert came_of(world.replay([number])) == {"duplicate": 1}
+    assert world.balance("ann") == 9_995
+    assert world.office.letter(number).body == before
+
+
+def test_a_conflict_comes_back_and_says_so(world: World) -> None:
+    world.apply(DeductUsage(reference_id="r-1", user_id="ann", tokens=5))
+    (number,) = world.park_failed(deduct("r-1", tokens=6))
+    ended = world.replay([number])
+    assert (ended.state, came_of(ended)) == ("finished", {"conflict": 1})
+    letter = world.office.letter(number)
+    assert (letter.status, letter.reason, letter.attempts) == ("parked", "reference_conflict", 2)
+
+
+def test_a_higher_attempt_is_not_settled_by_the_rejection_it_wants_judged_anew(world: World) -> None:
+    world.apply(DeductUsage(reference_id="r-1", user_id="ann", tokens=99_999))
+    (number,) = world.park_failed(deduct("r-1", tokens=5, attempt=2))
+    world.has_worker = False
+    assert came_of(world.replay([number])) == {"sent": 1}
+    world.has_worker = True
+    assert came_of(world.run(1)) == {"applied": 1}
+
+
+def test_a_batch_is_resolved_when_all_its_items_have_outcomes(world: World) -> None:
+    items = [deduct("i-1"), deduct("i-2", tokens=99_999), deduct("i-3")]
+    batch = {"type": "usage.batch", "referenceId": "b-1", "userId": "ann", "items": items}
+    (number,) = world.park_failed(batch)
+    world.has_worker = False
+    assert came_of(world.replay([number])) == {"sent": 1}
+    world.apply(DeductUsage(reference_id="i-1", user_id="ann", tokens=5))
+    assert world.office.tidy() == 0, "one of three"
+    world.has_worker = True
+    assert came_of(world.run(1)) == {"applied": 1}
+    assert world.office.story(number).events[-1].text == "2 applied, 1 rejected"
+
+
+def test_what_is_no_command_is_delivered(world: World) -> None:
+    letter = dead_letter_for(
+        failed(b'{"id": "n-1"}'),
+        Reason("notice_refused", "full"),
+        queue="billing.dead",
+        tries=1,
+        now=world.now,
+    )
+    headers = {
+        **letter.headers,
+        "x-billing-exchange": "billing.events",
+        "x-billing-routing-key": "balance.low",
+    }
+    (parked,) = world.park(from_dead_queue(Outgoing(letter.body, "", "billing.dead", headers=headers)))
+    assert world.office.dry_run([parked.number]).verdicts[0].would == "deliver"
+    ended = world.replay([parked.number])
+    assert came_of(ended) == {"delivered": 1}
+    assert world.status(parked.number) == "resolved"
+
+
+def test_a_letter_without_a_route_stays_parked(world: World) -> None:
+    (number,) = world.park_failed(deduct("r-1"))
+    world.unroutable = {"usage.deduct"}
+    ended = world.replay([number])
+    assert came_of(ended) == {"unroutable": 1}
+    assert (world.status(number), world.kinds(number)[-1]) == ("parked", "returned")
+
+
+def test_a_letter_for_which_the_broker_closes_the_connection_holds_no_other_up(world: World) -> None:
+    strange = failed(b"{}")
+    headers = {**strange.headers, "x-billing-exchange": "no-more", "x-billing-letter-id": "x"}
+    world.park(from_dead_queue(Outgoing(b"{}", "", "billing.dead", headers=headers)))
+    world.park_failed(deduct("r-1"), deduct("r-2"))
+    world.gone = {"no-more"}
+    ended = world.replay(LetterFilter())
+    assert (ended.state, came_of(ended)) == ("finished", {"applied": 2, "unroutable": 1})
+
+
+# -- failing again ----------------------------------------------------------------------------------------
+
+
+def test_a_letter_that_fails_again_is_the_same_letter_also_after_an_edit(world: World) -> None:
+    (letter,) = world.park(failed(b"oops", properties={"message_id": "m"}))
+    world.office.edit(letter.number, b"[]", "a try", "eva", instead_of=b"oops", unchecked=True)
+    ended = world.replay([letter.number])
+    assert came_of(ended) == {"failed_again": 1}
+    (again,) = world.parked()
+    assert (again.number, again.attempts, again.reason) == (letter.number, 2, "not_an_object")
+    assert (again.body, again.edited_body) == (b"oops", b"[]")
+    assert world.kinds(letter.number) == ["failed", "edited", "replayed", "failed_again"]
+    (group,) = world.office.groups().groups
+    assert (group.reason, group.waiting) == ("not_an_object", 1)
+
+
+def test_who_forges_what_a_replay_says_gets_a_letter_of_his_own(world: World) -> None:
+    (number,) = world.park_failed(deduct("r-1"))
+    world.has_worker = False
+    replay = world.replay([number])
+    said = {"x-billing-replay": replay.number, "x-billing-replay-letter": number}
+    other, forged = world.park(failed(b"forged", headers=said), failed(b"else", headers={**said, "x": 1}))
+    assert number not in {other.number, forged.number}
+    assert world.status(number) == "replaying", "with other bytes it is another letter"
+    before = {"x-billing-replay": replay.number + 1, "x-billing-replay-letter": number}
+    assert len(world.park(failed(json.dumps(deduct("r-1")).encode(), headers=before))) == 3
+
+
+def test_a_second_copy_that_fails_is_the_same_letter_too(world: World) -> None:
+    (letter,) = world.park(failed(b"oops"))
+    world.office.edit(letter.number, b"[]", "a try", "eva", instead_of=b"oops", unchecked=True)
+    world.replay([letter.number])
+    world.now += timedelta(seconds=5)
+    world.queued = list(world.published)
+    world.work()
+    world.office.park(world.dead.link)
+    (again,) = world.parked()
+    assert (again.number, again.attempts) == (letter.number, 3)
+
+
+# -- the set ----------------------------------------------------------------------------------------------
+
+
+def test_the_set_is_frozen_when_it_is_asked_for(world: World) -> None:
+    first = world.park_failed(deduct("r-1"), deduct("r-2"))
+    created = world.office.create_replay(LetterFilter(), "mended", "ann")
+    world.park_failed(deduct("r-3"))
+    ended = world.run(created.number)
+    assert came_of(ended) == {"applied": 2}
+    assert [item.number for item in world.office.replay_items(created.number).items] == first
+
+
+def test_a_letter_that_somebody_discarded_meanwhile_is_skipped_and_says_so(world: World) -> None:
+    one, two = world.park_failed(deduct("r-1"), deduct("r-2"))
+    created = world.office.create_replay([one, two], "mended", "ann")
+    world.office.discard([one], "a test", "eva")
+    ended = world.run(created.number)
+    assert came_of(ended) == {"applied": 1, "skipped": 1}
+    (item,) = world.office.replay_items(created.number, states=["skipped"]).items
+    assert (item.number, item.detail) == (one, "is discarded: a test")
+    assert world.status(one) == "discarded"
+
+
+def test_a_letter_is_under_way_in_one_replay_only(world: World) -> None:
+    (number,) = world.park_failed(deduct("r-1"))
+    world.has_worker = False
+    world.replay([number])
+    second = world.replay([number])
+    assert came_of(second) == {"skipped": 1}
+    (item,) = world.office.replay_items(second.number).items
+    assert item.detail == "is under way in replay 1"
+    with pytest.raises(NotPossibleError, match="only a parked one can be edited"):
+        world.office.edit(
+            number, b"x", "x", "eva", instead_of=world.office.letter(number).body, unchecked=True
+        )
+
+
+def test_a_set_of_nothing_is_refused(world: World) -> None:
+    with pytest.raises(NotFoundError, match="there is nothing to replay"):
+        world.office.create_replay(LetterFilter(reason="none"), "x", "ann")
+    with pytest.raises(NotFoundError, match="there is no dead letter 9"):
+        world.office.create_replay([9], "x", "ann")
+    (number,) = world.park_failed(deduct("r-1"))
+    with pytest.raises(NotPossibleError, match="say why"):
+        world.office.create_replay([number], " ", "ann")
+    with pytest.raises(QueryError):
+        world.office.create_replay([number], "x", "ann", rate=0)
+    with pytest.raises(QueryError):
+        world.office.create_replay([number], "x", "ann", steps=[0])
+    assert world.office.replays().replays == ()
+
+
+# -- steps and rate ---------------------------------------------------------------------------------------
+
+
+def test_steps_grow_and_each_waits_for_its_outcomes(world: World) -> None:
+    numbers = world.park_failed(*(deduct(f"r-{n}") for n in range(20)))
+    sizes: list[int] = []
+    seen = 0
+
+    def look() -> None:
+        nonlocal seen
+        if len(world.published) > seen:
+            sizes.append(len(world.published) - seen)
+            seen = len(world.published)
+
+    world.on_wait = look
+    ended = world.replay(numbers, steps=[1, 5])
+    assert came_of(ended) == {"applied": 20}
+    assert sizes == [1, 5, 14]
+
+
+def test_a_step_that_fails_stops_the_replay_and_an_operator_may_go_on(world: World) -> None:
+    good = [deduct(f"r-{n}") for n in range(4)]
+    numbers = world.park_failed(good[0], deduct("bad", tokenz=5), *good[1:])
+    stopped = world.replay(numbers, steps=[1, 1, 1])
+    assert (stopped.state, came_of(stopped)) == ("stopped", {"applied": 1, "failed_again": 1, "waiting": 3})
+    assert stopped.state_reason is not None
+    assert stopped.state_reason.startswith("step 2 of 4: 1 failed again")
+    assert (stopped.step, stopped.steps_in_all) == (2, 4)
+    ended = world.run(stopped.number)
+    assert (ended.state, came_of(ended)) == ("finished", {"applied": 4, "failed_again": 1})
+
+
+def test_a_failure_while_nobody_ran_stops_it_too(world: World) -> None:
+    numbers = world.park_failed(deduct("bad", tokenz=5), deduct("r-1"))
+    world.has_worker = False
+    paused = world.replay(numbers, steps=[1])
+    assert came_of(paused) == {"sent": 1, "waiting": 1}
+    world.has_worker = True
+    world.work()
+    world.office.park(world.dead.link)
+    stopped = world.run(paused.number)
+    assert (stopped.state, came_of(stopped)) == ("stopped", {"failed_again": 1, "waiting": 1})
+
+
+def test_without_steps_what_fails_stops_nobody(world: World) -> None:
+    numbers = world.park_failed(deduct("bad", tokenz=5), *(deduct(f"r-{n}") for n in range(3)))
+    assert came_of(world.replay(numbers)) == {"applied": 3, "failed_again": 1}
+
+
+def test_a_rate_is_kept(world: World) -> None:
+    numbers = world.park_failed(*(deduct(f"r-{n}") for n in range(100)))
+    began = world.seconds
+    assert came_of(world.replay(numbers, rate=50)) == {"applied": 100}
+    assert 1.6 <= world.seconds - began <= 3
+
+
+# -- interrupted ------------------------------------------------------------------------------------------
+
+
+def _after(function: str) -> Callable[[pytest.MonkeyPatch, World], None]:
+    def arm(patch: pytest.MonkeyPatch, _world: World) -> None:
+        real = getattr(replays, function)
+
+        def kill(*arguments: object, **named: object) -> object:
+            real(*arguments, **named)
+            raise Killed
+
+        patch.setattr(replays, function, kill)
+
+    return arm
+
+
+def _before(function: str) -> Callable[[pytest.MonkeyPatch, World], None]:
+    def arm(patch: pytest.MonkeyPatch, _world: World) -> None:
+        def kill(*_: object, **__: object) -> object:
+            raise Killed
+
+        patch.setattr(replays, function, kill)
+
+    return arm
+
+
+def _in_publish(patch: pytest.MonkeyPatch, world: World) -> None:
+    def kill() -> None:
+        raise Killed
+
+    patch.setattr(world, "on_publish", kill)
+
+
+KILLS = {
+    "before anything is claimed": _before("claim"),
+    "claimed, not published": _after("claim"),
+    "before the broker has it": _in_publish,
+    "published, not noted": _before("note_sent"),
+    "noted": _after("note_sent"),
+    "before it is settled": _before("settle"),
+    "settled": _after("settle"),
+    "before the end": _before("end_run"),
+}
+
+
+@pytest.mark.parametrize("kill", KILLS.values(), ids=KILLS.keys())
+def test_whoever_is_killed_leaves_a_replay_that_another_one_ends(
+    kill: Callable[[pytest.MonkeyPatch, World], None], world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = world.park_failed(deduct("bad", tokenz=5), *(deduct(f"r-{n}") for n in range(5)))
+    created = world.office.create_replay(numbers, "mended", "ann")
+    with monkeypatch.context() as patch:
+        kill(patch, world)
+        with pytest.raises(Killed):
+            world.run(created.number, "the first")
+    ended = world.run(created.number, "the second")
+    assert (ended.state, came_of(ended)) == ("finished", {"applied": 5, "failed_again": 1})
+    assert world.balance("ann") == 10_000 - 5 * 5, "each once"
+    assert [letter.number for letter in world.parked()] == [numbers[0]]
+
+
+def test_a_replay_that_is_being_run_is_nobody_elses(world: World) -> None:
+    numbers = world.park_failed(deduct("r-1"))
+    created = world.office.create_replay(numbers, "mended", "ann")
+
+    def meanwhile() -> None:
+        world.on_wait = lambda: None
+        replays.lease(world.engine, created.number, "the first", "ann", world.now)
+
+    replays.lease(world.engine, created.number, "the first", "ann", world.now)
+    world.on_wait = meanwhile
+    with pytest.raises(NotPossibleError, match="is being run by another process"):
+        world.run(created.number, "the second")
+    assert world.published == []
+
+
+def test_a_replay_is_asked_to_rest_and_rests(world: World) -> None:
+    numbers = world.park_failed(*(deduct(f"r-{n}") for n in range(3)))
+    created = world.office.create_replay(numbers, "mended", "ann", rate=1)
+
+    def stop() -> None:
+        world.is_stopped = len(world.published) == 2
+
+    world.on_wait = stop
+    paused = world.run(created.number)
+    assert paused.state == "paused"
+    assert paused.counts["waiting"] == 1
+    world.is_stopped, world.on_wait = False, lambda: None
+    assert came_of(world.run(created.number)) == {"applied": 3}
+
+
+def test_another_process_lets_it_rest(world: World) -> None:
+    numbers = world.park_failed(*(deduct(f"r-{n}") for n in range(3)))
+    created = world.office.create_replay(numbers, "mended", "ann", rate=1)
+    paused_by: list[str] = []
+
+    def pause() -> None:
+        if not paused_by and world.published:
+            paused_by.append("eva")
+            world.office.pause_replay(created.number, "eva")
+
+    world.on_wait = pause
+    paused = world.run(created.number)
+    assert (paused.state, paused.state_reason) == ("paused", "paused by eva")
+    with pytest.raises(NotPossibleError, match="only a running one"):
+        world.office.pause_replay(created.number, "eva")
+
+
+def test_what_was_not_sent_stays_parked_when_a_replay_is_cancelled(world: World) -> None:
+    numbers = world.park_failed(*(deduct(f"r-{n}") for n in range(3)))
+    world.has_worker = False
+    paused = world.replay(numbers, steps=[1])
+    cancelled = world.office.cancel_replay(paused.number, "eva", "a slip")
+    assert (cancelled.state, came_of(cancelled)) == ("cancelled", {"sent": 1, "skipped": 2})
+    assert [letter.number for letter in world.parked()] == numbers[1:]
+    world.work()
+    assert world.office.tidy() == 1, "what was sent ends as it ends"
+    assert world.status(numbers[0]) == "resolved"
+    with pytest.raises(NotPossibleError, match="nothing to go on with"):
+        world.run(paused.number)
+
+
+def test_a_letter_that_a_cancelled_replay_claimed_and_never_sent_is_parked_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (number,) = world.park_failed(deduct("r-1"))
+    created = world.office.create_replay([number], "mended", "ann")
+    with monkeypatch.context() as patch:
+        KILLS["claimed, not published"](patch, world)
+        with pytest.raises(Killed):
+            world.run(created.number)
+    assert world.status(number) == "replaying"
+    world.office.cancel_replay(created.number, "eva")
+    assert world.status(number) == "parked"
+
+
+def test_a_letter_that_nobody_runs_any_more_is_restored_by_hand(world: World) -> None:
+    (number,) = world.park_failed(deduct("r-1"))
+    world.has_worker = False
+    paused = world.replay([number])
+    assert world.office.restore([number], None, "eva").done == 1
+    assert world.status(number) == "parked"
+    assert came_of(world.office.replay(paused.number)) == {"skipped": 1}
+
+
+def test_an_outage_of_the_broker_is_waited_out(world: World) -> None:
+    numbers = world.park_failed(*(deduct(f"r-{n}") for n in range(3)))
+    created = world.office.create_replay(numbers, "mended", "ann", rate=1)
+
+    def come_and_go() -> None:
+        world.is_broker_away = 0.5 < world.seconds < 30
+
+    world.on_wait = come_and_go
+    assert came_of(world.run(created.number)) == {"applied": 3}
+    assert len([text for text in world.troubles if "waiting until it is back" in text]) == 1
+    assert world.troubles[-1] == "it is back: going on"
+
+
+def test_what_a_full_queue_refuses_is_sent_again_and_not_for_ever(world: World) -> None:
+    numbers = world.park_failed(deduct("r-1"), deduct("r-2"))
+    world.is_full = True
+    paused = world.replay(numbers)
+    assert (paused.state, came_of(paused)) == ("paused", {"sending": 2})
+    assert paused.state_reason is not None
+    assert "is the queue full?" in paused.state_reason
+    assert len(world.troubles) == 1, "said once"
+    world.is_full = False
+    assert came_of(world.run(paused.number)) == {"applied": 2}
+
+
+def test_an_outage_of_the_database_is_waited_out(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = world.park_failed(*(deduct(f"r-{n}") for n in range(3)))
+    created = world.office.create_replay(numbers, "mended", "ann")
+    real, failures = replays.note_sent, iter(range(4))
+
+    def sometimes(*arguments: object) -> object:
+        if next(failures, None) is not None:
+            raise LedgerUnavailableError("the database is away")
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(replays, "note_sent", sometimes)
+    assert came_of(world.run(created.number)) == {"applied": 3}
+    assert world.balance("ann") == 9_985, "sent several times, applied once"
+    assert len(world.troubles) == 2
+
+
+# -- the log ----------------------------------------------------------------------------------------------
+
+
+def test_who_did_what_and_why_is_in_the_log(world: World) -> None:
+    (number,) = world.park_failed(deduct("r-1"))
+    world.replay([number])
+    entries = world.office.audit_log().entries
+    assert [(entry.action, entry.subject, entry.actor) for entry in entries[::-1]] == [
+        ("replay", "replay 1", "ann"),
+        ("replay.start", "replay 1", "ann"),
+        ("replay.finished", "replay 1", "ann"),
+    ]
+    assert entries[-1].reason == "mended"
+    assert world.office.page(LetterFilter(status=(Status.RESOLVED,))).total == 1

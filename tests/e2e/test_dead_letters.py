@@ -1,0 +1,143 @@
+"""Letters from end to end: what a producer sends, a worker refuses, an operator mends, the ledger shows."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from schemas import OpenAccount
+from tests.support.books import applied
+from tests.support.processes import run_cli
+from tests.support.waiting import eventually
+from tests.support.witness import Witness
+from tests.support.worker_thread import FlagStop, running
+from worker.bootstrap import Application, utc_now
+from worker.broker import BILLING
+from worker.deadletters.filters import LetterFilter
+from worker.deadletters.office import DeadLetterOffice
+from worker.ledger.queries import Reader
+from worker.settings import Settings
+
+ZEROS = b"\0" * (256 * 1024)
+FORGED = "amq.rabbitmq.reply-to.forged"
+
+
+@pytest.fixture
+def office(application: Application) -> Iterator[DeadLetterOffice]:
+    """The office of a ledger with ann in it, beside a worker that runs and parks."""
+    applied(
+        application.engine, application.catalog, OpenAccount(reference_id="open", user_id="ann", tier="free")
+    )
+    with running(application):
+        yield application.office()
+
+
+def cli(settings: Settings, *arguments: str, stdin: bytes | None = None) -> Any:
+    """What a command prints as JSON."""
+    ended = run_cli(settings, "dead-letters", *arguments, stdin=stdin)
+    assert b"Traceback" not in ended.stderr, ended.stderr
+    return json.loads(ended.stdout)
+
+
+def letters(office: DeadLetterOffice, application: Application, count: int) -> list[int]:
+    """The numbers of so many letters, as soon as they are parked."""
+
+    def are_parked() -> bool:
+        office.park(link, wait_s=0.05)
+        return office.counts().parked == count
+
+    link = application.link(consume=[BILLING.dead.name])
+    try:
+        eventually(are_parked)
+    finally:
+        link.close()
+    return [line.number for line in office.page().letters]
+
+
+def test_a_letter_of_zeros_with_as_many_headers_as_fit_and_a_forged_address_is_a_letter_like_any_other(
+    application: Application, worker_settings: Settings, witness: Witness, office: DeadLetterOffice
+) -> None:
+    headers = {f"header-{number}": "h" * 1_000 for number in range(85)}
+    witness.publish(ZEROS, routing_key="usage.deduct", headers=headers, reply_to=FORGED, message_id="m-1")
+    (number,) = letters(office, application, 1)
+    listed = cli(worker_settings, "list", "--json")["letters"]
+    assert [(line["number"], line["reason"], line["size"]) for line in listed] == [
+        (number, "not_json", len(ZEROS))
+    ]
+    assert listed[0]["tokensAtStake"] is None
+    shown = cli(worker_settings, "show", str(number), "--json")
+    assert shown["body"].encode() == ZEROS
+    assert shown["properties"]["properties"]["reply_to"] == FORGED
+    assert run_cli(worker_settings, "dead-letters", "show", str(number)).returncode == 0
+    exported = run_cli(worker_settings, "dead-letters", "export", str(number)).stdout
+    assert cli(worker_settings, "import", "-", "--json", stdin=exported) == {"added": 0, "known": 1}
+    ended = cli(worker_settings, "replay", str(number), "--reason", "a try", "--json")
+    assert ended["counts"]["failed_again"] == 1
+    letter = office.letter(number)
+    assert (letter.attempts, letter.body, letter.status) == (2, ZEROS, "parked")
+    assert {name: letter.properties["headers"][name] for name in headers} == headers
+
+
+def test_a_mended_letter_is_dry_run_replayed_as_a_canary_and_its_tokens_are_taken(
+    application: Application, worker_settings: Settings, witness: Witness, office: DeadLetterOffice
+) -> None:
+    wrong = {"type": "usage.deduct", "referenceId": "job-1", "userId": "ann", "token": 500}
+    correlation_id = witness.publish(wrong)
+    (number,) = letters(office, application, 1)
+    (group,) = cli(worker_settings, "groups", "--json")["groups"]
+    assert (group["reason"], group["type"], group["users"]) == ("unknown_field", "usage.deduct", 1)
+    judged = cli(worker_settings, "replay", "--group", group["fingerprint"], "--dry-run", "--json")
+    assert [(v["would"], v["field"]) for v in judged["verdicts"]] == [("malformed", "token")]
+    mended = json.dumps({**{k: v for k, v in wrong.items() if k != "token"}, "tokens": 500}).encode()
+    arguments = ("edit", str(number), "--reason", "a typo", "--from-file", "-", "--json")
+    assert cli(worker_settings, *arguments, stdin=mended)["tokensAtStake"] == 500
+    judged = cli(worker_settings, "replay", str(number), "--dry-run", "--json")
+    assert [(v["would"], v["tokens"]) for v in judged["verdicts"]] == [("apply", 500)]
+    ended = cli(worker_settings, "replay", str(number), "--canary", "1", "--reason", "mended", "--json")
+    assert (ended["state"], ended["counts"]["applied"]) == ("finished", 1)
+    replies = witness.replies({correlation_id})[correlation_id]
+    replies += [] if len(replies) > 1 else witness.replies({correlation_id})[correlation_id]
+    assert [reply["status"] for reply in replies] == ["failed", "applied"]
+    reader = Reader(application.engine)
+    assert reader.balance("ann", utc_now(), application.catalog).used == 500
+    assert office.letter(number).status == "resolved"
+    assert office.page(LetterFilter(reference_id="job-1")).letters == ()
+
+
+def test_a_letter_that_cannot_be_written_again_holds_no_other_up(
+    application: Application, witness: Witness, office: DeadLetterOffice
+) -> None:
+    witness.publish({"type": "usage.deduct", "referenceId": "job-1", "userId": "ann", "tokenz": 5})
+    (number,) = letters(office, application, 1)
+    line = json.loads(next(office.export([number], "ann")))
+    strange = [
+        {"headers": {"huge": 2**70}},
+        {"headers": {"half": {"$text": "7aCA"}}},
+        {"headers": {f"h{n}": "x" * 1_000 for n in range(140)}},
+        {"properties": {"message_id": "m" * 300}},
+        {"properties": {"priority": "high"}},
+    ]
+    office.import_lines(
+        [json.dumps({**line, "letterId": f"s{n}", "properties": some}) for n, some in enumerate(strange)],
+        "ann",
+    )
+    good = office.letter(number).body.replace(b"tokenz", b"tokens")
+    office.edit(number, good, "a typo", "ann", instead_of=office.letter(number).body)
+    created = office.create_replay(LetterFilter(), "mended", "ann")
+    ended = application.replayer().run(created.number, "ann", stop=FlagStop())
+    assert ended.state == "finished"
+    assert ended.counts["applied"] == 1
+    assert ended.counts["unroutable"] + ended.counts["failed_again"] == len(strange)
+    assert ended.counts["unroutable"] >= 3
+
+
+def test_letters_are_parked_as_they_come(application: Application, witness: Witness) -> None:
+    stop = FlagStop()
+    office = application.office()
+    with application._beside(stop, parker=application.parker().run):
+        witness.publish(b"oops", exchange="", routing_key=BILLING.dead.name)
+        eventually(lambda: office.counts().parked == 1)
+        witness.publish(b"again", exchange="", routing_key=BILLING.dead.name)
+        eventually(lambda: office.counts().parked == 2)
+    assert witness.depth(BILLING.dead.name) == 0

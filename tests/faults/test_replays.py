@@ -1,0 +1,225 @@
+"""Replays on real servers, on bad days: a process killed, a database restarted, ten thousand letters."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from time import monotonic
+from uuid import uuid4
+
+import pytest
+
+from schemas import OpenAccount
+from tests.support.books import applied
+from tests.support.processes import run_cli, worker_environment
+from tests.support.servers import Postgres
+from tests.support.waiting import eventually
+from tests.support.witness import PATIENCE_S, Witness
+from tests.support.worker_thread import FlagStop, running
+from worker.bootstrap import Application, utc_now
+from worker.broker import BILLING, Delivery, Link, Outgoing, open_link
+from worker.catalog import load_catalog
+from worker.deadletters.filters import LetterFilter
+from worker.deadletters.letters import Reason, dead_letter_for
+from worker.ledger.audit import audit
+from worker.ledger.engine import ledger_engine
+from worker.ledger.migrations import migrate
+from worker.ledger.queries import Reader
+from worker.settings import Settings, load_settings
+
+USERS = [f"u{n}" for n in range(50)]
+BUG = Reason(
+    "unprocessable", "KeyError: a bug", traceback="Traceback …\nKeyError: a bug", type="usage.deduct"
+)
+MANY = 10_000
+
+
+def open_accounts(application: Application) -> None:
+    commands = [OpenAccount(reference_id=f"open-{user}", user_id=user, tier="pro") for user in USERS]
+    applied(application.engine, application.catalog, *commands)
+
+
+def dead(count: int, first: int = 0) -> Iterator[Outgoing]:
+    """Letters of deductions of one token, which nothing is wrong with any more."""
+    for n in range(first, first + count):
+        user = USERS[n % len(USERS)]
+        body = {"type": "usage.deduct", "referenceId": f"r-{n}", "userId": user, "tokens": 1}
+        yield letter(json.dumps(body).encode(), BUG, reference=f"r-{n}", user=user)
+
+
+def letter(body: bytes, reason: Reason, *, reference: str, user: str) -> Outgoing:
+    was = Delivery(body, "billing.usage", "billing", "usage.deduct", 1, properties={"message_id": reference})
+    told = Reason(
+        reason.code, reason.message, reason.field, reason.traceback, "usage.deduct", reference, user
+    )
+    return dead_letter_for(was, told, queue=BILLING.dead.name, tries=1, now=utc_now())
+
+
+def publish(url: str, letters: Sequence[Outgoing]) -> None:
+    link = open_link(url)
+    for start in range(0, len(letters), 500):
+        assert link.publish(letters[start : start + 500]) == []
+    link.close()
+
+
+def park(application: Application, expected: int) -> None:
+    link: Link = application.link(consume=[BILLING.dead.name])
+    try:
+        assert application.office().park(link, expected=expected, wait_s=0) == expected
+    finally:
+        link.close()
+
+
+@contextmanager
+def replaying(settings: Settings, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The command in a process of its own, which doesn't outlive the block."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "worker", "dead-letters", "replay", *arguments],
+        env=worker_environment(settings),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def spent(application: Application) -> int:
+    """The tokens that all users have used."""
+    reader, catalog = Reader(application.engine), load_catalog()
+    return sum(reader.balance(user, utc_now(), catalog).used for user in USERS)
+
+
+def test_a_replay_whose_process_is_killed_is_resumed_and_applies_each_once(
+    application: Application, worker_settings: Settings, broker_url: str
+) -> None:
+    open_accounts(application)
+    publish(broker_url, list(dead(300)))
+    with running(application):
+        arguments = ("--code", "unprocessable", "--yes", "--rate", "100/s", "--reason", "mended")
+        with replaying(worker_settings, *arguments) as process:
+            office = application.office()
+            eventually(
+                lambda: office.replays().replays and office.replay(1).counts["applied"] >= 20,
+                what="the replay is under way",
+            )
+            process.send_signal(signal.SIGKILL)
+            process.wait(PATIENCE_S)
+        left = office.replay(1)
+        assert left.state == "running", "nobody could say that it is not"
+        assert left.open > 0
+        resumed = run_cli(worker_settings, "dead-letters", "replay", "resume", "1")
+    assert (resumed.returncode, resumed.stdout) == (0, b"replay 1 is finished: 300 applied\n")
+    assert b"waiting, if its runner is gone" in resumed.stderr
+    assert spent(application) == 300
+    assert office.counts().resolved == 300
+    assert office.drifts() == []
+    assert audit(application.engine).is_clean
+
+
+def test_ctrl_c_lets_a_replay_rest_and_says_how_to_go_on(
+    application: Application, worker_settings: Settings, broker_url: str
+) -> None:
+    open_accounts(application)
+    publish(broker_url, list(dead(100)))
+    with running(application):
+        arguments = ("--code", "unprocessable", "--yes", "--rate", "20/s", "--reason", "mended")
+        with replaying(worker_settings, *arguments) as process:
+            office = application.office()
+            eventually(lambda: office.replays().replays and office.replay(1).counts["applied"] >= 3)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 1
+        assert out.startswith(b"replay 1 is paused: ")
+        assert b"go on with: billing-worker dead-letters replay resume 1" in err
+        assert b"Traceback" not in err
+
+
+@pytest.fixture(scope="module")
+def fragile_postgres() -> Iterator[Postgres]:
+    """A PostgreSQL that the test may stop."""
+    with Postgres.start() as server:
+        yield server
+
+
+def test_a_replay_goes_on_after_the_database_restarted(fragile_postgres: Postgres, broker_url: str) -> None:
+    name = f"test_{uuid4().hex[:12]}"
+    fragile_postgres.databases.create_database(name)
+    url = fragile_postgres.address.url(name)
+    engine = ledger_engine(url)
+    migrate(engine)
+    engine.dispose()
+    settings = load_settings(broker_url=broker_url, database_url=url)
+    application = Application(settings)
+    open_accounts(application)
+    publish(broker_url, list(dead(200)))
+    with running(application):
+        arguments = ("--code", "unprocessable", "--yes", "--rate", "60/s", "--reason", "mended")
+        with replaying(settings, *arguments) as process:
+            office = application.office()
+            eventually(lambda: office.replays().replays and office.replay(1).counts["applied"] >= 10)
+            fragile_postgres.stop("fast")
+            fragile_postgres.resume()
+            out, err = process.communicate(timeout=PATIENCE_S)
+    application.engine.dispose()
+    assert out == b"replay 1 is finished: 200 applied\n", err
+    assert process.returncode == 0
+    assert b"waiting until it is back" in err
+    assert b"it is back: going on" in err
+    assert b"Traceback" not in err
+    assert spent(application) == 200
+    assert application.office().drifts() == []
+    application.engine.dispose()
+
+
+def test_two_operators_who_discard_and_replay_the_same_letters_share_them(
+    application: Application, worker_settings: Settings, broker_url: str
+) -> None:
+    open_accounts(application)
+    publish(broker_url, list(dead(200)))
+    park(application, 200)
+    office = application.office()
+    with running(application):
+        arguments = ("--code", "unprocessable", "--yes", "--rate", "200/s", "--reason", "mended")
+        with replaying(worker_settings, *arguments) as process:
+            eventually(lambda: office.replays().replays and office.replay(1).counts["applied"] >= 10)
+            done = office.discard(LetterFilter(reason="unprocessable"), "tests", "eva")
+            process.communicate(timeout=PATIENCE_S)
+    counts = office.replay(1).counts
+    assert counts["applied"] + counts["skipped"] == 200
+    assert counts["skipped"] == done.done == office.counts().discarded > 0
+    assert spent(application) == counts["applied"]
+    assert office.drifts() == []
+
+
+@pytest.mark.timeout(170)
+def test_ten_thousand_letters_of_one_reason_and_one_of_another(
+    application: Application, broker_url: str
+) -> None:
+    open_accounts(application)
+    other = letter(b"oops", Reason("not_json", "The body is not JSON."), reference="other", user="u0")
+    publish(broker_url, [*dead(MANY), other])
+    began = monotonic()
+    park(application, MANY + 1)
+    parked_s = monotonic() - began
+    office = application.office()
+    began = monotonic()
+    groups = office.groups(order="count").groups
+    grouped_s = monotonic() - began
+    assert [(group.reason, group.waiting, group.users) for group in groups] == [
+        ("unprocessable", MANY, len(USERS)),
+        ("not_json", 1, 1),
+    ]
+    assert grouped_s < 0.25, "no letter is counted for it"
+    assert parked_s < 30
+    with running(application), Witness(broker_url):
+        created = office.create_replay(LetterFilter(fingerprint=groups[0].fingerprint), "mended", "ann")
+        ended = application.replayer().run(created.number, "ann", stop=FlagStop())
+    assert (ended.state, ended.counts["applied"]) == ("finished", MANY)
+    assert spent(application) == MANY
+    assert (office.counts().resolved, office.counts().parked) == (MANY, 1)
+    assert office.drifts() == []

@@ -1,0 +1,12 @@
+"""What the tests of these queries share."""
+
+import pytest
+
+from tests.support.asking import asked_catalog
+from worker.catalog import Catalog
+
+
+@pytest.fixture
+def catalog() -> Catalog:
+    """The packaged catalog, with a tier that grants nothing."""
+    return asked_catalog()

@@ -1,0 +1,149 @@
+"""What the third migration makes of letters that were there before: none is lost, all are grouped."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import Engine, insert, select
+
+from tests.deadletters.parts import TRACEBACK, deduct
+from tests.support.provision import PostgresServer
+from worker.deadletters.filters import LetterFilter
+from worker.deadletters.fingerprints import fingerprint_of
+from worker.deadletters.office import DeadLetterOffice
+from worker.deadletters.views import ParkedLetter, Status
+from worker.ledger.engine import ledger_engine
+from worker.ledger.migrations import migrate
+from worker.ledger.tables import dead_letters, operations
+
+NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
+
+
+def row(reference: str, status: str, **fields: Any) -> dict[str, Any]:
+    """A letter of the second schema."""
+    return {
+        "letter_id": f"l-{reference}-{status}",
+        "status": status,
+        "reason": "unprocessable",
+        "message": "KeyError: a bug",
+        "traceback": TRACEBACK,
+        "field": None,
+        "queue": "billing.usage",
+        "exchange": "billing",
+        "routing_key": "usage.deduct",
+        "attempts": 2,
+        "first_failed_at": NOW,
+        "last_failed_at": NOW + timedelta(hours=1),
+        "type": "usage.deduct",
+        "reference_id": reference,
+        "user_id": "ann",
+        "worker_version": "1",
+        "schema_version": 2,
+        "body": json.dumps(deduct(reference)).encode(),
+        "properties": {"headers": {"x": 1}},
+        "note": "see T-17",
+        **fields,
+    }
+
+
+LETTERS = [
+    row("waits", "parked"),
+    row("applied", "replayed"),
+    row("nobody-knows", "replayed"),
+    row("applied", "replayed", letter_id="of-another-user", user_id="ben"),
+    row("away", "discarded"),
+    row("b", "parked", reason="invalid_field", field="items.3.tokens", traceback=None, body=b"\xff\0"),
+    row("c" * 3_000, "parked", user_id="\U0001f4b6" * 1_000, traceback=None, reason="forged"),
+]
+OUTCOME = {
+    "reference_id": "applied",
+    "type": "usage.deduct",
+    "user_id": "ann",
+    "attempt": 1,
+    "content": "{}",
+    "status": "rejected",
+    "code": "insufficient_balance",
+    "recorded_at": NOW,
+}
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def migrated(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+    """A ledger of the second schema with letters, brought to the newest one."""
+    if request.param == "sqlite":
+        engine = ledger_engine(f"sqlite:///{tmp_path / 'ledger.sqlite3'}")
+        yield from _migrated(engine)
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    name = f"letters_{uuid4().hex[:12]}"
+    server.databases.create_database(name)
+    yield from _migrated(ledger_engine(server.address.url(name)))
+    server.databases.drop_database(name)
+
+
+def _migrated(engine: Engine) -> Iterator[Engine]:
+    migrate(engine, "0002")
+    with engine.begin() as connection:
+        connection.execute(insert(operations), OUTCOME)
+        connection.execute(insert(dead_letters), LETTERS)
+    migrate(engine)
+    yield engine
+    engine.dispose()
+
+
+def letters(engine: Engine) -> list[ParkedLetter]:
+    """All of them, oldest first."""
+    return list(DeadLetterOffice(engine).every_letter(LetterFilter(status=tuple(Status))))[::-1]
+
+
+def test_no_letter_is_lost_and_what_was_replayed_is_resolved_where_the_ledger_shows_it(
+    migrated: Engine,
+) -> None:
+    found = letters(migrated)
+    assert [letter.status for letter in found] == [
+        "parked",
+        "resolved",
+        "parked",
+        "parked",
+        "discarded",
+        "parked",
+        "parked",
+    ]
+    assert [letter.body for letter in found] == [letter["body"] for letter in LETTERS]
+    assert {letter.note for letter in found} == {"see T-17"}
+    assert [letter.number for letter in found] == list(range(1, 8))
+    assert [letter.tokens_at_stake for letter in found] == [5, 5, 5, 5, 5, None, 5]
+
+
+def test_letters_that_were_there_are_in_the_groups_of_those_that_come(migrated: Engine) -> None:
+    for letter in letters(migrated):
+        assert letter.fingerprint == fingerprint_of(
+            letter.reason, letter.type, letter.field, letter.traceback
+        )
+    office = DeadLetterOffice(migrated)
+    assert office.drifts() == []
+    assert sorted((group.reason, group.waiting) for group in office.groups().groups) == [
+        ("forged", 1),
+        ("invalid_field", 1),
+        ("unprocessable", 3),
+    ]
+
+
+def test_their_stories_begin_with_their_failures(migrated: Engine) -> None:
+    told = DeadLetterOffice(migrated).story(1).events
+    assert [(event.kind, event.at) for event in told] == [
+        ("failed", NOW),
+        ("failed_again", NOW + timedelta(hours=1)),
+    ]
+
+
+def test_what_is_longer_than_an_index_takes_is_cut(migrated: Engine) -> None:
+    with migrated.connect() as connection:
+        names = connection.execute(
+            select(dead_letters.c.reference_id, dead_letters.c.user_id).where(dead_letters.c.number == 7)
+        ).one()
+    assert [len(name) for name in names] == [500, 500]

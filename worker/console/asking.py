@@ -1,0 +1,150 @@
+"""What a request says, read from its parameters; what makes no sense is a QueryError with the way out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlencode
+
+from werkzeug.datastructures import MultiDict
+
+from schemas.fields import INT64_MAX
+from worker.deadletters.filters import LetterFilter
+from worker.deadletters.views import Status
+from worker.ledger.queries import QueryError
+
+Values = MultiDict[str, str]
+
+_TEXT_MAX = 500
+_NUMBERS_MAX = 1_000
+_ENTRIES_MAX = 5_000
+
+
+def text_in(values: Values, name: str) -> str | None:
+    """A text without white space around it; None where there is none."""
+    text = values.get(name, "").strip()
+    if len(text) > _TEXT_MAX:
+        raise QueryError(f"{name} is too long: at most {_TEXT_MAX} characters")
+    return text or None
+
+
+def number_in(values: Values, name: str) -> int | None:
+    """A whole number from 0 to 2^63−1; None where there is none."""
+    text = values.get(name, "").strip()
+    return whole(name, text) if text else None
+
+
+def whole(name: str, text: str) -> int:
+    """``text`` as a whole number. Raises QueryError."""
+    if not (text.isascii() and text.isdigit()) or len(text) > 19 or int(text) > INT64_MAX:
+        raise QueryError(f"{name} must be a whole number, not {text[:40]!r}")
+    return int(text)
+
+
+def moment_in(values: Values, name: str) -> datetime | None:
+    """A time in UTC, as a form's field for times writes it, or with an offset."""
+    text = values.get(name, "").strip()
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text.upper())
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise QueryError(f"{name} must be a time such as 2026-11-22T10:15, not {text[:40]!r}") from error
+
+
+def undo_entries(values: Values) -> tuple[int, ...]:
+    """The entries of the log that tell what was discarded: ``undo=7,8``. Raises QueryError."""
+    pieces = [piece for piece in values.get("undo", "").split(",") if piece]
+    if len(pieces) > _ENTRIES_MAX:
+        raise QueryError(f"at most {_ENTRIES_MAX} entries of the log are undone at once")
+    return tuple(whole("undo", piece) for piece in pieces)
+
+
+@dataclass(frozen=True, slots=True)
+class LetterSet:
+    """Letters that something is to be done to: those with the numbers, or all that a filter finds."""
+
+    numbers: tuple[int, ...] = ()
+    filter: LetterFilter | None = None
+
+    @classmethod
+    def read(cls, values: Values) -> "LetterSet":
+        """From ``n=…`` once or more often, or from the filter's parameters. Raises QueryError."""
+        named = values.getlist("n")
+        if len(named) > _NUMBERS_MAX:
+            raise QueryError(f"at most {_NUMBERS_MAX} letters can be named; use a filter for more")
+        if named:
+            return cls(numbers=tuple(dict.fromkeys(whole("n", text.strip()) for text in named)))
+        return cls(filter=filter_in(values))
+
+    @property
+    def letters(self) -> Sequence[int] | LetterFilter:
+        """As the office takes it."""
+        return self.numbers if self.filter is None else self.filter
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """The parameters that ``read`` makes the same set of."""
+        if self.filter is None:
+            return [("n", str(number)) for number in self.numbers]
+        return filter_pairs(self.filter)
+
+    @property
+    def query(self) -> str:
+        """The same as the query of a URL."""
+        return urlencode(self.pairs)
+
+    def only(self, *status: Status) -> "LetterSet":
+        """The set without letters of another status, where a filter makes it."""
+        return self if self.filter is None else LetterSet(filter=replace(self.filter, status=status))
+
+    def __str__(self) -> str:
+        if self.filter is None:
+            shown = ", ".join(str(number) for number in self.numbers[:5])
+            return (
+                f"letter {shown}"
+                if len(self.numbers) == 1
+                else f"letters {shown}"
+                + (f" and {len(self.numbers) - 5} more" if len(self.numbers) > 5 else "")
+            )
+        said = [f"{name} {value}" for name, value in filter_pairs(self.filter) if name != "status"]
+        return f"all letters with {', '.join(said)}" if said else "all letters"
+
+
+_FIELDS: Mapping[str, str] = {
+    "reason": "reason",
+    "type": "type",
+    "user": "user_id",
+    "reference": "reference_id",
+    "text": "text",
+    "group": "fingerprint",
+}
+_ALL = "all"
+
+
+def filter_in(values: Values) -> LetterFilter:
+    """The filter that the parameters name; without a status letters that wait."""
+    named = [name for name in values.getlist("status") if name]
+    status: tuple[Status, ...]
+    if _ALL in named:
+        status = tuple(Status)
+    else:
+        unknown = sorted(set(named) - set(Status))
+        if unknown:
+            raise QueryError(f"no such status: {', '.join(unknown)[:100]}; there are {', '.join(Status)}")
+        status = tuple(Status(name) for name in named)
+    fields: dict[str, Any] = {field: text_in(values, name) for name, field in _FIELDS.items()}
+    since, until = moment_in(values, "since"), moment_in(values, "until")
+    chosen = LetterFilter(**fields, since=since, until=until)
+    return replace(chosen, status=status) if status else chosen
+
+
+def filter_pairs(chosen: LetterFilter) -> list[tuple[str, str]]:
+    """The parameters that ``filter_in`` makes the same filter of."""
+    pairs = [("status", status.value) for status in chosen.status]
+    pairs += [
+        (name, value) for name, field in _FIELDS.items() if (value := getattr(chosen, field)) is not None
+    ]
+    times = (("since", chosen.since), ("until", chosen.until))
+    return pairs + [(name, f"{value:%Y-%m-%dT%H:%M:%S}") for name, value in times if value is not None]

@@ -1,0 +1,97 @@
+"""How values stand on a page: numbers, times, and text that somebody else wrote."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from worker.console.watching import Unknown
+
+_STEPS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+
+
+def visible(text: Any) -> str:
+    """``text`` with what nobody can see spelled out, so that it deceives nobody; lines stay lines."""
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode("ascii")
+        for char in str(text).replace("\r\n", "\n")
+    )
+
+
+def shortened(text: Any, most: int = 120) -> str:
+    """``text`` on one line, no longer than ``most`` characters."""
+    line = " ".join(visible(text).split())
+    return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
+def number(value: int | Unknown | None) -> Markup:
+    """A whole number in groups of three; what is not known says so."""
+    if isinstance(value, Unknown):
+        return unknown(value.why)
+    return unknown() if value is None else Markup(f"{value:,}")  # noqa: S704 - digits
+
+
+def signed(value: int | None) -> Markup:
+    """The same with its sign, as amounts are written."""
+    return unknown() if value is None else Markup(f"{value:+,}".replace("-", "−"))  # noqa: S704 - digits
+
+
+def unknown(why: str = "") -> Markup:
+    """That something is not known, and why."""
+    return Markup('<span class="unknown" title="{}">not known</span>').format(why or "Nobody wrote it down")
+
+
+def moment(value: datetime | None) -> Markup:
+    """A time to the second, in UTC."""
+    if value is None:
+        return unknown()
+    return Markup('<time datetime="{}">{}</time>').format(value.isoformat(), f"{value:%Y-%m-%d %H:%M:%S}Z")
+
+
+def ago(value: datetime | None, now: datetime) -> Markup:
+    """How long ago, in one unit; the time itself is in the title."""
+    if value is None:
+        return unknown()
+    text = "just now" if now - value < timedelta(seconds=2) else f"{lasting(now - value)} ago"
+    if value > now + timedelta(seconds=2):
+        text = f"in {lasting(value - now)}"
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(
+        value.isoformat(), f"{value:%Y-%m-%d %H:%M:%S}Z", text
+    )
+
+
+def lasting(length: timedelta) -> str:
+    """A length of time in its two largest units."""
+    seconds = max(int(length.total_seconds()), 0)
+    for place, (size, name) in enumerate(_STEPS):
+        if seconds >= size:
+            text = f"{seconds // size} {name}"
+            if place + 1 < len(_STEPS) and seconds < 10 * size:
+                smaller, smaller_name = _STEPS[place + 1]
+                rest = seconds % size // smaller
+                text += f" {rest} {smaller_name}" if rest else ""
+            return text
+    return "0 s"
+
+
+def compact(value: int) -> str:
+    """A number for an axis: 1.2k, 3M."""
+    for size, name in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.1f}".rstrip("0").rstrip(".") + name
+    return str(value)
+
+
+def size(octets: int) -> str:
+    """A number of bytes."""
+    return f"{octets / 1024:,.1f} KiB" if octets >= 1024 else f"{octets} B"
+
+
+def words(text: Any) -> str:
+    """A code such as insufficient_balance as words."""
+    return str(text).replace("_", " ").replace(".", " ")
+
+
+def lines(text: Any) -> Markup:
+    """Text of several lines, visible and escaped."""
+    return escape(visible(text))

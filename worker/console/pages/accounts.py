@@ -1,0 +1,189 @@
+"""Accounts: found by the beginning of a name; balance, lots, holds, history, usage, statement."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from tempfile import SpooledTemporaryFile
+from typing import Any
+
+from flask import Blueprint, Response, g, render_template, request
+from flask.typing import ResponseReturnValue
+from werkzeug.wsgi import wrap_file
+
+from worker.console.asking import number_in, text_in
+from worker.console.charts import SERIES_MAX, Bar, Chart, stacked_bars
+from worker.console.parts import Parts, parts
+from worker.ledger.queries import QueryError, day_start, snapshot, zone_of
+from worker.ledger.queries.kinds import usage_kinds
+from worker.ledger.queries.search import accounts_by_prefix
+
+page = Blueprint("accounts", __name__)
+
+_LINES, _ENTRIES, _LOTS, _HOLDS = 50, 50, 100, 50
+_IN_MEMORY = 4 * 1024 * 1024
+USAGE_DAYS = (7, 30, 90, 366)
+
+
+@page.get("/accounts")
+def index() -> ResponseReturnValue:
+    """Accounts by the beginning of their users' names, a page at a time."""
+    prefix = request.args.get("prefix", "").strip()[:200]
+    after = request.args.get("after") or None
+    with snapshot(parts().application.engine) as connection:
+        found = accounts_by_prefix(connection, prefix, after, _LINES)
+    return render_template("accounts.html", page=found, prefix=prefix, after=after)
+
+
+@page.get("/account")
+def one() -> ResponseReturnValue:
+    """What an account has: balance, lots, open holds and the latest ended ones."""
+    console, user = parts(), _user()
+    reader, catalog = console.reader, console.catalog
+    return render_template(
+        "account.html",
+        user=user,
+        balance=reader.balance(user, g.now, catalog),
+        lots=reader.lots(user, g.now, catalog).lots,
+        holds=reader.holds(user, g.now, catalog, ended=True, limit=_HOLDS),
+        expiring=reader.expiring(user, g.now, 30, catalog),
+        recent=reader.history(user, 8),
+        lots_shown=_LOTS,
+    )
+
+
+@page.get("/account/history")
+def history() -> ResponseReturnValue:
+    """A page of the entries, newest first."""
+    user = _user()
+    found = parts().reader.history(user, _ENTRIES, cursor=request.args.get("cursor") or None)
+    return render_template("account_history.html", user=user, history=found)
+
+
+# -- usage ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class UsageTable:
+    """Tokens used, a row a day and a column a series, with the sums of both."""
+
+    chart: Chart
+    series: Sequence[str]
+    rows: Sequence[tuple[date, int, Sequence[int]]]
+    sums: Sequence[int]
+    total: int
+
+
+@page.get("/account/usage")
+def usage() -> ResponseReturnValue:
+    """Usage by day, and by type of command or by feature."""
+    console, user = parts(), _user()
+    days = number_in(request.args, "days") or 30
+    zone = text_in(request.args, "timezone") or "UTC"
+    by = "feature" if request.args.get("by") == "feature" else "type"
+    found = console.reader.usage(user, g.now, console.catalog, days, zone)
+    daily = (
+        [(day.day, day.by_feature) for day in found.by_day]
+        if by == "feature"
+        else _by_type(console, user, days, zone)
+    )
+    return render_template(
+        "account_usage.html",
+        user=user,
+        usage=found,
+        table=_table(daily, f"Tokens used by day and {by}, {days} days"),
+        by=by,
+        days=days,
+        timezone=zone,
+        choices=USAGE_DAYS,
+    )
+
+
+def _by_type(console: Parts, user: str, days: int, zone: str) -> list[tuple[date, Mapping[str, int]]]:
+    with snapshot(console.application.engine) as connection:
+        found = usage_kinds(connection, user, g.now, days, zone)
+    return [(day.day, day.by_type) for day in found.by_day]
+
+
+def _table(daily: Sequence[tuple[date, Mapping[str, int]]], title: str) -> UsageTable:
+    """The series with the most tokens have a colour of their own; the others are summed up."""
+    sums: Counter[str] = Counter()
+    for _, tokens in daily:
+        sums.update(tokens)
+    names = [name for name, _ in sums.most_common()]
+    named = names if len(names) <= SERIES_MAX else names[: SERIES_MAX - 1]
+    others = len(names) - len(named)
+    series = [*named, *([f"{others} others"] if others else [])]
+    rows = [
+        (day, sum(tokens.values()), _values(tokens, named, with_others=bool(others))) for day, tokens in daily
+    ]
+    bars = [Bar(f"{day:%d %b}", _said(day, total, series, values), values) for day, total, values in rows]
+    total = sum(sums.values())
+    chart = stacked_bars(bars, series, title=title, description=f"{total:,} tokens in all")
+    columns = [sum(values[place] for _, _, values in rows) for place in range(len(series))]
+    return UsageTable(chart, series, rows, columns, total)
+
+
+def _values(tokens: Mapping[str, int], named: Sequence[str], *, with_others: bool) -> tuple[int, ...]:
+    own = tuple(tokens.get(name, 0) for name in named)
+    return (*own, sum(tokens.values()) - sum(own)) if with_others else own
+
+
+def _said(day: date, total: int, series: Sequence[str], values: Sequence[int]) -> str:
+    of = ", ".join(f"{name} {value:,}" for name, value in zip(series, values, strict=True) if value)
+    return f"{day:%a %d %b}: {total:,}{f' ({of})' if of else ''}"
+
+
+# -- statement --------------------------------------------------------------------------------------------
+
+
+@page.get("/account/statement")
+def statement() -> ResponseReturnValue:
+    """The sums of a time and a link to its entries; or, with ``format=csv``, all of it to take away.
+
+    A statement is written down whole before the first byte of it is sent: what fails leaves no half of it,
+    and a slow reader holds no transaction.
+    """
+    console, user = parts(), _user()
+    zone = zone_of(text_in(request.args, "timezone") or "UTC")
+    first, next_first = _month(g.now.astimezone(zone).date())
+    start, end = _day("from") or first, _day("to") or next_first
+    with console.reader.statement(user, day_start(start, zone), day_start(end, zone)) as found:
+        if request.args.get("format") == "csv":
+            return _download(console.as_csv(found), f"statement_{start}_{end}.csv")
+        summary = found.summary
+    return render_template(
+        "account_statement.html", user=user, summary=summary, start=start, end=end, timezone=zone.key
+    )
+
+
+def _download(lines: Any, name: str) -> Response:
+    kept = SpooledTemporaryFile(_IN_MEMORY, "w+b")  # noqa: SIM115 - closed with the answer
+    for line in lines:
+        kept.write(line.encode())
+    size = kept.tell()
+    kept.seek(0)
+    response = Response(wrap_file(request.environ, kept), mimetype="text/csv", direct_passthrough=True)
+    response.content_length = size
+    response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
+    return response
+
+
+def _user() -> str:
+    user = request.args.get("user", "")
+    if not user or len(user) > 1_000:
+        raise QueryError("name the user, as in /account?user=ada")
+    return user
+
+
+def _day(name: str) -> date | None:
+    text = text_in(request.args, name)
+    try:
+        return None if text is None else date.fromisoformat(text)
+    except ValueError as error:
+        raise QueryError(f"{name} must be a day such as 2026-11-01, not {text!r}") from error
+
+
+def _month(day: date) -> tuple[date, date]:
+    first = day.replace(day=1)
+    return first, (first + timedelta(days=31)).replace(day=1)

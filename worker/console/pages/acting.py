@@ -1,0 +1,266 @@
+"""What an operator does to letters: mend, note, discard, fetch back, send again, take away.
+
+The office does it, in one transaction with the letter's story and the audit log. Each form says why.
+"""
+
+from hashlib import sha256
+from typing import Any
+
+from flask import Blueprint, Response, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+
+from worker.broker import BILLING
+from worker.console.asking import LetterSet, Values, text_in, undo_entries
+from worker.console.bodies import editable, from_form, readable
+from worker.console.pages.letters import freeze
+from worker.console.parts import parts, person
+from worker.deadletters.views import NotPossibleError, ParkedLetter, RefusedBodyError, Status
+from worker.ledger.queries import QueryError
+
+page = Blueprint("acting", __name__)
+
+
+# -- one letter -------------------------------------------------------------------------------------------
+
+
+@page.route("/letters/<int:number>/edit", methods=["GET", "POST"])
+def edit(number: int) -> ResponseReturnValue:
+    """Mend the body. What a worker would refuse is told with its field, and nothing is kept of it."""
+    letter = parts().office.letter(number)
+    if request.method == "GET":
+        return _editor(letter, editable(letter.current_body))
+    text = request.form.get("body", "")
+    if request.form.get("instead_of") != _mark(letter):
+        return _editor(
+            letter, text, problem="Somebody else has edited this letter meanwhile; look again."
+        ), 409
+    if request.form.get("do") == "check":
+        return _checked(letter, text)
+    if (reason := text_in(request.form, "why")) is None:
+        return _editor(letter, text, problem="Say why, for those who look at this letter later."), 400
+    return _saved(letter, text, reason)
+
+
+def _saved(letter: ParkedLetter, text: str, reason: str) -> ResponseReturnValue:
+    try:
+        parts().office.edit(
+            letter.number,
+            _as_edited(letter, text),
+            reason,
+            person().name,
+            instead_of=letter.current_body,
+            unchecked=request.form.get("unchecked") == "yes",
+        )
+    except RefusedBodyError as error:
+        return _editor(letter, text, refused=error), 422
+    except NotPossibleError as error:
+        return _editor(letter, text, problem=str(error)), 409
+    return redirect(url_for("letters.one", number=letter.number, done="edited"), 303)
+
+
+def _checked(letter: ParkedLetter, text: str) -> ResponseReturnValue:
+    refused = parts().office.problem_with(letter.number, _as_edited(letter, text))
+    return _editor(letter, text, refused=refused, is_fine=refused is None), 200 if refused is None else 422
+
+
+def _editor(
+    letter: ParkedLetter,
+    text: str | None,
+    *,
+    problem: str | None = None,
+    refused: RefusedBodyError | None = None,
+    is_fine: bool = False,
+) -> str:
+    return render_template(
+        "edit.html",
+        letter=letter,
+        text=text,
+        mark=_mark(letter),
+        problem=problem,
+        refused=refused,
+        is_fine=is_fine,
+        reason=request.form.get("why", ""),
+        original=readable(letter.body),
+        original_text=editable(letter.body),
+    )
+
+
+def _as_edited(letter: ParkedLetter, text: str) -> bytes:
+    """What the form says, or the very bytes that were there where nothing was changed in it."""
+    edited = from_form(text)
+    for kept in (letter.body, letter.current_body):
+        shown = editable(kept)
+        if shown is not None and from_form(shown) == edited:
+            return kept
+    return edited
+
+
+def _mark(letter: ParkedLetter) -> str:
+    """Tells one state of the body from another."""
+    return sha256(letter.current_body).hexdigest()[:32]
+
+
+@page.post("/letters/<int:number>/note")
+def note(number: int) -> ResponseReturnValue:
+    """Keep a note with a letter."""
+    if (text := text_in(request.form, "text")) is None:
+        raise QueryError("the note is empty")
+    parts().office.note(number, text, person().name)
+    return redirect(url_for("letters.one", number=number, done="noted"), 303)
+
+
+@page.post("/letters/park")
+def park() -> ResponseReturnValue:
+    """Fetch what waits in the dead-letter queue, as the scheduler does by itself."""
+    application = parts().application
+    link = application.link(consume=[BILLING.dead.name])
+    try:
+        count = parts().office.park(link, expected=link.depth(BILLING.dead.name))
+    finally:
+        link.close()
+    return redirect(url_for("letters.index", done=f"parked-{count}"), 303)
+
+
+# -- many letters -----------------------------------------------------------------------------------------
+
+
+@page.route("/letters/discard", methods=["GET", "POST"])
+def discard() -> ResponseReturnValue:
+    """Put letters away, for a reason; they are kept, and can be fetched back."""
+    chosen = LetterSet.read(_values()).only(Status.PARKED)
+    if request.method == "GET":
+        return render_template("discard.html", chosen=chosen, count=_count(chosen))
+    if (reason := text_in(request.form, "why")) is None:
+        page_ = render_template("discard.html", chosen=chosen, count=_count(chosen), problem="Say why.")
+        return page_, 400
+    done = parts().office.discard(chosen.letters, reason, person().name)
+    taken: dict[str, Any] = {
+        "undo": ",".join(map(str, done.entries)),
+        "discarded": done.done,
+        "skipped": done.skipped,
+    }
+    if not done.done:
+        return redirect(url_for("letters.listing", done="discarded-0"), 303)
+    if chosen.filter is None and done.done == 1:
+        return redirect(url_for("letters.one", number=done.numbers[0], **taken), 303)
+    return redirect(url_for("letters.listing", **taken), 303)
+
+
+@page.post("/letters/undo")
+def undo() -> ResponseReturnValue:
+    """Fetch back just what was discarded then, as the log has it."""
+    entries = undo_entries(request.form)
+    if not entries:
+        raise QueryError("nothing is named that could be undone")
+    done = parts().office.undo_discard(entries, person().name)
+    if done.done == 1:
+        return redirect(url_for("letters.one", number=done.numbers[0], done="restored"), 303)
+    return redirect(url_for("letters.listing", done=f"restored-{done.done}"), 303)
+
+
+@page.post("/letters/restore")
+def restore() -> ResponseReturnValue:
+    """Fetch discarded letters back, so that they wait again."""
+    chosen = LetterSet.read(request.form).only(Status.DISCARDED)
+    done = parts().office.restore(chosen.letters, text_in(request.form, "why"), person().name)
+    if len(chosen.numbers) == 1:
+        return redirect(url_for("letters.one", number=chosen.numbers[0], done="restored"), 303)
+    return redirect(url_for("letters.listing", done=f"restored-{done.done}"), 303)
+
+
+@page.post("/letters/export")
+def export() -> ResponseReturnValue:
+    """Letters as JSON lines, to take away; whoever did is in the audit log."""
+    chosen = LetterSet.read(request.form)
+    lines = "".join(line if line.endswith("\n") else f"{line}\n" for line in _few(chosen))
+    headers = {"Content-Disposition": 'attachment; filename="dead-letters.jsonl"'}
+    return Response(lines, headers=headers, mimetype="application/x-ndjson")
+
+
+EXPORT_MAX = 2_000
+
+
+def _few(chosen: LetterSet) -> list[str]:
+    console = parts()
+    frozen = freeze(console, chosen, EXPORT_MAX)
+    if not frozen.is_all:
+        raise QueryError(
+            f"more than {EXPORT_MAX:,} letters: use `billing-worker dead-letters export`, which has no limit"
+        )
+    return list(console.office.export(frozen.numbers, person().name))
+
+
+# -- replay -----------------------------------------------------------------------------------------------
+
+CANARY = "1, 5, 25"
+
+
+@page.route("/letters/replay", methods=["GET", "POST"])
+def replay() -> ResponseReturnValue:
+    """Send letters again: the set is frozen when the form is sent, and the replay begins at once."""
+    chosen = LetterSet.read(_values()).only(Status.PARKED)
+    if request.method == "GET":
+        return _replay_form(chosen)
+    reason = text_in(request.form, "why")
+    if reason is None:
+        return _replay_form(chosen, problem="Say why, for those who look at this replay later."), 400
+    try:
+        steps, rate = _steps(request.form), _rate(request.form)
+    except QueryError as error:
+        return _replay_form(chosen, problem=str(error)), 400
+    console = parts()
+    made = console.office.create_replay(chosen.letters, reason, person().name, rate=rate, steps=steps)
+    console.replays.start(made.number, person().name)
+    return redirect(url_for("replays.one", number=made.number), 303)
+
+
+def _replay_form(chosen: LetterSet, problem: str | None = None) -> str:
+    form = request.form
+    return render_template(
+        "replay_form.html",
+        chosen=chosen,
+        count=_count(chosen),
+        problem=problem,
+        reason=form.get("why", ""),
+        how=form.get("how", "canary"),
+        steps=form.get("steps", CANARY),
+        rate=form.get("rate", ""),
+    )
+
+
+def _steps(form: Values) -> tuple[int, ...]:
+    """The steps of a canary: ``1, 5, 25``; none where all go at once. Raises QueryError."""
+    if form.get("how") != "canary":
+        return ()
+    pieces = [piece.strip() for piece in form.get("steps", "").split(",") if piece.strip()]
+    if not pieces or not all(piece.isascii() and piece.isdigit() and 0 < len(piece) < 8 for piece in pieces):
+        raise QueryError("the steps must be whole numbers with commas between them, such as 1, 5, 25")
+    steps = tuple(int(piece) for piece in pieces)
+    if not all(steps):
+        raise QueryError("a step has at least one letter")
+    return steps
+
+
+def _rate(form: Values) -> float | None:
+    """Letters a second; None for as fast as it goes. Raises QueryError."""
+    text = form.get("rate", "").strip()
+    if not text:
+        return None
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not 0.01 <= rate <= 100_000:
+        raise QueryError("the rate must be a number of letters a second, such as 50; empty for no limit")
+    return rate
+
+
+def _count(chosen: LetterSet) -> int | None:
+    """How many letters it is about now; None for more than are counted."""
+    if chosen.filter is None:
+        return len(chosen.numbers)
+    return parts().office.page(chosen.filter, limit=1).total
+
+
+def _values() -> Values:
+    return request.args if request.method == "GET" else request.form

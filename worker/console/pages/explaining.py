@@ -1,0 +1,65 @@
+"""Everything about one reference, and the field that finds whatever is typed into it."""
+
+import json
+from typing import Any
+
+from flask import Blueprint, g, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+
+from worker.console.asking import text_in
+from worker.console.parts import parts
+from worker.errors import NotFoundError
+from worker.ledger.queries import snapshot
+from worker.ledger.queries.search import accounts_by_prefix
+
+page = Blueprint("explaining", __name__)
+
+ENTRIES_SHOWN = 200
+
+
+@page.get("/explain")
+def index() -> ResponseReturnValue:
+    """What is known of a reference; without one the field to ask for it."""
+    reference = text_in(request.args, "reference")
+    if reference is None:
+        return render_template("explain.html", reference="", view=None)
+    console = parts()
+    try:
+        view = console.reader.explain(reference, g.now, console.catalog)
+    except NotFoundError as error:
+        return render_template("explain.html", reference=reference, view=None, missing=str(error)), 404
+    return render_template(
+        "explain.html", reference=reference, view=view, entries_shown=ENTRIES_SHOWN, as_json=_as_json
+    )
+
+
+@page.get("/find")
+def find() -> ResponseReturnValue:
+    """To the letter ``#7``, the user of that name, the users that begin so, or the reference."""
+    text = text_in(request.args, "q")
+    if text is None:
+        return redirect(url_for("accounts.index"), 303)
+    if text.startswith("#") and text[1:].isdigit():
+        return redirect(url_for("letters.one", number=int(text[1:]) % 2**63), 303)
+    console = parts()
+    with snapshot(console.application.engine) as connection:
+        found = accounts_by_prefix(connection, text, limit=2).accounts
+    if found and found[0].user_id == text:
+        return redirect(url_for("accounts.one", user=text), 303)
+    if not found or _is_reference(text):
+        return redirect(url_for("explaining.index", reference=text), 303)
+    if len(found) == 1:
+        return redirect(url_for("accounts.one", user=found[0].user_id), 303)
+    return redirect(url_for("accounts.index", prefix=text), 303)
+
+
+def _is_reference(text: str) -> bool:
+    try:
+        parts().reader.explain(text, g.now, parts().catalog)
+    except NotFoundError:
+        return False
+    return True
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str)

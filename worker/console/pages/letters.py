@@ -1,0 +1,190 @@
+"""Dead letters to be looked at: groups, lists, a letter with its body and story, what a replay would do."""
+
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from flask import Blueprint, Response, render_template, request
+from flask.typing import ResponseReturnValue
+
+from worker.console.asking import LetterSet, filter_pairs, number_in, undo_entries
+from worker.console.bodies import Readable, readable
+from worker.console.parts import Parts, in_ledger, parts
+from worker.deadletters.filters import LetterFilter
+from worker.deadletters.views import DryRun, Status
+from worker.ledger.queries import QueryError
+
+page = Blueprint("letters", __name__)
+
+Order = Literal["last", "count", "tokens"]
+ORDERS: dict[str, str] = {"last": "latest", "count": "most letters", "tokens": "most tokens"}
+
+_GROUPS, _LETTERS = 50, 50
+#: A dry run on a page looks at no more letters than these; the command line has no such limit.
+DRY_RUN_MAX = 5_000
+
+
+@page.get("/letters")
+def index() -> ResponseReturnValue:
+    """Letters by what failed: the groups."""
+    console = parts()
+    order = request.args.get("order", "last")
+    everything = request.args.get("waiting") == "all"
+    if order not in ORDERS:
+        raise QueryError(f"there is no order {order[:40]!r}; there are {', '.join(ORDERS)}")
+    found = console.office.groups(
+        waiting_only=not everything,
+        order=cast(Order, order),
+        limit=_GROUPS,
+        after=request.args.get("after") or None,
+    )
+    return render_template(
+        "groups.html",
+        page=found,
+        counts=in_ledger(console.office.counts),
+        orders=ORDERS,
+        order=order,
+        everything=everything,
+        after=request.args.get("after"),
+    )
+
+
+@page.get("/letters/list")
+def listing() -> ResponseReturnValue:
+    """Letters one by one, those that a filter finds."""
+    chosen = LetterSet.read(request.args)
+    filter_ = chosen.filter or LetterFilter()
+    before = number_in(request.args, "before")
+    found = parts().office.page(filter_, limit=_LETTERS, before=before)
+    return render_template(
+        "letters.html",
+        page=found,
+        filter=filter_,
+        chosen=chosen,
+        pairs=filter_pairs(filter_),
+        before=before,
+        statuses=tuple(Status),
+        undo=_undo(),
+    )
+
+
+@page.get("/groups/<fingerprint>")
+def group(fingerprint: str) -> ResponseReturnValue:
+    """One group: what its letters have in common, one of them, and all of them a page at a time."""
+    console = parts()
+    found = console.office.group(fingerprint)
+    status = tuple(Status) if request.args.get("status") == "all" else LetterFilter().status
+    filter_ = LetterFilter(status=status, fingerprint=found.fingerprint)
+    before = number_in(request.args, "before")
+    listed = console.office.page(filter_, limit=_LETTERS, before=before)
+    return render_template(
+        "group.html",
+        group=found,
+        page=listed,
+        filter=filter_,
+        chosen=LetterSet(filter=filter_),
+        before=before,
+        undo=_undo(),
+    )
+
+
+@page.get("/letters/<int:number>")
+def one(number: int) -> ResponseReturnValue:
+    """One letter whole."""
+    _refuse_too_large(number)
+    story = parts().office.story(number)
+    letter = story.letter
+    return render_template(
+        "letter.html",
+        letter=letter,
+        story=story,
+        body=readable(letter.current_body),
+        original=readable(letter.body) if letter.edited_body is not None else None,
+        edits=[(edit, _changes(edit.before, edit.after)) for edit in reversed(story.edits)],
+        headers=letter.properties.get("headers", {}),
+        properties=letter.properties.get("properties", {}),
+        undo=_undo(),
+    )
+
+
+@page.get("/letters/<int:number>/body")
+def body(number: int) -> ResponseReturnValue:
+    """The bytes as they came, to take away; never shown by the browser."""
+    _refuse_too_large(number)
+    letter = parts().office.letter(number)
+    name = f"letter-{number}{'-edited' if request.args.get('edited') else ''}.bin"
+    octets = letter.current_body if request.args.get("edited") else letter.body
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return Response(octets, headers=headers, mimetype="application/octet-stream")
+
+
+@page.get("/letters/dry-run")
+def dry_run() -> ResponseReturnValue:
+    """What each letter of a set would do to the ledger today."""
+    console = parts()
+    chosen = LetterSet.read(request.args)
+    frozen = freeze(console, chosen, DRY_RUN_MAX)
+    found = console.office.dry_run(frozen.numbers) if frozen.numbers else None
+    return render_template(
+        "dry_run.html",
+        chosen=chosen,
+        frozen=frozen,
+        run=found,
+        total_tokens=_moved(found),
+        most=DRY_RUN_MAX,
+    )
+
+
+def _moved(found: DryRun | None) -> int:
+    return 0 if found is None else sum(v.tokens for v in found.verdicts if v.would == "apply")
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """The letters of a set as they are now; ``is_all`` says whether there are no more of them."""
+
+    numbers: tuple[int, ...]
+    is_all: bool
+
+
+def freeze(console: Parts, chosen: LetterSet, most: int) -> Frozen:
+    """The numbers of the first ``most`` letters of a set, newest first where a filter makes it."""
+    if chosen.filter is None:
+        return Frozen(chosen.numbers[:most], len(chosen.numbers) <= most)
+    numbers: list[int] = []
+    before: int | None = None
+    while len(numbers) < most:
+        found = console.office.page(chosen.filter, limit=min(500, most - len(numbers)), before=before)
+        numbers += [line.number for line in found.letters]
+        before = found.next
+        if before is None:
+            return Frozen(tuple(numbers), is_all=True)
+    more = console.office.page(chosen.filter, limit=1, before=before)
+    return Frozen(tuple(numbers), is_all=not more.letters)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """An edit as two bodies."""
+
+    before: Readable
+    after: Readable
+
+
+def _changes(before: bytes, after: bytes) -> Change:
+    return Change(readable(before), readable(after))
+
+
+def _undo() -> dict[str, object] | None:
+    """What was discarded on the page before, if something was."""
+    entries = undo_entries(request.args)
+    if not entries:
+        return None
+    done, skipped = number_in(request.args, "discarded") or 0, number_in(request.args, "skipped") or 0
+    text = f"Discarded {done:,} letter{'' if done == 1 else 's'}"
+    text += f"; {skipped:,} could not be, because they don't wait any more" if skipped else ""
+    return {"entries": ",".join(map(str, entries)), "text": text}
+
+
+def _refuse_too_large(number: int) -> None:
+    if number >= 2**63:
+        raise QueryError("no letter has such a number")

@@ -1,0 +1,192 @@
+"""How everything stands: what waits, how fast it is worked off, with what outcome, and what is not known."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from flask import Blueprint, g, render_template, request
+from flask.typing import ResponseReturnValue
+
+from worker.console.charts import Bar, Chart, stacked_bars
+from worker.console.formats import lasting
+from worker.console.parts import Parts, in_ledger, parts
+from worker.console.queues import Queues
+from worker.console.watching import Known, Unknown
+from worker.errors import ConfigurationError
+from worker.ledger.queries import snapshot
+from worker.ledger.queries.pace import Pace, PaceBucket, pace
+
+page = Blueprint("overview", __name__)
+
+_GROUPS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A time to look back on: so many buckets of a length, labelled by a format."""
+
+    text: str
+    length: timedelta
+    buckets: int
+    label: str
+
+
+WINDOWS: Mapping[str, Window] = {
+    "hour": Window("last hour", timedelta(minutes=1), 60, "%H:%M"),
+    "day": Window("last 24 hours", timedelta(minutes=30), 48, "%H:%M"),
+    "week": Window("last 7 days", timedelta(hours=4), 42, "%d %b"),
+    "month": Window("last 30 days", timedelta(hours=12), 60, "%d %b"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of health: fine, not fine, or not known."""
+
+    name: str
+    is_fine: bool | None
+    text: str
+
+
+@page.get("/")
+def index() -> ResponseReturnValue:
+    """The overview."""
+    name = request.args.get("window", "hour")
+    window = WINDOWS.get(name, WINDOWS["hour"])
+    return render_template("overview.html", windows=WINDOWS, window=window, **_everything(parts(), window))
+
+
+@page.get("/overview/live")
+def live() -> ResponseReturnValue:
+    """The part of the overview that changes all the time."""
+    window = WINDOWS.get(request.args.get("window", "hour"), WINDOWS["hour"])
+    return render_template(
+        "overview_live.html", windows=WINDOWS, window=window, **_everything(parts(), window)
+    )
+
+
+def _everything(console: Parts, window: Window) -> dict[str, object]:
+    now: datetime = g.now
+    queues = console.queues()
+    schema = in_ledger(lambda: _schema(console))
+    found = in_ledger(lambda: _pace(console, now, window))
+    counts = in_ledger(console.office.counts)
+    groups = in_ledger(lambda: console.office.groups(order="last", limit=_GROUPS))
+    totals = counts if isinstance(counts, Unknown) else console.totals()
+    return {
+        "queues": queues,
+        "pace": found,
+        "chart": found if isinstance(found, Unknown) else _chart(found, window),
+        "counts": counts,
+        "groups": groups,
+        "totals": totals,
+        "oldest": _oldest_waiting(queues),
+        "checks": _checks(queues, schema, found, now),
+    }
+
+
+# -- rate and outcomes ------------------------------------------------------------------------------------
+
+
+def _pace(console: Parts, now: datetime, window: Window) -> Pace:
+    # Borders on the clock's own marks: the bars stay where they are from one look to the next.
+    seconds = int(window.length.total_seconds())
+    end = datetime.fromtimestamp((int(now.timestamp()) // seconds + 1) * seconds, now.tzinfo)
+    with snapshot(console.application.engine) as connection:
+        return pace(connection, end, window.length, window.buckets)
+
+
+def _chart(found: Pace, window: Window) -> Chart:
+    bars = [_bar(bucket, window) for bucket in found.buckets]
+    total, rejected = sum(b.count for b in found.buckets), sum(b.rejected for b in found.buckets)
+    about = "about " if any(not bucket.is_counted for bucket in found.buckets) else ""
+    description = f"{about}{total:,} operations, {rejected:,} of them rejected"
+    title = f"Operations by outcome, {window.text}"
+    return stacked_bars(
+        bars, ("applied", "rejected"), title=title, description=description, colours=("good", "bad")
+    )
+
+
+def _bar(bucket: PaceBucket, window: Window) -> Bar:
+    about = "" if bucket.is_counted else "≈ "
+    reasons = ", ".join(f"{code.replace('_', ' ')} {count:,}" for code, count in bucket.codes.items())
+    text = (
+        f"{bucket.start:%d %b %H:%M}–{bucket.end:%H:%M}: {about}{bucket.applied:,} applied, "
+        f"{bucket.rejected:,} rejected{f' ({reasons})' if reasons else ''}"
+    )
+    values = (bucket.applied, bucket.rejected)
+    return Bar(f"{bucket.start:{window.label}}", text, values, is_estimated=not bucket.is_counted)
+
+
+# -- health -----------------------------------------------------------------------------------------------
+
+
+def _oldest_waiting(queues: Known[Queues] | Unknown) -> str | Unknown:
+    """How long the first message has waited: known where nothing waits, and else not told by the broker."""
+    if isinstance(queues, Unknown):
+        return queues
+    work = queues.value.work
+    if isinstance(work, Unknown):
+        return work
+    if work == 0:
+        return "nothing waits"
+    return Unknown("RabbitMQ does not tell the age of a quorum queue's first message without taking it out")
+
+
+def _schema(console: Parts) -> str | None:
+    try:
+        console.application.require_newest_schema()
+    except ConfigurationError as error:
+        return str(error)
+    return None
+
+
+def _checks(
+    queues: Known[Queues] | Unknown, schema: str | Unknown | None, found: Pace | Unknown, now: datetime
+) -> list[Check]:
+    return [
+        _ledger_check(schema),
+        _broker_check(queues),
+        _topology_check(queues),
+        _progress_check(queues, found, now),
+    ]
+
+
+def _ledger_check(schema: str | Unknown | None) -> Check:
+    if isinstance(schema, Unknown):
+        return Check("Ledger", is_fine=False, text=schema.why)
+    if schema is not None:
+        return Check("Ledger", is_fine=False, text=schema)
+    return Check("Ledger", is_fine=True, text="answers, schema up to date")
+
+
+def _broker_check(queues: Known[Queues] | Unknown) -> Check:
+    if isinstance(queues, Unknown):
+        return Check("Broker", is_fine=False, text=queues.why)
+    return Check("Broker", is_fine=True, text="answers")
+
+
+def _topology_check(queues: Known[Queues] | Unknown) -> Check:
+    if isinstance(queues, Unknown):
+        return Check("Topology", is_fine=None, text="not known: the broker does not answer")
+    differences = queues.value.differences
+    if differences:
+        return Check("Topology", is_fine=False, text="; ".join(differences))
+    return Check("Topology", is_fine=True, text="exchanges and queues are as they must be")
+
+
+def _progress_check(queues: Known[Queues] | Unknown, found: Pace | Unknown, now: datetime) -> Check:
+    """Messages that wait while nothing is booked: is a worker running?"""
+    if isinstance(found, Unknown):
+        return Check("Progress", is_fine=None, text="not known: the ledger does not answer")
+    last = f"last booked {lasting(now - found.last_at)} ago" if found.last_at else "nothing booked yet"
+    if isinstance(queues, Unknown) or isinstance(queues.value.work, Unknown):
+        return Check("Progress", is_fine=None, text=f"{last}; what waits is not known")
+    waiting = queues.value.work
+    is_idle = found.last_at is None or now - found.last_at > _STALLED
+    if waiting and is_idle:
+        return Check("Progress", is_fine=False, text=f"{waiting:,} wait and {last}: is a worker running?")
+    return Check("Progress", is_fine=True, text=last)
+
+
+_STALLED = timedelta(seconds=30)

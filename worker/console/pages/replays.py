@@ -1,0 +1,154 @@
+"""Replays: how far they are, what came of each letter, and pausing, resuming and cancelling them."""
+
+from contextlib import suppress
+from dataclasses import dataclass
+
+from flask import Blueprint, g, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+
+from worker.console.asking import number_in, text_in
+from worker.console.charts import share_bar
+from worker.console.parts import parts, person
+from worker.deadletters.views import FAILED_STATES, ItemState, Replay, ReplayState
+from worker.errors import TransientError
+from worker.ledger.queries import QueryError
+
+page = Blueprint("replays", __name__)
+
+_REPLAYS, _ITEMS = 50, 100
+
+#: The class by which a state of a letter is coloured.
+COLOURS: dict[str, str] = {
+    ItemState.APPLIED: "good",
+    ItemState.DUPLICATE: "good-2",
+    ItemState.DELIVERED: "good-2",
+    ItemState.REJECTED: "warn",
+    ItemState.CONFLICT: "bad",
+    ItemState.FAILED_AGAIN: "bad",
+    ItemState.UNROUTABLE: "bad",
+    ItemState.SENT: "busy",
+    ItemState.SENDING: "busy",
+    ItemState.SKIPPED: "idle",
+    ItemState.WAITING: "rest",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A replay, and what of it follows for the page: whether it is dead, and what may be done with it."""
+
+    replay: Replay
+    was_killed: bool
+    trouble: str | None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it changes by itself."""
+        return self.replay.state is ReplayState.RUNNING and not self.was_killed
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether somebody may go on with it."""
+        return self.was_killed or self.replay.state in {ReplayState.PAUSED, ReplayState.STOPPED}
+
+    @property
+    def can_cancel(self) -> bool:
+        """Whether what was not sent may be given up."""
+        return self.can_resume
+
+    @property
+    def settled(self) -> int:
+        """How many of its letters have come to an end."""
+        return self.replay.total - self.replay.open
+
+
+def standing(replay: Replay) -> Standing:
+    """How ``replay`` stands now."""
+    lease = replay.leased_until
+    was_killed = replay.state is ReplayState.RUNNING and (lease is None or lease < g.now)
+    return Standing(replay, was_killed, parts().replays.troubles.get(replay.number))
+
+
+@page.get("/replays")
+def index() -> ResponseReturnValue:
+    """All replays, newest first."""
+    before = number_in(request.args, "before")
+    _settle()
+    found = parts().office.replays(limit=_REPLAYS, before=before)
+    shown = [standing(replay) for replay in found.replays]
+    return render_template("replays.html", replays=shown, next=found.next, before=before, share=_share)
+
+
+@page.get("/replays/<int:number>")
+def one(number: int) -> ResponseReturnValue:
+    """One replay with its letters."""
+    _refuse_too_large(number)
+    _settle()
+    replay = parts().office.replay(number)
+    state, after = text_in(request.args, "state"), number_in(request.args, "after") or 0
+    if state is not None and state not in set(ItemState):
+        raise QueryError(f"no letter of a replay is {state[:40]!r}; there are {', '.join(ItemState)}")
+    states = () if state is None else (ItemState(state),)
+    items = parts().office.replay_items(number, states=states, limit=_ITEMS, after=after)
+    return render_template("replay.html", items=items, state=state, after=after, **_view(replay))
+
+
+@page.get("/replays/<int:number>/progress")
+def progress(number: int) -> ResponseReturnValue:
+    """The part of the page that changes while a replay runs."""
+    _refuse_too_large(number)
+    return render_template("replay_progress.html", **_view(parts().office.replay(number)))
+
+
+@page.post("/replays/<int:number>/pause")
+def pause(number: int) -> ResponseReturnValue:
+    """Pause it, whoever runs it: its runner notices within a second."""
+    parts().office.pause_replay(number, person().name, text_in(request.form, "why"))
+    return redirect(url_for("replays.one", number=number), 303)
+
+
+@page.post("/replays/<int:number>/resume")
+def resume(number: int) -> ResponseReturnValue:
+    """Go on with it, here."""
+    console = parts()
+    console.office.replay(number)
+    console.replays.start(number, person().name)
+    return redirect(url_for("replays.one", number=number, begun=1), 303)
+
+
+@page.post("/replays/<int:number>/cancel")
+def cancel(number: int) -> ResponseReturnValue:
+    """Give up what was not sent: it waits again."""
+    parts().office.cancel_replay(number, person().name, text_in(request.form, "why"))
+    return redirect(url_for("replays.one", number=number), 303)
+
+
+def _settle() -> None:
+    """Letters whose outcome came after their replay had ended come to their end now; one query mostly."""
+    with suppress(TransientError):
+        parts().office.tidy()
+
+
+def _view(replay: Replay) -> dict[str, object]:
+    shown = standing(replay)
+    begun = bool(request.args.get("begun")) or parts().replays.is_running(replay.number)
+    return {
+        "replay": replay,
+        "standing": shown,
+        "is_live": shown.is_live or begun,
+        "bar": _share(replay),
+        "colours": COLOURS,
+        "failed_states": FAILED_STATES,
+    }
+
+
+def _share(replay: Replay) -> object:
+    title = ", ".join(
+        f"{count:,} {state.replace('_', ' ')}" for state, count in replay.counts.items() if count
+    )
+    return share_bar([(COLOURS[state], replay.counts.get(state, 0)) for state in COLOURS], title)
+
+
+def _refuse_too_large(number: int) -> None:
+    if number >= 2**63:
+        raise QueryError("no replay has such a number")

@@ -1,0 +1,79 @@
+"""What the pages work with, in one place."""
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import TypeVar, cast
+
+from flask import current_app, g
+
+from worker.bootstrap import Application, utc_now
+from worker.broker import BILLING
+from worker.console.guard import Guard
+from worker.console.people import Person
+from worker.console.queues import QueueProbe, Queues
+from worker.console.replaying import ReplayThreads
+from worker.console.watching import Known, Unknown, Watched
+from worker.errors import TransientError
+from worker.ledger.queries import Reader, Statement, Stats
+
+T = TypeVar("T")
+
+#: The lines of a statement as a spreadsheet reads them.
+AsCsv = Callable[[Statement], Iterator[str]]
+
+
+class Parts:
+    """The application, who stands guard, and what is asked for beside the pages. Shared by threads."""
+
+    def __init__(
+        self,
+        application: Application,
+        guard: Guard,
+        as_csv: AsCsv,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self.application, self.guard, self.as_csv, self.clock = application, guard, as_csv, clock
+        self.reader = Reader(application.engine)
+        self.office = application.office()
+        self.catalog = application.catalog
+        self.replays = ReplayThreads(application)
+        self.probe = QueueProbe(application.link, BILLING)
+        self._queues = Watched(self.probe.ask, what="asking the broker", keep_s=1.5, wait_s=2.0, clock=clock)
+        self._totals = Watched(
+            self.reader.stats,
+            what="adding up the ledger",
+            keep_s=60,
+            wait_s=0.5,
+            clock=clock,
+            is_old_fine=True,
+        )
+
+    def queues(self) -> Known[Queues] | Unknown:
+        """What waits at the broker."""
+        return self._queues.get()
+
+    def totals(self) -> Known[Stats] | Unknown:
+        """The ledger in a few numbers: it takes a while to add a large one up."""
+        return self._totals.get()
+
+
+def parts() -> Parts:
+    """The parts of the console that answers the present request."""
+    return cast(Parts, current_app.extensions["billing"])
+
+
+def person() -> Person:
+    """Who makes the present request; the guard has let them in."""
+    return cast(Person, g.person)
+
+
+def in_ledger(ask: Callable[[], T]) -> T | Unknown:
+    """What the ledger answers; where it has not answered once in this request it isn't asked again."""
+    down: Unknown | None = g.get("ledger_down")
+    if down is not None:
+        return down
+    try:
+        return ask()
+    except TransientError as error:
+        g.ledger_down = Unknown(str(error))
+        return cast(Unknown, g.ledger_down)

@@ -1,0 +1,156 @@
+"""Who may do what: people with a role and a password, in a file that only its owner can read.
+
+A file and no table: who signs in can be read while the database is down, and no password, hashed or not,
+lies beside the ledger. One line a person, ``name:role:hash``; the file is read anew when it has changed, so
+that who is taken out of it is out.
+"""
+
+import os
+import re
+import stat
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from hashlib import sha256
+from pathlib import Path
+
+from werkzeug.security import check_password_hash, generate_password_hash
+
+from worker.errors import ConfigurationError
+
+PASSWORD_MIN = 10
+_NAME = re.compile(r"[^\s:\x00-\x1f\x7f]{1,100}")
+
+
+class Role(StrEnum):
+    """What a person may do: look, or look and act."""
+
+    VIEWER = "viewer"
+    OPERATOR = "operator"
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Somebody at the console. ``mark`` changes with the password and the role, and ends older sessions."""
+
+    name: str
+    role: Role
+    mark: str = ""
+
+    @property
+    def is_operator(self) -> bool:
+        """Whether this one may change anything."""
+        return self.role is Role.OPERATOR
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    person: Person
+    password_hash: str
+
+
+class People:
+    """The people in the file at ``path``."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._seen: tuple[int, int, int] | None = None
+        self._entries: Mapping[str, _Entry] = {}
+        # Who isn't there is answered as slowly as who is.
+        self._nobodys = generate_password_hash(os.urandom(16).hex())
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+    def person(self, name: str) -> Person | None:
+        """The person of this name; None where there is none."""
+        entry = self._read().get(name)
+        return None if entry is None else entry.person
+
+    def signed_in(self, name: str, password: str) -> Person | None:
+        """The person whose name and password these are; None where they are not."""
+        entry = self._read().get(name)
+        is_right = check_password_hash(self._nobodys if entry is None else entry.password_hash, password)
+        return entry.person if entry is not None and is_right else None
+
+    def _read(self) -> Mapping[str, _Entry]:
+        """Raises ConfigurationError where the file can't be read, is open to others, or isn't such a file."""
+        with self._lock:
+            try:
+                about = self._path.stat()
+                seen = (about.st_mtime_ns, about.st_size, about.st_ino)
+                if seen != self._seen:
+                    _refuse_open_file(self._path, about)
+                    self._entries = _entries(self._path.read_text(encoding="utf-8"), self._path)
+                    self._seen = seen
+            except (OSError, UnicodeDecodeError) as error:
+                why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+                raise ConfigurationError(
+                    f"the file of the console's users, {self._path}, can't be read: {why}; "
+                    "make one with `billing-worker console user NAME --role operator`"
+                ) from error
+            return self._entries
+
+
+def write_person(path: Path, name: str, role: Role, password: str) -> None:
+    """Put a person into the file, or change one. Raises ConfigurationError for what can't be one."""
+    if not _NAME.fullmatch(name):
+        raise ConfigurationError(f"{name!r} is no name: 1 to 100 characters, no white space and no colon")
+    if len(password) < PASSWORD_MIN:
+        raise ConfigurationError(f"the password is too short: at least {PASSWORD_MIN} characters")
+    lines = [line for line in _lines_of(path) if not line.startswith(f"{name}:")]
+    _write(path, [*lines, f"{name}:{role.value}:{generate_password_hash(password)}"])
+
+
+def remove_person(path: Path, name: str) -> bool:
+    """Take a person out of the file; whether there was one. The sessions of that person end at once."""
+    lines = _lines_of(path)
+    kept = [line for line in lines if not line.startswith(f"{name}:")]
+    if len(kept) == len(lines):
+        return False
+    _write(path, kept)
+    return True
+
+
+def _lines_of(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} can't be read: {error}") from error
+
+
+def _write(path: Path, lines: list[str]) -> None:
+    """Whole or not at all, and for its owner alone from the first moment on."""
+    fresh = path.with_name(path.name + ".new")
+    try:
+        fresh.unlink(missing_ok=True)
+        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
+        fresh.replace(path)
+    except OSError as error:
+        raise ConfigurationError(f"{path} can't be written: {error.strerror}") from error
+
+
+def _refuse_open_file(path: Path, about: os.stat_result) -> None:
+    if about.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ConfigurationError(f"{path} holds password hashes and is open to others: chmod 600 {path}")
+
+
+def _entries(text: str, path: Path) -> dict[str, _Entry]:
+    entries: dict[str, _Entry] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        name, _, rest = line.partition(":")
+        role, _, password_hash = rest.partition(":")
+        if not _NAME.fullmatch(name) or role not in set(Role) or "$" not in password_hash:
+            raise ConfigurationError(
+                f"{path}, line {number}: not NAME:ROLE:HASH with role viewer or operator"
+            )
+        mark = sha256(f"{role}:{password_hash}".encode()).hexdigest()[:16]
+        entries[name] = _Entry(Person(name, Role(role), mark), password_hash)
+    return entries

@@ -1,0 +1,81 @@
+"""How much waits in the queues: asked of the broker by declaring them passively, which changes nothing."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from worker.broker import Link, Topology
+from worker.console.watching import Unknown
+from worker.errors import BillingError, BrokerUnavailableError
+
+
+@dataclass(frozen=True, slots=True)
+class QueueDepth:
+    """How many messages wait in a queue, those under way not counted."""
+
+    name: str
+    leads: str
+    depth: int | Unknown
+    is_dead: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Queues:
+    """The queues of work, replies and dead letters, and what of the topology is missing or differs."""
+
+    depths: tuple[QueueDepth, ...]
+    work: int | Unknown
+    differences: tuple[str, ...]
+
+
+class QueueProbe:
+    """Asks over a link of its own, which it keeps; for one thread at a time."""
+
+    def __init__(self, open_: Callable[[], Link], topology: Topology) -> None:
+        self._open = open_
+        self._topology = topology
+        self._link: Link | None = None
+
+    def ask(self) -> Queues:
+        """What waits now. Raises BrokerUnavailableError and ConfigurationError."""
+        kept = self._link is not None
+        try:
+            return self._asked()
+        except BrokerUnavailableError:
+            self.close()
+            if not kept:
+                raise
+            return self._asked()  # the link may have grown old between two looks
+
+    def close(self) -> None:
+        """Close the link, if there is one."""
+        link, self._link = self._link, None
+        if link is not None:
+            with suppress(BillingError):
+                link.close()
+
+    def _asked(self) -> Queues:
+        if self._link is None:
+            self._link = self._open()
+        link, topology = self._link, self._topology
+        leads = {queue.name: ", ".join(queue.routing_keys) for queue in topology.work}
+        leads |= {topology.replies.name: "replies", topology.dead.name: "dead letters, not parked yet"}
+        differences = tuple(link.differences(topology))
+        depths = tuple(
+            QueueDepth(name, text, _depth(link, name), name == topology.dead.name)
+            for name, text in leads.items()
+        )
+        of_work = [queue.depth for queue in depths[: len(topology.work)]]
+        known = [depth for depth in of_work if isinstance(depth, int)]
+        unknown = next((depth for depth in of_work if isinstance(depth, Unknown)), None)
+        return Queues(depths, sum(known) if unknown is None else unknown, differences)
+
+
+def _depth(link: Link, name: str) -> int | Unknown:
+    """A queue that is not there has no depth; a link that is lost has none for any of them."""
+    try:
+        return link.depth(name)
+    except BrokerUnavailableError as error:
+        if "NOT_FOUND" in str(error):
+            return Unknown(str(error))
+        raise

@@ -1,0 +1,107 @@
+"""Replays that this process runs, each in a thread of its own.
+
+The engine is the command line's: a lease says who runs a replay, and every step is stored before it is taken.
+So a console that dies leaves a replay that anybody can resume.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from secrets import token_hex
+
+from worker.bootstrap import Application
+from worker.errors import BillingError
+
+log = logging.getLogger(__name__)
+
+_STOP_S = 15.0
+
+
+class ThreadStop:
+    """Ends what runs in a thread."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    @property
+    def requested(self) -> bool:
+        """True from the moment it shall end."""
+        return self._event.is_set()
+
+    def wait(self, seconds: float) -> None:
+        """Wait so long, or until it shall end."""
+        self._event.wait(seconds)
+
+    def end(self) -> None:
+        """It shall end."""
+        self._event.set()
+
+
+class ReplayThreads:
+    """Starts replays, and says what troubles them."""
+
+    def __init__(self, application: Application) -> None:
+        self._application = application
+        self._lock = threading.Lock()
+        self._running: dict[int, tuple[threading.Thread, ThreadStop]] = {}
+        self._troubles: dict[int, str] = {}
+
+    @property
+    def troubles(self) -> Mapping[int, str]:
+        """What a replay waits for, or why it ended, by its number; only of those that this process ran."""
+        with self._lock:
+            return dict(self._troubles)
+
+    def is_running(self, number: int) -> bool:
+        """Whether this process runs it now."""
+        with self._lock:
+            return number in self._running
+
+    def start(self, number: int, actor: str) -> None:
+        """Run a replay; one that this process runs already goes on."""
+        with self._lock:
+            if number in self._running:
+                return
+            stop = ThreadStop()
+            thread = threading.Thread(
+                target=self._run, args=(number, actor, stop), name=f"replay-{number}", daemon=True
+            )
+            self._running[number] = (thread, stop)
+            self._troubles.pop(number, None)
+            thread.start()
+
+    def stop(self) -> None:
+        """Pause all of them, and wait until they have said so."""
+        with self._lock:
+            running = list(self._running.values())
+        for _, stop in running:
+            stop.end()
+        for thread, _ in running:
+            thread.join(_STOP_S)
+
+    def _run(self, number: int, actor: str, stop: ThreadStop) -> None:
+        name = f"console:{os.getpid()}:{token_hex(4)}"
+        try:
+            self._application.replayer(name=name).run(
+                number,
+                actor,
+                stop=stop,
+                on_progress=lambda _: self._tell(number, None),
+                on_trouble=lambda text: self._tell(number, text),
+            )
+        except BillingError as error:
+            self._tell(number, str(error))
+        except Exception as error:
+            log.exception("replay %d ended by a fault; it can be resumed", number)
+            self._tell(number, f"ended by a fault ({type(error).__name__}, see the console's log); resume it")
+        finally:
+            with self._lock:
+                self._running.pop(number, None)
+
+    def _tell(self, number: int, trouble: str | None) -> None:
+        with self._lock:
+            if trouble is None:
+                self._troubles.pop(number, None)
+            else:
+                self._troubles[number] = trouble

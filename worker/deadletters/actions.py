@@ -1,0 +1,252 @@
+"""What operators do to letters by hand: note, edit, discard, restore.
+
+Each leaves its trace in the letter's story and in the log, in the transaction in which it is done.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Row, insert, select, update
+
+from schemas import Command, UsageBatch
+from worker.broker import Delivery
+from worker.catalog import Catalog
+from worker.deadletters import reading
+from worker.deadletters.desk import Desk, actor_named, chunks, held_letters, reason_given, transact
+from worker.deadletters.filters import LetterFilter, Letters, said
+from worker.deadletters.fingerprints import tokens_at_stake
+from worker.deadletters.letters import Reason
+from worker.deadletters.outcomes import leads_to_workers
+from worker.deadletters.sending import as_delivered
+from worker.deadletters.views import (
+    Done,
+    ItemState,
+    NotPossibleError,
+    ParkedLetter,
+    RefusedBodyError,
+    ReplayState,
+    Status,
+)
+from worker.ledger.queries import snapshot
+from worker.ledger.tables import dead_letter_edits, dead_letters, replays
+
+CHUNK = 1_000
+
+#: The worker's own judgement of a delivery: its message, or why it is refused.
+TakenIn = Callable[[Delivery, datetime], Command | UsageBatch | Reason]
+
+
+@dataclass(frozen=True, slots=True)
+class Mended:
+    """An edit as it is asked for; ``instead_of`` is the body that the operator saw."""
+
+    body: bytes
+    instead_of: bytes
+    reason: str
+    actor: str
+
+
+def note(engine: Engine, number: int, text: str, actor: str, now: datetime) -> None:
+    """Write a note on a letter. Raises NotFoundError, NotPossibleError."""
+    written = reason_given(text)
+
+    def work(desk: Desk) -> None:
+        letter = _held(desk.connection, [number])[number]
+        desk.change(letter, note=written)
+        desk.tell(number, "noted", actor=actor_named(actor), text=written)
+        desk.record(actor, "note", said([number]), written)
+
+    transact(engine, now, work)
+
+
+def discard(engine: Engine, letters: Letters, reason: str, actor: str, now: datetime) -> Done:
+    """Put parked letters away, for a reason; they are kept. Others are left as they are.
+
+    Raises NotFoundError before any is put away.
+    """
+    why = reason_given(reason)
+
+    def put_away(desk: Desk, letter: Row[Any]) -> bool:
+        if letter.status != Status.PARKED:
+            return False
+        desk.change(letter, status=Status.DISCARDED.value, note=why)
+        desk.tell(letter.number, "discarded", actor=actor, text=why)
+        return True
+
+    return _each(engine, letters, Status.PARKED, "discard", put_away, why, actor, now)
+
+
+def restore(engine: Engine, letters: Letters, reason: str | None, actor: str, now: datetime) -> Done:
+    """Put discarded letters back where they were; also ones that a replay left under way and nobody runs.
+
+    Raises NotFoundError before any is put back.
+    """
+
+    def put_back(desk: Desk, letter: Row[Any]) -> bool:
+        if letter.status == Status.REPLAYING:
+            if _is_run(desk, letter.replay_id):
+                return False
+            desk.item(letter.replay_id, letter.number, ItemState.SKIPPED, "restored by hand")
+        elif letter.status != Status.DISCARDED:
+            return False
+        desk.change(letter, status=Status.PARKED.value, replay_id=None)
+        desk.tell(letter.number, "restored", actor=actor, text=reason)
+        return True
+
+    return _each(engine, letters, Status.DISCARDED, "restore", put_back, reason, actor, now)
+
+
+def undo_discard(engine: Engine, entries: Sequence[int], actor: str, now: datetime) -> Done:
+    """Restore what these entries of the log say was discarded, and is so still.
+
+    Raises NotFoundError where one of them is no discard.
+    """
+    done = Done(0, 0, (), ())
+    for entry in entries:
+        with snapshot(engine) as connection:
+            numbers = reading.discarded_by(connection, entry)
+        part = restore(engine, numbers, f"undo of entry {entry} of the log", actor, now)
+        done = Done(
+            done.done + part.done,
+            done.skipped + part.skipped,
+            (*done.numbers, *part.numbers)[:CHUNK],
+            (*done.entries, *part.entries),
+        )
+    return done
+
+
+def _is_run(desk: Desk, replay_id: int) -> bool:
+    state = select(replays.c.state).where(replays.c.replay_id == replay_id)
+    return bool(desk.connection.execute(state).scalar_one() == ReplayState.RUNNING)
+
+
+def _each(
+    engine: Engine,
+    letters: Letters,
+    status: Status,
+    action: str,
+    act: Callable[[Desk, Row[Any]], bool],
+    reason: str | None,
+    actor: str,
+    now: datetime,
+) -> Done:
+    """Act on letters, a thousand a transaction, each with its entry in the log."""
+    who, done, skipped, numbers, entries = actor_named(actor), 0, 0, list[int](), list[int]()
+    if not isinstance(letters, LetterFilter):
+        _all_exist(engine, letters)
+    for chunk in _chunks(engine, letters, status):
+
+        def work(desk: Desk, chunk: Sequence[int] = chunk) -> tuple[list[int], int | None]:
+            held = _held(desk.connection, chunk)
+            acted = [number for number in chunk if act(desk, held[number])]
+            if not acted:
+                return acted, None
+            detail = {"letters": acted, "count": len(acted)}
+            return acted, desk.record(who, action, said(letters), reason, detail)
+
+        acted, entry = transact(engine, now, work)
+        entries += [] if entry is None else [entry]
+        done += len(acted)
+        skipped += len(chunk) - len(acted)
+        numbers += acted[: CHUNK - len(numbers)]
+    return Done(done, skipped, tuple(numbers), tuple(entries))
+
+
+def _chunks(engine: Engine, letters: Letters, status: Status) -> Iterator[Sequence[int]]:
+    if not isinstance(letters, LetterFilter):
+        yield from chunks(list(dict.fromkeys(letters)), CHUNK)
+        return
+    asked = replace(letters, status=(status,))
+    before: int | None = None
+    while True:
+        with snapshot(engine) as connection:
+            numbers, before = reading.numbers(connection, asked, CHUNK, before)
+        if numbers:
+            yield numbers
+        if before is None:
+            return
+
+
+def _all_exist(engine: Engine, numbers: Sequence[int]) -> None:
+    with snapshot(engine) as connection:
+        for chunk in chunks(numbers, CHUNK):
+            _held(connection, chunk)
+
+
+def _held(connection: Connection, numbers: Sequence[int]) -> dict[int, Row[Any]]:
+    """The letters of these numbers; raises NotFoundError for the first that doesn't exist."""
+    held = held_letters(connection, numbers)
+    for number in numbers:
+        if number not in held:
+            raise reading.not_found(number)
+    return held
+
+
+# -- bodies -----------------------------------------------------------------------------------------------
+
+
+def problem_with(
+    letter: ParkedLetter, body: bytes, taken_in: TakenIn | None, now: datetime, sent_as: str | None
+) -> RefusedBodyError | None:
+    """Why a worker would refuse the letter with this body; None where it would take it.
+
+    What is no command is nobody's to judge.
+    """
+    if taken_in is None or not leads_to_workers(letter):
+        return None
+    taken = taken_in(as_delivered(letter, sent_as, body), now)
+    return RefusedBodyError(taken.code, taken.field, taken.message) if isinstance(taken, Reason) else None
+
+
+def edit(engine: Engine, number: int, mended: Mended, catalog: Catalog | None, now: datetime) -> ParkedLetter:
+    """Set the body that a replay sends; the original stays, and equal to it the edit is taken back.
+
+    Raises NotFoundError; NotPossibleError where the letter is not parked, or has another body by now than the
+    operator saw.
+    """
+    actor, why = actor_named(mended.actor), reason_given(mended.reason)
+
+    def work(desk: Desk) -> ParkedLetter:
+        held = _held(desk.connection, [number])[number]
+        letter = reading.letter(desk.connection, number)
+        _may_be_edited(letter, mended)
+        body = None if mended.body == letter.body else mended.body
+        edited = insert(dead_letter_edits).returning(dead_letter_edits.c.edit_id)
+        edit_id = desk.connection.execute(
+            edited,
+            {
+                "number": number,
+                "at": now,
+                "actor": actor,
+                "reason": why,
+                "before": letter.current_body,
+                "after": mended.body,
+            },
+        ).scalar_one()
+        desk.connection.execute(
+            update(dead_letters).where(dead_letters.c.number == number).values(edited_body=body)
+        )
+        desk.change(held, tokens_at_stake=tokens_at_stake(mended.body, catalog))
+        desk.tell(number, "edited", actor=actor, text=why, edit=edit_id, taken_back=body is None or None)
+        desk.record(actor, "edit", said([number]), why, {"edit": edit_id})
+        return letter
+
+    transact(engine, now, work)
+    with snapshot(engine) as connection:
+        return reading.letter(connection, number)
+
+
+def _may_be_edited(letter: ParkedLetter, mended: Mended) -> None:
+    if letter.status != Status.PARKED:
+        raise NotPossibleError(
+            f"letter {letter.number} is {letter.status}, and only a parked one can be edited"
+            + (f"; see replay {letter.replay_id}" if letter.status == Status.REPLAYING else "")
+        )
+    if letter.current_body != mended.instead_of:
+        raise NotPossibleError(
+            f"letter {letter.number} was edited by somebody else meanwhile: look at it again"
+        )
+    if mended.body == letter.current_body:
+        raise NotPossibleError(f"the body of letter {letter.number} is that already: nothing to change")

@@ -1,0 +1,226 @@
+"""What letters would do to the ledger today: judged by the worker's own ``decide`` on what the store loads.
+
+Each chunk of letters is judged in a transaction of its own that is rolled back: like a batch of a worker's it
+locks its accounts for some milliseconds, and leaves nothing. Letters of one chunk see each other, as they
+would in a batch; across chunks each sees the ledger as it is.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from itertools import islice
+from time import sleep
+from typing import Protocol
+
+from sqlalchemy import Engine, select
+
+from schemas import Code, Command, FreeUpload, UsageBatch, type_of
+from worker.catalog import Catalog
+from worker.core import Answer, Conflict, decide
+from worker.core.replies import message_for
+from worker.deadletters import reading
+from worker.deadletters.actions import TakenIn
+from worker.deadletters.desk import chunks
+from worker.deadletters.filters import LetterFilter, Letters
+from worker.deadletters.fingerprints import field_path
+from worker.deadletters.letters import Reason
+from worker.deadletters.outcomes import by_key, leads_to_workers
+from worker.deadletters.sending import as_delivered
+from worker.deadletters.views import DryRun, LetterVerdict, ParkedLetter, Status, Verdict
+from worker.errors import ContentionError, LedgerUnavailableError
+from worker.ledger.engine import translated_errors
+from worker.ledger.loading import load
+from worker.ledger.queries import snapshot
+from worker.ledger.tables import dead_letters
+
+_CHUNK = 100
+_SHOWN = 1_000
+_TRIES = 10
+_FREE_UPLOAD = type_of(FreeUpload)
+
+
+class StopLike(Protocol):
+    """Whether somebody wants it to end."""
+
+    @property
+    def requested(self) -> bool:
+        """True from the moment on at which it shall end."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Who judges: the worker's rules for deliveries, what is for sale, and who would send."""
+
+    taken_in: TakenIn
+    catalog: Catalog
+    sent_as: str | None = None
+
+
+def dry_run(
+    engine: Engine,
+    letters: Letters,
+    judge: Judge,
+    now: datetime,
+    on_progress: Callable[[int, int | None], None] | None = None,
+    stop: StopLike | None = None,
+) -> DryRun:
+    """What the letters would do; ``on_progress`` is told how many are judged, of how many where known.
+
+    Of a filter only the parked ones: those are what a replay sends. Raises NotFoundError.
+    """
+    tally = _Tally()
+    total = len(letters) if not isinstance(letters, LetterFilter) else None
+    for some in _pieces(engine, letters):
+        if stop is not None and stop.requested:
+            break
+        tally.add(_judged(engine, some, judge, now))
+        if on_progress is not None:
+            on_progress(tally.total, total)
+    return tally.result()
+
+
+def _pieces(engine: Engine, letters: Letters) -> Iterator[list[ParkedLetter]]:
+    """In the order in which a replay sends them."""
+    if isinstance(letters, LetterFilter):
+        with snapshot(engine) as connection:
+            numbers = reading.every_number(connection, replace(letters, status=(Status.PARKED,)))[::-1]
+    else:
+        numbers = list(dict.fromkeys(letters))
+    for chunk in chunks(numbers, _CHUNK):
+        with snapshot(engine) as connection:
+            rows = connection.execute(select(dead_letters).where(dead_letters.c.number.in_(chunk)))
+            found = {row.number: ParkedLetter.from_row(row) for row in rows}
+        for number in chunk:
+            if number not in found:
+                raise reading.not_found(number)
+        yield [found[number] for number in chunk]
+
+
+def _judged(
+    engine: Engine, letters: Sequence[ParkedLetter], judge: Judge, now: datetime
+) -> list[LetterVerdict]:
+    taken = [_taken(letter, judge, now) for letter in letters]
+    commands = [command for one in taken for command in _commands(one)]
+    answers = iter(_answers(engine, commands, judge.catalog, now) if commands else ())
+    return [
+        _verdict(letter, one, list(islice(answers, len(_commands(one)))))
+        for letter, one in zip(letters, taken, strict=True)
+    ]
+
+
+_Taken = Command | UsageBatch | Reason | None
+
+
+def _taken(letter: ParkedLetter, judge: Judge, now: datetime) -> _Taken:
+    """None for what is no command: a reply or a notice that could not be delivered."""
+    if not leads_to_workers(letter):
+        return None
+    return judge.taken_in(as_delivered(letter, judge.sent_as), now)
+
+
+def _commands(taken: _Taken) -> tuple[Command, ...]:
+    match taken:
+        case None | Reason():
+            return ()
+        case UsageBatch():
+            return taken.items
+        case _:
+            return (taken,)
+
+
+def _answers(
+    engine: Engine, commands: Sequence[Command], catalog: Catalog, now: datetime
+) -> Sequence[Answer]:
+    for attempt in range(1, _TRIES + 1):
+        try:
+            with translated_errors(), engine.connect() as connection:
+                by_key(connection)
+                known = load(connection, commands, now)
+                answers = decide(commands, known, now, catalog).answers
+                connection.rollback()
+                return answers
+        except ContentionError as error:
+            if attempt == _TRIES:
+                raise LedgerUnavailableError(f"the accounts are being changed: {error}") from error
+            sleep(0.02 * attempt)
+    raise AssertionError("unreachable")
+
+
+# -- verdicts ---------------------------------------------------------------------------------------------
+
+
+def _verdict(letter: ParkedLetter, taken: _Taken, answers: Sequence[Answer]) -> LetterVerdict:
+    match taken:
+        case None:
+            return LetterVerdict(
+                letter.number, "deliver", "delivered", f"goes to {_place(letter)} as it is", None, 0
+            )
+        case Reason():
+            return LetterVerdict(letter.number, "malformed", taken.code, taken.message, taken.field, 0)
+    judged = [_judgement(answer) for answer in answers]
+    tokens = sum(tokens for _, _, _, tokens in judged)
+    for would in ("conflict", "apply", "reject", "duplicate"):
+        some = [one for one in judged if one[0] == would]
+        if some:
+            _, code, text, _ = some[0]
+            if len(judged) > 1:
+                text = _counted([one[0] for one in judged])
+            field = next((a.field for a in answers if isinstance(a, Conflict)), None)
+            return LetterVerdict(letter.number, would, code, text, field, tokens)
+    raise AssertionError("a message without commands")
+
+
+def _judgement(answer: Answer) -> tuple[str, str, str, int]:
+    """What would come of a command: in a word, by its code, for people, and the tokens it would move."""
+    if isinstance(answer, Conflict):
+        text = f"its reference names another operation: {answer.field} was {answer.stored}"
+        return "conflict", Code.REFERENCE_CONFLICT.value, text, 0
+    outcome = answer.outcome
+    if answer.duplicate:
+        return "duplicate", outcome.code.value, f"the ledger has it: {message_for(outcome)}", 0
+    would = "apply" if outcome.is_applied else "reject"
+    is_in_tokens = outcome.is_applied and outcome.type != _FREE_UPLOAD
+    return would, outcome.code.value, message_for(outcome), (outcome.amount or 0) if is_in_tokens else 0
+
+
+def _counted(words: Sequence[str]) -> str:
+    kinds = ("apply", "reject", "duplicate", "conflict")
+    return "of its items " + ", ".join(f"{words.count(kind)} {kind}" for kind in kinds if kind in words)
+
+
+def _place(letter: ParkedLetter) -> str:
+    return f"exchange {letter.exchange}" if letter.exchange else f"queue {letter.routing_key}"
+
+
+_Kind = tuple[str, str, str | None]
+
+
+class _Tally:
+    def __init__(self) -> None:
+        self.total = 0
+        self._letters: list[LetterVerdict] = []
+        self._kinds: dict[_Kind, list[int]] = {}
+        self._first: dict[_Kind, LetterVerdict] = {}
+
+    def add(self, verdicts: Iterable[LetterVerdict]) -> None:
+        for verdict in verdicts:
+            kind = (verdict.would, verdict.code, field_path(verdict.field) or None)
+            self._first.setdefault(kind, verdict)
+            counted = self._kinds.setdefault(kind, [0, 0])
+            counted[0] += 1
+            counted[1] += verdict.tokens
+            self.total += 1
+            if len(self._letters) < _SHOWN:
+                self._letters.append(verdict)
+
+    def result(self) -> DryRun:
+        commonest = sorted(self._kinds.items(), key=lambda item: -item[1][0])
+        return DryRun(
+            total=self.total,
+            verdicts=tuple(
+                Verdict(*kind, self._first[kind].text, letters, tokens, self._first[kind].number)
+                for kind, (letters, tokens) in commonest
+            ),
+            letters=tuple(self._letters),
+        )

@@ -1,0 +1,180 @@
+"""What the ledger shows of what a letter asks for: nothing yet, its outcome, or another operation's."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, select, tuple_
+
+from schemas import Command, Limits, Malformed, UsageBatch, decode
+from worker.broker import BILLING
+from worker.core import Outcome
+from worker.core.decide import content_of
+from worker.core.replies import message_for
+from worker.deadletters.views import ItemState, LedgerLine, ParkedLetter
+from worker.ledger import rows
+from worker.ledger.bulk import select_rows
+from worker.ledger.tables import operations, superseded_outcomes
+
+_CENTURIES = timedelta(days=365_000)
+#: Whether a worker takes so much is for the worker to say: here it is only read what is asked for.
+_ANY = Limits(max_quantity=2**63 - 1, occurred_at_max_age=_CENTURIES, occurred_at_max_ahead=_CENTURIES)
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """One command of a letter: what the ledger must show for it to be settled."""
+
+    reference_id: str
+    type: str
+    user_id: str
+    attempt: int
+    content: str
+
+    @classmethod
+    def of(cls, command: Command) -> "Expected":
+        """What is expected of a command."""
+        return cls(command.reference_id, command.type, command.user_id, command.attempt, content_of(command))
+
+
+def expected_of(body: bytes, now: datetime) -> tuple[Expected, ...]:
+    """What the ledger must show of a message; nothing where it is no command."""
+    message = decode(body, now=now, limits=_ANY)
+    if isinstance(message, Malformed):
+        return ()
+    commands = message.items if isinstance(message, UsageBatch) else (message,)
+    return tuple(map(Expected.of, commands))
+
+
+def leads_to_workers(letter: ParkedLetter) -> bool:
+    """Whether it goes back to a queue of work; else it is a reply or a notice, and done when it is there."""
+    if letter.exchange:
+        return letter.exchange == BILLING.exchange
+    return letter.routing_key in {queue.name for queue in BILLING.work}
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """The outcomes of some references, with the rejections that a later attempt replaced."""
+
+    outcomes: Mapping[str, Outcome]
+    superseded: Mapping[tuple[str, int], Outcome]
+
+    def of(self, expected: Expected) -> Outcome | None:
+        """What the ledger has under the reference, as far as it answers this attempt; None: nothing yet."""
+        stored = self.outcomes.get(expected.reference_id)
+        if stored is None or (expected.attempt > stored.attempt and not stored.is_applied):
+            return None
+        if expected.attempt < stored.attempt:
+            return self.superseded.get((expected.reference_id, expected.attempt), stored)
+        return stored
+
+    def agreeing(self, expected: Expected) -> Outcome | None:
+        """The outcome of this very command; None where there is none, or one of another operation."""
+        outcome = self.of(expected)
+        return outcome if outcome is not None and agrees(expected, outcome) else None
+
+
+def agrees(expected: Expected, outcome: Outcome) -> bool:
+    """Whether the outcome is one of the same operation."""
+    return (expected.type, expected.user_id, expected.content) == (
+        outcome.type,
+        outcome.user_id,
+        outcome.content,
+    )
+
+
+def by_key(connection: Connection) -> None:
+    """What follows in this transaction is found by its key, whatever the planner thinks of a fresh table."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+
+
+def shown(connection: Connection, expected: Iterable[Expected]) -> Shown:
+    """What the ledger shows of these."""
+    wanted = list(expected)
+    by_key(connection)
+    references = sorted({one.reference_id for one in wanted})
+    found = select_rows(connection, operations, rows.OPERATION, "reference_id", references)
+    outcomes = {row.reference_id: rows.outcome(row) for row in found}
+    late = sorted(
+        {
+            (one.reference_id, one.attempt)
+            for one in wanted
+            if (stored := outcomes.get(one.reference_id)) is not None and one.attempt < stored.attempt
+        }
+    )
+    if not late:
+        return Shown(outcomes, {})
+    table = superseded_outcomes
+    statement = select(table).where(tuple_(table.c.reference_id, table.c.attempt).in_(late))
+    return Shown(
+        outcomes,
+        {(row.reference_id, row.attempt): rows.outcome(row) for row in connection.execute(statement)},
+    )
+
+
+def settled(expected: Sequence[Expected], ledger: Shown, *, was_known: bool) -> tuple[ItemState, str] | None:
+    """How a letter that was sent has ended, and in which words; None while the ledger doesn't show it.
+
+    What the ledger knew before it was sent is a duplicate. A conflict is no end: its letter comes back.
+    """
+    found = [ledger.agreeing(one) for one in expected]
+    outcomes = [outcome for outcome in found if outcome is not None]
+    if not outcomes or len(outcomes) < len(found):
+        return None
+    text = _said(outcomes)
+    if was_known:
+        return ItemState.DUPLICATE, f"{text}, as the ledger had it before"
+    is_applied = any(outcome.is_applied for outcome in outcomes)
+    return (ItemState.APPLIED if is_applied else ItemState.REJECTED), text
+
+
+def _said(outcomes: Sequence[Outcome]) -> str:
+    if len(outcomes) == 1:
+        return f"{outcomes[0].status.value}: {outcomes[0].code.value}"
+    applied = sum(outcome.is_applied for outcome in outcomes)
+    return f"{applied} applied, {len(outcomes) - applied} rejected"
+
+
+def ledger_lines(
+    connection: Connection, letter: ParkedLetter, now: datetime, most: int
+) -> tuple[LedgerLine, ...]:
+    """What the ledger has under the first references of the letter, whatever is under them."""
+    expected = expected_of(letter.current_body, now)[:most]
+    ledger = shown(connection, expected)
+    lines = [_line(one, ledger) for one in expected]
+    known = {line.reference_id for line in lines}
+    if letter.reference_id is not None and letter.reference_id not in known:
+        alone = _stored(connection, letter.reference_id)
+        if alone is not None or not lines:
+            lines.append(LedgerLine(letter.reference_id) if alone is None else _outcome_line(alone, None))
+    return tuple(lines)
+
+
+def _line(expected: Expected, ledger: Shown) -> LedgerLine:
+    outcome = ledger.outcomes.get(expected.reference_id)
+    if outcome is None:
+        return LedgerLine(expected.reference_id)
+    answering = ledger.of(expected) or outcome
+    return _outcome_line(answering, is_same=agrees(expected, answering))
+
+
+def _stored(connection: Connection, reference_id: str) -> Outcome | None:
+    found = select_rows(connection, operations, rows.OPERATION, "reference_id", [reference_id])
+    return rows.outcome(found[0]) if found else None
+
+
+def _outcome_line(outcome: Outcome, is_same: bool | None) -> LedgerLine:  # noqa: FBT001 - a value, not a mode
+    return LedgerLine(
+        reference_id=outcome.reference_id,
+        type=outcome.type,
+        user_id=outcome.user_id,
+        status=outcome.status.value,
+        code=outcome.code.value,
+        message=message_for(outcome),
+        amount=outcome.amount,
+        attempt=outcome.attempt,
+        recorded_at=outcome.recorded_at,
+        agrees=is_same,
+    )

@@ -1,0 +1,250 @@
+"""Parking: letters drained from their queue into the table, each failure once.
+
+The same letter twice is one row with one more attempt; the same failure twice (a crash came between the
+commit and the acknowledgement) is nothing new. A letter that a replay sent is known by what the replay put
+beside it, also where its body was edited: but only if that replay has sent that letter, with these bytes.
+Whoever else says so is a forger, whose message is a letter of its own.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select
+
+from schemas import Code, DeadLetter
+from worker.broker import Delivery
+from worker.catalog import Catalog
+from worker.deadletters.desk import HELD, Desk, Failure
+from worker.deadletters.fingerprints import fingerprint_of, tokens_at_stake
+from worker.deadletters.keeping import clean, indexable, kept
+from worker.deadletters.letters import EPOCH, letter_in
+from worker.deadletters.views import ItemState, Status
+from worker.ledger.bulk import among, select_rows
+from worker.ledger.tables import dead_letter_edits, dead_letter_events, dead_letters, replay_items
+
+_TRANSPORTS_OWN = {"application_headers", "delivery_mode", "delivery_info", "body_encoding", "delivery_tag"}
+#: What is newest about a letter that failed again.
+_LATEST = ("reason", "message", "field", "traceback", "last_failed_at", "worker_version", "schema_version")
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A delivery from the dead-letter queue: its row, as it would be if the letter were new."""
+
+    row: Mapping[str, Any]
+    replay: tuple[int, int] | None  #: the replay and the number, as the message says
+
+    @property
+    def letter_id(self) -> str:
+        """Which letter it is, by itself."""
+        return str(self.row["letter_id"])
+
+    @property
+    def failed_at(self) -> datetime | None:
+        """When it failed; None where nobody wrote it down."""
+        at: datetime = self.row["last_failed_at"]
+        return None if at == EPOCH else at
+
+
+#: A failure, and the moment by which the story knows it.
+_Failed = tuple[Arrival, datetime]
+_TICK = timedelta(microseconds=1)
+
+
+@dataclass(slots=True)
+class _Same:
+    """Arrivals of one letter, and its row where there is one."""
+
+    arrivals: list[Arrival] = field(default_factory=list)
+    letter: Row[Any] | None = None
+
+
+def arrival_of(delivery: Delivery, catalog: Catalog | None) -> Arrival:
+    """What a delivery tells; reads it, whatever is in it, and judges nothing."""
+    letter = letter_in(delivery)
+    fields = letter.model_dump(exclude={"headers_omitted", "replay", "replay_letter"})
+    properties = {name: value for name, value in delivery.properties.items() if name not in _TRANSPORTS_OWN}
+    row = indexable({name: clean(value) for name, value in fields.items()})
+    row |= {
+        "status": Status.PARKED.value,
+        "body": delivery.body,
+        "properties": kept({"properties": properties, "headers": dict(delivery.headers)}),
+        "fingerprint": fingerprint_of(row["reason"], row["type"], row["field"], row["traceback"]),
+        "tokens_at_stake": tokens_at_stake(delivery.body, catalog),
+    }
+    return Arrival(row, _replay_said(letter))
+
+
+def _replay_said(letter: DeadLetter) -> tuple[int, int] | None:
+    said = (letter.replay or 0, letter.replay_letter or 0)
+    return said if all(0 < number < 2**63 for number in said) else None
+
+
+def park(desk: Desk, arrivals: Sequence[Arrival]) -> None:
+    """Keep these letters."""
+    sames = _by_letter(desk.connection, arrivals)
+    told = _failures_told(desk.connection, [same.letter for same in sames if same.letter is not None])
+    new: list[tuple[dict[str, Any], list[_Failed]]] = []
+    for same in sames:
+        known = set() if same.letter is None else told.get(same.letter.number, set())
+        fresh = _fresh(same.arrivals, known, desk.now)
+        if same.letter is None:
+            new.append((_new_row(fresh), fresh))
+        elif fresh:
+            _fail_again(desk, same.letter, fresh)
+    _insert(desk, new)
+
+
+def _by_letter(connection: Connection, arrivals: Sequence[Arrival]) -> list[_Same]:
+    """The arrivals by letter, in the order of the first of each."""
+    sent = _sent_by_replays(connection, arrivals)
+    sames: dict[str, _Same] = {}
+    for arrival in arrivals:
+        sames.setdefault(sent.get(id(arrival), arrival.letter_id), _Same()).arrivals.append(arrival)
+    for row in select_rows(connection, dead_letters, HELD, "letter_id", sorted(sames)):
+        sames[row.letter_id].letter = row
+    return list(sames.values())
+
+
+def _fresh(arrivals: Sequence[Arrival], told: set[datetime], now: datetime) -> list[_Failed]:
+    """Those that tell of a failure that is not in the story yet; of unknown times, all, as of now."""
+    fresh, seen = [], set(told)
+    for arrival in arrivals:
+        at = arrival.failed_at or now
+        if arrival.failed_at is None:
+            while at in seen:  # a moment names one failure
+                at += _TICK
+        elif at in seen:
+            continue
+        seen.add(at)
+        fresh.append((arrival, at))
+    return fresh
+
+
+def _failures_told(connection: Connection, letters: Sequence[Row[Any]]) -> dict[int, set[datetime]]:
+    if not letters:
+        return {}
+    event = dead_letter_events.c
+    statement = select(event.number, event.at).where(
+        among(connection, event.number, sorted(letter.number for letter in letters)),
+        event.kind.in_(("failed", "failed_again")),
+    )
+    told: dict[int, set[datetime]] = {}
+    for row in connection.execute(statement):
+        told.setdefault(row.number, set()).add(row.at)
+    return told
+
+
+# -- new letters ------------------------------------------------------------------------------------------
+
+
+def _new_row(fresh: Sequence[_Failed]) -> dict[str, Any]:
+    """Of several failures of one letter the first row, with what is newest in it."""
+    first, last = fresh[0][0].row, fresh[-1][0].row
+    return {
+        **first,
+        **{name: last[name] for name in (*_LATEST, "fingerprint")},
+        "attempts": _attempts(0, fresh),
+    }
+
+
+def _attempts(before: int, fresh: Sequence[_Failed]) -> int:
+    """So many as the column takes: what they say of themselves may be forged."""
+    return min(before + sum(int(arrival.row["attempts"]) for arrival, _ in fresh), 2**31 - 1)
+
+
+def _insert(desk: Desk, new: Sequence[tuple[dict[str, Any], list[_Failed]]]) -> None:
+    if not new:
+        return
+    statement = insert(dead_letters).returning(dead_letters.c.letter_id, dead_letters.c.number)
+    inserted = desk.connection.execute(statement, [row for row, _ in new])
+    numbers: dict[str, int] = {row.letter_id: row.number for row in inserted}
+    for row, fresh in new:
+        number = numbers[row["letter_id"]]
+        desk.add(row)
+        desk.failed(row["fingerprint"], _failure(number, row, row["first_failed_at"]))
+        for place, failed in enumerate(fresh):
+            _tell(desk, number, failed, "failed_again" if place else "failed")
+
+
+# -- letters that are here already ------------------------------------------------------------------------
+
+
+def _fail_again(desk: Desk, letter: Row[Any], fresh: Sequence[_Failed]) -> None:
+    last = fresh[-1][0].row
+    replay_id = letter.replay_id if letter.status == Status.REPLAYING else None
+    desk.change(
+        letter,
+        status=Status.PARKED.value,
+        replay_id=None,
+        attempts=_attempts(letter.attempts, fresh),
+        fingerprint=last["fingerprint"],
+        **{name: last[name] for name in _LATEST},
+    )
+    desk.failed(last["fingerprint"], _failure(letter.number, last, last["last_failed_at"]))
+    for failed in fresh:
+        _tell(desk, letter.number, failed, "failed_again", replay_id)
+    if replay_id is not None:
+        is_conflict = last["reason"] == Code.REFERENCE_CONFLICT
+        state = ItemState.CONFLICT if is_conflict else ItemState.FAILED_AGAIN
+        desk.item(replay_id, letter.number, state, f"{last['reason']}: {last['message']}")
+
+
+def _failure(number: int, row: Mapping[str, Any], first: datetime) -> Failure:
+    return Failure(
+        number, row["reason"], row["type"], row["field"], row["message"], first, row["last_failed_at"]
+    )
+
+
+def _tell(desk: Desk, number: int, failed: _Failed, kind: str, replay_id: int | None = None) -> None:
+    arrival, at = failed
+    row = arrival.row
+    desk.tell(
+        number,
+        kind,
+        actor=f"worker {row['worker_version']}",
+        text=row["message"],
+        at=at,
+        replay_id=replay_id,
+        reason=row["reason"],
+        field=row["field"],
+        attempts=row["attempts"],
+    )
+
+
+# -- letters that a replay sent ---------------------------------------------------------------------------
+
+
+def _sent_by_replays(connection: Connection, arrivals: Sequence[Arrival]) -> dict[int, str]:
+    """The ids of the letters that replays sent, by what arrived of them (its ``id``)."""
+    said = {arrival.replay for arrival in arrivals if arrival.replay is not None}
+    if not said:
+        return {}
+    item, letter = replay_items.c, dead_letters.c
+    statement = (
+        select(item.replay_id, letter.number, letter.letter_id, letter.body, letter.edited_body)
+        .join(dead_letters, letter.number == item.number)
+        .where(
+            among(connection, item.replay_id, sorted({replay_id for replay_id, _ in said})),
+            among(connection, item.number, sorted({number for _, number in said})),
+            item.state != ItemState.WAITING.value,
+        )
+    )
+    sent = {(row.replay_id, row.number): row for row in connection.execute(statement)}
+    return {
+        id(arrival): row.letter_id
+        for arrival in arrivals
+        if arrival.replay is not None
+        and (row := sent.get(arrival.replay)) is not None
+        and _is_one_of(connection, row, arrival.row["body"])
+    }
+
+
+def _is_one_of(connection: Connection, letter: Any, body: bytes) -> bool:
+    """Whether ``body`` is what the letter's is, or was before an edit that came after it was sent."""
+    if body in (letter.body, letter.edited_body):
+        return True
+    edits = select(dead_letter_edits.c.after).where(dead_letter_edits.c.number == letter.number)
+    return body in {bytes(row.after) for row in connection.execute(edits)}

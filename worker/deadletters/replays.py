@@ -1,0 +1,551 @@
+"""Replays as they are stored: a frozen set of letters, who, why, how fast, and how far each letter is.
+
+What is done to a replay here is a step from one stored state to the next; ``runner`` takes them one after
+the other, and whoever takes them may die between any two.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from itertools import accumulate
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Row, false, func, insert, literal, select, update
+
+from worker.deadletters import reading
+from worker.deadletters.desk import Desk, actor_named, chunks, held_letters, reason_given, transact
+from worker.deadletters.filters import LetterFilter, Letters, matching, said, with_whole_fingerprint
+from worker.deadletters.outcomes import Expected, expected_of, leads_to_workers, settled, shown
+from worker.deadletters.views import (
+    ItemState,
+    NotPossibleError,
+    ParkedLetter,
+    Replay,
+    ReplayItem,
+    ReplayItemPage,
+    ReplayPage,
+    ReplayState,
+    Status,
+)
+from worker.errors import NotFoundError
+from worker.ledger.bulk import insert_rows, select_rows, update_rows
+from worker.ledger.queries import QueryError, snapshot
+from worker.ledger.queries.snapshots import within
+from worker.ledger.tables import dead_letters, replay_items, replays
+
+LEASE = timedelta(seconds=10)
+NOT_STARTED = "not started yet"
+_STEPS_MAX = 20
+_RATE_MAX = 100_000.0
+_CHUNK = 1_000
+_TIDIED_REPLAYS, _TIDIED_ITEMS = 20, 500
+#: Beside the counts: how many had failed when an operator last said to go on all the same.
+_ACCEPTED = "accepted"
+
+_ITEM = replay_items.c
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A replay as it is asked for: ``rate`` in letters a second, ``steps`` the letters of each first step."""
+
+    reason: str
+    actor: str
+    rate: float | None = None
+    steps: tuple[int, ...] = ()
+
+
+# -- asking for one ---------------------------------------------------------------------------------------
+
+
+def create(engine: Engine, letters: Letters, order: Order, now: datetime) -> Replay:
+    """Freeze the letters and store the replay; nothing is sent yet.
+
+    Of a filter those that are parked now, the oldest first. Raises NotFoundError where there are none, or
+    one of the numbers is none; QueryError for a rate or steps that make no sense.
+    """
+    actor, reason = actor_named(order.actor), reason_given(order.reason)
+    if order.rate is not None and not 0 < order.rate <= _RATE_MAX:
+        raise QueryError(f"a rate is more than 0 and at most {_RATE_MAX:.0f} letters a second")
+    if len(order.steps) > _STEPS_MAX or any(step < 1 for step in order.steps):
+        raise QueryError(f"steps are up to {_STEPS_MAX} numbers of letters from 1, such as 1,5,25")
+
+    def work(desk: Desk) -> int:
+        values = {
+            "at": now,
+            "actor": actor,
+            "reason": reason,
+            "source": said(letters),
+            "rate": order.rate,
+            "steps": list(order.steps),
+            "state": ReplayState.PAUSED.value,
+            "state_reason": NOT_STARTED,
+            "total": 0,
+            "counts": {},
+        }
+        inserted = insert(replays).values(values).returning(replays.c.replay_id)
+        replay_id: int = desk.connection.execute(inserted).scalar_one()
+        total = _freeze(desk.connection, replay_id, letters)
+        _set(desk, replay_id, total=total, counts={ItemState.WAITING.value: total})
+        detail = {"rate": order.rate, "steps": list(order.steps), "letters": total}
+        desk.record(actor, "replay", f"replay {replay_id}", reason, {**detail, "source": said(letters)})
+        return replay_id
+
+    return get(engine, transact(engine, now, work))
+
+
+def _freeze(connection: Connection, replay_id: int, letters: Letters) -> int:
+    """Store which letters they are; how many. Raises NotFoundError where there are none."""
+    if isinstance(letters, LetterFilter):
+        parked = replace(with_whole_fingerprint(connection, letters), status=(Status.PARKED,))
+        position = func.row_number().over(order_by=dead_letters.c.number)
+        chosen = select(
+            literal(replay_id), position, dead_letters.c.number, literal(ItemState.WAITING.value), false()
+        ).where(*matching(connection, parked))
+        names = ["replay_id", "position", "number", "state", "was_known"]
+        total = connection.execute(insert(replay_items).from_select(names, chosen)).rowcount
+    else:
+        total = _freeze_numbers(connection, replay_id, list(dict.fromkeys(letters)))
+    if not total:
+        raise NotFoundError(f"no parked letter matches ({said(letters)}): there is nothing to replay")
+    return total
+
+
+def _freeze_numbers(connection: Connection, replay_id: int, numbers: Sequence[int]) -> int:
+    for start, chunk in enumerate(chunks(numbers, _CHUNK)):
+        held = held_letters(connection, chunk)
+        rows = []
+        for place, number in enumerate(chunk, start * _CHUNK + 1):
+            if number not in held:
+                raise reading.not_found(number)
+            rows.append(
+                {
+                    "replay_id": replay_id,
+                    "position": place,
+                    "number": number,
+                    "state": ItemState.WAITING.value,
+                    "was_known": False,
+                }
+            )
+        insert_rows(connection, replay_items, rows)
+    return len(numbers)
+
+
+# -- looking ----------------------------------------------------------------------------------------------
+
+
+def get(engine: Engine, replay_id: int) -> Replay:
+    """One replay. Raises NotFoundError."""
+    with snapshot(engine) as connection:
+        return _view(_row(connection, replay_id))
+
+
+def page(engine: Engine, limit: int, before: int | None) -> ReplayPage:
+    """Replays, newest first."""
+    within("limit", limit, 1, reading.PAGE_MAX)
+    statement = select(replays).order_by(replays.c.replay_id.desc()).limit(limit + 1)
+    if before is not None:
+        statement = statement.where(replays.c.replay_id < before)
+    with snapshot(engine) as connection:
+        found = [_view(row) for row in connection.execute(statement)]
+    return ReplayPage(tuple(found[:limit]), found[limit - 1].number if len(found) > limit else None)
+
+
+def items(engine: Engine, replay_id: int, states: Sequence[str], limit: int, after: int) -> ReplayItemPage:
+    """The letters of a replay in their order, behind the position ``after``. Raises NotFoundError."""
+    within("limit", limit, 1, reading.PAGE_MAX)
+    statement = select(replay_items).where(_ITEM.replay_id == replay_id, _ITEM.position > after)
+    if states:
+        statement = statement.where(_ITEM.state.in_(states))
+    with snapshot(engine) as connection:
+        _row(connection, replay_id)
+        rows = connection.execute(statement.order_by(_ITEM.position).limit(limit + 1)).all()
+    found = tuple(
+        ReplayItem(row.position, row.number, row.state, row.detail, row.sent_at, row.settled_at)
+        for row in rows[:limit]
+    )
+    return ReplayItemPage(found, found[-1].position if len(rows) > limit else None)
+
+
+def bounds(total: int, steps: Iterable[int]) -> list[int]:
+    """The position of the last letter of each step; the last step is the rest."""
+    return [*(bound for bound in accumulate(steps) if bound < total), total]
+
+
+def step_of(ends: Sequence[int], has_ended: int, *, goes_on: bool) -> int:
+    """The step, from 1, after so many letters: the next one where the replay goes on, else the last one."""
+    done = sum(end <= has_ended if goes_on else end < has_ended for end in ends)
+    return min(done + 1, len(ends))
+
+
+def accepted(connection: Connection, replay_id: int) -> int:
+    """How many failures an operator has seen and gone on all the same."""
+    return int(_row(connection, replay_id).counts.get(_ACCEPTED, 0))
+
+
+def _row(connection: Connection, replay_id: int) -> Row[Any]:
+    row = connection.execute(select(replays).where(replays.c.replay_id == replay_id)).one_or_none()
+    if row is None:
+        raise NotFoundError(f"there is no replay {replay_id}; see `billing-worker dead-letters replay list`")
+    return row
+
+
+def _view(row: Row[Any]) -> Replay:
+    counts = {state.value: int(row.counts.get(state.value, 0)) for state in ItemState}
+    ends = bounds(row.total, row.steps)
+    has_ended = row.total - sum(counts[state] for state in ("waiting", "sending", "sent"))
+    return Replay(
+        number=row.replay_id,
+        at=row.at,
+        actor=row.actor,
+        reason=row.reason,
+        source=row.source,
+        rate=row.rate,
+        steps=tuple(row.steps),
+        state=ReplayState(row.state),
+        state_reason=row.state_reason,
+        leased_by=row.leased_by,
+        leased_until=row.leased_until,
+        step=step_of(ends, has_ended, goes_on=row.state in (ReplayState.RUNNING, ReplayState.PAUSED)),
+        steps_in_all=len(ends),
+        total=row.total,
+        counts=counts,
+    )
+
+
+# -- states -----------------------------------------------------------------------------------------------
+
+
+def _set(desk: Desk, replay_id: int, **values: Any) -> None:
+    desk.connection.execute(update(replays).where(replays.c.replay_id == replay_id).values(**values))
+
+
+def lease(engine: Engine, replay_id: int, name: str, actor: str, now: datetime) -> datetime | None:
+    """Take the lease and let the replay run: None, or until when another one has it.
+
+    Raises NotFoundError; NotPossibleError where it has ended.
+    """
+
+    def work(desk: Desk) -> datetime | None:
+        row = _row(desk.connection, replay_id)
+        if row.state in (ReplayState.FINISHED, ReplayState.CANCELLED):
+            raise NotPossibleError(f"replay {replay_id} is {row.state}: there is nothing to go on with")
+        is_led = row.leased_until is not None and row.leased_until > now and row.leased_by != name
+        if row.state == ReplayState.RUNNING and is_led:
+            until: datetime = row.leased_until
+            return until
+        counts = dict(row.counts)
+        if row.state == ReplayState.STOPPED:
+            counts[_ACCEPTED] = _view(row).failed  # they were seen: what comes from now on stops it again
+        _set(
+            desk,
+            replay_id,
+            state=ReplayState.RUNNING.value,
+            state_reason=None,
+            leased_by=name,
+            leased_until=now + LEASE,
+            counts=counts,
+        )
+        action = "replay.start" if row.state_reason == NOT_STARTED else "replay.resume"
+        desk.record(actor, action, f"replay {replay_id}")
+        return None
+
+    return transact(engine, now, work)
+
+
+def renew(engine: Engine, replay_id: int, name: str, now: datetime) -> bool:
+    """Keep the lease; False where it is another's by now, or the replay is to run no more."""
+
+    def work(desk: Desk) -> bool:
+        replay = replays.c
+        mine = (replay.replay_id == replay_id, replay.leased_by == name, replay.state == ReplayState.RUNNING)
+        renewed = update(replays).where(*mine).values(leased_until=now + LEASE)
+        return desk.connection.execute(renewed).rowcount == 1
+
+    return transact(engine, now, work)
+
+
+def end_run(
+    engine: Engine, replay_id: int, name: str, state: ReplayState, reason: str | None, now: datetime
+) -> Replay:
+    """The runner ``name`` lays the replay down in ``state``; nothing happens where it is another's by now."""
+
+    def work(desk: Desk) -> None:
+        row = _row(desk.connection, replay_id)
+        if row.state == ReplayState.RUNNING and row.leased_by == name:
+            _lay_down(desk, row, state, reason)
+            desk.record(row.actor, f"replay.{state.value}", f"replay {replay_id}", reason)
+
+    transact(engine, now, work)
+    return get(engine, replay_id)
+
+
+def pause(engine: Engine, replay_id: int, actor: str, reason: str | None, now: datetime) -> Replay:
+    """Let it rest, whoever runs it. Raises NotFoundError; NotPossibleError where it does not run."""
+
+    def work(desk: Desk) -> None:
+        row = _row(desk.connection, replay_id)
+        if row.state != ReplayState.RUNNING:
+            raise NotPossibleError(f"replay {replay_id} is {row.state}: only a running one can be paused")
+        _lay_down(desk, row, ReplayState.PAUSED, reason or f"paused by {actor_named(actor)}")
+        desk.record(actor, "replay.pause", f"replay {replay_id}", reason)
+
+    transact(engine, now, work)
+    return get(engine, replay_id)
+
+
+def cancel(engine: Engine, replay_id: int, actor: str, reason: str | None, now: datetime) -> Replay:
+    """End it: what was not sent is left parked, or parked again; what was sent ends as it ends.
+
+    Raises NotFoundError; NotPossibleError where it has ended.
+    """
+
+    def work(desk: Desk) -> None:
+        row = _row(desk.connection, replay_id)
+        if row.state in (ReplayState.FINISHED, ReplayState.CANCELLED):
+            raise NotPossibleError(f"replay {replay_id} is {row.state} already")
+        _skip_waiting(desk, row)
+        _give_back_claimed(desk, replay_id)
+        _lay_down(desk, row, ReplayState.CANCELLED, reason or f"cancelled by {actor_named(actor)}")
+        desk.record(actor, "replay.cancel", f"replay {replay_id}", reason)
+
+    transact(engine, now, work)
+    return get(engine, replay_id)
+
+
+def _lay_down(desk: Desk, row: Row[Any], state: ReplayState, reason: str | None) -> None:
+    _set(desk, row.replay_id, state=state.value, state_reason=reason, leased_by=None, leased_until=None)
+
+
+def _skip_waiting(desk: Desk, row: Row[Any]) -> None:
+    """All at once: there may be a million of them."""
+    waiting = (_ITEM.replay_id == row.replay_id, _ITEM.state == ItemState.WAITING)
+    values = {
+        "state": ItemState.SKIPPED.value,
+        "detail": "cancelled before it was sent",
+        "settled_at": desk.now,
+    }
+    skipped = desk.connection.execute(update(replay_items).where(*waiting).values(values)).rowcount
+    counts = dict(row.counts)
+    counts[ItemState.WAITING] = counts.get(ItemState.WAITING, 0) - skipped
+    counts[ItemState.SKIPPED] = counts.get(ItemState.SKIPPED, 0) + skipped
+    _set(desk, row.replay_id, counts=counts)
+
+
+def _give_back_claimed(desk: Desk, replay_id: int) -> None:
+    claimed = select(_ITEM.number).where(_ITEM.replay_id == replay_id, _ITEM.state == ItemState.SENDING)
+    letters = desk.letters(desk.connection.execute(claimed).scalars())
+    for letter in letters.values():
+        desk.item(
+            replay_id, letter.number, ItemState.SKIPPED, "cancelled; it may have been sent all the same"
+        )
+        if letter.status == Status.REPLAYING and letter.replay_id == replay_id:
+            desk.change(letter, status=Status.PARKED.value, replay_id=None)
+            desk.tell(letter.number, "returned", text="the replay was cancelled", replay_id=replay_id)
+
+
+# -- one letter after the other ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A letter that is to be sent, and how it will be known that it has ended."""
+
+    letter: ParkedLetter
+    expected: tuple[Expected, ...]
+    was_known: bool
+
+    @property
+    def ends_when_sent(self) -> bool:
+        """Whether it is no command: then nothing comes of it but that it is delivered."""
+        return not leads_to_workers(self.letter)
+
+
+def claim(engine: Engine, replay_id: int, up_to: int, most: int, now: datetime) -> list[Claimed]:
+    """The next letters to send, up to a position: those that may have been sent before somebody died first.
+
+    A letter that is not parked any more is skipped, and says why.
+    """
+
+    def work(desk: Desk) -> list[Claimed]:
+        again = _positions(desk.connection, replay_id, ItemState.SENDING, up_to, most)
+        if again:
+            return _read(desk.connection, replay_id, again, now)
+        waiting = _positions(desk.connection, replay_id, ItemState.WAITING, up_to, most)
+        mine = _claim_parked(desk, replay_id, waiting)
+        claimed = _read(desk.connection, replay_id, mine, now)
+        ledger = shown(desk.connection, (one for each in claimed for one in each.expected))
+        known = [
+            each
+            for each in claimed
+            if each.expected and all(ledger.agreeing(one) is not None for one in each.expected)
+        ]
+        _note_known(desk.connection, replay_id, mine, known)
+        numbers = {each.letter.number for each in known}
+        return [Claimed(each.letter, each.expected, each.letter.number in numbers) for each in claimed]
+
+    return transact(engine, now, work)
+
+
+def _positions(
+    connection: Connection, replay_id: int, state: ItemState, up_to: int, most: int
+) -> dict[int, int]:
+    """The next items in a state: numbers of letters with their positions, in order."""
+    statement = (
+        select(_ITEM.number, _ITEM.position)
+        .where(_ITEM.replay_id == replay_id, _ITEM.state == state.value, _ITEM.position <= up_to)
+        .order_by(_ITEM.position)
+        .limit(most)
+    )
+    return {row.number: row.position for row in connection.execute(statement)}
+
+
+def _claim_parked(desk: Desk, replay_id: int, waiting: Mapping[int, int]) -> dict[int, int]:
+    letters = desk.letters(waiting)
+    mine: dict[int, int] = {}
+    for number, position in waiting.items():
+        letter = letters[number]
+        if letter.status != Status.PARKED:
+            desk.item(replay_id, number, ItemState.SKIPPED, _why_not(letter))
+            continue
+        mine[number] = position
+        desk.change(letter, status=Status.REPLAYING.value, replay_id=replay_id)
+        desk.item(replay_id, number, ItemState.SENDING)
+        desk.tell(number, "replayed", replay_id=replay_id)
+    return mine
+
+
+def _why_not(letter: Row[Any]) -> str:
+    if letter.status == Status.REPLAYING:
+        return f"is under way in replay {letter.replay_id}"
+    return f"is {letter.status}" + (f": {letter.note}" if letter.status == Status.DISCARDED else "")
+
+
+def _read(
+    connection: Connection, replay_id: int, positions: Mapping[int, int], now: datetime
+) -> list[Claimed]:
+    """The letters of a replay whole, in the order of their positions."""
+    if not positions:
+        return []
+    statement = (
+        select(dead_letters, _ITEM.was_known)
+        .join(replay_items, _ITEM.number == dead_letters.c.number)
+        .where(_ITEM.replay_id == replay_id, _ITEM.position.in_(list(positions.values())))
+        .order_by(_ITEM.position)
+    )
+    claimed = []
+    for row in connection.execute(statement):
+        letter = ParkedLetter.from_row(row)
+        claimed.append(Claimed(letter, expected_of(letter.current_body, now), bool(row.was_known)))
+    return claimed
+
+
+def _note_known(
+    connection: Connection, replay_id: int, positions: Mapping[int, int], known: Sequence[Claimed]
+) -> None:
+    """What the ledger had before it was sent again is a duplicate, whatever comes."""
+    rows = [
+        {"replay_id": replay_id, "position": positions[each.letter.number], "was_known": True}
+        for each in known
+    ]
+    update_rows(connection, replay_items, rows, key=("replay_id", "position"))
+
+
+def under_way(engine: Engine, replay_id: int, most: int, now: datetime) -> list[Claimed]:
+    """The letters that were sent and have not ended, the first ones first."""
+    with snapshot(engine) as connection:
+        sent = _positions(connection, replay_id, ItemState.SENT, 2**62, most)
+        return _read(connection, replay_id, sent, now)
+
+
+def note_sent(
+    engine: Engine, replay_id: int, sent: Sequence[Claimed], returned: Mapping[int, str], now: datetime
+) -> None:
+    """The broker has ``sent``; those ``returned``, by their numbers and with the reason, reached no queue.
+
+    A letter that has come back or ended meanwhile stays as it is.
+    """
+
+    def work(desk: Desk) -> None:
+        numbers = [*(each.letter.number for each in sent), *returned]
+        mine = _mine(desk, replay_id, numbers)
+        for each in sent:
+            number = each.letter.number
+            if number not in mine:
+                continue
+            if each.ends_when_sent:
+                _end(desk, replay_id, mine[number], ItemState.DELIVERED, "delivered: the broker has it")
+            else:
+                desk.item(replay_id, number, ItemState.SENT)
+        for number, why in returned.items():
+            if number in mine:
+                desk.item(replay_id, number, ItemState.UNROUTABLE, why)
+                desk.change(mine[number], status=Status.PARKED.value, replay_id=None)
+                desk.tell(number, "returned", text=why, replay_id=replay_id)
+
+    transact(engine, now, work)
+
+
+def settle(engine: Engine, replay_id: int, under_way: Sequence[Claimed], now: datetime) -> int:
+    """End those letters whose outcome the ledger shows; how many."""
+    with snapshot(engine) as connection:
+        ledger = shown(connection, (one for each in under_way for one in each.expected))
+    ended = {
+        each.letter.number: end
+        for each in under_way
+        if (end := settled(each.expected, ledger, was_known=each.was_known)) is not None
+    }
+    if not ended:
+        return 0
+
+    def work(desk: Desk) -> int:
+        mine = _mine(desk, replay_id, list(ended))
+        for number, letter in mine.items():
+            _end(desk, replay_id, letter, *ended[number])
+        return len(mine)
+
+    return transact(engine, now, work)
+
+
+def _mine(desk: Desk, replay_id: int, numbers: Iterable[int]) -> dict[int, Row[Any]]:
+    """Those of the letters that are still under way in this replay."""
+    letters = desk.letters(numbers)
+    return {
+        number: letter
+        for number, letter in letters.items()
+        if letter.status == Status.REPLAYING and letter.replay_id == replay_id
+    }
+
+
+def _end(desk: Desk, replay_id: int, letter: Row[Any], state: ItemState, text: str) -> None:
+    desk.change(letter, status=Status.RESOLVED.value)
+    desk.item(replay_id, letter.number, state, text)
+    desk.tell(letter.number, "resolved", text=text, replay_id=replay_id, outcome=state.value)
+
+
+def still_under_way(engine: Engine, replay_id: int, numbers: Sequence[int]) -> set[int]:
+    """Those of the letters that were sent and have neither come back nor ended."""
+    with snapshot(engine) as connection:
+        rows = select_rows(
+            connection, dead_letters, ("number", "status", "replay_id"), "number", sorted(numbers)
+        )
+    return {row.number for row in rows if row.status == Status.REPLAYING and row.replay_id == replay_id}
+
+
+def tidy(engine: Engine, now: datetime) -> int:
+    """End the letters that replays had sent which nobody runs any more, as far as the ledger shows them."""
+    left = (ReplayState.PAUSED, ReplayState.STOPPED, ReplayState.CANCELLED)
+    replay = replays.c
+    statement = (
+        select(replay.replay_id, replay.counts)
+        .where(replay.state.in_([state.value for state in left]))
+        .order_by(replay.replay_id.desc())
+        .limit(_TIDIED_REPLAYS)
+    )
+    with snapshot(engine) as connection:
+        found = connection.execute(statement).all()
+    return sum(
+        settle(engine, row.replay_id, under_way(engine, row.replay_id, _TIDIED_ITEMS, now), now)
+        for row in found
+        if row.counts.get(ItemState.SENT, 0)
+    )

@@ -1,0 +1,62 @@
+"""A letter as the message it was: for who sends it again, and for who judges what it would do."""
+
+from dataclasses import replace
+from typing import Any
+
+from schemas.dead_letter import REPLAY_HEADER, REPLAY_LETTER_HEADER
+from worker.broker import Delivery, Outgoing
+from worker.deadletters.keeping import restored
+from worker.deadletters.letters import is_brokers_own
+from worker.deadletters.views import ParkedLetter
+
+#: What a producer says in the properties and may say again. Not ``user_id``, which must name the connection
+#: that publishes; not ``expiration``, which would end a replayed message's life; not the transport's own.
+_SENT_AGAIN = {
+    "content_type",
+    "content_encoding",
+    "priority",
+    "correlation_id",
+    "reply_to",
+    "message_id",
+    "timestamp",
+    "type",
+    "app_id",
+}
+
+
+def replay_of(letter: ParkedLetter, sent_as: str | None = None, replay_id: int | None = None) -> Outgoing:
+    """The message as it first came, or as its body was edited, without what was said about it since.
+
+    ``sent_as`` is the broker user that publishes it: who sent a letter first can't be claimed by another, and
+    rules about senders judge a replay by who replays. ``replay_id`` is told beside it, with the letter's
+    number, so that it is the same letter if it fails again.
+    """
+    properties = restored(letter.properties.get("properties", {}))
+    headers = restored(letter.properties.get("headers", {}))
+    again = {name: value for name, value in properties.items() if name in _SENT_AGAIN}
+    own = {} if replay_id is None else {REPLAY_HEADER: replay_id, REPLAY_LETTER_HEADER: letter.number}
+    return Outgoing(
+        body=letter.current_body,
+        exchange=letter.exchange,
+        routing_key=letter.routing_key,
+        properties=again | {"user_id": sent_as},
+        headers={name: value for name, value in headers.items() if not is_brokers_own(str(name))} | own,
+    )
+
+
+def as_delivered(letter: ParkedLetter, sent_as: str | None = None, body: bytes | None = None) -> Delivery:
+    """The letter as a worker would get it if it were sent now; with another ``body`` where one is given."""
+    message = replay_of(letter, sent_as)
+    properties: dict[str, Any] = {
+        name: value for name, value in message.properties.items() if value is not None
+    }
+    delivery = Delivery(
+        body=message.body,
+        queue=letter.queue,
+        exchange=message.exchange,
+        routing_key=message.routing_key,
+        tag=0,
+        properties=properties,
+        headers=message.headers,
+    )
+    return delivery if body is None else replace(delivery, body=body)

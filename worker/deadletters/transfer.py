@@ -1,0 +1,250 @@
+"""Letters as lines of JSON: taken out of one ledger's database, put into another's, or back."""
+
+import base64
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.alias_generators import to_camel
+from sqlalchemy import Engine, insert
+
+from worker.catalog import Catalog
+from worker.deadletters import reading
+from worker.deadletters.desk import Desk, Failure, actor_named, transact
+from worker.deadletters.filters import LetterFilter, Letters, said
+from worker.deadletters.fingerprints import fingerprint_of, tokens_at_stake
+from worker.deadletters.keeping import clean, indexable, restored
+from worker.deadletters.views import Imported, ParkedLetter, Status
+from worker.errors import BillingError
+from worker.ledger.bulk import select_rows
+from worker.ledger.queries import snapshot
+from worker.ledger.tables import dead_letters
+
+FORMAT = "billing-dead-letter/1"
+_CHUNK = 500
+_SMALL_MAX = 2**15 - 1
+
+#: Columns that are carried as they are; bodies are told apart, and what is counted is counted anew.
+_PLAIN = (
+    "letter_id",
+    "status",
+    "reason",
+    "message",
+    "field",
+    "traceback",
+    "queue",
+    "exchange",
+    "routing_key",
+    "attempts",
+    "first_failed_at",
+    "last_failed_at",
+    "type",
+    "reference_id",
+    "user_id",
+    "worker_version",
+    "schema_version",
+    "properties",
+    "note",
+)
+
+
+class BadLineError(BillingError):
+    """A line of an import is no letter; the lines before it are in, and may come again."""
+
+
+class _Line(BaseModel):
+    """One letter on one line. A body is text where it is UTF-8, base64 where not."""
+
+    model_config = ConfigDict(extra="ignore", alias_generator=to_camel, validate_by_alias=True)
+
+    format: str
+    number: int
+    letter_id: str = Field(min_length=1, max_length=200)
+    status: Status
+    reason: str
+    message: str
+    field: str | None = None
+    traceback: str | None = None
+    queue: str
+    exchange: str
+    routing_key: str
+    attempts: int = Field(ge=1, le=2**31 - 1)
+    first_failed_at: AwareDatetime
+    last_failed_at: AwareDatetime
+    type: str | None = None
+    reference_id: str | None = None
+    user_id: str | None = None
+    worker_version: str
+    schema_version: int = Field(ge=0, le=_SMALL_MAX)
+    properties: dict[str, Any]
+    note: str | None = None
+    body: str | None = None
+    body_base64: str | None = None
+    edited_body: str | None = None
+    edited_body_base64: str | None = None
+
+    @model_validator(mode="after")
+    def _can_be_kept(self) -> "_Line":
+        if self.format != FORMAT:
+            raise ValueError(f"the format is {self.format!r}, this version reads {FORMAT!r}")
+        if (self.body is None) == (self.body_base64 is None):
+            raise ValueError("a letter has either body or bodyBase64")
+        restored(self.properties)  # or a replay would fail on it
+        return self
+
+    def row(self, catalog: Catalog | None) -> dict[str, Any]:
+        """The row; what was under way when it was exported waits here."""
+        values = indexable({name: clean(getattr(self, name)) for name in _PLAIN})
+        body = _bytes(self.body, self.body_base64)
+        edited = None
+        if self.edited_body is not None or self.edited_body_base64 is not None:
+            edited = _bytes(self.edited_body, self.edited_body_base64)
+        status = Status.PARKED if self.status is Status.REPLAYING else self.status
+        return values | {
+            "status": status.value,
+            "body": body,
+            "edited_body": edited,
+            "fingerprint": fingerprint_of(
+                values["reason"], values["type"], values["field"], values["traceback"]
+            ),
+            "tokens_at_stake": tokens_at_stake(body if edited is None else edited, catalog),
+        }
+
+
+def export(engine: Engine, letters: Letters, actor: str, now: datetime) -> Iterator[str]:
+    """The letters as lines, newest first, without their ends; the log says who took them, and which.
+
+    Raises NotFoundError before the first line.
+    """
+    who = actor_named(actor)
+
+    def noted(desk: Desk) -> None:
+        desk.record(who, "export", said(letters))
+
+    if isinstance(letters, LetterFilter):
+        transact(engine, now, noted)
+        with snapshot(engine) as connection:
+            for letter in reading.every_letter(connection, letters):
+                yield line_of(letter)
+        return
+    with snapshot(engine) as connection:
+        found = [reading.letter(connection, number) for number in dict.fromkeys(letters)]
+    transact(engine, now, noted)
+    yield from map(line_of, found)
+
+
+def line_of(letter: ParkedLetter) -> str:
+    """One letter on one line."""
+    fields: dict[str, Any] = {"format": FORMAT, "number": letter.number}
+    for name in _PLAIN:
+        value = getattr(letter, name)
+        fields[to_camel(name)] = value.isoformat() if isinstance(value, datetime) else value
+    fields |= _told("body", letter.body)
+    if letter.edited_body is not None:
+        fields |= _told("editedBody", letter.edited_body)
+    return json.dumps(fields, ensure_ascii=False)
+
+
+def _told(name: str, body: bytes) -> dict[str, str]:
+    try:
+        return {name: body.decode()}
+    except UnicodeDecodeError:
+        return {f"{name}Base64": base64.b64encode(body).decode()}
+
+
+def _bytes(text: str | None, encoded: str | None) -> bytes:
+    if text is not None:
+        return text.encode("utf-8", "surrogatepass")
+    return base64.b64decode(encoded or "", validate=True)
+
+
+def import_lines(
+    engine: Engine, lines: Iterable[str], actor: str, catalog: Catalog | None, now: datetime
+) -> Imported:
+    """Add the letters that are not here yet, five hundred a transaction; the others stay as they are.
+
+    Raises BadLineError for the first line that is no letter: what came before it is in, and doesn't disturb
+    when the file is mended and comes again.
+    """
+    who, added, known = actor_named(actor), 0, 0
+    for chunk in _in_chunks(lines, catalog):
+
+        def work(desk: Desk, chunk: Sequence[tuple[_Line, dict[str, Any]]] = chunk) -> int:
+            return _add(desk, chunk, who)
+
+        new = transact(engine, now, work)
+        added += new
+        known += len(chunk) - new
+    return Imported(added, known)
+
+
+def _in_chunks(
+    lines: Iterable[str], catalog: Catalog | None
+) -> Iterator[Sequence[tuple[_Line, dict[str, Any]]]]:
+    chunk: list[tuple[_Line, dict[str, Any]]] = []
+    for place, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            read = _read(line, catalog)
+        except BadLineError as error:
+            if chunk:
+                yield chunk
+            raise BadLineError(f"line {place}: {error}") from error
+        chunk.append(read)
+        if len(chunk) == _CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _read(line: str, catalog: Catalog | None) -> tuple[_Line, dict[str, Any]]:
+    try:
+        read = _Line.model_validate_json(line)
+        return read, read.row(catalog)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise BadLineError(f"{place}: {first['msg']}" if place else first["msg"]) from None
+    except (ValueError, RecursionError, TypeError) as error:
+        raise BadLineError(f"is no letter: {error}") from None
+
+
+def _add(desk: Desk, chunk: Sequence[tuple[_Line, dict[str, Any]]], actor: str) -> int:
+    rows = {row["letter_id"]: (line, row) for line, row in chunk}
+    here = select_rows(desk.connection, dead_letters, ("letter_id",), "letter_id", sorted(rows))
+    for known in here:
+        del rows[known.letter_id]
+    if not rows:
+        return 0
+    # The oldest first, as they came: an export is newest first.
+    new = sorted(rows.values(), key=lambda pair: pair[0].number)
+    statement = insert(dead_letters).returning(dead_letters.c.letter_id, dead_letters.c.number)
+    inserted = desk.connection.execute(statement, [row for _, row in new])
+    numbers: dict[str, int] = {added.letter_id: added.number for added in inserted}
+    for line, row in new:
+        _tell(desk, numbers[row["letter_id"]], line, row, actor)
+    desk.record(actor, "import", said(list(numbers.values())), detail={"count": len(new)})
+    return len(new)
+
+
+def _tell(desk: Desk, number: int, line: _Line, row: dict[str, Any], actor: str) -> None:
+    desk.add(row)
+    desk.failed(
+        row["fingerprint"],
+        Failure(
+            number,
+            row["reason"],
+            row["type"],
+            row["field"],
+            row["message"],
+            row["first_failed_at"],
+            row["last_failed_at"],
+        ),
+    )
+    # Or the same failure would count once more if its message is drained here as well.
+    desk.tell(number, "failed", at=row["last_failed_at"], text=row["message"], reason=row["reason"])
+    desk.tell(number, "imported", actor=actor, was=line.number, status=line.status.value)

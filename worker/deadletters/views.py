@@ -1,0 +1,413 @@
+"""What the office answers: letters, groups, stories, replays. Frozen; None is "not known", never zero."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Self
+
+from sqlalchemy import Row
+
+from worker.errors import BillingError
+from worker.ledger.queries import View
+
+
+class NotPossibleError(BillingError):
+    """A letter or a replay is not in a state that allows it, or somebody was faster; the text says which."""
+
+
+class RefusedBodyError(NotPossibleError):
+    """A worker would refuse this body: ``code`` is the reason, ``field`` the place, ``way_out`` says more."""
+
+    def __init__(self, code: str, field: str | None, way_out: str) -> None:
+        super().__init__(f"a worker would refuse this body: {way_out}")
+        self.code, self.field, self.way_out = code, field, way_out
+
+
+class Status(StrEnum):
+    """Where a letter stands: it waits while it is parked or under way in a replay."""
+
+    PARKED = "parked"
+    REPLAYING = "replaying"
+    RESOLVED = "resolved"  #: the ledger shows its outcome, or the broker has delivered it
+    DISCARDED = "discarded"
+
+
+WAITING = (Status.PARKED, Status.REPLAYING)
+
+
+class ItemState(StrEnum):
+    """How far one letter of a replay is. After ``sent`` come the ways in which it ends."""
+
+    WAITING = "waiting"
+    SENDING = "sending"  #: it may have been published, or not: whoever goes on publishes it (again)
+    SENT = "sent"
+    APPLIED = "applied"
+    REJECTED = "rejected"
+    DUPLICATE = "duplicate"
+    DELIVERED = "delivered"
+    CONFLICT = "conflict"
+    FAILED_AGAIN = "failed_again"
+    UNROUTABLE = "unroutable"
+    SKIPPED = "skipped"
+
+
+#: Items that somebody has still to do something about.
+OPEN_STATES = (ItemState.WAITING, ItemState.SENDING, ItemState.SENT)
+#: What stops a replay that goes in steps.
+FAILED_STATES = (ItemState.CONFLICT, ItemState.FAILED_AGAIN, ItemState.UNROUTABLE)
+
+
+class ReplayState(StrEnum):
+    """How a replay stands; only a running one has a runner, and one that was killed looks like it."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"  #: by itself, because a step failed
+    FINISHED = "finished"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedLetter:
+    """One dead letter as it is kept: why, whence, when, how often, and the message itself."""
+
+    number: int
+    letter_id: str
+    status: str
+    reason: str
+    message: str
+    field: str | None
+    traceback: str | None
+    queue: str
+    exchange: str
+    routing_key: str
+    attempts: int
+    first_failed_at: datetime
+    last_failed_at: datetime
+    type: str | None
+    reference_id: str | None
+    user_id: str | None
+    worker_version: str
+    schema_version: int
+    body: bytes
+    properties: Mapping[str, Any]
+    note: str | None
+    fingerprint: str
+    tokens_at_stake: int | None
+    replay_id: int | None
+    edited_body: bytes | None
+
+    @classmethod
+    def from_row(cls, row: Row[Any]) -> Self:
+        """The letter of a row of the table."""
+        return cls(**{name: getattr(row, name) for name in cls.__slots__})
+
+    @property
+    def current_body(self) -> bytes:
+        """What a replay sends: the body as it was edited last, or as it came."""
+        return self.body if self.edited_body is None else self.edited_body
+
+
+@dataclass(frozen=True)
+class LetterLine(View):
+    """A letter in a list, without its body; ``size`` is the original body's, in bytes."""
+
+    number: int
+    status: str
+    reason: str
+    message: str
+    field: str | None
+    type: str | None
+    reference_id: str | None
+    user_id: str | None
+    attempts: int
+    first_failed_at: datetime
+    last_failed_at: datetime
+    fingerprint: str
+    tokens_at_stake: int | None
+    replay_id: int | None
+    note: str | None
+    is_edited: bool
+    size: int
+
+
+@dataclass(frozen=True)
+class LetterPage(View):
+    """A page of letters, newest first; ``next`` is what the next page comes ``before``, None at the end.
+
+    ``total`` is None where there are more than are counted. With a text that is looked for a page may be
+    short and have a next one all the same: ``searched_to`` is the number down to which was looked.
+    """
+
+    letters: tuple[LetterLine, ...]
+    next: int | None
+    total: int | None
+    searched_to: int | None
+
+
+@dataclass(frozen=True)
+class Group(View):
+    """Letters that failed in the same way. ``message`` and ``sample`` are those of the one that came last.
+
+    ``tokens_at_stake`` is the sum of what the waiting letters ask to move, as far as it is known;
+    ``tokens_unknown`` counts the waiting letters of which it isn't. ``users`` are the distinct users that
+    wait, counted to 1,000: ``users_is_least`` says that there are more.
+    """
+
+    fingerprint: str
+    reason: str
+    type: str | None
+    field: str | None
+    message: str
+    sample: int
+    waiting: int
+    parked: int
+    replaying: int
+    resolved: int
+    discarded: int
+    tokens_at_stake: int
+    tokens_unknown: int
+    users: int
+    users_is_least: bool
+    first_failed_at: datetime | None
+    last_failed_at: datetime | None
+
+
+@dataclass(frozen=True)
+class GroupPage(View):
+    """A page of groups, and how many there are; ``next`` is what the next page comes ``after``."""
+
+    groups: tuple[Group, ...]
+    next: str | None
+    total: int
+
+
+@dataclass(frozen=True)
+class GroupDrift(View):
+    """A group that doesn't say what its letters come to: what it must say, and what it says."""
+
+    fingerprint: str
+    name: str
+    expected: int
+    actual: int
+
+
+@dataclass(frozen=True)
+class Counts(View):
+    """All letters together. ``groups`` counts those with letters that wait."""
+
+    parked: int
+    replaying: int
+    resolved: int
+    discarded: int
+    groups: int
+    tokens_at_stake: int
+    tokens_unknown: int
+    last_failed_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Event(View):
+    """One thing that happened to a letter."""
+
+    at: datetime
+    kind: str
+    actor: str | None
+    text: str | None
+    replay_id: int | None
+    detail: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """One edit of a letter's body, whole."""
+
+    number: int
+    at: datetime
+    actor: str
+    reason: str
+    before: bytes
+    after: bytes
+
+
+@dataclass(frozen=True)
+class LedgerLine(View):
+    """What the ledger has under a reference that the letter asks for; ``status`` is None where nothing.
+
+    ``agrees`` says whether it is the outcome of what the letter's body asks for today.
+    """
+
+    reference_id: str
+    type: str | None = None
+    user_id: str | None = None
+    status: str | None = None
+    code: str | None = None
+    message: str | None = None
+    amount: int | None = None
+    attempt: int | None = None
+    recorded_at: datetime | None = None
+    agrees: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """One letter with all that happened to it, oldest first, and what the ledger knows of its references.
+
+    ``problem`` is why a worker of today would refuse the body as it stands; None where it would take it.
+    """
+
+    letter: ParkedLetter
+    events: tuple[Event, ...]
+    edits: tuple[Edit, ...]
+    ledger: tuple[LedgerLine, ...]
+    problem: RefusedBodyError | None
+
+
+@dataclass(frozen=True)
+class Done(View):
+    """How many letters it was done to, how many were left out, and the first thousand numbers.
+
+    ``entries`` are those of the log, which name all of them: a discard is undone by them.
+    """
+
+    done: int
+    skipped: int
+    numbers: tuple[int, ...]
+    entries: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Imported(View):
+    """How many letters are new, and how many were here already and stayed as they are."""
+
+    added: int
+    known: int
+
+
+@dataclass(frozen=True)
+class AuditEntry(View):
+    """Something that an operator did."""
+
+    number: int
+    at: datetime
+    actor: str
+    action: str
+    subject: str
+    reason: str | None
+    detail: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class AuditPage(View):
+    """A page of the log, newest first."""
+
+    entries: tuple[AuditEntry, ...]
+    next: int | None
+
+
+@dataclass(frozen=True)
+class Replay(View):
+    """A set of letters that is sent again. ``counts`` has every state of its items, zeros included.
+
+    ``step`` counts from 1; the last of ``steps_in_all`` is the rest. Of one that stopped it is the step that
+    failed. A running one whose lease is over was
+    killed, and can be resumed.
+    """
+
+    number: int
+    at: datetime
+    actor: str
+    reason: str
+    source: str
+    rate: float | None
+    steps: tuple[int, ...]
+    state: ReplayState
+    state_reason: str | None
+    leased_by: str | None
+    leased_until: datetime | None
+    step: int
+    steps_in_all: int
+    total: int
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def open(self) -> int:
+        """How many of its letters have no end yet."""
+        return sum(self.counts[state] for state in OPEN_STATES)
+
+    @property
+    def failed(self) -> int:
+        """How many have come back, or could not be sent."""
+        return sum(self.counts[state] for state in FAILED_STATES)
+
+
+@dataclass(frozen=True)
+class ReplayPage(View):
+    """A page of replays, newest first."""
+
+    replays: tuple[Replay, ...]
+    next: int | None
+
+
+@dataclass(frozen=True)
+class ReplayItem(View):
+    """One letter of a replay."""
+
+    position: int
+    number: int
+    state: str
+    detail: str | None
+    sent_at: datetime | None
+    settled_at: datetime | None
+
+
+@dataclass(frozen=True)
+class ReplayItemPage(View):
+    """A page of a replay's letters, in the order in which they are sent."""
+
+    items: tuple[ReplayItem, ...]
+    next: int | None
+
+
+@dataclass(frozen=True)
+class Verdict(View):
+    """What letters that have the same prospects would do: how many, the tokens they would move, one of them.
+
+    ``would`` is apply, reject, duplicate, conflict, malformed or deliver (what is no command). ``field`` is
+    the same for all, whichever item of a batch it was.
+    """
+
+    would: str
+    code: str
+    field: str | None
+    text: str
+    letters: int
+    tokens: int
+    sample: int
+
+
+@dataclass(frozen=True)
+class LetterVerdict(View):
+    """What one letter would do to the ledger today."""
+
+    number: int
+    would: str
+    code: str
+    text: str
+    field: str | None
+    tokens: int
+
+
+@dataclass(frozen=True)
+class DryRun(View):
+    """What a replay would come to: by prospects, the commonest first, and the first thousand letters."""
+
+    total: int
+    verdicts: tuple[Verdict, ...]
+    letters: tuple[LetterVerdict, ...]
+
+
+def columns_of(view: type[Any]) -> tuple[str, ...]:
+    """The names of a view's fields, for a select of the same names."""
+    return tuple(field.name for field in fields(view))

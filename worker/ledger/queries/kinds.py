@@ -1,0 +1,92 @@
+"""What was used, by day and by the type of the command that took it."""
+
+from collections import Counter as Tally
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+
+from sqlalchemy import BigInteger, Connection, cast, extract, func, select
+from sqlalchemy.sql import ColumnElement
+
+from schemas import Limits
+from worker.core.plan import Counter
+from worker.ledger.queries.days import Calendar, zone_of
+from worker.ledger.queries.snapshots import account_row, last_booked, within
+from worker.ledger.queries.usage import USAGE_DAYS_MAX
+from worker.ledger.queries.views import View
+from worker.ledger.tables import entries, operations
+
+# As for the usage by feature: what was booked earlier than so long before a time occurred before it.
+_AHEAD = Limits().occurred_at_max_ahead + timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class KindsDay(View):
+    """Tokens used on one local calendar day, by the type of the command (most first)."""
+
+    day: date
+    used: int
+    by_type: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class UsageKinds(View):
+    """Tokens used on ``days`` local calendar days up to today in ``timezone``, by day and type of command.
+
+    The days add up to ``total_used``, which is the same as that of the usage by feature, and so do the types.
+    """
+
+    user_id: str
+    timezone: str
+    total_used: int
+    by_day: tuple[KindsDay, ...]
+    by_type: Mapping[str, int]
+
+
+def usage_kinds(connection: Connection, user_id: str, now: datetime, days: int, timezone: str) -> UsageKinds:
+    """The usage of the last ``days`` (1 to 366) local calendar days in ``timezone``, today included.
+
+    Raises NotFoundError, and QueryError for days outside the range or a time zone that isn't known.
+    """
+    within("days", days, 1, USAGE_DAYS_MAX)
+    zone = zone_of(timezone)
+    calendar = Calendar(now.astimezone(zone).date(), days, zone)
+    account = account_row(connection, user_id)
+    used: list[Tally[str]] = [Tally() for _ in calendar.days]
+    for piece, type_, tokens in _by_slice(connection, account.account_id, account.sequence, calendar):
+        used[calendar.index(piece)][type_] += tokens
+    by_type = sum(used, Tally[str]())
+    return UsageKinds(
+        user_id=user_id,
+        timezone=timezone,
+        total_used=by_type.total(),
+        by_day=tuple(
+            KindsDay(day, tally.total(), dict(tally.most_common()))
+            for day, tally in zip(calendar.days, used, strict=True)
+        ),
+        by_type=dict(by_type.most_common()),
+    )
+
+
+def _by_slice(
+    connection: Connection, account_id: int, sequence: int, calendar: Calendar
+) -> list[tuple[int, str, int]]:
+    start = datetime.fromtimestamp(calendar.start, UTC)
+    before = last_booked(connection, account_id, sequence, lambda moment: moment < start - _AHEAD)
+    piece = (_seconds(connection, entries.c.occurred_at) - calendar.start) // calendar.step
+    statement = (
+        select(piece.label("piece"), operations.c.type, func.sum(-entries.c.amount).label("used"))
+        .join(operations, operations.c.operation_id == entries.c.operation_id)
+        .where(entries.c.account_id == account_id, entries.c.sequence > before)
+        .where(entries.c.counter == Counter.USAGE.value, entries.c.occurred_at >= start)
+        .where(entries.c.occurred_at < datetime.fromtimestamp(calendar.end, UTC))
+        .group_by("piece", operations.c.type)
+    )
+    return [(row.piece, row.type, int(row.used)) for row in connection.execute(statement)]
+
+
+def _seconds(connection: Connection, column: ColumnElement[datetime]) -> ColumnElement[int]:
+    """Whole seconds since 1970, cut and never rounded."""
+    if connection.dialect.name == "postgresql":
+        return cast(func.floor(extract("epoch", column)), BigInteger)
+    return cast(func.strftime("%s", func.substr(column, 1, 19)), BigInteger)

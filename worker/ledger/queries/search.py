@@ -1,0 +1,79 @@
+"""Accounts by the beginning of their users' names, page by page in the order of the names."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, collate, select
+from sqlalchemy.sql import ColumnElement
+
+from worker.ledger.queries.snapshots import within
+from worker.ledger.queries.views import View
+from worker.ledger.tables import accounts
+
+SEARCH_LIMIT_MAX = 200
+
+_LAST_CHARACTER = 0x10FFFF
+
+
+@dataclass(frozen=True)
+class AccountLine(View):
+    """An account as it is booked, in tokens; what has fallen due since is not in it."""
+
+    user_id: str
+    tier: str
+    balance: int
+    held: int
+    debt: int
+    updated_at: datetime
+
+
+@dataclass(frozen=True)
+class AccountPage(View):
+    """Accounts whose user begins with ``prefix``, in the order of code points.
+
+    ``next_after`` is where the next page goes on behind; None at the end.
+    """
+
+    prefix: str
+    accounts: tuple[AccountLine, ...]
+    next_after: str | None
+
+
+def accounts_by_prefix(
+    connection: Connection, prefix: str = "", after: str | None = None, limit: int = 50
+) -> AccountPage:
+    """The accounts whose user begins with ``prefix``, behind the user ``after``; all begin with "".
+
+    One range of an index, whatever the database's collation. Raises QueryError for a limit outside 1 to 200.
+    """
+    within("limit", limit, 1, SEARCH_LIMIT_MAX)
+    user = _by_code_points(connection)
+    statement = (
+        select(*(accounts.c[name] for name in ("user_id", "tier", "balance", "held", "debt", "updated_at")))
+        .where(user >= prefix)
+        .order_by(user)
+        .limit(limit + 1)
+    )
+    if (end := _first_behind(prefix)) is not None:
+        statement = statement.where(user < end)
+    if after is not None:
+        statement = statement.where(user > after)
+    found = tuple(AccountLine(*row) for row in connection.execute(statement))
+    page = found[:limit]
+    return AccountPage(prefix, page, page[-1].user_id if len(found) > limit else None)
+
+
+def _by_code_points(connection: Connection) -> ColumnElement[Any]:
+    """SQLite compares bytes, and UTF-8 orders as its code points do; PostgreSQL has to be told."""
+    user = accounts.c.user_id
+    return collate(user, "C") if connection.dialect.name == "postgresql" else user
+
+
+def _first_behind(prefix: str) -> str | None:
+    """The least text greater than all that begin with ``prefix``; None where there is none."""
+    kept = prefix.rstrip(chr(_LAST_CHARACTER))
+    if not kept:
+        return None
+    following = ord(kept[-1]) + 1
+    return kept[:-1] + chr(0xE000 if 0xD800 <= following <= 0xDFFF else following)  # UTF-8 has no surrogates
