@@ -337,19 +337,21 @@ PAGES = (
 )  # fmt: skip
 
 
-def test_no_page_is_wider_than_a_small_phone_whatever_is_on_it(
+def test_no_page_is_wider_than_a_small_phone_or_a_small_screen_whatever_is_on_it(
     driver: webdriver.Chrome, open_console: Callable[..., str], application: Application
 ) -> None:
     furnishing.large(
         application.engine, application.office(), application.catalog, datetime.now(UTC), groups=20
     )
     person = Person(driver, open_console())
-    phone = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
     try:
-        for path in PAGES:
-            person.goes_to(path)
-            assert driver.execute_script("return document.documentElement.scrollWidth") <= 360, path
+        for width in (360, 1024):
+            screen = {"width": width, "height": 740, "deviceScaleFactor": 1, "mobile": width < 500}
+            driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+            for path in PAGES:
+                person.goes_to(path)
+                wide = driver.execute_script("return document.documentElement.scrollWidth")
+                assert wide <= width, path
     finally:
         driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 

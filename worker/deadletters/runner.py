@@ -186,7 +186,7 @@ class _Run:
             return rested
         moved |= self._send_next(replay)
         self._pause_between(moved=moved)
-        return None if moved else self._out_of_patience(replay)
+        return None if moved else self._out_of_patience()
 
     def _is_mine(self) -> bool:
         """Whether it is still this runner's; asked of the lease, and renewed in good time."""
@@ -336,7 +336,7 @@ class _Run:
         self._told.stop.wait(min(self._look_s, until_rate) if until_rate > 0 else self._look_s)
         self._look_s = min(self._look_s * 1.5, _LOOK_MOST_S)
 
-    def _out_of_patience(self, replay: Replay) -> Replay | None:
+    def _out_of_patience(self) -> Replay | None:
         under_way = len(self._known_under_way())
         if not (under_way or self._refusal) or self._with.seconds() - self._moved_at < self._patience_s:
             return None
@@ -347,8 +347,7 @@ class _Run:
         letters = "1 letter" if under_way == 1 else f"{under_way} letters"
         return self._end(
             ReplayState.PAUSED,
-            f"no outcome of {letters} within {self._patience_s:.0f} s; is a worker running? "
-            f"Go on with `billing-worker dead-letters replay resume {replay.number}`",
+            f"no outcome of {letters} within {self._patience_s:.0f} s; is a worker running?",
         )
 
     # -- servers ------------------------------------------------------------------------------------------

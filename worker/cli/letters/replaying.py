@@ -145,7 +145,7 @@ def start(
             _dry_run(office, letters, as_json=as_json)
             return
         created = office.create_replay(letters, reason or "", actor, rate=rate, steps=steps or ())
-    click.echo(f"replay {created.number}: {created.total} letters", err=True)
+    click.echo(f"replay {created.number}: {created.total} letter{'s'[: created.total > 1]}", err=True)
     _run(application, created, actor, patience_s, as_json=as_json)
 
 
