@@ -331,7 +331,7 @@ def counted_statements(engine: Engine) -> Iterator[list[str]]:
     statements: list[str] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
-        if not statement.startswith(("BEGIN", "PREPARE")):
+        if not (statement.startswith(("BEGIN", "PREPARE")) or statement.endswith("LIMIT 0")):
             statements.append(statement)
 
     event.listen(engine, "before_cursor_execute", note)
