@@ -10,6 +10,7 @@ import click
 import pytest
 
 from tests.support.processes import ROOT, WorkerProcesses
+from worker.cli.console import ConsoleSettings
 from worker.cli.root import cli
 from worker.settings import ENV_PREFIX, Settings
 
@@ -28,17 +29,18 @@ def test_a_command_of_the_readme_is_one_the_program_knows(line: str) -> None:
     command: click.Command = cli
     words = shlex.split(line)[1:]
     context = click.Context(command)
-    while isinstance(command, click.Group) and words:
+    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
         name, resolved, words = command.resolve_command(context, words)
         assert resolved is not None, f"no command {name}"
         command, context = resolved, click.Context(resolved, parent=context)
-    if not isinstance(command, click.Group):
+    if words or not isinstance(command, click.Group):
         command.make_context(command.name, words, resilient_parsing="--help" in words)
 
 
 def test_the_variables_of_the_readme_are_settings_and_all_settings_stand_there() -> None:
     named = set(re.findall(rf"{ENV_PREFIX}(?!TEST_)([A-Z_]+)\b", README))
     settings = {name.upper() for name in Settings.model_fields}
+    settings |= {f"CONSOLE_{name.upper()}" for name in ConsoleSettings.model_fields}
     assert named - settings == set()
     assert settings - named == set()
 

@@ -27,6 +27,7 @@ from worker.deadletters.office import DeadLetterOffice
 from worker.deadletters.parker import Parker
 from worker.deadletters.runner import ReplayRunner, Surroundings
 from worker.errors import BrokerUnavailableError, ConfigurationError, LedgerUnavailableError
+from worker.flood import Flood, FloodLimit
 from worker.intake import taken_in
 from worker.ledger.engine import ledger_engine
 from worker.ledger.migrations import current_revision, newest_revision
@@ -169,7 +170,8 @@ class Application:
             try:
                 yield
             finally:
-                stop.end()
+                if running:
+                    stop.end()
         for ended in running:
             ended.result()
 
@@ -210,9 +212,15 @@ class Application:
                 return
 
     def pipeline(self, ledger: Ledger) -> Pipeline:
-        """The way of one batch."""
+        """The way of one batch, up to a flood."""
         return Pipeline(
-            ledger, self.catalog, self.policy, clock=utc_now, pause=time.sleep, metrics=self.metrics
+            ledger,
+            self.catalog,
+            self.policy,
+            clock=utc_now,
+            pause=time.sleep,
+            metrics=self.metrics,
+            flood=Flood(FloodLimit(in_a_row=self.settings.flood_in_a_row, share=self.settings.flood_share)),
         )
 
     @property

@@ -10,31 +10,34 @@ from tests.benchmarks.stage import Measured, staged
 _ITEMS = 100
 _GOAL_RATE, _GOAL_RATIO = Goal(10_000), Goal(5)
 _OF_ONE, _OF_MANY, _SINGLES = "batches of one user", "batches of many users", "single messages"
+_BY_TWO = "batches of many users, two workers"
 
 
 def run(context: Context) -> Result:
-    """Batches of one user, batches of many, singles, and all over again; of a batch counts what it brings."""
+    """Batches of one user, of many, these with two workers, singles …; of a batch counts what it brings."""
     singles, users = context.sized(30_000, 600), context.accounts(short=200)
     count = max(singles * 3 // _ITEMS, 1)
 
     def batched(name: str) -> Measured:
-        return settled_batches(context, name, count, users, of_one_user=name == _OF_ONE)
+        workers = 2 if name == _BY_TWO else 1
+        return settled_batches(context, name, count, users, of_one_user=name == _OF_ONE, workers=workers)
 
     runs = alternately(
         context,
         {
             _OF_ONE: partial(batched, _OF_ONE),
             _OF_MANY: partial(batched, _OF_MANY),
+            _BY_TWO: partial(batched, _BY_TWO),
             _SINGLES: lambda: settled_deductions(context, singles, users, name=_SINGLES),
         },
     )
-    both = (_OF_ONE, _OF_MANY)
+    ways = (_OF_ONE, _OF_MANY, _BY_TWO)
     return Result(
         figures=(
-            *(rates(name, runs[name], goal=_GOAL_RATE, each=_ITEMS) for name in both),
+            *(rates(name, runs[name], goal=_GOAL_RATE, each=_ITEMS) for name in ways),
             *(
                 ratio(f"{name} : {_SINGLES}", runs[name], runs[_SINGLES], _GOAL_RATIO, each=_ITEMS)
-                for name in both
+                for name in ways
             ),
             rates(_SINGLES, runs[_SINGLES]),
             *(cost for name, measured in runs.items() for cost in costs(name, measured)),
@@ -48,13 +51,17 @@ def run(context: Context) -> Result:
     )
 
 
-def settled_batches(context: Context, name: str, count: int, users: int, *, of_one_user: bool) -> Measured:
+def settled_batches(
+    context: Context, name: str, count: int, users: int, *, of_one_user: bool, workers: int = 1
+) -> Measured:
     """One run on a stage of its own."""
     with staged(context.servers) as stage:
         stage.open_accounts(users)
         messages = outgoing(batches(count, _ITEMS, users, of_one_user=of_one_user))
         stage.prefill(messages, context.progress, total=count)
-        measured = stage.drain(name, stage.worker(), count, progress=context.progress)
+        measured = stage.drain(
+            name, stage.worker(workers), count, consumers=workers, progress=context.progress
+        )
         stage.check(used=count * _ITEMS)
         return measured
 

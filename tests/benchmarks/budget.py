@@ -1,6 +1,5 @@
 """Where the microseconds of a message go, and what the machine would allow at most."""
 
-import gc
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,7 +13,7 @@ from tests.benchmarks.first_speed import settled_deductions
 from tests.benchmarks.loads import deductions, in_turns, outgoing
 from tests.benchmarks.phases import STEPS, Spent, watched
 from tests.benchmarks.results import Benchmark, Context, Figure, Result, costs, rates, said
-from tests.benchmarks.stage import Measured, Servers, Stage, staged
+from tests.benchmarks.stage import Measured, Servers, Stage, collected_as_in_a_worker, staged
 from tests.benchmarks.statements import name_of
 from tests.support.servers import Postgres
 from worker.bootstrap import SignalStop
@@ -68,15 +67,10 @@ def looked_into(context: Context, messages: int, users: int) -> Inside:
         stage.prefill(outgoing(deductions(messages, in_turns(users))), context.progress, total=messages)
         context.progress("settling in this process", 0, 0)
         _forget_statements(stage)
-        gc.collect()
-        gc.freeze()  # as the worker does
-        try:
-            with watched() as watch:
-                before = process_time()
-                stage.application.consumer(SignalStop()).run(drain=True)
-                processor = process_time() - before
-        finally:
-            gc.unfreeze()
+        with collected_as_in_a_worker(), watched() as watch:
+            before = process_time()
+            stage.application.consumer(SignalStop()).run(drain=True)
+            processor = process_time() - before
         stage.check(used=messages)
         steps = {name: _us(watch.spent[name], messages) for name in STEPS}
         steps[_OTHER] = Spent(processor / messages * 1e6 - sum(spent.processor for spent in steps.values()))

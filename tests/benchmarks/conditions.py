@@ -25,6 +25,7 @@ _SHOWN = (
     "wal_level",
     "shared_buffers",
     "max_wal_size",
+    "wal_compression",
     "checkpoint_timeout",
     "autovacuum",
 )

@@ -30,7 +30,9 @@ def settled_deductions(
         stage.open_accounts(users)
         commands = deductions(messages, pick or in_turns(users))
         stage.prefill(outgoing(commands), context.progress, total=messages)
-        measured = stage.drain(name, stage.worker(workers), messages, progress=context.progress)
+        measured = stage.drain(
+            name, stage.worker(workers), messages, consumers=workers, progress=context.progress
+        )
         stage.check(used=messages)
         if look is not None:
             look(stage)

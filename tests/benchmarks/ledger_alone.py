@@ -1,13 +1,12 @@
 """The ledger without a broker: load, decide, write and commit, one process, one connection."""
 
-import gc
 from time import monotonic, process_time
 
 from schemas import DeductUsage
 from tests.benchmarks import trees
 from tests.benchmarks.loads import deductions, in_turns
 from tests.benchmarks.results import Benchmark, Context, Goal, Result, alternately, costs, rates
-from tests.benchmarks.stage import Measured, Stage, chunks, staged
+from tests.benchmarks.stage import Measured, Stage, chunks, collected_as_in_a_worker, staged
 from worker.bootstrap import utc_now
 from worker.catalog import Catalog
 from worker.core import decide
@@ -48,9 +47,7 @@ def _clocked(stage: Stage, commands: list[DeductUsage]) -> Measured:
     ledger.probe()
     servers = stage.servers.process_ids()
     database = servers.get("postgresql")
-    gc.collect()
-    gc.freeze()  # as the worker does
-    try:
+    with collected_as_in_a_worker():
         database_before = trees.processor_seconds(database) if database else 0.0
         python_before, began = process_time(), monotonic()
         for batch in batches:
@@ -59,8 +56,6 @@ def _clocked(stage: Stage, commands: list[DeductUsage]) -> Measured:
         cpu = {"worker": python}
         if database:
             cpu["postgresql"] = trees.processor_seconds(database) - database_before
-    finally:
-        gc.unfreeze()
     return Measured("ledger alone", len(commands), seconds, cpu)
 
 

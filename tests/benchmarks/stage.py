@@ -4,6 +4,7 @@ What is measured is counted by the replies that wait in a queue, whoever sends t
 is compared with are measured by the same means.
 """
 
+import gc
 import os
 import shutil
 import signal
@@ -19,13 +20,16 @@ from time import monotonic, sleep
 from typing import Any, TypeVar
 from uuid import uuid4
 
+import pika
 from sqlalchemy import text
 
 from schemas import Command, OpenAccount
 from tests.benchmarks import trees
 from tests.support.provision import PostgresServer, RabbitMQServer, postgres_server, rabbitmq_server
+from tests.support.servers import major_version, postgres_binaries
 from worker.bootstrap import Application, utc_now
 from worker.broker import BILLING, Link, Outgoing
+from worker.cli.operate import OBJECTS_A_COLLECTION
 from worker.core import decide
 from worker.ledger.audit import audit
 from worker.ledger.migrations import migrate
@@ -113,13 +117,18 @@ class Servers:
 
 
 #: What anyone gives a database that holds ten million entries. Durability stays as it is.
+_USAGE = "billing.usage"
 _SETTINGS = {"shared_buffers": "2GB", "max_wal_size": "8GB"}
+_LZ4_SINCE = 15
 
 
 @contextmanager
 def started_servers() -> Iterator[Servers]:
     """The servers of a session, private ones unless the environment gives others. Raises ServerError."""
-    with postgres_server(settings=_SETTINGS) as postgres, rabbitmq_server() as rabbitmq:
+    binaries = postgres_binaries()
+    compression = "lz4" if binaries and major_version(binaries) >= _LZ4_SINCE else "on"
+    settings = {**_SETTINGS, "wal_compression": compression}
+    with postgres_server(settings=settings) as postgres, rabbitmq_server() as rabbitmq:
         yield Servers(postgres, rabbitmq)
 
 
@@ -211,17 +220,30 @@ class Stage:
         messages: int,
         *,
         replies_queue: str = BILLING.replies.name,
+        consumers: int = 1,
         progress: Progress,
         watch: Watch | None = None,
     ) -> Measured:
         """Run the processes until there are ``messages`` replies, then stop them (SIGTERM).
 
-        Raises BenchmarkError where one ends early, or where nothing is replied for two minutes.
+        The clock begins with the first replies, but not before ``consumers`` of the usage queue are there:
+        what a process spends on starting is not what a message costs. Raises BenchmarkError where one ends
+        early, or where nothing is replied for two minutes.
         """
         with _linked(self.application) as link, _running(name, commands) as processes:
-            return self._clocked(
-                name, processes, messages, lambda: link.depth(replies_queue), progress, watch
-            )
+
+            def replied() -> int:
+                return link.depth(replies_queue)
+
+            while consumers > 1 and not self._all_consume(consumers) and replied() < messages:
+                processes.require_alive(since=0)
+                sleep(_FIRST_POLL_S)
+            return self._clocked(name, processes, messages, replied, progress, watch)
+
+    def _all_consume(self, consumers: int) -> bool:
+        with pika.BlockingConnection(pika.URLParameters(self.broker_url)) as connection:
+            declared = connection.channel().queue_declare(_USAGE, passive=True)
+        return int(declared.method.consumer_count) >= consumers
 
     @contextmanager
     def running(self, name: str, commands: Sequence[ProcessCommand]) -> Iterator[None]:
@@ -288,6 +310,20 @@ class Stage:
     def _number(self, query: str) -> int:
         with self.application.engine.connect() as connection:
             return int(connection.execute(text(query)).scalar_one())
+
+
+@contextmanager
+def collected_as_in_a_worker() -> Iterator[None]:
+    """What is there by now is left alone, and cycles are looked for as seldom as ``run`` has it."""
+    usual = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(OBJECTS_A_COLLECTION)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
+        gc.unfreeze()
 
 
 def user_id(number: int) -> str:

@@ -326,9 +326,11 @@ def test_all_of_it_works_on_the_embedded_broker(ledger_cli: Cli) -> None:
     assert ledger_cli("balance", "ann", "--json").json["balance"] == 10_000
     (reply,) = ledger_cli("replies", "--take", "--limit", "1").lines
     assert json.loads(reply)["code"] == "account_opened"
-    (letter,) = ledger_cli("dead-letters", "list", "--json").json["letters"]
-    assert (letter["reason"], letter["body"]) == ("not_json", "oops")
-    assert ledger_cli("dead-letters", "replay", "1").code == 0
+    (line,) = ledger_cli("dead-letters", "list", "--json").json["letters"]
+    letter = ledger_cli("dead-letters", "show", str(line["number"]), "--json").json
+    assert (line["reason"], letter["body"]) == ("not_json", "oops")
+    replayed = ledger_cli("dead-letters", "replay", "1", "--reason", "again", "--patience", "0")
+    assert (replayed.code, "is a worker running?" in replayed.out + replayed.err) == (1, True)
     assert ledger_cli("run", "--drain").code == 0
     (letter,) = ledger_cli("dead-letters", "list", "--json").json["letters"]
     assert letter["attempts"] == 2

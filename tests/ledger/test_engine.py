@@ -42,7 +42,7 @@ def test_what_an_error_of_postgresql_means(postgres_engine: Engine, sql: str, er
     run(postgres_engine, "SELECT 1")  # and the next transaction has a connection that works
 
 
-@pytest.mark.parametrize("state", ["26000", "42P05", "0A000"])
+@pytest.mark.parametrize("state", ["26000", "42P05", "0A000", "22P02"])
 def test_a_session_whose_prepared_statements_are_stale_is_left(postgres_engine: Engine, state: str) -> None:
     with postgres_engine.connect() as connection:
         before = connection.scalar(text("SELECT pg_backend_pid()"))

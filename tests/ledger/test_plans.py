@@ -130,7 +130,8 @@ def heard(engine: Engine) -> Iterator[list[Statement]]:
     statements: list[Statement] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        if not statement.startswith("PREPARE"):  # its execution is what is explained
+        # Of what is prepared the execution is explained; LIMIT 0 asks for the names of columns alone.
+        if not (statement.startswith("PREPARE") or statement.endswith("LIMIT 0")):
             statements.append((statement, parameters))
 
     event.listen(engine, "before_cursor_execute", note)

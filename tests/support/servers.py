@@ -297,7 +297,7 @@ def _connect(url: str) -> Any:
 def postgres_binaries() -> Path | None:
     """The folder with ``postgres`` and ``initdb``, the one on PATH first; None without one."""
     on_path = shutil.which("postgres")
-    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=_major_version, reverse=True)
+    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=major_version, reverse=True)
     folders = ([Path(on_path).resolve().parent] if on_path else []) + versions
     return next((folder for folder in folders if (folder / "initdb").exists()), None)
 
@@ -311,7 +311,8 @@ def rabbitmq_binary() -> Path | None:
     return script if shutil.which("epmd") else None
 
 
-def _major_version(binaries: Path) -> float:
+def major_version(binaries: Path) -> float:
+    """Which PostgreSQL's ``binaries`` these are, by their folder's name; 0 where it doesn't say."""
     version = binaries.parent.name
     return float(version) if version.replace(".", "", 1).isdigit() else 0.0
 

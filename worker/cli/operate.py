@@ -12,10 +12,9 @@ from worker.bootstrap import Application, SignalStop
 from worker.broker import BILLING, broker_is_embedded
 from worker.cli.options import with_application
 from worker.errors import BillingError, ConfigurationError, TransientError
-from worker.flood import Flood, FloodError, FloodLimit
+from worker.flood import FloodError
 from worker.ledger.migrations import current_revision, migrate, newest_revision
 from worker.ledger.store import Ledger
-from worker.pipeline import Pipeline
 from worker.settings import Settings, environment_of, redacted
 from worker.supervisor import FLOOD_EXIT, follow_parent, supervise
 
@@ -63,7 +62,7 @@ def run(application: Application, *, drain: bool, with_scheduler: bool, supervis
         if drain:
             raise ConfigurationError("--drain runs one worker; leave --workers out")
         sys.exit(supervise(_environments(settings, with_scheduler=with_scheduler), stop))
-    _run_worker(_Guarded(settings), stop, drain=drain, with_scheduler=with_scheduler and not drain)
+    _run_worker(application, stop, drain=drain, with_scheduler=with_scheduler and not drain)
 
 
 def _run_worker(application: Application, stop: SignalStop, *, drain: bool, with_scheduler: bool) -> None:
@@ -71,7 +70,7 @@ def _run_worker(application: Application, stop: SignalStop, *, drain: bool, with
     # What is there by now stays, and a batch leaves no cycles: to look for them after every 700 objects took
     # 5 of 95 µs a message.
     gc.freeze()
-    gc.set_threshold(_OBJECTS_A_COLLECTION)
+    gc.set_threshold(OBJECTS_A_COLLECTION)
     try:
         application.run_worker(stop, drain=drain, with_scheduler=with_scheduler)
     except FloodError:
@@ -79,24 +78,9 @@ def _run_worker(application: Application, stop: SignalStop, *, drain: bool, with
         if application.settings.metrics_port:
             stop.wait(_SHOWN_S)
         sys.exit(FLOOD_EXIT)
-    finally:
-        if "engine" in vars(application):
-            application.engine.dispose()
 
 
-class _Guarded(Application):
-    """The application with the flood limits that are set."""
-
-    def pipeline(self, ledger: Ledger) -> Pipeline:
-        """The way of one batch, up to a flood."""
-        pipeline = super().pipeline(ledger)
-        pipeline.flood = Flood(
-            FloodLimit(in_a_row=self.settings.flood_in_a_row, share=self.settings.flood_share)
-        )
-        return pipeline
-
-
-_OBJECTS_A_COLLECTION = 50_000
+OBJECTS_A_COLLECTION = 50_000
 _SHOWN_S = 60.0
 
 

@@ -27,6 +27,7 @@ def months_after(anchor: datetime, months: int) -> datetime:
 def period_at(anchor: datetime, moment: datetime) -> Period:
     """The period that contains ``moment``; both are aware and in UTC."""
     months = (moment.year - anchor.year) * 12 + moment.month - anchor.month
-    if months_after(anchor, months) > moment:
-        months -= 1
-    return Period(months_after(anchor, months), months_after(anchor, months + 1))
+    start = months_after(anchor, months)
+    if start > moment:
+        return Period(months_after(anchor, months - 1), start)
+    return Period(start, months_after(anchor, months + 1))

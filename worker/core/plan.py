@@ -107,3 +107,23 @@ class Plan:
     closed_holds: list[Hold] = field(default_factory=list)
     accounts: list[AccountMove] = field(default_factory=list)
     opened: set[str] = field(default_factory=set)
+
+    @property
+    def only_uses(self) -> bool:
+        """Whether it is nothing but new usage of lots that are there, and some of it was applied."""
+        others = (
+            self.rejudged,
+            self.quota_entries,
+            self.payments,
+            self.payment_events,
+            self.usage_refunds,
+            self.new_lots,
+            self.changed_lots,
+            self.new_holds,
+            self.closed_holds,
+        )
+        return (
+            bool(self.outcomes and self.entries and self.used_lots)
+            and not any(others)
+            and all(move.only_used for move in self.accounts)
+        )

@@ -40,8 +40,9 @@ _BY_KEY = (
 )
 
 _CONTENTION = {"40001", "40P01", "55P03"}  # serialization failure, deadlock, lock time-out
-# A prepared statement that isn't there, is there already, or was outdated by a migration.
-_STALE = {"26000", "42P05", "0A000"}
+# A prepared statement that isn't there, is there already, or was outdated by a migration; a row whose columns
+# were others when the session looked.
+_STALE = {"26000", "42P05", "0A000", "22P02"}
 # Connection, resources, shutdown, system and internal errors: whole classes; a read-only standby.
 _UNAVAILABLE = ("08", "53", "57", "58", "XX", "25006")
 # No such table, column, database or schema; not permitted: a deployment to mend, not a message to refuse.

@@ -15,6 +15,7 @@ from schemas import Command, PaymentSucceeded, ReserveUsage, type_of
 from worker.core.known import (
     AccountState,
     Hold,
+    HoldState,
     Known,
     Lot,
     Payment,
@@ -89,9 +90,6 @@ def open_holds(connection: Connection, account_ids: Collection[int]) -> dict[int
     return found
 
 
-_LOTS = select(*(lots.c[name] for name in rows.LOT))
-
-
 # -- accounts and references ------------------------------------------------------------------------------
 
 
@@ -155,15 +153,18 @@ def _quotas(
     if not states:
         return {}
     present = {state.account_id: present_period(state, now).key for state in states}
-    statement = select(quotas).where(
-        among(connection, quotas.c.account_id, sorted(present)),
-        among(connection, quotas.c.period_start, sorted(set(present.values()))),
+    starts = sorted(set(present.values()))
+    found = select_rows(
+        connection, quotas, _QUOTA, "account_id", sorted(present), also=("period_start", starts)
     )
     return {
         QuotaKey(row.account_id, row.meter, row.period_start): QuotaState(row.used, row.sequence)
-        for row in connection.execute(statement)
+        for row in found
         if row.period_start == present[row.account_id]
     }
+
+
+_QUOTA = ("account_id", "meter", "period_start", "used", "sequence")
 
 
 # -- what commands name -----------------------------------------------------------------------------------
@@ -187,8 +188,8 @@ def _closed_holds(connection: Connection, known: Known, references: Iterable[str
     ids = _originals(known, references, type_of(ReserveUsage))
     if not ids:
         return
-    where = among(connection, holds.c.operation_id, sorted(ids)), holds.c.state != "open"
-    for hold in holds_of(connection, select(holds).where(*where)):
+    named = select_rows(connection, holds, rows.HOLD, "operation_id", sorted(ids))
+    for hold in _with_parts(connection, [row for row in named if row.state != HoldState.OPEN]):
         known.holds.setdefault(hold.account_id, []).append(hold)
 
 
@@ -222,22 +223,20 @@ def _usages(connection: Connection, known: Known, references: Iterable[str]) -> 
     for row in connection.execute(_taken(connection, sorted(originals))):
         taken[row.operation_id].append((row.lot, -row.amount))
         places.add((row.account_id, row.lot))
-    refunded = {
-        row.original_id: int(row.tokens)
-        for row in connection.execute(
-            select(usage_refunds.c.original_id, func.sum(usage_refunds.c.tokens).label("tokens"))
-            .where(among(connection, usage_refunds.c.original_id, sorted(originals)))
-            .group_by(usage_refunds.c.original_id)
-        )
-    }
+    refunded: dict[int, int] = defaultdict(int)
+    for row in select_rows(
+        connection, usage_refunds, ("original_id", "tokens"), "original_id", sorted(originals)
+    ):
+        refunded[row.original_id] += row.tokens
     for operation_id, outcome in originals.items():
-        known.usages[outcome.reference_id] = Taken(tuple(taken[operation_id]), refunded.get(operation_id, 0))
-    used_up = _LOTS.where(
-        among(connection, lots.c.account_id, sorted({account_id for account_id, _ in places})),
-        among(connection, lots.c.number, sorted({number for _, number in places})),
-        ~lots.c.is_open,
+        known.usages[outcome.reference_id] = Taken(tuple(taken[operation_id]), refunded[operation_id])
+    _add_used_up(
+        connection,
+        known,
+        {account_id for account_id, _ in places},
+        "number",
+        {number for _, number in places},
     )
-    _add_lots(connection, known, used_up)
 
 
 def _taken(connection: Connection, operation_ids: Sequence[int]) -> Any:
@@ -262,9 +261,13 @@ def _payments(
 ) -> None:
     """The payments that are named with their lots, and all that has happened to payments so far."""
     happened: dict[str, list[PaymentEvent]] = defaultdict(list)
-    of_these = among(connection, payment_events.c.payment_reference, sorted(paying))
-    for row in connection.execute(
-        select(payment_events).where(of_these).order_by(payment_events.c.operation_id)
+    for row in select_rows(
+        connection,
+        payment_events,
+        rows.PAYMENT_EVENT,
+        "payment_reference",
+        sorted(paying),
+        order_by=("operation_id",),
     ):
         happened[row.payment_reference].append(rows.payment_event(row))
     known.payment_events = dict(happened)
@@ -272,21 +275,14 @@ def _payments(
     if not originals:
         return
     found: list[Payment] = []
-    for row in connection.execute(
-        select(payments).where(among(connection, payments.c.operation_id, sorted(originals)))
-    ):
+    for row in select_rows(connection, payments, rows.PAYMENT, "operation_id", sorted(originals)):
         outcome = originals[row.operation_id]
         found.append(rows.payment(row, outcome.reference_id, outcome.occurred_at))
     lapsed = _lapsed(connection, found)
     for payment in found:
         payment.lapsed = lapsed.get(payment.operation_id, 0)
     known.payments = {payment.reference_id: payment for payment in found}
-    used_up = _LOTS.where(
-        among(connection, lots.c.account_id, sorted({payment.account_id for payment in found})),
-        among(connection, lots.c.operation_id, sorted(originals)),
-        ~lots.c.is_open,
-    )
-    _add_lots(connection, known, used_up)
+    _add_used_up(connection, known, {payment.account_id for payment in found}, "operation_id", set(originals))
 
 
 def _lapsed(connection: Connection, found: Sequence[Payment]) -> dict[int | None, int]:
@@ -309,8 +305,19 @@ def _lapsed(connection: Connection, found: Sequence[Payment]) -> dict[int | None
     return {row.operation_id: int(row.tokens) for row in connection.execute(statement)}
 
 
-def _add_lots(connection: Connection, known: Known, statement: Any) -> None:
-    for row in connection.execute(statement):
+def _add_used_up(
+    connection: Connection, known: Known, account_ids: Collection[int], name: str, values: Collection[int]
+) -> None:
+    """Lots of these accounts that are used up, and whose column ``name`` has one of ``values``."""
+    for row in select_rows(
+        connection,
+        lots,
+        rows.LOT,
+        "account_id",
+        sorted(account_ids),
+        also=(name, sorted(values)),
+        only=("is_open", False),
+    ):
         own = known.lots.setdefault(row.account_id, [])
         if all(lot.number != row.number for lot in own):
             own.append(rows.lot(row))

@@ -19,7 +19,7 @@ from worker.core.known import (
 )
 from worker.core.outcomes import Outcome
 from worker.core.plan import AccountMove, Entry, QuotaEntry, UsageRefund
-from worker.ledger.tables import holds, operations
+from worker.ledger.tables import holds, operations, payment_events, payments
 
 Values = dict[str, Any]
 
@@ -67,9 +67,11 @@ LOT = (
 )
 
 
-#: All columns of an operation, and of a hold.
+#: All columns of an operation, a hold, a payment, and of what happened to a payment.
 OPERATION = tuple(column.name for column in operations.columns)
 HOLD = tuple(column.name for column in holds.columns)
+PAYMENT = tuple(column.name for column in payments.columns)
+PAYMENT_EVENT = tuple(column.name for column in payment_events.columns)
 
 
 # -- from rows --------------------------------------------------------------------------------------------
@@ -97,8 +99,8 @@ def outcome(row: Row[Any]) -> Outcome:
         user_id=row.user_id,
         attempt=row.attempt,
         content=row.content,
-        status=Status(row.status),
-        code=Code(row.code),
+        status=_STATUSES[row.status],
+        code=_CODES[row.code],
         recorded_at=row.recorded_at,
         amount=row.amount,
         balance_before=row.balance_before,
@@ -112,6 +114,10 @@ def outcome(row: Row[Any]) -> Outcome:
         notices=tuple(row.notices or ()),
         transaction_id=row.operation_id,
     )
+
+
+_STATUSES: Mapping[str, Status] = {status.value: status for status in Status}
+_CODES: Mapping[str, Code] = {code.value: code for code in Code}
 
 
 def hold(row: Row[Any], parts: Sequence[tuple[int, int]]) -> Hold:
@@ -200,8 +206,8 @@ def of_outcome(outcome: Outcome) -> Values:
     return {**row, **{name: getattr(outcome, name) or None for name in _SELDOM}}
 
 
-def of_entries(entries: Sequence[Entry]) -> list[Values]:
-    """Rows of entries, whose outcomes are written."""
+def of_entries(entries: Sequence[Entry], *, by_reference: bool = False) -> list[Values]:
+    """Rows of entries, whose outcomes are written, or ``by_reference`` where they are written too."""
     rows: list[Values] = [
         {
             "account_id": entry.account_id,
@@ -221,6 +227,10 @@ def of_entries(entries: Sequence[Entry]) -> list[Values]:
     if any(entry.due_at is not None for entry in entries):
         for entry, row in zip(entries, rows, strict=True):
             row["due_at"] = entry.due_at
+    if by_reference:
+        for entry, row in zip(entries, rows, strict=True):
+            del row["operation_id"]
+            row["reference_id"] = entry.outcome.reference_id
     return rows
 
 

@@ -2,16 +2,17 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Connection, Table, delete
+from sqlalchemy import Connection, Row, Table, delete
 
 from worker.core.known import Known
 from worker.core.outcomes import Outcome
 from worker.core.plan import Plan
 from worker.errors import ContentionError
 from worker.ledger import rows
-from worker.ledger.bulk import among, insert_rows, update_rows
+from worker.ledger.bulk import among, insert_rows, update_rows, write_uses
 from worker.ledger.tables import (
     accounts,
     entries,
@@ -33,6 +34,34 @@ def write(connection: Connection, plan: Plan, known: Known, now: datetime) -> No
 
     Raises ContentionError where another worker has claimed a reference or moved an account meanwhile.
     """
+    if plan.only_uses and len(plan.outcomes) <= _FEW and connection.dialect.name == "postgresql":
+        _use(connection, plan, now)
+    else:
+        _write_by_kind(connection, plan, now)
+    _drop_unopened(connection, plan, known)
+
+
+# A transaction of one deduction was eight round trips, and its four writes a third of its time.
+_FEW = 32
+
+
+def _use(connection: Connection, plan: Plan, now: datetime) -> None:
+    """Few plain deductions, with one statement."""
+    claimed = write_uses(
+        connection,
+        rows.of_outcomes(sorted(plan.outcomes, key=_reference)),
+        [rows.of_use(move, now) for move in plan.accounts],
+        [rows.of_used_lot(lot) for lot in plan.used_lots],
+        rows.of_entries(plan.entries, by_reference=True),
+    )
+    _must_be_claimed(plan.outcomes, claimed)
+    written = claimed[0].moved, claimed[0].used, claimed[0].booked
+    if written != (len(plan.accounts), len(plan.used_lots), len(plan.entries)):
+        raise ContentionError("an account of this batch moved although it was locked")
+
+
+def _write_by_kind(connection: Connection, plan: Plan, now: datetime) -> None:
+    """Each kind of rows with a statement, in an order that keeps every reference to another row true."""
     _claim(connection, plan.outcomes)
     _supersede(connection, plan)
     _move_accounts(connection, plan, now)
@@ -49,7 +78,6 @@ def write(connection: Connection, plan: Plan, known: Known, now: datetime) -> No
     insert_rows(connection, payments, [rows.of_payment(payment) for payment in plan.payments])
     insert_rows(connection, payment_events, [rows.of_payment_event(event) for event in plan.payment_events])
     insert_rows(connection, usage_refunds, [rows.of_usage_refund(refund) for refund in plan.usage_refunds])
-    _drop_unopened(connection, plan, known)
 
 
 _LOT_KEY = ("account_id", "number")
@@ -59,18 +87,25 @@ def _claim(connection: Connection, outcomes: Sequence[Outcome]) -> None:
     """Insert the outcomes of new references: the unique key is the judge of what is new."""
     if not outcomes:
         return
-    fresh = sorted(outcomes, key=lambda outcome: outcome.reference_id)
     claimed = insert_rows(
         connection,
         operations,
-        rows.of_outcomes(fresh),
+        rows.of_outcomes(sorted(outcomes, key=_reference)),
         on_conflict="nothing",
         returning=("reference_id", "operation_id"),
     )
-    if len(claimed) != len(fresh):
+    _must_be_claimed(outcomes, claimed)
+
+
+_reference = attrgetter("reference_id")
+
+
+def _must_be_claimed(outcomes: Sequence[Outcome], claimed: Sequence[Row[Any]]) -> None:
+    """Their transaction ids, from the rows that were written; each must have one."""
+    if len(claimed) != len(outcomes):
         raise ContentionError("another worker has claimed a reference of this batch")
     ids: dict[str, int] = {row.reference_id: row.operation_id for row in claimed}
-    for outcome in fresh:
+    for outcome in outcomes:
         outcome.transaction_id = ids[outcome.reference_id]
 
 

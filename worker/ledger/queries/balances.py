@@ -183,11 +183,10 @@ def _balance(
 
 def _by_source(book: AccountBook) -> dict[str, int]:
     """What remains, by where it came from; sources with nothing left are left out."""
-    sums = {
-        source.value: sum(lot.remaining for lot in book.lots.values() if lot.source is source)
-        for source in Source
-    }
-    return {source: tokens for source, tokens in sums.items() if tokens}
+    sums = dict.fromkeys(Source, 0)
+    for lot in book.lots.values():
+        sums[lot.source] += lot.remaining
+    return {source.value: tokens for source, tokens in sums.items() if tokens}
 
 
 def _quotas(book: AccountBook, used: Mapping[str, int], catalog: Catalog) -> Iterator[Quota]:

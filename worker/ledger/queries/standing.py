@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, func, select
+from sqlalchemy import Connection, Row, func, select
 
 from worker.catalog import Catalog
 from worker.core import AccountBook, AccountState, Hold, Known, Lot, account_now
 from worker.ledger import rows
+from worker.ledger.bulk import select_rows
 from worker.ledger.loading import open_holds, open_lots
 from worker.ledger.queries.snapshots import account_row
 from worker.ledger.tables import quota_entries, quotas
@@ -59,13 +60,11 @@ def state_in(row: Row[Any]) -> AccountState:
 
 def quotas_used(connection: Connection, account_id: int, period: date) -> Mapping[str, int]:
     """What is used of each quota in the period that begins on that day, in the meter's unit."""
-    used = connection.execute(_QUOTAS, {"account_id": account_id, "period": period})
+    wanted = ("meter", "used")
+    used = select_rows(
+        connection, quotas, wanted, "account_id", [account_id], also=("period_start", [period])
+    )
     return {row.meter: row.used for row in used}
-
-
-_QUOTAS = select(quotas.c.meter, quotas.c.used).where(
-    quotas.c.account_id == bindparam("account_id"), quotas.c.period_start == bindparam("period")
-)
 
 
 def quotas_used_at(connection: Connection, account_id: int, period: date, at: datetime) -> Mapping[str, int]:

@@ -1,0 +1,98 @@
+"""Rows on their way to PostgreSQL, as arrays of their tables' own row types.
+
+``unnest`` turns such an array into a table again. The server reads one in half the time of the same rows as
+JSON, which names every column of every row, and a column costs Python some 0.1 µs a row. What a row gives
+beside the columns of its table (the value a guard expects, say) travels as an array of its own.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from pydantic_core import to_json
+from sqlalchemy import JSON, Connection, String, Table
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.types import TypeEngine
+
+from worker.ledger.tables import UtcDateTime
+
+Rows = Sequence[Mapping[str, Any]]
+#: The names of what rows give beside the columns of their table, with their types.
+Beside = tuple[tuple[str, str], ...]
+
+_POSTGRESQL = postgresql.dialect()  # type: ignore[no-untyped-call]
+
+
+def columns_of(connection: Connection, table: Table) -> tuple[str, ...]:
+    """The columns of ``table`` in the order that its row type has there, which migrations decide."""
+    known: dict[str, tuple[str, ...]] = connection.info.setdefault("columns", {})
+    if table.name not in known:
+        found = connection.exec_driver_sql(f"SELECT * FROM {table.name} LIMIT 0")  # noqa: S608 - from the tables
+        known[table.name] = tuple(found.keys())
+    return known[table.name]
+
+
+@lru_cache(maxsize=64)
+def unnested(table: Table, columns: tuple[str, ...], beside: Beside = (), place: int = 1) -> str:
+    """What stands behind FROM: the rows that the parameters from ``$place`` on hold, as ``r``."""
+    kinds = (table.name, *(kind for _, kind in beside))
+    arrays = ", ".join(f"CAST(${number} AS {kind}[])" for number, kind in enumerate(kinds, place))
+    names = ", ".join((*columns, *(name for name, _ in beside)))
+    return f"unnest({arrays}) AS r({names})"
+
+
+def parameters(table: Table, columns: tuple[str, ...], rows: Rows, beside: Beside = ()) -> list[str]:
+    """``rows``, which all have the same keys, for the arrays of ``unnested``."""
+    pieces: list[str] = []
+    texts: list[Collection[Any]] = []
+    for name in columns:
+        if name in rows[0]:
+            piece, values = _texts(table.c[name].type, [row[name] for row in rows])
+            pieces.append(piece)
+            texts.append(values)
+        else:
+            pieces.append("")
+    record = f'"({",".join(pieces)})"'
+    records = [record % values for values in zip(*texts, strict=True)]
+    return [f"{{{','.join(records)}}}", *(array([row[name] for row in rows]) for name, _ in beside)]
+
+
+def array(values: Collection[Any]) -> str:
+    """The text of an array of numbers, days or strings, which PostgreSQL reads faster than a list of them."""
+    return "{" + ",".join(_quoted(value) if isinstance(value, str) else str(value) for value in values) + "}"
+
+
+@lru_cache(maxsize=64)
+def kind_of(table: Table, column: str) -> str:
+    """The name of the type of a column."""
+    return table.c[column].type.compile(_POSTGRESQL)
+
+
+def _quoted(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _texts(kind: TypeEngine[Any], values: list[Any]) -> tuple[str, list[Any]]:
+    """A column's place in the text of a record, and its values as they go there; nothing is NULL."""
+    if isinstance(kind, JSON):
+        values = [None if value is None else to_json(value).decode() for value in values]
+    elif isinstance(kind, UtcDateTime):
+        return "%s", _moments(values)
+    elif not isinstance(kind, String):
+        return "%s", ["" if value is None else value for value in values] if None in values else values
+    if None in values:
+        return "%s", ["" if value is None else f'\\"{_escaped(value)}\\"' for value in values]
+    joined = "".join(values)
+    is_plain = '"' not in joined and "\\" not in joined
+    return '\\"%s\\"', values if is_plain else [_escaped(value) for value in values]
+
+
+def _moments(values: list[Any]) -> list[str]:
+    """Times in RFC 3339; written together, in a fifth of the time that they take one by one."""
+    return to_json(values).decode()[1:-1].replace('"', "").replace("null", "").split(",")
+
+
+def _escaped(text: str) -> str:
+    """For a quoted value in a record in a quoted element of an array: each level escapes."""
+    return text.replace("\\", "\\\\\\\\").replace('"', '\\\\\\"')
