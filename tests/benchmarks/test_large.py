@@ -120,7 +120,7 @@ def test_the_benchmark_measures_on_a_ledger_that_is_true(
 ) -> None:
     """All of it but the worker, which the other benchmarks run as well."""
 
-    def settled(load: Any, name: str, stage: Stage, pick: Callable[[], int], seed: int) -> Measured:
+    def settled(load: Any, name: str, stage: Stage, pick: Callable[[], int], seed: int, **_: Any) -> Measured:
         stage.apply(deductions(load.messages, pick, seed))
         return Measured(name, load.messages, 1.0, {"worker": 0.1})
 
