@@ -27,6 +27,14 @@ def reply(number: int, queue: str = "billing.replies") -> Outgoing:
     return Outgoing(b"{}", "", queue, {"message_id": f"m{number}"})
 
 
+def test_who_consumes_a_queue_is_counted(link: Link, broker_url: str) -> None:
+    assert link.consumers(USAGE) == 1
+    assert link.consumers("billing.dead") == 0
+    other = open_link(broker_url, consume=[USAGE])
+    assert link.consumers(USAGE) == 2
+    other.close()
+
+
 def test_messages_that_reach_no_queue_are_told_apart_from_the_others(link: Link) -> None:
     lost, kept = reply(1, "billing.replies.gone"), reply(2)
     also_lost, twice = reply(3, "billing.replies.gone"), reply(1, "billing.replies.gone")

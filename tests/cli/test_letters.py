@@ -15,6 +15,8 @@ from tests.support.witness import PATIENCE_S, Witness
 from tests.support.worker_thread import running
 from worker.bootstrap import Application
 from worker.broker import BILLING
+from worker.cli.letters import common
+from worker.deadletters.office import NotKeptError
 from worker.ledger.store import Ledger
 from worker.settings import load_settings
 
@@ -177,6 +179,11 @@ BODIES: list[tuple[bytes, str]] = [
     (b"\xff\xfe\x00\x01", "fffe 0001"),
     (b"", ""),
     (b"tab\there", "7461 6209 6865 7265"),
+    (b'{"tokens": 5,\n "userId": "ann",\n}', '{"tokens": 5,\n "userId": "ann",\n}'),
+    (
+        b"\0" * 5_000,
+        " ".join(["0000"] * 2_048) + "\n… and 904 bytes more, see `billing-worker dead-letters export`",
+    ),
     (b"\x1b[2J", "1b5b 324a"),
     ('{"ü": "\u009b2J"}'.encode(), '{\n  "ü": "\\x9b2J"\n}'),
     (b'{"a": "\\ud800"}', '{\n  "a": "\\ud800"\n}'),
@@ -589,6 +596,29 @@ def test_letters_are_taken_out_and_put_back_byte_by_byte(
     assert added.out == "added 2, known already 0\n"
     there = cli("dead-letters", "export", BILLING_DATABASE_URL=url)
     assert there.lines == exported.lines
+
+
+def test_a_letter_that_does_not_exist_empties_no_file(cli: Cli, tmp_path: Path) -> None:
+    before = tmp_path / "7.jsonl"
+    before.write_text("a letter")
+    assert cli("dead-letters", "export", "7", "--output", str(before)).code == 4
+    assert before.read_text() == "a letter"
+
+
+def test_a_letter_that_cannot_be_kept_closes_the_office_to_nobody(
+    cli: Cli, witness: Witness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    witness.publish(BONUS)
+    worker(cli)
+    cli("dead-letters", "park")
+
+    def drain(*_: object) -> int:
+        raise NotKeptError("1 dead letters can't be kept")
+
+    monkeypatch.setattr(common, "drain", drain)
+    ended = cli("dead-letters", "note", "1", "looked at")
+    assert (ended.code, ended.out) == (0, "noted on letter 1\n")
+    assert "1 dead letters can't be kept" in ended.err
 
 
 def test_a_line_that_is_no_letter_is_named(cli: Cli) -> None:

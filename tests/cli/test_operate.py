@@ -9,6 +9,7 @@ import pytest
 
 from tests.cli.console import Cli, Ended
 from tests.support.provision import PostgresServer, RabbitMQServer
+from tests.support.waiting import eventually
 from tests.support.witness import Witness
 from worker.broker import BILLING, open_link
 from worker.broker.topology import Queue, Topology
@@ -30,7 +31,8 @@ def test_check_says_of_each_part_in_a_line_that_it_is_well(
 ) -> None:
     ended = bare_cli("check", "--broker-url", broker_url, "--database-url", postgres_url)
     assert ended.code == 0, ended.all
-    assert verdicts(ended) == dict.fromkeys(["catalog", "database", "schema", "broker", "topology"], "ok")
+    well = dict.fromkeys(["catalog", "database", "schema", "broker", "topology"], "ok")
+    assert verdicts(ended) == {**well, "workers": "note"}, "no worker is no reason not to start one"
     assert ended.err == ""
     assert "\x1b" not in ended.out
 
@@ -65,7 +67,7 @@ def test_check_says_what_is_bad_and_what_to_do_and_looks_at_the_rest(
     ended = cli("check")
     assert ended.code == 1
     assert [name for name, verdict in verdicts(ended).items() if verdict == "bad"] == bad
-    assert len(ended.lines) == 5
+    assert len(ended.lines) == 6
     assert told in next(line for line in ended.lines if line.startswith("bad"))
 
 
@@ -73,7 +75,30 @@ def test_check_finds_a_topology_that_is_missing(ledger_cli: Cli, bare_broker_url
     ended = ledger_cli("check", BILLING_BROKER_URL=bare_broker_url)
     assert ended.code == 1
     assert verdicts(ended)["broker"] == "ok"
-    assert "queue 'billing.usage' is missing: run `billing-worker topology declare`" in ended.lines[-1]
+    *_, topology, workers = ended.lines
+    assert "queue 'billing.usage' is missing: run `billing-worker topology declare`" in topology
+    assert workers.startswith("note workers: not known: ")
+
+
+def test_check_says_who_consumes_and_that_nobody_does_after_a_flood(
+    cli: Cli, broker_url: str, witness: Witness
+) -> None:
+    witness.publish(b"oops", routing_key="usage.deduct")
+    alone = cli("check").lines[-1]
+    neither = "billing.payments has no consumers, 0 waiting, billing.usage has no consumers, 1 waiting"
+    assert alone.startswith(f"note workers: {neither}: ")
+    assert "stopped at a flood of dead letters has exited with 5" in alone
+    link = open_link(broker_url, consume=[queue.name for queue in BILLING.work], prefetch=1)
+    both = "ok   workers: billing.payments has 1 consumer, 0 waiting, billing.usage has 1 consumer, 0 waiting"
+    try:
+        eventually(lambda: cli("check").lines[-1] == both)
+    finally:
+        link.close()
+
+
+def test_check_does_not_say_that_nobody_consumes_where_it_cannot_know(ledger_cli: Cli) -> None:
+    ended = ledger_cli("check", BILLING_BROKER_URL="sqla+sqlite:///broker.sqlite3")
+    assert ended.lines[-1].startswith("ok   workers: billing.payments has consumers that an embedded broker")
 
 
 def test_check_says_what_a_wrong_vhost_is(cli: Cli, broker_url: str) -> None:

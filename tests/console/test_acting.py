@@ -96,6 +96,29 @@ def test_an_edit_of_what_another_has_edited_meanwhile_is_refused(ann: Visitor, l
         do="save",
     ).text
     assert "Somebody else has edited" in page
+    theirs = page.partition("The body as it is now")[2]
+    assert "&#34;tokens&#34;: 120" in theirs  # what a second press would replace can be seen
+
+
+def test_what_was_written_about_a_letter_that_is_parked_no_more_can_still_be_read(
+    ann: Visitor, letters: Application
+) -> None:
+    old = mark(ann, 1)
+    letters.office().discard([1], "in another tab", "bob")
+    mended = json.dumps(WRONG | {"tokens": 77_077})
+    page = ann.post("/letters/1/edit", status=409, body=mended, why="x", instead_of=old, do="save").text
+    assert "What you wrote is not saved" in page
+    assert "77077" in page
+    assert letters.office().letter(1).edited_body is None
+
+
+def test_of_very_many_edits_the_newest_are_shown(ann: Visitor, letters: Application) -> None:
+    for number in range(12):
+        fine = json.dumps(WRONG | {"tokens": 100 + number}).encode()
+        letters.office().edit(1, fine, "again", "bob", instead_of=letters.office().letter(1).current_body)
+    page = words(ann.get("/letters/1"))
+    assert "Edits (12, the newest 10)" in page
+    assert "111" in page
 
 
 def test_an_edit_that_changes_nothing_takes_an_edit_back(ann: Visitor, letters: Application) -> None:
@@ -143,6 +166,26 @@ def test_a_filter_discards_what_waits_and_the_undo_brings_back_just_that(
     assert {status(letters, n) for n in (1, 2, 3)} == {Status.DISCARDED}
     ann.post("/letters/undo", undo=undo_in(ann.get(response.location)))
     assert [status(letters, n) for n in (1, 2, 3)] == [Status.PARKED, Status.DISCARDED, Status.PARKED]
+
+
+def test_who_comes_too_late_is_told_that_nothing_was_done(ann: Visitor, letters: Application) -> None:
+    ann.post("/letters/discard", n="1", why="mine")
+    again = ann.post("/letters/discard", n="1", why="mine, in another tab")
+    assert "Nothing was discarded" in words(ann.get(again.location))
+    letters.office().restore([1], None, "bob")
+    restored = ann.post("/letters/restore", n="1")
+    assert "Nothing was restored" in words(ann.get(restored.location))
+    assert [entry.action for entry in letters.office().audit_log().entries] == ["restore", "discard"]
+
+
+def test_a_filter_for_letters_that_are_done_with_discards_none_that_wait(
+    ann: Visitor, letters: Application
+) -> None:
+    for path in ("/letters/discard", "/letters/replay"):
+        fields = {"csrf_token": ann.token(), "status": "resolved", "why": "x"}
+        assert ann.client.post(path, data=fields).status_code == 400
+    assert letters.office().counts().parked == 3
+    assert letters.office().replays().replays == ()
 
 
 def test_discarded_letters_can_be_restored_later(ann: Visitor, letters: Application) -> None:
@@ -199,6 +242,18 @@ def test_a_replay_that_makes_no_sense_is_not_begun(
     page = ann.post("/letters/replay", status=400, n="1", **fields).text
     assert says in words(page)
     assert letters.office().replays().replays == ()
+
+
+def test_a_replay_that_has_ended_is_watched_no_more(ann: Visitor, letters: Application) -> None:
+    office = letters.office()
+    made = office.create_replay([1], "try", "ann")
+    page = ann.get(f"/replays/{made.number}")
+    assert 'data-state="done"' in page  # it rests: nothing changes by itself
+    assert "Resume" in page
+    office.cancel_replay(made.number, "ann")
+    page = ann.get(f"/replays/{made.number}?begun=1")
+    assert 'data-state="done"' in page
+    assert 'http-equiv="refresh"' not in page
 
 
 def test_a_dry_run_says_what_would_come_of_each_and_changes_nothing(

@@ -7,10 +7,15 @@ import pytest
 from flask import Flask
 from werkzeug.routing import Rule
 
-from tests.console.conftest import PASSWORD, app_on
+from tests.console.conftest import NOWHERE, PASSWORD, app_on
 from tests.console.visiting import Visitor, words
 from worker.bootstrap import Application
+from worker.cli.statement import as_csv
+from worker.console.app import create_app
+from worker.console.guard import Guard
+from worker.console.parts import Parts
 from worker.console.people import People, Role, remove_person, write_person
+from worker.settings import load_settings
 
 FOR_EVERYBODY = {"/sign-in", "/sign-out", "/theme"}
 
@@ -52,7 +57,16 @@ def test_after_signing_in_one_is_where_one_wanted_to_be(guarded: Flask) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["https://evil.example/", "//evil.example", "/\\evil.example", "javascript:alert(1)", "evil"]
+    "target",
+    [
+        "https://evil.example/",
+        "//evil.example",
+        "/\\evil.example",
+        "/\t/evil.example",
+        "/letters\r\nSet-Cookie: a=b",
+        "javascript:alert(1)",
+        "evil",
+    ],
 )
 def test_signing_in_leads_nowhere_else(target: str, guarded: Flask) -> None:
     visitor = Visitor(guarded.test_client())
@@ -84,6 +98,8 @@ def test_a_viewer_may_look_at_everything_and_change_nothing(guarded: Flask) -> N
     page = visitor.get("/letters/list")
     assert "Discard" not in page
     assert "Replay…" not in page
+    for path in ("/letters/1/edit", "/letters/discard?n=1", "/letters/replay?n=1"):
+        assert "Only for operators" in visitor.get(path, status=403)
 
 
 def test_read_only_makes_a_viewer_of_everybody(application_: Application, people_file: Path) -> None:
@@ -137,6 +153,49 @@ def test_signing_out_ends_the_session(guarded: Flask) -> None:
     visitor.get("/letters", status=303)
 
 
+def test_a_copy_of_the_cookie_of_who_has_signed_out_opens_nothing(guarded: Flask) -> None:
+    visitor, thief = signed_in(guarded, "ann"), guarded.test_client()
+    cookie = visitor.client.get_cookie("billing_console")
+    assert cookie is not None
+    thief.set_cookie("billing_console", cookie.value)
+    assert thief.get("/letters").status_code == 200
+    visitor.post("/sign-out")
+    assert thief.get("/letters").status_code == 303
+
+
+def test_a_session_ends_after_half_a_day_however_busy_it_is(
+    application_: Application, people_file: Path
+) -> None:
+    now = [1_000_000.0]
+    guard = Guard(People(people_file), "127.0.0.1", clock=lambda: now[0])
+    app = create_app(Parts(application_, guard, as_csv), b"a secret of the tests")
+    visitor = signed_in(app, "ann")
+    for _ in range(11):
+        now[0] += 3_600
+        visitor.get("/letters")
+    now[0] += 3_600
+    visitor.get("/letters", status=303)
+
+
+def test_signing_in_takes_over_nothing_of_the_session_before(guarded: Flask) -> None:
+    visitor = Visitor(guarded.test_client())
+    with visitor.client.session_transaction() as session:
+        session["planted"] = "by somebody else"
+    before = visitor.token()
+    visitor.sign_in("ann", PASSWORD)
+    with visitor.client.session_transaction() as session:
+        assert set(session) <= {"_permanent", "person", "mark", "since", "key"}
+    response = visitor.client.post("/letters/1/note", data={"csrf_token": before, "text": "x"})
+    assert response.status_code == 400
+
+
+def test_one_comes_in_while_the_database_is_down_to_see_that_it_is(people_file: Path) -> None:
+    nowhere = "postgresql://billing@127.0.0.1:1/billing"
+    application = Application(load_settings(broker_url=NOWHERE, database_url=nowhere))
+    visitor = signed_in(app_on(application, People(people_file)), "ann")
+    assert "Ledger Not fine:" in words(visitor.get("/"))
+
+
 def test_who_came_and_who_failed_to_is_in_the_audit_log(guarded: Flask, application_: Application) -> None:
     Visitor(guarded.test_client()).sign_in("mallory", "wrong", status=401)
     signed_in(guarded, "ann").post("/sign-out")
@@ -178,6 +237,21 @@ def test_without_users_no_other_name_is_served(host: str, application_: Applicat
 def test_without_users_nothing_comes_through_a_proxy(header: str, application_: Application) -> None:
     visitor = Visitor(app_on(application_).test_client())
     assert "through a proxy" in visitor.get("/letters", status=403, headers={header: "10.0.0.7"})
+
+
+def test_without_users_no_form_of_another_site_is_taken(application_: Application) -> None:
+    visitor = Visitor(app_on(application_).test_client())
+    for origin in ("https://console.example", "http://127.0.0.1.evil.example", "http://[evil"):
+        page = visitor.client.post("/theme", headers={"Origin": origin}, data={"csrf_token": visitor.token()})
+        assert page.status_code == 403, origin
+    for origin in ("http://localhost:8800", "http://[::1]:8800", "null"):
+        page = visitor.client.post("/theme", headers={"Origin": origin}, data={"csrf_token": visitor.token()})
+        assert page.status_code == 303, origin
+
+
+def test_no_path_leads_out_of_the_static_files(visitor: Visitor) -> None:
+    for path in ("/static/../app.py", "/static/%2e%2e/app.py", "/static/..%2fapp.py"):
+        visitor.get(path, status=404)
 
 
 def test_every_answer_has_the_headers_that_keep_others_out(visitor: Visitor) -> None:

@@ -1,6 +1,8 @@
 """Every page on both databases, with what means harm; and what is not known says so."""
 
+import csv
 import html
+import io
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -9,13 +11,15 @@ from urllib.parse import quote
 import pytest
 from sqlalchemy import create_engine
 
-from schemas import OpenAccount
+from schemas import DeductUsage, OpenAccount
 from tests.console import furnishing
 from tests.console.conftest import NOWHERE, app_on
 from tests.console.visiting import Visitor, row_numbers, words
 from tests.support.asking import opened
 from tests.support.books import applied
 from worker.bootstrap import Application
+from worker.broker import Delivery
+from worker.ledger.queries.explain import LETTERS_MAX
 from worker.settings import load_settings
 
 
@@ -137,6 +141,84 @@ def test_pages_go_on_where_the_one_before_ended(application_: Application) -> No
     assert seen == list(range(120, 0, -1))
 
 
+def test_a_statement_holds_nothing_that_a_spreadsheet_would_run(at_desk: Application) -> None:
+    evil = DeductUsage(
+        reference_id='=HYPERLINK("http://evil.example")',
+        user_id="@SUM(A1)",
+        tokens=1,
+        feature="+1",
+        description='=cmd|"/c calc"!A1',
+    )
+    now = datetime.now(UTC)
+    applied(at_desk.engine, at_desk.catalog, opened("@SUM(A1)"), evil, now=now)
+    visitor = Visitor(app_on(at_desk).test_client())
+    with visitor.client.get("/account/statement?user=%40SUM(A1)&format=csv") as response:
+        assert response.headers["Content-Disposition"].startswith('attachment; filename="statement_20')
+        rows = list(csv.reader(io.StringIO(response.get_data(as_text=True))))
+    cells = {cell for row in rows for cell in row}
+    assert "'" + evil.reference_id in cells
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "@", "\t", "-="))]
+
+
+def test_a_number_of_a_letter_is_found_and_nothing_else_is_taken_for_one(at_desk: Application) -> None:
+    visitor = Visitor(app_on(at_desk).test_client())
+    assert visitor.client.get("/find?q=%237").location == "/letters/7"
+    for text in ("#²", "#18446744073709551623", "#seven", "#"):
+        assert visitor.client.get(f"/find?q={quote(text)}").location.startswith("/explain?reference=")
+
+
+def test_what_is_listed_is_what_the_buttons_act_on(application_: Application) -> None:
+    now = datetime.now(UTC)
+    furnishing.park(
+        application_.office(), [furnishing.refused({"type": "usage.a", "n": n}, now) for n in range(3)]
+    )
+    application_.office().discard([3], "gone", "ann")
+    visitor = Visitor(app_on(application_).test_client())
+    page = visitor.get("/letters/list?n=1")  # where one comes back to from a form that one left
+    assert "2 letters" in words(page)
+    assert "/letters/discard?n=" not in page
+    assert "status=parked" in page
+    page = visitor.get("/letters/list?status=discarded")
+    assert "Restore all of them" in page
+    assert "/letters/discard?status" not in page  # it would act on others than these
+    assert "/letters/replay?status" not in page
+
+
+def test_letters_with_a_text_are_not_said_to_be_more_than_they_are(application_: Application) -> None:
+    furnishing.park(application_.office(), [furnishing.refused({"type": "usage.a"}, datetime.now(UTC))])
+    visitor = Visitor(app_on(application_).test_client())
+    for path in ("/letters/discard", "/letters/replay"):
+        assert "10,000" not in words(visitor.get(f"{path}?text=usage"))
+        assert "1 letter" in words(visitor.get(f"{path}?type=usage.a"))
+
+
+def test_a_reference_of_very_many_letters_shows_the_newest_and_where_the_others_are(
+    at_desk: Application,
+) -> None:
+    now = datetime.now(UTC)
+    body = {"type": "usage.deduct", "referenceId": "undefined", "userId": "ada"}
+    letters = [furnishing.refused({**body, "tokens": f"{n}"}, now) for n in range(LETTERS_MAX + 1)]
+    furnishing.park(at_desk.office(), letters)
+    page = Visitor(app_on(at_desk).test_client()).get("/explain?reference=undefined")
+    assert row_numbers(page) == list(range(LETTERS_MAX + 1, LETTERS_MAX - 99, -1))
+    assert "/letters/list?status=all&amp;reference=undefined" in page
+
+
+def test_a_time_that_a_letter_came_without_is_not_known(application_: Application) -> None:
+    bare = Delivery(b"{}", "billing.dead", "", "billing.dead", 1)
+    furnishing.park(application_.office(), [bare])
+    visitor = Visitor(app_on(application_).test_client())
+    for path in ("/", "/letters", "/letters/list", "/letters/1"):
+        page = visitor.get(path)
+        assert "1970" not in page, path
+    assert "First failed not known Last failed not known" in words(visitor.get("/letters/1"))
+
+
+def test_a_request_that_is_too_large_is_said_to_be(visitor: Visitor) -> None:
+    page = visitor.post("/letters/1/edit", status=413, body="x" * 3_000_000).text
+    assert "413" in words(page)
+
+
 def test_a_statement_is_taken_away_as_the_command_line_writes_it(furnished: Application) -> None:
     visitor = Visitor(app_on(furnished).test_client())
     path = "/account/statement?user=ada&from=2020-01-01&to=2100-01-01"
@@ -162,8 +244,16 @@ def test_a_statement_is_taken_away_as_the_command_line_writes_it(furnished: Appl
         ("/account/usage?user=u&timezone=Mars", "time zone"),
         ("/account/statement?user=u&from=x", "from must be a day"),
         ("/explain?reference=a%00b", "no database stores"),
-        ("/letters/99999999999999999999", "no letter has such a number"),
-        ("/replays/99999999999999999999", "no replay has such a number"),
+        ("/letters/99999999999999999999", None),
+        ("/letters/9223372036854775808/body", None),
+        (f"/letters/{'9' * 5000}", None),
+        ("/replays/9223372036854775808", None),
+        ("/letters?order=count&after=x", "no place in a list"),
+        ("/letters?after=2026-11-22|x", "no place in a list"),
+        ("/letters?order=tokens&after=99999999999999999999|x", "no place in a list"),
+        ("/account/statement?user=u&from=0001-01-01&timezone=Asia/Tokyo", "years 1 to 9999"),
+        ("/account/usage?user=u&timezone=../../etc/passwd", "time zone"),
+        ("/letters/discard?status=resolved", "the filter finds those that are resolved"),
         ("/replays/1?state=odd", None),
         ("/account/history?user=u&cursor=made-up", "cursor"),
     ],
@@ -193,6 +283,7 @@ def test_without_a_broker_the_overview_says_so_instead_of_zero(visitor: Visitor)
     assert "Messages waiting not known the broker does not answer" in page
     assert "Oldest waiting not known the broker does not answer" in page
     assert "Broker Not fine:" in page
+    assert "Workers not known" in page
     assert "Dead letters 0 waiting" in page  # the ledger answers
 
 
@@ -247,5 +338,7 @@ def test_an_old_schema_is_said_with_the_way_out(tmp_path: object) -> None:
 def test_amounts_that_nobody_can_read_are_not_known_and_not_zero(application_: Application) -> None:
     furnishing.park(application_.office(), [furnishing.refused(b"no json", datetime.now(UTC))])
     visitor = Visitor(app_on(application_).test_client())
-    assert "not known" in words(visitor.get("/letters"))
-    assert "Tokens at stake not known" in words(visitor.get("/letters/1"))
+    group = application_.office().groups().groups[0].fingerprint
+    for path in ("/", "/letters", "/letters/1", f"/groups/{group}"):
+        assert "Tokens at stake not known" in words(visitor.get(path)), path
+    assert "Users not known" in words(visitor.get(f"/groups/{group}"))

@@ -14,10 +14,13 @@ from tests.support.waiting import eventually
 from worker.console.asking import LetterSet, filter_in, filter_pairs
 from worker.console.bodies import editable, from_form, hex_dump, readable
 from worker.console.charts import Bar, round_up, share_bar, stacked_bars
-from worker.console.formats import ago, compact, lasting, shortened, visible
+from worker.console.formats import ago, compact, lasting, moment, shortened, visible
 from worker.console.security import own_path
 from worker.console.watching import Known, Unknown, Watched
+from worker.deadletters.letters import EPOCH
+from worker.deadletters.views import Status
 from worker.errors import BrokerUnavailableError
+from worker.ledger.queries import QueryError
 
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
 
@@ -47,6 +50,10 @@ def test_what_may_be_edited_comes_back_from_a_form_as_it_was(body: bytes) -> Non
         ("\u202eevil".encode(), "hex"),
         (b"\xff", "hex"),
         (b'{"a":' * 5_000 + b"1", "text"),
+        (b"[" * 100 + b"1," * 50_000 + b"1" + b"]" * 100, "text"),  # set out, 20 million spaces
+        (b"-0", "text"),
+        (b'\xef\xbb\xbf{"a": 1}', "hex"),  # a worker refuses it for its mark, which nobody would see
+        ('{"a": 1}'.encode("utf-16"), "hex"),
     ],
 )
 def test_a_body_is_shown_in_the_form_that_hides_nothing(body: bytes, kind: str) -> None:
@@ -120,6 +127,11 @@ def test_a_time_to_come_is_told_apart_from_one_that_was() -> None:
     assert ">in 1 h 30 min<" in ago(NOW + timedelta(minutes=90), NOW)
     assert ">1 h 30 min ago<" in ago(NOW - timedelta(minutes=90), NOW)
     assert "not known" in ago(None, NOW)
+
+
+def test_a_time_that_a_letter_came_without_is_not_known() -> None:
+    assert "not known" in ago(EPOCH, NOW)
+    assert "not known" in moment(EPOCH)
 
 
 def test_numbers_on_an_axis_are_short() -> None:
@@ -200,6 +212,7 @@ def test_a_set_of_letters_is_the_same_after_its_way_through_a_url() -> None:
         [("n", "1"), ("n", "5")],
         [("status", "parked"), ("reason", HOSTILE), ("user", "a&b=c"), ("since", "2026-11-22T10:15:00")],
         [("status", "all"), ("text", "ü")],
+        [("since", "2026-11-22T10:15:00.25"), ("until", "0999-01-01T00:00")],
     ):
         chosen = LetterSet.read(MultiDict(pairs))
         assert LetterSet.read(MultiDict(chosen.pairs)) == chosen
@@ -211,11 +224,18 @@ def test_a_filter_is_the_same_after_its_way_through_a_form() -> None:
     assert filter_in(MultiDict(filter_pairs(chosen))) == chosen
 
 
+def test_what_is_acted_on_is_never_what_the_filter_does_not_find() -> None:
+    chosen = LetterSet.read(MultiDict([("status", "parked"), ("status", "resolved"), ("type", "t")]))
+    assert chosen.only(Status.PARKED).pairs == [("status", "parked"), ("type", "t")]
+    with pytest.raises(QueryError, match="the filter finds those that are resolved"):
+        LetterSet.read(MultiDict([("status", "resolved")])).only(Status.PARKED)
+
+
 @pytest.mark.parametrize("target", ["/", "/letters?x=1", "/a#b"])
 def test_a_path_of_ours_is_one(target: str) -> None:
     assert own_path(target) == target
 
 
-@pytest.mark.parametrize("target", ["", None, "//x", "/\\x", "http://x", "x", "/a\\b"])
+@pytest.mark.parametrize("target", ["", None, "//x", "/\\x", "http://x", "x", "/a\\b", "/\t/x", "/a\nb"])
 def test_what_leads_elsewhere_is_none(target: str | None) -> None:
     assert own_path(target) is None

@@ -1,6 +1,7 @@
 """What operators do by hand, and letters that go out and come back."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -167,6 +168,31 @@ def test_a_line_that_is_no_letter_is_named_and_what_came_before_is_in(
         world.office.import_lines([other, line], "ann")
     assert said in str(bad.value)
     assert len(world.parked()) == 2
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        {"headers": {"a": {"$decimal": "much"}}},
+        {"headers": {"a": {"$float": "much"}}},
+        {"headers": {"a": "\0"}},
+        {"headers": {"a\0": 1}},
+        {"headers": {"a": [1e999]}},
+        {"headers": 5},
+        {"properties": []},
+        {"$bytes": "AAAA"},
+    ],
+)
+def test_properties_that_no_export_writes_are_refused_and_not_found_out_later(
+    world: World, properties: dict[str, Any]
+) -> None:
+    world.park(failed(b"oops"))
+    (line,) = world.office.export(LetterFilter(), "ann")
+    other = {**json.loads(line), "letterId": "other", "properties": properties}
+    text = json.dumps(other).replace("Infinity", "1e999")
+    with pytest.raises(BadLineError, match="line 1"):
+        world.office.import_lines([text], "ann")
+    assert len(world.parked()) == 1
 
 
 def test_an_imported_letter_is_replayed_like_any_other(world: World) -> None:

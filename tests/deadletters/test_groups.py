@@ -32,6 +32,22 @@ SAME = {
         (*FAULT[:3], TRACEBACK.replace("line 84", "line 91").replace("u-17", "u-18")),
     ),
     "another place of installation": (FAULT, (*FAULT[:3], TRACEBACK.replace("/somewhere/", "/opt/x/"))),
+    "an installation in a folder called worker": (
+        FAULT,
+        (
+            *FAULT[:3],
+            TRACEBACK.replace("/somewhere/", "/opt/worker/app/").replace("/elsewhere", "/opt/worker"),
+        ),
+    ),
+    "an installation beside its libraries": (
+        FAULT,
+        (
+            *FAULT[:3],
+            TRACEBACK.replace("/somewhere/", "/opt/worker/site-packages/").replace(
+                "/elsewhere", "/opt/worker"
+            ),
+        ),
+    ),
     "other frames of a library": (FAULT, (*FAULT[:3], TRACEBACK.replace("in execute", "in run"))),
     "the end of a long traceback": (FAULT, (*FAULT[:3], "e 1, in cut\n" + TRACEBACK.partition("\n")[2])),
 }
@@ -133,6 +149,21 @@ def test_a_group_says_how_many_wait_of_whom_and_what_is_at_stake(true_world: Wor
     assert (group.first_failed_at, group.last_failed_at) == (NOW, NOW + timedelta(seconds=9))
     assert true_world.office.letter(group.sample).reference_id == "tokenz-9"
     assert true_world.office.group(group.fingerprint[:6]) == group
+
+
+def test_the_sample_of_a_group_is_one_that_waits_in_it(true_world: World) -> None:
+    park(true_world, 3)
+    one, two, three = [letter.number for letter in true_world.parked()]
+    true_world.office.discard([three], "a test", "eva")
+    (group,) = true_world.office.groups().groups
+    assert group.sample == two
+    bodies = {number: true_world.office.letter(number).body for number in (one, two)}
+    true_world.park(failed(bodies[two], reason=Reason("unprocessable", "a bug"), at=NOW + timedelta(hours=1)))
+    groups = true_world.office.groups(waiting_only=False).groups
+    assert {(group.reason, group.sample) for group in groups} == {
+        ("unknown_field", one),
+        ("unprocessable", two),
+    }
 
 
 def test_a_group_follows_its_letters_wherever_they_go(true_world: World) -> None:

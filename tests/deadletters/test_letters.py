@@ -262,6 +262,21 @@ def test_the_brokers_letter_of_a_message_is_the_workers_letter_of_it() -> None:
     assert letter_in(dead).letter_id == letter_id(failed)
 
 
+def test_what_a_producer_says_of_a_death_is_not_believed_where_the_broker_says_it() -> None:
+    said = letter_of(delivery(b"another"), Reason("unprocessable", "never happened", traceback="t")).headers
+    dead = delivery(b"x", queue="billing.dead", headers={**said, "x-death": [DEATH | {"reason": "expired"}]})
+    told = letter_in(dead)
+    assert (told.reason, told.traceback) == ("expired", None)
+    assert told.letter_id == letter_id(delivery(b"x")) != said["x-billing-letter-id"]
+
+
+def test_a_letter_is_known_by_its_bytes_and_not_by_the_id_that_it_names() -> None:
+    said = letter_of(delivery(b"another")).headers
+    assert letter_in(delivery(b"x", queue="billing.dead", headers=said)).letter_id == letter_id(
+        delivery(b"x")
+    )
+
+
 @pytest.mark.parametrize(
     "headers",
     [

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 
+from tests.ledger.test_plans import heard
 from worker.broker import Delivery, Link, Outgoing
 from worker.deadletters.desk import Desk
 from worker.deadletters.filters import LetterFilter
@@ -235,6 +236,15 @@ def test_a_forged_letter_does_not_hold_up_the_others(
     assert [letter.body for letter in letters] == [b"one", b"forged", b"two"]
 
 
+def test_no_letter_is_lost_under_the_id_of_another(office: DeadLetterOffice) -> None:
+    genuine = failed(b"genuine")
+    (first,) = park(office, genuine)
+    office.discard([first.number], "done with", "ann")
+    forged = replace(failed(b"forged"), headers=genuine.headers)
+    (other,) = park(office, forged)
+    assert (other.body, office.letter(first.number).status) == (b"forged", "discarded")
+
+
 # -- the same letter again --------------------------------------------------------------------------------
 
 
@@ -271,6 +281,18 @@ def test_a_crash_after_the_commit_leaves_one_letter_and_counts_it_once(office: D
     assert office.park(fake.link) == 2
     assert [letter.attempts for letter in parked(office)] == [1, 1]
     assert [len(office.story(letter.number).events) for letter in parked(office)] == [1, 1]
+
+
+def test_of_a_long_story_only_the_failures_in_question_are_read(engine: Engine) -> None:
+    office = DeadLetterOffice(engine, clock=lambda: NOW + timedelta(days=1))
+    for second in range(20):
+        park(office, failed(at=NOW + timedelta(seconds=second)))
+    with heard(engine) as statements:
+        (letter,) = park(office, failed(at=NOW + timedelta(seconds=19)), failed(at=NOW + timedelta(hours=1)))
+    assert letter.attempts == 21
+    (asked,) = [one for one in statements if "dead_letter_events.at" in one[0] and "SELECT" in one[0]]
+    with engine.connect() as connection:
+        assert len(connection.exec_driver_sql(*asked).all()) == 2, "of 21"
 
 
 def test_nothing_is_acknowledged_that_is_not_committed(

@@ -8,6 +8,7 @@ import pytest
 
 from tests.deadletters.parts import DeadQueue, World, failed
 from worker.broker import Delivery, Link
+from worker.deadletters import office as office_module
 from worker.deadletters.desk import Desk
 from worker.deadletters.letters import Reason
 from worker.deadletters.office import NotKeptError
@@ -52,6 +53,48 @@ def test_an_outage_is_told_once_and_waited_out(world: World, caplog: pytest.LogC
     assert caplog.text.count("dead letters wait in their queue until it is back") == 1
     assert caplog.text.count("dead letters are parked again") == 1
     assert world.office.counts().parked == 2
+
+
+class _Endless(DeadQueue):
+    """One letter after the other, without a pause; the stop comes with the fifth."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+        self.given = 0
+
+    def receive(self, most: int, timeout_s: float) -> list[Delivery]:
+        self.given += 1
+        self._world.is_stopped = self.given >= 5
+        return [failed(b"%d" % self.given)] if self.given < 100 else []
+
+
+def test_letters_that_never_cease_do_not_keep_it_from_the_stop(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = _Endless(world)
+    with caplog.at_level(logging.INFO):
+        parker(world, lambda: queue.link).run(world)
+    assert queue.given == queue.acknowledged == 5
+    assert caplog.text.count("parked 5 dead letters") == 1, "once, not five times"
+
+
+def test_a_letter_that_cannot_be_kept_is_held_and_not_given_back(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _poison(monkeypatch)
+    queue, opened = Queue(world), list[Link]()
+    queue.waiting.appendleft(failed(b"bad", reason=Reason("unprocessable", "poison")))
+    monkeypatch.setattr(office_module, "_BATCH", 1)
+
+    def connect() -> Link:
+        opened.append(queue.link)
+        return queue.link
+
+    parker(world, connect).run(world)
+    assert len(opened) == 1, "a link that is closed gives it back, which counts a delivery"
+    assert (queue.acknowledged, world.office.counts().parked) == (2, 2)
+    assert caplog.text.count("they stay in their queue") == 1
 
 
 def _poison(monkeypatch: pytest.MonkeyPatch) -> None:

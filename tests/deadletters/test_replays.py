@@ -1,19 +1,23 @@
 """Replays, from the frozen set to what the ledger shows; on both dialects, interrupted in every way."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
-from schemas import DeductUsage
+from schemas import Command, DeductUsage
 from tests.deadletters.parts import Killed, World, came_of, deduct, failed, from_dead_queue
 from worker.broker import Outgoing
-from worker.deadletters import replays
+from worker.core import decide
+from worker.deadletters import dry_run, replays
 from worker.deadletters.filters import LetterFilter
 from worker.deadletters.letters import Reason, dead_letter_for
+from worker.deadletters.office import DeadLetterOffice, NotKeptError
 from worker.deadletters.views import NotPossibleError, Status
 from worker.errors import LedgerUnavailableError, NotFoundError
+from worker.ledger.loading import load
 from worker.ledger.queries import QueryError
 
 
@@ -160,6 +164,50 @@ def test_a_letter_for_which_the_broker_closes_the_connection_holds_no_other_up(w
     world.gone = {"no-more"}
     ended = world.replay(LetterFilter())
     assert (ended.state, came_of(ended)) == ("finished", {"applied": 2, "unroutable": 1})
+
+
+def test_a_letter_on_which_the_worker_fails_still_is_a_verdict_and_holds_up_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, bad, two = world.park_failed(deduct("r-1"), deduct("bad"), deduct("r-2"))
+
+    def decided(commands: Sequence[Command], *rest: Any) -> Any:
+        if any(command.reference_id == "bad" for command in commands):
+            raise KeyError("a bug\nin two lines")
+        return decide(commands, *rest)
+
+    monkeypatch.setattr(dry_run, "decide", decided)
+    judged = world.office.dry_run([one, bad, two])
+    assert [letter.would for letter in judged.letters] == ["apply", "fault", "apply"]
+    assert (judged.letters[1].code, judged.letters[1].tokens) == ("unprocessable", 0)
+    assert judged.letters[1].text == "a worker would fail on it: KeyError: 'a bug\\nin two lines'"
+    assert [(verdict.would, verdict.letters) for verdict in judged.verdicts] == [("apply", 2), ("fault", 1)]
+
+
+def test_no_more_than_a_thousand_commands_are_judged_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = world.park_failed(
+        *(
+            {
+                "type": "usage.batch",
+                "referenceId": f"b-{batch}",
+                "userId": "ann",
+                "items": [deduct(f"i-{batch}-{item}", tokens=1) for item in range(400)],
+            }
+            for batch in range(3)
+        )
+    )
+    sizes: list[int] = []
+
+    def loaded(connection: Any, commands: Sequence[Command], now: Any) -> Any:
+        sizes.append(len(commands))
+        return load(connection, commands, now)
+
+    monkeypatch.setattr(dry_run, "load", loaded)
+    (verdict,) = world.office.dry_run(numbers).verdicts
+    assert (verdict.would, verdict.letters, verdict.tokens) == ("apply", 3, 1_200)
+    assert sizes == [800, 400]
 
 
 # -- failing again ----------------------------------------------------------------------------------------
@@ -453,6 +501,67 @@ def test_a_letter_that_nobody_runs_any_more_is_restored_by_hand(world: World) ->
     assert world.office.restore([number], None, "eva").done == 1
     assert world.status(number) == "parked"
     assert came_of(world.office.replay(paused.number)) == {"skipped": 1}
+
+
+def _killed_when_it_was_sent(world: World, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The number of a letter whose replay was killed, and says that it runs."""
+    (number,) = world.park_failed(deduct("r-1"))
+    created = world.office.create_replay([number], "mended", "ann")
+    world.has_worker = False
+    with monkeypatch.context() as patch:
+        _after("note_sent")(patch, world)
+        with pytest.raises(Killed):
+            world.run(created.number)
+    assert world.office.replay(created.number).state == "running"
+    return number
+
+
+def test_what_a_killed_replay_had_sent_is_resolved_when_its_lease_is_over(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = _killed_when_it_was_sent(world, monkeypatch)
+    world.work()
+    assert world.office.tidy() == 0, "its runner may live"
+    world.now += replays.LEASE
+    assert world.office.tidy() == 1
+    assert world.status(number) == "resolved"
+
+
+def test_a_letter_of_a_killed_replay_is_restored_by_hand_when_its_lease_is_over(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = _killed_when_it_was_sent(world, monkeypatch)
+    assert world.office.restore([number], None, "ann").done == 0
+    world.now += replays.LEASE
+    assert world.office.restore([number], None, "ann").done == 1
+    assert world.status(number) == "parked"
+
+
+def test_replays_that_rest_with_nothing_under_way_hide_none_that_has(world: World) -> None:
+    old, *others = world.park_failed(*(deduct(f"r-{n}") for n in range(30)))
+    world.has_worker = False
+    assert came_of(world.replay([old])) == {"sent": 1}
+    for number in others:
+        cancelled = world.office.create_replay([number], "a mistake", "ann")
+        world.office.cancel_replay(cancelled.number, "ann")
+    world.work()
+    assert world.office.tidy() == 1
+    assert world.status(old) == "resolved"
+
+
+def test_a_letter_that_cannot_be_kept_stops_no_replay(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = world.park_failed(deduct("r-1"), deduct("r-2"))
+    real = DeadLetterOffice.park
+    strange = iter([NotKeptError("1 dead letters can't be kept")])
+
+    def park(office: DeadLetterOffice, *arguments: Any, **named: Any) -> int:
+        for error in strange:
+            raise error
+        return real(office, *arguments, **named)
+
+    monkeypatch.setattr(DeadLetterOffice, "park", park)
+    assert came_of(world.replay(numbers)) == {"applied": 2}
+    assert world.troubles == ["1 dead letters can't be kept"]
 
 
 def test_an_outage_of_the_broker_is_waited_out(world: World) -> None:

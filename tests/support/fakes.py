@@ -66,6 +66,9 @@ class FakeLink:
     def depth(self, queue: str) -> int:
         raise NotImplementedError
 
+    def consumers(self, queue: str) -> int | None:
+        raise NotImplementedError
+
     def close(self) -> None:
         self.closed = True
 

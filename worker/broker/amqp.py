@@ -143,6 +143,11 @@ class AmqpLink:
         with _broker_errors(), _channel(self._publisher().connection) as channel:
             return int(channel.queue_declare(queue, passive=True).message_count)
 
+    def consumers(self, queue: str) -> int | None:
+        """See Link."""
+        with _broker_errors(), _channel(self._publisher().connection) as channel:
+            return int(channel.queue_declare(queue, passive=True).consumer_count)
+
     def close(self) -> None:
         """See Link."""
         for part in (self._inbox, self._outbox):

@@ -65,6 +65,10 @@ class Link(Protocol):
         """How many messages wait in ``queue``, those under way not counted."""
         ...
 
+    def consumers(self, queue: str) -> int | None:
+        """How many consume ``queue``; None where the broker can't tell."""
+        ...
+
     def close(self) -> None:
         """Close; deliveries that are not acknowledged go back to their queues."""
         ...

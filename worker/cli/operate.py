@@ -144,7 +144,12 @@ def migrate_command(application: Application) -> None:
 @click.command()
 @with_application("broker_url", "database_url", "catalog")
 def check(application: Application) -> None:
-    """Check configuration, connections, topology and schema; one line each. Exit 1 if one is bad."""
+    """Check configuration, connections, topology, schema and workers; a line each. Exit 1 if one is bad.
+
+    Where nobody consumes a queue of work that is noted and is not bad: workers may be about to start. A
+    worker that stopped at a flood of dead letters can't be asked any more: it has ended, with 5, and its log
+    ends with the reason.
+    """
     settings = application.settings
     checks: list[tuple[str, Callable[[], str]]] = [
         ("catalog", lambda: _catalog_line(application)),
@@ -152,20 +157,31 @@ def check(application: Application) -> None:
         ("schema", lambda: _schema_line(application)),
         (f"broker {redacted(settings.broker_url)}", lambda: _broker_line(application)),
         ("topology", lambda: _topology_line(application)),
+        ("workers", lambda: _workers_line(application)),
     ]
-    failed = False
-    for name, look in checks:
-        try:
-            line = look()
-        except TransientError as error:
-            failed = True
-            click.echo(f"{click.style('bad', fg='red')}  {name}: {error}; start it, or set its URL")
-        except BillingError as error:
-            failed = True
-            click.echo(f"{click.style('bad', fg='red')}  {name}: {error}")
-        else:
-            click.echo(f"{click.style('ok', fg='green')}   {name}: {line}")
-    sys.exit(1 if failed else 0)
+    are_well = [_is_well(name, look) for name, look in checks]
+    sys.exit(0 if all(are_well) else 1)
+
+
+class _WorthANoteError(BillingError):
+    """What operators may want to know, and nothing that must be mended before a worker can run."""
+
+
+def _is_well(name: str, look: Callable[[], str]) -> bool:
+    """Whether it is not bad; says what it is."""
+    try:
+        line = look()
+    except TransientError as error:
+        click.echo(f"{click.style('bad', fg='red')}  {name}: {error}; start it, or set its URL")
+    except _WorthANoteError as note:
+        click.echo(f"{click.style('note', fg='yellow')} {name}: {note}")
+        return True
+    except BillingError as error:
+        click.echo(f"{click.style('bad', fg='red')}  {name}: {error}")
+    else:
+        click.echo(f"{click.style('ok', fg='green')}   {name}: {line}")
+        return True
+    return False
 
 
 def _catalog_line(application: Application) -> str:
@@ -195,6 +211,36 @@ def _topology_line(application: Application) -> str:
     if differences:
         raise ConfigurationError("; ".join(differences))
     return "as it must be"
+
+
+def _workers_line(application: Application) -> str:
+    """Who consumes the queues of work, and what waits there."""
+    try:
+        queues = _queues_of_work(application)
+    except (ConfigurationError, TransientError) as error:
+        raise _WorthANoteError(f"not known: {error}") from error  # the lines above say that it is bad
+    said = ", ".join(f"{name} has {_consumers(count)}, {depth} waiting" for name, count, depth in queues)
+    if all(count != 0 for _, count, _ in queues):
+        return said
+    raise _WorthANoteError(
+        f"{said}: a queue without a consumer waits until a worker runs. One that stopped at a flood of dead "
+        f"letters has exited with {FLOOD_EXIT}, its log says why; see `billing-worker dead-letters groups`"
+    )
+
+
+def _queues_of_work(application: Application) -> list[tuple[str, int | None, int]]:
+    """The queues of work, how many consume them (None: not known), and how many messages wait."""
+    link = application.link()
+    try:
+        return [(queue.name, link.consumers(queue.name), link.depth(queue.name)) for queue in BILLING.work]
+    finally:
+        link.close()
+
+
+def _consumers(count: int | None) -> str:
+    if count is None:
+        return "consumers that an embedded broker doesn't know"
+    return "1 consumer" if count == 1 else f"{count or 'no'} consumers"
 
 
 def _differences(application: Application) -> list[str]:

@@ -7,7 +7,9 @@ from flask import Flask, Response, current_app, g, redirect, render_template, re
 from flask.typing import ResponseReturnValue
 from flask_wtf.csrf import CSRFError, CSRFProtect
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import IntegerConverter, ValidationError
 
+from schemas.fields import INT64_MAX
 from worker import __version__
 from worker.console import formats
 from worker.console.pages import PAGES
@@ -21,14 +23,30 @@ from worker.ledger.queries import QueryError
 _OPEN = {"static", "entrance.sign_in"}
 #: What changes nothing of the ledger, so that who may only look may send it.
 _FOR_VIEWERS = {"entrance.sign_in", "entrance.sign_out", "entrance.theme"}
+#: The pages of forms that only operators may send are for nobody else either.
+_FOR_OPERATORS = "acting."
 _READING = {"GET", "HEAD", "OPTIONS"}
 THEMES = ("auto", "light", "dark")
+
+
+class _Number(IntegerConverter):
+    """A number in a path that a row may have; what is none is not found, and asked of no database."""
+
+    regex = r"[0-9]{1,19}"
+
+    def to_python(self, value: str) -> int:
+        """Raises ValidationError above 2^63−1."""
+        number = int(value)
+        if number > INT64_MAX:
+            raise ValidationError
+        return number
 
 
 def create_app(console: Parts, secret: bytes, *, through_https: bool = False) -> Flask:
     """The WSGI application over ``console``; ``secret`` signs the sessions."""
     app = Flask("worker.console")
     app.extensions["billing"] = console
+    app.url_map.converters["int"] = _Number
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     secure(app, secret, through_https=through_https)
     app.before_request(_let_in)
@@ -58,9 +76,14 @@ def _let_in() -> ResponseReturnValue | None:
             return None
         here = request.full_path if request.method in _READING else "/"
         return redirect(url_for("entrance.sign_in", next=here.rstrip("?")), 303)
-    if request.method not in _READING and request.endpoint not in _FOR_VIEWERS and not g.person.is_operator:
+    if _is_for_operators(request.method, request.endpoint) and not g.person.is_operator:
         return _problem(403, "Only for operators", "You may look at everything here and change nothing.")
     return None
+
+
+def _is_for_operators(method: str, endpoint: str | None) -> bool:
+    changes = method not in _READING and endpoint not in _FOR_VIEWERS
+    return changes or (endpoint or "").startswith(_FOR_OPERATORS)
 
 
 def _teach_templates(app: Flask) -> None:
@@ -136,5 +159,5 @@ def _on_http_error(error: HTTPException) -> ResponseReturnValue:
 
 
 def _on_fault(error: Exception) -> ResponseReturnValue:
-    current_app.logger.error("a page failed: %s", request.path, exc_info=error)
+    current_app.logger.error("a page failed: %r", request.path, exc_info=error)
     return _problem(500, "A fault of the console", f"{type(error).__name__}; the console's log has it.")

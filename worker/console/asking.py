@@ -96,8 +96,20 @@ class LetterSet:
         return urlencode(self.pairs)
 
     def only(self, *status: Status) -> "LetterSet":
-        """The set without letters of another status, where a filter makes it."""
-        return self if self.filter is None else LetterSet(filter=replace(self.filter, status=status))
+        """The set without letters of another status, where a filter makes it.
+
+        Raises QueryError where the filter asks for others alone: what was looked at would not be what is
+        acted on.
+        """
+        if self.filter is None:
+            return self
+        kept = tuple(name for name in self.filter.status if name in status)
+        if not kept:
+            raise QueryError(
+                f"that can be done with letters that are {' or '.join(status)}, "
+                f"and the filter finds those that are {' or '.join(self.filter.status)}"
+            )
+        return LetterSet(filter=replace(self.filter, status=kept))
 
     def __str__(self) -> str:
         if self.filter is None:
@@ -147,4 +159,6 @@ def filter_pairs(chosen: LetterFilter) -> list[tuple[str, str]]:
         (name, value) for name, field in _FIELDS.items() if (value := getattr(chosen, field)) is not None
     ]
     times = (("since", chosen.since), ("until", chosen.until))
-    return pairs + [(name, f"{value:%Y-%m-%dT%H:%M:%S}") for name, value in times if value is not None]
+    return pairs + [
+        (name, value.replace(tzinfo=None).isoformat()) for name, value in times if value is not None
+    ]

@@ -10,6 +10,9 @@ from worker.console.formats import visible
 SHOWN_MAX = 64 * 1024
 _HEX_MAX = 4 * 1024
 _LINE = 16
+#: JSON that is nested deeper is shown as it is: each line is indented by its depth, and a body of 256 KiB
+#: could become hundreds of megabytes.
+_DEPTH_MAX = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +47,11 @@ def pretty_json(body: bytes) -> str | None:
     """
     try:
         pretty = json.dumps(_exactly(body), indent=2, ensure_ascii=False)
-        return "".join(
-            char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in pretty
-        )
     except (ValueError, RecursionError):
         return None
+    if pretty.replace("\n", "").isprintable():
+        return pretty
+    return "".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in pretty)
 
 
 def editable(body: bytes) -> str | None:
@@ -94,7 +97,10 @@ def _cut(kind: Literal["json", "text"], text: str, size: int) -> Readable:
 
 
 def _exactly(body: bytes) -> Any:
-    """The JSON of ``body``; raises ValueError where it would look different when it is written anew."""
+    """The JSON of ``body``; raises ValueError where it would look different when it is written anew.
+
+    As a worker reads it: UTF-8 without a mark in front, so that what is refused for that does not look fine.
+    """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(dict(pairs)) != len(pairs):
@@ -106,4 +112,26 @@ def _exactly(body: bytes) -> Any:
             raise ValueError("a number would look different")
         return float(number)
 
-    return json.loads(body, object_pairs_hook=unique, parse_float=as_written)
+    def whole(number: str) -> int:
+        if number == "-0":
+            raise ValueError("a number would look different")
+        return int(number)
+
+    found = json.loads(body.decode(), object_pairs_hook=unique, parse_float=as_written, parse_int=whole)
+    _refuse_deep(found)
+    return found
+
+
+def _refuse_deep(value: Any) -> None:
+    """Raises ValueError for what can't be set out by lines without growing out of all proportion."""
+    level: list[Any] = [value]
+    for _ in range(_DEPTH_MAX):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return
+    raise ValueError("nested too deep")

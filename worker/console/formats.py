@@ -6,6 +6,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from worker.console.watching import Unknown
+from worker.deadletters.letters import EPOCH
 
 _STEPS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
@@ -42,15 +43,15 @@ def unknown(why: str = "") -> Markup:
 
 
 def moment(value: datetime | None) -> Markup:
-    """A time to the second, in UTC."""
-    if value is None:
+    """A time to the second, in UTC; one that a letter came without is not known."""
+    if value is None or value == EPOCH:
         return unknown()
     return Markup('<time datetime="{}">{}</time>').format(value.isoformat(), f"{value:%Y-%m-%d %H:%M:%S}Z")
 
 
 def ago(value: datetime | None, now: datetime) -> Markup:
     """How long ago, in one unit; the time itself is in the title."""
-    if value is None:
+    if value is None or value == EPOCH:
         return unknown()
     text = "just now" if now - value < timedelta(seconds=2) else f"{lasting(now - value)} ago"
     if value > now + timedelta(seconds=2):

@@ -8,7 +8,12 @@ and what comes through a proxy; whoever reaches it acts as the user of the opera
 import getpass
 import ipaddress
 import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
+from secrets import token_hex
+from time import time
 
 from flask import Request, session
 
@@ -16,17 +21,30 @@ from worker.console.attempts import Attempts
 from worker.console.people import People, Person, Role
 
 _FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
-_NAME, _MARK = "person", "mark"
+_NAME, _MARK, _SINCE, _KEY = "person", "mark", "since", "key"
+
+#: A session ends so long after one has signed in, however busy it is.
+SESSION_S = 12 * 3600
+_ENDED_MAX = 10_000
 
 
 class Guard:
-    """Tells who a request comes from. ``read_only`` makes a viewer of everybody."""
+    """Tells who a request comes from. ``read_only`` makes a viewer of everybody; ``clock`` tells seconds."""
 
-    def __init__(self, people: People | None, host: str, *, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        people: People | None,
+        host: str,
+        *,
+        read_only: bool = False,
+        clock: Callable[[], float] = time,
+    ) -> None:
         self.people = people
         self.read_only = read_only
         self._host = host
         self._own = Person(os_user(), Role.VIEWER if read_only else Role.OPERATOR)
+        self._clock = clock
+        self._ended = _Ended()
         self.by_name = Attempts(most=5, within_s=60)
         self.by_address = Attempts(most=30, within_s=60)
 
@@ -41,7 +59,7 @@ class Guard:
             return self._own
         name = session.get(_NAME)
         person = self.people.person(name) if isinstance(name, str) else None
-        if person is None or session.get(_MARK) != person.mark:
+        if person is None or session.get(_MARK) != person.mark or not self._is_open():
             return None
         return Person(person.name, Role.VIEWER, person.mark) if self.read_only else person
 
@@ -50,6 +68,19 @@ class Guard:
         session.clear()
         session.permanent = True
         session[_NAME], session[_MARK] = person.name, person.mark
+        session[_SINCE], session[_KEY] = int(self._clock()), token_hex(16)
+
+    def sign_out(self) -> None:
+        """End the session, also for whoever has a copy of its cookie, and forget what was in it."""
+        if isinstance(key := session.get(_KEY), str):
+            self._ended.add(key)
+        session.clear()
+
+    def _is_open(self) -> bool:
+        since, key = session.get(_SINCE), session.get(_KEY)
+        if not isinstance(since, int) or not isinstance(key, str):
+            return False
+        return self._clock() - since < SESSION_S and key not in self._ended
 
     def refusal(self, request: Request) -> str | None:
         """Why the request is not served at all; None where it may be."""
@@ -62,7 +93,29 @@ class Guard:
                 "This console has no users, so that it can't be reached through a proxy: "
                 "make some with `billing-worker console user NAME`."
             )
+        origin = request.headers.get("Origin", "null")
+        if origin != "null" and not _is_own_name(origin.partition("://")[2], self._host):
+            return f"This console serves this machine alone, and no pages of {origin!r}."
         return None
+
+
+class _Ended:
+    """Sessions that were ended, by their keys: their cookies are signed, and would be good for hours yet."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._keys: OrderedDict[str, None] = OrderedDict()
+
+    def add(self, key: str) -> None:
+        """It has ended; the first of very many are forgotten."""
+        with self._lock:
+            self._keys[key] = None
+            while len(self._keys) > _ENDED_MAX:
+                self._keys.popitem(last=False)
+
+    def __contains__(self, key: str) -> bool:
+        with self._lock:
+            return key in self._keys
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from werkzeug.security import check_password_hash, generate_password_hash
 from worker.errors import ConfigurationError
 
 PASSWORD_MIN = 10
-_NAME = re.compile(r"[^\s:\x00-\x1f\x7f]{1,100}")
+_NAME = re.compile(r"[^\s:#\x00-\x1f\x7f][^\s:\x00-\x1f\x7f]{0,99}")
 
 
 class Role(StrEnum):
@@ -97,7 +97,9 @@ class People:
 def write_person(path: Path, name: str, role: Role, password: str) -> None:
     """Put a person into the file, or change one. Raises ConfigurationError for what can't be one."""
     if not _NAME.fullmatch(name):
-        raise ConfigurationError(f"{name!r} is no name: 1 to 100 characters, no white space and no colon")
+        raise ConfigurationError(
+            f"{name!r} is no name: 1 to 100 characters, no white space, no colon, no # in front"
+        )
     if len(password) < PASSWORD_MIN:
         raise ConfigurationError(f"the password is too short: at least {PASSWORD_MIN} characters")
     lines = [line for line in _lines_of(path) if not line.startswith(f"{name}:")]

@@ -11,11 +11,16 @@ from worker.errors import BillingError, BrokerUnavailableError
 
 @dataclass(frozen=True, slots=True)
 class QueueDepth:
-    """How many messages wait in a queue, those under way not counted."""
+    """How many messages wait in a queue, those under way not counted, and how many consume one of work.
+
+    ``consumers`` is None where nobody can tell, and for queues that no worker consumes.
+    """
 
     name: str
     leads: str
     depth: int | Unknown
+    consumers: int | None = None
+    is_work: bool = False
     is_dead: bool = False
 
 
@@ -61,8 +66,16 @@ class QueueProbe:
         leads = {queue.name: ", ".join(queue.routing_keys) for queue in topology.work}
         leads |= {topology.replies.name: "replies", topology.dead.name: "dead letters, not parked yet"}
         differences = tuple(link.differences(topology))
+        work = {queue.name for queue in topology.work}
         depths = tuple(
-            QueueDepth(name, text, _depth(link, name), name == topology.dead.name)
+            QueueDepth(
+                name,
+                text,
+                depth := _depth(link, name),
+                link.consumers(name) if name in work and isinstance(depth, int) else None,
+                name in work,
+                name == topology.dead.name,
+            )
             for name, text in leads.items()
         )
         of_work = [queue.depth for queue in depths[: len(topology.work)]]

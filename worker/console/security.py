@@ -5,6 +5,8 @@ from urllib.parse import urlsplit
 
 from flask import Flask, Request, Response
 
+from worker.console.guard import SESSION_S
+
 #: Nothing is loaded from elsewhere, nothing inline is run, no other site may frame a page or be sent a form.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -33,7 +35,7 @@ def secure(app: Flask, secret: bytes, *, through_https: bool) -> None:
         SESSION_COOKIE_HTTPONLY=True,
         SESSION_COOKIE_SAMESITE="Lax",
         SESSION_COOKIE_SECURE=through_https,
-        PERMANENT_SESSION_LIFETIME=12 * 3600,
+        PERMANENT_SESSION_LIFETIME=SESSION_S,
         MAX_CONTENT_LENGTH=REQUEST_MAX,
         MAX_FORM_MEMORY_SIZE=REQUEST_MAX,
         WTF_CSRF_TIME_LIMIT=None,  # a token lives as long as its session
@@ -64,6 +66,8 @@ def has_unstorable_text(request: Request) -> bool:
 def own_path(target: str | None) -> str | None:
     """``target`` where it is a path of this console; None for anything that leads elsewhere."""
     if not target or not target.startswith("/") or target.startswith(("//", "/\\")):
+        return None
+    if not target.isprintable():  # browsers leave some of it out, and no header may hold it
         return None
     parts = urlsplit(target)
     return None if parts.scheme or parts.netloc or "\\" in target else target

@@ -118,8 +118,10 @@ def undo_discard(engine: Engine, entries: Sequence[int], actor: str, now: dateti
 
 
 def _is_run(desk: Desk, replay_id: int) -> bool:
-    state = select(replays.c.state).where(replays.c.replay_id == replay_id)
-    return bool(desk.connection.execute(state).scalar_one() == ReplayState.RUNNING)
+    """Whether it has a runner; one that was killed leaves a lease that runs out."""
+    asked = select(replays.c.state, replays.c.leased_until).where(replays.c.replay_id == replay_id)
+    row = desk.connection.execute(asked).one()
+    return bool(row.state == ReplayState.RUNNING and row.leased_until > desk.now)
 
 
 def _each(

@@ -2,7 +2,8 @@
 
 Each chunk of letters is judged in a transaction of its own that is rolled back: like a batch of a worker's it
 locks its accounts for some milliseconds, and leaves nothing. Letters of one chunk see each other, as they
-would in a batch; across chunks each sees the ledger as it is.
+would in a batch; across chunks each sees the ledger as it is. A letter on which the worker would fail, as it
+may have done before, is one verdict and holds up no other.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,13 +28,13 @@ from worker.deadletters.letters import Reason
 from worker.deadletters.outcomes import by_key, leads_to_workers
 from worker.deadletters.sending import as_delivered
 from worker.deadletters.views import DryRun, LetterVerdict, ParkedLetter, Status, Verdict
-from worker.errors import ContentionError, LedgerUnavailableError
+from worker.errors import BillingError, ContentionError, LedgerUnavailableError
 from worker.ledger.engine import translated_errors
 from worker.ledger.loading import load
 from worker.ledger.queries import snapshot
 from worker.ledger.tables import dead_letters
 
-_CHUNK = 100
+_CHUNK, _COMMANDS = 100, 1_000
 _SHOWN = 1_000
 _TRIES = 10
 _FREE_UPLOAD = type_of(FreeUpload)
@@ -100,16 +101,48 @@ def _pieces(engine: Engine, letters: Letters) -> Iterator[list[ParkedLetter]]:
 def _judged(
     engine: Engine, letters: Sequence[ParkedLetter], judge: Judge, now: datetime
 ) -> list[LetterVerdict]:
-    taken = [_taken(letter, judge, now) for letter in letters]
-    commands = [command for one in taken for command in _commands(one)]
-    answers = iter(_answers(engine, commands, judge.catalog, now) if commands else ())
-    return [
-        _verdict(letter, one, list(islice(answers, len(_commands(one)))))
-        for letter, one in zip(letters, taken, strict=True)
-    ]
+    taken = [(letter, _taken(letter, judge, now)) for letter in letters]
+    return [verdict for some in _in_batches(taken) for verdict in _verdicts(engine, some, judge.catalog, now)]
 
 
 _Taken = Command | UsageBatch | Reason | None
+_Subject = tuple[ParkedLetter, _Taken]
+
+
+def _in_batches(taken: Sequence[_Subject]) -> Iterator[list[_Subject]]:
+    """As many letters as have a thousand commands: what is judged at once locks its accounts meanwhile."""
+    batch: list[_Subject] = []
+    room = _COMMANDS
+    for subject in taken:
+        size = len(_commands(subject[1]))
+        if batch and size > room:
+            yield batch
+            batch, room = [], _COMMANDS
+        batch.append(subject)
+        room -= size
+    if batch:
+        yield batch
+
+
+def _verdicts(
+    engine: Engine, taken: Sequence[_Subject], catalog: Catalog, now: datetime
+) -> list[LetterVerdict]:
+    """A verdict each; a fault of ours is the verdict of the letter that meets it, found by halving."""
+    commands = [command for _, one in taken for command in _commands(one)]
+    try:
+        answers = iter(_answers(engine, commands, catalog, now) if commands else ())
+    except BillingError:
+        raise
+    except Exception as fault:  # noqa: BLE001 - the very fault, perhaps, for which it is a dead letter
+        if len(taken) == 1:
+            return [_faulty(taken[0][0], fault)]
+        middle = len(taken) // 2
+        return [
+            verdict
+            for half in (taken[:middle], taken[middle:])
+            for verdict in _verdicts(engine, half, catalog, now)
+        ]
+    return [_verdict(letter, one, list(islice(answers, len(_commands(one))))) for letter, one in taken]
 
 
 def _taken(letter: ParkedLetter, judge: Judge, now: datetime) -> _Taken:
@@ -169,6 +202,12 @@ def _verdict(letter: ParkedLetter, taken: _Taken, answers: Sequence[Answer]) -> 
             field = next((a.field for a in answers if isinstance(a, Conflict)), None)
             return LetterVerdict(letter.number, would, code, text, field, tokens)
     raise AssertionError("a message without commands")
+
+
+def _faulty(letter: ParkedLetter, fault: Exception) -> LetterVerdict:
+    said = str(fault).partition("\n")[0]
+    text = f"a worker would fail on it: {type(fault).__name__}: {said}"
+    return LetterVerdict(letter.number, "fault", Code.UNPROCESSABLE.value, text, None, 0)
 
 
 def _judgement(answer: Answer) -> tuple[str, str, str, int]:

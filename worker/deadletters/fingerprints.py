@@ -14,7 +14,8 @@ _FIELD_MAX = 200
 _TOKENS_MAX = 10**15
 
 _FRAME = re.compile(r'^  File "(?P<path>[^"\n]*)", line \d+, in (?P<name>\S+)', re.MULTILINE)
-_OURS = re.compile(r"(?:^|[/\\])((?:worker|schemas)[/\\].*)$")
+# From the last folder of such a name on: where it is installed may be called so too, libraries and all.
+_OURS = re.compile(r"(?:^|.*[/\\])((?:worker|schemas)[/\\](?!.*site-packages[/\\]).*)$")
 _EXCEPTION = re.compile(r"^([A-Za-z_][\w.]*)(?::|$)", re.MULTILINE)
 _NUMBER = re.compile(r"\d+")
 

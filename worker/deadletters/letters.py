@@ -174,12 +174,19 @@ def letter_in(delivery: Delivery) -> DeadLetter:
     """
     headers: Mapping[Any, Any] = delivery.headers  # the client leaves a name as bytes where it isn't UTF-8
     named = {name: value for name, value in headers.items() if isinstance(name, str)}
+    death = _last_death(named.get("x-death"))
+    if death.get("queue", delivery.queue) != delivery.queue:
+        # A worker sends no x-death along: the broker took it from a queue of work, and what else the headers
+        # tell is the producer's word.
+        return _brokers_letter(delivery, death)
     try:
         letter = DeadLetter.from_headers(named)
     except ValidationError:
-        return _brokers_letter(delivery, named.get("x-death"))
+        return _brokers_letter(delivery, death)
     return letter.model_copy(
         update={
+            # Not as it says: under the id of another letter these bytes would be lost.
+            "letter_id": letter_id(delivery, letter.queue),
             "attempts": _attempts(letter.attempts),
             "schema_version": min(max(letter.schema_version, 0), _SMALL_MAX),
             "first_failed_at": _moment(letter.first_failed_at),
@@ -188,9 +195,13 @@ def letter_in(delivery: Delivery) -> DeadLetter:
     )
 
 
-def _brokers_letter(delivery: Delivery, deaths: Any) -> DeadLetter:
-    """What ``x-death`` says, the last death first, and what the body says of itself."""
-    death = deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else {}
+def _last_death(deaths: Any) -> Mapping[str, Any]:
+    """The last death that ``x-death`` tells of, the broker's first; nothing where it tells of none."""
+    return deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else {}
+
+
+def _brokers_letter(delivery: Delivery, death: Mapping[str, Any]) -> DeadLetter:
+    """What ``x-death`` says, and what the body says of itself."""
     moment = _moment(death.get("time"))
     reason = _text(death.get("reason"), "unknown")
     queue = _text(death.get("queue"), delivery.queue)

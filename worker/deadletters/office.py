@@ -92,11 +92,21 @@ class DeadLetterOffice:
         NotKeptError where none of a batch can be kept.
         """
         parked = 0
-        while deliveries := link.receive(_BATCH, wait_s if parked >= expected else _PATIENCE_S):
-            kept = self._keep_what_can_be(deliveries)
-            link.acknowledge(kept)
-            parked += len(kept)
+        while some := self.park_some(link, wait_s if parked >= expected else _PATIENCE_S):
+            parked += some
         return parked
+
+    def park_some(self, link: Link, wait_s: float) -> int:
+        """Take what has come by now, a batch at most; how many letters. Waits up to ``wait_s`` for the first.
+
+        Raises NotKeptError where none of them can be kept.
+        """
+        deliveries = link.receive(_BATCH, wait_s)
+        if not deliveries:
+            return 0
+        kept = self._keep_what_can_be(deliveries)
+        link.acknowledge(kept)
+        return len(kept)
 
     def _keep_what_can_be(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Those that are kept now: one that can't be, for a reason that nobody foresaw, holds no other up."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select
+from sqlalchemy import Connection, Row, insert, or_, select
 
 from schemas import Code, DeadLetter
 from worker.broker import Delivery
@@ -85,7 +85,7 @@ def _replay_said(letter: DeadLetter) -> tuple[int, int] | None:
 def park(desk: Desk, arrivals: Sequence[Arrival]) -> None:
     """Keep these letters."""
     sames = _by_letter(desk.connection, arrivals)
-    told = _failures_told(desk.connection, [same.letter for same in sames if same.letter is not None])
+    told = _failures_told(desk, [same for same in sames if same.letter is not None])
     new: list[tuple[dict[str, Any], list[_Failed]]] = []
     for same in sames:
         known = set() if same.letter is None else told.get(same.letter.number, set())
@@ -123,13 +123,20 @@ def _fresh(arrivals: Sequence[Arrival], told: set[datetime], now: datetime) -> l
     return fresh
 
 
-def _failures_told(connection: Connection, letters: Sequence[Row[Any]]) -> dict[int, set[datetime]]:
-    if not letters:
+def _failures_told(desk: Desk, sames: Sequence[_Same]) -> dict[int, set[datetime]]:
+    """The failures in the letters' stories at the times at which these failed, or from now on.
+
+    Not all of them: of what a producer sends again and again there may be a million.
+    """
+    if not sames:
         return {}
-    event = dead_letter_events.c
+    connection, event = desk.connection, dead_letter_events.c
+    numbers = sorted(same.letter.number for same in sames if same.letter is not None)
+    times = {at for same in sames for arrival in same.arrivals if (at := arrival.failed_at) is not None}
     statement = select(event.number, event.at).where(
-        among(connection, event.number, sorted(letter.number for letter in letters)),
+        among(connection, event.number, numbers),
         event.kind.in_(("failed", "failed_again")),
+        or_(among(connection, event.at, sorted(times)), event.at >= desk.now),
     )
     told: dict[int, set[datetime]] = {}
     for row in connection.execute(statement):

@@ -247,7 +247,10 @@ def groups(
         .order_by(by.desc(), group.fingerprint.desc())
         .limit(limit + 1)
     )
-    rows = connection.execute(statement).all()
+    try:
+        rows = connection.execute(statement).all()
+    except OverflowError as error:  # SQLite's largest number is smaller than what may be asked for
+        raise QueryError(f"{after!r:.60} is no place in a list of groups by {order}") from error
     shown = rows[:limit]
     return GroupPage(
         groups=tuple(_group(connection, row) for row in shown),
@@ -271,7 +274,7 @@ def _group(connection: Connection, row: Row[Any]) -> Group:
         type=row.type,
         field=row.field,
         message=row.message,
-        sample=row.sample,
+        sample=_sample(connection, row),
         waiting=row.waiting,
         parked=row.parked,
         replaying=row.replaying,
@@ -284,6 +287,15 @@ def _group(connection: Connection, row: Row[Any]) -> Group:
         first_failed_at=known_time(row.first_failed_at),
         last_failed_at=known_time(row.last_failed_at),
     )
+
+
+def _sample(connection: Connection, row: Row[Any]) -> int:
+    """The newest of the group that waits; the last that came may have ended since, or be another group's."""
+    if not row.waiting:
+        return int(row.sample)
+    waiting = newest([_LETTER.number], LetterFilter(fingerprint=row.fingerprint), 1, None)
+    found: int | None = connection.execute(waiting).scalar_one_or_none()
+    return int(row.sample) if found is None else found
 
 
 def _users(connection: Connection, fingerprint: str) -> int:
@@ -301,9 +313,12 @@ def _mark(order: Order, row: Row[Any]) -> str:
 def _behind(order: Order, mark: str) -> tuple[Any, str]:
     value, _, fingerprint = mark.rpartition("|")
     try:
-        return (datetime.fromisoformat(value) if order == "last" else int(value)), fingerprint
+        place: Any = datetime.fromisoformat(value) if order == "last" else int(value)
+        if order == "last" and place.tzinfo is None:
+            raise ValueError("a time without an offset")
     except ValueError as error:
-        raise QueryError(f"{mark!r} is no place in a list of groups by {order}") from error
+        raise QueryError(f"{mark[:60]!r} is no place in a list of groups by {order}") from error
+    return place, fingerprint
 
 
 def known_time(moment: datetime) -> datetime | None:

@@ -10,7 +10,20 @@ from datetime import datetime, timedelta
 from itertools import accumulate
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, false, func, insert, literal, select, update
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Row,
+    and_,
+    exists,
+    false,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
 
 from worker.deadletters import reading
 from worker.deadletters.desk import Desk, actor_named, chunks, held_letters, reason_given, transact
@@ -38,7 +51,9 @@ NOT_STARTED = "not started yet"
 _STEPS_MAX = 20
 _RATE_MAX = 100_000.0
 _CHUNK = 1_000
-_TIDIED_REPLAYS, _TIDIED_ITEMS = 20, 500
+_TIDIED_REPLAYS = 20
+#: Letters of one replay that are sent and not ended, at most: whoever looks at so many has seen all.
+UNDER_WAY_MAX = 1_000
 #: Beside the counts: how many had failed when an operator last said to go on all the same.
 _ACCEPTED = "accepted"
 
@@ -533,19 +548,26 @@ def still_under_way(engine: Engine, replay_id: int, numbers: Sequence[int]) -> s
 
 
 def tidy(engine: Engine, now: datetime) -> int:
-    """End the letters that replays had sent which nobody runs any more, as far as the ledger shows them."""
+    """End the letters that replays had sent which nobody runs any more, as far as the ledger shows them.
+
+    Nobody runs one whose lease is over either: its runner was killed.
+    """
     left = (ReplayState.PAUSED, ReplayState.STOPPED, ReplayState.CANCELLED)
     replay = replays.c
+    is_left = or_(
+        replay.state.in_([state.value for state in left]),
+        and_(replay.state == ReplayState.RUNNING.value, replay.leased_until <= now),
+    )
+    has_sent = exists().where(_ITEM.replay_id == replay.replay_id, _ITEM.state == ItemState.SENT.value)
     statement = (
-        select(replay.replay_id, replay.counts)
-        .where(replay.state.in_([state.value for state in left]))
+        select(replay.replay_id)
+        .where(is_left, has_sent)
         .order_by(replay.replay_id.desc())
         .limit(_TIDIED_REPLAYS)
     )
     with snapshot(engine) as connection:
-        found = connection.execute(statement).all()
+        found = connection.execute(statement).scalars().all()
     return sum(
-        settle(engine, row.replay_id, under_way(engine, row.replay_id, _TIDIED_ITEMS, now), now)
-        for row in found
-        if row.counts.get(ItemState.SENT, 0)
+        settle(engine, replay_id, under_way(engine, replay_id, UNDER_WAY_MAX, now), now)
+        for replay_id in found
     )

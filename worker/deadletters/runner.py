@@ -16,7 +16,8 @@ from sqlalchemy import Engine
 
 from worker.broker import BILLING, Link, Outgoing, RefusedError
 from worker.deadletters import replays
-from worker.deadletters.replays import Claimed
+from worker.deadletters.office import NotKeptError
+from worker.deadletters.replays import UNDER_WAY_MAX, Claimed
 from worker.deadletters.sending import replay_of
 from worker.deadletters.views import NotPossibleError, Replay, ReplayState
 from worker.deadletters.waiting import Stop
@@ -25,8 +26,8 @@ from worker.ledger.queries import snapshot
 
 log = logging.getLogger(__name__)
 
-#: Letters that are sent and not ended; and the commands in them, of which a batch may hold a thousand.
-_UNDER_WAY_MAX, _COMMANDS_MAX = 1_000, 10_000
+#: Commands in letters that are sent and not ended: a batch may hold a thousand.
+_COMMANDS_MAX = 10_000
 _CHUNK = 250
 _RENEW = timedelta(seconds=6)
 _LOOK_FIRST_S, _LOOK_MOST_S = 0.02, 0.25
@@ -219,12 +220,20 @@ class _Run:
     def _take_in(self) -> bool:
         """Park what came back, end what the ledger shows; whether anything moved."""
         w = self._with
-        parked = w.park(self._dead_link())
+        parked = self._parked()
         under_way = self._known_under_way()
         if not under_way:
             return parked > 0
         ended = replays.settle(w.engine, self._id, list(under_way.values()), w.clock())
         return ended > 0 or parked > 0
+
+    def _parked(self) -> int:
+        """How many letters came; one that can't be kept stays with this link, and stops no replay."""
+        try:
+            return self._with.park(self._dead_link())
+        except NotKeptError as error:
+            self._told.on_trouble(str(error))
+            return 0
 
     def _forget_returned(self, replay: Replay) -> None:
         """What is under way by heart and not by the database has ended, or was parked by whomever."""
@@ -237,7 +246,7 @@ class _Run:
     def _known_under_way(self) -> dict[int, Claimed]:
         if self._under_way is None:
             w = self._with
-            found = replays.under_way(w.engine, self._id, _UNDER_WAY_MAX, w.clock())
+            found = replays.under_way(w.engine, self._id, UNDER_WAY_MAX, w.clock())
             self._under_way = {each.letter.number: each for each in found}
         return self._under_way
 
@@ -268,7 +277,7 @@ class _Run:
         if sum(len(each.expected) for each in under_way.values()) >= _COMMANDS_MAX:
             return 0
         burst = _CHUNK if replay.rate is None else max(int(replay.rate * _BURST_S), 1)
-        return min(burst, _CHUNK, _UNDER_WAY_MAX - len(under_way))
+        return min(burst, _CHUNK, UNDER_WAY_MAX - len(under_way))
 
     def _count_against_rate(self, replay: Replay, count: int) -> None:
         if replay.rate is not None:

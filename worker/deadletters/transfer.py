@@ -4,6 +4,7 @@ import base64
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from math import isfinite
 from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -91,7 +92,7 @@ class _Line(BaseModel):
             raise ValueError(f"the format is {self.format!r}, this version reads {FORMAT!r}")
         if (self.body is None) == (self.body_base64 is None):
             raise ValueError("a letter has either body or bodyBase64")
-        restored(self.properties)  # or a replay would fail on it
+        _refuse_what_no_export_says(self.properties)
         return self
 
     def row(self, catalog: Catalog | None) -> dict[str, Any]:
@@ -209,8 +210,32 @@ def _read(line: str, catalog: Catalog | None) -> tuple[_Line, dict[str, Any]]:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
         raise BadLineError(f"{place}: {first['msg']}" if place else first["msg"]) from None
-    except (ValueError, RecursionError, TypeError) as error:
+    except (ValueError, ArithmeticError, RecursionError, TypeError) as error:
         raise BadLineError(f"is no letter: {error}") from None
+
+
+def _refuse_what_no_export_says(properties: Any) -> None:
+    """Raises an error for properties that no database keeps, or of which no replay makes a message."""
+    _refuse_unkept(properties)
+    told = restored(properties)
+    parts = [told.get(part, {}) for part in ("properties", "headers")] if isinstance(told, dict) else [None]
+    if not all(isinstance(part, dict) for part in parts):
+        raise ValueError("properties hold properties and headers, by their names")
+
+
+def _refuse_unkept(value: Any) -> None:
+    match value:
+        case dict():
+            for name, item in value.items():
+                _refuse_unkept(name)
+                _refuse_unkept(item)
+        case list():
+            for item in value:
+                _refuse_unkept(item)
+        case str() if value != clean(value):
+            raise ValueError("properties hold text that can't be stored")
+        case float() if not isfinite(value):
+            raise ValueError("properties hold a number that is none")
 
 
 def _add(desk: Desk, chunk: Sequence[tuple[_Line, dict[str, Any]]], actor: str) -> int:

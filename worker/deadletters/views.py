@@ -148,7 +148,9 @@ class LetterPage(View):
 
 @dataclass(frozen=True)
 class Group(View):
-    """Letters that failed in the same way. ``message`` and ``sample`` are those of the one that came last.
+    """Letters that failed in the same way. ``message`` is that of the one that came last.
+
+    ``sample`` is one that waits, where one does.
 
     ``tokens_at_stake`` is the sum of what the waiting letters ask to move, as far as it is known;
     ``tokens_unknown`` counts the waiting letters of which it isn't. ``users`` are the distinct users that
@@ -374,8 +376,8 @@ class ReplayItemPage(View):
 class Verdict(View):
     """What letters that have the same prospects would do: how many, the tokens they would move, one of them.
 
-    ``would`` is apply, reject, duplicate, conflict, malformed or deliver (what is no command). ``field`` is
-    the same for all, whichever item of a batch it was.
+    ``would`` is apply, reject, duplicate, conflict, malformed, fault (the worker itself would fail on it) or
+    deliver (what is no command). ``field`` is the same for all, whichever item of a batch it was.
     """
 
     would: str

@@ -17,7 +17,11 @@ def readable(body: bytes) -> str:
         text = body.decode()
     except UnicodeDecodeError:
         text = ""
-    return text if text and text.isprintable() else body[:_HEX_SHOWN].hex(" ", 2)
+    if text and all(line.isprintable() for line in text.split("\n")):  # as broken JSON of several lines is
+        return text
+    left = len(body) - _HEX_SHOWN
+    more = f"\n… and {left:,} bytes more, see `billing-worker dead-letters export`" if left > 0 else ""
+    return body[:_HEX_SHOWN].hex(" ", 2) + more
 
 
 def pretty_of(body: bytes) -> str | None:

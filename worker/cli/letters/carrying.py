@@ -4,6 +4,7 @@ import io
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 
 import click
@@ -81,9 +82,11 @@ def export(
 
 def _write(target: Path, lines: Iterable[str]) -> None:
     count = 0
+    written = iter(lines)
+    first = list(islice(written, 1))  # a letter that does not exist must not empty a file that does
     try:
         with target.open("w", encoding="utf-8", errors="surrogatepass", newline="\n") as file:
-            for line in lines:
+            for line in chain(first, written):
                 file.write(line + "\n")
                 count += 1
     except OSError as error:

@@ -34,14 +34,15 @@ STATUSES = {
 def office_of(application: Application, *, looking: bool = False) -> Iterator[DeadLetterOffice]:
     """The office, after it has drained the queue.
 
-    Who only looks is shown what is kept where the broker does not answer, and told so.
+    Who only looks is shown what is kept where the broker does not answer, and told so. A letter that can't
+    be kept closes the office to nobody.
     """
     application.require_newest_schema()
     office = application.office()
     try:
         drain(application, office)
     except (BrokerUnavailableError, NotKeptError) as error:
-        if not looking:
+        if not looking and isinstance(error, BrokerUnavailableError):
             raise
         click.echo(f"{error}: letters that still wait in {BILLING.dead.name} are not among these", err=True)
     office.tidy()

@@ -318,14 +318,16 @@ def _dry_run(office: DeadLetterOffice, letters: Letters, *, as_json: bool) -> No
         show_json(judged.to_dict())
     else:
         _show_dry_run(judged)
-    sys.exit(1 if any(verdict.would in {"malformed", "conflict"} for verdict in judged.verdicts) else 0)
+    sys.exit(1 if any(verdict.would in _COMES_BACK for verdict in judged.verdicts) else 0)
 
 
+_COMES_BACK = frozenset(("conflict", "fault", "malformed"))
 _WOULD = {
     "apply": "would be applied",
     "reject": "would be rejected",
     "duplicate": "would change nothing",
     "conflict": "would come back",
+    "fault": "would come back",
     "malformed": "would come back",
     "deliver": "would be delivered",
 }

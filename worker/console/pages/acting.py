@@ -3,6 +3,7 @@
 The office does it, in one transaction with the letter's story and the audit log. Each form says why.
 """
 
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
@@ -11,7 +12,7 @@ from flask.typing import ResponseReturnValue
 
 from worker.broker import BILLING
 from worker.console.asking import LetterSet, Values, text_in, undo_entries
-from worker.console.bodies import editable, from_form, readable
+from worker.console.bodies import Readable, editable, from_form, readable
 from worker.console.pages.letters import freeze
 from worker.console.parts import parts, person
 from worker.deadletters.views import NotPossibleError, ParkedLetter, RefusedBodyError, Status
@@ -31,9 +32,8 @@ def edit(number: int) -> ResponseReturnValue:
         return _editor(letter, editable(letter.current_body))
     text = request.form.get("body", "")
     if request.form.get("instead_of") != _mark(letter):
-        return _editor(
-            letter, text, problem="Somebody else has edited this letter meanwhile; look again."
-        ), 409
+        why = "Somebody else has edited this letter meanwhile, as is shown below. Yours would replace it."
+        return _editor(letter, text, problem=why, theirs=readable(letter.current_body)), 409
     if request.form.get("do") == "check":
         return _checked(letter, text)
     if (reason := text_in(request.form, "why")) is None:
@@ -70,6 +70,7 @@ def _editor(
     problem: str | None = None,
     refused: RefusedBodyError | None = None,
     is_fine: bool = False,
+    theirs: Readable | None = None,
 ) -> str:
     return render_template(
         "edit.html",
@@ -81,7 +82,7 @@ def _editor(
         is_fine=is_fine,
         reason=request.form.get("why", ""),
         original=readable(letter.body),
-        original_text=editable(letter.body),
+        theirs=theirs,
     )
 
 
@@ -118,6 +119,7 @@ def park() -> ResponseReturnValue:
         count = parts().office.park(link, expected=link.depth(BILLING.dead.name))
     finally:
         link.close()
+    parts().office.record(person().name, "park", BILLING.dead.name, None, {"letters": count})
     return redirect(url_for("letters.index", done=f"parked-{count}"), 303)
 
 
@@ -129,10 +131,9 @@ def discard() -> ResponseReturnValue:
     """Put letters away, for a reason; they are kept, and can be fetched back."""
     chosen = LetterSet.read(_values()).only(Status.PARKED)
     if request.method == "GET":
-        return render_template("discard.html", chosen=chosen, count=_count(chosen))
+        return _discard_form(chosen)
     if (reason := text_in(request.form, "why")) is None:
-        page_ = render_template("discard.html", chosen=chosen, count=_count(chosen), problem="Say why.")
-        return page_, 400
+        return _discard_form(chosen, problem="Say why."), 400
     done = parts().office.discard(chosen.letters, reason, person().name)
     taken: dict[str, Any] = {
         "undo": ",".join(map(str, done.entries)),
@@ -140,10 +141,22 @@ def discard() -> ResponseReturnValue:
         "skipped": done.skipped,
     }
     if not done.done:
-        return redirect(url_for("letters.listing", done="discarded-0"), 303)
+        return _nothing_done(chosen, "discarded-0")
     if chosen.filter is None and done.done == 1:
         return redirect(url_for("letters.one", number=done.numbers[0], **taken), 303)
     return redirect(url_for("letters.listing", **taken), 303)
+
+
+def _discard_form(chosen: LetterSet, problem: str | None = None) -> str:
+    many = _many(chosen)
+    return render_template("discard.html", chosen=chosen, many=many, problem=problem)
+
+
+def _nothing_done(chosen: LetterSet, done: str) -> ResponseReturnValue:
+    """Somebody was faster: back to where one sees how the letters are now."""
+    if len(chosen.numbers) == 1:
+        return redirect(url_for("letters.one", number=chosen.numbers[0], done=done), 303)
+    return redirect(url_for("letters.listing", done=done), 303)
 
 
 @page.post("/letters/undo")
@@ -163,6 +176,8 @@ def restore() -> ResponseReturnValue:
     """Fetch discarded letters back, so that they wait again."""
     chosen = LetterSet.read(request.form).only(Status.DISCARDED)
     done = parts().office.restore(chosen.letters, text_in(request.form, "why"), person().name)
+    if not done.done:
+        return _nothing_done(chosen, "restored-0")
     if len(chosen.numbers) == 1:
         return redirect(url_for("letters.one", number=chosen.numbers[0], done="restored"), 303)
     return redirect(url_for("letters.listing", done=f"restored-{done.done}"), 303)
@@ -219,7 +234,7 @@ def _replay_form(chosen: LetterSet, problem: str | None = None) -> str:
     return render_template(
         "replay_form.html",
         chosen=chosen,
-        count=_count(chosen),
+        many=_many(chosen),
         problem=problem,
         reason=form.get("why", ""),
         how=form.get("how", "canary"),
@@ -255,11 +270,24 @@ def _rate(form: Values) -> float | None:
     return rate
 
 
-def _count(chosen: LetterSet) -> int | None:
-    """How many letters it is about now; None for more than are counted."""
+@dataclass(frozen=True, slots=True)
+class Many:
+    """How many letters it is about now, as far as they are counted."""
+
+    count: int | None
+    text: str
+
+
+def _many(chosen: LetterSet) -> Many:
     if chosen.filter is None:
-        return len(chosen.numbers)
-    return parts().office.page(chosen.filter, limit=1).total
+        count: int | None = len(chosen.numbers)
+    elif chosen.filter.text is not None:
+        return Many(None, "All letters with the text, which are not counted beforehand,")
+    else:
+        count = parts().office.page(chosen.filter, limit=1).total
+    if count is None:
+        return Many(None, "More than 10,000 letters")
+    return Many(count, f"{count:,} letter{'' if count == 1 else 's'}")
 
 
 def _values() -> Values:

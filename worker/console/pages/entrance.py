@@ -2,7 +2,7 @@
 
 from math import ceil
 
-from flask import Blueprint, Response, current_app, g, redirect, render_template, request, session, url_for
+from flask import Blueprint, Response, current_app, g, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from worker.console.parts import Parts, parts
@@ -52,7 +52,7 @@ def _refused(why: str, name: str, target: str, status: int, wait_s: int = 0) -> 
 def sign_out() -> ResponseReturnValue:
     """Forget who this was."""
     person: Person = g.person
-    session.clear()
+    parts().guard.sign_out()
     _log("sign_out", person.name, None)
     return redirect(url_for("entrance.sign_in"), 303)
 
@@ -74,4 +74,4 @@ def _log(action: str, actor: str, reason: str | None) -> None:
     try:
         parts().office.record(actor, action, "console", reason)
     except TransientError as error:
-        current_app.logger.warning("%s by %s is not in the audit log: %s", action, actor, error)
+        current_app.logger.warning("%s by %r is not in the audit log: %s", action, actor, error)

@@ -1,6 +1,7 @@
 """Everything about one reference, and the field that finds whatever is typed into it."""
 
 import json
+import re
 from typing import Any
 
 from flask import Blueprint, g, redirect, render_template, request, url_for
@@ -14,7 +15,8 @@ from worker.ledger.queries.search import accounts_by_prefix
 
 page = Blueprint("explaining", __name__)
 
-ENTRIES_SHOWN = 200
+ENTRIES_SHOWN, LETTERS_SHOWN = 200, 100
+_LETTER = re.compile(r"#([0-9]{1,18})")
 
 
 @page.get("/explain")
@@ -29,7 +31,12 @@ def index() -> ResponseReturnValue:
     except NotFoundError as error:
         return render_template("explain.html", reference=reference, view=None, missing=str(error)), 404
     return render_template(
-        "explain.html", reference=reference, view=view, entries_shown=ENTRIES_SHOWN, as_json=_as_json
+        "explain.html",
+        reference=reference,
+        view=view,
+        letters=view.dead_letters[: -LETTERS_SHOWN - 1 : -1],
+        entries_shown=ENTRIES_SHOWN,
+        as_json=_as_json,
     )
 
 
@@ -39,8 +46,8 @@ def find() -> ResponseReturnValue:
     text = text_in(request.args, "q")
     if text is None:
         return redirect(url_for("accounts.index"), 303)
-    if text.startswith("#") and text[1:].isdigit():
-        return redirect(url_for("letters.one", number=int(text[1:]) % 2**63), 303)
+    if (numbered := _LETTER.fullmatch(text)) is not None:
+        return redirect(url_for("letters.one", number=int(numbered[1])), 303)
     console = parts()
     with snapshot(console.application.engine) as connection:
         found = accounts_by_prefix(connection, text, limit=2).accounts

@@ -18,7 +18,7 @@ page = Blueprint("letters", __name__)
 Order = Literal["last", "count", "tokens"]
 ORDERS: dict[str, str] = {"last": "latest", "count": "most letters", "tokens": "most tokens"}
 
-_GROUPS, _LETTERS = 50, 50
+_GROUPS, _LETTERS, _EDITS = 50, 50, 10
 #: A dry run on a page looks at no more letters than these; the command line has no such limit.
 DRY_RUN_MAX = 5_000
 
@@ -51,15 +51,15 @@ def index() -> ResponseReturnValue:
 @page.get("/letters/list")
 def listing() -> ResponseReturnValue:
     """Letters one by one, those that a filter finds."""
-    chosen = LetterSet.read(request.args)
-    filter_ = chosen.filter or LetterFilter()
+    # Letters that were named by number are no filter: what is listed is what the buttons act on.
+    filter_ = LetterSet.read(request.args).filter or LetterFilter()
     before = number_in(request.args, "before")
     found = parts().office.page(filter_, limit=_LETTERS, before=before)
     return render_template(
         "letters.html",
         page=found,
         filter=filter_,
-        chosen=chosen,
+        chosen=LetterSet(filter=filter_),
         pairs=filter_pairs(filter_),
         before=before,
         statuses=tuple(Status),
@@ -90,7 +90,6 @@ def group(fingerprint: str) -> ResponseReturnValue:
 @page.get("/letters/<int:number>")
 def one(number: int) -> ResponseReturnValue:
     """One letter whole."""
-    _refuse_too_large(number)
     story = parts().office.story(number)
     letter = story.letter
     return render_template(
@@ -99,7 +98,8 @@ def one(number: int) -> ResponseReturnValue:
         story=story,
         body=readable(letter.current_body),
         original=readable(letter.body) if letter.edited_body is not None else None,
-        edits=[(edit, _changes(edit.before, edit.after)) for edit in reversed(story.edits)],
+        edits=[(edit, _changes(edit.before, edit.after)) for edit in story.edits[: -_EDITS - 1 : -1]],
+        edits_in_all=len(story.edits),
         headers=letter.properties.get("headers", {}),
         properties=letter.properties.get("properties", {}),
         undo=_undo(),
@@ -109,7 +109,6 @@ def one(number: int) -> ResponseReturnValue:
 @page.get("/letters/<int:number>/body")
 def body(number: int) -> ResponseReturnValue:
     """The bytes as they came, to take away; never shown by the browser."""
-    _refuse_too_large(number)
     letter = parts().office.letter(number)
     name = f"letter-{number}{'-edited' if request.args.get('edited') else ''}.bin"
     octets = letter.current_body if request.args.get("edited") else letter.body
@@ -183,8 +182,3 @@ def _undo() -> dict[str, object] | None:
     text = f"Discarded {done:,} letter{'' if done == 1 else 's'}"
     text += f"; {skipped:,} could not be, because they don't wait any more" if skipped else ""
     return {"entries": ",".join(map(str, entries)), "text": text}
-
-
-def _refuse_too_large(number: int) -> None:
-    if number >= 2**63:
-        raise QueryError("no letter has such a number")

@@ -148,6 +148,7 @@ def _checks(
         _ledger_check(schema),
         _broker_check(queues),
         _topology_check(queues),
+        _workers_check(queues),
         _progress_check(queues, found, now),
     ]
 
@@ -173,6 +174,19 @@ def _topology_check(queues: Known[Queues] | Unknown) -> Check:
     if differences:
         return Check("Topology", is_fine=False, text="; ".join(differences))
     return Check("Topology", is_fine=True, text="exchanges and queues are as they must be")
+
+
+def _workers_check(queues: Known[Queues] | Unknown) -> Check:
+    """Whether somebody consumes each queue of work."""
+    if isinstance(queues, Unknown):
+        return Check("Workers", is_fine=None, text="not known: the broker does not answer")
+    work = [queue for queue in queues.value.depths if queue.is_work]
+    if idle := [queue.name for queue in work if queue.consumers == 0]:
+        return Check("Workers", is_fine=False, text=f"nobody consumes {' and '.join(idle)}: start a worker")
+    if any(queue.consumers is None for queue in work):
+        return Check("Workers", is_fine=None, text="not known: the broker does not tell who consumes")
+    said = ", ".join(f"{queue.consumers:,} of {queue.name}" for queue in work)
+    return Check("Workers", is_fine=True, text=f"consumers: {said}")
 
 
 def _progress_check(queues: Known[Queues] | Unknown, found: Pace | Unknown, now: datetime) -> Check:

@@ -82,7 +82,6 @@ def index() -> ResponseReturnValue:
 @page.get("/replays/<int:number>")
 def one(number: int) -> ResponseReturnValue:
     """One replay with its letters."""
-    _refuse_too_large(number)
     _settle()
     replay = parts().office.replay(number)
     state, after = text_in(request.args, "state"), number_in(request.args, "after") or 0
@@ -96,7 +95,6 @@ def one(number: int) -> ResponseReturnValue:
 @page.get("/replays/<int:number>/progress")
 def progress(number: int) -> ResponseReturnValue:
     """The part of the page that changes while a replay runs."""
-    _refuse_too_large(number)
     return render_template("replay_progress.html", **_view(parts().office.replay(number)))
 
 
@@ -113,7 +111,7 @@ def resume(number: int) -> ResponseReturnValue:
     console = parts()
     console.office.replay(number)
     console.replays.start(number, person().name)
-    return redirect(url_for("replays.one", number=number, begun=1), 303)
+    return redirect(url_for("replays.one", number=number), 303)
 
 
 @page.post("/replays/<int:number>/cancel")
@@ -131,11 +129,11 @@ def _settle() -> None:
 
 def _view(replay: Replay) -> dict[str, object]:
     shown = standing(replay)
-    begun = bool(request.args.get("begun")) or parts().replays.is_running(replay.number)
+    is_begun = parts().replays.is_running(replay.number)  # it may wait for the lease of one that died
     return {
         "replay": replay,
         "standing": shown,
-        "is_live": shown.is_live or begun,
+        "is_live": shown.is_live or is_begun,
         "bar": _share(replay),
         "colours": COLOURS,
         "failed_states": FAILED_STATES,
@@ -147,8 +145,3 @@ def _share(replay: Replay) -> object:
         f"{count:,} {state.replace('_', ' ')}" for state, count in replay.counts.items() if count
     )
     return share_bar([(COLOURS[state], replay.counts.get(state, 0)) for state in COLOURS], title)
-
-
-def _refuse_too_large(number: int) -> None:
-    if number >= 2**63:
-        raise QueryError("no replay has such a number")

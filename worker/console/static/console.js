@@ -12,7 +12,27 @@
     const every = Number(part.dataset.every) * 1000;
     const untilDone = "untilDone" in part.dataset;
     const isDone = () => untilDone && one("[data-state]", part)?.dataset.state === "done";
-    const isInUse = () => one("details[open]", part) !== null || part.contains(document.activeElement);
+    // What somebody writes, reads bar by bar or marks is left alone; what is open or has the focus stays so.
+    const isInUse = () =>
+      (part.contains(document.activeElement) && document.activeElement.matches("input, textarea, select, svg")) ||
+      all("input.why", part).some((field) => field.value) ||
+      (!getSelection().isCollapsed && part.contains(getSelection().anchorNode));
+    const replace = (text) => {
+      const sameAs = (element) => (other) => other.textContent === element.textContent;
+      const held = part.contains(document.activeElement) ? document.activeElement : null;
+      const open = all("details", part).map((details) => details.open);
+      part.innerHTML = text;
+      all("details", part).forEach((details, place) => { details.open = Boolean(open[place]); });
+      if (held) all(held.tagName, part).find(sameAs(held))?.focus({ preventScroll: true });
+      hear(part);
+      const heard = one(`[data-heard="${part.id}"]`);
+      const said = all("[data-said]", part).map((element) => element.textContent.trim()).join(" ");
+      if (heard && heard.textContent !== said && Date.now() - heardAt > 10000) {
+        heard.textContent = said;
+        heardAt = Date.now();
+      }
+    };
+    let heardAt = 0;
     let waits = every;
 
     const look = async () => {
@@ -21,9 +41,8 @@
         try {
           const answer = await fetch(part.dataset.live, { headers: { Accept: "text/html" }, redirect: "error" });
           if (!answer.ok) throw new Error(String(answer.status));
-          part.innerHTML = await answer.text();
+          replace(await answer.text());
           part.classList.remove("stale");
-          hear(part);
           waits = every;
           if (isDone()) { location.reload(); return; }
         } catch {

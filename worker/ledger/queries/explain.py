@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from pydantic.alias_generators import to_camel
@@ -47,6 +47,12 @@ _REVERSING = frozenset(
     (type_of(PaymentRefunded), type_of(PaymentDisputed), type_of(DisputeClosed), type_of(PaymentFailed))
 )
 _OF_HOLDS = frozenset((type_of(SettleUsage), type_of(ReleaseUsage)))
+
+#: A producer that sends everything under one reference may have made very many letters.
+LETTERS_MAX = 1_000
+
+#: What stands for a time that nobody wrote down.
+_NEVER = datetime.fromtimestamp(0, UTC)
 
 
 @dataclass(frozen=True)
@@ -130,14 +136,14 @@ class Original(View):
 
 @dataclass(frozen=True)
 class LetterView(View):
-    """A dead letter with this reference."""
+    """A dead letter with this reference; ``last_failed_at`` is None where nobody wrote it down."""
 
     number: int
     status: str
     reason: str
     message: str
     attempts: int
-    last_failed_at: datetime
+    last_failed_at: datetime | None
 
 
 @dataclass(frozen=True)
@@ -148,7 +154,8 @@ class Explanation(View):
     as they are now, and ``hold`` the one it opened or ended. ``payment`` and its events belong to a payment's
     reference, and to that of anything that happened to it. ``refunds`` name this reference, as this one names
     its ``original``. ``reply`` is what the caller got, and gets again. ``dead_letters`` are those that have
-    been drained from their queue. Without an operation of that name ``asked`` and ``reply`` are None.
+    been drained from their queue, of very many the newest 1,000. Without an operation of that name ``asked``
+    and ``reply`` are None.
     """
 
     reference_id: str
@@ -396,6 +403,8 @@ def _letters(connection: Connection, reference_id: str) -> tuple[LetterView, ...
             letter.last_failed_at,
         )
         .where(letter.reference_id == reference_id)
-        .order_by(letter.number)
+        .order_by(letter.number.desc())
+        .limit(LETTERS_MAX)
     )
-    return tuple(LetterView(*row) for row in connection.execute(statement))
+    rows = connection.execute(statement).all()[::-1]
+    return tuple(LetterView(*row[:5], None if row[5] == _NEVER else row[5]) for row in rows)

@@ -226,7 +226,8 @@ def _pages(bind: sa.Connection) -> Iterator[list[Any]]:
 # As worker.deadletters.fingerprints had it when this was written: letters that come later join these.
 
 _FRAME = re.compile(r'^  File "(?P<path>[^"\n]*)", line \d+, in (?P<name>\S+)', re.MULTILINE)
-_OURS = re.compile(r"(?:^|[/\\])((?:worker|schemas)[/\\].*)$")
+# From the last folder of such a name on: where it is installed may be called so too, libraries and all.
+_OURS = re.compile(r"(?:^|.*[/\\])((?:worker|schemas)[/\\](?!.*site-packages[/\\]).*)$")
 _EXCEPTION = re.compile(r"^([A-Za-z_][\w.]*)(?::|$)", re.MULTILINE)
 
 
