@@ -312,12 +312,13 @@ def _mark(order: Order, row: Row[Any]) -> str:
 
 def _behind(order: Order, mark: str) -> tuple[Any, str]:
     value, _, fingerprint = mark.rpartition("|")
+    refusal = QueryError(f"{mark[:60]!r} is no place in a list of groups by {order}")
     try:
         place: Any = datetime.fromisoformat(value) if order == "last" else int(value)
-        if order == "last" and place.tzinfo is None:
-            raise ValueError("a time without an offset")
     except ValueError as error:
-        raise QueryError(f"{mark[:60]!r} is no place in a list of groups by {order}") from error
+        raise refusal from error
+    if order == "last" and place.tzinfo is None:
+        raise refusal
     return place, fingerprint
 
 
