@@ -24,11 +24,11 @@ from worker.pipeline import Pipeline, UnansweredError
 from worker.policy import Policy
 
 NOW = datetime(2026, 11, 23, 9, tzinfo=UTC)
-FAULT = Finding("unprocessable")
+FAULT = Finding("unprocessable", "app", is_fault=True)
 GOOD = None
 
 
-def refused(sender: str = "app") -> Finding:
+def refused(sender: str | None = "app") -> Finding:
     return Finding("invalid_field", sender)
 
 
@@ -146,6 +146,12 @@ def test_what_refuses_everybody_is_a_flood_even_where_nearly_all_comes_from_one(
     assert sent_until_the_flood(flood, everybody * 20) <= flood.limit.window
 
 
+def test_where_the_broker_vouches_for_nobody_nobody_is_left_out() -> None:
+    flood = Flood()
+    stream = [GOOD, refused(None), refused(None)] * 2_000
+    assert sent_until_the_flood(flood, stream) <= flood.limit.window * flood.limit.share
+
+
 def test_a_bad_producer_does_not_hide_a_bug() -> None:
     flood = Flood()
     stream = [refused("bad"), refused("bad"), GOOD, FAULT, FAULT] * 400
@@ -183,7 +189,7 @@ def test_what_is_counted_is_what_a_plain_recount_finds() -> None:
     limit = FloodLimit(in_a_row=6, window=40, least=10, least_beyond=3)
     for _ in range(300):
         flood, seen = Flood(limit), list[Finding | None]()
-        kinds = rng.choices([GOOD, FAULT, refused("a"), refused("b"), refused("c")], k=3)
+        kinds = rng.choices([GOOD, FAULT, refused("a"), refused("b"), refused("c"), refused(None)], k=3)
         while len(seen) < 200:
             batch = rng.choices(kinds, k=rng.randint(0, 12))
             expected = any(recounted([*seen, *batch[: n + 1]], limit) for n in range(len(batch)))
@@ -197,9 +203,9 @@ def recounted(seen: Sequence[Finding | None], limit: FloodLimit) -> bool:
     """Whether the last of ``seen`` is a letter too many, counted from the beginning."""
     row = 0
     for finding in seen:
-        row = 0 if finding is None else row + (finding.sender is None)
+        row = 0 if finding is None else row + finding.is_fault
     letters = [finding for finding in seen[-limit.window :] if finding is not None]
-    senders = [finding.sender for finding in letters if finding.sender is not None]
+    senders = [one.sender for one in letters if one.sender is not None and not one.is_fault]
     loudest = max((senders.count(sender) for sender in set(senders)), default=0)
     rest, messages = len(letters) - loudest, min(len(seen), limit.window) - loudest
     is_share = len(letters) > limit.least and rest > limit.least_beyond and rest > limit.share * messages
@@ -392,7 +398,7 @@ def test_malformed_messages_of_one_sender_stop_nobody(make: Make, tries: Tries) 
     pipeline = make()
     settle(pipeline, [delivery(OPEN)])
     for _ in range(4):
-        settle(pipeline, [delivery(b"broken") for _ in range(500)])
+        settle(pipeline, [delivery(b"broken", user_id="bad") for _ in range(500)])
     link = settle(pipeline, good(1))
     assert len(link.replies) == 1
     assert pipeline.flood.verdict is None
@@ -403,6 +409,7 @@ def test_malformed_messages_of_one_sender_stop_nobody(make: Make, tries: Tries) 
     [
         [{"user_id": "app"}, {"user_id": "gateway"}],
         [{"queue": "billing.usage"}, {"queue": "billing.payments"}],
+        [{}],
     ],
 )
 def test_malformed_messages_of_everybody_stop_the_worker(

@@ -10,10 +10,10 @@ about:
   row, and only a message that the ledger settled ends the row: nothing else proves that the worker works.
 - A *refusal* (malformed, a wrong route or sender, a reference that names something else) may be ours too, but
   is most often one producer's fault, and one bad producer must not stop everybody's billing, whatever it
-  sends. So the share is taken without the sender who is refused most. Senders are told apart by what the
-  broker vouches for, their user (``user_id``) or else the queue they reach: names that can't be made up. A
+  sends. So the share is taken without the sender who is refused most, as far as the broker vouches for
+  senders (``user_id``): such names can't be made up. Where it vouches for nobody, nobody is left out. A
   schema that refuses everybody is seen by what is refused of the others; and until a process has settled one
-  message nobody is left out of a whole window, for then nothing says that the new schema takes anything.
+  message nobody is left out of a whole window: nothing says that the new schema takes anything.
 
 Counted is by messages, not by time: there is no clock here. A new process begins with nothing counted.
 """
@@ -47,10 +47,14 @@ class FloodLimit:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One message that is to become a dead letter: why, and who sent it; of a fault of ours, nobody."""
+    """One message that is to become a dead letter: why, whether that is our fault, and who sent it.
+
+    ``sender`` is whom the broker vouches for; None where it vouches for nobody.
+    """
 
     code: str
     sender: str | None = None
+    is_fault: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,7 @@ class Flood:
         self._seen = 0
         self._has_settled = False
         self._letters: deque[tuple[int, Finding]] = deque()  # with the number of their message, from 1
-        self._refused: Counter[str] = Counter()  # of the letters, by sender
+        self._refused: Counter[str] = Counter()  # of the refused, by sender
 
     @property
     def in_a_row(self) -> int:
@@ -140,9 +144,9 @@ class Flood:
             return
         self._seen += 1
         self._letters.append((self._seen, finding))
-        if finding.sender is None:
+        if finding.is_fault:
             self._row.grow()
-        else:
+        elif finding.sender is not None:
             self._refused[finding.sender] += 1
         self._forget()
 
@@ -150,7 +154,7 @@ class Flood:
         """Leave out what is no longer among the last messages."""
         while self._letters and self._letters[0][0] <= self._seen - self.limit.window:
             _, finding = self._letters.popleft()
-            if finding.sender is not None:
+            if not finding.is_fault and finding.sender is not None:
                 self._refused[finding.sender] -= 1
 
     def _judged(self) -> Verdict | None:

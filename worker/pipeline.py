@@ -263,13 +263,9 @@ def _finding(item: Item) -> Finding | None:
     if item.reason is None:
         if not any(isinstance(answer, Conflict) for answer in item.answers):
             return None
-        return Finding(Code.REFERENCE_CONFLICT, _sender(item.delivery))
-    return Finding(item.reason.code, None if item.reason.code in _FAULTS else _sender(item.delivery))
-
-
-def _sender(delivery: Delivery) -> str:
-    """Whom the broker vouches for: the user, or else the queue that the message was let into."""
-    return delivery.text("user_id") or delivery.queue
+        return Finding(Code.REFERENCE_CONFLICT, item.delivery.text("user_id"))
+    is_fault = item.reason.code in _FAULTS
+    return Finding(item.reason.code, item.delivery.text("user_id"), is_fault=is_fault)
 
 
 def _labels(item: Item) -> tuple[str, str]:

@@ -185,7 +185,7 @@ BODIES: list[tuple[bytes, str]] = [
         " ".join(["0000"] * 2_048) + "\n… and 904 bytes more, see `billing-worker dead-letters export`",
     ),
     (b"\x1b[2J", "1b5b 324a"),
-    ('{"ü": "\u009b2J"}'.encode(), '{\n  "ü": "\\x9b2J"\n}'),
+    ('{"ü": "\u009b2J"}'.encode(), '{\n  "ü": "\\u009b2J"\n}'),
     (b'{"a": "\\ud800"}', '{\n  "a": "\\ud800"\n}'),
     # What pretty printing would hide is shown as it is: it may be why the message is here.
     (b'{"tokens": 1, "tokens": 2}', '{"tokens": 1, "tokens": 2}'),
@@ -676,7 +676,7 @@ def test_more_letters_than_one_delivery_holds_are_all_there_at_the_first_look(
     cli: Cli, witness: Witness
 ) -> None:
     for number in range(450):
-        witness.publish(f"broken {number}".encode(), routing_key="usage.deduct")
+        witness.publish(f"broken {number}".encode(), routing_key="usage.deduct", user_id="billing")
     worker(cli, 450)
     eventually(lambda: witness.depth("billing.dead") == 450)
     assert cli("dead-letters", "list", "--limit", "1", "--json").json["total"] == 450

@@ -12,11 +12,12 @@ from werkzeug.datastructures import MultiDict
 from tests.console.furnishing import HOSTILE
 from tests.support.waiting import eventually
 from worker.console.asking import LetterSet, filter_in, filter_pairs
-from worker.console.bodies import editable, from_form, hex_dump, readable
+from worker.console.bodies import from_form, hex_dump, readable
 from worker.console.charts import Bar, round_up, share_bar, stacked_bars
 from worker.console.formats import ago, compact, lasting, moment, shortened, visible
 from worker.console.security import own_path
 from worker.console.watching import Known, Unknown, Watched
+from worker.deadletters.bodies import editable
 from worker.deadletters.letters import EPOCH
 from worker.deadletters.views import Status
 from worker.errors import BrokerUnavailableError

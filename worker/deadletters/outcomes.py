@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, select, tuple_
+from sqlalchemy import Connection
 
 from schemas import Command, Limits, Malformed, UsageBatch, decode
 from worker.broker import BILLING
@@ -12,9 +12,7 @@ from worker.core import Outcome
 from worker.core.decide import content_of
 from worker.core.replies import message_for
 from worker.deadletters.views import ItemState, LedgerLine, ParkedLetter
-from worker.ledger import rows
-from worker.ledger.bulk import select_rows
-from worker.ledger.tables import operations, superseded_outcomes
+from worker.ledger.loading import outcomes_of, superseded_by
 
 _CENTURIES = timedelta(days=365_000)
 #: Whether a worker takes so much is for the worker to say: here it is only read what is asked for.
@@ -94,24 +92,8 @@ def shown(connection: Connection, expected: Iterable[Expected]) -> Shown:
     """What the ledger shows of these."""
     wanted = list(expected)
     by_key(connection)
-    references = sorted({one.reference_id for one in wanted})
-    found = select_rows(connection, operations, rows.OPERATION, "reference_id", references)
-    outcomes = {row.reference_id: rows.outcome(row) for row in found}
-    late = sorted(
-        {
-            (one.reference_id, one.attempt)
-            for one in wanted
-            if (stored := outcomes.get(one.reference_id)) is not None and one.attempt < stored.attempt
-        }
-    )
-    if not late:
-        return Shown(outcomes, {})
-    table = superseded_outcomes
-    statement = select(table).where(tuple_(table.c.reference_id, table.c.attempt).in_(late))
-    return Shown(
-        outcomes,
-        {(row.reference_id, row.attempt): rows.outcome(row) for row in connection.execute(statement)},
-    )
+    outcomes = outcomes_of(connection, {one.reference_id for one in wanted})
+    return Shown(outcomes, superseded_by(connection, wanted, outcomes))
 
 
 def settled(expected: Sequence[Expected], ledger: Shown, *, was_known: bool) -> tuple[ItemState, str] | None:
@@ -146,7 +128,7 @@ def ledger_lines(
     lines = [_line(one, ledger) for one in expected]
     known = {line.reference_id for line in lines}
     if letter.reference_id is not None and letter.reference_id not in known:
-        alone = _stored(connection, letter.reference_id)
+        alone = outcomes_of(connection, [letter.reference_id]).get(letter.reference_id)
         if alone is not None or not lines:
             lines.append(LedgerLine(letter.reference_id) if alone is None else _outcome_line(alone, None))
     return tuple(lines)
@@ -158,11 +140,6 @@ def _line(expected: Expected, ledger: Shown) -> LedgerLine:
         return LedgerLine(expected.reference_id)
     answering = ledger.of(expected) or outcome
     return _outcome_line(answering, is_same=agrees(expected, answering))
-
-
-def _stored(connection: Connection, reference_id: str) -> Outcome | None:
-    found = select_rows(connection, operations, rows.OPERATION, "reference_id", [reference_id])
-    return rows.outcome(found[0]) if found else None
 
 
 def _outcome_line(outcome: Outcome, is_same: bool | None) -> LedgerLine:  # noqa: FBT001 - a value, not a mode

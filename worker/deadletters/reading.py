@@ -96,7 +96,8 @@ def page(connection: Connection, filter_: LetterFilter, limit: int, before: int 
 
 def _line(row: Row[Any]) -> LetterLine:
     values = {name: getattr(row, name) for name in _LINE_NAMES}
-    return LetterLine(**values | {"is_edited": bool(row.is_edited)})
+    times = {name: known_time(values[name]) for name in ("first_failed_at", "last_failed_at")}
+    return LetterLine(**values | times | {"is_edited": bool(row.is_edited)})
 
 
 def _searched(

@@ -122,8 +122,8 @@ class LetterLine(View):
     reference_id: str | None
     user_id: str | None
     attempts: int
-    first_failed_at: datetime
-    last_failed_at: datetime
+    first_failed_at: datetime | None
+    last_failed_at: datetime | None
     fingerprint: str
     tokens_at_stake: int | None
     replay_id: int | None

@@ -7,7 +7,7 @@ asked for only where a command, or a hold that is open, needs it.
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import Connection, Row, and_, func, select, tuple_
 
@@ -51,8 +51,8 @@ def load(connection: Connection, commands: Sequence[Command], now: datetime) -> 
     needs = needs_of(commands)
     just_opened = _make_missing_accounts(connection, needs.opening, now)
     known = Known(accounts=_locked_accounts(connection, needs.users), just_opened=just_opened)
-    known.outcomes = _outcomes(connection, needs.references)
-    known.superseded = _superseded(connection, commands, known.outcomes)
+    known.outcomes = outcomes_of(connection, needs.references)
+    known.superseded = superseded_by(connection, commands, known.outcomes)
     states = [state for user_id, state in known.accounts.items() if user_id not in just_opened]
     known.lots = open_lots(connection, [state.account_id for state in states])
     known.holds = open_holds(connection, [state.account_id for state in states if state.held])
@@ -122,21 +122,33 @@ def _locked_accounts(connection: Connection, users: Iterable[str]) -> dict[str, 
     return {row.user_id: rows.account(row) for row in found}
 
 
-def _outcomes(connection: Connection, references: Iterable[str]) -> dict[str, Outcome]:
+class Asking(Protocol):
+    """What names an attempt at a reference."""
+
+    @property
+    def reference_id(self) -> str: ...
+
+    @property
+    def attempt(self) -> int: ...
+
+
+def outcomes_of(connection: Connection, references: Iterable[str]) -> dict[str, Outcome]:
+    """The outcomes that are stored under these references."""
     found = select_rows(connection, operations, rows.OPERATION, "reference_id", sorted(references))
     return {row.reference_id: rows.outcome(row) for row in found}
 
 
-def _superseded(
-    connection: Connection, commands: Sequence[Command], outcomes: Mapping[str, Outcome]
+def superseded_by(
+    connection: Connection, asking: Iterable[Asking], outcomes: Mapping[str, Outcome]
 ) -> dict[tuple[str, int], Outcome]:
+    """What earlier attempts than the stored ones came to, as far as ``asking`` names such."""
     if not outcomes:
         return {}
     late = sorted(
         {
-            (command.reference_id, command.attempt)
-            for command in commands
-            if (stored := outcomes.get(command.reference_id)) is not None and command.attempt < stored.attempt
+            (one.reference_id, one.attempt)
+            for one in asking
+            if (stored := outcomes.get(one.reference_id)) is not None and one.attempt < stored.attempt
         }
     )
     if not late:

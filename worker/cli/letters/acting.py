@@ -6,7 +6,6 @@ from pathlib import Path
 import click
 
 from worker.bootstrap import Application
-from worker.cli.letters.bodies import editable
 from worker.cli.letters.common import (
     Number,
     chosen,
@@ -19,6 +18,7 @@ from worker.cli.letters.common import (
 from worker.cli.letters.looking import letter_as_dict
 from worker.cli.options import as_json, with_application
 from worker.cli.output import printable, show_json
+from worker.deadletters.bodies import editable
 from worker.deadletters.filters import LetterFilter
 from worker.deadletters.office import DeadLetterOffice
 from worker.deadletters.views import Done, NotPossibleError, ParkedLetter, RefusedBodyError

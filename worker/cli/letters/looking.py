@@ -297,8 +297,13 @@ def letter_as_dict(letter: ParkedLetter) -> dict[str, Any]:
         if name in {"body", "edited_body"}:
             fields |= {} if value is None else body_as_dict(to_camel(name), value)
         else:
-            fields[to_camel(name)] = value.isoformat() if isinstance(value, datetime) else value
+            fields[to_camel(name)] = _rfc3339(value) if isinstance(value, datetime) else value
     return fields
+
+
+def _rfc3339(at: datetime) -> str | None:
+    """A time of a letter; None where nobody wrote it down."""
+    return None if at == EPOCH else at.isoformat()
 
 
 def body_as_dict(name: str, body: bytes) -> dict[str, str]:

@@ -12,9 +12,10 @@ from flask.typing import ResponseReturnValue
 
 from worker.broker import BILLING
 from worker.console.asking import LetterSet, Values, text_in, undo_entries
-from worker.console.bodies import Readable, editable, from_form, readable
+from worker.console.bodies import Readable, from_form, readable
 from worker.console.pages.letters import freeze
 from worker.console.parts import parts, person
+from worker.deadletters.bodies import editable
 from worker.deadletters.views import NotPossibleError, ParkedLetter, RefusedBodyError, Status
 from worker.ledger.queries import QueryError
 

@@ -1,0 +1,78 @@
+"""Bodies for people: JSON set out where that hides nothing, and what may be edited without being changed."""
+
+import json
+from typing import Any
+
+#: JSON that is nested deeper is shown as it is: each line is indented by its depth, and a body of 256 KiB
+#: could become hundreds of megabytes.
+_DEPTH_MAX = 24
+
+
+def pretty_json(body: bytes) -> str | None:
+    """The JSON of ``body`` on lines of its own; None where writing it anew would show something else.
+
+    What nobody can see in a text of it is written as JSON escapes it, which means the same.
+    """
+    try:
+        pretty = json.dumps(_exactly(body), indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return None
+    if pretty.replace("\n", "").isprintable():
+        return pretty
+    return "".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in pretty)
+
+
+def editable(body: bytes) -> str | None:
+    """``body`` as text for an editor or a form; None where these would give back other bytes.
+
+    They end lines in their own way (a form's end in CR LF whatever was in it), so that JSON is edited in its
+    pretty form, and other text only where its lines are told by LF.
+    """
+    if (pretty := pretty_json(body)) is not None and "\r" not in pretty:
+        return pretty
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        return None
+    return text if all(char.isprintable() or char in "\n\t" for char in text) else None
+
+
+def _exactly(body: bytes) -> Any:
+    """The JSON of ``body``; raises ValueError where it would look different when it is written anew.
+
+    As a worker reads it: UTF-8 without a mark in front, so that what is refused for that does not look fine.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) != len(pairs):
+            raise ValueError("a name is given twice")
+        return dict(pairs)
+
+    def as_written(number: str) -> float:
+        if str(float(number)) != number:
+            raise ValueError("a number would look different")
+        return float(number)
+
+    def whole(number: str) -> int:
+        if number == "-0":
+            raise ValueError("a number would look different")
+        return int(number)
+
+    found = json.loads(body.decode(), object_pairs_hook=unique, parse_float=as_written, parse_int=whole)
+    _refuse_deep(found)
+    return found
+
+
+def _refuse_deep(value: Any) -> None:
+    """Raises ValueError for what can't be set out by lines without growing out of all proportion."""
+    level: list[Any] = [value]
+    for _ in range(_DEPTH_MAX):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return
+    raise ValueError("nested too deep")
