@@ -20,11 +20,15 @@ class _Fate(StrEnum):
     REFUSED = "refused"  #: a queue is there, and full
 
 
+_PUBLISHED = _Fate.PUBLISHED
+
+
 class Dispatch:
     """Sends replies, dead letters and notices."""
 
     def __init__(self, policy: Policy, correspondence: Correspondence, metrics: Metrics) -> None:
         self._policy, self._correspondence, self._metrics = policy, correspondence, metrics
+        self._events, self._dead = policy.topology.events, policy.topology.dead.name
 
     def send(self, link: Link, outgoing: Sequence[list[Outgoing]], now: datetime) -> set[str]:
         """Send all that stands in the lists of ``outgoing`` and take out what is done with.
@@ -55,7 +59,10 @@ class Dispatch:
         left: set[str] = set()
         for messages, message in pending:
             messages.remove(message)
-            again = self._remaining(message, fates.get(id(message), _Fate.PUBLISHED), now)
+            fate = fates.get(id(message), _PUBLISHED)
+            if fate is _PUBLISHED and self._is_reply(message):
+                continue  # nearly all of them
+            again = self._remaining(message, fate, now)
             if again is not None:
                 messages.append(again)
                 left.add(again.routing_key)
@@ -93,10 +100,10 @@ class Dispatch:
         return None
 
     def _is_notice(self, message: Outgoing) -> bool:
-        return message.exchange == self._policy.topology.events
+        return message.exchange == self._events
 
     def _is_reply(self, message: Outgoing) -> bool:
-        return not (self._is_notice(message) or message.routing_key == self._policy.topology.dead.name)
+        return message.routing_key != self._dead and message.exchange != self._events
 
     def _tell_unroutable(self, replies: Sequence[Outgoing]) -> None:
         if not replies:

@@ -260,12 +260,13 @@ class Pipeline:
 
 def _finding(item: Item) -> Finding | None:
     """Why a letter is sent about ``item``, if one is; of a refusal, who brought it about."""
-    if item.reason is None:
-        if not any(isinstance(answer, Conflict) for answer in item.answers):
-            return None
-        return Finding(Code.REFERENCE_CONFLICT, item.delivery.text("user_id"))
-    is_fault = item.reason.code in _FAULTS
-    return Finding(item.reason.code, item.delivery.text("user_id"), is_fault=is_fault)
+    if item.reason is not None:
+        is_fault = item.reason.code in _FAULTS
+        return Finding(item.reason.code, item.delivery.text("user_id"), is_fault=is_fault)
+    for answer in item.answers:
+        if isinstance(answer, Conflict):
+            return Finding(Code.REFERENCE_CONFLICT, item.delivery.text("user_id"))
+    return None
 
 
 def _labels(item: Item) -> tuple[str, str]:

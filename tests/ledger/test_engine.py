@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, event, text
 from sqlalchemy.exc import DBAPIError
 
 from schemas import DeductUsage
@@ -40,6 +40,20 @@ def test_what_an_error_of_postgresql_means(postgres_engine: Engine, sql: str, er
     with pytest.raises(error):
         run(postgres_engine, sql)
     run(postgres_engine, "SELECT 1")  # and the next transaction has a connection that works
+
+
+def test_plans_that_were_made_for_empty_tables_are_not_kept(postgres_url: str) -> None:
+    engine = ledger_engine(postgres_url, only_by_key=True)
+    asked: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda _c, _u, sql, *_: asked.append(sql))
+    for number in range(1, 102):
+        asked.append(f"transaction {number}")
+        run(engine, "SELECT 1")
+    engine.dispose()
+    assert [asked[place - 1] for place, sql in enumerate(asked) if sql == "DISCARD PLANS"] == [
+        "transaction 10",
+        "transaction 100",
+    ]
 
 
 @pytest.mark.parametrize("state", ["26000", "42P05", "0A000", "22P02"])

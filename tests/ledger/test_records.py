@@ -24,9 +24,9 @@ from sqlalchemy import (
 
 from tests.support.worlds import examples
 from worker.errors import LedgerUnavailableError
-from worker.ledger.bulk import insert_rows, update_rows
+from worker.ledger.bulk import Insert, Update, insert_rows, update_rows, write_all
 from worker.ledger.engine import translated_errors
-from worker.ledger.records import columns_of, parameters, unnested
+from worker.ledger.records import Columns, columns_of, parameters, unnested
 from worker.ledger.tables import JsonObject, UtcDateTime
 
 KINDS = Table(
@@ -91,6 +91,36 @@ def test_what_is_written_is_read(connection: Connection, rows: list[dict[str, An
     assert [dict(row) for row in read] == changed
 
 
+def test_several_writes_say_how_many_rows_each_has_written(connection: Connection) -> None:
+    insert_rows(connection, KINDS, [{"key": key, "words": "old", "amount": key} for key in range(4)])
+    written = write_all(
+        connection,
+        [
+            Insert(KINDS, {"key": [7, 8], "words": ["new", None]}),
+            Update(KINDS, {"key": [0, 1, 9], "words": ["first", "second", "none"]}, ("key",)),
+            Insert(KINDS, {"key": [], "words": []}),
+            Update(
+                KINDS,
+                {"key": [2, 3], "words": ["third", "late"], "expected": [2, 4]},
+                ("key",),
+                (("amount", "expected"),),
+            ),
+            Insert(KINDS, {"key": [4], "words": ["again"]}, on_conflict="update"),
+        ],
+    )
+    assert written == [2, 2, 0, 1, 1]
+    read = connection.execute(KINDS.select().order_by(KINDS.c.key))
+    assert {row.key: row.words for row in read} == {
+        0: "first",
+        1: "second",
+        2: "third",
+        3: "old",
+        4: "again",
+        7: "new",
+        8: None,
+    }
+
+
 def test_rows_have_the_order_that_the_table_has_there(connection: Connection) -> None:
     columns = columns_of(connection, KINDS)
     assert columns[0] == "day"
@@ -98,8 +128,13 @@ def test_rows_have_the_order_that_the_table_has_there(connection: Connection) ->
     assert unnested(KINDS, columns, (("expected", "BIGINT"),), 3) == (
         f"unnest(CAST($3 AS kinds[]), CAST($4 AS BIGINT[])) AS r({', '.join(columns)}, expected)"
     )
-    given_rows = [{"key": 1, "words": 'say "a\\b"', "expected": 4}, {"key": 2, "words": "x", "expected": 5}]
-    assert parameters(KINDS, columns, given_rows, (("expected", "BIGINT"),)) == [
+    given_columns: Columns = {
+        "key": [1, 2],
+        "words": ['say "a\\b"', "x"],
+        "expected": [4, 5],
+        "day": [None, None],
+    }
+    assert parameters(KINDS, columns, given_columns, (("expected", "BIGINT"),)) == [
         '{"(,,\\"say \\\\\\"a\\\\\\\\b\\\\\\"\\",,,,,1,)","(,,\\"x\\",,,,,2,)"}',
         "{4,5}",
     ]

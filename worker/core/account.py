@@ -136,9 +136,9 @@ class AccountBook:
         other = copy(self)
         other.state = self.state.clone()
         other.lots = {number: lot.clone() for number, lot in self.lots.items()}
-        other.holds = {reference: copy(hold) for reference, hold in self.holds.items()}
+        other.holds = {reference: hold.clone() for reference, hold in self.holds.items()}
         other.burn_order = None
-        other.quotas = {key: copy(quota) for key, quota in self.quotas.items()}
+        other.quotas = {key: quota.clone() for key, quota in self.quotas.items()}
         other.written = self.written.branch(other.lots, other.holds)
         return other
 

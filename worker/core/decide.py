@@ -6,7 +6,6 @@ to what its commands would have come to one by one. It reads ``Known`` and leave
 
 import json
 from collections.abc import Mapping, Sequence
-from copy import copy
 from datetime import datetime
 from typing import Any, assert_never
 
@@ -202,7 +201,7 @@ class _Batch:
         book = AccountBook(
             state.clone(),
             [lot.clone() for lot in self._known.lots.get(state.account_id, ())],
-            [copy(hold) for hold in self._known.holds.get(state.account_id, ())],
+            [hold.clone() for hold in self._known.holds.get(state.account_id, ())],
             self._catalog,
             self._now,
         )

@@ -177,6 +177,23 @@ class Hold:
     outcome: Outcome | None = None
     closed_by: Outcome | None = None
 
+    def clone(self) -> "Hold":
+        """A copy that can be changed by itself."""
+        return Hold(
+            self.account_id,
+            self.reference_id,
+            self.amount,
+            self.parts,
+            self.opened_at,
+            self.expires_at,
+            self.state,
+            self.captured,
+            self.closed_at,
+            self.operation_id,
+            self.outcome,
+            self.closed_by,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Taken:
@@ -254,15 +271,19 @@ class QuotaState:
     used: int = 0
     sequence: int = 0
 
+    def clone(self) -> "QuotaState":
+        """A copy that can be changed by itself."""
+        return QuotaState(self.used, self.sequence)
+
 
 @dataclass(slots=True)
 class Known:
     """All that ``decide`` may look at.
 
-    ``outcomes`` holds the latest outcome of each reference that has one, the originals that commands name
-    among them; ``superseded`` the rejections that a higher attempt replaced. ``just_opened`` names the users
-    whose account row this transaction made: they are open only if the plan opens them. Of an account all lots
-    that are not used up are known and all open holds, and of the others those that commands name.
+    ``outcomes`` holds the latest outcome of each reference that has one, and of the usages and payments that
+    commands name; ``superseded`` the rejections that a higher attempt replaced. ``just_opened`` names the
+    users whose account row this transaction made: they are open only if the plan opens them. Of an account
+    all lots that are not used up are known and all open holds, and of the others those that commands name.
     ``usages`` are by the reference of a usage that commands refund, ``payments`` and ``payment_events`` by
     the payment's.
     """

@@ -23,9 +23,10 @@ from schemas import (
 class Needs:
     """Users and references by what is asked of them.
 
-    ``references`` are the commands' own and the originals they name. ``opening`` maps a user to the tier that
-    is asked for first. ``holds``, ``usages`` and ``payments`` are the references of originals; ``paying``
-    those of payments, also of ones that come now. ``counting`` are the users whose quotas matter.
+    ``references`` are the commands' own and the originals they name, but for holds, which are found by their
+    account. ``opening`` maps a user to the tier that is asked for first. ``holds``, ``usages`` and
+    ``payments`` are the references of originals; ``paying`` those of payments, also of ones that come now.
+    ``counting`` are the users whose quotas matter.
     """
 
     users: set[str] = field(default_factory=set)
@@ -57,6 +58,6 @@ def needs_of(commands: Iterable[Command]) -> Needs:
                 needs.paying.add(command.reference_id)
             case PaymentRefunded() | PaymentDisputed() | DisputeClosed() | PaymentFailed():
                 needs.payments.add(command.original_reference_id)
-    needs.references |= needs.holds | needs.usages | needs.payments
+    needs.references |= needs.usages | needs.payments
     needs.paying |= needs.payments
     return needs

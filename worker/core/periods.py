@@ -21,7 +21,10 @@ def months_after(anchor: datetime, months: int) -> datetime:
     """``anchor`` so many months later; from the 31st, on the last day of a month that has none."""
     year, month = divmod(anchor.year * 12 + anchor.month - 1 + months, 12)
     month += 1
-    return anchor.replace(year=year, month=month, day=min(anchor.day, monthrange(year, month)[1]))
+    day = anchor.day
+    return anchor.replace(
+        year=year, month=month, day=day if day <= 28 else min(day, monthrange(year, month)[1])
+    )
 
 
 def period_at(anchor: datetime, moment: datetime) -> Period:

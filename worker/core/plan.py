@@ -109,10 +109,14 @@ class Plan:
     opened: set[str] = field(default_factory=set)
 
     @property
-    def only_uses(self) -> bool:
-        """Whether it is nothing but new usage of lots that are there, and some of it was applied."""
+    def moves_nothing(self) -> bool:
+        """Whether there is nothing to write but outcomes."""
+        return not self.accounts and self.is_usage
+
+    @property
+    def is_usage(self) -> bool:
+        """Whether nothing but usage moved accounts, and only of lots that are there."""
         others = (
-            self.rejudged,
             self.quota_entries,
             self.payments,
             self.payment_events,
@@ -122,8 +126,9 @@ class Plan:
             self.new_holds,
             self.closed_holds,
         )
-        return (
-            bool(self.outcomes and self.entries and self.used_lots)
-            and not any(others)
-            and all(move.only_used for move in self.accounts)
-        )
+        return not any(others) and all(move.only_used for move in self.accounts)
+
+    @property
+    def only_uses(self) -> bool:
+        """Whether it is nothing but new usage, and some of it was applied."""
+        return bool(self.outcomes and self.entries and self.used_lots) and not self.rejudged and self.is_usage

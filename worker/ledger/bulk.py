@@ -1,21 +1,47 @@
-"""Many rows in one statement.
+"""Many rows in one statement, and the writes to many tables in one as well.
 
 On PostgreSQL rows travel as an array of their table's row type (see ``records``), and keys as one array: the
 statement is the same text for any number of them, prepared once a connection, and neither side builds
 thousands of parameters. On SQLite SQLAlchemy builds the statements; rows are an ``executemany``.
+
+Each statement is a round trip, and at its end the ledger's thread waits for its turn beside the worker's
+other thread: fewer are faster by more than what they cost themselves.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, assert_never
 
-from sqlalchemy import Column, Connection, CursorResult, Row, Table, bindparam, select, update
+from sqlalchemy import (
+    Column,
+    Connection,
+    CursorResult,
+    Row,
+    Select,
+    Table,
+    bindparam,
+    literal_column,
+    select,
+    update,
+)
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql import ColumnElement, any_
 
-from worker.ledger.records import Beside, Rows, array, columns_of, kind_of, parameters, unnested
-from worker.ledger.tables import accounts, entries, lots, operations
+from worker.ledger.records import (
+    POSTGRESQL,
+    Beside,
+    Columns,
+    array,
+    by_column,
+    by_row,
+    columns_of,
+    kind_of,
+    parameters,
+    unnested,
+)
+from worker.ledger.tables import operations
 
 OnConflict = Literal["fail", "nothing", "update"]
 
@@ -44,7 +70,8 @@ def select_rows(
     if connection.dialect.name == "postgresql":
         sql = _select_sql(table, names, key, also and also[0], only, order_by, for_update)
         keys = [array(values)] if also is None else [array(values), array(also[1])]
-        return _executed(connection, sql, table, keys).all()
+        verb = "lock" if for_update else "select"
+        return _executed(connection, sql, f"{verb}_{table.name}", keys).all()
     statement = select(*(table.c[name] for name in names)).where(table.c[key].in_(values))
     if also is not None:
         statement = statement.where(table.c[also[0]].in_(also[1]))
@@ -53,102 +80,134 @@ def select_rows(
     return connection.execute(statement.order_by(*(table.c[name] for name in order_by))).all()
 
 
+#: Of a column, that it is one of the keys that are asked for.
+IsKey = Callable[[Column[Any]], ColumnElement[bool]]
+
+
+def select_by(
+    connection: Connection, build: Callable[[IsKey], Select[Any]], keys: Collection[Any]
+) -> Sequence[Row[Any]]:
+    """What ``build`` selects of the rows that ``keys`` name.
+
+    The statement depends on nothing else: it is built and prepared once.
+    """
+    if not keys:
+        return []
+    if connection.dialect.name == "postgresql":
+        return _executed(connection, _built_sql(build), f"select{build.__name__}", [array(keys)]).all()
+    return connection.execute(build(lambda column: column.in_(keys))).all()
+
+
+@dataclass(frozen=True, slots=True)
+class Insert:
+    """New rows, in their order.
+
+    Where a unique key stands against one, ``nothing`` leaves it out, and ``update`` replaces what is not the
+    primary key.
+    """
+
+    table: Table
+    columns: Columns
+    on_conflict: OnConflict = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """New values for the rows that the ``key`` names, as far as each guarded column holds what it must.
+
+    ``guard`` maps a column to the name among ``columns`` under which its expected value stands.
+    """
+
+    table: Table
+    columns: Columns
+    key: tuple[str, ...]
+    guard: tuple[tuple[str, str], ...] = ()
+
+
+Write = Insert | Update
+
+
+def write_all(connection: Connection, writes: Sequence[Write]) -> list[int]:
+    """Carry out ``writes``, of which no two write the same row; how many rows each has written.
+
+    On PostgreSQL in one statement, so that foreign keys are looked at when all of it is done.
+    """
+    if connection.dialect.name == "postgresql":
+        texts: list[str] = []
+        parts: list[str] = []
+        for write in writes:
+            source = _add_source(connection, write, texts)
+            parts.append(_write_sql(write, source))
+        only = writes[0].table.name if len(writes) == 1 else "batch"
+        (row,) = _executed(connection, _joined_sql(*parts), f"write_{only}", texts)
+        return list(row)
+    return [_written_on_sqlite(connection, write) for write in writes]
+
+
 def insert_rows(
     connection: Connection,
     table: Table,
-    rows: Rows,
+    rows: Sequence[Mapping[str, Any]],
     *,
     on_conflict: OnConflict = "fail",
     returning: tuple[str, ...] = (),
 ) -> Sequence[Row[Any]]:
-    """Insert ``rows``, which all have the same keys, in their order; the rows written, if asked for.
+    """Insert ``rows``, which all have the same keys, in their order; the rows written, if asked for."""
+    return insert(connection, Insert(table, by_column(rows), on_conflict), returning) if rows else []
 
-    ``nothing`` leaves a row out where a unique key stands against it, ``update`` replaces what is not the
-    primary key.
-    """
-    if not rows:
-        return []
-    names = tuple(rows[0])
+
+def insert(connection: Connection, new: Insert, returning: tuple[str, ...] = ()) -> Sequence[Row[Any]]:
+    """Insert rows; those that were written, if asked for."""
     if connection.dialect.name == "postgresql":
-        columns = columns_of(connection, table)
-        sql = _insert_sql(table, names, on_conflict, returning, unnested(table, columns))
-        result = _executed(connection, sql, table, parameters(table, columns, rows))
+        texts: list[str] = []
+        sql = _write_sql(new, _add_source(connection, new, texts))
+        if returning:
+            sql += f" RETURNING {', '.join(returning)}"
+        result = _executed(connection, sql, f"insert_{new.table.name}", texts)
     else:
-        result = connection.execute(_sqlite_insert(table, names, on_conflict, returning), list(rows))
+        statement = _sqlite_insert(new.table, tuple(new.columns), new.on_conflict)
+        wanted = statement.returning(*(new.table.c[name] for name in returning)) if returning else statement
+        result = connection.execute(wanted, by_row(new.columns))
     return result.all() if returning else []
 
 
 def update_rows(
-    connection: Connection,
-    table: Table,
-    rows: Rows,
-    *,
-    key: tuple[str, ...],
-    guard: Mapping[str, str] | None = None,
+    connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]], *, key: tuple[str, ...]
 ) -> int:
-    """Set the columns of ``rows`` where the ``key`` matches and each guarded column holds what it must.
-
-    ``guard`` maps a column to the key of ``rows`` with its expected value. Returns how many rows changed.
-    """
-    if not rows:
-        return 0
-    guards = tuple((guard or {}).items())
-    names = tuple(rows[0])
-    if connection.dialect.name == "postgresql":
-        columns = columns_of(connection, table)
-        expected: Beside = tuple((parameter, kind_of(table, column)) for column, parameter in guards)
-        sql = _update_sql(table, names, key, guards, unnested(table, columns, expected))
-        return _executed(connection, sql, table, parameters(table, columns, rows, expected)).rowcount
-    fixed = {*key, *(parameter for _, parameter in guards)}
-    statement = (
-        update(table)
-        .where(*(table.c[name] == bindparam(f"k_{name}") for name in key))
-        .where(*(table.c[column] == bindparam(f"k_{parameter}") for column, parameter in guards))
-        .values({name: bindparam(f"v_{name}") for name in names if name not in fixed})
-    )
-    values = [{(f"k_{name}" if name in fixed else f"v_{name}"): row[name] for name in names} for row in rows]
-    return connection.execute(statement, values).rowcount
+    """Set the columns of ``rows``, which all have the same keys, where the ``key`` matches; how many did."""
+    return write_all(connection, [Update(table, by_column(rows), key)])[0] if rows else 0
 
 
 def write_uses(
-    connection: Connection, claims: Rows, moves: Rows, uses: Rows, booked: Rows
+    connection: Connection, claims: Insert, moves: Update, uses: Update, booked: Insert
 ) -> Sequence[Row[Any]]:
     """Few deductions in one statement, for a batch that is too small to spread round trips over it.
 
-    ``claims`` are rows of operations, ``moves`` of accounts with their ``expected_sequence``, ``uses`` of
-    lots, ``booked`` of entries with the ``reference_id`` of their operation; none of them empty. Returns a
-    row for each operation that was claimed, with how many of all other rows were written. PostgreSQL only.
+    ``claims`` are operations, ``moves`` accounts, ``uses`` lots, ``booked`` entries with the ``reference_id``
+    of their operation; none of them empty. Returns a row for each operation that was claimed, with how many
+    of all other rows were written. PostgreSQL only.
     """
-    parts = (
-        (operations, claims, ()),
-        (accounts, moves, _EXPECTED_SEQUENCE),
-        (lots, uses, ()),
-        (entries, booked, _OF_REFERENCE),
-    )
     texts: list[str] = []
-    sources: list[str] = []
-    for table, rows, beside in parts:
-        columns = columns_of(connection, table)
-        sources.append(unnested(table, columns, beside, len(texts) + 1))
-        texts += parameters(table, columns, rows, beside)
-    names = (tuple(rows[0]) for _, rows, _ in parts)
-    return _executed(connection, _uses_sql(*names, *sources), operations, texts).all()
+    claiming, moving, using = (
+        _write_sql(write, _add_source(connection, write, texts)) for write in (claims, moves, uses)
+    )
+    entered = _add_source(connection, booked, texts, _OF_REFERENCE)
+    sql = _uses_sql(claiming, moving, using, tuple(booked.columns), entered)
+    return _executed(connection, sql, "write_uses", texts).all()
 
 
-_EXPECTED_SEQUENCE: Beside = (("expected_sequence", kind_of(accounts, "sequence")),)
 _OF_REFERENCE: Beside = (("reference_id", kind_of(operations, "reference_id")),)
 
 
-def _executed(connection: Connection, sql: str, table: Table, texts: Sequence[str]) -> CursorResult[Any]:
+def _executed(connection: Connection, sql: str, label: str, texts: Sequence[str]) -> CursorResult[Any]:
     """``sql`` with ``texts`` for its parameters; the server parses it once a connection, and plans it seldom.
 
-    Its name there says what it does: that is what a look at the server's activity shows.
+    Its name there begins with ``label``: that is what a look at the server's activity shows.
     """
     prepared: dict[str, str] = connection.info.setdefault("prepared", {})
     name = prepared.get(sql)
     if name is None:
-        verb = "lock" if sql.endswith("FOR UPDATE") else sql.partition(" ")[0].lower()
-        name = f"{'use' if verb == 'with' else verb}_{table.name}_{len(prepared)}"
+        name = f"{label}_{len(prepared)}"
         kinds = ", ".join(["text"] * len(texts))
         connection.exec_driver_sql(f"PREPARE {name}({kinds}) AS {sql}")
         prepared[sql] = name
@@ -190,13 +249,35 @@ def _is_any(table: Table, column: str, place: int) -> str:
 
 
 @lru_cache(maxsize=64)
-def _insert_sql(
-    table: Table,
-    names: tuple[str, ...],
-    on_conflict: OnConflict,
-    returning: tuple[str, ...],
-    source: str,
-) -> str:
+def _built_sql(build: Callable[[IsKey], Select[Any]]) -> str:
+    def is_key(column: Column[Any]) -> ColumnElement[bool]:
+        return column == any_(literal_column(f"CAST($1 AS {kind_of(column.table, column.name)}[])"))
+
+    return str(build(is_key).compile(dialect=POSTGRESQL, compile_kwargs={"literal_binds": True}))
+
+
+def _add_source(connection: Connection, write: Write, texts: list[str], beside: Beside = ()) -> str:
+    """Where the rows of ``write`` come from, as ``r``; what holds them is added to ``texts``."""
+    if isinstance(write, Update):
+        beside = tuple((parameter, kind_of(write.table, column)) for column, parameter in write.guard)
+    order = columns_of(connection, write.table)
+    source = unnested(write.table, order, beside, len(texts) + 1)
+    texts += parameters(write.table, order, write.columns, beside)
+    return source
+
+
+def _write_sql(write: Write, source: str) -> str:
+    match write:
+        case Insert(table, columns, on_conflict):
+            return _insert_sql(table, tuple(columns), on_conflict, source)
+        case Update(table, columns, key, guard):
+            return _update_sql(table, tuple(columns), key, guard, source)
+        case _:
+            assert_never(write)
+
+
+@lru_cache(maxsize=128)
+def _insert_sql(table: Table, names: tuple[str, ...], on_conflict: OnConflict, source: str) -> str:
     columns = ", ".join(names)
     sql = f"INSERT INTO {table.name} ({columns}) SELECT {columns} FROM {source}"  # noqa: S608 - names from the tables
     match on_conflict:
@@ -208,44 +289,40 @@ def _insert_sql(
             sql += f" ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sets}"
         case "fail":
             pass
-    if returning:
-        sql += f" RETURNING {', '.join(returning)}"
     return sql
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=128)
 def _update_sql(
     table: Table,
     names: tuple[str, ...],
     key: tuple[str, ...],
-    guards: tuple[tuple[str, str], ...],
+    guard: tuple[tuple[str, str], ...],
     source: str,
 ) -> str:
-    expected = {parameter for _, parameter in guards}
+    expected = {parameter for _, parameter in guard}
     sets = ", ".join(f"{name} = r.{name}" for name in names if name not in key and name not in expected)
     where = " AND ".join(
         [f"t.{name} = r.{name}" for name in key]
-        + [f"t.{column} = r.{parameter}" for column, parameter in guards]
+        + [f"t.{column} = r.{parameter}" for column, parameter in guard]
     )
     return f"UPDATE {table.name} AS t SET {sets} FROM {source} WHERE {where}"  # noqa: S608 - names from the tables
 
 
 @lru_cache(maxsize=64)
-def _uses_sql(
-    claims: tuple[str, ...],
-    moves: tuple[str, ...],
-    uses: tuple[str, ...],
-    booked: tuple[str, ...],
-    *sources: str,
-) -> str:
+def _joined_sql(*parts: str) -> str:
+    writing = ", ".join(f"w{number} AS ({part} RETURNING 1)" for number, part in enumerate(parts))
+    counts = ", ".join(f"(SELECT count(*) FROM w{number})" for number in range(len(parts)))  # noqa: S608 - numbers
+    return f"WITH {writing} SELECT {counts}"
+
+
+@lru_cache(maxsize=64)
+def _uses_sql(claiming: str, moving: str, using: str, booked: tuple[str, ...], entered: str) -> str:
     """Claims and entries meet by reference in a nested loop: that is for few."""
-    claimed, moved, used, entered = sources
     names = ", ".join(name for name in booked if name != "reference_id")
-    claiming = _insert_sql(operations, claims, "nothing", ("reference_id", "operation_id"), claimed)
-    moving = _update_sql(accounts, moves, ("account_id",), (("sequence", "expected_sequence"),), moved)
-    using = _update_sql(lots, uses, ("account_id", "number"), (), used)
     return (
-        f"WITH claimed AS ({claiming}), moved AS ({moving} RETURNING 1), used AS ({using} RETURNING 1), "  # noqa: S608 - names from the tables
+        f"WITH claimed AS ({claiming} RETURNING reference_id, operation_id), "  # noqa: S608 - names from the tables
+        f"moved AS ({moving} RETURNING 1), used AS ({using} RETURNING 1), "
         f"booked AS (INSERT INTO entries ({names}, operation_id) SELECT {names}, claimed.operation_id "
         f"FROM {entered} JOIN claimed USING (reference_id) RETURNING 1) "
         "SELECT reference_id, operation_id, (SELECT count(*) FROM moved) AS moved, "
@@ -253,19 +330,39 @@ def _uses_sql(
     )
 
 
-def _sqlite_insert(
-    table: Table, names: tuple[str, ...], on_conflict: OnConflict, returning: tuple[str, ...]
-) -> Any:
+def _written_on_sqlite(connection: Connection, write: Write) -> int:
+    rows = by_row(write.columns)
+    if not rows:
+        return 0
+    match write:
+        case Insert(table, columns, on_conflict):
+            connection.execute(_sqlite_insert(table, tuple(columns), on_conflict), rows)
+            return len(rows)
+        case Update(table, columns, key, guard):
+            fixed = {*key, *(parameter for _, parameter in guard)}
+            statement = (
+                update(table)
+                .where(*(table.c[name] == bindparam(f"k_{name}") for name in key))
+                .where(*(table.c[column] == bindparam(f"k_{parameter}") for column, parameter in guard))
+                .values({name: bindparam(f"v_{name}") for name in columns if name not in fixed})
+            )
+            named = {name: f"k_{name}" if name in fixed else f"v_{name}" for name in columns}
+            values = [{named[name]: value for name, value in row.items()} for row in rows]
+            return connection.execute(statement, values).rowcount
+        case _:
+            assert_never(write)
+
+
+def _sqlite_insert(table: Table, names: tuple[str, ...], on_conflict: OnConflict) -> sqlite.Insert:
     statement = sqlite.insert(table)
     match on_conflict:
         case "nothing":
-            statement = statement.on_conflict_do_nothing()
+            return statement.on_conflict_do_nothing()
         case "update":
             keys = [column.name for column in table.primary_key]
-            statement = statement.on_conflict_do_update(
+            return statement.on_conflict_do_update(
                 index_elements=keys,
                 set_={name: statement.excluded[name] for name in names if name not in keys},
             )
         case "fail":
-            pass
-    return statement.returning(*(table.c[name] for name in returning)) if returning else statement
+            return statement

@@ -71,7 +71,10 @@ def ledger_engine(
             session = f"{_POSTGRESQL_SESSION} -c statement_timeout={statement_timeout_s}s"
             if only_by_key:
                 session += f" {_BY_KEY}"
-            return _postgresql_engine(parsed, {"application_name": application_name, "options": session})
+            engine = _postgresql_engine(parsed, {"application_name": application_name, "options": session})
+            if only_by_key:
+                event.listen(engine, "begin", _plan_anew)
+            return engine
         case "sqlite":
             return _sqlite_engine(parsed)
         case other:
@@ -93,6 +96,20 @@ def _postgresql_engine(url: URL, session: dict[str, str]) -> Engine:
             context.is_disconnect = True
 
     return engine
+
+
+def _plan_anew(connection: Connection) -> None:
+    """Forget a session's plans in its 10th transaction, its 100th, its 1000th.
+
+    A plan that was made while a table was empty may read all of it for every row, and does so until its
+    statistics are gathered again: in the first minute of a ledger that meant thousands of rows a batch.
+    """
+    begun = connection.info["begun"] = connection.info.get("begun", 0) + 1
+    if begun in _PLANNED_ANEW:
+        connection.exec_driver_sql("DISCARD PLANS")
+
+
+_PLANNED_ANEW = frozenset(10**power for power in range(1, 7))
 
 
 def _sqlite_engine(url: URL) -> Engine:

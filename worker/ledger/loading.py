@@ -5,11 +5,13 @@ asked for only where a command, or a hold that is open, needs it.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, Row, and_, func, select, tuple_
+from sqlalchemy import Connection, Row, Select, and_, func, select, tuple_
 
 from schemas import Command, PaymentSucceeded, ReserveUsage, type_of
 from worker.core.known import (
@@ -30,7 +32,7 @@ from worker.core.needs import needs_of
 from worker.core.outcomes import Outcome
 from worker.core.plan import Counter
 from worker.ledger import rows
-from worker.ledger.bulk import among, insert_rows, select_rows
+from worker.ledger.bulk import IsKey, insert_rows, select_by, select_rows
 from worker.ledger.tables import (
     accounts,
     entries,
@@ -81,11 +83,7 @@ def open_lots(connection: Connection, account_ids: Collection[int]) -> dict[int,
 def open_holds(connection: Connection, account_ids: Collection[int]) -> dict[int, list[Hold]]:
     """The open holds of these accounts, by account."""
     found: dict[int, list[Hold]] = {}
-    in_order = ("operation_id",)
-    rows_found = select_rows(
-        connection, holds, rows.HOLD, "account_id", account_ids, only=("state", "open"), order_by=in_order
-    )
-    for hold in _with_parts(connection, rows_found):
+    for hold in _grouped(select_by(connection, _open_holds, account_ids)):
         found.setdefault(hold.account_id, []).append(hold)
     return found
 
@@ -182,9 +180,9 @@ _QUOTA = ("account_id", "meter", "period_start", "used", "sequence")
 # -- what commands name -----------------------------------------------------------------------------------
 
 
-def _originals(known: Known, references: Iterable[str], *types: str) -> dict[int, Outcome]:
-    """The applied outcomes of ``references``, by operation; of ``types`` where any are named."""
-    found = (known.outcomes.get(reference_id) for reference_id in references)
+def _originals(outcomes: Mapping[str, Outcome], references: Iterable[str], *types: str) -> dict[int, Outcome]:
+    """The applied ones of ``outcomes`` of ``references``, by operation; of ``types`` where any are named."""
+    found = (outcomes.get(reference_id) for reference_id in references)
     return {
         outcome.transaction_id: outcome
         for outcome in found
@@ -195,30 +193,48 @@ def _originals(known: Known, references: Iterable[str], *types: str) -> dict[int
     }
 
 
-def _closed_holds(connection: Connection, known: Known, references: Iterable[str]) -> None:
+def _closed_holds(connection: Connection, known: Known, references: Set[str]) -> None:
     """Holds that are named although they have ended; open ones are known already."""
-    ids = _originals(known, references, type_of(ReserveUsage))
+    ended = references - {hold.reference_id for own in known.holds.values() for hold in own}
+    ids = _originals(outcomes_of(connection, ended), ended, type_of(ReserveUsage))
     if not ids:
         return
-    named = select_rows(connection, holds, rows.HOLD, "operation_id", sorted(ids))
-    for hold in _with_parts(connection, [row for row in named if row.state != HoldState.OPEN]):
+    for hold in _grouped(select_by(connection, _ended_holds, sorted(ids))):
         known.holds.setdefault(hold.account_id, []).append(hold)
 
 
-def holds_of(connection: Connection, statement: Any) -> list[Hold]:
-    """The holds that ``statement``, a select of them, finds; with their parts."""
-    return _with_parts(connection, connection.execute(statement).all())
+def _open_holds(is_asked_for: IsKey) -> Select[Any]:
+    return _holds_and_parts.where(is_asked_for(holds.c.account_id), holds.c.state == HoldState.OPEN.value)
 
 
-def _with_parts(connection: Connection, found: Sequence[Row[Any]]) -> list[Hold]:
-    ids = [row.operation_id for row in found]
+def _ended_holds(is_asked_for: IsKey) -> Select[Any]:
+    return _holds_and_parts.where(is_asked_for(holds.c.operation_id), holds.c.state != HoldState.OPEN.value)
+
+
+_holds_and_parts = (
+    select(*(holds.c[name] for name in rows.HOLD), hold_parts.c.lot, hold_parts.c.amount)
+    .join_from(holds, hold_parts, hold_parts.c.operation_id == holds.c.operation_id)
+    .order_by(holds.c.operation_id, hold_parts.c.place)
+)
+
+
+def _grouped(found: Iterable[Row[Any]]) -> Iterator[Hold]:
+    """The holds of rows that have one part each, and one behind the other those of a hold."""
+    for _, own in groupby(found, key=itemgetter(0)):
+        lines = [tuple(row) for row in own]
+        yield rows.hold(lines[0][:-2], [(line[-2], line[-1]) for line in lines])
+
+
+def holds_of(connection: Connection, statement: Select[Any]) -> list[Hold]:
+    """The holds that ``statement``, a select of them, finds, in its order; with their parts."""
+    found = connection.execute(statement).all()
     parts: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for row in select_rows(
         connection,
         hold_parts,
         ("operation_id", "lot", "amount"),
         "operation_id",
-        ids,
+        [row.operation_id for row in found],
         order_by=("operation_id", "place"),
     ):
         parts[row.operation_id].append((row.lot, row.amount))
@@ -227,12 +243,12 @@ def _with_parts(connection: Connection, found: Sequence[Row[Any]]) -> list[Hold]
 
 def _usages(connection: Connection, known: Known, references: Iterable[str]) -> None:
     """What these usages took from which lots, how much is refunded, and those lots, used up or not."""
-    originals = _originals(known, references)
+    originals = _originals(known.outcomes, references)
     if not originals:
         return
     taken: dict[int, list[tuple[int, int]]] = defaultdict(list)
     places: set[tuple[int, int]] = set()
-    for row in connection.execute(_taken(connection, sorted(originals))):
+    for row in select_by(connection, _usage_entries, sorted(originals)):
         taken[row.operation_id].append((row.lot, -row.amount))
         places.add((row.account_id, row.lot))
     refunded: dict[int, int] = defaultdict(int)
@@ -251,15 +267,15 @@ def _usages(connection: Connection, known: Known, references: Iterable[str]) -> 
     )
 
 
-def _taken(connection: Connection, operation_ids: Sequence[int]) -> Any:
-    """Their usage entries in order: found by account and sequence, which is the primary key."""
+def _usage_entries(is_asked_for: IsKey) -> Select[Any]:
+    """What operations took, in order: found by account and sequence, which is the primary key."""
     entry, operation = entries.c, operations.c
     return (
         select(entry.operation_id, entry.account_id, entry.lot, entry.amount)
         .join_from(operations, accounts, accounts.c.user_id == operation.user_id)
         .join(entries, entry.account_id == accounts.c.account_id)
         .where(
-            among(connection, operation.operation_id, operation_ids),
+            is_asked_for(operation.operation_id),
             entry.sequence.between(operation.first_entry, operation.last_entry),
             entry.operation_id == operation.operation_id,
             entry.counter == Counter.USAGE.value,
@@ -283,38 +299,34 @@ def _payments(
     ):
         happened[row.payment_reference].append(rows.payment_event(row))
     known.payment_events = dict(happened)
-    originals = _originals(known, references, type_of(PaymentSucceeded))
+    originals = _originals(known.outcomes, references, type_of(PaymentSucceeded))
     if not originals:
         return
     found: list[Payment] = []
     for row in select_rows(connection, payments, rows.PAYMENT, "operation_id", sorted(originals)):
         outcome = originals[row.operation_id]
         found.append(rows.payment(row, outcome.reference_id, outcome.occurred_at))
-    lapsed = _lapsed(connection, found)
+    lapsed = {row.operation_id: int(row.tokens) for row in select_by(connection, _lapsed, sorted(originals))}
     for payment in found:
         payment.lapsed = lapsed.get(payment.operation_id, 0)
     known.payments = {payment.reference_id: payment for payment in found}
     _add_used_up(connection, known, {payment.account_id for payment in found}, "operation_id", set(originals))
 
 
-def _lapsed(connection: Connection, found: Sequence[Payment]) -> dict[int | None, int]:
-    """What has expired of the lots that these payments made, by the payment's operation."""
-    statement = (
+def _lapsed(is_asked_for: IsKey) -> Select[Any]:
+    """What has expired of the lots that payments made, by the payment's operation."""
+    return (
         select(lots.c.operation_id, func.sum(-entries.c.amount).label("tokens"))
-        .join_from(
-            lots,
-            entries,
-            and_(entries.c.account_id == lots.c.account_id, entries.c.lot == lots.c.number),
-        )
+        .join_from(payments, lots, lots.c.account_id == payments.c.account_id)
+        .join(entries, and_(entries.c.account_id == lots.c.account_id, entries.c.lot == lots.c.number))
         .where(
-            among(connection, lots.c.account_id, sorted({payment.account_id for payment in found})),
-            among(connection, lots.c.operation_id, sorted(p.operation_id for p in found if p.operation_id)),
+            is_asked_for(payments.c.operation_id),
+            lots.c.operation_id == payments.c.operation_id,
             lots.c.source.in_((Source.PURCHASE.value, Source.PURCHASE_BONUS.value)),
             entries.c.counter == Counter.EXPIRY.value,
         )
         .group_by(lots.c.operation_id)
     )
-    return {row.operation_id: int(row.tokens) for row in connection.execute(statement)}
 
 
 def _add_used_up(

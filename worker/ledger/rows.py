@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Row
@@ -19,9 +20,8 @@ from worker.core.known import (
 )
 from worker.core.outcomes import Outcome
 from worker.core.plan import AccountMove, Entry, QuotaEntry, UsageRefund
+from worker.ledger.records import Columns
 from worker.ledger.tables import holds, operations, payment_events, payments
-
-Values = dict[str, Any]
 
 #: The columns of an account's state, in the order of its fields.
 ACCOUNT = (
@@ -120,20 +120,24 @@ _STATUSES: Mapping[str, Status] = {status.value: status for status in Status}
 _CODES: Mapping[str, Code] = {code.value: code for code in Code}
 
 
-def hold(row: Row[Any], parts: Sequence[tuple[int, int]]) -> Hold:
-    """From a row of holds, and its parts in order."""
+def hold(row: Iterable[Any], parts: Sequence[tuple[int, int]]) -> Hold:
+    """From the columns ``HOLD``, and its parts in order."""
+    operation_id, account_id, reference_id, amount, state, captured, opened_at, expires_at, closed_at, _ = row
     return Hold(
-        account_id=row.account_id,
-        reference_id=row.reference_id,
-        amount=row.amount,
-        parts=tuple(parts),
-        opened_at=row.opened_at,
-        expires_at=row.expires_at,
-        state=HoldState(row.state),
-        captured=row.captured,
-        closed_at=row.closed_at,
-        operation_id=row.operation_id,
+        account_id,
+        reference_id,
+        amount,
+        tuple(parts),
+        opened_at,
+        expires_at,
+        _HOLD_STATES[state],
+        captured,
+        closed_at,
+        operation_id,
     )
+
+
+_HOLD_STATES: Mapping[str, HoldState] = {state.value: state for state in HoldState}
 
 
 def payment(row: Row[Any], reference_id: str, occurred_at: datetime | None) -> Payment:
@@ -171,216 +175,193 @@ def payment_event(row: Row[Any]) -> PaymentEvent:
 
 # -- to rows ----------------------------------------------------------------------------------------------
 
-_SELDOM = ("detail", "occurred_at", "metadata", "description", "notices")
 
-
-def of_outcomes(outcomes: Sequence[Outcome]) -> list[Values]:
-    """Rows of operations. A column that none of them has anything for is left out."""
-    seldom = [name for name in _SELDOM if any(getattr(outcome, name) for outcome in outcomes)]
-    rows = []
-    for outcome in outcomes:
-        row: Values = {
-            "reference_id": outcome.reference_id,
-            "type": outcome.type,
-            "user_id": outcome.user_id,
-            "attempt": outcome.attempt,
-            "content": outcome.content,
-            "status": outcome.status._value_,  # a plain string is written in a fifth of the time
-            "code": outcome.code._value_,
-            "amount": outcome.amount,
-            "balance_before": outcome.balance_before,
-            "balance_after": outcome.balance_after,
-            "first_entry": outcome.first_entry,
-            "last_entry": outcome.last_entry,
-            "recorded_at": outcome.recorded_at,
-        }
-        for name in seldom:
-            row[name] = getattr(outcome, name) or None
-        rows.append(row)
-    return rows
-
-
-def of_outcome(outcome: Outcome) -> Values:
-    """A whole row of operations or of superseded outcomes, empty columns too."""
-    (row,) = of_outcomes([outcome])
-    return {**row, **{name: getattr(outcome, name) or None for name in _SELDOM}}
-
-
-def of_entries(entries: Sequence[Entry], *, by_reference: bool = False) -> list[Values]:
-    """Rows of entries, whose outcomes are written, or ``by_reference`` where they are written too."""
-    rows: list[Values] = [
-        {
-            "account_id": entry.account_id,
-            "sequence": entry.sequence,
-            "operation_id": entry.outcome.transaction_id,
-            "counter": entry.counter._value_,
-            "amount": entry.amount,
-            "balance_before": entry.balance_before,
-            "balance_after": entry.balance_after,
-            "lot": entry.lot,
-            "feature": entry.feature,
-            "occurred_at": entry.occurred_at,
-            "recorded_at": entry.recorded_at,
-        }
-        for entry in entries
-    ]
-    if any(entry.due_at is not None for entry in entries):
-        for entry, row in zip(entries, rows, strict=True):
-            row["due_at"] = entry.due_at
-    if by_reference:
-        for entry, row in zip(entries, rows, strict=True):
-            del row["operation_id"]
-            row["reference_id"] = entry.outcome.reference_id
-    return rows
-
-
-def of_use(move: AccountMove, now: datetime) -> Values:
-    """What usage alone changes of an account, with the sequence it must have had."""
-    state = move.state
+def of_outcomes(outcomes: Sequence[Outcome]) -> Columns:
+    """Operations, or superseded outcomes, without their ids."""
     return {
-        "account_id": state.account_id,
-        "balance": state.balance,
-        "sequence": state.sequence,
-        "used": state.used,
-        "updated_at": now,
-        "expected_sequence": move.sequence_before,
+        **_fields(outcomes, _FIELDS_OF_OUTCOME),
+        "status": [outcome.status._value_ for outcome in outcomes],  # a plain string is written much faster
+        "code": [outcome.code._value_ for outcome in outcomes],
+        "detail": [outcome.detail or None for outcome in outcomes],
+        "metadata": [outcome.metadata or None for outcome in outcomes],
+        "description": [outcome.description or None for outcome in outcomes],
+        "notices": [outcome.notices or None for outcome in outcomes],
     }
 
 
-def of_account(move: AccountMove, now: datetime) -> Values:
-    """All that may change of an account, with the sequence it must have had."""
-    state = move.state
-    values = {name: getattr(state, name) for name in ACCOUNT if name != "user_id"}
-    return {**values, "updated_at": now, "expected_sequence": move.sequence_before}
+_FIELDS_OF_OUTCOME = (
+    "reference_id",
+    "type",
+    "user_id",
+    "attempt",
+    "content",
+    "amount",
+    "balance_before",
+    "balance_after",
+    "occurred_at",
+    "first_entry",
+    "last_entry",
+    "recorded_at",
+)
 
 
-def of_new_lot(lot: Lot) -> Values:
-    """A whole row of lots; the outcome that granted it is written."""
-    values = {name: getattr(lot, name) for name in LOT}
-    granted_by = None if lot.outcome is None else lot.outcome.transaction_id
-    return {**values, "operation_id": granted_by, "is_open": _is_open(lot)}
+def of_entries(entries: Sequence[Entry]) -> Columns:
+    """Entries, whose outcomes are written."""
+    return {**_of_entries(entries), "operation_id": [entry.outcome.transaction_id for entry in entries]}
 
 
-def of_used_lot(lot: Lot) -> Values:
-    """What usage alone changes of a lot, and its key."""
+def of_entries_by_reference(entries: Sequence[Entry]) -> Columns:
+    """Entries, whose outcomes are written with them: they name the reference instead of the operation."""
+    return {**_of_entries(entries), "reference_id": [entry.outcome.reference_id for entry in entries]}
+
+
+def _of_entries(entries: Sequence[Entry]) -> Columns:
+    names = ("account_id", "sequence", "amount", "balance_before", "balance_after", "lot", "feature")
     return {
-        "account_id": lot.account_id,
-        "number": lot.number,
-        "remaining": lot.remaining,
-        "is_open": lot.remaining > 0,
+        **_fields(entries, (*names, "due_at", "occurred_at", "recorded_at")),
+        "counter": [entry.counter._value_ for entry in entries],
     }
 
 
-def of_changed_lot(lot: Lot) -> Values:
-    """All that may change of a lot, and its key."""
+def of_uses(moves: Sequence[AccountMove], now: datetime) -> Columns:
+    """What usage alone changes of accounts, with the sequence each must have had."""
+    states = [move.state for move in moves]
+    return {**_fields(states, _USED_OF_ACCOUNT), **_moved(moves, now)}
+
+
+def of_accounts(moves: Sequence[AccountMove], now: datetime) -> Columns:
+    """All that may change of accounts, with the sequence each must have had."""
+    states = [move.state for move in moves]
+    return {**_fields(states, _CHANGED_OF_ACCOUNT), **_moved(moves, now)}
+
+
+_USED_OF_ACCOUNT = ("account_id", "balance", "sequence", "used")
+_CHANGED_OF_ACCOUNT = tuple(name for name in ACCOUNT if name != "user_id")
+
+
+def _moved(moves: Sequence[AccountMove], now: datetime) -> Columns:
     return {
-        "account_id": lot.account_id,
-        "number": lot.number,
-        "remaining": lot.remaining,
-        "held": lot.held,
-        "pending": lot.pending,
-        "is_open": _is_open(lot),
-        "is_noticed": lot.is_noticed,
+        "updated_at": [now] * len(moves),
+        "expected_sequence": [move.sequence_before for move in moves],
     }
 
 
-def _is_open(lot: Lot) -> bool:
-    return lot.remaining > 0 or lot.pending > 0
-
-
-def of_new_hold(hold: Hold) -> Values:
-    """A whole row of holds; it may have been closed in the same batch."""
+def of_new_lots(lots: Sequence[Lot]) -> Columns:
+    """Whole lots; the outcomes that granted them are written."""
     return {
-        "operation_id": None if hold.outcome is None else hold.outcome.transaction_id,
-        "account_id": hold.account_id,
-        "reference_id": hold.reference_id,
-        "amount": hold.amount,
-        "opened_at": hold.opened_at,
-        "expires_at": hold.expires_at,
-        **_end_of(hold),
+        **_fields(lots, LOT),
+        "operation_id": [_transaction(lot.outcome) for lot in lots],
+        "is_open": [lot.remaining > 0 or lot.pending > 0 for lot in lots],
     }
 
 
-def of_closed_hold(hold: Hold) -> Values:
-    """How a hold ended, and its key."""
-    return {"operation_id": hold.operation_id, **_end_of(hold)}
-
-
-def _end_of(hold: Hold) -> Values:
+def of_used_lots(lots: Sequence[Lot]) -> Columns:
+    """What usage alone changes of lots, and their key."""
     return {
-        "state": hold.state,
-        "captured": hold.captured,
-        "closed_at": hold.closed_at,
-        "closed_by": None if hold.closed_by is None else hold.closed_by.transaction_id,
+        **_fields(lots, ("account_id", "number", "remaining")),
+        "is_open": [lot.remaining > 0 for lot in lots],
     }
 
 
-def of_parts(hold: Hold) -> list[Values]:
-    """Rows of hold parts; the hold's outcome is written."""
-    operation_id = None if hold.outcome is None else hold.outcome.transaction_id
-    return [
-        {
-            "operation_id": operation_id,
-            "place": place,
-            "account_id": hold.account_id,
-            "lot": lot,
-            "amount": amount,
-        }
+def of_changed_lots(lots: Sequence[Lot]) -> Columns:
+    """All that may change of lots, and their key."""
+    return {
+        **_fields(lots, ("account_id", "number", "remaining", "held", "pending", "is_noticed")),
+        "is_open": [lot.remaining > 0 or lot.pending > 0 for lot in lots],
+    }
+
+
+def of_new_holds(holds: Sequence[Hold]) -> Columns:
+    """Whole holds; one may have been closed in the same batch."""
+    return {
+        "operation_id": [_transaction(hold.outcome) for hold in holds],
+        **_fields(holds, ("account_id", "reference_id", "amount", "opened_at", "expires_at")),
+        **_ends_of(holds),
+    }
+
+
+def of_closed_holds(holds: Sequence[Hold]) -> Columns:
+    """How holds ended, and their key."""
+    return {"operation_id": [hold.operation_id for hold in holds], **_ends_of(holds)}
+
+
+def _ends_of(holds: Sequence[Hold]) -> Columns:
+    return {
+        "state": [hold.state._value_ for hold in holds],
+        "captured": [hold.captured for hold in holds],
+        "closed_at": [hold.closed_at for hold in holds],
+        "closed_by": [_transaction(hold.closed_by) for hold in holds],
+    }
+
+
+def of_parts(holds: Iterable[Hold]) -> Columns:
+    """The parts of new holds, whose outcomes are written."""
+    parts = [
+        (_transaction(hold.outcome), place, hold.account_id, lot, amount)
+        for hold in holds
         for place, (lot, amount) in enumerate(hold.parts)
     ]
+    names = ("operation_id", "place", "account_id", "lot", "amount")
+    return dict(zip(names, zip(*parts, strict=True) if parts else [()] * len(names), strict=True))
 
 
-def of_quota_entry(entry: QuotaEntry) -> Values:
-    """A row of quota entries."""
+def of_quotas(entries: Sequence[QuotaEntry]) -> Columns:
+    """The counters as ``entries``, the last of each, leave them."""
     return {
-        **entry.key._asdict(),
-        "sequence": entry.sequence,
-        "operation_id": entry.outcome.transaction_id,
-        "amount": entry.amount,
-        "used_before": entry.used_before,
-        "used_after": entry.used_after,
-        "recorded_at": entry.recorded_at,
+        **_keys_of(entries),
+        "used": [entry.used_after for entry in entries],
+        "sequence": [entry.sequence for entry in entries],
     }
 
 
-def of_payment(payment: Payment) -> Values:
-    """A row of payments."""
+def of_quota_entries(entries: Sequence[QuotaEntry]) -> Columns:
+    """Quota entries, whose outcomes are written."""
     return {
-        "operation_id": None if payment.outcome is None else payment.outcome.transaction_id,
-        "account_id": payment.account_id,
-        "package_id": payment.package_id,
-        "amount_minor": payment.amount_minor,
-        "currency": payment.currency,
-        "base_tokens": payment.base_tokens,
-        "bonus_tokens": payment.bonus_tokens,
-        "provider": payment.provider,
-        "recorded_at": payment.recorded_at,
+        **_keys_of(entries),
+        "operation_id": [entry.outcome.transaction_id for entry in entries],
+        **_fields(entries, ("sequence", "amount", "used_before", "used_after", "recorded_at")),
     }
 
 
-def of_payment_event(event: PaymentEvent) -> Values:
-    """A row of payment events."""
+def _keys_of(entries: Sequence[QuotaEntry]) -> Columns:
     return {
-        "operation_id": None if event.outcome is None else event.outcome.transaction_id,
-        "account_id": event.account_id,
-        "payment_reference": event.payment_reference,
-        "happened": event.happened,
-        "dispute_id": event.dispute_id,
-        "amount_minor": event.amount_minor,
-        "currency": event.currency,
-        "occurred_at": event.occurred_at,
-        "collected": event.collected,
-        "uncollected": event.uncollected,
-        "recorded_at": event.recorded_at,
+        "account_id": [entry.key.account_id for entry in entries],
+        "meter": [entry.key.meter for entry in entries],
+        "period_start": [entry.key.period_start for entry in entries],
     }
 
 
-def of_usage_refund(refund: UsageRefund) -> Values:
-    """A row of usage refunds."""
+def of_payments(paid: Sequence[Payment]) -> Columns:
+    """Payments, whose outcomes are written."""
+    names = ("account_id", "package_id", "amount_minor", "currency", "base_tokens", "bonus_tokens")
     return {
-        "operation_id": refund.outcome.transaction_id,
-        "original_id": refund.original.transaction_id,
-        "account_id": refund.account_id,
-        "tokens": refund.tokens,
-        "recorded_at": refund.recorded_at,
+        "operation_id": [_transaction(payment.outcome) for payment in paid],
+        **_fields(paid, (*names, "provider", "recorded_at")),
     }
+
+
+def of_payment_events(events: Sequence[PaymentEvent]) -> Columns:
+    """What happened to payments; its outcomes are written."""
+    names = ("account_id", "payment_reference", "dispute_id", "amount_minor", "currency", "occurred_at")
+    return {
+        "operation_id": [_transaction(event.outcome) for event in events],
+        "happened": [event.happened._value_ for event in events],
+        **_fields(events, (*names, "collected", "uncollected", "recorded_at")),
+    }
+
+
+def of_usage_refunds(refunds: Sequence[UsageRefund]) -> Columns:
+    """Refunds of usage; their outcomes are written."""
+    return {
+        "operation_id": [refund.outcome.transaction_id for refund in refunds],
+        "original_id": [refund.original.transaction_id for refund in refunds],
+        **_fields(refunds, ("account_id", "tokens", "recorded_at")),
+    }
+
+
+def _fields(objects: Sequence[Any], names: Iterable[str]) -> Columns:
+    return {name: list(map(attrgetter(name), objects)) for name in names}
+
+
+def _transaction(outcome: Outcome | None) -> int | None:
+    return None if outcome is None else outcome.transaction_id

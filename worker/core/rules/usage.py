@@ -1,7 +1,5 @@
 """Usage at once and by meter: tokens in burn order, free units first."""
 
-from copy import copy
-
 from schemas import Code, DeductUsage, FreeUpload, RecordUsage
 from worker.catalog import FREE_UPLOAD
 from worker.core.account import AccountBook
@@ -80,6 +78,8 @@ def free_limit(book: AccountBook, quota: str) -> int | None:
 def _quota(book: AccountBook, name: str, context: Context) -> tuple[QuotaKey, QuotaState]:
     period = present_period(book.state, context.now)
     key = QuotaKey(book.state.account_id, name, period.key)
-    if key not in book.quotas:
-        book.quotas[key] = copy(context.known.quotas.get(key, QuotaState()))
-    return key, book.quotas[key]
+    quota = book.quotas.get(key)
+    if quota is None:
+        known = context.known.quotas.get(key)
+        quota = book.quotas[key] = QuotaState() if known is None else known.clone()
+    return key, quota
