@@ -289,8 +289,9 @@ class Stage:
             began = monotonic()
         else:
             already = 0
+        if watch is not None:
+            watch(already, processes.ids)
         cpu_before = self.processor_seconds(processes.ids)
-        replied = already
         while (replied := replied_by_now()) < messages:
             progress(f"settling: {name}", replied, messages)
             processes.require_alive(since=replied)
@@ -300,6 +301,8 @@ class Stage:
             sleep(_POLL_S if replied < messages * (1 - _LAST_SHARE) else _LAST_POLL_S)
         seconds = monotonic() - began
         cpu_after = self.processor_seconds(processes.ids)
+        if watch is not None:
+            watch(replied, processes.ids)
         share = messages / (messages - already)
         cpu = {part: (cpu_after[part] - cpu_before[part]) * share for part in cpu_after}
         return Measured(name, messages, seconds * share, cpu)

@@ -121,13 +121,13 @@ def test_what_reaches_no_queue_is_no_prefill(servers: Servers) -> None:
 @pytest.mark.parametrize(
     ("count", "writes"),
     [
-        (1, ["USE operations"]),
-        (32, ["USE operations"]),
-        (33, ["INSERT operations", "UPDATE accounts", "UPDATE lots", "INSERT entries"]),
-        (500, ["INSERT operations", "UPDATE accounts", "UPDATE lots", "INSERT entries"]),
+        (1, ["WRITE uses"]),
+        (32, ["WRITE uses"]),
+        (33, ["INSERT operations", "WRITE batch"]),
+        (500, ["INSERT operations", "WRITE batch"]),
     ],
 )
-def test_a_batch_of_plain_deductions_is_at_most_seven_statements_and_a_commit(
+def test_a_batch_of_plain_deductions_is_at_most_five_statements_and_a_commit(
     count: int, writes: list[str], postgres_engine: Engine, catalog: Catalog
 ) -> None:
     users = [f"u{number}" for number in range(100)]

@@ -1,5 +1,6 @@
 """The console without a browser: a visitor with cookies, on a ledger, without a broker."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,13 +34,19 @@ def application_(sqlite_url: str) -> Iterator[Application]:
     application.engine.dispose()
 
 
-@pytest.fixture
-def people_file(tmp_path: Path) -> Path:
-    """Ann may act, and Vic may look."""
-    path = tmp_path / "people"
+@pytest.fixture(scope="session")
+def hashed_people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ann may act, and Vic may look. Passwords are slow to hash: once for all tests."""
+    path = tmp_path_factory.mktemp("console") / "people"
     write_person(path, "ann", Role.OPERATOR, PASSWORD)
     write_person(path, "vic", Role.VIEWER, PASSWORD)
     return path
+
+
+@pytest.fixture
+def people_file(hashed_people: Path, tmp_path: Path) -> Path:
+    """The file of ``hashed_people``, for a test to change."""
+    return Path(shutil.copy(hashed_people, tmp_path / "people"))
 
 
 def app_on(application: Application, people: People | None = None, *, read_only: bool = False) -> Flask:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -58,8 +59,7 @@ class People:
         self._lock = threading.Lock()
         self._seen: tuple[int, int, int] | None = None
         self._entries: Mapping[str, _Entry] = {}
-        # Who isn't there is answered as slowly as who is.
-        self._nobodys = generate_password_hash(os.urandom(16).hex())
+        _nobodys_hash()  # now: the first who isn't there would wait for it
 
     def __len__(self) -> int:
         return len(self._read())
@@ -72,7 +72,8 @@ class People:
     def signed_in(self, name: str, password: str) -> Person | None:
         """The person whose name and password these are; None where they are not."""
         entry = self._read().get(name)
-        is_right = check_password_hash(self._nobodys if entry is None else entry.password_hash, password)
+        # Who isn't there is answered as slowly as who is.
+        is_right = check_password_hash(_nobodys_hash() if entry is None else entry.password_hash, password)
         return entry.person if entry is not None and is_right else None
 
     def _read(self) -> Mapping[str, _Entry]:
@@ -92,6 +93,11 @@ class People:
                     "make one with `billing-worker console user NAME --role operator`"
                 ) from error
             return self._entries
+
+
+@cache
+def _nobodys_hash() -> str:
+    return generate_password_hash(os.urandom(16).hex())
 
 
 def write_person(path: Path, name: str, role: Role, password: str) -> None:
