@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 
-from tests.ledger.test_plans import heard
+from tests.support.plans import heard
 from worker.broker import Delivery, Link, Outgoing
 from worker.deadletters.desk import Desk
 from worker.deadletters.filters import LetterFilter

@@ -1,6 +1,5 @@
 """No page of letters, groups, stories, replays or the log reads a whole table: by PostgreSQL's own plans."""
 
-import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,7 +9,7 @@ import pytest
 from sqlalchemy import Engine
 
 from tests.deadletters.parts import NOW, World
-from tests.ledger.test_plans import _read_whole, heard
+from tests.support.plans import heard, scanned
 from tests.support.provision import PostgresServer
 from worker.deadletters import replays
 from worker.deadletters.filters import LetterFilter
@@ -107,7 +106,7 @@ def test_a_page_reads_no_whole_table(question: Callable[[DeadLetterOffice], Any]
     with heard(filled) as statements:
         question(World(filled).office)
     assert statements
-    assert scanned(filled, statements) == []
+    assert scanned(filled, statements, LARGE) == []
 
 
 def test_a_step_of_a_replay_reads_no_whole_table(filled: Engine) -> None:
@@ -116,25 +115,11 @@ def test_a_step_of_a_replay_reads_no_whole_table(filled: Engine) -> None:
         replays.settle(filled, 2, under_way, NOW)
         replays.claim(filled, 2, 10_000, 100, NOW)
     assert len(under_way) == 100
-    assert scanned(filled, statements) == []
+    assert scanned(filled, statements, LARGE) == []
 
 
 def test_parking_reads_no_whole_table(filled: Engine) -> None:
     world = World(filled)
     with heard(filled) as statements:
         world.park_failed({"type": "usage.deduct", "referenceId": "new", "userId": "u", "tokens": 1})
-    assert scanned(filled, [one for one in statements if "INSERT" not in one[0].upper()]) == []
-
-
-def scanned(engine: Engine, statements: list[tuple[str, Any]]) -> list[tuple[str, str]]:
-    """The large tables that one of ``statements`` would read from end to end, and the statement."""
-    found = []
-    with engine.connect() as connection:
-        for statement, parameters in statements:
-            if not statement.lstrip().upper().startswith(("SELECT", "EXECUTE", "WITH")):
-                continue
-            plan = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", parameters).scalar_one()
-            (root,) = json.loads(plan) if isinstance(plan, str) else plan
-            found += [(table, statement) for table in _read_whole(root["Plan"]) if table in LARGE]
-        connection.rollback()
-    return found
+    assert scanned(filled, [one for one in statements if "INSERT" not in one[0].upper()], LARGE) == []

@@ -9,11 +9,14 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import Engine
 
+from tests.benchmarks import filling
 from tests.support.asking import NOW, Apply, given, opened
 from tests.support.provision import PostgresServer
 from tests.support.true_ledger import fill, unguarded
 from worker.ledger.engine import ledger_engine
 from worker.ledger.queries import Reader
+
+YEAR_OLD = filling.Filling(entries=40_000, accounts=6_000, until=NOW, heavy=2, heavy_entries=4_000)
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +43,18 @@ def true_ledger(request: pytest.FixtureRequest) -> Iterator[Engine]:
     engine = unguarded(url)
     yield engine
     engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def year_old(postgres: PostgresServer, postgres_template: str) -> Iterator[Engine]:
+    """A ledger of ``YEAR_OLD``, large enough for PostgreSQL to mind; only to be read."""
+    name = f"year_{uuid4().hex[:12]}"
+    postgres.databases.create_database(name, template=postgres_template)
+    engine = ledger_engine(postgres.address.url(name))
+    filling.fill(engine, YEAR_OLD, lambda _step, _done, _total: None)
+    yield engine
+    engine.dispose()
+    postgres.databases.drop_database(name)
 
 
 @pytest.fixture

@@ -276,7 +276,7 @@ def _write_sql(write: Write, source: str) -> str:
             assert_never(write)
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=512)
 def _insert_sql(table: Table, names: tuple[str, ...], on_conflict: OnConflict, source: str) -> str:
     columns = ", ".join(names)
     sql = f"INSERT INTO {table.name} ({columns}) SELECT {columns} FROM {source}"  # noqa: S608 - names from the tables
@@ -292,7 +292,7 @@ def _insert_sql(table: Table, names: tuple[str, ...], on_conflict: OnConflict, s
     return sql
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=512)
 def _update_sql(
     table: Table,
     names: tuple[str, ...],
@@ -309,7 +309,7 @@ def _update_sql(
     return f"UPDATE {table.name} AS t SET {sets} FROM {source} WHERE {where}"  # noqa: S608 - names from the tables
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=512)
 def _joined_sql(*parts: str) -> str:
     writing = ", ".join(f"w{number} AS ({part} RETURNING 1)" for number, part in enumerate(parts))
     counts = ", ".join(f"(SELECT count(*) FROM w{number})" for number in range(len(parts)))  # noqa: S608 - numbers

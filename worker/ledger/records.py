@@ -35,7 +35,7 @@ def columns_of(connection: Connection, table: Table) -> tuple[str, ...]:
     return known[table.name]
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=512)
 def unnested(table: Table, columns: tuple[str, ...], beside: Beside = (), place: int = 1) -> str:
     """What stands behind FROM: the rows that the parameters from ``$place`` on hold, as ``r``."""
     kinds = (table.name, *(kind for _, kind in beside))

@@ -74,18 +74,22 @@ def _book(connection: Connection, plan: Plan, now: datetime) -> None:
 
 
 def _writes(plan: Plan, now: datetime) -> Iterator[Write]:
-    """What usage writes, and what else there is by its kind.
+    """The writes that ``plan`` needs, in the order of what refers to what.
 
-    A kind that has rows brings all its tables: an empty one costs less than a plan for each mixture. But an
-    update comes only with rows: what is planned for an empty table reads all of it for each row, later on.
+    What is inserted together comes together, with rows or without: an empty part costs less than a plan for
+    each mixture. An update comes only with rows: what is planned for an empty table reads all of it for each
+    row, later on.
     """
     used = [move for move in plan.accounts if move.only_used]
     moved = [move for move in plan.accounts if not move.only_used]
-    yield _uses_of_accounts(used, now)
-    yield _uses_of_lots(plan)
+    if used:
+        yield _uses_of_accounts(used, now)
     if moved:
         yield Update(accounts, rows.of_accounts(moved, now), ("account_id",), _SEQUENCE)
         yield Insert(lots, rows.of_new_lots(plan.new_lots))
+    if plan.used_lots:
+        yield _uses_of_lots(plan)
+    if plan.changed_lots:
         yield Update(lots, rows.of_changed_lots(plan.changed_lots), _LOT_KEY)
     yield Insert(entries, rows.of_entries(plan.entries))
     if plan.new_holds:

@@ -1,0 +1,48 @@
+"""What PostgreSQL would read for what it is asked: no claim about time, only about whole tables."""
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Engine, event
+
+Statement = tuple[str, Any]
+
+
+@contextmanager
+def heard(engine: Engine) -> Iterator[list[Statement]]:
+    """What is asked of the database meanwhile, with its parameters."""
+    statements: list[Statement] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        # Of what is prepared the execution is explained; LIMIT 0 asks for the names of columns alone.
+        if not (statement.startswith("PREPARE") or statement.endswith("LIMIT 0")):
+            statements.append((statement, parameters))
+
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield statements
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+
+
+def scanned(engine: Engine, statements: Sequence[Statement], large: Collection[str]) -> list[tuple[str, str]]:
+    """The ``large`` tables that one of ``statements`` would read from end to end, and the statement."""
+    found = []
+    with engine.connect() as connection:
+        for statement, parameters in statements:
+            if not statement.lstrip().upper().startswith(("SELECT", "EXECUTE", "WITH")):
+                continue
+            plan = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", parameters).scalar_one()
+            (root,) = json.loads(plan) if isinstance(plan, str) else plan
+            found += [(table, statement) for table in _read_whole(root["Plan"]) if table in large]
+        connection.rollback()
+    return found
+
+
+def _read_whole(node: dict[str, Any]) -> Iterator[str]:
+    if node["Node Type"] == "Seq Scan":
+        yield node["Relation Name"]
+    for part in node.get("Plans", ()):
+        yield from _read_whole(part)
