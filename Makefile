@@ -20,7 +20,7 @@ demo: $(BASE) ## a realistic day on an embedded default, no server needed
 
 test: $(DEV) ## all tests, on a real RabbitMQ and a real PostgreSQL
 	@$(BIN)/python -m tests.support.provision
-	@$(BIN)/python -m pytest -n 3 --dist worksteal
+	@$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(DEV) ## format, rules, types and the direction of imports
 	@$(BIN)/ruff format --check .

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.fakes import FakeLink, delivery
-from tests.support.witness import PATIENCE_S
+from tests.support.waiting import PATIENCE_S
 from worker.broker import Delivery, Link
 from worker.consumer import Consumer, Pace
 from worker.errors import BrokerUnavailableError, ConfigurationError, LedgerUnavailableError

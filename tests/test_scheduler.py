@@ -18,8 +18,8 @@ from tests.support.books import applied
 from tests.support.fakes import FakeLink
 from tests.support.processes import WorkerProcesses, run_cli
 from tests.support.saboteur import _CONTEXT, after, die
-from tests.support.waiting import eventually
-from tests.support.witness import PATIENCE_S, Witness
+from tests.support.waiting import PATIENCE_S, eventually
+from tests.support.witness import Witness
 from tests.support.worker_thread import FlagStop, running
 from worker.bootstrap import Application
 from worker.broker import BILLING, Link, Outgoing, open_link

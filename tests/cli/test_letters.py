@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tests.cli.console import Books, Cli, Ended
-from tests.support.waiting import eventually
-from tests.support.witness import PATIENCE_S, Witness
+from tests.support.waiting import PATIENCE_S, eventually
+from tests.support.witness import Witness
 from tests.support.worker_thread import running
 from worker.bootstrap import Application
 from worker.broker import BILLING

@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import Engine
 
 from tests.support.provision import RabbitMQServer
-from tests.support.waiting import eventually
-from tests.support.witness import PATIENCE_S, Witness
+from tests.support.waiting import PATIENCE_S, eventually
+from tests.support.witness import Witness
 from worker.bootstrap import Application
 from worker.broker import BILLING, Link, open_link
 from worker.deadletters.filters import LetterFilter

@@ -11,7 +11,8 @@ from schemas.usage import BATCH_MAX_ITEMS
 from tests.support.processes import WorkerProcesses
 from tests.support.saboteur import Saboteurs
 from tests.support.traffic import nothing_is_left
-from tests.support.witness import PATIENCE_S, Witness
+from tests.support.waiting import PATIENCE_S
+from tests.support.witness import Witness
 from tests.support.worker_thread import running
 from worker.bootstrap import Application
 from worker.broker import BILLING

@@ -7,7 +7,8 @@ import pytest
 from schemas import DeadLetter
 from tests.support.saboteur import ARROWS, Saboteurs
 from tests.support.traffic import Listener, Truth, content_of, every_reply, nothing_is_left, publish_some
-from tests.support.witness import PATIENCE_S, Witness
+from tests.support.waiting import PATIENCE_S
+from tests.support.witness import Witness
 from tests.support.worker_thread import running
 from worker.bootstrap import Application
 from worker.broker import BILLING

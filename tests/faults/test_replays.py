@@ -14,8 +14,8 @@ from schemas import OpenAccount
 from tests.support.books import applied
 from tests.support.processes import run_cli, worker_environment
 from tests.support.servers import Postgres
-from tests.support.waiting import eventually
-from tests.support.witness import PATIENCE_S, Witness
+from tests.support.waiting import PATIENCE_S, eventually
+from tests.support.witness import Witness
 from tests.support.worker_thread import FlagStop, running
 from worker.bootstrap import Application, utc_now
 from worker.broker import BILLING, Delivery, Link, Outgoing, open_link

@@ -34,8 +34,8 @@ from schemas import (
 )
 from schemas.usage import HOLD_MAX_SECONDS
 from tests.support.model import Model
-from tests.support.waiting import eventually
-from tests.support.witness import PATIENCE_S, Witness
+from tests.support.waiting import PATIENCE_S, eventually
+from tests.support.witness import Witness
 from worker.broker import BILLING
 from worker.catalog import load_catalog
 from worker.core import decide

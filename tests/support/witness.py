@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pika
 
-PATIENCE_S = 60.0
+from tests.support.waiting import PATIENCE_S, eventually
 
 Message = Mapping[str, Any] | bytes
 
@@ -108,4 +108,6 @@ class Witness:
                 yield properties.correlation_id, json.loads(body)
                 if not missing:
                     break
-        self.channel.cancel()
+        given_back = self.channel.cancel()
+        # They are in the queue again before anybody counts it; the broker takes its moment.
+        eventually(lambda: self.depth(queue) >= given_back, what=f"{given_back} messages back in {queue}")

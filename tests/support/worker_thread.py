@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests.support.witness import PATIENCE_S
+from tests.support.waiting import PATIENCE_S
 from worker.bootstrap import Application, SignalStop
 
 
