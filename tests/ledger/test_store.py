@@ -31,6 +31,7 @@ from schemas import (
 )
 from tests.support.books import applied
 from tests.support.model import Model, foretold
+from tests.support.plans import heard, keyless
 from tests.support.provision import PostgresServer
 from tests.support.worlds import SMALL_CATALOG, crowded_days, cut, examples
 from worker.catalog import Catalog, load_catalog
@@ -255,6 +256,30 @@ def test_whatever_is_in_a_batch_it_is_claimed_and_written_with_two_statements(
         assert verbs(statements).count("insert") == (2 if batch is batches[0] else 1)  # an account, the claim
         assert not {"update", "delete"} & set(verbs(statements))
     assert audit(postgres_engine).is_clean
+
+
+def test_no_update_is_planned_for_an_empty_table(postgres_url: str, catalog: Catalog) -> None:
+    engine = ledger_engine(postgres_url, only_by_key=True)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE"))  # from now on PostgreSQL knows that there are no holds
+    users = [f"u{number}" for number in range(5)]
+    applied(engine, catalog, *(OpenAccount(reference_id=f"o-{u}", user_id=u, tier="pro") for u in users))
+    applied(
+        engine,
+        catalog,
+        *(ReserveUsage(reference_id=f"h-{u}", user_id=u, tokens=9, ttl_seconds=60) for u in users),
+    )
+    with heard(engine) as statements:
+        applied(
+            engine,
+            catalog,
+            *(ReserveUsage(reference_id=f"i-{u}", user_id=u, tokens=9, ttl_seconds=60) for u in users),
+            *(ReleaseUsage(reference_id=f"r-{u}", user_id=u, original_reference_id=f"h-{u}") for u in users),
+        )
+    writes = [one for one in statements if one[0].startswith("EXECUTE write_batch")]
+    assert len(writes) == 1
+    assert keyless(engine, writes, "holds") == []
+    engine.dispose()
 
 
 def test_settling_a_hold_asks_for_the_hold_and_not_for_how_it_was_opened(

@@ -17,7 +17,7 @@ def heard(engine: Engine) -> Iterator[list[Statement]]:
 
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
         # Of what is prepared the execution is explained; LIMIT 0 asks for the names of columns alone.
-        if not (statement.startswith("PREPARE") or statement.endswith("LIMIT 0")):
+        if not (statement.startswith(("PREPARE", "SET")) or statement.endswith("LIMIT 0")):
             statements.append((statement, parameters))
 
     event.listen(engine, "before_cursor_execute", note)
@@ -41,8 +41,25 @@ def scanned(engine: Engine, statements: Sequence[Statement], large: Collection[s
     return found
 
 
-def _read_whole(node: dict[str, Any]) -> Iterator[str]:
-    if node["Node Type"] == "Seq Scan":
-        yield node["Relation Name"]
+def keyless(engine: Engine, statements: Sequence[Statement], table: str) -> list[str]:
+    """Those of ``statements``, prepared ones, that would read ``table`` otherwise than by a key."""
+    found = []
+    with engine.connect() as connection:
+        for statement, parameters in statements:
+            plan = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", parameters).scalar_one()
+            (root,) = plan
+            reads = [node for node in _nodes(root["Plan"]) if node.get("Relation Name") == table]
+            if any("Scan" in node["Node Type"] and "Index Cond" not in node for node in reads):
+                found.append(statement)
+        connection.rollback()
+    return found
+
+
+def _nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield node
     for part in node.get("Plans", ()):
-        yield from _read_whole(part)
+        yield from _nodes(part)
+
+
+def _read_whole(node: dict[str, Any]) -> Iterator[str]:
+    return (each["Relation Name"] for each in _nodes(node) if each["Node Type"] == "Seq Scan")

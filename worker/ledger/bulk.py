@@ -94,7 +94,8 @@ def select_by(
     if not keys:
         return []
     if connection.dialect.name == "postgresql":
-        return _executed(connection, _built_sql(build), f"select{build.__name__}", [array(keys)]).all()
+        label = f"select_{build.__name__.strip('_')}"
+        return _executed(connection, _built_sql(build), label, [array(keys)]).all()
     return connection.execute(build(lambda column: column.in_(keys))).all()
 
 
