@@ -1,7 +1,7 @@
 """How the ledger talks to its database: time-outs, transactions, and what its errors mean."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from worker.errors import ConfigurationError, ContentionError, LedgerUnavailableError
+from worker.ledger.primary import Guard, guard_engine
 
 # A partition of the network would otherwise hang a statement for minutes (psycopg2 #561, #1017): the
 # kernel gives a silent connection up after 15 s, the server a silent client after 30 s.
@@ -43,8 +44,10 @@ _CONTENTION = {"40001", "40P01", "55P03"}  # serialization failure, deadlock, lo
 # A prepared statement that isn't there, is there already, or was outdated by a migration; a row whose columns
 # were others when the session looked.
 _STALE = {"26000", "42P05", "0A000", "22P02"}
-# Connection, resources, shutdown, system and internal errors: whole classes; a read-only standby.
-_UNAVAILABLE = ("08", "53", "57", "58", "XX", "25006")
+# A server that reads and doesn't write, a demoted primary say: another connection may find the primary.
+_READ_ONLY = "25006"
+# Connection, resources, shutdown, system and internal errors: whole classes.
+_UNAVAILABLE = ("08", "53", "57", "58", "XX", _READ_ONLY)
 # No such table, column, database or schema; not permitted: a deployment to mend, not a message to refuse.
 _MISCONFIGURED = ("42P01", "42703", "42501", "42883", "3D000", "3F000", "28")
 
@@ -53,14 +56,16 @@ def ledger_engine(
     url: str,
     *,
     application_name: str = "billing-worker",
-    statement_timeout_s: int = 0,
+    statement_timeout_s: float = 0,
     only_by_key: bool = False,
+    guard: Guard | None = None,
 ) -> Engine:
     """An engine for ``url`` (``postgresql://…`` or ``sqlite:///…``); it connects on first use.
 
     A statement is given up after ``statement_timeout_s`` on PostgreSQL (0: never). ``only_by_key`` is for who
-    asks for rows by their keys and for nothing else. READ COMMITTED there; one writer at a time on SQLite.
-    Raises ConfigurationError for other URLs.
+    asks for rows by their keys and for nothing else. ``guard`` is for loops that write: they connect to the
+    primary alone, and no wait is longer than the guard's time-out. READ COMMITTED there; one writer at a time
+    on SQLite. Raises ConfigurationError for other URLs.
     """
     try:
         parsed = make_url(url)
@@ -68,10 +73,15 @@ def ledger_engine(
         raise ConfigurationError("the database URL cannot be read; see --database-url") from error
     match parsed.get_backend_name():
         case "postgresql":
-            session = f"{_POSTGRESQL_SESSION} -c statement_timeout={statement_timeout_s}s"
+            # Of a server that is well the server gives up first, and the connection is kept.
+            timeout_s = statement_timeout_s if guard is None else guard.timeout_s * 0.8
+            session = f"{_POSTGRESQL_SESSION} -c statement_timeout={timeout_s * 1000:.0f}"
             if only_by_key:
                 session += f" {_BY_KEY}"
-            engine = _postgresql_engine(parsed, {"application_name": application_name, "options": session})
+            options: dict[str, Any] = {"application_name": application_name, "options": session}
+            engine = _postgresql_engine(parsed, options if guard is None else options | _written(guard))
+            if guard is not None:
+                guard_engine(engine, guard)
             if only_by_key:
                 event.listen(engine, "begin", _plan_anew)
             return engine
@@ -81,18 +91,27 @@ def ledger_engine(
             raise ConfigurationError(f"the database is {other!r}; PostgreSQL and SQLite are supported")
 
 
-def _postgresql_engine(url: URL, session: dict[str, str]) -> Engine:
+def _written(guard: Guard) -> dict[str, Any]:
+    """Options of a connection that must reach a server that writes, soon."""
+    return {
+        "target_session_attrs": "read-write",
+        "connect_timeout": max(2, min(_POSTGRESQL_CONNECT["connect_timeout"], round(guard.timeout_s / 2))),
+    }
+
+
+def _postgresql_engine(url: URL, session: Mapping[str, Any]) -> Engine:
     engine = create_engine(
         url.set(drivername="postgresql+psycopg2"),
-        connect_args=_POSTGRESQL_CONNECT | session,
+        connect_args={**_POSTGRESQL_CONNECT, **session},
         pool_recycle=1800,
         hide_parameters=True,  # they are what producers sent; errors end in logs
     )
 
     @event.listens_for(engine, "handle_error")
-    def _leave_stale_session(context: ExceptionContext) -> None:
-        # A new session prepares its statements anew; in this one every batch would fail.
-        if getattr(context.original_exception, "pgcode", None) in _STALE:
+    def _leave_useless_session(context: ExceptionContext) -> None:
+        # A new session prepares its statements anew, or finds the primary; in this one every batch would
+        # fail. What else is in the pool is as old, and goes with it.
+        if getattr(context.original_exception, "pgcode", None) in {*_STALE, _READ_ONLY}:
             context.is_disconnect = True
 
     return engine

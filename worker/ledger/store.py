@@ -10,6 +10,7 @@ begins again and finds the winner's outcome.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from random import randbytes, randrange
 
 from sqlalchemy import Connection, Engine, text
 
@@ -19,6 +20,13 @@ from worker.core.plan import Plan
 from worker.ledger.engine import translated_errors
 from worker.ledger.loading import load
 from worker.ledger.writing import write
+
+#: Probes at the same time don't wait for each other, as a rule.
+_PROBES, _PROBE_BYTES = 16, 20_000
+_PROBE = text(
+    "INSERT INTO write_probes (id, payload) VALUES (:id, :payload)"
+    " ON CONFLICT (id) DO UPDATE SET payload = excluded.payload"
+)
 
 
 class Ledger:
@@ -37,9 +45,13 @@ class Ledger:
             yield Books(connection)
 
     def probe(self) -> None:
-        """Raises LedgerUnavailableError unless the database answers."""
-        with translated_errors(), self._engine.connect() as connection:
-            connection.execution_options(read_only=True).execute(text("SELECT 1"))
+        """Raises LedgerUnavailableError unless the database takes a write.
+
+        More than a page is written: a full disk still takes what fits into pages that are there.
+        """
+        row = {"id": randrange(_PROBES), "payload": randbytes(_PROBE_BYTES)}  # noqa: S311 - no secret
+        with translated_errors(), self._engine.begin() as connection:
+            connection.execute(_PROBE, row)
 
     def close(self) -> None:
         """Close all connections."""

@@ -584,3 +584,53 @@ audit_log = Table(
     Index(None, "action", "entry_id"),
     Index(None, "subject", "entry_id"),
 )
+
+# -- how the workers run: nothing of the ledger ------------------------------------------------------------
+
+#: What a probe writes: more than a page, so that a full disk refuses it too.
+write_probes = Table(
+    "write_probes",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("payload", LargeBinary, nullable=False),
+)
+
+#: A message that is being tried because workers may die of it: a row that is left is a crash it was part of.
+#: ``together`` is how many were tried with it, ``alone`` how often it was tried by itself.
+trials = Table(
+    "trials",
+    metadata,
+    Column("message_key", String(64), primary_key=True),
+    Column("queue", Text, nullable=False),
+    Column("together", Integer, nullable=False),
+    Column("alone", Integer, nullable=False),
+    Column("worker", Text, nullable=False),
+    Column("began_at", UtcDateTime, nullable=False),
+    CheckConstraint("together > 0 AND alone >= 0", name="counts_possible"),
+)
+
+#: A lane that a worker has paused; ``config`` is what that worker runs with.
+lane_pauses = Table(
+    "lane_pauses",
+    metadata,
+    Column("pause_id", RowId, Identity(always=True), primary_key=True),
+    Column("queue", Text, nullable=False),
+    Column("worker", Text, nullable=False),
+    Column("config", Text, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("began_at", UtcDateTime, nullable=False),
+    Column("seen_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime),
+    Column("resumed_by", Text),
+    Index(None, "ended_at", "queue"),
+)
+
+#: What workers have run with and shown to be right: a version, a catalog and settings, as one digest.
+accepted_configs = Table(
+    "accepted_configs",
+    metadata,
+    Column("config", Text, primary_key=True),
+    Column("accepted_at", UtcDateTime, nullable=False),
+    Column("accepted_by", Text, nullable=False),
+)

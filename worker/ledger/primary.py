@@ -1,0 +1,174 @@
+"""Connections of the loops to the database: to the primary, watched, and never to one that was replaced.
+
+Of several addresses (``?host=a:5432&host=b:5432``) the one that takes writes is used, and the last good one
+is tried first. A promotion begins a new timeline: a server on a lower one than this process has seen is an
+old primary that woke up, and is refused. Fencing it for everybody else stays the task of whoever promotes.
+"""
+
+import threading
+import weakref
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import psycopg2
+import psycopg2.extensions
+from sqlalchemy import Engine, event
+from sqlalchemy.exc import DisconnectionError
+
+from worker.runtime.watchdog import Wait, Watchdog, shut_socket
+
+#: The system's identity and the timeline it writes on; no file name is known in recovery.
+_IDENTITY = (
+    "SELECT (SELECT system_identifier FROM pg_control_system())::text, "
+    "CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_walfile_name(pg_current_wal_lsn()) END"
+)
+
+Place = tuple[str, int]  # a system's identity, and a timeline of it
+
+
+class Guard:
+    """What all engines of a process share: the watchdog, and the highest timelines seen.
+
+    ``timeout_s`` bounds each wait for the database: to connect, for a statement, for a commit.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self.watchdog = Watchdog()
+        self._highest: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def hurry(self, most_s: float) -> None:
+        """Bound every wait by ``most_s`` seconds from now on: the process shall end."""
+        self.watchdog.hurry(most_s)
+
+    def is_replaced(self, place: Place | None) -> bool:
+        """Whether a higher timeline of the same system has been seen; a new highest one is remembered."""
+        if place is None:
+            return False
+        system, timeline = place
+        with self._lock:
+            highest = self._highest[system] = max(self._highest.get(system, 0), timeline)
+        return timeline < highest
+
+
+class _Cursor(psycopg2.extensions.cursor):
+    """A cursor whose statements have a deadline."""
+
+    connection: "_Connection"
+
+    def execute(self, query: Any, vars: Any = None) -> None:  # noqa: A002 - psycopg2's name
+        with self.connection.statement:
+            super().execute(query, vars)
+
+    def executemany(self, query: Any, vars_list: Any) -> None:
+        with self.connection.statement:
+            super().executemany(query, vars_list)
+
+
+class _Connection(psycopg2.extensions.connection):
+    """A connection whose statements and commits have a deadline; a failure says which one passed."""
+
+    statement: "_Deadline"
+    committing: "_Deadline"
+
+    def commit(self) -> None:
+        with self.committing:
+            super().commit()
+
+    def rollback(self) -> None:
+        with self.statement:
+            super().rollback()
+
+
+class _Deadline(Wait):
+    """A wait for one connection's database; its error names what was overdue."""
+
+    def __init__(self, connection: _Connection, what: str, timeout_s: float) -> None:
+        held = weakref.ref(connection)  # no cycle: the pool lets go of connections all the time
+
+        def shut() -> None:
+            if (held_now := held()) is not None:
+                shut_socket(held_now.fileno())
+
+        super().__init__(shut, timeout_s)
+        self._what, self._seconds = what, timeout_s
+
+    def __exit__(self, type_: Any, error: Any, trace: Any) -> None:
+        super().__exit__(type_, error, trace)
+        if self.is_overdue and isinstance(error, psycopg2.Error):
+            raise psycopg2.OperationalError(
+                f"no answer to {self._what} within {self._seconds:g} s; its connection was shut"
+            ) from error
+
+
+def guard_engine(engine: Engine, guard: Guard) -> None:
+    """Make ``engine`` connect to the primary alone, and give each of its waits a deadline."""
+    last_good: list[Mapping[str, Any]] = []
+
+    @event.listens_for(engine, "do_connect")
+    def _connect(_dialect: Any, record: Any, _arguments: Any, parameters: dict[str, Any]) -> Any:
+        failures = []
+        for address in sorted(_addresses(parameters), key=lambda one: one not in last_good):
+            try:
+                connection = _connected({**parameters, **address}, guard)
+                place = _place_of(connection)
+            except psycopg2.Error as error:
+                failures.append(str(error).strip())
+                continue
+            if not guard.is_replaced(place):
+                last_good[:] = [address]
+                record.info["place"] = place
+                return connection
+            connection.close()
+            failures.append(f"{_shown(address)} was replaced as primary: it is on an old timeline")
+        last_good.clear()
+        raise psycopg2.OperationalError("; ".join(failures))
+
+    @event.listens_for(engine, "checkout")
+    def _refuse_replaced(_connection: Any, record: Any, _proxy: Any) -> None:
+        if guard.is_replaced(record.info.get("place")):
+            raise DisconnectionError("another server is the primary now")
+
+
+def _connected(parameters: Mapping[str, Any], guard: Guard) -> _Connection:
+    connection: _Connection = psycopg2.connect(
+        **parameters, connection_factory=_Connection, cursor_factory=_Cursor
+    )
+    connection.statement = _Deadline(connection, "a statement", guard.timeout_s)
+    connection.committing = _Deadline(connection, "a commit", guard.timeout_s)
+    guard.watchdog.watch(connection.statement)
+    guard.watchdog.watch(connection.committing)
+    return connection
+
+
+def _place_of(connection: _Connection) -> Place | None:
+    """The system and the timeline behind ``connection``; None where the server doesn't tell."""
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(_IDENTITY)
+            system, file_name = cursor.fetchone() or (None, None)
+    except psycopg2.Error:
+        if connection.closed:
+            raise
+        return None
+    finally:
+        if not connection.closed:
+            connection.rollback()
+    return None if system is None or file_name is None else (system, int(file_name[:8], 16))
+
+
+def _addresses(parameters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Each address of the list by itself; libpq would begin with the first one every time."""
+    hosts = str(parameters.get("host", "")).split(",")
+    ports = str(parameters.get("port", "")).split(",")
+    if len(hosts) == 1:
+        yield {}
+        return
+    for place, host in enumerate(hosts):
+        port = ports[place] if len(ports) == len(hosts) else ports[0]
+        yield {"host": host, "port": port or None}
+
+
+def _shown(address: Mapping[str, Any]) -> str:
+    return f"{address['host']}:{address['port'] or 5432}" if address else "the server"

@@ -1,0 +1,67 @@
+"""Waits between tries, and an outage that is told once when it begins and once when it ends."""
+
+import logging
+import random
+from collections.abc import Callable
+from time import monotonic
+
+log = logging.getLogger(__name__)
+
+
+class Backoff:
+    """Seconds to wait before the next try: doubling from ``first_s`` to ``most_s``, with jitter."""
+
+    def __init__(self, first_s: float, most_s: float, rng: random.Random) -> None:
+        self._first_s, self._most_s, self._rng = first_s, most_s, rng
+        self._next_s = first_s
+
+    def next(self) -> float:
+        """Return the wait after one more failure."""
+        wait_s = self._next_s * self._rng.uniform(0.5, 1.5)
+        self._next_s = min(self._next_s * 2, self._most_s)
+        return wait_s
+
+    def reset(self) -> None:
+        """Begin anew after a success."""
+        self._next_s = self._first_s
+
+
+class Outage:
+    """One server's absence as one loop sees it; logs one line at its begin and one at its end.
+
+    ``while_away`` says what happens meanwhile; ``on_begin`` is called once an outage.
+    """
+
+    def __init__(
+        self,
+        server: str,
+        while_away: str,
+        *,
+        on_begin: Callable[[], None] = lambda: None,
+        seconds: Callable[[], float] = monotonic,
+        logger: logging.Logger = log,
+    ) -> None:
+        self._server, self._while_away = server, while_away
+        self._on_begin, self._seconds, self._log = on_begin, seconds, logger
+        self._since: float | None = None
+        self._tries = 0
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the server is away."""
+        return self._since is not None
+
+    def began(self, error: Exception) -> None:
+        """Note a failed try; only the first one of an outage is logged."""
+        self._tries += 1
+        if self._since is None:
+            self._since = self._seconds()
+            self._on_begin()
+            self._log.error("%s: %s", error, self._while_away)
+
+    def ended(self) -> None:
+        """Note a success; logged where it ends an outage."""
+        if self._since is not None:
+            lasted_s = self._seconds() - self._since
+            self._log.info("the %s is back after %.1f s and %d tries", self._server, lasted_s, self._tries)
+            self._since, self._tries = None, 0
