@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any, cast
 
 from sqlalchemy import Engine
@@ -88,6 +87,9 @@ class DeadQueue:
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         self.acknowledged += len(deliveries)
+
+    def keep_alive(self, wait_s: float = 0.0) -> None:
+        """Nothing to keep alive."""
 
     def close(self) -> None:
         """Nothing to close."""
@@ -252,8 +254,7 @@ class World:
             Surroundings(
                 engine=self.engine,
                 connect=connect,
-                connect_dead=lambda: self.dead.link,
-                park=partial(self.office.park, wait_s=0),
+                drain=lambda: self.office.drain(self.dead.link),
                 name=name,
                 clock=lambda: self.now,
                 seconds=lambda: self.seconds,

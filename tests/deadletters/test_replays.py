@@ -14,7 +14,7 @@ from worker.core import decide
 from worker.deadletters import dry_run, replays
 from worker.deadletters.filters import LetterFilter
 from worker.deadletters.letters import Reason, dead_letter_for
-from worker.deadletters.office import DeadLetterOffice, NotKeptError
+from worker.deadletters.office import Drain, NotKeptError
 from worker.deadletters.views import NotPossibleError, Status
 from worker.errors import LedgerUnavailableError, NotFoundError
 from worker.ledger.loading import load
@@ -551,15 +551,15 @@ def test_replays_that_rest_with_nothing_under_way_hide_none_that_has(world: Worl
 
 def test_a_letter_that_cannot_be_kept_stops_no_replay(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = world.park_failed(deduct("r-1"), deduct("r-2"))
-    real = DeadLetterOffice.park
+    real = Drain.take_all
     strange = iter([NotKeptError("1 dead letters can't be kept")])
 
-    def park(office: DeadLetterOffice, *arguments: Any, **named: Any) -> int:
+    def take_all(drain: Drain, *arguments: Any, **named: Any) -> int:
         for error in strange:
             raise error
-        return real(office, *arguments, **named)
+        return real(drain, *arguments, **named)
 
-    monkeypatch.setattr(DeadLetterOffice, "park", park)
+    monkeypatch.setattr(Drain, "take_all", take_all)
     assert came_of(world.replay(numbers)) == {"applied": 2}
     assert world.troubles == ["1 dead letters can't be kept"]
 

@@ -135,7 +135,7 @@ def test_a_letter_that_cannot_be_written_again_holds_no_other_up(
 def test_letters_are_parked_as_they_come(application: Application, witness: Witness) -> None:
     stop = FlagStop()
     office = application.office()
-    with application._beside(stop, parker=application.parker().run):
+    with application._beside(stop, drainer=application.drainer().run):
         witness.publish(b"oops", exchange="", routing_key=BILLING.dead.name)
         eventually(lambda: office.counts().parked == 1)
         witness.publish(b"again", exchange="", routing_key=BILLING.dead.name)

@@ -7,6 +7,7 @@ knows of its reference holds.
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -42,8 +43,9 @@ from worker.deadletters.views import (
     Status,
     Story,
 )
-from worker.errors import BillingError
+from worker.errors import BillingError, BrokerUnavailableError, LedgerUnavailableError
 from worker.ledger.queries import snapshot
+from worker.ledger.store import Ledger
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +62,71 @@ class NotKeptError(BillingError):
 
 def _utc_now() -> datetime:
     return datetime.now(UTC)
+
+
+class Drain:
+    """Takes dead letters from the queue that ``link`` consumes; holds what can't be kept in an outage.
+
+    ``keep`` puts deliveries into the table and returns those that it could.
+    """
+
+    def __init__(self, link: Link, keep: Callable[[Sequence[Delivery]], list[Delivery]]) -> None:
+        self.link = link
+        self._keep = keep
+        self._held: Sequence[Delivery] = ()
+
+    def take(self, wait_s: float) -> int:
+        """Take what has come by now, a batch at most; returns how many. Waits up to ``wait_s`` for the first.
+
+        After a LedgerUnavailableError the same batch is held: call again. Raises NotKeptError where none of
+        it can be kept.
+        """
+        self._held = self._held or self.link.receive(_BATCH, wait_s)
+        if not self._held:
+            return 0
+        try:
+            kept = self._keep(self._held)
+        except NotKeptError:
+            self._held = ()  # unacknowledged as long as the link lives
+            raise
+        self.link.acknowledge(kept)
+        self._held = ()
+        return len(kept)
+
+    def take_all(
+        self,
+        *,
+        expected: int = 0,
+        wait_s: float = 0.2,
+        on_outage: Callable[[Exception], None] | None = None,
+    ) -> int:
+        """Take until no more come; returns how many. Raises NotKeptError.
+
+        Waits ``wait_s`` for one more, and some seconds as long as fewer than ``expected`` have come. With
+        ``on_outage``, which is called once, an outage of the database is waited out.
+        """
+        taken = 0
+        while some := self._take_despite_outage(wait_s if taken >= expected else _PATIENCE_S, on_outage):
+            taken += some
+        return taken
+
+    def _take_despite_outage(self, wait_s: float, on_outage: Callable[[Exception], None] | None) -> int:
+        is_told = False
+        while True:
+            try:
+                return self.take(wait_s)
+            except LedgerUnavailableError as error:
+                if on_outage is None:
+                    raise
+                if not is_told:
+                    on_outage(error)
+                is_told = True
+                self.link.keep_alive(1.0)
+
+    def close(self) -> None:
+        """Close the link; what is held goes back to the queue."""
+        with suppress(BrokerUnavailableError):
+            self.link.close()
 
 
 class DeadLetterOffice:
@@ -83,30 +150,22 @@ class DeadLetterOffice:
         self._engine, self._catalog, self._taken_in = engine, catalog, taken_in
         self._clock, self._sent_as = clock, sent_as
 
-    # -- parking ------------------------------------------------------------------------------------------
+    # -- draining -----------------------------------------------------------------------------------------
+
+    def probe(self) -> None:
+        """Raises LedgerUnavailableError unless the database takes writes; before anything is taken."""
+        Ledger(self._engine).probe()
+
+    def drain(self, link: Link) -> "Drain":
+        """Return what takes dead letters from the queue that ``link`` consumes into the table."""
+        return Drain(link, self._keep_what_can_be)
 
     def park(self, link: Link, *, expected: int = 0, wait_s: float = 0.2) -> int:
-        """Drain the dead-letter queue that ``link`` consumes; returns how many letters came.
+        """Drain the dead-letter queue that ``link`` consumes; returns how many dead letters came.
 
-        Waits ``wait_s`` for one more, and some seconds as long as fewer than ``expected`` have come. Raises
-        NotKeptError where none of a batch can be kept.
+        See ``Drain.take_all``.
         """
-        parked = 0
-        while some := self.park_some(link, wait_s if parked >= expected else _PATIENCE_S):
-            parked += some
-        return parked
-
-    def park_some(self, link: Link, wait_s: float) -> int:
-        """Take what has come by now, a batch at most; how many letters. Waits up to ``wait_s`` for the first.
-
-        Raises NotKeptError where none of them can be kept.
-        """
-        deliveries = link.receive(_BATCH, wait_s)
-        if not deliveries:
-            return 0
-        kept = self._keep_what_can_be(deliveries)
-        link.acknowledge(kept)
-        return len(kept)
+        return self.drain(link).take_all(expected=expected, wait_s=wait_s)
 
     def _keep_what_can_be(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Those that are kept now: one that can't be, for a reason that nobody foresaw, holds no other up."""

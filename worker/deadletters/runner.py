@@ -16,12 +16,17 @@ from sqlalchemy import Engine
 
 from worker.broker import BILLING, Link, Outgoing, RefusedError
 from worker.deadletters import replays
-from worker.deadletters.office import NotKeptError
+from worker.deadletters.office import Drain, NotKeptError
 from worker.deadletters.replays import UNDER_WAY_MAX, Claimed
 from worker.deadletters.sending import replay_of
 from worker.deadletters.views import NotPossibleError, Replay, ReplayState
 from worker.deadletters.waiting import Stop
-from worker.errors import BrokerUnavailableError, ConfigurationError, TransientError
+from worker.errors import (
+    BrokerUnavailableError,
+    ConfigurationError,
+    LedgerUnavailableError,
+    TransientError,
+)
 from worker.ledger.queries import snapshot
 
 log = logging.getLogger(__name__)
@@ -33,26 +38,28 @@ _RENEW = timedelta(seconds=6)
 _LOOK_FIRST_S, _LOOK_MOST_S = 0.02, 0.25
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.1, 5.0
 _BURST_S = 0.2
+_KEPT_ALIVE_EVERY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What a runner works with.
 
-    ``connect`` opens a link to publish with, ``connect_dead`` one that consumes the dead letters; ``park``
-    drains that one. ``name`` is unique to the runner: the lease is in it. ``seconds`` is a clock that only
-    goes forward. ``sent_as`` is the broker user that publishes.
+    ``connect`` opens a link to publish with, ``drain`` one that takes dead letters into the table, once the
+    database takes writes. ``name`` is unique to the runner: the lease is in it. ``seconds`` is a clock that
+    only goes forward. ``sent_as`` is the broker user that publishes. In an outage of the database
+    what came is held for ``hold_most_s`` at most.
     """
 
     engine: Engine
     connect: Callable[[], Link]
-    connect_dead: Callable[[], Link]
-    park: Callable[[Link], int]
+    drain: Callable[[], Drain]
     name: str
     clock: Callable[[], datetime]
     seconds: Callable[[], float]
     rng: random.Random
     sent_as: str | None = None
+    hold_most_s: float = 1440.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +145,7 @@ class _Run:
     ) -> None:
         self._with, self._id, self._told, self._patience_s = surroundings, replay_id, told, patience_s
         self._link: Link | None = None
-        self._dead: Link | None = None
+        self._dead: Drain | None = None
         self._under_way: dict[int, Claimed] | None = None
         self._renewed_at = surroundings.clock()
         self._moved_at = surroundings.seconds()
@@ -146,6 +153,7 @@ class _Run:
         self._look_s = _LOOK_FIRST_S
         self._refusal: str | None = None
         self._failures = 0
+        self._failing_since = 0.0
         self._has_been_linked = False
 
     def to_its_end(self) -> Replay:
@@ -230,7 +238,7 @@ class _Run:
     def _parked(self) -> int:
         """How many letters came; one that can't be kept stays with this link, and stops no replay."""
         try:
-            return self._with.park(self._dead_link())
+            return self._dead_letters().take_all(wait_s=0)
         except NotKeptError as error:
             self._told.on_trouble(str(error))
             return 0
@@ -367,9 +375,9 @@ class _Run:
             self._has_been_linked = True
         return self._link
 
-    def _dead_link(self) -> Link:
+    def _dead_letters(self) -> Drain:
         if self._dead is None:
-            self._dead = self._with.connect_dead()
+            self._dead = self._with.drain()
             self._has_been_linked = True
         if self._link is not None:
             self._link.keep_alive()
@@ -382,15 +390,31 @@ class _Run:
         self._link = None
 
     def _wait_after(self, error: Exception) -> None:
-        """Say it once, begin anew with everything, and wait: doubling, with jitter."""
+        """Say it once and wait: doubling, with jitter; without the database, hold what came."""
         if not self._failures:
             self._told.on_trouble(f"{error}: waiting until it is back")
-        self.close()
+            self._failing_since = self._with.seconds()
+        held_s = self._with.seconds() - self._failing_since
+        if not isinstance(error, LedgerUnavailableError) or held_s > self._with.hold_most_s:
+            self.close()
         self._under_way = None
         self._failures = min(self._failures + 1, 16)
         wait_s = min(_RETRY_FIRST_S * 2.0**self._failures, _RETRY_MOST_S)
-        self._told.stop.wait(wait_s * self._with.rng.uniform(0.5, 1.5))
+        self._wait(wait_s * self._with.rng.uniform(0.5, 1.5))
         self._moved_at = self._with.seconds()  # an outage is nobody's impatience
+
+    def _wait(self, seconds: float) -> None:
+        """Wait so long, or until the stop, and keep the links alive."""
+        left = seconds
+        while left > 0 and not self._told.stop.requested:
+            self._told.stop.wait(min(left, _KEPT_ALIVE_EVERY_S))
+            left -= _KEPT_ALIVE_EVERY_S
+            try:
+                for link in (self._link, None if self._dead is None else self._dead.link):
+                    if link is not None:
+                        link.keep_alive()
+            except BrokerUnavailableError:
+                self.close()
 
     def _is_well(self) -> None:
         if self._failures:

@@ -1,6 +1,5 @@
 """What the commands share: the office after it has drained the queue, filters, and who it is that asks."""
 
-import getpass
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import click
 from worker.bootstrap import Application
 from worker.broker import BILLING
 from worker.cli.asking import as_day_or_moment, begins
+from worker.cli.options import operator
 from worker.deadletters.filters import LetterFilter, Letters
 from worker.deadletters.office import DeadLetterOffice, NotKeptError
 from worker.deadletters.views import WAITING, Status
@@ -50,7 +50,8 @@ def office_of(application: Application, *, looking: bool = False) -> Iterator[De
 
 
 def drain(application: Application, office: DeadLetterOffice) -> int:
-    """Park what waits in the queue; how many letters."""
+    """Park what waits in the queue; how many letters. In an outage of the database nothing is given back."""
+    office.probe()
     link = application.link()
     try:
         waiting = link.depth(BILLING.dead.name)
@@ -58,25 +59,22 @@ def drain(application: Application, office: DeadLetterOffice) -> int:
         link.close()
     if not waiting:
         return 0
-    consumer = application.link(consume=[BILLING.dead.name])
+    taking = office.drain(application.link(consume=[BILLING.dead.name]))
     try:
-        return office.park(consumer, expected=waiting, wait_s=0.02)
+        return taking.take_all(expected=waiting, wait_s=0.02, on_outage=_tell_outage)
     finally:
-        consumer.close()
+        taking.close()
+
+
+def _tell_outage(error: Exception) -> None:
+    click.echo(f"{error}: holding the dead letters until it is back, or until Ctrl-C", err=True)
 
 
 # -- who --------------------------------------------------------------------------------------------------
 
 
-def _me() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        return "unknown"
-
-
 with_actor = click.option(
-    "--as", "actor", default=_me, show_default="your user name", help="Who does it; goes into the log."
+    "--as", "actor", default=operator, show_default="your user name", help="Who does it; goes into the log."
 )
 
 

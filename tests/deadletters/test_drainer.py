@@ -1,8 +1,9 @@
-"""Parking as letters come: through outages, and past a letter that nobody can keep."""
+"""Draining dead letters as they come: through outages, and past one that nobody can keep."""
 
 import logging
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -10,14 +11,14 @@ from tests.deadletters.parts import DeadQueue, World, failed
 from worker.broker import Delivery, Link
 from worker.deadletters import office as office_module
 from worker.deadletters.desk import Desk
+from worker.deadletters.drainer import Drainer
 from worker.deadletters.letters import Reason
 from worker.deadletters.office import NotKeptError
-from worker.deadletters.parker import Parker
-from worker.errors import BrokerUnavailableError
+from worker.errors import BrokerUnavailableError, LedgerUnavailableError
 
 
-def parker(world: World, connect: Callable[[], Link]) -> Parker:
-    return Parker(connect, world.office, random.Random(1))
+def drainer(world: World, connect: Callable[[], Link], **options: Any) -> Drainer:
+    return Drainer(connect, world.office, random.Random(1), **options)
 
 
 class Queue(DeadQueue):
@@ -33,14 +34,14 @@ class Queue(DeadQueue):
         return found
 
 
-def test_letters_are_parked_as_long_as_it_runs(world: World) -> None:
+def test_dead_letters_are_drained_as_long_as_it_runs(world: World) -> None:
     queue = Queue(world)
-    parker(world, lambda: queue.link).run(world)
+    drainer(world, lambda: queue.link).run(world)
     assert queue.acknowledged == 2
     assert world.office.counts().parked == 2
 
 
-def test_an_outage_is_told_once_and_waited_out(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_outage_of_the_broker_is_told_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
     queue, tries = Queue(world), iter(range(5))
 
     def connect() -> Link:
@@ -49,9 +50,52 @@ def test_an_outage_is_told_once_and_waited_out(world: World, caplog: pytest.LogC
         return queue.link
 
     with caplog.at_level(logging.INFO):
-        parker(world, connect).run(world)
+        drainer(world, connect).run(world)
     assert caplog.text.count("dead letters wait in their queue until it is back") == 1
-    assert caplog.text.count("dead letters are parked again") == 1
+    assert caplog.text.count("the broker is back after") == 1
+    assert world.office.counts().parked == 2
+
+
+def test_nothing_is_taken_before_the_database_takes_writes(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue, failures, probes = Queue(world), iter(range(4)), list[int]()
+
+    def probe() -> None:
+        probes.append(len(queue.waiting))
+        if next(failures, None) is not None:
+            raise LedgerUnavailableError("read-only")
+
+    monkeypatch.setattr(world.office, "probe", probe)
+    with caplog.at_level(logging.INFO):
+        drainer(world, lambda: queue.link).run(world)
+    assert probes == [2] * 5
+    assert caplog.text.count("the database is back after") == 1
+    assert world.office.counts().parked == 2
+
+
+@pytest.mark.parametrize(("hold_most_s", "links"), [(1_000.0, 1), (-1.0, 2)])
+def test_what_came_is_held_through_an_outage_and_given_back_before_the_broker_takes_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, hold_most_s: float, links: int
+) -> None:
+    queue, failures, opened = Queue(world), iter(range(3)), list[int]()
+    real = world.office._keep
+
+    def keep(deliveries: Any) -> None:
+        if next(failures, None) is not None:
+            raise LedgerUnavailableError("down")
+        real(deliveries)
+
+    def connect() -> Link:
+        opened.append(len(queue.waiting))
+        if len(opened) > 1:
+            queue.waiting.extend([failed(b"one"), failed(b"two")])
+        return queue.link
+
+    monkeypatch.setattr(world.office, "_keep", keep)
+    drainer(world, connect, hold_most_s=hold_most_s).run(world)
+    assert len(opened) >= links
+    assert (len(opened) == 1) == (links == 1)
     assert world.office.counts().parked == 2
 
 
@@ -74,9 +118,9 @@ def test_letters_that_never_cease_do_not_keep_it_from_the_stop(
 ) -> None:
     queue = _Endless(world)
     with caplog.at_level(logging.INFO):
-        parker(world, lambda: queue.link).run(world)
+        drainer(world, lambda: queue.link).run(world)
     assert queue.given == queue.acknowledged == 5
-    assert caplog.text.count("parked 5 dead letters") == 1, "once, not five times"
+    assert caplog.text.count("drained 5 dead letters") == 1, "once, not five times"
 
 
 def test_a_letter_that_cannot_be_kept_is_held_and_not_given_back(
@@ -91,7 +135,7 @@ def test_a_letter_that_cannot_be_kept_is_held_and_not_given_back(
         opened.append(queue.link)
         return queue.link
 
-    parker(world, connect).run(world)
+    drainer(world, connect).run(world)
     assert len(opened) == 1, "a link that is closed gives it back, which counts a delivery"
     assert (queue.acknowledged, world.office.counts().parked) == (2, 2)
     assert caplog.text.count("they stay in their queue") == 1
