@@ -2,22 +2,28 @@
 
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from threading import Event, Semaphore
 from typing import Any
 
 import pytest
 
-from tests.support.fakes import FakeLink, delivery
+from tests.support.fakes import FakeLink, FakePauses, FakeRecord, delivery
 from tests.support.waiting import PATIENCE_S
 from worker.broker import Delivery, Link
 from worker.consumer import Consumer, Pace
+from worker.dead_letter_limit import DeadLetterLimit
 from worker.errors import BrokerUnavailableError, ConfigurationError, LedgerUnavailableError
-from worker.flood import Flood
+from worker.lanes import Lanes
+from worker.ledger.trials import Trial
 from worker.metrics import Metrics
 from worker.pipeline import Item, UnansweredError
-from worker.policy import SUSPECT_AFTER
+from worker.policy import GIVE_UP_AFTER, SUSPECT_AFTER
+from worker.suspects import HELD_AT_FIRST, Suspects, key_of
+
+NOW = datetime(2026, 11, 26, tzinfo=UTC)
 
 
 @dataclass
@@ -53,11 +59,17 @@ class FakePipeline:
     errors: list[Exception] = field(default_factory=list)
     broker_errors: list[Exception] = field(default_factory=list)
     batches: list[list[Delivery]] = field(default_factory=list)
+    given_up: list[Delivery] = field(default_factory=list)
     after: Callable[[], None] = lambda: None
-    flood: Flood = field(default_factory=Flood)
+    limit: DeadLetterLimit = field(default_factory=DeadLetterLimit)
 
     def receive(self, deliveries: Sequence[Delivery]) -> list[Item]:
         return [Item(one) for one in deliveries]
+
+    def give_up(self, one: Delivery, _crashes: int, *, decoded: bool) -> Item:
+        del decoded
+        self.given_up.append(one)
+        return Item(one)
 
     def apply(self, items: Sequence[Item]) -> None:
         if not items:
@@ -67,10 +79,17 @@ class FakePipeline:
         self.batches.append([item.delivery for item in items])
         self.after()
 
-    def tell(self, link: Link, items: Sequence[Item]) -> None:
+    def answer(self, link: Link, items: Sequence[Item]) -> None:
+        del link, items
         if self.broker_errors:
             raise self.broker_errors.pop(0)
+
+    def acknowledge(self, link: Link, items: Sequence[Item]) -> None:
         link.acknowledge([item.delivery for item in items])
+
+    def tell(self, link: Link, items: Sequence[Item]) -> None:
+        self.answer(link, items)
+        self.acknowledge(link, items)
 
 
 def consumer(
@@ -79,33 +98,47 @@ def consumer(
     stop: FakeStop,
     ledger: FakeLedger | None = None,
     metrics: Metrics | None = None,
+    record: FakeRecord | None = None,
+    **pace: Any,
 ) -> Consumer:
-    """A loop that opens ``links`` one after the other; an exception among them is raised instead.
-
-    What a link had delivered and was not acknowledged comes again when it is opened again.
-    """
+    """A loop that opens ``links`` one after the other; an exception among them is raised instead."""
     opening = iter(links)
-    opened: list[FakeLink] = []
 
-    def connect(prefetch: int) -> Link:
-        # A worker begins with care and goes on with full hands: the same fake serves it twice.
-        if prefetch == 1:
-            link = next(opening)
-            if isinstance(link, Exception):
-                raise link
-            opened.append(link)
-        opened[-1].prefetch = prefetch
-        return opened[-1]
+    def connect(held: Mapping[str, int]) -> Link:
+        link = next(opening)
+        if isinstance(link, Exception):
+            raise link
+        link.prefetch = max(held.values())
+        opened: Link = link
+        return opened
 
-    fakes: dict[str, Any] = {"ledger": ledger or FakeLedger(), "pipeline": pipeline}
+    counters = metrics or Metrics()
+    fakes: dict[str, Any] = {
+        "ledger": ledger or FakeLedger(),
+        "pipeline": pipeline,
+        "suspects": Suspects(record or FakeRecord(), lambda: NOW),
+        "lanes": Lanes(
+            FakePauses(),
+            worker="w",
+            config="c",
+            clock=lambda: NOW,
+            rng=random.Random(1),
+            metrics=counters,
+        ),
+    }
     return Consumer(
         connect,
         **fakes,
-        pace=Pace(batch_size=3),
+        queues=["billing.payments", "billing.usage"],
+        pace=Pace(batch_size=3, **pace),
         stop=stop,
         rng=random.Random(1),
-        metrics=metrics or Metrics(),
+        metrics=counters,
     )
+
+
+def distinct(count: int, **options: Any) -> list[Delivery]:
+    return [delivery({"type": "usage.deduct", "n": number}, **options) for number in range(count)]
 
 
 def messages(count: int, **options: Any) -> list[Delivery]:
@@ -115,7 +148,7 @@ def messages(count: int, **options: Any) -> list[Delivery]:
 def test_what_has_arrived_is_settled_in_batches_of_at_most_the_maximum() -> None:
     link, pipeline = FakeLink(*messages(7)), FakePipeline()
     consumer([link], pipeline, FakeStop()).run(drain=True)
-    assert [len(batch) for batch in pipeline.batches] == [1, 3, 3]
+    assert [len(batch) for batch in pipeline.batches] == [3, 3, 1]
     assert link.closed
 
 
@@ -136,8 +169,8 @@ def test_waits_grow_and_stay_below_their_bound() -> None:
     consumer([FakeLink()], FakePipeline(), stop, FakeLedger(failures=20)).run(drain=True)
     assert len(stop.waited_s) == 20
     assert stop.waited_s[0] < 0.2
-    assert max(stop.waited_s) <= 15.0
-    assert min(stop.waited_s[-5:]) >= 5.0
+    assert max(stop.waited_s) <= 7.5
+    assert min(stop.waited_s[-5:]) >= 2.5
 
 
 def test_a_stop_in_the_middle_of_a_long_wait_ends_it() -> None:
@@ -186,8 +219,8 @@ def test_a_stop_finishes_the_batch_and_takes_no_other() -> None:
     pipeline = FakePipeline()
     pipeline.after = lambda: setattr(stop, "requested", len(pipeline.batches) == 2)
     consumer([link], pipeline, stop).run()
-    assert [len(batch) for batch in pipeline.batches] == [1, 3]
-    assert len(link.acknowledged) == 4
+    assert [len(batch) for batch in pipeline.batches] == [3, 3]
+    assert len(link.acknowledged) == 6
     assert link.closed
 
 
@@ -196,20 +229,20 @@ def test_the_broker_is_told_of_one_batch_while_the_ledger_has_the_next() -> None
 
     class Overlapping(FakePipeline):
         def apply(self, items: Sequence[Item]) -> None:
-            if len(self.batches) == 2 and items:
+            if len(self.batches) == 1 and items:
                 began.set()
                 assert told.wait(PATIENCE_S)
             super().apply(items)
 
         def tell(self, link: Link, items: Sequence[Item]) -> None:
-            if len(self.batches) == 2:
+            if len(self.batches) == 1:
                 assert began.wait(PATIENCE_S)
                 told.set()
             super().tell(link, items)
 
     link, pipeline = FakeLink(*messages(7)), Overlapping()
     consumer([link], pipeline, FakeStop()).run(drain=True)
-    assert [len(batch) for batch in pipeline.batches] == [1, 3, 3]
+    assert [len(batch) for batch in pipeline.batches] == [3, 3, 1]
     assert link.acknowledged == [delivery for batch in pipeline.batches for delivery in batch]
 
 
@@ -229,13 +262,13 @@ def test_an_outage_of_the_database_does_not_hold_the_replies_of_the_batch_before
     link, pipeline = FakeLink(*deliveries), FakePipeline()
 
     def fail_from_now_on() -> None:
-        if len(pipeline.batches) == 2:
+        if len(pipeline.batches) == 1:
             pipeline.errors = [LedgerUnavailableError("down")] * 1000
 
     pipeline.after = fail_from_now_on
     link.on_keep_alive = lambda: setattr(stop, "requested", sum(link.waited_s) > 2)
     consumer([link], pipeline, stop).run()
-    assert link.acknowledged == deliveries[:4]
+    assert link.acknowledged == deliveries[:3]
 
 
 def test_a_broker_that_takes_no_replies_is_asked_again_and_nothing_is_settled_meanwhile() -> None:
@@ -244,7 +277,7 @@ def test_a_broker_that_takes_no_replies_is_asked_again_and_nothing_is_settled_me
     pipeline.broker_errors = [UnansweredError("full")] * 9
     link.on_keep_alive = lambda: settled.append(len(pipeline.batches))
     consumer([link], pipeline, FakeStop()).run(drain=True)
-    assert settled[:9] == [1] * 9
+    assert len(set(settled[1:9])) == 1, "no batch more than the one that was under way"
     assert len(link.acknowledged) == 13
 
 
@@ -288,51 +321,92 @@ def test_a_stop_in_an_outage_gives_the_messages_back() -> None:
     assert link.closed
 
 
-def test_suspects_go_alone_and_one_at_a_time_is_held() -> None:
-    clean, suspects = messages(1), messages(2, delivery_count=SUSPECT_AFTER)
-    pipeline, link = FakePipeline(), FakeLink(*suspects, *clean)
+def test_suspects_are_tried_together_on_record_and_nothing_is_left_of_it() -> None:
+    suspects, clean = distinct(2, delivery_count=SUSPECT_AFTER), messages(2)
+    pipeline, record, link = FakePipeline(), FakeRecord(), FakeLink(*suspects, *clean)
+    on_record: list[int] = []
+    pipeline.after = lambda: on_record.append(len(record.trials))
+    consumer([link], pipeline, FakeStop(), record=record).run(drain=True)
+    assert pipeline.batches == [clean[:1], suspects, clean[1:]]
+    assert on_record == [0, 2, 0]
+    assert record.trials == {}
+    assert len(link.acknowledged) == 4
+
+
+@pytest.mark.parametrize(("together", "sizes"), [(16, [2, 2]), (8, [1, 1, 1, 1]), (1, [1, 1, 1, 1])])
+def test_suspects_of_a_group_that_crashed_are_tried_in_smaller_groups(
+    together: int, sizes: list[int]
+) -> None:
+    suspects = distinct(4, delivery_count=SUSPECT_AFTER)
+    record = FakeRecord({key_of(one): Trial(together, 0) for one in suspects})
+    pipeline = FakePipeline()
+    consumer([FakeLink(*suspects)], pipeline, FakeStop(), record=record).run(drain=True)
+    assert [len(batch) for batch in pipeline.batches] == sizes
+    assert record.trials == {}
+
+
+def test_message_that_was_tried_alone_when_workers_crashed_is_given_up() -> None:
+    guilty, innocent = distinct(2, delivery_count=SUSPECT_AFTER)
+    record = FakeRecord(
+        {key_of(guilty): Trial(1, GIVE_UP_AFTER), key_of(innocent): Trial(1, GIVE_UP_AFTER - 1)}
+    )
+    pipeline = FakePipeline()
+    consumer([FakeLink(guilty, innocent)], pipeline, FakeStop(), record=record).run(drain=True)
+    assert pipeline.given_up == [guilty]
+    assert record.trials == {}
+
+
+def test_delivery_count_alone_condemns_nobody() -> None:
+    often = messages(3, delivery_count=10_000)
+    pipeline, link = FakePipeline(), FakeLink(*often)
+    consumer([link], pipeline, FakeStop()).run(drain=True)
+    assert pipeline.given_up == []
+    assert link.acknowledged == often
+
+
+@pytest.mark.parametrize("lost", ["broker", "stop"])
+def test_trial_that_an_outage_ends_is_no_crash(lost: str) -> None:
+    suspects = distinct(2, delivery_count=SUSPECT_AFTER)
+    before = {key_of(suspects[0]): Trial(16, 1)}
+    record, stop = FakeRecord(dict(before)), FakeStop()
+    pipeline, link = FakePipeline(), FakeLink(*suspects)
+    if lost == "broker":
+        pipeline.broker_errors = [BrokerUnavailableError("gone")]
+        pipeline.after = lambda: setattr(stop, "waits_left", 1)
+    else:
+        pipeline.errors = [LedgerUnavailableError("down")] * 1000
+        link.on_keep_alive = lambda: setattr(stop, "requested", bool(record.trials) and not pipeline.batches)
+    consumer([link], pipeline, stop, record=record).run()
+    assert record.trials == before
+    assert link.acknowledged == []
+
+
+def test_worker_holds_few_messages_until_none_is_suspected() -> None:
+    link, pipeline = FakeLink(*messages(4)), FakePipeline()
     held: list[int] = []
     pipeline.after = lambda: held.append(link.prefetch)
     consumer([link], pipeline, FakeStop()).run(drain=True)
-    assert pipeline.batches == [[suspects[0]], [suspects[1]], clean]
-    assert held == [1, 1, 1]
+    assert held[0] == HELD_AT_FIRST
+    assert held[-1] == link.prefetch == Pace().prefetch
 
 
-def test_a_suspect_among_others_is_left_for_a_careful_look() -> None:
-    deliveries = messages(4)
-    suspect = messages(1, delivery_count=SUSPECT_AFTER)[0]
-    first, again = FakeLink(*deliveries[:2], suspect, deliveries[2]), FakeLink(suspect, deliveries[3])
-    pipeline = FakePipeline()
-    consumer([first, again], pipeline, FakeStop()).run(drain=True)
-    assert pipeline.batches == [[deliveries[0]], [deliveries[1], deliveries[2]], [suspect], [deliveries[3]]]
-    assert again.prefetch == Pace().prefetch
+def test_worker_holds_one_message_where_one_crashed_alone_and_more_with_each_trial() -> None:
+    suspects = distinct(4, delivery_count=SUSPECT_AFTER)
+    record = FakeRecord({key_of(suspects[0]): Trial(1, 1)})
+    pipeline, link, held = FakePipeline(), FakeLink(*suspects), list[int]()
+    pipeline.after = lambda: held.append(link.prefetch)
+    consumer([link], pipeline, FakeStop(), record=record).run(drain=True)
+    assert held == [1, 2, 4]
 
 
-def test_suspicion_does_not_wear_off_while_the_batch_before_takes_its_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    now = 0.0
-
-    def ticking(seconds: float = 0.01) -> float:
-        nonlocal now
-        now += seconds
-        return now
-
-    monkeypatch.setattr("worker.consumer.monotonic", ticking)
-    suspect = messages(1, delivery_count=SUSPECT_AFTER)[0]
-    clean = messages(5, queue="billing.payments")
-    first, again = FakeLink(*clean[:3], suspect), FakeLink(clean[3], suspect, clean[4])
-    pipeline, held = FakePipeline(), list[int]()
-
-    def pass_time() -> None:
-        held.append(again.prefetch)
-        if len(pipeline.batches) == 2:
-            ticking(60)
-
-    pipeline.after = pass_time
-    consumer([first, again], pipeline, FakeStop()).run(drain=True)
-    assert pipeline.batches == [clean[:1], clean[1:3], [clean[3]], [suspect], [clean[4]]]
-    assert held[2:4] == [1, 1]
+def test_what_is_held_in_a_long_outage_is_given_back_before_the_broker_takes_it() -> None:
+    link, pipeline, stop = FakeLink(*messages(1)), FakePipeline(), FakeStop()
+    pipeline.errors = [LedgerUnavailableError("down")] * 1000
+    again = FakeLink(*messages(1))
+    again.on_keep_alive = lambda: setattr(stop, "requested", True)
+    consumer([link, again], pipeline, stop, hold_most_s=0.0).run()
+    assert link.closed
+    assert link.acknowledged == []
 
 
 def test_batches_and_outages_are_counted() -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 from schemas import Command, DeadLetter, Notice, Reply
 from tests.support.fakes import FakeLink, delivery, lost
-from worker import correspondence
+from worker import correspondence, intake
 from worker import pipeline as pipeline_module
 from worker.broker import BILLING, Delivery, Outgoing
 from worker.catalog import Catalog
@@ -26,7 +26,7 @@ from worker.ledger.engine import ledger_engine
 from worker.ledger.store import Books, Ledger
 from worker.metrics import Metrics
 from worker.pipeline import Item, Pipeline, UnansweredError
-from worker.policy import GIVE_UP_AFTER, SCHEDULER_APP_ID, Policy
+from worker.policy import SCHEDULER_APP_ID, Policy
 
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
 OPEN = {"type": "account.open", "referenceId": "open", "userId": "u", "tier": "free"}
@@ -160,7 +160,6 @@ BROKEN: list[tuple[Delivery, str]] = [
     (delivery(b"x" * 300_000), "body_too_large"),
     (delivery(deduct(), routing_key="payment.succeeded"), "wrong_routing_key"),
     (delivery(b"", unreadable=b"\x00"), "unreadable_properties"),
-    (delivery(deduct(), delivery_count=GIVE_UP_AFTER), "delivery_limit"),
 ]
 
 
@@ -303,9 +302,22 @@ def test_a_fault_in_writing_a_reply_is_one_messages_alone(
     assert link.acknowledged == deliveries
 
 
+def given_up(pipeline: Pipeline, *, decoded: bool) -> FakeLink:
+    link = FakeLink()
+    pipeline.tell(link, [pipeline.give_up(delivery(deduct(), correlation_id="c"), 3, decoded=decoded)])
+    return link
+
+
+def test_message_that_brings_workers_down_when_it_is_read_is_given_up_unread(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "decode", None)
+    (reply,) = given_up(pipeline, decoded=False).replies
+    assert (reply["reason"], reply.get("referenceId")) == ("delivery_limit", None)
+
+
 def test_a_message_that_was_given_up_says_whose_it_is(pipeline: Pipeline) -> None:
-    link = settle(pipeline, delivery(deduct(), delivery_count=GIVE_UP_AFTER))
-    (reply,) = link.replies
+    (reply,) = given_up(pipeline, decoded=True).replies
     assert (reply["code"], reply["reason"], reply["referenceId"]) == ("unprocessable", "delivery_limit", "d")
 
 

@@ -7,8 +7,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from worker.catalog import load_catalog
 from worker.errors import ConfigurationError
-from worker.settings import Settings, broker_user, environment_of, load_settings, redacted
+from worker.settings import (
+    Settings,
+    broker_user,
+    config_digest,
+    environment_of,
+    load_settings,
+    redacted,
+)
 
 SECRET = "s3cr3t-Pa55"
 
@@ -64,11 +72,21 @@ def test_senders_are_json(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("off", ["0", "off", " OFF "])
-def test_a_flood_limit_can_be_switched_off(monkeypatch: pytest.MonkeyPatch, off: str) -> None:
-    assert (load_settings().flood_in_a_row, load_settings().flood_share) == (100, 0.5)
-    monkeypatch.setenv("BILLING_FLOOD_IN_A_ROW", off)
-    monkeypatch.setenv("BILLING_FLOOD_SHARE", off)
-    assert (load_settings().flood_in_a_row, load_settings().flood_share) == (0, 0)
+@pytest.mark.parametrize("name", ["BILLING_MAX_CONSECUTIVE_FAULTS", "BILLING_FLOOD_IN_A_ROW"])
+def test_limit_of_faults_can_be_switched_off(monkeypatch: pytest.MonkeyPatch, name: str, off: str) -> None:
+    assert load_settings().max_consecutive_faults == 100
+    monkeypatch.setenv(name, off)
+    assert load_settings().max_consecutive_faults == 0
+
+
+def test_workers_that_judge_alike_have_one_digest() -> None:
+    catalog = load_catalog()
+    digest = config_digest(load_settings(), catalog)
+    assert digest == config_digest(load_settings(batch_size=1, broker_url="amqp://h"), catalog)
+    assert digest != config_digest(load_settings(max_quantity=10), catalog)
+    assert digest != config_digest(
+        load_settings(), catalog.model_copy(update={"packages": catalog.packages[:1]})
+    )
 
 
 # -- bad values -------------------------------------------------------------------------------------------
@@ -86,9 +104,10 @@ def test_a_flood_limit_can_be_switched_off(monkeypatch: pytest.MonkeyPatch, off:
         ("DATABASE_URL", f"host=db password={SECRET}"),
         ("WORKERS", SECRET),
         ("WORKERS", "0"),
-        ("FLOOD_IN_A_ROW", "-1"),
-        ("FLOOD_SHARE", "1.5"),
-        ("FLOOD_SHARE", "half"),
+        ("MAX_CONSECUTIVE_FAULTS", "-1"),
+        ("ON_LIMIT", "wait"),
+        ("DATABASE_TIMEOUT_S", "0"),
+        ("CONSUMER_TIMEOUT_S", "half"),
         ("BATCH_SIZE", "2001"),
         ("PREFETCH", "2001"),
         ("TRIES", "1.5"),

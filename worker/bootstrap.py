@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
@@ -23,24 +23,32 @@ from schemas import Limits
 from worker.broker import BILLING, Link, open_link
 from worker.catalog import Catalog, load_catalog
 from worker.consumer import Consumer, Pace
-from worker.deadletters.office import DeadLetterOffice
-from worker.deadletters.parker import Parker
+from worker.dead_letter_limit import DeadLetterLimit
+from worker.deadletters.drainer import Drainer
+from worker.deadletters.office import DeadLetterOffice, Drain
 from worker.deadletters.runner import ReplayRunner, Surroundings
 from worker.errors import BrokerUnavailableError, ConfigurationError, LedgerUnavailableError
-from worker.flood import Flood, FloodLimit
 from worker.intake import taken_in
+from worker.lanes import Lanes
 from worker.ledger.engine import ledger_engine
 from worker.ledger.migrations import current_revision, newest_revision
+from worker.ledger.pauses import Pauses
+from worker.ledger.primary import Guard
 from worker.ledger.store import Ledger
+from worker.ledger.trials import Trials
 from worker.metrics import Metrics
 from worker.pipeline import Pipeline
 from worker.policy import Policy
 from worker.scheduler import Scheduler
-from worker.settings import Settings, broker_user, redacted
+from worker.settings import Settings, broker_user, config_digest, redacted
+from worker.suspects import Suspects
 
 log = logging.getLogger(__name__)
 
-_STATEMENT_TIMEOUT_S = 30
+#: What is held in an outage is given back before the broker takes it back, with some room.
+_HELD_SHARE = 0.8
+#: So long a wait for the database may last once the process is to end.
+_HURRY_S = 3.0
 
 
 def utc_now() -> datetime:
@@ -71,19 +79,37 @@ class Application:
         return Metrics()
 
     @cached_property
+    def guard(self) -> Guard:
+        """What bounds this process's waits for the database, and knows which primary is the newest."""
+        return Guard(self.settings.database_timeout_s)
+
+    @cached_property
+    def service_engine(self) -> Engine:
+        """The database as loops use it: the primary alone, and no wait without a deadline."""
+        url = self.settings.database_url.get_secret_value()
+        return ledger_engine(url, application_name=self._name, guard=self.guard)
+
+    @cached_property
     def ledger(self) -> Ledger:
         """The worker's way to the ledger: everything by its key, and no longer than a batch ever should."""
         url = self.settings.database_url.get_secret_value()
-        return Ledger(
-            ledger_engine(
-                url,
-                application_name=self._name,
-                statement_timeout_s=_STATEMENT_TIMEOUT_S,
-                only_by_key=True,
-            )
-        )
+        return Ledger(ledger_engine(url, application_name=self._name, only_by_key=True, guard=self.guard))
 
-    def link(self, *, consume: Sequence[str] = (), prefetch: int | None = None) -> Link:
+    @property
+    def pauses(self) -> Pauses:
+        """The lanes that workers have paused."""
+        return Pauses(self.engine)
+
+    @cached_property
+    def process_name(self) -> str:
+        """This process, for people: host and process id."""
+        return f"{socket.gethostname()}:{os.getpid()}"
+
+    @property
+    def _hold_most_s(self) -> float:
+        return self.settings.consumer_timeout_s * _HELD_SHARE
+
+    def link(self, *, consume: Sequence[str] = (), prefetch: int | Mapping[str, int] | None = None) -> Link:
         """A new link to the broker, which holds ``prefetch`` messages a queue (or as many as is set)."""
         return open_link(
             self.settings.broker_url.get_secret_value(),
@@ -95,15 +121,39 @@ class Application:
     def consumer(self, stop: "SignalStop") -> Consumer:
         """The worker's loop, ready to run."""
         work = [queue.name for queue in BILLING.work]
+        config = config_digest(self.settings, self.catalog)
+        settings = self.settings
         return Consumer(
-            lambda prefetch: self.link(consume=work, prefetch=prefetch),
+            lambda held: self.link(consume=work, prefetch=held),
             self.ledger,
-            self.pipeline(self.ledger),
-            pace=Pace(batch_size=self.settings.batch_size, prefetch=self.settings.prefetch),
+            self.pipeline(self.ledger, is_new_config=self._is_new(config)),
+            suspects=Suspects(Trials(self.service_engine, self.process_name), utc_now),
+            lanes=Lanes(
+                Pauses(self.service_engine),
+                worker=self.process_name,
+                config=config,
+                clock=utc_now,
+                rng=random.Random(),  # noqa: S311 - jitter, no secrets
+                metrics=self.metrics,
+            ),
+            queues=work,
+            pace=Pace(
+                batch_size=settings.batch_size, prefetch=settings.prefetch, hold_most_s=self._hold_most_s
+            ),
             stop=stop,
             rng=random.Random(),  # noqa: S311 - jitter, no secrets
             metrics=self.metrics,
+            exits_on_limit=settings.on_limit == "exit",
         )
+
+    def _is_new(self, config: str) -> bool:
+        """Whether other configurations have run here and this one never; the first of all is right."""
+        pauses = Pauses(self.service_engine)
+        with suppress(LedgerUnavailableError):  # an outage at the start: nobody can tell
+            if pauses.is_new(config):
+                return True
+            pauses.accept(config, self.process_name, utc_now())
+        return False
 
     def scheduler(self) -> Scheduler:
         """What publishes commands for what falls due, ready to run."""
@@ -112,7 +162,7 @@ class Application:
         url = settings.database_url.get_secret_value()
         return Scheduler(
             lambda: open_link(settings.broker_url.get_secret_value(), name=name),
-            ledger_engine(url, application_name=name, statement_timeout_s=_STATEMENT_TIMEOUT_S),
+            ledger_engine(url, application_name=name, guard=self.guard),
             interval_s=settings.scheduler_interval_s,
             rate=settings.scheduler_rate,
             clock=utc_now,
@@ -121,31 +171,34 @@ class Application:
             sent_as=broker_user(settings.broker_url),
         )
 
-    def parker(self) -> Parker:
+    def drainer(self) -> Drainer:
         """What drains the dead-letter queue into the ledger's database, ready to run."""
-        return Parker(
+        return Drainer(
             lambda: self.link(consume=[BILLING.dead.name]),
-            self.office(),
+            self._office(self.service_engine),
             random.Random(),  # noqa: S311 - jitter, no secrets
+            hold_most_s=self._hold_most_s,
         )
 
     def run_scheduler(self, stop: "SignalStop") -> None:
-        """Run the scheduler in this process until ``stop``, and park dead letters as they come."""
+        """Run the scheduler in this process until ``stop``, and drain dead letters as they come."""
+        stop.on_request(self._hurry)
         self._await_schema(stop)
         log.info(
             "scheduling what falls due in %s through %s",
             redacted(self.settings.database_url),
             redacted(self.settings.broker_url),
         )
-        with self._beside(stop, parker=self.parker().run):
+        with self._beside(stop, drainer=self.drainer().run):
             self.scheduler().run(stop)
         log.info("stopped")
 
     def run_worker(self, stop: "SignalStop", *, drain: bool = False, with_scheduler: bool = False) -> None:
         """Run one worker in this process until ``stop``, or until nothing is left with ``drain``.
 
-        ``with_scheduler`` runs a scheduler beside it, and what parks dead letters, in threads.
+        ``with_scheduler`` runs a scheduler beside it, and what drains dead letters, in threads.
         """
+        stop.on_request(self._hurry)
         self._await_schema(stop)
         log.info(
             "consuming from %s into %s",
@@ -153,10 +206,13 @@ class Application:
             redacted(self.settings.database_url),
         )
         self._tell_differences()
-        beside = {"scheduler": self.scheduler().run, "parker": self.parker().run} if with_scheduler else {}
+        beside = {"scheduler": self.scheduler().run, "drainer": self.drainer().run} if with_scheduler else {}
         with self._beside(stop, **beside):
             self.consumer(stop).run(drain=drain)
         log.info("stopped")
+
+    def _hurry(self) -> None:
+        self.guard.hurry(_HURRY_S)
 
     @contextmanager
     def _beside(self, stop: "SignalStop", **loops: Callable[["SignalStop"], None]) -> Iterator[None]:
@@ -202,7 +258,7 @@ class Application:
         told = False
         while not stop.requested:
             try:
-                self.require_newest_schema()
+                self.require_newest_schema(self.service_engine)
             except LedgerUnavailableError as error:
                 if not told:
                     log.error("%s: waiting for it", error)  # noqa: TRY400 - expected, and said once
@@ -211,8 +267,8 @@ class Application:
             else:
                 return
 
-    def pipeline(self, ledger: Ledger) -> Pipeline:
-        """The way of one batch, up to a flood."""
+    def pipeline(self, ledger: Ledger, *, is_new_config: bool = False) -> Pipeline:
+        """The way of one batch, up to the limit of its lane."""
         return Pipeline(
             ledger,
             self.catalog,
@@ -220,7 +276,7 @@ class Application:
             clock=utc_now,
             pause=time.sleep,
             metrics=self.metrics,
-            flood=Flood(FloodLimit(in_a_row=self.settings.flood_in_a_row, share=self.settings.flood_share)),
+            limit=DeadLetterLimit(self.settings.max_consecutive_faults, is_new_config=is_new_config),
         )
 
     @property
@@ -237,9 +293,12 @@ class Application:
 
     def office(self) -> DeadLetterOffice:
         """The dead letters, judged by this worker's own rules."""
+        return self._office(self.engine)
+
+    def _office(self, engine: Engine) -> DeadLetterOffice:
         policy = self.policy
         return DeadLetterOffice(
-            self.engine,
+            engine,
             catalog=self.catalog,
             taken_in=lambda delivery, now: taken_in(delivery, policy, now),
             clock=utc_now,
@@ -251,21 +310,26 @@ class Application:
         made_up = f"{socket.gethostname()}:{os.getpid()}:{random.randrange(16**6):06x}"  # noqa: S311 - no secret
         return ReplayRunner(
             Surroundings(
-                engine=self.engine,
+                engine=self.service_engine,
                 connect=self.link,
-                connect_dead=lambda: self.link(consume=[BILLING.dead.name]),
-                park=lambda link: self.office().park(link, wait_s=0),
+                drain=self._drain,
                 name=name or made_up,
                 clock=utc_now,
                 seconds=time.monotonic,
                 rng=random.Random(),  # noqa: S311 - jitter, no secrets
                 sent_as=broker_user(self.settings.broker_url),
+                hold_most_s=self._hold_most_s,
             )
         )
 
-    def require_newest_schema(self) -> None:
+    def _drain(self) -> Drain:
+        office = self._office(self.service_engine)
+        office.probe()
+        return office.drain(self.link(consume=[BILLING.dead.name]))
+
+    def require_newest_schema(self, engine: Engine | None = None) -> None:
         """Raises ConfigurationError unless the database is at the revision this version needs."""
-        current, newest = current_revision(self.engine), newest_revision()
+        current, newest = current_revision(engine or self.engine), newest_revision()
         if current != newest:
             raise ConfigurationError(
                 f"the ledger's schema is at {current or 'nothing'}, this version needs {newest}: "
@@ -286,6 +350,11 @@ class SignalStop:
 
     def __init__(self) -> None:
         self.requested = False
+        self._on_request: list[Callable[[], None]] = []
+
+    def on_request(self, call: Callable[[], None]) -> None:
+        """Call this at the first signal, in the thread that hears it: the main one may be waiting."""
+        self._on_request.append(call)
 
     def install(self) -> None:
         """Take the signals of this process; from its main thread."""
@@ -311,6 +380,8 @@ class SignalStop:
 
     def _listen(self, reading: int) -> None:
         number = os.read(reading, 1)[0]
+        for call in self._on_request:
+            call()
         again, _, _ = select.select([reading], [], [], self.GRACE_S)
         if not again:
             log.error("not stopped within %.0f s of the signal: ending", self.GRACE_S)

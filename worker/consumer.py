@@ -1,31 +1,32 @@
 """The loop: batches in, through outages of either server, until it is told to stop.
 
 A server that goes away is nobody's fault: messages are kept, the log says so once, the loop waits with
-back-off and jitter and goes on by itself. A flood of dead letters is most likely ours: then the loop ends.
+back-off and jitter and goes on by itself. Faults of the worker's own pause the lane they came from.
 """
 
 import logging
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import partial
-from itertools import chain, repeat
+from dataclasses import dataclass, field
 from time import monotonic, time
 from typing import Protocol
 
 from worker.broker import Delivery, Link
-from worker.errors import BrokerUnavailableError, ConfigurationError, LedgerUnavailableError, TransientError
-from worker.flood import FloodError
+from worker.dead_letter_limit import LimitExceeded, LimitExceededError
+from worker.errors import BrokerUnavailableError, ConfigurationError, TransientError
+from worker.lanes import Lanes
 from worker.ledger.store import Ledger
 from worker.metrics import Metrics
 from worker.pipeline import Item, Pipeline, UnansweredError
-from worker.policy import SUSPECT_AFTER
+from worker.runtime.backoff import Backoff, Outage
+from worker.suspects import Group, Suspects, is_suspect
 
 log = logging.getLogger(__name__)
 
 IDLE_S = 0.5
+_WHILE_AWAY = "keeping the messages, trying again until it is back"
 
 
 class Stop(Protocol):
@@ -43,83 +44,117 @@ class Stop(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How many messages a batch, how many held a queue, how long to wait after a failure (seconds)."""
+    """How many messages a batch, how many held a queue, how long to wait after a failure (seconds).
+
+    What is held in an outage is given back after ``hold_most_s``, before the broker takes it back.
+    """
 
     batch_size: int = 500
     prefetch: int = 1500
     retry_first_s: float = 0.1
-    retry_most_s: float = 10.0
+    retry_most_s: float = 5.0
+    hold_most_s: float = 1440.0
+
+
+class _StoppedError(Exception):
+    """The stop came in an outage: what is held is not acknowledged, another worker gets it."""
+
+
+class _HeldTooLongError(Exception):
+    """An outage lasts so long that the broker would take back what is held: give it back, wait without."""
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Items that go through together, when they came, and the ledger's thread's work on them."""
+
+    items: Sequence[Item] = ()
+    began: float = field(default_factory=monotonic)
+    applying: "Future[None] | None" = None
 
 
 class Consumer:
     """Runs the pipeline on what a broker delivers.
 
-    ``connect`` opens a link that holds so many messages a queue.
-
-    A worker begins with care, one message a queue: should one that brings workers down stand in front, then
-    nothing else counts another delivery when it does so again. It goes on with full hands as soon as what
-    comes is above suspicion, and back to care when something under suspicion comes.
-
-    It stays with care as well while all that comes meets a fault: a worker that is started again into the
-    flood that stopped the one before gives back one message a queue, and the others count no delivery.
+    ``connect`` opens a link that holds at most so many messages of each queue. A worker holds few at first:
+    should one that brings workers down stand in front, then few others count another delivery when it does
+    so again. It holds as many as ever once what comes is above suspicion. ``exits_on_limit`` ends the loop
+    where a lane would be paused.
     """
 
     def __init__(
         self,
-        connect: Callable[[int], Link],
+        connect: Callable[[Mapping[str, int]], Link],
         ledger: Ledger,
         pipeline: Pipeline,
         *,
+        suspects: Suspects,
+        lanes: Lanes,
+        queues: Sequence[str],
         pace: Pace,
         stop: Stop,
         rng: random.Random,
         metrics: Metrics,
+        exits_on_limit: bool = False,
     ) -> None:
         self._connect, self._ledger, self._pipeline = connect, ledger, pipeline
+        self._suspects, self._lanes, self._queues = suspects, lanes, queues
         self._pace, self._stop, self._rng, self._metrics = pace, stop, rng, metrics
-        self._broker = _Outage("broker", metrics)
-        self._database = _Outage("database", metrics)
+        self._exits_on_limit = exits_on_limit
+        self._broker, self._database = self._outage("broker"), self._outage("database")
+        self._relinking = self._backoff()
         self._has_been_linked = False
-        self._careful = True
-        self._suspected: dict[str, float] = {}
-        self._waits = self._backoff()
+        self._held = 0
+        self._is_watching = pipeline.limit.is_watching
 
     def run(self, *, drain: bool = False) -> None:
         """Consume until stopped; with ``drain``, until nothing more arrives.
 
-        Raises FloodError where too many messages would become dead letters. Those stay in their queue, with
-        all that was held and not settled. To give it back counts a delivery of each (RabbitMQ 4.3 has a nack
-        that doesn't); to hold it until somebody comes would count one as well, after the broker's time-out
-        for consumers.
+        Raises LimitExceededError where a lane's limit is passed and no lane is to be paused: with
+        ``exits_on_limit``, and with ``drain``, which nobody watches.
         """
-        done = False
-        while not (done or self._is_over):
-            try:
-                # Nothing is taken from the broker before the ledger answers: what is taken and brought
-                # back counts as a delivery, and a message is parked after too many of them.
-                self._await_ledger()
-                done = self._consume_with_care() if self._careful else self._consume(drain=drain)
-            except BrokerUnavailableError as error:
-                self._relink_later(error)
-            except ConfigurationError as error:
-                if not self._has_been_linked:
-                    raise
-                self._relink_later(error)  # it was right once: a broker that starts up may refuse anyone
-        if self._pipeline.flood.verdict is not None:
-            raise FloodError(f"stopped at {self._pipeline.flood.verdict}")
+        self._exits_on_limit |= drain
+        try:
+            done = False
+            while not (done or self._stop.requested):
+                done = self._consume_until_lost(drain=drain)
+        finally:
+            self._lanes.end()
 
-    @property
-    def _is_over(self) -> bool:
-        return self._stop.requested or self._pipeline.flood.verdict is not None
+    def _consume_until_lost(self, *, drain: bool) -> bool:
+        """Consume over one link; True when ``drain`` is done."""
+        try:
+            # Nothing is taken from the broker before the ledger takes writes: what is taken and brought back
+            # counts as a delivery.
+            self._await_ledger()
+            with self._linked() as link, ThreadPoolExecutor(1, "ledger") as ledger:
+                return self._consume(link, ledger, drain=drain)
+        except (_StoppedError, _HeldTooLongError):
+            return False
+        except BrokerUnavailableError as error:
+            self._relink_later(error)
+        except TransientError as error:
+            self._database.began(error)
+            self._stop.wait(self._relinking.next())
+        except ConfigurationError as error:
+            if not self._has_been_linked:
+                raise
+            self._relink_later(error)  # it was right once: a broker that starts up may refuse anyone
+        return False
+
+    # -- servers ------------------------------------------------------------------------------------------
 
     def _relink_later(self, error: Exception) -> None:
-        self._careful = True
         self._broker.began(error)
-        self._stop.wait(next(self._waits))
+        self._stop.wait(self._relinking.next())
 
     @contextmanager
-    def _linked(self, prefetch: int) -> Iterator[Link]:
-        link = self._connect(prefetch)
+    def _linked(self) -> Iterator[Link]:
+        if self._stop.requested:
+            raise _StoppedError
+        self._held = self._suspects.hold_at_first(self._pace.prefetch)
+        self._lanes.adopt_suspicions()
+        link = self._connect({queue: self._lanes.holds(queue, self._held) for queue in self._queues})
         self._has_been_linked = True
         try:
             yield link
@@ -128,121 +163,123 @@ class Consumer:
                 link.close()
 
     def _await_ledger(self) -> None:
-        for wait_s in self._backoff():
-            if self._stop.requested:
-                return
+        backoff = self._backoff()
+        while not self._stop.requested:
             try:
                 self._ledger.probe()
-            except LedgerUnavailableError as error:
+            except TransientError as error:
                 self._database.began(error)
-                self._stop.wait(wait_s)
+                self._stop.wait(backoff.next())
             else:
                 self._database.ended()
                 return
 
-    def _consume_with_care(self) -> bool:
-        """Each suspect alone, until no queue is under suspicion and not all that comes is faulty; never done.
+    def _is_well(self) -> None:
+        self._broker.ended()
+        self._relinking.reset()
 
-        What was given back stands in front of its queue: behind a suspect there may be others, and full hands
-        would take them all and give them back, which counts another delivery of each.
-        """
-        with self._linked(1) as link:
-            while not self._is_over:
-                deliveries = link.receive(self._pace.batch_size, IDLE_S)
-                self._well()
-                if any(map(_is_suspect, deliveries)):
-                    for delivery in deliveries:
-                        self._settle(link, [delivery])
-                else:
-                    self._settle(link, deliveries)
-                self._suspect(deliveries)
-                if not (self._suspected or (deliveries and self._pipeline.flood.in_a_row)):
-                    self._careful = False
-                    return False
-        return False
+    def _outage(self, server: str) -> Outage:
+        count = self._metrics.outages.labels(server).inc
+        return Outage(server, _WHILE_AWAY, on_begin=count, logger=log)
 
-    def _consume(self, *, drain: bool) -> bool:
-        """Batches, until a suspect or a flood comes; done when nothing comes any more and ``drain`` says so.
+    def _backoff(self) -> Backoff:
+        return Backoff(self._pace.retry_first_s, self._pace.retry_most_s, self._rng)
+
+    # -- the loop -----------------------------------------------------------------------------------------
+
+    def _consume(self, link: Link, ledger: ThreadPoolExecutor, *, drain: bool) -> bool:
+        """Batches until the stop; True when nothing comes any more and ``drain`` says so.
 
         While the ledger has one batch, the broker is told about the one before it and the next one is read
         and decoded: each waits for its own server, and neither server for the other.
         """
-        with self._linked(self._pace.prefetch) as link, ThreadPoolExecutor(1, "ledger") as ledger:
-            settling, suspects = self._received([]), list[Delivery]()
-            while not (suspects or self._is_over):
-                idle = not settling.items
-                deliveries = link.receive(self._pace.batch_size, IDLE_S if idle else 0)
-                self._well()
-                suspects = [delivery for delivery in deliveries if _is_suspect(delivery)]
-                batch = self._received([delivery for delivery in deliveries if not _is_suspect(delivery)])
-                if not self._settled(link, settling):
-                    return False
-                if self._stop.requested:
-                    break
-                settled, settling = settling, batch
-                batch.settling = ledger.submit(self._pipeline.apply, batch.items)
-                if not self._told(link, settled):
-                    return False
-                if drain and idle and not deliveries:
-                    return True
-                link.keep_alive()
-            if self._settled(link, settling):
-                self._told(link, settling)
-            if suspects:
-                self._suspect(suspects)  # from now on: the batch beside them may have taken its time
-                self._careful = True
+        in_ledger = _Batch()
+        while not self._stop.requested:
+            idle = not in_ledger.items
+            deliveries = link.receive(self._pace.batch_size, IDLE_S if idle else 0)
+            self._is_well()
+            suspects = [delivery for delivery in deliveries if is_suspect(delivery)]
+            batch = self._received([delivery for delivery in deliveries if not is_suspect(delivery)])
+            batch.items = self._without_paused(batch.items)
+            self._await_applied(link, ledger, in_ledger)
+            if self._stop.requested:
+                break  # what was just received goes back
+            batch.applying = ledger.submit(self._pipeline.apply, batch.items)
+            in_ledger, applied = batch, in_ledger
+            self._tell(link, applied)
+            if suspects or self._must_attend():
+                self._settle(link, ledger, in_ledger)
+                in_ledger = _Batch()
+                self._try_suspects(link, ledger, suspects)
+                self._attend_lanes(link, ledger)
+            self._hold_more(link, bool(suspects))
+            if drain and idle and not deliveries:
+                return True
+            link.keep_alive()
+        self._settle(link, ledger, in_ledger)
         return False
 
-    def _suspect(self, deliveries: Sequence[Delivery]) -> None:
-        """Note which queues are under suspicion: a suspect came, and since then nothing else, nor silence."""
-        now = monotonic()
-        for delivery in deliveries:
-            if _is_suspect(delivery):
-                self._suspected[delivery.queue] = now
-            else:
-                self._suspected.pop(delivery.queue, None)
-        self._suspected = {queue: at for queue, at in self._suspected.items() if now - at < IDLE_S}
+    def _hold_more(self, link: Link, is_suspicious: bool) -> None:  # noqa: FBT001 - the two cases of one step
+        """Hold as many as ever; while suspects come, twice as many as before."""
+        most = min(self._held * 2, self._pace.prefetch) if is_suspicious else self._pace.prefetch
+        if most != self._held:
+            self._held = most
+            for queue in self._queues:
+                if not self._lanes.is_paused(queue):
+                    link.hold_at_most(queue, most)
 
-    def _well(self) -> None:
-        self._broker.ended()
-        self._waits = self._backoff()
+    # -- one batch ----------------------------------------------------------------------------------------
 
-    def _received(self, deliveries: Sequence[Delivery]) -> "_Batch":
-        return _Batch(began=monotonic(), items=self._pipeline.receive(deliveries))
+    def _received(self, deliveries: Sequence[Delivery]) -> _Batch:
+        return _Batch(self._pipeline.receive(deliveries)) if deliveries else _Batch()
 
-    def _settle(self, link: Link, deliveries: Sequence[Delivery]) -> None:
-        """Settle the batch and tell the broker; a stop in an outage gives it back."""
-        batch = self._received(deliveries)
-        if self._settled(link, batch):
-            self._told(link, batch)
+    def _settle(self, link: Link, ledger: ThreadPoolExecutor, batch: _Batch) -> None:
+        """Apply the batch and tell the broker."""
+        self._await_applied(link, ledger, batch)
+        self._tell(link, batch)
 
-    def _settled(self, link: Link, batch: "_Batch") -> bool:
-        """Whether the ledger has the batch, now or after an outage; False where a stop comes first."""
-        tries = repeat(partial(self._pipeline.apply, batch.items))
-        if batch.settling is None:
-            return self._done(link, tries, self._database)
-        while not wait([batch.settling], timeout=IDLE_S).done:
-            link.keep_alive()
-        return self._done(link, chain((batch.settling.result,), tries), self._database)
+    def _await_applied(self, link: Link, ledger: ThreadPoolExecutor, batch: _Batch) -> None:
+        """Wait until the ledger has the batch, now or after an outage."""
+        if batch.items:
+            self._in_ledger(link, ledger, lambda: self._pipeline.apply(batch.items), batch.applying)
 
-    def _told(self, link: Link, batch: "_Batch") -> bool:
-        """Whether the broker has all that was to be said about the batch.
+    def _in_ledger(
+        self,
+        link: Link,
+        ledger: ThreadPoolExecutor,
+        work: Callable[[], None],
+        first: "Future[None] | None" = None,
+    ) -> None:
+        """Do ``work`` in the ledger's thread until it succeeds; ``first`` is a try that is under way."""
 
-        Until then it is held, not given back: what comes again counts as a delivery, and is parked after too
-        many.
+        def attempt() -> None:
+            nonlocal first
+            trying, first = first or ledger.submit(work), None
+            while not wait([trying], timeout=IDLE_S).done:
+                link.keep_alive()
+            trying.result()
+
+        self._until_done(link, attempt, self._database)
+
+    def _tell(self, link: Link, batch: _Batch) -> None:
+        """Tell the broker all that is to be said about the batch.
+
+        Until then it is held, not given back: what comes again counts as a delivery.
         """
         if not batch.items:
-            return True
-        if not self._done(link, repeat(partial(self._pipeline.tell, link, batch.items)), self._broker):
-            return False
+            return
+        self._until_done(link, lambda: self._pipeline.tell(link, batch.items), self._broker)
+        self._is_told(batch)
+
+    def _is_told(self, batch: _Batch) -> None:
         self._metrics.batch_size.observe(len(batch.items))
         self._metrics.batch_seconds.observe(monotonic() - batch.began)
         self._metrics.last_progress.set(time())
-        return True
 
-    def _done(self, link: Link, tries: Iterator[Callable[[], None]], outage: "_Outage") -> bool:
-        """Try until it is done, through an outage; False where a stop comes first."""
-        for attempt, wait_s in zip(tries, self._backoff(), strict=False):
+    def _until_done(self, link: Link, attempt: Callable[[], None], outage: Outage) -> None:
+        """Try until it is done, through an outage. Raises _StoppedError, _HeldTooLongError."""
+        backoff, began = self._backoff(), monotonic()
+        while True:
             try:
                 attempt()
             except BrokerUnavailableError as error:
@@ -253,11 +290,12 @@ class Consumer:
                 outage.began(error)
             else:
                 outage.ended()
-                return True
-            self._wait(link, wait_s)
+                return
+            self._wait(link, backoff.next())
             if self._stop.requested:
-                return False  # not acknowledged: another worker gets them
-        raise AssertionError("tries end")
+                raise _StoppedError
+            if monotonic() - began > self._pace.hold_most_s:
+                raise _HeldTooLongError
 
     def _wait(self, link: Link, seconds: float) -> None:
         """Wait so long, or until the stop, and keep the link alive."""
@@ -266,48 +304,91 @@ class Consumer:
             link.keep_alive(min(left, IDLE_S))
             left -= IDLE_S
 
-    def _backoff(self) -> Iterator[float]:
-        """Seconds to wait: doubling, with jitter, without end."""
-        wait_s = self._pace.retry_first_s
-        while True:
-            yield wait_s * self._rng.uniform(0.5, 1.5)
-            wait_s = min(wait_s * 2, self._pace.retry_most_s)
+    # -- suspects -----------------------------------------------------------------------------------------
 
+    def _try_suspects(self, link: Link, ledger: ThreadPoolExecutor, suspects: Sequence[Delivery]) -> None:
+        if not suspects:
+            return
+        groups: list[Group] = []
+        self._in_ledger(link, ledger, lambda: groups.extend(self._suspects.groups(suspects)))
+        for group in groups:
+            self._try_group(link, ledger, group)
 
-def _is_suspect(delivery: Delivery) -> bool:
-    return delivery.delivery_count >= SUSPECT_AFTER
+    def _try_group(self, link: Link, ledger: ThreadPoolExecutor, group: Group) -> None:
+        """Apply and tell one group on record, with nothing else under way: a crash from here is its crash."""
+        self._in_ledger(link, ledger, lambda: self._suspects.begin(group))
+        try:
+            batch = _Batch(self._without_paused(self._items_of(group)))
+            self._await_applied(link, ledger, batch)
+            self._until_done(link, lambda: self._pipeline.answer(link, batch.items), self._broker)
+        except BaseException:
+            # Whatever ends the trial here, the process lives: nothing crashed.
+            self._suspects.break_off(group)
+            raise
+        self._in_ledger(link, ledger, lambda: self._suspects.end(group))
+        self._pipeline.acknowledge(link, batch.items)
+        self._is_told(batch)
 
+    def _items_of(self, group: Group) -> Sequence[Item]:
+        deliveries = list(group.deliveries.values())
+        if not group.is_given_up:
+            return self._pipeline.receive(deliveries)
+        crashes, decoded = group.crashes_alone, group.may_be_read
+        return [self._pipeline.give_up(one, crashes, decoded=decoded) for one in deliveries]
 
-@dataclass(slots=True)
-class _Batch:
-    """Items that go through together, when they came, and the thread's work on them where it has them."""
+    # -- lanes --------------------------------------------------------------------------------------------
 
-    began: float
-    items: Sequence[Item]
-    settling: "Future[None] | None" = None
+    def _must_attend(self) -> bool:
+        """Whether a lane has to be paused, tried or resumed; asked with every batch."""
+        limit = self._pipeline.limit
+        is_accepted = self._is_watching and not limit.is_watching
+        return is_accepted or bool(self._lanes.paused) or any(map(limit.is_over, self._queues))
 
+    def _attend_lanes(self, link: Link, ledger: ThreadPoolExecutor) -> None:
+        for queue in self._queues:
+            exceeded = self._pipeline.limit.exceeded(queue)
+            if exceeded is not None and not self._lanes.is_paused(queue):
+                self._pause(link, exceeded)
+        for queue in self._lanes.resumed():
+            self._pipeline.limit.accept_config()
+            self._resume(link, ledger, queue, "an operator resumed it")
+        while (probe := self._lanes.due()) is not None:
+            self._try_probe(link, ledger, probe)
+        if self._is_watching and not self._pipeline.limit.is_watching:
+            self._is_watching = False
+            self._lanes.accept_config()
 
-class _Outage:
-    """One server's absence: told once when it begins and once when it ends."""
+    def _pause(self, link: Link, exceeded: LimitExceeded) -> None:
+        if self._exits_on_limit:
+            raise LimitExceededError(f"stopped: {exceeded.queue}: {exceeded.text}")
+        self._lanes.pause(link, exceeded)
 
-    def __init__(self, server: str, metrics: Metrics) -> None:
-        self._server, self._metrics = server, metrics
-        self._since: float | None = None
-        self._tries = 0
+    def _resume(self, link: Link, ledger: ThreadPoolExecutor, queue: str, why: str) -> None:
+        self._pipeline.limit.reset(queue)
+        probe = self._lanes.resume(link, queue, self._held, why)
+        if probe is not None:
+            probe.kept = False
+            self._settle(link, ledger, _Batch([probe]))
 
-    def began(self, error: Exception) -> None:
-        self._tries += 1
-        if self._since is None:
-            self._since = monotonic()
-            self._metrics.outages.labels(self._server).inc()
-            log.error("%s: keeping the messages, trying again until it is back", error)
+    def _without_paused(self, items: Sequence[Item]) -> Sequence[Item]:
+        """The items of lanes that go on; a paused lane's message is the one it tries."""
+        if not self._lanes.paused:
+            return items
+        for item in items:
+            if self._lanes.is_paused(item.queue):
+                self._lanes.hold(item)
+        return [item for item in items if not self._lanes.is_paused(item.queue)]
 
-    def ended(self) -> None:
-        if self._since is not None:
-            log.info(
-                "the %s is back after %.1f s and %d tries",
-                self._server,
-                monotonic() - self._since,
-                self._tries,
-            )
-            self._since, self._tries = None, 0
+    def _try_probe(self, link: Link, ledger: ThreadPoolExecutor, probe: Item) -> None:
+        """Try a paused lane's message: its lane goes on where it is applied, or tries the next one."""
+        applied: list[bool] = []
+        self._in_ledger(link, ledger, lambda: applied.append(self._pipeline.try_alone(probe)))
+        is_refused = probe.reason is not None
+        if not (applied[-1] or is_refused):
+            self._lanes.failed(probe)
+            return
+        self._tell(link, _Batch([probe]))
+        if is_refused:
+            self._lanes.let_go(probe)
+        else:
+            self._lanes.resume(link, probe.queue, self._held, "a message was applied again")

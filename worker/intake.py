@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from schemas import Command, Malformed, UsageBatch, decode
 from worker.broker import Delivery
 from worker.deadletters.letters import Reason
-from worker.policy import GIVE_UP_AFTER, Policy
+from worker.policy import Policy
 
 DELIVERY_LIMIT = "delivery_limit"
 
@@ -29,20 +29,21 @@ def taken_in(delivery: Delivery, policy: Policy, now: datetime) -> Message | Rea
             "unreadable_properties",
             "The message's properties or headers can't be parsed; times are seconds, names are UTF-8.",
         )
-    if delivery.delivery_count > GIVE_UP_AFTER:
-        # Reading it to say whose it is has brought one down too: it is not even decoded.
-        return Reason(DELIVERY_LIMIT, _given_up(delivery))
     decoded = decode(delivery.body, now=now, limits=policy.limits)
-    if delivery.delivery_count == GIVE_UP_AFTER:
-        return Reason.about(decoded, DELIVERY_LIMIT, _given_up(delivery))
     if isinstance(decoded, Malformed):
         return Reason.about(decoded, decoded.reason, decoded.message, decoded.field)
     return _refused_route(delivery, decoded, policy) or _refused_sender(delivery, decoded, policy) or decoded
 
 
-def _given_up(delivery: Delivery) -> str:
-    count = delivery.delivery_count
-    return f"Delivered {count} times before and never settled; it may bring the worker down."
+def given_up(delivery: Delivery, policy: Policy, now: datetime, crashes: int, *, decoded: bool) -> Reason:
+    """Why a message is given up that was tried alone when a worker crashed, so many times.
+
+    Not ``decoded`` is one that brings workers down when it is read to say whose it is.
+    """
+    text = f"{crashes} workers crashed while this message was applied alone; it may bring workers down."
+    if not decoded or delivery.unreadable is not None:
+        return Reason(DELIVERY_LIMIT, text)
+    return Reason.about(decode(delivery.body, now=now, limits=policy.limits), DELIVERY_LIMIT, text)
 
 
 def _refused_route(delivery: Delivery, message: Message, policy: Policy) -> Reason | None:

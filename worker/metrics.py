@@ -2,6 +2,8 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
+_SENDERS_MAX = 100
+
 
 class Metrics:
     """The counters of one worker process, in a registry of their own."""
@@ -31,14 +33,22 @@ class Metrics:
         )
         self.faults_in_a_row = Gauge(
             "billing_worker_faults_in_a_row",
-            "Messages that met a fault of the worker's since one was settled; the flood limit stops it.",
+            "Messages that met a fault of the worker's since one was settled, of the worst lane.",
             registry=self.registry,
         )
-        self.flooded = Gauge(
-            "billing_worker_flooded",
-            "1 from the moment the worker stops at a flood of dead letters until it has ended, else 0.",
+        self.paused = Gauge(
+            "billing_worker_lane_paused",
+            "1 while this worker has paused a lane, by the reason code.",
+            ["lane", "code"],
             registry=self.registry,
         )
+        self.refusals = Counter(
+            "billing_worker_refusals",
+            "Messages refused, by the sender that the broker vouches for and the reason code.",
+            ["sender", "code"],
+            registry=self.registry,
+        )
+        self._senders: set[str] = set()
         self.unroutable_replies = Counter(
             "billing_worker_unroutable_replies",
             "Replies that no queue took; their outcome is stored.",
@@ -86,6 +96,14 @@ class Metrics:
             "When the scheduler last looked for what is due.",
             registry=self.registry,
         )
+
+    def count_refusal(self, sender: str, code: str) -> None:
+        """Count a refusal; at most a hundred senders are told apart."""
+        if sender not in self._senders:
+            if len(self._senders) >= _SENDERS_MAX:
+                sender = "others"
+            self._senders.add(sender)
+        self.refusals.labels(sender, code).inc()
 
     def serve(self, port: int) -> None:
         """Serve the metrics on ``port``, all interfaces, in a thread."""

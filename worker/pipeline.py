@@ -16,6 +16,7 @@ from worker.broker import Delivery, Link, Outgoing
 from worker.catalog import Catalog
 from worker.core import Answer, Conflict, decide
 from worker.correspondence import Correspondence, fault_of
+from worker.dead_letter_limit import DeadLetterLimit
 from worker.deadletters.letters import Reason
 from worker.dispatch import Dispatch
 from worker.errors import (
@@ -25,11 +26,11 @@ from worker.errors import (
     LedgerUnavailableError,
     TransientError,
 )
-from worker.flood import Finding, Flood, Row
-from worker.intake import DELIVERY_LIMIT, Message, commands_of, taken_in
+from worker.intake import DELIVERY_LIMIT, Message, commands_of, given_up, taken_in
 from worker.ledger.store import Ledger
 from worker.metrics import Metrics
 from worker.policy import Policy
+from worker.runtime.limited_log import LimitedLog
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ _CONTENTION_TRIES = 10
 
 #: Reasons that are faults of the worker's; the others are refusals.
 _FAULTS = {Code.UNPROCESSABLE, DELIVERY_LIMIT}
+_ANONYMOUS = "anonymous"
 
 
 class UnansweredError(BrokerUnavailableError):
@@ -48,7 +50,7 @@ class Item:
     """One delivery on its way through the batch: it ends with answers, or a reason why there are none.
 
     There is an answer to each command of its message, in their order. ``outgoing`` is what remains to be sent
-    about it, once that is written. What is ``kept`` at a flood stays in its queue: nothing is said about it.
+    about it, once that is written. What is ``kept`` is of a lane that pauses: it stays in its queue.
     """
 
     delivery: Delivery
@@ -64,11 +66,16 @@ class Item:
         """What the delivery asks of the ledger; nothing where it is refused."""
         return () if self.message is None else commands_of(self.message)
 
+    @property
+    def queue(self) -> str:
+        """The lane it came from."""
+        return self.delivery.queue
+
 
 class Pipeline:
     """Settles batches of deliveries against one ledger. ``pause`` waits so many seconds.
 
-    Once ``flood`` has its verdict no dead letter is sent any more: whoever runs the pipeline shall stop.
+    Items of a lane that is over its ``limit`` are kept: whoever runs the pipeline pauses that lane.
     """
 
     def __init__(
@@ -80,18 +87,26 @@ class Pipeline:
         clock: Callable[[], datetime],
         pause: Callable[[float], None],
         metrics: Metrics,
-        flood: Flood | None = None,
+        limit: DeadLetterLimit | None = None,
     ) -> None:
-        self.flood = Flood() if flood is None else flood
+        self.limit = DeadLetterLimit() if limit is None else limit
         self._ledger, self._catalog, self._policy = ledger, catalog, policy
         self._clock, self._pause, self._metrics = clock, pause, metrics
         self._correspondence = Correspondence(policy)
         self._dispatch = Dispatch(policy, self._correspondence, metrics)
+        self._told_faults = LimitedLog(log, logging.ERROR, every_s=10.0)
+        self._told_refusals = LimitedLog(log, logging.WARNING)
 
     def receive(self, deliveries: Sequence[Delivery]) -> list[Item]:
         """Decode each delivery by itself; what is no command is refused here and disturbs no neighbour."""
         now = self._clock()
         return [self._decoded(delivery, now) for delivery in deliveries]
+
+    def give_up(self, delivery: Delivery, crashes: int, *, decoded: bool) -> Item:
+        """The item of a message that has brought workers down; ``decoded`` reads it to say whose it is."""
+        return Item(
+            delivery, reason=given_up(delivery, self._policy, self._clock(), crashes, decoded=decoded)
+        )
 
     def apply(self, items: Sequence[Item]) -> None:
         """Each item gets its answers, in one transaction; a fault that no outcome names is isolated.
@@ -99,8 +114,28 @@ class Pipeline:
         What has them already, or a reason why there are none, stays as it is: after a TransientError it may
         be called again with the same items.
         """
-        items = [item for item in items if not item.answers and item.reason is None and not item.kept]
-        self._apply(items, Row(self.flood.limit.in_a_row))
+        self._apply([item for item in items if not item.answers and item.reason is None])
+
+    def try_alone(self, item: Item) -> bool:
+        """Apply the message of a paused lane by itself; False where it meets a fault again.
+
+        It gets as many tries as ever, then it has a reason. Its lane's count begins anew where it is applied.
+        """
+        item.kept = False
+        if item.reason is not None:
+            return True
+        try:
+            self._transact_despite_contention([item])
+        except TransientError:
+            raise
+        except Exception as fault:  # noqa: BLE001 - whatever it is, the lane has to wait
+            if item.tries < self._policy.tries:
+                item.tries += 1
+            else:
+                item.reason = self._faulty(item, fault)
+            return False
+        self.limit.reset(item.queue)
+        return True
 
     def transact(self, items: Sequence[Item]) -> None:
         """Load under locks, decide, claim and write, commit."""
@@ -115,10 +150,7 @@ class Pipeline:
             item.answers = tuple(islice(answers, len(item.commands)))
 
     def tell(self, link: Link, items: Sequence[Item]) -> None:
-        """Reply and acknowledge. After an UnansweredError it may be called again with the same items.
-
-        At a flood those that would become dead letters are kept, and the others are told.
-        """
+        """Reply and acknowledge. After an UnansweredError it may be called again with the same items."""
         self.answer(link, items)
         self.acknowledge(link, items)
 
@@ -131,9 +163,10 @@ class Pipeline:
         fresh = [item for item in items if item.outgoing is None and not item.kept]
         for item in fresh:
             item.outgoing = self._written(item, now)
-        self._keep_what_is_too_much(fresh)
+        self._count_refusals(fresh)
         try:
-            left = self._dispatch.send(link, [item.outgoing for item in items if item.outgoing], now)
+            told = [item.outgoing for item in items if item.outgoing and not item.kept]
+            left = self._dispatch.send(link, told, now)
         except (BrokerUnavailableError, ConfigurationError) as error:
             raise UnansweredError(str(error)) from error
         if left:
@@ -170,42 +203,49 @@ class Pipeline:
             else:
                 return
 
-    def _apply(self, items: Sequence[Item], row: Row) -> None:
-        """``row`` has the faults of this batch: where every message meets one, its rest is kept untried."""
+    def _apply(self, items: Sequence[Item]) -> None:
+        items = self._without_kept(items)
         if not items:
-            return
-        if row.is_over or self.flood.verdict is not None:
-            for item in items:
-                item.kept = True
             return
         try:
             self._transact_despite_contention(items)
         except TransientError:
             raise
         except Exception as fault:  # noqa: BLE001 - whatever it is, it is one message's until proven otherwise
-            self._isolate(items, fault, row)
+            self._isolate(items, fault)
         else:
-            row.end()
+            for queue in {item.delivery.queue for item in items}:
+                self.limit.reset(queue)
 
-    def _isolate(self, items: Sequence[Item], fault: Exception, row: Row) -> None:
+    def _without_kept(self, items: Sequence[Item]) -> Sequence[Item]:
+        """The items of lanes that go on; the others are kept, untried."""
+        over = {queue for queue in {item.delivery.queue for item in items} if self.limit.is_over(queue)}
+        if not over:
+            return items
+        for item in items:
+            item.kept = item.queue in over
+        return [item for item in items if not item.kept]
+
+    def _isolate(self, items: Sequence[Item], fault: Exception) -> None:
         """Halve until the fault stands alone, each half in a transaction of its own, in order."""
         if len(items) > 1:
             self._metrics.bisections.inc()
             middle = len(items) // 2
-            self._apply(items[:middle], row)
-            self._apply(items[middle:], row)
+            self._apply(items[:middle])
+            self._apply(items[middle:])
             return
         item = items[0]
         if item.tries < self._policy.tries:
             item.tries += 1
-            self._apply(items, row)
+            self._apply(items)
             return
         item.reason = self._faulty(item, fault)
-        row.grow()
 
     def _faulty(self, item: Item, fault: Exception) -> Reason:
         # The text and the traceback may hold what the producer sent; they go into the letter, not the log.
-        log.error("a message met a fault (%s) and becomes a dead letter", type(fault).__name__)
+        name = type(fault).__name__
+        self._told_faults.add(name, f"a message met a fault ({name}) and becomes a dead letter")
+        self.limit.add_fault(item.queue)
         return fault_of(item.message, fault)
 
     # -- answer -------------------------------------------------------------------------------------------
@@ -226,22 +266,22 @@ class Pipeline:
             raise AssertionError("an item without answers and reason")
         return self._correspondence.about_refusal(item.delivery, item.reason, item.tries, now)
 
-    # -- flood --------------------------------------------------------------------------------------------
+    # -- refusals -----------------------------------------------------------------------------------------
 
-    def _keep_what_is_too_much(self, items: Sequence[Item]) -> None:
-        """Judge items that are written and not sent: where it is a flood, those with letters are kept."""
-        findings = [_finding(item) for item in items]
-        had_verdict = self.flood.verdict is not None
-        admitted = self.flood.admits(findings)
-        self._metrics.faults_in_a_row.set(self.flood.in_a_row)
-        if admitted:
-            return
-        for item, finding in zip(items, findings, strict=True):
-            item.kept = finding is not None
-            item.outgoing = [] if item.kept else item.outgoing
-        if not had_verdict:
-            self._metrics.flooded.set(1)
-            log.critical("%s", self.flood.verdict)
+    def _count_refusals(self, items: Sequence[Item]) -> None:
+        """Count and tell refusals by sender; under a new configuration too many of them are kept."""
+        self._metrics.faults_in_a_row.set(self.limit.most_faults)
+        for item in items:
+            code = _refusal(item)
+            if self.limit.is_watching and not self.limit.add_message(item.queue, code):
+                item.kept = True
+            elif code is not None:
+                sender = item.delivery.text("user_id") or _ANONYMOUS
+                self._metrics.count_refusal(sender, code)
+                self._told_refusals.add(
+                    sender,
+                    f"refused a message of {sender!r} ({code}): see `billing-worker dead-letters groups`",
+                )
 
     # -- count --------------------------------------------------------------------------------------------
 
@@ -258,14 +298,12 @@ class Pipeline:
                 metric.labels(*labels).inc(count)
 
 
-def _finding(item: Item) -> Finding | None:
-    """Why a letter is sent about ``item``, if one is; of a refusal, who brought it about."""
+def _refusal(item: Item) -> str | None:
+    """The reason code of a refusal, which is most often its sender's fault; None where it is none."""
     if item.reason is not None:
-        is_fault = item.reason.code in _FAULTS
-        return Finding(item.reason.code, item.delivery.text("user_id"), is_fault=is_fault)
-    for answer in item.answers:
-        if isinstance(answer, Conflict):
-            return Finding(Code.REFERENCE_CONFLICT, item.delivery.text("user_id"))
+        return None if item.reason.code in _FAULTS else item.reason.code
+    if any(isinstance(answer, Conflict) for answer in item.answers):
+        return Code.REFERENCE_CONFLICT
     return None
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from schemas import Limits
 from worker.broker import BILLING, Topology
 
-#: From so many earlier deliveries on a message is suspected of bringing workers down: it goes alone.
+#: From so many earlier deliveries on a message is suspected of bringing workers down: it is tried on record.
 SUSPECT_AFTER = 3
-#: From so many on it is parked, before a broker of 4.0 or later drops it (20 by default).
-GIVE_UP_AFTER = 15
+#: After so many crashes while it was tried alone it is a dead letter.
+GIVE_UP_AFTER = 3
 
 #: The ``app_id`` of what the scheduler sends. Nobody waits for an answer to it: there is none unless it names
 #: a ``reply_to``.

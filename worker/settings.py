@@ -1,14 +1,17 @@
 """The only reader of the environment: flags first, then ``BILLING_…`` variables, then a ``.env`` file."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from worker import __version__
+from worker.catalog import Catalog
 from worker.errors import ConfigurationError
 
 ENV_PREFIX = "BILLING_"
@@ -26,6 +29,8 @@ class Settings(BaseSettings):
     )
 
     broker_url: SecretStr = SecretStr("amqp://guest:guest@127.0.0.1:5672/")
+    #: RabbitMQ's management API, for `check`; where None, the broker's host with port 15672.
+    management_url: str | None = None
     database_url: SecretStr = SecretStr("postgresql://billing@127.0.0.1:5432/billing")
     catalog: Path | None = None
 
@@ -35,9 +40,22 @@ class Settings(BaseSettings):
         1500  # three batches; quorum queues take no more than 2000
     )
     tries: Annotated[int, Field(ge=1, le=100)] = 3
-    #: Faults in a row, and the share of the last messages, that may become dead letters; 0 or "off": any.
-    flood_in_a_row: Annotated[int, Field(ge=0, le=1_000_000), BeforeValidator(_off_as_zero)] = 100
-    flood_share: Annotated[float, Field(ge=0, le=1), BeforeValidator(_off_as_zero)] = 0.5
+    #: Faults of ours in a row that become dead letters before their lane pauses; 0 or "off": any number.
+    #: The name of the version before is taken for one version more.
+    max_consecutive_faults: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1_000_000,
+            validation_alias=AliasChoices(
+                "max_consecutive_faults", "BILLING_MAX_CONSECUTIVE_FAULTS", "BILLING_FLOOD_IN_A_ROW"
+            ),
+        ),
+        BeforeValidator(_off_as_zero),
+    ] = 100
+    on_limit: Literal["pause", "exit"] = "pause"
+    database_timeout_s: Annotated[float, Field(ge=1, le=600)] = 10.0  # of each wait for the database
+    consumer_timeout_s: Annotated[float, Field(ge=1, le=86_400)] = 1800.0  # the broker's consumer_timeout
     max_quantity: Annotated[int, Field(ge=1, le=2**63 - 1)] = 10**15
 
     reply_queue: str = "billing.replies"
@@ -132,6 +150,15 @@ def environment_of(settings: Settings) -> dict[str, str]:
                 text = str(value)
         variables[_variable(name)] = text
     return variables
+
+
+def config_digest(settings: Settings, catalog: Catalog) -> str:
+    """Name what decides which messages are refused: the version, the catalog and the rules in the settings.
+
+    The same for all workers that judge alike, whatever their pace and their servers.
+    """
+    judging = (__version__, catalog, settings.max_quantity, sorted(settings.senders.items()))
+    return hashlib.sha256(repr(judging).encode()).hexdigest()[:16]
 
 
 def redacted(url: SecretStr | str) -> str:

@@ -17,8 +17,8 @@ log = logging.getLogger(__name__)
 
 #: A worker that ends with this has been told something wrong; starting it again won't help.
 CONFIGURATION_EXIT = 2
-#: A worker that ends with this has stopped at a flood of dead letters; another would send as many again.
-FLOOD_EXIT = 5
+#: A worker that ends with this has passed a limit of faults (``--on-limit exit``); another would do so too.
+LIMIT_EXIT = 5
 _STOP_GRACE_S = 30.0
 _RESTART_FIRST_S, _RESTART_MOST_S = 0.5, 30.0
 _STEADY_S = 60.0
@@ -38,16 +38,16 @@ class _Child:
 def supervise(environments: Sequence[Mapping[str, str]], stop: Stop) -> int:
     """Run a worker in each of ``environments`` until ``stop``.
 
-    Returns the exit code: 0, or the one of a worker that no restart can mend. A flood stops the others too:
-    they run the same program on the same messages, and what one of them has not seen yet it is about to see.
+    Returns the exit code: 0, or the one of a worker that no restart can mend. A limit that one passes stops
+    the others too: they run the same program on the same messages.
     """
     children = [_start(environment) for environment in environments]
     try:
         while not stop.requested:
             for child in children:
                 code = _look_after(child)
-                if code == FLOOD_EXIT:
-                    log.critical("worker %d stopped at a flood: stopping all", child.process.pid)
+                if code == LIMIT_EXIT:
+                    log.critical("worker %d stopped at a limit: stopping all", child.process.pid)
                     return code
                 # Later it may be a passing refusal of a server that starts up: then it is restarted.
                 if code == CONFIGURATION_EXIT and not child.has_settled:
@@ -86,7 +86,7 @@ def _look_after(child: _Child) -> int | None:
     if code is None:
         child.has_settled |= now - child.started > _SETTLED_S
         return None
-    if code == FLOOD_EXIT:
+    if code == LIMIT_EXIT:
         return code
     if child.restart_at is None:
         lived_s = now - child.started

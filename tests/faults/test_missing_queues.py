@@ -2,8 +2,8 @@
 
 import json
 import logging
+import random
 from collections.abc import Callable
-from itertools import repeat
 from typing import Any
 
 import pytest
@@ -19,15 +19,17 @@ from worker.bootstrap import Application
 from worker.broker import BILLING
 from worker.consumer import Consumer
 from worker.pipeline import Pipeline
-from worker.policy import GIVE_UP_AFTER
+from worker.runtime.backoff import Backoff
 
+#: So often a worker tries again in these tests.
+TRIES = 15
 MALFORMED = b'{"type": "usage.deduct", '
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits of 20 ms: a test sees in moments what an hour's outage would do."""
-    monkeypatch.setattr(Consumer, "_backoff", lambda _: repeat(0.02))
+    monkeypatch.setattr(Consumer, "_backoff", lambda _: Backoff(0.02, 0.02, random.Random(1)))
 
 
 @pytest.fixture
@@ -51,7 +53,8 @@ def told(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
 
     def lines() -> list[str]:
         texts = [record.getMessage() for record in caplog.records if record.name.startswith("worker.")]
-        return [text for text in texts if not text.startswith(("topology:", "consuming from", "stopped"))]
+        aside = ("topology:", "consuming from", "stopped", "refused a message")
+        return [text for text in texts if not text.startswith(aside)]
 
     return lines
 
@@ -68,7 +71,7 @@ def test_without_a_dead_letter_queue_a_malformed_message_and_its_neighbours_wait
     broken = [witness.publish(MALFORMED, routing_key="usage.deduct") for _ in range(3)]
     publish_some(witness, truth, 60)
     with running(application):
-        eventually(lambda: answers() > 2 * GIVE_UP_AFTER, what="the worker tries and tries")
+        eventually(lambda: answers() > 2 * TRIES, what="the worker tries and tries")
         declare(application)
         replies = every_reply(witness, {*truth.correlations, *broken})
         truth.holds(replies)
@@ -102,7 +105,7 @@ def test_a_reply_queue_that_takes_no_more_makes_nobody_a_dead_letter(
     before = fill(witness, BILLING.replies.name)
     publish_some(witness, truth, 30)
     with running(application):
-        eventually(lambda: answers() > 2 * GIVE_UP_AFTER, what="the worker tries and tries")
+        eventually(lambda: answers() > 2 * TRIES, what="the worker tries and tries")
         let_reply_queues_hold(10_000)
         queues = (witness.reply_queue, BILLING.replies.name)
         eventually(lambda: sum(map(witness.depth, queues)) >= before + 30, what="30 replies")
@@ -144,13 +147,13 @@ def test_a_missing_work_queue_leaks_no_connections_and_holds_no_messages(
     """The first consumer of a link that can't be completed must not go on swallowing payments."""
     witness.channel.queue_delete("billing.usage")
     payment = {"type": "credit.bonus", "referenceId": "b", "userId": "u", "tokens": 1}
-    for _ in range(GIVE_UP_AFTER + 1):  # the wait for the next one proves that the last is given back
+    for _ in range(TRIES + 1):  # the wait for the next one proves that the last is given back
         witness.publish(payment)
     connects = counted(application)
     with running(application):
-        eventually(lambda: connects() > 2 * GIVE_UP_AFTER, what="the worker tries and tries")
+        eventually(lambda: connects() > 2 * TRIES, what="the worker tries and tries")
         declare(application)
-        witness.take(witness.reply_queue, GIVE_UP_AFTER + 1)
+        witness.take(witness.reply_queue, TRIES + 1)
     assert "topology declare" in told()[0]
     assert len(told()) == 2
 

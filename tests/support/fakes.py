@@ -2,11 +2,14 @@
 
 import json
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from worker.broker import Delivery, Outgoing, RefusedError, Topology
 from worker.errors import BrokerUnavailableError
+from worker.ledger.pauses import Pause
+from worker.ledger.trials import Trial
 
 
 class FakeLink:
@@ -26,11 +29,18 @@ class FakeLink:
         self.waited_s: list[float] = []
         self.closed = False
         self.prefetch = 1000
+        self.holds: dict[str, int] = {}
+        self.given_back: list[str] = []
         self.refusing: set[str] = set()
 
     def receive(self, most: int, timeout_s: float) -> list[Delivery]:
         del timeout_s
         return [self.arriving.popleft() for _ in range(min(most, self.prefetch, len(self.arriving)))]
+
+    def hold_at_most(self, queue: str, most: int, *, give_back: bool = False) -> None:
+        self.holds[queue] = self.prefetch = most
+        if give_back:
+            self.given_back.append(queue)
 
     def publish(self, messages: Sequence[Outgoing]) -> list[Outgoing]:
         self.on_publish()
@@ -81,6 +91,69 @@ class FakeLink:
     def letters(self) -> list[Outgoing]:
         """What was sent to the dead-letter queue."""
         return [m for m in self.published if m.routing_key == "billing.dead"]
+
+
+class FakeRecord:
+    """The record of trials, in memory."""
+
+    def __init__(self, trials: dict[str, Trial] | None = None) -> None:
+        self.trials = {} if trials is None else trials
+
+    def of(self, keys: Sequence[str]) -> dict[str, Trial]:
+        return {key: self.trials[key] for key in keys if key in self.trials}
+
+    def begin(self, queues: Mapping[str, str], known: Mapping[str, Trial], now: datetime) -> None:
+        del now
+        for key in queues:
+            alone = known[key].alone if key in known else 0
+            self.trials[key] = Trial(len(queues), alone + (len(queues) == 1))
+
+    def end(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            del self.trials[key]
+
+    def withdraw(self, queues: Mapping[str, str], known: Mapping[str, Trial], now: datetime) -> None:
+        del now
+        for key in queues:
+            self.trials.pop(key, None)
+            if key in known:
+                self.trials[key] = known[key]
+
+    def smallest(self, now: datetime) -> int | None:
+        del now
+        return min((trial.together for trial in self.trials.values()), default=None)
+
+
+class FakePauses:
+    """The record of pauses, in memory; ``resumed`` holds the ids that an operator has ended."""
+
+    def __init__(self) -> None:
+        self.lasting: dict[int, Pause] = {}
+        self.resumed: set[int] = set()
+        self.accepted: list[str] = []
+        self.suspicions: dict[str, str] = {}
+
+    def begin(self, pause: Pause, config: str) -> int:
+        del config
+        self.lasting[len(self.lasting) + 1] = pause
+        return len(self.lasting)
+
+    def see(self, ids: Collection[int], now: datetime) -> set[int]:
+        del now
+        return self.resumed & set(ids)
+
+    def end(self, ids: Collection[int], now: datetime) -> None:
+        del now
+        for pause_id in ids:
+            del self.lasting[pause_id]
+
+    def suspected(self, config: str) -> dict[str, str]:
+        del config
+        return self.suspicions
+
+    def accept(self, config: str, by: str, now: datetime) -> None:
+        del by, now
+        self.accepted.append(config)
 
 
 def lost() -> None:

@@ -8,8 +8,9 @@ whole of what is outstanding below its last tag, and one frame acknowledges it.
 import socket
 import ssl
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import count
 from time import monotonic, sleep
 from typing import Any, TypeVar
 
@@ -31,8 +32,8 @@ from worker.broker.topology import BILLING, Queue, Topology
 from worker.broker.wire import publishing, transport_for
 from worker.errors import BillingError, BrokerUnavailableError, ConfigurationError
 
-HEARTBEAT_S = 30
-CONFIRM_TIMEOUT_S = 30.0
+HEARTBEAT_S = 15
+CONFIRM_TIMEOUT_S = 15.0
 #: Prefetch counts messages; bodies far over the limit of the contract must not fill the memory before they
 #: are refused. What is not read yet waits in the socket and in the broker.
 _HELD_MAX_BYTES = 32 * 1024 * 1024
@@ -57,7 +58,7 @@ _SOCKET = {
 class AmqpLink:
     """A live link to RabbitMQ: consumers on one connection, a confirming publisher on another."""
 
-    def __init__(self, url: str, *, consume: Sequence[str], prefetch: int, name: str) -> None:
+    def __init__(self, url: str, *, consume: Mapping[str, int], name: str) -> None:
         self._url, self._name = url, name
         self._inbox: _Inbox | None = None
         self._outbox: _Outbox | None = None
@@ -65,7 +66,7 @@ class AmqpLink:
             with _broker_errors():
                 if consume:
                     self._inbox = _built(
-                        url, f"{name} consumer", lambda connection: _Inbox(connection, consume, prefetch)
+                        url, f"{name} consumer", lambda connection: _Inbox(connection, consume)
                     )
                 self._publisher()
         except BaseException:
@@ -95,6 +96,11 @@ class AmqpLink:
         """See Link."""
         with _broker_errors():
             self._consumer().acknowledge(deliveries)
+
+    def hold_at_most(self, queue: str, most: int, *, give_back: bool = False) -> None:
+        """See Link."""
+        with _broker_errors():
+            self._consumer().hold_at_most(queue, most, give_back=give_back)
 
     def keep_alive(self, wait_s: float = 0.0) -> None:
         """See Link."""
@@ -221,10 +227,12 @@ class AmqpLink:
 class _Inbox:
     """Consumers, one channel a queue, and what they have delivered so far."""
 
-    def __init__(self, connection: Any, queues: Sequence[str], prefetch: int) -> None:
+    def __init__(self, connection: Any, consume: Mapping[str, int]) -> None:
         self._connection = connection
         self._cancelled: str | None = None
-        self._lanes = {queue: _Lane(connection, queue, prefetch, self._on_cancel) for queue in queues}
+        self._lanes = {
+            queue: _Lane(connection, queue, prefetch, self._on_cancel) for queue, prefetch in consume.items()
+        }
         self._heartbeat = _Heartbeat(connection)
 
     def receive(self, most: int, timeout_s: float) -> list[Delivery]:
@@ -244,6 +252,12 @@ class _Inbox:
         for queue, lane in self._lanes.items():
             if tags := [delivery.tag for delivery in deliveries if delivery.queue == queue]:
                 lane.acknowledge(tags)
+
+    def hold_at_most(self, queue: str, most: int, *, give_back: bool) -> None:
+        self._heartbeat.beat()
+        if give_back:
+            self._lanes[queue].give_back()
+        self._lanes[queue].hold_at_most(most)
 
     def keep_alive(self, wait_s: float) -> None:
         deadline = monotonic() + wait_s
@@ -294,12 +308,44 @@ class _Lane:
     def __init__(self, connection: Any, queue: str, prefetch: int, on_cancel: Callable[[str], None]) -> None:
         self.arrived: deque[Delivery] = deque()
         self.arrived_bytes = 0
-        self._queue = queue
+        self._connection, self._queue, self._on_cancel = connection, queue, on_cancel
         self._outstanding: deque[int] = deque()
-        self._channel = connection.channel()
-        self._channel.on_delivery = self._on_delivery
-        self._channel.basic_qos(0, prefetch, a_global=False)
-        self._channel.basic_consume(queue, consumer_tag=queue, on_cancel=on_cancel)
+        self._consumer_tag: str | None = None
+        self._consumers = count(1)
+        self._most = 0
+        self._channel = self._opened()
+        self.hold_at_most(prefetch)
+
+    def hold_at_most(self, most: int) -> None:
+        """See Link. A consumer's prefetch is fixed: another one takes its place, under another name."""
+        if most == self._most:
+            return
+        if self._consumer_tag is not None:
+            self._channel.basic_cancel(self._consumer_tag)
+            self._consumer_tag = None
+        self._most = most
+        if most:
+            self._consumer_tag = f"{self._queue} {next(self._consumers)}"
+            self._channel.basic_qos(0, most, a_global=False)
+            self._channel.basic_consume(
+                self._queue, consumer_tag=self._consumer_tag, on_cancel=self._on_cancel
+            )
+
+    def give_back(self) -> None:
+        """Give back all that is held, by closing the channel.
+
+        A nack puts messages behind all others where the queue has no delivery limit; this keeps their places.
+        """
+        self._channel.close()
+        self.arrived.clear()
+        self._outstanding.clear()
+        self.arrived_bytes, self._most, self._consumer_tag = 0, 0, None
+        self._channel = self._opened()
+
+    def _opened(self) -> Any:
+        channel = self._connection.channel()
+        channel.on_delivery = self._on_delivery
+        return channel
 
     def take(self, most: int, room: int) -> list[Delivery]:
         taken = front_of(self.arrived, most, room)
@@ -458,8 +504,8 @@ def _configured(url: str, name: str) -> Any:
         connect_timeout=5,
         transport_options={
             "socket_settings": _SOCKET,
-            "read_timeout": 30,  # of calls that wait for an answer; deliveries have a time-out of their own
-            "write_timeout": 15,
+            "read_timeout": 15,  # of calls that wait for an answer; deliveries have a time-out of their own
+            "write_timeout": 10,
             "client_properties": {"connection_name": name},
             "frame_handler": tolerant_frame_handler,
         },
@@ -543,6 +589,8 @@ def _broker_errors(*, passing: bool = False) -> Iterator[None]:
     except (NotFound, PreconditionFailed, AccessRefused) as error:
         if passing:
             raise
+        if "timed out" in str(error.reply_text):  # what was held too long: the channel is gone
+            raise BrokerUnavailableError(f"the broker took its messages back: {error.reply_text}") from error
         if isinstance(error, AccessRefused | PreconditionFailed):
             raise ConfigurationError(f"the broker refuses: {error.reply_text}") from error
         raise BrokerUnavailableError(f"{error.reply_text}: run `billing-worker topology declare`") from error

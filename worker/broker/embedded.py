@@ -7,7 +7,7 @@ listeners, which are rows too. The guarantees of the README are RabbitMQ's.
 import sqlite3
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from json import dumps, loads
 from queue import Empty
@@ -131,7 +131,7 @@ class _Transport(sqlalchemy.Transport):  # type: ignore[misc]  # kombu has no ty
 class EmbeddedLink:
     """A link to queues in a file; every process that opens it routes by the same topology."""
 
-    def __init__(self, url: str, *, consume: Sequence[str], prefetch: int) -> None:
+    def __init__(self, url: str, *, consume: Mapping[str, int]) -> None:
         self._connection = kombu.Connection(
             url.removeprefix("sqla+"),
             transport=_Transport,
@@ -141,14 +141,17 @@ class EmbeddedLink:
         self._connection.transport.polling_interval = 0.02
         self._order = tuple(consume)
         self._arrived: dict[str, deque[Delivery]] = {queue: deque() for queue in consume}
+        self._consuming: set[str] = set()
+        self._held: dict[Any, str] = {}  # the queue of each delivery that is not acknowledged, by its tag
         with _broker_errors():
             self._channel: Any = self._connection.channel()
             self.declare(BILLING)  # routes live in the process here, not in the broker
             for queue in self._channel.listeners():
                 self._bind_listener(queue)
-            self._channel.basic_qos(0, prefetch)
-            for queue in consume:
-                self._consume(queue)
+            self._channel.basic_qos(0, max(consume.values(), default=0))
+            for queue, prefetch in consume.items():
+                if prefetch:
+                    self._consume(queue)
 
     def receive(self, most: int, timeout_s: float) -> list[Delivery]:
         """See Link."""
@@ -177,6 +180,18 @@ class EmbeddedLink:
         """See Link."""
         for delivery in deliveries:
             self._channel.basic_ack(delivery.tag)
+            self._held.pop(delivery.tag, None)
+
+    def hold_at_most(self, queue: str, most: int, *, give_back: bool = False) -> None:
+        """See Link; of the number only 0 counts here, the link's own prefetch holds for the rest."""
+        with _broker_errors():
+            if queue in self._consuming and (give_back or most == 0):
+                self._channel.basic_cancel(queue)
+                self._consuming.discard(queue)
+            if give_back:
+                self._give_back(queue)
+            if most and queue not in self._consuming:
+                self._consume(queue)
 
     def keep_alive(self, wait_s: float = 0.0) -> None:
         """See Link; there is nothing to keep alive, only the time to wait."""
@@ -236,11 +251,18 @@ class EmbeddedLink:
         self._channel.queue_declare(queue, durable=True)
         self._channel.queue_bind(queue, BILLING.events, "#")
 
+    def _give_back(self, queue: str) -> None:
+        for tag in [tag for tag, held_from in self._held.items() if held_from == queue]:
+            del self._held[tag]
+            self._channel.basic_reject(tag, requeue=True)
+        self._channel.flush()
+        self._arrived[queue].clear()
+
     def _waiting(self) -> int:
         return sum(map(len, self._arrived.values()))
 
     def _drain(self, timeout_s: float) -> bool:
-        if not self._order:
+        if not self._consuming:
             return False
         try:
             self._connection.drain_events(timeout=timeout_s)
@@ -249,7 +271,10 @@ class EmbeddedLink:
         return True
 
     def _consume(self, queue: str) -> None:
+        self._consuming.add(queue)
+
         def on_message(message: Any) -> None:
+            self._held[message.delivery_tag] = queue
             properties = dict(message.properties)
             info = properties.pop("delivery_info", {})
             self._arrived[queue].append(

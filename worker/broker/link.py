@@ -1,6 +1,6 @@
 """What the worker needs of a broker, whichever it is."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -32,6 +32,14 @@ class Link(Protocol):
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """Tell the broker that ``deliveries`` are done. Each once."""
+        ...
+
+    def hold_at_most(self, queue: str, most: int, *, give_back: bool = False) -> None:
+        """Hold at most ``most`` messages of ``queue`` from now on; at 0 none is taken any more.
+
+        What is held stays held. With ``give_back`` all of it goes back to its place in the queue: that counts
+        as a delivery of each, and none of it may be acknowledged any more.
+        """
         ...
 
     def keep_alive(self, wait_s: float = 0.0) -> None:
@@ -80,23 +88,29 @@ def broker_is_embedded(url: str) -> bool:
 
 
 def open_link(
-    url: str, *, consume: Sequence[str] = (), prefetch: int = 1000, name: str = "billing-worker"
+    url: str,
+    *,
+    consume: Sequence[str] = (),
+    prefetch: int | Mapping[str, int] = 1000,
+    name: str = "billing-worker",
 ) -> Link:
     """Connect to ``amqp://…``, ``amqps://…`` or ``sqla+sqlite:///file`` and consume the queues named.
 
-    ``prefetch`` counts messages a queue. Raises BrokerUnavailableError, or ConfigurationError where the
-    broker refuses the credentials or the URL can't be used.
+    ``prefetch`` counts messages a queue; at 0 the queue waits until ``hold_at_most`` says more. Raises
+    BrokerUnavailableError, or ConfigurationError where the broker refuses the credentials or the URL can't be
+    used.
     """
+    held = dict.fromkeys(consume, prefetch) if isinstance(prefetch, int) else dict(prefetch)
     # The transports are imported when they are used: the embedded one brings an ORM along.
     match urlsplit(url).scheme:
         case "amqp" | "amqps" | "pyamqp":
             from worker.broker.amqp import AmqpLink
 
-            return AmqpLink(url, consume=consume, prefetch=prefetch, name=name)
+            return AmqpLink(url, consume=held, name=name)
         case "sqla+sqlite":
             from worker.broker.embedded import EmbeddedLink
 
-            return EmbeddedLink(url, consume=consume, prefetch=prefetch)
+            return EmbeddedLink(url, consume=held)
         case other:
             raise ConfigurationError(
                 f"the broker URL begins with {other!r}; use amqp://, amqps:// or sqla+sqlite:///"

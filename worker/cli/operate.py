@@ -2,21 +2,25 @@
 
 import gc
 import json
+import logging
 import shlex
 import sys
 from collections.abc import Callable, Mapping
 
 import click
 
-from worker.bootstrap import Application, SignalStop
+from worker.bootstrap import Application, SignalStop, utc_now
 from worker.broker import BILLING, broker_is_embedded
-from worker.cli.options import with_application
-from worker.errors import BillingError, ConfigurationError, TransientError
-from worker.flood import FloodError
+from worker.broker.management import Management
+from worker.cli.options import operator, with_application
+from worker.dead_letter_limit import LimitExceededError
+from worker.errors import BillingError, ConfigurationError, NotFoundError, TransientError
 from worker.ledger.migrations import current_revision, migrate, newest_revision
 from worker.ledger.store import Ledger
 from worker.settings import Settings, environment_of, redacted
-from worker.supervisor import FLOOD_EXIT, follow_parent, supervise
+from worker.supervisor import LIMIT_EXIT, follow_parent, supervise
+
+log = logging.getLogger(__name__)
 
 
 @click.command()
@@ -27,6 +31,7 @@ from worker.supervisor import FLOOD_EXIT, follow_parent, supervise
     "workers",
     "batch_size",
     "prefetch",
+    "on_limit",
     "metrics_port",
     "log_level",
     "log_format",
@@ -44,13 +49,12 @@ def run(application: Application, *, drain: bool, with_scheduler: bool, supervis
     The first SIGTERM (or Ctrl-C) finishes the batch, replies, acknowledges and exits 0; a second one ends
     at once. An outage of the database or the broker is waited out.
 
-    Exits with 5 at a flood of dead letters, which a bad deploy makes: when more than BILLING_FLOOD_IN_A_ROW
-    messages (100) in a row met a fault of the worker's, or more than the share BILLING_FLOOD_SHARE (0.5) of
-    the last 1,000 could not be applied, whoever sent them. What waits stays in its queue. Look at
-    `billing-worker dead-letters groups`, mend the cause, start it again: it begins with nothing counted, and
-    stops again after at most as many. 0 or "off" switches a limit off. Where something restarts the worker
-    by itself, leave out 5 (systemd: RestartPreventExitStatus=5). With metrics, billing_worker_flooded is 1
-    for a minute before it exits.
+    When more than BILLING_MAX_CONSECUTIVE_FAULTS messages (100) of a queue in a row met a fault of the
+    worker's, as after a bad deploy, that queue is paused: what waits stays there, the other queues go on, and
+    one message is tried at growing intervals. It goes on by itself, or at `billing-worker resume`;
+    `billing-worker check` says what is paused and why. With --on-limit exit (and with --drain) the worker
+    exits with 5 instead; where something restarts it by itself, leave out 5 (systemd:
+    RestartPreventExitStatus=5).
     """
     stop = SignalStop()
     stop.install()
@@ -73,15 +77,12 @@ def _run_worker(application: Application, stop: SignalStop, *, drain: bool, with
     gc.set_threshold(OBJECTS_A_COLLECTION)
     try:
         application.run_worker(stop, drain=drain, with_scheduler=with_scheduler)
-    except FloodError:
-        # The log has said why. Who watches the metrics looks now and then: it must find this process flooded.
-        if application.settings.metrics_port:
-            stop.wait(_SHOWN_S)
-        sys.exit(FLOOD_EXIT)
+    except LimitExceededError as error:
+        log.critical("%s", error)
+        sys.exit(LIMIT_EXIT)
 
 
 OBJECTS_A_COLLECTION = 50_000
-_SHOWN_S = 60.0
 
 
 def _environments(settings: Settings, *, with_scheduler: bool) -> list[dict[str, str]]:
@@ -146,18 +147,22 @@ def migrate_command(application: Application) -> None:
 def check(application: Application) -> None:
     """Check configuration, connections, topology, schema and workers; a line each. Exit 1 if one is bad.
 
-    Where nobody consumes a queue of work that is noted and is not bad: workers may be about to start. A
-    worker that stopped at a flood of dead letters can't be asked any more: it has ended, with 5, and its log
-    ends with the reason.
+    A queue that is paused is bad, and so is one in which messages wait while nobody consumes it; without
+    messages that is only noted: workers may be about to start. Delivery limits are asked of RabbitMQ's
+    management API (BILLING_MANAGEMENT_URL; the broker's host with port 15672 where it isn't set), which needs
+    the tag `monitoring`; where it doesn't answer they are noted as unknown.
     """
     settings = application.settings
     checks: list[tuple[str, Callable[[], str]]] = [
         ("catalog", lambda: _catalog_line(application)),
         (f"database {redacted(settings.database_url)}", lambda: _database_line(application)),
         ("schema", lambda: _schema_line(application)),
+        ("writes", lambda: _writes_line(application)),
         (f"broker {redacted(settings.broker_url)}", lambda: _broker_line(application)),
         ("topology", lambda: _topology_line(application)),
+        ("delivery limits", lambda: _limits_line(application)),
         ("workers", lambda: _workers_line(application)),
+        ("paused", lambda: _paused_line(application)),
     ]
     are_well = [_is_well(name, look) for name, look in checks]
     sys.exit(0 if all(are_well) else 1)
@@ -192,13 +197,23 @@ def _catalog_line(application: Application) -> str:
 
 
 def _database_line(application: Application) -> str:
-    Ledger(application.engine).probe()
+    current_revision(application.engine)
     return "answers"
 
 
 def _schema_line(application: Application) -> str:
     application.require_newest_schema()
     return f"at {newest_revision()}"
+
+
+def _writes_line(application: Application) -> str:
+    """Whether the database takes writes: a standby, or a server without disk, still answers."""
+    try:
+        application.require_newest_schema()
+    except BillingError as error:
+        raise _WorthANoteError("unknown: see the lines above") from error
+    Ledger(application.engine).probe()
+    return "taken"
 
 
 def _broker_line(application: Application) -> str:
@@ -218,14 +233,50 @@ def _workers_line(application: Application) -> str:
     try:
         queues = _queues_of_work(application)
     except (ConfigurationError, TransientError) as error:
-        raise _WorthANoteError(f"not known: {error}") from error  # the lines above say that it is bad
+        raise _WorthANoteError(f"unknown: {error}") from error  # the lines above say that it is bad
     said = ", ".join(f"{name} has {_consumers(count)}, {depth} waiting" for name, count, depth in queues)
-    if all(count != 0 for _, count, _ in queues):
-        return said
-    raise _WorthANoteError(
-        f"{said}: a queue without a consumer waits until a worker runs. One that stopped at a flood of dead "
-        f"letters has exited with {FLOOD_EXIT}, its log says why; see `billing-worker dead-letters groups`"
+    if any(count == 0 and depth for _, count, depth in queues):
+        raise BillingError(f"{said}: messages wait and nobody consumes them; start a worker, see its log")
+    if any(count == 0 for _, count, _ in queues):
+        raise _WorthANoteError(f"{said}: a queue without a consumer waits until a worker runs")
+    return said
+
+
+def _limits_line(application: Application) -> str:
+    """After how many returns the broker drops a message; 4.0 and later do so after 20 by default."""
+    if broker_is_embedded(application.settings.broker_url.get_secret_value()):
+        return "none on an embedded broker"
+    least = BILLING.least_delivery_limits()
+    management = Management(
+        application.settings.broker_url.get_secret_value(), application.settings.management_url
     )
+    try:
+        limits = management.delivery_limits(*least)
+    except TransientError as error:
+        raise _WorthANoteError(f"unknown: {error}") from error
+    low = {queue: limit for queue, limit in limits.items() if limit is not None and limit < least[queue]}
+    said = ", ".join(f"{queue} {limit} (at least {least[queue]})" for queue, limit in low.items())
+    way_out = "set the policies that `billing-worker topology declare` prints"
+    if low.keys() & {BILLING.dead.name, BILLING.replies.name}:
+        raise ConfigurationError(f"messages would be dropped for being looked at: {said}; {way_out}")
+    if low:
+        raise _WorthANoteError(
+            f"restarts and lost connections would dead-letter good messages: {said}; {way_out}"
+        )
+    return "high enough"
+
+
+def _paused_line(application: Application) -> str:
+    """Which queues workers have paused, and why."""
+    try:
+        pauses = application.pauses.lasting(utc_now())
+    except (ConfigurationError, TransientError) as error:
+        raise _WorthANoteError(f"unknown: {error}") from error  # the lines above say that it is bad
+    if pauses:
+        raise BillingError(
+            "; ".join(f"{pause.queue} by {pause.worker} ({pause.code}): {pause.text}" for pause in pauses)
+        )
+    return "nothing"
 
 
 def _queues_of_work(application: Application) -> list[tuple[str, int | None, int]]:
@@ -249,6 +300,27 @@ def _differences(application: Application) -> list[str]:
         return link.differences(BILLING)
     finally:
         link.close()
+
+
+@click.command()
+@with_application("database_url")
+@click.argument("queue", required=False)
+def resume(application: Application, *, queue: str | None) -> None:
+    """Resume a queue that workers have paused, such as billing.usage; all of them where none is named.
+
+    The workers hear of it within some seconds. A version, a catalog or settings that were suspected are taken
+    as right from then on. Exit 4 where nothing is paused.
+    """
+    application.require_newest_schema()
+    resumed = application.pauses.resume(queue, operator(), utc_now())
+    if not resumed:
+        raise NotFoundError(
+            f"{queue or 'no queue'} is {'not ' if queue else ''}paused: see `billing-worker check`"
+        )
+    for pause in resumed:
+        click.echo(
+            f"resumed {pause.queue}, paused by {pause.worker} since {pause.began_at:%Y-%m-%d %H:%M:%S}Z"
+        )
 
 
 @click.group()

@@ -1,5 +1,6 @@
 """What the commands share: the settings as flags, and the application they get."""
 
+import getpass
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
@@ -29,6 +30,12 @@ _FLAGS: dict[str, Callable[[F], F]] = {
         "--batch-size", type=int, help="Most messages a transaction  [BILLING_BATCH_SIZE, 500]"
     ),
     "prefetch": click.option("--prefetch", type=int, help="Messages held a queue  [BILLING_PREFETCH, 1500]"),
+    "on_limit": click.option(
+        "--on-limit",
+        type=click.Choice(["pause", "exit"]),
+        help="When too many messages in a row meet a fault: pause their lane, or exit with 5"
+        "  [BILLING_ON_LIMIT, pause]",
+    ),
     "metrics_port": click.option(
         "--metrics-port", type=int, help="Serve Prometheus metrics there  [BILLING_METRICS_PORT, none]"
     ),
@@ -80,6 +87,14 @@ def _refuse_broken_text(parameters: Mapping[str, Any]) -> None:
 def sender_of(application: Application) -> str | None:
     """The broker user that publishes here: the broker vouches for it, and rules about senders go by it."""
     return broker_user(application.settings.broker_url)
+
+
+def operator() -> str:
+    """Return the user who runs the command; "unknown" where the system has no name for them."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return "unknown"
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")

@@ -16,7 +16,7 @@ from worker.cli.explain import explain
 from worker.cli.holdings import expiring, holds, lots
 from worker.cli.letters import dead_letters
 from worker.cli.messages import publish, replies
-from worker.cli.operate import check, migrate_command, run, scheduler, topology
+from worker.cli.operate import check, migrate_command, resume, run, scheduler, topology
 from worker.cli.output import printable
 from worker.cli.statement import statement
 from worker.errors import BillingError, ConfigurationError, NotFoundError, TransientError
@@ -40,7 +40,7 @@ class _Cli(click.Group):
     cls=_Cli,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done; 1 the answer is no; 2 wrong usage or configuration; "
-    "3 a server does not answer; 4 not found.",
+    "3 a server does not answer; 4 not found; 5 a limit of faults is passed (run --on-limit exit).",
 )
 @click.version_option(__version__, prog_name="billing-worker")
 def cli() -> None:
@@ -57,6 +57,7 @@ for command in (
     scheduler,
     migrate_command,
     check,
+    resume,
     topology,
     publish,
     replies,

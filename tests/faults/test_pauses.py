@@ -1,0 +1,219 @@
+"""A bug on every message pauses its lane: few dead letters, and the other lanes go on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import islice
+
+import pytest
+from sqlalchemy import Engine, text
+
+from schemas import DeadLetter
+from tests.support.processes import WorkerProcesses, run_cli
+from tests.support.provision import RabbitMQServer
+from tests.support.traffic import Truth, every_reply, mixed, nothing_is_left, publish_some
+from tests.support.waiting import eventually
+from tests.support.witness import Witness
+from tests.support.worker_thread import running
+from worker.bootstrap import Application
+from worker.broker import BILLING
+from worker.ledger.pauses import Pauses
+from worker.settings import Settings
+from worker.supervisor import LIMIT_EXIT
+
+LIMIT = 10
+MESSAGES = 80
+PAYMENTS, USAGE = (queue.name for queue in BILLING.work)
+
+
+@pytest.fixture
+def worker_settings(worker_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Low limits, and a paused lane that tries its message soon."""
+    monkeypatch.setattr("worker.lanes.PROBE_FIRST_S", 0.05)
+    monkeypatch.setattr("worker.lanes.PROBE_MOST_S", 0.1)
+    monkeypatch.setattr("worker.lanes._LOOK_EVERY_S", 0.05)
+    return worker_settings.model_copy(update={"max_consecutive_faults": LIMIT, "batch_size": 20})
+
+
+@contextmanager
+def a_bug_on(engine: Engine, references: str) -> Iterator[None]:
+    """No outcome of a reference like ``references`` can be written, as after a deploy that is wrong."""
+    check = f"CHECK (reference_id NOT LIKE '{references}') NOT VALID"
+    with engine.begin() as connection:
+        connection.execute(text(f"ALTER TABLE operations ADD CONSTRAINT bug {check}"))
+    yield
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE operations DROP CONSTRAINT bug"))
+
+
+def dead_letters(witness: Witness) -> int:
+    return witness.depth(BILLING.dead.name)
+
+
+def send_again(witness: Witness, count: int) -> None:
+    """What replaying the letters does: to where they came from."""
+    for properties, body in witness.take(BILLING.dead.name, count):
+        letter = DeadLetter.from_headers(properties.headers)
+        witness.publish(
+            body,
+            routing_key=letter.routing_key,
+            correlation_id=properties.correlation_id,
+            reply_to=properties.reply_to,
+        )
+
+
+def pauses(application: Application) -> dict[str, str]:
+    """The paused lanes with their reason codes."""
+    lasting = Pauses(application.engine).lasting(application_now())
+    return {pause.queue: pause.code for pause in lasting}
+
+
+def application_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def usage(number: int) -> dict[str, object]:
+    return {"type": "usage.deduct", "referenceId": f"bad-{number}", "userId": "user-0", "tokens": 1}
+
+
+def test_lane_with_a_bug_is_paused_goes_on_by_itself_and_loses_nothing(
+    application: Application, witness: Witness
+) -> None:
+    truth = Truth(application.engine)
+    witness.publish({"type": "account.open", "referenceId": "open", "userId": "user-0", "tier": "free"})
+    with running(application):
+        with a_bug_on(application.engine, "bad-%"):
+            for number in range(MESSAGES):
+                message = usage(number)
+                truth.sent(witness.publish(message), message)
+            eventually(lambda: pauses(application) == {USAGE: "consecutive_faults"}, what="the pause")
+            assert LIMIT <= dead_letters(witness) <= LIMIT + 3
+            bonus = {"type": "credit.bonus", "referenceId": "bonus", "userId": "user-0", "tokens": 5}
+            assert witness.request(bonus)["status"] == "applied", "the other lane goes on"
+        eventually(lambda: pauses(application) == {}, what="it goes on by itself")
+        sent = dead_letters(witness)
+        assert sent < MESSAGES // 2
+        send_again(witness, sent)
+        eventually(lambda: witness.depth(USAGE) == 0, what="all are taken")
+        told = every_reply(witness, truth.correlations)
+    assert all(any(answer["status"] == "applied" for answer in answers) for answers in told.values())
+    nothing_is_left(witness)
+
+
+def test_paused_lane_holds_the_message_it_tries_and_gives_the_others_back_once(
+    application: Application, witness: Witness
+) -> None:
+    for number in range(MESSAGES):
+        witness.publish(usage(number))
+    with a_bug_on(application.engine, "bad-%"), running(application):
+        eventually(lambda: pauses(application) == {USAGE: "consecutive_faults"}, what="the pause")
+        left = MESSAGES - dead_letters(witness)
+        eventually(lambda: witness.depth(USAGE) in range(left - 4, left), what="one is held")
+    eventually(lambda: witness.depth(USAGE) == MESSAGES - dead_letters(witness), what="it is given back")
+    counts = [
+        int((properties.headers or {}).get("x-delivery-count", 0))
+        for properties, _ in witness.take(USAGE, witness.depth(USAGE))
+    ]
+    assert max(counts) <= 3
+    assert pauses(application) == {}, "the pause ends with its worker"
+
+
+def test_operator_resumes_a_paused_lane(
+    application: Application, witness: Witness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.lanes.PROBE_FIRST_S", 1_000.0)  # by itself it would take an hour
+    monkeypatch.setattr("worker.lanes.PROBE_MOST_S", 1_000.0)
+    with running(application):
+        with a_bug_on(application.engine, "bad-%"):
+            for number in range(MESSAGES):
+                witness.publish(usage(number))
+            eventually(lambda: pauses(application) == {USAGE: "consecutive_faults"}, what="the pause")
+            checked = run_cli(application.settings, "check")
+            assert checked.returncode == 1
+            assert b"consecutive_faults" in checked.stdout
+        resumed = run_cli(application.settings, "resume", USAGE)
+        assert (resumed.returncode, b"resumed billing.usage" in resumed.stdout) == (0, True)
+        eventually(lambda: witness.depth(witness.reply_queue) == MESSAGES, what="every answer")
+    assert run_cli(application.settings, "resume").returncode == 4, "nothing is paused any more"
+
+
+@pytest.mark.parametrize("arguments", [("--on-limit", "exit"), ("--on-limit", "exit", "--workers", "2")])
+def test_worker_that_shall_exit_at_the_limit_exits_with_5(
+    application: Application, workers: WorkerProcesses, witness: Witness, arguments: tuple[str, ...]
+) -> None:
+    publish_some(witness, Truth(application.engine), MESSAGES)
+    with a_bug_on(application.engine, "%"):
+        process = workers.start(*arguments)
+        _, log = process.communicate(timeout=60)
+    assert process.returncode == LIMIT_EXIT
+    assert b"in a row met a fault" in log
+    assert b"Traceback" not in log
+    assert b"starting another" not in log
+    eventually(lambda: depth(witness) == MESSAGES - dead_letters(witness), what="the rest waits")
+
+
+def depth(witness: Witness) -> int:
+    return sum(witness.depth(queue.name) for queue in BILLING.work)
+
+
+def test_new_configuration_that_refuses_what_was_right_pauses_until_somebody_resumes_it(
+    application: Application, witness: Witness
+) -> None:
+    Pauses(application.engine).accept("the one before", "somebody", application_now())
+    strict = Application(application.settings.model_copy(update={"max_quantity": 1}))
+    for number in range(1_200):
+        witness.publish({**usage(number), "tokens": 2})
+    with running(strict):
+        eventually(lambda: pauses(application) == {USAGE: "config_suspect"}, what="the pause")
+        assert dead_letters(witness) <= 501
+    with running(strict):  # the next process with the same settings goes on pausing
+        eventually(lambda: pauses(application) == {USAGE: "config_suspect"}, what="the pause")
+        assert witness.depth(USAGE) == 1_200 - dead_letters(witness)
+        run_cli(application.settings, "resume")
+        eventually(lambda: witness.depth(USAGE) == 0, what="it goes on")
+    eventually(lambda: dead_letters(witness) == 1_200, what="refused, as somebody wants it")
+
+
+#: What one producer sends to stop everybody: see each test.
+ATTACKS = {
+    "garbage without a user": [b"{garbage}"] * 700,
+    "two bad deploys": [b'{"type":"usage.nothing"}', b'{"type":"usage.deduct","n":1}'] * 400,
+    "conflicts": [
+        b'{"type":"usage.deduct","referenceId":"r","userId":"nobody","tokens":%d}' % tokens
+        for tokens in range(1, 1_301)
+    ],
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_producer_of_usage_alone_stops_nobody(
+    application: Application, rabbitmq: RabbitMQServer, witness: Witness, attack: str
+) -> None:
+    truth = Truth(application.engine)
+    bodies = ATTACKS[attack]
+    with running(application):
+        for number, body in enumerate(bodies):
+            user = rabbitmq.address.user if number % 2 and attack == "two bad deploys" else None
+            witness.publish(body, routing_key="usage.deduct", user_id=user, reply_to=None)
+        for message in islice(mixed(prefix="payment-"), 40):
+            truth.sent(witness.publish(message), message)
+        replies = every_reply(witness, truth.correlations)
+        assert pauses(application) == {}
+        eventually(lambda: depth(witness) == 0, what="the attack is worked off")
+    truth.holds(replies)
+
+
+def test_one_bad_message_in_twenty_goes_on_for_ever(application: Application, witness: Witness) -> None:
+    truth, expected = Truth(application.engine), set[str]()
+    stream = mixed(prefix="m")
+    poison = {"type": "usage.deduct", "userId": "user-0", "tokens": 17}
+    for number in range(2 * LIMIT):
+        for message in islice(stream, 19):
+            truth.sent(witness.publish(message), message)
+        bad = {**poison, "referenceId": f"poison-{number}"} if number % 2 else b"broken"
+        expected.add(witness.publish(bad, routing_key="usage.deduct"))
+    with a_bug_on(application.engine, "poison-%"), running(application):
+        replies = every_reply(witness, {*truth.correlations, *expected})
+    truth.holds(replies)
+    assert dead_letters(witness) == len(expected)
+    nothing_is_left(witness)

@@ -1,0 +1,67 @@
+"""What AMQP doesn't tell and RabbitMQ's management API does: the delivery limits that hold for queues."""
+
+import base64
+import http.client
+import json
+from contextlib import closing
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+from worker.errors import BrokerUnavailableError
+
+_TIMEOUT_S = 5.0
+_DEFAULT_PORT = 15672
+#: What holds from this version on where no policy says anything.
+_DEFAULT_LIMIT_SINCE, _DEFAULT_LIMIT = 4, 20
+
+
+class Management:
+    """The management API of the broker behind ``broker_url``, as the same user.
+
+    ``url`` is the API's own address, such as ``http://broker:15672``; where None, the broker's host with the
+    usual port. Every method raises BrokerUnavailableError where the API does not answer or refuses.
+    """
+
+    def __init__(self, broker_url: str, url: str | None = None) -> None:
+        broker = urlsplit(broker_url)
+        secure = broker.scheme == "amqps"
+        address = urlsplit(url or f"{'https' if secure else 'http'}://{broker.hostname}:{_DEFAULT_PORT}")
+        kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
+        self._address, self._kind = address, kind
+        self._vhost = quote(unquote(broker.path[1:]) or "/", safe="")
+        login = f"{unquote(broker.username or 'guest')}:{unquote(broker.password or 'guest')}"
+        self._headers = {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}
+
+    def delivery_limits(self, *queues: str) -> dict[str, int | None]:
+        """Return after how many returns a message of each queue is dropped or dead-lettered; None: never."""
+        version = str(self._get("overview")["rabbitmq_version"])
+        has_default = int(version.partition(".")[0]) >= _DEFAULT_LIMIT_SINCE
+        default = _DEFAULT_LIMIT if has_default else None
+        return {queue: self._limit(queue, default) for queue in queues}
+
+    def _limit(self, queue: str, default: int | None) -> int | None:
+        found = self._get(f"queues/{self._vhost}/{quote(queue, safe='')}")
+        policy = found.get("effective_policy_definition") or {}
+        arguments = found.get("arguments") or {}
+        limits = [policy.get("delivery-limit"), arguments.get("x-delivery-limit")]
+        said = [limit for limit in limits if isinstance(limit, int)]
+        if not said:
+            return default
+        limited = [limit for limit in said if limit >= 0]
+        return min(limited) if limited else None
+
+    def _get(self, path: str) -> Any:
+        where = f"the management API at {self._address.hostname}:{self._address.port or _DEFAULT_PORT}"
+        try:
+            connection = self._kind(self._address.hostname or "", self._address.port, timeout=_TIMEOUT_S)
+            with closing(connection):
+                connection.request(
+                    "GET", f"{self._address.path.rstrip('/')}/api/{path}", headers=self._headers
+                )
+                response = connection.getresponse()
+                body = response.read()
+            if response.status != http.HTTPStatus.OK:
+                raise BrokerUnavailableError(f"{where} answers {response.status} {response.reason}")
+            return json.loads(body)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise BrokerUnavailableError(f"{where} does not answer: {error}") from error

@@ -1,0 +1,202 @@
+"""Lanes that are paused: which message is tried meanwhile and when, and who may end the pause.
+
+A lane paused for faults holds one message, which is tried at growing intervals until it is settled or a dead
+letter; then the lane goes on, or the next message is tried. A lane paused under suspicion of the
+configuration holds nothing and waits for an operator.
+"""
+
+import logging
+import random
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from time import monotonic
+from typing import Protocol
+
+from worker.broker import Link
+from worker.dead_letter_limit import LimitExceeded, PauseCode
+from worker.errors import TransientError
+from worker.ledger.pauses import Pause
+from worker.metrics import Metrics
+from worker.pipeline import Item
+from worker.runtime.backoff import Backoff
+
+log = logging.getLogger(__name__)
+
+PROBE_FIRST_S, PROBE_MOST_S = 1.0, 60.0
+_LOOK_EVERY_S = 1.0
+
+
+class PauseRecord(Protocol):
+    """Where pauses are shown and ended by operators; see ``worker.ledger.pauses``."""
+
+    def begin(self, pause: Pause, config: str) -> int:
+        """Record a pause; returns its id."""
+        ...
+
+    def see(self, ids: Collection[int], now: datetime) -> set[int]:
+        """Say that pauses last; returns those that an operator has ended."""
+        ...
+
+    def end(self, ids: Collection[int], now: datetime) -> None:
+        """End pauses."""
+        ...
+
+    def suspected(self, config: str) -> dict[str, str]:
+        """Return the queues paused under suspicion of ``config``, with the text."""
+        ...
+
+    def accept(self, config: str, by: str, now: datetime) -> None:
+        """Remember that ``config`` is right."""
+        ...
+
+
+@dataclass(slots=True)
+class PausedLane:
+    """One lane that is paused; ``probe`` is the message it holds."""
+
+    exceeded: LimitExceeded
+    backoff: Backoff
+    try_at: float
+    probe: Item | None = None
+    pause_id: int | None = None
+
+    @property
+    def holds(self) -> int:
+        """How many messages it holds: one to try, or none where it waits for an operator."""
+        return 1 if self.exceeded.code is PauseCode.CONSECUTIVE_FAULTS else 0
+
+
+class Lanes:
+    """The lanes of one worker that are paused. ``worker`` and ``config`` name it and what it runs with."""
+
+    def __init__(
+        self,
+        record: PauseRecord,
+        *,
+        worker: str,
+        config: str,
+        clock: Callable[[], datetime],
+        rng: random.Random,
+        metrics: Metrics,
+        seconds: Callable[[], float] = monotonic,
+    ) -> None:
+        self._record, self._worker, self._config = record, worker, config
+        self._clock, self._rng, self._metrics, self._seconds = clock, rng, metrics, seconds
+        self._paused: dict[str, PausedLane] = {}
+        self._looked_at = seconds()
+
+    @property
+    def paused(self) -> Sequence[str]:
+        """The queues of paused lanes."""
+        return list(self._paused)
+
+    def is_paused(self, queue: str) -> bool:
+        """Whether a lane is paused."""
+        return queue in self._paused
+
+    # -- pause and resume ---------------------------------------------------------------------------------
+
+    def adopt_suspicions(self) -> None:
+        """Pause the lanes that a worker before this one, or beside it, has paused under suspicion."""
+        for queue, text in self._record.suspected(self._config).items():
+            if queue not in self._paused:
+                self._begin(LimitExceeded(queue, PauseCode.CONFIG_SUSPECT, text))
+                log.critical("%s is paused: %s", queue, text)
+
+    def holds(self, queue: str, most: int) -> int:
+        """Return how many messages of a queue a new link may hold; the old one gave back what was tried."""
+        if (paused := self._paused.get(queue)) is None:
+            return most
+        paused.probe = None
+        return paused.holds
+
+    def pause(self, link: Link, exceeded: LimitExceeded) -> None:
+        """Pause a lane: what it holds goes back, and the first of that comes again, to be tried."""
+        paused = self._begin(exceeded)
+        link.hold_at_most(exceeded.queue, paused.holds, give_back=True)
+        log.critical("paused %s: %s", exceeded.queue, exceeded.text)
+
+    def resume(self, link: Link, queue: str, held: int, why: str) -> Item | None:
+        """Let a lane hold ``held`` messages again; returns the one it was trying, where it is not settled."""
+        paused = self._paused.pop(queue)
+        self._metrics.paused.labels(queue, paused.exceeded.code).set(0)
+        log.warning("%s goes on: %s", queue, why)
+        if paused.pause_id is not None:
+            self._attempt(lambda: self._record.end([paused.pause_id or 0], self._clock()))
+        link.hold_at_most(queue, held)
+        return paused.probe
+
+    def end(self) -> None:
+        """Say that this worker's pauses end with it; a suspicion stays, whoever starts next."""
+        ids = [
+            paused.pause_id
+            for paused in self._paused.values()
+            if paused.pause_id is not None and paused.exceeded.code is not PauseCode.CONFIG_SUSPECT
+        ]
+        if ids:
+            self._attempt(lambda: self._record.end(ids, self._clock()))
+
+    def _begin(self, exceeded: LimitExceeded) -> PausedLane:
+        backoff = Backoff(PROBE_FIRST_S, PROBE_MOST_S, self._rng)
+        paused = PausedLane(exceeded, backoff, self._seconds() + backoff.next())
+        self._paused[exceeded.queue] = paused
+        self._metrics.paused.labels(exceeded.queue, exceeded.code).set(1)
+        self._looked_at = self._seconds() - _LOOK_EVERY_S  # show it soon
+        return paused
+
+    # -- the message that is tried ------------------------------------------------------------------------
+
+    def hold(self, item: Item) -> None:
+        """Take the message that a paused lane tries next."""
+        self._paused[item.queue].probe = item
+
+    def due(self) -> Item | None:
+        """Return a message whose next try has come; None where there is none."""
+        now = self._seconds()
+        for paused in self._paused.values():
+            if paused.probe is not None and paused.try_at <= now:
+                return paused.probe
+        return None
+
+    def failed(self, item: Item) -> None:
+        """Note that the lane's message met its fault again: it is tried later."""
+        paused = self._paused[item.queue]
+        paused.try_at = self._seconds() + paused.backoff.next()
+
+    def let_go(self, item: Item) -> None:
+        """Note that the lane's message is a dead letter: the next one that comes is tried later."""
+        self.failed(item)
+        self._paused[item.queue].probe = None
+
+    # -- operators ----------------------------------------------------------------------------------------
+
+    def resumed(self) -> list[str]:
+        """Return the queues whose pause an operator has ended; asks about once a second."""
+        if not self._paused or self._seconds() - self._looked_at < _LOOK_EVERY_S:
+            return []
+        self._looked_at = self._seconds()
+        ended: set[int] = set()
+        for paused in self._paused.values():
+            if paused.pause_id is None:
+                self._attempt(lambda one=paused: self._show(one))  # type: ignore[misc]  # bound now
+        ids = [paused.pause_id for paused in self._paused.values() if paused.pause_id is not None]
+        self._attempt(lambda: ended.update(self._record.see(ids, self._clock())))
+        return [queue for queue, paused in self._paused.items() if paused.pause_id in ended]
+
+    def accept_config(self) -> None:
+        """Remember that what this worker runs with is right."""
+        self._attempt(lambda: self._record.accept(self._config, self._worker, self._clock()))
+
+    def _show(self, paused: PausedLane) -> None:
+        exceeded = paused.exceeded
+        pause = Pause(exceeded.queue, self._worker, exceeded.code, exceeded.text, self._clock())
+        paused.pause_id = self._record.begin(pause, self._config)
+
+    @staticmethod
+    def _attempt(work: Callable[[], object]) -> None:
+        """Do what only shows something; in an outage it is left out, or done with the next look."""
+        try:
+            work()
+        except TransientError as error:
+            log.debug("the record of pauses can't be kept: %s", error)

@@ -1,0 +1,157 @@
+"""Messages that may bring workers down: whom to suspect, how to try them, when to give one up.
+
+The broker's delivery count only says that a message came back: a lost connection, a kill from outside or a
+neighbour does that as well. So it raises a suspicion and proves nothing. What is suspected is tried on
+record: the record is written before the messages are read and taken away when they are told. A worker that
+dies in between leaves the record, and the messages in it are tried in smaller groups next time, in the end
+alone. Only crashes while a message was tried alone make it guilty.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from worker.broker import Delivery
+from worker.errors import TransientError
+from worker.ledger.trials import Trial
+from worker.policy import GIVE_UP_AFTER, SUSPECT_AFTER
+
+#: A group that crashed is tried in groups of this part of its size.
+_SHRINK = 8
+#: How many messages a queue a worker holds until it knows that none is suspected.
+HELD_AT_FIRST = 64
+
+
+class Record(Protocol):
+    """The durable record of trials; see ``worker.ledger.trials``."""
+
+    def of(self, keys: Sequence[str]) -> dict[str, Trial]:
+        """Return what crashes left of these messages."""
+        ...
+
+    def begin(self, queues: Mapping[str, str], known: Mapping[str, Trial], now: datetime) -> None:
+        """Record that these messages (key to queue) are tried together."""
+        ...
+
+    def end(self, keys: Sequence[str]) -> None:
+        """Forget these messages."""
+        ...
+
+    def withdraw(self, queues: Mapping[str, str], known: Mapping[str, Trial], now: datetime) -> None:
+        """Put the record back as it was."""
+        ...
+
+    def smallest(self, now: datetime) -> int | None:
+        """Return the size of the smallest group that crashed lately."""
+        ...
+
+
+def is_suspect(delivery: Delivery) -> bool:
+    """Whether a message has come back so often that workers may die of it."""
+    return delivery.delivery_count >= SUSPECT_AFTER
+
+
+def key_of(delivery: Delivery) -> str:
+    """Name a message by its bytes and its place: the same each time it is delivered."""
+    digest = hashlib.sha256()
+    names = (delivery.queue, delivery.exchange, delivery.routing_key, *_ids(delivery))
+    for name in names:
+        digest.update(name.encode("utf-8", "surrogatepass") + b"\0")
+    digest.update(delivery.unreadable or b"")
+    digest.update(delivery.body)
+    return digest.hexdigest()
+
+
+def _ids(delivery: Delivery) -> tuple[str, str]:
+    return delivery.text("message_id") or "", delivery.text("correlation_id") or ""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Suspects that are tried together, by their keys; ``known`` is what crashes left of them."""
+
+    deliveries: Mapping[str, Delivery]
+    known: Mapping[str, Trial]
+
+    @property
+    def crashes_alone(self) -> int:
+        """How many workers crashed while the one message of this group was tried alone."""
+        if len(self.deliveries) > 1:
+            return 0
+        return sum(trial.alone for trial in self.known.values())
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether it is one message, and guilty."""
+        return self.crashes_alone >= GIVE_UP_AFTER
+
+    @property
+    def may_be_read(self) -> bool:
+        """Whether it is not known that workers die of reading it."""
+        return self.crashes_alone <= GIVE_UP_AFTER
+
+
+class Suspects:
+    """Forms groups of suspects and keeps the record of their trials."""
+
+    def __init__(self, record: Record, clock: Callable[[], datetime]) -> None:
+        self._record, self._clock = record, clock
+        self._broken_off: list[Group] = []
+
+    def hold_at_first(self, most: int) -> int:
+        """How many messages a queue to hold at a worker's start: few where a group has crashed lately."""
+        smallest = self._record.smallest(self._clock())
+        return min(most, HELD_AT_FIRST if smallest is None else _smaller(smallest))
+
+    def groups(self, deliveries: Sequence[Delivery]) -> list[Group]:
+        """Form groups, in the order of arrival: copies go apart, and what crashed goes in smaller ones."""
+        self._withdraw_broken_off()
+        keyed = [(key_of(delivery), delivery) for delivery in deliveries]
+        known = self._record.of([key for key, _ in keyed])
+        groups: list[Group] = []
+        members: dict[str, Delivery] = {}
+        most = len(keyed)
+        for key, delivery in keyed:
+            its_most = _smaller(known[key].together) if key in known else len(keyed)
+            if members and (key in members or its_most != most or len(members) >= most):
+                groups.append(_group(members, known))
+                members = {}
+            members[key], most = delivery, its_most
+        return [*groups, _group(members, known)] if members else groups
+
+    def begin(self, group: Group) -> None:
+        """Put the group on record: from now on a crash is its crash."""
+        queues = {key: delivery.queue for key, delivery in group.deliveries.items()}
+        self._record.begin(queues, group.known, self._clock())
+
+    def end(self, group: Group) -> None:
+        """Take the group off the record: it is told."""
+        self._record.end(list(group.deliveries))
+
+    def break_off(self, group: Group) -> None:
+        """Take back that the group is on trial: something else ended it, and nothing crashed.
+
+        In an outage of the database that is done before the next trial.
+        """
+        self._broken_off.append(group)
+        try:
+            self._withdraw_broken_off()
+        except TransientError:
+            return
+
+    def _withdraw_broken_off(self) -> None:
+        while self._broken_off:
+            group = self._broken_off[0]
+            queues = {key: delivery.queue for key, delivery in group.deliveries.items()}
+            self._record.withdraw(queues, group.known, self._clock())
+            self._broken_off.pop(0)
+
+
+def _smaller(together: int) -> int:
+    return max(together // _SHRINK, 1)
+
+
+def _group(members: Mapping[str, Delivery], known: Mapping[str, Trial]) -> Group:
+    return Group(dict(members), {key: known[key] for key in members if key in known})
