@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 from schemas import Limits
 from worker.broker import BILLING, Topology
@@ -20,14 +21,25 @@ SCHEDULER_APP_ID = "billing-scheduler"
 class Policy:
     """Limits of messages, tries of a fault, addresses of replies, and who may send what.
 
-    ``senders`` maps a pattern of types to the broker users that may send them; of several patterns that
-    match, the longest holds, and a type that none matches may come from anyone. ``reply_to_prefixes`` are
-    the beginnings of queue names a request may ask its reply to be sent to.
+    ``senders`` maps a pattern of types to the broker users that may send them, or to users with the prefix
+    that their references must begin with; of several patterns that match, the longest holds, and a type that
+    none matches may come from anyone. ``reply_to_prefixes`` are beginnings of queue names that any message
+    may name, whoever sends it.
     """
 
     limits: Limits = field(default_factory=Limits)
     tries: int = 3
     reply_queue: str = "billing.replies"
     reply_to_prefixes: tuple[str, ...] = ("billing.replies",)
-    senders: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    senders: Mapping[str, Sequence[str] | Mapping[str, str]] = field(default_factory=dict)
     topology: Topology = BILLING
+
+    def prefix_of_references(self, type_: str, sender: str | None) -> str | None:
+        """Return the prefix of ``sender``'s references; None where it may not send ``type_`` at all."""
+        patterns = [pattern for pattern in self.senders if fnmatchcase(type_, pattern)]
+        if not patterns:
+            return ""
+        users = self.senders[max(patterns, key=len)]
+        if sender is None or sender not in users:
+            return None
+        return users[sender] if isinstance(users, Mapping) else ""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import BeforeValidator, Discriminator, Field, SecretStr, Tag, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from worker.errors import ConfigurationError
@@ -16,6 +16,29 @@ ENV_PREFIX = "BILLING_"
 
 def _off_as_zero(value: Any) -> Any:
     return 0 if isinstance(value, str) and value.strip().lower() == "off" else value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError(_TWICE)
+    return dict(pairs)
+
+
+def _users_or_prefixes(value: Any) -> Any:
+    if isinstance(value, list | tuple | dict):
+        return value
+    raise ValueError("must be a list of users, or an object of users and the prefixes of their references")
+
+
+_TWICE = "names a pattern or a user twice; say all about it once"
+_LIST, _OBJECT = "<list>", "<object>"
+
+#: The users that may send a type, or each of them with the prefix of its references.
+_Users = Annotated[
+    Annotated[tuple[str, ...], Tag(_LIST)] | Annotated[dict[str, str], Tag(_OBJECT)],
+    Discriminator(lambda value: _OBJECT if isinstance(value, dict) else _LIST),
+    BeforeValidator(_users_or_prefixes),
+]
 
 
 class Settings(BaseSettings):
@@ -42,9 +65,10 @@ class Settings(BaseSettings):
 
     reply_queue: str = "billing.replies"
     reply_to_prefixes: Annotated[tuple[str, ...], NoDecode] = ("billing.replies",)
-    #: Who may send what, as the broker vouches for it (``user_id``): {"payment.*": ["gateway-bridge"]}.
+    #: Who may send what, as the broker vouches for it (``user_id``): {"payment.*": ["gateway-bridge"]}, or
+    #: with the prefix of each user's references: {"usage.*": {"ocr": "ocr-", "operator": ""}}.
     #: One source holds as a whole: an access rule must not be mixed from several.
-    senders: Annotated[dict[str, tuple[str, ...]], NoDecode] = {}
+    senders: Annotated[dict[str, _Users], NoDecode] = {}
 
     with_scheduler: bool = False
     scheduler_interval_s: Annotated[float, Field(gt=0, le=60)] = 5.0
@@ -72,8 +96,10 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         try:
-            return json.loads(value)
-        except ValueError:
+            return json.loads(value, object_pairs_hook=_unique)
+        except ValueError as error:
+            if str(error) == _TWICE:
+                raise ValueError(_TWICE) from None
             raise ValueError('is no JSON object such as {"payment.*": ["gateway"]}') from None
 
     @field_validator("reply_to_prefixes", mode="before")
@@ -107,6 +133,7 @@ def load_settings(**flags: Any) -> Settings:
 
 def _problem(location: tuple[int | str, ...], message: str) -> str:
     name, *inside = map(str, location)
+    inside = [part for part in inside if part not in (_LIST, _OBJECT)]
     where = f" ({'.'.join(inside)})" if inside else ""
     return f"{_variable(name)}{where}: {message.removeprefix('Value error, ')}"
 
