@@ -49,6 +49,10 @@ def test_names_of_variables_may_be_written_small(monkeypatch: pytest.MonkeyPatch
     assert load_settings().workers == 3
 
 
+def test_reply_to_prefixes_are_empty_by_default() -> None:
+    assert load_settings().reply_to_prefixes == ()
+
+
 def test_reply_prefixes_are_separated_by_commas_and_may_be_none_at_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from schemas import Limits
-from worker.broker import BILLING, Topology
+from worker.broker import BILLING, DIRECT_REPLY_TO, Topology
 
 #: From so many earlier deliveries on a message is suspected of bringing workers down: it goes alone.
 SUSPECT_AFTER = 3
@@ -30,9 +30,21 @@ class Policy:
     limits: Limits = field(default_factory=Limits)
     tries: int = 3
     reply_queue: str = "billing.replies"
-    reply_to_prefixes: tuple[str, ...] = ("billing.replies",)
+    reply_to_prefixes: tuple[str, ...] = ()
     senders: Mapping[str, Sequence[str] | Mapping[str, str]] = field(default_factory=dict)
     topology: Topology = BILLING
+
+    def allows_reply_to(self, reply_to: str, sender: str | None) -> bool:
+        """Return whether a message of ``sender`` may name ``reply_to``.
+
+        ``sender`` is the user that the broker vouches for, None for an anonymous message. The default
+        exchange reaches every queue: all other names would steer replies into queues of others.
+        """
+        if reply_to == self.reply_queue or reply_to.startswith(DIRECT_REPLY_TO):
+            return True
+        own = f"{self.reply_queue}.{sender}"
+        is_own = sender is not None and (reply_to == own or reply_to.startswith(f"{own}."))
+        return is_own or reply_to.startswith(self.reply_to_prefixes)
 
     def prefix_of_references(self, type_: str, sender: str | None) -> str | None:
         """Return the prefix of ``sender``'s references; None where it may not send ``type_`` at all."""

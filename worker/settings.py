@@ -64,7 +64,8 @@ class Settings(BaseSettings):
     max_quantity: Annotated[int, Field(ge=1, le=2**63 - 1)] = 10**15
 
     reply_queue: str = "billing.replies"
-    reply_to_prefixes: Annotated[tuple[str, ...], NoDecode] = ("billing.replies",)
+    #: Queues that any message may name beside its sender's own: replies can be steered into all of them.
+    reply_to_prefixes: Annotated[tuple[str, ...], NoDecode] = ()
     #: Who may send what, as the broker vouches for it (``user_id``): {"payment.*": ["gateway-bridge"]}, or
     #: with the prefix of each user's references: {"usage.*": {"ocr": "ocr-", "operator": ""}}.
     #: One source holds as a whole: an access rule must not be mixed from several.

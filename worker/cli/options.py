@@ -82,4 +82,9 @@ def sender_of(application: Application) -> str | None:
     return broker_user(application.settings.broker_url)
 
 
+def reply_sender_of(application: Application) -> str:
+    """Return the user that names a reply queue of its own; the embedded broker vouches for any name."""
+    return sender_of(application) or "operator"
+
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
