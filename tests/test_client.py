@@ -143,7 +143,7 @@ def test_requests_share_a_queue_that_goes_with_the_client(broker_url: str, witne
             ((properties, _),) = witness.take("billing.usage", 1)
             queues.add(properties.reply_to)
     (queue,) = queues
-    assert queue.startswith("billing.replies.")
+    assert queue.startswith(f"billing.replies.{witness.user}.")
 
     def is_gone() -> bool:
         channel = witness.channel.connection.channel()

@@ -1,6 +1,6 @@
 """One batch: every delivery ends in an answer or a dead letter, and none disturbs its neighbours."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -110,16 +110,56 @@ def test_a_reply_carries_the_correlation_id_or_else_the_message_id(pipeline: Pip
     assert [m.properties["correlation_id"] for m in link.published] == ["c", "m2", None]
 
 
-def test_a_reply_goes_only_where_configuration_allows(pipeline: Pipeline) -> None:
+def test_reply_goes_only_where_its_sender_may_send_it(pipeline: Pipeline) -> None:
     link = settle(
         pipeline,
-        delivery(OPEN, reply_to="billing.replies.app"),
-        delivery(deduct(), reply_to="billing.payments"),
-        delivery(deduct("d2"), reply_to="amq.rabbitmq.reply-to.abc"),
-        delivery(deduct("d3")),
+        delivery(OPEN, reply_to="billing.replies.app", user_id="app"),
+        delivery(deduct(), reply_to="billing.payments", user_id="app"),
+        delivery(deduct("d2"), reply_to="billing.replies.app", user_id="mallory"),
+        delivery(deduct("d3"), reply_to="billing.replies.app"),
+        delivery(deduct("d4")),
     )
-    assert [m.routing_key for m in link.published] == ["billing.replies.app", *["billing.replies"] * 3]
+    assert [m.routing_key for m in link.published] == ["billing.replies.app", *["billing.replies"] * 4]
     assert {m.exchange for m in link.published} == {""}
+    assert all(m.mandatory for m in link.published)
+
+
+DIRECT = "amq.rabbitmq.reply-to.abc"
+
+
+def test_direct_reply_is_not_mandatory_and_its_loss_is_not_counted(
+    pipeline: Pipeline, metrics: Metrics
+) -> None:
+    link = FakeLink()
+    link.unroutable = {DIRECT}
+    settle(pipeline, delivery(OPEN, reply_to=DIRECT), delivery(deduct()), link=link)
+    assert {m.routing_key: m.mandatory for m in link.published} == {DIRECT: False, "billing.replies": True}
+    assert metrics.registry.get_sample_value("billing_worker_unroutable_replies_total") == 0
+
+
+def test_address_that_closes_the_connection_costs_nobody_else_a_reply(pipeline: Pipeline) -> None:
+    link = FakeLink()
+    link.closing = {"amq.rabbitmq.reply-to.forged"}
+    deliveries = [
+        delivery(OPEN, reply_to=DIRECT),
+        *(delivery(deduct(f"d{n}"), reply_to="amq.rabbitmq.reply-to.forged") for n in range(2)),
+        delivery(deduct(), reply_to=DIRECT),
+        delivery(deduct("last")),
+    ]
+    settle(pipeline, *deliveries, link=link)
+    assert link.acknowledged == deliveries
+    assert [m.routing_key for m in link.published] == ["billing.replies", DIRECT, DIRECT]
+
+
+def test_many_addresses_that_close_the_connection_cost_few_connections(pipeline: Pipeline) -> None:
+    link = FakeLink()
+    link.closing = {"amq.rabbitmq.reply-to.forged"}
+    closed = []
+    link.on_close = lambda: closed.append(1)
+    forged = [delivery(deduct(f"d{n}"), reply_to="amq.rabbitmq.reply-to.forged") for n in range(50)]
+    settle(pipeline, delivery(OPEN), *forged, link=link)
+    assert len(closed) == 4
+    assert len(link.acknowledged) == 51
 
 
 def test_a_redelivered_command_gets_its_first_reply_with_the_same_message_id(pipeline: Pipeline) -> None:
@@ -142,7 +182,7 @@ def test_a_reply_no_queue_takes_is_counted_and_stops_nothing(
 ) -> None:
     link = FakeLink()
     link.unroutable = {"billing.replies.gone"}
-    deliveries = [delivery(OPEN, reply_to="billing.replies.gone"), delivery(deduct())]
+    deliveries = [delivery(OPEN, reply_to="billing.replies.gone", user_id="gone"), delivery(deduct())]
     settle(pipeline, *deliveries, link=link)
     assert link.acknowledged == deliveries
     assert metrics.registry.get_sample_value("billing_worker_unroutable_replies_total") == 1
@@ -190,7 +230,8 @@ def test_a_letter_says_all_an_operator_needs(pipeline: Pipeline) -> None:
 @pytest.mark.parametrize(
     ("broken", "told"),
     [
-        (delivery(b"{}", reply_to="billing.replies.app"), True),
+        (delivery(b"{}", reply_to="billing.replies.app", user_id="app"), True),
+        (delivery(b"{}", reply_to="billing.replies.app"), False),
         (delivery(b"{}", correlation_id="c"), True),
         (delivery({"type": "usage.deduct", "referenceId": "r"}), True),
         (delivery(b"{}"), False),
@@ -238,7 +279,7 @@ def test_only_trusted_senders_may_send_what_is_guarded(
 def test_a_full_reply_queue_of_one_caller_holds_nobody_up(pipeline: Pipeline, metrics: Metrics) -> None:
     link = FakeLink()
     link.refusing = {"billing.replies.full"}
-    deliveries = [delivery(OPEN, reply_to="billing.replies.full"), delivery(deduct())]
+    deliveries = [delivery(OPEN, reply_to="billing.replies.full", user_id="full"), delivery(deduct())]
     settle(pipeline, *deliveries, link=link)
     assert link.acknowledged == deliveries
     assert sorted(codes(link)) == ["account_opened", "tokens_deducted"]
@@ -252,8 +293,8 @@ def test_what_must_be_told_is_held_until_there_is_room_and_only_that_is_sent_aga
     link = FakeLink()
     link.refusing = {full}
     deliveries = [
-        delivery(OPEN, reply_to="billing.replies.app"),
-        delivery(b"broken", reply_to="billing.replies.app"),
+        delivery(OPEN, reply_to="billing.replies.app", user_id="app"),
+        delivery(b"broken", reply_to="billing.replies.app", user_id="app"),
         delivery(deduct()),
     ]
     items = pipeline.receive(deliveries)
@@ -463,6 +504,52 @@ def test_a_batch_from_another_routing_key_is_refused(pipeline: Pipeline) -> None
     link = settle(pipeline, delivery(batch(deduct()), routing_key="usage.deduct"))
     assert letter(link.letters[0]).reason == "wrong_routing_key"
     assert link.replies[0]["referenceId"] == "batch"
+
+
+PREFIXED: Mapping[str, Sequence[str] | Mapping[str, str]] = {
+    "usage.*": {"ocr": "ocr-", "app": ""},
+    "account.*": ["app"],
+}
+
+
+@pytest.mark.parametrize(
+    ("message", "sender", "refused"),
+    [
+        (deduct("ocr-1"), "ocr", None),
+        (deduct("ocr-"), "ocr", None),
+        (deduct("ocr"), "ocr", "referenceId"),
+        (deduct("job-1"), "ocr", "referenceId"),
+        (deduct("OCR-1"), "ocr", "referenceId"),
+        (deduct("job-1"), "app", None),
+        (deduct("ocr-1"), "other", "type"),
+        (deduct("ocr-1"), None, "type"),
+        (batch(deduct("ocr-1"), deduct("ocr-2"), reference="ocr-b"), "ocr", None),
+        (batch(deduct("ocr-1"), deduct("job-2"), reference="ocr-b"), "ocr", "items.1.referenceId"),
+        (batch(deduct("ocr-1"), reference="job-b"), "ocr", "referenceId"),
+        (batch(deduct("job-1"), reference="job-b"), "app", None),
+    ],
+)
+def test_sender_uses_only_references_with_its_prefix(
+    engine: Engine,
+    catalog: Catalog,
+    metrics: Metrics,
+    message: dict[str, Any],
+    sender: str | None,
+    refused: str | None,
+) -> None:
+    guarded = make_pipeline(engine, catalog, metrics, Policy(senders=PREFIXED))
+    link = settle(guarded, delivery(message, user_id=sender))
+    about = [(letter(each).reason, letter(each).field or "type") for each in link.letters]
+    assert about == ([] if refused is None else [("wrong_sender", refused)])
+
+
+def test_refused_reference_is_told_the_prefix(engine: Engine, catalog: Catalog, metrics: Metrics) -> None:
+    guarded = make_pipeline(engine, catalog, metrics, Policy(senders=PREFIXED))
+    link = settle(guarded, delivery(deduct("job-1"), user_id="ocr"))
+    text = "'ocr' may send usage.deduct only with references that begin with 'ocr-'."
+    (reply,) = link.replies
+    assert (reply["status"], reply["reason"], reply["field"]) == ("failed", "wrong_sender", "referenceId")
+    assert reply["message"] == letter(link.letters[0]).message == text
 
 
 @pytest.mark.parametrize(

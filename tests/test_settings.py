@@ -57,6 +57,10 @@ def test_names_of_variables_may_be_written_small(monkeypatch: pytest.MonkeyPatch
     assert load_settings().workers == 3
 
 
+def test_reply_to_prefixes_are_empty_by_default() -> None:
+    assert load_settings().reply_to_prefixes == ()
+
+
 def test_reply_prefixes_are_separated_by_commas_and_may_be_none_at_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -69,6 +73,29 @@ def test_reply_prefixes_are_separated_by_commas_and_may_be_none_at_all(
 def test_senders_are_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BILLING_SENDERS", '{"payment.*": ["gateway", "operator"]}')
     assert load_settings().senders == {"payment.*": ("gateway", "operator")}
+
+
+def test_senders_may_have_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BILLING_SENDERS", '{"usage.*": {"ocr": "ocr-", "app": ""}, "payment.*": ["gateway"]}')
+    assert load_settings().senders == {"usage.*": {"ocr": "ocr-", "app": ""}, "payment.*": ("gateway",)}
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ('{"usage.*": ["a"], "usage.*": ["b"]}', r"BILLING_SENDERS: names a pattern or a user twice"),
+        ('{"usage.*": {"a": "x-", "a": ""}}', r"BILLING_SENDERS: names a pattern or a user twice"),
+        ('{"usage.*": "a"}', r"BILLING_SENDERS \(usage\.\*\): must be a list of users, or an object"),
+        ('{"usage.*": null}', r"BILLING_SENDERS \(usage\.\*\): must be a list of users, or an object"),
+        ('{"usage.*": {"a": 5}}', r"BILLING_SENDERS \(usage\.\*\.a\): .*string"),
+        ('{"usage.*": {"a": ["x-"]}}', r"BILLING_SENDERS \(usage\.\*\.a\): .*string"),
+        ("[]", r"BILLING_SENDERS: .*dictionary"),
+    ],
+)
+def test_rule_of_another_shape_is_told(monkeypatch: pytest.MonkeyPatch, value: str, told: str) -> None:
+    monkeypatch.setenv("BILLING_SENDERS", value)
+    with pytest.raises(ConfigurationError, match=told):
+        load_settings()
 
 
 @pytest.mark.parametrize("off", ["0", "off", " OFF "])
@@ -236,7 +263,10 @@ def test_the_broker_vouches_for_the_user_of_its_url(url: str, user: str | None) 
         workers=st.integers(1, 64),
         max_quantity=st.integers(1, 2**63 - 1),
         reply_to_prefixes=st.lists(st.sampled_from(["a", "billing.replies", "ü"]), max_size=3).map(tuple),
-        senders=st.dictionaries(st.text("abc.*ü\"'", min_size=1), st.lists(st.text("xyz")).map(tuple)),
+        senders=st.dictionaries(
+            st.text("abc.*ü\"'", min_size=1),
+            st.lists(st.text("xyz")).map(tuple) | st.dictionaries(st.text("xyz"), st.text("a-ü")),
+        ),
         log_level=st.sampled_from(["DEBUG", "ERROR"]),
         metrics_port=st.integers(0, 65535),
         with_scheduler=st.booleans(),

@@ -46,10 +46,10 @@ class NoReplyError(TransientError):
 class BillingClient:
     """A producer's connection to the broker; a context manager.
 
-    Replies to ``send`` go to ``reply_queue``, which must exist and begin as the workers' configuration asks
-    (``billing.replies`` by default); without one, to the default response queue. For one thread: pika's
-    connections can't be shared (pika#892). It has no thread of its own either, so that a client that was idle
-    for long finds its connection lost and opens another one.
+    Replies to ``send`` go to ``reply_queue``, which must exist and be this user's own
+    (``billing.replies.<user>``, or that with a dot and more); without one, to the default response queue. For
+    one thread: pika's connections can't be shared (pika#892). It has no thread of its own either, so that a
+    client that was idle for long finds its connection lost and opens another one.
 
     Raises ConfigurationError where a person has to mend something, and BrokerUnavailableError where it isn't
     known whether the broker has the message.
@@ -57,6 +57,7 @@ class BillingClient:
 
     def __init__(self, url: str, reply_queue: str | None = None) -> None:
         self._parameters = _parameters(url)
+        self._user: str = self._parameters.credentials.username
         self._reply_queue = reply_queue
         self._connection: Any = None
         self._channel: Any = None
@@ -115,8 +116,8 @@ class BillingClient:
             "delivery_mode": 2,
             "correlation_id": correlation_id,
             "message_id": message_id,
-            # The broker vouches for it, and the workers' rules about senders go by it.
-            "user_id": getattr(self._parameters.credentials, "username", None),
+            # The broker vouches for it, and the workers' rules about senders and reply queues go by it.
+            "user_id": self._user,
         }
         try:
             properties["reply_to"] = self._queue_of_our_own() if waits else self._reply_queue
@@ -161,7 +162,7 @@ class BillingClient:
 
     def _queue_of_our_own(self) -> str:
         if self._own_queue is None:
-            queue = f"{BILLING.replies.name}.{uuid4().hex}"
+            queue = f"{BILLING.replies.name}.{self._user}.{uuid4().hex}"
             self._channel.queue_declare(queue, exclusive=True, auto_delete=True)
             self._channel.basic_consume(queue, self._on_reply, auto_ack=True)
             self._own_queue = queue

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from schemas import Code, Notice, Reply, Status, UsageBatch
-from worker.broker import Delivery, Outgoing
+from worker.broker import DIRECT_REPLY_TO, Delivery, Outgoing
 from worker.core import Answer, Decided, Outcome, reply_for
 from worker.deadletters.letters import Reason, dead_letter_for
 from worker.intake import DELIVERY_LIMIT, Message
@@ -96,16 +96,18 @@ class Correspondence:
             )
 
     def _allowed_reply_to(self, delivery: Delivery) -> str | None:
-        # The default exchange reaches any queue: a request may name only what configuration allows.
         reply_to = delivery.text("reply_to")
-        return reply_to if reply_to and reply_to.startswith(self._policy.reply_to_prefixes) else None
+        if reply_to is None or not self._policy.allows_reply_to(reply_to, delivery.text("user_id")):
+            return None
+        return reply_to
 
     def _addressed(self, delivery: Delivery, reply: Reply) -> Outgoing:
         correlation = _correlation(delivery)
+        address = self._allowed_reply_to(delivery) or self._policy.reply_queue
         return Outgoing(
             body=reply.to_json(),
             exchange="",
-            routing_key=self._allowed_reply_to(delivery) or self._policy.reply_queue,
+            routing_key=address,
             properties={
                 "content_type": "application/json",
                 "type": "billing.reply",
@@ -114,6 +116,8 @@ class Correspondence:
                 # The same for a reply that goes out again, so that its consumer can tell.
                 "message_id": _digest(correlation, reply.reference_id, reply.attempt),
             },
+            # RabbitMQ delivers a mandatory direct reply, and returns it as well.
+            mandatory=not address.startswith(DIRECT_REPLY_TO),
         )
 
 

@@ -8,10 +8,14 @@ from enum import StrEnum
 
 from worker.broker import Link, Outgoing, RefusedError
 from worker.correspondence import Correspondence
+from worker.errors import BrokerUnavailableError
 from worker.metrics import Metrics
 from worker.policy import Policy
 
 log = logging.getLogger(__name__)
+
+#: Direct replies of one batch that may fail before the rest of them is dropped.
+_DIRECT_FAILURES_MAX = 3
 
 
 class _Fate(StrEnum):
@@ -71,12 +75,37 @@ class Dispatch:
     def _published(self, link: Link, messages: Sequence[Outgoing]) -> dict[int, _Fate]:
         """By its id, what became of each message that did not simply reach a queue."""
         refused: Sequence[Outgoing] = ()
+        direct = [message for message in messages if not message.mandatory]
+        kept = [message for message in messages if message.mandatory] if direct else messages
         try:
-            returned = link.publish(messages)
+            returned = link.publish(kept) if kept else []
         except RefusedError as error:
             returned, refused = list(error.returned), error.refused
+        self._publish_direct(link, direct)
         self._tell_unroutable([message for message in returned if self._is_reply(message)])
         return {id(m): _Fate.RETURNED for m in returned} | {id(m): _Fate.REFUSED for m in refused}
+
+    def _publish_direct(self, link: Link, replies: Sequence[Outgoing]) -> None:
+        """Publish ``replies`` at most once: apart from all else, and what fails is dropped.
+
+        RabbitMQ closes the connection that names an address of a node it doesn't know, and any producer may
+        name one. That costs the others neither their replies nor, message after message, a new connection.
+        """
+        if not replies or self._is_published(link, replies):
+            return
+        failures = 1
+        for reply in replies:
+            if failures <= _DIRECT_FAILURES_MAX and not self._is_published(link, [reply]):
+                failures += 1
+
+    @staticmethod
+    def _is_published(link: Link, replies: Sequence[Outgoing]) -> bool:
+        try:
+            link.publish(replies)
+        except BrokerUnavailableError as error:
+            log.warning("%d direct replies may be lost: %s", len(replies), error)
+            return False
+        return True
 
     def _remaining(self, message: Outgoing, fate: _Fate, now: datetime) -> Outgoing | None:
         """What must be sent yet for ``message``.

@@ -4,7 +4,6 @@ Each by itself, before any batch.
 """
 
 from datetime import datetime
-from fnmatch import fnmatchcase
 
 from schemas import Command, Malformed, UsageBatch, decode
 from worker.broker import Delivery
@@ -59,21 +58,31 @@ def _refused_route(delivery: Delivery, message: Message, policy: Policy) -> Reas
 
 
 def _refused_sender(delivery: Delivery, message: Message, policy: Policy) -> Reason | None:
-    """Who may send a type by itself may send it in a batch, and nobody else."""
+    """The reason why the sender may not send ``message``: each item of a batch counts as if it came alone.
+
+    The reference of a batch itself follows the rule of its type like any other: the ledger claims it for
+    nothing, but readers of a shared reply queue tell replies by it.
+    """
     if not policy.senders:
         return None
     sender = delivery.text("user_id")
-    places: dict[str, str | None] = {message.type: None}
-    if isinstance(message, UsageBatch):
-        for index, item in enumerate(message.items):
-            places.setdefault(item.type, f"items.{index}.type")
-    for type_, field in places.items():
-        if not _may_send(sender, type_, policy):
-            who = "An anonymous user" if sender is None else repr(sender)
-            return Reason.about(message, "wrong_sender", f"{who} may not send {type_}.", field)
+    items = message.items if isinstance(message, UsageBatch) else ()
+    prefixes: dict[str, str | None] = {}
+    for index, command in enumerate((message, *items), -1):
+        if command.type not in prefixes:
+            prefixes[command.type] = policy.prefix_of_references(command.type, sender)
+        prefix = prefixes[command.type]
+        if prefix is not None and command.reference_id.startswith(prefix):
+            continue
+        place = "" if index < 0 else f"items.{index}."
+        return _wrong_sender(message, sender, command.type, prefix, place)
     return None
 
 
-def _may_send(sender: str | None, type_: str, policy: Policy) -> bool:
-    patterns = [pattern for pattern in policy.senders if fnmatchcase(type_, pattern)]
-    return not patterns or sender in policy.senders[max(patterns, key=len)]
+def _wrong_sender(message: Message, sender: str | None, type_: str, prefix: str | None, place: str) -> Reason:
+    who = "An anonymous user" if sender is None else repr(sender)
+    if prefix is None:
+        field = f"{place}type" if place else None
+        return Reason.about(message, "wrong_sender", f"{who} may not send {type_}.", field)
+    text = f"{who} may send {type_} only with references that begin with {prefix!r}."
+    return Reason.about(message, "wrong_sender", text, f"{place}referenceId")

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 from schemas import Limits
-from worker.broker import BILLING, Topology
+from worker.broker import BILLING, DIRECT_REPLY_TO, Topology
 
 #: From so many earlier deliveries on a message is suspected of bringing workers down: it is tried on record.
 SUSPECT_AFTER = 3
@@ -20,14 +21,37 @@ SCHEDULER_APP_ID = "billing-scheduler"
 class Policy:
     """Limits of messages, tries of a fault, addresses of replies, and who may send what.
 
-    ``senders`` maps a pattern of types to the broker users that may send them; of several patterns that
-    match, the longest holds, and a type that none matches may come from anyone. ``reply_to_prefixes`` are
-    the beginnings of queue names a request may ask its reply to be sent to.
+    ``senders`` maps a pattern of types to the broker users that may send them, or to users with the prefix
+    that their references must begin with; of several patterns that match, the longest holds, and a type that
+    none matches may come from anyone. ``reply_to_prefixes`` are beginnings of queue names that any message
+    may name, whoever sends it.
     """
 
     limits: Limits = field(default_factory=Limits)
     tries: int = 3
     reply_queue: str = "billing.replies"
-    reply_to_prefixes: tuple[str, ...] = ("billing.replies",)
-    senders: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    reply_to_prefixes: tuple[str, ...] = ()
+    senders: Mapping[str, Sequence[str] | Mapping[str, str]] = field(default_factory=dict)
     topology: Topology = BILLING
+
+    def allows_reply_to(self, reply_to: str, sender: str | None) -> bool:
+        """Return whether a message of ``sender`` may name ``reply_to``.
+
+        ``sender`` is the user that the broker vouches for, None for an anonymous message. The default
+        exchange reaches every queue: all other names would steer replies into queues of others.
+        """
+        if reply_to == self.reply_queue or reply_to.startswith(DIRECT_REPLY_TO):
+            return True
+        own = f"{self.reply_queue}.{sender}"
+        is_own = sender is not None and (reply_to == own or reply_to.startswith(f"{own}."))
+        return is_own or reply_to.startswith(self.reply_to_prefixes)
+
+    def prefix_of_references(self, type_: str, sender: str | None) -> str | None:
+        """Return the prefix of ``sender``'s references; None where it may not send ``type_`` at all."""
+        patterns = [pattern for pattern in self.senders if fnmatchcase(type_, pattern)]
+        if not patterns:
+            return ""
+        users = self.senders[max(patterns, key=len)]
+        if sender is None or sender not in users:
+            return None
+        return users[sender] if isinstance(users, Mapping) else ""

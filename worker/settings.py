@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    SecretStr,
+    Tag,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from worker import __version__
@@ -19,6 +28,29 @@ ENV_PREFIX = "BILLING_"
 
 def _off_as_zero(value: Any) -> Any:
     return 0 if isinstance(value, str) and value.strip().lower() == "off" else value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError(_TWICE)
+    return dict(pairs)
+
+
+def _users_or_prefixes(value: Any) -> Any:
+    if isinstance(value, list | tuple | dict):
+        return value
+    raise ValueError("must be a list of users, or an object of users and the prefixes of their references")
+
+
+_TWICE = "names a pattern or a user twice; say all about it once"
+_LIST, _OBJECT = "<list>", "<object>"
+
+#: The users that may send a type, or each of them with the prefix of its references.
+_Users = Annotated[
+    Annotated[tuple[str, ...], Tag(_LIST)] | Annotated[dict[str, str], Tag(_OBJECT)],
+    Discriminator(lambda value: _OBJECT if isinstance(value, dict) else _LIST),
+    BeforeValidator(_users_or_prefixes),
+]
 
 
 class Settings(BaseSettings):
@@ -59,10 +91,12 @@ class Settings(BaseSettings):
     max_quantity: Annotated[int, Field(ge=1, le=2**63 - 1)] = 10**15
 
     reply_queue: str = "billing.replies"
-    reply_to_prefixes: Annotated[tuple[str, ...], NoDecode] = ("billing.replies",)
-    #: Who may send what, as the broker vouches for it (``user_id``): {"payment.*": ["gateway-bridge"]}.
+    #: Queues that any message may name beside its sender's own: replies can be steered into all of them.
+    reply_to_prefixes: Annotated[tuple[str, ...], NoDecode] = ()
+    #: Who may send what, as the broker vouches for it (``user_id``): {"payment.*": ["gateway-bridge"]}, or
+    #: with the prefix of each user's references: {"usage.*": {"ocr": "ocr-", "operator": ""}}.
     #: One source holds as a whole: an access rule must not be mixed from several.
-    senders: Annotated[dict[str, tuple[str, ...]], NoDecode] = {}
+    senders: Annotated[dict[str, _Users], NoDecode] = {}
 
     with_scheduler: bool = False
     scheduler_interval_s: Annotated[float, Field(gt=0, le=60)] = 5.0
@@ -90,8 +124,10 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         try:
-            return json.loads(value)
-        except ValueError:
+            return json.loads(value, object_pairs_hook=_unique)
+        except ValueError as error:
+            if str(error) == _TWICE:
+                raise ValueError(_TWICE) from None
             raise ValueError('is no JSON object such as {"payment.*": ["gateway"]}') from None
 
     @field_validator("reply_to_prefixes", mode="before")
@@ -125,6 +161,7 @@ def load_settings(**flags: Any) -> Settings:
 
 def _problem(location: tuple[int | str, ...], message: str) -> str:
     name, *inside = map(str, location)
+    inside = [part for part in inside if part not in (_LIST, _OBJECT)]
     where = f" ({'.'.join(inside)})" if inside else ""
     return f"{_variable(name)}{where}: {message.removeprefix('Value error, ')}"
 

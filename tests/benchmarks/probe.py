@@ -16,6 +16,7 @@ from typing import Any, Self
 import pika
 
 from tests.benchmarks.loads import deductions, in_turns
+from tests.support.witness import user_of
 from worker.broker import BILLING
 
 _PATIENCE_S = 30.0
@@ -76,7 +77,8 @@ class Replies(threading.Thread):
         self._left = expected
         self._connection = pika.BlockingConnection(pika.URLParameters(url))
         self._channel = self._connection.channel()
-        self.queue: str = f"{BILLING.replies.name}.probe"
+        self.user = user_of(url)
+        self.queue: str = f"{BILLING.replies.name}.{self.user}.probe"
         self._channel.queue_declare(self.queue, exclusive=True, auto_delete=True)
 
     def run(self) -> None:
@@ -102,7 +104,7 @@ def main() -> int:
     replies = Replies(task.broker_url, task.messages + task.straight)
     replies.start()
     with pika.BlockingConnection(pika.URLParameters(task.broker_url)) as connection:
-        requests = _Requests(task, connection.channel(), replies.queue)
+        requests = _Requests(task, connection.channel(), replies)
         requests.send(0)
         if not replies.somebody.wait(_PATIENCE_S):
             sys.stderr.write("nobody answers\n")
@@ -128,8 +130,9 @@ def main() -> int:
 class _Requests:
     """Requests that are written already: to send one costs as little as it can."""
 
-    def __init__(self, task: Task, channel: Any, reply_to: str) -> None:
-        self._channel, self._reply_to, self._asked = channel, reply_to, task.messages
+    def __init__(self, task: Task, channel: Any, replies: Replies) -> None:
+        self._channel, self._reply_to, self._asked = channel, replies.queue, task.messages
+        self._user = replies.user
         count = task.messages + task.straight
         self._bodies = [command.to_json() for command in deductions(count, in_turns(task.users))]
 
@@ -140,6 +143,7 @@ class _Requests:
             correlation_id=str(place),
             message_id=f"message-{place:08}",
             reply_to=self._reply_to,
+            user_id=self._user,
         )
         route = (BILLING.exchange, "usage.deduct") if place < self._asked else ("", self._reply_to)
         self._channel.basic_publish(*route, self._bodies[place], properties)

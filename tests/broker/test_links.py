@@ -71,6 +71,14 @@ def test_a_message_arrives_as_it_was_sent(connect: Connect) -> None:
     assert (delivery.delivery_count, delivery.unreadable) == (0, None)
 
 
+def test_lost_direct_reply_is_not_returned(connect: Connect) -> None:
+    link = connect()
+    lost = Outgoing(b"{}", "", "amq.rabbitmq.reply-to.gone", mandatory=False)
+    kept = Outgoing(b"{}", "", "billing.replies")
+    assert link.publish([lost, kept]) == []
+    assert link.depth("billing.replies") == 1
+
+
 def test_an_empty_body_is_no_bytes(connect: Connect) -> None:
     link = connect(USAGE)
     link.publish([Outgoing(b"", "billing", "usage.deduct")])

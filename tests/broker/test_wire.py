@@ -40,11 +40,12 @@ MESSAGES = st.builds(
         },
     ),
     headers=st.dictionaries(SHORT, SHORT | st.integers(0, 2**31 - 1) | st.booleans(), max_size=3),
+    mandatory=st.booleans(),
 )
 
 
 def by_the_library(message: Outgoing, channel: int, frame_max: int) -> bytes:
-    """The frames that py-amqp writes for a persistent and mandatory message."""
+    """The frames that py-amqp writes for a persistent message."""
     written: list[bytes] = []
     connection = SimpleNamespace(frame_max=frame_max, bytes_sent=0)
     transport = SimpleNamespace(write=lambda piece: written.append(bytes(piece)))
@@ -52,7 +53,7 @@ def by_the_library(message: Outgoing, channel: int, frame_max: int) -> bytes:
     content = Message(
         message.body, application_headers=dict(message.headers) or None, delivery_mode=2, **properties
     )
-    arguments = dumps("Bssbb", (0, message.exchange, message.routing_key, True, False))
+    arguments = dumps("Bssbb", (0, message.exchange, message.routing_key, message.mandatory, False))
     frame_writer(connection, transport)(1, channel, spec.Basic.Publish, arguments, content)
     return b"".join(written)
 

@@ -111,10 +111,11 @@ def test_without_a_topology_nothing_is_sent_and_the_way_out_is_told(
     assert "topology declare" in ended.err
 
 
-def test_where_no_queue_of_its_own_is_allowed_it_does_not_begin(cli: Cli) -> None:
-    ended = cli("adjust", "ada", "5", *WHY, BILLING_REPLY_TO_PREFIXES="")
-    assert ended.code == 2
-    assert "BILLING_REPLY_TO_PREFIXES" in ended.err
+def test_reply_queue_is_the_users_own_below_the_workers_reply_queue(cli: Cli, witness: Witness) -> None:
+    cli("adjust", "ada", "5", *WHY, "--timeout", "0", BILLING_REPLY_QUEUE="app.answers")
+    ((properties, _),) = witness.take("billing.payments", 1)
+    assert properties.user_id == witness.user
+    assert properties.reply_to.startswith(f"app.answers.{witness.user}.")
 
 
 def test_a_broker_that_does_not_answer_exits_with_3(ledger_cli: Cli) -> None:

@@ -1,5 +1,6 @@
 """From a delivery to the letter that tells why it failed, and back from the letter's headers."""
 
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from schemas import DeadLetter
 from worker.broker import Delivery, Outgoing
-from worker.deadletters.letters import EPOCH, Reason, dead_letter_for, letter_id, letter_in
+from worker.deadletters.letters import EPOCH, Reason, dead_letter_for, identities_in, letter_id, letter_in
 
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
 FRAME_MAX = 131_072
@@ -224,7 +225,8 @@ def test_halves_of_surrogate_pairs_are_spelled_out() -> None:
 
 def test_a_letter_comes_back_as_it_was_written() -> None:
     reason = Reason("unprocessable", "m", traceback="t", reference_id="r", user_id="u")
-    sent = letter_of(reason=reason, tries=3, now=NOW + timedelta(microseconds=1))
+    delivered = delivery(b'{"referenceId": "r", "userId": "u"}')
+    sent = letter_of(delivered, reason, tries=3, now=NOW + timedelta(microseconds=1))
     assert letter_in(arrived(sent)) == DeadLetter.from_headers(sent.headers)
 
 
@@ -296,6 +298,67 @@ def test_a_message_that_tells_nothing_is_a_letter_all_the_same(headers: Mapping[
     told = letter_in(delivery(queue="billing.dead", exchange="", routing_key="billing.dead", headers=headers))
     assert (told.reason, told.attempts, told.last_failed_at) == ("unknown", 1, EPOCH)
     assert (told.queue, told.exchange, told.routing_key) == ("billing.dead", "", "billing.dead")
+
+
+SAID = {"type": "usage.deduct", "reference_id": "r-1", "user_id": "ann"}
+NOTHING = dict.fromkeys(SAID)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"type": "usage.deduct", "referenceId": "r-1", "userId": "ann", "tokens": 5}', SAID),
+        (
+            b'{"type": "usage.batch", "referenceId": "b", "items": [{"userId": "ann"}]}',
+            NOTHING | {"type": "usage.batch", "reference_id": "b"},
+        ),
+        (
+            b'{"type": "balance.low", "id": "n", "userId": "ann", "referenceId": "r-1"}',
+            SAID | {"type": "balance.low"},
+        ),
+        (b'{"type": "usage.fly", "userId": 5, "referenceId": null}', NOTHING | {"type": "usage.fly"}),
+        (
+            b'{"type": "usage.deduct", "user_id": "ann", "reference_id": "r-1"}',
+            NOTHING | {"type": "usage.deduct"},
+        ),
+        (b'{"userId": "ann", "userId": "bob", "type": "usage.deduct"}', NOTHING),
+        (
+            b'{"userId": "a\\u0000", "referenceId": "\\ud800", "type": "usage.deduct"}',
+            NOTHING | {"type": "usage.deduct"},
+        ),
+        (b'{"userId": "' + b"a" * 201 + b'"}', NOTHING),
+        (b'{"userId": "ann", "pad": "' + b"x" * (256 * 1024) + b'"}', NOTHING),
+        (b'{"userId": "ann", "tokens": ' + b"9" * 5_000 + b"}", NOTHING),
+        (b'{"userId": "ann", "items": ' + b"[" * 200_000, NOTHING),
+        ('{"userId": "ann"}'.encode("utf-16"), NOTHING),
+        (b"\xff", NOTHING),
+        (b"[]", NOTHING),
+        (b"null", NOTHING),
+        (b"", NOTHING),
+    ],
+)
+def test_type_reference_and_user_come_from_the_body(body: bytes, said: dict[str, str | None]) -> None:
+    assert identities_in(body) == said
+    forged = {f"x-billing-{name}": "forged" for name in ("type", "reference-id", "user-id")}
+    for headers in ({}, letter_of(delivery(body)).headers, {"x-death": [DEATH]}):
+        told = letter_in(delivery(body, queue="billing.dead", headers={**headers, **forged}))
+        assert {name: getattr(told, name) for name in said} == said
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.binary(max_size=200)
+    | st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(st.characters(), max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(["type", "referenceId", "userId", "x"]), inner, max_size=4)
+        ),
+        max_leaves=5,
+    ).map(lambda value: json.dumps(value).encode())
+)
+def test_no_body_keeps_its_identities_from_being_read(body: bytes) -> None:
+    assert identities_in(body).keys() == SAID.keys()
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,41 @@ def test_the_body_comes_back_byte_by_byte(office: DeadLetterOffice, body: bytes)
     assert replay_of(letter).body == body
 
 
+@pytest.mark.parametrize(
+    ("reply_to", "sender", "headers", "kept"),
+    [
+        ("billing.replies.operator", "mallory", {}, False),
+        ("billing.replies.operator.console", "mallory", {}, False),
+        ("billing.replies.operator.console", None, {}, False),
+        ("answers.operator.x", "mallory", {}, False),
+        ("billing.replies.operator.console", "operator", {}, True),
+        ("billing.replies.mallory.x", "mallory", {}, True),
+        ("billing.replies.operator2", "mallory", {}, True),
+        ("billing.replies", None, {}, True),
+        ("amq.rabbitmq.reply-to.x.y", None, {}, True),
+        ("billing.replies.operator.x", "mallory", {"x-billing-sent-by": "operator"}, False),
+    ],
+)
+def test_replay_names_no_queue_of_the_operator_for_somebody_else(
+    office: DeadLetterOffice, reply_to: str, sender: str | None, headers: dict[str, Any], *, kept: bool
+) -> None:
+    """The operator is the user that the broker vouches for then."""
+    properties = {"reply_to": reply_to} | ({} if sender is None else {"user_id": sender})
+    (letter,) = park(office, failed(properties=properties, headers=headers))
+    replay = replay_of(letter, "operator")
+    assert replay.properties.get("reply_to") == (reply_to if kept else None)
+
+
+def test_sender_of_a_letter_that_the_broker_made_is_not_read_from_its_headers(
+    office: DeadLetterOffice,
+) -> None:
+    death = {"queue": "billing.usage", "reason": "rejected"}
+    headers = {"x-death": [death], "x-billing-sent-by": "operator"}
+    properties = {"reply_to": "billing.replies.operator.x"}
+    (letter,) = park(office, replace(failed(properties=properties), headers=headers))
+    assert "reply_to" not in replay_of(letter, "operator").properties
+
+
 def test_what_the_broker_or_a_worker_said_is_not_sent_again(office: DeadLetterOffice) -> None:
     delivery = failed(headers={"trace": "t"})
     said = {

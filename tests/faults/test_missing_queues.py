@@ -128,14 +128,15 @@ def test_a_missing_reply_queue_is_counted_and_said_and_stops_nobody(
     application: Application, witness: Witness, told: Callable[[], list[str]]
 ) -> None:
     truth = Truth(application.engine)
+    gone = f"billing.replies.{witness.user}.gone"
     with running(application):
-        publish_some(witness, truth, 5, reply_to="billing.replies.gone")
+        publish_some(witness, truth, 5, reply_to=gone)
         answered = publish_some(witness, truth, 5, prefix="n")
         truth.holds(every_reply(witness, answered))
     unroutable = application.metrics.registry.get_sample_value("billing_worker_unroutable_replies_total")
     assert unroutable == 5
     assert {line.partition(" ")[2] for line in told()} == {
-        "replies reached no queue: 'billing.replies.gone' does not exist"
+        f"replies reached no queue: {gone!r} does not exist"
     }
     nothing_is_left(witness)
 

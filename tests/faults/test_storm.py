@@ -9,7 +9,7 @@ from schemas import OpenAccount
 from tests.support.books import applied
 from tests.support.processes import WorkerProcesses
 from tests.support.traffic import balances, content_of, every_reply
-from tests.support.witness import Witness
+from tests.support.witness import Witness, user_of
 from worker.bootstrap import Application
 from worker.catalog import Catalog
 from worker.ledger.audit import audit
@@ -54,7 +54,9 @@ def publish_copies(url: str, name: str, reply_to: str, start: Barrier) -> None:
     start.wait(60)
     for copy in range(EACH):
         message = BATCH if copy % 5 == 0 else COMMAND
-        properties = pika.BasicProperties(correlation_id=f"{name}-{copy}", reply_to=reply_to, delivery_mode=2)
+        properties = pika.BasicProperties(
+            correlation_id=f"{name}-{copy}", reply_to=reply_to, delivery_mode=2, user_id=user_of(url)
+        )
         channel.basic_publish(
             "billing", str(message["type"]), json.dumps(message).encode(), properties, mandatory=True
         )

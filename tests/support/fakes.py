@@ -16,7 +16,8 @@ class FakeLink:
     """Delivers what is put into ``arriving`` and remembers what is published and acknowledged.
 
     ``unroutable`` names queues that do not exist, ``refusing`` full ones. ``on_publish`` and
-    ``on_keep_alive`` are called at those.
+    ``on_keep_alive`` are called at those. For a routing key in ``closing`` the broker closes the connection
+    (``on_close``), and has taken nothing.
     """
 
     def __init__(self, *arriving: Delivery) -> None:
@@ -32,6 +33,8 @@ class FakeLink:
         self.holds: dict[str, int] = {}
         self.given_back: list[str] = []
         self.refusing: set[str] = set()
+        self.closing: set[str] = set()
+        self.on_close: Callable[[], None] = lambda: None
 
     def receive(self, most: int, timeout_s: float) -> list[Delivery]:
         del timeout_s
@@ -44,8 +47,13 @@ class FakeLink:
 
     def publish(self, messages: Sequence[Outgoing]) -> list[Outgoing]:
         self.on_publish()
+        if any(message.routing_key in self.closing for message in messages):
+            self.on_close()
+            raise BrokerUnavailableError("closed")
         refused = [message for message in messages if message.routing_key in self.refusing]
-        returned = [message for message in messages if message.routing_key in self.unroutable]
+        returned = [
+            message for message in messages if message.mandatory and message.routing_key in self.unroutable
+        ]
         self.published += [message for message in messages if message not in refused]
         if refused:
             raise RefusedError(refused, returned)

@@ -30,7 +30,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
@@ -198,6 +198,22 @@ class Management:
         everything = {"configure": ".*", "write": ".*", "read": ".*"}
         permissions = f"permissions/{_segment(name)}/{_segment(self._address.user)}"
         self._request("PUT", permissions, everything)
+
+    def create_user(
+        self, name: str, password: str, vhost: str, *, configure: str = "", write: str = "", read: str = ""
+    ) -> str:
+        """Create a user with these permissions in ``vhost`` alone; return its ``amqp://`` URL.
+
+        Permissions are regular expressions on names of exchanges and queues; an empty one allows nothing.
+        """
+        self._request("PUT", f"users/{_segment(name)}", {"password": password, "tags": ""})
+        permissions = {"configure": configure, "write": write, "read": read}
+        self._request("PUT", f"permissions/{_segment(vhost)}/{_segment(name)}", permissions)
+        return replace(self._address, user=name, password=password).url(vhost)
+
+    def delete_user(self, name: str) -> None:
+        """Delete a user; its open connections stay."""
+        self._request("DELETE", f"users/{_segment(name)}")
 
     def delete_vhost(self, name: str) -> None:
         """Delete a vhost with its queues, and close the connections to it."""

@@ -35,7 +35,7 @@ from schemas import (
 from schemas.usage import HOLD_MAX_SECONDS
 from tests.support.model import Model
 from tests.support.waiting import PATIENCE_S, eventually
-from tests.support.witness import Witness
+from tests.support.witness import Witness, user_of
 from worker.broker import BILLING
 from worker.catalog import load_catalog
 from worker.core import decide
@@ -282,7 +282,10 @@ class Producer:
 
     def _publish(self, channel: Any, message: Message) -> None:
         properties = pika.BasicProperties(
-            correlation_id=message["referenceId"], reply_to=self._reply_to, delivery_mode=2
+            correlation_id=message["referenceId"],
+            reply_to=self._reply_to,
+            delivery_mode=2,
+            user_id=user_of(self._url),
         )
         channel.basic_publish(
             "billing", message["type"], json.dumps(message).encode(), properties, mandatory=True

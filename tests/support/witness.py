@@ -18,6 +18,11 @@ from tests.support.waiting import PATIENCE_S, eventually
 Message = Mapping[str, Any] | bytes
 
 
+def user_of(url: str) -> str:
+    """Return the broker user of an AMQP URL."""
+    return str(pika.URLParameters(url).credentials.username)
+
+
 class Witness:
     """A pika connection with a reply queue of its own. Waits are bounded by ``PATIENCE_S`` seconds."""
 
@@ -25,7 +30,8 @@ class Witness:
         self._connection = pika.BlockingConnection(pika.URLParameters(url))
         self.channel = self._connection.channel()
         self.channel.confirm_delivery()
-        self.reply_queue = f"billing.replies.{uuid4().hex}"
+        self.user = user_of(url)
+        self.reply_queue = f"billing.replies.{self.user}.{uuid4().hex}"
         self.channel.queue_declare(self.reply_queue, exclusive=True)
 
     def __enter__(self) -> Self:
@@ -48,12 +54,17 @@ class Witness:
         exchange: str = "billing",
         **properties: Any,
     ) -> str:
-        """Publish with confirm and mandatory; returns the correlation id. Persistent, replies to us."""
+        """Publish with confirm and mandatory; returns the correlation id. Persistent, replies to us.
+
+        A message that names a reply queue of our user says who it is, unless ``user_id=None`` is said.
+        """
         body = message if isinstance(message, bytes) else json.dumps(message).encode()
         key = routing_key or ("" if isinstance(message, bytes) else str(message.get("type")))
         correlation_id: str = properties.setdefault("correlation_id", uuid4().hex)
         properties.setdefault("reply_to", self.reply_queue)
         properties.setdefault("delivery_mode", 2)
+        if (properties["reply_to"] or "").startswith(f"billing.replies.{self.user}."):
+            properties.setdefault("user_id", self.user)
         self.channel.basic_publish(exchange, key, body, pika.BasicProperties(**properties), mandatory=True)
         return correlation_id
 

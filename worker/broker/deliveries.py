@@ -11,6 +11,10 @@ from worker.errors import BrokerUnavailableError
 #: thousand commands, and what is received at once is one transaction.
 BATCH_MAX_BYTES = 512 * 1024
 
+#: The beginning of the addresses that RabbitMQ makes for direct reply-to: no queues, they reach a channel.
+#: Source: https://www.rabbitmq.com/docs/direct-reply-to
+DIRECT_REPLY_TO = "amq.rabbitmq.reply-to."
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Delivery:
@@ -58,13 +62,17 @@ def front_of(arrived: deque[Delivery], most: int, room: int) -> list[Delivery]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outgoing:
-    """One persistent message to publish; it must reach a queue (``mandatory``)."""
+    """One persistent message to publish.
+
+    ``mandatory``: the link tells where no queue takes it. Without, the broker drops it silently.
+    """
 
     body: bytes
     exchange: str
     routing_key: str
     properties: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, Any] = field(default_factory=dict)
+    mandatory: bool = True
 
 
 class RefusedError(BrokerUnavailableError):

@@ -19,7 +19,14 @@ from kombu.transport import sqlalchemy
 from sqlalchemy import bindparam, delete, insert, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from worker.broker.deliveries import BATCH_MAX_BYTES, Delivery, Outgoing, as_bytes, front_of
+from worker.broker.deliveries import (
+    BATCH_MAX_BYTES,
+    DIRECT_REPLY_TO,
+    Delivery,
+    Outgoing,
+    as_bytes,
+    front_of,
+)
 from worker.broker.topology import BILLING, Topology
 from worker.errors import BrokerUnavailableError
 
@@ -169,10 +176,11 @@ class EmbeddedLink:
         return batch
 
     def publish(self, messages: Sequence[Outgoing]) -> list[Outgoing]:
-        """See Link; a queue that is named and does not exist is made."""
+        """See Link; a queue that is named and does not exist is made. A direct reply is dropped."""
         with _broker_errors():
             for message in messages:
-                self._publish(message)
+                if message.exchange or not message.routing_key.startswith(DIRECT_REPLY_TO):
+                    self._publish(message)
             self._channel.flush()
         return [message for message in messages if not self._is_routed(message)]
 

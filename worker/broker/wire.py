@@ -89,7 +89,7 @@ class _TlsTransport(_WholesaleReads, SSLTransport):  # type: ignore[misc]
 
 
 def publishing(messages: Iterable[Outgoing], channel: int, frame_max: int) -> Iterator[bytes]:
-    """The frames that publish ``messages``, persistent and mandatory, in pieces that are one write each."""
+    """The frames that publish ``messages``, persistent, in pieces that are one write each."""
     piece: list[bytes] = []
     size = 0
     for message in messages:
@@ -107,7 +107,7 @@ def _frames(message: Outgoing, channel: int, frame_max: int) -> bytes:
     body, properties = message.body, _properties(message)
     most = frame_max - _FRAME.size - len(_END)
     parts = [
-        _method_frame(message.exchange, message.routing_key, channel),
+        _method_frame(message.exchange, message.routing_key, channel, mandatory=message.mandatory),
         _CONTENT.pack(_HEADER, channel, _CONTENT_BYTES + len(properties), _BASIC, 0, len(body)),
         properties,
         _END,
@@ -119,8 +119,8 @@ def _frames(message: Outgoing, channel: int, frame_max: int) -> bytes:
 
 
 @lru_cache(maxsize=256)
-def _method_frame(exchange: str, routing_key: str, channel: int) -> bytes:
-    mandatory, immediate = True, False
+def _method_frame(exchange: str, routing_key: str, channel: int, *, mandatory: bool) -> bytes:
+    immediate = False
     arguments: bytes = dumps("Bssbb", (0, exchange, routing_key, mandatory, immediate))
     payload = _METHOD_ID.pack(_BASIC, _PUBLISH) + arguments
     return _FRAME.pack(_METHOD, channel, len(payload)) + payload + _END

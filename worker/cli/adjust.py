@@ -14,7 +14,7 @@ import click
 from schemas import Limits, Malformed, Reply, Status, decode
 from worker.bootstrap import Application, utc_now
 from worker.broker import BILLING, Link, Outgoing
-from worker.cli.options import as_json, sender_of, with_application
+from worker.cli.options import as_json, reply_sender_of, with_application
 from worker.cli.output import printable, show_fields, show_json
 from worker.errors import BrokerUnavailableError, ConfigurationError, TransientError
 
@@ -134,7 +134,7 @@ def _asked(application: Application, reference: str, body: bytes, timeout_s: flo
                 "correlation_id": correlation_id,
                 "reply_to": queue,
                 "app_id": "billing-worker adjust",
-                "user_id": sender_of(application),
+                "user_id": reply_sender_of(application),
             },
         )
         if link.publish([command]):
@@ -144,11 +144,8 @@ def _asked(application: Application, reference: str, body: bytes, timeout_s: flo
 
 @contextmanager
 def _reply_link(application: Application) -> Iterator[tuple[Link, str]]:
-    """A link that consumes a queue of its own, which begins as workers allow it; both go with the block."""
-    prefixes = application.settings.reply_to_prefixes
-    if not prefixes:
-        raise ConfigurationError("BILLING_REPLY_TO_PREFIXES allows no queue that this could wait at")
-    queue = f"{prefixes[0]}.{uuid4().hex}"
+    """A link that consumes a reply queue of this user's own; both go with the block."""
+    queue = f"{application.settings.reply_queue}.{reply_sender_of(application)}.{uuid4().hex}"
     link = application.link()
     try:
         link.declare_temporary(queue)

@@ -30,7 +30,9 @@ _NO_TYPE = "usage.unknown"  # leads what names no type to a worker, which says s
 @click.argument("source", metavar="FILE|-", type=click.Path(path_type=Path, allow_dash=True))
 @with_application("broker_url")
 @click.option("--type", "type_", help="The type of lines that name none, such as usage.deduct.")
-@click.option("--reply-to", help="The queue to send the replies to.")
+@click.option(
+    "--reply-to", help="The queue of the replies: billing.replies.USER, of the URL's user, or that and more."
+)
 @click.option("--unchecked", is_flag=True, help="Send lines as they are, also those the worker will refuse.")
 def publish(
     application: Application, *, source: Path, type_: str | None, reply_to: str | None, unchecked: bool

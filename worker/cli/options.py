@@ -97,4 +97,9 @@ def operator() -> str:
         return "unknown"
 
 
+def reply_sender_of(application: Application) -> str:
+    """Return the user that names a reply queue of its own; the embedded broker vouches for any name."""
+    return sender_of(application) or "operator"
+
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")

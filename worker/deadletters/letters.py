@@ -1,16 +1,19 @@
 """From a delivery that could not be applied to the dead letter that tells why."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from amqp.serialization import dumps
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from schemas import SCHEMA_VERSION, Command, DeadLetter, Limits, Malformed, UsageBatch, decode
+from schemas import SCHEMA_VERSION, Command, DeadLetter, Malformed, UsageBatch
 from schemas.dead_letter import HEADER_PREFIX, REPLAY_HEADER, REPLAY_LETTER_HEADER
+from schemas.decoding import BODY_MAX_BYTES
+from schemas.fields import Identifier
 from worker import __version__
 from worker.broker import Delivery, Outgoing
 
@@ -170,7 +173,8 @@ def _size(name: Any, value: Any) -> int | None:
 def letter_in(delivery: Delivery) -> DeadLetter:
     """The letter a message in the dead-letter queue tells of, also where the broker itself put it there.
 
-    Nothing is taken for granted: whoever may publish to that queue may have written anything.
+    Nothing is taken for granted: whoever may publish to that queue may have written anything. Type, reference
+    and user are what the body says, whatever the headers say.
     """
     headers: Mapping[Any, Any] = delivery.headers  # the client leaves a name as bytes where it isn't UTF-8
     named = {name: value for name, value in headers.items() if isinstance(name, str)}
@@ -191,8 +195,47 @@ def letter_in(delivery: Delivery) -> DeadLetter:
             "schema_version": min(max(letter.schema_version, 0), _SMALL_MAX),
             "first_failed_at": _moment(letter.first_failed_at),
             "last_failed_at": _moment(letter.last_failed_at),
+            **identities_in(delivery.body),
         }
     )
+
+
+def identities_in(body: bytes) -> dict[str, str | None]:
+    """Return ``type``, ``reference_id`` and ``user_id`` as the message itself says them; never raises.
+
+    None stands for each that the body doesn't say, or says in a way that no command may. A body that is no
+    JSON object, gives a name twice or is over the limit of the contract says nothing. It isn't decoded as a
+    command: it may be the one that brings down whoever does.
+    """
+    said = _json_object(body)
+    return {name: _identifier(said.get(key)) for name, key in _IDENTITIES.items()}
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    if len(body) > BODY_MAX_BYTES:
+        return {}
+    try:
+        said = json.loads(body.decode(), object_pairs_hook=_unique)
+    except (ValueError, RecursionError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("a name is given twice")
+    return dict(pairs)
+
+
+def _identifier(value: Any) -> str | None:
+    try:
+        return _IDENTIFIER.validate_python(value)
+    except ValidationError:
+        return None
+
+
+_IDENTITIES = {"type": "type", "reference_id": "referenceId", "user_id": "userId"}
+_IDENTIFIER: TypeAdapter[str] = TypeAdapter(Identifier)
 
 
 def _last_death(deaths: Any) -> Mapping[str, Any]:
@@ -201,13 +244,12 @@ def _last_death(deaths: Any) -> Mapping[str, Any]:
 
 
 def _brokers_letter(delivery: Delivery, death: Mapping[str, Any]) -> DeadLetter:
-    """What ``x-death`` says, and what the body says of itself."""
+    """Return the letter that ``x-death`` and the body tell of."""
     moment = _moment(death.get("time"))
     reason = _text(death.get("reason"), "unknown")
     queue = _text(death.get("queue"), delivery.queue)
     keys = death.get("routing-keys")
     key = keys[0] if isinstance(keys, list) and keys else None
-    told = decode(delivery.body, now=moment, limits=Limits())
     return DeadLetter(
         letter_id=letter_id(delivery, queue),
         reason=reason,
@@ -218,9 +260,7 @@ def _brokers_letter(delivery: Delivery, death: Mapping[str, Any]) -> DeadLetter:
         attempts=_attempts(death.get("count")),
         first_failed_at=moment,
         last_failed_at=moment,
-        type=told.type,
-        reference_id=told.reference_id,
-        user_id=told.user_id,
+        **identities_in(delivery.body),
         worker_version=__version__,
         schema_version=SCHEMA_VERSION,
         replay=_number(delivery, REPLAY_HEADER),

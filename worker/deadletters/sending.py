@@ -1,5 +1,6 @@
 """A letter as the message it was: for who sends it again, and for who judges what it would do."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -29,11 +30,14 @@ def replay_of(letter: ParkedLetter, sent_as: str | None = None, replay_id: int |
 
     ``sent_as`` is the broker user that publishes it: who sent a letter first can't be claimed by another, and
     rules about senders judge a replay by who replays. ``replay_id`` is told beside it, with the letter's
-    number, so that it is the same letter if it fails again.
+    number, so that it is the same letter if it fails again. A ``reply_to`` that names a queue of ``sent_as``
+    is dropped unless that user sent the message first: whoever sent it may not name that queue.
     """
     properties = restored(letter.properties.get("properties", {}))
     headers = restored(letter.properties.get("headers", {}))
     again = {name: value for name, value in properties.items() if name in _SENT_AGAIN}
+    if _steers_to(sent_as, again.get("reply_to")) and _sender_in(properties, headers) != sent_as:
+        del again["reply_to"]
     own = {} if replay_id is None else {REPLAY_HEADER: replay_id, REPLAY_LETTER_HEADER: letter.number}
     return Outgoing(
         body=letter.current_body,
@@ -42,6 +46,20 @@ def replay_of(letter: ParkedLetter, sent_as: str | None = None, replay_id: int |
         properties=again | {"user_id": sent_as},
         headers={name: value for name, value in headers.items() if not is_brokers_own(str(name))} | own,
     )
+
+
+def _steers_to(user: str | None, reply_to: Any) -> bool:
+    """Return whether ``reply_to`` names a reply queue of ``user``, whatever it begins with."""
+    return user is not None and isinstance(reply_to, str) and f".{user}." in f"{reply_to}."
+
+
+def _sender_in(properties: Mapping[str, Any], headers: Mapping[Any, Any]) -> Any:
+    """Return who sent the message first: as the broker vouches for it, or as the worker that refused it says.
+
+    Where the broker itself made the letter, the header is the producer's word.
+    """
+    said = None if "x-death" in headers else headers.get("x-billing-sent-by")
+    return properties.get("user_id", said)
 
 
 def as_delivered(letter: ParkedLetter, sent_as: str | None = None, body: bytes | None = None) -> Delivery:

@@ -17,6 +17,7 @@ from worker.deadletters.desk import Desk, Failure, actor_named, transact
 from worker.deadletters.filters import LetterFilter, Letters, said
 from worker.deadletters.fingerprints import fingerprint_of, tokens_at_stake
 from worker.deadletters.keeping import clean, indexable, restored
+from worker.deadletters.letters import identities_in
 from worker.deadletters.views import Imported, ParkedLetter, Status
 from worker.errors import BillingError
 from worker.ledger.bulk import select_rows
@@ -99,6 +100,7 @@ class _Line(BaseModel):
         """The row; what was under way when it was exported waits here."""
         values = indexable({name: clean(getattr(self, name)) for name in _PLAIN})
         body = _bytes(self.body, self.body_base64)
+        values |= identities_in(body)
         edited = None
         if self.edited_body is not None or self.edited_body_base64 is not None:
             edited = _bytes(self.edited_body, self.edited_body_base64)

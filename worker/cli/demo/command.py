@@ -31,7 +31,7 @@ from worker.cli.demo.show import (
 from worker.cli.demo.stage import DemoError, Queues, correlated, stage
 from worker.cli.demo.tally import Tally
 from worker.cli.demo.trace import trace_script
-from worker.cli.options import as_json
+from worker.cli.options import as_json, reply_sender_of
 from worker.deadletters.filters import LetterFilter
 from worker.deadletters.office import DeadLetterOffice
 from worker.deadletters.views import ParkedLetter, Status
@@ -128,7 +128,8 @@ def _played(application: Application, script: Script, folder: Path) -> Ended:
     run = uuid4().hex[:12]
     acts = correlated(run, (act.messages for act in script.acts))
     tally = Tally({id_: message for act in acts for id_, message in act.items()})
-    queues = Queues(f"{BILLING.replies.name}.demo-{run}", f"billing.notices.demo-{run}")
+    own = f"{BILLING.replies.name}.{reply_sender_of(application)}"
+    queues = Queues(f"{own}.demo-{run}", f"billing.notices.demo-{run}")
     with stage(application, folder, queues) as playing, listener(tally) as listen, _noted_signals() as end:
 
         def look() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from worker.bootstrap import Application, configure_logging
 from worker.broker import BILLING, Link, Outgoing
 from worker.cli.demo.script import Message
+from worker.cli.options import reply_sender_of
 from worker.errors import BillingError
 from worker.settings import load_settings
 
@@ -39,9 +40,11 @@ def main() -> int:
     settings = load_settings()
     configure_logging(settings)
     try:
-        link = Application(settings, name="billing-worker demo producer").link()
+        application = Application(settings, name="billing-worker demo producer")
+        user = reply_sender_of(application)
+        link = application.link()
         try:
-            unroutable = sum(_publish(link, json.loads(line)) for line in sys.stdin.buffer)
+            unroutable = sum(_publish(link, json.loads(line), user) for line in sys.stdin.buffer)
         finally:
             link.close()
     except BillingError as error:
@@ -52,8 +55,8 @@ def main() -> int:
     return 1 if unroutable else 0
 
 
-def _publish(link: Link, act: dict[str, Any]) -> int:
-    messages = (_outgoing(fields, act["replyTo"]) for fields in act["messages"])
+def _publish(link: Link, act: dict[str, Any], user: str) -> int:
+    messages = (_outgoing(fields, act["replyTo"], user) for fields in act["messages"])
     return sum(len(link.publish(chunk)) for chunk in _chunks(messages))
 
 
@@ -63,7 +66,7 @@ def _chunks(messages: Iterable[Outgoing]) -> Iterable[list[Outgoing]]:
         yield chunk
 
 
-def _outgoing(fields: dict[str, str], reply_to: str) -> Outgoing:
+def _outgoing(fields: dict[str, str], reply_to: str, user: str) -> Outgoing:
     return Outgoing(
         body=base64.b64decode(fields["body"]),
         exchange=BILLING.exchange,
@@ -74,6 +77,7 @@ def _outgoing(fields: dict[str, str], reply_to: str) -> Outgoing:
             "correlation_id": fields["correlationId"],
             "reply_to": reply_to,
             "app_id": "billing-worker demo",
+            "user_id": user,
         },
     )
 

@@ -1,0 +1,71 @@
+"""Attacks on the rules of senders: a producer of a real broker sends what its rule does not allow."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import pika
+import pytest
+
+from schemas import OpenAccount
+from tests.support.books import applied
+from tests.support.processes import WorkerProcesses
+from tests.support.provision import RabbitMQServer
+from tests.support.witness import Witness
+from worker.bootstrap import Application
+
+
+@pytest.fixture
+def ocr(rabbitmq: RabbitMQServer, broker_url: str) -> Iterator[str]:
+    """The URL of a user that may publish commands, and nothing else."""
+    name = f"ocr{uuid4().hex[:8]}"
+    vhost = broker_url.rpartition("/")[2]
+    yield rabbitmq.management.create_user(name, uuid4().hex, vhost, write="^billing$")
+    rabbitmq.management.delete_user(name)
+
+
+def test_worker_processes_refuse_references_without_the_prefix_of_their_sender(
+    application: Application, workers: WorkerProcesses, witness: Witness, ocr: str
+) -> None:
+    """The rule reaches the supervisor through its environment, and its workers through theirs."""
+    opened = OpenAccount(reference_id="open", user_id="ann", tier="free")
+    applied(application.engine, application.catalog, opened)
+    parameters = pika.URLParameters(ocr)
+    user = parameters.credentials.username
+    workers.start("--workers", "2", BILLING_SENDERS=json.dumps({"usage.*": {user: "ocr-", witness.user: ""}}))
+    connection = pika.BlockingConnection(parameters)
+    channel = connection.channel()
+
+    def send(message: dict[str, Any], sender: str | None = user) -> None:
+        properties = pika.BasicProperties(user_id=sender, delivery_mode=2)
+        channel.basic_publish("billing", message["type"], json.dumps(message), properties)
+
+    send(deduct("ocr-1"))
+    send(deduct("job-1"))
+    send(deduct("ocr-2"), None)
+    send(batch("ocr-b1", "ocr-3", "job-2"))
+    send(batch("job-b", "ocr-4"))
+    send(batch("ocr-b2", "ocr-5", "ocr-6"))
+    connection.close()
+    replies = {
+        reply["referenceId"]: (reply["status"], reply.get("reason"), reply.get("field"))
+        for reply in (json.loads(body) for _, body in witness.take("billing.replies", 6))
+    }
+    assert replies == {
+        "ocr-1": ("applied", None, None),
+        "job-1": ("failed", "wrong_sender", "referenceId"),
+        "ocr-2": ("failed", "wrong_sender", None),
+        "ocr-b1": ("failed", "wrong_sender", "items.1.referenceId"),
+        "job-b": ("failed", "wrong_sender", "referenceId"),
+        "ocr-b2": ("applied", None, None),
+    }
+    assert witness.request(deduct("job-1"))["balanceAfter"] == 10_000 - 3 - 1
+
+
+def deduct(reference: str) -> dict[str, Any]:
+    return {"type": "usage.deduct", "referenceId": reference, "userId": "ann", "tokens": 1}
+
+
+def batch(reference: str, *items: str) -> dict[str, Any]:
+    return {"type": "usage.batch", "referenceId": reference, "items": [deduct(item) for item in items]}
