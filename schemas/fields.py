@@ -35,6 +35,18 @@ FreeText = Annotated[str, StringConstraints(strict=True, max_length=500, pattern
 #: Tokens, bytes or minor units of money: a whole number from 1 to 2^63−1.
 Quantity = Annotated[StrictInt, Field(gt=0, le=INT64_MAX)]
 
+
+def _not_negative(value: int) -> int:
+    if value < 0:
+        raise ValueError("must be 0 or more")
+    return value
+
+
+#: Tokens, bytes or units of a usage: a whole number from 0 to 2^63−1. A usage of zero is a usage.
+UsageQuantity = Annotated[
+    StrictInt, Field(le=INT64_MAX, json_schema_extra={"minimum": 0}), AfterValidator(_not_negative)
+]
+
 #: ISO 4217, upper case.
 Currency = Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Z]{3}$")]
 

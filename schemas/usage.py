@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StrictInt, model_validator
 
 from schemas.base import BaseCommand, CommandAbout, Message
-from schemas.fields import INT64_MAX, Identifier, Label, Quantity
+from schemas.fields import Identifier, Label, Quantity, UsageQuantity
 
 #: Most items that one ``usage.batch`` takes.
 BATCH_MAX_ITEMS = 1_000
@@ -15,22 +15,25 @@ HOLD_MAX_SECONDS = 31 * 24 * 3600
 
 
 class DeductUsage(BaseCommand):
-    """Takes tokens, or is answered with insufficient balance. ``feature`` is what analytics group by."""
+    """Takes tokens, or is answered with insufficient balance. ``feature`` is what analytics group by.
+
+    ``tokens`` may be 0: the usage is applied and moves nothing.
+    """
 
     CONTENT = ("tokens", "feature")
     QUANTITY = "tokens"
     type: Literal["usage.deduct"] = "usage.deduct"
-    tokens: Quantity
+    tokens: UsageQuantity
     feature: Label | None = None
 
 
 class FreeUpload(BaseCommand):
-    """Counts bytes against the tier's free-upload limit of the period."""
+    """Counts bytes against the tier's free-upload limit of the period; 0 bytes move nothing."""
 
     CONTENT = ("bytes",)
     QUANTITY = "bytes"
     type: Literal["usage.free_upload"] = "usage.free_upload"
-    bytes: Quantity
+    bytes: UsageQuantity
 
 
 class ReserveUsage(BaseCommand):
@@ -56,7 +59,7 @@ class SettleUsage(CommandAbout):
     CONTENT = ("original_reference_id", "tokens", "on_excess", "feature")
     QUANTITY = "tokens"
     type: Literal["usage.settle"] = "usage.settle"
-    tokens: Annotated[StrictInt, Field(ge=0, le=INT64_MAX)]
+    tokens: UsageQuantity
     on_excess: Literal["refuse", "take"] = "refuse"
     feature: Label | None = None
 
@@ -69,13 +72,16 @@ class ReleaseUsage(CommandAbout):
 
 
 class RecordUsage(BaseCommand):
-    """Meters usage: ``quantity`` units of ``meter``, from the tier's free units first, then for tokens."""
+    """Meters usage: ``quantity`` units of ``meter``, from the tier's free units first, then for tokens.
+
+    ``quantity`` may be 0: the usage is applied and moves nothing.
+    """
 
     CONTENT = ("meter", "quantity", "feature")
     QUANTITY = "quantity"
     type: Literal["usage.record"] = "usage.record"
     meter: Label
-    quantity: Quantity
+    quantity: UsageQuantity
     feature: Label | None = None
 
 

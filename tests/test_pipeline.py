@@ -217,7 +217,7 @@ def test_a_broken_message_becomes_a_letter_and_disturbs_no_neighbour(
 
 
 def test_a_letter_says_all_an_operator_needs(pipeline: Pipeline) -> None:
-    link = settle(pipeline, delivery(deduct(tokens=0), correlation_id="c", message_id="m", type="t"))
+    link = settle(pipeline, delivery(deduct(tokens=-1), correlation_id="c", message_id="m", type="t"))
     told = letter(link.letters[0])
     assert (told.reason, told.field, told.attempts) == ("invalid_field", "tokens", 1)
     assert (told.type, told.reference_id, told.user_id) == ("usage.deduct", "d", "u")

@@ -56,6 +56,22 @@ def test_in_a_pipe_each_part_is_lines_below_a_heading(ledger_cli: Cli) -> None:
     assert '"code": "tokens_deducted"' in shown["Reply"][0]
 
 
+def test_outcomes_of_a_squatted_reference_are_shown_with_their_types_and_users(
+    ledger_cli: Cli, books: Books
+) -> None:
+    books.apply(
+        DeductUsage(reference_id="pay-2", user_id="nobody", tokens=5),
+        PaymentSucceeded(
+            reference_id="pay-2", user_id="ann", package_id="standard", amount_minor=1_999, currency="USD"
+        ),
+    )
+    shown = sections(ledger_cli("explain", "pay-2").out)["Outcomes, the last one in force"]
+    assert [line.split("\t")[:5] for line in shown[1:]] == [
+        ["usage.deduct", "nobody", "1", "rejected", "account_not_found"],
+        ["payment.succeeded", "ann", "1", "applied", "tokens_purchased"],
+    ]
+
+
 def test_a_payment_and_what_happened_to_it(ledger_cli: Cli) -> None:
     for reference in ("pay", "gone"):
         shown = sections(ledger_cli("explain", reference).out)

@@ -174,10 +174,10 @@ def test_lines_the_worker_would_refuse_are_named_and_not_sent(broker_cli: Cli, w
 def test_a_bad_item_is_named_by_its_place_and_nothing_of_the_batch_is_sent(
     broker_cli: Cli, witness: Witness
 ) -> None:
-    batch = {"type": "usage.batch", "referenceId": "b-1", "items": [GOOD, GOOD | {"tokens": 0}]}
+    batch = {"type": "usage.batch", "referenceId": "b-1", "items": [GOOD, GOOD | {"tokens": -1}]}
     ended = broker_cli("publish", "-", stdin=json.dumps(batch).encode())
     assert (ended.code, ended.out) == (1, "published 0, refused 1, unroutable 0\n")
-    assert ended.err == "line 1: invalid_field: items.1.tokens: must be 1 or more\n"
+    assert ended.err == "line 1: invalid_field: items.1.tokens: must be 0 or more\n"
     assert witness.depth("billing.usage") == 0
 
 

@@ -160,6 +160,18 @@ def test_a_statement_holds_nothing_that_a_spreadsheet_would_run(at_desk: Applica
     assert not [cell for cell in cells if cell.startswith(("=", "+", "@", "\t", "-="))]
 
 
+def test_outcomes_of_a_squatted_reference_say_whose_each_is(at_desk: Application) -> None:
+    now = datetime.now(UTC)
+    squat = DeductUsage(reference_id="pi_9", user_id="nobody", tokens=5)
+    applied(at_desk.engine, at_desk.catalog, squat, now=now)
+    applied(
+        at_desk.engine, at_desk.catalog, opened("zoe").model_copy(update={"reference_id": "pi_9"}), now=now
+    )
+    page = words(Visitor(app_on(at_desk).test_client()).get("/explain?reference=pi_9"))
+    assert "usage.deduct of nobody" in page
+    assert "account.open of zoe" not in page
+
+
 def test_a_number_of_a_letter_is_found_and_nothing_else_is_taken_for_one(at_desk: Application) -> None:
     visitor = Visitor(app_on(at_desk).test_client())
     assert visitor.client.get("/find?q=%237").location == "/letters/7"

@@ -31,8 +31,8 @@ def test_an_edit_keeps_the_original_and_names_who_did_it(world: World) -> None:
 def test_a_body_that_a_worker_would_refuse_is_refused_with_the_field_and_the_way_out(world: World) -> None:
     (number,) = world.park_failed(deduct("r-1"))
     body = world.office.letter(number).body
-    wrong = json.dumps(deduct("r-1", tokens=0)).encode()
-    with pytest.raises(RefusedBodyError, match="1 or more") as refused:
+    wrong = json.dumps(deduct("r-1", tokens=-1)).encode()
+    with pytest.raises(RefusedBodyError, match="0 or more") as refused:
         world.office.edit(number, wrong, "x", "eva", instead_of=body)
     assert (refused.value.code, refused.value.field) == ("invalid_field", "tokens")
     other_type = json.dumps({**deduct("r-1"), "type": "usage.reserve", "ttlSeconds": 5}).encode()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from schemas import Command, DeductUsage
+from schemas import BonusCredit, Command, DeductUsage
 from tests.deadletters.parts import Killed, World, came_of, deduct, failed, from_dead_queue
 from worker.broker import Outgoing
 from worker.core import decide
@@ -113,6 +113,41 @@ def test_a_higher_attempt_is_not_settled_by_the_rejection_it_wants_judged_anew(w
     assert came_of(world.replay([number])) == {"sent": 1}
     world.has_worker = True
     assert came_of(world.run(1)) == {"applied": 1}
+
+
+def test_replayed_payment_takes_its_reference_from_usage_that_moved_nothing(world: World) -> None:
+    """Its letter is older than the rule: then it was a conflict."""
+    world.apply(DeductUsage(reference_id="pi_1", user_id="nobody", tokens=5))
+    paid = {"packageId": "starter", "amountMinor": 499, "currency": "USD"}
+    payment = {"type": "payment.succeeded", "referenceId": "pi_1", "userId": "ann", **paid}
+    (number,) = world.park_failed(payment)
+    (verdict,) = world.office.dry_run([number]).verdicts
+    assert (verdict.would, verdict.code) == ("apply", "tokens_purchased")
+    world.has_worker = False
+    assert came_of(world.replay([number])) == {"sent": 1}
+    world.has_worker = True
+    assert came_of(world.run(1)) == {"applied": 1}
+    (line,) = world.office.story(number).ledger
+    assert (line.type, line.status, line.agrees) == ("payment.succeeded", "applied", True)
+
+
+def test_replayed_usage_that_lost_its_reference_has_its_old_outcome(world: World) -> None:
+    squat = {**deduct("pi_1", tokens=5), "userId": "nobody"}
+    world.apply(DeductUsage(reference_id="pi_1", user_id="nobody", tokens=5))
+    world.apply(BonusCredit(reference_id="pi_1", user_id="ann", tokens=9))
+    (number,) = world.park_failed(squat)
+    (line,) = world.office.story(number).ledger
+    assert (line.type, line.user_id, line.agrees) == ("usage.deduct", "nobody", True)
+    (verdict,) = world.office.dry_run([number]).verdicts
+    assert (verdict.would, verdict.code) == ("duplicate", "account_not_found")
+    assert came_of(world.replay([number])) == {"duplicate": 1}
+
+
+def test_attempt_that_is_too_far_ahead_is_told_beforehand(world: World) -> None:
+    (number,) = world.park_failed(deduct("r-1", tokens=5, attempt=1_001))
+    (verdict,) = world.office.dry_run([number]).verdicts
+    assert (verdict.would, verdict.field) == ("conflict", "attempt")
+    assert verdict.text == "its reference takes at most 1000 as its next attempt, not 1001"
 
 
 def test_a_batch_is_resolved_when_all_its_items_have_outcomes(world: World) -> None:

@@ -23,6 +23,9 @@ def told(finding: Finding) -> str:
     return f"{', '.join(filter(None, place))}: {finding.expected} → {finding.actual}"
 
 
+NO_QUANTITY, FREE = '{"quantity": 0}', '{"free_quantity": 3}'
+
+
 def entry(account: int, sequence: int) -> str:
     return f"account_id = {account} AND sequence = {sequence}"
 
@@ -108,6 +111,8 @@ _ACCOUNTS: Corruptions = {
     ),
     "an account that is gone": (
         "DELETE FROM accounts WHERE user_id = 'eve'",
+        "operation_account, eve, eve-due-1: 1 → 0",
+        "operation_account, eve, eve-due-2: 1 → 0",
         "operation_account, eve, eve-open: 1 → 0",
     ),
     "an account with entries that is gone": (
@@ -308,6 +313,42 @@ _OPERATIONS: Corruptions = {
     "an operation that claims the entries of another": (
         "UPDATE operations SET first_entry = 1, last_entry = 2 WHERE reference_id = 'ben-due'",
         "operation_entries, ben, ben-due: 2 → 0",
+    ),
+    "usage of nothing that owns what was due": (
+        "UPDATE operations SET code = 'tokens_deducted' WHERE reference_id = 'fay-due'",
+        "operation_of_nothing, fay, fay-due: 0 → 4",
+    ),
+    "metered usage of nothing that owns what was due": (
+        f"UPDATE operations SET code = 'usage_recorded', detail = '{NO_QUANTITY}' WHERE {of('fay-due')}",
+        "operation_of_nothing, fay, fay-due: 0 → 4",
+    ),
+    "a superseded outcome that took tokens": (
+        f"UPDATE superseded_outcomes SET amount = 5, code = 'tokens_deducted' WHERE {of('eve-due-2')}",
+        "superseded_moved, eve, eve-due-2: 0 → 1",
+    ),
+    "a superseded outcome that counted a quota": (
+        f"UPDATE superseded_outcomes SET code = 'usage_recorded', detail = '{FREE}' WHERE {of('eve-due-2')}",
+        "superseded_moved, eve, eve-due-2: 0 → 1",
+    ),
+    "a superseded outcome that owns entries": (
+        "UPDATE superseded_outcomes SET first_entry = 1 WHERE reference_id = 'eve-due-2'",
+        "superseded_moved, eve, eve-due-2: 0 → 1",
+    ),
+    "an outcome that another usage superseded": (
+        "UPDATE superseded_outcomes SET user_id = 'ben' WHERE reference_id = 'ada-anew'",
+        "superseded_by, ada, ada-anew: 0 → 1",
+    ),
+    "an outcome that an earlier attempt superseded": (
+        "UPDATE superseded_outcomes SET attempt = 3 WHERE reference_id = 'ada-anew'",
+        "superseded_by, ada, ada-anew: 0 → 1",
+    ),
+    "a payment's outcome that another command superseded": (
+        "UPDATE superseded_outcomes SET type = 'payment.succeeded' WHERE reference_id = 'eve-due-1'",
+        "superseded_by, eve, eve-due-1: 0 → 1",
+    ),
+    "an outcome that another reference superseded": (
+        "UPDATE superseded_outcomes SET reference_id = 'eve-due-9' WHERE reference_id = 'eve-due-1'",
+        "superseded_by, eve, eve-due-1: 0 → 1",
     ),
     "half of a transfer": (
         f"UPDATE entries SET counter = 'expiry' WHERE {entry(FAY, 2)}",

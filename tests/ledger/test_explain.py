@@ -65,6 +65,8 @@ def test_a_deduction_is_explained_from_the_command_to_the_reply(
     }
     assert view["outcomes"] == [
         {
+            "type": "usage.deduct",
+            "userId": "ada",
             "attempt": 1,
             "status": "applied",
             "code": "tokens_deducted",
@@ -96,6 +98,21 @@ def test_every_attempt_is_told_the_one_in_force_last(
         (2, "tokens_deducted", NOW + DAY),
     ]
     assert outcomes[0].detail == {"required": 10_500, "available": 10_000, "shortfall": 500}
+
+
+def test_both_outcomes_of_a_squatted_reference_are_shown(
+    reader: Reader, ada: str, apply: Apply, catalog: Catalog
+) -> None:
+    apply(used("taken", 10_500).model_copy(update={"attempt": 2}), now=NOW)
+    apply(given(ada, 600, "taken").model_copy(update={"reference_id": "taken"}), now=NOW + TICK)
+    view = reader.explain("taken", NOW + DAY, catalog)
+    assert [(one.type, one.user_id, one.attempt, one.code) for one in view.outcomes] == [
+        ("usage.deduct", "ada", 2, "insufficient_balance"),
+        ("credit.bonus", "ada", 1, "bonus_granted"),
+    ]
+    assert view.asked is not None
+    assert view.asked.type == "credit.bonus"
+    assert [entry.amount for entry in view.entries] == [600]
 
 
 @on_sqlite

@@ -280,8 +280,12 @@ def test_an_operation_names_its_entries(migrated: Migrated) -> None:
 
 
 def test_every_guard_is_as_it_was(migrated: Migrated) -> None:
-    assert migrated.triggers
-    assert migrated.triggers.items() <= triggers_of(migrated.engine).items()
+    later = {"operations_final"}  # a later migration lets more through there
+    kept = {name: sql for name, sql in migrated.triggers.items() if name not in later}
+    guards = triggers_of(migrated.engine)
+    assert kept
+    assert kept.items() <= guards.items()
+    assert later <= guards.keys()
 
 
 def test_ids_go_on_after_the_last(migrated: Migrated) -> None:

@@ -68,7 +68,7 @@ def test_an_item_in_a_batch_is_the_command_that_it_is_alone() -> None:
 @pytest.mark.parametrize(
     ("last", "reason", "place", "words"),
     [
-        (item(tokens=0), "invalid_field", ".tokens", "must be 1 or more"),
+        (item(tokens=-1), "invalid_field", ".tokens", "must be 0 or more"),
         (item(tokens="5"), "invalid_field", ".tokens", "without quotes"),
         (item(tokens=10**16), "invalid_field", ".tokens", f"at most {LIMITS.max_quantity} is taken"),
         (item(tokens=GONE), "missing_field", ".tokens", "'items.3.tokens' is missing"),
@@ -134,7 +134,7 @@ def test_a_thousand_items_are_taken_and_one_more_is_not() -> None:
 
 
 def test_a_refusal_keeps_the_batchs_own_identities() -> None:
-    refused = refusal_of(batch_with(item(tokens=0), referenceId="b-1", userId="u-9"))
+    refused = refusal_of(batch_with(item(tokens=-1), referenceId="b-1", userId="u-9"))
     assert (refused.type, refused.reference_id, refused.user_id) == ("usage.batch", "b-1", "u-9")
 
 

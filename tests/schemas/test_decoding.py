@@ -188,10 +188,8 @@ NUMBERS: list[Row] = [
     ("null", deduct_of("null"), "invalid_field", "tokens", WHOLE),
     ("an array", deduct_of("[5]"), "invalid_field", "tokens", WHOLE),
     ("an object", deduct_of('{"n": 5}'), "invalid_field", "tokens", WHOLE),
-    ("zero", deduct_of("0"), "invalid_field", "tokens", "must be 1 or more"),
-    ("minus zero", deduct_of("-0"), "invalid_field", "tokens", "must be 1 or more"),
-    ("minus one", deduct_of("-1"), "invalid_field", "tokens", "must be 1 or more"),
-    ("minus 2^63", deduct_of(str(-(2**63))), "invalid_field", "tokens", "must be 1 or more"),
+    ("minus one", deduct_of("-1"), "invalid_field", "tokens", "must be 0 or more"),
+    ("minus 2^63", deduct_of(str(-(2**63))), "invalid_field", "tokens", "must be 0 or more"),
     ("one more than the maximum", deduct_of(str(10**15 + 1)), "invalid_field", "tokens", MAXIMUM),
     ("2^63-1", deduct_of(str(2**63 - 1)), "invalid_field", "tokens", MAXIMUM),
     ("2^63", deduct_of(str(2**63)), "invalid_field", "tokens", "9223372036854775807"),
@@ -200,11 +198,11 @@ NUMBERS: list[Row] = [
     ("five thousand digits", deduct_of("9" * 5_000), "invalid_field", None, "A number is too large"),
     ("a quarter of a million digits", deduct_of("9" * 250_000), "invalid_field", None, "too large"),
     (
-        "zero bytes",
-        body(type="usage.free_upload", tokens=GONE, bytes=0),
+        "less than no bytes",
+        body(type="usage.free_upload", tokens=GONE, bytes=-1),
         "invalid_field",
         "bytes",
-        "must be 1 or more",
+        "must be 0 or more",
     ),
     (
         "a price in fractions",
@@ -628,13 +626,13 @@ def test_sixteen_keys_of_metadata_are_taken_with_every_kind_of_value() -> None:
 
 
 def test_a_refusal_keeps_the_identities_that_could_be_read() -> None:
-    refused = refusal_of(body(tokens=0))
+    refused = refusal_of(body(tokens=-1))
     assert (refused.type, refused.reference_id, refused.user_id) == ("usage.deduct", "r-1", "u-1")
 
 
 @pytest.mark.parametrize("bad", ["", " ", "x" * 201, "a\x00", "\ud800", 5, None, ["r-1"], {"a": 1}, True])
 def test_a_refusal_keeps_no_identity_that_is_none(bad: Any) -> None:
-    refused = refusal_of(body(referenceId=bad, tokens=0))
+    refused = refusal_of(body(referenceId=bad, tokens=-1))
     assert (refused.type, refused.reference_id, refused.user_id) == ("usage.deduct", None, "u-1")
     assert refusal_of(body(type=bad)).type is None
 

@@ -42,7 +42,7 @@ def test_a_hold_may_be_settled_for_nothing_and_refuses_an_excess_unless_told() -
 @pytest.mark.parametrize(
     ("changes", "field", "words"),
     [
-        ({"tokens": -1}, "tokens", "greater than or equal to 0"),
+        ({"tokens": -1}, "tokens", "must be 0 or more"),
         ({"tokens": 1.0}, "tokens", WHOLE),
         ({"tokens": LIMITS.max_quantity + 1}, "tokens", f"at most {LIMITS.max_quantity} is taken"),
         ({"onExcess": "ask"}, "onExcess", "'refuse' or 'take'"),
@@ -77,7 +77,7 @@ def test_what_is_about_another_operation_has_a_reference_of_its_own(name: str) -
 @pytest.mark.parametrize(
     ("changes", "field", "words"),
     [
-        ({"quantity": 0}, "quantity", "must be 1 or more"),
+        ({"quantity": -1}, "quantity", "must be 0 or more"),
         ({"quantity": 0.5}, "quantity", WHOLE),
         ({"quantity": LIMITS.max_quantity + 1}, "quantity", f"at most {LIMITS.max_quantity} is taken"),
         ({"meter": ""}, "meter", "must not be empty"),
@@ -88,6 +88,21 @@ def test_what_is_about_another_operation_has_a_reference_of_its_own(name: str) -
 )
 def test_bad_metering_is_refused(changes: dict[str, object], field: str, words: str) -> None:
     assert_refused(body("usage.record", **changes), "invalid_field", field, words)
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [("usage.deduct", "tokens"), ("usage.record", "quantity"), ("usage.free_upload", "bytes")],
+)
+def test_usage_of_zero_is_a_usage(name: str, field: str) -> None:
+    assert getattr(taken(body(name, **{field: 0})), field) == 0
+    item = {"type": name, "referenceId": "i-1", **({"meter": "ocr"} if field == "quantity" else {}), field: 0}
+    (one,) = taken(body("usage.batch", items=[item])).items
+    assert getattr(one, field) == 0
+
+
+def test_nothing_cannot_be_reserved() -> None:
+    assert_refused(body("usage.reserve", tokens=0), "invalid_field", "tokens", "must be 1 or more")
 
 
 def test_a_meter_measures_in_units_and_not_in_tokens() -> None:

@@ -30,6 +30,7 @@ from worker.core import (
     QuotaKey,
     QuotaState,
     Source,
+    Superseded,
     Taken,
     UsageRefund,
     decide,
@@ -37,6 +38,7 @@ from worker.core import (
 )
 from worker.core.needs import needs_of
 from worker.core.periods import period_at
+from worker.core.superseded import owner_of
 
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
@@ -48,7 +50,8 @@ class FakeLedger:
         self.catalog = catalog
         self.accounts: dict[str, AccountState] = {}
         self.outcomes: dict[str, Outcome] = {}
-        self.superseded: dict[tuple[str, int], Outcome] = {}
+        #: What other outcomes replaced, in the order in which they did.
+        self.superseded: list[Outcome] = []
         self.quotas: dict[QuotaKey, QuotaState] = {}
         self.entries: list[Entry] = []
         self.quota_entries: list[QuotaEntry] = []
@@ -112,11 +115,6 @@ class FakeLedger:
         outcomes = {
             name: copy(self.outcomes[name]) for name in sorted(needs.references) if name in self.outcomes
         }
-        late = {
-            (c.reference_id, c.attempt)
-            for c in commands
-            if c.reference_id in outcomes and c.attempt < outcomes[c.reference_id].attempt
-        }
         usages = {name: self._taken(name) for name in needs.usages if name in outcomes}
         payments = {
             paid.reference_id: replace(paid, lapsed=self._lapsed(paid))
@@ -127,7 +125,7 @@ class FakeLedger:
             accounts=accounts,
             just_opened=just_opened,
             outcomes=outcomes,
-            superseded={key: copy(self.superseded[key]) for key in late if key in self.superseded},
+            superseded=self._superseded(commands),
             quotas=self._quotas([a for user, a in accounts.items() if user in needs.counting], now),
             lots=self._lots(accounts.values(), usages.values(), payments.values()),
             holds=self._holds(accounts.values(), needs.holds),
@@ -135,6 +133,14 @@ class FakeLedger:
             payments=payments,
             payment_events=self._payment_events(needs.paying),
         )
+
+    def _superseded(self, commands: Sequence[Command]) -> Superseded:
+        """Those of the commands' own types and users."""
+        known, owners = Superseded(), {owner_of(command) for command in commands}
+        for replaced in self.superseded:
+            if owner_of(replaced) in owners:
+                known.add(copy(replaced), by=self.outcomes[replaced.reference_id])
+        return known
 
     def _make_missing_accounts(self, opening: Mapping[str, str], now: datetime) -> set[str]:
         made = {user for user in opening if user not in self.accounts}
@@ -221,13 +227,31 @@ class FakeLedger:
     def _supersede(self, plan: Plan) -> None:
         for stored, outcome in plan.rejudged:
             outcome.transaction_id = stored.transaction_id
-            key = (stored.reference_id, stored.attempt)
-            assert not stored.is_applied, "an applied outcome is superseded"
-            assert key not in self.superseded, "an attempt is superseded twice"
+            assert stored.moved_nothing, "an outcome that moved something is superseded"
+            assert stored.transaction_id not in self._moving(), "an outcome with entries is superseded"
+            if owner_of(stored) == owner_of(outcome):
+                assert stored.attempt < outcome.attempt, "an attempt is superseded by an earlier one"
+                assert not stored.is_applied, "an applied outcome is judged anew"
+            else:
+                kind, taken = outcome.type.partition(".")[0], stored.type.partition(".")[0]
+                assert (kind, taken) in {
+                    (k, "usage") for k in ("payment", "credit", "subscription", "account")
+                }
+            keys = [(owner_of(one), one.attempt) for one in self.superseded]
+            assert (owner_of(stored), stored.attempt) not in keys, "an attempt is superseded twice"
             assert self.outcomes[stored.reference_id] == stored, "what is superseded is not the latest"
             _check_outcome(outcome)
-            self.superseded[key] = replace(stored)
+            self.superseded.append(replace(stored))
             self.outcomes[stored.reference_id] = replace(outcome)
+
+    def _moving(self) -> set[int | None]:
+        """The operations that something written before refers to."""
+        return {
+            *(entry.outcome.transaction_id for entry in self.entries),
+            *(entry.outcome.transaction_id for entry in self.quota_entries),
+            *(hold.operation_id for hold in self.holds.values()),
+            *(hold.closed_by.transaction_id for hold in self.holds.values() if hold.closed_by),
+        }
 
     def _append(self, entries: Iterable[Entry]) -> None:
         taken = {(entry.account_id, entry.sequence) for entry in self.entries}

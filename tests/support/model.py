@@ -12,7 +12,7 @@ from typing import Any
 
 from schemas import Command
 from tests.support.model_books import Books, Message, Movement
-from tests.support.model_rules import Answer, Judgements, Rules, allocate
+from tests.support.model_rules import Answer, Judgement, Judgements, Rules, allocate, came_to_nothing
 from worker.catalog import Catalog
 
 #: What moves the ledger, by type. All else (free text, provider, attempt, …) may differ in a duplicate.
@@ -70,27 +70,19 @@ class Model:
         """The reply to ``command``, without what ``foretold`` leaves out. Absent fields are left out too."""
         message: Message = {"attempt": 1, **json.loads(command.to_json())}
         past = self._judgements.setdefault(message["referenceId"], [])
-        if not past:
+        mine = [judgement for judgement in past if _is_of_one(message, judgement[0])]
+        if mine and mine[-1] is not past[-1]:
+            return _answer_of_loser(message, mine, past[-1])
+        is_taking = bool(past) and not mine and _may_take(message, past[-1])
+        most = 1_000 + (past[-1][0]["attempt"] if past else 0)
+        if message["attempt"] > most and (mine or is_taking or not past):
+            return _conflict("attempt", f"at most {most}", str(message["attempt"]))
+        if is_taking or not past:
             return self._judged(message, now, past)
         latest, answer = past[-1]
-        same_operation = all(message[name] == latest[name] for name in ("type", "userId"))
-        if same_operation and answer["status"] == "rejected" and message["attempt"] > latest["attempt"]:
+        if mine and answer["status"] == "rejected" and message["attempt"] > latest["attempt"]:
             return self._judged(message, now, past)
-        if same_operation:
-            own = [judgement for judgement in past if judgement[0]["attempt"] == message["attempt"]]
-            latest, answer = own[-1] if own else past[-1]
-        for name in ("type", "userId", *CONTENT[latest["type"]]):
-            stored, received = _as_content(latest, name), _as_content(message, name)
-            if stored != received:
-                return {
-                    "status": "rejected",
-                    "code": "reference_conflict",
-                    "duplicate": False,
-                    "field": name,
-                    "expected": stored,
-                    "received": received,
-                }
-        return {**answer, "duplicate": True}
+        return _compared(message, *_of_attempt(message, mine) if mine else past[-1])
 
     def balances(self) -> dict[str, int]:
         """The balance of every user who has an account, as it was last booked."""
@@ -183,7 +175,7 @@ class Model:
 
     # -- the judgement ------------------------------------------------------------------------------------
 
-    def _judged(self, message: Message, now: datetime, past: list[tuple[Message, Answer]]) -> Answer:
+    def _judged(self, message: Message, now: datetime, past: list[Judgement]) -> Answer:
         answer = self._judge(message, now)
         past.append((message, answer))
         return dict(answer)
@@ -199,6 +191,10 @@ class Model:
         code, amount, detail = self._rules.judge(books, message)
         if amount is None:
             return _reply(books, "rejected", code, detail, before)
+        answer = _reply(books, "applied", code, {"amount": amount, **detail}, before)
+        if came_to_nothing(message, answer):
+            # Nothing is kept of what fell due, so that nothing of it is told either.
+            return {name: value for name, value in answer.items() if name != "expired"}
         notices = books.finish()
         self._keep(books, notices)
         return _reply(books, "applied", code, {"amount": amount, **detail}, before)
@@ -235,6 +231,51 @@ def _reply(books: Books, status: str, code: str, detail: dict[str, Any], before:
         "expired": -sum(m["amount"] for m in of_this if m["counter"] == "expiry" and m["dueAt"] is not None),
     }
     return {**answer, **{name: figure for name, figure in figures.items() if figure > 0}}
+
+
+def _is_of_one(message: Message, other: Message) -> bool:
+    """Whether both say that they are the same operation."""
+    return all(message[name] == other[name] for name in ("type", "userId"))
+
+
+def _may_take(message: Message, latest: Judgement) -> bool:
+    """Whether the reference, where usage came to nothing, is the message's."""
+    return not message["type"].startswith("usage.") and came_to_nothing(*latest)
+
+
+def _answer_of_loser(message: Message, mine: list[Judgement], owner: Judgement) -> Answer:
+    """The old answer to what lost its reference; a conflict with the owner for anything else."""
+    if message["attempt"] <= mine[-1][0]["attempt"]:
+        answer = _compared(message, *_of_attempt(message, mine))
+        if answer["duplicate"]:
+            return answer
+    return _compared(message, *owner)
+
+
+def _of_attempt(message: Message, mine: list[Judgement]) -> Judgement:
+    """The judgement of the message's own attempt, or else the latest."""
+    same = [judgement for judgement in mine if judgement[0]["attempt"] == message["attempt"]]
+    return same[-1] if same else mine[-1]
+
+
+def _compared(message: Message, latest: Message, answer: Answer) -> Answer:
+    """The answer to a message that repeats another one, or the first difference."""
+    for name in ("type", "userId", *CONTENT[latest["type"]]):
+        stored, received = _as_content(latest, name), _as_content(message, name)
+        if stored != received:
+            return _conflict(name, stored, received)
+    return {**answer, "duplicate": True}
+
+
+def _conflict(field: str, expected: str, received: str) -> Answer:
+    return {
+        "status": "rejected",
+        "code": "reference_conflict",
+        "duplicate": False,
+        "field": field,
+        "expected": expected,
+        "received": received,
+    }
 
 
 def _as_content(message: Message, name: str) -> str:

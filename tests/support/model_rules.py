@@ -14,8 +14,10 @@ from tests.support.model_payments import Payments
 from worker.catalog import Package, PricingRule
 
 Answer = dict[str, Any]
-#: By reference: each message that was judged, and its answer.
-Judgements = dict[str, list[tuple[Message, Answer]]]
+#: A message that was judged, and its answer.
+Judgement = tuple[Message, Answer]
+#: By reference: each message that was judged.
+Judgements = dict[str, list[Judgement]]
 #: A code, what it comes to (None: refused), and what else the reply says.
 Verdict = tuple[str, int | None, dict[str, Any]]
 
@@ -49,7 +51,7 @@ class Rules:
     # -- usage --------------------------------------------------------------------------------------------
 
     def _deduct(self, books: Books, message: Message) -> Verdict:
-        if message["tokens"] > books.available():
+        if message["tokens"] > max(books.available(), 0):
             return _insufficient(message["tokens"], books.available())
         books.take(message["tokens"], "usage", feature=message.get("feature"))
         return "tokens_deducted", message["tokens"], {}
@@ -60,7 +62,7 @@ class Rules:
             return "unknown_tier", None, {"tier": books.tier}
         limit = 0 if books.has_ended() else tier.free_upload_bytes
         used, size = books.used("free_upload"), message["bytes"]
-        if used + size > limit:
+        if size > 0 and used + size > limit:
             left = limit - used if used < limit else 0
             figures = {"required": size, "available": left, "shortfall": size - left}
             return "free_upload_limit_exceeded", None, {**figures, "used": used, "limit": limit}
@@ -132,7 +134,7 @@ class Rules:
         used = books.used(quota)
         free = min(quantity, limit - used) if used < limit else 0
         tokens = _price(rule, quantity - free)
-        if tokens > books.available():
+        if tokens > max(books.available(), 0):
             return _insufficient(tokens, books.available())
         if free:
             books.counted.append((quota, books.period()[0], free))
@@ -298,6 +300,8 @@ class Rules:
         name = message["originalReferenceId"]
         detail: dict[str, Any] = {"originalReferenceId": name}
         original = self._applied(name)
+        if original and came_to_nothing(*original):
+            original = None
         if original and original[0]["type"] == "payment.succeeded":
             paid, buyer = original[0], original[0]["userId"]
         else:
@@ -339,6 +343,15 @@ class Rules:
         "usage.reserve": _reserve,
         "usage.settle": _settle_hold,
     }
+
+
+def came_to_nothing(message: Message, answer: Answer) -> bool:
+    """Whether the message is usage that was refused, or took neither tokens nor free units nor a hold."""
+    if not message["type"].startswith("usage."):
+        return False
+    is_of_hold = message["type"] in ("usage.reserve", "usage.settle", "usage.release")
+    took = is_of_hold or answer.get("amount", 0) != 0 or answer.get("freeQuantity", 0) != 0
+    return answer["status"] == "rejected" or not took
 
 
 def allocate(books: Books, tokens: int, until: datetime, start: datetime | None = None) -> None:

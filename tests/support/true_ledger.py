@@ -95,6 +95,12 @@ STORY: Sequence[tuple[timedelta, Sequence[Command], Catalog]] = [
             DeductUsage(reference_id="ada-poor", user_id="ada", tokens=5_000),
             DeductUsage(reference_id="ada-anew", user_id="ada", tokens=5_000),
             DeductUsage(reference_id="ada-anew", user_id="ada", tokens=30, attempt=2),
+            DeductUsage(reference_id="ada-none", user_id="ada", tokens=0),
+            FreeUpload(reference_id="ada-no-up", user_id="ada", bytes=0),
+            DeductUsage(reference_id="eve-due-1", user_id="nobody", tokens=5),
+            SettleAccount(reference_id="eve-due-1", user_id="eve"),
+            FreeUpload(reference_id="eve-due-2", user_id="ada", bytes=0),
+            SettleAccount(reference_id="eve-due-2", user_id="eve"),
         ],
         CATALOG,
     ),
@@ -232,6 +238,8 @@ STORY: Sequence[tuple[timedelta, Sequence[Command], Catalog]] = [
     (
         33 * _DAY,
         [
+            # Usage of nothing, while something is due: that stays for the next.
+            RecordUsage(reference_id="ada-no-pages", user_id="ada", meter="page", quantity=0),
             RenewSubscription(reference_id="ada-renew", user_id="ada"),
             SettleAccount(reference_id="fay-due", user_id="fay"),
             DeductUsage(reference_id="gus-use", user_id="gus", tokens=10),

@@ -179,6 +179,11 @@ def quantities(limits: Limits = LIMITS) -> st.SearchStrategy[int]:
     return st.integers(1, limits.max_quantity) | st.just(limits.max_quantity) | st.just(1)
 
 
+def usages(limits: Limits = LIMITS) -> st.SearchStrategy[int]:
+    """Tokens, bytes or units of a usage, of which there may be none."""
+    return quantities(limits) | st.just(0)
+
+
 def _made(model: type[Command], **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Command]:
     """``st.builds``, but blind to the model's signature, which shows the names on the wire.
 
@@ -208,7 +213,7 @@ def commands(now: datetime = NOW, limits: Limits = LIMITS) -> st.SearchStrategy[
         "attempt": st.integers(1, 1_000_000),
         "description": st.none() | free_texts(),
     }
-    tokens = quantities(limits)
+    tokens, used = quantities(limits), usages(limits)
     original = {"original_reference_id": identifiers(), **common}
     feature = {"feature": st.none() | labels()}
     money = {
@@ -223,18 +228,18 @@ def commands(now: datetime = NOW, limits: Limits = LIMITS) -> st.SearchStrategy[
     return st.one_of(
         _made(OpenAccount, tier=identifiers(), **common),
         _made(SettleAccount, **common),
-        _made(DeductUsage, tokens=tokens, **feature, **common),
-        _made(FreeUpload, bytes=tokens, **common),
+        _made(DeductUsage, tokens=used, **feature, **common),
+        _made(FreeUpload, bytes=used, **common),
         _made(ReserveUsage, tokens=tokens, ttl_seconds=st.integers(1, HOLD_MAX_SECONDS), **common),
         _made(
             SettleUsage,
-            tokens=tokens | st.just(0),
+            tokens=used,
             on_excess=st.sampled_from(["refuse", "take"]),
             **feature,
             **original,
         ),
         _made(ReleaseUsage, **original),
-        _made(RecordUsage, meter=labels(), quantity=tokens, **feature, **common),
+        _made(RecordUsage, meter=labels(), quantity=used, **feature, **common),
         _made(PaymentSucceeded, package_id=identifiers(), **payment),
         _made(PaymentSucceeded, package_index=st.integers(0, 9_999), **payment),
         _made(PaymentRefunded, **money, **original),
@@ -275,7 +280,8 @@ def crowded_commands() -> st.SearchStrategy[Command]:
     Most references keep to one type and most commands to the first user, or all would be conflicts. Those
     that name another operation mostly name one that may be there. Times lie around ``NOW``.
     """
-    return st.one_of(*_crowded_usage(), *_crowded_payments(), *_crowded_credits(), *_crowded_rest())
+    crowds = (*_crowded_usage(), *_crowded_payments(), *_crowded_credits(), *_crowded_rest())
+    return st.one_of(*crowds, _squatters())
 
 
 def crowded_usage() -> st.SearchStrategy[Command]:
@@ -285,7 +291,8 @@ def crowded_usage() -> st.SearchStrategy[Command]:
 
 def crowded_payments() -> st.SearchStrategy[Command]:
     """Crowded commands about payments, and what spends, holds and owes what they bring."""
-    return st.one_of(*_crowded_payments(), *_crowded_payments(), _deductions(), _by_hand(), _reservations())
+    spent = (_deductions(), _by_hand(), _reservations(), _squatters())
+    return st.one_of(*_crowded_payments(), *_crowded_payments(), *spent)
 
 
 def crowded_subscriptions() -> st.SearchStrategy[Command]:
@@ -304,7 +311,8 @@ def _crowded(kind: str) -> dict[str, st.SearchStrategy[Any]]:
     return {
         "reference_id": st.sampled_from([*names, *names, "any"]),
         "user_id": st.sampled_from(["u0"] * 9 + ["u1"]),
-        "attempt": st.sampled_from([1, 1, 1, 2, 3]),
+        # One that is too far ahead, whatever came before.
+        "attempt": st.sampled_from([1] * 18 + [2] * 6 + [3] * 6 + [5_000]),
     }
 
 
@@ -314,12 +322,28 @@ def _naming(*names: str) -> dict[str, st.SearchStrategy[Any]]:
 
 def _deductions() -> st.SearchStrategy[Command]:
     feature = st.sampled_from([None, None, None, "chat"])
-    return _made(DeductUsage, **_crowded("d"), tokens=_TOKENS, feature=feature)
+    tokens = st.sampled_from([0, 5, 20, 20, 70, 130])
+    return _made(DeductUsage, **_crowded("d"), tokens=tokens, feature=feature)
 
 
 def _reservations() -> st.SearchStrategy[Command]:
     ttl_seconds = st.sampled_from([1, 3_600, 86_400, 5 * 86_400, HOLD_MAX_SECONDS, HOLD_MAX_SECONDS])
     return _made(ReserveUsage, **_crowded("r"), tokens=_TOKENS, ttl_seconds=ttl_seconds)
+
+
+def _squatters() -> st.SearchStrategy[Command]:
+    """Usage under the references of payments and other commands, most of which moves nothing."""
+    who = {
+        "reference_id": st.sampled_from(["p0", "p0", "p0", "p1", "e0", "b0", "a0", "n0", "t0", "o0"]),
+        "user_id": st.sampled_from(["u0", "u1", "u2"]),
+        "attempt": st.sampled_from([1, 1, 2]),
+    }
+    return st.one_of(
+        _made(DeductUsage, **who, tokens=st.sampled_from([0, 0, 5, 5_000])),
+        _made(RecordUsage, **who, meter=st.sampled_from(["chat", "page"]), quantity=st.sampled_from([0, 1])),
+        _made(FreeUpload, **who, bytes=st.sampled_from([0, 5_000])),
+        _made(ReserveUsage, **who, tokens=st.sampled_from([5, 5_000]), ttl_seconds=st.just(3_600)),
+    )
 
 
 def _crowded_usage() -> list[st.SearchStrategy[Command]]:
@@ -328,7 +352,7 @@ def _crowded_usage() -> list[st.SearchStrategy[Command]]:
     tokens = st.sampled_from([0, 5, 15, 20, 70, 90])
     on_excess = st.sampled_from(["refuse", "take", "take"])
     meter = st.sampled_from(["page", "upload", "search", "chat", "page", "upload", "search", "fax"])
-    quantity = st.sampled_from([1, 3, 10, 45])
+    quantity = st.sampled_from([0, 1, 3, 10, 45])
     return [
         _deductions(),
         _reservations(),
@@ -336,13 +360,13 @@ def _crowded_usage() -> list[st.SearchStrategy[Command]]:
         _made(SettleUsage, **_crowded("s"), **hold, tokens=tokens, on_excess=on_excess, **feature),
         _made(ReleaseUsage, **_crowded("l"), **hold),
         _made(RecordUsage, **_crowded("m"), meter=meter, quantity=quantity, **feature),
-        _made(FreeUpload, **_crowded("f"), bytes=st.sampled_from([10, 40])),
+        _made(FreeUpload, **_crowded("f"), bytes=st.sampled_from([0, 10, 40])),
         _refunds(),
     ]
 
 
 def _refunds() -> st.SearchStrategy[Command]:
-    used = _naming("d0", "d0", "d0", "d1", "m0", "m0", "m1", "s0", "s0", "s1", "r0", "p0", "open")
+    used = _naming("d0", "d0", "d0", "d1", "m0", "m0", "m1", "s0", "s0", "s1", "r0", "p0", "p1", "open")
     return _made(RefundCredit, **_crowded("c"), **used, tokens=st.sampled_from([1, 5, 5, 15, 20, 70]))
 
 
@@ -467,9 +491,9 @@ def passing_days(*, max_steps: int = 8, max_batch: int = 5) -> st.SearchStrategy
     A day is about everything, or about one thing in depth.
     """
     themes: list[tuple[st.SearchStrategy[Command], Sequence[timedelta], Sequence[list[Command]]]] = [
-        (crowded_commands(), _LONG_STEPS, [[]]),
+        (crowded_commands(), _LONG_STEPS, [[], [], [_SQUATTED]]),
         (crowded_usage(), _SHORT_STEPS, [[], [_HELD], [_HELD, _USED]]),
-        (crowded_payments(), _SHORT_STEPS, [[], [_PAID], [_PAID], [_PAID, _USED]]),
+        (crowded_payments(), _SHORT_STEPS, [[], [_PAID], [_PAID], [_PAID, _USED], [_SQUATTED]]),
         (crowded_subscriptions(), _LONG_STEPS, [[], [_HELD]]),
     ]
     days = []
@@ -483,6 +507,7 @@ def passing_days(*, max_steps: int = 8, max_batch: int = 5) -> st.SearchStrategy
 
 _HELD = ReserveUsage(reference_id="r0", user_id="u0", tokens=70, ttl_seconds=HOLD_MAX_SECONDS)
 _USED = DeductUsage(reference_id="d0", user_id="u0", tokens=20)
+_SQUATTED = DeductUsage(reference_id="p0", user_id="u2", tokens=20)
 _PAID = PaymentSucceeded(
     reference_id="p0", user_id="u0", package_id="brief", amount_minor=999, currency="EUR"
 )

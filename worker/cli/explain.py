@@ -101,11 +101,17 @@ def _asked(view: Explanation) -> list[tuple[str, str]]:
 
 
 def _show_outcomes(view: Explanation) -> None:
+    # Whose each is, where the reference has changed hands.
+    is_taken = len({(outcome.type, outcome.user_id) for outcome in view.outcomes}) > 1
     _show_rows(
         "Outcomes, the last one in force",
-        ("attempt", "status", "code", "amount", "before", "after", "booked", "message"),
+        (
+            *(("type", "user") if is_taken else ()),
+            *("attempt", "status", "code", "amount", "before", "after", "booked", "message"),
+        ),
         (
             (
+                *((outcome.type, outcome.user_id) if is_taken else ()),
                 outcome.attempt,
                 outcome.status,
                 outcome.code,

@@ -18,6 +18,7 @@ from worker.core.known import (
 from worker.core.outcomes import Answer, Conflict, Decided, Outcome
 from worker.core.plan import AccountMove, Counter, Entry, Plan, QuotaEntry, UsageRefund
 from worker.core.replies import reply_for
+from worker.core.superseded import Superseded
 
 __all__ = [
     "AccountBook",
@@ -40,6 +41,7 @@ __all__ = [
     "QuotaKey",
     "QuotaState",
     "Source",
+    "Superseded",
     "Taken",
     "UsageRefund",
     "account_now",

@@ -38,11 +38,12 @@ from schemas import (
 from worker.catalog import Catalog
 from worker.core.account import AccountBook
 from worker.core.known import AccountState, Hold, Known, Lot
-from worker.core.outcomes import Answer, Conflict, Decided, Outcome
+from worker.core.outcomes import Answer, Conflict, Decided, Outcome, moves_nothing
 from worker.core.periods import period_at
 from worker.core.plan import Plan
 from worker.core.rules import credit, holds, payments, subscriptions, usage
 from worker.core.rules.verdicts import Context, Verdict, applied, rejected
+from worker.core.superseded import ATTEMPTS_AHEAD_MAX, Superseded, may_supersede
 
 
 def decide(commands: Sequence[Command], known: Known, now: datetime, catalog: Catalog) -> Plan:
@@ -78,23 +79,22 @@ class _Batch:
         self._catalog = catalog
         self._fresh: dict[str, Outcome] = {}
         self._context = Context(known, self._fresh, now, catalog)
-        self._superseded: dict[tuple[str, int], Outcome] = {}
+        self._superseded = Superseded(dict(known.superseded.attempts), dict(known.superseded.lost))
         self._books: dict[str, AccountBook] = {}
 
     def answer(self, command: Command) -> Answer:
         content = content_of(command)
         stored = self._context.outcome_of(command.reference_id)
         if stored is None:
-            outcome = self._judge(command, content)
-            self.plan.outcomes.append(outcome)
-            self._fresh[command.reference_id] = outcome
-            return Decided(outcome, duplicate=False)
+            return self._answer_first(command, content)
         if (command.type, command.user_id) != (stored.type, stored.user_id):
-            return _conflict(command, content, stored)
+            return self._answer_other(command, content, stored)
+        if command.attempt > stored.attempt + ATTEMPTS_AHEAD_MAX:
+            return _too_far_ahead(command, stored.attempt)
         if command.attempt > stored.attempt and not stored.is_applied:
             return Decided(self._judge_anew(command, content, stored), duplicate=False)
         if command.attempt < stored.attempt:
-            stored = self._attempt(command) or stored
+            stored = self._superseded.attempt_of(command) or stored
         if content == stored.content:
             return Decided(stored, duplicate=True)
         return _conflict(command, content, stored)
@@ -107,14 +107,30 @@ class _Batch:
 
     # -- the reference ------------------------------------------------------------------------------------
 
-    def _attempt(self, command: Command) -> Outcome | None:
-        key = (command.reference_id, command.attempt)
-        return self._superseded.get(key) or self._known.superseded.get(key)
+    def _answer_first(self, command: Command, content: str) -> Answer:
+        """Answer a command whose reference has no outcome."""
+        if command.attempt > ATTEMPTS_AHEAD_MAX:
+            return _too_far_ahead(command, 0)
+        outcome = self._judge(command, content)
+        self.plan.outcomes.append(outcome)
+        self._fresh[command.reference_id] = outcome
+        return Decided(outcome, duplicate=False)
+
+    def _answer_other(self, command: Command, content: str, stored: Outcome) -> Answer:
+        """Answer a command whose reference has the outcome of another type or user."""
+        own = self._superseded.lost_by(command)
+        if own is not None and content == own.content:
+            return Decided(own, duplicate=True)
+        if not may_supersede(command.type, stored):
+            return _conflict(command, content, stored)
+        if command.attempt > stored.attempt + ATTEMPTS_AHEAD_MAX:
+            return _too_far_ahead(command, stored.attempt)
+        return Decided(self._judge_anew(command, content, stored), duplicate=False)
 
     def _judge_anew(self, command: Command, content: str, stored: Outcome) -> Outcome:
         outcome = self._judge(command, content)
         self._fresh[command.reference_id] = outcome
-        self._superseded[stored.reference_id, stored.attempt] = stored
+        self._superseded.add(stored, by=outcome)
         self.plan.rejudged.append((stored, outcome))
         return outcome
 
@@ -138,6 +154,9 @@ class _Batch:
         verdict = self._verdict(command, book, outcome)
         if verdict.amount is None:
             return _refused(outcome, verdict, book)
+        if moves_nothing(verdict.code, verdict.amount, verdict.detail):
+            # What is due waits for a command that moves something: usage of nothing never owns an entry.
+            return _still(outcome, verdict, book)
         self._books[command.user_id] = book
         return _carried_out(outcome, verdict, book)
 
@@ -234,6 +253,17 @@ def _refused(outcome: Outcome, verdict: Verdict, book: AccountBook | None = None
     return outcome
 
 
+def _still(outcome: Outcome, verdict: Verdict, book: AccountBook) -> Outcome:
+    """Fill in an applied usage of nothing: what is due counts in its balances and is not posted by it."""
+    outcome.code, outcome.amount = verdict.code, verdict.amount
+    outcome.first_entry = outcome.last_entry = None
+    outcome.balance_after = outcome.balance_before
+    # The command that posts what has expired says so, once.
+    book.expired_now = 0
+    outcome.detail = {**verdict.detail, **_standing(book)}
+    return outcome
+
+
 def _carried_out(outcome: Outcome, verdict: Verdict, book: AccountBook) -> Outcome:
     outcome.code, outcome.amount = verdict.code, verdict.amount
     book.finish(outcome)
@@ -250,6 +280,10 @@ def _standing(book: AccountBook) -> Mapping[str, int]:
     """What a caller should know of the account beside its balance."""
     standing = {"held": book.state.held, "debt": book.state.debt, "expired": book.expired_now}
     return {name: tokens for name, tokens in standing.items() if tokens}
+
+
+def _too_far_ahead(command: Command, stored: int) -> Conflict:
+    return Conflict("attempt", f"at most {stored + ATTEMPTS_AHEAD_MAX}", str(command.attempt))
 
 
 def _conflict(command: Command, content: str, stored: Outcome) -> Conflict:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from worker.core.outcomes import Outcome
 from worker.core.periods import Period, period_at
+from worker.core.superseded import Superseded
 
 
 class Source(StrEnum):
@@ -281,17 +282,17 @@ class Known:
     """All that ``decide`` may look at.
 
     ``outcomes`` holds the latest outcome of each reference that has one, and of the usages and payments that
-    commands name; ``superseded`` the rejections that a higher attempt replaced. ``just_opened`` names the
-    users whose account row this transaction made: they are open only if the plan opens them. Of an account
-    all lots that are not used up are known and all open holds, and of the others those that commands name.
-    ``usages`` are by the reference of a usage that commands refund, ``payments`` and ``payment_events`` by
-    the payment's.
+    commands name; ``superseded`` what other outcomes replaced, as far as commands ask for it. ``just_opened``
+    names the users whose account row this transaction made: they are open only if the plan opens them. Of an
+    account all lots that are not used up are known and all open holds, and of the others those that commands
+    name. ``usages`` are by the reference of a usage that commands refund, ``payments`` and
+    ``payment_events`` by the payment's.
     """
 
     accounts: dict[str, AccountState] = field(default_factory=dict)
     just_opened: set[str] = field(default_factory=set)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
-    superseded: dict[tuple[str, int], Outcome] = field(default_factory=dict)
+    superseded: Superseded = field(default_factory=Superseded)
     quotas: dict[QuotaKey, QuotaState] = field(default_factory=dict)
     lots: dict[int, list[Lot]] = field(default_factory=dict)
     holds: dict[int, list[Hold]] = field(default_factory=dict)

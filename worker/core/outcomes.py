@@ -9,6 +9,15 @@ from schemas import Code, Status
 Detail = Mapping[str, int | str]
 
 
+def moves_nothing(code: Code, amount: int | None, detail: Detail) -> bool:
+    """Return whether this result of an applied command is usage without tokens, quota and hold."""
+    return amount == 0 and code in MAY_MOVE_NOTHING and not detail.get("free_quantity")
+
+
+#: Codes of usage that may move nothing. All other usage opens or ends a hold.
+MAY_MOVE_NOTHING = frozenset({Code.TOKENS_DEDUCTED, Code.FREE_UPLOAD_COUNTED, Code.USAGE_RECORDED})
+
+
 @dataclass(slots=True, eq=True)
 class Outcome:
     """What came of one reference at one attempt, as it is stored for ever.
@@ -42,8 +51,15 @@ class Outcome:
 
     @property
     def is_applied(self) -> bool:
-        """Whether the ledger moved."""
+        """Whether the command was carried out."""
         return self.status is Status.APPLIED
+
+    @property
+    def moved_nothing(self) -> bool:
+        """Whether it is a rejection, or usage without tokens, quota, hold and entries."""
+        if not self.is_applied:
+            return True
+        return self.first_entry is None and moves_nothing(self.code, self.amount, self.detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +72,10 @@ class Decided:
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """The reference names another operation already; ``field`` is the first that differs."""
+    """The reference names another operation already; ``field`` is the first that differs.
+
+    Where ``field`` is ``attempt``, the attempt is too far above the stored one: ``stored`` is the most.
+    """
 
     field: str
     stored: str

@@ -87,9 +87,10 @@ class AccountMove:
 class Plan:
     """The answers, one a command in their order, and all that has to be written for them to be true.
 
-    ``outcomes`` are new references; ``rejudged`` pairs a stored rejection with what replaces it.
-    ``accounts`` are those that changed; ``opened`` the users whose account this batch opened. Of lots and
-    holds the new ones stand apart from those that changed, and lots of which only was used from the others.
+    ``outcomes`` are new references; ``rejudged`` pairs a stored outcome, which moved nothing, with what
+    replaces it. ``accounts`` are those that changed; ``opened`` the users whose account this batch opened. Of
+    lots and holds the new ones stand apart from those that changed, and lots of which only was used from the
+    others.
     """
 
     answers: list[Answer] = field(default_factory=list)

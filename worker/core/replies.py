@@ -43,10 +43,7 @@ def _conflict_reply(command: Command, conflict: Conflict) -> Reply:
     return Reply(
         status=Status.REJECTED,
         code=Code.REFERENCE_CONFLICT,
-        message=(
-            f"The reference {command.reference_id!r} names another operation: {conflict.field} was "
-            f"{conflict.stored}, now {conflict.received}. Nothing moved."
-        ),
+        message=f"The reference {command.reference_id!r} {conflict_text(conflict)}. Nothing moved.",
         type=command.type,
         reference_id=command.reference_id,
         user_id=command.user_id,
@@ -55,6 +52,14 @@ def _conflict_reply(command: Command, conflict: Conflict) -> Reply:
         expected=conflict.stored,
         received=conflict.received,
     )
+
+
+def conflict_text(conflict: Conflict) -> str:
+    """The rest of a sentence about the reference: why the command can't have it."""
+    stored, received = conflict.stored, conflict.received
+    if conflict.field == "attempt":
+        return f"takes {stored} as its next attempt, not {received}"
+    return f"names another operation: {conflict.field} was {stored}, now {received}"
 
 
 def message_for(outcome: Outcome) -> str:

@@ -18,7 +18,7 @@ from sqlalchemy import Engine, select
 from schemas import Code, Command, FreeUpload, UsageBatch, type_of
 from worker.catalog import Catalog
 from worker.core import Answer, Conflict, decide
-from worker.core.replies import message_for
+from worker.core.replies import conflict_text, message_for
 from worker.deadletters import reading
 from worker.deadletters.actions import TakenIn
 from worker.deadletters.desk import chunks
@@ -213,8 +213,7 @@ def _faulty(letter: ParkedLetter, fault: Exception) -> LetterVerdict:
 def _judgement(answer: Answer) -> tuple[str, str, str, int]:
     """What would come of a command: in a word, by its code, for people, and the tokens it would move."""
     if isinstance(answer, Conflict):
-        text = f"its reference names another operation: {answer.field} was {answer.stored}"
-        return "conflict", Code.REFERENCE_CONFLICT.value, text, 0
+        return "conflict", Code.REFERENCE_CONFLICT.value, f"its reference {conflict_text(answer)}", 0
     outcome = answer.outcome
     if answer.duplicate:
         return "duplicate", outcome.code.value, f"the ledger has it: {message_for(outcome)}", 0

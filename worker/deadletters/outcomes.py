@@ -11,6 +11,7 @@ from worker.broker import BILLING
 from worker.core import Outcome
 from worker.core.decide import content_of
 from worker.core.replies import message_for
+from worker.core.superseded import Superseded, may_supersede, owner_of
 from worker.deadletters.views import ItemState, LedgerLine, ParkedLetter
 from worker.ledger.loading import outcomes_of, superseded_by
 
@@ -53,18 +54,23 @@ def leads_to_workers(letter: ParkedLetter) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """The outcomes of some references, with the rejections that a later attempt replaced."""
+    """The outcomes of some references, with those that they replaced."""
 
     outcomes: Mapping[str, Outcome]
-    superseded: Mapping[tuple[str, int], Outcome]
+    superseded: Superseded
 
     def of(self, expected: Expected) -> Outcome | None:
         """What the ledger has under the reference, as far as it answers this attempt; None: nothing yet."""
         stored = self.outcomes.get(expected.reference_id)
-        if stored is None or (expected.attempt > stored.attempt and not stored.is_applied):
+        if stored is None:
+            return None
+        if owner_of(expected) != owner_of(stored):
+            is_taken = may_supersede(expected.type, stored)
+            return None if is_taken else self.superseded.lost_by(expected) or stored
+        if expected.attempt > stored.attempt and not stored.is_applied:
             return None
         if expected.attempt < stored.attempt:
-            return self.superseded.get((expected.reference_id, expected.attempt), stored)
+            return self.superseded.attempt_of(expected) or stored
         return stored
 
     def agreeing(self, expected: Expected) -> Outcome | None:

@@ -9,9 +9,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, S
 from datetime import datetime
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, Protocol
+from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, func, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, select, tuple_
 
 from schemas import Command, PaymentSucceeded, ReserveUsage, type_of
 from worker.core.known import (
@@ -31,6 +31,7 @@ from worker.core.known import (
 from worker.core.needs import needs_of
 from worker.core.outcomes import Outcome
 from worker.core.plan import Counter
+from worker.core.superseded import Attempted, Owner, Superseded, is_usage, owner_of
 from worker.ledger import rows
 from worker.ledger.bulk import IsKey, insert_rows, select_by, select_rows
 from worker.ledger.tables import (
@@ -120,16 +121,6 @@ def _locked_accounts(connection: Connection, users: Iterable[str]) -> dict[str, 
     return {row.user_id: rows.account(row) for row in found}
 
 
-class Asking(Protocol):
-    """What names an attempt at a reference."""
-
-    @property
-    def reference_id(self) -> str: ...
-
-    @property
-    def attempt(self) -> int: ...
-
-
 def outcomes_of(connection: Connection, references: Iterable[str]) -> dict[str, Outcome]:
     """The outcomes that are stored under these references."""
     found = select_rows(connection, operations, rows.OPERATION, "reference_id", sorted(references))
@@ -137,23 +128,49 @@ def outcomes_of(connection: Connection, references: Iterable[str]) -> dict[str, 
 
 
 def superseded_by(
-    connection: Connection, asking: Iterable[Asking], outcomes: Mapping[str, Outcome]
-) -> dict[tuple[str, int], Outcome]:
-    """What earlier attempts than the stored ones came to, as far as ``asking`` names such."""
-    if not outcomes:
-        return {}
-    late = sorted(
-        {
-            (one.reference_id, one.attempt)
-            for one in asking
-            if (stored := outcomes.get(one.reference_id)) is not None and one.attempt < stored.attempt
-        }
-    )
+    connection: Connection, asking: Iterable[Attempted], outcomes: Mapping[str, Outcome]
+) -> Superseded:
+    """Return what the stored ``outcomes`` replaced, as far as ``asking`` names such."""
+    late: set[tuple[str, str, str, int]] = set()
+    lost: set[Owner] = set()
+    for one in asking if outcomes else ():
+        stored = outcomes.get(one.reference_id)
+        if stored is None:
+            continue
+        owner = owner_of(one)
+        if owner != owner_of(stored):
+            if is_usage(one.type) and not is_usage(stored.type):
+                lost.add(owner)
+                late.add((*owner, one.attempt))
+        elif one.attempt < stored.attempt:
+            late.add((*owner, one.attempt))
     if not late:
-        return {}
-    table = superseded_outcomes
-    statement = select(table).where(tuple_(table.c.reference_id, table.c.attempt).in_(late))
-    return {(row.reference_id, row.attempt): rows.outcome(row) for row in connection.execute(statement)}
+        return Superseded()
+    attempts = _superseded(connection, late, tuple_(*_OWNER, superseded_outcomes.c.attempt).in_(sorted(late)))
+    latest = _superseded(connection, lost, and_(tuple_(*_OWNER).in_(sorted(lost)), _IS_LATEST))
+    return Superseded(
+        {(owner_of(outcome), outcome.attempt): outcome for outcome in attempts},
+        {owner_of(outcome): outcome for outcome in latest},
+    )
+
+
+def _superseded(
+    connection: Connection, keys: Collection[Any], condition: ColumnElement[bool]
+) -> list[Outcome]:
+    if not keys:
+        return []
+    found = connection.execute(select(superseded_outcomes).where(condition))
+    return [rows.outcome(row) for row in found]
+
+
+_later = superseded_outcomes.alias("later")
+_OWNER = tuple(superseded_outcomes.c[name] for name in ("reference_id", "type", "user_id"))
+_IS_LATEST = ~(
+    select(_later.c.attempt)
+    .where(*(_later.c[column.name] == column for column in _OWNER))
+    .where(_later.c.attempt > superseded_outcomes.c.attempt)
+    .exists()
+)
 
 
 def _quotas(

@@ -189,6 +189,15 @@ def of_outcomes(outcomes: Sequence[Outcome]) -> Columns:
     }
 
 
+#: What an operation that is judged anew must still be, as a guard of its update.
+EXPECTED = (("attempt", "expected_attempt"), ("type", "expected_type"), ("user_id", "expected_user_id"))
+
+
+def expected_of(outcomes: Sequence[Outcome]) -> Columns:
+    """The values of ``EXPECTED`` for operations that have these outcomes."""
+    return {parameter: [getattr(outcome, column) for outcome in outcomes] for column, parameter in EXPECTED}
+
+
 _FIELDS_OF_OUTCOME = (
     "reference_id",
     "type",

@@ -185,15 +185,27 @@ operations = Table(
     CheckConstraint("attempt >= 1", name="attempt_from_one"),
 )
 
-#: Rejections that a higher attempt replaced; a late redelivery of the old attempt still gets its answer.
+#: Outcomes that others replaced: rejections by a higher attempt, and usage that moved nothing by a command of
+#: another kind that its reference belongs to. A late redelivery still gets its reply.
 superseded_outcomes = Table(
     "superseded_outcomes",
     metadata,
     Column("operation_id", BigInteger, ForeignKey(operations.c.operation_id), nullable=False),
     Column("reference_id", Text, nullable=False),
     *_outcome_columns(),
-    PrimaryKeyConstraint("reference_id", "attempt"),
-    CheckConstraint("status = 'rejected'", name="only_rejections"),
+    PrimaryKeyConstraint("reference_id", "attempt", "type", "user_id"),
+    *(
+        CheckConstraint(
+            "status = 'rejected' OR (code IN ('tokens_deducted', 'free_upload_counted', 'usage_recorded')"
+            " AND coalesce(amount, -1) = 0 AND first_entry IS NULL"
+            f" AND coalesce({free_quantity}, 0) = 0)",
+            name="moved_nothing",
+        ).ddl_if(dialect=dialect)
+        for dialect, free_quantity in (
+            ("postgresql", "(detail ->> 'free_quantity')::bigint"),
+            ("sqlite", "json_extract(detail, '$.free_quantity')"),
+        )
+    ),
 )
 
 #: Every movement of tokens: between a lot of the account (or its debt, where there is none) and a named

@@ -148,26 +148,27 @@ def _supersede(connection: Connection, plan: Plan) -> None:
         return
     for stored, outcome in plan.rejudged:
         outcome.transaction_id = stored.transaction_id
-    replaced = [stored for stored, _ in plan.rejudged]
+    # In order of their references, so that two workers do not wait for each other.
+    replaced = sorted((stored for stored, _ in plan.rejudged), key=_reference)
     first = {stored.reference_id: stored for stored in reversed(replaced)}
     latest = {outcome.reference_id: outcome for _, outcome in plan.rejudged}
     references = sorted(latest)
     operation_ids = [stored.transaction_id for stored in replaced]
-    expected = [first[reference_id].attempt for reference_id in references]
     judged = rows.of_outcomes([latest[reference_id] for reference_id in references])
-    _, changed = write_all(
+    expected = rows.expected_of([first[reference_id] for reference_id in references])
+    written = write_all(
         connection,
         [
-            Insert(superseded_outcomes, {"operation_id": operation_ids, **rows.of_outcomes(replaced)}),
-            Update(
-                operations,
-                {**judged, "expected_attempt": expected},
-                ("reference_id",),
-                (("attempt", "expected_attempt"),),
+            # Workers that take a reference for different users meet here: no account's lock keeps them apart.
+            Insert(
+                superseded_outcomes,
+                {"operation_id": operation_ids, **rows.of_outcomes(replaced)},
+                on_conflict="nothing",
             ),
+            Update(operations, {**judged, **expected}, ("reference_id",), rows.EXPECTED),
         ],
     )
-    if changed != len(references):
+    if written != [len(replaced), len(references)]:
         raise ContentionError("another worker has judged a reference of this batch anew")
 
 

@@ -84,7 +84,8 @@ def reverse(book: AccountBook, command: Reversing, outcome: Outcome, context: Co
     payment = _payment(book, named, context)
     if payment is None:
         original = context.outcome_of(named)
-        if original is not None and original.is_applied:
+        # Usage that moved nothing gives the reference up when the payment comes.
+        if original is not None and not original.moved_nothing:
             return rejected(Code.ORIGINAL_NOT_FOUND, original_reference_id=named)
         _event(command, happened, named, book, outcome, context)
         return applied(Code.PAYMENT_AWAITED, 0, **detail)

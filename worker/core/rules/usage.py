@@ -13,7 +13,7 @@ from worker.core.rules.verdicts import Context, Verdict, applied, rejected, shor
 def deduct(book: AccountBook, command: DeductUsage, outcome: Outcome) -> Verdict:
     """Tokens at once, or none."""
     available = book.state.balance - book.state.held
-    if command.tokens > available:
+    if command.tokens > available and command.tokens:  # none are taken from a debt, too
         return short_of(command.tokens, available)
     book.take(outcome, command.tokens, Counter.USAGE, command.feature)
     return Verdict(Code.TOKENS_DEDUCTED, command.tokens, {})
@@ -30,7 +30,8 @@ def count_upload(book: AccountBook, command: FreeUpload, outcome: Outcome, conte
     if command.bytes > available:
         refused = short_of(command.bytes, available, Code.FREE_UPLOAD_LIMIT_EXCEEDED)
         return refused._replace(detail={**refused.detail, "limit": limit, "used": quota.used})
-    quota = book.count(outcome, key, command.bytes)
+    if command.bytes:
+        quota = book.count(outcome, key, command.bytes)
     return applied(Code.FREE_UPLOAD_COUNTED, command.bytes, limit=limit, used=quota.used)
 
 
@@ -47,7 +48,7 @@ def record(book: AccountBook, command: RecordUsage, outcome: Outcome, context: C
     free = min(command.quantity, max(limit - quota.used, 0))
     tokens = price_of(rule, command.quantity - free)
     available = book.state.available
-    if tokens > available:
+    if tokens > available and tokens:
         return short_of(tokens, available)
     if free:
         quota = book.count(outcome, key, free)

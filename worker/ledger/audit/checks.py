@@ -46,6 +46,9 @@ CHECKS: Mapping[str, str] = {
     "operation_entries": "the operation does not have the entries that it says; how many",
     "operation_counter": "entries with a counter-account that the operation does not move; how many",
     "operation_transfers": "the operation's transfers don't come to nothing",
+    "operation_of_nothing": "usage of nothing that owns entries, be it of what was due; how many",
+    "superseded_moved": "a superseded outcome that moved something; rows",
+    "superseded_by": "an outcome that was superseded by one that may not replace it; rows",
     # lots
     "lot_gap": "the lot's number does not follow the one before it",
     "lot_remaining": "what remains of the lot is not the sum of its entries",

@@ -2,10 +2,12 @@
 
 from typing import Any
 
-from sqlalchemy import FromClause, and_, case, func, or_, select, true
+from sqlalchemy import FromClause, and_, case, false, func, or_, select, true
 
 from schemas import Code, Status
+from worker.core.outcomes import MAY_MOVE_NOTHING
 from worker.core.plan import Counter
+from worker.core.superseded import TAKES_FROM_USAGE, USAGE
 from worker.ledger.audit.comparing import (
     ONE,
     ZERO,
@@ -17,7 +19,9 @@ from worker.ledger.audit.comparing import (
     of_step,
     only,
     present,
+    quantity_of,
     rows,
+    untrue,
     zero_if_none,
 )
 from worker.ledger.audit.effects import DUE_COUNTERS, EFFECTS, REVERSING
@@ -28,6 +32,7 @@ from worker.ledger.tables import (
     operations,
     payment_events,
     payments,
+    superseded_outcomes,
     usage_refunds,
 )
 
@@ -55,6 +60,39 @@ def each() -> Checks:
         .subquery("moves")
     )
     return _each(moves)
+
+
+def replaced() -> Checks:
+    """Each superseded outcome: it moved nothing, and what has its reference now may have it."""
+    operation, outcome = operations.c, superseded_outcomes.c
+    statement = (
+        rows(operation_id=outcome.operation_id)
+        .join_from(
+            superseded_outcomes, operations, operation.operation_id == outcome.operation_id, isouter=True
+        )
+        .where(of_step(outcome.operation_id))
+    )
+    is_idle = and_(
+        outcome.code.in_([code.value for code in MAY_MOVE_NOTHING]),
+        func.coalesce(outcome.amount, ONE) == 0,
+        outcome.first_entry.is_(None),
+        zero_if_none(quantity_of(superseded_outcomes, "free_quantity")) == 0,
+    )
+    is_same = and_(outcome.type == operation.type, outcome.user_id == operation.user_id)
+    is_anew = and_(is_same, outcome.status == Status.REJECTED.value, outcome.attempt < operation.attempt)
+    is_of_taker = or_(*(operation.type.startswith(kind) for kind in TAKES_FROM_USAGE))
+    # A reference that was taken has attempts of both: of the usage, and of who has it now.
+    may_replace = and_(
+        outcome.reference_id == operation.reference_id,
+        or_(is_anew, and_(outcome.type.startswith(USAGE), is_of_taker)),
+    )
+    return differences(
+        statement,
+        {
+            "superseded_moved": untrue(~or_(outcome.status == Status.REJECTED.value, is_idle), ONE),
+            "superseded_by": untrue(~func.coalesce(may_replace, false()), ONE),
+        },
+    )
 
 
 def _each(moves: FromClause) -> Checks:
@@ -96,7 +134,20 @@ def _moved(moves: FromClause) -> dict[str, tuple[Column, Column]]:
         "operation_after": (after, operation.balance_after),
         "operation_counter": (ZERO, zero_if_none(moved.foreign)),
         "operation_transfers": (ZERO, zero_if_none(moved.transfers)),
+        "operation_of_nothing": untrue(_is_of_nothing(), zero_if_none(moved.count)),
     }
+
+
+def _is_of_nothing() -> Condition:
+    """Whether usage asked for nothing. What was rounded to nothing could once own what was due."""
+    operation = operations.c
+    return or_(
+        and_(
+            operation.code.in_([Code.TOKENS_DEDUCTED.value, Code.FREE_UPLOAD_COUNTED.value]),
+            operation.amount == 0,
+        ),
+        and_(operation.code == Code.USAGE_RECORDED.value, quantity_of(operations, "quantity") == 0),
+    )
 
 
 def _written(moves: FromClause) -> dict[str, tuple[Column, Column]]:

@@ -55,6 +55,7 @@ _OF_ACCOUNTS = (
 )
 _OF_OPERATIONS = (
     outcome_checks.each,
+    outcome_checks.replaced,
     hold_checks.lives,
     hold_checks.endings,
     hold_checks.parts,

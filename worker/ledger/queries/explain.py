@@ -24,6 +24,7 @@ from schemas import (
 from worker.catalog import Catalog
 from worker.core import AccountBook, Decided, Hold, Outcome, reply_for
 from worker.core.replies import message_for
+from worker.core.superseded import is_usage
 from worker.errors import NotFoundError
 from worker.ledger import rows
 from worker.ledger.loading import holds_of
@@ -69,8 +70,14 @@ class Asked(View):
 
 @dataclass(frozen=True)
 class Attempt(View):
-    """What came of an attempt. ``detail`` is what the reply says beside the amounts."""
+    """What came of an attempt. ``detail`` is what the reply says beside the amounts.
 
+    ``type`` and ``user_id`` differ from the command's where it took the reference from a usage that moved
+    nothing.
+    """
+
+    type: str
+    user_id: str
     attempt: int
     status: str
     code: str
@@ -254,11 +261,15 @@ def _operation(connection: Connection, reference_id: str) -> Row[Any] | None:
 def _superseded(connection: Connection, reference_id: str) -> tuple[Attempt, ...]:
     table = superseded_outcomes
     statement = select(table).where(table.c.reference_id == reference_id).order_by(table.c.attempt)
-    return tuple(_attempt(rows.outcome(row)) for row in connection.execute(statement))
+    found = [rows.outcome(row) for row in connection.execute(statement)]
+    # Usage comes before the command that took the reference from it, whatever their attempts.
+    return tuple(map(_attempt, sorted(found, key=lambda outcome: not is_usage(outcome.type))))
 
 
 def _attempt(outcome: Outcome) -> Attempt:
     return Attempt(
+        type=outcome.type,
+        user_id=outcome.user_id,
         attempt=outcome.attempt,
         status=outcome.status.value,
         code=outcome.code.value,

@@ -1,0 +1,126 @@
+"""Squatted references on RabbitMQ and PostgreSQL: a usage producer names payments before they come."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import select
+
+from schemas import BonusCredit, OpenAccount
+from tests.support.books import applied
+from tests.support.traffic import nothing_is_left
+from tests.support.witness import Witness
+from tests.support.worker_thread import running
+from worker.bootstrap import Application
+from worker.broker import BILLING
+from worker.catalog import Catalog
+from worker.ledger.audit import audit
+from worker.ledger.tables import accounts, entries, superseded_outcomes
+
+Message = dict[str, Any]
+
+_UNKNOWN: Message = {"type": "usage.deduct", "referenceId": "pi_1", "userId": "nobody", "tokens": 5}
+_ZEROS: list[Message] = [
+    {"type": "usage.deduct", "referenceId": "pi_2", "userId": "ann", "tokens": 0},
+    {"type": "usage.record", "referenceId": "pi_3", "userId": "ann", "meter": "ocr", "quantity": 0},
+    {"type": "usage.free_upload", "referenceId": "pi_4", "userId": "ann", "bytes": 0},
+]
+_PAYMENTS: list[Message] = [
+    {
+        "type": "payment.succeeded",
+        "referenceId": f"pi_{number}",
+        "userId": "bob",
+        "packageId": "starter",
+        "amountMinor": 499,
+        "currency": "USD",
+    }
+    for number in range(1, 5)
+]
+
+
+def _open(application: Application, catalog: Catalog) -> None:
+    """Open an account with a credit that has expired since, and a second one."""
+    now = datetime.now(UTC)
+    applied(
+        application.engine,
+        catalog,
+        OpenAccount(reference_id="open-ann", user_id="ann", tier="free"),
+        OpenAccount(reference_id="open-bob", user_id="bob", tier="free"),
+        BonusCredit(reference_id="b", user_id="ann", tokens=70, expires_at=now - timedelta(days=1)),
+        now=now - timedelta(days=2),
+    )
+
+
+def _ann(application: Application) -> tuple[Any, ...]:
+    """Ann's row and how many entries she has."""
+    with application.engine.connect() as connection:
+        row = connection.execute(select(accounts).where(accounts.c.user_id == "ann")).one()
+        own = connection.execute(select(entries).where(entries.c.account_id == row.account_id)).all()
+    return (*row, len(own))
+
+
+def test_squatted_payment_is_applied_and_the_squatter_keeps_its_replies(
+    application: Application, catalog: Catalog, witness: Witness
+) -> None:
+    _open(application, catalog)
+    before = _ann(application)
+    squats = [_UNKNOWN, *_ZEROS]
+    with running(application):
+        first = [witness.request(message) for message in squats]
+        assert _ann(application) == before
+        paid = [witness.request(message) for message in _PAYMENTS]
+        again = [witness.request(message) for message in squats]
+        higher = witness.request({**_UNKNOWN, "attempt": 2})
+        (_, dead), *_ = witness.take(BILLING.dead.name, 1)
+        nothing_is_left(witness)
+    assert [(reply["status"], reply["code"]) for reply in first] == [
+        ("rejected", "account_not_found"),
+        ("applied", "tokens_deducted"),
+        ("applied", "usage_recorded"),
+        ("applied", "free_upload_counted"),
+    ]
+    # What has expired counts, although nothing of it is posted.
+    assert [reply["balanceAfter"] for reply in first[1:]] == [10_000] * 3
+    assert [(reply["status"], reply["code"], reply["duplicate"]) for reply in paid] == [
+        ("applied", "tokens_purchased", False)
+    ] * 4
+    assert again == [{**reply, "duplicate": True} for reply in first]
+    assert (higher["code"], higher["field"]) == ("reference_conflict", "type")
+    assert b'"pi_1"' in dead
+    with application.engine.connect() as connection:
+        kept = connection.execute(select(superseded_outcomes.c.reference_id, superseded_outcomes.c.type))
+        assert sorted(map(tuple, kept)) == [(squat["referenceId"], squat["type"]) for squat in squats]
+    assert _ann(application) == before
+    assert audit(application.engine).is_clean
+
+
+def test_squats_and_payments_in_one_batch_come_to_the_same(
+    application: Application, catalog: Catalog, witness: Witness
+) -> None:
+    """All wait in their queues before the worker starts: payments are served first, or beside the usage."""
+    _open(application, catalog)
+    squats = [_UNKNOWN, *_ZEROS]
+    sent = dict(zip(witness.publish_all(squats + _PAYMENTS), squats + _PAYMENTS, strict=True))
+    with running(application):
+        replies = witness.replies(sent)
+        nothing_is_left(witness)
+    paid = [replies[key][0] for key, message in sent.items() if message["type"] == "payment.succeeded"]
+    assert [reply["code"] for reply in paid] == ["tokens_purchased"] * 4
+    assert audit(application.engine).is_clean
+
+
+def test_attempt_that_is_too_far_ahead_is_a_conflict_and_a_dead_letter(
+    application: Application, catalog: Catalog, witness: Witness
+) -> None:
+    _open(application, catalog)
+    message = {"type": "usage.deduct", "referenceId": "job", "userId": "bob", "tokens": 5}
+    with running(application):
+        far = witness.request({**message, "attempt": 1_001})
+        near = witness.request(message)
+        ((properties, _),) = witness.take(BILLING.dead.name, 1)
+        nothing_is_left(witness)
+    assert (far["code"], far["field"], far["expected"]) == ("reference_conflict", "attempt", "at most 1000")
+    assert near["code"] == "tokens_deducted"
+    assert properties.headers["x-billing-reason"] == "reference_conflict"
+    assert properties.headers["x-billing-message"] == (
+        "The reference 'job' takes at most 1000 as its next attempt, not 1001. Nothing moved."
+    )

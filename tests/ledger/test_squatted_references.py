@@ -1,0 +1,183 @@
+"""Squatted references in the database: who takes one, what is kept of who had it, and races for it."""
+
+from collections.abc import Sequence
+from itertools import permutations
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, insert, select, update
+from sqlalchemy.exc import DBAPIError
+
+from schemas import Command
+from tests.ledger.test_store import NOW, counted_statements, in_world, settled
+from tests.support.makers import bonus, deduct, opening, payment, record, upload
+from tests.support.model import Model, foretold
+from tests.support.worlds import SMALL_CATALOG, cut
+from worker.core import decide
+from worker.errors import ContentionError
+from worker.ledger.audit import audit
+from worker.ledger.store import Ledger
+from worker.ledger.tables import operations, superseded_outcomes
+
+SQUAT = deduct(5, user_id="nobody")
+
+
+def owners(engine: Engine) -> list[tuple[Any, ...]]:
+    """Type, user, attempt and status of all that had the reference ``r``, the present one last."""
+    found: list[tuple[Any, ...]] = []
+    with engine.connect() as connection:
+        for table in (superseded_outcomes, operations):
+            columns = (table.c.type, table.c.user_id, table.c.attempt, table.c.status)
+            rows = connection.execute(select(*columns).where(table.c.reference_id == "r").order_by(*columns))
+            found += map(tuple, rows)
+    return found
+
+
+@pytest.mark.parametrize("squatter", [SQUAT, deduct(5_000), deduct(0), upload(0), record("page", 0)])
+def test_payment_takes_its_reference_and_both_outcomes_are_kept(engine: Engine, squatter: Command) -> None:
+    ledger = Ledger(engine)
+    settled(ledger, [opening()])
+    (first,) = settled(ledger, [squatter])
+    (paid,) = settled(ledger, [payment()])
+    assert (paid["code"], paid["duplicate"]) == ("tokens_purchased", False)
+    assert settled(ledger, [squatter, payment(), squatter]) == [
+        {**first, "duplicate": True},
+        {**paid, "duplicate": True},
+        {**first, "duplicate": True},
+    ]
+    assert owners(engine) == [
+        (squatter.type, squatter.user_id, 1, first["status"]),
+        ("payment.succeeded", "u", 1, "applied"),
+    ]
+    assert audit(engine).is_clean
+
+
+def test_every_order_and_cut_of_a_squat_comes_to_what_the_model_says(engine: Engine) -> None:
+    ledger = Ledger(engine)
+    messages: list[Command] = [
+        SQUAT,
+        deduct(5, user_id="nobody", attempt=2),
+        payment(1),
+        payment(attempt=2),
+        SQUAT,
+    ]
+    for world, order in enumerate(permutations(messages)):
+        commands = [in_world(world, command) for command in (opening(), *order)]
+        model = Model(SMALL_CATALOG)
+        expected = [model.apply(command, NOW) for command in commands]
+        batches = cut(commands, [world % 5 + 1, world % 3 + 1])
+        replies = [foretold(reply) for batch in batches for reply in settled(ledger, batch)]
+        assert replies == expected
+    assert audit(engine).is_clean
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs"),
+    [
+        ([payment()], [payment(user_id="v")]),
+        ([deduct(5, user_id="nobody", attempt=2)], [payment()]),
+        ([payment()], [deduct(5, user_id="nobody", attempt=2)]),
+        ([bonus(5, "a"), payment(), bonus(5, "z")], [payment(user_id="v")]),
+    ],
+    ids=["two owners", "an owner first", "a squatter first", "in a batch"],
+)
+def test_reference_that_another_worker_took_is_contention(
+    postgres_engine: Engine, mine: Sequence[Command], theirs: Sequence[Command]
+) -> None:
+    """No lock keeps them apart: their users are different."""
+    ledger = Ledger(postgres_engine)
+    settled(ledger, [opening(), opening("o-v", "v"), SQUAT])
+
+    def lose() -> None:
+        with ledger.begin() as books:
+            known = books.load(mine, NOW)
+            plan = decide(mine, known, NOW, SMALL_CATALOG)
+            settled(Ledger(postgres_engine), theirs)
+            books.write(plan, known, NOW)
+
+    with pytest.raises(ContentionError, match="judged a reference"):
+        lose()
+    before = owners(postgres_engine)
+    again = [reply["code"] for reply in settled(ledger, mine)]
+    if theirs[0].type == "payment.succeeded":
+        assert "reference_conflict" in again
+        assert owners(postgres_engine) == before
+    else:
+        assert again == ["tokens_purchased"]
+    assert audit(postgres_engine).is_clean
+
+
+def test_zero_usage_writes_its_claim_and_nothing_else(postgres_engine: Engine) -> None:
+    ledger = Ledger(postgres_engine)
+    settled(ledger, [opening()])
+    with counted_statements(postgres_engine) as statements:
+        settled(ledger, [deduct(0), upload(0, "f"), record("page", 0, reference_id="m")])
+    verbs = [statement.removeprefix("EXECUTE ").split("_")[0] for statement in statements]
+    assert verbs == ["lock", "select", "select", "select", "insert"]  # accounts, outcomes, lots, quotas
+
+
+def test_only_usage_under_the_reference_of_another_command_asks_for_what_was_superseded(
+    postgres_engine: Engine,
+) -> None:
+    ledger = Ledger(postgres_engine)
+    settled(ledger, [opening(), SQUAT, payment(), deduct(1, "d")])
+    with counted_statements(postgres_engine) as statements:
+        settled(ledger, [payment(), deduct(1, "d"), deduct(1, "e")])
+    assert not [statement for statement in statements if "superseded" in statement]
+    with counted_statements(postgres_engine) as statements:
+        settled(ledger, [SQUAT, deduct(2, "e")])
+    assert len([statement for statement in statements if "superseded" in statement]) == 2
+
+
+@pytest.mark.parametrize(
+    ("reference", "changes"),
+    [
+        ("used", {"type": "payment.succeeded", "user_id": "v"}),
+        ("free", {"type": "payment.succeeded"}),
+        ("poor", {"type": "usage.record"}),
+        ("poor", {"user_id": "v", "attempt": 2}),
+        ("poor", {"type": "payment.succeeded", "reference_id": "else"}),
+        ("paid", {"type": "credit.bonus"}),
+        ("paid", {"type": "usage.deduct", "attempt": 2}),
+        ("broke", {"type": "credit.bonus", "attempt": 2}),
+    ],
+)
+def test_database_refuses_every_other_change_of_hands(
+    engine: Engine, reference: str, changes: dict[str, Any]
+) -> None:
+    settled(
+        Ledger(engine),
+        [
+            opening(tier="pro"),
+            deduct(5, "used"),
+            record("page", 2, reference_id="free"),
+            deduct(5_000, "poor"),
+            payment(reference_id="paid"),
+            payment(1, reference_id="broke"),
+        ],
+    )
+    with pytest.raises(DBAPIError, match="append-only"), engine.begin() as connection:
+        connection.execute(update(operations).where(operations.c.reference_id == reference).values(**changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"amount": 5},
+        {"amount": None},
+        {"first_entry": 1},
+        {"code": "hold_settled"},
+        {"code": "account_settled"},
+        {"code": "usage_recorded", "detail": {"free_quantity": 1}},
+    ],
+)
+def test_database_keeps_no_superseded_outcome_that_moved_something(
+    engine: Engine, changes: dict[str, Any]
+) -> None:
+    settled(Ledger(engine), [opening(), deduct(0)])
+    with engine.connect() as connection:
+        row = connection.execute(select(operations).where(operations.c.reference_id == "r")).mappings().one()
+    with engine.begin() as connection:
+        connection.execute(insert(superseded_outcomes), {**row, "attempt": 2})
+    with pytest.raises(DBAPIError, match="moved_nothing"), engine.begin() as connection:
+        connection.execute(insert(superseded_outcomes), {**row, "attempt": 3, **changes})

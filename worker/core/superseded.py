@@ -1,0 +1,84 @@
+"""Outcomes that lost their reference: to a higher attempt, or to a command of another kind."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from worker.core.outcomes import Outcome
+
+#: Most that a command's attempt may be above the stored one; above 0 where nothing is stored.
+ATTEMPTS_AHEAD_MAX = 1_000
+
+#: Beginnings of types: usage, and what takes a reference from usage that moved nothing.
+USAGE = "usage."
+TAKES_FROM_USAGE = ("payment.", "credit.", "subscription.", "account.")
+
+
+def is_usage(type_: str) -> bool:
+    """Return whether commands of this type are usage."""
+    return type_.startswith(USAGE)
+
+
+def may_supersede(type_: str, stored: Outcome) -> bool:
+    """Return whether a command of ``type_``, of any user, takes the reference from the outcome ``stored``.
+
+    Usage can be sent by many; a usage that moved nothing must not keep a payment out of its own reference.
+    """
+    return is_usage(stored.type) and type_.startswith(TAKES_FROM_USAGE) and stored.moved_nothing
+
+
+class Attempted(Protocol):
+    """One attempt at a reference: a command or an outcome."""
+
+    @property
+    def reference_id(self) -> str: ...
+
+    @property
+    def type(self) -> str: ...
+
+    @property
+    def user_id(self) -> str: ...
+
+    @property
+    def attempt(self) -> int: ...
+
+
+#: Reference, type and user: whose an operation is.
+Owner = tuple[str, str, str]
+
+
+def owner_of(one: Attempted) -> Owner:
+    """Return the reference, the type and the user of ``one``."""
+    return one.reference_id, one.type, one.user_id
+
+
+@dataclass(slots=True)
+class Superseded:
+    """Outcomes that another outcome of their reference replaced.
+
+    ``attempts`` has each by owner and attempt. ``lost`` has the latest of each owner whose reference a
+    command of another type or user took.
+    """
+
+    attempts: dict[tuple[Owner, int], Outcome] = field(default_factory=dict)
+    lost: dict[Owner, Outcome] = field(default_factory=dict)
+
+    def add(self, replaced: Outcome, by: Outcome) -> None:
+        """Add ``replaced``, whose place ``by`` has now."""
+        owner = owner_of(replaced)
+        self.attempts[owner, replaced.attempt] = replaced
+        if owner != owner_of(by):
+            self.lost[owner] = replaced
+
+    def attempt_of(self, one: Attempted) -> Outcome | None:
+        """Return the outcome of this very attempt."""
+        return self.attempts.get((owner_of(one), one.attempt))
+
+    def lost_by(self, one: Attempted) -> Outcome | None:
+        """Return the outcome that ``one`` had before its reference was taken; None where none was taken.
+
+        An attempt that never came has the outcome of the latest one, as it had before.
+        """
+        last = self.lost.get(owner_of(one))
+        if last is None or one.attempt > last.attempt:
+            return None
+        return self.attempt_of(one) or last
