@@ -194,7 +194,7 @@ def test_replay_steers_no_reply_into_a_queue_of_the_operator(
     target = f"billing.replies.{witness.user}.console"
     witness.channel.queue_declare(target)
     office = application.office()
-    bad = {"type": "usage.deduct", "referenceId": "d-1", "userId": "ann", "tokens": 0}
+    bad = {"type": "usage.deduct", "referenceId": "d-1", "userId": "ann", "tokens": -1}
     for message, who in ((bad, name), (bad | {"referenceId": "d-2"}, None)):
         channel.basic_publish(
             "billing",

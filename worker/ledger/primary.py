@@ -114,7 +114,7 @@ def guard_engine(engine: Engine, guard: Guard) -> None:
                 connection = _connected({**parameters, **address}, guard)
                 place = _place_of(connection)
             except psycopg2.Error as error:
-                failures.append(str(error).strip())
+                failures.append(str(error).strip().partition("\n")[0])
                 continue
             if not guard.is_replaced(place):
                 last_good[:] = [address]
