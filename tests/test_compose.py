@@ -193,7 +193,7 @@ def test_the_image_runs_as_nobody_special() -> None:
 def test_the_commands_are_these() -> None:
     assert [(name, shlex.join(words)) for name, words in commands()] == [
         ("migrate", "migrate"),
-        ("topology", "topology declare"),
+        ("topology", "topology declare --policies"),
         ("worker", "run --workers 2"),
         ("worker", "check"),
         ("scheduler", "scheduler"),
@@ -207,7 +207,8 @@ def test_the_commands_are_these() -> None:
     ids=lambda value: shlex.join(value) if isinstance(value, list) else value,
 )
 def test_a_command_is_one_that_the_command_line_knows(name: str, words: list[str]) -> None:
-    assert resolved(words).command.name == words[-1] or "--workers" in words, name
+    named = [word for word in words if not word.startswith("--")]
+    assert resolved(words).command.name == named[-1] or "--workers" in words, name
 
 
 def test_a_command_that_is_wrong_would_be_found() -> None:
@@ -218,11 +219,15 @@ def test_a_command_that_is_wrong_would_be_found() -> None:
 
 
 def test_the_commands_run_in_their_order_on_real_servers(
-    postgres: PostgresServer, bare_broker_url: str
+    postgres: PostgresServer, rabbitmq: RabbitMQServer, bare_broker_url: str
 ) -> None:
     database = "test_compose"
     postgres.databases.create_database(database)
-    settings = load_settings(broker_url=bare_broker_url, database_url=postgres.address.url(database))
+    settings = load_settings(
+        broker_url=bare_broker_url,
+        management_url=rabbitmq.address.management_url,
+        database_url=postgres.address.url(database),
+    )
     ours = {(name, words[0]): words for name, words in commands()}
     try:
         assert run_cli(settings, *ours["migrate", "migrate"]).returncode == 0

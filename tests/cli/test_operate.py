@@ -12,6 +12,7 @@ from tests.support.provision import PostgresServer, RabbitMQServer
 from tests.support.waiting import eventually
 from tests.support.witness import Witness
 from worker.broker import BILLING, open_link
+from worker.broker.management import Management
 from worker.broker.topology import Queue, Topology
 from worker.ledger.migrations import newest_revision
 
@@ -95,6 +96,23 @@ def test_check_says_who_consumes_and_fails_where_messages_wait_and_nobody_does(
         eventually(lambda: cli("check").lines[-2] == both)
     finally:
         link.close()
+
+
+def test_topology_sets_its_policies_where_it_is_told_to(
+    cli: Cli, rabbitmq: RabbitMQServer, broker_url: str
+) -> None:
+    cli.environment["BILLING_MANAGEMENT_URL"] = rabbitmq.address.management_url
+    ended = cli("topology", "declare", "--policies")
+    assert (ended.code, ended.lines[-2:]) == (0, ["policy billing-work: set", "policy billing-kept: set"])
+    management = Management(broker_url, rabbitmq.address.management_url)
+    wanted = dict(BILLING.least_delivery_limits())
+    eventually(lambda: management.delivery_limits(*wanted) == wanted, what="the limits in force")
+
+
+def test_topology_says_that_the_management_api_does_not_answer(cli: Cli) -> None:
+    ended = cli("topology", "declare", "--policies", BILLING_MANAGEMENT_URL="http://127.0.0.1:1")
+    assert ended.code == 3
+    assert "the management API at 127.0.0.1:1 does not answer" in ended.err
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
-"""What AMQP doesn't tell and RabbitMQ's management API does: the delivery limits that hold for queues."""
+"""What AMQP can't do and RabbitMQ's management API can: tell delivery limits, set policies."""
 
 import base64
 import http.client
 import json
+from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -39,6 +40,11 @@ class Management:
         default = _DEFAULT_LIMIT if has_default else None
         return {queue: self._limit(queue, default) for queue in queues}
 
+    def set_policy(self, name: str, pattern: str, definition: Mapping[str, str | int]) -> None:
+        """Set a policy for queues; needs the tag ``policymaker``."""
+        policy = {"pattern": pattern, "definition": dict(definition), "apply-to": "queues"}
+        self._request("PUT", f"policies/{self._vhost}/{quote(name, safe='')}", json.dumps(policy))
+
     def _limit(self, queue: str, default: int | None) -> int | None:
         found = self._get(f"queues/{self._vhost}/{quote(queue, safe='')}")
         policy = found.get("effective_policy_definition") or {}
@@ -51,17 +57,19 @@ class Management:
         return min(limited) if limited else None
 
     def _get(self, path: str) -> Any:
+        return json.loads(self._request("GET", path))
+
+    def _request(self, method: str, path: str, body: str | None = None) -> bytes:
         where = f"the management API at {self._address.hostname}:{self._address.port or _DEFAULT_PORT}"
         try:
             connection = self._kind(self._address.hostname or "", self._address.port, timeout=_TIMEOUT_S)
             with closing(connection):
-                connection.request(
-                    "GET", f"{self._address.path.rstrip('/')}/api/{path}", headers=self._headers
-                )
+                where_to = f"{self._address.path.rstrip('/')}/api/{path}"
+                connection.request(method, where_to, body, self._headers)
                 response = connection.getresponse()
-                body = response.read()
-            if response.status != http.HTTPStatus.OK:
-                raise BrokerUnavailableError(f"{where} answers {response.status} {response.reason}")
-            return json.loads(body)
-        except (OSError, http.client.HTTPException, ValueError) as error:
+                content = response.read()
+        except (OSError, http.client.HTTPException) as error:
             raise BrokerUnavailableError(f"{where} does not answer: {error}") from error
+        if response.status >= http.HTTPStatus.BAD_REQUEST:
+            raise BrokerUnavailableError(f"{where} answers {response.status} {response.reason}")
+        return content

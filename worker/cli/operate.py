@@ -247,11 +247,8 @@ def _limits_line(application: Application) -> str:
     if broker_is_embedded(application.settings.broker_url.get_secret_value()):
         return "none on an embedded broker"
     least = BILLING.least_delivery_limits()
-    management = Management(
-        application.settings.broker_url.get_secret_value(), application.settings.management_url
-    )
     try:
-        limits = management.delivery_limits(*least)
+        limits = _management(application).delivery_limits(*least)
     except TransientError as error:
         raise _WorthANoteError(f"unknown: {error}") from error
     low = {queue: limit for queue, limit in limits.items() if limit is not None and limit < least[queue]}
@@ -264,6 +261,11 @@ def _limits_line(application: Application) -> str:
             f"restarts and lost connections would dead-letter good messages: {said}; {way_out}"
         )
     return "high enough"
+
+
+def _management(application: Application) -> Management:
+    settings = application.settings
+    return Management(settings.broker_url.get_secret_value(), settings.management_url)
 
 
 def _paused_line(application: Application) -> str:
@@ -330,11 +332,13 @@ def topology() -> None:
 
 @topology.command()
 @with_application("broker_url")
-def declare(application: Application) -> None:
+@click.option("--policies", is_flag=True, help="Set the policies too, through the management API.")
+def declare(application: Application, *, policies: bool) -> None:
     """Make what is missing. Needs the right to configure; safe to run again.
 
-    Prints the policy that an operator should set beside it: policies can be changed later, arguments of a
-    queue can't.
+    Prints the policies that an operator should set beside it, or sets them with --policies, which needs
+    RabbitMQ's management API (BILLING_MANAGEMENT_URL) and the tag `policymaker`. Policies can be changed
+    later, arguments of a queue can't.
     """
     link = application.link()
     try:
@@ -351,8 +355,13 @@ def declare(application: Application) -> None:
         (BILLING.events, "notices; bind a queue to hear them"),
     ):
         click.echo(f"exchange {exchange}: declared, for {what}")
-    if not broker_is_embedded(application.settings.broker_url.get_secret_value()):
-        for name, (pattern, definition) in BILLING.policies().items():
+    if broker_is_embedded(application.settings.broker_url.get_secret_value()):
+        return
+    for name, (pattern, definition) in BILLING.policies().items():
+        if policies:
+            _management(application).set_policy(name, pattern, definition)
+            click.echo(f"policy {name}: set")
+        else:
             click.echo(f"policy to set: {_policy_command(name, pattern, definition)}")
 
 
