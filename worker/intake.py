@@ -64,7 +64,7 @@ def _refused_sender(delivery: Delivery, message: Message, policy: Policy) -> Rea
     sender = delivery.text("user_id")
     places: dict[str, str | None] = {message.type: None}
     if isinstance(message, UsageBatch):
-        for index, item in enumerate(message.items):
+        for index, item in zip(message.places, message.items, strict=True):
             places.setdefault(item.type, f"items.{index}.type")
     for type_, field in places.items():
         if not _may_send(sender, type_, policy):

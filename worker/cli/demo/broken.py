@@ -20,7 +20,7 @@ def ways_to_be_broken(command: DeductUsage, now: datetime) -> list[tuple[str, st
         return json.dumps({key: value for key, value in fields.items() if key != name}).encode()
 
     key, batch = command.type, type_of(UsageBatch)
-    items = [fields, {**fields, "tokens": 0}]
+    items = [fields, {**fields, "referenceId": f"{command.reference_id}-bad", "tokens": -1}]
     half_good = {"type": batch, "referenceId": f"{command.reference_id}-batch", "items": items}
     return [
         ("not JSON", key, b"please take 5 tokens from bob"),
