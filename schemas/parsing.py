@@ -7,6 +7,7 @@ before parsing.
 import codecs
 import json
 from itertools import accumulate
+from operator import is_, itemgetter
 from typing import Any, Final
 
 from schemas.malformed import RefusedError
@@ -26,8 +27,8 @@ _PAIRS_MAX = 64
 class GivenTwice:
     """A JSON object that gives a field twice. It is no dict, so that every validation refuses it."""
 
-    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
-        self.name = _first_twice(pairs)
+    def __init__(self, pairs: list[tuple[str, Any]], fields: dict[str, Any]) -> None:
+        self.name = _first_twice(pairs, fields)
         # Not kept where no command has so many: tens of thousands would only be looked through.
         self._pairs = pairs if len(pairs) <= _PAIRS_MAX else []
 
@@ -37,13 +38,10 @@ class GivenTwice:
         return found[0] if len(found) == 1 else None
 
 
-def _first_twice(pairs: list[tuple[str, Any]]) -> str:
-    seen: set[str] = set()
-    for name, _ in pairs:
-        if name in seen:
-            return name
-        seen.add(name)
-    raise AssertionError("every field is given once")
+def _first_twice(pairs: list[tuple[str, Any]], fields: dict[str, Any]) -> str:
+    """The first name of ``pairs`` that is given again: up to there they are the ``fields``, in order."""
+    are_same = list(map(is_, map(itemgetter(0), pairs), fields))
+    return pairs[are_same.index(False) if False in are_same else len(fields)][0]
 
 
 def parse(body: bytes, max_bytes: int, max_quantity: int) -> dict[str, Any]:
@@ -130,7 +128,7 @@ def _too_deep() -> RefusedError:
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any] | GivenTwice:
     fields = dict(pairs)
-    return fields if len(fields) == len(pairs) else GivenTwice(pairs)
+    return fields if len(fields) == len(pairs) else GivenTwice(pairs, fields)
 
 
 def _no_constant(name: str) -> Any:
