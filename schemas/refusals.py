@@ -41,13 +41,15 @@ class Refusals:
         self._near: dict[tuple[str, Model], str | None] = {}
         self._room = _NAMED_IN_ALL
         self._count = 0
+        self._is_wary = False
 
     def foresees(self, data: dict[str, Any]) -> bool:
         """Tell whether validation of ``data`` would be a waste, once some items of a batch were refused.
 
         It costs most where metadata is bad, which is told faster; a good item should not pay for that.
         """
-        return self._count >= _WARY_AFTER and metadata_fault(data.get("metadata")) is not None
+        self._is_wary = self._count >= _WARY_AFTER
+        return self._is_wary and metadata_fault(data.get("metadata")) is not None
 
     def of(
         self, data: dict[str, Any], model: Model, error: ValidationError | None, place: str
@@ -59,16 +61,17 @@ class Refusals:
         """
         self._count += 1
         names = NAMES[model]
-        unknown = len(data) - sum(map(data.__contains__, names))
-        if unknown:
+        if not data.keys() <= names:
+            unknown = len(data) - sum(map(data.__contains__, names))
             some = (name for name in data if name not in names)
             first = list(islice(some, min(NAMED_MAX, max(self._room, 1))))
             self._room -= len(first)
             return self._unknown(first, unknown, model, place)
-        for name, value in data.items():
-            if isinstance(value, GivenTwice):
-                return given_twice(value, f"{place}{name}.")
-        if (fault := metadata_fault(data.get("metadata"))) is not None:
+        if GivenTwice in map(type, data.values()):
+            name, twice = next(pair for pair in data.items() if isinstance(pair[1], GivenTwice))
+            return given_twice(twice, f"{place}{name}.")
+        has_looked = error is not None and self._is_wary
+        if not has_looked and (fault := metadata_fault(data.get("metadata"))) is not None:
             key, text = fault
             return _refused_value("metadata" if key is None else f"metadata.{shown(key)}", place, text)
         if error is None:
