@@ -7,7 +7,8 @@ from schemas.accounts import OpenAccount, SettleAccount
 from schemas.commands import COMMAND_TYPES, MESSAGE_TYPES, Command, type_of
 from schemas.credits import AdjustCredit, BonusCredit, RefundCredit
 from schemas.dead_letter import DeadLetter
-from schemas.decoding import Limits, Malformed, decode
+from schemas.decoding import Limits, decode, first_malformed
+from schemas.malformed import Malformed
 from schemas.notices import Notice, NoticeType
 from schemas.payments import (
     DisputeClosed,
@@ -61,6 +62,7 @@ __all__ = [
     "Status",
     "UsageBatch",
     "decode",
+    "first_malformed",
     "type_of",
 ]
 

@@ -4,7 +4,16 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, StrictInt, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    StrictBool,
+    StrictInt,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+)
 
 INT64_MAX = 2**63 - 1
 
@@ -15,22 +24,28 @@ _EDGE = r"[^\p{C}\p{Z}]"
 # Text for people keeps the joiners of their scripts; what turns the direction of a line around may deceive.
 _TEXT = r"[^\p{Cc}\p{Zl}\p{Zp}\u{202A}-\u{202E}\u{2066}-\u{2069}]"
 
+IDENTIFIER_MAX = 200
+LABEL_MAX = 64
+TEXT_MAX = 500
+
 #: Names one operation, one user, one tier, …: 1 to 200 visible characters, no white space at either end.
 Identifier = Annotated[
     str,
     StringConstraints(
-        strict=True, min_length=1, max_length=200, pattern=rf"^{_EDGE}(?:{_VISIBLE}*{_EDGE})?$"
+        strict=True, min_length=1, max_length=IDENTIFIER_MAX, pattern=rf"^{_EDGE}(?:{_VISIBLE}*{_EDGE})?$"
     ),
 ]
 
 #: A short label that statistics group by.
 Label = Annotated[
     str,
-    StringConstraints(strict=True, min_length=1, max_length=64, pattern=rf"^{_EDGE}(?:{_VISIBLE}*{_EDGE})?$"),
+    StringConstraints(
+        strict=True, min_length=1, max_length=LABEL_MAX, pattern=rf"^{_EDGE}(?:{_VISIBLE}*{_EDGE})?$"
+    ),
 ]
 
 #: Text for people; moves nothing.
-FreeText = Annotated[str, StringConstraints(strict=True, max_length=500, pattern=rf"^{_TEXT}*$")]
+FreeText = Annotated[str, StringConstraints(strict=True, max_length=TEXT_MAX, pattern=rf"^{_TEXT}*$")]
 
 #: Tokens, bytes or minor units of money: a whole number from 1 to 2^63−1.
 Quantity = Annotated[StrictInt, Field(gt=0, le=INT64_MAX)]
@@ -84,8 +99,9 @@ UtcTimestamp = Annotated[datetime, BeforeValidator(parse_rfc3339), AfterValidato
 METADATA_MAX_KEYS = 16
 
 
-def _within_keys(value: dict[str, Any]) -> dict[str, Any]:
-    if len(value) > METADATA_MAX_KEYS:
+def _within_keys(value: Any) -> Any:
+    # Before the keys are validated: an error was made for each of tens of thousands.
+    if isinstance(value, dict) and len(value) > METADATA_MAX_KEYS:
         raise ValueError(f"may hold at most {METADATA_MAX_KEYS} keys, has {len(value)}")
     return value
 
@@ -93,4 +109,64 @@ def _within_keys(value: dict[str, Any]) -> dict[str, Any]:
 MetadataValue = FreeText | Annotated[StrictInt, Field(ge=-INT64_MAX - 1, le=INT64_MAX)] | StrictBool | None
 
 #: Small and flat: at most 16 keys; strings, 64-bit integers, booleans or null.
-Metadata = Annotated[dict[Label, MetadataValue], AfterValidator(_within_keys)]
+Metadata = Annotated[dict[Label, MetadataValue], BeforeValidator(_within_keys)]
+
+#: In a producer's words, what is wrong with a text.
+CHARACTERS_TEXT = (
+    "holds characters that are not taken (control or invisible characters, white space at either end)"
+)
+HALF_A_PAIR_TEXT = "holds half of a surrogate pair; send valid Unicode"
+
+HALF_A_PAIR = re.compile("[\ud800-\udfff]")
+_NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def metadata_fault(value: Any) -> tuple[str | None, str] | None:
+    """Return the first fault of what ``Metadata`` refuses: its key (None: the whole), and a text; or None.
+
+    It stops there, which pydantic does not: to refuse sixteen bad values takes it ten times as long.
+    """
+    if not isinstance(value, dict):
+        return None if value is None else (None, "must be an object")
+    if len(value) > METADATA_MAX_KEYS:
+        return None, f"may hold at most {METADATA_MAX_KEYS} keys, has {len(value)}"
+    for key, one in value.items():
+        if (text := _key_fault(key) or _value_fault(one)) is not None:
+            return key, text
+    return None
+
+
+def is_plain(name: str, max_length: int) -> bool:
+    """Tell whether ``name`` is printable ASCII, as nearly all are: then no pattern needs to be matched."""
+    return name.isascii() and name.isprintable() and 0 < len(name) <= max_length and name == name.strip(" ")
+
+
+_LABEL: TypeAdapter[str] = TypeAdapter(Label)
+
+
+def _key_fault(key: str) -> str | None:
+    if is_plain(key, LABEL_MAX):
+        return None
+    if not key:
+        return "must not be empty"
+    if len(key) > LABEL_MAX:
+        return f"must have at most {LABEL_MAX} characters"
+    if key.isascii():
+        return CHARACTERS_TEXT
+    try:
+        _LABEL.validate_python(key)
+    except ValidationError:
+        return HALF_A_PAIR_TEXT if HALF_A_PAIR.search(key) else CHARACTERS_TEXT
+    return None
+
+
+def _value_fault(value: Any) -> str | None:
+    if isinstance(value, str):
+        if len(value) > TEXT_MAX:
+            return f"must have at most {TEXT_MAX} characters"
+        if value.isprintable() or _NO_TEXT.search(value) is None:
+            return None
+        return HALF_A_PAIR_TEXT if HALF_A_PAIR.search(value) else CHARACTERS_TEXT
+    if value is None or (isinstance(value, int) and -INT64_MAX - 1 <= value <= INT64_MAX):
+        return None
+    return "must be a string, a whole number of 64 bits, true, false or null"

@@ -77,7 +77,7 @@ class Reply(BaseModel):
     as it was in the first reply. ``recorded_at`` is when the outcome was stored. ``held`` is what holds keep
     of the balance, absent where that is nothing: available is balance minus held. ``expired`` counts the
     tokens that had run out and were taken off together with this. The reply to a batch has the replies to
-    its ``items``, in their order, and counts them.
+    its ``items``, in their order, and counts them: ``failed`` are those that are no commands.
     """
 
     model_config = ConfigDict(
@@ -135,6 +135,7 @@ class Reply(BaseModel):
     period_end: datetime | None = None
     applied: int | None = None
     rejected: int | None = None
+    failed: int | None = None
     items: "tuple[Reply, ...] | None" = None
 
     def to_json(self) -> bytes:

@@ -1,12 +1,13 @@
 """Commands that use tokens: at once, under a hold, by a meter, or many in one message."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictInt, model_validator
+from pydantic import Field, PrivateAttr, StrictInt, model_validator
 
 from schemas.base import BaseCommand, CommandAbout, Message
 from schemas.fields import Identifier, Label, Quantity, UsageQuantity
+from schemas.malformed import Malformed
 
 #: Most items that one ``usage.batch`` takes.
 BATCH_MAX_ITEMS = 1_000
@@ -85,20 +86,60 @@ class RecordUsage(BaseCommand):
     feature: Label | None = None
 
 
-BatchItem = Annotated[DeductUsage | RecordUsage | FreeUpload, Field(discriminator="type")]
+#: What an item of a batch may be.
+BatchItem = DeductUsage | RecordUsage | FreeUpload
+
+#: The same by its ``type``.
+ITEM_TYPES: dict[str, type[BatchItem]] = {
+    "usage.deduct": DeductUsage,
+    "usage.record": RecordUsage,
+    "usage.free_upload": FreeUpload,
+}
 
 
-class UsageBatch(Message):
-    """Up to 1,000 usage commands in one message: each with its own reference and outcome, one reply to all.
-
-    An item without ``userId`` is the batch's user's. The items are applied in order, in one transaction; the
-    batch's own reference names its reply and nothing in the ledger.
-    """
+class BatchEnvelope(Message):
+    """A ``usage.batch`` without its items: what it says of itself."""
 
     type: Literal["usage.batch"] = "usage.batch"
     reference_id: Identifier
     user_id: Identifier | None = None
-    items: Annotated[tuple[BatchItem, ...], Field(min_length=1, max_length=BATCH_MAX_ITEMS)]
+
+
+class UsageBatch(BatchEnvelope):
+    """Up to 1,000 usage commands in one message: each with its own reference and outcome, one reply to all.
+
+    An item without ``userId`` is the batch's user's. The items are applied in order, in one transaction; the
+    batch's own reference names its reply and nothing in the ledger.
+
+    A batch that was received may have ``malformed`` items beside its ``items``. They are answered by
+    themselves, at their ``places``; one that a producer builds has none.
+    """
+
+    items: Annotated[
+        tuple[Annotated[BatchItem, Field(discriminator="type")], ...],
+        Field(min_length=1, max_length=BATCH_MAX_ITEMS),
+    ]
+    _malformed: Mapping[int, Malformed] = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def received(
+        cls, envelope: BatchEnvelope, items: Sequence[BatchItem], malformed: Mapping[int, Malformed]
+    ) -> "UsageBatch":
+        """The batch of ``items`` that are commands already and of those that are none, by their places."""
+        batch = cls.model_construct(**dict(envelope), items=tuple(items))
+        batch.__pydantic_private__ = {"_malformed": malformed}
+        return batch
+
+    @property
+    def malformed(self) -> Mapping[int, Malformed]:
+        """The items that are no commands, by their places in the message, in order."""
+        return self._malformed
+
+    @property
+    def places(self) -> Sequence[int]:
+        """The place in the message of each of ``items``, from 0."""
+        size = len(self.items) + len(self._malformed)
+        return [place for place in range(size) if place not in self._malformed]
 
     @model_validator(mode="before")
     @classmethod

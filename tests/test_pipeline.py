@@ -576,11 +576,62 @@ def test_who_may_not_send_an_item_may_not_send_it_in_a_batch(
     assert reasons == ([] if refused is None else [("wrong_sender", refused)])
 
 
-def test_a_batch_that_is_no_batch_names_the_item(pipeline: Pipeline) -> None:
-    link = settle(pipeline, delivery(batch(deduct(), deduct("b", -1)), correlation_id="c"))
-    about = letter(link.letters[0])
+def test_malformed_item_is_answered_by_itself_and_makes_a_letter_of_the_batch(
+    pipeline: Pipeline, metrics: Metrics
+) -> None:
+    settle(pipeline, delivery(OPEN), delivery(deduct("x", 1)))
+    items = [deduct("a"), deduct("b", -1), deduct("c"), deduct("x", 2), {}]
+    message = delivery(batch(*items), correlation_id="c")
+    link = settle(pipeline, message)
+    (reply,) = link.replies
+    assert reply["message"] == "Processed 5 items: 2 applied, 1 rejected, 2 malformed"
+    assert (reply["applied"], reply["rejected"], reply["failed"]) == (2, 1, 2)
+    assert [(one["status"], one["code"]) for one in reply["items"]] == [
+        ("applied", "tokens_deducted"),
+        ("failed", "malformed"),
+        ("applied", "tokens_deducted"),
+        ("rejected", "reference_conflict"),
+        ("failed", "malformed"),
+    ]
+    bad = reply["items"][1]
+    assert (bad["reason"], bad["field"], bad["referenceId"], bad["userId"], bad["type"]) == (
+        *("invalid_field", "items.1.tokens", "b", "u", "usage.deduct"),
+    )
+    (dead,) = link.letters
+    about = letter(dead)
     assert (about.reason, about.field, about.reference_id) == ("invalid_field", "items.1.tokens", "batch")
-    assert link.replies[0]["field"] == "items.1.tokens"
+    assert about.message.endswith("It is one of 2 such items. 1 more are in conflict with their references.")
+    assert dead.body == message.body
+    assert counts(metrics.batch_items)["unknown", "malformed"] == 2
+    assert pipeline.limit.most_faults == 0
+
+
+def test_redelivered_batch_with_a_malformed_item_gets_the_same_reply(pipeline: Pipeline) -> None:
+    settle(pipeline, delivery(OPEN))
+    message = delivery(batch(deduct("a"), deduct("b", -1)))
+    first, again = (settle(pipeline, message).replies[0] for _ in range(2))
+    assert (first["duplicate"], again["duplicate"]) == (False, True)
+    assert first["items"][1] == again["items"][1]
+    assert first["items"][0] | {"duplicate": True} == again["items"][0]
+
+
+def test_batch_of_malformed_items_alone_moves_nothing(pipeline: Pipeline) -> None:
+    message = delivery(batch(deduct("a", -1), {}))
+    for link in (settle(pipeline, message), settle(pipeline, message, delivery(OPEN))):
+        reply = link.replies[0]
+        assert (reply["status"], reply["code"], reply["duplicate"]) == ("applied", "batch_processed", False)
+        assert (reply["applied"], reply["rejected"], reply["failed"]) == (0, 0, 2)
+        assert len(link.letters) == 1
+        assert link.acknowledged[0] == message
+
+
+def test_place_of_an_item_counts_malformed_ones(engine: Engine, catalog: Catalog, metrics: Metrics) -> None:
+    """In the rules about senders and in a conflict."""
+    record = {"type": "usage.record", "referenceId": "m", "meter": "ocr", "quantity": 1}
+    guarded = make_pipeline(engine, catalog, metrics, Policy(senders={"usage.record": ["meter"]}))
+    link = settle(guarded, delivery(batch({}, deduct(), record), user_id="app"))
+    about = letter(link.letters[0])
+    assert (about.reason, about.field) == ("wrong_sender", "items.2.type")
 
 
 # -- notices ----------------------------------------------------------------------------------------------

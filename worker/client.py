@@ -86,8 +86,8 @@ class BillingClient:
     def request(self, message: Message, timeout_s: float = 10.0) -> Reply:
         """Publish ``message`` and wait for its reply, rejections included. Raises NoReplyError.
 
-        The reply to a batch counts what was applied and what was rejected, and has the replies to its items,
-        in their order: look at them, for the batch itself is always ``applied``.
+        The reply to a batch counts what was applied, rejected and malformed (``failed``), and has the replies
+        to its items, in their order: look at them, for the batch itself is always ``applied``.
         """
         correlation_id = uuid4().hex
         self._awaited, self._reply = correlation_id, None

@@ -5,7 +5,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
-from schemas import Code, Notice, Reply, Status, UsageBatch
+from schemas import Code, Malformed, Notice, Reply, Status, UsageBatch
 from worker.broker import DIRECT_REPLY_TO, Delivery, Outgoing
 from worker.core import Answer, Decided, Outcome, reply_for
 from worker.deadletters.letters import Reason, dead_letter_for
@@ -25,14 +25,14 @@ class Correspondence:
     def about_answers(
         self, delivery: Delivery, message: Message, answers: Sequence[Answer], now: datetime
     ) -> list[Outgoing]:
-        """The reply to ``message``; for a conflict, which operators must see, a dead letter; the notices."""
+        """The reply to ``message``; a dead letter where operators must see it; the notices."""
         if isinstance(message, UsageBatch):
             reply = _reply_to_batch(message, answers)
         else:
             reply = reply_for(message, answers[0])
         outgoing = [self._addressed(delivery, reply)] if _is_to_be_answered(delivery) else []
-        if (conflict := _conflict_in(message, reply)) is not None:
-            outgoing.append(self.dead_letter(delivery, conflict, 1, now))
+        if (reason := _reason_in(message, reply)) is not None:
+            outgoing.append(self.dead_letter(delivery, reason, 1, now))
         for answer in answers:
             # Again with a duplicate: the delivery that comes again is the outbox of notices too.
             if isinstance(answer, Decided) and answer.outcome.notices:
@@ -128,36 +128,61 @@ def fault_of(message: Message | None, fault: Exception) -> Reason:
 
 
 def _reply_to_batch(batch: UsageBatch, answers: Sequence[Answer]) -> Reply:
-    items = tuple(reply_for(item, answer) for item, answer in zip(batch.items, answers, strict=True))
+    answered = map(reply_for, batch.items, answers)
+    by_place = dict(zip(batch.places, answered, strict=True))
+    by_place |= {place: _failed(_malformed(item)) for place, item in batch.malformed.items()}
+    items = tuple(by_place[place] for place in range(len(by_place)))
+    failed = len(batch.malformed)
     applied = sum(item.status is Status.APPLIED for item in items)
-    rejected = len(items) - applied
+    rejected = len(items) - applied - failed
     counted = f"{len(items)} item{'s' if len(items) > 1 else ''}"
+    malformed = f", {failed} malformed" if failed else ""
     return Reply(
         status=Status.APPLIED,
         code=Code.BATCH_PROCESSED,
-        message=f"Processed {counted}: {applied} applied, {rejected} rejected",
+        message=f"Processed {counted}: {applied} applied, {rejected} rejected{malformed}",
         type=batch.type,
         reference_id=batch.reference_id,
         user_id=batch.user_id,
-        duplicate=all(item.duplicate for item in items),
+        # Of malformed items nothing is stored: they say nothing about it.
+        duplicate=bool(answers) and all(items[place].duplicate for place in batch.places),
         applied=applied,
         rejected=rejected,
+        failed=failed,
         items=items,
     )
 
 
-def _conflict_in(message: Message, reply: Reply) -> Reason | None:
-    """That the reference of ``message``, or of one of its items, names another operation."""
+def _malformed(item: Malformed) -> Reason:
+    return Reason.about(item, item.reason, item.message, item.field)
+
+
+def _reason_in(message: Message, reply: Reply) -> Reason | None:
+    """Why operators must see ``message`` although it is answered; one reason for all items of a batch.
+
+    Its reference, or that of an item, names another operation; or an item is malformed, which goes first.
+    """
     if reply.items is None:
         if reply.code is not Code.REFERENCE_CONFLICT:
             return None
         return Reason.about(message, reply.code, reply.message, reply.field)
-    found = [n for n, item in enumerate(reply.items) if item.code is Code.REFERENCE_CONFLICT]
-    if not found:
-        return None
-    first = reply.items[found[0]]
-    more = f" It is one of {len(found)} such items." if len(found) > 1 else ""
-    return Reason.about(message, first.code, first.message + more, f"items.{found[0]}.{first.field}")
+    malformed = [item for item in reply.items if item.status is Status.FAILED]
+    conflicts = [n for n, item in enumerate(reply.items) if item.code is Code.REFERENCE_CONFLICT]
+    if malformed:
+        first = malformed[0]
+        text = first.message + _one_of(len(malformed))
+        if conflicts:
+            text += f" {len(conflicts)} more are in conflict with their references."
+        return Reason.about(message, first.reason or first.code, text, first.field)
+    if conflicts:
+        first = reply.items[conflicts[0]]
+        text = first.message + _one_of(len(conflicts))
+        return Reason.about(message, first.code, text, f"items.{conflicts[0]}.{first.field}")
+    return None
+
+
+def _one_of(count: int) -> str:
+    return f" It is one of {count} such items." if count > 1 else ""
 
 
 def _failed(reason: Reason) -> Reply:

@@ -66,9 +66,11 @@ def _refused_sender(delivery: Delivery, message: Message, policy: Policy) -> Rea
     if not policy.senders:
         return None
     sender = delivery.text("user_id")
-    items = message.items if isinstance(message, UsageBatch) else ()
+    commands = [(-1, message)]
+    if isinstance(message, UsageBatch):
+        commands += zip(message.places, message.items, strict=True)
     prefixes: dict[str, str | None] = {}
-    for index, command in enumerate((message, *items), -1):
+    for index, command in commands:
         if command.type not in prefixes:
             prefixes[command.type] = policy.prefix_of_references(command.type, sender)
         prefix = prefixes[command.type]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
 
-from schemas import Code, Command, UsageBatch
+from schemas import Code, Command, UsageBatch, first_malformed
 from worker.broker import Delivery, Link, Outgoing
 from worker.catalog import Catalog
 from worker.core import Answer, Conflict, decide
@@ -49,13 +49,14 @@ class UnansweredError(BrokerUnavailableError):
 class Item:
     """One delivery on its way through the batch: it ends with answers, or a reason why there are none.
 
-    There is an answer to each command of its message, in their order. ``outgoing`` is what remains to be sent
-    about it, once that is written. What is ``kept`` is of a lane that pauses: it stays in its queue.
+    There is an answer to each command of its message, in their order, none to a batch of malformed items
+    alone; None before the ledger was asked. ``outgoing`` is what remains to be sent about it, once that is
+    written. What is ``kept`` is of a lane that pauses: it stays in its queue.
     """
 
     delivery: Delivery
     message: Message | None = None
-    answers: Sequence[Answer] = ()
+    answers: Sequence[Answer] | None = None
     reason: Reason | None = None
     tries: int = 1
     outgoing: list[Outgoing] | None = None
@@ -114,7 +115,7 @@ class Pipeline:
         What has them already, or a reason why there are none, stays as it is: after a TransientError it may
         be called again with the same items.
         """
-        self._apply([item for item in items if not item.answers and item.reason is None])
+        self._apply([item for item in items if item.answers is None and item.reason is None])
 
     def try_alone(self, item: Item) -> bool:
         """Apply the message of a paused lane by itself; False where it meets a fault again.
@@ -260,7 +261,7 @@ class Pipeline:
             return [self._correspondence.dead_letter(bare, item.reason, item.tries, now)]
 
     def _correspond(self, item: Item, now: datetime) -> list[Outgoing]:
-        if item.message is not None and item.answers:
+        if item.message is not None and item.answers is not None:
             return self._correspondence.about_answers(item.delivery, item.message, item.answers, now)
         if item.reason is None:
             raise AssertionError("an item without answers and reason")
@@ -292,7 +293,8 @@ class Pipeline:
         for item in items:
             messages[_labels(item)] += 1
             if isinstance(item.message, UsageBatch):
-                batched.update(map(_answer_labels, item.message.items, item.answers))
+                batched.update(map(_answer_labels, item.message.items, item.answers or ()))
+                batched.update(_MALFORMED for _ in item.message.malformed)
         for counts, metric in ((messages, self._metrics.messages), (batched, self._metrics.batch_items)):
             for labels, count in counts.items():
                 metric.labels(*labels).inc(count)
@@ -302,15 +304,20 @@ def _refusal(item: Item) -> str | None:
     """The reason code of a refusal, which is most often its sender's fault; None where it is none."""
     if item.reason is not None:
         return None if item.reason.code in _FAULTS else item.reason.code
-    if any(isinstance(answer, Conflict) for answer in item.answers):
+    if (malformed := first_malformed(item.message)) is not None:
+        return malformed.reason
+    if any(isinstance(answer, Conflict) for answer in item.answers or ()):
         return Code.REFERENCE_CONFLICT
     return None
 
 
+_MALFORMED = ("unknown", "malformed")
+
+
 def _labels(item: Item) -> tuple[str, str]:
     if item.message is None:
-        return "unknown", "malformed"
-    if not item.answers:
+        return _MALFORMED
+    if item.answers is None:
         return item.message.type, "unprocessable"
     if isinstance(item.message, UsageBatch):
         return item.message.type, Code.BATCH_PROCESSED

@@ -179,6 +179,10 @@ def test_a_bad_item_is_named_by_its_place_and_nothing_of_the_batch_is_sent(
     assert (ended.code, ended.out) == (1, "published 0, refused 1, unroutable 0\n")
     assert ended.err == "line 1: invalid_field: items.1.tokens: must be 0 or more\n"
     assert witness.depth("billing.usage") == 0
+    again = broker_cli("publish", "-", "--unchecked", stdin=json.dumps(batch).encode())
+    assert again.out == "published 1, refused 0, unroutable 0\n"
+    ((_, body),) = witness.take("billing.usage", 1)
+    assert json.loads(body) == batch
 
 
 def test_the_maximum_is_the_one_that_is_configured(broker_cli: Cli) -> None:

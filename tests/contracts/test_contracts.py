@@ -64,7 +64,7 @@ def test_every_field_of_a_reply_stands_there_and_is_one() -> None:
 
 
 def test_every_way_to_be_malformed_stands_there_with_its_field() -> None:
-    refused = [step["reply"] for step in STEPS if step["reply"]["code"] == "malformed"]
+    refused = [reply for reply in replies_in(STEPS) if reply["code"] == "malformed"]
     assert {reply["reason"] for reply in refused} == (REASONS - NO_REASON) | {"wrong_routing_key"}
     fields = {reply.get("field") for reply in refused}
     assert {None, "tokens", "items.1.tokens", "metadata.plan"} <= fields

@@ -163,6 +163,19 @@ def test_a_batch_is_resolved_when_all_its_items_have_outcomes(world: World) -> N
     assert world.office.story(number).events[-1].text == "2 applied, 1 rejected"
 
 
+def test_batch_with_a_malformed_item_comes_back_and_moves_nothing_again(world: World) -> None:
+    batch = {"type": "usage.batch", "referenceId": "b-1", "userId": "ann", "items": [deduct("i-1"), 5]}
+    world.apply(DeductUsage(reference_id="i-1", user_id="ann", tokens=5))
+    (number,) = world.park_failed(batch)
+    (verdict,) = world.office.dry_run([number]).verdicts
+    assert (verdict.would, verdict.code, verdict.field) == ("malformed", "invalid_field", "items.#")
+    assert verdict.text == "of its items 1 duplicate, 1 malformed"
+    ended = world.replay([number])
+    assert came_of(ended) == {"failed_again": 1}
+    letter = world.office.letter(number)
+    assert (letter.status, letter.reason, letter.field) == ("parked", "invalid_field", "items.1")
+
+
 def test_what_is_no_command_is_delivered(world: World) -> None:
     letter = dead_letter_for(
         failed(b'{"id": "n-1"}'),

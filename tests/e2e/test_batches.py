@@ -144,3 +144,30 @@ def test_a_conflict_in_a_batch_is_one_dead_letter_with_the_place(
     assert (letter.reason, letter.field, letter.reference_id) == ("reference_conflict", "items.3.tokens", "b")
     assert json.loads(body) == message
     assert used(application) == {"ann": 11}
+
+
+def test_malformed_item_among_a_thousand_is_refused_alone(application: Application, witness: Witness) -> None:
+    """It is one dead letter, whose replay changes nothing."""
+    items = [deduct(f"i{n}") for n in range(BATCH_MAX_ITEMS)]
+    items[7] = deduct("i7", -1, colour="red")
+    message = batch("b", items)
+    with running(application):
+        witness.request(opening("ann"))
+        reply = witness.request(message)
+        ((properties, body),) = witness.take(BILLING.dead.name, 1)
+        assert used(application) == {"ann": 999}
+        again = witness.request(json.loads(body))
+    assert reply["message"] == "Processed 1000 items: 999 applied, 0 rejected, 1 malformed"
+    assert [item["referenceId"] for item in reply["items"]] == [item["referenceId"] for item in items]
+    bad = reply["items"].pop(7)
+    assert (bad["status"], bad["code"], bad["reason"], bad["field"]) == (
+        *("failed", "malformed", "unknown_field", "items.7.colour"),
+    )
+    assert {item["code"] for item in reply["items"]} == {"tokens_deducted"}
+    letter = DeadLetter.from_headers(properties.headers)
+    assert (letter.reason, letter.field, letter.reference_id) == ("unknown_field", "items.7.colour", "b")
+    assert json.loads(body) == message
+    assert (again["duplicate"], again["applied"], again["failed"]) == (True, 999, 1)
+    assert witness.depth(BILLING.dead.name) == 1, "of the replay"
+    assert used(application) == {"ann": 999}
+    assert audit(application.engine).is_clean

@@ -56,7 +56,7 @@ def race(worker_settings: Settings) -> Iterator[Race]:
                 start.wait(10)
                 pipeline.apply(items)
                 assert all(item.reason is None for item in items), [item.reason for item in items]
-                return [answer for item in items for answer in item.answers]
+                return [answer for item in items for answer in item.answers or ()]
 
             running = [threads.submit(apply, *pair) for pair in zip(pipelines, batches, strict=False)]
             return [future.result(60) for future in running]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import DeductUsage, FreeUpload, Malformed, RecordUsage, UsageBatch
+from schemas import DeductUsage, FreeUpload, RecordUsage, UsageBatch
 from schemas.decoding import BODY_MAX_BYTES
 from schemas.usage import BATCH_MAX_ITEMS
 from tests.support.border import (
@@ -73,6 +73,14 @@ def test_an_item_in_a_batch_is_the_command_that_it_is_alone() -> None:
         (item(tokens=10**16), "invalid_field", ".tokens", f"at most {LIMITS.max_quantity} is taken"),
         (item(tokens=GONE), "missing_field", ".tokens", "'items.3.tokens' is missing"),
         (item(tokns=5), "unknown_field", ".tokns", "did you mean 'tokens'?"),
+        (
+            item(tokns=5, colour="red"),
+            "unknown_field",
+            ".tokns",
+            "The fields 'items.3.tokns', 'items.3.colour' are not known; did you mean 'tokens' for 'tokns'?",
+        ),
+        (item(metadata={str(n): n for n in range(17)}), "invalid_field", ".metadata", "has 17"),
+        (item(metadata={" a": 1}), "invalid_field", ".metadata. a", "white space at either end"),
         (item(reference_id="x"), "unknown_field", ".reference_id", "did you mean 'referenceId'?"),
         (item(user_id="x"), "unknown_field", ".user_id", "did you mean 'userId'?"),
         (item(userId=None), "invalid_field", ".userId", "must be a string"),
@@ -93,8 +101,69 @@ def test_an_item_in_a_batch_is_the_command_that_it_is_alone() -> None:
         ([ITEM], "invalid_field", "", "must be an object"),
     ],
 )
-def test_a_bad_item_is_named_by_its_place(last: Any, reason: str, place: str, words: str) -> None:
-    assert_refused(batch_with(last), reason, f"items.3{place}", words)
+def test_malformed_item_is_refused_by_itself_and_named_by_its_place(
+    last: Any, reason: str, place: str, words: str
+) -> None:
+    batch = taken(batch_with(last, item(referenceId="i-4")))
+    assert [item.reference_id for item in batch.items] == ["i-0", "i-1", "i-2", "i-4"]
+    assert batch.places == [0, 1, 2, 4]
+    ((index, refused),) = batch.malformed.items()
+    assert_fit_for_logs_and_headers(refused)
+    assert (index, refused.reason, refused.field) == (3, reason, f"items.3{place}")
+    assert words in refused.message
+
+
+@pytest.mark.parametrize(
+    ("last", "field"),
+    [
+        ('{"type": "usage.deduct", "referenceId": "i-3", "tokens": 5, "tokens": 6}', "tokens"),
+        (
+            '{"type": "usage.deduct", "referenceId": "i-3", "tokens": 5, "metadata": {"a": 1, "a": 2}}',
+            "metadata.a",
+        ),
+    ],
+)
+def test_item_that_gives_a_field_twice_is_refused_by_itself(last: str, field: str) -> None:
+    batch = taken(batch_with("@").replace(b'"@"', last.encode()))
+    assert len(batch.items) == 3
+    refused = batch.malformed[3]
+    assert (refused.reason, refused.field) == ("duplicate_field", f"items.3.{field}")
+    assert f"'items.3.{field}' is given twice" in refused.message
+    assert (refused.type, refused.reference_id) == ("usage.deduct", "i-3")
+
+
+def test_malformed_item_keeps_the_identities_that_could_be_read() -> None:
+    bad = [item(userId=GONE, tokens=-1), item(referenceId=5, tokns=1), item(type="credit.bonus"), 5]
+    told = taken(body("usage.batch", userId="u-9", items=bad)).malformed.values()
+    assert [(one.type, one.reference_id, one.user_id) for one in told] == [
+        ("usage.deduct", "r-1", "u-9"),
+        ("usage.deduct", None, "u-1"),
+        ("credit.bonus", "r-1", "u-1"),
+        (None, None, None),
+    ]
+
+
+def test_batch_of_malformed_items_alone_is_a_batch_without_commands() -> None:
+    batch = taken(body("usage.batch", items=[5, item(tokens=-1)]))
+    assert (batch.items, batch.places, list(batch.malformed)) == ((), [], [0, 1])
+
+
+def test_batch_that_a_producer_builds_has_no_malformed_items() -> None:
+    batch = UsageBatch(reference_id="b", items=(DeductUsage(reference_id="i", user_id="u", tokens=5),))
+    assert (batch.malformed, batch.places) == ({}, [0])
+
+
+def test_each_of_a_thousand_malformed_items_is_told_its_own_fault() -> None:
+    """Also after the first ones, where metadata is looked at before it is validated."""
+    bad = {"tokens": -1}, {"metadata": {"a": [1]}}, {"metadata": {"\x00": 1}}, {"tokns": 5}
+    items = [item(referenceId=f"i-{n}", **bad[n % 5]) if n % 5 < 4 else item() for n in range(1_000)]
+    batch = taken(body("usage.batch", items=items))
+    assert len(batch.items) == 200
+    for index, refused in batch.malformed.items():
+        assert_fit_for_logs_and_headers(refused)
+        rest = {0: "tokens", 1: "metadata.a", 2: "metadata.\\x00", 3: "tokns"}[index % 5]
+        assert refused.field == f"items.{index}.{rest}"
+        assert refused.reference_id == f"i-{index}"
 
 
 @pytest.mark.parametrize(
@@ -111,11 +180,14 @@ def test_a_bad_item_is_named_by_its_place(last: Any, reason: str, place: str, wo
             "did you mean 'items'?",
         ),
         (
-            body("usage.batch", userId=GONE),
-            "missing_field",
-            "items.0.userId",
-            "'items.0.userId' is missing",
+            body("usage.batch", colour="red", attempt=2, items=[5]),
+            "unknown_field",
+            "colour",
+            "The fields 'colour', 'attempt' are not known",
         ),
+        (body("usage.batch", items=[5] * 1_001), "invalid_field", "items", "holds too many"),
+        (body("usage.batch", referenceId=GONE), "missing_field", "referenceId", "is missing"),
+        (b'{"type": "usage.batch", "items": [], "items": []}', "duplicate_field", "items", "given twice"),
         (body("usage.batch", userId=5), "invalid_field", "userId", "must be a string"),
         (body("usage.batch", attempt=2), "unknown_field", "attempt", "known are items, referenceId"),
     ],
@@ -133,8 +205,14 @@ def test_a_thousand_items_are_taken_and_one_more_is_not() -> None:
     assert_refused(too_many, "invalid_field", "items", "holds too many; at most 1000 items are taken")
 
 
+def test_item_without_a_user_in_a_batch_without_one_is_malformed() -> None:
+    refused = taken(body("usage.batch", userId=GONE)).malformed[0]
+    assert (refused.reason, refused.field) == ("missing_field", "items.0.userId")
+    assert "'items.0.userId' is missing" in refused.message
+
+
 def test_a_refusal_keeps_the_batchs_own_identities() -> None:
-    refused = refusal_of(batch_with(item(tokens=-1), referenceId="b-1", userId="u-9"))
+    refused = refusal_of(body("usage.batch", items=[], referenceId="b-1", userId="u-9"))
     assert (refused.type, refused.reference_id, refused.user_id) == ("usage.batch", "b-1", "u-9")
 
 
@@ -174,5 +252,6 @@ def test_no_change_of_an_item_makes_decode_raise(data: st.DataObject) -> None:
     strange = data.draw(values | st.dictionaries(names, values, max_size=3))
     last = {**ITEM, **strange} if isinstance(strange, dict) else strange
     result = outcome_of(json.dumps({**MINIMAL["usage.batch"], "items": [ITEM, last]}).encode())
-    if isinstance(result, Malformed):
-        assert_fit_for_logs_and_headers(result)
+    assert isinstance(result, UsageBatch)
+    for refused in result.malformed.values():
+        assert_fit_for_logs_and_headers(refused)

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 
 from schemas import COMMAND_TYPES, MESSAGE_TYPES, Command, DeductUsage, Limits, Malformed, decode
+from schemas.fields import Metadata, metadata_fault
 from tests.support import border
 from tests.support.border import (
     GONE,
@@ -149,15 +151,15 @@ TWICE: list[Row] = [
         "a metadata key given twice",
         deduct_of('{"plan": 1, "plan": 2}', "metadata"),
         "duplicate_field",
-        "plan",
-        "'plan' is given twice",
+        "metadata.plan",
+        "'metadata.plan' is given twice",
     ),
     (
         "a metadata key given twice, once with an escape",
         deduct_of(r'{"a": 1, "\u0061": 2}', "metadata"),
         "duplicate_field",
-        "a",
-        "'a' is given twice",
+        "metadata.a",
+        "'metadata.a' is given twice",
     ),
     (
         "a strange name given twice",
@@ -271,6 +273,27 @@ FIELDS: list[Row] = [
         "unknown_field",
         "token",
         "did you mean 'tokens'?",
+    ),
+    (
+        "several unknown fields, one of them misspelt",
+        body(tokens=GONE, tokns=5, colour="red", shape="round"),
+        "unknown_field",
+        "tokns",
+        "The fields 'tokns', 'colour', 'shape' are not known; did you mean 'tokens' for 'tokns'? known are",
+    ),
+    (
+        "more unknown fields than are named",
+        body(**{f"f{n}": n for n in range(12)}),
+        "unknown_field",
+        "f0",
+        "'f8', 'f9' and 2 more are not known",
+    ),
+    (
+        "long unknown fields",
+        body(**{str(n) + "😀" * 300: n for n in range(5)}),
+        "unknown_field",
+        "0" + r"\U0001f600" * 79,
+        "are not known; known are attempt",
     ),
     ("a field in capitals", body(TOKENS=5), "unknown_field", "TOKENS", "known are attempt"),
     (
@@ -776,6 +799,28 @@ def test_a_truncated_message_is_refused(command: Command, data: st.DataObject) -
     message = command.to_json()
     cut = data.draw(st.integers(0, len(message) - 1))
     assert refusal_of(message[:cut]).reason in {"not_json", "not_utf8"}
+
+
+texts = st.text(max_size=4) | st.text(st.characters(), max_size=4) | st.sampled_from(["x" * 64, "x" * 65])
+
+
+@examples(500)
+@given(
+    st.dictionaries(
+        texts,
+        texts | st.none() | st.booleans() | st.floats() | st.integers(-(2**64), 2**64) | st.just(["x"]),
+        min_size=1,
+        max_size=2,
+    )
+)
+def test_metadata_has_a_fault_when_validation_refuses_it(metadata: dict[str, Any]) -> None:
+    """The two must agree: in a batch with many malformed items the fault is looked for first."""
+    try:
+        TypeAdapter(Metadata).validate_python(metadata)
+    except ValidationError:
+        assert metadata_fault(metadata) is not None
+    else:
+        assert metadata_fault(metadata) is None
 
 
 # -- commands as values -----------------------------------------------------------------------------------

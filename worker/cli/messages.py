@@ -13,7 +13,7 @@ from typing import IO, Any
 import click
 from rich.progress import Progress
 
-from schemas import Limits, Malformed, decode
+from schemas import Limits, decode, first_malformed
 from worker.bootstrap import Application, utc_now
 from worker.broker import BILLING, Delivery, Link, Outgoing
 from worker.cli.options import sender_of, with_application
@@ -160,13 +160,12 @@ class _Sender:
     def _message(self, number: int, line: bytes) -> Outgoing | None:
         body = _typed(line.strip(), self._form.type)
         decoded = decode(body, now=utc_now(), limits=Limits(max_quantity=self._form.max_quantity))
-        if not isinstance(decoded, Malformed):
-            return self._outgoing(body, decoded.type)
-        if self._form.unchecked:
+        refused = first_malformed(decoded)
+        if refused is None or self._form.unchecked:
             type_ = decoded.type or self._form.type or _NO_TYPE
             return self._outgoing(body, type_ if len(type_.encode()) <= _NAME_MAX_BYTES else _NO_TYPE)
         self.refused += 1
-        click.echo(f"line {number}: {decoded.reason}: {decoded.message}", err=True)
+        click.echo(f"line {number}: {refused.reason}: {refused.message}", err=True)
         return None
 
     def _outgoing(self, body: bytes, type_: str) -> Outgoing:

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, insert, select, update
 
-from schemas import Command, UsageBatch
+from schemas import Command, UsageBatch, first_malformed
 from worker.broker import Delivery
 from worker.catalog import Catalog
 from worker.deadletters import reading
@@ -199,7 +199,10 @@ def problem_with(
     if taken_in is None or not leads_to_workers(letter):
         return None
     taken = taken_in(as_delivered(letter, sent_as, body), now)
-    return RefusedBodyError(taken.code, taken.field, taken.message) if isinstance(taken, Reason) else None
+    if isinstance(taken, Reason):
+        return RefusedBodyError(taken.code, taken.field, taken.message)
+    item = first_malformed(taken)
+    return None if item is None else RefusedBodyError(item.reason, item.field, item.message)
 
 
 def edit(engine: Engine, number: int, mended: Mended, catalog: Catalog | None, now: datetime) -> ParkedLetter:

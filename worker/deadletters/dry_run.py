@@ -15,7 +15,7 @@ from typing import Protocol
 
 from sqlalchemy import Engine, select
 
-from schemas import Code, Command, FreeUpload, UsageBatch, type_of
+from schemas import Code, Command, FreeUpload, UsageBatch, first_malformed, type_of
 from worker.catalog import Catalog
 from worker.core import Answer, Conflict, decide
 from worker.core.replies import conflict_text, message_for
@@ -192,14 +192,18 @@ def _verdict(letter: ParkedLetter, taken: _Taken, answers: Sequence[Answer]) -> 
         case Reason():
             return LetterVerdict(letter.number, "malformed", taken.code, taken.message, taken.field, 0)
     judged = [_judgement(answer) for answer in answers]
+    if isinstance(taken, UsageBatch):
+        judged += [("malformed", one.reason, one.message, 0) for one in taken.malformed.values()]
     tokens = sum(tokens for _, _, _, tokens in judged)
-    for would in ("conflict", "apply", "reject", "duplicate"):
+    for would in ("malformed", "conflict", "apply", "reject", "duplicate"):
         some = [one for one in judged if one[0] == would]
         if some:
             _, code, text, _ = some[0]
             if len(judged) > 1:
                 text = _counted([one[0] for one in judged])
             field = next((a.field for a in answers if isinstance(a, Conflict)), None)
+            if (malformed := first_malformed(taken)) is not None:
+                field = malformed.field
             return LetterVerdict(letter.number, would, code, text, field, tokens)
     raise AssertionError("a message without commands")
 
@@ -223,7 +227,7 @@ def _judgement(answer: Answer) -> tuple[str, str, str, int]:
 
 
 def _counted(words: Sequence[str]) -> str:
-    kinds = ("apply", "reject", "duplicate", "conflict")
+    kinds = ("apply", "reject", "duplicate", "conflict", "malformed")
     return "of its items " + ", ".join(f"{words.count(kind)} {kind}" for kind in kinds if kind in words)
 
 

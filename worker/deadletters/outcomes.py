@@ -37,8 +37,18 @@ class Expected:
 
 
 def expected_of(body: bytes, now: datetime) -> tuple[Expected, ...]:
-    """What the ledger must show of a message; nothing where it is no command."""
+    """What the ledger must show of a message for its end; nothing where a worker can only refuse it.
+
+    That is so as well where one item of a batch is malformed: such a letter comes back, whatever the ledger
+    has of its other items.
+    """
     message = decode(body, now=now, limits=_ANY)
+    if isinstance(message, UsageBatch) and message.malformed:
+        return ()
+    return _commands_of(message)
+
+
+def _commands_of(message: Command | UsageBatch | Malformed) -> tuple[Expected, ...]:
     if isinstance(message, Malformed):
         return ()
     commands = message.items if isinstance(message, UsageBatch) else (message,)
@@ -129,7 +139,7 @@ def ledger_lines(
     connection: Connection, letter: ParkedLetter, now: datetime, most: int
 ) -> tuple[LedgerLine, ...]:
     """What the ledger has under the first references of the letter, whatever is under them."""
-    expected = expected_of(letter.current_body, now)[:most]
+    expected = _commands_of(decode(letter.current_body, now=now, limits=_ANY))[:most]
     ledger = shown(connection, expected)
     lines = [_line(one, ledger) for one in expected]
     known = {line.reference_id for line in lines}

@@ -1,0 +1,154 @@
+"""From the bytes of a body to its JSON object, in bounded time.
+
+The bounds come before the work that grows with what they bound: bytes before decoding, objects and arrays
+before parsing.
+"""
+
+import codecs
+import json
+from itertools import accumulate
+from operator import is_, itemgetter
+from typing import Any, Final
+
+from schemas.malformed import RefusedError
+from schemas.usage import BATCH_MAX_ITEMS
+
+#: Most objects and arrays of one body. A full batch has 2,002; a batch of too many small items must still be
+#: parsed, so that its refusal names it.
+CONTAINERS_MAX: Final = 8_192
+#: A body of this size can't hold enough of them to be slow.
+_SMALL_BYTES = 4_096
+#: Depth above which too many containers are called too deep.
+_DEPTH_MAX = 64
+#: Number of fields above which an object that gives one twice is not searched for its identities.
+_PAIRS_MAX = 64
+
+
+class GivenTwice:
+    """A JSON object that gives a field twice. It is no dict, so that every validation refuses it."""
+
+    def __init__(self, pairs: list[tuple[str, Any]], fields: dict[str, Any]) -> None:
+        self.name = _first_twice(pairs, fields)
+        # Not kept where no command has so many: tens of thousands would only be looked through.
+        self._pairs = pairs if len(pairs) <= _PAIRS_MAX else []
+
+    def get(self, name: str) -> Any:
+        """The value of a field that is given once; None of others, and if no command has so many fields."""
+        found = [value for key, value in self._pairs if key == name]
+        return found[0] if len(found) == 1 else None
+
+
+def _first_twice(pairs: list[tuple[str, Any]], fields: dict[str, Any]) -> str:
+    """The first name of ``pairs`` that is given again: up to there they are the ``fields``, in order."""
+    are_same = list(map(is_, map(itemgetter(0), pairs), fields))
+    return pairs[are_same.index(False) if False in are_same else len(fields)][0]
+
+
+def parse(body: bytes, max_bytes: int, max_quantity: int) -> dict[str, Any]:
+    """Return the one JSON object of ``body``. Raises RefusedError.
+
+    An object inside it that gives a field twice is a ``GivenTwice``.
+    """
+    if len(body) > _SMALL_BYTES or len(body) > max_bytes:
+        _refuse_large(body, max_bytes)
+    if body.startswith(_MARKS):
+        raise RefusedError("byte_order_mark", "The body begins with a byte order mark; send plain UTF-8.")
+    try:
+        data = _DECODER.decode(body.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise RefusedError("not_utf8", f"The body is not UTF-8: bad byte at {error.start}.") from error
+    except RecursionError as error:
+        raise _too_deep() from error
+    except json.JSONDecodeError as error:
+        raise RefusedError("not_json", f"The body is not JSON: {shown(str(error))}.") from error
+    except ValueError as error:  # int() refuses more than some thousand digits
+        raise RefusedError(
+            "invalid_field", f"A number is too large: at most {max_quantity} is taken."
+        ) from error
+    if not isinstance(data, dict):
+        if isinstance(data, GivenTwice):
+            raise given_twice(data)
+        raise RefusedError(
+            "not_an_object", f"The body is a JSON {_json_kind(data)}; a command is one object."
+        )
+    return data
+
+
+def given_twice(twice: GivenTwice, place: str = "") -> RefusedError:
+    """The refusal of an object at ``place`` (such as ``items.3.``) that gives a field twice."""
+    field = place + shown(twice.name)
+    return RefusedError("duplicate_field", f"The field {field!r} is given twice; send it once.", field)
+
+
+def shown(value: Any) -> str:
+    """At most 80 printable characters of what a producer sent, fit for logs and headers.
+
+    Of an array or an object only its kind: the text of a large one takes long to write.
+    """
+    text = f"a JSON {_json_kind(value)}" if isinstance(value, _LARGE) else str(value)
+    if len(text) <= 80 and text.isascii() and text.isprintable() and "\\" not in text:
+        return text
+    return text[:80].encode("unicode_escape").decode("ascii")
+
+
+_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def _refuse_large(body: bytes, max_bytes: int) -> None:
+    if len(body) > max_bytes:
+        raise RefusedError(
+            "body_too_large", f"The body has {len(body)} bytes; at most {max_bytes} are taken."
+        )
+    if _containers(body) <= CONTAINERS_MAX:
+        return
+    # Text may hold braces: without escaped quotes, every second piece between quotes is outside of a string.
+    outside = b"".join(body.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')[::2])
+    if _containers(outside) <= CONTAINERS_MAX:
+        return
+    brackets = outside.translate(None, delete=_NO_BRACKETS)[:CONTAINERS_MAX]
+    if max(accumulate(1 if bracket in b"[{" else -1 for bracket in brackets)) > _DEPTH_MAX:
+        raise _too_deep()
+    raise RefusedError(
+        "invalid_field",
+        f"The body holds more than {CONTAINERS_MAX} objects and arrays; at most {BATCH_MAX_ITEMS} items, "
+        "each with its metadata, are taken.",
+    )
+
+
+def _containers(text: bytes) -> int:
+    return text.count(b"{") + text.count(b"[")
+
+
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+
+def _too_deep() -> RefusedError:
+    return RefusedError("too_deep", "The body is nested too deeply; a command is one flat object.")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any] | GivenTwice:
+    fields = dict(pairs)
+    return fields if len(fields) == len(pairs) else GivenTwice(pairs, fields)
+
+
+def _no_constant(name: str) -> Any:
+    raise RefusedError("not_json", f"{name} is no JSON number; amounts are whole numbers.")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+
+_LARGE = (dict, list, GivenTwice)
+_KINDS = {
+    dict: "object",
+    GivenTwice: "object",
+    list: "array",
+    str: "string",
+    bool: "boolean",
+    int: "number",
+    float: "number",
+    type(None): "null",
+}
+
+
+def _json_kind(value: Any) -> str:
+    return _KINDS[type(value)]
