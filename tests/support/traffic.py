@@ -184,6 +184,20 @@ class Truth:
         assert audit(self._engine).findings == ()
 
     @property
+    def balances(self) -> dict[str, int]:
+        """Every user's balance, as the model has it."""
+        return self._model.balances()
+
+    @property
+    def codes_in_ledger(self) -> set[str]:
+        """Every reference that has a row of its own: of a command batch, those of its items."""
+        return {reference for reference, code in self._codes.items() if code != "batch_processed"}
+
+    def code_of(self, reference_id: str) -> str:
+        """The code of its reply."""
+        return self._codes[reference_id]
+
+    @property
     def noticed(self) -> set[tuple[str, str]]:
         """The reference and the type of every notice that must have come, once at least."""
         return {(notice["referenceId"], notice["type"]) for notice in self._model.notices}

@@ -1,0 +1,103 @@
+"""Processes of the command line that come and go during a test, each with its log in a file of its own."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.support.processes import STOP_S, worker_environment
+from worker.settings import Settings
+
+_LEVEL = re.compile(r"^\S+ \S+ (WARNING|ERROR|CRITICAL) ", re.MULTILINE)
+
+
+class Member:
+    """One process, its arguments and its log."""
+
+    def __init__(self, arguments: tuple[str, ...], environment: dict[str, str], path: Path) -> None:
+        self.arguments = arguments
+        self._path = path
+        with path.open("wb") as log, path.with_suffix(".out").open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "worker", *arguments],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=log,
+            )
+
+    @property
+    def log(self) -> str:
+        """All that it has logged until now."""
+        return self._path.read_text(errors="replace")
+
+    @property
+    def warnings(self) -> list[str]:
+        """The lines of its log of level WARNING and above."""
+        return [line for line in self.log.splitlines() if _LEVEL.match(line)]
+
+    @property
+    def output(self) -> str:
+        """All that it has printed until now."""
+        return self._path.with_suffix(".out").read_text(errors="replace")
+
+    @property
+    def is_running(self) -> bool:
+        """True until it has ended."""
+        return self.process.poll() is None
+
+    def kill(self) -> None:
+        """End it with SIGKILL; harmless where it has ended."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self, patience_s: float = STOP_S) -> int:
+        """End it with SIGTERM; returns its exit code. Raises subprocess.TimeoutExpired."""
+        self.process.terminate()
+        return self.process.wait(patience_s)
+
+
+class Fleet:
+    """Starts processes with the same settings and, beside them, ``variables`` in their environment."""
+
+    def __init__(self, settings: Settings, folder: Path, variables: dict[str, str] | None = None) -> None:
+        self._environment = {**worker_environment(settings), **(variables or {})}
+        self._folder = folder
+        self.members: list[Member] = []
+
+    def start(self, *arguments: str) -> Member:
+        """Start ``billing-worker`` with ``arguments``."""
+        path = self._folder / f"{os.getpid()}-{id(self)}-{len(self.members)}.log"
+        member = Member(arguments, self._environment, path)
+        self.members.append(member)
+        return member
+
+    def running(self, command: str = "run") -> list[Member]:
+        """The processes of one command that have not ended."""
+        return [each for each in self.members if each.arguments[0] == command and each.is_running]
+
+    def stop(self) -> list[int]:
+        """End what runs with SIGTERM, all at once; the exit codes."""
+        running = [member for member in self.members if member.is_running]
+        for member in running:
+            member.process.terminate()
+        return [member.process.wait(STOP_S) for member in running]
+
+    @property
+    def log(self) -> str:
+        """What all have logged, one after the other."""
+        return "".join(member.log for member in self.members)
+
+
+@contextmanager
+def fleet(settings: Settings, folder: Path, variables: dict[str, str] | None = None) -> Iterator[Fleet]:
+    """A fleet of which nothing outlives the block."""
+    members = Fleet(settings, folder, variables)
+    try:
+        yield members
+    finally:
+        for member in members.members:
+            member.kill()
