@@ -67,6 +67,7 @@ class Fleet:
         self._environment = {**worker_environment(settings), **(variables or {})}
         self._folder = folder
         self.members: list[Member] = []
+        self.replaced: set[Member] = set()  #: those that ended and have a successor
 
     def start(self, *arguments: str) -> Member:
         """Start ``billing-worker`` with ``arguments``."""
