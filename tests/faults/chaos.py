@@ -2,10 +2,11 @@
 
 Workers and schedulers under mixed load meet faults of servers, networks and processes in an order that the
 seed decides. Each fault is undone, and then all that was published until then must be answered; in the end
-the account is made up.
+all of it is reconciled.
 """
 
 import random
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,9 +18,9 @@ from time import monotonic
 
 import click
 
-from tests.support.accounting import Shortcomings
 from tests.support.fleet import Member
 from tests.support.proxy import Proxy
+from tests.support.reconciliation import Discrepancies
 from tests.support.rig import Rig, new_database, new_vhost, rig, through
 from tests.support.servers import ManagementError, Postgres, PostgresAddress, RabbitMQ, StopMode
 from tests.support.standby import SmallDisk, Standby, create_small, read_only, url_of_both
@@ -28,6 +29,7 @@ from worker.settings import load_settings
 
 CONSUMER_TIMEOUT_S, DATABASE_TIMEOUT_S = 10, 5
 PACE, DISK_MB = 200.0, 512
+USERS = tuple(f"user-{number}" for number in range(1_200))
 #: Longest wait for the replies after a fault. A broker's connection that hangs costs two heartbeats.
 RECOVERY_MAX_S = 150.0
 MODES: tuple[StopMode, ...] = ("fast", "immediate")
@@ -102,7 +104,7 @@ def _behind(proxy: Proxy, address: PostgresAddress) -> PostgresAddress:
 
 @dataclass
 class World:
-    """What faults happen to."""
+    """Servers, proxies and processes that faults happen to."""
 
     under: Rig
     databases: Databases
@@ -275,7 +277,7 @@ def order_of(rng: random.Random) -> Iterator[tuple[Fault, Fault | None]]:
 
 @dataclass
 class Line:
-    """What the table says of one fault."""
+    """One line of the table."""
 
     times: int = 0
     under_way: int = 0
@@ -290,7 +292,7 @@ class Line:
 
 @dataclass
 class Chaos:
-    """A run: its seed, how long it goes on beginning faults, and what came of it."""
+    """A run: its seed, how long it goes on beginning faults, and its result."""
 
     seed: int
     seconds: float
@@ -298,7 +300,7 @@ class Chaos:
     say: Callable[[str], object] = print
     lines: dict[str, Line] = field(default_factory=dict)
 
-    def run(self) -> Shortcomings:
+    def run(self) -> Discrepancies:
         """Run it; what is wrong in the end. Raises AssertionError where something never recovers."""
         # Faults are drawn from one source and how they go from another: the order is the seed's alone.
         faults = order_of(random.Random(self.seed))
@@ -307,7 +309,7 @@ class Chaos:
             while not over():
                 self._meet(world, *next(faults))
             self.say("the last fault is undone: waiting for every reply")
-            found = world.under.close_account(patience_s=RECOVERY_MAX_S)
+            found = world.under.reconcile(patience_s=RECOVERY_MAX_S)
             codes = [code for code in world.under.ended if code]
             self.say(f"published: {len(world.under.feed.published)}; {found}; exit codes not 0: {codes}")
             if not found.is_clean or codes:
@@ -379,6 +381,7 @@ def _world(seed: int, workers: int) -> Iterator[World]:
                 variables=VARIABLES,
                 seed=seed,
                 pace=PACE,
+                users=USERS,
             )
         )
         under.starts(workers=workers, others=(("scheduler",), ("scheduler",)))
@@ -396,6 +399,7 @@ def main(seed: int | None, minutes: float, workers: int) -> None:
     say = partial(_say, began)
     say(f"seed {seed}, {minutes:g} minutes, {workers} workers")
     chaos = Chaos(seed, minutes * 60, workers, say)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers and mounts are taken away then too
     try:
         chaos.run()
     except AssertionError as error:

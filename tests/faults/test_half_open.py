@@ -1,4 +1,4 @@
-"""Connections that die without a word, and a broker that stands still for a while."""
+"""Half-open connections, and a broker that is frozen for a while."""
 
 from pathlib import Path
 

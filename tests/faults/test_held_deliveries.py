@@ -57,11 +57,11 @@ class Case:
 
     @property
     def returns_max(self) -> int:
-        """How often a message may have been given back: once by each that can hold it."""
+        """Most returns of one message: one by each process that can hold it."""
         return 1
 
     def rows(self, *conditions: Any) -> int:
-        """How many dead letters are in the table."""
+        """Number of dead letters in the table."""
         engine = create_engine(self.database_url, poolclass=NullPool)
         with engine.connect() as connection:
             return int(
@@ -102,7 +102,7 @@ class Lanes(Case):
 
 
 class Drainers(Case):
-    """Dead letters that come while the database is away, and who drains them."""
+    """Dead letters that come while the database is away, and the scheduler that drains them."""
 
     commands: tuple[tuple[str, ...], ...] = (("scheduler",),)
 
@@ -156,7 +156,7 @@ class Replaying(Case):
         eventually(lambda: self.resolved() >= 2, what="the replay is under way")
 
     def resolved(self) -> int:
-        """How many are done with."""
+        """Number of resolved dead letters."""
         return self.rows(dead_letters.c.status == "resolved")
 
     def check(self) -> None:

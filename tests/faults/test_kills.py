@@ -1,4 +1,4 @@
-"""Workers killed from outside: no good message pays for it; one that kills its workers still does."""
+"""Workers killed from outside: only a message that kills its workers itself becomes a dead letter."""
 
 import random
 from pathlib import Path

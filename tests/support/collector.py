@@ -51,7 +51,7 @@ class Collector:
             return set(expected) - self._replies.keys()
 
     def first_after(self, moment: float) -> float | None:
-        """When the first reply came to what had none before ``moment`` (monotonic); None while none has."""
+        """Time of the first new reply after ``moment`` (both monotonic); None where none has come."""
         with self._lock:
             return min((at for at in self._answered_at.values() if at >= moment), default=None)
 

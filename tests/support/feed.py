@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from threading import Event, Lock, Thread
 from time import monotonic
@@ -12,7 +12,7 @@ from typing import Any, Self
 import pika
 from pika.exceptions import AMQPError
 
-from tests.support.traffic import Message, mixed
+from tests.support.traffic import USERS, Message, mixed
 from worker.broker import BILLING
 
 #: A broker that is started again may take so long, with a machine that is busy.
@@ -46,13 +46,17 @@ def malformed(number: int) -> Publication:
 
 
 def assorted(
-    seed: int, *, malformed_share: float = 0.01, duplicate_share: float = 0.03, prefix: str = "m"
+    seed: int,
+    *,
+    malformed_share: float = 0.01,
+    duplicate_share: float = 0.03,
+    users: Sequence[str] = USERS,
 ) -> Iterator[Publication]:
     """Publications without end: mixed messages, between them malformed ones and duplicates."""
     rng = random.Random(seed)
     past: list[Message] = []
     extra = 0
-    for message in mixed(prefix=prefix):
+    for message in mixed(users=users):
         yield good(message)
         past.append(message)
         if rng.random() < malformed_share:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from pathlib import Path
 from tests.support.processes import STOP_S, worker_environment
 from worker.settings import Settings
 
+#: The kernel ends it with the process that started it, even one that is killed itself.
+_WITH_PARENT = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
 _LEVEL = re.compile(r"^\S+ \S+ (WARNING|ERROR|CRITICAL) ", re.MULTILINE)
 
 
@@ -22,7 +25,7 @@ class Member:
         self._path = path
         with path.open("wb") as log, path.with_suffix(".out").open("wb") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "worker", *arguments],
+                [*_WITH_PARENT, sys.executable, "-m", "worker", *arguments],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -89,7 +92,7 @@ class Fleet:
 
     @property
     def log(self) -> str:
-        """What all have logged, one after the other."""
+        """Logs of all, one after the other."""
         return "".join(member.log for member in self.members)
 
 

@@ -1,19 +1,19 @@
-"""Processes under load, and in the end the account of all that was published."""
+"""Processes under load, and in the end the reconciliation of all that was published."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from uuid import uuid4
 
-from tests.support.accounting import Shortcomings, shortcomings
 from tests.support.collector import Collector
 from tests.support.feed import Feed, assorted
 from tests.support.fleet import Fleet, Member, fleet
 from tests.support.proxy import Proxy
+from tests.support.reconciliation import Discrepancies, reconcile
 from tests.support.servers import Databases, PostgresAddress, RabbitMQ
-from tests.support.traffic import Truth, past
+from tests.support.traffic import USERS, Truth, past
 from tests.support.waiting import PATIENCE_S, eventually
 from tests.support.witness import Witness
 from worker.broker import BILLING, open_link
@@ -26,7 +26,7 @@ USAGE = BILLING.work[-1].name
 
 @dataclass
 class Rig:
-    """The parts of a scenario. ``ledger_url`` is where the account is made up in the end."""
+    """The parts of a scenario. ``ledger_url`` is the ledger that counts in the end."""
 
     broker_url: str
     ledger_url: str
@@ -58,7 +58,7 @@ class Rig:
         return self.collector.answered(expected, patience_s=patience_s) - began
 
     def under_way(self) -> int:
-        """How many messages are published and not answered."""
+        """Number of messages that are published and not answered."""
         return len(self.collector.unanswered(each.correlation_id for each in self.feed.published))
 
     def replace(self, member: Member) -> Member:
@@ -66,11 +66,11 @@ class Rig:
         member.kill()
         return self.fleet.start(*member.arguments)
 
-    def close_account(self, *, patience_s: float = PATIENCE_S) -> Shortcomings:
-        """End the feed, wait for the replies, end the processes; what is wrong then."""
+    def reconcile(self, *, patience_s: float = PATIENCE_S) -> Discrepancies:
+        """End the feed, wait for the replies, end the processes; return the differences that are left."""
         published = self.feed.end()
         expected = {each.correlation_id for each in published}
-        # Those that never come are among the shortcomings.
+        # Those that never come are among the discrepancies.
         deadline = monotonic() + patience_s
         eventually(
             lambda: not self.collector.unanswered(expected) or monotonic() > deadline,
@@ -79,7 +79,7 @@ class Rig:
         self.ended = self.fleet.stop()
         engine = ledger_engine(self.ledger_url)
         try:
-            return shortcomings(self.truth, engine, self.broker_url, published, self.collector.replies)
+            return reconcile(self.truth, engine, self.broker_url, published, self.collector.replies)
         finally:
             engine.dispose()
 
@@ -95,31 +95,33 @@ def rig(
     seed: int = 1,
     pace: float = 200.0,
     malformed_share: float = 0.01,
+    users: Sequence[str] = USERS,
 ) -> Iterator[Rig]:
-    """A feed that runs already, and no process yet. Closing the account is up to the block.
+    """A feed that runs already, and no process yet. To reconcile is up to the block.
 
     ``seen`` are the broker's and the database's URL as the processes know them (through proxies).
     """
     settings = load_settings(broker_url=seen[0] or broker_url, database_url=seen[1] or database_url)
     engine = ledger_engine(database_url)
-    truth = Truth(engine)
+    truth = Truth(engine, users)
     engine.dispose()
     with ExitStack() as parts:
         members = parts.enter_context(fleet(settings, folder, variables))
         collector = parts.enter_context(Collector(broker_url))
-        feed = Feed(broker_url, assorted(seed, malformed_share=malformed_share), pace=pace)
+        publications = assorted(seed, malformed_share=malformed_share, users=users)
+        feed = Feed(broker_url, publications, pace=pace)
         yield Rig(broker_url, database_url, truth, members, parts.enter_context(feed), collector)
 
 
 def assert_clean(under: Rig, *, patience_s: float = PATIENCE_S) -> None:
-    """Close the account; fails the test unless nothing is wrong and every process ends with 0."""
-    found = under.close_account(patience_s=patience_s)
+    """Reconcile; fails the test unless nothing is wrong and every process ends with 0."""
+    found = under.reconcile(patience_s=patience_s)
     assert found.is_clean, f"{found}\n{under.fleet.log[-4_000:]}"
     assert set(under.ended) <= {0}, under.ended
 
 
 def consumers_of(witness: Witness, queue: str) -> int:
-    """How many consume ``queue``."""
+    """Number of consumers of ``queue``."""
     return int(witness.channel.queue_declare(queue, passive=True).method.consumer_count)
 
 

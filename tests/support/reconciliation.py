@@ -1,4 +1,4 @@
-"""The account of a fault test: all that was published against ledger, replies and dead letters."""
+"""Reconciliation of all that was published with the ledger, the replies and the dead letters."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -18,8 +18,8 @@ _SHOWN = 10
 
 
 @dataclass(frozen=True)
-class Shortcomings:
-    """What is wrong, a line each; a clean run has none."""
+class Discrepancies:
+    """Differences from what must be, a line each; a clean run has none."""
 
     lost: Sequence[str] = ()
     doubled: Sequence[str] = ()
@@ -36,7 +36,7 @@ class Shortcomings:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many lines of each kind."""
+        """Number of lines of each kind."""
         return {field.name: len(getattr(self, field.name)) for field in fields(self)}
 
     def __str__(self) -> str:
@@ -47,13 +47,13 @@ class Shortcomings:
         return "\n".join(lines)
 
 
-def shortcomings(
+def reconcile(
     truth: Truth,
     engine: Engine,
     broker_url: str,
     publications: Iterable[Publication],
     replies: Mapping[str, Sequence[Mapping[str, Any]]],
-) -> Shortcomings:
+) -> Discrepancies:
     """Compare all that was published with what became of it.
 
     To be called once nothing is under way any more; takes the dead letters out of their queue. Publications
@@ -66,7 +66,7 @@ def shortcomings(
     bad = {each.correlation_id: each.reason for each in publications if each.message is None}
     letters = {**_letters_in_table(engine), **_letters_in_queue(broker_url)}
     expected = truth.codes_in_ledger
-    return Shortcomings(
+    return Discrepancies(
         lost=sorted(expected - _references(engine)),
         doubled=_wrong_balances(truth, engine),
         unanswered=sorted((truth.correlations.keys() | bad.keys()) - replies.keys()),
