@@ -30,6 +30,8 @@ from worker.settings import load_settings
 CONSUMER_TIMEOUT_S, DATABASE_TIMEOUT_S = 10, 5
 PACE, DISK_MB = 200.0, 512
 USERS = tuple(f"user-{number}" for number in range(1_200))
+#: Noted as the exit code of a process that ended with 0 and was not asked to.
+_ENDED_BY_ITSELF = -1
 #: Longest wait for the replies after a fault. A broker's connection that hangs costs two heartbeats.
 RECOVERY_MAX_S = 150.0
 MODES: tuple[StopMode, ...] = ("fast", "immediate")
@@ -119,6 +121,7 @@ class World:
 
     def a_worker(self) -> Member:
         """One of the workers that run."""
+        _revive(self)
         return self.rng.choice(self.under.fleet.running())
 
 
@@ -350,12 +353,12 @@ class Chaos:
 
 
 def _revive(world: World) -> None:
-    """Start again what ended by itself, and remember that it did: nothing may."""
+    """Start again each process that ended by itself, and note its exit code: no process may."""
     for member in list(world.under.fleet.members):
         code = member.process.poll()
-        if code is not None and code not in (0, -9) and member not in world.under.fleet.replaced:
-            world.under.ended.append(code)
-            world.under.fleet.replaced.add(member)
+        if code is not None and not member.was_ended:
+            member.was_ended = True
+            world.under.ended.append(code or _ENDED_BY_ITSELF)
             world.under.fleet.start(*member.arguments)
 
 

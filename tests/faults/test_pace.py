@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from tests.support.provision import PostgresServer, RabbitMQServer
 import pytest
 
+from tests.support.provision import PostgresServer, RabbitMQServer
 from tests.support.proxy import Proxy
 from tests.support.rig import assert_clean, rig, through
 from tests.support.traffic import past

@@ -22,6 +22,7 @@ class Member:
 
     def __init__(self, arguments: tuple[str, ...], environment: dict[str, str], path: Path) -> None:
         self.arguments = arguments
+        self.was_ended = False  #: True once the test has ended it, or has noted that it ended by itself
         self._path = path
         with path.open("wb") as log, path.with_suffix(".out").open("wb") as out:
             self.process = subprocess.Popen(
@@ -54,11 +55,13 @@ class Member:
 
     def kill(self) -> None:
         """End it with SIGKILL; harmless where it has ended."""
+        self.was_ended = True
         self.process.kill()
         self.process.wait()
 
     def stop(self, patience_s: float = STOP_S) -> int:
         """End it with SIGTERM; returns its exit code. Raises subprocess.TimeoutExpired."""
+        self.was_ended = True
         self.process.terminate()
         return self.process.wait(patience_s)
 
@@ -70,7 +73,6 @@ class Fleet:
         self._environment = {**worker_environment(settings), **(variables or {})}
         self._folder = folder
         self.members: list[Member] = []
-        self.replaced: set[Member] = set()  #: those that ended and have a successor
 
     def start(self, *arguments: str) -> Member:
         """Start ``billing-worker`` with ``arguments``."""

@@ -26,7 +26,7 @@ USAGE = BILLING.work[-1].name
 
 @dataclass
 class Rig:
-    """The parts of a scenario. ``ledger_url`` is the ledger that counts in the end."""
+    """The parts of a scenario; ``ended`` are exit codes, ``ledger_url`` is the ledger that counts at last."""
 
     broker_url: str
     ledger_url: str
@@ -76,7 +76,7 @@ class Rig:
             lambda: not self.collector.unanswered(expected) or monotonic() > deadline,
             patience_s=patience_s + 1,
         )
-        self.ended = self.fleet.stop()
+        self.ended += self.fleet.stop()
         engine = ledger_engine(self.ledger_url)
         try:
             return reconcile(self.truth, engine, self.broker_url, published, self.collector.replies)
