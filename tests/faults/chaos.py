@@ -24,12 +24,11 @@ from tests.support.reconciliation import Discrepancies
 from tests.support.rig import Rig, new_database, new_vhost, rig, through
 from tests.support.servers import ManagementError, Postgres, PostgresAddress, RabbitMQ, StopMode
 from tests.support.standby import SmallDisk, Standby, create_small, read_only, url_of_both
-from tests.support.traffic import past, vhost_of
+from tests.support.traffic import MANY_USERS, past, vhost_of
 from worker.settings import load_settings
 
 CONSUMER_TIMEOUT_S, DATABASE_TIMEOUT_S = 10, 5
 PACE, DISK_MB = 200.0, 512
-USERS = tuple(f"user-{number}" for number in range(1_200))
 #: Noted as the exit code of a process that ended with 0 and was not asked to.
 _ENDED_BY_ITSELF = -1
 #: Longest wait for the replies after a fault. A broker's connection that hangs costs two heartbeats.
@@ -384,7 +383,7 @@ def _world(seed: int, workers: int) -> Iterator[World]:
                 variables=VARIABLES,
                 seed=seed,
                 pace=PACE,
-                users=USERS,
+                users=MANY_USERS,
             )
         )
         under.starts(workers=workers, others=(("scheduler",), ("scheduler",)))

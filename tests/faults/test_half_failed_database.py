@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.rig import Rig, assert_clean, new_database, rig
+from tests.support.rig import USAGE, Rig, assert_clean, consumers_of, new_database, rig
 from tests.support.servers import Postgres
 from tests.support.standby import SmallDisk, Standby, create_small, read_only
+from tests.support.traffic import past
+from tests.support.waiting import eventually
+from tests.support.witness import Witness
 
 #: More workers are ended than a message may have deliveries.
 RESTARTS = 18
-SHORT_S, LONG_S = 2.0, 60.0
+SHORT_S, LONG_S = 2.0, 72.0
 BACK = "the database is back"
 
 Hindrance = Callable[[], AbstractContextManager[object]]
@@ -76,7 +79,7 @@ def test_workers_on_a_standby_wait_for_its_promotion(broker_url: str, tmp_path: 
                 standby.catch_up()
                 for _ in range(RESTARTS):
                     one = under.fleet.start("run")
-                    under.lasts(LONG_S / RESTARTS)
+                    consumes_or_waits(under, 1)
                     assert one.stop() == 0
                 under.fleet.start("run")
                 under.lasts(SHORT_S)
@@ -94,14 +97,22 @@ def waits_through(under: Rig, hindrance: Hindrance) -> None:
     under.lasts(SHORT_S)
     with hindrance():
         for _ in range(RESTARTS):
-            under.lasts(LONG_S / RESTARTS)
             assert under.fleet.running()[-1].stop() == 0
             under.fleet.start("run")
+            consumes_or_waits(under, 2)
         assert_quiet_and_waiting(under)
     under.recovers()
     under.lasts(SHORT_S)
     assert_told_once(under)
     assert_clean(under)
+
+
+def consumes_or_waits(under: Rig, workers: int) -> None:
+    """Go on when so many workers consume, for a moment; some seconds later where they rather don't."""
+    with Witness(under.broker_url) as witness:
+        late = past(LONG_S / RESTARTS)
+        eventually(lambda: late() or consumers_of(witness, USAGE) >= workers)
+    under.lasts(0.5)
 
 
 def assert_quiet_and_waiting(under: Rig) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.rig import assert_clean, rig
 from tests.support.saboteur import Saboteurs
-from tests.support.traffic import Truth, every_reply, publish_some
+from tests.support.traffic import MANY_USERS, Truth, every_reply, publish_some
 from tests.support.waiting import eventually
 from tests.support.witness import Witness
 from worker.bootstrap import Application
@@ -46,7 +46,13 @@ def test_all_workers_killed_under_load_leave_no_dead_letter(
     seed: int, broker_url: str, postgres_url: str, tmp_path: Path
 ) -> None:
     rng = random.Random(seed)
-    with rig(tmp_path, broker_url=broker_url, database_url=postgres_url, malformed_share=0) as under:
+    with rig(
+        tmp_path,
+        broker_url=broker_url,
+        database_url=postgres_url,
+        malformed_share=0,
+        users=MANY_USERS,
+    ) as under:
         under.starts(workers=WORKERS)
         for _ in range(KILLS):
             under.lasts(KILLING_S / KILLS * rng.uniform(0.5, 1.5))
@@ -61,7 +67,6 @@ def test_all_workers_killed_under_load_leave_no_dead_letter(
 def test_message_that_kills_every_worker_is_given_up_within_25_deaths(
     application: Application, saboteurs: Saboteurs, witness: Witness
 ) -> None:
-    """Between its deaths workers are killed for nothing; only the guilty message becomes a dead letter."""
     truth = Truth(application.engine)
     publish_some(witness, truth, 60)
     poison = witness.publish(POISON)

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support.processes import STOP_S, worker_environment
+from tests.support.waiting import eventually
 from worker.settings import Settings
 
 #: The kernel ends it with the process that started it, even one that is killed itself.
@@ -60,10 +62,19 @@ class Member:
         self.process.wait()
 
     def stop(self, patience_s: float = STOP_S) -> int:
-        """End it with SIGTERM; returns its exit code. Raises subprocess.TimeoutExpired."""
+        """End it with SIGTERM once it takes signals; return its exit code, or raise TimeoutExpired."""
         self.was_ended = True
+        eventually(self._takes_signals, what="it takes signals")
         self.process.terminate()
         return self.process.wait(patience_s)
+
+    def _takes_signals(self) -> bool:
+        """True once it has a handler of SIGTERM, or has ended."""
+        if not self.is_running:
+            return True
+        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        caught = next(line.partition(":")[2] for line in lines if line.startswith("SigCgt:"))
+        return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
 
 
 class Fleet:
@@ -89,6 +100,7 @@ class Fleet:
         """End what runs with SIGTERM, all at once; the exit codes."""
         running = [member for member in self.members if member.is_running]
         for member in running:
+            eventually(member._takes_signals, what="it takes signals")
             member.process.terminate()
         return [member.process.wait(STOP_S) for member in running]
 

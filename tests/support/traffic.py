@@ -48,6 +48,8 @@ from worker.settings import Settings
 Message = dict[str, Any]
 
 USERS = tuple(f"user-{number}" for number in range(24))
+#: For tens of thousands of messages, see ``Truth``.
+MANY_USERS = tuple(f"user-{number}" for number in range(1_200))
 _MUCH = 10**12
 
 #: Between two messages of a producer: some hundred a second leave the machine to the servers.
