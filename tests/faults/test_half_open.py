@@ -8,6 +8,7 @@ from tests.support.provision import PostgresServer, RabbitMQServer
 from tests.support.proxy import Proxy
 from tests.support.rig import assert_clean, rig, through
 from tests.support.servers import RabbitMQ
+from tests.support.traffic import MANY_USERS
 
 #: A heartbeat is missed after a minute at most, and a session of the database that hangs holds its locks for
 #: half a minute.
@@ -29,6 +30,7 @@ def test_half_open_connection_to_the_database_is_given_up(
             database_url=postgres_url,
             seen=(None, through(proxy, postgres_url)),
             variables=VARIABLES,
+            users=MANY_USERS,
         ) as under,
     ):
         under.starts(workers=2)
@@ -52,6 +54,7 @@ def test_half_open_connection_to_the_broker_is_given_up(
             broker_url=broker_url,
             database_url=postgres_url,
             seen=(through(proxy, broker_url), None),
+            users=MANY_USERS,
         ) as under,
     ):
         under.starts(workers=2)
@@ -68,7 +71,7 @@ def test_half_open_connection_to_the_broker_is_given_up(
 def test_broker_that_stands_still_and_goes_on_is_waited_out(
     fragile_rabbitmq: RabbitMQ, fragile_broker: str, postgres_url: str, tmp_path: Path
 ) -> None:
-    with rig(tmp_path, broker_url=fragile_broker, database_url=postgres_url) as under:
+    with rig(tmp_path, broker_url=fragile_broker, database_url=postgres_url, users=MANY_USERS) as under:
         under.starts(workers=2)
         under.lasts(1)
         fragile_rabbitmq.pause()
