@@ -8,9 +8,11 @@ BASE   := $(VENV)/.base-installed
 DEV    := $(VENV)/.dev-installed
 BENCH  := $(VENV)/.bench-installed
 WHAT   ?=
+SEED   ?=
+MINUTES ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench faults soak clean
+.PHONY: help demo test lint format bench faults chaos soak clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +41,10 @@ bench: $(BENCH) ## the benchmarks; WHAT="name …" runs some, WHAT=list names th
 faults: $(DEV) ## the fault tests at full length
 	@$(BIN)/python -m tests.support.provision
 	@$(BIN)/python -m pytest tests/faults -m "slow or not slow"
+
+chaos: $(DEV) ## every fault at once, under load; SEED=… MINUTES=… (3)
+	@$(BIN)/python -m tests.support.provision
+	@$(BIN)/python -m tests.faults.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 soak: $(DEV) ## every long test
 	@$(BIN)/python -m tests.support.provision

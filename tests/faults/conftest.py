@@ -2,11 +2,18 @@
 
 import logging
 from collections.abc import Iterator
+from uuid import uuid4
 
 import pytest
 
 from tests.support.saboteur import Saboteurs
+from tests.support.servers import Postgres, RabbitMQ
+from worker.broker import BILLING, open_link
+from worker.ledger.engine import ledger_engine
+from worker.ledger.migrations import migrate
 from worker.settings import Settings
+
+IMPATIENCE_S = 10
 
 
 @pytest.fixture(autouse=True)
@@ -30,3 +37,49 @@ def saboteurs(worker_settings: Settings) -> Iterator[Saboteurs]:
     """Starts workers that end themselves and sees to it that none is left."""
     with Saboteurs(worker_settings) as processes:
         yield processes
+
+
+@pytest.fixture(scope="session")
+def fragile_postgres() -> Iterator[Postgres]:
+    """A PostgreSQL that the tests may stop."""
+    with Postgres.start() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def fragile_rabbitmq() -> Iterator[RabbitMQ]:
+    """A RabbitMQ that the tests may stop."""
+    with RabbitMQ.start() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def impatient_rabbitmq() -> Iterator[RabbitMQ]:
+    """A RabbitMQ that takes back what a consumer has held for ten seconds."""
+    with RabbitMQ.start(consumer_timeout_s=IMPATIENCE_S) as server:
+        yield server
+
+
+@pytest.fixture
+def fragile_database(fragile_postgres: Postgres) -> Iterator[str]:
+    """A migrated database on it."""
+    name = f"test_{uuid4().hex[:12]}"
+    fragile_postgres.databases.create_database(name)
+    url = fragile_postgres.address.url(name)
+    engine = ledger_engine(url)
+    migrate(engine)
+    engine.dispose()
+    yield url
+    fragile_postgres.databases.drop_database(name)
+
+
+@pytest.fixture
+def fragile_broker(fragile_rabbitmq: RabbitMQ) -> str:
+    """A virtual host on it, with the topology."""
+    name = f"test_{uuid4().hex[:12]}"
+    fragile_rabbitmq.management.create_vhost(name)
+    url = fragile_rabbitmq.address.url(name)
+    link = open_link(url)
+    link.declare(BILLING)
+    link.close()
+    return url

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from uuid import uuid4
 
 import pytest
 
@@ -19,53 +18,13 @@ from tests.support.servers import (
 from tests.support.traffic import Producer, Truth, every_reply, mixed, past, vhost_of
 from tests.support.waiting import eventually
 from tests.support.witness import Witness
-from worker.broker import BILLING, open_link
+from worker.broker import BILLING
 from worker.ledger.engine import ledger_engine
-from worker.ledger.migrations import migrate
 from worker.settings import Settings, load_settings
 
 SHORT_S = 1.5
 LONG_S = 10.0
 MODES: tuple[StopMode, ...] = ("fast", "immediate")
-
-
-@pytest.fixture(scope="module")
-def fragile_postgres() -> Iterator[Postgres]:
-    """A PostgreSQL that the tests may stop."""
-    with Postgres.start() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def fragile_rabbitmq() -> Iterator[RabbitMQ]:
-    """A RabbitMQ that the tests may stop."""
-    with RabbitMQ.start() as server:
-        yield server
-
-
-@pytest.fixture
-def fragile_database(fragile_postgres: Postgres) -> Iterator[str]:
-    """A migrated database on it."""
-    name = f"test_{uuid4().hex[:12]}"
-    fragile_postgres.databases.create_database(name)
-    url = fragile_postgres.address.url(name)
-    engine = ledger_engine(url)
-    migrate(engine)
-    engine.dispose()
-    yield url
-    fragile_postgres.databases.drop_database(name)
-
-
-@pytest.fixture
-def fragile_broker(fragile_rabbitmq: RabbitMQ) -> str:
-    """A virtual host on it, with the topology."""
-    name = f"test_{uuid4().hex[:12]}"
-    fragile_rabbitmq.management.create_vhost(name)
-    url = fragile_rabbitmq.address.url(name)
-    link = open_link(url)
-    link.declare(BILLING)
-    link.close()
-    return url
 
 
 def test_postgresql_freezes_and_stops_under_load_and_comes_back(

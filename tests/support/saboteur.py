@@ -55,6 +55,10 @@ class Saboteurs:
         settings = self._settings.model_copy(update={"batch_size": batch_size})
         return self._start(_die_at, arrow, number, settings)
 
+    def start(self) -> ForkServerProcess:
+        """A worker that doesn't end itself, to be killed from outside."""
+        return self._start(_run, self._settings)
+
     def start_deadly(self, text: str) -> ForkServerProcess:
         """A worker that dies on every body with ``text`` in it."""
         return self._start(_die_of, text, self._settings)

@@ -48,6 +48,8 @@ from worker.settings import Settings
 Message = dict[str, Any]
 
 USERS = tuple(f"user-{number}" for number in range(24))
+#: For tens of thousands of messages, see ``Truth``.
+MANY_USERS = tuple(f"user-{number}" for number in range(1_200))
 _MUCH = 10**12
 
 #: Between two messages of a producer: some hundred a second leave the machine to the servers.
@@ -58,11 +60,14 @@ _PREFIXES = ("m", "n")
 _ROUNDS = 20
 
 
-def mixed(*, prefix: str = "m") -> Iterator[Message]:
-    """Messages without end, of many types; some are rejected, none is malformed."""
+def mixed(*, prefix: str = "m", users: Sequence[str] = USERS) -> Iterator[Message]:
+    """Messages without end, of many types; some are rejected, none is malformed.
+
+    The number of ``users`` must not divide by that of the kinds: everybody has some of everything.
+    """
     soon = (datetime.now(UTC) + timedelta(days=3)).isoformat()
     for number in count():
-        reference_id, user_id = f"{prefix}-{number}", USERS[number % len(USERS)]
+        reference_id, user_id = f"{prefix}-{number}", users[number % len(users)]
         message = {"referenceId": reference_id, "userId": user_id, **_KINDS[number % len(_KINDS)]}
         if "originalReferenceId" in message:
             names = {"user": user_id, "reference": reference_id}
@@ -79,7 +84,6 @@ def mixed(*, prefix: str = "m") -> Iterator[Message]:
         yield message
 
 
-#: Not as many as there are users, nor a multiple of that: everybody has some of everything.
 _KINDS: tuple[Message, ...] = (
     {"type": "usage.deduct", "tokens": 7, "feature": "chat"},
     {"type": "credit.bonus", "tokens": 4, "expiresAt": "soon"},  # brings a notice
@@ -120,16 +124,16 @@ _KINDS: tuple[Message, ...] = (
 )
 
 
-def _before() -> Iterator[Command]:
+def _before(users: Sequence[str]) -> Iterator[Command]:
     """What is in the ledger before the first message."""
-    for user in USERS:
+    for user in users:
         yield OpenAccount(reference_id=f"open-{user}", user_id=user, tier="pro")
         yield DeductUsage(reference_id=f"used-{user}", user_id=user, tokens=100_000)
         yield PaymentSucceeded(
             reference_id=f"paid-{user}", user_id=user, package_id="max", amount_minor=29_999, currency="USD"
         )
     for prefix in _PREFIXES:
-        for message in islice(mixed(prefix=prefix), _ROUNDS * len(_KINDS)):
+        for message in islice(mixed(prefix=prefix, users=users), _ROUNDS * len(_KINDS)):
             if message["type"] in ("usage.settle", "usage.release"):
                 yield ReserveUsage(
                     reference_id=message["originalReferenceId"],
@@ -139,9 +143,9 @@ def _before() -> Iterator[Command]:
                 )
 
 
-def open_accounts(engine: Engine) -> list[Message]:
+def open_accounts(engine: Engine, users: Sequence[str] = USERS) -> list[Message]:
     """Opens the users' accounts straight in the ledger; returns the messages that this stands for."""
-    commands = list(_before())
+    commands = list(_before(users))
     now = datetime.now(UTC)
     with Ledger(engine).begin() as books:
         known = books.load(commands, now)
@@ -150,15 +154,18 @@ def open_accounts(engine: Engine) -> list[Message]:
 
 
 class Truth:
-    """What must be true in the end of everything that was sent: by the model, the audit and the replies."""
+    """What must be true in the end of everything that was sent: by the model, the audit and the replies.
 
-    def __init__(self, engine: Engine) -> None:
+    The model's time grows with the square of the messages a user sends: long runs need many ``users``.
+    """
+
+    def __init__(self, engine: Engine, users: Sequence[str] = USERS) -> None:
         self._engine = engine
         self._now = datetime.now(UTC)
         self._model = Model(load_catalog())
         self._codes: dict[str, str] = {}
         self.correlations: dict[str, str] = {}
-        for message in open_accounts(engine):
+        for message in open_accounts(engine, users):
             self._foresee(message)
 
     def sent(self, correlation_id: str, message: Message) -> None:
@@ -182,6 +189,20 @@ class Truth:
         """Fails the test unless the balances are the model's and the audit is clean."""
         assert balances(self._engine) == self._model.balances()
         assert audit(self._engine).findings == ()
+
+    @property
+    def balances(self) -> dict[str, int]:
+        """Every user's balance, as the model has it."""
+        return self._model.balances()
+
+    @property
+    def codes_in_ledger(self) -> set[str]:
+        """Every reference that has a row of its own: of a command batch, those of its items."""
+        return {reference for reference, code in self._codes.items() if code != "batch_processed"}
+
+    def code_of(self, reference_id: str) -> str:
+        """The code of its reply."""
+        return self._codes[reference_id]
 
     @property
     def noticed(self) -> set[tuple[str, str]]:

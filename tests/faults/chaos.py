@@ -1,0 +1,420 @@
+"""One seeded run of everything that goes wrong: ``python -m tests.faults.chaos --seed 7 --minutes 3``.
+
+Workers and schedulers under mixed load meet faults of servers, networks and processes in an order that the
+seed decides. Each fault is undone, and then all that was published until then must be answered; in the end
+all of it is reconciled.
+"""
+
+import random
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from time import monotonic
+
+import click
+
+from tests.support.fleet import Member
+from tests.support.proxy import Proxy
+from tests.support.reconciliation import Discrepancies
+from tests.support.rig import Rig, new_database, new_vhost, rig, through
+from tests.support.servers import ManagementError, Postgres, PostgresAddress, RabbitMQ, StopMode
+from tests.support.standby import SmallDisk, Standby, create_small, read_only, url_of_both
+from tests.support.traffic import MANY_USERS, past, vhost_of
+from worker.settings import load_settings
+
+CONSUMER_TIMEOUT_S, DATABASE_TIMEOUT_S = 10, 5
+PACE, DISK_MB = 200.0, 512
+#: Noted as the exit code of a process that ended with 0 and was not asked to.
+_ENDED_BY_ITSELF = -1
+#: Longest wait for the replies after a fault. A broker's connection that hangs costs two heartbeats.
+RECOVERY_MAX_S = 150.0
+MODES: tuple[StopMode, ...] = ("fast", "immediate")
+VARIABLES = {
+    "BILLING_CONSUMER_TIMEOUT_S": str(CONSUMER_TIMEOUT_S),
+    "BILLING_DATABASE_TIMEOUT_S": str(DATABASE_TIMEOUT_S),
+}
+
+
+class Databases:
+    """A primary and its standby, each behind a proxy of its own; ``fail_over`` lets them change places."""
+
+    def __init__(self) -> None:
+        self.disk, self._spare = SmallDisk(DISK_MB), SmallDisk(DISK_MB)
+        self.primary: Postgres = Postgres.start()
+        self.disk.serve(self.primary)
+        self.url = new_database(self.primary.address, partial(create_small, self.primary))
+        self._name = self.url.rpartition("/")[2]
+        self._attach()
+        addresses = self.primary.address, self.standby.address
+        self._proxies = [Proxy(address.port) for address in addresses]
+        seen = [_behind(proxy, address) for proxy, address in zip(self._proxies, addresses, strict=True)]
+        self.seen = url_of_both(seen[0], seen[1], self._name)
+
+    @property
+    def proxies(self) -> list[Proxy]:
+        """The proxies of both."""
+        return self._proxies
+
+    def fail_over(self, wait: Callable[[], None]) -> None:
+        """Freeze the primary, promote the standby, wake the old primary up for a while, replace it.
+
+        Nothing is committed that the standby doesn't have: an acknowledged message is never lost.
+        """
+        self.standby.bind()
+        old, disk = self.primary, self.disk
+        wait()  # commits that were under way alone are over
+        self.standby.catch_up()
+        old.pause()
+        try:
+            wait()
+            self.standby.promote()
+            self.primary, self.disk = self.standby, self._spare
+            self.url = self.primary.address.url(self._name)
+            wait()
+        finally:
+            old.unpause()
+        wait()
+        old.close()
+        disk.close()
+        self._spare = SmallDisk(DISK_MB)
+        self._attach()
+        self._proxies.reverse()
+        self._proxies[1].target = self.standby.address.port
+
+    def close(self) -> None:
+        """End all, proxies first."""
+        for proxy in self._proxies:
+            proxy.close()
+        self.standby.close()
+        self.primary.close()
+        self.disk.close()
+        self._spare.close()
+
+    def _attach(self) -> None:
+        self.standby = Standby.of(self.primary, (self.disk, self._spare))
+
+
+def _behind(proxy: Proxy, address: PostgresAddress) -> PostgresAddress:
+    return PostgresAddress(address.host, proxy.port, address.user, address.password)
+
+
+@dataclass
+class World:
+    """Servers, proxies and processes that faults happen to."""
+
+    under: Rig
+    databases: Databases
+    rabbitmq: RabbitMQ
+    broker_proxy: Proxy
+    rng: random.Random
+    workers: int
+
+    def lasts(self, least: float, most: float) -> None:
+        """Let the load go on for some seconds between these two."""
+        self.under.lasts(self.rng.uniform(least, most))
+
+    def a_worker(self) -> Member:
+        """One of the workers that run."""
+        _revive(self)
+        return self.rng.choice(self.under.fleet.running())
+
+
+def worker_killed(world: World) -> None:
+    """SIGKILL of one worker; another one is started."""
+    world.under.replace(world.a_worker())
+
+
+def all_workers_killed(world: World) -> None:
+    """SIGKILL of all workers at once, several times."""
+    for _ in range(world.rng.randint(1, 4)):
+        for member in world.under.fleet.running():
+            world.under.replace(member)
+        world.lasts(0.5, 3)
+
+
+def worker_restarted(world: World) -> None:
+    """SIGTERM of one worker, which must end with 0; another one is started."""
+    member = world.a_worker()
+    code = member.stop()
+    world.under.ended.append(code)
+    world.under.fleet.start(*member.arguments)
+
+
+def scheduler_killed(world: World) -> None:
+    """SIGKILL of a scheduler, which drains dead letters too; another one is started."""
+    world.under.replace(world.rng.choice(world.under.fleet.running("scheduler")))
+
+
+def connections_closed_by_broker(world: World) -> None:
+    """The broker's management closes the connections of everybody, the producer's too."""
+    vhost = vhost_of(load_settings(broker_url=world.under.broker_url))
+    for connection in world.rabbitmq.management.list_connections(vhost):
+        with suppress(ManagementError):
+            world.rabbitmq.management.close_connection(connection.name)
+
+
+def connections_reset(world: World) -> None:
+    """Every connection to the broker or to the database is reset, several times."""
+    proxies = world.rng.choice([[world.broker_proxy], world.databases.proxies])
+    for _ in range(world.rng.randint(1, 4)):
+        for proxy in proxies:
+            proxy.reset()
+        world.lasts(0.2, 2)
+
+
+def broker_restarted(world: World) -> None:
+    """The broker is stopped or killed and started again."""
+    world.rabbitmq.restart(world.rng.choice(MODES))
+
+
+def broker_stands_still(world: World) -> None:
+    """SIGSTOP of the broker."""
+    world.rabbitmq.pause()
+    try:
+        world.lasts(2, 20)
+    finally:
+        world.rabbitmq.unpause()
+
+
+def broker_connections_hang(world: World) -> None:
+    """Connections to the broker become half-open; new ones pass."""
+    world.broker_proxy.hang()
+    world.lasts(0.5, 3)
+    world.broker_proxy.flow()
+
+
+def database_restarted(world: World) -> None:
+    """The database is stopped or killed, and started again some seconds later."""
+    world.databases.primary.stop(world.rng.choice(MODES))
+    try:
+        world.lasts(1, 14)
+    finally:
+        world.databases.primary.resume()
+
+
+def database_stands_still(world: World) -> None:
+    """SIGSTOP of the database."""
+    world.databases.primary.pause()
+    try:
+        world.lasts(1, 14)
+    finally:
+        world.databases.primary.unpause()
+
+
+def database_fails_over(world: World) -> None:
+    """The primary hangs, its standby is promoted, the old primary wakes up."""
+    world.databases.fail_over(lambda: world.lasts(1, 3))
+    world.under.ledger_url = world.databases.url
+
+
+def database_read_only(world: World) -> None:
+    """The database takes no writes; a worker is started again meanwhile."""
+    with read_only(world.databases.primary):
+        world.lasts(1, 6)
+        worker_restarted(world)
+        world.lasts(1, 6)
+
+
+def database_full(world: World) -> None:
+    """The disk of the database is full; a worker is started again meanwhile."""
+    world.databases.disk.fill()
+    try:
+        world.lasts(1, 6)
+        worker_restarted(world)
+        world.lasts(1, 6)
+    finally:
+        world.databases.disk.free()
+
+
+def database_connections_hang(world: World) -> None:
+    """Connections to the database become half-open; new ones pass."""
+    for proxy in world.databases.proxies:
+        proxy.hang()
+    world.lasts(0.5, 3)
+    for proxy in world.databases.proxies:
+        proxy.flow()
+
+
+def network_slow(world: World) -> None:
+    """Each piece comes later, to and from both servers."""
+    proxies = [world.broker_proxy, *world.databases.proxies]
+    for proxy in proxies:
+        proxy.delay(0.02)
+    world.lasts(2, 8)
+    for proxy in proxies:
+        proxy.flow()
+
+
+Fault = Callable[[World], None]
+
+PROCESS_FAULTS: tuple[Fault, ...] = (worker_killed, all_workers_killed, worker_restarted, scheduler_killed)
+FAULTS: tuple[Fault, ...] = (
+    *PROCESS_FAULTS,
+    connections_closed_by_broker,
+    connections_reset,
+    broker_restarted,
+    broker_stands_still,
+    broker_connections_hang,
+    database_restarted,
+    database_stands_still,
+    database_fails_over,
+    database_read_only,
+    database_full,
+    database_connections_hang,
+    network_slow,
+)
+
+
+def order_of(rng: random.Random) -> Iterator[tuple[Fault, Fault | None]]:
+    """Faults without end: each of them once before any comes again, now and then a process's right after."""
+    while True:
+        for fault in rng.sample(FAULTS, len(FAULTS)):
+            yield fault, rng.choice(PROCESS_FAULTS) if rng.random() < 0.3 else None
+
+
+@dataclass
+class Line:
+    """One line of the table."""
+
+    times: int = 0
+    under_way: int = 0
+    recovery_s: float = 0.0
+
+    def add(self, under_way: int, recovery_s: float) -> None:
+        """Count one more time; of the others the most is kept."""
+        self.times += 1
+        self.under_way = max(self.under_way, under_way)
+        self.recovery_s = max(self.recovery_s, recovery_s)
+
+
+@dataclass
+class Chaos:
+    """A run: its seed, how long it goes on beginning faults, and its result."""
+
+    seed: int
+    seconds: float
+    workers: int = 3
+    say: Callable[[str], object] = print
+    lines: dict[str, Line] = field(default_factory=dict)
+
+    def run(self) -> Discrepancies:
+        """Run it; what is wrong in the end. Raises AssertionError where something never recovers."""
+        # Faults are drawn from one source and how they go from another: the order is the seed's alone.
+        faults = order_of(random.Random(self.seed))
+        with _world(self.seed, self.workers) as world:
+            over = past(self.seconds)
+            while not over():
+                self._meet(world, *next(faults))
+            self.say("the last fault is undone: waiting for every reply")
+            found = world.under.reconcile(patience_s=RECOVERY_MAX_S)
+            codes = [code for code in world.under.ended if code]
+            self.say(f"published: {len(world.under.feed.published)}; {found}; exit codes not 0: {codes}")
+            if not found.is_clean or codes:
+                self.say(_last_lines(world.under))
+                raise AssertionError(str(found) + f"; exit codes not 0: {codes}")
+            return found
+
+    def _meet(self, world: World, fault: Fault, also: Fault | None) -> None:
+        name = fault.__name__.replace("_", " ")
+        and_also = "" if also is None else f" + {also.__name__.replace('_', ' ')}"
+        began = monotonic()
+        self.say(f"{name}{and_also} …")
+        fault(world)
+        if also is not None:
+            also(world)
+        _revive(world)
+        under_way = world.under.under_way()
+        try:
+            recovery_s = world.under.recovers(patience_s=RECOVERY_MAX_S)
+        except AssertionError:
+            self.say(f"{name}: never recovers from it, {world.under.under_way()} under way")
+            self.say(_last_lines(world.under))
+            raise
+        self.lines.setdefault(name, Line()).add(under_way, max(recovery_s, 0.0))
+        self.say(
+            f"{name}: {monotonic() - began:.1f} s in all, "
+            f"{under_way} under way, recovered {recovery_s:.1f} s after it"
+        )
+
+    def table(self) -> str:
+        """Each fault with how often it came, and the most that was seen of it."""
+        rows = [("fault", "times", "messages under way", "longest recovery")]
+        rows += [
+            (name, str(line.times), str(line.under_way), f"{line.recovery_s:.1f} s")
+            for name, line in sorted(self.lines.items())
+        ]
+        return "\n".join("{:<30} | {:>5} | {:>18} | {:>16}".format(*row) for row in rows)
+
+
+def _revive(world: World) -> None:
+    """Start again each process that ended by itself, and note its exit code: no process may."""
+    for member in list(world.under.fleet.members):
+        code = member.process.poll()
+        if code is not None and not member.was_ended:
+            member.was_ended = True
+            world.under.ended.append(code or _ENDED_BY_ITSELF)
+            world.under.fleet.start(*member.arguments)
+
+
+def _last_lines(under: Rig) -> str:
+    return "\n".join(line for member in under.fleet.members for line in member.log.splitlines()[-6:])
+
+
+@contextmanager
+def _world(seed: int, workers: int) -> Iterator[World]:
+    with ExitStack() as parts:
+        folder = Path(parts.enter_context(tempfile.TemporaryDirectory(prefix="billing-chaos-")))
+        rabbitmq = parts.enter_context(RabbitMQ.start(consumer_timeout_s=CONSUMER_TIMEOUT_S))
+        databases = Databases()
+        parts.callback(databases.close)
+        broker_url = new_vhost(rabbitmq)
+        broker_proxy = parts.enter_context(Proxy(rabbitmq.address.port))
+        under = parts.enter_context(
+            rig(
+                folder,
+                broker_url=broker_url,
+                database_url=databases.url,
+                seen=(through(broker_proxy, broker_url), databases.seen),
+                variables=VARIABLES,
+                seed=seed,
+                pace=PACE,
+                users=MANY_USERS,
+            )
+        )
+        under.starts(workers=workers, others=(("scheduler",), ("scheduler",)))
+        yield World(under, databases, rabbitmq, broker_proxy, random.Random(seed + 1), workers)
+
+
+@click.command()
+@click.option("--seed", type=int, help="Decides the faults, their order and the messages; drawn if left out.")
+@click.option("--minutes", type=float, default=3.0, show_default=True, help="How long faults begin.")
+@click.option("--workers", type=click.IntRange(1, 8), default=3, show_default=True)
+def main(seed: int | None, minutes: float, workers: int) -> None:
+    """Mix every fault under load. Exit 0 only if nothing was lost, doubled, unanswered or wrongly refused."""
+    seed = random.randrange(10**6) if seed is None else seed
+    began = monotonic()
+    say = partial(_say, began)
+    say(f"seed {seed}, {minutes:g} minutes, {workers} workers")
+    chaos = Chaos(seed, minutes * 60, workers, say)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers and mounts are taken away then too
+    try:
+        chaos.run()
+    except AssertionError as error:
+        click.echo(chaos.table())
+        click.echo(f"seed {seed}: {error}")
+        sys.exit(1)
+    click.echo(chaos.table())
+    click.echo(f"seed {seed}: nothing lost, doubled, unanswered or wrongly refused; the audit is clean")
+
+
+def _say(began: float, line: str) -> None:
+    click.echo(f"{monotonic() - began:7.1f} s  {line}")
+
+
+if __name__ == "__main__":
+    main()

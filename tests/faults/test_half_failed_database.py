@@ -1,0 +1,130 @@
+"""A database that answers and takes no writes: messages wait, no delivery counts, the log is short."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.support.rig import USAGE, Rig, assert_clean, consumers_of, new_database, rig
+from tests.support.servers import Postgres
+from tests.support.standby import SmallDisk, Standby, create_small, read_only
+from tests.support.traffic import past
+from tests.support.waiting import eventually
+from tests.support.witness import Witness
+
+#: More workers are ended than a message may have deliveries.
+RESTARTS = 18
+SHORT_S, LONG_S = 2.0, 72.0
+BACK = "the database is back"
+
+Hindrance = Callable[[], AbstractContextManager[object]]
+
+
+def test_read_only_database_is_waited_out(
+    fragile_postgres: Postgres, fragile_database: str, broker_url: str, tmp_path: Path
+) -> None:
+    with rig(tmp_path, broker_url=broker_url, database_url=fragile_database) as under:
+        under.starts()
+        with read_only(fragile_postgres):
+            under.lasts(SHORT_S)
+            assert_quiet_and_waiting(under)
+        under.recovers()
+        assert_told_once(under)
+        assert_clean(under)
+
+
+@contextmanager
+def disk_full(disk: SmallDisk) -> Iterator[None]:
+    """The disk has no room as long as the block lasts."""
+    disk.fill()
+    try:
+        yield
+    finally:
+        disk.free()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_workers_restarted_on_a_read_only_database_give_up_no_message(
+    fragile_postgres: Postgres, fragile_database: str, broker_url: str, tmp_path: Path
+) -> None:
+    with rig(tmp_path, broker_url=broker_url, database_url=fragile_database, pace=50) as under:
+        waits_through(under, lambda: read_only(fragile_postgres))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_workers_restarted_on_a_full_disk_give_up_no_message(broker_url: str, tmp_path: Path) -> None:
+    disk = SmallDisk(40)
+    try:
+        with Postgres.start() as server:
+            disk.serve(server)
+            url = new_database(server.address, partial(create_small, server))
+            with rig(tmp_path, broker_url=broker_url, database_url=url, pace=50) as under:
+                waits_through(under, lambda: disk_full(disk))
+    finally:
+        disk.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_workers_on_a_standby_wait_for_its_promotion(broker_url: str, tmp_path: Path) -> None:
+    with Postgres.start() as primary:
+        url = new_database(primary.address)
+        with Standby.of(primary) as standby:
+            seen = standby.address.url(url.rpartition("/")[2])
+            with rig(tmp_path, broker_url=broker_url, database_url=url, seen=(None, seen), pace=50) as under:
+                standby.catch_up()
+                for _ in range(RESTARTS):
+                    one = under.fleet.start("run")
+                    consumes_or_waits(under, 1)
+                    assert one.stop() == 0
+                under.fleet.start("run")
+                under.lasts(SHORT_S)
+                assert not under.collector.replies
+                standby.promote()
+                under.ledger_url = seen
+                under.recovers()
+                assert_told_once(under)
+                assert_clean(under)
+
+
+def waits_through(under: Rig, hindrance: Hindrance) -> None:
+    """One worker lives through it, the other is ended and started again and again."""
+    under.starts(workers=2)
+    under.lasts(SHORT_S)
+    with hindrance():
+        for _ in range(RESTARTS):
+            assert under.fleet.running()[-1].stop() == 0
+            under.fleet.start("run")
+            consumes_or_waits(under, 2)
+        assert_quiet_and_waiting(under)
+    under.recovers()
+    under.lasts(SHORT_S)
+    assert_told_once(under)
+    assert_clean(under)
+
+
+def consumes_or_waits(under: Rig, workers: int) -> None:
+    """Go on when so many workers consume, for a moment; some seconds later where they rather don't."""
+    with Witness(under.broker_url) as witness:
+        late = past(LONG_S / RESTARTS)
+        eventually(lambda: late() or consumers_of(witness, USAGE) >= workers)
+    under.lasts(0.5)
+
+
+def assert_quiet_and_waiting(under: Rig) -> None:
+    """Nobody has said that the database is back, messages wait, and a process has told of it once."""
+    assert under.under_way() > 0
+    for member in under.fleet.members:
+        assert BACK not in member.log, member.log
+        assert len(member.warnings) <= 1, member.warnings
+
+
+def assert_told_once(under: Rig) -> None:
+    """One line when it began and one when it ended, in the log of each process that saw both."""
+    for member in under.fleet.members:
+        assert len(member.warnings) <= 2, member.warnings
+        assert member.log.count(BACK) == (1 if member.warnings and member.is_running else 0), member.log

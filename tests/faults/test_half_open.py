@@ -1,0 +1,83 @@
+"""Half-open connections, and a broker that is frozen for a while."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.provision import PostgresServer, RabbitMQServer
+from tests.support.proxy import Proxy
+from tests.support.rig import assert_clean, rig, through
+from tests.support.servers import RabbitMQ
+from tests.support.traffic import MANY_USERS
+
+#: A heartbeat is missed after a minute at most, and a session of the database that hangs holds its locks for
+#: half a minute.
+RECOVERY_S = 100.0
+STANDSTILL_S = 20.0
+VARIABLES = {"BILLING_DATABASE_TIMEOUT_S": "5"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_half_open_connection_to_the_database_is_given_up(
+    postgres: PostgresServer, postgres_url: str, broker_url: str, tmp_path: Path
+) -> None:
+    with (
+        Proxy(postgres.address.port) as proxy,
+        rig(
+            tmp_path,
+            broker_url=broker_url,
+            database_url=postgres_url,
+            seen=(None, through(proxy, postgres_url)),
+            variables=VARIABLES,
+            users=MANY_USERS,
+        ) as under,
+    ):
+        under.starts(workers=2)
+        under.lasts(1)
+        proxy.hang()
+        under.lasts(2)
+        proxy.flow()
+        under.recovers(patience_s=RECOVERY_S)
+        assert_clean(under)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_half_open_connection_to_the_broker_is_given_up(
+    rabbitmq: RabbitMQServer, postgres_url: str, broker_url: str, tmp_path: Path
+) -> None:
+    with (
+        Proxy(rabbitmq.address.port) as proxy,
+        rig(
+            tmp_path,
+            broker_url=broker_url,
+            database_url=postgres_url,
+            seen=(through(proxy, broker_url), None),
+            users=MANY_USERS,
+        ) as under,
+    ):
+        under.starts(workers=2)
+        under.lasts(1)
+        proxy.hang()
+        under.lasts(2)
+        proxy.flow()
+        under.recovers(patience_s=RECOVERY_S)
+        assert_clean(under)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_broker_that_stands_still_and_goes_on_is_waited_out(
+    fragile_rabbitmq: RabbitMQ, fragile_broker: str, postgres_url: str, tmp_path: Path
+) -> None:
+    with rig(tmp_path, broker_url=fragile_broker, database_url=postgres_url, users=MANY_USERS) as under:
+        under.starts(workers=2)
+        under.lasts(1)
+        fragile_rabbitmq.pause()
+        try:
+            under.lasts(STANDSTILL_S)
+        finally:
+            fragile_rabbitmq.unpause()
+        under.recovers(patience_s=RECOVERY_S)
+        assert_clean(under)

@@ -1,0 +1,303 @@
+"""Consumers of every kind through an outage of the database; the broker takes back what is held too long.
+
+All meet the same outage, each with a virtual host, a database and a proxy of its own; the proxy sees the
+delivery counts that the broker sends.
+"""
+
+import json
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import NullPool, create_engine, func, select
+
+from tests.faults.conftest import IMPATIENCE_S
+from tests.support.fleet import Fleet, Member, fleet
+from tests.support.proxy import Proxy
+from tests.support.rig import Rig, assert_clean, consumers_of, new_database, new_vhost, rig, through
+from tests.support.servers import Postgres, RabbitMQ
+from tests.support.traffic import open_accounts, past
+from tests.support.waiting import eventually
+from tests.support.witness import Witness
+from worker.broker import BILLING
+from worker.ledger.audit import audit
+from worker.ledger.engine import ledger_engine
+from worker.ledger.tables import dead_letters, operations
+from worker.settings import Settings, load_settings
+
+LETTERS = 30
+COMMAND_CALLS = 5
+VARIABLES = {"BILLING_CONSUMER_TIMEOUT_S": str(IMPATIENCE_S), "BILLING_DATABASE_TIMEOUT_S": "5"}
+SERVER_AWAY_EXIT = 3
+
+Letter = tuple[Any, bytes]
+
+
+class Case:
+    """One kind of consumer. ``prepare`` runs before the outage, ``meet`` in it, ``check`` after it."""
+
+    def __init__(self, broker_url: str, database_url: str, proxy: Proxy, folder: Path) -> None:
+        self.broker_url, self.database_url, self.proxy = broker_url, database_url, proxy
+        self.settings = load_settings(broker_url=through(proxy, broker_url), database_url=database_url)
+        self.folder = folder
+        folder.mkdir()
+
+    def prepare(self, parts: ExitStack, letters: list[Letter]) -> None:
+        """Start what shall meet the outage."""
+
+    def meet(self) -> None:
+        """Do what is done while the database is away."""
+
+    def check(self) -> None:
+        """Fail the test unless all is as it must be."""
+        assert max(self.proxy.delivery_counts, default=0) <= self.returns_max, self.proxy.delivery_counts
+
+    @property
+    def returns_max(self) -> int:
+        """Most returns of one message: one by each process that can hold it."""
+        return 1
+
+    def rows(self, *conditions: Any) -> int:
+        """Number of dead letters in the table."""
+        engine = create_engine(self.database_url, poolclass=NullPool)
+        with engine.connect() as connection:
+            return int(
+                connection.execute(
+                    select(func.count()).select_from(dead_letters).where(*conditions)
+                ).scalar_one()
+            )
+
+    def put(self, letters: list[Letter]) -> None:
+        """Put dead letters into their queue."""
+        with Witness(self.broker_url) as witness:
+            for properties, body in letters:
+                witness.channel.basic_publish("", BILLING.dead.name, body, properties, mandatory=True)
+
+
+class Lanes(Case):
+    """A worker under load."""
+
+    def prepare(self, parts: ExitStack, letters: list[Letter]) -> None:
+        self.under: Rig = parts.enter_context(
+            rig(
+                self.folder,
+                broker_url=self.broker_url,
+                database_url=self.database_url,
+                seen=(through(self.proxy, self.broker_url), None),
+                variables=VARIABLES,
+                pace=10,
+                malformed_share=0,
+            )
+        )
+        self.under.starts()
+        self.under.lasts(1)
+
+    def check(self) -> None:
+        self.under.recovers()
+        super().check()
+        assert_clean(self.under)
+
+
+class Drainers(Case):
+    """Dead letters that come while the database is away, and the scheduler that drains them."""
+
+    commands: tuple[tuple[str, ...], ...] = (("scheduler",),)
+
+    @property
+    def returns_max(self) -> int:
+        return len(self.commands)
+
+    def prepare(self, parts: ExitStack, letters: list[Letter]) -> None:
+        self.letters = letters
+        self.fleet: Fleet = parts.enter_context(fleet(self.settings, self.folder, VARIABLES))
+        for command in self.commands:
+            self.fleet.start(*command)
+        with Witness(self.broker_url) as witness:
+            dead = BILLING.dead.name
+            eventually(lambda: consumers_of(witness, dead) == len(self.commands), what="drainers")
+
+    def meet(self) -> None:
+        self.put(self.letters)
+
+    def check(self) -> None:
+        eventually(lambda: self.rows() >= LETTERS, what="every dead letter in the table")
+        assert self.rows() == LETTERS
+        super().check()
+        assert set(self.fleet.stop()) == {0}
+
+
+class DrainerBesideWorker(Drainers):
+    """The drainer of ``run --with-scheduler``."""
+
+    commands = (("run", "--with-scheduler"),)
+
+
+class TwoDrainers(Drainers):
+    """Two schedulers at once."""
+
+    commands = (("scheduler",), ("scheduler",))
+
+
+class Replaying(Case):
+    """A replay under way, and the worker that applies what it sends."""
+
+    def prepare(self, parts: ExitStack, letters: list[Letter]) -> None:
+        engine = ledger_engine(self.database_url)
+        open_accounts(engine)
+        engine.dispose()
+        self.put([mended(letter, number) for number, letter in enumerate(letters)])
+        self.fleet: Fleet = parts.enter_context(fleet(self.settings, self.folder, VARIABLES))
+        self.fleet.start("run")
+        arguments = ("--code", "not_json", "--yes", "--rate", "5/s", "--reason", "mended")
+        self.replay: Member = self.fleet.start("dead-letters", "replay", *arguments)
+        eventually(lambda: self.resolved() >= 2, what="the replay is under way")
+
+    def resolved(self) -> int:
+        """Number of resolved dead letters."""
+        return self.rows(dead_letters.c.status == "resolved")
+
+    def check(self) -> None:
+        eventually(lambda: self.resolved() == LETTERS or not self.replay.is_running)
+        if self.resolved() < LETTERS:  # it said how to go on
+            again = self.fleet.start("dead-letters", "replay", "resume", "1")
+            assert again.process.wait(60) == 0, again.log + again.output
+        assert "Traceback" not in self.replay.log
+        assert self.resolved() == LETTERS
+        super().check()
+        engine = ledger_engine(self.database_url)
+        with engine.connect() as connection:
+            mine = select(func.count()).where(operations.c.reference_id.startswith("replayed-"))
+            assert connection.execute(mine).scalar_one() == LETTERS
+        assert audit(engine).findings == ()
+        engine.dispose()
+
+
+class Commands(Case):
+    """Commands that look at dead letters."""
+
+    def prepare(self, parts: ExitStack, letters: list[Letter]) -> None:
+        self.put(letters)
+        self.fleet: Fleet = parts.enter_context(fleet(self.settings, self.folder, VARIABLES))
+
+    def meet(self) -> None:
+        self.codes = [
+            self.fleet.start("dead-letters", "groups").process.wait(60) for _ in range(COMMAND_CALLS)
+        ]
+
+    def check(self) -> None:
+        assert self.codes == [SERVER_AWAY_EXIT] * COMMAND_CALLS
+        assert self.fleet.start("dead-letters", "groups").process.wait(60) == 0
+        assert self.rows() == LETTERS
+        super().check()
+
+
+class Replies(Case):
+    """``replies --follow --take``, which needs no database."""
+
+    def prepare(self, parts: ExitStack, letters: list[Letter]) -> None:
+        self.fleet: Fleet = parts.enter_context(fleet(self.settings, self.folder, VARIABLES))
+        self.shown: Member = self.fleet.start("replies", "--follow", "--take")
+        self.publish(0)
+
+    def meet(self) -> None:
+        self.publish(LETTERS)
+
+    def publish(self, first: int) -> None:
+        """Publish some replies, numbered from ``first``."""
+        with Witness(self.broker_url) as witness:
+            for number in range(first, first + LETTERS):
+                body = json.dumps({"status": "applied", "referenceId": f"r-{number}"}).encode()
+                witness.publish(body, exchange="", routing_key=BILLING.replies.name)
+
+    def check(self) -> None:
+        eventually(lambda: len(self.shown.output.splitlines()) >= 2 * LETTERS, what="all are shown")
+        assert self.shown.is_running, self.shown.log
+        self.shown.process.send_signal(signal.SIGINT)
+        self.shown.process.wait(30)
+        references = [json.loads(line)["referenceId"] for line in self.shown.output.splitlines()]
+        assert sorted(references) == sorted(f"r-{number}" for number in range(2 * LETTERS))
+        assert "Traceback" not in self.shown.log
+        super().check()
+
+
+KINDS: Mapping[str, type[Case]] = {
+    "worker": Lanes,
+    "drainer beside scheduler": Drainers,
+    "drainer beside worker": DrainerBesideWorker,
+    "two schedulers": TwoDrainers,
+    "replay": Replaying,
+    "dead-letters": Commands,
+    "replies": Replies,
+}
+
+
+def mended(letter: Letter, number: int) -> Letter:
+    """A dead letter whose message can be applied."""
+    properties, _ = letter
+    body = {"type": "usage.deduct", "referenceId": f"replayed-{number}", "userId": "user-0", "tokens": 1}
+    return properties, json.dumps(body).encode()
+
+
+def real_dead_letters(settings: Settings, folder: Path) -> list[Letter]:
+    """Dead letters that a worker has sent, as they are on the wire."""
+    with Witness(settings.broker_url.get_secret_value()) as witness, fleet(settings, folder) as members:
+        for number in range(LETTERS):
+            body = f'{{"type": "usage.deduct", "referenceId": "bad-{number}"'.encode()
+            witness.publish(body, routing_key="usage.deduct", message_id=f"bad-{number}")
+        members.start("run")
+        taken = witness.take(BILLING.dead.name, LETTERS)
+    for properties, _ in taken:
+        properties.headers = {
+            name: value for name, value in properties.headers.items() if name != "x-delivery-count"
+        }
+        properties.expiration = None
+    return taken
+
+
+@pytest.fixture(scope="module", params=[60, 600], ids=["60s", "600s"])
+def after_outage(
+    request: pytest.FixtureRequest,
+    fragile_postgres: Postgres,
+    impatient_rabbitmq: RabbitMQ,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Mapping[str, Case]]:
+    """Every case, after an outage of so many seconds."""
+    seconds: float = request.param
+    folder = tmp_path_factory.mktemp("held")
+    with ExitStack() as parts:
+        source = load_settings(
+            broker_url=new_vhost(impatient_rabbitmq), database_url=new_database(fragile_postgres.address)
+        )
+        letters = real_dead_letters(source, folder)
+        cases = {
+            name: kind(
+                new_vhost(impatient_rabbitmq),
+                new_database(fragile_postgres.address),
+                parts.enter_context(Proxy(impatient_rabbitmq.address.port)),
+                folder / kind.__name__,
+            )
+            for name, kind in KINDS.items()
+        }
+        for case in cases.values():
+            case.prepare(parts, letters)
+        fragile_postgres.stop()
+        over = past(seconds)
+        try:
+            for case in cases.values():
+                case.meet()
+            eventually(over, patience_s=seconds + 1)
+        finally:
+            fragile_postgres.resume()
+        yield cases
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1_000)
+@pytest.mark.parametrize("name", KINDS)
+def test_consumer_gives_nothing_back_twice_and_loses_nothing(
+    name: str, after_outage: Mapping[str, Case]
+) -> None:
+    after_outage[name].check()

@@ -1,0 +1,96 @@
+"""A reader of replies that goes on through outages, and knows when each correlation was first answered."""
+
+import json
+from collections.abc import Iterable, Mapping
+from threading import Event, Lock, Thread
+from time import monotonic
+from types import TracebackType
+from typing import Any, Self
+
+import pika
+from pika.exceptions import AMQPError
+
+from tests.support.waiting import PATIENCE_S, eventually
+from worker.broker import BILLING
+
+Reply = Mapping[str, Any]
+
+
+class Collector:
+    """Takes the replies out of their queue, in a thread. One that is delivered twice is kept twice."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._enough, self._lock = Event(), Lock()
+        self._replies: dict[str, list[Reply]] = {}
+        self._answered_at: dict[str, float] = {}
+        self._thread = Thread(target=self._run, name="collector")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self._enough.set()
+        self._thread.join()
+
+    @property
+    def replies(self) -> dict[str, list[Reply]]:
+        """Replies by correlation id, until now."""
+        with self._lock:
+            return dict(self._replies)
+
+    def unanswered(self, expected: Iterable[str]) -> set[str]:
+        """Those of ``expected`` that have no reply yet."""
+        with self._lock:
+            return set(expected) - self._replies.keys()
+
+    def first_after(self, moment: float) -> float | None:
+        """Time of the first new reply after ``moment`` (both monotonic); None where none has come."""
+        with self._lock:
+            return min((at for at in self._answered_at.values() if at >= moment), default=None)
+
+    def answered(self, expected: Iterable[str], *, patience_s: float = PATIENCE_S) -> float:
+        """Wait until all of ``expected`` have a reply; returns when the last of them got it (monotonic)."""
+        missing = set(expected)
+
+        def none_is_missing() -> bool:
+            nonlocal missing
+            missing = self.unanswered(missing)
+            return not missing
+
+        wanted = frozenset(missing)
+        eventually(none_is_missing, patience_s=patience_s, what=f"{len(missing)} replies")
+        with self._lock:
+            return max((self._answered_at[one] for one in wanted), default=monotonic())
+
+    def _run(self) -> None:
+        while not self._enough.is_set():
+            try:
+                self._collect()
+            except (AMQPError, OSError):
+                self._enough.wait(0.2)
+
+    def _collect(self) -> None:
+        parameters = pika.URLParameters(self._url)
+        parameters.socket_timeout = parameters.stack_timeout = parameters.blocked_connection_timeout = 5
+        connection = pika.BlockingConnection(parameters)
+        channel = connection.channel()
+        channel.basic_qos(prefetch_count=500)
+        for method, properties, body in channel.consume(BILLING.replies.name, inactivity_timeout=0.1):
+            if method is not None:
+                self._keep(properties.correlation_id, json.loads(body))
+                channel.basic_ack(method.delivery_tag)
+            if self._enough.is_set():
+                break
+        connection.close()
+
+    def _keep(self, correlation_id: str, reply: Reply) -> None:
+        with self._lock:
+            self._replies.setdefault(correlation_id, []).append(reply)
+            self._answered_at.setdefault(correlation_id, monotonic())

@@ -1,0 +1,170 @@
+"""A producer at a steady pace: most messages are good, some come twice, some are malformed on purpose."""
+
+import json
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from threading import Event, Lock, Thread
+from time import monotonic
+from types import TracebackType
+from typing import Any, Self
+
+import pika
+from pika.exceptions import AMQPError
+
+from tests.support.traffic import USERS, Message, mixed
+from worker.broker import BILLING
+
+#: A broker that is started again may take so long, with a machine that is busy.
+_PATIENCE_S = 120.0
+_REASON = "not_json"
+
+
+@dataclass(frozen=True)
+class Publication:
+    """One message on its way; ``reason`` is that of its dead letter where it is malformed."""
+
+    correlation_id: str
+    body: bytes
+    routing_key: str
+    message: Message | None
+    reason: str | None = None
+
+
+def good(message: Message, correlation_id: str | None = None) -> Publication:
+    """A message as a publication; the correlation id is its reference unless another one is given."""
+    return Publication(
+        correlation_id or message["referenceId"], json.dumps(message).encode(), message["type"], message
+    )
+
+
+def malformed(number: int) -> Publication:
+    """A body that ends too early, for the payments and the usage in turn."""
+    type_ = ("usage.deduct", "payment.succeeded")[number % 2]
+    body = f'{{"type": "{type_}", "referenceId": "malformed-{number}", "userId": "user-0"'
+    return Publication(f"malformed-{number}", body.encode(), type_, None, _REASON)
+
+
+def assorted(
+    seed: int,
+    *,
+    malformed_share: float = 0.01,
+    duplicate_share: float = 0.03,
+    users: Sequence[str] = USERS,
+) -> Iterator[Publication]:
+    """Publications without end: mixed messages, between them malformed ones and duplicates."""
+    rng = random.Random(seed)
+    past: list[Message] = []
+    extra = 0
+    for message in mixed(users=users):
+        yield good(message)
+        past.append(message)
+        if rng.random() < malformed_share:
+            extra += 1
+            yield malformed(extra)
+        if rng.random() < duplicate_share:
+            extra += 1
+            again = rng.choice(past[-2_000:])
+            yield good(again, f"{again['referenceId']}/again-{extra}")
+
+
+class Feed:
+    """Publishes from a thread, ``pace`` a second at most, with confirms, again where a confirm is missing.
+
+    What is in ``published`` has reached the broker, perhaps twice. Replies go to ``billing.replies``.
+    """
+
+    def __init__(self, url: str, publications: Iterable[Publication], *, pace: float = 200.0) -> None:
+        self._url, self._publications, self._pace = url, publications, pace
+        self._enough, self._lock = Event(), Lock()
+        self._may_go_on = Event()
+        self._may_go_on.set()
+        self._published: list[Publication] = []
+        self._thread = Thread(target=self._run, name="feed")
+        self._failure: BaseException | None = None
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self.end()
+
+    @property
+    def published(self) -> list[Publication]:
+        """All that the broker has confirmed until now."""
+        with self._lock:
+            return list(self._published)
+
+    def pause(self) -> None:
+        """Publish nothing new until ``go_on``."""
+        self._may_go_on.clear()
+
+    def go_on(self) -> None:
+        """Publish again."""
+        self._may_go_on.set()
+
+    def end(self) -> list[Publication]:
+        """Publish nothing new; all that was published, the message under way included."""
+        self._enough.set()
+        self._may_go_on.set()
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+        return self.published
+
+    def _run(self) -> None:
+        channel: Any = None
+        due = monotonic()
+        try:
+            for publication in self._publications:
+                self._may_go_on.wait()
+                if self._enough.is_set():
+                    break
+                channel = self._publish(channel, publication)
+                due = max(due + 1 / self._pace, monotonic() - 1)
+                self._enough.wait(max(due - monotonic(), 0))
+            if channel is not None:
+                channel.connection.close()
+        except BaseException as failure:  # noqa: BLE001 - told by ``end``
+            self._failure = failure
+
+    def _publish(self, channel: Any, publication: Publication) -> Any:
+        """Publish until the broker confirms; the channel on which it did."""
+        deadline = monotonic() + _PATIENCE_S
+        while True:
+            try:
+                channel = channel or self._channel()
+                channel.basic_publish(
+                    BILLING.exchange,
+                    publication.routing_key,
+                    publication.body,
+                    pika.BasicProperties(
+                        correlation_id=publication.correlation_id,
+                        message_id=publication.correlation_id,
+                        reply_to=BILLING.replies.name,
+                        delivery_mode=2,
+                    ),
+                    mandatory=True,
+                )
+            except (AMQPError, OSError):
+                if monotonic() > deadline:
+                    raise
+                channel = None
+                Event().wait(0.1)
+            else:
+                with self._lock:
+                    self._published.append(publication)
+                return channel
+
+    def _channel(self) -> Any:
+        parameters = pika.URLParameters(self._url)
+        parameters.socket_timeout = parameters.stack_timeout = parameters.blocked_connection_timeout = 5
+        channel = pika.BlockingConnection(parameters).channel()
+        channel.confirm_delivery()
+        return channel

@@ -1,0 +1,121 @@
+"""Processes of the command line that come and go during a test, each with its log in a file of its own."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.support.processes import STOP_S, worker_environment
+from tests.support.waiting import eventually
+from worker.settings import Settings
+
+#: The kernel ends it with the process that started it, even one that is killed itself.
+_WITH_PARENT = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+_LEVEL = re.compile(r"^\S+ \S+ (WARNING|ERROR|CRITICAL) ", re.MULTILINE)
+
+
+class Member:
+    """One process, its arguments and its log."""
+
+    def __init__(self, arguments: tuple[str, ...], environment: dict[str, str], path: Path) -> None:
+        self.arguments = arguments
+        self.was_ended = False  #: True once the test has ended it, or has noted that it ended by itself
+        self._path = path
+        with path.open("wb") as log, path.with_suffix(".out").open("wb") as out:
+            self.process = subprocess.Popen(
+                [*_WITH_PARENT, sys.executable, "-m", "worker", *arguments],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=log,
+            )
+
+    @property
+    def log(self) -> str:
+        """All that it has logged until now."""
+        return self._path.read_text(errors="replace")
+
+    @property
+    def warnings(self) -> list[str]:
+        """The lines of its log of level WARNING and above."""
+        return [line for line in self.log.splitlines() if _LEVEL.match(line)]
+
+    @property
+    def output(self) -> str:
+        """All that it has printed until now."""
+        return self._path.with_suffix(".out").read_text(errors="replace")
+
+    @property
+    def is_running(self) -> bool:
+        """True until it has ended."""
+        return self.process.poll() is None
+
+    def kill(self) -> None:
+        """End it with SIGKILL; harmless where it has ended."""
+        self.was_ended = True
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self, patience_s: float = STOP_S) -> int:
+        """End it with SIGTERM once it takes signals; return its exit code, or raise TimeoutExpired."""
+        self.was_ended = True
+        eventually(self._takes_signals, what="it takes signals")
+        self.process.terminate()
+        return self.process.wait(patience_s)
+
+    def _takes_signals(self) -> bool:
+        """True once it has a handler of SIGTERM, or has ended."""
+        if not self.is_running:
+            return True
+        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        caught = next(line.partition(":")[2] for line in lines if line.startswith("SigCgt:"))
+        return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
+
+
+class Fleet:
+    """Starts processes with the same settings and, beside them, ``variables`` in their environment."""
+
+    def __init__(self, settings: Settings, folder: Path, variables: dict[str, str] | None = None) -> None:
+        self._environment = {**worker_environment(settings), **(variables or {})}
+        self._folder = folder
+        self.members: list[Member] = []
+
+    def start(self, *arguments: str) -> Member:
+        """Start ``billing-worker`` with ``arguments``."""
+        path = self._folder / f"{os.getpid()}-{id(self)}-{len(self.members)}.log"
+        member = Member(arguments, self._environment, path)
+        self.members.append(member)
+        return member
+
+    def running(self, command: str = "run") -> list[Member]:
+        """The processes of one command that have not ended."""
+        return [each for each in self.members if each.arguments[0] == command and each.is_running]
+
+    def stop(self) -> list[int]:
+        """End what runs with SIGTERM, all at once; the exit codes."""
+        running = [member for member in self.members if member.is_running]
+        for member in running:
+            eventually(member._takes_signals, what="it takes signals")
+            member.process.terminate()
+        return [member.process.wait(STOP_S) for member in running]
+
+    @property
+    def log(self) -> str:
+        """Logs of all, one after the other."""
+        return "".join(member.log for member in self.members)
+
+
+@contextmanager
+def fleet(settings: Settings, folder: Path, variables: dict[str, str] | None = None) -> Iterator[Fleet]:
+    """A fleet of which nothing outlives the block."""
+    members = Fleet(settings, folder, variables)
+    try:
+        yield members
+    finally:
+        for member in members.members:
+            member.kill()

@@ -1,0 +1,145 @@
+"""Reconciliation of all that was published with the ledger, the replies and the dead letters."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import pika
+from sqlalchemy import Engine, select
+
+from schemas import DeadLetter
+from tests.support.feed import Publication
+from tests.support.traffic import Truth, balances, content_of
+from worker.broker import BILLING
+from worker.ledger.audit import audit
+from worker.ledger.tables import dead_letters, operations
+
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Discrepancies:
+    """Differences from what must be, a line each; a clean run has none."""
+
+    lost: Sequence[str] = ()
+    doubled: Sequence[str] = ()
+    unanswered: Sequence[str] = ()
+    wrong_replies: Sequence[str] = ()
+    wrong_dead_letters: Sequence[str] = ()
+    missing_dead_letters: Sequence[str] = ()
+    audit: Sequence[str] = ()
+
+    @property
+    def is_clean(self) -> bool:
+        """True where nothing is wrong."""
+        return not any(self.counts.values())
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of lines of each kind."""
+        return {field.name: len(getattr(self, field.name)) for field in fields(self)}
+
+    def __str__(self) -> str:
+        """The counts, and the first lines of each kind."""
+        lines = [", ".join(f"{count} {name.replace('_', ' ')}" for name, count in self.counts.items())]
+        for field in fields(self):
+            lines += [f"  {field.name}: {line}" for line in getattr(self, field.name)[:_SHOWN]]
+        return "\n".join(lines)
+
+
+def reconcile(
+    truth: Truth,
+    engine: Engine,
+    broker_url: str,
+    publications: Iterable[Publication],
+    replies: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> Discrepancies:
+    """Compare all that was published with what became of it.
+
+    To be called once nothing is under way any more; takes the dead letters out of their queue. Publications
+    that ``truth`` has not heard of are told to it.
+    """
+    publications = list(publications)
+    for publication in publications:
+        if publication.message is not None:
+            truth.sent(publication.correlation_id, publication.message)
+    bad = {each.correlation_id: each.reason for each in publications if each.message is None}
+    letters = {**_letters_in_table(engine), **_letters_in_queue(broker_url)}
+    expected = truth.codes_in_ledger
+    return Discrepancies(
+        lost=sorted(expected - _references(engine)),
+        doubled=_wrong_balances(truth, engine),
+        unanswered=sorted((truth.correlations.keys() | bad.keys()) - replies.keys()),
+        wrong_replies=[*_wrong_replies(truth, replies), *_wrong_refusals(bad, replies)],
+        wrong_dead_letters=[
+            f"{correlation_id}: {reason}"
+            for correlation_id, reason in letters.items()
+            if bad.get(correlation_id) != reason
+        ],
+        missing_dead_letters=sorted(bad.keys() - letters.keys()),
+        audit=[str(finding) for finding in audit(engine).findings],
+    )
+
+
+def _references(engine: Engine) -> set[str]:
+    with engine.connect() as connection:
+        return set(connection.scalars(select(operations.c.reference_id)))
+
+
+def _wrong_balances(truth: Truth, engine: Engine) -> list[str]:
+    stored, expected = balances(engine), truth.balances
+    users = sorted(stored.keys() | expected.keys())
+    return [
+        f"{user} has {stored.get(user)}, not {expected.get(user)}"
+        for user in users
+        if stored.get(user) != expected.get(user)
+    ]
+
+
+def _wrong_replies(truth: Truth, replies: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    wrong = []
+    for correlation_id in truth.correlations.keys() & replies.keys():
+        code = truth.code_of(truth.correlations[correlation_id])
+        given = replies[correlation_id]
+        if any(reply["code"] != code for reply in given):
+            wrong.append(f"{correlation_id}: {[reply['code'] for reply in given]}, not {code}")
+        elif any(content_of(reply) != content_of(given[0]) for reply in given):
+            wrong.append(f"{correlation_id}: {len(given)} replies that differ")
+    return wrong
+
+
+def _wrong_refusals(
+    bad: Mapping[str, str | None], replies: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> list[str]:
+    return [
+        f"{correlation_id}: {reply}"
+        for correlation_id, reason in bad.items()
+        for reply in replies.get(correlation_id, ())
+        if (reply["status"], reply.get("reason")) != ("failed", reason)
+    ]
+
+
+def _letters_in_table(engine: Engine) -> dict[str, str]:
+    """The reason of each dead letter in the table, by the message id, which is the correlation id."""
+    with engine.connect() as connection:
+        rows = connection.execute(select(dead_letters.c.properties, dead_letters.c.reason)).all()
+    reasons: dict[str, str] = {}
+    for row in rows:
+        message_id = str(row.properties["properties"].get("message_id"))
+        reasons[message_id] = "several rows" if message_id in reasons else row.reason
+    return reasons
+
+
+def _letters_in_queue(broker_url: str) -> dict[str, str]:
+    """The same of those that are in the queue."""
+    connection = pika.BlockingConnection(pika.URLParameters(broker_url))
+    channel = connection.channel()
+    letters: dict[str, str] = {}
+    while True:
+        method, properties, _ = channel.basic_get(BILLING.dead.name)
+        if method is None:
+            break
+        letters[str(properties.message_id)] = DeadLetter.from_headers(properties.headers).reason
+        channel.basic_ack(method.delivery_tag)
+    connection.close()
+    return letters

@@ -1,0 +1,159 @@
+"""Processes under load, and in the end the reconciliation of all that was published."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from uuid import uuid4
+
+from tests.support.collector import Collector
+from tests.support.feed import Feed, assorted
+from tests.support.fleet import Fleet, Member, fleet
+from tests.support.proxy import Proxy
+from tests.support.reconciliation import Discrepancies, reconcile
+from tests.support.servers import Databases, PostgresAddress, RabbitMQ
+from tests.support.traffic import USERS, Truth, past
+from tests.support.waiting import PATIENCE_S, eventually
+from tests.support.witness import Witness
+from worker.broker import BILLING, open_link
+from worker.ledger.engine import ledger_engine
+from worker.ledger.migrations import migrate
+from worker.settings import load_settings
+
+USAGE = BILLING.work[-1].name
+
+
+@dataclass
+class Rig:
+    """The parts of a scenario; ``ended`` are exit codes, ``ledger_url`` is the ledger that counts at last."""
+
+    broker_url: str
+    ledger_url: str
+    truth: Truth
+    fleet: Fleet
+    feed: Feed
+    collector: Collector
+    ended: list[int] = field(default_factory=list)
+
+    def lasts(self, seconds: float) -> None:
+        """Let the load go on for so long."""
+        eventually(past(seconds), patience_s=seconds + 1)
+
+    def starts(self, *, workers: int = 1, others: tuple[tuple[str, ...], ...] = ()) -> None:
+        """Start workers and other processes, and wait until the workers consume."""
+        for arguments in [*[("run",)] * workers, *others]:
+            self.fleet.start(*arguments)
+        self.consumes(workers)
+
+    def consumes(self, workers: int) -> None:
+        """Wait until so many consume at least."""
+        with Witness(self.broker_url) as witness:
+            eventually(lambda: consumers_of(witness, USAGE) >= workers, what=f"{workers} workers")
+
+    def recovers(self, *, patience_s: float = PATIENCE_S) -> float:
+        """Wait until all that was published until now is answered; returns how many seconds that took."""
+        began = monotonic()
+        expected = [each.correlation_id for each in self.feed.published]
+        return self.collector.answered(expected, patience_s=patience_s) - began
+
+    def under_way(self) -> int:
+        """Number of messages that are published and not answered."""
+        return len(self.collector.unanswered(each.correlation_id for each in self.feed.published))
+
+    def replace(self, member: Member) -> Member:
+        """Kill a process and start another one like it."""
+        member.kill()
+        return self.fleet.start(*member.arguments)
+
+    def reconcile(self, *, patience_s: float = PATIENCE_S) -> Discrepancies:
+        """End the feed, wait for the replies, end the processes; return the differences that are left."""
+        published = self.feed.end()
+        expected = {each.correlation_id for each in published}
+        # Those that never come are among the discrepancies.
+        deadline = monotonic() + patience_s
+        eventually(
+            lambda: not self.collector.unanswered(expected) or monotonic() > deadline,
+            patience_s=patience_s + 1,
+        )
+        self.ended += self.fleet.stop()
+        engine = ledger_engine(self.ledger_url)
+        try:
+            return reconcile(self.truth, engine, self.broker_url, published, self.collector.replies)
+        finally:
+            engine.dispose()
+
+
+@contextmanager
+def rig(
+    folder: Path,
+    *,
+    broker_url: str,
+    database_url: str,
+    seen: tuple[str | None, str | None] = (None, None),
+    variables: dict[str, str] | None = None,
+    seed: int = 1,
+    pace: float = 200.0,
+    malformed_share: float = 0.01,
+    users: Sequence[str] = USERS,
+) -> Iterator[Rig]:
+    """A feed that runs already, and no process yet. To reconcile is up to the block.
+
+    ``seen`` are the broker's and the database's URL as the processes know them (through proxies).
+    """
+    settings = load_settings(broker_url=seen[0] or broker_url, database_url=seen[1] or database_url)
+    engine = ledger_engine(database_url)
+    truth = Truth(engine, users)
+    engine.dispose()
+    with ExitStack() as parts:
+        members = parts.enter_context(fleet(settings, folder, variables))
+        collector = parts.enter_context(Collector(broker_url))
+        publications = assorted(seed, malformed_share=malformed_share, users=users)
+        feed = Feed(broker_url, publications, pace=pace)
+        yield Rig(broker_url, database_url, truth, members, parts.enter_context(feed), collector)
+
+
+def assert_clean(under: Rig, *, patience_s: float = PATIENCE_S) -> None:
+    """Reconcile; fails the test unless nothing is wrong and every process ends with 0."""
+    found = under.reconcile(patience_s=patience_s)
+    assert found.is_clean, f"{found}\n{under.fleet.log[-4_000:]}"
+    assert set(under.ended) <= {0}, under.ended
+
+
+def consumers_of(witness: Witness, queue: str) -> int:
+    """Number of consumers of ``queue``."""
+    return int(witness.channel.queue_declare(queue, passive=True).method.consumer_count)
+
+
+def new_database(address: PostgresAddress, create: Callable[[str], None] | None = None) -> str:
+    """The URL of a new, migrated database; ``create`` makes one of that name that is not an ordinary one."""
+    name = f"test_{uuid4().hex[:12]}"
+    (create or Databases(address).create_database)(name)
+    url = address.url(name)
+    engine = ledger_engine(url)
+    migrate(engine)
+    engine.dispose()
+    return url
+
+
+def new_vhost(server: RabbitMQ) -> str:
+    """The URL of a virtual host with the topology and its policies; dead letters may come 20 times only."""
+    name = f"test_{uuid4().hex[:12]}"
+    server.management.create_vhost(name)
+    for policy, (pattern, definition) in BILLING.policies().items():
+        server.management.set_policy(name, policy, pattern=pattern, definition=definition)
+    server.management.set_policy(
+        name, "dead", pattern=r"^billing\.dead$", definition={"delivery-limit": 20}, priority=1
+    )
+    url = server.address.url(name)
+    link = open_link(url)
+    link.declare(BILLING)
+    link.close()
+    return url
+
+
+def through(proxy: Proxy, url: str) -> str:
+    """``url`` with the proxy's port."""
+    head, _, tail = url.rpartition("@")
+    _, _, path = tail.partition("/")
+    return f"{head}@127.0.0.1:{proxy.port}/{path}"

@@ -1,0 +1,161 @@
+"""PostgreSQL servers that work by halves: a standby, one that refuses writes, one whose disk is full."""
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+from sqlalchemy import NullPool, create_engine
+
+from tests.support.servers import (
+    START_TIMEOUT_S,
+    Postgres,
+    PostgresAddress,
+    ServerError,
+    _Owner,
+    _started,
+    postgres_binaries,
+)
+from tests.support.waiting import eventually
+
+_BALLAST = "ballast"
+
+
+class Standby(Postgres):
+    """A hot standby that streams from a private server, asynchronously; the same login, another port."""
+
+    name = "PostgreSQL standby"
+    primary: Postgres
+    _disks: "tuple[SmallDisk, SmallDisk] | None"
+
+    @classmethod
+    def of(cls, primary: Postgres, disks: "tuple[SmallDisk, SmallDisk] | None" = None) -> Self:
+        """A new standby of ``primary``, with all that it has now. Raises ServerError as ``start`` does.
+
+        ``disks`` are the small disk of the primary and the one that the standby has instead.
+        """
+        binaries = postgres_binaries()
+        assert binaries is not None
+        server = cls(Path(tempfile.mkdtemp(prefix="billing-standby-")), binaries, {})
+        server.primary, server._disks = primary, disks
+        server.address = replace(primary.address, port=server.address.port)
+        server.databases = type(server.databases)(server.address)
+        return _started(server, server._copy)
+
+    def catch_up(self) -> None:
+        """Wait until it has replayed all that the primary has written until now."""
+        written = _asked(self.primary.address, "SELECT pg_current_wal_insert_lsn()::text")
+        replayed = f"SELECT pg_last_wal_replay_lsn() >= '{written}'::pg_lsn"
+        eventually(lambda: _asked(self.address, replayed), what="the standby has replayed it")
+
+    def bind(self) -> None:
+        """From now on nothing is committed on the primary before it is safe here."""
+        _asked(self.primary.address, "ALTER SYSTEM SET synchronous_standby_names = '*'")
+        _reload(self.primary)
+
+    def release(self) -> None:
+        """Let the primary commit alone again."""
+        _asked(self.primary.address, "ALTER SYSTEM RESET synchronous_standby_names")
+        _reload(self.primary)
+
+    def promote(self) -> None:
+        """Make it a primary; returns when it takes writes."""
+        _asked(self.address, "SELECT pg_promote(true, 60)")
+        eventually(lambda: not _asked(self.address, "SELECT pg_is_in_recovery()"), what="the promotion")
+
+    def _copy(self) -> None:
+        self._owner.own(self.folder)
+        address = self.primary.address
+        source = f"host={address.host} port={address.port} user={address.user} password={address.password}"
+        command = [str(self._binaries / "pg_basebackup"), "-D", str(self._data), "-d", source]
+        command += ["-R", "-X", "stream", "--checkpoint=fast", "--no-sync"]
+        if self._disks is not None:
+            command += ["-T", "=".join(str(disk.room) for disk in self._disks)]
+        if self._child(command).wait(START_TIMEOUT_S) != 0:
+            raise self._failure("could not copy the primary")
+        with (self._data / "postgresql.conf").open("a") as settings:
+            settings.write(f"port = {self.address.port}\n")
+
+
+def url_of_both(first: PostgresAddress, second: PostgresAddress, database: str) -> str:
+    """A URL with two servers, of which libpq takes the first that takes connections."""
+    login = first.url(database).partition("://")[2].partition("@")[0]
+    hosts = f"host={first.host}:{first.port}&host={second.host}:{second.port}"
+    return f"postgresql+psycopg2://{login}@/{database}?{hosts}"
+
+
+@contextmanager
+def read_only(server: Postgres) -> Iterator[None]:
+    """Transactions of ``server`` are read-only by default as long as the block lasts."""
+    _asked(server.address, "ALTER SYSTEM SET default_transaction_read_only = on")
+    _reload(server)
+    try:
+        yield
+    finally:
+        _asked(server.address, "ALTER SYSTEM RESET default_transaction_read_only")
+        _reload(server)
+
+
+def _reload(server: Postgres) -> None:
+    _asked(server.address, "SELECT pg_reload_conf()")
+
+
+def _asked(address: PostgresAddress, statement: str) -> object:
+    """The first column of the first row, or None where there are no rows."""
+    engine = create_engine(address.url("postgres"), poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        result = connection.exec_driver_sql(statement)
+        return result.scalar() if result.returns_rows else None
+
+
+class SmallDisk:
+    """A file system in memory of so many megabytes; root may mount it. Holds a tablespace of one server.
+
+    Only what is in the tablespace meets a full disk: the server and its log of changes stay well.
+    """
+
+    tablespace = "small"
+
+    def __init__(self, megabytes: int) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="billing-disk-"))
+        self._mount(megabytes)
+        self._folder.chmod(0o755)
+        self.room = self._folder / "tablespace"
+        self.room.mkdir()
+        _Owner.unprivileged().own(self.room)
+
+    def serve(self, server: Postgres) -> None:
+        """Make it a tablespace of ``server``."""
+        _asked(server.address, f"CREATE TABLESPACE {self.tablespace} LOCATION '{self.room}'")
+
+    def fill(self) -> None:
+        """Leave no block free."""
+        with suppress(OSError), (self._folder / _BALLAST).open("ab", buffering=0) as ballast:
+            while ballast.write(bytes(1 << 20)) == 1 << 20:
+                pass
+            while ballast.write(bytes(4096)):
+                pass
+
+    def free(self) -> None:
+        """Give the room back; harmless where it was not filled."""
+        (self._folder / _BALLAST).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Unmount it; to be called when the server is stopped."""
+        subprocess.run(["umount", "--lazy", str(self._folder)], capture_output=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _mount(self, megabytes: int) -> None:
+        command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(self._folder)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise ServerError(f"A small disk needs root and a kernel that lets it mount: {done.stderr}")
+
+
+def create_small(server: Postgres, name: str) -> None:
+    """Create a database on the small disk of ``server``."""
+    _asked(server.address, f'CREATE DATABASE "{name}" TABLESPACE {SmallDisk.tablespace}')
