@@ -131,13 +131,13 @@ def assert_quiet_and_waiting(under: Rig) -> None:
     assert under.under_way() > 0
     for member in under.fleet.members:
         assert BACK not in member.log, member.log
-        assert len(member.warnings) <= 1, member.warnings
+        assert len(member.outages) <= 1, member.outages
 
 
 def assert_told_once(under: Rig) -> None:
     """One line when it began and one when it ended, in the log of each process that saw both."""
     for member in under.fleet.members:
-        assert len(member.warnings) <= 2, member.warnings
+        assert len(member.outages) <= 2, member.outages
         assert member.log.count(BACK) <= 1, member.log
         if member.is_running and BEGUN in member.log:
             assert member.log.count(BACK) == 1, member.log

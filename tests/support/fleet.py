@@ -46,6 +46,11 @@ class Member:
         return [line for line in self.log.splitlines() if _LEVEL.match(line)]
 
     @property
+    def outages(self) -> list[str]:
+        """The warnings that are about a server; refusals of malformed messages are not."""
+        return [line for line in self.warnings if "refused a message" not in line]
+
+    @property
     def output(self) -> str:
         """All that it has printed until now."""
         return self._path.with_suffix(".out").read_text(errors="replace")

@@ -20,8 +20,7 @@ def ways_to_be_broken(command: DeductUsage, now: datetime) -> list[tuple[str, st
         return json.dumps({key: value for key, value in fields.items() if key != name}).encode()
 
     key, batch = command.type, type_of(UsageBatch)
-    items = [fields, {**fields, "referenceId": f"{command.reference_id}-bad", "tokens": -1}]
-    half_good = {"type": batch, "referenceId": f"{command.reference_id}-batch", "items": items}
+    no_list = {"type": batch, "referenceId": f"{command.reference_id}-batch", "items": fields}
     return [
         ("not JSON", key, b"please take 5 tokens from bob"),
         ("cut short", key, text[: len(text) // 2].encode()),
@@ -36,7 +35,7 @@ def ways_to_be_broken(command: DeductUsage, now: datetime) -> list[tuple[str, st
         ("negative", key, but(tokens=-500)),
         ("NaN", key, but(tokens=float("nan"))),
         ("astronomic", key, but(tokens=10**30)),
-        ("a bad item", batch, json.dumps(half_good).encode()),
+        ("items that are no list", batch, json.dumps(no_list).encode()),
         ("unknown type", "usage.debit", but(type="usage.debit")),
         ("missing field", key, without("userId")),
         ("unknown field", key, but(token=500)),
