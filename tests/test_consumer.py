@@ -338,7 +338,7 @@ def test_suspects_of_a_group_that_crashed_are_tried_in_smaller_groups(
     together: int, sizes: list[int]
 ) -> None:
     suspects = distinct(4, delivery_count=SUSPECT_AFTER)
-    record = FakeRecord({key_of(one): Trial(together, 0) for one in suspects})
+    record = FakeRecord({key_of(one): Trial(together, 0, SUSPECT_AFTER - 1) for one in suspects})
     pipeline = FakePipeline()
     consumer([FakeLink(*suspects)], pipeline, FakeStop(), record=record).run(drain=True)
     assert [len(batch) for batch in pipeline.batches] == sizes
@@ -348,11 +348,31 @@ def test_suspects_of_a_group_that_crashed_are_tried_in_smaller_groups(
 def test_message_that_was_tried_alone_when_workers_crashed_is_given_up() -> None:
     guilty, innocent = distinct(2, delivery_count=SUSPECT_AFTER)
     record = FakeRecord(
-        {key_of(guilty): Trial(1, GIVE_UP_AFTER), key_of(innocent): Trial(1, GIVE_UP_AFTER - 1)}
+        {
+            key_of(guilty): Trial(1, GIVE_UP_AFTER, SUSPECT_AFTER - 1),
+            key_of(innocent): Trial(1, GIVE_UP_AFTER - 1, SUSPECT_AFTER - 1),
+        }
     )
     pipeline = FakePipeline()
     consumer([FakeLink(guilty, innocent)], pipeline, FakeStop(), record=record).run(drain=True)
     assert pipeline.given_up == [guilty]
+    assert record.trials == {}
+
+
+def test_trial_of_a_copy_that_is_under_way_elsewhere_is_no_crash() -> None:
+    (copy,) = distinct(1, delivery_count=SUSPECT_AFTER)
+    record = FakeRecord({key_of(copy): Trial(1, GIVE_UP_AFTER, SUSPECT_AFTER)})
+    pipeline = FakePipeline()
+    consumer([FakeLink(copy)], pipeline, FakeStop(), record=record).run(drain=True)
+    assert pipeline.batches == [[copy]]
+
+
+def test_trial_whose_beginning_nobody_confirmed_is_no_crash() -> None:
+    (suspect,) = distinct(1, delivery_count=SUSPECT_AFTER)
+    record, stop, link = FakeRecord(), FakeStop(), FakeLink(suspect)
+    record.errors = [LedgerUnavailableError("written, and the answer is lost")]
+    link.on_keep_alive = lambda: setattr(stop, "requested", not record.errors)
+    consumer([link], FakePipeline(), stop, record=record).run()
     assert record.trials == {}
 
 
@@ -367,7 +387,7 @@ def test_delivery_count_alone_condemns_nobody() -> None:
 @pytest.mark.parametrize("lost", ["broker", "stop"])
 def test_trial_that_an_outage_ends_is_no_crash(lost: str) -> None:
     suspects = distinct(2, delivery_count=SUSPECT_AFTER)
-    before = {key_of(suspects[0]): Trial(16, 1)}
+    before = {key_of(suspects[0]): Trial(16, 1, 2)}
     record, stop = FakeRecord(dict(before)), FakeStop()
     pipeline, link = FakePipeline(), FakeLink(*suspects)
     if lost == "broker":
@@ -392,7 +412,7 @@ def test_worker_holds_few_messages_until_none_is_suspected() -> None:
 
 def test_worker_holds_one_message_where_one_crashed_alone_and_more_with_each_trial() -> None:
     suspects = distinct(4, delivery_count=SUSPECT_AFTER)
-    record = FakeRecord({key_of(suspects[0]): Trial(1, 1)})
+    record = FakeRecord({key_of(suspects[0]): Trial(1, 1, 2)})
     pipeline, link, held = FakePipeline(), FakeLink(*suspects), list[int]()
     pipeline.after = lambda: held.append(link.prefetch)
     consumer([link], pipeline, FakeStop(), record=record).run(drain=True)

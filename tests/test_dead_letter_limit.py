@@ -261,6 +261,27 @@ def test_applied_message_of_a_paused_lane_ends_the_row(make: Make, tries: Tries)
     assert settle(pipeline, good(2, "more")).replies
 
 
+def test_faults_in_writing_replies_pause_the_lane_too(
+    make: Make, tries: Tries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def writing(*_: Any) -> Any:
+        raise RuntimeError("a bug in the replies")
+
+    pipeline = make(3)
+    monkeypatch.setattr(pipeline._correspondence, "about_answers", writing)
+    deliveries = [delivery(OPEN), *good(20)]
+    link = settle(pipeline, deliveries)
+    assert len(link.letters) == len(link.acknowledged) == 3
+    assert pipeline.limit.is_over(USAGE)
+    settle(pipeline, good(5))  # what is applied again proves nothing of the replies
+    assert pipeline.limit.is_over(USAGE)
+    (item,) = pipeline.receive(good(1))
+    assert not pipeline.try_alone(item)
+    monkeypatch.undo()
+    assert pipeline.try_alone(item)
+    assert not pipeline.limit.is_over(USAGE)
+
+
 @pytest.mark.parametrize("sender", ["app", None])
 def test_refusals_pause_nothing_and_are_counted_by_sender(
     make: Make, metrics: Metrics, sender: str | None, caplog: pytest.LogCaptureFixture

@@ -27,7 +27,7 @@ from worker.dead_letter_limit import DeadLetterLimit
 from worker.deadletters.drainer import Drainer
 from worker.deadletters.office import DeadLetterOffice, Drain
 from worker.deadletters.runner import ReplayRunner, Surroundings
-from worker.errors import BrokerUnavailableError, ConfigurationError, LedgerUnavailableError
+from worker.errors import BrokerUnavailableError, ConfigurationError, TransientError
 from worker.intake import taken_in
 from worker.lanes import Lanes
 from worker.ledger.engine import ledger_engine
@@ -39,6 +39,7 @@ from worker.ledger.trials import Trials
 from worker.metrics import Metrics
 from worker.pipeline import Pipeline
 from worker.policy import Policy
+from worker.runtime.backoff import Outage
 from worker.scheduler import Scheduler
 from worker.settings import Settings, broker_user, config_digest, redacted
 from worker.suspects import Suspects
@@ -47,6 +48,8 @@ log = logging.getLogger(__name__)
 
 #: What is held in an outage is given back before the broker takes it back, with some room.
 _HELD_SHARE = 0.8
+#: What is no batch may take so many times longer in the database: a page of what falls due, a replay.
+_PATIENCE = 3
 #: So long a wait for the database may last once the process is to end.
 _HURRY_S = 3.0
 
@@ -80,14 +83,14 @@ class Application:
 
     @cached_property
     def guard(self) -> Guard:
-        """What bounds this process's waits for the database, and knows which primary is the newest."""
+        """Deadlines for the database, and the newest primary seen."""
         return Guard(self.settings.database_timeout_s)
 
     @cached_property
     def service_engine(self) -> Engine:
         """The database as loops use it: the primary alone, and no wait without a deadline."""
         url = self.settings.database_url.get_secret_value()
-        return ledger_engine(url, application_name=self._name, guard=self.guard)
+        return ledger_engine(url, application_name=self._name, guard=self.guard, patience=_PATIENCE)
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -147,9 +150,9 @@ class Application:
         )
 
     def _is_new(self, config: str) -> bool:
-        """Whether other configurations have run here and this one never; the first of all is right."""
+        """Return True for a configuration new to this database; the first of all is right."""
         pauses = Pauses(self.service_engine)
-        with suppress(LedgerUnavailableError):  # an outage at the start: nobody can tell
+        with suppress(TransientError):  # an outage at the start: nobody can tell
             if pauses.is_new(config):
                 return True
             pauses.accept(config, self.process_name, utc_now())
@@ -162,7 +165,7 @@ class Application:
         url = settings.database_url.get_secret_value()
         return Scheduler(
             lambda: open_link(settings.broker_url.get_secret_value(), name=name),
-            ledger_engine(url, application_name=name, guard=self.guard),
+            ledger_engine(url, application_name=name, guard=self.guard, patience=_PATIENCE),
             interval_s=settings.scheduler_interval_s,
             rate=settings.scheduler_rate,
             clock=utc_now,
@@ -255,16 +258,15 @@ class Application:
 
     def _await_schema(self, stop: "SignalStop") -> None:
         """An outage at the start is waited out like any other; another schema than ours is not."""
-        told = False
+        outage = Outage("database", "waiting for it", logger=log)
         while not stop.requested:
             try:
                 self.require_newest_schema(self.service_engine)
-            except LedgerUnavailableError as error:
-                if not told:
-                    log.error("%s: waiting for it", error)  # noqa: TRY400 - expected, and said once
-                told = True
+            except TransientError as error:
+                outage.began(error)
                 stop.wait(1.0)
             else:
+                outage.ended()
                 return
 
     def pipeline(self, ledger: Ledger, *, is_new_config: bool = False) -> Pipeline:
@@ -355,6 +357,8 @@ class SignalStop:
     def on_request(self, call: Callable[[], None]) -> None:
         """Call this at the first signal, in the thread that hears it: the main one may be waiting."""
         self._on_request.append(call)
+        if self.requested:
+            call()
 
     def install(self) -> None:
         """Take the signals of this process; from its main thread."""

@@ -11,10 +11,10 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from time import monotonic, time
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from worker.broker import Delivery, Link
-from worker.dead_letter_limit import LimitExceeded, LimitExceededError
+from worker.dead_letter_limit import LimitExceeded, LimitExceededError, PauseCode
 from worker.errors import BrokerUnavailableError, ConfigurationError, TransientError
 from worker.lanes import Lanes
 from worker.ledger.store import Ledger
@@ -25,12 +25,14 @@ from worker.suspects import Group, Suspects, is_suspect
 
 log = logging.getLogger(__name__)
 
+R = TypeVar("R")
+
 IDLE_S = 0.5
 _WHILE_AWAY = "keeping the messages, trying again until it is back"
 
 
 class Stop(Protocol):
-    """Whether the loop shall end, and a wait that ends with it."""
+    """Stop request, with a wait that it ends."""
 
     @property
     def requested(self) -> bool:
@@ -44,7 +46,7 @@ class Stop(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How many messages a batch, how many held a queue, how long to wait after a failure (seconds).
+    """Batch size, prefetch and waits after a failure (seconds).
 
     What is held in an outage is given back after ``hold_most_s``, before the broker takes it back.
     """
@@ -71,6 +73,7 @@ class _Batch:
     items: Sequence[Item] = ()
     began: float = field(default_factory=monotonic)
     applying: "Future[None] | None" = None
+    is_applied: bool = False
 
 
 class Consumer:
@@ -154,6 +157,10 @@ class Consumer:
             raise _StoppedError
         self._held = self._suspects.hold_at_first(self._pace.prefetch)
         self._lanes.adopt_suspicions()
+        if self._lanes.paused and self._exits_on_limit:
+            raise LimitExceededError(
+                f"stopped: {self._lanes.paused[0]} is paused, see `billing-worker check`"
+            )
         link = self._connect({queue: self._lanes.holds(queue, self._held) for queue in self._queues})
         self._has_been_linked = True
         try:
@@ -208,7 +215,7 @@ class Consumer:
             in_ledger, applied = batch, in_ledger
             self._tell(link, applied)
             if suspects or self._must_attend():
-                self._settle(link, ledger, in_ledger)
+                self._complete(link, ledger, in_ledger)
                 in_ledger = _Batch()
                 self._try_suspects(link, ledger, suspects)
                 self._attend_lanes(link, ledger)
@@ -216,7 +223,7 @@ class Consumer:
             if drain and idle and not deliveries:
                 return True
             link.keep_alive()
-        self._settle(link, ledger, in_ledger)
+        self._complete(link, ledger, in_ledger)
         return False
 
     def _hold_more(self, link: Link, is_suspicious: bool) -> None:  # noqa: FBT001 - the two cases of one step
@@ -233,15 +240,17 @@ class Consumer:
     def _received(self, deliveries: Sequence[Delivery]) -> _Batch:
         return _Batch(self._pipeline.receive(deliveries)) if deliveries else _Batch()
 
-    def _settle(self, link: Link, ledger: ThreadPoolExecutor, batch: _Batch) -> None:
+    def _complete(self, link: Link, ledger: ThreadPoolExecutor, batch: _Batch) -> None:
         """Apply the batch and tell the broker."""
         self._await_applied(link, ledger, batch)
         self._tell(link, batch)
 
     def _await_applied(self, link: Link, ledger: ThreadPoolExecutor, batch: _Batch) -> None:
         """Wait until the ledger has the batch, now or after an outage."""
-        if batch.items:
-            self._in_ledger(link, ledger, lambda: self._pipeline.apply(batch.items), batch.applying)
+        if batch.items and not batch.is_applied:
+            first, batch.applying = batch.applying, None
+            self._in_ledger(link, ledger, lambda: self._pipeline.apply(batch.items), first)
+            batch.is_applied = True
 
     def _in_ledger(
         self,
@@ -255,11 +264,16 @@ class Consumer:
         def attempt() -> None:
             nonlocal first
             trying, first = first or ledger.submit(work), None
-            while not wait([trying], timeout=IDLE_S).done:
-                link.keep_alive()
-            trying.result()
+            self._awaited(link, trying)
 
         self._until_done(link, attempt, self._database)
+
+    @staticmethod
+    def _awaited(link: Link, future: "Future[R]") -> R:
+        """Return what the ledger's thread comes to, and keep the link alive meanwhile."""
+        while not wait([future], timeout=IDLE_S).done:
+            link.keep_alive()
+        return future.result()
 
     def _tell(self, link: Link, batch: _Batch) -> None:
         """Tell the broker all that is to be said about the batch.
@@ -307,27 +321,45 @@ class Consumer:
     # -- suspects -----------------------------------------------------------------------------------------
 
     def _try_suspects(self, link: Link, ledger: ThreadPoolExecutor, suspects: Sequence[Delivery]) -> None:
-        if not suspects:
-            return
-        groups: list[Group] = []
-        self._in_ledger(link, ledger, lambda: groups.extend(self._suspects.groups(suspects)))
-        for group in groups:
+        """Try suspects in groups; one of a paused lane waits for its turn there."""
+        for item in self._pipeline.receive([one for one in suspects if self._lanes.is_paused(one.queue)]):
+            self._lanes.hold(item)
+        for group in self._groups(
+            link, ledger, [one for one in suspects if not self._lanes.is_paused(one.queue)]
+        ):
             self._try_group(link, ledger, group)
 
+    def _groups(self, link: Link, ledger: ThreadPoolExecutor, suspects: Sequence[Delivery]) -> list[Group]:
+        groups: list[Group] = []
+        if suspects:
+            self._in_ledger(link, ledger, lambda: groups.extend(self._suspects.groups(suspects)))
+        return groups
+
     def _try_group(self, link: Link, ledger: ThreadPoolExecutor, group: Group) -> None:
-        """Apply and tell one group on record, with nothing else under way: a crash from here is its crash."""
-        self._in_ledger(link, ledger, lambda: self._suspects.begin(group))
-        try:
-            batch = _Batch(self._without_paused(self._items_of(group)))
+        """Apply and tell one group on record, with nothing else under way."""
+        with self._on_record(link, ledger, group) as kept:
+            batch = _Batch(self._items_of(group))
             self._await_applied(link, ledger, batch)
             self._until_done(link, lambda: self._pipeline.answer(link, batch.items), self._broker)
+            kept += [item.delivery for item in batch.items if item.kept]
+        self._pipeline.acknowledge(link, batch.items)
+        self._is_told(batch)
+
+    @contextmanager
+    def _on_record(self, link: Link, ledger: ThreadPoolExecutor, group: Group) -> Iterator[list[Delivery]]:
+        """Keep a group on record: a crash in the block is its crash. What is ``kept`` there was not tried."""
+        kept: list[Delivery] = []
+        try:
+            self._in_ledger(link, ledger, lambda: self._suspects.begin(group))
+            yield kept
         except BaseException:
             # Whatever ends the trial here, the process lives: nothing crashed.
             self._suspects.break_off(group)
             raise
-        self._in_ledger(link, ledger, lambda: self._suspects.end(group))
-        self._pipeline.acknowledge(link, batch.items)
-        self._is_told(batch)
+        untried = [key for key, delivery in group.deliveries.items() if delivery in kept]
+        self._suspects.break_off(group.of(untried))
+        told = group.of(group.deliveries.keys() - set(untried))
+        self._in_ledger(link, ledger, lambda: self._suspects.end(told))
 
     def _items_of(self, group: Group) -> Sequence[Item]:
         deliveries = list(group.deliveries.values())
@@ -339,36 +371,43 @@ class Consumer:
     # -- lanes --------------------------------------------------------------------------------------------
 
     def _must_attend(self) -> bool:
-        """Whether a lane has to be paused, tried or resumed; asked with every batch."""
+        """Return True where a lane must be paused, tried or resumed; asked with every batch."""
         limit = self._pipeline.limit
-        is_accepted = self._is_watching and not limit.is_watching
-        return is_accepted or bool(self._lanes.paused) or any(map(limit.is_over, self._queues))
+        if self._is_watching and not limit.is_watching:
+            self._is_watching = False
+            self._lanes.accept_config()
+        return bool(self._lanes.paused) or self._lanes.must_look or any(map(limit.is_over, self._queues))
 
     def _attend_lanes(self, link: Link, ledger: ThreadPoolExecutor) -> None:
         for queue in self._queues:
             exceeded = self._pipeline.limit.exceeded(queue)
-            if exceeded is not None and not self._lanes.is_paused(queue):
-                self._pause(link, exceeded)
-        for queue in self._lanes.resumed():
-            self._pipeline.limit.accept_config()
-            self._resume(link, ledger, queue, "an operator resumed it")
+            if exceeded is not None and not self._lanes.is_paused_for(exceeded):
+                self._pause(link, ledger, exceeded)
+        if self._lanes.must_look:
+            for queue in self._awaited(link, ledger.submit(self._lanes.look)):
+                self._resume(link, ledger, queue)
         while (probe := self._lanes.due()) is not None:
             self._try_probe(link, ledger, probe)
-        if self._is_watching and not self._pipeline.limit.is_watching:
-            self._is_watching = False
-            self._lanes.accept_config()
 
-    def _pause(self, link: Link, exceeded: LimitExceeded) -> None:
+    def _pause(self, link: Link, ledger: ThreadPoolExecutor, exceeded: LimitExceeded) -> None:
+        if exceeded.code is PauseCode.CONFIG_SUSPECT:
+            accepted: list[bool] = []
+            self._in_ledger(link, ledger, lambda: accepted.append(self._lanes.is_accepted()))
+            if accepted[-1]:  # an operator has resumed another worker's lane
+                self._pipeline.limit.accept_config()
+                link.hold_at_most(exceeded.queue, self._held, give_back=True)
+                return
         if self._exits_on_limit:
             raise LimitExceededError(f"stopped: {exceeded.queue}: {exceeded.text}")
         self._lanes.pause(link, exceeded)
 
-    def _resume(self, link: Link, ledger: ThreadPoolExecutor, queue: str, why: str) -> None:
-        self._pipeline.limit.reset(queue)
-        probe = self._lanes.resume(link, queue, self._held, why)
-        if probe is not None:
-            probe.kept = False
-            self._settle(link, ledger, _Batch([probe]))
+    def _resume(self, link: Link, ledger: ThreadPoolExecutor, queue: str) -> None:
+        """Go on with a lane that an operator has resumed."""
+        if self._lanes.is_suspicion(queue):
+            self._pipeline.limit.accept_config()
+        self._pipeline.limit.reset_all(queue)
+        waiting = self._lanes.resume(link, queue, self._held, "an operator resumed it")
+        self._try_suspects(link, ledger, [item.delivery for item in waiting])
 
     def _without_paused(self, items: Sequence[Item]) -> Sequence[Item]:
         """The items of lanes that go on; a paused lane's message is the one it tries."""
@@ -380,15 +419,29 @@ class Consumer:
         return [item for item in items if not self._lanes.is_paused(item.queue)]
 
     def _try_probe(self, link: Link, ledger: ThreadPoolExecutor, probe: Item) -> None:
-        """Try a paused lane's message: its lane goes on where it is applied, or tries the next one."""
-        applied: list[bool] = []
-        self._in_ledger(link, ledger, lambda: applied.append(self._pipeline.try_alone(probe)))
-        is_refused = probe.reason is not None
-        if not (applied[-1] or is_refused):
+        """Try a paused lane's message, on record: its lane goes on where it is applied, or tries the next."""
+        (group,) = self._groups(link, ledger, [probe.delivery])
+        with self._on_record(link, ledger, group) as kept:
+            if group.is_given_up:
+                (probe_given_up,) = self._items_of(group)
+                probe.reason = probe_given_up.reason
+            is_tried = probe.reason is None
+            passed: list[bool] = []
+            self._in_ledger(link, ledger, lambda: passed.append(self._pipeline.try_alone(probe)))
+            is_told = passed[-1] or probe.reason is not None
+            if is_told:
+                self._until_done(link, lambda: self._pipeline.answer(link, [probe]), self._broker)
+            if probe.kept or not is_told:
+                kept.append(probe.delivery)
+        if kept:
             self._lanes.failed(probe)
             return
-        self._tell(link, _Batch([probe]))
-        if is_refused:
-            self._lanes.let_go(probe)
+        self._pipeline.acknowledge(link, [probe])
+        self._is_told(_Batch([probe]))
+        self._lanes.let_go(probe)
+        if not is_tried:
+            return  # a refusal says nothing of the worker
+        if not passed[-1]:
+            self._lanes.failed(probe)
         else:
             self._lanes.resume(link, probe.queue, self._held, "a message was applied again")

@@ -1,7 +1,7 @@
 """The limits above which a lane pauses, because the fault is probably ours.
 
 A *fault* is an unexpected error of the worker's that a message met. Too many of them in a row, with no
-message settled between them, pause the lane they came from. A *refusal* (malformed, wrong sender, reference
+message applied between them, pause the lane they came from. A *refusal* (malformed, wrong sender, reference
 conflict) is most often one producer's fault and pauses nothing, with one exception: a process that runs with
 a version, a catalog or settings that no worker has run with before watches its first messages, and a lane of
 which more than half are refused is paused until somebody resumes it.
@@ -28,6 +28,13 @@ class PauseCode(StrEnum):
     CONFIG_SUSPECT = "config_suspect"
 
 
+class Step(StrEnum):
+    """Where a message met a fault: when it was applied, or when its reply was written."""
+
+    APPLY = "apply"
+    REPLY = "reply"
+
+
 class LimitExceededError(BillingError):
     """A lane's limit is passed, and the worker was told to exit then (``--on-limit exit``)."""
 
@@ -51,7 +58,8 @@ class DeadLetterLimit:
 
     def __init__(self, most: int = 100, *, is_new_config: bool = False) -> None:
         self._most = most
-        self._faults: Counter[str] = Counter()
+        # Two threads: one applies, the other writes replies of the batch before.
+        self._faults: dict[Step, Counter[str]] = {step: Counter() for step in Step}
         self.is_watching = is_new_config
         self._seen: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
@@ -60,27 +68,34 @@ class DeadLetterLimit:
 
     # -- faults -------------------------------------------------------------------------------------------
 
-    def faults(self, queue: str) -> int:
-        """Return how many messages of a lane met a fault since one was settled."""
-        return self._faults[queue]
-
     @property
     def most_faults(self) -> int:
         """The largest number of faults in a row, of all lanes."""
-        return max(self._faults.values(), default=0)
+        return max((faults for counts in self._faults.values() for faults in counts.values()), default=0)
 
-    def add_fault(self, queue: str) -> None:
+    def faults(self, queue: str) -> int:
+        """Return how many messages of a lane met a fault at one step since one passed it."""
+        return max(self._faults[step][queue] for step in Step)
+
+    def add_fault(self, queue: str, step: Step = Step.APPLY) -> None:
         """Count one more message of a lane that met a fault."""
-        self._faults[queue] += 1
+        self._faults[step][queue] += 1
 
-    def reset(self, queue: str) -> None:
-        """Begin anew: a message of the lane was settled, or an operator resumed it."""
-        if self._faults[queue]:
-            self._faults[queue] = 0
+    def reset(self, queue: str, step: Step = Step.APPLY) -> None:
+        """Begin anew: a message of the lane passed the step."""
+        if self._faults[step][queue]:
+            self._faults[step][queue] = 0
 
-    def is_over(self, queue: str) -> bool:
-        """Whether a lane has passed a limit and takes no more messages."""
-        return 0 < self._most <= self._faults[queue] or queue in self._suspect
+    def reset_all(self, queue: str) -> None:
+        """Begin anew with a lane: a message went through, or an operator resumed it."""
+        for step in Step:
+            self.reset(queue, step)
+
+    def is_over(self, queue: str, step: Step | None = None) -> bool:
+        """Return True for a lane that passed a limit; with ``step``, the limit of faults there."""
+        if step is not None:
+            return 0 < self._most <= self._faults[step][queue]
+        return 0 < self._most <= self.faults(queue) or queue in self._suspect
 
     # -- refusals under a new configuration ---------------------------------------------------------------
 
@@ -133,7 +148,7 @@ class DeadLetterLimit:
         return LimitExceeded(
             queue,
             PauseCode.CONSECUTIVE_FAULTS,
-            f"{self._faults[queue]} messages in a row met a fault of the worker's; what waits stays in its "
+            f"{self.faults(queue)} messages in a row met a fault of the worker's; what waits stays in its "
             "queue, and one message is tried at growing intervals. Look at `billing-worker dead-letters "
             "groups`, mend the cause; it goes on by itself, or at `billing-worker resume`",
         )

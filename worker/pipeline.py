@@ -16,7 +16,7 @@ from worker.broker import Delivery, Link, Outgoing
 from worker.catalog import Catalog
 from worker.core import Answer, Conflict, decide
 from worker.correspondence import Correspondence, fault_of
-from worker.dead_letter_limit import DeadLetterLimit
+from worker.dead_letter_limit import DeadLetterLimit, Step
 from worker.deadletters.letters import Reason
 from worker.dispatch import Dispatch
 from worker.errors import (
@@ -74,7 +74,7 @@ class Item:
 
 
 class Pipeline:
-    """Settles batches of deliveries against one ledger. ``pause`` waits so many seconds.
+    """Puts batches of deliveries through one ledger. ``pause`` waits so many seconds.
 
     Items of a lane that is over its ``limit`` are kept: whoever runs the pipeline pauses that lane.
     """
@@ -118,15 +118,17 @@ class Pipeline:
         self._apply([item for item in items if item.answers is None and item.reason is None])
 
     def try_alone(self, item: Item) -> bool:
-        """Apply the message of a paused lane by itself; False where it meets a fault again.
+        """Apply the message of a paused lane by itself and write its reply; False where it meets a fault.
 
-        It gets as many tries as ever, then it has a reason. Its lane's count begins anew where it is applied.
+        It gets as many tries as ever, then it has a reason. Its lane's count begins anew where it passes.
         """
         item.kept = False
         if item.reason is not None:
             return True
         try:
-            self._transact_despite_contention([item])
+            if item.answers is None:
+                self._transact_despite_contention([item])
+            item.outgoing = self._correspond(item, self._clock())
         except TransientError:
             raise
         except Exception as fault:  # noqa: BLE001 - whatever it is, the lane has to wait
@@ -135,7 +137,7 @@ class Pipeline:
             else:
                 item.reason = self._faulty(item, fault)
             return False
-        self.limit.reset(item.queue)
+        self.limit.reset_all(item.queue)
         return True
 
     def transact(self, items: Sequence[Item]) -> None:
@@ -163,7 +165,7 @@ class Pipeline:
         now = self._clock()
         fresh = [item for item in items if item.outgoing is None and not item.kept]
         for item in fresh:
-            item.outgoing = self._written(item, now)
+            self._write(item, now)
         self._count_refusals(fresh)
         try:
             told = [item.outgoing for item in items if item.outgoing and not item.kept]
@@ -241,24 +243,34 @@ class Pipeline:
             self._apply(items)
             return
         item.reason = self._faulty(item, fault)
+        self.limit.add_fault(item.queue)
 
     def _faulty(self, item: Item, fault: Exception) -> Reason:
         # The text and the traceback may hold what the producer sent; they go into the letter, not the log.
         name = type(fault).__name__
         self._told_faults.add(name, f"a message met a fault ({name}) and becomes a dead letter")
-        self.limit.add_fault(item.queue)
         return fault_of(item.message, fault)
 
     # -- answer -------------------------------------------------------------------------------------------
 
-    def _written(self, item: Item, now: datetime) -> list[Outgoing]:
-        """What to send about ``item``; a fault in writing it is this item's alone."""
+    def _write(self, item: Item, now: datetime) -> None:
+        """Write what to send about ``item``; a fault there is this item's alone.
+
+        What is over its lane's limit is kept: it is applied, and gets its reply when it comes again.
+        """
+        if item.reason is None and self.limit.is_over(item.queue, Step.REPLY):
+            item.kept = True
+            return
         try:
-            return self._correspond(item, now)
+            item.outgoing = self._correspond(item, now)
         except Exception as fault:  # noqa: BLE001 - one strange property must not hold the batch
             item.reason = self._faulty(item, fault)
             bare = replace(item.delivery, properties={}, headers={})
-            return [self._correspondence.dead_letter(bare, item.reason, item.tries, now)]
+            item.outgoing = [self._correspondence.dead_letter(bare, item.reason, item.tries, now)]
+            self.limit.add_fault(item.queue, Step.REPLY)
+        else:
+            if item.reason is None:
+                self.limit.reset(item.queue, Step.REPLY)
 
     def _correspond(self, item: Item, now: datetime) -> list[Outgoing]:
         if item.message is not None and item.answers is not None:

@@ -57,7 +57,12 @@ class Settings(BaseSettings):
     """Everything that can be set. URLs hold passwords: they are shown through ``redacted``."""
 
     model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True
+        env_prefix=ENV_PREFIX,
+        env_file=".env",
+        env_file_encoding="utf-8",
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
     )
 
     broker_url: SecretStr = SecretStr("amqp://guest:guest@127.0.0.1:5672/")
@@ -79,9 +84,7 @@ class Settings(BaseSettings):
         Field(
             ge=0,
             le=1_000_000,
-            validation_alias=AliasChoices(
-                "max_consecutive_faults", "BILLING_MAX_CONSECUTIVE_FAULTS", "BILLING_FLOOD_IN_A_ROW"
-            ),
+            validation_alias=AliasChoices("BILLING_MAX_CONSECUTIVE_FAULTS", "BILLING_FLOOD_IN_A_ROW"),
         ),
         BeforeValidator(_off_as_zero),
     ] = 100

@@ -1,4 +1,4 @@
-"""Messages that may bring workers down: whom to suspect, how to try them, when to give one up.
+"""Suspects: messages that may be poison. Whom to suspect, how to try them, when to give one up.
 
 The broker's delivery count only says that a message came back: a lost connection, a kill from outside or a
 neighbour does that as well. So it raises a suspicion and proves nothing. What is suspected is tried on
@@ -8,14 +8,14 @@ alone. Only crashes while a message was tried alone make it guilty.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from worker.broker import Delivery
 from worker.errors import TransientError
-from worker.ledger.trials import Trial
+from worker.ledger.trials import Trial, Trying
 from worker.policy import GIVE_UP_AFTER, SUSPECT_AFTER
 
 #: A group that crashed is tried in groups of this part of its size.
@@ -31,15 +31,15 @@ class Record(Protocol):
         """Return what crashes left of these messages."""
         ...
 
-    def begin(self, queues: Mapping[str, str], known: Mapping[str, Trial], now: datetime) -> None:
-        """Record that these messages (key to queue) are tried together."""
+    def begin(self, messages: Mapping[str, Trying], known: Mapping[str, Trial], now: datetime) -> None:
+        """Record that these messages are tried together."""
         ...
 
     def end(self, keys: Sequence[str]) -> None:
         """Forget these messages."""
         ...
 
-    def withdraw(self, queues: Mapping[str, str], known: Mapping[str, Trial], now: datetime) -> None:
+    def withdraw(self, messages: Mapping[str, Trying], known: Mapping[str, Trial], now: datetime) -> None:
         """Put the record back as it was."""
         ...
 
@@ -49,7 +49,7 @@ class Record(Protocol):
 
 
 def is_suspect(delivery: Delivery) -> bool:
-    """Whether a message has come back so often that workers may die of it."""
+    """Return True for a message that came back so often that it may be poison."""
     return delivery.delivery_count >= SUSPECT_AFTER
 
 
@@ -77,20 +77,24 @@ class Group:
 
     @property
     def crashes_alone(self) -> int:
-        """How many workers crashed while the one message of this group was tried alone."""
+        """Number of crashes while this message was tried alone; 0 for a group of several."""
         if len(self.deliveries) > 1:
             return 0
         return sum(trial.alone for trial in self.known.values())
 
     @property
     def is_given_up(self) -> bool:
-        """Whether it is one message, and guilty."""
+        """True for one message that crashed workers alone too often."""
         return self.crashes_alone >= GIVE_UP_AFTER
 
     @property
     def may_be_read(self) -> bool:
-        """Whether it is not known that workers die of reading it."""
+        """True unless decoding it may have crashed a worker."""
         return self.crashes_alone <= GIVE_UP_AFTER
+
+    def of(self, keys: Iterable[str]) -> "Group":
+        """Return the part of the group with these keys."""
+        return _group({key: self.deliveries[key] for key in keys}, self.known)
 
 
 class Suspects:
@@ -101,7 +105,7 @@ class Suspects:
         self._broken_off: list[Group] = []
 
     def hold_at_first(self, most: int) -> int:
-        """How many messages a queue to hold at a worker's start: few where a group has crashed lately."""
+        """Return the prefetch for a new link: small after a recent crash."""
         smallest = self._record.smallest(self._clock())
         return min(most, HELD_AT_FIRST if smallest is None else _smaller(smallest))
 
@@ -109,7 +113,7 @@ class Suspects:
         """Form groups, in the order of arrival: copies go apart, and what crashed goes in smaller ones."""
         self._withdraw_broken_off()
         keyed = [(key_of(delivery), delivery) for delivery in deliveries]
-        known = self._record.of([key for key, _ in keyed])
+        known = self._crashed(keyed)
         groups: list[Group] = []
         members: dict[str, Delivery] = {}
         most = len(keyed)
@@ -121,10 +125,17 @@ class Suspects:
             members[key], most = delivery, its_most
         return [*groups, _group(members, known)] if members else groups
 
+    def _crashed(self, keyed: Sequence[tuple[str, Delivery]]) -> dict[str, Trial]:
+        """What crashes left of these messages; the trial of a copy elsewhere is no crash."""
+        counts: dict[str, int] = {}
+        for key, delivery in keyed:
+            counts[key] = max(counts.get(key, 0), delivery.delivery_count)
+        found = self._record.of(list(counts))
+        return {key: trial for key, trial in found.items() if trial.delivery_count < counts[key]}
+
     def begin(self, group: Group) -> None:
         """Put the group on record: from now on a crash is its crash."""
-        queues = {key: delivery.queue for key, delivery in group.deliveries.items()}
-        self._record.begin(queues, group.known, self._clock())
+        self._record.begin(_trying(group), group.known, self._clock())
 
     def end(self, group: Group) -> None:
         """Take the group off the record: it is told."""
@@ -135,6 +146,8 @@ class Suspects:
 
         In an outage of the database that is done before the next trial.
         """
+        if not group.deliveries:
+            return
         self._broken_off.append(group)
         try:
             self._withdraw_broken_off()
@@ -144,9 +157,12 @@ class Suspects:
     def _withdraw_broken_off(self) -> None:
         while self._broken_off:
             group = self._broken_off[0]
-            queues = {key: delivery.queue for key, delivery in group.deliveries.items()}
-            self._record.withdraw(queues, group.known, self._clock())
+            self._record.withdraw(_trying(group), group.known, self._clock())
             self._broken_off.pop(0)
+
+
+def _trying(group: Group) -> dict[str, Trying]:
+    return {key: Trying(one.queue, one.delivery_count) for key, one in group.deliveries.items()}
 
 
 def _smaller(together: int) -> int:

@@ -226,3 +226,53 @@ def test_waiting_keeps_what_arrives_meanwhile(connect: Connect) -> None:
     link.publish([usage(1)])
     link.keep_alive(0.1)
     assert bodies(received(link, 1)) == [usage(1).body]
+
+
+def test_no_more_than_is_allowed_is_held(connect: Connect) -> None:
+    connect().publish([usage(number) for number in range(10)])
+    link = connect(PAYMENTS, USAGE, prefetch=2)
+    first = received(link, 2)
+    assert link.receive(10, 0.2) == []
+    link.hold_at_most(USAGE, 5)
+    more = received(link, 3)
+    more += link.receive(10, 0.2)
+    assert len(more) <= 5, "what was held before may come on top"
+    assert link.receive(10, 0.2) == []
+    link.acknowledge([*first, *more])
+    rest = received(link, 8 - len(more))
+    assert bodies([*first, *more, *rest]) == [b'{"n":%d}' % number for number in range(10)]
+
+
+def test_queue_of_which_nothing_may_be_held_waits(connect: Connect) -> None:
+    connect().publish([usage(number) for number in range(3)])
+    link = connect(PAYMENTS, USAGE, prefetch=1)
+    held = received(link, 1)
+    link.hold_at_most(USAGE, 0)
+    link.acknowledge(held)
+    assert link.receive(10, 0.2) == []
+    link.hold_at_most(USAGE, 10)
+    assert len(received(link, 2)) == 2
+
+
+def test_what_is_given_back_comes_again_and_other_queues_keep_theirs(connect: Connect) -> None:
+    payment = Outgoing(b"{}", "billing", "payment.succeeded", {"message_id": "p"})
+    connect().publish([payment, *(usage(number) for number in range(5))])
+    link = connect(PAYMENTS, USAGE)
+    held = received(link, 6)
+    link.hold_at_most(USAGE, 1, give_back=True)
+    again = received(link, 1)
+    assert bodies(again) == [b'{"n":0}']
+    assert link.receive(10, 0.2) == []
+    link.acknowledge([*again, *(one for one in held if one.queue == PAYMENTS)])
+    link.hold_at_most(USAGE, 10)
+    assert sorted(bodies(received(link, 4))) == [b'{"n":%d}' % number for number in range(1, 5)]
+
+
+def test_giving_back_many_that_are_on_their_way_says_nothing(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    connect().publish([usage(number) for number in range(1_000)])
+    link = connect(USAGE, prefetch=1_000)
+    received(link, 1)
+    link.hold_at_most(USAGE, 0, give_back=True)
+    assert caplog.records == []

@@ -1,5 +1,6 @@
 """Paused lanes as operators see and end them, and configurations that have shown to be right."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -55,6 +56,23 @@ def test_resumed_suspicion_makes_the_configuration_right(pauses: Pauses) -> None
     pauses.resume(None, "ada", LATER)
     assert not pauses.is_new("after")
     assert pauses.suspected("after") == {}
+
+
+def test_resumed_suspicion_leaves_none_of_workers_that_have_ended(pauses: Pauses) -> None:
+    pauses.begin(SUSPECT, "after")  # by a worker that has ended since
+    much_later = NOW + timedelta(hours=1)
+    pauses.begin(replace(SUSPECT, worker="host:2", began_at=much_later), "after")
+    pauses.resume("billing.payments", "ada", much_later)
+    assert pauses.suspected("after") == {}
+
+
+def test_resume_accepts_no_configuration_that_nobody_runs_with(pauses: Pauses) -> None:
+    pauses.accept("before", "host:0", NOW)
+    pauses.begin(SUSPECT, "rolled back")
+    much_later = NOW + timedelta(hours=1)
+    pauses.begin(replace(USAGE, began_at=much_later), "before")
+    pauses.resume(None, "ada", much_later)
+    assert pauses.is_new("rolled back")
 
 
 def test_first_configuration_of_all_is_not_new(pauses: Pauses) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from worker.broker import Delivery, Outgoing, RefusedError, Topology
 from worker.errors import BrokerUnavailableError
 from worker.ledger.pauses import Pause
-from worker.ledger.trials import Trial
+from worker.ledger.trials import Trial, Trying
 
 
 class FakeLink:
@@ -106,23 +106,26 @@ class FakeRecord:
 
     def __init__(self, trials: dict[str, Trial] | None = None) -> None:
         self.trials = {} if trials is None else trials
+        self.errors: list[Exception] = []
 
     def of(self, keys: Sequence[str]) -> dict[str, Trial]:
         return {key: self.trials[key] for key in keys if key in self.trials}
 
-    def begin(self, queues: Mapping[str, str], known: Mapping[str, Trial], now: datetime) -> None:
+    def begin(self, messages: Mapping[str, Trying], known: Mapping[str, Trial], now: datetime) -> None:
         del now
-        for key in queues:
+        for key, message in messages.items():
             alone = known[key].alone if key in known else 0
-            self.trials[key] = Trial(len(queues), alone + (len(queues) == 1))
+            self.trials[key] = Trial(len(messages), alone + (len(messages) == 1), message.delivery_count)
+        if self.errors:
+            raise self.errors.pop(0)
 
     def end(self, keys: Sequence[str]) -> None:
         for key in keys:
             del self.trials[key]
 
-    def withdraw(self, queues: Mapping[str, str], known: Mapping[str, Trial], now: datetime) -> None:
+    def withdraw(self, messages: Mapping[str, Trying], known: Mapping[str, Trial], now: datetime) -> None:
         del now
-        for key in queues:
+        for key in messages:
             self.trials.pop(key, None)
             if key in known:
                 self.trials[key] = known[key]
@@ -139,6 +142,7 @@ class FakePauses:
         self.lasting: dict[int, Pause] = {}
         self.resumed: set[int] = set()
         self.accepted: list[str] = []
+        self.new: set[str] = set()
         self.suspicions: dict[str, str] = {}
 
     def begin(self, pause: Pause, config: str) -> int:
@@ -158,6 +162,9 @@ class FakePauses:
     def suspected(self, config: str) -> dict[str, str]:
         del config
         return self.suspicions
+
+    def is_new(self, config: str) -> bool:
+        return config in self.new
 
     def accept(self, config: str, by: str, now: datetime) -> None:
         del by, now

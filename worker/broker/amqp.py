@@ -519,9 +519,9 @@ class _WorkerChannel(pyamqp.Channel):  # type: ignore[misc]  # kombu ships no ty
 
     def dispatch_method(self, signature: tuple[int, int], arguments: bytes, content: Any) -> None:
         """Take a method frame, with the message that belongs to it."""
-        if signature != spec.Basic.Deliver or self.on_delivery is None or self.is_closing:
+        if signature != spec.Basic.Deliver or self.on_delivery is None:
             super().dispatch_method(signature, arguments, content)
-        else:
+        elif not self.is_closing:  # what comes then goes back
             self.on_delivery(arguments, content)
 
 

@@ -7,11 +7,11 @@ listeners, which are rows too. The guarantees of the README are RabbitMQ's.
 import sqlite3
 import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from json import dumps, loads
 from queue import Empty
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import kombu
@@ -52,6 +52,7 @@ class _Channel(sqlalchemy.Channel):  # type: ignore[misc]  # kombu has no types
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.room: Callable[[str], int] = lambda _queue: _BATCH  #: how many messages a queue may deliver
         self._ids: dict[str, int] = {}
         self._unsent: list[dict[str, Any]] = []
         self._engine, _ = self._open()
@@ -110,14 +111,14 @@ class _Channel(sqlalchemy.Channel):  # type: ignore[misc]  # kombu has no types
             return found.first() is not None
 
     def _take(self, queue: str) -> list[str]:
-        most = self.qos.can_consume_max_estimate()
+        most = min(self.room(queue), _BATCH)
+        if most < 1:
+            return []
         table = self.message_cls.__table__
         first = select(table.c.id, table.c.payload).where(table.c.queue_id == self._id(queue))
         with self._engine.begin() as connection:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
-            rows = connection.execute(
-                first.order_by(table.c.id).limit(_BATCH if most is None else most)
-            ).all()
+            rows = connection.execute(first.order_by(table.c.id).limit(most)).all()
             if rows:
                 connection.execute(
                     delete(table).where(table.c.id == bindparam("taken")), [{"taken": row.id} for row in rows]
@@ -148,6 +149,7 @@ class EmbeddedLink:
         self._connection.transport.polling_interval = 0.02
         self._order = tuple(consume)
         self._arrived: dict[str, deque[Delivery]] = {queue: deque() for queue in consume}
+        self._most = dict(consume)
         self._consuming: set[str] = set()
         self._held: dict[Any, str] = {}  # the queue of each delivery that is not acknowledged, by its tag
         with _broker_errors():
@@ -155,7 +157,7 @@ class EmbeddedLink:
             self.declare(BILLING)  # routes live in the process here, not in the broker
             for queue in self._channel.listeners():
                 self._bind_listener(queue)
-            self._channel.basic_qos(0, max(consume.values(), default=0))
+            self._channel.room = self._room
             for queue, prefetch in consume.items():
                 if prefetch:
                     self._consume(queue)
@@ -191,7 +193,8 @@ class EmbeddedLink:
             self._held.pop(delivery.tag, None)
 
     def hold_at_most(self, queue: str, most: int, *, give_back: bool = False) -> None:
-        """See Link; of the number only 0 counts here, the link's own prefetch holds for the rest."""
+        """See Link."""
+        self._most[queue] = most
         with _broker_errors():
             if queue in self._consuming and (give_back or most == 0):
                 self._channel.basic_cancel(queue)
@@ -259,6 +262,9 @@ class EmbeddedLink:
         self._channel.queue_declare(queue, durable=True)
         self._channel.queue_bind(queue, BILLING.events, "#")
 
+    def _room(self, queue: str) -> int:
+        return self._most[queue] - sum(held_from == queue for held_from in self._held.values())
+
     def _give_back(self, queue: str) -> None:
         for tag in [tag for tag, held_from in self._held.items() if held_from == queue]:
             del self._held[tag]
@@ -271,6 +277,7 @@ class EmbeddedLink:
 
     def _drain(self, timeout_s: float) -> bool:
         if not self._consuming:
+            sleep(timeout_s)
             return False
         try:
             self._connection.drain_events(timeout=timeout_s)

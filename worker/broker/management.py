@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote, urlsplit
 from worker.errors import BrokerUnavailableError
 
 _TIMEOUT_S = 5.0
-_DEFAULT_PORT = 15672
+_PORTS = {"http": 15672, "https": 15671}
 #: What holds from this version on where no policy says anything.
 _DEFAULT_LIMIT_SINCE, _DEFAULT_LIMIT = 4, 20
 
@@ -26,7 +26,8 @@ class Management:
     def __init__(self, broker_url: str, url: str | None = None) -> None:
         broker = urlsplit(broker_url)
         secure = broker.scheme == "amqps"
-        address = urlsplit(url or f"{'https' if secure else 'http'}://{broker.hostname}:{_DEFAULT_PORT}")
+        scheme = "https" if secure else "http"
+        address = urlsplit(url or f"{scheme}://{broker.hostname}:{_PORTS[scheme]}")
         kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
         self._address, self._kind = address, kind
         self._vhost = quote(unquote(broker.path[1:]) or "/", safe="")
@@ -35,8 +36,9 @@ class Management:
 
     def delivery_limits(self, *queues: str) -> dict[str, int | None]:
         """Return after how many returns a message of each queue is dropped or dead-lettered; None: never."""
-        version = str(self._get("overview")["rabbitmq_version"])
-        has_default = int(version.partition(".")[0]) >= _DEFAULT_LIMIT_SINCE
+        version = self._get("overview").get("rabbitmq_version", "")
+        major = str(version).partition(".")[0]
+        has_default = not major.isdigit() or int(major) >= _DEFAULT_LIMIT_SINCE
         default = _DEFAULT_LIMIT if has_default else None
         return {queue: self._limit(queue, default) for queue in queues}
 
@@ -56,11 +58,20 @@ class Management:
         limited = [limit for limit in said if limit >= 0]
         return min(limited) if limited else None
 
-    def _get(self, path: str) -> Any:
-        return json.loads(self._request("GET", path))
+    def _get(self, path: str) -> dict[str, Any]:
+        try:
+            found = json.loads(self._request("GET", path))
+        except ValueError as error:
+            raise BrokerUnavailableError(f"{self._where} answers with no JSON") from error
+        if not isinstance(found, dict):
+            raise BrokerUnavailableError(f"{self._where} answers with no object")
+        return found
+
+    @property
+    def _where(self) -> str:
+        return f"the management API at {self._address.netloc.rpartition('@')[2]}"
 
     def _request(self, method: str, path: str, body: str | None = None) -> bytes:
-        where = f"the management API at {self._address.hostname}:{self._address.port or _DEFAULT_PORT}"
         try:
             connection = self._kind(self._address.hostname or "", self._address.port, timeout=_TIMEOUT_S)
             with closing(connection):
@@ -69,7 +80,7 @@ class Management:
                 response = connection.getresponse()
                 content = response.read()
         except (OSError, http.client.HTTPException) as error:
-            raise BrokerUnavailableError(f"{where} does not answer: {error}") from error
+            raise BrokerUnavailableError(f"{self._where} does not answer: {error}") from error
         if response.status >= http.HTTPStatus.BAD_REQUEST:
-            raise BrokerUnavailableError(f"{where} answers {response.status} {response.reason}")
+            raise BrokerUnavailableError(f"{self._where} answers {response.status} {response.reason}")
         return content

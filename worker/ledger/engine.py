@@ -30,7 +30,7 @@ _POSTGRESQL_CONNECT = {
     "keepalives_count": 3,
     "tcp_user_timeout": 15_000,
 }
-_POSTGRESQL_SESSION = "-c timezone=UTC -c lock_timeout=5000 -c idle_in_transaction_session_timeout=30000"
+_POSTGRESQL_SESSION = "-c timezone=UTC -c idle_in_transaction_session_timeout=30000"
 # What is loaded and written is found by its key, always. The planner, which takes a batch of one for a
 # hundred rows and knows nothing of a table that has just been filled, would now and then read all of it.
 # A prepared statement's plan is then the same for every batch. Without an index (foreign keys look up some
@@ -59,13 +59,14 @@ def ledger_engine(
     statement_timeout_s: float = 0,
     only_by_key: bool = False,
     guard: Guard | None = None,
+    patience: int = 1,
 ) -> Engine:
     """An engine for ``url`` (``postgresql://…`` or ``sqlite:///…``); it connects on first use.
 
     A statement is given up after ``statement_timeout_s`` on PostgreSQL (0: never). ``only_by_key`` is for who
     asks for rows by their keys and for nothing else. ``guard`` is for loops that write: they connect to the
-    primary alone, and no wait is longer than the guard's time-out. READ COMMITTED there; one writer at a time
-    on SQLite. Raises ConfigurationError for other URLs.
+    primary alone, and no wait is longer than ``patience`` times the guard's time-out. READ COMMITTED there;
+    one writer at a time on SQLite. Raises ConfigurationError for other URLs.
     """
     try:
         parsed = make_url(url)
@@ -74,14 +75,18 @@ def ledger_engine(
     match parsed.get_backend_name():
         case "postgresql":
             # Of a server that is well the server gives up first, and the connection is kept.
-            timeout_s = statement_timeout_s if guard is None else guard.timeout_s * 0.8
-            session = f"{_POSTGRESQL_SESSION} -c statement_timeout={timeout_s * 1000:.0f}"
+            timeout_s = statement_timeout_s if guard is None else guard.timeout_s * patience * 0.8
+            lock_timeout_s = min(5.0, timeout_s / 2) if timeout_s else 5.0  # contention is no outage
+            session = (
+                f"{_POSTGRESQL_SESSION} -c lock_timeout={lock_timeout_s * 1000:.0f}"
+                f" -c statement_timeout={timeout_s * 1000:.0f}"
+            )
             if only_by_key:
                 session += f" {_BY_KEY}"
             options: dict[str, Any] = {"application_name": application_name, "options": session}
             engine = _postgresql_engine(parsed, options if guard is None else options | _written(guard))
             if guard is not None:
-                guard_engine(engine, guard)
+                guard_engine(engine, guard, guard.timeout_s * patience)
             if only_by_key:
                 event.listen(engine, "begin", _plan_anew)
             return engine

@@ -76,8 +76,12 @@ class Pauses:
         chosen = _lasting(now) if queue is None else _lasting(now) & (lane_pauses.c.queue == queue)
         with translated_errors(), self._engine.begin() as connection:
             rows = connection.execute(select(lane_pauses).where(chosen)).all()
-            connection.execute(update(lane_pauses).where(chosen).values(ended_at=now, resumed_by=actor))
-        for config in {row.config for row in rows if row.code == _SUSPECT}:
+            configs = {row.config for row in rows if row.code == _SUSPECT}
+            # Workers that have ended left the same suspicion behind, and the next one would take it up.
+            same = among(connection, lane_pauses.c.config, sorted(configs)) & (lane_pauses.c.code == _SUSPECT)
+            ending = lane_pauses.c.ended_at.is_(None) & (chosen | same)
+            connection.execute(update(lane_pauses).where(ending).values(ended_at=now, resumed_by=actor))
+        for config in configs:
             self.accept(config, actor, now)
         return [Pause(row.queue, row.worker, row.code, row.text, row.began_at) for row in rows]
 
@@ -99,7 +103,7 @@ class Pauses:
     # -- configurations -----------------------------------------------------------------------------------
 
     def is_new(self, config: str) -> bool:
-        """Whether workers have run with other configurations before, and never with ``config``."""
+        """Return True for a configuration that no worker ran with, where others ran."""
         with translated_errors(), self._engine.begin() as connection:
             accepted = set(connection.execute(select(accepted_configs.c.config)).scalars())
         return bool(accepted) and config not in accepted

@@ -27,7 +27,7 @@ Place = tuple[str, int]  # a system's identity, and a timeline of it
 
 
 class Guard:
-    """What all engines of a process share: the watchdog, and the highest timelines seen.
+    """State shared by all engines of a process: the watchdog, and the highest timelines seen.
 
     ``timeout_s`` bounds each wait for the database: to connect, for a statement, for a commit.
     """
@@ -43,7 +43,7 @@ class Guard:
         self.watchdog.hurry(most_s)
 
     def is_replaced(self, place: Place | None) -> bool:
-        """Whether a higher timeline of the same system has been seen; a new highest one is remembered."""
+        """Return True for a place on a timeline lower than one seen before; remember a higher one."""
         if place is None:
             return False
         system, timeline = place
@@ -102,8 +102,8 @@ class _Deadline(Wait):
             ) from error
 
 
-def guard_engine(engine: Engine, guard: Guard) -> None:
-    """Make ``engine`` connect to the primary alone, and give each of its waits a deadline."""
+def guard_engine(engine: Engine, guard: Guard, timeout_s: float) -> None:
+    """Make ``engine`` connect to the primary alone, and bound each of its waits by ``timeout_s``."""
     last_good: list[Mapping[str, Any]] = []
 
     @event.listens_for(engine, "do_connect")
@@ -111,8 +111,10 @@ def guard_engine(engine: Engine, guard: Guard) -> None:
         failures = []
         for address in sorted(_addresses(parameters), key=lambda one: one not in last_good):
             try:
-                connection = _connected({**parameters, **address}, guard)
+                connection = _connected({**parameters, **address}, guard, timeout_s)
                 place = _place_of(connection)
+            except psycopg2.ProgrammingError:
+                raise  # the URL can't be used, whatever the server
             except psycopg2.Error as error:
                 failures.append(str(error).strip().partition("\n")[0])
                 continue
@@ -131,12 +133,12 @@ def guard_engine(engine: Engine, guard: Guard) -> None:
             raise DisconnectionError("another server is the primary now")
 
 
-def _connected(parameters: Mapping[str, Any], guard: Guard) -> _Connection:
+def _connected(parameters: Mapping[str, Any], guard: Guard, timeout_s: float) -> _Connection:
     connection: _Connection = psycopg2.connect(
         **parameters, connection_factory=_Connection, cursor_factory=_Cursor
     )
-    connection.statement = _Deadline(connection, "a statement", guard.timeout_s)
-    connection.committing = _Deadline(connection, "a commit", guard.timeout_s)
+    connection.statement = _Deadline(connection, "a statement", timeout_s)
+    connection.committing = _Deadline(connection, "a commit", timeout_s)
     guard.watchdog.watch(connection.statement)
     guard.watchdog.watch(connection.committing)
     return connection

@@ -608,7 +608,8 @@ write_probes = Table(
 )
 
 #: A message that is being tried because workers may die of it: a row that is left is a crash it was part of.
-#: ``together`` is how many were tried with it, ``alone`` how often it was tried by itself.
+#: ``together`` is how many were tried with it, ``alone`` how often it was tried by itself, ``delivery_count``
+#: what the broker had counted by then: the message has a higher one after a crash, a copy of it has not.
 trials = Table(
     "trials",
     metadata,
@@ -616,6 +617,7 @@ trials = Table(
     Column("queue", Text, nullable=False),
     Column("together", Integer, nullable=False),
     Column("alone", Integer, nullable=False),
+    Column("delivery_count", BigInteger, nullable=False),
     Column("worker", Text, nullable=False),
     Column("began_at", UtcDateTime, nullable=False),
     CheckConstraint("together > 0 AND alone >= 0", name="counts_possible"),

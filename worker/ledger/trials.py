@@ -8,7 +8,8 @@ from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import Connection, Engine, bindparam, delete, func, insert, select
+from sqlalchemy import Connection, Engine, delete, func, select
+from sqlalchemy.dialects import postgresql, sqlite
 
 from worker.ledger.bulk import among
 from worker.ledger.engine import translated_errors
@@ -19,10 +20,22 @@ _FRESH_FOR = timedelta(hours=1)
 
 
 class Trial(NamedTuple):
-    """What crashes left of a message: with how many it was tried last, and how often alone."""
+    """Trace of crashes that a message was part of.
+
+    ``together`` is with how many it was tried last, ``alone`` how often by itself, ``delivery_count`` what
+    the broker had counted when it was.
+    """
 
     together: int
     alone: int
+    delivery_count: int = 0
+
+
+class Trying(NamedTuple):
+    """A message that is to be tried: its queue, and what the broker has counted of its deliveries."""
+
+    queue: str
+    delivery_count: int
 
 
 class Trials:
@@ -33,51 +46,36 @@ class Trials:
 
     def of(self, keys: Collection[str]) -> dict[str, Trial]:
         """Return the unfinished trials of the messages ``keys`` names; no entry where there is none."""
+        columns = (trials.c[name] for name in ("message_key", *Trial._fields))
         with translated_errors(), self._engine.begin() as connection:
-            columns = select(trials.c.message_key, trials.c.together, trials.c.alone)
-            rows = connection.execute(columns.where(among(connection, trials.c.message_key, sorted(keys))))
-            return {row.message_key: Trial(row.together, row.alone) for row in rows}
+            chosen = among(connection, trials.c.message_key, sorted(keys))
+            rows = connection.execute(select(*columns).where(chosen))
+            return {row.message_key: Trial(row.together, row.alone, row.delivery_count) for row in rows}
 
-    def begin(self, queues: Mapping[str, str], known: Mapping[str, Trial], now: datetime) -> None:
-        """Record that these messages (key to queue) are tried together from ``now`` on."""
-        together = len(queues)
-        rows = [
-            {
-                "message_key": key,
-                "queue": queues[key],
-                "together": together,
-                "alone": (known[key].alone if key in known else 0) + (together == 1),
-                "worker": self._worker,
-                "began_at": now,
-            }
-            for key in sorted(queues)
-        ]
+    def begin(self, messages: Mapping[str, Trying], known: Mapping[str, Trial], now: datetime) -> None:
+        """Record that these messages are tried together from ``now`` on."""
+        together = len(messages)
+        rows = {
+            key: Trial(
+                together,
+                (known[key].alone if key in known else 0) + (together == 1),
+                message.delivery_count,
+            )
+            for key, message in messages.items()
+        }
         with translated_errors(), self._engine.begin() as connection:
-            _delete(connection, queues)
-            connection.execute(insert(trials), rows)
+            self._put(connection, messages, rows, now)
 
     def end(self, keys: Collection[str]) -> None:
         """Forget these messages: they were told, and nothing crashed."""
         with translated_errors(), self._engine.begin() as connection:
             _delete(connection, keys)
 
-    def withdraw(self, queues: Mapping[str, str], known: Mapping[str, Trial], now: datetime) -> None:
+    def withdraw(self, messages: Mapping[str, Trying], known: Mapping[str, Trial], now: datetime) -> None:
         """Put the record back as ``known`` has it: the trial was broken off, and nothing crashed."""
-        rows = [
-            {
-                "message_key": key,
-                "queue": queues[key],
-                **known[key]._asdict(),
-                "worker": self._worker,
-                "began_at": now,
-            }
-            for key in sorted(queues)
-            if key in known
-        ]
         with translated_errors(), self._engine.begin() as connection:
-            _delete(connection, queues)
-            if rows:
-                connection.execute(insert(trials), rows)
+            _delete(connection, messages.keys() - known.keys())
+            self._put(connection, messages, {key: known[key] for key in messages if key in known}, now)
 
     def smallest(self, now: datetime) -> int | None:
         """Return the size of the smallest group that crashed in the last hour; None where none did."""
@@ -87,10 +85,29 @@ class Trials:
             smallest: int | None = connection.scalar(fresh)
             return smallest
 
+    def _put(
+        self,
+        connection: Connection,
+        messages: Mapping[str, Trying],
+        rows: Mapping[str, Trial],
+        now: datetime,
+    ) -> None:
+        """Write a row a message; a copy of it may be on trial elsewhere at the same time."""
+        if not rows:
+            return
+        beside = {"worker": self._worker, "began_at": now}
+        values = [
+            {"message_key": key, "queue": messages[key].queue, **rows[key]._asdict(), **beside}
+            for key in sorted(rows)
+        ]
+        insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+        statement = insert(trials)
+        changes = {name: statement.excluded[name] for name in values[0] if name != "message_key"}
+        connection.execute(
+            statement.on_conflict_do_update(index_elements=["message_key"], set_=changes), values
+        )
+
 
 def _delete(connection: Connection, keys: Collection[str]) -> None:
-    one = delete(trials).where(trials.c.message_key == bindparam("key"))
-    if connection.dialect.name == "postgresql":
+    if keys:
         connection.execute(delete(trials).where(among(connection, trials.c.message_key, sorted(keys))))
-    elif keys:
-        connection.execute(one, [{"key": key} for key in sorted(keys)])

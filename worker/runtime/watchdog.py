@@ -51,7 +51,7 @@ class Wait:
         if began is None or now - began <= timeout_s or self.is_overdue:
             return
         self.is_overdue = True
-        with suppress(OSError, ValueError):  # closed meanwhile
+        with suppress(Exception):  # closed meanwhile, as each library says it; the watch goes on
             self._shut()
 
 

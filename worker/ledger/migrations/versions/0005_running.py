@@ -26,6 +26,7 @@ def upgrade() -> None:
         sa.Column("queue", sa.Text(), nullable=False),
         sa.Column("together", sa.Integer(), nullable=False),
         sa.Column("alone", sa.Integer(), nullable=False),
+        sa.Column("delivery_count", sa.BigInteger(), nullable=False),
         sa.Column("worker", sa.Text(), nullable=False),
         sa.Column("began_at", _TIME, nullable=False),
         sa.CheckConstraint("together > 0 AND alone >= 0", name=op.f("ck_trials_counts_possible")),
