@@ -37,8 +37,8 @@ class Link(Protocol):
     def hold_at_most(self, queue: str, most: int, *, give_back: bool = False) -> None:
         """Hold at most ``most`` messages of ``queue`` from now on; at 0 none is taken any more.
 
-        What is held stays held, and may come on top of them. With ``give_back`` all of it goes back to its place in the queue: that counts
-        as a delivery of each, and none of it may be acknowledged any more.
+        What is held stays held, and may come on top of them. With ``give_back`` all of it goes back to its
+        place in the queue: that counts as a delivery of each, and none of it may be acknowledged any more.
         """
         ...
 
