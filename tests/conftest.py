@@ -13,6 +13,7 @@ from sqlalchemy import Engine
 from tests.support.books import applied
 from tests.support.processes import WorkerProcesses
 from tests.support.provision import PostgresServer, RabbitMQServer, postgres_server, rabbitmq_server
+from tests.support.recycling import Recycled
 from tests.support.witness import Witness
 from tests.support.worlds import LIMITS  # noqa: F401 - brings the profile of Hypothesis along
 from worker.bootstrap import Application
@@ -67,13 +68,19 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def recycled(postgres: PostgresServer, postgres_template: str) -> Iterator[Recycled]:
+    """Databases that are emptied after a test and used again."""
+    databases = Recycled(postgres, postgres_template)
+    yield databases
+    databases.close()
+
+
 @pytest.fixture
-def postgres_url(postgres: PostgresServer, postgres_template: str) -> Iterator[str]:
-    """A migrated PostgreSQL database of this test's own."""
-    name = f"test_{uuid4().hex[:12]}"
-    postgres.databases.create_database(name, template=postgres_template)
-    yield postgres.address.url(name)
-    postgres.databases.drop_database(name)
+def postgres_url(postgres: PostgresServer, recycled: Recycled) -> Iterator[str]:
+    """A migrated, empty PostgreSQL database of this test's own."""
+    with recycled.database() as name:
+        yield postgres.address.url(name)
 
 
 @pytest.fixture
