@@ -21,7 +21,7 @@ from worker.ledger.store import Ledger
 from worker.metrics import Metrics
 from worker.pipeline import Item, Pipeline, UnansweredError
 from worker.runtime.backoff import Backoff, Outage
-from worker.suspects import Group, Suspects, is_suspect
+from worker.suspects import HELD_AT_FIRST, Group, Suspects, is_suspect
 
 log = logging.getLogger(__name__)
 
@@ -227,8 +227,10 @@ class Consumer:
         return False
 
     def _hold_more(self, link: Link, is_suspicious: bool) -> None:  # noqa: FBT001 - the two cases of one step
-        """Hold as many as ever; while suspects come, twice as many as before."""
-        most = min(self._held * 2, self._pace.prefetch) if is_suspicious else self._pace.prefetch
+        """Hold as many as ever; while suspects come, as many as at a worker's start."""
+        most = (
+            max(self._held, min(HELD_AT_FIRST, self._pace.prefetch)) if is_suspicious else self._pace.prefetch
+        )
         if most != self._held:
             self._held = most
             for queue in self._queues:

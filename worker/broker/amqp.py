@@ -310,26 +310,24 @@ class _Lane:
         self.arrived_bytes = 0
         self._connection, self._queue, self._on_cancel = connection, queue, on_cancel
         self._outstanding: deque[int] = deque()
-        self._consumer_tag: str | None = None
         self._consumers = count(1)
         self._most = 0
         self._channel = self._opened()
         self.hold_at_most(prefetch)
 
     def hold_at_most(self, most: int) -> None:
-        """See Link. A consumer's prefetch is fixed: another one takes its place, under another name."""
-        if most == self._most:
+        """See Link. A consumer's prefetch is fixed, so another one beside it takes what may be held more.
+
+        It is not cancelled: what is on its way to a consumer that cancels is never delivered by a quorum
+        queue of RabbitMQ 3.10, and stays checked out until the channel is closed.
+        """
+        more = most - self._most
+        if more <= 0:
             return
-        if self._consumer_tag is not None:
-            self._channel.basic_cancel(self._consumer_tag)
-            self._consumer_tag = None
         self._most = most
-        if most:
-            self._consumer_tag = f"{self._queue} {next(self._consumers)}"
-            self._channel.basic_qos(0, most, a_global=False)
-            self._channel.basic_consume(
-                self._queue, consumer_tag=self._consumer_tag, on_cancel=self._on_cancel
-            )
+        self._channel.basic_qos(0, more, a_global=False)
+        tag = f"{self._queue} {next(self._consumers)}"
+        self._channel.basic_consume(self._queue, consumer_tag=tag, on_cancel=self._on_cancel)
 
     def give_back(self) -> None:
         """Give back all that is held, by closing the channel.
@@ -339,7 +337,7 @@ class _Lane:
         self._channel.close()
         self.arrived.clear()
         self._outstanding.clear()
-        self.arrived_bytes, self._most, self._consumer_tag = 0, 0, None
+        self.arrived_bytes = self._most = 0
         self._channel = self._opened()
 
     def _opened(self) -> Any:

@@ -194,9 +194,9 @@ class EmbeddedLink:
 
     def hold_at_most(self, queue: str, most: int, *, give_back: bool = False) -> None:
         """See Link."""
-        self._most[queue] = most
+        self._most[queue] = most if give_back else max(most, self._most[queue])
         with _broker_errors():
-            if queue in self._consuming and (give_back or most == 0):
+            if queue in self._consuming and give_back:
                 self._channel.basic_cancel(queue)
                 self._consuming.discard(queue)
             if give_back:

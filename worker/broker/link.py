@@ -35,10 +35,10 @@ class Link(Protocol):
         ...
 
     def hold_at_most(self, queue: str, most: int, *, give_back: bool = False) -> None:
-        """Hold at most ``most`` messages of ``queue`` from now on; at 0 none is taken any more.
+        """Hold at most ``most`` messages of ``queue`` from now on; to hold fewer takes ``give_back``.
 
-        What is held stays held, and may come on top of them. With ``give_back`` all of it goes back to its
-        place in the queue: that counts as a delivery of each, and none of it may be acknowledged any more.
+        With ``give_back`` all that is held goes back to its place in the queue: that counts as a delivery of
+        each, and none of it may be acknowledged any more. At 0 nothing is taken then.
         """
         ...
 
