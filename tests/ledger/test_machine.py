@@ -1,7 +1,7 @@
 """The store, whatever happens to it: batches, months that pass, crashes before and after the commit.
 
-Hypothesis makes up what happens. What is answered and kept must be what the model says, after every step, and
-the audit must find nothing in the end.
+Hypothesis makes up what happens. Replies and rows must be those of the model after every step, and the
+audit must find nothing in the end.
 """
 
 import json
@@ -65,7 +65,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(batch=batches)
     def a_batch_comes(self, batch: list[Command]) -> None:
-        """And is answered as the model says."""
+        """The batch is answered as the model says."""
         self._deliver([self._own(command) for command in batch])
 
     @rule(batch=batches, later=st.sampled_from([timedelta(0), timedelta(days=2)]))
