@@ -38,11 +38,11 @@ class Contender:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def versions(self) -> Mapping[str, str]:
-        """Of its packages, by name. Raises PackageNotFoundError where the extra is not installed."""
+        """Versions of its packages, by name. Raises PackageNotFoundError where the extra is not installed."""
         return {package: version(package) for package in self.packages}
 
     def settings(self) -> str:
-        """Its settings in one line: of those that were tried, the best."""
+        """Its settings in one line: the best of those that were tried."""
         processes = "1 process" if self.processes == 1 else f"{self.processes} processes"
         threads = f" of {self.threads} threads" if self.threads > 1 else ""
         return f"{processes}{threads}, prefetch {self.prefetch}, {self.kept}"
