@@ -1,4 +1,4 @@
-"""What PostgreSQL would read for what it is asked: no claim about time, only about whole tables."""
+"""Plans of PostgreSQL for statements: no claim about time, only about whole tables."""
 
 import json
 from collections.abc import Collection, Iterator, Sequence
@@ -12,11 +12,11 @@ Statement = tuple[str, Any]
 
 @contextmanager
 def heard(engine: Engine) -> Iterator[list[Statement]]:
-    """What is asked of the database meanwhile, with its parameters."""
+    """Collect the statements that go to the database during the block, with their parameters."""
     statements: list[Statement] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        # Of what is prepared the execution is explained; LIMIT 0 asks for the names of columns alone.
+        # EXPLAIN takes the execution of a prepared statement; LIMIT 0 asks for the names of columns alone.
         if not (statement.startswith(("PREPARE", "SET")) or statement.endswith("LIMIT 0")):
             statements.append((statement, parameters))
 

@@ -1,4 +1,4 @@
-"""PostgreSQL servers that work by halves: a standby, one that refuses writes, one whose disk is full."""
+"""PostgreSQL servers with limits: a standby, one that refuses writes, one whose disk is full."""
 
 import shutil
 import subprocess

@@ -147,7 +147,7 @@ def identifiers(max_size: int = 200) -> st.SearchStrategy[str]:
 
 
 def labels() -> st.SearchStrategy[str]:
-    """What statistics group by."""
+    """Labels that statistics group by."""
     return identifiers(64)
 
 
@@ -437,7 +437,7 @@ def _crowded_rest() -> list[st.SearchStrategy[Command]]:
 
 
 def _after(step: timedelta | None) -> datetime | None:
-    """So long after ``NOW``, as a producer in Berlin writes it."""
+    """Time so long after ``NOW``, as a producer in Berlin writes it."""
     return None if step is None else (NOW + step).astimezone(BERLIN)
 
 
