@@ -171,8 +171,8 @@ WHERE indrelid IN ('entries'::regclass, 'operations'::regclass)
 
 _NEXT_ID = "SELECT setval(pg_get_serial_sequence('{table}', '{column}'), max({column})) FROM {table}"
 
-# Of each account: how much it takes at a time, when it was opened, how often it has taken and when it did so
-# last. The slot of a heavy use is the first by which so many are due, and that of a light one the same.
+# Rows of accounts: tokens of one deduction, number of deductions, times of the opening and of the last
+# deduction. The slot of a heavy use is the first by which so many are due, and that of a light one the same.
 _STORY = """
 WITH numbered AS (
     SELECT number, number - CAST(:heavy AS bigint) - 1 AS place

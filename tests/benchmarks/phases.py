@@ -21,7 +21,7 @@ from worker.correspondence import Correspondence
 from worker.ledger.store import Books
 from worker.pipeline import Pipeline
 
-#: What is wrapped, in the order of the sentence: the owner, the name, and what it is called.
+#: The wrapped functions, in the order of the sentence: the owner, the name, and the name of the step.
 _STEPS: tuple[tuple[Any, str, str], ...] = (
     (AmqpLink, "receive", "receive"),
     (Pipeline, "receive", "decode"),

@@ -54,7 +54,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """In milliseconds: publish to reply, how late a request was sent, publish to the queue of the replies."""
+    """Times in milliseconds: publish to reply, delay of sending, publish to the queue of the replies."""
 
     latencies_ms: list[float]
     late_ms: list[float]

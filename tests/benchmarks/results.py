@@ -48,7 +48,7 @@ class Figure:
         return None if self.goal is None else self.goal.is_reached_by(self.median)
 
     def to_dict(self) -> dict[str, Any]:
-        """For the JSON report: with every sample."""
+        """Form for the JSON report, with every sample."""
         return {
             "label": self.label,
             "unit": self.unit,
@@ -75,7 +75,7 @@ class Result:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """For the JSON report."""
+        """Form for the JSON report."""
         return {
             "sizes": dict(self.sizes),
             "figures": [figure.to_dict() for figure in self.figures],

@@ -46,10 +46,10 @@ _LOG_LINES = 15
 
 T = TypeVar("T")
 
-#: What is being done, how much of it is done, how much there is (0: unknown).
+#: Takes the step that runs, how much of it is done, and how much there is (0: unknown).
 Progress = Callable[[str, int, int], None]
 
-#: What one starts: the arguments of a process, and what its environment has besides ours.
+#: A process to start: its arguments, and the variables of its environment besides ours.
 ProcessCommand = tuple[list[str], dict[str, str]]
 
 #: Looks at a run while it goes on: how many replies there are, and the processes' ids.
@@ -93,7 +93,7 @@ class Measured:
         return sum(map(self.cpu_us, self.cpu))
 
     def to_dict(self) -> dict[str, Any]:
-        """For the JSON report."""
+        """Form for the JSON report."""
         return {
             "name": self.name,
             "messages": self.messages,
@@ -116,7 +116,7 @@ class Servers:
         return {name: [server.process_id] for name, server in parts.items() if hasattr(server, "process_id")}
 
 
-#: What anyone gives a database that holds ten million entries. Durability stays as it is.
+#: Usual settings for a database that holds ten million entries. Durability stays as it is.
 _USAGE = "billing.usage"
 _SETTINGS = {"shared_buffers": "2GB", "max_wal_size": "8GB"}
 _LZ4_SINCE = 15
@@ -360,7 +360,7 @@ class _Processes:
 
     @property
     def ids(self) -> list[int]:
-        """Of those that were started; they may have children."""
+        """Process ids of those that were started; they may have children."""
         return [process.pid for process in self._started]
 
     def require_alive(self, since: int) -> None:

@@ -347,7 +347,7 @@ def test_an_empty_batch_has_an_empty_plan() -> None:
 
 # -- the reference ----------------------------------------------------------------------------------------
 
-#: What the account of ``u`` has seen before them.
+#: Commands that the account of ``u`` has seen before them.
 BEFORE: list[Command] = [
     opening("first"),
     payment(reference_id="p"),

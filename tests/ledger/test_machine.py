@@ -54,13 +54,13 @@ class LedgerMachine(RuleBasedStateMachine):
         catalog=st.sampled_from(list(CATALOGS.values())),
     )
     def open(self, start: Any, tier: str, catalog: Catalog) -> None:
-        """Most worlds have an account."""
+        """Open an account, as most worlds do."""
         self._now, self._catalog, self._model = start, catalog, Model(catalog)
         self._deliver([self._own(OpenAccount(reference_id="open", user_id="u0", tier=tier))])
 
     @rule(step=steps)
     def time_passes(self, step: timedelta) -> None:
-        """Nothing is asked meanwhile."""
+        """Time passes without a query or a command."""
         self._now += step
 
     @rule(batch=batches)

@@ -108,7 +108,7 @@ class FakeLedger:
     # -- load ---------------------------------------------------------------------------------------------
 
     def load(self, commands: Sequence[Command], now: datetime) -> Known:
-        """Load as the store does; accounts that may be missing come first, named in ``just_opened``."""
+        """Load as the store does; missing accounts are made first and named in ``just_opened``."""
         needs = needs_of(commands)
         just_opened = self._make_missing_accounts(needs.opening, now)
         accounts = {user: copy(self.accounts[user]) for user in sorted(needs.users) if user in self.accounts}

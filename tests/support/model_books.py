@@ -18,7 +18,7 @@ Notice = dict[str, Any]
 
 
 def boundary(anchor: datetime, months: int) -> datetime:
-    """``anchor`` so many months on; where that month is too short, its last day."""
+    """Time so many months after ``anchor``; on the last day of a month that is too short."""
     year, month = anchor.year, anchor.month
     for _ in range(months):
         year, month = (year + 1, 1) if month == 12 else (year, month + 1)

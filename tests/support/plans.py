@@ -42,7 +42,7 @@ def scanned(engine: Engine, statements: Sequence[Statement], large: Collection[s
 
 
 def keyless(engine: Engine, statements: Sequence[Statement], table: str) -> list[str]:
-    """Those of ``statements``, prepared ones, that would read ``table`` otherwise than by a key."""
+    """Prepared ones of ``statements`` that would read ``table`` otherwise than by a key."""
     found = []
     with engine.connect() as connection:
         for statement, parameters in statements:

@@ -422,7 +422,7 @@ def _spawn(
 
 
 def _base_environment(folder: Path) -> dict[str, str]:
-    """Nothing inherited but PATH: PG…, RABBITMQ_… and ERL_… settings of the caller stay out."""
+    """Environment that inherits PATH alone: PG…, RABBITMQ_… and ERL_… settings of the caller stay out."""
     path = os.environ.get("PATH", os.defpath)
     return {"PATH": path, "HOME": str(folder), "LANG": "C.UTF-8", "TZ": "UTC"}
 

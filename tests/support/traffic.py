@@ -48,11 +48,11 @@ from worker.settings import Settings
 Message = dict[str, Any]
 
 USERS = tuple(f"user-{number}" for number in range(24))
-#: For tens of thousands of messages, see ``Truth``.
+#: Users for tens of thousands of messages, see ``Truth``.
 MANY_USERS = tuple(f"user-{number}" for number in range(1_200))
 _MUCH = 10**12
 
-#: Between two messages of a producer: some hundred a second leave the machine to the servers.
+#: Pause between two messages of a producer: some hundred a second leave the machine to the servers.
 PACE_S = 0.004
 
 #: The prefixes whose first messages find holds that they can end; how often, of each kind.

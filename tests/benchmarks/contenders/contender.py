@@ -15,7 +15,9 @@ from worker.broker import Outgoing
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """``arguments`` are those of ``python -m``, ``environment`` is what it reads beside ``Setup``; in both
+    """One contender: its command, its queue and its settings.
+
+    ``arguments`` are those of ``python -m``, ``environment`` is what it reads beside ``Setup``; in both
     ``{processes}``, ``{threads}`` and ``{prefetch}`` stand for the numbers.
 
     One that is forking is started once, and sees to its processes itself. ``letter`` writes a deduction to a

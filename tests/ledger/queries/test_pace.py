@@ -87,7 +87,7 @@ def _fill(
     rejected_every: int = 0,
     ids_apart: int = 1,
 ) -> None:
-    """So many operations as they would stand in the table, without their entries."""
+    """Insert so many operations as they would stand in the table, without their entries."""
 
     def row(place: int) -> dict[str, Any]:
         is_rejected = bool(rejected_every) and place % rejected_every == 0
