@@ -1,4 +1,4 @@
-"""``adjust``: through the broker to a worker and back, as any other command."""
+"""``adjust``: through the queue to a worker and back, like any command."""
 
 import getpass
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ def worker(cli: Cli) -> Iterator[None]:
 
 
 def told_reference(ended: Ended) -> str:
-    """On standard error, where the worker in this process writes its log as well."""
+    """Return the reference from standard error, where the worker in this process writes its log as well."""
     (line,) = [line for line in ended.err.splitlines() if line.startswith("reference ")]
     return line.removeprefix("reference ")
 

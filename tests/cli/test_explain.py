@@ -11,7 +11,7 @@ from worker.ledger.tables import dead_letters
 
 @pytest.fixture(autouse=True)
 def ann(books: Books) -> None:
-    """Ann, of whose references each has another story."""
+    """Account of ann, whose references each have a different history."""
     books.open("ann")
     books.apply(DeductUsage(reference_id="job", user_id="ann", tokens=20_000, feature="chat"))
     books.apply(
@@ -29,7 +29,7 @@ def ann(books: Books) -> None:
 
 
 def sections(shown: str) -> dict[str, list[str]]:
-    """The lines below each heading."""
+    """Return the lines below each heading."""
     found: dict[str, list[str]] = {}
     for part in shown.split("# ")[1:]:
         title, _, rest = part.partition("\n")

@@ -1,4 +1,4 @@
-"""What a balance is made of, for a person, a pipe and a script."""
+"""Parts of a balance, for a person, a pipe and a script."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -14,7 +14,7 @@ SOON = datetime.now(UTC) + timedelta(days=3)
 
 @pytest.fixture(autouse=True)
 def ann(books: Books) -> None:
-    """Ann, with 10,000 tokens of which 300 are held, and 50 that end in three days."""
+    """Account of ann: 10,000 tokens of which 300 are held, and 50 that expire in three days."""
     books.open("ann")
     books.apply(
         BonusCredit(reference_id="spent", user_id="ann", tokens=40, priority=0),
@@ -27,7 +27,7 @@ def ann(books: Books) -> None:
 
 
 def rows(shown: str) -> list[dict[str, str]]:
-    """Tab-separated lines under their names."""
+    """Parse tab-separated lines into dictionaries by the names in the first line."""
     names, *lines = [line.split("\t") for line in shown.splitlines()]
     return [dict(zip(names, line, strict=True)) for line in lines]
 

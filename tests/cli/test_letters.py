@@ -1,4 +1,4 @@
-"""``dead-letters``: from a message that could not be applied, by way of an operator, to one that was."""
+"""``dead-letters``: an operator finds, mends and replays messages that could not be applied."""
 
 import json
 import stat
@@ -25,14 +25,14 @@ BONUS = {"type": "credit.bonus", "referenceId": "bonus-1", "userId": "ann", "tok
 
 @pytest.fixture(autouse=True)
 def ann(books: Books) -> None:
-    """An account for what is mended to be applied to."""
+    """Account of ann, to which mended commands are applied."""
     books.open("ann")
 
 
 def worker(
     cli: Cli, count: int = 1, *, most: int = 1_000, senders: Mapping[str, Sequence[str]] | None = None
 ) -> None:
-    """Settles the next ``count`` messages, as a worker does that takes no more than ``most`` at once."""
+    """Process the next ``count`` messages, as a worker with the largest quantity ``most`` does."""
     environment = cli.environment
     application = Application(
         load_settings(
@@ -61,7 +61,7 @@ def worker(
 def working(
     cli: Cli, *, most: int = 5_000, senders: Mapping[str, Sequence[str]] | None = None
 ) -> Iterator[None]:
-    """A worker beside the command, which takes no more than ``most`` at once."""
+    """Run a worker with the largest quantity ``most`` beside the command."""
     application = Application(
         load_settings(
             broker_url=cli.environment["BILLING_BROKER_URL"],
@@ -76,7 +76,7 @@ def working(
 
 
 def replayed(cli: Cli, *arguments: str, **worker_settings: Any) -> Ended:
-    """A replay beside a worker."""
+    """Run a replay beside a worker."""
     with working(cli, **worker_settings):
         return cli("dead-letters", "replay", *arguments, "--reason", "mended")
 
@@ -187,7 +187,7 @@ BODIES: list[tuple[bytes, str]] = [
     (b"\x1b[2J", "1b5b 324a"),
     ('{"ü": "\u009b2J"}'.encode(), '{\n  "ü": "\\u009b2J"\n}'),
     (b'{"a": "\\ud800"}', '{\n  "a": "\\ud800"\n}'),
-    # What pretty printing would hide is shown as it is: it may be why the message is here.
+    # Text that pretty printing would hide is shown as it is: it may be why the message failed.
     (b'{"tokens": 1, "tokens": 2}', '{"tokens": 1, "tokens": 2}'),
     (b'{"tokens": 1.50}', '{"tokens": 1.50}'),
     (b'{"tokens": 1e2}', '{"tokens": 1e2}'),
@@ -246,7 +246,7 @@ def test_a_letter_that_does_not_exist_exits_with_4(cli: Cli, command: tuple[str,
     assert ended.error == "there is no dead letter 7; see `billing-worker dead-letters list`"
 
 
-# -- sending again ----------------------------------------------------------------------------------------
+# -- replay -----------------------------------------------------------------------------------------------
 
 
 def test_a_letter_is_applied_when_its_cause_is_mended_and_it_is_replayed(cli: Cli, witness: Witness) -> None:
@@ -476,11 +476,11 @@ def test_the_help_of_replay_shows_its_options_and_its_commands(bare_cli: Cli) ->
         assert piece in ended.out
 
 
-# -- mending ----------------------------------------------------------------------------------------------
+# -- editing ----------------------------------------------------------------------------------------------
 
 
 def editor(tmp_path: Path, *replacements: tuple[str, str]) -> str:
-    """An editor that replaces pieces of text."""
+    """Install an editor that replaces pieces of text."""
     script = tmp_path / "editor"
     edits = "".join(f"s = s.replace({old!r}, {new!r})\n" for old, new in replacements)
     script.write_text(
@@ -553,7 +553,7 @@ def test_a_note_is_shown_with_the_letter(cli: Cli, witness: Witness) -> None:
     assert (story["events"][-1]["kind"], story["events"][-1]["actor"]) == ("noted", "eva")
 
 
-# -- putting away -----------------------------------------------------------------------------------------
+# -- discarding -------------------------------------------------------------------------------------------
 
 
 def test_a_letter_that_is_put_away_keeps_the_reason(cli: Cli, witness: Witness) -> None:
@@ -576,7 +576,7 @@ def test_a_letter_that_is_brought_back_waits_again(cli: Cli, witness: Witness) -
     assert the_letter(cli)["status"] == "parked"
 
 
-# -- carrying ---------------------------------------------------------------------------------------------
+# -- export and import ------------------------------------------------------------------------------------
 
 
 def test_letters_are_taken_out_and_put_back_byte_by_byte(

@@ -22,7 +22,7 @@ from worker.settings import load_settings
 def every_command(
     command: click.Command, path: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    """All commands with the words that lead to them."""
+    """Return all commands with the words that lead to them."""
     yield path, command
     if isinstance(command, click.Group):
         for name, inner in command.commands.items():

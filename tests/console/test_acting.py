@@ -1,4 +1,4 @@
-"""What an operator does on the pages: each with a reason, each in the audit log, each to be taken back."""
+"""Actions of an operator on the pages: each needs a reason, is in the activity log, and can be undone."""
 
 import json
 import re
@@ -18,7 +18,7 @@ WRONG = {"type": "usage.deduct", "referenceId": "job-1", "userId": "ada", "token
 
 @pytest.fixture
 def letters(application_: Application) -> Application:
-    """Three letters that a worker refused."""
+    """Three dead letters that a worker refused."""
     now = datetime.now(UTC)
     wrong = [furnishing.refused(WRONG | {"referenceId": f"job-{n}"}, now) for n in range(1, 4)]
     furnishing.park(application_.office(), wrong)
@@ -63,7 +63,7 @@ def test_a_body_that_a_worker_would_refuse_is_not_kept_and_says_where(
         "/letters/1/edit", status=422, body=worse, why="x", instead_of=mark(ann, 1), do="save"
     ).text
     assert "at tokens" in words(page)
-    assert "-1" in page  # what was typed is still there
+    assert "-1" in page  # the typed text is still there
     assert letters.office().letter(1).edited_body is None
 
 
@@ -97,7 +97,7 @@ def test_an_edit_of_what_another_has_edited_meanwhile_is_refused(ann: Visitor, l
     ).text
     assert "Somebody else has edited" in page
     theirs = page.partition("The body as it is now")[2]
-    assert "&#34;tokens&#34;: 120" in theirs  # what a second press would replace can be seen
+    assert "&#34;tokens&#34;: 120" in theirs  # the edit that a second press would replace is visible
 
 
 def test_what_was_written_about_a_letter_that_is_parked_no_more_can_still_be_read(
@@ -208,7 +208,7 @@ def test_every_action_is_in_the_audit_log_with_who_what_and_why(ann: Visitor, le
 
 
 def app_actor(visitor: Visitor) -> str:
-    """Who sits at the machine, as the pages name them."""
+    """Return the name that the pages show for the person at this machine."""
     found = re.search(r"<strong>([^<]+)</strong><span class=\"role\">", visitor.get("/letters"))
     assert found is not None
     return found[1]
@@ -248,7 +248,7 @@ def test_a_replay_that_has_ended_is_watched_no_more(ann: Visitor, letters: Appli
     office = letters.office()
     made = office.create_replay([1], "try", "ann")
     page = ann.get(f"/replays/{made.number}")
-    assert 'data-state="done"' in page  # it rests: nothing changes by itself
+    assert 'data-state="done"' in page  # it is paused: nothing changes by itself
     assert "Resume" in page
     office.cancel_replay(made.number, "ann")
     page = ann.get(f"/replays/{made.number}?begun=1")

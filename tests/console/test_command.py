@@ -1,4 +1,4 @@
-"""``billing-worker console``: what it refuses to serve, and who may sign in."""
+"""``billing-worker console``: refusals to serve, and the people who may sign in."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""Who comes in, from where, and what they may do."""
+"""Access to the console: people, addresses and permissions."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ FOR_EVERYBODY = {"/sign-in", "/sign-out", "/theme"}
 
 
 def paths(app: Flask, method: str) -> list[str]:
-    """Every path that takes ``method``, with something in its places."""
+    """Return every path that takes ``method``, with its parameters filled in."""
 
     def filled(rule: Rule) -> str:
         return re.sub(r"<[^>]+>", "7", rule.rule)

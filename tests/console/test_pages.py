@@ -1,4 +1,4 @@
-"""Every page on both databases, with what means harm; and what is not known says so."""
+"""Every page on both databases, with hostile content; unknown values are shown as unknown."""
 
 import csv
 import html
@@ -186,13 +186,13 @@ def test_what_is_listed_is_what_the_buttons_act_on(application_: Application) ->
     )
     application_.office().discard([3], "gone", "ann")
     visitor = Visitor(app_on(application_).test_client())
-    page = visitor.get("/letters/list?n=1")  # where one comes back to from a form that one left
+    page = visitor.get("/letters/list?n=1")  # an operator comes back here from a form without sending it
     assert "2 letters" in words(page)
     assert "/letters/discard?n=" not in page
     assert "status=parked" in page
     page = visitor.get("/letters/list?status=discarded")
     assert "Restore all of them" in page
-    assert "/letters/discard?status" not in page  # it would act on others than these
+    assert "/letters/discard?status" not in page  # it would act on other dead letters than these
     assert "/letters/replay?status" not in page
 
 
@@ -287,7 +287,7 @@ def test_what_is_not_there_is_no_empty_page(path: str, visitor: Visitor) -> None
     visitor.get(path, status=404)
 
 
-# -- what is not known ------------------------------------------------------------------------------------
+# -- unknown values ---------------------------------------------------------------------------------------
 
 
 def test_without_a_broker_the_overview_says_so_instead_of_zero(visitor: Visitor) -> None:

@@ -1,4 +1,4 @@
-"""The parts that pages are made of: bodies, charts, formats, what is watched, what is asked."""
+"""Parts of the pages: bodies, charts, formats, watched values, query parameters."""
 
 import threading
 from datetime import UTC, datetime, timedelta
@@ -51,9 +51,9 @@ def test_what_may_be_edited_comes_back_from_a_form_as_it_was(body: bytes) -> Non
         ("\u202eevil".encode(), "hex"),
         (b"\xff", "hex"),
         (b'{"a":' * 5_000 + b"1", "text"),
-        (b"[" * 100 + b"1," * 50_000 + b"1" + b"]" * 100, "text"),  # set out, 20 million spaces
+        (b"[" * 100 + b"1," * 50_000 + b"1" + b"]" * 100, "text"),  # formatted, it has 20 million spaces
         (b"-0", "text"),
-        (b'\xef\xbb\xbf{"a": 1}', "hex"),  # a worker refuses it for its mark, which nobody would see
+        (b'\xef\xbb\xbf{"a": 1}', "hex"),  # a worker refuses it for its invisible byte order mark
         ('{"a": 1}'.encode("utf-16"), "hex"),
     ],
 )
@@ -139,7 +139,7 @@ def test_numbers_on_an_axis_are_short() -> None:
     assert [compact(value) for value in (7, 1_200, 30_000, 4_500_000)] == ["7", "1.2k", "30k", "4.5M"]
 
 
-# -- what is watched --------------------------------------------------------------------------------------
+# -- watched values ---------------------------------------------------------------------------------------
 
 
 def watched(ask: object, *, keep_s: float = 60, wait_s: float = 5) -> Watched[int]:
@@ -205,7 +205,7 @@ def test_no_page_waits_for_what_takes_long_and_nobody_asks_twice() -> None:
     assert len(asked) == 2
 
 
-# -- what is asked ----------------------------------------------------------------------------------------
+# -- query parameters -------------------------------------------------------------------------------------
 
 
 def test_a_set_of_letters_is_the_same_after_its_way_through_a_url() -> None:

@@ -1,4 +1,4 @@
-"""The file of those who may sign in, and how often one may try."""
+"""File of the people who may sign in, and limit of sign-in attempts."""
 
 from pathlib import Path
 

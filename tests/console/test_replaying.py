@@ -1,4 +1,4 @@
-"""Replays in the console's process: started once, stopped in order, and what troubles them is told."""
+"""Replays in the console's process: started once, stopped in order, troubles shown."""
 
 import threading
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from worker.errors import BillingError
 
 
 class FakeApplication:
-    """Its replays run ``run`` until they are stopped."""
+    """Application whose replays call ``run`` until they are stopped."""
 
     def __init__(self, run: Callable[..., None] | None = None) -> None:
         self.started: list[int] = []

@@ -1,4 +1,4 @@
-"""What operators do by hand, and letters that go out and come back."""
+"""Actions of operators, and export and import of dead letters."""
 
 import json
 from typing import Any
@@ -119,7 +119,7 @@ def test_what_the_ledger_has_is_told_with_the_letter(world: World) -> None:
     assert (line.status, line.code, line.amount, line.agrees) == ("applied", "tokens_deducted", 5, True)
 
 
-# -- out and in -------------------------------------------------------------------------------------------
+# -- export and import ------------------------------------------------------------------------------------
 
 BODIES = [b"", b"\0" * 262_144, bytes(range(256)), "ü\u2028💶".encode(), b'{"a": "\\ud800"}', b"x" * 300_000]
 

@@ -1,4 +1,4 @@
-"""Bodies set out for people: only where that hides nothing, and only as far as it stays a page."""
+"""Bodies formatted for people: only where formatting hides nothing, and only as much as fits a page."""
 
 import json
 

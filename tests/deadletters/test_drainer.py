@@ -1,4 +1,4 @@
-"""Draining dead letters as they come: through outages, and past one that nobody can keep."""
+"""Drainer of dead letters: it survives outages and passes a dead letter that cannot be stored."""
 
 import logging
 import random
@@ -22,7 +22,7 @@ def drainer(world: World, connect: Callable[[], Link], **options: Any) -> Draine
 
 
 class Queue(DeadQueue):
-    """Ends the loop when nothing waits any more."""
+    """Queue of two dead letters that ends the loop when it is empty."""
 
     def __init__(self, world: World) -> None:
         super().__init__(failed(b"one"), failed(b"two"))
@@ -100,7 +100,7 @@ def test_what_came_is_held_through_an_outage_and_given_back_before_the_broker_ta
 
 
 class _Endless(DeadQueue):
-    """One letter after the other, without a pause; the stop comes with the fifth."""
+    """Queue that gives one dead letter after the other; the stop comes with the fifth."""
 
     def __init__(self, world: World) -> None:
         super().__init__()

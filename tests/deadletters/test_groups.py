@@ -1,4 +1,4 @@
-"""What failed in the same way, counted without counting; and lists that the database pages."""
+"""Groups of like failures with stored counts; and lists that the database pages."""
 
 import json
 from collections.abc import Iterator
@@ -115,7 +115,7 @@ def test_no_body_is_too_strange_to_be_looked_at(body: bytes) -> None:
 
 @pytest.fixture
 def true_world(world: World) -> Iterator[World]:
-    """The world, whose groups must be what their letters come to at the end of each test."""
+    """World whose groups must match their dead letters at the end of each test."""
     yield world
     assert world.office.drifts() == []
 
@@ -322,7 +322,7 @@ def test_more_than_are_counted_are_said_to_be_more(
     assert true_world.office.page().total == 10
 
 
-# -- what stays -------------------------------------------------------------------------------------------
+# -- append-only rows -------------------------------------------------------------------------------------
 
 
 def test_what_came_is_not_changed_by_anybody(true_world: World) -> None:

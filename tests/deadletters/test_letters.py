@@ -1,4 +1,4 @@
-"""From a delivery to the letter that tells why it failed, and back from the letter's headers."""
+"""From a delivery to the dead letter with its reason, and back from the dead letter's headers."""
 
 import json
 from collections.abc import Mapping
@@ -51,7 +51,7 @@ def letter_of(
 
 
 def arrived(sent: Outgoing) -> Delivery:
-    """The letter as it comes out of the dead-letter queue."""
+    """Return the dead letter as it comes out of its queue."""
     return delivery(
         sent.body,
         queue=sent.routing_key,
@@ -62,7 +62,7 @@ def arrived(sent: Outgoing) -> Delivery:
     )
 
 
-# -- which letter -----------------------------------------------------------------------------------------
+# -- identity ---------------------------------------------------------------------------------------------
 
 
 def test_the_same_message_has_the_same_letter() -> None:
@@ -89,7 +89,7 @@ def test_a_letter_keeps_its_id_over_versions() -> None:
     assert letter_id(delivery(b"x", properties={"message_id": "m"})) == "aa1fbfc291ad5799a0e3f4c8b6502a4a"
 
 
-# -- what is said -----------------------------------------------------------------------------------------
+# -- headers ----------------------------------------------------------------------------------------------
 
 
 def test_a_letter_says_why_whence_and_when() -> None:
@@ -171,7 +171,7 @@ def test_headers_that_cannot_be_written_are_named() -> None:
     assert letter_in(arrived(sent)).reason == "not_json"
 
 
-# -- how much is said -------------------------------------------------------------------------------------
+# -- sizes ------------------------------------------------------------------------------------------------
 
 
 def test_of_a_long_traceback_the_end_is_kept_and_of_a_long_message_the_beginning() -> None:
@@ -211,7 +211,7 @@ def test_a_header_that_does_not_fit_leaves_room_for_those_that_do() -> None:
 
 
 def test_halves_of_surrogate_pairs_are_spelled_out() -> None:
-    """AMQP lets a producer put them into a routing key; a letter that can't be written stops the worker."""
+    """AMQP allows them in a routing key; a dead letter that can't be written would stop the worker."""
     sent = letter_of(
         delivery(routing_key="usage.\ud800", exchange="e\udfff"), Reason("x", "m\ud800", "f\ud800")
     )

@@ -1,4 +1,4 @@
-"""Letters in the ledger's database, on both dialects: nothing is lost on the way in nor on the way back."""
+"""Dead letters in the ledger's database, on both dialects: storing and replaying them loses nothing."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +28,7 @@ NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
 
 
 class FakeLink:
-    """A dead-letter queue and what has been published, with a connection that can be lost."""
+    """Link to a dead-letter queue that records publishing, with a connection that can be lost."""
 
     def __init__(self, *deliveries: Delivery) -> None:
         self.waiting = list(deliveries)
@@ -71,7 +71,7 @@ def failed(
     at: datetime = NOW,
     tries: int = 1,
 ) -> Delivery:
-    """A letter as it comes out of the dead-letter queue."""
+    """Return a dead letter as it comes out of its queue."""
     original = Delivery(
         body,
         "billing.usage",
@@ -96,17 +96,17 @@ def failed(
 
 
 def park(office: DeadLetterOffice, *deliveries: Delivery) -> list[ParkedLetter]:
-    """The letters that are parked afterwards, oldest first."""
+    """Drain these deliveries; return all parked dead letters, oldest first."""
     assert office.park(FakeLink(*deliveries).link) == len(deliveries)
     return parked(office)
 
 
 def parked(office: DeadLetterOffice) -> list[ParkedLetter]:
-    """The letters that wait, oldest first."""
+    """Return the parked dead letters, oldest first."""
     return list(office.every_letter(LetterFilter(status=(Status.PARKED,))))[::-1]
 
 
-# -- in and back ------------------------------------------------------------------------------------------
+# -- storing and replaying --------------------------------------------------------------------------------
 
 WIRE = st.recursive(
     st.none()
@@ -212,7 +212,7 @@ def test_the_body_comes_back_byte_by_byte(office: DeadLetterOffice, body: bytes)
 def test_replay_names_no_queue_of_the_operator_for_somebody_else(
     office: DeadLetterOffice, reply_to: str, sender: str | None, headers: dict[str, Any], *, kept: bool
 ) -> None:
-    """The operator is the user that the broker vouches for then."""
+    """On replay the operator is the sender that the broker vouches for."""
     properties = {"reply_to": reply_to} | ({} if sender is None else {"user_id": sender})
     (letter,) = park(office, failed(properties=properties, headers=headers))
     replay = replay_of(letter, "operator")
@@ -280,7 +280,7 @@ def test_no_letter_is_lost_under_the_id_of_another(office: DeadLetterOffice) -> 
     assert (other.body, office.letter(first.number).status) == (b"forged", "discarded")
 
 
-# -- the same letter again --------------------------------------------------------------------------------
+# -- the same dead letter again ---------------------------------------------------------------------------
 
 
 def test_a_letter_that_failed_again_is_one_row_with_what_is_newest(office: DeadLetterOffice) -> None:

@@ -23,7 +23,7 @@ from worker.ledger.queries import QueryError
 
 @pytest.fixture(autouse=True)
 def _groups_are_true(world: World) -> Iterator[None]:
-    """Whatever a test does, the groups are what their letters come to, and the counts what the items are."""
+    """Assert after each test that groups match their dead letters, and a replay's counts its items."""
     yield
     assert world.office.drifts() == []
     for replay in world.office.replays().replays:
@@ -37,7 +37,7 @@ def _ann(world: World) -> None:
     world.open("ann")
 
 
-# -- what comes of it -------------------------------------------------------------------------------------
+# -- results ----------------------------------------------------------------------------------------------
 
 
 def test_a_letter_is_resolved_when_the_ledger_shows_its_outcome(world: World) -> None:
@@ -116,7 +116,7 @@ def test_a_higher_attempt_is_not_settled_by_the_rejection_it_wants_judged_anew(w
 
 
 def test_replayed_payment_takes_its_reference_from_usage_that_moved_nothing(world: World) -> None:
-    """Its letter is older than the rule: then it was a conflict."""
+    """Its dead letter is older than this rule; before, it was a conflict."""
     world.apply(DeductUsage(reference_id="pi_1", user_id="nobody", tokens=5))
     paid = {"packageId": "starter", "amountMinor": 499, "currency": "USD"}
     payment = {"type": "payment.succeeded", "referenceId": "pi_1", "userId": "ann", **paid}
@@ -552,7 +552,7 @@ def test_a_letter_that_nobody_runs_any_more_is_restored_by_hand(world: World) ->
 
 
 def _killed_when_it_was_sent(world: World, monkeypatch: pytest.MonkeyPatch) -> int:
-    """The number of a letter whose replay was killed, and says that it runs."""
+    """Kill a replay after it has sent a dead letter; return its number. The replay is still "running"."""
     (number,) = world.park_failed(deduct("r-1"))
     created = world.office.create_replay([number], "mended", "ann")
     world.has_worker = False
