@@ -1,4 +1,4 @@
-"""`billing-worker demo`: what a person sees without any server, the same on servers, and what it refuses."""
+"""`billing-worker demo`: its output without any server and on servers, and its refusals."""
 
 import json
 import os
@@ -41,7 +41,7 @@ TRACE = """TIMESTAMP,ContextTokens,GeneratedTokens
 
 
 def _environment(tmp_path: Path) -> dict[str, str]:
-    # Nothing listens there: the demo must not go by the environment.
+    # Nothing listens there: the demo must ignore the environment.
     astray = {"BILLING_BROKER_URL": "amqp://127.0.0.1:1/", "BILLING_SENDERS": '{"*": ["nobody"]}'}
     return {**os.environ, **astray, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
 
@@ -67,7 +67,7 @@ def _json_of(ended: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return summary
 
 
-# -- what a person sees -----------------------------------------------------------------------------------
+# -- output -----------------------------------------------------------------------------------------------
 
 
 def test_a_short_day_without_servers_shows_all_that_is_promised_and_leaves_nothing(tmp_path: Path) -> None:
@@ -300,7 +300,9 @@ def test_nothing_is_used_before_its_account_is_opened(script: Script) -> None:
     assert used <= opened
 
 
-def test_what_names_another_operation_comes_in_a_later_act_or_waits_for_its_payment(script: Script) -> None:
+def test_what_names_another_operation_comes_in_a_later_act_or_waits_for_its_payment(
+    script: Script,
+) -> None:
     act_of = {
         command.reference_id: number
         for number, act in reversed(list(enumerate(script.acts)))

@@ -1,4 +1,4 @@
-"""Notices on RabbitMQ: whoever binds a queue hears of low balances and ending credit, at least once."""
+"""Notices on RabbitMQ: a bound queue gets those of low balances and expiring credit, at least once."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -26,7 +26,7 @@ THE_REST = {"type": "usage.deduct", "referenceId": "rest", "userId": "ann", "tok
 
 @pytest.fixture
 def ear(witness: Witness) -> str:
-    """A queue that hears everything."""
+    """A queue that receives every notice."""
     return listen(witness)
 
 
