@@ -1,4 +1,4 @@
-"""The catalog: the packaged default, and what is said about a bad file."""
+"""The catalog: the packaged default, and the errors about a bad file."""
 
 import re
 from itertools import pairwise

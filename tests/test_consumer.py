@@ -1,4 +1,4 @@
-"""The loop: through outages of either server, in suspicion, and to its end."""
+"""Consumer loop: in outages of either server, with suspected messages, and at its end."""
 
 import logging
 import random
@@ -28,7 +28,7 @@ NOW = datetime(2026, 11, 26, tzinfo=UTC)
 
 @dataclass
 class FakeStop:
-    """Stops after so many waits; waits for nothing."""
+    """Stop that comes after ``waits_left`` waits, none of which takes time."""
 
     waits_left: int = 1000
     requested: bool = False
@@ -42,7 +42,7 @@ class FakeStop:
 
 @dataclass
 class FakeLedger:
-    """Fails to answer as often as said."""
+    """Ledger whose probe fails ``failures`` times."""
 
     failures: int = 0
 
@@ -54,7 +54,7 @@ class FakeLedger:
 
 @dataclass
 class FakePipeline:
-    """Remembers the batches; fails with each of ``errors`` first, and tells the broker after its own."""
+    """Pipeline that records batches; raises ``errors`` on apply and ``broker_errors`` on answer first."""
 
     errors: list[Exception] = field(default_factory=list)
     broker_errors: list[Exception] = field(default_factory=list)
@@ -101,7 +101,7 @@ def consumer(
     record: FakeRecord | None = None,
     **pace: Any,
 ) -> Consumer:
-    """A loop that opens ``links`` one after the other; an exception among them is raised instead."""
+    """Return a loop that opens ``links`` one after the other; an exception among them is raised instead."""
     opening = iter(links)
 
     def connect(held: Mapping[str, int]) -> Link:
@@ -189,7 +189,7 @@ def test_a_lost_broker_is_connected_again_and_told_once(caplog: pytest.LogCaptur
     first, last = FakeLink(*messages(1)), FakeLink(*messages(1))
     gone = [BrokerUnavailableError("refused")] * 5
     consumer([first, *gone, last], pipeline, FakeStop()).run(drain=True)
-    assert first.acknowledged == []  # the broker has it still, and delivers it again
+    assert first.acknowledged == []  # the broker still has it, and delivers it again
     assert first.closed
     assert len(last.acknowledged) == 1
     assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
@@ -287,7 +287,7 @@ def test_the_link_is_kept_alive_while_the_ledger_takes_its_time() -> None:
 
     class Slow(FakePipeline):
         def apply(self, items: Sequence[Item]) -> None:
-            # The loop does it once a round; the second time is for the ledger's sake.
+            # The loop does it once a round; the second time is while the ledger works.
             assert not self.batches or not items or all(kept.acquire(timeout=PATIENCE_S) for _ in range(2))
             super().apply(items)
 
