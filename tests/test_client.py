@@ -99,7 +99,7 @@ def test_tokens_are_held_before_a_price_is_known(client: BillingClient, workers:
     )
 
 
-def test_what_is_sent_is_answered_on_the_queue_that_was_named(
+def test_sent_command_is_answered_on_the_named_queue(
     broker_url: str, witness: Witness, workers: WorkerProcesses
 ) -> None:
     workers.start()

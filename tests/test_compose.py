@@ -173,7 +173,7 @@ def dockerfile() -> list[list[str]]:
     return [line.split() for line in text.splitlines()]
 
 
-def test_what_is_copied_into_the_image_exists_and_is_all_the_package_needs() -> None:
+def test_files_copied_into_the_image_exist_and_are_all_the_package_needs() -> None:
     sources = [source for word, *rest in dockerfile() if word == "COPY" for source in rest[:-1]]
     assert all((ROOT / source).exists() for source in sources)
     assert set(sources) == {"pyproject.toml", "README.md", "schemas", "worker"}

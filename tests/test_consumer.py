@@ -145,7 +145,7 @@ def messages(count: int, **options: Any) -> list[Delivery]:
     return [delivery(b"{}", **options) for _ in range(count)]
 
 
-def test_what_has_arrived_is_settled_in_batches_of_at_most_the_maximum() -> None:
+def test_arrived_deliveries_are_processed_in_batches_up_to_the_maximum() -> None:
     link, pipeline = FakeLink(*messages(7)), FakePipeline()
     consumer([link], pipeline, FakeStop()).run(drain=True)
     assert [len(batch) for batch in pipeline.batches] == [3, 3, 1]
@@ -195,7 +195,7 @@ def test_a_lost_broker_is_connected_again_and_told_once(caplog: pytest.LogCaptur
     assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
 
 
-def test_nothing_is_taken_from_the_broker_before_the_ledger_answers() -> None:
+def test_consumer_takes_nothing_from_the_broker_before_the_ledger_answers() -> None:
     ledger, stop, link = FakeLedger(failures=4), FakeStop(), FakeLink(*messages(1))
     consumer([link], FakePipeline(), stop, ledger).run(drain=True)
     assert len(stop.waited_s) == 4
@@ -246,7 +246,7 @@ def test_the_broker_is_told_of_one_batch_while_the_ledger_has_the_next() -> None
     assert link.acknowledged == [delivery for batch in pipeline.batches for delivery in batch]
 
 
-def test_nothing_is_told_before_the_ledger_has_it() -> None:
+def test_replies_are_sent_only_after_the_ledger_has_the_batch() -> None:
     class Orderly(FakePipeline):
         def tell(self, link: Link, items: Sequence[Item]) -> None:
             assert [item.delivery for item in items] in self.batches
@@ -419,7 +419,7 @@ def test_worker_holds_one_message_where_one_crashed_alone_and_more_after_a_trial
     assert held == [1, HELD_AT_FIRST]
 
 
-def test_what_is_held_in_a_long_outage_is_given_back_before_the_broker_takes_it() -> None:
+def test_deliveries_held_in_a_long_outage_are_given_back_before_the_broker_takes_them() -> None:
     link, pipeline, stop = FakeLink(*messages(1)), FakePipeline(), FakeStop()
     pipeline.errors = [LedgerUnavailableError("down")] * 1000
     again = FakeLink(*messages(1))

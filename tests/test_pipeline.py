@@ -287,7 +287,7 @@ def test_a_full_reply_queue_of_one_caller_holds_nobody_up(pipeline: Pipeline, me
 
 
 @pytest.mark.parametrize("full", ["billing.replies", "billing.dead"])
-def test_what_must_be_told_is_held_until_there_is_room_and_only_that_is_sent_again(
+def test_refused_reply_or_dead_letter_is_held_until_there_is_room_and_alone_sent_again(
     pipeline: Pipeline, full: str
 ) -> None:
     link = FakeLink()
@@ -562,7 +562,7 @@ def test_refused_reference_is_told_the_prefix(engine: Engine, catalog: Catalog, 
         ({"credit.*": ["gateway"]}, None),
     ],
 )
-def test_who_may_not_send_an_item_may_not_send_it_in_a_batch(
+def test_sender_rules_apply_to_the_items_of_a_batch(
     engine: Engine,
     catalog: Catalog,
     metrics: Metrics,
@@ -763,7 +763,7 @@ def test_an_event_exchange_that_is_missing_holds_the_notice_and_repeats_no_reply
 DUE = {"type": "account.settle", "referenceId": "due:1", "userId": "u"}
 
 
-def test_nobody_waits_for_an_answer_to_the_scheduler(pipeline: Pipeline, engine: Engine) -> None:
+def test_scheduler_gets_no_reply(pipeline: Pipeline, engine: Engine) -> None:
     scheduled: dict[str, Any] = {"app_id": SCHEDULER_APP_ID, "message_id": "due:1"}
     deliveries = [delivery(OPEN), delivery(DUE, **scheduled), delivery({**DUE, "x": 1}, **scheduled)]
     link = settle(pipeline, *deliveries)

@@ -113,7 +113,7 @@ def fill(engine: Engine, catalog: Catalog, count: int, *, now: datetime = NOW, s
 # -- publishing -------------------------------------------------------------------------------------------
 
 
-def test_what_is_due_becomes_a_command_whose_reference_is_the_account_and_the_time(
+def test_due_account_becomes_a_command_whose_reference_is_the_account_and_the_time(
     engine: Engine, catalog: Catalog, schedulers: Schedulers, broker: Broker, metrics: Metrics
 ) -> None:
     applied(engine, catalog, *held("ann"), now=NOW)
@@ -149,7 +149,7 @@ def test_two_schedulers_give_it_the_same_reference(
     assert len(set(broker.references)) == 3
 
 
-def test_what_was_published_is_left_to_the_workers_for_a_while(
+def test_published_command_is_left_to_the_workers_for_a_while(
     engine: Engine, catalog: Catalog, schedulers: Schedulers, broker: Broker
 ) -> None:
     fill(engine, catalog, 2)
@@ -222,7 +222,7 @@ def test_a_queue_that_is_not_emptied_is_not_filled(
 # -- failures ---------------------------------------------------------------------------------------------
 
 
-def test_of_a_queue_that_is_full_only_what_was_refused_is_published_again(
+def test_full_queue_gets_only_the_refused_messages_again(
     engine: Engine, catalog: Catalog, schedulers: Schedulers, broker: Broker
 ) -> None:
     fill(engine, catalog, 4)
@@ -572,7 +572,7 @@ def test_a_worker_can_do_it_beside_its_work(
     assert set(settled(application.engine).values()) == {1}
 
 
-def test_of_several_workers_the_first_does_it() -> None:
+def test_first_of_several_workers_runs_the_scheduler() -> None:
     settings = load_settings(workers=3)
     told = [
         environment["BILLING_WITH_SCHEDULER"] for environment in _environments(settings, with_scheduler=True)

@@ -27,7 +27,7 @@ def reply(number: int, queue: str = "billing.replies") -> Outgoing:
     return Outgoing(b"{}", "", queue, {"message_id": f"m{number}"})
 
 
-def test_who_consumes_a_queue_is_counted(link: Link, broker_url: str) -> None:
+def test_consumers_of_a_queue_are_counted(link: Link, broker_url: str) -> None:
     assert link.consumers(USAGE) == 1
     assert link.consumers("billing.dead") == 0
     other = open_link(broker_url, consume=[USAGE])

@@ -164,11 +164,11 @@ def test_the_queue_of_a_type_is_the_one_its_messages_wait_in(connect: Connect) -
         assert BILLING.queue_of(delivery.body.decode()).name == delivery.queue
 
 
-def test_nothing_comes_from_an_empty_queue(connect: Connect) -> None:
+def test_empty_queue_delivers_nothing(connect: Connect) -> None:
     assert connect(USAGE).receive(10, 0.01) == []
 
 
-def test_what_is_not_acknowledged_comes_again(connect: Connect) -> None:
+def test_unacknowledged_deliveries_come_again(connect: Connect) -> None:
     first = connect(USAGE)
     first.publish([usage(n) for n in range(4)])
     deliveries = received(first, 4)
@@ -251,7 +251,7 @@ def test_queue_of_which_nothing_may_be_held_waits(connect: Connect) -> None:
     assert len(received(link, 3)) == 3
 
 
-def test_what_is_given_back_comes_again_and_other_queues_keep_theirs(connect: Connect) -> None:
+def test_deliveries_given_back_come_again_and_other_queues_keep_theirs(connect: Connect) -> None:
     payment = Outgoing(b"{}", "billing", "payment.succeeded", {"message_id": "p"})
     connect().publish([payment, *(usage(number) for number in range(5))])
     link = connect(PAYMENTS, USAGE)

@@ -159,7 +159,7 @@ def test_a_time_out_leaves_the_connection_as_it_was() -> None:
         assert transport.read_frame() == (8, 0, b"")
 
 
-def test_what_is_no_frame_is_refused() -> None:
+def test_malformed_frame_is_refused() -> None:
     with reader() as (transport, other):
         other.sendall(frame(1, 1, b"four")[:-1] + b"\x00")
         with pytest.raises(UnexpectedFrame):

@@ -94,17 +94,17 @@ def test_a_time_has_its_offset(ledger_cli: Cli, time: str) -> None:
 # -- can-afford -------------------------------------------------------------------------------------------
 
 
-def test_what_can_be_afforded_exits_with_0(ledger_cli: Cli) -> None:
+def test_affordable_amount_exits_with_0(ledger_cli: Cli) -> None:
     ended = ledger_cli("can-afford", "ann", "283500")
     assert (ended.code, ended.out) == (0, "yes: 283500 required, 283500 available\n")
 
 
-def test_what_cannot_be_afforded_exits_with_1(ledger_cli: Cli) -> None:
+def test_unaffordable_amount_exits_with_1(ledger_cli: Cli) -> None:
     ended = ledger_cli("can-afford", "ann", "283501")
     assert (ended.code, ended.out) == (1, "no, 1 short: 283501 required, 283500 available\n")
 
 
-def test_what_cannot_be_afforded_exits_with_1_in_json_too(ledger_cli: Cli) -> None:
+def test_unaffordable_amount_exits_with_1_in_json_too(ledger_cli: Cli) -> None:
     ended = ledger_cli("can-afford", "ann", "283600", "--json")
     assert ended.code == 1
     assert ended.json == {
@@ -254,7 +254,7 @@ def test_a_person_sees_how_far_the_audit_is(ledger_cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_what_a_producer_wrote_does_not_steer_the_terminal_nor_break_the_lines(
+def test_text_of_a_producer_neither_steers_the_terminal_nor_breaks_the_lines(
     ledger_cli: Cli, books: Books, terminal: bool
 ) -> None:
     """Intake refuses control characters in references; other text in the table is not trusted."""

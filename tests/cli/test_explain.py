@@ -96,7 +96,7 @@ def test_on_a_terminal_it_is_panels_and_tables_on_one_screen(ledger_cli: Cli) ->
     assert "\t" not in shown.out
 
 
-def test_of_many_entries_a_terminal_shows_some_and_says_so(ledger_cli: Cli, books: Books) -> None:
+def test_terminal_shows_some_of_many_entries_and_says_so(ledger_cli: Cli, books: Books) -> None:
     for number in range(25):
         books.apply(
             PaymentSucceeded(

@@ -70,7 +70,7 @@ def test_on_a_terminal_it_is_said_that_there_are_more_holds(ledger_cli: Cli, boo
     assert shown.lines[-1] == "there are older ones: --limit 2"
 
 
-def test_what_expires_of_a_user_is_shown_with_its_sum(ledger_cli: Cli) -> None:
+def test_expiring_lots_of_a_user_are_shown_with_their_sum(ledger_cli: Cli) -> None:
     (lot,) = rows(ledger_cli("expiring", "ann", "--days", "7").out)
     assert (lot["user"], lot["tokens"], lot["source"]) == ("ann", "50", "bonus")
     assert rows(ledger_cli("expiring", "ann", "--days", "2").out) == []
@@ -81,7 +81,7 @@ def test_what_expires_of_a_user_is_shown_with_its_sum(ledger_cli: Cli) -> None:
     )
 
 
-def test_what_expires_of_everybody_is_shown_line_by_line(
+def test_expiring_lots_of_all_users_are_shown_line_by_line(
     ledger_cli: Cli, books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(output, "_AT_ONCE", 2)

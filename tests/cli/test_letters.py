@@ -329,9 +329,7 @@ def test_several_letters_are_replayed_in_one_call_each_once(cli: Cli, witness: W
     assert cli("balance", "ann", "--json").json["balance"] == 16_000
 
 
-def test_nothing_is_replayed_or_put_away_where_one_of_the_numbers_is_wrong(
-    cli: Cli, witness: Witness
-) -> None:
+def test_one_unknown_number_stops_the_whole_replay_or_discard(cli: Cli, witness: Witness) -> None:
     witness.publish(BONUS)
     worker(cli)
     assert cli("dead-letters", "replay", "1", "9", "--reason", "none").code == 4
@@ -364,7 +362,7 @@ def test_a_replay_without_a_worker_rests_and_says_so_and_is_resumed(cli: Cli, wi
     assert (resumed.code, resumed.out) == (0, "replay 1 is finished: 1 applied\n")
 
 
-def test_what_a_replay_would_do_is_told_beforehand_and_nothing_is_sent(cli: Cli, witness: Witness) -> None:
+def test_dry_run_shows_the_results_of_a_replay_and_sends_nothing(cli: Cli, witness: Witness) -> None:
     witness.publish(BONUS)
     witness.publish(b"oops", routing_key="usage.deduct")
     worker(cli, 2)
@@ -461,7 +459,7 @@ def test_a_replay_asks_before_it_takes_all_letters_of_a_filter(cli: Cli) -> None
         (("list", "--since", "yesterday"), "must be a day such as"),
     ],
 )
-def test_what_makes_no_sense_is_said_before_anything_is_done(
+def test_invalid_arguments_are_refused_before_anything_is_done(
     cli: Cli, arguments: tuple[str, ...], said: str
 ) -> None:
     ended = cli("dead-letters", *arguments)
@@ -648,7 +646,7 @@ def test_letters_are_looked_at_while_the_broker_is_away(cli: Cli, witness: Witne
 # -- groups -----------------------------------------------------------------------------------------------
 
 
-def test_what_failed_in_the_same_way_is_one_group(cli: Cli, witness: Witness) -> None:
+def test_like_failures_are_one_group(cli: Cli, witness: Witness) -> None:
     for number in range(3):
         witness.publish(
             {**BONUS, "userId": f"u{number}", "referenceId": f"r{number}", "tokens": 2_000 + number}

@@ -79,7 +79,7 @@ def test_the_broker_vouches_for_the_user_who_published(
     assert properties.user_id == broker_url.partition("://")[2].partition(":")[0]
 
 
-def test_what_the_operator_publishes_passes_the_rules_about_senders(
+def test_message_published_by_the_operator_passes_the_sender_rules(
     cli: Cli, witness: Witness, broker_url: str
 ) -> None:
     user = broker_url.partition("://")[2].partition(":")[0]

@@ -100,7 +100,7 @@ def test_an_edit_of_what_another_has_edited_meanwhile_is_refused(ann: Visitor, l
     assert "&#34;tokens&#34;: 120" in theirs  # the edit that a second press would replace is visible
 
 
-def test_what_was_written_about_a_letter_that_is_parked_no_more_can_still_be_read(
+def test_edit_of_a_dead_letter_discarded_meanwhile_is_refused_and_still_shown(
     ann: Visitor, letters: Application
 ) -> None:
     old = mark(ann, 1)
@@ -112,7 +112,7 @@ def test_what_was_written_about_a_letter_that_is_parked_no_more_can_still_be_rea
     assert letters.office().letter(1).edited_body is None
 
 
-def test_of_very_many_edits_the_newest_are_shown(ann: Visitor, letters: Application) -> None:
+def test_page_shows_the_newest_of_many_edits(ann: Visitor, letters: Application) -> None:
     for number in range(12):
         fine = json.dumps(WRONG | {"tokens": 100 + number}).encode()
         letters.office().edit(1, fine, "again", "bob", instead_of=letters.office().letter(1).current_body)
@@ -168,7 +168,7 @@ def test_a_filter_discards_what_waits_and_the_undo_brings_back_just_that(
     assert [status(letters, n) for n in (1, 2, 3)] == [Status.PARKED, Status.DISCARDED, Status.PARKED]
 
 
-def test_who_comes_too_late_is_told_that_nothing_was_done(ann: Visitor, letters: Application) -> None:
+def test_second_discard_or_restore_says_that_nothing_was_done(ann: Visitor, letters: Application) -> None:
     ann.post("/letters/discard", n="1", why="mine")
     again = ann.post("/letters/discard", n="1", why="mine, in another tab")
     assert "Nothing was discarded" in words(ann.get(again.location))

@@ -87,7 +87,9 @@ def test_a_user_has_a_file_a_role_and_a_long_password(cli: Cli) -> None:
     assert "at least 10 characters" in short.error
 
 
-def test_what_is_missing_is_named_with_the_way_out(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_is_named_with_the_command_that_installs_it(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "waitress", None)
     ended = cli("console")
     assert ended.code == 2

@@ -62,7 +62,7 @@ def test_the_numbers_are_the_ledgers_own(at_desk: Application) -> None:
     assert "2,500 held" in words(visitor.get("/account?user=ada"))
 
 
-def test_what_means_harm_is_shown_and_does_none(application_: Application) -> None:
+def test_hostile_content_is_shown_and_does_no_harm(application_: Application) -> None:
     now = datetime.now(UTC)
     furnishing.large(application_.engine, application_.office(), application_.catalog, now, groups=60)
     visitor = Visitor(app_on(application_).test_client())
@@ -179,7 +179,7 @@ def test_a_number_of_a_letter_is_found_and_nothing_else_is_taken_for_one(at_desk
         assert visitor.client.get(f"/find?q={quote(text)}").location.startswith("/explain?reference=")
 
 
-def test_what_is_listed_is_what_the_buttons_act_on(application_: Application) -> None:
+def test_buttons_act_on_exactly_the_listed_dead_letters(application_: Application) -> None:
     now = datetime.now(UTC)
     furnishing.park(
         application_.office(), [furnishing.refused({"type": "usage.a", "n": n}, now) for n in range(3)]
@@ -270,7 +270,7 @@ def test_a_statement_is_taken_away_as_the_command_line_writes_it(furnished: Appl
         ("/account/history?user=u&cursor=made-up", "cursor"),
     ],
 )
-def test_what_makes_no_sense_is_said_with_the_way_out(
+def test_invalid_request_is_refused_with_the_way_out(
     path: str, says: str | None, application_: Application
 ) -> None:
     applied(application_.engine, application_.catalog, opened("u"))
@@ -283,7 +283,7 @@ def test_what_makes_no_sense_is_said_with_the_way_out(
     "path",
     ["/letters/7", "/replays/7", "/groups/abcdef", "/account?user=nobody", "/explain?reference=x", "/x"],
 )
-def test_what_is_not_there_is_no_empty_page(path: str, visitor: Visitor) -> None:
+def test_missing_object_is_404_and_no_empty_page(path: str, visitor: Visitor) -> None:
     visitor.get(path, status=404)
 
 

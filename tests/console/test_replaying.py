@@ -52,7 +52,7 @@ def test_a_replay_runs_once_however_often_it_is_started() -> None:
     eventually(lambda: not running.is_running(7))
 
 
-def test_what_a_replay_waits_for_is_told_until_it_goes_on() -> None:
+def test_trouble_of_a_replay_is_shown_until_it_goes_on() -> None:
     go = threading.Event()
 
     def run(*, on_trouble: Callable[[str], None], on_progress: Callable[[Any], None], **_: Any) -> None:

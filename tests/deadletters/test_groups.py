@@ -62,14 +62,14 @@ DIFFERENT = {
 
 
 @pytest.mark.parametrize(("one", "other"), SAME.values(), ids=SAME.keys())
-def test_what_failed_in_the_same_way_has_the_same_fingerprint(
+def test_like_failures_have_the_same_fingerprint(
     one: tuple[str, str, str | None, str | None], other: tuple[str, str, str | None, str | None]
 ) -> None:
     assert fingerprint_of(*one) == fingerprint_of(*other)
 
 
 @pytest.mark.parametrize(("one", "other"), DIFFERENT.values(), ids=DIFFERENT.keys())
-def test_what_failed_in_another_way_has_another_fingerprint(
+def test_unlike_failures_have_different_fingerprints(
     one: tuple[str, str, str | None, str | None], other: tuple[str, str, str | None, str | None]
 ) -> None:
     assert fingerprint_of(*one) != fingerprint_of(*other)
@@ -97,7 +97,9 @@ AT_STAKE = [
 
 
 @pytest.mark.parametrize(("message", "tokens"), AT_STAKE, ids=lambda value: json.dumps(value)[:40])
-def test_what_is_at_stake_is_read_off_where_it_can_be(message: object, tokens: int | str | None) -> None:
+def test_affected_tokens_are_read_from_the_body_where_possible(
+    message: object, tokens: int | str | None
+) -> None:
     catalog = load_catalog()
     package = catalog.package("standard", None)
     assert package is not None
@@ -183,7 +185,7 @@ def test_a_group_follows_its_letters_wherever_they_go(true_world: World) -> None
     assert (group.waiting, group.users, group.tokens_at_stake) == (0, 0, 0)
 
 
-def test_what_nobody_wrote_down_is_not_known_and_no_zero(true_world: World) -> None:
+def test_unrecorded_values_are_unknown_and_not_zero(true_world: World) -> None:
     true_world.park(failed(b"oops", at=EPOCH), failed(b"again", at=EPOCH))
     (group,) = true_world.office.groups().groups
     assert (group.first_failed_at, group.last_failed_at) == (None, None)
@@ -325,7 +327,7 @@ def test_more_than_are_counted_are_said_to_be_more(
 # -- append-only rows -------------------------------------------------------------------------------------
 
 
-def test_what_came_is_not_changed_by_anybody(true_world: World) -> None:
+def test_dead_letters_events_and_activity_log_are_append_only(true_world: World) -> None:
     true_world.park(failed(b"oops"))
     for change in (update(dead_letters).values(body=b"else"), dead_letters.delete()):
         with pytest.raises(Exception, match="append-only"), true_world.engine.begin() as connection:

@@ -229,7 +229,7 @@ def test_sender_of_a_letter_that_the_broker_made_is_not_read_from_its_headers(
     assert "reply_to" not in replay_of(letter, "operator").properties
 
 
-def test_what_the_broker_or_a_worker_said_is_not_sent_again(office: DeadLetterOffice) -> None:
+def test_replay_leaves_out_what_the_broker_or_a_worker_added(office: DeadLetterOffice) -> None:
     delivery = failed(headers={"trace": "t"})
     said = {
         "x-death": [{"count": 1}],
@@ -318,7 +318,7 @@ def test_a_crash_after_the_commit_leaves_one_letter_and_counts_it_once(office: D
     assert [len(office.story(letter.number).events) for letter in parked(office)] == [1, 1]
 
 
-def test_of_a_long_story_only_the_failures_in_question_are_read(engine: Engine) -> None:
+def test_long_history_is_read_only_for_the_failures_in_question(engine: Engine) -> None:
     office = DeadLetterOffice(engine, clock=lambda: NOW + timedelta(days=1))
     for second in range(20):
         park(office, failed(at=NOW + timedelta(seconds=second)))
@@ -330,7 +330,7 @@ def test_of_a_long_story_only_the_failures_in_question_are_read(engine: Engine) 
         assert len(connection.exec_driver_sql(*asked).all()) == 2, "of 21"
 
 
-def test_nothing_is_acknowledged_that_is_not_committed(
+def test_uncommitted_dead_letters_are_not_acknowledged(
     office: DeadLetterOffice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = FakeLink(failed(b"a"), failed(b"b"))

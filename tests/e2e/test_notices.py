@@ -47,7 +47,7 @@ def counted(application: Application, outcome: str) -> int:
     return int(value or 0)
 
 
-def test_who_binds_a_queue_hears_what_it_is_bound_for(
+def test_queue_receives_the_notices_it_is_bound_for(
     application: Application, witness: Witness, ear: str
 ) -> None:
     depleted_only = listen(witness, "balance.depleted")
@@ -91,7 +91,7 @@ def test_a_notice_nobody_listens_to_is_no_matter(
     assert [record for record in caplog.records if record.levelname not in {"DEBUG", "INFO"}] == []
 
 
-def test_what_time_brings_about_is_told_when_the_scheduler_has_it_booked(
+def test_due_notice_is_sent_when_the_command_of_the_scheduler_is_applied(
     application: Application, catalog: Catalog, witness: Witness, ear: str
 ) -> None:
     now = datetime.now(UTC)

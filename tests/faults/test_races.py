@@ -152,7 +152,7 @@ LEFT = {
 
 
 @pytest.mark.parametrize("contest", LEFT)
-def test_of_two_that_cannot_both_have_their_way_one_has_it(
+def test_one_of_two_competing_commands_has_its_way(
     contest: str, race: Race, application: Application, catalog: Catalog
 ) -> None:
     users = [f"u{number}" for number in range(25)]

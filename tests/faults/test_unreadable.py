@@ -93,7 +93,7 @@ def test_properties_that_nobody_can_read_make_a_letter_and_the_neighbours_go_on(
     nothing_is_left(witness)
 
 
-def test_what_can_be_read_is_applied_however_odd(application: Application, witness: Witness) -> None:
+def test_readable_message_is_applied_however_odd(application: Application, witness: Witness) -> None:
     with running(application):
         for number, properties in enumerate(READABLE.values()):
             send(witness, GOOD.replace(b"poison", b"odd-%d" % number), properties)
@@ -141,7 +141,7 @@ class RawKey(str):
         return super().encode("latin-1")
 
 
-def test_what_would_multiply_or_end_a_letter_stays_behind(
+def test_dead_letter_drops_properties_that_would_copy_or_expire_it(
     application: Application, rabbitmq: RabbitMQServer, witness: Witness
 ) -> None:
     witness.channel.queue_declare("usage.copied")
