@@ -1,4 +1,4 @@
-"""What the tests share: real servers, and of each a database, a virtual host or a file of the test's own."""
+"""Shared fixtures: real servers, and a database, a virtual host or a file for each test."""
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,7 @@ from tests.support.processes import WorkerProcesses
 from tests.support.provision import PostgresServer, RabbitMQServer, postgres_server, rabbitmq_server
 from tests.support.recycling import Recycled
 from tests.support.witness import Witness
-from tests.support.worlds import LIMITS  # noqa: F401 - brings the profile of Hypothesis along
+from tests.support.worlds import LIMITS  # noqa: F401 - registers the Hypothesis profile
 from worker.bootstrap import Application
 from worker.broker import BILLING, open_link
 from worker.catalog import Catalog, load_catalog
@@ -70,7 +70,7 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def recycled(postgres: PostgresServer, postgres_template: str) -> Iterator[Recycled]:
-    """Databases that are emptied after a test and used again."""
+    """Pool of databases that are emptied after a test and used again."""
     databases = Recycled(postgres, postgres_template)
     yield databases
     databases.close()
@@ -107,7 +107,7 @@ def engine(database_url: str) -> Iterator[Engine]:
 
 @pytest.fixture
 def postgres_engine(postgres_url: str) -> Iterator[Engine]:
-    """An engine on a migrated PostgreSQL database, for what only PostgreSQL does."""
+    """An engine on a migrated PostgreSQL database, for behaviour of PostgreSQL alone."""
     engine = ledger_engine(postgres_url)
     yield engine
     engine.dispose()
@@ -121,7 +121,7 @@ def catalog() -> Catalog:
 
 @pytest.fixture
 def apply(engine: Engine, catalog: Catalog) -> Apply:
-    """Applies commands to the ledger in one transaction and gives their answers."""
+    """Apply commands to the ledger in one transaction and return their answers."""
     return partial(applied, engine, catalog)
 
 
@@ -145,7 +145,7 @@ def broker_url(bare_broker_url: str) -> str:
 
 @pytest.fixture
 def witness(broker_url: str) -> Iterator[Witness]:
-    """The other end of the wire, through the other client."""
+    """Witness at the other end of the wire, which uses the other client library."""
     with Witness(broker_url) as witness:
         yield witness
 
@@ -166,6 +166,6 @@ def application(worker_settings: Settings) -> Iterator[Application]:
 
 @pytest.fixture
 def workers(worker_settings: Settings) -> Iterator[WorkerProcesses]:
-    """Starts worker processes and sees to it that none is left."""
+    """Start worker processes; end those that are left."""
     with WorkerProcesses(worker_settings) as processes:
         yield processes

@@ -1,4 +1,4 @@
-"""The catalog: the packaged default, and what is said about a bad file."""
+"""The catalog: the packaged default, and the errors about a bad file."""
 
 import re
 from itertools import pairwise
@@ -60,7 +60,7 @@ def test_an_own_file_is_taken_instead_and_zero_is_a_value(tmp_path: Path) -> Non
     assert (catalog.pricing["upload"].rounding, catalog.pricing["upload"].minimum_tokens) == ("up", 0)
 
 
-def test_what_is_left_out_means_the_careful_thing(tmp_path: Path) -> None:
+def test_omitted_setting_has_the_careful_default(tmp_path: Path) -> None:
     catalog = loaded(tmp_path, GOOD)
     assert (catalog.payments.when_spent, catalog.payments.on_dispute) == ("debt", "wait")
     assert catalog.refunds.unbound == "refuse"
@@ -70,7 +70,7 @@ def test_what_is_left_out_means_the_careful_thing(tmp_path: Path) -> None:
     assert catalog.packages[0].valid_days is None
 
 
-def test_what_is_given_is_spent_before_what_is_bought() -> None:
+def test_granted_tokens_are_spent_before_bought_ones() -> None:
     priorities = load_catalog().priorities.model_dump()
     assert max(p for source, p in priorities.items() if source not in ("purchase", "carried_over")) < min(
         priorities["purchase"], priorities["carried_over"]

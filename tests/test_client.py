@@ -1,4 +1,4 @@
-"""The client for producers in Python: one message out, confirmed; one reply back, from a real worker."""
+"""Client for producers in Python: it publishes with confirms and gets replies from a real worker."""
 
 import ast
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ def client(broker_url: str) -> Iterator[BillingClient]:
 
 
 def answer(witness: Witness, *, queue: str = "billing.usage", body: bytes = b"", **properties: str) -> str:
-    """Takes a command like a worker would and sends ``body`` to where its reply is to go; returns where."""
+    """Take a command as a worker does, send ``body`` to its reply queue, and return that queue's name."""
     ((request, _),) = witness.take(queue, 1)
     own = {"correlation_id": request.correlation_id} | properties
     witness.channel.basic_publish("", request.reply_to, body, pika.BasicProperties(**own))
@@ -99,7 +99,7 @@ def test_tokens_are_held_before_a_price_is_known(client: BillingClient, workers:
     )
 
 
-def test_what_is_sent_is_answered_on_the_queue_that_was_named(
+def test_sent_command_is_answered_on_the_named_queue(
     broker_url: str, witness: Witness, workers: WorkerProcesses
 ) -> None:
     workers.start()
@@ -109,7 +109,7 @@ def test_what_is_sent_is_answered_on_the_queue_that_was_named(
     assert [replies[id_][0]["referenceId"] for id_ in ids] == ["open-ann", "d-1"]
 
 
-# -- what goes out ----------------------------------------------------------------------------------------
+# -- publishing -------------------------------------------------------------------------------------------
 
 
 def test_a_command_goes_out_persistent_and_with_its_ids(
@@ -179,7 +179,7 @@ def test_a_reply_that_comes_late_is_not_taken_for_another(client: BillingClient,
 
 
 class Answering(BillingClient):
-    """A client whose command is answered as soon as it is out, by ``witness`` with ``body``."""
+    """A client whose command is answered by ``witness`` with ``body`` as soon as it is published."""
 
     witness: Witness
     body: bytes

@@ -1,4 +1,4 @@
-"""docker-compose.yml without an engine: valid, in order, without secrets, and every command one that runs."""
+"""Checks of docker-compose.yml without an engine: validity, order, no secrets, commands that run."""
 
 import re
 import shlex
@@ -28,7 +28,7 @@ OURS = {name: service for name, service in SERVICES.items() if "build" in servic
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:
-    """Every command of the file that is ours, with its service."""
+    """Yield every ``billing-worker`` command of the file, with its service."""
     for name, service in SERVICES.items():
         for words in (service.get("command", []), service.get("healthcheck", {}).get("test", ["CMD"])[1:]):
             if words and words[0] == "billing-worker":
@@ -36,7 +36,7 @@ def commands() -> Iterator[tuple[str, list[str]]]:
 
 
 def resolved(words: list[str]) -> click.Context:
-    """The command that ``words`` lead to, its options parsed."""
+    """Return the context of the command that ``words`` name, with its options parsed."""
     command: click.Command = cli
     context = click.Context(cli, info_name="billing-worker")
     while isinstance(command, click.Group):
@@ -173,7 +173,7 @@ def dockerfile() -> list[list[str]]:
     return [line.split() for line in text.splitlines()]
 
 
-def test_what_is_copied_into_the_image_exists_and_is_all_the_package_needs() -> None:
+def test_files_copied_into_the_image_exist_and_are_all_the_package_needs() -> None:
     sources = [source for word, *rest in dockerfile() if word == "COPY" for source in rest[:-1]]
     assert all((ROOT / source).exists() for source in sources)
     assert set(sources) == {"pyproject.toml", "README.md", "schemas", "worker"}
@@ -260,7 +260,7 @@ def test_the_health_check_of_postgresql_is_a_command_of_its_own(postgres: Postgr
 def test_the_health_check_of_rabbitmq_is_a_command_of_its_own(rabbitmq: RabbitMQServer) -> None:
     _, program, *words = SERVICES["rabbitmq"]["healthcheck"]["test"]
     assert [program, *words] == ["rabbitmq-diagnostics", "-q", "check_port_connectivity"]
-    if isinstance(rabbitmq, RabbitMQ):  # a given broker's node is not ours to ask
+    if isinstance(rabbitmq, RabbitMQ):  # the node of a given broker is not ours to ask
         script = rabbitmq._script.with_name(program)  # beside the server's; Debian's on PATH changes the user
         asked = subprocess.run(
             [str(script), *words], env=rabbitmq._environment(), capture_output=True, timeout=60

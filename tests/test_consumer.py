@@ -1,4 +1,4 @@
-"""The loop: through outages of either server, in suspicion, and to its end."""
+"""Consumer loop: in outages of either server, with suspected messages, and at its end."""
 
 import logging
 import random
@@ -28,7 +28,7 @@ NOW = datetime(2026, 11, 26, tzinfo=UTC)
 
 @dataclass
 class FakeStop:
-    """Stops after so many waits; waits for nothing."""
+    """Stop that comes after ``waits_left`` waits, none of which takes time."""
 
     waits_left: int = 1000
     requested: bool = False
@@ -42,7 +42,7 @@ class FakeStop:
 
 @dataclass
 class FakeLedger:
-    """Fails to answer as often as said."""
+    """Ledger whose probe fails ``failures`` times."""
 
     failures: int = 0
 
@@ -54,7 +54,7 @@ class FakeLedger:
 
 @dataclass
 class FakePipeline:
-    """Remembers the batches; fails with each of ``errors`` first, and tells the broker after its own."""
+    """Pipeline that records batches; raises ``errors`` on apply and ``broker_errors`` on answer first."""
 
     errors: list[Exception] = field(default_factory=list)
     broker_errors: list[Exception] = field(default_factory=list)
@@ -101,7 +101,7 @@ def consumer(
     record: FakeRecord | None = None,
     **pace: Any,
 ) -> Consumer:
-    """A loop that opens ``links`` one after the other; an exception among them is raised instead."""
+    """Return a loop that opens ``links`` one after the other; an exception among them is raised instead."""
     opening = iter(links)
 
     def connect(held: Mapping[str, int]) -> Link:
@@ -145,7 +145,7 @@ def messages(count: int, **options: Any) -> list[Delivery]:
     return [delivery(b"{}", **options) for _ in range(count)]
 
 
-def test_what_has_arrived_is_settled_in_batches_of_at_most_the_maximum() -> None:
+def test_arrived_deliveries_are_processed_in_batches_up_to_the_maximum() -> None:
     link, pipeline = FakeLink(*messages(7)), FakePipeline()
     consumer([link], pipeline, FakeStop()).run(drain=True)
     assert [len(batch) for batch in pipeline.batches] == [3, 3, 1]
@@ -189,13 +189,13 @@ def test_a_lost_broker_is_connected_again_and_told_once(caplog: pytest.LogCaptur
     first, last = FakeLink(*messages(1)), FakeLink(*messages(1))
     gone = [BrokerUnavailableError("refused")] * 5
     consumer([first, *gone, last], pipeline, FakeStop()).run(drain=True)
-    assert first.acknowledged == []  # the broker has it still, and delivers it again
+    assert first.acknowledged == []  # the broker still has it, and delivers it again
     assert first.closed
     assert len(last.acknowledged) == 1
     assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
 
 
-def test_nothing_is_taken_from_the_broker_before_the_ledger_answers() -> None:
+def test_consumer_takes_nothing_from_the_broker_before_the_ledger_answers() -> None:
     ledger, stop, link = FakeLedger(failures=4), FakeStop(), FakeLink(*messages(1))
     consumer([link], FakePipeline(), stop, ledger).run(drain=True)
     assert len(stop.waited_s) == 4
@@ -246,7 +246,7 @@ def test_the_broker_is_told_of_one_batch_while_the_ledger_has_the_next() -> None
     assert link.acknowledged == [delivery for batch in pipeline.batches for delivery in batch]
 
 
-def test_nothing_is_told_before_the_ledger_has_it() -> None:
+def test_replies_are_sent_only_after_the_ledger_has_the_batch() -> None:
     class Orderly(FakePipeline):
         def tell(self, link: Link, items: Sequence[Item]) -> None:
             assert [item.delivery for item in items] in self.batches
@@ -287,7 +287,7 @@ def test_the_link_is_kept_alive_while_the_ledger_takes_its_time() -> None:
 
     class Slow(FakePipeline):
         def apply(self, items: Sequence[Item]) -> None:
-            # The loop does it once a round; the second time is for the ledger's sake.
+            # The loop does it once a round; the second time is while the ledger works.
             assert not self.batches or not items or all(kept.acquire(timeout=PATIENCE_S) for _ in range(2))
             super().apply(items)
 
@@ -419,7 +419,7 @@ def test_worker_holds_one_message_where_one_crashed_alone_and_more_after_a_trial
     assert held == [1, HELD_AT_FIRST]
 
 
-def test_what_is_held_in_a_long_outage_is_given_back_before_the_broker_takes_it() -> None:
+def test_deliveries_held_in_a_long_outage_are_given_back_before_the_broker_takes_them() -> None:
     link, pipeline, stop = FakeLink(*messages(1)), FakePipeline(), FakeStop()
     pipeline.errors = [LedgerUnavailableError("down")] * 1000
     again = FakeLink(*messages(1))

@@ -66,7 +66,7 @@ def test_known_configuration_is_never_suspected() -> None:
 
 
 def told(limit: DeadLetterLimit, queue: str, refusals: Sequence[str | None]) -> int:
-    """How many refusals become dead letters."""
+    """Return the number of refusals that become dead letters."""
     return sum(limit.add_message(queue, refusal) and refusal is not None for refusal in refusals)
 
 
@@ -133,7 +133,7 @@ def good(count: int, name: str = "good") -> list[Delivery]:
 
 @pytest.fixture
 def tries(monkeypatch: pytest.MonkeyPatch) -> Tries:
-    """A bug on every command whose reference begins with ``bad``; the sizes of what was decided at once."""
+    """Raise a bug on references that begin with ``bad``; record the number of commands of each decision."""
     tries: Tries = []
 
     def deciding(commands: Sequence[Command], *arguments: Any) -> Any:
@@ -201,7 +201,7 @@ def test_other_lanes_of_the_batch_go_on(make: Make, tries: Tries) -> None:
 def test_batch_of_faults_is_not_isolated_to_its_end(make: Make, tries: Tries) -> None:
     link = settle(make(10), bad(500))
     assert len(link.letters) == len(link.acknowledged) == 10
-    assert len(tries) < 60  # ten messages of three tries, and the halves that lead there
+    assert len(tries) < 60  # ten messages with three tries each, and the halves before them
 
 
 def test_faults_with_successes_between_them_are_isolated_to_the_end(make: Make, tries: Tries) -> None:
@@ -273,7 +273,7 @@ def test_faults_in_writing_replies_pause_the_lane_too(
     link = settle(pipeline, deliveries)
     assert len(link.letters) == len(link.acknowledged) == 3
     assert pipeline.limit.is_over(USAGE)
-    settle(pipeline, good(5))  # what is applied again proves nothing of the replies
+    settle(pipeline, good(5))  # a command applied again proves nothing about the replies
     assert pipeline.limit.is_over(USAGE)
     (item,) = pipeline.receive(good(1))
     assert not pipeline.try_alone(item)

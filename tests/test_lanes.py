@@ -1,4 +1,4 @@
-"""Paused lanes: what is tried and when, who ends a pause, and what is shown of it."""
+"""Paused lanes: tries and their times, ends of a pause, and its display."""
 
 import random
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ SUSPICION = LimitExceeded(USAGE, PauseCode.CONFIG_SUSPECT, "501 of 700")
 
 
 class World:
-    """Lanes with a clock and a record of their own."""
+    """Lanes with a clock, a record, a link and metrics of their own."""
 
     def __init__(self) -> None:
         self.now, self.record, self.link, self.metrics = 0.0, FakePauses(), FakeLink(), Metrics()

@@ -1,4 +1,4 @@
-"""One batch: every delivery ends in an answer or a dead letter, and none disturbs its neighbours."""
+"""Pipeline: every delivery of a batch ends in a reply or a dead letter, and none disturbs its neighbours."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -81,7 +81,7 @@ def letter(message: Outgoing) -> DeadLetter:
     return DeadLetter.from_headers(message.headers)
 
 
-# -- answers ----------------------------------------------------------------------------------------------
+# -- replies ----------------------------------------------------------------------------------------------
 
 
 def test_every_delivery_is_answered_in_order_and_acknowledged_last(pipeline: Pipeline) -> None:
@@ -287,7 +287,7 @@ def test_a_full_reply_queue_of_one_caller_holds_nobody_up(pipeline: Pipeline, me
 
 
 @pytest.mark.parametrize("full", ["billing.replies", "billing.dead"])
-def test_what_must_be_told_is_held_until_there_is_room_and_only_that_is_sent_again(
+def test_refused_reply_or_dead_letter_is_held_until_there_is_room_and_alone_sent_again(
     pipeline: Pipeline, full: str
 ) -> None:
     link = FakeLink()
@@ -305,7 +305,7 @@ def test_what_must_be_told_is_held_until_there_is_room_and_only_that_is_sent_aga
     link.refusing = set()
     through(pipeline, link, items)
     assert link.acknowledged == deliveries
-    assert len(link.published) == 4  # three replies and a letter, each once
+    assert len(link.published) == 4  # three replies and a dead letter, each once
     assert not any(reply["duplicate"] for reply in link.replies)
 
 
@@ -562,7 +562,7 @@ def test_refused_reference_is_told_the_prefix(engine: Engine, catalog: Catalog, 
         ({"credit.*": ["gateway"]}, None),
     ],
 )
-def test_who_may_not_send_an_item_may_not_send_it_in_a_batch(
+def test_sender_rules_apply_to_the_items_of_a_batch(
     engine: Engine,
     catalog: Catalog,
     metrics: Metrics,
@@ -626,7 +626,7 @@ def test_batch_of_malformed_items_alone_moves_nothing(pipeline: Pipeline) -> Non
 
 
 def test_place_of_an_item_counts_malformed_ones(engine: Engine, catalog: Catalog, metrics: Metrics) -> None:
-    """In the rules about senders and in a conflict."""
+    """In the sender rules and in a conflict."""
     record = {"type": "usage.record", "referenceId": "m", "meter": "ocr", "quantity": 1}
     guarded = make_pipeline(engine, catalog, metrics, Policy(senders={"usage.record": ["meter"]}))
     link = settle(guarded, delivery(batch({}, deduct(), record), user_id="app"))
@@ -733,7 +733,7 @@ def test_a_refused_notice_that_has_no_place_among_the_letters_either_is_held(pip
             through(pipeline, link, items)
     link.refusing = {"balance.low"}
     through(pipeline, link, items)
-    assert len(link.published) == 2  # the reply and the letter, each once
+    assert len(link.published) == 2  # the reply and the dead letter, each once
     assert len(link.acknowledged) == 1
 
 
@@ -763,7 +763,7 @@ def test_an_event_exchange_that_is_missing_holds_the_notice_and_repeats_no_reply
 DUE = {"type": "account.settle", "referenceId": "due:1", "userId": "u"}
 
 
-def test_nobody_waits_for_an_answer_to_the_scheduler(pipeline: Pipeline, engine: Engine) -> None:
+def test_scheduler_gets_no_reply(pipeline: Pipeline, engine: Engine) -> None:
     scheduled: dict[str, Any] = {"app_id": SCHEDULER_APP_ID, "message_id": "due:1"}
     deliveries = [delivery(OPEN), delivery(DUE, **scheduled), delivery({**DUE, "x": 1}, **scheduled)]
     link = settle(pipeline, *deliveries)
@@ -788,7 +788,7 @@ def test_anybody_else_who_settles_an_account_is_answered(
 
 @pytest.fixture
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Makes the decision fail wherever the reference ``poison`` is in the batch; counts the decisions."""
+    """Make ``decide`` fail for a batch with the reference ``poison``; record the size of each decision."""
     sizes: list[int] = []
 
     def sabotaged(commands: Sequence[Command], *rest: Any) -> Any:
@@ -890,7 +890,7 @@ def test_contention_is_tried_again_and_then_waited_out(
 
 
 class CrashError(BaseException):
-    """The process is gone: nothing catches it."""
+    """End of the process, which nothing catches."""
 
 
 @pytest.mark.parametrize("step", ["load", "decide", "write", "commit", "publish", "acknowledge"])

@@ -1,4 +1,4 @@
-"""Rules about who may send what and where a reply may go, as tables."""
+"""Rules about senders and reply addresses, as tables."""
 
 import pytest
 

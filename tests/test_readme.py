@@ -1,4 +1,4 @@
-"""The README stays true: its commands parse, its variables exist, its program runs and says what it says."""
+"""Checks of the README: its commands parse, its variables exist, its program prints the output shown."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""What falls due is published once in a while and applied once, whoever publishes it and however often."""
+"""Scheduler: due changes are published now and then and applied once, whoever publishes, however often."""
 
 import logging
 import random
@@ -42,7 +42,7 @@ SECOND, MINUTE, HOUR, DAY = (timedelta(seconds=s) for s in (1, 60, 3600, 86_400)
 
 
 class Broker(FakeLink):
-    """A broker in memory in whose queue so many messages wait."""
+    """A broker in memory, in whose payments queue ``waiting`` messages wait."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,13 +59,13 @@ class Broker(FakeLink):
 
     @property
     def references(self) -> list[str]:
-        """Of all that was published, in order."""
+        """References of all published commands, in order."""
         return [SettleAccount.model_validate_json(message.body).reference_id for message in self.published]
 
 
 @pytest.fixture
 def engine(sqlite_url: str) -> Iterator[Engine]:
-    """A ledger for what is the same on every database."""
+    """A SQLite ledger: these tests are the same on every database."""
     engine = ledger_engine(sqlite_url)
     yield engine
     engine.dispose()
@@ -86,7 +86,7 @@ Schedulers = Callable[..., Scheduler]
 
 @pytest.fixture
 def schedulers(engine: Engine, broker: Broker, metrics: Metrics) -> Schedulers:
-    """Makes schedulers on the test's ledger and the broker in memory."""
+    """Make schedulers on the test's ledger and the broker in memory."""
 
     def make(**options: Any) -> Scheduler:
         given: dict[str, Any] = {"connect": broker.connect, "engine": engine, "interval_s": 5.0, "rate": 200}
@@ -96,7 +96,7 @@ def schedulers(engine: Engine, broker: Broker, metrics: Metrics) -> Schedulers:
 
 
 def held(user: str, ttl_s: int = 60, tokens: int = 100) -> list[Command]:
-    """An account with a hold that runs out."""
+    """Return the commands for an account with a hold that runs out."""
     return [
         OpenAccount(reference_id=f"open-{user}", user_id=user, tier="pro"),
         ReserveUsage(reference_id=f"hold-{user}", user_id=user, tokens=tokens, ttl_seconds=ttl_s),
@@ -104,16 +104,16 @@ def held(user: str, ttl_s: int = 60, tokens: int = 100) -> list[Command]:
 
 
 def fill(engine: Engine, catalog: Catalog, count: int, *, now: datetime = NOW, step_s: int = 0) -> None:
-    """So many accounts with holds that run out a minute after ``now`` and later, ``step_s`` apart."""
+    """Open ``count`` accounts with holds that run out from a minute after ``now`` on, ``step_s`` apart."""
     users = [f"u{n:05}" for n in range(count)]
     commands = [command for n, user in enumerate(users) for command in held(user, 60 + step_s * n)]
     applied(engine, catalog, *commands, now=now)
 
 
-# -- what is published ------------------------------------------------------------------------------------
+# -- publishing -------------------------------------------------------------------------------------------
 
 
-def test_what_is_due_becomes_a_command_whose_reference_is_the_account_and_the_time(
+def test_due_account_becomes_a_command_whose_reference_is_the_account_and_the_time(
     engine: Engine, catalog: Catalog, schedulers: Schedulers, broker: Broker, metrics: Metrics
 ) -> None:
     applied(engine, catalog, *held("ann"), now=NOW)
@@ -149,7 +149,7 @@ def test_two_schedulers_give_it_the_same_reference(
     assert len(set(broker.references)) == 3
 
 
-def test_what_was_published_is_left_to_the_workers_for_a_while(
+def test_published_command_is_left_to_the_workers_for_a_while(
     engine: Engine, catalog: Catalog, schedulers: Schedulers, broker: Broker
 ) -> None:
     fill(engine, catalog, 2)
@@ -163,7 +163,7 @@ def test_what_was_published_is_left_to_the_workers_for_a_while(
 def test_a_reference_that_settled_nothing_is_not_the_last_word(
     engine: Engine, catalog: Catalog, schedulers: Schedulers, broker: Broker
 ) -> None:
-    """A worker whose clock is far behind ours finds nothing due, and the reference is spent."""
+    """A worker whose clock is far behind finds nothing due, and yet uses up the reference."""
     fill(engine, catalog, 1)
     scheduler, due = schedulers(), NOW + MINUTE
     for late in (0 * HOUR, HOUR - REMEMBERED_FOR, HOUR, HOUR + REMEMBERED_FOR, 25 * HOUR):
@@ -181,7 +181,7 @@ def test_references_are_the_same_in_every_time_zone() -> None:
     )
 
 
-# -- how much at a time -----------------------------------------------------------------------------------
+# -- rate -------------------------------------------------------------------------------------------------
 
 
 def test_a_backlog_is_published_at_the_rate_the_longest_due_first(
@@ -198,7 +198,7 @@ def test_a_backlog_is_published_at_the_rate_the_longest_due_first(
 def test_accounts_that_cannot_be_settled_do_not_stand_in_the_others_way(
     engine: Engine, catalog: Catalog, schedulers: Schedulers, broker: Broker
 ) -> None:
-    """Nothing is settled here at all, and each account has its turn, again and again."""
+    """No worker posts anything here, and each account still gets its turn again and again."""
     fill(engine, catalog, 25, step_s=1)
     scheduler = schedulers(rate=2)
     published = [scheduler.tick(NOW + HOUR + n * REMEMBERED_FOR) for n in range(9)]
@@ -222,7 +222,7 @@ def test_a_queue_that_is_not_emptied_is_not_filled(
 # -- failures ---------------------------------------------------------------------------------------------
 
 
-def test_of_a_queue_that_is_full_only_what_was_refused_is_published_again(
+def test_full_queue_gets_only_the_refused_messages_again(
     engine: Engine, catalog: Catalog, schedulers: Schedulers, broker: Broker
 ) -> None:
     fill(engine, catalog, 4)
@@ -253,7 +253,7 @@ def test_a_queue_that_is_missing_says_what_to_run(
 
 @dataclass
 class Stop:
-    """Ends the loop after so many waits; waits for nothing."""
+    """Stop that comes after ``waits_left`` waits, none of which takes time."""
 
     waits_left: int
     requested: bool = False
@@ -342,7 +342,7 @@ def test_a_broker_that_refuses_it_from_the_first_ends_it_and_later_it_is_waited_
     assert len(broker.published) == 1
 
 
-# -- the question to the database -------------------------------------------------------------------------
+# -- query for due accounts -------------------------------------------------------------------------------
 
 
 def test_accounts_are_found_page_by_page_also_where_many_fell_due_at_once(
@@ -393,7 +393,7 @@ def test_it_is_answered_from_an_index(postgres_engine: Engine, after: DueAccount
 
 
 def settled(engine: Engine) -> Counter[str]:
-    """How many settlings were applied, by user."""
+    """Return the number of applied ``account.settle`` commands by user."""
     with engine.connect() as connection:
         rows = connection.execute(
             select(operations.c.user_id, func.count().label("count"))
@@ -408,7 +408,7 @@ def nothing_is_due(engine: Engine) -> bool:
 
 
 def balances(engine: Engine) -> dict[str, tuple[int, int]]:
-    """What each user has, and how much of it is held."""
+    """Return the balance of each user and its held tokens."""
     with engine.connect() as connection:
         rows = connection.execute(select(accounts.c.user_id, accounts.c.balance, accounts.c.held))
         return {row.user_id: (row.balance, row.held) for row in rows}
@@ -462,7 +462,7 @@ def test_two_schedulers_and_a_worker_book_everything_that_fell_due_once(
 def test_after_a_day_of_standing_still_all_is_caught_up_at_the_rate(
     application: Application, catalog: Catalog, witness: Witness
 ) -> None:
-    """Two thousand holds ran out in a day; eighty a second are what the rate allows."""
+    """Two thousand holds ran out in a day; the rate allows eighty a second."""
     now = datetime.now(UTC)
     fill(application.engine, catalog, 2_000, now=now - DAY - HOUR, step_s=40)
     application.settings = application.settings.model_copy(
@@ -572,7 +572,7 @@ def test_a_worker_can_do_it_beside_its_work(
     assert set(settled(application.engine).values()) == {1}
 
 
-def test_of_several_workers_the_first_does_it() -> None:
+def test_first_of_several_workers_runs_the_scheduler() -> None:
     settings = load_settings(workers=3)
     told = [
         environment["BILLING_WITH_SCHEDULER"] for environment in _environments(settings, with_scheduler=True)

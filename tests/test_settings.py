@@ -1,4 +1,4 @@
-"""Where settings come from, what is said of a bad one, and that passwords stay where they are."""
+"""Settings: their sources and precedence, errors about bad values, and passwords that are never shown."""
 
 import os
 from pathlib import Path

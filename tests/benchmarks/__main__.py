@@ -19,7 +19,7 @@ from tests.benchmarks.stage import BenchmarkError, started_servers
 from tests.support.servers import ManagementError, ServerError
 from worker.errors import BillingError
 
-#: What may happen to a run without a fault in the benchmark; told in one line.
+#: Errors that a run may meet without a fault in the benchmark; each is reported in one line.
 _EXPECTED = (BenchmarkError, BillingError, ServerError, ManagementError, DBAPIError, AMQPError, OSError)
 
 #: Messages and users of the run before all others, which is not counted: servers are slow at first.

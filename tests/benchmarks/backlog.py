@@ -18,7 +18,7 @@ _STEADY, _PEAK, _FLAT = Goal(0.8), Goal(150, "at most"), Goal(1.1, "at most")
 
 @dataclass(slots=True)
 class Log:
-    """What was seen of a run as it went on: replies so far, and resident memory in MB, each with its time."""
+    """Log of a run as it goes on: replies so far, and resident memory in MB, each with its time."""
 
     every_s: float = _EVERY_S
     replies: list[tuple[float, int]] = field(default_factory=list)
@@ -47,7 +47,7 @@ class Log:
         return [each for each in most if each]
 
     def _when(self, replied: float) -> float:
-        """When so many were replied: in between what was seen, evenly."""
+        """Time when so many were replied, interpolated evenly between the samples."""
         for (start, low), (end, high) in pairwise(self.replies):
             if low <= replied <= high and high > low:
                 return start + (end - start) * (replied - low) / (high - low)
@@ -55,7 +55,7 @@ class Log:
 
 
 def run(context: Context) -> Result:
-    """Once: it is long enough to be its own median."""
+    """Measure once: the run is long enough to be its own median."""
     messages, users = context.sized(1_000_000, 3_000), context.accounts()
     log = Log(_EVERY_S_IF_SHORT if context.is_short else _EVERY_S)
     measured = settled_backlog(context, messages, users, log)

@@ -14,7 +14,7 @@ _BY_TWO = "batches of many users, two workers"
 
 
 def run(context: Context) -> Result:
-    """Batches of one user, of many, these with two workers, singles …; of a batch counts what it brings."""
+    """Batches of one user, of many, these with two workers, singles …; a batch counts by its items."""
     singles, users = context.sized(30_000, 600), context.accounts(short=200)
     count = max(singles * 3 // _ITEMS, 1)
 

@@ -1,4 +1,4 @@
-"""Where the microseconds of a message go, and what the machine would allow at most."""
+"""Microseconds of a message by step, and the most that the machine would allow."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -79,7 +79,7 @@ def looked_into(context: Context, messages: int, users: int) -> Inside:
 
 @contextmanager
 def _counting(servers: Servers) -> Iterator[Servers]:
-    """The same with a PostgreSQL that counts what its statements take, where one can be had."""
+    """The servers, with a PostgreSQL that counts the time of its statements where one can be had."""
     if "postgresql" not in servers.process_ids() or not _has_library(servers):
         yield servers
         return
@@ -113,7 +113,7 @@ def _forget_statements(stage: Stage) -> None:
 
 
 def _statements(stage: Stage, messages: int) -> Iterator[tuple[str, float]]:
-    """What each kind of statement took, in microseconds a message, without the small ones."""
+    """Time of each kind of statement, in microseconds a message, without the small ones."""
     if not _is_counting(stage):
         return
     query = text(

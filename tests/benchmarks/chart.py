@@ -22,7 +22,7 @@ _OPAQUE = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
 
 
 def can_be_drawn() -> bool:
-    """Whether matplotlib is here."""
+    """True where matplotlib is installed."""
     return find_spec("matplotlib") is not None
 
 

@@ -1,4 +1,4 @@
-"""Under which conditions figures came to be: a figure without them says nothing."""
+"""Conditions under which figures were measured: a figure without them says nothing."""
 
 import os
 import platform
@@ -95,7 +95,7 @@ def _processor() -> str:
 
 
 def _revision() -> str:
-    """The commit, and whether the files differ from it; nothing is certain of a copy without a history."""
+    """The commit, and whether the files differ from it; unknown for a copy without a history."""
     described = _git("describe", "--always", "--dirty", "--exclude=*")
     return described or "unknown"
 

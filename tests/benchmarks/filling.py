@@ -28,7 +28,7 @@ ALLOCATED, GIVEN = 10_000, 10_000_000
 
 @dataclass(frozen=True, slots=True)
 class Filling:
-    """What to fill in: ``entries`` in all, up to ``until`` (a whole second), of ``accounts`` accounts.
+    """Size of a filling: ``entries`` in all, up to ``until`` (a whole second), of ``accounts`` accounts.
 
     ``heavy`` of these have ``heavy_entries`` each, spread evenly over the year. Raises ValueError where that
     is more than there are, or an account would be left without its three entries of the opening.
@@ -48,7 +48,7 @@ class Filling:
 
     @property
     def light(self) -> int:
-        """How many accounts are not heavy."""
+        """Number of accounts that are not heavy."""
         return self.accounts - self.heavy
 
     @property
@@ -63,12 +63,12 @@ class Filling:
 
     @property
     def slots(self) -> int:
-        """The moments of the year at which something is booked: a light account opened, or a deduction."""
+        """Moments of the year at which something is recorded: a light account opened, or a deduction."""
         return self.light + self.light_uses + self.heavy_uses
 
     @property
     def used(self) -> int:
-        """How many deductions there are."""
+        """Number of all deductions."""
         return self.light_uses + self.heavy_uses
 
     def user(self, number: int) -> str:
@@ -76,7 +76,7 @@ class Filling:
         return f"user-{number - 1:06}"
 
     def parameters(self) -> dict[str, Any]:
-        """For the statements."""
+        """Parameters of the statements."""
         orders = list(_orders(self.light, self.light_uses // self.light + 2))
         last = self.light_uses // self.light + 1
         return {
@@ -98,7 +98,7 @@ class Filling:
 
 
 def _orders(light: int, rounds: int) -> Iterator[int]:
-    """For each round a factor that reaches every account once; the first keeps their order."""
+    """A factor for each round that reaches every account once; the first keeps their order."""
     yield 1
     chance = Random(light)
     for _ in range(rounds - 1):
@@ -171,8 +171,8 @@ WHERE indrelid IN ('entries'::regclass, 'operations'::regclass)
 
 _NEXT_ID = "SELECT setval(pg_get_serial_sequence('{table}', '{column}'), max({column})) FROM {table}"
 
-# Of each account: how much it takes at a time, when it was opened, how often it has taken and when it did so
-# last. The slot of a heavy use is the first by which so many are due, and that of a light one the same.
+# Rows of accounts: tokens of one deduction, number of deductions, times of the opening and of the last
+# deduction. The slot of a heavy use is the first by which so many are due, and that of a light one the same.
 _STORY = """
 WITH numbered AS (
     SELECT number, number - CAST(:heavy AS bigint) - 1 AS place

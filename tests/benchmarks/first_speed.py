@@ -1,4 +1,4 @@
-"""How fast one worker settles a prefilled queue of ``usage.deduct``, everything durable.
+"""Rate of one worker on a prefilled queue of ``usage.deduct``, everything durable.
 
 RabbitMQ quorum queues with persistent messages, PostgreSQL with fsync and synchronous commit, replies
 confirmed before the acknowledgement; broker, database, and worker share the machine. Afterwards every

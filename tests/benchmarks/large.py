@@ -110,7 +110,7 @@ def _filling(context: Context) -> Filling:
 
 @dataclass(slots=True)
 class _Load:
-    """Deductions by chance, other ones in each run."""
+    """Random deductions, different ones in each run."""
 
     context: Context
     stage: Stage
@@ -119,18 +119,18 @@ class _Load:
     settled: int = 0
 
     def on_filled(self, name: str) -> Measured:
-        """Of anybody among the accounts of the filled ledger."""
+        """Measure deductions of any account of the filled ledger."""
         return self._drained(name, self.stage, self._anybody(), self._next_seed())
 
     def on_touched(self, name: str) -> Measured:
-        """The same, when most pages have been touched since the checkpoint."""
+        """Measure the same after most pages have been touched since the checkpoint."""
         _checkpoint(self.stage)
         for _ in range(_TOUCHED):
             self._unmeasured()
         return self._drained(name, self.stage, self._anybody(), self._next_seed(), behind=False)
 
     def on_empty(self, name: str, users: int) -> Measured:
-        """Of each of ``users`` as often as of the others, on a ledger of their own."""
+        """Measure deductions of ``users`` in turns, on a ledger of their own."""
         with staged(self.context.servers) as stage:
             stage.open_accounts(users)
             run = self._drained(name, stage, in_turns(users), seed=0)
@@ -147,7 +147,7 @@ class _Load:
         return seed
 
     def _unmeasured(self) -> None:
-        """As many messages straight into the ledger, without a broker."""
+        """Write as many messages straight into the ledger, without a broker."""
         pick = uniform(self.filling.accounts, self.settled)
         self.stage.apply(deductions(self.messages, pick, self._next_seed()))
 
@@ -163,7 +163,7 @@ class _Load:
 
 
 def _checkpoint(stage: Stage) -> None:
-    """All runs begin behind a checkpoint, so that it falls into none of them, or into each alike."""
+    """Make a checkpoint before a run, so that it falls into none of them, or into each alike."""
     with stage.application.engine.connect() as connection:
         connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("CHECKPOINT"))
 
@@ -182,7 +182,7 @@ def _used(stage: Stage) -> int:
 
 
 def _asked(context: Context, stage: Stage, filling: Filling) -> tuple[Figure, ...]:
-    """What the read side takes for an answer, in milliseconds; a sample for each run."""
+    """Time of the read side's answers, in milliseconds; a sample for each run."""
     reader, catalog, now = Reader(stage.application.engine), stage.application.catalog, utc_now()
     chance = random.Random()
 
@@ -224,7 +224,7 @@ def _asked(context: Context, stage: Stage, filling: Filling) -> tuple[Figure, ..
 
 
 def _p99(question: Callable[[], None], times: int, chance: random.Random) -> float:
-    """Of the second time that all of it is asked: the first brings what it reads into memory."""
+    """p99 of the second round of queries: the first round brings the pages into memory."""
     taken: list[float] = []
     for _ in range(2):
         chance.seed(times)
@@ -239,7 +239,7 @@ def _milliseconds(question: Callable[[], None]) -> float:
 
 
 def _audited(context: Context, stage: Stage) -> float:
-    """How many seconds the audit takes. Raises UntrueLedgerError."""
+    """Duration of the audit in seconds. Raises UntrueLedgerError."""
 
     def told(step: Audited) -> None:
         context.progress(f"auditing {step.step}", step.done, step.total)

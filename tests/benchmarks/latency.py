@@ -1,4 +1,4 @@
-"""From publish to reply at a steady pace, far below what the worker could settle."""
+"""Latency from publish to reply at a steady pace, far below the rate that the worker could reach."""
 
 import subprocess
 import sys

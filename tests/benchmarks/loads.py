@@ -13,24 +13,24 @@ from worker.cli.demo.script import zipf_weights
 
 SEED = 20_261_123
 
-#: Whose the next message is: the number of a user.
+#: Picks the user of the next message, by number.
 Pick = Callable[[], int]
 
 
 def in_turns(users: int) -> Pick:
-    """Everybody as often as everybody else, and nobody twice in a row of ``users``."""
+    """Every user as often as the others, and none twice in a row of ``users``."""
     step = iter(range(0, 2**62, 7919))  # a prime, so that neighbours in the queue are none among the accounts
     return lambda: next(step) % users
 
 
 def uniform(users: int, seed: int = SEED) -> Pick:
-    """By chance, everybody alike."""
+    """Random users, all equally likely."""
     rng = random.Random(seed)
     return lambda: rng.randrange(users)
 
 
 def zipf(users: int, skew: float, seed: int = SEED) -> Pick:
-    """By chance, the user of rank n with a weight of 1/n^skew; the ranks lie scattered among the users."""
+    """Random users: rank n has a weight of 1/n^skew; the ranks lie scattered among the users."""
     rng = random.Random(seed)
     weights = list(accumulate(zipf_weights(users, skew)))
     order = list(range(users))
@@ -39,7 +39,7 @@ def zipf(users: int, skew: float, seed: int = SEED) -> Pick:
 
 
 def hot() -> Pick:
-    """Always the same one."""
+    """The same user for every message."""
     return lambda: 0
 
 

@@ -51,7 +51,7 @@ class MixedDay:
         self._fill(count)
 
     def messages(self) -> Iterator[Outgoing]:
-        """In the order in which they are published; one that is delivered again has its id again."""
+        """Messages in the order of publication; one that is delivered again keeps its id."""
         for _, message in self._placed:
             yield published(message.type, message.to_json(), f"{message.reference_id}/{message.attempt}")
 
@@ -101,7 +101,7 @@ class MixedDay:
             self._place("release", self._make.release(hold), after=place)
 
     def _refused(self) -> DeductUsage | PaymentSucceeded | ReleaseUsage:
-        """What the rules refuse: mostly for want of tokens."""
+        """A command that the rules reject, mostly for want of tokens."""
         make, user = self._make, self._anyone()
         chance = self._rng.random()
         if chance < 0.7:
@@ -115,7 +115,7 @@ class MixedDay:
         )
 
     def _place(self, kind: str, message: Command, *, after: float = 0.0) -> float:
-        """Somewhere in the day, but after so much of it."""
+        """Place the message somewhere in the day, but after so much of it."""
         self.kinds[kind] += 1
         place = after + (1 - after) * self._rng.random()
         self._placed.append((place, message))

@@ -1,4 +1,4 @@
-"""Where a worker's processor time goes: a worker in this process, its public steps wrapped by a stop-watch.
+"""Processor time of a worker by step: it runs in this process, its public steps wrapped by a stop-watch.
 
 Nothing in ``worker`` knows of it. A step counts without the steps inside it, in whichever thread it runs.
 """
@@ -21,7 +21,7 @@ from worker.correspondence import Correspondence
 from worker.ledger.store import Books
 from worker.pipeline import Pipeline
 
-#: What is wrapped, in the order of the sentence: the owner, the name, and what it is called.
+#: The wrapped functions, in the order of the sentence: the owner, the name, and the name of the step.
 _STEPS: tuple[tuple[Any, str, str], ...] = (
     (AmqpLink, "receive", "receive"),
     (Pipeline, "receive", "decode"),
@@ -43,7 +43,7 @@ class Spent(NamedTuple):
     clock: float = 0.0
 
     def since(self, before: "Spent") -> "Spent":
-        """What has been added to ``before``."""
+        """Time that has been added to ``before``."""
         return Spent(self.processor - before.processor, self.clock - before.clock)
 
     def plus(self, more: "Spent") -> "Spent":
@@ -52,7 +52,7 @@ class Spent(NamedTuple):
 
 
 class StopWatch:
-    """How much was spent in each step, by name."""
+    """Time spent in each step, by name."""
 
     def __init__(self) -> None:
         self.spent: defaultdict[str, Spent] = defaultdict(Spent)

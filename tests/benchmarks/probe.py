@@ -24,10 +24,10 @@ _PATIENCE_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What to send: ``counted`` deductions at ``per_second``, after ``warm_up`` of them that don't count.
+    """Messages to send: ``counted`` deductions at ``per_second``, after ``warm_up`` of them that don't count.
 
-    And before these one alone, whose reply is waited for: somebody is there. After them ``straight`` ones,
-    which go into the queue of the replies itself: what broker and caller need without a worker in between.
+    One goes alone before these, and its reply is waited for: a worker is there. ``straight`` ones come after
+    them, into the queue of the replies itself: they show what broker and caller need without a worker.
     """
 
     broker_url: str
@@ -39,22 +39,22 @@ class Task:
 
     @property
     def messages(self) -> int:
-        """How many requests a worker gets."""
+        """Number of requests that a worker gets."""
         return 1 + self.warm_up + self.counted
 
     def to_json(self) -> str:
-        """For the probe's standard input."""
+        """JSON for the probe's standard input."""
         return json.dumps(asdict(self))
 
     @classmethod
     def read(cls, text: str) -> Self:
-        """From the probe's standard input."""
+        """Read a task from the probe's standard input."""
         return cls(**json.loads(text))
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """In milliseconds: publish to reply, how late a request was sent, publish to the queue of the replies."""
+    """Times in milliseconds: publish to reply, delay of sending, publish to the queue of the replies."""
 
     latencies_ms: list[float]
     late_ms: list[float]
@@ -62,7 +62,7 @@ class Seen:
 
     @classmethod
     def read(cls, text: str) -> Self:
-        """From the probe's standard output."""
+        """Read the times from the probe's standard output."""
         return cls(**json.loads(text))
 
 
@@ -82,7 +82,7 @@ class Replies(threading.Thread):
         self._channel.queue_declare(self.queue, exclusive=True, auto_delete=True)
 
     def run(self) -> None:
-        """Until the last reply, or until the process ends."""
+        """Read until the last reply, or until the process ends."""
         self._channel.basic_consume(self.queue, self._on_reply, auto_ack=True)
         self._channel.start_consuming()
 
@@ -150,7 +150,7 @@ class _Requests:
 
 
 def _paced(task: Task, requests: _Requests) -> tuple[list[float], list[float]]:
-    """When each request was due, and when it was sent; the first of all has been sent already."""
+    """Send the requests at their times; return when each was due and when sent. The first is sent already."""
     began = monotonic() + 0.1
     due = [began + place / task.per_second for place in range(task.messages + task.straight)]
     sent = [began]

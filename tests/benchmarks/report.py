@@ -1,4 +1,4 @@
-"""What is left of a session: lines for a person, JSON with every sample, a table for the README."""
+"""Reports of a session: lines for a person, JSON with every sample, a table for the README."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,7 +23,7 @@ def lines(benchmark: Benchmark, result: Result) -> Iterator[str]:
 
 
 def table(results: Iterable[tuple[Benchmark, Result]]) -> Iterator[str]:
-    """Everything that has a goal, in Markdown; of what has none, the rates."""
+    """Table in Markdown: figures that have a goal; the first figure of a result that has none."""
     yield from _TABLE_HEAD
     for benchmark, result in results:
         with_goal = [figure for figure in result.figures if figure.goal is not None]

@@ -1,4 +1,4 @@
-"""How far it is: a bar on a terminal, a line a finished run in a pipe."""
+"""Progress: a bar on a terminal, a line a finished run in a pipe."""
 
 import sys
 from collections.abc import Iterator

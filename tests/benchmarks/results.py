@@ -1,4 +1,4 @@
-"""What a benchmark is, and what it says: figures with all their samples, some of them with a goal."""
+"""Benchmarks and their results: figures with all their samples, some of them with a goal."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,13 +10,13 @@ from tests.benchmarks.stage import Measured, Progress, Servers
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What a figure's median must be, in the figure's unit."""
+    """Bound that a figure's median must keep, in the figure's unit."""
 
     bound: float
     sense: Literal["at least", "at most"] = "at least"
 
     def is_reached_by(self, value: float) -> bool:
-        """Whether ``value`` is on the right side of the bound, or on it."""
+        """True if ``value`` is on the right side of the bound, or on it."""
         return value >= self.bound if self.sense == "at least" else value <= self.bound
 
 
@@ -44,11 +44,11 @@ class Figure:
 
     @property
     def reached(self) -> bool | None:
-        """Whether the goal is reached; None where there is none."""
+        """True if the goal is reached; None where there is none."""
         return None if self.goal is None else self.goal.is_reached_by(self.median)
 
     def to_dict(self) -> dict[str, Any]:
-        """For the JSON report: with every sample."""
+        """Form for the JSON report, with every sample."""
         return {
             "label": self.label,
             "unit": self.unit,
@@ -62,10 +62,10 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one benchmark measured.
+    """Measurements of one benchmark.
 
-    ``sizes`` say of what, by name; ``notes`` what the figures do not show (the bias); ``runs`` are what the
-    figures were made from, as they came; ``details`` go into the JSON report and nowhere else.
+    ``sizes`` say how much was measured, by name; ``notes`` say what the figures do not show (the bias);
+    ``runs`` are those behind the figures, as they came; ``details`` go into the JSON report and nowhere else.
     """
 
     figures: tuple[Figure, ...]
@@ -75,7 +75,7 @@ class Result:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """For the JSON report."""
+        """Form for the JSON report."""
         return {
             "sizes": dict(self.sizes),
             "figures": [figure.to_dict() for figure in self.figures],
@@ -86,20 +86,20 @@ class Result:
 
 
 class Reporter(Protocol):
-    """Who is told how far a benchmark is."""
+    """Receiver of a benchmark's progress."""
 
     def progress(self, step: str, done: int, total: int) -> None:
-        """So much of ``total`` (0: not known) is done of ``step``."""
+        """Report that so much of ``total`` (0: unknown) is done of ``step``."""
         ...
 
     def ran(self, line: str) -> None:
-        """A run has ended; ``line`` says with what."""
+        """Report the end of a run; ``line`` says its result."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a benchmark runs with.
+    """Servers, reporter and sizes that a benchmark runs with.
 
     ``messages`` and ``users`` are what was asked for, None where nothing was; ``is_short`` asks for the
     smallest sizes that make sense, for the tests.
@@ -114,15 +114,15 @@ class Context:
 
     @property
     def progress(self) -> Progress:
-        """What the steps of a run report to."""
+        """Callback that the steps of a run report to."""
         return self.reporter.progress
 
     def sized(self, normal: int, short: int) -> int:
-        """How many messages: what was asked for, or the benchmark's own size."""
+        """Number of messages: as asked for, or the benchmark's own size."""
         return self.messages or (short if self.is_short else normal)
 
     def accounts(self, normal: int = 10_000, short: int = 50) -> int:
-        """How many users: what was asked for, or the benchmark's own size."""
+        """Number of users: as asked for, or the benchmark's own size."""
         return self.users or (short if self.is_short else normal)
 
 
@@ -139,7 +139,7 @@ class Benchmark:
 def alternately(
     context: Context, contestants: Mapping[str, Callable[[], Measured]]
 ) -> dict[str, list[Measured]]:
-    """Each contestant once, and all over again: whatever disturbs the machine disturbs neighbours alike."""
+    """Run each contestant once, and all over again: a disturbance of the machine meets neighbours alike."""
     measured: dict[str, list[Measured]] = {name: [] for name in contestants}
     for number in range(1, context.runs + 1):
         for name, run in contestants.items():
@@ -191,7 +191,7 @@ def ratio(
     *,
     each: int = 1,
 ) -> Figure:
-    """The rate of ``firsts``, whose messages bring ``each`` items, in that of ``seconds``."""
+    """Ratio of the rate of ``firsts``, whose messages bring ``each`` items, to that of ``seconds``."""
     ours, theirs = [run.per_second * each for run in firsts], [run.per_second for run in seconds]
     of = f"{median(ours):,.0f} : {median(theirs):,.0f} {'messages/s' if each == 1 else 'items/s'}"
     return Figure(label, neighbours(ours, theirs), "×", goal, of)

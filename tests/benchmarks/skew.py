@@ -1,4 +1,4 @@
-"""Whose the messages are: everybody's alike, mostly a few users', or one user's."""
+"""Skew of the users: messages of everybody alike, mostly of a few users, or of one user."""
 
 from collections.abc import Callable
 from functools import partial

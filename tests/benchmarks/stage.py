@@ -1,7 +1,7 @@
-"""Where a run takes place: a ledger and a virtual host of its own, and the processes that settle a queue.
+"""Stage of a run: a ledger and a virtual host of its own, and the processes that work on a queue.
 
-What is measured is counted by the replies that wait in a queue, whoever sends them: the worker and those it
-is compared with are measured by the same means.
+The measure is the number of replies that wait in a queue, whoever sends them: the worker and those it is
+compared with are measured by the same means.
 """
 
 import gc
@@ -46,10 +46,10 @@ _LOG_LINES = 15
 
 T = TypeVar("T")
 
-#: What is being done, how much of it is done, how much there is (0: not known).
+#: Takes the step that runs, how much of it is done, and how much there is (0: unknown).
 Progress = Callable[[str, int, int], None]
 
-#: What one starts: the arguments of a process, and what its environment has besides ours.
+#: A process to start: its arguments, and the variables of its environment besides ours.
 ProcessCommand = tuple[list[str], dict[str, str]]
 
 #: Looks at a run while it goes on: how many replies there are, and the processes' ids.
@@ -93,7 +93,7 @@ class Measured:
         return sum(map(self.cpu_us, self.cpu))
 
     def to_dict(self) -> dict[str, Any]:
-        """For the JSON report."""
+        """Form for the JSON report."""
         return {
             "name": self.name,
             "messages": self.messages,
@@ -116,7 +116,7 @@ class Servers:
         return {name: [server.process_id] for name, server in parts.items() if hasattr(server, "process_id")}
 
 
-#: What anyone gives a database that holds ten million entries. Durability stays as it is.
+#: Usual settings for a database that holds ten million entries. Durability stays as it is.
 _USAGE = "billing.usage"
 _SETTINGS = {"shared_buffers": "2GB", "max_wal_size": "8GB"}
 _LZ4_SINCE = 15
@@ -174,7 +174,7 @@ class Stage:
         return self.application.settings.broker_url.get_secret_value()
 
     def open_accounts(self, users: int, tier: str = "pro") -> None:
-        """Accounts of ``user-000000`` and so on, as if they had been there for long."""
+        """Open accounts of ``user-000000`` and so on, as if they had been there for long."""
         self.apply(
             OpenAccount(reference_id=f"open-{number}", user_id=user_id(number), tier=tier)
             for number in range(users)
@@ -182,7 +182,7 @@ class Stage:
         self.tidy()
 
     def apply(self, commands: Iterable[Command]) -> None:
-        """What is in the ledger before the run: straight into it, without a broker."""
+        """Apply commands straight to the ledger before the run, without a broker."""
         ledger = Ledger(self.application.engine)
         for chunk in chunks(commands):
             now = utc_now()
@@ -191,7 +191,7 @@ class Stage:
                 books.write(decide(chunk, known, now, self.application.catalog), known, now)
 
     def tidy(self) -> None:
-        """Statistics as of a database in use, and a checkpoint: each run begins alike."""
+        """Bring statistics up to date and make a checkpoint, so that each run begins alike."""
         with self.application.engine.connect() as connection:
             connection.execution_options(isolation_level="AUTOCOMMIT")
             for statement in ("VACUUM ANALYZE", "CHECKPOINT"):
@@ -247,13 +247,13 @@ class Stage:
 
     @contextmanager
     def running(self, name: str, commands: Sequence[ProcessCommand]) -> Iterator[None]:
-        """The processes for as long as the block lasts."""
+        """Keep the processes running for as long as the block lasts."""
         with _running(name, commands) as processes:
             yield
             processes.require_alive(since=0)
 
     def check(self, *, used: int | None = None) -> None:
-        """The audit is clean, and that many tokens are used. Raises UntrueLedgerError."""
+        """Check that the audit is clean, and that so many tokens are used. Raises UntrueLedgerError."""
         report = audit(self.application.engine)
         if not report.is_clean:
             raise UntrueLedgerError(f"the audit found {dict(report.found)}, {report.findings[0]}")
@@ -317,7 +317,7 @@ class Stage:
 
 @contextmanager
 def collected_as_in_a_worker() -> Iterator[None]:
-    """What is there by now is left alone, and cycles are looked for as seldom as ``run`` has it."""
+    """Collect garbage as ``run`` does: leave present objects alone, and look for cycles as seldom."""
     usual = gc.get_threshold()
     gc.collect()
     gc.freeze()
@@ -360,7 +360,7 @@ class _Processes:
 
     @property
     def ids(self) -> list[int]:
-        """Of those that were started; they may have children."""
+        """Process ids of those that were started; they may have children."""
         return [process.pid for process in self._started]
 
     def require_alive(self, since: int) -> None:
@@ -376,7 +376,7 @@ class _Processes:
             )
 
     def stop(self) -> None:
-        """SIGTERM; whoever does not go, and what they leave behind, is killed."""
+        """Send SIGTERM; kill the processes that do not end, and those they leave behind."""
         family = trees.members(self.ids)
         for process in self._started:
             process.terminate()

@@ -1,4 +1,4 @@
-"""What is asked of the database, by name: the verb and the table."""
+"""Names of the statements that go to the database: the verb and the table."""
 
 import re
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def name_of(statement: str) -> str:
 
 @contextmanager
 def counted(engine: Engine) -> Iterator[list[str]]:
-    """What is asked of ``engine`` meanwhile, in order, with its commits."""
+    """Collect the names of the statements on ``engine`` during the block, in order, with its commits."""
     seen: list[str] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:

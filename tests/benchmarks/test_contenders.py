@@ -36,7 +36,7 @@ NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 #: Of 10,120 tokens in three lots: from one, across two, too many, across two and to the last one, too many.
 AMOUNTS = (30, 60, 11_000, 10_030, 1)
 _IDENTITY = {"account_id", "operation_id", "reference_id", "user_id"}
-#: By hand nobody is told that a balance is low, and nobody remembers having told.
+#: The ledger by hand sends no notice of a low balance, and remembers none.
 _NOTICES = {"alerts", "notices"}
 
 
@@ -98,7 +98,7 @@ def test_by_hand_an_account_on_which_something_is_due_is_left_to_the_worker(
     assert kept_about(postgres_engine, "hand") == before
 
 
-def test_what_runs_without_the_extra_replies_to_each_message(stage: Stage) -> None:
+def test_contender_that_needs_no_extra_packages_replies_to_each_message(stage: Stage) -> None:
     for already, contender in ((0, replace(BY_HAND, processes=1)), (30, ECHO)):
         filled = contender.prefill(stage, deductions(30, in_turns(7)), lambda *_: None)
         stage.drain(contender.name, contender.commands(stage), already + filled, progress=lambda *_: None)
@@ -141,7 +141,7 @@ def open_with_three_lots(engine: Engine, catalog: Catalog, user_id: str) -> None
 
 
 def kept_about(engine: Engine, user_id: str) -> list[list[dict[str, Any]]]:
-    """What the ledger keeps about a user, without notices and what tells one user from another."""
+    """Rows of the ledger about a user, without notices and identities."""
     with engine.connect() as connection:
         of_account = select(accounts.c.account_id).where(accounts.c.user_id == user_id).scalar_subquery()
         statements = [

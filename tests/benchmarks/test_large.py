@@ -29,7 +29,7 @@ _COMMANDS = {type_of(kind): kind for kind in (OpenAccount, BonusCredit, CancelSu
 
 
 def quietly(_step: str, _done: int, _total: int) -> None:
-    """Nobody watches."""
+    """Ignore the progress."""
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_the_benchmark_measures_on_a_ledger_that_is_true(
 
 
 def commands_in(engine: Engine) -> list[tuple[Command, datetime]]:
-    """The commands behind the operations, in order, and when each was booked."""
+    """The commands behind the operations, in order, and when each was recorded."""
     with engine.connect() as connection:
         rows = connection.execute(select(operations).order_by(operations.c.operation_id)).all()
     return [(_command(row), row.recorded_at) for row in rows]

@@ -57,7 +57,7 @@ def test_batches_are_of_one_user_or_of_many(of_one_user: bool, users_of_a_batch:
     assert len({item.reference_id for batch in made for item in batch.items}) == 50
 
 
-def test_what_is_sent_can_be_decoded() -> None:
+def test_sent_messages_can_be_decoded() -> None:
     now = utc_now()
     for message in outgoing([*deductions(3, hot()), *batches(2, 3, 10, of_one_user=True)]):
         decoded = decode(message.body, now=now, limits=Limits(max_quantity=10**15))
@@ -100,7 +100,7 @@ def test_a_hold_comes_before_its_end(day: MixedDay) -> None:
                 assert fields["originalReferenceId"] in held
 
 
-def test_what_is_refunded_is_in_the_ledger_before(day: MixedDay) -> None:
+def test_refunded_usage_is_in_the_ledger_before(day: MixedDay) -> None:
     used = {command.reference_id for command in day.before}
     refunds = [fields for fields in map(_fields, day.messages()) if fields["type"] == "credit.refund"]
     assert refunds

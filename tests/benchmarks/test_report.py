@@ -1,4 +1,4 @@
-"""What is told, written and tabled."""
+"""Lines, JSON report and table of a session."""
 
 import json
 from pathlib import Path
@@ -45,7 +45,7 @@ def test_the_table_has_a_row_for_each_goal() -> None:
     ]
 
 
-def test_of_what_has_no_goal_the_table_has_the_first_figure() -> None:
+def test_table_has_the_first_figure_of_a_result_without_a_goal() -> None:
     result = Result(figures=RESULT.figures[2:], sizes={})
     assert list(report.table([(BENCHMARK, result)]))[2:] == ["| `race`: a | 2,100 messages/s |  |  |  |"]
 

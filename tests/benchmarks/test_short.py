@@ -1,6 +1,6 @@
 """The short form: each benchmark runs at the smallest sizes, and the ledger is true afterwards.
 
-No claim about time. What costs time is counted instead: the statements of a batch, which must not grow with
+No claim about time. The tests count its causes instead: the statements of a batch, which must not grow with
 it, and the memory of a worker, which must not grow with its backlog.
 """
 
@@ -109,7 +109,7 @@ def test_a_ledger_that_is_not_true_fails_the_run(servers: Servers) -> None:
             stage.check()
 
 
-def test_what_reaches_no_queue_is_no_prefill(servers: Servers) -> None:
+def test_message_that_reaches_no_queue_fails_the_prefill(servers: Servers) -> None:
     (message,) = outgoing(deductions(1, hot()))
     with staged(servers) as stage:
         assert stage.prefill([message], lambda *_: None) == 1

@@ -1,4 +1,4 @@
-"""What process trees cost, from ``/proc``: processor time and memory, of children that have ended too."""
+"""Cost of process trees, from ``/proc``: processor time and memory, ended children included."""
 
 import os
 from collections.abc import Iterable, Iterator

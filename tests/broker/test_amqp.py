@@ -1,4 +1,4 @@
-"""What only RabbitMQ does: confirms, returns, refusals, cancelled consumers, topology that differs."""
+"""Behaviour of RabbitMQ alone: confirms, returns, refusals, cancelled consumers, topology that differs."""
 
 import ssl
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ def reply(number: int, queue: str = "billing.replies") -> Outgoing:
     return Outgoing(b"{}", "", queue, {"message_id": f"m{number}"})
 
 
-def test_who_consumes_a_queue_is_counted(link: Link, broker_url: str) -> None:
+def test_consumers_of_a_queue_are_counted(link: Link, broker_url: str) -> None:
     assert link.consumers(USAGE) == 1
     assert link.consumers("billing.dead") == 0
     other = open_link(broker_url, consume=[USAGE])
@@ -97,7 +97,7 @@ def test_an_event_exchange_that_is_missing_says_what_to_run(link: Link, witness:
 
 
 def test_a_body_of_many_frames_comes_back_as_it_was_sent(link: Link, witness: Witness) -> None:
-    body = bytes(range(256)) * 4_096  # a megabyte: the reply to a thousand items has half of that
+    body = bytes(range(256)) * 4_096  # a megabyte, twice the size of the reply to a thousand items
     link.publish([Outgoing(body, "", "billing.replies")])
     ((_, received),) = witness.take("billing.replies", 1)
     assert received == body

@@ -1,4 +1,4 @@
-"""What the worker needs of a broker: one behavioural suite for RabbitMQ and for the embedded transport."""
+"""Behaviour that the worker needs of a broker: one suite for RabbitMQ and the embedded transport."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ Connect = Callable[..., Link]
 
 @pytest.fixture(params=["embedded", "rabbitmq"])
 def connect(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Connect]:
-    """Opens links to one broker; closes them at the end."""
+    """Open links to one broker; close them at the end."""
     if request.param == "embedded":
         url = f"sqla+sqlite:///{tmp_path / 'broker.sqlite3'}"
     else:
@@ -39,7 +39,7 @@ def usage(number: int) -> Outgoing:
 
 
 def received(link: Link, count: int) -> list[Delivery]:
-    """The next ``count`` deliveries, in batches as they come."""
+    """Return the next ``count`` deliveries, received in batches as they come."""
     deliveries: list[Delivery] = []
     while len(deliveries) < count:
         batch = link.receive(count - len(deliveries), 10.0)
@@ -99,7 +99,7 @@ def test_payments_come_before_the_usage_they_pay_for(connect: Connect) -> None:
     link = connect(PAYMENTS, USAGE)
     first = link.receive(1, 10.0)
     rest = received(link, 2)
-    # Both queues push at once, so the very first batch may be too early for the payment, a later one not.
+    # Both queues push at once: the first batch may come before the payment, a later one comes after it.
     assert b"money" in bodies([*first, rest[0]])
 
 
@@ -164,11 +164,11 @@ def test_the_queue_of_a_type_is_the_one_its_messages_wait_in(connect: Connect) -
         assert BILLING.queue_of(delivery.body.decode()).name == delivery.queue
 
 
-def test_nothing_comes_from_an_empty_queue(connect: Connect) -> None:
+def test_empty_queue_delivers_nothing(connect: Connect) -> None:
     assert connect(USAGE).receive(10, 0.01) == []
 
 
-def test_what_is_not_acknowledged_comes_again(connect: Connect) -> None:
+def test_unacknowledged_deliveries_come_again(connect: Connect) -> None:
     first = connect(USAGE)
     first.publish([usage(n) for n in range(4)])
     deliveries = received(first, 4)
@@ -251,7 +251,7 @@ def test_queue_of_which_nothing_may_be_held_waits(connect: Connect) -> None:
     assert len(received(link, 3)) == 3
 
 
-def test_what_is_given_back_comes_again_and_other_queues_keep_theirs(connect: Connect) -> None:
+def test_deliveries_given_back_come_again_and_other_queues_keep_theirs(connect: Connect) -> None:
     payment = Outgoing(b"{}", "billing", "payment.succeeded", {"message_id": "p"})
     connect().publish([payment, *(usage(number) for number in range(5))])
     link = connect(PAYMENTS, USAGE)

@@ -1,4 +1,4 @@
-"""What goes over the wire is what py-amqp itself would have written, and what it would have read."""
+"""Frames are written as py-amqp itself writes them, and read as it reads them."""
 
 import socket
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ MESSAGES = st.builds(
 
 
 def by_the_library(message: Outgoing, channel: int, frame_max: int) -> bytes:
-    """The frames that py-amqp writes for a persistent message."""
+    """Return the frames that py-amqp writes for a persistent message."""
     written: list[bytes] = []
     connection = SimpleNamespace(frame_max=frame_max, bytes_sent=0)
     transport = SimpleNamespace(write=lambda piece: written.append(bytes(piece)))
@@ -159,14 +159,14 @@ def test_a_time_out_leaves_the_connection_as_it_was() -> None:
         assert transport.read_frame() == (8, 0, b"")
 
 
-def test_what_is_no_frame_is_refused() -> None:
+def test_malformed_frame_is_refused() -> None:
     with reader() as (transport, other):
         other.sendall(frame(1, 1, b"four")[:-1] + b"\x00")
         with pytest.raises(UnexpectedFrame):
             transport.read_frame()
 
 
-NAMES = st.text(st.characters(), max_size=60)  # halves of surrogate pairs among them
+NAMES = st.text(st.characters(), max_size=60)  # with halves of surrogate pairs
 
 
 @given(NAMES, st.integers(0, 2**63), st.booleans(), NAMES, NAMES)

@@ -1,4 +1,4 @@
-"""The command line on nothing, on a ledger, on a broker, on both."""
+"""The command line without servers, on a ledger, on a broker, and on both."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,7 +39,7 @@ def cli(ledger_cli: Cli, broker_url: str) -> Cli:
 
 @pytest.fixture
 def books(sqlite_url: str) -> Iterator[Books]:
-    """The ledger that ``ledger_cli`` looks at."""
+    """The ledger that ``ledger_cli`` reads."""
     engine = ledger_engine(sqlite_url)
     yield Books(engine)
     engine.dispose()

@@ -21,7 +21,7 @@ from worker.cli import main
 
 @dataclass(frozen=True)
 class Ended:
-    """How one call ended."""
+    """Result of one call: exit code, standard output, standard error."""
 
     code: int
     out: str
@@ -39,19 +39,19 @@ class Ended:
 
     @property
     def json(self) -> Any:
-        """Standard output, which must be one JSON document."""
+        """Standard output, parsed; it must be one JSON document."""
         return json.loads(self.out)
 
     @property
     def error(self) -> str:
-        """The only line on standard error, which must tell of an error."""
+        """The only line on standard error, which must be an error; without its prefix."""
         (line,) = self.err.splitlines()
         assert line.startswith("error: "), line
         return line.removeprefix("error: ")
 
 
 class Stream(io.TextIOWrapper):
-    """A standard stream in memory; a terminal if told so."""
+    """A standard stream in memory; a terminal if ``terminal`` is set."""
 
     def __init__(self, content: bytes = b"", *, terminal: bool = False) -> None:
         self.kept = io.BytesIO(content)
@@ -67,7 +67,7 @@ class Stream(io.TextIOWrapper):
 
 
 class Cli:
-    """Calls ``billing-worker`` with ``environment`` and nothing else of BILLING_… around it."""
+    """Call ``billing-worker`` with ``environment`` and no other BILLING_… variable."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, environment: Mapping[str, str]) -> None:
         self._monkeypatch = monkeypatch
@@ -104,13 +104,13 @@ class Cli:
 
 
 class Books:
-    """A ledger to fill for the commands that look at it."""
+    """A ledger to fill for the commands that read it."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
     def apply(self, *commands: Command) -> Sequence[str]:
-        """The codes of the answers."""
+        """Apply commands in one transaction and return the codes of their outcomes."""
         answers = applied(self.engine, load_catalog(), *commands)
         return [str(answer.outcome.code) for answer in answers if hasattr(answer, "outcome")]
 

@@ -1,4 +1,4 @@
-"""Looking at the ledger: for a person on a terminal, for a pipe, and for a script."""
+"""Commands that read the ledger: output for a terminal, for a pipe, and for a script."""
 
 import csv
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ from worker.ledger.engine import ledger_engine
 
 @pytest.fixture
 def ann(books: Books) -> None:
-    """Ann, who got 10,000 tokens, bought 275,000, and used 1,500 on two features."""
+    """Account of ann, who got 10,000 tokens, bought 275,000, and used 1,500 on two features."""
     books.open("ann")
     books.apply(
         PaymentSucceeded(
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("ann")
 
 
 def rows(shown: str) -> list[list[str]]:
-    """Tab-separated lines."""
+    """Split tab-separated lines into their fields."""
     return list(csv.reader(shown.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
@@ -94,17 +94,17 @@ def test_a_time_has_its_offset(ledger_cli: Cli, time: str) -> None:
 # -- can-afford -------------------------------------------------------------------------------------------
 
 
-def test_what_can_be_afforded_exits_with_0(ledger_cli: Cli) -> None:
+def test_affordable_amount_exits_with_0(ledger_cli: Cli) -> None:
     ended = ledger_cli("can-afford", "ann", "283500")
     assert (ended.code, ended.out) == (0, "yes: 283500 required, 283500 available\n")
 
 
-def test_what_cannot_be_afforded_exits_with_1(ledger_cli: Cli) -> None:
+def test_unaffordable_amount_exits_with_1(ledger_cli: Cli) -> None:
     ended = ledger_cli("can-afford", "ann", "283501")
     assert (ended.code, ended.out) == (1, "no, 1 short: 283501 required, 283500 available\n")
 
 
-def test_what_cannot_be_afforded_exits_with_1_in_json_too(ledger_cli: Cli) -> None:
+def test_unaffordable_amount_exits_with_1_in_json_too(ledger_cli: Cli) -> None:
     ended = ledger_cli("can-afford", "ann", "283600", "--json")
     assert ended.code == 1
     assert ended.json == {
@@ -214,7 +214,7 @@ def test_stats_are_json_for_scripts(ledger_cli: Cli) -> None:
 
 
 def drift(engine: Engine) -> None:
-    """Behind everybody's back ann gets seven tokens that no entry explains."""
+    """Give ann seven tokens that no entry explains."""
     with engine.begin() as connection:
         triggers = (
             connection.execute(text("SELECT name FROM sqlite_master WHERE type = 'trigger'")).scalars().all()
@@ -250,14 +250,14 @@ def test_a_person_sees_how_far_the_audit_is(ledger_cli: Cli) -> None:
     assert "quotas" in shown.err
 
 
-# -- what producers write ---------------------------------------------------------------------------------
+# -- texts of producers -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_what_a_producer_wrote_does_not_steer_the_terminal_nor_break_the_lines(
+def test_text_of_a_producer_neither_steers_the_terminal_nor_breaks_the_lines(
     ledger_cli: Cli, books: Books, terminal: bool
 ) -> None:
-    """References are refused control characters at the door; what else stands in the table is not trusted."""
+    """Intake refuses control characters in references; other text in the table is not trusted."""
     books.apply(BonusCredit(reference_id="b", user_id="ann", tokens=1))
     with books.engine.begin() as connection:
         for (name,) in connection.execute(

@@ -1,4 +1,4 @@
-"""``adjust``: through the broker to a worker and back, as any other command."""
+"""``adjust``: through the queue to a worker and back, like any command."""
 
 import getpass
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ def worker(cli: Cli) -> Iterator[None]:
 
 
 def told_reference(ended: Ended) -> str:
-    """On standard error, where the worker in this process writes its log as well."""
+    """Return the reference from standard error, where the worker in this process writes its log as well."""
     (line,) = [line for line in ended.err.splitlines() if line.startswith("reference ")]
     return line.removeprefix("reference ")
 
@@ -45,7 +45,7 @@ def fields(ended: Ended) -> dict[str, str]:
     return dict(line.split("\t") for line in ended.lines)
 
 
-def test_what_is_applied_is_told_and_exits_with_0(cli: Cli) -> None:
+def test_applied_adjustment_is_shown_and_exits_with_0(cli: Cli) -> None:
     with worker(cli):
         ended = cli("adjust", "ada", "-400", *WHY, "--reference", "slip-1", "--timeout", "60")
     assert (ended.code, told_reference(ended)) == (0, "slip-1")
@@ -60,7 +60,7 @@ def test_what_is_applied_is_told_and_exits_with_0(cli: Cli) -> None:
     assert outcome["detail"] == {"reason": "booked twice", "actor": "ann"}
 
 
-def test_what_is_refused_exits_with_1_and_once_it_may_it_is_judged_anew(cli: Cli) -> None:
+def test_rejected_adjustment_exits_with_1_and_a_higher_attempt_is_judged_anew(cli: Cli) -> None:
     again = ("adjust", "ada", "-10001", *WHY, "--reference", "slip-1", "--timeout", "60", "--json")
     with worker(cli):
         refused = cli(*again)
@@ -123,7 +123,9 @@ def test_a_broker_that_does_not_answer_exits_with_3(ledger_cli: Cli) -> None:
     assert ended.code == 3
 
 
-def test_who_has_no_login_name_says_who_it_is(ledger_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_without_a_login_name_must_name_an_actor(
+    ledger_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def nobody() -> str:
         raise OSError("no such user")
 

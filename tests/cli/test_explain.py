@@ -11,7 +11,7 @@ from worker.ledger.tables import dead_letters
 
 @pytest.fixture(autouse=True)
 def ann(books: Books) -> None:
-    """Ann, of whose references each has another story."""
+    """Account of ann, whose references each have a different history."""
     books.open("ann")
     books.apply(DeductUsage(reference_id="job", user_id="ann", tokens=20_000, feature="chat"))
     books.apply(
@@ -29,7 +29,7 @@ def ann(books: Books) -> None:
 
 
 def sections(shown: str) -> dict[str, list[str]]:
-    """The lines below each heading."""
+    """Return the lines below each heading."""
     found: dict[str, list[str]] = {}
     for part in shown.split("# ")[1:]:
         title, _, rest = part.partition("\n")
@@ -96,7 +96,7 @@ def test_on_a_terminal_it_is_panels_and_tables_on_one_screen(ledger_cli: Cli) ->
     assert "\t" not in shown.out
 
 
-def test_of_many_entries_a_terminal_shows_some_and_says_so(ledger_cli: Cli, books: Books) -> None:
+def test_terminal_shows_some_of_many_entries_and_says_so(ledger_cli: Cli, books: Books) -> None:
     for number in range(25):
         books.apply(
             PaymentSucceeded(

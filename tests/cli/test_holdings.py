@@ -1,4 +1,4 @@
-"""What a balance is made of, for a person, a pipe and a script."""
+"""Parts of a balance, for a person, a pipe and a script."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -14,7 +14,7 @@ SOON = datetime.now(UTC) + timedelta(days=3)
 
 @pytest.fixture(autouse=True)
 def ann(books: Books) -> None:
-    """Ann, with 10,000 tokens of which 300 are held, and 50 that end in three days."""
+    """Account of ann: 10,000 tokens of which 300 are held, and 50 that expire in three days."""
     books.open("ann")
     books.apply(
         BonusCredit(reference_id="spent", user_id="ann", tokens=40, priority=0),
@@ -27,7 +27,7 @@ def ann(books: Books) -> None:
 
 
 def rows(shown: str) -> list[dict[str, str]]:
-    """Tab-separated lines under their names."""
+    """Parse tab-separated lines into dictionaries by the names in the first line."""
     names, *lines = [line.split("\t") for line in shown.splitlines()]
     return [dict(zip(names, line, strict=True)) for line in lines]
 
@@ -70,7 +70,7 @@ def test_on_a_terminal_it_is_said_that_there_are_more_holds(ledger_cli: Cli, boo
     assert shown.lines[-1] == "there are older ones: --limit 2"
 
 
-def test_what_expires_of_a_user_is_shown_with_its_sum(ledger_cli: Cli) -> None:
+def test_expiring_lots_of_a_user_are_shown_with_their_sum(ledger_cli: Cli) -> None:
     (lot,) = rows(ledger_cli("expiring", "ann", "--days", "7").out)
     assert (lot["user"], lot["tokens"], lot["source"]) == ("ann", "50", "bonus")
     assert rows(ledger_cli("expiring", "ann", "--days", "2").out) == []
@@ -81,7 +81,7 @@ def test_what_expires_of_a_user_is_shown_with_its_sum(ledger_cli: Cli) -> None:
     )
 
 
-def test_what_expires_of_everybody_is_shown_line_by_line(
+def test_expiring_lots_of_all_users_are_shown_line_by_line(
     ledger_cli: Cli, books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(output, "_AT_ONCE", 2)

@@ -1,4 +1,4 @@
-"""``dead-letters``: from a message that could not be applied, by way of an operator, to one that was."""
+"""``dead-letters``: an operator finds, mends and replays messages that could not be applied."""
 
 import json
 import stat
@@ -25,14 +25,14 @@ BONUS = {"type": "credit.bonus", "referenceId": "bonus-1", "userId": "ann", "tok
 
 @pytest.fixture(autouse=True)
 def ann(books: Books) -> None:
-    """An account for what is mended to be applied to."""
+    """Account of ann, to which mended commands are applied."""
     books.open("ann")
 
 
 def worker(
     cli: Cli, count: int = 1, *, most: int = 1_000, senders: Mapping[str, Sequence[str]] | None = None
 ) -> None:
-    """Settles the next ``count`` messages, as a worker does that takes no more than ``most`` at once."""
+    """Process the next ``count`` messages, as a worker with the largest quantity ``most`` does."""
     environment = cli.environment
     application = Application(
         load_settings(
@@ -61,7 +61,7 @@ def worker(
 def working(
     cli: Cli, *, most: int = 5_000, senders: Mapping[str, Sequence[str]] | None = None
 ) -> Iterator[None]:
-    """A worker beside the command, which takes no more than ``most`` at once."""
+    """Run a worker with the largest quantity ``most`` beside the command."""
     application = Application(
         load_settings(
             broker_url=cli.environment["BILLING_BROKER_URL"],
@@ -76,7 +76,7 @@ def working(
 
 
 def replayed(cli: Cli, *arguments: str, **worker_settings: Any) -> Ended:
-    """A replay beside a worker."""
+    """Run a replay beside a worker."""
     with working(cli, **worker_settings):
         return cli("dead-letters", "replay", *arguments, "--reason", "mended")
 
@@ -187,7 +187,7 @@ BODIES: list[tuple[bytes, str]] = [
     (b"\x1b[2J", "1b5b 324a"),
     ('{"ü": "\u009b2J"}'.encode(), '{\n  "ü": "\\u009b2J"\n}'),
     (b'{"a": "\\ud800"}', '{\n  "a": "\\ud800"\n}'),
-    # What pretty printing would hide is shown as it is: it may be why the message is here.
+    # Text that pretty printing would hide is shown as it is: it may be why the message failed.
     (b'{"tokens": 1, "tokens": 2}', '{"tokens": 1, "tokens": 2}'),
     (b'{"tokens": 1.50}', '{"tokens": 1.50}'),
     (b'{"tokens": 1e2}', '{"tokens": 1e2}'),
@@ -246,7 +246,7 @@ def test_a_letter_that_does_not_exist_exits_with_4(cli: Cli, command: tuple[str,
     assert ended.error == "there is no dead letter 7; see `billing-worker dead-letters list`"
 
 
-# -- sending again ----------------------------------------------------------------------------------------
+# -- replay -----------------------------------------------------------------------------------------------
 
 
 def test_a_letter_is_applied_when_its_cause_is_mended_and_it_is_replayed(cli: Cli, witness: Witness) -> None:
@@ -329,9 +329,7 @@ def test_several_letters_are_replayed_in_one_call_each_once(cli: Cli, witness: W
     assert cli("balance", "ann", "--json").json["balance"] == 16_000
 
 
-def test_nothing_is_replayed_or_put_away_where_one_of_the_numbers_is_wrong(
-    cli: Cli, witness: Witness
-) -> None:
+def test_one_unknown_number_stops_the_whole_replay_or_discard(cli: Cli, witness: Witness) -> None:
     witness.publish(BONUS)
     worker(cli)
     assert cli("dead-letters", "replay", "1", "9", "--reason", "none").code == 4
@@ -364,7 +362,7 @@ def test_a_replay_without_a_worker_rests_and_says_so_and_is_resumed(cli: Cli, wi
     assert (resumed.code, resumed.out) == (0, "replay 1 is finished: 1 applied\n")
 
 
-def test_what_a_replay_would_do_is_told_beforehand_and_nothing_is_sent(cli: Cli, witness: Witness) -> None:
+def test_dry_run_shows_the_results_of_a_replay_and_sends_nothing(cli: Cli, witness: Witness) -> None:
     witness.publish(BONUS)
     witness.publish(b"oops", routing_key="usage.deduct")
     worker(cli, 2)
@@ -461,7 +459,7 @@ def test_a_replay_asks_before_it_takes_all_letters_of_a_filter(cli: Cli) -> None
         (("list", "--since", "yesterday"), "must be a day such as"),
     ],
 )
-def test_what_makes_no_sense_is_said_before_anything_is_done(
+def test_invalid_arguments_are_refused_before_anything_is_done(
     cli: Cli, arguments: tuple[str, ...], said: str
 ) -> None:
     ended = cli("dead-letters", *arguments)
@@ -476,11 +474,11 @@ def test_the_help_of_replay_shows_its_options_and_its_commands(bare_cli: Cli) ->
         assert piece in ended.out
 
 
-# -- mending ----------------------------------------------------------------------------------------------
+# -- editing ----------------------------------------------------------------------------------------------
 
 
 def editor(tmp_path: Path, *replacements: tuple[str, str]) -> str:
-    """An editor that replaces pieces of text."""
+    """Install an editor that replaces pieces of text."""
     script = tmp_path / "editor"
     edits = "".join(f"s = s.replace({old!r}, {new!r})\n" for old, new in replacements)
     script.write_text(
@@ -553,7 +551,7 @@ def test_a_note_is_shown_with_the_letter(cli: Cli, witness: Witness) -> None:
     assert (story["events"][-1]["kind"], story["events"][-1]["actor"]) == ("noted", "eva")
 
 
-# -- putting away -----------------------------------------------------------------------------------------
+# -- discarding -------------------------------------------------------------------------------------------
 
 
 def test_a_letter_that_is_put_away_keeps_the_reason(cli: Cli, witness: Witness) -> None:
@@ -576,7 +574,7 @@ def test_a_letter_that_is_brought_back_waits_again(cli: Cli, witness: Witness) -
     assert the_letter(cli)["status"] == "parked"
 
 
-# -- carrying ---------------------------------------------------------------------------------------------
+# -- export and import ------------------------------------------------------------------------------------
 
 
 def test_letters_are_taken_out_and_put_back_byte_by_byte(
@@ -648,7 +646,7 @@ def test_letters_are_looked_at_while_the_broker_is_away(cli: Cli, witness: Witne
 # -- groups -----------------------------------------------------------------------------------------------
 
 
-def test_what_failed_in_the_same_way_is_one_group(cli: Cli, witness: Witness) -> None:
+def test_like_failures_are_one_group(cli: Cli, witness: Witness) -> None:
     for number in range(3):
         witness.publish(
             {**BONUS, "userId": f"u{number}", "referenceId": f"r{number}", "tokens": 2_000 + number}

@@ -1,4 +1,4 @@
-"""Running it: ``check``, ``migrate``, ``topology``, ``run --drain``, as an operator meets them."""
+"""Commands that run a worker: ``check``, ``migrate``, ``topology``, ``run --drain``."""
 
 import json
 import shlex
@@ -23,7 +23,7 @@ QUEUES = [queue.name for queue in BILLING.queues]
 
 
 def verdicts(ended: Ended) -> dict[str, str]:
-    """The verdict of each check, by its first word."""
+    """Return the verdict of each check by the check's first word."""
     return {line.split()[1].rstrip(":"): line.split()[0] for line in ended.lines}
 
 
@@ -33,7 +33,7 @@ def test_check_says_of_each_part_in_a_line_that_it_is_well(
     ended = bare_cli("check", "--broker-url", broker_url, "--database-url", postgres_url)
     assert ended.code == 0, ended.all
     well = dict.fromkeys(["catalog", "database", "schema", "writes", "broker", "topology", "paused"], "ok")
-    noted = dict.fromkeys(["delivery", "workers"], "note")  # no worker is no reason not to start one
+    noted = dict.fromkeys(["delivery", "workers"], "note")  # the worker may start after the check
     assert verdicts(ended) == {**well, **noted}
     assert ended.err == ""
     assert "\x1b" not in ended.out
@@ -135,7 +135,7 @@ def test_check_fails_where_the_broker_would_drop_dead_letters_that_are_looked_at
 
     def line() -> str | None:
         (found,) = [line for line in cli("check").lines if "delivery limits" in line]
-        return found if said in found else None  # policies take a moment to be in force
+        return found if said in found else None  # a policy takes a moment to come into force
 
     assert str(eventually(line)).startswith(verdict)
 
@@ -153,7 +153,7 @@ def test_check_says_what_a_wrong_vhost_is(cli: Cli, broker_url: str) -> None:
 
 # -- passwords --------------------------------------------------------------------------------------------
 
-PASSWORD = "Tr0ub4dor%263%2F"  # as it stands in a URL
+PASSWORD = "Tr0ub4dor%263%2F"  # as written in a URL
 PIECES = ("Tr0ub4dor", "dor&3", "dor%263")
 
 EVERY_COMMAND = [
@@ -180,7 +180,7 @@ def test_a_wrong_password_is_refused_and_not_shown(
     broker, database = rabbitmq.address, postgres.address
     login = f"amqp://{broker.user}:{PASSWORD}@{broker.host}:{broker.port}/"
     ledger_cli.environment["BILLING_BROKER_URL"] = login
-    if command[0] != "run":  # a worker would wait for its database, and not get to the broker
+    if command[0] != "run":  # a worker would wait for its database and never reach the broker
         login = f"postgresql://{database.user}:{PASSWORD}@{database.host}:{database.port}/postgres"
         ledger_cli.environment["BILLING_DATABASE_URL"] = login
     ended = ledger_cli(*command)

@@ -1,4 +1,4 @@
-"""``publish``: JSON lines from a file or a stream, each confirmed or named, going on where it stopped."""
+"""``publish``: send JSON lines from a file or a stream, confirm or name each, go on after an interruption."""
 
 import json
 import signal
@@ -38,7 +38,7 @@ def types(taken: Sequence[tuple[Any, bytes]]) -> list[str]:
     return [json.loads(body)["type"] for _, body in taken]
 
 
-# -- what is sent -----------------------------------------------------------------------------------------
+# -- sending ----------------------------------------------------------------------------------------------
 
 
 def test_a_file_is_published_line_by_line(broker_cli: Cli, witness: Witness) -> None:
@@ -79,7 +79,7 @@ def test_the_broker_vouches_for_the_user_who_published(
     assert properties.user_id == broker_url.partition("://")[2].partition(":")[0]
 
 
-def test_what_the_operator_publishes_passes_the_rules_about_senders(
+def test_message_published_by_the_operator_passes_the_sender_rules(
     cli: Cli, witness: Witness, broker_url: str
 ) -> None:
     user = broker_url.partition("://")[2].partition(":")[0]
@@ -154,7 +154,7 @@ def test_giving_the_type_mends_nothing_else(broker_cli: Cli) -> None:
     ]
 
 
-# -- lines that are not taken -----------------------------------------------------------------------------
+# -- refused lines ----------------------------------------------------------------------------------------
 
 
 def test_lines_the_worker_would_refuse_are_named_and_not_sent(broker_cli: Cli, witness: Witness) -> None:
@@ -240,7 +240,7 @@ def test_a_person_sees_a_progress_bar_and_a_pipe_does_not(broker_cli: Cli) -> No
 
 
 class Interruption:
-    """The connection is lost in the chunk of that number, before or after it has reached the broker."""
+    """Loss of the connection in chunk number ``chunk``, before or ``after`` it has reached the broker."""
 
     def __init__(self, patch: pytest.MonkeyPatch, *, chunk: int, after: bool) -> None:
         self._left = chunk
@@ -258,7 +258,7 @@ class Interruption:
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks of 50 lines."""
+    """Set the chunk size to 50 lines."""
     monkeypatch.setattr(messages_module, "_CHUNK", 50)
 
 
@@ -349,7 +349,7 @@ def test_a_process_that_is_killed_loses_nothing_and_doubles_one_chunk_at_most(
 
 
 def taken_at_once(witness: Witness, queue: str) -> list[str]:
-    """The references of all that is in ``queue``."""
+    """Take all messages from ``queue`` and return their references."""
     found: list[str] = []
     for method, _, body in witness.channel.consume(queue, auto_ack=True, inactivity_timeout=0.3):
         if method is None:

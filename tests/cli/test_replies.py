@@ -1,4 +1,4 @@
-"""``replies``: what waits in a response queue, looked at or taken."""
+"""``replies``: show the replies in a reply queue, or take them."""
 
 import json
 import signal
@@ -50,7 +50,7 @@ def test_a_limit_ends_it_without_waiting_for_more(broker_cli: Cli, witness: Witn
 
 
 def test_a_look_holds_no_more_than_it_shows(broker_cli: Cli, witness: Witness) -> None:
-    """To hold and give back counts as a delivery, and a broker drops what was delivered too often."""
+    """Holding and giving back counts as a delivery; a broker drops a message after too many of them."""
     fill(witness, *[b"{}"] * 25)
     assert len(broker_cli("replies").lines) == 20
     eventually(lambda: witness.depth(QUEUE) == 25)

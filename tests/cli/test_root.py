@@ -22,7 +22,7 @@ from worker.settings import load_settings
 def every_command(
     command: click.Command, path: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    """All commands with the words that lead to them."""
+    """Return all commands with the words that lead to them."""
     yield path, command
     if isinstance(command, click.Group):
         for name, inner in command.commands.items():
@@ -159,7 +159,7 @@ def test_a_broker_that_does_not_answer_exits_with_3(bare_cli: Cli, command: tupl
     assert "the broker is not available" in ended.error
 
 
-def test_what_does_not_exist_exits_with_4(ledger_cli: Cli) -> None:
+def test_unknown_user_or_reference_exits_with_4(ledger_cli: Cli) -> None:
     for command in (
         ("balance", "nobody"),
         ("can-afford", "nobody", "1"),

@@ -22,7 +22,7 @@ def at(books: Books, time: str, *commands: Command) -> None:
 
 @pytest.fixture(autouse=True)
 def ann(books: Books) -> None:
-    """Ann, with entries in September and October, one of them at the end of October in Berlin."""
+    """Account of ann, with entries in September and October, one of them at the end of October in Berlin."""
     at(books, "2026-09-20T00:00:00Z", OpenAccount(reference_id="open", user_id="ann", tier="basic"))
     at(books, "2026-10-02T00:00:00Z", BonusCredit(reference_id="b", user_id="ann", tokens=500))
     at(
@@ -108,7 +108,7 @@ def test_csv_follows_rfc_4180_and_adds_up(ledger_cli: Cli) -> None:
 
 
 def test_csv_holds_no_formula_and_numbers_stay_numbers(ledger_cli: Cli) -> None:
-    """OWASP, "CSV Injection": what a spreadsheet would execute begins with a quote."""
+    """OWASP, "CSV Injection": text that a spreadsheet would execute gets a leading quote."""
     rows = table(ledger_cli("statement", "ann", *MONTH, "--format", "csv").out)
     used, adjusted = [row for row in rows if row["counter"] in {"usage", "adjustments"}][:2]
     assert (used["referenceId"], used["feature"], used["amount"]) == ("'=1+1", "'+cmd", "-200")

@@ -1,1 +1,1 @@
-"""Tests of the console in the browser, and what they share."""
+"""Tests of the console in the browser, and their shared parts."""

@@ -1,4 +1,4 @@
-"""The console without a browser: a visitor with cookies, on a ledger, without a broker."""
+"""Fixtures of the console without a browser: a visitor with cookies, a ledger, no broker."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from worker.console.parts import Parts
 from worker.console.people import People, Role, write_person
 from worker.settings import load_settings
 
-#: Where nobody listens.
+#: An address on which nothing listens.
 NOWHERE = "amqp://guest:guest@127.0.0.1:1/"
 
 PASSWORD = "correct horse battery"
@@ -36,7 +36,7 @@ def application_(sqlite_url: str) -> Iterator[Application]:
 
 @pytest.fixture(scope="session")
 def hashed_people(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ann may act, and Vic may look. Passwords are slow to hash: once for all tests."""
+    """File of users: ann is an operator, vic a viewer. Hashing is slow, so it is done once for all tests."""
     path = tmp_path_factory.mktemp("console") / "people"
     write_person(path, "ann", Role.OPERATOR, PASSWORD)
     write_person(path, "vic", Role.VIEWER, PASSWORD)
@@ -45,12 +45,12 @@ def hashed_people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def people_file(hashed_people: Path, tmp_path: Path) -> Path:
-    """The file of ``hashed_people``, for a test to change."""
+    """Copy of ``hashed_people`` that a test may change."""
     return Path(shutil.copy(hashed_people, tmp_path / "people"))
 
 
 def app_on(application: Application, people: People | None = None, *, read_only: bool = False) -> Flask:
-    """The console over ``application``; with ``people`` they sign in."""
+    """Return the console over ``application``; with ``people`` it asks to sign in."""
     parts = Parts(application, Guard(people, "127.0.0.1", read_only=read_only), as_csv)
     app = create_app(parts, b"a secret of the tests")
     app.testing = True
@@ -60,18 +60,18 @@ def app_on(application: Application, people: People | None = None, *, read_only:
 
 @pytest.fixture
 def visitor(application_: Application) -> Visitor:
-    """Whoever sits at the machine: an operator."""
+    """Visitor at this machine, who is an operator."""
     return Visitor(app_on(application_).test_client())
 
 
 @pytest.fixture
 def guarded(application_: Application, people_file: Path) -> Flask:
-    """The console that people sign in to."""
+    """Console that asks people to sign in."""
     return app_on(application_, People(people_file))
 
 
 @pytest.fixture
 def furnished(application_: Application) -> Application:
-    """The small world."""
+    """Application with the small world of ``furnishing``."""
     furnishing.small(application_.engine, application_.office(), application_.catalog, datetime.now(UTC))
     return application_

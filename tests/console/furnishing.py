@@ -1,4 +1,4 @@
-"""Ledgers and letters to look at: a small world as it may be, and a large one with hostile content."""
+"""Ledgers and dead letters to show: a small realistic world, and a large one with hostile content."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -26,37 +26,37 @@ from worker.intake import taken_in
 from worker.policy import Policy
 
 HOSTILE = "<script>alert('x')</script>\"'&amp;{{7*7}}"
-#: Turns what follows around, and would make a name look like another one.
+#: Reverses the text that follows, so that a name looks like another one.
 DECEIVING = "ada\u202egnp.exe"
 
 _FEATURES = ("ocr", "summary", "translate", "chat", "export", None)
 
 
 class DeadQueue:
-    """A link whose dead-letter queue holds these letters."""
+    """A link whose dead-letter queue holds these dead letters."""
 
     def __init__(self, letters: Iterable[Delivery]) -> None:
         self._waiting = list(letters)
 
     def receive(self, most: int, timeout_s: float) -> list[Delivery]:
-        """The next of them."""
+        """Return the next ``most`` of them."""
         del timeout_s
         taken, self._waiting = self._waiting[:most], self._waiting[most:]
         return taken
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        """They are parked."""
+        """Do nothing: they are drained."""
 
 
 def park(office: DeadLetterOffice, letters: Iterable[Delivery]) -> int:
-    """Park letters as they come out of their queue."""
+    """Drain dead letters as they come out of their queue; return their number."""
     return office.park(cast(Link, DeadQueue(letters)), wait_s=0)
 
 
 def refused(
     body: bytes | dict[str, Any], at: datetime, *, key: str = "usage.deduct", **properties: Any
 ) -> Delivery:
-    """The letter that a worker makes of a message that it refuses; one that it takes met a bug."""
+    """Return the dead letter of a refused message; the reason for a valid message is a bug."""
     octets = body if isinstance(body, bytes) else json.dumps(body).encode()
     queue = "billing.usage" if key.startswith("usage") else "billing.payments"
     headers = properties.pop("headers", {})
@@ -67,7 +67,7 @@ def refused(
 
 
 def bug(message: Any, text: str) -> Reason:
-    """What is said of a message that met a fault of ours."""
+    """Return the reason for a message that met a fault of ours."""
     traceback = (
         "Traceback (most recent call last):\n"
         '  File "/srv/billing/worker/pipeline.py", line 181, in _settle\n    plan = decide(commands, known)\n'
@@ -78,7 +78,7 @@ def bug(message: Any, text: str) -> Reason:
 
 
 def letter_of(original: Delivery, reason: Reason, at: datetime, tries: int = 1) -> Delivery:
-    """The letter as it comes out of the dead-letter queue."""
+    """Return the dead letter as it comes out of its queue."""
     letter = dead_letter_for(original, reason, queue="billing.dead", tries=tries, now=at)
     return Delivery(
         letter.body,
@@ -95,7 +95,7 @@ def letter_of(original: Delivery, reason: Reason, at: datetime, tries: int = 1) 
 
 
 def small(engine: Engine, office: DeadLetterOffice, catalog: Catalog, now: datetime) -> None:
-    """A handful of accounts with a month behind them, and a morning of dead letters."""
+    """Fill in a few accounts with a month of entries, and dead letters of one morning."""
     chance = Random(7)
     start = now - timedelta(days=29)
     people = ("ada", "adam", "grace", "linus", "edsger", "barbara")
@@ -245,7 +245,7 @@ def _morning(now: datetime) -> list[Delivery]:
 def large(
     engine: Engine, office: DeadLetterOffice, catalog: Catalog, now: datetime, groups: int = 300
 ) -> None:
-    """Many groups, names and bodies that mean harm, and one group with many letters."""
+    """Fill in many groups, hostile names and bodies, and one group with many dead letters."""
     names = [f"u-{number:04}" for number in range(150)] + [
         "ä" * 100,
         "日本" * 20,
@@ -296,7 +296,7 @@ def _hostile(now: datetime) -> list[Delivery]:
 
 
 def _odd(number: int, now: datetime) -> Delivery:
-    """One of a kind, told apart by letters: numbers are left out of what failures have in common."""
+    """Return a dead letter in a group of its own; its type has letters, as fingerprints ignore digits."""
     name = "".join(chr(ord("a") + int(digit)) for digit in f"{number:04}")
     message = {
         "type": f"usage.{name}",

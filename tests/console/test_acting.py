@@ -1,4 +1,4 @@
-"""What an operator does on the pages: each with a reason, each in the audit log, each to be taken back."""
+"""Actions of an operator on the pages: each needs a reason, is in the activity log, and can be undone."""
 
 import json
 import re
@@ -18,7 +18,7 @@ WRONG = {"type": "usage.deduct", "referenceId": "job-1", "userId": "ada", "token
 
 @pytest.fixture
 def letters(application_: Application) -> Application:
-    """Three letters that a worker refused."""
+    """Three dead letters that a worker refused."""
     now = datetime.now(UTC)
     wrong = [furnishing.refused(WRONG | {"referenceId": f"job-{n}"}, now) for n in range(1, 4)]
     furnishing.park(application_.office(), wrong)
@@ -63,7 +63,7 @@ def test_a_body_that_a_worker_would_refuse_is_not_kept_and_says_where(
         "/letters/1/edit", status=422, body=worse, why="x", instead_of=mark(ann, 1), do="save"
     ).text
     assert "at tokens" in words(page)
-    assert "-1" in page  # what was typed is still there
+    assert "-1" in page  # the typed text is still there
     assert letters.office().letter(1).edited_body is None
 
 
@@ -97,10 +97,10 @@ def test_an_edit_of_what_another_has_edited_meanwhile_is_refused(ann: Visitor, l
     ).text
     assert "Somebody else has edited" in page
     theirs = page.partition("The body as it is now")[2]
-    assert "&#34;tokens&#34;: 120" in theirs  # what a second press would replace can be seen
+    assert "&#34;tokens&#34;: 120" in theirs  # the edit that a second press would replace is visible
 
 
-def test_what_was_written_about_a_letter_that_is_parked_no_more_can_still_be_read(
+def test_edit_of_a_dead_letter_discarded_meanwhile_is_refused_and_still_shown(
     ann: Visitor, letters: Application
 ) -> None:
     old = mark(ann, 1)
@@ -112,7 +112,7 @@ def test_what_was_written_about_a_letter_that_is_parked_no_more_can_still_be_rea
     assert letters.office().letter(1).edited_body is None
 
 
-def test_of_very_many_edits_the_newest_are_shown(ann: Visitor, letters: Application) -> None:
+def test_page_shows_the_newest_of_many_edits(ann: Visitor, letters: Application) -> None:
     for number in range(12):
         fine = json.dumps(WRONG | {"tokens": 100 + number}).encode()
         letters.office().edit(1, fine, "again", "bob", instead_of=letters.office().letter(1).current_body)
@@ -168,7 +168,7 @@ def test_a_filter_discards_what_waits_and_the_undo_brings_back_just_that(
     assert [status(letters, n) for n in (1, 2, 3)] == [Status.PARKED, Status.DISCARDED, Status.PARKED]
 
 
-def test_who_comes_too_late_is_told_that_nothing_was_done(ann: Visitor, letters: Application) -> None:
+def test_second_discard_or_restore_says_that_nothing_was_done(ann: Visitor, letters: Application) -> None:
     ann.post("/letters/discard", n="1", why="mine")
     again = ann.post("/letters/discard", n="1", why="mine, in another tab")
     assert "Nothing was discarded" in words(ann.get(again.location))
@@ -208,7 +208,7 @@ def test_every_action_is_in_the_audit_log_with_who_what_and_why(ann: Visitor, le
 
 
 def app_actor(visitor: Visitor) -> str:
-    """Who sits at the machine, as the pages name them."""
+    """Return the name that the pages show for the person at this machine."""
     found = re.search(r"<strong>([^<]+)</strong><span class=\"role\">", visitor.get("/letters"))
     assert found is not None
     return found[1]
@@ -248,7 +248,7 @@ def test_a_replay_that_has_ended_is_watched_no_more(ann: Visitor, letters: Appli
     office = letters.office()
     made = office.create_replay([1], "try", "ann")
     page = ann.get(f"/replays/{made.number}")
-    assert 'data-state="done"' in page  # it rests: nothing changes by itself
+    assert 'data-state="done"' in page  # it is paused: nothing changes by itself
     assert "Resume" in page
     office.cancel_replay(made.number, "ann")
     page = ann.get(f"/replays/{made.number}?begun=1")

@@ -1,4 +1,4 @@
-"""What a person does in a real browser, on real servers, with a real worker: Debian's Chromium, headless."""
+"""Steps of a person in a real browser, on real servers, with a real worker: Debian's Chromium, headless."""
 
 import json
 import os
@@ -32,7 +32,7 @@ PASSWORD = "correct horse battery"
 
 
 class Person:
-    """Somebody at a browser, who reads pages, clicks and types. What takes a while is waited for."""
+    """Person at a browser, who reads pages, clicks and types. Each step waits for its page."""
 
     def __init__(self, driver: webdriver.Chrome, base: str) -> None:
         self.driver = driver
@@ -44,7 +44,7 @@ class Person:
 
     @property
     def page(self) -> str:
-        """All that can be read on the page, as one line."""
+        """Text of the page, as one line."""
         return " ".join(self.driver.find_element(By.TAG_NAME, "body").text.split())
 
     def sees(self, text: str) -> None:
@@ -81,7 +81,7 @@ class Person:
         ActionChains(self.driver).send_keys(*keys).perform()
 
     def _try(self, act: Callable[[], None]) -> None:
-        """A part of a page that is replaced meanwhile is looked for again."""
+        """Try ``act`` again where its part of the page is replaced meanwhile."""
         for _ in range(5):
             try:
                 return act()
@@ -93,7 +93,7 @@ class Person:
 def _is_gone(element: WebElement) -> bool:
     try:
         element.is_enabled()
-    except WebDriverException:  # stale, or of a document that is being replaced
+    except WebDriverException:  # stale, or part of a document that is being replaced
         return True
     return False
 
@@ -114,7 +114,7 @@ def driver() -> Iterator[webdriver.Chrome]:
 
 @pytest.fixture
 def open_console(application: Application) -> Iterator[Callable[..., str]]:
-    """Starts the console as an operator does, and gives its address."""
+    """Start the console as an operator does, and return its address."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(*arguments: str) -> str:
@@ -139,9 +139,9 @@ def open_console(application: Application) -> Iterator[Callable[..., str]]:
 
 
 def complaints_of(driver: webdriver.Chrome) -> list[str]:
-    """What the browser has complained of since it was asked last."""
+    """Return the errors that the browser has logged since the last call."""
     entries: list[dict[str, str]] = driver.get_log("browser")  # type: ignore[no-untyped-call]
-    # A page that is answered with 4xx is one that a test asked for.
+    # A test asks for each page that is answered with 4xx.
     severe = (entry for entry in entries if entry["level"] == "SEVERE" and entry["source"] != "network")
     return [entry["message"] for entry in severe]
 
@@ -159,12 +159,12 @@ def ann(driver: webdriver.Chrome, open_console: Callable[..., str]) -> Iterator[
 
 
 def quoted(number: int) -> dict[str, object]:
-    """A command that a worker refuses: its tokens are a text."""
+    """Return a command that a worker refuses: its tokens are a text."""
     return {"type": "usage.deduct", "referenceId": f"scan-{number}", "userId": "ada", "tokens": "250"}
 
 
 def park_good(application: Application, count: int) -> None:
-    """Letters that met a fault which is gone."""
+    """Drain dead letters whose fault is gone."""
     now = datetime.now(UTC)
     letters = (furnishing.refused({**quoted(n), "tokens": 10}, now) for n in range(count))
     furnishing.park(application.office(), letters)

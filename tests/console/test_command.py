@@ -1,4 +1,4 @@
-"""``billing-worker console``: what it refuses to serve, and who may sign in."""
+"""``billing-worker console``: refusals to serve, and the people who may sign in."""
 
 import signal
 import subprocess
@@ -87,7 +87,9 @@ def test_a_user_has_a_file_a_role_and_a_long_password(cli: Cli) -> None:
     assert "at least 10 characters" in short.error
 
 
-def test_what_is_missing_is_named_with_the_way_out(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_is_named_with_the_command_that_installs_it(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "waitress", None)
     ended = cli("console")
     assert ended.code == 2

@@ -1,4 +1,4 @@
-"""Who comes in, from where, and what they may do."""
+"""Access to the console: people, addresses and permissions."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ FOR_EVERYBODY = {"/sign-in", "/sign-out", "/theme"}
 
 
 def paths(app: Flask, method: str) -> list[str]:
-    """Every path that takes ``method``, with something in its places."""
+    """Return every path that takes ``method``, with its parameters filled in."""
 
     def filled(rule: Rule) -> str:
         return re.sub(r"<[^>]+>", "7", rule.rule)
@@ -35,7 +35,7 @@ def signed_in(app: Flask, name: str) -> Visitor:
     return visitor
 
 
-def test_who_has_not_signed_in_sees_nothing(guarded: Flask) -> None:
+def test_visitor_who_has_not_signed_in_sees_nothing(guarded: Flask) -> None:
     visitor = Visitor(guarded.test_client())
     for path in set(paths(guarded, "GET")) - {"/sign-in", "/static/7"}:
         response = visitor.client.get(path)
@@ -196,7 +196,9 @@ def test_one_comes_in_while_the_database_is_down_to_see_that_it_is(people_file: 
     assert "Ledger Not fine:" in words(visitor.get("/"))
 
 
-def test_who_came_and_who_failed_to_is_in_the_audit_log(guarded: Flask, application_: Application) -> None:
+def test_activity_log_has_sign_ins_sign_outs_and_failed_sign_ins(
+    guarded: Flask, application_: Application
+) -> None:
     Visitor(guarded.test_client()).sign_in("mallory", "wrong", status=401)
     signed_in(guarded, "ann").post("/sign-out")
     entries = application_.office().audit_log().entries
@@ -267,7 +269,7 @@ def test_every_answer_has_the_headers_that_keep_others_out(visitor: Visitor) -> 
     assert visitor.client.get("/letters").headers["Cache-Control"] == "no-store"
 
 
-def test_nothing_on_a_page_is_inline_or_from_elsewhere(visitor: Visitor) -> None:
+def test_pages_hold_nothing_inline_and_nothing_from_elsewhere(visitor: Visitor) -> None:
     for path in ("/", "/letters", "/letters/list", "/accounts", "/audit", "/explain"):
         page = visitor.get(path)
         assert re.findall(r"<script(?![^>]*\bsrc=)", page) == []

@@ -1,4 +1,4 @@
-"""Every page on both databases, with what means harm; and what is not known says so."""
+"""Every page on both databases, with hostile content; unknown values are shown as unknown."""
 
 import csv
 import html
@@ -62,7 +62,7 @@ def test_the_numbers_are_the_ledgers_own(at_desk: Application) -> None:
     assert "2,500 held" in words(visitor.get("/account?user=ada"))
 
 
-def test_what_means_harm_is_shown_and_does_none(application_: Application) -> None:
+def test_hostile_content_is_shown_and_does_no_harm(application_: Application) -> None:
     now = datetime.now(UTC)
     furnishing.large(application_.engine, application_.office(), application_.catalog, now, groups=60)
     visitor = Visitor(app_on(application_).test_client())
@@ -179,20 +179,20 @@ def test_a_number_of_a_letter_is_found_and_nothing_else_is_taken_for_one(at_desk
         assert visitor.client.get(f"/find?q={quote(text)}").location.startswith("/explain?reference=")
 
 
-def test_what_is_listed_is_what_the_buttons_act_on(application_: Application) -> None:
+def test_buttons_act_on_exactly_the_listed_dead_letters(application_: Application) -> None:
     now = datetime.now(UTC)
     furnishing.park(
         application_.office(), [furnishing.refused({"type": "usage.a", "n": n}, now) for n in range(3)]
     )
     application_.office().discard([3], "gone", "ann")
     visitor = Visitor(app_on(application_).test_client())
-    page = visitor.get("/letters/list?n=1")  # where one comes back to from a form that one left
+    page = visitor.get("/letters/list?n=1")  # an operator comes back here from a form without sending it
     assert "2 letters" in words(page)
     assert "/letters/discard?n=" not in page
     assert "status=parked" in page
     page = visitor.get("/letters/list?status=discarded")
     assert "Restore all of them" in page
-    assert "/letters/discard?status" not in page  # it would act on others than these
+    assert "/letters/discard?status" not in page  # it would act on other dead letters than these
     assert "/letters/replay?status" not in page
 
 
@@ -270,7 +270,7 @@ def test_a_statement_is_taken_away_as_the_command_line_writes_it(furnished: Appl
         ("/account/history?user=u&cursor=made-up", "cursor"),
     ],
 )
-def test_what_makes_no_sense_is_said_with_the_way_out(
+def test_invalid_request_is_refused_with_the_way_out(
     path: str, says: str | None, application_: Application
 ) -> None:
     applied(application_.engine, application_.catalog, opened("u"))
@@ -283,11 +283,11 @@ def test_what_makes_no_sense_is_said_with_the_way_out(
     "path",
     ["/letters/7", "/replays/7", "/groups/abcdef", "/account?user=nobody", "/explain?reference=x", "/x"],
 )
-def test_what_is_not_there_is_no_empty_page(path: str, visitor: Visitor) -> None:
+def test_missing_object_is_404_and_no_empty_page(path: str, visitor: Visitor) -> None:
     visitor.get(path, status=404)
 
 
-# -- what is not known ------------------------------------------------------------------------------------
+# -- unknown values ---------------------------------------------------------------------------------------
 
 
 def test_without_a_broker_the_overview_says_so_instead_of_zero(visitor: Visitor) -> None:

@@ -1,4 +1,4 @@
-"""The parts that pages are made of: bodies, charts, formats, what is watched, what is asked."""
+"""Parts of the pages: bodies, charts, formats, watched values, query parameters."""
 
 import threading
 from datetime import UTC, datetime, timedelta
@@ -29,7 +29,7 @@ NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
 
 
 @given(st.binary(max_size=80) | st.text(max_size=80).map(str.encode))
-def test_what_may_be_edited_comes_back_from_a_form_as_it_was(body: bytes) -> None:
+def test_editable_body_comes_back_from_a_form_unchanged(body: bytes) -> None:
     text = editable(body)
     if text is None:
         return
@@ -51,9 +51,9 @@ def test_what_may_be_edited_comes_back_from_a_form_as_it_was(body: bytes) -> Non
         ("\u202eevil".encode(), "hex"),
         (b"\xff", "hex"),
         (b'{"a":' * 5_000 + b"1", "text"),
-        (b"[" * 100 + b"1," * 50_000 + b"1" + b"]" * 100, "text"),  # set out, 20 million spaces
+        (b"[" * 100 + b"1," * 50_000 + b"1" + b"]" * 100, "text"),  # formatted, it has 20 million spaces
         (b"-0", "text"),
-        (b'\xef\xbb\xbf{"a": 1}', "hex"),  # a worker refuses it for its mark, which nobody would see
+        (b'\xef\xbb\xbf{"a": 1}', "hex"),  # a worker refuses it for its invisible byte order mark
         ('{"a": 1}'.encode("utf-16"), "hex"),
     ],
 )
@@ -112,7 +112,7 @@ def test_a_bar_of_shares_has_the_parts_in_proportion() -> None:
 # -- formats ----------------------------------------------------------------------------------------------
 
 
-def test_what_cannot_be_seen_is_spelled_out() -> None:
+def test_invisible_characters_are_spelled_out() -> None:
     assert visible("a\u202eb\x00\x1b[0m\tc\nd") == "a\\u202eb\\x00\\x1b[0m\tc\nd"
     assert shortened("a\n b" + "c" * 200, 10) == "a bcccccc…"
 
@@ -139,7 +139,7 @@ def test_numbers_on_an_axis_are_short() -> None:
     assert [compact(value) for value in (7, 1_200, 30_000, 4_500_000)] == ["7", "1.2k", "30k", "4.5M"]
 
 
-# -- what is watched --------------------------------------------------------------------------------------
+# -- watched values ---------------------------------------------------------------------------------------
 
 
 def watched(ask: object, *, keep_s: float = 60, wait_s: float = 5) -> Watched[int]:
@@ -160,7 +160,7 @@ def test_an_answer_is_kept_for_its_time() -> None:
     eventually(lambda: fresh.get() == Known(3, NOW))
 
 
-def test_who_does_not_answer_is_unknown_and_says_why() -> None:
+def test_value_of_an_unavailable_server_is_unknown_with_the_reason() -> None:
     def ask() -> int:
         raise BrokerUnavailableError("the broker is not available")
 
@@ -174,7 +174,7 @@ def test_a_fault_in_asking_is_unknown_as_well() -> None:
     assert watched(ask).get() == Unknown("asking failed: ZeroDivisionError")
 
 
-def test_where_an_old_answer_is_fine_nobody_waits_for_a_new_one() -> None:
+def test_stale_value_is_served_while_a_refresh_runs() -> None:
     go, asked = threading.Event(), []
 
     def ask() -> int:
@@ -205,7 +205,7 @@ def test_no_page_waits_for_what_takes_long_and_nobody_asks_twice() -> None:
     assert len(asked) == 2
 
 
-# -- what is asked ----------------------------------------------------------------------------------------
+# -- query parameters -------------------------------------------------------------------------------------
 
 
 def test_a_set_of_letters_is_the_same_after_its_way_through_a_url() -> None:
@@ -225,7 +225,7 @@ def test_a_filter_is_the_same_after_its_way_through_a_form() -> None:
     assert filter_in(MultiDict(filter_pairs(chosen))) == chosen
 
 
-def test_what_is_acted_on_is_never_what_the_filter_does_not_find() -> None:
+def test_action_never_reaches_beyond_the_filter() -> None:
     chosen = LetterSet.read(MultiDict([("status", "parked"), ("status", "resolved"), ("type", "t")]))
     assert chosen.only(Status.PARKED).pairs == [("status", "parked"), ("type", "t")]
     with pytest.raises(QueryError, match="the filter finds those that are resolved"):
@@ -238,5 +238,5 @@ def test_a_path_of_ours_is_one(target: str) -> None:
 
 
 @pytest.mark.parametrize("target", ["", None, "//x", "/\\x", "http://x", "x", "/a\\b", "/\t/x", "/a\nb"])
-def test_what_leads_elsewhere_is_none(target: str | None) -> None:
+def test_path_that_leads_elsewhere_is_refused(target: str | None) -> None:
     assert own_path(target) is None

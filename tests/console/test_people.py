@@ -1,4 +1,4 @@
-"""The file of those who may sign in, and how often one may try."""
+"""File of the people who may sign in, and limit of sign-in attempts."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def test_a_person_is_known_by_the_right_password_only(path: Path) -> None:
     assert people.signed_in("bob", "a long password") is None
 
 
-def test_what_is_written_later_is_read_and_replaces_what_was(path: Path) -> None:
+def test_later_entry_of_a_person_is_read_and_replaces_the_earlier_one(path: Path) -> None:
     write_person(path, "ann", Role.OPERATOR, "a long password")
     people = People(path)
     before = people.person("ann")

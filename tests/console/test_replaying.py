@@ -1,4 +1,4 @@
-"""Replays in the console's process: started once, stopped in order, and what troubles them is told."""
+"""Replays in the console's process: started once, stopped in order, troubles shown."""
 
 import threading
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from worker.errors import BillingError
 
 
 class FakeApplication:
-    """Its replays run ``run`` until they are stopped."""
+    """Application whose replays call ``run`` until they are stopped."""
 
     def __init__(self, run: Callable[..., None] | None = None) -> None:
         self.started: list[int] = []
@@ -52,7 +52,7 @@ def test_a_replay_runs_once_however_often_it_is_started() -> None:
     eventually(lambda: not running.is_running(7))
 
 
-def test_what_a_replay_waits_for_is_told_until_it_goes_on() -> None:
+def test_trouble_of_a_replay_is_shown_until_it_goes_on() -> None:
     go = threading.Event()
 
     def run(*, on_trouble: Callable[[str], None], on_progress: Callable[[Any], None], **_: Any) -> None:

@@ -1,4 +1,4 @@
-"""Somebody at the console without a browser: follows no redirect, and sends forms with their token."""
+"""Client of the console without a browser: follows no redirect, and sends forms with their token."""
 
 import html
 import re
@@ -9,26 +9,26 @@ from werkzeug.test import TestResponse
 
 
 class Visitor:
-    """Sends requests with the cookies of those before."""
+    """Send requests with the cookies of earlier responses."""
 
     def __init__(self, client: FlaskClient) -> None:
         self.client = client
 
     def get(self, path: str, status: int = 200, **more: Any) -> str:
-        """The page at ``path``, which must come with ``status``."""
+        """Return the page at ``path``, which must come with ``status``."""
         with self.client.get(path, **more) as response:
             text = response.get_data().decode("utf-8", "replace")
             assert response.status_code == status, f"{path}: {response.status_code} {words(text)[:400]}"
         return text
 
     def post(self, path: str, /, status: int = 303, **fields: Any) -> TestResponse:
-        """The answer to a form of ours with these fields, which must come with ``status``."""
+        """Send these fields as a form of ours; return the response, which must have ``status``."""
         response = self.client.post(path, data={"csrf_token": self.token(), **fields})
         assert response.status_code == status, f"{path}: {response.status_code} {words(response.text)[:400]}"
         return response
 
     def token(self) -> str:
-        """What a form of this session bears."""
+        """Return the CSRF token that the forms of this session hold."""
         for path in ("/letters/discard?n=1", "/", "/sign-in"):
             found = re.search(r'name="csrf_token" value="([^"]+)"', self.client.get(path).text)
             if found:
@@ -41,11 +41,11 @@ class Visitor:
 
 
 def words(page: str) -> str:
-    """What a page says, without its tags; white space is one space."""
+    """Return the text of a page without its tags; white space becomes one space."""
     body = page.partition("<main")[2].partition("</main>")[0] or page
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", body)).split())
 
 
 def row_numbers(page: str) -> list[int]:
-    """The numbers of the letters that a page lists."""
+    """Return the numbers of the dead letters that a page lists."""
     return [int(number) for number in re.findall(r'<a data-open href="/letters/(\d+)"', page)]

@@ -40,7 +40,7 @@ def written(steps: Sequence[Step]) -> str:
 
 
 def spoken(steps: Sequence[Step], engine: Engine) -> Iterator[Step]:
-    """The steps with what a worker on this empty ledger answers."""
+    """The steps with the replies of a worker on this empty ledger."""
     now = datetime.fromisoformat(START)
     pipeline = Pipeline(
         Ledger(engine),

@@ -70,7 +70,7 @@ def test_every_way_to_be_malformed_stands_there_with_its_field() -> None:
     assert {None, "tokens", "items.1.tokens", "metadata.plan"} <= fields
 
 
-def test_what_is_a_message_decodes_and_what_is_none_does_not() -> None:
+def test_body_decodes_unless_its_reply_calls_it_malformed() -> None:
     now = datetime.fromisoformat(START)
     for step in STEPS:
         body = step["body"] if "body" in step else json.dumps(step["message"])

@@ -1,4 +1,4 @@
-"""What somebody who means ill, a clock that is off or a catalog that changes must not bring about."""
+"""Protection against a malicious producer, a clock that is off, and a catalog that changes."""
 
 from datetime import timedelta
 
@@ -68,7 +68,7 @@ def test_a_clock_that_is_behind_the_opening_grants_and_counts_nothing_twice() ->
     assert told(ledger, upload(80, reference_id="u2"), timedelta(0))[0] == "free_upload_limit_exceeded"
 
 
-def test_what_expired_of_a_payment_is_not_taken_again_from_another() -> None:
+def test_expired_tokens_of_a_payment_are_not_taken_from_another() -> None:
     ledger = after(
         opening(tier="empty"),
         payment(499, "USD", reference_id="p1", package_id="plain"),

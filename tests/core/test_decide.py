@@ -1,4 +1,4 @@
-"""The decision: what is written with an answer, the order in a batch, and the reference before all.
+"""The decision: the rows written with a reply, the order in a batch, and the reference before all.
 
 The rules of the commands have their tables in ``test_rules.py``.
 """
@@ -42,7 +42,7 @@ from tests.support.worlds import NOW, SMALL_CATALOG, cut
 from worker.core import Conflict, Decided, Outcome, Plan, QuotaKey, decide
 from worker.core.decide import content_of
 
-#: What was granted at ``NOW`` ends here.
+#: End of the period that was granted at ``NOW``.
 PERIOD_END = datetime(2026, 12, 22, 10, 15, tzinfo=NOW.tzinfo)
 SOON = NOW + timedelta(days=1)
 
@@ -52,7 +52,7 @@ def told(reply: dict[str, Any], *names: str) -> tuple[Any, ...]:
 
 
 def planned(ledger: FakeLedger, *commands: Command, now: datetime = NOW) -> Plan:
-    """What is decided about ``commands`` and not written."""
+    """Plan for ``commands``: decided and not written."""
     known = ledger.load(commands, now)
     plan = decide(commands, known, now, ledger.catalog)
     assert len(plan.answers) == len(commands)
@@ -83,7 +83,7 @@ def test_a_payment_is_recorded_with_its_package_its_money_and_its_tokens() -> No
     assert (paid.provider, paid.recorded_at, paid.occurred_at) == ("stripe", NOW, earlier)
 
 
-def test_what_happened_to_a_payment_is_recorded_also_where_it_moves_nothing() -> None:
+def test_payment_event_is_recorded_even_if_it_moves_nothing() -> None:
     ledger = after(opening(), payment(reference_id="p"))
     plan = planned(ledger, disputed(500), failed(reference_id="f"), closed("won", 500, reference_id="w"))
     assert [
@@ -157,7 +157,7 @@ def test_an_outcome_keeps_the_free_text_of_its_command() -> None:
     assert (outcome.attempt, outcome.transaction_id) == (3, None)
 
 
-def test_of_an_account_that_was_only_used_no_more_than_that_is_written() -> None:
+def test_plan_of_an_account_that_was_only_used_writes_only_the_usage() -> None:
     ledger = after(opening("o", tier="pro"), bonus(20, "b"))
     plan = planned(ledger, deduct(5, "r1"), deduct(500, "r2"), deduct(200, "r3"))
     (move,) = plan.accounts
@@ -171,7 +171,7 @@ def test_of_an_account_that_was_only_used_no_more_than_that_is_written() -> None
     [upload(1), reserve(1), bonus(1), record("page", 1), settling(), deduct(80)],
     ids=lambda command: command.type,
 )
-def test_of_an_account_that_was_more_than_used_all_that_changed_is_written(command: Command) -> None:
+def test_plan_of_an_account_that_was_more_than_used_writes_all_changes(command: Command) -> None:
     """The ledger in memory asserts that nothing else changed where a plan says ``only_used``."""
     ledger, model = after(opening()), Model(SMALL_CATALOG)
     model.apply(opening(), NOW)
@@ -314,7 +314,7 @@ def test_an_opening_that_is_refused_leaves_the_placeholder_closed_for_those_behi
     assert (move.state.tier, move.state.balance) == ("pro", 250)
 
 
-def test_what_a_refused_command_would_have_settled_is_settled_by_the_next_one_of_the_batch() -> None:
+def test_rejected_command_leaves_due_entries_to_the_next_one_of_the_batch() -> None:
     ledger = after(opening(), bonus(20, "b"))
     refused, used = ledger.apply([deduct(50, "r1"), deduct(10, "r2")], PERIOD_END)
     standing = ("code", "balanceBefore", "balanceAfter", "expired")
@@ -323,7 +323,7 @@ def test_what_a_refused_command_would_have_settled_is_settled_by_the_next_one_of
     assert {entry.outcome.reference_id for entry in ledger.entries[2:]} == {"r2"}
 
 
-def test_what_is_settled_is_told_by_the_one_that_settled_it() -> None:
+def test_only_the_command_that_posts_an_expiry_reports_it() -> None:
     ledger = after(opening(), bonus(20, "b"))
     replies = ledger.apply([deduct(1, "r1"), deduct(1, "r2"), deduct(100, "r3")], PERIOD_END)
     assert [reply.get("expired") for reply in replies] == [100, None, None]
@@ -347,7 +347,7 @@ def test_an_empty_batch_has_an_empty_plan() -> None:
 
 # -- the reference ----------------------------------------------------------------------------------------
 
-#: What the account of ``u`` has seen before them.
+#: Commands that the account of ``u`` has seen before them.
 BEFORE: list[Command] = [
     opening("first"),
     payment(reference_id="p"),
@@ -687,7 +687,7 @@ def test_an_applied_reference_is_never_judged_anew(attempt: int) -> None:
 
 
 def test_a_lower_attempt_that_was_never_judged_is_answered_with_the_latest() -> None:
-    """It comes too late to be judged: what counts is what has become of the reference."""
+    """The attempt comes too late to be judged: the latest outcome of the reference counts."""
     ledger = after(opening())
     third = reply_to(ledger, deduct(150, attempt=3))
     assert reply_to(ledger, deduct(150, attempt=2)) == {**third, "duplicate": True}

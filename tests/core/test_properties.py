@@ -1,4 +1,4 @@
-"""What must be true of every day: the model foretells it, batches don't matter, a refusal leaves nothing.
+"""Properties of every day: the model foretells it, batches don't matter, a rejection leaves nothing.
 
 The model (``tests/support/model.py``) and the worker were written apart, from the same rules.
 """

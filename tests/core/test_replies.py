@@ -1,4 +1,4 @@
-"""What is said about what was decided: the words, and the fields a caller acts on."""
+"""Replies about decisions: the words, and the fields a caller acts on."""
 
 import json
 from datetime import datetime, timedelta
@@ -320,7 +320,7 @@ def value_of(text: str) -> int:
 
 @examples(300)
 @given(st.integers(0, 10**12), st.integers(1, 10**12))
-def test_what_is_required_never_looks_like_what_is_available(available: int, shortfall: int) -> None:
+def test_required_amount_never_looks_like_the_available_one(available: int, shortfall: int) -> None:
     required = human_amount(available + shortfall, round_up=True)
     assert value_of(human_amount(available)) <= available * 10
     assert value_of(required) >= (available + shortfall) * 10

@@ -1,6 +1,6 @@
-"""The rules of every command, as tables of what came before, what is asked, and what comes of it.
+"""The rules of every command, as tables of the commands before, the command, and its result.
 
-Every reply is written out as it stands on the wire, but for what all replies have: who, which, and in words.
+Every reply is written out as it stands on the wire, but for the fields that all replies have.
 """
 
 from collections.abc import Mapping, Sequence
@@ -55,8 +55,10 @@ def wire(moment: datetime) -> str:
 
 @dataclass(frozen=True)
 class Case:
-    """``before`` is applied at ``NOW``, ``at_the_end`` an hour before the period's end, ``command`` so much
-    ``later``: what it is answered and writes.
+    """One command, with the reply to it and the entries it writes.
+
+    ``before`` is applied at ``NOW``, ``at_the_end`` an hour before the period's end, ``command`` so much
+    ``later``.
 
     The reply is without what is common to all. An entry is a counter, an amount and a lot, or None: the debt.
     """
@@ -74,7 +76,7 @@ class Case:
         return self.name
 
     def ledger(self) -> FakeLedger:
-        """What there is before the command."""
+        """Ledger as it is before the command."""
         ledger = after(*self.before, catalog=self.catalog)
         if self.at_the_end:
             ledger.apply(self.at_the_end, NOW + SHORTLY)
@@ -794,7 +796,7 @@ SUBSCRIPTIONS += [
 
 APPLIED = [*ACCOUNTS, *USAGE, *HOLDS, *PAYMENTS, *CREDITS, *SUBSCRIPTIONS]
 
-#: What all replies have.
+#: Fields that all replies have.
 COMMON = {"status", "message", "type", "referenceId", "userId", "attempt", "duplicate", "transactionId"}
 COMMON |= {"unit", "recordedAt"}
 

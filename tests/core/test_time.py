@@ -208,7 +208,7 @@ def test_a_paid_tier_is_renewed_ahead_of_time_month_after_month(opened: datetime
     replies = assert_like_the_model(ledger, model, day)
     codes = [reply["code"] for reply in replies[1:]]
     assert codes == ["renewal_scheduled", "period_already_granted"] * 14
-    # The last renewal took effect, but only refusals have looked since: what is due is not booked by them.
+    # The last renewal took effect, but only rejections came since: they do not post what is due.
     assert ledger.balances() == {"u": 130}
     book = account_now(ledger.accounts["u"], ledger.lots_of("u"), [], months_after(opened, 14), SMALL_CATALOG)
     assert book.state.balance == 90 + 40
@@ -280,7 +280,7 @@ def seen(ledger: FakeLedger, user: str, moment: datetime) -> dict[str, Any]:
 def test_an_account_that_was_settled_waits_for_what_is_next_and_for_nothing_that_has_passed(
     day: Day, catalog: Catalog, later: timedelta
 ) -> None:
-    """Or a scheduler would come again and again."""
+    """Otherwise a scheduler would come again and again."""
     ledger, model = FakeLedger(catalog), Model(catalog)
     now = day[-1][0] + later
     last: list[Command] = [

@@ -1,1 +1,1 @@
-"""Dead letters: how they are made, kept and sent again."""
+"""Tests of dead letters: made, drained, kept and replayed."""

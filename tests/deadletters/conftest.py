@@ -1,4 +1,4 @@
-"""What the tests of the dead letters share."""
+"""Shared fixtures of the dead-letter tests."""
 
 import pytest
 from sqlalchemy import Engine

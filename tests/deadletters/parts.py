@@ -1,6 +1,6 @@
-"""A whole world without a server: a ledger, a worker that can be away, a broker in memory, a clock to turn.
+"""World without servers: a ledger, a worker that can be away, a broker in memory, an adjustable clock.
 
-Time passes only where somebody waits; while somebody waits the worker works, unless it is away.
+Time passes only while code waits; meanwhile the worker works, unless it is away.
 """
 
 import json
@@ -37,7 +37,7 @@ NOT_JSON = Reason("not_json", "no JSON")
 
 
 class Killed(BaseException):
-    """What a kill -9 does to the code that runs, as far as a test can."""
+    """Stands in for kill -9: no handler of ``Exception`` catches it."""
 
 
 def delivered(
@@ -47,7 +47,7 @@ def delivered(
     properties: Mapping[str, Any] | None = None,
     headers: Mapping[Any, Any] | None = None,
 ) -> Delivery:
-    """A message as a worker gets it."""
+    """Return a message as a worker receives it."""
     queue = "billing.usage" if routing_key.startswith("usage.") else "billing.payments"
     return Delivery(
         body, queue, "billing", routing_key, 1, properties=properties or {}, headers=headers or {}
@@ -64,18 +64,18 @@ def failed(
     at: datetime = NOW,
     tries: int = 1,
 ) -> Delivery:
-    """A letter as it comes out of the dead-letter queue."""
+    """Return a dead letter as it comes out of its queue."""
     original = delivered(body, routing_key, properties=properties, headers=headers)
     return from_dead_queue(dead_letter_for(original, reason, queue=DEAD, tries=tries, now=at))
 
 
 def from_dead_queue(letter: Outgoing) -> Delivery:
-    """The letter, after it went through its queue."""
+    """Return the dead letter after its way through the queue."""
     return Delivery(letter.body, DEAD, "", DEAD, 1, properties=letter.properties, headers=letter.headers)
 
 
 class DeadQueue:
-    """A link that consumes dead letters: what waits, and what was acknowledged of it."""
+    """A link that consumes dead letters; holds those that wait and counts those acknowledged."""
 
     def __init__(self, *waiting: Delivery) -> None:
         self.waiting = deque(waiting)
@@ -131,7 +131,7 @@ class _Publisher:
 
 
 class World:
-    """See the module. ``now`` and ``seconds`` are the same clock."""
+    """The world that the module describes. ``now`` and ``seconds`` are the same clock."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -174,7 +174,7 @@ class World:
     # -- the worker ---------------------------------------------------------------------------------------
 
     def work(self) -> None:
-        """Settle all that waits, as a worker does; what it refuses goes to the dead letters."""
+        """Process all messages that wait, as a worker does; dead letters go to their queue."""
         if not self.queued:
             return
         pipeline = Pipeline(
@@ -199,16 +199,16 @@ class World:
         applied(self.engine, self.catalog, *commands, now=self.now)
 
     def open(self, *users: str) -> None:
-        """Accounts of 10,000 tokens."""
+        """Open accounts of 10,000 tokens."""
         self.apply(*(OpenAccount(reference_id=f"open-{u}", user_id=u, tier="free") for u in users))
 
     def balance(self, user: str) -> int:
         return Reader(self.engine).balance(user, self.now, self.catalog).balance
 
-    # -- letters ------------------------------------------------------------------------------------------
+    # -- dead letters -------------------------------------------------------------------------------------
 
     def park(self, *deliveries: Delivery) -> list[ParkedLetter]:
-        """The parked letters afterwards, oldest first."""
+        """Drain these deliveries; return all parked dead letters, oldest first."""
         self.dead.waiting += deliveries
         self.office.park(self.dead.link)
         return self.parked()
@@ -217,7 +217,7 @@ class World:
         return list(self.office.every_letter(LetterFilter(status=(Status.PARKED,))))[::-1]
 
     def park_failed(self, *messages: Mapping[str, Any], reason: Reason | None = None) -> list[int]:
-        """Letters of these messages, for a reason that is no longer; their numbers."""
+        """Park dead letters of these messages, whose cause is gone; return their numbers."""
         why = reason or Reason("unprocessable", "KeyError: a bug", traceback=TRACEBACK)
         before = {letter.number for letter in self.parked()}
         letters = self.park(
@@ -239,7 +239,7 @@ class World:
         return self.office.letter(number).status
 
     def kinds(self, number: int) -> list[str]:
-        """The story of a letter, in words."""
+        """Return the history of a dead letter as the kinds of its events."""
         return [event.kind for event in self.office.story(number).events]
 
     # -- replays ------------------------------------------------------------------------------------------
@@ -266,7 +266,7 @@ class World:
     def replay(
         self, letters: Sequence[int] | LetterFilter, *, rate: float | None = None, steps: Sequence[int] = ()
     ) -> Replay:
-        """Asked for and run, as far as it goes."""
+        """Create a replay and run it as far as it goes."""
         created = self.office.create_replay(letters, "mended", "ann", rate=rate, steps=steps)
         return self.run(created.number)
 
@@ -288,10 +288,10 @@ KeyError: 'u-17'
 
 
 def deduct(reference: str, tokens: int = 5, user: str = "ann", **fields: Any) -> dict[str, Any]:
-    """A deduction on the wire."""
+    """Return a deduction as it is on the wire."""
     return {"type": "usage.deduct", "referenceId": reference, "userId": user, "tokens": tokens, **fields}
 
 
 def came_of(replay: Replay) -> dict[str, int]:
-    """The counts that aren't zero."""
+    """Return the counts of a replay that aren't zero."""
     return {state: count for state, count in replay.counts.items() if count}

@@ -1,4 +1,4 @@
-"""What operators do by hand, and letters that go out and come back."""
+"""Actions of operators, and export and import of dead letters."""
 
 import json
 from typing import Any
@@ -43,7 +43,7 @@ def test_a_body_that_a_worker_would_refuse_is_refused_with_the_field_and_the_way
     assert world.office.letter(number).edited_body is None
 
 
-def test_of_two_who_edit_the_same_letter_the_second_is_told(world: World) -> None:
+def test_second_of_two_edits_of_the_same_dead_letter_is_refused(world: World) -> None:
     (number,) = world.park_failed(deduct("r-1"))
     body = world.office.letter(number).body
     world.office.edit(number, json.dumps(deduct("r-1", 6)).encode(), "x", "ann", instead_of=body)
@@ -51,7 +51,7 @@ def test_of_two_who_edit_the_same_letter_the_second_is_told(world: World) -> Non
         world.office.edit(number, json.dumps(deduct("r-1", 7)).encode(), "x", "eva", instead_of=body)
 
 
-def test_nobody_acts_without_a_name_or_a_reason(world: World) -> None:
+def test_action_without_a_name_or_a_reason_is_refused(world: World) -> None:
     (number,) = world.park_failed(deduct("r-1"))
     body = world.office.letter(number).body
     for name, reason in (("", "x"), ("x" * 201, "x"), ("ann", " "), ("ann", "x" * 4_001)):
@@ -109,7 +109,7 @@ def test_the_story_of_a_letter_is_told_in_order(world: World) -> None:
     ]
 
 
-def test_what_the_ledger_has_is_told_with_the_letter(world: World) -> None:
+def test_history_shows_the_outcome_in_the_ledger(world: World) -> None:
     world.open("ann")
     (number,) = world.park_failed(deduct("r-1"))
     (line,) = world.office.story(number).ledger
@@ -119,7 +119,7 @@ def test_what_the_ledger_has_is_told_with_the_letter(world: World) -> None:
     assert (line.status, line.code, line.amount, line.agrees) == ("applied", "tokens_deducted", 5, True)
 
 
-# -- out and in -------------------------------------------------------------------------------------------
+# -- export and import ------------------------------------------------------------------------------------
 
 BODIES = [b"", b"\0" * 262_144, bytes(range(256)), "ü\u2028💶".encode(), b'{"a": "\\ud800"}', b"x" * 300_000]
 

@@ -1,4 +1,4 @@
-"""Bodies set out for people: only where that hides nothing, and only as far as it stays a page."""
+"""Bodies formatted for people: only where formatting hides nothing, and only as much as fits a page."""
 
 import json
 
@@ -30,11 +30,11 @@ def test_json_is_set_out_and_means_the_same() -> None:
     ],
     ids=["a name twice", "another number", "minus zero", "a mark in front", "UTF-16", "nested", "too deep"],
 )
-def test_what_would_look_different_is_not_set_out(body: bytes) -> None:
+def test_body_that_would_look_different_is_not_formatted(body: bytes) -> None:
     assert pretty_json(body) is None
     assert readable(body) != ""
 
 
 @pytest.mark.parametrize("body", [b"line\r\nline", b"\0", b"\xff"])
-def test_what_an_editor_would_change_is_not_edited(body: bytes) -> None:
+def test_body_that_an_editor_would_change_is_not_editable(body: bytes) -> None:
     assert editable(body) is None

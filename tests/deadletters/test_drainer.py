@@ -1,4 +1,4 @@
-"""Draining dead letters as they come: through outages, and past one that nobody can keep."""
+"""Drainer of dead letters: it survives outages and passes a dead letter that cannot be stored."""
 
 import logging
 import random
@@ -22,7 +22,7 @@ def drainer(world: World, connect: Callable[[], Link], **options: Any) -> Draine
 
 
 class Queue(DeadQueue):
-    """Ends the loop when nothing waits any more."""
+    """Queue of two dead letters that ends the loop when it is empty."""
 
     def __init__(self, world: World) -> None:
         super().__init__(failed(b"one"), failed(b"two"))
@@ -56,7 +56,7 @@ def test_outage_of_the_broker_is_told_once(world: World, caplog: pytest.LogCaptu
     assert world.office.counts().parked == 2
 
 
-def test_nothing_is_taken_before_the_database_takes_writes(
+def test_drainer_takes_nothing_before_the_database_takes_writes(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     queue, failures, probes = Queue(world), iter(range(4)), list[int]()
@@ -75,7 +75,7 @@ def test_nothing_is_taken_before_the_database_takes_writes(
 
 
 @pytest.mark.parametrize(("hold_most_s", "links"), [(1_000.0, 1), (-1.0, 2)])
-def test_what_came_is_held_through_an_outage_and_given_back_before_the_broker_takes_it(
+def test_deliveries_are_held_through_an_outage_and_given_back_before_the_broker_takes_them(
     world: World, monkeypatch: pytest.MonkeyPatch, hold_most_s: float, links: int
 ) -> None:
     queue, failures, opened = Queue(world), iter(range(3)), list[int]()
@@ -100,7 +100,7 @@ def test_what_came_is_held_through_an_outage_and_given_back_before_the_broker_ta
 
 
 class _Endless(DeadQueue):
-    """One letter after the other, without a pause; the stop comes with the fifth."""
+    """Queue that gives one dead letter after the other; the stop comes with the fifth."""
 
     def __init__(self, world: World) -> None:
         super().__init__()

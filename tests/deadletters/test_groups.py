@@ -1,4 +1,4 @@
-"""What failed in the same way, counted without counting; and lists that the database pages."""
+"""Groups of like failures with stored counts; and lists that the database pages."""
 
 import json
 from collections.abc import Iterator
@@ -62,14 +62,14 @@ DIFFERENT = {
 
 
 @pytest.mark.parametrize(("one", "other"), SAME.values(), ids=SAME.keys())
-def test_what_failed_in_the_same_way_has_the_same_fingerprint(
+def test_like_failures_have_the_same_fingerprint(
     one: tuple[str, str, str | None, str | None], other: tuple[str, str, str | None, str | None]
 ) -> None:
     assert fingerprint_of(*one) == fingerprint_of(*other)
 
 
 @pytest.mark.parametrize(("one", "other"), DIFFERENT.values(), ids=DIFFERENT.keys())
-def test_what_failed_in_another_way_has_another_fingerprint(
+def test_unlike_failures_have_different_fingerprints(
     one: tuple[str, str, str | None, str | None], other: tuple[str, str, str | None, str | None]
 ) -> None:
     assert fingerprint_of(*one) != fingerprint_of(*other)
@@ -97,7 +97,9 @@ AT_STAKE = [
 
 
 @pytest.mark.parametrize(("message", "tokens"), AT_STAKE, ids=lambda value: json.dumps(value)[:40])
-def test_what_is_at_stake_is_read_off_where_it_can_be(message: object, tokens: int | str | None) -> None:
+def test_affected_tokens_are_read_from_the_body_where_possible(
+    message: object, tokens: int | str | None
+) -> None:
     catalog = load_catalog()
     package = catalog.package("standard", None)
     assert package is not None
@@ -115,7 +117,7 @@ def test_no_body_is_too_strange_to_be_looked_at(body: bytes) -> None:
 
 @pytest.fixture
 def true_world(world: World) -> Iterator[World]:
-    """The world, whose groups must be what their letters come to at the end of each test."""
+    """World whose groups must match their dead letters at the end of each test."""
     yield world
     assert world.office.drifts() == []
 
@@ -183,7 +185,7 @@ def test_a_group_follows_its_letters_wherever_they_go(true_world: World) -> None
     assert (group.waiting, group.users, group.tokens_at_stake) == (0, 0, 0)
 
 
-def test_what_nobody_wrote_down_is_not_known_and_no_zero(true_world: World) -> None:
+def test_unrecorded_values_are_unknown_and_not_zero(true_world: World) -> None:
     true_world.park(failed(b"oops", at=EPOCH), failed(b"again", at=EPOCH))
     (group,) = true_world.office.groups().groups
     assert (group.first_failed_at, group.last_failed_at) == (None, None)
@@ -322,10 +324,10 @@ def test_more_than_are_counted_are_said_to_be_more(
     assert true_world.office.page().total == 10
 
 
-# -- what stays -------------------------------------------------------------------------------------------
+# -- append-only rows -------------------------------------------------------------------------------------
 
 
-def test_what_came_is_not_changed_by_anybody(true_world: World) -> None:
+def test_dead_letters_events_and_activity_log_are_append_only(true_world: World) -> None:
     true_world.park(failed(b"oops"))
     for change in (update(dead_letters).values(body=b"else"), dead_letters.delete()):
         with pytest.raises(Exception, match="append-only"), true_world.engine.begin() as connection:

@@ -1,4 +1,4 @@
-"""From a delivery to the letter that tells why it failed, and back from the letter's headers."""
+"""From a delivery to the dead letter with its reason, and back from the dead letter's headers."""
 
 import json
 from collections.abc import Mapping
@@ -51,7 +51,7 @@ def letter_of(
 
 
 def arrived(sent: Outgoing) -> Delivery:
-    """The letter as it comes out of the dead-letter queue."""
+    """Return the dead letter as it comes out of its queue."""
     return delivery(
         sent.body,
         queue=sent.routing_key,
@@ -62,7 +62,7 @@ def arrived(sent: Outgoing) -> Delivery:
     )
 
 
-# -- which letter -----------------------------------------------------------------------------------------
+# -- identity ---------------------------------------------------------------------------------------------
 
 
 def test_the_same_message_has_the_same_letter() -> None:
@@ -89,7 +89,7 @@ def test_a_letter_keeps_its_id_over_versions() -> None:
     assert letter_id(delivery(b"x", properties={"message_id": "m"})) == "aa1fbfc291ad5799a0e3f4c8b6502a4a"
 
 
-# -- what is said -----------------------------------------------------------------------------------------
+# -- headers ----------------------------------------------------------------------------------------------
 
 
 def test_a_letter_says_why_whence_and_when() -> None:
@@ -109,7 +109,7 @@ def test_a_letter_says_why_whence_and_when() -> None:
     assert told.first_failed_at == told.last_failed_at == NOW
 
 
-def test_what_does_not_apply_is_no_header() -> None:
+def test_absent_value_is_no_header() -> None:
     assert "x-billing-traceback" not in letter_of().headers
 
 
@@ -128,7 +128,7 @@ def test_the_body_and_the_properties_are_the_originals() -> None:
     assert (sent.exchange, sent.routing_key) == ("", "billing.dead")
 
 
-def test_who_sent_it_and_how_long_it_had_are_told_and_not_claimed_again() -> None:
+def test_sender_and_expiration_are_kept_as_headers_and_not_as_properties() -> None:
     sent = letter_of(delivery(properties={"user_id": "bridge", "expiration": "60000", "cluster_id": "c"}))
     assert sent.properties == {}
     assert sent.headers["x-billing-sent-by"] == "bridge"
@@ -171,10 +171,10 @@ def test_headers_that_cannot_be_written_are_named() -> None:
     assert letter_in(arrived(sent)).reason == "not_json"
 
 
-# -- how much is said -------------------------------------------------------------------------------------
+# -- sizes ------------------------------------------------------------------------------------------------
 
 
-def test_of_a_long_traceback_the_end_is_kept_and_of_a_long_message_the_beginning() -> None:
+def test_long_traceback_keeps_its_end_and_a_long_message_its_beginning() -> None:
     reason = Reason("unprocessable", "m" * 5_000, traceback="a" * 9_000 + "the fault", field="f" * 5_000)
     told = DeadLetter.from_headers(letter_of(reason=reason).headers)
     assert told.traceback is not None
@@ -211,7 +211,7 @@ def test_a_header_that_does_not_fit_leaves_room_for_those_that_do() -> None:
 
 
 def test_halves_of_surrogate_pairs_are_spelled_out() -> None:
-    """AMQP lets a producer put them into a routing key; a letter that can't be written stops the worker."""
+    """AMQP allows them in a routing key; a dead letter that can't be written would stop the worker."""
     sent = letter_of(
         delivery(routing_key="usage.\ud800", exchange="e\udfff"), Reason("x", "m\ud800", "f\ud800")
     )
@@ -240,7 +240,7 @@ DEATH = {
 }
 
 
-def test_what_the_broker_says_is_understood() -> None:
+def test_death_header_of_the_broker_is_understood() -> None:
     body = b'{"type": "usage.deduct", "referenceId": "r-1", "userId": "ann", "tokens": 5}'
     told = letter_in(
         delivery(
@@ -264,7 +264,7 @@ def test_the_brokers_letter_of_a_message_is_the_workers_letter_of_it() -> None:
     assert letter_in(dead).letter_id == letter_id(failed)
 
 
-def test_what_a_producer_says_of_a_death_is_not_believed_where_the_broker_says_it() -> None:
+def test_death_header_of_the_broker_overrides_headers_of_a_producer() -> None:
     said = letter_of(delivery(b"another"), Reason("unprocessable", "never happened", traceback="t")).headers
     dead = delivery(b"x", queue="billing.dead", headers={**said, "x-death": [DEATH | {"reason": "expired"}]})
     told = letter_in(dead)

@@ -1,4 +1,4 @@
-"""Letters in the ledger's database, on both dialects: nothing is lost on the way in nor on the way back."""
+"""Dead letters in the ledger's database, on both dialects: storing and replaying them loses nothing."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +28,7 @@ NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
 
 
 class FakeLink:
-    """A dead-letter queue and what has been published, with a connection that can be lost."""
+    """Link to a dead-letter queue that records publishing, with a connection that can be lost."""
 
     def __init__(self, *deliveries: Delivery) -> None:
         self.waiting = list(deliveries)
@@ -71,7 +71,7 @@ def failed(
     at: datetime = NOW,
     tries: int = 1,
 ) -> Delivery:
-    """A letter as it comes out of the dead-letter queue."""
+    """Return a dead letter as it comes out of its queue."""
     original = Delivery(
         body,
         "billing.usage",
@@ -96,17 +96,17 @@ def failed(
 
 
 def park(office: DeadLetterOffice, *deliveries: Delivery) -> list[ParkedLetter]:
-    """The letters that are parked afterwards, oldest first."""
+    """Drain these deliveries; return all parked dead letters, oldest first."""
     assert office.park(FakeLink(*deliveries).link) == len(deliveries)
     return parked(office)
 
 
 def parked(office: DeadLetterOffice) -> list[ParkedLetter]:
-    """The letters that wait, oldest first."""
+    """Return the parked dead letters, oldest first."""
     return list(office.every_letter(LetterFilter(status=(Status.PARKED,))))[::-1]
 
 
-# -- in and back ------------------------------------------------------------------------------------------
+# -- storing and replaying --------------------------------------------------------------------------------
 
 WIRE = st.recursive(
     st.none()
@@ -212,7 +212,7 @@ def test_the_body_comes_back_byte_by_byte(office: DeadLetterOffice, body: bytes)
 def test_replay_names_no_queue_of_the_operator_for_somebody_else(
     office: DeadLetterOffice, reply_to: str, sender: str | None, headers: dict[str, Any], *, kept: bool
 ) -> None:
-    """The operator is the user that the broker vouches for then."""
+    """On replay the operator is the sender that the broker vouches for."""
     properties = {"reply_to": reply_to} | ({} if sender is None else {"user_id": sender})
     (letter,) = park(office, failed(properties=properties, headers=headers))
     replay = replay_of(letter, "operator")
@@ -229,7 +229,7 @@ def test_sender_of_a_letter_that_the_broker_made_is_not_read_from_its_headers(
     assert "reply_to" not in replay_of(letter, "operator").properties
 
 
-def test_what_the_broker_or_a_worker_said_is_not_sent_again(office: DeadLetterOffice) -> None:
+def test_replay_leaves_out_what_the_broker_or_a_worker_added(office: DeadLetterOffice) -> None:
     delivery = failed(headers={"trace": "t"})
     said = {
         "x-death": [{"count": 1}],
@@ -280,7 +280,7 @@ def test_no_letter_is_lost_under_the_id_of_another(office: DeadLetterOffice) -> 
     assert (other.body, office.letter(first.number).status) == (b"forged", "discarded")
 
 
-# -- the same letter again --------------------------------------------------------------------------------
+# -- the same dead letter again ---------------------------------------------------------------------------
 
 
 def test_a_letter_that_failed_again_is_one_row_with_what_is_newest(office: DeadLetterOffice) -> None:
@@ -318,7 +318,7 @@ def test_a_crash_after_the_commit_leaves_one_letter_and_counts_it_once(office: D
     assert [len(office.story(letter.number).events) for letter in parked(office)] == [1, 1]
 
 
-def test_of_a_long_story_only_the_failures_in_question_are_read(engine: Engine) -> None:
+def test_long_history_is_read_only_for_the_failures_in_question(engine: Engine) -> None:
     office = DeadLetterOffice(engine, clock=lambda: NOW + timedelta(days=1))
     for second in range(20):
         park(office, failed(at=NOW + timedelta(seconds=second)))
@@ -330,7 +330,7 @@ def test_of_a_long_story_only_the_failures_in_question_are_read(engine: Engine) 
         assert len(connection.exec_driver_sql(*asked).all()) == 2, "of 21"
 
 
-def test_nothing_is_acknowledged_that_is_not_committed(
+def test_uncommitted_dead_letters_are_not_acknowledged(
     office: DeadLetterOffice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = FakeLink(failed(b"a"), failed(b"b"))

@@ -1,4 +1,4 @@
-"""No page of letters, groups, stories, replays or the log reads a whole table: by PostgreSQL's own plans."""
+"""Plans of PostgreSQL: no page of dead letters, groups, histories, replays or the log reads a whole table."""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -54,7 +54,7 @@ ANALYZE
 
 @pytest.fixture(scope="module")
 def filled(postgres: PostgresServer, postgres_template: str) -> Iterator[Engine]:
-    """Letters enough for PostgreSQL to mind."""
+    """Engine on a database with enough dead letters for PostgreSQL to prefer an index."""
     name = f"letters_{uuid4().hex[:12]}"
     postgres.databases.create_database(name, template=postgres_template)
     engine = ledger_engine(postgres.address.url(name))

@@ -1,4 +1,4 @@
-"""Letters on a real broker: those that a worker makes, and those that the broker makes by itself."""
+"""Dead letters on a real broker: those that a worker makes, and those that the broker makes by itself."""
 
 import json
 from collections.abc import Iterator
@@ -48,14 +48,14 @@ def dead(broker_url: str) -> Iterator[Link]:
 
 @pytest.fixture
 def policy(rabbitmq: RabbitMQServer, broker_url: str) -> None:
-    """The policy that `topology declare` prints."""
+    """Set the policies that `topology declare` prints."""
     vhost = broker_url.rpartition("/")[2]
     for name, (pattern, definition) in BILLING.policies().items():
         rabbitmq.management.set_policy(vhost, name, pattern=pattern, definition=definition)
 
 
 def worker(broker_url: str, database_url: str, **settings: Any) -> None:
-    """Settles the next message as a worker does."""
+    """Process the next message as a worker does."""
     application = Application(load_settings(broker_url=broker_url, database_url=database_url, **settings))
     pipeline = application.pipeline(Ledger(application.engine))
     link = application.link(consume=[queue.name for queue in BILLING.work])
@@ -68,19 +68,19 @@ def worker(broker_url: str, database_url: str, **settings: Any) -> None:
 
 
 def parked(office: DeadLetterOffice, dead: Link) -> ParkedLetter:
-    """The only letter, as soon as it is there."""
+    """Drain until a dead letter is stored, and return it; it must be the only one."""
     eventually(lambda: office.park(dead, wait_s=0.05))
     (letter,) = office.every_letter(LetterFilter())
     return letter
 
 
 def sent_again(office: DeadLetterOffice, link: Link, number: int, sent_as: str | None = None) -> None:
-    """The letter as a replay publishes it."""
+    """Publish the dead letter as a replay does."""
     assert link.publish([replay_of(office.letter(number), sent_as)]) == []
 
 
 def own_headers(properties: Any) -> dict[str, Any]:
-    """The headers but for the count that a quorum queue adds."""
+    """Return the headers without the count that a quorum queue adds."""
     return {name: value for name, value in properties.headers.items() if name != "x-delivery-count"}
 
 
@@ -117,7 +117,7 @@ def test_a_letter_of_the_brokers_is_replayed_as_it_first_came(
     correlation_id = witness.publish(
         DEDUCT, message_id="m-1", user_id=user, headers={"x-trace": "t-1", "CC": ["payment.copy"]}
     )
-    witness.take("billing.payments", 1)  # the copy that CC asked for
+    witness.take("billing.payments", 1)  # the copy for the CC header
     reject(witness)
     letter = parked(office, dead)
     sent_again(office, dead, letter.number, user)

@@ -23,7 +23,7 @@ from worker.ledger.queries import QueryError
 
 @pytest.fixture(autouse=True)
 def _groups_are_true(world: World) -> Iterator[None]:
-    """Whatever a test does, the groups are what their letters come to, and the counts what the items are."""
+    """Assert after each test that groups match their dead letters, and a replay's counts its items."""
     yield
     assert world.office.drifts() == []
     for replay in world.office.replays().replays:
@@ -37,7 +37,7 @@ def _ann(world: World) -> None:
     world.open("ann")
 
 
-# -- what comes of it -------------------------------------------------------------------------------------
+# -- results ----------------------------------------------------------------------------------------------
 
 
 def test_a_letter_is_resolved_when_the_ledger_shows_its_outcome(world: World) -> None:
@@ -73,7 +73,7 @@ def test_a_letter_that_was_only_published_is_not_resolved(world: World) -> None:
     assert len(world.published) == 1, "it was sent, and is not sent again"
 
 
-def test_what_the_ledger_had_before_is_a_duplicate_and_moves_nothing(world: World) -> None:
+def test_replay_of_an_applied_command_is_a_duplicate_and_moves_nothing(world: World) -> None:
     world.apply(DeductUsage(reference_id="r-1", user_id="ann", tokens=5))
     (number,) = world.park_failed(deduct("r-1"))
     ended = world.replay([number])
@@ -116,7 +116,7 @@ def test_a_higher_attempt_is_not_settled_by_the_rejection_it_wants_judged_anew(w
 
 
 def test_replayed_payment_takes_its_reference_from_usage_that_moved_nothing(world: World) -> None:
-    """Its letter is older than the rule: then it was a conflict."""
+    """Its dead letter is older than this rule; before, it was a conflict."""
     world.apply(DeductUsage(reference_id="pi_1", user_id="nobody", tokens=5))
     paid = {"packageId": "starter", "amountMinor": 499, "currency": "USD"}
     payment = {"type": "payment.succeeded", "referenceId": "pi_1", "userId": "ann", **paid}
@@ -176,7 +176,7 @@ def test_batch_with_a_malformed_item_comes_back_and_moves_nothing_again(world: W
     assert (letter.status, letter.reason, letter.field) == ("parked", "invalid_field", "items.1")
 
 
-def test_what_is_no_command_is_delivered(world: World) -> None:
+def test_replayed_notice_is_delivered(world: World) -> None:
     letter = dead_letter_for(
         failed(b'{"id": "n-1"}'),
         Reason("notice_refused", "full"),
@@ -274,7 +274,7 @@ def test_a_letter_that_fails_again_is_the_same_letter_also_after_an_edit(world: 
     assert (group.reason, group.waiting) == ("not_an_object", 1)
 
 
-def test_who_forges_what_a_replay_says_gets_a_letter_of_his_own(world: World) -> None:
+def test_forged_replay_headers_make_a_dead_letter_of_their_own(world: World) -> None:
     (number,) = world.park_failed(deduct("r-1"))
     world.has_worker = False
     replay = world.replay([number])
@@ -514,7 +514,7 @@ def test_another_process_lets_it_rest(world: World) -> None:
         world.office.pause_replay(created.number, "eva")
 
 
-def test_what_was_not_sent_stays_parked_when_a_replay_is_cancelled(world: World) -> None:
+def test_cancelled_replay_leaves_unsent_dead_letters_parked(world: World) -> None:
     numbers = world.park_failed(*(deduct(f"r-{n}") for n in range(3)))
     world.has_worker = False
     paused = world.replay(numbers, steps=[1])
@@ -552,7 +552,7 @@ def test_a_letter_that_nobody_runs_any_more_is_restored_by_hand(world: World) ->
 
 
 def _killed_when_it_was_sent(world: World, monkeypatch: pytest.MonkeyPatch) -> int:
-    """The number of a letter whose replay was killed, and says that it runs."""
+    """Kill a replay after it has sent a dead letter; return its number. The replay is still "running"."""
     (number,) = world.park_failed(deduct("r-1"))
     created = world.office.create_replay([number], "mended", "ann")
     world.has_worker = False
@@ -564,7 +564,7 @@ def _killed_when_it_was_sent(world: World, monkeypatch: pytest.MonkeyPatch) -> i
     return number
 
 
-def test_what_a_killed_replay_had_sent_is_resolved_when_its_lease_is_over(
+def test_dead_letter_sent_by_a_killed_replay_is_resolved_when_its_lease_is_over(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     number = _killed_when_it_was_sent(world, monkeypatch)
@@ -625,7 +625,7 @@ def test_an_outage_of_the_broker_is_waited_out(world: World) -> None:
     assert world.troubles[-1] == "it is back: going on"
 
 
-def test_what_a_full_queue_refuses_is_sent_again_and_not_for_ever(world: World) -> None:
+def test_replay_into_a_full_queue_sends_again_and_then_pauses(world: World) -> None:
     numbers = world.park_failed(deduct("r-1"), deduct("r-2"))
     world.is_full = True
     paused = world.replay(numbers)
@@ -656,7 +656,7 @@ def test_an_outage_of_the_database_is_waited_out(world: World, monkeypatch: pyte
 # -- the log ----------------------------------------------------------------------------------------------
 
 
-def test_who_did_what_and_why_is_in_the_log(world: World) -> None:
+def test_activity_log_says_who_did_what_and_why(world: World) -> None:
     (number,) = world.park_failed(deduct("r-1"))
     world.replay([number])
     entries = world.office.audit_log().entries

@@ -19,7 +19,7 @@ from worker.broker import BILLING
 from worker.ledger.audit import audit
 from worker.ledger.tables import accounts, operations
 
-#: What RabbitMQ takes from 4.0 on where nothing is said; before it took 128 MiB.
+#: Default maximum size of a message in RabbitMQ 4.0 and later; before it was 128 MiB.
 MESSAGE_MAX_BYTES = 16 * 1024 * 1024
 
 Message = dict[str, Any]
@@ -46,7 +46,7 @@ def used(application: Application) -> dict[str, int]:
 def test_a_thousand_items_of_all_kinds_and_users_get_one_reply_that_the_broker_takes_with_ease(
     application: Application, witness: Witness
 ) -> None:
-    """The names are as long as they may be, and each third item is refused, with all that is said then."""
+    """The names have the maximum length, and each third item is rejected, with all fields of a rejection."""
     long = "f" * 64
     kinds: list[Message] = [
         {"type": "usage.deduct", "tokens": 3, "feature": long},
@@ -91,7 +91,7 @@ def test_large_batches_and_small_messages_go_through_several_workers_side_by_sid
         user = ("ann", "bob")[n % 2]
         items = [deduct(f"b{n}-{i}", 1) for i in range(300)]
         correlations.append(witness.publish(batch(f"b{n}", items, user)))
-        # One of an earlier batch's by itself, while another worker may have that in its hands.
+        # One item of an earlier batch by itself, while another worker may hold that batch.
         single = deduct(f"b{n - 2 if n > 1 else n}-{n}", 1, userId=user)
         correlations.append(witness.publish(single))
         expected[user] += 300

@@ -1,4 +1,4 @@
-"""Letters from end to end: what a producer sends, a worker refuses, an operator mends, the ledger shows."""
+"""Dead letters from end to end: from the producer by way of worker and operator to the ledger."""
 
 import json
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ FORGED = "amq.rabbitmq.reply-to.forged"
 
 @pytest.fixture
 def office(application: Application) -> Iterator[DeadLetterOffice]:
-    """The office of a ledger with ann in it, beside a worker that runs and parks."""
+    """The ``DeadLetterOffice`` of a ledger with the account of ann, while a worker runs."""
     applied(
         application.engine, application.catalog, OpenAccount(reference_id="open", user_id="ann", tier="free")
     )
@@ -34,14 +34,14 @@ def office(application: Application) -> Iterator[DeadLetterOffice]:
 
 
 def cli(settings: Settings, *arguments: str, stdin: bytes | None = None) -> Any:
-    """What a command prints as JSON."""
+    """Run a ``dead-letters`` command; return its parsed JSON output."""
     ended = run_cli(settings, "dead-letters", *arguments, stdin=stdin)
     assert b"Traceback" not in ended.stderr, ended.stderr
     return json.loads(ended.stdout)
 
 
 def letters(office: DeadLetterOffice, application: Application, count: int) -> list[int]:
-    """The numbers of so many letters, as soon as they are parked."""
+    """Wait until ``count`` dead letters are parked; return their numbers."""
 
     def are_parked() -> bool:
         office.park(link, wait_s=0.05)

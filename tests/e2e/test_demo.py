@@ -1,4 +1,4 @@
-"""`billing-worker demo`: what a person sees without any server, the same on servers, and what it refuses."""
+"""`billing-worker demo`: its output without any server and on servers, and its refusals."""
 
 import json
 import os
@@ -41,7 +41,7 @@ TRACE = """TIMESTAMP,ContextTokens,GeneratedTokens
 
 
 def _environment(tmp_path: Path) -> dict[str, str]:
-    # Nothing listens there: the demo must not go by the environment.
+    # Nothing listens there: the demo must ignore the environment.
     astray = {"BILLING_BROKER_URL": "amqp://127.0.0.1:1/", "BILLING_SENDERS": '{"*": ["nobody"]}'}
     return {**os.environ, **astray, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
 
@@ -67,7 +67,7 @@ def _json_of(ended: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return summary
 
 
-# -- what a person sees -----------------------------------------------------------------------------------
+# -- output -----------------------------------------------------------------------------------------------
 
 
 def test_a_short_day_without_servers_shows_all_that_is_promised_and_leaves_nothing(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_ctrl_c_stops_everything_and_leaves_nothing(tmp_path: Path) -> None:
         (("--trace", "nowhere.csv"), "nowhere.csv can't be read"),
     ],
 )
-def test_what_it_can_not_do_is_said_with_exit_2(
+def test_invalid_options_are_refused_with_exit_2(
     arguments: tuple[str, ...],
     message: str,
     capsys: pytest.CaptureFixture[str],
@@ -286,7 +286,7 @@ def test_only_what_is_broken_is_refused_and_all_of_it(script: Script) -> None:
         assert is_refused == message.kind.startswith("broken"), message.kind
 
 
-def test_nothing_is_used_before_its_account_is_opened(script: Script) -> None:
+def test_accounts_are_opened_before_they_are_used(script: Script) -> None:
     first, *others = script.acts
     opened = {json.loads(message.body)["userId"] for message in first.messages}
     used = {
@@ -300,7 +300,9 @@ def test_nothing_is_used_before_its_account_is_opened(script: Script) -> None:
     assert used <= opened
 
 
-def test_what_names_another_operation_comes_in_a_later_act_or_waits_for_its_payment(script: Script) -> None:
+def test_command_that_names_an_operation_comes_in_a_later_act_or_waits_for_its_payment(
+    script: Script,
+) -> None:
     act_of = {
         command.reference_id: number
         for number, act in reversed(list(enumerate(script.acts)))
@@ -531,7 +533,7 @@ def test_the_notices_of_others_on_the_same_servers_are_not_counted() -> None:
     assert ended.problems() == []
 
 
-def test_what_came_in_batches_is_counted_by_itself() -> None:
+def test_items_of_batches_are_counted_separately() -> None:
     items = (_APPLIED, _APPLIED.model_copy(update={"duplicate": True}))
     batch = _reply(Status.APPLIED, Code.BATCH_PROCESSED).model_copy(
         update={"type": "usage.batch", "items": items}

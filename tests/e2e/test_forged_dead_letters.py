@@ -1,4 +1,4 @@
-"""Attacks on dead letters: a producer publishes straight to their queue, with headers of its own making."""
+"""Attacks on dead letters: a producer publishes straight to their queue with forged headers."""
 
 import json
 from contextlib import closing
@@ -22,7 +22,7 @@ BATCH = {"type": "usage.batch", "referenceId": "b-1", "userId": "eve", "items": 
 
 
 def forged_headers(body: bytes) -> dict[str, Any]:
-    """What a worker would write about another message."""
+    """Return the headers that a worker would write about another message."""
     reason = Reason("unprocessable", "m", type="payment.succeeded", reference_id="pi_1", user_id="victim")
     failed = Delivery(body, "billing.payments", "billing", "payment.succeeded", 1)
     letter = dead_letter_for(failed, reason, queue="billing.dead", tries=1, now=utc_now())

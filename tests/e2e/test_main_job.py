@@ -93,14 +93,14 @@ RESULTS: tuple[Literal["won", "lost"], ...] = ("won", "lost")
 
 
 class Producer:
-    """Makes commands of all types on few users; those that name another operation mostly find it."""
+    """Producer of commands of all types on few users; most originals that they name exist."""
 
     def __init__(self, rng: random.Random, users: int) -> None:
         self._rng, self._users = rng, users
         self._made: dict[tuple[str, str], list[str]] = {}
 
     def mixed(self, count: int) -> list[Command]:
-        """So many; 5 % are sent again, 3 % have a reference that names another one, 2 % a higher attempt."""
+        """Return ``count`` commands: 5 % copies, 3 % with another's reference, 2 % with a higher attempt."""
         rng = self._rng
         commands: list[Command] = [
             OpenAccount(reference_id=f"o{n}", user_id=f"u{n}", tier=rng.choice(["free", "pro", "keeper"]))
@@ -199,8 +199,8 @@ class Producer:
             case 4:
                 return SettleAccount(**who)
             case _:
-                # Who has none stays without: a command that finds no account locks none, and has no place
-                # in the order in which batches are noted.
+                # Open no further account: a command that finds no account locks none, so it has no place in
+                # the order in which batches are noted.
                 return OpenAccount(**{**who, "user_id": "u0"}, tier=tier)
 
     def _kept(self, role: str, command: Command) -> Command:
@@ -208,7 +208,7 @@ class Producer:
         return command
 
     def _about(self, role: str, who: dict[str, Any]) -> dict[str, str]:
-        """Something of the user's to name; where the commands are shuffled it may come later."""
+        """Return an operation of this user to name; in shuffled commands it may come later."""
         names = [name for name in self._made.get((role, who["user_id"]), ()) if name != who["reference_id"]]
         return {"original_reference_id": self._rng.choice([*names[-6:], "never"])}
 
@@ -229,12 +229,12 @@ def batches_of_any_size(rng: random.Random, commands: Sequence[Command]) -> list
 def test_ten_thousand_commands_in_any_batches_by_any_number_of_workers_equal_the_model(
     postgres_engine: Engine,
 ) -> None:
-    """Four workers race for the batches: today, on the eve of the next period, and in the midst of it.
+    """Four workers race for the batches: today, on the eve of the next period, and in the middle of it.
 
-    Their clocks are minutes apart, for each batch has a time of its own. What each wrote is noted.
+    Their clocks are minutes apart, and each batch has a time of its own. Each is noted with its replies.
 
-    That note, taken while its locks were held, is an order in which the batches happened one by one, and in
-    that order the model must come to the same replies, the same balances and the same lots.
+    The note is taken while the locks of the batch are held, so that the notes are a serial order of the
+    batches. In that order the model must come to the same replies, the same balances and the same lots.
     """
     rng = random.Random(20261122)
     commands = Producer(rng, 50).mixed(10_000)
@@ -282,7 +282,7 @@ def test_ten_thousand_commands_in_any_batches_by_any_number_of_workers_equal_the
 
 
 def lots_in(engine: Engine) -> dict[str, list[tuple[Any, ...]]]:
-    """Of every user all lots that there ever were: number, source, and what became of the tokens."""
+    """Return all lots of every user, spent ones too: number, source, and the tokens by state."""
     columns = [lots.c[name] for name in ("number", "source", "granted", "remaining", "held", "pending")]
     found: dict[str, list[tuple[Any, ...]]] = {}
     with engine.connect() as connection:
@@ -297,7 +297,7 @@ def lots_in(engine: Engine) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def lots_of(model: Model, user: str) -> list[tuple[Any, ...]]:
-    """The same of the model."""
+    """Return the same of one user of the model."""
     names = ("number", "source", "granted", "remaining", "held", "pending")
     return [tuple(lot[name] for name in names) for lot in model.lots(user)]
 
@@ -305,7 +305,7 @@ def lots_of(model: Model, user: str) -> list[tuple[Any, ...]]:
 def test_a_shuffled_day_through_the_broker_and_three_workers_ends_where_the_model_does(
     witness: Witness, workers: WorkerProcesses, application: Application
 ) -> None:
-    """Nothing runs dry and nothing conflicts, so that every order comes to the same ledger."""
+    """No balance runs out and nothing conflicts, so that every order ends in the same ledger."""
     rng = random.Random(7)
     truth, listener = Truth(application.engine), Listener(witness)
     for _ in range(3):

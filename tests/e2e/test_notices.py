@@ -1,4 +1,4 @@
-"""Notices on RabbitMQ: whoever binds a queue hears of low balances and ending credit, at least once."""
+"""Notices on RabbitMQ: a bound queue gets those of low balances and expiring credit, at least once."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -26,7 +26,7 @@ THE_REST = {"type": "usage.deduct", "referenceId": "rest", "userId": "ann", "tok
 
 @pytest.fixture
 def ear(witness: Witness) -> str:
-    """A queue that hears everything."""
+    """A queue that receives every notice."""
     return listen(witness)
 
 
@@ -47,7 +47,7 @@ def counted(application: Application, outcome: str) -> int:
     return int(value or 0)
 
 
-def test_who_binds_a_queue_hears_what_it_is_bound_for(
+def test_queue_receives_the_notices_it_is_bound_for(
     application: Application, witness: Witness, ear: str
 ) -> None:
     depleted_only = listen(witness, "balance.depleted")
@@ -91,7 +91,7 @@ def test_a_notice_nobody_listens_to_is_no_matter(
     assert [record for record in caplog.records if record.levelname not in {"DEBUG", "INFO"}] == []
 
 
-def test_what_time_brings_about_is_told_when_the_scheduler_has_it_booked(
+def test_due_notice_is_sent_when_the_command_of_the_scheduler_is_applied(
     application: Application, catalog: Catalog, witness: Witness, ear: str
 ) -> None:
     now = datetime.now(UTC)

@@ -24,7 +24,7 @@ Connect = Callable[[str], Any]
 
 @pytest.fixture
 def connect(rabbitmq: RabbitMQServer, broker_url: str) -> Iterator[Connect]:
-    """Connects as a user of a name of its own, who may publish commands and own private reply queues."""
+    """Connect as a user of the given name, who may publish commands and own private reply queues."""
     vhost = broker_url.rpartition("/")[2]
     names: list[str] = []
     connections: list[Any] = []
@@ -50,7 +50,7 @@ def connect(rabbitmq: RabbitMQServer, broker_url: str) -> Iterator[Connect]:
 
 @pytest.fixture
 def name() -> str:
-    """A user's name of this test's own: users are the whole broker's."""
+    """A user's name of this test's own: all virtual hosts share the users of the broker."""
     return f"mallory{uuid4().hex[:8]}"
 
 
@@ -189,7 +189,7 @@ def test_forged_direct_address_stops_nobody(
 def test_replay_steers_no_reply_into_a_queue_of_the_operator(
     application: Application, witness: Witness, connect: Connect, name: str
 ) -> None:
-    """The operator sends it again, and would be the user that the broker vouches for."""
+    """On replay the operator is the sender that the broker vouches for."""
     channel = connect(name)
     target = f"billing.replies.{witness.user}.console"
     witness.channel.queue_declare(target)

@@ -1,4 +1,4 @@
-"""Squatted references on RabbitMQ and PostgreSQL: a usage producer names payments before they come."""
+"""Squatted references on RabbitMQ and PostgreSQL: usage takes the references of payments before they come."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -38,7 +38,7 @@ _PAYMENTS: list[Message] = [
 
 
 def _open(application: Application, catalog: Catalog) -> None:
-    """Open an account with a credit that has expired since, and a second one."""
+    """Open an account with credit that has expired since, and a second account."""
     now = datetime.now(UTC)
     applied(
         application.engine,
@@ -51,7 +51,7 @@ def _open(application: Application, catalog: Catalog) -> None:
 
 
 def _ann(application: Application) -> tuple[Any, ...]:
-    """Ann's row and how many entries she has."""
+    """Return the account row of ann and the number of its entries."""
     with application.engine.connect() as connection:
         row = connection.execute(select(accounts).where(accounts.c.user_id == "ann")).one()
         own = connection.execute(select(entries).where(entries.c.account_id == row.account_id)).all()
@@ -78,7 +78,7 @@ def test_squatted_payment_is_applied_and_the_squatter_keeps_its_replies(
         ("applied", "usage_recorded"),
         ("applied", "free_upload_counted"),
     ]
-    # What has expired counts, although nothing of it is posted.
+    # The expired tokens are left out, although their expiry is not posted yet.
     assert [reply["balanceAfter"] for reply in first[1:]] == [10_000] * 3
     assert [(reply["status"], reply["code"], reply["duplicate"]) for reply in paid] == [
         ("applied", "tokens_purchased", False)
@@ -96,7 +96,7 @@ def test_squatted_payment_is_applied_and_the_squatter_keeps_its_replies(
 def test_squats_and_payments_in_one_batch_come_to_the_same(
     application: Application, catalog: Catalog, witness: Witness
 ) -> None:
-    """All wait in their queues before the worker starts: payments are served first, or beside the usage."""
+    """All messages wait before the worker starts: payments come first or together with the usage."""
     _open(application, catalog)
     squats = [_UNKNOWN, *_ZEROS]
     sent = dict(zip(witness.publish_all(squats + _PAYMENTS), squats + _PAYMENTS, strict=True))

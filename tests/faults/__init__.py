@@ -1,1 +1,1 @@
-"""Tests of what servers, networks and operators do to the worker; ``chaos`` mixes all of it."""
+"""Tests of faults of servers, networks and operators; ``chaos`` mixes all of them."""

@@ -1,8 +1,8 @@
-"""One seeded run of everything that goes wrong: ``python -m tests.faults.chaos --seed 7 --minutes 3``.
+"""Seeded run of every fault under load: ``python -m tests.faults.chaos --seed 7 --minutes 3``.
 
 Workers and schedulers under mixed load meet faults of servers, networks and processes in an order that the
-seed decides. Each fault is undone, and then all that was published until then must be answered; in the end
-all of it is reconciled.
+seed decides. Each fault is undone, and then every message published until then must be answered. At the end
+the whole run is reconciled.
 """
 
 import random
@@ -29,7 +29,7 @@ from worker.settings import load_settings
 
 CONSUMER_TIMEOUT_S, DATABASE_TIMEOUT_S = 10, 5
 PACE, DISK_MB = 200.0, 512
-#: Noted as the exit code of a process that ended with 0 and was not asked to.
+#: Exit code noted for a process that ended with 0 without being asked to.
 _ENDED_BY_ITSELF = -1
 #: Longest wait for the replies after a fault. A broker's connection that hangs costs two heartbeats.
 RECOVERY_MAX_S = 150.0
@@ -41,7 +41,7 @@ VARIABLES = {
 
 
 class Databases:
-    """A primary and its standby, each behind a proxy of its own; ``fail_over`` lets them change places."""
+    """A primary and its standby, each behind a proxy of its own; ``fail_over`` swaps them."""
 
     def __init__(self) -> None:
         self.disk, self._spare = SmallDisk(DISK_MB), SmallDisk(DISK_MB)
@@ -67,7 +67,7 @@ class Databases:
         """
         self.standby.bind()
         old, disk = self.primary, self.disk
-        wait()  # commits that were under way alone are over
+        wait()  # commits that began without the standby are over
         self.standby.catch_up()
         old.pause()
         try:
@@ -87,7 +87,7 @@ class Databases:
         self._proxies[1].target = self.standby.address.port
 
     def close(self) -> None:
-        """End all, proxies first."""
+        """End proxies, servers and disks, proxies first."""
         for proxy in self._proxies:
             proxy.close()
         self.standby.close()
@@ -115,11 +115,11 @@ class World:
     workers: int
 
     def lasts(self, least: float, most: float) -> None:
-        """Let the load go on for some seconds between these two."""
+        """Let the load go on for between ``least`` and ``most`` seconds."""
         self.under.lasts(self.rng.uniform(least, most))
 
     def a_worker(self) -> Member:
-        """One of the workers that run."""
+        """Return one of the running workers."""
         _revive(self)
         return self.rng.choice(self.under.fleet.running())
 
@@ -151,7 +151,7 @@ def scheduler_killed(world: World) -> None:
 
 
 def connections_closed_by_broker(world: World) -> None:
-    """The broker's management closes the connections of everybody, the producer's too."""
+    """Management API closes all connections, the producer's too."""
     vhost = vhost_of(load_settings(broker_url=world.under.broker_url))
     for connection in world.rabbitmq.management.list_connections(vhost):
         with suppress(ManagementError):
@@ -241,7 +241,7 @@ def database_connections_hang(world: World) -> None:
 
 
 def network_slow(world: World) -> None:
-    """Each piece comes later, to and from both servers."""
+    """Delay of each piece of data, to and from both servers."""
     proxies = [world.broker_proxy, *world.databases.proxies]
     for proxy in proxies:
         proxy.delay(0.02)
@@ -271,7 +271,7 @@ FAULTS: tuple[Fault, ...] = (
 
 
 def order_of(rng: random.Random) -> Iterator[tuple[Fault, Fault | None]]:
-    """Faults without end: each of them once before any comes again, now and then a process's right after."""
+    """Yield faults without end: each once before any comes again, some with a process fault right after."""
     while True:
         for fault in rng.sample(FAULTS, len(FAULTS)):
             yield fault, rng.choice(PROCESS_FAULTS) if rng.random() < 0.3 else None
@@ -286,7 +286,7 @@ class Line:
     recovery_s: float = 0.0
 
     def add(self, under_way: int, recovery_s: float) -> None:
-        """Count one more time; of the others the most is kept."""
+        """Count one more time; keep the maximum of the other two."""
         self.times += 1
         self.under_way = max(self.under_way, under_way)
         self.recovery_s = max(self.recovery_s, recovery_s)
@@ -294,7 +294,7 @@ class Line:
 
 @dataclass
 class Chaos:
-    """A run: its seed, how long it goes on beginning faults, and its result."""
+    """One run: its seed, the seconds in which faults begin, and its results."""
 
     seed: int
     seconds: float
@@ -303,8 +303,8 @@ class Chaos:
     lines: dict[str, Line] = field(default_factory=dict)
 
     def run(self) -> Discrepancies:
-        """Run it; what is wrong in the end. Raises AssertionError where something never recovers."""
-        # Faults are drawn from one source and how they go from another: the order is the seed's alone.
+        """Run it and return the discrepancies. Raises AssertionError where something never recovers."""
+        # The order of faults has a random source of its own, so that it depends on the seed alone.
         faults = order_of(random.Random(self.seed))
         with _world(self.seed, self.workers) as world:
             over = past(self.seconds)
@@ -342,7 +342,7 @@ class Chaos:
         )
 
     def table(self) -> str:
-        """Each fault with how often it came, and the most that was seen of it."""
+        """Return a table of the faults: times, most messages under way, longest recovery."""
         rows = [("fault", "times", "messages under way", "longest recovery")]
         rows += [
             (name, str(line.times), str(line.under_way), f"{line.recovery_s:.1f} s")
@@ -352,7 +352,7 @@ class Chaos:
 
 
 def _revive(world: World) -> None:
-    """Start again each process that ended by itself, and note its exit code: no process may."""
+    """Start again each process that ended by itself, and note its exit code: no process may do so."""
     for member in list(world.under.fleet.members):
         code = member.process.poll()
         if code is not None and not member.was_ended:
@@ -401,7 +401,7 @@ def main(seed: int | None, minutes: float, workers: int) -> None:
     say = partial(_say, began)
     say(f"seed {seed}, {minutes:g} minutes, {workers} workers")
     chaos = Chaos(seed, minutes * 60, workers, say)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers and mounts are taken away then too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and mounts are removed then too
     try:
         chaos.run()
     except AssertionError as error:

@@ -1,4 +1,4 @@
-"""What the fault tests share."""
+"""Shared fixtures of the fault tests."""
 
 import logging
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ IMPATIENCE_S = 10
 
 @pytest.fixture(autouse=True)
 def _quiet_pika() -> Iterator[None]:
-    """pika tells a page about every refused connection; here they are refused on purpose."""
+    """Silence pika, which logs a page for every refused connection; here they are refused on purpose."""
     logger = logging.getLogger("pika")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -28,13 +28,13 @@ def _quiet_pika() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _short_idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker in this process hears of its stop the sooner."""
+    """Shorten the idle wait, so that a worker in this process stops sooner."""
     monkeypatch.setattr("worker.consumer.IDLE_S", 0.05)
 
 
 @pytest.fixture
 def saboteurs(worker_settings: Settings) -> Iterator[Saboteurs]:
-    """Starts workers that end themselves and sees to it that none is left."""
+    """Start workers that end themselves; end those that are left."""
     with Saboteurs(worker_settings) as processes:
         yield processes
 
@@ -55,14 +55,14 @@ def fragile_rabbitmq() -> Iterator[RabbitMQ]:
 
 @pytest.fixture(scope="session")
 def impatient_rabbitmq() -> Iterator[RabbitMQ]:
-    """A RabbitMQ that takes back what a consumer has held for ten seconds."""
+    """A RabbitMQ that takes deliveries back after a consumer has held them for ten seconds."""
     with RabbitMQ.start(consumer_timeout_s=IMPATIENCE_S) as server:
         yield server
 
 
 @pytest.fixture
 def fragile_database(fragile_postgres: Postgres) -> Iterator[str]:
-    """A migrated database on it."""
+    """A migrated database on ``fragile_postgres``."""
     name = f"test_{uuid4().hex[:12]}"
     fragile_postgres.databases.create_database(name)
     url = fragile_postgres.address.url(name)
@@ -75,7 +75,7 @@ def fragile_database(fragile_postgres: Postgres) -> Iterator[str]:
 
 @pytest.fixture
 def fragile_broker(fragile_rabbitmq: RabbitMQ) -> str:
-    """A virtual host on it, with the topology."""
+    """A virtual host on ``fragile_rabbitmq``, with the topology."""
     name = f"test_{uuid4().hex[:12]}"
     fragile_rabbitmq.management.create_vhost(name)
     url = fragile_rabbitmq.address.url(name)

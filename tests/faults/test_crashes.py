@@ -1,4 +1,4 @@
-"""kill -9 at every arrow of the sentence: nothing lost, nothing twice, the same reply, every notice."""
+"""Kill -9 at every step of the pipeline: nothing is lost or doubled, same reply, every notice."""
 
 import signal
 
@@ -18,7 +18,7 @@ COUNT = 66
 #: The second batch comes from both queues, which are acknowledged one after the other.
 NTH = {"acknowledging": 3}
 
-#: What a crash there leaves behind, see the table of the design.
+#: Steps by the traces that a crash there leaves; see the table in the design.
 NOTHING = ("received", "decoded", "loaded", "decided", "written")
 EFFECTS = ("committed",)
 SOME_REPLIES = ("replying", "replied")
@@ -65,7 +65,7 @@ def test_crashes_at_every_arrow_in_turn_lose_nothing_and_do_nothing_twice(
 def crash_and_take_over(
     arrow: str, nth: int, application: Application, saboteurs: Saboteurs, witness: Witness
 ) -> set[tuple[str, str]]:
-    """Returns the notices that had not come when it crashed."""
+    """Crash a worker, let another take over; return the notices that had not come at the crash."""
     truth, listener = Truth(application.engine), Listener(witness)
     publish_some(witness, truth, 12)
     broken = witness.publish(b'{"type": "usage.deduct", ', routing_key="usage.deduct")
@@ -90,7 +90,7 @@ def crash(saboteurs: Saboteurs, arrow: str, nth: int) -> None:
 
 
 def assert_left_behind(arrow: str, truth: Truth, replies: dict[str, list[dict[str, object]]]) -> None:
-    """While one batch is at ``arrow``, the one before or behind it is somewhere between ledger and broker."""
+    """Assert the traces of the crash. The batch before or behind is somewhere between ledger and broker."""
     told = [tuple(reply["duplicate"] for reply in replies[correlation]) for correlation in truth.correlations]
     assert set(told) <= {(False,), (True,), (False, True)}
     if arrow in NOTHING:
@@ -104,7 +104,7 @@ def assert_left_behind(arrow: str, truth: Truth, replies: dict[str, list[dict[st
 
 
 def assert_one_letter(witness: Witness) -> None:
-    """One malformed message is one dead letter, though it may be published once more after a crash."""
+    """Assert that one malformed message is one dead letter, which a crash may publish a second time."""
     published = witness.depth(BILLING.dead.name)
     assert 1 <= published <= 2
     letters = [

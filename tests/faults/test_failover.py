@@ -1,4 +1,4 @@
-"""A database that hangs, and a standby that takes over behind the same list of addresses."""
+"""Failover: a database hangs, and a standby takes over behind the same list of addresses."""
 
 import re
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_workers_follow_a_promoted_standby_and_leave_the_old_primary(broker_url:
             ) as under:
                 under.starts(workers=2)
                 under.lasts(2)
-                under.feed.pause()  # what is answered is on the standby as well
+                under.feed.pause()  # every answered command is on the standby as well
                 under.recovers()
                 standby.catch_up()
                 primary.pause()
@@ -46,7 +46,7 @@ def test_workers_follow_a_promoted_standby_and_leave_the_old_primary(broker_url:
                 primary.unpause()
                 before = operations(primary.address.url(name))
                 under.lasts(3)
-                disconnect(standby.address.url(name))  # whoever connects anew finds the old one first
+                disconnect(standby.address.url(name))  # a new connection reaches the old one first
                 under.lasts(3)
                 under.recovers()
                 assert operations(primary.address.url(name)) == before
@@ -77,7 +77,7 @@ def test_worker_told_to_stop_while_the_database_hangs_ends_in_order(
 
 
 def operations(url: str) -> int:
-    """Number of operations on that server."""
+    """Return the number of operations on that server."""
     return int(asked(url, "SELECT count(*) FROM operations"))
 
 

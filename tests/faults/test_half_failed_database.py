@@ -1,4 +1,4 @@
-"""A database that answers and takes no writes: messages wait, no delivery counts, the log is short."""
+"""Database that answers but takes no writes: messages wait, no delivery is counted, the log is short."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -14,11 +14,11 @@ from tests.support.traffic import past
 from tests.support.waiting import eventually
 from tests.support.witness import Witness
 
-#: More workers are ended than a message may have deliveries.
+#: Number of workers ended one after the other: more than a message may have deliveries.
 RESTARTS = 18
 SHORT_S, LONG_S = 2.0, 72.0
 BACK = "the database is back"
-#: Logged by who was at work when it began; who starts in it waits in another place.
+#: Logged by a worker that was at work when the outage began; one that starts later waits elsewhere.
 BEGUN = "keeping the messages"
 
 Hindrance = Callable[[], AbstractContextManager[object]]
@@ -39,7 +39,7 @@ def test_read_only_database_is_waited_out(
 
 @contextmanager
 def disk_full(disk: SmallDisk) -> Iterator[None]:
-    """The disk has no room as long as the block lasts."""
+    """Fill the disk as long as the block lasts."""
     disk.fill()
     try:
         yield
@@ -103,7 +103,7 @@ def test_workers_on_a_standby_wait_for_its_promotion(broker_url: str, tmp_path: 
 
 
 def waits_through(under: Rig, hindrance: Hindrance) -> None:
-    """One worker lives through it, the other is ended and started again and again."""
+    """Assert that a worker waits through ``hindrance`` while another is ended and started again and again."""
     under.starts(workers=2)
     under.lasts(SHORT_S)
     with hindrance():
@@ -119,7 +119,7 @@ def waits_through(under: Rig, hindrance: Hindrance) -> None:
 
 
 def consumes_or_waits(under: Rig, workers: int) -> None:
-    """Go on when so many workers consume, for a moment; some seconds later where they rather don't."""
+    """Wait until ``workers`` consume, or some seconds at most; then let the load go on for a moment."""
     with Witness(under.broker_url) as witness:
         late = past(LONG_S / RESTARTS)
         eventually(lambda: late() or consumers_of(witness, USAGE) >= workers)
@@ -127,7 +127,7 @@ def consumes_or_waits(under: Rig, workers: int) -> None:
 
 
 def assert_quiet_and_waiting(under: Rig) -> None:
-    """Nobody has said that the database is back, messages wait, and a process has told of it once."""
+    """Assert that messages wait, and that no log has the recovery or has the outage more than once."""
     assert under.under_way() > 0
     for member in under.fleet.members:
         assert BACK not in member.log, member.log
@@ -135,7 +135,7 @@ def assert_quiet_and_waiting(under: Rig) -> None:
 
 
 def assert_told_once(under: Rig) -> None:
-    """One line when it began and one when it ended, in the log of each process that saw both."""
+    """Assert one log line for the start and one for the end in each process that saw both."""
     for member in under.fleet.members:
         assert len(member.outages) <= 2, member.outages
         assert member.log.count(BACK) <= 1, member.log

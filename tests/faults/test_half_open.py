@@ -10,7 +10,7 @@ from tests.support.rig import assert_clean, rig, through
 from tests.support.servers import RabbitMQ
 from tests.support.traffic import MANY_USERS
 
-#: A heartbeat is missed after a minute at most, and a session of the database that hangs holds its locks for
+#: A missed heartbeat is noticed after a minute at most; a hanging database session holds its locks for
 #: half a minute.
 RECOVERY_S = 100.0
 STANDSTILL_S = 20.0

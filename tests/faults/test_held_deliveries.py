@@ -1,4 +1,4 @@
-"""Consumers of every kind through an outage of the database; the broker takes back what is held too long.
+"""Consumers of every kind in an outage of the database; the broker takes back deliveries held too long.
 
 All meet the same outage, each with a virtual host, a database and a proxy of its own; the proxy sees the
 delivery counts that the broker sends.
@@ -46,22 +46,22 @@ class Case:
         folder.mkdir()
 
     def prepare(self, parts: ExitStack, letters: list[Letter]) -> None:
-        """Start what shall meet the outage."""
+        """Start the processes that shall meet the outage."""
 
     def meet(self) -> None:
-        """Do what is done while the database is away."""
+        """Act while the database is away."""
 
     def check(self) -> None:
-        """Fail the test unless all is as it must be."""
+        """Assert the result; here, that no message was returned too often."""
         assert max(self.proxy.delivery_counts, default=0) <= self.returns_max, self.proxy.delivery_counts
 
     @property
     def returns_max(self) -> int:
-        """Most returns of one message: one by each process that can hold it."""
+        """Maximum returns of one message: one by each process that can hold it."""
         return 1
 
     def rows(self, *conditions: Any) -> int:
-        """Number of dead letters in the table."""
+        """Return the number of dead letters in the table."""
         engine = create_engine(self.database_url, poolclass=NullPool)
         with engine.connect() as connection:
             return int(
@@ -156,12 +156,12 @@ class Replaying(Case):
         eventually(lambda: self.resolved() >= 2, what="the replay is under way")
 
     def resolved(self) -> int:
-        """Number of resolved dead letters."""
+        """Return the number of resolved dead letters."""
         return self.rows(dead_letters.c.status == "resolved")
 
     def check(self) -> None:
         eventually(lambda: self.resolved() == LETTERS or not self.replay.is_running)
-        if self.resolved() < LETTERS:  # it said how to go on
+        if self.resolved() < LETTERS:  # it printed the command that resumes it
             again = self.fleet.start("dead-letters", "replay", "resume", "1")
             assert again.process.wait(60) == 0, again.log + again.output
         assert "Traceback" not in self.replay.log
@@ -176,7 +176,7 @@ class Replaying(Case):
 
 
 class Commands(Case):
-    """Commands that look at dead letters."""
+    """Commands that read dead letters."""
 
     def prepare(self, parts: ExitStack, letters: list[Letter]) -> None:
         self.put(letters)
@@ -235,14 +235,14 @@ KINDS: Mapping[str, type[Case]] = {
 
 
 def mended(letter: Letter, number: int) -> Letter:
-    """A dead letter whose message can be applied."""
+    """Return the dead letter with a body that can be applied."""
     properties, _ = letter
     body = {"type": "usage.deduct", "referenceId": f"replayed-{number}", "userId": "user-0", "tokens": 1}
     return properties, json.dumps(body).encode()
 
 
 def real_dead_letters(settings: Settings, folder: Path) -> list[Letter]:
-    """Dead letters that a worker has sent, as they are on the wire."""
+    """Return dead letters that a worker has sent, as they are on the wire."""
     with Witness(settings.broker_url.get_secret_value()) as witness, fleet(settings, folder) as members:
         for number in range(LETTERS):
             body = f'{{"type": "usage.deduct", "referenceId": "bad-{number}"'.encode()
@@ -264,7 +264,7 @@ def after_outage(
     impatient_rabbitmq: RabbitMQ,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Mapping[str, Case]]:
-    """Every case, after an outage of so many seconds."""
+    """Every case after an outage of 60 or 600 seconds."""
     seconds: float = request.param
     folder = tmp_path_factory.mktemp("held")
     with ExitStack() as parts:

@@ -21,20 +21,20 @@ from worker.consumer import Consumer
 from worker.pipeline import Pipeline
 from worker.runtime.backoff import Backoff
 
-#: So often a worker tries again in these tests.
+#: Number of tries that these tests wait for.
 TRIES = 15
 MALFORMED = b'{"type": "usage.deduct", '
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waits of 20 ms: a test sees in moments what an hour's outage would do."""
+    """Shorten waits to 20 ms, so that a test sees the tries of an hour's outage in moments."""
     monkeypatch.setattr(Consumer, "_backoff", lambda _: Backoff(0.02, 0.02, random.Random(1)))
 
 
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """How often a batch's answers have been tried."""
+    """Count the tries to send a batch's replies."""
     tries: list[None] = []
     original = Pipeline.answer
 
@@ -48,7 +48,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
 
 @pytest.fixture
 def told(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    """What the worker has logged, from information on; its start and its end left out."""
+    """Return the worker's log lines from level INFO on, without its start and its end."""
     caplog.set_level(logging.INFO, logger="worker")
 
     def lines() -> list[str]:
@@ -93,7 +93,7 @@ def test_a_reply_queue_that_takes_no_more_makes_nobody_a_dead_letter(
     answers: Callable[[], int],
     told: Callable[[], list[str]],
 ) -> None:
-    """It nacks. Given back again and again, the whole prefetch would pass the delivery limit."""
+    """A full queue nacks. Given back again and again, the whole prefetch would pass the delivery limit."""
     truth = Truth(application.engine)
 
     def let_reply_queues_hold(count: int) -> None:
@@ -145,10 +145,10 @@ def test_a_missing_reply_queue_is_counted_and_said_and_stops_nobody(
 def test_a_missing_work_queue_leaks_no_connections_and_holds_no_messages(
     application: Application, rabbitmq: RabbitMQServer, witness: Witness, told: Callable[[], list[str]]
 ) -> None:
-    """The first consumer of a link that can't be completed must not go on swallowing payments."""
+    """A link that can't be completed must not go on holding payments through its first consumer."""
     witness.channel.queue_delete("billing.usage")
     payment = {"type": "credit.bonus", "referenceId": "b", "userId": "u", "tokens": 1}
-    for _ in range(TRIES + 1):  # the wait for the next one proves that the last is given back
+    for _ in range(TRIES + 1):  # the wait for the next payment proves that the last one was given back
         witness.publish(payment)
     connects = counted(application)
     with running(application):
@@ -160,7 +160,7 @@ def test_a_missing_work_queue_leaks_no_connections_and_holds_no_messages(
 
 
 def fill(witness: Witness, queue: str) -> int:
-    """Publish to ``queue`` until it refuses; how many it holds."""
+    """Publish to ``queue`` until it refuses; return the number of messages it holds."""
     for _ in range(1_000):
         try:
             witness.channel.basic_publish("", queue, b"full", mandatory=True)
@@ -176,7 +176,7 @@ def declare(application: Application) -> None:
 
 
 def counted(application: Application) -> Callable[[], int]:
-    """How often the application has opened a link."""
+    """Count the links that the application opens."""
     opened: list[None] = []
     original = application.link
 

@@ -1,4 +1,4 @@
-"""Servers that go away under load: messages wait, the log says so once, and nothing needs a restart."""
+"""Outages of servers under load: messages wait, the log says so once, and nothing needs a restart."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -60,7 +60,7 @@ def test_connections_that_the_broker_closes_are_opened_again(
         vhost = vhost_of(worker_settings)
         names = eventually(lambda: three(rabbitmq.management.list_connections(vhost)))
         for name in names:  # the worker's two and the producer's, one after the other
-            with suppress(ManagementError):  # where the worker has closed its other one
+            with suppress(ManagementError):  # the worker may have closed its other connection
                 rabbitmq.management.close_connection(name)
             under.is_answered()
     assert under.log.count("keeping the messages") == under.log.count("the broker is back") <= len(names)
@@ -109,18 +109,18 @@ def test_postgresql_and_rabbitmq_stop_together(
 
 
 class Load:
-    """A producer that goes on publishing, and workers that answer."""
+    """Load of a producer that goes on publishing, and workers that reply."""
 
     def __init__(self, url: str, producer: Producer) -> None:
         self._url, self._producer = url, producer
         self.log = ""
 
     def lasts(self, seconds: float) -> None:
-        """Let the load go on for so long."""
+        """Let the load go on for ``seconds``."""
         eventually(past(seconds))
 
     def is_answered(self, workers: int = 1) -> None:
-        """So many workers consume, and have answered all that has been published until now and some more."""
+        """Wait until ``workers`` consume and have answered all messages published so far and some more."""
         wanted = len(self._producer.published) + 20
         with Witness(self._url) as witness:
             usage = BILLING.work[-1].name
@@ -130,7 +130,7 @@ class Load:
 
 @contextmanager
 def load(settings: Settings, *, workers: int = 1) -> Iterator[Load]:
-    """Load before, during and after the block; then everything must be answered, rightly."""
+    """Keep up load before, during and after the block; then assert a right reply to every message."""
     url = settings.broker_url.get_secret_value()
     engine = ledger_engine(settings.database_url.get_secret_value())
     truth = Truth(engine)
@@ -143,7 +143,7 @@ def load(settings: Settings, *, workers: int = 1) -> Iterator[Load]:
             under.is_answered(workers)
         for message in producer.published:
             truth.sent(message["referenceId"], message)
-        engine.dispose()  # its connections have been through the outage too
+        engine.dispose()  # its connections went through the outage too
         check(url, truth)
         ended = [processes.stop(process) for process in started]
     engine.dispose()
@@ -157,7 +157,7 @@ def consumers_of(witness: Witness, queue: str) -> int:
 
 def check(url: str, truth: Truth) -> None:
     with Witness(url) as witness:
-        witness.reply_queue = BILLING.replies.name  # it outlives the broker
+        witness.reply_queue = BILLING.replies.name  # this queue survives a restart of the broker
         truth.holds(every_reply(witness, truth.correlations))
         assert witness.depth(BILLING.dead.name) == 0
 
@@ -171,5 +171,5 @@ def outage(server: PrivateServer, mode: StopMode, seconds: float, under: Load) -
 
 
 def three(connections: list[BrokerConnection]) -> list[str]:
-    """The names, once all are listed."""
+    """Return the names of all three connections, or nothing until all are listed."""
     return [connection.name for connection in connections] if len(connections) == 3 else []

@@ -11,7 +11,7 @@ from tests.support.traffic import past
 from tests.support.waiting import eventually
 
 BACKLOG, LOSSES = 3_000, 5
-#: One worker applies more than a thousand a second where it has a core to itself.
+#: One worker with a core to itself applies more than a thousand commands a second.
 PACE_MIN = 300.0
 HANDS_FULL = 300
 
@@ -37,7 +37,7 @@ def test_backlog_is_worked_off_at_once_after_lost_connections(
         ) as under:
             eventually(lambda: len(under.feed.published) >= BACKLOG, what="the backlog")
             under.feed.pause()
-            database.delay(0.02)  # it must not be done before it has met five losses
+            database.delay(0.02)  # so that the backlog outlasts all losses
             under.starts()
             for _ in range(LOSSES):
                 loses_its_connection(broker)

@@ -1,4 +1,4 @@
-"""A bug on every message pauses its lane: few dead letters, and the other lanes go on."""
+"""Pauses of a lane: a bug on every message makes few dead letters, and the other lanes go on."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ PAYMENTS, USAGE = (queue.name for queue in BILLING.work)
 
 @pytest.fixture
 def worker_settings(worker_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Low limits, and a paused lane that tries its message soon."""
+    """Settings with low limits; a paused lane tries its message soon."""
     monkeypatch.setattr("worker.lanes.PROBE_FIRST_S", 0.05)
     monkeypatch.setattr("worker.lanes.PROBE_MOST_S", 0.1)
     monkeypatch.setattr("worker.lanes._LOOK_EVERY_S", 0.05)
@@ -37,7 +37,7 @@ def worker_settings(worker_settings: Settings, monkeypatch: pytest.MonkeyPatch) 
 
 @contextmanager
 def a_bug_on(engine: Engine, references: str) -> Iterator[None]:
-    """No outcome of a reference like ``references`` can be written, as after a deploy that is wrong."""
+    """Refuse to write outcomes of references like ``references``, as after a bad deploy."""
     check = f"CHECK (reference_id NOT LIKE '{references}') NOT VALID"
     with engine.begin() as connection:
         connection.execute(text(f"ALTER TABLE operations ADD CONSTRAINT bug {check}"))
@@ -51,7 +51,7 @@ def dead_letters(witness: Witness) -> int:
 
 
 def send_again(witness: Witness, count: int) -> None:
-    """What replaying the letters does: to where they came from."""
+    """Publish the dead letters to their origin again, as a replay does."""
     for properties, body in witness.take(BILLING.dead.name, count):
         letter = DeadLetter.from_headers(properties.headers)
         witness.publish(
@@ -63,7 +63,7 @@ def send_again(witness: Witness, count: int) -> None:
 
 
 def pauses(application: Application) -> dict[str, str]:
-    """The paused lanes with their reason codes."""
+    """Return the paused lanes with their reason codes."""
     lasting = Pauses(application.engine).lasting(application_now())
     return {pause.queue: pause.code for pause in lasting}
 
@@ -174,7 +174,7 @@ def test_new_configuration_that_refuses_what_was_right_pauses_until_somebody_res
     eventually(lambda: dead_letters(witness) == 1_200, what="refused, as somebody wants it")
 
 
-#: What one producer sends to stop everybody: see each test.
+#: Messages by which one producer tries to stop everybody.
 ATTACKS = {
     "garbage without a user": [b"{garbage}"] * 700,
     "two bad deploys": [b'{"type":"usage.nothing"}', b'{"type":"usage.deduct","n":1}'] * 400,

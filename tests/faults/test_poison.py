@@ -1,4 +1,4 @@
-"""A message that breaks the worker: its neighbours go through, the message becomes a letter that says why."""
+"""Poison messages: the neighbours are applied, the message becomes a dead letter with the reason."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -23,14 +23,14 @@ from worker.policy import GIVE_UP_AFTER, SUSPECT_AFTER
 
 POISON = {"type": "usage.deduct", "referenceId": "poison", "userId": "user-0", "tokens": 17}
 BESIDE = {**POISON, "referenceId": "beside"}
-#: Deliveries until it is suspected, trials in smaller and smaller groups, trials alone, one that reads it.
+#: Deliveries until suspicion, trials in smaller and smaller groups, trials alone, one that reads the message.
 DEATHS_MAX = 15
 BATCH = {"type": "usage.batch", "referenceId": "batch", "items": [BESIDE, POISON]}
 
 
 @pytest.fixture
 def decided_alone(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """Makes ``decide`` raise for the poison; says how often it was tried on its own."""
+    """Make ``decide`` raise for the poison message; count the tries of it alone."""
     alone: list[None] = []
     original = decide
 
@@ -70,7 +70,7 @@ def test_a_message_that_raises_is_tried_a_few_times_and_then_a_letter_with_its_t
 def test_a_batch_with_an_item_that_raises_is_a_letter_as_a_whole(
     application: Application, witness: Witness, decided_alone: Callable[[], int]
 ) -> None:
-    """Its items are one transaction's: nobody has to find out which of them were applied."""
+    """Its items share one transaction, so that an operator need not find out which were applied."""
     truth = Truth(application.engine)
     publish_some(witness, truth, 12)
     poison = witness.publish(BATCH)
@@ -133,7 +133,7 @@ def test_message_that_kills_every_worker_is_a_dead_letter_and_its_neighbours_are
 
 
 def parks(worker: ForkServerProcess, witness: Witness) -> bool:
-    """Whether the worker parks a message before it dies."""
+    """True if the worker sends a dead letter before it dies."""
 
     def ended() -> str | None:
         if witness.depth(BILLING.dead.name):

@@ -1,4 +1,4 @@
-"""Workers against each other: the last tokens are spent once, a reference names one operation."""
+"""Races between workers: the last tokens are spent once, a reference names one operation."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -36,14 +36,14 @@ from worker.pipeline import Item, Pipeline
 from worker.settings import Settings
 
 TRIES = 150
-FREE = 10_000  # what tier free begins with
+FREE = 10_000  # tokens that tier free begins with
 
 Race = Callable[[Sequence[Sequence[Command]]], list[list[Answer]]]
 
 
 @pytest.fixture
 def race(worker_settings: Settings) -> Iterator[Race]:
-    """Applies batches at the same moment, each on a ledger of its own; their answers, in the same order."""
+    """Apply batches at the same moment, each on a ledger of its own; return their answers in order."""
     applications = [Application(worker_settings) for _ in range(4)]
     pipelines = [application.pipeline(Ledger(application.engine)) for application in applications]
     with ThreadPoolExecutor(len(pipelines)) as threads:
@@ -84,7 +84,7 @@ def test_two_workers_race_for_the_last_tokens_and_one_wins(
 ) -> None:
     users = [f"u{number}" for number in range(TRIES // 3)]
     open_free(application, catalog, users)
-    for _ in range(2):  # one message at a time, so that a pair goes to both
+    for _ in range(2):  # one message at a time, so that the two of a pair go to different workers
         workers.start("--batch-size", "1", "--prefetch", "1")
     pairs = {user: witness.publish_all([wire(f"{n}-{user}", user, FREE) for n in (1, 2)]) for user in users}
     replies = every_reply(witness, [correlation for pair in pairs.values() for correlation in pair])
@@ -99,7 +99,7 @@ Contest = tuple[Command, Command, set[tuple[str, ...]]]
 
 
 def contests(user: str) -> dict[str, Contest]:
-    """Two commands that can't both have their way, and what may come of them."""
+    """Return pairs of competing commands by name, with the sets of codes that may result."""
     who = {"user_id": user}
     hold = {"original_reference_id": f"hold-{user}", **who}
     used = {"original_reference_id": f"used-{user}", **who}
@@ -141,7 +141,7 @@ def contests(user: str) -> dict[str, Contest]:
     }
 
 
-#: What each contest leaves of the balance, whoever won.
+#: Balances that each contest may leave, whichever command wins.
 LEFT = {
     "two ends of a hold": {FREE - 500, FREE - 500 - 1_200},
     "the last tokens, held or spent": {FREE - 500, 1_500},
@@ -152,7 +152,7 @@ LEFT = {
 
 
 @pytest.mark.parametrize("contest", LEFT)
-def test_of_two_that_cannot_both_have_their_way_one_has_it(
+def test_one_of_two_competing_commands_has_its_way(
     contest: str, race: Race, application: Application, catalog: Catalog
 ) -> None:
     users = [f"u{number}" for number in range(25)]
@@ -195,7 +195,7 @@ def test_two_operations_under_one_reference_race_and_one_of_them_is_a_conflict(
 ) -> None:
     open_free(application, catalog, ["u", "v"])
     others = {
-        "v": deduct("other", "v", 7),  # another account, and other locks
+        "v": deduct("other", "v", 7),  # another account, with other locks
         "nobody": deduct("other", "nobody", 7),  # no lock at all
         "u": deduct("other", "u", 8),
     }
@@ -226,7 +226,7 @@ def test_batches_over_the_same_users_in_any_order_end_in_no_deadlock(
     race: Race, application: Application, catalog: Catalog
 ) -> None:
     users = [f"u{number}" for number in range(40)]
-    open_free(application, catalog, users[::2])  # the others are opened on the way
+    open_free(application, catalog, users[::2])  # the other accounts are opened during the race
     rng = random.Random(7)
     for turn in range(15):
         batches = []

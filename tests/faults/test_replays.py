@@ -1,4 +1,4 @@
-"""Replays on real servers, on bad days: a process killed, a database restarted, ten thousand letters."""
+"""Replays on real servers under faults: a killed process, a restarted database, ten thousand dead letters."""
 
 import json
 import signal
@@ -40,7 +40,7 @@ def open_accounts(application: Application) -> None:
 
 
 def dead(count: int, first: int = 0) -> Iterator[Outgoing]:
-    """Letters of deductions of one token, which nothing is wrong with any more."""
+    """Yield dead letters of deductions of one token, whose cause is gone."""
     for n in range(first, first + count):
         user = USERS[n % len(USERS)]
         body = {"type": "usage.deduct", "referenceId": f"r-{n}", "userId": user, "tokens": 1}
@@ -72,7 +72,7 @@ def park(application: Application, expected: int) -> None:
 
 @contextmanager
 def replaying(settings: Settings, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """The command in a process of its own, which doesn't outlive the block."""
+    """Run the replay command in a process of its own, which ends with the block at the latest."""
     process = subprocess.Popen(
         [sys.executable, "-m", "worker", "dead-letters", "replay", *arguments],
         env=worker_environment(settings),
@@ -87,12 +87,12 @@ def replaying(settings: Settings, *arguments: str) -> Iterator[subprocess.Popen[
 
 
 def spent(application: Application) -> int:
-    """The tokens that all users have used."""
+    """Return the sum of tokens that all users have used."""
     reader, catalog = Reader(application.engine), load_catalog()
     return sum(reader.balance(user, utc_now(), catalog).used for user in USERS)
 
 
-@pytest.mark.slow  # the lease of who was killed runs out first; tests/deadletters kills at each point
+@pytest.mark.slow  # the lease of the killed process runs out first; tests/deadletters kills at each point
 def test_a_replay_whose_process_is_killed_is_resumed_and_applies_each_once(
     application: Application, worker_settings: Settings, broker_url: str
 ) -> None:

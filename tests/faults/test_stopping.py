@@ -1,4 +1,4 @@
-"""The end of a worker, asked for or not: in seconds, with nothing lost and nothing twice."""
+"""End of a worker, requested or not: within seconds, nothing lost and nothing twice."""
 
 import os
 import signal
@@ -50,7 +50,7 @@ def test_a_second_signal_ends_a_worker_at_once_even_in_the_middle_of_a_statement
     truth = Truth(application.engine)
     publish_some(witness, truth, 20)
     with application.engine.begin() as connection:
-        # Its transaction waits for this one, in the driver, where no Python runs.
+        # The worker's transaction waits for this one in the driver, where no Python runs.
         connection.exec_driver_sql("LOCK TABLE operations IN ACCESS EXCLUSIVE MODE")
         process = workers.start()
         waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
@@ -85,7 +85,7 @@ def test_the_workers_of_a_killed_supervisor_end(workers: WorkerProcesses, witnes
 def test_a_killed_worker_is_started_again_and_a_ctrl_c_stops_all_in_peace(
     application: Application, worker_settings: Settings, witness: Witness
 ) -> None:
-    """The terminal signals the whole group; a worker that heard it twice would end in the middle."""
+    """The terminal signals the whole process group; a worker that gets two signals would end in mid-batch."""
     truth = Truth(application.engine)
     parent = subprocess.Popen(
         [sys.executable, "-m", "worker", "run", "--workers", "2"],
@@ -120,7 +120,7 @@ def children_of(process_id: int) -> set[int]:
 
 
 def pending_signals(process_id: int) -> int:
-    """The set of signals that were sent and not yet taken, as the kernel keeps it."""
+    """Return the pending signals of a process as the kernel's bit mask."""
     status = dict(line.split(":", 1) for line in Path(f"/proc/{process_id}/status").read_text().splitlines())
     return int(status["ShdPnd"], 16) | int(status["SigPnd"], 16)
 

@@ -1,4 +1,4 @@
-"""Messages that no client library would send, or that the worker's can't read: letters, and no harm done."""
+"""Messages that no client library sends or the worker's can't read become dead letters and do no harm."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ HEADERS, CORRELATION_ID, REPLY_TO, MESSAGE_ID = 0x2000, 0x0400, 0x0200, 0x0080
 
 
 class RawProperties(pika.BasicProperties):  # type: ignore[misc]  # pika ships no types
-    """Properties as the bytes that they are on the wire."""
+    """Properties given as the bytes on the wire."""
 
     def __init__(self, flags: int, payload: bytes) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ def test_properties_that_nobody_can_read_make_a_letter_and_the_neighbours_go_on(
     nothing_is_left(witness)
 
 
-def test_what_can_be_read_is_applied_however_odd(application: Application, witness: Witness) -> None:
+def test_readable_message_is_applied_however_odd(application: Application, witness: Witness) -> None:
     with running(application):
         for number, properties in enumerate(READABLE.values()):
             send(witness, GOOD.replace(b"poison", b"odd-%d" % number), properties)
@@ -130,7 +130,7 @@ def test_a_routing_key_that_is_not_utf_8_makes_a_letter_and_the_neighbours_go_on
 
 
 class RawKey(str):
-    """A routing key that is these bytes on the wire."""
+    """A routing key given as the bytes on the wire."""
 
     __slots__ = ()
 
@@ -141,7 +141,7 @@ class RawKey(str):
         return super().encode("latin-1")
 
 
-def test_what_would_multiply_or_end_a_letter_stays_behind(
+def test_dead_letter_drops_properties_that_would_copy_or_expire_it(
     application: Application, rabbitmq: RabbitMQServer, witness: Witness
 ) -> None:
     witness.channel.queue_declare("usage.copied")

@@ -1,4 +1,4 @@
-"""What the tests of the ledger share."""
+"""Fixtures for the tests of the ledger."""
 
 import shutil
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
 """The audit as a whole: a true ledger is clean, the report, the totals, and how far it is.
 
-What each check finds stands in ``test_audit_corruptions.py``.
+The findings of each check stand in ``test_audit_corruptions.py``.
 """
 
 # ruff: noqa: S608 - the statements are put together from this file's own words
@@ -45,7 +45,7 @@ def corrupted(connection: Connection, *statements: str) -> None:
 
 
 def audited(engine: Engine, *statements: str, **options: Any) -> AuditReport:
-    """What the audit says after ``statements``, which leave nothing behind."""
+    """Report of the audit after ``statements``, which leave nothing behind."""
     with engine.connect() as connection:
         corrupted(connection, *statements)
         report = audit_snapshot(connection, **options)
@@ -234,7 +234,7 @@ def test_the_steps_leave_nothing_out(true_ledger: Engine) -> None:
 
 @pytest.mark.usefixtures("small_steps")
 @pytest.mark.parametrize("nobody", [-5, 2**62])
-def test_what_belongs_to_no_account_is_in_a_step_as_well(true_ledger: Engine, nobody: int) -> None:
+def test_entry_of_no_account_is_in_a_step_as_well(true_ledger: Engine, nobody: int) -> None:
     report = audited(true_ledger, f"UPDATE entries SET account_id = {nobody} WHERE account_id = {DAN}")
     (missing,) = (finding for finding in report.findings if finding.check == "account_missing")
     assert (missing.account_id, missing.expected, missing.actual) == (nobody, -25, 0)
@@ -277,7 +277,7 @@ def test_a_check_lists_its_first_findings_over_all_steps_and_counts_the_rest(tru
     assert report.drift == 40  # of all accounts, listed or not
 
 
-def test_what_is_found_outside_the_database_is_capped_as_well(true_ledger: Engine) -> None:
+def test_findings_made_outside_the_database_are_capped_as_well(true_ledger: Engine) -> None:
     report = audited(
         true_ledger, "UPDATE payment_events SET uncollected = uncollected - 1000", findings_max=1
     )
@@ -320,7 +320,7 @@ def test_the_report_has_a_form_for_scripts(true_ledger: Engine) -> None:
     }
 
 
-def test_what_is_committed_meanwhile_is_not_seen(engine: Engine, apply: Apply) -> None:
+def test_audit_does_not_see_commits_made_meanwhile(engine: Engine, apply: Apply) -> None:
     apply(OpenAccount(reference_id="o", user_id="u", tier="free"), now=NOW)
     references = (f"d{number}" for number in count())
 

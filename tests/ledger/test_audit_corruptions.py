@@ -1,4 +1,4 @@
-"""What the audit finds: each way to corrupt a true ledger is found where it was done, and nothing else is."""
+"""Findings of the audit: it finds each corruption of a true ledger in its place, and nothing else."""
 
 # ruff: noqa: S608 - the statements are put together from this file's own words
 
@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from tests.support.true_ledger import ADA, BEN, CATALOG, CYD, DAN, FAY, GUS, HAL
 from worker.ledger.audit import CHECKS, Finding, audit_snapshot
 
-#: By what is corrupted: the statement that does it, and what the audit then says.
+#: The statement that corrupts, and the findings of the audit then, by what is corrupted.
 Corruptions = Mapping[str, tuple[str, ...]]
 
 
@@ -787,7 +787,7 @@ CORRUPTIONS: Corruptions = {
 
 
 @pytest.mark.parametrize("corrupted", CORRUPTIONS)
-def test_what_was_corrupted_is_found_and_nothing_else(true_ledger: Engine, corrupted: str) -> None:
+def test_audit_finds_the_corruption_and_nothing_else(true_ledger: Engine, corrupted: str) -> None:
     statement, *expected = CORRUPTIONS[corrupted]
     with true_ledger.connect() as connection:
         assert connection.exec_driver_sql(statement).rowcount == 1

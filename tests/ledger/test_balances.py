@@ -1,4 +1,4 @@
-"""Balances: what is there and what may be spent, with all that time has brought about."""
+"""Balances: the tokens in all and those that may be spent, with all that is due."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -164,7 +164,7 @@ def test_a_tier_that_left_the_catalog_has_no_limit_to_name(
 
 
 @on_sqlite
-def test_nothing_is_free_once_the_subscription_has_ended(
+def test_ended_subscription_has_no_free_units(
     reader: Reader, ada: str, apply: Apply, catalog: Catalog
 ) -> None:
     apply(CancelSubscription(reference_id="c", user_id=ada, at="now"), now=NOW)
@@ -176,7 +176,7 @@ def test_nothing_is_free_once_the_subscription_has_ended(
 # -- what is due and not booked ---------------------------------------------------------------------------
 
 
-def test_what_has_expired_is_no_longer_there_although_nobody_booked_it(
+def test_balance_leaves_out_expired_tokens_before_their_expiry_is_posted(
     reader: Reader, ada: str, apply: Apply, catalog: Catalog
 ) -> None:
     end = NOW + timedelta(days=2)
@@ -258,7 +258,7 @@ def test_a_balance_is_what_the_worker_books_when_the_account_is_touched(
 
 @on_sqlite
 @pytest.mark.parametrize("tokens", [1, 9_999, 10_000, 10_001, INT64_MAX])
-def test_what_can_be_afforded_is_what_a_deduction_would_do(
+def test_can_afford_answers_as_a_deduction_would(
     reader: Reader, ada: str, apply: Apply, catalog: Catalog, tokens: int
 ) -> None:
     answer = reader.can_afford(ada, tokens, NOW, catalog)

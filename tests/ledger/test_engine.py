@@ -1,4 +1,4 @@
-"""What the database's errors mean to the worker."""
+"""Translation of the database's errors into those of the worker."""
 
 import threading
 from datetime import UTC, datetime
@@ -36,7 +36,9 @@ def run(engine: Engine, sql: str) -> None:
         ("DO $$ BEGIN RAISE SQLSTATE '23514'; END $$", DBAPIError),  # a check: this message's own
     ],
 )
-def test_what_an_error_of_postgresql_means(postgres_engine: Engine, sql: str, error: type[Exception]) -> None:
+def test_postgresql_error_becomes_the_error_that_it_means(
+    postgres_engine: Engine, sql: str, error: type[Exception]
+) -> None:
     with pytest.raises(error):
         run(postgres_engine, sql)
     run(postgres_engine, "SELECT 1")  # and the next transaction has a connection that works

@@ -1,4 +1,4 @@
-"""One reference explained: what was asked, what came of it, what followed."""
+"""Explanation of one reference: the command, its outcome, and what followed."""
 
 import json
 
@@ -116,7 +116,7 @@ def test_both_outcomes_of_a_squatted_reference_are_shown(
 
 
 @on_sqlite
-def test_what_fell_due_and_was_booked_with_it_is_told_apart(
+def test_explanation_marks_the_entries_that_fell_due(
     reader: Reader, ada: str, apply: Apply, catalog: Catalog
 ) -> None:
     apply(given(ada, 40, "brief", expires_at=NOW + DAY), now=NOW)
@@ -273,7 +273,7 @@ def _without_guard(engine: Engine) -> tuple[str, ...]:
 
 
 @on_sqlite
-def test_what_was_never_heard_of_is_not_found_and_the_way_on_is_told(
+def test_unknown_reference_is_not_found_and_the_error_names_the_way_on(
     reader: Reader, ada: str, catalog: Catalog
 ) -> None:
     with pytest.raises(NotFoundError, match=r"nothing is known of the reference 'job'.*dead-letters list"):

@@ -1,4 +1,4 @@
-"""What a balance is made of: lots and holds; and what will be lost of it."""
+"""Parts of a balance: lots and holds, and the tokens that will expire."""
 
 from datetime import timedelta
 from itertools import count
@@ -198,7 +198,7 @@ def test_from_one_to_a_thousand_ended_holds_can_be_asked_for(
 
 
 @on_sqlite
-def test_what_expires_within_the_days_is_told_in_the_order_of_time(
+def test_tokens_that_expire_within_the_days_are_listed_in_the_order_of_time(
     reader: Reader, ada: str, apply: Apply, catalog: Catalog
 ) -> None:
     apply(
@@ -215,7 +215,9 @@ def test_what_expires_within_the_days_is_told_in_the_order_of_time(
 
 
 @on_sqlite
-def test_what_rolls_over_is_not_lost(reader: Reader, apply: Apply, catalog: Catalog) -> None:
+def test_tokens_that_roll_over_are_not_listed_as_expiring(
+    reader: Reader, apply: Apply, catalog: Catalog
+) -> None:
     apply(opened("eve", "pro"), now=NOW)
     assert [lot.tokens for lot in reader.expiring("eve", NOW, 30, catalog)] == [400_000]
     apply(CancelSubscription(reference_id="c", user_id="eve"), now=NOW)
@@ -223,7 +225,7 @@ def test_what_rolls_over_is_not_lost(reader: Reader, apply: Apply, catalog: Cata
 
 
 @on_sqlite
-def test_what_is_held_is_lost_when_the_hold_runs_out(
+def test_held_tokens_expire_when_the_hold_runs_out(
     reader: Reader, ada: str, apply: Apply, catalog: Catalog
 ) -> None:
     apply(
@@ -236,7 +238,7 @@ def test_what_is_held_is_lost_when_the_hold_runs_out(
 
 
 @on_sqlite
-def test_what_has_expired_already_does_not_expire_again(
+def test_expired_lot_is_not_listed_as_expiring(
     reader: Reader, ada: str, apply: Apply, catalog: Catalog
 ) -> None:
     apply(given(ada, 50, "brief", expires_at=NOW + DAY), now=NOW)
@@ -254,7 +256,7 @@ def test_from_one_day_to_ten_years_can_be_looked_ahead(
         list(reader.all_expiring(NOW, days, catalog))
 
 
-def test_of_everybody_each_account_is_told_once_page_by_page(
+def test_list_of_everybody_has_each_account_once_page_by_page(
     reader: Reader, engine: Engine, apply: Apply, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(holdings, "_PAGE", 3)
@@ -277,7 +279,7 @@ _worlds = count()
 
 @settings(examples(8), suppress_health_check=list(HealthCheck))
 @drawn(day=passing_days(max_steps=4), days=st.sampled_from([1, 5, 30, 70]))
-def test_what_is_told_to_expire_is_what_the_worker_books_then(engine: Engine, day: Day, days: int) -> None:
+def test_worker_posts_the_expiries_that_were_foretold(engine: Engine, day: Day, days: int) -> None:
     reader, world = Reader(engine), next(_worlds)
     user, now = f"{world}-u0", day[-1][0]
     for moment, commands in day:

@@ -1,4 +1,4 @@
-"""A balance of the past: what was said then is said now of then."""
+"""Balances of the past: a look back gives the answer that was given then."""
 
 from contextlib import suppress
 from dataclasses import replace
@@ -46,7 +46,7 @@ _worlds = count()
 @settings(examples(14), suppress_health_check=list(HealthCheck))
 @drawn(day=passing_days(max_steps=6, max_batch=4), prices=st.sampled_from(list(CATALOGS.values())))
 def test_any_past_balance_is_what_was_said_then(engine: Engine, day: Day, prices: Catalog) -> None:
-    """Each command has a time of its own: of two in one transaction nothing tells which came last."""
+    """Each command has a time of its own: nothing tells which of two in one transaction came last."""
     reader, world = Reader(engine), next(_worlds)
     said: dict[tuple[str, datetime], Balance] = {}
 
@@ -65,7 +65,7 @@ def test_any_past_balance_is_what_was_said_then(engine: Engine, day: Day, prices
 
 
 def without_trace(balance: Balance) -> Balance:
-    """A renewal that grants nothing can't be seen afterwards, if the subscription was then canceled."""
+    """Balance without a renewal that grants nothing: it can't be seen once the subscription was canceled."""
     subscription = balance.subscription
     if subscription.tier == "idle" and subscription.ends_at is not None:
         return replace(balance, subscription=replace(subscription, granted_until=subscription.ends_at))
@@ -76,7 +76,7 @@ def without_trace(balance: Balance) -> Balance:
 
 
 @on_sqlite
-def test_what_had_expired_then_is_gone_before_it_was_booked_and_after(
+def test_past_balance_leaves_out_expired_tokens_before_and_after_posting(
     reader: Reader, ada: str, apply: Apply, catalog: Catalog
 ) -> None:
     end = NOW + 2 * DAY

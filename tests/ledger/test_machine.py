@@ -1,7 +1,7 @@
 """The store, whatever happens to it: batches, months that pass, crashes before and after the commit.
 
-Hypothesis makes up what happens. What is answered and kept must be what the model says, after every step, and
-the audit must find nothing in the end.
+Hypothesis makes up what happens. Replies and rows must be those of the model after every step, and the
+audit must find nothing in the end.
 """
 
 import json
@@ -54,18 +54,18 @@ class LedgerMachine(RuleBasedStateMachine):
         catalog=st.sampled_from(list(CATALOGS.values())),
     )
     def open(self, start: Any, tier: str, catalog: Catalog) -> None:
-        """Most worlds have an account."""
+        """Open an account, as most worlds do."""
         self._now, self._catalog, self._model = start, catalog, Model(catalog)
         self._deliver([self._own(OpenAccount(reference_id="open", user_id="u0", tier=tier))])
 
     @rule(step=steps)
     def time_passes(self, step: timedelta) -> None:
-        """Nothing is asked meanwhile."""
+        """Time passes without a query or a command."""
         self._now += step
 
     @rule(batch=batches)
     def a_batch_comes(self, batch: list[Command]) -> None:
-        """And is answered as the model says."""
+        """The batch is answered as the model says."""
         self._deliver([self._own(command) for command in batch])
 
     @rule(batch=batches, later=st.sampled_from([timedelta(0), timedelta(days=2)]))

@@ -143,7 +143,7 @@ def key_of(table: str) -> list[str]:
 
 
 def triggers_of(engine: Engine) -> Mapping[str, str]:
-    """What makes each trigger, by its name."""
+    """Definition of each trigger, by its name."""
     statement = (
         "SELECT tgname AS name, concat(pg_get_triggerdef(oid), tgenabled) AS made"
         " FROM pg_trigger WHERE NOT tgisinternal"
@@ -170,7 +170,7 @@ def undone(engine: Engine) -> Iterator[Connection]:
 # -- what was there ---------------------------------------------------------------------------------------
 
 
-def test_nothing_is_lost_and_every_number_is_kept(migrated: Migrated) -> None:
+def test_migration_keeps_every_row_and_every_number(migrated: Migrated) -> None:
     after = rows_of(migrated.engine)
     for table, rows in migrated.rows.items():
         assert rows, table
@@ -203,7 +203,7 @@ def test_periods_begin_with_the_months_and_the_present_one_is_granted(migrated: 
         assert period_at(anchors[row.account_id], row.recorded_at).key == row.period_start
 
 
-def test_what_an_account_had_is_its_first_lot(migrated: Migrated) -> None:
+def test_balance_of_an_account_becomes_its_first_lot(migrated: Migrated) -> None:
     with migrated.engine.connect() as connection:
         rows = [dict(row) for row in connection.execute(select(lots).order_by(lots.c.account_id)).mappings()]
         movements = connection.execute(
@@ -301,7 +301,7 @@ def test_ids_go_on_after_the_last(migrated: Migrated) -> None:
 def test_the_entries_of_postgresql_are_not_written_again(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """And what limits the statements of a batch does not limit the migration."""
+    """The time limit for the statements of a batch does not limit the migration."""
     limits: set[str] = set()
 
     def note(connection: Connection, _cursor: Any, statement: str, *_rest: Any) -> None:
@@ -339,7 +339,7 @@ _ENTRY_OF_A_REJECTION = """
 
 
 def written(engine: Engine, table: str) -> Sequence[Any]:
-    """Where every row is, and which transaction put it there."""
+    """Place of every row, and the transaction that put it there."""
     with engine.connect() as connection:
         return connection.execute(text(f"SELECT ctid, xmin FROM {table}")).all()  # noqa: S608 - the test's own
 
@@ -368,7 +368,7 @@ PAYMENT_EVENT = {
 
 
 def write_new(connection: Connection) -> None:
-    """Something in every new table."""
+    """Write rows into every new table."""
     connection.execute(insert(holds), HOLD)
     connection.execute(insert(holds), CLOSED)
     connection.execute(insert(hold_parts), PART)
@@ -447,7 +447,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("statement", REFUSED)
-def test_what_was_written_is_not_rewritten(migrated: Migrated, statement: str) -> None:
+def test_written_row_is_not_rewritten(migrated: Migrated, statement: str) -> None:
     with undone(migrated.engine) as connection:
         write_new(connection)
         with pytest.raises(DBAPIError, match="append-only"):
@@ -463,7 +463,7 @@ def test_a_notice_is_not_called_back(migrated: Migrated) -> None:
 
 @pytest.mark.parametrize("migrated", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("table", [*APPEND_ONLY, "operations", "lots", "holds"])
-def test_nothing_is_truncated(migrated: Migrated, table: str) -> None:
+def test_truncate_is_refused(migrated: Migrated, table: str) -> None:
     refused = f"TRUNCATE on {table} is refused"  # by its own guard, and not by one of those that refer to it
     with undone(migrated.engine) as connection, pytest.raises(DBAPIError, match=refused):
         connection.execute(text(f"TRUNCATE {table} CASCADE"))
@@ -488,7 +488,7 @@ ALLOWED = [
 ]
 
 
-def test_what_has_to_go_on_goes_on(migrated: Migrated) -> None:
+def test_allowed_updates_succeed(migrated: Migrated) -> None:
     with undone(migrated.engine) as connection:
         write_new(connection)
         for statement in ALLOWED:
@@ -580,7 +580,7 @@ def end_of_period(engine: Engine) -> datetime:
 
 
 def replies(engine: Engine, *commands: Command, now: datetime | None = None) -> list[dict[str, Any]]:
-    """What the worker answers, a minute before the period ends if not at ``now``."""
+    """Replies of the worker, a minute before the period ends if not at ``now``."""
     at = now or end_of_period(engine) - timedelta(minutes=1)
     answers = applied(engine, load_catalog(), *commands, now=at)
     return [json.loads(reply_for(*pair).to_json()) for pair in zip(commands, answers, strict=True)]

@@ -1,4 +1,4 @@
-"""What the third migration makes of letters that were there before: none is lost, all are grouped."""
+"""Third migration on dead letters that were there before: none is lost, all are grouped."""
 
 import json
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
 
 
 def row(reference: str, status: str, **fields: Any) -> dict[str, Any]:
-    """A letter of the second schema."""
+    """Row of a dead letter of the second schema."""
     return {
         "letter_id": f"l-{reference}-{status}",
         "status": status,
@@ -73,7 +73,7 @@ OUTCOME = {
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def migrated(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
-    """A ledger of the second schema with letters, brought to the newest one."""
+    """A ledger of the second schema with dead letters, brought to the newest one."""
     if request.param == "sqlite":
         engine = ledger_engine(f"sqlite:///{tmp_path / 'ledger.sqlite3'}")
         yield from _migrated(engine)
@@ -96,7 +96,7 @@ def _migrated(engine: Engine) -> Iterator[Engine]:
 
 
 def letters(engine: Engine) -> list[ParkedLetter]:
-    """All of them, oldest first."""
+    """All dead letters, oldest first."""
     return list(DeadLetterOffice(engine).every_letter(LetterFilter(status=tuple(Status))))[::-1]
 
 
@@ -141,7 +141,7 @@ def test_their_stories_begin_with_their_failures(migrated: Engine) -> None:
     ]
 
 
-def test_what_is_longer_than_an_index_takes_is_cut(migrated: Engine) -> None:
+def test_name_that_is_too_long_for_an_index_is_cut(migrated: Engine) -> None:
     with migrated.connect() as connection:
         names = connection.execute(
             select(dead_letters.c.reference_id, dead_letters.c.user_id).where(dead_letters.c.number == 7)

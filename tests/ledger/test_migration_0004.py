@@ -81,7 +81,7 @@ def test_guards_are_there_afterwards(before: Engine) -> None:
 
 
 def test_reference_that_was_squatted_before_is_taken_afterwards(before: Engine) -> None:
-    """And the squatter still gets each of its outcomes, from before the migration too."""
+    """The squatter still gets each of its outcomes, from before the migration too."""
     migrate(before)
     ledger = Ledger(before)
     (paid,) = settled(ledger, [payment()])

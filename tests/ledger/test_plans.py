@@ -1,6 +1,6 @@
-"""What is asked all the time is looked up: no such statement reads a whole table on PostgreSQL.
+"""Plans of frequent statements: none reads a whole table on PostgreSQL.
 
-By the plans, on a ledger that is large enough for PostgreSQL to mind. No claim about time.
+The ledger is large enough to make a difference to PostgreSQL. No claim about time.
 """
 
 from collections.abc import Callable
@@ -94,7 +94,7 @@ def test_a_scan_would_be_seen(year_old: Engine) -> None:
 
 
 def references(engine: Engine) -> list[str]:
-    """Of the first deductions after half of the year."""
+    """References of the first deductions after half of the year."""
     usage = (
         select(operations.c.reference_id)
         .where(operations.c.type == "usage.deduct", operations.c.operation_id > 20_000)

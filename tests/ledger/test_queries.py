@@ -1,4 +1,4 @@
-"""The read side: what one can ask of the ledger, on both dialects."""
+"""The read side: queries of the ledger, on both dialects."""
 
 from collections import Counter as Tally
 from collections.abc import Callable
@@ -161,7 +161,7 @@ def test_the_two_entries_of_a_purchase_share_their_transaction(
 
 
 @on_sqlite
-def test_what_was_refused_is_no_history(reader: Reader, ada: str, apply: Apply) -> None:
+def test_rejected_usage_is_not_in_the_history(reader: Reader, ada: str, apply: Apply) -> None:
     apply(used("d", 10_001), now=NOW)
     assert sequences(reader.history(ada)) == [1]
 
@@ -188,7 +188,7 @@ def test_cursors_lead_through_every_entry_once(reader: Reader, ten_entries: str,
     assert seen == [10, 9, 8, 7, 6, 5, 4, 3, 2, 1]
 
 
-def test_what_is_written_between_two_pages_shifts_no_cursor(
+def test_entries_written_between_two_pages_shift_no_cursor(
     reader: Reader, ten_entries: str, apply: Apply
 ) -> None:
     first = reader.history(ten_entries, limit=4)
@@ -403,7 +403,7 @@ def test_usage_is_what_all_entries_come_to_whatever_was_booked_when(
     days: int,
     zone: str,
 ) -> None:
-    """By workers whose clocks differ, of events that are long past or still to come."""
+    """The entries come from workers whose clocks differ, and from events long past or still to come."""
     user, moment, occurred = f"user-{next(_users)}", NOW, Tally[date]()
     moments: list[datetime] = []
     applied(engine, catalog, opened(user, "none"), given(user, 10_000), now=NOW - timedelta(days=1))

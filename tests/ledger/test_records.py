@@ -1,4 +1,4 @@
-"""Rows as arrays of row types: what is written is what is read, whatever is in it, in any order."""
+"""Rows as arrays of row types: they are read as written, whatever is in them, in any order."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -65,7 +65,7 @@ _rows = st.fixed_dictionaries(
 
 @pytest.fixture
 def connection(postgres_engine: Engine) -> Iterator[Connection]:
-    """Inside one transaction, with the table in an order of columns of its own."""
+    """Connection inside one transaction, with the table in an order of columns of its own."""
     with postgres_engine.begin() as connection:
         connection.execute(text("CREATE TABLE kinds (gone int, day date, detail jsonb, words text)"))
         connection.execute(
@@ -80,7 +80,7 @@ def connection(postgres_engine: Engine) -> Iterator[Connection]:
 
 @settings(examples(150), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(_rows, min_size=1, max_size=6))
-def test_what_is_written_is_read(connection: Connection, rows: list[dict[str, Any]]) -> None:
+def test_rows_are_read_as_written(connection: Connection, rows: list[dict[str, Any]]) -> None:
     connection.execute(text("DELETE FROM kinds"))
     numbered = [{"key": number, **row} for number, row in enumerate(rows)]
     written = insert_rows(connection, KINDS, numbered, returning=tuple(numbered[0]))

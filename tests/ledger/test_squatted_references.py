@@ -1,4 +1,4 @@
-"""Squatted references in the database: who takes one, what is kept of who had it, and races for it."""
+"""Squatted references in the database: the taker, the rows kept of earlier owners, and races."""
 
 from collections.abc import Sequence
 from itertools import permutations

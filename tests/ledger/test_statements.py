@@ -77,7 +77,7 @@ _moments = st.integers(0, 40).map(lambda hours: NOW + timedelta(hours=hours))
 def test_opening_and_entries_add_up_and_statements_connect_whatever_the_clocks_say(
     engine: Engine, clocks: list[datetime], cuts: list[datetime]
 ) -> None:
-    """The clocks of two workers may differ: what is booked later may be stamped earlier."""
+    """The clocks of two workers may differ: an entry posted later may be stamped earlier."""
     reader, user = Reader(engine), f"user-{next(_worlds)}"
     applied(engine, _CATALOG, opened(user, "none"), given(user, 10_000), now=NOW)
     for number, clock in enumerate(clocks):

@@ -1,4 +1,4 @@
-"""The store on both dialects: what was decided is what is written, and the database holds it true."""
+"""The store on both dialects: it writes what was decided, and the database keeps it true."""
 
 import json
 import random
@@ -155,7 +155,7 @@ def test_a_transaction_that_fails_leaves_nothing(engine: Engine) -> None:
 
 
 def test_a_claim_that_another_worker_won_is_contention(postgres_engine: Engine) -> None:
-    """The unique key is the judge even where nothing was locked: the user has no account."""
+    """The unique key decides even where nothing was locked: the user has no account."""
     ledger = Ledger(postgres_engine)
     commands = [DeductUsage(reference_id="r", user_id="nobody", tokens=1)]
     with ledger.begin() as books:
@@ -398,7 +398,7 @@ def scans(engine: Engine) -> dict[str, int]:
 
 
 def verbs(statements: Sequence[str]) -> list[str]:
-    """What prepared statements do, and others begin with."""
+    """Verbs of the statements, of prepared ones too."""
     return [
         statement.removeprefix("EXECUTE ").replace(" ", "_").split("_")[0].lower() for statement in statements
     ]

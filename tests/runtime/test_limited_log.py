@@ -1,4 +1,4 @@
-"""Log lines that stay few."""
+"""Log lines limited in number."""
 
 import logging
 

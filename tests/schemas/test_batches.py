@@ -154,7 +154,7 @@ def test_batch_that_a_producer_builds_has_no_malformed_items() -> None:
 
 
 def test_each_of_a_thousand_malformed_items_is_told_its_own_fault() -> None:
-    """Also after the first ones, where metadata is looked at before it is validated."""
+    """This holds after the first ones too, where metadata is looked at before it is validated."""
     bad = {"tokens": -1}, {"metadata": {"a": [1]}}, {"metadata": {"\x00": 1}}, {"tokns": 5}
     items = [item(referenceId=f"i-{n}", **bad[n % 5]) if n % 5 < 4 else item() for n in range(1_000)]
     batch = taken(body("usage.batch", items=items))
@@ -237,7 +237,7 @@ def any_items(draw: st.DrawFn) -> DeductUsage | RecordUsage | FreeUpload:
 
 @examples(50)
 @given(st.lists(any_items(), min_size=1, max_size=4))
-def test_what_a_producer_serialises_is_what_the_worker_decodes(
+def test_serialised_batch_decodes_to_itself(
     some: list[DeductUsage | RecordUsage | FreeUpload],
 ) -> None:
     batch = UsageBatch(reference_id="b", items=tuple(some))

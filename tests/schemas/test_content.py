@@ -1,4 +1,4 @@
-"""What of a command counts when a reference comes again: stored as text, compared as text, for ever."""
+"""Content of a command, compared when a reference comes again: stored and compared as text, for ever."""
 
 import json
 from datetime import datetime
@@ -23,7 +23,7 @@ from tests.support.border import MINIMAL, body, taken
 from tests.support.worlds import commands, examples, identifiers, labels
 from worker.core.decide import content_of
 
-#: What moved the ledger in version 1, by the names on the wire.
+#: Fields that moved the ledger in version 1, by the names on the wire.
 VERSION_1: dict[type[Command], tuple[str, ...]] = {
     OpenAccount: ("tier",),
     DeductUsage: ("tokens", "feature"),
@@ -83,7 +83,7 @@ def test_the_content_of_any_command_is_the_canonical_text_of_its_fields(command:
 
 @examples(100)
 @given(commands())
-def test_what_goes_over_the_wire_keeps_its_content(command: Command) -> None:
+def test_command_keeps_its_content_over_the_wire(command: Command) -> None:
     assert content_of(taken(command.to_json())) == content_of(command)
 
 
@@ -129,7 +129,7 @@ def test_content_is_what_moves_the_ledger_under_its_names_on_the_wire(name: str)
 
 
 @pytest.mark.parametrize("name", sorted(COMMAND_TYPES))
-def test_who_and_when_and_why_do_not_count(name: str) -> None:
+def test_time_metadata_description_and_attempt_do_not_count(name: str) -> None:
     said = {"occurredAt": "2026-11-22T09:00:00Z", "metadata": {"a": 1}, "description": "x", "attempt": 7}
     assert content_of(taken(body(name, **said))) == content_of(taken(body(name)))
 

@@ -46,7 +46,7 @@ def test_an_adjustment_gives_or_takes(tokens: int) -> None:
     assert (adjusted.tokens, adjusted.allow_negative, adjusted.actor) == (tokens, False, "ann")
 
 
-def test_what_is_given_by_hand_may_expire_and_what_is_taken_may_make_a_debt() -> None:
+def test_adjustment_may_give_tokens_that_expire_or_make_a_debt() -> None:
     assert taken(body("credit.adjust", tokens=5, expiresAt=LATER)).expires_at.isoformat() == (
         "2027-01-01T00:00:00+00:00"
     )

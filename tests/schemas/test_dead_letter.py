@@ -59,7 +59,7 @@ def test_a_letter_read_back_from_its_headers_is_the_same_letter(letter: DeadLett
     assert DeadLetter.from_headers(letter.to_headers()) == letter
 
 
-def test_what_is_absent_has_no_header() -> None:
+def test_absent_field_has_no_header() -> None:
     assert set(FULL.to_headers()) - set(LETTER.to_headers()) == {
         "x-billing-field",
         "x-billing-traceback",

@@ -1,4 +1,4 @@
-"""What the border refuses, why, and with which way out; and that it never falls over."""
+"""Refusals at the border: the reasons and the ways out; decoding itself never fails."""
 
 import codecs
 import json
@@ -626,7 +626,7 @@ def test_every_depth_of_nesting_is_refused_whatever_field_it_stands_in(
         assert isinstance(outcome_of(deduct_of(nested, field)), Malformed)
 
 
-def test_what_is_optional_may_be_null_or_left_out() -> None:
+def test_optional_field_may_be_null_or_left_out() -> None:
     plain = outcome_of(body())
     nulls = dict.fromkeys(("occurredAt", "metadata", "description", "feature"))
     assert outcome_of(body(**nulls)) == plain
@@ -694,7 +694,7 @@ def test_a_batch_is_a_message_and_no_command() -> None:
         if field not in ("type", "packageIndex") and (name, field) not in {("usage.batch", "userId")}
     ],
 )
-def test_what_a_type_must_say_is_missed_by_its_name(name: str, field: str) -> None:
+def test_missing_required_field_is_named(name: str, field: str) -> None:
     assert_refused(border.body(name, **{field: GONE}), "missing_field", field, f"'{field}' is missing")
 
 
@@ -713,7 +713,7 @@ def test_all_types_are_listed_where_one_is_not_known() -> None:
 
 @examples(200)
 @given(commands())
-def test_what_a_producer_serialises_is_what_the_worker_decodes(command: Command) -> None:
+def test_serialised_command_decodes_to_itself(command: Command) -> None:
     message = command.to_json()
     decoded = outcome_of(message)
     assert decoded == command

@@ -223,7 +223,7 @@ def worst_of(some: Iterator[tuple[str, bytes]]) -> tuple[float, str, bytes]:
 
 @pytest.fixture(scope="module")
 def unit() -> float:
-    """What the largest good batch costs here, in seconds."""
+    """Cost of the largest good batch on this machine, in seconds."""
     assert not isinstance(decode(LARGEST, now=NOW, limits=LIMITS), Malformed)
     return least_cost_of(LARGEST, 15)
 
@@ -251,7 +251,7 @@ def test_hundred_thousand_fuzzed_bodies_cost_no_more_than_some_good_batches(
 
 
 def test_batch_of_too_many_items_is_refused_by_its_name() -> None:
-    """Also the longest that fits: who sends it learns which of his messages it was."""
+    """This is the longest one that fits: its sender still learns which message it was."""
     longest = filled(BODY_MAX_BYTES, BATCH, lambda n: item(n, ',"metadata":{}'), "]}")
     assert longest.count(b"{") < CONTAINERS_MAX
     refused = refusal_of(longest)

@@ -112,7 +112,7 @@ def test_times_of_a_reply_are_in_utc_and_come_back_as_they_were() -> None:
 
 
 def test_no_code_is_ever_renamed_or_taken_away() -> None:
-    """What producers compare with; a code that is added is added here too."""
+    """Producers compare with these codes; a code that is added is added here too."""
     assert set(Code) == {
         *("account_opened", "account_settled", "account_exists", "account_not_found"),
         *("tokens_deducted", "insufficient_balance", "free_upload_counted", "free_upload_limit_exceeded"),

@@ -69,7 +69,7 @@ def test_a_bad_settlement_is_refused(changes: dict[str, object], field: str, wor
         "credit.refund",
     ],
 )
-def test_what_is_about_another_operation_has_a_reference_of_its_own(name: str) -> None:
+def test_command_cannot_name_itself_as_its_original(name: str) -> None:
     itself = body(name, originalReferenceId="r-1")
     assert_refused(itself, "invalid_field", None, "originalReferenceId names this command itself")
 
@@ -101,7 +101,7 @@ def test_usage_of_zero_is_a_usage(name: str, field: str) -> None:
     assert getattr(one, field) == 0
 
 
-def test_nothing_cannot_be_reserved() -> None:
+def test_reservation_of_zero_tokens_is_refused() -> None:
     assert_refused(body("usage.reserve", tokens=0), "invalid_field", "tokens", "must be 1 or more")
 
 

@@ -1,1 +1,1 @@
-"""What the tests and the benchmarks share: private servers and how to get them."""
+"""Shared parts of the tests and the benchmarks: private servers and how to get them."""

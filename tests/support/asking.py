@@ -1,4 +1,4 @@
-"""What the tests of the read side share: a catalog to ask with, and commands of ada's."""
+"""Shared parts of the tests of the read side: a catalog to ask with, and commands of ada's."""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -16,7 +16,7 @@ DAY = timedelta(days=1)
 
 Apply = Callable[..., Any]
 
-#: For what is refused, or answered, the same way whichever database it is.
+#: For refusals and answers that are the same on either database.
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 

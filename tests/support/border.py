@@ -1,4 +1,4 @@
-"""At the border: the bytes of one message in, what it holds or why it is refused out."""
+"""Message bytes for tests of the border, and the command or the refusal that they decode to."""
 
 import json
 from typing import Any
@@ -54,7 +54,7 @@ _LEAST: dict[str, Fields] = {
     "subscription.cancel": {},
 }
 
-#: The least that a message of each type may say.
+#: The fields that a message of each type must have, and no more.
 MINIMAL = {type_: {"type": type_, **_WHO, **fields} for type_, fields in _LEAST.items()}
 
 
@@ -66,19 +66,19 @@ def body(base: str | Fields, /, **changes: Any) -> bytes:
 
 
 def outcome_of(message: bytes, limits: Limits = LIMITS) -> Command | UsageBatch | Malformed:
-    """What ``message`` holds at ``NOW``."""
+    """Result of decoding ``message`` at ``NOW``."""
     return decode(message, now=NOW, limits=limits)
 
 
 def taken(message: bytes, limits: Limits = LIMITS) -> Any:
-    """What ``message`` holds, which must be something."""
+    """Decoded content of ``message``, which must not be malformed."""
     outcome = outcome_of(message, limits)
     assert not isinstance(outcome, Malformed), outcome
     return outcome
 
 
 def refusal_of(message: bytes, limits: Limits = LIMITS) -> Malformed:
-    """Why ``message`` is refused, fit for logs and headers."""
+    """Refusal of ``message``, checked to be fit for logs and headers."""
     refused = outcome_of(message, limits)
     assert isinstance(refused, Malformed), f"taken: {refused}"
     assert_fit_for_logs_and_headers(refused)

@@ -1,4 +1,4 @@
-"""What must be the same in the model and in a ledger: the replies, and all that is kept."""
+"""Comparison of the model with a ledger: the replies, and all that is kept, must be the same."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -14,7 +14,7 @@ from worker.core.known import ALERT_DEPLETED, ALERT_LOW
 def assert_like_the_model(
     ledger: FakeLedger, model: Model, day: Iterable[tuple[datetime, Sequence[Command]]]
 ) -> list[dict[str, Any]]:
-    """Both take the batches at their times; every reply and all that is kept must be the same."""
+    """Apply the batches to both at their times; every reply and all that is kept must be the same."""
     replies: list[dict[str, Any]] = []
     for now, batch in day:
         answered = ledger.apply(batch, now)
@@ -125,7 +125,7 @@ def as_hold(hold: Hold) -> dict[str, Any]:
 
 
 def quotas_of(ledger: FakeLedger, user: str) -> dict[tuple[str, Any], int]:
-    """What is counted, by quota and first day of the period."""
+    """Amounts counted, by quota and first day of the period."""
     account_id = ledger.accounts[user].account_id
     return {
         (key.meter, key.period_start): quota.used
@@ -156,7 +156,7 @@ def payments_of(ledger: FakeLedger, user: str) -> list[dict[str, Any]]:
 
 
 def payment_events_of(ledger: FakeLedger, user: str) -> list[dict[str, Any]]:
-    """What happened to the user's payments, as the model keeps it."""
+    """Events of the user's payments as the model keeps them."""
     account_id = ledger.accounts[user].account_id
     return [
         {

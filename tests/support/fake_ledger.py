@@ -50,7 +50,7 @@ class FakeLedger:
         self.catalog = catalog
         self.accounts: dict[str, AccountState] = {}
         self.outcomes: dict[str, Outcome] = {}
-        #: What other outcomes replaced, in the order in which they did.
+        #: Superseded outcomes, in the order in which others replaced them.
         self.superseded: list[Outcome] = []
         self.quotas: dict[QuotaKey, QuotaState] = {}
         self.entries: list[Entry] = []
@@ -63,7 +63,7 @@ class FakeLedger:
         self._ids = 0
 
     def apply(self, commands: Sequence[Command], now: datetime = NOW) -> list[dict[str, Any]]:
-        """One batch, from load to reply: the replies as they stand on the wire."""
+        """Take one batch from load to reply; the replies as they stand on the wire."""
         known = self.load(commands, now)
         before = deepcopy(known)
         plan = decide(commands, known, now, self.catalog)
@@ -108,7 +108,7 @@ class FakeLedger:
     # -- load ---------------------------------------------------------------------------------------------
 
     def load(self, commands: Sequence[Command], now: datetime) -> Known:
-        """As the store does: accounts that may be missing are made first and named in ``just_opened``."""
+        """Load as the store does; missing accounts are made first and named in ``just_opened``."""
         needs = needs_of(commands)
         just_opened = self._make_missing_accounts(needs.opening, now)
         accounts = {user: copy(self.accounts[user]) for user in sorted(needs.users) if user in self.accounts}
@@ -135,7 +135,7 @@ class FakeLedger:
         )
 
     def _superseded(self, commands: Sequence[Command]) -> Superseded:
-        """Those of the commands' own types and users."""
+        """Superseded outcomes of the commands' own types and users."""
         known, owners = Superseded(), {owner_of(command) for command in commands}
         for replaced in self.superseded:
             if owner_of(replaced) in owners:
@@ -175,7 +175,7 @@ class FakeLedger:
     def _lots(
         self, accounts: Iterable[AccountState], usages: Iterable[Taken], payments: Iterable[Payment]
     ) -> dict[int, list[Lot]]:
-        """Those with something left, those that usage to be refunded came from, those that payments made."""
+        """Lots with something left, lots that usage to be refunded came from, and lots that payments made."""
         ids = {account.account_id for account in accounts}
         taken = {number for usage in usages for number, _ in usage.parts}
         made_by = {payment.operation_id for payment in payments}
@@ -204,7 +204,7 @@ class FakeLedger:
     # -- write --------------------------------------------------------------------------------------------
 
     def write(self, plan: Plan, known: Known) -> None:
-        """As the store does, in its order."""
+        """Write as the store does, in its order."""
         self._claim(plan)
         self._supersede(plan)
         self._append(plan.entries)

@@ -97,7 +97,7 @@ class FakeLink:
 
     @property
     def letters(self) -> list[Outgoing]:
-        """What was sent to the dead-letter queue."""
+        """Messages that were sent to the dead-letter queue."""
         return [m for m in self.published if m.routing_key == "billing.dead"]
 
 
@@ -172,7 +172,7 @@ class FakePauses:
 
 
 def lost() -> None:
-    """For ``on_publish``: the broker is gone."""
+    """Raise BrokerUnavailableError; for ``on_publish``."""
     raise BrokerUnavailableError("gone")
 
 

@@ -1,8 +1,8 @@
-"""The ledger as one would keep it by hand: message after message, a list of judgements, a book a user.
+"""The ledger as one would keep it by hand: message after message, a list of judgements, an account a user.
 
 Written from the rules of the design and, on purpose, unlike ``worker/core``: it reads what is on the wire,
-knows no batches, caches nothing and looks everything up in plain lists. What the worker answers and keeps
-must be what stands here.
+knows no batches, caches nothing and looks everything up in plain lists. The worker's replies
+and rows must be those of the model.
 """
 
 import json
@@ -15,7 +15,7 @@ from tests.support.model_books import Books, Message, Movement
 from tests.support.model_rules import Answer, Judgement, Judgements, Rules, allocate, came_to_nothing
 from worker.catalog import Catalog
 
-#: What moves the ledger, by type. All else (free text, provider, attempt, …) may differ in a duplicate.
+#: Fields that move the ledger, by type. Others (free text, provider, attempt, …) may differ in a duplicate.
 CONTENT: Mapping[str, tuple[str, ...]] = {
     "account.open": ("tier",),
     "account.settle": (),
@@ -46,7 +46,7 @@ _NOT_FORETOLD = frozenset(
 
 
 def foretold(reply: Mapping[str, Any]) -> Answer:
-    """What remains of a reply (as decoded JSON) that the model answers too; the two must be equal."""
+    """Part of a reply (as decoded JSON) that the model answers too; the two must be equal."""
     return {name: value for name, value in reply.items() if name not in _NOT_FORETOLD}
 
 
@@ -85,7 +85,7 @@ class Model:
         return _compared(message, *_of_attempt(message, mine) if mine else past[-1])
 
     def balances(self) -> dict[str, int]:
-        """The balance of every user who has an account, as it was last booked."""
+        """Balance of every user who has an account, as of the last posting."""
         return {user: books.balance() for user, books in self._books.items()}
 
     def history(self, user: str) -> list[Movement]:
@@ -93,7 +93,7 @@ class Model:
         return [dict(movement) for movement in self._movements(user)]
 
     def sums(self, user: str) -> dict[str, int]:
-        """What was moved in all, by counter-account; what goes out is counted upwards."""
+        """Total that was moved, by counter-account; tokens that go out are counted upwards."""
         outwards = ("usage", "expiry", "reversals")
         counters = ("allocation", "purchases", "bonus", "refunds", "adjustments", *outwards)
         books = self._books.get(user)
@@ -109,11 +109,11 @@ class Model:
         return [dict(hold) for hold in self._books[user].holds] if user in self._books else []
 
     def held(self, user: str) -> int:
-        """What open holds keep of the user's balance."""
+        """Tokens of the user's balance that open holds keep."""
         return self._books[user].held() if user in self._books else 0
 
     def debt(self, user: str) -> int:
-        """What the user owes."""
+        """Debt of the user."""
         return self._books[user].debt() if user in self._books else 0
 
     def tier(self, user: str) -> str | None:
@@ -121,7 +121,7 @@ class Model:
         return self._books[user].tier if user in self._books else None
 
     def subscription(self, user: str) -> dict[str, Any]:
-        """How far periods are granted, how much of the last one, and when all that ends."""
+        """Anchor, end of the granted periods, tokens granted for the last one, and the subscription's end."""
         books = self._books[user]
         return {
             "anchor": books.anchor,
@@ -135,11 +135,11 @@ class Model:
         return set(self._books[user].warned)
 
     def next_due(self, user: str) -> datetime | None:
-        """When something will happen to the account by itself, as it was last booked."""
+        """Time when something is due on the account next, as of the last posting."""
         return self._books[user].next_due()
 
     def view(self, user: str, now: datetime) -> dict[str, Any]:
-        """The account as it would be if it were settled at ``now``, which it isn't by asking."""
+        """The account as it would be if all that is due at ``now`` were posted; asking posts nothing."""
         books = self._books[user].taken_up(self.catalog, {}, now)
         return {
             "balance": books.balance(),
@@ -150,11 +150,11 @@ class Model:
         }
 
     def used(self, user: str, quota: str, now: datetime) -> int:
-        """What is counted against a quota in the user's period of ``now``."""
+        """Amount counted against a quota in the user's period of ``now``."""
         return self._books[user].taken_up(self.catalog, {}, now).used(quota) if user in self._books else 0
 
     def quotas(self, user: str) -> dict[tuple[str, date], int]:
-        """What is counted, by quota and first day of the period."""
+        """Amounts counted, by quota and first day of the period."""
         counted = self._books[user].counted
         found = sorted({(name, start.date()) for name, start, _ in counted})
         return {key: sum(amount for n, at, amount in counted if (n, at.date()) == key) for key in found}
@@ -193,7 +193,7 @@ class Model:
             return _reply(books, "rejected", code, detail, before)
         answer = _reply(books, "applied", code, {"amount": amount, **detail}, before)
         if came_to_nothing(message, answer):
-            # Nothing is kept of what fell due, so that nothing of it is told either.
+            # The entries that fell due are not kept, so the reply does not report them either.
             return {name: value for name, value in answer.items() if name != "expired"}
         notices = books.finish()
         self._keep(books, notices)
@@ -234,17 +234,17 @@ def _reply(books: Books, status: str, code: str, detail: dict[str, Any], before:
 
 
 def _is_of_one(message: Message, other: Message) -> bool:
-    """Whether both say that they are the same operation."""
+    """True where both have the same type and user."""
     return all(message[name] == other[name] for name in ("type", "userId"))
 
 
 def _may_take(message: Message, latest: Judgement) -> bool:
-    """Whether the reference, where usage came to nothing, is the message's."""
+    """True where the message may take the reference over from usage that came to nothing."""
     return not message["type"].startswith("usage.") and came_to_nothing(*latest)
 
 
 def _answer_of_loser(message: Message, mine: list[Judgement], owner: Judgement) -> Answer:
-    """The old answer to what lost its reference; a conflict with the owner for anything else."""
+    """Old answer to a message that lost its reference; a conflict with the owner for any other."""
     if message["attempt"] <= mine[-1][0]["attempt"]:
         answer = _compared(message, *_of_attempt(message, mine))
         if answer["duplicate"]:

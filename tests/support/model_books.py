@@ -18,7 +18,7 @@ Notice = dict[str, Any]
 
 
 def boundary(anchor: datetime, months: int) -> datetime:
-    """``anchor`` so many months on; where that month is too short, its last day."""
+    """Time so many months after ``anchor``; on the last day of a month that is too short."""
     year, month = anchor.year, anchor.month
     for _ in range(months):
         year, month = (year + 1, 1) if month == 12 else (year, month + 1)
@@ -58,7 +58,7 @@ class Books:
         self.counted: list[tuple[str, datetime, int]] = []
 
     def taken_up(self, catalog: Catalog, message: Message, now: datetime) -> "Books":
-        """A copy in which ``message`` can be judged at ``now``: what has fallen due is booked in it."""
+        """A copy in which ``message`` can be judged at ``now``: all that has fallen due is posted in it."""
         books = copy(self)
         books.catalog, books.message, books.now = catalog, message, now
         books.movements = list(self.movements)
@@ -80,32 +80,32 @@ class Books:
         return _sum([m for m in self.movements if m["counter"] == counter])
 
     def remaining(self, credit: Credit) -> int:
-        """What was moved into a credit and not out of it."""
+        """Tokens that were moved into a credit and not out of it."""
         return _sum([m for m in self.movements if m["lot"] == credit["number"]])
 
     def held_of(self, credit: Credit) -> int:
-        """What open holds keep of a credit."""
+        """Tokens of a credit that open holds keep."""
         parts = [part for hold in self.holds if hold["state"] == "open" for part in hold["parts"]]
         return sum(amount for lot, amount in parts if lot == credit["number"])
 
     def free(self, credit: Credit) -> int:
-        """What is left of a credit and not held."""
+        """Tokens of a credit that are left and not held."""
         return self.remaining(credit) - self.held_of(credit)
 
     def held(self) -> int:
-        """What open holds keep in all."""
+        """Tokens that open holds keep in all."""
         return _sum([hold for hold in self.holds if hold["state"] == "open"])
 
     def debt(self) -> int:
-        """What was taken from nothing and not repaid."""
+        """Tokens that were taken from no credit and not repaid."""
         return -_sum([movement for movement in self.movements if movement["lot"] is None])
 
     def available(self) -> int:
-        """What may be spent; less than nothing where there is a debt."""
+        """Tokens that may be spent; below zero where there is a debt."""
         return self.balance() - self.held()
 
     def used(self, quota: str) -> int:
-        """What was counted against ``quota`` in the period of now."""
+        """Amount counted against ``quota`` in the period of now."""
         start, _ = self.period()
         return sum(amount for name, when, amount in self.counted if (name, when) == (quota, start))
 
@@ -114,11 +114,11 @@ class Books:
         return period(self.anchor, max(self.now, self.anchor))
 
     def plan(self) -> Tier | None:
-        """What the tier offers, or None where nobody sells it any longer."""
+        """Tier of the account, or None where the catalog has it no longer."""
         return self.catalog.tiers.get(self.tier)
 
     def has_ended(self) -> bool:
-        """Whether the subscription is over."""
+        """True once the subscription is over."""
         return self.ends_at is not None and self.ends_at <= self.now
 
     def hold_named(self, reference_id: str) -> Hold | None:
@@ -152,7 +152,7 @@ class Books:
         ]
 
     def next_due(self) -> datetime | None:
-        """When something happens by itself next: an end, a beginning, or a notice of an end."""
+        """Time when something is due next: an end, a beginning, or a notice of an end."""
         times = [hold["expiresAt"] for hold in self.holds if hold["state"] == "open"]
         times += [c["expiresAt"] for c in self.credits if c["expiresAt"] is not None and self.free(c) > 0]
         times += [c["effectiveAt"] for c in self.credits if c["isWaiting"]]
@@ -228,7 +228,7 @@ class Books:
         self.write(tokens - repaid, counter, credit["number"], due)
 
     def take(self, tokens: int, counter: str, *, feature: str | None = None) -> int:
-        """Moves tokens out of the credits in their order; returns how many were not to be had."""
+        """Moves tokens out of the credits in their order; returns how many are missing."""
         for credit in self.to_burn():
             part = min(tokens, self.free(credit))
             self.write(-part, counter, credit["number"], feature=feature)
@@ -236,7 +236,7 @@ class Books:
         return tokens
 
     def parts_for(self, tokens: int) -> list[tuple[int, int]]:
-        """From which credits a hold would keep so many tokens."""
+        """Credits from which a hold would keep so many tokens."""
         parts = []
         for credit in self.to_burn():
             part = min(tokens, self.free(credit))
@@ -265,7 +265,7 @@ class Books:
                     self._take_effect(self.credits[number], at)
 
     def _in_order_of_opening(self) -> list[Hold]:
-        """Those of one moment in the order of their names: that holds however they were loaded."""
+        """Holds in the order of opening, and of references where they were opened in one moment."""
         return sorted(self.holds, key=lambda hold: (hold["openedAt"], hold["reference"]))
 
     def _due(self) -> list[tuple[datetime, str, int]]:
@@ -340,7 +340,7 @@ class Books:
     # -- after a message that was applied -----------------------------------------------------------------
 
     def finish(self) -> list[Notice]:
-        """What an applied message leaves to be done; the notices it brings about."""
+        """Do what follows an applied message: expire, repay; return the notices that it brings about."""
         for credit in self.credits:
             if _is_over(credit, self.now):
                 self._expire(credit)

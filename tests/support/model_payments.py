@@ -1,4 +1,4 @@
-"""Payments by hand: what was bought, what happened to it, and what that comes to, counted from the start."""
+"""Payments by hand: their events, and the tokens that these take back, counted from the start."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -86,7 +86,7 @@ class Payments:
     def _bring_up_to_date(self, books: Books, payment: dict[str, Any], event: dict[str, Any]) -> None:
         events = self._events_of(payment["referenceId"], payment["userId"])
         policy = books.catalog.payments
-        # Before the payment nothing was taken back, however much had happened.
+        # Events before the payment took nothing back.
         before = [e for e in events if e is not event and event["happened"] != "succeeded"]
         base, bonus = _to_take_back(payment, events, policy)
         base_before, bonus_before = _to_take_back(payment, before, policy)
@@ -94,7 +94,7 @@ class Payments:
         wanted = base + bonus - gone
         if wanted > 0:
             missing = _take_own(books, payment, wanted, [base - base_before, bonus - bonus_before])
-            # What ran out of the payment's credits was used by nobody: nobody pays for it with others.
+            # Tokens of the payment's credits that expired were never used: no other credit pays for them.
             ran_out = -sum(
                 movement["amount"]
                 for movement in books.movements

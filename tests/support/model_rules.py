@@ -1,6 +1,6 @@
-"""What each message does to the books of its user, written down once more and in another way.
+"""Effect of each message on the account of its user, written down a second time and in another way.
 
-A rule is given the books with all that is due booked in them; it writes in them, or says why not.
+A rule is given the account with all that is due posted; it writes in it, or says why not.
 """
 
 import math
@@ -18,7 +18,7 @@ Answer = dict[str, Any]
 Judgement = tuple[Message, Answer]
 #: By reference: each message that was judged.
 Judgements = dict[str, list[Judgement]]
-#: A code, what it comes to (None: refused), and what else the reply says.
+#: A code, an amount (None: rejected), and what else the reply says.
 Verdict = tuple[str, int | None, dict[str, Any]]
 
 
@@ -32,7 +32,7 @@ class Rules:
         self.till = Payments()
 
     def judge(self, books: Books, message: Message) -> Verdict:
-        """What comes of the message."""
+        """Judge the message: its code, its amount (None: rejected), and what else the reply says."""
         return self._by_type[message["type"]](self, books, message)
 
     def _applied(self, reference_id: str) -> tuple[Message, Answer] | None:
@@ -176,7 +176,7 @@ class Rules:
         self._given_back.append((name, tokens))
         repaid = min(books.debt(), tokens)
         books.write(repaid, "refunds", None)
-        # What was taken last goes back first, from where the last refund came to.
+        # Tokens taken last go back first; a refund begins where the one before it ended.
         for lot, amount in _stretch(taken[::-1], back + repaid, back + tokens):
             books.write(amount, "refunds", lot)
         return "tokens_refunded", tokens, {"originalReferenceId": name}
@@ -346,7 +346,7 @@ class Rules:
 
 
 def came_to_nothing(message: Message, answer: Answer) -> bool:
-    """Whether the message is usage that was refused, or took neither tokens nor free units nor a hold."""
+    """True for usage that was rejected, or took neither tokens nor free units nor a hold."""
     if not message["type"].startswith("usage."):
         return False
     is_of_hold = message["type"] in ("usage.reserve", "usage.settle", "usage.release")

@@ -1,4 +1,4 @@
-"""What PostgreSQL would read for what it is asked: no claim about time, only about whole tables."""
+"""Plans of PostgreSQL for statements: no claim about time, only about whole tables."""
 
 import json
 from collections.abc import Collection, Iterator, Sequence
@@ -12,11 +12,11 @@ Statement = tuple[str, Any]
 
 @contextmanager
 def heard(engine: Engine) -> Iterator[list[Statement]]:
-    """What is asked of the database meanwhile, with its parameters."""
+    """Collect the statements that go to the database during the block, with their parameters."""
     statements: list[Statement] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        # Of what is prepared the execution is explained; LIMIT 0 asks for the names of columns alone.
+        # EXPLAIN takes the execution of a prepared statement; LIMIT 0 asks for the names of columns alone.
         if not (statement.startswith(("PREPARE", "SET")) or statement.endswith("LIMIT 0")):
             statements.append((statement, parameters))
 
@@ -42,7 +42,7 @@ def scanned(engine: Engine, statements: Sequence[Statement], large: Collection[s
 
 
 def keyless(engine: Engine, statements: Sequence[Statement], table: str) -> list[str]:
-    """Those of ``statements``, prepared ones, that would read ``table`` otherwise than by a key."""
+    """Prepared ones of ``statements`` that would read ``table`` otherwise than by a key."""
     found = []
     with engine.connect() as connection:
         for statement, parameters in statements:

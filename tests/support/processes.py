@@ -65,7 +65,7 @@ class WorkerProcesses:
         return process
 
     def stop(self, process: subprocess.Popen[bytes]) -> tuple[int, str]:
-        """SIGTERM; returns the exit code and the log."""
+        """Send SIGTERM; return the exit code and the log."""
         process.terminate()
         _, log = process.communicate(timeout=STOP_S)
         return process.returncode, log.decode()

@@ -1,4 +1,4 @@
-"""Which PostgreSQL, RabbitMQ and browser a test run uses, and how they come to be there.
+"""Choice and installation of the PostgreSQL, the RabbitMQ and the browser that a test run uses.
 
 Run as ``python -m tests.support.provision`` it makes sure that all can be had: those named by
 environment variables, else installed binaries, else an installation with apt where that is allowed.
@@ -57,7 +57,7 @@ apt-get install -y -q --no-install-recommends -o DPkg::Lock::Timeout=120 "$@"
 
 
 class PostgresServer(Protocol):
-    """What a test needs of PostgreSQL, private or given."""
+    """Interface to PostgreSQL that a test needs, private or given."""
 
     @property
     def address(self) -> PostgresAddress: ...
@@ -66,7 +66,7 @@ class PostgresServer(Protocol):
 
 
 class RabbitMQServer(Protocol):
-    """What a test needs of RabbitMQ, private or given."""
+    """Interface to RabbitMQ that a test needs, private or given."""
 
     @property
     def address(self) -> RabbitMQAddress: ...
@@ -261,7 +261,7 @@ def _missing(environment: Mapping[str, str]) -> list[_Service]:
 
 
 def _root_prefix() -> list[str] | None:
-    """What to put before a command to run it as root; None where we may not."""
+    """Prefix that runs a command as root; None where we may not."""
     if os.geteuid() == 0:
         return []
     sudo = shutil.which("sudo")

@@ -70,7 +70,7 @@ class Rig:
         """End the feed, wait for the replies, end the processes; return the differences that are left."""
         published = self.feed.end()
         expected = {each.correlation_id for each in published}
-        # Those that never come are among the discrepancies.
+        # Replies that never come are among the discrepancies.
         deadline = monotonic() + patience_s
         eventually(
             lambda: not self.collector.unanswered(expected) or monotonic() > deadline,

@@ -86,7 +86,7 @@ def _run(settings: Settings) -> None:
 
 
 def die() -> None:
-    """No handler, no finally, no flush."""
+    """End this process with SIGKILL: no handler, no finally, no flush."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -137,7 +137,7 @@ def after(owner: Any, name: str) -> Callable[[Blow], None]:
 
 
 def after_commit(blow: Blow) -> None:
-    """Sabotages the moment when the transaction is durable and nobody has been told."""
+    """Sabotages the moment when the transaction is durable and no reply is sent."""
     original = Ledger.begin
 
     @contextmanager
@@ -194,7 +194,7 @@ ARROWS: dict[str, Callable[[Blow], None]] = {
 
 
 def make_deadly(text: str) -> None:
-    """Whoever decodes a body with ``text`` in it is killed."""
+    """Makes the process kill itself when it decodes a body with ``text`` in it."""
     original, marker = schemas.decode, text.encode()
 
     def decode(body: bytes, **named: Any) -> Any:

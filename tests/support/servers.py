@@ -65,7 +65,7 @@ class ManagementError(Exception):
 
 @dataclass(frozen=True)
 class PostgresAddress:
-    """Where a PostgreSQL server listens and the superuser to talk to it with."""
+    """Address of a PostgreSQL server, and the superuser to talk to it with."""
 
     host: str
     port: int
@@ -97,7 +97,7 @@ class PostgresAddress:
 
 @dataclass(frozen=True)
 class RabbitMQAddress:
-    """Where a RabbitMQ broker listens for AMQP and for management, and its administrator."""
+    """Addresses of a RabbitMQ broker for AMQP and for management, and its administrator."""
 
     host: str
     port: int
@@ -328,7 +328,7 @@ def rabbitmq_binary() -> Path | None:
 
 
 def major_version(binaries: Path) -> float:
-    """Which PostgreSQL's ``binaries`` these are, by their folder's name; 0 where it doesn't say."""
+    """Version of the PostgreSQL of ``binaries``, by their folder's name; 0 where it doesn't say."""
     version = binaries.parent.name
     return float(version) if version.replace(".", "", 1).isdigit() else 0.0
 
@@ -422,7 +422,7 @@ def _spawn(
 
 
 def _base_environment(folder: Path) -> dict[str, str]:
-    """Nothing inherited but PATH: PG…, RABBITMQ_… and ERL_… settings of the caller stay out."""
+    """Environment that inherits PATH alone: PG…, RABBITMQ_… and ERL_… settings of the caller stay out."""
     path = os.environ.get("PATH", os.defpath)
     return {"PATH": path, "HOME": str(folder), "LANG": "C.UTF-8", "TZ": "UTC"}
 
@@ -492,7 +492,7 @@ class PrivateServer(ABC):
 
     @property
     def running(self) -> bool:
-        """Whether the server's process is alive (a paused one is)."""
+        """True while the server's process is alive (a paused one is)."""
         return self._process is not None and self._process.poll() is None
 
     @property
@@ -559,7 +559,7 @@ class PrivateServer(ABC):
 
     @abstractmethod
     def _answers(self) -> bool:
-        """Whether a real client gets an answer."""
+        """True if a real client gets an answer."""
 
     @abstractmethod
     def _logs(self) -> Sequence[Path]:
@@ -683,7 +683,7 @@ class Postgres(PrivateServer):
         initdb = [str(self._binaries / "initdb"), "--pgdata", str(self._data)]
         initdb += ["--username", self.address.user, "--pwfile", str(password)]
         initdb += ["--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C"]
-        # The new cluster is not flushed to disk here: nobody has been promised anything yet.
+        # The new cluster is not flushed to disk here: no commit has been confirmed yet.
         initdb += ["--no-sync", "--no-instructions"]
         if self._child(initdb).wait(START_TIMEOUT_S) != 0:
             raise self._failure("could not make a database cluster")

@@ -1,4 +1,4 @@
-"""PostgreSQL servers that work by halves: a standby, one that refuses writes, one whose disk is full."""
+"""PostgreSQL servers with limits: a standby, one that refuses writes, one whose disk is full."""
 
 import shutil
 import subprocess
@@ -53,7 +53,7 @@ class Standby(Postgres):
         eventually(lambda: _asked(self.address, replayed), what="the standby has replayed it")
 
     def bind(self) -> None:
-        """From now on nothing is committed on the primary before it is safe here."""
+        """Make the primary wait with each commit until it is safe here."""
         _asked(self.primary.address, "ALTER SYSTEM SET synchronous_standby_names = '*'")
         _reload(self.primary)
 

@@ -48,11 +48,11 @@ from worker.settings import Settings
 Message = dict[str, Any]
 
 USERS = tuple(f"user-{number}" for number in range(24))
-#: For tens of thousands of messages, see ``Truth``.
+#: Users for tens of thousands of messages, see ``Truth``.
 MANY_USERS = tuple(f"user-{number}" for number in range(1_200))
 _MUCH = 10**12
 
-#: Between two messages of a producer: some hundred a second leave the machine to the servers.
+#: Pause between two messages of a producer: some hundred a second leave the machine to the servers.
 PACE_S = 0.004
 
 #: The prefixes whose first messages find holds that they can end; how often, of each kind.
@@ -125,7 +125,7 @@ _KINDS: tuple[Message, ...] = (
 
 
 def _before(users: Sequence[str]) -> Iterator[Command]:
-    """What is in the ledger before the first message."""
+    """Commands that are in the ledger before the first message."""
     for user in users:
         yield OpenAccount(reference_id=f"open-{user}", user_id=user, tier="pro")
         yield DeductUsage(reference_id=f"used-{user}", user_id=user, tokens=100_000)
@@ -154,7 +154,7 @@ def open_accounts(engine: Engine, users: Sequence[str] = USERS) -> list[Message]
 
 
 class Truth:
-    """What must be true in the end of everything that was sent: by the model, the audit and the replies.
+    """Final check of everything that was sent: against the model, the audit and the replies.
 
     The model's time grows with the square of the messages a user sends: long runs need many ``users``.
     """

@@ -46,7 +46,7 @@ ADA, BEN, CYD, DAN, EVE, FAY, GUS, HAL = range(1, 9)
 
 
 def fill(engine: Engine) -> None:
-    """Tell the story of eight users, a month and a half long."""
+    """Fill the ledger with the history of eight users over a month and a half."""
     for day, commands, catalog in STORY:
         applied(engine, catalog, *commands, now=OPENED + day)
 
@@ -62,7 +62,7 @@ def _paid(reference: str, user: str, package: str = "rich") -> Command:
     )
 
 
-#: When (since the opening), what, and under which catalog.
+#: Time since the opening, commands, and the catalog they are judged by.
 STORY: Sequence[tuple[timedelta, Sequence[Command], Catalog]] = [
     (
         0 * _DAY,
@@ -238,7 +238,7 @@ STORY: Sequence[tuple[timedelta, Sequence[Command], Catalog]] = [
     (
         33 * _DAY,
         [
-            # Usage of nothing, while something is due: that stays for the next.
+            # Usage of zero posts nothing: what is due stays for the next command.
             RecordUsage(reference_id="ada-no-pages", user_id="ada", meter="page", quantity=0),
             RenewSubscription(reference_id="ada-renew", user_id="ada"),
             SettleAccount(reference_id="fay-due", user_id="fay"),

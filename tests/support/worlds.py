@@ -147,7 +147,7 @@ def identifiers(max_size: int = 200) -> st.SearchStrategy[str]:
 
 
 def labels() -> st.SearchStrategy[str]:
-    """What statistics group by."""
+    """Labels that statistics group by."""
     return identifiers(64)
 
 
@@ -390,7 +390,7 @@ def _crowded_payments() -> list[st.SearchStrategy[Command]]:
     ]
 
 
-#: When a payment or its failure occurred, where it says so: in two zones, two of the same moment.
+#: Times at which a payment or its failure occurred, where it says so: in two zones, two of the same moment.
 _MOMENTS = [
     NOW - 400 * _DAY,
     (NOW - 400 * _DAY).astimezone(timezone(timedelta(hours=2))),
@@ -437,7 +437,7 @@ def _crowded_rest() -> list[st.SearchStrategy[Command]]:
 
 
 def _after(step: timedelta | None) -> datetime | None:
-    """So long after ``NOW``, as a producer in Berlin writes it."""
+    """Time so long after ``NOW``, as a producer in Berlin writes it."""
     return None if step is None else (NOW + step).astimezone(BERLIN)
 
 
@@ -468,9 +468,9 @@ STARTS = (
 )
 
 _MICROSECOND = timedelta(microseconds=1)
-#: Until an hour before the end of the first account's period.
+#: A step until an hour before the end of the first account's period.
 _TO_THE_END = timedelta(days=-1)
-#: From nothing to more than two months. Whole days meet the ends of periods, holds and credits exactly.
+#: Steps of up to more than two months. Whole days meet the ends of periods, holds and credits exactly.
 _LONG_STEPS = (
     _HOUR,
     _HOUR,
@@ -481,7 +481,7 @@ _LONG_STEPS = (
 )
 _SHORT_STEPS = (timedelta(0), timedelta(seconds=1), _HOUR, _DAY, _DAY, 2 * _DAY, 5 * _DAY, 30 * _DAY)
 
-#: What happens at one time, and then at a later one.
+#: Batches of commands, each with its time, in order.
 Day = list[tuple[datetime, list[Command]]]
 
 

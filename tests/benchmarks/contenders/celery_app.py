@@ -34,7 +34,7 @@ app.conf.update(
 
 @cache
 def _engine() -> Engine:
-    """One a process: made after the fork."""
+    """Engine of this process, made after the fork."""
     return _SETUP.engine()
 
 

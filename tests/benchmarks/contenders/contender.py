@@ -15,7 +15,9 @@ from worker.broker import Outgoing
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """``arguments`` are those of ``python -m``, ``environment`` is what it reads beside ``Setup``; in both
+    """One contender: its command, its queue and its settings.
+
+    ``arguments`` are those of ``python -m``, ``environment`` is what it reads beside ``Setup``; in both
     ``{processes}``, ``{threads}`` and ``{prefetch}`` stand for the numbers.
 
     One that is forking is started once, and sees to its processes itself. ``letter`` writes a deduction to a
@@ -38,11 +40,11 @@ class Contender:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def versions(self) -> Mapping[str, str]:
-        """Of its packages, by name. Raises PackageNotFoundError where the extra is not installed."""
+        """Versions of its packages, by name. Raises PackageNotFoundError where the extra is not installed."""
         return {package: version(package) for package in self.packages}
 
     def settings(self) -> str:
-        """Its settings in one line: of those that were tried, the best."""
+        """Its settings in one line: the best of those that were tried."""
         processes = "1 process" if self.processes == 1 else f"{self.processes} processes"
         threads = f" of {self.threads} threads" if self.threads > 1 else ""
         return f"{processes}{threads}, prefetch {self.prefetch}, {self.kept}"

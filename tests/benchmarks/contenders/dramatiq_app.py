@@ -33,7 +33,7 @@ dramatiq.set_broker(broker)
 
 @cache
 def _engine() -> Engine:
-    """One a process: made after the fork."""
+    """Engine of this process, made after the fork."""
     return _SETUP.engine()
 
 

@@ -29,7 +29,7 @@ def main(setup: Setup) -> int:
 
 
 def _body() -> bytes:
-    """What the worker replies to a deduction of the benchmark."""
+    """Reply of the worker's size to a deduction of the benchmark."""
     return Reply(
         status=Status.APPLIED,
         code=Code.TOKENS_DEDUCTED,

@@ -24,14 +24,14 @@ _STORED = text(
     "balance_before, balance_after, detail, recorded_at FROM operations WHERE reference_id = :reference_id"
 )
 
-# Who waits for the lock sees the account as it is then, and the reference as it was before: whether that is
-# new is for the unique key to say.
+# A transaction that waits for the lock sees the account as it is then, but the reference as it was before:
+# the unique key decides whether the reference is new.
 _LOCK = text(
     "SELECT a.account_id, a.balance, a.held, a.debt, a.sequence, a.due_at, o.operation_id AS stored "
     "FROM accounts a LEFT JOIN operations o ON o.reference_id = :reference_id "
     "WHERE a.user_id = :user_id FOR UPDATE OF a"
 )
-# For the same reason a statement of its own: the lots of whoever had the lock before have changed.
+# For the same reason this is a statement of its own: the transaction before has changed the lots.
 _BURNING = text(
     "SELECT number, remaining - held AS free FROM lots "
     "WHERE account_id = :account_id AND is_open AND remaining > held "
@@ -49,7 +49,7 @@ _CLAIM = """
     RETURNING operation_id
 """
 _REFUSE = text(_CLAIM)
-# All of it hangs on the claim: of a reference that is there already, nothing is written.
+# All writes depend on the claim: nothing is written for a reference that is there already.
 _APPLY = text(f"""
     WITH claimed AS ({_CLAIM}),
     moved AS (
@@ -79,7 +79,7 @@ _APPLY = text(f"""
 def settle(engine: Engine, command: DeductUsage, now: datetime) -> bytes:
     """Apply ``command`` once, and give the body of its reply; the effect is committed then.
 
-    Raises NotImplementedError where something is due on the account, which only the worker would book.
+    Raises NotImplementedError where something is due on the account, which only the worker would post.
     """
     content = to_json(command.content()).decode()
     with engine.begin() as connection:
@@ -98,7 +98,7 @@ def settle(engine: Engine, command: DeductUsage, now: datetime) -> bytes:
 def _judged(
     connection: Connection, command: DeductUsage, content: str, account: Row[Any] | None, now: datetime
 ) -> Values:
-    """The outcome, and where it is applied what it moves."""
+    """The outcome and, where it is applied, the tokens that it takes of each lot."""
     outcome: Values = {
         **dict.fromkeys(("amount", "balance_before", "balance_after", "first_entry", "last_entry")),
         "reference_id": command.reference_id,
@@ -150,7 +150,7 @@ def _judged(
 
 
 def _parts(burning: Sequence[Row[Any]], tokens: int) -> list[tuple[int, int]]:
-    """What is taken, as (lot, tokens), of the lots in the order in which they are spent."""
+    """Parts to take, as (lot, tokens), from the lots in the order in which they are spent."""
     parts, left = [], tokens
     for lot in burning:
         if not left:

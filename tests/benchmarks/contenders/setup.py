@@ -1,4 +1,4 @@
-"""What a contender's process is told through its environment, and what it makes of it."""
+"""Setup of a contender's process: read from its environment, with the engine and the clock."""
 
 import os
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ REPLIES = BILLING.replies.name
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """Where a process works, on what, with how many threads, and how many messages it holds."""
+    """Broker, database and queue of a process, its threads, and the messages that it holds."""
 
     broker_url: str
     database_url: str
@@ -24,7 +24,7 @@ class Setup:
 
     @classmethod
     def from_environment(cls) -> Self:
-        """As the benchmark has put it there."""
+        """Read the setup that the benchmark has put into the environment."""
         return cls(
             broker_url=os.environ["BENCH_BROKER_URL"],
             database_url=os.environ["BENCH_DATABASE_URL"],

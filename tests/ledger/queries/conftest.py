@@ -1,4 +1,4 @@
-"""What the tests of these queries share."""
+"""Fixtures for the tests of these queries."""
 
 import pytest
 

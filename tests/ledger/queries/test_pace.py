@@ -44,7 +44,7 @@ def test_each_operation_is_in_the_bucket_of_its_time(ask: Ask, apply: Apply) -> 
     assert answer.last_at == NOW - timedelta(seconds=30)
 
 
-def test_what_was_judged_anew_long_after_moves_no_border(ask: Ask, apply: Apply) -> None:
+def test_late_attempt_at_an_old_reference_moves_no_border(ask: Ask, apply: Apply) -> None:
     apply(opened("ada", "none"), now=NOW - 60 * MINUTE)
     for number in range(30):
         apply(used(f"r{number}", 5), now=NOW - (50 - number) * MINUTE)
@@ -87,7 +87,7 @@ def _fill(
     rejected_every: int = 0,
     ids_apart: int = 1,
 ) -> None:
-    """So many operations as they would stand in the table, without their entries."""
+    """Insert so many operations as they would stand in the table, without their entries."""
 
     def row(place: int) -> dict[str, Any]:
         is_rejected = bool(rejected_every) and place % rejected_every == 0

@@ -1,4 +1,4 @@
-"""What the console asks all the time is looked up: no such statement reads a whole table on PostgreSQL."""
+"""Plans of the console's frequent queries: no statement reads a whole table on PostgreSQL."""
 
 from collections.abc import Callable
 from datetime import timedelta

@@ -35,7 +35,7 @@ def test_a_prefix_finds_those_that_begin_with_it_and_no_others(ask: Ask, apply: 
     assert users(ask()) == ["Ada", "ad", "ada", "adam", "ae", "bob"]
 
 
-def test_nothing_in_a_prefix_is_a_wildcard(ask: Ask, apply: Apply) -> None:
+def test_prefix_has_no_wildcards(ask: Ask, apply: Apply) -> None:
     apply(*(opened(user, "none") for user in HOSTILE))
     for prefix in HOSTILE:
         assert users(ask(prefix)) == sorted(user for user in HOSTILE if user.startswith(prefix))
