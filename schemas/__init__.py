@@ -1,4 +1,4 @@
-"""What others rely on: the commands, the replies, the notices and the dead letter, as they stand on the wire.
+"""The public contract: the commands, the replies, the notices and the dead letter, in their form on the wire.
 
 No input or output happens here and nothing of ``worker`` is imported.
 """

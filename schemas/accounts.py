@@ -19,7 +19,7 @@ class OpenAccount(BaseCommand):
 
 
 class SettleAccount(BaseCommand):
-    """Books what has fallen due: holds that ran out, credit that expired or takes effect, free renewals.
+    """Posts what is due: holds that ran out, credit that expired or takes effect, free renewals.
 
     The scheduler sends it. Nothing depends on its coming: any command that is applied does the same first,
     and reads count what is due.

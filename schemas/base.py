@@ -1,4 +1,4 @@
-"""What every command carries.
+"""Fields that every command carries.
 
 ``CONTENT`` names the fields that move the ledger. Two messages with the same reference are the same
 operation when these agree; transport fields, times and free text don't count, unless a time decides what
@@ -30,12 +30,12 @@ class Message(BaseModel):
     QUANTITY: ClassVar[str | None] = None
 
     def to_json(self) -> bytes:
-        """The message body a producer publishes."""
+        """Return the message body that a producer publishes."""
         return self.model_dump_json(exclude_none=True).encode()
 
 
 class BaseCommand(Message):
-    """What every command carries.
+    """Base of all commands: the fields that each of them carries.
 
     ``reference_id`` names the operation in the whole ledger, for ever. ``attempt`` (from 1) asks for a
     rejected reference to be judged anew; an applied one never is. It is at most 1,000 above the stored one.
@@ -53,11 +53,11 @@ class BaseCommand(Message):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
-        """Name the content once a class: it is asked for with every message."""
+        """Compute the names of the content once for each class: every message needs them."""
         cls._WIRE_NAMES = tuple(sorted((to_camel(name), name) for name in cls.CONTENT))
 
     def content(self) -> dict[str, Any]:
-        """The fields that move the ledger under their names on the wire, in order, without absent ones.
+        """Return the fields that move the ledger by their names on the wire, in order, without absent ones.
 
         Times, which are UTC here, are text: one moment has one form whatever its offset was.
         """
@@ -69,10 +69,10 @@ class BaseCommand(Message):
 
 
 class CommandAbout(BaseCommand):
-    """A command about an earlier operation, which ``original_reference_id`` names; its own is another.
+    """A command about an earlier operation, which ``original_reference_id`` names; its own reference differs.
 
-    Were they the same, the later of the two would be a conflict: a refund that takes its payment's name would
-    shut the payment out.
+    If they were the same, the later of the two would be a conflict: a refund under its payment's reference
+    would block the payment.
     """
 
     original_reference_id: Identifier

@@ -22,7 +22,7 @@ from schemas.usage import (
     UsageBatch,
 )
 
-#: What names one operation of the ledger.
+#: A command names one operation of the ledger.
 Command = (
     OpenAccount
     | SettleAccount
@@ -58,6 +58,6 @@ MESSAGE_TYPES: dict[str, type[Command] | type[UsageBatch]] = {
 
 
 def type_of(model: type[Command] | type[UsageBatch]) -> str:
-    """The ``type`` that messages of ``model`` have on the wire."""
+    """Return the ``type`` that messages of ``model`` have on the wire."""
     name: str = model.model_fields["type"].default
     return name

@@ -63,7 +63,7 @@ Reason = Annotated[FreeText, StringConstraints(min_length=1)]
 
 
 class AdjustCredit(BaseCommand):
-    """An operator's correction: positive ``tokens`` give, negative ones take. It says why, and who did it.
+    """An operator's correction: positive ``tokens`` give, negative ones take. It names reason and actor.
 
     It never takes the balance below zero, unless ``allow_negative`` says so.
     """

@@ -1,4 +1,4 @@
-"""The dead letter: the original bytes untouched, and beside them, in headers, why they are here."""
+"""The dead letter: the original bytes untouched, and beside them, in headers, the reason."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -7,12 +7,12 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict
 
 HEADER_PREFIX = "x-billing-"
-#: What a replay puts beside the message, so that a letter that fails again is the same letter, edited or not.
+#: Headers that a replay adds, so that a message that fails again is the same dead letter, edited or not.
 REPLAY_HEADER, REPLAY_LETTER_HEADER = "x-billing-replay", "x-billing-replay-letter"
 
 
 class DeadLetter(BaseModel):
-    """Why a message could not be applied, and where it came from.
+    """Reason why a message could not be applied, and its origin.
 
     On the wire each field is a header ``x-billing-‹name-with-dashes›``; the body, the properties and the
     other headers of the message are the original's.
@@ -37,17 +37,17 @@ class DeadLetter(BaseModel):
     worker_version: str
     schema_version: int
     headers_omitted: str | None = None  #: names of original headers that did not fit beside these
-    replay: int | None = None  #: the replay that sent it, as the message says: whoever parks it looks it up
-    replay_letter: int | None = None  #: the number of the letter that the replay sent
+    replay: int | None = None  #: the replay that sent it, as the message says: the drainer looks it up
+    replay_letter: int | None = None  #: the number of the dead letter that the replay sent
 
     def to_headers(self) -> dict[str, str | int]:
-        """The headers to publish."""
+        """Return the headers to publish."""
         fields = self.model_dump(mode="json", exclude_none=True)
         return {HEADER_PREFIX + name.replace("_", "-"): value for name, value in fields.items()}
 
     @classmethod
     def from_headers(cls, headers: Mapping[Any, Any]) -> Self:
-        """The letter a dead message tells of; raises pydantic's ValidationError where it tells of none."""
+        """Return the dead letter in ``headers``; raises pydantic's ValidationError where they hold none."""
         own = {
             name.removeprefix(HEADER_PREFIX).replace("-", "_"): value
             for name, value in headers.items()

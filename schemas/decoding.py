@@ -1,4 +1,4 @@
-"""From the bytes of a message to a command, or to the reason why there is none.
+"""Decoding of a message's bytes to a command, or to the reason why there is none.
 
 ``decode`` never raises: whatever a producer sends, its neighbours in the batch go on.
 """
@@ -24,7 +24,7 @@ BODY_MAX_BYTES: Final = 256 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much a message may ask for. ``max_quantity`` counts tokens, bytes or minor units of money."""
+    """Limits of a message. ``max_quantity`` counts tokens, bytes or minor units of money."""
 
     body_max_bytes: int = BODY_MAX_BYTES
     max_quantity: int = 10**15  # well below 2^53, above which JavaScript loses units
@@ -37,14 +37,14 @@ class Limits:
 _BATCH = type_of(UsageBatch)
 _Model = TypeVar("_Model", bound=Message)
 
-#: No type has so many fields: validation, which makes an error for each unknown one, is not asked.
+#: No type has more fields. A message with more is not validated: that makes an error for each unknown one.
 _FIELDS_MAX = max(map(len, NAMES.values()))
 
 
 def decode(body: bytes, *, now: datetime, limits: Limits) -> Command | UsageBatch | Malformed:
-    """The command or the batch of them that ``body`` holds, or why it holds none.
+    """Return the command or the command batch in ``body``, or the reason why it holds none.
 
-    ``now`` is what times are measured against. A batch whose items are malformed is a batch: see
+    Times are compared with ``now``. A batch whose items are malformed is a batch: see
     ``UsageBatch.malformed``.
     """
     data: Any = None
@@ -61,14 +61,14 @@ def decode(body: bytes, *, now: datetime, limits: Limits) -> Command | UsageBatc
 
 
 def first_malformed(decoded: Command | UsageBatch | Malformed | None) -> Malformed | None:
-    """The refusal of ``decoded``: its own, or of its first malformed item; None where all of it is good."""
+    """Return the refusal of ``decoded``, or of its first malformed item; None where all of it is good."""
     if isinstance(decoded, UsageBatch):
         return next(iter(decoded.malformed.values()), None)
     return decoded if isinstance(decoded, Malformed) else None
 
 
 def _model_of(data: dict[str, Any]) -> type[Command] | None:
-    """The model of a command by its type; None for a batch."""
+    """Return the model of a command by its type; None for a batch."""
     if "type" not in data:
         raise RefusedError("missing_field", "The field 'type' is missing; " + _known_types(), "type")
     name = data["type"]
@@ -92,12 +92,12 @@ def _validated(
 
 
 def _place(index: int | None) -> str:
-    """What comes before the name of a field: nothing, or the item that it is a field of."""
+    """Return the text before the name of a field: empty, or the item that it is a field of."""
     return "" if index is None else f"items.{index}."
 
 
 def _batch(data: dict[str, Any], now: datetime, limits: Limits) -> UsageBatch:
-    """The batch, each of its items judged by itself; refused whole only for what is not an item's."""
+    """Return the batch, each item judged by itself; only a fault outside the items refuses it whole."""
     refusals = Refusals()
     if not data.keys() <= NAMES[UsageBatch]:
         raise refusals.of(data, UsageBatch, None, "")
@@ -117,7 +117,7 @@ def _batch(data: dict[str, Any], now: datetime, limits: Limits) -> UsageBatch:
 
 
 def _items(data: dict[str, Any], user_id: str | None) -> list[Any]:
-    """The items of the message, each with the batch's user where it names none."""
+    """Return the items of the message, each with the batch's user where it names none."""
     if "items" not in data:
         raise RefusedError("missing_field", "The field 'items' is missing.", "items")
     items = data["items"]
@@ -172,7 +172,7 @@ _IDENTIFIER: TypeAdapter[str] = TypeAdapter(Identifier)
 
 
 def _malformed(refused: RefusedError, data: Any) -> Malformed:
-    """``refused``, with the identities of ``data`` as far as they can be read."""
+    """Return the refusal with the identities of ``data``, as far as they can be read."""
     if not isinstance(data, dict | GivenTwice):
         return Malformed(refused.reason, refused.message, refused.field)
     return Malformed(

@@ -1,4 +1,4 @@
-"""The kinds of values a message may carry, and what each of them refuses."""
+"""Types of the values that a message may carry, and what each of them refuses."""
 
 import re
 from datetime import UTC, datetime
@@ -72,9 +72,9 @@ _RFC3339 = re.compile(
 
 
 def parse_rfc3339(value: Any) -> datetime:
-    """An aware time from an RFC 3339 string such as ``2026-11-22T10:15:00Z``.
+    """Return an aware time from an RFC 3339 string such as ``2026-11-22T10:15:00Z``.
 
-    Source: RFC 3339, section 5.6. Digits past microseconds are cut. Raises ValueError with the way out.
+    Source: RFC 3339, section 5.6. Digits past microseconds are cut. Raises ValueError with a correct example.
     """
     if isinstance(value, datetime) and value.tzinfo is not None:
         return value
@@ -111,7 +111,7 @@ MetadataValue = FreeText | Annotated[StrictInt, Field(ge=-INT64_MAX - 1, le=INT6
 #: Small and flat: at most 16 keys; strings, 64-bit integers, booleans or null.
 Metadata = Annotated[dict[Label, MetadataValue], BeforeValidator(_within_keys)]
 
-#: In a producer's words, what is wrong with a text.
+#: Faults of a text, in words for producers.
 CHARACTERS_TEXT = (
     "holds characters that are not taken (control or invisible characters, white space at either end)"
 )
@@ -137,7 +137,7 @@ def metadata_fault(value: Any) -> tuple[str | None, str] | None:
 
 
 def is_plain(name: str, max_length: int) -> bool:
-    """Tell whether ``name`` is printable ASCII, as nearly all are: then no pattern needs to be matched."""
+    """Return True for printable ASCII, as nearly all names are: then no pattern needs to be matched."""
     return name.isascii() and name.isprintable() and 0 < len(name) <= max_length and name == name.strip(" ")
 
 

@@ -1,4 +1,4 @@
-"""Notices: what the ledger tells whoever listens, on the event exchange; their routing key is the type."""
+"""Notices: events of the ledger for all listeners, on the event exchange; their routing key is the type."""
 
 from datetime import datetime
 from typing import Literal
@@ -39,5 +39,5 @@ class Notice(BaseModel):
     expires_at: datetime | None = None
 
     def to_json(self) -> bytes:
-        """The message body."""
+        """Return the message body."""
         return self.model_dump_json(exclude_none=True).encode()

@@ -1,4 +1,4 @@
-"""From the bytes of a body to its JSON object, in bounded time.
+"""Parsing of a body's bytes to its JSON object, in bounded time.
 
 The bounds come before the work that grows with what they bound: bytes before decoding, objects and arrays
 before parsing.
@@ -33,13 +33,13 @@ class GivenTwice:
         self._pairs = pairs if len(pairs) <= _PAIRS_MAX else []
 
     def get(self, name: str) -> Any:
-        """The value of a field that is given once; None of others, and if no command has so many fields."""
+        """Return the value of a field that is given once; None for others, and where there are too many."""
         found = [value for key, value in self._pairs if key == name]
         return found[0] if len(found) == 1 else None
 
 
 def _first_twice(pairs: list[tuple[str, Any]], fields: dict[str, Any]) -> str:
-    """The first name of ``pairs`` that is given again: up to there they are the ``fields``, in order."""
+    """Return the first name of ``pairs`` that is given again; before it they are the ``fields``, in order."""
     are_same = list(map(is_, map(itemgetter(0), pairs), fields))
     return pairs[are_same.index(False) if False in are_same else len(fields)][0]
 
@@ -75,15 +75,15 @@ def parse(body: bytes, max_bytes: int, max_quantity: int) -> dict[str, Any]:
 
 
 def given_twice(twice: GivenTwice, place: str = "") -> RefusedError:
-    """The refusal of an object at ``place`` (such as ``items.3.``) that gives a field twice."""
+    """Return the refusal of an object at ``place`` (such as ``items.3.``) that gives a field twice."""
     field = place + shown(twice.name)
     return RefusedError("duplicate_field", f"The field {field!r} is given twice; send it once.", field)
 
 
 def shown(value: Any) -> str:
-    """At most 80 printable characters of what a producer sent, fit for logs and headers.
+    """Return at most 80 printable characters of what a producer sent, fit for logs and headers.
 
-    Of an array or an object only its kind: the text of a large one takes long to write.
+    For an array or an object it is only the kind: the text of a large one takes long to write.
     """
     text = f"a JSON {_json_kind(value)}" if isinstance(value, _LARGE) else str(value)
     if len(text) <= 80 and text.isascii() and text.isprintable() and "\\" not in text:

@@ -1,4 +1,4 @@
-"""Commands about payments: taken, and going back.
+"""Commands about payments, and their refunds, disputes and failures.
 
 The reference of ``payment.succeeded`` is the payment's own id at the gateway; what happens to it later names
 it in ``original_reference_id``. These events may come in any order, each late, each twice: they end in the
@@ -37,7 +37,7 @@ class PaymentSucceeded(BaseCommand):
 
 
 class PaymentRefunded(CommandAbout):
-    """Money went back, all or a part: takes back tokens and bonus in proportion.
+    """Takes back tokens and bonus in proportion to the money that went back, all or a part.
 
     The reference is the refund's own id. However many parts there are, never more than was paid counts.
     """
@@ -50,7 +50,7 @@ class PaymentRefunded(CommandAbout):
 
 
 class PaymentDisputed(CommandAbout):
-    """A dispute was opened. Whether that alone takes tokens back, the catalog says: ``on_dispute``."""
+    """Records an opened dispute. The catalog's ``on_dispute`` says whether that alone takes tokens back."""
 
     CONTENT = ("original_reference_id", "dispute_id", "amount_minor", "currency")
     QUANTITY = "amount_minor"
@@ -61,7 +61,7 @@ class PaymentDisputed(CommandAbout):
 
 
 class DisputeClosed(CommandAbout):
-    """A dispute was decided: ``lost`` takes tokens back as a refund does, ``won`` gives taken ones back."""
+    """Records a decided dispute: ``lost`` takes tokens back like a refund, ``won`` gives taken ones back."""
 
     CONTENT = ("original_reference_id", "dispute_id", "result", "amount_minor", "currency")
     QUANTITY = "amount_minor"
@@ -73,7 +73,7 @@ class DisputeClosed(CommandAbout):
 
 
 class PaymentFailed(CommandAbout):
-    """A payment failed for good, also after it had succeeded: all that it bought is taken back.
+    """Takes back all that a payment bought which failed for good, also after it had succeeded.
 
     Where both events say when they occurred and the failure is the earlier one, the success stands.
     """

@@ -1,4 +1,4 @@
-"""From a value that is no command to the reason, in a producer's words and at bounded cost."""
+"""Reasons why a value is no command, in words for producers and at bounded cost."""
 
 import difflib
 from functools import cache
@@ -44,9 +44,9 @@ class Refusals:
         self._is_wary = False
 
     def foresees(self, data: dict[str, Any]) -> bool:
-        """Tell whether validation of ``data`` would be a waste, once some items of a batch were refused.
+        """Return True where validation of ``data`` would be a waste, once some items of a batch were refused.
 
-        It costs most where metadata is bad, which is told faster; a good item should not pay for that.
+        It costs most where metadata is bad, which ``metadata_fault`` finds faster; a good item must not pay.
         """
         self._is_wary = self._count >= _WARY_AFTER
         return self._is_wary and metadata_fault(data.get("metadata")) is not None
@@ -54,7 +54,7 @@ class Refusals:
     def of(
         self, data: dict[str, Any], model: Model, error: ValidationError | None, place: str
     ) -> RefusedError:
-        """The refusal of ``data``, which stands at ``place`` (empty, or such as ``items.3.``).
+        """Return the refusal of ``data`` at ``place`` (empty, or such as ``items.3.``).
 
         A misspelt name is both missing and unknown: "did you mean" helps more than "is missing", so unknown
         fields come first. ``error`` is what validation says of the known ones.
@@ -138,7 +138,7 @@ def _refused_value(field: str, place: str, text: str) -> RefusedError:
 
 
 def refused_item(item: Any, place: str) -> RefusedError:
-    """The refusal of an item of a batch that has no type by which it could be read."""
+    """Return the refusal of an item of a batch that has no type by which it could be read."""
     if isinstance(item, GivenTwice):
         return given_twice(item, place)
     kinds = ", ".join(sorted(ITEM_TYPES))
@@ -153,7 +153,7 @@ def refused_item(item: Any, place: str) -> RefusedError:
 
 _HALF_A_PAIR_IN_NAME = "The name of a field holds half of a surrogate pair; send valid Unicode"
 
-#: What pydantic says in its own words, said in a producer's.
+#: Errors of pydantic, in words for producers.
 _WAYS_OUT = {
     "int_type": "must be a whole number, without quotes, fraction or exponent",
     "int_from_float": "must be a whole number, without quotes, fraction or exponent",

@@ -1,4 +1,4 @@
-"""The answer to a message: what happened, and everything a caller needs to act on it."""
+"""The reply to a message: what happened, and everything a caller needs to act on it."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -8,7 +8,7 @@ from pydantic.alias_generators import to_camel
 
 
 class Status(StrEnum):
-    """What became of the command."""
+    """Result of the command."""
 
     APPLIED = "applied"  #: the ledger moved (once; see ``duplicate``)
     REJECTED = "rejected"  #: understood and refused; nothing moved
@@ -139,5 +139,5 @@ class Reply(BaseModel):
     items: "tuple[Reply, ...] | None" = None
 
     def to_json(self) -> bytes:
-        """The message body."""
+        """Return the message body."""
         return self.model_dump_json(exclude_none=True).encode()

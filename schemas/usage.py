@@ -16,7 +16,7 @@ HOLD_MAX_SECONDS = 31 * 24 * 3600
 
 
 class DeductUsage(BaseCommand):
-    """Takes tokens, or is answered with insufficient balance. ``feature`` is what analytics group by.
+    """Takes tokens, or is rejected for insufficient balance. Analytics group by ``feature``.
 
     ``tokens`` may be 0: the usage is applied and moves nothing.
     """
@@ -51,9 +51,9 @@ class ReserveUsage(BaseCommand):
 
 
 class SettleUsage(CommandAbout):
-    """Takes the actual amount from the hold ``original_reference_id`` and releases the rest.
+    """Captures the actual amount of the hold ``original_reference_id`` and releases the rest.
 
-    ``tokens`` may be 0. Of more than was held, the difference is taken from what is available
+    ``tokens`` may be 0. Where they are more than was held, the difference is taken from what is available
     (``on_excess: take``), or the command is refused (``refuse``).
     """
 
@@ -86,7 +86,7 @@ class RecordUsage(BaseCommand):
     feature: Label | None = None
 
 
-#: What an item of a batch may be.
+#: Commands that an item of a batch may be.
 BatchItem = DeductUsage | RecordUsage | FreeUpload
 
 #: The same by its ``type``.
@@ -98,7 +98,7 @@ ITEM_TYPES: dict[str, type[BatchItem]] = {
 
 
 class BatchEnvelope(Message):
-    """A ``usage.batch`` without its items: what it says of itself."""
+    """A ``usage.batch`` without its items: only its own fields."""
 
     type: Literal["usage.batch"] = "usage.batch"
     reference_id: Identifier
@@ -125,7 +125,7 @@ class UsageBatch(BatchEnvelope):
     def received(
         cls, envelope: BatchEnvelope, items: Sequence[BatchItem], malformed: Mapping[int, Malformed]
     ) -> "UsageBatch":
-        """The batch of ``items`` that are commands already and of those that are none, by their places."""
+        """Return the batch of ``items``, which are commands, and of malformed ones by their places."""
         batch = cls.model_construct(**dict(envelope), items=tuple(items))
         batch.__pydantic_private__ = {"_malformed": malformed}
         return batch
@@ -144,7 +144,7 @@ class UsageBatch(BatchEnvelope):
     @model_validator(mode="before")
     @classmethod
     def _items_of_the_user(cls, data: Any) -> Any:
-        """Each item gets the batch's user where it names none."""
+        """Give each item the batch's user where it names none."""
         if not isinstance(data, Mapping) or not isinstance(items := data.get("items"), list | tuple):
             return data
         user_id = data.get("userId", data.get("user_id"))

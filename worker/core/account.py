@@ -1,8 +1,7 @@
 """One account while a batch is decided: its lots, its holds, and the only place where a balance changes.
 
-What time brings about is booked here too, whenever the account is next touched: nothing waits for a job. A
-command that may still be refused works on a ``branch`` where something was due, so that a refusal leaves
-nothing behind.
+It posts what is due whenever a command touches the account: nothing waits for a job. Where something was due,
+a command that may still be refused works on a ``branch``, so that a refusal leaves nothing behind.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -41,15 +40,15 @@ COUNTER_OF: dict[Source, Counter] = {
     Source.ADJUSTMENT: Counter.ADJUSTMENTS,
 }
 
-#: An account with a subscription that runs is looked at so often, also where nothing is known to fall due.
+#: Longest time between two looks at an account whose subscription runs, even where nothing seems due.
 _LOOKED_AT_EVERY = timedelta(days=31)
 
-# What comes first of several things at one time.
+# The order of things that are due at the same time.
 _RUNS_OUT, _EXPIRES, _RENEWS, _TAKES_EFFECT = range(4)
 
 
 class _Due(NamedTuple):
-    """Something that fell due; of several at one time the lower rank comes first, then the earlier place.
+    """One thing that is due. Of several at one time, the lower rank comes first, then the earlier place.
 
     The place is one that the ledger remembers: a lot's number, or when a hold was opened and its reference.
     """
@@ -61,7 +60,7 @@ class _Due(NamedTuple):
 
 
 class _Waiting:
-    """What is due, to be had in its order, while settling some of it brings more."""
+    """Things that are due, in their order; posting one of them may add more."""
 
     def __init__(self, due: Iterable[_Due | None]) -> None:
         self._heap: list[tuple[datetime, int, int | tuple[datetime, str], int, _Due]] = []
@@ -75,7 +74,7 @@ class _Waiting:
                 heappush(self._heap, (one.at, one.rank, one.place, self._count, one))
 
     def next(self) -> _Due | None:
-        """The earliest that is still to be done, or None."""
+        """Return the earliest that is still to be posted, or None."""
         while self._heap:
             due = heappop(self._heap)[-1]
             if not isinstance(due.what, Lot) or due.what.free or due.rank == _TAKES_EFFECT:
@@ -98,7 +97,7 @@ class Written:
     usage_refunds: list[UsageRefund] = field(default_factory=list)
 
     def branch(self, lots: Mapping[int, Lot], holds: Mapping[str, Hold]) -> "Written":
-        """The same rows, of copies of the lots and holds."""
+        """Return the same rows, with copies of the lots and holds."""
         return Written(
             entries=list(self.entries),
             new_lots=[lots[lot.number] for lot in self.new_lots],
@@ -113,7 +112,7 @@ class Written:
 
 
 class AccountBook:
-    """One account as it stands after the commands answered so far, and what they wrote about it."""
+    """State of one account after the commands answered so far, and the rows they wrote about it."""
 
     def __init__(
         self, state: AccountState, lots: Iterable[Lot], holds: Iterable[Hold], catalog: Catalog, now: datetime
@@ -132,7 +131,7 @@ class AccountBook:
         self.written = Written()
 
     def branch(self) -> "AccountBook":
-        """A copy that can be thrown away: what it is told doesn't reach this one."""
+        """Return a copy that can be thrown away: its changes don't reach this one."""
         other = copy(self)
         other.state = self.state.clone()
         other.lots = {number: lot.clone() for number, lot in self.lots.items()}
@@ -143,12 +142,12 @@ class AccountBook:
         return other
 
     def enter(self, plan: Plan) -> None:
-        """Put all that was written about this account into ``plan``."""
+        """Add all rows that were written about this account to ``plan``."""
         if self._is_changed:
             plan.accounts.append(AccountMove(self.state, self._sequence_before, self._only_used))
         written = self.written
         plan.entries += written.entries
-        if self._only_used:  # nothing else can have come of it
+        if self._only_used:  # then it wrote no other rows
             plan.used_lots += written.changed_lots.values()
             return
         plan.changed_lots += written.changed_lots.values()
@@ -161,7 +160,7 @@ class AccountBook:
         plan.usage_refunds += written.usage_refunds
 
     def change(self) -> AccountState:
-        """The state, to change more of it than usage does."""
+        """Return the state, to change more of it than usage does."""
         self._is_changed = True
         self._only_used = False
         return self.state
@@ -173,7 +172,7 @@ class AccountBook:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the subscription was canceled and its last period is over."""
+        """True where the subscription was canceled and its last period is over."""
         return self.state.ends_at is not None and self.state.ends_at <= self._now
 
     # -- tokens -------------------------------------------------------------------------------------------
@@ -191,7 +190,7 @@ class AccountBook:
         parent: int | None = None,
         due_at: datetime | None = None,
     ) -> Lot:
-        """A lot of ``amount`` new tokens. A debt is repaid with them first."""
+        """Open a lot of ``amount`` new tokens and return it. A debt is repaid with them first."""
         lot = self._open_lot(outcome, amount, source, effective_at, expires_at, priority, parent)
         self._fill(outcome, lot, amount, counter or COUNTER_OF[source], due_at)
         return lot
@@ -206,14 +205,14 @@ class AccountBook:
         expires_at: datetime | None = None,
         priority: int | None = None,
     ) -> Lot:
-        """A lot of tokens that take effect at ``effective_at``; no balance has them before."""
+        """Open a lot of tokens that take effect at ``effective_at``; no balance has them before."""
         lot = self._open_lot(outcome, amount, source, effective_at, expires_at, priority, None)
         lot.pending = amount
         self._look_again_at(effective_at)
         return lot
 
     def take(self, outcome: Outcome, amount: int, counter: Counter, feature: str | None = None) -> int:
-        """Take up to ``amount`` free tokens in burn order; how many were taken."""
+        """Take up to ``amount`` free tokens in burn order; return the number taken."""
         left = amount
         for lot, free in self.burning():
             if left == 0:
@@ -233,9 +232,9 @@ class AccountBook:
         feature: str | None = None,
         due_at: datetime | None = None,
     ) -> None:
-        """One entry, and the account and the lot with it: the only place where a balance changes.
+        """Post one entry to the account and the lot: the only place where a balance changes.
 
-        Without a lot it is the account's debt that moves.
+        Without a lot the entry moves the account's debt.
         """
         state = self.state
         before = state.balance
@@ -253,7 +252,7 @@ class AccountBook:
             state.debt -= amount
         else:
             lot.remaining += amount
-            if lot.outcome is None:  # else it is new, and written as it will be
+            if lot.outcome is None:  # a new lot is written whole
                 self.written.changed_lots[lot.number] = lot
         if outcome.first_entry is None:
             outcome.first_entry = sequence
@@ -289,7 +288,7 @@ class AccountBook:
         self._freed = True
 
     def forfeit(self, outcome: Outcome, lot: Lot) -> int:
-        """End a lot before its time: what is free of it expires, what is pending never takes effect."""
+        """End a lot before its time: its free tokens expire, its pending ones never take effect."""
         free = lot.free
         if free:
             self.post(outcome, Counter.EXPIRY, -free, lot)
@@ -298,7 +297,7 @@ class AccountBook:
         return free
 
     def owe(self, outcome: Outcome, amount: int, counter: Counter) -> None:
-        """Take ``amount`` that isn't there: the balance falls below what the lots hold."""
+        """Take ``amount`` tokens as debt: the balance falls below what the lots hold."""
         if amount:
             self.post(outcome, counter, -amount, None)
 
@@ -334,14 +333,14 @@ class AccountBook:
     def close(
         self, outcome: Outcome, hold: Hold, state: HoldState, *, at: datetime | None = None, captured: int = 0
     ) -> None:
-        """End a hold; its tokens are free again, for whoever takes them next."""
+        """End a hold; its tokens are free again for any command."""
         hold.state, hold.captured = state, captured
         hold.closed_at, hold.closed_by = at or self._now, outcome
         for number, amount in hold.parts:
             lot = self.lots[number]
             lot.held -= amount
             self._touch(lot)
-            self._expect_of(lot)  # wholly held, it was not waited for
+            self._expect_of(lot)  # while all of it was held, its expiry was not waited for
         self.change().held -= hold.amount
         if hold.outcome is None:
             self.written.closed_holds.append(hold)
@@ -366,11 +365,11 @@ class AccountBook:
 
     @property
     def is_due(self) -> bool:
-        """Whether something may have fallen due."""
+        """True where something may be due."""
         return self.state.due_at is not None and self.state.due_at <= self._now
 
     def settle_due(self, outcome: Outcome) -> None:
-        """Book what has fallen due, in the order in which it did."""
+        """Post what is due, in the order in which it fell due."""
         rolled: dict[datetime, int] = {}
         waiting = _Waiting(self._due())
         while (due := waiting.next()) is not None:
@@ -393,7 +392,7 @@ class AccountBook:
         self.change().due_at = self._next_due()
 
     def finish(self, outcome: Outcome) -> None:
-        """After an applied command: what it freed expires where it must, and notices are written."""
+        """Finish an applied command: expire the freed tokens that must expire, and write the notices."""
         if self._freed:
             self._freed = False
             for lot in list(self.lots.values()):
@@ -406,11 +405,11 @@ class AccountBook:
         outcome.notices = expiring + self._crossed()
 
     def look(self) -> None:
-        """The marks as they stand when the account is opened: below one is no crossing of it."""
+        """Compare the opening balance with the marks: an account opened below one has not crossed it."""
         self._crossed()
 
     def expect_renewal(self) -> None:
-        """The account is to be looked at when what is granted ends."""
+        """Look at the account again when its granted period ends."""
         if self.state.ends_at is None:
             self._look_again_at(self.state.granted_until)
 
@@ -440,21 +439,21 @@ class AccountBook:
             if (at := self._lot_due_at(lot)) is not None:
                 moments.append(at)
         if self.state.ends_at is None:
-            # The end of what is granted; and once a month whatever there is, since catalogs change.
+            # The end of the granted period; but at least once a month, since catalogs change.
             latest = self._now + _LOOKED_AT_EVERY
             is_ahead = self._now < self.state.granted_until < latest
             moments.append(self.state.granted_until if is_ahead else latest)
         return min(moments, default=None)
 
     def _lot_due_at(self, lot: Lot) -> datetime | None:
-        """When there is next something to do about what remains in ``lot``: a notice, or its expiry."""
+        """Return the next due time of what remains in ``lot``: of a notice or its expiry; or None."""
         if lot.expires_at is None or lot.remaining == 0:
             return None
         days = self._catalog.notices.expiring_days
         is_to_be_noticed = days and lot.source is not Source.ALLOCATION and not lot.is_noticed
         if is_to_be_noticed and self._now < lot.expires_at:
             return _days_before(lot.expires_at, days)
-        # What is held of it expires when it is freed: then the hold is what is waited for.
+        # Held tokens expire when they are freed: until then the end of the hold is waited for.
         return lot.expires_at if lot.free else None
 
     def _run_out(self, outcome: Outcome, hold: Hold) -> None:
@@ -507,7 +506,7 @@ class AccountBook:
             )
 
     def _repay(self, outcome: Outcome, at: datetime) -> None:
-        """A debt is repaid with what is free, pair by pair: the balance stays as it is."""
+        """Repay the debt with free tokens, in pairs of entries: the balance stays the same."""
         if self.state.debt == 0:
             return
         for lot, free in self.burning():
@@ -545,7 +544,7 @@ class AccountBook:
         return low + self._alerted(ALERT_DEPLETED, "balance.depleted", marks.depleted, available)
 
     def _alerted(self, alert: int, kind: str, mark: Mark | None, available: int) -> tuple[Detail, ...]:
-        """The notice of a crossing: once, and again only after a recovery."""
+        """Return the notice of a crossing; another one only after a recovery."""
         if mark is None:
             return ()
         if self.state.alerts & alert:
@@ -604,7 +603,7 @@ class AccountBook:
             self._look_again_at(at)
 
     def burning(self) -> Iterator[tuple[Lot, int]]:
-        """The lots with free tokens, in the order in which they are to be spent."""
+        """Yield the lots with free tokens, and how many are free, in burn order."""
         if self.burn_order is None:
             self.burn_order = sorted((lot for lot in self.lots.values() if lot.remaining), key=_burn_order)
         for lot in self.burn_order:

@@ -1,7 +1,7 @@
 """The decision, in one column: seen this reference? same content? known account? what does its rule say?
 
-``decide`` answers every command of a batch in order, and lets later ones see earlier ones: a batch comes
-to what its commands would have come to one by one. It reads ``Known`` and leaves it as it was.
+``decide`` answers every command of a batch in order, and lets later ones see earlier ones: a batch has the
+same result as its commands one by one. It reads ``Known`` and doesn't change it.
 """
 
 import json
@@ -47,7 +47,7 @@ from worker.core.superseded import ATTEMPTS_AHEAD_MAX, Superseded, may_supersede
 
 
 def decide(commands: Sequence[Command], known: Known, now: datetime, catalog: Catalog) -> Plan:
-    """What comes of ``commands``, given what is known, at ``now`` (aware, UTC)."""
+    """Return the plan for ``commands``, given what is ``known``, at ``now`` (aware, UTC)."""
     batch = _Batch(known, now, catalog)
     for command in commands:
         batch.plan.answers.append(batch.answer(command))
@@ -62,7 +62,7 @@ def content_of(command: Command) -> str:
 def account_now(
     state: AccountState, lots: Sequence[Lot], holds: Sequence[Hold], now: datetime, catalog: Catalog
 ) -> AccountBook:
-    """The account as it stands at ``now``, with all that is due booked; what is passed in stays as it is."""
+    """Return the account at ``now`` with all that is due posted; the arguments are not changed."""
     book = AccountBook(state, lots, holds, catalog, now).branch()
     if book.is_due:
         book.settle_due(_outcome_of(SettleAccount(reference_id="look", user_id=state.user_id), "{}", now))
@@ -70,7 +70,7 @@ def account_now(
 
 
 class _Batch:
-    """What is known, as it stands after the commands answered so far, and the plan that led there."""
+    """State of the ledger after the commands answered so far, and the plan that led to it."""
 
     def __init__(self, known: Known, now: datetime, catalog: Catalog) -> None:
         self.plan = Plan()
@@ -100,7 +100,7 @@ class _Batch:
         return _conflict(command, content, stored)
 
     def closed(self) -> Plan:
-        """The plan, with what was written on every account."""
+        """Return the plan, with the rows that were written about every account."""
         for book in self._books.values():
             book.enter(self.plan)
         return self.plan
@@ -144,7 +144,7 @@ class _Batch:
                 return self._open(command, outcome)
             return _refused(outcome, rejected(Code.ACCOUNT_NOT_FOUND))
         if book.is_due:
-            # What is due is booked with what is applied; a refusal leaves nothing behind.
+            # What is due is posted with an applied command; a refusal leaves nothing behind.
             book = book.branch()
             book.expired_now = 0
             book.settle_due(outcome)
@@ -229,7 +229,7 @@ class _Batch:
 
 
 def _outcome_of(command: Command, content: str, now: datetime) -> Outcome:
-    """The outcome, to be filled in."""
+    """Return the outcome of ``command``, yet to be filled in."""
     return Outcome(
         command.reference_id,
         command.type,
@@ -277,7 +277,7 @@ def _carried_out(outcome: Outcome, verdict: Verdict, book: AccountBook) -> Outco
 
 
 def _standing(book: AccountBook) -> Mapping[str, int]:
-    """What a caller should know of the account beside its balance."""
+    """Return the tokens held, owed and expired that the caller should know; zeros are left out."""
     standing = {"held": book.state.held, "debt": book.state.debt, "expired": book.expired_now}
     return {name: tokens for name, tokens in standing.items() if tokens}
 

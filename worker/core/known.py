@@ -1,4 +1,4 @@
-"""What the ledger knows about the commands of a batch, read under the locks of its accounts."""
+"""State of the ledger that the commands of a batch need, read under the locks of its accounts."""
 
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -11,7 +11,7 @@ from worker.core.superseded import Superseded
 
 
 class Source(StrEnum):
-    """Where a lot's tokens came from. What was in an account before there were lots is ``carried_over``."""
+    """Origin of a lot's tokens: ``carried_over`` for what was in an account before there were lots."""
 
     ALLOCATION = "allocation"
     PURCHASE = "purchase"
@@ -63,7 +63,7 @@ class AccountState:
 
     @property
     def available(self) -> int:
-        """What may be spent: the balance without what is held."""
+        """Tokens that may be spent: the balance without what is held."""
         return self.balance - self.held
 
     def clone(self) -> "AccountState":
@@ -95,7 +95,7 @@ class AccountState:
 
 
 def present_period(state: AccountState, now: datetime) -> Period:
-    """The account's period at ``now``; by a clock that is behind its opening, the first."""
+    """Return the account's period at ``now``; the first one, by a clock that is behind the opening."""
     return period_at(state.anchor, max(now, state.anchor))
 
 
@@ -126,7 +126,7 @@ class Lot:
 
     @property
     def free(self) -> int:
-        """What is left and not held."""
+        """Tokens that are left and not held."""
         return self.remaining - self.held
 
     def clone(self) -> "Lot":
@@ -150,7 +150,7 @@ class Lot:
 
 
 class HoldState(StrEnum):
-    """A hold is open, or has come to one of three ends."""
+    """State of a hold: open, or one of three ends."""
 
     OPEN = "open"
     SETTLED = "settled"
@@ -198,21 +198,21 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What a usage took, as (lot, tokens) in order, and how much of it has been refunded."""
+    """Tokens that a usage took, as (lot, tokens) in order, and how many were refunded."""
 
     parts: tuple[tuple[int, int], ...]
     refunded: int = 0
 
 
 class Happened(StrEnum):
-    """What may happen to a payment."""
+    """Kinds of events of a payment."""
 
     REFUNDED = "refunded"
     DISPUTED = "disputed"
     DISPUTE_WON = "dispute_won"
     DISPUTE_LOST = "dispute_lost"
     FAILED = "failed"
-    SUCCEEDED = "succeeded"  #: and found what had come before it
+    SUCCEEDED = "succeeded"  #: and found events that had come before it
 
 
 @dataclass(slots=True)
@@ -258,7 +258,7 @@ class Payment:
 
 
 class QuotaKey(NamedTuple):
-    """Names a counter: account, meter, and the first day of the period (UTC)."""
+    """Key of a quota's counter: account, meter, and the first day of the period (UTC)."""
 
     account_id: int
     meter: str
@@ -267,7 +267,7 @@ class QuotaKey(NamedTuple):
 
 @dataclass(slots=True)
 class QuotaState:
-    """How much of a period's quota is used, and the sequence of its last entry."""
+    """Used part of a period's quota, and the sequence of its last entry."""
 
     used: int = 0
     sequence: int = 0
@@ -279,7 +279,7 @@ class QuotaState:
 
 @dataclass(slots=True)
 class Known:
-    """All that ``decide`` may look at.
+    """Everything that ``decide`` may read.
 
     ``outcomes`` holds the latest outcome of each reference that has one, and of the usages and payments that
     commands name; ``superseded`` what other outcomes replaced, as far as commands ask for it. ``just_opened``

@@ -1,4 +1,4 @@
-"""What must be known before commands can be decided."""
+"""Users and references that must be known before commands can be decided."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -21,9 +21,9 @@ from schemas import (
 
 @dataclass(slots=True)
 class Needs:
-    """Users and references by what is asked of them.
+    """Users and references that commands ask for, by the kind of need.
 
-    ``references`` are the commands' own and the originals they name, but for holds, which are found by their
+    ``references`` are the commands' own and the originals they name, except holds, which are found by their
     account. ``opening`` maps a user to the tier that is asked for first. ``holds``, ``usages`` and
     ``payments`` are the references of originals; ``paying`` those of payments, also of ones that come now.
     ``counting`` are the users whose quotas matter.
@@ -40,7 +40,7 @@ class Needs:
 
 
 def needs_of(commands: Iterable[Command]) -> Needs:
-    """What ``commands`` ask of the ledger."""
+    """Return what ``commands`` need from the ledger."""
     needs = Needs()
     for command in commands:
         needs.users.add(command.user_id)

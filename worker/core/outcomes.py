@@ -1,4 +1,4 @@
-"""What can come of a command."""
+"""Outcomes of commands, as they are stored, and conflicts of references."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,11 +20,11 @@ MAY_MOVE_NOTHING = frozenset({Code.TOKENS_DEDUCTED, Code.FREE_UPLOAD_COUNTED, Co
 
 @dataclass(slots=True, eq=True)
 class Outcome:
-    """What came of one reference at one attempt, as it is stored for ever.
+    """The result of one reference at one attempt, as it is stored for ever.
 
     ``content`` is the canonical JSON of what moved the ledger. Amounts are tokens, or bytes for a free
     upload; balances are tokens and absent where no account is known. ``balance_before`` is before the command
-    itself: what fell due with it is booked first. ``first_entry`` to ``last_entry`` are the sequences of the
+    itself: what fell due with it is posted first. ``first_entry`` to ``last_entry`` are the sequences of the
     entries it wrote, absent where there are none; ``notices`` go out with its reply. ``transaction_id`` is
     given by the ledger when the outcome is written: until then it is None.
     """
@@ -51,12 +51,12 @@ class Outcome:
 
     @property
     def is_applied(self) -> bool:
-        """Whether the command was carried out."""
+        """True for a command that was carried out."""
         return self.status is Status.APPLIED
 
     @property
     def moved_nothing(self) -> bool:
-        """Whether it is a rejection, or usage without tokens, quota, hold and entries."""
+        """True for a rejection, and for usage without tokens, quota, hold and entries."""
         if not self.is_applied:
             return True
         return self.first_entry is None and moves_nothing(self.code, self.amount, self.detail)
@@ -72,9 +72,9 @@ class Decided:
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """The reference names another operation already; ``field`` is the first that differs.
+    """A reference that already names another operation; ``field`` is the first field that differs.
 
-    Where ``field`` is ``attempt``, the attempt is too far above the stored one: ``stored`` is the most.
+    Where ``field`` is ``attempt``, the attempt is too far above the stored one: ``stored`` says the most.
     """
 
     field: str

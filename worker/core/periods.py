@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Period(NamedTuple):
-    """From ``start`` until before ``end``."""
+    """A period from ``start`` until before ``end``."""
 
     start: datetime
     end: datetime
@@ -18,7 +18,7 @@ class Period(NamedTuple):
 
 
 def months_after(anchor: datetime, months: int) -> datetime:
-    """``anchor`` so many months later; from the 31st, on the last day of a month that has none."""
+    """Return ``anchor`` plus ``months``; from the 31st, the last day of a month that has none."""
     year, month = divmod(anchor.year * 12 + anchor.month - 1 + months, 12)
     month += 1
     day = anchor.day
@@ -28,7 +28,7 @@ def months_after(anchor: datetime, months: int) -> datetime:
 
 
 def period_at(anchor: datetime, moment: datetime) -> Period:
-    """The period that contains ``moment``; both are aware and in UTC."""
+    """Return the period that contains ``moment``; both times are aware and in UTC."""
     months = (moment.year - anchor.year) * 12 + moment.month - anchor.month
     start = months_after(anchor, months)
     if start > moment:

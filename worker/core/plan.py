@@ -1,4 +1,4 @@
-"""What a decided batch writes: rows, in the order of the commands that caused them."""
+"""Rows that a decided batch writes, in the order of the commands that caused them."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -30,7 +30,7 @@ class Entry:
     """One movement of tokens between a lot of an account and a counter-account; positive is a credit to it.
 
     ``lot`` is the lot's number, or None for what makes or repays a debt. ``due_at`` is when it fell due, for
-    what time brought about and the operation only booked.
+    what time brought about and the operation only posted.
     """
 
     account_id: int
@@ -75,7 +75,7 @@ class UsageRefund:
 class AccountMove:
     """An account as the batch leaves it, and the sequence it had before.
 
-    ``only_used``: nothing but usage moved it, so that its balance, sequence and use are all that changed.
+    ``only_used``: nothing but usage moved it, so that only its balance, sequence and use changed.
     """
 
     state: AccountState
@@ -85,12 +85,11 @@ class AccountMove:
 
 @dataclass(slots=True)
 class Plan:
-    """The answers, one a command in their order, and all that has to be written for them to be true.
+    """The answers, one for each command in their order, and all rows that make them true.
 
     ``outcomes`` are new references; ``rejudged`` pairs a stored outcome, which moved nothing, with what
-    replaces it. ``accounts`` are those that changed; ``opened`` the users whose account this batch opened. Of
-    lots and holds the new ones stand apart from those that changed, and lots of which only was used from the
-    others.
+    replaces it. ``accounts`` are those that changed; ``opened`` the users whose account this batch opened.
+    New lots and holds are kept apart from changed ones, and lots that only usage changed from the others.
     """
 
     answers: list[Answer] = field(default_factory=list)
@@ -111,12 +110,12 @@ class Plan:
 
     @property
     def moves_nothing(self) -> bool:
-        """Whether there is nothing to write but outcomes."""
+        """True where only outcomes are to be written."""
         return not self.accounts and self.is_usage
 
     @property
     def is_usage(self) -> bool:
-        """Whether nothing but usage moved accounts, and only of lots that are there."""
+        """True where only usage moved accounts, and only lots that were there before."""
         others = (
             self.quota_entries,
             self.payments,
@@ -131,5 +130,5 @@ class Plan:
 
     @property
     def only_uses(self) -> bool:
-        """Whether it is nothing but new usage, and some of it was applied."""
+        """True for nothing but new usage, some of which was applied."""
         return bool(self.outcomes and self.entries and self.used_lots) and not self.rejudged and self.is_usage

@@ -1,4 +1,4 @@
-"""What metered usage costs."""
+"""Price of metered usage."""
 
 from typing import assert_never
 
@@ -6,7 +6,7 @@ from worker.catalog import PricingRule
 
 
 def price_of(rule: PricingRule, quantity: int) -> int:
-    """The tokens that ``quantity`` units cost by ``rule``; nothing costs nothing.
+    """Return the tokens that ``quantity`` units cost by ``rule``; zero units cost nothing.
 
     In whole numbers throughout: ``half_even`` rounds an exact half to the even neighbour.
     """

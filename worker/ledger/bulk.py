@@ -1,4 +1,4 @@
-"""Many rows in one statement, and the writes to many tables in one as well.
+"""Reads and writes of many rows in one statement, and writes to many tables in one.
 
 On PostgreSQL rows travel as an array of their table's row type (see ``records``), and keys as one array: the
 statement is the same text for any number of them, prepared once a connection, and neither side builds
@@ -58,7 +58,7 @@ def select_rows(
     order_by: tuple[str, ...] = (),
     for_update: bool = False,
 ) -> Sequence[Row[Any]]:
-    """The columns ``names`` of the rows whose ``key`` is one of ``values``.
+    """Return the columns ``names`` of the rows whose ``key`` is one of ``values``.
 
     ``also`` names a second column and its values. ``only`` leaves those whose column of that name has that
     value, a constant.
@@ -80,14 +80,14 @@ def select_rows(
     return connection.execute(statement.order_by(*(table.c[name] for name in order_by))).all()
 
 
-#: Of a column, that it is one of the keys that are asked for.
+#: Makes the condition that a column is one of the keys that are asked for.
 IsKey = Callable[[Column[Any]], ColumnElement[bool]]
 
 
 def select_by(
     connection: Connection, build: Callable[[IsKey], Select[Any]], keys: Collection[Any]
 ) -> Sequence[Row[Any]]:
-    """What ``build`` selects of the rows that ``keys`` name.
+    """Return what ``build`` selects of the rows that ``keys`` name.
 
     The statement depends on nothing else: it is built and prepared once.
     """
@@ -103,8 +103,8 @@ def select_by(
 class Insert:
     """New rows, in their order.
 
-    Where a unique key stands against one, ``nothing`` leaves it out, and ``update`` replaces what is not the
-    primary key.
+    Where a row conflicts with a unique key, ``nothing`` leaves it out, and ``update`` replaces all columns
+    but the primary key.
     """
 
     table: Table
@@ -114,9 +114,9 @@ class Insert:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """New values for the rows that the ``key`` names, as far as each guarded column holds what it must.
+    """New values for the rows that the ``key`` names, where each guarded column has its expected value.
 
-    ``guard`` maps a column to the name among ``columns`` under which its expected value stands.
+    ``guard`` maps a column to the name of its expected value among ``columns``.
     """
 
     table: Table
@@ -129,9 +129,9 @@ Write = Insert | Update
 
 
 def write_all(connection: Connection, writes: Sequence[Write]) -> list[int]:
-    """Carry out ``writes``, of which no two write the same row; how many rows each has written.
+    """Carry out ``writes``, of which no two write the same row; return how many rows each has written.
 
-    On PostgreSQL in one statement, so that foreign keys are looked at when all of it is done.
+    On PostgreSQL it is one statement, so that foreign keys are checked when all of it is done.
     """
     if connection.dialect.name == "postgresql":
         texts: list[str] = []
@@ -153,12 +153,12 @@ def insert_rows(
     on_conflict: OnConflict = "fail",
     returning: tuple[str, ...] = (),
 ) -> Sequence[Row[Any]]:
-    """Insert ``rows``, which all have the same keys, in their order; the rows written, if asked for."""
+    """Insert ``rows``, which all have the same keys, in order; return the rows written, if asked for."""
     return insert(connection, Insert(table, by_column(rows), on_conflict), returning) if rows else []
 
 
 def insert(connection: Connection, new: Insert, returning: tuple[str, ...] = ()) -> Sequence[Row[Any]]:
-    """Insert rows; those that were written, if asked for."""
+    """Insert rows; return those that were written, if asked for."""
     if connection.dialect.name == "postgresql":
         texts: list[str] = []
         sql = _write_sql(new, _add_source(connection, new, texts))
@@ -175,14 +175,14 @@ def insert(connection: Connection, new: Insert, returning: tuple[str, ...] = ())
 def update_rows(
     connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]], *, key: tuple[str, ...]
 ) -> int:
-    """Set the columns of ``rows``, which all have the same keys, where the ``key`` matches; how many did."""
+    """Update the ``rows``, which all have the same keys, where the ``key`` matches; return how many did."""
     return write_all(connection, [Update(table, by_column(rows), key)])[0] if rows else 0
 
 
 def write_uses(
     connection: Connection, claims: Insert, moves: Update, uses: Update, booked: Insert
 ) -> Sequence[Row[Any]]:
-    """Few deductions in one statement, for a batch that is too small to spread round trips over it.
+    """Write few deductions in one statement, for a batch that is too small to spread round trips over it.
 
     ``claims`` are operations, ``moves`` accounts, ``uses`` lots, ``booked`` entries with the ``reference_id``
     of their operation; none of them empty. Returns a row for each operation that was claimed, with how many
@@ -201,9 +201,9 @@ _OF_REFERENCE: Beside = (("reference_id", kind_of(operations, "reference_id")),)
 
 
 def _executed(connection: Connection, sql: str, label: str, texts: Sequence[str]) -> CursorResult[Any]:
-    """``sql`` with ``texts`` for its parameters; the server parses it once a connection, and plans it seldom.
+    """Execute ``sql`` with ``texts`` as parameters; the server parses it once a connection, plans it seldom.
 
-    Its name there begins with ``label``: that is what a look at the server's activity shows.
+    Its name on the server begins with ``label``, which the server's activity view shows.
     """
     prepared: dict[str, str] = connection.info.setdefault("prepared", {})
     name = prepared.get(sql)
@@ -217,7 +217,7 @@ def _executed(connection: Connection, sql: str, label: str, texts: Sequence[str]
 
 
 def among(connection: Connection, column: Column[Any], values: Iterable[Any]) -> ColumnElement[bool]:
-    """``column`` is one of ``values``: one array parameter on PostgreSQL, so that the text stays the same."""
+    """Condition: ``column`` is one of ``values``. PostgreSQL gets one array, so the text stays the same."""
     if connection.dialect.name == "postgresql":
         return column == any_(bindparam(None, list(values), type_=ARRAY(column.type)))
     return column.in_(list(values))
@@ -258,7 +258,7 @@ def _built_sql(build: Callable[[IsKey], Select[Any]]) -> str:
 
 
 def _add_source(connection: Connection, write: Write, texts: list[str], beside: Beside = ()) -> str:
-    """Where the rows of ``write`` come from, as ``r``; what holds them is added to ``texts``."""
+    """Return the source of the rows of ``write``, as ``r``; add the texts that hold them to ``texts``."""
     if isinstance(write, Update):
         beside = tuple((parameter, kind_of(write.table, column)) for column, parameter in write.guard)
     order = columns_of(connection, write.table)
@@ -319,7 +319,7 @@ def _joined_sql(*parts: str) -> str:
 
 @lru_cache(maxsize=64)
 def _uses_sql(claiming: str, moving: str, using: str, booked: tuple[str, ...], entered: str) -> str:
-    """Claims and entries meet by reference in a nested loop: that is for few."""
+    """Return SQL that joins claims and entries by reference in a nested loop: good for few rows."""
     names = ", ".join(name for name in booked if name != "reference_id")
     return (
         f"WITH claimed AS ({claiming} RETURNING reference_id, operation_id), "  # noqa: S608 - names from the tables

@@ -1,4 +1,4 @@
-"""Which accounts have something that fell due: holds, credit, renewals. Nothing is changed here."""
+"""Accounts with something due: holds, credit, renewals. Nothing is changed here."""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from worker.ledger.tables import accounts
 
 
 class DueAccount(NamedTuple):
-    """An account and since when something of it is due."""
+    """An account with something due, and since when."""
 
     account_id: int
     user_id: str
@@ -20,9 +20,9 @@ class DueAccount(NamedTuple):
 def due_accounts(
     engine: Engine, now: datetime, limit: int, *, after: DueAccount | None = None
 ) -> list[DueAccount]:
-    """At most ``limit`` accounts with something due at ``now``, the longest due first.
+    """Return at most ``limit`` accounts with something due at ``now``, the longest due first.
 
-    ``after`` goes on behind that one. Raises LedgerUnavailableError.
+    With ``after`` it continues behind that account. Raises LedgerUnavailableError.
     """
     place = (accounts.c.due_at, accounts.c.account_id)
     statement = (

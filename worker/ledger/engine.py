@@ -1,4 +1,4 @@
-"""How the ledger talks to its database: time-outs, transactions, and what its errors mean."""
+"""Connections of the ledger to its database: time-outs, transactions, and the meaning of errors."""
 
 import sqlite3
 from collections.abc import Iterator, Mapping
@@ -31,8 +31,8 @@ _POSTGRESQL_CONNECT = {
     "tcp_user_timeout": 15_000,
 }
 _POSTGRESQL_SESSION = "-c timezone=UTC -c idle_in_transaction_session_timeout=30000"
-# What is loaded and written is found by its key, always. The planner, which takes a batch of one for a
-# hundred rows and knows nothing of a table that has just been filled, would now and then read all of it.
+# Rows are loaded and written by their key, always. The planner, which takes a batch of one for a hundred
+# rows and knows nothing of a table that has just been filled, would now and then read all of it.
 # A prepared statement's plan is then the same for every batch. Without an index (foreign keys look up some
 # that have none when an account goes) a scan counts as so dear that it would be compiled each time: no JIT.
 _BY_KEY = (
@@ -44,7 +44,7 @@ _CONTENTION = {"40001", "40P01", "55P03"}  # serialization failure, deadlock, lo
 # A prepared statement that isn't there, is there already, or was outdated by a migration; a row whose columns
 # were others when the session looked.
 _STALE = {"26000", "42P05", "0A000", "22P02"}
-# A server that reads and doesn't write, a demoted primary say: another connection may find the primary.
+# A read-only server, such as a demoted primary: another connection may find the primary.
 _READ_ONLY = "25006"
 # Connection, resources, shutdown, system and internal errors: whole classes.
 _UNAVAILABLE = ("08", "53", "57", "58", "XX", _READ_ONLY)
@@ -61,12 +61,12 @@ def ledger_engine(
     guard: Guard | None = None,
     patience: int = 1,
 ) -> Engine:
-    """An engine for ``url`` (``postgresql://…`` or ``sqlite:///…``); it connects on first use.
+    """Return an engine for ``url`` (``postgresql://…`` or ``sqlite:///…``); it connects on first use.
 
-    A statement is given up after ``statement_timeout_s`` on PostgreSQL (0: never). ``only_by_key`` is for who
-    asks for rows by their keys and for nothing else. ``guard`` is for loops that write: they connect to the
-    primary alone, and no wait is longer than ``patience`` times the guard's time-out. READ COMMITTED there;
-    one writer at a time on SQLite. Raises ConfigurationError for other URLs.
+    A statement is given up after ``statement_timeout_s`` on PostgreSQL (0: never). ``only_by_key`` is for
+    callers that read rows by their keys and nothing else. ``guard`` is for loops that write: they connect to
+    the primary alone, and no wait is longer than ``patience`` times the guard's time-out. READ COMMITTED
+    there; one writer at a time on SQLite. Raises ConfigurationError for other URLs.
     """
     try:
         parsed = make_url(url)
@@ -74,7 +74,7 @@ def ledger_engine(
         raise ConfigurationError("the database URL cannot be read; see --database-url") from error
     match parsed.get_backend_name():
         case "postgresql":
-            # Of a server that is well the server gives up first, and the connection is kept.
+            # A healthy server gives up first, so that the connection is kept.
             timeout_s = statement_timeout_s if guard is None else guard.timeout_s * patience * 0.8
             lock_timeout_s = min(5.0, timeout_s / 2) if timeout_s else 5.0  # contention is no outage
             session = (
@@ -97,7 +97,7 @@ def ledger_engine(
 
 
 def _written(guard: Guard) -> dict[str, Any]:
-    """Options of a connection that must reach a server that writes, soon."""
+    """Return the options of a connection that must soon reach a server that writes."""
     return {
         "target_session_attrs": "read-write",
         "connect_timeout": max(2, min(_POSTGRESQL_CONNECT["connect_timeout"], round(guard.timeout_s / 2))),
@@ -115,7 +115,7 @@ def _postgresql_engine(url: URL, session: Mapping[str, Any]) -> Engine:
     @event.listens_for(engine, "handle_error")
     def _leave_useless_session(context: ExceptionContext) -> None:
         # A new session prepares its statements anew, or finds the primary; in this one every batch would
-        # fail. What else is in the pool is as old, and goes with it.
+        # fail. The other connections of the pool are as old, and go with it.
         if getattr(context.original_exception, "pgcode", None) in {*_STALE, _READ_ONLY}:
             context.is_disconnect = True
 
@@ -156,7 +156,7 @@ def _sqlite_engine(url: URL) -> Engine:
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """Turns the driver's errors into this project's where they say what to do; others pass as they are."""
+    """Translate the driver's errors into this project's where those say what to do; let others pass."""
     try:
         yield
     except ArgumentError as error:

@@ -1,7 +1,7 @@
 """Loading: all that must be known before a batch can be decided, read under the locks of its accounts.
 
-A batch of plain deductions asks for its accounts, the outcomes of its references and its lots; the rest is
-asked for only where a command, or a hold that is open, needs it.
+A batch of plain deductions reads its accounts, the outcomes of its references and its lots; the rest is read
+only where a command, or a hold that is open, needs it.
 """
 
 from collections import defaultdict
@@ -50,7 +50,7 @@ from worker.ledger.tables import (
 
 
 def load(connection: Connection, commands: Sequence[Command], now: datetime) -> Known:
-    """All that ``decide`` needs to know about ``commands``; locks their accounts until the commit."""
+    """Return all that ``decide`` needs to know of ``commands``; lock their accounts until the commit."""
     needs = needs_of(commands)
     just_opened = _make_missing_accounts(connection, needs.opening, now)
     known = Known(accounts=_locked_accounts(connection, needs.users), just_opened=just_opened)
@@ -130,7 +130,7 @@ def outcomes_of(connection: Connection, references: Iterable[str]) -> dict[str, 
 def superseded_by(
     connection: Connection, asking: Iterable[Attempted], outcomes: Mapping[str, Outcome]
 ) -> Superseded:
-    """Return what the stored ``outcomes`` replaced, as far as ``asking`` names such."""
+    """Return the outcomes that the stored ``outcomes`` replaced, as far as ``asking`` names them."""
     late: set[tuple[str, str, str, int]] = set()
     lost: set[Owner] = set()
     for one in asking if outcomes else ():
@@ -198,7 +198,7 @@ _QUOTA = ("account_id", "meter", "period_start", "used", "sequence")
 
 
 def _originals(outcomes: Mapping[str, Outcome], references: Iterable[str], *types: str) -> dict[int, Outcome]:
-    """The applied ones of ``outcomes`` of ``references``, by operation; of ``types`` where any are named."""
+    """Return the applied outcomes of ``references`` by operation; only of ``types`` where any are named."""
     found = (outcomes.get(reference_id) for reference_id in references)
     return {
         outcome.transaction_id: outcome
@@ -211,7 +211,7 @@ def _originals(outcomes: Mapping[str, Outcome], references: Iterable[str], *type
 
 
 def _closed_holds(connection: Connection, known: Known, references: Set[str]) -> None:
-    """Holds that are named although they have ended; open ones are known already."""
+    """Add the named holds that have ended to ``known``; open ones are known already."""
     ended = references - {hold.reference_id for own in known.holds.values() for hold in own}
     ids = _originals(outcomes_of(connection, ended), ended, type_of(ReserveUsage))
     if not ids:
@@ -236,14 +236,14 @@ _holds_and_parts = (
 
 
 def _grouped(found: Iterable[Row[Any]]) -> Iterator[Hold]:
-    """The holds of rows that have one part each, and one behind the other those of a hold."""
+    """Yield the holds of rows that have one part each; the rows of a hold follow one another."""
     for _, own in groupby(found, key=itemgetter(0)):
         lines = [tuple(row) for row in own]
         yield rows.hold(lines[0][:-2], [(line[-2], line[-1]) for line in lines])
 
 
 def holds_of(connection: Connection, statement: Select[Any]) -> list[Hold]:
-    """The holds that ``statement``, a select of them, finds, in its order; with their parts."""
+    """Return the holds that ``statement``, a select of holds, finds, in its order, with their parts."""
     found = connection.execute(statement).all()
     parts: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for row in select_rows(
@@ -259,7 +259,7 @@ def holds_of(connection: Connection, statement: Select[Any]) -> list[Hold]:
 
 
 def _usages(connection: Connection, known: Known, references: Iterable[str]) -> None:
-    """What these usages took from which lots, how much is refunded, and those lots, used up or not."""
+    """Add to ``known`` what these usages took, how much is refunded, and their lots, used up or not."""
     originals = _originals(known.outcomes, references)
     if not originals:
         return
@@ -285,7 +285,7 @@ def _usages(connection: Connection, known: Known, references: Iterable[str]) -> 
 
 
 def _usage_entries(is_asked_for: IsKey) -> Select[Any]:
-    """What operations took, in order: found by account and sequence, which is the primary key."""
+    """Select what operations took, in order; found by account and sequence, which is the primary key."""
     entry, operation = entries.c, operations.c
     return (
         select(entry.operation_id, entry.account_id, entry.lot, entry.amount)
@@ -304,7 +304,7 @@ def _usage_entries(is_asked_for: IsKey) -> Select[Any]:
 def _payments(
     connection: Connection, known: Known, references: Iterable[str], paying: Collection[str]
 ) -> None:
-    """The payments that are named with their lots, and all that has happened to payments so far."""
+    """Add the named payments with their lots to ``known``, and all events of payments so far."""
     happened: dict[str, list[PaymentEvent]] = defaultdict(list)
     for row in select_rows(
         connection,
@@ -331,7 +331,7 @@ def _payments(
 
 
 def _lapsed(is_asked_for: IsKey) -> Select[Any]:
-    """What has expired of the lots that payments made, by the payment's operation."""
+    """Select the expired tokens of the lots that payments made, by the payment's operation."""
     return (
         select(lots.c.operation_id, func.sum(-entries.c.amount).label("tokens"))
         .join_from(payments, lots, lots.c.account_id == payments.c.account_id)
@@ -349,7 +349,7 @@ def _lapsed(is_asked_for: IsKey) -> Select[Any]:
 def _add_used_up(
     connection: Connection, known: Known, account_ids: Collection[int], name: str, values: Collection[int]
 ) -> None:
-    """Lots of these accounts that are used up, and whose column ``name`` has one of ``values``."""
+    """Add the used-up lots of these accounts whose column ``name`` has one of ``values`` to ``known``."""
     for row in select_rows(
         connection,
         lots,

@@ -1,4 +1,4 @@
-"""Lanes that workers have paused, and the configurations that have shown to be right."""
+"""Lanes that workers have paused, and configurations that have proved right."""
 
 from collections.abc import Collection, Sequence
 from contextlib import suppress
@@ -13,14 +13,14 @@ from worker.ledger.bulk import among
 from worker.ledger.engine import translated_errors
 from worker.ledger.tables import accepted_configs, lane_pauses
 
-#: A worker that says nothing for so long has ended, and its pause with it.
+#: A worker that is silent for so long has ended, and its pause with it.
 SILENT_AFTER = timedelta(seconds=30)
 _SUSPECT = "config_suspect"
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """A lane that takes nothing: which worker's, why (``code``, and ``text`` for operators), since when."""
+    """A paused lane of a worker: since when, and why (``code``, and ``text`` for operators)."""
 
     queue: str
     worker: str
@@ -36,7 +36,7 @@ class Pauses:
         self._engine = engine
 
     def begin(self, pause: Pause, config: str) -> int:
-        """Record a pause under ``config``; returns its id."""
+        """Record a pause under ``config``; return its id."""
         row = {
             "queue": pause.queue,
             "worker": pause.worker,
@@ -51,7 +51,7 @@ class Pauses:
             return int(connection.execute(statement).scalar_one())
 
     def see(self, ids: Collection[int], now: datetime) -> set[int]:
-        """Say that these pauses last still; returns those that an operator has ended."""
+        """Record that these pauses still last; return those that an operator has ended."""
         with translated_errors(), self._engine.begin() as connection:
             chosen = among(connection, lane_pauses.c.pause_id, sorted(ids))
             connection.execute(
@@ -71,13 +71,13 @@ class Pauses:
     def resume(self, queue: str | None, actor: str, now: datetime) -> list[Pause]:
         """End the pauses of ``queue``, or all, for an operator, and accept what they suspected.
 
-        Returns those that were ended; the workers hear of it within moments.
+        Returns those that were ended; the workers learn of it within moments.
         """
         chosen = _lasting(now) if queue is None else _lasting(now) & (lane_pauses.c.queue == queue)
         with translated_errors(), self._engine.begin() as connection:
             rows = connection.execute(select(lane_pauses).where(chosen)).all()
             configs = {row.config for row in rows if row.code == _SUSPECT}
-            # Workers that have ended left the same suspicion behind, and the next one would take it up.
+            # Workers that have ended left the same suspicion behind, and the next worker would take it over.
             same = among(connection, lane_pauses.c.config, sorted(configs)) & (lane_pauses.c.code == _SUSPECT)
             ending = lane_pauses.c.ended_at.is_(None) & (chosen | same)
             connection.execute(update(lane_pauses).where(ending).values(ended_at=now, resumed_by=actor))
@@ -86,7 +86,7 @@ class Pauses:
         return [Pause(row.queue, row.worker, row.code, row.text, row.began_at) for row in rows]
 
     def lasting(self, now: datetime) -> Sequence[Pause]:
-        """Return the pauses that last; a worker that ended without a word has none."""
+        """Return the pauses that last; a worker that has ended silently has none."""
         columns = (lane_pauses.c[name] for name in ("queue", "worker", "code", "text", "began_at"))
         statement = select(*columns).where(_lasting(now)).order_by(lane_pauses.c.pause_id)
         with translated_errors(), self._engine.begin() as connection:
@@ -109,7 +109,7 @@ class Pauses:
         return bool(accepted) and config not in accepted
 
     def accept(self, config: str, by: str, now: datetime) -> None:
-        """Remember that ``config`` is right."""
+        """Record that ``config`` is right."""
         row = {"config": config, "accepted_at": now, "accepted_by": by}
         with (
             suppress(IntegrityError),  # it is known already

@@ -1,8 +1,8 @@
-"""Connections of the loops to the database: to the primary, watched, and never to one that was replaced.
+"""Watched connections of the loops to the primary database, never to a primary that was replaced.
 
 Of several addresses (``?host=a:5432&host=b:5432``) the one that takes writes is used, and the last good one
 is tried first. A promotion begins a new timeline: a server on a lower one than this process has seen is an
-old primary that woke up, and is refused. Fencing it for everybody else stays the task of whoever promotes.
+old primary that came back, and is refused. Fencing it for all others stays the task of whoever promotes.
 """
 
 import threading
@@ -39,7 +39,7 @@ class Guard:
         self._lock = threading.Lock()
 
     def hurry(self, most_s: float) -> None:
-        """Bound every wait by ``most_s`` seconds from now on: the process shall end."""
+        """Bound every wait by ``most_s`` seconds from now on, because the process is to end."""
         self.watchdog.hurry(most_s)
 
     def is_replaced(self, place: Place | None) -> bool:
@@ -145,7 +145,7 @@ def _connected(parameters: Mapping[str, Any], guard: Guard, timeout_s: float) ->
 
 
 def _place_of(connection: _Connection) -> Place | None:
-    """The system and the timeline behind ``connection``; None where the server doesn't tell."""
+    """Return the system and the timeline behind ``connection``; None where the server doesn't say."""
     try:
         with connection.cursor() as cursor:
             cursor.execute(_IDENTITY)
@@ -161,7 +161,7 @@ def _place_of(connection: _Connection) -> Place | None:
 
 
 def _addresses(parameters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Each address of the list by itself; libpq would begin with the first one every time."""
+    """Yield each address of the list by itself; libpq would begin with the first one every time."""
     hosts = str(parameters.get("host", "")).split(",")
     ports = str(parameters.get("port", "")).split(",")
     if len(hosts) == 1:

@@ -1,10 +1,10 @@
 """Rows on their way to PostgreSQL, as arrays of their tables' own row types.
 
 ``unnest`` turns such an array into a table again. The server reads one in half the time of the same rows as
-JSON, which names every column of every row, and a column costs Python some 0.1 µs a row. What a row gives
-beside the columns of its table (the value a guard expects, say) travels as an array of its own.
+JSON, which names every column of every row, and a column costs Python some 0.1 µs a row. A value beside the
+columns of the table (such as the value that a guard expects) travels as an array of its own.
 
-They are made by column: a row as a dict would be built and taken apart again.
+Rows are kept by column: a dict for each row would be built and taken apart again.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -20,7 +20,7 @@ from worker.ledger.tables import UtcDateTime
 
 #: Rows by column: to each name the values of all rows, in the order of the rows.
 Columns = Mapping[str, Sequence[Any]]
-#: The names of what rows give beside the columns of their table, with their types.
+#: Names and types of the values that rows have beside the columns of their table.
 Beside = tuple[tuple[str, str], ...]
 
 POSTGRESQL = postgresql.dialect()  # type: ignore[no-untyped-call]
@@ -37,7 +37,7 @@ def columns_of(connection: Connection, table: Table) -> tuple[str, ...]:
 
 @lru_cache(maxsize=512)
 def unnested(table: Table, columns: tuple[str, ...], beside: Beside = (), place: int = 1) -> str:
-    """What stands behind FROM: the rows that the parameters from ``$place`` on hold, as ``r``."""
+    """Return the text behind FROM: the rows that the parameters from ``$place`` on hold, as ``r``."""
     kinds = (table.name, *(kind for _, kind in beside))
     arrays = ", ".join(f"CAST(${number} AS {kind}[])" for number, kind in enumerate(kinds, place))
     names = ", ".join((*columns, *(name for name, _ in beside)))
@@ -45,7 +45,7 @@ def unnested(table: Table, columns: tuple[str, ...], beside: Beside = (), place:
 
 
 def parameters(table: Table, order: tuple[str, ...], columns: Columns, beside: Beside = ()) -> list[str]:
-    """The rows of ``columns`` for the arrays of ``unnested``, whose order this is."""
+    """Return the rows of ``columns`` as the arrays of ``unnested``, which has the same ``order``."""
     count = length_of(columns)
     pieces: list[str] = []
     texts: list[Sequence[Any]] = []
@@ -63,22 +63,22 @@ def parameters(table: Table, order: tuple[str, ...], columns: Columns, beside: B
 
 
 def length_of(columns: Columns) -> int:
-    """How many rows there are."""
+    """Return the number of rows."""
     return len(next(iter(columns.values())))
 
 
 def by_column(rows: Sequence[Mapping[str, Any]]) -> Columns:
-    """``rows``, of which there is one at least, all with the same keys."""
+    """Return ``rows`` by column; there is at least one row, and all have the same keys."""
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 def by_row(columns: Columns) -> list[dict[str, Any]]:
-    """The other way round."""
+    """Return ``columns`` row by row, the reverse of ``by_column``."""
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def array(values: Collection[Any]) -> str:
-    """The text of an array of numbers, days or strings, which PostgreSQL reads faster than a list of them."""
+    """Return the text of an array of numbers, days or strings; PostgreSQL reads it faster than a list."""
     return "{" + ",".join(_quoted(value) if isinstance(value, str) else str(value) for value in values) + "}"
 
 
@@ -94,7 +94,7 @@ def _quoted(value: str) -> str:
 
 
 def _texts(kind: TypeEngine[Any], values: Sequence[Any]) -> tuple[str, Sequence[Any]]:
-    """A column's place in the text of a record, and its values as they go there; nothing is NULL."""
+    """Return a column's placeholder in the text of a record, and the values for it; an empty one is NULL."""
     if isinstance(kind, JSON):
         values = [None if value is None else to_json(value).decode() for value in values]
     elif isinstance(kind, UtcDateTime):
@@ -109,10 +109,10 @@ def _texts(kind: TypeEngine[Any], values: Sequence[Any]) -> tuple[str, Sequence[
 
 
 def _moments(values: Sequence[Any]) -> list[str]:
-    """Times in RFC 3339; written together, in a fifth of the time that they take one by one."""
+    """Return times in RFC 3339; written together they take a fifth of the time of one by one."""
     return to_json(values).decode()[1:-1].replace('"', "").replace("null", "").split(",")
 
 
 def _escaped(text: str) -> str:
-    """For a quoted value in a record in a quoted element of an array: each level escapes."""
+    """Escape for a quoted value in a record in a quoted element of an array: each level escapes."""
     return text.replace("\\", "\\\\\\\\").replace('"', '\\\\\\"')

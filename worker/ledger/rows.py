@@ -1,4 +1,4 @@
-"""Between rows of the tables and what the core knows."""
+"""Conversion between rows of the tables and the values of the core."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -67,7 +67,7 @@ LOT = (
 )
 
 
-#: All columns of an operation, a hold, a payment, and of what happened to a payment.
+#: All columns of an operation, a hold, a payment, and of an event of a payment.
 OPERATION = tuple(column.name for column in operations.columns)
 HOLD = tuple(column.name for column in holds.columns)
 PAYMENT = tuple(column.name for column in payments.columns)
@@ -78,12 +78,12 @@ PAYMENT_EVENT = tuple(column.name for column in payment_events.columns)
 
 
 def account(row: Iterable[Any]) -> AccountState:
-    """From the columns ``ACCOUNT``."""
+    """Return an account's state from the columns ``ACCOUNT``."""
     return AccountState(*row)
 
 
 def lot(row: Iterable[Any]) -> Lot:
-    """From the columns ``LOT``."""
+    """Return a lot from the columns ``LOT``."""
     account_id, number, source, *rest = row
     return Lot(account_id, number, _SOURCES[source], *rest)
 
@@ -92,7 +92,7 @@ _SOURCES: Mapping[str, Source] = {source.value: source for source in Source}
 
 
 def outcome(row: Row[Any]) -> Outcome:
-    """From a row of operations or of superseded outcomes."""
+    """Return an outcome from a row of operations or of superseded outcomes."""
     return Outcome(
         reference_id=row.reference_id,
         type=row.type,
@@ -121,7 +121,7 @@ _CODES: Mapping[str, Code] = {code.value: code for code in Code}
 
 
 def hold(row: Iterable[Any], parts: Sequence[tuple[int, int]]) -> Hold:
-    """From the columns ``HOLD``, and its parts in order."""
+    """Return a hold from the columns ``HOLD``, and its parts in order."""
     operation_id, account_id, reference_id, amount, state, captured, opened_at, expires_at, closed_at, _ = row
     return Hold(
         account_id,
@@ -141,7 +141,7 @@ _HOLD_STATES: Mapping[str, HoldState] = {state.value: state for state in HoldSta
 
 
 def payment(row: Row[Any], reference_id: str, occurred_at: datetime | None) -> Payment:
-    """From a row of payments; its operation has the other two."""
+    """Return a payment from its row; its operation has the other two values."""
     return Payment(
         account_id=row.account_id,
         reference_id=reference_id,
@@ -158,7 +158,7 @@ def payment(row: Row[Any], reference_id: str, occurred_at: datetime | None) -> P
 
 
 def payment_event(row: Row[Any]) -> PaymentEvent:
-    """From a row of payment events."""
+    """Return an event of a payment from its row."""
     return PaymentEvent(
         account_id=row.account_id,
         payment_reference=row.payment_reference,
@@ -189,7 +189,7 @@ def of_outcomes(outcomes: Sequence[Outcome]) -> Columns:
     }
 
 
-#: What an operation that is judged anew must still be, as a guard of its update.
+#: Columns that an operation must still have unchanged when it is judged anew, as a guard of its update.
 EXPECTED = (("attempt", "expected_attempt"), ("type", "expected_type"), ("user_id", "expected_user_id"))
 
 
@@ -233,13 +233,13 @@ def _of_entries(entries: Sequence[Entry]) -> Columns:
 
 
 def of_uses(moves: Sequence[AccountMove], now: datetime) -> Columns:
-    """What usage alone changes of accounts, with the sequence each must have had."""
+    """Account columns that usage alone changes, with the sequence each account must have had."""
     states = [move.state for move in moves]
     return {**_fields(states, _USED_OF_ACCOUNT), **_moved(moves, now)}
 
 
 def of_accounts(moves: Sequence[AccountMove], now: datetime) -> Columns:
-    """All that may change of accounts, with the sequence each must have had."""
+    """Account columns that may change, with the sequence each account must have had."""
     states = [move.state for move in moves]
     return {**_fields(states, _CHANGED_OF_ACCOUNT), **_moved(moves, now)}
 
@@ -265,7 +265,7 @@ def of_new_lots(lots: Sequence[Lot]) -> Columns:
 
 
 def of_used_lots(lots: Sequence[Lot]) -> Columns:
-    """What usage alone changes of lots, and their key."""
+    """Lot columns that usage alone changes, and their key."""
     return {
         **_fields(lots, ("account_id", "number", "remaining")),
         "is_open": [lot.remaining > 0 for lot in lots],
@@ -273,7 +273,7 @@ def of_used_lots(lots: Sequence[Lot]) -> Columns:
 
 
 def of_changed_lots(lots: Sequence[Lot]) -> Columns:
-    """All that may change of lots, and their key."""
+    """Lot columns that may change, and their key."""
     return {
         **_fields(lots, ("account_id", "number", "remaining", "held", "pending", "is_noticed")),
         "is_open": [lot.remaining > 0 or lot.pending > 0 for lot in lots],
@@ -290,7 +290,7 @@ def of_new_holds(holds: Sequence[Hold]) -> Columns:
 
 
 def of_closed_holds(holds: Sequence[Hold]) -> Columns:
-    """How holds ended, and their key."""
+    """Ends of holds, and their key."""
     return {"operation_id": [hold.operation_id for hold in holds], **_ends_of(holds)}
 
 
@@ -315,7 +315,7 @@ def of_parts(holds: Iterable[Hold]) -> Columns:
 
 
 def of_quotas(entries: Sequence[QuotaEntry]) -> Columns:
-    """The counters as ``entries``, the last of each, leave them."""
+    """Counters after ``entries``, the last entry of each."""
     return {
         **_keys_of(entries),
         "used": [entry.used_after for entry in entries],
@@ -350,7 +350,7 @@ def of_payments(paid: Sequence[Payment]) -> Columns:
 
 
 def of_payment_events(events: Sequence[PaymentEvent]) -> Columns:
-    """What happened to payments; its outcomes are written."""
+    """Events of payments, whose outcomes are written."""
     names = ("account_id", "payment_reference", "dispute_id", "amount_minor", "currency", "occurred_at")
     return {
         "operation_id": [_transaction(event.outcome) for event in events],

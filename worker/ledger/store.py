@@ -3,8 +3,8 @@
 The order keeps it free of lost updates and, where it can, of deadlocks: accounts that may be missing are
 made first, then all accounts of the batch are locked, in order of their users; only then is anything else
 read, so that a worker that had to wait sees what the other one wrote. The references are claimed when their
-outcomes are inserted, in sorted order: the unique key is the judge, and whoever loses there (ContentionError)
-begins again and finds the winner's outcome.
+outcomes are inserted, in sorted order: the unique key decides, and the transaction that loses there
+(ContentionError) begins again and finds the winner's outcome.
 """
 
 from collections.abc import Iterator, Sequence
@@ -37,7 +37,7 @@ class Ledger:
 
     @contextmanager
     def begin(self) -> Iterator["Books"]:
-        """One transaction: commits at the end of the block, rolls back when it raises.
+        """Begin one ledger transaction: it commits at the end of the block, rolls back when that raises.
 
         Raises ContentionError (try again), LedgerUnavailableError (wait, try again).
         """
@@ -45,7 +45,7 @@ class Ledger:
             yield Books(connection)
 
     def probe(self) -> None:
-        """Raises LedgerUnavailableError unless the database takes a write.
+        """Raise LedgerUnavailableError unless the database takes a write.
 
         More than a page is written: a full disk still takes what fits into pages that are there.
         """
@@ -59,13 +59,13 @@ class Ledger:
 
 
 class Books:
-    """The ledger inside one transaction."""
+    """One ledger transaction."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     def load(self, commands: Sequence[Command], now: datetime) -> Known:
-        """All that ``decide`` needs to know about ``commands``; locks their accounts until the commit."""
+        """Return all that ``decide`` needs to know of ``commands``; lock their accounts until the commit."""
         return load(self._connection, commands, now)
 
     def write(self, plan: Plan, known: Known, now: datetime) -> None:

@@ -1,9 +1,9 @@
-"""The tables. Their constraints hold the ledger true even where Python is wrong.
+"""Tables of the ledger. Their constraints keep it true even where Python is wrong.
 
-Entries, quota entries, payments and what happened to them, refunds, parts of holds and superseded outcomes
-can't be updated or deleted; an applied operation and a closed hold can't be changed, nor what a lot was
-granted as; nor the story of a dead letter, its original body, and what operators did: the migrations add the
-triggers that refuse it, on both dialects.
+Entries, quota entries, payments and their events, refunds, parts of holds and superseded outcomes can't be
+updated or deleted; an applied operation and a closed hold can't be changed, nor what a lot was granted as;
+nor the history of a dead letter, its original body, and the activity log. The migrations add the triggers
+that refuse it, on both dialects.
 """
 
 from datetime import UTC, datetime
@@ -46,7 +46,7 @@ class UtcDateTime(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """To the column; refuses a naive time."""
+        """Convert a time to the column's value; refuse a naive one."""
         if value is None:
             return None
         if value.tzinfo is None:
@@ -55,7 +55,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         return utc if dialect.name == "postgresql" else utc.replace(tzinfo=None)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """From the column, aware and in UTC."""
+        """Convert the column's value to an aware time in UTC."""
         if value is None or value.tzinfo is UTC:  # a session of ours is in UTC
             return value
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
@@ -75,8 +75,8 @@ metadata = MetaData(
     }
 )
 
-#: One row a user: the sums of the entries, always to be had again from them. ``adjusted`` is signed, and so
-#: is ``reversed``, where more was given back than taken.
+#: One row for each user: the sums of the entries, which can always be computed again from them. ``adjusted``
+#: is signed, and so is ``reversed``, where more was given back than taken.
 accounts = Table(
     "accounts",
     metadata,
@@ -105,7 +105,7 @@ accounts = Table(
     Column("opened_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
     UniqueConstraint("user_id"),
-    # Users are looked for by the beginnings of their names, which only this order serves. SQLite has it.
+    # Users are searched by the beginnings of their names, which only this order serves. SQLite has it.
     Index("ix_accounts_user_id_c", text('user_id COLLATE "C"')).ddl_if(dialect="postgresql"),
     # What falls due is found by its time, page by page; accounts that wait for nothing are not in the way.
     Index(
@@ -157,7 +157,7 @@ _ABOUT_SUBSCRIPTIONS = (
     "type IN ('account.open', 'subscription.change', 'subscription.renew', 'subscription.cancel')"
 )
 
-#: One row a reference, for ever: the unique key is the judge of what is new.
+#: One row for each reference, for ever: the unique key decides what is new.
 operations = Table(
     "operations",
     metadata,
@@ -174,7 +174,7 @@ operations = Table(
         "status = 'applied' OR (amount IS NULL AND first_entry IS NULL AND notices IS NULL)",
         name="rejected_moves_nothing",
     ),
-    # What became of a subscription is looked up by user; usage, which is nearly all, isn't in this index.
+    # Commands about a subscription are looked up by user; usage, which is nearly all, isn't in this index.
     Index(
         "ix_operations_subscriptions",
         "user_id",
@@ -237,8 +237,8 @@ entries = Table(
     ),
 )
 
-#: One row a credit: what is left of it, always to be had again from the entries that name it. The number
-#: counts the lots of the account. Small and rewritten all the time, like the accounts.
+#: One row for each credit: what is left of it, which can always be computed again from the entries that name
+#: it. The number counts the lots of the account. Small and rewritten all the time, like the accounts.
 lots = Table(
     "lots",
     metadata,
@@ -304,7 +304,7 @@ holds = Table(
     ),
 )
 
-#: From which lots a hold keeps its tokens, in the order in which they are to be spent.
+#: Lots from which a hold keeps its tokens, in the order in which they are to be spent.
 hold_parts = Table(
     "hold_parts",
     metadata,
@@ -318,7 +318,7 @@ hold_parts = Table(
     CheckConstraint("amount > 0", name="amount_positive"),
 )
 
-#: What was given back of a usage, refund by refund.
+#: Refunds of usage, one row for each.
 usage_refunds = Table(
     "usage_refunds",
     metadata,
@@ -331,7 +331,7 @@ usage_refunds = Table(
     CheckConstraint("tokens > 0", name="tokens_positive"),
 )
 
-#: How much of a period's quota is used; always to be had again from the quota entries.
+#: Used part of a period's quota, which can always be computed again from the quota entries.
 quotas = Table(
     "quotas",
     metadata,
@@ -382,7 +382,7 @@ payments = Table(
     CheckConstraint("base_tokens > 0 AND bonus_tokens >= 0", name="tokens_positive"),
 )
 
-#: What happened to a payment, and what it did: tokens taken back (or given back, negative) and written off.
+#: Events of payments, and their effect: tokens taken back (or given back, negative) and written off.
 #: An event may come before its payment, which is therefore named by its reference.
 payment_events = Table(
     "payment_events",
@@ -408,8 +408,8 @@ payment_events = Table(
 
 _WAITING = "status IN ('parked', 'replaying')"
 
-#: Dead letters, drained from their queue so that they can be seen without being disturbed. What came stays as
-#: it came: an edit stands beside it. ``tokens_at_stake`` is null where nobody can tell.
+#: Dead letters, drained from their queue so that they can be read without disturbing it. The original message
+#: is never changed: an edit is kept beside it. ``tokens_at_stake`` is null where unknown.
 dead_letters = Table(
     "dead_letters",
     metadata,
@@ -447,7 +447,7 @@ dead_letters = Table(
     Index(None, "user_id", "status", "number"),
     Index(None, "reference_id"),
     Index(None, "last_failed_at", "number"),
-    # How many users wait in a group is counted from user to user.
+    # The users that wait in a group are counted from user to user.
     Index(
         "ix_dead_letters_waiting_users",
         "fingerprint",
@@ -463,7 +463,7 @@ dead_letters = Table(
 
 _FAILURE = "kind IN ('failed', 'failed_again')"
 
-#: The story of each letter. A failure is told once, however often its message was drained.
+#: History of each dead letter. A failure is recorded once, however often its message was drained.
 dead_letter_events = Table(
     "dead_letter_events",
     metadata,
@@ -491,7 +491,7 @@ dead_letter_events = Table(
     ),
 )
 
-#: Every edit of a body: what it was before, and after.
+#: Every edit of a body: the body before, and after.
 dead_letter_edits = Table(
     "dead_letter_edits",
     metadata,
@@ -505,8 +505,9 @@ dead_letter_edits = Table(
     Index(None, "number", "edit_id"),
 )
 
-#: One row a fingerprint: what the letters that share it come to, always to be had again from them. Counts
-#: are letters; tokens are those of letters that wait, where known, and ``tokens_unknown`` counts the others.
+#: One row for each fingerprint: sums of the dead letters that share it, which can always be computed again
+#: from them. Counts are dead letters; tokens are those of waiting ones, where known, and ``tokens_unknown``
+#: counts the others.
 dead_letter_groups = Table(
     "dead_letter_groups",
     metadata,
@@ -521,7 +522,7 @@ dead_letter_groups = Table(
     Column("resolved", BigInteger, nullable=False),
     Column("discarded", BigInteger, nullable=False),
     Column("waiting", BigInteger, nullable=False),
-    # Many letters may each ask for the most that one may ask for.
+    # Many dead letters may each ask for the most that one may ask for.
     Column("tokens_at_stake", Numeric(38, 0).with_variant(BigInteger(), "sqlite"), nullable=False),
     Column("tokens_unknown", BigInteger, nullable=False),
     Column("first_failed_at", UtcDateTime, nullable=False),
@@ -536,8 +537,8 @@ dead_letter_groups = Table(
     CheckConstraint("tokens_at_stake >= 0 AND tokens_unknown >= 0", name="tokens_not_negative"),
 )
 
-#: A set of letters that is sent again, as it was frozen when it was asked for. ``counts`` are its items by
-#: their states; whoever runs it holds the lease until ``leased_until``.
+#: A replay: a set of dead letters that is sent again, frozen when it was asked for. ``counts`` are its items
+#: by their states; the process that runs it holds the lease until ``leased_until``.
 replays = Table(
     "replays",
     metadata,
@@ -558,7 +559,7 @@ replays = Table(
     CheckConstraint("rate > 0", name="rate_positive"),
 )
 
-#: The letters of a replay, in the order in which they are sent.
+#: The dead letters of a replay, in the order in which they are sent.
 replay_items = Table(
     "replay_items",
     metadata,
@@ -581,7 +582,7 @@ replay_items = Table(
     ),
 )
 
-#: What operators did, in the transaction in which they did it.
+#: Activity log: what operators did, written in the transaction in which they did it.
 audit_log = Table(
     "audit_log",
     metadata,
@@ -599,7 +600,7 @@ audit_log = Table(
 
 # -- how the workers run: nothing of the ledger ------------------------------------------------------------
 
-#: What a probe writes: more than a page, so that a full disk refuses it too.
+#: Rows that a probe writes: more than a page, so that a full disk refuses it too.
 write_probes = Table(
     "write_probes",
     metadata,
@@ -607,9 +608,9 @@ write_probes = Table(
     Column("payload", LargeBinary, nullable=False),
 )
 
-#: A message that is being tried because workers may die of it: a row that is left is a crash it was part of.
-#: ``together`` is how many were tried with it, ``alone`` how often it was tried by itself, ``delivery_count``
-#: what the broker had counted by then: the message has a higher one after a crash, a copy of it has not.
+#: A message on trial as a possible poison message: a row that is left is a crash it was part of.
+#: ``together`` is how many were tried in one group, ``alone`` how often it was tried by itself,
+#: ``delivery_count`` the broker's count by then: the message has a higher one after a crash, a copy has not.
 trials = Table(
     "trials",
     metadata,
@@ -623,7 +624,7 @@ trials = Table(
     CheckConstraint("together > 0 AND alone >= 0", name="counts_possible"),
 )
 
-#: A lane that a worker has paused; ``config`` is what that worker runs with.
+#: A lane that a worker has paused; ``config`` is the configuration of that worker.
 lane_pauses = Table(
     "lane_pauses",
     metadata,
@@ -640,7 +641,7 @@ lane_pauses = Table(
     Index(None, "ended_at", "queue"),
 )
 
-#: What workers have run with and shown to be right: a version, a catalog and settings, as one digest.
+#: Configurations that workers have shown to be right: a version, a catalog and settings, as one digest.
 accepted_configs = Table(
     "accepted_configs",
     metadata,

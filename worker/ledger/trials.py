@@ -1,7 +1,7 @@
-"""Messages that are being tried under suspicion: a row that is left behind is a crash it was part of.
+"""Messages on trial as possible poison messages: a row that is left behind is a crash it was part of.
 
-Written before the messages are read, taken away when they are told: what remains is evidence of this
-project's own, whatever the broker counted. A row older than a day is of no message that still comes.
+A row is written before the messages are read, and deleted when they are done. A row that remains is evidence
+of this project's own, whatever the broker counted. A row older than a day is of no message that still comes.
 """
 
 from collections.abc import Collection, Mapping
@@ -22,8 +22,8 @@ _FRESH_FOR = timedelta(hours=1)
 class Trial(NamedTuple):
     """Trace of crashes that a message was part of.
 
-    ``together`` is with how many it was tried last, ``alone`` how often by itself, ``delivery_count`` what
-    the broker had counted when it was.
+    ``together`` is the number of messages in its last trial, ``alone`` how often it was tried by itself,
+    ``delivery_count`` the broker's count at that time.
     """
 
     together: int
@@ -32,7 +32,7 @@ class Trial(NamedTuple):
 
 
 class Trying(NamedTuple):
-    """A message that is to be tried: its queue, and what the broker has counted of its deliveries."""
+    """A message that is to be tried: its queue, and the broker's count of its deliveries."""
 
     queue: str
     delivery_count: int
@@ -67,7 +67,7 @@ class Trials:
             self._put(connection, messages, rows, now)
 
     def end(self, keys: Collection[str]) -> None:
-        """Forget these messages: they were told, and nothing crashed."""
+        """Forget these messages: they are done, and nothing crashed."""
         with translated_errors(), self._engine.begin() as connection:
             _delete(connection, keys)
 

@@ -1,4 +1,4 @@
-"""Writing: a decided batch, in two statements: one claims its references, one writes all that follows."""
+"""Writing of a decided batch in two statements: one claims its references, one writes all other rows."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -49,7 +49,7 @@ _FEW = 32
 
 
 def _use(connection: Connection, plan: Plan, now: datetime) -> None:
-    """Few plain deductions, with one statement."""
+    """Write few plain deductions with one statement."""
     claimed = write_uses(
         connection,
         _claims(plan.outcomes),
@@ -64,7 +64,7 @@ def _use(connection: Connection, plan: Plan, now: datetime) -> None:
 
 
 def _book(connection: Connection, plan: Plan, now: datetime) -> None:
-    """Everything else, in an order that keeps every reference to another row true."""
+    """Write all other rows, in an order that keeps every reference to another row true."""
     if plan.moves_nothing:
         return
     writes = list(_writes(plan, now))
@@ -74,11 +74,11 @@ def _book(connection: Connection, plan: Plan, now: datetime) -> None:
 
 
 def _writes(plan: Plan, now: datetime) -> Iterator[Write]:
-    """The writes that ``plan`` needs, in the order of what refers to what.
+    """Yield the writes that ``plan`` needs; a row comes before the rows that refer to it.
 
-    What is inserted together comes together, with rows or without: an empty part costs less than a plan for
-    each mixture. An update comes only with rows: what is planned for an empty table reads all of it for each
-    row, later on.
+    Inserts that belong together always come together, with rows or without: an empty part costs less than a
+    plan for each mixture. An update comes only with rows: a plan made for an empty table later reads all of
+    it for each row.
     """
     used = [move for move in plan.accounts if move.only_used]
     moved = [move for move in plan.accounts if not move.only_used]
@@ -121,7 +121,7 @@ def _uses_of_lots(plan: Plan) -> Update:
 
 
 def _claim(connection: Connection, outcomes: Sequence[Outcome]) -> None:
-    """Insert the outcomes of new references: the unique key is the judge of what is new."""
+    """Insert the outcomes of new references: the unique key decides what is new."""
     if outcomes:
         claimed = insert(connection, _claims(outcomes), returning=("reference_id", "operation_id"))
         _must_be_claimed(outcomes, claimed)
@@ -135,7 +135,7 @@ _reference = attrgetter("reference_id")
 
 
 def _must_be_claimed(outcomes: Sequence[Outcome], claimed: Sequence[Row[Any]]) -> None:
-    """Their transaction ids, from the rows that were written; each must have one."""
+    """Give ``outcomes`` their transaction ids from the rows that were written; each must have one."""
     if len(claimed) != len(outcomes):
         raise ContentionError("another worker has claimed a reference of this batch")
     ids: dict[str, int] = {row.reference_id: row.operation_id for row in claimed}

@@ -1,5 +1,5 @@
-"""The rules: for each command a function that judges it on its account, and moves it where it is applied.
+"""The rules: for each command a function that judges it, and changes the account where it is applied.
 
-A rule refuses before it moves anything. ``core.decide`` has asked about the reference before, and has booked
+A rule refuses before it moves anything. ``core.decide`` has checked the reference before, and has posted
 what was due.
 """

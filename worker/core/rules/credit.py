@@ -18,12 +18,12 @@ from worker.core.outcomes import Outcome
 from worker.core.plan import Counter, UsageRefund
 from worker.core.rules.verdicts import Context, Verdict, applied, rejected, short_of
 
-#: What takes tokens that a refund may give back.
+#: Types of commands whose tokens a refund may give back.
 REFUNDABLE = frozenset({type_of(DeductUsage), type_of(SettleUsage), type_of(RecordUsage)})
 
 
 def refund(book: AccountBook, command: RefundCredit, outcome: Outcome, context: Context) -> Verdict:
-    """Back to the lots it was taken from, the last of them first, with the expiry they have."""
+    """Give tokens back to the lots they were taken from, the last first, with the expiry of the lots."""
     named = command.original_reference_id
     if named is None:
         return _unbound(book, command, outcome, context)
@@ -67,7 +67,7 @@ def _taken(book: AccountBook, original: Outcome, context: Context) -> Taken:
 
 
 def _back(taken: Taken, tokens: int) -> Iterator[tuple[int, int]]:
-    """The next ``tokens`` of what was taken, from its end, behind what has been refunded."""
+    """Yield the next ``tokens`` of what was taken, from its end, behind what has been refunded."""
     skip, left = taken.refunded, tokens
     for lot, amount in reversed(taken.parts):
         skipped = min(skip, amount)
@@ -79,7 +79,7 @@ def _back(taken: Taken, tokens: int) -> Iterator[tuple[int, int]]:
 
 
 def bonus(book: AccountBook, command: BonusCredit, outcome: Outcome, context: Context) -> Verdict:
-    """Promotional tokens, now or later, for ever or for a while."""
+    """Grant promotional tokens, now or later, with or without an end."""
     until = {} if command.expires_at is None else {"expires_at": command.expires_at.isoformat()}
     if command.expires_at is not None and command.expires_at <= context.now:
         return rejected(Code.CREDIT_EXPIRED, **until)
@@ -101,7 +101,7 @@ def bonus(book: AccountBook, command: BonusCredit, outcome: Outcome, context: Co
 
 
 def adjust(book: AccountBook, command: AdjustCredit, outcome: Outcome, context: Context) -> Verdict:
-    """By hand, with a reason and a name."""
+    """Correct the balance by hand, with a reason and the actor's name."""
     who = {"reason": command.reason, "actor": command.actor}
     if command.tokens > 0:
         if command.expires_at is not None and command.expires_at <= context.now:

@@ -1,4 +1,4 @@
-"""Two-phase usage: reserve, then settle or release. A hold ends once, whoever comes first."""
+"""Two-phase usage: reserve, then capture (``usage.settle``) or release. The first of them ends the hold."""
 
 from datetime import timedelta
 
@@ -21,7 +21,7 @@ def reserve(book: AccountBook, command: ReserveUsage, outcome: Outcome, context:
 
 
 def settle(book: AccountBook, command: SettleUsage, outcome: Outcome) -> Verdict:
-    """Take what was used of what was held, also where the lots behind it have expired meanwhile."""
+    """Capture the used tokens of a hold, also where its lots have expired meanwhile."""
     hold = book.holds.get(command.original_reference_id)
     if hold is None or hold.state is not HoldState.OPEN:
         return _gone(command, hold)
@@ -49,7 +49,7 @@ def settle(book: AccountBook, command: SettleUsage, outcome: Outcome) -> Verdict
 
 
 def release(book: AccountBook, command: ReleaseUsage, outcome: Outcome) -> Verdict:
-    """Nothing was used."""
+    """Release the hold: nothing was used."""
     hold = book.holds.get(command.original_reference_id)
     if hold is None or hold.state is not HoldState.OPEN:
         return _gone(command, hold)

@@ -1,7 +1,7 @@
-"""Payments, and payments that go back.
+"""Payments, and their refunds, disputes and failures.
 
-What has been taken back of a payment follows from the set of its events alone, not from their order: each
-event brings it up to date, and one that was there before its payment counts when the payment comes.
+The tokens taken back of a payment follow from the set of its events alone, not from their order: each event
+brings them up to date, and an event that came before its payment counts when the payment comes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,7 +27,7 @@ Reversing = PaymentRefunded | PaymentDisputed | DisputeClosed | PaymentFailed
 
 
 def purchase(book: AccountBook, command: PaymentSucceeded, outcome: Outcome, context: Context) -> Verdict:
-    """A package: its tokens, and its bonus as a lot of its own that belongs to it."""
+    """Credit a package: its tokens, and its bonus as a lot of its own that belongs to the purchase."""
     package = context.catalog.package(command.package_id, command.package_index)
     if package is None:
         named = command.package_id if command.package_id is not None else f"#{command.package_index}"
@@ -75,7 +75,7 @@ def purchase(book: AccountBook, command: PaymentSucceeded, outcome: Outcome, con
 
 
 def reverse(book: AccountBook, command: Reversing, outcome: Outcome, context: Context) -> Verdict:
-    """Something happened to a payment: what has to be taken back or given back of it, now."""
+    """Apply an event of a payment: take back or give back the tokens that follow from it now."""
     named = command.original_reference_id
     detail: dict[str, int | str] = {"original_reference_id": named}
     if not isinstance(command, PaymentFailed):
@@ -159,7 +159,7 @@ def _payment(book: AccountBook, reference_id: str, context: Context) -> Payment 
 
 
 def _events(book: AccountBook, reference_id: str, context: Context) -> list[PaymentEvent]:
-    """What has happened to the payment so far, this moment's included."""
+    """Return the events of the payment so far, those of this batch included."""
     return [
         *(
             event
@@ -178,10 +178,10 @@ def _in_days(context: Context, days: int | None) -> datetime | None:
 
 
 def money_back(payment: Payment, events: Iterable[PaymentEvent], policy: PaymentPolicy) -> int:
-    """How much of a payment has gone back, in minor units, whatever the order of its events.
+    """Return the money that has gone back of a payment, in minor units, whatever the order of its events.
 
-    Refunds add up, and so do disputes that were lost (or are open, where the policy takes for that); together
-    they are never more than was paid. A failure takes all of it.
+    Refunds add up, and so do disputes that were lost (or are open, where the policy takes tokens for that);
+    together they never count for more than was paid. A failure takes all of it.
     """
     events = [event for event in events if event.currency in (None, payment.currency)]
     if any(_failed(payment, event) for event in events):
@@ -195,7 +195,7 @@ def money_back(payment: Payment, events: Iterable[PaymentEvent], policy: Payment
 
 
 def _failed(payment: Payment, event: PaymentEvent) -> bool:
-    """A failure counts, unless both say when they occurred and the success came after it."""
+    """Return True for a failure that counts: not where both times are known and the success is later."""
     if event.happened is not Happened.FAILED:
         return False
     if event.occurred_at is None or payment.occurred_at is None:
@@ -215,7 +215,7 @@ def _lost(dispute: Sequence[PaymentEvent], policy: PaymentPolicy) -> int:
 
 
 def _share(payment: Payment, back: int) -> tuple[int, int]:
-    """The base and bonus tokens that belong to so much money, rounded down; all of them to all of it."""
+    """Return the base and bonus tokens for ``back`` minor units, rounded down; all of them for all money."""
     return (
         payment.base_tokens * back // payment.amount_minor,
         payment.bonus_tokens * back // payment.amount_minor,
@@ -225,7 +225,7 @@ def _share(payment: Payment, back: int) -> tuple[int, int]:
 def _bring_up_to_date(
     book: AccountBook, payment: Payment, event: PaymentEvent, outcome: Outcome, context: Context
 ) -> None:
-    """Take or give back what the events with ``event`` ask for beyond what was done before it."""
+    """Take back or give back what the events, ``event`` included, ask for beyond what was done before."""
     events = _events(book, payment.reference_id, context)
     policy = context.catalog.payments
     collected = sum(past.collected for past in events)
@@ -260,8 +260,8 @@ def _take_own(
 ) -> int:
     """Take up to ``tokens`` of what the payment bought: in proportion first, then what is left of it.
 
-    Under a policy that has changed since, less may be wanted of one lot than was taken of it: then nothing.
-    Returns how many were taken.
+    Where the policy has changed since, less may be wanted of one lot than was taken of it: then nothing is.
+    Returns the number taken.
     """
     own, left = _lots(book, payment), tokens
     parts = [0] * len(own)
@@ -278,7 +278,7 @@ def _take_own(
 
 
 def _lapsed(book: AccountBook, payment: Payment) -> int:
-    """What has expired of the payment's lots, also in this batch."""
+    """Return the expired tokens of the payment's lots, those of this batch included."""
     own = {lot.number for lot in _lots(book, payment)}
     return payment.lapsed + sum(
         -entry.amount
@@ -303,9 +303,9 @@ def _give_back(book: AccountBook, payment: Payment, tokens: int, outcome: Outcom
 
 
 def _lots(book: AccountBook, payment: Payment) -> list[Lot]:
-    """The lots that the payment made: the purchase, and its bonus. None, if there were no lots then.
+    """Return the lots that the payment made, the purchase and its bonus; empty if there were no lots then.
 
-    What fell due is booked with whatever operation comes: its lots are the operation's, but not bought by it.
+    What is due is posted with the next operation, whatever it is: such lots are its own, but it bought none.
     """
     return [
         lot

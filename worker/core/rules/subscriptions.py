@@ -1,4 +1,4 @@
-"""Accounts and their subscriptions: each period's allocation is granted once, as a lot that ends with it."""
+"""Accounts and their subscriptions. Each period's allocation is granted once, as a lot that ends with it."""
 
 from datetime import timedelta
 
@@ -10,12 +10,12 @@ from worker.core.outcomes import Outcome
 from worker.core.periods import Period, period_at
 from worker.core.rules.verdicts import Context, Verdict, applied, rejected
 
-# Two calendars never agree to the second: what comes so shortly before a period is about that period.
+# Two calendars never agree to the second: a renewal so shortly before a period is about that period.
 _AHEAD = timedelta(days=1)
 
 
 def open_account(book: AccountBook, command: OpenAccount, outcome: Outcome, tier: Tier) -> Verdict:
-    """The first period begins."""
+    """Open the account and begin its first period."""
     state = book.change()
     state.tier, state.period_granted = command.tier, tier.monthly_tokens
     if tier.monthly_tokens:
@@ -26,7 +26,7 @@ def open_account(book: AccountBook, command: OpenAccount, outcome: Outcome, tier
 
 
 def change(book: AccountBook, command: ChangeSubscription, outcome: Outcome, context: Context) -> Verdict:
-    """Another tier: what it grants beyond what this period has had already."""
+    """Change the tier: grant what the new one gives beyond what this period has had already."""
     tier = context.catalog.tiers.get(command.tier)
     if tier is None:
         return rejected(Code.UNKNOWN_TIER, tier=command.tier)
@@ -46,7 +46,7 @@ def change(book: AccountBook, command: ChangeSubscription, outcome: Outcome, con
 
 
 def renew(book: AccountBook, command: RenewSubscription, outcome: Outcome, context: Context) -> Verdict:
-    """A period's allocation, once: the present one's, or within a day of its beginning the next one's."""
+    """Grant a period's allocation once: the present one's, or the next one's within a day of its start."""
     state, now = book.state, context.now
     if state.ends_at is not None:
         return rejected(Code.SUBSCRIPTION_NOT_ACTIVE)
@@ -82,7 +82,7 @@ def renew(book: AccountBook, command: RenewSubscription, outcome: Outcome, conte
 
 
 def cancel(book: AccountBook, command: CancelSubscription, outcome: Outcome, context: Context) -> Verdict:
-    """No more periods; what was bought or given otherwise stays."""
+    """End the subscription: no more periods; what was bought or given otherwise stays."""
     if book.state.ends_at is not None:
         return rejected(Code.SUBSCRIPTION_NOT_ACTIVE)
     state = book.change()

@@ -11,16 +11,16 @@ from worker.core.rules.verdicts import Context, Verdict, applied, rejected, shor
 
 
 def deduct(book: AccountBook, command: DeductUsage, outcome: Outcome) -> Verdict:
-    """Tokens at once, or none."""
+    """Deduct tokens at once: all of them, or none."""
     available = book.state.balance - book.state.held
-    if command.tokens > available and command.tokens:  # none are taken from a debt, too
+    if command.tokens > available and command.tokens:  # zero tokens are applied even where there is a debt
         return short_of(command.tokens, available)
     book.take(outcome, command.tokens, Counter.USAGE, command.feature)
     return Verdict(Code.TOKENS_DEDUCTED, command.tokens, {})
 
 
 def count_upload(book: AccountBook, command: FreeUpload, outcome: Outcome, context: Context) -> Verdict:
-    """Bytes of the period's free uploads."""
+    """Count bytes against the period's free uploads."""
     limit = free_limit(book, FREE_UPLOAD)
     if limit is None:
         return rejected(Code.UNKNOWN_TIER, tier=book.state.tier)
@@ -36,7 +36,7 @@ def count_upload(book: AccountBook, command: FreeUpload, outcome: Outcome, conte
 
 
 def record(book: AccountBook, command: RecordUsage, outcome: Outcome, context: Context) -> Verdict:
-    """Metered units: what the tier has free first, tokens for the rest; both, or none."""
+    """Record metered units: the tier's free units first, tokens for the rest; both, or none."""
     rule = context.catalog.pricing.get(command.meter)
     if rule is None:
         return rejected(Code.UNKNOWN_METER, meter=command.meter)
@@ -67,7 +67,7 @@ def record(book: AccountBook, command: RecordUsage, outcome: Outcome, context: C
 
 
 def free_limit(book: AccountBook, quota: str) -> int | None:
-    """What is free of ``quota`` in a period; None where the catalog no longer has the account's tier."""
+    """Return the free part of ``quota`` in a period; None where the catalog no longer has the tier."""
     tier = book.tier
     if tier is None:
         return None

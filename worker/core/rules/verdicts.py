@@ -1,4 +1,4 @@
-"""What a rule answers, and what it may ask."""
+"""Verdicts of the rules, and the context that a rule may read."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +11,7 @@ from worker.core.outcomes import Detail, Outcome
 
 
 class Verdict(NamedTuple):
-    """What comes of a command: ``amount`` is None where it is refused."""
+    """Result of a command: ``amount`` is None where it is refused."""
 
     code: Code
     amount: int | None
@@ -19,17 +19,17 @@ class Verdict(NamedTuple):
 
 
 def applied(code: Code, amount: int, **detail: int | str) -> Verdict:
-    """The command is applied; ``amount`` is in tokens, or bytes."""
+    """Return the verdict on an applied command; ``amount`` is in tokens, or bytes."""
     return Verdict(code, amount, detail)
 
 
 def rejected(code: Code, **detail: int | str) -> Verdict:
-    """The command is refused; the account is as it was."""
+    """Return the verdict on a refused command; the account is not changed."""
     return Verdict(code, None, detail)
 
 
 def short_of(required: int, available: int, code: Code = Code.INSUFFICIENT_BALANCE) -> Verdict:
-    """Refused for what is missing."""
+    """Return the verdict on a command that is refused for a shortfall."""
     return Verdict(
         code, None, {"required": required, "available": available, "shortfall": required - available}
     )
@@ -37,7 +37,7 @@ def short_of(required: int, available: int, code: Code = Code.INSUFFICIENT_BALAN
 
 @dataclass(slots=True)
 class Context:
-    """What a rule may look at beside the account: the time, what is for sale, and what is known.
+    """Everything a rule may read beside the account: the time, the catalog, and what is known.
 
     ``fresh`` holds the outcomes of this batch so far, by reference.
     """

@@ -2,8 +2,8 @@
 
 Everything is counted anew by the database, in one snapshot, so that the audit can run beside the workers. A
 check is a statement whose rows are its findings; checks that read the same rows share one pass over them.
-``checks`` says what each finds, ``run`` works through them step by step, and every other module holds the
-checks of one concern.
+``checks`` says in words what each finds, ``run`` works through them step by step, and every other module
+holds the checks of one concern.
 """
 
 from worker.ledger.audit.checks import CHECKS

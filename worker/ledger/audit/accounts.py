@@ -1,4 +1,4 @@
-"""What an account caches: the sums of its entries, its lots and its holds."""
+"""Checks of what an account caches: the sums of its entries, its lots and its holds."""
 
 from typing import Any
 
@@ -20,9 +20,9 @@ from worker.ledger.audit.comparing import (
 )
 from worker.ledger.tables import accounts, entries, holds, lots
 
-#: What is found where an account has not as many entries as its sequence says, one for each number.
+#: Checks that find an account without exactly one entry for each number up to its sequence.
 NUMBERED = ("sequence", "entry_gap")
-#: How many entries the accounts have by their sequences.
+#: Number of entries that the accounts have by their sequences.
 BOOKED = select(func.sum(accounts.c.sequence))
 
 # The account's column, the entries behind it, and their sign.
@@ -39,7 +39,7 @@ _SUMS = (
 
 
 def sums() -> Checks:
-    """Everything that an account sums up, against the rows that it sums."""
+    """Compare all sums of an account with the rows that they sum."""
     account = accounts.c
     booked, kept, held = _booked(), _kept(), _held()
     statement = (
@@ -50,7 +50,7 @@ def sums() -> Checks:
         .where(of_step(account.account_id))
     )
     names = ("balance", "sequence", "debt", *(name for name, _, _ in _SUMS))
-    # What was granted before there were lots is in one that was carried over.
+    # Tokens granted before there were lots are in a lot that was carried over.
     has_lots_only = zero_if_none(kept.c.carried) == 0
     granted = zero_if_none(kept.c.period)
     unseen = zero_if_none(kept.c.unseen) + zero_if_none(held.c.unseen)
@@ -75,7 +75,7 @@ def sums() -> Checks:
 
 
 def missing() -> Checks:
-    """Entries without an account: only needed where the accounts have fewer entries than there are."""
+    """Find entries without an account; only needed where the accounts have fewer entries than there are."""
     return [sums_without("account_missing", entries, accounts, entries.c.account_id)]
 
 
@@ -146,5 +146,5 @@ def _held() -> FromClause:
 
 
 def _is_unseen(moment: Column) -> Any:
-    """Whether the account waits for something later than ``moment``, or for nothing."""
+    """Condition: the account waits for something later than ``moment``, or for nothing."""
     return and_(moment.is_not(None), or_(accounts.c.due_at.is_(None), accounts.c.due_at > moment))

@@ -1,9 +1,9 @@
-"""What the audit looks for, as a person reads it."""
+"""Checks of the audit, in words for people."""
 
 from collections.abc import Mapping
 
-#: What each check finds untrue, with what ``expected`` and ``actual`` of its findings are: tokens, unless the
-#: text says otherwise. "Rows" are 1 for one that must be there and 0 for none.
+#: The fault that each check finds. ``expected`` and ``actual`` of its findings are tokens, unless the text
+#: says otherwise. "Rows" are 1 for one that must be there and 0 for none.
 CHECKS: Mapping[str, str] = {
     # accounts
     "balance": "the balance is not the sum of the account's entries",

@@ -1,7 +1,7 @@
-"""How a check is written: rows that say what must be and what is. A row where they differ is a finding.
+"""Parts of a check: rows with an expected and an actual value. A row where they differ is a finding.
 
-Every statement works on one step of the ledger, a range of account ids or of operation ids: ``of_step`` puts
-it there. The steps cover all ids there may be, so that a row without an owner is in one of them as well.
+Every statement works on one step of the ledger, a range of account ids or of operation ids: ``of_step``
+limits it so. The steps cover all ids there may be, so that a row without an owner is in one of them as well.
 """
 
 from collections.abc import Mapping
@@ -53,13 +53,13 @@ _IDENTITY: Mapping[str, TypeEngine[Any]] = {
 
 
 def of_step(column: Column) -> Condition:
-    """``column`` is an id of the step: behind ``after``, up to ``up_to``."""
+    """Condition: ``column`` is an id of the step, behind ``after`` and up to ``up_to``."""
     after, up_to = (bindparam(name, type_=BigInteger()) for name in ("after", "up_to"))
     return and_(column > after, column <= up_to)
 
 
 def rows(**identity: Column) -> Select[Any]:
-    """A select of what identifies a finding; null where a row has no such thing."""
+    """Return a select of the columns that identify a finding; null where a row has no such thing."""
     return select(
         *(
             identity.get(name, cast(null(), kind)).label(name)  # a typed null, for the union
@@ -69,7 +69,7 @@ def rows(**identity: Column) -> Select[Any]:
 
 
 def differences(compared_rows: Select[Any], pairs: Pairs) -> Checks:
-    """One statement a check over ``compared_rows``, which are read once and say what identifies a finding."""
+    """Return one statement a check over ``compared_rows``, which are read once and identify findings."""
     compared = compared_rows.add_columns(
         *(expected.label(f"{check}_expected") for check, (expected, _) in pairs.items()),
         *(actual.label(f"{check}_actual") for check, (_, actual) in pairs.items()),
@@ -92,7 +92,7 @@ def differences(compared_rows: Select[Any], pairs: Pairs) -> Checks:
 
 
 def sums_without(check: str, movements: Table, cache: Table, *key: Column) -> Select[Any]:
-    """What was moved under keys that have no row in ``cache``, which ought to hold the sum."""
+    """Find movements under keys without a row in ``cache``, which ought to hold their sum."""
     same = and_(*(cache.c[column.name] == column for column in key))
     sums = (
         rows(**{column.name: column for column in key})
@@ -110,7 +110,7 @@ def sums_without(check: str, movements: Table, cache: Table, *key: Column) -> Se
 
 
 def listed(checks: Checks) -> Select[Any]:
-    """The first findings of each check with their names, and the count and drift of all of them."""
+    """Select the first findings of each check with their names, and the count and drift of all of them."""
     found = union_all(*checks).subquery("found")
     place = (
         found.c.account_id,
@@ -120,7 +120,7 @@ def listed(checks: Checks) -> Select[Any]:
         found.c.lot,
         found.c.sequence,
     )
-    # Of the others it would add up sequences, ids and whatever else was corrupted, to no purpose.
+    # Of other checks it would add up sequences, ids and whatever else was corrupted, to no purpose.
     distance = case((found.c.check.in_(DRIFT), func.abs(found.c.expected - found.c.actual)))
     numbered = select(
         found,
@@ -165,7 +165,7 @@ def at_most(limit: Column, amount: Column) -> tuple[Column, Column]:
 
 
 def links(name: str, movements: Table, before: Column, after: Column, *key: Column) -> Pairs:
-    """Each movement against the one before it: no gap, no copy, and the amount carried over."""
+    """Return pairs of each movement and the one before it: no gap, no copy, and the amount carried over."""
     sequence, amount = movements.c.sequence, movements.c.amount
 
     def previous(column: Column) -> Column:
@@ -187,7 +187,7 @@ def zero_if_none(value: Column) -> Column:
 
 
 def is_applied(operation: FromClause) -> Condition:
-    """Whether the operation is there and was applied."""
+    """Condition: the operation is there and was applied."""
     return func.coalesce(operation.c.status, "") == Status.APPLIED.value
 
 
@@ -198,7 +198,7 @@ def owned(account_id: Column, account: FromClause, operation: FromClause) -> tup
     """
     owner = accounts.alias("owner")
     owner_id = select(owner.c.account_id).where(owner.c.user_id == operation.c.user_id).scalar_subquery()
-    # Asked for only where the names differ: then there may be none, and that is another finding.
+    # Looked up only where the names differ. A user without an account is another finding.
     is_other = and_(operation.c.user_id.is_distinct_from(account.c.user_id), owner_id.is_not(None))
     return only(is_other, owner_id, account_id)
 

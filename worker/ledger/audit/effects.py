@@ -1,4 +1,4 @@
-"""What an applied operation does to the ledger itself, by its code."""
+"""Effects of an applied operation on the ledger, by its code."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -9,17 +9,17 @@ from worker.core.plan import Counter
 
 
 class Effect(NamedTuple):
-    """What the own entries of an operation may be: what fell due meanwhile is not among them.
+    """Own entries that an operation may have; entries of what was due are not among them.
 
     They add up to ``sign`` times its amount and name these counter-accounts. Reversals are not added up here:
-    what they come to stands in the payment's event.
+    their sum is in the payment's event.
     """
 
     sign: int
     counters: tuple[Counter, ...] = ()
 
 
-#: By the codes that an applied operation may have. Another is of a later version, and nothing is said of it.
+#: By the codes that an applied operation may have. Another code is of a later version and is not checked.
 EFFECTS: Mapping[Code, Effect] = {
     Code.ACCOUNT_OPENED: Effect(1, (Counter.ALLOCATION,)),
     Code.ACCOUNT_SETTLED: Effect(0),
@@ -47,10 +47,10 @@ EFFECTS: Mapping[Code, Effect] = {
     Code.SUBSCRIPTION_CANCELED: Effect(-1, (Counter.EXPIRY,)),
 }
 
-#: The counter-accounts of entries that fell due, whatever operation booked them.
+#: The counter-accounts of entries that fell due, whatever operation posted them.
 DUE_COUNTERS = (Counter.ALLOCATION, Counter.BONUS, Counter.EXPIRY, Counter.TRANSFERS)
 
-#: What comes of an event of a payment that is known.
+#: Codes of the operations that brought an event of a known payment.
 CODE_OF: Mapping[Happened, Code] = {
     Happened.REFUNDED: Code.PAYMENT_REFUNDED,
     Happened.DISPUTED: Code.PAYMENT_DISPUTED,
@@ -60,7 +60,7 @@ CODE_OF: Mapping[Happened, Code] = {
     Happened.SUCCEEDED: Code.TOKENS_PURCHASED,
 }
 
-#: What comes of a command that brings an event.
+#: Codes of applied commands that bring an event.
 REVERSING = (
     Code.PAYMENT_REFUNDED,
     Code.PAYMENT_DISPUTED,

@@ -1,4 +1,4 @@
-"""Each entry: behind the one before it, of its account, its lot and its operation."""
+"""Checks of each entry: against the one before it, its account, its lot and its operation."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ from worker.ledger.tables import accounts, entries, lots, operations
 
 
 def chains() -> Checks:
-    """Each entry against the one before it, and against its lot."""
+    """Compare each entry with the one before it, and with its lot."""
     entry, lot = entries.c, lots.c
     statement = (
         _entries()
@@ -62,14 +62,14 @@ def _entries() -> Any:
 
 
 def _is_early() -> Condition:
-    """Whether the lot had been granted for later and was not there yet."""
+    """Condition: the lot had been granted for later and had not taken effect yet."""
     # Clocks of two workers differ: a lot that was granted for now is there for all who see it.
     was_for_later = _of_operation("recorded_at", lots.c.operation_id) < lots.c.effective_at
     return case((entries.c.recorded_at < lots.c.effective_at, was_for_later), else_=False)
 
 
 def _is_late() -> Condition:
-    """Whether tokens were taken that had expired, other than by settling a hold that kept them."""
+    """Condition: tokens were taken that had expired, other than by the capture of a hold that kept them."""
     entry = entries.c
     is_after_its_end = and_(entry.amount < 0, entry.due_at.is_(None), entry.recorded_at >= lots.c.expires_at)
     is_settling = _of_operation("type", entry.operation_id) == type_of(SettleUsage)
@@ -77,16 +77,16 @@ def _is_late() -> Condition:
 
 
 def _of_operation(column: str, operation_id: Column) -> Column:
-    """A column of an operation, looked up for the few that are asked about inside a CASE."""
+    """Return a column of an operation, looked up inside a CASE for the few rows that need it."""
     operation = operations.alias(f"operation_{column}")
     return select(operation.c[column]).where(operation.c.operation_id == operation_id).scalar_subquery()
 
 
 def unclaimed() -> Checks:
-    """Each entry that no applied operation of the account's user counts among its own.
+    """Find each entry that no applied operation of the account's user counts among its own.
 
-    Every entry of the ledger is asked for its operation: only needed where the operations claim fewer entries
-    than there are, or not the ones that are there.
+    It looks up the operation of every entry of the ledger: only needed where the operations claim fewer
+    entries than there are, or not the ones that are there.
     """
     entry, operation = entries.c, operations.c
     statement = (

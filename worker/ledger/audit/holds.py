@@ -1,4 +1,4 @@
-"""Each hold: its parts, and the operations that opened and ended it."""
+"""Checks of each hold: its parts, and the operations that opened and ended it."""
 
 from sqlalchemy import FromClause, and_, case, func, null, or_, select
 
@@ -25,7 +25,7 @@ _ENDED_BY = {HoldState.SETTLED: Code.HOLD_SETTLED, HoldState.RELEASED: Code.HOLD
 
 
 def lives() -> Checks:
-    """Each hold against its parts, its beginning and its end."""
+    """Compare each hold with its parts, its beginning and its end."""
     hold, part = holds.c, hold_parts.c
     opening, ending = operations.alias("opening"), operations.alias("ending")
     parts = (
@@ -52,7 +52,7 @@ def lives() -> Checks:
         opening.c.code == Code.TOKENS_RESERVED.value,
         opening.c.reference_id == hold.reference_id,
     )
-    # Its amount is what it took: that its entries come to that is a check of its own.
+    # The operation's amount is what it took. Another check compares that with its entries.
     captured = case((hold.state == HoldState.SETTLED.value, ending.c.amount), else_=ZERO)
     return differences(
         statement,
@@ -68,7 +68,7 @@ def lives() -> Checks:
 
 
 def _is_explained(opening: FromClause, ending: FromClause) -> Condition:
-    """Whether the hold is open, or was ended by an operation that does this, of the same user."""
+    """Condition: the hold is open, or a fitting operation of the same user ended it."""
     hold = holds.c
     is_named = and_(
         detail_of(ending, "original_reference_id") == hold.reference_id,
@@ -89,7 +89,7 @@ def _is_explained(opening: FromClause, ending: FromClause) -> Condition:
 
 
 def endings() -> Checks:
-    """Each operation that says it ended a hold, against that hold: none that is open was ended before."""
+    """Compare each operation that says it ended a hold with that hold: no open hold was ended before."""
     operation, hold = operations.c, holds.c
     opening = operations.alias("opening")
     statement = (
@@ -126,7 +126,7 @@ def endings() -> Checks:
 
 
 def parts() -> Checks:
-    """Each part of a hold, against the hold and the lot that it names."""
+    """Compare each part of a hold with the hold and the lot that it names."""
     part, hold, lot = hold_parts.c, holds.c, lots.c
     statement = (
         rows(account_id=part.account_id, operation_id=part.operation_id, lot=part.lot)

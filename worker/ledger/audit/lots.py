@@ -1,4 +1,4 @@
-"""Each lot: what is left of it, where it comes from, and that no period's allocation was granted twice."""
+"""Checks of each lot: what is left, its origin, and that no period's allocation was granted twice."""
 
 from sqlalchemy import and_, case, func, or_, select
 from sqlalchemy.sql import FromClause
@@ -34,7 +34,7 @@ from worker.ledger.tables import (
 
 
 def remains() -> Checks:
-    """What a lot caches, against its entries and the holds on it."""
+    """Compare what a lot caches with its entries and the holds on it."""
     lot, entry, part = lots.c, entries.c, hold_parts.c
     is_rolled_over = and_(entry.counter == Counter.TRANSFERS.value, entry.amount > 0)
     is_heir = and_(lot.source == Source.ALLOCATION.value, lot.parent.is_not(None))
@@ -83,7 +83,7 @@ def _is_lot(of_lots: FromClause, table: FromClause) -> Column:
 
 
 def origins() -> Checks:
-    """Each lot against the operation that granted it and the lot it belongs to."""
+    """Compare each lot with the operation that granted it and the lot it belongs to."""
     lot, operation = lots.c, operations.c
     parent = lots.alias("parent")
     statement = (
@@ -111,7 +111,7 @@ def origins() -> Checks:
     before = func.lag(lot.number).over(
         partition_by=(lot.account_id, is_allocation, lot.expires_at), order_by=lot.number
     )
-    # Of what a period was granted, only a change of the tier grants more.
+    # Only a change of the tier grants more to a period that was granted already.
     is_second = and_(is_allocation, before.is_not(None), operation.code != Code.SUBSCRIPTION_CHANGED.value)
     granted = _granted()
     is_unexplained = case(
@@ -131,7 +131,7 @@ def origins() -> Checks:
 
 
 def _granted() -> Column:
-    """What the lot's operation says that it granted; null where it may be a renewal that fell due with it."""
+    """Return the amount that the lot's operation granted; null where it may be a renewal due with it."""
     lot, operation = lots.c, operations.c
     is_allocation = and_(lot.source == Source.ALLOCATION.value, lot.parent.is_(None))
     scheduled = case((operation.code == Code.RENEWAL_SCHEDULED.value, operation.amount), else_=ZERO)
@@ -164,10 +164,10 @@ def _granted() -> Column:
 
 
 def _parent(parent: FromClause) -> Column:
-    """The number of the lot that this one must belong to; null for none.
+    """Return the number of the lot that this one must belong to; null for none.
 
-    A bonus to the purchase of its own operation, what was given back to the purchase that it was taken from,
-    what was rolled over to the allocation that ended when it began.
+    A bonus belongs to the purchase of its own operation. Tokens given back belong to the purchase that they
+    were taken from. Tokens rolled over belong to the allocation that ended when they began.
     """
     lot = lots.c
     is_bought = and_(parent.c.source == Source.PURCHASE.value, parent.c.parent.is_(None))

@@ -1,4 +1,4 @@
-"""Each applied operation: what it says it moved, against what moved."""
+"""Checks of each applied operation: what it says it moved, against what moved."""
 
 from typing import Any
 
@@ -41,16 +41,16 @@ _EFFECT: Column = operations.c.amount * case(
     {code.value: effect.sign for code, effect in EFFECTS.items()}, value=operations.c.code
 )
 
-#: What is found where an operation has not the entries that it claims.
+#: Checks that find an operation without the entries that it claims.
 CLAIMS = ("operation_entries", "operation_account")
-#: How many entries the applied operations claim.
+#: Number of entries that the applied operations claim.
 CLAIMED = select(func.sum(operations.c.last_entry - operations.c.first_entry + ONE)).where(
     operations.c.status == Status.APPLIED.value
 )
 
 
 def each() -> Checks:
-    """Each applied operation against its entries, and against what else it must have written."""
+    """Compare each applied operation with its entries, and with the other rows it must have written."""
     moves = (
         _moves()
         .add_columns(operations.c.operation_id)
@@ -63,7 +63,7 @@ def each() -> Checks:
 
 
 def replaced() -> Checks:
-    """Each superseded outcome: it moved nothing, and what has its reference now may have it."""
+    """Check each superseded outcome: it moved nothing, and the operation that replaced it may do so."""
     operation, outcome = operations.c, superseded_outcomes.c
     statement = (
         rows(operation_id=outcome.operation_id)
@@ -81,7 +81,7 @@ def replaced() -> Checks:
     is_same = and_(outcome.type == operation.type, outcome.user_id == operation.user_id)
     is_anew = and_(is_same, outcome.status == Status.REJECTED.value, outcome.attempt < operation.attempt)
     is_of_taker = or_(*(operation.type.startswith(kind) for kind in TAKES_FROM_USAGE))
-    # A reference that was taken has attempts of both: of the usage, and of who has it now.
+    # A reference that was taken has attempts of both: of the usage, and of the command that has it now.
     may_replace = and_(
         outcome.reference_id == operation.reference_id,
         or_(is_anew, and_(outcome.type.startswith(USAGE), is_of_taker)),
@@ -113,7 +113,7 @@ def _each(moves: FromClause) -> Checks:
 
 
 def _moved(moves: FromClause) -> dict[str, tuple[Column, Column]]:
-    """What the operation's entries come to, and where they stand."""
+    """Return pairs for the sums of the operation's entries, their number and their balances."""
     operation, moved = operations.c, moves.c
     has_account = accounts.c.account_id.is_not(None)
     has_moved = moved.count > 0
@@ -139,7 +139,7 @@ def _moved(moves: FromClause) -> dict[str, tuple[Column, Column]]:
 
 
 def _is_of_nothing() -> Condition:
-    """Whether usage asked for nothing. What was rounded to nothing could once own what was due."""
+    """Condition: usage asked for nothing. Usage rounded to nothing could once own entries of what was due."""
     operation = operations.c
     return or_(
         and_(
@@ -151,7 +151,7 @@ def _is_of_nothing() -> Condition:
 
 
 def _written(moves: FromClause) -> dict[str, tuple[Column, Column]]:
-    """The rows beside the entries: that they are there, and say the same."""
+    """Return pairs for the rows beside the entries: they must be there and agree with the entries."""
     operation, moved, event, refund = operations.c, moves.c, payment_events.c, usage_refunds.c
     has_account = accounts.c.account_id.is_not(None)
     is_paid = and_(moved.count > 0, payments.c.operation_id.is_not(None))
@@ -176,7 +176,7 @@ def _written(moves: FromClause) -> dict[str, tuple[Column, Column]]:
 
 
 def _moves() -> Any:
-    """What entries come to: those that an operation says are its own."""
+    """Select the sums of the entries that an operation says are its own."""
     operation, entry = operations.c, entries.c
     is_own = entry.due_at.is_(None)
     reversals, transfers = Counter.REVERSALS.value, Counter.TRANSFERS.value
@@ -200,10 +200,10 @@ def _moves() -> Any:
 
 
 def _is_own() -> Condition:
-    """An entry that the operation claims; on the account of its user, or it counts for nothing.
+    """Condition: the operation claims the entry. On an account of another user it counts for nothing.
 
     No index leads from an operation to its entries: each step reads all of them once, which takes a few
-    seconds, and to look them up one by one a minute. One that no operation claims is ``entries.unclaimed``.
+    seconds; to look them up one by one takes a minute. ``entries.unclaimed`` finds those that none claims.
     """
     operation, entry = operations.c, entries.c
     return and_(
@@ -213,7 +213,7 @@ def _is_own() -> Condition:
 
 
 def _is_foreign() -> Condition:
-    """Whether the entry's counter-account is none that its operation moves."""
+    """Condition: the operation does not move the entry's counter-account."""
     entry, code = entries.c, operations.c.code
     known = [name.value for name in EFFECTS]
     own = [f"{name.value} {counter.value}" for name, effect in EFFECTS.items() for counter in effect.counters]
@@ -226,9 +226,9 @@ def _is_foreign() -> Condition:
 
 
 def _before(moves: FromClause) -> Column:
-    """The balance before the operation's own entries, where what fell due with it is booked already.
+    """Return the balance before the operation's own entries, after the entries of what was due with it.
 
-    Without own ones nothing has moved since, unless the operation freed tokens that then expired: that can
+    Without own entries nothing has moved since, unless the operation freed tokens that then expired: that can
     only have lowered the balance.
     """
     operation, moved = operations.c, moves.c

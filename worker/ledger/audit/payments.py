@@ -1,4 +1,4 @@
-"""Payments, and what was taken back of them: that follows from the set of their events alone."""
+"""Checks of payments: the tokens taken back of one follow from the set of its events alone."""
 
 from collections.abc import Iterable, Iterator
 from itertools import groupby
@@ -27,12 +27,12 @@ from worker.ledger.audit.effects import CODE_OF
 from worker.ledger.audit.report import Finding
 from worker.ledger.tables import accounts, operations, payment_events, payments
 
-# Either may have been the catalog's when the last event came.
+# The catalog may have had either when the last event came.
 _ANY_POLICY = (PaymentPolicy(on_dispute="wait"), PaymentPolicy(on_dispute="take"))
 
 
 def each() -> Checks:
-    """Each payment against its operation."""
+    """Compare each payment with its operation."""
     payment = payments.c
     statement = (
         rows(account_id=payment.account_id, operation_id=payment.operation_id)
@@ -51,7 +51,7 @@ def each() -> Checks:
 
 
 def events() -> Checks:
-    """Each event against its operation; without its payment it has moved nothing."""
+    """Compare each event with its operation; an event without its payment has moved nothing."""
     event, own = payment_events.c, operations
     bought = operations.alias("bought")
     statement = (
@@ -78,7 +78,7 @@ def events() -> Checks:
 
 
 def _says_so() -> Condition:
-    """Whether the event's operation was applied, and is about this payment and this that happened to it."""
+    """Condition: the event's operation was applied, and is about this payment and this kind of event."""
     event, own = payment_events.c, operations
     code = case({happened.value: code.value for happened, code in CODE_OF.items()}, value=event.happened)
     is_purchase = event.happened == Happened.SUCCEEDED.value
@@ -91,9 +91,9 @@ def _says_so() -> Condition:
 
 
 def back(connection: Connection, after: int, up_to: int, catalog: Catalog | None) -> Iterator[Finding]:
-    """What was taken back of each payment of a step, against what its events ask for.
+    """Compare the tokens taken back of each payment of a step with what its events ask for.
 
-    Without a catalog any policy will do: it may have been another when the last event came.
+    Without a catalog any policy is accepted: it may have been another when the last event came.
     """
     policies = _ANY_POLICY if catalog is None else (catalog.payments,)
     happened = connection.execute(
@@ -143,7 +143,7 @@ def _differences(happened: list[Row[Any]], policies: Iterable[PaymentPolicy]) ->
 
 
 def _tokens(payment: Payment, back: int) -> int:
-    """The tokens that belong to so much of the payment's money, base and bonus each rounded down."""
+    """Return the tokens for ``back`` minor units of the payment, base and bonus each rounded down."""
     paid = payment.amount_minor
     return payment.base_tokens * back // paid + payment.bonus_tokens * back // paid
 

@@ -1,4 +1,4 @@
-"""Quotas: what a period has counted, and the operations that counted it."""
+"""Checks of quotas: the counted amounts of a period, and the operations that counted them."""
 
 from sqlalchemy import and_, func, select
 
@@ -24,7 +24,7 @@ _COUNTING = (Code.FREE_UPLOAD_COUNTED.value, Code.USAGE_RECORDED.value)
 
 
 def sums() -> Checks:
-    """What each quota caches, against its entries."""
+    """Compare what each quota caches with its entries."""
     entry, quota = quota_entries.c, quotas.c
     key = (entry.account_id, entry.meter, entry.period_start)
     counted = (
@@ -52,7 +52,7 @@ def sums() -> Checks:
 
 
 def chains() -> Checks:
-    """Each quota entry against the one before it, and against its operation."""
+    """Compare each quota entry with the one before it, and with its operation."""
     entry, operation = quota_entries.c, operations.c
     key = (entry.account_id, entry.meter, entry.period_start)
     statement = (
@@ -81,7 +81,7 @@ def chains() -> Checks:
 
 
 def counted() -> Checks:
-    """Each operation that counts, against its quota entries: of the whole ledger, no index leads to them."""
+    """Compare each counting operation with its quota entries, in the whole ledger: no index leads to them."""
     operation = operations.c
     moved = (
         select(quota_entries.c.operation_id, func.sum(quota_entries.c.amount).label("amount"))

@@ -1,4 +1,4 @@
-"""What was given back of a usage: never more than it took, and to whom it was taken from."""
+"""Checks of usage refunds: never more than the usage took, and to the same user."""
 
 from sqlalchemy import and_, func
 
@@ -19,7 +19,7 @@ from worker.ledger.tables import accounts, operations, usage_refunds
 
 
 def each() -> Checks:
-    """Each refund, against its operation and the usage that it names."""
+    """Compare each refund with its operation and the usage that it names."""
     refund, own = usage_refunds.c, operations
     original = operations.alias("original")
     statement = (
@@ -47,7 +47,7 @@ def each() -> Checks:
 
 
 def together() -> Checks:
-    """All refunds of one usage, against what it took: its amount, which its entries are proven to come to."""
+    """Compare all refunds of one usage with its amount, which another check compares with its entries."""
     refund, original = usage_refunds.c, operations.c
     refunded = func.sum(refund.tokens)
     statement = (

@@ -1,4 +1,4 @@
-"""What an audit says: its findings, its totals, and how far it is."""
+"""Report of an audit: its findings, its totals, and its progress."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ FINDINGS_MAX = 100
 class Finding(View):
     """One thing that isn't as it must be. ``check`` is a key of ``CHECKS``.
 
-    What identifies it is given where it is known: the account, the reference, the sequence of an entry, the
-    number of a lot, the meter and period of a quota. ``expected`` follows from the entries or the outcome,
-    ``actual`` is stored.
+    The fields that identify it are given where known: the account, the reference, the sequence of an entry,
+    the number of a lot, the meter and period of a quota. ``expected`` follows from the entries or the
+    outcome, ``actual`` is stored.
     """
 
     check: str
@@ -46,7 +46,7 @@ class Finding(View):
 
 @dataclass(frozen=True)
 class AuditReport(View):
-    """What was examined and what was found.
+    """Result of an audit: the findings, and the number of rows examined.
 
     ``found`` counts the findings of each check that has any, also those past the limit, which are not among
     ``findings``. ``drift`` is the sum of the differences, in tokens and without their signs, between the
@@ -65,22 +65,22 @@ class AuditReport(View):
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing was found."""
+        """True where nothing was found."""
         return not self.found
 
     @property
     def unlisted(self) -> int:
-        """How many findings are counted but not listed."""
+        """Number of findings that are counted but not listed."""
         return sum(self.found.values()) - len(self.findings)
 
     def to_dict(self) -> dict[str, Any]:
-        """As every view, with the verdict first."""
+        """Return the fields as every view does, with the verdict first."""
         return {"isClean": self.is_clean, "unlisted": self.unlisted, **super().to_dict()}
 
 
 @dataclass(frozen=True)
 class Progress(View):
-    """How far a part of the audit is: what it works through, and how many of ``total`` are done."""
+    """Progress of a part of the audit: what it works through, and how many of ``total`` are done."""
 
     step: str
     done: int
@@ -100,7 +100,7 @@ class Findings:
         self.drift = 0
 
     def add(self, rows: Iterable[Row[Any]]) -> None:
-        """What one statement has found, as ``comparing.listed`` gives it."""
+        """Add the findings of one statement, as ``comparing.listed`` gives them."""
         for row in rows:
             if row.number == 1:  # each row of a check has the sums of all of them
                 self._count(row.check, row.found)
@@ -108,7 +108,7 @@ class Findings:
             self._list(_finding(row))
 
     def add_one(self, finding: Finding) -> None:
-        """A finding that was made outside the database."""
+        """Add a finding that was made outside the database."""
         self._count(finding.check, 1)
         self._list(finding)
 
@@ -122,12 +122,12 @@ class Findings:
 
     @property
     def listed(self) -> tuple[Finding, ...]:
-        """The findings that are told, check by check."""
+        """Findings that are listed, check by check."""
         return tuple(finding for check in CHECKS for finding in self._listed.get(check, ()))
 
     @property
     def found(self) -> Mapping[str, int]:
-        """How many findings each check has that has any."""
+        """Number of findings of each check that has any."""
         return {check: self._found[check] for check in CHECKS if check in self._found}
 
 

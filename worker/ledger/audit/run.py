@@ -75,9 +75,9 @@ def audit(
 ) -> AuditReport:
     """Audit the whole ledger as it stands at one moment, beside workers that go on.
 
-    Lists at most ``findings_max`` (from 1) findings of each check and counts the others. By ``catalog`` an
-    open dispute has taken tokens or has not; without one both will do, since policies change and the ledger
-    keeps what was done under each. Raises LedgerUnavailableError.
+    Lists at most ``findings_max`` (from 1) findings of each check and counts the others. ``catalog`` says
+    whether an open dispute has taken tokens; without one both are accepted, since policies change and the
+    ledger keeps what was done under each. Raises LedgerUnavailableError.
     """
     with snapshot(engine) as connection:
         return audit_snapshot(connection, on_progress, findings_max, catalog=catalog)
@@ -90,11 +90,11 @@ def audit_snapshot(
     *,
     catalog: Catalog | None = None,
 ) -> AuditReport:
-    """As ``audit``, inside a transaction that is there already and should not see others' commits."""
+    """Audit as ``audit`` does, inside an open transaction, which should not see others' commits."""
     if connection.dialect.name == "postgresql":
         # The statements are long and a step is short: to compile them takes longer than to run them.
         connection.execute(text("SET LOCAL jit = off"))
-        # A step of a large ledger sorts its entries: with what sessions have by default, mostly on the disk.
+        # A step of a large ledger sorts its entries: with a session's default memory, mostly on the disk.
         connection.execute(text("SET LOCAL work_mem = '64MB'"))
     examined = _examined(connection)
     findings = Findings(findings_max)
@@ -148,20 +148,20 @@ _OWED = select(
 
 
 def _may_be_without_account(connection: Connection, entries_in_all: int, findings: Findings) -> bool:
-    """Whether there may be an entry without an account.
+    """Return True where there may be an entry without an account.
 
-    An account's entries are numbered from one: where all were found to be so, and the accounts have as many
-    as there are, they have all of them.
+    An account's entries are numbered from one: where no check found otherwise, and the accounts have as many
+    entries as there are, they have all of them.
     """
     booked = connection.execute(account_checks.BOOKED).scalar_one() or 0
     return booked != entries_in_all or not findings.found.keys().isdisjoint(account_checks.NUMBERED)
 
 
 def _may_be_unclaimed(connection: Connection, entries_in_all: int, findings: Findings) -> bool:
-    """Whether there may be an entry that no operation counts among its own.
+    """Return True where there may be an entry that no operation counts among its own.
 
-    An entry names one operation, so that it can't be claimed twice: where all operations were found to have
-    what they claim, and claim as many entries as there are, they claim all of them.
+    An entry names one operation, so that it can't be claimed twice: where all operations have the entries
+    that they claim, and claim as many as there are, they claim all of them.
     """
     claimed = connection.execute(outcome_checks.CLAIMED).scalar_one() or 0
     return claimed != entries_in_all or not findings.found.keys().isdisjoint(outcome_checks.CLAIMS)
@@ -173,7 +173,7 @@ def _statement(checks: Callable[[], Checks]) -> Select[Any]:
 
 
 def _told(on_progress: OnProgress | None, name: str, total: int, steps: Iterable[Step]) -> Iterator[Step]:
-    """``steps``, telling before each and after the last how far they are."""
+    """Yield ``steps``, and report the progress before each and after the last."""
     done = 0
     for step in steps:
         if on_progress is not None:

@@ -1,4 +1,4 @@
-"""The steps of an audit: ranges of accounts and of operations, which leave out no id that there may be."""
+"""Steps of an audit: ranges of accounts and of operations, which leave out no possible id."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -7,15 +7,15 @@ from sqlalchemy import Connection, Subquery, case, func, or_, select
 
 from worker.ledger.tables import accounts, operations
 
-#: So many accounts, or as many as have so many entries, are worked on at a time; and so many operations.
+#: Size of a step: a number of accounts, or those that have a number of entries; or a number of operations.
 ACCOUNTS_A_STEP = 5_000
 ENTRIES_A_STEP = 250_000
 OPERATIONS_A_STEP = 100_000
-#: A large ledger has fewer steps than that comes to, and not more than about so many of each kind: what an
-#: account has written is spread over all of the table, so that each step reads all of it.
+#: A large ledger has larger steps, about this many of each kind: the entries of an account are spread over
+#: the whole table, so that each step reads all of it.
 STEPS = 5
 
-# All ids that a column can hold: the first step and the last find what belongs to nobody.
+# All ids that a column can hold: the first step and the last also find rows that belong to nobody.
 _LOWEST, _HIGHEST = -(2**63), 2**63 - 1
 
 
@@ -31,7 +31,7 @@ WHOLE = Step(_LOWEST, _HIGHEST, 1)
 
 
 def account_steps(connection: Connection, accounts_in_all: int, entries_in_all: int) -> Iterator[Step]:
-    """Ranges of accounts, smaller ones where they have many entries."""
+    """Yield ranges of accounts, smaller ones where they have many entries."""
     most = max(ACCOUNTS_A_STEP, accounts_in_all // STEPS)
     most_entries = max(ENTRIES_A_STEP, entries_in_all * 2 // STEPS)
     after = _LOWEST
@@ -49,9 +49,9 @@ def account_steps(connection: Connection, accounts_in_all: int, entries_in_all: 
 
 
 def _accounts_ahead(after: int, most: int, most_entries: int) -> Subquery:
-    """The next accounts, each with its place and how many entries there are up to it."""
+    """Select the next accounts, each with its place and the number of entries up to it."""
     account = accounts.c
-    # What is more than a step anyway need not be added up exactly, least of all if it is corrupted.
+    # A number above a step's need not be added up exactly, least of all if it is corrupted.
     written = case((account.sequence > most_entries, most_entries), else_=account.sequence)
     return (
         select(
@@ -67,7 +67,7 @@ def _accounts_ahead(after: int, most: int, most_entries: int) -> Subquery:
 
 
 def operation_steps(connection: Connection, operations_in_all: int) -> Iterator[Step]:
-    """Ranges of operations."""
+    """Yield ranges of operations."""
     most = max(OPERATIONS_A_STEP, operations_in_all // STEPS)
     after = _LOWEST
     while True:

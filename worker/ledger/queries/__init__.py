@@ -1,9 +1,9 @@
-"""The read side: what can be asked of the ledger. Nothing here changes it.
+"""The read side: queries of the ledger. Nothing here changes it.
 
 Every answer is a frozen ``View`` read from one consistent snapshot. ``now`` and the time zone come in as
 arguments. Tokens and bytes are whole numbers, money is in minor units, times are aware and in UTC. An unknown
-user is a NotFoundError, never a zero; a question that makes no sense is a QueryError. What time has brought
-about is counted at once, booked or not, by the code that will book it.
+user is a NotFoundError, never a zero; a query that makes no sense is a QueryError. What is due is counted at
+once, posted or not, by the code that will post it.
 """
 
 from worker.ledger.queries.balances import Affordability, Balance, Quota, Subscription, Unsettled

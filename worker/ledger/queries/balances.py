@@ -1,4 +1,4 @@
-"""What an account has, and what of it may be spent: with all that time has brought about, booked or not."""
+"""Balance of an account, and the part that may be spent, with all that is due, posted or not."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Subscription(View):
 
 @dataclass(frozen=True)
 class Quota(View):
-    """What is free of a meter in the present period, in ``unit``, and how much of it is used.
+    """Free part of a meter in the present period, in ``unit``, and how much of it is used.
 
     ``limit`` is None where the catalog no longer has the account's tier: such usage is refused then.
     """
@@ -49,9 +49,9 @@ class Quota(View):
 
 @dataclass(frozen=True)
 class Unsettled(View):
-    """What has fallen due and is counted in a balance, although the books don't have it yet.
+    """Totals of what is due and counted in a balance, although it is not posted yet.
 
-    It is booked when the account is next touched, in so many ``entries``: together they are ``tokens``, and
+    It is posted when the account is next touched, in so many ``entries``: together they are ``tokens``, and
     ``expired`` of them are tokens that ran out. ``holds`` have run out.
     """
 
@@ -63,12 +63,12 @@ class Unsettled(View):
 
 @dataclass(frozen=True)
 class Balance(View):
-    """An account as it stands at ``at``, in tokens. ``available`` is what a deduction may take then.
+    """State of an account at ``at``, in tokens. ``available`` is what a deduction may take then.
 
     ``balance = allocated + purchased + bonus + refunded + adjusted − used − expired − reversed``; it is also
     what remains in the ``lots`` (by their source) less ``debt``, and ``held`` of it is kept by holds.
-    ``pending`` takes effect later and is in no balance yet. ``sequence`` is that of the last entry in the
-    books, ``updated_at`` when that was booked.
+    ``pending`` takes effect later and is in no balance yet. ``sequence`` is that of the last posted entry,
+    ``updated_at`` when that was posted.
     """
 
     user_id: str
@@ -97,7 +97,7 @@ class Balance(View):
 
 @dataclass(frozen=True)
 class Affordability(View):
-    """Whether a deduction of ``required`` tokens would be applied now, and what is missing where not."""
+    """Result that a deduction of ``required`` tokens would have now, and the shortfall if it is refused."""
 
     user_id: str
     can_afford: bool
@@ -107,7 +107,7 @@ class Affordability(View):
 
 
 def balance(connection: Connection, user_id: str, now: datetime, catalog: Catalog) -> Balance:
-    """The account of ``user_id`` at ``now`` (UTC). Raises NotFoundError."""
+    """Return the balance of ``user_id`` at ``now`` (UTC). Raises NotFoundError."""
     booked = standing(connection, user_id)
     period = period_at(booked.state.anchor, now)
     used = quotas_used(connection, booked.state.account_id, period.key)
@@ -115,7 +115,7 @@ def balance(connection: Connection, user_id: str, now: datetime, catalog: Catalo
 
 
 def balance_at(connection: Connection, user_id: str, at: datetime, catalog: Catalog) -> Balance:
-    """What ``balance`` said at ``at`` (UTC). Raises NotFoundError, also for a time before the account."""
+    """Return the past balance at ``at`` (UTC). Raises NotFoundError, also for a time before the account."""
     booked = standing_at(connection, user_id, at)
     period = period_at(booked.state.anchor, at)
     used = quotas_used_at(connection, booked.state.account_id, period.key, at)
@@ -125,7 +125,7 @@ def balance_at(connection: Connection, user_id: str, at: datetime, catalog: Cata
 def can_afford(
     connection: Connection, user_id: str, tokens: int, now: datetime, catalog: Catalog
 ) -> Affordability:
-    """What a ``usage.deduct`` of ``tokens`` would come to at ``now`` (UTC): asked of ``decide`` itself.
+    """Return the result of a ``usage.deduct`` of ``tokens`` at ``now`` (UTC), as ``decide`` itself gives it.
 
     Raises NotFoundError, and QueryError unless ``tokens`` is from 1 to 2^63−1.
     """
@@ -133,7 +133,7 @@ def can_afford(
     known = standing(connection, user_id).known()
     question = DeductUsage(reference_id="can-afford", user_id=user_id, tokens=tokens)
     (answer,) = decide([question], known, now, catalog).answers
-    assert not isinstance(answer, Conflict)  # noqa: S101 - nothing known can stand against it
+    assert not isinstance(answer, Conflict)  # noqa: S101 - nothing known can conflict with it
     outcome = answer.outcome
     available = (outcome.balance_before or 0) - int(outcome.detail.get("held", 0))
     return Affordability(
@@ -182,7 +182,7 @@ def _balance(
 
 
 def _by_source(book: AccountBook) -> dict[str, int]:
-    """What remains, by where it came from; sources with nothing left are left out."""
+    """Return the remaining tokens by their source; sources with nothing left are left out."""
     sums = dict.fromkeys(Source, 0)
     for lot in book.lots.values():
         sums[lot.source] += lot.remaining
@@ -190,7 +190,7 @@ def _by_source(book: AccountBook) -> dict[str, int]:
 
 
 def _quotas(book: AccountBook, used: Mapping[str, int], catalog: Catalog) -> Iterator[Quota]:
-    """Free uploads first, then every quota that the tier has or that something was used of."""
+    """Yield free uploads first, then every quota that the tier has or of which something was used."""
     units = {rule.quota or meter: rule.unit for meter, rule in catalog.pricing.items()}
     names = {*used, *(() if book.tier is None else book.tier.free_units)} - {FREE_UPLOAD}
     for name in (FREE_UPLOAD, *sorted(names)):

@@ -1,4 +1,4 @@
-"""Local days: where they begin and end in UTC, whatever the clocks do."""
+"""Local days: their beginnings and ends in UTC, also where clocks change."""
 
 from bisect import bisect_right
 from datetime import date, datetime, time, timedelta
@@ -10,7 +10,7 @@ from worker.ledger.queries.snapshots import QueryError, in_utc
 
 
 def zone_of(name: str) -> ZoneInfo:
-    """The time zone of an IANA name. Raises QueryError."""
+    """Return the time zone of an IANA name. Raises QueryError."""
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError) as error:
@@ -20,7 +20,7 @@ def zone_of(name: str) -> ZoneInfo:
 
 
 def day_start(day: date, zone: ZoneInfo) -> datetime:
-    """The first instant of a local day, in UTC. Raises QueryError at the ends of the calendar.
+    """Return the first instant of a local day, in UTC. Raises QueryError at the ends of the calendar.
 
     A midnight that doesn't exist becomes the instant the clock jumped, one that comes twice the first.
     """
@@ -46,5 +46,5 @@ class Calendar:
         return self.starts[0]
 
     def index(self, piece: int) -> int:
-        """Which day the slice number ``piece`` belongs to."""
+        """Return the index of the day that the slice number ``piece`` belongs to."""
         return bisect_right(self.starts, self.start + piece * self.step) - 1

@@ -1,4 +1,4 @@
-"""Everything the ledger knows about one reference: what was asked, what came of it, and what followed."""
+"""Everything the ledger knows about one reference: the command, its outcome, and what followed."""
 
 import json
 from collections.abc import Mapping
@@ -49,16 +49,16 @@ _REVERSING = frozenset(
 )
 _OF_HOLDS = frozenset((type_of(SettleUsage), type_of(ReleaseUsage)))
 
-#: A producer that sends everything under one reference may have made very many letters.
+#: A producer that sends everything under one reference may have made very many dead letters.
 LETTERS_MAX = 1_000
 
-#: What stands for a time that nobody wrote down.
+#: Stored in the place of an unknown time.
 _NEVER = datetime.fromtimestamp(0, UTC)
 
 
 @dataclass(frozen=True)
 class Asked(View):
-    """The command. ``content`` is what of it moves the ledger, under the names on the wire."""
+    """The command. ``content`` is the part of it that moves the ledger, under the names on the wire."""
 
     type: str
     user_id: str
@@ -70,7 +70,7 @@ class Asked(View):
 
 @dataclass(frozen=True)
 class Attempt(View):
-    """What came of an attempt. ``detail`` is what the reply says beside the amounts.
+    """Outcome of an attempt. ``detail`` is what the reply says beside the amounts.
 
     ``type`` and ``user_id`` differ from the command's where it took the reference from a usage that moved
     nothing.
@@ -106,7 +106,7 @@ class PaymentView(View):
 
 @dataclass(frozen=True)
 class PaymentEventView(View):
-    """Something that happened to the payment, and what it did.
+    """An event of the payment, and its effect.
 
     ``collected`` tokens were taken back (negative: given back), ``uncollected`` were written off.
     """
@@ -133,7 +133,7 @@ class RefundView(View):
 
 @dataclass(frozen=True)
 class Original(View):
-    """The operation that is named as the original; only its reference, where the ledger has none such."""
+    """The operation that is named as the original; only its reference, where the ledger doesn't have it."""
 
     reference_id: str
     type: str | None
@@ -143,7 +143,7 @@ class Original(View):
 
 @dataclass(frozen=True)
 class LetterView(View):
-    """A dead letter with this reference; ``last_failed_at`` is None where nobody wrote it down."""
+    """A dead letter with this reference; ``last_failed_at`` is None where it is unknown."""
 
     number: int
     status: str
@@ -155,9 +155,9 @@ class LetterView(View):
 
 @dataclass(frozen=True)
 class Explanation(View):
-    """One reference. ``outcomes`` are its attempts, the last of them first judged last and in force.
+    """One reference. ``outcomes`` are its attempts; the last of them is in force.
 
-    ``entries`` are all it booked, what had fallen due among them (``due_at``). ``lots`` are those it opened,
+    ``entries`` are all it posted, what was due among them (``due_at``). ``lots`` are those it opened,
     as they are now, and ``hold`` the one it opened or ended. ``payment`` and its events belong to a payment's
     reference, and to that of anything that happened to it. ``refunds`` name this reference, as this one names
     its ``original``. ``reply`` is what the caller got, and gets again. ``dead_letters`` are those that have
@@ -181,9 +181,9 @@ class Explanation(View):
 
 
 def explain(connection: Connection, reference_id: str, now: datetime, catalog: Catalog) -> Explanation:
-    """What is known of ``reference_id``; lots and holds as they stand at ``now`` (UTC).
+    """Return all that is known of ``reference_id``; lots and holds are those at ``now`` (UTC).
 
-    Raises NotFoundError where that is nothing at all.
+    Raises NotFoundError where nothing is known.
     """
     letters = _letters(connection, reference_id)
     row = _operation(connection, reference_id)
@@ -225,7 +225,7 @@ def explain(connection: Connection, reference_id: str, now: datetime, catalog: C
 def _without_operation(
     connection: Connection, reference_id: str, letters: tuple[LetterView, ...]
 ) -> Explanation:
-    """A reference that was only heard of: by dead letters, or by events of a payment that has not come."""
+    """Explain a reference without operation, known by dead letters or by events of a payment to come."""
     events = _events(connection, reference_id)
     if not letters and not events:
         raise NotFoundError(
@@ -283,7 +283,7 @@ def _attempt(outcome: Outcome) -> Attempt:
 
 
 def _reply(outcome: Outcome) -> Mapping[str, Any]:
-    # Of the command itself only the reply to a conflict says anything.
+    # Only the reply to a conflict says anything of the command itself.
     command = SettleAccount.model_construct(reference_id=outcome.reference_id, user_id=outcome.user_id)
     reply: dict[str, Any] = json.loads(reply_for(command, Decided(outcome, duplicate=False)).to_json())
     return reply
@@ -311,7 +311,7 @@ def _lots(
 
 
 def _hold(connection: Connection, book: AccountBook, outcome: Outcome, named: str | None) -> HoldView | None:
-    """The hold that ``outcome`` opened, or that it ended or would have ended."""
+    """Return the hold that ``outcome`` opened, or that it ended or would have ended."""
     if outcome.type == type_of(ReserveUsage):
         reference_id: str | None = outcome.reference_id
     else:

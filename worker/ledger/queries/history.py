@@ -25,7 +25,7 @@ class Transaction(View):
 
     Entries of one operation share ``transaction_id`` and ``reference_id``: a purchase with a bonus is two.
     ``lot`` is the number of the lot whose tokens moved, with its ``source``; None where it is the account's
-    debt. ``due_at`` is when it fell due, where time brought it about and the operation only booked it.
+    debt. ``due_at`` is when it fell due, where time brought it about and the operation only posted it.
     ``description`` is the sender's, or the reason of an adjustment.
     """
 
@@ -65,7 +65,7 @@ class History(View):
 
 
 def history(connection: Connection, user_id: str, limit: int, offset: int, cursor: str | None) -> History:
-    """A page of the entries of ``user_id``, newest first, from ``offset`` or behind ``cursor``.
+    """Return a page of the entries of ``user_id``, newest first, from ``offset`` or behind ``cursor``.
 
     The sequence has no gaps, so that both are a range of the primary key and no page costs more than another.
     Raises NotFoundError, and QueryError for a limit outside 1 to 1000, a negative offset, a cursor that isn't
@@ -96,7 +96,7 @@ def history(connection: Connection, user_id: str, limit: int, offset: int, curso
 def transactions_between(
     connection: Connection, account_id: int, after: int, last: int, *, page: int = 1_000
 ) -> Iterator[Transaction]:
-    """The entries behind the sequence ``after`` up to ``last``, in order; never more than a page is held."""
+    """Yield the entries behind the sequence ``after`` up to ``last``, in order; at most a page is held."""
     while after < last:
         place = {"account_id": account_id, "after": after, "last": last, "limit": page}
         found = connection.execute(_IN_ORDER, place).all()
@@ -109,9 +109,9 @@ def transactions_between(
 def transactions_of(
     connection: Connection, account_id: int, outcome: Outcome, operation_id: int
 ) -> Iterator[Transaction]:
-    """The entries that an operation wrote, in order.
+    """Yield the entries that an operation wrote, in order.
 
-    One that says nothing of its entries although the balance moved is looked for among all of the account.
+    Where an operation doesn't name its entries although the balance moved, all of the account are searched.
     """
     own = _OF_ACCOUNT.where(entries.c.operation_id == operation_id).order_by(entries.c.sequence)
     if outcome.first_entry is not None and outcome.last_entry is not None:

@@ -1,4 +1,4 @@
-"""What a balance is made of: lots, the holds on them, and what is about to expire."""
+"""Parts of a balance: lots, the holds on them, and what is about to expire."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ class LotView(View):
 
     ``pending`` ones take effect at ``effective_at``. ``free`` is what is spent next, the lower ``priority``
     first; from ``expires_at`` on nothing is left but what is held. ``parent`` is the number of the lot it
-    belongs to. ``reference_id`` granted it: nobody did what was carried over, or has fallen due and is not
-    booked yet (``is_booked``).
+    belongs to. ``reference_id`` granted it; None for what was carried over, and for what is due and not
+    posted yet (``is_booked``).
     """
 
     number: int
@@ -56,7 +56,7 @@ class Lots(View):
 
 @dataclass(frozen=True)
 class HoldPart(View):
-    """So many ``tokens`` of a lot, by its number."""
+    """Part of a hold: so many ``tokens`` of a lot, by its number."""
 
     lot: int
     tokens: int
@@ -67,7 +67,7 @@ class HoldView(View):
     """Tokens kept for work to come, and how that ended: ``captured`` of ``amount`` were taken.
 
     ``state`` is open, settled, released or expired. ``closed_by`` is the reference that ended it; None while
-    it is open, and where it ran out and that is not booked yet.
+    it is open, and where it ran out and that is not posted yet.
     """
 
     reference_id: str
@@ -92,7 +92,7 @@ class Holds(View):
 
 @dataclass(frozen=True)
 class Expiring(View):
-    """So many ``tokens`` of a lot that will be lost when it expires, if nobody uses them before."""
+    """Tokens of a lot that will be lost when it expires, if nobody uses them before."""
 
     user_id: str
     lot: int
@@ -105,7 +105,7 @@ class Expiring(View):
 
 
 def lots_of(connection: Connection, user_id: str, now: datetime, catalog: Catalog, *, used_up: bool) -> Lots:
-    """The lots of ``user_id`` at ``now`` (UTC), with ``used_up`` also empty ones. Raises NotFoundError."""
+    """Return the lots of ``user_id`` at ``now`` (UTC); ``used_up`` adds empty ones. Raises NotFoundError."""
     book = standing(connection, user_id).now(now, catalog)
     shown = _in_order(book)
     if used_up:
@@ -115,7 +115,7 @@ def lots_of(connection: Connection, user_id: str, now: datetime, catalog: Catalo
 
 
 def lot_view(lot: Lot, references: Mapping[int, str]) -> LotView:
-    """The lot as it is shown; ``references`` are those of operations."""
+    """Return the lot as it is shown; ``references`` are those of operations."""
     return LotView(
         number=lot.number,
         source=lot.source.value,
@@ -134,7 +134,7 @@ def lot_view(lot: Lot, references: Mapping[int, str]) -> LotView:
 
 
 def _in_order(book: AccountBook) -> list[Lot]:
-    """What is spent next comes first, then what is held to the last token, then what takes effect later."""
+    """Return the lots in burn order, then those held to the last token, then those that take effect later."""
     spent = [lot for lot, _ in book.burning()]
     held = [lot for lot in book.lots.values() if lot.remaining and not lot.free]
     pending = [lot for lot in book.lots.values() if lot.pending]
@@ -151,7 +151,7 @@ def _used_up(connection: Connection, book: AccountBook) -> list[Lot]:
 
 
 def _references(connection: Connection, operation_ids: Iterable[int | None]) -> dict[int, str]:
-    """The references of these operations."""
+    """Return the references of these operations."""
     ids = sorted({operation_id for operation_id in operation_ids if operation_id is not None})
     if not ids:
         return {}
@@ -167,7 +167,7 @@ def _references(connection: Connection, operation_ids: Iterable[int | None]) -> 
 def holds_of_user(
     connection: Connection, user_id: str, now: datetime, catalog: Catalog, *, ended: bool, limit: int
 ) -> Holds:
-    """The open holds of ``user_id`` at ``now`` (UTC); with ``ended`` up to ``limit`` of the others as well.
+    """Return the open holds of ``user_id`` at ``now`` (UTC); with ``ended`` up to ``limit`` others as well.
 
     Raises NotFoundError, and QueryError for a limit outside 1 to 1000.
     """
@@ -183,7 +183,7 @@ def holds_of_user(
 
 
 def hold_view(hold: Hold, closed_by: str | None) -> HoldView:
-    """The hold as it is shown."""
+    """Return the hold as it is shown."""
     return HoldView(
         reference_id=hold.reference_id,
         state=hold.state.value,
@@ -210,7 +210,7 @@ def _closed(connection: Connection, account_id: int, limit: int) -> list[HoldVie
 
 
 def closed_by(connection: Connection, operation_ids: Sequence[int | None]) -> dict[int | None, str]:
-    """The references that ended these holds, by the operation that opened them."""
+    """Return the references that ended these holds, by the operation that opened them."""
     statement = (
         select(holds.c.operation_id, operations.c.reference_id)
         .join(operations, operations.c.operation_id == holds.c.closed_by)
@@ -225,10 +225,10 @@ def closed_by(connection: Connection, operation_ids: Sequence[int | None]) -> di
 def expiring(
     connection: Connection, user_id: str, now: datetime, days: int, catalog: Catalog
 ) -> Iterator[Expiring]:
-    """What of ``user_id`` expires until ``days`` after ``now`` (UTC), in the order of time.
+    """Yield the tokens of ``user_id`` that expire until ``days`` after ``now`` (UTC), in the order of time.
 
-    That is what the worker would book then if nobody touched the account: what rolls over isn't lost, and
-    what a hold keeps is lost when the hold runs out. Raises NotFoundError, and QueryError for days outside
+    The worker would post the same then if nobody touched the account: what rolls over isn't lost, and what a
+    hold keeps is lost when the hold runs out. Raises NotFoundError, and QueryError for days outside
     1 to 3660.
     """
     until = _horizon(now, days)
@@ -236,7 +236,7 @@ def expiring(
 
 
 def all_expiring(connection: Connection, now: datetime, days: int, catalog: Catalog) -> Iterator[Expiring]:
-    """The same of everybody, account by account: the one that has something due next comes first.
+    """Yield the same for all users, account by account: the one that has something due next comes first.
 
     Reads only the accounts that have something due by then, a page of them at a time. Raises QueryError for
     days outside 1 to 3660.
@@ -257,7 +257,7 @@ def _horizon(now: datetime, days: int) -> datetime:
 
 
 def _lost(present: AccountBook, until: datetime, catalog: Catalog) -> list[Expiring]:
-    """What ``present`` will lose until then."""
+    """Return the tokens that ``present`` will lose until ``until``."""
     lots_, holds_ = list(present.lots.values()), list(present.holds.values())
     then = account_now(present.state, lots_, holds_, until, catalog)
     return [
@@ -274,7 +274,7 @@ def _lost(present: AccountBook, until: datetime, catalog: Catalog) -> list[Expir
 
 
 def _due_by(connection: Connection, until: datetime) -> Iterator[list[AccountState]]:
-    """Pages of the accounts that have something due by then, the soonest first."""
+    """Yield pages of the accounts that have something due by ``until``, the soonest first."""
     place = (accounts.c.due_at, accounts.c.account_id)
     first = (
         select(*(accounts.c[name] for name in rows.ACCOUNT))

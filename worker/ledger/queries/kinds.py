@@ -1,4 +1,4 @@
-"""What was used, by day and by the type of the command that took it."""
+"""Usage by day and by the type of the command that took it."""
 
 from collections import Counter as Tally
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from worker.ledger.queries.usage import USAGE_DAYS_MAX
 from worker.ledger.queries.views import View
 from worker.ledger.tables import entries, operations
 
-# As for the usage by feature: what was booked earlier than so long before a time occurred before it.
+# As for the usage by feature: an entry posted more than so long before a time occurred before that time.
 _AHEAD = Limits().occurred_at_max_ahead + timedelta(days=1)
 
 
@@ -44,7 +44,7 @@ class UsageKinds(View):
 
 
 def usage_kinds(connection: Connection, user_id: str, now: datetime, days: int, timezone: str) -> UsageKinds:
-    """The usage of the last ``days`` (1 to 366) local calendar days in ``timezone``, today included.
+    """Return the usage of the last ``days`` (1 to 366) local calendar days in ``timezone``, today included.
 
     Raises NotFoundError, and QueryError for days outside the range or a time zone that isn't known.
     """

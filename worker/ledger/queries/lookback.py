@@ -1,8 +1,8 @@
-"""An account as it stood in the books at any past time, from what is kept for ever: its entries, the rows of
-its lots and holds, and the outcomes of what happened to its subscription.
+"""State of an account at any past time, as it was posted then.
 
-What was booked since is taken off what there is today: so the near past, which is asked for most, is the
-cheapest. Times are those of booking, by the clocks of the workers.
+It follows from what is kept for ever: the account's entries, the rows of its lots and holds, and the outcomes
+of the commands about its subscription. What was posted since is subtracted from today's state: so the near
+past, which is asked for most, is the cheapest. Times are those of posting, by the clocks of the workers.
 """
 
 import json
@@ -30,7 +30,7 @@ _RENEW, _CANCEL = type_of(RenewSubscription), type_of(CancelSubscription)
 
 
 def standing_at(connection: Connection, user_id: str, at: datetime) -> Standing:
-    """The account of ``user_id`` as the books had it at ``at`` (UTC), what was booked then included.
+    """Return the account of ``user_id`` as it was posted at ``at`` (UTC), what was posted then included.
 
     Raises NotFoundError for an unknown user, and for a time before the account was opened.
     """
@@ -60,7 +60,7 @@ def standing_at(connection: Connection, user_id: str, at: datetime) -> Standing:
 
 @dataclass(frozen=True, slots=True)
 class _Moved:
-    """The sums of the entries since, by counter and by lot, and which credits have taken effect by them."""
+    """Sums of the entries since, by counter and by lot, and the credits that have taken effect by them."""
 
     counters: Mapping[Counter, int]
     lots: Mapping[int | None, int]
@@ -113,7 +113,7 @@ def _state_at(
         held=sum(hold.amount for hold in own_holds),
         debt=present.debt + since.lots.get(None, 0),
         lot_count=max((grant.lot.number for grant in granted if grant.is_there(at)), default=0),
-        due_at=at,  # whether anything is due has to be looked at
+        due_at=at,  # so that the account is looked at for anything due
     )
 
 
@@ -127,22 +127,22 @@ class _Granted(NamedTuple):
     granted_at: datetime | None
 
     def is_there(self, at: datetime) -> bool:
-        """Whether the books had it at ``at``."""
+        """Return True where the ledger had it at ``at``."""
         return self.granted_at is None or self.granted_at <= at
 
     @property
     def was_scheduled(self) -> bool:
-        """Whether it took effect later than it was granted."""
+        """True where it took effect later than it was granted."""
         return self.granted_at is not None and self.lot.effective_at > self.granted_at
 
     @property
     def is_period(self) -> bool:
-        """Whether it is a period's allocation, and not what was rolled over from one."""
+        """True for a period's allocation, but not for what was rolled over from one."""
         return self.lot.source is Source.ALLOCATION and self.lot.parent is None
 
 
 def _granted(connection: Connection, account_id: int) -> list[_Granted]:
-    """All lots the account has ever had, by number."""
+    """Return all lots the account has ever had, by number."""
     statement = (
         select(*(lots.c[name] for name in rows.LOT), operations.c.recorded_at.label("granted_at"))
         .outerjoin(operations, operations.c.operation_id == lots.c.operation_id)
@@ -176,7 +176,10 @@ def _lots_at(
 
 
 def _was_pending(grant: _Granted, at: datetime, since: _Moved, subscription: "_Subscription") -> bool:
-    """Whether it was still to take effect: it is so today, or has taken effect or been given up since."""
+    """Return True for a lot that was still to take effect at ``at``.
+
+    It is so today, or has taken effect or been given up since.
+    """
     if not grant.was_scheduled:
         return False
     lot = grant.lot
@@ -186,9 +189,9 @@ def _was_pending(grant: _Granted, at: datetime, since: _Moved, subscription: "_S
 
 
 def _holds_at(connection: Connection, account_id: int, at: datetime) -> list[Hold]:
-    """The holds that were open, as they were then.
+    """Return the holds that were open at ``at``, as they were then.
 
-    One that ran out is open in the books until that is booked.
+    A hold that ran out is open in the ledger until its end is posted.
     """
     statement = (
         select(holds)
@@ -224,16 +227,16 @@ class _Happened(NamedTuple):
 
 
 class _Subscription:
-    """What happened to an account's subscription, in order.
+    """Applied commands about an account's subscription, in order.
 
-    Of two commands in one transaction that wrote no entries nothing tells which came last.
+    The order of two commands in one transaction that wrote no entries is unknown.
     """
 
     def __init__(self, row: Row[Any], happened: Sequence[_Happened]) -> None:
         self._row, self._happened = row, happened
 
     def tier_at(self, at: datetime) -> str:
-        """The tier, from who set it last; today's where nobody has since."""
+        """Return the tier that was set last by ``at``; today's where no command set one since."""
         past, later = self._apart(at, _OPEN, _CHANGE)
         if past and later:
             return past[-1].detail["tier"]
@@ -241,7 +244,7 @@ class _Subscription:
         return tier
 
     def ends_at(self, at: datetime) -> datetime | None:
-        """When the subscription ended or was to end; None while it went on."""
+        """Return the time when the subscription ended or was to end; None while it went on."""
         past, later = self._apart(at, _CHANGE, _CANCEL)
         if not later:
             end: datetime | None = self._row.ends_at
@@ -251,19 +254,19 @@ class _Subscription:
         return datetime.fromisoformat(past[-1].detail["period_end"])
 
     def period_ends(self, at: datetime) -> list[datetime]:
-        """The ends of the periods that were granted or named by command until ``at``."""
+        """Return the ends of the periods that were granted or named by command until ``at``."""
         past, _ = self._apart(at, _CHANGE, _RENEW, _CANCEL)
         ends = [(datetime.fromisoformat(row.detail["period_end"]), row) for row in past]
-        # A cancellation ends with what is granted, or at once.
+        # A cancellation takes effect with the end of the granted period, or at once.
         return [end for end, row in ends if row.type != _CANCEL or end > row.recorded_at]
 
     def was_cut_short(self, after: datetime, before: datetime) -> bool:
-        """Whether it was canceled at once between these times: what was to take effect then never did."""
+        """Return True if it was canceled at once between these times, which ended what was to take effect."""
         _, later = self._apart(after, _CANCEL)
         return any(row.recorded_at < before and json.loads(row.content)["at"] == "now" for row in later)
 
     def _apart(self, at: datetime, *types: str) -> tuple[list[_Happened], list[_Happened]]:
-        """What happened until ``at``, and later."""
+        """Return the commands of ``types`` until ``at``, and those later."""
         found = [happened for happened in self._happened if happened.type in types]
         past = [happened for happened in found if happened.recorded_at <= at]
         return past, found[len(past) :]
@@ -283,9 +286,9 @@ def _subscription(connection: Connection, row: Row[Any]) -> _Subscription:
 def _granted_until(
     row: Row[Any], at: datetime, subscription: _Subscription, granted: Sequence[_Granted]
 ) -> datetime:
-    """The end of the last period that was granted. It never moves back, and what moved it has left its end.
+    """Return the end of the last period that was granted. It never moves back, and each move is recorded.
 
-    Only a renewal that grants nothing leaves no trace: whoever looks at the account finds it due again,
+    Only a renewal that grants nothing leaves no trace: the next look at the account finds it due again,
     unless the subscription was canceled at once meanwhile.
     """
     periods = [grant for grant in granted if grant.is_period]
@@ -294,8 +297,8 @@ def _granted_until(
     if _is_carried_over(row, granted):
         if known:
             return max(known)
-        # It was granted until the month after the migration, which nothing tells but today's row; at the
-        # latest it ended where the next period that was granted begins.
+        # It was granted until the month after the migration, which only today's row tells; at the latest it
+        # ended where the next period that was granted begins.
         later = [grant.lot.effective_at for grant in periods if not grant.is_there(at)]
         present: datetime = row.granted_until
         return min(later, default=present)
@@ -303,6 +306,6 @@ def _granted_until(
 
 
 def _is_carried_over(row: Row[Any], granted: Sequence[_Granted]) -> bool:
-    """Whether the account is older than its lots: its periods begin with the month then."""
+    """Return True for an account that is older than its lots: its periods begin with the month then."""
     is_older: bool = row.anchor < row.opened_at
     return is_older or any(grant.lot.source is Source.CARRIED_OVER for grant in granted)

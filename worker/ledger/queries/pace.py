@@ -1,8 +1,8 @@
-"""How fast the ledger is asked, and with what outcome: operations by the time they were first judged.
+"""Pace of the ledger: operations by the time they were first judged, with their outcomes.
 
-Operations have no index on time, which would be one more write for every message. Their ids rise with time,
-so that the borders of the buckets are found by halves over the primary key, all of them at once, and what is
-between two borders is counted where it is little and estimated from a sample where it is much.
+Operations have no index on time, which would be one more write for every message. Their ids rise with time:
+a search by halves over the primary key finds the borders of all buckets at once. Few operations between two
+borders are counted, many are estimated from a sample.
 """
 
 import json
@@ -29,11 +29,11 @@ _COUNTED_MAX = 1_000
 _SLICES = 5
 _SLICE = 100
 
-# A rejection that was judged anew keeps its id and gets a later time: of so many neighbours the earliest
+# A rejection that was judged anew keeps its id and gets a later time: the earliest of so many neighbours
 # tells when this place of the table was written.
 _NEIGHBOURS = 8
 
-#: How many places between two borders are looked at in one round trip.
+#: Number of places between two borders that are looked at in one round trip.
 _LOOKS = 3
 
 
@@ -41,8 +41,8 @@ _LOOKS = 3
 class PaceBucket(View):
     """Operations first judged from ``start`` until before ``end``: ``applied`` and ``rejected`` of ``count``.
 
-    ``codes`` says why what was rejected was, by code, most first. Where not ``is_counted`` all of these are
-    estimates: the number from the ids, the shares from a sample.
+    ``codes`` counts the rejections by code, most first. Where not ``is_counted`` all of these are estimates:
+    the number from the ids, the shares from a sample.
     """
 
     start: datetime
@@ -69,7 +69,7 @@ class Pace(View):
 
 
 def pace(connection: Connection, end: datetime, length: timedelta, buckets: int) -> Pace:
-    """``buckets`` of ``length`` up to ``end`` (UTC). Raises QueryError for buckets outside 1 to 200."""
+    """Return ``buckets`` of ``length`` up to ``end`` (UTC). Raises QueryError for buckets not in 1 to 200."""
     within("buckets", buckets, 1, BUCKETS_MAX)
     moments = [end - length * back for back in range(buckets, -1, -1)]
     newest = connection.execute(_NEWEST).one_or_none()
@@ -99,7 +99,7 @@ _Seen = Tally[tuple[str, str]]
 
 
 def _borders(connection: Connection, moments: Sequence[datetime], newest: int) -> list[int]:
-    """For each of ``moments``, which rise, the first id that was judged then or later."""
+    """Return for each of ``moments``, which rise, the first id that was judged then or later."""
     oldest = connection.execute(select(func.min(operations.c.operation_id))).scalar_one()
     low, high = [oldest] * len(moments), [newest + 1] * len(moments)
     while open_ := [place for place in range(len(moments)) if low[place] < high[place]]:
@@ -107,16 +107,16 @@ def _borders(connection: Connection, moments: Sequence[datetime], newest: int) -
         judged = _judged_at(connection, sorted({number for ids in looked_at.values() for number in ids}))
         for place, ids in looked_at.items():
             before = [number for number in ids if _is_before(judged[number], moments[place])]
-            # What was judged later begins with the first look that isn't before; looks behind it say no more.
+            # The first look that isn't before bounds what was judged later; looks behind it say no more.
             first_not = next((number for number in ids if number not in before), high[place])
             high[place] = first_not
             low[place] = max([low[place], *(number + 1 for number in before if number < first_not)])
-    # Clocks that differ may have borders cross; a bucket between two such is empty.
+    # Clocks that differ may make borders cross; a bucket between two such is empty.
     return list(accumulate(low, max))
 
 
 def _between(low: int, high: int) -> list[int]:
-    """Places that divide the range into equal parts: as many looks as cost less than another round trip."""
+    """Return places that divide the range into equal parts: these looks cost less than another round trip."""
     return sorted({low + (high - low) * number // (_LOOKS + 1) for number in range(1, _LOOKS + 1)})
 
 
@@ -125,19 +125,19 @@ def _is_before(judged_at: datetime | None, moment: datetime) -> bool:
 
 
 def _judged_at(connection: Connection, ids: Sequence[int]) -> dict[int, datetime | None]:
-    """When operations about each of ``ids`` were judged; None behind the last."""
+    """Return the times at which operations near each of ``ids`` were judged; None behind the last."""
     dialect = connection.dialect.name
     rows = connection.execute(_looks(dialect), _given(dialect, [(number, number) for number in ids]))
     return {row.probe: row.judged_at for row in rows}
 
 
-# Statements are put together once: that takes as long as to answer them. An array travels as one parameter,
-# on SQLite as JSON, so that the text is the same for any number of ids.
+# Statements are built once: that takes as long as to run them. An array travels as one parameter, on SQLite
+# as JSON, so that the text is the same for any number of ids.
 
 
 @lru_cache
 def _looks(dialect: str) -> Any:
-    """When operations about each of ``firsts`` were judged."""
+    """Return a select of the times at which operations near each of ``firsts`` were judged."""
     ids = _spans(dialect)
     near = (
         select(operations.c.recorded_at)
@@ -153,7 +153,7 @@ def _looks(dialect: str) -> Any:
 
 @lru_cache
 def _counts(dialect: str) -> Any:
-    """How many of each status and code there are from each of ``firsts`` until before its ``stop``."""
+    """Return a select that counts each status and code from each of ``firsts`` until before its ``stop``."""
     span = _spans(dialect)
     number = operations.c.operation_id
     return (
@@ -164,7 +164,7 @@ def _counts(dialect: str) -> Any:
 
 
 def _spans(dialect: str) -> FromClause:
-    """The parameters ``firsts`` and ``stops`` as a table."""
+    """Return the parameters ``firsts`` and ``stops`` as a table."""
     if dialect == "postgresql":
         arrays = [bindparam(name, type_=ARRAY(BigInteger())) for name in ("firsts", "stops")]
         return func.unnest(*arrays).table_valued("first", "stop", name="span").render_derived()
@@ -180,7 +180,7 @@ def _given(dialect: str, pairs: Sequence[tuple[int, int]]) -> dict[str, Any]:
 
 
 def _slices(first: int, stop: int) -> list[tuple[int, int]]:
-    """Where to look in a bucket: all of a small one, equal distances of a large one."""
+    """Return the ranges of ids to read in a bucket: all of a small one, equal distances in a large one."""
     span = stop - first
     if span <= _COUNTED_MAX:
         return [(first, stop)] if span else []
@@ -189,7 +189,7 @@ def _slices(first: int, stop: int) -> list[tuple[int, int]]:
 
 
 def _seen(connection: Connection, spans: Sequence[tuple[int, int]]) -> list[_Seen]:
-    """What was looked at of each bucket: how many of each status and code."""
+    """Return the number of each status and code among the rows that were read of each bucket."""
     seen = [_Seen() for _ in spans]
     slices = {piece: place for place, span in enumerate(spans) for piece in _slices(*span)}
     place_of = {first: place for (first, _), place in slices.items()}

@@ -1,4 +1,4 @@
-"""One way to ask: each question in a snapshot of its own."""
+"""Reader of the ledger: each query in a snapshot of its own."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ class Reader:
     """Answers from one database. Cheap to make; connects when asked.
 
     Every method raises LedgerUnavailableError where the database doesn't answer, NotFoundError for a user or
-    a reference that isn't known, and QueryError for a question that makes no sense. Times
+    a reference that isn't known, and QueryError for a query that makes no sense. Times
     may be in any zone.
     """
 
@@ -30,71 +30,71 @@ class Reader:
         self._engine = engine
 
     def balance(self, user_id: str, now: datetime, catalog: Catalog) -> Balance:
-        """The account of ``user_id`` at ``now``, with what is due and not booked yet."""
+        """Return the balance of ``user_id`` at ``now``, with what is due and not posted yet."""
         with snapshot(self._engine) as connection:
             return balances.balance(connection, user_id, in_utc("now", now), catalog)
 
     def balance_at(self, user_id: str, at: datetime, catalog: Catalog) -> Balance:
-        """What ``balance`` said at ``at``; for a time to come, what it will say if nothing else happens.
+        """Return the past balance at ``at``; for a time to come, the future one if nothing else happens.
 
-        By the catalog of today, where something was due and not booked at that time.
+        It uses today's catalog where something was due and not posted at that time.
         """
         with snapshot(self._engine) as connection:
             return balances.balance_at(connection, user_id, in_utc("at", at), catalog)
 
     def can_afford(self, user_id: str, tokens: int, now: datetime, catalog: Catalog) -> Affordability:
-        """What a ``usage.deduct`` of ``tokens``, from 1 to 2^63−1, would come to at ``now``."""
+        """Return the result of a ``usage.deduct`` of ``tokens``, from 1 to 2^63−1, at ``now``."""
         with snapshot(self._engine) as connection:
             return balances.can_afford(connection, user_id, tokens, in_utc("now", now), catalog)
 
     def lots(self, user_id: str, now: datetime, catalog: Catalog, *, used_up: bool = False) -> Lots:
-        """The lots of ``user_id``, what is spent next first; with ``used_up`` the empty ones as well."""
+        """Return the lots of ``user_id``, next to be spent first; with ``used_up`` the empty ones as well."""
         with snapshot(self._engine) as connection:
             return holdings.lots_of(connection, user_id, in_utc("now", now), catalog, used_up=used_up)
 
     def holds(
         self, user_id: str, now: datetime, catalog: Catalog, *, ended: bool = False, limit: int = 100
     ) -> Holds:
-        """The open holds of ``user_id``; with ``ended`` up to ``limit`` (1 to 1000) of the others as well."""
+        """Return the open holds of ``user_id``; with ``ended`` up to ``limit`` (1 to 1000) others as well."""
         with snapshot(self._engine) as connection:
             return holdings.holds_of_user(
                 connection, user_id, in_utc("now", now), catalog, ended=ended, limit=limit
             )
 
     def expiring(self, user_id: str, now: datetime, days: int, catalog: Catalog) -> tuple[Expiring, ...]:
-        """What of ``user_id`` expires within so many days (1 to 3660), in the order of time."""
+        """Return the tokens of ``user_id`` that expire within ``days`` (1 to 3660), in the order of time."""
         with snapshot(self._engine) as connection:
             return tuple(holdings.expiring(connection, user_id, in_utc("now", now), days, catalog))
 
     def all_expiring(self, now: datetime, days: int, catalog: Catalog) -> Iterator[Expiring]:
-        """The same of everybody, account by account, read while one goes through it."""
+        """Yield the same for all users, account by account, read while the caller iterates."""
         with snapshot(self._engine) as connection:
             yield from holdings.all_expiring(connection, in_utc("now", now), days, catalog)
 
     def history(self, user_id: str, limit: int = 50, offset: int = 0, cursor: str | None = None) -> History:
-        """A page of the entries of ``user_id``, newest first, from ``offset`` or behind ``cursor``."""
+        """Return a page of the entries of ``user_id``, newest first, from ``offset`` or behind ``cursor``."""
         with snapshot(self._engine) as connection:
             return history.history(connection, user_id, limit, offset, cursor)
 
     @contextmanager
     def statement(self, user_id: str, start: datetime, end: datetime) -> Iterator[Statement]:
-        """What was booked on ``user_id`` from ``start`` until before ``end``; read inside the block."""
+        """Open the statement of ``user_id`` from ``start`` until before ``end``; read it inside the block."""
         with snapshot(self._engine) as connection:
             yield statements.statement(connection, user_id, in_utc("start", start), in_utc("end", end))
 
     def explain(self, reference_id: str, now: datetime, catalog: Catalog) -> Explanation:
-        """Everything that is known of ``reference_id``."""
+        """Return everything that is known of ``reference_id``."""
         with snapshot(self._engine) as connection:
             return explain.explain(connection, reference_id, in_utc("now", now), catalog)
 
     def usage(
         self, user_id: str, now: datetime, catalog: Catalog, days: int = 30, timezone: str = "UTC"
     ) -> Usage:
-        """The usage of the last ``days`` (1 to 366) local calendar days in ``timezone``, today included."""
+        """Return the usage of the last ``days`` (1 to 366) local days in ``timezone``, today included."""
         with snapshot(self._engine) as connection:
             return usage.usage(connection, user_id, in_utc("now", now), catalog, days, timezone)
 
     def stats(self) -> Stats:
-        """Totals over all accounts, operations and payments."""
+        """Return totals over all accounts, operations and payments."""
         with snapshot(self._engine) as connection:
             return totals.stats(connection)

@@ -18,7 +18,7 @@ _LAST_CHARACTER = 0x10FFFF
 
 @dataclass(frozen=True)
 class AccountLine(View):
-    """An account as it is booked, in tokens; what has fallen due since is not in it."""
+    """An account as it is posted, in tokens; what is due since is not in it."""
 
     user_id: str
     tier: str
@@ -32,7 +32,7 @@ class AccountLine(View):
 class AccountPage(View):
     """Accounts whose user begins with ``prefix``, in the order of code points.
 
-    ``next_after`` is where the next page goes on behind; None at the end.
+    The next page continues behind ``next_after``; None at the end.
     """
 
     prefix: str
@@ -43,7 +43,7 @@ class AccountPage(View):
 def accounts_by_prefix(
     connection: Connection, prefix: str = "", after: str | None = None, limit: int = 50
 ) -> AccountPage:
-    """The accounts whose user begins with ``prefix``, behind the user ``after``; all begin with "".
+    """Return the accounts whose user begins with ``prefix``, behind the user ``after``; all begin with "".
 
     One range of an index, whatever the database's collation. Raises QueryError for a limit outside 1 to 200.
     """
@@ -65,13 +65,13 @@ def accounts_by_prefix(
 
 
 def _by_code_points(connection: Connection) -> ColumnElement[Any]:
-    """SQLite compares bytes, and UTF-8 orders as its code points do; PostgreSQL has to be told."""
+    """Return the user, compared by code points: SQLite compares UTF-8 bytes, PostgreSQL has to be told."""
     user = accounts.c.user_id
     return collate(user, "C") if connection.dialect.name == "postgresql" else user
 
 
 def _first_behind(prefix: str) -> str | None:
-    """The least text greater than all that begin with ``prefix``; None where there is none."""
+    """Return the least text greater than all that begin with ``prefix``; None where there is none."""
     kept = prefix.rstrip(chr(_LAST_CHARACTER))
     if not kept:
         return None

@@ -1,4 +1,4 @@
-"""One state of the ledger to read, and what every question asks first: is there such an account?"""
+"""Snapshots of the ledger, and the look-ups and checks that every query shares."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,12 +14,12 @@ from worker.ledger.tables import accounts, entries
 
 
 class QueryError(BillingError):
-    """The question can't be answered as it was asked; the text says what it may be."""
+    """A query that can't be answered as it was asked; the text says what is allowed."""
 
 
 @contextmanager
 def snapshot(engine: Engine) -> Iterator[Connection]:
-    """A connection that reads one state of the ledger, however many statements it takes, and can't write.
+    """Open a connection that reads one state of the ledger, however many statements it runs, and can't write.
 
     REPEATABLE READ READ ONLY on PostgreSQL. On SQLite any transaction is a snapshot; ``read_only`` asks the
     engine to begin it without the write lock. Raises LedgerUnavailableError and ContentionError.
@@ -32,7 +32,7 @@ def snapshot(engine: Engine) -> Iterator[Connection]:
 
 
 def account_row(connection: Connection, user_id: str) -> Row[Any]:
-    """The account of ``user_id``, and as ``booked_at`` when its last entry was booked; null without one.
+    """Return the account of ``user_id``, with ``booked_at``, the time of its last entry; null without one.
 
     Raises NotFoundError.
     """
@@ -47,19 +47,19 @@ _LAST_BOOKED = (
     .where(entries.c.account_id == accounts.c.account_id, entries.c.sequence == accounts.c.sequence)
     .scalar_subquery()
 )
-# Made once, like all that a balance or a page of history asks: to put a statement together takes as long as
-# to answer it.
+# Built once, like all statements of a balance or a page of history: to build a statement takes as long as to
+# run it.
 _ACCOUNT = select(accounts, _LAST_BOOKED.label("booked_at")).where(accounts.c.user_id == bindparam("user_id"))
 
 
 def within(name: str, value: int, least: int, most: int) -> None:
-    """Raises QueryError unless ``value`` is from ``least`` to ``most``."""
+    """Raise QueryError unless ``value`` is from ``least`` to ``most``."""
     if not least <= value <= most:
         raise QueryError(f"{name} must be from {least} to {most}, not {value}")
 
 
 def in_utc(name: str, moment: datetime) -> datetime:
-    """``moment`` in UTC. Raises QueryError for a time that says no offset, or lies outside the calendar."""
+    """Return ``moment`` in UTC. Raises QueryError for a time without offset, or outside the calendar."""
     if moment.tzinfo is None:
         raise QueryError(f"{name} must have an offset, such as {moment.isoformat()}Z")
     try:
@@ -69,7 +69,7 @@ def in_utc(name: str, moment: datetime) -> datetime:
 
 
 def booked_at(connection: Connection, account_id: int, sequence: int) -> datetime:
-    """When the entry was booked; there is one."""
+    """Return the time when the entry was posted; the entry exists."""
     statement = select(entries.c.recorded_at).where(
         entries.c.account_id == account_id, entries.c.sequence == sequence
     )
@@ -83,7 +83,7 @@ def last_booked(
     last: int,
     is_in_time: Callable[[ColumnElement[datetime]], ColumnElement[bool]],
 ) -> int:
-    """The sequence of the last entry that was booked in time, of the entries up to ``last``; 0 if none was.
+    """Return the sequence of the last entry up to ``last`` that was posted in time; 0 if none was.
 
     Found by halves, because the sequence has no gaps: a look at the primary key for each bit of ``last``, and
     no index on times. The places looked at are the same however many entries have come since, and what is in

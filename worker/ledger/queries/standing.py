@@ -1,4 +1,4 @@
-"""An account as it stands in the books, and as it stands when what is due is counted."""
+"""State of an account as it is posted, and as it is when what is due is counted."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from worker.ledger.tables import quota_entries, quotas
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What the books say of an account: its open lots and holds, and when its last entry was booked."""
+    """Posted state of an account: its open lots and holds, and the time of its last entry."""
 
     state: AccountState
     lots: Sequence[Lot]
@@ -27,11 +27,11 @@ class Standing:
     updated_at: datetime
 
     def now(self, now: datetime, catalog: Catalog) -> AccountBook:
-        """The account with all that is due at ``now``, as the worker would book it."""
+        """Return the account with all that is due at ``now``, as the worker would post it."""
         return account_now(self.state, self.lots, self.holds, now, catalog)
 
     def known(self) -> Known:
-        """All that ``decide`` would look at, for a command that names nothing else."""
+        """Return all that ``decide`` would read, for a command that names nothing else."""
         state = self.state
         return Known(
             accounts={state.user_id: state},
@@ -41,7 +41,7 @@ class Standing:
 
 
 def standing(connection: Connection, user_id: str) -> Standing:
-    """The account of ``user_id``. Raises NotFoundError."""
+    """Return the posted state of ``user_id``. Raises NotFoundError."""
     row = account_row(connection, user_id)
     account_id: int = row.account_id
     return Standing(
@@ -54,12 +54,12 @@ def standing(connection: Connection, user_id: str) -> Standing:
 
 
 def state_in(row: Row[Any]) -> AccountState:
-    """From a row that has the account's columns, perhaps among others."""
+    """Return the state from a row that has the account's columns, perhaps among others."""
     return rows.account(getattr(row, name) for name in rows.ACCOUNT)
 
 
 def quotas_used(connection: Connection, account_id: int, period: date) -> Mapping[str, int]:
-    """What is used of each quota in the period that begins on that day, in the meter's unit."""
+    """Return the used part of each quota in the period that begins on that day, in the meter's unit."""
     wanted = ("meter", "used")
     used = select_rows(
         connection, quotas, wanted, "account_id", [account_id], also=("period_start", [period])
@@ -68,7 +68,7 @@ def quotas_used(connection: Connection, account_id: int, period: date) -> Mappin
 
 
 def quotas_used_at(connection: Connection, account_id: int, period: date, at: datetime) -> Mapping[str, int]:
-    """The same as it stood at ``at``."""
+    """Return the same as it was at ``at``."""
     entry = quota_entries.c
     statement = (
         select(entry.meter, func.sum(entry.amount).label("used"))

@@ -1,5 +1,4 @@
-"""What an account was at the beginning of a time, each entry that was booked in it, and what it was at the
-end."""
+"""Statement of an account: the opening balance, each entry posted in a time, and the closing balance."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,10 +14,10 @@ from worker.ledger.tables import entries
 
 @dataclass(frozen=True)
 class Summary(View):
-    """The entries of an account that were booked from ``start`` until before ``end``, in sums.
+    """Sums of the entries of an account that were posted from ``start`` until before ``end``.
 
     ``opening_balance`` and ``totals``, by counter, add up to ``closing_balance``; that is the opening balance
-    of a statement that begins with ``end``. What is due and not booked yet is in none of them.
+    of a statement that begins with ``end``. What is due and not posted yet is in none of them.
     """
 
     user_id: str
@@ -32,14 +31,14 @@ class Summary(View):
 
 @dataclass(frozen=True)
 class Statement:
-    """A period in sums and its entries, in order. They are read while one goes through them, and once."""
+    """Sums and entries of a time, in order. The entries are read while the caller iterates, and once."""
 
     summary: Summary
     transactions: Iterator[Transaction]
 
 
 def statement(connection: Connection, user_id: str, start: datetime, end: datetime) -> Statement:
-    """What was booked on ``user_id`` from ``start`` until before ``end`` (UTC).
+    """Return the statement of ``user_id``: the entries posted from ``start`` until before ``end`` (UTC).
 
     Raises NotFoundError, and QueryError unless ``start`` is before ``end``.
     """

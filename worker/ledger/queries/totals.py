@@ -12,7 +12,7 @@ from worker.ledger.tables import accounts, operations, payment_events, payments
 
 @dataclass(frozen=True)
 class OperationCount(View):
-    """How many references have this outcome."""
+    """Number of references that have this outcome."""
 
     type: str
     status: str
@@ -31,7 +31,7 @@ class Revenue(View):
 
 @dataclass(frozen=True)
 class Stats(View):
-    """The whole ledger in tokens, as it is booked. ``average_balance`` is rounded down, 0 without users.
+    """The whole ledger in tokens, as it is posted. ``average_balance`` is rounded down, 0 without users.
 
     ``total_uncollected`` was spent before its payment went back, and written off.
     """
@@ -57,7 +57,7 @@ class Stats(View):
 
 
 def stats(connection: Connection) -> Stats:
-    """Totals over all accounts, operations and payments; reads each of these tables once.
+    """Return totals over all accounts, operations and payments; read each of these tables once.
 
     On SQLite a total past 2^63−1 is a LedgerUnavailableError: it has no larger integers.
     """

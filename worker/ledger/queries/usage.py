@@ -1,4 +1,4 @@
-"""What was used, by day and by feature, and how long the balance lasts."""
+"""Usage by day and by feature, and how long the balance lasts."""
 
 from collections import Counter as Tally
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from worker.ledger.tables import entries
 USAGE_DAYS_MAX = 366
 UNLABELLED = "unlabelled"
 
-# What was booked earlier than so long before a time occurred before it: no command is taken whose time is
+# An entry posted more than so long before a time occurred before that time: no command is taken whose time is
 # further ahead of its worker's clock, and no two workers' clocks are a day apart.
 _AHEAD = Limits().occurred_at_max_ahead + timedelta(days=1)
 
@@ -39,7 +39,7 @@ class UsageDay(View):
 
 @dataclass(frozen=True)
 class Projection(View):
-    """How long the balance lasts if usage goes on as it was: whole days, rounded down; None without usage.
+    """Days that the balance lasts if usage goes on as it was, whole, rounded down; None without usage.
 
     ``days_observed`` are the days of the range on which the account was open, at least one. What will expire
     meanwhile isn't counted.
@@ -54,10 +54,10 @@ class Projection(View):
 class Usage(View):
     """Tokens used from ``first_day`` to ``last_day`` (today), both included, in ``timezone``.
 
-    All that was taken for usage counts: at once, of a hold, or by a meter. By the time of the event, not of
-    its booking. Refunds give tokens back and don't lower the usage. The days add up to ``total_used``, and so
-    do the features. ``average_per_day`` is over all days, rounded down. An operation that took from two lots
-    is two ``entries``.
+    All that was taken for usage counts: at once, of a hold, or by a meter. It counts at the time of the
+    event, not of its posting. Refunds give tokens back and don't lower the usage. The days add up to
+    ``total_used``, and so do the features. ``average_per_day`` is over all days, rounded down. An operation
+    that took from two lots is two ``entries``.
     """
 
     user_id: str
@@ -77,7 +77,7 @@ class Usage(View):
 def usage(
     connection: Connection, user_id: str, now: datetime, catalog: Catalog, days: int, timezone: str
 ) -> Usage:
-    """The usage of the last ``days`` local calendar days in ``timezone``, today included.
+    """Return the usage of the last ``days`` local calendar days in ``timezone``, today included.
 
     Raises NotFoundError, and QueryError for days outside 1 to 366 or a time zone that isn't known.
     """
@@ -120,9 +120,9 @@ def _used_by_day(connection: Connection, state: AccountState, calendar: Calendar
 
 
 def _used_by_slice(connection: Connection, state: AccountState, calendar: Calendar) -> Sequence[Row[Any]]:
-    """What was used, by slice of a day and by feature, of the entries that may belong to the days.
+    """Return the usage by slice of a day and by feature, of the entries that may belong to the days.
 
-    An index on their times would cost every message; when they were booked is found by the primary key.
+    An index on their times would cost every message; the primary key finds entries by the time of posting.
     """
     start = datetime.fromtimestamp(calendar.start, UTC)
     before = last_booked(connection, state.account_id, state.sequence, lambda moment: moment < start - _AHEAD)

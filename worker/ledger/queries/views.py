@@ -1,4 +1,4 @@
-"""What every answer is: frozen, and the same in JSON whoever asks."""
+"""Base of all answers: frozen, and with the same JSON for every caller."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -10,10 +10,10 @@ from pydantic.alias_generators import to_camel
 
 @dataclass(frozen=True)
 class View:
-    """What the read side answers. ``to_dict`` is its form for JSON, the same for every view."""
+    """Answer of the read side. ``to_dict`` is its form for JSON, the same for every view."""
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, in their order, named in camelCase; times are RFC 3339 and days ISO 8601."""
+        """Return all fields, in their order, named in camelCase; times are RFC 3339 and days ISO 8601."""
         return {to_camel(field.name): _json_value(getattr(self, field.name)) for field in fields(self)}
 
 

@@ -1,7 +1,7 @@
 """Lots: a balance is made of what was credited; and the periods, holds, refunds and reversals that move them.
 
-What an account had until now becomes its first lot, ``carried_over``: it never runs out and is spent like a
-purchase. Periods begin with the months of the calendar, as the quotas have counted them.
+The balance of an account until now becomes its first lot, ``carried_over``: it never runs out and is spent
+like a purchase. Periods begin with the months of the calendar, as the quotas have counted them.
 """
 
 from collections.abc import Iterator
@@ -67,7 +67,7 @@ _OLD_CHECKS = {
 # The accounts first: a worker that holds any of these holds them already, and the others wait there.
 _LOCKED = "accounts, operations, superseded_outcomes, entries"
 
-# Whoever refers comes after what is referred to.
+# A table comes after the tables that it refers to.
 _LINKED = (
     "accounts",
     "operations",
@@ -173,9 +173,9 @@ def _add_columns() -> None:
 
 
 def _fill_columns() -> None:
-    """Begin every account's periods with its first month, and say of every operation which entries it wrote.
+    """Begin every account's periods with its first month, and set the entries that every operation wrote.
 
-    The present month counts as granted. What comes next is looked at when it ends.
+    The present month counts as granted. The next one is looked at when it ends.
     """
     first_month = (
         "date_trunc('month', opened_at, 'UTC')"
@@ -234,7 +234,7 @@ def _checks(table: str) -> list[sa.CheckConstraint]:
 
 
 def _replace_checks(table: str) -> None:
-    """In one statement, so that PostgreSQL reads the table once for all of them."""
+    """Replace the checks in one statement, so that PostgreSQL reads the table once for all of them."""
     changes = [f"DROP CONSTRAINT ck_{table}_{name}" for name in _OLD_CHECKS[table]]
     changes += [
         f"ADD CONSTRAINT ck_{table}_{name} CHECK ({condition})"
@@ -548,7 +548,7 @@ def _guard_sqlite() -> None:
 
 
 def _refused_updates(differs: str) -> Iterator[tuple[str, str, str, str]]:
-    """Of what may be changed in part: the table, its guard's name and event, and what that refuses."""
+    """Yield for each partly changeable table its name, its guard's name and event, and what that refuses."""
 
     def changed(columns: tuple[str, ...]) -> str:
         old, new = (", ".join(f"{row}.{column}" for column in columns) for row in ("OLD", "NEW"))

@@ -1,8 +1,8 @@
-"""Dead letters: groups, stories, edits, replays, the log of what operators did; users by their beginnings.
+"""Dead letters: groups, histories, edits, replays; the activity log; users by their beginnings.
 
-A letter that had been replayed is ``resolved`` where the ledger has an outcome of its reference, of the same
-type and user, and ``parked`` where it has none: that it was sent says nothing about what became of it, and
-to look at one more letter, or to send it once more, does no harm.
+A dead letter that had been replayed is ``resolved`` where the ledger has an outcome of its reference, of the
+same type and user, and ``parked`` where it has none: that it was sent says nothing about its outcome, and to
+look at one more dead letter, or to send it once more, does no harm.
 """
 
 import hashlib
@@ -64,7 +64,7 @@ def _on_postgresql() -> bool:
     return op.get_bind().dialect.name == "postgresql"
 
 
-# -- the letters ------------------------------------------------------------------------------------------
+# -- the dead letters -------------------------------------------------------------------------------------
 
 _REPLAYED_NOW = (
     "CASE WHEN status <> 'replayed' THEN status WHEN EXISTS ("
@@ -191,7 +191,7 @@ _LETTERS = sa.table(
 
 
 def _fill() -> None:
-    """Say of every letter what it has in common with others, and what is at stake."""
+    """Set the fingerprint of every dead letter, and the tokens affected."""
     bind = op.get_bind()
     filling = (
         sa.update(_LETTERS)
@@ -223,10 +223,10 @@ def _pages(bind: sa.Connection) -> Iterator[list[Any]]:
         last = page[-1].number
 
 
-# As worker.deadletters.fingerprints had it when this was written: letters that come later join these.
+# As worker.deadletters.fingerprints had it when this was written: later dead letters join these groups.
 
 _FRAME = re.compile(r'^  File "(?P<path>[^"\n]*)", line \d+, in (?P<name>\S+)', re.MULTILINE)
-# From the last folder of such a name on: where it is installed may be called so too, libraries and all.
+# From the last folder of such a name on: the folder of an installation may have the same name.
 _OURS = re.compile(r"(?:^|.*[/\\])((?:worker|schemas)[/\\](?!.*site-packages[/\\]).*)$")
 _EXCEPTION = re.compile(r"^([A-Za-z_][\w.]*)(?::|$)", re.MULTILINE)
 
@@ -248,7 +248,7 @@ def _fingerprint(reason: str, type_: str | None, field: str | None, traceback: s
 
 
 def _tokens(body: bytes) -> int | None:
-    """What a single command asks for; batches and payments wait until they are looked at again."""
+    """Return the tokens of a single command; batches and payments wait until they are looked at again."""
     try:
         message = json.loads(body)
     except (ValueError, RecursionError):
@@ -257,7 +257,7 @@ def _tokens(body: bytes) -> int | None:
     return abs(tokens) if type(tokens) is int and abs(tokens) <= 10**15 else None
 
 
-# -- their stories ----------------------------------------------------------------------------------------
+# -- their histories --------------------------------------------------------------------------------------
 
 
 def _create_stories() -> None:

@@ -1,4 +1,4 @@
-"""How the workers run: probes that write, messages on trial, paused lanes, accepted configurations."""
+"""State of running workers: probes that write, messages on trial, paused lanes, accepted configurations."""
 
 import sqlalchemy as sa
 from alembic import op
