@@ -48,7 +48,7 @@ class Stop(Protocol):
 class Pace:
     """Batch size, prefetch and waits after a failure (seconds).
 
-    What is held in an outage is given back after ``hold_most_s``, before the broker takes it back.
+    Messages held in an outage are given back after ``hold_most_s``, before the broker takes them back.
     """
 
     batch_size: int = 500
@@ -196,7 +196,7 @@ class Consumer:
     def _consume(self, link: Link, ledger: ThreadPoolExecutor, *, drain: bool) -> bool:
         """Run batches until the stop. Returns True when ``drain`` is set and nothing comes any more.
 
-        While the ledger has one batch, the broker is told about the one before it and the next one is read
+        While the ledger has one batch, the replies of the one before it are sent, and the next one is read
         and decoded: each waits for its own server, and neither server for the other.
         """
         in_ledger = _Batch()

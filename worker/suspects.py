@@ -1,10 +1,10 @@
 """Suspects: messages that may be poison, their trials, and the rule for giving one up.
 
 The broker's delivery count only says that a message came back: a lost connection, a kill from outside or a
-neighbour does that as well. So it raises a suspicion and proves nothing. What is suspected is tried on
-record: the record is written before the messages are read and taken away when they are told. A worker that
-dies in between leaves the record, and the messages in it are tried in smaller groups next time, in the end
-alone. Only crashes while a message was tried alone make it guilty.
+neighbour does that as well. So it raises a suspicion and proves nothing. A suspect is tried on record: the
+record is written before the messages are read and removed after their replies are sent. A worker that dies in
+between leaves the record, and the messages in it are tried in smaller groups next time, in the end alone.
+Only crashes while a message was tried alone make it guilty.
 """
 
 import hashlib

@@ -463,7 +463,7 @@ class _Outbox:
             ):
                 self._returned.append(sent)
                 return
-        # Its confirm would count as delivered: better to send the batch again than to lose a letter.
+        # Its confirm would count as delivered: better to send the batch again than to lose a message.
         raise BrokerUnavailableError(f"a message for {routing_key!r} came back that nobody here sent")
 
 
@@ -511,7 +511,7 @@ def _configured(url: str, name: str) -> Any:
 
 
 class _WorkerChannel(pyamqp.Channel):  # type: ignore[misc]  # kombu ships no types
-    """Hands deliveries over as they come, where it is told to whom: with their body as it was sent."""
+    """Hands deliveries to ``on_delivery``, where set, as they come and with their body as it was sent."""
 
     on_delivery: Callable[[bytes, Any], None] | None = None
 

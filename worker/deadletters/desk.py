@@ -73,7 +73,7 @@ class Desk:
         """See ``held_letters``."""
         return held_letters(self.connection, numbers)
 
-    # -- letters ------------------------------------------------------------------------------------------
+    # -- dead letters -------------------------------------------------------------------------------------
 
     def change(self, letter: Row[Any], **values: Any) -> None:
         """Set columns of a dead letter, each one once; its group follows. Not for bodies, which are bytes."""
@@ -133,7 +133,7 @@ class Desk:
         """Set the state of the dead letter's item in a replay; an item that has ended stays as it is."""
         self._items[replay_id][number] = (state, clean(detail))
 
-    # -- the log ------------------------------------------------------------------------------------------
+    # -- the activity log ---------------------------------------------------------------------------------
 
     def record(
         self,

@@ -144,7 +144,7 @@ def _failures_told(desk: Desk, sames: Sequence[_Same]) -> dict[int, set[datetime
     return told
 
 
-# -- new letters ------------------------------------------------------------------------------------------
+# -- new dead letters -------------------------------------------------------------------------------------
 
 
 def _new_row(fresh: Sequence[_Failed]) -> dict[str, Any]:
@@ -176,7 +176,7 @@ def _insert(desk: Desk, new: Sequence[tuple[dict[str, Any], list[_Failed]]]) -> 
             _tell(desk, number, failed, "failed_again" if place else "failed")
 
 
-# -- letters that are here already ------------------------------------------------------------------------
+# -- known dead letters -----------------------------------------------------------------------------------
 
 
 def _fail_again(desk: Desk, letter: Row[Any], fresh: Sequence[_Failed]) -> None:
@@ -221,7 +221,7 @@ def _tell(desk: Desk, number: int, failed: _Failed, kind: str, replay_id: int | 
     )
 
 
-# -- letters that a replay sent ---------------------------------------------------------------------------
+# -- dead letters that a replay sent ----------------------------------------------------------------------
 
 
 def _sent_by_replays(connection: Connection, arrivals: Sequence[Arrival]) -> dict[int, str]:

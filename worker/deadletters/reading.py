@@ -62,7 +62,7 @@ _LINE = [
 _LINE_NAMES = columns_of(LetterLine)
 
 
-# -- letters ----------------------------------------------------------------------------------------------
+# -- dead letters -----------------------------------------------------------------------------------------
 
 
 def letter(connection: Connection, number: int) -> ParkedLetter:
@@ -178,7 +178,7 @@ def every_letter(connection: Connection, filter_: LetterFilter) -> Iterator[Park
             return
 
 
-# -- one letter's story -----------------------------------------------------------------------------------
+# -- one dead letter's history ----------------------------------------------------------------------------
 
 
 def events(connection: Connection, number: int) -> tuple[Event, ...]:
@@ -380,7 +380,7 @@ def counts(connection: Connection) -> Counts:
     )
 
 
-# -- the log ----------------------------------------------------------------------------------------------
+# -- the activity log -------------------------------------------------------------------------------------
 
 
 def discarded_by(connection: Connection, entry: int) -> list[int]:

@@ -359,7 +359,7 @@ def _give_back_claimed(desk: Desk, replay_id: int) -> None:
             desk.tell(letter.number, "returned", text="the replay was cancelled", replay_id=replay_id)
 
 
-# -- one letter after the other ---------------------------------------------------------------------------
+# -- items ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

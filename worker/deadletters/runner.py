@@ -181,7 +181,7 @@ class _Run:
     # -- one look -----------------------------------------------------------------------------------------
 
     def _look(self) -> Replay | None:
-        """Take in the news and send what comes next; returns the replay where it rests now, else None."""
+        """Drain, end items and send the next ones; returns the replay where it rests now, else None."""
         w = self._with
         if not self._is_mine():
             return replays.get(w.engine, self._id)
@@ -223,7 +223,7 @@ class _Run:
         self._told.on_progress(ended)
         return ended
 
-    # -- what has happened --------------------------------------------------------------------------------
+    # -- results ------------------------------------------------------------------------------------------
 
     def _take_in(self) -> bool:
         """Drain what came back, end what the ledger shows; returns True where anything changed."""
@@ -236,7 +236,7 @@ class _Run:
         return ended > 0 or parked > 0
 
     def _parked(self) -> int:
-        """Drain and return how many came; one that can't be kept stays with this link, and stops no replay."""
+        """Drain; returns how many came. One that can't be kept stays with this link, and stops no replay."""
         try:
             return self._dead_letters().take_all(wait_s=0)
         except NotKeptError as error:
@@ -258,7 +258,7 @@ class _Run:
             self._under_way = {each.letter.number: each for each in found}
         return self._under_way
 
-    # -- what comes next ----------------------------------------------------------------------------------
+    # -- the next items -----------------------------------------------------------------------------------
 
     def _send_next(self, replay: Replay) -> bool:
         """Send as many as the step, the rate and the items under way allow; False where none were."""

@@ -40,7 +40,7 @@ class ItemState(StrEnum):
     """State of one item of a replay. After ``sent`` come the ways in which it ends."""
 
     WAITING = "waiting"
-    SENDING = "sending"  #: it may have been published, or not: whoever goes on publishes it (again)
+    SENDING = "sending"  #: it may have been published, or not: the next runner publishes it (again)
     SENT = "sent"
     APPLIED = "applied"
     REJECTED = "rejected"

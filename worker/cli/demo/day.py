@@ -249,7 +249,7 @@ class _Day:
             saying("delivered again", first),
         ]
 
-    # -- what is refused ----------------------------------------------------------------------------------
+    # -- refusals -----------------------------------------------------------------------------------------
 
     def _refused_by_the_rules(self) -> None:
         make, package, user = self._make, self._catalog.packages[0], self._payer()

@@ -1,4 +1,4 @@
-"""Helpers that the commands share: the office after a drain, filters, and the acting user."""
+"""Helpers that the commands share: the dead letters after a drain, filters, and the acting user."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ STATUSES = {
 
 @contextmanager
 def office_of(application: Application, *, looking: bool = False) -> Iterator[DeadLetterOffice]:
-    """Yield the office, after it has drained the queue.
+    """Yield the dead letters, after the queue has been drained.
 
     With ``looking`` the stored dead letters are shown with a warning where the broker does not answer. A dead
     letter that can't be kept stops no command.

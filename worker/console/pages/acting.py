@@ -22,7 +22,7 @@ from worker.ledger.queries import QueryError
 page = Blueprint("acting", __name__)
 
 
-# -- one letter -------------------------------------------------------------------------------------------
+# -- one dead letter --------------------------------------------------------------------------------------
 
 
 @page.route("/letters/<int:number>/edit", methods=["GET", "POST"])
@@ -125,7 +125,7 @@ def park() -> ResponseReturnValue:
     return redirect(url_for("letters.index", done=f"parked-{count}"), 303)
 
 
-# -- many letters -----------------------------------------------------------------------------------------
+# -- many dead letters ------------------------------------------------------------------------------------
 
 
 @page.route("/letters/discard", methods=["GET", "POST"])

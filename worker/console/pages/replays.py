@@ -81,7 +81,7 @@ def index() -> ResponseReturnValue:
 
 @page.get("/replays/<int:number>")
 def one(number: int) -> ResponseReturnValue:
-    """One replay with its letters."""
+    """Show one replay with its dead letters."""
     _settle()
     replay = parts().office.replay(number)
     state, after = text_in(request.args, "state"), number_in(request.args, "after") or 0
