@@ -46,11 +46,11 @@ from worker.suspects import Suspects
 
 log = logging.getLogger(__name__)
 
-#: What is held in an outage is given back before the broker takes it back, with some room.
+#: Share of the broker's consumer timeout after which an outage's held messages are given back.
 _HELD_SHARE = 0.8
-#: What is no batch may take so many times longer in the database: a page of what falls due, a replay.
+#: Factor on the database's deadlines for work that is no batch: a page of due accounts, a replay.
 _PATIENCE = 3
-#: So long a wait for the database may last once the process is to end.
+#: Longest wait for the database once the process is to end, in seconds.
 _HURRY_S = 3.0
 
 
@@ -60,7 +60,7 @@ def utc_now() -> datetime:
 
 
 class Application:
-    """What the commands work with, built from the settings when it is first asked for."""
+    """Parts that the commands work with, each built from the settings when it is first asked for."""
 
     def __init__(self, settings: Settings, *, name: str = "billing-worker") -> None:
         self.settings = settings
@@ -68,7 +68,7 @@ class Application:
 
     @cached_property
     def catalog(self) -> Catalog:
-        """What is for sale."""
+        """Tiers, packages and pricing rules for sale."""
         return load_catalog(self.settings.catalog)
 
     @cached_property
@@ -94,7 +94,7 @@ class Application:
 
     @cached_property
     def ledger(self) -> Ledger:
-        """The worker's way to the ledger: everything by its key, and no longer than a batch ever should."""
+        """The ledger as a worker uses it: all queries by key, with the deadlines of a batch."""
         url = self.settings.database_url.get_secret_value()
         return Ledger(ledger_engine(url, application_name=self._name, only_by_key=True, guard=self.guard))
 
@@ -150,7 +150,7 @@ class Application:
         )
 
     def _is_new(self, config: str) -> bool:
-        """Return True for a configuration new to this database; the first of all is right."""
+        """Return True for a configuration new to this database. The first one of all is taken as right."""
         pauses = Pauses(self.service_engine)
         with suppress(TransientError):  # an outage at the start: nobody can tell
             if pauses.is_new(config):
@@ -159,7 +159,7 @@ class Application:
         return False
 
     def scheduler(self) -> Scheduler:
-        """What publishes commands for what falls due, ready to run."""
+        """Scheduler of commands for what falls due, ready to run."""
         settings = self.settings
         name = "billing-scheduler"
         url = settings.database_url.get_secret_value()
@@ -175,7 +175,7 @@ class Application:
         )
 
     def drainer(self) -> Drainer:
-        """What drains the dead-letter queue into the ledger's database, ready to run."""
+        """Drainer of the dead-letter queue into the ledger's database, ready to run."""
         return Drainer(
             lambda: self.link(consume=[BILLING.dead.name]),
             self._office(self.service_engine),
@@ -199,7 +199,7 @@ class Application:
     def run_worker(self, stop: "SignalStop", *, drain: bool = False, with_scheduler: bool = False) -> None:
         """Run one worker in this process until ``stop``, or until nothing is left with ``drain``.
 
-        ``with_scheduler`` runs a scheduler beside it, and what drains dead letters, in threads.
+        ``with_scheduler`` also runs a scheduler and a drainer, each in a thread.
         """
         stop.on_request(self._hurry)
         self._await_schema(stop)
@@ -219,7 +219,7 @@ class Application:
 
     @contextmanager
     def _beside(self, stop: "SignalStop", **loops: Callable[["SignalStop"], None]) -> Iterator[None]:
-        """Loops in threads of their names, which end with the block; one that fails ends it, loudly."""
+        """Run loops in threads of their names, which end with the block; the error of one ends the block."""
         with ExitStack() as threads:
             running = []
             for name, loop in loops.items():
@@ -235,7 +235,7 @@ class Application:
             ended.result()
 
     def _tell_differences(self) -> None:
-        """Whether the topology is as it must be; the consumer waits for what it can't do without."""
+        """Log the differences of the topology. The consumer waits for what it can't do without."""
         with suppress(BrokerUnavailableError):
             link = self.link()
             try:
@@ -257,7 +257,7 @@ class Application:
             ) from error
 
     def _await_schema(self, stop: "SignalStop") -> None:
-        """An outage at the start is waited out like any other; another schema than ours is not."""
+        """Wait out an outage at the start. Raises ConfigurationError for another schema than ours."""
         outage = Outage("database", "waiting for it", logger=log)
         while not stop.requested:
             try:
@@ -270,7 +270,7 @@ class Application:
                 return
 
     def pipeline(self, ledger: Ledger, *, is_new_config: bool = False) -> Pipeline:
-        """The way of one batch, up to the limit of its lane."""
+        """Pipeline of batches, with the dead-letter limit of each lane."""
         return Pipeline(
             ledger,
             self.catalog,
@@ -283,7 +283,7 @@ class Application:
 
     @property
     def policy(self) -> Policy:
-        """What the worker is told and does not decide."""
+        """Message-handling policy from the settings."""
         settings = self.settings
         return Policy(
             limits=Limits(max_quantity=settings.max_quantity),
@@ -308,7 +308,7 @@ class Application:
         )
 
     def replayer(self, name: str | None = None) -> ReplayRunner:
-        """What runs replays; ``name`` is unique to it, made up where none is given."""
+        """Runner of replays. ``name`` is unique to it, made up where none is given."""
         made_up = f"{socket.gethostname()}:{os.getpid()}:{random.randrange(16**6):06x}"  # noqa: S311 - no secret
         return ReplayRunner(
             Surroundings(
@@ -330,7 +330,7 @@ class Application:
         return office.drain(self.link(consume=[BILLING.dead.name]))
 
     def require_newest_schema(self, engine: Engine | None = None) -> None:
-        """Raises ConfigurationError unless the database is at the revision this version needs."""
+        """Raise ConfigurationError unless the database is at the revision this version needs."""
         current, newest = current_revision(engine or self.engine), newest_revision()
         if current != newest:
             raise ConfigurationError(

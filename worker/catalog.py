@@ -1,4 +1,4 @@
-"""Tiers, packages and pricing rules: what is for sale, as data.
+"""Tiers, packages and pricing rules for sale, as data.
 
 The packaged default is ``catalog.toml`` beside this file; an operator's own file has the same form.
 Errors name the file and the key.
@@ -61,9 +61,9 @@ class Package(_Model):
 
 
 class PricingRule(_Model):
-    """What a meter costs: ``tokens`` for each ``per`` units, rounded as said, at least ``minimum_tokens``.
+    """Price of a meter: ``tokens`` for each ``per`` units, by its ``rounding``, at least ``minimum_tokens``.
 
-    What is free counts against the tier's quota of that name, by default the meter's own.
+    Free units count against the tier's quota of that name, by default the meter's own.
     """
 
     unit: Identifier
@@ -75,7 +75,7 @@ class PricingRule(_Model):
 
 
 class Priorities(_Model):
-    """Which credit is spent first: the lower number. Equal ones by the sooner expiry, then by age."""
+    """Order in which credit is spent: the lower number first, then the sooner expiry, then the older lot."""
 
     allocation: Priority = 10
     bonus: Priority = 20
@@ -87,10 +87,11 @@ class Priorities(_Model):
 
 
 class PaymentPolicy(_Model):
-    """What a payment that goes back does when its tokens are spent, and whether a dispute alone takes them.
+    """Rules for a payment that goes back when its tokens are spent, and for an open dispute.
 
-    ``debt``: the balance goes below zero and the next credit repays it. ``write_off``: what is missing is
-    recorded as uncollected.
+    ``when_spent``: with ``debt`` the balance goes below zero and the next credit repays it; with
+    ``write_off`` what is missing is recorded and not claimed any more. ``on_dispute``: with ``take`` an open
+    dispute alone takes the tokens, with ``wait`` it does not.
     """
 
     when_spent: Literal["debt", "write_off"] = "debt"
@@ -98,13 +99,13 @@ class PaymentPolicy(_Model):
 
 
 class RefundPolicy(_Model):
-    """Whether a refund may do without naming the usage that it refunds."""
+    """Permission for a refund that names no usage: ``refuse`` or ``allow``."""
 
     unbound: Literal["refuse", "allow"] = "refuse"
 
 
 class Mark(_Model):
-    """A balance at or below ``at`` is noticed, and again only after it was ``again_from`` or more."""
+    """Threshold of a notice: sent at or below ``at``, and again only after ``again_from`` or more."""
 
     at: Amount
     again_from: PositiveAmount
@@ -117,7 +118,7 @@ class Mark(_Model):
 
 
 class Notices(_Model):
-    """When notices go out; None, or 0 days, is never. Allocations end with their period unannounced."""
+    """Triggers of notices; None, or 0 days, is never. Allocations end with their period unannounced."""
 
     low: Mark | None = None
     depleted: Mark | None = None

@@ -1,4 +1,4 @@
-"""For producers in Python: publish a command, or a batch of them, and wait for its reply where one wants to.
+"""Client for Python producers: publishes commands and batches, and waits for replies on request.
 
 The worker never imports this.
 
@@ -40,7 +40,7 @@ Message = Command | UsageBatch
 
 
 class NoReplyError(TransientError):
-    """No reply came in time. What was sent may be applied all the same, now or later."""
+    """No reply came in time. The message may still be applied, now or later."""
 
 
 class BillingClient:
@@ -98,7 +98,7 @@ class BillingClient:
             self._awaited = self._reply = None
 
     def _publish(self, message: Message, correlation_id: str, *, waits: bool) -> None:
-        """Again on a new connection where the old one turns out to be lost, with the same ids."""
+        """Publish, and publish again with the same ids on a new connection where the old one is lost."""
         message_id = uuid4().hex
         is_new = not self._is_alive()
         try:
@@ -174,7 +174,7 @@ class BillingClient:
             self._reply = body
 
     def _is_alive(self) -> bool:
-        """Whether the connection stands, after reading what the broker has said since we looked last."""
+        """Return True while the connection is open, after reading all that the broker has sent."""
         if self._connection is None:
             return False
         try:

@@ -1,4 +1,4 @@
-"""The loop: batches in, through outages of either server, until it is told to stop.
+"""The loop: it takes batches, through outages of either server, until it is asked to stop.
 
 A server that goes away is nobody's fault: messages are kept, the log says so once, the loop waits with
 back-off and jitter and goes on by itself. Faults of the worker's own pause the lane they came from.
@@ -48,7 +48,7 @@ class Stop(Protocol):
 class Pace:
     """Batch size, prefetch and waits after a failure (seconds).
 
-    What is held in an outage is given back after ``hold_most_s``, before the broker takes it back.
+    Messages held in an outage are given back after ``hold_most_s``, before the broker takes them back.
     """
 
     batch_size: int = 500
@@ -59,11 +59,11 @@ class Pace:
 
 
 class _StoppedError(Exception):
-    """The stop came in an outage: what is held is not acknowledged, another worker gets it."""
+    """The stop came in an outage: held messages stay unacknowledged, and another worker gets them."""
 
 
 class _HeldTooLongError(Exception):
-    """An outage lasts so long that the broker would take back what is held: give it back, wait without."""
+    """An outage lasts so long that the broker would take back what is held: give it back, then wait."""
 
 
 @dataclass(slots=True)
@@ -79,10 +79,9 @@ class _Batch:
 class Consumer:
     """Runs the pipeline on what a broker delivers.
 
-    ``connect`` opens a link that holds at most so many messages of each queue. A worker holds few at first:
-    should one that brings workers down stand in front, then few others count another delivery when it does
-    so again. It holds as many as ever once what comes is above suspicion. ``exits_on_limit`` ends the loop
-    where a lane would be paused.
+    ``connect`` opens a link that holds at most so many messages of each queue. A worker begins with a small
+    prefetch, so that a poison message at the front raises few neighbours' delivery counts. The prefetch grows
+    once no suspect is among what comes. ``exits_on_limit`` ends the loop where a lane would be paused.
     """
 
     def __init__(
@@ -195,9 +194,9 @@ class Consumer:
     # -- the loop -----------------------------------------------------------------------------------------
 
     def _consume(self, link: Link, ledger: ThreadPoolExecutor, *, drain: bool) -> bool:
-        """Batches until the stop; True when nothing comes any more and ``drain`` says so.
+        """Run batches until the stop. Returns True when ``drain`` is set and nothing comes any more.
 
-        While the ledger has one batch, the broker is told about the one before it and the next one is read
+        While the ledger has one batch, the replies of the one before it are sent, and the next one is read
         and decoded: each waits for its own server, and neither server for the other.
         """
         in_ledger = _Batch()
@@ -227,7 +226,7 @@ class Consumer:
         return False
 
     def _hold_more(self, link: Link, is_suspicious: bool) -> None:  # noqa: FBT001 - the two cases of one step
-        """Hold as many as ever; while suspects come, as many as at a worker's start."""
+        """Set the full prefetch, or while suspects come the one of a worker's start."""
         most = (
             max(self._held, min(HELD_AT_FIRST, self._pace.prefetch)) if is_suspicious else self._pace.prefetch
         )
@@ -243,7 +242,7 @@ class Consumer:
         return _Batch(self._pipeline.receive(deliveries)) if deliveries else _Batch()
 
     def _complete(self, link: Link, ledger: ThreadPoolExecutor, batch: _Batch) -> None:
-        """Apply the batch and tell the broker."""
+        """Apply the batch, then send its replies and acknowledge it."""
         self._await_applied(link, ledger, batch)
         self._tell(link, batch)
 
@@ -278,9 +277,9 @@ class Consumer:
         return future.result()
 
     def _tell(self, link: Link, batch: _Batch) -> None:
-        """Tell the broker all that is to be said about the batch.
+        """Send the batch's replies, dead letters and notices, and acknowledge it.
 
-        Until then it is held, not given back: what comes again counts as a delivery.
+        Through an outage it is held, not given back: a message that comes again counts as a delivery.
         """
         if not batch.items:
             return
@@ -338,7 +337,7 @@ class Consumer:
         return groups
 
     def _try_group(self, link: Link, ledger: ThreadPoolExecutor, group: Group) -> None:
-        """Apply and tell one group on record, with nothing else under way."""
+        """Apply one group on record and send its replies, with nothing else under way."""
         with self._on_record(link, ledger, group) as kept:
             batch = _Batch(self._items_of(group))
             self._await_applied(link, ledger, batch)
@@ -349,7 +348,7 @@ class Consumer:
 
     @contextmanager
     def _on_record(self, link: Link, ledger: ThreadPoolExecutor, group: Group) -> Iterator[list[Delivery]]:
-        """Keep a group on record: a crash in the block is its crash. What is ``kept`` there was not tried."""
+        """Keep a group on record: a crash in the block is its crash. Messages ``kept`` were not tried."""
         kept: list[Delivery] = []
         try:
             self._in_ledger(link, ledger, lambda: self._suspects.begin(group))

@@ -1,4 +1,4 @@
-"""What is sent about a delivery: its reply, its notices, and its dead letter where there is one."""
+"""Replies, notices and dead letters about a delivery."""
 
 import hashlib
 import traceback
@@ -12,12 +12,12 @@ from worker.deadletters.letters import Reason, dead_letter_for
 from worker.intake import DELIVERY_LIMIT, Message
 from worker.policy import SCHEDULER_APP_ID, Policy
 
-#: Why a notice is a dead letter.
+#: Reason code of a dead letter made from a notice.
 NOTICE_REFUSED = "notice_refused"
 
 
 class Correspondence:
-    """Writes letters and replies; sends nothing."""
+    """Writes dead letters, replies and notices; sends nothing."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
@@ -25,7 +25,7 @@ class Correspondence:
     def about_answers(
         self, delivery: Delivery, message: Message, answers: Sequence[Answer], now: datetime
     ) -> list[Outgoing]:
-        """The reply to ``message``; a dead letter where operators must see it; the notices."""
+        """Return the reply to ``message``, its notices, and a dead letter where operators must see it."""
         if isinstance(message, UsageBatch):
             reply = _reply_to_batch(message, answers)
         else:
@@ -40,7 +40,7 @@ class Correspondence:
         return outgoing
 
     def about_refusal(self, delivery: Delivery, reason: Reason, tries: int, now: datetime) -> list[Outgoing]:
-        """The dead letter, and a failed reply where anybody could tell what it is the reply to."""
+        """Return the dead letter, and a failed reply where something identifies the request."""
         letter = self.dead_letter(delivery, reason, tries, now)
         known = self._allowed_reply_to(delivery) or _correlation(delivery) or reason.reference_id
         if known is None or not _is_to_be_answered(delivery):
@@ -48,11 +48,11 @@ class Correspondence:
         return [letter, self._addressed(delivery, _failed(reason))]
 
     def dead_letter(self, delivery: Delivery, reason: Reason, tries: int, now: datetime) -> Outgoing:
-        """The letter alone."""
+        """Return the dead letter alone."""
         return dead_letter_for(delivery, reason, queue=self._policy.topology.dead.name, tries=tries, now=now)
 
     def about_refused_notice(self, notice: Outgoing, now: datetime) -> Outgoing:
-        """The dead letter of a notice that the broker refused; its replay is the notice again."""
+        """Return the dead letter of a notice that the broker refused; its replay is the notice again."""
         told = Notice.model_validate_json(notice.body)
         reason = Reason(
             NOTICE_REFUSED,
@@ -61,7 +61,7 @@ class Correspondence:
             reference_id=told.reference_id,
             user_id=told.user_id,
         )
-        # Nobody says which queue it was.
+        # The refusal names no queue.
         as_delivered = Delivery(
             body=notice.body,
             queue=notice.exchange,
@@ -122,7 +122,7 @@ class Correspondence:
 
 
 def fault_of(message: Message | None, fault: Exception) -> Reason:
-    """Why a message that met a fault of the worker's is a dead letter, for operators."""
+    """Return the reason for operators of a message that met a fault of the worker's."""
     trace = "".join(traceback.format_exception(fault))
     return Reason.about(message, Code.UNPROCESSABLE, f"{type(fault).__name__}: {fault}", traceback=trace)
 
@@ -144,7 +144,7 @@ def _reply_to_batch(batch: UsageBatch, answers: Sequence[Answer]) -> Reply:
         type=batch.type,
         reference_id=batch.reference_id,
         user_id=batch.user_id,
-        # Of malformed items nothing is stored: they say nothing about it.
+        # Malformed items have no stored outcome: they don't count here.
         duplicate=bool(answers) and all(items[place].duplicate for place in batch.places),
         applied=applied,
         rejected=rejected,
@@ -158,9 +158,9 @@ def _malformed(item: Malformed) -> Reason:
 
 
 def _reason_in(message: Message, reply: Reply) -> Reason | None:
-    """Why operators must see ``message`` although it is answered; one reason for all items of a batch.
+    """Return the reason why operators must see an answered message; one for all items of a batch.
 
-    Its reference, or that of an item, names another operation; or an item is malformed, which goes first.
+    Its reference, or an item's, names another operation; or an item is malformed, which goes first.
     """
     if reply.items is None:
         if reply.code is not Code.REFERENCE_CONFLICT:
@@ -212,7 +212,7 @@ def _is_to_be_answered(delivery: Delivery) -> bool:
 
 
 def _digest(*identity: object) -> str:
-    """Names that came over the wire may hold halves of surrogate pairs."""
+    """Return a digest of names, which may hold halves of surrogate pairs when they came over the wire."""
     text = "\0".join(map(str, identity)).encode("utf-8", "surrogatepass")
     return hashlib.blake2b(text, digest_size=16).hexdigest()
 

@@ -6,7 +6,7 @@ conflict) is most often one producer's fault and pauses nothing, with one except
 a version, a catalog or settings that no worker has run with before watches its first messages, and a lane of
 which more than half are refused is paused until somebody resumes it.
 
-Counted is by messages, not by time: there is no clock here.
+Messages are counted, not time: there is no clock here.
 """
 
 from collections import Counter
@@ -15,33 +15,33 @@ from enum import StrEnum
 
 from worker.errors import BillingError
 
-#: So many messages a process with a new configuration watches.
+#: Number of messages that a process with a new configuration watches.
 WATCHED = 1_000
-#: Of so few messages of a lane no share says anything.
+#: Smallest number of a lane's messages of which a share means something.
 _SHARE_AT_LEAST = 20
 
 
 class PauseCode(StrEnum):
-    """Why a lane is paused."""
+    """Code of the reason why a lane is paused."""
 
     CONSECUTIVE_FAULTS = "consecutive_faults"
     CONFIG_SUSPECT = "config_suspect"
 
 
 class Step(StrEnum):
-    """Where a message met a fault: when it was applied, or when its reply was written."""
+    """Step at which a message met a fault: applying it, or writing its reply."""
 
     APPLY = "apply"
     REPLY = "reply"
 
 
 class LimitExceededError(BillingError):
-    """A lane's limit is passed, and the worker was told to exit then (``--on-limit exit``)."""
+    """A lane's limit is passed, and the worker has to exit then (``--on-limit exit``)."""
 
 
 @dataclass(frozen=True, slots=True)
 class LimitExceeded:
-    """The limit that a lane has passed, with a text for operators."""
+    """Limit that a lane has passed, with a text for operators."""
 
     queue: str
     code: PauseCode

@@ -1,4 +1,4 @@
-"""Sending what was written about deliveries, and what becomes of what the broker doesn't take."""
+"""Sending replies, dead letters and notices, and handling those that the broker refuses or returns."""
 
 import logging
 from collections.abc import Sequence
@@ -35,13 +35,13 @@ class Dispatch:
         self._events, self._dead = policy.topology.events, policy.topology.dead.name
 
     def send(self, link: Link, outgoing: Sequence[list[Outgoing]], now: datetime) -> set[str]:
-        """Send all that stands in the lists of ``outgoing`` and take out what is done with.
+        """Send all messages in the lists of ``outgoing`` and take out those that are done.
 
-        Returns the routing keys of what is left, which the broker did not take. Notices go last: a caller's
-        reply doesn't wait for those who listen.
+        Returns the routing keys of those left, which the broker did not take. Notices go last: a reply
+        doesn't wait for listeners.
         """
         for with_notices in (False, True):
-            # A second time, for what goes elsewhere when it is refused.
+            # A second pass sends what the first one addressed anew after a refusal.
             if self._sent(link, outgoing, now, with_notices=with_notices):
                 left = self._sent(link, outgoing, now, with_notices=with_notices)
                 if left:
@@ -73,7 +73,7 @@ class Dispatch:
         return left
 
     def _published(self, link: Link, messages: Sequence[Outgoing]) -> dict[int, _Fate]:
-        """By its id, what became of each message that did not simply reach a queue."""
+        """Return the fate of each message that did not simply reach a queue, by its ``id``."""
         refused: Sequence[Outgoing] = ()
         direct = [message for message in messages if not message.mandatory]
         kept = [message for message in messages if message.mandatory] if direct else messages
@@ -86,10 +86,10 @@ class Dispatch:
         return {id(m): _Fate.RETURNED for m in returned} | {id(m): _Fate.REFUSED for m in refused}
 
     def _publish_direct(self, link: Link, replies: Sequence[Outgoing]) -> None:
-        """Publish ``replies`` at most once: apart from all else, and what fails is dropped.
+        """Publish ``replies`` at most once, apart from all else; what fails is dropped.
 
         RabbitMQ closes the connection that names an address of a node it doesn't know, and any producer may
-        name one. That costs the others neither their replies nor, message after message, a new connection.
+        name one. Apart, that costs the others neither their replies nor a new connection for each message.
         """
         if not replies or self._is_published(link, replies):
             return
@@ -108,12 +108,12 @@ class Dispatch:
         return True
 
     def _remaining(self, message: Outgoing, fate: _Fate, now: datetime) -> Outgoing | None:
-        """What must be sent yet for ``message``.
+        """Return the message to send next for ``message``; None where it is done.
 
-        A reply that no queue takes is counted and let go; one that a full queue refuses goes to the default
-        queue, which is worth waiting for. A notice that no queue is bound for is nobody's loss; of one that a
-        full queue refuses a dead letter is made: a listener who doesn't keep up stops nobody and loses
-        nothing. A dead letter is sent again until there is a place for it.
+        A reply that no queue takes is counted and dropped. A reply that a full queue refuses goes to the
+        default queue, which is worth waiting for. A notice that no queue is bound for is dropped. A notice
+        that a full queue refuses becomes a dead letter: a slow listener stops nobody and loses nothing. A
+        dead letter is sent again until a queue takes it.
         """
         if self._is_reply(message):
             if fate is _Fate.REFUSED:

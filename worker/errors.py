@@ -1,4 +1,4 @@
-"""The errors of the worker: the type says what one can do, the text what happened and what to do next."""
+"""The errors of the worker: the type says what to do, the text what happened and what to do next."""
 
 
 class BillingError(Exception):
@@ -6,11 +6,11 @@ class BillingError(Exception):
 
 
 class ConfigurationError(BillingError):
-    """A setting, the catalog, the schema or the topology is not as it must be; a person has to mend it."""
+    """A setting, the catalog, the schema or the topology is wrong; a person has to mend it."""
 
 
 class TransientError(BillingError):
-    """Not this message's fault: keep the messages, wait, try again. Nobody is dead-lettered for it."""
+    """Not this message's fault: keep the messages, wait, try again. None becomes a dead letter for it."""
 
 
 class ContentionError(TransientError):
@@ -26,4 +26,4 @@ class BrokerUnavailableError(TransientError):
 
 
 class NotFoundError(BillingError):
-    """What was asked for does not exist; nothing is not the same as zero."""
+    """The named thing does not exist; nothing is not the same as zero."""

@@ -1,6 +1,6 @@
-"""From a delivery to the command or commands it brings, or to the reason why there is none.
+"""From a delivery to the command or commands it brings, or to the reason for its refusal.
 
-Each by itself, before any batch.
+Each delivery by itself, before any batch.
 """
 
 from datetime import datetime
@@ -17,12 +17,12 @@ Message = Command | UsageBatch
 
 
 def commands_of(message: Message) -> tuple[Command, ...]:
-    """What ``message`` asks of the ledger, in order."""
+    """Return the commands of ``message``, in order."""
     return message.items if isinstance(message, UsageBatch) else (message,)
 
 
 def taken_in(delivery: Delivery, policy: Policy, now: datetime) -> Message | Reason:
-    """The message that ``delivery`` brings, or why it is refused; never raises."""
+    """Return the message that ``delivery`` brings, or the reason for its refusal; never raises."""
     if delivery.unreadable is not None:
         return Reason(
             "unreadable_properties",
@@ -35,9 +35,9 @@ def taken_in(delivery: Delivery, policy: Policy, now: datetime) -> Message | Rea
 
 
 def given_up(delivery: Delivery, policy: Policy, now: datetime, crashes: int, *, decoded: bool) -> Reason:
-    """Why a message is given up that was tried alone when a worker crashed, so many times.
+    """Return the reason for giving up a message that was tried alone in so many crashes.
 
-    Not ``decoded`` is one that brings workers down when it is read to say whose it is.
+    With ``decoded`` false the body is not read: decoding it may bring workers down.
     """
     text = f"{crashes} workers crashed while this message was applied alone; it may bring workers down."
     if not decoded or delivery.unreadable is not None:
@@ -46,7 +46,7 @@ def given_up(delivery: Delivery, policy: Policy, now: datetime, crashes: int, *,
 
 
 def _refused_route(delivery: Delivery, message: Message, policy: Policy) -> Reason | None:
-    """Who may publish what is granted by routing key: another type inside would walk past it."""
+    """Refuse another type than the routing key says, by which rights to publish are granted."""
     if delivery.exchange != policy.topology.exchange or delivery.routing_key == message.type:
         return None
     return Reason.about(
@@ -58,7 +58,7 @@ def _refused_route(delivery: Delivery, message: Message, policy: Policy) -> Reas
 
 
 def _refused_sender(delivery: Delivery, message: Message, policy: Policy) -> Reason | None:
-    """The reason why the sender may not send ``message``: each item of a batch counts as if it came alone.
+    """Return the reason why the sender may not send ``message``; each item of a batch counts as if alone.
 
     The reference of a batch itself follows the rule of its type like any other: the ledger claims it for
     nothing, but readers of a shared reply queue tell replies by it.

@@ -199,7 +199,7 @@ class Lanes:
         paused.try_at = self._seconds() + paused.backoff.next()
 
     def let_go(self, item: Item) -> None:
-        """Note that the lane's message is told: the next one that comes is tried."""
+        """Let go of the lane's message after its reply is sent: the next one that comes is tried."""
         self._paused[item.queue].waiting.remove(item)
 
     # -- the record ---------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What is counted while the worker runs; served for Prometheus where a port is set."""
+"""Counters of a running worker; served for Prometheus where a port is set."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 

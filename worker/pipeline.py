@@ -1,7 +1,7 @@
 """One batch: decode, load under locks, decide, claim and write, commit, reply, acknowledge.
 
-What a crash leaves behind: before the commit, nothing; after it, the effect and the stored outcome, and the
-delivery that is not acknowledged brings the same reply again. So the unacknowledged delivery is the outbox.
+A crash before the commit leaves nothing. A crash after it leaves the effect and the stored outcome, and the
+unacknowledged delivery brings the same reply again. So the unacknowledged delivery is the outbox.
 """
 
 import logging
@@ -42,16 +42,16 @@ _ANONYMOUS = "anonymous"
 
 
 class UnansweredError(BrokerUnavailableError):
-    """The broker has not taken all that must be told. The deliveries are still held: answer again."""
+    """The broker has not taken all that must be sent. The deliveries are still held: answer again."""
 
 
 @dataclass(slots=True, eq=False)
 class Item:
-    """One delivery on its way through the batch: it ends with answers, or a reason why there are none.
+    """One delivery on its way through the batch; it ends with answers, or with a reason for none.
 
-    There is an answer to each command of its message, in their order, none to a batch of malformed items
-    alone; None before the ledger was asked. ``outgoing`` is what remains to be sent about it, once that is
-    written. What is ``kept`` is of a lane that pauses: it stays in its queue.
+    There is an answer to each command of its message, in their order, and none to a batch of malformed items
+    alone. ``answers`` is None before the ledger is asked. ``outgoing`` is what remains to be sent about it,
+    once that is written. An item that is ``kept`` belongs to a lane that pauses: it stays in its queue.
     """
 
     delivery: Delivery
@@ -64,7 +64,7 @@ class Item:
 
     @property
     def commands(self) -> tuple[Command, ...]:
-        """What the delivery asks of the ledger; nothing where it is refused."""
+        """The commands of the delivery; none where it is refused."""
         return () if self.message is None else commands_of(self.message)
 
     @property
@@ -76,7 +76,7 @@ class Item:
 class Pipeline:
     """Puts batches of deliveries through one ledger. ``pause`` waits so many seconds.
 
-    Items of a lane that is over its ``limit`` are kept: whoever runs the pipeline pauses that lane.
+    Items of a lane that is over its ``limit`` are kept: the caller pauses that lane.
     """
 
     def __init__(
@@ -99,28 +99,28 @@ class Pipeline:
         self._told_refusals = LimitedLog(log, logging.WARNING)
 
     def receive(self, deliveries: Sequence[Delivery]) -> list[Item]:
-        """Decode each delivery by itself; what is no command is refused here and disturbs no neighbour."""
+        """Decode each delivery by itself; one without a command is refused and disturbs no neighbour."""
         now = self._clock()
         return [self._decoded(delivery, now) for delivery in deliveries]
 
     def give_up(self, delivery: Delivery, crashes: int, *, decoded: bool) -> Item:
-        """The item of a message that has brought workers down; ``decoded`` reads it to say whose it is."""
+        """Return the item of a poison message; ``decoded`` reads it for its identities."""
         return Item(
             delivery, reason=given_up(delivery, self._policy, self._clock(), crashes, decoded=decoded)
         )
 
     def apply(self, items: Sequence[Item]) -> None:
-        """Each item gets its answers, in one transaction; a fault that no outcome names is isolated.
+        """Give each item its answers, in one transaction; a fault that no outcome names is isolated.
 
-        What has them already, or a reason why there are none, stays as it is: after a TransientError it may
-        be called again with the same items.
+        Items that have answers, or a reason for none, stay as they are: after a TransientError it may be
+        called again with the same items.
         """
         self._apply([item for item in items if item.answers is None and item.reason is None])
 
     def try_alone(self, item: Item) -> bool:
         """Apply the message of a paused lane by itself and write its reply; False where it meets a fault.
 
-        It gets as many tries as ever, then it has a reason. Its lane's count begins anew where it passes.
+        After the usual number of tries it gets a reason. Its lane's count is reset where it passes.
         """
         item.kept = False
         if item.reason is not None:
@@ -179,7 +179,7 @@ class Pipeline:
             )
 
     def acknowledge(self, link: Link, items: Sequence[Item]) -> None:
-        """The last step: what crashes before it is delivered again, and so is what is kept."""
+        """Acknowledge; the last step. After a crash before it, messages come again, and so do kept ones."""
         items = [item for item in items if not item.kept]
         link.acknowledge([item.delivery for item in items])
         self._count(items)
@@ -246,7 +246,7 @@ class Pipeline:
         self.limit.add_fault(item.queue)
 
     def _faulty(self, item: Item, fault: Exception) -> Reason:
-        # The text and the traceback may hold what the producer sent; they go into the letter, not the log.
+        # The text and the traceback may hold the producer's data; they go into the dead letter, not the log.
         name = type(fault).__name__
         self._told_faults.add(name, f"a message met a fault ({name}) and becomes a dead letter")
         return fault_of(item.message, fault)
@@ -256,7 +256,7 @@ class Pipeline:
     def _write(self, item: Item, now: datetime) -> None:
         """Write what to send about ``item``; a fault there is this item's alone.
 
-        What is over its lane's limit is kept: it is applied, and gets its reply when it comes again.
+        An item over its lane's limit is kept: it is applied, and gets its reply when it comes again.
         """
         if item.reason is None and self.limit.is_over(item.queue, Step.REPLY):
             item.kept = True
@@ -282,7 +282,7 @@ class Pipeline:
     # -- refusals -----------------------------------------------------------------------------------------
 
     def _count_refusals(self, items: Sequence[Item]) -> None:
-        """Count and tell refusals by sender; under a new configuration too many of them are kept."""
+        """Count and log refusals by sender; under a new configuration too many of them are kept."""
         self._metrics.faults_in_a_row.set(self.limit.most_faults)
         for item in items:
             code = _refusal(item)
@@ -299,7 +299,7 @@ class Pipeline:
     # -- count --------------------------------------------------------------------------------------------
 
     def _count(self, items: Iterable[Item]) -> None:
-        """Messages by their outcome, and the commands of batches by theirs."""
+        """Count messages by their outcome, and the commands of batches by theirs."""
         messages: Counter[tuple[str, str]] = Counter()
         batched: Counter[tuple[str, str]] = Counter()
         for item in items:
@@ -313,7 +313,7 @@ class Pipeline:
 
 
 def _refusal(item: Item) -> str | None:
-    """The reason code of a refusal, which is most often its sender's fault; None where it is none."""
+    """Return the reason code of a refusal, which is most often its sender's fault; None where it is none."""
     if item.reason is not None:
         return None if item.reason.code in _FAULTS else item.reason.code
     if (malformed := first_malformed(item.message)) is not None:

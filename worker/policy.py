@@ -1,4 +1,4 @@
-"""What the worker is told and does not decide."""
+"""Message-handling policy: limits, tries, reply addresses and senders."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,12 +7,12 @@ from fnmatch import fnmatchcase
 from schemas import Limits
 from worker.broker import BILLING, DIRECT_REPLY_TO, Topology
 
-#: From so many earlier deliveries on a message is suspected of bringing workers down: it is tried on record.
+#: Number of earlier deliveries from which a message is suspected as poison: it is tried on record.
 SUSPECT_AFTER = 3
-#: After so many crashes while it was tried alone it is a dead letter.
+#: Number of crashes in trials alone after which a message becomes a dead letter.
 GIVE_UP_AFTER = 3
 
-#: The ``app_id`` of what the scheduler sends. Nobody waits for an answer to it: there is none unless it names
+#: The ``app_id`` of the scheduler's messages. Nobody waits for a reply to one: it gets none unless it names
 #: a ``reply_to``.
 SCHEDULER_APP_ID = "billing-scheduler"
 

@@ -1,10 +1,10 @@
-"""What falls due and brings no message of its own becomes one: ``account.settle``, through the front door.
+"""Publishes ``account.settle`` for what falls due and brings no message of its own.
 
-A hold that runs out, credit that expires or takes effect, a renewal that costs nothing. The command's
-reference is made of the account and the time at which it fell due, so that it is applied once, whoever
-publishes it and however often: several schedulers may run, and one that crashes knows nothing and needs to
-know nothing. While none runs nothing is wrong either: what is due is booked with the account's next command,
-and reads count it.
+That is: a hold that runs out, credit that expires or takes effect, a renewal that costs nothing. The command
+goes through the queue, like any other. Its reference is made of the account and the time at which it fell
+due, so that it is applied once, whoever publishes it and however often. Several schedulers may run, and one
+that crashes needs no memory. While none runs nothing is wrong: what is due is posted with the account's next
+command, and reads count it.
 """
 
 import logging
@@ -30,12 +30,12 @@ from worker.policy import SCHEDULER_APP_ID
 
 log = logging.getLogger(__name__)
 
-#: For so long it is left to the workers what was published, before it is published again.
+#: Time that workers have for a published command before it is published again.
 REMEMBERED_FOR = timedelta(minutes=5)
-#: What fell due this moment waits until a worker's clock, which may be a little behind, agrees.
+#: Delay before a due account is published, for a worker's clock that is a little behind.
 _CLOCKS_APART = timedelta(seconds=1)
-#: An account that is due still after so long was settled by a clock far behind: its reference is spent, and
-#: it gets another one, once in this time.
+#: An account that is still due after so long was posted by a clock far behind: its reference is spent. It
+#: gets another one, once in this time.
 _ANEW_EVERY = timedelta(hours=1)
 _CHUNK = 1_000
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.1, 10.0
@@ -46,7 +46,7 @@ _TYPE = type_of(SettleAccount)
 class Scheduler:
     """Publishes ``account.settle`` for accounts that are due, at most ``rate`` of them a second.
 
-    ``connect`` opens a link to the broker; there is one as long as there is something to publish.
+    ``connect`` opens a link to the broker, which is kept while there is something to publish.
     ``sent_as`` is the broker user that it publishes as.
     """
 
@@ -72,9 +72,9 @@ class Scheduler:
         self._failures = 0
 
     def run(self, stop: Stop) -> None:
-        """A tick every interval until ``stop``, through outages of either server.
+        """Run a tick every interval until ``stop``, through outages of either server.
 
-        Raises ConfigurationError where the broker refuses it from the first.
+        Raises ConfigurationError where the broker refuses the first connection.
         """
         with suppress(BrokerUnavailableError):
             self._connect().close()  # a wrong password is told now, and not when something falls due
@@ -88,15 +88,15 @@ class Scheduler:
                 stop.wait(self._interval_s)
 
     def look(self) -> int:
-        """A tick by the clock, less a moment; returns how many commands were published."""
+        """Run a tick by the clock, less a moment; returns how many commands were published."""
         return self.tick(self._clock() - _CLOCKS_APART)
 
     def tick(self, now: datetime) -> int:
         """Publish what is due at ``now`` and was not published lately; returns how many commands.
 
-        As many as the rate allows for an interval, less those that wait for a worker: a queue that isn't
-        emptied is not filled. The next tick goes on where this one had to stop, so that accounts that can't
-        be settled don't stand in the others' way.
+        At most as many as the rate allows for an interval, less those that wait for a worker: a queue that
+        isn't emptied is not filled. The next tick goes on where this one had to stop, so that accounts that
+        can't be posted don't block the others.
         """
         self._recent = {due: at for due, at in self._recent.items() if at > now - REMEMBERED_FOR}
         page = due_accounts(self._engine, now, self._most, after=self._after)
@@ -112,7 +112,7 @@ class Scheduler:
         return published
 
     def _publish(self, fresh: Sequence[DueAccount], now: datetime) -> int:
-        """Publish the first of ``fresh``, for which there is room; how many."""
+        """Publish the first of ``fresh``, as many as there is room for; returns how many."""
         with closing(self._connect()) as link:
             room = max(self._most - link.depth(BILLING.queue_of(_TYPE).name), 0)
             chosen = fresh[:room]
@@ -123,7 +123,7 @@ class Scheduler:
         return len(chosen)
 
     def _publish_chunk(self, link: Link, chunk: Sequence[DueAccount], now: datetime) -> None:
-        """Publish and remember those that the broker has; raises BrokerUnavailableError unless it has all."""
+        """Publish, and remember what the broker has. Raises BrokerUnavailableError unless it has all."""
         messages = {self._message(due, now): due for due in chunk}
         refused: RefusedError | None = None
         try:
@@ -154,7 +154,7 @@ class Scheduler:
         )
 
     def _wait_after(self, error: Exception) -> float:
-        """Tell of an outage when it begins; how long to wait until the next try: doubling, with jitter."""
+        """Log an outage when it begins. Returns the seconds until the next try: doubling, with jitter."""
         if not self._failures:
             server = "database" if isinstance(error, LedgerUnavailableError) else "broker"
             self._metrics.outages.labels(server).inc()
@@ -170,7 +170,7 @@ class Scheduler:
 
 
 def reference_of(due: DueAccount, now: datetime) -> str:
-    """Names the settling of what fell due: the same for every scheduler, another one each hour of delay."""
+    """Return the reference of what fell due: the same for every scheduler, another one each hour of delay."""
     moment = due.due_at.astimezone(UTC).isoformat(timespec="microseconds")
     delay = (now - due.due_at) // _ANEW_EVERY
     return f"due:{due.account_id}:{moment}" + (f":{delay}" if delay else "")

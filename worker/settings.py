@@ -96,7 +96,7 @@ class Settings(BaseSettings):
     reply_queue: str = "billing.replies"
     #: Queues that any message may name beside its sender's own: replies can be steered into all of them.
     reply_to_prefixes: Annotated[tuple[str, ...], NoDecode] = ()
-    #: Who may send what, as the broker vouches for it (``user_id``): {"payment.*": ["gateway-bridge"]}, or
+    #: Permissions to send by the broker user (``user_id``): {"payment.*": ["gateway-bridge"]}, or
     #: with the prefix of each user's references: {"usage.*": {"ocr": "ocr-", "operator": ""}}.
     #: One source holds as a whole: an access rule must not be mixed from several.
     senders: Annotated[dict[str, _Users], NoDecode] = {}
@@ -112,7 +112,7 @@ class Settings(BaseSettings):
     @field_validator("broker_url", "database_url")
     @classmethod
     def _readable(cls, url: SecretStr) -> SecretStr:
-        """A URL that two libraries read in two ways would put a piece of its password into their errors."""
+        """Refuse a URL that two libraries read in two ways: a piece of its password would get into errors."""
         if not _is_unambiguous(url.get_secret_value()):
             raise ValueError(
                 "is no URL, scheme://user:password@host; in a user name or password write @ : / ? # and % "
@@ -123,7 +123,7 @@ class Settings(BaseSettings):
     @field_validator("senders", mode="before")
     @classmethod
     def _parsed(cls, value: Any) -> Any:
-        """JSON from the environment."""
+        """Parse JSON from the environment."""
         if not isinstance(value, str):
             return value
         try:
@@ -136,7 +136,7 @@ class Settings(BaseSettings):
     @field_validator("reply_to_prefixes", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        """``a,b`` from the environment; nothing at all allows no other queue than the default one."""
+        """Split ``a,b`` from the environment; an empty text allows no queue but the default one."""
         return (
             tuple(part.strip() for part in value.split(",") if part.strip())
             if isinstance(value, str)
@@ -145,7 +145,7 @@ class Settings(BaseSettings):
 
 
 def load_settings(**flags: Any) -> Settings:
-    """The settings, with the ``flags`` that are not None before all else.
+    """Return the settings, with the ``flags`` that are not None before all else.
 
     Raises ConfigurationError that names the variables, never their values.
     """
@@ -174,7 +174,7 @@ def _variable(name: str) -> str:
 
 
 def environment_of(settings: Settings) -> dict[str, str]:
-    """The variables that give another process the same settings; they hold the passwords."""
+    """Return the variables that give another process the same settings; they hold the passwords."""
     variables = {}
     for name, value in settings:
         match value:
@@ -193,7 +193,7 @@ def environment_of(settings: Settings) -> dict[str, str]:
 
 
 def config_digest(settings: Settings, catalog: Catalog) -> str:
-    """Name what decides which messages are refused: the version, the catalog and the rules in the settings.
+    """Return a digest of what decides on refusals: the version, the catalog and the rules in the settings.
 
     The same for all workers that judge alike, whatever their pace and their servers.
     """
@@ -202,7 +202,7 @@ def config_digest(settings: Settings, catalog: Catalog) -> str:
 
 
 def redacted(url: SecretStr | str) -> str:
-    """``url`` without its password and without its query, fit for logs; all but the scheme where in doubt."""
+    """Return ``url`` without password and query, fit for logs; where in doubt only the scheme."""
     text = url.get_secret_value() if isinstance(url, SecretStr) else url
     if not _is_unambiguous(text):
         scheme, separator, _ = text.partition("://")
@@ -214,7 +214,7 @@ def redacted(url: SecretStr | str) -> str:
 
 
 def broker_user(url: SecretStr) -> str | None:
-    """Who publishes through ``url``, as the broker vouches for it; None where it vouches for nobody."""
+    """Return the user that the broker vouches for on ``url``; None where it vouches for nobody."""
     parts = urlsplit(url.get_secret_value())
     return unquote(parts.username or "guest") if parts.scheme in {"amqp", "amqps", "pyamqp"} else None
 
@@ -223,7 +223,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 
 
 def _is_unambiguous(url: str) -> bool:
-    """Whether every library finds the same login in ``url``: before the host, and nothing like it behind."""
+    """Return True where every library finds the same login in ``url``: before the host, and nowhere else."""
     scheme, separator, _ = url.partition("://")
     if not separator or not _SCHEME.fullmatch(scheme):
         return False

@@ -15,9 +15,9 @@ from worker.consumer import Stop
 
 log = logging.getLogger(__name__)
 
-#: A worker that ends with this has been told something wrong; starting it again won't help.
+#: Exit code of a worker that is configured wrongly; a restart won't help.
 CONFIGURATION_EXIT = 2
-#: A worker that ends with this has passed a limit of faults (``--on-limit exit``); another would do so too.
+#: Exit code of a worker that passed a limit of faults (``--on-limit exit``); another one would do so too.
 LIMIT_EXIT = 5
 _STOP_GRACE_S = 30.0
 _RESTART_FIRST_S, _RESTART_MOST_S = 0.5, 30.0

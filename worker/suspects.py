@@ -1,10 +1,10 @@
-"""Suspects: messages that may be poison. Whom to suspect, how to try them, when to give one up.
+"""Suspects: messages that may be poison, their trials, and the rule for giving one up.
 
 The broker's delivery count only says that a message came back: a lost connection, a kill from outside or a
-neighbour does that as well. So it raises a suspicion and proves nothing. What is suspected is tried on
-record: the record is written before the messages are read and taken away when they are told. A worker that
-dies in between leaves the record, and the messages in it are tried in smaller groups next time, in the end
-alone. Only crashes while a message was tried alone make it guilty.
+neighbour does that as well. So it raises a suspicion and proves nothing. A suspect is tried on record: the
+record is written before the messages are read and removed after their replies are sent. A worker that dies in
+between leaves the record, and the messages in it are tried in smaller groups next time, in the end alone.
+Only crashes while a message was tried alone make it guilty.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ class Record(Protocol):
     """The durable record of trials; see ``worker.ledger.trials``."""
 
     def of(self, keys: Sequence[str]) -> dict[str, Trial]:
-        """Return what crashes left of these messages."""
+        """Return the records that crashes left of these messages."""
         ...
 
     def begin(self, messages: Mapping[str, Trying], known: Mapping[str, Trial], now: datetime) -> None:
@@ -70,7 +70,7 @@ def _ids(delivery: Delivery) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Suspects that are tried together, by their keys; ``known`` is what crashes left of them."""
+    """Suspects that are tried together, by their keys; ``known`` holds the records of earlier crashes."""
 
     deliveries: Mapping[str, Delivery]
     known: Mapping[str, Trial]
@@ -126,7 +126,7 @@ class Suspects:
         return [*groups, _group(members, known)] if members else groups
 
     def _crashed(self, keyed: Sequence[tuple[str, Delivery]]) -> dict[str, Trial]:
-        """What crashes left of these messages; the trial of a copy elsewhere is no crash."""
+        """Return the records that crashes left of these messages; the trial of a copy elsewhere is none."""
         counts: dict[str, int] = {}
         for key, delivery in keyed:
             counts[key] = max(counts.get(key, 0), delivery.delivery_count)
@@ -134,15 +134,15 @@ class Suspects:
         return {key: trial for key, trial in found.items() if trial.delivery_count < counts[key]}
 
     def begin(self, group: Group) -> None:
-        """Put the group on record: from now on a crash is its crash."""
+        """Put the group on record: from now on a crash counts as its own."""
         self._record.begin(_trying(group), group.known, self._clock())
 
     def end(self, group: Group) -> None:
-        """Take the group off the record: it is told."""
+        """Take the group off the record after its replies are sent."""
         self._record.end(list(group.deliveries))
 
     def break_off(self, group: Group) -> None:
-        """Take back that the group is on trial: something else ended it, and nothing crashed.
+        """Take the group off trial: something else ended it, and nothing crashed.
 
         In an outage of the database that is done before the next trial.
         """

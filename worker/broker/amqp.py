@@ -171,7 +171,7 @@ class AmqpLink:
         return self._outbox
 
     def _keep_publisher_alive(self) -> None:
-        """A lost publisher is no lost link where there is a consumer: the next publish opens another."""
+        """Keep a publisher's connection alive; a lost one is no lost link where there is a consumer."""
         if self._outbox is None:
             return
         try:
@@ -463,7 +463,7 @@ class _Outbox:
             ):
                 self._returned.append(sent)
                 return
-        # Its confirm would count as delivered: better to send the batch again than to lose a letter.
+        # Its confirm would count as delivered: better to send the batch again than to lose a message.
         raise BrokerUnavailableError(f"a message for {routing_key!r} came back that nobody here sent")
 
 
@@ -511,7 +511,7 @@ def _configured(url: str, name: str) -> Any:
 
 
 class _WorkerChannel(pyamqp.Channel):  # type: ignore[misc]  # kombu ships no types
-    """Hands deliveries over as they come, where it is told to whom: with their body as it was sent."""
+    """Hands deliveries to ``on_delivery``, where set, as they come and with their body as it was sent."""
 
     on_delivery: Callable[[bytes, Any], None] | None = None
 
@@ -540,7 +540,7 @@ class _WorkerConnection(pyamqp.Connection):  # type: ignore[misc]  # kombu ships
             raise
 
     def Transport(self, *address: Any, **settings: Any) -> Any:  # noqa: N802 - py-amqp calls it
-        """What the frames go through."""
+        """Return the transport that the frames go through."""
         return transport_for(*address, **settings)
 
 
@@ -559,7 +559,7 @@ def _channel(connection: Any) -> Iterator[Any]:
 
 
 def _built(url: str, name: str, build: Callable[[Any], P]) -> P:
-    """What ``build`` makes of a new connection, which is closed where it can't."""
+    """Return the result of ``build`` on a new connection, which is closed where it fails."""
     connection = _connect(url, name)
     try:
         return build(connection)

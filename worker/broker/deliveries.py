@@ -1,4 +1,4 @@
-"""What comes from the broker and what goes to it: bytes with properties, nothing decoded."""
+"""Deliveries and outgoing messages: bytes with properties, nothing decoded."""
 
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -7,8 +7,8 @@ from typing import Any
 
 from worker.errors import BrokerUnavailableError
 
-#: No more than this of bodies is received at once, and the rest of the last one: a message may bring a
-#: thousand commands, and what is received at once is one transaction.
+#: Bodies received at once fill no more than this, plus the rest of the last one: a message may bring a
+#: thousand commands, and all that is received at once is one transaction.
 BATCH_MAX_BYTES = 512 * 1024
 
 #: The beginning of the addresses that RabbitMQ makes for direct reply-to: no queues, they reach a channel.
@@ -36,9 +36,9 @@ class Delivery:
 
     @property
     def delivery_count(self) -> int:
-        """How often the broker has taken this message back before (quorum queues count it).
+        """Number of times the broker has taken this message back before (quorum queues count it).
 
-        On a first delivery there is nothing to count: the header is then the sender's own.
+        A first delivery has no count: the header is then the sender's own.
         """
         if not self.redelivered:
             return 0
@@ -52,7 +52,7 @@ class Delivery:
 
 
 def front_of(arrived: deque[Delivery], most: int, room: int) -> list[Delivery]:
-    """Takes the first of ``arrived``: at most so many, until their bodies have filled ``room`` bytes."""
+    """Take the first of ``arrived``: at most so many, until their bodies have filled ``room`` bytes."""
     front: list[Delivery] = []
     while arrived and len(front) < most and room > 0:
         front.append(arrived.popleft())
@@ -88,7 +88,7 @@ class RefusedError(BrokerUnavailableError):
 
 
 def as_bytes(body: bytes | bytearray | memoryview | str | None) -> bytes:
-    """The bytes of a body as the clients hand it over: absent when empty, text when they decoded it."""
+    """Return the bytes of a body as a client hands it over: absent when empty, text when decoded."""
     if body is None:
         return b""
     return body.encode() if isinstance(body, str) else bytes(body)

@@ -36,9 +36,9 @@ _LISTENERS = text("CREATE TABLE IF NOT EXISTS billing_listener (queue TEXT PRIMA
 
 
 class _Unsynced(sqlite3.Connection):
-    """A connection that waits for no disk: a commit a message would cost an fsync a message.
+    """A connection that waits for no disk: a commit for each message would cost an fsync each.
 
-    What is lost with the machine are messages of a first try; the ledger's own file is synced.
+    A crash of the machine loses messages of a first try only; the ledger's own file is synced.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -85,7 +85,7 @@ class _Channel(sqlalchemy.Channel):  # type: ignore[misc]  # kombu has no types
                 connection.execute(insert(self.message_cls.__table__), unsent)
 
     def close(self) -> None:
-        """Puts back what is not acknowledged."""
+        """Put back what is not acknowledged."""
         super().close()
         self.flush()
 
@@ -93,7 +93,7 @@ class _Channel(sqlalchemy.Channel):  # type: ignore[misc]  # kombu has no types
         self._unsent.append({"queue_id": self._id(queue), "payload": dumps(payload)})
 
     def _get_many(self, queues: Sequence[str], timeout: float | None = None) -> None:
-        """Called by kombu in place of ``_get``: deliver what waits, as much as the prefetch allows."""
+        """Deliver what waits, as much as the prefetch allows; kombu calls it in place of ``_get``."""
         del timeout
         delivered = 0
         for queue in queues:
@@ -104,7 +104,7 @@ class _Channel(sqlalchemy.Channel):  # type: ignore[misc]  # kombu has no types
             raise Empty
 
     def _is_waiting(self, queue: str) -> bool:
-        """Without the write lock: a poll stands in nobody's way."""
+        """Return True for a queue with messages. Takes no write lock: a poll blocks nobody."""
         table = self.message_cls.__table__.c
         with self._engine.connect() as connection:
             found = connection.execute(select(table.id).where(table.queue_id == self._id(queue)).limit(1))
@@ -249,7 +249,7 @@ class EmbeddedLink:
             return int(self._channel.queue_declare(queue, passive=True).message_count)
 
     def consumers(self, queue: str) -> int | None:
-        """See Link; nobody keeps an account of who reads the file."""
+        """See Link; None, since nothing counts the readers of the file."""
         del queue
         return None
 
@@ -307,7 +307,7 @@ class EmbeddedLink:
         self._channel.basic_consume(queue, no_ack=False, callback=on_message, consumer_tag=queue)
 
     def _is_routed(self, message: Outgoing) -> bool:
-        """Whether a queue is bound for ``message``; kombu drops it silently where none is."""
+        """Return True where a queue is bound for ``message``; kombu drops it silently where none is."""
         return not message.exchange or bool(self._channel._lookup(message.exchange, message.routing_key))  # noqa: SLF001 - nothing public says it
 
     def _publish(self, message: Outgoing) -> None:

@@ -80,7 +80,7 @@ def tolerant_frame_handler(
 
 
 def delivery_arguments(arguments: bytes) -> tuple[int, bool, str, str]:
-    """Of the arguments of a delivery: its tag, whether it came before, its exchange and routing key.
+    """Return a delivery's tag, whether it came before, its exchange and routing key, from its arguments.
 
     Raises UnicodeDecodeError where a name is not UTF-8.
     """
@@ -91,7 +91,7 @@ def delivery_arguments(arguments: bytes) -> tuple[int, bool, str, str]:
 
 @lru_cache(maxsize=256)
 def _route(names: bytes) -> tuple[str, str]:
-    """The exchange and the routing key: few of them are in use."""
+    """Return the exchange and the routing key; cached, as few are in use."""
     exchange_end = 1 + names[0]
     return _text(names[1:exchange_end]), _text(names[exchange_end + 1 :])
 
@@ -104,7 +104,7 @@ _TAG = Struct(">QB")
 
 
 def _readable(arguments: bytes) -> bytes:
-    """The arguments of a delivery whose routing key is not UTF-8, with that spelled out in ASCII."""
+    """Return the arguments of a delivery with a routing key that is not UTF-8, spelled out in ASCII."""
     tag_end = 5 + arguments[4]
     exchange_start = tag_end + 9  # the delivery tag and the redelivered bit
     key_start = exchange_start + 1 + arguments[exchange_start]

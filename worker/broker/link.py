@@ -1,4 +1,4 @@
-"""What the worker needs of a broker, whichever it is."""
+"""The interface to a broker, whichever it is."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -16,10 +16,10 @@ class Link(Protocol):
     """
 
     def receive(self, most: int, timeout_s: float) -> list[Delivery]:
-        """What has arrived, up to ``most`` deliveries, those of the first queue first.
+        """Return the deliveries that have arrived, up to ``most``, those of the first queue first.
 
-        Of large ones fewer, until ``BATCH_MAX_BYTES`` are full; the others come with the next call. Waits up
-        to ``timeout_s`` for the first one and not a moment for a second.
+        Large ones come fewer at a time, until ``BATCH_MAX_BYTES`` are full; the others come with the next
+        call. Waits up to ``timeout_s`` for the first one and not for a second.
         """
         ...
 
@@ -51,11 +51,11 @@ class Link(Protocol):
         ...
 
     def differences(self, topology: Topology) -> list[str]:
-        """What of ``topology`` is missing or differs, one line each, with the way out."""
+        """Return the parts of ``topology`` that are missing or differ, one line each, with the way out."""
         ...
 
     def declare_temporary(self, queue: str) -> None:
-        """Make a queue for replies to one caller; left alone for ten minutes it goes by itself."""
+        """Make a queue for replies to one caller; the broker deletes it after ten minutes without use."""
         ...
 
     def listen(self, queue: str) -> None:
@@ -70,11 +70,11 @@ class Link(Protocol):
         ...
 
     def depth(self, queue: str) -> int:
-        """How many messages wait in ``queue``, those under way not counted."""
+        """Return the number of messages that wait in ``queue``, without those under way."""
         ...
 
     def consumers(self, queue: str) -> int | None:
-        """How many consume ``queue``; None where the broker can't tell."""
+        """Return the number of consumers of ``queue``; None where the broker can't tell."""
         ...
 
     def close(self) -> None:
@@ -83,7 +83,7 @@ class Link(Protocol):
 
 
 def broker_is_embedded(url: str) -> bool:
-    """Whether ``url`` names kombu's embedded transport (a SQLite file) and not a broker."""
+    """Return True where ``url`` names kombu's embedded transport (a SQLite file) and not a broker."""
     return urlsplit(url).scheme == "sqla+sqlite"
 
 

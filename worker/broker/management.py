@@ -1,4 +1,4 @@
-"""What AMQP can't do and RabbitMQ's management API can: tell delivery limits, set policies."""
+"""RabbitMQ's management API, for tasks that AMQP lacks: read delivery limits, set policies."""
 
 import base64
 import http.client
@@ -12,7 +12,7 @@ from worker.errors import BrokerUnavailableError
 
 _TIMEOUT_S = 5.0
 _PORTS = {"http": 15672, "https": 15671}
-#: What holds from this version on where no policy says anything.
+#: Default limit from this version on, without a policy.
 _DEFAULT_LIMIT_SINCE, _DEFAULT_LIMIT = 4, 20
 
 
@@ -35,7 +35,7 @@ class Management:
         self._headers = {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}
 
     def delivery_limits(self, *queues: str) -> dict[str, int | None]:
-        """Return after how many returns a message of each queue is dropped or dead-lettered; None: never."""
+        """Return each queue's delivery limit, above which it drops or dead-letters; None: no limit."""
         version = self._get("overview").get("rabbitmq_version", "")
         major = str(version).partition(".")[0]
         has_default = not major.isdigit() or int(major) >= _DEFAULT_LIMIT_SINCE

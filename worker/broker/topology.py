@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-#: From 4.0 on RabbitMQ drops what came 20 times where nothing is said.
+#: From 4.0 on RabbitMQ drops a message after 20 returns, unless a limit is set.
 WORK_DELIVERY_LIMIT = 1_000
 KEPT_DELIVERY_LIMIT = 1_000_000
 
@@ -26,7 +26,7 @@ class Queue:
 class Topology:
     """All that must exist on the broker before a worker runs. ``work`` is served in its order.
 
-    ``exchange`` takes commands. Notices go to ``events``, to which whoever wants to hear them binds a queue.
+    ``exchange`` takes commands. Notices go to ``events``, to which a listener binds its queue.
     """
 
     exchange: str
@@ -54,9 +54,9 @@ class Topology:
     def policies(self) -> Mapping[str, tuple[str, Mapping[str, str | int]]]:
         """Policies an operator should set, by name: the pattern of queue names and the definition.
 
-        The delivery limits are far away: what brings workers down the worker finds out by a record of its own
-        (see ``worker.suspects``), and a broker that counts restarts and lost connections condemns nobody. The
-        one of the queues of work is for a message that a worker can't even receive.
+        The delivery limits are high. A worker finds poison messages by a record of its own (see
+        ``worker.suspects``), and a broker that counts restarts and lost connections must not drop innocent
+        ones. The limit of the queues of work is for a message that a worker can't even receive.
         """
         definition: dict[str, str | int] = {
             "delivery-limit": WORK_DELIVERY_LIMIT,
@@ -65,7 +65,7 @@ class Topology:
             "dead-letter-strategy": "at-least-once",
             "overflow": "reject-publish",  # at-least-once dead-lettering falls back silently without it
         }
-        # Here the broker drops what is over the limit: nothing may be lost for being looked at.
+        # Here the broker drops a message over the limit: none may be lost for being looked at.
         kept: dict[str, str | int] = {"delivery-limit": KEPT_DELIVERY_LIMIT}
         return {
             "billing-work": (_any_of(self.work), definition),

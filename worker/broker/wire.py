@@ -1,7 +1,7 @@
 """Fewer calls a message: frames are read out of large reads, and a batch of messages is few writes.
 
-py-amqp reads a delivery in nine calls of the system (three a frame) and writes every message in one of its
-own. Most of what a message cost in the client, and a part of what it cost in the broker, was that.
+py-amqp reads a delivery in nine system calls (three a frame) and writes every message in one of its own.
+These were most of a message's cost in the client, and a part of its cost in the broker.
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,7 +24,7 @@ _FRAME = Struct(">BHI")
 _METHOD, _HEADER, _BODY, _END = 1, 2, 3, b"\xce"
 _BASIC, _PUBLISH = 60, 40
 _PERSISTENT = 2
-#: What comes of a socket that has nothing to read at the moment (py-amqp names them so); TLS says ENOENT.
+#: Errors of a socket that has nothing to read at the moment (py-amqp names them so); TLS says ENOENT.
 _NOT_NOW = {EAGAIN, EINTR, ENOENT}
 
 
@@ -51,7 +51,7 @@ class _WholesaleReads:
     _place: int = 0
 
     def read_frame(self) -> tuple[int, int, bytes]:
-        """The next frame: its type, channel and payload. A time-out loses nothing of what was read."""
+        """Return the next frame: its type, channel and payload. A time-out loses nothing of what was read."""
         while True:
             unread, place = self._unread, self._place
             if len(unread) - place >= _FRAME.size:
@@ -89,7 +89,7 @@ class _TlsTransport(_WholesaleReads, SSLTransport):  # type: ignore[misc]
 
 
 def publishing(messages: Iterable[Outgoing], channel: int, frame_max: int) -> Iterator[bytes]:
-    """The frames that publish ``messages``, persistent, in pieces that are one write each."""
+    """Yield the frames that publish ``messages``, persistent, in pieces that are one write each."""
     piece: list[bytes] = []
     size = 0
     for message in messages:
@@ -148,7 +148,7 @@ def _properties(message: Outgoing) -> bytes:
 
 @lru_cache(maxsize=256)
 def _in_order(names: tuple[str, ...]) -> list[tuple[str, str, int]]:
-    """These properties in the order of the wire, with their kinds and flags."""
+    """Return these properties in the order of the wire, with their kinds and flags."""
     return [one for one in _PROPERTIES if one[0] in names]
 
 

@@ -48,7 +48,7 @@ def balance(application: Application, *, user: str, at: datetime | None, as_json
 
 
 def show_balance(view: Balance) -> None:
-    """A balance for people."""
+    """Show a balance to people."""
     subscription, unsettled = view.subscription, view.unsettled
     show_fields(
         f"Balance of {view.user_id} at {moment(view.at)}",
@@ -93,7 +93,7 @@ def _quota_fields(view: Balance) -> Iterator[tuple[str, int | None]]:
 @with_application("database_url", "catalog")
 @as_json
 def can_afford(application: Application, *, user: str, tokens: int, as_json: bool) -> None:
-    """Whether a deduction of TOKENS would be applied now. Exit 0 for yes, 1 for no.
+    """Tell whether a deduction of TOKENS would be applied now. Exit 0 for yes, 1 for no.
 
     \b
     Example:
@@ -132,7 +132,7 @@ def history(
 
 
 def show_history(page: History) -> None:
-    """A page of history for people."""
+    """Show a page of history to people."""
     first = page.offset + 1 if page.transactions else 0
     show_table(
         f"History of {page.user_id}: {first}–{page.offset + len(page.transactions)} of {page.total}",
@@ -179,7 +179,7 @@ def usage(application: Application, *, user: str, days: int, timezone: str, as_j
 
 
 def show_usage(view: Usage) -> None:
-    """Usage by day: a chart on a terminal, lines in a pipe; the days add up to the total."""
+    """Show usage by day: a chart on a terminal, lines in a pipe. The days add up to the total."""
     if not is_terminal():
         show_table("", ("day", "used", "entries"), [(d.day, d.used, d.entries) for d in view.by_day])
         return
@@ -267,7 +267,7 @@ def audit_command(application: Application, *, as_json: bool) -> None:
 
 
 def show_audit(report: AuditReport) -> None:
-    """The verdict, and each finding with its account and reference."""
+    """Show the result, and each finding with its account and reference."""
     examined = ", ".join(f"{count:,} {table}" for table, count in report.examined.items())
     for finding in report.findings:
         click.echo(f"{click.style('finding', fg='red')}: {printable(str(finding))}")

@@ -1,4 +1,4 @@
-"""``adjust``: an operator's correction, sent through the front door like any other command."""
+"""``adjust``: an operator's correction, sent through the queue like any other command."""
 
 import getpass
 import json
@@ -22,7 +22,7 @@ _LOOK_S = 0.5
 
 
 class NoReplyError(TransientError):
-    """No reply came in time. The command may be applied all the same, now or later."""
+    """No reply came in time. The command may still be applied, now or later."""
 
 
 @click.command(context_settings={"ignore_unknown_options": True})  # a negative number is no option
@@ -91,7 +91,7 @@ def adjust(
 
 
 def show_reply(reply: Reply) -> None:
-    """What came of it."""
+    """Show the reply to people."""
     again = ", as it was before" if reply.duplicate else ""
     fields = [
         ("outcome", f"{reply.status.value}{again}"),
@@ -112,7 +112,7 @@ def _login_name() -> str:
 
 
 def _checked(message: dict[str, Any], max_quantity: int) -> bytes:
-    """The body, where the worker will take it for a command."""
+    """Return the body, where a worker would accept it as a command."""
     body = json.dumps(message, ensure_ascii=False).encode()
     decoded = decode(body, now=utc_now(), limits=Limits(max_quantity=max_quantity))
     if isinstance(decoded, Malformed):
@@ -144,7 +144,7 @@ def _asked(application: Application, reference: str, body: bytes, timeout_s: flo
 
 @contextmanager
 def _reply_link(application: Application) -> Iterator[tuple[Link, str]]:
-    """A link that consumes a reply queue of this user's own; both go with the block."""
+    """Link that consumes a reply queue of this user's own; both are removed after the block."""
     queue = f"{application.settings.reply_queue}.{reply_sender_of(application)}.{uuid4().hex}"
     link = application.link()
     try:

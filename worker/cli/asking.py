@@ -1,4 +1,4 @@
-"""What the commands that look at the ledger share: the reader, and times as people write and read them."""
+"""Helpers of the commands that read the ledger: the reader, and times as people write and read them."""
 
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -11,23 +11,23 @@ from worker.ledger.queries import Reader, day_start
 
 
 def reader_of(application: Application) -> Reader:
-    """The reader of a ledger that is at the newest schema."""
+    """Return the reader of a ledger that is at the newest schema."""
     application.require_newest_schema()
     return Reader(application.engine)
 
 
 def moment(value: datetime | None) -> str | None:
-    """A time to the second, in UTC."""
+    """Return a time to the second, in UTC."""
     return None if value is None else f"{value:%Y-%m-%d %H:%M:%S}Z"
 
 
 def stamp(value: datetime | None) -> str | None:
-    """A time as it stands in JSON and CSV: RFC 3339."""
+    """Return a time as RFC 3339, for JSON and CSV."""
     return None if value is None else value.isoformat().replace("+00:00", "Z")
 
 
 def as_moment(text: str) -> datetime:
-    """A time with its offset, as RFC 3339 writes it; in UTC."""
+    """Return the time in a text of RFC 3339 with its offset; in UTC."""
     try:
         return parse_rfc3339(text).astimezone(UTC)
     except (ValueError, OverflowError) as error:
@@ -35,7 +35,7 @@ def as_moment(text: str) -> datetime:
 
 
 def as_day_or_moment(text: str) -> date | datetime:
-    """A day, which begins at midnight in the zone that is asked for, or a time with its offset."""
+    """Return a day, which begins at midnight in the chosen zone, or a time with its offset."""
     try:
         return date.fromisoformat(text)
     except ValueError:
@@ -49,11 +49,11 @@ def as_day_or_moment(text: str) -> date | datetime:
 
 
 def begins(value: date | datetime, zone: ZoneInfo) -> datetime:
-    """The instant that is meant, in UTC: of a day, its beginning."""
+    """Return the instant in UTC: of a day, its beginning."""
     return value if isinstance(value, datetime) else day_start(value, zone)
 
 
 def month_of(day: date) -> tuple[date, date]:
-    """The first day of the month, and of the next."""
+    """Return the first day of the month, and of the next."""
     first = day.replace(day=1)
     return first, (first + timedelta(days=31)).replace(day=1)

@@ -23,7 +23,7 @@ _SECRET_MIN = 16
 
 
 class ConsoleSettings(BaseSettings):
-    """What only the console knows, from ``BILLING_CONSOLE_…`` or ``.env``: no worker needs it."""
+    """Settings of the console alone, from ``BILLING_CONSOLE_…`` or ``.env``: no worker needs them."""
 
     model_config = SettingsConfigDict(
         env_prefix=f"{ENV_PREFIX}CONSOLE_",
@@ -172,7 +172,7 @@ def _address(text: str) -> "Address":
 
 
 def _require_extra() -> None:
-    """Raises ConfigurationError where the packages that only the console needs are not installed."""
+    """Raise ConfigurationError where the packages that only the console needs are not installed."""
     try:
         import flask_wtf
         import waitress

@@ -42,7 +42,7 @@ def explain(application: Application, *, reference: str, as_json: bool) -> None:
 
 
 def show_explanation(view: Explanation) -> None:
-    """An explanation for people: a panel and tables on a terminal, sections of lines in a pipe."""
+    """Show an explanation to people: a panel and tables on a terminal, sections of lines in a pipe."""
     _show_panel(view.reference_id, _asked(view), lead="")
     _show_outcomes(view)
     _show_entries(view.entries)
@@ -101,7 +101,7 @@ def _asked(view: Explanation) -> list[tuple[str, str]]:
 
 
 def _show_outcomes(view: Explanation) -> None:
-    # Whose each is, where the reference has changed hands.
+    # Owner of each row, where the reference has changed hands.
     is_taken = len({(outcome.type, outcome.user_id) for outcome in view.outcomes}) > 1
     _show_rows(
         "Outcomes, the last one in force",
@@ -195,14 +195,14 @@ def _show_payment(view: Explanation) -> None:
 
 
 def _show_rows(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A table, if there is anything in it."""
+    """Show a table, if there is anything in it."""
     if found := list(rows):
         _section(title)
         show_table(title, columns, found)
 
 
 def _section(title: str) -> None:
-    """In a pipe, where tables have no titles, a line that says what follows."""
+    """Show a heading in a pipe, where tables have no titles."""
     if not is_terminal():
         click.echo(f"\n# {title}")
 

@@ -1,4 +1,4 @@
-"""What a balance is made of: ``lots``, ``holds``, ``expiring``."""
+"""Parts of a balance: ``lots``, ``holds``, ``expiring``."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -35,7 +35,7 @@ def lots(application: Application, *, user: str, used_up: bool, as_json: bool) -
 
 
 def show_lots(title: str, shown: Iterable[LotView]) -> None:
-    """Lots for people."""
+    """Show lots to people."""
     show_table(
         title,
         (
@@ -91,7 +91,7 @@ def holds(application: Application, *, user: str, ended: bool, limit: int, as_js
 
 
 def show_holds(title: str, shown: Iterable[HoldView]) -> None:
-    """Holds for people."""
+    """Show holds to people."""
     show_table(
         title,
         ("reference", "state", "amount", "captured", "lots", "opened", "expires", "closed", "by"),
@@ -118,7 +118,7 @@ def show_holds(title: str, shown: Iterable[HoldView]) -> None:
 @with_application("database_url", "catalog")
 @as_json
 def expiring(application: Application, *, user: str | None, days: int, as_json: bool) -> None:
-    """What will expire soon if nobody uses it: of USER, or of everybody.
+    """Credit that will expire soon if nobody uses it: of USER, or of everybody.
 
     Of everybody it is told account by account, where something is due next first; with --json one object a
     line then. What rolls over into the next period isn't lost, and not listed.

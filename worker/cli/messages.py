@@ -75,7 +75,7 @@ def publish(
 
 @dataclass(slots=True)
 class Mark:
-    """How far a file has been published, kept beside it until it is done."""
+    """Position up to which a file has been published, kept beside the file until it is done."""
 
     path: Path
     identity: str
@@ -85,7 +85,7 @@ class Mark:
 
     @classmethod
     def of(cls, source: Path) -> "Mark":
-        """The mark of ``source``; a mark of a file that has changed since counts for nothing."""
+        """Return the mark of ``source``; a mark of a file that has changed since is ignored."""
         digest, total = hashlib.sha256(), 0
         try:
             with source.open("rb") as file:
@@ -103,7 +103,7 @@ class Mark:
         return mark
 
     def advance(self, lines: int, not_taken: int) -> None:
-        """Remember that ``lines`` more are confirmed; of this call's, ``not_taken`` were not taken."""
+        """Store that ``lines`` more are confirmed; ``not_taken`` counts this call's lines without a queue."""
         self.lines += lines
         fresh = self.path.with_name(self.path.name + ".new")
         with _writable(self.path):
@@ -111,7 +111,7 @@ class Mark:
             fresh.replace(self.path)
 
     def remove(self) -> None:
-        """Forget: the file is published whole."""
+        """Remove the mark: the file is published whole."""
         with _writable(self.path):
             self.path.unlink(missing_ok=True)
 
@@ -143,7 +143,7 @@ class _Sender:
 
     @property
     def not_taken(self) -> int:
-        """Lines that reached no queue."""
+        """Number of lines that reached no queue."""
         return self.refused + self.unroutable
 
     def send(self, chunk: list[tuple[int, bytes]]) -> None:
@@ -184,7 +184,7 @@ class _Sender:
 
 
 def _typed(line: bytes, type_: str | None) -> bytes:
-    """The line, with ``type`` where it is an object that names none."""
+    """Return the line, with ``type`` where it is an object that names none."""
     if type_ is None:
         return line
     try:
@@ -193,7 +193,7 @@ def _typed(line: bytes, type_: str | None) -> bytes:
         return line
     if not isinstance(data, dict) or "type" in data:
         return line
-    # Not written anew from ``data``: that would mend what the worker refuses, a name given twice.
+    # Not written anew from ``data``: that would repair what the worker refuses, a name given twice.
     rest = line.lstrip()[1:]
     comma = b", " if data else b""
     return b'{"type": ' + json.dumps(type_).encode() + comma + rest
@@ -224,7 +224,7 @@ def replies(application: Application, *, queue: str, limit: int | None, follow: 
     if follow and not take:
         raise click.UsageError("--follow keeps what it shows from everybody else; say --take as well")
     left = limit if take or limit is not None else _LOOK
-    # No more is held than is shown: what is only held counts as delivered, too.
+    # No more is held than is shown: a message that is only held counts as delivered, too.
     link = application.link(consume=[queue], prefetch=min(left or _CHUNK, _CHUNK))
     try:
         while left is None or left > 0:

@@ -71,8 +71,8 @@ def run(application: Application, *, drain: bool, with_scheduler: bool, supervis
 
 def _run_worker(application: Application, stop: SignalStop, *, drain: bool, with_scheduler: bool) -> None:
     application.serve_metrics()
-    # What is there by now stays, and a batch leaves no cycles: to look for them after every 700 objects took
-    # 5 of 95 µs a message.
+    # The objects that exist by now stay, and a batch leaves no cycles: the search for them after every 700
+    # objects took 5 of 95 µs a message.
     gc.freeze()
     gc.set_threshold(OBJECTS_A_COLLECTION)
     try:
@@ -86,9 +86,9 @@ OBJECTS_A_COLLECTION = 50_000
 
 
 def _environments(settings: Settings, *, with_scheduler: bool) -> list[dict[str, str]]:
-    """One environment a worker.
+    """Return one environment for each worker.
 
-    Each serves its metrics on a port of its own, from the one that is set on; the first runs the scheduler.
+    Each serves its metrics on a port of its own, from the configured one on; the first runs the scheduler.
     """
     port = settings.metrics_port
     return [
@@ -169,11 +169,11 @@ def check(application: Application) -> None:
 
 
 class _WorthANoteError(BillingError):
-    """What operators may want to know, and nothing that must be mended before a worker can run."""
+    """A note for operators: a worker can run without a change."""
 
 
 def _is_well(name: str, look: Callable[[], str]) -> bool:
-    """Whether it is not bad; says what it is."""
+    """Print a line about a check; returns False where it is bad."""
     try:
         line = look()
     except TransientError as error:
@@ -207,7 +207,7 @@ def _schema_line(application: Application) -> str:
 
 
 def _writes_line(application: Application) -> str:
-    """Whether the database takes writes: a standby, or a server without disk, still answers."""
+    """Check that the database takes writes: a standby, or a server without disk, still answers."""
     try:
         application.require_newest_schema()
     except BillingError as error:
@@ -229,7 +229,7 @@ def _topology_line(application: Application) -> str:
 
 
 def _workers_line(application: Application) -> str:
-    """Who consumes the queues of work, and what waits there."""
+    """Return the consumers of the queues of work, and the messages that wait there."""
     try:
         queues = _queues_of_work(application)
     except (ConfigurationError, TransientError) as error:
@@ -243,7 +243,7 @@ def _workers_line(application: Application) -> str:
 
 
 def _limits_line(application: Application) -> str:
-    """After how many returns the broker drops a message; 4.0 and later do so after 20 by default."""
+    """Return the broker's delivery limits; 4.0 and later drop a message after 20 returns by default."""
     if broker_is_embedded(application.settings.broker_url.get_secret_value()):
         return "none on an embedded broker"
     least = BILLING.least_delivery_limits()
@@ -269,7 +269,7 @@ def _management(application: Application) -> Management:
 
 
 def _paused_line(application: Application) -> str:
-    """Which queues workers have paused, and why."""
+    """Check that no queue is paused; the error names the queues and the reasons."""
     try:
         pauses = application.pauses.lasting(utc_now())
     except (ConfigurationError, TransientError) as error:
@@ -282,7 +282,7 @@ def _paused_line(application: Application) -> str:
 
 
 def _queues_of_work(application: Application) -> list[tuple[str, int | None, int]]:
-    """The queues of work, how many consume them (None: not known), and how many messages wait."""
+    """Return the queues of work, the consumers of each (None: unknown), and how many messages wait."""
     link = application.link()
     try:
         return [(queue.name, link.consumers(queue.name), link.depth(queue.name)) for queue in BILLING.work]

@@ -1,4 +1,4 @@
-"""What the commands share: the settings as flags, and the application they get."""
+"""Decorators and helpers that the commands share: settings as flags, and the application."""
 
 import getpass
 from collections.abc import Callable, Mapping
@@ -51,7 +51,7 @@ _FLAGS: dict[str, Callable[[F], F]] = {
 
 
 def with_application(*flags: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Gives a command these settings as flags, and the Application as its first argument."""
+    """Give a command these settings as flags, and the Application as its first argument."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(command)
@@ -75,7 +75,7 @@ def with_application(*flags: str) -> Callable[[Callable[..., Any]], Callable[...
 
 
 def _refuse_broken_text(parameters: Mapping[str, Any]) -> None:
-    """Arguments that aren't UTF-8 come as halves of surrogate pairs; nothing can store them."""
+    """Refuse arguments that aren't UTF-8: they come as halves of surrogate pairs, which nothing can store."""
     for name, value in parameters.items():
         if isinstance(value, str) and not value.isascii():
             try:
@@ -85,7 +85,7 @@ def _refuse_broken_text(parameters: Mapping[str, Any]) -> None:
 
 
 def sender_of(application: Application) -> str | None:
-    """The broker user that publishes here: the broker vouches for it, and rules about senders go by it."""
+    """Return the user that publishes here: the broker vouches for it, and rules about senders use it."""
     return broker_user(application.settings.broker_url)
 
 

@@ -1,4 +1,4 @@
-"""How results are shown: tables and colours on a terminal, tab-separated lines in a pipe, JSON on demand."""
+"""Output of results: tables and colours on a terminal, tab-separated lines in a pipe, JSON on demand."""
 
 import json
 import sys
@@ -21,22 +21,22 @@ _AT_ONCE = 500
 
 
 def is_terminal() -> bool:
-    """Whether a person is likely to look at standard output."""
+    """Return True where a person is likely to look at standard output."""
     return sys.stdout.isatty()
 
 
 def console() -> Console:
-    """Standard output, as rich sees it."""
+    """Return standard output as a rich console."""
     return Console(highlight=False)
 
 
 def show_json(value: Any) -> None:
-    """One JSON document, camelCase as on the wire."""
+    """Print one JSON document, camelCase as on the wire."""
     click.echo(json.dumps(value, ensure_ascii=False, indent=2 if is_terminal() else None))
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A table with a title on a terminal; in a pipe a line of names and a line a row, tab-separated."""
+    """Show a table: with a title on a terminal; in a pipe a line of names and a line a row, tab-separated."""
     shown = [[_cell(value) for value in row] for row in rows]
     if not is_terminal():
         click.echo("\t".join(columns))
@@ -53,7 +53,7 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
 
 
 def show_long_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A table of which no more is held than is shown at once: several on a terminal, lines in a pipe."""
+    """Show a table in pieces, and hold no more than is shown: tables on a terminal, lines in a pipe."""
     if not is_terminal():
         for line in tab_separated(columns, rows):
             click.echo(line)
@@ -65,14 +65,14 @@ def show_long_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[
 
 
 def tab_separated(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
-    """A line of names and a line a row, for a pipe or a file; what producers wrote breaks no line."""
+    """Yield a line of names and a line a row, for a pipe or a file; a producer's text breaks no line."""
     yield "\t".join(columns)
     for row in rows:
         yield "\t".join("" if value is None else printable(str(value)) for value in row)
 
 
 def show_fields(title: str, fields: Sequence[tuple[str, Any]]) -> None:
-    """Names and values, one a line."""
+    """Show names and values, one a line."""
     if not is_terminal():
         for name, value in fields:
             click.echo(f"{name}\t{_cell(value)}")
@@ -87,7 +87,7 @@ def show_fields(title: str, fields: Sequence[tuple[str, Any]]) -> None:
 
 @contextmanager
 def progress(description: str, total: int | None) -> Iterator[Progress]:
-    """A progress bar on standard error, where it is a terminal; nothing elsewhere."""
+    """Show a progress bar on standard error, where it is a terminal; nothing elsewhere."""
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -114,7 +114,7 @@ def _cell(value: Any) -> str:
 
 
 def printable(text: str) -> str:
-    """``text`` as one line that a terminal shows and doesn't obey: what a producer sent may hold anything."""
+    """Return ``text`` as one line that a terminal shows and doesn't obey: a producer may send anything."""
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text
     )

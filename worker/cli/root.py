@@ -1,4 +1,4 @@
-"""``billing-worker`` itself: the group of all commands, and what becomes of errors."""
+"""``billing-worker`` itself: the group of all commands, and the exit codes of errors."""
 
 import io
 import os
@@ -29,7 +29,7 @@ class _ReaderGoneError(Exception):
 
 class _Cli(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
-        """click itself would end with 1 where the reader has gone, which says "no" here."""
+        """Translate a closed output; click would end with 1 there, which says "no" here."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:
@@ -80,7 +80,7 @@ for command in (
 
 
 def main() -> None:
-    """The entry point: runs a command; errors end in one line and an exit code."""
+    """Run a command, as the entry point; errors end in one line and an exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # no terminal is too poor to be told something

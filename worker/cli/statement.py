@@ -1,6 +1,6 @@
-"""``statement``: what was booked on an account in a time, for people, spreadsheets and programs.
+"""``statement``: entries posted to an account in a time, for people, spreadsheets and programs.
 
-An account may have millions of entries: none of the forms holds more of them than it writes at once.
+An account may have millions of entries: no form holds more of them than it writes at once.
 """
 
 import csv
@@ -131,7 +131,7 @@ def _row(entry: Transaction) -> tuple[Any, ...]:
 
 
 def show_statement(found: Statement) -> None:
-    """A statement on a terminal."""
+    """Show a statement on a terminal."""
     summary = found.summary
     show_fields(
         f"Statement of {summary.user_id}",
@@ -155,7 +155,7 @@ def _ending(found: Statement) -> list[tuple[str, int]]:
 
 
 def as_lines(found: Statement) -> Iterator[str]:
-    """Tab-separated, for a pipe or a file."""
+    """Yield tab-separated lines, for a pipe or a file."""
     yield f"opening balance\t{found.summary.opening_balance}\n"
     for line in tab_separated(_COLUMNS, map(_row, found.transactions)):
         yield f"{line}\n"
@@ -170,12 +170,12 @@ _CSV = (
     "feature", "lot", "source", "amount", "balanceBefore", "balanceAfter",
 )  # fmt: skip
 
-# What a spreadsheet takes for the beginning of a formula (OWASP, "CSV Injection"), full-width forms too.
+# Beginnings of a formula in a spreadsheet (OWASP, "CSV Injection"), full-width forms too.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 def as_csv(found: Statement) -> Iterator[str]:
-    """RFC 4180, UTF-8. The column ``row`` tells the entries from the opening, the totals and the closing."""
+    """Yield RFC 4180 in UTF-8. The column ``row`` tells entries from opening, totals and closing."""
     summary = found.summary
     yield _csv_line(_CSV)
     yield _csv_line(
@@ -221,7 +221,7 @@ def _csv_line(cells: Any) -> str:
 
 
 def _safe(cell: Any) -> Any:
-    """Text that a spreadsheet would execute is told to be text; numbers stay numbers."""
+    """Return text marked as text where a spreadsheet would execute it; numbers stay numbers."""
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
 
 
@@ -229,7 +229,7 @@ def _safe(cell: Any) -> Any:
 
 
 def as_json(found: Statement) -> Iterator[str]:
-    """One JSON object, the entries between its other fields, one a line."""
+    """Yield one JSON object, the entries between its other fields, one a line."""
     fields = found.summary.to_dict()
     totals, closing = fields.pop("totals"), fields.pop("closingBalance")
     count = fields.pop("entries")

@@ -1,4 +1,4 @@
-"""The console's application: who may pass, what became of an error, and the pages."""
+"""The console's application: access, error pages, and the pages."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -19,23 +19,23 @@ from worker.console.watching import Known, Unknown
 from worker.errors import BillingError, ConfigurationError, NotFoundError, TransientError
 from worker.ledger.queries import QueryError
 
-#: What may be asked for without having signed in.
+#: Endpoints that may be asked for without signing in.
 _OPEN = {"static", "entrance.sign_in"}
-#: What changes nothing of the ledger, so that who may only look may send it.
+#: Endpoints that change nothing of the ledger, so that viewers may send them.
 _FOR_VIEWERS = {"entrance.sign_in", "entrance.sign_out", "entrance.theme"}
-#: The pages of forms that only operators may send are for nobody else either.
+#: Endpoints of forms that only operators may send; viewers don't see them either.
 _FOR_OPERATORS = "acting."
 _READING = {"GET", "HEAD", "OPTIONS"}
 THEMES = ("auto", "light", "dark")
 
 
 class _Number(IntegerConverter):
-    """A number in a path that a row may have; what is none is not found, and asked of no database."""
+    """A number in a path that a row may have; another one is not found, without a query to the database."""
 
     regex = r"[0-9]{1,19}"
 
     def to_python(self, value: str) -> int:
-        """Raises ValidationError above 2^63−1."""
+        """Parse the number. Raises ValidationError above 2^63−1."""
         number = int(value)
         if number > INT64_MAX:
             raise ValidationError
@@ -62,7 +62,7 @@ def create_app(console: Parts, secret: bytes, *, through_https: bool = False) ->
 
 
 def _let_in() -> ResponseReturnValue | None:
-    """Who comes from elsewhere, has not signed in, or may not do this, is told so."""
+    """Return an error page for a request from elsewhere, without a sign-in, or without permission."""
     guard = parts().guard
     g.now = parts().clock().astimezone(UTC)
     g.person = None

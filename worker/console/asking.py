@@ -1,4 +1,4 @@
-"""What a request says, read from its parameters; what makes no sense is a QueryError with the way out."""
+"""Parameters of a request, parsed; one that makes no sense is a QueryError with the way out."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -54,7 +54,7 @@ def moment_in(values: Values, name: str) -> datetime | None:
 
 
 def undo_entries(values: Values) -> tuple[int, ...]:
-    """The entries of the log that tell what was discarded: ``undo=7,8``. Raises QueryError."""
+    """Return the numbers of the activity log's entries to undo: ``undo=7,8``. Raises QueryError."""
     pieces = [piece for piece in values.get("undo", "").split(",") if piece]
     if len(pieces) > _ENTRIES_MAX:
         raise QueryError(f"at most {_ENTRIES_MAX} entries of the log are undone at once")
@@ -63,14 +63,14 @@ def undo_entries(values: Values) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class LetterSet:
-    """Letters that something is to be done to: those with the numbers, or all that a filter finds."""
+    """Dead letters to act on: those with the numbers, or all that a filter finds."""
 
     numbers: tuple[int, ...] = ()
     filter: LetterFilter | None = None
 
     @classmethod
     def read(cls, values: Values) -> "LetterSet":
-        """From ``n=…`` once or more often, or from the filter's parameters. Raises QueryError."""
+        """Read from ``n=…`` once or more often, or from the filter's parameters. Raises QueryError."""
         named = values.getlist("n")
         if len(named) > _NUMBERS_MAX:
             raise QueryError(f"at most {_NUMBERS_MAX} letters can be named; use a filter for more")
@@ -80,7 +80,7 @@ class LetterSet:
 
     @property
     def letters(self) -> Sequence[int] | LetterFilter:
-        """As the office takes it."""
+        """The set in the form that actions take."""
         return self.numbers if self.filter is None else self.filter
 
     @property
@@ -96,10 +96,10 @@ class LetterSet:
         return urlencode(self.pairs)
 
     def only(self, *status: Status) -> "LetterSet":
-        """The set without letters of another status, where a filter makes it.
+        """Return the set without dead letters of another status, where a filter makes it.
 
-        Raises QueryError where the filter asks for others alone: what was looked at would not be what is
-        acted on.
+        Raises QueryError where the filter asks for others alone: the operator looked at others than the
+        action would change.
         """
         if self.filter is None:
             return self
@@ -136,7 +136,7 @@ _ALL = "all"
 
 
 def filter_in(values: Values) -> LetterFilter:
-    """The filter that the parameters name; without a status letters that wait."""
+    """Return the filter that the parameters name; without a status, dead letters that wait."""
     named = [name for name in values.getlist("status") if name]
     status: tuple[Status, ...]
     if _ALL in named:

@@ -1,4 +1,4 @@
-"""How often somebody may try: a limit on attempts within a time, kept in memory."""
+"""Rate limit on attempts within a time, kept in memory."""
 
 import threading
 from collections import OrderedDict, deque
@@ -19,13 +19,13 @@ class Attempts:
         self._made: OrderedDict[str, deque[float]] = OrderedDict()
 
     def wait_s(self, key: str) -> float:
-        """How many seconds ``key`` has to wait; 0 where it may try now."""
+        """Return the seconds that ``key`` has to wait; 0 where it may try now."""
         with self._lock:
             made = self._recent(key)
             return max(made[0] + self._within_s - self._clock(), 0.0) if len(made) >= self._most else 0.0
 
     def count(self, key: str) -> None:
-        """An attempt was made."""
+        """Count an attempt."""
         with self._lock:
             made = self._recent(key)
             made.append(self._clock())
@@ -35,7 +35,7 @@ class Attempts:
                 self._made.popitem(last=False)
 
     def forget(self, key: str) -> None:
-        """The attempt was a good one."""
+        """Forget the attempts of ``key`` after a good one."""
         with self._lock:
             self._made.pop(key, None)
 

@@ -6,7 +6,7 @@ from typing import Literal
 from worker.console.formats import visible
 from worker.deadletters.bodies import pretty_json
 
-#: More than this of a body is not put on a page; the download has it all.
+#: Bytes of a body on a page, at most; the download has it all.
 SHOWN_MAX = 64 * 1024
 _HEX_MAX = 4 * 1024
 _LINE = 16
@@ -14,7 +14,7 @@ _LINE = 16
 
 @dataclass(frozen=True, slots=True)
 class Readable:
-    """What of a body is shown; ``omitted`` bytes of it are not."""
+    """Readable form of a body; ``omitted`` bytes of it are left out."""
 
     kind: Literal["json", "text", "hex", "empty"]
     text: str
@@ -38,12 +38,12 @@ def readable(body: bytes) -> Readable:
 
 
 def from_form(text: str) -> bytes:
-    """What was edited, as bytes: the line ends of forms become those of text."""
+    """Return an edited text as bytes: the line ends of forms become those of text."""
     return text.replace("\r\n", "\n").encode()
 
 
 def hex_dump(body: bytes) -> str:
-    """Place, bytes and characters; lines that repeat the one above are told by a star."""
+    """Return place, bytes and characters; a star stands for lines that repeat the one above."""
     shown: list[str] = []
     before, is_starred = None, False
     for place in range(0, len(body), _LINE):

@@ -17,7 +17,7 @@ _WIDTH, _HEIGHT = 1000, 200
 _GAP = 0.18
 _LABELS = 5
 
-#: How many series have a colour of their own; what is more is summed up as "other".
+#: Number of series with a colour of their own; the others are summed up as "other".
 SERIES_MAX = 6
 
 
@@ -44,7 +44,7 @@ class Chart:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to draw."""
+        """True where there is nothing to draw."""
         return self.top == 0
 
 

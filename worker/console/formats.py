@@ -1,4 +1,4 @@
-"""How values stand on a page: numbers, times, and text that somebody else wrote."""
+"""Formats of values on a page: numbers, times, and text from outside."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,7 +12,7 @@ _STEPS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
 def visible(text: Any) -> str:
-    """``text`` with what nobody can see spelled out, so that it deceives nobody; lines stay lines."""
+    """Return ``text`` with invisible characters spelled out, so that it deceives nobody; lines stay lines."""
     return "".join(
         char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode("ascii")
         for char in str(text).replace("\r\n", "\n")
@@ -26,7 +26,7 @@ def shortened(text: Any, most: int = 120) -> str:
 
 
 def number(value: int | Unknown | None) -> Markup:
-    """A whole number in groups of three; what is not known says so."""
+    """Return a whole number in groups of three; an unknown one says so."""
     if isinstance(value, Unknown):
         return unknown(value.why)
     return unknown() if value is None else Markup(f"{value:,}")  # noqa: S704 - digits
@@ -38,19 +38,19 @@ def signed(value: int | None) -> Markup:
 
 
 def unknown(why: str = "") -> Markup:
-    """That something is not known, and why."""
+    """Return the mark of an unknown value, with the reason."""
     return Markup('<span class="unknown" title="{}">not known</span>').format(why or "Nobody wrote it down")
 
 
 def moment(value: datetime | None) -> Markup:
-    """A time to the second, in UTC; one that a letter came without is not known."""
+    """Return a time to the second, in UTC; a dead letter without one has an unknown time."""
     if value is None or value == EPOCH:
         return unknown()
     return Markup('<time datetime="{}">{}</time>').format(value.isoformat(), f"{value:%Y-%m-%d %H:%M:%S}Z")
 
 
 def ago(value: datetime | None, now: datetime) -> Markup:
-    """How long ago, in one unit; the time itself is in the title."""
+    """Return the age in one unit; the time itself is in the title."""
     if value is None or value == EPOCH:
         return unknown()
     text = "just now" if now - value < timedelta(seconds=2) else f"{lasting(now - value)} ago"

@@ -1,8 +1,8 @@
-"""Who stands at the console, and from where it may be reached.
+"""Access to the console: the person behind a request, and the addresses it serves.
 
-With people in a file everybody signs in. Without, the console serves nobody but this machine: it is bound to
-the loopback interface, refuses names that are not this machine's (a web site can have its own name lead here)
-and what comes through a proxy; whoever reaches it acts as the user of the operating system that runs it.
+With people in a file everybody signs in. Without, the console serves this machine alone: it is bound to the
+loopback interface, and refuses names that are not this machine's (a web site can have its own name lead here)
+and requests through a proxy. Every request acts as the operating system's user that runs it.
 """
 
 import getpass
@@ -23,7 +23,7 @@ from worker.console.people import People, Person, Role
 _FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
 _NAME, _MARK, _SINCE, _KEY = "person", "mark", "since", "key"
 
-#: A session ends so long after one has signed in, however busy it is.
+#: Length of a session from its sign-in, however busy it is.
 SESSION_S = 12 * 3600
 _ENDED_MAX = 10_000
 
@@ -50,11 +50,11 @@ class Guard:
 
     @property
     def asks_for_passwords(self) -> bool:
-        """Whether one has to sign in."""
+        """True where a sign-in is required."""
         return self.people is not None
 
     def person(self) -> Person | None:
-        """Who the present request comes from; None for somebody who has not signed in."""
+        """Return the person of the present request; None for somebody who has not signed in."""
         if self.people is None:
             return self._own
         name = session.get(_NAME)
@@ -83,7 +83,7 @@ class Guard:
         return self._clock() - since < SESSION_S and key not in self._ended
 
     def refusal(self, request: Request) -> str | None:
-        """Why the request is not served at all; None where it may be."""
+        """Return the reason for refusing the request; None where it may be served."""
         if self.asks_for_passwords:
             return None
         if not _is_own_name(request.host, self._host):
@@ -100,14 +100,14 @@ class Guard:
 
 
 class _Ended:
-    """Sessions that were ended, by their keys: their cookies are signed, and would be good for hours yet."""
+    """Sessions that were ended, by their keys: their signed cookies would stay valid for hours."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._keys: OrderedDict[str, None] = OrderedDict()
 
     def add(self, key: str) -> None:
-        """It has ended; the first of very many are forgotten."""
+        """Add an ended session; of very many the first are forgotten."""
         with self._lock:
             self._keys[key] = None
             while len(self._keys) > _ENDED_MAX:
@@ -120,24 +120,24 @@ class _Ended:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where the console listens."""
+    """Address that the console listens on."""
 
     host: str
     port: int
 
     @property
     def is_loopback(self) -> bool:
-        """Whether nobody but this machine can reach it."""
+        """True where only this machine can reach it."""
         return is_loopback(self.host)
 
     @property
     def url(self) -> str:
-        """For people to open."""
+        """The URL for people to open."""
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}/"
 
 
 def is_loopback(host: str) -> bool:
-    """Whether ``host`` is this machine's own address; a name is one only where it is localhost."""
+    """Return True where ``host`` is this machine's own address; of names only localhost is."""
     if host.lower().rstrip(".") == "localhost":
         return True
     try:
@@ -147,7 +147,7 @@ def is_loopback(host: str) -> bool:
 
 
 def os_user() -> str:
-    """The user of the operating system, or its number where it has no name."""
+    """Return the operating system's user, or its number where it has no name."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

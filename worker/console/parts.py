@@ -1,4 +1,4 @@
-"""What the pages work with, in one place."""
+"""Parts that all pages share: the application, its readers and the guard."""
 
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -18,12 +18,12 @@ from worker.ledger.queries import Reader, Statement, Stats
 
 T = TypeVar("T")
 
-#: The lines of a statement as a spreadsheet reads them.
+#: Function that writes a statement as lines for a spreadsheet.
 AsCsv = Callable[[Statement], Iterator[str]]
 
 
 class Parts:
-    """The application, who stands guard, and what is asked for beside the pages. Shared by threads."""
+    """The application, the guard, and the cached answers of broker and ledger. Shared by threads."""
 
     def __init__(
         self,
@@ -49,11 +49,11 @@ class Parts:
         )
 
     def queues(self) -> Known[Queues] | Unknown:
-        """What waits at the broker."""
+        """Return the depths of the queues, or Unknown."""
         return self._queues.get()
 
     def totals(self) -> Known[Stats] | Unknown:
-        """The ledger in a few numbers: it takes a while to add a large one up."""
+        """Return the totals of the ledger, cached: adding up a large one takes a while."""
         return self._totals.get()
 
 
@@ -63,12 +63,12 @@ def parts() -> Parts:
 
 
 def person() -> Person:
-    """Who makes the present request; the guard has let them in."""
+    """Return the person of the present request; the guard has let them in."""
     return cast(Person, g.person)
 
 
 def in_ledger(ask: Callable[[], T]) -> T | Unknown:
-    """What the ledger answers; where it has not answered once in this request it isn't asked again."""
+    """Return the ledger's answer; after a failure in this request it isn't asked again."""
     down: Unknown | None = g.get("ledger_down")
     if down is not None:
         return down

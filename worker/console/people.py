@@ -1,8 +1,8 @@
-"""Who may do what: people with a role and a password, in a file that only its owner can read.
+"""People with a role and a password, in a file that only its owner can read.
 
-A file and no table: who signs in can be read while the database is down, and no password, hashed or not,
-lies beside the ledger. One line a person, ``name:role:hash``; the file is read anew when it has changed, so
-that who is taken out of it is out.
+A file and no table: it can be read while the database is down, and no password, hashed or not, lies beside
+the ledger. One line a person, ``name:role:hash``. The file is read anew when it has changed, so that a
+removed person has no access any more.
 """
 
 import os
@@ -25,7 +25,7 @@ _NAME = re.compile(r"[^\s:#\x00-\x1f\x7f][^\s:\x00-\x1f\x7f]{0,99}")
 
 
 class Role(StrEnum):
-    """What a person may do: look, or look and act."""
+    """Role of a person: a viewer looks, an operator looks and acts."""
 
     VIEWER = "viewer"
     OPERATOR = "operator"
@@ -41,7 +41,7 @@ class Person:
 
     @property
     def is_operator(self) -> bool:
-        """Whether this one may change anything."""
+        """True where this person may change anything."""
         return self.role is Role.OPERATOR
 
 
@@ -65,19 +65,19 @@ class People:
         return len(self._read())
 
     def person(self, name: str) -> Person | None:
-        """The person of this name; None where there is none."""
+        """Return the person of this name; None where there is none."""
         entry = self._read().get(name)
         return None if entry is None else entry.person
 
     def signed_in(self, name: str, password: str) -> Person | None:
-        """The person whose name and password these are; None where they are not."""
+        """Return the person with this name and password; None where they don't match."""
         entry = self._read().get(name)
-        # Who isn't there is answered as slowly as who is.
+        # A wrong name is answered as slowly as a right one.
         is_right = check_password_hash(_nobodys_hash() if entry is None else entry.password_hash, password)
         return entry.person if entry is not None and is_right else None
 
     def _read(self) -> Mapping[str, _Entry]:
-        """Raises ConfigurationError where the file can't be read, is open to others, or isn't such a file."""
+        """Read the file. Raises ConfigurationError where it is unreadable, open to others, or malformed."""
         with self._lock:
             try:
                 about = self._path.stat()
@@ -113,7 +113,7 @@ def write_person(path: Path, name: str, role: Role, password: str) -> None:
 
 
 def remove_person(path: Path, name: str) -> bool:
-    """Take a person out of the file; whether there was one. The sessions of that person end at once."""
+    """Remove a person from the file; returns whether there was one. Their sessions end at once."""
     lines = _lines_of(path)
     kept = [line for line in lines if not line.startswith(f"{name}:")]
     if len(kept) == len(lines):
@@ -132,7 +132,7 @@ def _lines_of(path: Path) -> list[str]:
 
 
 def _write(path: Path, lines: list[str]) -> None:
-    """Whole or not at all, and for its owner alone from the first moment on."""
+    """Write the file whole or not at all, readable for its owner alone from the first moment on."""
     fresh = path.with_name(path.name + ".new")
     try:
         fresh.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""How much waits in the queues: asked of the broker by declaring them passively, which changes nothing."""
+"""Depths of the queues, read from the broker by passive declarations, which change nothing."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,9 +11,9 @@ from worker.errors import BillingError, BrokerUnavailableError
 
 @dataclass(frozen=True, slots=True)
 class QueueDepth:
-    """How many messages wait in a queue, those under way not counted, and how many consume one of work.
+    """Number of messages that wait in a queue, without those under way, and of a work queue's consumers.
 
-    ``consumers`` is None where nobody can tell, and for queues that no worker consumes.
+    ``consumers`` is None where the broker can't tell, and for queues that no worker consumes.
     """
 
     name: str
@@ -26,7 +26,7 @@ class QueueDepth:
 
 @dataclass(frozen=True, slots=True)
 class Queues:
-    """The queues of work, replies and dead letters, and what of the topology is missing or differs."""
+    """Queues of work, replies and dead letters, and the parts of the topology that are missing or differ."""
 
     depths: tuple[QueueDepth, ...]
     work: int | Unknown
@@ -42,7 +42,7 @@ class QueueProbe:
         self._link: Link | None = None
 
     def ask(self) -> Queues:
-        """What waits now. Raises BrokerUnavailableError and ConfigurationError."""
+        """Return the depths now. Raises BrokerUnavailableError and ConfigurationError."""
         kept = self._link is not None
         try:
             return self._asked()
@@ -85,7 +85,7 @@ class QueueProbe:
 
 
 def _depth(link: Link, name: str) -> int | Unknown:
-    """A queue that is not there has no depth; a link that is lost has none for any of them."""
+    """Return a queue's depth; Unknown for a missing queue. Raises where the link is lost."""
     try:
         return link.depth(name)
     except BrokerUnavailableError as error:

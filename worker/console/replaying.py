@@ -19,7 +19,7 @@ _STOP_S = 15.0
 
 
 class ThreadStop:
-    """Ends what runs in a thread."""
+    """Stop request for a loop in a thread."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -34,12 +34,12 @@ class ThreadStop:
         self._event.wait(seconds)
 
     def end(self) -> None:
-        """It shall end."""
+        """Request the end."""
         self._event.set()
 
 
 class ReplayThreads:
-    """Starts replays, and says what troubles them."""
+    """Starts replays in threads and keeps their troubles."""
 
     def __init__(self, application: Application) -> None:
         self._application = application
@@ -49,12 +49,12 @@ class ReplayThreads:
 
     @property
     def troubles(self) -> Mapping[int, str]:
-        """What a replay waits for, or why it ended, by its number; only of those that this process ran."""
+        """Reason for which a replay waits or ended, by its number; only for replays that this process ran."""
         with self._lock:
             return dict(self._troubles)
 
     def is_running(self, number: int) -> bool:
-        """Whether this process runs it now."""
+        """Return True while this process runs it."""
         with self._lock:
             return number in self._running
 
@@ -72,7 +72,7 @@ class ReplayThreads:
             thread.start()
 
     def stop(self) -> None:
-        """Pause all of them, and wait until they have said so."""
+        """Pause all of them, and wait until they are paused."""
         with self._lock:
             running = list(self._running.values())
         for _, stop in running:

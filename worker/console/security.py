@@ -1,4 +1,4 @@
-"""What every answer and every request is held to, whatever page it is about."""
+"""Rules for every request and response, whatever the page: cookies, limits, headers."""
 
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,7 +23,7 @@ _HEADERS = {
     "Permissions-Policy": "camera=(), microphone=(), geolocation=(), payment=()",
 }
 
-#: A letter's body has at most 256 KiB; in a form each byte may be three.
+#: A dead letter's body has at most 256 KiB; in a form each byte may be three.
 REQUEST_MAX = 2 * 1024 * 1024
 
 
@@ -53,7 +53,7 @@ def secure(app: Flask, secret: bytes, *, through_https: bool) -> None:
 
 
 def has_unstorable_text(request: Request) -> bool:
-    """Whether a parameter holds what no database stores: a NUL or half of a surrogate pair."""
+    """Return True where a parameter holds what no database stores: a NUL or half of a surrogate pair."""
     pairs: list[tuple[str, Any]] = [*request.args.items(multi=True), *request.form.items(multi=True)]
     return any(
         "\0" in text or any(0xD800 <= ord(char) <= 0xDFFF for char in text)
@@ -64,7 +64,7 @@ def has_unstorable_text(request: Request) -> bool:
 
 
 def own_path(target: str | None) -> str | None:
-    """``target`` where it is a path of this console; None for anything that leads elsewhere."""
+    """Return ``target`` where it is a path of this console; None for anything that leads elsewhere."""
     if not target or not target.startswith("/") or target.startswith(("//", "/\\")):
         return None
     if not target.isprintable():  # browsers leave some of it out, and no header may hold it

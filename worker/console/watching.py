@@ -1,4 +1,4 @@
-"""What is slow or unsure to ask for, asked for in a thread of its own so that no page waits for it."""
+"""Slow or unreliable values, fetched in a thread of their own so that no page waits for them."""
 
 import threading
 from collections.abc import Callable
@@ -13,31 +13,31 @@ from worker.errors import BillingError
 
 T = TypeVar("T")
 
-#: What took a second is not asked for again before so many seconds have passed.
+#: Seconds of rest after a fetch, for each second that it took.
 _REST = 30
 
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """What is not known, and why; never a zero."""
+    """An unknown value, with the reason; never a zero."""
 
     why: str
 
 
 @dataclass(frozen=True, slots=True)
 class Known(Generic[T]):
-    """A value, and as of when it holds."""
+    """A value, with the time as of which it holds."""
 
     value: T
     at: datetime
 
 
 class Watched(Generic[T]):
-    """The answer of ``ask``, not older than ``keep_s`` seconds where it can be had within ``wait_s``.
+    """The answer of ``ask``, not older than ``keep_s`` seconds where it comes within ``wait_s``.
 
-    Only one asks at a time, however many pages want to know, and what takes long to ask for is asked for less
-    often. Where it takes longer than pages wait, the answer before holds with its time, and without one it is
-    Unknown for now. With ``is_old_fine`` nobody waits as long as there is one.
+    Only one thread asks at a time, however many pages want the value, and a slow value is asked for less
+    often. Where the answer takes longer than ``wait_s``, the earlier one holds with its time; without one the
+    value is Unknown for now. With ``is_old_fine`` nobody waits as long as there is an earlier one.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Watched(Generic[T]):
         self._got_at = float("-inf")
 
     def get(self) -> Known[T] | Unknown:
-        """The answer as it is known now."""
+        """Return the newest answer, or Unknown."""
         with self._lock:
             keep_s = max(self._keep_s, _REST * self._took_s)
             if self._latest is not None and monotonic() - self._got_at < keep_s:

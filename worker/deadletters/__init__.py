@@ -1,1 +1,1 @@
-"""Dead letters: made from deliveries, parked in the ledger's database, looked at, replayed, discarded."""
+"""Dead letters: made from deliveries, drained into the ledger's database, shown, replayed, discarded."""

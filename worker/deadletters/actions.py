@@ -1,6 +1,6 @@
-"""What operators do to letters by hand: note, edit, discard, restore.
+"""Operators' actions on dead letters: note, edit, discard, restore.
 
-Each leaves its trace in the letter's story and in the log, in the transaction in which it is done.
+Each is one transaction with the dead letter's history and the activity log.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -40,7 +40,7 @@ TakenIn = Callable[[Delivery, datetime], Command | UsageBatch | Reason]
 
 @dataclass(frozen=True, slots=True)
 class Mended:
-    """An edit as it is asked for; ``instead_of`` is the body that the operator saw."""
+    """An edit as an operator asks for it; ``instead_of`` is the body that the operator saw."""
 
     body: bytes
     instead_of: bytes
@@ -49,7 +49,7 @@ class Mended:
 
 
 def note(engine: Engine, number: int, text: str, actor: str, now: datetime) -> None:
-    """Write a note on a letter. Raises NotFoundError, NotPossibleError."""
+    """Write a note on a dead letter. Raises NotFoundError, NotPossibleError."""
     written = reason_given(text)
 
     def work(desk: Desk) -> None:
@@ -62,9 +62,9 @@ def note(engine: Engine, number: int, text: str, actor: str, now: datetime) -> N
 
 
 def discard(engine: Engine, letters: Letters, reason: str, actor: str, now: datetime) -> Done:
-    """Put parked letters away, for a reason; they are kept. Others are left as they are.
+    """Discard parked dead letters, for a reason; they are kept. Others are left as they are.
 
-    Raises NotFoundError before any is put away.
+    Raises NotFoundError before any is discarded.
     """
     why = reason_given(reason)
 
@@ -79,9 +79,9 @@ def discard(engine: Engine, letters: Letters, reason: str, actor: str, now: date
 
 
 def restore(engine: Engine, letters: Letters, reason: str | None, actor: str, now: datetime) -> Done:
-    """Put discarded letters back where they were; also ones that a replay left under way and nobody runs.
+    """Restore discarded dead letters, and those under way in a replay that nobody runs any more.
 
-    Raises NotFoundError before any is put back.
+    Raises NotFoundError before any is restored.
     """
 
     def put_back(desk: Desk, letter: Row[Any]) -> bool:
@@ -99,9 +99,9 @@ def restore(engine: Engine, letters: Letters, reason: str | None, actor: str, no
 
 
 def undo_discard(engine: Engine, entries: Sequence[int], actor: str, now: datetime) -> Done:
-    """Restore what these entries of the log say was discarded, and is so still.
+    """Restore the dead letters that these entries of the activity log say were discarded, and still are.
 
-    Raises NotFoundError where one of them is no discard.
+    Raises NotFoundError where an entry is no discard.
     """
     done = Done(0, 0, (), ())
     for entry in entries:
@@ -118,7 +118,7 @@ def undo_discard(engine: Engine, entries: Sequence[int], actor: str, now: dateti
 
 
 def _is_run(desk: Desk, replay_id: int) -> bool:
-    """Whether it has a runner; one that was killed leaves a lease that runs out."""
+    """Return True where it has a runner; a runner that was killed leaves a lease that expires."""
     asked = select(replays.c.state, replays.c.leased_until).where(replays.c.replay_id == replay_id)
     row = desk.connection.execute(asked).one()
     return bool(row.state == ReplayState.RUNNING and row.leased_until > desk.now)
@@ -134,7 +134,7 @@ def _each(
     actor: str,
     now: datetime,
 ) -> Done:
-    """Act on letters, a thousand a transaction, each with its entry in the log."""
+    """Act on dead letters, a thousand a transaction, each transaction with its entry in the activity log."""
     who, done, skipped, numbers, entries = actor_named(actor), 0, 0, list[int](), list[int]()
     if not isinstance(letters, LetterFilter):
         _all_exist(engine, letters)
@@ -178,7 +178,7 @@ def _all_exist(engine: Engine, numbers: Sequence[int]) -> None:
 
 
 def _held(connection: Connection, numbers: Sequence[int]) -> dict[int, Row[Any]]:
-    """The letters of these numbers; raises NotFoundError for the first that doesn't exist."""
+    """Return the dead letters with these numbers. Raises NotFoundError for the first that doesn't exist."""
     held = held_letters(connection, numbers)
     for number in numbers:
         if number not in held:
@@ -192,9 +192,9 @@ def _held(connection: Connection, numbers: Sequence[int]) -> dict[int, Row[Any]]
 def problem_with(
     letter: ParkedLetter, body: bytes, taken_in: TakenIn | None, now: datetime, sent_as: str | None
 ) -> RefusedBodyError | None:
-    """Why a worker would refuse the letter with this body; None where it would take it.
+    """Return the error with which a worker would refuse this body; None where it would accept it.
 
-    What is no command is nobody's to judge.
+    A dead letter that is no command (a reply, a notice) is not judged.
     """
     if taken_in is None or not leads_to_workers(letter):
         return None
@@ -206,10 +206,10 @@ def problem_with(
 
 
 def edit(engine: Engine, number: int, mended: Mended, catalog: Catalog | None, now: datetime) -> ParkedLetter:
-    """Set the body that a replay sends; the original stays, and equal to it the edit is taken back.
+    """Set the body that a replay sends; the original stays, and a body equal to it takes the edit back.
 
-    Raises NotFoundError; NotPossibleError where the letter is not parked, or has another body by now than the
-    operator saw.
+    Raises NotFoundError. Raises NotPossibleError where the dead letter is not parked, or its body is another
+    one than the operator saw.
     """
     actor, why = actor_named(mended.actor), reason_given(mended.reason)
 

@@ -1,17 +1,17 @@
-"""Bodies for people: JSON set out where that hides nothing, and what may be edited without being changed."""
+"""Bodies for people: JSON pretty-printed where that hides nothing, and bodies that an editor keeps intact."""
 
 import json
 from typing import Any
 
-#: JSON that is nested deeper is shown as it is: each line is indented by its depth, and a body of 256 KiB
-#: could become hundreds of megabytes.
+#: Deepest nesting that is pretty-printed: each line is indented by its depth, and a body of 256 KiB could
+#: become hundreds of megabytes.
 _DEPTH_MAX = 24
 
 
 def pretty_json(body: bytes) -> str | None:
-    """The JSON of ``body`` on lines of its own; None where writing it anew would show something else.
+    """Return the JSON of ``body`` on several lines; None where writing it anew would show something else.
 
-    What nobody can see in a text of it is written as JSON escapes it, which means the same.
+    Invisible characters are written as JSON escapes them, which means the same.
     """
     try:
         pretty = json.dumps(_exactly(body), indent=2, ensure_ascii=False)
@@ -23,10 +23,10 @@ def pretty_json(body: bytes) -> str | None:
 
 
 def editable(body: bytes) -> str | None:
-    """``body`` as text for an editor or a form; None where these would give back other bytes.
+    """Return ``body`` as text for an editor or a form; None where these would give back other bytes.
 
-    They end lines in their own way (a form's end in CR LF whatever was in it), so that JSON is edited in its
-    pretty form, and other text only where its lines are told by LF.
+    They end lines in their own way (a form always in CR LF), so that JSON is edited in its pretty form, and
+    other text only where LF alone ends its lines.
     """
     if (pretty := pretty_json(body)) is not None and "\r" not in pretty:
         return pretty
@@ -38,9 +38,9 @@ def editable(body: bytes) -> str | None:
 
 
 def _exactly(body: bytes) -> Any:
-    """The JSON of ``body``; raises ValueError where it would look different when it is written anew.
+    """Return the JSON of ``body``. Raises ValueError where it would look different when written anew.
 
-    As a worker reads it: UTF-8 without a mark in front, so that what is refused for that does not look fine.
+    It is read as a worker reads it, UTF-8 without a byte order mark: a refused body must not look fine.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def _exactly(body: bytes) -> Any:
 
 
 def _refuse_deep(value: Any) -> None:
-    """Raises ValueError for what can't be set out by lines without growing out of all proportion."""
+    """Raise ValueError for a value that would grow out of all proportion on lines of its own."""
     level: list[Any] = [value]
     for _ in range(_DEPTH_MAX):
         level = [

@@ -1,8 +1,8 @@
-"""The one way to change a letter: with its group, its story and the log, in one transaction.
+"""The only way to change a dead letter: with its group, its history and the activity log, in one transaction.
 
-There is one desk: whoever changes letters waits for whoever does so already. Operators and parkers are few,
-and what they change together (a letter, the counts of two groups, an item of a replay) is then changed in
-any order without a deadlock, and counted without a lock a row. No message of the worker's waits for it.
+One change at a time holds the lock. Operators and drainers are few. What they change together (a dead letter,
+the counts of two groups, an item of a replay) is then changed in any order without a deadlock, and counted
+without a lock for each row. No message of the worker's waits for it.
 """
 
 from collections import defaultdict
@@ -37,7 +37,7 @@ _SQLITE_MAX = 2**63 - 1
 _ACTOR_MAX = 200
 _TEXT_MAX = 4_000
 
-#: What must be known of a letter to change it.
+#: Columns of a dead letter that a change needs.
 HELD = ("number", "letter_id", "status", "fingerprint", "tokens_at_stake", "replay_id", "attempts", "note")
 _COUNTED_BY = ("fingerprint", "status", "tokens_at_stake")
 _COUNTED = ("parked", "replaying", "resolved", "discarded")
@@ -46,7 +46,7 @@ _GROUP = tuple(column.name for column in dead_letter_groups.columns)
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What a group shows of the letter that came last."""
+    """Fields of a group's latest dead letter, shown by the group."""
 
     number: int
     reason: str
@@ -58,7 +58,7 @@ class Failure:
 
 
 class Desk:
-    """The letters in one transaction. ``now`` (aware, UTC) is when what is done is said to have been done."""
+    """The dead letters in one transaction. ``now`` (aware, UTC) is the time recorded for its changes."""
 
     def __init__(self, connection: Connection, now: datetime) -> None:
         self.connection = connection
@@ -73,21 +73,21 @@ class Desk:
         """See ``held_letters``."""
         return held_letters(self.connection, numbers)
 
-    # -- letters ------------------------------------------------------------------------------------------
+    # -- dead letters -------------------------------------------------------------------------------------
 
     def change(self, letter: Row[Any], **values: Any) -> None:
-        """Set columns of a letter, each letter once; its group follows. Not for bodies, which are bytes."""
+        """Set columns of a dead letter, each one once; its group follows. Not for bodies, which are bytes."""
         self._changes[tuple(sorted(values))].append({"number": letter.number, **values})
         before = {name: getattr(letter, name) for name in _COUNTED_BY}
         self._count(before, -1)
         self._count({**before, **values}, +1)
 
     def add(self, letter: Mapping[str, Any]) -> None:
-        """Count a letter that was just inserted."""
+        """Count a dead letter that was just inserted."""
         self._count(letter, +1)
 
     def failed(self, fingerprint: str, failure: Failure) -> None:
-        """The letter is what its group shows from now on."""
+        """Make the dead letter the one that its group shows."""
         known = self._newest.get(fingerprint)
         if known is not None:
             first = _earlier(known.first_failed_at, failure.first_failed_at)
@@ -114,7 +114,7 @@ class Desk:
         replay_id: int | None = None,
         **detail: Any,
     ) -> None:
-        """Add to a letter's story."""
+        """Add to a dead letter's history."""
         self._events.append(
             {
                 "number": number,
@@ -130,10 +130,10 @@ class Desk:
     # -- replays ------------------------------------------------------------------------------------------
 
     def item(self, replay_id: int, number: int, state: ItemState, detail: str | None = None) -> None:
-        """Bring the letter's item of a replay to ``state``; an item that has ended stays as it is."""
+        """Set the state of the dead letter's item in a replay; an item that has ended stays as it is."""
         self._items[replay_id][number] = (state, clean(detail))
 
-    # -- the log ------------------------------------------------------------------------------------------
+    # -- the activity log ---------------------------------------------------------------------------------
 
     def record(
         self,
@@ -143,7 +143,7 @@ class Desk:
         reason: str | None = None,
         detail: Mapping[str, Any] | None = None,
     ) -> int:
-        """Write what an operator does into the log; returns the number of the entry."""
+        """Write an operator's action into the activity log; returns the number of the entry."""
         written = self.connection.execute(
             insert(audit_log).returning(audit_log.c.entry_id),
             {
@@ -160,7 +160,7 @@ class Desk:
     # -- the end ------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Write all of it; the last thing in the transaction."""
+        """Write all of it; the last step of the transaction."""
         for rows in self._changes.values():
             update_rows(self.connection, dead_letters, rows, key=("number",))
         insert_rows(self.connection, dead_letter_events, self._events)
@@ -256,20 +256,20 @@ _MAY_MOVE = frozenset(state.value for state in OPEN_STATES)
 
 
 def _earlier(one: datetime, other: datetime) -> datetime:
-    """The earlier of two times; one that nobody wrote down is none."""
+    """Return the earlier of two times; an unknown one does not count."""
     if EPOCH in (one, other):
         return max(one, other)
     return min(one, other)
 
 
 def held_letters(connection: Connection, numbers: Iterable[int]) -> dict[int, Row[Any]]:
-    """What must be known of these letters to change them, by number; those that do not exist are missing."""
+    """Return the columns that a change needs, by number; missing dead letters are left out."""
     found = select_rows(connection, dead_letters, HELD, "number", sorted(set(numbers)))
     return {row.number: row for row in found}
 
 
 def transact(engine: Engine, now: datetime, work: Callable[[Desk], T]) -> T:
-    """What ``work`` does at the desk, in one transaction, again where another one was in the way.
+    """Return the result of ``work``, in one transaction, tried again after contention.
 
     Raises LedgerUnavailableError.
     """
@@ -294,7 +294,7 @@ def _transact(engine: Engine, now: datetime, work: Callable[[Desk], T]) -> T:
 
 
 def actor_named(actor: str) -> str:
-    """Who does it; raises NotPossibleError where nobody is named."""
+    """Return the actor's name. Raises NotPossibleError where it is empty or too long."""
     name = str(clean(actor)).strip()
     if not name or len(name) > _ACTOR_MAX:
         raise NotPossibleError(f"say who you are, in 1 to {_ACTOR_MAX} characters")
@@ -302,7 +302,7 @@ def actor_named(actor: str) -> str:
 
 
 def reason_given(reason: str | None) -> str:
-    """Why it is done; raises NotPossibleError where nothing is said."""
+    """Return the reason. Raises NotPossibleError where it is empty or too long."""
     given = str(clean(reason or "")).strip()
     if not given or len(given) > _TEXT_MAX:
         raise NotPossibleError(f"say why, in 1 to {_TEXT_MAX} characters: others will want to know")
@@ -310,5 +310,5 @@ def reason_given(reason: str | None) -> str:
 
 
 def chunks(numbers: Sequence[int], size: int) -> Iterable[Sequence[int]]:
-    """``numbers`` in pieces."""
+    """Return ``numbers`` in pieces."""
     return (numbers[start : start + size] for start in range(0, len(numbers), size))

@@ -1,7 +1,7 @@
-"""The dead-letter queue is drained into the table as dead letters come, through outages of either server.
+"""Drains the dead-letter queue into the table as dead letters come, through outages of either server.
 
-Nothing is taken from the queue before the database takes writes, and what is taken is held until it is kept:
-what goes back counts as a delivery, and a queue with a delivery limit drops what came too often.
+Nothing is taken from the queue before the database takes writes, and messages taken are held until they are
+kept: a message given back counts as a delivery, and a queue with a delivery limit drops it after too many.
 """
 
 import logging
@@ -18,13 +18,13 @@ from worker.runtime.backoff import Backoff, Outage
 log = logging.getLogger(__name__)
 
 _LISTEN_S = 0.5
-#: Between so many looks the dead letters of replays that nobody runs are left alone.
+#: Number of looks between two that end the dead letters of replays without a runner.
 _TIDY_EVERY = 20
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.5, 30.0
 
 
 class Drainer:
-    """Drains the queue that the links of ``connect`` consume, as long as it runs. Several may.
+    """Drains the queue that the links of ``connect`` consume. Several may run.
 
     In an outage of the database dead letters are held for ``hold_most_s`` at most: then the broker would take
     them back, and nothing is taken until the database is there again.
@@ -51,7 +51,7 @@ class Drainer:
         self._looks = self._drained = 0
 
     def run(self, stop: Stop) -> None:
-        """Drain until ``stop``; whatever is in the way is told once and waited out."""
+        """Drain until ``stop``; an obstacle is logged once and waited out."""
         try:
             while not stop.requested:
                 try:
@@ -71,7 +71,7 @@ class Drainer:
         if self._drain is None:
             self._office.probe()
             self._drain = self._office.drain(self._connect())
-        # A batch and no more: dead letters that never cease to come must not keep it from hearing the stop.
+        # A batch and no more: an endless stream of dead letters must not keep it from seeing the stop.
         drained = self._drain.take(_LISTEN_S)
         self._drained += drained
         self._looks += 1
@@ -86,7 +86,7 @@ class Drainer:
         self._held_since = None
 
     def _tell_drained(self) -> None:
-        """Once for many, and as soon as no more come."""
+        """Log once for many, as soon as no more come."""
         if self._drained:
             log.info("drained %d dead letters: see `billing-worker dead-letters groups`", self._drained)
         self._drained = 0

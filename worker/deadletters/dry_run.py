@@ -1,9 +1,9 @@
-"""What letters would do to the ledger today: judged by the worker's own ``decide`` on what the store loads.
+"""Dry run: dead letters judged by the worker's own ``decide`` on today's ledger.
 
-Each chunk of letters is judged in a transaction of its own that is rolled back: like a batch of a worker's it
-locks its accounts for some milliseconds, and leaves nothing. Letters of one chunk see each other, as they
-would in a batch; across chunks each sees the ledger as it is. A letter on which the worker would fail, as it
-may have done before, is one verdict and holds up no other.
+Each chunk of dead letters is judged in a transaction of its own that is rolled back: like a worker's batch it
+locks its accounts for some milliseconds, and leaves nothing. Dead letters of one chunk see each other, as
+they would in a batch; across chunks each sees the ledger as it is. A dead letter on which the worker would
+fail, as it may have done before, is one verdict and holds up no other.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -41,17 +41,17 @@ _FREE_UPLOAD = type_of(FreeUpload)
 
 
 class StopLike(Protocol):
-    """Whether somebody wants it to end."""
+    """Stop request without a wait."""
 
     @property
     def requested(self) -> bool:
-        """True from the moment on at which it shall end."""
+        """True from the moment it shall end."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """Who judges: the worker's rules for deliveries, what is for sale, and who would send."""
+    """The rules of a judgement: the worker's rules for deliveries, the catalog, and the sending user."""
 
     taken_in: TakenIn
     catalog: Catalog
@@ -66,9 +66,9 @@ def dry_run(
     on_progress: Callable[[int, int | None], None] | None = None,
     stop: StopLike | None = None,
 ) -> DryRun:
-    """What the letters would do; ``on_progress`` is told how many are judged, of how many where known.
+    """Judge the dead letters; ``on_progress`` gets the number judged and the total where known.
 
-    Of a filter only the parked ones: those are what a replay sends. Raises NotFoundError.
+    Of a filter only the parked ones are judged: a replay sends those. Raises NotFoundError.
     """
     tally = _Tally()
     total = len(letters) if not isinstance(letters, LetterFilter) else None
@@ -82,7 +82,7 @@ def dry_run(
 
 
 def _pieces(engine: Engine, letters: Letters) -> Iterator[list[ParkedLetter]]:
-    """In the order in which a replay sends them."""
+    """Yield the dead letters in the order in which a replay sends them."""
     if isinstance(letters, LetterFilter):
         with snapshot(engine) as connection:
             numbers = reading.every_number(connection, replace(letters, status=(Status.PARKED,)))[::-1]
@@ -110,7 +110,7 @@ _Subject = tuple[ParkedLetter, _Taken]
 
 
 def _in_batches(taken: Sequence[_Subject]) -> Iterator[list[_Subject]]:
-    """As many letters as have a thousand commands: what is judged at once locks its accounts meanwhile."""
+    """Yield as many dead letters as have a thousand commands: judging a batch locks its accounts."""
     batch: list[_Subject] = []
     room = _COMMANDS
     for subject in taken:
@@ -127,7 +127,7 @@ def _in_batches(taken: Sequence[_Subject]) -> Iterator[list[_Subject]]:
 def _verdicts(
     engine: Engine, taken: Sequence[_Subject], catalog: Catalog, now: datetime
 ) -> list[LetterVerdict]:
-    """A verdict each; a fault of ours is the verdict of the letter that meets it, found by halving."""
+    """Return a verdict each; a fault is the verdict of the dead letter that meets it, found by halving."""
     commands = [command for _, one in taken for command in _commands(one)]
     try:
         answers = iter(_answers(engine, commands, catalog, now) if commands else ())
@@ -146,7 +146,7 @@ def _verdicts(
 
 
 def _taken(letter: ParkedLetter, judge: Judge, now: datetime) -> _Taken:
-    """None for what is no command: a reply or a notice that could not be delivered."""
+    """Return None for a message that is no command: a reply or a notice that could not be delivered."""
     if not leads_to_workers(letter):
         return None
     return judge.taken_in(as_delivered(letter, judge.sent_as), now)
@@ -215,7 +215,7 @@ def _faulty(letter: ParkedLetter, fault: Exception) -> LetterVerdict:
 
 
 def _judgement(answer: Answer) -> tuple[str, str, str, int]:
-    """What would come of a command: in a word, by its code, for people, and the tokens it would move."""
+    """Return a command's expected result: a word, its code, a text for people, and the tokens to move."""
     if isinstance(answer, Conflict):
         return "conflict", Code.REFERENCE_CONFLICT.value, f"its reference {conflict_text(answer)}", 0
     outcome = answer.outcome

@@ -1,4 +1,4 @@
-"""Which letters: the filters of lists, of actions and of replays, as conditions of the database."""
+"""Filters of dead letters for lists, actions and replays, as conditions of the database."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -21,11 +21,11 @@ Condition = ColumnElement[bool]
 
 @dataclass(frozen=True)
 class LetterFilter(View):
-    """What a letter must be; None asks for nothing.
+    """Filter of dead letters; None in a field asks for nothing.
 
-    ``since`` and ``until`` bound the last failure, the latter from above and not included. ``fingerprint``
-    may be the beginning of one. ``text`` is looked for in the message, the field, the identities and the
-    note, whatever its case (of ASCII), and as it is in the original body.
+    ``since`` and ``until`` bound the last failure; ``until`` itself is not included. ``fingerprint`` may be
+    the beginning of one. ``text`` is looked for in the message, the field, the identities and the note,
+    whatever its case (of ASCII), and as it is in the original body.
     """
 
     status: tuple[Status, ...] = WAITING
@@ -39,7 +39,7 @@ class LetterFilter(View):
     fingerprint: str | None = None
 
     def __str__(self) -> str:
-        """For people: what was asked for."""
+        """Return the filter as text for people."""
         said = {name: value for name, value in self.to_dict().items() if value is not None}
         said["status"] = ",".join(self.status)
         return ", ".join(f"{name}={value}" for name, value in said.items())
@@ -49,7 +49,7 @@ Letters = Sequence[int] | LetterFilter
 
 
 def conditions(filter_: LetterFilter) -> list[Condition]:
-    """All but the status and the text. Raises QueryError for times without an offset."""
+    """Return all conditions but the status and the text. Raises QueryError for times without an offset."""
     letter = dead_letters.c
     named = (
         (letter.reason, filter_.reason),
@@ -70,9 +70,9 @@ def conditions(filter_: LetterFilter) -> list[Condition]:
 
 
 def newest(columns: Iterable[Any], filter_: LetterFilter, limit: int, before: int | None) -> Select[Any]:
-    """The newest letters that match, but for the text, up to ``limit``.
+    """Return the newest dead letters that match, up to ``limit``, without the condition on the text.
 
-    Each status by itself: of one the letters stand in an index in the order in which they are wanted.
+    One query for each status: an index holds the dead letters of one status in the order wanted.
     """
     where = conditions(filter_)
     if before is not None:
@@ -93,7 +93,7 @@ def newest(columns: Iterable[Any], filter_: LetterFilter, limit: int, before: in
 
 
 def has_text(connection: Connection, text: str, columns: Any = dead_letters.c) -> Condition:
-    """Whether the text is somewhere in the letter."""
+    """Return the condition that the text is somewhere in the dead letter."""
     lowered = text.lower()
     fields = (
         columns.message,
@@ -114,7 +114,7 @@ def has_text(connection: Connection, text: str, columns: Any = dead_letters.c) -
 
 
 def matching(connection: Connection, filter_: LetterFilter) -> list[Condition]:
-    """All conditions together, for what goes through all letters that match."""
+    """Return all conditions together, for a pass through all dead letters that match."""
     where = [dead_letters.c.status.in_([status.value for status in filter_.status]), *conditions(filter_)]
     if filter_.text is not None:
         where.append(has_text(connection, filter_.text))
@@ -122,14 +122,14 @@ def matching(connection: Connection, filter_: LetterFilter) -> list[Condition]:
 
 
 def with_whole_fingerprint(connection: Connection, filter_: LetterFilter) -> LetterFilter:
-    """The same filter with all digits of its fingerprint. Raises NotFoundError, QueryError."""
+    """Return the same filter with all digits of its fingerprint. Raises NotFoundError, QueryError."""
     if filter_.fingerprint is None:
         return filter_
     return replace(filter_, fingerprint=whole_fingerprint(connection, filter_.fingerprint))
 
 
 def whole_fingerprint(connection: Connection, prefix: str) -> str:
-    """The fingerprint of the only group that begins so. Raises NotFoundError, QueryError."""
+    """Return the fingerprint of the only group that begins so. Raises NotFoundError, QueryError."""
     beginning = prefix.strip().lower()
     if len(beginning) < _PREFIX_MIN or not set(beginning) <= set("0123456789abcdef"):
         raise QueryError(f"{prefix!r} is no group: give at least {_PREFIX_MIN} digits of its fingerprint")
@@ -150,7 +150,7 @@ def whole_fingerprint(connection: Connection, prefix: str) -> str:
 
 
 def said(letters: Letters) -> str:
-    """What was asked for, for people and for the log."""
+    """Return the choice as text, for people and for the activity log."""
     if isinstance(letters, LetterFilter):
         return str(letters)
     listed = ", ".join(map(str, letters[:20]))

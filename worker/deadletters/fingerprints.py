@@ -1,4 +1,4 @@
-"""What failures have in common, and what is at stake: read off a letter, without judging it."""
+"""Fingerprint of a failure and the tokens affected, read off a message without judging it."""
 
 import hashlib
 import json
@@ -7,25 +7,25 @@ from typing import Any
 
 from worker.catalog import Catalog
 
-#: The frames nearest to the fault; the ones above them are the way of every batch.
+#: Frames nearest to the fault that count; the ones above them are the same for every batch.
 _FRAMES = 5
 _FIELD_MAX = 200
-#: More than this no message may ask for unless an operator allows it: then nobody can tell what it is worth.
+#: Most tokens that a message may ask for unless an operator allows more: above, the amount is unknown.
 _TOKENS_MAX = 10**15
 
 _FRAME = re.compile(r'^  File "(?P<path>[^"\n]*)", line \d+, in (?P<name>\S+)', re.MULTILINE)
-# From the last folder of such a name on: where it is installed may be called so too, libraries and all.
+# From the last folder of such a name on: the folders above the installation may have such names as well.
 _OURS = re.compile(r"(?:^|.*[/\\])((?:worker|schemas)[/\\](?!.*site-packages[/\\]).*)$")
 _EXCEPTION = re.compile(r"^([A-Za-z_][\w.]*)(?::|$)", re.MULTILINE)
 _NUMBER = re.compile(r"\d+")
 
 
 def fingerprint_of(reason: str, type_: str | None, field: str | None, traceback: str | None) -> str:
-    """32 hexadecimal digits, the same for what failed in the same way.
+    """Return 32 hexadecimal digits, the same for failures of the same kind.
 
-    Of a fault: its reason, the type, the exception and our own frames, whatever their lines. Of a refusal:
-    its reason, the type, and the field, whichever item of a batch it was. No user, reference or amount is
-    part of it.
+    Of a fault count its reason, the type, the exception and our own frames, whatever their lines. Of a
+    refusal count its reason, the type, and the field, whichever item of a batch it was. No user, reference or
+    amount is part of it.
     """
     place = _place_of_fault(traceback) if traceback else [field_path(field)]
     digest = hashlib.sha256("\0".join([reason, type_ or "", *place]).encode("utf-8", "surrogatepass"))
@@ -44,15 +44,15 @@ def _place_of_fault(traceback: str) -> list[str]:
 
 
 def field_path(field: str | None) -> str:
-    """The field without the indexes of items, and without numbers in names that producers made up."""
+    """Return the field without the indexes of items, and without numbers in names that producers made up."""
     return _NUMBER.sub("#", (field or "")[:_FIELD_MAX])
 
 
 def tokens_at_stake(body: bytes, catalog: Catalog | None = None) -> int | None:
-    """The tokens that the message asks to move, without a sign; None where that can't be read off.
+    """Return the tokens that the message asks to move, without a sign; None where unknown.
 
-    Also of what is malformed: the amount may well be legible in a message whose other fields are not. A
-    package's tokens need the catalog.
+    A malformed message may count too: its amount may be legible where other fields are not. A package's
+    tokens need the catalog.
     """
     try:
         message = json.loads(body)

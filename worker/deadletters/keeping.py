@@ -1,4 +1,4 @@
-"""What came over the wire, as both databases keep it: text without NUL, JSON that says what it was."""
+"""Values from the wire in a form that both databases keep: text without NUL, JSON with type marks."""
 
 import base64
 from collections.abc import Mapping
@@ -14,14 +14,14 @@ _INDEXED, _NAME_MAX = frozenset(("letter_id", "reason", "type", "reference_id", 
 
 
 def clean(value: Any) -> Any:
-    """Text that PostgreSQL can store: no NUL, no half of a surrogate pair. What is no text stays as it is."""
+    """Return text that PostgreSQL can store: no NUL, no half of a surrogate pair. Other values stay."""
     if not isinstance(value, str):
         return value
     return encodable(value).replace("\0", "\\x00")
 
 
 def indexable(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row with its names no longer than an index takes; only a forger says more."""
+    """Return the row with its names no longer than an index takes; only a forger sends longer ones."""
     return {
         name: value[:_NAME_MAX] if name in _INDEXED and value is not None else value
         for name, value in row.items()
@@ -29,9 +29,9 @@ def indexable(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def kept(value: Any, levels: int = _LEVELS_MAX) -> Any:
-    """``value`` as JSON that says what it was, where JSON has no such kind or PostgreSQL can't store it.
+    """Return ``value`` as JSON, marked where JSON has no such type or PostgreSQL can't store it.
 
-    What is nested deeper than ``levels`` is left out: one letter must not close the office.
+    Values nested deeper than ``levels`` are left out: one dead letter must not stop the drain.
     """
     if levels == 0:
         return {"$left_out": "nested too deeply"}
@@ -57,7 +57,7 @@ def kept(value: Any, levels: int = _LEVELS_MAX) -> Any:
 
 
 def restored(value: Any) -> Any:
-    """What ``kept`` was given."""
+    """Return the value that ``kept`` was given."""
     match value:
         case {"$table": pairs}:
             return {restored(name): restored(item) for name, item in pairs}

@@ -17,7 +17,7 @@ from schemas.fields import Identifier
 from worker import __version__
 from worker.broker import Delivery, Outgoing
 
-# All headers must fit one frame (128 KiB), beside the properties and what is said here.
+# All headers must fit one frame (128 KiB), beside the properties and the headers added here.
 _HEADERS_MAX_BYTES = 96 * 1024
 _TRACEBACK_MAX_BYTES = 8_000
 _MESSAGE_MAX_BYTES = 1_000
@@ -27,13 +27,13 @@ _MESSAGE_MAX_BYTES = 1_000
 _BROKERS_OWN = {"cc", "bcc", "x-death", "x-delivery-count", "x-acquired-count"}
 _BROKERS_PREFIXES = ("x-first-death-", "x-last-death-", HEADER_PREFIX)
 
-# user_id must name the connection that publishes, expiration would end the letter's life.
+# user_id must name the connection that publishes, expiration would end the dead letter's life.
 _PROPERTIES_NOT_SENT_AGAIN = {"application_headers", "user_id", "expiration", "delivery_mode", "cluster_id"}
 
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why a delivery becomes a dead letter; ``code`` is stable, the rest is for people."""
+    """Reason why a delivery becomes a dead letter; ``code`` is stable, the rest is for people."""
 
     code: str
     message: str
@@ -52,14 +52,14 @@ class Reason:
         field: str | None = None,
         traceback: str | None = None,
     ) -> "Reason":
-        """The reason, with the identities of ``subject`` as far as they could be read."""
+        """Return the reason, with the identities of ``subject`` as far as they could be read."""
         if subject is None:
             return cls(code, message, field, traceback)
         return cls(code, message, field, traceback, subject.type, subject.reference_id, subject.user_id)
 
 
 def dead_letter_for(delivery: Delivery, reason: Reason, *, queue: str, tries: int, now: datetime) -> Outgoing:
-    """The message to publish to ``queue``: the delivery's bytes, its properties, and why it is here."""
+    """Return the message to publish to ``queue``: the delivery's bytes, its properties, and the reason."""
     headers, omitted = _sendable(delivery.headers)
     letter = DeadLetter(
         letter_id=letter_id(delivery),
@@ -92,7 +92,7 @@ def dead_letter_for(delivery: Delivery, reason: Reason, *, queue: str, tries: in
 
 
 def letter_id(delivery: Delivery, queue: str | None = None) -> str:
-    """The same for the same message, delivered again: of its queue, its message id and its bytes.
+    """Return the id of a message, the same each time it is delivered: of its queue, message id and bytes.
 
     ``queue`` is where the message failed, where that isn't the queue it was delivered from.
     """
@@ -103,12 +103,12 @@ def letter_id(delivery: Delivery, queue: str | None = None) -> str:
 
 
 def encodable(text: str) -> str:
-    """``text`` with the halves of surrogate pairs spelled out: AMQP carries them, UTF-8 does not."""
+    """Return ``text`` with the halves of surrogate pairs spelled out: AMQP carries them, UTF-8 does not."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _number(delivery: Delivery, header: str) -> int | None:
-    """What a replay says of itself; whoever may publish may say it too, so it is believed by nobody here."""
+    """Return a number that a replay put into a header. Any publisher may forge it, so it proves nothing."""
     value = delivery.headers.get(header)
     return value if type(value) is int and 0 < value < 2**63 else None
 
@@ -141,14 +141,14 @@ def _kept_as_headers(delivery: Delivery) -> dict[str, str]:
 
 
 def _sendable(headers: Mapping[Any, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The original headers that can be sent along, and the names of those that can't."""
+    """Return the original headers that can be sent along, and the names of the others."""
     sendable: dict[str, Any] = {}
     omitted: list[str] = []
     room = _HEADERS_MAX_BYTES
     for name, value in headers.items():
         size = _size(name, value)
         if name in (REPLAY_HEADER, REPLAY_LETTER_HEADER):
-            continue  # the letter says it
+            continue  # the dead letter says it
         if size is None or size > room or is_brokers_own(str(name)):
             omitted.append(str(name).encode("unicode_escape").decode())
         else:
@@ -158,7 +158,7 @@ def _sendable(headers: Mapping[Any, Any]) -> tuple[dict[str, Any], list[str]]:
 
 
 def is_brokers_own(name: str) -> bool:
-    """Whether a header is said by the broker or by a worker about a message, and not by its producer."""
+    """Return True for a header that the broker or a worker sets, and not the producer."""
     lowered = name.lower()
     return lowered in _BROKERS_OWN or lowered.startswith(_BROKERS_PREFIXES)
 
@@ -166,22 +166,22 @@ def is_brokers_own(name: str) -> bool:
 def _size(name: Any, value: Any) -> int | None:
     try:
         return len(dumps("F", ({name: value},)))
-    except Exception:  # noqa: BLE001 - what the client can't write is left out and named
+    except Exception:  # noqa: BLE001 - a value that the client can't write is left out and named
         return None
 
 
 def letter_in(delivery: Delivery) -> DeadLetter:
-    """The letter a message in the dead-letter queue tells of, also where the broker itself put it there.
+    """Return the dead letter of a message in the dead-letter queue, also where the broker put it there.
 
-    Nothing is taken for granted: whoever may publish to that queue may have written anything. Type, reference
-    and user are what the body says, whatever the headers say.
+    Nothing is trusted: any publisher to that queue may have written anything. Type, reference and user are
+    taken from the body, whatever the headers say.
     """
     headers: Mapping[Any, Any] = delivery.headers  # the client leaves a name as bytes where it isn't UTF-8
     named = {name: value for name, value in headers.items() if isinstance(name, str)}
     death = _last_death(named.get("x-death"))
     if death.get("queue", delivery.queue) != delivery.queue:
-        # A worker sends no x-death along: the broker took it from a queue of work, and what else the headers
-        # tell is the producer's word.
+        # A worker sends no x-death along: the broker took it from a queue of work, and the other headers are
+        # the producer's word.
         return _brokers_letter(delivery, death)
     try:
         letter = DeadLetter.from_headers(named)
@@ -189,7 +189,7 @@ def letter_in(delivery: Delivery) -> DeadLetter:
         return _brokers_letter(delivery, death)
     return letter.model_copy(
         update={
-            # Not as it says: under the id of another letter these bytes would be lost.
+            # Not the id that it claims: under the id of another dead letter these bytes would be lost.
             "letter_id": letter_id(delivery, letter.queue),
             "attempts": _attempts(letter.attempts),
             "schema_version": min(max(letter.schema_version, 0), _SMALL_MAX),
@@ -201,11 +201,11 @@ def letter_in(delivery: Delivery) -> DeadLetter:
 
 
 def identities_in(body: bytes) -> dict[str, str | None]:
-    """Return ``type``, ``reference_id`` and ``user_id`` as the message itself says them; never raises.
+    """Return ``type``, ``reference_id`` and ``user_id`` of the message itself; never raises.
 
-    None stands for each that the body doesn't say, or says in a way that no command may. A body that is no
-    JSON object, gives a name twice or is over the limit of the contract says nothing. It isn't decoded as a
-    command: it may be the one that brings down whoever does.
+    None stands for each that the body doesn't have, or has in a form that no command may. A body that is no
+    JSON object, gives a name twice or is over the limit of the contract has none. It isn't decoded as a
+    command: that may bring down the process.
     """
     said = _json_object(body)
     return {name: _identifier(said.get(key)) for name, key in _IDENTITIES.items()}
@@ -239,12 +239,12 @@ _IDENTIFIER: TypeAdapter[str] = TypeAdapter(Identifier)
 
 
 def _last_death(deaths: Any) -> Mapping[str, Any]:
-    """The last death that ``x-death`` tells of, the broker's first; nothing where it tells of none."""
+    """Return the latest death in ``x-death``, the broker's first; empty without one."""
     return deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else {}
 
 
 def _brokers_letter(delivery: Delivery, death: Mapping[str, Any]) -> DeadLetter:
-    """Return the letter that ``x-death`` and the body tell of."""
+    """Return the dead letter made of ``x-death`` and the body."""
     moment = _moment(death.get("time"))
     reason = _text(death.get("reason"), "unknown")
     queue = _text(death.get("queue"), delivery.queue)
@@ -273,12 +273,12 @@ def _text(value: Any, otherwise: str) -> str:
 
 
 def _attempts(value: Any) -> int:
-    """At least one, and no more than many of them can be summed up in a column."""
+    """Return at least one, and no more than a column can sum up for many of them."""
     return min(max(value, 1), _ATTEMPTS_MAX) if isinstance(value, int) else 1
 
 
 def _moment(value: Any) -> datetime:
-    """``value`` in UTC; AMQP's times come without a zone and are UTC."""
+    """Return ``value`` in UTC; AMQP's times come without a zone and are UTC."""
     if not isinstance(value, datetime):
         return EPOCH
     try:
@@ -290,5 +290,5 @@ def _moment(value: Any) -> datetime:
 _ATTEMPTS_MAX = 1_000_000
 _SMALL_MAX = 2**15 - 1
 
-#: Stands for a time that nobody wrote down.
+#: Stands for an unknown time.
 EPOCH = datetime.fromtimestamp(0, UTC)

@@ -1,8 +1,8 @@
-"""The dead-letter office: letters drained from their queue into a table, where looking disturbs nothing.
+"""Dead letters drained from their queue into a table, where looking disturbs nothing.
 
-What consoles and commands call. A letter is acknowledged in the queue only after its row is committed; a
-replay goes through the front door, to the exchange and key it first came by, so that everything the ledger
-knows of its reference holds.
+The interface for consoles and commands. A dead letter is acknowledged in the queue only after its row is
+committed. A replay goes through the queue, to the exchange and key it first came by, so that everything the
+ledger knows of its reference holds.
 """
 
 import logging
@@ -57,7 +57,7 @@ ALL = tuple(Status)
 
 
 class NotKeptError(BillingError):
-    """Letters can't be put into the table; they stay in their queue."""
+    """Dead letters can't be put into the table; they stay in their queue."""
 
 
 def _utc_now() -> datetime:
@@ -65,9 +65,9 @@ def _utc_now() -> datetime:
 
 
 class Drain:
-    """Takes dead letters from the queue that ``link`` consumes; holds what can't be kept in an outage.
+    """Takes dead letters from the queue that ``link`` consumes; holds them in an outage of the database.
 
-    ``keep`` puts deliveries into the table and returns those that it could.
+    ``keep`` puts deliveries into the table and returns those that it could keep.
     """
 
     def __init__(self, link: Link, keep: Callable[[Sequence[Delivery]], list[Delivery]]) -> None:
@@ -76,7 +76,7 @@ class Drain:
         self._held: Sequence[Delivery] = ()
 
     def take(self, wait_s: float) -> int:
-        """Take what has come by now, a batch at most; returns how many. Waits up to ``wait_s`` for the first.
+        """Take a batch of what has come by now; returns how many. Waits up to ``wait_s`` for the first.
 
         After a LedgerUnavailableError the same batch is held: call again. Raises NotKeptError where none of
         it can be kept.
@@ -124,7 +124,7 @@ class Drain:
                 self.link.keep_alive(1.0)
 
     def close(self) -> None:
-        """Close the link; what is held goes back to the queue."""
+        """Close the link; held messages go back to the queue."""
         with suppress(BrokerUnavailableError):
             self.link.close()
 
@@ -132,9 +132,9 @@ class Drain:
 class DeadLetterOffice:
     """Dead letters in the ledger's database. Numbers are those that ``list`` shows.
 
-    ``taken_in`` is the worker's own judgement of a delivery, ``catalog`` what is for sale: without them
-    nothing is judged, and payments are worth nobody knows how much. ``sent_as`` is the broker user that would
-    send a letter again. Cheap to make, and shared by threads: each call is a transaction of its own. Every
+    ``taken_in`` is the worker's own judgement of a delivery, ``catalog`` holds what is for sale: without them
+    nothing is judged, and the tokens of payments are unknown. ``sent_as`` is the broker user that would send
+    a dead letter again. Cheap to make, and shared by threads: each call is a transaction of its own. Every
     method raises LedgerUnavailableError.
     """
 
@@ -153,11 +153,11 @@ class DeadLetterOffice:
     # -- draining -----------------------------------------------------------------------------------------
 
     def probe(self) -> None:
-        """Raises LedgerUnavailableError unless the database takes writes; before anything is taken."""
+        """Raise LedgerUnavailableError unless the database takes writes; to be called before a drain."""
         Ledger(self._engine).probe()
 
     def drain(self, link: Link) -> "Drain":
-        """Return what takes dead letters from the queue that ``link`` consumes into the table."""
+        """Return a drain of the queue that ``link`` consumes into the table."""
         return Drain(link, self._keep_what_can_be)
 
     def park(self, link: Link, *, expected: int = 0, wait_s: float = 0.2) -> int:
@@ -168,7 +168,7 @@ class DeadLetterOffice:
         return self.drain(link).take_all(expected=expected, wait_s=wait_s)
 
     def _keep_what_can_be(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        """Those that are kept now: one that can't be, for a reason that nobody foresaw, holds no other up."""
+        """Return those that are kept now; one that can't be, for an unforeseen reason, blocks no other."""
         try:
             self._keep(deliveries)
         except BillingError:
@@ -188,8 +188,8 @@ class DeadLetterOffice:
             self._keep([delivery])
         except BillingError:
             raise
-        except Exception as fault:  # noqa: BLE001 - whatever it is, it is this letter's alone
-            # What it holds is the producer's and goes into no log.
+        except Exception as fault:  # noqa: BLE001 - whatever it is, it is this dead letter's alone
+            # Its content is the producer's and goes into no log.
             log.error("a dead letter can't be kept (%s): it stays in its queue", type(fault).__name__)  # noqa: TRY400
             return False
         return True
@@ -203,46 +203,46 @@ class DeadLetterOffice:
     def groups(
         self, *, waiting_only: bool = True, order: Order = "last", limit: int = 50, after: str | None = None
     ) -> GroupPage:
-        """A page of groups: what failed in the same way. Raises QueryError."""
+        """Return a page of groups of dead letters that failed in the same way. Raises QueryError."""
         with snapshot(self._engine) as connection:
             return reading.groups(
                 connection, waiting_only=waiting_only, order=order, limit=limit, after=after
             )
 
     def group(self, fingerprint: str) -> Group:
-        """One group, by the beginning of its fingerprint. Raises NotFoundError, QueryError."""
+        """Return one group, by the beginning of its fingerprint. Raises NotFoundError, QueryError."""
         with snapshot(self._engine) as connection:
             return reading.group(connection, fingerprint)
 
     def drifts(self) -> list[GroupDrift]:
-        """Where groups differ from their letters, which they never should."""
+        """Return the groups that differ from their dead letters; there should never be any."""
         with snapshot(self._engine) as connection:
             return reading.drifts(connection)
 
     def counts(self) -> Counts:
-        """All letters together."""
+        """Return the counts of all dead letters."""
         with snapshot(self._engine) as connection:
             return reading.counts(connection)
 
     def page(
         self, filter_: LetterFilter | None = None, *, limit: int = 50, before: int | None = None
     ) -> LetterPage:
-        """A page of letters, newest first. Raises QueryError."""
+        """Return a page of dead letters, newest first. Raises QueryError."""
         with snapshot(self._engine) as connection:
             return reading.page(connection, filter_ or LetterFilter(), limit, before)
 
     def every_letter(self, filter_: LetterFilter) -> Iterator[ParkedLetter]:
-        """All letters that match, whole, newest first, read while one goes through them."""
+        """Yield all dead letters that match, whole, newest first, read on the way."""
         with snapshot(self._engine) as connection:
             yield from reading.every_letter(connection, filter_)
 
     def letter(self, number: int) -> ParkedLetter:
-        """One letter; raises NotFoundError."""
+        """Return one dead letter. Raises NotFoundError."""
         with snapshot(self._engine) as connection:
             return reading.letter(connection, number)
 
     def story(self, number: int) -> Story:
-        """One letter with all that happened to it, and what the ledger knows. Raises NotFoundError."""
+        """Return one dead letter with its history and the ledger's outcomes. Raises NotFoundError."""
         now = self._clock()
         with snapshot(self._engine) as connection:
             letter = reading.letter(connection, number)
@@ -263,7 +263,7 @@ class DeadLetterOffice:
         action: str | None = None,
         subject: str | None = None,
     ) -> AuditPage:
-        """A page of what operators did, newest first. Raises QueryError."""
+        """Return a page of the activity log, newest first. Raises QueryError."""
         named = (("actor", actor), ("action", action), ("subject", subject))
         with snapshot(self._engine) as connection:
             return reading.audit_entries(connection, limit, before, named)
@@ -276,7 +276,7 @@ class DeadLetterOffice:
         reason: str | None = None,
         detail: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write something else that an operator did into the log: a sign-in, say."""
+        """Write another action of an operator into the activity log: a sign-in, say."""
 
         def work(desk: Desk) -> None:
             desk.record(actor, action, subject, reason, detail)
@@ -286,19 +286,19 @@ class DeadLetterOffice:
     # -- acting -------------------------------------------------------------------------------------------
 
     def note(self, number: int, text: str, actor: str) -> None:
-        """Write a note on a letter. Raises NotFoundError, NotPossibleError."""
+        """Write a note on a dead letter. Raises NotFoundError, NotPossibleError."""
         actions.note(self._engine, number, text, actor, self._clock())
 
     def discard(self, letters: Letters, reason: str, actor: str) -> Done:
-        """Put parked letters away, for a reason. Raises NotFoundError before any is put away."""
+        """Discard parked dead letters, for a reason. Raises NotFoundError before any is discarded."""
         return actions.discard(self._engine, letters, reason, actor, self._clock())
 
     def restore(self, letters: Letters, reason: str | None, actor: str) -> Done:
-        """Put discarded letters back. Raises NotFoundError before any is put back."""
+        """Restore discarded dead letters. Raises NotFoundError before any is restored."""
         return actions.restore(self._engine, letters, reason, actor, self._clock())
 
     def undo_discard(self, entries: Sequence[int], actor: str) -> Done:
-        """Restore what was discarded as these entries of the log tell (``Done.entries``).
+        """Restore the dead letters that these entries of the activity log discarded (``Done.entries``).
 
         Raises NotFoundError.
         """
@@ -317,7 +317,7 @@ class DeadLetterOffice:
         """Set the body that a replay sends; ``instead_of`` is the current one, as the operator saw it.
 
         Raises NotFoundError; RefusedBodyError, which names the field and the way out, unless ``unchecked``;
-        NotPossibleError where the letter is not parked or was edited meanwhile.
+        NotPossibleError where the dead letter is not parked or was edited meanwhile.
         """
         if not unchecked and (problem := self.problem_with(number, body)) is not None:
             raise problem
@@ -325,18 +325,18 @@ class DeadLetterOffice:
         return actions.edit(self._engine, number, mended, self._catalog, self._clock())
 
     def problem_with(self, number: int, body: bytes) -> RefusedBodyError | None:
-        """Why a worker would refuse the letter with this body; None where it would take it."""
+        """Return the error with which a worker would refuse this body; None where it would accept it."""
         return self._problem(self.letter(number), body)
 
     def _problem(self, letter: ParkedLetter, body: bytes) -> RefusedBodyError | None:
         return actions.problem_with(letter, body, self._taken_in, self._clock(), self._sent_as)
 
     def export(self, letters: Letters, actor: str) -> Iterator[str]:
-        """The letters as lines of JSON. Raises NotFoundError before the first line."""
+        """Yield the dead letters as lines of JSON. Raises NotFoundError before the first line."""
         return transfer.export(self._engine, letters, actor, self._clock())
 
     def import_lines(self, lines: Iterable[str], actor: str) -> Imported:
-        """Add the letters of exported lines that are not here yet. Raises BadLineError."""
+        """Add the dead letters of exported lines that are not here yet. Raises BadLineError."""
         return transfer.import_lines(self._engine, lines, actor, self._catalog, self._clock())
 
     # -- replays ------------------------------------------------------------------------------------------
@@ -348,7 +348,7 @@ class DeadLetterOffice:
         on_progress: Callable[[int, int | None], None] | None = None,
         stop: StopLike | None = None,
     ) -> DryRun:
-        """What letters would do to the ledger today; nothing is sent or written. Raises NotFoundError."""
+        """Judge dead letters against today's ledger; nothing is sent or written. Raises NotFoundError."""
         if self._taken_in is None or self._catalog is None:
             raise NotPossibleError("this office has no judge: nobody can say what would come of it")
         judge = Judge(self._taken_in, self._catalog, self._sent_as)
@@ -363,32 +363,32 @@ class DeadLetterOffice:
         rate: float | None = None,
         steps: Sequence[int] = (),
     ) -> Replay:
-        """Freeze the letters and store the replay, for a runner to run. Raises NotFoundError, QueryError."""
+        """Freeze the dead letters and store the replay, for a runner. Raises NotFoundError, QueryError."""
         order = replays.Order(reason, actor, rate, tuple(steps))
         return replays.create(self._engine, letters, order, self._clock())
 
     def replay(self, replay_id: int) -> Replay:
-        """One replay as it stands. Raises NotFoundError."""
+        """Return one replay in its present state. Raises NotFoundError."""
         return replays.get(self._engine, replay_id)
 
     def replays(self, *, limit: int = 50, before: int | None = None) -> ReplayPage:
-        """A page of replays, newest first."""
+        """Return a page of replays, newest first."""
         return replays.page(self._engine, limit, before)
 
     def replay_items(
         self, replay_id: int, *, states: Sequence[str] = (), limit: int = 100, after: int = 0
     ) -> ReplayItemPage:
-        """A page of a replay's letters, in their order. Raises NotFoundError."""
+        """Return a page of a replay's dead letters, in their order. Raises NotFoundError."""
         return replays.items(self._engine, replay_id, states, limit, after)
 
     def pause_replay(self, replay_id: int, actor: str, reason: str | None = None) -> Replay:
-        """Let a running replay rest, whoever runs it. Raises NotFoundError, NotPossibleError."""
+        """Pause a running replay, in whichever process. Raises NotFoundError, NotPossibleError."""
         return replays.pause(self._engine, replay_id, actor, reason, self._clock())
 
     def cancel_replay(self, replay_id: int, actor: str, reason: str | None = None) -> Replay:
-        """End a replay: what was not sent stays parked. Raises NotFoundError, NotPossibleError."""
+        """End a replay: unsent dead letters stay parked. Raises NotFoundError, NotPossibleError."""
         return replays.cancel(self._engine, replay_id, actor, reason, self._clock())
 
     def tidy(self) -> int:
-        """End the letters of replays that nobody runs any more, as far as the ledger shows their outcome."""
+        """End the dead letters of replays without a runner, as far as the ledger shows their outcome."""
         return replays.tidy(self._engine, self._clock())

@@ -1,4 +1,4 @@
-"""What the ledger shows of what a letter asks for: nothing yet, its outcome, or another operation's."""
+"""The ledger's outcomes for the references of a dead letter: none yet, its own, or another operation's."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from worker.deadletters.views import ItemState, LedgerLine, ParkedLetter
 from worker.ledger.loading import outcomes_of, superseded_by
 
 _CENTURIES = timedelta(days=365_000)
-#: Whether a worker takes so much is for the worker to say: here it is only read what is asked for.
+#: Limits that allow everything: only a worker judges amounts; here they are only read.
 _ANY = Limits(max_quantity=2**63 - 1, occurred_at_max_age=_CENTURIES, occurred_at_max_ahead=_CENTURIES)
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """One command of a letter: what the ledger must show for it to be settled."""
+    """One command of a dead letter, with the outcome that ends it in the ledger."""
 
     reference_id: str
     type: str
@@ -32,15 +32,15 @@ class Expected:
 
     @classmethod
     def of(cls, command: Command) -> "Expected":
-        """What is expected of a command."""
+        """Return the expectation of a command."""
         return cls(command.reference_id, command.type, command.user_id, command.attempt, content_of(command))
 
 
 def expected_of(body: bytes, now: datetime) -> tuple[Expected, ...]:
-    """What the ledger must show of a message for its end; nothing where a worker can only refuse it.
+    """Return the outcomes that end a message; none where a worker can only refuse it.
 
-    That is so as well where one item of a batch is malformed: such a letter comes back, whatever the ledger
-    has of its other items.
+    A batch with a malformed item counts as refused: its dead letter comes back, whatever the ledger has of
+    its other items.
     """
     message = decode(body, now=now, limits=_ANY)
     if isinstance(message, UsageBatch) and message.malformed:
@@ -56,7 +56,7 @@ def _commands_of(message: Command | UsageBatch | Malformed) -> tuple[Expected, .
 
 
 def leads_to_workers(letter: ParkedLetter) -> bool:
-    """Whether it goes back to a queue of work; else it is a reply or a notice, and done when it is there."""
+    """Return True for a message that goes back to a queue of work; a reply or a notice ends on delivery."""
     if letter.exchange:
         return letter.exchange == BILLING.exchange
     return letter.routing_key in {queue.name for queue in BILLING.work}
@@ -70,7 +70,7 @@ class Shown:
     superseded: Superseded
 
     def of(self, expected: Expected) -> Outcome | None:
-        """What the ledger has under the reference, as far as it answers this attempt; None: nothing yet."""
+        """Return the outcome under the reference, as far as it answers this attempt; None: nothing yet."""
         stored = self.outcomes.get(expected.reference_id)
         if stored is None:
             return None
@@ -84,13 +84,13 @@ class Shown:
         return stored
 
     def agreeing(self, expected: Expected) -> Outcome | None:
-        """The outcome of this very command; None where there is none, or one of another operation."""
+        """Return the outcome of this very command; None without one, or for one of another operation."""
         outcome = self.of(expected)
         return outcome if outcome is not None and agrees(expected, outcome) else None
 
 
 def agrees(expected: Expected, outcome: Outcome) -> bool:
-    """Whether the outcome is one of the same operation."""
+    """Return True where the outcome is of the same operation."""
     return (expected.type, expected.user_id, expected.content) == (
         outcome.type,
         outcome.user_id,
@@ -99,13 +99,13 @@ def agrees(expected: Expected, outcome: Outcome) -> bool:
 
 
 def by_key(connection: Connection) -> None:
-    """What follows in this transaction is found by its key, whatever the planner thinks of a fresh table."""
+    """Make this transaction find rows by key, whatever the planner thinks of a fresh table."""
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
 
 
 def shown(connection: Connection, expected: Iterable[Expected]) -> Shown:
-    """What the ledger shows of these."""
+    """Return the ledger's outcomes for these."""
     wanted = list(expected)
     by_key(connection)
     outcomes = outcomes_of(connection, {one.reference_id for one in wanted})
@@ -113,9 +113,9 @@ def shown(connection: Connection, expected: Iterable[Expected]) -> Shown:
 
 
 def settled(expected: Sequence[Expected], ledger: Shown, *, was_known: bool) -> tuple[ItemState, str] | None:
-    """How a letter that was sent has ended, and in which words; None while the ledger doesn't show it.
+    """Return the end of a sent dead letter, with a text; None while the ledger shows none.
 
-    What the ledger knew before it was sent is a duplicate. A conflict is no end: its letter comes back.
+    Where the ledger had it before it was sent, it is a duplicate. A conflict is no end: it comes back.
     """
     found = [ledger.agreeing(one) for one in expected]
     outcomes = [outcome for outcome in found if outcome is not None]
@@ -138,7 +138,7 @@ def _said(outcomes: Sequence[Outcome]) -> str:
 def ledger_lines(
     connection: Connection, letter: ParkedLetter, now: datetime, most: int
 ) -> tuple[LedgerLine, ...]:
-    """What the ledger has under the first references of the letter, whatever is under them."""
+    """Return the ledger's rows under the first references of the dead letter, whatever they are."""
     expected = _commands_of(decode(letter.current_body, now=now, limits=_ANY))[:most]
     ledger = shown(connection, expected)
     lines = [_line(one, ledger) for one in expected]

@@ -1,9 +1,9 @@
-"""Parking: letters drained from their queue into the table, each failure once.
+"""Puts drained dead letters into the table, each failure once.
 
-The same letter twice is one row with one more attempt; the same failure twice (a crash came between the
-commit and the acknowledgement) is nothing new. A letter that a replay sent is known by what the replay put
-beside it, also where its body was edited: but only if that replay has sent that letter, with these bytes.
-Whoever else says so is a forger, whose message is a letter of its own.
+The same dead letter twice is one row with one more try. The same failure twice (a crash came between the
+commit and the acknowledgement) changes nothing. A dead letter that a replay sent is known by the headers that
+the replay added, also where its body was edited: but only if that replay has sent that dead letter, with
+these bytes. Otherwise the headers are forged, and the message is a dead letter of its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,44 +25,44 @@ from worker.ledger.bulk import among, select_rows
 from worker.ledger.tables import dead_letter_edits, dead_letter_events, dead_letters, replay_items
 
 _TRANSPORTS_OWN = {"application_headers", "delivery_mode", "delivery_info", "body_encoding", "delivery_tag"}
-#: What is newest about a letter that failed again.
+#: Columns set by the latest failure.
 _LATEST = ("reason", "message", "field", "traceback", "last_failed_at", "worker_version", "schema_version")
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A delivery from the dead-letter queue: its row, as it would be if the letter were new."""
+    """A delivery from the dead-letter queue, with its row as it would be for a new dead letter."""
 
     row: Mapping[str, Any]
     replay: tuple[int, int] | None  #: the replay and the number, as the message says
 
     @property
     def letter_id(self) -> str:
-        """Which letter it is, by itself."""
+        """Id of the dead letter, from the message alone."""
         return str(self.row["letter_id"])
 
     @property
     def failed_at(self) -> datetime | None:
-        """When it failed; None where nobody wrote it down."""
+        """Time of the failure; None where unknown."""
         at: datetime = self.row["last_failed_at"]
         return None if at == EPOCH else at
 
 
-#: A failure, and the moment by which the story knows it.
+#: A failure, and its time in the history.
 _Failed = tuple[Arrival, datetime]
 _TICK = timedelta(microseconds=1)
 
 
 @dataclass(slots=True)
 class _Same:
-    """Arrivals of one letter, and its row where there is one."""
+    """Arrivals of one dead letter, and its row where there is one."""
 
     arrivals: list[Arrival] = field(default_factory=list)
     letter: Row[Any] | None = None
 
 
 def arrival_of(delivery: Delivery, catalog: Catalog | None) -> Arrival:
-    """What a delivery tells; reads it, whatever is in it, and judges nothing."""
+    """Return the arrival of a delivery; reads it, whatever is in it, and judges nothing."""
     letter = letter_in(delivery)
     fields = letter.model_dump(exclude={"headers_omitted", "replay", "replay_letter"})
     properties = {name: value for name, value in delivery.properties.items() if name not in _TRANSPORTS_OWN}
@@ -83,7 +83,7 @@ def _replay_said(letter: DeadLetter) -> tuple[int, int] | None:
 
 
 def park(desk: Desk, arrivals: Sequence[Arrival]) -> None:
-    """Keep these letters."""
+    """Keep these dead letters."""
     sames = _by_letter(desk.connection, arrivals)
     told = _failures_told(desk, [same for same in sames if same.letter is not None])
     new: list[tuple[dict[str, Any], list[_Failed]]] = []
@@ -98,7 +98,7 @@ def park(desk: Desk, arrivals: Sequence[Arrival]) -> None:
 
 
 def _by_letter(connection: Connection, arrivals: Sequence[Arrival]) -> list[_Same]:
-    """The arrivals by letter, in the order of the first of each."""
+    """Return the arrivals by dead letter, in the order of the first of each."""
     sent = _sent_by_replays(connection, arrivals)
     sames: dict[str, _Same] = {}
     for arrival in arrivals:
@@ -109,7 +109,7 @@ def _by_letter(connection: Connection, arrivals: Sequence[Arrival]) -> list[_Sam
 
 
 def _fresh(arrivals: Sequence[Arrival], told: set[datetime], now: datetime) -> list[_Failed]:
-    """Those that tell of a failure that is not in the story yet; of unknown times, all, as of now."""
+    """Return the failures that the history lacks; those of unknown time all count, as of now."""
     fresh, seen = [], set(told)
     for arrival in arrivals:
         at = arrival.failed_at or now
@@ -124,9 +124,9 @@ def _fresh(arrivals: Sequence[Arrival], told: set[datetime], now: datetime) -> l
 
 
 def _failures_told(desk: Desk, sames: Sequence[_Same]) -> dict[int, set[datetime]]:
-    """The failures in the letters' stories at the times at which these failed, or from now on.
+    """Return the failures in the histories at the times of these arrivals, or from now on.
 
-    Not all of them: of what a producer sends again and again there may be a million.
+    Not all of them: a message sent again and again may have a million.
     """
     if not sames:
         return {}
@@ -144,11 +144,11 @@ def _failures_told(desk: Desk, sames: Sequence[_Same]) -> dict[int, set[datetime
     return told
 
 
-# -- new letters ------------------------------------------------------------------------------------------
+# -- new dead letters -------------------------------------------------------------------------------------
 
 
 def _new_row(fresh: Sequence[_Failed]) -> dict[str, Any]:
-    """Of several failures of one letter the first row, with what is newest in it."""
+    """Return the first row of several failures of one dead letter, with the latest values in it."""
     first, last = fresh[0][0].row, fresh[-1][0].row
     return {
         **first,
@@ -158,7 +158,7 @@ def _new_row(fresh: Sequence[_Failed]) -> dict[str, Any]:
 
 
 def _attempts(before: int, fresh: Sequence[_Failed]) -> int:
-    """So many as the column takes: what they say of themselves may be forged."""
+    """Return a number of tries that the column takes: the messages' own number may be forged."""
     return min(before + sum(int(arrival.row["attempts"]) for arrival, _ in fresh), 2**31 - 1)
 
 
@@ -176,7 +176,7 @@ def _insert(desk: Desk, new: Sequence[tuple[dict[str, Any], list[_Failed]]]) -> 
             _tell(desk, number, failed, "failed_again" if place else "failed")
 
 
-# -- letters that are here already ------------------------------------------------------------------------
+# -- known dead letters -----------------------------------------------------------------------------------
 
 
 def _fail_again(desk: Desk, letter: Row[Any], fresh: Sequence[_Failed]) -> None:
@@ -221,11 +221,11 @@ def _tell(desk: Desk, number: int, failed: _Failed, kind: str, replay_id: int | 
     )
 
 
-# -- letters that a replay sent ---------------------------------------------------------------------------
+# -- dead letters that a replay sent ----------------------------------------------------------------------
 
 
 def _sent_by_replays(connection: Connection, arrivals: Sequence[Arrival]) -> dict[int, str]:
-    """The ids of the letters that replays sent, by what arrived of them (its ``id``)."""
+    """Return the ids of dead letters that replays sent, by their arrivals (``id``)."""
     said = {arrival.replay for arrival in arrivals if arrival.replay is not None}
     if not said:
         return {}
@@ -250,7 +250,7 @@ def _sent_by_replays(connection: Connection, arrivals: Sequence[Arrival]) -> dic
 
 
 def _is_one_of(connection: Connection, letter: Any, body: bytes) -> bool:
-    """Whether ``body`` is what the letter's is, or was before an edit that came after it was sent."""
+    """Return True where ``body`` is the dead letter's, or was before a later edit."""
     if body in (letter.body, letter.edited_body):
         return True
     edits = select(dead_letter_edits.c.after).where(dead_letter_edits.c.number == letter.number)

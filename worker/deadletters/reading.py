@@ -1,4 +1,4 @@
-"""Looking: groups, lists, one letter whole, the log; paged by the database. Nothing is changed here."""
+"""Read queries: groups, lists, one dead letter whole, the activity log; paged by the database."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -62,11 +62,11 @@ _LINE = [
 _LINE_NAMES = columns_of(LetterLine)
 
 
-# -- letters ----------------------------------------------------------------------------------------------
+# -- dead letters -----------------------------------------------------------------------------------------
 
 
 def letter(connection: Connection, number: int) -> ParkedLetter:
-    """One letter; raises NotFoundError."""
+    """Return one dead letter. Raises NotFoundError."""
     row = connection.execute(select(dead_letters).where(_LETTER.number == number)).one_or_none()
     if row is None:
         raise not_found(number)
@@ -74,12 +74,12 @@ def letter(connection: Connection, number: int) -> ParkedLetter:
 
 
 def not_found(number: int) -> NotFoundError:
-    """That there is no such letter."""
+    """Return the error for a missing dead letter."""
     return NotFoundError(f"there is no dead letter {number}; see `billing-worker dead-letters list`")
 
 
 def page(connection: Connection, filter_: LetterFilter, limit: int, before: int | None) -> LetterPage:
-    """A page of letters, newest first. Raises QueryError, NotFoundError for a group."""
+    """Return a page of dead letters, newest first. Raises QueryError, NotFoundError for a group."""
     within("limit", limit, 1, PAGE_MAX)
     filter_ = with_whole_fingerprint(connection, filter_)
     if filter_.text is not None:
@@ -103,7 +103,7 @@ def _line(row: Row[Any]) -> LetterLine:
 def _searched(
     connection: Connection, filter_: LetterFilter, wanted: str, limit: int, before: int | None
 ) -> LetterPage:
-    """The matches among the next few thousand letters: a text stands in no index."""
+    """Return the matches among the next few thousand dead letters: no index covers a text."""
     columns = [*_LINE, _LETTER.body]
     candidates = newest(columns, filter_, _SEARCHED, before).subquery()
     count, lowest = connection.execute(select(func.count(), func.min(candidates.c.number))).one()
@@ -126,7 +126,7 @@ def _searched(
 
 
 def _total(connection: Connection, filter_: LetterFilter) -> int | None:
-    """How many there are: from the groups where those can tell, else by counting up to some thousands."""
+    """Return the total: from the groups where they can tell, else by counting up to some thousands."""
     if all(
         value is None
         for value in (filter_.type, filter_.user_id, filter_.reference_id, filter_.since, filter_.until)
@@ -152,13 +152,13 @@ def _total_of_groups(connection: Connection, filter_: LetterFilter) -> int:
 def numbers(
     connection: Connection, filter_: LetterFilter, limit: int, before: int | None
 ) -> tuple[list[int], int | None]:
-    """The next numbers that match, newest first, and what the others come before; None at the end."""
+    """Return the next matching numbers, newest first, and the number to go on before; None at the end."""
     found = page(connection, filter_, limit, before)
     return [line.number for line in found.letters], found.next
 
 
 def every_number(connection: Connection, filter_: LetterFilter) -> list[int]:
-    """The numbers of all letters that match, newest first. Raises QueryError, NotFoundError for a group."""
+    """Return the numbers of all dead letters that match, newest first. Raises QueryError, NotFoundError."""
     where = matching(connection, with_whole_fingerprint(connection, filter_))
     return list(
         connection.execute(select(_LETTER.number).where(*where).order_by(_LETTER.number.desc())).scalars()
@@ -166,7 +166,7 @@ def every_number(connection: Connection, filter_: LetterFilter) -> list[int]:
 
 
 def every_letter(connection: Connection, filter_: LetterFilter) -> Iterator[ParkedLetter]:
-    """All letters that match, whole, newest first."""
+    """Yield all dead letters that match, whole, newest first."""
     before: int | None = None
     while True:
         some, before = numbers(connection, filter_, _PAGE_OF_ALL, before)
@@ -178,11 +178,11 @@ def every_letter(connection: Connection, filter_: LetterFilter) -> Iterator[Park
             return
 
 
-# -- one letter's story -----------------------------------------------------------------------------------
+# -- one dead letter's history ----------------------------------------------------------------------------
 
 
 def events(connection: Connection, number: int) -> tuple[Event, ...]:
-    """What happened to it, oldest first; of very many the newest."""
+    """Return the dead letter's history, oldest first; of very many events the newest."""
     event = dead_letter_events.c
     statement = (
         select(dead_letter_events)
@@ -197,7 +197,7 @@ def events(connection: Connection, number: int) -> tuple[Event, ...]:
 
 
 def edits(connection: Connection, number: int) -> tuple[Edit, ...]:
-    """Its edits, oldest first; of very many the newest."""
+    """Return its edits, oldest first; of very many the newest."""
     edit = dead_letter_edits.c
     statement = (
         select(dead_letter_edits).where(edit.number == number).order_by(edit.edit_id.desc()).limit(_EDITS_MAX)
@@ -216,8 +216,8 @@ _ORDERS = {
     "tokens": dead_letter_groups.c.tokens_at_stake,
 }
 
-# From user to user along the index, as many steps as users are counted; its condition stands as the index
-# has it, or the database would not use it.
+# A loop from user to user along the index, as many steps as users are counted. The condition is written as in
+# the index, or the database would not use it.
 _USERS = text(
     "WITH RECURSIVE users (user_id, counted) AS ("
     " SELECT (SELECT min(user_id) FROM dead_letters WHERE fingerprint = :fingerprint"
@@ -232,7 +232,7 @@ _USERS = text(
 def groups(
     connection: Connection, *, waiting_only: bool, order: Order, limit: int, after: str | None
 ) -> GroupPage:
-    """A page of groups: those that failed last first, or those with most that waits. Raises QueryError."""
+    """Return a page of groups: by the latest failure, or by the most that waits. Raises QueryError."""
     within("limit", limit, 1, PAGE_MAX)
     group, by = dead_letter_groups.c, _ORDERS[order]
     where = [group.waiting > 0] if waiting_only else []
@@ -261,7 +261,7 @@ def groups(
 
 
 def group(connection: Connection, fingerprint: str) -> Group:
-    """One group, by the beginning of its fingerprint. Raises NotFoundError, QueryError."""
+    """Return one group, by the beginning of its fingerprint. Raises NotFoundError, QueryError."""
     whole = whole_fingerprint(connection, fingerprint)
     table = dead_letter_groups
     return _group(connection, connection.execute(select(table).where(table.c.fingerprint == whole)).one())
@@ -291,7 +291,7 @@ def _group(connection: Connection, row: Row[Any]) -> Group:
 
 
 def _sample(connection: Connection, row: Row[Any]) -> int:
-    """The newest of the group that waits; the last that came may have ended since, or be another group's."""
+    """Return the newest of the group that waits; the group's latest may have ended or moved since."""
     if not row.waiting:
         return int(row.sample)
     waiting = newest([_LETTER.number], LetterFilter(fingerprint=row.fingerprint), 1, None)
@@ -324,12 +324,12 @@ def _behind(order: Order, mark: str) -> tuple[Any, str]:
 
 
 def known_time(moment: datetime) -> datetime | None:
-    """None where nobody wrote it down."""
+    """Return the time; None where unknown."""
     return None if moment == EPOCH else moment
 
 
 def drifts(connection: Connection) -> list[GroupDrift]:
-    """Where groups differ from their letters; nothing, unless somebody else wrote into these tables."""
+    """Return the groups that differ from their dead letters; none unless others write into these tables."""
     letters = {row.fingerprint: row for row in connection.execute(_COUNTED)}
     group = dead_letter_groups.c
     stored = {
@@ -365,7 +365,7 @@ _COUNTED = select(
 
 
 def counts(connection: Connection) -> Counts:
-    """All letters together, from their groups."""
+    """Return the counts of all dead letters, from their groups."""
     group = dead_letter_groups.c
     names = ("parked", "replaying", "resolved", "discarded", "tokens_at_stake", "tokens_unknown")
     statement = select(*(func.coalesce(func.sum(group[name]), 0).label(name) for name in names))
@@ -380,11 +380,11 @@ def counts(connection: Connection) -> Counts:
     )
 
 
-# -- the log ----------------------------------------------------------------------------------------------
+# -- the activity log -------------------------------------------------------------------------------------
 
 
 def discarded_by(connection: Connection, entry: int) -> list[int]:
-    """The letters that were put away by what an entry of the log tells of. Raises NotFoundError."""
+    """Return the dead letters that an entry of the activity log discarded. Raises NotFoundError."""
     found = select(audit_log.c.detail).where(audit_log.c.entry_id == entry, audit_log.c.action == "discard")
     detail = connection.execute(found).scalar_one_or_none()
     if detail is None:
@@ -398,7 +398,7 @@ def audit_entries(
     before: int | None,
     named: Sequence[tuple[str, str | None]],
 ) -> AuditPage:
-    """A page of the log, newest first; ``named`` are columns and what they must be."""
+    """Return a page of the activity log, newest first; ``named`` are columns and their values."""
     within("limit", limit, 1, PAGE_MAX)
     entry = audit_log.c
     where = [entry[column] == value for column, value in named if value is not None]

@@ -1,7 +1,7 @@
-"""Replays as they are stored: a frozen set of letters, who, why, how fast, and how far each letter is.
+"""Stored replays: a frozen set of dead letters, operator, reason, rate, and the state of each item.
 
-What is done to a replay here is a step from one stored state to the next; ``runner`` takes them one after
-the other, and whoever takes them may die between any two.
+Each function is a step from one stored state to the next. ``runner`` takes them one after the other, and its
+process may die between any two.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -52,9 +52,9 @@ _STEPS_MAX = 20
 _RATE_MAX = 100_000.0
 _CHUNK = 1_000
 _TIDIED_REPLAYS = 20
-#: Letters of one replay that are sent and not ended, at most: whoever looks at so many has seen all.
+#: Most dead letters of one replay that are sent and not ended: one look covers them all.
 UNDER_WAY_MAX = 1_000
-#: Beside the counts: how many had failed when an operator last said to go on all the same.
+#: Key beside the counts: failures that an operator had accepted when last resuming.
 _ACCEPTED = "accepted"
 
 _ITEM = replay_items.c
@@ -62,7 +62,7 @@ _ITEM = replay_items.c
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A replay as it is asked for: ``rate`` in letters a second, ``steps`` the letters of each first step."""
+    """A replay as it is asked for: ``rate`` in dead letters a second, ``steps`` the first steps' sizes."""
 
     reason: str
     actor: str
@@ -74,10 +74,10 @@ class Order:
 
 
 def create(engine: Engine, letters: Letters, order: Order, now: datetime) -> Replay:
-    """Freeze the letters and store the replay; nothing is sent yet.
+    """Freeze the dead letters and store the replay; nothing is sent yet.
 
-    Of a filter those that are parked now, the oldest first. Raises NotFoundError where there are none, or
-    one of the numbers is none; QueryError for a rate or steps that make no sense.
+    Of a filter those that are parked now, the oldest first. Raises NotFoundError where there are none, or one
+    of the numbers is none; QueryError for a rate or steps that make no sense.
     """
     actor, reason = actor_named(order.actor), reason_given(order.reason)
     if order.rate is not None and not 0 < order.rate <= _RATE_MAX:
@@ -110,7 +110,7 @@ def create(engine: Engine, letters: Letters, order: Order, now: datetime) -> Rep
 
 
 def _freeze(connection: Connection, replay_id: int, letters: Letters) -> int:
-    """Store which letters they are; how many. Raises NotFoundError where there are none."""
+    """Store the dead letters' numbers; returns how many. Raises NotFoundError where there are none."""
     if isinstance(letters, LetterFilter):
         parked = replace(with_whole_fingerprint(connection, letters), status=(Status.PARKED,))
         position = func.row_number().over(order_by=dead_letters.c.number)
@@ -150,13 +150,13 @@ def _freeze_numbers(connection: Connection, replay_id: int, numbers: Sequence[in
 
 
 def get(engine: Engine, replay_id: int) -> Replay:
-    """One replay. Raises NotFoundError."""
+    """Return one replay. Raises NotFoundError."""
     with snapshot(engine) as connection:
         return _view(_row(connection, replay_id))
 
 
 def page(engine: Engine, limit: int, before: int | None) -> ReplayPage:
-    """Replays, newest first."""
+    """Return replays, newest first."""
     within("limit", limit, 1, reading.PAGE_MAX)
     statement = select(replays).order_by(replays.c.replay_id.desc()).limit(limit + 1)
     if before is not None:
@@ -167,7 +167,7 @@ def page(engine: Engine, limit: int, before: int | None) -> ReplayPage:
 
 
 def items(engine: Engine, replay_id: int, states: Sequence[str], limit: int, after: int) -> ReplayItemPage:
-    """The letters of a replay in their order, behind the position ``after``. Raises NotFoundError."""
+    """Return a replay's items in their order, behind the position ``after``. Raises NotFoundError."""
     within("limit", limit, 1, reading.PAGE_MAX)
     statement = select(replay_items).where(_ITEM.replay_id == replay_id, _ITEM.position > after)
     if states:
@@ -183,18 +183,18 @@ def items(engine: Engine, replay_id: int, states: Sequence[str], limit: int, aft
 
 
 def bounds(total: int, steps: Iterable[int]) -> list[int]:
-    """The position of the last letter of each step; the last step is the rest."""
+    """Return the position of the last item of each step; the last step is the rest."""
     return [*(bound for bound in accumulate(steps) if bound < total), total]
 
 
 def step_of(ends: Sequence[int], has_ended: int, *, goes_on: bool) -> int:
-    """The step, from 1, after so many letters: the next one where the replay goes on, else the last one."""
+    """Return the step, from 1, after so many ended items: the next one if it ``goes_on``, else the last."""
     done = sum(end <= has_ended if goes_on else end < has_ended for end in ends)
     return min(done + 1, len(ends))
 
 
 def accepted(connection: Connection, replay_id: int) -> int:
-    """How many failures an operator has seen and gone on all the same."""
+    """Return the number of failures that an operator has accepted by resuming."""
     return int(_row(connection, replay_id).counts.get(_ACCEPTED, 0))
 
 
@@ -236,7 +236,7 @@ def _set(desk: Desk, replay_id: int, **values: Any) -> None:
 
 
 def lease(engine: Engine, replay_id: int, name: str, actor: str, now: datetime) -> datetime | None:
-    """Take the lease and let the replay run: None, or until when another one has it.
+    """Take the lease and let the replay run: None, or until when another runner has it.
 
     Raises NotFoundError; NotPossibleError where it has ended.
     """
@@ -251,7 +251,7 @@ def lease(engine: Engine, replay_id: int, name: str, actor: str, now: datetime) 
             return until
         counts = dict(row.counts)
         if row.state == ReplayState.STOPPED:
-            counts[_ACCEPTED] = _view(row).failed  # they were seen: what comes from now on stops it again
+            counts[_ACCEPTED] = _view(row).failed  # accepted: only later failures stop it again
         _set(
             desk,
             replay_id,
@@ -269,7 +269,7 @@ def lease(engine: Engine, replay_id: int, name: str, actor: str, now: datetime) 
 
 
 def renew(engine: Engine, replay_id: int, name: str, now: datetime) -> bool:
-    """Keep the lease; False where it is another's by now, or the replay is to run no more."""
+    """Keep the lease; False where another runner has it by now, or the replay is to run no more."""
 
     def work(desk: Desk) -> bool:
         replay = replays.c
@@ -283,7 +283,7 @@ def renew(engine: Engine, replay_id: int, name: str, now: datetime) -> bool:
 def end_run(
     engine: Engine, replay_id: int, name: str, state: ReplayState, reason: str | None, now: datetime
 ) -> Replay:
-    """The runner ``name`` lays the replay down in ``state``; nothing happens where it is another's by now."""
+    """End the run of ``name`` in ``state``; nothing happens where another runner has the lease by now."""
 
     def work(desk: Desk) -> None:
         row = _row(desk.connection, replay_id)
@@ -296,7 +296,7 @@ def end_run(
 
 
 def pause(engine: Engine, replay_id: int, actor: str, reason: str | None, now: datetime) -> Replay:
-    """Let it rest, whoever runs it. Raises NotFoundError; NotPossibleError where it does not run."""
+    """Pause it, whichever process runs it. Raises NotFoundError; NotPossibleError where it does not run."""
 
     def work(desk: Desk) -> None:
         row = _row(desk.connection, replay_id)
@@ -310,7 +310,7 @@ def pause(engine: Engine, replay_id: int, actor: str, reason: str | None, now: d
 
 
 def cancel(engine: Engine, replay_id: int, actor: str, reason: str | None, now: datetime) -> Replay:
-    """End it: what was not sent is left parked, or parked again; what was sent ends as it ends.
+    """Cancel it: unsent items stay parked, or are parked again; sent ones end by themselves.
 
     Raises NotFoundError; NotPossibleError where it has ended.
     """
@@ -333,7 +333,7 @@ def _lay_down(desk: Desk, row: Row[Any], state: ReplayState, reason: str | None)
 
 
 def _skip_waiting(desk: Desk, row: Row[Any]) -> None:
-    """All at once: there may be a million of them."""
+    """Skip all waiting items in one statement: there may be a million."""
     waiting = (_ITEM.replay_id == row.replay_id, _ITEM.state == ItemState.WAITING)
     values = {
         "state": ItemState.SKIPPED.value,
@@ -359,12 +359,12 @@ def _give_back_claimed(desk: Desk, replay_id: int) -> None:
             desk.tell(letter.number, "returned", text="the replay was cancelled", replay_id=replay_id)
 
 
-# -- one letter after the other ---------------------------------------------------------------------------
+# -- items ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A letter that is to be sent, and how it will be known that it has ended."""
+    """A dead letter to send, with the outcomes that will end it."""
 
     letter: ParkedLetter
     expected: tuple[Expected, ...]
@@ -372,14 +372,14 @@ class Claimed:
 
     @property
     def ends_when_sent(self) -> bool:
-        """Whether it is no command: then nothing comes of it but that it is delivered."""
+        """True for a message that is no command: it ends on delivery."""
         return not leads_to_workers(self.letter)
 
 
 def claim(engine: Engine, replay_id: int, up_to: int, most: int, now: datetime) -> list[Claimed]:
-    """The next letters to send, up to a position: those that may have been sent before somebody died first.
+    """Claim the next dead letters to send, up to a position; first those that a dead runner may have sent.
 
-    A letter that is not parked any more is skipped, and says why.
+    A dead letter that is not parked any more is skipped, with the reason.
     """
 
     def work(desk: Desk) -> list[Claimed]:
@@ -405,7 +405,7 @@ def claim(engine: Engine, replay_id: int, up_to: int, most: int, now: datetime) 
 def _positions(
     connection: Connection, replay_id: int, state: ItemState, up_to: int, most: int
 ) -> dict[int, int]:
-    """The next items in a state: numbers of letters with their positions, in order."""
+    """Return the next items in a state: numbers of dead letters with their positions, in order."""
     statement = (
         select(_ITEM.number, _ITEM.position)
         .where(_ITEM.replay_id == replay_id, _ITEM.state == state.value, _ITEM.position <= up_to)
@@ -439,7 +439,7 @@ def _why_not(letter: Row[Any]) -> str:
 def _read(
     connection: Connection, replay_id: int, positions: Mapping[int, int], now: datetime
 ) -> list[Claimed]:
-    """The letters of a replay whole, in the order of their positions."""
+    """Return the dead letters of a replay whole, in the order of their positions."""
     if not positions:
         return []
     statement = (
@@ -458,7 +458,7 @@ def _read(
 def _note_known(
     connection: Connection, replay_id: int, positions: Mapping[int, int], known: Sequence[Claimed]
 ) -> None:
-    """What the ledger had before it was sent again is a duplicate, whatever comes."""
+    """Mark items whose outcomes the ledger had before they were sent again: they end as duplicates."""
     rows = [
         {"replay_id": replay_id, "position": positions[each.letter.number], "was_known": True}
         for each in known
@@ -467,7 +467,7 @@ def _note_known(
 
 
 def under_way(engine: Engine, replay_id: int, most: int, now: datetime) -> list[Claimed]:
-    """The letters that were sent and have not ended, the first ones first."""
+    """Return the dead letters that were sent and have not ended, in their order."""
     with snapshot(engine) as connection:
         sent = _positions(connection, replay_id, ItemState.SENT, 2**62, most)
         return _read(connection, replay_id, sent, now)
@@ -476,9 +476,9 @@ def under_way(engine: Engine, replay_id: int, most: int, now: datetime) -> list[
 def note_sent(
     engine: Engine, replay_id: int, sent: Sequence[Claimed], returned: Mapping[int, str], now: datetime
 ) -> None:
-    """The broker has ``sent``; those ``returned``, by their numbers and with the reason, reached no queue.
+    """Mark ``sent`` items as sent; those ``returned``, by number with the reason, reached no queue.
 
-    A letter that has come back or ended meanwhile stays as it is.
+    A dead letter that has come back or ended meanwhile stays as it is.
     """
 
     def work(desk: Desk) -> None:
@@ -502,7 +502,7 @@ def note_sent(
 
 
 def settle(engine: Engine, replay_id: int, under_way: Sequence[Claimed], now: datetime) -> int:
-    """End those letters whose outcome the ledger shows; how many."""
+    """End the dead letters whose outcome the ledger shows; returns how many."""
     with snapshot(engine) as connection:
         ledger = shown(connection, (one for each in under_way for one in each.expected))
     ended = {
@@ -523,7 +523,7 @@ def settle(engine: Engine, replay_id: int, under_way: Sequence[Claimed], now: da
 
 
 def _mine(desk: Desk, replay_id: int, numbers: Iterable[int]) -> dict[int, Row[Any]]:
-    """Those of the letters that are still under way in this replay."""
+    """Return those that are still under way in this replay."""
     letters = desk.letters(numbers)
     return {
         number: letter
@@ -539,7 +539,7 @@ def _end(desk: Desk, replay_id: int, letter: Row[Any], state: ItemState, text: s
 
 
 def still_under_way(engine: Engine, replay_id: int, numbers: Sequence[int]) -> set[int]:
-    """Those of the letters that were sent and have neither come back nor ended."""
+    """Return those that were sent and have neither come back nor ended."""
     with snapshot(engine) as connection:
         rows = select_rows(
             connection, dead_letters, ("number", "status", "replay_id"), "number", sorted(numbers)
@@ -548,9 +548,9 @@ def still_under_way(engine: Engine, replay_id: int, numbers: Sequence[int]) -> s
 
 
 def tidy(engine: Engine, now: datetime) -> int:
-    """End the letters that replays had sent which nobody runs any more, as far as the ledger shows them.
+    """End sent dead letters of replays without a runner, as far as the ledger shows their outcome.
 
-    Nobody runs one whose lease is over either: its runner was killed.
+    A replay whose lease is over has no runner either: its runner was killed.
     """
     left = (ReplayState.PAUSED, ReplayState.STOPPED, ReplayState.CANCELLED)
     replay = replays.c

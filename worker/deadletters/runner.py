@@ -1,8 +1,8 @@
-"""Running a replay: claim, publish, see what came of it; in steps, at a rate, through outages, to its end.
+"""Running a replay: claim, publish, watch the outcomes; in steps, at a rate, through outages, to its end.
 
-``sending`` is committed before the publish and ``sent`` after the broker has it, so that whoever is killed
-leaves a replay that the next one goes on with: what may have been sent is sent again, which the ledger
-notices and nobody else. The runner also drains the dead letters: what fails again comes back that way.
+``sending`` is committed before the publish and ``sent`` after the broker has it, so that a killed runner
+leaves a replay that the next one resumes: a dead letter that may have been sent is sent again, and the ledger
+deduplicates it. The runner also drains the dead letters: a message that fails again comes back that way.
 """
 
 import logging
@@ -31,7 +31,7 @@ from worker.ledger.queries import snapshot
 
 log = logging.getLogger(__name__)
 
-#: Commands in letters that are sent and not ended: a batch may hold a thousand.
+#: Most commands in dead letters that are sent and not ended: a batch may hold a thousand.
 _COMMANDS_MAX = 10_000
 _CHUNK = 250
 _RENEW = timedelta(seconds=6)
@@ -43,12 +43,12 @@ _KEPT_ALIVE_EVERY_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a runner works with.
+    """Parts that a runner works with.
 
     ``connect`` opens a link to publish with, ``drain`` one that takes dead letters into the table, once the
     database takes writes. ``name`` is unique to the runner: the lease is in it. ``seconds`` is a clock that
-    only goes forward. ``sent_as`` is the broker user that publishes. In an outage of the database
-    what came is held for ``hold_most_s`` at most.
+    only goes forward. ``sent_as`` is the broker user that publishes. In an outage of the database arrived
+    messages are held for ``hold_most_s`` at most.
     """
 
     engine: Engine
@@ -64,7 +64,7 @@ class Surroundings:
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """Who is told: of progress with every look, of trouble when it begins, and when the run shall end."""
+    """Callbacks of a run: progress with every look, trouble when it begins, and the stop request."""
 
     stop: Stop
     on_progress: Callable[[Replay], None] = field(default=lambda _replay: None)
@@ -87,11 +87,11 @@ class ReplayRunner:
         on_trouble: Callable[[str], None] | None = None,
         patience_s: float = 60.0,
     ) -> Replay:
-        """Go on with the replay until it ends, stops by itself or is to rest; how it stands then.
+        """Run the replay until it ends, stops by itself or pauses; returns its state then.
 
-        A lease that somebody who was killed has left is waited for. Raises NotFoundError; NotPossibleError
-        where the replay has ended or is being run; ConfigurationError where the broker refuses us from the
-        first. An outage of either server is waited out.
+        A killed runner's lease is waited for. Raises NotFoundError; NotPossibleError where the replay has
+        ended or is being run; ConfigurationError where the broker refuses the first connection. An outage of
+        either server is waited out.
         """
         told = Listening(stop, on_progress or _nobody, on_trouble or log.warning)
         self._take_lease(replay_id, actor, told)
@@ -104,7 +104,7 @@ class ReplayRunner:
             run.close()
 
     def _take_lease(self, replay_id: int, actor: str, told: Listening) -> None:
-        """Wait for one that is left behind: it runs out unless somebody renews it."""
+        """Wait for an abandoned lease: it expires unless somebody renews it."""
         seen: datetime | None = None
         while True:
             now = self._with.clock()
@@ -134,11 +134,11 @@ _WAS_ASKED = "it was asked to rest"
 
 
 def _nobody(_replay: Replay) -> None:
-    """Nobody wants to know."""
+    """Ignore progress."""
 
 
 class _Run:
-    """One run, from a lease to its end. What it knows by heart can be read again from the database."""
+    """One run, from a lease to its end. Its state in memory can be read again from the database."""
 
     def __init__(
         self, surroundings: Surroundings, replay_id: int, told: Listening, patience_s: float
@@ -181,7 +181,7 @@ class _Run:
     # -- one look -----------------------------------------------------------------------------------------
 
     def _look(self) -> Replay | None:
-        """Take in what has happened and send what comes next; the replay, where it rests now."""
+        """Drain, end items and send the next ones; returns the replay where it rests now, else None."""
         w = self._with
         if not self._is_mine():
             return replays.get(w.engine, self._id)
@@ -198,7 +198,7 @@ class _Run:
         return None if moved else self._out_of_patience()
 
     def _is_mine(self) -> bool:
-        """Whether it is still this runner's; asked of the lease, and renewed in good time."""
+        """Return True while the lease is this runner's; renews it in good time."""
         w, now = self._with, self._with.clock()
         if now - self._renewed_at > replays.LEASE - _RENEW:
             self._renewed_at = now
@@ -223,10 +223,10 @@ class _Run:
         self._told.on_progress(ended)
         return ended
 
-    # -- what has happened --------------------------------------------------------------------------------
+    # -- results ------------------------------------------------------------------------------------------
 
     def _take_in(self) -> bool:
-        """Park what came back, end what the ledger shows; whether anything moved."""
+        """Drain what came back, end what the ledger shows; returns True where anything changed."""
         w = self._with
         parked = self._parked()
         under_way = self._known_under_way()
@@ -236,7 +236,7 @@ class _Run:
         return ended > 0 or parked > 0
 
     def _parked(self) -> int:
-        """How many letters came; one that can't be kept stays with this link, and stops no replay."""
+        """Drain; returns how many came. One that can't be kept stays with this link, and stops no replay."""
         try:
             return self._dead_letters().take_all(wait_s=0)
         except NotKeptError as error:
@@ -244,7 +244,7 @@ class _Run:
             return 0
 
     def _forget_returned(self, replay: Replay) -> None:
-        """What is under way by heart and not by the database has ended, or was parked by whomever."""
+        """Forget items that have ended in the database, or were drained by another process."""
         under_way = self._known_under_way()
         if replay.counts["sent"] < len(under_way):
             left = replays.still_under_way(self._with.engine, self._id, list(under_way))
@@ -258,10 +258,10 @@ class _Run:
             self._under_way = {each.letter.number: each for each in found}
         return self._under_way
 
-    # -- what comes next ----------------------------------------------------------------------------------
+    # -- the next items -----------------------------------------------------------------------------------
 
     def _send_next(self, replay: Replay) -> bool:
-        """Send as many as the step, the rate and what is under way allow; whether there were any."""
+        """Send as many as the step, the rate and the items under way allow; False where none were."""
         w, room = self._with, self._room(replay)
         if room < 1 or replay.counts["waiting"] + replay.counts["sending"] == 0:
             return False
@@ -278,7 +278,7 @@ class _Run:
         return bool(sent or returned)
 
     def _room(self, replay: Replay) -> int:
-        """How many letters may be sent now."""
+        """Return the number of dead letters that may be sent now."""
         if self._with.seconds() < self._may_send_at:
             return 0
         under_way = self._known_under_way()
@@ -292,7 +292,7 @@ class _Run:
             self._may_send_at = max(self._may_send_at, self._with.seconds() - _BURST_S) + count / replay.rate
 
     def _published(self, claimed: Sequence[Claimed]) -> tuple[list[Claimed], dict[int, str]]:
-        """What the broker has, and by their numbers those that reached no queue. The others: again, later."""
+        """Return those that the broker has, and by number those without a queue. Others are sent again."""
         messages = {replay_of(each.letter, self._with.sent_as, self._id): each for each in claimed}
         try:
             returned = self._publish_link().publish(list(messages))
@@ -318,9 +318,9 @@ class _Run:
     def _published_one_by_one(
         self, messages: dict[Outgoing, Claimed]
     ) -> tuple[list[Claimed], dict[int, str]]:
-        """One letter can't be written, or the broker closes the connection for it (its exchange is gone).
+        """Publish one by one: the broker closes the connection for a message, or it can't be written at all.
 
-        Raises BrokerUnavailableError where the broker is away: it is nobody's then.
+        Raises BrokerUnavailableError where the broker is away: then no message is at fault.
         """
         sent: list[Claimed] = []
         returned: dict[int, str] = {}
@@ -344,7 +344,7 @@ class _Run:
     # -- time ---------------------------------------------------------------------------------------------
 
     def _pause_between(self, *, moved: bool) -> None:
-        """Look often while things move, and seldom while they don't."""
+        """Look often while items change, and seldom while they don't."""
         if moved:
             self._moved_at = self._with.seconds()
             self._look_s = _LOOK_FIRST_S
@@ -390,7 +390,7 @@ class _Run:
         self._link = None
 
     def _wait_after(self, error: Exception) -> None:
-        """Say it once and wait: doubling, with jitter; without the database, hold what came."""
+        """Log it once and wait: doubling, with jitter; without the database, hold what came."""
         if not self._failures:
             self._told.on_trouble(f"{error}: waiting until it is back")
             self._failing_since = self._with.seconds()
@@ -401,7 +401,7 @@ class _Run:
         self._failures = min(self._failures + 1, 16)
         wait_s = min(_RETRY_FIRST_S * 2.0**self._failures, _RETRY_MOST_S)
         self._wait(wait_s * self._with.rng.uniform(0.5, 1.5))
-        self._moved_at = self._with.seconds()  # an outage is nobody's impatience
+        self._moved_at = self._with.seconds()  # an outage doesn't count against the patience
 
     def _wait(self, seconds: float) -> None:
         """Wait so long, or until the stop, and keep the links alive."""

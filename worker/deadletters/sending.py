@@ -1,4 +1,4 @@
-"""A letter as the message it was: for who sends it again, and for who judges what it would do."""
+"""A dead letter as the message it was: for a replay, and for a judgement of its effect."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,7 +10,7 @@ from worker.deadletters.keeping import restored
 from worker.deadletters.letters import is_brokers_own
 from worker.deadletters.views import ParkedLetter
 
-#: What a producer says in the properties and may say again. Not ``user_id``, which must name the connection
+#: Properties of the producer's that are sent again. Not ``user_id``, which must name the connection
 #: that publishes; not ``expiration``, which would end a replayed message's life; not the transport's own.
 _SENT_AGAIN = {
     "content_type",
@@ -26,12 +26,12 @@ _SENT_AGAIN = {
 
 
 def replay_of(letter: ParkedLetter, sent_as: str | None = None, replay_id: int | None = None) -> Outgoing:
-    """The message as it first came, or as its body was edited, without what was said about it since.
+    """Return the message as it first came, or with its edited body, without the headers added since.
 
-    ``sent_as`` is the broker user that publishes it: who sent a letter first can't be claimed by another, and
-    rules about senders judge a replay by who replays. ``replay_id`` is told beside it, with the letter's
-    number, so that it is the same letter if it fails again. A ``reply_to`` that names a queue of ``sent_as``
-    is dropped unless that user sent the message first: whoever sent it may not name that queue.
+    ``sent_as`` is the broker user that publishes it: the first sender can't be claimed by another, and rules
+    about senders judge a replay by its publisher. ``replay_id`` goes beside it, with the dead letter's
+    number, so that it is the same dead letter if it fails again. A ``reply_to`` that names a queue of
+    ``sent_as`` is dropped unless that user sent the message first: the first sender may not name that queue.
     """
     properties = restored(letter.properties.get("properties", {}))
     headers = restored(letter.properties.get("headers", {}))
@@ -54,16 +54,16 @@ def _steers_to(user: str | None, reply_to: Any) -> bool:
 
 
 def _sender_in(properties: Mapping[str, Any], headers: Mapping[Any, Any]) -> Any:
-    """Return who sent the message first: as the broker vouches for it, or as the worker that refused it says.
+    """Return the first sender, as the broker vouches for it, or as the worker that refused it says.
 
-    Where the broker itself made the letter, the header is the producer's word.
+    Where the broker itself made the dead letter, the header is the producer's word.
     """
     said = None if "x-death" in headers else headers.get("x-billing-sent-by")
     return properties.get("user_id", said)
 
 
 def as_delivered(letter: ParkedLetter, sent_as: str | None = None, body: bytes | None = None) -> Delivery:
-    """The letter as a worker would get it if it were sent now; with another ``body`` where one is given."""
+    """Return the dead letter as a worker would get it if it were sent now; ``body`` replaces the body."""
     message = replay_of(letter, sent_as)
     properties: dict[str, Any] = {
         name: value for name, value in message.properties.items() if value is not None

@@ -1,4 +1,4 @@
-"""Letters as lines of JSON: taken out of one ledger's database, put into another's, or back."""
+"""Dead letters as lines of JSON: exported from one ledger's database, imported into another's, or back."""
 
 import base64
 import json
@@ -28,7 +28,7 @@ FORMAT = "billing-dead-letter/1"
 _CHUNK = 500
 _SMALL_MAX = 2**15 - 1
 
-#: Columns that are carried as they are; bodies are told apart, and what is counted is counted anew.
+#: Columns that are carried as they are; bodies are encoded, and counts are counted anew.
 _PLAIN = (
     "letter_id",
     "status",
@@ -53,11 +53,11 @@ _PLAIN = (
 
 
 class BadLineError(BillingError):
-    """A line of an import is no letter; the lines before it are in, and may come again."""
+    """A line of an import is no dead letter; the lines before it are in, and may come again."""
 
 
 class _Line(BaseModel):
-    """One letter on one line. A body is text where it is UTF-8, base64 where not."""
+    """One dead letter on one line. A body is text where it is UTF-8, base64 where not."""
 
     model_config = ConfigDict(extra="ignore", alias_generator=to_camel, validate_by_alias=True)
 
@@ -97,7 +97,7 @@ class _Line(BaseModel):
         return self
 
     def row(self, catalog: Catalog | None) -> dict[str, Any]:
-        """The row; what was under way when it was exported waits here."""
+        """Return the row; a dead letter that was under way when it was exported waits here."""
         values = indexable({name: clean(getattr(self, name)) for name in _PLAIN})
         body = _bytes(self.body, self.body_base64)
         values |= identities_in(body)
@@ -117,7 +117,7 @@ class _Line(BaseModel):
 
 
 def export(engine: Engine, letters: Letters, actor: str, now: datetime) -> Iterator[str]:
-    """The letters as lines, newest first, without their ends; the log says who took them, and which.
+    """Yield the dead letters as lines, newest first, without line ends; the activity log names actor and set.
 
     Raises NotFoundError before the first line.
     """
@@ -139,7 +139,7 @@ def export(engine: Engine, letters: Letters, actor: str, now: datetime) -> Itera
 
 
 def line_of(letter: ParkedLetter) -> str:
-    """One letter on one line."""
+    """Return one dead letter on one line."""
     fields: dict[str, Any] = {"format": FORMAT, "number": letter.number}
     for name in _PLAIN:
         value = getattr(letter, name)
@@ -166,10 +166,10 @@ def _bytes(text: str | None, encoded: str | None) -> bytes:
 def import_lines(
     engine: Engine, lines: Iterable[str], actor: str, catalog: Catalog | None, now: datetime
 ) -> Imported:
-    """Add the letters that are not here yet, five hundred a transaction; the others stay as they are.
+    """Add the dead letters that are not here yet, five hundred a transaction; the others stay as they are.
 
-    Raises BadLineError for the first line that is no letter: what came before it is in, and doesn't disturb
-    when the file is mended and comes again.
+    Raises BadLineError for the first line that is no dead letter: the lines before it are in, and don't
+    disturb when the file is mended and comes again.
     """
     who, added, known = actor_named(actor), 0, 0
     for chunk in _in_chunks(lines, catalog):
@@ -217,7 +217,7 @@ def _read(line: str, catalog: Catalog | None) -> tuple[_Line, dict[str, Any]]:
 
 
 def _refuse_what_no_export_says(properties: Any) -> None:
-    """Raises an error for properties that no database keeps, or of which no replay makes a message."""
+    """Raise an error for properties that no database keeps, or of which no replay makes a message."""
     _refuse_unkept(properties)
     told = restored(properties)
     parts = [told.get(part, {}) for part in ("properties", "headers")] if isinstance(told, dict) else [None]

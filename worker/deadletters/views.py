@@ -1,4 +1,4 @@
-"""What the office answers: letters, groups, stories, replays. Frozen; None is "not known", never zero."""
+"""Views of dead letters, groups, histories and replays. Frozen; None is "unknown", never zero."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -13,7 +13,7 @@ from worker.ledger.queries import View
 
 
 class NotPossibleError(BillingError):
-    """A letter or a replay is not in a state that allows it, or somebody was faster; the text says which."""
+    """The state of a dead letter or a replay forbids it, or somebody was faster; the text says which."""
 
 
 class RefusedBodyError(NotPossibleError):
@@ -25,7 +25,7 @@ class RefusedBodyError(NotPossibleError):
 
 
 class Status(StrEnum):
-    """Where a letter stands: it waits while it is parked or under way in a replay."""
+    """Status of a dead letter: it waits while it is parked or under way in a replay."""
 
     PARKED = "parked"
     REPLAYING = "replaying"
@@ -37,10 +37,10 @@ WAITING = (Status.PARKED, Status.REPLAYING)
 
 
 class ItemState(StrEnum):
-    """How far one letter of a replay is. After ``sent`` come the ways in which it ends."""
+    """State of one item of a replay. After ``sent`` come the ways in which it ends."""
 
     WAITING = "waiting"
-    SENDING = "sending"  #: it may have been published, or not: whoever goes on publishes it (again)
+    SENDING = "sending"  #: it may have been published, or not: the next runner publishes it (again)
     SENT = "sent"
     APPLIED = "applied"
     REJECTED = "rejected"
@@ -52,14 +52,14 @@ class ItemState(StrEnum):
     SKIPPED = "skipped"
 
 
-#: Items that somebody has still to do something about.
+#: States of items that are not done.
 OPEN_STATES = (ItemState.WAITING, ItemState.SENDING, ItemState.SENT)
-#: What stops a replay that goes in steps.
+#: States that stop a replay with steps.
 FAILED_STATES = (ItemState.CONFLICT, ItemState.FAILED_AGAIN, ItemState.UNROUTABLE)
 
 
 class ReplayState(StrEnum):
-    """How a replay stands; only a running one has a runner, and one that was killed looks like it."""
+    """State of a replay; only a running one has a runner, and one whose runner was killed looks like it."""
 
     RUNNING = "running"
     PAUSED = "paused"
@@ -70,7 +70,7 @@ class ReplayState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ParkedLetter:
-    """One dead letter as it is kept: why, whence, when, how often, and the message itself."""
+    """One dead letter as it is kept: reason, origin, times, tries, and the message itself."""
 
     number: int
     letter_id: str
@@ -100,18 +100,18 @@ class ParkedLetter:
 
     @classmethod
     def from_row(cls, row: Row[Any]) -> Self:
-        """The letter of a row of the table."""
+        """Return the dead letter of a row of the table."""
         return cls(**{name: getattr(row, name) for name in cls.__slots__})
 
     @property
     def current_body(self) -> bytes:
-        """What a replay sends: the body as it was edited last, or as it came."""
+        """Body that a replay sends: the latest edit, or the original."""
         return self.body if self.edited_body is None else self.edited_body
 
 
 @dataclass(frozen=True)
 class LetterLine(View):
-    """A letter in a list, without its body; ``size`` is the original body's, in bytes."""
+    """A dead letter in a list, without its body; ``size`` is the original body's, in bytes."""
 
     number: int
     status: str
@@ -134,10 +134,10 @@ class LetterLine(View):
 
 @dataclass(frozen=True)
 class LetterPage(View):
-    """A page of letters, newest first; ``next`` is what the next page comes ``before``, None at the end.
+    """A page of dead letters, newest first; the next page comes before ``next``, None at the end.
 
-    ``total`` is None where there are more than are counted. With a text that is looked for a page may be
-    short and have a next one all the same: ``searched_to`` is the number down to which was looked.
+    ``total`` is None where there are more than are counted. With a text to look for, a page may be short and
+    have a next one: ``searched_to`` is the number down to which the search went.
     """
 
     letters: tuple[LetterLine, ...]
@@ -148,13 +148,13 @@ class LetterPage(View):
 
 @dataclass(frozen=True)
 class Group(View):
-    """Letters that failed in the same way. ``message`` is that of the one that came last.
+    """Dead letters that failed in the same way. ``message`` is that of the one that came last.
 
     ``sample`` is one that waits, where one does.
 
-    ``tokens_at_stake`` is the sum of what the waiting letters ask to move, as far as it is known;
-    ``tokens_unknown`` counts the waiting letters of which it isn't. ``users`` are the distinct users that
-    wait, counted to 1,000: ``users_is_least`` says that there are more.
+    ``tokens_at_stake`` is the sum of the tokens that the waiting dead letters ask to move, as far as it is
+    known; ``tokens_unknown`` counts the waiting dead letters of which it isn't. ``users`` are the distinct
+    users that wait, counted to 1,000: ``users_is_least`` says that there are more.
     """
 
     fingerprint: str
@@ -178,7 +178,7 @@ class Group(View):
 
 @dataclass(frozen=True)
 class GroupPage(View):
-    """A page of groups, and how many there are; ``next`` is what the next page comes ``after``."""
+    """A page of groups, and how many there are; the next page comes after ``next``."""
 
     groups: tuple[Group, ...]
     next: str | None
@@ -187,7 +187,7 @@ class GroupPage(View):
 
 @dataclass(frozen=True)
 class GroupDrift(View):
-    """A group that doesn't say what its letters come to: what it must say, and what it says."""
+    """A group that differs from its dead letters: the expected count, and the stored one."""
 
     fingerprint: str
     name: str
@@ -197,7 +197,7 @@ class GroupDrift(View):
 
 @dataclass(frozen=True)
 class Counts(View):
-    """All letters together. ``groups`` counts those with letters that wait."""
+    """Counts of all dead letters. ``groups`` counts those with dead letters that wait."""
 
     parked: int
     replaying: int
@@ -211,7 +211,7 @@ class Counts(View):
 
 @dataclass(frozen=True)
 class Event(View):
-    """One thing that happened to a letter."""
+    """One event in a dead letter's history."""
 
     at: datetime
     kind: str
@@ -223,7 +223,7 @@ class Event(View):
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """One edit of a letter's body, whole."""
+    """One edit of a dead letter's body, whole."""
 
     number: int
     at: datetime
@@ -235,9 +235,9 @@ class Edit:
 
 @dataclass(frozen=True)
 class LedgerLine(View):
-    """What the ledger has under a reference that the letter asks for; ``status`` is None where nothing.
+    """Row of the ledger under a reference of the dead letter; ``status`` is None without one.
 
-    ``agrees`` says whether it is the outcome of what the letter's body asks for today.
+    ``agrees`` says whether it is the outcome of what the dead letter's body asks for today.
     """
 
     reference_id: str
@@ -254,9 +254,9 @@ class LedgerLine(View):
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """One letter with all that happened to it, oldest first, and what the ledger knows of its references.
+    """One dead letter with its history, oldest first, and the ledger's rows under its references.
 
-    ``problem`` is why a worker of today would refuse the body as it stands; None where it would take it.
+    ``problem`` is why a worker of today would refuse the body as it is; None where it would accept it.
     """
 
     letter: ParkedLetter
@@ -268,9 +268,9 @@ class Story:
 
 @dataclass(frozen=True)
 class Done(View):
-    """How many letters it was done to, how many were left out, and the first thousand numbers.
+    """Result of an action: how many dead letters it changed and skipped, and the first thousand numbers.
 
-    ``entries`` are those of the log, which name all of them: a discard is undone by them.
+    ``entries`` are those of the activity log, which name all of them: they undo a discard.
     """
 
     done: int
@@ -281,7 +281,7 @@ class Done(View):
 
 @dataclass(frozen=True)
 class Imported(View):
-    """How many letters are new, and how many were here already and stayed as they are."""
+    """Result of an import: how many dead letters are new, and how many were here already, unchanged."""
 
     added: int
     known: int
@@ -289,7 +289,7 @@ class Imported(View):
 
 @dataclass(frozen=True)
 class AuditEntry(View):
-    """Something that an operator did."""
+    """One action of an operator."""
 
     number: int
     at: datetime
@@ -302,7 +302,7 @@ class AuditEntry(View):
 
 @dataclass(frozen=True)
 class AuditPage(View):
-    """A page of the log, newest first."""
+    """A page of the activity log, newest first."""
 
     entries: tuple[AuditEntry, ...]
     next: int | None
@@ -310,11 +310,10 @@ class AuditPage(View):
 
 @dataclass(frozen=True)
 class Replay(View):
-    """A set of letters that is sent again. ``counts`` has every state of its items, zeros included.
+    """A set of dead letters that is sent again. ``counts`` has every state of its items, zeros included.
 
-    ``step`` counts from 1; the last of ``steps_in_all`` is the rest. Of one that stopped it is the step that
-    failed. A running one whose lease is over was
-    killed, and can be resumed.
+    ``step`` counts from 1; the last of ``steps_in_all`` is the rest. In a stopped replay it is the step that
+    failed. A running one whose lease is over was killed, and can be resumed.
     """
 
     number: int
@@ -335,12 +334,12 @@ class Replay(View):
 
     @property
     def open(self) -> int:
-        """How many of its letters have no end yet."""
+        """Number of items that have not ended."""
         return sum(self.counts[state] for state in OPEN_STATES)
 
     @property
     def failed(self) -> int:
-        """How many have come back, or could not be sent."""
+        """Number of items that have come back, or could not be sent."""
         return sum(self.counts[state] for state in FAILED_STATES)
 
 
@@ -354,7 +353,7 @@ class ReplayPage(View):
 
 @dataclass(frozen=True)
 class ReplayItem(View):
-    """One letter of a replay."""
+    """One dead letter of a replay."""
 
     position: int
     number: int
@@ -366,7 +365,7 @@ class ReplayItem(View):
 
 @dataclass(frozen=True)
 class ReplayItemPage(View):
-    """A page of a replay's letters, in the order in which they are sent."""
+    """A page of a replay's items, in the order in which they are sent."""
 
     items: tuple[ReplayItem, ...]
     next: int | None
@@ -374,10 +373,10 @@ class ReplayItemPage(View):
 
 @dataclass(frozen=True)
 class Verdict(View):
-    """What letters that have the same prospects would do: how many, the tokens they would move, one of them.
+    """Dead letters with the same expected result: their number, the tokens they would move, a sample.
 
     ``would`` is apply, reject, duplicate, conflict, malformed, fault (the worker itself would fail on it) or
-    deliver (what is no command). ``field`` is the same for all, whichever item of a batch it was.
+    deliver (a message that is no command). ``field`` is the same for all, whichever item of a batch it was.
     """
 
     would: str
@@ -391,7 +390,7 @@ class Verdict(View):
 
 @dataclass(frozen=True)
 class LetterVerdict(View):
-    """What one letter would do to the ledger today."""
+    """Expected effect of one dead letter on today's ledger."""
 
     number: int
     would: str
@@ -403,7 +402,7 @@ class LetterVerdict(View):
 
 @dataclass(frozen=True)
 class DryRun(View):
-    """What a replay would come to: by prospects, the commonest first, and the first thousand letters."""
+    """Result of a dry run: by expected result, the commonest first, and the first thousand dead letters."""
 
     total: int
     verdicts: tuple[Verdict, ...]
@@ -411,5 +410,5 @@ class DryRun(View):
 
 
 def columns_of(view: type[Any]) -> tuple[str, ...]:
-    """The names of a view's fields, for a select of the same names."""
+    """Return the names of a view's fields, for a select of the same names."""
     return tuple(field.name for field in fields(view))

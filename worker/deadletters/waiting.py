@@ -1,10 +1,10 @@
-"""What ends a wait: the loops of this package know no signals."""
+"""Stop request for loops; the loops of this package know no signals."""
 
 from typing import Protocol
 
 
 class Stop(Protocol):
-    """Whether a loop shall end, and a wait that ends with it."""
+    """Stop request of a loop, with a wait that ends with it."""
 
     @property
     def requested(self) -> bool:

@@ -1,1 +1,1 @@
-"""What every loop needs: back-off, outages told once, deadlines for waits, log lines that stay few."""
+"""Parts that every loop needs: back-off, outages logged once, deadlines for waits, limited logs."""

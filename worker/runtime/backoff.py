@@ -1,4 +1,4 @@
-"""Waits between tries, and an outage that is told once when it begins and once when it ends."""
+"""Waits between tries, and an outage that is logged once when it begins and once when it ends."""
 
 import logging
 import random
@@ -48,7 +48,7 @@ class Outage:
 
     @property
     def is_on(self) -> bool:
-        """Whether the server is away."""
+        """True while the server is away."""
         return self._since is not None
 
     def began(self, error: Exception) -> None:

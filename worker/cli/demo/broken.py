@@ -1,4 +1,4 @@
-"""Messages that are no commands, as they really come: each broken in its own way."""
+"""Messages that are no commands, as in real life: each broken in its own way."""
 
 import json
 from datetime import datetime, timedelta
@@ -9,7 +9,7 @@ from schemas.decoding import BODY_MAX_BYTES
 
 
 def ways_to_be_broken(command: DeductUsage, now: datetime) -> list[tuple[str, str, bytes]]:
-    """What could have been ``command``: (name, routing key, body)."""
+    """Return broken variants of ``command``: (name, routing key, body)."""
     fields: dict[str, Any] = json.loads(command.to_json())
     text = json.dumps(fields)
 

@@ -1,4 +1,4 @@
-"""``billing-worker demo``: what it is asked for, where it plays, and whether it went well."""
+"""``billing-worker demo``: its options, its servers, and its exit code."""
 
 import os
 import random
@@ -124,7 +124,7 @@ def _trace(application: Application, path: Path, seed: int, users: int) -> Scrip
 
 
 def _played(application: Application, script: Script, folder: Path) -> Ended:
-    """The whole play, and what is found in the ledger when the worker has stopped."""
+    """Run the whole demo; returns what the ledger holds after the worker has stopped."""
     run = uuid4().hex[:12]
     acts = correlated(run, (act.messages for act in script.acts))
     tally = Tally({id_: message for act in acts for id_, message in act.items()})
@@ -151,7 +151,7 @@ def _played(application: Application, script: Script, folder: Path) -> Ended:
 
 
 def _letters(application: Application) -> Iterator[ParkedLetter]:
-    """All dead letters, after those that wait have been parked."""
+    """Yield all dead letters, after a drain of those that wait."""
     office = DeadLetterOffice(application.engine)
     link = application.link(consume=[BILLING.dead.name])
     try:
@@ -162,7 +162,7 @@ def _letters(application: Application) -> Iterator[ParkedLetter]:
 
 
 def _settings(folder: Path, broker_url: str | None, database_url: str | None, workers: int) -> Settings:
-    """The defaults, whatever the environment says."""
+    """Return the default settings, whatever the environment says."""
     ledger = URL.create("sqlite", database=str(folder / "ledger.sqlite3"))
     defaults: dict[str, Any] = {name: field.default for name, field in Settings.model_fields.items()}
     own: dict[str, Any] = {
@@ -191,7 +191,7 @@ def _folder(keep: Path | None) -> Iterator[Path]:
 
 @contextmanager
 def _ending_on_sigterm() -> Iterator[None]:
-    """SIGTERM unwinds like Ctrl-C, so that nothing is left running or lying about."""
+    """Make SIGTERM unwind like Ctrl-C, so that no process and no file is left behind."""
 
     def end(number: int, _frame: Any) -> None:
         sys.exit(128 + number)
@@ -201,7 +201,7 @@ def _ending_on_sigterm() -> Iterator[None]:
 
 
 class _End:
-    """Whether a signal has asked for the end; the second one ends the process at once."""
+    """End requested by a signal; a second signal ends the process at once."""
 
     def __init__(self) -> None:
         self._number: int | None = None
@@ -218,7 +218,7 @@ class _End:
 
 @contextmanager
 def _noted_signals() -> Iterator[_End]:
-    """Ctrl-C and SIGTERM take effect between two looks at the replies.
+    """Note Ctrl-C and SIGTERM, which take effect between two looks at the replies.
 
     Raised in the midst of one, the exception could be lost in a finalizer, or leave a lock behind.
     """

@@ -1,4 +1,4 @@
-"""A realistic day of a prepaid service, made from a seed: what goes well, what is refused, what is broken."""
+"""A realistic day of a prepaid service, made from a seed: successes, rejections, broken messages."""
 
 import json
 import random
@@ -26,7 +26,7 @@ from worker.cli.demo.senders import Senders
 
 MESSAGES_MIN = 150
 
-#: How often what happens; most holds and all refunds have a second message, which is not counted here.
+#: Weights of the kinds of messages; most holds and all refunds have a second message, not counted here.
 _ORDINARY = {
     "deduct": 46,
     "metered": 12,
@@ -45,7 +45,7 @@ _LAST = ("adeyemi", "berg", "costa", "demir", "eriksen", "fischer", "garcia", "h
 
 
 def day(rng: random.Random, now: datetime, catalog: Catalog, *, messages: int, suffix: str = "") -> Script:
-    """About a day's ``messages``, exactly so many, at least ``MESSAGES_MIN``.
+    """Return a script of about a day with exactly ``messages`` messages, at least ``MESSAGES_MIN``.
 
     ``suffix`` ends every reference and user, so that a day can be played on a ledger that has seen others.
     """
@@ -53,7 +53,7 @@ def day(rng: random.Random, now: datetime, catalog: Catalog, *, messages: int, s
 
 
 class _Day:
-    """Some run dry, some are in a story, the others pay for what they use."""
+    """Builder of a day: some users run dry, some are in a story, the others pay for their usage."""
 
     def __init__(self, rng: random.Random, now: datetime, catalog: Catalog, suffix: str) -> None:
         self._rng, self._now, self._catalog, self._suffix = rng, now, catalog, suffix
@@ -102,7 +102,7 @@ class _Day:
     # -- the cast -----------------------------------------------------------------------------------------
 
     def _openings(self, count: int, rounds: int) -> list[Message]:
-        """Every tier has somebody; the first few, on the smallest tier, will run dry."""
+        """Return openings on every tier; the first few users, on the smallest tier, will run dry."""
         names = [f"{first}.{last}" for last in _LAST for first in _FIRST]
         names += [f"user.{number:04}" for number in range(count - len(names))]
         self._users = [name + self._suffix for name in names[:count]]
@@ -126,7 +126,7 @@ class _Day:
     # -- the ordinary -------------------------------------------------------------------------------------
 
     def _ordinary(self, count: int) -> None:
-        """One of each kind at least, then as often as it happens, until there are ``count`` in all."""
+        """Add one message of each kind at least, then more by weight, until there are ``count`` in all."""
         makers: dict[str, Callable[[], None]] = {
             "deduct": lambda: self._by_day("deduct", self._make.deduct(self._anyone())),
             "metered": lambda: self._by_day("metered", self._make.record(self._anyone())),
@@ -145,7 +145,7 @@ class _Day:
             makers["deduct" if left == 1 and kind in _OF_TWO else kind]()
 
     def _hold(self) -> None:
-        """Most holds end in the evening; a few go on."""
+        """Add a hold; most end in the evening, a few go on."""
         hold = self._make.reserve(self._payer())
         self._by_day("hold", hold)
         chance = self._rng.random()
@@ -167,7 +167,7 @@ class _Day:
     # -- stories ------------------------------------------------------------------------------------------
 
     def _payments_go_back(self) -> None:
-        """A part, everything, everything because the bank says so; and once before the payment is known."""
+        """Add refunds: of a part, of everything, by the bank; and once before the payment is known."""
         part, whole, bounced, early = (self._make.purchase(self._payer()) for _ in range(4))
         for payment in (part, whole, bounced):
             self._by_day("purchase", payment)
@@ -180,7 +180,7 @@ class _Day:
         self._by_day("early refund", self._make.refund_of(early))
 
     def _disputes(self) -> None:
-        """One is won. Another is lost when the tokens are spent: a debt remains."""
+        """Add two disputes: one is won; the other is lost when the tokens are spent, and a debt remains."""
         payer, spender = self._payer(), self._persons.pop(0)
         kept, lost = self._make.purchase(payer), self._make.payment(spender, 0)
         tokens = self._catalog.packages[0].tokens + self._catalog.tiers[self._tiers[0]].monthly_tokens
@@ -195,7 +195,7 @@ class _Day:
         self._night.append(saying(f"dispute {result}", self._make.end_of(dispute, result)))
 
     def _subscriptions(self) -> None:
-        """One goes up in the middle of a period, and down again; one leaves, twice."""
+        """Add plan changes: one goes up in the middle of a period, and down again; one leaves, twice."""
         climber, leaver = self._persons.pop(0), self._persons.pop(0)
         up, down = self._tiers[2], self._tiers[1]
         self._by_day("deduct", self._make.deduct(climber, self._catalog.tiers[down].monthly_tokens // 2))
@@ -212,7 +212,7 @@ class _Day:
         ]
 
     def _holds(self) -> None:
-        """One is settled, one given up. Of two that hang, one comes back too late, the other never."""
+        """Add holds: one is captured, one released. Of two others, one comes back too late, one never."""
         settled, given_up = self._make.reserve(self._payer()), self._make.reserve(self._payer())
         slow, silent = (self._make.reserve(self._payer(), ttl_seconds=1) for _ in range(2))
         for hold in (settled, given_up):
@@ -230,13 +230,13 @@ class _Day:
         ]
 
     def _credit_with_an_end(self) -> None:
-        """A present that ends within days is announced at once; another begins only tomorrow."""
+        """Add bonuses with an end: one expires within days and is announced at once; one begins tomorrow."""
         soon, later = self._now + timedelta(days=3), self._now + timedelta(days=1)
         self._by_day("bonus that ends soon", self._make.bonus(self._payer(), expires_at=soon))
         self._by_day("bonus from tomorrow", self._make.bonus(self._payer(), effective_at=later))
 
     def _dry_spell(self, user: str) -> None:
-        """Asks for more than there is, tops up, asks again with attempt 2; late copies of both come in."""
+        """Ask for more than there is, top up, ask again with attempt 2; late copies of both come in."""
         asked = self._catalog.tiers[self._tiers[0]].monthly_tokens + self._rng.randrange(1_000, 9_000)
         first = self._make.deduct(user, asked)
         package = self._make.smallest_above(asked)
@@ -249,7 +249,7 @@ class _Day:
             saying("delivered again", first),
         ]
 
-    # -- what is refused ----------------------------------------------------------------------------------
+    # -- refusals -----------------------------------------------------------------------------------------
 
     def _refused_by_the_rules(self) -> None:
         make, package, user = self._make, self._catalog.packages[0], self._payer()
@@ -282,7 +282,7 @@ class _Day:
         ]
 
     def _delivered_again(self, count: int) -> None:
-        """The same bytes once more, soon after or in the evening; the broker may do that any time."""
+        """Add the same bytes once more, soon after or in the evening; the broker may do that any time."""
         healthy = [(at, message) for at, message in self._busy if not message.kind.startswith("broken")]
         for at, message in self._rng.choices(healthy, k=count):
             copy = replace(message, kind="delivered again")
@@ -292,7 +292,7 @@ class _Day:
                 self._evening.append(copy)
 
     def _references_reused(self, count: int) -> None:
-        """Another amount under a reference that has its outcome: a producer that counts wrongly."""
+        """Add another amount under a reference that has its outcome: a producer that counts wrongly."""
         deducts = [message for _, message in self._busy if message.kind == "deduct"]
         for message in self._rng.sample(deducts, k=count):
             fields = json.loads(message.body)
@@ -328,5 +328,5 @@ class _Day:
         return self._dry[place] if place < dry else self._payers[place - dry]
 
     def _payer(self) -> str:
-        """Somebody who is not to run dry, and in no story."""
+        """Return a user who is not to run dry, and is in no story."""
         return self._rng.choice(self._payers)

@@ -1,4 +1,4 @@
-"""The notices that must have been heard, as the ledger has them: they are stored with their outcomes."""
+"""Notices that the demo must have received, as the ledger has them: stored with their outcomes."""
 
 from collections.abc import Collection
 from itertools import islice
@@ -11,12 +11,12 @@ from worker.ledger.tables import operations
 
 _CHUNK = 500
 
-#: A reference, and the type of a notice that came of it.
+#: A reference, and the type of one of its notices.
 Noticed = tuple[str, str]
 
 
 def noticed_in(engine: Engine, references: Collection[str]) -> list[Noticed]:
-    """Each notice that came of one of these references."""
+    """Return each notice of these references."""
     found: list[Noticed] = []
     left = iter(sorted(references))
     with snapshot(engine) as connection:

@@ -1,4 +1,4 @@
-"""The demo's producer, a process of its own: publishes what comes on standard input, confirmed.
+"""The demo's producer, a process of its own: publishes the messages on standard input, confirmed.
 
 A line is an act: ``{"replyTo": "…", "messages": [{"messageId", "correlationId", "routingKey", "body"}, …]}``
 with the bodies in base64. It ends with its input. It knows nothing of commands: what it sends may be broken.
@@ -22,7 +22,7 @@ _CHUNK = 100
 
 
 def line_for(messages: Sequence[tuple[str, Message]], reply_to: str) -> bytes:
-    """The line that asks a producer to send ``messages``, each with its correlation id."""
+    """Return the line that asks a producer to send ``messages``, each with its correlation id."""
     fields = [
         {
             "messageId": message.message_id,

@@ -1,4 +1,4 @@
-"""What a demo sends: messages in acts. Where they come from is said in ``day`` and ``trace``."""
+"""A demo's script: messages in acts. ``day`` and ``trace`` make them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,9 +9,9 @@ from schemas import Command, UsageBatch
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message as a producer sends it; ``kind`` says what it is there for.
+    """One message as a producer sends it; ``kind`` says its purpose.
 
-    One that is delivered again has its ``message_id`` again.
+    A redelivered one has the same ``message_id``.
     """
 
     kind: str
@@ -25,8 +25,8 @@ class Message:
 class Act:
     """Messages that may overtake each other; the next act begins when all of these are answered.
 
-    Payments and usage come by two queues, so that what must precede something stands in an earlier act. The
-    holds that ``run_out`` names, of earlier acts, have run out when this one begins.
+    Payments and usage come by two queues, so that a message that must precede another is in an earlier act.
+    The holds that ``run_out`` names, of earlier acts, have run out when this one begins.
     """
 
     name: str
@@ -44,17 +44,17 @@ class Script:
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        """Every message, in the order they are sent in."""
+        """Every message, in the order of sending."""
         return tuple(message for act in self.acts for message in act.messages)
 
 
 def saying(kind: str, content: Command | UsageBatch) -> Message:
-    """The message that carries a command, or a batch of them."""
+    """Return the message that carries a command, or a batch of them."""
     attempt = 1 if isinstance(content, UsageBatch) else content.attempt
     message_id = f"{content.reference_id}/{attempt}"
     return Message(kind, message_id, content.type, content.to_json(), content.reference_id)
 
 
 def zipf_weights(count: int, skew: float = 1.0) -> Sequence[float]:
-    """Weights of ``count`` users of whom few do much and many do little."""
+    """Return weights of ``count`` users of whom few do much and many do little."""
     return [1 / (rank + 1) ** skew for rank in range(count)]

@@ -1,6 +1,6 @@
-"""Who sends a day's commands: the application, upload pipelines, the payment gateway, people at a desk.
+"""Senders of a day's commands: the application, upload pipelines, the payment gateway, people at a desk.
 
-What they send follows from chance alone; when it is sent, and what comes of it, is the day's business.
+Chance alone decides on the content; the day decides on the time of sending and the outcome.
 """
 
 import random
@@ -44,24 +44,24 @@ class Senders:
         self._numbers: dict[str, int] = {}
 
     def reference(self, kind: str) -> str:
-        """The next reference of its kind."""
+        """Return the next reference of its kind."""
         self._numbers[kind] = self._numbers.get(kind, 0) + 1
         return f"{kind}-{self._numbers[kind]:05}{self._suffix}"
 
     def moment(self) -> datetime:
-        """Some time in the last days, yesterday more likely than long ago."""
+        """Return some time in the last days, yesterday more likely than long ago."""
         back = self._rng.triangular(60, DAYS * 86_400 - 60, 86_400)
         return (self._now - timedelta(seconds=back)).replace(microsecond=0)
 
     def open(self, user: str, tier: str) -> OpenAccount:
-        """A new account."""
+        """Opening of an account."""
         at = self._now - timedelta(days=DAYS, minutes=self._rng.randrange(600))
         return OpenAccount(reference_id=self.reference("open"), user_id=user, tier=tier, occurred_at=at)
 
     # -- the application ----------------------------------------------------------------------------------
 
     def deduct(self, user: str, tokens: int | None = None) -> DeductUsage:
-        """Work that is done and whose price is known."""
+        """Deduction for work that is done and has a known price."""
         return DeductUsage(
             **self._who("use", user),
             tokens=self._amount(6.0) if tokens is None else tokens,
@@ -69,11 +69,11 @@ class Senders:
         )
 
     def reserve(self, user: str, ttl_seconds: int = HOLD_S) -> ReserveUsage:
-        """Work that begins: at most so much."""
+        """Hold for work that begins: at most so many tokens."""
         return ReserveUsage(**self._who("hold", user), tokens=self._amount(6.5), ttl_seconds=ttl_seconds)
 
     def settle(self, hold: ReserveUsage) -> SettleUsage:
-        """The work is done; now and then it was more than had been thought."""
+        """Capture of a hold for work that is done; now and then more than was expected."""
         return SettleUsage(
             **self._who("settle", hold.user_id),
             original_reference_id=hold.reference_id,
@@ -83,21 +83,21 @@ class Senders:
         )
 
     def release(self, hold: ReserveUsage) -> ReleaseUsage:
-        """The work was given up."""
+        """Release of a hold for work that was given up."""
         return ReleaseUsage(**self._who("release", hold.user_id), original_reference_id=hold.reference_id)
 
     # -- upload pipelines ---------------------------------------------------------------------------------
 
     def free_upload(self, user: str) -> FreeUpload:
-        """A file that costs nothing."""
+        """Upload of a file that costs nothing."""
         return FreeUpload(**self._who("upload", user), bytes=self._rng.randrange(1 << 16, 48 << 20))
 
     def record(self, user: str) -> RecordUsage:
-        """So many bytes or pages, whatever is free of them."""
+        """Usage of so many bytes or pages, whatever is free of them."""
         return self._metered(self._who("meter", user))
 
     def batch(self, user: str) -> UsageBatch:
-        """One document: its pages, its files, and what was made of it."""
+        """Batch for one document: its pages, its files, and its results."""
         who = self._who("ingest", user)
         reference_id = who["reference_id"]
         items = [
@@ -122,13 +122,13 @@ class Senders:
     # -- the payment gateway ------------------------------------------------------------------------------
 
     def purchase(self, user: str) -> PaymentSucceeded:
-        """Some package; small ones are bought more often."""
+        """Payment for some package; small ones are bought more often."""
         count = len(self._catalog.packages)
         (index,) = self._rng.choices(range(count), zipf_weights(count, 1.5))
         return self.payment(user, index)
 
     def payment(self, user: str, index: int, **changes: Any) -> PaymentSucceeded:
-        """The package by its id and by its index in turns, as older and newer producers do."""
+        """Payment that names the package by id and by index in turns, as older and newer producers do."""
         package = self._catalog.packages[index]
         who = self._who("pay", user)
         by_id = self._numbers["pay"] % 2 == 0
@@ -142,7 +142,7 @@ class Senders:
         return PaymentSucceeded(**fields | changes)
 
     def refund_of(self, payment: PaymentSucceeded, amount_minor: int | None = None) -> PaymentRefunded:
-        """The money goes back, all or a part."""
+        """Refund of a payment, all or a part."""
         return PaymentRefunded(
             **self._who("payback", payment.user_id),
             original_reference_id=payment.reference_id,
@@ -151,12 +151,12 @@ class Senders:
         )
 
     def failure_of(self, payment: PaymentSucceeded) -> PaymentFailed:
-        """The bank has taken it back."""
+        """Failure of a payment: the bank has taken it back."""
         who = {**self._who("bounce", payment.user_id), "occurred_at": self._now}
         return PaymentFailed(**who, original_reference_id=payment.reference_id)
 
     def dispute_of(self, payment: PaymentSucceeded) -> PaymentDisputed:
-        """The customer asks the bank for the money."""
+        """Dispute of a payment: the customer asks the bank for the money."""
         return PaymentDisputed(
             **self._who("dispute", payment.user_id),
             original_reference_id=payment.reference_id,
@@ -166,7 +166,7 @@ class Senders:
         )
 
     def end_of(self, dispute: PaymentDisputed, result: Literal["won", "lost"]) -> DisputeClosed:
-        """The bank has decided."""
+        """End of a dispute: the bank has decided."""
         return DisputeClosed(
             **self._who("verdict", dispute.user_id),
             original_reference_id=dispute.original_reference_id,
@@ -177,7 +177,7 @@ class Senders:
         )
 
     def smallest_above(self, tokens: int) -> int:
-        """The index of the smallest package that is enough, or of the largest."""
+        """Return the index of the smallest package that is enough, or of the largest."""
 
         def size(package: Package) -> int:
             return package.tokens + package.bonus_tokens
@@ -189,7 +189,7 @@ class Senders:
     # -- people at a desk ---------------------------------------------------------------------------------
 
     def refund(self, original: DeductUsage, tokens: int | None = None) -> RefundCredit:
-        """A part of what a usage took, or all."""
+        """Credit for a part of a usage, or all."""
         return RefundCredit(
             **self._who("refund", original.user_id),
             original_reference_id=original.reference_id,
@@ -198,7 +198,7 @@ class Senders:
         )
 
     def bonus(self, user: str, **changes: Any) -> BonusCredit:
-        """A present; most of them end some day."""
+        """Bonus; most of them expire some day."""
         days = self._rng.choice((None, 30, 60, 90))
         fields: dict[str, Any] = {
             **self._who("bonus", user),
@@ -209,7 +209,7 @@ class Senders:
         return BonusCredit(**fields | changes)
 
     def adjust(self, user: str, tokens: int) -> AdjustCredit:
-        """A correction by hand."""
+        """Adjustment of a balance by hand."""
         who, actor = self._who("fix", user), self._rng.choice(_OPERATORS)
         return AdjustCredit(**who, tokens=tokens, reason="An import had counted a day twice.", actor=actor)
 

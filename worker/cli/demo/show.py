@@ -1,4 +1,4 @@
-"""What a person sees of a demo while it plays and when it has ended; the same as JSON for scripts."""
+"""A demo's output for people, while it runs and after it; the same as JSON for scripts."""
 
 import sys
 from collections import Counter
@@ -36,7 +36,7 @@ _BODY = 60
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """All there is to judge a demo by."""
+    """All results of a demo, from which it is judged."""
 
     tally: Tally
     report: AuditReport
@@ -45,7 +45,7 @@ class Ended:
     seconds: float
 
     def problems(self) -> list[str]:
-        """Why it did not go well, one line each; none if it did."""
+        """Return the failures of the demo, one line each; none after a success."""
         lines = [f"{_named(*item)}: neither answered nor a dead letter" for item in self.tally.missing()]
         lines += [f"{_named(*item)}: its dead letter is missing" for item in self.tally.without_letter()]
         lines += [f"{type_} of {reference}: the notice was not heard" for reference, type_ in self.unheard()]
@@ -55,7 +55,7 @@ class Ended:
         return lines
 
     def unheard(self) -> list[Noticed]:
-        """Notices that are stored with their outcomes and came to no queue."""
+        """Return the notices that are stored with their outcomes and came to no queue."""
         heard = [(notice.reference_id, str(notice.type)) for notice in self.tally.notices.values()]
         return sorted((Counter(self.noticed) - Counter(heard)).elements())
 
@@ -64,14 +64,14 @@ class Ended:
 
 
 class Listener(Protocol):
-    """Is told when an act begins, by its name, and whenever answers may have come."""
+    """Callbacks of a demo: an act begins, by its name, and answers may have come."""
 
     def __call__(self, act: str | None = None) -> None: ...
 
 
 @contextmanager
 def listener(tally: Tally) -> Iterator[Listener]:
-    """On standard error: a bar on a terminal, a line now and then in a pipe."""
+    """Yield a listener on standard error: a bar on a terminal, a line now and then in a pipe."""
     if not sys.stderr.isatty():
         yield _Lines(tally)
         return
@@ -99,7 +99,7 @@ class _Lines:
 
 
 def show_place(settings: Settings, script: Script, folder: Path | None, *, kept: bool) -> None:
-    """Where it plays, and what is told of the script."""
+    """Show the servers or the folder, and the notes and counts of the script."""
     if folder is not None:
         click.echo(f"embedded in {folder}" + ("" if kept else ", which is removed at the end"))
     else:
@@ -114,7 +114,7 @@ def show_place(settings: Settings, script: Script, folder: Path | None, *, kept:
 
 
 def show_ended(application: Application, script: Script, ended: Ended) -> None:
-    """Outcomes, notices, some users' balances, one user's story, the dead letters, the audit, the verdict."""
+    """Show outcomes, notices, some balances, one user's history, the dead letters, the audit, the result."""
     del script
     tally = ended.tally
     _show_outcomes("Outcomes by type", tally.outcomes())
@@ -132,7 +132,7 @@ def show_ended(application: Application, script: Script, ended: Ended) -> None:
 
 
 def show_ended_as_json(application: Application, script: Script, ended: Ended) -> None:
-    """One document with the same in it."""
+    """Show the same as one JSON document."""
     tally = ended.tally
     user = tally.protagonist()
     show_json(
@@ -195,7 +195,7 @@ def _in_words(notice: Notice) -> str:
 
 
 def _show_balances(application: Application, users: Sequence[str]) -> None:
-    """What some users have, of what; and the lots and the open holds of those who have any."""
+    """Show some users' balances by part, and the lots and the open holds of those who have any."""
     reader, catalog, now = Reader(application.engine), application.catalog, utc_now()
     views = [reader.balance(user, now, catalog) for user in users]
     title = "Some balances"
@@ -281,7 +281,7 @@ def _show_letters(letters: list[ParkedLetter]) -> None:
 
 
 def _beginning(body: bytes) -> str:
-    """Enough of a body to recognise it, in printable characters."""
+    """Return enough of a body to recognise it, in printable characters."""
     if not body:
         return "(empty)"
     text = body[:_BODY].decode("utf-8", "backslashreplace")
@@ -313,7 +313,7 @@ def _named(correlation_id: str, message: Message) -> str:
 
 
 def _heading(title: str) -> None:
-    """In a pipe, where tables have no titles, a line that says what follows."""
+    """Show a heading in a pipe, where tables have no titles."""
     click.echo() if is_terminal() else click.echo(f"\n# {title}")
 
 

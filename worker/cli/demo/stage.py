@@ -1,4 +1,4 @@
-"""The processes of a demo: a worker and a producer, as an operator would start them, and what is heard."""
+"""The processes of a demo: a worker and a producer, as an operator would start them, and the reply reader."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ _LOG_LINES = 15
 
 
 class DemoError(BillingError):
-    """A process of the demo ended before its time; ``log`` is the end of what it said."""
+    """A process of the demo ended too early; ``log`` is the end of its log."""
 
     def __init__(self, name: str, code: int | None, log: str) -> None:
         super().__init__(f"the {name} ended with {code}")
@@ -43,14 +43,14 @@ class Process:
     log: Path
 
     def require_alive(self) -> None:
-        """Raises DemoError with the end of the log, where it has ended."""
+        """Raise DemoError with the end of the log, where it has ended."""
         code = self.popen.poll()
         if code is not None:
             lines = self.log.read_text(errors="replace").splitlines()
             raise DemoError(self.name, code, "\n".join(lines[-_LOG_LINES:]))
 
     def interrupt(self) -> None:
-        """Let it not go on with what it has been given; a worker is left to finish its batch."""
+        """Stop a producer at once; leave a worker to finish its batch."""
         if self.popen.stdin is not None:
             self.popen.kill()
 
@@ -70,10 +70,10 @@ class Process:
 
 @contextmanager
 def started(name: str, arguments: list[str], settings: Settings, folder: Path) -> Iterator[Process]:
-    """A Python process with these settings; it does not outlive the block.
+    """Start a Python process with these settings; it does not outlive the block.
 
-    In a session of its own: Ctrl-C on a terminal is for the demo, which ends the others in order. In the
-    demo's folder: a `.env` file where the demo was called says nothing here.
+    It has a session of its own: Ctrl-C on a terminal is for the demo, which ends the others in order. It runs
+    in the demo's folder: a `.env` file where the demo was called has no effect here.
     """
     log = folder / f"{name}.log"
     with log.open("wb") as output:
@@ -97,7 +97,7 @@ def started(name: str, arguments: list[str], settings: Settings, folder: Path) -
 
 
 def _import_path() -> str:
-    """Where this program was imported from, before what the environment says."""
+    """Return the Python path: this program's own folder before those of the environment."""
     given = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     return os.pathsep.join([str(Path(worker.__file__).parents[1]), *map(os.path.abspath, given)])
 
@@ -110,15 +110,15 @@ class Stage:
         self._answers: list[float] = []
 
     def seconds(self) -> float:
-        """From the first answer to the last."""
+        """Return the seconds from the first answer to the last."""
         return self._answers[-1] - self._answers[0] if self._answers else 0.0
 
     def exit_codes(self) -> dict[str, int | None]:
-        """How the processes ended, by name; None while they run."""
+        """Return the exit codes by name; None while a process runs."""
         return {process.name: process.popen.returncode for process in (self._worker, self._producer)}
 
     def wait_until(self, moment: datetime, tally: Tally, look: Callable[[], None]) -> None:
-        """Let time pass, and listen meanwhile."""
+        """Let time pass, and read replies meanwhile."""
         while utc_now() <= moment:
             self._listen(tally, look)
 
@@ -139,14 +139,14 @@ class Stage:
                 self._producer.require_alive()
 
     def end(self, tally: Tally) -> None:
-        """End the processes in order, and hear what they still said: notices go out after the replies."""
+        """End the processes in order, and read their last messages: notices go out after the replies."""
         self._producer.end()
         self._worker.end()
         while self._listen(tally, lambda: None):
             pass
 
     def _listen(self, tally: Tally, look: Callable[[], None]) -> bool:
-        """Whether anything has come."""
+        """Read once; returns True where anything has come."""
         deliveries = self._heard.receive(100, 0.2)
         replies = [delivery for delivery in deliveries if delivery.queue == self._queues.replies]
         tally.take(replies)
@@ -170,7 +170,7 @@ class Stage:
 
 
 class Queues(NamedTuple):
-    """Where a demo hears: the replies to its messages, and every notice."""
+    """Queues that a demo reads: the replies to its messages, and every notice."""
 
     replies: str
     notices: str
@@ -211,6 +211,6 @@ def _listening_link(application: Application, queues: Queues) -> Iterator[Link]:
 
 
 def correlated(run: str, acts: Iterable[Iterable[Message]]) -> list[dict[str, Message]]:
-    """Each message of each act under a correlation id of its own."""
+    """Return each message of each act under a correlation id of its own."""
     number = iter(range(1, sys.maxsize))
     return [{f"{run}-{next(number):06}": message for message in act} for act in acts]

@@ -1,4 +1,4 @@
-"""What became of each message: its answer, its dead letter, or neither; and the notices that came of it."""
+"""Count of a demo's messages: with an answer, a dead letter, or neither; and their notices."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ from worker.deadletters.views import ParkedLetter
 
 @dataclass(frozen=True, slots=True)
 class OutcomeCount:
-    """So many of ``type`` had this answer; ``again`` of them were duplicates."""
+    """Number of messages of ``type`` with this answer; ``again`` of them were duplicates."""
 
     type: str | None
     status: str
@@ -40,7 +40,7 @@ class Tally:
                 self.replies[correlation_id] = Reply.model_validate_json(delivery.body)
 
     def hear(self, deliveries: Iterable[Delivery]) -> None:
-        """Note notices, each once: it may come again, with the same id."""
+        """Note notices, each once: a notice may come again, with the same id."""
         for delivery in deliveries:
             notice = Notice.model_validate_json(delivery.body)
             self.notices.setdefault(notice.id, notice)
@@ -53,12 +53,12 @@ class Tally:
                 self.letters[correlation_id] = letter
 
     def missing(self) -> list[tuple[str, Message]]:
-        """Messages that have neither an answer nor a dead letter."""
+        """Return the messages that have neither an answer nor a dead letter."""
         settled = self.replies.keys() | self.letters.keys()
         return [(id_, message) for id_, message in self.sent.items() if id_ not in settled]
 
     def without_letter(self) -> list[tuple[str, Message]]:
-        """Messages whose answer says that operators have them, and they haven't."""
+        """Return the messages whose answer promises a dead letter that is missing."""
         return [
             (id_, self.sent[id_])
             for id_, reply in self.replies.items()
@@ -67,25 +67,25 @@ class Tally:
         ]
 
     def outcomes(self) -> list[OutcomeCount]:
-        """How often each type of message had each answer, most frequent first within a type."""
+        """Count each type's answers, most frequent first within a type."""
         return _counted(self.replies.values())
 
     def item_outcomes(self) -> list[OutcomeCount]:
-        """The same of what came in batches."""
+        """Count the answers to the items of batches."""
         return _counted(item for reply in self.replies.values() for item in reply.items or ())
 
     def references(self) -> set[str]:
-        """Every reference that has an answer; those of items count, those of batches name nothing."""
+        """Return every reference that has an answer; those of items count, those of batches name nothing."""
         answered = (item for reply in self.replies.values() for item in reply.items or (reply,))
         return {reply.reference_id for reply in answered if reply.reference_id is not None}
 
     def own_notices(self) -> list[Notice]:
-        """The notices that came of these messages: others may play on the same servers."""
+        """Return the notices of these messages: others may play on the same servers."""
         references = self.references()
         return [notice for notice in self.notices.values() if notice.reference_id in references]
 
     def holds_end(self, references: Iterable[str]) -> datetime | None:
-        """When the last of these holds runs out; None where none is held."""
+        """Return the end of the last of these holds; None where none is held."""
         named = set(references)
         ends = [
             reply.expires_at
@@ -95,11 +95,11 @@ class Tally:
         return max(ends, default=None)
 
     def of_user(self, user_id: str) -> list[tuple[Message, Reply]]:
-        """A user's messages with their replies, in the order they were answered in."""
+        """Return a user's messages with their replies, in the order of the answers."""
         return [(self.sent[id_], reply) for id_, reply in self.replies.items() if reply.user_id == user_id]
 
     def protagonist(self) -> str | None:
-        """Of the users with an account the one with the best story: refused, tried again, much else."""
+        """Return the user with the most varied answers: a rejection, a second attempt, much else."""
         seen: dict[str, set[_Kind]] = {}
         for reply in self.replies.values():
             if reply.user_id is not None:
@@ -108,7 +108,7 @@ class Tally:
         return max(seen.keys() & opened, key=lambda user: (_drama(seen[user]), user), default=None)
 
     def with_something_special(self) -> list[str]:
-        """Users to show: the protagonist, one who owes, one with open holds, one who changed the tier."""
+        """Return users to show: the protagonist, one in debt, one with open holds, one with another tier."""
         latest: dict[str, Reply] = {}
         changed: list[str] = []
         for reply in self.replies.values():
@@ -138,7 +138,7 @@ _Kind = tuple[Code, bool, bool]
 
 
 def _kind(reply: Reply) -> _Kind:
-    """Its code, whether it is said again, whether it is the answer to a second try."""
+    """Return a reply's code, whether it is a duplicate, and whether it answers a later attempt."""
     return reply.code, reply.duplicate, (reply.attempt or 1) > 1
 
 
@@ -148,7 +148,7 @@ def _drama(kinds: set[_Kind]) -> tuple[bool, bool, int]:
 
 
 def handful(replies: Sequence[tuple[Message, Reply]], most: int) -> list[tuple[Message, Reply]]:
-    """The first of each different answer, in their order."""
+    """Return the first of each different answer, in their order."""
     different: dict[_Kind, tuple[Message, Reply]] = {}
     for message, reply in replies:
         different.setdefault(_kind(reply), (message, reply))

@@ -35,17 +35,17 @@ class Row:
 
     @property
     def tokens(self) -> int:
-        """What the request costs."""
+        """Price of the request."""
         return self.context_tokens + self.generated_tokens
 
     @property
     def at_most(self) -> int:
-        """What is held for the request before it is known how much it generates."""
+        """Tokens held for the request before its generated tokens are known."""
         return self.context_tokens + _GENERATED_MAX
 
 
 def trace_script(path: Path, *, seed: int, users: int, now: datetime, catalog: Catalog) -> Script:
-    """The trace in ``path`` as a script: accounts, purchases, then a deduction a row.
+    """Return the trace in ``path`` as a script: accounts, purchases, then a deduction a row.
 
     References and users follow from the file, the seed and the number of users: played again on the same
     ledger, every message is a duplicate. Raises ConfigurationError that names file, line and column.
@@ -91,7 +91,7 @@ def trace_script(path: Path, *, seed: int, users: int, now: datetime, catalog: C
 
 
 def rows_in(content: bytes, name: str) -> Iterator[Row]:
-    """The rows of a CSV file; ``name`` is what errors call it."""
+    """Yield the rows of a CSV file; ``name`` is the file's name in errors."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -130,7 +130,7 @@ def _row(fields: Mapping[str, str | None], where: str, line: int) -> Row:
 
 
 def _moment(text: str, where: str) -> datetime:
-    """A time without an offset is taken as UTC."""
+    """Return a time; one without an offset is taken as UTC."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
@@ -149,24 +149,24 @@ def _count(text: str, where: str) -> int:
 
 
 class _Cast:
-    """The users of a trace, which names none: how much of it each has, on which tier, with which packages."""
+    """Users for a trace that names none: each one's share of it, tier and packages."""
 
     def __init__(self, rng: random.Random, catalog: Catalog, run: str, users: int, now: datetime) -> None:
         self._rng, self._catalog, self._run, self._now = rng, catalog, run, now
         self._users = [f"trace-{run}-u{number:03}" for number in range(1, users + 1)]
 
     def spenders(self, rows: int) -> list[str]:
-        """Whose each row is: few users have many, many have few."""
+        """Return the user of each row: few users have many, many have few."""
         return self._rng.choices(self._users, zipf_weights(len(self._users)), k=rows)
 
     def tiers(self) -> dict[str, str]:
-        """Everybody's tier, the small ones more often."""
+        """Return everybody's tier, the small ones more often."""
         names = sorted(self._catalog.tiers, key=lambda name: self._catalog.tiers[name].monthly_tokens)
         weights = [2.0**-rank for rank in range(len(names))]
         return dict(zip(self._users, self._rng.choices(names, weights, k=len(self._users)), strict=True))
 
     def openings(self, tiers: Mapping[str, str]) -> Iterator[Message]:
-        """An opening a user, some time before the trace."""
+        """Yield an opening for each user, some time before the trace."""
         for user, tier in tiers.items():
             yield saying(
                 "opening",
@@ -179,7 +179,7 @@ class _Cast:
             )
 
     def bought(self, tiers: Mapping[str, str], demand: Mapping[str, int]) -> dict[str, list[Package]]:
-        """Most users buy about what they will need beyond their allocation, the others will run dry."""
+        """Return the packages of each user: most buy about what they need, the others will run dry."""
         bought: dict[str, list[Package]] = {}
         for user, tokens in demand.items():
             lacking = tokens - self._catalog.tiers[tiers[user]].monthly_tokens
@@ -188,12 +188,12 @@ class _Cast:
         return bought
 
     def budget(self, tier: str, bought: Sequence[Package]) -> int:
-        """What a user has, with the allocation."""
+        """Return a user's tokens, with the allocation."""
         tokens = sum(package.tokens + package.bonus_tokens for package in bought)
         return self._catalog.tiers[tier].monthly_tokens + tokens
 
     def purchases(self, bought: Mapping[str, Sequence[Package]]) -> Iterator[Message]:
-        """A payment a package."""
+        """Yield a payment for each package."""
         for user, packages in bought.items():
             for number, package in enumerate(packages, 1):
                 yield saying("purchase", self._payment(user, number, package))
@@ -211,7 +211,7 @@ class _Cast:
 
 
 def _packages_for(tokens: int, packages: Sequence[Package]) -> Iterator[Package]:
-    """The largest package until one alone is enough for the rest, then the smallest such."""
+    """Yield the largest package until one alone is enough for the rest, then the smallest such."""
     by_size = sorted(packages, key=lambda package: package.tokens)
     while tokens > 0 and by_size:
         package = next((package for package in by_size if package.tokens >= tokens), by_size[-1])
@@ -229,16 +229,16 @@ class _Request:
     shift: timedelta
 
     def deducted(self) -> Message:
-        """Everything at once, when it is known."""
+        """Return one deduction of all tokens."""
         return saying("deduct", DeductUsage(**self._said(""), tokens=self.row.tokens, feature="completion"))
 
     def held(self) -> Message:
-        """As much as it may be."""
+        """Return a hold of the most that it may be."""
         hold = ReserveUsage(**self._said("-hold"), tokens=self.row.at_most, ttl_seconds=_HOLD_S)
         return saying("hold", hold)
 
     def settled(self) -> Message:
-        """As much as it was."""
+        """Return the capture of what it was."""
         settled = SettleUsage(
             **self._said(""),
             original_reference_id=self._reference("-hold"),
@@ -262,7 +262,7 @@ class _Request:
 
 
 def _held(requests: Sequence[_Request], budgets: Mapping[str, int]) -> set[_Request]:
-    """Every so many-th request of those who have enough for all of theirs, whatever is held meanwhile."""
+    """Return every n-th request of users who have enough for all of theirs, whatever is held meanwhile."""
     candidates = set(requests[_HELD_EVERY - 1 :: _HELD_EVERY])
     wanted: Counter[str] = Counter()
     for request in requests:

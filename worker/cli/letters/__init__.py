@@ -1,4 +1,4 @@
-"""``dead-letters``: see, understand, mend and replay what could not be applied."""
+"""``dead-letters``: list, show, edit and replay messages that could not be applied."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""``dead-letters edit``, ``note``, ``discard`` and ``restore``: what one does to letters by hand."""
+"""``dead-letters edit``, ``note``, ``discard`` and ``restore``: actions by hand."""
 
 import sys
 from pathlib import Path
@@ -82,7 +82,7 @@ def _read(source: Path) -> bytes:
 
 
 def _edited(office: DeadLetterOffice, letter: ParkedLetter, *, unchecked: bool) -> bytes | None:
-    """What an editor made of the body; None where nothing was changed. Goes on until it would be taken."""
+    """Return the body from an editor; None where it is unchanged. Repeats until a worker would accept it."""
     shown = editable(letter.current_body)
     if shown is None:
         raise NotPossibleError(
@@ -192,7 +192,7 @@ def restore(
 
 
 def _show_done(what: str, done: Done, *, as_json: bool) -> None:
-    """Exit 1 where it was done to none."""
+    """Show the result. Exit 1 where no dead letter was changed."""
     if as_json:
         show_json(done.to_dict())
     else:

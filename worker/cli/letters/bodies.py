@@ -7,7 +7,7 @@ _HEX_SHOWN = 4_096
 
 
 def readable(body: bytes) -> str:
-    """The body as a terminal may show it."""
+    """Return the body as a terminal may show it."""
     pretty = pretty_json(body)
     if pretty is not None:
         return lines(pretty)
@@ -23,5 +23,5 @@ def readable(body: bytes) -> str:
 
 
 def lines(text: str) -> str:
-    """Several lines that a terminal shows and doesn't obey."""
+    """Return several lines that a terminal shows and doesn't obey."""
     return "\n".join(map(printable, text.split("\n")))

@@ -1,4 +1,4 @@
-"""``dead-letters park``, ``export`` and ``import``: letters on their way in and out."""
+"""``dead-letters park``, ``export`` and ``import``: drain, take out, put in."""
 
 import io
 import sys
@@ -83,7 +83,7 @@ def export(
 def _write(target: Path, lines: Iterable[str]) -> None:
     count = 0
     written = iter(lines)
-    first = list(islice(written, 1))  # a letter that does not exist must not empty a file that does
+    first = list(islice(written, 1))  # a missing dead letter must not empty a file that exists
     try:
         with target.open("w", encoding="utf-8", errors="surrogatepass", newline="\n") as file:
             for line in chain(first, written):

@@ -1,4 +1,4 @@
-"""What the commands share: the office after it has drained the queue, filters, and who it is that asks."""
+"""Helpers that the commands share: the dead letters after a drain, filters, and the acting user."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -32,10 +32,10 @@ STATUSES = {
 
 @contextmanager
 def office_of(application: Application, *, looking: bool = False) -> Iterator[DeadLetterOffice]:
-    """The office, after it has drained the queue.
+    """Yield the dead letters, after the queue has been drained.
 
-    Who only looks is shown what is kept where the broker does not answer, and told so. A letter that can't
-    be kept closes the office to nobody.
+    With ``looking`` the stored dead letters are shown with a warning where the broker does not answer. A dead
+    letter that can't be kept stops no command.
     """
     application.require_newest_schema()
     office = application.office()
@@ -50,7 +50,7 @@ def office_of(application: Application, *, looking: bool = False) -> Iterator[De
 
 
 def drain(application: Application, office: DeadLetterOffice) -> int:
-    """Park what waits in the queue; how many letters. In an outage of the database nothing is given back."""
+    """Drain what waits in the queue; returns how many. In an outage of the database nothing is given back."""
     office.probe()
     link = application.link()
     try:
@@ -101,7 +101,7 @@ _OPTIONS = (
 
 
 def with_filters(command: Command) -> Command:
-    """Gives a command the filters as options, and what they ask for as ``asked``, None where nothing."""
+    """Give a command the filters as options, and as ``asked`` the filter they make, None without any."""
 
     @wraps(command)
     def run(*arguments: Any, **parameters: Any) -> Any:
@@ -134,7 +134,7 @@ def _moment(text: str | None) -> datetime | None:
 
 
 def chosen(numbers: tuple[int, ...], asked: LetterFilter | None, *, yes: bool, doing: str) -> Letters:
-    """The letters that are meant: those of the numbers, or those of the filter, which one has to confirm."""
+    """Return the chosen dead letters: by their numbers, or by the filter, which has to be confirmed."""
     if numbers and asked is not None:
         raise click.UsageError("give either numbers or filters")
     if numbers:

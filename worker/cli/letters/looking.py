@@ -46,7 +46,7 @@ def groups(
     after: str | None,
     as_json: bool,
 ) -> None:
-    """What failed in the same way: how many letters wait, of how many users, and what is at stake.
+    """Groups of dead letters that failed in the same way: how many wait, of how many users, tokens at stake.
 
     A group is known by its fingerprint, of which the first digits will do. Tokens at stake are what the
     waiting letters ask to move; where that can't be read off a letter it is counted as not known.
@@ -112,7 +112,7 @@ def _show_groups(page: GroupPage) -> None:
 
 
 def at_stake(group: Group) -> str:
-    """Tokens, with how many letters they are not known of."""
+    """Return the tokens affected, with the number of dead letters of which they are unknown."""
     known = f"{group.tokens_at_stake:,}" if is_terminal() else str(group.tokens_at_stake)
     if not group.tokens_unknown:
         return known
@@ -122,7 +122,7 @@ def at_stake(group: Group) -> str:
 
 
 def moment(at: datetime | None) -> str:
-    """A time in UTC, to the second."""
+    """Return a time in UTC, to the second."""
     return "not known" if at is None or at == EPOCH else f"{at:%Y-%m-%d %H:%M:%S}Z"
 
 
@@ -172,7 +172,7 @@ def list_letters(
 
 
 def show_letters(page: LetterPage) -> None:
-    """A page of letters for people."""
+    """Show a page of dead letters to people."""
     total = "more than 10,000" if page.total is None else str(page.total)
     of = f" of {total}" if page.searched_to is None and page.total != 0 else ""
     show_table(
@@ -266,7 +266,7 @@ def _fields(story: Story) -> list[tuple[str, Any]]:
 
 
 def story_as_dict(story: Story) -> dict[str, Any]:
-    """A letter and its story for scripts."""
+    """Return a dead letter and its history for scripts."""
     problem = story.problem
     return {
         **letter_as_dict(story.letter),
@@ -290,7 +290,7 @@ def story_as_dict(story: Story) -> dict[str, Any]:
 
 
 def letter_as_dict(letter: ParkedLetter) -> dict[str, Any]:
-    """A letter for scripts; bytes that are no text are hexadecimal."""
+    """Return a dead letter for scripts; bytes that are no text are hexadecimal."""
     fields: dict[str, Any] = {}
     for name in ParkedLetter.__slots__:
         value = getattr(letter, name)
@@ -302,12 +302,12 @@ def letter_as_dict(letter: ParkedLetter) -> dict[str, Any]:
 
 
 def _rfc3339(at: datetime) -> str | None:
-    """A time of a letter; None where nobody wrote it down."""
+    """Return a dead letter's time; None where unknown."""
     return None if at == EPOCH else at.isoformat()
 
 
 def body_as_dict(name: str, body: bytes) -> dict[str, str]:
-    """A body under its name as text, or under another one as hexadecimal."""
+    """Return a body under its name as text, or under another one as hexadecimal."""
     try:
         return {name: body.decode()}
     except UnicodeDecodeError:

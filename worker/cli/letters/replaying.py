@@ -1,4 +1,4 @@
-"""``dead-letters replay``: letters sent again through the front door, watched until the ledger shows them."""
+"""``dead-letters replay``: dead letters sent again through the queue, watched until the ledger shows them."""
 
 import re
 import sys
@@ -31,7 +31,7 @@ _SECONDS = {None: 1, "s": 1, "min": 60, "m": 60, "h": 3600}
 
 
 class _ReplayGroup(click.Group):
-    """``replay 7`` and ``replay --group …`` send letters; ``replay resume 3`` is about a replay."""
+    """``replay 7`` and ``replay --group …`` send dead letters; ``replay resume 3`` is about a replay."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
@@ -43,7 +43,7 @@ class _ReplayGroup(click.Group):
         formatter.write_usage(ctx.command_path, "resume|pause|cancel|list|show …")
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Those of what is meant where no command is named."""
+        """Show the options of ``start``, which runs where no command is named."""
         self.commands["start"].format_options(ctx, formatter)
         self.format_commands(ctx, formatter)
 
@@ -191,7 +191,7 @@ def list_replays(application: Application, *, limit: int, before: int | None, as
 @with_application("broker_url", "database_url", "catalog")
 @as_json
 def show_replay(application: Application, *, number: int, as_json: bool) -> None:
-    """How a replay stands, and which of its letters came back, could not be sent or were left out."""
+    """Show a replay and its dead letters that came back, could not be sent or were left out."""
     notable = (ItemState.FAILED_AGAIN, ItemState.CONFLICT, ItemState.UNROUTABLE, ItemState.SKIPPED)
     with office_of(application, looking=True) as office:
         found = office.replay(number)
@@ -264,7 +264,7 @@ def _show_changed(found: Replay, *, as_json: bool) -> None:
 
 
 def _run(application: Application, found: Replay, actor: str, patience_s: float, *, as_json: bool) -> None:
-    """Run it to its end, with a bar where somebody looks; exit 1 unless everything has its outcome."""
+    """Run it to its end, with a bar on a terminal; exit 1 unless everything has its outcome."""
     stop = SignalStop()
     stop.install()
     with progress(f"replay {found.number}", found.total) as bar:

@@ -1,4 +1,4 @@
-"""The pages, each group of them in a module: what is asked, and which template shows it."""
+"""The pages, each group in a module, which reads the request and chooses the template."""
 
 from worker.console.pages import accounts, acting, audit, entrance, explaining, letters, overview, replays
 

@@ -37,7 +37,7 @@ def index() -> ResponseReturnValue:
 
 @page.get("/account")
 def one() -> ResponseReturnValue:
-    """What an account has: balance, lots, open holds and the latest ended ones."""
+    """Show an account: balance, lots, open holds and the latest ended ones."""
     console, user = parts(), _user()
     reader, catalog = console.reader, console.catalog
     return render_template(
@@ -141,8 +141,8 @@ def _said(day: date, total: int, series: Sequence[str], values: Sequence[int]) -
 def statement() -> ResponseReturnValue:
     """The sums of a time and a link to its entries; or, with ``format=csv``, all of it to take away.
 
-    A statement is written down whole before the first byte of it is sent: what fails leaves no half of it,
-    and a slow reader holds no transaction.
+    A statement is written whole to a file before its first byte is sent: an error leaves no half of it, and a
+    slow reader holds no transaction.
     """
     console, user = parts(), _user()
     zone = zone_of(text_in(request.args, "timezone") or "UTC")

@@ -1,6 +1,6 @@
-"""What an operator does to letters: mend, note, discard, fetch back, send again, take away.
+"""Operators' actions on dead letters: edit, note, discard, restore, replay, export.
 
-The office does it, in one transaction with the letter's story and the audit log. Each form says why.
+Each is one transaction with the dead letter's history and the activity log. Each form asks for a reason.
 """
 
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ from worker.ledger.queries import QueryError
 page = Blueprint("acting", __name__)
 
 
-# -- one letter -------------------------------------------------------------------------------------------
+# -- one dead letter --------------------------------------------------------------------------------------
 
 
 @page.route("/letters/<int:number>/edit", methods=["GET", "POST"])
 def edit(number: int) -> ResponseReturnValue:
-    """Mend the body. What a worker would refuse is told with its field, and nothing is kept of it."""
+    """Edit the body. A body that a worker would refuse is not saved; the page names its field."""
     letter = parts().office.letter(number)
     if request.method == "GET":
         return _editor(letter, editable(letter.current_body))
@@ -88,7 +88,7 @@ def _editor(
 
 
 def _as_edited(letter: ParkedLetter, text: str) -> bytes:
-    """What the form says, or the very bytes that were there where nothing was changed in it."""
+    """Return the body in the form, or the very bytes that were there where the form changed nothing."""
     edited = from_form(text)
     for kept in (letter.body, letter.current_body):
         shown = editable(kept)
@@ -98,13 +98,13 @@ def _as_edited(letter: ParkedLetter, text: str) -> bytes:
 
 
 def _mark(letter: ParkedLetter) -> str:
-    """Tells one state of the body from another."""
+    """Return a digest that tells one state of the body from another."""
     return sha256(letter.current_body).hexdigest()[:32]
 
 
 @page.post("/letters/<int:number>/note")
 def note(number: int) -> ResponseReturnValue:
-    """Keep a note with a letter."""
+    """Save a note with a dead letter."""
     if (text := text_in(request.form, "text")) is None:
         raise QueryError("the note is empty")
     parts().office.note(number, text, person().name)
@@ -113,7 +113,7 @@ def note(number: int) -> ResponseReturnValue:
 
 @page.post("/letters/park")
 def park() -> ResponseReturnValue:
-    """Fetch what waits in the dead-letter queue, as the scheduler does by itself."""
+    """Drain the dead-letter queue, as the scheduler does by itself."""
     application = parts().application
     parts().office.probe()  # what is taken and not kept counts as a delivery
     link = application.link(consume=[BILLING.dead.name])
@@ -125,12 +125,12 @@ def park() -> ResponseReturnValue:
     return redirect(url_for("letters.index", done=f"parked-{count}"), 303)
 
 
-# -- many letters -----------------------------------------------------------------------------------------
+# -- many dead letters ------------------------------------------------------------------------------------
 
 
 @page.route("/letters/discard", methods=["GET", "POST"])
 def discard() -> ResponseReturnValue:
-    """Put letters away, for a reason; they are kept, and can be fetched back."""
+    """Discard dead letters, with a reason; they are kept and can be restored."""
     chosen = LetterSet.read(_values()).only(Status.PARKED)
     if request.method == "GET":
         return _discard_form(chosen)
@@ -155,7 +155,7 @@ def _discard_form(chosen: LetterSet, problem: str | None = None) -> str:
 
 
 def _nothing_done(chosen: LetterSet, done: str) -> ResponseReturnValue:
-    """Somebody was faster: back to where one sees how the letters are now."""
+    """Go back to the list: somebody else was faster, and no dead letter was changed."""
     if len(chosen.numbers) == 1:
         return redirect(url_for("letters.one", number=chosen.numbers[0], done=done), 303)
     return redirect(url_for("letters.listing", done=done), 303)
@@ -163,7 +163,7 @@ def _nothing_done(chosen: LetterSet, done: str) -> ResponseReturnValue:
 
 @page.post("/letters/undo")
 def undo() -> ResponseReturnValue:
-    """Fetch back just what was discarded then, as the log has it."""
+    """Restore the dead letters that a discard named, as the activity log has it."""
     entries = undo_entries(request.form)
     if not entries:
         raise QueryError("nothing is named that could be undone")
@@ -175,7 +175,7 @@ def undo() -> ResponseReturnValue:
 
 @page.post("/letters/restore")
 def restore() -> ResponseReturnValue:
-    """Fetch discarded letters back, so that they wait again."""
+    """Restore discarded dead letters, so that they wait again."""
     chosen = LetterSet.read(request.form).only(Status.DISCARDED)
     done = parts().office.restore(chosen.letters, text_in(request.form, "why"), person().name)
     if not done.done:
@@ -187,7 +187,7 @@ def restore() -> ResponseReturnValue:
 
 @page.post("/letters/export")
 def export() -> ResponseReturnValue:
-    """Letters as JSON lines, to take away; whoever did is in the audit log."""
+    """Download dead letters as JSON lines; the activity log says who did."""
     chosen = LetterSet.read(request.form)
     lines = "".join(line if line.endswith("\n") else f"{line}\n" for line in _few(chosen))
     headers = {"Content-Disposition": 'attachment; filename="dead-letters.jsonl"'}
@@ -214,7 +214,7 @@ CANARY = "1, 5, 25"
 
 @page.route("/letters/replay", methods=["GET", "POST"])
 def replay() -> ResponseReturnValue:
-    """Send letters again: the set is frozen when the form is sent, and the replay begins at once."""
+    """Start a replay: the set is frozen when the form is sent, and the run begins at once."""
     chosen = LetterSet.read(_values()).only(Status.PARKED)
     if request.method == "GET":
         return _replay_form(chosen)
@@ -246,7 +246,7 @@ def _replay_form(chosen: LetterSet, problem: str | None = None) -> str:
 
 
 def _steps(form: Values) -> tuple[int, ...]:
-    """The steps of a canary: ``1, 5, 25``; none where all go at once. Raises QueryError."""
+    """Return the steps of a canary: ``1, 5, 25``; none where all go at once. Raises QueryError."""
     if form.get("how") != "canary":
         return ()
     pieces = [piece.strip() for piece in form.get("steps", "").split(",") if piece.strip()]
@@ -259,7 +259,7 @@ def _steps(form: Values) -> tuple[int, ...]:
 
 
 def _rate(form: Values) -> float | None:
-    """Letters a second; None for as fast as it goes. Raises QueryError."""
+    """Return the dead letters a second; None for no limit. Raises QueryError."""
     text = form.get("rate", "").strip()
     if not text:
         return None
@@ -274,7 +274,7 @@ def _rate(form: Values) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Many:
-    """How many letters it is about now, as far as they are counted."""
+    """Number of dead letters that an action would touch now, as far as they are counted."""
 
     count: int | None
     text: str

@@ -1,4 +1,4 @@
-"""The audit log: who did what, when and why."""
+"""The activity log: what operators did, when and why."""
 
 from flask import Blueprint, render_template, request
 from flask.typing import ResponseReturnValue
@@ -13,7 +13,7 @@ _LIMIT = 50
 
 @page.get("/audit")
 def index() -> ResponseReturnValue:
-    """A page of the log, newest first."""
+    """Show a page of the activity log, newest first."""
     filters = {name: text_in(request.args, name) for name in ("actor", "action", "subject")}
     found = parts().office.audit_log(limit=_LIMIT, before=number_in(request.args, "before"), **filters)
     return render_template("audit.html", page=found, filters=filters)

@@ -17,7 +17,7 @@ _YEAR_S = 365 * 24 * 3600
 
 @page.route("/sign-in", methods=["GET", "POST"])
 def sign_in() -> ResponseReturnValue:
-    """Ask for name and password; who gives the right ones goes on to where they wanted to."""
+    """Ask for name and password; after the right ones, go on to the page that was asked for."""
     target = own_path(request.values.get("next")) or url_for("overview.index")
     if g.person is not None:
         return redirect(target, 303)
@@ -50,7 +50,7 @@ def _refused(why: str, name: str, target: str, status: int, wait_s: int = 0) -> 
 
 @page.post("/sign-out")
 def sign_out() -> ResponseReturnValue:
-    """Forget who this was."""
+    """Sign out."""
     person: Person = g.person
     parts().guard.sign_out()
     _log("sign_out", person.name, None)
@@ -59,7 +59,7 @@ def sign_out() -> ResponseReturnValue:
 
 @page.post("/theme")
 def theme() -> ResponseReturnValue:
-    """Light, dark, or as the system has it; kept in a cookie of this browser."""
+    """Set light, dark, or the system's choice; kept in a cookie of this browser."""
     chosen = request.form.get("theme", "auto")
     response = redirect(own_path(request.form.get("next")) or url_for("overview.index"), 303)
     if chosen in {"light", "dark"}:
@@ -70,7 +70,7 @@ def theme() -> ResponseReturnValue:
 
 
 def _log(action: str, actor: str, reason: str | None) -> None:
-    """Into the audit log; while the database is down one may come in all the same, to see that it is."""
+    """Write into the activity log. A sign-in works even while the database is down, to see that it is."""
     try:
         parts().office.record(actor, action, "console", reason)
     except TransientError as error:

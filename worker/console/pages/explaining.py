@@ -1,4 +1,4 @@
-"""Everything about one reference, and the field that finds whatever is typed into it."""
+"""The page about one reference, and the search field."""
 
 import json
 import re
@@ -21,7 +21,7 @@ _LETTER = re.compile(r"#([0-9]{1,18})")
 
 @page.get("/explain")
 def index() -> ResponseReturnValue:
-    """What is known of a reference; without one the field to ask for it."""
+    """Show everything about a reference; without one, the field to ask for it."""
     reference = text_in(request.args, "reference")
     if reference is None:
         return render_template("explain.html", reference="", view=None)
@@ -42,7 +42,7 @@ def index() -> ResponseReturnValue:
 
 @page.get("/find")
 def find() -> ResponseReturnValue:
-    """To the letter ``#7``, the user of that name, the users that begin so, or the reference."""
+    """Redirect to the dead letter ``#7``, the user of that name, the users that begin so, or a reference."""
     text = text_in(request.args, "q")
     if text is None:
         return redirect(url_for("accounts.index"), 303)

@@ -1,4 +1,4 @@
-"""Dead letters to be looked at: groups, lists, a letter with its body and story, what a replay would do."""
+"""Pages of dead letters: groups, lists, one with its body and history, dry runs."""
 
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -19,13 +19,13 @@ Order = Literal["last", "count", "tokens"]
 ORDERS: dict[str, str] = {"last": "latest", "count": "most letters", "tokens": "most tokens"}
 
 _GROUPS, _LETTERS, _EDITS = 50, 50, 10
-#: A dry run on a page looks at no more letters than these; the command line has no such limit.
+#: Most dead letters in a dry run on a page; the command line has no such limit.
 DRY_RUN_MAX = 5_000
 
 
 @page.get("/letters")
 def index() -> ResponseReturnValue:
-    """Letters by what failed: the groups."""
+    """Show the groups: dead letters by the way in which they failed."""
     console = parts()
     order = request.args.get("order", "last")
     everything = request.args.get("waiting") == "all"
@@ -50,8 +50,8 @@ def index() -> ResponseReturnValue:
 
 @page.get("/letters/list")
 def listing() -> ResponseReturnValue:
-    """Letters one by one, those that a filter finds."""
-    # Letters that were named by number are no filter: what is listed is what the buttons act on.
+    """Show dead letters one by one, those that a filter finds."""
+    # Dead letters named by number are no filter: the buttons act on just what is listed.
     filter_ = LetterSet.read(request.args).filter or LetterFilter()
     before = number_in(request.args, "before")
     found = parts().office.page(filter_, limit=_LETTERS, before=before)
@@ -69,7 +69,7 @@ def listing() -> ResponseReturnValue:
 
 @page.get("/groups/<fingerprint>")
 def group(fingerprint: str) -> ResponseReturnValue:
-    """One group: what its letters have in common, one of them, and all of them a page at a time."""
+    """Show one group: its common fields, one of its dead letters, and all of them a page at a time."""
     console = parts()
     found = console.office.group(fingerprint)
     status = tuple(Status) if request.args.get("status") == "all" else LetterFilter().status
@@ -89,7 +89,7 @@ def group(fingerprint: str) -> ResponseReturnValue:
 
 @page.get("/letters/<int:number>")
 def one(number: int) -> ResponseReturnValue:
-    """One letter whole."""
+    """Show one dead letter whole."""
     story = parts().office.story(number)
     letter = story.letter
     return render_template(
@@ -108,7 +108,7 @@ def one(number: int) -> ResponseReturnValue:
 
 @page.get("/letters/<int:number>/body")
 def body(number: int) -> ResponseReturnValue:
-    """The bytes as they came, to take away; never shown by the browser."""
+    """Download the bytes as they came; the browser never shows them."""
     letter = parts().office.letter(number)
     name = f"letter-{number}{'-edited' if request.args.get('edited') else ''}.bin"
     octets = letter.current_body if request.args.get("edited") else letter.body
@@ -118,7 +118,7 @@ def body(number: int) -> ResponseReturnValue:
 
 @page.get("/letters/dry-run")
 def dry_run() -> ResponseReturnValue:
-    """What each letter of a set would do to the ledger today."""
+    """Show the effect that each dead letter of a set would have on the ledger today."""
     console = parts()
     chosen = LetterSet.read(request.args)
     frozen = freeze(console, chosen, DRY_RUN_MAX)
@@ -139,14 +139,14 @@ def _moved(found: DryRun | None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Frozen:
-    """The letters of a set as they are now; ``is_all`` says whether there are no more of them."""
+    """Dead letters of a set as they are now; ``is_all`` says whether there are no more of them."""
 
     numbers: tuple[int, ...]
     is_all: bool
 
 
 def freeze(console: Parts, chosen: LetterSet, most: int) -> Frozen:
-    """The numbers of the first ``most`` letters of a set, newest first where a filter makes it."""
+    """Return the first ``most`` numbers of a set of dead letters, newest first where a filter makes it."""
     if chosen.filter is None:
         return Frozen(chosen.numbers[:most], len(chosen.numbers) <= most)
     numbers: list[int] = []
@@ -174,7 +174,7 @@ def _changes(before: bytes, after: bytes) -> Change:
 
 
 def _undo() -> dict[str, object] | None:
-    """What was discarded on the page before, if something was."""
+    """Return the result of a discard on the page before, for its undo button; None without one."""
     entries = undo_entries(request.args)
     if not entries:
         return None

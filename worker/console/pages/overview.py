@@ -1,4 +1,4 @@
-"""How everything stands: what waits, how fast it is worked off, with what outcome, and what is not known."""
+"""The overview: queues, pace, outcomes and health, with unknown values shown as unknown."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _GROUPS = 5
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A time to look back on: so many buckets of a length, labelled by a format."""
+    """Time to look back on: so many buckets of a length, labelled by a format."""
 
     text: str
     length: timedelta
@@ -41,7 +41,7 @@ WINDOWS: Mapping[str, Window] = {
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of health: fine, not fine, or not known."""
+    """One line of health: fine, not fine, or unknown."""
 
     name: str
     is_fine: bool | None
@@ -58,7 +58,7 @@ def index() -> ResponseReturnValue:
 
 @page.get("/overview/live")
 def live() -> ResponseReturnValue:
-    """The part of the overview that changes all the time."""
+    """Show the part of the overview that changes all the time."""
     window = WINDOWS.get(request.args.get("window", "hour"), WINDOWS["hour"])
     return render_template(
         "overview_live.html", windows=WINDOWS, window=window, **_everything(parts(), window)
@@ -89,7 +89,7 @@ def _everything(console: Parts, window: Window) -> dict[str, object]:
 
 
 def _pace(console: Parts, now: datetime, window: Window) -> Pace:
-    # Borders on the clock's own marks: the bars stay where they are from one look to the next.
+    # Bucket borders on round times: the bars keep their places from one look to the next.
     seconds = int(window.length.total_seconds())
     end = datetime.fromtimestamp((int(now.timestamp()) // seconds + 1) * seconds, now.tzinfo)
     with snapshot(console.application.engine) as connection:
@@ -122,7 +122,7 @@ def _bar(bucket: PaceBucket, window: Window) -> Bar:
 
 
 def _oldest_waiting(queues: Known[Queues] | Unknown) -> str | Unknown:
-    """How long the first message has waited: known where nothing waits, and else not told by the broker."""
+    """Return the age of the first message: known where nothing waits; else the broker does not tell it."""
     if isinstance(queues, Unknown):
         return queues
     work = queues.value.work
@@ -177,7 +177,7 @@ def _topology_check(queues: Known[Queues] | Unknown) -> Check:
 
 
 def _workers_check(queues: Known[Queues] | Unknown) -> Check:
-    """Whether somebody consumes each queue of work."""
+    """Check that each queue of work has a consumer."""
     if isinstance(queues, Unknown):
         return Check("Workers", is_fine=None, text="not known: the broker does not answer")
     work = [queue for queue in queues.value.depths if queue.is_work]
@@ -190,7 +190,7 @@ def _workers_check(queues: Known[Queues] | Unknown) -> Check:
 
 
 def _progress_check(queues: Known[Queues] | Unknown, found: Pace | Unknown, now: datetime) -> Check:
-    """Messages that wait while nothing is booked: is a worker running?"""
+    """Check that messages don't wait while nothing is posted, as without a worker."""
     if isinstance(found, Unknown):
         return Check("Progress", is_fine=None, text="not known: the ledger does not answer")
     last = f"last booked {lasting(now - found.last_at)} ago" if found.last_at else "nothing booked yet"

@@ -1,4 +1,4 @@
-"""Replays: how far they are, what came of each letter, and pausing, resuming and cancelling them."""
+"""Replays: their progress, the result of each dead letter, and pause, resume and cancel."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ page = Blueprint("replays", __name__)
 
 _REPLAYS, _ITEMS = 50, 100
 
-#: The class by which a state of a letter is coloured.
+#: CSS class for each state of a dead letter.
 COLOURS: dict[str, str] = {
     ItemState.APPLIED: "good",
     ItemState.DUPLICATE: "good-2",
@@ -35,7 +35,7 @@ COLOURS: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A replay, and what of it follows for the page: whether it is dead, and what may be done with it."""
+    """A replay with its derived state: whether its runner was killed, and which actions are possible."""
 
     replay: Replay
     was_killed: bool
@@ -43,27 +43,27 @@ class Standing:
 
     @property
     def is_live(self) -> bool:
-        """Whether it changes by itself."""
+        """True while it changes by itself."""
         return self.replay.state is ReplayState.RUNNING and not self.was_killed
 
     @property
     def can_resume(self) -> bool:
-        """Whether somebody may go on with it."""
+        """True where somebody may resume it."""
         return self.was_killed or self.replay.state in {ReplayState.PAUSED, ReplayState.STOPPED}
 
     @property
     def can_cancel(self) -> bool:
-        """Whether what was not sent may be given up."""
+        """True where the unsent dead letters may be given up."""
         return self.can_resume
 
     @property
     def settled(self) -> int:
-        """How many of its letters have come to an end."""
+        """Number of its dead letters that have come to an end."""
         return self.replay.total - self.replay.open
 
 
 def standing(replay: Replay) -> Standing:
-    """How ``replay`` stands now."""
+    """Return ``replay`` with its derived state."""
     lease = replay.leased_until
     was_killed = replay.state is ReplayState.RUNNING and (lease is None or lease < g.now)
     return Standing(replay, was_killed, parts().replays.troubles.get(replay.number))
@@ -81,7 +81,7 @@ def index() -> ResponseReturnValue:
 
 @page.get("/replays/<int:number>")
 def one(number: int) -> ResponseReturnValue:
-    """One replay with its letters."""
+    """Show one replay with its dead letters."""
     _settle()
     replay = parts().office.replay(number)
     state, after = text_in(request.args, "state"), number_in(request.args, "after") or 0
@@ -94,20 +94,20 @@ def one(number: int) -> ResponseReturnValue:
 
 @page.get("/replays/<int:number>/progress")
 def progress(number: int) -> ResponseReturnValue:
-    """The part of the page that changes while a replay runs."""
+    """Show the part of the page that changes while a replay runs."""
     return render_template("replay_progress.html", **_view(parts().office.replay(number)))
 
 
 @page.post("/replays/<int:number>/pause")
 def pause(number: int) -> ResponseReturnValue:
-    """Pause it, whoever runs it: its runner notices within a second."""
+    """Pause it, in whichever process it runs: its runner notices within a second."""
     parts().office.pause_replay(number, person().name, text_in(request.form, "why"))
     return redirect(url_for("replays.one", number=number), 303)
 
 
 @page.post("/replays/<int:number>/resume")
 def resume(number: int) -> ResponseReturnValue:
-    """Go on with it, here."""
+    """Resume it in this process."""
     console = parts()
     console.office.replay(number)
     console.replays.start(number, person().name)
@@ -116,13 +116,13 @@ def resume(number: int) -> ResponseReturnValue:
 
 @page.post("/replays/<int:number>/cancel")
 def cancel(number: int) -> ResponseReturnValue:
-    """Give up what was not sent: it waits again."""
+    """Cancel it: unsent dead letters wait again."""
     parts().office.cancel_replay(number, person().name, text_in(request.form, "why"))
     return redirect(url_for("replays.one", number=number), 303)
 
 
 def _settle() -> None:
-    """Letters whose outcome came after their replay had ended come to their end now; one query mostly."""
+    """End dead letters whose outcome came after their replay had ended; mostly one query."""
     with suppress(TransientError):
         parts().office.tidy()
 
