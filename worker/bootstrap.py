@@ -93,10 +93,15 @@ class Application:
         return ledger_engine(url, application_name=self._name, guard=self.guard, patience=_PATIENCE)
 
     @cached_property
-    def ledger(self) -> Ledger:
-        """The ledger as a worker uses it: all queries by key, with the deadlines of a batch."""
+    def batch_engine(self) -> Engine:
+        """The database as batches use it: everything by its key, and no longer than a batch ever should."""
         url = self.settings.database_url.get_secret_value()
-        return Ledger(ledger_engine(url, application_name=self._name, only_by_key=True, guard=self.guard))
+        return ledger_engine(url, application_name=self._name, only_by_key=True, guard=self.guard)
+
+    @property
+    def ledger(self) -> Ledger:
+        """The worker's way to the ledger."""
+        return Ledger(self.batch_engine)
 
     @property
     def pauses(self) -> Pauses:
@@ -130,9 +135,9 @@ class Application:
             lambda held: self.link(consume=work, prefetch=held),
             self.ledger,
             self.pipeline(self.ledger, is_new_config=self._is_new(config)),
-            suspects=Suspects(Trials(self.service_engine, self.process_name), utc_now),
+            suspects=Suspects(Trials(self.batch_engine, self.process_name), utc_now),
             lanes=Lanes(
-                Pauses(self.service_engine),
+                Pauses(self.batch_engine),
                 worker=self.process_name,
                 config=config,
                 clock=utc_now,
@@ -151,7 +156,7 @@ class Application:
 
     def _is_new(self, config: str) -> bool:
         """Return True for a configuration new to this database. The first one of all is taken as right."""
-        pauses = Pauses(self.service_engine)
+        pauses = Pauses(self.batch_engine)
         with suppress(TransientError):  # an outage at the start: nobody can tell
             if pauses.is_new(config):
                 return True
@@ -261,7 +266,7 @@ class Application:
         outage = Outage("database", "waiting for it", logger=log)
         while not stop.requested:
             try:
-                self.require_newest_schema(self.service_engine)
+                self.require_newest_schema(self.batch_engine)
             except TransientError as error:
                 outage.began(error)
                 stop.wait(1.0)
