@@ -21,7 +21,7 @@ from worker.ledger.trials import Trial
 from worker.metrics import Metrics
 from worker.pipeline import Item, UnansweredError
 from worker.policy import GIVE_UP_AFTER, SUSPECT_AFTER
-from worker.suspects import HELD_AT_FIRST, Suspects, key_of
+from worker.suspects import Suspects, key_of
 
 NOW = datetime(2026, 11, 26, tzinfo=UTC)
 
@@ -401,22 +401,22 @@ def test_trial_that_an_outage_ends_is_no_crash(lost: str) -> None:
     assert link.acknowledged == []
 
 
-def test_worker_holds_few_messages_until_none_is_suspected() -> None:
-    link, pipeline = FakeLink(*messages(4)), FakePipeline()
-    held: list[int] = []
+def test_worker_holds_as_many_as_ever_where_nothing_crashed() -> None:
+    suspects = distinct(4, delivery_count=SUSPECT_AFTER)
+    link, pipeline, held = FakeLink(*suspects), FakePipeline(), list[int]()
     pipeline.after = lambda: held.append(link.prefetch)
     consumer([link], pipeline, FakeStop()).run(drain=True)
-    assert held[0] == HELD_AT_FIRST
-    assert held[-1] == link.prefetch == Pace().prefetch
+    assert set(held) == {Pace().prefetch}
 
 
-def test_worker_holds_one_message_where_one_crashed_alone_and_more_after_a_trial() -> None:
-    suspects = distinct(4, delivery_count=SUSPECT_AFTER)
+def test_worker_holds_one_message_where_one_crashed_alone_and_more_with_each_trial() -> None:
+    suspects = distinct(20, delivery_count=SUSPECT_AFTER)
     record = FakeRecord({key_of(suspects[0]): Trial(1, 1, 2)})
     pipeline, link, held = FakePipeline(), FakeLink(*suspects), list[int]()
     pipeline.after = lambda: held.append(link.prefetch)
     consumer([link], pipeline, FakeStop(), record=record).run(drain=True)
-    assert held == [1, HELD_AT_FIRST]
+    assert held[:4] == [1, 8, 64, 512]
+    assert link.prefetch == Pace().prefetch
 
 
 def test_deliveries_held_in_a_long_outage_are_given_back_before_the_broker_takes_them() -> None:

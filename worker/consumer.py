@@ -21,7 +21,7 @@ from worker.ledger.store import Ledger
 from worker.metrics import Metrics
 from worker.pipeline import Item, Pipeline, UnansweredError
 from worker.runtime.backoff import Backoff, Outage
-from worker.suspects import HELD_AT_FIRST, Group, Suspects, is_suspect
+from worker.suspects import SHRINK, Group, Suspects, is_suspect
 
 log = logging.getLogger(__name__)
 
@@ -79,9 +79,9 @@ class _Batch:
 class Consumer:
     """Runs the pipeline on what a broker delivers.
 
-    ``connect`` opens a link that holds at most so many messages of each queue. A worker begins with a small
-    prefetch, so that a poison message at the front raises few neighbours' delivery counts. The prefetch grows
-    once no suspect is among what comes. ``exits_on_limit`` ends the loop where a lane would be paused.
+    ``connect`` opens a link that holds at most so many messages of each queue. After a crash a worker holds
+    few: should the message that caused it come again, few others count another delivery when it crashes this
+    one too. ``exits_on_limit`` ends the loop where a lane would be paused.
     """
 
     def __init__(
@@ -226,10 +226,8 @@ class Consumer:
         return False
 
     def _hold_more(self, link: Link, is_suspicious: bool) -> None:  # noqa: FBT001 - the two cases of one step
-        """Set the full prefetch, or while suspects come the one of a worker's start."""
-        most = (
-            max(self._held, min(HELD_AT_FIRST, self._pace.prefetch)) if is_suspicious else self._pace.prefetch
-        )
+        """Set the full prefetch; while suspects come, several times the one before."""
+        most = min(self._held * SHRINK, self._pace.prefetch) if is_suspicious else self._pace.prefetch
         if most != self._held:
             self._held = most
             for queue in self._queues:

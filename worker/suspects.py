@@ -19,9 +19,7 @@ from worker.ledger.trials import Trial, Trying
 from worker.policy import GIVE_UP_AFTER, SUSPECT_AFTER
 
 #: A group that crashed is tried in groups of this part of its size.
-_SHRINK = 8
-#: How many messages a queue a worker holds until it knows that none is suspected.
-HELD_AT_FIRST = 64
+SHRINK = 8
 
 
 class Record(Protocol):
@@ -105,9 +103,9 @@ class Suspects:
         self._broken_off: list[Group] = []
 
     def hold_at_first(self, most: int) -> int:
-        """Return the prefetch for a new link: small after a recent crash."""
+        """Return the prefetch for a new link: ``most``, or fewer after a recent crash."""
         smallest = self._record.smallest(self._clock())
-        return min(most, HELD_AT_FIRST if smallest is None else _smaller(smallest))
+        return most if smallest is None else min(most, _smaller(smallest))
 
     def groups(self, deliveries: Sequence[Delivery]) -> list[Group]:
         """Form groups, in the order of arrival: copies go apart, and what crashed goes in smaller ones."""
@@ -166,7 +164,7 @@ def _trying(group: Group) -> dict[str, Trying]:
 
 
 def _smaller(together: int) -> int:
-    return max(together // _SHRINK, 1)
+    return max(together // SHRINK, 1)
 
 
 def _group(members: Mapping[str, Delivery], known: Mapping[str, Trial]) -> Group:
