@@ -39,7 +39,7 @@ def test_a_crash_loses_nothing_and_does_nothing_twice(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("nth", [1, 2, 4])
+@pytest.mark.parametrize("nth", [1, 2, 3])  # of four: behind the last nothing tells when all has come twice
 @pytest.mark.parametrize("arrow", ARROWS)
 def test_a_crash_in_any_batch_loses_nothing_and_does_nothing_twice(
     arrow: str, nth: int, application: Application, saboteurs: Saboteurs, witness: Witness
