@@ -46,11 +46,6 @@ class Outage:
         self._since: float | None = None
         self._tries = 0
 
-    @property
-    def is_on(self) -> bool:
-        """True while the server is away."""
-        return self._since is not None
-
     def began(self, error: Exception) -> None:
         """Note a failed try; only the first one of an outage is logged."""
         self._tries += 1
