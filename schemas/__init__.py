@@ -4,7 +4,7 @@ No input or output happens here and nothing of ``worker`` is imported.
 """
 
 from schemas.accounts import OpenAccount, SettleAccount
-from schemas.commands import COMMAND_TYPES, MESSAGE_TYPES, Command, type_of
+from schemas.commands import COMMAND_TYPES, MESSAGE_TYPES, Command, Message, commands_of, type_of
 from schemas.credits import AdjustCredit, BonusCredit, RefundCredit
 from schemas.dead_letter import DeadLetter
 from schemas.decoding import Limits, decode, first_malformed
@@ -44,6 +44,7 @@ __all__ = [
     "FreeUpload",
     "Limits",
     "Malformed",
+    "Message",
     "Notice",
     "NoticeType",
     "OpenAccount",
@@ -61,6 +62,7 @@ __all__ = [
     "SettleUsage",
     "Status",
     "UsageBatch",
+    "commands_of",
     "decode",
     "first_malformed",
     "type_of",

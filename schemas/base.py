@@ -14,7 +14,7 @@ from pydantic.alias_generators import to_camel
 from schemas.fields import FreeText, Identifier, Metadata, Timestamp
 
 
-class Message(BaseModel):
+class BaseMessage(BaseModel):
     """One JSON object: camelCase on the wire, frozen, unknown fields refused."""
 
     model_config = ConfigDict(
@@ -34,7 +34,7 @@ class Message(BaseModel):
         return self.model_dump_json(exclude_none=True).encode()
 
 
-class BaseCommand(Message):
+class BaseCommand(BaseMessage):
     """Base of all commands: the fields that each of them carries.
 
     ``reference_id`` names the operation in the whole ledger, for ever. ``attempt`` (from 1) asks for a

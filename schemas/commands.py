@@ -45,19 +45,27 @@ Command = (
     | CancelSubscription
 )
 
+#: Everything that may come in one message.
+Message = Command | UsageBatch
+
 #: Every command by its ``type``; ``usage.batch`` brings many of them and is none itself.
 COMMAND_TYPES: dict[str, type[Command]] = {
     model.model_fields["type"].default: model for model in get_args(Command)
 }
 
 #: Everything that may come in one message, by its ``type``.
-MESSAGE_TYPES: dict[str, type[Command] | type[UsageBatch]] = {
+MESSAGE_TYPES: dict[str, type[Message]] = {
     **COMMAND_TYPES,
     UsageBatch.model_fields["type"].default: UsageBatch,
 }
 
 
-def type_of(model: type[Command] | type[UsageBatch]) -> str:
+def type_of(model: type[Message]) -> str:
     """Return the ``type`` that messages of ``model`` have on the wire."""
     name: str = model.model_fields["type"].default
     return name
+
+
+def commands_of(message: Message) -> tuple[Command, ...]:
+    """Return the commands of ``message``, in order."""
+    return message.items if isinstance(message, UsageBatch) else (message,)

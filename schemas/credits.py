@@ -59,7 +59,7 @@ def _not_zero(value: int) -> int:
 
 
 SignedQuantity = Annotated[StrictInt, Field(ge=-INT64_MAX, le=INT64_MAX), AfterValidator(_not_zero)]
-Reason = Annotated[FreeText, StringConstraints(min_length=1)]
+ReasonText = Annotated[FreeText, StringConstraints(min_length=1)]
 
 
 class AdjustCredit(BaseCommand):
@@ -72,7 +72,7 @@ class AdjustCredit(BaseCommand):
     QUANTITY = "tokens"
     type: Literal["credit.adjust"] = "credit.adjust"
     tokens: SignedQuantity
-    reason: Reason
+    reason: ReasonText
     actor: Label
     allow_negative: bool = Field(default=False, strict=True)
     expires_at: UtcTimestamp | None = None

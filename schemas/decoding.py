@@ -10,10 +10,10 @@ from typing import Any, Final, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
 
-from schemas.base import Message
+from schemas.base import BaseMessage
 from schemas.commands import COMMAND_TYPES, MESSAGE_TYPES, Command, type_of
 from schemas.fields import IDENTIFIER_MAX, Identifier, is_plain
-from schemas.malformed import Malformed, RefusedError
+from schemas.malformed import Malformed, MalformedError
 from schemas.parsing import GivenTwice, parse, shown
 from schemas.refusals import NAMES, Refusals, refused_item
 from schemas.usage import BATCH_MAX_ITEMS, ITEM_TYPES, BatchEnvelope, BatchItem, UsageBatch
@@ -35,7 +35,7 @@ class Limits:
 
 
 _BATCH = type_of(UsageBatch)
-_Model = TypeVar("_Model", bound=Message)
+_Model = TypeVar("_Model", bound=BaseMessage)
 
 #: No type has more fields. A message with more is not validated: that makes an error for each unknown one.
 _FIELDS_MAX = max(map(len, NAMES.values()))
@@ -55,7 +55,7 @@ def decode(body: bytes, *, now: datetime, limits: Limits) -> Command | UsageBatc
             return _batch(data, now, limits)
         command = _validated(data, model)
         _refuse_excess(command, now, limits)
-    except RefusedError as refused:
+    except MalformedError as refused:
         return _malformed(refused, data)
     return command
 
@@ -70,11 +70,11 @@ def first_malformed(decoded: Command | UsageBatch | Malformed | None) -> Malform
 def _model_of(data: dict[str, Any]) -> type[Command] | None:
     """Return the model of a command by its type; None for a batch."""
     if "type" not in data:
-        raise RefusedError("missing_field", "The field 'type' is missing; " + _known_types(), "type")
+        raise MalformedError("missing_field", "The field 'type' is missing; " + _known_types(), "type")
     name = data["type"]
     model = COMMAND_TYPES.get(name) if isinstance(name, str) else None
     if model is None and name != _BATCH:
-        raise RefusedError(
+        raise MalformedError(
             "unknown_type", f"The type {shown(name)!r} is not known; " + _known_types(), "type"
         )
     return model
@@ -109,7 +109,7 @@ def _batch(data: dict[str, Any], now: datetime, limits: Limits) -> UsageBatch:
         try:
             command = _validated(item, _model_of_item(item, index), refusals, index)
             _refuse_excess(command, now, limits, index)
-        except RefusedError as refused:
+        except MalformedError as refused:
             malformed[index] = _malformed(refused, item)
         else:
             items.append(command)
@@ -119,7 +119,7 @@ def _batch(data: dict[str, Any], now: datetime, limits: Limits) -> UsageBatch:
 def _items(data: dict[str, Any], user_id: str | None) -> list[Any]:
     """Return the items of the message, each with the batch's user where it names none."""
     if "items" not in data:
-        raise RefusedError("missing_field", "The field 'items' is missing.", "items")
+        raise MalformedError("missing_field", "The field 'items' is missing.", "items")
     items = data["items"]
     if not isinstance(items, list):
         text = "must be an array of usage commands"
@@ -133,7 +133,7 @@ def _items(data: dict[str, Any], user_id: str | None) -> list[Any]:
                 if isinstance(item, dict):
                     item.setdefault("userId", user_id)
         return items
-    raise RefusedError("invalid_field", f"items: {text}", "items")
+    raise MalformedError("invalid_field", f"items: {text}", "items")
 
 
 def _model_of_item(item: Any, index: int) -> type[BatchItem]:
@@ -147,17 +147,17 @@ def _model_of_item(item: Any, index: int) -> type[BatchItem]:
 def _refuse_excess(command: Command, now: datetime, limits: Limits, index: int | None = None) -> None:
     if command.QUANTITY is not None and abs(getattr(command, command.QUANTITY)) > limits.max_quantity:
         field = _place(index) + to_camel(command.QUANTITY)
-        raise RefusedError("invalid_field", f"{field}: at most {limits.max_quantity} is taken.", field)
+        raise MalformedError("invalid_field", f"{field}: at most {limits.max_quantity} is taken.", field)
     if (at := command.occurred_at) is not None:
         field = _place(index) + "occurredAt"
         if at < now - limits.occurred_at_max_age:
-            raise RefusedError(
+            raise MalformedError(
                 "invalid_field",
                 f"{field}: {at.isoformat()} is more than {limits.occurred_at_max_age.days} days ago.",
                 field,
             )
         if at > now + limits.occurred_at_max_ahead:
-            raise RefusedError(
+            raise MalformedError(
                 "invalid_field",
                 f"{field}: {at.isoformat()} lies in the future; check the sender's clock.",
                 field,
@@ -171,7 +171,7 @@ def _known_types() -> str:
 _IDENTIFIER: TypeAdapter[str] = TypeAdapter(Identifier)
 
 
-def _malformed(refused: RefusedError, data: Any) -> Malformed:
+def _malformed(refused: MalformedError, data: Any) -> Malformed:
     """Return the refusal with the identities of ``data``, as far as they can be read."""
     if not isinstance(data, dict | GivenTwice):
         return Malformed(refused.reason, refused.message, refused.field)

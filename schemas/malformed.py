@@ -21,7 +21,7 @@ class Malformed:
     user_id: str | None = None
 
 
-class RefusedError(Exception):
+class MalformedError(Exception):
     """Carries ``reason``, ``message`` and ``field`` of a ``Malformed`` to where its identities are known."""
 
     def __init__(self, reason: str, message: str, field: str | None = None) -> None:

@@ -8,14 +8,14 @@ from typing import Any, Final
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from schemas.base import Message
+from schemas.base import BaseMessage
 from schemas.commands import MESSAGE_TYPES
 from schemas.fields import CHARACTERS_TEXT, HALF_A_PAIR, HALF_A_PAIR_TEXT, metadata_fault
-from schemas.malformed import RefusedError
+from schemas.malformed import MalformedError
 from schemas.parsing import GivenTwice, given_twice, shown
 from schemas.usage import ITEM_TYPES, BatchEnvelope
 
-Model = type[Message]
+Model = type[BaseMessage]
 
 #: Most unknown fields that a refusal names, and most characters of each.
 NAMED_MAX: Final = 10
@@ -53,7 +53,7 @@ class Refusals:
 
     def of(
         self, data: dict[str, Any], model: Model, error: ValidationError | None, place: str
-    ) -> RefusedError:
+    ) -> MalformedError:
         """Return the refusal of ``data`` at ``place`` (empty, or such as ``items.3.``).
 
         A misspelt name is both missing and unknown: "did you mean" helps more than "is missing", so unknown
@@ -79,18 +79,18 @@ class Refusals:
         faults = error.errors(include_url=False, include_context=False, include_input=False)
         return _invalid(faults[0], place)
 
-    def _unknown(self, first: list[str], count: int, model: Model, place: str) -> RefusedError:
+    def _unknown(self, first: list[str], count: int, model: Model, place: str) -> MalformedError:
         if any(HALF_A_PAIR.search(name, 0, _NAME_MAX) for name in first):
             return _refused_value("", place, _HALF_A_PAIR_IN_NAME)
         field = place + shown(first[0]) or None
         if count == 1:
             near = self._nearest(first[0], model)
             way_out = _known(model) if near is None else f"did you mean {near!r}?"
-            return RefusedError("unknown_field", f"The field {field!r} is not known; {way_out}", field)
+            return MalformedError("unknown_field", f"The field {field!r} is not known; {way_out}", field)
         names = ", ".join(repr(place + _short(name)) for name in first)
         more = f" and {count - len(first)} more" if count > len(first) else ""
         text = f"The fields {names}{more} are not known; {self._meant(first, model)}{_known(model)}"
-        return RefusedError("unknown_field", text, field)
+        return MalformedError("unknown_field", text, field)
 
     def _meant(self, unknown: list[str], model: Model) -> str:
         meant = [(near, name) for name in unknown if (near := self._nearest(name, model)) is not None]
@@ -117,14 +117,14 @@ def _short(name: str) -> str:
     return shown(name)[:_NAME_MAX]
 
 
-def _invalid(fault: ErrorDetails, place: str) -> RefusedError:
+def _invalid(fault: ErrorDetails, place: str) -> MalformedError:
     loc = fault["loc"]
     # Field, or field and metadata key; what pydantic adds behind names the key.
     field = ".".join([shown(part) for part in loc[:2]])
     text = _WAYS_OUT.get(fault["type"]) or fault["msg"].removeprefix("Value error, ")
     match fault["type"], loc:
         case "missing", _:
-            return RefusedError("missing_field", f"The field {place + field!r} is missing.", place + field)
+            return MalformedError("missing_field", f"The field {place + field!r} is missing.", place + field)
         case "string_pattern_mismatch", ("currency",):
             text = "must be three capital letters (ISO 4217), such as USD"
         case "string_unicode", ():
@@ -132,12 +132,12 @@ def _invalid(fault: ErrorDetails, place: str) -> RefusedError:
     return _refused_value(field, place, text)
 
 
-def _refused_value(field: str, place: str, text: str) -> RefusedError:
+def _refused_value(field: str, place: str, text: str) -> MalformedError:
     where = place + field if field else place.rstrip(".")
-    return RefusedError("invalid_field", f"{where}: {text}" if where else text, where or None)
+    return MalformedError("invalid_field", f"{where}: {text}" if where else text, where or None)
 
 
-def refused_item(item: Any, place: str) -> RefusedError:
+def refused_item(item: Any, place: str) -> MalformedError:
     """Return the refusal of an item of a batch that has no type by which it could be read."""
     if isinstance(item, GivenTwice):
         return given_twice(item, place)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, StrictInt, model_validator
 
-from schemas.base import BaseCommand, CommandAbout, Message
+from schemas.base import BaseCommand, BaseMessage, CommandAbout
 from schemas.fields import Identifier, Label, Quantity, UsageQuantity
 from schemas.malformed import Malformed
 
@@ -97,7 +97,7 @@ ITEM_TYPES: dict[str, type[BatchItem]] = {
 }
 
 
-class BatchEnvelope(Message):
+class BatchEnvelope(BaseMessage):
     """A ``usage.batch`` without its items: only its own fields."""
 
     type: Literal["usage.batch"] = "usage.batch"

@@ -10,6 +10,7 @@ import pytest
 from schemas import (
     BonusCredit,
     DeductUsage,
+    Message,
     OpenAccount,
     RecordUsage,
     Reply,
@@ -22,7 +23,7 @@ from tests.support.provision import RabbitMQServer
 from tests.support.servers import BrokerConnection
 from tests.support.waiting import eventually
 from tests.support.witness import Witness
-from worker.client import BillingClient, Message, NoReplyError
+from worker.client import BillingClient, NoReplyError
 from worker.errors import BillingError, BrokerUnavailableError, ConfigurationError, TransientError
 
 ROOT = Path(__file__).parents[1]

@@ -17,8 +17,8 @@ from tests.support.provision import PostgresServer, RabbitMQServer
 from tests.support.servers import RabbitMQ, postgres_binaries
 from tests.support.witness import Witness
 from worker.cli.root import cli
+from worker.runtime.supervisor import _STOP_GRACE_S
 from worker.settings import ENV_PREFIX, Settings, load_settings
-from worker.supervisor import _STOP_GRACE_S
 
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "docker-compose.yml"

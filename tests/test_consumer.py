@@ -13,15 +13,15 @@ import pytest
 from tests.support.fakes import FakeLink, FakePauses, FakeRecord, delivery
 from tests.support.waiting import PATIENCE_S
 from worker.broker import Delivery, Link
-from worker.consumer import Consumer, Pace
-from worker.dead_letter_limit import DeadLetterLimit
+from worker.consumer import Consumer, ConsumerPace
 from worker.errors import BrokerUnavailableError, ConfigurationError, LedgerUnavailableError
-from worker.lanes import Lanes
+from worker.lanes.pausing import Lanes
+from worker.lanes.poison import Suspects, key_of
 from worker.ledger.trials import Trial
+from worker.messages.dead_letter_limit import DeadLetterLimit
+from worker.messages.policy import GIVE_UP_AFTER, SUSPECT_AFTER
 from worker.metrics import Metrics
 from worker.pipeline import Item, UnansweredError
-from worker.policy import GIVE_UP_AFTER, SUSPECT_AFTER
-from worker.suspects import Suspects, key_of
 
 NOW = datetime(2026, 11, 26, tzinfo=UTC)
 
@@ -130,7 +130,7 @@ def consumer(
         connect,
         **fakes,
         queues=["billing.payments", "billing.usage"],
-        pace=Pace(batch_size=3, **pace),
+        pace=ConsumerPace(batch_size=3, **pace),
         stop=stop,
         rng=random.Random(1),
         metrics=counters,
@@ -406,7 +406,7 @@ def test_worker_holds_as_many_as_ever_where_nothing_crashed() -> None:
     link, pipeline, held = FakeLink(*suspects), FakePipeline(), list[int]()
     pipeline.after = lambda: held.append(link.prefetch)
     consumer([link], pipeline, FakeStop()).run(drain=True)
-    assert set(held) == {Pace().prefetch}
+    assert set(held) == {ConsumerPace().prefetch}
 
 
 def test_worker_holds_one_message_where_one_crashed_alone_and_more_with_each_trial() -> None:
@@ -416,7 +416,7 @@ def test_worker_holds_one_message_where_one_crashed_alone_and_more_with_each_tri
     pipeline.after = lambda: held.append(link.prefetch)
     consumer([link], pipeline, FakeStop(), record=record).run(drain=True)
     assert held[:4] == [1, 8, 64, 512]
-    assert link.prefetch == Pace().prefetch
+    assert link.prefetch == ConsumerPace().prefetch
 
 
 def test_deliveries_held_in_a_long_outage_are_given_back_before_the_broker_takes_them() -> None:

@@ -10,7 +10,6 @@ from sqlalchemy import Engine
 
 from schemas import Command, DeadLetter, Notice, Reply
 from tests.support.fakes import FakeLink, delivery, lost
-from worker import correspondence, intake
 from worker import pipeline as pipeline_module
 from worker.broker import BILLING, Delivery, Outgoing
 from worker.catalog import Catalog
@@ -23,10 +22,12 @@ from worker.errors import (
 )
 from worker.ledger.audit import audit
 from worker.ledger.engine import ledger_engine
-from worker.ledger.store import Books, Ledger
+from worker.ledger.store import Ledger, LedgerTransaction
+from worker.messages import receiving as intake
+from worker.messages import replies as correspondence
+from worker.messages.policy import SCHEDULER_APP_ID, Policy
 from worker.metrics import Metrics
 from worker.pipeline import Item, Pipeline, UnansweredError
-from worker.policy import SCHEDULER_APP_ID, Policy
 
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
 OPEN = {"type": "account.open", "referenceId": "open", "userId": "u", "tier": "free"}
@@ -907,7 +908,7 @@ def test_after_a_crash_at_any_step_redelivery_ends_in_the_same_ledger_and_reply(
     with monkeypatch.context() as patched:
         match step:
             case "load" | "write":
-                patched.setattr(Books, step, crash)
+                patched.setattr(LedgerTransaction, step, crash)
             case "decide":
                 patched.setattr(pipeline_module, "decide", crash)
             case "commit":

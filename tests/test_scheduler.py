@@ -31,8 +31,8 @@ from worker.ledger.audit import audit
 from worker.ledger.due import DueAccount, due_accounts
 from worker.ledger.engine import ledger_engine
 from worker.ledger.tables import accounts, operations
+from worker.messages.policy import SCHEDULER_APP_ID
 from worker.metrics import Metrics
-from worker.policy import SCHEDULER_APP_ID
 from worker.scheduler import REMEMBERED_FOR, Scheduler, reference_of
 from worker.settings import Settings, load_settings
 

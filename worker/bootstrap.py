@@ -1,48 +1,43 @@
 """The only place that builds engines, connections, clocks and random numbers, from the settings."""
 
-import json
 import logging
 import os
 import random
-import select
-import signal
 import socket
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
-from types import FrameType
 
 from sqlalchemy import Engine
 
 from schemas import Limits
 from worker.broker import BILLING, Link, open_link
 from worker.catalog import Catalog, load_catalog
-from worker.consumer import Consumer, Pace
-from worker.dead_letter_limit import DeadLetterLimit
+from worker.consumer import Consumer, ConsumerPace
 from worker.deadletters.drainer import Drainer
-from worker.deadletters.office import DeadLetterOffice, Drain
-from worker.deadletters.runner import ReplayRunner, Surroundings
+from worker.deadletters.replay.runner import ReplayRunner, RunnerServices
+from worker.deadletters.service import DeadLetters, Drain
 from worker.errors import BrokerUnavailableError, ConfigurationError, TransientError
-from worker.intake import taken_in
-from worker.lanes import Lanes
+from worker.lanes.pausing import Lanes
+from worker.lanes.poison import Suspects
 from worker.ledger.engine import ledger_engine
 from worker.ledger.migrations import current_revision, newest_revision
 from worker.ledger.pauses import Pauses
-from worker.ledger.primary import Guard
+from worker.ledger.primary import DatabaseGuard
 from worker.ledger.store import Ledger
 from worker.ledger.trials import Trials
+from worker.messages.dead_letter_limit import DeadLetterLimit
+from worker.messages.policy import Policy
+from worker.messages.receiving import receive
 from worker.metrics import Metrics
 from worker.pipeline import Pipeline
-from worker.policy import Policy
 from worker.runtime.backoff import Outage
+from worker.runtime.stop import SignalStop
 from worker.scheduler import Scheduler
 from worker.settings import Settings, broker_user, config_digest, redacted
-from worker.suspects import Suspects
 
 log = logging.getLogger(__name__)
 
@@ -82,9 +77,9 @@ class Application:
         return Metrics()
 
     @cached_property
-    def guard(self) -> Guard:
+    def guard(self) -> DatabaseGuard:
         """Deadlines for the database, and the newest primary seen."""
-        return Guard(self.settings.database_timeout_s)
+        return DatabaseGuard(self.settings.database_timeout_s)
 
     @cached_property
     def service_engine(self) -> Engine:
@@ -126,7 +121,7 @@ class Application:
             name=self._name,
         )
 
-    def consumer(self, stop: "SignalStop") -> Consumer:
+    def consumer(self, stop: SignalStop) -> Consumer:
         """The worker's loop, ready to run."""
         work = [queue.name for queue in BILLING.work]
         config = config_digest(self.settings, self.catalog)
@@ -145,7 +140,7 @@ class Application:
                 metrics=self.metrics,
             ),
             queues=work,
-            pace=Pace(
+            pace=ConsumerPace(
                 batch_size=settings.batch_size, prefetch=settings.prefetch, hold_most_s=self._hold_most_s
             ),
             stop=stop,
@@ -188,7 +183,7 @@ class Application:
             hold_most_s=self._hold_most_s,
         )
 
-    def run_scheduler(self, stop: "SignalStop") -> None:
+    def run_scheduler(self, stop: SignalStop) -> None:
         """Run the scheduler in this process until ``stop``, and drain dead letters as they come."""
         stop.on_request(self._hurry)
         self._await_schema(stop)
@@ -201,7 +196,7 @@ class Application:
             self.scheduler().run(stop)
         log.info("stopped")
 
-    def run_worker(self, stop: "SignalStop", *, drain: bool = False, with_scheduler: bool = False) -> None:
+    def run_worker(self, stop: SignalStop, *, drain: bool = False, with_scheduler: bool = False) -> None:
         """Run one worker in this process until ``stop``, or until nothing is left with ``drain``.
 
         ``with_scheduler`` also runs a scheduler and a drainer, each in a thread.
@@ -223,7 +218,7 @@ class Application:
         self.guard.hurry(_HURRY_S)
 
     @contextmanager
-    def _beside(self, stop: "SignalStop", **loops: Callable[["SignalStop"], None]) -> Iterator[None]:
+    def _beside(self, stop: SignalStop, **loops: Callable[[SignalStop], None]) -> Iterator[None]:
         """Run loops in threads of their names, which end with the block; the error of one ends the block."""
         with ExitStack() as threads:
             running = []
@@ -261,7 +256,7 @@ class Application:
                 f"metrics can't be served on port {port}: {error.strerror}; set another BILLING_METRICS_PORT"
             ) from error
 
-    def _await_schema(self, stop: "SignalStop") -> None:
+    def _await_schema(self, stop: SignalStop) -> None:
         """Wait out an outage at the start. Raises ConfigurationError for another schema than ours."""
         outage = Outage("database", "waiting for it", logger=log)
         while not stop.requested:
@@ -298,16 +293,16 @@ class Application:
             senders=settings.senders,
         )
 
-    def office(self) -> DeadLetterOffice:
+    def office(self) -> DeadLetters:
         """The dead letters, judged by this worker's own rules."""
         return self._office(self.engine)
 
-    def _office(self, engine: Engine) -> DeadLetterOffice:
+    def _office(self, engine: Engine) -> DeadLetters:
         policy = self.policy
-        return DeadLetterOffice(
+        return DeadLetters(
             engine,
             catalog=self.catalog,
-            taken_in=lambda delivery, now: taken_in(delivery, policy, now),
+            receive=lambda delivery, now: receive(delivery, policy, now),
             clock=utc_now,
             sent_as=broker_user(self.settings.broker_url),
         )
@@ -316,7 +311,7 @@ class Application:
         """Runner of replays. ``name`` is unique to it, made up where none is given."""
         made_up = f"{socket.gethostname()}:{os.getpid()}:{random.randrange(16**6):06x}"  # noqa: S311 - no secret
         return ReplayRunner(
-            Surroundings(
+            RunnerServices(
                 engine=self.service_engine,
                 connect=self.link,
                 drain=self._drain,
@@ -342,83 +337,3 @@ class Application:
                 f"the ledger's schema is at {current or 'nothing'}, this version needs {newest}: "
                 "run `billing-worker migrate`"
             )
-
-
-class SignalStop:
-    """Ends the loop on the first SIGTERM or SIGINT; the second one ends the process at once.
-
-    Python runs its handlers between two steps of the main thread, which may be waiting inside the database's
-    client for an answer that doesn't come. A thread of its own hears the signals too, and ends the process
-    for it: at the second signal, or ``GRACE_S`` seconds after the first. What is not acknowledged then is
-    delivered again.
-    """
-
-    GRACE_S = 25.0
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._on_request: list[Callable[[], None]] = []
-
-    def on_request(self, call: Callable[[], None]) -> None:
-        """Call this at the first signal, in the thread that hears it: the main one may be waiting."""
-        self._on_request.append(call)
-        if self.requested:
-            call()
-
-    def install(self) -> None:
-        """Take the signals of this process; from its main thread."""
-        reading, writing = os.pipe()
-        os.set_blocking(writing, False)
-        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
-        threading.Thread(target=self._listen, args=(reading,), name="signals", daemon=True).start()
-
-    def end(self) -> None:
-        """End the loop without a signal."""
-        self.requested = True
-
-    def wait(self, seconds: float) -> None:
-        """Sleep so long, or until a signal."""
-        deadline = time.monotonic() + seconds
-        while not self.requested and (left := deadline - time.monotonic()) > 0:
-            time.sleep(min(left, 0.1))
-
-    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        self.requested = True
-
-    def _listen(self, reading: int) -> None:
-        number = os.read(reading, 1)[0]
-        for call in self._on_request:
-            call()
-        again, _, _ = select.select([reading], [], [], self.GRACE_S)
-        if not again:
-            log.error("not stopped within %.0f s of the signal: ending", self.GRACE_S)
-        os._exit(128 + number)
-
-
-def configure_logging(settings: Settings) -> None:
-    """Log to standard error, one line a record; never bodies, values of statements or passwords."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        _JsonFormatter()
-        if settings.log_format == "json"
-        else logging.Formatter("%(asctime)s %(levelname)-7s %(name)s [%(process)d] %(message)s")
-    )
-    logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
-    for noisy in ("amqp", "kombu", "alembic", "sqlalchemy", "pika"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-
-
-class _JsonFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        fields = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
-            "level": record.levelname,
-            "logger": record.name,
-            "process": record.process,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            fields["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(fields, ensure_ascii=False)

@@ -104,7 +104,7 @@ class RefundPolicy(_Model):
     unbound: Literal["refuse", "allow"] = "refuse"
 
 
-class Mark(_Model):
+class NoticeThreshold(_Model):
     """Threshold of a notice: sent at or below ``at``, and again only after ``again_from`` or more."""
 
     at: Amount
@@ -120,8 +120,8 @@ class Mark(_Model):
 class Notices(_Model):
     """Triggers of notices; None, or 0 days, is never. Allocations end with their period unannounced."""
 
-    low: Mark | None = None
-    depleted: Mark | None = None
+    low: NoticeThreshold | None = None
+    depleted: NoticeThreshold | None = None
     expiring_days: Annotated[StrictInt, Field(ge=0, le=365)] = 0
 
 

@@ -23,7 +23,7 @@ from pika.exceptions import (
 )
 from pydantic import ValidationError
 
-from schemas import Command, Reply, UsageBatch
+from schemas import Message, Reply
 from worker.broker.topology import BILLING
 from worker.errors import BillingError, BrokerUnavailableError, ConfigurationError, TransientError
 
@@ -34,9 +34,6 @@ _NOT_FOUND: Final = 404
 _BLOCKED_S: Final = 60.0
 
 _AGAIN = "send the same reference again: it is applied once"
-
-#: What one can send: a command, or many usage commands at once.
-Message = Command | UsageBatch
 
 
 class NoReplyError(TransientError):

@@ -11,17 +11,18 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from time import monotonic, time
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from worker.broker import Delivery, Link
-from worker.dead_letter_limit import LimitExceeded, LimitExceededError, PauseCode
 from worker.errors import BrokerUnavailableError, ConfigurationError, TransientError
-from worker.lanes import Lanes
+from worker.lanes.pausing import Lanes
+from worker.lanes.poison import SHRINK, Suspects, TrialGroup, is_suspect
 from worker.ledger.store import Ledger
+from worker.messages.dead_letter_limit import LimitExceeded, LimitExceededError, PauseCode
 from worker.metrics import Metrics
 from worker.pipeline import Item, Pipeline, UnansweredError
 from worker.runtime.backoff import Backoff, Outage
-from worker.suspects import SHRINK, Group, Suspects, is_suspect
+from worker.runtime.stop import Stop
 
 log = logging.getLogger(__name__)
 
@@ -31,21 +32,8 @@ IDLE_S = 0.5
 _WHILE_AWAY = "keeping the messages, trying again until it is back"
 
 
-class Stop(Protocol):
-    """Stop request, with a wait that it ends."""
-
-    @property
-    def requested(self) -> bool:
-        """True from the moment the loop shall end."""
-        ...
-
-    def wait(self, seconds: float) -> None:
-        """Wait so long, or until the loop shall end."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
-class Pace:
+class ConsumerPace:
     """Batch size, prefetch and waits after a failure (seconds).
 
     Messages held in an outage are given back after ``hold_most_s``, before the broker takes them back.
@@ -93,7 +81,7 @@ class Consumer:
         suspects: Suspects,
         lanes: Lanes,
         queues: Sequence[str],
-        pace: Pace,
+        pace: ConsumerPace,
         stop: Stop,
         rng: random.Random,
         metrics: Metrics,
@@ -328,13 +316,15 @@ class Consumer:
         ):
             self._try_group(link, ledger, group)
 
-    def _groups(self, link: Link, ledger: ThreadPoolExecutor, suspects: Sequence[Delivery]) -> list[Group]:
-        groups: list[Group] = []
+    def _groups(
+        self, link: Link, ledger: ThreadPoolExecutor, suspects: Sequence[Delivery]
+    ) -> list[TrialGroup]:
+        groups: list[TrialGroup] = []
         if suspects:
             self._in_ledger(link, ledger, lambda: groups.extend(self._suspects.groups(suspects)))
         return groups
 
-    def _try_group(self, link: Link, ledger: ThreadPoolExecutor, group: Group) -> None:
+    def _try_group(self, link: Link, ledger: ThreadPoolExecutor, group: TrialGroup) -> None:
         """Apply one group on record and send its replies, with nothing else under way."""
         with self._on_record(link, ledger, group) as kept:
             batch = _Batch(self._items_of(group))
@@ -345,7 +335,9 @@ class Consumer:
         self._is_told(batch)
 
     @contextmanager
-    def _on_record(self, link: Link, ledger: ThreadPoolExecutor, group: Group) -> Iterator[list[Delivery]]:
+    def _on_record(
+        self, link: Link, ledger: ThreadPoolExecutor, group: TrialGroup
+    ) -> Iterator[list[Delivery]]:
         """Keep a group on record: a crash in the block is its crash. Messages ``kept`` were not tried."""
         kept: list[Delivery] = []
         try:
@@ -360,7 +352,7 @@ class Consumer:
         told = group.of(group.deliveries.keys() - set(untried))
         self._in_ledger(link, ledger, lambda: self._suspects.end(told))
 
-    def _items_of(self, group: Group) -> Sequence[Item]:
+    def _items_of(self, group: TrialGroup) -> Sequence[Item]:
         deliveries = list(group.deliveries.values())
         if not group.is_given_up:
             return self._pipeline.receive(deliveries)

@@ -11,14 +11,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
 
-from schemas import Code, Command, UsageBatch, first_malformed
+from schemas import Code, Command, Message, UsageBatch, commands_of, first_malformed
 from worker.broker import Delivery, Link, Outgoing
 from worker.catalog import Catalog
 from worker.core import Answer, Conflict, decide
-from worker.correspondence import Correspondence, fault_of
-from worker.dead_letter_limit import DeadLetterLimit, Step
-from worker.deadletters.letters import Reason
-from worker.dispatch import Dispatch
 from worker.errors import (
     BrokerUnavailableError,
     ConfigurationError,
@@ -26,10 +22,14 @@ from worker.errors import (
     LedgerUnavailableError,
     TransientError,
 )
-from worker.intake import DELIVERY_LIMIT, Message, commands_of, given_up, taken_in
 from worker.ledger.store import Ledger
+from worker.messages.dead_letter_limit import DeadLetterLimit, FaultStep
+from worker.messages.dead_letters import Failure
+from worker.messages.policy import Policy
+from worker.messages.publishing import Publisher
+from worker.messages.receiving import DELIVERY_LIMIT, given_up, receive
+from worker.messages.replies import Replies, fault_of
 from worker.metrics import Metrics
-from worker.policy import Policy
 from worker.runtime.limited_log import LimitedLog
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class Item:
     delivery: Delivery
     message: Message | None = None
     answers: Sequence[Answer] | None = None
-    reason: Reason | None = None
+    reason: Failure | None = None
     tries: int = 1
     outgoing: list[Outgoing] | None = None
     kept: bool = False
@@ -93,8 +93,8 @@ class Pipeline:
         self.limit = DeadLetterLimit() if limit is None else limit
         self._ledger, self._catalog, self._policy = ledger, catalog, policy
         self._clock, self._pause, self._metrics = clock, pause, metrics
-        self._correspondence = Correspondence(policy)
-        self._dispatch = Dispatch(policy, self._correspondence, metrics)
+        self._correspondence = Replies(policy)
+        self._dispatch = Publisher(policy, self._correspondence, metrics)
         self._told_faults = LimitedLog(log, logging.ERROR, every_s=10.0)
         self._told_refusals = LimitedLog(log, logging.WARNING)
 
@@ -187,8 +187,8 @@ class Pipeline:
     # -- decode -------------------------------------------------------------------------------------------
 
     def _decoded(self, delivery: Delivery, now: datetime) -> Item:
-        taken = taken_in(delivery, self._policy, now)
-        if isinstance(taken, Reason):
+        taken = receive(delivery, self._policy, now)
+        if isinstance(taken, Failure):
             return Item(delivery, reason=taken)
         return Item(delivery, taken)
 
@@ -245,7 +245,7 @@ class Pipeline:
         item.reason = self._faulty(item, fault)
         self.limit.add_fault(item.queue)
 
-    def _faulty(self, item: Item, fault: Exception) -> Reason:
+    def _faulty(self, item: Item, fault: Exception) -> Failure:
         # The text and the traceback may hold the producer's data; they go into the dead letter, not the log.
         name = type(fault).__name__
         self._told_faults.add(name, f"a message met a fault ({name}) and becomes a dead letter")
@@ -258,7 +258,7 @@ class Pipeline:
 
         An item over its lane's limit is kept: it is applied, and gets its reply when it comes again.
         """
-        if item.reason is None and self.limit.is_over(item.queue, Step.REPLY):
+        if item.reason is None and self.limit.is_over(item.queue, FaultStep.REPLY):
             item.kept = True
             return
         try:
@@ -267,10 +267,10 @@ class Pipeline:
             item.reason = self._faulty(item, fault)
             bare = replace(item.delivery, properties={}, headers={})
             item.outgoing = [self._correspondence.dead_letter(bare, item.reason, item.tries, now)]
-            self.limit.add_fault(item.queue, Step.REPLY)
+            self.limit.add_fault(item.queue, FaultStep.REPLY)
         else:
             if item.reason is None:
-                self.limit.reset(item.queue, Step.REPLY)
+                self.limit.reset(item.queue, FaultStep.REPLY)
 
     def _correspond(self, item: Item, now: datetime) -> list[Outgoing]:
         if item.message is not None and item.answers is not None:

@@ -17,7 +17,6 @@ from sqlalchemy import Engine
 
 from schemas import SettleAccount, type_of
 from worker.broker import BILLING, Link, Outgoing, RefusedError
-from worker.consumer import Stop
 from worker.errors import (
     BrokerUnavailableError,
     ConfigurationError,
@@ -25,8 +24,9 @@ from worker.errors import (
     TransientError,
 )
 from worker.ledger.due import DueAccount, due_accounts
+from worker.messages.policy import SCHEDULER_APP_ID
 from worker.metrics import Metrics
-from worker.policy import SCHEDULER_APP_ID
+from worker.runtime.stop import Stop
 
 log = logging.getLogger(__name__)
 

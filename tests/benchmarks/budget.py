@@ -16,7 +16,7 @@ from tests.benchmarks.results import Benchmark, Context, Figure, Result, costs, 
 from tests.benchmarks.stage import Measured, Servers, Stage, collected_as_in_a_worker, staged
 from tests.benchmarks.statements import name_of
 from tests.support.servers import Postgres
-from worker.bootstrap import SignalStop
+from worker.runtime.stop import SignalStop
 
 _LIBRARY = "pg_stat_statements"
 _OTHER = "everything else"

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate, islice
 from uuid import UUID
 
-from schemas import Command, DeductUsage, UsageBatch
+from schemas import DeductUsage, Message, UsageBatch
 from tests.benchmarks.stage import user_id
 from worker.bootstrap import utc_now
 from worker.broker import BILLING, Outgoing
-from worker.cli.demo.script import zipf_weights
+from worker.demo.script import zipf_weights
 
 SEED = 20_261_123
 
@@ -77,7 +77,7 @@ def batches(
         )
 
 
-def outgoing(messages: Iterable[Command | UsageBatch]) -> Iterator[Outgoing]:
+def outgoing(messages: Iterable[Message]) -> Iterator[Outgoing]:
     """``messages`` as their producer publishes them."""
     for number, message in enumerate(messages):
         yield published(message.type, message.to_json(), f"message-{number:08}")

@@ -23,8 +23,8 @@ from tests.benchmarks.stage import Measured, Stage, staged, user_id
 from worker.bootstrap import utc_now
 from worker.broker import Outgoing
 from worker.catalog import Catalog, load_catalog
-from worker.cli.demo.day import _ORDINARY
-from worker.cli.demo.senders import Senders
+from worker.demo.day import _ORDINARY
+from worker.demo.senders import Senders
 from worker.ledger.tables import operations
 
 _GOAL = Goal(0.80)

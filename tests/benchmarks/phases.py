@@ -17,19 +17,19 @@ from sqlalchemy.engine.default import DefaultDialect
 import worker.pipeline
 from tests.benchmarks.stage import BenchmarkError
 from worker.broker.amqp import AmqpLink
-from worker.correspondence import Correspondence
-from worker.ledger.store import Books
+from worker.ledger.store import LedgerTransaction
+from worker.messages.replies import Replies
 from worker.pipeline import Pipeline
 
 #: The wrapped functions, in the order of the sentence: the owner, the name, and the name of the step.
 _STEPS: tuple[tuple[Any, str, str], ...] = (
     (AmqpLink, "receive", "receive"),
     (Pipeline, "receive", "decode"),
-    (Books, "load", "load"),
+    (LedgerTransaction, "load", "load"),
     (worker.pipeline, "decide", "decide"),
-    (Books, "write", "write"),
+    (LedgerTransaction, "write", "write"),
     (DefaultDialect, "do_commit", "commit"),
-    (Correspondence, "about_answers", "write replies"),
+    (Replies, "about_answers", "write replies"),
     (AmqpLink, "publish", "publish, confirm"),
     (AmqpLink, "acknowledge", "acknowledge"),
 )

@@ -14,9 +14,9 @@ from sqlalchemy import Engine
 
 from schemas import Command, OpenAccount
 from tests.support.books import applied
-from worker.bootstrap import SignalStop
 from worker.catalog import load_catalog
 from worker.cli import main
+from worker.runtime.stop import SignalStop
 
 
 @dataclass(frozen=True)

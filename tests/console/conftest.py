@@ -13,7 +13,7 @@ from tests.console.visiting import Visitor
 from worker.bootstrap import Application
 from worker.cli.statement import as_csv
 from worker.console.app import create_app
-from worker.console.guard import Guard
+from worker.console.guard import AccessGuard
 from worker.console.parts import Parts
 from worker.console.people import People, Role, write_person
 from worker.settings import load_settings
@@ -51,7 +51,7 @@ def people_file(hashed_people: Path, tmp_path: Path) -> Path:
 
 def app_on(application: Application, people: People | None = None, *, read_only: bool = False) -> Flask:
     """Return the console over ``application``; with ``people`` it asks to sign in."""
-    parts = Parts(application, Guard(people, "127.0.0.1", read_only=read_only), as_csv)
+    parts = Parts(application, AccessGuard(people, "127.0.0.1", read_only=read_only), as_csv)
     app = create_app(parts, b"a secret of the tests")
     app.testing = True
     app.config["PROPAGATE_EXCEPTIONS"] = False

@@ -20,10 +20,10 @@ from schemas import (
 from tests.support.books import applied
 from worker.broker import Delivery, Link
 from worker.catalog import Catalog
-from worker.deadletters.letters import Reason, dead_letter_for
-from worker.deadletters.office import DeadLetterOffice
-from worker.intake import taken_in
-from worker.policy import Policy
+from worker.deadletters.service import DeadLetters
+from worker.messages.dead_letters import Failure, dead_letter_for
+from worker.messages.policy import Policy
+from worker.messages.receiving import receive
 
 HOSTILE = "<script>alert('x')</script>\"'&amp;{{7*7}}"
 #: Reverses the text that follows, so that a name looks like another one.
@@ -48,7 +48,7 @@ class DeadQueue:
         """Do nothing: they are drained."""
 
 
-def park(office: DeadLetterOffice, letters: Iterable[Delivery]) -> int:
+def park(office: DeadLetters, letters: Iterable[Delivery]) -> int:
     """Drain dead letters as they come out of their queue; return their number."""
     return office.park(cast(Link, DeadQueue(letters)), wait_s=0)
 
@@ -61,12 +61,12 @@ def refused(
     queue = "billing.usage" if key.startswith("usage") else "billing.payments"
     headers = properties.pop("headers", {})
     original = Delivery(octets, queue, "billing", key, 1, properties=properties, headers=headers)
-    found = taken_in(original, Policy(), at)
-    reason = found if isinstance(found, Reason) else bug(found, "ZeroDivisionError: division by zero")
+    found = receive(original, Policy(), at)
+    reason = found if isinstance(found, Failure) else bug(found, "ZeroDivisionError: division by zero")
     return letter_of(original, reason, at)
 
 
-def bug(message: Any, text: str) -> Reason:
+def bug(message: Any, text: str) -> Failure:
     """Return the reason for a message that met a fault of ours."""
     traceback = (
         "Traceback (most recent call last):\n"
@@ -74,10 +74,10 @@ def bug(message: Any, text: str) -> Reason:
         '  File "/srv/billing/worker/core/decide.py", line 97, in decide\n    return share / total\n'
         f"{text}\n"
     )
-    return Reason.about(message, "unexpected", text, traceback=traceback)
+    return Failure.about(message, "unexpected", text, traceback=traceback)
 
 
-def letter_of(original: Delivery, reason: Reason, at: datetime, tries: int = 1) -> Delivery:
+def letter_of(original: Delivery, reason: Failure, at: datetime, tries: int = 1) -> Delivery:
     """Return the dead letter as it comes out of its queue."""
     letter = dead_letter_for(original, reason, queue="billing.dead", tries=tries, now=at)
     return Delivery(
@@ -94,7 +94,7 @@ def letter_of(original: Delivery, reason: Reason, at: datetime, tries: int = 1) 
 # -- a small world ----------------------------------------------------------------------------------------
 
 
-def small(engine: Engine, office: DeadLetterOffice, catalog: Catalog, now: datetime) -> None:
+def small(engine: Engine, office: DeadLetters, catalog: Catalog, now: datetime) -> None:
     """Fill in a few accounts with a month of entries, and dead letters of one morning."""
     chance = Random(7)
     start = now - timedelta(days=29)
@@ -242,9 +242,7 @@ def _morning(now: datetime) -> list[Delivery]:
 # -- a large world ----------------------------------------------------------------------------------------
 
 
-def large(
-    engine: Engine, office: DeadLetterOffice, catalog: Catalog, now: datetime, groups: int = 300
-) -> None:
+def large(engine: Engine, office: DeadLetters, catalog: Catalog, now: datetime, groups: int = 300) -> None:
     """Fill in many groups, hostile names and bodies, and one group with many dead letters."""
     names = [f"u-{number:04}" for number in range(150)] + [
         "ä" * 100,
@@ -286,7 +284,7 @@ def _hostile(now: datetime) -> list[Delivery]:
         ),
         letter_of(
             Delivery(b"", "billing.usage", "billing", "usage.deduct", 1),
-            Reason("unexpected", HOSTILE * 20, HOSTILE, HOSTILE * 100, HOSTILE, HOSTILE, HOSTILE),
+            Failure("unexpected", HOSTILE * 20, HOSTILE, HOSTILE * 100, HOSTILE, HOSTILE, HOSTILE),
             now - timedelta(hours=17),
         ),
         refused("é\n".encode("latin-1") * 50, now - timedelta(hours=16)),

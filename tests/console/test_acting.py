@@ -10,8 +10,8 @@ from tests.console import furnishing
 from tests.console.conftest import app_on
 from tests.console.visiting import Visitor, words
 from worker.bootstrap import Application
-from worker.deadletters.filters import LetterFilter
-from worker.deadletters.views import Status
+from worker.deadletters.models import DeadLetterStatus
+from worker.deadletters.store.filters import DeadLetterFilter
 
 WRONG = {"type": "usage.deduct", "referenceId": "job-1", "userId": "ada", "tokens": "120"}
 
@@ -149,13 +149,13 @@ def undo_in(page: str) -> str:
 
 def test_a_discard_says_why_and_is_undone_by_one_click(ann: Visitor, letters: Application) -> None:
     ann.post("/letters/discard", status=400, n="1", why="")
-    assert status(letters, 1) == Status.PARKED
+    assert status(letters, 1) == DeadLetterStatus.PARKED
     response = ann.post("/letters/discard", n="1", why="a test of theirs")
-    assert status(letters, 1) == Status.DISCARDED
+    assert status(letters, 1) == DeadLetterStatus.DISCARDED
     page = ann.get(response.location)
     assert "Discarded 1 letter" in words(page)
     ann.post("/letters/undo", undo=undo_in(page))
-    assert status(letters, 1) == Status.PARKED
+    assert status(letters, 1) == DeadLetterStatus.PARKED
 
 
 def test_a_filter_discards_what_waits_and_the_undo_brings_back_just_that(
@@ -163,9 +163,13 @@ def test_a_filter_discards_what_waits_and_the_undo_brings_back_just_that(
 ) -> None:
     ann.post("/letters/discard", n="2", why="first")
     response = ann.post("/letters/discard", why="all of them", type="usage.deduct", reason="invalid_field")
-    assert {status(letters, n) for n in (1, 2, 3)} == {Status.DISCARDED}
+    assert {status(letters, n) for n in (1, 2, 3)} == {DeadLetterStatus.DISCARDED}
     ann.post("/letters/undo", undo=undo_in(ann.get(response.location)))
-    assert [status(letters, n) for n in (1, 2, 3)] == [Status.PARKED, Status.DISCARDED, Status.PARKED]
+    assert [status(letters, n) for n in (1, 2, 3)] == [
+        DeadLetterStatus.PARKED,
+        DeadLetterStatus.DISCARDED,
+        DeadLetterStatus.PARKED,
+    ]
 
 
 def test_second_discard_or_restore_says_that_nothing_was_done(ann: Visitor, letters: Application) -> None:
@@ -192,7 +196,7 @@ def test_discarded_letters_can_be_restored_later(ann: Visitor, letters: Applicat
     ann.post("/letters/discard", n="1", why="gone")
     assert "Restore" in ann.get("/letters/1")
     ann.post("/letters/restore", n="1")
-    assert status(letters, 1) == Status.PARKED
+    assert status(letters, 1) == DeadLetterStatus.PARKED
 
 
 def test_every_action_is_in_the_audit_log_with_who_what_and_why(ann: Visitor, letters: Application) -> None:
@@ -262,4 +266,4 @@ def test_a_dry_run_says_what_would_come_of_each_and_changes_nothing(
     page = words(ann.get("/letters/dry-run?n=1&n=2"))
     assert "malformed" in page
     assert "Nothing was changed" in page
-    assert letters.office().page(LetterFilter()).total == 3
+    assert letters.office().page(DeadLetterFilter()).total == 3

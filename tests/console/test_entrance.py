@@ -12,7 +12,7 @@ from tests.console.visiting import Visitor, words
 from worker.bootstrap import Application
 from worker.cli.statement import as_csv
 from worker.console.app import create_app
-from worker.console.guard import Guard
+from worker.console.guard import AccessGuard
 from worker.console.parts import Parts
 from worker.console.people import People, Role, remove_person, write_person
 from worker.settings import load_settings
@@ -167,7 +167,7 @@ def test_a_session_ends_after_half_a_day_however_busy_it_is(
     application_: Application, people_file: Path
 ) -> None:
     now = [1_000_000.0]
-    guard = Guard(People(people_file), "127.0.0.1", clock=lambda: now[0])
+    guard = AccessGuard(People(people_file), "127.0.0.1", clock=lambda: now[0])
     app = create_app(Parts(application_, guard, as_csv), b"a secret of the tests")
     visitor = signed_in(app, "ann")
     for _ in range(11):

@@ -11,17 +11,17 @@ from werkzeug.datastructures import MultiDict
 
 from tests.console.furnishing import HOSTILE
 from tests.support.waiting import eventually
-from worker.console.asking import LetterSet, filter_in, filter_pairs
+from worker.console.asking import DeadLetterSet, filter_in, filter_pairs
 from worker.console.bodies import from_form, hex_dump, readable
 from worker.console.charts import Bar, round_up, share_bar, stacked_bars
 from worker.console.formats import ago, compact, lasting, moment, shortened, visible
 from worker.console.security import own_path
-from worker.console.watching import Known, Unknown, Watched
-from worker.deadletters.bodies import editable
-from worker.deadletters.letters import EPOCH
-from worker.deadletters.views import Status
+from worker.console.watching import TimedValue, Unknown, Watched
+from worker.deadletters.body_text import editable
+from worker.deadletters.models import DeadLetterStatus
 from worker.errors import BrokerUnavailableError
 from worker.ledger.queries import QueryError
+from worker.messages.dead_letters import EPOCH
 
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
 
@@ -154,10 +154,10 @@ def test_an_answer_is_kept_for_its_time() -> None:
         return len(asked)
 
     kept = watched(ask)
-    assert [kept.get(), kept.get()] == [Known(1, NOW), Known(1, NOW)]
+    assert [kept.get(), kept.get()] == [TimedValue(1, NOW), TimedValue(1, NOW)]
     fresh = watched(ask, keep_s=0)
-    assert fresh.get() == Known(2, NOW)
-    eventually(lambda: fresh.get() == Known(3, NOW))
+    assert fresh.get() == TimedValue(2, NOW)
+    eventually(lambda: fresh.get() == TimedValue(3, NOW))
 
 
 def test_value_of_an_unavailable_server_is_unknown_with_the_reason() -> None:
@@ -184,9 +184,9 @@ def test_stale_value_is_served_while_a_refresh_runs() -> None:
         return len(asked)
 
     totals = Watched(ask, what="asking", keep_s=0, wait_s=30, clock=lambda: NOW, is_old_fine=True)
-    assert [totals.get(), totals.get()] == [Known(1, NOW), Known(1, NOW)]
+    assert [totals.get(), totals.get()] == [TimedValue(1, NOW), TimedValue(1, NOW)]
     go.set()
-    eventually(lambda: totals.get() != Known(1, NOW))
+    eventually(lambda: totals.get() != TimedValue(1, NOW))
 
 
 def test_no_page_waits_for_what_takes_long_and_nobody_asks_twice() -> None:
@@ -201,7 +201,7 @@ def test_no_page_waits_for_what_takes_long_and_nobody_asks_twice() -> None:
     answers = [slow.get() for _ in range(3)]
     assert all(isinstance(answer, Unknown) for answer in answers)
     go.set()
-    assert watched(ask).get() == Known(7, NOW)
+    assert watched(ask).get() == TimedValue(7, NOW)
     assert len(asked) == 2
 
 
@@ -215,8 +215,8 @@ def test_a_set_of_letters_is_the_same_after_its_way_through_a_url() -> None:
         [("status", "all"), ("text", "ü")],
         [("since", "2026-11-22T10:15:00.25"), ("until", "0999-01-01T00:00")],
     ):
-        chosen = LetterSet.read(MultiDict(pairs))
-        assert LetterSet.read(MultiDict(chosen.pairs)) == chosen
+        chosen = DeadLetterSet.read(MultiDict(pairs))
+        assert DeadLetterSet.read(MultiDict(chosen.pairs)) == chosen
 
 
 def test_a_filter_is_the_same_after_its_way_through_a_form() -> None:
@@ -226,10 +226,10 @@ def test_a_filter_is_the_same_after_its_way_through_a_form() -> None:
 
 
 def test_action_never_reaches_beyond_the_filter() -> None:
-    chosen = LetterSet.read(MultiDict([("status", "parked"), ("status", "resolved"), ("type", "t")]))
-    assert chosen.only(Status.PARKED).pairs == [("status", "parked"), ("type", "t")]
+    chosen = DeadLetterSet.read(MultiDict([("status", "parked"), ("status", "resolved"), ("type", "t")]))
+    assert chosen.only(DeadLetterStatus.PARKED).pairs == [("status", "parked"), ("type", "t")]
     with pytest.raises(QueryError, match="the filter finds those that are resolved"):
-        LetterSet.read(MultiDict([("status", "resolved")])).only(Status.PARKED)
+        DeadLetterSet.read(MultiDict([("status", "resolved")])).only(DeadLetterStatus.PARKED)
 
 
 @pytest.mark.parametrize("target", ["/", "/letters?x=1", "/a#b"])

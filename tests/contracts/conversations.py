@@ -12,9 +12,9 @@ from tests.support.fakes import FakeLink, delivery
 from worker.broker import BILLING, Delivery
 from worker.catalog import load_catalog
 from worker.ledger.store import Ledger
+from worker.messages.policy import Policy
 from worker.metrics import Metrics
 from worker.pipeline import Pipeline
-from worker.policy import Policy
 
 FOLDER = Path(__file__).parent
 #: The clock of the first step, where it says nothing.

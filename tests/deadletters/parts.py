@@ -18,22 +18,22 @@ from tests.support import fakes
 from tests.support.books import applied
 from worker.broker import BILLING, Delivery, Link, Outgoing, RefusedError
 from worker.catalog import Catalog, load_catalog
-from worker.deadletters.filters import LetterFilter
-from worker.deadletters.letters import Reason, dead_letter_for
-from worker.deadletters.office import DeadLetterOffice
-from worker.deadletters.runner import ReplayRunner, Surroundings
-from worker.deadletters.views import ParkedLetter, Replay, Status
+from worker.deadletters.models import DeadLetterStatus, Replay, StoredDeadLetter
+from worker.deadletters.replay.runner import ReplayRunner, RunnerServices
+from worker.deadletters.service import DeadLetters
+from worker.deadletters.store.filters import DeadLetterFilter
 from worker.errors import BrokerUnavailableError
-from worker.intake import taken_in
 from worker.ledger.queries import Reader
 from worker.ledger.store import Ledger
+from worker.messages.dead_letters import Failure, dead_letter_for
+from worker.messages.policy import Policy
+from worker.messages.receiving import receive
 from worker.metrics import Metrics
 from worker.pipeline import Pipeline
-from worker.policy import Policy
 
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
 DEAD = BILLING.dead.name
-NOT_JSON = Reason("not_json", "no JSON")
+NOT_JSON = Failure("not_json", "no JSON")
 
 
 class Killed(BaseException):
@@ -60,7 +60,7 @@ def failed(
     routing_key: str = "usage.deduct",
     properties: Mapping[str, Any] | None = None,
     headers: Mapping[Any, Any] | None = None,
-    reason: Reason = NOT_JSON,
+    reason: Failure = NOT_JSON,
     at: datetime = NOW,
     tries: int = 1,
 ) -> Delivery:
@@ -150,10 +150,10 @@ class World:
         self.on_publish: Callable[[], None] = lambda: None
         self.on_wait: Callable[[], None] = lambda: None
         self.troubles: list[str] = []
-        self.office = DeadLetterOffice(
+        self.office = DeadLetters(
             engine,
             catalog=self.catalog,
-            taken_in=lambda delivery, now: taken_in(delivery, self.policy, now),
+            receive=lambda delivery, now: receive(delivery, self.policy, now),
             clock=lambda: self.now,
             sent_as="operator",
         )
@@ -207,18 +207,18 @@ class World:
 
     # -- dead letters -------------------------------------------------------------------------------------
 
-    def park(self, *deliveries: Delivery) -> list[ParkedLetter]:
+    def park(self, *deliveries: Delivery) -> list[StoredDeadLetter]:
         """Drain these deliveries; return all parked dead letters, oldest first."""
         self.dead.waiting += deliveries
         self.office.park(self.dead.link)
         return self.parked()
 
-    def parked(self) -> list[ParkedLetter]:
-        return list(self.office.every_letter(LetterFilter(status=(Status.PARKED,))))[::-1]
+    def parked(self) -> list[StoredDeadLetter]:
+        return list(self.office.every_letter(DeadLetterFilter(status=(DeadLetterStatus.PARKED,))))[::-1]
 
-    def park_failed(self, *messages: Mapping[str, Any], reason: Reason | None = None) -> list[int]:
+    def park_failed(self, *messages: Mapping[str, Any], reason: Failure | None = None) -> list[int]:
         """Park dead letters of these messages, whose cause is gone; return their numbers."""
-        why = reason or Reason("unprocessable", "KeyError: a bug", traceback=TRACEBACK)
+        why = reason or Failure("unprocessable", "KeyError: a bug", traceback=TRACEBACK)
         before = {letter.number for letter in self.parked()}
         letters = self.park(
             *(
@@ -251,7 +251,7 @@ class World:
             return cast(Link, _Publisher(self))
 
         return ReplayRunner(
-            Surroundings(
+            RunnerServices(
                 engine=self.engine,
                 connect=connect,
                 drain=lambda: self.office.drain(self.dead.link),
@@ -264,7 +264,11 @@ class World:
         )
 
     def replay(
-        self, letters: Sequence[int] | LetterFilter, *, rate: float | None = None, steps: Sequence[int] = ()
+        self,
+        letters: Sequence[int] | DeadLetterFilter,
+        *,
+        rate: float | None = None,
+        steps: Sequence[int] = (),
     ) -> Replay:
         """Create a replay and run it as far as it goes."""
         created = self.office.create_replay(letters, "mended", "ann", rate=rate, steps=steps)

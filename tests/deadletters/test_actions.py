@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from tests.deadletters.parts import NOW, World, deduct, failed
-from worker.deadletters.filters import LetterFilter
-from worker.deadletters.transfer import BadLineError
-from worker.deadletters.views import NotPossibleError, RefusedBodyError, Status
+from worker.deadletters.models import DeadLetterStatus, NotPossibleError, RefusedBodyError
+from worker.deadletters.store.export import BadLineError
+from worker.deadletters.store.filters import DeadLetterFilter
 from worker.errors import NotFoundError
 
 
@@ -73,9 +73,9 @@ def test_a_number_that_is_none_stops_everything_before_it_begins(world: World) -
 
 def test_a_discard_of_any_size_is_undone_by_its_entries_of_the_log(world: World) -> None:
     world.park(*(failed(f"{n}".encode()) for n in range(1_500)))
-    done = world.office.discard(LetterFilter(reason="not_an_object"), "x", "ann")
+    done = world.office.discard(DeadLetterFilter(reason="not_an_object"), "x", "ann")
     assert done.done == 0
-    done = world.office.discard(LetterFilter(), "x", "ann")
+    done = world.office.discard(DeadLetterFilter(), "x", "ann")
     assert (done.done, len(done.numbers), len(done.entries)) == (1_500, 1_000, 2)
     assert world.office.counts().discarded == 1_500
     undone = world.office.undo_discard(done.entries, "ann")
@@ -91,7 +91,7 @@ def test_only_what_is_parked_is_discarded_and_only_what_is_discarded_comes_back(
     world.office.discard([one], "x", "ann")
     assert (world.office.discard([one, two], "y", "ann").skipped, world.status(two)) == (1, "discarded")
     world.replay([world.park_failed(deduct("r-3"))[0]])
-    resolved = world.office.page(LetterFilter(status=(Status.RESOLVED,))).letters[0].number
+    resolved = world.office.page(DeadLetterFilter(status=(DeadLetterStatus.RESOLVED,))).letters[0].number
     assert world.office.restore([resolved, one], None, "ann").numbers == (one,)
 
 
@@ -131,7 +131,7 @@ def test_letters_come_back_as_they_went_out(world: World) -> None:
     }
     properties = {"message_id": "m", "reply_to": "amq.gen-forged", "correlation_id": "\ud800"}
     world.park(*(failed(body, headers=headers, properties=properties) for body in BODIES))
-    lines = list(world.office.export(LetterFilter(), "ann"))
+    lines = list(world.office.export(DeadLetterFilter(), "ann"))
     assert len(lines) == len(BODIES)
     assert world.office.import_lines(lines, "ann").added == 0
     with world.engine.begin() as connection:  # as if it were another ledger
@@ -162,7 +162,7 @@ def test_a_line_that_is_no_letter_is_named_and_what_came_before_is_in(
     world: World, line: str, said: str
 ) -> None:
     world.park(failed(b"oops"))
-    (good,) = world.office.export(LetterFilter(), "ann")
+    (good,) = world.office.export(DeadLetterFilter(), "ann")
     other = json.dumps({**json.loads(good), "letterId": "other"})
     with pytest.raises(BadLineError, match="line 2") as bad:
         world.office.import_lines([other, line], "ann")
@@ -187,7 +187,7 @@ def test_properties_that_no_export_writes_are_refused_and_not_found_out_later(
     world: World, properties: dict[str, Any]
 ) -> None:
     world.park(failed(b"oops"))
-    (line,) = world.office.export(LetterFilter(), "ann")
+    (line,) = world.office.export(DeadLetterFilter(), "ann")
     other = {**json.loads(line), "letterId": "other", "properties": properties}
     text = json.dumps(other).replace("Infinity", "1e999")
     with pytest.raises(BadLineError, match="line 1"):

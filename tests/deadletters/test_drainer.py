@@ -9,12 +9,12 @@ import pytest
 
 from tests.deadletters.parts import DeadQueue, World, failed
 from worker.broker import Delivery, Link
-from worker.deadletters import office as office_module
-from worker.deadletters.desk import Desk
+from worker.deadletters import service as office_module
 from worker.deadletters.drainer import Drainer
-from worker.deadletters.letters import Reason
-from worker.deadletters.office import NotKeptError
+from worker.deadletters.service import NotKeptError
+from worker.deadletters.store.transaction import DeadLetterTransaction
 from worker.errors import BrokerUnavailableError, LedgerUnavailableError
+from worker.messages.dead_letters import Failure
 
 
 def drainer(world: World, connect: Callable[[], Link], **options: Any) -> Drainer:
@@ -128,7 +128,7 @@ def test_a_letter_that_cannot_be_kept_is_held_and_not_given_back(
 ) -> None:
     _poison(monkeypatch)
     queue, opened = Queue(world), list[Link]()
-    queue.waiting.appendleft(failed(b"bad", reason=Reason("unprocessable", "poison")))
+    queue.waiting.appendleft(failed(b"bad", reason=Failure("unprocessable", "poison")))
     monkeypatch.setattr(office_module, "_BATCH", 1)
 
     def connect() -> Link:
@@ -142,14 +142,14 @@ def test_a_letter_that_cannot_be_kept_is_held_and_not_given_back(
 
 
 def _poison(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Desk.close
+    real = DeadLetterTransaction.close
 
-    def close(desk: Desk) -> None:
+    def close(desk: DeadLetterTransaction) -> None:
         if any(event["text"] == "poison" for event in desk._events):
             raise OverflowError("nobody foresaw this")
         real(desk)
 
-    monkeypatch.setattr(Desk, "close", close)
+    monkeypatch.setattr(DeadLetterTransaction, "close", close)
 
 
 def test_a_letter_that_cannot_be_kept_holds_no_other_up_and_stays_in_its_queue(
@@ -157,14 +157,14 @@ def test_a_letter_that_cannot_be_kept_holds_no_other_up_and_stays_in_its_queue(
 ) -> None:
     _poison(monkeypatch)
     queue = DeadQueue(
-        failed(b"one"), failed(b"bad", reason=Reason("unprocessable", "poison")), failed(b"two")
+        failed(b"one"), failed(b"bad", reason=Failure("unprocessable", "poison")), failed(b"two")
     )
     assert world.office.park(queue.link) == 2
     assert queue.acknowledged == 2
     assert [letter.body for letter in world.parked()] == [b"one", b"two"]
     assert "a dead letter can't be kept (OverflowError)" in caplog.text
     assert "poison" not in caplog.text, "what it holds is the producer's"
-    alone = DeadQueue(failed(b"bad", reason=Reason("unprocessable", "poison")))
+    alone = DeadQueue(failed(b"bad", reason=Failure("unprocessable", "poison")))
     with pytest.raises(NotKeptError, match="they stay in their queue"):
         world.office.park(alone.link)
     assert alone.acknowledged == 0

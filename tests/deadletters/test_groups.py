@@ -9,13 +9,13 @@ from sqlalchemy import text, update
 
 from tests.deadletters.parts import NOW, TRACEBACK, World, deduct, failed
 from worker.catalog import load_catalog
-from worker.deadletters.filters import LetterFilter
 from worker.deadletters.fingerprints import fingerprint_of, tokens_at_stake
-from worker.deadletters.letters import EPOCH, Reason
-from worker.deadletters.views import Status
+from worker.deadletters.models import DeadLetterStatus
+from worker.deadletters.store.filters import DeadLetterFilter
 from worker.errors import NotFoundError
 from worker.ledger.queries import QueryError
 from worker.ledger.tables import dead_letters
+from worker.messages.dead_letters import EPOCH, Failure
 
 # -- fingerprints -----------------------------------------------------------------------------------------
 
@@ -122,9 +122,9 @@ def true_world(world: World) -> Iterator[World]:
     assert world.office.drifts() == []
 
 
-def refused(reference: str, user: str, tokens: int, field: str = "tokenz") -> Reason:
+def refused(reference: str, user: str, tokens: int, field: str = "tokenz") -> Failure:
     del tokens
-    return Reason(
+    return Failure(
         "unknown_field", f"The field {field!r} is not known", field, None, "usage.deduct", reference, user
     )
 
@@ -160,7 +160,9 @@ def test_the_sample_of_a_group_is_one_that_waits_in_it(true_world: World) -> Non
     (group,) = true_world.office.groups().groups
     assert group.sample == two
     bodies = {number: true_world.office.letter(number).body for number in (one, two)}
-    true_world.park(failed(bodies[two], reason=Reason("unprocessable", "a bug"), at=NOW + timedelta(hours=1)))
+    true_world.park(
+        failed(bodies[two], reason=Failure("unprocessable", "a bug"), at=NOW + timedelta(hours=1))
+    )
     groups = true_world.office.groups(waiting_only=False).groups
     assert {(group.reason, group.sample) for group in groups} == {
         ("unknown_field", one),
@@ -179,7 +181,7 @@ def test_a_group_follows_its_letters_wherever_they_go(true_world: World) -> None
     true_world.office.edit(numbers[4], b"no number", "a try", "eva", instead_of=body, unchecked=True)
     (group,) = true_world.office.groups().groups
     assert (group.parked, group.tokens_at_stake, group.tokens_unknown) == (4, 0 + 2 + 3, 1)
-    true_world.office.discard(LetterFilter(fingerprint=group.fingerprint[:8]), "all", "eva")
+    true_world.office.discard(DeadLetterFilter(fingerprint=group.fingerprint[:8]), "all", "eva")
     assert true_world.office.groups().groups == ()
     (group,) = true_world.office.groups(waiting_only=False).groups
     assert (group.waiting, group.users, group.tokens_at_stake) == (0, 0, 0)
@@ -255,23 +257,23 @@ def test_all_letters_together(true_world: World) -> None:
 # -- lists ------------------------------------------------------------------------------------------------
 
 FILTERS = {
-    "a reason": (LetterFilter(reason="not_json"), {"oops"}),
-    "a type": (LetterFilter(type="usage.deduct"), {"a-0", "a-1", "a-2"}),
-    "a user": (LetterFilter(user_id="u1"), {"a-1"}),
-    "a reference": (LetterFilter(reference_id="a-2"), {"a-2"}),
-    "since": (LetterFilter(since=NOW + timedelta(seconds=1)), {"a-1", "a-2"}),
-    "until": (LetterFilter(until=NOW + timedelta(seconds=1)), {"a-0", "oops"}),
-    "a text in the body": (LetterFilter(text='"tokens": 2'), {"a-2"}),
-    "a text in the message": (LetterFilter(text="NO JSON"), {"oops"}),
-    "two at once": (LetterFilter(type="usage.deduct", user_id="u2"), {"a-2"}),
-    "another status": (LetterFilter(status=(Status.DISCARDED,)), {"away"}),
-    "all": (LetterFilter(status=tuple(Status)), {"a-0", "a-1", "a-2", "oops", "away"}),
+    "a reason": (DeadLetterFilter(reason="not_json"), {"oops"}),
+    "a type": (DeadLetterFilter(type="usage.deduct"), {"a-0", "a-1", "a-2"}),
+    "a user": (DeadLetterFilter(user_id="u1"), {"a-1"}),
+    "a reference": (DeadLetterFilter(reference_id="a-2"), {"a-2"}),
+    "since": (DeadLetterFilter(since=NOW + timedelta(seconds=1)), {"a-1", "a-2"}),
+    "until": (DeadLetterFilter(until=NOW + timedelta(seconds=1)), {"a-0", "oops"}),
+    "a text in the body": (DeadLetterFilter(text='"tokens": 2'), {"a-2"}),
+    "a text in the message": (DeadLetterFilter(text="NO JSON"), {"oops"}),
+    "two at once": (DeadLetterFilter(type="usage.deduct", user_id="u2"), {"a-2"}),
+    "another status": (DeadLetterFilter(status=(DeadLetterStatus.DISCARDED,)), {"away"}),
+    "all": (DeadLetterFilter(status=tuple(DeadLetterStatus)), {"a-0", "a-1", "a-2", "oops", "away"}),
 }
 
 
 @pytest.mark.parametrize(("filter_", "expected"), FILTERS.values(), ids=FILTERS.keys())
 def test_letters_are_found_by_what_they_are(
-    true_world: World, filter_: LetterFilter, expected: set[str]
+    true_world: World, filter_: DeadLetterFilter, expected: set[str]
 ) -> None:
     park(true_world, 3, field="a")
     true_world.park(failed(b"away"), failed(b"oops"))
@@ -302,25 +304,25 @@ def test_lists_are_paged_by_number_newest_first(true_world: World) -> None:
 def test_a_text_is_looked_for_some_thousands_at_a_time(
     true_world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.deadletters.reading._SEARCHED", 10)
+    monkeypatch.setattr("worker.deadletters.store.queries._SEARCHED", 10)
     park(true_world, 25)
-    first = true_world.office.page(LetterFilter(text="tokenz-3"))
+    first = true_world.office.page(DeadLetterFilter(text="tokenz-3"))
     assert first.letters == ()
     assert first.next == first.searched_to
-    second = true_world.office.page(LetterFilter(text="tokenz-3"), before=first.next)
+    second = true_world.office.page(DeadLetterFilter(text="tokenz-3"), before=first.next)
     assert second.letters == ()
-    third = true_world.office.page(LetterFilter(text="tokenz-3"), before=second.next)
+    third = true_world.office.page(DeadLetterFilter(text="tokenz-3"), before=second.next)
     assert [line.reference_id for line in third.letters] == ["tokenz-3"]
     assert third.next is None
-    assert len(list(true_world.office.every_letter(LetterFilter(text="tokenz-3")))) == 1
+    assert len(list(true_world.office.every_letter(DeadLetterFilter(text="tokenz-3")))) == 1
 
 
 def test_more_than_are_counted_are_said_to_be_more(
     true_world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.deadletters.reading._COUNTED_MAX", 5)
+    monkeypatch.setattr("worker.deadletters.store.queries._COUNTED_MAX", 5)
     park(true_world, 10, users=1)
-    assert true_world.office.page(LetterFilter(user_id="u0")).total is None
+    assert true_world.office.page(DeadLetterFilter(user_id="u0")).total is None
     assert true_world.office.page().total == 10
 
 

@@ -11,10 +11,10 @@ from sqlalchemy import Engine
 from tests.deadletters.parts import NOW, World
 from tests.support.plans import heard, scanned
 from tests.support.provision import PostgresServer
-from worker.deadletters import replays
-from worker.deadletters.filters import LetterFilter
-from worker.deadletters.office import DeadLetterOffice
-from worker.deadletters.views import Status
+from worker.deadletters.models import DeadLetterStatus
+from worker.deadletters.replay import store as replays
+from worker.deadletters.service import DeadLetters
+from worker.deadletters.store.filters import DeadLetterFilter
 from worker.ledger.engine import ledger_engine
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -66,13 +66,13 @@ def filled(postgres: PostgresServer, postgres_template: str) -> Iterator[Engine]
     postgres.databases.drop_database(name)
 
 
-def page(**filters: Any) -> Callable[[DeadLetterOffice], Any]:
-    return lambda office: office.page(LetterFilter(**filters), before=30_000)
+def page(**filters: Any) -> Callable[[DeadLetters], Any]:
+    return lambda office: office.page(DeadLetterFilter(**filters), before=30_000)
 
 
-ALL = tuple(Status)
+ALL = tuple(DeadLetterStatus)
 
-QUESTIONS: dict[str, Callable[[DeadLetterOffice], Any]] = {
+QUESTIONS: dict[str, Callable[[DeadLetters], Any]] = {
     "the first page": lambda office: office.page(),
     "what waits": page(),
     "all of them": page(status=ALL),
@@ -102,7 +102,7 @@ QUESTIONS: dict[str, Callable[[DeadLetterOffice], Any]] = {
 
 
 @pytest.mark.parametrize("question", QUESTIONS.values(), ids=QUESTIONS.keys())
-def test_a_page_reads_no_whole_table(question: Callable[[DeadLetterOffice], Any], filled: Engine) -> None:
+def test_a_page_reads_no_whole_table(question: Callable[[DeadLetters], Any], filled: Engine) -> None:
     with heard(filled) as statements:
         question(World(filled).office)
     assert statements

@@ -15,10 +15,10 @@ from tests.support.waiting import PATIENCE_S, eventually
 from tests.support.witness import Witness
 from worker.bootstrap import Application
 from worker.broker import BILLING, Link, open_link
-from worker.deadletters.filters import LetterFilter
-from worker.deadletters.office import DeadLetterOffice
-from worker.deadletters.sending import replay_of
-from worker.deadletters.views import ParkedLetter
+from worker.deadletters.models import StoredDeadLetter
+from worker.deadletters.replay.message import replay_of
+from worker.deadletters.service import DeadLetters
+from worker.deadletters.store.filters import DeadLetterFilter
 from worker.ledger.engine import ledger_engine
 from worker.ledger.store import Ledger
 from worker.settings import load_settings
@@ -34,8 +34,8 @@ def engine(sqlite_url: str) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def office(engine: Engine) -> DeadLetterOffice:
-    return DeadLetterOffice(engine)
+def office(engine: Engine) -> DeadLetters:
+    return DeadLetters(engine)
 
 
 @pytest.fixture
@@ -67,14 +67,14 @@ def worker(broker_url: str, database_url: str, **settings: Any) -> None:
     application.engine.dispose()
 
 
-def parked(office: DeadLetterOffice, dead: Link) -> ParkedLetter:
+def parked(office: DeadLetters, dead: Link) -> StoredDeadLetter:
     """Drain until a dead letter is stored, and return it; it must be the only one."""
     eventually(lambda: office.park(dead, wait_s=0.05))
-    (letter,) = office.every_letter(LetterFilter())
+    (letter,) = office.every_letter(DeadLetterFilter())
     return letter
 
 
-def sent_again(office: DeadLetterOffice, link: Link, number: int, sent_as: str | None = None) -> None:
+def sent_again(office: DeadLetters, link: Link, number: int, sent_as: str | None = None) -> None:
     """Publish the dead letter as a replay does."""
     assert link.publish([replay_of(office.letter(number), sent_as)]) == []
 
@@ -96,7 +96,7 @@ def reject(witness: Witness, *, requeue: bool = False) -> None:
 
 @pytest.mark.usefixtures("policy")
 def test_a_message_that_a_consumer_rejected_is_a_letter(
-    witness: Witness, office: DeadLetterOffice, dead: Link
+    witness: Witness, office: DeadLetters, dead: Link
 ) -> None:
     before = datetime.now(UTC)
     witness.publish(DEDUCT, message_id="m-1", headers={"x-trace": "t-1"})
@@ -111,7 +111,7 @@ def test_a_message_that_a_consumer_rejected_is_a_letter(
 
 @pytest.mark.usefixtures("policy")
 def test_a_letter_of_the_brokers_is_replayed_as_it_first_came(
-    witness: Witness, office: DeadLetterOffice, dead: Link, broker_url: str
+    witness: Witness, office: DeadLetters, dead: Link, broker_url: str
 ) -> None:
     user = broker_url.partition("://")[2].partition(":")[0]
     correlation_id = witness.publish(
@@ -131,7 +131,7 @@ def test_a_letter_of_the_brokers_is_replayed_as_it_first_came(
 
 @pytest.mark.usefixtures("policy")
 def test_a_replayed_letter_of_the_brokers_that_the_worker_refuses_is_the_same_letter(
-    witness: Witness, office: DeadLetterOffice, dead: Link, broker_url: str, sqlite_url: str
+    witness: Witness, office: DeadLetters, dead: Link, broker_url: str, sqlite_url: str
 ) -> None:
     witness.publish(b"oops", routing_key="usage.deduct", message_id="m-1")
     reject(witness)
@@ -144,7 +144,7 @@ def test_a_replayed_letter_of_the_brokers_that_the_worker_refuses_is_the_same_le
 
 
 def test_a_message_that_was_delivered_too_often_is_a_letter(
-    witness: Witness, office: DeadLetterOffice, dead: Link, rabbitmq: RabbitMQServer, broker_url: str
+    witness: Witness, office: DeadLetters, dead: Link, rabbitmq: RabbitMQServer, broker_url: str
 ) -> None:
     pattern, definition = BILLING.policies()["billing-work"]
     vhost = broker_url.rpartition("/")[2]
@@ -159,7 +159,7 @@ def test_a_message_that_was_delivered_too_often_is_a_letter(
 
 
 def test_a_message_that_has_expired_is_a_letter_and_lives_on(
-    witness: Witness, office: DeadLetterOffice, dead: Link
+    witness: Witness, office: DeadLetters, dead: Link
 ) -> None:
     arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": BILLING.dead.name}
     witness.channel.queue_declare("short", arguments=arguments, exclusive=True)
@@ -178,7 +178,7 @@ def test_a_message_that_has_expired_is_a_letter_and_lives_on(
 
 
 def test_a_message_that_somebody_put_there_by_hand_is_a_letter(
-    witness: Witness, office: DeadLetterOffice, dead: Link
+    witness: Witness, office: DeadLetters, dead: Link
 ) -> None:
     witness.publish(b"\xff", exchange="", routing_key=BILLING.dead.name)
     letter = parked(office, dead)
@@ -186,7 +186,7 @@ def test_a_message_that_somebody_put_there_by_hand_is_a_letter(
 
 
 def test_a_workers_letter_holds_headers_near_the_frames_maximum(
-    witness: Witness, office: DeadLetterOffice, dead: Link, broker_url: str, sqlite_url: str
+    witness: Witness, office: DeadLetters, dead: Link, broker_url: str, sqlite_url: str
 ) -> None:
     headers = {"small": "s", "large": "l" * 90_000, "too-large": "t" * 30_000}
     witness.publish(bytes(range(256)), routing_key="usage.deduct", headers=headers)
@@ -202,7 +202,7 @@ def test_a_workers_letter_holds_headers_near_the_frames_maximum(
 
 
 def test_header_values_of_every_kind_come_back_over_the_wire(
-    witness: Witness, office: DeadLetterOffice, dead: Link, broker_url: str, sqlite_url: str
+    witness: Witness, office: DeadLetters, dead: Link, broker_url: str, sqlite_url: str
 ) -> None:
     headers = {
         "nul": "a\0b",
@@ -225,7 +225,7 @@ def test_header_values_of_every_kind_come_back_over_the_wire(
 
 
 def test_a_letter_with_a_routing_key_of_half_a_surrogate_pair_is_made_and_kept(
-    witness: Witness, office: DeadLetterOffice, dead: Link, broker_url: str, sqlite_url: str
+    witness: Witness, office: DeadLetters, dead: Link, broker_url: str, sqlite_url: str
 ) -> None:
     properties = pika.BasicProperties(delivery_mode=2)
     witness.channel.basic_publish("billing", b"usage.\xed\xa0\x80", json.dumps(DEDUCT).encode(), properties)

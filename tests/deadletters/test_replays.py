@@ -11,14 +11,15 @@ from schemas import BonusCredit, Command, DeductUsage
 from tests.deadletters.parts import Killed, World, came_of, deduct, failed, from_dead_queue
 from worker.broker import Outgoing
 from worker.core import decide
-from worker.deadletters import dry_run, replays
-from worker.deadletters.filters import LetterFilter
-from worker.deadletters.letters import Reason, dead_letter_for
-from worker.deadletters.office import Drain, NotKeptError
-from worker.deadletters.views import NotPossibleError, Status
+from worker.deadletters.models import DeadLetterStatus, NotPossibleError
+from worker.deadletters.replay import dry_run
+from worker.deadletters.replay import store as replays
+from worker.deadletters.service import Drain, NotKeptError
+from worker.deadletters.store.filters import DeadLetterFilter
 from worker.errors import LedgerUnavailableError, NotFoundError
 from worker.ledger.loading import load
 from worker.ledger.queries import QueryError
+from worker.messages.dead_letters import Failure, dead_letter_for
 
 
 @pytest.fixture(autouse=True)
@@ -179,7 +180,7 @@ def test_batch_with_a_malformed_item_comes_back_and_moves_nothing_again(world: W
 def test_replayed_notice_is_delivered(world: World) -> None:
     letter = dead_letter_for(
         failed(b'{"id": "n-1"}'),
-        Reason("notice_refused", "full"),
+        Failure("notice_refused", "full"),
         queue="billing.dead",
         tries=1,
         now=world.now,
@@ -210,7 +211,7 @@ def test_a_letter_for_which_the_broker_closes_the_connection_holds_no_other_up(w
     world.park(from_dead_queue(Outgoing(b"{}", "", "billing.dead", headers=headers)))
     world.park_failed(deduct("r-1"), deduct("r-2"))
     world.gone = {"no-more"}
-    ended = world.replay(LetterFilter())
+    ended = world.replay(DeadLetterFilter())
     assert (ended.state, came_of(ended)) == ("finished", {"applied": 2, "unroutable": 1})
 
 
@@ -303,7 +304,7 @@ def test_a_second_copy_that_fails_is_the_same_letter_too(world: World) -> None:
 
 def test_the_set_is_frozen_when_it_is_asked_for(world: World) -> None:
     first = world.park_failed(deduct("r-1"), deduct("r-2"))
-    created = world.office.create_replay(LetterFilter(), "mended", "ann")
+    created = world.office.create_replay(DeadLetterFilter(), "mended", "ann")
     world.park_failed(deduct("r-3"))
     ended = world.run(created.number)
     assert came_of(ended) == {"applied": 2}
@@ -337,7 +338,7 @@ def test_a_letter_is_under_way_in_one_replay_only(world: World) -> None:
 
 def test_a_set_of_nothing_is_refused(world: World) -> None:
     with pytest.raises(NotFoundError, match="there is nothing to replay"):
-        world.office.create_replay(LetterFilter(reason="none"), "x", "ann")
+        world.office.create_replay(DeadLetterFilter(reason="none"), "x", "ann")
     with pytest.raises(NotFoundError, match="there is no dead letter 9"):
         world.office.create_replay([9], "x", "ann")
     (number,) = world.park_failed(deduct("r-1"))
@@ -666,4 +667,4 @@ def test_activity_log_says_who_did_what_and_why(world: World) -> None:
         ("replay.finished", "replay 1", "ann"),
     ]
     assert entries[-1].reason == "mended"
-    assert world.office.page(LetterFilter(status=(Status.RESOLVED,))).total == 1
+    assert world.office.page(DeadLetterFilter(status=(DeadLetterStatus.RESOLVED,))).total == 1

@@ -14,8 +14,8 @@ from tests.support.witness import Witness
 from tests.support.worker_thread import FlagStop, running
 from worker.bootstrap import Application, utc_now
 from worker.broker import BILLING
-from worker.deadletters.filters import LetterFilter
-from worker.deadletters.office import DeadLetterOffice
+from worker.deadletters.service import DeadLetters
+from worker.deadletters.store.filters import DeadLetterFilter
 from worker.ledger.queries import Reader
 from worker.settings import Settings
 
@@ -24,8 +24,8 @@ FORGED = "amq.rabbitmq.reply-to.forged"
 
 
 @pytest.fixture
-def office(application: Application) -> Iterator[DeadLetterOffice]:
-    """The ``DeadLetterOffice`` of a ledger with the account of ann, while a worker runs."""
+def office(application: Application) -> Iterator[DeadLetters]:
+    """The ``DeadLetters`` of a ledger with the account of ann, while a worker runs."""
     applied(
         application.engine, application.catalog, OpenAccount(reference_id="open", user_id="ann", tier="free")
     )
@@ -40,7 +40,7 @@ def cli(settings: Settings, *arguments: str, stdin: bytes | None = None) -> Any:
     return json.loads(ended.stdout)
 
 
-def letters(office: DeadLetterOffice, application: Application, count: int) -> list[int]:
+def letters(office: DeadLetters, application: Application, count: int) -> list[int]:
     """Wait until ``count`` dead letters are parked; return their numbers."""
 
     def are_parked() -> bool:
@@ -56,7 +56,7 @@ def letters(office: DeadLetterOffice, application: Application, count: int) -> l
 
 
 def test_a_letter_of_zeros_with_as_many_headers_as_fit_and_a_forged_address_is_a_letter_like_any_other(
-    application: Application, worker_settings: Settings, witness: Witness, office: DeadLetterOffice
+    application: Application, worker_settings: Settings, witness: Witness, office: DeadLetters
 ) -> None:
     headers = {f"header-{number}": "h" * 1_000 for number in range(85)}
     witness.publish(ZEROS, routing_key="usage.deduct", headers=headers, reply_to=FORGED, message_id="m-1")
@@ -80,7 +80,7 @@ def test_a_letter_of_zeros_with_as_many_headers_as_fit_and_a_forged_address_is_a
 
 
 def test_a_mended_letter_is_dry_run_replayed_as_a_canary_and_its_tokens_are_taken(
-    application: Application, worker_settings: Settings, witness: Witness, office: DeadLetterOffice
+    application: Application, worker_settings: Settings, witness: Witness, office: DeadLetters
 ) -> None:
     wrong = {"type": "usage.deduct", "referenceId": "job-1", "userId": "ann", "token": 500}
     correlation_id = witness.publish(wrong)
@@ -102,11 +102,11 @@ def test_a_mended_letter_is_dry_run_replayed_as_a_canary_and_its_tokens_are_take
     reader = Reader(application.engine)
     assert reader.balance("ann", utc_now(), application.catalog).used == 500
     assert office.letter(number).status == "resolved"
-    assert office.page(LetterFilter(reference_id="job-1")).letters == ()
+    assert office.page(DeadLetterFilter(reference_id="job-1")).letters == ()
 
 
 def test_a_letter_that_cannot_be_written_again_holds_no_other_up(
-    application: Application, witness: Witness, office: DeadLetterOffice
+    application: Application, witness: Witness, office: DeadLetters
 ) -> None:
     witness.publish({"type": "usage.deduct", "referenceId": "job-1", "userId": "ann", "tokenz": 5})
     (number,) = letters(office, application, 1)
@@ -124,7 +124,7 @@ def test_a_letter_that_cannot_be_written_again_holds_no_other_up(
     )
     good = office.letter(number).body.replace(b"tokenz", b"tokens")
     office.edit(number, good, "a typo", "ann", instead_of=office.letter(number).body)
-    created = office.create_replay(LetterFilter(), "mended", "ann")
+    created = office.create_replay(DeadLetterFilter(), "mended", "ann")
     ended = application.replayer().run(created.number, "ann", stop=FlagStop())
     assert ended.state == "finished"
     assert ended.counts["applied"] == 1

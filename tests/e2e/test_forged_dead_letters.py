@@ -12,9 +12,9 @@ from tests.support.provision import RabbitMQServer
 from tests.support.waiting import eventually
 from worker.bootstrap import Application, utc_now
 from worker.broker import BILLING, Delivery
-from worker.deadletters.filters import LetterFilter
-from worker.deadletters.letters import Reason, dead_letter_for
-from worker.deadletters.views import ParkedLetter
+from worker.deadletters.models import StoredDeadLetter
+from worker.deadletters.store.filters import DeadLetterFilter
+from worker.messages.dead_letters import Failure, dead_letter_for
 
 DEDUCT = {"type": "usage.deduct", "referenceId": "job-1", "userId": "ann", "tokens": 5}
 NOTICE = {"type": "balance.low", "id": "n-1", "userId": "bob", "referenceId": "job-2"}
@@ -23,13 +23,13 @@ BATCH = {"type": "usage.batch", "referenceId": "b-1", "userId": "eve", "items": 
 
 def forged_headers(body: bytes) -> dict[str, Any]:
     """Return the headers that a worker would write about another message."""
-    reason = Reason("unprocessable", "m", type="payment.succeeded", reference_id="pi_1", user_id="victim")
+    reason = Failure("unprocessable", "m", type="payment.succeeded", reference_id="pi_1", user_id="victim")
     failed = Delivery(body, "billing.payments", "billing", "payment.succeeded", 1)
     letter = dead_letter_for(failed, reason, queue="billing.dead", tries=1, now=utc_now())
     return dict(letter.headers) | {"x-billing-sent-by": "gateway"}
 
 
-def drained(application: Application, count: int) -> list[ParkedLetter]:
+def drained(application: Application, count: int) -> list[StoredDeadLetter]:
     office = application.office()
 
     def are_all_there() -> bool:
@@ -38,7 +38,7 @@ def drained(application: Application, count: int) -> list[ParkedLetter]:
 
     with closing(application.link(consume=[BILLING.dead.name])) as link:
         eventually(are_all_there)
-    return list(office.every_letter(LetterFilter()))
+    return list(office.every_letter(DeadLetterFilter()))
 
 
 @pytest.mark.parametrize(
@@ -75,4 +75,4 @@ def test_forged_headers_tell_no_identity(
     finally:
         rabbitmq.management.delete_user(name)
     assert [(letter.type, letter.reference_id, letter.user_id) for letter in letters] == [said] * 2
-    assert list(application.office().every_letter(LetterFilter(user_id="victim"))) == []
+    assert list(application.office().every_letter(DeadLetterFilter(user_id="victim"))) == []

@@ -16,8 +16,8 @@ from tests.support.worker_thread import FlagStop, running
 from worker.bootstrap import Application
 from worker.broker import BILLING
 from worker.catalog import Catalog
-from worker.deadletters.filters import LetterFilter
-from worker.deadletters.office import DeadLetterOffice
+from worker.deadletters.service import DeadLetters
+from worker.deadletters.store.filters import DeadLetterFilter
 
 OPEN = {"type": "account.open", "referenceId": "open", "userId": "ann", "tier": "free"}
 NEARLY_ALL = {"type": "usage.deduct", "referenceId": "much", "userId": "ann", "tokens": 9_500}
@@ -158,11 +158,11 @@ def test_a_listener_that_is_full_stops_nobody_and_gets_its_notice_from_the_dead_
     refused = counted(application, "refused")
     assert refused
     kept = heard(witness, full, witness.depth(full))
-    office = DeadLetterOffice(application.engine)
+    office = DeadLetters(application.engine)
     dead_letters = application.link(consume=[BILLING.dead.name])
     assert office.park(dead_letters, expected=refused) == refused
     dead_letters.close()
-    letters = list(office.every_letter(LetterFilter(reason="notice_refused")))
+    letters = list(office.every_letter(DeadLetterFilter(reason="notice_refused")))
     assert {letter.user_id for letter in letters} | {notice.user_id for notice in kept} == set(users)
     for letter in letters:
         replay = office.create_replay([letter.number], "there is room again", "ann")

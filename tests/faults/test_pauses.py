@@ -18,8 +18,8 @@ from tests.support.worker_thread import running
 from worker.bootstrap import Application
 from worker.broker import BILLING
 from worker.ledger.pauses import Pauses
+from worker.runtime.supervisor import LIMIT_EXIT
 from worker.settings import Settings
-from worker.supervisor import LIMIT_EXIT
 
 LIMIT = 10
 MESSAGES = 80
@@ -29,9 +29,9 @@ PAYMENTS, USAGE = (queue.name for queue in BILLING.work)
 @pytest.fixture
 def worker_settings(worker_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Settings with low limits; a paused lane tries its message soon."""
-    monkeypatch.setattr("worker.lanes.PROBE_FIRST_S", 0.05)
-    monkeypatch.setattr("worker.lanes.PROBE_MOST_S", 0.1)
-    monkeypatch.setattr("worker.lanes._LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr("worker.lanes.pausing.PROBE_FIRST_S", 0.05)
+    monkeypatch.setattr("worker.lanes.pausing.PROBE_MOST_S", 0.1)
+    monkeypatch.setattr("worker.lanes.pausing._LOOK_EVERY_S", 0.05)
     return worker_settings.model_copy(update={"max_consecutive_faults": LIMIT, "batch_size": 20})
 
 
@@ -121,8 +121,8 @@ def test_paused_lane_holds_the_message_it_tries_and_gives_the_others_back_once(
 def test_operator_resumes_a_paused_lane(
     application: Application, witness: Witness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.lanes.PROBE_FIRST_S", 1_000.0)  # by itself it would take an hour
-    monkeypatch.setattr("worker.lanes.PROBE_MOST_S", 1_000.0)
+    monkeypatch.setattr("worker.lanes.pausing.PROBE_FIRST_S", 1_000.0)  # by itself it would take an hour
+    monkeypatch.setattr("worker.lanes.pausing.PROBE_MOST_S", 1_000.0)
     with running(application):
         with a_bug_on(application.engine, "bad-%"):
             for number in range(MESSAGES):

@@ -19,7 +19,7 @@ from worker.bootstrap import Application
 from worker.broker import BILLING
 from worker.core import decide
 from worker.ledger.audit import audit
-from worker.policy import GIVE_UP_AFTER, SUSPECT_AFTER
+from worker.messages.policy import GIVE_UP_AFTER, SUSPECT_AFTER
 
 POISON = {"type": "usage.deduct", "referenceId": "poison", "userId": "user-0", "tokens": 17}
 BESIDE = {**POISON, "referenceId": "beside"}

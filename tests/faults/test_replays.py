@@ -20,16 +20,16 @@ from tests.support.worker_thread import FlagStop, running
 from worker.bootstrap import Application, utc_now
 from worker.broker import BILLING, Delivery, Link, Outgoing, open_link
 from worker.catalog import load_catalog
-from worker.deadletters.filters import LetterFilter
-from worker.deadletters.letters import Reason, dead_letter_for
+from worker.deadletters.store.filters import DeadLetterFilter
 from worker.ledger.audit import audit
 from worker.ledger.engine import ledger_engine
 from worker.ledger.migrations import migrate
 from worker.ledger.queries import Reader
+from worker.messages.dead_letters import Failure, dead_letter_for
 from worker.settings import Settings, load_settings
 
 USERS = [f"u{n}" for n in range(50)]
-BUG = Reason(
+BUG = Failure(
     "unprocessable", "KeyError: a bug", traceback="Traceback …\nKeyError: a bug", type="usage.deduct"
 )
 
@@ -47,9 +47,9 @@ def dead(count: int, first: int = 0) -> Iterator[Outgoing]:
         yield letter(json.dumps(body).encode(), BUG, reference=f"r-{n}", user=user)
 
 
-def letter(body: bytes, reason: Reason, *, reference: str, user: str) -> Outgoing:
+def letter(body: bytes, reason: Failure, *, reference: str, user: str) -> Outgoing:
     was = Delivery(body, "billing.usage", "billing", "usage.deduct", 1, properties={"message_id": reference})
-    told = Reason(
+    told = Failure(
         reason.code, reason.message, reason.field, reason.traceback, "usage.deduct", reference, user
     )
     return dead_letter_for(was, told, queue=BILLING.dead.name, tries=1, now=utc_now())
@@ -187,7 +187,7 @@ def test_two_operators_who_discard_and_replay_the_same_letters_share_them(
         arguments = ("--code", "unprocessable", "--yes", "--rate", "200/s", "--reason", "mended")
         with replaying(worker_settings, *arguments) as process:
             eventually(lambda: office.replays().replays and office.replay(1).counts["applied"] >= 10)
-            done = office.discard(LetterFilter(reason="unprocessable"), "tests", "eva")
+            done = office.discard(DeadLetterFilter(reason="unprocessable"), "tests", "eva")
             process.communicate(timeout=PATIENCE_S)
     counts = office.replay(1).counts
     assert counts["applied"] + counts["skipped"] == 200
@@ -202,7 +202,7 @@ def test_very_many_letters_of_one_reason_and_one_of_another(
     application: Application, broker_url: str, many: int
 ) -> None:
     open_accounts(application)
-    other = letter(b"oops", Reason("not_json", "The body is not JSON."), reference="other", user="u0")
+    other = letter(b"oops", Failure("not_json", "The body is not JSON."), reference="other", user="u0")
     publish(broker_url, [*dead(many), other])
     park(application, many + 1)
     office = application.office()
@@ -212,7 +212,7 @@ def test_very_many_letters_of_one_reason_and_one_of_another(
         ("not_json", 1, 0),  # its body names no user
     ]
     with running(application), Witness(broker_url):
-        created = office.create_replay(LetterFilter(fingerprint=groups[0].fingerprint), "mended", "ann")
+        created = office.create_replay(DeadLetterFilter(fingerprint=groups[0].fingerprint), "mended", "ann")
         ended = application.replayer().run(created.number, "ann", stop=FlagStop())
     assert (ended.state, ended.counts["applied"]) == ("finished", many)
     assert spent(application) == many

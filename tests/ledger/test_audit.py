@@ -22,7 +22,7 @@ from worker.catalog import Catalog
 from worker.ledger.audit import (
     EFFECTS,
     AuditReport,
-    Finding,
+    Discrepancy,
     Progress,
     audit,
     audit_snapshot,
@@ -286,7 +286,7 @@ def test_findings_made_outside_the_database_are_capped_as_well(true_ledger: Engi
 
 
 def test_a_finding_reads_as_a_sentence() -> None:
-    finding = Finding("lot_remaining", 1, "ada", "ada-open", None, 3, None, 100, 107)
+    finding = Discrepancy("lot_remaining", 1, "ada", "ada-open", None, 3, None, 100, 107)
     assert str(finding) == (
         "user ada, reference ada-open, lot 3: what remains of the lot is not the sum of its entries:"
         " expected 100, found 107"

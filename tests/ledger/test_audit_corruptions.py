@@ -8,13 +8,13 @@ import pytest
 from sqlalchemy import Engine
 
 from tests.support.true_ledger import ADA, BEN, CATALOG, CYD, DAN, FAY, GUS, HAL
-from worker.ledger.audit import CHECKS, Finding, audit_snapshot
+from worker.ledger.audit import CHECKS, Discrepancy, audit_snapshot
 
 #: The statement that corrupts, and the findings of the audit then, by what is corrupted.
 Corruptions = Mapping[str, tuple[str, ...]]
 
 
-def told(finding: Finding) -> str:
+def told(finding: Discrepancy) -> str:
     """A finding in short: its check, where it is, what must be and what is."""
     user = f"account {finding.account_id}" if finding.user_id is None else finding.user_id
     lot = None if finding.lot is None else f"lot {finding.lot}"

@@ -12,10 +12,10 @@ from sqlalchemy import Engine, insert, select
 
 from tests.deadletters.parts import TRACEBACK, deduct
 from tests.support.provision import PostgresServer
-from worker.deadletters.filters import LetterFilter
 from worker.deadletters.fingerprints import fingerprint_of
-from worker.deadletters.office import DeadLetterOffice
-from worker.deadletters.views import ParkedLetter, Status
+from worker.deadletters.models import DeadLetterStatus, StoredDeadLetter
+from worker.deadletters.service import DeadLetters
+from worker.deadletters.store.filters import DeadLetterFilter
 from worker.ledger.engine import ledger_engine
 from worker.ledger.migrations import migrate
 from worker.ledger.tables import dead_letters, operations
@@ -95,9 +95,9 @@ def _migrated(engine: Engine) -> Iterator[Engine]:
     engine.dispose()
 
 
-def letters(engine: Engine) -> list[ParkedLetter]:
+def letters(engine: Engine) -> list[StoredDeadLetter]:
     """All dead letters, oldest first."""
-    return list(DeadLetterOffice(engine).every_letter(LetterFilter(status=tuple(Status))))[::-1]
+    return list(DeadLetters(engine).every_letter(DeadLetterFilter(status=tuple(DeadLetterStatus))))[::-1]
 
 
 def test_no_letter_is_lost_and_what_was_replayed_is_resolved_where_the_ledger_shows_it(
@@ -124,7 +124,7 @@ def test_letters_that_were_there_are_in_the_groups_of_those_that_come(migrated: 
         assert letter.fingerprint == fingerprint_of(
             letter.reason, letter.type, letter.field, letter.traceback
         )
-    office = DeadLetterOffice(migrated)
+    office = DeadLetters(migrated)
     assert office.drifts() == []
     assert sorted((group.reason, group.waiting) for group in office.groups().groups) == [
         ("forged", 1),
@@ -134,7 +134,7 @@ def test_letters_that_were_there_are_in_the_groups_of_those_that_come(migrated: 
 
 
 def test_their_stories_begin_with_their_failures(migrated: Engine) -> None:
-    told = DeadLetterOffice(migrated).story(1).events
+    told = DeadLetters(migrated).story(1).events
     assert [(event.kind, event.at) for event in told] == [
         ("failed", NOW),
         ("failed_again", NOW + timedelta(hours=1)),

@@ -7,19 +7,19 @@ from sqlalchemy import Engine, make_url, text
 
 from worker.errors import LedgerUnavailableError
 from worker.ledger.engine import ledger_engine, translated_errors
-from worker.ledger.primary import Guard
+from worker.ledger.primary import DatabaseGuard
 from worker.ledger.store import Ledger
 
 NOBODY = "127.0.0.1:1"
 
 
 @pytest.fixture
-def guard() -> Guard:
-    return Guard(2.0)
+def guard() -> DatabaseGuard:
+    return DatabaseGuard(2.0)
 
 
 @pytest.fixture
-def guarded(postgres_url: str, guard: Guard) -> Iterator[Engine]:
+def guarded(postgres_url: str, guard: DatabaseGuard) -> Iterator[Engine]:
     engine = ledger_engine(postgres_url, guard=guard)
     yield engine
     engine.dispose()
@@ -73,7 +73,7 @@ def test_commit_that_nobody_answers_is_given_up_and_named(guarded: Engine) -> No
         run(guarded, "SET LOCAL statement_timeout = 0", "INSERT INTO t VALUES (1)")
 
 
-def test_process_that_shall_end_gives_up_sooner(guarded: Engine, guard: Guard) -> None:
+def test_process_that_shall_end_gives_up_sooner(guarded: Engine, guard: DatabaseGuard) -> None:
     guard.timeout_s = 600.0
     guard.hurry(0.3)
     with pytest.raises(LedgerUnavailableError):
@@ -82,20 +82,20 @@ def test_process_that_shall_end_gives_up_sooner(guarded: Engine, guard: Guard) -
 
 @pytest.mark.parametrize("addresses", [("here", NOBODY), (NOBODY, "here"), ("here", "here")])
 def test_address_that_takes_writes_is_found(
-    postgres_url: str, guard: Guard, addresses: tuple[str, ...]
+    postgres_url: str, guard: DatabaseGuard, addresses: tuple[str, ...]
 ) -> None:
     engine = ledger_engine(several(postgres_url, *addresses), guard=guard)
     Ledger(engine).probe()
     engine.dispose()
 
 
-def test_addresses_of_which_none_answers_are_all_named(postgres_url: str, guard: Guard) -> None:
+def test_addresses_of_which_none_answers_are_all_named(postgres_url: str, guard: DatabaseGuard) -> None:
     engine = ledger_engine(several(postgres_url, NOBODY, "127.0.0.1:2"), guard=guard)
     with pytest.raises(LedgerUnavailableError, match=r"(?s)port 1.*port 2"):
         Ledger(engine).probe()
 
 
-def test_server_on_an_older_timeline_than_was_seen_is_refused(guarded: Engine, guard: Guard) -> None:
+def test_server_on_an_older_timeline_than_was_seen_is_refused(guarded: Engine, guard: DatabaseGuard) -> None:
     run(guarded, "SELECT 1")
     (system,) = guard._highest
     assert guard._highest[system] == 1
@@ -104,7 +104,7 @@ def test_server_on_an_older_timeline_than_was_seen_is_refused(guarded: Engine, g
         run(guarded, "SELECT 1")
 
 
-def test_server_of_another_system_is_judged_by_itself(guarded: Engine, guard: Guard) -> None:
+def test_server_of_another_system_is_judged_by_itself(guarded: Engine, guard: DatabaseGuard) -> None:
     guard.is_replaced(("another system", 9))
     run(guarded, "SELECT 1")
 
@@ -116,7 +116,7 @@ def test_database_that_turns_read_only_is_unavailable_and_left(postgres_engine: 
     assert pid(postgres_engine) != before
 
 
-def test_probe_fails_where_the_database_only_reads(postgres_url: str, guard: Guard) -> None:
+def test_probe_fails_where_the_database_only_reads(postgres_url: str, guard: DatabaseGuard) -> None:
     plain = ledger_engine(postgres_url)
     name = make_url(postgres_url).database
     run(plain, f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')

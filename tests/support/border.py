@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from schemas import Command, Limits, Malformed, UsageBatch, decode
+from schemas import Limits, Malformed, Message, decode
 from schemas.fields import Identifier
 from tests.support.worlds import LIMITS, NOW
 
@@ -65,7 +65,7 @@ def body(base: str | Fields, /, **changes: Any) -> bytes:
     return json.dumps(kept).encode()
 
 
-def outcome_of(message: bytes, limits: Limits = LIMITS) -> Command | UsageBatch | Malformed:
+def outcome_of(message: bytes, limits: Limits = LIMITS) -> Message | Malformed:
     """Result of decoding ``message`` at ``NOW``."""
     return decode(message, now=NOW, limits=limits)
 

@@ -16,12 +16,14 @@ from types import TracebackType
 from typing import Any, Self
 
 import schemas
-from worker import intake, pipeline
-from worker.bootstrap import Application, SignalStop
+from worker import pipeline
+from worker.bootstrap import Application
 from worker.broker import Outgoing, amqp
-from worker.dispatch import Dispatch
-from worker.ledger.store import Books, Ledger
+from worker.ledger.store import Ledger, LedgerTransaction
+from worker.messages import receiving as intake
+from worker.messages.publishing import Publisher
 from worker.pipeline import Pipeline
+from worker.runtime.stop import SignalStop
 from worker.settings import Settings
 
 Blow = Callable[[], None]
@@ -141,7 +143,7 @@ def after_commit(blow: Blow) -> None:
     original = Ledger.begin
 
     @contextmanager
-    def begin(self: Ledger) -> Iterator[Books]:
+    def begin(self: Ledger) -> Iterator[LedgerTransaction]:
         with original(self) as books:
             yield books
         blow()
@@ -151,7 +153,7 @@ def after_commit(blow: Blow) -> None:
 
 def before_notices(blow: Blow) -> None:
     """Sabotages the moment when all replies are confirmed and no notice is sent."""
-    original = Dispatch._sent
+    original = Publisher._sent
 
     @wraps(original)
     def sent(*arguments: Any, with_notices: bool) -> set[str]:
@@ -159,7 +161,7 @@ def before_notices(blow: Blow) -> None:
             blow()
         return original(*arguments, with_notices=with_notices)
 
-    Dispatch._sent = sent  # type: ignore[method-assign,assignment]
+    Publisher._sent = sent  # type: ignore[method-assign,assignment]
 
 
 def halfway_through_replies(blow: Blow) -> None:
@@ -180,9 +182,9 @@ def halfway_through_replies(blow: Blow) -> None:
 ARROWS: dict[str, Callable[[Blow], None]] = {
     "received": before(Pipeline, "receive"),
     "decoded": after(Pipeline, "receive"),
-    "loaded": after(Books, "load"),
+    "loaded": after(LedgerTransaction, "load"),
     "decided": after(pipeline, "decide"),
-    "written": after(Books, "write"),
+    "written": after(LedgerTransaction, "write"),
     "committed": after_commit,
     "replying": halfway_through_replies,
     "replied": before(amqp._Outbox, "_wait"),

@@ -30,6 +30,7 @@ from schemas import (
     PaymentSucceeded,
     ReserveUsage,
     UsageBatch,
+    commands_of,
     decode,
 )
 from schemas.usage import HOLD_MAX_SECONDS
@@ -39,7 +40,6 @@ from tests.support.witness import Witness, user_of
 from worker.broker import BILLING
 from worker.catalog import load_catalog
 from worker.core import decide
-from worker.intake import commands_of
 from worker.ledger.audit import audit
 from worker.ledger.store import Ledger
 from worker.ledger.tables import accounts

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tests.support.waiting import PATIENCE_S
-from worker.bootstrap import Application, SignalStop
+from worker.bootstrap import Application
+from worker.runtime.stop import SignalStop
 
 
 class FlagStop(SignalStop):

@@ -55,7 +55,7 @@ class Topology:
         """Policies an operator should set, by name: the pattern of queue names and the definition.
 
         The delivery limits are high. A worker finds poison messages by a record of its own (see
-        ``worker.suspects``), and a broker that counts restarts and lost connections must not drop innocent
+        ``worker.lanes.poison``); a broker that counts restarts and lost connections must not drop innocent
         ones. The limit of the queues of work is for a message that a worker can't even receive.
         """
         definition: dict[str, str | int] = {

@@ -88,7 +88,7 @@ def _serve(
     https: bool,
 ) -> None:
     from worker.console.app import create_app
-    from worker.console.guard import Guard
+    from worker.console.guard import AccessGuard
     from worker.console.parts import Parts
     from worker.console.people import People
     from worker.console.serving import serve
@@ -104,7 +104,7 @@ def _serve(
             f"{users} names nobody who could sign in: "
             "`billing-worker console user NAME --role operator --users FILE`"
         )
-    guard = Guard(people, address.host, read_only=read_only)
+    guard = AccessGuard(people, address.host, read_only=read_only)
     parts = Parts(application, guard, as_csv)
     key = token_bytes(32) if secret is None else secret.get_secret_value().encode()
     if len(key) < _SECRET_MIN:

@@ -47,7 +47,7 @@ def publish(
     for option, name in (("--type", type_), ("--reply-to", reply_to)):
         if name is not None and len(name.encode()) > _NAME_MAX_BYTES:
             raise click.UsageError(f"{option}: a name on the broker has at most {_NAME_MAX_BYTES} bytes")
-    mark = None if str(source) == "-" else Mark.of(source)
+    mark = None if str(source) == "-" else PublishPosition.of(source)
     lines = _lines(sys.stdin.buffer, 0) if mark is None else _lines_of(source, mark.lines)
     total = None if mark is None else mark.total
     link = application.link()
@@ -74,7 +74,7 @@ def publish(
 
 
 @dataclass(slots=True)
-class Mark:
+class PublishPosition:
     """Position up to which a file has been published, kept beside the file until it is done."""
 
     path: Path
@@ -84,7 +84,7 @@ class Mark:
     not_taken_before: int = 0
 
     @classmethod
-    def of(cls, source: Path) -> "Mark":
+    def of(cls, source: Path) -> "PublishPosition":
         """Return the mark of ``source``; a mark of a file that has changed since is ignored."""
         digest, total = hashlib.sha256(), 0
         try:

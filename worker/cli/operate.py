@@ -9,16 +9,17 @@ from collections.abc import Callable, Mapping
 
 import click
 
-from worker.bootstrap import Application, SignalStop, utc_now
+from worker.bootstrap import Application, utc_now
 from worker.broker import BILLING, broker_is_embedded
 from worker.broker.management import Management
 from worker.cli.options import operator, with_application
-from worker.dead_letter_limit import LimitExceededError
 from worker.errors import BillingError, ConfigurationError, NotFoundError, TransientError
 from worker.ledger.migrations import current_revision, migrate, newest_revision
 from worker.ledger.store import Ledger
+from worker.messages.dead_letter_limit import LimitExceededError
+from worker.runtime.stop import SignalStop
+from worker.runtime.supervisor import LIMIT_EXIT, follow_parent, supervise
 from worker.settings import Settings, environment_of, redacted
-from worker.supervisor import LIMIT_EXIT, follow_parent, supervise
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
-from worker.bootstrap import Application, configure_logging
+from worker.bootstrap import Application
+from worker.runtime.logging import configure_logging
 from worker.settings import broker_user, load_settings
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -58,7 +59,7 @@ def with_application(*flags: str) -> Callable[[Callable[..., Any]], Callable[...
         def run(**parameters: Any) -> Any:
             _refuse_broken_text(parameters)
             settings = load_settings(**{name: parameters.pop(name) for name in flags})
-            configure_logging(settings)
+            configure_logging(settings.log_level, settings.log_format)
             application = Application(settings)
             try:
                 return command(application, **parameters)

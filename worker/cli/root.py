@@ -11,14 +11,14 @@ from worker import __version__
 from worker.cli.accounts import audit_command, balance, can_afford, history, stats, usage
 from worker.cli.adjust import adjust
 from worker.cli.console import console
-from worker.cli.demo import demo
+from worker.cli.dead_letters import dead_letters
 from worker.cli.explain import explain
 from worker.cli.holdings import expiring, holds, lots
-from worker.cli.letters import dead_letters
 from worker.cli.messages import publish, replies
 from worker.cli.operate import check, migrate_command, resume, run, scheduler, topology
 from worker.cli.output import printable
 from worker.cli.statement import statement
+from worker.demo import demo
 from worker.errors import BillingError, ConfigurationError, NotFoundError, TransientError
 from worker.ledger.queries import QueryError
 

@@ -21,7 +21,7 @@ from worker.cli.output import is_terminal, show_fields, show_long_table, tab_sep
 from worker.errors import ConfigurationError
 from worker.ledger.queries import Statement, Transaction, zone_of
 
-Write = Callable[[str], Any]
+WriteLine = Callable[[str], Any]
 
 
 @click.command()
@@ -52,7 +52,7 @@ Write = Callable[[str], Any]
 @click.option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write to this file, whole or not at all.",
+    help="WriteLine to this file, whole or not at all.",
 )
 @with_application("database_url")
 def statement(
@@ -90,7 +90,7 @@ def statement(
 
 
 @contextmanager
-def _destination(path: Path | None) -> Iterator[Write]:
+def _destination(path: Path | None) -> Iterator[WriteLine]:
     if path is None:
         yield lambda text: click.echo(text, nl=False)
         return

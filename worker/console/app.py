@@ -15,7 +15,7 @@ from worker.console import formats
 from worker.console.pages import PAGES
 from worker.console.parts import Parts, parts
 from worker.console.security import has_unstorable_text, secure
-from worker.console.watching import Known, Unknown
+from worker.console.watching import TimedValue, Unknown
 from worker.errors import BillingError, ConfigurationError, NotFoundError, TransientError
 from worker.ledger.queries import QueryError
 
@@ -101,7 +101,7 @@ def _teach_templates(app: Flask) -> None:
         compact=formats.compact,
     )
     app.jinja_env.tests.update(
-        unknown=lambda value: isinstance(value, Unknown), known=lambda value: isinstance(value, Known)
+        unknown=lambda value: isinstance(value, Unknown), known=lambda value: isinstance(value, TimedValue)
     )
 
     @app.context_processor

@@ -9,8 +9,8 @@ from urllib.parse import urlencode
 from werkzeug.datastructures import MultiDict
 
 from schemas.fields import INT64_MAX
-from worker.deadletters.filters import LetterFilter
-from worker.deadletters.views import Status
+from worker.deadletters.models import DeadLetterStatus
+from worker.deadletters.store.filters import DeadLetterFilter
 from worker.ledger.queries import QueryError
 
 Values = MultiDict[str, str]
@@ -62,14 +62,14 @@ def undo_entries(values: Values) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class LetterSet:
+class DeadLetterSet:
     """Dead letters to act on: those with the numbers, or all that a filter finds."""
 
     numbers: tuple[int, ...] = ()
-    filter: LetterFilter | None = None
+    filter: DeadLetterFilter | None = None
 
     @classmethod
-    def read(cls, values: Values) -> "LetterSet":
+    def read(cls, values: Values) -> "DeadLetterSet":
         """Read from ``n=…`` once or more often, or from the filter's parameters. Raises QueryError."""
         named = values.getlist("n")
         if len(named) > _NUMBERS_MAX:
@@ -79,7 +79,7 @@ class LetterSet:
         return cls(filter=filter_in(values))
 
     @property
-    def letters(self) -> Sequence[int] | LetterFilter:
+    def letters(self) -> Sequence[int] | DeadLetterFilter:
         """The set in the form that actions take."""
         return self.numbers if self.filter is None else self.filter
 
@@ -95,7 +95,7 @@ class LetterSet:
         """The same as the query of a URL."""
         return urlencode(self.pairs)
 
-    def only(self, *status: Status) -> "LetterSet":
+    def only(self, *status: DeadLetterStatus) -> "DeadLetterSet":
         """Return the set without dead letters of another status, where a filter makes it.
 
         Raises QueryError where the filter asks for others alone: the operator looked at others than the
@@ -109,7 +109,7 @@ class LetterSet:
                 f"that can be done with letters that are {' or '.join(status)}, "
                 f"and the filter finds those that are {' or '.join(self.filter.status)}"
             )
-        return LetterSet(filter=replace(self.filter, status=kept))
+        return DeadLetterSet(filter=replace(self.filter, status=kept))
 
     def __str__(self) -> str:
         if self.filter is None:
@@ -135,24 +135,26 @@ _FIELDS: Mapping[str, str] = {
 _ALL = "all"
 
 
-def filter_in(values: Values) -> LetterFilter:
+def filter_in(values: Values) -> DeadLetterFilter:
     """Return the filter that the parameters name; without a status, dead letters that wait."""
     named = [name for name in values.getlist("status") if name]
-    status: tuple[Status, ...]
+    status: tuple[DeadLetterStatus, ...]
     if _ALL in named:
-        status = tuple(Status)
+        status = tuple(DeadLetterStatus)
     else:
-        unknown = sorted(set(named) - set(Status))
+        unknown = sorted(set(named) - set(DeadLetterStatus))
         if unknown:
-            raise QueryError(f"no such status: {', '.join(unknown)[:100]}; there are {', '.join(Status)}")
-        status = tuple(Status(name) for name in named)
+            raise QueryError(
+                f"no such status: {', '.join(unknown)[:100]}; there are {', '.join(DeadLetterStatus)}"
+            )
+        status = tuple(DeadLetterStatus(name) for name in named)
     fields: dict[str, Any] = {field: text_in(values, name) for name, field in _FIELDS.items()}
     since, until = moment_in(values, "since"), moment_in(values, "until")
-    chosen = LetterFilter(**fields, since=since, until=until)
+    chosen = DeadLetterFilter(**fields, since=since, until=until)
     return replace(chosen, status=status) if status else chosen
 
 
-def filter_pairs(chosen: LetterFilter) -> list[tuple[str, str]]:
+def filter_pairs(chosen: DeadLetterFilter) -> list[tuple[str, str]]:
     """The parameters that ``filter_in`` makes the same filter of."""
     pairs = [("status", status.value) for status in chosen.status]
     pairs += [

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from worker.console.formats import visible
-from worker.deadletters.bodies import pretty_json
+from worker.deadletters.body_text import pretty_json
 
 #: Bytes of a body on a page, at most; the download has it all.
 SHOWN_MAX = 64 * 1024

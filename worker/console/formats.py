@@ -6,7 +6,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from worker.console.watching import Unknown
-from worker.deadletters.letters import EPOCH
+from worker.messages.dead_letters import EPOCH
 
 _STEPS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 

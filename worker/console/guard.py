@@ -28,7 +28,7 @@ SESSION_S = 12 * 3600
 _ENDED_MAX = 10_000
 
 
-class Guard:
+class AccessGuard:
     """Tells who a request comes from. ``read_only`` makes a viewer of everybody; ``clock`` tells seconds."""
 
     def __init__(

@@ -8,11 +8,11 @@ from flask import current_app, g
 
 from worker.bootstrap import Application, utc_now
 from worker.broker import BILLING
-from worker.console.guard import Guard
+from worker.console.guard import AccessGuard
 from worker.console.people import Person
-from worker.console.queues import QueueProbe, Queues
+from worker.console.queues import QueueProbe, QueueStatus
 from worker.console.replaying import ReplayThreads
-from worker.console.watching import Known, Unknown, Watched
+from worker.console.watching import TimedValue, Unknown, Watched
 from worker.errors import TransientError
 from worker.ledger.queries import Reader, Statement, Stats
 
@@ -28,7 +28,7 @@ class Parts:
     def __init__(
         self,
         application: Application,
-        guard: Guard,
+        guard: AccessGuard,
         as_csv: AsCsv,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
@@ -48,11 +48,11 @@ class Parts:
             is_old_fine=True,
         )
 
-    def queues(self) -> Known[Queues] | Unknown:
+    def queues(self) -> TimedValue[QueueStatus] | Unknown:
         """Return the depths of the queues, or Unknown."""
         return self._queues.get()
 
-    def totals(self) -> Known[Stats] | Unknown:
+    def totals(self) -> TimedValue[Stats] | Unknown:
         """Return the totals of the ledger, cached: adding up a large one takes a while."""
         return self._totals.get()
 

@@ -25,7 +25,7 @@ class QueueDepth:
 
 
 @dataclass(frozen=True, slots=True)
-class Queues:
+class QueueStatus:
     """Queues of work, replies and dead letters, and the parts of the topology that are missing or differ."""
 
     depths: tuple[QueueDepth, ...]
@@ -41,7 +41,7 @@ class QueueProbe:
         self._topology = topology
         self._link: Link | None = None
 
-    def ask(self) -> Queues:
+    def ask(self) -> QueueStatus:
         """Return the depths now. Raises BrokerUnavailableError and ConfigurationError."""
         kept = self._link is not None
         try:
@@ -59,7 +59,7 @@ class QueueProbe:
             with suppress(BillingError):
                 link.close()
 
-    def _asked(self) -> Queues:
+    def _asked(self) -> QueueStatus:
         if self._link is None:
             self._link = self._open()
         link, topology = self._link, self._topology
@@ -81,7 +81,7 @@ class QueueProbe:
         of_work = [queue.depth for queue in depths[: len(topology.work)]]
         known = [depth for depth in of_work if isinstance(depth, int)]
         unknown = next((depth for depth in of_work if isinstance(depth, Unknown)), None)
-        return Queues(depths, sum(known) if unknown is None else unknown, differences)
+        return QueueStatus(depths, sum(known) if unknown is None else unknown, differences)
 
 
 def _depth(link: Link, name: str) -> int | Unknown:

@@ -25,7 +25,7 @@ class Unknown:
 
 
 @dataclass(frozen=True, slots=True)
-class Known(Generic[T]):
+class TimedValue(Generic[T]):
     """A value, with the time as of which it holds."""
 
     value: T
@@ -57,11 +57,11 @@ class Watched(Generic[T]):
         self._is_old_fine = is_old_fine
         self._clock = clock
         self._lock = threading.Lock()
-        self._running: Future[Known[T] | Unknown] | None = None
-        self._latest: Known[T] | Unknown | None = None
+        self._running: Future[TimedValue[T] | Unknown] | None = None
+        self._latest: TimedValue[T] | Unknown | None = None
         self._got_at = float("-inf")
 
-    def get(self) -> Known[T] | Unknown:
+    def get(self) -> TimedValue[T] | Unknown:
         """Return the newest answer, or Unknown."""
         with self._lock:
             keep_s = max(self._keep_s, _REST * self._took_s)
@@ -72,7 +72,7 @@ class Watched(Generic[T]):
                 threading.Thread(
                     target=self._run, args=(self._running,), name=self._what, daemon=True
                 ).start()
-            if self._is_old_fine and isinstance(self._latest, Known):
+            if self._is_old_fine and isinstance(self._latest, TimedValue):
                 return self._latest
             running = self._running
         try:
@@ -80,15 +80,15 @@ class Watched(Generic[T]):
         except FutureTimeoutError:
             pass
         with self._lock:
-            if isinstance(self._latest, Known):
+            if isinstance(self._latest, TimedValue):
                 return self._latest
         return Unknown(f"{self._what} takes longer; look again in a moment")
 
-    def _run(self, running: "Future[Known[T] | Unknown]") -> None:
-        answer: Known[T] | Unknown
+    def _run(self, running: "Future[TimedValue[T] | Unknown]") -> None:
+        answer: TimedValue[T] | Unknown
         began = monotonic()
         try:
-            answer = Known(self._ask(), self._clock())
+            answer = TimedValue(self._ask(), self._clock())
         except BillingError as error:
             answer = Unknown(str(error))
         except Exception as error:  # noqa: BLE001 - a page must come whatever happens; the text says what did

@@ -1,6 +1,6 @@
 """The decision, pure: commands and what is known go in, a plan comes out. No clock, logging or connection."""
 
-from worker.core.account import AccountBook
+from worker.core.account import Account
 from worker.core.decide import account_now, decide
 from worker.core.known import (
     AccountState,
@@ -21,7 +21,7 @@ from worker.core.replies import reply_for
 from worker.core.superseded import Superseded
 
 __all__ = [
-    "AccountBook",
+    "Account",
     "AccountMove",
     "AccountState",
     "Answer",

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from heapq import heappop, heappush
 from typing import NamedTuple, assert_never
 
-from worker.catalog import Catalog, Mark, Tier
+from worker.catalog import Catalog, NoticeThreshold, Tier
 from worker.core.known import (
     ALERT_DEPLETED,
     ALERT_LOW,
@@ -111,7 +111,7 @@ class Written:
         )
 
 
-class AccountBook:
+class Account:
     """State of one account after the commands answered so far, and the rows they wrote about it."""
 
     def __init__(
@@ -130,7 +130,7 @@ class AccountBook:
         self.quotas: dict[QuotaKey, QuotaState] = {}
         self.written = Written()
 
-    def branch(self) -> "AccountBook":
+    def branch(self) -> "Account":
         """Return a copy that can be thrown away: its changes don't reach this one."""
         other = copy(self)
         other.state = self.state.clone()
@@ -543,7 +543,9 @@ class AccountBook:
         low = self._alerted(ALERT_LOW, "balance.low", marks.low, available)
         return low + self._alerted(ALERT_DEPLETED, "balance.depleted", marks.depleted, available)
 
-    def _alerted(self, alert: int, kind: str, mark: Mark | None, available: int) -> tuple[Detail, ...]:
+    def _alerted(
+        self, alert: int, kind: str, mark: NoticeThreshold | None, available: int
+    ) -> tuple[Detail, ...]:
         """Return the notice of a crossing; another one only after a recovery."""
         if mark is None:
             return ()

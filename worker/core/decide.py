@@ -36,13 +36,13 @@ from schemas import (
     Status,
 )
 from worker.catalog import Catalog
-from worker.core.account import AccountBook
+from worker.core.account import Account
 from worker.core.known import AccountState, Hold, Known, Lot
 from worker.core.outcomes import Answer, Conflict, Decided, Outcome, moves_nothing
 from worker.core.periods import period_at
 from worker.core.plan import Plan
 from worker.core.rules import credit, holds, payments, subscriptions, usage
-from worker.core.rules.verdicts import Context, Verdict, applied, rejected
+from worker.core.rules.decisions import Context, Decision, applied, rejected
 from worker.core.superseded import ATTEMPTS_AHEAD_MAX, Superseded, may_supersede
 
 
@@ -61,9 +61,9 @@ def content_of(command: Command) -> str:
 
 def account_now(
     state: AccountState, lots: Sequence[Lot], holds: Sequence[Hold], now: datetime, catalog: Catalog
-) -> AccountBook:
+) -> Account:
     """Return the account at ``now`` with all that is due posted; the arguments are not changed."""
-    book = AccountBook(state, lots, holds, catalog, now).branch()
+    book = Account(state, lots, holds, catalog, now).branch()
     if book.is_due:
         book.settle_due(_outcome_of(SettleAccount(reference_id="look", user_id=state.user_id), "{}", now))
     return book
@@ -80,7 +80,7 @@ class _Batch:
         self._fresh: dict[str, Outcome] = {}
         self._context = Context(known, self._fresh, now, catalog)
         self._superseded = Superseded(dict(known.superseded.attempts), dict(known.superseded.lost))
-        self._books: dict[str, AccountBook] = {}
+        self._books: dict[str, Account] = {}
 
     def answer(self, command: Command) -> Answer:
         content = content_of(command)
@@ -167,12 +167,12 @@ class _Batch:
         row = self._known.accounts[command.user_id]
         first = period_at(self._now, self._now)
         state = AccountState(row.account_id, row.user_id, command.tier, self._now, first.end)
-        book = self._books[command.user_id] = AccountBook(state, (), (), self._catalog, self._now)
+        book = self._books[command.user_id] = Account(state, (), (), self._catalog, self._now)
         self.plan.opened.add(command.user_id)
         outcome.balance_before = 0
         return _carried_out(outcome, subscriptions.open_account(book, command, outcome, tier), book)
 
-    def _verdict(self, command: Command, book: AccountBook, outcome: Outcome) -> Verdict:
+    def _verdict(self, command: Command, book: Account, outcome: Outcome) -> Decision:
         context = self._context
         match command:
             case DeductUsage():
@@ -210,14 +210,14 @@ class _Batch:
             case _:
                 assert_never(command)
 
-    def _book(self, user_id: str) -> AccountBook | None:
+    def _book(self, user_id: str) -> Account | None:
         book = self._books.get(user_id)
         if book is not None:
             return book
         state = self._known.accounts.get(user_id)
         if state is None or user_id in self._known.just_opened:
             return None
-        book = AccountBook(
+        book = Account(
             state.clone(),
             [lot.clone() for lot in self._known.lots.get(state.account_id, ())],
             [hold.clone() for hold in self._known.holds.get(state.account_id, ())],
@@ -245,7 +245,7 @@ def _outcome_of(command: Command, content: str, now: datetime) -> Outcome:
     )
 
 
-def _refused(outcome: Outcome, verdict: Verdict, book: AccountBook | None = None) -> Outcome:
+def _refused(outcome: Outcome, verdict: Decision, book: Account | None = None) -> Outcome:
     outcome.status, outcome.code = Status.REJECTED, verdict.code
     outcome.first_entry = outcome.last_entry = None
     outcome.balance_after = outcome.balance_before
@@ -253,7 +253,7 @@ def _refused(outcome: Outcome, verdict: Verdict, book: AccountBook | None = None
     return outcome
 
 
-def _still(outcome: Outcome, verdict: Verdict, book: AccountBook) -> Outcome:
+def _still(outcome: Outcome, verdict: Decision, book: Account) -> Outcome:
     """Fill in an applied usage of nothing: what is due counts in its balances and is not posted by it."""
     outcome.code, outcome.amount = verdict.code, verdict.amount
     outcome.first_entry = outcome.last_entry = None
@@ -264,7 +264,7 @@ def _still(outcome: Outcome, verdict: Verdict, book: AccountBook) -> Outcome:
     return outcome
 
 
-def _carried_out(outcome: Outcome, verdict: Verdict, book: AccountBook) -> Outcome:
+def _carried_out(outcome: Outcome, verdict: Decision, book: Account) -> Outcome:
     outcome.code, outcome.amount = verdict.code, verdict.amount
     book.finish(outcome)
     outcome.balance_after = book.state.balance
@@ -276,7 +276,7 @@ def _carried_out(outcome: Outcome, verdict: Verdict, book: AccountBook) -> Outco
     return outcome
 
 
-def _standing(book: AccountBook) -> Mapping[str, int]:
+def _standing(book: Account) -> Mapping[str, int]:
     """Return the tokens held, owed and expired that the caller should know; zeros are left out."""
     standing = {"held": book.state.held, "debt": book.state.debt, "expired": book.expired_now}
     return {name: tokens for name, tokens in standing.items() if tokens}

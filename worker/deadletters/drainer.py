@@ -10,10 +10,10 @@ from collections.abc import Callable
 from time import monotonic
 
 from worker.broker import Link
-from worker.deadletters.office import DeadLetterOffice, Drain, NotKeptError
-from worker.deadletters.waiting import Stop
+from worker.deadletters.service import DeadLetters, Drain, NotKeptError
 from worker.errors import BillingError, LedgerUnavailableError, TransientError
 from worker.runtime.backoff import Backoff, Outage
+from worker.runtime.stop import Stop
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Drainer:
     def __init__(
         self,
         connect: Callable[[], Link],
-        office: DeadLetterOffice,
+        office: DeadLetters,
         rng: random.Random,
         *,
         hold_most_s: float = 1440.0,

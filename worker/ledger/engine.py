@@ -18,7 +18,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from worker.errors import ConfigurationError, ContentionError, LedgerUnavailableError
-from worker.ledger.primary import Guard, guard_engine
+from worker.ledger.primary import DatabaseGuard, guard_engine
 
 # A partition of the network would otherwise hang a statement for minutes (psycopg2 #561, #1017): the
 # kernel gives a silent connection up after 15 s, the server a silent client after 30 s.
@@ -58,7 +58,7 @@ def ledger_engine(
     application_name: str = "billing-worker",
     statement_timeout_s: float = 0,
     only_by_key: bool = False,
-    guard: Guard | None = None,
+    guard: DatabaseGuard | None = None,
     patience: int = 1,
 ) -> Engine:
     """Return an engine for ``url`` (``postgresql://…`` or ``sqlite:///…``); it connects on first use.
@@ -96,7 +96,7 @@ def ledger_engine(
             raise ConfigurationError(f"the database is {other!r}; PostgreSQL and SQLite are supported")
 
 
-def _written(guard: Guard) -> dict[str, Any]:
+def _written(guard: DatabaseGuard) -> dict[str, Any]:
     """Return the options of a connection that must soon reach a server that writes."""
     return {
         "target_session_attrs": "read-write",

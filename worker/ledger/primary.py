@@ -26,7 +26,7 @@ _IDENTITY = (
 Place = tuple[str, int]  # a system's identity, and a timeline of it
 
 
-class Guard:
+class DatabaseGuard:
     """State shared by all engines of a process: the watchdog, and the highest timelines seen.
 
     ``timeout_s`` bounds each wait for the database: to connect, for a statement, for a commit.
@@ -102,7 +102,7 @@ class _Deadline(Wait):
             ) from error
 
 
-def guard_engine(engine: Engine, guard: Guard, timeout_s: float) -> None:
+def guard_engine(engine: Engine, guard: DatabaseGuard, timeout_s: float) -> None:
     """Make ``engine`` connect to the primary alone, and bound each of its waits by ``timeout_s``."""
     last_good: list[Mapping[str, Any]] = []
 
@@ -133,7 +133,7 @@ def guard_engine(engine: Engine, guard: Guard, timeout_s: float) -> None:
             raise DisconnectionError("another server is the primary now")
 
 
-def _connected(parameters: Mapping[str, Any], guard: Guard, timeout_s: float) -> _Connection:
+def _connected(parameters: Mapping[str, Any], guard: DatabaseGuard, timeout_s: float) -> _Connection:
     connection: _Connection = psycopg2.connect(
         **parameters, connection_factory=_Connection, cursor_factory=_Cursor
     )

@@ -36,13 +36,13 @@ class Ledger:
         self._engine = engine
 
     @contextmanager
-    def begin(self) -> Iterator["Books"]:
+    def begin(self) -> Iterator["LedgerTransaction"]:
         """Begin one ledger transaction: it commits at the end of the block, rolls back when that raises.
 
         Raises ContentionError (try again), LedgerUnavailableError (wait, try again).
         """
         with translated_errors(), self._engine.begin() as connection:
-            yield Books(connection)
+            yield LedgerTransaction(connection)
 
     def probe(self) -> None:
         """Raise LedgerUnavailableError unless the database takes a write.
@@ -58,7 +58,7 @@ class Ledger:
         self._engine.dispose()
 
 
-class Books:
+class LedgerTransaction:
     """One ledger transaction."""
 
     def __init__(self, connection: Connection) -> None:

@@ -7,7 +7,7 @@ import pika
 from schemas import DeductUsage
 from tests.benchmarks.contenders.ledger_by_hand import settle
 from tests.benchmarks.contenders.setup import REPLIES, Setup, utc_now
-from worker.bootstrap import SignalStop
+from worker.runtime.stop import SignalStop
 
 
 def main(setup: Setup) -> int:

@@ -7,8 +7,8 @@ import sys
 
 from schemas import Code, Reply, Status
 from tests.benchmarks.contenders.setup import REPLIES, Setup, utc_now
-from worker.bootstrap import SignalStop
 from worker.broker import Delivery, Outgoing, open_link
+from worker.runtime.stop import SignalStop
 
 _BATCH = 500
 

@@ -1,6 +1,7 @@
 """The pages, each group in a module, which reads the request and chooses the template."""
 
-from worker.console.pages import accounts, acting, audit, entrance, explaining, letters, overview, replays
+from worker.console.pages import accounts, acting, audit, entrance, explaining, overview, replays
+from worker.console.pages import dead_letters as letters
 
 #: All of them.
 PAGES = (

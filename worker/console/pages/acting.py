@@ -11,12 +11,12 @@ from flask import Blueprint, Response, redirect, render_template, request, url_f
 from flask.typing import ResponseReturnValue
 
 from worker.broker import BILLING
-from worker.console.asking import LetterSet, Values, text_in, undo_entries
+from worker.console.asking import DeadLetterSet, Values, text_in, undo_entries
 from worker.console.bodies import Readable, from_form, readable
-from worker.console.pages.letters import freeze
+from worker.console.pages.dead_letters import freeze
 from worker.console.parts import parts, person
-from worker.deadletters.bodies import editable
-from worker.deadletters.views import NotPossibleError, ParkedLetter, RefusedBodyError, Status
+from worker.deadletters.body_text import editable
+from worker.deadletters.models import DeadLetterStatus, NotPossibleError, RefusedBodyError, StoredDeadLetter
 from worker.ledger.queries import QueryError
 
 page = Blueprint("acting", __name__)
@@ -42,7 +42,7 @@ def edit(number: int) -> ResponseReturnValue:
     return _saved(letter, text, reason)
 
 
-def _saved(letter: ParkedLetter, text: str, reason: str) -> ResponseReturnValue:
+def _saved(letter: StoredDeadLetter, text: str, reason: str) -> ResponseReturnValue:
     try:
         parts().office.edit(
             letter.number,
@@ -59,13 +59,13 @@ def _saved(letter: ParkedLetter, text: str, reason: str) -> ResponseReturnValue:
     return redirect(url_for("letters.one", number=letter.number, done="edited"), 303)
 
 
-def _checked(letter: ParkedLetter, text: str) -> ResponseReturnValue:
+def _checked(letter: StoredDeadLetter, text: str) -> ResponseReturnValue:
     refused = parts().office.problem_with(letter.number, _as_edited(letter, text))
     return _editor(letter, text, refused=refused, is_fine=refused is None), 200 if refused is None else 422
 
 
 def _editor(
-    letter: ParkedLetter,
+    letter: StoredDeadLetter,
     text: str | None,
     *,
     problem: str | None = None,
@@ -87,7 +87,7 @@ def _editor(
     )
 
 
-def _as_edited(letter: ParkedLetter, text: str) -> bytes:
+def _as_edited(letter: StoredDeadLetter, text: str) -> bytes:
     """Return the body in the form, or the very bytes that were there where the form changed nothing."""
     edited = from_form(text)
     for kept in (letter.body, letter.current_body):
@@ -97,7 +97,7 @@ def _as_edited(letter: ParkedLetter, text: str) -> bytes:
     return edited
 
 
-def _mark(letter: ParkedLetter) -> str:
+def _mark(letter: StoredDeadLetter) -> str:
     """Return a digest that tells one state of the body from another."""
     return sha256(letter.current_body).hexdigest()[:32]
 
@@ -131,7 +131,7 @@ def park() -> ResponseReturnValue:
 @page.route("/letters/discard", methods=["GET", "POST"])
 def discard() -> ResponseReturnValue:
     """Discard dead letters, with a reason; they are kept and can be restored."""
-    chosen = LetterSet.read(_values()).only(Status.PARKED)
+    chosen = DeadLetterSet.read(_values()).only(DeadLetterStatus.PARKED)
     if request.method == "GET":
         return _discard_form(chosen)
     if (reason := text_in(request.form, "why")) is None:
@@ -149,12 +149,12 @@ def discard() -> ResponseReturnValue:
     return redirect(url_for("letters.listing", **taken), 303)
 
 
-def _discard_form(chosen: LetterSet, problem: str | None = None) -> str:
+def _discard_form(chosen: DeadLetterSet, problem: str | None = None) -> str:
     many = _many(chosen)
     return render_template("discard.html", chosen=chosen, many=many, problem=problem)
 
 
-def _nothing_done(chosen: LetterSet, done: str) -> ResponseReturnValue:
+def _nothing_done(chosen: DeadLetterSet, done: str) -> ResponseReturnValue:
     """Go back to the list: somebody else was faster, and no dead letter was changed."""
     if len(chosen.numbers) == 1:
         return redirect(url_for("letters.one", number=chosen.numbers[0], done=done), 303)
@@ -176,7 +176,7 @@ def undo() -> ResponseReturnValue:
 @page.post("/letters/restore")
 def restore() -> ResponseReturnValue:
     """Restore discarded dead letters, so that they wait again."""
-    chosen = LetterSet.read(request.form).only(Status.DISCARDED)
+    chosen = DeadLetterSet.read(request.form).only(DeadLetterStatus.DISCARDED)
     done = parts().office.restore(chosen.letters, text_in(request.form, "why"), person().name)
     if not done.done:
         return _nothing_done(chosen, "restored-0")
@@ -188,7 +188,7 @@ def restore() -> ResponseReturnValue:
 @page.post("/letters/export")
 def export() -> ResponseReturnValue:
     """Download dead letters as JSON lines; the activity log says who did."""
-    chosen = LetterSet.read(request.form)
+    chosen = DeadLetterSet.read(request.form)
     lines = "".join(line if line.endswith("\n") else f"{line}\n" for line in _few(chosen))
     headers = {"Content-Disposition": 'attachment; filename="dead-letters.jsonl"'}
     return Response(lines, headers=headers, mimetype="application/x-ndjson")
@@ -197,7 +197,7 @@ def export() -> ResponseReturnValue:
 EXPORT_MAX = 2_000
 
 
-def _few(chosen: LetterSet) -> list[str]:
+def _few(chosen: DeadLetterSet) -> list[str]:
     console = parts()
     frozen = freeze(console, chosen, EXPORT_MAX)
     if not frozen.is_all:
@@ -215,7 +215,7 @@ CANARY = "1, 5, 25"
 @page.route("/letters/replay", methods=["GET", "POST"])
 def replay() -> ResponseReturnValue:
     """Start a replay: the set is frozen when the form is sent, and the run begins at once."""
-    chosen = LetterSet.read(_values()).only(Status.PARKED)
+    chosen = DeadLetterSet.read(_values()).only(DeadLetterStatus.PARKED)
     if request.method == "GET":
         return _replay_form(chosen)
     reason = text_in(request.form, "why")
@@ -231,7 +231,7 @@ def replay() -> ResponseReturnValue:
     return redirect(url_for("replays.one", number=made.number), 303)
 
 
-def _replay_form(chosen: LetterSet, problem: str | None = None) -> str:
+def _replay_form(chosen: DeadLetterSet, problem: str | None = None) -> str:
     form = request.form
     return render_template(
         "replay_form.html",
@@ -280,7 +280,7 @@ class Many:
     text: str
 
 
-def _many(chosen: LetterSet) -> Many:
+def _many(chosen: DeadLetterSet) -> Many:
     if chosen.filter is None:
         count: int | None = len(chosen.numbers)
     elif chosen.filter.text is not None:

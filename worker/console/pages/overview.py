@@ -10,8 +10,8 @@ from flask.typing import ResponseReturnValue
 from worker.console.charts import Bar, Chart, stacked_bars
 from worker.console.formats import lasting
 from worker.console.parts import Parts, in_ledger, parts
-from worker.console.queues import Queues
-from worker.console.watching import Known, Unknown
+from worker.console.queues import QueueStatus
+from worker.console.watching import TimedValue, Unknown
 from worker.errors import ConfigurationError
 from worker.ledger.queries import snapshot
 from worker.ledger.queries.pace import Pace, PaceBucket, pace
@@ -121,7 +121,7 @@ def _bar(bucket: PaceBucket, window: Window) -> Bar:
 # -- health -----------------------------------------------------------------------------------------------
 
 
-def _oldest_waiting(queues: Known[Queues] | Unknown) -> str | Unknown:
+def _oldest_waiting(queues: TimedValue[QueueStatus] | Unknown) -> str | Unknown:
     """Return the age of the first message: known where nothing waits; else the broker does not tell it."""
     if isinstance(queues, Unknown):
         return queues
@@ -142,7 +142,10 @@ def _schema(console: Parts) -> str | None:
 
 
 def _checks(
-    queues: Known[Queues] | Unknown, schema: str | Unknown | None, found: Pace | Unknown, now: datetime
+    queues: TimedValue[QueueStatus] | Unknown,
+    schema: str | Unknown | None,
+    found: Pace | Unknown,
+    now: datetime,
 ) -> list[Check]:
     return [
         _ledger_check(schema),
@@ -161,13 +164,13 @@ def _ledger_check(schema: str | Unknown | None) -> Check:
     return Check("Ledger", is_fine=True, text="answers, schema up to date")
 
 
-def _broker_check(queues: Known[Queues] | Unknown) -> Check:
+def _broker_check(queues: TimedValue[QueueStatus] | Unknown) -> Check:
     if isinstance(queues, Unknown):
         return Check("Broker", is_fine=False, text=queues.why)
     return Check("Broker", is_fine=True, text="answers")
 
 
-def _topology_check(queues: Known[Queues] | Unknown) -> Check:
+def _topology_check(queues: TimedValue[QueueStatus] | Unknown) -> Check:
     if isinstance(queues, Unknown):
         return Check("Topology", is_fine=None, text="not known: the broker does not answer")
     differences = queues.value.differences
@@ -176,7 +179,7 @@ def _topology_check(queues: Known[Queues] | Unknown) -> Check:
     return Check("Topology", is_fine=True, text="exchanges and queues are as they must be")
 
 
-def _workers_check(queues: Known[Queues] | Unknown) -> Check:
+def _workers_check(queues: TimedValue[QueueStatus] | Unknown) -> Check:
     """Check that each queue of work has a consumer."""
     if isinstance(queues, Unknown):
         return Check("Workers", is_fine=None, text="not known: the broker does not answer")
@@ -189,7 +192,7 @@ def _workers_check(queues: Known[Queues] | Unknown) -> Check:
     return Check("Workers", is_fine=True, text=f"consumers: {said}")
 
 
-def _progress_check(queues: Known[Queues] | Unknown, found: Pace | Unknown, now: datetime) -> Check:
+def _progress_check(queues: TimedValue[QueueStatus] | Unknown, found: Pace | Unknown, now: datetime) -> Check:
     """Check that messages don't wait while nothing is posted, as without a worker."""
     if isinstance(found, Unknown):
         return Check("Progress", is_fine=None, text="not known: the ledger does not answer")

@@ -9,7 +9,7 @@ from flask.typing import ResponseReturnValue
 from worker.console.asking import number_in, text_in
 from worker.console.charts import share_bar
 from worker.console.parts import parts, person
-from worker.deadletters.views import FAILED_STATES, ItemState, Replay, ReplayState
+from worker.deadletters.models import FAILED_STATES, ItemState, Replay, ReplayState
 from worker.errors import TransientError
 from worker.ledger.queries import QueryError
 
@@ -34,7 +34,7 @@ COLOURS: dict[str, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ReplayView:
     """A replay with its derived state: whether its runner was killed, and which actions are possible."""
 
     replay: Replay
@@ -62,11 +62,11 @@ class Standing:
         return self.replay.total - self.replay.open
 
 
-def standing(replay: Replay) -> Standing:
+def standing(replay: Replay) -> ReplayView:
     """Return ``replay`` with its derived state."""
     lease = replay.leased_until
     was_killed = replay.state is ReplayState.RUNNING and (lease is None or lease < g.now)
-    return Standing(replay, was_killed, parts().replays.troubles.get(replay.number))
+    return ReplayView(replay, was_killed, parts().replays.troubles.get(replay.number))
 
 
 @page.get("/replays")

@@ -12,17 +12,17 @@ from schemas import (
     SettleUsage,
     type_of,
 )
-from worker.core.account import AccountBook
+from worker.core.account import Account
 from worker.core.known import Source, Taken
 from worker.core.outcomes import Outcome
 from worker.core.plan import Counter, UsageRefund
-from worker.core.rules.verdicts import Context, Verdict, applied, rejected, short_of
+from worker.core.rules.decisions import Context, Decision, applied, rejected, short_of
 
 #: Types of commands whose tokens a refund may give back.
 REFUNDABLE = frozenset({type_of(DeductUsage), type_of(SettleUsage), type_of(RecordUsage)})
 
 
-def refund(book: AccountBook, command: RefundCredit, outcome: Outcome, context: Context) -> Verdict:
+def refund(book: Account, command: RefundCredit, outcome: Outcome, context: Context) -> Decision:
     """Give tokens back to the lots they were taken from, the last first, with the expiry of the lots."""
     named = command.original_reference_id
     if named is None:
@@ -44,14 +44,14 @@ def refund(book: AccountBook, command: RefundCredit, outcome: Outcome, context: 
     return applied(Code.TOKENS_REFUNDED, command.tokens, original_reference_id=named)
 
 
-def _unbound(book: AccountBook, command: RefundCredit, outcome: Outcome, context: Context) -> Verdict:
+def _unbound(book: Account, command: RefundCredit, outcome: Outcome, context: Context) -> Decision:
     if context.catalog.refunds.unbound == "refuse":
         return rejected(Code.ORIGINAL_REQUIRED)
     book.credit(outcome, command.tokens, Source.REFUND)
     return applied(Code.TOKENS_REFUNDED, command.tokens)
 
 
-def _taken(book: AccountBook, original: Outcome, context: Context) -> Taken:
+def _taken(book: Account, original: Outcome, context: Context) -> Taken:
     known = context.known.usages.get(original.reference_id)
     if known is not None and original.reference_id not in context.fresh:
         parts, refunded = known.parts, known.refunded
@@ -78,7 +78,7 @@ def _back(taken: Taken, tokens: int) -> Iterator[tuple[int, int]]:
         left -= part
 
 
-def bonus(book: AccountBook, command: BonusCredit, outcome: Outcome, context: Context) -> Verdict:
+def bonus(book: Account, command: BonusCredit, outcome: Outcome, context: Context) -> Decision:
     """Grant promotional tokens, now or later, with or without an end."""
     until = {} if command.expires_at is None else {"expires_at": command.expires_at.isoformat()}
     if command.expires_at is not None and command.expires_at <= context.now:
@@ -100,7 +100,7 @@ def bonus(book: AccountBook, command: BonusCredit, outcome: Outcome, context: Co
     return applied(Code.BONUS_GRANTED, command.tokens, **until)
 
 
-def adjust(book: AccountBook, command: AdjustCredit, outcome: Outcome, context: Context) -> Verdict:
+def adjust(book: Account, command: AdjustCredit, outcome: Outcome, context: Context) -> Decision:
     """Correct the balance by hand, with a reason and the actor's name."""
     who = {"reason": command.reason, "actor": command.actor}
     if command.tokens > 0:

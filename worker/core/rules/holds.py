@@ -3,14 +3,14 @@
 from datetime import timedelta
 
 from schemas import Code, ReleaseUsage, ReserveUsage, SettleUsage
-from worker.core.account import AccountBook
+from worker.core.account import Account
 from worker.core.known import Hold, HoldState
 from worker.core.outcomes import Outcome
 from worker.core.plan import Counter
-from worker.core.rules.verdicts import Context, Verdict, applied, rejected, short_of
+from worker.core.rules.decisions import Context, Decision, applied, rejected, short_of
 
 
-def reserve(book: AccountBook, command: ReserveUsage, outcome: Outcome, context: Context) -> Verdict:
+def reserve(book: Account, command: ReserveUsage, outcome: Outcome, context: Context) -> Decision:
     """Keep tokens for work to come; the balance stays, less of it is available."""
     available = book.state.available
     if command.tokens > available:
@@ -20,7 +20,7 @@ def reserve(book: AccountBook, command: ReserveUsage, outcome: Outcome, context:
     return applied(Code.TOKENS_RESERVED, command.tokens, expires_at=expires_at.isoformat())
 
 
-def settle(book: AccountBook, command: SettleUsage, outcome: Outcome) -> Verdict:
+def settle(book: Account, command: SettleUsage, outcome: Outcome) -> Decision:
     """Capture the used tokens of a hold, also where its lots have expired meanwhile."""
     hold = book.holds.get(command.original_reference_id)
     if hold is None or hold.state is not HoldState.OPEN:
@@ -48,7 +48,7 @@ def settle(book: AccountBook, command: SettleUsage, outcome: Outcome) -> Verdict
     )
 
 
-def release(book: AccountBook, command: ReleaseUsage, outcome: Outcome) -> Verdict:
+def release(book: Account, command: ReleaseUsage, outcome: Outcome) -> Decision:
     """Release the hold: nothing was used."""
     hold = book.holds.get(command.original_reference_id)
     if hold is None or hold.state is not HoldState.OPEN:
@@ -57,7 +57,7 @@ def release(book: AccountBook, command: ReleaseUsage, outcome: Outcome) -> Verdi
     return applied(Code.HOLD_RELEASED, hold.amount, original_reference_id=command.original_reference_id)
 
 
-def _gone(command: SettleUsage | ReleaseUsage, hold: Hold | None) -> Verdict:
+def _gone(command: SettleUsage | ReleaseUsage, hold: Hold | None) -> Decision:
     if hold is None:
         return rejected(Code.HOLD_NOT_FOUND, original_reference_id=command.original_reference_id)
     return rejected(
@@ -65,5 +65,5 @@ def _gone(command: SettleUsage | ReleaseUsage, hold: Hold | None) -> Verdict:
     )
 
 
-def _of(command: SettleUsage, verdict: Verdict) -> Verdict:
+def _of(command: SettleUsage, verdict: Decision) -> Decision:
     return verdict._replace(detail={"original_reference_id": command.original_reference_id, **verdict.detail})

@@ -17,16 +17,16 @@ from schemas import (
     PaymentSucceeded,
 )
 from worker.catalog import PaymentPolicy
-from worker.core.account import AccountBook
+from worker.core.account import Account
 from worker.core.known import Happened, Lot, Payment, PaymentEvent, Source
 from worker.core.outcomes import Outcome
 from worker.core.plan import Counter
-from worker.core.rules.verdicts import Context, Verdict, applied, rejected
+from worker.core.rules.decisions import Context, Decision, applied, rejected
 
 Reversing = PaymentRefunded | PaymentDisputed | DisputeClosed | PaymentFailed
 
 
-def purchase(book: AccountBook, command: PaymentSucceeded, outcome: Outcome, context: Context) -> Verdict:
+def purchase(book: Account, command: PaymentSucceeded, outcome: Outcome, context: Context) -> Decision:
     """Credit a package: its tokens, and its bonus as a lot of its own that belongs to the purchase."""
     package = context.catalog.package(command.package_id, command.package_index)
     if package is None:
@@ -74,7 +74,7 @@ def purchase(book: AccountBook, command: PaymentSucceeded, outcome: Outcome, con
     return applied(Code.TOKENS_PURCHASED, package.tokens + package.bonus_tokens, **detail)
 
 
-def reverse(book: AccountBook, command: Reversing, outcome: Outcome, context: Context) -> Verdict:
+def reverse(book: Account, command: Reversing, outcome: Outcome, context: Context) -> Decision:
     """Apply an event of a payment: take back or give back the tokens that follow from it now."""
     named = command.original_reference_id
     detail: dict[str, int | str] = {"original_reference_id": named}
@@ -130,7 +130,7 @@ def _event(
     command: PaymentSucceeded | Reversing,
     happened: Happened,
     payment_reference: str,
-    book: AccountBook,
+    book: Account,
     outcome: Outcome,
     context: Context,
 ) -> PaymentEvent:
@@ -151,14 +151,14 @@ def _event(
     return event
 
 
-def _payment(book: AccountBook, reference_id: str, context: Context) -> Payment | None:
+def _payment(book: Account, reference_id: str, context: Context) -> Payment | None:
     payment = context.known.payments.get(reference_id)
     if payment is not None and payment.account_id == book.state.account_id:
         return payment
     return next((fresh for fresh in book.written.payments if fresh.reference_id == reference_id), None)
 
 
-def _events(book: AccountBook, reference_id: str, context: Context) -> list[PaymentEvent]:
+def _events(book: Account, reference_id: str, context: Context) -> list[PaymentEvent]:
     """Return the events of the payment so far, those of this batch included."""
     return [
         *(
@@ -223,7 +223,7 @@ def _share(payment: Payment, back: int) -> tuple[int, int]:
 
 
 def _bring_up_to_date(
-    book: AccountBook, payment: Payment, event: PaymentEvent, outcome: Outcome, context: Context
+    book: Account, payment: Payment, event: PaymentEvent, outcome: Outcome, context: Context
 ) -> None:
     """Take back or give back what the events, ``event`` included, ask for beyond what was done before."""
     events = _events(book, payment.reference_id, context)
@@ -256,7 +256,7 @@ def _bring_up_to_date(
 
 
 def _take_own(
-    book: AccountBook, payment: Payment, tokens: int, wanted: Mapping[Source, int], outcome: Outcome
+    book: Account, payment: Payment, tokens: int, wanted: Mapping[Source, int], outcome: Outcome
 ) -> int:
     """Take up to ``tokens`` of what the payment bought: in proportion first, then what is left of it.
 
@@ -277,7 +277,7 @@ def _take_own(
     return tokens - left
 
 
-def _lapsed(book: AccountBook, payment: Payment) -> int:
+def _lapsed(book: Account, payment: Payment) -> int:
     """Return the expired tokens of the payment's lots, those of this batch included."""
     own = {lot.number for lot in _lots(book, payment)}
     return payment.lapsed + sum(
@@ -287,7 +287,7 @@ def _lapsed(book: AccountBook, payment: Payment) -> int:
     )
 
 
-def _give_back(book: AccountBook, payment: Payment, tokens: int, outcome: Outcome) -> None:
+def _give_back(book: Account, payment: Payment, tokens: int, outcome: Outcome) -> None:
     if tokens == 0:
         return
     bought = next((lot for lot in _lots(book, payment) if lot.source is Source.PURCHASE), None)
@@ -302,7 +302,7 @@ def _give_back(book: AccountBook, payment: Payment, tokens: int, outcome: Outcom
     )
 
 
-def _lots(book: AccountBook, payment: Payment) -> list[Lot]:
+def _lots(book: Account, payment: Payment) -> list[Lot]:
     """Return the lots that the payment made, the purchase and its bonus; empty if there were no lots then.
 
     What is due is posted with the next operation, whatever it is: such lots are its own, but it bought none.

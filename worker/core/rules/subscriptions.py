@@ -4,17 +4,17 @@ from datetime import timedelta
 
 from schemas import CancelSubscription, ChangeSubscription, Code, OpenAccount, RenewSubscription
 from worker.catalog import Tier
-from worker.core.account import AccountBook
+from worker.core.account import Account
 from worker.core.known import Source, present_period
 from worker.core.outcomes import Outcome
 from worker.core.periods import Period, period_at
-from worker.core.rules.verdicts import Context, Verdict, applied, rejected
+from worker.core.rules.decisions import Context, Decision, applied, rejected
 
 # Two calendars never agree to the second: a renewal so shortly before a period is about that period.
 _AHEAD = timedelta(days=1)
 
 
-def open_account(book: AccountBook, command: OpenAccount, outcome: Outcome, tier: Tier) -> Verdict:
+def open_account(book: Account, command: OpenAccount, outcome: Outcome, tier: Tier) -> Decision:
     """Open the account and begin its first period."""
     state = book.change()
     state.tier, state.period_granted = command.tier, tier.monthly_tokens
@@ -25,7 +25,7 @@ def open_account(book: AccountBook, command: OpenAccount, outcome: Outcome, tier
     return applied(Code.ACCOUNT_OPENED, tier.monthly_tokens, tier=command.tier)
 
 
-def change(book: AccountBook, command: ChangeSubscription, outcome: Outcome, context: Context) -> Verdict:
+def change(book: Account, command: ChangeSubscription, outcome: Outcome, context: Context) -> Decision:
     """Change the tier: grant what the new one gives beyond what this period has had already."""
     tier = context.catalog.tiers.get(command.tier)
     if tier is None:
@@ -45,7 +45,7 @@ def change(book: AccountBook, command: ChangeSubscription, outcome: Outcome, con
     )
 
 
-def renew(book: AccountBook, command: RenewSubscription, outcome: Outcome, context: Context) -> Verdict:
+def renew(book: Account, command: RenewSubscription, outcome: Outcome, context: Context) -> Decision:
     """Grant a period's allocation once: the present one's, or the next one's within a day of its start."""
     state, now = book.state, context.now
     if state.ends_at is not None:
@@ -81,7 +81,7 @@ def renew(book: AccountBook, command: RenewSubscription, outcome: Outcome, conte
     return applied(code, tier.monthly_tokens, tier=state.tier, **_named(period))
 
 
-def cancel(book: AccountBook, command: CancelSubscription, outcome: Outcome, context: Context) -> Verdict:
+def cancel(book: Account, command: CancelSubscription, outcome: Outcome, context: Context) -> Decision:
     """End the subscription: no more periods; what was bought or given otherwise stays."""
     if book.state.ends_at is not None:
         return rejected(Code.SUBSCRIPTION_NOT_ACTIVE)

@@ -2,24 +2,24 @@
 
 from schemas import Code, DeductUsage, FreeUpload, RecordUsage
 from worker.catalog import FREE_UPLOAD
-from worker.core.account import AccountBook
+from worker.core.account import Account
 from worker.core.known import QuotaKey, QuotaState, present_period
 from worker.core.outcomes import Outcome
 from worker.core.plan import Counter
 from worker.core.pricing import price_of
-from worker.core.rules.verdicts import Context, Verdict, applied, rejected, short_of
+from worker.core.rules.decisions import Context, Decision, applied, rejected, short_of
 
 
-def deduct(book: AccountBook, command: DeductUsage, outcome: Outcome) -> Verdict:
+def deduct(book: Account, command: DeductUsage, outcome: Outcome) -> Decision:
     """Deduct tokens at once: all of them, or none."""
     available = book.state.balance - book.state.held
     if command.tokens > available and command.tokens:  # zero tokens are applied even where there is a debt
         return short_of(command.tokens, available)
     book.take(outcome, command.tokens, Counter.USAGE, command.feature)
-    return Verdict(Code.TOKENS_DEDUCTED, command.tokens, {})
+    return Decision(Code.TOKENS_DEDUCTED, command.tokens, {})
 
 
-def count_upload(book: AccountBook, command: FreeUpload, outcome: Outcome, context: Context) -> Verdict:
+def count_upload(book: Account, command: FreeUpload, outcome: Outcome, context: Context) -> Decision:
     """Count bytes against the period's free uploads."""
     limit = free_limit(book, FREE_UPLOAD)
     if limit is None:
@@ -35,7 +35,7 @@ def count_upload(book: AccountBook, command: FreeUpload, outcome: Outcome, conte
     return applied(Code.FREE_UPLOAD_COUNTED, command.bytes, limit=limit, used=quota.used)
 
 
-def record(book: AccountBook, command: RecordUsage, outcome: Outcome, context: Context) -> Verdict:
+def record(book: Account, command: RecordUsage, outcome: Outcome, context: Context) -> Decision:
     """Record metered units: the tier's free units first, tokens for the rest; both, or none."""
     rule = context.catalog.pricing.get(command.meter)
     if rule is None:
@@ -66,7 +66,7 @@ def record(book: AccountBook, command: RecordUsage, outcome: Outcome, context: C
     )
 
 
-def free_limit(book: AccountBook, quota: str) -> int | None:
+def free_limit(book: Account, quota: str) -> int | None:
     """Return the free part of ``quota`` in a period; None where the catalog no longer has the tier."""
     tier = book.tier
     if tier is None:
@@ -76,7 +76,7 @@ def free_limit(book: AccountBook, quota: str) -> int | None:
     return tier.free_upload_bytes if quota == FREE_UPLOAD else tier.free_units.get(quota, 0)
 
 
-def _quota(book: AccountBook, name: str, context: Context) -> tuple[QuotaKey, QuotaState]:
+def _quota(book: Account, name: str, context: Context) -> tuple[QuotaKey, QuotaState]:
     period = present_period(book.state, context.now)
     key = QuotaKey(book.state.account_id, name, period.key)
     quota = book.quotas.get(key)

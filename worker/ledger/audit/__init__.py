@@ -8,7 +8,7 @@ holds the checks of one concern.
 
 from worker.ledger.audit.checks import CHECKS
 from worker.ledger.audit.effects import EFFECTS
-from worker.ledger.audit.report import FINDINGS_MAX, AuditReport, Finding, OnProgress, Progress
+from worker.ledger.audit.report import FINDINGS_MAX, AuditReport, Discrepancy, OnProgress, Progress
 from worker.ledger.audit.run import audit, audit_snapshot
 
 __all__ = [
@@ -16,7 +16,7 @@ __all__ = [
     "EFFECTS",
     "FINDINGS_MAX",
     "AuditReport",
-    "Finding",
+    "Discrepancy",
     "OnProgress",
     "Progress",
     "audit",

@@ -24,7 +24,7 @@ from worker.ledger.audit.comparing import (
     untrue,
 )
 from worker.ledger.audit.effects import CODE_OF
-from worker.ledger.audit.report import Finding
+from worker.ledger.audit.report import Discrepancy
 from worker.ledger.tables import accounts, operations, payment_events, payments
 
 # The catalog may have had either when the last event came.
@@ -90,7 +90,7 @@ def _says_so() -> Condition:
 # -- what follows from the events -------------------------------------------------------------------------
 
 
-def back(connection: Connection, after: int, up_to: int, catalog: Catalog | None) -> Iterator[Finding]:
+def back(connection: Connection, after: int, up_to: int, catalog: Catalog | None) -> Iterator[Discrepancy]:
     """Compare the tokens taken back of each payment of a step with what its events ask for.
 
     Without a catalog any policy is accepted: it may have been another when the last event came.
@@ -130,7 +130,7 @@ _HAPPENED = (
 )
 
 
-def _differences(happened: list[Row[Any]], policies: Iterable[PaymentPolicy]) -> Iterator[Finding]:
+def _differences(happened: list[Row[Any]], policies: Iterable[PaymentPolicy]) -> Iterator[Discrepancy]:
     first = happened[0]
     payment, events = _payment(first), [_event(row) for row in happened]
     back = sum(event.collected + event.uncollected for event in events)
@@ -178,5 +178,7 @@ def _event(row: Row[Any]) -> PaymentEvent:
     )
 
 
-def _finding(check: str, row: Row[Any], expected: int, actual: int) -> Finding:
-    return Finding(check, row.account_id, row.user_id, row.reference_id, None, None, None, expected, actual)
+def _finding(check: str, row: Row[Any], expected: int, actual: int) -> Discrepancy:
+    return Discrepancy(
+        check, row.account_id, row.user_id, row.reference_id, None, None, None, expected, actual
+    )

@@ -13,7 +13,7 @@ FINDINGS_MAX = 100
 
 
 @dataclass(frozen=True)
-class Finding(View):
+class Discrepancy(View):
     """One thing that isn't as it must be. ``check`` is a key of ``CHECKS``.
 
     The fields that identify it are given where known: the account, the reference, the sequence of an entry,
@@ -55,7 +55,7 @@ class AuditReport(View):
     ``examined`` counts the rows of each table.
     """
 
-    findings: tuple[Finding, ...]
+    findings: tuple[Discrepancy, ...]
     found: Mapping[str, int]
     drift: int
     debtors: int
@@ -90,12 +90,12 @@ class Progress(View):
 OnProgress = Callable[[Progress], None]
 
 
-class Findings:
+class Discrepancies:
     """The findings so far: of each check the first ones, and the count and drift of all of them."""
 
     def __init__(self, findings_max: int) -> None:
         self._findings_max = findings_max
-        self._listed: dict[str, list[Finding]] = {}
+        self._listed: dict[str, list[Discrepancy]] = {}
         self._found: dict[str, int] = {}
         self.drift = 0
 
@@ -107,7 +107,7 @@ class Findings:
                 self.drift += int(row.drift or 0)
             self._list(_finding(row))
 
-    def add_one(self, finding: Finding) -> None:
+    def add_one(self, finding: Discrepancy) -> None:
         """Add a finding that was made outside the database."""
         self._count(finding.check, 1)
         self._list(finding)
@@ -115,14 +115,14 @@ class Findings:
     def _count(self, check: str, found: int) -> None:
         self._found[check] = self._found.get(check, 0) + found
 
-    def _list(self, finding: Finding) -> None:
+    def _list(self, finding: Discrepancy) -> None:
         listed = self._listed.setdefault(finding.check, [])
         if len(listed) < self._findings_max:
             listed.append(finding)
 
     @property
-    def listed(self) -> tuple[Finding, ...]:
-        """Findings that are listed, check by check."""
+    def listed(self) -> tuple[Discrepancy, ...]:
+        """Discrepancies that are listed, check by check."""
         return tuple(finding for check in CHECKS for finding in self._listed.get(check, ()))
 
     @property
@@ -131,8 +131,8 @@ class Findings:
         return {check: self._found[check] for check in CHECKS if check in self._found}
 
 
-def _finding(row: Row[Any]) -> Finding:
-    return Finding(
+def _finding(row: Row[Any]) -> Discrepancy:
+    return Discrepancy(
         check=row.check,
         account_id=row.account_id,
         user_id=row.user_id,

@@ -16,7 +16,7 @@ from worker.ledger.audit import payments as payment_checks
 from worker.ledger.audit import quotas as quota_checks
 from worker.ledger.audit import refunds as refund_checks
 from worker.ledger.audit.comparing import Checks, listed
-from worker.ledger.audit.report import FINDINGS_MAX, AuditReport, Findings, OnProgress, Progress
+from worker.ledger.audit.report import FINDINGS_MAX, AuditReport, Discrepancies, OnProgress, Progress
 from worker.ledger.audit.steps import WHOLE, Step, account_steps, operation_steps
 from worker.ledger.queries import snapshot
 from worker.ledger.tables import (
@@ -97,7 +97,7 @@ def audit_snapshot(
         # A step of a large ledger sorts its entries: with a session's default memory, mostly on the disk.
         connection.execute(text("SET LOCAL work_mem = '64MB'"))
     examined = _examined(connection)
-    findings = Findings(findings_max)
+    findings = Discrepancies(findings_max)
 
     def check(step: Step, *passes: Callable[[], Checks]) -> None:
         bounds = {"after": step.after, "up_to": step.up_to, "findings_max": findings_max}
@@ -147,7 +147,7 @@ _OWED = select(
 ).where(accounts.c.debt > 0)
 
 
-def _may_be_without_account(connection: Connection, entries_in_all: int, findings: Findings) -> bool:
+def _may_be_without_account(connection: Connection, entries_in_all: int, findings: Discrepancies) -> bool:
     """Return True where there may be an entry without an account.
 
     An account's entries are numbered from one: where no check found otherwise, and the accounts have as many
@@ -157,7 +157,7 @@ def _may_be_without_account(connection: Connection, entries_in_all: int, finding
     return booked != entries_in_all or not findings.found.keys().isdisjoint(account_checks.NUMBERED)
 
 
-def _may_be_unclaimed(connection: Connection, entries_in_all: int, findings: Findings) -> bool:
+def _may_be_unclaimed(connection: Connection, entries_in_all: int, findings: Discrepancies) -> bool:
     """Return True where there may be an entry that no operation counts among its own.
 
     An entry names one operation, so that it can't be claimed twice: where all operations have the entries

@@ -9,12 +9,12 @@ from sqlalchemy import Connection
 from schemas import DeductUsage
 from schemas.fields import INT64_MAX
 from worker.catalog import FREE_UPLOAD, Catalog
-from worker.core import AccountBook, Conflict, HoldState, Source, decide
+from worker.core import Account, Conflict, HoldState, Source, decide
 from worker.core.periods import Period, period_at
 from worker.core.rules.usage import free_limit
 from worker.ledger.queries.lookback import standing_at
+from worker.ledger.queries.posted import PostedState, quotas_used, quotas_used_at, standing
 from worker.ledger.queries.snapshots import within
-from worker.ledger.queries.standing import Standing, quotas_used, quotas_used_at, standing
 from worker.ledger.queries.views import View
 
 
@@ -146,7 +146,7 @@ def can_afford(
 
 
 def _balance(
-    booked: Standing, period: Period, used: Mapping[str, int], now: datetime, catalog: Catalog
+    booked: PostedState, period: Period, used: Mapping[str, int], now: datetime, catalog: Catalog
 ) -> Balance:
     book = booked.now(now, catalog)
     state = book.state
@@ -181,7 +181,7 @@ def _balance(
     )
 
 
-def _by_source(book: AccountBook) -> dict[str, int]:
+def _by_source(book: Account) -> dict[str, int]:
     """Return the remaining tokens by their source; sources with nothing left are left out."""
     sums = dict.fromkeys(Source, 0)
     for lot in book.lots.values():
@@ -189,7 +189,7 @@ def _by_source(book: AccountBook) -> dict[str, int]:
     return {source.value: tokens for source, tokens in sums.items() if tokens}
 
 
-def _quotas(book: AccountBook, used: Mapping[str, int], catalog: Catalog) -> Iterator[Quota]:
+def _quotas(book: Account, used: Mapping[str, int], catalog: Catalog) -> Iterator[Quota]:
     """Yield free uploads first, then every quota that the tier has or of which something was used."""
     units = {rule.quota or meter: rule.unit for meter, rule in catalog.pricing.items()}
     names = {*used, *(() if book.tier is None else book.tier.free_units)} - {FREE_UPLOAD}

@@ -22,7 +22,7 @@ from schemas import (
     type_of,
 )
 from worker.catalog import Catalog
-from worker.core import AccountBook, Decided, Hold, Outcome, reply_for
+from worker.core import Account, Decided, Hold, Outcome, reply_for
 from worker.core.replies import message_for
 from worker.core.superseded import is_usage
 from worker.errors import NotFoundError
@@ -30,7 +30,7 @@ from worker.ledger import rows
 from worker.ledger.loading import holds_of
 from worker.ledger.queries.history import Transaction, transactions_of
 from worker.ledger.queries.holdings import HoldView, LotView, closed_by, hold_view, lot_view
-from worker.ledger.queries.standing import standing
+from worker.ledger.queries.posted import standing
 from worker.ledger.queries.views import View
 from worker.ledger.tables import (
     accounts,
@@ -142,7 +142,7 @@ class Original(View):
 
 
 @dataclass(frozen=True)
-class LetterView(View):
+class DeadLetterMention(View):
     """A dead letter with this reference; ``last_failed_at`` is None where it is unknown."""
 
     number: int
@@ -177,7 +177,7 @@ class Explanation(View):
     original: Original | None
     notices: tuple[Mapping[str, Any], ...]
     reply: Mapping[str, Any] | None
-    dead_letters: tuple[LetterView, ...]
+    dead_letters: tuple[DeadLetterMention, ...]
 
 
 def explain(connection: Connection, reference_id: str, now: datetime, catalog: Catalog) -> Explanation:
@@ -223,7 +223,7 @@ def explain(connection: Connection, reference_id: str, now: datetime, catalog: C
 
 
 def _without_operation(
-    connection: Connection, reference_id: str, letters: tuple[LetterView, ...]
+    connection: Connection, reference_id: str, letters: tuple[DeadLetterMention, ...]
 ) -> Explanation:
     """Explain a reference without operation, known by dead letters or by events of a payment to come."""
     events = _events(connection, reference_id)
@@ -298,9 +298,7 @@ def _account_id(connection: Connection, user_id: str) -> int | None:
 # -- what it opened ---------------------------------------------------------------------------------------
 
 
-def _lots(
-    connection: Connection, book: AccountBook, operation_id: int, reference_id: str
-) -> tuple[LotView, ...]:
+def _lots(connection: Connection, book: Account, operation_id: int, reference_id: str) -> tuple[LotView, ...]:
     statement = (
         select(*(lots.c[name] for name in rows.LOT))
         .where(lots.c.account_id == book.state.account_id, lots.c.operation_id == operation_id)
@@ -310,7 +308,7 @@ def _lots(
     return tuple(lot_view(book.lots.get(lot.number, lot), {operation_id: reference_id}) for lot in opened)
 
 
-def _hold(connection: Connection, book: AccountBook, outcome: Outcome, named: str | None) -> HoldView | None:
+def _hold(connection: Connection, book: Account, outcome: Outcome, named: str | None) -> HoldView | None:
     """Return the hold that ``outcome`` opened, or that it ended or would have ended."""
     if outcome.type == type_of(ReserveUsage):
         reference_id: str | None = outcome.reference_id
@@ -402,7 +400,7 @@ def _original(connection: Connection, reference_id: str) -> Original:
     return Original(reference_id, row.type, row.status, row.code)
 
 
-def _letters(connection: Connection, reference_id: str) -> tuple[LetterView, ...]:
+def _letters(connection: Connection, reference_id: str) -> tuple[DeadLetterMention, ...]:
     letter = dead_letters.c
     statement = (
         select(
@@ -418,4 +416,4 @@ def _letters(connection: Connection, reference_id: str) -> tuple[LetterView, ...
         .limit(LETTERS_MAX)
     )
     rows = connection.execute(statement).all()[::-1]
-    return tuple(LetterView(*row[:5], None if row[5] == _NEVER else row[5]) for row in rows)
+    return tuple(DeadLetterMention(*row[:5], None if row[5] == _NEVER else row[5]) for row in rows)

@@ -7,12 +7,12 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, literal, select, tuple_
 
 from worker.catalog import Catalog
-from worker.core import AccountBook, AccountState, Counter, Hold, HoldState, Lot, account_now
+from worker.core import Account, AccountState, Counter, Hold, HoldState, Lot, account_now
 from worker.ledger import rows
 from worker.ledger.bulk import among
 from worker.ledger.loading import holds_of, open_holds, open_lots
+from worker.ledger.queries.posted import standing
 from worker.ledger.queries.snapshots import within
-from worker.ledger.queries.standing import standing
 from worker.ledger.queries.views import View
 from worker.ledger.tables import accounts, holds, lots, operations
 
@@ -133,7 +133,7 @@ def lot_view(lot: Lot, references: Mapping[int, str]) -> LotView:
     )
 
 
-def _in_order(book: AccountBook) -> list[Lot]:
+def _in_order(book: Account) -> list[Lot]:
     """Return the lots in burn order, then those held to the last token, then those that take effect later."""
     spent = [lot for lot, _ in book.burning()]
     held = [lot for lot in book.lots.values() if lot.remaining and not lot.free]
@@ -141,7 +141,7 @@ def _in_order(book: AccountBook) -> list[Lot]:
     return spent + held + sorted(pending, key=lambda lot: (lot.effective_at, lot.number))
 
 
-def _used_up(connection: Connection, book: AccountBook) -> list[Lot]:
+def _used_up(connection: Connection, book: Account) -> list[Lot]:
     account_id = book.state.account_id
     statement = select(*(lots.c[name] for name in rows.LOT)).where(
         lots.c.account_id == account_id, ~lots.c.is_open
@@ -256,7 +256,7 @@ def _horizon(now: datetime, days: int) -> datetime:
     return now + timedelta(days=days)
 
 
-def _lost(present: AccountBook, until: datetime, catalog: Catalog) -> list[Expiring]:
+def _lost(present: Account, until: datetime, catalog: Catalog) -> list[Expiring]:
     """Return the tokens that ``present`` will lose until ``until``."""
     lots_, holds_ = list(present.lots.values()), list(present.holds.values())
     then = account_now(present.state, lots_, holds_, until, catalog)

@@ -21,15 +21,15 @@ from worker.core.periods import period_at
 from worker.errors import NotFoundError
 from worker.ledger import rows
 from worker.ledger.loading import holds_of
+from worker.ledger.queries.posted import PostedState, state_in
 from worker.ledger.queries.snapshots import account_row, booked_at, last_booked
-from worker.ledger.queries.standing import Standing, state_in
 from worker.ledger.tables import entries, holds, lots, operations
 
 _OPEN, _CHANGE = type_of(OpenAccount), type_of(ChangeSubscription)
 _RENEW, _CANCEL = type_of(RenewSubscription), type_of(CancelSubscription)
 
 
-def standing_at(connection: Connection, user_id: str, at: datetime) -> Standing:
+def standing_at(connection: Connection, user_id: str, at: datetime) -> PostedState:
     """Return the account of ``user_id`` as it was posted at ``at`` (UTC), what was posted then included.
 
     Raises NotFoundError for an unknown user, and for a time before the account was opened.
@@ -46,7 +46,7 @@ def standing_at(connection: Connection, user_id: str, at: datetime) -> Standing:
     own_holds = _holds_at(connection, account_id, at)
     subscription = _subscription(connection, row)
     granted = _granted(connection, account_id)
-    return Standing(
+    return PostedState(
         state=_state_at(row, last, at, since, own_holds, subscription, granted),
         lots=_lots_at(at, granted, since, own_holds, subscription),
         holds=own_holds,

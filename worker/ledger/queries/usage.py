@@ -14,8 +14,8 @@ from worker.catalog import Catalog
 from worker.core import AccountState
 from worker.core.plan import Counter
 from worker.ledger.queries.days import Calendar, zone_of
+from worker.ledger.queries.posted import standing
 from worker.ledger.queries.snapshots import last_booked, within
-from worker.ledger.queries.standing import standing
 from worker.ledger.queries.views import View
 from worker.ledger.tables import entries
 

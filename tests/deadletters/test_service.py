@@ -1,0 +1,355 @@
+"""Dead letters in the ledger's database, on both dialects: storing and replaying them loses nothing."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from math import isnan
+from typing import Any, cast
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Engine
+
+from tests.support.plans import heard
+from worker.broker import Delivery, Link, Outgoing
+from worker.deadletters.models import DeadLetterStatus, StoredDeadLetter
+from worker.deadletters.replay.message import replay_of
+from worker.deadletters.service import DeadLetters, NotKeptError
+from worker.deadletters.store.encoding import kept, restored
+from worker.deadletters.store.filters import DeadLetterFilter
+from worker.deadletters.store.transaction import DeadLetterTransaction
+from worker.errors import BrokerUnavailableError
+from worker.messages.dead_letters import Failure, dead_letter_for
+
+NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
+
+
+class FakeLink:
+    """Link to a dead-letter queue that records publishing, with a connection that can be lost."""
+
+    def __init__(self, *deliveries: Delivery) -> None:
+        self.waiting = list(deliveries)
+        self.published: list[Outgoing] = []
+        self.acknowledged = 0
+        self.patience: list[float] = []
+        self.on_acknowledge: Callable[[], None] = lambda: None
+        self.on_publish: Callable[[], None] = lambda: None
+        self.has_no_route = False
+
+    def receive(self, most: int, timeout_s: float) -> list[Delivery]:
+        self.patience.append(timeout_s)
+        return self.waiting[self.acknowledged :][:most]
+
+    def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        self.on_acknowledge()
+        self.acknowledged += len(deliveries)
+
+    def publish(self, messages: Sequence[Outgoing]) -> list[Outgoing]:
+        self.on_publish()
+        self.published += messages
+        return list(messages) if self.has_no_route else []
+
+    @property
+    def link(self) -> Link:
+        return cast(Link, self)
+
+
+@pytest.fixture
+def office(engine: Engine) -> DeadLetters:
+    return DeadLetters(engine)
+
+
+def failed(
+    body: bytes = b"oops",
+    *,
+    properties: Mapping[str, Any] | None = None,
+    headers: Mapping[Any, Any] | None = None,
+    reason: Failure | None = None,
+    at: datetime = NOW,
+    tries: int = 1,
+) -> Delivery:
+    """Return a dead letter as it comes out of its queue."""
+    original = Delivery(
+        body,
+        "billing.usage",
+        "billing",
+        "usage.deduct",
+        1,
+        properties=properties or {},
+        headers=headers or {},
+    )
+    letter = dead_letter_for(
+        original, reason or Failure("not_json", "no JSON"), queue="billing.dead", tries=tries, now=at
+    )
+    return Delivery(
+        letter.body,
+        "billing.dead",
+        "",
+        "billing.dead",
+        1,
+        properties=letter.properties,
+        headers=letter.headers,
+    )
+
+
+def park(office: DeadLetters, *deliveries: Delivery) -> list[StoredDeadLetter]:
+    """Drain these deliveries; return all parked dead letters, oldest first."""
+    assert office.park(FakeLink(*deliveries).link) == len(deliveries)
+    return parked(office)
+
+
+def parked(office: DeadLetters) -> list[StoredDeadLetter]:
+    """Return the parked dead letters, oldest first."""
+    return list(office.every_letter(DeadLetterFilter(status=(DeadLetterStatus.PARKED,))))[::-1]
+
+
+# -- storing and replaying --------------------------------------------------------------------------------
+
+WIRE = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(codec=None, categories=None), max_size=8)
+    | st.binary(max_size=8)
+    | st.datetimes()
+    | st.decimals(allow_nan=False, allow_infinity=False),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.text(max_size=4) | st.binary(max_size=4) | st.sampled_from(["$bytes", "$table"]),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(WIRE)
+def test_whatever_a_header_holds_is_the_same_after_it_was_kept(value: Any) -> None:
+    text = json.dumps(kept(value))
+    assert "\\u0000" not in text, "PostgreSQL can't store it"
+    assert "NaN" not in text
+    back = restored(json.loads(text))
+    assert back == value
+    assert type(back) is type(value)
+
+
+def test_not_a_number_is_kept_too() -> None:
+    assert isnan(restored(json.loads(json.dumps(kept(float("nan"))))))
+
+
+AWKWARD: dict[Any, Any] = {
+    "nul": "a\0b",
+    "half": "\ud800",
+    "emoji": "💶",
+    "bytes": b"\xff\x00",
+    "decimal": Decimal("12.50"),
+    "time": datetime(2026, 11, 22, 10, 15),  # noqa: DTZ001 - py-amqp's times are naive and UTC
+    "infinite": float("-inf"),
+    "large": 2**63 - 1,
+    "nothing": None,
+    "nested": {"list": [1, {"deep": b"\x00"}], "$bytes": "not ours"},
+    "n\0ul": 1,
+    b"\xff": 2,
+    "x-request-id": "the producer's own",
+}
+
+
+def test_properties_and_headers_come_back_on_replay_as_they_were(office: DeadLetters) -> None:
+    properties = {
+        "message_id": "m\0\ud800",
+        "correlation_id": "c",
+        "reply_to": "billing.replies.x",
+        "content_type": "application/json",
+        "priority": 0,
+        "timestamp": 1_763_800_000,
+    }
+    (letter,) = park(office, failed(properties=properties, headers=AWKWARD))
+    replay = replay_of(letter)
+    assert {name: value for name, value in replay.properties.items() if value is not None} == properties
+    assert replay.headers == AWKWARD
+    assert (replay.exchange, replay.routing_key) == ("billing", "usage.deduct")
+
+
+def test_a_header_that_is_nested_without_end_does_not_hold_up_the_others(office: DeadLetters) -> None:
+    deep: Any = "the bottom"
+    for _ in range(500):
+        deep = [deep]
+    assert len(park(office, failed(b"one"), failed(b"two", headers={"deep": deep, "flat": 1}))) == 2
+    _, letter = parked(office)
+    assert letter.properties["headers"]["flat"] == 1
+    assert replay_of(letter).headers["flat"] == 1
+
+
+@pytest.mark.parametrize("body", [b"", bytes(range(256)) * 4, b"\0", "ü\u2028".encode(), b"x" * 300_000])
+def test_the_body_comes_back_byte_by_byte(office: DeadLetters, body: bytes) -> None:
+    (letter,) = park(office, failed(body))
+    assert letter.body == body
+    assert replay_of(letter).body == body
+
+
+@pytest.mark.parametrize(
+    ("reply_to", "sender", "headers", "kept"),
+    [
+        ("billing.replies.operator", "mallory", {}, False),
+        ("billing.replies.operator.console", "mallory", {}, False),
+        ("billing.replies.operator.console", None, {}, False),
+        ("answers.operator.x", "mallory", {}, False),
+        ("billing.replies.operator.console", "operator", {}, True),
+        ("billing.replies.mallory.x", "mallory", {}, True),
+        ("billing.replies.operator2", "mallory", {}, True),
+        ("billing.replies", None, {}, True),
+        ("amq.rabbitmq.reply-to.x.y", None, {}, True),
+        ("billing.replies.operator.x", "mallory", {"x-billing-sent-by": "operator"}, False),
+    ],
+)
+def test_replay_names_no_queue_of_the_operator_for_somebody_else(
+    office: DeadLetters, reply_to: str, sender: str | None, headers: dict[str, Any], *, kept: bool
+) -> None:
+    """On replay the operator is the sender that the broker vouches for."""
+    properties = {"reply_to": reply_to} | ({} if sender is None else {"user_id": sender})
+    (letter,) = park(office, failed(properties=properties, headers=headers))
+    replay = replay_of(letter, "operator")
+    assert replay.properties.get("reply_to") == (reply_to if kept else None)
+
+
+def test_sender_of_a_letter_that_the_broker_made_is_not_read_from_its_headers(
+    office: DeadLetters,
+) -> None:
+    death = {"queue": "billing.usage", "reason": "rejected"}
+    headers = {"x-death": [death], "x-billing-sent-by": "operator"}
+    properties = {"reply_to": "billing.replies.operator.x"}
+    (letter,) = park(office, replace(failed(properties=properties), headers=headers))
+    assert "reply_to" not in replay_of(letter, "operator").properties
+
+
+def test_replay_leaves_out_what_the_broker_or_a_worker_added(office: DeadLetters) -> None:
+    delivery = failed(headers={"trace": "t"})
+    said = {
+        "x-death": [{"count": 1}],
+        "x-first-death-queue": "q",
+        "x-delivery-count": 4,
+        "CC": ["a"],
+        "BCC": ["b"],
+    }
+    brokers = {
+        "user_id": "bridge",
+        "expiration": "5",
+        "cluster_id": "c",
+        "delivery_mode": 2,
+        "unreadable": b"x",
+    }
+    (letter,) = park(office, replace(delivery, headers={**delivery.headers, **said}, properties=brokers))
+    replay = replay_of(letter, "operator")
+    assert replay.headers == {"trace": "t"}
+    assert replay.properties == {"user_id": "operator"}
+    assert letter.properties["properties"]["user_id"] == "bridge", "an operator can see it"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x-billing-attempts": 2**62, "x-billing-schema-version": 2**40},
+        {"x-billing-reason": "a\0b", "x-billing-reference-id": "\0", "x-billing-letter-id": "\0" * 3},
+        {"x-billing-first-failed-at": "0001-01-01T00:00:00+14:00"},
+        {"x-billing-routing-key": "x" * 100_000},
+    ],
+)
+def test_a_forged_letter_does_not_hold_up_the_others(office: DeadLetters, headers: dict[str, Any]) -> None:
+    forged = failed(b"forged")
+    letters = park(
+        office, failed(b"one"), replace(forged, headers={**forged.headers, **headers}), failed(b"two")
+    )
+    assert [letter.body for letter in letters] == [b"one", b"forged", b"two"]
+
+
+def test_no_letter_is_lost_under_the_id_of_another(office: DeadLetters) -> None:
+    genuine = failed(b"genuine")
+    (first,) = park(office, genuine)
+    office.discard([first.number], "done with", "ann")
+    forged = replace(failed(b"forged"), headers=genuine.headers)
+    (other,) = park(office, forged)
+    assert (other.body, office.letter(first.number).status) == (b"forged", "discarded")
+
+
+# -- the same dead letter again ---------------------------------------------------------------------------
+
+
+def test_a_letter_that_failed_again_is_one_row_with_what_is_newest(office: DeadLetters) -> None:
+    (first,) = park(office, failed(tries=1))
+    office.discard([first.number], "never mind", "ann")
+    later = NOW + timedelta(hours=1)
+    (again,) = park(
+        office, failed(tries=3, at=later, reason=Failure("unprocessable", "a bug", traceback="t"))
+    )
+    assert (again.number, again.attempts, again.status) == (first.number, 4, "parked")
+    assert (again.reason, again.message, again.traceback) == ("unprocessable", "a bug", "t")
+    assert (again.first_failed_at, again.last_failed_at) == (NOW, later)
+
+
+def test_different_letters_are_different_rows(office: DeadLetters) -> None:
+    assert len(park(office, failed(b"a"), failed(b"b"), failed(b"a", properties={"message_id": "m"}))) == 3
+
+
+def test_a_letter_twice_in_one_batch_is_one_row(office: DeadLetters) -> None:
+    (letter,) = park(office, failed(at=NOW), failed(at=NOW + timedelta(seconds=1)))
+    assert letter.attempts == 2
+
+
+def test_a_crash_after_the_commit_leaves_one_letter_and_counts_it_once(office: DeadLetters) -> None:
+    fake = FakeLink(failed(b"a"), failed(b"b"))
+
+    def lost() -> None:
+        raise BrokerUnavailableError("the connection is lost")
+
+    fake.on_acknowledge = lost
+    with pytest.raises(BrokerUnavailableError):
+        office.park(fake.link)
+    assert fake.acknowledged == 0
+    fake.on_acknowledge = lambda: None
+    assert office.park(fake.link) == 2
+    assert [letter.attempts for letter in parked(office)] == [1, 1]
+    assert [len(office.story(letter.number).events) for letter in parked(office)] == [1, 1]
+
+
+def test_long_history_is_read_only_for_the_failures_in_question(engine: Engine) -> None:
+    office = DeadLetters(engine, clock=lambda: NOW + timedelta(days=1))
+    for second in range(20):
+        park(office, failed(at=NOW + timedelta(seconds=second)))
+    with heard(engine) as statements:
+        (letter,) = park(office, failed(at=NOW + timedelta(seconds=19)), failed(at=NOW + timedelta(hours=1)))
+    assert letter.attempts == 21
+    (asked,) = [one for one in statements if "dead_letter_events.at" in one[0] and "SELECT" in one[0]]
+    with engine.connect() as connection:
+        assert len(connection.exec_driver_sql(*asked).all()) == 2, "of 21"
+
+
+def test_uncommitted_dead_letters_are_not_acknowledged(
+    office: DeadLetters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeLink(failed(b"a"), failed(b"b"))
+
+    def full(_desk: DeadLetterTransaction) -> None:
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DeadLetterTransaction, "close", full)
+        with pytest.raises(NotKeptError, match="OSError"):
+            office.park(fake.link)
+    assert fake.acknowledged == 0
+    assert parked(office) == []
+    assert office.park(fake.link) == 2
+
+
+def test_letters_that_are_known_to_wait_are_waited_for(office: DeadLetters) -> None:
+    fake = FakeLink(failed(b"a"), failed(b"b"))
+    office.park(fake.link, expected=2, wait_s=0.125)
+    first, last = fake.patience
+    assert first > 1
+    assert last == 0.125

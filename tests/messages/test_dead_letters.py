@@ -1,0 +1,411 @@
+"""From a delivery to the dead letter with its reason, and back from the dead letter's headers."""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from amqp.serialization import dumps
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from schemas import DeadLetter
+from worker.broker import Delivery, Outgoing
+from worker.messages.dead_letters import EPOCH, Failure, dead_letter_for, identities_in, letter_id, letter_in
+
+NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
+FRAME_MAX = 131_072
+REASON = Failure("not_json", "The body is not JSON.")
+
+
+def delivery(
+    body: bytes = b"oops",
+    *,
+    queue: str = "billing.usage",
+    exchange: str = "billing",
+    routing_key: str = "usage.deduct",
+    properties: Mapping[str, Any] | None = None,
+    headers: Mapping[Any, Any] | None = None,
+    unreadable: bytes | None = None,
+    redelivered: bool = False,
+) -> Delivery:
+    return Delivery(
+        body=body,
+        queue=queue,
+        exchange=exchange,
+        routing_key=routing_key,
+        tag=1,
+        redelivered=redelivered,
+        properties=properties or {},
+        headers=headers or {},
+        unreadable=unreadable,
+    )
+
+
+def letter_of(
+    delivered: Delivery | None = None, reason: Failure = REASON, *, tries: int = 1, now: datetime = NOW
+) -> Outgoing:
+    given_ = delivery() if delivered is None else delivered
+    return dead_letter_for(given_, reason, queue="billing.dead", tries=tries, now=now)
+
+
+def arrived(sent: Outgoing) -> Delivery:
+    """Return the dead letter as it comes out of its queue."""
+    return delivery(
+        sent.body,
+        queue=sent.routing_key,
+        exchange=sent.exchange,
+        routing_key=sent.routing_key,
+        properties=sent.properties,
+        headers=sent.headers,
+    )
+
+
+# -- identity ---------------------------------------------------------------------------------------------
+
+
+def test_the_same_message_has_the_same_letter() -> None:
+    first = delivery(b"x", properties={"message_id": "m"})
+    again = Delivery(b"x", "billing.usage", "", "else", 9, redelivered=True, properties={"message_id": "m"})
+    assert letter_id(first) == letter_id(again)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        delivery(b"y", properties={"message_id": "m"}),
+        delivery(b"x", properties={"message_id": "n"}),
+        delivery(b"x"),
+        delivery(b"x", properties={"message_id": "m"}, queue="billing.payments"),
+        delivery(b"", properties={"message_id": "m\0x"}),
+    ],
+)
+def test_another_message_has_another_letter(other: Delivery) -> None:
+    assert letter_id(delivery(b"x", properties={"message_id": "m"})) != letter_id(other)
+
+
+def test_a_letter_keeps_its_id_over_versions() -> None:
+    assert letter_id(delivery(b"x", properties={"message_id": "m"})) == "aa1fbfc291ad5799a0e3f4c8b6502a4a"
+
+
+# -- headers ----------------------------------------------------------------------------------------------
+
+
+def test_a_letter_says_why_whence_and_when() -> None:
+    reason = Failure("invalid_field", "tokens: too many", "tokens", "Traceback", "usage.deduct", "r-1", "ann")
+    told = DeadLetter.from_headers(
+        letter_of(delivery(headers={"x-delivery-count": 2}, redelivered=True), reason, tries=3).headers
+    )
+    assert (told.reason, told.message, told.field, told.traceback) == (
+        "invalid_field",
+        "tokens: too many",
+        "tokens",
+        "Traceback",
+    )
+    assert (told.queue, told.exchange, told.routing_key) == ("billing.usage", "billing", "usage.deduct")
+    assert (told.type, told.reference_id, told.user_id) == ("usage.deduct", "r-1", "ann")
+    assert told.attempts == 5, "the broker's deliveries before, and this one's tries"
+    assert told.first_failed_at == told.last_failed_at == NOW
+
+
+def test_absent_value_is_no_header() -> None:
+    assert "x-billing-traceback" not in letter_of().headers
+
+
+def test_the_body_and_the_properties_are_the_originals() -> None:
+    properties = {
+        "message_id": "m",
+        "correlation_id": "c",
+        "reply_to": "billing.replies.x",
+        "priority": 0,
+        "timestamp": 5,
+    }
+    sent = letter_of(delivery(bytes(range(256)), properties=properties, headers={"trace": "t"}))
+    assert sent.body == bytes(range(256))
+    assert sent.properties == properties
+    assert sent.headers["trace"] == "t"
+    assert (sent.exchange, sent.routing_key) == ("", "billing.dead")
+
+
+def test_sender_and_expiration_are_kept_as_headers_and_not_as_properties() -> None:
+    sent = letter_of(delivery(properties={"user_id": "bridge", "expiration": "60000", "cluster_id": "c"}))
+    assert sent.properties == {}
+    assert sent.headers["x-billing-sent-by"] == "bridge"
+    assert sent.headers["x-billing-expiration"] == "60000"
+
+
+def test_properties_that_nobody_can_parse_are_kept_as_they_came() -> None:
+    sent = letter_of(delivery(properties={"unreadable": b"\x01\xff"}, unreadable=b"\x01\xff"))
+    assert sent.properties == {}
+    assert sent.headers["x-billing-unreadable-properties"] == "01ff"
+
+
+RESERVED = {
+    "x-death": [{"count": 1}],
+    "x-first-death-reason": "rejected",
+    "x-last-death-queue": "q",
+    "x-delivery-count": 3,
+    "x-acquired-count": 3,
+    "CC": ["billing.payments"],
+    "BCC": ["billing.payments"],
+    "cc": ["billing.payments"],
+    "x-billing-reason": "forged",
+}
+
+
+def test_headers_that_are_the_brokers_are_not_sent_again_and_are_named() -> None:
+    sent = letter_of(delivery(headers=RESERVED | {"x-trace": "t", "x-deathly": "hallows"}))
+    told = DeadLetter.from_headers(sent.headers)
+    assert told.reason == "not_json"
+    assert told.headers_omitted is not None
+    assert sorted(told.headers_omitted.split(", ")) == sorted(RESERVED)
+    assert (sent.headers["x-trace"], sent.headers["x-deathly"]) == ("t", "hallows")
+    assert not (RESERVED.keys() - {"x-billing-reason"}) & sent.headers.keys()
+
+
+def test_headers_that_cannot_be_written_are_named() -> None:
+    headers = {"huge": 2**70, "odd": object(), "fine": 1, b"\xff": "bytes are fine", "n" * 256: "long name"}
+    sent = letter_of(delivery(headers=headers))
+    assert sent.headers["x-billing-headers-omitted"] == f"huge, odd, {'n' * 256}"
+    assert letter_in(arrived(sent)).reason == "not_json"
+
+
+# -- sizes ------------------------------------------------------------------------------------------------
+
+
+def test_long_traceback_keeps_its_end_and_a_long_message_its_beginning() -> None:
+    reason = Failure("unprocessable", "m" * 5_000, traceback="a" * 9_000 + "the fault", field="f" * 5_000)
+    told = DeadLetter.from_headers(letter_of(reason=reason).headers)
+    assert told.traceback is not None
+    assert (len(told.traceback), told.traceback[-9:]) == (8_000, "the fault")
+    assert told.message == "m" * 1_000
+    assert told.field == "f" * 1_000
+
+
+@pytest.mark.parametrize("char", ["a", "ü", "💶", "\ud800"])
+def test_a_letter_fits_a_frame_whatever_is_in_it(char: str) -> None:
+    headers = {f"h-{number}": char * 1_000 for number in range(120)} | {"big": char * 120_000}
+    reason = Failure(
+        "unprocessable",
+        char * 100_000,
+        char * 100_000,
+        char * 100_000,
+        "usage.deduct",
+        "💶" * 200,
+        "💶" * 200,
+    )
+    properties = dict.fromkeys(("message_id", "correlation_id", "reply_to", "app_id", "user_id"), "p" * 255)
+    sent = letter_of(delivery(headers=headers, properties=properties), reason)
+    size = len(dumps("F", (sent.headers,))) + sum(len(value) + 1 for value in sent.properties.values())
+    assert size < FRAME_MAX - 1_000
+    told = DeadLetter.from_headers(sent.headers)
+    assert told.headers_omitted is not None
+    assert "big" in told.headers_omitted
+
+
+def test_a_header_that_does_not_fit_leaves_room_for_those_that_do() -> None:
+    sent = letter_of(delivery(headers={"big": "x" * 120_000, "small": "y"}))
+    assert sent.headers["small"] == "y"
+    assert sent.headers["x-billing-headers-omitted"] == "big"
+
+
+def test_halves_of_surrogate_pairs_are_spelled_out() -> None:
+    """AMQP allows them in a routing key; a dead letter that can't be written would stop the worker."""
+    sent = letter_of(
+        delivery(routing_key="usage.\ud800", exchange="e\udfff"), Failure("x", "m\ud800", "f\ud800")
+    )
+    told = DeadLetter.from_headers(sent.headers)
+    assert (told.routing_key, told.exchange) == (r"usage.\ud800", r"e\udfff")
+    assert (told.message, told.field) == (r"m\ud800", r"f\ud800")
+
+
+# -- back from the queue ----------------------------------------------------------------------------------
+
+
+def test_a_letter_comes_back_as_it_was_written() -> None:
+    reason = Failure("unprocessable", "m", traceback="t", reference_id="r", user_id="u")
+    delivered = delivery(b'{"referenceId": "r", "userId": "u"}')
+    sent = letter_of(delivered, reason, tries=3, now=NOW + timedelta(microseconds=1))
+    assert letter_in(arrived(sent)) == DeadLetter.from_headers(sent.headers)
+
+
+DEATH = {
+    "reason": "rejected",
+    "queue": "billing.usage",
+    "exchange": "billing",
+    "routing-keys": ["usage.deduct"],
+    "count": 2,
+    "time": datetime(2026, 11, 22, 10, 0),  # noqa: DTZ001 - py-amqp's times are naive and UTC
+}
+
+
+def test_death_header_of_the_broker_is_understood() -> None:
+    body = b'{"type": "usage.deduct", "referenceId": "r-1", "userId": "ann", "tokens": 5}'
+    told = letter_in(
+        delivery(
+            body,
+            queue="billing.dead",
+            exchange="",
+            routing_key="billing.dead",
+            headers={"x-death": [DEATH, DEATH | {"reason": "expired"}]},
+        )
+    )
+    assert (told.reason, told.attempts) == ("rejected", 2)
+    assert told.message == "The broker put this message here: rejected."
+    assert (told.queue, told.exchange, told.routing_key) == ("billing.usage", "billing", "usage.deduct")
+    assert told.last_failed_at == datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
+    assert (told.type, told.reference_id, told.user_id) == ("usage.deduct", "r-1", "ann")
+
+
+def test_the_brokers_letter_of_a_message_is_the_workers_letter_of_it() -> None:
+    dead = delivery(b"x", queue="billing.dead", properties={"message_id": "m"}, headers={"x-death": [DEATH]})
+    failed = delivery(b"x", queue="billing.usage", properties={"message_id": "m"})
+    assert letter_in(dead).letter_id == letter_id(failed)
+
+
+def test_death_header_of_the_broker_overrides_headers_of_a_producer() -> None:
+    said = letter_of(delivery(b"another"), Failure("unprocessable", "never happened", traceback="t")).headers
+    dead = delivery(b"x", queue="billing.dead", headers={**said, "x-death": [DEATH | {"reason": "expired"}]})
+    told = letter_in(dead)
+    assert (told.reason, told.traceback) == ("expired", None)
+    assert told.letter_id == letter_id(delivery(b"x")) != said["x-billing-letter-id"]
+
+
+def test_a_letter_is_known_by_its_bytes_and_not_by_the_id_that_it_names() -> None:
+    said = letter_of(delivery(b"another")).headers
+    assert letter_in(delivery(b"x", queue="billing.dead", headers=said)).letter_id == letter_id(
+        delivery(b"x")
+    )
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"x-death": None},
+        {"x-death": []},
+        {"x-death": "rejected"},
+        {"x-death": ["rejected"]},
+        {"x-death": [{}]},
+        {"x-death": [{"count": "many", "time": 5, "routing-keys": "key", "queue": 1, "exchange": None}]},
+        {"x-death": [{"routing-keys": [], "count": -1}]},
+        {"x-billing-reason": "half a letter"},
+        {b"\xff": "a name that is not UTF-8"},
+    ],
+)
+def test_a_message_that_tells_nothing_is_a_letter_all_the_same(headers: Mapping[Any, Any]) -> None:
+    told = letter_in(delivery(queue="billing.dead", exchange="", routing_key="billing.dead", headers=headers))
+    assert (told.reason, told.attempts, told.last_failed_at) == ("unknown", 1, EPOCH)
+    assert (told.queue, told.exchange, told.routing_key) == ("billing.dead", "", "billing.dead")
+
+
+SAID = {"type": "usage.deduct", "reference_id": "r-1", "user_id": "ann"}
+NOTHING = dict.fromkeys(SAID)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"type": "usage.deduct", "referenceId": "r-1", "userId": "ann", "tokens": 5}', SAID),
+        (
+            b'{"type": "usage.batch", "referenceId": "b", "items": [{"userId": "ann"}]}',
+            NOTHING | {"type": "usage.batch", "reference_id": "b"},
+        ),
+        (
+            b'{"type": "balance.low", "id": "n", "userId": "ann", "referenceId": "r-1"}',
+            SAID | {"type": "balance.low"},
+        ),
+        (b'{"type": "usage.fly", "userId": 5, "referenceId": null}', NOTHING | {"type": "usage.fly"}),
+        (
+            b'{"type": "usage.deduct", "user_id": "ann", "reference_id": "r-1"}',
+            NOTHING | {"type": "usage.deduct"},
+        ),
+        (b'{"userId": "ann", "userId": "bob", "type": "usage.deduct"}', NOTHING),
+        (
+            b'{"userId": "a\\u0000", "referenceId": "\\ud800", "type": "usage.deduct"}',
+            NOTHING | {"type": "usage.deduct"},
+        ),
+        (b'{"userId": "' + b"a" * 201 + b'"}', NOTHING),
+        (b'{"userId": "ann", "pad": "' + b"x" * (256 * 1024) + b'"}', NOTHING),
+        (b'{"userId": "ann", "tokens": ' + b"9" * 5_000 + b"}", NOTHING),
+        (b'{"userId": "ann", "items": ' + b"[" * 200_000, NOTHING),
+        ('{"userId": "ann"}'.encode("utf-16"), NOTHING),
+        (b"\xff", NOTHING),
+        (b"[]", NOTHING),
+        (b"null", NOTHING),
+        (b"", NOTHING),
+    ],
+)
+def test_type_reference_and_user_come_from_the_body(body: bytes, said: dict[str, str | None]) -> None:
+    assert identities_in(body) == said
+    forged = {f"x-billing-{name}": "forged" for name in ("type", "reference-id", "user-id")}
+    for headers in ({}, letter_of(delivery(body)).headers, {"x-death": [DEATH]}):
+        told = letter_in(delivery(body, queue="billing.dead", headers={**headers, **forged}))
+        assert {name: getattr(told, name) for name in said} == said
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.binary(max_size=200)
+    | st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(st.characters(), max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(["type", "referenceId", "userId", "x"]), inner, max_size=4)
+        ),
+        max_leaves=5,
+    ).map(lambda value: json.dumps(value).encode())
+)
+def test_no_body_keeps_its_identities_from_being_read(body: bytes) -> None:
+    assert identities_in(body).keys() == SAID.keys()
+
+
+@pytest.mark.parametrize(
+    ("forged", "kept"),
+    [
+        ({"x-billing-attempts": 2**62}, {"attempts": 1_000_000}),
+        ({"x-billing-attempts": -5}, {"attempts": 1}),
+        ({"x-billing-schema-version": 10**9}, {"schema_version": 32_767}),
+        (
+            {"x-billing-last-failed-at": "2026-01-01T00:00:00"},
+            {"last_failed_at": datetime(2026, 1, 1, tzinfo=UTC)},
+        ),
+        ({"x-billing-last-failed-at": "0001-01-01T00:00:00+14:00"}, {"last_failed_at": EPOCH}),
+        ({"x-billing-last-failed-at": "9999-12-31T23:59:59-14:00"}, {"last_failed_at": EPOCH}),
+    ],
+)
+def test_a_forged_letter_holds_nothing_that_cannot_be_kept(
+    forged: dict[str, Any], kept: dict[str, Any]
+) -> None:
+    told = letter_in(arrived(Outgoing(b"", "", "billing.dead", headers={**letter_of().headers, **forged})))
+    assert {name: getattr(told, name) for name in kept} == kept
+
+
+ANY = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.binary(max_size=5)
+    | st.datetimes(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+_FIELDS = ["x-billing-" + name.replace("_", "-") for name in DeadLetter.model_fields]
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.dictionaries(st.sampled_from([*_FIELDS, "x-death", "other"]), ANY),
+    st.lists(st.dictionaries(st.sampled_from(list(DEATH)), ANY), max_size=2),
+    st.booleans(),
+)
+def test_no_headers_at_all_keep_a_letter_from_being_read(
+    headers: dict[str, Any], deaths: list[dict[str, Any]], whole: bool
+) -> None:
+    complete = letter_of().headers if whole else {}
+    told = letter_in(delivery(queue="billing.dead", headers={"x-death": deaths, **complete, **headers}))
+    assert told.attempts >= 1
+    assert told.last_failed_at.tzinfo is not None

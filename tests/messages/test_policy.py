@@ -1,0 +1,71 @@
+"""Rules about senders and reply addresses, as tables."""
+
+import pytest
+
+from worker.messages.policy import Policy
+
+DIRECT = "amq.rabbitmq.reply-to.g1h2AA5y.HvZU"
+
+
+@pytest.mark.parametrize(
+    ("reply_to", "sender", "allowed"),
+    [
+        ("billing.replies", None, True),
+        ("billing.replies", "app", True),
+        (DIRECT, None, True),
+        (DIRECT, "app", True),
+        ("billing.replies.app", "app", True),
+        ("billing.replies.app.", "app", True),
+        ("billing.replies.app.web-1", "app", True),
+        ("billing.replies.app", None, False),
+        ("billing.replies.None", None, False),
+        ("billing.replies.other", "app", False),
+        ("billing.replies.app2", "app", False),
+        ("billing.replies.ap", "app", False),
+        ("billing.replies.App", "app", False),
+        ("billing.replies.", "app", False),
+        ("billing.repliesX", "app", False),
+        ("billing.replies app", "app", False),
+        ("billing.dead", "app", False),
+        ("billing.payments", "app", False),
+        ("app", "app", False),
+        ("amq.rabbitmq.reply-to", "app", False),
+        ("amq.rabbitmq.reply-toX", "app", False),
+        ("amq.gen-x", "app", False),
+        ("", "app", False),
+    ],
+)
+def test_message_names_the_default_queue_direct_reply_to_or_a_queue_of_its_sender(
+    reply_to: str, sender: str | None, *, allowed: bool
+) -> None:
+    assert Policy().allows_reply_to(reply_to, sender) is allowed
+
+
+def test_private_queues_begin_with_the_reply_queue_of_the_settings() -> None:
+    policy = Policy(reply_queue="answers")
+    assert policy.allows_reply_to("answers.app", "app")
+    assert not policy.allows_reply_to("billing.replies.app", "app")
+
+
+def test_prefix_of_the_operator_is_open_to_everybody() -> None:
+    policy = Policy(reply_to_prefixes=("shared.",))
+    assert policy.allows_reply_to("shared.x", None)
+    assert policy.allows_reply_to("shared.x", "app")
+    assert not policy.allows_reply_to("share", "app")
+
+
+@pytest.mark.parametrize(
+    ("type_", "sender", "prefix"),
+    [
+        ("usage.deduct", "ocr", "ocr-"),
+        ("usage.deduct", "app", ""),
+        ("usage.deduct", "other", None),
+        ("usage.deduct", None, None),
+        ("usage.record", "ocr", None),
+        ("usage.record", "meter", ""),
+        ("payment.failed", None, ""),
+    ],
+)
+def test_longest_pattern_tells_the_prefix(type_: str, sender: str | None, prefix: str | None) -> None:
+    policy = Policy(senders={"usage.*": {"ocr": "ocr-", "app": ""}, "usage.record": ["meter"]})
+    assert policy.prefix_of_references(type_, sender) == prefix

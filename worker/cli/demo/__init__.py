@@ -1,5 +1,0 @@
-"""``billing-worker demo``: a producer, a worker and a reader of replies, and what a person sees of them."""
-
-from worker.cli.demo.command import demo
-
-__all__ = ["demo"]

@@ -1,0 +1,414 @@
+"""Views of dead letters, groups, histories and replays. Frozen; None is "unknown", never zero."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Self
+
+from sqlalchemy import Row
+
+from worker.errors import BillingError
+from worker.ledger.queries import View
+
+
+class NotPossibleError(BillingError):
+    """The state of a dead letter or a replay forbids it, or somebody was faster; the text says which."""
+
+
+class RefusedBodyError(NotPossibleError):
+    """A worker would refuse this body: ``code`` is the reason, ``field`` the place, ``way_out`` says more."""
+
+    def __init__(self, code: str, field: str | None, way_out: str) -> None:
+        super().__init__(f"a worker would refuse this body: {way_out}")
+        self.code, self.field, self.way_out = code, field, way_out
+
+
+class DeadLetterStatus(StrEnum):
+    """Status of a dead letter: it waits while it is parked or under way in a replay."""
+
+    PARKED = "parked"
+    REPLAYING = "replaying"
+    RESOLVED = "resolved"  #: the ledger shows its outcome, or the broker has delivered it
+    DISCARDED = "discarded"
+
+
+WAITING = (DeadLetterStatus.PARKED, DeadLetterStatus.REPLAYING)
+
+
+class ItemState(StrEnum):
+    """State of one item of a replay. After ``sent`` come the ways in which it ends."""
+
+    WAITING = "waiting"
+    SENDING = "sending"  #: it may have been published, or not: the next runner publishes it (again)
+    SENT = "sent"
+    APPLIED = "applied"
+    REJECTED = "rejected"
+    DUPLICATE = "duplicate"
+    DELIVERED = "delivered"
+    CONFLICT = "conflict"
+    FAILED_AGAIN = "failed_again"
+    UNROUTABLE = "unroutable"
+    SKIPPED = "skipped"
+
+
+#: States of items that are not done.
+OPEN_STATES = (ItemState.WAITING, ItemState.SENDING, ItemState.SENT)
+#: States that stop a replay with steps.
+FAILED_STATES = (ItemState.CONFLICT, ItemState.FAILED_AGAIN, ItemState.UNROUTABLE)
+
+
+class ReplayState(StrEnum):
+    """State of a replay; only a running one has a runner, and one whose runner was killed looks like it."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"  #: by itself, because a step failed
+    FINISHED = "finished"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDeadLetter:
+    """One dead letter as it is kept: reason, origin, times, tries, and the message itself."""
+
+    number: int
+    letter_id: str
+    status: str
+    reason: str
+    message: str
+    field: str | None
+    traceback: str | None
+    queue: str
+    exchange: str
+    routing_key: str
+    attempts: int
+    first_failed_at: datetime
+    last_failed_at: datetime
+    type: str | None
+    reference_id: str | None
+    user_id: str | None
+    worker_version: str
+    schema_version: int
+    body: bytes
+    properties: Mapping[str, Any]
+    note: str | None
+    fingerprint: str
+    tokens_at_stake: int | None
+    replay_id: int | None
+    edited_body: bytes | None
+
+    @classmethod
+    def from_row(cls, row: Row[Any]) -> Self:
+        """Return the dead letter of a row of the table."""
+        return cls(**{name: getattr(row, name) for name in cls.__slots__})
+
+    @property
+    def current_body(self) -> bytes:
+        """Body that a replay sends: the latest edit, or the original."""
+        return self.body if self.edited_body is None else self.edited_body
+
+
+@dataclass(frozen=True)
+class DeadLetterLine(View):
+    """A dead letter in a list, without its body; ``size`` is the original body's, in bytes."""
+
+    number: int
+    status: str
+    reason: str
+    message: str
+    field: str | None
+    type: str | None
+    reference_id: str | None
+    user_id: str | None
+    attempts: int
+    first_failed_at: datetime | None
+    last_failed_at: datetime | None
+    fingerprint: str
+    tokens_at_stake: int | None
+    replay_id: int | None
+    note: str | None
+    is_edited: bool
+    size: int
+
+
+@dataclass(frozen=True)
+class DeadLetterPage(View):
+    """A page of dead letters, newest first; the next page comes before ``next``, None at the end.
+
+    ``total`` is None where there are more than are counted. With a text to look for, a page may be short and
+    have a next one: ``searched_to`` is the number down to which the search went.
+    """
+
+    letters: tuple[DeadLetterLine, ...]
+    next: int | None
+    total: int | None
+    searched_to: int | None
+
+
+@dataclass(frozen=True)
+class DeadLetterGroup(View):
+    """Dead letters that failed in the same way. ``message`` is that of the one that came last.
+
+    ``sample`` is one that waits, where one does.
+
+    ``tokens_at_stake`` is the sum of the tokens that the waiting dead letters ask to move, as far as it is
+    known; ``tokens_unknown`` counts the waiting dead letters of which it isn't. ``users`` are the distinct
+    users that wait, counted to 1,000: ``users_is_least`` says that there are more.
+    """
+
+    fingerprint: str
+    reason: str
+    type: str | None
+    field: str | None
+    message: str
+    sample: int
+    waiting: int
+    parked: int
+    replaying: int
+    resolved: int
+    discarded: int
+    tokens_at_stake: int
+    tokens_unknown: int
+    users: int
+    users_is_least: bool
+    first_failed_at: datetime | None
+    last_failed_at: datetime | None
+
+
+@dataclass(frozen=True)
+class GroupPage(View):
+    """A page of groups, and how many there are; the next page comes after ``next``."""
+
+    groups: tuple[DeadLetterGroup, ...]
+    next: str | None
+    total: int
+
+
+@dataclass(frozen=True)
+class GroupDrift(View):
+    """A group that differs from its dead letters: the expected count, and the stored one."""
+
+    fingerprint: str
+    name: str
+    expected: int
+    actual: int
+
+
+@dataclass(frozen=True)
+class Counts(View):
+    """Counts of all dead letters. ``groups`` counts those with dead letters that wait."""
+
+    parked: int
+    replaying: int
+    resolved: int
+    discarded: int
+    groups: int
+    tokens_at_stake: int
+    tokens_unknown: int
+    last_failed_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Event(View):
+    """One event in a dead letter's history."""
+
+    at: datetime
+    kind: str
+    actor: str | None
+    text: str | None
+    replay_id: int | None
+    detail: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """One edit of a dead letter's body, whole."""
+
+    number: int
+    at: datetime
+    actor: str
+    reason: str
+    before: bytes
+    after: bytes
+
+
+@dataclass(frozen=True)
+class LedgerLine(View):
+    """Row of the ledger under a reference of the dead letter; ``status`` is None without one.
+
+    ``agrees`` says whether it is the outcome of what the dead letter's body asks for today.
+    """
+
+    reference_id: str
+    type: str | None = None
+    user_id: str | None = None
+    status: str | None = None
+    code: str | None = None
+    message: str | None = None
+    amount: int | None = None
+    attempt: int | None = None
+    recorded_at: datetime | None = None
+    agrees: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterDetails:
+    """One dead letter with its history, oldest first, and the ledger's rows under its references.
+
+    ``problem`` is why a worker of today would refuse the body as it is; None where it would accept it.
+    """
+
+    letter: StoredDeadLetter
+    events: tuple[Event, ...]
+    edits: tuple[Edit, ...]
+    ledger: tuple[LedgerLine, ...]
+    problem: RefusedBodyError | None
+
+
+@dataclass(frozen=True)
+class Done(View):
+    """Result of an action: how many dead letters it changed and skipped, and the first thousand numbers.
+
+    ``entries`` are those of the activity log, which name all of them: they undo a discard.
+    """
+
+    done: int
+    skipped: int
+    numbers: tuple[int, ...]
+    entries: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Imported(View):
+    """Result of an import: how many dead letters are new, and how many were here already, unchanged."""
+
+    added: int
+    known: int
+
+
+@dataclass(frozen=True)
+class AuditEntry(View):
+    """One action of an operator."""
+
+    number: int
+    at: datetime
+    actor: str
+    action: str
+    subject: str
+    reason: str | None
+    detail: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class AuditPage(View):
+    """A page of the activity log, newest first."""
+
+    entries: tuple[AuditEntry, ...]
+    next: int | None
+
+
+@dataclass(frozen=True)
+class Replay(View):
+    """A set of dead letters that is sent again. ``counts`` has every state of its items, zeros included.
+
+    ``step`` counts from 1; the last of ``steps_in_all`` is the rest. In a stopped replay it is the step that
+    failed. A running one whose lease is over was killed, and can be resumed.
+    """
+
+    number: int
+    at: datetime
+    actor: str
+    reason: str
+    source: str
+    rate: float | None
+    steps: tuple[int, ...]
+    state: ReplayState
+    state_reason: str | None
+    leased_by: str | None
+    leased_until: datetime | None
+    step: int
+    steps_in_all: int
+    total: int
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def open(self) -> int:
+        """Number of items that have not ended."""
+        return sum(self.counts[state] for state in OPEN_STATES)
+
+    @property
+    def failed(self) -> int:
+        """Number of items that have come back, or could not be sent."""
+        return sum(self.counts[state] for state in FAILED_STATES)
+
+
+@dataclass(frozen=True)
+class ReplayPage(View):
+    """A page of replays, newest first."""
+
+    replays: tuple[Replay, ...]
+    next: int | None
+
+
+@dataclass(frozen=True)
+class ReplayItem(View):
+    """One dead letter of a replay."""
+
+    position: int
+    number: int
+    state: str
+    detail: str | None
+    sent_at: datetime | None
+    settled_at: datetime | None
+
+
+@dataclass(frozen=True)
+class ReplayItemPage(View):
+    """A page of a replay's items, in the order in which they are sent."""
+
+    items: tuple[ReplayItem, ...]
+    next: int | None
+
+
+@dataclass(frozen=True)
+class Forecast(View):
+    """Dead letters with the same expected result: their number, the tokens they would move, a sample.
+
+    ``would`` is apply, reject, duplicate, conflict, malformed, fault (the worker itself would fail on it) or
+    deliver (a message that is no command). ``field`` is the same for all, whichever item of a batch it was.
+    """
+
+    would: str
+    code: str
+    field: str | None
+    text: str
+    letters: int
+    tokens: int
+    sample: int
+
+
+@dataclass(frozen=True)
+class DeadLetterForecast(View):
+    """Expected effect of one dead letter on today's ledger."""
+
+    number: int
+    would: str
+    code: str
+    text: str
+    field: str | None
+    tokens: int
+
+
+@dataclass(frozen=True)
+class DryRun(View):
+    """Result of a dry run: by expected result, the commonest first, and the first thousand dead letters."""
+
+    total: int
+    verdicts: tuple[Forecast, ...]
+    letters: tuple[DeadLetterForecast, ...]
+
+
+def columns_of(view: type[Any]) -> tuple[str, ...]:
+    """Return the names of a view's fields, for a select of the same names."""
+    return tuple(field.name for field in fields(view))

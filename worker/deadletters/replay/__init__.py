@@ -1,0 +1,1 @@
+"""Replays: which dead letters are sent again, how, and with which result."""

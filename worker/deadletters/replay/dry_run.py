@@ -1,0 +1,261 @@
+"""Dry run: dead letters judged by the worker's own ``decide`` on today's ledger.
+
+Each chunk of dead letters is judged in a transaction of its own that is rolled back: like a worker's batch it
+locks its accounts for some milliseconds, and leaves nothing. Dead letters of one chunk see each other, as
+they would in a batch; across chunks each sees the ledger as it is. A dead letter on which the worker would
+fail, as it may have done before, is one verdict and holds up no other.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from itertools import islice
+from time import sleep
+
+from sqlalchemy import Engine, select
+
+from schemas import Code, Command, FreeUpload, Message, UsageBatch, first_malformed, type_of
+from worker.catalog import Catalog
+from worker.core import Answer, Conflict, decide
+from worker.core.replies import conflict_text, message_for
+from worker.deadletters.fingerprints import field_path
+from worker.deadletters.models import DeadLetterForecast, DeadLetterStatus, DryRun, Forecast, StoredDeadLetter
+from worker.deadletters.replay.ledger_check import by_key, leads_to_workers
+from worker.deadletters.replay.message import as_delivered
+from worker.deadletters.store import queries as reading
+from worker.deadletters.store.edits import Receive
+from worker.deadletters.store.filters import DeadLetterFilter, DeadLetterSelection
+from worker.deadletters.store.transaction import chunks
+from worker.errors import BillingError, ContentionError, LedgerUnavailableError
+from worker.ledger.engine import translated_errors
+from worker.ledger.loading import load
+from worker.ledger.queries import snapshot
+from worker.ledger.tables import dead_letters
+from worker.messages.dead_letters import Failure
+from worker.runtime.stop import StopRequest
+
+_CHUNK, _COMMANDS = 100, 1_000
+_SHOWN = 1_000
+_TRIES = 10
+_FREE_UPLOAD = type_of(FreeUpload)
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """The rules of a judgement: the worker's rules for deliveries, the catalog, and the sending user."""
+
+    receive: Receive
+    catalog: Catalog
+    sent_as: str | None = None
+
+
+def dry_run(
+    engine: Engine,
+    letters: DeadLetterSelection,
+    judge: Judge,
+    now: datetime,
+    on_progress: Callable[[int, int | None], None] | None = None,
+    stop: StopRequest | None = None,
+) -> DryRun:
+    """Judge the dead letters; ``on_progress`` gets the number judged and the total where known.
+
+    Of a filter only the parked ones are judged: a replay sends those. Raises NotFoundError.
+    """
+    tally = _Tally()
+    total = len(letters) if not isinstance(letters, DeadLetterFilter) else None
+    for some in _pieces(engine, letters):
+        if stop is not None and stop.requested:
+            break
+        tally.add(_judged(engine, some, judge, now))
+        if on_progress is not None:
+            on_progress(tally.total, total)
+    return tally.result()
+
+
+def _pieces(engine: Engine, letters: DeadLetterSelection) -> Iterator[list[StoredDeadLetter]]:
+    """Yield the dead letters in the order in which a replay sends them."""
+    if isinstance(letters, DeadLetterFilter):
+        with snapshot(engine) as connection:
+            numbers = reading.every_number(connection, replace(letters, status=(DeadLetterStatus.PARKED,)))[
+                ::-1
+            ]
+    else:
+        numbers = list(dict.fromkeys(letters))
+    for chunk in chunks(numbers, _CHUNK):
+        with snapshot(engine) as connection:
+            rows = connection.execute(select(dead_letters).where(dead_letters.c.number.in_(chunk)))
+            found = {row.number: StoredDeadLetter.from_row(row) for row in rows}
+        for number in chunk:
+            if number not in found:
+                raise reading.not_found(number)
+        yield [found[number] for number in chunk]
+
+
+def _judged(
+    engine: Engine, letters: Sequence[StoredDeadLetter], judge: Judge, now: datetime
+) -> list[DeadLetterForecast]:
+    taken = [(letter, _taken(letter, judge, now)) for letter in letters]
+    return [verdict for some in _in_batches(taken) for verdict in _verdicts(engine, some, judge.catalog, now)]
+
+
+_Taken = Message | Failure | None
+_Subject = tuple[StoredDeadLetter, _Taken]
+
+
+def _in_batches(taken: Sequence[_Subject]) -> Iterator[list[_Subject]]:
+    """Yield as many dead letters as have a thousand commands: judging a batch locks its accounts."""
+    batch: list[_Subject] = []
+    room = _COMMANDS
+    for subject in taken:
+        size = len(_commands(subject[1]))
+        if batch and size > room:
+            yield batch
+            batch, room = [], _COMMANDS
+        batch.append(subject)
+        room -= size
+    if batch:
+        yield batch
+
+
+def _verdicts(
+    engine: Engine, taken: Sequence[_Subject], catalog: Catalog, now: datetime
+) -> list[DeadLetterForecast]:
+    """Return a verdict each; a fault is the verdict of the dead letter that meets it, found by halving."""
+    commands = [command for _, one in taken for command in _commands(one)]
+    try:
+        answers = iter(_answers(engine, commands, catalog, now) if commands else ())
+    except BillingError:
+        raise
+    except Exception as fault:  # noqa: BLE001 - the very fault, perhaps, for which it is a dead letter
+        if len(taken) == 1:
+            return [_faulty(taken[0][0], fault)]
+        middle = len(taken) // 2
+        return [
+            verdict
+            for half in (taken[:middle], taken[middle:])
+            for verdict in _verdicts(engine, half, catalog, now)
+        ]
+    return [_verdict(letter, one, list(islice(answers, len(_commands(one))))) for letter, one in taken]
+
+
+def _taken(letter: StoredDeadLetter, judge: Judge, now: datetime) -> _Taken:
+    """Return None for a message that is no command: a reply or a notice that could not be delivered."""
+    if not leads_to_workers(letter):
+        return None
+    return judge.receive(as_delivered(letter, judge.sent_as), now)
+
+
+def _commands(taken: _Taken) -> tuple[Command, ...]:
+    match taken:
+        case None | Failure():
+            return ()
+        case UsageBatch():
+            return taken.items
+        case _:
+            return (taken,)
+
+
+def _answers(
+    engine: Engine, commands: Sequence[Command], catalog: Catalog, now: datetime
+) -> Sequence[Answer]:
+    for attempt in range(1, _TRIES + 1):
+        try:
+            with translated_errors(), engine.connect() as connection:
+                by_key(connection)
+                known = load(connection, commands, now)
+                answers = decide(commands, known, now, catalog).answers
+                connection.rollback()
+                return answers
+        except ContentionError as error:
+            if attempt == _TRIES:
+                raise LedgerUnavailableError(f"the accounts are being changed: {error}") from error
+            sleep(0.02 * attempt)
+    raise AssertionError("unreachable")
+
+
+# -- verdicts ---------------------------------------------------------------------------------------------
+
+
+def _verdict(letter: StoredDeadLetter, taken: _Taken, answers: Sequence[Answer]) -> DeadLetterForecast:
+    match taken:
+        case None:
+            return DeadLetterForecast(
+                letter.number, "deliver", "delivered", f"goes to {_place(letter)} as it is", None, 0
+            )
+        case Failure():
+            return DeadLetterForecast(letter.number, "malformed", taken.code, taken.message, taken.field, 0)
+    judged = [_judgement(answer) for answer in answers]
+    if isinstance(taken, UsageBatch):
+        judged += [("malformed", one.reason, one.message, 0) for one in taken.malformed.values()]
+    tokens = sum(tokens for _, _, _, tokens in judged)
+    for would in ("malformed", "conflict", "apply", "reject", "duplicate"):
+        some = [one for one in judged if one[0] == would]
+        if some:
+            _, code, text, _ = some[0]
+            if len(judged) > 1:
+                text = _counted([one[0] for one in judged])
+            field = next((a.field for a in answers if isinstance(a, Conflict)), None)
+            if (malformed := first_malformed(taken)) is not None:
+                field = malformed.field
+            return DeadLetterForecast(letter.number, would, code, text, field, tokens)
+    raise AssertionError("a message without commands")
+
+
+def _faulty(letter: StoredDeadLetter, fault: Exception) -> DeadLetterForecast:
+    said = str(fault).partition("\n")[0]
+    text = f"a worker would fail on it: {type(fault).__name__}: {said}"
+    return DeadLetterForecast(letter.number, "fault", Code.UNPROCESSABLE.value, text, None, 0)
+
+
+def _judgement(answer: Answer) -> tuple[str, str, str, int]:
+    """Return a command's expected result: a word, its code, a text for people, and the tokens to move."""
+    if isinstance(answer, Conflict):
+        return "conflict", Code.REFERENCE_CONFLICT.value, f"its reference {conflict_text(answer)}", 0
+    outcome = answer.outcome
+    if answer.duplicate:
+        return "duplicate", outcome.code.value, f"the ledger has it: {message_for(outcome)}", 0
+    would = "apply" if outcome.is_applied else "reject"
+    is_in_tokens = outcome.is_applied and outcome.type != _FREE_UPLOAD
+    return would, outcome.code.value, message_for(outcome), (outcome.amount or 0) if is_in_tokens else 0
+
+
+def _counted(words: Sequence[str]) -> str:
+    kinds = ("apply", "reject", "duplicate", "conflict", "malformed")
+    return "of its items " + ", ".join(f"{words.count(kind)} {kind}" for kind in kinds if kind in words)
+
+
+def _place(letter: StoredDeadLetter) -> str:
+    return f"exchange {letter.exchange}" if letter.exchange else f"queue {letter.routing_key}"
+
+
+_Kind = tuple[str, str, str | None]
+
+
+class _Tally:
+    def __init__(self) -> None:
+        self.total = 0
+        self._letters: list[DeadLetterForecast] = []
+        self._kinds: dict[_Kind, list[int]] = {}
+        self._first: dict[_Kind, DeadLetterForecast] = {}
+
+    def add(self, verdicts: Iterable[DeadLetterForecast]) -> None:
+        for verdict in verdicts:
+            kind = (verdict.would, verdict.code, field_path(verdict.field) or None)
+            self._first.setdefault(kind, verdict)
+            counted = self._kinds.setdefault(kind, [0, 0])
+            counted[0] += 1
+            counted[1] += verdict.tokens
+            self.total += 1
+            if len(self._letters) < _SHOWN:
+                self._letters.append(verdict)
+
+    def result(self) -> DryRun:
+        commonest = sorted(self._kinds.items(), key=lambda item: -item[1][0])
+        return DryRun(
+            total=self.total,
+            verdicts=tuple(
+                Forecast(*kind, self._first[kind].text, letters, tokens, self._first[kind].number)
+                for kind, (letters, tokens) in commonest
+            ),
+            letters=tuple(self._letters),
+        )

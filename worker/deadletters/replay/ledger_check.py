@@ -1,0 +1,173 @@
+"""The ledger's outcomes for the references of a dead letter: none yet, its own, or another operation's."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection
+
+from schemas import Command, Limits, Malformed, Message, UsageBatch, decode
+from worker.broker import BILLING
+from worker.core import Outcome
+from worker.core.decide import content_of
+from worker.core.replies import message_for
+from worker.core.superseded import Superseded, may_supersede, owner_of
+from worker.deadletters.models import ItemState, LedgerLine, StoredDeadLetter
+from worker.ledger.loading import outcomes_of, superseded_by
+
+_CENTURIES = timedelta(days=365_000)
+#: Limits that allow everything: only a worker judges amounts; here they are only read.
+_ANY = Limits(max_quantity=2**63 - 1, occurred_at_max_age=_CENTURIES, occurred_at_max_ahead=_CENTURIES)
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """One command of a dead letter, with the outcome that ends it in the ledger."""
+
+    reference_id: str
+    type: str
+    user_id: str
+    attempt: int
+    content: str
+
+    @classmethod
+    def of(cls, command: Command) -> "Expected":
+        """Return the expectation of a command."""
+        return cls(command.reference_id, command.type, command.user_id, command.attempt, content_of(command))
+
+
+def expected_of(body: bytes, now: datetime) -> tuple[Expected, ...]:
+    """Return the outcomes that end a message; none where a worker can only refuse it.
+
+    A batch with a malformed item counts as refused: its dead letter comes back, whatever the ledger has of
+    its other items.
+    """
+    message = decode(body, now=now, limits=_ANY)
+    if isinstance(message, UsageBatch) and message.malformed:
+        return ()
+    return _commands_of(message)
+
+
+def _commands_of(message: Message | Malformed) -> tuple[Expected, ...]:
+    if isinstance(message, Malformed):
+        return ()
+    commands = message.items if isinstance(message, UsageBatch) else (message,)
+    return tuple(map(Expected.of, commands))
+
+
+def leads_to_workers(letter: StoredDeadLetter) -> bool:
+    """Return True for a message that goes back to a queue of work; a reply or a notice ends on delivery."""
+    if letter.exchange:
+        return letter.exchange == BILLING.exchange
+    return letter.routing_key in {queue.name for queue in BILLING.work}
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """The outcomes of some references, with those that they replaced."""
+
+    outcomes: Mapping[str, Outcome]
+    superseded: Superseded
+
+    def of(self, expected: Expected) -> Outcome | None:
+        """Return the outcome under the reference, as far as it answers this attempt; None: nothing yet."""
+        stored = self.outcomes.get(expected.reference_id)
+        if stored is None:
+            return None
+        if owner_of(expected) != owner_of(stored):
+            is_taken = may_supersede(expected.type, stored)
+            return None if is_taken else self.superseded.lost_by(expected) or stored
+        if expected.attempt > stored.attempt and not stored.is_applied:
+            return None
+        if expected.attempt < stored.attempt:
+            return self.superseded.attempt_of(expected) or stored
+        return stored
+
+    def agreeing(self, expected: Expected) -> Outcome | None:
+        """Return the outcome of this very command; None without one, or for one of another operation."""
+        outcome = self.of(expected)
+        return outcome if outcome is not None and agrees(expected, outcome) else None
+
+
+def agrees(expected: Expected, outcome: Outcome) -> bool:
+    """Return True where the outcome is of the same operation."""
+    return (expected.type, expected.user_id, expected.content) == (
+        outcome.type,
+        outcome.user_id,
+        outcome.content,
+    )
+
+
+def by_key(connection: Connection) -> None:
+    """Make this transaction find rows by key, whatever the planner thinks of a fresh table."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+
+
+def shown(connection: Connection, expected: Iterable[Expected]) -> Shown:
+    """Return the ledger's outcomes for these."""
+    wanted = list(expected)
+    by_key(connection)
+    outcomes = outcomes_of(connection, {one.reference_id for one in wanted})
+    return Shown(outcomes, superseded_by(connection, wanted, outcomes))
+
+
+def settled(expected: Sequence[Expected], ledger: Shown, *, was_known: bool) -> tuple[ItemState, str] | None:
+    """Return the end of a sent dead letter, with a text; None while the ledger shows none.
+
+    Where the ledger had it before it was sent, it is a duplicate. A conflict is no end: it comes back.
+    """
+    found = [ledger.agreeing(one) for one in expected]
+    outcomes = [outcome for outcome in found if outcome is not None]
+    if not outcomes or len(outcomes) < len(found):
+        return None
+    text = _said(outcomes)
+    if was_known:
+        return ItemState.DUPLICATE, f"{text}, as the ledger had it before"
+    is_applied = any(outcome.is_applied for outcome in outcomes)
+    return (ItemState.APPLIED if is_applied else ItemState.REJECTED), text
+
+
+def _said(outcomes: Sequence[Outcome]) -> str:
+    if len(outcomes) == 1:
+        return f"{outcomes[0].status.value}: {outcomes[0].code.value}"
+    applied = sum(outcome.is_applied for outcome in outcomes)
+    return f"{applied} applied, {len(outcomes) - applied} rejected"
+
+
+def ledger_lines(
+    connection: Connection, letter: StoredDeadLetter, now: datetime, most: int
+) -> tuple[LedgerLine, ...]:
+    """Return the ledger's rows under the first references of the dead letter, whatever they are."""
+    expected = _commands_of(decode(letter.current_body, now=now, limits=_ANY))[:most]
+    ledger = shown(connection, expected)
+    lines = [_line(one, ledger) for one in expected]
+    known = {line.reference_id for line in lines}
+    if letter.reference_id is not None and letter.reference_id not in known:
+        alone = outcomes_of(connection, [letter.reference_id]).get(letter.reference_id)
+        if alone is not None or not lines:
+            lines.append(LedgerLine(letter.reference_id) if alone is None else _outcome_line(alone, None))
+    return tuple(lines)
+
+
+def _line(expected: Expected, ledger: Shown) -> LedgerLine:
+    outcome = ledger.outcomes.get(expected.reference_id)
+    if outcome is None:
+        return LedgerLine(expected.reference_id)
+    answering = ledger.of(expected) or outcome
+    return _outcome_line(answering, is_same=agrees(expected, answering))
+
+
+def _outcome_line(outcome: Outcome, is_same: bool | None) -> LedgerLine:  # noqa: FBT001 - a value, not a mode
+    return LedgerLine(
+        reference_id=outcome.reference_id,
+        type=outcome.type,
+        user_id=outcome.user_id,
+        status=outcome.status.value,
+        code=outcome.code.value,
+        message=message_for(outcome),
+        amount=outcome.amount,
+        attempt=outcome.attempt,
+        recorded_at=outcome.recorded_at,
+        agrees=is_same,
+    )

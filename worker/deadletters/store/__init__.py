@@ -1,0 +1,1 @@
+"""Dead letters in the database: their tables, and everything that reads or changes them."""

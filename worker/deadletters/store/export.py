@@ -1,0 +1,277 @@
+"""Dead letters as lines of JSON: exported from one ledger's database, imported into another's, or back."""
+
+import base64
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from math import isfinite
+from typing import Any
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.alias_generators import to_camel
+from sqlalchemy import Engine, insert
+
+from worker.catalog import Catalog
+from worker.deadletters.fingerprints import fingerprint_of, tokens_at_stake
+from worker.deadletters.models import DeadLetterStatus, Imported, StoredDeadLetter
+from worker.deadletters.store import queries as reading
+from worker.deadletters.store.encoding import clean, indexable, restored
+from worker.deadletters.store.filters import DeadLetterFilter, DeadLetterSelection, said
+from worker.deadletters.store.transaction import DeadLetterTransaction, LatestFailure, actor_named, transact
+from worker.errors import BillingError
+from worker.ledger.bulk import select_rows
+from worker.ledger.queries import snapshot
+from worker.ledger.tables import dead_letters
+from worker.messages.dead_letters import identities_in
+
+FORMAT = "billing-dead-letter/1"
+_CHUNK = 500
+_SMALL_MAX = 2**15 - 1
+
+#: Columns that are carried as they are; bodies are encoded, and counts are counted anew.
+_PLAIN = (
+    "letter_id",
+    "status",
+    "reason",
+    "message",
+    "field",
+    "traceback",
+    "queue",
+    "exchange",
+    "routing_key",
+    "attempts",
+    "first_failed_at",
+    "last_failed_at",
+    "type",
+    "reference_id",
+    "user_id",
+    "worker_version",
+    "schema_version",
+    "properties",
+    "note",
+)
+
+
+class BadLineError(BillingError):
+    """A line of an import is no dead letter; the lines before it are in, and may come again."""
+
+
+class _Line(BaseModel):
+    """One dead letter on one line. A body is text where it is UTF-8, base64 where not."""
+
+    model_config = ConfigDict(extra="ignore", alias_generator=to_camel, validate_by_alias=True)
+
+    format: str
+    number: int
+    letter_id: str = Field(min_length=1, max_length=200)
+    status: DeadLetterStatus
+    reason: str
+    message: str
+    field: str | None = None
+    traceback: str | None = None
+    queue: str
+    exchange: str
+    routing_key: str
+    attempts: int = Field(ge=1, le=2**31 - 1)
+    first_failed_at: AwareDatetime
+    last_failed_at: AwareDatetime
+    type: str | None = None
+    reference_id: str | None = None
+    user_id: str | None = None
+    worker_version: str
+    schema_version: int = Field(ge=0, le=_SMALL_MAX)
+    properties: dict[str, Any]
+    note: str | None = None
+    body: str | None = None
+    body_base64: str | None = None
+    edited_body: str | None = None
+    edited_body_base64: str | None = None
+
+    @model_validator(mode="after")
+    def _can_be_kept(self) -> "_Line":
+        if self.format != FORMAT:
+            raise ValueError(f"the format is {self.format!r}, this version reads {FORMAT!r}")
+        if (self.body is None) == (self.body_base64 is None):
+            raise ValueError("a letter has either body or bodyBase64")
+        _refuse_what_no_export_says(self.properties)
+        return self
+
+    def row(self, catalog: Catalog | None) -> dict[str, Any]:
+        """Return the row; a dead letter that was under way when it was exported waits here."""
+        values = indexable({name: clean(getattr(self, name)) for name in _PLAIN})
+        body = _bytes(self.body, self.body_base64)
+        values |= identities_in(body)
+        edited = None
+        if self.edited_body is not None or self.edited_body_base64 is not None:
+            edited = _bytes(self.edited_body, self.edited_body_base64)
+        status = DeadLetterStatus.PARKED if self.status is DeadLetterStatus.REPLAYING else self.status
+        return values | {
+            "status": status.value,
+            "body": body,
+            "edited_body": edited,
+            "fingerprint": fingerprint_of(
+                values["reason"], values["type"], values["field"], values["traceback"]
+            ),
+            "tokens_at_stake": tokens_at_stake(body if edited is None else edited, catalog),
+        }
+
+
+def export(engine: Engine, letters: DeadLetterSelection, actor: str, now: datetime) -> Iterator[str]:
+    """Yield the dead letters as lines, newest first, without line ends; the activity log names actor and set.
+
+    Raises NotFoundError before the first line.
+    """
+    who = actor_named(actor)
+
+    def noted(desk: DeadLetterTransaction) -> None:
+        desk.record(who, "export", said(letters))
+
+    if isinstance(letters, DeadLetterFilter):
+        transact(engine, now, noted)
+        with snapshot(engine) as connection:
+            for letter in reading.every_letter(connection, letters):
+                yield line_of(letter)
+        return
+    with snapshot(engine) as connection:
+        found = [reading.letter(connection, number) for number in dict.fromkeys(letters)]
+    transact(engine, now, noted)
+    yield from map(line_of, found)
+
+
+def line_of(letter: StoredDeadLetter) -> str:
+    """Return one dead letter on one line."""
+    fields: dict[str, Any] = {"format": FORMAT, "number": letter.number}
+    for name in _PLAIN:
+        value = getattr(letter, name)
+        fields[to_camel(name)] = value.isoformat() if isinstance(value, datetime) else value
+    fields |= _told("body", letter.body)
+    if letter.edited_body is not None:
+        fields |= _told("editedBody", letter.edited_body)
+    return json.dumps(fields, ensure_ascii=False)
+
+
+def _told(name: str, body: bytes) -> dict[str, str]:
+    try:
+        return {name: body.decode()}
+    except UnicodeDecodeError:
+        return {f"{name}Base64": base64.b64encode(body).decode()}
+
+
+def _bytes(text: str | None, encoded: str | None) -> bytes:
+    if text is not None:
+        return text.encode("utf-8", "surrogatepass")
+    return base64.b64decode(encoded or "", validate=True)
+
+
+def import_lines(
+    engine: Engine, lines: Iterable[str], actor: str, catalog: Catalog | None, now: datetime
+) -> Imported:
+    """Add the dead letters that are not here yet, five hundred a transaction; the others stay as they are.
+
+    Raises BadLineError for the first line that is no dead letter: the lines before it are in, and don't
+    disturb when the file is mended and comes again.
+    """
+    who, added, known = actor_named(actor), 0, 0
+    for chunk in _in_chunks(lines, catalog):
+
+        def work(desk: DeadLetterTransaction, chunk: Sequence[tuple[_Line, dict[str, Any]]] = chunk) -> int:
+            return _add(desk, chunk, who)
+
+        new = transact(engine, now, work)
+        added += new
+        known += len(chunk) - new
+    return Imported(added, known)
+
+
+def _in_chunks(
+    lines: Iterable[str], catalog: Catalog | None
+) -> Iterator[Sequence[tuple[_Line, dict[str, Any]]]]:
+    chunk: list[tuple[_Line, dict[str, Any]]] = []
+    for place, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            read = _read(line, catalog)
+        except BadLineError as error:
+            if chunk:
+                yield chunk
+            raise BadLineError(f"line {place}: {error}") from error
+        chunk.append(read)
+        if len(chunk) == _CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _read(line: str, catalog: Catalog | None) -> tuple[_Line, dict[str, Any]]:
+    try:
+        read = _Line.model_validate_json(line)
+        return read, read.row(catalog)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise BadLineError(f"{place}: {first['msg']}" if place else first["msg"]) from None
+    except (ValueError, ArithmeticError, RecursionError, TypeError) as error:
+        raise BadLineError(f"is no letter: {error}") from None
+
+
+def _refuse_what_no_export_says(properties: Any) -> None:
+    """Raise an error for properties that no database keeps, or of which no replay makes a message."""
+    _refuse_unkept(properties)
+    told = restored(properties)
+    parts = [told.get(part, {}) for part in ("properties", "headers")] if isinstance(told, dict) else [None]
+    if not all(isinstance(part, dict) for part in parts):
+        raise ValueError("properties hold properties and headers, by their names")
+
+
+def _refuse_unkept(value: Any) -> None:
+    match value:
+        case dict():
+            for name, item in value.items():
+                _refuse_unkept(name)
+                _refuse_unkept(item)
+        case list():
+            for item in value:
+                _refuse_unkept(item)
+        case str() if value != clean(value):
+            raise ValueError("properties hold text that can't be stored")
+        case float() if not isfinite(value):
+            raise ValueError("properties hold a number that is none")
+
+
+def _add(desk: DeadLetterTransaction, chunk: Sequence[tuple[_Line, dict[str, Any]]], actor: str) -> int:
+    rows = {row["letter_id"]: (line, row) for line, row in chunk}
+    here = select_rows(desk.connection, dead_letters, ("letter_id",), "letter_id", sorted(rows))
+    for known in here:
+        del rows[known.letter_id]
+    if not rows:
+        return 0
+    # The oldest first, as they came: an export is newest first.
+    new = sorted(rows.values(), key=lambda pair: pair[0].number)
+    statement = insert(dead_letters).returning(dead_letters.c.letter_id, dead_letters.c.number)
+    inserted = desk.connection.execute(statement, [row for _, row in new])
+    numbers: dict[str, int] = {added.letter_id: added.number for added in inserted}
+    for line, row in new:
+        _tell(desk, numbers[row["letter_id"]], line, row, actor)
+    desk.record(actor, "import", said(list(numbers.values())), detail={"count": len(new)})
+    return len(new)
+
+
+def _tell(desk: DeadLetterTransaction, number: int, line: _Line, row: dict[str, Any], actor: str) -> None:
+    desk.add(row)
+    desk.failed(
+        row["fingerprint"],
+        LatestFailure(
+            number,
+            row["reason"],
+            row["type"],
+            row["field"],
+            row["message"],
+            row["first_failed_at"],
+            row["last_failed_at"],
+        ),
+    )
+    # Or the same failure would count once more if its message is drained here as well.
+    desk.tell(number, "failed", at=row["last_failed_at"], text=row["message"], reason=row["reason"])
+    desk.tell(number, "imported", actor=actor, was=line.number, status=line.status.value)

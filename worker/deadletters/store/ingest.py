@@ -1,0 +1,259 @@
+"""Puts drained dead letters into the table, each failure once.
+
+The same dead letter twice is one row with one more try. The same failure twice (a crash came between the
+commit and the acknowledgement) changes nothing. A dead letter that a replay sent is known by the headers that
+the replay added, also where its body was edited: but only if that replay has sent that dead letter, with
+these bytes. Otherwise the headers are forged, and the message is a dead letter of its own.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, or_, select
+
+from schemas import Code, DeadLetter
+from worker.broker import Delivery
+from worker.catalog import Catalog
+from worker.deadletters.fingerprints import fingerprint_of, tokens_at_stake
+from worker.deadletters.models import DeadLetterStatus, ItemState
+from worker.deadletters.store.encoding import clean, indexable, kept
+from worker.deadletters.store.transaction import HELD, DeadLetterTransaction, LatestFailure
+from worker.ledger.bulk import among, select_rows
+from worker.ledger.tables import dead_letter_edits, dead_letter_events, dead_letters, replay_items
+from worker.messages.dead_letters import EPOCH, letter_in
+
+_TRANSPORTS_OWN = {"application_headers", "delivery_mode", "delivery_info", "body_encoding", "delivery_tag"}
+#: Columns set by the latest failure.
+_LATEST = ("reason", "message", "field", "traceback", "last_failed_at", "worker_version", "schema_version")
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A delivery from the dead-letter queue, with its row as it would be for a new dead letter."""
+
+    row: Mapping[str, Any]
+    replay: tuple[int, int] | None  #: the replay and the number, as the message says
+
+    @property
+    def letter_id(self) -> str:
+        """Id of the dead letter, from the message alone."""
+        return str(self.row["letter_id"])
+
+    @property
+    def failed_at(self) -> datetime | None:
+        """Time of the failure; None where unknown."""
+        at: datetime = self.row["last_failed_at"]
+        return None if at == EPOCH else at
+
+
+#: A failure, and its time in the history.
+_Failed = tuple[Arrival, datetime]
+_TICK = timedelta(microseconds=1)
+
+
+@dataclass(slots=True)
+class _Same:
+    """Arrivals of one dead letter, and its row where there is one."""
+
+    arrivals: list[Arrival] = field(default_factory=list)
+    letter: Row[Any] | None = None
+
+
+def arrival_of(delivery: Delivery, catalog: Catalog | None) -> Arrival:
+    """Return the arrival of a delivery; reads it, whatever is in it, and judges nothing."""
+    letter = letter_in(delivery)
+    fields = letter.model_dump(exclude={"headers_omitted", "replay", "replay_letter"})
+    properties = {name: value for name, value in delivery.properties.items() if name not in _TRANSPORTS_OWN}
+    row = indexable({name: clean(value) for name, value in fields.items()})
+    row |= {
+        "status": DeadLetterStatus.PARKED.value,
+        "body": delivery.body,
+        "properties": kept({"properties": properties, "headers": dict(delivery.headers)}),
+        "fingerprint": fingerprint_of(row["reason"], row["type"], row["field"], row["traceback"]),
+        "tokens_at_stake": tokens_at_stake(delivery.body, catalog),
+    }
+    return Arrival(row, _replay_said(letter))
+
+
+def _replay_said(letter: DeadLetter) -> tuple[int, int] | None:
+    said = (letter.replay or 0, letter.replay_letter or 0)
+    return said if all(0 < number < 2**63 for number in said) else None
+
+
+def park(desk: DeadLetterTransaction, arrivals: Sequence[Arrival]) -> None:
+    """Keep these dead letters."""
+    sames = _by_letter(desk.connection, arrivals)
+    told = _failures_told(desk, [same for same in sames if same.letter is not None])
+    new: list[tuple[dict[str, Any], list[_Failed]]] = []
+    for same in sames:
+        known = set() if same.letter is None else told.get(same.letter.number, set())
+        fresh = _fresh(same.arrivals, known, desk.now)
+        if same.letter is None:
+            new.append((_new_row(fresh), fresh))
+        elif fresh:
+            _fail_again(desk, same.letter, fresh)
+    _insert(desk, new)
+
+
+def _by_letter(connection: Connection, arrivals: Sequence[Arrival]) -> list[_Same]:
+    """Return the arrivals by dead letter, in the order of the first of each."""
+    sent = _sent_by_replays(connection, arrivals)
+    sames: dict[str, _Same] = {}
+    for arrival in arrivals:
+        sames.setdefault(sent.get(id(arrival), arrival.letter_id), _Same()).arrivals.append(arrival)
+    for row in select_rows(connection, dead_letters, HELD, "letter_id", sorted(sames)):
+        sames[row.letter_id].letter = row
+    return list(sames.values())
+
+
+def _fresh(arrivals: Sequence[Arrival], told: set[datetime], now: datetime) -> list[_Failed]:
+    """Return the failures that the history lacks; those of unknown time all count, as of now."""
+    fresh, seen = [], set(told)
+    for arrival in arrivals:
+        at = arrival.failed_at or now
+        if arrival.failed_at is None:
+            while at in seen:  # a moment names one failure
+                at += _TICK
+        elif at in seen:
+            continue
+        seen.add(at)
+        fresh.append((arrival, at))
+    return fresh
+
+
+def _failures_told(desk: DeadLetterTransaction, sames: Sequence[_Same]) -> dict[int, set[datetime]]:
+    """Return the failures in the histories at the times of these arrivals, or from now on.
+
+    Not all of them: a message sent again and again may have a million.
+    """
+    if not sames:
+        return {}
+    connection, event = desk.connection, dead_letter_events.c
+    numbers = sorted(same.letter.number for same in sames if same.letter is not None)
+    times = {at for same in sames for arrival in same.arrivals if (at := arrival.failed_at) is not None}
+    statement = select(event.number, event.at).where(
+        among(connection, event.number, numbers),
+        event.kind.in_(("failed", "failed_again")),
+        or_(among(connection, event.at, sorted(times)), event.at >= desk.now),
+    )
+    told: dict[int, set[datetime]] = {}
+    for row in connection.execute(statement):
+        told.setdefault(row.number, set()).add(row.at)
+    return told
+
+
+# -- new dead letters -------------------------------------------------------------------------------------
+
+
+def _new_row(fresh: Sequence[_Failed]) -> dict[str, Any]:
+    """Return the first row of several failures of one dead letter, with the latest values in it."""
+    first, last = fresh[0][0].row, fresh[-1][0].row
+    return {
+        **first,
+        **{name: last[name] for name in (*_LATEST, "fingerprint")},
+        "attempts": _attempts(0, fresh),
+    }
+
+
+def _attempts(before: int, fresh: Sequence[_Failed]) -> int:
+    """Return a number of tries that the column takes: the messages' own number may be forged."""
+    return min(before + sum(int(arrival.row["attempts"]) for arrival, _ in fresh), 2**31 - 1)
+
+
+def _insert(desk: DeadLetterTransaction, new: Sequence[tuple[dict[str, Any], list[_Failed]]]) -> None:
+    if not new:
+        return
+    statement = insert(dead_letters).returning(dead_letters.c.letter_id, dead_letters.c.number)
+    inserted = desk.connection.execute(statement, [row for row, _ in new])
+    numbers: dict[str, int] = {row.letter_id: row.number for row in inserted}
+    for row, fresh in new:
+        number = numbers[row["letter_id"]]
+        desk.add(row)
+        desk.failed(row["fingerprint"], _failure(number, row, row["first_failed_at"]))
+        for place, failed in enumerate(fresh):
+            _tell(desk, number, failed, "failed_again" if place else "failed")
+
+
+# -- known dead letters -----------------------------------------------------------------------------------
+
+
+def _fail_again(desk: DeadLetterTransaction, letter: Row[Any], fresh: Sequence[_Failed]) -> None:
+    last = fresh[-1][0].row
+    replay_id = letter.replay_id if letter.status == DeadLetterStatus.REPLAYING else None
+    desk.change(
+        letter,
+        status=DeadLetterStatus.PARKED.value,
+        replay_id=None,
+        attempts=_attempts(letter.attempts, fresh),
+        fingerprint=last["fingerprint"],
+        **{name: last[name] for name in _LATEST},
+    )
+    desk.failed(last["fingerprint"], _failure(letter.number, last, last["last_failed_at"]))
+    for failed in fresh:
+        _tell(desk, letter.number, failed, "failed_again", replay_id)
+    if replay_id is not None:
+        is_conflict = last["reason"] == Code.REFERENCE_CONFLICT
+        state = ItemState.CONFLICT if is_conflict else ItemState.FAILED_AGAIN
+        desk.item(replay_id, letter.number, state, f"{last['reason']}: {last['message']}")
+
+
+def _failure(number: int, row: Mapping[str, Any], first: datetime) -> LatestFailure:
+    return LatestFailure(
+        number, row["reason"], row["type"], row["field"], row["message"], first, row["last_failed_at"]
+    )
+
+
+def _tell(
+    desk: DeadLetterTransaction, number: int, failed: _Failed, kind: str, replay_id: int | None = None
+) -> None:
+    arrival, at = failed
+    row = arrival.row
+    desk.tell(
+        number,
+        kind,
+        actor=f"worker {row['worker_version']}",
+        text=row["message"],
+        at=at,
+        replay_id=replay_id,
+        reason=row["reason"],
+        field=row["field"],
+        attempts=row["attempts"],
+    )
+
+
+# -- dead letters that a replay sent ----------------------------------------------------------------------
+
+
+def _sent_by_replays(connection: Connection, arrivals: Sequence[Arrival]) -> dict[int, str]:
+    """Return the ids of dead letters that replays sent, by their arrivals (``id``)."""
+    said = {arrival.replay for arrival in arrivals if arrival.replay is not None}
+    if not said:
+        return {}
+    item, letter = replay_items.c, dead_letters.c
+    statement = (
+        select(item.replay_id, letter.number, letter.letter_id, letter.body, letter.edited_body)
+        .join(dead_letters, letter.number == item.number)
+        .where(
+            among(connection, item.replay_id, sorted({replay_id for replay_id, _ in said})),
+            among(connection, item.number, sorted({number for _, number in said})),
+            item.state != ItemState.WAITING.value,
+        )
+    )
+    sent = {(row.replay_id, row.number): row for row in connection.execute(statement)}
+    return {
+        id(arrival): row.letter_id
+        for arrival in arrivals
+        if arrival.replay is not None
+        and (row := sent.get(arrival.replay)) is not None
+        and _is_one_of(connection, row, arrival.row["body"])
+    }
+
+
+def _is_one_of(connection: Connection, letter: Any, body: bytes) -> bool:
+    """Return True where ``body`` is the dead letter's, or was before a later edit."""
+    if body in (letter.body, letter.edited_body):
+        return True
+    edits = select(dead_letter_edits.c.after).where(dead_letter_edits.c.number == letter.number)
+    return body in {bytes(row.after) for row in connection.execute(edits)}

@@ -1,0 +1,87 @@
+"""The demo's producer, a process of its own: publishes the messages on standard input, confirmed.
+
+A line is an act: ``{"replyTo": "…", "messages": [{"messageId", "correlationId", "routingKey", "body"}, …]}``
+with the bodies in base64. It ends with its input. It knows nothing of commands: what it sends may be broken.
+"""
+
+import base64
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Any
+
+from worker.bootstrap import Application
+from worker.broker import BILLING, Link, Outgoing
+from worker.cli.options import reply_sender_of
+from worker.demo.script import DemoMessage
+from worker.errors import BillingError
+from worker.runtime.logging import configure_logging
+from worker.settings import load_settings
+
+_CHUNK = 100
+
+
+def line_for(messages: Sequence[tuple[str, DemoMessage]], reply_to: str) -> bytes:
+    """Return the line that asks a producer to send ``messages``, each with its correlation id."""
+    fields = [
+        {
+            "messageId": message.message_id,
+            "correlationId": correlation_id,
+            "routingKey": message.routing_key,
+            "body": base64.b64encode(message.body).decode(),
+        }
+        for correlation_id, message in messages
+    ]
+    return json.dumps({"replyTo": reply_to, "messages": fields}).encode() + b"\n"
+
+
+def main() -> int:
+    """Publish until the input ends; 1 if a message reached no queue."""
+    settings = load_settings()
+    configure_logging(settings.log_level, settings.log_format)
+    try:
+        application = Application(settings, name="billing-worker demo producer")
+        user = reply_sender_of(application)
+        link = application.link()
+        try:
+            unroutable = sum(_publish(link, json.loads(line), user) for line in sys.stdin.buffer)
+        finally:
+            link.close()
+    except BillingError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    if unroutable:
+        sys.stderr.write(f"error: {unroutable} messages reached no queue\n")
+    return 1 if unroutable else 0
+
+
+def _publish(link: Link, act: dict[str, Any], user: str) -> int:
+    messages = (_outgoing(fields, act["replyTo"], user) for fields in act["messages"])
+    return sum(len(link.publish(chunk)) for chunk in _chunks(messages))
+
+
+def _chunks(messages: Iterable[Outgoing]) -> Iterable[list[Outgoing]]:
+    left = iter(messages)
+    while chunk := list(islice(left, _CHUNK)):
+        yield chunk
+
+
+def _outgoing(fields: dict[str, str], reply_to: str, user: str) -> Outgoing:
+    return Outgoing(
+        body=base64.b64decode(fields["body"]),
+        exchange=BILLING.exchange,
+        routing_key=fields["routingKey"],
+        properties={
+            "content_type": "application/json",
+            "message_id": fields["messageId"],
+            "correlation_id": fields["correlationId"],
+            "reply_to": reply_to,
+            "app_id": "billing-worker demo",
+            "user_id": user,
+        },
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Lanes of one worker: which are paused, and messages that bring workers down."""

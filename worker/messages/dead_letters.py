@@ -1,0 +1,296 @@
+"""From a delivery that could not be applied to the dead letter that tells why."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from amqp.serialization import dumps
+from pydantic import TypeAdapter, ValidationError
+
+from schemas import SCHEMA_VERSION, DeadLetter, Malformed, Message
+from schemas.dead_letter import HEADER_PREFIX, REPLAY_HEADER, REPLAY_LETTER_HEADER
+from schemas.decoding import BODY_MAX_BYTES
+from schemas.fields import Identifier
+from worker import __version__
+from worker.broker import Delivery, Outgoing
+
+# All headers must fit one frame (128 KiB), beside the properties and the headers added here.
+_HEADERS_MAX_BYTES = 96 * 1024
+_TRACEBACK_MAX_BYTES = 8_000
+_MESSAGE_MAX_BYTES = 1_000
+
+# The broker's own, or dangerous to send again: CC and BCC would deliver copies, x-death confuses the
+# broker's cycle detection.
+_BROKERS_OWN = {"cc", "bcc", "x-death", "x-delivery-count", "x-acquired-count"}
+_BROKERS_PREFIXES = ("x-first-death-", "x-last-death-", HEADER_PREFIX)
+
+# user_id must name the connection that publishes, expiration would end the dead letter's life.
+_PROPERTIES_NOT_SENT_AGAIN = {"application_headers", "user_id", "expiration", "delivery_mode", "cluster_id"}
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Reason why a delivery becomes a dead letter; ``code`` is stable, the rest is for people."""
+
+    code: str
+    message: str
+    field: str | None = None
+    traceback: str | None = None
+    type: str | None = None
+    reference_id: str | None = None
+    user_id: str | None = None
+
+    @classmethod
+    def about(
+        cls,
+        subject: Message | Malformed | None,
+        code: str,
+        message: str,
+        field: str | None = None,
+        traceback: str | None = None,
+    ) -> "Failure":
+        """Return the reason, with the identities of ``subject`` as far as they could be read."""
+        if subject is None:
+            return cls(code, message, field, traceback)
+        return cls(code, message, field, traceback, subject.type, subject.reference_id, subject.user_id)
+
+
+def dead_letter_for(
+    delivery: Delivery, reason: Failure, *, queue: str, tries: int, now: datetime
+) -> Outgoing:
+    """Return the message to publish to ``queue``: the delivery's bytes, its properties, and the reason."""
+    headers, omitted = _sendable(delivery.headers)
+    letter = DeadLetter(
+        letter_id=letter_id(delivery),
+        reason=reason.code,
+        message=_beginning(reason.message),
+        field=None if reason.field is None else _beginning(reason.field),
+        traceback=None if reason.traceback is None else _end(reason.traceback),
+        queue=delivery.queue,
+        exchange=encodable(delivery.exchange),
+        routing_key=encodable(delivery.routing_key),
+        attempts=delivery.delivery_count + tries,
+        first_failed_at=now,
+        last_failed_at=now,
+        type=reason.type,
+        reference_id=reason.reference_id,
+        user_id=reason.user_id,
+        worker_version=__version__,
+        schema_version=SCHEMA_VERSION,
+        headers_omitted=_beginning(", ".join(omitted)) or None,
+        replay=_number(delivery, REPLAY_HEADER),
+        replay_letter=_number(delivery, REPLAY_LETTER_HEADER),
+    )
+    return Outgoing(
+        body=delivery.body,
+        exchange="",
+        routing_key=queue,
+        properties=_properties(delivery),
+        headers=headers | letter.to_headers() | _kept_as_headers(delivery),
+    )
+
+
+def letter_id(delivery: Delivery, queue: str | None = None) -> str:
+    """Return the id of a message, the same each time it is delivered: of its queue, message id and bytes.
+
+    ``queue`` is where the message failed, where that isn't the queue it was delivered from.
+    """
+    digest = hashlib.sha256((delivery.queue if queue is None else queue).encode("utf-8", "surrogatepass"))
+    digest.update(b"\0" + (delivery.text("message_id") or "").encode("utf-8", "surrogatepass") + b"\0")
+    digest.update(delivery.body)
+    return digest.hexdigest()[:32]
+
+
+def encodable(text: str) -> str:
+    """Return ``text`` with the halves of surrogate pairs spelled out: AMQP carries them, UTF-8 does not."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _number(delivery: Delivery, header: str) -> int | None:
+    """Return a number that a replay put into a header. Any publisher may forge it, so it proves nothing."""
+    value = delivery.headers.get(header)
+    return value if type(value) is int and 0 < value < 2**63 else None
+
+
+def _beginning(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace")[:_MESSAGE_MAX_BYTES].decode("utf-8", "ignore")
+
+
+def _end(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace")[-_TRACEBACK_MAX_BYTES:].decode("utf-8", "ignore")
+
+
+def _properties(delivery: Delivery) -> dict[str, Any]:
+    if delivery.unreadable is not None:
+        return {}
+    return {
+        name: value for name, value in delivery.properties.items() if name not in _PROPERTIES_NOT_SENT_AGAIN
+    }
+
+
+def _kept_as_headers(delivery: Delivery) -> dict[str, str]:
+    kept = {
+        "x-billing-sent-by": delivery.text("user_id"),
+        "x-billing-expiration": delivery.text("expiration"),
+        "x-billing-unreadable-properties": None
+        if delivery.unreadable is None
+        else delivery.unreadable[:4096].hex(),
+    }
+    return {name: value for name, value in kept.items() if value is not None}
+
+
+def _sendable(headers: Mapping[Any, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the original headers that can be sent along, and the names of the others."""
+    sendable: dict[str, Any] = {}
+    omitted: list[str] = []
+    room = _HEADERS_MAX_BYTES
+    for name, value in headers.items():
+        size = _size(name, value)
+        if name in (REPLAY_HEADER, REPLAY_LETTER_HEADER):
+            continue  # the dead letter says it
+        if size is None or size > room or is_brokers_own(str(name)):
+            omitted.append(str(name).encode("unicode_escape").decode())
+        else:
+            sendable[name] = value
+            room -= size
+    return sendable, omitted
+
+
+def is_brokers_own(name: str) -> bool:
+    """Return True for a header that the broker or a worker sets, and not the producer."""
+    lowered = name.lower()
+    return lowered in _BROKERS_OWN or lowered.startswith(_BROKERS_PREFIXES)
+
+
+def _size(name: Any, value: Any) -> int | None:
+    try:
+        return len(dumps("F", ({name: value},)))
+    except Exception:  # noqa: BLE001 - a value that the client can't write is left out and named
+        return None
+
+
+def letter_in(delivery: Delivery) -> DeadLetter:
+    """Return the dead letter of a message in the dead-letter queue, also where the broker put it there.
+
+    Nothing is trusted: any publisher to that queue may have written anything. Type, reference and user are
+    taken from the body, whatever the headers say.
+    """
+    headers: Mapping[Any, Any] = delivery.headers  # the client leaves a name as bytes where it isn't UTF-8
+    named = {name: value for name, value in headers.items() if isinstance(name, str)}
+    death = _last_death(named.get("x-death"))
+    if death.get("queue", delivery.queue) != delivery.queue:
+        # A worker sends no x-death along: the broker took it from a queue of work, and the other headers are
+        # the producer's word.
+        return _brokers_letter(delivery, death)
+    try:
+        letter = DeadLetter.from_headers(named)
+    except ValidationError:
+        return _brokers_letter(delivery, death)
+    return letter.model_copy(
+        update={
+            # Not the id that it claims: under the id of another dead letter these bytes would be lost.
+            "letter_id": letter_id(delivery, letter.queue),
+            "attempts": _attempts(letter.attempts),
+            "schema_version": min(max(letter.schema_version, 0), _SMALL_MAX),
+            "first_failed_at": _moment(letter.first_failed_at),
+            "last_failed_at": _moment(letter.last_failed_at),
+            **identities_in(delivery.body),
+        }
+    )
+
+
+def identities_in(body: bytes) -> dict[str, str | None]:
+    """Return ``type``, ``reference_id`` and ``user_id`` of the message itself; never raises.
+
+    None stands for each that the body doesn't have, or has in a form that no command may. A body that is no
+    JSON object, gives a name twice or is over the limit of the contract has none. It isn't decoded as a
+    command: that may bring down the process.
+    """
+    said = _json_object(body)
+    return {name: _identifier(said.get(key)) for name, key in _IDENTITIES.items()}
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    if len(body) > BODY_MAX_BYTES:
+        return {}
+    try:
+        said = json.loads(body.decode(), object_pairs_hook=_unique)
+    except (ValueError, RecursionError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("a name is given twice")
+    return dict(pairs)
+
+
+def _identifier(value: Any) -> str | None:
+    try:
+        return _IDENTIFIER.validate_python(value)
+    except ValidationError:
+        return None
+
+
+_IDENTITIES = {"type": "type", "reference_id": "referenceId", "user_id": "userId"}
+_IDENTIFIER: TypeAdapter[str] = TypeAdapter(Identifier)
+
+
+def _last_death(deaths: Any) -> Mapping[str, Any]:
+    """Return the latest death in ``x-death``, the broker's first; empty without one."""
+    return deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else {}
+
+
+def _brokers_letter(delivery: Delivery, death: Mapping[str, Any]) -> DeadLetter:
+    """Return the dead letter made of ``x-death`` and the body."""
+    moment = _moment(death.get("time"))
+    reason = _text(death.get("reason"), "unknown")
+    queue = _text(death.get("queue"), delivery.queue)
+    keys = death.get("routing-keys")
+    key = keys[0] if isinstance(keys, list) and keys else None
+    return DeadLetter(
+        letter_id=letter_id(delivery, queue),
+        reason=reason,
+        message=f"The broker put this message here: {reason}.",
+        queue=queue,
+        exchange=_text(death.get("exchange"), encodable(delivery.exchange)),
+        routing_key=_text(key, encodable(delivery.routing_key)),
+        attempts=_attempts(death.get("count")),
+        first_failed_at=moment,
+        last_failed_at=moment,
+        **identities_in(delivery.body),
+        worker_version=__version__,
+        schema_version=SCHEMA_VERSION,
+        replay=_number(delivery, REPLAY_HEADER),
+        replay_letter=_number(delivery, REPLAY_LETTER_HEADER),
+    )
+
+
+def _text(value: Any, otherwise: str) -> str:
+    return encodable(value) if isinstance(value, str) else otherwise
+
+
+def _attempts(value: Any) -> int:
+    """Return at least one, and no more than a column can sum up for many of them."""
+    return min(max(value, 1), _ATTEMPTS_MAX) if isinstance(value, int) else 1
+
+
+def _moment(value: Any) -> datetime:
+    """Return ``value`` in UTC; AMQP's times come without a zone and are UTC."""
+    if not isinstance(value, datetime):
+        return EPOCH
+    try:
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    except OverflowError:
+        return EPOCH
+
+
+_ATTEMPTS_MAX = 1_000_000
+_SMALL_MAX = 2**15 - 1
+
+#: Stands for an unknown time.
+EPOCH = datetime.fromtimestamp(0, UTC)

@@ -1,0 +1,83 @@
+"""Requests to stop: the protocol that loops know, and the one that signals make."""
+
+import logging
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Protocol
+
+log = logging.getLogger(__name__)
+
+
+class StopRequest(Protocol):
+    """Request that somebody may make while a loop runs."""
+
+    @property
+    def requested(self) -> bool:
+        """True from the moment the loop shall end."""
+        ...
+
+
+class Stop(StopRequest, Protocol):
+    """Stop request with a wait that it ends."""
+
+    def wait(self, seconds: float) -> None:
+        """Wait so long, or until the loop shall end."""
+        ...
+
+
+class SignalStop:
+    """Ends the loop on the first SIGTERM or SIGINT; the second one ends the process at once.
+
+    Python runs its handlers between two steps of the main thread, which may be waiting inside the database's
+    client for an answer that doesn't come. A thread of its own hears the signals too, and ends the process
+    for it: at the second signal, or ``GRACE_S`` seconds after the first. What is not acknowledged then is
+    delivered again.
+    """
+
+    GRACE_S = 25.0
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._on_request: list[Callable[[], None]] = []
+
+    def on_request(self, call: Callable[[], None]) -> None:
+        """Call this at the first signal, in the thread that hears it: the main one may be waiting."""
+        self._on_request.append(call)
+        if self.requested:
+            call()
+
+    def install(self) -> None:
+        """Take the signals of this process; from its main thread."""
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        threading.Thread(target=self._listen, args=(reading,), name="signals", daemon=True).start()
+
+    def end(self) -> None:
+        """End the loop without a signal."""
+        self.requested = True
+
+    def wait(self, seconds: float) -> None:
+        """Sleep so long, or until a signal."""
+        deadline = time.monotonic() + seconds
+        while not self.requested and (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(left, 0.1))
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self.requested = True
+
+    def _listen(self, reading: int) -> None:
+        number = os.read(reading, 1)[0]
+        for call in self._on_request:
+            call()
+        again, _, _ = select.select([reading], [], [], self.GRACE_S)
+        if not again:
+            log.error("not stopped within %.0f s of the signal: ending", self.GRACE_S)
+        os._exit(128 + number)
