@@ -23,8 +23,14 @@ from tests.support.provision import RabbitMQServer
 from tests.support.servers import BrokerConnection
 from tests.support.waiting import eventually
 from tests.support.witness import Witness
-from worker.client import BillingClient, NoReplyError
-from worker.errors import BillingError, BrokerUnavailableError, ConfigurationError, TransientError
+from worker.client import BillingClient
+from worker.errors import (
+    BillingError,
+    BrokerUnavailableError,
+    ConfigurationError,
+    NoReplyError,
+    TransientError,
+)
 
 ROOT = Path(__file__).parents[1]
 OPEN = OpenAccount(reference_id="open-ann", user_id="ann", tier="free")

@@ -14,14 +14,14 @@ from tests.support.fakes import FakeLink, FakePauses, FakeRecord, delivery
 from tests.support.waiting import PATIENCE_S
 from worker.broker import Delivery, Link
 from worker.consumer import Consumer, ConsumerPace
-from worker.errors import BrokerUnavailableError, ConfigurationError, LedgerUnavailableError
+from worker.errors import BrokerUnavailableError, ConfigurationError, LedgerUnavailableError, UnansweredError
 from worker.lanes.pausing import Lanes
 from worker.lanes.poison import Suspects, key_of
 from worker.ledger.trials import Trial
 from worker.messages.dead_letter_limit import DeadLetterLimit
 from worker.messages.policy import GIVE_UP_AFTER, SUSPECT_AFTER
 from worker.metrics import Metrics
-from worker.pipeline import Item, UnansweredError
+from worker.pipeline import Item
 
 NOW = datetime(2026, 11, 26, tzinfo=UTC)
 

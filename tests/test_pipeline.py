@@ -19,15 +19,16 @@ from worker.errors import (
     ConfigurationError,
     ContentionError,
     LedgerUnavailableError,
+    UnansweredError,
 )
 from worker.ledger.audit import audit
 from worker.ledger.engine import ledger_engine
 from worker.ledger.store import Ledger, LedgerTransaction
 from worker.messages import receiving as intake
-from worker.messages import replies as correspondence
+from worker.messages import replies as replies
 from worker.messages.policy import SCHEDULER_APP_ID, Policy
 from worker.metrics import Metrics
-from worker.pipeline import Item, Pipeline, UnansweredError
+from worker.pipeline import Item, Pipeline
 
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
 OPEN = {"type": "account.open", "referenceId": "open", "userId": "u", "tier": "free"}
@@ -78,7 +79,7 @@ def codes(link: FakeLink) -> list[str]:
     return [reply["code"] for reply in link.replies]
 
 
-def letter(message: Outgoing) -> DeadLetter:
+def dead_letter(message: Outgoing) -> DeadLetter:
     return DeadLetter.from_headers(message.headers)
 
 
@@ -205,27 +206,27 @@ BROKEN: list[tuple[Delivery, str]] = [
 
 
 @pytest.mark.parametrize(("broken", "reason"), BROKEN, ids=[reason for _, reason in BROKEN])
-def test_a_broken_message_becomes_a_letter_and_disturbs_no_neighbour(
+def test_a_broken_message_becomes_a_dead_letter_and_disturbs_no_neighbour(
     pipeline: Pipeline, broken: Delivery, reason: str
 ) -> None:
     link = settle(pipeline, delivery(OPEN), broken, delivery(deduct()))
-    (message,) = link.letters
+    (message,) = link.dead_letters
     assert message.body == broken.body
-    assert letter(message).reason == reason
+    assert dead_letter(message).reason == reason
     applied = [reply["code"] for reply in link.replies if reply["status"] == "applied"]
     assert applied == ["account_opened", "tokens_deducted"]
     assert len(link.acknowledged) == 3
 
 
-def test_a_letter_says_all_an_operator_needs(pipeline: Pipeline) -> None:
+def test_a_dead_letter_says_all_an_operator_needs(pipeline: Pipeline) -> None:
     link = settle(pipeline, delivery(deduct(tokens=-1), correlation_id="c", message_id="m", type="t"))
-    told = letter(link.letters[0])
+    told = dead_letter(link.dead_letters[0])
     assert (told.reason, told.field, told.attempts) == ("invalid_field", "tokens", 1)
     assert (told.type, told.reference_id, told.user_id) == ("usage.deduct", "d", "u")
     assert (told.queue, told.exchange, told.routing_key) == ("billing.usage", "billing", "usage.deduct")
     assert (told.first_failed_at, told.last_failed_at) == (NOW, NOW)
     assert told.worker_version
-    assert link.letters[0].properties["correlation_id"] == "c"
+    assert link.dead_letters[0].properties["correlation_id"] == "c"
 
 
 @pytest.mark.parametrize(
@@ -244,14 +245,14 @@ def test_a_failed_reply_is_sent_where_somebody_could_tell_what_it_answers(
 ) -> None:
     link = settle(pipeline, broken)
     assert [reply["status"] for reply in link.replies] == (["failed"] if told else [])
-    assert len(link.letters) == 1
+    assert len(link.dead_letters) == 1
 
 
 def test_a_conflict_is_answered_and_shown_to_operators(pipeline: Pipeline) -> None:
     settle(pipeline, delivery(OPEN), delivery(deduct()))
     link = settle(pipeline, delivery(deduct(tokens=99)))
     assert (link.replies[0]["status"], link.replies[0]["field"]) == ("rejected", "tokens")
-    assert letter(link.letters[0]).reason == "reference_conflict"
+    assert dead_letter(link.dead_letters[0]).reason == "reference_conflict"
 
 
 def test_only_trusted_senders_may_send_what_is_guarded(
@@ -269,7 +270,7 @@ def test_only_trusted_senders_may_send_what_is_guarded(
         delivery(bonus, user_id="marketing"),
         delivery(deduct(), user_id="anyone"),
     )
-    assert [letter(message).reason for message in link.letters] == ["wrong_sender"] * 2
+    assert [dead_letter(message).reason for message in link.dead_letters] == ["wrong_sender"] * 2
     assert [c for c in codes(link) if c != "malformed"] == [
         "account_opened",
         "bonus_granted",
@@ -336,11 +337,11 @@ def test_a_fault_in_writing_a_reply_is_one_messages_alone(
             raise ZeroDivisionError
         return reply_for(command, answer)
 
-    monkeypatch.setattr(correspondence, "reply_for", sabotaged)
+    monkeypatch.setattr(replies, "reply_for", sabotaged)
     deliveries = [delivery(OPEN), delivery(deduct(), correlation_id="c"), delivery(deduct("d2"))]
     link = settle(pipeline, *deliveries)
     assert codes(link) == ["account_opened", "tokens_deducted"]
-    assert [letter(message).reference_id for message in link.letters] == ["d"]
+    assert [dead_letter(message).reference_id for message in link.dead_letters] == ["d"]
     assert link.acknowledged == deliveries
 
 
@@ -382,7 +383,7 @@ def test_the_longest_pattern_says_who_may_send_a_type(
         delivery(payment, user_id="app"),
         delivery(payment, user_id="gateway"),
     )
-    assert [letter(message).reason for message in link.letters] == ["wrong_sender"]
+    assert [dead_letter(message).reason for message in link.dead_letters] == ["wrong_sender"]
     assert "tokens_purchased" in codes(link)
 
 
@@ -485,14 +486,14 @@ def test_one_item_is_counted_in_the_singular(pipeline: Pipeline) -> None:
 
 
 @pytest.mark.parametrize(("conflicts", "told"), [(1, ""), (2, "It is one of 2 such items.")])
-def test_a_conflict_in_a_batch_makes_one_letter_of_the_whole_that_names_the_item(
+def test_a_conflict_in_a_batch_makes_one_dead_letter_of_the_whole_that_names_the_item(
     pipeline: Pipeline, conflicts: int, told: str
 ) -> None:
     settle(pipeline, delivery(OPEN), delivery(deduct("a")), delivery(deduct("b")))
     message = delivery(batch(deduct("x"), deduct("a", 99), deduct("b", 99 if conflicts > 1 else 10)))
     link = settle(pipeline, message)
-    (dead,) = link.letters
-    about = letter(dead)
+    (dead,) = link.dead_letters
+    about = dead_letter(dead)
     assert (about.reason, about.field) == ("reference_conflict", "items.1.tokens")
     assert (about.type, about.reference_id, about.user_id) == ("usage.batch", "batch", "u")
     assert "'a' names another operation" in about.message
@@ -503,7 +504,7 @@ def test_a_conflict_in_a_batch_makes_one_letter_of_the_whole_that_names_the_item
 
 def test_a_batch_from_another_routing_key_is_refused(pipeline: Pipeline) -> None:
     link = settle(pipeline, delivery(batch(deduct()), routing_key="usage.deduct"))
-    assert letter(link.letters[0]).reason == "wrong_routing_key"
+    assert dead_letter(link.dead_letters[0]).reason == "wrong_routing_key"
     assert link.replies[0]["referenceId"] == "batch"
 
 
@@ -540,7 +541,7 @@ def test_sender_uses_only_references_with_its_prefix(
 ) -> None:
     guarded = make_pipeline(engine, catalog, metrics, Policy(senders=PREFIXED))
     link = settle(guarded, delivery(message, user_id=sender))
-    about = [(letter(each).reason, letter(each).field or "type") for each in link.letters]
+    about = [(dead_letter(each).reason, dead_letter(each).field or "type") for each in link.dead_letters]
     assert about == ([] if refused is None else [("wrong_sender", refused)])
 
 
@@ -550,7 +551,7 @@ def test_refused_reference_is_told_the_prefix(engine: Engine, catalog: Catalog, 
     text = "'ocr' may send usage.deduct only with references that begin with 'ocr-'."
     (reply,) = link.replies
     assert (reply["status"], reply["reason"], reply["field"]) == ("failed", "wrong_sender", "referenceId")
-    assert reply["message"] == letter(link.letters[0]).message == text
+    assert reply["message"] == dead_letter(link.dead_letters[0]).message == text
 
 
 @pytest.mark.parametrize(
@@ -573,11 +574,13 @@ def test_sender_rules_apply_to_the_items_of_a_batch(
     guarded = make_pipeline(engine, catalog, metrics, Policy(senders=senders))
     record = {"type": "usage.record", "referenceId": "m", "meter": "ocr", "quantity": 1}
     link = settle(guarded, delivery(batch(deduct(), record, record), user_id="app"))
-    reasons = [(letter(message).reason, letter(message).field or "type") for message in link.letters]
+    reasons = [
+        (dead_letter(message).reason, dead_letter(message).field or "type") for message in link.dead_letters
+    ]
     assert reasons == ([] if refused is None else [("wrong_sender", refused)])
 
 
-def test_malformed_item_is_answered_by_itself_and_makes_a_letter_of_the_batch(
+def test_malformed_item_is_answered_by_itself_and_makes_a_dead_letter_of_the_batch(
     pipeline: Pipeline, metrics: Metrics
 ) -> None:
     settle(pipeline, delivery(OPEN), delivery(deduct("x", 1)))
@@ -598,8 +601,8 @@ def test_malformed_item_is_answered_by_itself_and_makes_a_letter_of_the_batch(
     assert (bad["reason"], bad["field"], bad["referenceId"], bad["userId"], bad["type"]) == (
         *("invalid_field", "items.1.tokens", "b", "u", "usage.deduct"),
     )
-    (dead,) = link.letters
-    about = letter(dead)
+    (dead,) = link.dead_letters
+    about = dead_letter(dead)
     assert (about.reason, about.field, about.reference_id) == ("invalid_field", "items.1.tokens", "batch")
     assert about.message.endswith("It is one of 2 such items. 1 more are in conflict with their references.")
     assert dead.body == message.body
@@ -622,7 +625,7 @@ def test_batch_of_malformed_items_alone_moves_nothing(pipeline: Pipeline) -> Non
         reply = link.replies[0]
         assert (reply["status"], reply["code"], reply["duplicate"]) == ("applied", "batch_processed", False)
         assert (reply["applied"], reply["rejected"], reply["failed"]) == (0, 0, 2)
-        assert len(link.letters) == 1
+        assert len(link.dead_letters) == 1
         assert link.acknowledged[0] == message
 
 
@@ -631,7 +634,7 @@ def test_place_of_an_item_counts_malformed_ones(engine: Engine, catalog: Catalog
     record = {"type": "usage.record", "referenceId": "m", "meter": "ocr", "quantity": 1}
     guarded = make_pipeline(engine, catalog, metrics, Policy(senders={"usage.record": ["meter"]}))
     link = settle(guarded, delivery(batch({}, deduct(), record), user_id="app"))
-    about = letter(link.letters[0])
+    about = dead_letter(link.dead_letters[0])
     assert (about.reason, about.field) == ("wrong_sender", "items.2.type")
 
 
@@ -695,13 +698,13 @@ def test_a_notice_nobody_listens_to_is_counted_and_no_matter(
     link.unroutable = {"balance.low"}
     settle(pipeline, delivery(NEARLY_ALL), link=link)
     assert len(link.acknowledged) == 1
-    assert link.letters == []
+    assert link.dead_letters == []
     assert counted_notices(metrics, "balance.low", "returned") == 1
     assert metrics.registry.get_sample_value("billing_worker_unroutable_replies_total") == 0
     assert caplog.text == ""
 
 
-def test_a_notice_a_full_queue_refuses_becomes_a_letter_and_billing_goes_on(
+def test_a_notice_a_full_queue_refuses_becomes_a_dead_letter_and_billing_goes_on(
     pipeline: Pipeline, metrics: Metrics
 ) -> None:
     settle(pipeline, delivery(OPEN))
@@ -709,8 +712,8 @@ def test_a_notice_a_full_queue_refuses_becomes_a_letter_and_billing_goes_on(
     link.refusing = {"balance.low"}
     settle(pipeline, delivery(NEARLY_ALL), delivery(THE_REST), link=link)
     assert len(link.acknowledged) == 2
-    (dead,) = link.letters
-    about = letter(dead)
+    (dead,) = link.dead_letters
+    about = dead_letter(dead)
     assert (about.reason, about.type) == ("notice_refused", "balance.low")
     assert (about.reference_id, about.user_id) == ("much", "u")
     assert (about.exchange, about.routing_key) == (BILLING.events, "balance.low")
@@ -721,10 +724,10 @@ def test_a_notice_a_full_queue_refuses_becomes_a_letter_and_billing_goes_on(
     again = FakeLink()
     again.refusing = {"balance.low"}
     settle(pipeline, delivery(NEARLY_ALL), link=again)
-    assert letter(again.letters[0]).letter_id == about.letter_id
+    assert dead_letter(again.dead_letters[0]).letter_id == about.letter_id
 
 
-def test_a_refused_notice_that_has_no_place_among_the_letters_either_is_held(pipeline: Pipeline) -> None:
+def test_a_refused_notice_that_has_no_place_among_the_dead_letters_either_is_held(pipeline: Pipeline) -> None:
     settle(pipeline, delivery(OPEN))
     link = FakeLink()
     link.refusing = {"balance.low", "billing.dead"}
@@ -769,7 +772,7 @@ def test_scheduler_gets_no_reply(pipeline: Pipeline, engine: Engine) -> None:
     deliveries = [delivery(OPEN), delivery(DUE, **scheduled), delivery({**DUE, "x": 1}, **scheduled)]
     link = settle(pipeline, *deliveries)
     assert codes(link) == ["account_opened"]
-    assert [letter(message).reason for message in link.letters] == ["unknown_field"]
+    assert [dead_letter(message).reason for message in link.dead_letters] == ["unknown_field"]
     assert link.acknowledged == deliveries
     assert audit(engine).is_clean
 
@@ -812,8 +815,8 @@ def test_a_fault_is_isolated_wherever_it_stands(
     link = settle(pipeline, *(delivery(deduct(reference)) for reference in references))
     by_reference = {reply["referenceId"]: reply["code"] for reply in link.replies}
     assert by_reference == dict.fromkeys(references, "tokens_deducted") | {"poison": "unprocessable"}
-    (message,) = link.letters
-    told = letter(message)
+    (message,) = link.dead_letters
+    told = dead_letter(message)
     assert (told.reason, told.attempts) == ("unprocessable", 3)
     assert "ZeroDivisionError: a bug met by one message" in (told.traceback or "")
     assert "ZeroDivisionError" not in str(link.replies)
@@ -830,8 +833,8 @@ def test_a_fault_in_a_batch_is_the_batchs_and_nobody_elses(
     link = settle(pipeline, *(delivery(message) for message in messages))
     told = {reply["referenceId"]: reply["code"] for reply in link.replies}
     assert told == {f"d{n}": "tokens_deducted" for n in range(4)} | {"batch": "unprocessable"}
-    (dead,) = link.letters
-    assert (letter(dead).reference_id, letter(dead).type) == ("batch", "usage.batch")
+    (dead,) = link.dead_letters
+    assert (dead_letter(dead).reference_id, dead_letter(dead).type) == ("batch", "usage.batch")
     assert poisoned.count(6) == 3, "its items share their transaction at each of the tries"
     report = audit(engine)
     assert report.is_clean
@@ -922,7 +925,7 @@ def test_after_a_crash_at_any_step_redelivery_ends_in_the_same_ledger_and_reply(
     assert link.acknowledged == []
     again = settle(pipeline, *messages)
     assert codes(again) == ["tokens_deducted", "insufficient_balance"]
-    assert len(again.letters) == 1
+    assert len(again.dead_letters) == 1
     committed = step in {"commit", "publish", "acknowledge"}
     assert [reply["duplicate"] for reply in again.replies] == [committed, committed]
     report = audit(engine)

@@ -178,7 +178,7 @@ class Application:
         """Drainer of the dead-letter queue into the ledger's database, ready to run."""
         return Drainer(
             lambda: self.link(consume=[BILLING.dead.name]),
-            self._office(self.service_engine),
+            self._service(self.service_engine),
             random.Random(),  # noqa: S311 - jitter, no secrets
             hold_most_s=self._hold_most_s,
         )
@@ -293,11 +293,11 @@ class Application:
             senders=settings.senders,
         )
 
-    def office(self) -> DeadLetters:
+    def service(self) -> DeadLetters:
         """The dead letters, judged by this worker's own rules."""
-        return self._office(self.engine)
+        return self._service(self.engine)
 
-    def _office(self, engine: Engine) -> DeadLetters:
+    def _service(self, engine: Engine) -> DeadLetters:
         policy = self.policy
         return DeadLetters(
             engine,
@@ -325,9 +325,9 @@ class Application:
         )
 
     def _drain(self) -> Drain:
-        office = self._office(self.service_engine)
-        office.probe()
-        return office.drain(self.link(consume=[BILLING.dead.name]))
+        service = self._service(self.service_engine)
+        service.probe()
+        return service.drain(self.link(consume=[BILLING.dead.name]))
 
     def require_newest_schema(self, engine: Engine | None = None) -> None:
         """Raise ConfigurationError unless the database is at the revision this version needs."""

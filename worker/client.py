@@ -25,7 +25,12 @@ from pydantic import ValidationError
 
 from schemas import Message, Reply
 from worker.broker.topology import BILLING
-from worker.errors import BillingError, BrokerUnavailableError, ConfigurationError, TransientError
+from worker.errors import (
+    BillingError,
+    BrokerUnavailableError,
+    ConfigurationError,
+    NoReplyError,
+)
 
 _HEARTBEAT_S: Final = 30
 _TIMEOUT_S: Final = 10.0
@@ -34,10 +39,6 @@ _NOT_FOUND: Final = 404
 _BLOCKED_S: Final = 60.0
 
 _AGAIN = "send the same reference again: it is applied once"
-
-
-class NoReplyError(TransientError):
-    """No reply came in time. The message may still be applied, now or later."""
 
 
 class BillingClient:

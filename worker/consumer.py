@@ -14,13 +14,19 @@ from time import monotonic, time
 from typing import TypeVar
 
 from worker.broker import Delivery, Link
-from worker.errors import BrokerUnavailableError, ConfigurationError, TransientError
+from worker.errors import (
+    BrokerUnavailableError,
+    ConfigurationError,
+    LimitExceededError,
+    TransientError,
+    UnansweredError,
+)
 from worker.lanes.pausing import Lanes
 from worker.lanes.poison import SHRINK, Suspects, TrialGroup, is_suspect
 from worker.ledger.store import Ledger
-from worker.messages.dead_letter_limit import LimitExceeded, LimitExceededError, PauseCode
+from worker.messages.dead_letter_limit import LimitExceeded, PauseCode
 from worker.metrics import Metrics
-from worker.pipeline import Item, Pipeline, UnansweredError
+from worker.pipeline import Item, Pipeline
 from worker.runtime.backoff import Backoff, Outage
 from worker.runtime.stop import Stop
 

@@ -1,4 +1,21 @@
-"""The errors of the worker: the type says what to do, the text what happened and what to do next."""
+"""All public errors: the type says what to do, the text what happened and what to do next.
+
+BillingError                    any error raised on purpose
+├── ConfigurationError          a person has to mend something                          exit 2
+├── QueryError                  a question that can't be answered as it was asked       exit 2
+├── NotFoundError               the named thing does not exist                          exit 4
+├── LimitExceededError          a lane's limit is passed                                exit 5
+├── NotPossibleError            a state forbids the action, or somebody was faster      exit 1
+│   └── RefusedBodyError        a worker would refuse the body
+├── NotKeptError                dead letters can't be stored; they stay in their queue  exit 1
+├── BadLineError                a line of an import is no dead letter                   exit 1
+└── TransientError              nobody's fault: keep the messages, wait, try again      exit 3
+    ├── ContentionError         another worker was faster
+    ├── LedgerUnavailableError  the database does not answer
+    ├── NoReplyError            no reply came in time
+    └── BrokerUnavailableError  the broker does not answer
+        └── UnansweredError     the broker has not taken all that must be sent
+"""
 
 
 class BillingError(Exception):
@@ -27,3 +44,39 @@ class BrokerUnavailableError(TransientError):
 
 class NotFoundError(BillingError):
     """The named thing does not exist; nothing is not the same as zero."""
+
+
+class UnansweredError(BrokerUnavailableError):
+    """The broker has not taken all that must be sent. The deliveries are still held: answer again."""
+
+
+class NoReplyError(TransientError):
+    """No reply came in time. The message may still be applied, now or later."""
+
+
+class LimitExceededError(BillingError):
+    """A lane's limit is passed, and the worker has to exit then (``--on-limit exit``)."""
+
+
+class QueryError(BillingError):
+    """A query that can't be answered as it was asked; the text says what is allowed."""
+
+
+class NotPossibleError(BillingError):
+    """The state of a dead letter or a replay forbids it, or somebody was faster; the text says which."""
+
+
+class RefusedBodyError(NotPossibleError):
+    """A worker would refuse this body: ``code`` is the reason, ``field`` the place, ``way_out`` says more."""
+
+    def __init__(self, code: str, field: str | None, way_out: str) -> None:
+        super().__init__(f"a worker would refuse this body: {way_out}")
+        self.code, self.field, self.way_out = code, field, way_out
+
+
+class NotKeptError(BillingError):
+    """Dead letters can't be put into the table; they stay in their queue."""
+
+
+class BadLineError(BillingError):
+    """A line of an import is no dead letter; the lines before it are in, and may come again."""

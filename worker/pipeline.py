@@ -21,6 +21,7 @@ from worker.errors import (
     ContentionError,
     LedgerUnavailableError,
     TransientError,
+    UnansweredError,
 )
 from worker.ledger.store import Ledger
 from worker.messages.dead_letter_limit import DeadLetterLimit, FaultStep
@@ -39,10 +40,6 @@ _CONTENTION_TRIES = 10
 #: Reasons that are faults of the worker's; the others are refusals.
 _FAULTS = {Code.UNPROCESSABLE, DELIVERY_LIMIT}
 _ANONYMOUS = "anonymous"
-
-
-class UnansweredError(BrokerUnavailableError):
-    """The broker has not taken all that must be sent. The deliveries are still held: answer again."""
 
 
 @dataclass(slots=True, eq=False)
@@ -93,8 +90,8 @@ class Pipeline:
         self.limit = DeadLetterLimit() if limit is None else limit
         self._ledger, self._catalog, self._policy = ledger, catalog, policy
         self._clock, self._pause, self._metrics = clock, pause, metrics
-        self._correspondence = Replies(policy)
-        self._dispatch = Publisher(policy, self._correspondence, metrics)
+        self._replies = Replies(policy)
+        self._dispatch = Publisher(policy, self._replies, metrics)
         self._told_faults = LimitedLog(log, logging.ERROR, every_s=10.0)
         self._told_refusals = LimitedLog(log, logging.WARNING)
 
@@ -266,7 +263,7 @@ class Pipeline:
         except Exception as fault:  # noqa: BLE001 - one strange property must not hold the batch
             item.reason = self._faulty(item, fault)
             bare = replace(item.delivery, properties={}, headers={})
-            item.outgoing = [self._correspondence.dead_letter(bare, item.reason, item.tries, now)]
+            item.outgoing = [self._replies.dead_letter(bare, item.reason, item.tries, now)]
             self.limit.add_fault(item.queue, FaultStep.REPLY)
         else:
             if item.reason is None:
@@ -274,10 +271,10 @@ class Pipeline:
 
     def _correspond(self, item: Item, now: datetime) -> list[Outgoing]:
         if item.message is not None and item.answers is not None:
-            return self._correspondence.about_answers(item.delivery, item.message, item.answers, now)
+            return self._replies.about_answers(item.delivery, item.message, item.answers, now)
         if item.reason is None:
             raise AssertionError("an item without answers and reason")
-        return self._correspondence.about_refusal(item.delivery, item.reason, item.tries, now)
+        return self._replies.about_refusal(item.delivery, item.reason, item.tries, now)
 
     # -- refusals -----------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from tests.support.worker_thread import running
 from worker.bootstrap import Application
 from worker.broker import BILLING
 from worker.cli.dead_letters import common
-from worker.deadletters.service import NotKeptError
+from worker.errors import NotKeptError
 from worker.ledger.store import Ledger
 from worker.settings import load_settings
 
@@ -81,32 +81,32 @@ def replayed(cli: Cli, *arguments: str, **worker_settings: Any) -> Ended:
         return cli("dead-letters", "replay", *arguments, "--reason", "mended")
 
 
-def letters(cli: Cli, *options: str) -> list[dict[str, Any]]:
-    listed: list[dict[str, Any]] = cli("dead-letters", "list", "--json", *options).json["letters"]
+def dead_letters(cli: Cli, *options: str) -> list[dict[str, Any]]:
+    listed: list[dict[str, Any]] = cli("dead-letters", "list", "--json", *options).json["deadLetters"]
     return listed
 
 
-def the_letter(cli: Cli, *options: str) -> dict[str, Any]:
-    (letter,) = letters(cli, *options)
-    return letter
+def the_dead_letter(cli: Cli, *options: str) -> dict[str, Any]:
+    (dead_letter,) = dead_letters(cli, *options)
+    return dead_letter
 
 
 # -- seeing -----------------------------------------------------------------------------------------------
 
 
-def test_no_letters_are_an_empty_list(cli: Cli) -> None:
+def test_no_dead_letters_are_an_empty_list(cli: Cli) -> None:
     ended = cli("dead-letters", "list")
     assert (ended.code, ended.out.split("\t")[0]) == (0, "number")
     assert len(ended.lines) == 1
     assert cli("dead-letters", "list", "--json").json == {
         "total": 0,
-        "letters": [],
+        "deadLetters": [],
         "next": None,
         "searchedTo": None,
     }
 
 
-def test_a_letter_is_listed_with_what_an_operator_needs(cli: Cli, witness: Witness) -> None:
+def test_a_dead_letter_is_listed_with_what_an_operator_needs(cli: Cli, witness: Witness) -> None:
     witness.publish(BONUS)
     worker(cli)
     names, values = (line.split("\t") for line in cli("dead-letters", "list").lines)
@@ -127,20 +127,22 @@ def test_a_letter_is_listed_with_what_an_operator_needs(cli: Cli, witness: Witne
     assert "bonus-1" in on_terminal.out
 
 
-def test_letters_are_listed_newest_first_by_page_reason_and_status(cli: Cli, witness: Witness) -> None:
+def test_dead_letters_are_listed_newest_first_by_page_reason_and_status(cli: Cli, witness: Witness) -> None:
     for body in (b"one", b"[2]", b"three"):
         witness.publish(body, routing_key="usage.deduct")
     worker(cli, 3)
-    assert [letter["number"] for letter in letters(cli)] == [3, 2, 1]
-    assert [letter["number"] for letter in letters(cli, "--limit", "1", "--before", "3")] == [2]
-    assert [letter["number"] for letter in letters(cli, "--reason", "not_json")] == [3, 1]
+    assert [dead_letter["number"] for dead_letter in dead_letters(cli)] == [3, 2, 1]
+    assert [dead_letter["number"] for dead_letter in dead_letters(cli, "--limit", "1", "--before", "3")] == [
+        2
+    ]
+    assert [dead_letter["number"] for dead_letter in dead_letters(cli, "--reason", "not_json")] == [3, 1]
     cli("dead-letters", "discard", "1", "--reason", "a try")
-    assert [letter["number"] for letter in letters(cli)] == [3, 2]
-    assert [letter["number"] for letter in letters(cli, "--status", "discarded")] == [1]
-    assert [letter["number"] for letter in letters(cli, "--status", "all")] == [3, 2, 1]
+    assert [dead_letter["number"] for dead_letter in dead_letters(cli)] == [3, 2]
+    assert [dead_letter["number"] for dead_letter in dead_letters(cli, "--status", "discarded")] == [1]
+    assert [dead_letter["number"] for dead_letter in dead_letters(cli, "--status", "all")] == [3, 2, 1]
 
 
-def test_a_letter_is_shown_whole(cli: Cli, witness: Witness) -> None:
+def test_a_dead_letter_is_shown_whole(cli: Cli, witness: Witness) -> None:
     witness.publish(BONUS, message_id="m-1", correlation_id="c-1", headers={"x-trace": "t-1"})
     worker(cli)
     shown = cli("dead-letters", "show", "1")
@@ -160,7 +162,7 @@ def test_a_letter_is_shown_whole(cli: Cli, witness: Witness) -> None:
     assert "bonus-1\tnothing\t\t\t" in shown.lines, "what the ledger has under its reference"
 
 
-def test_a_letter_is_json_for_scripts(cli: Cli, witness: Witness) -> None:
+def test_a_dead_letter_is_json_for_scripts(cli: Cli, witness: Witness) -> None:
     witness.publish(BONUS, message_id="m-1")
     worker(cli)
     shown = cli("dead-letters", "show", "1", "--json").json
@@ -240,7 +242,7 @@ def test_looking_disturbs_nothing(cli: Cli, witness: Witness) -> None:
     ],
     ids=" ".join,
 )
-def test_a_letter_that_does_not_exist_exits_with_4(cli: Cli, command: tuple[str, ...]) -> None:
+def test_a_dead_letter_that_does_not_exist_exits_with_4(cli: Cli, command: tuple[str, ...]) -> None:
     ended = cli("dead-letters", *command)
     assert ended.code == 4
     assert ended.error == "there is no dead letter 7; see `billing-worker dead-letters list`"
@@ -249,22 +251,24 @@ def test_a_letter_that_does_not_exist_exits_with_4(cli: Cli, command: tuple[str,
 # -- replay -----------------------------------------------------------------------------------------------
 
 
-def test_a_letter_is_applied_when_its_cause_is_mended_and_it_is_replayed(cli: Cli, witness: Witness) -> None:
+def test_a_dead_letter_is_applied_when_its_cause_is_mended_and_it_is_replayed(
+    cli: Cli, witness: Witness
+) -> None:
     correlation_id = witness.publish(BONUS)
     worker(cli)
     assert witness.replies({correlation_id})[correlation_id][0]["status"] == "failed"
-    assert the_letter(cli)["reason"] == "invalid_field"
+    assert the_dead_letter(cli)["reason"] == "invalid_field"
 
     ended = replayed(cli, "1")
     assert (ended.code, ended.out) == (0, "replay 1 is finished: 1 applied\n")
 
     (reply,) = witness.replies({correlation_id})[correlation_id]
     assert (reply["status"], reply["balanceAfter"]) == ("applied", 12_000)
-    assert letters(cli) == []
-    assert the_letter(cli, "--status", "resolved")["number"] == 1
-    story = cli("dead-letters", "show", "1", "--json").json
-    assert [event["kind"] for event in story["events"]] == ["failed", "replayed", "resolved"]
-    assert [(line["status"], line["agrees"]) for line in story["ledger"]] == [("applied", True)]
+    assert dead_letters(cli) == []
+    assert the_dead_letter(cli, "--status", "resolved")["number"] == 1
+    details = cli("dead-letters", "show", "1", "--json").json
+    assert [event["kind"] for event in details["events"]] == ["failed", "replayed", "resolved"]
+    assert [(line["status"], line["agrees"]) for line in details["ledger"]] == [("applied", True)]
 
 
 def test_a_replay_of_what_has_been_applied_since_is_a_duplicate_and_moves_nothing(
@@ -280,13 +284,13 @@ def test_a_replay_of_what_has_been_applied_since_is_a_duplicate_and_moves_nothin
     assert cli("balance", "ann", "--json").json["balance"] == 12_000
 
 
-def test_a_letter_that_fails_again_is_the_same_with_one_more_try(cli: Cli, witness: Witness) -> None:
+def test_a_dead_letter_that_fails_again_is_the_same_with_one_more_try(cli: Cli, witness: Witness) -> None:
     witness.publish(BONUS)
     worker(cli)
-    first = the_letter(cli)
+    first = the_dead_letter(cli)
     ended = replayed(cli, "1", most=1_500)
     assert (ended.code, ended.out) == (1, "replay 1 is finished: 1 failed again\n")
-    again = the_letter(cli)
+    again = the_dead_letter(cli)
     assert (again["number"], again["attempts"]) == (first["number"], first["attempts"] + 1)
     assert again["message"] == "tokens: at most 1500 is taken."
     assert again["firstFailedAt"] == first["firstFailedAt"]
@@ -295,7 +299,7 @@ def test_a_letter_that_fails_again_is_the_same_with_one_more_try(cli: Cli, witne
     assert "1\tfailed_again\tinvalid_field: tokens: at most 1500 is taken." in shown.lines
 
 
-def test_a_letter_that_was_put_away_comes_back_when_its_message_fails_again(
+def test_a_dead_letter_that_was_put_away_comes_back_when_its_message_fails_again(
     cli: Cli, witness: Witness
 ) -> None:
     witness.publish(BONUS)
@@ -303,7 +307,7 @@ def test_a_letter_that_was_put_away_comes_back_when_its_message_fails_again(
     cli("dead-letters", "discard", "1", "--reason", "never mind")
     witness.publish(BONUS)
     worker(cli)
-    assert the_letter(cli)["attempts"] == 2
+    assert the_dead_letter(cli)["attempts"] == 2
 
 
 def test_a_sender_who_may_not_is_replayed_by_an_operator_who_may(
@@ -312,16 +316,16 @@ def test_a_sender_who_may_not_is_replayed_by_an_operator_who_may(
     operator = broker_url.partition("://")[2].partition(":")[0]
     witness.publish(BONUS, user_id=operator)
     worker(cli, most=5_000, senders={"credit.*": ["gateway"]})
-    assert the_letter(cli)["reason"] == "wrong_sender"
+    assert the_dead_letter(cli)["reason"] == "wrong_sender"
 
     assert replayed(cli, "1", senders={"credit.*": ["gateway"]}).code == 1
-    assert the_letter(cli)["attempts"] == 2, "a replay is no way around the rule"
+    assert the_dead_letter(cli)["attempts"] == 2, "a replay is no way around the rule"
 
     assert replayed(cli, "1", senders={"credit.*": ["gateway", operator]}).code == 0
     assert cli("balance", "ann", "--json").json["balance"] == 12_000
 
 
-def test_several_letters_are_replayed_in_one_call_each_once(cli: Cli, witness: Witness) -> None:
+def test_several_dead_letters_are_replayed_in_one_call_each_once(cli: Cli, witness: Witness) -> None:
     for number in range(3):
         witness.publish(BONUS | {"referenceId": f"bonus-{number}"})
     worker(cli, 3)
@@ -334,17 +338,17 @@ def test_one_unknown_number_stops_the_whole_replay_or_discard(cli: Cli, witness:
     worker(cli)
     assert cli("dead-letters", "replay", "1", "9", "--reason", "none").code == 4
     assert cli("dead-letters", "discard", "1", "9", "--reason", "none").code == 4
-    assert the_letter(cli)["status"] == "parked"
+    assert the_dead_letter(cli)["status"] == "parked"
     assert witness.depth("billing.payments") == 0
 
 
-def test_a_letter_that_reaches_no_queue_stays_parked(cli: Cli, witness: Witness) -> None:
+def test_a_dead_letter_that_reaches_no_queue_stays_parked(cli: Cli, witness: Witness) -> None:
     witness.publish(BONUS)
     worker(cli)
     witness.channel.queue_unbind("billing.payments", "billing", "credit.*")
     ended = cli("dead-letters", "replay", "1", "--reason", "none")
     assert (ended.code, ended.out) == (1, "replay 1 is finished: 1 unroutable\n")
-    assert the_letter(cli)["status"] == "parked"
+    assert the_dead_letter(cli)["status"] == "parked"
     shown = cli("dead-letters", "replay", "show", "1")
     assert "1\tunroutable\treached no queue: billing has no route for 'credit.bonus'" in shown.lines
 
@@ -356,7 +360,7 @@ def test_a_replay_without_a_worker_rests_and_says_so_and_is_resumed(cli: Cli, wi
     assert (ended.code, ended.out) == (1, "replay 1 is paused: 1 sent\n")
     assert "no outcome of 1 letter within 0 s; is a worker running?" in ended.err
     assert "dead-letters replay resume 1" in ended.err
-    assert the_letter(cli)["status"] == "replaying"
+    assert the_dead_letter(cli)["status"] == "replaying"
     with working(cli):
         resumed = cli("dead-letters", "replay", "resume", "1")
     assert (resumed.code, resumed.out) == (0, "replay 1 is finished: 1 applied\n")
@@ -368,8 +372,8 @@ def test_dry_run_shows_the_results_of_a_replay_and_sends_nothing(cli: Cli, witne
     worker(cli, 2)
     ended = cli("dead-letters", "replay", "1", "2", "--dry-run", "--json")
     assert ended.code == 1
-    told = {verdict["would"]: verdict for verdict in ended.json["verdicts"]}
-    assert (told["apply"]["letters"], told["apply"]["tokens"], told["apply"]["sample"]) == (1, 2_000, 1)
+    told = {forecast["would"]: forecast for forecast in ended.json["forecasts"]}
+    assert (told["apply"]["deadLetters"], told["apply"]["tokens"], told["apply"]["sample"]) == (1, 2_000, 1)
     assert (told["malformed"]["code"], told["malformed"]["sample"]) == ("not_json", 2)
     assert cli("dead-letters", "replay", "1", "--dry-run").code == 0
     assert witness.depth("billing.payments") == witness.depth("billing.usage") == 0
@@ -426,7 +430,9 @@ def test_replays_are_listed_shown_and_cancelled(cli: Cli, witness: Witness) -> N
     assert cancelled.out == "replay 1 is cancelled: 1 sent, 1 skipped\n"
     assert cli("dead-letters", "replay", "resume", "1").code == 1
     worker(cli, most=5_000)
-    assert [letter["number"] for letter in letters(cli)] == [2], "the next command sees that 1 was applied"
+    assert [dead_letter["number"] for dead_letter in dead_letters(cli)] == [2], (
+        "the next command sees that 1 was applied"
+    )
     assert cli("dead-letters", "replay", "show", "9").code == 4
 
 
@@ -442,7 +448,7 @@ def test_the_groups_are_proved(cli: Cli, witness: Witness, books: Books) -> None
     assert ended.out.endswith(": parked is 3, and must be 1\n")
 
 
-def test_a_replay_asks_before_it_takes_all_letters_of_a_filter(cli: Cli) -> None:
+def test_a_replay_asks_before_it_takes_all_dead_letters_of_a_filter(cli: Cli) -> None:
     ended = cli("dead-letters", "replay", "--code", "not_json", "--reason", "none")
     assert ended.code == 2
     assert "add --yes" in ended.err
@@ -498,11 +504,11 @@ def test_a_body_is_mended_in_an_editor_and_then_replayed(cli: Cli, witness: Witn
         0,
         "letter 1 is edited; send it with `billing-worker dead-letters replay 1`\n",
     )
-    story = cli("dead-letters", "show", "1", "--json").json
-    assert json.loads(story["editedBody"]) == {**BONUS, "tokens": 500}
-    assert json.loads(story["body"])["tokenz"] == 5, "the original is kept"
-    (edit,) = story["edits"]
-    assert (edit["actor"], edit["reason"], edit["before"]) == ("eva", "a typo", story["body"])
+    details = cli("dead-letters", "show", "1", "--json").json
+    assert json.loads(details["editedBody"]) == {**BONUS, "tokens": 500}
+    assert json.loads(details["body"])["tokenz"] == 5, "the original is kept"
+    (edit,) = details["edits"]
+    assert (edit["actor"], edit["reason"], edit["before"]) == ("eva", "a typo", details["body"])
     assert replayed(cli, "1").code == 0
     assert cli("balance", "ann", "--json").json["balance"] == 10_500
 
@@ -542,19 +548,19 @@ def test_bytes_that_no_editor_keeps_are_mended_from_a_file(
     assert cli("dead-letters", "show", "1", "--json").json["editedBody"].encode() == mended
 
 
-def test_a_note_is_shown_with_the_letter(cli: Cli, witness: Witness) -> None:
+def test_a_note_is_shown_with_the_dead_letter(cli: Cli, witness: Witness) -> None:
     witness.publish(BONUS)
     worker(cli)
     assert cli("dead-letters", "note", "1", "asked the team", "--as", "eva").code == 0
-    story = cli("dead-letters", "show", "1", "--json").json
-    assert story["note"] == "asked the team"
-    assert (story["events"][-1]["kind"], story["events"][-1]["actor"]) == ("noted", "eva")
+    details = cli("dead-letters", "show", "1", "--json").json
+    assert details["note"] == "asked the team"
+    assert (details["events"][-1]["kind"], details["events"][-1]["actor"]) == ("noted", "eva")
 
 
 # -- discarding -------------------------------------------------------------------------------------------
 
 
-def test_a_letter_that_is_put_away_keeps_the_reason(cli: Cli, witness: Witness) -> None:
+def test_a_dead_letter_that_is_put_away_keeps_the_reason(cli: Cli, witness: Witness) -> None:
     witness.publish(BONUS)
     worker(cli)
     ended = cli("dead-letters", "discard", "1", "--reason", "a try of Ann's, see T-17")
@@ -565,19 +571,19 @@ def test_a_letter_that_is_put_away_keeps_the_reason(cli: Cli, witness: Witness) 
     assert cli("dead-letters", "discard", "1", "--reason", "again").code == 1
 
 
-def test_a_letter_that_is_brought_back_waits_again(cli: Cli, witness: Witness) -> None:
+def test_a_dead_letter_that_is_brought_back_waits_again(cli: Cli, witness: Witness) -> None:
     witness.publish(BONUS)
     worker(cli)
     cli("dead-letters", "discard", "--code", "invalid_field", "--yes", "--reason", "a slip")
-    assert letters(cli) == []
+    assert dead_letters(cli) == []
     assert cli("dead-letters", "restore", "1").out == "restored 1\n"
-    assert the_letter(cli)["status"] == "parked"
+    assert the_dead_letter(cli)["status"] == "parked"
 
 
 # -- export and import ------------------------------------------------------------------------------------
 
 
-def test_letters_are_taken_out_and_put_back_byte_by_byte(
+def test_dead_letters_are_taken_out_and_put_back_byte_by_byte(
     cli: Cli, witness: Witness, tmp_path: Path, sqlite_template: Path
 ) -> None:
     witness.publish(BONUS, message_id="m-1", headers={"x-trace": "t-1"})
@@ -596,14 +602,14 @@ def test_letters_are_taken_out_and_put_back_byte_by_byte(
     assert there.lines == exported.lines
 
 
-def test_a_letter_that_does_not_exist_empties_no_file(cli: Cli, tmp_path: Path) -> None:
+def test_a_dead_letter_that_does_not_exist_empties_no_file(cli: Cli, tmp_path: Path) -> None:
     before = tmp_path / "7.jsonl"
     before.write_text("a letter")
     assert cli("dead-letters", "export", "7", "--output", str(before)).code == 4
     assert before.read_text() == "a letter"
 
 
-def test_a_letter_that_cannot_be_kept_closes_the_office_to_nobody(
+def test_a_dead_letter_that_cannot_be_kept_closes_the_office_to_nobody(
     cli: Cli, witness: Witness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     witness.publish(BONUS)
@@ -619,7 +625,7 @@ def test_a_letter_that_cannot_be_kept_closes_the_office_to_nobody(
     assert "1 dead letters can't be kept" in ended.err
 
 
-def test_a_line_that_is_no_letter_is_named(cli: Cli) -> None:
+def test_a_line_that_is_no_dead_letter_is_named(cli: Cli) -> None:
     ended = cli("dead-letters", "import", "-", stdin=b'\n{"format": "x"}\n')
     assert ended.code == 1
     assert ended.error.startswith("line 2: number: Field required")
@@ -631,7 +637,7 @@ def test_parking_says_what_waits(cli: Cli, witness: Witness) -> None:
     assert cli("dead-letters", "park").out == "1 letter waits, in 1 group\n"
 
 
-def test_letters_are_looked_at_while_the_broker_is_away(cli: Cli, witness: Witness) -> None:
+def test_dead_letters_are_looked_at_while_the_broker_is_away(cli: Cli, witness: Witness) -> None:
     witness.publish(BONUS)
     worker(cli)
     cli("dead-letters", "park")
@@ -670,7 +676,7 @@ def test_like_failures_are_one_group(cli: Cli, witness: Witness) -> None:
 # -- many -------------------------------------------------------------------------------------------------
 
 
-def test_more_letters_than_one_delivery_holds_are_all_there_at_the_first_look(
+def test_more_dead_letters_than_one_delivery_holds_are_all_there_at_the_first_look(
     cli: Cli, witness: Witness
 ) -> None:
     for number in range(450):

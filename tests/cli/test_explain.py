@@ -5,8 +5,8 @@ from sqlalchemy import insert
 
 from schemas import DeductUsage, PaymentRefunded, PaymentSucceeded, RefundCredit, ReserveUsage, SettleUsage
 from tests.cli.console import Books, Cli
-from tests.support.asking import letter
-from worker.ledger.tables import dead_letters
+from tests.support.asking import dead_letter
+from worker.ledger import tables
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +115,7 @@ def test_terminal_shows_some_of_many_entries_and_says_so(ledger_cli: Cli, books:
 
 def test_a_reference_known_by_a_dead_letter_alone(ledger_cli: Cli, books: Books) -> None:
     with books.engine.begin() as connection:
-        connection.execute(insert(dead_letters), letter("lost"))
+        connection.execute(insert(tables.dead_letters), dead_letter("lost"))
     shown = sections(ledger_cli("explain", "lost").out)
     assert shown["lost"] == ["known only by\tdead letters"]
     assert shown["Dead letters"][1].split("\t")[:3] == ["1", "parked", "unknown_type"]

@@ -22,7 +22,7 @@ QUEUES = [queue.name for queue in BILLING.queues]
 # -- check ------------------------------------------------------------------------------------------------
 
 
-def verdicts(ended: Ended) -> dict[str, str]:
+def forecasts(ended: Ended) -> dict[str, str]:
     """Return the verdict of each check by the check's first word."""
     return {line.split()[1].rstrip(":"): line.split()[0] for line in ended.lines}
 
@@ -34,7 +34,7 @@ def test_check_says_of_each_part_in_a_line_that_it_is_well(
     assert ended.code == 0, ended.all
     well = dict.fromkeys(["catalog", "database", "schema", "writes", "broker", "topology", "paused"], "ok")
     noted = dict.fromkeys(["delivery", "workers"], "note")  # the worker may start after the check
-    assert verdicts(ended) == {**well, **noted}
+    assert forecasts(ended) == {**well, **noted}
     assert ended.err == ""
     assert "\x1b" not in ended.out
 
@@ -68,7 +68,7 @@ def test_check_says_what_is_bad_and_what_to_do_and_looks_at_the_rest(
     cli.environment |= variables
     ended = cli("check")
     assert ended.code == 1
-    assert [name for name, verdict in verdicts(ended).items() if verdict == "bad"] == bad
+    assert [name for name, forecast in forecasts(ended).items() if forecast == "bad"] == bad
     assert len(ended.lines) == 9
     assert told in next(line for line in ended.lines if line.startswith("bad"))
 
@@ -76,7 +76,7 @@ def test_check_says_what_is_bad_and_what_to_do_and_looks_at_the_rest(
 def test_check_finds_a_topology_that_is_missing(ledger_cli: Cli, bare_broker_url: str) -> None:
     ended = ledger_cli("check", BILLING_BROKER_URL=bare_broker_url)
     assert ended.code == 1
-    assert verdicts(ended)["broker"] == "ok"
+    assert forecasts(ended)["broker"] == "ok"
     *_, topology, _, workers, _ = ended.lines
     assert "queue 'billing.usage' is missing: run `billing-worker topology declare`" in topology
     assert workers.startswith("note workers: unknown: ")
@@ -116,7 +116,7 @@ def test_topology_says_that_the_management_api_does_not_answer(cli: Cli) -> None
 
 
 @pytest.mark.parametrize(
-    ("limits", "verdict", "said"),
+    ("limits", "state", "said"),
     [
         ({"billing-kept": 1_000_000, "billing-work": 1_000}, "ok", "high enough"),
         ({"billing-kept": 999_999, "billing-work": 1_000}, "bad", "billing.dead 999999 (at least 1000000)"),
@@ -125,7 +125,7 @@ def test_topology_says_that_the_management_api_does_not_answer(cli: Cli) -> None
     ],
 )
 def test_check_fails_where_the_broker_would_drop_dead_letters_that_are_looked_at(
-    cli: Cli, rabbitmq: RabbitMQServer, broker_url: str, limits: dict[str, int], verdict: str, said: str
+    cli: Cli, rabbitmq: RabbitMQServer, broker_url: str, limits: dict[str, int], state: str, said: str
 ) -> None:
     vhost = broker_url.rpartition("/")[2]
     for name, limit in limits.items():
@@ -137,7 +137,7 @@ def test_check_fails_where_the_broker_would_drop_dead_letters_that_are_looked_at
         (found,) = [line for line in cli("check").lines if "delivery limits" in line]
         return found if said in found else None  # a policy takes a moment to come into force
 
-    assert str(eventually(line)).startswith(verdict)
+    assert str(eventually(line)).startswith(state)
 
 
 def test_check_does_not_say_that_nobody_consumes_where_it_cannot_know(ledger_cli: Cli) -> None:
@@ -395,11 +395,11 @@ def test_all_of_it_works_on_the_embedded_broker(ledger_cli: Cli) -> None:
     assert ledger_cli("balance", "ann", "--json").json["balance"] == 10_000
     (reply,) = ledger_cli("replies", "--take", "--limit", "1").lines
     assert json.loads(reply)["code"] == "account_opened"
-    (line,) = ledger_cli("dead-letters", "list", "--json").json["letters"]
-    letter = ledger_cli("dead-letters", "show", str(line["number"]), "--json").json
-    assert (line["reason"], letter["body"]) == ("not_json", "oops")
+    (line,) = ledger_cli("dead-letters", "list", "--json").json["deadLetters"]
+    dead_letter = ledger_cli("dead-letters", "show", str(line["number"]), "--json").json
+    assert (line["reason"], dead_letter["body"]) == ("not_json", "oops")
     replayed = ledger_cli("dead-letters", "replay", "1", "--reason", "again", "--patience", "0")
     assert (replayed.code, "is a worker running?" in replayed.out + replayed.err) == (1, True)
     assert ledger_cli("run", "--drain").code == 0
-    (letter,) = ledger_cli("dead-letters", "list", "--json").json["letters"]
-    assert letter["attempts"] == 2
+    (dead_letter,) = ledger_cli("dead-letters", "list", "--json").json["deadLetters"]
+    assert dead_letter["attempts"] == 2

@@ -73,5 +73,5 @@ def guarded(application_: Application, people_file: Path) -> Flask:
 @pytest.fixture
 def furnished(application_: Application) -> Application:
     """Application with the small world of ``furnishing``."""
-    furnishing.small(application_.engine, application_.office(), application_.catalog, datetime.now(UTC))
+    furnishing.small(application_.engine, application_.service(), application_.catalog, datetime.now(UTC))
     return application_

@@ -35,8 +35,8 @@ _FEATURES = ("ocr", "summary", "translate", "chat", "export", None)
 class DeadQueue:
     """A link whose dead-letter queue holds these dead letters."""
 
-    def __init__(self, letters: Iterable[Delivery]) -> None:
-        self._waiting = list(letters)
+    def __init__(self, dead_letters: Iterable[Delivery]) -> None:
+        self._waiting = list(dead_letters)
 
     def receive(self, most: int, timeout_s: float) -> list[Delivery]:
         """Return the next ``most`` of them."""
@@ -48,9 +48,9 @@ class DeadQueue:
         """Do nothing: they are drained."""
 
 
-def park(office: DeadLetters, letters: Iterable[Delivery]) -> int:
+def park(service: DeadLetters, dead_letters: Iterable[Delivery]) -> int:
     """Drain dead letters as they come out of their queue; return their number."""
-    return office.park(cast(Link, DeadQueue(letters)), wait_s=0)
+    return service.park(cast(Link, DeadQueue(dead_letters)), wait_s=0)
 
 
 def refused(
@@ -63,7 +63,7 @@ def refused(
     original = Delivery(octets, queue, "billing", key, 1, properties=properties, headers=headers)
     found = receive(original, Policy(), at)
     reason = found if isinstance(found, Failure) else bug(found, "ZeroDivisionError: division by zero")
-    return letter_of(original, reason, at)
+    return dead_letter_of(original, reason, at)
 
 
 def bug(message: Any, text: str) -> Failure:
@@ -77,24 +77,24 @@ def bug(message: Any, text: str) -> Failure:
     return Failure.about(message, "unexpected", text, traceback=traceback)
 
 
-def letter_of(original: Delivery, reason: Failure, at: datetime, tries: int = 1) -> Delivery:
+def dead_letter_of(original: Delivery, reason: Failure, at: datetime, tries: int = 1) -> Delivery:
     """Return the dead letter as it comes out of its queue."""
-    letter = dead_letter_for(original, reason, queue="billing.dead", tries=tries, now=at)
+    dead_letter = dead_letter_for(original, reason, queue="billing.dead", tries=tries, now=at)
     return Delivery(
-        letter.body,
+        dead_letter.body,
         "billing.dead",
         "",
         "billing.dead",
         1,
-        properties=letter.properties,
-        headers=letter.headers,
+        properties=dead_letter.properties,
+        headers=dead_letter.headers,
     )
 
 
 # -- a small world ----------------------------------------------------------------------------------------
 
 
-def small(engine: Engine, office: DeadLetters, catalog: Catalog, now: datetime) -> None:
+def small(engine: Engine, service: DeadLetters, catalog: Catalog, now: datetime) -> None:
     """Fill in a few accounts with a month of entries, and dead letters of one morning."""
     chance = Random(7)
     start = now - timedelta(days=29)
@@ -137,7 +137,7 @@ def small(engine: Engine, office: DeadLetters, catalog: Catalog, now: datetime) 
     )
     for at, command in sorted(commands, key=lambda pair: pair[0]):
         applied(engine, catalog, command, now=at)
-    park(office, _morning(now))
+    park(service, _morning(now))
 
 
 def _usage(
@@ -189,7 +189,7 @@ def _morning(now: datetime) -> list[Delivery]:
     def at(minutes: int) -> datetime:
         return now - timedelta(minutes=minutes)
 
-    letters = [
+    dead_letters = [
         refused(
             {"type": "usage.deduct", "referenceId": f"scan-{number}", "userId": user, "tokens": f"{tokens}"},
             at(9 + number),
@@ -200,7 +200,7 @@ def _morning(now: datetime) -> list[Delivery]:
             (("ada", 120), ("grace", 480), ("adam", 75), ("ada", 260), ("linus", 910), ("barbara", 33))
         )
     ]
-    letters += [
+    dead_letters += [
         refused(
             {
                 "type": "usage.deduce",
@@ -213,7 +213,7 @@ def _morning(now: datetime) -> list[Delivery]:
         )
         for number in range(4)
     ]
-    letters += [
+    dead_letters += [
         refused(
             {"type": "usage.deduct", "referenceId": f"bug-{number}", "userId": "edsger", "tokens": 1_000},
             at(62 + 3 * number),
@@ -221,7 +221,7 @@ def _morning(now: datetime) -> list[Delivery]:
         )
         for number in range(3)
     ]
-    letters.append(
+    dead_letters.append(
         refused(
             {
                 "type": "payment.succeeded",
@@ -235,14 +235,14 @@ def _morning(now: datetime) -> list[Delivery]:
             key="payment.succeeded",
         )
     )
-    letters.append(refused(b"\x00\xff\xfenot a message", at(150), key="usage.deduct"))
-    return letters
+    dead_letters.append(refused(b"\x00\xff\xfenot a message", at(150), key="usage.deduct"))
+    return dead_letters
 
 
 # -- a large world ----------------------------------------------------------------------------------------
 
 
-def large(engine: Engine, office: DeadLetters, catalog: Catalog, now: datetime, groups: int = 300) -> None:
+def large(engine: Engine, service: DeadLetters, catalog: Catalog, now: datetime, groups: int = 300) -> None:
     """Fill in many groups, hostile names and bodies, and one group with many dead letters."""
     names = [f"u-{number:04}" for number in range(150)] + [
         "ä" * 100,
@@ -262,9 +262,9 @@ def large(engine: Engine, office: DeadLetters, catalog: Catalog, now: datetime, 
             description=HOSTILE,
         )
         applied(engine, catalog, opening, long, now=now - timedelta(days=2, minutes=place))
-    park(office, _hostile(now))
-    park(office, (_odd(number, now) for number in range(groups)))
-    park(office, (_alike(number, now) for number in range(600)))
+    park(service, _hostile(now))
+    park(service, (_odd(number, now) for number in range(groups)))
+    park(service, (_alike(number, now) for number in range(600)))
 
 
 def _hostile(now: datetime) -> list[Delivery]:
@@ -282,7 +282,7 @@ def _hostile(now: datetime) -> list[Delivery]:
             {"type": "usage.deduct", "referenceId": "r-1", "userId": DECEIVING, "tokens": 5},
             now - timedelta(hours=18),
         ),
-        letter_of(
+        dead_letter_of(
             Delivery(b"", "billing.usage", "billing", "usage.deduct", 1),
             Failure("unexpected", HOSTILE * 20, HOSTILE, HOSTILE * 100, HOSTILE, HOSTILE, HOSTILE),
             now - timedelta(hours=17),

@@ -166,11 +166,11 @@ def quoted(number: int) -> dict[str, object]:
 def park_good(application: Application, count: int) -> None:
     """Drain dead letters whose fault is gone."""
     now = datetime.now(UTC)
-    letters = (furnishing.refused({**quoted(n), "tokens": 10}, now) for n in range(count))
-    furnishing.park(application.office(), letters)
+    dead_letters = (furnishing.refused({**quoted(n), "tokens": 10}, now) for n in range(count))
+    furnishing.park(application.service(), dead_letters)
 
 
-def test_a_letter_is_found_mended_tried_and_replayed_until_the_balance_shows_it(
+def test_a_dead_letter_is_found_mended_tried_and_replayed_until_the_balance_shows_it(
     ann: Person, application: Application, workers: WorkerProcesses, witness: Witness
 ) -> None:
     workers.start()
@@ -183,7 +183,7 @@ def test_a_letter_is_found_mended_tried_and_replayed_until_the_balance_shows_it(
     ann.sees("dead letters, not parked yet Park them 4")
     ann.clicks("Park them")
     ann.sees("Parked 4 letters")
-    (entry,) = application.office().audit_log(action="park").entries
+    (entry,) = application.service().audit_log(action="park").entries
     assert (entry.subject, entry.detail["letters"]) == ("billing.dead", 4)
     ann.clicks("invalid_field")  # the group
     ann.sees("Waiting 4")
@@ -203,7 +203,7 @@ def test_a_letter_is_found_mended_tried_and_replayed_until_the_balance_shows_it(
 
     ann.clicks("Dry run")
     ann.sees("Those that apply would move 250 tokens")
-    assert application.office().letter(number).status == "parked"
+    assert application.service().dead_letter(number).status == "parked"
 
     ann.clicks("Replay…")
     ann.types("why", "the canary of them")
@@ -228,7 +228,7 @@ def test_a_canary_stops_by_itself_and_says_why(
     workers.start()
     witness.request({"type": "account.open", "referenceId": "open", "userId": "ada", "tier": "free"})
     now = datetime.now(UTC)
-    furnishing.park(application.office(), [furnishing.refused(quoted(n), now) for n in range(9)])
+    furnishing.park(application.service(), [furnishing.refused(quoted(n), now) for n in range(9)])
 
     ann.goes_to("/letters")
     ann.clicks("invalid_field")
@@ -239,7 +239,7 @@ def test_a_canary_stops_by_itself_and_says_why(
     ann.sees("1 of 9 settled")
     ann.sees("failed again 1")
     ann.sees("waiting 8")
-    counts = application.office().counts()
+    counts = application.service().counts()
     assert (counts.resolved, counts.discarded) == (0, 0)
 
 
@@ -256,11 +256,11 @@ def test_a_replay_is_watched_paused_and_resumed(
     ann.types("rate", "10")
     ann.clicks("Replay")
     ann.sees("running")
-    eventually(lambda: application.office().replay(1).counts["applied"] >= 3)
+    eventually(lambda: application.service().replay(1).counts["applied"] >= 3)
     ann.clicks("Pause")
     ann.sees("paused")
-    eventually(lambda: application.office().replay(1).state == "paused")
-    assert application.office().replay(1).counts["waiting"] > 0
+    eventually(lambda: application.service().replay(1).state == "paused")
+    assert application.service().replay(1).counts["waiting"] > 0
     ann.goes_to("/replays/1")
     ann.clicks("Resume")
     ann.sees("40 of 40 settled")  # without a click: the page follows by itself
@@ -279,10 +279,10 @@ def test_a_discard_is_undone(ann: Person, application: Application) -> None:
     ann.types("why", "tests of theirs")
     ann.clicks("Discard")
     ann.sees("Discarded 2 letters")
-    assert application.office().counts().discarded == 2
+    assert application.service().counts().discarded == 2
     ann.clicks("Undo")
     ann.sees("Restored 2 letters")
-    assert application.office().counts().parked == 5
+    assert application.service().counts().parked == 5
 
 
 def test_the_keyboard_is_enough(ann: Person, application: Application) -> None:
@@ -343,7 +343,7 @@ def test_no_page_is_wider_than_a_small_phone_or_a_small_screen_whatever_is_on_it
     driver: webdriver.Chrome, open_console: Callable[..., str], application: Application
 ) -> None:
     furnishing.large(
-        application.engine, application.office(), application.catalog, datetime.now(UTC), groups=20
+        application.engine, application.service(), application.catalog, datetime.now(UTC), groups=20
     )
     person = Person(driver, open_console())
     try:

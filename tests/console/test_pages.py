@@ -19,23 +19,23 @@ from tests.support.asking import opened
 from tests.support.books import applied
 from worker.bootstrap import Application
 from worker.broker import Delivery
-from worker.ledger.queries.explain import LETTERS_MAX
+from worker.ledger.queries.explain import DEAD_LETTERS_MAX
 from worker.settings import load_settings
 
 
 @pytest.fixture
-def at_desk(database_url: str) -> Iterator[Application]:
+def in_transaction(database_url: str) -> Iterator[Application]:
     """An application on a database, once of each dialect."""
     application = Application(load_settings(broker_url=NOWHERE, database_url=database_url))
     yield application
     application.engine.dispose()
 
 
-def test_every_page_comes(at_desk: Application) -> None:
+def test_every_page_comes(in_transaction: Application) -> None:
     now = datetime.now(UTC)
-    furnishing.small(at_desk.engine, at_desk.office(), at_desk.catalog, now)
-    visitor = Visitor(app_on(at_desk).test_client())
-    group = at_desk.office().groups().groups[0].fingerprint
+    furnishing.small(in_transaction.engine, in_transaction.service(), in_transaction.catalog, now)
+    visitor = Visitor(app_on(in_transaction).test_client())
+    group = in_transaction.service().groups().groups[0].fingerprint
     for path in (
         "/", "/?window=week", "/overview/live", "/letters", "/letters?order=tokens&waiting=all",
         "/letters/list", "/letters/list?status=all&reason=invalid_field&since=2026-01-01T00:00",
@@ -51,10 +51,12 @@ def test_every_page_comes(at_desk: Application) -> None:
         visitor.get(path)
 
 
-def test_the_numbers_are_the_ledgers_own(at_desk: Application) -> None:
-    furnishing.small(at_desk.engine, at_desk.office(), at_desk.catalog, datetime.now(UTC))
-    visitor = Visitor(app_on(at_desk).test_client())
-    balance = at_desk.office().counts()
+def test_the_numbers_are_the_ledgers_own(in_transaction: Application) -> None:
+    furnishing.small(
+        in_transaction.engine, in_transaction.service(), in_transaction.catalog, datetime.now(UTC)
+    )
+    visitor = Visitor(app_on(in_transaction).test_client())
+    balance = in_transaction.service().counts()
     page = words(visitor.get("/letters"))
     assert f"Parked {balance.parked}" in page
     assert f"Tokens at stake {balance.tokens_at_stake:,} and {balance.tokens_unknown} not known" in page
@@ -64,13 +66,13 @@ def test_the_numbers_are_the_ledgers_own(at_desk: Application) -> None:
 
 def test_hostile_content_is_shown_and_does_no_harm(application_: Application) -> None:
     now = datetime.now(UTC)
-    furnishing.large(application_.engine, application_.office(), application_.catalog, now, groups=60)
+    furnishing.large(application_.engine, application_.service(), application_.catalog, now, groups=60)
     visitor = Visitor(app_on(application_).test_client())
-    letters = [f"/letters/{number}" for number in range(1, 9)]
+    dead_letters = [f"/letters/{number}" for number in range(1, 9)]
     edits = [f"/letters/{number}/edit" for number in range(1, 9)]
     hostile = quote(furnishing.HOSTILE)
     for path in (
-        *letters,
+        *dead_letters,
         *edits,
         "/letters",
         "/letters/list?status=all",
@@ -96,7 +98,7 @@ def test_hostile_content_is_shown_and_does_no_harm(application_: Application) ->
 
 def test_a_body_is_taken_away_byte_for_byte_and_never_shown(application_: Application) -> None:
     furnishing.park(
-        application_.office(), [furnishing.refused(furnishing.HOSTILE.encode(), datetime.now(UTC))]
+        application_.service(), [furnishing.refused(furnishing.HOSTILE.encode(), datetime.now(UTC))]
     )
     visitor = Visitor(app_on(application_).test_client())
     response = visitor.client.get("/letters/1/body")
@@ -105,10 +107,10 @@ def test_a_body_is_taken_away_byte_for_byte_and_never_shown(application_: Applic
     assert response.headers["Content-Disposition"].startswith("attachment")
 
 
-def test_users_with_any_name_are_found_and_have_a_page(at_desk: Application) -> None:
+def test_users_with_any_name_are_found_and_have_a_page(in_transaction: Application) -> None:
     names = ["a/b?c=d#e&f", "%", "ä" * 100, "x" * 200, "..", "' OR 1=1 --", "日本"]
-    applied(at_desk.engine, at_desk.catalog, *_openings(names))
-    visitor = Visitor(app_on(at_desk).test_client())
+    applied(in_transaction.engine, in_transaction.catalog, *_openings(names))
+    visitor = Visitor(app_on(in_transaction).test_client())
     for name in names:
         page = visitor.get(f"/accounts?prefix={quote(name, safe='')}")
         assert len(re.findall("data-open", page)) == 1, name
@@ -128,7 +130,7 @@ def _openings(names: list[str]) -> list[OpenAccount]:
 def test_pages_go_on_where_the_one_before_ended(application_: Application) -> None:
     now = datetime.now(UTC)
     alike = [furnishing.refused({"type": f"usage.{n}"}, now - timedelta(seconds=n)) for n in range(120)]
-    furnishing.park(application_.office(), alike)
+    furnishing.park(application_.service(), alike)
     visitor = Visitor(app_on(application_).test_client())
     seen: list[int] = []
     path: str | None = "/letters/list"
@@ -141,7 +143,7 @@ def test_pages_go_on_where_the_one_before_ended(application_: Application) -> No
     assert seen == list(range(120, 0, -1))
 
 
-def test_a_statement_holds_nothing_that_a_spreadsheet_would_run(at_desk: Application) -> None:
+def test_a_statement_holds_nothing_that_a_spreadsheet_would_run(in_transaction: Application) -> None:
     evil = DeductUsage(
         reference_id='=HYPERLINK("http://evil.example")',
         user_id="@SUM(A1)",
@@ -150,8 +152,8 @@ def test_a_statement_holds_nothing_that_a_spreadsheet_would_run(at_desk: Applica
         description='=cmd|"/c calc"!A1',
     )
     now = datetime.now(UTC)
-    applied(at_desk.engine, at_desk.catalog, opened("@SUM(A1)"), evil, now=now)
-    visitor = Visitor(app_on(at_desk).test_client())
+    applied(in_transaction.engine, in_transaction.catalog, opened("@SUM(A1)"), evil, now=now)
+    visitor = Visitor(app_on(in_transaction).test_client())
     with visitor.client.get("/account/statement?user=%40SUM(A1)&format=csv") as response:
         assert response.headers["Content-Disposition"].startswith('attachment; filename="statement_20')
         rows = list(csv.reader(io.StringIO(response.get_data(as_text=True))))
@@ -160,20 +162,25 @@ def test_a_statement_holds_nothing_that_a_spreadsheet_would_run(at_desk: Applica
     assert not [cell for cell in cells if cell.startswith(("=", "+", "@", "\t", "-="))]
 
 
-def test_outcomes_of_a_squatted_reference_say_whose_each_is(at_desk: Application) -> None:
+def test_outcomes_of_a_squatted_reference_say_whose_each_is(in_transaction: Application) -> None:
     now = datetime.now(UTC)
     squat = DeductUsage(reference_id="pi_9", user_id="nobody", tokens=5)
-    applied(at_desk.engine, at_desk.catalog, squat, now=now)
+    applied(in_transaction.engine, in_transaction.catalog, squat, now=now)
     applied(
-        at_desk.engine, at_desk.catalog, opened("zoe").model_copy(update={"reference_id": "pi_9"}), now=now
+        in_transaction.engine,
+        in_transaction.catalog,
+        opened("zoe").model_copy(update={"reference_id": "pi_9"}),
+        now=now,
     )
-    page = words(Visitor(app_on(at_desk).test_client()).get("/explain?reference=pi_9"))
+    page = words(Visitor(app_on(in_transaction).test_client()).get("/explain?reference=pi_9"))
     assert "usage.deduct of nobody" in page
     assert "account.open of zoe" not in page
 
 
-def test_a_number_of_a_letter_is_found_and_nothing_else_is_taken_for_one(at_desk: Application) -> None:
-    visitor = Visitor(app_on(at_desk).test_client())
+def test_a_number_of_a_dead_letter_is_found_and_nothing_else_is_taken_for_one(
+    in_transaction: Application,
+) -> None:
+    visitor = Visitor(app_on(in_transaction).test_client())
     assert visitor.client.get("/find?q=%237").location == "/letters/7"
     for text in ("#²", "#18446744073709551623", "#seven", "#"):
         assert visitor.client.get(f"/find?q={quote(text)}").location.startswith("/explain?reference=")
@@ -182,9 +189,9 @@ def test_a_number_of_a_letter_is_found_and_nothing_else_is_taken_for_one(at_desk
 def test_buttons_act_on_exactly_the_listed_dead_letters(application_: Application) -> None:
     now = datetime.now(UTC)
     furnishing.park(
-        application_.office(), [furnishing.refused({"type": "usage.a", "n": n}, now) for n in range(3)]
+        application_.service(), [furnishing.refused({"type": "usage.a", "n": n}, now) for n in range(3)]
     )
-    application_.office().discard([3], "gone", "ann")
+    application_.service().discard([3], "gone", "ann")
     visitor = Visitor(app_on(application_).test_client())
     page = visitor.get("/letters/list?n=1")  # an operator comes back here from a form without sending it
     assert "2 letters" in words(page)
@@ -196,29 +203,29 @@ def test_buttons_act_on_exactly_the_listed_dead_letters(application_: Applicatio
     assert "/letters/replay?status" not in page
 
 
-def test_letters_with_a_text_are_not_said_to_be_more_than_they_are(application_: Application) -> None:
-    furnishing.park(application_.office(), [furnishing.refused({"type": "usage.a"}, datetime.now(UTC))])
+def test_dead_letters_with_a_text_are_not_said_to_be_more_than_they_are(application_: Application) -> None:
+    furnishing.park(application_.service(), [furnishing.refused({"type": "usage.a"}, datetime.now(UTC))])
     visitor = Visitor(app_on(application_).test_client())
     for path in ("/letters/discard", "/letters/replay"):
         assert "10,000" not in words(visitor.get(f"{path}?text=usage"))
         assert "1 letter" in words(visitor.get(f"{path}?type=usage.a"))
 
 
-def test_a_reference_of_very_many_letters_shows_the_newest_and_where_the_others_are(
-    at_desk: Application,
+def test_a_reference_of_very_many_dead_letters_shows_the_newest_and_where_the_others_are(
+    in_transaction: Application,
 ) -> None:
     now = datetime.now(UTC)
     body = {"type": "usage.deduct", "referenceId": "undefined", "userId": "ada"}
-    letters = [furnishing.refused({**body, "tokens": f"{n}"}, now) for n in range(LETTERS_MAX + 1)]
-    furnishing.park(at_desk.office(), letters)
-    page = Visitor(app_on(at_desk).test_client()).get("/explain?reference=undefined")
-    assert row_numbers(page) == list(range(LETTERS_MAX + 1, LETTERS_MAX - 99, -1))
+    dead_letters = [furnishing.refused({**body, "tokens": f"{n}"}, now) for n in range(DEAD_LETTERS_MAX + 1)]
+    furnishing.park(in_transaction.service(), dead_letters)
+    page = Visitor(app_on(in_transaction).test_client()).get("/explain?reference=undefined")
+    assert row_numbers(page) == list(range(DEAD_LETTERS_MAX + 1, DEAD_LETTERS_MAX - 99, -1))
     assert "/letters/list?status=all&amp;reference=undefined" in page
 
 
-def test_a_time_that_a_letter_came_without_is_not_known(application_: Application) -> None:
+def test_a_time_that_a_dead_letter_came_without_is_not_known(application_: Application) -> None:
     bare = Delivery(b"{}", "billing.dead", "", "billing.dead", 1)
-    furnishing.park(application_.office(), [bare])
+    furnishing.park(application_.service(), [bare])
     visitor = Visitor(app_on(application_).test_client())
     for path in ("/", "/letters", "/letters/list", "/letters/1"):
         page = visitor.get(path)
@@ -348,9 +355,9 @@ def test_an_old_schema_is_said_with_the_way_out(tmp_path: object) -> None:
 
 
 def test_amounts_that_nobody_can_read_are_not_known_and_not_zero(application_: Application) -> None:
-    furnishing.park(application_.office(), [furnishing.refused(b"no json", datetime.now(UTC))])
+    furnishing.park(application_.service(), [furnishing.refused(b"no json", datetime.now(UTC))])
     visitor = Visitor(app_on(application_).test_client())
-    group = application_.office().groups().groups[0].fingerprint
+    group = application_.service().groups().groups[0].fingerprint
     for path in ("/", "/letters", "/letters/1", f"/groups/{group}"):
         assert "Tokens at stake not known" in words(visitor.get(path)), path
     assert "Users not known" in words(visitor.get(f"/groups/{group}"))

@@ -19,8 +19,7 @@ from worker.console.security import own_path
 from worker.console.watching import TimedValue, Unknown, Watched
 from worker.deadletters.body_text import editable
 from worker.deadletters.models import DeadLetterStatus
-from worker.errors import BrokerUnavailableError
-from worker.ledger.queries import QueryError
+from worker.errors import BrokerUnavailableError, QueryError
 from worker.messages.dead_letters import EPOCH
 
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
@@ -130,7 +129,7 @@ def test_a_time_to_come_is_told_apart_from_one_that_was() -> None:
     assert "not known" in ago(None, NOW)
 
 
-def test_a_time_that_a_letter_came_without_is_not_known() -> None:
+def test_a_time_that_a_dead_letter_came_without_is_not_known() -> None:
     assert "not known" in ago(EPOCH, NOW)
     assert "not known" in moment(EPOCH)
 
@@ -208,7 +207,7 @@ def test_no_page_waits_for_what_takes_long_and_nobody_asks_twice() -> None:
 # -- query parameters -------------------------------------------------------------------------------------
 
 
-def test_a_set_of_letters_is_the_same_after_its_way_through_a_url() -> None:
+def test_a_set_of_dead_letters_is_the_same_after_its_way_through_a_url() -> None:
     for pairs in (
         [("n", "1"), ("n", "5")],
         [("status", "parked"), ("reason", HOSTILE), ("user", "a&b=c"), ("since", "2026-11-22T10:15:00")],

@@ -69,9 +69,11 @@ def failed(
     return from_dead_queue(dead_letter_for(original, reason, queue=DEAD, tries=tries, now=at))
 
 
-def from_dead_queue(letter: Outgoing) -> Delivery:
+def from_dead_queue(dead_letter: Outgoing) -> Delivery:
     """Return the dead letter after its way through the queue."""
-    return Delivery(letter.body, DEAD, "", DEAD, 1, properties=letter.properties, headers=letter.headers)
+    return Delivery(
+        dead_letter.body, DEAD, "", DEAD, 1, properties=dead_letter.properties, headers=dead_letter.headers
+    )
 
 
 class DeadQueue:
@@ -150,7 +152,7 @@ class World:
         self.on_publish: Callable[[], None] = lambda: None
         self.on_wait: Callable[[], None] = lambda: None
         self.troubles: list[str] = []
-        self.office = DeadLetters(
+        self.service = DeadLetters(
             engine,
             catalog=self.catalog,
             receive=lambda delivery, now: receive(delivery, self.policy, now),
@@ -193,7 +195,7 @@ class World:
         items = pipeline.receive(deliveries)
         pipeline.apply(items)
         pipeline.tell(cast(Link, link), items)
-        self.dead.waiting += map(from_dead_queue, link.letters)
+        self.dead.waiting += map(from_dead_queue, link.dead_letters)
 
     def apply(self, *commands: Command) -> None:
         applied(self.engine, self.catalog, *commands, now=self.now)
@@ -210,17 +212,17 @@ class World:
     def park(self, *deliveries: Delivery) -> list[StoredDeadLetter]:
         """Drain these deliveries; return all parked dead letters, oldest first."""
         self.dead.waiting += deliveries
-        self.office.park(self.dead.link)
+        self.service.park(self.dead.link)
         return self.parked()
 
     def parked(self) -> list[StoredDeadLetter]:
-        return list(self.office.every_letter(DeadLetterFilter(status=(DeadLetterStatus.PARKED,))))[::-1]
+        return list(self.service.every_dead_letter(DeadLetterFilter(status=(DeadLetterStatus.PARKED,))))[::-1]
 
     def park_failed(self, *messages: Mapping[str, Any], reason: Failure | None = None) -> list[int]:
         """Park dead letters of these messages, whose cause is gone; return their numbers."""
         why = reason or Failure("unprocessable", "KeyError: a bug", traceback=TRACEBACK)
-        before = {letter.number for letter in self.parked()}
-        letters = self.park(
+        before = {dead_letter.number for dead_letter in self.parked()}
+        dead_letters = self.park(
             *(
                 failed(
                     json.dumps(m).encode(),
@@ -233,14 +235,14 @@ class World:
                 for m in messages
             )
         )
-        return [letter.number for letter in letters if letter.number not in before]
+        return [dead_letter.number for dead_letter in dead_letters if dead_letter.number not in before]
 
     def status(self, number: int) -> str:
-        return self.office.letter(number).status
+        return self.service.dead_letter(number).status
 
     def kinds(self, number: int) -> list[str]:
         """Return the history of a dead letter as the kinds of its events."""
-        return [event.kind for event in self.office.story(number).events]
+        return [event.kind for event in self.service.details(number).events]
 
     # -- replays ------------------------------------------------------------------------------------------
 
@@ -254,7 +256,7 @@ class World:
             RunnerServices(
                 engine=self.engine,
                 connect=connect,
-                drain=lambda: self.office.drain(self.dead.link),
+                drain=lambda: self.service.drain(self.dead.link),
                 name=name,
                 clock=lambda: self.now,
                 seconds=lambda: self.seconds,
@@ -265,13 +267,13 @@ class World:
 
     def replay(
         self,
-        letters: Sequence[int] | DeadLetterFilter,
+        dead_letters: Sequence[int] | DeadLetterFilter,
         *,
         rate: float | None = None,
         steps: Sequence[int] = (),
     ) -> Replay:
         """Create a replay and run it as far as it goes."""
-        created = self.office.create_replay(letters, "mended", "ann", rate=rate, steps=steps)
+        created = self.service.create_replay(dead_letters, "mended", "ann", rate=rate, steps=steps)
         return self.run(created.number)
 
     def run(self, replay_id: int, name: str = "runner", patience_s: float = 60.0) -> Replay:

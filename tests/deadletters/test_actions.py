@@ -6,66 +6,65 @@ from typing import Any
 import pytest
 
 from tests.deadletters.parts import NOW, World, deduct, failed
-from worker.deadletters.models import DeadLetterStatus, NotPossibleError, RefusedBodyError
-from worker.deadletters.store.export import BadLineError
+from worker.deadletters.models import DeadLetterStatus
 from worker.deadletters.store.filters import DeadLetterFilter
-from worker.errors import NotFoundError
+from worker.errors import BadLineError, NotFoundError, NotPossibleError, RefusedBodyError
 
 
 def test_an_edit_keeps_the_original_and_names_who_did_it(world: World) -> None:
     (number,) = world.park_failed(deduct("r-1", tokenz=5))
-    before = world.office.letter(number).body
+    before = world.service.dead_letter(number).body
     after = json.dumps(deduct("r-1", tokens=7)).encode()
-    edited = world.office.edit(number, after, "a typo", "eva", instead_of=before)
+    edited = world.service.edit(number, after, "a typo", "eva", instead_of=before)
     assert (edited.body, edited.edited_body, edited.current_body) == (before, after, after)
     assert edited.tokens_at_stake == 7
-    (edit,) = world.office.story(number).edits
+    (edit,) = world.service.details(number).edits
     assert (edit.actor, edit.reason, edit.before, edit.after) == ("eva", "a typo", before, after)
-    (entry,) = world.office.audit_log(action="edit").entries
+    (entry,) = world.service.audit_log(action="edit").entries
     assert (entry.actor, entry.reason, entry.subject) == ("eva", "a typo", f"letter {number}")
-    again = world.office.edit(number, before, "no, it was right", "eva", instead_of=after, unchecked=True)
+    again = world.service.edit(number, before, "no, it was right", "eva", instead_of=after, unchecked=True)
     assert again.edited_body is None
-    assert len(world.office.story(number).edits) == 2
+    assert len(world.service.details(number).edits) == 2
 
 
 def test_a_body_that_a_worker_would_refuse_is_refused_with_the_field_and_the_way_out(world: World) -> None:
     (number,) = world.park_failed(deduct("r-1"))
-    body = world.office.letter(number).body
+    body = world.service.dead_letter(number).body
     wrong = json.dumps(deduct("r-1", tokens=-1)).encode()
     with pytest.raises(RefusedBodyError, match="0 or more") as refused:
-        world.office.edit(number, wrong, "x", "eva", instead_of=body)
+        world.service.edit(number, wrong, "x", "eva", instead_of=body)
     assert (refused.value.code, refused.value.field) == ("invalid_field", "tokens")
     other_type = json.dumps({**deduct("r-1"), "type": "usage.reserve", "ttlSeconds": 5}).encode()
-    problem = world.office.problem_with(number, other_type)
+    problem = world.service.problem_with(number, other_type)
     assert problem is not None
     assert problem.code == "wrong_routing_key"
-    assert world.office.problem_with(number, body) is None
-    assert world.office.letter(number).edited_body is None
+    assert world.service.problem_with(number, body) is None
+    assert world.service.dead_letter(number).edited_body is None
 
 
 def test_second_of_two_edits_of_the_same_dead_letter_is_refused(world: World) -> None:
     (number,) = world.park_failed(deduct("r-1"))
-    body = world.office.letter(number).body
-    world.office.edit(number, json.dumps(deduct("r-1", 6)).encode(), "x", "ann", instead_of=body)
+    body = world.service.dead_letter(number).body
+    world.service.edit(number, json.dumps(deduct("r-1", 6)).encode(), "x", "ann", instead_of=body)
     with pytest.raises(NotPossibleError, match="edited by somebody else"):
-        world.office.edit(number, json.dumps(deduct("r-1", 7)).encode(), "x", "eva", instead_of=body)
+        world.service.edit(number, json.dumps(deduct("r-1", 7)).encode(), "x", "eva", instead_of=body)
 
 
 def test_action_without_a_name_or_a_reason_is_refused(world: World) -> None:
     (number,) = world.park_failed(deduct("r-1"))
-    body = world.office.letter(number).body
+    body = world.service.dead_letter(number).body
     for name, reason in (("", "x"), ("x" * 201, "x"), ("ann", " "), ("ann", "x" * 4_001)):
         with pytest.raises(NotPossibleError, match="say w"):
-            world.office.discard([number], reason, name)
+            world.service.discard([number], reason, name)
         with pytest.raises(NotPossibleError, match="say w"):
-            world.office.edit(number, b"{}", reason, name, instead_of=body, unchecked=True)
+            world.service.edit(number, b"{}", reason, name, instead_of=body, unchecked=True)
     assert world.status(number) == "parked"
-    assert world.office.audit_log().entries == ()
+    assert world.service.audit_log().entries == ()
 
 
 def test_a_number_that_is_none_stops_everything_before_it_begins(world: World) -> None:
     (number,) = world.park_failed(deduct("r-1"))
-    for act in (world.office.discard, world.office.restore):
+    for act in (world.service.discard, world.service.restore):
         with pytest.raises(NotFoundError, match="there is no dead letter 99"):
             act([number, 99], "x", "ann")
     assert world.status(number) == "parked"
@@ -73,34 +72,36 @@ def test_a_number_that_is_none_stops_everything_before_it_begins(world: World) -
 
 def test_a_discard_of_any_size_is_undone_by_its_entries_of_the_log(world: World) -> None:
     world.park(*(failed(f"{n}".encode()) for n in range(1_500)))
-    done = world.office.discard(DeadLetterFilter(reason="not_an_object"), "x", "ann")
+    done = world.service.discard(DeadLetterFilter(reason="not_an_object"), "x", "ann")
     assert done.done == 0
-    done = world.office.discard(DeadLetterFilter(), "x", "ann")
+    done = world.service.discard(DeadLetterFilter(), "x", "ann")
     assert (done.done, len(done.numbers), len(done.entries)) == (1_500, 1_000, 2)
-    assert world.office.counts().discarded == 1_500
-    undone = world.office.undo_discard(done.entries, "ann")
+    assert world.service.counts().discarded == 1_500
+    undone = world.service.undo_discard(done.entries, "ann")
     assert undone.done == 1_500
-    assert world.office.counts().parked == 1_500
-    assert world.office.drifts() == []
+    assert world.service.counts().parked == 1_500
+    assert world.service.drifts() == []
     with pytest.raises(NotFoundError, match="tells of no discarded letters"):
-        world.office.undo_discard([undone.entries[0]], "ann")
+        world.service.undo_discard([undone.entries[0]], "ann")
 
 
 def test_only_what_is_parked_is_discarded_and_only_what_is_discarded_comes_back(world: World) -> None:
     one, two = world.park_failed(deduct("r-1"), deduct("r-2"))
-    world.office.discard([one], "x", "ann")
-    assert (world.office.discard([one, two], "y", "ann").skipped, world.status(two)) == (1, "discarded")
+    world.service.discard([one], "x", "ann")
+    assert (world.service.discard([one, two], "y", "ann").skipped, world.status(two)) == (1, "discarded")
     world.replay([world.park_failed(deduct("r-3"))[0]])
-    resolved = world.office.page(DeadLetterFilter(status=(DeadLetterStatus.RESOLVED,))).letters[0].number
-    assert world.office.restore([resolved, one], None, "ann").numbers == (one,)
+    resolved = (
+        world.service.page(DeadLetterFilter(status=(DeadLetterStatus.RESOLVED,))).dead_letters[0].number
+    )
+    assert world.service.restore([resolved, one], None, "ann").numbers == (one,)
 
 
-def test_the_story_of_a_letter_is_told_in_order(world: World) -> None:
+def test_the_story_of_a_dead_letter_is_told_in_order(world: World) -> None:
     (number,) = world.park_failed(deduct("r-1"))
-    world.office.note(number, "see T-17 \0", "ann")
-    world.office.discard([number], "a test", "ann")
-    world.office.restore([number], "no test", "eva")
-    told = [(event.kind, event.actor, event.text) for event in world.office.story(number).events]
+    world.service.note(number, "see T-17 \0", "ann")
+    world.service.discard([number], "a test", "ann")
+    world.service.restore([number], "no test", "eva")
+    told = [(event.kind, event.actor, event.text) for event in world.service.details(number).events]
     assert told == [
         ("failed", "worker 0.1.0", "KeyError: a bug"),
         ("noted", "ann", r"see T-17 \x00"),
@@ -112,10 +113,10 @@ def test_the_story_of_a_letter_is_told_in_order(world: World) -> None:
 def test_history_shows_the_outcome_in_the_ledger(world: World) -> None:
     world.open("ann")
     (number,) = world.park_failed(deduct("r-1"))
-    (line,) = world.office.story(number).ledger
+    (line,) = world.service.details(number).ledger
     assert (line.reference_id, line.status, line.agrees) == ("r-1", None, None)
     world.replay([number])
-    (line,) = world.office.story(number).ledger
+    (line,) = world.service.details(number).ledger
     assert (line.status, line.code, line.amount, line.agrees) == ("applied", "tokens_deducted", 5, True)
 
 
@@ -124,29 +125,29 @@ def test_history_shows_the_outcome_in_the_ledger(world: World) -> None:
 BODIES = [b"", b"\0" * 262_144, bytes(range(256)), "ü\u2028💶".encode(), b'{"a": "\\ud800"}', b"x" * 300_000]
 
 
-def test_letters_come_back_as_they_went_out(world: World) -> None:
+def test_dead_letters_come_back_as_they_went_out(world: World) -> None:
     headers = {f"h-{number}": "x" * 1_000 for number in range(90)} | {
         "b": b"\xff",
         "t": NOW.replace(tzinfo=None),
     }
     properties = {"message_id": "m", "reply_to": "amq.gen-forged", "correlation_id": "\ud800"}
     world.park(*(failed(body, headers=headers, properties=properties) for body in BODIES))
-    lines = list(world.office.export(DeadLetterFilter(), "ann"))
+    lines = list(world.service.export(DeadLetterFilter(), "ann"))
     assert len(lines) == len(BODIES)
-    assert world.office.import_lines(lines, "ann").added == 0
+    assert world.service.import_lines(lines, "ann").added == 0
     with world.engine.begin() as connection:  # as if it were another ledger
         others = [json.dumps({**json.loads(line), "letterId": f"other-{n}"}) for n, line in enumerate(lines)]
         assert connection is not None
-    before = {letter.number for letter in world.parked()}
-    assert world.office.import_lines(others, "eva").added == len(BODIES)
-    assert world.office.import_lines(others, "eva").known == len(BODIES)
-    added = [letter for letter in world.parked() if letter.number not in before]
-    assert [letter.body for letter in added] == BODIES
+    before = {dead_letter.number for dead_letter in world.parked()}
+    assert world.service.import_lines(others, "eva").added == len(BODIES)
+    assert world.service.import_lines(others, "eva").known == len(BODIES)
+    added = [dead_letter for dead_letter in world.parked() if dead_letter.number not in before]
+    assert [dead_letter.body for dead_letter in added] == BODIES
     first = world.parked()[0]
     assert added[0].properties == first.properties
     assert world.kinds(added[0].number) == ["failed", "imported"]
-    assert world.office.drifts() == []
-    assert {entry.action for entry in world.office.audit_log().entries} == {"export", "import"}
+    assert world.service.drifts() == []
+    assert {entry.action for entry in world.service.audit_log().entries} == {"export", "import"}
 
 
 @pytest.mark.parametrize(
@@ -158,14 +159,14 @@ def test_letters_come_back_as_they_went_out(world: World) -> None:
         ("[" * 100_000, "line 2"),
     ],
 )
-def test_a_line_that_is_no_letter_is_named_and_what_came_before_is_in(
+def test_a_line_that_is_no_dead_letter_is_named_and_what_came_before_is_in(
     world: World, line: str, said: str
 ) -> None:
     world.park(failed(b"oops"))
-    (good,) = world.office.export(DeadLetterFilter(), "ann")
+    (good,) = world.service.export(DeadLetterFilter(), "ann")
     other = json.dumps({**json.loads(good), "letterId": "other"})
     with pytest.raises(BadLineError, match="line 2") as bad:
-        world.office.import_lines([other, line], "ann")
+        world.service.import_lines([other, line], "ann")
     assert said in str(bad.value)
     assert len(world.parked()) == 2
 
@@ -187,23 +188,23 @@ def test_properties_that_no_export_writes_are_refused_and_not_found_out_later(
     world: World, properties: dict[str, Any]
 ) -> None:
     world.park(failed(b"oops"))
-    (line,) = world.office.export(DeadLetterFilter(), "ann")
+    (line,) = world.service.export(DeadLetterFilter(), "ann")
     other = {**json.loads(line), "letterId": "other", "properties": properties}
     text = json.dumps(other).replace("Infinity", "1e999")
     with pytest.raises(BadLineError, match="line 1"):
-        world.office.import_lines([text], "ann")
+        world.service.import_lines([text], "ann")
     assert len(world.parked()) == 1
 
 
-def test_an_imported_letter_is_replayed_like_any_other(world: World) -> None:
+def test_an_imported_dead_letter_is_replayed_like_any_other(world: World) -> None:
     world.open("ann")
     (number,) = world.park_failed(deduct("r-1"))
-    (line,) = world.office.export([number], "ann")
+    (line,) = world.service.export([number], "ann")
     fields = {**json.loads(line), "letterId": "other", "status": "replaying"}
-    world.office.import_lines([json.dumps(fields)], "ann")
+    world.service.import_lines([json.dumps(fields)], "ann")
     assert world.replay([number + 1]).counts["applied"] == 1
     with pytest.raises(BadLineError, match="line 1"):
-        world.office.import_lines(
+        world.service.import_lines(
             [json.dumps({**fields, "letterId": "x", "properties": {"headers": {"a": {"$float": "much"}}}})],
             "ann",
         )

@@ -9,16 +9,15 @@ import pytest
 
 from tests.deadletters.parts import DeadQueue, World, failed
 from worker.broker import Delivery, Link
-from worker.deadletters import service as office_module
+from worker.deadletters import service as service_module
 from worker.deadletters.drainer import Drainer
-from worker.deadletters.service import NotKeptError
 from worker.deadletters.store.transaction import DeadLetterTransaction
-from worker.errors import BrokerUnavailableError, LedgerUnavailableError
+from worker.errors import BrokerUnavailableError, LedgerUnavailableError, NotKeptError
 from worker.messages.dead_letters import Failure
 
 
 def drainer(world: World, connect: Callable[[], Link], **options: Any) -> Drainer:
-    return Drainer(connect, world.office, random.Random(1), **options)
+    return Drainer(connect, world.service, random.Random(1), **options)
 
 
 class Queue(DeadQueue):
@@ -38,7 +37,7 @@ def test_dead_letters_are_drained_as_long_as_it_runs(world: World) -> None:
     queue = Queue(world)
     drainer(world, lambda: queue.link).run(world)
     assert queue.acknowledged == 2
-    assert world.office.counts().parked == 2
+    assert world.service.counts().parked == 2
 
 
 def test_outage_of_the_broker_is_told_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
@@ -53,7 +52,7 @@ def test_outage_of_the_broker_is_told_once(world: World, caplog: pytest.LogCaptu
         drainer(world, connect).run(world)
     assert caplog.text.count("dead letters wait in their queue until it is back") == 1
     assert caplog.text.count("the broker is back after") == 1
-    assert world.office.counts().parked == 2
+    assert world.service.counts().parked == 2
 
 
 def test_drainer_takes_nothing_before_the_database_takes_writes(
@@ -66,12 +65,12 @@ def test_drainer_takes_nothing_before_the_database_takes_writes(
         if next(failures, None) is not None:
             raise LedgerUnavailableError("read-only")
 
-    monkeypatch.setattr(world.office, "probe", probe)
+    monkeypatch.setattr(world.service, "probe", probe)
     with caplog.at_level(logging.INFO):
         drainer(world, lambda: queue.link).run(world)
     assert probes == [2] * 5
     assert caplog.text.count("the database is back after") == 1
-    assert world.office.counts().parked == 2
+    assert world.service.counts().parked == 2
 
 
 @pytest.mark.parametrize(("hold_most_s", "links"), [(1_000.0, 1), (-1.0, 2)])
@@ -79,7 +78,7 @@ def test_deliveries_are_held_through_an_outage_and_given_back_before_the_broker_
     world: World, monkeypatch: pytest.MonkeyPatch, hold_most_s: float, links: int
 ) -> None:
     queue, failures, opened = Queue(world), iter(range(3)), list[int]()
-    real = world.office._keep
+    real = world.service._keep
 
     def keep(deliveries: Any) -> None:
         if next(failures, None) is not None:
@@ -92,11 +91,11 @@ def test_deliveries_are_held_through_an_outage_and_given_back_before_the_broker_
             queue.waiting.extend([failed(b"one"), failed(b"two")])
         return queue.link
 
-    monkeypatch.setattr(world.office, "_keep", keep)
+    monkeypatch.setattr(world.service, "_keep", keep)
     drainer(world, connect, hold_most_s=hold_most_s).run(world)
     assert len(opened) >= links
     assert (len(opened) == 1) == (links == 1)
-    assert world.office.counts().parked == 2
+    assert world.service.counts().parked == 2
 
 
 class _Endless(DeadQueue):
@@ -113,7 +112,7 @@ class _Endless(DeadQueue):
         return [failed(b"%d" % self.given)] if self.given < 100 else []
 
 
-def test_letters_that_never_cease_do_not_keep_it_from_the_stop(
+def test_dead_letters_that_never_cease_do_not_keep_it_from_the_stop(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     queue = _Endless(world)
@@ -123,13 +122,13 @@ def test_letters_that_never_cease_do_not_keep_it_from_the_stop(
     assert caplog.text.count("drained 5 dead letters") == 1, "once, not five times"
 
 
-def test_a_letter_that_cannot_be_kept_is_held_and_not_given_back(
+def test_a_dead_letter_that_cannot_be_kept_is_held_and_not_given_back(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     _poison(monkeypatch)
     queue, opened = Queue(world), list[Link]()
     queue.waiting.appendleft(failed(b"bad", reason=Failure("unprocessable", "poison")))
-    monkeypatch.setattr(office_module, "_BATCH", 1)
+    monkeypatch.setattr(service_module, "_BATCH", 1)
 
     def connect() -> Link:
         opened.append(queue.link)
@@ -137,34 +136,34 @@ def test_a_letter_that_cannot_be_kept_is_held_and_not_given_back(
 
     drainer(world, connect).run(world)
     assert len(opened) == 1, "a link that is closed gives it back, which counts a delivery"
-    assert (queue.acknowledged, world.office.counts().parked) == (2, 2)
+    assert (queue.acknowledged, world.service.counts().parked) == (2, 2)
     assert caplog.text.count("they stay in their queue") == 1
 
 
 def _poison(monkeypatch: pytest.MonkeyPatch) -> None:
     real = DeadLetterTransaction.close
 
-    def close(desk: DeadLetterTransaction) -> None:
-        if any(event["text"] == "poison" for event in desk._events):
+    def close(transaction: DeadLetterTransaction) -> None:
+        if any(event["text"] == "poison" for event in transaction._events):
             raise OverflowError("nobody foresaw this")
-        real(desk)
+        real(transaction)
 
     monkeypatch.setattr(DeadLetterTransaction, "close", close)
 
 
-def test_a_letter_that_cannot_be_kept_holds_no_other_up_and_stays_in_its_queue(
+def test_a_dead_letter_that_cannot_be_kept_holds_no_other_up_and_stays_in_its_queue(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     _poison(monkeypatch)
     queue = DeadQueue(
         failed(b"one"), failed(b"bad", reason=Failure("unprocessable", "poison")), failed(b"two")
     )
-    assert world.office.park(queue.link) == 2
+    assert world.service.park(queue.link) == 2
     assert queue.acknowledged == 2
-    assert [letter.body for letter in world.parked()] == [b"one", b"two"]
+    assert [dead_letter.body for dead_letter in world.parked()] == [b"one", b"two"]
     assert "a dead letter can't be kept (OverflowError)" in caplog.text
     assert "poison" not in caplog.text, "what it holds is the producer's"
     alone = DeadQueue(failed(b"bad", reason=Failure("unprocessable", "poison")))
     with pytest.raises(NotKeptError, match="they stay in their queue"):
-        world.office.park(alone.link)
+        world.service.park(alone.link)
     assert alone.acknowledged == 0

@@ -12,9 +12,8 @@ from worker.catalog import load_catalog
 from worker.deadletters.fingerprints import fingerprint_of, tokens_at_stake
 from worker.deadletters.models import DeadLetterStatus
 from worker.deadletters.store.filters import DeadLetterFilter
-from worker.errors import NotFoundError
-from worker.ledger.queries import QueryError
-from worker.ledger.tables import dead_letters
+from worker.errors import NotFoundError, QueryError
+from worker.ledger import tables
 from worker.messages.dead_letters import EPOCH, Failure
 
 # -- fingerprints -----------------------------------------------------------------------------------------
@@ -119,7 +118,7 @@ def test_no_body_is_too_strange_to_be_looked_at(body: bytes) -> None:
 def true_world(world: World) -> Iterator[World]:
     """World whose groups must match their dead letters at the end of each test."""
     yield world
-    assert world.office.drifts() == []
+    assert world.service.drifts() == []
 
 
 def refused(reference: str, user: str, tokens: int, field: str = "tokenz") -> Failure:
@@ -144,71 +143,71 @@ def park(world: World, count: int, *, users: int = 3, field: str = "tokenz", fir
 
 def test_a_group_says_how_many_wait_of_whom_and_what_is_at_stake(true_world: World) -> None:
     park(true_world, 10)
-    (group,) = true_world.office.groups().groups
+    (group,) = true_world.service.groups().groups
     assert (group.reason, group.type, group.field) == ("unknown_field", "usage.deduct", "tokenz")
     assert (group.waiting, group.users, group.users_is_least) == (10, 3, False)
     assert (group.tokens_at_stake, group.tokens_unknown) == (45, 0)
     assert (group.first_failed_at, group.last_failed_at) == (NOW, NOW + timedelta(seconds=9))
-    assert true_world.office.letter(group.sample).reference_id == "tokenz-9"
-    assert true_world.office.group(group.fingerprint[:6]) == group
+    assert true_world.service.dead_letter(group.sample).reference_id == "tokenz-9"
+    assert true_world.service.group(group.fingerprint[:6]) == group
 
 
 def test_the_sample_of_a_group_is_one_that_waits_in_it(true_world: World) -> None:
     park(true_world, 3)
-    one, two, three = [letter.number for letter in true_world.parked()]
-    true_world.office.discard([three], "a test", "eva")
-    (group,) = true_world.office.groups().groups
+    one, two, three = [dead_letter.number for dead_letter in true_world.parked()]
+    true_world.service.discard([three], "a test", "eva")
+    (group,) = true_world.service.groups().groups
     assert group.sample == two
-    bodies = {number: true_world.office.letter(number).body for number in (one, two)}
+    bodies = {number: true_world.service.dead_letter(number).body for number in (one, two)}
     true_world.park(
         failed(bodies[two], reason=Failure("unprocessable", "a bug"), at=NOW + timedelta(hours=1))
     )
-    groups = true_world.office.groups(waiting_only=False).groups
+    groups = true_world.service.groups(waiting_only=False).groups
     assert {(group.reason, group.sample) for group in groups} == {
         ("unknown_field", one),
         ("unprocessable", two),
     }
 
 
-def test_a_group_follows_its_letters_wherever_they_go(true_world: World) -> None:
+def test_a_group_follows_its_dead_letters_wherever_they_go(true_world: World) -> None:
     park(true_world, 5)
-    numbers = [letter.number for letter in true_world.parked()]
-    true_world.office.discard(numbers[:2], "tests", "eva")
-    (group,) = true_world.office.groups().groups
+    numbers = [dead_letter.number for dead_letter in true_world.parked()]
+    true_world.service.discard(numbers[:2], "tests", "eva")
+    (group,) = true_world.service.groups().groups
     assert (group.parked, group.discarded, group.tokens_at_stake) == (3, 2, 2 + 3 + 4)
-    true_world.office.restore(numbers[:1], None, "eva")
-    body = true_world.office.letter(numbers[4]).body
-    true_world.office.edit(numbers[4], b"no number", "a try", "eva", instead_of=body, unchecked=True)
-    (group,) = true_world.office.groups().groups
+    true_world.service.restore(numbers[:1], None, "eva")
+    body = true_world.service.dead_letter(numbers[4]).body
+    true_world.service.edit(numbers[4], b"no number", "a try", "eva", instead_of=body, unchecked=True)
+    (group,) = true_world.service.groups().groups
     assert (group.parked, group.tokens_at_stake, group.tokens_unknown) == (4, 0 + 2 + 3, 1)
-    true_world.office.discard(DeadLetterFilter(fingerprint=group.fingerprint[:8]), "all", "eva")
-    assert true_world.office.groups().groups == ()
-    (group,) = true_world.office.groups(waiting_only=False).groups
+    true_world.service.discard(DeadLetterFilter(fingerprint=group.fingerprint[:8]), "all", "eva")
+    assert true_world.service.groups().groups == ()
+    (group,) = true_world.service.groups(waiting_only=False).groups
     assert (group.waiting, group.users, group.tokens_at_stake) == (0, 0, 0)
 
 
 def test_unrecorded_values_are_unknown_and_not_zero(true_world: World) -> None:
     true_world.park(failed(b"oops", at=EPOCH), failed(b"again", at=EPOCH))
-    (group,) = true_world.office.groups().groups
+    (group,) = true_world.service.groups().groups
     assert (group.first_failed_at, group.last_failed_at) == (None, None)
     assert (group.tokens_at_stake, group.tokens_unknown, group.waiting) == (0, 2, 2)
 
 
 def test_users_are_counted_to_a_thousand(true_world: World) -> None:
     park(true_world, 1_002, users=1_001)
-    (group,) = true_world.office.groups().groups
+    (group,) = true_world.service.groups().groups
     assert (group.users, group.users_is_least) == (1_000, True)
 
 
 def test_more_tokens_than_a_column_of_64_bits_holds_are_summed_up(world: World) -> None:
     body = json.dumps(deduct("r", tokens=10**15)).encode()
     world.dead.waiting += [failed(body, properties={"message_id": str(n)}) for n in range(10_000)]
-    assert world.office.park(world.dead.link) == 10_000
-    (group,) = world.office.groups().groups
+    assert world.service.park(world.dead.link) == 10_000
+    (group,) = world.service.groups().groups
     assert (group.waiting, group.tokens_unknown) == (10_000, 0)
     if world.engine.dialect.name == "postgresql":
         assert group.tokens_at_stake == 10**19 > 2**63
-        assert world.office.drifts() == []
+        assert world.service.drifts() == []
     else:
         assert group.tokens_at_stake == 2**63 - 1, "it has no such number, and goes on"
 
@@ -220,7 +219,7 @@ def test_groups_are_paged_in_each_order(true_world: World, order: str) -> None:
     seen: list[str] = []
     after: str | None = None
     for _ in range(4):
-        page = true_world.office.groups(order=order, limit=2, after=after)  # type: ignore[arg-type]
+        page = true_world.service.groups(order=order, limit=2, after=after)  # type: ignore[arg-type]
         assert page.total == 7
         seen += [group.field or "" for group in page.groups]
         after = page.next
@@ -230,26 +229,26 @@ def test_groups_are_paged_in_each_order(true_world: World, order: str) -> None:
 
 def test_a_group_that_is_not_there_or_not_meant_is_said(true_world: World) -> None:
     with pytest.raises(NotFoundError, match="there is no group abcd"):
-        true_world.office.group("abcd")
+        true_world.service.group("abcd")
     for digits in ("abc", "xyzw", ""):
         with pytest.raises(QueryError, match="at least 4 digits"):
-            true_world.office.group(digits)
+            true_world.service.group(digits)
     with pytest.raises(QueryError, match="no place"):
-        true_world.office.groups(after="nonsense|x")
+        true_world.service.groups(after="nonsense|x")
 
 
 def test_a_corrupt_group_is_found(world: World) -> None:
     park(world, 2)
     with world.engine.begin() as connection:
         connection.execute(text("UPDATE dead_letter_groups SET parked = 5, waiting = 5"))
-    (drift,) = world.office.drifts()
+    (drift,) = world.service.drifts()
     assert (drift.name, drift.expected, drift.actual) == ("parked", 2, 5)
 
 
-def test_all_letters_together(true_world: World) -> None:
+def test_all_dead_letters_together(true_world: World) -> None:
     park(true_world, 3)
     true_world.park(failed(b"oops"))
-    counts = true_world.office.counts()
+    counts = true_world.service.counts()
     assert (counts.parked, counts.groups, counts.tokens_at_stake, counts.tokens_unknown) == (4, 2, 3, 1)
     assert counts.last_failed_at == NOW + timedelta(seconds=2)
 
@@ -272,15 +271,15 @@ FILTERS = {
 
 
 @pytest.mark.parametrize(("filter_", "expected"), FILTERS.values(), ids=FILTERS.keys())
-def test_letters_are_found_by_what_they_are(
+def test_dead_letters_are_found_by_what_they_are(
     true_world: World, filter_: DeadLetterFilter, expected: set[str]
 ) -> None:
     park(true_world, 3, field="a")
     true_world.park(failed(b"away"), failed(b"oops"))
-    away = next(letter.number for letter in true_world.parked() if letter.body == b"away")
-    true_world.office.discard([away], "away", "eva")
-    page = true_world.office.page(filter_)
-    names = {true_world.office.letter(line.number).body for line in page.letters}
+    away = next(dead_letter.number for dead_letter in true_world.parked() if dead_letter.body == b"away")
+    true_world.service.discard([away], "away", "eva")
+    page = true_world.service.page(filter_)
+    names = {true_world.service.dead_letter(line.number).body for line in page.dead_letters}
     assert {
         json.loads(name)["referenceId"] if name.startswith(b"{") else name.decode() for name in names
     } == expected
@@ -292,9 +291,9 @@ def test_lists_are_paged_by_number_newest_first(true_world: World) -> None:
     seen: list[int] = []
     before: int | None = None
     while True:
-        page = true_world.office.page(limit=10, before=before)
+        page = true_world.service.page(limit=10, before=before)
         assert page.total == 25
-        seen += [line.number for line in page.letters]
+        seen += [line.number for line in page.dead_letters]
         if (before := page.next) is None:
             break
     assert seen == sorted(seen, reverse=True)
@@ -306,15 +305,15 @@ def test_a_text_is_looked_for_some_thousands_at_a_time(
 ) -> None:
     monkeypatch.setattr("worker.deadletters.store.queries._SEARCHED", 10)
     park(true_world, 25)
-    first = true_world.office.page(DeadLetterFilter(text="tokenz-3"))
-    assert first.letters == ()
+    first = true_world.service.page(DeadLetterFilter(text="tokenz-3"))
+    assert first.dead_letters == ()
     assert first.next == first.searched_to
-    second = true_world.office.page(DeadLetterFilter(text="tokenz-3"), before=first.next)
-    assert second.letters == ()
-    third = true_world.office.page(DeadLetterFilter(text="tokenz-3"), before=second.next)
-    assert [line.reference_id for line in third.letters] == ["tokenz-3"]
+    second = true_world.service.page(DeadLetterFilter(text="tokenz-3"), before=first.next)
+    assert second.dead_letters == ()
+    third = true_world.service.page(DeadLetterFilter(text="tokenz-3"), before=second.next)
+    assert [line.reference_id for line in third.dead_letters] == ["tokenz-3"]
     assert third.next is None
-    assert len(list(true_world.office.every_letter(DeadLetterFilter(text="tokenz-3")))) == 1
+    assert len(list(true_world.service.every_dead_letter(DeadLetterFilter(text="tokenz-3")))) == 1
 
 
 def test_more_than_are_counted_are_said_to_be_more(
@@ -322,8 +321,8 @@ def test_more_than_are_counted_are_said_to_be_more(
 ) -> None:
     monkeypatch.setattr("worker.deadletters.store.queries._COUNTED_MAX", 5)
     park(true_world, 10, users=1)
-    assert true_world.office.page(DeadLetterFilter(user_id="u0")).total is None
-    assert true_world.office.page().total == 10
+    assert true_world.service.page(DeadLetterFilter(user_id="u0")).total is None
+    assert true_world.service.page().total == 10
 
 
 # -- append-only rows -------------------------------------------------------------------------------------
@@ -331,10 +330,10 @@ def test_more_than_are_counted_are_said_to_be_more(
 
 def test_dead_letters_events_and_activity_log_are_append_only(true_world: World) -> None:
     true_world.park(failed(b"oops"))
-    for change in (update(dead_letters).values(body=b"else"), dead_letters.delete()):
+    for change in (update(tables.dead_letters).values(body=b"else"), tables.dead_letters.delete()):
         with pytest.raises(Exception, match="append-only"), true_world.engine.begin() as connection:
             connection.execute(change)
     for table in ("dead_letter_events", "audit_log"):
-        true_world.office.record("ann", "look", "nothing")
+        true_world.service.record("ann", "look", "nothing")
         with pytest.raises(Exception, match="append-only"), true_world.engine.begin() as connection:
             connection.execute(text(f"DELETE FROM {table}"))  # noqa: S608 - one of the two above

@@ -67,13 +67,13 @@ def filled(postgres: PostgresServer, postgres_template: str) -> Iterator[Engine]
 
 
 def page(**filters: Any) -> Callable[[DeadLetters], Any]:
-    return lambda office: office.page(DeadLetterFilter(**filters), before=30_000)
+    return lambda service: service.page(DeadLetterFilter(**filters), before=30_000)
 
 
 ALL = tuple(DeadLetterStatus)
 
 QUESTIONS: dict[str, Callable[[DeadLetters], Any]] = {
-    "the first page": lambda office: office.page(),
+    "the first page": lambda service: service.page(),
     "what waits": page(),
     "all of them": page(status=ALL),
     "a reason": page(reason="reason 8"),
@@ -87,24 +87,24 @@ QUESTIONS: dict[str, Callable[[DeadLetters], Any]] = {
     "a reason and a user": page(reason="reason 8", user_id="u8"),
     "a text": page(text="nowhere"),
     "a group's letters": page(fingerprint="cfcd208495d565ef66e7dff9f98764da"),
-    "groups": lambda office: office.groups(),
-    "groups by tokens": lambda office: office.groups(order="tokens", waiting_only=False),
-    "one group": lambda office: office.group("cfcd2084"),
-    "all together": lambda office: office.counts(),
-    "a letter's story": lambda office: office.story(20_000),
-    "the log": lambda office: office.audit_log(),
-    "the log of one": lambda office: office.audit_log(actor="a7", before=10_000),
-    "the log about one": lambda office: office.audit_log(subject="letter 7"),
-    "replays": lambda office: office.replays(),
-    "letters of a replay": lambda office: office.replay_items(2, after=5_000),
-    "those that came back": lambda office: office.replay_items(2, states=["failed_again"]),
+    "groups": lambda service: service.groups(),
+    "groups by tokens": lambda service: service.groups(order="tokens", waiting_only=False),
+    "one group": lambda service: service.group("cfcd2084"),
+    "all together": lambda service: service.counts(),
+    "a letter's story": lambda service: service.details(20_000),
+    "the log": lambda service: service.audit_log(),
+    "the log of one": lambda service: service.audit_log(actor="a7", before=10_000),
+    "the log about one": lambda service: service.audit_log(subject="letter 7"),
+    "replays": lambda service: service.replays(),
+    "letters of a replay": lambda service: service.replay_items(2, after=5_000),
+    "those that came back": lambda service: service.replay_items(2, states=["failed_again"]),
 }
 
 
 @pytest.mark.parametrize("question", QUESTIONS.values(), ids=QUESTIONS.keys())
 def test_a_page_reads_no_whole_table(question: Callable[[DeadLetters], Any], filled: Engine) -> None:
     with heard(filled) as statements:
-        question(World(filled).office)
+        question(World(filled).service)
     assert statements
     assert scanned(filled, statements, LARGE) == []
 

@@ -34,7 +34,7 @@ def engine(sqlite_url: str) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def office(engine: Engine) -> DeadLetters:
+def service(engine: Engine) -> DeadLetters:
     return DeadLetters(engine)
 
 
@@ -67,16 +67,16 @@ def worker(broker_url: str, database_url: str, **settings: Any) -> None:
     application.engine.dispose()
 
 
-def parked(office: DeadLetters, dead: Link) -> StoredDeadLetter:
+def parked(service: DeadLetters, dead: Link) -> StoredDeadLetter:
     """Drain until a dead letter is stored, and return it; it must be the only one."""
-    eventually(lambda: office.park(dead, wait_s=0.05))
-    (letter,) = office.every_letter(DeadLetterFilter())
-    return letter
+    eventually(lambda: service.park(dead, wait_s=0.05))
+    (dead_letter,) = service.every_dead_letter(DeadLetterFilter())
+    return dead_letter
 
 
-def sent_again(office: DeadLetters, link: Link, number: int, sent_as: str | None = None) -> None:
+def sent_again(service: DeadLetters, link: Link, number: int, sent_as: str | None = None) -> None:
     """Publish the dead letter as a replay does."""
-    assert link.publish([replay_of(office.letter(number), sent_as)]) == []
+    assert link.publish([replay_of(service.dead_letter(number), sent_as)]) == []
 
 
 def own_headers(properties: Any) -> dict[str, Any]:
@@ -95,23 +95,27 @@ def reject(witness: Witness, *, requeue: bool = False) -> None:
 
 
 @pytest.mark.usefixtures("policy")
-def test_a_message_that_a_consumer_rejected_is_a_letter(
-    witness: Witness, office: DeadLetters, dead: Link
+def test_a_message_that_a_consumer_rejected_is_a_dead_letter(
+    witness: Witness, service: DeadLetters, dead: Link
 ) -> None:
     before = datetime.now(UTC)
     witness.publish(DEDUCT, message_id="m-1", headers={"x-trace": "t-1"})
     reject(witness)
-    letter = parked(office, dead)
-    assert (letter.reason, letter.attempts) == ("rejected", 1)
-    assert (letter.queue, letter.exchange, letter.routing_key) == ("billing.usage", "billing", "usage.deduct")
-    assert (letter.type, letter.reference_id, letter.user_id) == ("usage.deduct", "r-1", "ann")
-    assert abs(letter.last_failed_at - before) < timedelta(minutes=1)
-    assert json.loads(letter.body) == DEDUCT
+    dead_letter = parked(service, dead)
+    assert (dead_letter.reason, dead_letter.attempts) == ("rejected", 1)
+    assert (dead_letter.queue, dead_letter.exchange, dead_letter.routing_key) == (
+        "billing.usage",
+        "billing",
+        "usage.deduct",
+    )
+    assert (dead_letter.type, dead_letter.reference_id, dead_letter.user_id) == ("usage.deduct", "r-1", "ann")
+    assert abs(dead_letter.last_failed_at - before) < timedelta(minutes=1)
+    assert json.loads(dead_letter.body) == DEDUCT
 
 
 @pytest.mark.usefixtures("policy")
-def test_a_letter_of_the_brokers_is_replayed_as_it_first_came(
-    witness: Witness, office: DeadLetters, dead: Link, broker_url: str
+def test_a_dead_letter_of_the_brokers_is_replayed_as_it_first_came(
+    witness: Witness, service: DeadLetters, dead: Link, broker_url: str
 ) -> None:
     user = broker_url.partition("://")[2].partition(":")[0]
     correlation_id = witness.publish(
@@ -119,8 +123,8 @@ def test_a_letter_of_the_brokers_is_replayed_as_it_first_came(
     )
     witness.take("billing.payments", 1)  # the copy for the CC header
     reject(witness)
-    letter = parked(office, dead)
-    sent_again(office, dead, letter.number, user)
+    dead_letter = parked(service, dead)
+    sent_again(service, dead, dead_letter.number, user)
     ((properties, body),) = witness.take("billing.usage", 1)
     assert json.loads(body) == DEDUCT
     assert (properties.message_id, properties.correlation_id) == ("m-1", correlation_id)
@@ -130,21 +134,21 @@ def test_a_letter_of_the_brokers_is_replayed_as_it_first_came(
 
 
 @pytest.mark.usefixtures("policy")
-def test_a_replayed_letter_of_the_brokers_that_the_worker_refuses_is_the_same_letter(
-    witness: Witness, office: DeadLetters, dead: Link, broker_url: str, sqlite_url: str
+def test_a_replayed_dead_letter_of_the_brokers_that_the_worker_refuses_is_the_same_dead_letter(
+    witness: Witness, service: DeadLetters, dead: Link, broker_url: str, sqlite_url: str
 ) -> None:
     witness.publish(b"oops", routing_key="usage.deduct", message_id="m-1")
     reject(witness)
-    first = parked(office, dead)
-    sent_again(office, dead, first.number)
+    first = parked(service, dead)
+    sent_again(service, dead, first.number)
     worker(broker_url, sqlite_url)
-    again = parked(office, dead)
+    again = parked(service, dead)
     assert (again.number, again.attempts) == (first.number, 2)
     assert (first.reason, again.reason) == ("rejected", "not_json")
 
 
-def test_a_message_that_was_delivered_too_often_is_a_letter(
-    witness: Witness, office: DeadLetters, dead: Link, rabbitmq: RabbitMQServer, broker_url: str
+def test_a_message_that_was_delivered_too_often_is_a_dead_letter(
+    witness: Witness, service: DeadLetters, dead: Link, rabbitmq: RabbitMQServer, broker_url: str
 ) -> None:
     pattern, definition = BILLING.policies()["billing-work"]
     vhost = broker_url.rpartition("/")[2]
@@ -154,55 +158,59 @@ def test_a_message_that_was_delivered_too_often_is_a_letter(
     witness.publish(DEDUCT)
     for _ in range(3):
         reject(witness, requeue=True)
-    letter = parked(office, dead)
-    assert (letter.reason, letter.queue) == ("delivery_limit", "billing.usage")
+    dead_letter = parked(service, dead)
+    assert (dead_letter.reason, dead_letter.queue) == ("delivery_limit", "billing.usage")
 
 
-def test_a_message_that_has_expired_is_a_letter_and_lives_on(
-    witness: Witness, office: DeadLetters, dead: Link
+def test_a_message_that_has_expired_is_a_dead_letter_and_lives_on(
+    witness: Witness, service: DeadLetters, dead: Link
 ) -> None:
     arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": BILLING.dead.name}
     witness.channel.queue_declare("short", arguments=arguments, exclusive=True)
     witness.publish(DEDUCT, exchange="", routing_key="short", expiration="1")
-    letter = parked(office, dead)
-    assert (letter.reason, letter.queue, letter.exchange, letter.routing_key) == (
+    dead_letter = parked(service, dead)
+    assert (dead_letter.reason, dead_letter.queue, dead_letter.exchange, dead_letter.routing_key) == (
         "expired",
         "short",
         "",
         "short",
     )
     witness.channel.queue_purge("short")
-    sent_again(office, dead, letter.number)
+    sent_again(service, dead, dead_letter.number)
     ((properties, _),) = witness.take("short", 1)
     assert properties.expiration is None
 
 
-def test_a_message_that_somebody_put_there_by_hand_is_a_letter(
-    witness: Witness, office: DeadLetters, dead: Link
+def test_a_message_that_somebody_put_there_by_hand_is_a_dead_letter(
+    witness: Witness, service: DeadLetters, dead: Link
 ) -> None:
     witness.publish(b"\xff", exchange="", routing_key=BILLING.dead.name)
-    letter = parked(office, dead)
-    assert (letter.reason, letter.queue, letter.body) == ("unknown", BILLING.dead.name, b"\xff")
+    dead_letter = parked(service, dead)
+    assert (dead_letter.reason, dead_letter.queue, dead_letter.body) == (
+        "unknown",
+        BILLING.dead.name,
+        b"\xff",
+    )
 
 
-def test_a_workers_letter_holds_headers_near_the_frames_maximum(
-    witness: Witness, office: DeadLetters, dead: Link, broker_url: str, sqlite_url: str
+def test_a_workers_dead_letter_holds_headers_near_the_frames_maximum(
+    witness: Witness, service: DeadLetters, dead: Link, broker_url: str, sqlite_url: str
 ) -> None:
     headers = {"small": "s", "large": "l" * 90_000, "too-large": "t" * 30_000}
     witness.publish(bytes(range(256)), routing_key="usage.deduct", headers=headers)
     worker(broker_url, sqlite_url)
-    letter = parked(office, dead)
-    assert letter.reason == "not_utf8"
-    assert letter.body == bytes(range(256))
-    assert letter.properties["headers"]["x-billing-headers-omitted"] == "too-large"
-    sent_again(office, dead, letter.number)
+    dead_letter = parked(service, dead)
+    assert dead_letter.reason == "not_utf8"
+    assert dead_letter.body == bytes(range(256))
+    assert dead_letter.properties["headers"]["x-billing-headers-omitted"] == "too-large"
+    sent_again(service, dead, dead_letter.number)
     ((properties, body),) = witness.take("billing.usage", 1)
     assert body == bytes(range(256))
     assert own_headers(properties) == {"small": "s", "large": "l" * 90_000}
 
 
 def test_header_values_of_every_kind_come_back_over_the_wire(
-    witness: Witness, office: DeadLetters, dead: Link, broker_url: str, sqlite_url: str
+    witness: Witness, service: DeadLetters, dead: Link, broker_url: str, sqlite_url: str
 ) -> None:
     headers = {
         "nul": "a\0b",
@@ -218,17 +226,17 @@ def test_header_values_of_every_kind_come_back_over_the_wire(
     ((before, _),) = witness.take("billing.usage", 1)
     witness.publish(b"oops", routing_key="usage.deduct", headers=headers, message_id="m")
     worker(broker_url, sqlite_url)
-    letter = parked(office, dead)
-    sent_again(office, dead, letter.number)
+    dead_letter = parked(service, dead)
+    sent_again(service, dead, dead_letter.number)
     ((after, _),) = witness.take("billing.usage", 1)
     assert own_headers(after) == own_headers(before)
 
 
-def test_a_letter_with_a_routing_key_of_half_a_surrogate_pair_is_made_and_kept(
-    witness: Witness, office: DeadLetters, dead: Link, broker_url: str, sqlite_url: str
+def test_a_dead_letter_with_a_routing_key_of_half_a_surrogate_pair_is_made_and_kept(
+    witness: Witness, service: DeadLetters, dead: Link, broker_url: str, sqlite_url: str
 ) -> None:
     properties = pika.BasicProperties(delivery_mode=2)
     witness.channel.basic_publish("billing", b"usage.\xed\xa0\x80", json.dumps(DEDUCT).encode(), properties)
     worker(broker_url, sqlite_url)
-    letter = parked(office, dead)
-    assert (letter.reason, letter.routing_key) == ("wrong_routing_key", r"usage.\ud800")
+    dead_letter = parked(service, dead)
+    assert (dead_letter.reason, dead_letter.routing_key) == ("wrong_routing_key", r"usage.\ud800")

@@ -11,14 +11,13 @@ from schemas import BonusCredit, Command, DeductUsage
 from tests.deadletters.parts import Killed, World, came_of, deduct, failed, from_dead_queue
 from worker.broker import Outgoing
 from worker.core import decide
-from worker.deadletters.models import DeadLetterStatus, NotPossibleError
+from worker.deadletters.models import DeadLetterStatus
 from worker.deadletters.replay import dry_run
 from worker.deadletters.replay import store as replays
-from worker.deadletters.service import Drain, NotKeptError
+from worker.deadletters.service import Drain
 from worker.deadletters.store.filters import DeadLetterFilter
-from worker.errors import LedgerUnavailableError, NotFoundError
+from worker.errors import LedgerUnavailableError, NotFoundError, NotKeptError, NotPossibleError, QueryError
 from worker.ledger.loading import load
-from worker.ledger.queries import QueryError
 from worker.messages.dead_letters import Failure, dead_letter_for
 
 
@@ -26,9 +25,9 @@ from worker.messages.dead_letters import Failure, dead_letter_for
 def _groups_are_true(world: World) -> Iterator[None]:
     """Assert after each test that groups match their dead letters, and a replay's counts its items."""
     yield
-    assert world.office.drifts() == []
-    for replay in world.office.replays().replays:
-        items = world.office.replay_items(replay.number, limit=1_000).items
+    assert world.service.drifts() == []
+    for replay in world.service.replays().replays:
+        items = world.service.replay_items(replay.number, limit=1_000).items
         counted = {state: sum(item.state == state for item in items) for state in replay.counts}
         assert replay.counts == counted
 
@@ -41,7 +40,7 @@ def _ann(world: World) -> None:
 # -- results ----------------------------------------------------------------------------------------------
 
 
-def test_a_letter_is_resolved_when_the_ledger_shows_its_outcome(world: World) -> None:
+def test_a_dead_letter_is_resolved_when_the_ledger_shows_its_outcome(world: World) -> None:
     (number,) = world.park_failed(deduct("r-1"))
     ended = world.replay([number])
     assert (ended.state, came_of(ended)) == ("finished", {"applied": 1})
@@ -58,10 +57,10 @@ def test_a_refusal_is_an_outcome_too(world: World) -> None:
     ended = world.replay([number])
     assert came_of(ended) == {"rejected": 1}
     assert world.status(number) == "resolved"
-    assert world.office.story(number).events[-1].text == "rejected: insufficient_balance"
+    assert world.service.details(number).events[-1].text == "rejected: insufficient_balance"
 
 
-def test_a_letter_that_was_only_published_is_not_resolved(world: World) -> None:
+def test_a_dead_letter_that_was_only_published_is_not_resolved(world: World) -> None:
     world.has_worker = False
     (number,) = world.park_failed(deduct("r-1"))
     ended = world.replay([number])
@@ -83,19 +82,21 @@ def test_replay_of_an_applied_command_is_a_duplicate_and_moves_nothing(world: Wo
     assert world.balance("ann") == 9_995
 
 
-def test_an_edit_that_makes_a_letter_a_duplicate_is_told_beforehand_and_moves_nothing(world: World) -> None:
+def test_an_edit_that_makes_a_dead_letter_a_duplicate_is_told_beforehand_and_moves_nothing(
+    world: World,
+) -> None:
     world.apply(DeductUsage(reference_id="r-1", user_id="ann", tokens=5))
     (number,) = world.park_failed(deduct("r-1", tokens=6))
-    (verdict,) = world.office.dry_run([number]).verdicts
-    assert (verdict.would, verdict.code) == ("conflict", "reference_conflict")
+    (forecast,) = world.service.dry_run([number]).forecasts
+    assert (forecast.would, forecast.code) == ("conflict", "reference_conflict")
     mended = json.dumps(deduct("r-1", tokens=5)).encode()
-    before = world.office.letter(number).body
-    world.office.edit(number, mended, "the same as before", "eva", instead_of=before)
-    (verdict,) = world.office.dry_run([number]).verdicts
-    assert (verdict.would, verdict.tokens) == ("duplicate", 0)
+    before = world.service.dead_letter(number).body
+    world.service.edit(number, mended, "the same as before", "eva", instead_of=before)
+    (forecast,) = world.service.dry_run([number]).forecasts
+    assert (forecast.would, forecast.tokens) == ("duplicate", 0)
     assert came_of(world.replay([number])) == {"duplicate": 1}
     assert world.balance("ann") == 9_995
-    assert world.office.letter(number).body == before
+    assert world.service.dead_letter(number).body == before
 
 
 def test_a_conflict_comes_back_and_says_so(world: World) -> None:
@@ -103,8 +104,12 @@ def test_a_conflict_comes_back_and_says_so(world: World) -> None:
     (number,) = world.park_failed(deduct("r-1", tokens=6))
     ended = world.replay([number])
     assert (ended.state, came_of(ended)) == ("finished", {"conflict": 1})
-    letter = world.office.letter(number)
-    assert (letter.status, letter.reason, letter.attempts) == ("parked", "reference_conflict", 2)
+    dead_letter = world.service.dead_letter(number)
+    assert (dead_letter.status, dead_letter.reason, dead_letter.attempts) == (
+        "parked",
+        "reference_conflict",
+        2,
+    )
 
 
 def test_a_higher_attempt_is_not_settled_by_the_rejection_it_wants_judged_anew(world: World) -> None:
@@ -122,13 +127,13 @@ def test_replayed_payment_takes_its_reference_from_usage_that_moved_nothing(worl
     paid = {"packageId": "starter", "amountMinor": 499, "currency": "USD"}
     payment = {"type": "payment.succeeded", "referenceId": "pi_1", "userId": "ann", **paid}
     (number,) = world.park_failed(payment)
-    (verdict,) = world.office.dry_run([number]).verdicts
-    assert (verdict.would, verdict.code) == ("apply", "tokens_purchased")
+    (forecast,) = world.service.dry_run([number]).forecasts
+    assert (forecast.would, forecast.code) == ("apply", "tokens_purchased")
     world.has_worker = False
     assert came_of(world.replay([number])) == {"sent": 1}
     world.has_worker = True
     assert came_of(world.run(1)) == {"applied": 1}
-    (line,) = world.office.story(number).ledger
+    (line,) = world.service.details(number).ledger
     assert (line.type, line.status, line.agrees) == ("payment.succeeded", "applied", True)
 
 
@@ -137,18 +142,18 @@ def test_replayed_usage_that_lost_its_reference_has_its_old_outcome(world: World
     world.apply(DeductUsage(reference_id="pi_1", user_id="nobody", tokens=5))
     world.apply(BonusCredit(reference_id="pi_1", user_id="ann", tokens=9))
     (number,) = world.park_failed(squat)
-    (line,) = world.office.story(number).ledger
+    (line,) = world.service.details(number).ledger
     assert (line.type, line.user_id, line.agrees) == ("usage.deduct", "nobody", True)
-    (verdict,) = world.office.dry_run([number]).verdicts
-    assert (verdict.would, verdict.code) == ("duplicate", "account_not_found")
+    (forecast,) = world.service.dry_run([number]).forecasts
+    assert (forecast.would, forecast.code) == ("duplicate", "account_not_found")
     assert came_of(world.replay([number])) == {"duplicate": 1}
 
 
 def test_attempt_that_is_too_far_ahead_is_told_beforehand(world: World) -> None:
     (number,) = world.park_failed(deduct("r-1", tokens=5, attempt=1_001))
-    (verdict,) = world.office.dry_run([number]).verdicts
-    assert (verdict.would, verdict.field) == ("conflict", "attempt")
-    assert verdict.text == "its reference takes at most 1000 as its next attempt, not 1001"
+    (forecast,) = world.service.dry_run([number]).forecasts
+    assert (forecast.would, forecast.field) == ("conflict", "attempt")
+    assert forecast.text == "its reference takes at most 1000 as its next attempt, not 1001"
 
 
 def test_a_batch_is_resolved_when_all_its_items_have_outcomes(world: World) -> None:
@@ -158,27 +163,31 @@ def test_a_batch_is_resolved_when_all_its_items_have_outcomes(world: World) -> N
     world.has_worker = False
     assert came_of(world.replay([number])) == {"sent": 1}
     world.apply(DeductUsage(reference_id="i-1", user_id="ann", tokens=5))
-    assert world.office.tidy() == 0, "one of three"
+    assert world.service.tidy() == 0, "one of three"
     world.has_worker = True
     assert came_of(world.run(1)) == {"applied": 1}
-    assert world.office.story(number).events[-1].text == "2 applied, 1 rejected"
+    assert world.service.details(number).events[-1].text == "2 applied, 1 rejected"
 
 
 def test_batch_with_a_malformed_item_comes_back_and_moves_nothing_again(world: World) -> None:
     batch = {"type": "usage.batch", "referenceId": "b-1", "userId": "ann", "items": [deduct("i-1"), 5]}
     world.apply(DeductUsage(reference_id="i-1", user_id="ann", tokens=5))
     (number,) = world.park_failed(batch)
-    (verdict,) = world.office.dry_run([number]).verdicts
-    assert (verdict.would, verdict.code, verdict.field) == ("malformed", "invalid_field", "items.#")
-    assert verdict.text == "of its items 1 duplicate, 1 malformed"
+    (forecast,) = world.service.dry_run([number]).forecasts
+    assert (forecast.would, forecast.code, forecast.field) == ("malformed", "invalid_field", "items.#")
+    assert forecast.text == "of its items 1 duplicate, 1 malformed"
     ended = world.replay([number])
     assert came_of(ended) == {"failed_again": 1}
-    letter = world.office.letter(number)
-    assert (letter.status, letter.reason, letter.field) == ("parked", "invalid_field", "items.1")
+    dead_letter = world.service.dead_letter(number)
+    assert (dead_letter.status, dead_letter.reason, dead_letter.field) == (
+        "parked",
+        "invalid_field",
+        "items.1",
+    )
 
 
 def test_replayed_notice_is_delivered(world: World) -> None:
-    letter = dead_letter_for(
+    dead_letter = dead_letter_for(
         failed(b'{"id": "n-1"}'),
         Failure("notice_refused", "full"),
         queue="billing.dead",
@@ -186,18 +195,18 @@ def test_replayed_notice_is_delivered(world: World) -> None:
         now=world.now,
     )
     headers = {
-        **letter.headers,
+        **dead_letter.headers,
         "x-billing-exchange": "billing.events",
         "x-billing-routing-key": "balance.low",
     }
-    (parked,) = world.park(from_dead_queue(Outgoing(letter.body, "", "billing.dead", headers=headers)))
-    assert world.office.dry_run([parked.number]).verdicts[0].would == "deliver"
+    (parked,) = world.park(from_dead_queue(Outgoing(dead_letter.body, "", "billing.dead", headers=headers)))
+    assert world.service.dry_run([parked.number]).forecasts[0].would == "deliver"
     ended = world.replay([parked.number])
     assert came_of(ended) == {"delivered": 1}
     assert world.status(parked.number) == "resolved"
 
 
-def test_a_letter_without_a_route_stays_parked(world: World) -> None:
+def test_a_dead_letter_without_a_route_stays_parked(world: World) -> None:
     (number,) = world.park_failed(deduct("r-1"))
     world.unroutable = {"usage.deduct"}
     ended = world.replay([number])
@@ -205,7 +214,7 @@ def test_a_letter_without_a_route_stays_parked(world: World) -> None:
     assert (world.status(number), world.kinds(number)[-1]) == ("parked", "returned")
 
 
-def test_a_letter_for_which_the_broker_closes_the_connection_holds_no_other_up(world: World) -> None:
+def test_a_dead_letter_for_which_the_broker_closes_the_connection_holds_no_other_up(world: World) -> None:
     strange = failed(b"{}")
     headers = {**strange.headers, "x-billing-exchange": "no-more", "x-billing-letter-id": "x"}
     world.park(from_dead_queue(Outgoing(b"{}", "", "billing.dead", headers=headers)))
@@ -215,7 +224,7 @@ def test_a_letter_for_which_the_broker_closes_the_connection_holds_no_other_up(w
     assert (ended.state, came_of(ended)) == ("finished", {"applied": 2, "unroutable": 1})
 
 
-def test_a_letter_on_which_the_worker_fails_still_is_a_verdict_and_holds_up_no_other(
+def test_a_dead_letter_on_which_the_worker_fails_still_is_a_verdict_and_holds_up_no_other(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, bad, two = world.park_failed(deduct("r-1"), deduct("bad"), deduct("r-2"))
@@ -226,11 +235,14 @@ def test_a_letter_on_which_the_worker_fails_still_is_a_verdict_and_holds_up_no_o
         return decide(commands, *rest)
 
     monkeypatch.setattr(dry_run, "decide", decided)
-    judged = world.office.dry_run([one, bad, two])
-    assert [letter.would for letter in judged.letters] == ["apply", "fault", "apply"]
-    assert (judged.letters[1].code, judged.letters[1].tokens) == ("unprocessable", 0)
-    assert judged.letters[1].text == "a worker would fail on it: KeyError: 'a bug\\nin two lines'"
-    assert [(verdict.would, verdict.letters) for verdict in judged.verdicts] == [("apply", 2), ("fault", 1)]
+    judged = world.service.dry_run([one, bad, two])
+    assert [dead_letter.would for dead_letter in judged.dead_letters] == ["apply", "fault", "apply"]
+    assert (judged.dead_letters[1].code, judged.dead_letters[1].tokens) == ("unprocessable", 0)
+    assert judged.dead_letters[1].text == "a worker would fail on it: KeyError: 'a bug\\nin two lines'"
+    assert [(forecast.would, forecast.dead_letters) for forecast in judged.forecasts] == [
+        ("apply", 2),
+        ("fault", 1),
+    ]
 
 
 def test_no_more_than_a_thousand_commands_are_judged_at_once(
@@ -254,24 +266,24 @@ def test_no_more_than_a_thousand_commands_are_judged_at_once(
         return load(connection, commands, now)
 
     monkeypatch.setattr(dry_run, "load", loaded)
-    (verdict,) = world.office.dry_run(numbers).verdicts
-    assert (verdict.would, verdict.letters, verdict.tokens) == ("apply", 3, 1_200)
+    (forecast,) = world.service.dry_run(numbers).forecasts
+    assert (forecast.would, forecast.dead_letters, forecast.tokens) == ("apply", 3, 1_200)
     assert sizes == [800, 400]
 
 
 # -- failing again ----------------------------------------------------------------------------------------
 
 
-def test_a_letter_that_fails_again_is_the_same_letter_also_after_an_edit(world: World) -> None:
-    (letter,) = world.park(failed(b"oops", properties={"message_id": "m"}))
-    world.office.edit(letter.number, b"[]", "a try", "eva", instead_of=b"oops", unchecked=True)
-    ended = world.replay([letter.number])
+def test_a_dead_letter_that_fails_again_is_the_same_dead_letter_also_after_an_edit(world: World) -> None:
+    (dead_letter,) = world.park(failed(b"oops", properties={"message_id": "m"}))
+    world.service.edit(dead_letter.number, b"[]", "a try", "eva", instead_of=b"oops", unchecked=True)
+    ended = world.replay([dead_letter.number])
     assert came_of(ended) == {"failed_again": 1}
     (again,) = world.parked()
-    assert (again.number, again.attempts, again.reason) == (letter.number, 2, "not_an_object")
+    assert (again.number, again.attempts, again.reason) == (dead_letter.number, 2, "not_an_object")
     assert (again.body, again.edited_body) == (b"oops", b"[]")
-    assert world.kinds(letter.number) == ["failed", "edited", "replayed", "failed_again"]
-    (group,) = world.office.groups().groups
+    assert world.kinds(dead_letter.number) == ["failed", "edited", "replayed", "failed_again"]
+    (group,) = world.service.groups().groups
     assert (group.reason, group.waiting) == ("not_an_object", 1)
 
 
@@ -287,16 +299,16 @@ def test_forged_replay_headers_make_a_dead_letter_of_their_own(world: World) -> 
     assert len(world.park(failed(json.dumps(deduct("r-1")).encode(), headers=before))) == 3
 
 
-def test_a_second_copy_that_fails_is_the_same_letter_too(world: World) -> None:
-    (letter,) = world.park(failed(b"oops"))
-    world.office.edit(letter.number, b"[]", "a try", "eva", instead_of=b"oops", unchecked=True)
-    world.replay([letter.number])
+def test_a_second_copy_that_fails_is_the_same_dead_letter_too(world: World) -> None:
+    (dead_letter,) = world.park(failed(b"oops"))
+    world.service.edit(dead_letter.number, b"[]", "a try", "eva", instead_of=b"oops", unchecked=True)
+    world.replay([dead_letter.number])
     world.now += timedelta(seconds=5)
     world.queued = list(world.published)
     world.work()
-    world.office.park(world.dead.link)
+    world.service.park(world.dead.link)
     (again,) = world.parked()
-    assert (again.number, again.attempts) == (letter.number, 3)
+    assert (again.number, again.attempts) == (dead_letter.number, 3)
 
 
 # -- the set ----------------------------------------------------------------------------------------------
@@ -304,51 +316,51 @@ def test_a_second_copy_that_fails_is_the_same_letter_too(world: World) -> None:
 
 def test_the_set_is_frozen_when_it_is_asked_for(world: World) -> None:
     first = world.park_failed(deduct("r-1"), deduct("r-2"))
-    created = world.office.create_replay(DeadLetterFilter(), "mended", "ann")
+    created = world.service.create_replay(DeadLetterFilter(), "mended", "ann")
     world.park_failed(deduct("r-3"))
     ended = world.run(created.number)
     assert came_of(ended) == {"applied": 2}
-    assert [item.number for item in world.office.replay_items(created.number).items] == first
+    assert [item.number for item in world.service.replay_items(created.number).items] == first
 
 
-def test_a_letter_that_somebody_discarded_meanwhile_is_skipped_and_says_so(world: World) -> None:
+def test_a_dead_letter_that_somebody_discarded_meanwhile_is_skipped_and_says_so(world: World) -> None:
     one, two = world.park_failed(deduct("r-1"), deduct("r-2"))
-    created = world.office.create_replay([one, two], "mended", "ann")
-    world.office.discard([one], "a test", "eva")
+    created = world.service.create_replay([one, two], "mended", "ann")
+    world.service.discard([one], "a test", "eva")
     ended = world.run(created.number)
     assert came_of(ended) == {"applied": 1, "skipped": 1}
-    (item,) = world.office.replay_items(created.number, states=["skipped"]).items
+    (item,) = world.service.replay_items(created.number, states=["skipped"]).items
     assert (item.number, item.detail) == (one, "is discarded: a test")
     assert world.status(one) == "discarded"
 
 
-def test_a_letter_is_under_way_in_one_replay_only(world: World) -> None:
+def test_a_dead_letter_is_under_way_in_one_replay_only(world: World) -> None:
     (number,) = world.park_failed(deduct("r-1"))
     world.has_worker = False
     world.replay([number])
     second = world.replay([number])
     assert came_of(second) == {"skipped": 1}
-    (item,) = world.office.replay_items(second.number).items
+    (item,) = world.service.replay_items(second.number).items
     assert item.detail == "is under way in replay 1"
     with pytest.raises(NotPossibleError, match="only a parked one can be edited"):
-        world.office.edit(
-            number, b"x", "x", "eva", instead_of=world.office.letter(number).body, unchecked=True
+        world.service.edit(
+            number, b"x", "x", "eva", instead_of=world.service.dead_letter(number).body, unchecked=True
         )
 
 
 def test_a_set_of_nothing_is_refused(world: World) -> None:
     with pytest.raises(NotFoundError, match="there is nothing to replay"):
-        world.office.create_replay(DeadLetterFilter(reason="none"), "x", "ann")
+        world.service.create_replay(DeadLetterFilter(reason="none"), "x", "ann")
     with pytest.raises(NotFoundError, match="there is no dead letter 9"):
-        world.office.create_replay([9], "x", "ann")
+        world.service.create_replay([9], "x", "ann")
     (number,) = world.park_failed(deduct("r-1"))
     with pytest.raises(NotPossibleError, match="say why"):
-        world.office.create_replay([number], " ", "ann")
+        world.service.create_replay([number], " ", "ann")
     with pytest.raises(QueryError):
-        world.office.create_replay([number], "x", "ann", rate=0)
+        world.service.create_replay([number], "x", "ann", rate=0)
     with pytest.raises(QueryError):
-        world.office.create_replay([number], "x", "ann", steps=[0])
-    assert world.office.replays().replays == ()
+        world.service.create_replay([number], "x", "ann", steps=[0])
+    assert world.service.replays().replays == ()
 
 
 # -- steps and rate ---------------------------------------------------------------------------------------
@@ -390,7 +402,7 @@ def test_a_failure_while_nobody_ran_stops_it_too(world: World) -> None:
     assert came_of(paused) == {"sent": 1, "waiting": 1}
     world.has_worker = True
     world.work()
-    world.office.park(world.dead.link)
+    world.service.park(world.dead.link)
     stopped = world.run(paused.number)
     assert (stopped.state, came_of(stopped)) == ("stopped", {"failed_again": 1, "waiting": 1})
 
@@ -457,7 +469,7 @@ def test_whoever_is_killed_leaves_a_replay_that_another_one_ends(
     kill: Callable[[pytest.MonkeyPatch, World], None], world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     numbers = world.park_failed(deduct("bad", tokenz=5), *(deduct(f"r-{n}") for n in range(5)))
-    created = world.office.create_replay(numbers, "mended", "ann")
+    created = world.service.create_replay(numbers, "mended", "ann")
     with monkeypatch.context() as patch:
         kill(patch, world)
         with pytest.raises(Killed):
@@ -465,12 +477,12 @@ def test_whoever_is_killed_leaves_a_replay_that_another_one_ends(
     ended = world.run(created.number, "the second")
     assert (ended.state, came_of(ended)) == ("finished", {"applied": 5, "failed_again": 1})
     assert world.balance("ann") == 10_000 - 5 * 5, "each once"
-    assert [letter.number for letter in world.parked()] == [numbers[0]]
+    assert [dead_letter.number for dead_letter in world.parked()] == [numbers[0]]
 
 
 def test_a_replay_that_is_being_run_is_nobody_elses(world: World) -> None:
     numbers = world.park_failed(deduct("r-1"))
-    created = world.office.create_replay(numbers, "mended", "ann")
+    created = world.service.create_replay(numbers, "mended", "ann")
 
     def meanwhile() -> None:
         world.on_wait = lambda: None
@@ -485,7 +497,7 @@ def test_a_replay_that_is_being_run_is_nobody_elses(world: World) -> None:
 
 def test_a_replay_is_asked_to_rest_and_rests(world: World) -> None:
     numbers = world.park_failed(*(deduct(f"r-{n}") for n in range(3)))
-    created = world.office.create_replay(numbers, "mended", "ann", rate=1)
+    created = world.service.create_replay(numbers, "mended", "ann", rate=1)
 
     def stop() -> None:
         world.is_stopped = len(world.published) == 2
@@ -500,68 +512,68 @@ def test_a_replay_is_asked_to_rest_and_rests(world: World) -> None:
 
 def test_another_process_lets_it_rest(world: World) -> None:
     numbers = world.park_failed(*(deduct(f"r-{n}") for n in range(3)))
-    created = world.office.create_replay(numbers, "mended", "ann", rate=1)
+    created = world.service.create_replay(numbers, "mended", "ann", rate=1)
     paused_by: list[str] = []
 
     def pause() -> None:
         if not paused_by and world.published:
             paused_by.append("eva")
-            world.office.pause_replay(created.number, "eva")
+            world.service.pause_replay(created.number, "eva")
 
     world.on_wait = pause
     paused = world.run(created.number)
     assert (paused.state, paused.state_reason) == ("paused", "paused by eva")
     with pytest.raises(NotPossibleError, match="only a running one"):
-        world.office.pause_replay(created.number, "eva")
+        world.service.pause_replay(created.number, "eva")
 
 
 def test_cancelled_replay_leaves_unsent_dead_letters_parked(world: World) -> None:
     numbers = world.park_failed(*(deduct(f"r-{n}") for n in range(3)))
     world.has_worker = False
     paused = world.replay(numbers, steps=[1])
-    cancelled = world.office.cancel_replay(paused.number, "eva", "a slip")
+    cancelled = world.service.cancel_replay(paused.number, "eva", "a slip")
     assert (cancelled.state, came_of(cancelled)) == ("cancelled", {"sent": 1, "skipped": 2})
-    assert [letter.number for letter in world.parked()] == numbers[1:]
+    assert [dead_letter.number for dead_letter in world.parked()] == numbers[1:]
     world.work()
-    assert world.office.tidy() == 1, "what was sent ends as it ends"
+    assert world.service.tidy() == 1, "what was sent ends as it ends"
     assert world.status(numbers[0]) == "resolved"
     with pytest.raises(NotPossibleError, match="nothing to go on with"):
         world.run(paused.number)
 
 
-def test_a_letter_that_a_cancelled_replay_claimed_and_never_sent_is_parked_again(
+def test_a_dead_letter_that_a_cancelled_replay_claimed_and_never_sent_is_parked_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (number,) = world.park_failed(deduct("r-1"))
-    created = world.office.create_replay([number], "mended", "ann")
+    created = world.service.create_replay([number], "mended", "ann")
     with monkeypatch.context() as patch:
         KILLS["claimed, not published"](patch, world)
         with pytest.raises(Killed):
             world.run(created.number)
     assert world.status(number) == "replaying"
-    world.office.cancel_replay(created.number, "eva")
+    world.service.cancel_replay(created.number, "eva")
     assert world.status(number) == "parked"
 
 
-def test_a_letter_that_nobody_runs_any_more_is_restored_by_hand(world: World) -> None:
+def test_a_dead_letter_that_nobody_runs_any_more_is_restored_by_hand(world: World) -> None:
     (number,) = world.park_failed(deduct("r-1"))
     world.has_worker = False
     paused = world.replay([number])
-    assert world.office.restore([number], None, "eva").done == 1
+    assert world.service.restore([number], None, "eva").done == 1
     assert world.status(number) == "parked"
-    assert came_of(world.office.replay(paused.number)) == {"skipped": 1}
+    assert came_of(world.service.replay(paused.number)) == {"skipped": 1}
 
 
 def _killed_when_it_was_sent(world: World, monkeypatch: pytest.MonkeyPatch) -> int:
     """Kill a replay after it has sent a dead letter; return its number. The replay is still "running"."""
     (number,) = world.park_failed(deduct("r-1"))
-    created = world.office.create_replay([number], "mended", "ann")
+    created = world.service.create_replay([number], "mended", "ann")
     world.has_worker = False
     with monkeypatch.context() as patch:
         _after("note_sent")(patch, world)
         with pytest.raises(Killed):
             world.run(created.number)
-    assert world.office.replay(created.number).state == "running"
+    assert world.service.replay(created.number).state == "running"
     return number
 
 
@@ -570,19 +582,19 @@ def test_dead_letter_sent_by_a_killed_replay_is_resolved_when_its_lease_is_over(
 ) -> None:
     number = _killed_when_it_was_sent(world, monkeypatch)
     world.work()
-    assert world.office.tidy() == 0, "its runner may live"
+    assert world.service.tidy() == 0, "its runner may live"
     world.now += replays.LEASE
-    assert world.office.tidy() == 1
+    assert world.service.tidy() == 1
     assert world.status(number) == "resolved"
 
 
-def test_a_letter_of_a_killed_replay_is_restored_by_hand_when_its_lease_is_over(
+def test_a_dead_letter_of_a_killed_replay_is_restored_by_hand_when_its_lease_is_over(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     number = _killed_when_it_was_sent(world, monkeypatch)
-    assert world.office.restore([number], None, "ann").done == 0
+    assert world.service.restore([number], None, "ann").done == 0
     world.now += replays.LEASE
-    assert world.office.restore([number], None, "ann").done == 1
+    assert world.service.restore([number], None, "ann").done == 1
     assert world.status(number) == "parked"
 
 
@@ -591,14 +603,16 @@ def test_replays_that_rest_with_nothing_under_way_hide_none_that_has(world: Worl
     world.has_worker = False
     assert came_of(world.replay([old])) == {"sent": 1}
     for number in others:
-        cancelled = world.office.create_replay([number], "a mistake", "ann")
-        world.office.cancel_replay(cancelled.number, "ann")
+        cancelled = world.service.create_replay([number], "a mistake", "ann")
+        world.service.cancel_replay(cancelled.number, "ann")
     world.work()
-    assert world.office.tidy() == 1
+    assert world.service.tidy() == 1
     assert world.status(old) == "resolved"
 
 
-def test_a_letter_that_cannot_be_kept_stops_no_replay(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_letter_that_cannot_be_kept_stops_no_replay(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     numbers = world.park_failed(deduct("r-1"), deduct("r-2"))
     real = Drain.take_all
     strange = iter([NotKeptError("1 dead letters can't be kept")])
@@ -615,7 +629,7 @@ def test_a_letter_that_cannot_be_kept_stops_no_replay(world: World, monkeypatch:
 
 def test_an_outage_of_the_broker_is_waited_out(world: World) -> None:
     numbers = world.park_failed(*(deduct(f"r-{n}") for n in range(3)))
-    created = world.office.create_replay(numbers, "mended", "ann", rate=1)
+    created = world.service.create_replay(numbers, "mended", "ann", rate=1)
 
     def come_and_go() -> None:
         world.is_broker_away = 0.5 < world.seconds < 30
@@ -640,7 +654,7 @@ def test_replay_into_a_full_queue_sends_again_and_then_pauses(world: World) -> N
 
 def test_an_outage_of_the_database_is_waited_out(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = world.park_failed(*(deduct(f"r-{n}") for n in range(3)))
-    created = world.office.create_replay(numbers, "mended", "ann")
+    created = world.service.create_replay(numbers, "mended", "ann")
     real, failures = replays.note_sent, iter(range(4))
 
     def sometimes(*arguments: object) -> object:
@@ -660,11 +674,11 @@ def test_an_outage_of_the_database_is_waited_out(world: World, monkeypatch: pyte
 def test_activity_log_says_who_did_what_and_why(world: World) -> None:
     (number,) = world.park_failed(deduct("r-1"))
     world.replay([number])
-    entries = world.office.audit_log().entries
+    entries = world.service.audit_log().entries
     assert [(entry.action, entry.subject, entry.actor) for entry in entries[::-1]] == [
         ("replay", "replay 1", "ann"),
         ("replay.start", "replay 1", "ann"),
         ("replay.finished", "replay 1", "ann"),
     ]
     assert entries[-1].reason == "mended"
-    assert world.office.page(DeadLetterFilter(status=(DeadLetterStatus.RESOLVED,))).total == 1
+    assert world.service.page(DeadLetterFilter(status=(DeadLetterStatus.RESOLVED,))).total == 1

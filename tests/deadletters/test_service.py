@@ -17,11 +17,11 @@ from tests.support.plans import heard
 from worker.broker import Delivery, Link, Outgoing
 from worker.deadletters.models import DeadLetterStatus, StoredDeadLetter
 from worker.deadletters.replay.message import replay_of
-from worker.deadletters.service import DeadLetters, NotKeptError
+from worker.deadletters.service import DeadLetters
 from worker.deadletters.store.encoding import kept, restored
 from worker.deadletters.store.filters import DeadLetterFilter
 from worker.deadletters.store.transaction import DeadLetterTransaction
-from worker.errors import BrokerUnavailableError
+from worker.errors import BrokerUnavailableError, NotKeptError
 from worker.messages.dead_letters import Failure, dead_letter_for
 
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
@@ -58,7 +58,7 @@ class FakeLink:
 
 
 @pytest.fixture
-def office(engine: Engine) -> DeadLetters:
+def service(engine: Engine) -> DeadLetters:
     return DeadLetters(engine)
 
 
@@ -81,29 +81,29 @@ def failed(
         properties=properties or {},
         headers=headers or {},
     )
-    letter = dead_letter_for(
+    dead_letter = dead_letter_for(
         original, reason or Failure("not_json", "no JSON"), queue="billing.dead", tries=tries, now=at
     )
     return Delivery(
-        letter.body,
+        dead_letter.body,
         "billing.dead",
         "",
         "billing.dead",
         1,
-        properties=letter.properties,
-        headers=letter.headers,
+        properties=dead_letter.properties,
+        headers=dead_letter.headers,
     )
 
 
-def park(office: DeadLetters, *deliveries: Delivery) -> list[StoredDeadLetter]:
+def park(service: DeadLetters, *deliveries: Delivery) -> list[StoredDeadLetter]:
     """Drain these deliveries; return all parked dead letters, oldest first."""
-    assert office.park(FakeLink(*deliveries).link) == len(deliveries)
-    return parked(office)
+    assert service.park(FakeLink(*deliveries).link) == len(deliveries)
+    return parked(service)
 
 
-def parked(office: DeadLetters) -> list[StoredDeadLetter]:
+def parked(service: DeadLetters) -> list[StoredDeadLetter]:
     """Return the parked dead letters, oldest first."""
-    return list(office.every_letter(DeadLetterFilter(status=(DeadLetterStatus.PARKED,))))[::-1]
+    return list(service.every_dead_letter(DeadLetterFilter(status=(DeadLetterStatus.PARKED,))))[::-1]
 
 
 # -- storing and replaying --------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ AWKWARD: dict[Any, Any] = {
 }
 
 
-def test_properties_and_headers_come_back_on_replay_as_they_were(office: DeadLetters) -> None:
+def test_properties_and_headers_come_back_on_replay_as_they_were(service: DeadLetters) -> None:
     properties = {
         "message_id": "m\0\ud800",
         "correlation_id": "c",
@@ -170,28 +170,28 @@ def test_properties_and_headers_come_back_on_replay_as_they_were(office: DeadLet
         "priority": 0,
         "timestamp": 1_763_800_000,
     }
-    (letter,) = park(office, failed(properties=properties, headers=AWKWARD))
-    replay = replay_of(letter)
+    (dead_letter,) = park(service, failed(properties=properties, headers=AWKWARD))
+    replay = replay_of(dead_letter)
     assert {name: value for name, value in replay.properties.items() if value is not None} == properties
     assert replay.headers == AWKWARD
     assert (replay.exchange, replay.routing_key) == ("billing", "usage.deduct")
 
 
-def test_a_header_that_is_nested_without_end_does_not_hold_up_the_others(office: DeadLetters) -> None:
+def test_a_header_that_is_nested_without_end_does_not_hold_up_the_others(service: DeadLetters) -> None:
     deep: Any = "the bottom"
     for _ in range(500):
         deep = [deep]
-    assert len(park(office, failed(b"one"), failed(b"two", headers={"deep": deep, "flat": 1}))) == 2
-    _, letter = parked(office)
-    assert letter.properties["headers"]["flat"] == 1
-    assert replay_of(letter).headers["flat"] == 1
+    assert len(park(service, failed(b"one"), failed(b"two", headers={"deep": deep, "flat": 1}))) == 2
+    _, dead_letter = parked(service)
+    assert dead_letter.properties["headers"]["flat"] == 1
+    assert replay_of(dead_letter).headers["flat"] == 1
 
 
 @pytest.mark.parametrize("body", [b"", bytes(range(256)) * 4, b"\0", "ü\u2028".encode(), b"x" * 300_000])
-def test_the_body_comes_back_byte_by_byte(office: DeadLetters, body: bytes) -> None:
-    (letter,) = park(office, failed(body))
-    assert letter.body == body
-    assert replay_of(letter).body == body
+def test_the_body_comes_back_byte_by_byte(service: DeadLetters, body: bytes) -> None:
+    (dead_letter,) = park(service, failed(body))
+    assert dead_letter.body == body
+    assert replay_of(dead_letter).body == body
 
 
 @pytest.mark.parametrize(
@@ -210,26 +210,26 @@ def test_the_body_comes_back_byte_by_byte(office: DeadLetters, body: bytes) -> N
     ],
 )
 def test_replay_names_no_queue_of_the_operator_for_somebody_else(
-    office: DeadLetters, reply_to: str, sender: str | None, headers: dict[str, Any], *, kept: bool
+    service: DeadLetters, reply_to: str, sender: str | None, headers: dict[str, Any], *, kept: bool
 ) -> None:
     """On replay the operator is the sender that the broker vouches for."""
     properties = {"reply_to": reply_to} | ({} if sender is None else {"user_id": sender})
-    (letter,) = park(office, failed(properties=properties, headers=headers))
-    replay = replay_of(letter, "operator")
+    (dead_letter,) = park(service, failed(properties=properties, headers=headers))
+    replay = replay_of(dead_letter, "operator")
     assert replay.properties.get("reply_to") == (reply_to if kept else None)
 
 
-def test_sender_of_a_letter_that_the_broker_made_is_not_read_from_its_headers(
-    office: DeadLetters,
+def test_sender_of_a_dead_letter_that_the_broker_made_is_not_read_from_its_headers(
+    service: DeadLetters,
 ) -> None:
     death = {"queue": "billing.usage", "reason": "rejected"}
     headers = {"x-death": [death], "x-billing-sent-by": "operator"}
     properties = {"reply_to": "billing.replies.operator.x"}
-    (letter,) = park(office, replace(failed(properties=properties), headers=headers))
-    assert "reply_to" not in replay_of(letter, "operator").properties
+    (dead_letter,) = park(service, replace(failed(properties=properties), headers=headers))
+    assert "reply_to" not in replay_of(dead_letter, "operator").properties
 
 
-def test_replay_leaves_out_what_the_broker_or_a_worker_added(office: DeadLetters) -> None:
+def test_replay_leaves_out_what_the_broker_or_a_worker_added(service: DeadLetters) -> None:
     delivery = failed(headers={"trace": "t"})
     said = {
         "x-death": [{"count": 1}],
@@ -245,11 +245,13 @@ def test_replay_leaves_out_what_the_broker_or_a_worker_added(office: DeadLetters
         "delivery_mode": 2,
         "unreadable": b"x",
     }
-    (letter,) = park(office, replace(delivery, headers={**delivery.headers, **said}, properties=brokers))
-    replay = replay_of(letter, "operator")
+    (dead_letter,) = park(
+        service, replace(delivery, headers={**delivery.headers, **said}, properties=brokers)
+    )
+    replay = replay_of(dead_letter, "operator")
     assert replay.headers == {"trace": "t"}
     assert replay.properties == {"user_id": "operator"}
-    assert letter.properties["properties"]["user_id"] == "bridge", "an operator can see it"
+    assert dead_letter.properties["properties"]["user_id"] == "bridge", "an operator can see it"
 
 
 @pytest.mark.parametrize(
@@ -261,48 +263,50 @@ def test_replay_leaves_out_what_the_broker_or_a_worker_added(office: DeadLetters
         {"x-billing-routing-key": "x" * 100_000},
     ],
 )
-def test_a_forged_letter_does_not_hold_up_the_others(office: DeadLetters, headers: dict[str, Any]) -> None:
+def test_a_forged_dead_letter_does_not_hold_up_the_others(
+    service: DeadLetters, headers: dict[str, Any]
+) -> None:
     forged = failed(b"forged")
-    letters = park(
-        office, failed(b"one"), replace(forged, headers={**forged.headers, **headers}), failed(b"two")
+    dead_letters = park(
+        service, failed(b"one"), replace(forged, headers={**forged.headers, **headers}), failed(b"two")
     )
-    assert [letter.body for letter in letters] == [b"one", b"forged", b"two"]
+    assert [dead_letter.body for dead_letter in dead_letters] == [b"one", b"forged", b"two"]
 
 
-def test_no_letter_is_lost_under_the_id_of_another(office: DeadLetters) -> None:
+def test_no_dead_letter_is_lost_under_the_id_of_another(service: DeadLetters) -> None:
     genuine = failed(b"genuine")
-    (first,) = park(office, genuine)
-    office.discard([first.number], "done with", "ann")
+    (first,) = park(service, genuine)
+    service.discard([first.number], "done with", "ann")
     forged = replace(failed(b"forged"), headers=genuine.headers)
-    (other,) = park(office, forged)
-    assert (other.body, office.letter(first.number).status) == (b"forged", "discarded")
+    (other,) = park(service, forged)
+    assert (other.body, service.dead_letter(first.number).status) == (b"forged", "discarded")
 
 
 # -- the same dead letter again ---------------------------------------------------------------------------
 
 
-def test_a_letter_that_failed_again_is_one_row_with_what_is_newest(office: DeadLetters) -> None:
-    (first,) = park(office, failed(tries=1))
-    office.discard([first.number], "never mind", "ann")
+def test_a_dead_letter_that_failed_again_is_one_row_with_what_is_newest(service: DeadLetters) -> None:
+    (first,) = park(service, failed(tries=1))
+    service.discard([first.number], "never mind", "ann")
     later = NOW + timedelta(hours=1)
     (again,) = park(
-        office, failed(tries=3, at=later, reason=Failure("unprocessable", "a bug", traceback="t"))
+        service, failed(tries=3, at=later, reason=Failure("unprocessable", "a bug", traceback="t"))
     )
     assert (again.number, again.attempts, again.status) == (first.number, 4, "parked")
     assert (again.reason, again.message, again.traceback) == ("unprocessable", "a bug", "t")
     assert (again.first_failed_at, again.last_failed_at) == (NOW, later)
 
 
-def test_different_letters_are_different_rows(office: DeadLetters) -> None:
-    assert len(park(office, failed(b"a"), failed(b"b"), failed(b"a", properties={"message_id": "m"}))) == 3
+def test_different_dead_letters_are_different_rows(service: DeadLetters) -> None:
+    assert len(park(service, failed(b"a"), failed(b"b"), failed(b"a", properties={"message_id": "m"}))) == 3
 
 
-def test_a_letter_twice_in_one_batch_is_one_row(office: DeadLetters) -> None:
-    (letter,) = park(office, failed(at=NOW), failed(at=NOW + timedelta(seconds=1)))
-    assert letter.attempts == 2
+def test_a_dead_letter_twice_in_one_batch_is_one_row(service: DeadLetters) -> None:
+    (dead_letter,) = park(service, failed(at=NOW), failed(at=NOW + timedelta(seconds=1)))
+    assert dead_letter.attempts == 2
 
 
-def test_a_crash_after_the_commit_leaves_one_letter_and_counts_it_once(office: DeadLetters) -> None:
+def test_a_crash_after_the_commit_leaves_one_dead_letter_and_counts_it_once(service: DeadLetters) -> None:
     fake = FakeLink(failed(b"a"), failed(b"b"))
 
     def lost() -> None:
@@ -310,46 +314,48 @@ def test_a_crash_after_the_commit_leaves_one_letter_and_counts_it_once(office: D
 
     fake.on_acknowledge = lost
     with pytest.raises(BrokerUnavailableError):
-        office.park(fake.link)
+        service.park(fake.link)
     assert fake.acknowledged == 0
     fake.on_acknowledge = lambda: None
-    assert office.park(fake.link) == 2
-    assert [letter.attempts for letter in parked(office)] == [1, 1]
-    assert [len(office.story(letter.number).events) for letter in parked(office)] == [1, 1]
+    assert service.park(fake.link) == 2
+    assert [dead_letter.attempts for dead_letter in parked(service)] == [1, 1]
+    assert [len(service.details(dead_letter.number).events) for dead_letter in parked(service)] == [1, 1]
 
 
 def test_long_history_is_read_only_for_the_failures_in_question(engine: Engine) -> None:
-    office = DeadLetters(engine, clock=lambda: NOW + timedelta(days=1))
+    service = DeadLetters(engine, clock=lambda: NOW + timedelta(days=1))
     for second in range(20):
-        park(office, failed(at=NOW + timedelta(seconds=second)))
+        park(service, failed(at=NOW + timedelta(seconds=second)))
     with heard(engine) as statements:
-        (letter,) = park(office, failed(at=NOW + timedelta(seconds=19)), failed(at=NOW + timedelta(hours=1)))
-    assert letter.attempts == 21
+        (dead_letter,) = park(
+            service, failed(at=NOW + timedelta(seconds=19)), failed(at=NOW + timedelta(hours=1))
+        )
+    assert dead_letter.attempts == 21
     (asked,) = [one for one in statements if "dead_letter_events.at" in one[0] and "SELECT" in one[0]]
     with engine.connect() as connection:
         assert len(connection.exec_driver_sql(*asked).all()) == 2, "of 21"
 
 
 def test_uncommitted_dead_letters_are_not_acknowledged(
-    office: DeadLetters, monkeypatch: pytest.MonkeyPatch
+    service: DeadLetters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = FakeLink(failed(b"a"), failed(b"b"))
 
-    def full(_desk: DeadLetterTransaction) -> None:
+    def full(_transaction: DeadLetterTransaction) -> None:
         raise OSError("the disk is full")
 
     with monkeypatch.context() as patch:
         patch.setattr(DeadLetterTransaction, "close", full)
         with pytest.raises(NotKeptError, match="OSError"):
-            office.park(fake.link)
+            service.park(fake.link)
     assert fake.acknowledged == 0
-    assert parked(office) == []
-    assert office.park(fake.link) == 2
+    assert parked(service) == []
+    assert service.park(fake.link) == 2
 
 
-def test_letters_that_are_known_to_wait_are_waited_for(office: DeadLetters) -> None:
+def test_dead_letters_that_are_known_to_wait_are_waited_for(service: DeadLetters) -> None:
     fake = FakeLink(failed(b"a"), failed(b"b"))
-    office.park(fake.link, expected=2, wait_s=0.125)
+    service.park(fake.link, expected=2, wait_s=0.125)
     first, last = fake.patience
     assert first > 1
     assert last == 0.125

@@ -140,8 +140,12 @@ def test_a_conflict_in_a_batch_is_one_dead_letter_with_the_place(
     assert (reply["applied"], reply["rejected"]) == (4, 1)
     assert reply["items"][3]["code"] == "reference_conflict"
     ((properties, body),) = witness.take(BILLING.dead.name, 1)
-    letter = DeadLetter.from_headers(properties.headers)
-    assert (letter.reason, letter.field, letter.reference_id) == ("reference_conflict", "items.3.tokens", "b")
+    dead_letter = DeadLetter.from_headers(properties.headers)
+    assert (dead_letter.reason, dead_letter.field, dead_letter.reference_id) == (
+        "reference_conflict",
+        "items.3.tokens",
+        "b",
+    )
     assert json.loads(body) == message
     assert used(application) == {"ann": 11}
 
@@ -164,8 +168,12 @@ def test_malformed_item_among_a_thousand_is_refused_alone(application: Applicati
         *("failed", "malformed", "unknown_field", "items.7.colour"),
     )
     assert {item["code"] for item in reply["items"]} == {"tokens_deducted"}
-    letter = DeadLetter.from_headers(properties.headers)
-    assert (letter.reason, letter.field, letter.reference_id) == ("unknown_field", "items.7.colour", "b")
+    dead_letter = DeadLetter.from_headers(properties.headers)
+    assert (dead_letter.reason, dead_letter.field, dead_letter.reference_id) == (
+        "unknown_field",
+        "items.7.colour",
+        "b",
+    )
     assert json.loads(body) == message
     assert (again["duplicate"], again["applied"], again["failed"]) == (True, 999, 1)
     assert witness.depth(BILLING.dead.name) == 1, "of the replay"

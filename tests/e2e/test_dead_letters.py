@@ -24,13 +24,13 @@ FORGED = "amq.rabbitmq.reply-to.forged"
 
 
 @pytest.fixture
-def office(application: Application) -> Iterator[DeadLetters]:
+def service(application: Application) -> Iterator[DeadLetters]:
     """The ``DeadLetters`` of a ledger with the account of ann, while a worker runs."""
     applied(
         application.engine, application.catalog, OpenAccount(reference_id="open", user_id="ann", tier="free")
     )
     with running(application):
-        yield application.office()
+        yield application.service()
 
 
 def cli(settings: Settings, *arguments: str, stdin: bytes | None = None) -> Any:
@@ -40,28 +40,28 @@ def cli(settings: Settings, *arguments: str, stdin: bytes | None = None) -> Any:
     return json.loads(ended.stdout)
 
 
-def letters(office: DeadLetters, application: Application, count: int) -> list[int]:
+def dead_letters(service: DeadLetters, application: Application, count: int) -> list[int]:
     """Wait until ``count`` dead letters are parked; return their numbers."""
 
     def are_parked() -> bool:
-        office.park(link, wait_s=0.05)
-        return office.counts().parked == count
+        service.park(link, wait_s=0.05)
+        return service.counts().parked == count
 
     link = application.link(consume=[BILLING.dead.name])
     try:
         eventually(are_parked)
     finally:
         link.close()
-    return [line.number for line in office.page().letters]
+    return [line.number for line in service.page().dead_letters]
 
 
-def test_a_letter_of_zeros_with_as_many_headers_as_fit_and_a_forged_address_is_a_letter_like_any_other(
-    application: Application, worker_settings: Settings, witness: Witness, office: DeadLetters
+def test_body_of_zeros_with_full_headers_and_a_forged_address_is_an_ordinary_dead_letter(
+    application: Application, worker_settings: Settings, witness: Witness, service: DeadLetters
 ) -> None:
     headers = {f"header-{number}": "h" * 1_000 for number in range(85)}
     witness.publish(ZEROS, routing_key="usage.deduct", headers=headers, reply_to=FORGED, message_id="m-1")
-    (number,) = letters(office, application, 1)
-    listed = cli(worker_settings, "list", "--json")["letters"]
+    (number,) = dead_letters(service, application, 1)
+    listed = cli(worker_settings, "list", "--json")["deadLetters"]
     assert [(line["number"], line["reason"], line["size"]) for line in listed] == [
         (number, "not_json", len(ZEROS))
     ]
@@ -74,26 +74,26 @@ def test_a_letter_of_zeros_with_as_many_headers_as_fit_and_a_forged_address_is_a
     assert cli(worker_settings, "import", "-", "--json", stdin=exported) == {"added": 0, "known": 1}
     ended = cli(worker_settings, "replay", str(number), "--reason", "a try", "--json")
     assert ended["counts"]["failed_again"] == 1
-    letter = office.letter(number)
-    assert (letter.attempts, letter.body, letter.status) == (2, ZEROS, "parked")
-    assert {name: letter.properties["headers"][name] for name in headers} == headers
+    dead_letter = service.dead_letter(number)
+    assert (dead_letter.attempts, dead_letter.body, dead_letter.status) == (2, ZEROS, "parked")
+    assert {name: dead_letter.properties["headers"][name] for name in headers} == headers
 
 
-def test_a_mended_letter_is_dry_run_replayed_as_a_canary_and_its_tokens_are_taken(
-    application: Application, worker_settings: Settings, witness: Witness, office: DeadLetters
+def test_a_mended_dead_letter_is_dry_run_replayed_as_a_canary_and_its_tokens_are_taken(
+    application: Application, worker_settings: Settings, witness: Witness, service: DeadLetters
 ) -> None:
     wrong = {"type": "usage.deduct", "referenceId": "job-1", "userId": "ann", "token": 500}
     correlation_id = witness.publish(wrong)
-    (number,) = letters(office, application, 1)
+    (number,) = dead_letters(service, application, 1)
     (group,) = cli(worker_settings, "groups", "--json")["groups"]
     assert (group["reason"], group["type"], group["users"]) == ("unknown_field", "usage.deduct", 1)
     judged = cli(worker_settings, "replay", "--group", group["fingerprint"], "--dry-run", "--json")
-    assert [(v["would"], v["field"]) for v in judged["verdicts"]] == [("malformed", "token")]
+    assert [(v["would"], v["field"]) for v in judged["forecasts"]] == [("malformed", "token")]
     mended = json.dumps({**{k: v for k, v in wrong.items() if k != "token"}, "tokens": 500}).encode()
     arguments = ("edit", str(number), "--reason", "a typo", "--from-file", "-", "--json")
     assert cli(worker_settings, *arguments, stdin=mended)["tokensAtStake"] == 500
     judged = cli(worker_settings, "replay", str(number), "--dry-run", "--json")
-    assert [(v["would"], v["tokens"]) for v in judged["verdicts"]] == [("apply", 500)]
+    assert [(v["would"], v["tokens"]) for v in judged["forecasts"]] == [("apply", 500)]
     ended = cli(worker_settings, "replay", str(number), "--canary", "1", "--reason", "mended", "--json")
     assert (ended["state"], ended["counts"]["applied"]) == ("finished", 1)
     replies = witness.replies({correlation_id})[correlation_id]
@@ -101,16 +101,16 @@ def test_a_mended_letter_is_dry_run_replayed_as_a_canary_and_its_tokens_are_take
     assert [reply["status"] for reply in replies] == ["failed", "applied"]
     reader = Reader(application.engine)
     assert reader.balance("ann", utc_now(), application.catalog).used == 500
-    assert office.letter(number).status == "resolved"
-    assert office.page(DeadLetterFilter(reference_id="job-1")).letters == ()
+    assert service.dead_letter(number).status == "resolved"
+    assert service.page(DeadLetterFilter(reference_id="job-1")).dead_letters == ()
 
 
-def test_a_letter_that_cannot_be_written_again_holds_no_other_up(
-    application: Application, witness: Witness, office: DeadLetters
+def test_a_dead_letter_that_cannot_be_written_again_holds_no_other_up(
+    application: Application, witness: Witness, service: DeadLetters
 ) -> None:
     witness.publish({"type": "usage.deduct", "referenceId": "job-1", "userId": "ann", "tokenz": 5})
-    (number,) = letters(office, application, 1)
-    line = json.loads(next(office.export([number], "ann")))
+    (number,) = dead_letters(service, application, 1)
+    line = json.loads(next(service.export([number], "ann")))
     strange = [
         {"headers": {"huge": 2**70}},
         {"headers": {"half": {"$text": "7aCA"}}},
@@ -118,13 +118,13 @@ def test_a_letter_that_cannot_be_written_again_holds_no_other_up(
         {"properties": {"message_id": "m" * 300}},
         {"properties": {"priority": "high"}},
     ]
-    office.import_lines(
+    service.import_lines(
         [json.dumps({**line, "letterId": f"s{n}", "properties": some}) for n, some in enumerate(strange)],
         "ann",
     )
-    good = office.letter(number).body.replace(b"tokenz", b"tokens")
-    office.edit(number, good, "a typo", "ann", instead_of=office.letter(number).body)
-    created = office.create_replay(DeadLetterFilter(), "mended", "ann")
+    good = service.dead_letter(number).body.replace(b"tokenz", b"tokens")
+    service.edit(number, good, "a typo", "ann", instead_of=service.dead_letter(number).body)
+    created = service.create_replay(DeadLetterFilter(), "mended", "ann")
     ended = application.replayer().run(created.number, "ann", stop=FlagStop())
     assert ended.state == "finished"
     assert ended.counts["applied"] == 1
@@ -132,12 +132,12 @@ def test_a_letter_that_cannot_be_written_again_holds_no_other_up(
     assert ended.counts["unroutable"] >= 3
 
 
-def test_letters_are_parked_as_they_come(application: Application, witness: Witness) -> None:
+def test_dead_letters_are_parked_as_they_come(application: Application, witness: Witness) -> None:
     stop = FlagStop()
-    office = application.office()
+    service = application.service()
     with application._beside(stop, drainer=application.drainer().run):
         witness.publish(b"oops", exchange="", routing_key=BILLING.dead.name)
-        eventually(lambda: office.counts().parked == 1)
+        eventually(lambda: service.counts().parked == 1)
         witness.publish(b"again", exchange="", routing_key=BILLING.dead.name)
-        eventually(lambda: office.counts().parked == 2)
+        eventually(lambda: service.counts().parked == 2)
     assert witness.depth(BILLING.dead.name) == 0

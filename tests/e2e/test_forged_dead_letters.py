@@ -25,20 +25,20 @@ def forged_headers(body: bytes) -> dict[str, Any]:
     """Return the headers that a worker would write about another message."""
     reason = Failure("unprocessable", "m", type="payment.succeeded", reference_id="pi_1", user_id="victim")
     failed = Delivery(body, "billing.payments", "billing", "payment.succeeded", 1)
-    letter = dead_letter_for(failed, reason, queue="billing.dead", tries=1, now=utc_now())
-    return dict(letter.headers) | {"x-billing-sent-by": "gateway"}
+    dead_letter = dead_letter_for(failed, reason, queue="billing.dead", tries=1, now=utc_now())
+    return dict(dead_letter.headers) | {"x-billing-sent-by": "gateway"}
 
 
 def drained(application: Application, count: int) -> list[StoredDeadLetter]:
-    office = application.office()
+    service = application.service()
 
     def are_all_there() -> bool:
-        office.park(link, wait_s=0.05)
-        return office.counts().parked == count
+        service.park(link, wait_s=0.05)
+        return service.counts().parked == count
 
     with closing(application.link(consume=[BILLING.dead.name])) as link:
         eventually(are_all_there)
-    return list(office.every_letter(DeadLetterFilter()))
+    return list(service.every_dead_letter(DeadLetterFilter()))
 
 
 @pytest.mark.parametrize(
@@ -71,8 +71,10 @@ def test_forged_headers_tell_no_identity(
             properties = pika.BasicProperties(headers=headers, message_id=str(len(headers)))
             channel.basic_publish("", BILLING.dead.name, body, properties, mandatory=True)
         connection.close()
-        letters = drained(application, 2)
+        dead_letters = drained(application, 2)
     finally:
         rabbitmq.management.delete_user(name)
-    assert [(letter.type, letter.reference_id, letter.user_id) for letter in letters] == [said] * 2
-    assert list(application.office().every_letter(DeadLetterFilter(user_id="victim"))) == []
+    assert [
+        (dead_letter.type, dead_letter.reference_id, dead_letter.user_id) for dead_letter in dead_letters
+    ] == [said] * 2
+    assert list(application.service().every_dead_letter(DeadLetterFilter(user_id="victim"))) == []

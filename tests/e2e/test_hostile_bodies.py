@@ -57,7 +57,7 @@ def test_hostile_bodies_are_dead_letters_and_their_neighbours_are_answered(
         reply = witness.request(json.loads(MALFORMED_ITEMS))
         assert (reply["applied"], reply["failed"], len(reply["items"])) == (0, 1_000, 1_000)
         expected[reply["items"][0]["reason"]] += 1
-        letters = witness.take(BILLING.dead.name, expected.total())
-    found = Counter(DeadLetter.from_headers(properties.headers).reason for properties, _ in letters)
+        dead_letters = witness.take(BILLING.dead.name, expected.total())
+    found = Counter(DeadLetter.from_headers(properties.headers).reason for properties, _ in dead_letters)
     assert found == expected
     assert witness.depth(BILLING.dead.name) == 0

@@ -158,17 +158,19 @@ def test_a_listener_that_is_full_stops_nobody_and_gets_its_notice_from_the_dead_
     refused = counted(application, "refused")
     assert refused
     kept = heard(witness, full, witness.depth(full))
-    office = DeadLetters(application.engine)
-    dead_letters = application.link(consume=[BILLING.dead.name])
-    assert office.park(dead_letters, expected=refused) == refused
-    dead_letters.close()
-    letters = list(office.every_letter(DeadLetterFilter(reason="notice_refused")))
-    assert {letter.user_id for letter in letters} | {notice.user_id for notice in kept} == set(users)
-    for letter in letters:
-        replay = office.create_replay([letter.number], "there is room again", "ann")
+    service = DeadLetters(application.engine)
+    link = application.link(consume=[BILLING.dead.name])
+    assert service.park(link, expected=refused) == refused
+    link.close()
+    dead_letters = list(service.every_dead_letter(DeadLetterFilter(reason="notice_refused")))
+    assert {dead_letter.user_id for dead_letter in dead_letters} | {notice.user_id for notice in kept} == set(
+        users
+    )
+    for dead_letter in dead_letters:
+        replay = service.create_replay([dead_letter.number], "there is room again", "ann")
         ended = application.replayer().run(replay.number, "ann", stop=FlagStop())
         assert ended.counts["delivered"] == 1, "nothing but the broker can tell what became of a notice"
-        assert office.letter(letter.number).status == "resolved"
+        assert service.dead_letter(dead_letter.number).status == "resolved"
         kept += heard(witness, full, 1)
     assert {notice.user_id for notice in kept} == set(users)
 

@@ -193,7 +193,7 @@ def test_replay_steers_no_reply_into_a_queue_of_the_operator(
     channel = connect(name)
     target = f"billing.replies.{witness.user}.console"
     witness.channel.queue_declare(target)
-    office = application.office()
+    service = application.service()
     bad = {"type": "usage.deduct", "referenceId": "d-1", "userId": "ann", "tokens": -1}
     for message, who in ((bad, name), (bad | {"referenceId": "d-2"}, None)):
         channel.basic_publish(
@@ -205,12 +205,12 @@ def test_replay_steers_no_reply_into_a_queue_of_the_operator(
     with closing(application.link(consume=[BILLING.dead.name])) as link, running(application):
 
         def are_parked() -> bool:
-            office.park(link, wait_s=0.05)
-            return office.counts().parked == 2
+            service.park(link, wait_s=0.05)
+            return service.counts().parked == 2
 
         eventually(are_parked)
-    numbers = [line.number for line in office.page().letters]
-    created = office.create_replay(numbers, "a try", "ann")
+    numbers = [line.number for line in service.page().dead_letters]
+    created = service.create_replay(numbers, "a try", "ann")
     with running(application):
         ended = application.replayer().run(created.number, "ann", stop=FlagStop())
         assert ended.counts["failed_again"] == 2

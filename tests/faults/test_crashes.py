@@ -78,7 +78,7 @@ def crash_and_take_over(
     truth.holds(replies)
     assert_left_behind(arrow, truth, replies)
     assert {reply["reason"] for reply in replies[broken]} == {"not_json"}
-    assert_one_letter(witness)
+    assert_one_dead_letter(witness)
     nothing_is_left(witness)
     return unheard
 
@@ -103,13 +103,13 @@ def assert_left_behind(arrow: str, truth: Truth, replies: dict[str, list[dict[st
     assert all(content_of(reply) == firsts[c] for c in firsts for reply in replies[c])
 
 
-def assert_one_letter(witness: Witness) -> None:
+def assert_one_dead_letter(witness: Witness) -> None:
     """Assert that one malformed message is one dead letter, which a crash may publish a second time."""
     published = witness.depth(BILLING.dead.name)
     assert 1 <= published <= 2
-    letters = [
+    dead_letters = [
         DeadLetter.from_headers(properties.headers)
         for properties, _ in witness.take(BILLING.dead.name, published)
     ]
-    assert len({letter.letter_id for letter in letters}) == 1
-    assert {letter.reason for letter in letters} == {"not_json"}
+    assert len({dead_letter.letter_id for dead_letter in dead_letters}) == 1
+    assert {dead_letter.reason for dead_letter in dead_letters} == {"not_json"}

@@ -23,12 +23,12 @@ from tests.support.traffic import open_accounts, past
 from tests.support.waiting import eventually
 from tests.support.witness import Witness
 from worker.broker import BILLING
+from worker.ledger import tables
 from worker.ledger.audit import audit
 from worker.ledger.engine import ledger_engine
-from worker.ledger.tables import dead_letters, operations
 from worker.settings import Settings, load_settings
 
-LETTERS = 30
+DEAD_LETTERS = 30
 COMMAND_CALLS = 5
 VARIABLES = {"BILLING_CONSUMER_TIMEOUT_S": str(IMPATIENCE_S), "BILLING_DATABASE_TIMEOUT_S": "5"}
 SERVER_AWAY_EXIT = 3
@@ -45,7 +45,7 @@ class Case:
         self.folder = folder
         folder.mkdir()
 
-    def prepare(self, parts: ExitStack, letters: list[Letter]) -> None:
+    def prepare(self, parts: ExitStack, dead_letters: list[Letter]) -> None:
         """Start the processes that shall meet the outage."""
 
     def meet(self) -> None:
@@ -66,21 +66,21 @@ class Case:
         with engine.connect() as connection:
             return int(
                 connection.execute(
-                    select(func.count()).select_from(dead_letters).where(*conditions)
+                    select(func.count()).select_from(tables.dead_letters).where(*conditions)
                 ).scalar_one()
             )
 
-    def put(self, letters: list[Letter]) -> None:
+    def put(self, dead_letters: list[Letter]) -> None:
         """Put dead letters into their queue."""
         with Witness(self.broker_url) as witness:
-            for properties, body in letters:
+            for properties, body in dead_letters:
                 witness.channel.basic_publish("", BILLING.dead.name, body, properties, mandatory=True)
 
 
 class Lanes(Case):
     """A worker under load."""
 
-    def prepare(self, parts: ExitStack, letters: list[Letter]) -> None:
+    def prepare(self, parts: ExitStack, dead_letters: list[Letter]) -> None:
         self.under: Rig = parts.enter_context(
             rig(
                 self.folder,
@@ -110,8 +110,8 @@ class Drainers(Case):
     def returns_max(self) -> int:
         return len(self.commands)
 
-    def prepare(self, parts: ExitStack, letters: list[Letter]) -> None:
-        self.letters = letters
+    def prepare(self, parts: ExitStack, dead_letters: list[Letter]) -> None:
+        self.dead_letters = dead_letters
         self.fleet: Fleet = parts.enter_context(fleet(self.settings, self.folder, VARIABLES))
         for command in self.commands:
             self.fleet.start(*command)
@@ -120,11 +120,11 @@ class Drainers(Case):
             eventually(lambda: consumers_of(witness, dead) == len(self.commands), what="drainers")
 
     def meet(self) -> None:
-        self.put(self.letters)
+        self.put(self.dead_letters)
 
     def check(self) -> None:
-        eventually(lambda: self.rows() >= LETTERS, what="every dead letter in the table")
-        assert self.rows() == LETTERS
+        eventually(lambda: self.rows() >= DEAD_LETTERS, what="every dead letter in the table")
+        assert self.rows() == DEAD_LETTERS
         super().check()
         assert set(self.fleet.stop()) == {0}
 
@@ -144,11 +144,11 @@ class TwoDrainers(Drainers):
 class Replaying(Case):
     """A replay under way, and the worker that applies what it sends."""
 
-    def prepare(self, parts: ExitStack, letters: list[Letter]) -> None:
+    def prepare(self, parts: ExitStack, dead_letters: list[Letter]) -> None:
         engine = ledger_engine(self.database_url)
         open_accounts(engine)
         engine.dispose()
-        self.put([mended(letter, number) for number, letter in enumerate(letters)])
+        self.put([mended(dead_letter, number) for number, dead_letter in enumerate(dead_letters)])
         self.fleet: Fleet = parts.enter_context(fleet(self.settings, self.folder, VARIABLES))
         self.fleet.start("run")
         arguments = ("--code", "not_json", "--yes", "--rate", "5/s", "--reason", "mended")
@@ -157,20 +157,20 @@ class Replaying(Case):
 
     def resolved(self) -> int:
         """Return the number of resolved dead letters."""
-        return self.rows(dead_letters.c.status == "resolved")
+        return self.rows(tables.dead_letters.c.status == "resolved")
 
     def check(self) -> None:
-        eventually(lambda: self.resolved() == LETTERS or not self.replay.is_running)
-        if self.resolved() < LETTERS:  # it printed the command that resumes it
+        eventually(lambda: self.resolved() == DEAD_LETTERS or not self.replay.is_running)
+        if self.resolved() < DEAD_LETTERS:  # it printed the command that resumes it
             again = self.fleet.start("dead-letters", "replay", "resume", "1")
             assert again.process.wait(60) == 0, again.log + again.output
         assert "Traceback" not in self.replay.log
-        assert self.resolved() == LETTERS
+        assert self.resolved() == DEAD_LETTERS
         super().check()
         engine = ledger_engine(self.database_url)
         with engine.connect() as connection:
-            mine = select(func.count()).where(operations.c.reference_id.startswith("replayed-"))
-            assert connection.execute(mine).scalar_one() == LETTERS
+            mine = select(func.count()).where(tables.operations.c.reference_id.startswith("replayed-"))
+            assert connection.execute(mine).scalar_one() == DEAD_LETTERS
         assert audit(engine).findings == ()
         engine.dispose()
 
@@ -178,8 +178,8 @@ class Replaying(Case):
 class Commands(Case):
     """Commands that read dead letters."""
 
-    def prepare(self, parts: ExitStack, letters: list[Letter]) -> None:
-        self.put(letters)
+    def prepare(self, parts: ExitStack, dead_letters: list[Letter]) -> None:
+        self.put(dead_letters)
         self.fleet: Fleet = parts.enter_context(fleet(self.settings, self.folder, VARIABLES))
 
     def meet(self) -> None:
@@ -190,35 +190,35 @@ class Commands(Case):
     def check(self) -> None:
         assert self.codes == [SERVER_AWAY_EXIT] * COMMAND_CALLS
         assert self.fleet.start("dead-letters", "groups").process.wait(60) == 0
-        assert self.rows() == LETTERS
+        assert self.rows() == DEAD_LETTERS
         super().check()
 
 
 class Replies(Case):
     """``replies --follow --take``, which needs no database."""
 
-    def prepare(self, parts: ExitStack, letters: list[Letter]) -> None:
+    def prepare(self, parts: ExitStack, dead_letters: list[Letter]) -> None:
         self.fleet: Fleet = parts.enter_context(fleet(self.settings, self.folder, VARIABLES))
         self.shown: Member = self.fleet.start("replies", "--follow", "--take")
         self.publish(0)
 
     def meet(self) -> None:
-        self.publish(LETTERS)
+        self.publish(DEAD_LETTERS)
 
     def publish(self, first: int) -> None:
         """Publish some replies, numbered from ``first``."""
         with Witness(self.broker_url) as witness:
-            for number in range(first, first + LETTERS):
+            for number in range(first, first + DEAD_LETTERS):
                 body = json.dumps({"status": "applied", "referenceId": f"r-{number}"}).encode()
                 witness.publish(body, exchange="", routing_key=BILLING.replies.name)
 
     def check(self) -> None:
-        eventually(lambda: len(self.shown.output.splitlines()) >= 2 * LETTERS, what="all are shown")
+        eventually(lambda: len(self.shown.output.splitlines()) >= 2 * DEAD_LETTERS, what="all are shown")
         assert self.shown.is_running, self.shown.log
         self.shown.process.send_signal(signal.SIGINT)
         self.shown.process.wait(30)
         references = [json.loads(line)["referenceId"] for line in self.shown.output.splitlines()]
-        assert sorted(references) == sorted(f"r-{number}" for number in range(2 * LETTERS))
+        assert sorted(references) == sorted(f"r-{number}" for number in range(2 * DEAD_LETTERS))
         assert "Traceback" not in self.shown.log
         super().check()
 
@@ -234,9 +234,9 @@ KINDS: Mapping[str, type[Case]] = {
 }
 
 
-def mended(letter: Letter, number: int) -> Letter:
+def mended(dead_letter: Letter, number: int) -> Letter:
     """Return the dead letter with a body that can be applied."""
-    properties, _ = letter
+    properties, _ = dead_letter
     body = {"type": "usage.deduct", "referenceId": f"replayed-{number}", "userId": "user-0", "tokens": 1}
     return properties, json.dumps(body).encode()
 
@@ -244,11 +244,11 @@ def mended(letter: Letter, number: int) -> Letter:
 def real_dead_letters(settings: Settings, folder: Path) -> list[Letter]:
     """Return dead letters that a worker has sent, as they are on the wire."""
     with Witness(settings.broker_url.get_secret_value()) as witness, fleet(settings, folder) as members:
-        for number in range(LETTERS):
+        for number in range(DEAD_LETTERS):
             body = f'{{"type": "usage.deduct", "referenceId": "bad-{number}"'.encode()
             witness.publish(body, routing_key="usage.deduct", message_id=f"bad-{number}")
         members.start("run")
-        taken = witness.take(BILLING.dead.name, LETTERS)
+        taken = witness.take(BILLING.dead.name, DEAD_LETTERS)
     for properties, _ in taken:
         properties.headers = {
             name: value for name, value in properties.headers.items() if name != "x-delivery-count"
@@ -271,7 +271,7 @@ def after_outage(
         source = load_settings(
             broker_url=new_vhost(impatient_rabbitmq), database_url=new_database(fragile_postgres.address)
         )
-        letters = real_dead_letters(source, folder)
+        dead_letters = real_dead_letters(source, folder)
         cases = {
             name: kind(
                 new_vhost(impatient_rabbitmq),
@@ -282,7 +282,7 @@ def after_outage(
             for name, kind in KINDS.items()
         }
         for case in cases.values():
-            case.prepare(parts, letters)
+            case.prepare(parts, dead_letters)
         fragile_postgres.stop()
         over = past(seconds)
         try:

@@ -75,8 +75,8 @@ def test_without_a_dead_letter_queue_a_malformed_message_and_its_neighbours_wait
         declare(application)
         replies = every_reply(witness, {*truth.correlations, *broken})
         truth.holds(replies)
-        letters = witness.take(BILLING.dead.name, len(broken))
-    reasons = [DeadLetter.from_headers(properties.headers).reason for properties, _ in letters]
+        dead_letters = witness.take(BILLING.dead.name, len(broken))
+    reasons = [DeadLetter.from_headers(properties.headers).reason for properties, _ in dead_letters]
     assert reasons == ["not_json"] * len(broken)
     assert witness.depth(BILLING.dead.name) == 0
     began, ended = told()

@@ -53,10 +53,10 @@ def dead_letters(witness: Witness) -> int:
 def send_again(witness: Witness, count: int) -> None:
     """Publish the dead letters to their origin again, as a replay does."""
     for properties, body in witness.take(BILLING.dead.name, count):
-        letter = DeadLetter.from_headers(properties.headers)
+        dead_letter = DeadLetter.from_headers(properties.headers)
         witness.publish(
             body,
-            routing_key=letter.routing_key,
+            routing_key=dead_letter.routing_key,
             correlation_id=properties.correlation_id,
             reply_to=properties.reply_to,
         )

@@ -45,7 +45,7 @@ def decided_alone(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     return lambda: len(alone)
 
 
-def test_a_message_that_raises_is_tried_a_few_times_and_then_a_letter_with_its_traceback(
+def test_a_message_that_raises_is_tried_a_few_times_and_then_a_dead_letter_with_its_traceback(
     application: Application, witness: Witness, decided_alone: Callable[[], int]
 ) -> None:
     truth = Truth(application.engine)
@@ -59,15 +59,15 @@ def test_a_message_that_raises_is_tried_a_few_times_and_then_a_letter_with_its_t
     assert (reply["status"], reply["code"]) == ("failed", "unprocessable")
     assert "saboteur" not in reply["message"]
     ((properties, _),) = witness.take(BILLING.dead.name, 1)
-    letter = DeadLetter.from_headers(properties.headers)
-    assert (letter.reason, letter.reference_id) == ("unprocessable", "poison")
-    assert "RuntimeError: the saboteur was here" in (letter.traceback or "")
-    assert letter.attempts == decided_alone() == application.settings.tries
+    dead_letter = DeadLetter.from_headers(properties.headers)
+    assert (dead_letter.reason, dead_letter.reference_id) == ("unprocessable", "poison")
+    assert "RuntimeError: the saboteur was here" in (dead_letter.traceback or "")
+    assert dead_letter.attempts == decided_alone() == application.settings.tries
     assert application.metrics.registry.get_sample_value("billing_worker_batch_bisections_total")
     nothing_is_left(witness)
 
 
-def test_a_batch_with_an_item_that_raises_is_a_letter_as_a_whole(
+def test_a_batch_with_an_item_that_raises_is_a_dead_letter_as_a_whole(
     application: Application, witness: Witness, decided_alone: Callable[[], int]
 ) -> None:
     """Its items share one transaction, so that an operator need not find out which were applied."""
@@ -81,8 +81,12 @@ def test_a_batch_with_an_item_that_raises_is_a_letter_as_a_whole(
     (reply,) = replies[poison]
     assert (reply["status"], reply["code"], reply["referenceId"]) == ("failed", "unprocessable", "batch")
     ((properties, body),) = witness.take(BILLING.dead.name, 1)
-    letter = DeadLetter.from_headers(properties.headers)
-    assert (letter.reason, letter.type, letter.reference_id) == ("unprocessable", "usage.batch", "batch")
+    dead_letter = DeadLetter.from_headers(properties.headers)
+    assert (dead_letter.reason, dead_letter.type, dead_letter.reference_id) == (
+        "unprocessable",
+        "usage.batch",
+        "batch",
+    )
     assert json.loads(body) == BATCH
     assert decided_alone() == application.settings.tries
     nothing_is_left(witness)
@@ -170,10 +174,13 @@ def test_several_messages_that_kill_two_workers_end_as_dead_letters_and_no_other
 
 
 def assert_given_up(witness: Witness, count: int) -> None:
-    letters = [
+    dead_letters = [
         DeadLetter.from_headers(properties.headers)
         for properties, _ in witness.take(BILLING.dead.name, count)
     ]
-    assert {letter.reason for letter in letters} == {"delivery_limit"}
-    assert all("workers crashed while this message was applied alone" in letter.message for letter in letters)
+    assert {dead_letter.reason for dead_letter in dead_letters} == {"delivery_limit"}
+    assert all(
+        "workers crashed while this message was applied alone" in dead_letter.message
+        for dead_letter in dead_letters
+    )
     assert witness.depth(BILLING.dead.name) == 0

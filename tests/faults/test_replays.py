@@ -44,10 +44,10 @@ def dead(count: int, first: int = 0) -> Iterator[Outgoing]:
     for n in range(first, first + count):
         user = USERS[n % len(USERS)]
         body = {"type": "usage.deduct", "referenceId": f"r-{n}", "userId": user, "tokens": 1}
-        yield letter(json.dumps(body).encode(), BUG, reference=f"r-{n}", user=user)
+        yield dead_letter(json.dumps(body).encode(), BUG, reference=f"r-{n}", user=user)
 
 
-def letter(body: bytes, reason: Failure, *, reference: str, user: str) -> Outgoing:
+def dead_letter(body: bytes, reason: Failure, *, reference: str, user: str) -> Outgoing:
     was = Delivery(body, "billing.usage", "billing", "usage.deduct", 1, properties={"message_id": reference})
     told = Failure(
         reason.code, reason.message, reason.field, reason.traceback, "usage.deduct", reference, user
@@ -55,17 +55,17 @@ def letter(body: bytes, reason: Failure, *, reference: str, user: str) -> Outgoi
     return dead_letter_for(was, told, queue=BILLING.dead.name, tries=1, now=utc_now())
 
 
-def publish(url: str, letters: Sequence[Outgoing]) -> None:
+def publish(url: str, dead_letters: Sequence[Outgoing]) -> None:
     link = open_link(url)
-    for start in range(0, len(letters), 500):
-        assert link.publish(letters[start : start + 500]) == []
+    for start in range(0, len(dead_letters), 500):
+        assert link.publish(dead_letters[start : start + 500]) == []
     link.close()
 
 
 def park(application: Application, expected: int) -> None:
     link: Link = application.link(consume=[BILLING.dead.name])
     try:
-        assert application.office().park(link, expected=expected, wait_s=0) == expected
+        assert application.service().park(link, expected=expected, wait_s=0) == expected
     finally:
         link.close()
 
@@ -101,22 +101,22 @@ def test_a_replay_whose_process_is_killed_is_resumed_and_applies_each_once(
     with running(application):
         arguments = ("--code", "unprocessable", "--yes", "--rate", "100/s", "--reason", "mended")
         with replaying(worker_settings, *arguments) as process:
-            office = application.office()
+            service = application.service()
             eventually(
-                lambda: office.replays().replays and office.replay(1).counts["applied"] >= 20,
+                lambda: service.replays().replays and service.replay(1).counts["applied"] >= 20,
                 what="the replay is under way",
             )
             process.send_signal(signal.SIGKILL)
             process.wait(PATIENCE_S)
-        left = office.replay(1)
+        left = service.replay(1)
         assert left.state == "running", "nobody could say that it is not"
         assert left.open > 0
         resumed = run_cli(worker_settings, "dead-letters", "replay", "resume", "1")
     assert (resumed.returncode, resumed.stdout) == (0, b"replay 1 is finished: 300 applied\n")
     assert b"waiting, if its runner is gone" in resumed.stderr
     assert spent(application) == 300
-    assert office.counts().resolved == 300
-    assert office.drifts() == []
+    assert service.counts().resolved == 300
+    assert service.drifts() == []
     assert audit(application.engine).is_clean
 
 
@@ -128,8 +128,8 @@ def test_ctrl_c_lets_a_replay_rest_and_says_how_to_go_on(
     with running(application):
         arguments = ("--code", "unprocessable", "--yes", "--rate", "20/s", "--reason", "mended")
         with replaying(worker_settings, *arguments) as process:
-            office = application.office()
-            eventually(lambda: office.replays().replays and office.replay(1).counts["applied"] >= 3)
+            service = application.service()
+            eventually(lambda: service.replays().replays and service.replay(1).counts["applied"] >= 3)
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 1
@@ -160,8 +160,8 @@ def test_a_replay_goes_on_after_the_database_restarted(fragile_postgres: Postgre
     with running(application):
         arguments = ("--code", "unprocessable", "--yes", "--rate", "60/s", "--reason", "mended")
         with replaying(settings, *arguments) as process:
-            office = application.office()
-            eventually(lambda: office.replays().replays and office.replay(1).counts["applied"] >= 10)
+            service = application.service()
+            eventually(lambda: service.replays().replays and service.replay(1).counts["applied"] >= 10)
             fragile_postgres.stop("fast")
             fragile_postgres.resume()
             out, err = process.communicate(timeout=PATIENCE_S)
@@ -172,49 +172,49 @@ def test_a_replay_goes_on_after_the_database_restarted(fragile_postgres: Postgre
     assert b"it is back: going on" in err
     assert b"Traceback" not in err
     assert spent(application) == 200
-    assert application.office().drifts() == []
+    assert application.service().drifts() == []
     application.engine.dispose()
 
 
-def test_two_operators_who_discard_and_replay_the_same_letters_share_them(
+def test_two_operators_who_discard_and_replay_the_same_dead_letters_share_them(
     application: Application, worker_settings: Settings, broker_url: str
 ) -> None:
     open_accounts(application)
     publish(broker_url, list(dead(200)))
     park(application, 200)
-    office = application.office()
+    service = application.service()
     with running(application):
         arguments = ("--code", "unprocessable", "--yes", "--rate", "200/s", "--reason", "mended")
         with replaying(worker_settings, *arguments) as process:
-            eventually(lambda: office.replays().replays and office.replay(1).counts["applied"] >= 10)
-            done = office.discard(DeadLetterFilter(reason="unprocessable"), "tests", "eva")
+            eventually(lambda: service.replays().replays and service.replay(1).counts["applied"] >= 10)
+            done = service.discard(DeadLetterFilter(reason="unprocessable"), "tests", "eva")
             process.communicate(timeout=PATIENCE_S)
-    counts = office.replay(1).counts
+    counts = service.replay(1).counts
     assert counts["applied"] + counts["skipped"] == 200
-    assert counts["skipped"] == done.done == office.counts().discarded > 0
+    assert counts["skipped"] == done.done == service.counts().discarded > 0
     assert spent(application) == counts["applied"]
-    assert office.drifts() == []
+    assert service.drifts() == []
 
 
 @pytest.mark.timeout(170)
 @pytest.mark.parametrize("many", [1_000, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_very_many_letters_of_one_reason_and_one_of_another(
+def test_very_many_dead_letters_of_one_reason_and_one_of_another(
     application: Application, broker_url: str, many: int
 ) -> None:
     open_accounts(application)
-    other = letter(b"oops", Failure("not_json", "The body is not JSON."), reference="other", user="u0")
+    other = dead_letter(b"oops", Failure("not_json", "The body is not JSON."), reference="other", user="u0")
     publish(broker_url, [*dead(many), other])
     park(application, many + 1)
-    office = application.office()
-    groups = office.groups(order="count").groups
+    service = application.service()
+    groups = service.groups(order="count").groups
     assert [(group.reason, group.waiting, group.users) for group in groups] == [
         ("unprocessable", many, len(USERS)),
         ("not_json", 1, 0),  # its body names no user
     ]
     with running(application), Witness(broker_url):
-        created = office.create_replay(DeadLetterFilter(fingerprint=groups[0].fingerprint), "mended", "ann")
+        created = service.create_replay(DeadLetterFilter(fingerprint=groups[0].fingerprint), "mended", "ann")
         ended = application.replayer().run(created.number, "ann", stop=FlagStop())
     assert (ended.state, ended.counts["applied"]) == ("finished", many)
     assert spent(application) == many
-    assert (office.counts().resolved, office.counts().parked) == (many, 1)
-    assert office.drifts() == []
+    assert (service.counts().resolved, service.counts().parked) == (many, 1)
+    assert service.drifts() == []

@@ -78,7 +78,7 @@ READABLE = {
 }
 
 
-def test_properties_that_nobody_can_read_make_a_letter_and_the_neighbours_go_on(
+def test_properties_that_nobody_can_read_make_a_dead_letter_and_the_neighbours_go_on(
     application: Application, witness: Witness
 ) -> None:
     with running(application):
@@ -88,8 +88,8 @@ def test_properties_that_nobody_can_read_make_a_letter_and_the_neighbours_go_on(
             send(witness, NO_JSON, properties)
         neighbours.append(witness.publish(neighbour_of("after")))
         witness.replies(neighbours)
-        letters = letters_in(witness, 2 * len(UNREADABLE))
-    assert {letter.reason for letter in letters} == {"unreadable_properties"}
+        dead_letters = dead_letters_in(witness, 2 * len(UNREADABLE))
+    assert {dead_letter.reason for dead_letter in dead_letters} == {"unreadable_properties"}
     nothing_is_left(witness)
 
 
@@ -103,16 +103,16 @@ def test_readable_message_is_applied_however_odd(application: Application, witne
     nothing_is_left(witness)
 
 
-def test_odd_headers_stay_with_the_letter(application: Application, witness: Witness) -> None:
+def test_odd_headers_stay_with_the_dead_letter(application: Application, witness: Witness) -> None:
     with running(application):
         for properties in READABLE.values():
             send(witness, NO_JSON, properties)
-        letters = letters_in(witness, len(READABLE))
-    assert {letter.reason for letter in letters} == {"not_json"}
+        dead_letters = dead_letters_in(witness, len(READABLE))
+    assert {dead_letter.reason for dead_letter in dead_letters} == {"not_json"}
     nothing_is_left(witness)
 
 
-def test_a_routing_key_that_is_not_utf_8_makes_a_letter_and_the_neighbours_go_on(
+def test_a_routing_key_that_is_not_utf_8_makes_a_dead_letter_and_the_neighbours_go_on(
     application: Application, witness: Witness
 ) -> None:
     keys = [b"usage.\xff", b"usage.\xed\xa0\x80", b"usage." + b"\xff" * 249]
@@ -123,8 +123,8 @@ def test_a_routing_key_that_is_not_utf_8_makes_a_letter_and_the_neighbours_go_on
                     "billing", RawKey(key), body, pika.BasicProperties(), mandatory=True
                 )
         witness.request(neighbour_of("after"))
-        letters = letters_in(witness, 2 * len(keys))
-    reasons = {letter.reason for letter in letters}
+        dead_letters = dead_letters_in(witness, 2 * len(keys))
+    reasons = {dead_letter.reason for dead_letter in dead_letters}
     assert reasons <= {"unreadable_properties", "wrong_routing_key", "not_json"}
     nothing_is_left(witness)
 
@@ -152,12 +152,12 @@ def test_dead_letter_drops_properties_that_would_copy_or_expire_it(
     }
     with running(application):
         witness.publish(NO_JSON, routing_key="usage.deduct", **properties)
-        ((letter, body),) = witness.take(BILLING.dead.name, 1)
+        ((dead_letter, body),) = witness.take(BILLING.dead.name, 1)
         witness.request(neighbour_of("after"))
     assert body == NO_JSON
-    assert letter.headers["x-note"] == "kept"
-    assert (letter.user_id, letter.expiration) == (None, None)
-    assert letter.headers["x-billing-sent-by"] == rabbitmq.address.user
+    assert dead_letter.headers["x-note"] == "kept"
+    assert (dead_letter.user_id, dead_letter.expiration) == (None, None)
+    assert dead_letter.headers["x-billing-sent-by"] == rabbitmq.address.user
     assert witness.depth("usage.copied") == witness.depth(BILLING.dead.name) == 0
     nothing_is_left(witness)
 
@@ -170,7 +170,7 @@ def neighbour_of(name: str) -> dict[str, object]:
     return {"type": "usage.deduct", "referenceId": f"neighbour-{name}", "userId": "u", "tokens": 1}
 
 
-def letters_in(witness: Witness, count: int) -> Sequence[DeadLetter]:
+def dead_letters_in(witness: Witness, count: int) -> Sequence[DeadLetter]:
     return [
         DeadLetter.from_headers(properties.headers)
         for properties, _ in witness.take(BILLING.dead.name, count)

@@ -37,7 +37,8 @@ from tests.support.books import applied
 from tests.support.worlds import SMALL_CATALOG, Day, examples, passing_days
 from worker.catalog import Catalog
 from worker.core import Decided
-from worker.ledger.queries import OperationCount, QueryError, Reader
+from worker.errors import QueryError
+from worker.ledger.queries import OperationCount, Reader
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from tests.support.asking import (
     Apply,
     adjusted,
     asked_catalog,
+    dead_letter,
     given,
-    letter,
     on_sqlite,
     opened,
     paid,
@@ -31,8 +31,8 @@ from tests.support.asking import (
 from worker.catalog import Catalog
 from worker.core import reply_for
 from worker.errors import NotFoundError
+from worker.ledger import tables
 from worker.ledger.queries import Explanation, Reader
-from worker.ledger.tables import dead_letters
 
 
 @pytest.fixture
@@ -247,7 +247,7 @@ def test_dead_letters_are_told_beside_the_outcome_and_without_one(
 ) -> None:
     apply(used("job", 1), now=NOW)
     with engine.begin() as connection:
-        connection.execute(insert(dead_letters), [letter("job"), letter("never-applied")])
+        connection.execute(insert(tables.dead_letters), [dead_letter("job"), dead_letter("never-applied")])
     for reference, outcomes in (("job", 1), ("never-applied", 0)):
         view = reader.explain(reference, NOW, catalog)
         assert [(told.reason, told.attempts) for told in view.dead_letters] == [("unknown_type", 2)]

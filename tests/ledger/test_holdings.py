@@ -32,7 +32,8 @@ from tests.support.asking import (
 from tests.support.books import applied
 from tests.support.worlds import SMALL_CATALOG, Day, examples, passing_days
 from worker.catalog import Catalog
-from worker.ledger.queries import Expiring, Holds, Lots, QueryError, Reader, holdings
+from worker.errors import QueryError
+from worker.ledger.queries import Expiring, Holds, Lots, Reader, holdings
 
 
 @pytest.fixture

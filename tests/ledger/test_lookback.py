@@ -29,10 +29,10 @@ from tests.support.asking import (
 from tests.support.books import applied
 from tests.support.worlds import CATALOGS, Day, examples, passing_days
 from worker.catalog import Catalog
-from worker.errors import NotFoundError
+from worker.errors import NotFoundError, QueryError
 from worker.ledger.engine import ledger_engine
 from worker.ledger.migrations import migrate
-from worker.ledger.queries import Balance, QueryError, Reader
+from worker.ledger.queries import Balance, Reader
 
 
 @pytest.fixture

@@ -27,29 +27,14 @@ from tests.support.provision import PostgresServer
 from worker.catalog import load_catalog
 from worker.core import reply_for
 from worker.core.periods import period_at
+from worker.ledger import tables
 from worker.ledger.audit import audit
 from worker.ledger.engine import ledger_engine
 from worker.ledger.migrations import current_revision, migrate
-from worker.ledger.tables import (
-    accounts,
-    dead_letters,
-    entries,
-    hold_parts,
-    holds,
-    lots,
-    metadata,
-    operations,
-    payment_events,
-    payments,
-    quota_entries,
-    quotas,
-    superseded_outcomes,
-    usage_refunds,
-)
 
 HISTORY = Path(__file__).with_name("ledger_0001.sql")
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
-LETTER = {
+DEAD_LETTER = {
     "letter_id": "letter-1",
     "status": "parked",
     "reason": "not_json",
@@ -116,7 +101,7 @@ def filled(engine: Engine) -> Iterator[Engine]:
             for statement in HISTORY.read_text(encoding="utf-8").split(";\n"):
                 if statement.strip():
                     connection.exec_driver_sql(statement)
-            connection.execute(insert(dead_letters), LETTER)
+            connection.execute(insert(tables.dead_letters), DEAD_LETTER)
         yield engine
     finally:
         engine.dispose()
@@ -134,12 +119,12 @@ def rows_of(engine: Engine) -> Rows:
                 )
             ]
             for table in sorted(inspector.get_table_names())
-            if table in metadata.tables
+            if table in tables.metadata.tables
         }
 
 
 def key_of(table: str) -> list[str]:
-    return [column.name for column in metadata.tables[table].primary_key]
+    return [column.name for column in tables.metadata.tables[table].primary_key]
 
 
 def triggers_of(engine: Engine) -> Mapping[str, str]:
@@ -181,9 +166,13 @@ def test_migration_keeps_every_row_and_every_number(migrated: Migrated) -> None:
 
 def test_periods_begin_with_the_months_and_the_present_one_is_granted(migrated: Migrated) -> None:
     with migrated.engine.connect() as connection:
-        rows = connection.execute(select(accounts).order_by(accounts.c.account_id)).all()
+        rows = connection.execute(select(tables.accounts).order_by(tables.accounts.c.account_id)).all()
         counted = connection.execute(
-            select(quota_entries.c.account_id, quota_entries.c.recorded_at, quota_entries.c.period_start)
+            select(
+                tables.quota_entries.c.account_id,
+                tables.quota_entries.c.recorded_at,
+                tables.quota_entries.c.period_start,
+            )
         ).all()
     assert [(row.user_id, row.anchor, row.period_granted, row.lot_count) for row in rows] == [
         ("ada", datetime(2026, 1, 1, tzinfo=UTC), 500_000, 1),
@@ -205,11 +194,14 @@ def test_periods_begin_with_the_months_and_the_present_one_is_granted(migrated: 
 
 def test_balance_of_an_account_becomes_its_first_lot(migrated: Migrated) -> None:
     with migrated.engine.connect() as connection:
-        rows = [dict(row) for row in connection.execute(select(lots).order_by(lots.c.account_id)).mappings()]
+        rows = [
+            dict(row)
+            for row in connection.execute(select(tables.lots).order_by(tables.lots.c.account_id)).mappings()
+        ]
         movements = connection.execute(
-            select(entries.c.account_id, entries.c.lot, func.sum(entries.c.amount)).group_by(
-                entries.c.account_id, entries.c.lot
-            )
+            select(
+                tables.entries.c.account_id, tables.entries.c.lot, func.sum(tables.entries.c.amount)
+            ).group_by(tables.entries.c.account_id, tables.entries.c.lot)
         ).all()
     whole = {
         "number": 1,
@@ -255,9 +247,9 @@ def test_balance_of_an_account_becomes_its_first_lot(migrated: Migrated) -> None
 
 def test_an_operation_names_its_entries(migrated: Migrated) -> None:
     with migrated.engine.connect() as connection:
-        rows = connection.execute(select(operations)).all()
-        replaced = connection.execute(select(superseded_outcomes)).all()
-        booked = connection.execute(select(entries.c.due_at)).scalars().all()
+        rows = connection.execute(select(tables.operations)).all()
+        replaced = connection.execute(select(tables.superseded_outcomes)).all()
+        booked = connection.execute(select(tables.entries.c.due_at)).scalars().all()
     assert {
         row.reference_id: (row.first_entry, row.last_entry) for row in rows if row.first_entry is not None
     } == {
@@ -290,10 +282,14 @@ def test_every_guard_is_as_it_was(migrated: Migrated) -> None:
 
 def test_ids_go_on_after_the_last(migrated: Migrated) -> None:
     with undone(migrated.engine) as connection:
-        account = connection.execute(select(accounts).where(accounts.c.account_id == 4)).mappings().one()
+        account = (
+            connection.execute(select(tables.accounts).where(tables.accounts.c.account_id == 4))
+            .mappings()
+            .one()
+        )
         values = {name: value for name, value in account.items() if name != "account_id"}
         added = connection.execute(
-            insert(accounts).returning(accounts.c.account_id), values | {"user_id": "fay"}
+            insert(tables.accounts).returning(tables.accounts.c.account_id), values | {"user_id": "fay"}
         )
         assert added.scalar_one() == 5
 
@@ -369,11 +365,11 @@ PAYMENT_EVENT = {
 
 def write_new(connection: Connection) -> None:
     """Write rows into every new table."""
-    connection.execute(insert(holds), HOLD)
-    connection.execute(insert(holds), CLOSED)
-    connection.execute(insert(hold_parts), PART)
-    connection.execute(insert(usage_refunds), USAGE_REFUND)
-    connection.execute(insert(payment_events), PAYMENT_EVENT)
+    connection.execute(insert(tables.holds), HOLD)
+    connection.execute(insert(tables.holds), CLOSED)
+    connection.execute(insert(tables.hold_parts), PART)
+    connection.execute(insert(tables.usage_refunds), USAGE_REFUND)
+    connection.execute(insert(tables.payment_events), PAYMENT_EVENT)
 
 
 APPEND_ONLY = (
@@ -496,27 +492,27 @@ def test_allowed_updates_succeed(migrated: Migrated) -> None:
 
 
 ORPHANS = (
-    (entries, {"account_id": 99}),
-    (entries, {"sequence": 99, "operation_id": 99}),
-    (payments, {"operation_id": 99}),
-    (payments, {"operation_id": 1, "account_id": 99}),
-    (quotas, {"account_id": 99}),
-    (quota_entries, {"account_id": 99}),
-    (quota_entries, {"sequence": 99, "operation_id": 99}),
-    (superseded_outcomes, {"attempt": 99, "operation_id": 99}),
-    (lots, {"account_id": 99}),
-    (lots, {"number": 2, "operation_id": 99}),
-    (lots, {"number": 2, "parent": 99}),
-    (holds, {"operation_id": 99}),
-    (holds, {"operation_id": 1, "account_id": 99}),
-    (holds, {"operation_id": 1, "state": "released", "closed_at": NOW, "closed_by": 99}),
-    (hold_parts, {"operation_id": 99}),
-    (hold_parts, {"place": 2, "lot": 99}),
-    (usage_refunds, {"operation_id": 99}),
-    (usage_refunds, {"operation_id": 1, "original_id": 99}),
-    (usage_refunds, {"operation_id": 1, "account_id": 99}),
-    (payment_events, {"operation_id": 99}),
-    (payment_events, {"operation_id": 1, "account_id": 99}),
+    (tables.entries, {"account_id": 99}),
+    (tables.entries, {"sequence": 99, "operation_id": 99}),
+    (tables.payments, {"operation_id": 99}),
+    (tables.payments, {"operation_id": 1, "account_id": 99}),
+    (tables.quotas, {"account_id": 99}),
+    (tables.quota_entries, {"account_id": 99}),
+    (tables.quota_entries, {"sequence": 99, "operation_id": 99}),
+    (tables.superseded_outcomes, {"attempt": 99, "operation_id": 99}),
+    (tables.lots, {"account_id": 99}),
+    (tables.lots, {"number": 2, "operation_id": 99}),
+    (tables.lots, {"number": 2, "parent": 99}),
+    (tables.holds, {"operation_id": 99}),
+    (tables.holds, {"operation_id": 1, "account_id": 99}),
+    (tables.holds, {"operation_id": 1, "state": "released", "closed_at": NOW, "closed_by": 99}),
+    (tables.hold_parts, {"operation_id": 99}),
+    (tables.hold_parts, {"place": 2, "lot": 99}),
+    (tables.usage_refunds, {"operation_id": 99}),
+    (tables.usage_refunds, {"operation_id": 1, "original_id": 99}),
+    (tables.usage_refunds, {"operation_id": 1, "account_id": 99}),
+    (tables.payment_events, {"operation_id": 99}),
+    (tables.payment_events, {"operation_id": 1, "account_id": 99}),
 )
 
 
@@ -557,9 +553,9 @@ def test_usage_says_from_which_lot(migrated: Migrated) -> None:
         "recorded_at": NOW,
     }
     with undone(migrated.engine) as connection:
-        connection.execute(insert(entries), entry | {"lot": 1})
+        connection.execute(insert(tables.entries), entry | {"lot": 1})
         with pytest.raises(IntegrityError, match="counter_gives_the_sign"):
-            connection.execute(insert(entries), entry | {"sequence": 9})
+            connection.execute(insert(tables.entries), entry | {"sequence": 9})
 
 
 # -- the worker goes on -----------------------------------------------------------------------------------
@@ -575,7 +571,7 @@ def continued(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 def end_of_period(engine: Engine) -> datetime:
     with engine.connect() as connection:
-        end: datetime = connection.execute(select(func.min(accounts.c.granted_until))).scalar_one()
+        end: datetime = connection.execute(select(func.min(tables.accounts.c.granted_until))).scalar_one()
         return end
 
 
@@ -588,9 +584,13 @@ def replies(engine: Engine, *commands: Command, now: datetime | None = None) -> 
 
 def lots_of(engine: Engine, user_id: str) -> list[tuple[str, int, bool]]:
     """Source, what remains, and whether it is open."""
-    statement = select(lots.c.source, lots.c.remaining, lots.c.is_open).join_from(lots, accounts)
+    statement = select(tables.lots.c.source, tables.lots.c.remaining, tables.lots.c.is_open).join_from(
+        tables.lots, tables.accounts
+    )
     with engine.connect() as connection:
-        rows = connection.execute(statement.where(accounts.c.user_id == user_id).order_by(lots.c.number))
+        rows = connection.execute(
+            statement.where(tables.accounts.c.user_id == user_id).order_by(tables.lots.c.number)
+        )
         return [(row.source, row.remaining, row.is_open) for row in rows]
 
 

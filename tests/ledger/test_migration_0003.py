@@ -16,9 +16,9 @@ from worker.deadletters.fingerprints import fingerprint_of
 from worker.deadletters.models import DeadLetterStatus, StoredDeadLetter
 from worker.deadletters.service import DeadLetters
 from worker.deadletters.store.filters import DeadLetterFilter
+from worker.ledger import tables
 from worker.ledger.engine import ledger_engine
 from worker.ledger.migrations import migrate
-from worker.ledger.tables import dead_letters, operations
 
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
 
@@ -50,7 +50,7 @@ def row(reference: str, status: str, **fields: Any) -> dict[str, Any]:
     }
 
 
-LETTERS = [
+DEAD_LETTERS = [
     row("waits", "parked"),
     row("applied", "replayed"),
     row("nobody-knows", "replayed"),
@@ -88,23 +88,23 @@ def migrated(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]
 def _migrated(engine: Engine) -> Iterator[Engine]:
     migrate(engine, "0002")
     with engine.begin() as connection:
-        connection.execute(insert(operations), OUTCOME)
-        connection.execute(insert(dead_letters), LETTERS)
+        connection.execute(insert(tables.operations), OUTCOME)
+        connection.execute(insert(tables.dead_letters), DEAD_LETTERS)
     migrate(engine)
     yield engine
     engine.dispose()
 
 
-def letters(engine: Engine) -> list[StoredDeadLetter]:
+def dead_letters(engine: Engine) -> list[StoredDeadLetter]:
     """All dead letters, oldest first."""
-    return list(DeadLetters(engine).every_letter(DeadLetterFilter(status=tuple(DeadLetterStatus))))[::-1]
+    return list(DeadLetters(engine).every_dead_letter(DeadLetterFilter(status=tuple(DeadLetterStatus))))[::-1]
 
 
-def test_no_letter_is_lost_and_what_was_replayed_is_resolved_where_the_ledger_shows_it(
+def test_no_dead_letter_is_lost_and_what_was_replayed_is_resolved_where_the_ledger_shows_it(
     migrated: Engine,
 ) -> None:
-    found = letters(migrated)
-    assert [letter.status for letter in found] == [
+    found = dead_letters(migrated)
+    assert [dead_letter.status for dead_letter in found] == [
         "parked",
         "resolved",
         "parked",
@@ -113,20 +113,22 @@ def test_no_letter_is_lost_and_what_was_replayed_is_resolved_where_the_ledger_sh
         "parked",
         "parked",
     ]
-    assert [letter.body for letter in found] == [letter["body"] for letter in LETTERS]
-    assert {letter.note for letter in found} == {"see T-17"}
-    assert [letter.number for letter in found] == list(range(1, 8))
-    assert [letter.tokens_at_stake for letter in found] == [5, 5, 5, 5, 5, None, 5]
+    assert [dead_letter.body for dead_letter in found] == [
+        dead_letter["body"] for dead_letter in DEAD_LETTERS
+    ]
+    assert {dead_letter.note for dead_letter in found} == {"see T-17"}
+    assert [dead_letter.number for dead_letter in found] == list(range(1, 8))
+    assert [dead_letter.tokens_at_stake for dead_letter in found] == [5, 5, 5, 5, 5, None, 5]
 
 
-def test_letters_that_were_there_are_in_the_groups_of_those_that_come(migrated: Engine) -> None:
-    for letter in letters(migrated):
-        assert letter.fingerprint == fingerprint_of(
-            letter.reason, letter.type, letter.field, letter.traceback
+def test_dead_letters_that_were_there_are_in_the_groups_of_those_that_come(migrated: Engine) -> None:
+    for dead_letter in dead_letters(migrated):
+        assert dead_letter.fingerprint == fingerprint_of(
+            dead_letter.reason, dead_letter.type, dead_letter.field, dead_letter.traceback
         )
-    office = DeadLetters(migrated)
-    assert office.drifts() == []
-    assert sorted((group.reason, group.waiting) for group in office.groups().groups) == [
+    service = DeadLetters(migrated)
+    assert service.drifts() == []
+    assert sorted((group.reason, group.waiting) for group in service.groups().groups) == [
         ("forged", 1),
         ("invalid_field", 1),
         ("unprocessable", 3),
@@ -134,7 +136,7 @@ def test_letters_that_were_there_are_in_the_groups_of_those_that_come(migrated: 
 
 
 def test_their_stories_begin_with_their_failures(migrated: Engine) -> None:
-    told = DeadLetters(migrated).story(1).events
+    told = DeadLetters(migrated).details(1).events
     assert [(event.kind, event.at) for event in told] == [
         ("failed", NOW),
         ("failed_again", NOW + timedelta(hours=1)),
@@ -144,6 +146,8 @@ def test_their_stories_begin_with_their_failures(migrated: Engine) -> None:
 def test_name_that_is_too_long_for_an_index_is_cut(migrated: Engine) -> None:
     with migrated.connect() as connection:
         names = connection.execute(
-            select(dead_letters.c.reference_id, dead_letters.c.user_id).where(dead_letters.c.number == 7)
+            select(tables.dead_letters.c.reference_id, tables.dead_letters.c.user_id).where(
+                tables.dead_letters.c.number == 7
+            )
         ).one()
     assert [len(name) for name in names] == [500, 500]

@@ -38,9 +38,9 @@ from tests.support.asking import (
 from tests.support.books import applied
 from tests.support.worlds import examples
 from worker.catalog import Catalog, PaymentPolicy
-from worker.errors import LedgerUnavailableError, NotFoundError
+from worker.errors import LedgerUnavailableError, NotFoundError, QueryError
 from worker.ledger.engine import ledger_engine
-from worker.ledger.queries import History, QueryError, Reader, Revenue, Usage, snapshot
+from worker.ledger.queries import History, Reader, Revenue, Usage, snapshot
 
 
 @pytest.fixture

@@ -26,7 +26,8 @@ from tests.support.asking import (
 from tests.support.books import applied
 from tests.support.worlds import examples
 from worker.catalog import Catalog
-from worker.ledger.queries import QueryError, Reader, Summary, Transaction
+from worker.errors import QueryError
+from worker.ledger.queries import Reader, Summary, Transaction
 
 _CATALOG = asked_catalog()
 

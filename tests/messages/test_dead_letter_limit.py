@@ -185,7 +185,7 @@ def test_faults_up_to_the_limit_are_dead_letters_and_the_rest_of_the_lane_is_kep
     opening = delivery(OPEN, queue=PAYMENTS)
     faulty = bad(8)
     link = settle(pipeline, [opening, *faulty])
-    assert len(link.letters) == 3
+    assert len(link.dead_letters) == 3
     assert link.acknowledged == [opening, *faulty[:3]]
     assert pipeline.limit.is_over(USAGE)
 
@@ -200,7 +200,7 @@ def test_other_lanes_of_the_batch_go_on(make: Make, tries: Tries) -> None:
 
 def test_batch_of_faults_is_not_isolated_to_its_end(make: Make, tries: Tries) -> None:
     link = settle(make(10), bad(500))
-    assert len(link.letters) == len(link.acknowledged) == 10
+    assert len(link.dead_letters) == len(link.acknowledged) == 10
     assert len(tries) < 60  # ten messages with three tries each, and the halves before them
 
 
@@ -210,7 +210,7 @@ def test_faults_with_successes_between_them_are_isolated_to_the_end(make: Make, 
     deliveries = [one for pair in zip(bad(12), good(12), strict=True) for one in pair]
     link = settle(pipeline, deliveries)
     assert link.acknowledged == deliveries
-    assert len(link.letters) == 12
+    assert len(link.dead_letters) == 12
 
 
 def test_lane_over_its_limit_is_not_tried(make: Make, tries: Tries) -> None:
@@ -240,7 +240,7 @@ def test_outage_in_the_middle_of_isolating_loses_no_count(
         pipeline.apply(items)
     pipeline.apply(items)
     pipeline.tell(link, items)
-    assert len(link.letters) == 3
+    assert len(link.dead_letters) == 3
 
 
 def test_message_of_a_paused_lane_gets_its_tries_and_then_a_reason(make: Make, tries: Tries) -> None:
@@ -268,10 +268,10 @@ def test_faults_in_writing_replies_pause_the_lane_too(
         raise RuntimeError("a bug in the replies")
 
     pipeline = make(3)
-    monkeypatch.setattr(pipeline._correspondence, "about_answers", writing)
+    monkeypatch.setattr(pipeline._replies, "about_answers", writing)
     deliveries = [delivery(OPEN), *good(20)]
     link = settle(pipeline, deliveries)
-    assert len(link.letters) == len(link.acknowledged) == 3
+    assert len(link.dead_letters) == len(link.acknowledged) == 3
     assert pipeline.limit.is_over(USAGE)
     settle(pipeline, good(5))  # a command applied again proves nothing about the replies
     assert pipeline.limit.is_over(USAGE)
@@ -290,7 +290,7 @@ def test_refusals_pause_nothing_and_are_counted_by_sender(
     deliveries = [delivery(b"{", user_id=sender) for _ in range(2_000)]
     link = settle(pipeline, deliveries)
     assert link.acknowledged == deliveries
-    assert len(link.letters) == 2_000
+    assert len(link.dead_letters) == 2_000
     assert not pipeline.limit.is_over(USAGE)
     labels = {"sender": sender or "anonymous", "code": "not_json"}
     assert metrics.registry.get_sample_value("billing_worker_refusals_total", labels) == 2_000
@@ -301,6 +301,6 @@ def test_refusals_of_a_new_configuration_are_kept_from_the_limit_on(make: Make) 
     pipeline = make(3, is_new_config=True)
     opening = delivery(OPEN)
     link = settle(pipeline, [opening, *(delivery(b"{") for _ in range(800)), *good(5)])
-    assert len(link.letters) == WATCHED // 2
+    assert len(link.dead_letters) == WATCHED // 2
     assert len(link.acknowledged) == 1 + WATCHED // 2 + 5
     assert pipeline.limit.exceeded(USAGE) is not None

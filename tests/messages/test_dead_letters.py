@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from schemas import DeadLetter
 from worker.broker import Delivery, Outgoing
-from worker.messages.dead_letters import EPOCH, Failure, dead_letter_for, identities_in, letter_id, letter_in
+from worker.messages.dead_letters import (
+    EPOCH,
+    Failure,
+    dead_letter_for,
+    dead_letter_in,
+    identities_in,
+    letter_id,
+)
 
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
 FRAME_MAX = 131_072
@@ -43,7 +50,7 @@ def delivery(
     )
 
 
-def letter_of(
+def dead_letter_of(
     delivered: Delivery | None = None, reason: Failure = REASON, *, tries: int = 1, now: datetime = NOW
 ) -> Outgoing:
     given_ = delivery() if delivered is None else delivered
@@ -65,7 +72,7 @@ def arrived(sent: Outgoing) -> Delivery:
 # -- identity ---------------------------------------------------------------------------------------------
 
 
-def test_the_same_message_has_the_same_letter() -> None:
+def test_the_same_message_has_the_same_dead_letter() -> None:
     first = delivery(b"x", properties={"message_id": "m"})
     again = Delivery(b"x", "billing.usage", "", "else", 9, redelivered=True, properties={"message_id": "m"})
     assert letter_id(first) == letter_id(again)
@@ -81,21 +88,21 @@ def test_the_same_message_has_the_same_letter() -> None:
         delivery(b"", properties={"message_id": "m\0x"}),
     ],
 )
-def test_another_message_has_another_letter(other: Delivery) -> None:
+def test_another_message_has_another_dead_letter(other: Delivery) -> None:
     assert letter_id(delivery(b"x", properties={"message_id": "m"})) != letter_id(other)
 
 
-def test_a_letter_keeps_its_id_over_versions() -> None:
+def test_a_dead_letter_keeps_its_id_over_versions() -> None:
     assert letter_id(delivery(b"x", properties={"message_id": "m"})) == "aa1fbfc291ad5799a0e3f4c8b6502a4a"
 
 
 # -- headers ----------------------------------------------------------------------------------------------
 
 
-def test_a_letter_says_why_whence_and_when() -> None:
+def test_a_dead_letter_says_why_whence_and_when() -> None:
     reason = Failure("invalid_field", "tokens: too many", "tokens", "Traceback", "usage.deduct", "r-1", "ann")
     told = DeadLetter.from_headers(
-        letter_of(delivery(headers={"x-delivery-count": 2}, redelivered=True), reason, tries=3).headers
+        dead_letter_of(delivery(headers={"x-delivery-count": 2}, redelivered=True), reason, tries=3).headers
     )
     assert (told.reason, told.message, told.field, told.traceback) == (
         "invalid_field",
@@ -110,7 +117,7 @@ def test_a_letter_says_why_whence_and_when() -> None:
 
 
 def test_absent_value_is_no_header() -> None:
-    assert "x-billing-traceback" not in letter_of().headers
+    assert "x-billing-traceback" not in dead_letter_of().headers
 
 
 def test_the_body_and_the_properties_are_the_originals() -> None:
@@ -121,7 +128,7 @@ def test_the_body_and_the_properties_are_the_originals() -> None:
         "priority": 0,
         "timestamp": 5,
     }
-    sent = letter_of(delivery(bytes(range(256)), properties=properties, headers={"trace": "t"}))
+    sent = dead_letter_of(delivery(bytes(range(256)), properties=properties, headers={"trace": "t"}))
     assert sent.body == bytes(range(256))
     assert sent.properties == properties
     assert sent.headers["trace"] == "t"
@@ -129,14 +136,16 @@ def test_the_body_and_the_properties_are_the_originals() -> None:
 
 
 def test_sender_and_expiration_are_kept_as_headers_and_not_as_properties() -> None:
-    sent = letter_of(delivery(properties={"user_id": "bridge", "expiration": "60000", "cluster_id": "c"}))
+    sent = dead_letter_of(
+        delivery(properties={"user_id": "bridge", "expiration": "60000", "cluster_id": "c"})
+    )
     assert sent.properties == {}
     assert sent.headers["x-billing-sent-by"] == "bridge"
     assert sent.headers["x-billing-expiration"] == "60000"
 
 
 def test_properties_that_nobody_can_parse_are_kept_as_they_came() -> None:
-    sent = letter_of(delivery(properties={"unreadable": b"\x01\xff"}, unreadable=b"\x01\xff"))
+    sent = dead_letter_of(delivery(properties={"unreadable": b"\x01\xff"}, unreadable=b"\x01\xff"))
     assert sent.properties == {}
     assert sent.headers["x-billing-unreadable-properties"] == "01ff"
 
@@ -155,7 +164,7 @@ RESERVED = {
 
 
 def test_headers_that_are_the_brokers_are_not_sent_again_and_are_named() -> None:
-    sent = letter_of(delivery(headers=RESERVED | {"x-trace": "t", "x-deathly": "hallows"}))
+    sent = dead_letter_of(delivery(headers=RESERVED | {"x-trace": "t", "x-deathly": "hallows"}))
     told = DeadLetter.from_headers(sent.headers)
     assert told.reason == "not_json"
     assert told.headers_omitted is not None
@@ -166,9 +175,9 @@ def test_headers_that_are_the_brokers_are_not_sent_again_and_are_named() -> None
 
 def test_headers_that_cannot_be_written_are_named() -> None:
     headers = {"huge": 2**70, "odd": object(), "fine": 1, b"\xff": "bytes are fine", "n" * 256: "long name"}
-    sent = letter_of(delivery(headers=headers))
+    sent = dead_letter_of(delivery(headers=headers))
     assert sent.headers["x-billing-headers-omitted"] == f"huge, odd, {'n' * 256}"
-    assert letter_in(arrived(sent)).reason == "not_json"
+    assert dead_letter_in(arrived(sent)).reason == "not_json"
 
 
 # -- sizes ------------------------------------------------------------------------------------------------
@@ -176,7 +185,7 @@ def test_headers_that_cannot_be_written_are_named() -> None:
 
 def test_long_traceback_keeps_its_end_and_a_long_message_its_beginning() -> None:
     reason = Failure("unprocessable", "m" * 5_000, traceback="a" * 9_000 + "the fault", field="f" * 5_000)
-    told = DeadLetter.from_headers(letter_of(reason=reason).headers)
+    told = DeadLetter.from_headers(dead_letter_of(reason=reason).headers)
     assert told.traceback is not None
     assert (len(told.traceback), told.traceback[-9:]) == (8_000, "the fault")
     assert told.message == "m" * 1_000
@@ -184,7 +193,7 @@ def test_long_traceback_keeps_its_end_and_a_long_message_its_beginning() -> None
 
 
 @pytest.mark.parametrize("char", ["a", "ü", "💶", "\ud800"])
-def test_a_letter_fits_a_frame_whatever_is_in_it(char: str) -> None:
+def test_a_dead_letter_fits_a_frame_whatever_is_in_it(char: str) -> None:
     headers = {f"h-{number}": char * 1_000 for number in range(120)} | {"big": char * 120_000}
     reason = Failure(
         "unprocessable",
@@ -196,7 +205,7 @@ def test_a_letter_fits_a_frame_whatever_is_in_it(char: str) -> None:
         "💶" * 200,
     )
     properties = dict.fromkeys(("message_id", "correlation_id", "reply_to", "app_id", "user_id"), "p" * 255)
-    sent = letter_of(delivery(headers=headers, properties=properties), reason)
+    sent = dead_letter_of(delivery(headers=headers, properties=properties), reason)
     size = len(dumps("F", (sent.headers,))) + sum(len(value) + 1 for value in sent.properties.values())
     assert size < FRAME_MAX - 1_000
     told = DeadLetter.from_headers(sent.headers)
@@ -205,14 +214,14 @@ def test_a_letter_fits_a_frame_whatever_is_in_it(char: str) -> None:
 
 
 def test_a_header_that_does_not_fit_leaves_room_for_those_that_do() -> None:
-    sent = letter_of(delivery(headers={"big": "x" * 120_000, "small": "y"}))
+    sent = dead_letter_of(delivery(headers={"big": "x" * 120_000, "small": "y"}))
     assert sent.headers["small"] == "y"
     assert sent.headers["x-billing-headers-omitted"] == "big"
 
 
 def test_halves_of_surrogate_pairs_are_spelled_out() -> None:
     """AMQP allows them in a routing key; a dead letter that can't be written would stop the worker."""
-    sent = letter_of(
+    sent = dead_letter_of(
         delivery(routing_key="usage.\ud800", exchange="e\udfff"), Failure("x", "m\ud800", "f\ud800")
     )
     told = DeadLetter.from_headers(sent.headers)
@@ -223,11 +232,11 @@ def test_halves_of_surrogate_pairs_are_spelled_out() -> None:
 # -- back from the queue ----------------------------------------------------------------------------------
 
 
-def test_a_letter_comes_back_as_it_was_written() -> None:
+def test_a_dead_letter_comes_back_as_it_was_written() -> None:
     reason = Failure("unprocessable", "m", traceback="t", reference_id="r", user_id="u")
     delivered = delivery(b'{"referenceId": "r", "userId": "u"}')
-    sent = letter_of(delivered, reason, tries=3, now=NOW + timedelta(microseconds=1))
-    assert letter_in(arrived(sent)) == DeadLetter.from_headers(sent.headers)
+    sent = dead_letter_of(delivered, reason, tries=3, now=NOW + timedelta(microseconds=1))
+    assert dead_letter_in(arrived(sent)) == DeadLetter.from_headers(sent.headers)
 
 
 DEATH = {
@@ -242,7 +251,7 @@ DEATH = {
 
 def test_death_header_of_the_broker_is_understood() -> None:
     body = b'{"type": "usage.deduct", "referenceId": "r-1", "userId": "ann", "tokens": 5}'
-    told = letter_in(
+    told = dead_letter_in(
         delivery(
             body,
             queue="billing.dead",
@@ -258,23 +267,25 @@ def test_death_header_of_the_broker_is_understood() -> None:
     assert (told.type, told.reference_id, told.user_id) == ("usage.deduct", "r-1", "ann")
 
 
-def test_the_brokers_letter_of_a_message_is_the_workers_letter_of_it() -> None:
+def test_the_brokers_dead_letter_of_a_message_is_the_workers_dead_letter_of_it() -> None:
     dead = delivery(b"x", queue="billing.dead", properties={"message_id": "m"}, headers={"x-death": [DEATH]})
     failed = delivery(b"x", queue="billing.usage", properties={"message_id": "m"})
-    assert letter_in(dead).letter_id == letter_id(failed)
+    assert dead_letter_in(dead).letter_id == letter_id(failed)
 
 
 def test_death_header_of_the_broker_overrides_headers_of_a_producer() -> None:
-    said = letter_of(delivery(b"another"), Failure("unprocessable", "never happened", traceback="t")).headers
+    said = dead_letter_of(
+        delivery(b"another"), Failure("unprocessable", "never happened", traceback="t")
+    ).headers
     dead = delivery(b"x", queue="billing.dead", headers={**said, "x-death": [DEATH | {"reason": "expired"}]})
-    told = letter_in(dead)
+    told = dead_letter_in(dead)
     assert (told.reason, told.traceback) == ("expired", None)
     assert told.letter_id == letter_id(delivery(b"x")) != said["x-billing-letter-id"]
 
 
-def test_a_letter_is_known_by_its_bytes_and_not_by_the_id_that_it_names() -> None:
-    said = letter_of(delivery(b"another")).headers
-    assert letter_in(delivery(b"x", queue="billing.dead", headers=said)).letter_id == letter_id(
+def test_a_dead_letter_is_known_by_its_bytes_and_not_by_the_id_that_it_names() -> None:
+    said = dead_letter_of(delivery(b"another")).headers
+    assert dead_letter_in(delivery(b"x", queue="billing.dead", headers=said)).letter_id == letter_id(
         delivery(b"x")
     )
 
@@ -294,8 +305,10 @@ def test_a_letter_is_known_by_its_bytes_and_not_by_the_id_that_it_names() -> Non
         {b"\xff": "a name that is not UTF-8"},
     ],
 )
-def test_a_message_that_tells_nothing_is_a_letter_all_the_same(headers: Mapping[Any, Any]) -> None:
-    told = letter_in(delivery(queue="billing.dead", exchange="", routing_key="billing.dead", headers=headers))
+def test_a_message_that_tells_nothing_is_a_dead_letter_all_the_same(headers: Mapping[Any, Any]) -> None:
+    told = dead_letter_in(
+        delivery(queue="billing.dead", exchange="", routing_key="billing.dead", headers=headers)
+    )
     assert (told.reason, told.attempts, told.last_failed_at) == ("unknown", 1, EPOCH)
     assert (told.queue, told.exchange, told.routing_key) == ("billing.dead", "", "billing.dead")
 
@@ -340,8 +353,8 @@ NOTHING = dict.fromkeys(SAID)
 def test_type_reference_and_user_come_from_the_body(body: bytes, said: dict[str, str | None]) -> None:
     assert identities_in(body) == said
     forged = {f"x-billing-{name}": "forged" for name in ("type", "reference-id", "user-id")}
-    for headers in ({}, letter_of(delivery(body)).headers, {"x-death": [DEATH]}):
-        told = letter_in(delivery(body, queue="billing.dead", headers={**headers, **forged}))
+    for headers in ({}, dead_letter_of(delivery(body)).headers, {"x-death": [DEATH]}):
+        told = dead_letter_in(delivery(body, queue="billing.dead", headers={**headers, **forged}))
         assert {name: getattr(told, name) for name in said} == said
 
 
@@ -375,10 +388,12 @@ def test_no_body_keeps_its_identities_from_being_read(body: bytes) -> None:
         ({"x-billing-last-failed-at": "9999-12-31T23:59:59-14:00"}, {"last_failed_at": EPOCH}),
     ],
 )
-def test_a_forged_letter_holds_nothing_that_cannot_be_kept(
+def test_a_forged_dead_letter_holds_nothing_that_cannot_be_kept(
     forged: dict[str, Any], kept: dict[str, Any]
 ) -> None:
-    told = letter_in(arrived(Outgoing(b"", "", "billing.dead", headers={**letter_of().headers, **forged})))
+    told = dead_letter_in(
+        arrived(Outgoing(b"", "", "billing.dead", headers={**dead_letter_of().headers, **forged}))
+    )
     assert {name: getattr(told, name) for name in kept} == kept
 
 
@@ -402,10 +417,10 @@ _FIELDS = ["x-billing-" + name.replace("_", "-") for name in DeadLetter.model_fi
     st.lists(st.dictionaries(st.sampled_from(list(DEATH)), ANY), max_size=2),
     st.booleans(),
 )
-def test_no_headers_at_all_keep_a_letter_from_being_read(
+def test_no_headers_at_all_keep_a_dead_letter_from_being_read(
     headers: dict[str, Any], deaths: list[dict[str, Any]], whole: bool
 ) -> None:
-    complete = letter_of().headers if whole else {}
-    told = letter_in(delivery(queue="billing.dead", headers={"x-death": deaths, **complete, **headers}))
+    complete = dead_letter_of().headers if whole else {}
+    told = dead_letter_in(delivery(queue="billing.dead", headers={"x-death": deaths, **complete, **headers}))
     assert told.attempts >= 1
     assert told.last_failed_at.tzinfo is not None

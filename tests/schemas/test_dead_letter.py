@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from schemas import SCHEMA_VERSION, DeadLetter
 
-LETTER = DeadLetter(
+DEAD_LETTER = DeadLetter(
     letter_id="4f1c",
     reason="invalid_field",
     message="tokens: must be 1 or more",
@@ -20,7 +20,7 @@ LETTER = DeadLetter(
     worker_version="0.1.0",
     schema_version=SCHEMA_VERSION,
 )
-FULL = LETTER.model_copy(
+FULL = DEAD_LETTER.model_copy(
     update={
         "field": "tokens",
         "traceback": 'Traceback:\n  File "x"\nValueError: ü',
@@ -54,13 +54,13 @@ def test_every_field_is_a_header_of_its_own() -> None:
     }
 
 
-@pytest.mark.parametrize("letter", [LETTER, FULL], ids=["what must be", "all there is"])
-def test_a_letter_read_back_from_its_headers_is_the_same_letter(letter: DeadLetter) -> None:
-    assert DeadLetter.from_headers(letter.to_headers()) == letter
+@pytest.mark.parametrize("dead_letter", [DEAD_LETTER, FULL], ids=["what must be", "all there is"])
+def test_a_dead_letter_read_back_from_its_headers_is_the_same_dead_letter(dead_letter: DeadLetter) -> None:
+    assert DeadLetter.from_headers(dead_letter.to_headers()) == dead_letter
 
 
 def test_absent_field_has_no_header() -> None:
-    assert set(FULL.to_headers()) - set(LETTER.to_headers()) == {
+    assert set(FULL.to_headers()) - set(DEAD_LETTER.to_headers()) == {
         "x-billing-field",
         "x-billing-traceback",
         "x-billing-type",
@@ -71,23 +71,27 @@ def test_absent_field_has_no_header() -> None:
 
 
 def test_headers_of_others_and_of_later_versions_are_no_hindrance() -> None:
-    headers = LETTER.to_headers() | {"x-death": [{"count": 3}], "reason": "other", "x-billing-mood": "sad"}
-    assert DeadLetter.from_headers(headers) == LETTER
+    headers = DEAD_LETTER.to_headers() | {
+        "x-death": [{"count": 3}],
+        "reason": "other",
+        "x-billing-mood": "sad",
+    }
+    assert DeadLetter.from_headers(headers) == DEAD_LETTER
 
 
-def test_a_message_without_the_headers_is_no_letter() -> None:
+def test_a_message_without_the_headers_is_no_dead_letter() -> None:
     with pytest.raises(ValidationError):
         DeadLetter.from_headers({"x-death": []})
 
 
-@pytest.mark.parametrize("missing", sorted(LETTER.to_headers()))
-def test_a_letter_without_one_of_its_headers_is_no_letter(missing: str) -> None:
-    headers = LETTER.to_headers()
+@pytest.mark.parametrize("missing", sorted(DEAD_LETTER.to_headers()))
+def test_a_dead_letter_without_one_of_its_headers_is_no_dead_letter(missing: str) -> None:
+    headers = DEAD_LETTER.to_headers()
     del headers[missing]
     with pytest.raises(ValidationError, match=missing.removeprefix("x-billing-").replace("-", "_")):
         DeadLetter.from_headers(headers)
 
 
 def test_the_time_between_the_failures_survives_to_the_microsecond() -> None:
-    letter = DeadLetter.from_headers(LETTER.to_headers())
-    assert letter.last_failed_at - letter.first_failed_at == timedelta(microseconds=250_000)
+    dead_letter = DeadLetter.from_headers(DEAD_LETTER.to_headers())
+    assert dead_letter.last_failed_at - dead_letter.first_failed_at == timedelta(microseconds=250_000)

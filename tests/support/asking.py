@@ -62,7 +62,7 @@ def used(reference: str, tokens: int, at: str | None = None, feature: str | None
     )
 
 
-def letter(reference: str) -> dict[str, Any]:
+def dead_letter(reference: str) -> dict[str, Any]:
     """The row of a dead letter with this reference."""
     return {
         "letter_id": reference,

@@ -96,7 +96,7 @@ class FakeLink:
         return [json.loads(m.body) for m in self.published if m.routing_key != "billing.dead"]
 
     @property
-    def letters(self) -> list[Outgoing]:
+    def dead_letters(self) -> list[Outgoing]:
         """Messages that were sent to the dead-letter queue."""
         return [m for m in self.published if m.routing_key == "billing.dead"]
 

@@ -11,8 +11,8 @@ from schemas import DeadLetter
 from tests.support.feed import Publication
 from tests.support.traffic import Truth, balances, content_of
 from worker.broker import BILLING
+from worker.ledger import tables
 from worker.ledger.audit import audit
-from worker.ledger.tables import dead_letters, operations
 
 _SHOWN = 10
 
@@ -64,7 +64,7 @@ def reconcile(
         if publication.message is not None:
             truth.sent(publication.correlation_id, publication.message)
     bad = {each.correlation_id: each.reason for each in publications if each.message is None}
-    letters = {**_letters_in_table(engine), **_letters_in_queue(broker_url)}
+    dead_letters = {**_dead_letters_in_table(engine), **_dead_letters_in_queue(broker_url)}
     expected = truth.codes_in_ledger
     return Discrepancies(
         lost=sorted(expected - _references(engine)),
@@ -73,17 +73,17 @@ def reconcile(
         wrong_replies=[*_wrong_replies(truth, replies), *_wrong_refusals(bad, replies)],
         wrong_dead_letters=[
             f"{correlation_id}: {reason}"
-            for correlation_id, reason in letters.items()
+            for correlation_id, reason in dead_letters.items()
             if bad.get(correlation_id) != reason
         ],
-        missing_dead_letters=sorted(bad.keys() - letters.keys()),
+        missing_dead_letters=sorted(bad.keys() - dead_letters.keys()),
         audit=[str(finding) for finding in audit(engine).findings],
     )
 
 
 def _references(engine: Engine) -> set[str]:
     with engine.connect() as connection:
-        return set(connection.scalars(select(operations.c.reference_id)))
+        return set(connection.scalars(select(tables.operations.c.reference_id)))
 
 
 def _wrong_balances(truth: Truth, engine: Engine) -> list[str]:
@@ -119,10 +119,12 @@ def _wrong_refusals(
     ]
 
 
-def _letters_in_table(engine: Engine) -> dict[str, str]:
+def _dead_letters_in_table(engine: Engine) -> dict[str, str]:
     """The reason of each dead letter in the table, by the message id, which is the correlation id."""
     with engine.connect() as connection:
-        rows = connection.execute(select(dead_letters.c.properties, dead_letters.c.reason)).all()
+        rows = connection.execute(
+            select(tables.dead_letters.c.properties, tables.dead_letters.c.reason)
+        ).all()
     reasons: dict[str, str] = {}
     for row in rows:
         message_id = str(row.properties["properties"].get("message_id"))
@@ -130,16 +132,16 @@ def _letters_in_table(engine: Engine) -> dict[str, str]:
     return reasons
 
 
-def _letters_in_queue(broker_url: str) -> dict[str, str]:
+def _dead_letters_in_queue(broker_url: str) -> dict[str, str]:
     """The same of those that are in the queue."""
     connection = pika.BlockingConnection(pika.URLParameters(broker_url))
     channel = connection.channel()
-    letters: dict[str, str] = {}
+    dead_letters: dict[str, str] = {}
     while True:
         method, properties, _ = channel.basic_get(BILLING.dead.name)
         if method is None:
             break
-        letters[str(properties.message_id)] = DeadLetter.from_headers(properties.headers).reason
+        dead_letters[str(properties.message_id)] = DeadLetter.from_headers(properties.headers).reason
         channel.basic_ack(method.delivery_tag)
     connection.close()
-    return letters
+    return dead_letters

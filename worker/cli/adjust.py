@@ -16,13 +16,9 @@ from worker.bootstrap import Application, utc_now
 from worker.broker import BILLING, Link, Outgoing
 from worker.cli.options import as_json, reply_sender_of, with_application
 from worker.cli.output import printable, show_fields, show_json
-from worker.errors import BrokerUnavailableError, ConfigurationError, TransientError
+from worker.errors import BrokerUnavailableError, ConfigurationError, NoReplyError
 
 _LOOK_S = 0.5
-
-
-class NoReplyError(TransientError):
-    """No reply came in time. The command may still be applied, now or later."""
 
 
 @click.command(context_settings={"ignore_unknown_options": True})  # a negative number is no option

@@ -64,14 +64,14 @@ def show_explanation(view: Explanation) -> None:
         ("number", "status", "reason", "message", "tries", "last failed"),
         (
             (
-                letter.number,
-                letter.status,
-                letter.reason,
-                letter.message,
-                letter.attempts,
-                moment(letter.last_failed_at),
+                dead_letter.number,
+                dead_letter.status,
+                dead_letter.reason,
+                dead_letter.message,
+                dead_letter.attempts,
+                moment(dead_letter.last_failed_at),
             )
-            for letter in view.dead_letters
+            for dead_letter in view.dead_letters
         ),
     )
     if view.reply is not None:

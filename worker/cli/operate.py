@@ -13,10 +13,9 @@ from worker.bootstrap import Application, utc_now
 from worker.broker import BILLING, broker_is_embedded
 from worker.broker.management import Management
 from worker.cli.options import operator, with_application
-from worker.errors import BillingError, ConfigurationError, NotFoundError, TransientError
+from worker.errors import BillingError, ConfigurationError, LimitExceededError, NotFoundError, TransientError
 from worker.ledger.migrations import current_revision, migrate, newest_revision
 from worker.ledger.store import Ledger
-from worker.messages.dead_letter_limit import LimitExceededError
 from worker.runtime.stop import SignalStop
 from worker.runtime.supervisor import LIMIT_EXIT, follow_parent, supervise
 from worker.settings import Settings, environment_of, redacted

@@ -19,8 +19,7 @@ from worker.cli.operate import check, migrate_command, resume, run, scheduler, t
 from worker.cli.output import printable
 from worker.cli.statement import statement
 from worker.demo import demo
-from worker.errors import BillingError, ConfigurationError, NotFoundError, TransientError
-from worker.ledger.queries import QueryError
+from worker.errors import BillingError, ConfigurationError, NotFoundError, QueryError, TransientError
 
 
 class _ReaderGoneError(Exception):

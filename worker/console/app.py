@@ -16,8 +16,7 @@ from worker.console.pages import PAGES
 from worker.console.parts import Parts, parts
 from worker.console.security import has_unstorable_text, secure
 from worker.console.watching import TimedValue, Unknown
-from worker.errors import BillingError, ConfigurationError, NotFoundError, TransientError
-from worker.ledger.queries import QueryError
+from worker.errors import BillingError, ConfigurationError, NotFoundError, QueryError, TransientError
 
 #: Endpoints that may be asked for without signing in.
 _OPEN = {"static", "entrance.sign_in"}

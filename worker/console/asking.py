@@ -11,7 +11,7 @@ from werkzeug.datastructures import MultiDict
 from schemas.fields import INT64_MAX
 from worker.deadletters.models import DeadLetterStatus
 from worker.deadletters.store.filters import DeadLetterFilter
-from worker.ledger.queries import QueryError
+from worker.errors import QueryError
 
 Values = MultiDict[str, str]
 
@@ -79,7 +79,7 @@ class DeadLetterSet:
         return cls(filter=filter_in(values))
 
     @property
-    def letters(self) -> Sequence[int] | DeadLetterFilter:
+    def dead_letters(self) -> Sequence[int] | DeadLetterFilter:
         """The set in the form that actions take."""
         return self.numbers if self.filter is None else self.filter
 

@@ -34,7 +34,7 @@ class Parts:
     ) -> None:
         self.application, self.guard, self.as_csv, self.clock = application, guard, as_csv, clock
         self.reader = Reader(application.engine)
-        self.office = application.office()
+        self.service = application.service()
         self.catalog = application.catalog
         self.replays = ReplayThreads(application)
         self.probe = QueueProbe(application.link, BILLING)

@@ -151,14 +151,14 @@ class _Batch:
         else:
             book.expired_now = 0
         outcome.balance_before = book.state.balance
-        verdict = self._verdict(command, book, outcome)
-        if verdict.amount is None:
-            return _refused(outcome, verdict, book)
-        if moves_nothing(verdict.code, verdict.amount, verdict.detail):
+        decision = self._decision(command, book, outcome)
+        if decision.amount is None:
+            return _refused(outcome, decision, book)
+        if moves_nothing(decision.code, decision.amount, decision.detail):
             # What is due waits for a command that moves something: usage of nothing never owns an entry.
-            return _still(outcome, verdict, book)
+            return _still(outcome, decision, book)
         self._books[command.user_id] = book
-        return _carried_out(outcome, verdict, book)
+        return _carried_out(outcome, decision, book)
 
     def _open(self, command: OpenAccount, outcome: Outcome) -> Outcome:
         tier = self._catalog.tiers.get(command.tier)
@@ -172,7 +172,7 @@ class _Batch:
         outcome.balance_before = 0
         return _carried_out(outcome, subscriptions.open_account(book, command, outcome, tier), book)
 
-    def _verdict(self, command: Command, book: Account, outcome: Outcome) -> Decision:
+    def _decision(self, command: Command, book: Account, outcome: Outcome) -> Decision:
         context = self._context
         match command:
             case DeductUsage():
@@ -245,34 +245,34 @@ def _outcome_of(command: Command, content: str, now: datetime) -> Outcome:
     )
 
 
-def _refused(outcome: Outcome, verdict: Decision, book: Account | None = None) -> Outcome:
-    outcome.status, outcome.code = Status.REJECTED, verdict.code
+def _refused(outcome: Outcome, decision: Decision, book: Account | None = None) -> Outcome:
+    outcome.status, outcome.code = Status.REJECTED, decision.code
     outcome.first_entry = outcome.last_entry = None
     outcome.balance_after = outcome.balance_before
-    outcome.detail = verdict.detail if book is None else {**verdict.detail, **_standing(book)}
+    outcome.detail = decision.detail if book is None else {**decision.detail, **_standing(book)}
     return outcome
 
 
-def _still(outcome: Outcome, verdict: Decision, book: Account) -> Outcome:
+def _still(outcome: Outcome, decision: Decision, book: Account) -> Outcome:
     """Fill in an applied usage of nothing: what is due counts in its balances and is not posted by it."""
-    outcome.code, outcome.amount = verdict.code, verdict.amount
+    outcome.code, outcome.amount = decision.code, decision.amount
     outcome.first_entry = outcome.last_entry = None
     outcome.balance_after = outcome.balance_before
     # The command that posts what has expired says so, once.
     book.expired_now = 0
-    outcome.detail = {**verdict.detail, **_standing(book)}
+    outcome.detail = {**decision.detail, **_standing(book)}
     return outcome
 
 
-def _carried_out(outcome: Outcome, verdict: Decision, book: Account) -> Outcome:
-    outcome.code, outcome.amount = verdict.code, verdict.amount
+def _carried_out(outcome: Outcome, decision: Decision, book: Account) -> Outcome:
+    outcome.code, outcome.amount = decision.code, decision.amount
     book.finish(outcome)
     outcome.balance_after = book.state.balance
     state = book.state
     if state.held or state.debt or book.expired_now:
-        outcome.detail = {**verdict.detail, **_standing(book)}
+        outcome.detail = {**decision.detail, **_standing(book)}
     else:
-        outcome.detail = verdict.detail
+        outcome.detail = decision.detail
     return outcome
 
 

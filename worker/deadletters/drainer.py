@@ -10,8 +10,8 @@ from collections.abc import Callable
 from time import monotonic
 
 from worker.broker import Link
-from worker.deadletters.service import DeadLetters, Drain, NotKeptError
-from worker.errors import BillingError, LedgerUnavailableError, TransientError
+from worker.deadletters.service import DeadLetters, Drain
+from worker.errors import BillingError, LedgerUnavailableError, NotKeptError, TransientError
 from worker.runtime.backoff import Backoff, Outage
 from worker.runtime.stop import Stop
 
@@ -33,13 +33,13 @@ class Drainer:
     def __init__(
         self,
         connect: Callable[[], Link],
-        office: DeadLetters,
+        service: DeadLetters,
         rng: random.Random,
         *,
         hold_most_s: float = 1440.0,
         seconds: Callable[[], float] = monotonic,
     ) -> None:
-        self._connect, self._office = connect, office
+        self._connect, self._service = connect, service
         self._hold_most_s, self._seconds = hold_most_s, seconds
         self._backoff = Backoff(_RETRY_FIRST_S, _RETRY_MOST_S, rng)
         self._broker, self._database = (
@@ -69,14 +69,14 @@ class Drainer:
 
     def _take(self) -> None:
         if self._drain is None:
-            self._office.probe()
-            self._drain = self._office.drain(self._connect())
+            self._service.probe()
+            self._drain = self._service.drain(self._connect())
         # A batch and no more: an endless stream of dead letters must not keep it from seeing the stop.
         drained = self._drain.take(_LISTEN_S)
         self._drained += drained
         self._looks += 1
         if (self._drained and not drained) or self._looks % _TIDY_EVERY == 0:
-            self._office.tidy()
+            self._service.tidy()
             self._tell_drained()
 
     def _is_well(self) -> None:

@@ -8,20 +8,8 @@ from typing import Any, Self
 
 from sqlalchemy import Row
 
-from worker.errors import BillingError
+from worker.errors import RefusedBodyError
 from worker.ledger.queries import View
-
-
-class NotPossibleError(BillingError):
-    """The state of a dead letter or a replay forbids it, or somebody was faster; the text says which."""
-
-
-class RefusedBodyError(NotPossibleError):
-    """A worker would refuse this body: ``code`` is the reason, ``field`` the place, ``way_out`` says more."""
-
-    def __init__(self, code: str, field: str | None, way_out: str) -> None:
-        super().__init__(f"a worker would refuse this body: {way_out}")
-        self.code, self.field, self.way_out = code, field, way_out
 
 
 class DeadLetterStatus(StrEnum):
@@ -140,7 +128,7 @@ class DeadLetterPage(View):
     have a next one: ``searched_to`` is the number down to which the search went.
     """
 
-    letters: tuple[DeadLetterLine, ...]
+    dead_letters: tuple[DeadLetterLine, ...]
     next: int | None
     total: int | None
     searched_to: int | None
@@ -259,7 +247,7 @@ class DeadLetterDetails:
     ``problem`` is why a worker of today would refuse the body as it is; None where it would accept it.
     """
 
-    letter: StoredDeadLetter
+    dead_letter: StoredDeadLetter
     events: tuple[Event, ...]
     edits: tuple[Edit, ...]
     ledger: tuple[LedgerLine, ...]
@@ -383,7 +371,7 @@ class Forecast(View):
     code: str
     field: str | None
     text: str
-    letters: int
+    dead_letters: int
     tokens: int
     sample: int
 
@@ -405,8 +393,8 @@ class DryRun(View):
     """Result of a dry run: by expected result, the commonest first, and the first thousand dead letters."""
 
     total: int
-    verdicts: tuple[Forecast, ...]
-    letters: tuple[DeadLetterForecast, ...]
+    forecasts: tuple[Forecast, ...]
+    dead_letters: tuple[DeadLetterForecast, ...]
 
 
 def columns_of(view: type[Any]) -> tuple[str, ...]:

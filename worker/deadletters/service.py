@@ -28,8 +28,6 @@ from worker.deadletters.models import (
     GroupDrift,
     GroupPage,
     Imported,
-    NotPossibleError,
-    RefusedBodyError,
     Replay,
     ReplayItemPage,
     ReplayPage,
@@ -47,7 +45,14 @@ from worker.deadletters.store.filters import DeadLetterFilter, DeadLetterSelecti
 from worker.deadletters.store.ingest import arrival_of, park
 from worker.deadletters.store.queries import GroupOrder
 from worker.deadletters.store.transaction import DeadLetterTransaction, transact
-from worker.errors import BillingError, BrokerUnavailableError, LedgerUnavailableError
+from worker.errors import (
+    BillingError,
+    BrokerUnavailableError,
+    LedgerUnavailableError,
+    NotKeptError,
+    NotPossibleError,
+    RefusedBodyError,
+)
 from worker.ledger.queries import snapshot
 from worker.ledger.store import Ledger
 from worker.runtime.stop import StopRequest
@@ -59,10 +64,6 @@ _PATIENCE_S = 5.0
 _REFERENCES_SHOWN = 100
 
 ALL = tuple(DeadLetterStatus)
-
-
-class NotKeptError(BillingError):
-    """Dead letters can't be put into the table; they stay in their queue."""
 
 
 def _utc_now() -> datetime:
@@ -241,27 +242,27 @@ class DeadLetters:
         with snapshot(self._engine) as connection:
             return reading.page(connection, filter_ or DeadLetterFilter(), limit, before)
 
-    def every_letter(self, filter_: DeadLetterFilter) -> Iterator[StoredDeadLetter]:
+    def every_dead_letter(self, filter_: DeadLetterFilter) -> Iterator[StoredDeadLetter]:
         """Yield all dead letters that match, whole, newest first, read on the way."""
         with snapshot(self._engine) as connection:
-            yield from reading.every_letter(connection, filter_)
+            yield from reading.every_dead_letter(connection, filter_)
 
-    def letter(self, number: int) -> StoredDeadLetter:
+    def dead_letter(self, number: int) -> StoredDeadLetter:
         """Return one dead letter. Raises NotFoundError."""
         with snapshot(self._engine) as connection:
-            return reading.letter(connection, number)
+            return reading.dead_letter(connection, number)
 
-    def story(self, number: int) -> DeadLetterDetails:
+    def details(self, number: int) -> DeadLetterDetails:
         """Return one dead letter with its history and the ledger's outcomes. Raises NotFoundError."""
         now = self._clock()
         with snapshot(self._engine) as connection:
-            letter = reading.letter(connection, number)
+            dead_letter = reading.dead_letter(connection, number)
             return DeadLetterDetails(
-                letter=letter,
+                dead_letter=dead_letter,
                 events=reading.events(connection, number),
                 edits=reading.edits(connection, number),
-                ledger=ledger_lines(connection, letter, now, _REFERENCES_SHOWN),
-                problem=self._problem(letter, letter.current_body),
+                ledger=ledger_lines(connection, dead_letter, now, _REFERENCES_SHOWN),
+                problem=self._problem(dead_letter, dead_letter.current_body),
             )
 
     def audit_log(
@@ -288,8 +289,8 @@ class DeadLetters:
     ) -> None:
         """Write another action of an operator into the activity log: a sign-in, say."""
 
-        def work(desk: DeadLetterTransaction) -> None:
-            desk.record(actor, action, subject, reason, detail)
+        def work(transaction: DeadLetterTransaction) -> None:
+            transaction.record(actor, action, subject, reason, detail)
 
         transact(self._engine, self._clock(), work)
 
@@ -299,13 +300,13 @@ class DeadLetters:
         """Write a note on a dead letter. Raises NotFoundError, NotPossibleError."""
         actions.note(self._engine, number, text, actor, self._clock())
 
-    def discard(self, letters: DeadLetterSelection, reason: str, actor: str) -> Done:
+    def discard(self, dead_letters: DeadLetterSelection, reason: str, actor: str) -> Done:
         """Discard parked dead letters, for a reason. Raises NotFoundError before any is discarded."""
-        return actions.discard(self._engine, letters, reason, actor, self._clock())
+        return actions.discard(self._engine, dead_letters, reason, actor, self._clock())
 
-    def restore(self, letters: DeadLetterSelection, reason: str | None, actor: str) -> Done:
+    def restore(self, dead_letters: DeadLetterSelection, reason: str | None, actor: str) -> Done:
         """Restore discarded dead letters. Raises NotFoundError before any is restored."""
-        return actions.restore(self._engine, letters, reason, actor, self._clock())
+        return actions.restore(self._engine, dead_letters, reason, actor, self._clock())
 
     def undo_discard(self, entries: Sequence[int], actor: str) -> Done:
         """Restore the dead letters that these entries of the activity log discarded (``Done.entries``).
@@ -336,14 +337,14 @@ class DeadLetters:
 
     def problem_with(self, number: int, body: bytes) -> RefusedBodyError | None:
         """Return the error with which a worker would refuse this body; None where it would accept it."""
-        return self._problem(self.letter(number), body)
+        return self._problem(self.dead_letter(number), body)
 
-    def _problem(self, letter: StoredDeadLetter, body: bytes) -> RefusedBodyError | None:
-        return actions.problem_with(letter, body, self._receive, self._clock(), self._sent_as)
+    def _problem(self, dead_letter: StoredDeadLetter, body: bytes) -> RefusedBodyError | None:
+        return actions.problem_with(dead_letter, body, self._receive, self._clock(), self._sent_as)
 
-    def export(self, letters: DeadLetterSelection, actor: str) -> Iterator[str]:
+    def export(self, dead_letters: DeadLetterSelection, actor: str) -> Iterator[str]:
         """Yield the dead letters as lines of JSON. Raises NotFoundError before the first line."""
-        return transfer.export(self._engine, letters, actor, self._clock())
+        return transfer.export(self._engine, dead_letters, actor, self._clock())
 
     def import_lines(self, lines: Iterable[str], actor: str) -> Imported:
         """Add the dead letters of exported lines that are not here yet. Raises BadLineError."""
@@ -353,7 +354,7 @@ class DeadLetters:
 
     def dry_run(
         self,
-        letters: DeadLetterSelection,
+        dead_letters: DeadLetterSelection,
         *,
         on_progress: Callable[[int, int | None], None] | None = None,
         stop: StopRequest | None = None,
@@ -362,11 +363,11 @@ class DeadLetters:
         if self._receive is None or self._catalog is None:
             raise NotPossibleError("this office has no judge: nobody can say what would come of it")
         judge = Judge(self._receive, self._catalog, self._sent_as)
-        return dry_run.dry_run(self._engine, letters, judge, self._clock(), on_progress, stop)
+        return dry_run.dry_run(self._engine, dead_letters, judge, self._clock(), on_progress, stop)
 
     def create_replay(
         self,
-        letters: DeadLetterSelection,
+        dead_letters: DeadLetterSelection,
         reason: str,
         actor: str,
         *,
@@ -375,7 +376,7 @@ class DeadLetters:
     ) -> Replay:
         """Freeze the dead letters and store the replay, for a runner. Raises NotFoundError, QueryError."""
         order = replays.ReplayRequest(reason, actor, rate, tuple(steps))
-        return replays.create(self._engine, letters, order, self._clock())
+        return replays.create(self._engine, dead_letters, order, self._clock())
 
     def replay(self, replay_id: int) -> Replay:
         """Return one replay in its present state. Raises NotFoundError."""

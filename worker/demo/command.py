@@ -145,21 +145,21 @@ def _played(application: Application, script: Script, folder: Path) -> Ended:
             if not messages.keys() <= tally.replies.keys():
                 break
         playing.end(tally)
-    tally.file(_letters(application))
+    tally.file(_dead_letters(application))
     report = audit(application.engine, catalog=application.catalog)
     noticed = noticed_in(application.engine, tally.references())
     return Ended(tally, report, noticed, playing.exit_codes(), playing.seconds())
 
 
-def _letters(application: Application) -> Iterator[StoredDeadLetter]:
+def _dead_letters(application: Application) -> Iterator[StoredDeadLetter]:
     """Yield all dead letters, after a drain of those that wait."""
-    office = DeadLetters(application.engine)
+    service = DeadLetters(application.engine)
     link = application.link(consume=[BILLING.dead.name])
     try:
-        office.park(link)
+        service.park(link)
     finally:
         link.close()
-    yield from office.every_letter(DeadLetterFilter(status=tuple(DeadLetterStatus)))
+    yield from service.every_dead_letter(DeadLetterFilter(status=tuple(DeadLetterStatus)))
 
 
 def _settings(folder: Path, broker_url: str | None, database_url: str | None, workers: int) -> Settings:

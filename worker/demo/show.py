@@ -29,7 +29,7 @@ _LINE_EVERY_S = 2.0
 _REPLIES = 14
 _ENTRIES = 12
 _DAYS = 14
-_LETTERS = 5
+_DEAD_LETTERS = 5
 _MISSING = 20
 _BODY = 60
 
@@ -47,7 +47,7 @@ class Ended:
     def problems(self) -> list[str]:
         """Return the failures of the demo, one line each; none after a success."""
         lines = [f"{_named(*item)}: neither answered nor a dead letter" for item in self.tally.missing()]
-        lines += [f"{_named(*item)}: its dead letter is missing" for item in self.tally.without_letter()]
+        lines += [f"{_named(*item)}: its dead letter is missing" for item in self.tally.without_dead_letter()]
         lines += [f"{type_} of {reference}: the notice was not heard" for reference, type_ in self.unheard()]
         lines += [f"the {name} ended with {code}" for name, code in self.exit_codes.items() if code != 0]
         if not self.report.is_clean:
@@ -124,7 +124,7 @@ def show_ended(application: Application, script: Script, ended: Ended) -> None:
     _show_balances(application, tally.with_something_special())
     if (user := tally.protagonist()) is not None:
         _show_user(application, user, tally)
-    _show_letters(list(tally.letters.values()))
+    _show_dead_letters(list(tally.dead_letters.values()))
     _heading("Audit")
     show_audit(ended.report)
     click.echo(_speed(ended))
@@ -147,7 +147,7 @@ def show_ended_as_json(application: Application, script: Script, ended: Ended) -
             "batchItems": [asdict(row) for row in tally.item_outcomes()],
             "notices": dict(Counter(notice.type for notice in tally.own_notices())),
             "balances": _balances_as_dicts(application, tally.with_something_special()),
-            "deadLetters": dict(Counter(letter.reason for letter in tally.letters.values())),
+            "deadLetters": dict(Counter(dead_letter.reason for dead_letter in tally.dead_letters.values())),
             "user": None if user is None else _user_as_dict(application, user, tally),
             "audit": ended.report.to_dict(),
             "problems": ended.problems(),
@@ -254,12 +254,12 @@ def _status(reply: Reply) -> str:
     return f"{reply.status.value}, again" if reply.duplicate else reply.status.value
 
 
-def _show_letters(letters: list[StoredDeadLetter]) -> None:
-    counts = Counter(letter.reason for letter in letters)
-    examples = {letter.reason: letter for letter in letters}
-    title = f"Dead letters: {len(letters)}, by reason"
+def _show_dead_letters(dead_letters: list[StoredDeadLetter]) -> None:
+    counts = Counter(dead_letter.reason for dead_letter in dead_letters)
+    examples = {dead_letter.reason: dead_letter for dead_letter in dead_letters}
+    title = f"Dead letters: {len(dead_letters)}, by reason"
     _heading(title)
-    if not letters:
+    if not dead_letters:
         click.echo("none")
         return
     show_table(
@@ -267,15 +267,21 @@ def _show_letters(letters: list[StoredDeadLetter]) -> None:
         ("reason", "count", "for example"),
         [(reason, count, examples[reason].message) for reason, count in counts.most_common()],
     )
-    some = list(examples.values())[:_LETTERS]
+    some = list(examples.values())[:_DEAD_LETTERS]
     title = f"{len(some)} of them"
     _heading(title)
     show_table(
         title,
         ("number", "reason", "reference", "tries", "body"),
         [
-            (letter.number, letter.reason, letter.reference_id, letter.attempts, _beginning(letter.body))
-            for letter in some
+            (
+                dead_letter.number,
+                dead_letter.reason,
+                dead_letter.reference_id,
+                dead_letter.attempts,
+                _beginning(dead_letter.body),
+            )
+            for dead_letter in some
         ],
     )
 
@@ -290,9 +296,10 @@ def _beginning(body: bytes) -> str:
 
 
 def _speed(ended: Ended) -> str:
-    answered, letters = len(ended.tally.replies), len(ended.tally.letters)
+    answered, dead_letters = len(ended.tally.replies), len(ended.tally.dead_letters)
     return (
-        f"{answered:,} of {len(ended.tally.sent):,} messages answered, {letters:,} of them dead letters, "
+        f"{answered:,} of {len(ended.tally.sent):,} messages answered, "
+        f"{dead_letters:,} of them dead letters, "
         f"{len(ended.tally.own_notices()):,} notices, "
         f"in {ended.seconds:.1f} s from the first answer to the last"
     )

@@ -29,7 +29,7 @@ class Tally:
 
     sent: Mapping[str, DemoMessage]
     replies: dict[str, Reply] = field(default_factory=dict)
-    letters: dict[str, StoredDeadLetter] = field(default_factory=dict)
+    dead_letters: dict[str, StoredDeadLetter] = field(default_factory=dict)
     notices: dict[str, Notice] = field(default_factory=dict)
 
     def take(self, deliveries: Iterable[Delivery]) -> None:
@@ -45,24 +45,24 @@ class Tally:
             notice = Notice.model_validate_json(delivery.body)
             self.notices.setdefault(notice.id, notice)
 
-    def file(self, letters: Iterable[StoredDeadLetter]) -> None:
+    def file(self, dead_letters: Iterable[StoredDeadLetter]) -> None:
         """Note dead letters; those of other senders are passed over."""
-        for letter in letters:
-            correlation_id = letter.properties.get("properties", {}).get("correlation_id")
+        for dead_letter in dead_letters:
+            correlation_id = dead_letter.properties.get("properties", {}).get("correlation_id")
             if correlation_id in self.sent:
-                self.letters[correlation_id] = letter
+                self.dead_letters[correlation_id] = dead_letter
 
     def missing(self) -> list[tuple[str, DemoMessage]]:
         """Return the messages that have neither an answer nor a dead letter."""
-        settled = self.replies.keys() | self.letters.keys()
+        settled = self.replies.keys() | self.dead_letters.keys()
         return [(id_, message) for id_, message in self.sent.items() if id_ not in settled]
 
-    def without_letter(self) -> list[tuple[str, DemoMessage]]:
+    def without_dead_letter(self) -> list[tuple[str, DemoMessage]]:
         """Return the messages whose answer promises a dead letter that is missing."""
         return [
             (id_, self.sent[id_])
             for id_, reply in self.replies.items()
-            if id_ not in self.letters
+            if id_ not in self.dead_letters
             and (reply.status is Status.FAILED or reply.code is Code.REFERENCE_CONFLICT)
         ]
 

@@ -13,8 +13,6 @@ from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 
-from worker.errors import BillingError
-
 #: Number of messages that a process with a new configuration watches.
 WATCHED = 1_000
 #: Smallest number of a lane's messages of which a share means something.
@@ -33,10 +31,6 @@ class FaultStep(StrEnum):
 
     APPLY = "apply"
     REPLY = "reply"
-
-
-class LimitExceededError(BillingError):
-    """A lane's limit is passed, and the worker has to exit then (``--on-limit exit``)."""
 
 
 @dataclass(frozen=True, slots=True)

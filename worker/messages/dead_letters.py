@@ -63,7 +63,7 @@ def dead_letter_for(
 ) -> Outgoing:
     """Return the message to publish to ``queue``: the delivery's bytes, its properties, and the reason."""
     headers, omitted = _sendable(delivery.headers)
-    letter = DeadLetter(
+    dead_letter = DeadLetter(
         letter_id=letter_id(delivery),
         reason=reason.code,
         message=_beginning(reason.message),
@@ -89,7 +89,7 @@ def dead_letter_for(
         exchange="",
         routing_key=queue,
         properties=_properties(delivery),
-        headers=headers | letter.to_headers() | _kept_as_headers(delivery),
+        headers=headers | dead_letter.to_headers() | _kept_as_headers(delivery),
     )
 
 
@@ -172,7 +172,7 @@ def _size(name: Any, value: Any) -> int | None:
         return None
 
 
-def letter_in(delivery: Delivery) -> DeadLetter:
+def dead_letter_in(delivery: Delivery) -> DeadLetter:
     """Return the dead letter of a message in the dead-letter queue, also where the broker put it there.
 
     Nothing is trusted: any publisher to that queue may have written anything. Type, reference and user are
@@ -184,19 +184,19 @@ def letter_in(delivery: Delivery) -> DeadLetter:
     if death.get("queue", delivery.queue) != delivery.queue:
         # A worker sends no x-death along: the broker took it from a queue of work, and the other headers are
         # the producer's word.
-        return _brokers_letter(delivery, death)
+        return _brokers_dead_letter(delivery, death)
     try:
-        letter = DeadLetter.from_headers(named)
+        dead_letter = DeadLetter.from_headers(named)
     except ValidationError:
-        return _brokers_letter(delivery, death)
-    return letter.model_copy(
+        return _brokers_dead_letter(delivery, death)
+    return dead_letter.model_copy(
         update={
             # Not the id that it claims: under the id of another dead letter these bytes would be lost.
-            "letter_id": letter_id(delivery, letter.queue),
-            "attempts": _attempts(letter.attempts),
-            "schema_version": min(max(letter.schema_version, 0), _SMALL_MAX),
-            "first_failed_at": _moment(letter.first_failed_at),
-            "last_failed_at": _moment(letter.last_failed_at),
+            "letter_id": letter_id(delivery, dead_letter.queue),
+            "attempts": _attempts(dead_letter.attempts),
+            "schema_version": min(max(dead_letter.schema_version, 0), _SMALL_MAX),
+            "first_failed_at": _moment(dead_letter.first_failed_at),
+            "last_failed_at": _moment(dead_letter.last_failed_at),
             **identities_in(delivery.body),
         }
     )
@@ -245,7 +245,7 @@ def _last_death(deaths: Any) -> Mapping[str, Any]:
     return deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else {}
 
 
-def _brokers_letter(delivery: Delivery, death: Mapping[str, Any]) -> DeadLetter:
+def _brokers_dead_letter(delivery: Delivery, death: Mapping[str, Any]) -> DeadLetter:
     """Return the dead letter made of ``x-death`` and the body."""
     moment = _moment(death.get("time"))
     reason = _text(death.get("reason"), "unknown")

@@ -30,8 +30,8 @@ _PUBLISHED = _Fate.PUBLISHED
 class Publisher:
     """Sends replies, dead letters and notices."""
 
-    def __init__(self, policy: Policy, correspondence: Replies, metrics: Metrics) -> None:
-        self._policy, self._correspondence, self._metrics = policy, correspondence, metrics
+    def __init__(self, policy: Policy, replies: Replies, metrics: Metrics) -> None:
+        self._policy, self._replies, self._metrics = policy, replies, metrics
         self._events, self._dead = policy.topology.events, policy.topology.dead.name
 
     def send(self, link: Link, outgoing: Sequence[list[Outgoing]], now: datetime) -> set[str]:
@@ -121,7 +121,7 @@ class Publisher:
         elif self._is_notice(message):
             self._metrics.notices.labels(message.routing_key, fate).inc()
             if fate is _Fate.REFUSED:
-                return self._correspondence.about_refused_notice(message, now)
+                return self._replies.about_refused_notice(message, now)
         elif fate is not _Fate.PUBLISHED:
             return message
         else:

@@ -41,11 +41,11 @@ class Replies:
 
     def about_refusal(self, delivery: Delivery, reason: Failure, tries: int, now: datetime) -> list[Outgoing]:
         """Return the dead letter, and a failed reply where something identifies the request."""
-        letter = self.dead_letter(delivery, reason, tries, now)
+        dead_letter = self.dead_letter(delivery, reason, tries, now)
         known = self._allowed_reply_to(delivery) or _correlation(delivery) or reason.reference_id
         if known is None or not _is_to_be_answered(delivery):
-            return [letter]
-        return [letter, self._addressed(delivery, _failed(reason))]
+            return [dead_letter]
+        return [dead_letter, self._addressed(delivery, _failed(reason))]
 
     def dead_letter(self, delivery: Delivery, reason: Failure, tries: int, now: datetime) -> Outgoing:
         """Return the dead letter alone."""

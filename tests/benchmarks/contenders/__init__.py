@@ -8,7 +8,11 @@ Nothing here needs the packages of the extra before a queue is filled for them o
 """
 
 from tests.benchmarks.contenders.contender import Contender
-from tests.benchmarks.contenders.letters import celery_letter, dramatiq_letter, plain_letter
+from tests.benchmarks.contenders.dead_letters import (
+    celery_dead_letter,
+    dramatiq_dead_letter,
+    plain_dead_letter,
+)
 
 _HERE = __name__
 _LEDGER = ("sqlalchemy", "psycopg2-binary")
@@ -30,7 +34,7 @@ CELERY = Contender(
         "--loglevel=ERROR",
     ),
     kept="solo, acks_late, no result backend, no events, no remote control, no gossip, mingle, heartbeats",
-    letter=celery_letter,
+    dead_letter=celery_dead_letter,
 )
 DRAMATIQ = Contender(
     name="Dramatiq",
@@ -54,7 +58,7 @@ DRAMATIQ = Contender(
     ),
     environment={"dramatiq_queue_prefetch": "{prefetch}"},
     kept="no middleware but retries",
-    letter=dramatiq_letter,
+    dead_letter=dramatiq_dead_letter,
 )
 FASTSTREAM = Contender(
     name="FastStream",
@@ -65,7 +69,7 @@ FASTSTREAM = Contender(
     prefetch=32,
     arguments=(f"{_HERE}.faststream_app",),
     kept="the ledger in a pool of threads, no dependency injection, no log",
-    letter=plain_letter,
+    dead_letter=plain_dead_letter,
 )
 BY_HAND = Contender(
     name="pika + SQLAlchemy by hand",
@@ -75,7 +79,7 @@ BY_HAND = Contender(
     prefetch=50,
     arguments=(f"{_HERE}.by_hand",),
     kept="a BlockingConnection each",
-    letter=plain_letter,
+    dead_letter=plain_dead_letter,
 )
 ECHO = Contender(
     name="echo",
@@ -85,7 +89,7 @@ ECHO = Contender(
     prefetch=1000,
     arguments=(f"{_HERE}.echo",),
     kept="the worker's client, batches of up to 500, replies with pipelined confirms",
-    letter=plain_letter,
+    dead_letter=plain_dead_letter,
     keeps_ledger=False,
 )
 

@@ -8,8 +8,8 @@ from kombu import Exchange, Queue
 from sqlalchemy import Engine
 
 from schemas import DeductUsage
+from tests.benchmarks.contenders.dead_letters import TASK
 from tests.benchmarks.contenders.ledger_by_hand import settle
-from tests.benchmarks.contenders.letters import TASK
 from tests.benchmarks.contenders.setup import REPLIES, Setup, utc_now
 
 _SETUP = Setup.from_environment()

@@ -32,7 +32,7 @@ class Contender:
     prefetch: int
     arguments: tuple[str, ...]
     kept: str
-    letter: Callable[[DeductUsage, str], Outgoing]
+    dead_letter: Callable[[DeductUsage, str], Outgoing]
     threads: int = 1
     is_forking: bool = False
     keeps_ledger: bool = True
@@ -54,7 +54,7 @@ class Contender:
         with pika.BlockingConnection(pika.URLParameters(stage.broker_url)) as connection:
             arguments = {"x-queue-type": "quorum", **self.queue_arguments}
             connection.channel().queue_declare(self.queue, durable=True, arguments=arguments)
-        return stage.prefill((self.letter(command, self.queue) for command in deductions), progress)
+        return stage.prefill((self.dead_letter(command, self.queue) for command in deductions), progress)
 
     def commands(self, stage: Stage) -> list[ProcessCommand]:
         """The processes to start, and what their environment has besides ours."""

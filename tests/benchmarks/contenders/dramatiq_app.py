@@ -11,8 +11,8 @@ from dramatiq.middleware import Retries
 from sqlalchemy import Engine
 
 from schemas import DeductUsage
+from tests.benchmarks.contenders.dead_letters import TASK
 from tests.benchmarks.contenders.ledger_by_hand import settle
-from tests.benchmarks.contenders.letters import TASK
 from tests.benchmarks.contenders.setup import REPLIES, Setup, utc_now
 
 _SETUP = Setup.from_environment()

@@ -7,8 +7,8 @@ from sqlalchemy import Engine
 
 from tests.support.asking import DAY, NOW, Apply, asked_catalog, given, on_sqlite, opened, used
 from tests.support.makers import reserve, settle
-from worker.errors import NotFoundError
-from worker.ledger.queries import QueryError, Reader, snapshot
+from worker.errors import NotFoundError, QueryError
+from worker.ledger.queries import Reader, snapshot
 from worker.ledger.queries.kinds import UsageKinds, usage_kinds
 
 

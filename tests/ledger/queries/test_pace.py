@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy import Engine, text
 
 from tests.support.asking import NOW, Apply, given, on_sqlite, opened, used
-from worker.ledger.queries import QueryError, snapshot
+from worker.errors import QueryError
+from worker.ledger.queries import snapshot
 from worker.ledger.queries.pace import Pace, pace
 
 MINUTE = timedelta(minutes=1)

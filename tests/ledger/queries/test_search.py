@@ -6,7 +6,8 @@ import pytest
 from sqlalchemy import Engine
 
 from tests.support.asking import Apply, given, on_sqlite, opened
-from worker.ledger.queries import QueryError, snapshot
+from worker.errors import QueryError
+from worker.ledger.queries import snapshot
 from worker.ledger.queries.search import AccountPage, accounts_by_prefix
 
 Ask = Callable[..., AccountPage]

@@ -3,8 +3,8 @@
 import click
 
 from worker.cli.dead_letters.acting import discard, edit, note, restore
-from worker.cli.dead_letters.carrying import export, import_letters, park
-from worker.cli.dead_letters.looking import groups, list_letters, show
+from worker.cli.dead_letters.carrying import export, import_dead_letters, park
+from worker.cli.dead_letters.looking import groups, list_dead_letters, show
 from worker.cli.dead_letters.replaying import replay
 
 
@@ -27,7 +27,7 @@ def dead_letters() -> None:
 
 for command in (
     groups,
-    list_letters,
+    list_dead_letters,
     show,
     edit,
     replay,
@@ -35,7 +35,7 @@ for command in (
     restore,
     note,
     export,
-    import_letters,
+    import_dead_letters,
     park,
 ):
     dead_letters.add_command(command)

@@ -9,20 +9,20 @@ from worker.bootstrap import Application
 from worker.cli.dead_letters.common import (
     Number,
     chosen,
-    office_of,
+    service_of,
     with_actor,
     with_filters,
     with_numbers,
     with_yes,
 )
-from worker.cli.dead_letters.looking import letter_as_dict
+from worker.cli.dead_letters.looking import dead_letter_as_dict
 from worker.cli.options import as_json, with_application
 from worker.cli.output import printable, show_json
 from worker.deadletters.body_text import editable
-from worker.deadletters.models import Done, NotPossibleError, RefusedBodyError, StoredDeadLetter
+from worker.deadletters.models import Done, StoredDeadLetter
 from worker.deadletters.service import DeadLetters
 from worker.deadletters.store.filters import DeadLetterFilter
-from worker.errors import ConfigurationError
+from worker.errors import ConfigurationError, NotPossibleError, RefusedBodyError
 
 
 @click.command()
@@ -57,15 +57,17 @@ def edit(
       EDITOR=nano billing-worker dead-letters edit 7 --reason "tokens as a number, see T-17"
       jq '.tokens = 5' old.json | billing-worker dead-letters edit 7 --from-file - --reason "T-17"
     """
-    with office_of(application) as office:
-        letter = office.letter(number)
-        body = _edited(office, letter, unchecked=unchecked) if source is None else _read(source)
+    with service_of(application) as service:
+        dead_letter = service.dead_letter(number)
+        body = _edited(service, dead_letter, unchecked=unchecked) if source is None else _read(source)
         if body is None:
             click.echo("nothing was changed", err=True)
             sys.exit(1)
-        edited = office.edit(number, body, reason, actor, instead_of=letter.current_body, unchecked=unchecked)
+        edited = service.edit(
+            number, body, reason, actor, instead_of=dead_letter.current_body, unchecked=unchecked
+        )
     if as_json:
-        show_json(letter_as_dict(edited))
+        show_json(dead_letter_as_dict(edited))
     elif edited.edited_body is None:
         click.echo(f"letter {number} is as it came again")
     else:
@@ -81,13 +83,13 @@ def _read(source: Path) -> bytes:
         raise ConfigurationError(f"{source} can't be read: {error.strerror}") from error
 
 
-def _edited(office: DeadLetters, letter: StoredDeadLetter, *, unchecked: bool) -> bytes | None:
+def _edited(service: DeadLetters, dead_letter: StoredDeadLetter, *, unchecked: bool) -> bytes | None:
     """Return the body from an editor; None where it is unchanged. Repeats until a worker would accept it."""
-    shown = editable(letter.current_body)
+    shown = editable(dead_letter.current_body)
     if shown is None:
         raise NotPossibleError(
-            f"the body of letter {letter.number} holds bytes that no editor keeps: take it out with "
-            f"`billing-worker dead-letters export {letter.number}`, and give it back with --from-file"
+            f"the body of letter {dead_letter.number} holds bytes that no editor keeps: take it out with "
+            f"`billing-worker dead-letters export {dead_letter.number}`, and give it back with --from-file"
         )
     text = shown
     while True:
@@ -95,7 +97,7 @@ def _edited(office: DeadLetters, letter: StoredDeadLetter, *, unchecked: bool) -
         if written is None or written.rstrip("\n") == shown.rstrip("\n"):
             return None
         body = written.rstrip("\n").encode()
-        problem = None if unchecked else office.problem_with(letter.number, body)
+        problem = None if unchecked else service.problem_with(dead_letter.number, body)
         if problem is None:
             return body
         _tell(problem)
@@ -122,8 +124,8 @@ def note(application: Application, *, number: int, text: str, actor: str, as_jso
     Example:
       billing-worker dead-letters note 7 "asked the upload team, T-17"
     """
-    with office_of(application) as office:
-        office.note(number, text, actor)
+    with service_of(application) as service:
+        service.note(number, text, actor)
     if as_json:
         show_json({"number": number, "note": text})
     else:
@@ -155,9 +157,9 @@ def discard(
       billing-worker dead-letters discard 7 8 --reason "tests of Ann's"
       billing-worker dead-letters discard --group 3f2a91c0 --reason "the feature is gone"
     """
-    letters = chosen(numbers, asked, yes=yes, doing="discard")
-    with office_of(application) as office:
-        done = office.discard(letters, reason, actor)
+    dead_letters = chosen(numbers, asked, yes=yes, doing="discard")
+    with service_of(application) as service:
+        done = service.discard(dead_letters, reason, actor)
     _show_done("discarded", done, as_json=as_json)
 
 
@@ -185,9 +187,9 @@ def restore(
     Example:
       billing-worker dead-letters restore 7 8
     """
-    letters = chosen(numbers, asked, yes=yes, doing="restore")
-    with office_of(application) as office:
-        done = office.restore(letters, reason, actor)
+    dead_letters = chosen(numbers, asked, yes=yes, doing="restore")
+    with service_of(application) as service:
+        done = service.restore(dead_letters, reason, actor)
     _show_done("restored", done, as_json=as_json)
 
 

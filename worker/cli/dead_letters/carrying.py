@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from worker.bootstrap import Application
-from worker.cli.dead_letters.common import STATUSES, office_of, with_actor, with_filters, with_numbers
+from worker.cli.dead_letters.common import STATUSES, service_of, with_actor, with_filters, with_numbers
 from worker.cli.options import as_json, with_application
 from worker.cli.output import show_json
 from worker.deadletters.store.filters import DeadLetterFilter, DeadLetterSelection
@@ -25,14 +25,14 @@ def park(application: Application, *, as_json: bool) -> None:
 
     Every other command does so too, and so does the scheduler while it runs.
     """
-    with office_of(application) as office:
-        counts = office.counts()
+    with service_of(application) as service:
+        counts = service.counts()
     if as_json:
         show_json(counts.to_dict())
     else:
         waiting = counts.parked + counts.replaying
-        letters = "1 letter waits" if waiting == 1 else f"{waiting} letters wait"
-        click.echo(f"{letters}, in {counts.groups} group{'' if counts.groups == 1 else 's'}")
+        dead_letters = "1 letter waits" if waiting == 1 else f"{waiting} letters wait"
+        click.echo(f"{dead_letters}, in {counts.groups} group{'' if counts.groups == 1 else 's'}")
 
 
 @click.command()
@@ -70,9 +70,11 @@ def export(
     """
     if numbers and asked is not None:
         raise click.UsageError("give either numbers or filters")
-    letters: DeadLetterSelection = numbers or replace(asked or DeadLetterFilter(), status=STATUSES[status])
-    with office_of(application, looking=True) as office:
-        lines = office.export(letters, actor)
+    dead_letters: DeadLetterSelection = numbers or replace(
+        asked or DeadLetterFilter(), status=STATUSES[status]
+    )
+    with service_of(application, looking=True) as service:
+        lines = service.export(dead_letters, actor)
         if target is None:
             for line in lines:
                 click.echo(line)
@@ -99,7 +101,7 @@ def _write(target: Path, lines: Iterable[str]) -> None:
 @with_actor
 @with_application("broker_url", "database_url", "catalog")
 @as_json
-def import_letters(application: Application, *, source: Path, actor: str, as_json: bool) -> None:
+def import_dead_letters(application: Application, *, source: Path, actor: str, as_json: bool) -> None:
     """Add letters of an export that are not here yet; again it changes nothing.
 
     They wait here if they waited there. A line that is no letter ends it and is named; what came before it
@@ -109,8 +111,8 @@ def import_letters(application: Application, *, source: Path, actor: str, as_jso
     Example:
       billing-worker dead-letters import letters.jsonl
     """
-    with office_of(application) as office:
-        done = office.import_lines(_lines(source), actor)
+    with service_of(application) as service:
+        done = service.import_lines(_lines(source), actor)
     if as_json:
         show_json(done.to_dict())
     else:

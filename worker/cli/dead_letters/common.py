@@ -15,9 +15,9 @@ from worker.broker import BILLING
 from worker.cli.asking import as_day_or_moment, begins
 from worker.cli.options import operator
 from worker.deadletters.models import WAITING, DeadLetterStatus
-from worker.deadletters.service import DeadLetters, NotKeptError
+from worker.deadletters.service import DeadLetters
 from worker.deadletters.store.filters import DeadLetterFilter, DeadLetterSelection
-from worker.errors import BrokerUnavailableError
+from worker.errors import BrokerUnavailableError, NotKeptError
 from worker.ledger.queries import zone_of
 
 Number = click.IntRange(1, 2**63 - 1)
@@ -31,27 +31,27 @@ STATUSES = {
 
 
 @contextmanager
-def office_of(application: Application, *, looking: bool = False) -> Iterator[DeadLetters]:
+def service_of(application: Application, *, looking: bool = False) -> Iterator[DeadLetters]:
     """Yield the dead letters, after the queue has been drained.
 
     With ``looking`` the stored dead letters are shown with a warning where the broker does not answer. A dead
     letter that can't be kept stops no command.
     """
     application.require_newest_schema()
-    office = application.office()
+    service = application.service()
     try:
-        drain(application, office)
+        drain(application, service)
     except (BrokerUnavailableError, NotKeptError) as error:
         if not looking and isinstance(error, BrokerUnavailableError):
             raise
         click.echo(f"{error}: letters that still wait in {BILLING.dead.name} are not among these", err=True)
-    office.tidy()
-    yield office
+    service.tidy()
+    yield service
 
 
-def drain(application: Application, office: DeadLetters) -> int:
+def drain(application: Application, service: DeadLetters) -> int:
     """Drain what waits in the queue; returns how many. In an outage of the database nothing is given back."""
-    office.probe()
+    service.probe()
     link = application.link()
     try:
         waiting = link.depth(BILLING.dead.name)
@@ -59,7 +59,7 @@ def drain(application: Application, office: DeadLetters) -> int:
         link.close()
     if not waiting:
         return 0
-    taking = office.drain(application.link(consume=[BILLING.dead.name]))
+    taking = service.drain(application.link(consume=[BILLING.dead.name]))
     try:
         return taking.take_all(expected=waiting, wait_s=0.02, on_outage=_tell_outage)
     finally:

@@ -11,7 +11,7 @@ from pydantic.alias_generators import to_camel
 
 from worker.bootstrap import Application
 from worker.cli.dead_letters.bodies import lines, readable
-from worker.cli.dead_letters.common import STATUSES, Number, office_of, with_filters
+from worker.cli.dead_letters.common import STATUSES, Number, service_of, with_filters
 from worker.cli.options import as_json, with_application
 from worker.cli.output import is_terminal, show_fields, show_json, show_table
 from worker.deadletters.models import (
@@ -63,10 +63,10 @@ def groups(
       billing-worker dead-letters groups --order tokens
       billing-worker dead-letters list --group 3f2a91c0
     """
-    with office_of(application, looking=True) as office:
+    with service_of(application, looking=True) as service:
         if verify:
-            _show_drifts(office.drifts(), as_json=as_json)
-        page = office.groups(waiting_only=not everything, order=order, limit=limit, after=after)
+            _show_drifts(service.drifts(), as_json=as_json)
+        page = service.groups(waiting_only=not everything, order=order, limit=limit, after=after)
     if as_json:
         show_json(page.to_dict())
         return
@@ -147,7 +147,7 @@ def moment(at: datetime | None) -> str:
 @with_filters
 @with_application("broker_url", "database_url", "catalog")
 @as_json
-def list_letters(
+def list_dead_letters(
     application: Application,
     *,
     status: str,
@@ -170,34 +170,34 @@ def list_letters(
     filter_ = replace(asked or DeadLetterFilter(), status=STATUSES[status])
     if reason is not None:
         filter_ = replace(filter_, reason=reason)
-    with office_of(application, looking=True) as office:
-        page = office.page(filter_, limit=limit, before=before)
+    with service_of(application, looking=True) as service:
+        page = service.page(filter_, limit=limit, before=before)
     if as_json:
         show_json(page.to_dict())
         return
-    show_letters(page)
+    show_dead_letters(page)
 
 
-def show_letters(page: DeadLetterPage) -> None:
+def show_dead_letters(page: DeadLetterPage) -> None:
     """Show a page of dead letters to people."""
     total = "more than 10,000" if page.total is None else str(page.total)
     of = f" of {total}" if page.searched_to is None and page.total != 0 else ""
     show_table(
-        f"Dead letters: {len(page.letters)}{of}",
+        f"Dead letters: {len(page.dead_letters)}{of}",
         ("number", "status", "reason", "message", "reference", "user", "tokens", "tries", "last failed"),
         [
             (
-                letter.number,
-                letter.status,
-                letter.reason,
-                letter.message,
-                letter.reference_id,
-                letter.user_id,
-                letter.tokens_at_stake,
-                letter.attempts,
-                moment(letter.last_failed_at),
+                dead_letter.number,
+                dead_letter.status,
+                dead_letter.reason,
+                dead_letter.message,
+                dead_letter.reference_id,
+                dead_letter.user_id,
+                dead_letter.tokens_at_stake,
+                dead_letter.attempts,
+                moment(dead_letter.last_failed_at),
             )
-            for letter in page.letters
+            for dead_letter in page.dead_letters
         ],
     )
     if page.next is not None:
@@ -216,68 +216,67 @@ def show(application: Application, *, number: int, as_json: bool) -> None:
     Example:
       billing-worker dead-letters show 7
     """
-    with office_of(application, looking=True) as office:
-        story = office.story(number)
+    with service_of(application, looking=True) as service:
+        details = service.details(number)
     if as_json:
-        show_json(story_as_dict(story))
+        show_json(details_as_dict(details))
         return
-    _show_story(story)
+    _show_details(details)
 
 
 _LONG = ("body", "edited_body", "properties", "traceback")
 
 
-def _show_story(story: DeadLetterDetails) -> None:
-    letter = story.letter
-    show_fields(f"Dead letter {letter.number}", _fields(story))
-    if letter.traceback:
-        click.echo(f"\n{lines(letter.traceback.rstrip())}")
-    properties = json.dumps(letter.properties, indent=2, ensure_ascii=False)
+def _show_details(details: DeadLetterDetails) -> None:
+    dead_letter = details.dead_letter
+    show_fields(f"Dead letter {dead_letter.number}", _fields(details))
+    if dead_letter.traceback:
+        click.echo(f"\n{lines(dead_letter.traceback.rstrip())}")
+    properties = json.dumps(dead_letter.properties, indent=2, ensure_ascii=False)
     click.echo(f"\nproperties {lines(properties)}")
-    if letter.edited_body is not None:
-        click.echo(
-            f"\nbody as it was edited, {len(letter.edited_body)} bytes\n{readable(letter.edited_body)}"
-        )
-    click.echo(f"\nbody, {len(letter.body)} bytes\n{readable(letter.body)}")
+    if dead_letter.edited_body is not None:
+        edited = dead_letter.edited_body
+        click.echo(f"\nbody as it was edited, {len(edited)} bytes\n{readable(edited)}")
+    click.echo(f"\nbody, {len(dead_letter.body)} bytes\n{readable(dead_letter.body)}")
     click.echo()
     show_table(
         "What happened",
         ("when", "what", "who", "replay", "text"),
         [
             (moment(event.at), event.kind.replace("_", " "), event.actor, event.replay_id, event.text)
-            for event in story.events
+            for event in details.events
         ],
     )
-    if story.ledger:
+    if details.ledger:
         click.echo()
         show_table(
             "What the ledger has",
             ("reference", "status", "code", "same content", "message"),
             [
                 (line.reference_id, line.status or "nothing", line.code, line.agrees, line.message)
-                for line in story.ledger
+                for line in details.ledger
             ],
         )
 
 
-def _fields(story: DeadLetterDetails) -> list[tuple[str, Any]]:
-    letter = story.letter
+def _fields(details: DeadLetterDetails) -> list[tuple[str, Any]]:
+    dead_letter = details.dead_letter
     fields = []
     for name in StoredDeadLetter.__slots__:
-        value = getattr(letter, name)
+        value = getattr(dead_letter, name)
         if name not in _LONG and value is not None:
             fields.append((name.replace("_", " "), moment(value) if isinstance(value, datetime) else value))
-    if story.problem is not None:
-        fields.append(("a worker would refuse it", f"{story.problem.code}: {story.problem.way_out}"))
+    if details.problem is not None:
+        fields.append(("a worker would refuse it", f"{details.problem.code}: {details.problem.way_out}"))
     return fields
 
 
-def story_as_dict(story: DeadLetterDetails) -> dict[str, Any]:
+def details_as_dict(details: DeadLetterDetails) -> dict[str, Any]:
     """Return a dead letter and its history for scripts."""
-    problem = story.problem
+    problem = details.problem
     return {
-        **letter_as_dict(story.letter),
-        "events": [event.to_dict() for event in story.events],
+        **dead_letter_as_dict(details.dead_letter),
+        "events": [event.to_dict() for event in details.events],
         "edits": [
             {
                 "number": edit.number,
@@ -287,20 +286,20 @@ def story_as_dict(story: DeadLetterDetails) -> dict[str, Any]:
                 **body_as_dict("before", edit.before),
                 **body_as_dict("after", edit.after),
             }
-            for edit in story.edits
+            for edit in details.edits
         ],
-        "ledger": [line.to_dict() for line in story.ledger],
+        "ledger": [line.to_dict() for line in details.ledger],
         "problem": None
         if problem is None
         else {"code": problem.code, "field": problem.field, "message": problem.way_out},
     }
 
 
-def letter_as_dict(letter: StoredDeadLetter) -> dict[str, Any]:
+def dead_letter_as_dict(dead_letter: StoredDeadLetter) -> dict[str, Any]:
     """Return a dead letter for scripts; bytes that are no text are hexadecimal."""
     fields: dict[str, Any] = {}
     for name in StoredDeadLetter.__slots__:
-        value = getattr(letter, name)
+        value = getattr(dead_letter, name)
         if name in {"body", "edited_body"}:
             fields |= {} if value is None else body_as_dict(to_camel(name), value)
         else:

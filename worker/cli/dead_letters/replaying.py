@@ -12,7 +12,7 @@ from worker.bootstrap import Application
 from worker.cli.dead_letters.common import (
     Number,
     chosen,
-    office_of,
+    service_of,
     with_actor,
     with_filters,
     with_numbers,
@@ -140,12 +140,12 @@ def start(
     """Send letters again."""
     if not dry and not reason:
         raise click.UsageError("Missing option '--reason': say why, others will want to know")
-    letters = chosen(numbers, asked, yes=yes or dry, doing="replay")
-    with office_of(application) as office:
+    dead_letters = chosen(numbers, asked, yes=yes or dry, doing="replay")
+    with service_of(application) as service:
         if dry:
-            _dry_run(office, letters, as_json=as_json)
+            _dry_run(service, dead_letters, as_json=as_json)
             return
-        created = office.create_replay(letters, reason or "", actor, rate=rate, steps=steps or ())
+        created = service.create_replay(dead_letters, reason or "", actor, rate=rate, steps=steps or ())
     click.echo(f"replay {created.number}: {created.total} letter{'s'[: created.total > 1]}", err=True)
     _run(application, created, actor, patience_s, as_json=as_json)
 
@@ -158,8 +158,8 @@ def start(
 @as_json
 def resume(application: Application, *, number: int, patience_s: float, actor: str, as_json: bool) -> None:
     """Go on with a replay that rests, that stopped by itself, or whose process was killed."""
-    with office_of(application) as office:
-        found = office.replay(number)
+    with service_of(application) as service:
+        found = service.replay(number)
     _run(application, found, actor, patience_s, as_json=as_json)
 
 
@@ -170,8 +170,8 @@ def resume(application: Application, *, number: int, patience_s: float, actor: s
 @as_json
 def list_replays(application: Application, *, limit: int, before: int | None, as_json: bool) -> None:
     """The replays, newest first."""
-    with office_of(application, looking=True) as office:
-        page = office.replays(limit=limit, before=before)
+    with service_of(application, looking=True) as service:
+        page = service.replays(limit=limit, before=before)
     if as_json:
         show_json(page.to_dict())
         return
@@ -194,9 +194,9 @@ def list_replays(application: Application, *, limit: int, before: int | None, as
 def show_replay(application: Application, *, number: int, as_json: bool) -> None:
     """Show a replay and its dead letters that came back, could not be sent or were left out."""
     notable = (ItemState.FAILED_AGAIN, ItemState.CONFLICT, ItemState.UNROUTABLE, ItemState.SKIPPED)
-    with office_of(application, looking=True) as office:
-        found = office.replay(number)
-        items = office.replay_items(number, states=[state.value for state in notable], limit=_SHOWN)
+    with service_of(application, looking=True) as service:
+        found = service.replay(number)
+        items = service.replay_items(number, states=[state.value for state in notable], limit=_SHOWN)
     if as_json:
         show_json({**found.to_dict(), "notable": [item.to_dict() for item in items.items]})
         return
@@ -236,8 +236,8 @@ def _fields(found: Replay) -> list[tuple[str, Any]]:
 @as_json
 def pause(application: Application, *, number: int, reason: str | None, actor: str, as_json: bool) -> None:
     """Let a replay rest that another process runs; it notices within a second."""
-    with office_of(application, looking=True) as office:
-        found = office.pause_replay(number, actor, reason)
+    with service_of(application, looking=True) as service:
+        found = service.pause_replay(number, actor, reason)
     _show_changed(found, as_json=as_json)
 
 
@@ -249,8 +249,8 @@ def pause(application: Application, *, number: int, reason: str | None, actor: s
 @as_json
 def cancel(application: Application, *, number: int, reason: str | None, actor: str, as_json: bool) -> None:
     """End a replay: what was not sent stays parked, what was sent ends as it ends."""
-    with office_of(application, looking=True) as office:
-        found = office.cancel_replay(number, actor, reason)
+    with service_of(application, looking=True) as service:
+        found = service.cancel_replay(number, actor, reason)
     _show_changed(found, as_json=as_json)
 
 
@@ -310,16 +310,17 @@ def _counted(counts: Mapping[str, int]) -> str:
 # -- dry runs ---------------------------------------------------------------------------------------------
 
 
-def _dry_run(office: DeadLetters, letters: DeadLetterSelection, *, as_json: bool) -> None:
+def _dry_run(service: DeadLetters, dead_letters: DeadLetterSelection, *, as_json: bool) -> None:
     with progress("judging", None) as bar:
-        judged = office.dry_run(
-            letters, on_progress=lambda done, total: bar.update(bar.task_ids[0], completed=done, total=total)
+        judged = service.dry_run(
+            dead_letters,
+            on_progress=lambda done, total: bar.update(bar.task_ids[0], completed=done, total=total),
         )
     if as_json:
         show_json(judged.to_dict())
     else:
         _show_dry_run(judged)
-    sys.exit(1 if any(verdict.would in _COMES_BACK for verdict in judged.verdicts) else 0)
+    sys.exit(1 if any(forecast.would in _COMES_BACK for forecast in judged.forecasts) else 0)
 
 
 _COMES_BACK = frozenset(("conflict", "fault", "malformed"))
@@ -340,14 +341,14 @@ def _show_dry_run(judged: DryRun) -> None:
         ("letters", "what", "code", "field", "tokens", "such as", "text"),
         [
             (
-                verdict.letters,
-                _WOULD[verdict.would] if is_terminal() else verdict.would,
-                verdict.code,
-                verdict.field,
-                verdict.tokens,
-                verdict.sample,
-                verdict.text,
+                forecast.dead_letters,
+                _WOULD[forecast.would] if is_terminal() else forecast.would,
+                forecast.code,
+                forecast.field,
+                forecast.tokens,
+                forecast.sample,
+                forecast.text,
             )
-            for verdict in judged.verdicts
+            for forecast in judged.forecasts
         ],
     )

@@ -14,7 +14,8 @@ from werkzeug.wsgi import wrap_file
 from worker.console.asking import number_in, text_in
 from worker.console.charts import SERIES_MAX, Bar, Chart, stacked_bars
 from worker.console.parts import Parts, parts
-from worker.ledger.queries import QueryError, day_start, snapshot, zone_of
+from worker.errors import QueryError
+from worker.ledger.queries import day_start, snapshot, zone_of
 from worker.ledger.queries.kinds import usage_kinds
 from worker.ledger.queries.search import accounts_by_prefix
 

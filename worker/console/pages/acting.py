@@ -16,8 +16,8 @@ from worker.console.bodies import Readable, from_form, readable
 from worker.console.pages.dead_letters import freeze
 from worker.console.parts import parts, person
 from worker.deadletters.body_text import editable
-from worker.deadletters.models import DeadLetterStatus, NotPossibleError, RefusedBodyError, StoredDeadLetter
-from worker.ledger.queries import QueryError
+from worker.deadletters.models import DeadLetterStatus, StoredDeadLetter
+from worker.errors import NotPossibleError, QueryError, RefusedBodyError
 
 page = Blueprint("acting", __name__)
 
@@ -28,44 +28,46 @@ page = Blueprint("acting", __name__)
 @page.route("/letters/<int:number>/edit", methods=["GET", "POST"])
 def edit(number: int) -> ResponseReturnValue:
     """Edit the body. A body that a worker would refuse is not saved; the page names its field."""
-    letter = parts().office.letter(number)
+    dead_letter = parts().service.dead_letter(number)
     if request.method == "GET":
-        return _editor(letter, editable(letter.current_body))
+        return _editor(dead_letter, editable(dead_letter.current_body))
     text = request.form.get("body", "")
-    if request.form.get("instead_of") != _mark(letter):
+    if request.form.get("instead_of") != _mark(dead_letter):
         why = "Somebody else has edited this letter meanwhile, as is shown below. Yours would replace it."
-        return _editor(letter, text, problem=why, theirs=readable(letter.current_body)), 409
+        return _editor(dead_letter, text, problem=why, theirs=readable(dead_letter.current_body)), 409
     if request.form.get("do") == "check":
-        return _checked(letter, text)
+        return _checked(dead_letter, text)
     if (reason := text_in(request.form, "why")) is None:
-        return _editor(letter, text, problem="Say why, for those who look at this letter later."), 400
-    return _saved(letter, text, reason)
+        return _editor(dead_letter, text, problem="Say why, for those who look at this letter later."), 400
+    return _saved(dead_letter, text, reason)
 
 
-def _saved(letter: StoredDeadLetter, text: str, reason: str) -> ResponseReturnValue:
+def _saved(dead_letter: StoredDeadLetter, text: str, reason: str) -> ResponseReturnValue:
     try:
-        parts().office.edit(
-            letter.number,
-            _as_edited(letter, text),
+        parts().service.edit(
+            dead_letter.number,
+            _as_edited(dead_letter, text),
             reason,
             person().name,
-            instead_of=letter.current_body,
+            instead_of=dead_letter.current_body,
             unchecked=request.form.get("unchecked") == "yes",
         )
     except RefusedBodyError as error:
-        return _editor(letter, text, refused=error), 422
+        return _editor(dead_letter, text, refused=error), 422
     except NotPossibleError as error:
-        return _editor(letter, text, problem=str(error)), 409
-    return redirect(url_for("letters.one", number=letter.number, done="edited"), 303)
+        return _editor(dead_letter, text, problem=str(error)), 409
+    return redirect(url_for("letters.one", number=dead_letter.number, done="edited"), 303)
 
 
-def _checked(letter: StoredDeadLetter, text: str) -> ResponseReturnValue:
-    refused = parts().office.problem_with(letter.number, _as_edited(letter, text))
-    return _editor(letter, text, refused=refused, is_fine=refused is None), 200 if refused is None else 422
+def _checked(dead_letter: StoredDeadLetter, text: str) -> ResponseReturnValue:
+    refused = parts().service.problem_with(dead_letter.number, _as_edited(dead_letter, text))
+    return _editor(
+        dead_letter, text, refused=refused, is_fine=refused is None
+    ), 200 if refused is None else 422
 
 
 def _editor(
-    letter: StoredDeadLetter,
+    dead_letter: StoredDeadLetter,
     text: str | None,
     *,
     problem: str | None = None,
@@ -75,31 +77,31 @@ def _editor(
 ) -> str:
     return render_template(
         "edit.html",
-        letter=letter,
+        dead_letter=dead_letter,
         text=text,
-        mark=_mark(letter),
+        mark=_mark(dead_letter),
         problem=problem,
         refused=refused,
         is_fine=is_fine,
         reason=request.form.get("why", ""),
-        original=readable(letter.body),
+        original=readable(dead_letter.body),
         theirs=theirs,
     )
 
 
-def _as_edited(letter: StoredDeadLetter, text: str) -> bytes:
+def _as_edited(dead_letter: StoredDeadLetter, text: str) -> bytes:
     """Return the body in the form, or the very bytes that were there where the form changed nothing."""
     edited = from_form(text)
-    for kept in (letter.body, letter.current_body):
+    for kept in (dead_letter.body, dead_letter.current_body):
         shown = editable(kept)
         if shown is not None and from_form(shown) == edited:
             return kept
     return edited
 
 
-def _mark(letter: StoredDeadLetter) -> str:
+def _mark(dead_letter: StoredDeadLetter) -> str:
     """Return a digest that tells one state of the body from another."""
-    return sha256(letter.current_body).hexdigest()[:32]
+    return sha256(dead_letter.current_body).hexdigest()[:32]
 
 
 @page.post("/letters/<int:number>/note")
@@ -107,7 +109,7 @@ def note(number: int) -> ResponseReturnValue:
     """Save a note with a dead letter."""
     if (text := text_in(request.form, "text")) is None:
         raise QueryError("the note is empty")
-    parts().office.note(number, text, person().name)
+    parts().service.note(number, text, person().name)
     return redirect(url_for("letters.one", number=number, done="noted"), 303)
 
 
@@ -115,13 +117,13 @@ def note(number: int) -> ResponseReturnValue:
 def park() -> ResponseReturnValue:
     """Drain the dead-letter queue, as the scheduler does by itself."""
     application = parts().application
-    parts().office.probe()  # what is taken and not kept counts as a delivery
+    parts().service.probe()  # what is taken and not kept counts as a delivery
     link = application.link(consume=[BILLING.dead.name])
     try:
-        count = parts().office.park(link, expected=link.depth(BILLING.dead.name))
+        count = parts().service.park(link, expected=link.depth(BILLING.dead.name))
     finally:
         link.close()
-    parts().office.record(person().name, "park", BILLING.dead.name, None, {"letters": count})
+    parts().service.record(person().name, "park", BILLING.dead.name, None, {"letters": count})
     return redirect(url_for("letters.index", done=f"parked-{count}"), 303)
 
 
@@ -136,7 +138,7 @@ def discard() -> ResponseReturnValue:
         return _discard_form(chosen)
     if (reason := text_in(request.form, "why")) is None:
         return _discard_form(chosen, problem="Say why."), 400
-    done = parts().office.discard(chosen.letters, reason, person().name)
+    done = parts().service.discard(chosen.dead_letters, reason, person().name)
     taken: dict[str, Any] = {
         "undo": ",".join(map(str, done.entries)),
         "discarded": done.done,
@@ -167,7 +169,7 @@ def undo() -> ResponseReturnValue:
     entries = undo_entries(request.form)
     if not entries:
         raise QueryError("nothing is named that could be undone")
-    done = parts().office.undo_discard(entries, person().name)
+    done = parts().service.undo_discard(entries, person().name)
     if done.done == 1:
         return redirect(url_for("letters.one", number=done.numbers[0], done="restored"), 303)
     return redirect(url_for("letters.listing", done=f"restored-{done.done}"), 303)
@@ -177,7 +179,7 @@ def undo() -> ResponseReturnValue:
 def restore() -> ResponseReturnValue:
     """Restore discarded dead letters, so that they wait again."""
     chosen = DeadLetterSet.read(request.form).only(DeadLetterStatus.DISCARDED)
-    done = parts().office.restore(chosen.letters, text_in(request.form, "why"), person().name)
+    done = parts().service.restore(chosen.dead_letters, text_in(request.form, "why"), person().name)
     if not done.done:
         return _nothing_done(chosen, "restored-0")
     if len(chosen.numbers) == 1:
@@ -204,7 +206,7 @@ def _few(chosen: DeadLetterSet) -> list[str]:
         raise QueryError(
             f"more than {EXPORT_MAX:,} letters: use `billing-worker dead-letters export`, which has no limit"
         )
-    return list(console.office.export(frozen.numbers, person().name))
+    return list(console.service.export(frozen.numbers, person().name))
 
 
 # -- replay -----------------------------------------------------------------------------------------------
@@ -226,7 +228,7 @@ def replay() -> ResponseReturnValue:
     except QueryError as error:
         return _replay_form(chosen, problem=str(error)), 400
     console = parts()
-    made = console.office.create_replay(chosen.letters, reason, person().name, rate=rate, steps=steps)
+    made = console.service.create_replay(chosen.dead_letters, reason, person().name, rate=rate, steps=steps)
     console.replays.start(made.number, person().name)
     return redirect(url_for("replays.one", number=made.number), 303)
 
@@ -286,7 +288,7 @@ def _many(chosen: DeadLetterSet) -> Many:
     elif chosen.filter.text is not None:
         return Many(None, "All letters with the text, which are not counted beforehand,")
     else:
-        count = parts().office.page(chosen.filter, limit=1).total
+        count = parts().service.page(chosen.filter, limit=1).total
     if count is None:
         return Many(None, "More than 10,000 letters")
     return Many(count, f"{count:,} letter{'' if count == 1 else 's'}")

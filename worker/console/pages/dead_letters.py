@@ -11,14 +11,14 @@ from worker.console.bodies import Readable, readable
 from worker.console.parts import Parts, in_ledger, parts
 from worker.deadletters.models import DeadLetterStatus, DryRun
 from worker.deadletters.store.filters import DeadLetterFilter
-from worker.ledger.queries import QueryError
+from worker.errors import QueryError
 
 page = Blueprint("letters", __name__)
 
 GroupOrder = Literal["last", "count", "tokens"]
 ORDERS: dict[str, str] = {"last": "latest", "count": "most letters", "tokens": "most tokens"}
 
-_GROUPS, _LETTERS, _EDITS = 50, 50, 10
+_GROUPS, _DEAD_LETTERS, _EDITS = 50, 50, 10
 #: Most dead letters in a dry run on a page; the command line has no such limit.
 DRY_RUN_MAX = 5_000
 
@@ -31,7 +31,7 @@ def index() -> ResponseReturnValue:
     everything = request.args.get("waiting") == "all"
     if order not in ORDERS:
         raise QueryError(f"there is no order {order[:40]!r}; there are {', '.join(ORDERS)}")
-    found = console.office.groups(
+    found = console.service.groups(
         waiting_only=not everything,
         order=cast(GroupOrder, order),
         limit=_GROUPS,
@@ -40,7 +40,7 @@ def index() -> ResponseReturnValue:
     return render_template(
         "groups.html",
         page=found,
-        counts=in_ledger(console.office.counts),
+        counts=in_ledger(console.service.counts),
         orders=ORDERS,
         order=order,
         everything=everything,
@@ -54,7 +54,7 @@ def listing() -> ResponseReturnValue:
     # Dead letters named by number are no filter: the buttons act on just what is listed.
     filter_ = DeadLetterSet.read(request.args).filter or DeadLetterFilter()
     before = number_in(request.args, "before")
-    found = parts().office.page(filter_, limit=_LETTERS, before=before)
+    found = parts().service.page(filter_, limit=_DEAD_LETTERS, before=before)
     return render_template(
         "dead_letters.html",
         page=found,
@@ -71,11 +71,11 @@ def listing() -> ResponseReturnValue:
 def group(fingerprint: str) -> ResponseReturnValue:
     """Show one group: its common fields, one of its dead letters, and all of them a page at a time."""
     console = parts()
-    found = console.office.group(fingerprint)
+    found = console.service.group(fingerprint)
     status = tuple(DeadLetterStatus) if request.args.get("status") == "all" else DeadLetterFilter().status
     filter_ = DeadLetterFilter(status=status, fingerprint=found.fingerprint)
     before = number_in(request.args, "before")
-    listed = console.office.page(filter_, limit=_LETTERS, before=before)
+    listed = console.service.page(filter_, limit=_DEAD_LETTERS, before=before)
     return render_template(
         "group.html",
         group=found,
@@ -90,18 +90,18 @@ def group(fingerprint: str) -> ResponseReturnValue:
 @page.get("/letters/<int:number>")
 def one(number: int) -> ResponseReturnValue:
     """Show one dead letter whole."""
-    story = parts().office.story(number)
-    letter = story.letter
+    details = parts().service.details(number)
+    dead_letter = details.dead_letter
     return render_template(
         "dead_letter.html",
-        letter=letter,
-        story=story,
-        body=readable(letter.current_body),
-        original=readable(letter.body) if letter.edited_body is not None else None,
-        edits=[(edit, _changes(edit.before, edit.after)) for edit in story.edits[: -_EDITS - 1 : -1]],
-        edits_in_all=len(story.edits),
-        headers=letter.properties.get("headers", {}),
-        properties=letter.properties.get("properties", {}),
+        dead_letter=dead_letter,
+        details=details,
+        body=readable(dead_letter.current_body),
+        original=readable(dead_letter.body) if dead_letter.edited_body is not None else None,
+        edits=[(edit, _changes(edit.before, edit.after)) for edit in details.edits[: -_EDITS - 1 : -1]],
+        edits_in_all=len(details.edits),
+        headers=dead_letter.properties.get("headers", {}),
+        properties=dead_letter.properties.get("properties", {}),
         undo=_undo(),
     )
 
@@ -109,9 +109,9 @@ def one(number: int) -> ResponseReturnValue:
 @page.get("/letters/<int:number>/body")
 def body(number: int) -> ResponseReturnValue:
     """Download the bytes as they came; the browser never shows them."""
-    letter = parts().office.letter(number)
+    dead_letter = parts().service.dead_letter(number)
     name = f"letter-{number}{'-edited' if request.args.get('edited') else ''}.bin"
-    octets = letter.current_body if request.args.get("edited") else letter.body
+    octets = dead_letter.current_body if request.args.get("edited") else dead_letter.body
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
     return Response(octets, headers=headers, mimetype="application/octet-stream")
 
@@ -122,7 +122,7 @@ def dry_run() -> ResponseReturnValue:
     console = parts()
     chosen = DeadLetterSet.read(request.args)
     frozen = freeze(console, chosen, DRY_RUN_MAX)
-    found = console.office.dry_run(frozen.numbers) if frozen.numbers else None
+    found = console.service.dry_run(frozen.numbers) if frozen.numbers else None
     return render_template(
         "dry_run.html",
         chosen=chosen,
@@ -134,7 +134,7 @@ def dry_run() -> ResponseReturnValue:
 
 
 def _moved(found: DryRun | None) -> int:
-    return 0 if found is None else sum(v.tokens for v in found.verdicts if v.would == "apply")
+    return 0 if found is None else sum(v.tokens for v in found.forecasts if v.would == "apply")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,13 +152,13 @@ def freeze(console: Parts, chosen: DeadLetterSet, most: int) -> Frozen:
     numbers: list[int] = []
     before: int | None = None
     while len(numbers) < most:
-        found = console.office.page(chosen.filter, limit=min(500, most - len(numbers)), before=before)
-        numbers += [line.number for line in found.letters]
+        found = console.service.page(chosen.filter, limit=min(500, most - len(numbers)), before=before)
+        numbers += [line.number for line in found.dead_letters]
         before = found.next
         if before is None:
             return Frozen(tuple(numbers), is_all=True)
-    more = console.office.page(chosen.filter, limit=1, before=before)
-    return Frozen(tuple(numbers), is_all=not more.letters)
+    more = console.service.page(chosen.filter, limit=1, before=before)
+    return Frozen(tuple(numbers), is_all=not more.dead_letters)
 
 
 @dataclass(frozen=True, slots=True)

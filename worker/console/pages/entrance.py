@@ -72,6 +72,6 @@ def theme() -> ResponseReturnValue:
 def _log(action: str, actor: str, reason: str | None) -> None:
     """Write into the activity log. A sign-in works even while the database is down, to see that it is."""
     try:
-        parts().office.record(actor, action, "console", reason)
+        parts().service.record(actor, action, "console", reason)
     except TransientError as error:
         current_app.logger.warning("%s by %r is not in the audit log: %s", action, actor, error)

@@ -15,8 +15,8 @@ from worker.ledger.queries.search import accounts_by_prefix
 
 page = Blueprint("explaining", __name__)
 
-ENTRIES_SHOWN, LETTERS_SHOWN = 200, 100
-_LETTER = re.compile(r"#([0-9]{1,18})")
+ENTRIES_SHOWN, DEAD_LETTERS_SHOWN = 200, 100
+_DEAD_LETTER = re.compile(r"#([0-9]{1,18})")
 
 
 @page.get("/explain")
@@ -34,7 +34,7 @@ def index() -> ResponseReturnValue:
         "explain.html",
         reference=reference,
         view=view,
-        letters=view.dead_letters[: -LETTERS_SHOWN - 1 : -1],
+        dead_letters=view.dead_letters[: -DEAD_LETTERS_SHOWN - 1 : -1],
         entries_shown=ENTRIES_SHOWN,
         as_json=_as_json,
     )
@@ -46,7 +46,7 @@ def find() -> ResponseReturnValue:
     text = text_in(request.args, "q")
     if text is None:
         return redirect(url_for("accounts.index"), 303)
-    if (numbered := _LETTER.fullmatch(text)) is not None:
+    if (numbered := _DEAD_LETTER.fullmatch(text)) is not None:
         return redirect(url_for("letters.one", number=int(numbered[1])), 303)
     console = parts()
     with snapshot(console.application.engine) as connection:

@@ -70,8 +70,8 @@ def _everything(console: Parts, window: Window) -> dict[str, object]:
     queues = console.queues()
     schema = in_ledger(lambda: _schema(console))
     found = in_ledger(lambda: _pace(console, now, window))
-    counts = in_ledger(console.office.counts)
-    groups = in_ledger(lambda: console.office.groups(order="last", limit=_GROUPS))
+    counts = in_ledger(console.service.counts)
+    groups = in_ledger(lambda: console.service.groups(order="last", limit=_GROUPS))
     totals = counts if isinstance(counts, Unknown) else console.totals()
     return {
         "queues": queues,

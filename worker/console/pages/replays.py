@@ -10,8 +10,7 @@ from worker.console.asking import number_in, text_in
 from worker.console.charts import share_bar
 from worker.console.parts import parts, person
 from worker.deadletters.models import FAILED_STATES, ItemState, Replay, ReplayState
-from worker.errors import TransientError
-from worker.ledger.queries import QueryError
+from worker.errors import QueryError, TransientError
 
 page = Blueprint("replays", __name__)
 
@@ -74,7 +73,7 @@ def index() -> ResponseReturnValue:
     """All replays, newest first."""
     before = number_in(request.args, "before")
     _settle()
-    found = parts().office.replays(limit=_REPLAYS, before=before)
+    found = parts().service.replays(limit=_REPLAYS, before=before)
     shown = [standing(replay) for replay in found.replays]
     return render_template("replays.html", replays=shown, next=found.next, before=before, share=_share)
 
@@ -83,25 +82,25 @@ def index() -> ResponseReturnValue:
 def one(number: int) -> ResponseReturnValue:
     """Show one replay with its dead letters."""
     _settle()
-    replay = parts().office.replay(number)
+    replay = parts().service.replay(number)
     state, after = text_in(request.args, "state"), number_in(request.args, "after") or 0
     if state is not None and state not in set(ItemState):
         raise QueryError(f"no letter of a replay is {state[:40]!r}; there are {', '.join(ItemState)}")
     states = () if state is None else (ItemState(state),)
-    items = parts().office.replay_items(number, states=states, limit=_ITEMS, after=after)
+    items = parts().service.replay_items(number, states=states, limit=_ITEMS, after=after)
     return render_template("replay.html", items=items, state=state, after=after, **_view(replay))
 
 
 @page.get("/replays/<int:number>/progress")
 def progress(number: int) -> ResponseReturnValue:
     """Show the part of the page that changes while a replay runs."""
-    return render_template("replay_progress.html", **_view(parts().office.replay(number)))
+    return render_template("replay_progress.html", **_view(parts().service.replay(number)))
 
 
 @page.post("/replays/<int:number>/pause")
 def pause(number: int) -> ResponseReturnValue:
     """Pause it, in whichever process it runs: its runner notices within a second."""
-    parts().office.pause_replay(number, person().name, text_in(request.form, "why"))
+    parts().service.pause_replay(number, person().name, text_in(request.form, "why"))
     return redirect(url_for("replays.one", number=number), 303)
 
 
@@ -109,7 +108,7 @@ def pause(number: int) -> ResponseReturnValue:
 def resume(number: int) -> ResponseReturnValue:
     """Resume it in this process."""
     console = parts()
-    console.office.replay(number)
+    console.service.replay(number)
     console.replays.start(number, person().name)
     return redirect(url_for("replays.one", number=number), 303)
 
@@ -117,14 +116,14 @@ def resume(number: int) -> ResponseReturnValue:
 @page.post("/replays/<int:number>/cancel")
 def cancel(number: int) -> ResponseReturnValue:
     """Cancel it: unsent dead letters wait again."""
-    parts().office.cancel_replay(number, person().name, text_in(request.form, "why"))
+    parts().service.cancel_replay(number, person().name, text_in(request.form, "why"))
     return redirect(url_for("replays.one", number=number), 303)
 
 
 def _settle() -> None:
     """End dead letters whose outcome came after their replay had ended; mostly one query."""
     with suppress(TransientError):
-        parts().office.tidy()
+        parts().service.tidy()
 
 
 def _view(replay: Replay) -> dict[str, object]:

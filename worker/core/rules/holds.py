@@ -65,5 +65,7 @@ def _gone(command: SettleUsage | ReleaseUsage, hold: Hold | None) -> Decision:
     )
 
 
-def _of(command: SettleUsage, verdict: Decision) -> Decision:
-    return verdict._replace(detail={"original_reference_id": command.original_reference_id, **verdict.detail})
+def _of(command: SettleUsage, decision: Decision) -> Decision:
+    return decision._replace(
+        detail={"original_reference_id": command.original_reference_id, **decision.detail}
+    )

@@ -27,10 +27,10 @@ from worker.deadletters.store.edits import Receive
 from worker.deadletters.store.filters import DeadLetterFilter, DeadLetterSelection
 from worker.deadletters.store.transaction import chunks
 from worker.errors import BillingError, ContentionError, LedgerUnavailableError
+from worker.ledger import tables
 from worker.ledger.engine import translated_errors
 from worker.ledger.loading import load
 from worker.ledger.queries import snapshot
-from worker.ledger.tables import dead_letters
 from worker.messages.dead_letters import Failure
 from worker.runtime.stop import StopRequest
 
@@ -51,7 +51,7 @@ class Judge:
 
 def dry_run(
     engine: Engine,
-    letters: DeadLetterSelection,
+    dead_letters: DeadLetterSelection,
     judge: Judge,
     now: datetime,
     on_progress: Callable[[int, int | None], None] | None = None,
@@ -62,8 +62,8 @@ def dry_run(
     Of a filter only the parked ones are judged: a replay sends those. Raises NotFoundError.
     """
     tally = _Tally()
-    total = len(letters) if not isinstance(letters, DeadLetterFilter) else None
-    for some in _pieces(engine, letters):
+    total = len(dead_letters) if not isinstance(dead_letters, DeadLetterFilter) else None
+    for some in _pieces(engine, dead_letters):
         if stop is not None and stop.requested:
             break
         tally.add(_judged(engine, some, judge, now))
@@ -72,18 +72,20 @@ def dry_run(
     return tally.result()
 
 
-def _pieces(engine: Engine, letters: DeadLetterSelection) -> Iterator[list[StoredDeadLetter]]:
+def _pieces(engine: Engine, dead_letters: DeadLetterSelection) -> Iterator[list[StoredDeadLetter]]:
     """Yield the dead letters in the order in which a replay sends them."""
-    if isinstance(letters, DeadLetterFilter):
+    if isinstance(dead_letters, DeadLetterFilter):
         with snapshot(engine) as connection:
-            numbers = reading.every_number(connection, replace(letters, status=(DeadLetterStatus.PARKED,)))[
-                ::-1
-            ]
+            numbers = reading.every_number(
+                connection, replace(dead_letters, status=(DeadLetterStatus.PARKED,))
+            )[::-1]
     else:
-        numbers = list(dict.fromkeys(letters))
+        numbers = list(dict.fromkeys(dead_letters))
     for chunk in chunks(numbers, _CHUNK):
         with snapshot(engine) as connection:
-            rows = connection.execute(select(dead_letters).where(dead_letters.c.number.in_(chunk)))
+            rows = connection.execute(
+                select(tables.dead_letters).where(tables.dead_letters.c.number.in_(chunk))
+            )
             found = {row.number: StoredDeadLetter.from_row(row) for row in rows}
         for number in chunk:
             if number not in found:
@@ -92,10 +94,12 @@ def _pieces(engine: Engine, letters: DeadLetterSelection) -> Iterator[list[Store
 
 
 def _judged(
-    engine: Engine, letters: Sequence[StoredDeadLetter], judge: Judge, now: datetime
+    engine: Engine, dead_letters: Sequence[StoredDeadLetter], judge: Judge, now: datetime
 ) -> list[DeadLetterForecast]:
-    taken = [(letter, _taken(letter, judge, now)) for letter in letters]
-    return [verdict for some in _in_batches(taken) for verdict in _verdicts(engine, some, judge.catalog, now)]
+    taken = [(dead_letter, _taken(dead_letter, judge, now)) for dead_letter in dead_letters]
+    return [
+        forecast for some in _in_batches(taken) for forecast in _forecasts(engine, some, judge.catalog, now)
+    ]
 
 
 _Taken = Message | Failure | None
@@ -117,7 +121,7 @@ def _in_batches(taken: Sequence[_Subject]) -> Iterator[list[_Subject]]:
         yield batch
 
 
-def _verdicts(
+def _forecasts(
     engine: Engine, taken: Sequence[_Subject], catalog: Catalog, now: datetime
 ) -> list[DeadLetterForecast]:
     """Return a verdict each; a fault is the verdict of the dead letter that meets it, found by halving."""
@@ -131,18 +135,20 @@ def _verdicts(
             return [_faulty(taken[0][0], fault)]
         middle = len(taken) // 2
         return [
-            verdict
+            forecast
             for half in (taken[:middle], taken[middle:])
-            for verdict in _verdicts(engine, half, catalog, now)
+            for forecast in _forecasts(engine, half, catalog, now)
         ]
-    return [_verdict(letter, one, list(islice(answers, len(_commands(one))))) for letter, one in taken]
+    return [
+        _forecast(dead_letter, one, list(islice(answers, len(_commands(one))))) for dead_letter, one in taken
+    ]
 
 
-def _taken(letter: StoredDeadLetter, judge: Judge, now: datetime) -> _Taken:
+def _taken(dead_letter: StoredDeadLetter, judge: Judge, now: datetime) -> _Taken:
     """Return None for a message that is no command: a reply or a notice that could not be delivered."""
-    if not leads_to_workers(letter):
+    if not leads_to_workers(dead_letter):
         return None
-    return judge.receive(as_delivered(letter, judge.sent_as), now)
+    return judge.receive(as_delivered(dead_letter, judge.sent_as), now)
 
 
 def _commands(taken: _Taken) -> tuple[Command, ...]:
@@ -176,14 +182,16 @@ def _answers(
 # -- verdicts ---------------------------------------------------------------------------------------------
 
 
-def _verdict(letter: StoredDeadLetter, taken: _Taken, answers: Sequence[Answer]) -> DeadLetterForecast:
+def _forecast(dead_letter: StoredDeadLetter, taken: _Taken, answers: Sequence[Answer]) -> DeadLetterForecast:
     match taken:
         case None:
             return DeadLetterForecast(
-                letter.number, "deliver", "delivered", f"goes to {_place(letter)} as it is", None, 0
+                dead_letter.number, "deliver", "delivered", f"goes to {_place(dead_letter)} as it is", None, 0
             )
         case Failure():
-            return DeadLetterForecast(letter.number, "malformed", taken.code, taken.message, taken.field, 0)
+            return DeadLetterForecast(
+                dead_letter.number, "malformed", taken.code, taken.message, taken.field, 0
+            )
     judged = [_judgement(answer) for answer in answers]
     if isinstance(taken, UsageBatch):
         judged += [("malformed", one.reason, one.message, 0) for one in taken.malformed.values()]
@@ -197,14 +205,14 @@ def _verdict(letter: StoredDeadLetter, taken: _Taken, answers: Sequence[Answer])
             field = next((a.field for a in answers if isinstance(a, Conflict)), None)
             if (malformed := first_malformed(taken)) is not None:
                 field = malformed.field
-            return DeadLetterForecast(letter.number, would, code, text, field, tokens)
+            return DeadLetterForecast(dead_letter.number, would, code, text, field, tokens)
     raise AssertionError("a message without commands")
 
 
-def _faulty(letter: StoredDeadLetter, fault: Exception) -> DeadLetterForecast:
+def _faulty(dead_letter: StoredDeadLetter, fault: Exception) -> DeadLetterForecast:
     said = str(fault).partition("\n")[0]
     text = f"a worker would fail on it: {type(fault).__name__}: {said}"
-    return DeadLetterForecast(letter.number, "fault", Code.UNPROCESSABLE.value, text, None, 0)
+    return DeadLetterForecast(dead_letter.number, "fault", Code.UNPROCESSABLE.value, text, None, 0)
 
 
 def _judgement(answer: Answer) -> tuple[str, str, str, int]:
@@ -224,8 +232,8 @@ def _counted(words: Sequence[str]) -> str:
     return "of its items " + ", ".join(f"{words.count(kind)} {kind}" for kind in kinds if kind in words)
 
 
-def _place(letter: StoredDeadLetter) -> str:
-    return f"exchange {letter.exchange}" if letter.exchange else f"queue {letter.routing_key}"
+def _place(dead_letter: StoredDeadLetter) -> str:
+    return f"exchange {dead_letter.exchange}" if dead_letter.exchange else f"queue {dead_letter.routing_key}"
 
 
 _Kind = tuple[str, str, str | None]
@@ -234,28 +242,28 @@ _Kind = tuple[str, str, str | None]
 class _Tally:
     def __init__(self) -> None:
         self.total = 0
-        self._letters: list[DeadLetterForecast] = []
+        self._dead_letters: list[DeadLetterForecast] = []
         self._kinds: dict[_Kind, list[int]] = {}
         self._first: dict[_Kind, DeadLetterForecast] = {}
 
-    def add(self, verdicts: Iterable[DeadLetterForecast]) -> None:
-        for verdict in verdicts:
-            kind = (verdict.would, verdict.code, field_path(verdict.field) or None)
-            self._first.setdefault(kind, verdict)
+    def add(self, forecasts: Iterable[DeadLetterForecast]) -> None:
+        for forecast in forecasts:
+            kind = (forecast.would, forecast.code, field_path(forecast.field) or None)
+            self._first.setdefault(kind, forecast)
             counted = self._kinds.setdefault(kind, [0, 0])
             counted[0] += 1
-            counted[1] += verdict.tokens
+            counted[1] += forecast.tokens
             self.total += 1
-            if len(self._letters) < _SHOWN:
-                self._letters.append(verdict)
+            if len(self._dead_letters) < _SHOWN:
+                self._dead_letters.append(forecast)
 
     def result(self) -> DryRun:
         commonest = sorted(self._kinds.items(), key=lambda item: -item[1][0])
         return DryRun(
             total=self.total,
-            verdicts=tuple(
-                Forecast(*kind, self._first[kind].text, letters, tokens, self._first[kind].number)
-                for kind, (letters, tokens) in commonest
+            forecasts=tuple(
+                Forecast(*kind, self._first[kind].text, dead_letters, tokens, self._first[kind].number)
+                for kind, (dead_letters, tokens) in commonest
             ),
-            letters=tuple(self._letters),
+            dead_letters=tuple(self._dead_letters),
         )

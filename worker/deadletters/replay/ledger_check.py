@@ -55,11 +55,11 @@ def _commands_of(message: Message | Malformed) -> tuple[Expected, ...]:
     return tuple(map(Expected.of, commands))
 
 
-def leads_to_workers(letter: StoredDeadLetter) -> bool:
+def leads_to_workers(dead_letter: StoredDeadLetter) -> bool:
     """Return True for a message that goes back to a queue of work; a reply or a notice ends on delivery."""
-    if letter.exchange:
-        return letter.exchange == BILLING.exchange
-    return letter.routing_key in {queue.name for queue in BILLING.work}
+    if dead_letter.exchange:
+        return dead_letter.exchange == BILLING.exchange
+    return dead_letter.routing_key in {queue.name for queue in BILLING.work}
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,17 +136,19 @@ def _said(outcomes: Sequence[Outcome]) -> str:
 
 
 def ledger_lines(
-    connection: Connection, letter: StoredDeadLetter, now: datetime, most: int
+    connection: Connection, dead_letter: StoredDeadLetter, now: datetime, most: int
 ) -> tuple[LedgerLine, ...]:
     """Return the ledger's rows under the first references of the dead letter, whatever they are."""
-    expected = _commands_of(decode(letter.current_body, now=now, limits=_ANY))[:most]
+    expected = _commands_of(decode(dead_letter.current_body, now=now, limits=_ANY))[:most]
     ledger = shown(connection, expected)
     lines = [_line(one, ledger) for one in expected]
     known = {line.reference_id for line in lines}
-    if letter.reference_id is not None and letter.reference_id not in known:
-        alone = outcomes_of(connection, [letter.reference_id]).get(letter.reference_id)
+    if dead_letter.reference_id is not None and dead_letter.reference_id not in known:
+        alone = outcomes_of(connection, [dead_letter.reference_id]).get(dead_letter.reference_id)
         if alone is not None or not lines:
-            lines.append(LedgerLine(letter.reference_id) if alone is None else _outcome_line(alone, None))
+            lines.append(
+                LedgerLine(dead_letter.reference_id) if alone is None else _outcome_line(alone, None)
+            )
     return tuple(lines)
 
 

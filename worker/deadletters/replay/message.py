@@ -25,7 +25,9 @@ _SENT_AGAIN = {
 }
 
 
-def replay_of(letter: StoredDeadLetter, sent_as: str | None = None, replay_id: int | None = None) -> Outgoing:
+def replay_of(
+    dead_letter: StoredDeadLetter, sent_as: str | None = None, replay_id: int | None = None
+) -> Outgoing:
     """Return the message as it first came, or with its edited body, without the headers added since.
 
     ``sent_as`` is the broker user that publishes it: the first sender can't be claimed by another, and rules
@@ -33,16 +35,16 @@ def replay_of(letter: StoredDeadLetter, sent_as: str | None = None, replay_id: i
     number, so that it is the same dead letter if it fails again. A ``reply_to`` that names a queue of
     ``sent_as`` is dropped unless that user sent the message first: the first sender may not name that queue.
     """
-    properties = restored(letter.properties.get("properties", {}))
-    headers = restored(letter.properties.get("headers", {}))
+    properties = restored(dead_letter.properties.get("properties", {}))
+    headers = restored(dead_letter.properties.get("headers", {}))
     again = {name: value for name, value in properties.items() if name in _SENT_AGAIN}
     if _steers_to(sent_as, again.get("reply_to")) and _sender_in(properties, headers) != sent_as:
         del again["reply_to"]
-    own = {} if replay_id is None else {REPLAY_HEADER: replay_id, REPLAY_LETTER_HEADER: letter.number}
+    own = {} if replay_id is None else {REPLAY_HEADER: replay_id, REPLAY_LETTER_HEADER: dead_letter.number}
     return Outgoing(
-        body=letter.current_body,
-        exchange=letter.exchange,
-        routing_key=letter.routing_key,
+        body=dead_letter.current_body,
+        exchange=dead_letter.exchange,
+        routing_key=dead_letter.routing_key,
         properties=again | {"user_id": sent_as},
         headers={name: value for name, value in headers.items() if not is_brokers_own(str(name))} | own,
     )
@@ -62,15 +64,17 @@ def _sender_in(properties: Mapping[str, Any], headers: Mapping[Any, Any]) -> Any
     return properties.get("user_id", said)
 
 
-def as_delivered(letter: StoredDeadLetter, sent_as: str | None = None, body: bytes | None = None) -> Delivery:
+def as_delivered(
+    dead_letter: StoredDeadLetter, sent_as: str | None = None, body: bytes | None = None
+) -> Delivery:
     """Return the dead letter as a worker would get it if it were sent now; ``body`` replaces the body."""
-    message = replay_of(letter, sent_as)
+    message = replay_of(dead_letter, sent_as)
     properties: dict[str, Any] = {
         name: value for name, value in message.properties.items() if value is not None
     }
     delivery = Delivery(
         body=message.body,
-        queue=letter.queue,
+        queue=dead_letter.queue,
         exchange=message.exchange,
         routing_key=message.routing_key,
         tag=0,

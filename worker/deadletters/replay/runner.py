@@ -15,15 +15,17 @@ from datetime import datetime, timedelta
 from sqlalchemy import Engine
 
 from worker.broker import BILLING, Link, Outgoing, RefusedError
-from worker.deadletters.models import NotPossibleError, Replay, ReplayState
+from worker.deadletters.models import Replay, ReplayState
 from worker.deadletters.replay import store as replays
 from worker.deadletters.replay.message import replay_of
 from worker.deadletters.replay.store import UNDER_WAY_MAX, Claimed
-from worker.deadletters.service import Drain, NotKeptError
+from worker.deadletters.service import Drain
 from worker.errors import (
     BrokerUnavailableError,
     ConfigurationError,
     LedgerUnavailableError,
+    NotKeptError,
+    NotPossibleError,
     TransientError,
 )
 from worker.ledger.queries import snapshot
@@ -74,8 +76,8 @@ class RunCallbacks:
 class ReplayRunner:
     """Runs replays, one after the other, in whichever thread it is called."""
 
-    def __init__(self, surroundings: RunnerServices) -> None:
-        self._with = surroundings
+    def __init__(self, services: RunnerServices) -> None:
+        self._with = services
 
     def run(
         self,
@@ -141,15 +143,15 @@ class _Run:
     """One run, from a lease to its end. Its state in memory can be read again from the database."""
 
     def __init__(
-        self, surroundings: RunnerServices, replay_id: int, told: RunCallbacks, patience_s: float
+        self, services: RunnerServices, replay_id: int, told: RunCallbacks, patience_s: float
     ) -> None:
-        self._with, self._id, self._told, self._patience_s = surroundings, replay_id, told, patience_s
+        self._with, self._id, self._told, self._patience_s = services, replay_id, told, patience_s
         self._link: Link | None = None
         self._dead: Drain | None = None
         self._under_way: dict[int, Claimed] | None = None
-        self._renewed_at = surroundings.clock()
-        self._moved_at = surroundings.seconds()
-        self._may_send_at = surroundings.seconds()
+        self._renewed_at = services.clock()
+        self._moved_at = services.seconds()
+        self._may_send_at = services.seconds()
         self._look_s = _LOOK_FIRST_S
         self._refusal: str | None = None
         self._failures = 0
@@ -255,7 +257,7 @@ class _Run:
         if self._under_way is None:
             w = self._with
             found = replays.under_way(w.engine, self._id, UNDER_WAY_MAX, w.clock())
-            self._under_way = {each.letter.number: each for each in found}
+            self._under_way = {each.dead_letter.number: each for each in found}
         return self._under_way
 
     # -- the next items -----------------------------------------------------------------------------------
@@ -273,7 +275,7 @@ class _Run:
         sent, returned = self._published(claimed)
         replays.note_sent(w.engine, self._id, sent, returned, w.clock())
         under_way = self._known_under_way()
-        under_way |= {each.letter.number: each for each in sent if not each.ends_when_sent}
+        under_way |= {each.dead_letter.number: each for each in sent if not each.ends_when_sent}
         self._count_against_rate(replay, len(sent) + len(returned))
         return bool(sent or returned)
 
@@ -293,7 +295,7 @@ class _Run:
 
     def _published(self, claimed: Sequence[Claimed]) -> tuple[list[Claimed], dict[int, str]]:
         """Return those that the broker has, and by number those without a queue. Others are sent again."""
-        messages = {replay_of(each.letter, self._with.sent_as, self._id): each for each in claimed}
+        messages = {replay_of(each.dead_letter, self._with.sent_as, self._id): each for each in claimed}
         try:
             returned = self._publish_link().publish(list(messages))
         except RefusedError as error:
@@ -313,7 +315,7 @@ class _Run:
     ) -> tuple[list[Claimed], dict[int, str]]:
         missing = {*returned, *refused}
         sent = [each for message, each in messages.items() if message not in missing]
-        return sent, {messages[message].letter.number: _no_route(message) for message in returned}
+        return sent, {messages[message].dead_letter.number: _no_route(message) for message in returned}
 
     def _published_one_by_one(
         self, messages: dict[Outgoing, Claimed]
@@ -333,10 +335,10 @@ class _Run:
             except Exception as error:  # noqa: BLE001 - what can't even be written comes here too
                 self._drop_link()
                 self._publish_link().depth(BILLING.dead.name)  # raises where the broker itself is away
-                returned[each.letter.number] = f"it can't be sent: {error}"
+                returned[each.dead_letter.number] = f"it can't be sent: {error}"
             else:
                 if unroutable:
-                    returned[each.letter.number] = _no_route(message)
+                    returned[each.dead_letter.number] = _no_route(message)
                 else:
                     sent.append(each)
         return sent, returned
@@ -361,10 +363,10 @@ class _Run:
             return self._end(
                 ReplayState.PAUSED, f"{self._refusal} Nothing moved for {self._patience_s:.0f} s"
             )
-        letters = "1 letter" if under_way == 1 else f"{under_way} letters"
+        dead_letters = "1 letter" if under_way == 1 else f"{under_way} letters"
         return self._end(
             ReplayState.PAUSED,
-            f"no outcome of {letters} within {self._patience_s:.0f} s; is a worker running?",
+            f"no outcome of {dead_letters} within {self._patience_s:.0f} s; is a worker running?",
         )
 
     # -- servers ------------------------------------------------------------------------------------------

@@ -28,7 +28,6 @@ from sqlalchemy import (
 from worker.deadletters.models import (
     DeadLetterStatus,
     ItemState,
-    NotPossibleError,
     Replay,
     ReplayItem,
     ReplayItemPage,
@@ -49,15 +48,15 @@ from worker.deadletters.store.transaction import (
     DeadLetterTransaction,
     actor_named,
     chunks,
-    held_letters,
+    held_dead_letters,
     reason_given,
     transact,
 )
-from worker.errors import NotFoundError
+from worker.errors import NotFoundError, NotPossibleError, QueryError
+from worker.ledger import tables
 from worker.ledger.bulk import insert_rows, select_rows, update_rows
-from worker.ledger.queries import QueryError, snapshot
+from worker.ledger.queries import snapshot
 from worker.ledger.queries.snapshots import within
-from worker.ledger.tables import dead_letters, replay_items, replays
 
 LEASE = timedelta(seconds=10)
 NOT_STARTED = "not started yet"
@@ -70,7 +69,7 @@ UNDER_WAY_MAX = 1_000
 #: Key beside the counts: failures that an operator had accepted when last resuming.
 _ACCEPTED = "accepted"
 
-_ITEM = replay_items.c
+_ITEM = tables.replay_items.c
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +85,7 @@ class ReplayRequest:
 # -- asking for one ---------------------------------------------------------------------------------------
 
 
-def create(engine: Engine, letters: DeadLetterSelection, order: ReplayRequest, now: datetime) -> Replay:
+def create(engine: Engine, dead_letters: DeadLetterSelection, order: ReplayRequest, now: datetime) -> Replay:
     """Freeze the dead letters and store the replay; nothing is sent yet.
 
     Of a filter those that are parked now, the oldest first. Raises NotFoundError where there are none, or one
@@ -98,12 +97,12 @@ def create(engine: Engine, letters: DeadLetterSelection, order: ReplayRequest, n
     if len(order.steps) > _STEPS_MAX or any(step < 1 for step in order.steps):
         raise QueryError(f"steps are up to {_STEPS_MAX} numbers of letters from 1, such as 1,5,25")
 
-    def work(desk: DeadLetterTransaction) -> int:
+    def work(transaction: DeadLetterTransaction) -> int:
         values = {
             "at": now,
             "actor": actor,
             "reason": reason,
-            "source": said(letters),
+            "source": said(dead_letters),
             "rate": order.rate,
             "steps": list(order.steps),
             "state": ReplayState.PAUSED.value,
@@ -111,37 +110,43 @@ def create(engine: Engine, letters: DeadLetterSelection, order: ReplayRequest, n
             "total": 0,
             "counts": {},
         }
-        inserted = insert(replays).values(values).returning(replays.c.replay_id)
-        replay_id: int = desk.connection.execute(inserted).scalar_one()
-        total = _freeze(desk.connection, replay_id, letters)
-        _set(desk, replay_id, total=total, counts={ItemState.WAITING.value: total})
+        inserted = insert(tables.replays).values(values).returning(tables.replays.c.replay_id)
+        replay_id: int = transaction.connection.execute(inserted).scalar_one()
+        total = _freeze(transaction.connection, replay_id, dead_letters)
+        _set(transaction, replay_id, total=total, counts={ItemState.WAITING.value: total})
         detail = {"rate": order.rate, "steps": list(order.steps), "letters": total}
-        desk.record(actor, "replay", f"replay {replay_id}", reason, {**detail, "source": said(letters)})
+        transaction.record(
+            actor, "replay", f"replay {replay_id}", reason, {**detail, "source": said(dead_letters)}
+        )
         return replay_id
 
     return get(engine, transact(engine, now, work))
 
 
-def _freeze(connection: Connection, replay_id: int, letters: DeadLetterSelection) -> int:
+def _freeze(connection: Connection, replay_id: int, dead_letters: DeadLetterSelection) -> int:
     """Store the dead letters' numbers; returns how many. Raises NotFoundError where there are none."""
-    if isinstance(letters, DeadLetterFilter):
-        parked = replace(with_whole_fingerprint(connection, letters), status=(DeadLetterStatus.PARKED,))
-        position = func.row_number().over(order_by=dead_letters.c.number)
+    if isinstance(dead_letters, DeadLetterFilter):
+        parked = replace(with_whole_fingerprint(connection, dead_letters), status=(DeadLetterStatus.PARKED,))
+        position = func.row_number().over(order_by=tables.dead_letters.c.number)
         chosen = select(
-            literal(replay_id), position, dead_letters.c.number, literal(ItemState.WAITING.value), false()
+            literal(replay_id),
+            position,
+            tables.dead_letters.c.number,
+            literal(ItemState.WAITING.value),
+            false(),
         ).where(*matching(connection, parked))
         names = ["replay_id", "position", "number", "state", "was_known"]
-        total = connection.execute(insert(replay_items).from_select(names, chosen)).rowcount
+        total = connection.execute(insert(tables.replay_items).from_select(names, chosen)).rowcount
     else:
-        total = _freeze_numbers(connection, replay_id, list(dict.fromkeys(letters)))
+        total = _freeze_numbers(connection, replay_id, list(dict.fromkeys(dead_letters)))
     if not total:
-        raise NotFoundError(f"no parked letter matches ({said(letters)}): there is nothing to replay")
+        raise NotFoundError(f"no parked letter matches ({said(dead_letters)}): there is nothing to replay")
     return total
 
 
 def _freeze_numbers(connection: Connection, replay_id: int, numbers: Sequence[int]) -> int:
     for start, chunk in enumerate(chunks(numbers, _CHUNK)):
-        held = held_letters(connection, chunk)
+        held = held_dead_letters(connection, chunk)
         rows = []
         for place, number in enumerate(chunk, start * _CHUNK + 1):
             if number not in held:
@@ -155,7 +160,7 @@ def _freeze_numbers(connection: Connection, replay_id: int, numbers: Sequence[in
                     "was_known": False,
                 }
             )
-        insert_rows(connection, replay_items, rows)
+        insert_rows(connection, tables.replay_items, rows)
     return len(numbers)
 
 
@@ -171,9 +176,9 @@ def get(engine: Engine, replay_id: int) -> Replay:
 def page(engine: Engine, limit: int, before: int | None) -> ReplayPage:
     """Return replays, newest first."""
     within("limit", limit, 1, reading.PAGE_MAX)
-    statement = select(replays).order_by(replays.c.replay_id.desc()).limit(limit + 1)
+    statement = select(tables.replays).order_by(tables.replays.c.replay_id.desc()).limit(limit + 1)
     if before is not None:
-        statement = statement.where(replays.c.replay_id < before)
+        statement = statement.where(tables.replays.c.replay_id < before)
     with snapshot(engine) as connection:
         found = [_view(row) for row in connection.execute(statement)]
     return ReplayPage(tuple(found[:limit]), found[limit - 1].number if len(found) > limit else None)
@@ -182,7 +187,7 @@ def page(engine: Engine, limit: int, before: int | None) -> ReplayPage:
 def items(engine: Engine, replay_id: int, states: Sequence[str], limit: int, after: int) -> ReplayItemPage:
     """Return a replay's items in their order, behind the position ``after``. Raises NotFoundError."""
     within("limit", limit, 1, reading.PAGE_MAX)
-    statement = select(replay_items).where(_ITEM.replay_id == replay_id, _ITEM.position > after)
+    statement = select(tables.replay_items).where(_ITEM.replay_id == replay_id, _ITEM.position > after)
     if states:
         statement = statement.where(_ITEM.state.in_(states))
     with snapshot(engine) as connection:
@@ -212,7 +217,9 @@ def accepted(connection: Connection, replay_id: int) -> int:
 
 
 def _row(connection: Connection, replay_id: int) -> Row[Any]:
-    row = connection.execute(select(replays).where(replays.c.replay_id == replay_id)).one_or_none()
+    row = connection.execute(
+        select(tables.replays).where(tables.replays.c.replay_id == replay_id)
+    ).one_or_none()
     if row is None:
         raise NotFoundError(f"there is no replay {replay_id}; see `billing-worker dead-letters replay list`")
     return row
@@ -244,8 +251,10 @@ def _view(row: Row[Any]) -> Replay:
 # -- states -----------------------------------------------------------------------------------------------
 
 
-def _set(desk: DeadLetterTransaction, replay_id: int, **values: Any) -> None:
-    desk.connection.execute(update(replays).where(replays.c.replay_id == replay_id).values(**values))
+def _set(transaction: DeadLetterTransaction, replay_id: int, **values: Any) -> None:
+    transaction.connection.execute(
+        update(tables.replays).where(tables.replays.c.replay_id == replay_id).values(**values)
+    )
 
 
 def lease(engine: Engine, replay_id: int, name: str, actor: str, now: datetime) -> datetime | None:
@@ -254,8 +263,8 @@ def lease(engine: Engine, replay_id: int, name: str, actor: str, now: datetime) 
     Raises NotFoundError; NotPossibleError where it has ended.
     """
 
-    def work(desk: DeadLetterTransaction) -> datetime | None:
-        row = _row(desk.connection, replay_id)
+    def work(transaction: DeadLetterTransaction) -> datetime | None:
+        row = _row(transaction.connection, replay_id)
         if row.state in (ReplayState.FINISHED, ReplayState.CANCELLED):
             raise NotPossibleError(f"replay {replay_id} is {row.state}: there is nothing to go on with")
         is_led = row.leased_until is not None and row.leased_until > now and row.leased_by != name
@@ -266,7 +275,7 @@ def lease(engine: Engine, replay_id: int, name: str, actor: str, now: datetime) 
         if row.state == ReplayState.STOPPED:
             counts[_ACCEPTED] = _view(row).failed  # accepted: only later failures stop it again
         _set(
-            desk,
+            transaction,
             replay_id,
             state=ReplayState.RUNNING.value,
             state_reason=None,
@@ -275,7 +284,7 @@ def lease(engine: Engine, replay_id: int, name: str, actor: str, now: datetime) 
             counts=counts,
         )
         action = "replay.start" if row.state_reason == NOT_STARTED else "replay.resume"
-        desk.record(actor, action, f"replay {replay_id}")
+        transaction.record(actor, action, f"replay {replay_id}")
         return None
 
     return transact(engine, now, work)
@@ -284,11 +293,11 @@ def lease(engine: Engine, replay_id: int, name: str, actor: str, now: datetime) 
 def renew(engine: Engine, replay_id: int, name: str, now: datetime) -> bool:
     """Keep the lease; False where another runner has it by now, or the replay is to run no more."""
 
-    def work(desk: DeadLetterTransaction) -> bool:
-        replay = replays.c
+    def work(transaction: DeadLetterTransaction) -> bool:
+        replay = tables.replays.c
         mine = (replay.replay_id == replay_id, replay.leased_by == name, replay.state == ReplayState.RUNNING)
-        renewed = update(replays).where(*mine).values(leased_until=now + LEASE)
-        return desk.connection.execute(renewed).rowcount == 1
+        renewed = update(tables.replays).where(*mine).values(leased_until=now + LEASE)
+        return transaction.connection.execute(renewed).rowcount == 1
 
     return transact(engine, now, work)
 
@@ -298,11 +307,11 @@ def end_run(
 ) -> Replay:
     """End the run of ``name`` in ``state``; nothing happens where another runner has the lease by now."""
 
-    def work(desk: DeadLetterTransaction) -> None:
-        row = _row(desk.connection, replay_id)
+    def work(transaction: DeadLetterTransaction) -> None:
+        row = _row(transaction.connection, replay_id)
         if row.state == ReplayState.RUNNING and row.leased_by == name:
-            _lay_down(desk, row, state, reason)
-            desk.record(row.actor, f"replay.{state.value}", f"replay {replay_id}", reason)
+            _lay_down(transaction, row, state, reason)
+            transaction.record(row.actor, f"replay.{state.value}", f"replay {replay_id}", reason)
 
     transact(engine, now, work)
     return get(engine, replay_id)
@@ -311,12 +320,12 @@ def end_run(
 def pause(engine: Engine, replay_id: int, actor: str, reason: str | None, now: datetime) -> Replay:
     """Pause it, whichever process runs it. Raises NotFoundError; NotPossibleError where it does not run."""
 
-    def work(desk: DeadLetterTransaction) -> None:
-        row = _row(desk.connection, replay_id)
+    def work(transaction: DeadLetterTransaction) -> None:
+        row = _row(transaction.connection, replay_id)
         if row.state != ReplayState.RUNNING:
             raise NotPossibleError(f"replay {replay_id} is {row.state}: only a running one can be paused")
-        _lay_down(desk, row, ReplayState.PAUSED, reason or f"paused by {actor_named(actor)}")
-        desk.record(actor, "replay.pause", f"replay {replay_id}", reason)
+        _lay_down(transaction, row, ReplayState.PAUSED, reason or f"paused by {actor_named(actor)}")
+        transaction.record(actor, "replay.pause", f"replay {replay_id}", reason)
 
     transact(engine, now, work)
     return get(engine, replay_id)
@@ -328,48 +337,56 @@ def cancel(engine: Engine, replay_id: int, actor: str, reason: str | None, now: 
     Raises NotFoundError; NotPossibleError where it has ended.
     """
 
-    def work(desk: DeadLetterTransaction) -> None:
-        row = _row(desk.connection, replay_id)
+    def work(transaction: DeadLetterTransaction) -> None:
+        row = _row(transaction.connection, replay_id)
         if row.state in (ReplayState.FINISHED, ReplayState.CANCELLED):
             raise NotPossibleError(f"replay {replay_id} is {row.state} already")
-        _skip_waiting(desk, row)
-        _give_back_claimed(desk, replay_id)
-        _lay_down(desk, row, ReplayState.CANCELLED, reason or f"cancelled by {actor_named(actor)}")
-        desk.record(actor, "replay.cancel", f"replay {replay_id}", reason)
+        _skip_waiting(transaction, row)
+        _give_back_claimed(transaction, replay_id)
+        _lay_down(transaction, row, ReplayState.CANCELLED, reason or f"cancelled by {actor_named(actor)}")
+        transaction.record(actor, "replay.cancel", f"replay {replay_id}", reason)
 
     transact(engine, now, work)
     return get(engine, replay_id)
 
 
-def _lay_down(desk: DeadLetterTransaction, row: Row[Any], state: ReplayState, reason: str | None) -> None:
-    _set(desk, row.replay_id, state=state.value, state_reason=reason, leased_by=None, leased_until=None)
+def _lay_down(
+    transaction: DeadLetterTransaction, row: Row[Any], state: ReplayState, reason: str | None
+) -> None:
+    _set(
+        transaction, row.replay_id, state=state.value, state_reason=reason, leased_by=None, leased_until=None
+    )
 
 
-def _skip_waiting(desk: DeadLetterTransaction, row: Row[Any]) -> None:
+def _skip_waiting(transaction: DeadLetterTransaction, row: Row[Any]) -> None:
     """Skip all waiting items in one statement: there may be a million."""
     waiting = (_ITEM.replay_id == row.replay_id, _ITEM.state == ItemState.WAITING)
     values = {
         "state": ItemState.SKIPPED.value,
         "detail": "cancelled before it was sent",
-        "settled_at": desk.now,
+        "settled_at": transaction.now,
     }
-    skipped = desk.connection.execute(update(replay_items).where(*waiting).values(values)).rowcount
+    skipped = transaction.connection.execute(
+        update(tables.replay_items).where(*waiting).values(values)
+    ).rowcount
     counts = dict(row.counts)
     counts[ItemState.WAITING] = counts.get(ItemState.WAITING, 0) - skipped
     counts[ItemState.SKIPPED] = counts.get(ItemState.SKIPPED, 0) + skipped
-    _set(desk, row.replay_id, counts=counts)
+    _set(transaction, row.replay_id, counts=counts)
 
 
-def _give_back_claimed(desk: DeadLetterTransaction, replay_id: int) -> None:
+def _give_back_claimed(transaction: DeadLetterTransaction, replay_id: int) -> None:
     claimed = select(_ITEM.number).where(_ITEM.replay_id == replay_id, _ITEM.state == ItemState.SENDING)
-    letters = desk.letters(desk.connection.execute(claimed).scalars())
-    for letter in letters.values():
-        desk.item(
-            replay_id, letter.number, ItemState.SKIPPED, "cancelled; it may have been sent all the same"
+    dead_letters = transaction.dead_letters(transaction.connection.execute(claimed).scalars())
+    for dead_letter in dead_letters.values():
+        transaction.item(
+            replay_id, dead_letter.number, ItemState.SKIPPED, "cancelled; it may have been sent all the same"
         )
-        if letter.status == DeadLetterStatus.REPLAYING and letter.replay_id == replay_id:
-            desk.change(letter, status=DeadLetterStatus.PARKED.value, replay_id=None)
-            desk.tell(letter.number, "returned", text="the replay was cancelled", replay_id=replay_id)
+        if dead_letter.status == DeadLetterStatus.REPLAYING and dead_letter.replay_id == replay_id:
+            transaction.change(dead_letter, status=DeadLetterStatus.PARKED.value, replay_id=None)
+            transaction.tell(
+                dead_letter.number, "returned", text="the replay was cancelled", replay_id=replay_id
+            )
 
 
 # -- items ------------------------------------------------------------------------------------------------
@@ -379,14 +396,14 @@ def _give_back_claimed(desk: DeadLetterTransaction, replay_id: int) -> None:
 class Claimed:
     """A dead letter to send, with the outcomes that will end it."""
 
-    letter: StoredDeadLetter
+    dead_letter: StoredDeadLetter
     expected: tuple[Expected, ...]
     was_known: bool
 
     @property
     def ends_when_sent(self) -> bool:
         """True for a message that is no command: it ends on delivery."""
-        return not leads_to_workers(self.letter)
+        return not leads_to_workers(self.dead_letter)
 
 
 def claim(engine: Engine, replay_id: int, up_to: int, most: int, now: datetime) -> list[Claimed]:
@@ -395,22 +412,24 @@ def claim(engine: Engine, replay_id: int, up_to: int, most: int, now: datetime) 
     A dead letter that is not parked any more is skipped, with the reason.
     """
 
-    def work(desk: DeadLetterTransaction) -> list[Claimed]:
-        again = _positions(desk.connection, replay_id, ItemState.SENDING, up_to, most)
+    def work(transaction: DeadLetterTransaction) -> list[Claimed]:
+        again = _positions(transaction.connection, replay_id, ItemState.SENDING, up_to, most)
         if again:
-            return _read(desk.connection, replay_id, again, now)
-        waiting = _positions(desk.connection, replay_id, ItemState.WAITING, up_to, most)
-        mine = _claim_parked(desk, replay_id, waiting)
-        claimed = _read(desk.connection, replay_id, mine, now)
-        ledger = shown(desk.connection, (one for each in claimed for one in each.expected))
+            return _read(transaction.connection, replay_id, again, now)
+        waiting = _positions(transaction.connection, replay_id, ItemState.WAITING, up_to, most)
+        mine = _claim_parked(transaction, replay_id, waiting)
+        claimed = _read(transaction.connection, replay_id, mine, now)
+        ledger = shown(transaction.connection, (one for each in claimed for one in each.expected))
         known = [
             each
             for each in claimed
             if each.expected and all(ledger.agreeing(one) is not None for one in each.expected)
         ]
-        _note_known(desk.connection, replay_id, mine, known)
-        numbers = {each.letter.number for each in known}
-        return [Claimed(each.letter, each.expected, each.letter.number in numbers) for each in claimed]
+        _note_known(transaction.connection, replay_id, mine, known)
+        numbers = {each.dead_letter.number for each in known}
+        return [
+            Claimed(each.dead_letter, each.expected, each.dead_letter.number in numbers) for each in claimed
+        ]
 
     return transact(engine, now, work)
 
@@ -428,25 +447,29 @@ def _positions(
     return {row.number: row.position for row in connection.execute(statement)}
 
 
-def _claim_parked(desk: DeadLetterTransaction, replay_id: int, waiting: Mapping[int, int]) -> dict[int, int]:
-    letters = desk.letters(waiting)
+def _claim_parked(
+    transaction: DeadLetterTransaction, replay_id: int, waiting: Mapping[int, int]
+) -> dict[int, int]:
+    dead_letters = transaction.dead_letters(waiting)
     mine: dict[int, int] = {}
     for number, position in waiting.items():
-        letter = letters[number]
-        if letter.status != DeadLetterStatus.PARKED:
-            desk.item(replay_id, number, ItemState.SKIPPED, _why_not(letter))
+        dead_letter = dead_letters[number]
+        if dead_letter.status != DeadLetterStatus.PARKED:
+            transaction.item(replay_id, number, ItemState.SKIPPED, _why_not(dead_letter))
             continue
         mine[number] = position
-        desk.change(letter, status=DeadLetterStatus.REPLAYING.value, replay_id=replay_id)
-        desk.item(replay_id, number, ItemState.SENDING)
-        desk.tell(number, "replayed", replay_id=replay_id)
+        transaction.change(dead_letter, status=DeadLetterStatus.REPLAYING.value, replay_id=replay_id)
+        transaction.item(replay_id, number, ItemState.SENDING)
+        transaction.tell(number, "replayed", replay_id=replay_id)
     return mine
 
 
-def _why_not(letter: Row[Any]) -> str:
-    if letter.status == DeadLetterStatus.REPLAYING:
-        return f"is under way in replay {letter.replay_id}"
-    return f"is {letter.status}" + (f": {letter.note}" if letter.status == DeadLetterStatus.DISCARDED else "")
+def _why_not(dead_letter: Row[Any]) -> str:
+    if dead_letter.status == DeadLetterStatus.REPLAYING:
+        return f"is under way in replay {dead_letter.replay_id}"
+    return f"is {dead_letter.status}" + (
+        f": {dead_letter.note}" if dead_letter.status == DeadLetterStatus.DISCARDED else ""
+    )
 
 
 def _read(
@@ -456,15 +479,15 @@ def _read(
     if not positions:
         return []
     statement = (
-        select(dead_letters, _ITEM.was_known)
-        .join(replay_items, _ITEM.number == dead_letters.c.number)
+        select(tables.dead_letters, _ITEM.was_known)
+        .join(tables.replay_items, _ITEM.number == tables.dead_letters.c.number)
         .where(_ITEM.replay_id == replay_id, _ITEM.position.in_(list(positions.values())))
         .order_by(_ITEM.position)
     )
     claimed = []
     for row in connection.execute(statement):
-        letter = StoredDeadLetter.from_row(row)
-        claimed.append(Claimed(letter, expected_of(letter.current_body, now), bool(row.was_known)))
+        dead_letter = StoredDeadLetter.from_row(row)
+        claimed.append(Claimed(dead_letter, expected_of(dead_letter.current_body, now), bool(row.was_known)))
     return claimed
 
 
@@ -473,10 +496,10 @@ def _note_known(
 ) -> None:
     """Mark items whose outcomes the ledger had before they were sent again: they end as duplicates."""
     rows = [
-        {"replay_id": replay_id, "position": positions[each.letter.number], "was_known": True}
+        {"replay_id": replay_id, "position": positions[each.dead_letter.number], "was_known": True}
         for each in known
     ]
-    update_rows(connection, replay_items, rows, key=("replay_id", "position"))
+    update_rows(connection, tables.replay_items, rows, key=("replay_id", "position"))
 
 
 def under_way(engine: Engine, replay_id: int, most: int, now: datetime) -> list[Claimed]:
@@ -494,22 +517,24 @@ def note_sent(
     A dead letter that has come back or ended meanwhile stays as it is.
     """
 
-    def work(desk: DeadLetterTransaction) -> None:
-        numbers = [*(each.letter.number for each in sent), *returned]
-        mine = _mine(desk, replay_id, numbers)
+    def work(transaction: DeadLetterTransaction) -> None:
+        numbers = [*(each.dead_letter.number for each in sent), *returned]
+        mine = _mine(transaction, replay_id, numbers)
         for each in sent:
-            number = each.letter.number
+            number = each.dead_letter.number
             if number not in mine:
                 continue
             if each.ends_when_sent:
-                _end(desk, replay_id, mine[number], ItemState.DELIVERED, "delivered: the broker has it")
+                _end(
+                    transaction, replay_id, mine[number], ItemState.DELIVERED, "delivered: the broker has it"
+                )
             else:
-                desk.item(replay_id, number, ItemState.SENT)
+                transaction.item(replay_id, number, ItemState.SENT)
         for number, why in returned.items():
             if number in mine:
-                desk.item(replay_id, number, ItemState.UNROUTABLE, why)
-                desk.change(mine[number], status=DeadLetterStatus.PARKED.value, replay_id=None)
-                desk.tell(number, "returned", text=why, replay_id=replay_id)
+                transaction.item(replay_id, number, ItemState.UNROUTABLE, why)
+                transaction.change(mine[number], status=DeadLetterStatus.PARKED.value, replay_id=None)
+                transaction.tell(number, "returned", text=why, replay_id=replay_id)
 
     transact(engine, now, work)
 
@@ -519,43 +544,45 @@ def settle(engine: Engine, replay_id: int, under_way: Sequence[Claimed], now: da
     with snapshot(engine) as connection:
         ledger = shown(connection, (one for each in under_way for one in each.expected))
     ended = {
-        each.letter.number: end
+        each.dead_letter.number: end
         for each in under_way
         if (end := settled(each.expected, ledger, was_known=each.was_known)) is not None
     }
     if not ended:
         return 0
 
-    def work(desk: DeadLetterTransaction) -> int:
-        mine = _mine(desk, replay_id, list(ended))
-        for number, letter in mine.items():
-            _end(desk, replay_id, letter, *ended[number])
+    def work(transaction: DeadLetterTransaction) -> int:
+        mine = _mine(transaction, replay_id, list(ended))
+        for number, dead_letter in mine.items():
+            _end(transaction, replay_id, dead_letter, *ended[number])
         return len(mine)
 
     return transact(engine, now, work)
 
 
-def _mine(desk: DeadLetterTransaction, replay_id: int, numbers: Iterable[int]) -> dict[int, Row[Any]]:
+def _mine(transaction: DeadLetterTransaction, replay_id: int, numbers: Iterable[int]) -> dict[int, Row[Any]]:
     """Return those that are still under way in this replay."""
-    letters = desk.letters(numbers)
+    dead_letters = transaction.dead_letters(numbers)
     return {
-        number: letter
-        for number, letter in letters.items()
-        if letter.status == DeadLetterStatus.REPLAYING and letter.replay_id == replay_id
+        number: dead_letter
+        for number, dead_letter in dead_letters.items()
+        if dead_letter.status == DeadLetterStatus.REPLAYING and dead_letter.replay_id == replay_id
     }
 
 
-def _end(desk: DeadLetterTransaction, replay_id: int, letter: Row[Any], state: ItemState, text: str) -> None:
-    desk.change(letter, status=DeadLetterStatus.RESOLVED.value)
-    desk.item(replay_id, letter.number, state, text)
-    desk.tell(letter.number, "resolved", text=text, replay_id=replay_id, outcome=state.value)
+def _end(
+    transaction: DeadLetterTransaction, replay_id: int, dead_letter: Row[Any], state: ItemState, text: str
+) -> None:
+    transaction.change(dead_letter, status=DeadLetterStatus.RESOLVED.value)
+    transaction.item(replay_id, dead_letter.number, state, text)
+    transaction.tell(dead_letter.number, "resolved", text=text, replay_id=replay_id, outcome=state.value)
 
 
 def still_under_way(engine: Engine, replay_id: int, numbers: Sequence[int]) -> set[int]:
     """Return those that were sent and have neither come back nor ended."""
     with snapshot(engine) as connection:
         rows = select_rows(
-            connection, dead_letters, ("number", "status", "replay_id"), "number", sorted(numbers)
+            connection, tables.dead_letters, ("number", "status", "replay_id"), "number", sorted(numbers)
         )
     return {
         row.number for row in rows if row.status == DeadLetterStatus.REPLAYING and row.replay_id == replay_id
@@ -568,7 +595,7 @@ def tidy(engine: Engine, now: datetime) -> int:
     A replay whose lease is over has no runner either: its runner was killed.
     """
     left = (ReplayState.PAUSED, ReplayState.STOPPED, ReplayState.CANCELLED)
-    replay = replays.c
+    replay = tables.replays.c
     is_left = or_(
         replay.state.in_([state.value for state in left]),
         and_(replay.state == ReplayState.RUNNING.value, replay.leased_until <= now),

@@ -14,15 +14,7 @@ from schemas import Message, first_malformed
 from worker.broker import Delivery
 from worker.catalog import Catalog
 from worker.deadletters.fingerprints import tokens_at_stake
-from worker.deadletters.models import (
-    DeadLetterStatus,
-    Done,
-    ItemState,
-    NotPossibleError,
-    RefusedBodyError,
-    ReplayState,
-    StoredDeadLetter,
-)
+from worker.deadletters.models import DeadLetterStatus, Done, ItemState, ReplayState, StoredDeadLetter
 from worker.deadletters.replay.ledger_check import leads_to_workers
 from worker.deadletters.replay.message import as_delivered
 from worker.deadletters.store import queries as reading
@@ -31,12 +23,13 @@ from worker.deadletters.store.transaction import (
     DeadLetterTransaction,
     actor_named,
     chunks,
-    held_letters,
+    held_dead_letters,
     reason_given,
     transact,
 )
+from worker.errors import NotPossibleError, RefusedBodyError
+from worker.ledger import tables
 from worker.ledger.queries import snapshot
-from worker.ledger.tables import dead_letter_edits, dead_letters, replays
 from worker.messages.dead_letters import Failure
 
 CHUNK = 1_000
@@ -59,52 +52,54 @@ def note(engine: Engine, number: int, text: str, actor: str, now: datetime) -> N
     """Write a note on a dead letter. Raises NotFoundError, NotPossibleError."""
     written = reason_given(text)
 
-    def work(desk: DeadLetterTransaction) -> None:
-        letter = _held(desk.connection, [number])[number]
-        desk.change(letter, note=written)
-        desk.tell(number, "noted", actor=actor_named(actor), text=written)
-        desk.record(actor, "note", said([number]), written)
+    def work(transaction: DeadLetterTransaction) -> None:
+        dead_letter = _held(transaction.connection, [number])[number]
+        transaction.change(dead_letter, note=written)
+        transaction.tell(number, "noted", actor=actor_named(actor), text=written)
+        transaction.record(actor, "note", said([number]), written)
 
     transact(engine, now, work)
 
 
-def discard(engine: Engine, letters: DeadLetterSelection, reason: str, actor: str, now: datetime) -> Done:
+def discard(
+    engine: Engine, dead_letters: DeadLetterSelection, reason: str, actor: str, now: datetime
+) -> Done:
     """Discard parked dead letters, for a reason; they are kept. Others are left as they are.
 
     Raises NotFoundError before any is discarded.
     """
     why = reason_given(reason)
 
-    def put_away(desk: DeadLetterTransaction, letter: Row[Any]) -> bool:
-        if letter.status != DeadLetterStatus.PARKED:
+    def put_away(transaction: DeadLetterTransaction, dead_letter: Row[Any]) -> bool:
+        if dead_letter.status != DeadLetterStatus.PARKED:
             return False
-        desk.change(letter, status=DeadLetterStatus.DISCARDED.value, note=why)
-        desk.tell(letter.number, "discarded", actor=actor, text=why)
+        transaction.change(dead_letter, status=DeadLetterStatus.DISCARDED.value, note=why)
+        transaction.tell(dead_letter.number, "discarded", actor=actor, text=why)
         return True
 
-    return _each(engine, letters, DeadLetterStatus.PARKED, "discard", put_away, why, actor, now)
+    return _each(engine, dead_letters, DeadLetterStatus.PARKED, "discard", put_away, why, actor, now)
 
 
 def restore(
-    engine: Engine, letters: DeadLetterSelection, reason: str | None, actor: str, now: datetime
+    engine: Engine, dead_letters: DeadLetterSelection, reason: str | None, actor: str, now: datetime
 ) -> Done:
     """Restore discarded dead letters, and those under way in a replay that nobody runs any more.
 
     Raises NotFoundError before any is restored.
     """
 
-    def put_back(desk: DeadLetterTransaction, letter: Row[Any]) -> bool:
-        if letter.status == DeadLetterStatus.REPLAYING:
-            if _is_run(desk, letter.replay_id):
+    def put_back(transaction: DeadLetterTransaction, dead_letter: Row[Any]) -> bool:
+        if dead_letter.status == DeadLetterStatus.REPLAYING:
+            if _is_run(transaction, dead_letter.replay_id):
                 return False
-            desk.item(letter.replay_id, letter.number, ItemState.SKIPPED, "restored by hand")
-        elif letter.status != DeadLetterStatus.DISCARDED:
+            transaction.item(dead_letter.replay_id, dead_letter.number, ItemState.SKIPPED, "restored by hand")
+        elif dead_letter.status != DeadLetterStatus.DISCARDED:
             return False
-        desk.change(letter, status=DeadLetterStatus.PARKED.value, replay_id=None)
-        desk.tell(letter.number, "restored", actor=actor, text=reason)
+        transaction.change(dead_letter, status=DeadLetterStatus.PARKED.value, replay_id=None)
+        transaction.tell(dead_letter.number, "restored", actor=actor, text=reason)
         return True
 
-    return _each(engine, letters, DeadLetterStatus.DISCARDED, "restore", put_back, reason, actor, now)
+    return _each(engine, dead_letters, DeadLetterStatus.DISCARDED, "restore", put_back, reason, actor, now)
 
 
 def undo_discard(engine: Engine, entries: Sequence[int], actor: str, now: datetime) -> Done:
@@ -126,16 +121,18 @@ def undo_discard(engine: Engine, entries: Sequence[int], actor: str, now: dateti
     return done
 
 
-def _is_run(desk: DeadLetterTransaction, replay_id: int) -> bool:
+def _is_run(transaction: DeadLetterTransaction, replay_id: int) -> bool:
     """Return True where it has a runner; a runner that was killed leaves a lease that expires."""
-    asked = select(replays.c.state, replays.c.leased_until).where(replays.c.replay_id == replay_id)
-    row = desk.connection.execute(asked).one()
-    return bool(row.state == ReplayState.RUNNING and row.leased_until > desk.now)
+    asked = select(tables.replays.c.state, tables.replays.c.leased_until).where(
+        tables.replays.c.replay_id == replay_id
+    )
+    row = transaction.connection.execute(asked).one()
+    return bool(row.state == ReplayState.RUNNING and row.leased_until > transaction.now)
 
 
 def _each(
     engine: Engine,
-    letters: DeadLetterSelection,
+    dead_letters: DeadLetterSelection,
     status: DeadLetterStatus,
     action: str,
     act: Callable[[DeadLetterTransaction, Row[Any]], bool],
@@ -145,17 +142,19 @@ def _each(
 ) -> Done:
     """Act on dead letters, a thousand a transaction, each transaction with its entry in the activity log."""
     who, done, skipped, numbers, entries = actor_named(actor), 0, 0, list[int](), list[int]()
-    if not isinstance(letters, DeadLetterFilter):
-        _all_exist(engine, letters)
-    for chunk in _chunks(engine, letters, status):
+    if not isinstance(dead_letters, DeadLetterFilter):
+        _all_exist(engine, dead_letters)
+    for chunk in _chunks(engine, dead_letters, status):
 
-        def work(desk: DeadLetterTransaction, chunk: Sequence[int] = chunk) -> tuple[list[int], int | None]:
-            held = _held(desk.connection, chunk)
-            acted = [number for number in chunk if act(desk, held[number])]
+        def work(
+            transaction: DeadLetterTransaction, chunk: Sequence[int] = chunk
+        ) -> tuple[list[int], int | None]:
+            held = _held(transaction.connection, chunk)
+            acted = [number for number in chunk if act(transaction, held[number])]
             if not acted:
                 return acted, None
             detail = {"letters": acted, "count": len(acted)}
-            return acted, desk.record(who, action, said(letters), reason, detail)
+            return acted, transaction.record(who, action, said(dead_letters), reason, detail)
 
         acted, entry = transact(engine, now, work)
         entries += [] if entry is None else [entry]
@@ -166,12 +165,12 @@ def _each(
 
 
 def _chunks(
-    engine: Engine, letters: DeadLetterSelection, status: DeadLetterStatus
+    engine: Engine, dead_letters: DeadLetterSelection, status: DeadLetterStatus
 ) -> Iterator[Sequence[int]]:
-    if not isinstance(letters, DeadLetterFilter):
-        yield from chunks(list(dict.fromkeys(letters)), CHUNK)
+    if not isinstance(dead_letters, DeadLetterFilter):
+        yield from chunks(list(dict.fromkeys(dead_letters)), CHUNK)
         return
-    asked = replace(letters, status=(status,))
+    asked = replace(dead_letters, status=(status,))
     before: int | None = None
     while True:
         with snapshot(engine) as connection:
@@ -190,7 +189,7 @@ def _all_exist(engine: Engine, numbers: Sequence[int]) -> None:
 
 def _held(connection: Connection, numbers: Sequence[int]) -> dict[int, Row[Any]]:
     """Return the dead letters with these numbers. Raises NotFoundError for the first that doesn't exist."""
-    held = held_letters(connection, numbers)
+    held = held_dead_letters(connection, numbers)
     for number in numbers:
         if number not in held:
             raise reading.not_found(number)
@@ -201,15 +200,15 @@ def _held(connection: Connection, numbers: Sequence[int]) -> dict[int, Row[Any]]
 
 
 def problem_with(
-    letter: StoredDeadLetter, body: bytes, receive: Receive | None, now: datetime, sent_as: str | None
+    dead_letter: StoredDeadLetter, body: bytes, receive: Receive | None, now: datetime, sent_as: str | None
 ) -> RefusedBodyError | None:
     """Return the error with which a worker would refuse this body; None where it would accept it.
 
     A dead letter that is no command (a reply, a notice) is not judged.
     """
-    if receive is None or not leads_to_workers(letter):
+    if receive is None or not leads_to_workers(dead_letter):
         return None
-    taken = receive(as_delivered(letter, sent_as, body), now)
+    taken = receive(as_delivered(dead_letter, sent_as, body), now)
     if isinstance(taken, Failure):
         return RefusedBodyError(taken.code, taken.field, taken.message)
     item = first_malformed(taken)
@@ -226,45 +225,51 @@ def edit(
     """
     actor, why = actor_named(mended.actor), reason_given(mended.reason)
 
-    def work(desk: DeadLetterTransaction) -> StoredDeadLetter:
-        held = _held(desk.connection, [number])[number]
-        letter = reading.letter(desk.connection, number)
-        _may_be_edited(letter, mended)
-        body = None if mended.body == letter.body else mended.body
-        edited = insert(dead_letter_edits).returning(dead_letter_edits.c.edit_id)
-        edit_id = desk.connection.execute(
+    def work(transaction: DeadLetterTransaction) -> StoredDeadLetter:
+        held = _held(transaction.connection, [number])[number]
+        dead_letter = reading.dead_letter(transaction.connection, number)
+        _may_be_edited(dead_letter, mended)
+        body = None if mended.body == dead_letter.body else mended.body
+        edited = insert(tables.dead_letter_edits).returning(tables.dead_letter_edits.c.edit_id)
+        edit_id = transaction.connection.execute(
             edited,
             {
                 "number": number,
                 "at": now,
                 "actor": actor,
                 "reason": why,
-                "before": letter.current_body,
+                "before": dead_letter.current_body,
                 "after": mended.body,
             },
         ).scalar_one()
-        desk.connection.execute(
-            update(dead_letters).where(dead_letters.c.number == number).values(edited_body=body)
+        transaction.connection.execute(
+            update(tables.dead_letters).where(tables.dead_letters.c.number == number).values(edited_body=body)
         )
-        desk.change(held, tokens_at_stake=tokens_at_stake(mended.body, catalog))
-        desk.tell(number, "edited", actor=actor, text=why, edit=edit_id, taken_back=body is None or None)
-        desk.record(actor, "edit", said([number]), why, {"edit": edit_id})
-        return letter
+        transaction.change(held, tokens_at_stake=tokens_at_stake(mended.body, catalog))
+        transaction.tell(
+            number, "edited", actor=actor, text=why, edit=edit_id, taken_back=body is None or None
+        )
+        transaction.record(actor, "edit", said([number]), why, {"edit": edit_id})
+        return dead_letter
 
     transact(engine, now, work)
     with snapshot(engine) as connection:
-        return reading.letter(connection, number)
+        return reading.dead_letter(connection, number)
 
 
-def _may_be_edited(letter: StoredDeadLetter, mended: BodyEdit) -> None:
-    if letter.status != DeadLetterStatus.PARKED:
+def _may_be_edited(dead_letter: StoredDeadLetter, mended: BodyEdit) -> None:
+    if dead_letter.status != DeadLetterStatus.PARKED:
         raise NotPossibleError(
-            f"letter {letter.number} is {letter.status}, and only a parked one can be edited"
-            + (f"; see replay {letter.replay_id}" if letter.status == DeadLetterStatus.REPLAYING else "")
+            f"letter {dead_letter.number} is {dead_letter.status}, and only a parked one can be edited"
+            + (
+                f"; see replay {dead_letter.replay_id}"
+                if dead_letter.status == DeadLetterStatus.REPLAYING
+                else ""
+            )
         )
-    if letter.current_body != mended.instead_of:
+    if dead_letter.current_body != mended.instead_of:
         raise NotPossibleError(
-            f"letter {letter.number} was edited by somebody else meanwhile: look at it again"
+            f"letter {dead_letter.number} was edited by somebody else meanwhile: look at it again"
         )
-    if mended.body == letter.current_body:
-        raise NotPossibleError(f"the body of letter {letter.number} is that already: nothing to change")
+    if mended.body == dead_letter.current_body:
+        raise NotPossibleError(f"the body of letter {dead_letter.number} is that already: nothing to change")

@@ -18,10 +18,10 @@ from worker.deadletters.store import queries as reading
 from worker.deadletters.store.encoding import clean, indexable, restored
 from worker.deadletters.store.filters import DeadLetterFilter, DeadLetterSelection, said
 from worker.deadletters.store.transaction import DeadLetterTransaction, LatestFailure, actor_named, transact
-from worker.errors import BillingError
+from worker.errors import BadLineError
+from worker.ledger import tables
 from worker.ledger.bulk import select_rows
 from worker.ledger.queries import snapshot
-from worker.ledger.tables import dead_letters
 from worker.messages.dead_letters import identities_in
 
 FORMAT = "billing-dead-letter/1"
@@ -50,10 +50,6 @@ _PLAIN = (
     "properties",
     "note",
 )
-
-
-class BadLineError(BillingError):
-    """A line of an import is no dead letter; the lines before it are in, and may come again."""
 
 
 class _Line(BaseModel):
@@ -116,37 +112,37 @@ class _Line(BaseModel):
         }
 
 
-def export(engine: Engine, letters: DeadLetterSelection, actor: str, now: datetime) -> Iterator[str]:
+def export(engine: Engine, dead_letters: DeadLetterSelection, actor: str, now: datetime) -> Iterator[str]:
     """Yield the dead letters as lines, newest first, without line ends; the activity log names actor and set.
 
     Raises NotFoundError before the first line.
     """
     who = actor_named(actor)
 
-    def noted(desk: DeadLetterTransaction) -> None:
-        desk.record(who, "export", said(letters))
+    def noted(transaction: DeadLetterTransaction) -> None:
+        transaction.record(who, "export", said(dead_letters))
 
-    if isinstance(letters, DeadLetterFilter):
+    if isinstance(dead_letters, DeadLetterFilter):
         transact(engine, now, noted)
         with snapshot(engine) as connection:
-            for letter in reading.every_letter(connection, letters):
-                yield line_of(letter)
+            for dead_letter in reading.every_dead_letter(connection, dead_letters):
+                yield line_of(dead_letter)
         return
     with snapshot(engine) as connection:
-        found = [reading.letter(connection, number) for number in dict.fromkeys(letters)]
+        found = [reading.dead_letter(connection, number) for number in dict.fromkeys(dead_letters)]
     transact(engine, now, noted)
     yield from map(line_of, found)
 
 
-def line_of(letter: StoredDeadLetter) -> str:
+def line_of(dead_letter: StoredDeadLetter) -> str:
     """Return one dead letter on one line."""
-    fields: dict[str, Any] = {"format": FORMAT, "number": letter.number}
+    fields: dict[str, Any] = {"format": FORMAT, "number": dead_letter.number}
     for name in _PLAIN:
-        value = getattr(letter, name)
+        value = getattr(dead_letter, name)
         fields[to_camel(name)] = value.isoformat() if isinstance(value, datetime) else value
-    fields |= _told("body", letter.body)
-    if letter.edited_body is not None:
-        fields |= _told("editedBody", letter.edited_body)
+    fields |= _told("body", dead_letter.body)
+    if dead_letter.edited_body is not None:
+        fields |= _told("editedBody", dead_letter.edited_body)
     return json.dumps(fields, ensure_ascii=False)
 
 
@@ -174,8 +170,10 @@ def import_lines(
     who, added, known = actor_named(actor), 0, 0
     for chunk in _in_chunks(lines, catalog):
 
-        def work(desk: DeadLetterTransaction, chunk: Sequence[tuple[_Line, dict[str, Any]]] = chunk) -> int:
-            return _add(desk, chunk, who)
+        def work(
+            transaction: DeadLetterTransaction, chunk: Sequence[tuple[_Line, dict[str, Any]]] = chunk
+        ) -> int:
+            return _add(transaction, chunk, who)
 
         new = transact(engine, now, work)
         added += new
@@ -240,27 +238,33 @@ def _refuse_unkept(value: Any) -> None:
             raise ValueError("properties hold a number that is none")
 
 
-def _add(desk: DeadLetterTransaction, chunk: Sequence[tuple[_Line, dict[str, Any]]], actor: str) -> int:
+def _add(
+    transaction: DeadLetterTransaction, chunk: Sequence[tuple[_Line, dict[str, Any]]], actor: str
+) -> int:
     rows = {row["letter_id"]: (line, row) for line, row in chunk}
-    here = select_rows(desk.connection, dead_letters, ("letter_id",), "letter_id", sorted(rows))
+    here = select_rows(transaction.connection, tables.dead_letters, ("letter_id",), "letter_id", sorted(rows))
     for known in here:
         del rows[known.letter_id]
     if not rows:
         return 0
     # The oldest first, as they came: an export is newest first.
     new = sorted(rows.values(), key=lambda pair: pair[0].number)
-    statement = insert(dead_letters).returning(dead_letters.c.letter_id, dead_letters.c.number)
-    inserted = desk.connection.execute(statement, [row for _, row in new])
+    statement = insert(tables.dead_letters).returning(
+        tables.dead_letters.c.letter_id, tables.dead_letters.c.number
+    )
+    inserted = transaction.connection.execute(statement, [row for _, row in new])
     numbers: dict[str, int] = {added.letter_id: added.number for added in inserted}
     for line, row in new:
-        _tell(desk, numbers[row["letter_id"]], line, row, actor)
-    desk.record(actor, "import", said(list(numbers.values())), detail={"count": len(new)})
+        _tell(transaction, numbers[row["letter_id"]], line, row, actor)
+    transaction.record(actor, "import", said(list(numbers.values())), detail={"count": len(new)})
     return len(new)
 
 
-def _tell(desk: DeadLetterTransaction, number: int, line: _Line, row: dict[str, Any], actor: str) -> None:
-    desk.add(row)
-    desk.failed(
+def _tell(
+    transaction: DeadLetterTransaction, number: int, line: _Line, row: dict[str, Any], actor: str
+) -> None:
+    transaction.add(row)
+    transaction.failed(
         row["fingerprint"],
         LatestFailure(
             number,
@@ -273,5 +277,5 @@ def _tell(desk: DeadLetterTransaction, number: int, line: _Line, row: dict[str, 
         ),
     )
     # Or the same failure would count once more if its message is drained here as well.
-    desk.tell(number, "failed", at=row["last_failed_at"], text=row["message"], reason=row["reason"])
-    desk.tell(number, "imported", actor=actor, was=line.number, status=line.status.value)
+    transaction.tell(number, "failed", at=row["last_failed_at"], text=row["message"], reason=row["reason"])
+    transaction.tell(number, "imported", actor=actor, was=line.number, status=line.status.value)

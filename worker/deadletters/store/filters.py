@@ -9,9 +9,9 @@ from sqlalchemy import Connection, Select, func, or_, select, union_all
 from sqlalchemy.sql import ColumnElement
 
 from worker.deadletters.models import WAITING, DeadLetterStatus
-from worker.errors import NotFoundError
-from worker.ledger.queries import QueryError, View
-from worker.ledger.tables import dead_letter_groups, dead_letters
+from worker.errors import NotFoundError, QueryError
+from worker.ledger import tables
+from worker.ledger.queries import View
 
 _PREFIX_MIN = 4
 _FINGERPRINT = 32
@@ -50,22 +50,22 @@ DeadLetterSelection = Sequence[int] | DeadLetterFilter
 
 def conditions(filter_: DeadLetterFilter) -> list[Condition]:
     """Return all conditions but the status and the text. Raises QueryError for times without an offset."""
-    letter = dead_letters.c
+    dead_letter = tables.dead_letters.c
     named = (
-        (letter.reason, filter_.reason),
-        (letter.type, filter_.type),
-        (letter.user_id, filter_.user_id),
-        (letter.reference_id, filter_.reference_id),
-        (letter.fingerprint, filter_.fingerprint),
+        (dead_letter.reason, filter_.reason),
+        (dead_letter.type, filter_.type),
+        (dead_letter.user_id, filter_.user_id),
+        (dead_letter.reference_id, filter_.reference_id),
+        (dead_letter.fingerprint, filter_.fingerprint),
     )
     where: list[Condition] = [column == value for column, value in named if value is not None]
     for moment in (filter_.since, filter_.until):
         if moment is not None and moment.tzinfo is None:
             raise QueryError(f"{moment.isoformat()} must have an offset, such as {moment.isoformat()}Z")
     if filter_.since is not None:
-        where.append(letter.last_failed_at >= filter_.since)
+        where.append(dead_letter.last_failed_at >= filter_.since)
     if filter_.until is not None:
-        where.append(letter.last_failed_at < filter_.until)
+        where.append(dead_letter.last_failed_at < filter_.until)
     return where
 
 
@@ -76,13 +76,13 @@ def newest(columns: Iterable[Any], filter_: DeadLetterFilter, limit: int, before
     """
     where = conditions(filter_)
     if before is not None:
-        where.append(dead_letters.c.number < before)
+        where.append(tables.dead_letters.c.number < before)
     wanted = list(columns)
     parts = [
         select(
             select(*wanted)
-            .where(dead_letters.c.status == status, *where)
-            .order_by(dead_letters.c.number.desc())
+            .where(tables.dead_letters.c.status == status, *where)
+            .order_by(tables.dead_letters.c.number.desc())
             .limit(limit)
             .subquery()
         )
@@ -92,7 +92,7 @@ def newest(columns: Iterable[Any], filter_: DeadLetterFilter, limit: int, before
     return select(found).order_by(found.c.number.desc()).limit(limit)
 
 
-def has_text(connection: Connection, text: str, columns: Any = dead_letters.c) -> Condition:
+def has_text(connection: Connection, text: str, columns: Any = tables.dead_letters.c) -> Condition:
     """Return the condition that the text is somewhere in the dead letter."""
     lowered = text.lower()
     fields = (
@@ -115,7 +115,10 @@ def has_text(connection: Connection, text: str, columns: Any = dead_letters.c) -
 
 def matching(connection: Connection, filter_: DeadLetterFilter) -> list[Condition]:
     """Return all conditions together, for a pass through all dead letters that match."""
-    where = [dead_letters.c.status.in_([status.value for status in filter_.status]), *conditions(filter_)]
+    where = [
+        tables.dead_letters.c.status.in_([status.value for status in filter_.status]),
+        *conditions(filter_),
+    ]
     if filter_.text is not None:
         where.append(has_text(connection, filter_.text))
     return where
@@ -133,7 +136,7 @@ def whole_fingerprint(connection: Connection, prefix: str) -> str:
     beginning = prefix.strip().lower()
     if len(beginning) < _PREFIX_MIN or not set(beginning) <= set("0123456789abcdef"):
         raise QueryError(f"{prefix!r} is no group: give at least {_PREFIX_MIN} digits of its fingerprint")
-    group = dead_letter_groups.c
+    group = tables.dead_letter_groups.c
     highest = beginning + "g" if len(beginning) < _FINGERPRINT else beginning
     statement = (
         select(group.fingerprint)
@@ -149,11 +152,11 @@ def whole_fingerprint(connection: Connection, prefix: str) -> str:
     return str(found[0])
 
 
-def said(letters: DeadLetterSelection) -> str:
+def said(dead_letters: DeadLetterSelection) -> str:
     """Return the choice as text, for people and for the activity log."""
-    if isinstance(letters, DeadLetterFilter):
-        return str(letters)
-    listed = ", ".join(map(str, letters[:20]))
-    return f"letter{'s' if len(letters) != 1 else ''} {listed}" + (
-        f" and {len(letters) - 20} more" if len(letters) > 20 else ""
+    if isinstance(dead_letters, DeadLetterFilter):
+        return str(dead_letters)
+    listed = ", ".join(map(str, dead_letters[:20]))
+    return f"letter{'s' if len(dead_letters) != 1 else ''} {listed}" + (
+        f" and {len(dead_letters) - 20} more" if len(dead_letters) > 20 else ""
     )

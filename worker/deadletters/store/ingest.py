@@ -20,9 +20,9 @@ from worker.deadletters.fingerprints import fingerprint_of, tokens_at_stake
 from worker.deadletters.models import DeadLetterStatus, ItemState
 from worker.deadletters.store.encoding import clean, indexable, kept
 from worker.deadletters.store.transaction import HELD, DeadLetterTransaction, LatestFailure
+from worker.ledger import tables
 from worker.ledger.bulk import among, select_rows
-from worker.ledger.tables import dead_letter_edits, dead_letter_events, dead_letters, replay_items
-from worker.messages.dead_letters import EPOCH, letter_in
+from worker.messages.dead_letters import EPOCH, dead_letter_in
 
 _TRANSPORTS_OWN = {"application_headers", "delivery_mode", "delivery_info", "body_encoding", "delivery_tag"}
 #: Columns set by the latest failure.
@@ -58,13 +58,13 @@ class _Same:
     """Arrivals of one dead letter, and its row where there is one."""
 
     arrivals: list[Arrival] = field(default_factory=list)
-    letter: Row[Any] | None = None
+    dead_letter: Row[Any] | None = None
 
 
 def arrival_of(delivery: Delivery, catalog: Catalog | None) -> Arrival:
     """Return the arrival of a delivery; reads it, whatever is in it, and judges nothing."""
-    letter = letter_in(delivery)
-    fields = letter.model_dump(exclude={"headers_omitted", "replay", "replay_letter"})
+    dead_letter = dead_letter_in(delivery)
+    fields = dead_letter.model_dump(exclude={"headers_omitted", "replay", "replay_letter"})
     properties = {name: value for name, value in delivery.properties.items() if name not in _TRANSPORTS_OWN}
     row = indexable({name: clean(value) for name, value in fields.items()})
     row |= {
@@ -74,37 +74,37 @@ def arrival_of(delivery: Delivery, catalog: Catalog | None) -> Arrival:
         "fingerprint": fingerprint_of(row["reason"], row["type"], row["field"], row["traceback"]),
         "tokens_at_stake": tokens_at_stake(delivery.body, catalog),
     }
-    return Arrival(row, _replay_said(letter))
+    return Arrival(row, _replay_said(dead_letter))
 
 
-def _replay_said(letter: DeadLetter) -> tuple[int, int] | None:
-    said = (letter.replay or 0, letter.replay_letter or 0)
+def _replay_said(dead_letter: DeadLetter) -> tuple[int, int] | None:
+    said = (dead_letter.replay or 0, dead_letter.replay_letter or 0)
     return said if all(0 < number < 2**63 for number in said) else None
 
 
-def park(desk: DeadLetterTransaction, arrivals: Sequence[Arrival]) -> None:
+def park(transaction: DeadLetterTransaction, arrivals: Sequence[Arrival]) -> None:
     """Keep these dead letters."""
-    sames = _by_letter(desk.connection, arrivals)
-    told = _failures_told(desk, [same for same in sames if same.letter is not None])
+    sames = _by_dead_letter(transaction.connection, arrivals)
+    told = _failures_told(transaction, [same for same in sames if same.dead_letter is not None])
     new: list[tuple[dict[str, Any], list[_Failed]]] = []
     for same in sames:
-        known = set() if same.letter is None else told.get(same.letter.number, set())
-        fresh = _fresh(same.arrivals, known, desk.now)
-        if same.letter is None:
+        known = set() if same.dead_letter is None else told.get(same.dead_letter.number, set())
+        fresh = _fresh(same.arrivals, known, transaction.now)
+        if same.dead_letter is None:
             new.append((_new_row(fresh), fresh))
         elif fresh:
-            _fail_again(desk, same.letter, fresh)
-    _insert(desk, new)
+            _fail_again(transaction, same.dead_letter, fresh)
+    _insert(transaction, new)
 
 
-def _by_letter(connection: Connection, arrivals: Sequence[Arrival]) -> list[_Same]:
+def _by_dead_letter(connection: Connection, arrivals: Sequence[Arrival]) -> list[_Same]:
     """Return the arrivals by dead letter, in the order of the first of each."""
     sent = _sent_by_replays(connection, arrivals)
     sames: dict[str, _Same] = {}
     for arrival in arrivals:
         sames.setdefault(sent.get(id(arrival), arrival.letter_id), _Same()).arrivals.append(arrival)
-    for row in select_rows(connection, dead_letters, HELD, "letter_id", sorted(sames)):
-        sames[row.letter_id].letter = row
+    for row in select_rows(connection, tables.dead_letters, HELD, "letter_id", sorted(sames)):
+        sames[row.letter_id].dead_letter = row
     return list(sames.values())
 
 
@@ -123,20 +123,20 @@ def _fresh(arrivals: Sequence[Arrival], told: set[datetime], now: datetime) -> l
     return fresh
 
 
-def _failures_told(desk: DeadLetterTransaction, sames: Sequence[_Same]) -> dict[int, set[datetime]]:
+def _failures_told(transaction: DeadLetterTransaction, sames: Sequence[_Same]) -> dict[int, set[datetime]]:
     """Return the failures in the histories at the times of these arrivals, or from now on.
 
     Not all of them: a message sent again and again may have a million.
     """
     if not sames:
         return {}
-    connection, event = desk.connection, dead_letter_events.c
-    numbers = sorted(same.letter.number for same in sames if same.letter is not None)
+    connection, event = transaction.connection, tables.dead_letter_events.c
+    numbers = sorted(same.dead_letter.number for same in sames if same.dead_letter is not None)
     times = {at for same in sames for arrival in same.arrivals if (at := arrival.failed_at) is not None}
     statement = select(event.number, event.at).where(
         among(connection, event.number, numbers),
         event.kind.in_(("failed", "failed_again")),
-        or_(among(connection, event.at, sorted(times)), event.at >= desk.now),
+        or_(among(connection, event.at, sorted(times)), event.at >= transaction.now),
     )
     told: dict[int, set[datetime]] = {}
     for row in connection.execute(statement):
@@ -162,41 +162,43 @@ def _attempts(before: int, fresh: Sequence[_Failed]) -> int:
     return min(before + sum(int(arrival.row["attempts"]) for arrival, _ in fresh), 2**31 - 1)
 
 
-def _insert(desk: DeadLetterTransaction, new: Sequence[tuple[dict[str, Any], list[_Failed]]]) -> None:
+def _insert(transaction: DeadLetterTransaction, new: Sequence[tuple[dict[str, Any], list[_Failed]]]) -> None:
     if not new:
         return
-    statement = insert(dead_letters).returning(dead_letters.c.letter_id, dead_letters.c.number)
-    inserted = desk.connection.execute(statement, [row for row, _ in new])
+    statement = insert(tables.dead_letters).returning(
+        tables.dead_letters.c.letter_id, tables.dead_letters.c.number
+    )
+    inserted = transaction.connection.execute(statement, [row for row, _ in new])
     numbers: dict[str, int] = {row.letter_id: row.number for row in inserted}
     for row, fresh in new:
         number = numbers[row["letter_id"]]
-        desk.add(row)
-        desk.failed(row["fingerprint"], _failure(number, row, row["first_failed_at"]))
+        transaction.add(row)
+        transaction.failed(row["fingerprint"], _failure(number, row, row["first_failed_at"]))
         for place, failed in enumerate(fresh):
-            _tell(desk, number, failed, "failed_again" if place else "failed")
+            _tell(transaction, number, failed, "failed_again" if place else "failed")
 
 
 # -- known dead letters -----------------------------------------------------------------------------------
 
 
-def _fail_again(desk: DeadLetterTransaction, letter: Row[Any], fresh: Sequence[_Failed]) -> None:
+def _fail_again(transaction: DeadLetterTransaction, dead_letter: Row[Any], fresh: Sequence[_Failed]) -> None:
     last = fresh[-1][0].row
-    replay_id = letter.replay_id if letter.status == DeadLetterStatus.REPLAYING else None
-    desk.change(
-        letter,
+    replay_id = dead_letter.replay_id if dead_letter.status == DeadLetterStatus.REPLAYING else None
+    transaction.change(
+        dead_letter,
         status=DeadLetterStatus.PARKED.value,
         replay_id=None,
-        attempts=_attempts(letter.attempts, fresh),
+        attempts=_attempts(dead_letter.attempts, fresh),
         fingerprint=last["fingerprint"],
         **{name: last[name] for name in _LATEST},
     )
-    desk.failed(last["fingerprint"], _failure(letter.number, last, last["last_failed_at"]))
+    transaction.failed(last["fingerprint"], _failure(dead_letter.number, last, last["last_failed_at"]))
     for failed in fresh:
-        _tell(desk, letter.number, failed, "failed_again", replay_id)
+        _tell(transaction, dead_letter.number, failed, "failed_again", replay_id)
     if replay_id is not None:
         is_conflict = last["reason"] == Code.REFERENCE_CONFLICT
         state = ItemState.CONFLICT if is_conflict else ItemState.FAILED_AGAIN
-        desk.item(replay_id, letter.number, state, f"{last['reason']}: {last['message']}")
+        transaction.item(replay_id, dead_letter.number, state, f"{last['reason']}: {last['message']}")
 
 
 def _failure(number: int, row: Mapping[str, Any], first: datetime) -> LatestFailure:
@@ -206,11 +208,11 @@ def _failure(number: int, row: Mapping[str, Any], first: datetime) -> LatestFail
 
 
 def _tell(
-    desk: DeadLetterTransaction, number: int, failed: _Failed, kind: str, replay_id: int | None = None
+    transaction: DeadLetterTransaction, number: int, failed: _Failed, kind: str, replay_id: int | None = None
 ) -> None:
     arrival, at = failed
     row = arrival.row
-    desk.tell(
+    transaction.tell(
         number,
         kind,
         actor=f"worker {row['worker_version']}",
@@ -231,10 +233,16 @@ def _sent_by_replays(connection: Connection, arrivals: Sequence[Arrival]) -> dic
     said = {arrival.replay for arrival in arrivals if arrival.replay is not None}
     if not said:
         return {}
-    item, letter = replay_items.c, dead_letters.c
+    item, dead_letter = tables.replay_items.c, tables.dead_letters.c
     statement = (
-        select(item.replay_id, letter.number, letter.letter_id, letter.body, letter.edited_body)
-        .join(dead_letters, letter.number == item.number)
+        select(
+            item.replay_id,
+            dead_letter.number,
+            dead_letter.letter_id,
+            dead_letter.body,
+            dead_letter.edited_body,
+        )
+        .join(tables.dead_letters, dead_letter.number == item.number)
         .where(
             among(connection, item.replay_id, sorted({replay_id for replay_id, _ in said})),
             among(connection, item.number, sorted({number for _, number in said})),
@@ -251,9 +259,11 @@ def _sent_by_replays(connection: Connection, arrivals: Sequence[Arrival]) -> dic
     }
 
 
-def _is_one_of(connection: Connection, letter: Any, body: bytes) -> bool:
+def _is_one_of(connection: Connection, dead_letter: Any, body: bytes) -> bool:
     """Return True where ``body`` is the dead letter's, or was before a later edit."""
-    if body in (letter.body, letter.edited_body):
+    if body in (dead_letter.body, dead_letter.edited_body):
         return True
-    edits = select(dead_letter_edits.c.after).where(dead_letter_edits.c.number == letter.number)
+    edits = select(tables.dead_letter_edits.c.after).where(
+        tables.dead_letter_edits.c.number == dead_letter.number
+    )
     return body in {bytes(row.after) for row in connection.execute(edits)}

@@ -31,16 +31,9 @@ from worker.deadletters.store.filters import (
     whole_fingerprint,
     with_whole_fingerprint,
 )
-from worker.errors import NotFoundError
-from worker.ledger.queries import QueryError
+from worker.errors import NotFoundError, QueryError
+from worker.ledger import tables
 from worker.ledger.queries.snapshots import within
-from worker.ledger.tables import (
-    audit_log,
-    dead_letter_edits,
-    dead_letter_events,
-    dead_letter_groups,
-    dead_letters,
-)
 from worker.messages.dead_letters import EPOCH
 
 GroupOrder = Literal["last", "count", "tokens"]
@@ -49,15 +42,15 @@ PAGE_MAX = 1_000
 _COUNTED_MAX = 10_000
 _SEARCHED = 5_000
 _USERS_MAX = 1_000
-_STORY_MAX = 500
+_HISTORY_MAX = 500
 _EDITS_MAX = 100
 _PAGE_OF_ALL = 100
 
-_LETTER = dead_letters.c
+_DEAD_LETTER = tables.dead_letters.c
 _LINE = [
-    *(_LETTER[name] for name in columns_of(DeadLetterLine) if name not in {"is_edited", "size"}),
-    _LETTER.edited_body.is_not(None).label("is_edited"),
-    func.length(_LETTER.body).label("size"),
+    *(_DEAD_LETTER[name] for name in columns_of(DeadLetterLine) if name not in {"is_edited", "size"}),
+    _DEAD_LETTER.edited_body.is_not(None).label("is_edited"),
+    func.length(_DEAD_LETTER.body).label("size"),
 ]
 _LINE_NAMES = columns_of(DeadLetterLine)
 
@@ -65,9 +58,9 @@ _LINE_NAMES = columns_of(DeadLetterLine)
 # -- dead letters -----------------------------------------------------------------------------------------
 
 
-def letter(connection: Connection, number: int) -> StoredDeadLetter:
+def dead_letter(connection: Connection, number: int) -> StoredDeadLetter:
     """Return one dead letter. Raises NotFoundError."""
-    row = connection.execute(select(dead_letters).where(_LETTER.number == number)).one_or_none()
+    row = connection.execute(select(tables.dead_letters).where(_DEAD_LETTER.number == number)).one_or_none()
     if row is None:
         raise not_found(number)
     return StoredDeadLetter.from_row(row)
@@ -87,7 +80,7 @@ def page(connection: Connection, filter_: DeadLetterFilter, limit: int, before: 
     rows = connection.execute(newest(_LINE, filter_, limit + 1, before)).all()
     lines = tuple(_line(row) for row in rows[:limit])
     return DeadLetterPage(
-        letters=lines,
+        dead_letters=lines,
         next=lines[-1].number if len(rows) > limit else None,
         total=_total(connection, filter_),
         searched_to=None,
@@ -104,7 +97,7 @@ def _searched(
     connection: Connection, filter_: DeadLetterFilter, wanted: str, limit: int, before: int | None
 ) -> DeadLetterPage:
     """Return the matches among the next few thousand dead letters: no index covers a text."""
-    columns = [*_LINE, _LETTER.body]
+    columns = [*_LINE, _DEAD_LETTER.body]
     candidates = newest(columns, filter_, _SEARCHED, before).subquery()
     count, lowest = connection.execute(select(func.count(), func.min(candidates.c.number))).one()
     found = (
@@ -118,7 +111,7 @@ def _searched(
     is_full = len(rows) > limit
     lowest_seen = lines[-1].number if is_full else lowest
     return DeadLetterPage(
-        letters=lines,
+        dead_letters=lines,
         next=lowest_seen if is_full or count == _SEARCHED else None,
         total=None,
         searched_to=lowest_seen,
@@ -132,14 +125,16 @@ def _total(connection: Connection, filter_: DeadLetterFilter) -> int | None:
         for value in (filter_.type, filter_.user_id, filter_.reference_id, filter_.since, filter_.until)
     ):
         return _total_of_groups(connection, filter_)
-    where = [_LETTER.status.in_([status.value for status in filter_.status]), *conditions(filter_)]
-    some = select(literal(1)).select_from(dead_letters).where(*where).limit(_COUNTED_MAX + 1).subquery()
+    where = [_DEAD_LETTER.status.in_([status.value for status in filter_.status]), *conditions(filter_)]
+    some = (
+        select(literal(1)).select_from(tables.dead_letters).where(*where).limit(_COUNTED_MAX + 1).subquery()
+    )
     count: int = connection.execute(select(func.count()).select_from(some)).scalar_one()
     return count if count <= _COUNTED_MAX else None
 
 
 def _total_of_groups(connection: Connection, filter_: DeadLetterFilter) -> int:
-    group = dead_letter_groups.c
+    group = tables.dead_letter_groups.c
     counted = (group[status.value] for status in dict.fromkeys(filter_.status))
     total = select(func.coalesce(func.sum(sum(counted, start=literal(0))), 0))
     if filter_.reason is not None:
@@ -154,24 +149,28 @@ def numbers(
 ) -> tuple[list[int], int | None]:
     """Return the next matching numbers, newest first, and the number to go on before; None at the end."""
     found = page(connection, filter_, limit, before)
-    return [line.number for line in found.letters], found.next
+    return [line.number for line in found.dead_letters], found.next
 
 
 def every_number(connection: Connection, filter_: DeadLetterFilter) -> list[int]:
     """Return the numbers of all dead letters that match, newest first. Raises QueryError, NotFoundError."""
     where = matching(connection, with_whole_fingerprint(connection, filter_))
     return list(
-        connection.execute(select(_LETTER.number).where(*where).order_by(_LETTER.number.desc())).scalars()
+        connection.execute(
+            select(_DEAD_LETTER.number).where(*where).order_by(_DEAD_LETTER.number.desc())
+        ).scalars()
     )
 
 
-def every_letter(connection: Connection, filter_: DeadLetterFilter) -> Iterator[StoredDeadLetter]:
+def every_dead_letter(connection: Connection, filter_: DeadLetterFilter) -> Iterator[StoredDeadLetter]:
     """Yield all dead letters that match, whole, newest first."""
     before: int | None = None
     while True:
         some, before = numbers(connection, filter_, _PAGE_OF_ALL, before)
         rows = connection.execute(
-            select(dead_letters).where(_LETTER.number.in_(some)).order_by(_LETTER.number.desc())
+            select(tables.dead_letters)
+            .where(_DEAD_LETTER.number.in_(some))
+            .order_by(_DEAD_LETTER.number.desc())
         )
         yield from (StoredDeadLetter.from_row(row) for row in rows.all())
         if before is None:
@@ -183,12 +182,12 @@ def every_letter(connection: Connection, filter_: DeadLetterFilter) -> Iterator[
 
 def events(connection: Connection, number: int) -> tuple[Event, ...]:
     """Return the dead letter's history, oldest first; of very many events the newest."""
-    event = dead_letter_events.c
+    event = tables.dead_letter_events.c
     statement = (
-        select(dead_letter_events)
+        select(tables.dead_letter_events)
         .where(event.number == number)
         .order_by(event.event_id.desc())
-        .limit(_STORY_MAX)
+        .limit(_HISTORY_MAX)
     )
     rows = connection.execute(statement).all()
     return tuple(
@@ -198,9 +197,12 @@ def events(connection: Connection, number: int) -> tuple[Event, ...]:
 
 def edits(connection: Connection, number: int) -> tuple[Edit, ...]:
     """Return its edits, oldest first; of very many the newest."""
-    edit = dead_letter_edits.c
+    edit = tables.dead_letter_edits.c
     statement = (
-        select(dead_letter_edits).where(edit.number == number).order_by(edit.edit_id.desc()).limit(_EDITS_MAX)
+        select(tables.dead_letter_edits)
+        .where(edit.number == number)
+        .order_by(edit.edit_id.desc())
+        .limit(_EDITS_MAX)
     )
     rows = connection.execute(statement).all()
     return tuple(
@@ -211,9 +213,9 @@ def edits(connection: Connection, number: int) -> tuple[Edit, ...]:
 # -- groups -----------------------------------------------------------------------------------------------
 
 _ORDERS = {
-    "last": dead_letter_groups.c.last_failed_at,
-    "count": dead_letter_groups.c.waiting,
-    "tokens": dead_letter_groups.c.tokens_at_stake,
+    "last": tables.dead_letter_groups.c.last_failed_at,
+    "count": tables.dead_letter_groups.c.waiting,
+    "tokens": tables.dead_letter_groups.c.tokens_at_stake,
 }
 
 # A loop from user to user along the index, as many steps as users are counted. The condition is written as in
@@ -234,16 +236,16 @@ def groups(
 ) -> GroupPage:
     """Return a page of groups: by the latest failure, or by the most that waits. Raises QueryError."""
     within("limit", limit, 1, PAGE_MAX)
-    group, by = dead_letter_groups.c, _ORDERS[order]
+    group, by = tables.dead_letter_groups.c, _ORDERS[order]
     where = [group.waiting > 0] if waiting_only else []
     total = connection.execute(
-        select(func.count()).select_from(dead_letter_groups).where(*where)
+        select(func.count()).select_from(tables.dead_letter_groups).where(*where)
     ).scalar_one()
     if after is not None:
         value, fingerprint = _behind(order, after)
         where.append(or_(by < value, and_(by == value, group.fingerprint < fingerprint)))
     statement = (
-        select(dead_letter_groups)
+        select(tables.dead_letter_groups)
         .where(*where)
         .order_by(by.desc(), group.fingerprint.desc())
         .limit(limit + 1)
@@ -263,7 +265,7 @@ def groups(
 def group(connection: Connection, fingerprint: str) -> DeadLetterGroup:
     """Return one group, by the beginning of its fingerprint. Raises NotFoundError, QueryError."""
     whole = whole_fingerprint(connection, fingerprint)
-    table = dead_letter_groups
+    table = tables.dead_letter_groups
     return _group(connection, connection.execute(select(table).where(table.c.fingerprint == whole)).one())
 
 
@@ -294,7 +296,7 @@ def _sample(connection: Connection, row: Row[Any]) -> int:
     """Return the newest of the group that waits; the group's latest may have ended or moved since."""
     if not row.waiting:
         return int(row.sample)
-    waiting = newest([_LETTER.number], DeadLetterFilter(fingerprint=row.fingerprint), 1, None)
+    waiting = newest([_DEAD_LETTER.number], DeadLetterFilter(fingerprint=row.fingerprint), 1, None)
     found: int | None = connection.execute(waiting).scalar_one_or_none()
     return int(row.sample) if found is None else found
 
@@ -330,16 +332,16 @@ def known_time(moment: datetime) -> datetime | None:
 
 def drifts(connection: Connection) -> list[GroupDrift]:
     """Return the groups that differ from their dead letters; none unless others write into these tables."""
-    letters = {row.fingerprint: row for row in connection.execute(_COUNTED)}
-    group = dead_letter_groups.c
+    dead_letters = {row.fingerprint: row for row in connection.execute(_COUNTED)}
+    group = tables.dead_letter_groups.c
     stored = {
         row.fingerprint: row
         for row in connection.execute(select(group.fingerprint, *(group[name] for name in _COUNTS)))
     }
     found = []
-    for fingerprint in sorted(letters.keys() | stored.keys()):
+    for fingerprint in sorted(dead_letters.keys() | stored.keys()):
         for name in _COUNTS:
-            expected = int(getattr(letters.get(fingerprint), name, 0))
+            expected = int(getattr(dead_letters.get(fingerprint), name, 0))
             actual = int(getattr(stored.get(fingerprint), name, 0))
             if expected != actual:
                 found.append(GroupDrift(fingerprint, name, expected, actual))
@@ -347,7 +349,7 @@ def drifts(connection: Connection) -> list[GroupDrift]:
 
 
 _COUNTS = ("parked", "replaying", "resolved", "discarded", "tokens_at_stake", "tokens_unknown")
-_IS_WAITING = _LETTER.status.in_([status.value for status in WAITING])
+_IS_WAITING = _DEAD_LETTER.status.in_([status.value for status in WAITING])
 
 
 def _sum_of(condition: Any, value: Any = 1) -> Any:
@@ -355,18 +357,18 @@ def _sum_of(condition: Any, value: Any = 1) -> Any:
 
 
 _COUNTED = select(
-    _LETTER.fingerprint,
-    *(_sum_of(_LETTER.status == status.value).label(status.value) for status in DeadLetterStatus),
-    _sum_of(and_(_IS_WAITING, _LETTER.tokens_at_stake.is_not(None)), _LETTER.tokens_at_stake).label(
+    _DEAD_LETTER.fingerprint,
+    *(_sum_of(_DEAD_LETTER.status == status.value).label(status.value) for status in DeadLetterStatus),
+    _sum_of(and_(_IS_WAITING, _DEAD_LETTER.tokens_at_stake.is_not(None)), _DEAD_LETTER.tokens_at_stake).label(
         "tokens_at_stake"
     ),
-    _sum_of(and_(_IS_WAITING, _LETTER.tokens_at_stake.is_(None))).label("tokens_unknown"),
-).group_by(_LETTER.fingerprint)
+    _sum_of(and_(_IS_WAITING, _DEAD_LETTER.tokens_at_stake.is_(None))).label("tokens_unknown"),
+).group_by(_DEAD_LETTER.fingerprint)
 
 
 def counts(connection: Connection) -> Counts:
     """Return the counts of all dead letters, from their groups."""
-    group = dead_letter_groups.c
+    group = tables.dead_letter_groups.c
     names = ("parked", "replaying", "resolved", "discarded", "tokens_at_stake", "tokens_unknown")
     statement = select(*(func.coalesce(func.sum(group[name]), 0).label(name) for name in names))
     row = connection.execute(statement).one()
@@ -385,7 +387,9 @@ def counts(connection: Connection) -> Counts:
 
 def discarded_by(connection: Connection, entry: int) -> list[int]:
     """Return the dead letters that an entry of the activity log discarded. Raises NotFoundError."""
-    found = select(audit_log.c.detail).where(audit_log.c.entry_id == entry, audit_log.c.action == "discard")
+    found = select(tables.audit_log.c.detail).where(
+        tables.audit_log.c.entry_id == entry, tables.audit_log.c.action == "discard"
+    )
     detail = connection.execute(found).scalar_one_or_none()
     if detail is None:
         raise NotFoundError(f"entry {entry} of the log tells of no discarded letters")
@@ -400,12 +404,12 @@ def audit_entries(
 ) -> AuditPage:
     """Return a page of the activity log, newest first; ``named`` are columns and their values."""
     within("limit", limit, 1, PAGE_MAX)
-    entry = audit_log.c
+    entry = tables.audit_log.c
     where = [entry[column] == value for column, value in named if value is not None]
     if before is not None:
         where.append(entry.entry_id < before)
     rows = connection.execute(
-        select(audit_log).where(*where).order_by(entry.entry_id.desc()).limit(limit + 1)
+        select(tables.audit_log).where(*where).order_by(entry.entry_id.desc()).limit(limit + 1)
     ).all()
     shown = rows[:limit]
     return AuditPage(

@@ -14,19 +14,12 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, Row, insert, select, text, update
 
-from worker.deadletters.models import OPEN_STATES, WAITING, ItemState, NotPossibleError
+from worker.deadletters.models import OPEN_STATES, WAITING, ItemState
 from worker.deadletters.store.encoding import clean
-from worker.errors import ContentionError, LedgerUnavailableError
+from worker.errors import ContentionError, LedgerUnavailableError, NotPossibleError
+from worker.ledger import tables
 from worker.ledger.bulk import among, insert_rows, select_rows, update_rows
 from worker.ledger.engine import translated_errors
-from worker.ledger.tables import (
-    audit_log,
-    dead_letter_events,
-    dead_letter_groups,
-    dead_letters,
-    replay_items,
-    replays,
-)
 from worker.messages.dead_letters import EPOCH
 
 T = TypeVar("T")
@@ -41,7 +34,7 @@ _TEXT_MAX = 4_000
 HELD = ("number", "letter_id", "status", "fingerprint", "tokens_at_stake", "replay_id", "attempts", "note")
 _COUNTED_BY = ("fingerprint", "status", "tokens_at_stake")
 _COUNTED = ("parked", "replaying", "resolved", "discarded")
-_GROUP = tuple(column.name for column in dead_letter_groups.columns)
+_GROUP = tuple(column.name for column in tables.dead_letter_groups.columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,22 +62,22 @@ class DeadLetterTransaction:
         self._events: list[dict[str, Any]] = []
         self._items: dict[int, dict[int, tuple[ItemState, str | None]]] = defaultdict(dict)
 
-    def letters(self, numbers: Iterable[int]) -> dict[int, Row[Any]]:
+    def dead_letters(self, numbers: Iterable[int]) -> dict[int, Row[Any]]:
         """See ``held_letters``."""
-        return held_letters(self.connection, numbers)
+        return held_dead_letters(self.connection, numbers)
 
     # -- dead letters -------------------------------------------------------------------------------------
 
-    def change(self, letter: Row[Any], **values: Any) -> None:
+    def change(self, dead_letter: Row[Any], **values: Any) -> None:
         """Set columns of a dead letter, each one once; its group follows. Not for bodies, which are bytes."""
-        self._changes[tuple(sorted(values))].append({"number": letter.number, **values})
-        before = {name: getattr(letter, name) for name in _COUNTED_BY}
+        self._changes[tuple(sorted(values))].append({"number": dead_letter.number, **values})
+        before = {name: getattr(dead_letter, name) for name in _COUNTED_BY}
         self._count(before, -1)
         self._count({**before, **values}, +1)
 
-    def add(self, letter: Mapping[str, Any]) -> None:
+    def add(self, dead_letter: Mapping[str, Any]) -> None:
         """Count a dead letter that was just inserted."""
-        self._count(letter, +1)
+        self._count(dead_letter, +1)
 
     def failed(self, fingerprint: str, failure: LatestFailure) -> None:
         """Make the dead letter the one that its group shows."""
@@ -145,7 +138,7 @@ class DeadLetterTransaction:
     ) -> int:
         """Write an operator's action into the activity log; returns the number of the entry."""
         written = self.connection.execute(
-            insert(audit_log).returning(audit_log.c.entry_id),
+            insert(tables.audit_log).returning(tables.audit_log.c.entry_id),
             {
                 "at": self.now,
                 "actor": actor_named(actor),
@@ -162,14 +155,14 @@ class DeadLetterTransaction:
     def close(self) -> None:
         """Write all of it; the last step of the transaction."""
         for rows in self._changes.values():
-            update_rows(self.connection, dead_letters, rows, key=("number",))
-        insert_rows(self.connection, dead_letter_events, self._events)
+            update_rows(self.connection, tables.dead_letters, rows, key=("number",))
+        insert_rows(self.connection, tables.dead_letter_events, self._events)
         for replay_id in sorted(self._items):
             self._move_items(replay_id, self._items[replay_id])
         self._write_groups()
 
     def _move_items(self, replay_id: int, moves: Mapping[int, tuple[ItemState, str | None]]) -> None:
-        item = replay_items.c
+        item = tables.replay_items.c
         statement = select(item.position, item.number, item.state, item.sent_at).where(
             item.replay_id == replay_id, among(self.connection, item.number, sorted(moves))
         )
@@ -191,30 +184,30 @@ class DeadLetterTransaction:
                     "settled_at": self.now if has_ended else None,
                 }
             )
-        update_rows(self.connection, replay_items, rows, key=("replay_id", "position"))
+        update_rows(self.connection, tables.replay_items, rows, key=("replay_id", "position"))
         if shifts:
             self._shift(replay_id, shifts)
 
     def _shift(self, replay_id: int, shifts: Mapping[str, int]) -> None:
-        where = replays.c.replay_id == replay_id
-        counts = dict(self.connection.execute(select(replays.c.counts).where(where)).scalar_one())
+        where = tables.replays.c.replay_id == replay_id
+        counts = dict(self.connection.execute(select(tables.replays.c.counts).where(where)).scalar_one())
         for state, by in shifts.items():
             counts[state] = counts.get(state, 0) + by
-        self.connection.execute(update(replays).where(where).values(counts=counts))
+        self.connection.execute(update(tables.replays).where(where).values(counts=counts))
 
     # -- groups -------------------------------------------------------------------------------------------
 
-    def _count(self, letter: Mapping[str, Any], by: int) -> None:
-        counts = self._counts[letter["fingerprint"]]
-        counts[letter["status"]] += by
-        if letter["status"] in WAITING:
-            tokens = letter["tokens_at_stake"]
+    def _count(self, dead_letter: Mapping[str, Any], by: int) -> None:
+        counts = self._counts[dead_letter["fingerprint"]]
+        counts[dead_letter["status"]] += by
+        if dead_letter["status"] in WAITING:
+            tokens = dead_letter["tokens_at_stake"]
             counts["tokens_unknown"] += by if tokens is None else 0
             counts["tokens_at_stake"] += 0 if tokens is None else by * tokens
 
     def _write_groups(self) -> None:
         touched = sorted(self._counts.keys() | self._newest.keys())
-        found = select_rows(self.connection, dead_letter_groups, _GROUP, "fingerprint", touched)
+        found = select_rows(self.connection, tables.dead_letter_groups, _GROUP, "fingerprint", touched)
         known = {row.fingerprint: {name: getattr(row, name) for name in _GROUP} for row in found}
         changed, added = [], []
         for fingerprint in touched:
@@ -224,8 +217,8 @@ class DeadLetterTransaction:
                 added.append(row)
             elif row != group:
                 changed.append(row)
-        insert_rows(self.connection, dead_letter_groups, added)
-        update_rows(self.connection, dead_letter_groups, changed, key=("fingerprint",))
+        insert_rows(self.connection, tables.dead_letter_groups, added)
+        update_rows(self.connection, tables.dead_letter_groups, changed, key=("fingerprint",))
 
     def _group(self, fingerprint: str, group: Mapping[str, Any] | None) -> dict[str, Any]:
         row: dict[str, Any] = (
@@ -262,9 +255,9 @@ def _earlier(one: datetime, other: datetime) -> datetime:
     return min(one, other)
 
 
-def held_letters(connection: Connection, numbers: Iterable[int]) -> dict[int, Row[Any]]:
+def held_dead_letters(connection: Connection, numbers: Iterable[int]) -> dict[int, Row[Any]]:
     """Return the columns that a change needs, by number; missing dead letters are left out."""
-    found = select_rows(connection, dead_letters, HELD, "number", sorted(set(numbers)))
+    found = select_rows(connection, tables.dead_letters, HELD, "number", sorted(set(numbers)))
     return {row.number: row for row in found}
 
 
@@ -287,9 +280,9 @@ def _transact(engine: Engine, now: datetime, work: Callable[[DeadLetterTransacti
     with translated_errors(), engine.begin() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-        desk = DeadLetterTransaction(connection, now)
-        result = work(desk)
-        desk.close()
+        transaction = DeadLetterTransaction(connection, now)
+        result = work(transaction)
+        transaction.close()
     return result
 
 

@@ -12,7 +12,7 @@ from worker.ledger.queries.explain import Explanation
 from worker.ledger.queries.history import History, Transaction
 from worker.ledger.queries.holdings import Expiring, Holds, HoldView, Lots, LotView
 from worker.ledger.queries.reader import Reader
-from worker.ledger.queries.snapshots import QueryError, snapshot
+from worker.ledger.queries.snapshots import snapshot
 from worker.ledger.queries.statements import Statement, Summary
 from worker.ledger.queries.totals import OperationCount, Revenue, Stats
 from worker.ledger.queries.usage import Projection, Usage, UsageDay
@@ -30,7 +30,6 @@ __all__ = [
     "Lots",
     "OperationCount",
     "Projection",
-    "QueryError",
     "Quota",
     "Reader",
     "Revenue",

@@ -6,7 +6,8 @@ from itertools import pairwise
 from math import gcd
 from zoneinfo import ZoneInfo
 
-from worker.ledger.queries.snapshots import QueryError, in_utc
+from worker.errors import QueryError
+from worker.ledger.queries.snapshots import in_utc
 
 
 def zone_of(name: str) -> ZoneInfo:

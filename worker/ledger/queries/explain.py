@@ -50,7 +50,7 @@ _REVERSING = frozenset(
 _OF_HOLDS = frozenset((type_of(SettleUsage), type_of(ReleaseUsage)))
 
 #: A producer that sends everything under one reference may have made very many dead letters.
-LETTERS_MAX = 1_000
+DEAD_LETTERS_MAX = 1_000
 
 #: Stored in the place of an unknown time.
 _NEVER = datetime.fromtimestamp(0, UTC)
@@ -185,10 +185,10 @@ def explain(connection: Connection, reference_id: str, now: datetime, catalog: C
 
     Raises NotFoundError where nothing is known.
     """
-    letters = _letters(connection, reference_id)
+    dead_letters = _dead_letters(connection, reference_id)
     row = _operation(connection, reference_id)
     if row is None:
-        return _without_operation(connection, reference_id, letters)
+        return _without_operation(connection, reference_id, dead_letters)
     outcome = rows.outcome(row)
     content: dict[str, Any] = json.loads(outcome.content)
     named: str | None = content.get("originalReferenceId")
@@ -218,16 +218,16 @@ def explain(connection: Connection, reference_id: str, now: datetime, catalog: C
         original=None if named is None else _original(connection, named),
         notices=tuple({to_camel(name): value for name, value in n.items()} for n in outcome.notices),
         reply=_reply(outcome),
-        dead_letters=letters,
+        dead_letters=dead_letters,
     )
 
 
 def _without_operation(
-    connection: Connection, reference_id: str, letters: tuple[DeadLetterMention, ...]
+    connection: Connection, reference_id: str, dead_letters: tuple[DeadLetterMention, ...]
 ) -> Explanation:
     """Explain a reference without operation, known by dead letters or by events of a payment to come."""
     events = _events(connection, reference_id)
-    if not letters and not events:
+    if not dead_letters and not events:
         raise NotFoundError(
             f"nothing is known of the reference {reference_id!r}: look at its spelling; it may still wait in "
             "its queue, or be a dead letter, see `billing-worker dead-letters list`; a usage.batch is known "
@@ -246,7 +246,7 @@ def _without_operation(
         original=None,
         notices=(),
         reply=None,
-        dead_letters=letters,
+        dead_letters=dead_letters,
     )
 
 
@@ -400,20 +400,20 @@ def _original(connection: Connection, reference_id: str) -> Original:
     return Original(reference_id, row.type, row.status, row.code)
 
 
-def _letters(connection: Connection, reference_id: str) -> tuple[DeadLetterMention, ...]:
-    letter = dead_letters.c
+def _dead_letters(connection: Connection, reference_id: str) -> tuple[DeadLetterMention, ...]:
+    dead_letter = dead_letters.c
     statement = (
         select(
-            letter.number,
-            letter.status,
-            letter.reason,
-            letter.message,
-            letter.attempts,
-            letter.last_failed_at,
+            dead_letter.number,
+            dead_letter.status,
+            dead_letter.reason,
+            dead_letter.message,
+            dead_letter.attempts,
+            dead_letter.last_failed_at,
         )
-        .where(letter.reference_id == reference_id)
-        .order_by(letter.number.desc())
-        .limit(LETTERS_MAX)
+        .where(dead_letter.reference_id == reference_id)
+        .order_by(dead_letter.number.desc())
+        .limit(DEAD_LETTERS_MAX)
     )
     rows = connection.execute(statement).all()[::-1]
     return tuple(DeadLetterMention(*row[:5], None if row[5] == _NEVER else row[5]) for row in rows)

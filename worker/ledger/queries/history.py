@@ -12,7 +12,8 @@ from sqlalchemy import Connection, Row, and_, bindparam, select
 
 from schemas.fields import INT64_MAX
 from worker.core import Outcome
-from worker.ledger.queries.snapshots import QueryError, account_row, within
+from worker.errors import QueryError
+from worker.ledger.queries.snapshots import account_row, within
 from worker.ledger.queries.views import View
 from worker.ledger.tables import entries, lots, operations
 

@@ -8,13 +8,9 @@ from typing import Any
 from sqlalchemy import BigInteger, Connection, Engine, Row, bindparam, case, literal, select
 from sqlalchemy.sql import ColumnElement
 
-from worker.errors import BillingError, NotFoundError
+from worker.errors import NotFoundError, QueryError
 from worker.ledger.engine import translated_errors
 from worker.ledger.tables import accounts, entries
-
-
-class QueryError(BillingError):
-    """A query that can't be answered as it was asked; the text says what is allowed."""
 
 
 @contextmanager

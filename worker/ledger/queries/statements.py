@@ -6,8 +6,9 @@ from datetime import datetime
 
 from sqlalchemy import Connection, func, select
 
+from worker.errors import QueryError
 from worker.ledger.queries.history import Transaction, transactions_between
-from worker.ledger.queries.snapshots import QueryError, account_row, last_booked
+from worker.ledger.queries.snapshots import account_row, last_booked
 from worker.ledger.queries.views import View
 from worker.ledger.tables import entries
 

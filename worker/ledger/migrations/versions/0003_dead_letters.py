@@ -41,7 +41,7 @@ def upgrade() -> None:
         _rebuild_on_sqlite()
     for name in ("reason", "type", "reference_id", "user_id"):  # no index takes what only a forger says
         op.execute(f"UPDATE dead_letters SET {name} = substr({name}, 1, 500) WHERE length({name}) > 500")  # noqa: S608 - names of columns
-    _index_letters()
+    _index_dead_letters()
     _create_stories()
     _create_groups()
     _create_replays()
@@ -152,7 +152,7 @@ def _rebuild_on_sqlite() -> None:
     _fill()
 
 
-def _index_letters() -> None:
+def _index_dead_letters() -> None:
     for columns in (
         ("status", "number"),
         ("fingerprint", "status", "number"),
@@ -172,7 +172,7 @@ def _index_letters() -> None:
     )
 
 
-_LETTERS = sa.table(
+_DEAD_LETTERS = sa.table(
     "dead_letters",
     *(
         sa.column(name, kind)
@@ -194,8 +194,8 @@ def _fill() -> None:
     """Set the fingerprint of every dead letter, and the tokens affected."""
     bind = op.get_bind()
     filling = (
-        sa.update(_LETTERS)
-        .where(_LETTERS.c.number == sa.bindparam("of"))
+        sa.update(_DEAD_LETTERS)
+        .where(_DEAD_LETTERS.c.number == sa.bindparam("of"))
         .values(fingerprint=sa.bindparam("print"), tokens_at_stake=sa.bindparam("tokens"))
     )
     for page in _pages(bind):
@@ -216,7 +216,10 @@ def _pages(bind: sa.Connection) -> Iterator[list[Any]]:
     last = 0
     while page := list(
         bind.execute(
-            sa.select(_LETTERS).where(_LETTERS.c.number > last).order_by(_LETTERS.c.number).limit(_CHUNK)
+            sa.select(_DEAD_LETTERS)
+            .where(_DEAD_LETTERS.c.number > last)
+            .order_by(_DEAD_LETTERS.c.number)
+            .limit(_CHUNK)
         )
     ):
         yield page
