@@ -18,8 +18,6 @@ from worker.core import Answer, Conflict, decide
 from worker.errors import (
     BrokerUnavailableError,
     ConfigurationError,
-    ContentionError,
-    LedgerUnavailableError,
     TransientError,
     UnansweredError,
 )
@@ -32,10 +30,9 @@ from worker.messages.receiving import DELIVERY_LIMIT, given_up, receive
 from worker.messages.replies import Replies, fault_of
 from worker.metrics import Metrics
 from worker.runtime.limited_log import LimitedLog
+from worker.runtime.retry import ContentionRetry
 
 log = logging.getLogger(__name__)
-
-_CONTENTION_TRIES = 10
 
 #: Reasons that are faults of the worker's; the others are refusals.
 _FAULTS = {Code.UNPROCESSABLE, DELIVERY_LIMIT}
@@ -89,7 +86,10 @@ class Pipeline:
     ) -> None:
         self.limit = DeadLetterLimit() if limit is None else limit
         self._ledger, self._catalog, self._policy = ledger, catalog, policy
-        self._clock, self._pause, self._metrics = clock, pause, metrics
+        self._clock, self._metrics = clock, metrics
+        self._contention = ContentionRetry(
+            10, 0.005, "the ledger is contended", pause=pause, on_contention=metrics.contention.inc
+        )
         self._replies = Replies(policy)
         self._dispatch = Publisher(policy, self._replies, metrics)
         self._told_faults = LimitedLog(log, logging.ERROR, every_s=10.0)
@@ -192,16 +192,7 @@ class Pipeline:
     # -- apply --------------------------------------------------------------------------------------------
 
     def _transact_despite_contention(self, items: Sequence[Item]) -> None:
-        for attempt in range(1, _CONTENTION_TRIES + 1):
-            try:
-                self.transact(items)
-            except ContentionError as error:
-                if attempt == _CONTENTION_TRIES:
-                    raise LedgerUnavailableError(f"the ledger is contended: {error}") from error
-                self._metrics.contention.inc()
-                self._pause(0.005 * attempt)
-            else:
-                return
+        self._contention.run(lambda: self.transact(items))
 
     def _apply(self, items: Sequence[Item]) -> None:
         items = self._without_kept(items)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
-from time import sleep
 
 from sqlalchemy import Engine, select
 
@@ -26,17 +25,18 @@ from worker.deadletters.store import queries as reading
 from worker.deadletters.store.edits import Receive
 from worker.deadletters.store.filters import DeadLetterFilter, DeadLetterSelection
 from worker.deadletters.store.transaction import chunks
-from worker.errors import BillingError, ContentionError, LedgerUnavailableError
+from worker.errors import BillingError
 from worker.ledger import tables
 from worker.ledger.engine import translated_errors
 from worker.ledger.loading import load
 from worker.ledger.queries import snapshot
 from worker.messages.dead_letters import Failure
+from worker.runtime.retry import ContentionRetry
 from worker.runtime.stop import StopRequest
 
 _CHUNK, _COMMANDS = 100, 1_000
 _SHOWN = 1_000
-_TRIES = 10
+_CONTENTION = ContentionRetry(10, 0.02, "the accounts are being changed")
 _FREE_UPLOAD = type_of(FreeUpload)
 
 
@@ -164,19 +164,18 @@ def _commands(taken: _Taken) -> tuple[Command, ...]:
 def _answers(
     engine: Engine, commands: Sequence[Command], catalog: Catalog, now: datetime
 ) -> Sequence[Answer]:
-    for attempt in range(1, _TRIES + 1):
-        try:
-            with translated_errors(), engine.connect() as connection:
-                by_key(connection)
-                known = load(connection, commands, now)
-                answers = decide(commands, known, now, catalog).answers
-                connection.rollback()
-                return answers
-        except ContentionError as error:
-            if attempt == _TRIES:
-                raise LedgerUnavailableError(f"the accounts are being changed: {error}") from error
-            sleep(0.02 * attempt)
-    raise AssertionError("unreachable")
+    return _CONTENTION.run(lambda: _decided(engine, commands, catalog, now))
+
+
+def _decided(
+    engine: Engine, commands: Sequence[Command], catalog: Catalog, now: datetime
+) -> Sequence[Answer]:
+    with translated_errors(), engine.connect() as connection:
+        by_key(connection)
+        known = load(connection, commands, now)
+        answers = decide(commands, known, now, catalog).answers
+        connection.rollback()
+    return answers
 
 
 # -- verdicts ---------------------------------------------------------------------------------------------

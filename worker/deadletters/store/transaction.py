@@ -9,23 +9,23 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from time import sleep
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, Row, insert, select, text, update
 
 from worker.deadletters.models import OPEN_STATES, WAITING, ItemState
 from worker.deadletters.store.encoding import clean
-from worker.errors import ContentionError, LedgerUnavailableError, NotPossibleError
+from worker.errors import NotPossibleError
 from worker.ledger import tables
 from worker.ledger.bulk import among, insert_rows, select_rows, update_rows
 from worker.ledger.engine import translated_errors
 from worker.messages.dead_letters import EPOCH
+from worker.runtime.retry import ContentionRetry
 
 T = TypeVar("T")
 
 _LOCK = 7301989  # any number, the same in every version, and not the one of the migrations
-_TRIES = 20
+_CONTENTION = ContentionRetry(20, 0.01, "the dead letters are being changed")
 _SQLITE_MAX = 2**63 - 1
 _ACTOR_MAX = 200
 _TEXT_MAX = 4_000
@@ -266,14 +266,7 @@ def transact(engine: Engine, now: datetime, work: Callable[[DeadLetterTransactio
 
     Raises LedgerUnavailableError.
     """
-    for attempt in range(1, _TRIES + 1):
-        try:
-            return _transact(engine, now, work)
-        except ContentionError as error:
-            if attempt == _TRIES:
-                raise LedgerUnavailableError(f"the dead letters are being changed: {error}") from error
-            sleep(0.01 * attempt)
-    raise AssertionError("unreachable")
+    return _CONTENTION.run(lambda: _transact(engine, now, work))
 
 
 def _transact(engine: Engine, now: datetime, work: Callable[[DeadLetterTransaction], T]) -> T:
