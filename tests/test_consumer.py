@@ -16,10 +16,10 @@ from worker.broker import Delivery, Link
 from worker.consumer import Consumer, ConsumerPace
 from worker.errors import BrokerUnavailableError, ConfigurationError, LedgerUnavailableError, UnansweredError
 from worker.lanes.pausing import Lanes
-from worker.lanes.poison import Suspects, key_of
+from worker.lanes.poison import PoisonTrials, key_of
 from worker.ledger.trials import Trial
 from worker.messages.dead_letter_limit import DeadLetterLimit
-from worker.messages.policy import GIVE_UP_AFTER, SUSPECT_AFTER
+from worker.messages.policy import GIVE_UP_AFTER, TRIAL_AFTER
 from worker.metrics import Metrics
 from worker.pipeline import Item
 
@@ -116,8 +116,10 @@ def consumer(
     fakes: dict[str, Any] = {
         "ledger": ledger or FakeLedger(),
         "pipeline": pipeline,
-        "suspects": Suspects(record or FakeRecord(), lambda: NOW),
+        "poison": PoisonTrials(record or FakeRecord(), lambda: NOW),
         "lanes": Lanes(
+            ["billing.payments", "billing.usage"],
+            pipeline.limit,
             FakePauses(),
             worker="w",
             config="c",
@@ -129,7 +131,6 @@ def consumer(
     return Consumer(
         connect,
         **fakes,
-        queues=["billing.payments", "billing.usage"],
         pace=ConsumerPace(batch_size=3, **pace),
         stop=stop,
         rng=random.Random(1),
@@ -322,7 +323,7 @@ def test_a_stop_in_an_outage_gives_the_messages_back() -> None:
 
 
 def test_suspects_are_tried_together_on_record_and_nothing_is_left_of_it() -> None:
-    suspects, clean = distinct(2, delivery_count=SUSPECT_AFTER), messages(2)
+    suspects, clean = distinct(2, delivery_count=TRIAL_AFTER), messages(2)
     pipeline, record, link = FakePipeline(), FakeRecord(), FakeLink(*suspects, *clean)
     on_record: list[int] = []
     pipeline.after = lambda: on_record.append(len(record.trials))
@@ -337,8 +338,8 @@ def test_suspects_are_tried_together_on_record_and_nothing_is_left_of_it() -> No
 def test_suspects_of_a_group_that_crashed_are_tried_in_smaller_groups(
     together: int, sizes: list[int]
 ) -> None:
-    suspects = distinct(4, delivery_count=SUSPECT_AFTER)
-    record = FakeRecord({key_of(one): Trial(together, 0, SUSPECT_AFTER - 1) for one in suspects})
+    suspects = distinct(4, delivery_count=TRIAL_AFTER)
+    record = FakeRecord({key_of(one): Trial(together, 0, TRIAL_AFTER - 1) for one in suspects})
     pipeline = FakePipeline()
     consumer([FakeLink(*suspects)], pipeline, FakeStop(), record=record).run(drain=True)
     assert [len(batch) for batch in pipeline.batches] == sizes
@@ -346,11 +347,11 @@ def test_suspects_of_a_group_that_crashed_are_tried_in_smaller_groups(
 
 
 def test_message_that_was_tried_alone_when_workers_crashed_is_given_up() -> None:
-    guilty, innocent = distinct(2, delivery_count=SUSPECT_AFTER)
+    guilty, innocent = distinct(2, delivery_count=TRIAL_AFTER)
     record = FakeRecord(
         {
-            key_of(guilty): Trial(1, GIVE_UP_AFTER, SUSPECT_AFTER - 1),
-            key_of(innocent): Trial(1, GIVE_UP_AFTER - 1, SUSPECT_AFTER - 1),
+            key_of(guilty): Trial(1, GIVE_UP_AFTER, TRIAL_AFTER - 1),
+            key_of(innocent): Trial(1, GIVE_UP_AFTER - 1, TRIAL_AFTER - 1),
         }
     )
     pipeline = FakePipeline()
@@ -360,15 +361,15 @@ def test_message_that_was_tried_alone_when_workers_crashed_is_given_up() -> None
 
 
 def test_trial_of_a_copy_that_is_under_way_elsewhere_is_no_crash() -> None:
-    (copy,) = distinct(1, delivery_count=SUSPECT_AFTER)
-    record = FakeRecord({key_of(copy): Trial(1, GIVE_UP_AFTER, SUSPECT_AFTER)})
+    (copy,) = distinct(1, delivery_count=TRIAL_AFTER)
+    record = FakeRecord({key_of(copy): Trial(1, GIVE_UP_AFTER, TRIAL_AFTER)})
     pipeline = FakePipeline()
     consumer([FakeLink(copy)], pipeline, FakeStop(), record=record).run(drain=True)
     assert pipeline.batches == [[copy]]
 
 
 def test_trial_whose_beginning_nobody_confirmed_is_no_crash() -> None:
-    (suspect,) = distinct(1, delivery_count=SUSPECT_AFTER)
+    (suspect,) = distinct(1, delivery_count=TRIAL_AFTER)
     record, stop, link = FakeRecord(), FakeStop(), FakeLink(suspect)
     record.errors = [LedgerUnavailableError("written, and the answer is lost")]
     link.on_keep_alive = lambda: setattr(stop, "requested", not record.errors)
@@ -386,7 +387,7 @@ def test_delivery_count_alone_condemns_nobody() -> None:
 
 @pytest.mark.parametrize("lost", ["broker", "stop"])
 def test_trial_that_an_outage_ends_is_no_crash(lost: str) -> None:
-    suspects = distinct(2, delivery_count=SUSPECT_AFTER)
+    suspects = distinct(2, delivery_count=TRIAL_AFTER)
     before = {key_of(suspects[0]): Trial(16, 1, 2)}
     record, stop = FakeRecord(dict(before)), FakeStop()
     pipeline, link = FakePipeline(), FakeLink(*suspects)
@@ -402,7 +403,7 @@ def test_trial_that_an_outage_ends_is_no_crash(lost: str) -> None:
 
 
 def test_worker_holds_as_many_as_ever_where_nothing_crashed() -> None:
-    suspects = distinct(4, delivery_count=SUSPECT_AFTER)
+    suspects = distinct(4, delivery_count=TRIAL_AFTER)
     link, pipeline, held = FakeLink(*suspects), FakePipeline(), list[int]()
     pipeline.after = lambda: held.append(link.prefetch)
     consumer([link], pipeline, FakeStop()).run(drain=True)
@@ -410,7 +411,7 @@ def test_worker_holds_as_many_as_ever_where_nothing_crashed() -> None:
 
 
 def test_worker_holds_one_message_where_one_crashed_alone_and_more_with_each_trial() -> None:
-    suspects = distinct(20, delivery_count=SUSPECT_AFTER)
+    suspects = distinct(20, delivery_count=TRIAL_AFTER)
     record = FakeRecord({key_of(suspects[0]): Trial(1, 1, 2)})
     pipeline, link, held = FakePipeline(), FakeLink(*suspects), list[int]()
     pipeline.after = lambda: held.append(link.prefetch)

@@ -22,7 +22,7 @@ from worker.deadletters.replay.runner import ReplayRunner, RunnerServices
 from worker.deadletters.service import DeadLetters, Drain
 from worker.errors import BrokerUnavailableError, ConfigurationError, TransientError
 from worker.lanes.pausing import Lanes
-from worker.lanes.poison import Suspects
+from worker.lanes.poison import PoisonTrials
 from worker.ledger.engine import ledger_engine
 from worker.ledger.migrations import current_revision, newest_revision
 from worker.ledger.pauses import Pauses
@@ -126,12 +126,15 @@ class Application:
         work = [queue.name for queue in BILLING.work]
         config = config_digest(self.settings, self.catalog)
         settings = self.settings
+        pipeline = self.pipeline(self.ledger, is_new_config=self._is_new(config))
         return Consumer(
-            lambda held: self.link(consume=work, prefetch=held),
+            lambda prefetch: self.link(consume=work, prefetch=prefetch),
             self.ledger,
-            self.pipeline(self.ledger, is_new_config=self._is_new(config)),
-            suspects=Suspects(Trials(self.batch_engine, self.process_name), utc_now),
+            pipeline,
+            poison=PoisonTrials(Trials(self.batch_engine, self.process_name), utc_now),
             lanes=Lanes(
+                work,
+                pipeline.limit,
                 Pauses(self.batch_engine),
                 worker=self.process_name,
                 config=config,
@@ -139,7 +142,6 @@ class Application:
                 rng=random.Random(),  # noqa: S311 - jitter, no secrets
                 metrics=self.metrics,
             ),
-            queues=work,
             pace=ConsumerPace(
                 batch_size=settings.batch_size, prefetch=settings.prefetch, hold_most_s=self._hold_most_s
             ),

@@ -9,6 +9,7 @@ BillingError                    any error raised on purpose
 │   └── RefusedBodyError        a worker would refuse the body
 ├── NotKeptError                dead letters can't be stored; they stay in their queue  exit 1
 ├── BadLineError                a line of an import is no dead letter                   exit 1
+├── GiveBackError               held messages go back to the broker; inside the loop only
 └── TransientError              nobody's fault: keep the messages, wait, try again      exit 3
     ├── ContentionError         another worker was faster
     ├── LedgerUnavailableError  the database does not answer
@@ -80,3 +81,7 @@ class NotKeptError(BillingError):
 
 class BadLineError(BillingError):
     """A line of an import is no dead letter; the lines before it are in, and may come again."""
+
+
+class GiveBackError(BillingError):
+    """Held messages must go back to the broker: a stop came in an outage, or the outage lasts too long."""

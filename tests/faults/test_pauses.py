@@ -31,7 +31,7 @@ def worker_settings(worker_settings: Settings, monkeypatch: pytest.MonkeyPatch) 
     """Settings with low limits; a paused lane tries its message soon."""
     monkeypatch.setattr("worker.lanes.pausing.PROBE_FIRST_S", 0.05)
     monkeypatch.setattr("worker.lanes.pausing.PROBE_MOST_S", 0.1)
-    monkeypatch.setattr("worker.lanes.pausing._LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr("worker.lanes.pausing._SYNC_EVERY_S", 0.05)
     return worker_settings.model_copy(update={"max_consecutive_faults": LIMIT, "batch_size": 20})
 
 

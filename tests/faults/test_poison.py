@@ -19,7 +19,7 @@ from worker.bootstrap import Application
 from worker.broker import BILLING
 from worker.core import decide
 from worker.ledger.audit import audit
-from worker.messages.policy import GIVE_UP_AFTER, SUSPECT_AFTER
+from worker.messages.policy import GIVE_UP_AFTER, TRIAL_AFTER
 
 POISON = {"type": "usage.deduct", "referenceId": "poison", "userId": "user-0", "tokens": 17}
 BESIDE = {**POISON, "referenceId": "beside"}
@@ -128,7 +128,7 @@ def test_message_that_kills_every_worker_is_a_dead_letter_and_its_neighbours_are
         survivor = saboteurs.start_deadly('"poison"')
     replies = every_reply(witness, {*truth.correlations, poison})
     truth.holds(replies)
-    assert deaths >= SUSPECT_AFTER + GIVE_UP_AFTER
+    assert deaths >= TRIAL_AFTER + GIVE_UP_AFTER
     survivor.kill()
     survivor.join()
     assert [reply["reason"] for reply in replies[poison]] == ["delivery_limit"]

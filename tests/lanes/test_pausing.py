@@ -8,7 +8,7 @@ import pytest
 from tests.support.fakes import FakeLink, FakePauses, delivery
 from worker.errors import LedgerUnavailableError
 from worker.lanes.pausing import PROBE_MOST_S, Lanes
-from worker.messages.dead_letter_limit import LimitExceeded, PauseCode
+from worker.messages.dead_letter_limit import DeadLetterLimit, LimitExceeded, PauseCode
 from worker.metrics import Metrics
 from worker.pipeline import Item
 
@@ -21,9 +21,12 @@ SUSPICION = LimitExceeded(USAGE, PauseCode.CONFIG_SUSPECT, "501 of 700")
 class World:
     """Lanes with a clock, a record, a link and metrics of their own."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_new_config: bool = False) -> None:
         self.now, self.record, self.link, self.metrics = 0.0, FakePauses(), FakeLink(), Metrics()
+        self.limit = DeadLetterLimit(1, is_new_config=is_new_config)
         self.lanes = Lanes(
+            [PAYMENTS, USAGE],
+            self.limit,
             self.record,
             worker="w",
             config="c",
@@ -60,13 +63,13 @@ def test_paused_lane_gives_back_what_it_holds_and_takes_one_message(world: World
 def test_message_is_tried_at_growing_intervals(world: World) -> None:
     world.lanes.pause(world.link, FAULTS)
     probe, waits = item(), list[float]()
-    world.lanes.hold(probe)
+    world.lanes.add_probe(probe)
     for _ in range(12):
         began = world.now
-        while world.lanes.due() is None:
+        while world.lanes.next_probe() is None:
             world.now += 0.1
         waits.append(world.now - began)
-        world.lanes.failed(probe)
+        world.lanes.postpone(probe)
     assert waits[0] < 2 < waits[3] < waits[8]
     assert max(waits) <= 1.5 * PROBE_MOST_S + 0.1
 
@@ -76,17 +79,18 @@ def test_next_message_is_tried_after_one_that_is_told(world: World) -> None:
     first, second = item(), item()
     world.now = 100.0
     for each in (first, second):
-        world.lanes.hold(each)
-    assert world.lanes.due() is first
-    world.lanes.let_go(first)
-    assert world.lanes.due() is second
+        world.lanes.add_probe(each)
+    assert world.lanes.next_probe() is first
+    world.lanes.remove_probe(first)
+    assert world.lanes.next_probe() is second
 
 
 def test_resumed_lane_holds_as_much_as_ever_and_returns_what_it_was_to_try(world: World) -> None:
+    world.lanes.open(1500)
     world.lanes.pause(world.link, FAULTS)
     probe = item()
-    world.lanes.hold(probe)
-    assert world.lanes.resume(world.link, USAGE, 1500, "why") == [probe]
+    world.lanes.add_probe(probe)
+    assert world.lanes.resume(world.link, USAGE, "why") == [probe]
     assert world.link.holds == {USAGE: 1500}
     assert not world.lanes.is_paused(USAGE)
     assert world.gauge("consecutive_faults") == 0
@@ -94,21 +98,21 @@ def test_resumed_lane_holds_as_much_as_ever_and_returns_what_it_was_to_try(world
 
 def test_pause_is_shown_with_the_next_look_and_ended_with_the_lane(world: World) -> None:
     world.lanes.pause(world.link, FAULTS)
-    assert world.lanes.must_look
-    assert world.lanes.look() == []
+    assert world.lanes.must_sync
+    assert world.lanes.sync() == []
     assert [pause.queue for pause in world.record.lasting.values()] == [USAGE]
-    assert not world.lanes.must_look
-    world.lanes.resume(world.link, USAGE, 1500, "why")
-    assert world.lanes.must_look
-    world.lanes.look()
+    assert not world.lanes.must_sync
+    world.lanes.resume(world.link, USAGE, "why")
+    assert world.lanes.must_sync
+    world.lanes.sync()
     assert world.record.lasting == {}
 
 
 def test_operator_ends_a_pause(world: World) -> None:
     world.lanes.pause(world.link, FAULTS)
-    world.lanes.look()
+    world.lanes.sync()
     world.record.resumed = set(world.record.lasting)
-    assert world.lanes.look() == [USAGE]
+    assert world.lanes.sync() == [USAGE]
 
 
 def test_outage_hides_a_pause_until_a_later_look(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,31 +122,69 @@ def test_outage_hides_a_pause_until_a_later_look(world: World, monkeypatch: pyte
     world.lanes.pause(world.link, FAULTS)
     with monkeypatch.context() as outage:
         outage.setattr(world.record, "begin", unavailable)
-        assert world.lanes.look() == []
-    world.lanes.look()
+        assert world.lanes.sync() == []
+    world.lanes.sync()
     assert len(world.record.lasting) == 1
 
 
 def test_suspicion_of_another_worker_is_adopted_and_stays_when_this_one_ends(world: World) -> None:
     world.record.suspicions = {USAGE: "501 of 700"}
-    world.lanes.adopt_suspicions()
-    world.lanes.adopt_suspicions()
-    assert world.lanes.is_suspicion(USAGE)
-    assert (world.lanes.holds(USAGE, 64), world.lanes.holds(PAYMENTS, 64)) == (0, 64)
-    world.lanes.look()
+    world.lanes.adopt_pauses()
+    world.lanes.adopt_pauses()
+    assert world.lanes.paused == [USAGE]
+    assert world.lanes.open(64) == {PAYMENTS: 64, USAGE: 0}
+    world.lanes.sync()
     world.lanes.end()
     assert len(world.record.lasting) == 1
 
 
 def test_pause_for_faults_ends_with_its_worker(world: World) -> None:
     world.lanes.pause(world.link, FAULTS)
-    world.lanes.look()
+    world.lanes.sync()
     world.lanes.end()
     assert world.record.lasting == {}
 
 
-def test_configuration_that_has_shown_to_be_right_is_accepted_once(world: World) -> None:
-    world.lanes.accept_config()
+def test_configuration_that_proved_right_is_accepted_once() -> None:
+    world = World(is_new_config=True)
+    assert not world.lanes.needs_attention()
+    world.limit.accept_config()  # as after its first thousand messages
     for _ in range(3):
-        world.lanes.look()
+        assert world.lanes.needs_attention() == (world.record.accepted == [])
+        world.lanes.sync()
     assert world.record.accepted == ["c"]
+
+
+def test_lane_over_its_limit_is_exceeded_until_it_is_paused(world: World) -> None:
+    assert (world.lanes.exceeded(), world.lanes.needs_attention()) == ([], False)
+    world.limit.add_fault(USAGE)
+    (exceeded,) = world.lanes.exceeded()
+    assert (exceeded.queue, exceeded.code) == (USAGE, PauseCode.CONSECUTIVE_FAULTS)
+    assert world.lanes.needs_attention()
+    world.lanes.pause(world.link, exceeded)
+    assert world.lanes.exceeded() == []
+
+
+def test_lane_that_an_operator_released_counts_its_faults_anew(world: World) -> None:
+    world.limit.add_fault(USAGE)
+    world.lanes.pause(world.link, FAULTS)
+    world.lanes.resume_released(world.link, USAGE)
+    assert not world.limit.is_over(USAGE)
+    assert world.lanes.exceeded() == []
+
+
+def test_prefetch_is_raised_for_lanes_that_go_on(world: World) -> None:
+    world.lanes.open(2)
+    world.lanes.pause(world.link, FAULTS)
+    world.lanes.raise_prefetch(world.link, 100, factor=8)
+    assert world.link.holds == {USAGE: 1, PAYMENTS: 16}
+    world.lanes.raise_prefetch(world.link, 100)
+    assert world.link.holds == {USAGE: 1, PAYMENTS: 100}
+
+
+def test_new_link_forgets_the_messages_that_the_old_one_gave_back(world: World) -> None:
+    world.lanes.pause(world.link, FAULTS)
+    world.lanes.add_probe(item())
+    world.now = 100.0
+    assert world.lanes.open(64) == {PAYMENTS: 64, USAGE: 1}
+    assert world.lanes.next_probe() is None

@@ -1,43 +1,45 @@
-"""Lanes that are paused: which message is tried meanwhile and when, and who may end the pause.
+"""Lanes of one worker: their prefetch, the limits they passed, and those that are paused.
 
-A lane paused for faults holds one message, which is tried at growing intervals until it is applied or a dead
-letter; then the lane goes on, or the next message is tried. A lane paused under suspicion of the
+A lane paused for faults holds one message, its *probe*, which is tried at growing intervals until it is
+applied or a dead letter; then the lane goes on, or the next message is tried. A lane paused because of a new
 configuration holds nothing and waits for an operator.
 """
 
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from time import monotonic
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from worker.broker import Link
 from worker.errors import TransientError
 from worker.ledger.pauses import Pause
-from worker.messages.dead_letter_limit import LimitExceeded, PauseCode
+from worker.messages.dead_letter_limit import DeadLetterLimit, LimitExceeded, PauseCode
 from worker.metrics import Metrics
 from worker.pipeline import Item
 from worker.runtime.backoff import Backoff
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 PROBE_FIRST_S, PROBE_MOST_S = 1.0, 60.0
-_LOOK_EVERY_S = 1.0
+_SYNC_EVERY_S = 1.0
 
 
 class PauseRecord(Protocol):
-    """Record of pauses, shown to operators and ended by them; see ``worker.ledger.pauses``."""
+    """Durable record of pauses, shown to operators and ended by them; see ``worker.ledger.pauses``."""
 
     def begin(self, pause: Pause, config: str) -> int:
-        """Record a pause; returns its id."""
+        """Record a pause; return its id."""
         ...
 
     def see(self, ids: Collection[int], now: datetime) -> set[int]:
-        """Say that pauses last; returns those that an operator has ended."""
+        """Record that pauses last; return those that an operator has ended."""
         ...
 
     def end(self, ids: Collection[int], now: datetime) -> None:
@@ -45,7 +47,7 @@ class PauseRecord(Protocol):
         ...
 
     def suspected(self, config: str) -> dict[str, str]:
-        """Return the queues paused under suspicion of ``config``, with the text."""
+        """Return the queues paused because of ``config``, each with the text."""
         ...
 
     def is_new(self, config: str) -> bool:
@@ -53,40 +55,42 @@ class PauseRecord(Protocol):
         ...
 
     def accept(self, config: str, by: str, now: datetime) -> None:
-        """Remember that ``config`` is right."""
+        """Record that ``config`` is right."""
         ...
 
 
 @dataclass(slots=True)
 class PausedLane:
-    """One lane that is paused; ``waiting`` holds the message to try."""
+    """One lane that is paused; ``probes`` holds the messages to try, the first one now."""
 
     exceeded: LimitExceeded
     backoff: Backoff
     try_at: float
-    waiting: deque[Item] = field(default_factory=deque)
+    probes: deque[Item] = field(default_factory=deque)
     pause_id: int | None = None
 
     @property
-    def holds(self) -> int:
+    def prefetch(self) -> int:
         """Number of messages it holds: one to try, or none where it waits for an operator."""
-        return 0 if self.is_suspicion else 1
+        return 0 if self.awaits_operator else 1
 
     @property
-    def is_suspicion(self) -> bool:
+    def awaits_operator(self) -> bool:
         """True where only an operator ends the pause."""
         return self.exceeded.code is PauseCode.CONFIG_SUSPECT
 
 
 class Lanes:
-    """The lanes of one worker that are paused. ``worker`` and ``config`` name it and what it runs with.
+    """The lanes of one worker. ``worker`` and ``config`` name it and what it runs with.
 
-    ``record`` may wait for a database: the methods that ask it are ``adopt_suspicions``, ``is_accepted``,
-    ``look`` and ``end``. In an outage nothing is asked; a pause is shown with the next look.
+    Four methods wait for the record's database. ``adopt_pauses`` and ``is_accepted`` raise TransientError;
+    ``sync`` and ``end`` leave what an outage prevents to a later sync.
     """
 
     def __init__(
         self,
+        queues: Sequence[str],
+        limit: DeadLetterLimit,
         record: PauseRecord,
         *,
         worker: str,
@@ -96,12 +100,15 @@ class Lanes:
         metrics: Metrics,
         seconds: Callable[[], float] = monotonic,
     ) -> None:
+        self._queues, self._limit = queues, limit
         self._record, self._worker, self._config = record, worker, config
         self._clock, self._rng, self._metrics, self._seconds = clock, rng, metrics, seconds
+        self._prefetch = 0
         self._paused: dict[str, PausedLane] = {}
         self._ended: list[int] = []
-        self._is_right = False
-        self._looked_at = seconds()
+        self._is_watching = limit.is_watching
+        self._must_accept = False
+        self._synced_at = seconds()
 
     @property
     def paused(self) -> Sequence[str]:
@@ -112,57 +119,92 @@ class Lanes:
         """Return True while a lane is paused."""
         return queue in self._paused
 
-    def is_paused_for(self, exceeded: LimitExceeded) -> bool:
-        """Return True while a lane is paused for this very reason."""
-        paused = self._paused.get(exceeded.queue)
-        return paused is not None and paused.exceeded.code is exceeded.code
+    # -- prefetch -----------------------------------------------------------------------------------------
 
-    def is_suspicion(self, queue: str) -> bool:
-        """Return True while only an operator ends the pause of a lane."""
-        return queue in self._paused and self._paused[queue].is_suspicion
+    def open(self, most: int) -> Mapping[str, int]:
+        """Begin with a new link; return its prefetch by queue: ``most``, less for a paused lane.
+
+        The link before gave back what was to be tried.
+        """
+        self._prefetch = most
+        for paused in self._paused.values():
+            paused.probes.clear()
+        return {
+            queue: self._paused[queue].prefetch if queue in self._paused else most for queue in self._queues
+        }
+
+    def raise_prefetch(self, link: Link, most: int, *, factor: int | None = None) -> None:
+        """Set the prefetch of lanes that go on to ``most``, or to ``factor`` times the one before if less."""
+        prefetch = most if factor is None else min(self._prefetch * factor, most)
+        if prefetch == self._prefetch:
+            return
+        self._prefetch = prefetch
+        for queue in self._queues:
+            if queue not in self._paused:
+                link.hold_at_most(queue, prefetch)
 
     # -- pause and resume ---------------------------------------------------------------------------------
 
-    def adopt_suspicions(self) -> None:
-        """Pause the lanes that a worker before this one, or beside it, has paused under suspicion."""
+    def needs_attention(self) -> bool:
+        """Return True where a lane must be paused, tried or resumed; asked with every batch."""
+        if self._is_watching and not self._limit.is_watching:
+            self._is_watching, self._must_accept = False, True
+        return bool(self._paused) or self.must_sync or any(map(self._limit.is_over, self._queues))
+
+    def exceeded(self) -> Sequence[LimitExceeded]:
+        """Return the limits that lanes have passed and are not paused for."""
+        found = [exceeded for queue in self._queues if (exceeded := self._limit.exceeded(queue)) is not None]
+        return [exceeded for exceeded in found if not self._is_paused_for(exceeded)]
+
+    def adopt_pauses(self) -> None:
+        """Pause lanes that a worker before this one, or beside it, paused because of the configuration."""
         for queue, text in self._record.suspected(self._config).items():
             if queue not in self._paused:
                 self._begin(LimitExceeded(queue, PauseCode.CONFIG_SUSPECT, text))
                 log.critical("%s is paused: %s", queue, text)
 
     def is_accepted(self) -> bool:
-        """Return True where somebody has taken the configuration as right meanwhile."""
+        """Return True where somebody has accepted the configuration meanwhile."""
         return not self._record.is_new(self._config)
 
-    def holds(self, queue: str, most: int) -> int:
-        """Return how many messages of a queue a new link may hold; the old one gave back what was tried."""
-        if (paused := self._paused.get(queue)) is None:
-            return most
-        paused.waiting.clear()
-        return paused.holds
+    def go_on(self, link: Link, queue: str) -> None:
+        """Go on with a lane that would be paused: its configuration is accepted, and kept messages return."""
+        self._limit.accept_config()
+        link.hold_at_most(queue, self._prefetch, give_back=True)
 
     def pause(self, link: Link, exceeded: LimitExceeded) -> None:
         """Pause a lane: what it holds goes back, and the first of that comes again, to be tried."""
         paused = self._begin(exceeded)
-        link.hold_at_most(exceeded.queue, paused.holds, give_back=True)
+        link.hold_at_most(exceeded.queue, paused.prefetch, give_back=True)
         log.critical("paused %s: %s", exceeded.queue, exceeded.text)
 
-    def resume(self, link: Link, queue: str, held: int, why: str) -> Sequence[Item]:
-        """Let a lane hold ``held`` messages again; returns what it was to try and did not."""
+    def resume(self, link: Link, queue: str, why: str) -> Sequence[Item]:
+        """Take a lane's messages again; return those that it was to try and did not."""
         paused = self._paused.pop(queue)
         self._end(paused)
-        link.hold_at_most(queue, held)
+        link.hold_at_most(queue, self._prefetch)
         log.warning("%s goes on: %s", queue, why)
-        return list(paused.waiting)
+        return list(paused.probes)
+
+    def resume_released(self, link: Link, queue: str) -> Sequence[Item]:
+        """Resume a lane whose pause an operator has ended; its faults are counted anew."""
+        if self._paused[queue].awaits_operator:
+            self._limit.accept_config()
+        self._limit.reset_all(queue)
+        return self.resume(link, queue, "an operator resumed it")
 
     def end(self) -> None:
-        """Say that this worker's pauses end with it; a suspicion stays, whoever starts next."""
+        """End this worker's pauses with it; one because of the configuration stays, whoever starts next."""
         self._ended += [
             paused.pause_id
             for paused in self._paused.values()
-            if paused.pause_id is not None and not paused.is_suspicion
+            if paused.pause_id is not None and not paused.awaits_operator
         ]
-        self._attempt(self._say_what_ended)
+        self._unless_away(self._write_ended)
+
+    def _is_paused_for(self, exceeded: LimitExceeded) -> bool:
+        paused = self._paused.get(exceeded.queue)
+        return paused is not None and paused.exceeded.code is exceeded.code
 
     def _begin(self, exceeded: LimitExceeded) -> PausedLane:
         if (before := self._paused.get(exceeded.queue)) is not None:
@@ -171,7 +213,7 @@ class Lanes:
         paused = PausedLane(exceeded, backoff, self._seconds() + backoff.next())
         self._paused[exceeded.queue] = paused
         self._metrics.paused.labels(exceeded.queue, exceeded.code).set(1)
-        self._looked_at = self._seconds() - _LOOK_EVERY_S  # show it soon
+        self._synced_at = self._seconds() - _SYNC_EVERY_S  # show it soon
         return paused
 
     def _end(self, paused: PausedLane) -> None:
@@ -179,72 +221,71 @@ class Lanes:
         if paused.pause_id is not None:
             self._ended.append(paused.pause_id)
 
-    # -- the message that is tried ------------------------------------------------------------------------
+    # -- probes -------------------------------------------------------------------------------------------
 
-    def hold(self, item: Item) -> None:
-        """Take the message that a paused lane tries next."""
-        self._paused[item.queue].waiting.append(item)
+    def add_probe(self, item: Item) -> None:
+        """Add a message of a paused lane, to be tried after those that came before."""
+        self._paused[item.queue].probes.append(item)
 
-    def due(self) -> Item | None:
-        """Return a message whose next try has come; None where there is none."""
+    def next_probe(self) -> Item | None:
+        """Return a message whose time for a try has come; None where there is none."""
         now = self._seconds()
         for paused in self._paused.values():
-            if paused.waiting and paused.try_at <= now:
-                return paused.waiting[0]
+            if paused.probes and paused.try_at <= now:
+                return paused.probes[0]
         return None
 
-    def failed(self, item: Item) -> None:
-        """Note that the lane's message met its fault again: it is tried later."""
+    def postpone(self, item: Item) -> None:
+        """Postpone the next try in the item's lane: its message met the fault again."""
         paused = self._paused[item.queue]
         paused.try_at = self._seconds() + paused.backoff.next()
 
-    def let_go(self, item: Item) -> None:
-        """Let go of the lane's message after its reply is sent: the next one that comes is tried."""
-        self._paused[item.queue].waiting.remove(item)
+    def remove_probe(self, item: Item) -> None:
+        """Remove a message after its reply is sent: the next one that comes is tried."""
+        self._paused[item.queue].probes.remove(item)
 
     # -- the record ---------------------------------------------------------------------------------------
 
     @property
-    def must_look(self) -> bool:
+    def must_sync(self) -> bool:
         """True about once a second while there is something to show or to hear."""
-        if self._ended or self._is_right:
+        if self._ended or self._must_accept:
             return True
-        return bool(self._paused) and self._seconds() - self._looked_at >= _LOOK_EVERY_S
+        return bool(self._paused) and self._seconds() - self._synced_at >= _SYNC_EVERY_S
 
-    def look(self) -> list[str]:
-        """Show what is paused; returns the queues whose pause an operator has ended."""
-        self._looked_at = self._seconds()
-        ended: set[int] = set()
-        self._attempt(self._say_what_ended)
+    def sync(self) -> Sequence[str]:
+        """Write to the record what changed; return the queues whose pause an operator has ended."""
+        self._synced_at = self._seconds()
+        self._unless_away(self._write_ended)
         for paused in self._paused.values():
             if paused.pause_id is None:
-                self._attempt(partial(self._show, paused))
-        ids = [paused.pause_id for paused in self._paused.values() if paused.pause_id is not None]
-        if ids:
-            self._attempt(lambda: ended.update(self._record.see(ids, self._clock())))
+                paused.pause_id = self._unless_away(partial(self._write, paused))
+        ended = self._unless_away(self._seen) or ()
         return [queue for queue, paused in self._paused.items() if paused.pause_id in ended]
 
-    def accept_config(self) -> None:
-        """Remember, with the next look, that what this worker runs with is right."""
-        self._is_right = True
-
-    def _say_what_ended(self) -> None:
+    def _write_ended(self) -> None:
         if self._ended:
             self._record.end(self._ended, self._clock())
             self._ended = []
-        if self._is_right:
+        if self._must_accept:
             self._record.accept(self._config, self._worker, self._clock())
-            self._is_right = False
+            self._must_accept = False
 
-    def _show(self, paused: PausedLane) -> None:
+    def _write(self, paused: PausedLane) -> int:
         exceeded = paused.exceeded
         pause = Pause(exceeded.queue, self._worker, exceeded.code, exceeded.text, self._clock())
-        paused.pause_id = self._record.begin(pause, self._config)
+        return self._record.begin(pause, self._config)
+
+    def _seen(self) -> Collection[int]:
+        """Record that the pauses last; return those that an operator has ended."""
+        ids = [paused.pause_id for paused in self._paused.values() if paused.pause_id is not None]
+        return self._record.see(ids, self._clock()) if ids else ()
 
     @staticmethod
-    def _attempt(work: Callable[[], object]) -> None:
-        """Do what only shows something; in an outage it is done with a later look."""
+    def _unless_away(work: Callable[[], T]) -> T | None:
+        """Return the result of ``work``; None in an outage, and a later sync does it."""
         try:
-            work()
+            return work()
         except TransientError as error:
             log.debug("the record of pauses can't be kept: %s", error)
+            return None

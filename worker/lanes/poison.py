@@ -1,10 +1,10 @@
-"""Suspects: messages that may be poison, their trials, and the rule for giving one up.
+"""Poison messages: how one is recognised, which messages are tried together, and when one is given up.
 
 The broker's delivery count only says that a message came back: a lost connection, a kill from outside or a
-neighbour does that as well. So it raises a suspicion and proves nothing. A suspect is tried on record: the
+neighbour does that as well. It proves nothing, so a message that came back often is tried on record: the
 record is written before the messages are read and removed after their replies are sent. A worker that dies in
 between leaves the record, and the messages in it are tried in smaller groups next time, in the end alone.
-Only crashes while a message was tried alone make it guilty.
+Only crashes while a message was tried alone prove that it is poison.
 """
 
 import hashlib
@@ -16,14 +16,14 @@ from typing import Protocol
 from worker.broker import Delivery
 from worker.errors import TransientError
 from worker.ledger.trials import Trial, Trying
-from worker.messages.policy import GIVE_UP_AFTER, SUSPECT_AFTER
+from worker.messages.policy import GIVE_UP_AFTER, TRIAL_AFTER
 
 #: A group that crashed is tried in groups of this part of its size.
 SHRINK = 8
 
 
-class Record(Protocol):
-    """The durable record of trials; see ``worker.ledger.trials``."""
+class TrialRecord(Protocol):
+    """Durable record of trials; see ``worker.ledger.trials``."""
 
     def of(self, keys: Sequence[str]) -> dict[str, Trial]:
         """Return the records that crashes left of these messages."""
@@ -46,13 +46,13 @@ class Record(Protocol):
         ...
 
 
-def is_suspect(delivery: Delivery) -> bool:
-    """Return True for a message that came back so often that it may be poison."""
-    return delivery.delivery_count >= SUSPECT_AFTER
+def may_be_poison(delivery: Delivery) -> bool:
+    """Return True for a message that came back so often that it is tried on record."""
+    return delivery.delivery_count >= TRIAL_AFTER
 
 
 def key_of(delivery: Delivery) -> str:
-    """Name a message by its bytes and its place: the same each time it is delivered."""
+    """Return the key of a message, of its bytes and its place: the same each time it is delivered."""
     digest = hashlib.sha256()
     names = (delivery.queue, delivery.exchange, delivery.routing_key, *_ids(delivery))
     for name in names:
@@ -68,7 +68,7 @@ def _ids(delivery: Delivery) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class TrialGroup:
-    """Suspects that are tried together, by their keys; ``known`` holds the records of earlier crashes."""
+    """Messages that are tried together, by their keys; ``known`` holds the records of earlier crashes."""
 
     deliveries: Mapping[str, Delivery]
     known: Mapping[str, Trial]
@@ -95,20 +95,26 @@ class TrialGroup:
         return _group({key: self.deliveries[key] for key in keys}, self.known)
 
 
-class Suspects:
-    """Forms groups of suspects and keeps the record of their trials."""
+class PoisonTrials:
+    """Forms the groups of messages that may be poison, and keeps the record of their trials.
 
-    def __init__(self, record: Record, clock: Callable[[], datetime]) -> None:
+    All methods wait for the record's database; all but ``break_off`` raise its TransientError.
+    """
+
+    def __init__(self, record: TrialRecord, clock: Callable[[], datetime]) -> None:
         self._record, self._clock = record, clock
         self._broken_off: list[TrialGroup] = []
 
-    def hold_at_first(self, most: int) -> int:
-        """Return the prefetch for a new link: ``most``, or fewer after a recent crash."""
+    def first_prefetch(self, most: int) -> int:
+        """Return the prefetch of a new link: ``most``, or fewer after a recent crash.
+
+        Should the poison message come again, few others count a delivery when it crashes this worker too.
+        """
         smallest = self._record.smallest(self._clock())
         return most if smallest is None else min(most, _smaller(smallest))
 
     def groups(self, deliveries: Sequence[Delivery]) -> list[TrialGroup]:
-        """Form groups, in the order of arrival: copies go apart, and what crashed goes in smaller ones."""
+        """Return groups to try, in the order of arrival: copies apart, and what crashed in smaller ones."""
         self._withdraw_broken_off()
         keyed = [(key_of(delivery), delivery) for delivery in deliveries]
         known = self._crashed(keyed)
@@ -116,11 +122,11 @@ class Suspects:
         members: dict[str, Delivery] = {}
         most = len(keyed)
         for key, delivery in keyed:
-            its_most = _smaller(known[key].together) if key in known else len(keyed)
-            if members and (key in members or its_most != most or len(members) >= most):
+            own_most = _smaller(known[key].together) if key in known else len(keyed)
+            if members and (key in members or own_most != most or len(members) >= most):
                 groups.append(_group(members, known))
                 members = {}
-            members[key], most = delivery, its_most
+            members[key], most = delivery, own_most
         return [*groups, _group(members, known)] if members else groups
 
     def _crashed(self, keyed: Sequence[tuple[str, Delivery]]) -> dict[str, Trial]:
@@ -140,9 +146,9 @@ class Suspects:
         self._record.end(list(group.deliveries))
 
     def break_off(self, group: TrialGroup) -> None:
-        """Take the group off trial: something else ended it, and nothing crashed.
+        """Put the record back as it was before the trial: something else ended it, and nothing crashed.
 
-        In an outage of the database that is done before the next trial.
+        In an outage of the database that is done before the next trial; nothing is raised.
         """
         if not group.deliveries:
             return

@@ -7,8 +7,8 @@ from fnmatch import fnmatchcase
 from schemas import Limits
 from worker.broker import BILLING, DIRECT_REPLY_TO, Topology
 
-#: Number of earlier deliveries from which a message is suspected as poison: it is tried on record.
-SUSPECT_AFTER = 3
+#: Number of earlier deliveries from which a message may be poison: it is tried on record.
+TRIAL_AFTER = 3
 #: Number of crashes in trials alone after which a message becomes a dead letter.
 GIVE_UP_AFTER = 3
 

@@ -1,9 +1,12 @@
-"""Waits between tries, and an outage that is logged once when it begins and once when it ends."""
+"""Waits between tries, and outages of servers: logged once at the begin and once at the end, waited out."""
 
 import logging
 import random
 from collections.abc import Callable
 from time import monotonic
+
+from worker.errors import TransientError
+from worker.runtime.stop import Stop
 
 log = logging.getLogger(__name__)
 
@@ -60,3 +63,16 @@ class Outage:
             lasted_s = self._seconds() - self._since
             self._log.info("the %s is back after %.1f s and %d tries", self._server, lasted_s, self._tries)
             self._since, self._tries = None, 0
+
+
+def await_server(probe: Callable[[], object], outage: Outage, backoff: Backoff, stop: Stop) -> None:
+    """Call ``probe`` until it raises no TransientError, or until ``stop``."""
+    while not stop.requested:
+        try:
+            probe()
+        except TransientError as error:
+            outage.began(error)
+            stop.wait(backoff.next())
+        else:
+            outage.ended()
+            return
