@@ -311,6 +311,34 @@ def test_an_outage_of_the_broker_is_told_once_and_waited_out(
     assert metrics.registry.get_sample_value("billing_worker_outages_total", {"server": "broker"}) == 1
 
 
+def test_outage_of_the_broker_lasts_until_something_is_published(
+    engine: Engine,
+    catalog: Catalog,
+    schedulers: Schedulers,
+    broker: Broker,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A tick without anything due says nothing of the broker."""
+    caplog.set_level(logging.INFO)
+    is_away = True
+
+    def connect() -> Link:
+        if is_away:
+            raise BrokerUnavailableError("refused")
+        return broker.connect()
+
+    scheduler = schedulers(connect=connect)
+    applied(engine, catalog, *held("ann"), now=NOW - HOUR)
+    scheduler.run(Stop(2))
+    applied(engine, catalog, *held("ann")[:1], now=NOW)  # posts what is due
+    scheduler.run(Stop(2))
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    is_away = False
+    applied(engine, catalog, *held("bob"), now=NOW - HOUR)
+    scheduler.run(Stop(2))
+    assert "the broker is back" in caplog.text
+
+
 def test_an_outage_of_the_database_is_waited_out_too(
     schedulers: Schedulers, metrics: Metrics, caplog: pytest.LogCaptureFixture
 ) -> None:

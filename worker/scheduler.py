@@ -20,12 +20,14 @@ from worker.broker import BILLING, Link, Outgoing, RefusedError
 from worker.errors import (
     BrokerUnavailableError,
     ConfigurationError,
+    ContentionError,
     LedgerUnavailableError,
     TransientError,
 )
 from worker.ledger.due import DueAccount, due_accounts
 from worker.messages.policy import SCHEDULER_APP_ID
 from worker.metrics import Metrics
+from worker.runtime.backoff import Backoff, Outage
 from worker.runtime.stop import Stop
 
 log = logging.getLogger(__name__)
@@ -38,7 +40,8 @@ _CLOCKS_APART = timedelta(seconds=1)
 #: gets another one, once in this time.
 _ANEW_EVERY = timedelta(hours=1)
 _CHUNK = 1_000
-_RETRY_FIRST_S, _RETRY_MOST_S = 0.1, 10.0
+_RETRY_FIRST_S, _RETRY_MOST_S = 0.2, 10.0
+_WHILE_AWAY = "trying again until it is back; what falls due meanwhile is published then"
 
 _TYPE = type_of(SettleAccount)
 
@@ -65,11 +68,12 @@ class Scheduler:
         self._connect, self._engine = connect, engine
         self._interval_s = interval_s
         self._most = max(int(rate * interval_s), 1)
-        self._clock, self._rng, self._metrics = clock, rng, metrics
+        self._clock, self._metrics = clock, metrics
+        self._backoff = Backoff(_RETRY_FIRST_S, _RETRY_MOST_S, rng)
+        self._broker, self._database = self._outage("broker"), self._outage("database")
         self._sent_as = sent_as
         self._recent: dict[DueAccount, datetime] = {}
         self._after: DueAccount | None = None
-        self._failures = 0
 
     def run(self, stop: Stop) -> None:
         """Run a tick every interval until ``stop``, through outages of either server.
@@ -77,22 +81,23 @@ class Scheduler:
         Raises ConfigurationError where the broker refuses the first connection.
         """
         with suppress(BrokerUnavailableError):
-            self._connect().close()  # a wrong password is told now, and not when something falls due
+            self._connect().close()  # a wrong password ends it now, and not when something falls due
         while not stop.requested:
             try:
-                self.look()
+                self.tick_now()
             except (TransientError, ConfigurationError) as error:
-                stop.wait(self._wait_after(error))
+                self._outage_of(error).began(error)
+                stop.wait(self._backoff.next())
             else:
-                self._is_well()
+                self._backoff.reset()
                 stop.wait(self._interval_s)
 
-    def look(self) -> int:
-        """Run a tick by the clock, less a moment; returns how many commands were published."""
+    def tick_now(self) -> int:
+        """Run a tick by the clock, less a moment; return the number of commands published."""
         return self.tick(self._clock() - _CLOCKS_APART)
 
     def tick(self, now: datetime) -> int:
-        """Publish what is due at ``now`` and was not published lately; returns how many commands.
+        """Publish what is due at ``now`` and was not published lately; return the number of commands.
 
         At most as many as the rate allows for an interval, less those that wait for a worker: a queue that
         isn't emptied is not filled. The next tick goes on where this one had to stop, so that accounts that
@@ -100,6 +105,7 @@ class Scheduler:
         """
         self._recent = {due: at for due, at in self._recent.items() if at > now - REMEMBERED_FOR}
         page = due_accounts(self._engine, now, self._most, after=self._after)
+        self._database.ended()
         if self._after is None:
             self._metrics.overdue.set((now - page[0].due_at).total_seconds() if page else 0.0)
         fresh = [due for due in page if due not in self._recent]
@@ -112,12 +118,13 @@ class Scheduler:
         return published
 
     def _publish(self, fresh: Sequence[DueAccount], now: datetime) -> int:
-        """Publish the first of ``fresh``, as many as there is room for; returns how many."""
+        """Publish the first of ``fresh``, as many as there is room for; return their number."""
         with closing(self._connect()) as link:
             room = max(self._most - link.depth(BILLING.queue_of(_TYPE).name), 0)
             chosen = fresh[:room]
             for start in range(0, len(chosen), _CHUNK):
                 self._publish_chunk(link, chosen[start : start + _CHUNK], now)
+        self._broker.ended()
         if chosen:
             log.info("published %d commands for what fell due", len(chosen))
         return len(chosen)
@@ -153,20 +160,12 @@ class Scheduler:
             },
         )
 
-    def _wait_after(self, error: Exception) -> float:
-        """Log an outage when it begins. Returns the seconds until the next try: doubling, with jitter."""
-        if not self._failures:
-            server = "database" if isinstance(error, LedgerUnavailableError) else "broker"
-            self._metrics.outages.labels(server).inc()
-            log.error("%s: trying again until it is back; what falls due meanwhile is published then", error)
-        self._failures = min(self._failures + 1, 16)
-        wait_s = min(_RETRY_FIRST_S * 2.0**self._failures, _RETRY_MOST_S)
-        return wait_s * self._rng.uniform(0.5, 1.5)
+    def _outage(self, server: str) -> Outage:
+        return Outage(server, _WHILE_AWAY, on_begin=self._metrics.outages.labels(server).inc, logger=log)
 
-    def _is_well(self) -> None:
-        if self._failures:
-            log.info("the scheduler goes on")
-        self._failures = 0
+    def _outage_of(self, error: Exception) -> Outage:
+        is_database = isinstance(error, LedgerUnavailableError | ContentionError)
+        return self._database if is_database else self._broker
 
 
 def reference_of(due: DueAccount, now: datetime) -> str:

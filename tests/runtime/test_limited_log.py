@@ -30,7 +30,7 @@ def test_first_event_is_logged_at_once_and_the_rest_once_an_interval(
     assert lines(caplog) == ["refused", "refused (700 times since the last such line)"]
 
 
-def test_kinds_are_told_apart_up_to_a_bound(caplog: pytest.LogCaptureFixture) -> None:
+def test_kinds_have_lines_of_their_own_up_to_a_bound(caplog: pytest.LogCaptureFixture) -> None:
     limited = LimitedLog(logging.getLogger("t"), logging.WARNING, kinds_max=3, seconds=Clock())
     for number in range(1_000):
         limited.add(f"sender {number}", f"refused {number}")

@@ -12,10 +12,10 @@ def test_overdue_wait_is_shut_once() -> None:
     wait = Wait(lambda: shut.append(1), 10.0)
     with wait:
         began = wait.began or 0.0
-        wait.look(began + 9.9, None)
+        wait.end_if_overdue(began + 9.9, None)
         assert not wait.is_overdue
-        wait.look(began + 10.1, None)
-        wait.look(began + 20.0, None)
+        wait.end_if_overdue(began + 10.1, None)
+        wait.end_if_overdue(began + 20.0, None)
     assert shut == [1]
 
 
@@ -23,14 +23,14 @@ def test_connection_that_waits_for_nothing_is_left_alone() -> None:
     wait = Wait(lambda: None, 1.0)
     with wait:
         pass
-    wait.look(1e12, None)
+    wait.end_if_overdue(1e12, None)
     assert not wait.is_overdue
 
 
-def test_process_that_shall_end_waits_no_longer_than_told() -> None:
+def test_process_that_is_to_end_waits_no_longer_than_its_bound() -> None:
     wait = Wait(lambda: None, 10.0)
     with wait:
-        wait.look((wait.began or 0.0) + 3.1, 3.0)
+        wait.end_if_overdue((wait.began or 0.0) + 3.1, 3.0)
     assert wait.is_overdue
 
 
@@ -40,7 +40,7 @@ def test_shut_that_finds_a_closed_socket_disturbs_nobody() -> None:
 
     wait = Wait(shut, 1.0)
     with wait:
-        wait.look((wait.began or 0.0) + 2, None)
+        wait.end_if_overdue((wait.began or 0.0) + 2, None)
     assert wait.is_overdue
 
 

@@ -3,6 +3,7 @@
 import gc
 import json
 import logging
+import random
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from worker.errors import BillingError, ConfigurationError, LimitExceededError, 
 from worker.ledger.migrations import current_revision, migrate, newest_revision
 from worker.ledger.store import Ledger
 from worker.runtime.stop import SignalStop
-from worker.runtime.supervisor import LIMIT_EXIT, follow_parent, supervise
+from worker.runtime.supervisor import LIMIT_EXIT, Supervisor, follow_parent
 from worker.settings import Settings, environment_of, redacted
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,8 @@ def run(application: Application, *, drain: bool, with_scheduler: bool, supervis
     if settings.workers > 1:
         if drain:
             raise ConfigurationError("--drain runs one worker; leave --workers out")
-        sys.exit(supervise(_environments(settings, with_scheduler=with_scheduler), stop))
+        environments = _environments(settings, with_scheduler=with_scheduler)
+        sys.exit(Supervisor(environments, random.Random()).run(stop))  # noqa: S311 - jitter, no secrets
     _run_worker(application, stop, drain=drain, with_scheduler=with_scheduler and not drain)
 
 
@@ -123,7 +125,7 @@ def scheduler(application: Application, *, once: bool) -> None:
     """
     if once:
         application.require_newest_schema()
-        published = application.scheduler().look()
+        published = application.scheduler().tick_now()
         click.echo(f"published {published} commands for what fell due")
         return
     stop = SignalStop()

@@ -1,1 +1,1 @@
-"""Parts that every loop needs: back-off, outages logged once, deadlines for waits, limited logs."""
+"""Ground floor of every process: stop, back-off, retry, health, identity, supervisor, logging."""

@@ -25,12 +25,12 @@ class Backoff:
         return wait_s
 
     def reset(self) -> None:
-        """Begin anew after a success."""
+        """Return to the first wait, after a success."""
         self._next_s = self._first_s
 
 
 class Outage:
-    """One server's absence as one loop sees it; logs one line at its begin and one at its end.
+    """Absence of one server as one loop sees it; logs one line at its begin and one at its end.
 
     ``while_away`` says what happens meanwhile; ``on_begin`` is called once an outage.
     """
@@ -50,7 +50,7 @@ class Outage:
         self._tries = 0
 
     def began(self, error: Exception) -> None:
-        """Note a failed try; only the first one of an outage is logged."""
+        """Record a failed try; only the first one of an outage is logged."""
         self._tries += 1
         if self._since is None:
             self._since = self._seconds()
@@ -58,7 +58,7 @@ class Outage:
             self._log.error("%s: %s", error, self._while_away)
 
     def ended(self) -> None:
-        """Note a success; logged where it ends an outage."""
+        """Record a success; logged where it ends an outage."""
         if self._since is not None:
             lasted_s = self._seconds() - self._since
             self._log.info("the %s is back after %.1f s and %d tries", self._server, lasted_s, self._tries)

@@ -1,4 +1,4 @@
-"""Log lines that stay few, however often the same thing happens."""
+"""Log lines limited in number, however often the same thing happens."""
 
 import logging
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from time import monotonic
 class LimitedLog:
     """Logs the first event of a kind at once, then one line in ``every_s`` seconds with the count.
 
-    At most ``kinds_max`` kinds are told apart; further ones share a line.
+    At most ``kinds_max`` kinds have lines of their own; further ones share one.
     """
 
     def __init__(
@@ -22,18 +22,18 @@ class LimitedLog:
     ) -> None:
         self._log, self._level, self._every_s = logger, level, every_s
         self._kinds_max, self._seconds = kinds_max, seconds
-        self._told: dict[str, tuple[float, int]] = {}  # when a kind was logged last, and how many came since
+        self._logged: dict[str, tuple[float, int]] = {}  # a kind's last line, and its events since then
 
     def add(self, kind: str, text: str, count: int = 1) -> None:
-        """Note ``count`` events of ``kind``; ``text`` says what happened and what to do."""
-        if kind not in self._told and len(self._told) >= self._kinds_max:
+        """Count ``count`` events of ``kind``; ``text`` says what happened and what to do."""
+        if kind not in self._logged and len(self._logged) >= self._kinds_max:
             kind = "others"
         now = self._seconds()
-        last, unsaid = self._told.get(kind, (now - self._every_s, 0))
-        unsaid += count
+        last, before = self._logged.get(kind, (now - self._every_s, 0))
+        count_since = before + count
         if now - last < self._every_s:
-            self._told[kind] = (last, unsaid)
+            self._logged[kind] = (last, count_since)
             return
-        self._told[kind] = (now, 0)
-        more = f" ({unsaid} times since the last such line)" if unsaid > 1 else ""
+        self._logged[kind] = (now, 0)
+        more = f" ({count_since} times since the last such line)" if count_since > 1 else ""
         self._log.log(self._level, "%s%s", text, more)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 
 def configure_logging(level: str, form: str) -> None:
-    """Log to standard error, a line a record, as ``text`` or ``json``; never bodies, values or passwords."""
+    """Log to standard error, one line a record, as ``text`` or ``json``; no bodies, values or passwords."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         _JsonFormatter()

@@ -1,4 +1,4 @@
-"""Requests to stop: the protocol that loops know, and the one that signals make."""
+"""Requests to stop: the protocols that loops know, and the request that signals make."""
 
 import logging
 import os
@@ -14,11 +14,11 @@ log = logging.getLogger(__name__)
 
 
 class StopRequest(Protocol):
-    """Request that somebody may make while a loop runs."""
+    """Request to end a loop, made while it runs."""
 
     @property
     def requested(self) -> bool:
-        """True from the moment the loop shall end."""
+        """True as soon as the loop is to end."""
         ...
 
 
@@ -26,7 +26,7 @@ class Stop(StopRequest, Protocol):
     """Stop request with a wait that it ends."""
 
     def wait(self, seconds: float) -> None:
-        """Wait so long, or until the loop shall end."""
+        """Wait so long, or until the loop is to end."""
         ...
 
 
@@ -34,9 +34,9 @@ class SignalStop:
     """Ends the loop on the first SIGTERM or SIGINT; the second one ends the process at once.
 
     Python runs its handlers between two steps of the main thread, which may be waiting inside the database's
-    client for an answer that doesn't come. A thread of its own hears the signals too, and ends the process
-    for it: at the second signal, or ``GRACE_S`` seconds after the first. What is not acknowledged then is
-    delivered again.
+    client for an answer that doesn't come. A thread of its own receives the signals too, and ends the process
+    at the second signal, or ``GRACE_S`` seconds after the first. What is not acknowledged then is delivered
+    again.
     """
 
     GRACE_S = 25.0
@@ -46,7 +46,7 @@ class SignalStop:
         self._on_request: list[Callable[[], None]] = []
 
     def on_request(self, call: Callable[[], None]) -> None:
-        """Call this at the first signal, in the thread that hears it: the main one may be waiting."""
+        """Call ``call`` at the first signal, in the thread that receives it: the main one may be waiting."""
         self._on_request.append(call)
         if self.requested:
             call()

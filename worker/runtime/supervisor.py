@@ -3,14 +3,16 @@
 import ctypes
 import logging
 import os
+import random
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from time import monotonic
 
+from worker.runtime.backoff import Backoff
 from worker.runtime.stop import Stop
 
 log = logging.getLogger(__name__)
@@ -21,41 +23,30 @@ CONFIGURATION_EXIT = 2
 LIMIT_EXIT = 5
 _STOP_GRACE_S = 30.0
 _RESTART_FIRST_S, _RESTART_MOST_S = 0.5, 30.0
+_CHECK_EVERY_S = 0.2
+#: Life of a worker after which its next restart is quick again.
 _STEADY_S = 60.0
-_SETTLED_S = 5.0
+#: Life of a worker after which its configuration counts as right.
+_STARTED_S = 5.0
+
+Start = Callable[[Mapping[str, str]], "subprocess.Popen[bytes]"]
 
 
 @dataclass(slots=True)
 class _Child:
     environment: Mapping[str, str]
+    backoff: Backoff
     process: subprocess.Popen[bytes]
     started: float
-    wait_s: float = _RESTART_FIRST_S
-    restart_at: float | None = field(default=None)
-    has_settled: bool = False
+    restart_at: float | None = None
+    has_started: bool = False
 
 
-def supervise(environments: Sequence[Mapping[str, str]], stop: Stop) -> int:
-    """Run a worker in each of ``environments`` until ``stop``.
-
-    Returns the exit code: 0, or the one of a worker that no restart can mend. A limit that one passes stops
-    the others too: they run the same program on the same messages.
-    """
-    children = [_start(environment) for environment in environments]
-    try:
-        while not stop.requested:
-            for child in children:
-                code = _look_after(child)
-                if code == LIMIT_EXIT:
-                    log.critical("worker %d stopped at a limit: stopping all", child.process.pid)
-                    return code
-                # Later it may be a passing refusal of a server that starts up: then it is restarted.
-                if code == CONFIGURATION_EXIT and not child.has_settled:
-                    return code
-            stop.wait(0.2)
-        return 0
-    finally:
-        _stop_all(children)
+def start_worker(environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    """Start one supervised worker with ``environment`` added to this process's own."""
+    command = [sys.executable, "-m", "worker", "run", "--workers", "1", "--supervised", str(os.getpid())]
+    # In a group of its own: a Ctrl-C reaches the supervisor alone, and the workers once, as SIGTERM from it.
+    return subprocess.Popen(command, env={**os.environ, **environment}, process_group=0)  # noqa: S603 - our own program
 
 
 def follow_parent(parent: int) -> None:
@@ -72,45 +63,75 @@ def follow_parent(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _start(environment: Mapping[str, str]) -> _Child:
-    command = [sys.executable, "-m", "worker", "run", "--workers", "1", "--supervised", str(os.getpid())]
-    # In a group of its own: a Ctrl-C reaches the supervisor alone, and the workers once, as SIGTERM from it.
-    process = subprocess.Popen(command, env={**os.environ, **environment}, process_group=0)  # noqa: S603 - our own program
-    return _Child(environment, process, started=time.monotonic())
+class Supervisor:
+    """Keeps one worker running in each of the ``environments``; ``start`` starts one."""
 
+    def __init__(
+        self,
+        environments: Sequence[Mapping[str, str]],
+        rng: random.Random,
+        *,
+        start: Start = start_worker,
+        seconds: Callable[[], float] = monotonic,
+    ) -> None:
+        self._environments, self._rng, self._start, self._seconds = environments, rng, start, seconds
 
-def _look_after(child: _Child) -> int | None:
-    """Restart a worker that died, later each time it dies young."""
-    now = time.monotonic()
-    code = child.process.poll()
-    if code is None:
-        child.has_settled |= now - child.started > _SETTLED_S
-        return None
-    if code == LIMIT_EXIT:
-        return code
-    if child.restart_at is None:
-        lived_s = now - child.started
-        child.wait_s = _RESTART_FIRST_S if lived_s > _STEADY_S else min(child.wait_s * 2, _RESTART_MOST_S)
-        child.restart_at = now + child.wait_s
-        if code != CONFIGURATION_EXIT:
-            log.error(
-                "worker %d ended with %d; starting another in %.1f s", child.process.pid, code, child.wait_s
-            )
-    elif now >= child.restart_at:
-        fresh = _start(child.environment)
-        child.process, child.started, child.restart_at = fresh.process, fresh.started, None
-    return code
+    def run(self, stop: Stop) -> int:
+        """Run until ``stop``. Return the exit code: 0, or that of a worker that no restart can mend.
 
-
-def _stop_all(children: list[_Child]) -> None:
-    for child in children:
-        with suppress(ProcessLookupError):
-            child.process.terminate()
-    deadline = time.monotonic() + _STOP_GRACE_S
-    for child in children:
+        A limit that one passes stops the others too: they run the same program on the same messages.
+        """
+        children = [self._child(environment) for environment in self._environments]
         try:
-            child.process.wait(max(deadline - time.monotonic(), 0.1))
-        except subprocess.TimeoutExpired:
-            log.error("worker %d does not stop; killing it", child.process.pid)  # noqa: TRY400 - no fault of ours
-            child.process.kill()
-            child.process.wait()
+            while not stop.requested:
+                for child in children:
+                    code = self._check(child)
+                    if code == LIMIT_EXIT:
+                        log.critical("worker %d stopped at a limit: stopping all", child.process.pid)
+                        return code
+                    # Later it may be a passing refusal of a server that starts up: then it is restarted.
+                    if code == CONFIGURATION_EXIT and not child.has_started:
+                        return code
+                stop.wait(_CHECK_EVERY_S)
+            return 0
+        finally:
+            self._stop_all(children)
+
+    def _child(self, environment: Mapping[str, str]) -> _Child:
+        backoff = Backoff(_RESTART_FIRST_S, _RESTART_MOST_S, self._rng)
+        return _Child(environment, backoff, self._start(environment), self._seconds())
+
+    def _check(self, child: _Child) -> int | None:
+        """Return the exit code of a worker that died; restart it when its time comes. None: it runs."""
+        now, code = self._seconds(), child.process.poll()
+        if code is None:
+            child.has_started |= now - child.started > _STARTED_S
+        elif child.restart_at is None:
+            self._plan_restart(child, code, now)
+        elif now >= child.restart_at:
+            child.process, child.started, child.restart_at = self._start(child.environment), now, None
+            return None
+        return code
+
+    @staticmethod
+    def _plan_restart(child: _Child, code: int, now: float) -> None:
+        """Plan the restart of a worker that died: later each time it dies young."""
+        if now - child.started > _STEADY_S:
+            child.backoff.reset()
+        wait_s = child.backoff.next()
+        child.restart_at = now + wait_s
+        if code not in {LIMIT_EXIT, CONFIGURATION_EXIT}:
+            log.error("worker %d ended with %d; starting another in %.1f s", child.process.pid, code, wait_s)
+
+    def _stop_all(self, children: list[_Child]) -> None:
+        for child in children:
+            with suppress(ProcessLookupError):
+                child.process.terminate()
+        deadline = self._seconds() + _STOP_GRACE_S
+        for child in children:
+            try:
+                child.process.wait(max(deadline - self._seconds(), 0.1))
+            except subprocess.TimeoutExpired:
+                log.error("worker %d does not stop; killing it", child.process.pid)  # noqa: TRY400 - no fault of ours
+                child.process.kill()
+                child.process.wait()

@@ -1,8 +1,8 @@
 """Deadlines for waits that no time-out of a library ends.
 
 The kernel of a stopped process still acknowledges what is sent to it, so keep-alives and TCP's own time-outs
-see a living server. A thread looks at every wait that is under way and shuts the socket of one that is
-overdue: the call that waits then fails like any lost connection.
+see a living server. A thread checks every wait that is under way and shuts the socket of one that is overdue:
+the call that waits then fails like any lost connection.
 """
 
 import logging
@@ -18,11 +18,11 @@ from weakref import WeakSet
 
 log = logging.getLogger(__name__)
 
-_LOOK_EVERY_S = 0.25
+_CHECK_EVERY_S = 0.25
 
 
 class Wait:
-    """One connection's waits, one at a time; a context manager while one is under way.
+    """Waits of one connection, one at a time; a context manager while one is under way.
 
     ``shut`` ends the wait from another thread. ``timeout_s`` bounds each wait.
     """
@@ -44,7 +44,7 @@ class Wait:
     ) -> None:
         self.began = None
 
-    def look(self, now: float, most_s: float | None) -> None:
+    def end_if_overdue(self, now: float, most_s: float | None) -> None:
         """End the wait where it is overdue at ``now``; ``most_s`` is a shorter bound for all waits."""
         began = self.began
         timeout_s = self._timeout_s if most_s is None else min(self._timeout_s, most_s)
@@ -65,7 +65,7 @@ class Watchdog:
         self._thread: threading.Thread | None = None
 
     def watch(self, wait: Wait) -> None:
-        """Look after ``wait`` as long as somebody holds it."""
+        """Watch ``wait`` as long as somebody references it."""
         with self._lock:
             self._waits.add(wait)
             if self._thread is None or not self._thread.is_alive():  # a fork has no threads
@@ -73,20 +73,20 @@ class Watchdog:
                 self._thread.start()
 
     def hurry(self, most_s: float) -> None:
-        """Bound every wait, also those under way, by ``most_s`` seconds: the process shall end."""
+        """Bound every wait, also those under way, by ``most_s`` seconds, because the process is to end."""
         self._most_s = most_s
 
     def _run(self) -> None:
         pause = threading.Event()
-        while not pause.wait(_LOOK_EVERY_S):
+        while not pause.wait(_CHECK_EVERY_S):
             with self._lock:
                 waits = list(self._waits)
             now = monotonic()
             for wait in waits:
-                wait.look(now, self._most_s)
+                wait.end_if_overdue(now, self._most_s)
 
 
 def shut_socket(descriptor: int) -> None:
-    """Shut the socket with this file descriptor both ways; whoever waits for it sees its end."""
+    """Shut the socket with this file descriptor both ways; a call that waits for it sees its end."""
     with socket.socket(fileno=os.dup(descriptor)) as duplicate:
         duplicate.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,137 @@
+"""Supervisor: workers are restarted when they die, and stopped together."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+
+from worker.runtime.supervisor import CONFIGURATION_EXIT, LIMIT_EXIT, Supervisor
+
+
+@dataclass
+class FakeProcess:
+    """Process that ends when its test says so; ``ignores_sigterm`` needs to be killed."""
+
+    environment: Mapping[str, str]
+    pid: int
+    code: int | None = None
+    ignores_sigterm: bool = False
+
+    def poll(self) -> int | None:
+        return self.code
+
+    def terminate(self) -> None:
+        if not self.ignores_sigterm and self.code is None:
+            self.code = -signal.SIGTERM
+
+    def kill(self) -> None:
+        self.code = -signal.SIGKILL
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.code is None:
+            raise subprocess.TimeoutExpired("worker", timeout or 0.0)
+        return self.code
+
+
+@dataclass
+class World:
+    """Clock, stop and processes of one supervisor; ``on_wait`` is called at each of its waits."""
+
+    on_wait: Callable[["World"], None]
+    now: float = 0.0
+    requested: bool = False
+    processes: list[FakeProcess] = field(default_factory=list)
+    started_at: list[float] = field(default_factory=list)
+
+    def start(self, environment: Mapping[str, str]) -> FakeProcess:
+        self.processes.append(FakeProcess(environment, len(self.processes)))
+        self.started_at.append(self.now)
+        return self.processes[-1]
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        self.on_wait(self)
+
+    def run(self, *names: str) -> int:
+        environments = [{"NAME": name} for name in names]
+        start = cast(Any, self.start)
+        return Supervisor(environments, random.Random(1), start=start, seconds=lambda: self.now).run(self)
+
+
+def test_stop_ends_all_workers() -> None:
+    world = World(lambda world: setattr(world, "requested", True))
+    assert world.run("a", "b") == 0
+    assert [process.code for process in world.processes] == [-signal.SIGTERM] * 2
+
+
+def test_worker_that_dies_is_started_again_in_its_environment() -> None:
+    def die_once(world: World) -> None:
+        world.processes[0].code = 1
+        world.requested = len(world.processes) == 3
+
+    world = World(die_once)
+    assert world.run("a", "b") == 0
+    assert [process.environment["NAME"] for process in world.processes] == ["a", "b", "a"]
+
+
+def test_worker_that_dies_young_is_started_later_each_time() -> None:
+    def die(world: World) -> None:
+        world.processes[-1].code = 1
+        world.requested = len(world.processes) == 10
+
+    world = World(die)
+    world.run("a")
+    waits = [after - before for before, after in zip(world.started_at, world.started_at[1:], strict=False)]
+    assert waits[0] < 2 < waits[3] < waits[-1]
+    assert max(waits) < 50
+
+
+def test_worker_that_lived_long_is_started_again_soon() -> None:
+    def live_then_die(world: World) -> None:
+        is_eighth = len(world.processes) == 8
+        if not is_eighth or world.now - world.started_at[-1] > 61:
+            world.processes[-1].code = 1
+        world.requested = len(world.processes) == 9
+
+    world = World(live_then_die)
+    world.run("a")
+    assert world.started_at[-1] - world.started_at[-2] < 61 + 2
+
+
+@pytest.mark.parametrize("code", [LIMIT_EXIT, CONFIGURATION_EXIT])
+def test_exit_that_no_restart_mends_ends_all(code: int) -> None:
+    world = World(lambda world: setattr(world.processes[1], "code", code))
+    assert world.run("a", "b") == code
+    assert len(world.processes) == 2
+    assert world.processes[0].code == -signal.SIGTERM
+
+
+def test_worker_that_had_started_may_be_refused_for_a_while() -> None:
+    def refuse_later(world: World) -> None:
+        if world.now > 6:
+            world.processes[0].code = CONFIGURATION_EXIT
+        world.requested = len(world.processes) == 2
+
+    assert World(refuse_later).run("a") == 0
+
+
+def test_worker_that_does_not_stop_is_killed() -> None:
+    def hang(world: World) -> None:
+        world.processes[0].ignores_sigterm = world.requested = True
+
+    world = World(hang)
+    world.run("a")
+    assert world.processes[0].code == -signal.SIGKILL
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's request is Linux's own")
+def test_worker_whose_supervisor_died_first_ends() -> None:
+    code = f"from worker.runtime.supervisor import follow_parent; follow_parent({os.getppid()}); input()"
+    ended = subprocess.run([sys.executable, "-c", code], input=b"", timeout=60, check=False)
+    assert ended.returncode == -signal.SIGTERM
