@@ -33,6 +33,7 @@ from worker.ledger.engine import ledger_engine
 from worker.ledger.tables import accounts, operations
 from worker.messages.policy import SCHEDULER_APP_ID
 from worker.metrics import Metrics
+from worker.processes import run_scheduler, run_worker
 from worker.scheduler import REMEMBERED_FOR, Scheduler, reference_of
 from worker.settings import Settings, load_settings
 
@@ -515,7 +516,7 @@ def test_after_a_day_of_standing_still_all_is_caught_up_at_the_rate(
 def _die_after_publishing(settings: Settings) -> None:
     logging.disable()
     after(AmqpLink, "publish")(die)
-    Application(settings).run_scheduler(FlagStop())
+    run_scheduler(Application(settings), FlagStop())
 
 
 def test_a_scheduler_that_is_killed_when_it_has_published_publishes_again_and_nothing_is_applied_twice(
@@ -577,7 +578,7 @@ def test_a_wrong_password_is_told_at_the_start(worker_settings: Settings) -> Non
     wrong = worker_settings.broker_url.get_secret_value().replace("://", "://nobody-")
     application = Application(worker_settings.model_copy(update={"broker_url": SecretStr(wrong)}))
     with pytest.raises(ConfigurationError, match="refuses"):
-        application.run_scheduler(FlagStop())
+        run_scheduler(application, FlagStop())
     application.engine.dispose()
 
 
@@ -585,7 +586,7 @@ def test_a_ledger_without_tables_is_told_at_the_start(worker_settings: Settings,
     empty = SecretStr(f"sqlite:///{tmp_path / 'empty.sqlite3'}")
     application = Application(worker_settings.model_copy(update={"database_url": empty}))
     with pytest.raises(ConfigurationError, match="billing-worker migrate"):
-        application.run_scheduler(FlagStop())
+        run_scheduler(application, FlagStop())
     application.engine.dispose()
 
 
@@ -618,7 +619,7 @@ def test_a_worker_whose_scheduler_fails_ends_and_says_why(
 
     monkeypatch.setattr(Scheduler, "run", fail)
     with pytest.raises(ZeroDivisionError):
-        application.run_worker(FlagStop(), with_scheduler=True)
+        run_worker(application, FlagStop(), with_scheduler=True)
 
 
 def test_the_embedded_transport_carries_it_too(sqlite_url: str, catalog: Catalog, tmp_path: Path) -> None:
@@ -627,7 +628,7 @@ def test_the_embedded_transport_carries_it_too(sqlite_url: str, catalog: Catalog
     )
     fill(application.engine, catalog, 3, now=datetime.now(UTC) - HOUR)
     assert application.scheduler().tick(datetime.now(UTC)) == 3
-    application.run_worker(FlagStop(), drain=True)
+    run_worker(application, FlagStop(), drain=True)
     assert nothing_is_due(application.engine)
     assert application.link().depth(BILLING.replies.name) == 0
     application.engine.dispose()

@@ -1,13 +1,8 @@
-"""The only place that builds engines, connections, clocks and random numbers, from the settings."""
+"""The only place that builds engines, connections, loops and random numbers, from the settings."""
 
-import logging
-import os
 import random
-import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 
@@ -15,13 +10,14 @@ from sqlalchemy import Engine
 
 from schemas import Limits
 from worker.broker import BILLING, Link, open_link
+from worker.broker.management import Management
 from worker.catalog import Catalog, load_catalog
 from worker.consumer import Consumer, ConsumerPace
 from worker.deadletters.drainer import Drainer
 from worker.deadletters.replay.runner import ReplayRunner, RunnerServices
 from worker.deadletters.service import DeadLetters, Drain
-from worker.errors import BrokerUnavailableError, ConfigurationError, TransientError
-from worker.lanes.pausing import Lanes
+from worker.errors import ConfigurationError
+from worker.lanes.pausing import Lanes, is_new_config
 from worker.lanes.poison import PoisonTrials
 from worker.ledger.engine import ledger_engine
 from worker.ledger.migrations import current_revision, newest_revision
@@ -34,32 +30,42 @@ from worker.messages.policy import Policy
 from worker.messages.receiving import receive
 from worker.metrics import Metrics
 from worker.pipeline import Pipeline
-from worker.runtime.backoff import Outage
-from worker.runtime.stop import SignalStop
+from worker.runtime.identity import process_name, runner_name
+from worker.runtime.stop import Stop
 from worker.scheduler import Scheduler
-from worker.settings import Settings, broker_user, config_digest, redacted
-
-log = logging.getLogger(__name__)
+from worker.settings import Settings, broker_user, config_digest
 
 #: Share of the broker's consumer timeout after which an outage's held messages are given back.
 _HELD_SHARE = 0.8
 #: Factor on the database's deadlines for work that is no batch: a page of due accounts, a replay.
 _PATIENCE = 3
-#: Longest wait for the database once the process is to end, in seconds.
-_HURRY_S = 3.0
 
 
 def utc_now() -> datetime:
-    """The clock: aware, UTC."""
+    """Return the time: aware, UTC."""
     return datetime.now(UTC)
 
 
 class Application:
     """Parts that the commands work with, each built from the settings when it is first asked for."""
 
-    def __init__(self, settings: Settings, *, name: str = "billing-worker") -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        name: str = "billing-worker",
+        clock: Callable[[], datetime] = utc_now,
+        seconds: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self.settings = settings
+        self.clock, self._seconds, self._sleep = clock, seconds, sleep
         self._name = name
+
+    @staticmethod
+    def rng() -> random.Random:
+        """Return a source of random numbers for jitter; not for secrets."""
+        return random.Random()  # noqa: S311 - jitter, no secrets
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -103,10 +109,10 @@ class Application:
         """The lanes that workers have paused."""
         return Pauses(self.engine)
 
-    @cached_property
-    def process_name(self) -> str:
-        """This process, for people: host and process id."""
-        return f"{socket.gethostname()}:{os.getpid()}"
+    @property
+    def management(self) -> Management:
+        """The management API of the broker."""
+        return Management(self.settings.broker_url.get_secret_value(), self.settings.management_url)
 
     @property
     def _hold_most_s(self) -> float:
@@ -121,44 +127,38 @@ class Application:
             name=self._name,
         )
 
-    def consumer(self, stop: SignalStop) -> Consumer:
+    def consumer(self, stop: Stop) -> Consumer:
         """The worker's loop, ready to run."""
         work = [queue.name for queue in BILLING.work]
         config = config_digest(self.settings, self.catalog)
         settings = self.settings
-        pipeline = self.pipeline(self.ledger, is_new_config=self._is_new(config))
+        worker, pauses = process_name(), Pauses(self.batch_engine)
+        is_new = is_new_config(pauses, config, worker, self.clock())
+        pipeline = self.pipeline(self.ledger, is_new_config=is_new)
         return Consumer(
             lambda prefetch: self.link(consume=work, prefetch=prefetch),
             self.ledger,
             pipeline,
-            poison=PoisonTrials(Trials(self.batch_engine, self.process_name), utc_now),
+            poison=PoisonTrials(Trials(self.batch_engine, worker), self.clock),
             lanes=Lanes(
                 work,
                 pipeline.limit,
-                Pauses(self.batch_engine),
-                worker=self.process_name,
+                pauses,
+                worker=worker,
                 config=config,
-                clock=utc_now,
-                rng=random.Random(),  # noqa: S311 - jitter, no secrets
+                clock=self.clock,
+                rng=self.rng(),
                 metrics=self.metrics,
+                seconds=self._seconds,
             ),
             pace=ConsumerPace(
                 batch_size=settings.batch_size, prefetch=settings.prefetch, hold_most_s=self._hold_most_s
             ),
             stop=stop,
-            rng=random.Random(),  # noqa: S311 - jitter, no secrets
+            rng=self.rng(),
             metrics=self.metrics,
             exits_on_limit=settings.on_limit == "exit",
         )
-
-    def _is_new(self, config: str) -> bool:
-        """Return True for a configuration new to this database. The first one of all is taken as right."""
-        pauses = Pauses(self.batch_engine)
-        with suppress(TransientError):  # an outage at the start: nobody can tell
-            if pauses.is_new(config):
-                return True
-            pauses.accept(config, self.process_name, utc_now())
-        return False
 
     def scheduler(self) -> Scheduler:
         """Scheduler of commands for what falls due, ready to run."""
@@ -170,8 +170,8 @@ class Application:
             ledger_engine(url, application_name=name, guard=self.guard, patience=_PATIENCE),
             interval_s=settings.scheduler_interval_s,
             rate=settings.scheduler_rate,
-            clock=utc_now,
-            rng=random.Random(),  # noqa: S311 - jitter, no secrets
+            clock=self.clock,
+            rng=self.rng(),
             metrics=self.metrics,
             sent_as=broker_user(settings.broker_url),
         )
@@ -181,95 +181,9 @@ class Application:
         return Drainer(
             lambda: self.link(consume=[BILLING.dead.name]),
             self._service(self.service_engine),
-            random.Random(),  # noqa: S311 - jitter, no secrets
+            self.rng(),
             hold_most_s=self._hold_most_s,
         )
-
-    def run_scheduler(self, stop: SignalStop) -> None:
-        """Run the scheduler in this process until ``stop``, and drain dead letters as they come."""
-        stop.on_request(self._hurry)
-        self._await_schema(stop)
-        log.info(
-            "scheduling what falls due in %s through %s",
-            redacted(self.settings.database_url),
-            redacted(self.settings.broker_url),
-        )
-        with self._beside(stop, drainer=self.drainer().run):
-            self.scheduler().run(stop)
-        log.info("stopped")
-
-    def run_worker(self, stop: SignalStop, *, drain: bool = False, with_scheduler: bool = False) -> None:
-        """Run one worker in this process until ``stop``, or until nothing is left with ``drain``.
-
-        ``with_scheduler`` also runs a scheduler and a drainer, each in a thread.
-        """
-        stop.on_request(self._hurry)
-        self._await_schema(stop)
-        log.info(
-            "consuming from %s into %s",
-            redacted(self.settings.broker_url),
-            redacted(self.settings.database_url),
-        )
-        self._tell_differences()
-        beside = {"scheduler": self.scheduler().run, "drainer": self.drainer().run} if with_scheduler else {}
-        with self._beside(stop, **beside):
-            self.consumer(stop).run(drain=drain)
-        log.info("stopped")
-
-    def _hurry(self) -> None:
-        self.guard.hurry(_HURRY_S)
-
-    @contextmanager
-    def _beside(self, stop: SignalStop, **loops: Callable[[SignalStop], None]) -> Iterator[None]:
-        """Run loops in threads of their names, which end with the block; the error of one ends the block."""
-        with ExitStack() as threads:
-            running = []
-            for name, loop in loops.items():
-                thread = threads.enter_context(ThreadPoolExecutor(1, name))
-                running.append(thread.submit(loop, stop))
-                running[-1].add_done_callback(lambda _: stop.end())
-            try:
-                yield
-            finally:
-                if running:
-                    stop.end()
-        for ended in running:
-            ended.result()
-
-    def _tell_differences(self) -> None:
-        """Log the differences of the topology. The consumer waits for what it can't do without."""
-        with suppress(BrokerUnavailableError):
-            link = self.link()
-            try:
-                for line in link.differences(BILLING):
-                    log.warning("topology: %s", line)
-            finally:
-                link.close()
-
-    def serve_metrics(self) -> None:
-        """Serve the counters where a port is set. Raises ConfigurationError where it is taken."""
-        port = self.settings.metrics_port
-        if not port:
-            return
-        try:
-            self.metrics.serve(port)
-        except OSError as error:
-            raise ConfigurationError(
-                f"metrics can't be served on port {port}: {error.strerror}; set another BILLING_METRICS_PORT"
-            ) from error
-
-    def _await_schema(self, stop: SignalStop) -> None:
-        """Wait out an outage at the start. Raises ConfigurationError for another schema than ours."""
-        outage = Outage("database", "waiting for it", logger=log)
-        while not stop.requested:
-            try:
-                self.require_newest_schema(self.batch_engine)
-            except TransientError as error:
-                outage.began(error)
-                stop.wait(1.0)
-            else:
-                outage.ended()
-                return
 
     def pipeline(self, ledger: Ledger, *, is_new_config: bool = False) -> Pipeline:
         """Pipeline of batches, with the dead-letter limit of each lane."""
@@ -277,8 +191,8 @@ class Application:
             ledger,
             self.catalog,
             self.policy,
-            clock=utc_now,
-            pause=time.sleep,
+            clock=self.clock,
+            pause=self._sleep,
             metrics=self.metrics,
             limit=DeadLetterLimit(self.settings.max_consecutive_faults, is_new_config=is_new_config),
         )
@@ -305,22 +219,21 @@ class Application:
             engine,
             catalog=self.catalog,
             receive=lambda delivery, now: receive(delivery, policy, now),
-            clock=utc_now,
+            clock=self.clock,
             sent_as=broker_user(self.settings.broker_url),
         )
 
     def replayer(self, name: str | None = None) -> ReplayRunner:
         """Runner of replays. ``name`` is unique to it, made up where none is given."""
-        made_up = f"{socket.gethostname()}:{os.getpid()}:{random.randrange(16**6):06x}"  # noqa: S311 - no secret
         return ReplayRunner(
             RunnerServices(
                 engine=self.service_engine,
                 connect=self.link,
                 drain=self._drain,
-                name=name or made_up,
-                clock=utc_now,
-                seconds=time.monotonic,
-                rng=random.Random(),  # noqa: S311 - jitter, no secrets
+                name=name or runner_name(),
+                clock=self.clock,
+                seconds=self._seconds,
+                rng=self.rng(),
                 sent_as=broker_user(self.settings.broker_url),
                 hold_most_s=self._hold_most_s,
             )

@@ -2,6 +2,8 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
+from worker.errors import ConfigurationError
+
 _SENDERS_MAX = 100
 
 
@@ -106,5 +108,15 @@ class Metrics:
         self.refusals.labels(sender, code).inc()
 
     def serve(self, port: int) -> None:
-        """Serve the metrics on ``port``, all interfaces, in a thread."""
-        start_http_server(port, registry=self.registry)
+        """Serve the metrics on ``port``, all interfaces, in a thread; with 0 nowhere.
+
+        Raises ConfigurationError where the port is taken.
+        """
+        if not port:
+            return
+        try:
+            start_http_server(port, registry=self.registry)
+        except OSError as error:
+            raise ConfigurationError(
+                f"metrics can't be served on port {port}: {error.strerror}; set another BILLING_METRICS_PORT"
+            ) from error

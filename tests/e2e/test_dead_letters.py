@@ -17,6 +17,7 @@ from worker.broker import BILLING
 from worker.deadletters.service import DeadLetters
 from worker.deadletters.store.filters import DeadLetterFilter
 from worker.ledger.queries import Reader
+from worker.runtime.threads import beside
 from worker.settings import Settings
 
 ZEROS = b"\0" * (256 * 1024)
@@ -135,7 +136,7 @@ def test_a_dead_letter_that_cannot_be_written_again_holds_no_other_up(
 def test_dead_letters_are_parked_as_they_come(application: Application, witness: Witness) -> None:
     stop = FlagStop()
     service = application.service()
-    with application._beside(stop, drainer=application.drainer().run):
+    with beside(stop, drainer=application.drainer().run):
         witness.publish(b"oops", exchange="", routing_key=BILLING.dead.name)
         eventually(lambda: service.counts().parked == 1)
         witness.publish(b"again", exchange="", routing_key=BILLING.dead.name)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.fakes import FakeLink, FakePauses, delivery
 from worker.errors import LedgerUnavailableError
-from worker.lanes.pausing import PROBE_MOST_S, Lanes
+from worker.lanes.pausing import PROBE_MOST_S, Lanes, is_new_config
 from worker.messages.dead_letter_limit import DeadLetterLimit, LimitExceeded, PauseCode
 from worker.metrics import Metrics
 from worker.pipeline import Item
@@ -188,3 +188,20 @@ def test_new_link_forgets_the_messages_that_the_old_one_gave_back(world: World) 
     world.now = 100.0
     assert world.lanes.open(64) == {PAYMENTS: 64, USAGE: 1}
     assert world.lanes.next_probe() is None
+
+
+def test_new_configuration_is_watched_and_a_known_one_is_accepted(world: World) -> None:
+    world.record.new = {"new"}
+    assert is_new_config(world.record, "new", "w", NOW)
+    assert not is_new_config(world.record, "known", "w", NOW)
+    assert world.record.accepted == ["known"]
+
+
+def test_configuration_is_not_watched_where_an_outage_hides_the_record(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unavailable(_: str) -> bool:
+        raise LedgerUnavailableError("down")
+
+    monkeypatch.setattr(world.record, "is_new", unavailable)
+    assert not is_new_config(world.record, "new", "w", NOW)

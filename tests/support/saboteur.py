@@ -23,6 +23,7 @@ from worker.ledger.store import Ledger, LedgerTransaction
 from worker.messages import receiving as intake
 from worker.messages.publishing import Publisher
 from worker.pipeline import Pipeline
+from worker.processes import run_worker
 from worker.runtime.stop import SignalStop
 from worker.settings import Settings
 
@@ -84,7 +85,7 @@ def _die_of(text: str, settings: Settings) -> None:
 
 def _run(settings: Settings) -> None:
     logging.disable()
-    Application(settings).run_worker(SignalStop())
+    run_worker(Application(settings), SignalStop())
 
 
 def die() -> None:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from tests.support.waiting import PATIENCE_S
 from worker.bootstrap import Application
+from worker.processes import run_worker
 from worker.runtime.stop import SignalStop
 
 
@@ -17,7 +18,7 @@ class FlagStop(SignalStop):
 def running(application: Application) -> Iterator[threading.Thread]:
     """The worker of ``application``, in a thread; stopped in order at the end of the block."""
     stop = FlagStop()
-    thread = threading.Thread(target=application.run_worker, args=(stop,), name="worker")
+    thread = threading.Thread(target=run_worker, args=(application, stop), name="worker")
     thread.start()
     try:
         yield thread

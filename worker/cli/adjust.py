@@ -1,6 +1,5 @@
 """``adjust``: an operator's correction, sent through the queue like any other command."""
 
-import getpass
 import json
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from worker.broker import BILLING, Link, Outgoing
 from worker.cli.options import as_json, reply_sender_of, with_application
 from worker.cli.output import printable, show_fields, show_json
 from worker.errors import BrokerUnavailableError, ConfigurationError, NoReplyError
+from worker.runtime.identity import login_name
 
 _LOOK_S = 0.5
 
@@ -101,10 +101,10 @@ def show_reply(reply: Reply) -> None:
 
 
 def _login_name() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError) as error:
-        raise click.UsageError("this process has no login name; say who does it with --actor") from error
+    name = login_name()
+    if name is None:
+        raise click.UsageError("this process has no login name; say who does it with --actor")
+    return name
 
 
 def _checked(message: dict[str, Any], max_quantity: int) -> bytes:

@@ -6,20 +6,22 @@ import logging
 import random
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import closing
 
 import click
 
 from worker.bootstrap import Application, utc_now
 from worker.broker import BILLING, broker_is_embedded
-from worker.broker.management import Management
+from worker.checks import health_of
 from worker.cli.options import operator, with_application
-from worker.errors import BillingError, ConfigurationError, LimitExceededError, NotFoundError, TransientError
-from worker.ledger.migrations import current_revision, migrate, newest_revision
-from worker.ledger.store import Ledger
+from worker.errors import ConfigurationError, LimitExceededError, NotFoundError
+from worker.ledger.migrations import current_revision, migrate
+from worker.processes import run_scheduler, run_worker
+from worker.runtime.health import Health, HealthState
 from worker.runtime.stop import SignalStop
 from worker.runtime.supervisor import LIMIT_EXIT, Supervisor, follow_parent
-from worker.settings import Settings, environment_of, redacted
+from worker.settings import Settings, environment_of
 
 log = logging.getLogger(__name__)
 
@@ -72,13 +74,13 @@ def run(application: Application, *, drain: bool, with_scheduler: bool, supervis
 
 
 def _run_worker(application: Application, stop: SignalStop, *, drain: bool, with_scheduler: bool) -> None:
-    application.serve_metrics()
+    application.metrics.serve(application.settings.metrics_port)
     # The objects that exist by now stay, and a batch leaves no cycles: the search for them after every 700
     # objects took 5 of 95 µs a message.
     gc.freeze()
     gc.set_threshold(OBJECTS_A_COLLECTION)
     try:
-        application.run_worker(stop, drain=drain, with_scheduler=with_scheduler)
+        run_worker(application, stop, drain=drain, with_scheduler=with_scheduler)
     except LimitExceededError as error:
         log.critical("%s", error)
         sys.exit(LIMIT_EXIT)
@@ -130,8 +132,8 @@ def scheduler(application: Application, *, once: bool) -> None:
         return
     stop = SignalStop()
     stop.install()
-    application.serve_metrics()
-    application.run_scheduler(stop)
+    application.metrics.serve(application.settings.metrics_port)
+    run_scheduler(application, stop)
 
 
 @click.command("migrate")
@@ -154,156 +156,22 @@ def check(application: Application) -> None:
     management API (BILLING_MANAGEMENT_URL; the broker's host with port 15672 where it isn't set), which needs
     the tag `monitoring`; where it doesn't answer they are noted as unknown.
     """
-    settings = application.settings
-    checks: list[tuple[str, Callable[[], str]]] = [
-        ("catalog", lambda: _catalog_line(application)),
-        (f"database {redacted(settings.database_url)}", lambda: _database_line(application)),
-        ("schema", lambda: _schema_line(application)),
-        ("writes", lambda: _writes_line(application)),
-        (f"broker {redacted(settings.broker_url)}", lambda: _broker_line(application)),
-        ("topology", lambda: _topology_line(application)),
-        ("delivery limits", lambda: _limits_line(application)),
-        ("workers", lambda: _workers_line(application)),
-        ("paused", lambda: _paused_line(application)),
-    ]
-    are_well = [_is_well(name, look) for name, look in checks]
-    sys.exit(0 if all(are_well) else 1)
+    states = [_show(health) for health in health_of(application)]
+    sys.exit(1 if HealthState.BAD in states else 0)
 
 
-class _WorthANoteError(BillingError):
-    """A note for operators: a worker can run without a change."""
+_COLOURS = {HealthState.OK: "green", HealthState.NOTE: "yellow", HealthState.BAD: "red"}
 
 
-def _is_well(name: str, look: Callable[[], str]) -> bool:
-    """Print a line about a check; returns False where it is bad."""
-    try:
-        line = look()
-    except TransientError as error:
-        click.echo(f"{click.style('bad', fg='red')}  {name}: {error}; start it, or set its URL")
-    except _WorthANoteError as note:
-        click.echo(f"{click.style('note', fg='yellow')} {name}: {note}")
-        return True
-    except BillingError as error:
-        click.echo(f"{click.style('bad', fg='red')}  {name}: {error}")
-    else:
-        click.echo(f"{click.style('ok', fg='green')}   {name}: {line}")
-        return True
-    return False
-
-
-def _catalog_line(application: Application) -> str:
-    catalog = application.catalog
-    return (
-        f"{len(catalog.tiers)} tiers, {len(catalog.packages)} packages, {len(catalog.pricing)} pricing rules"
-    )
-
-
-def _database_line(application: Application) -> str:
-    current_revision(application.engine)
-    return "answers"
-
-
-def _schema_line(application: Application) -> str:
-    application.require_newest_schema()
-    return f"at {newest_revision()}"
-
-
-def _writes_line(application: Application) -> str:
-    """Check that the database takes writes: a standby, or a server without disk, still answers."""
-    try:
-        application.require_newest_schema()
-    except BillingError as error:
-        raise _WorthANoteError("unknown: see the lines above") from error
-    Ledger(application.engine).probe()
-    return "taken"
-
-
-def _broker_line(application: Application) -> str:
-    application.link().close()
-    return "answers"
-
-
-def _topology_line(application: Application) -> str:
-    differences = _differences(application)
-    if differences:
-        raise ConfigurationError("; ".join(differences))
-    return "as it must be"
-
-
-def _workers_line(application: Application) -> str:
-    """Return the consumers of the queues of work, and the messages that wait there."""
-    try:
-        queues = _queues_of_work(application)
-    except (ConfigurationError, TransientError) as error:
-        raise _WorthANoteError(f"unknown: {error}") from error  # the lines above say that it is bad
-    said = ", ".join(f"{name} has {_consumers(count)}, {depth} waiting" for name, count, depth in queues)
-    if any(count == 0 and depth for _, count, depth in queues):
-        raise BillingError(f"{said}: messages wait and nobody consumes them; start a worker, see its log")
-    if any(count == 0 for _, count, _ in queues):
-        raise _WorthANoteError(f"{said}: a queue without a consumer waits until a worker runs")
-    return said
-
-
-def _limits_line(application: Application) -> str:
-    """Return the broker's delivery limits; 4.0 and later drop a message after 20 returns by default."""
-    if broker_is_embedded(application.settings.broker_url.get_secret_value()):
-        return "none on an embedded broker"
-    least = BILLING.least_delivery_limits()
-    try:
-        limits = _management(application).delivery_limits(*least)
-    except TransientError as error:
-        raise _WorthANoteError(f"unknown: {error}") from error
-    low = {queue: limit for queue, limit in limits.items() if limit is not None and limit < least[queue]}
-    said = ", ".join(f"{queue} {limit} (at least {least[queue]})" for queue, limit in low.items())
-    way_out = "set the policies that `billing-worker topology declare` prints"
-    if low.keys() & {BILLING.dead.name, BILLING.replies.name}:
-        raise ConfigurationError(f"messages would be dropped for being looked at: {said}; {way_out}")
-    if low:
-        raise _WorthANoteError(
-            f"restarts and lost connections would dead-letter good messages: {said}; {way_out}"
-        )
-    return "high enough"
-
-
-def _management(application: Application) -> Management:
-    settings = application.settings
-    return Management(settings.broker_url.get_secret_value(), settings.management_url)
-
-
-def _paused_line(application: Application) -> str:
-    """Check that no queue is paused; the error names the queues and the reasons."""
-    try:
-        pauses = application.pauses.lasting(utc_now())
-    except (ConfigurationError, TransientError) as error:
-        raise _WorthANoteError(f"unknown: {error}") from error  # the lines above say that it is bad
-    if pauses:
-        raise BillingError(
-            "; ".join(f"{pause.queue} by {pause.worker} ({pause.code}): {pause.text}" for pause in pauses)
-        )
-    return "nothing"
-
-
-def _queues_of_work(application: Application) -> list[tuple[str, int | None, int]]:
-    """Return the queues of work, the consumers of each (None: unknown), and how many messages wait."""
-    link = application.link()
-    try:
-        return [(queue.name, link.consumers(queue.name), link.depth(queue.name)) for queue in BILLING.work]
-    finally:
-        link.close()
-
-
-def _consumers(count: int | None) -> str:
-    if count is None:
-        return "consumers that an embedded broker doesn't know"
-    return "1 consumer" if count == 1 else f"{count or 'no'} consumers"
-
-
-def _differences(application: Application) -> list[str]:
-    link = application.link()
-    try:
-        return link.differences(BILLING)
-    finally:
-        link.close()
+def _show(health: Health) -> HealthState:
+    """Print a line about one part; an unknown state is a note."""
+    is_unknown = health.state is HealthState.UNKNOWN
+    state = HealthState.NOTE if is_unknown else health.state
+    name = f"{health.name} {health.place}" if health.place else health.name
+    gap = " " * (5 - len(state))
+    text = f"unknown: {health.text}" if is_unknown else health.text
+    click.echo(f"{click.style(state, fg=_COLOURS[state])}{gap}{name}: {text}")
+    return state
 
 
 @click.command()
@@ -342,11 +210,8 @@ def declare(application: Application, *, policies: bool) -> None:
     RabbitMQ's management API (BILLING_MANAGEMENT_URL) and the tag `policymaker`. Policies can be changed
     later, arguments of a queue can't.
     """
-    link = application.link()
-    try:
+    with closing(application.link()) as link:
         link.declare(BILLING)
-    finally:
-        link.close()
     for queue in BILLING.queues:
         click.echo(
             f"{queue.name}: declared"
@@ -361,7 +226,7 @@ def declare(application: Application, *, policies: bool) -> None:
         return
     for name, (pattern, definition) in BILLING.policies().items():
         if policies:
-            _management(application).set_policy(name, pattern, definition)
+            application.management.set_policy(name, pattern, definition)
             click.echo(f"policy {name}: set")
         else:
             click.echo(f"policy to set: {_policy_command(name, pattern, definition)}")
@@ -371,7 +236,8 @@ def declare(application: Application, *, policies: bool) -> None:
 @with_application("broker_url")
 def verify(application: Application) -> None:
     """Say what is missing or differs. Exit 1 if anything does."""
-    differences = _differences(application)
+    with closing(application.link()) as link:
+        differences = link.differences(BILLING)
     for line in differences:
         click.echo(line)
     if not differences:

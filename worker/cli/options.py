@@ -1,6 +1,5 @@
 """Decorators and helpers that the commands share: settings as flags, and the application."""
 
-import getpass
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from worker.bootstrap import Application
+from worker.runtime.identity import login_name
 from worker.runtime.logging import configure_logging
 from worker.settings import broker_user, load_settings
 
@@ -92,10 +92,7 @@ def sender_of(application: Application) -> str | None:
 
 def operator() -> str:
     """Return the user who runs the command; "unknown" where the system has no name for them."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        return "unknown"
+    return login_name() or "unknown"
 
 
 def reply_sender_of(application: Application) -> str:

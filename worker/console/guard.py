@@ -5,7 +5,6 @@ loopback interface, and refuses names that are not this machine's (a web site ca
 and requests through a proxy. Every request acts as the operating system's user that runs it.
 """
 
-import getpass
 import ipaddress
 import os
 import threading
@@ -19,6 +18,7 @@ from flask import Request, session
 
 from worker.console.attempts import Attempts
 from worker.console.people import People, Person, Role
+from worker.runtime.identity import login_name
 
 _FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
 _NAME, _MARK, _SINCE, _KEY = "person", "mark", "since", "key"
@@ -148,10 +148,7 @@ def is_loopback(host: str) -> bool:
 
 def os_user() -> str:
     """Return the operating system's user, or its number where it has no name."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return f"uid {os.getuid()}"
+    return login_name() or f"uid {os.getuid()}"
 
 
 def _is_own_name(named: str, bound: str) -> bool:

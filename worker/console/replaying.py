@@ -5,13 +5,12 @@ So a console that dies leaves a replay that anybody can resume.
 """
 
 import logging
-import os
 import threading
 from collections.abc import Mapping
-from secrets import token_hex
 
 from worker.bootstrap import Application
 from worker.errors import BillingError
+from worker.runtime.identity import runner_name
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +80,7 @@ class ReplayThreads:
             thread.join(_STOP_S)
 
     def _run(self, number: int, actor: str, stop: ThreadStop) -> None:
-        name = f"console:{os.getpid()}:{token_hex(4)}"
+        name = runner_name("console")
         try:
             self._application.replayer(name=name).run(
                 number,

@@ -9,6 +9,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -57,6 +58,18 @@ class PauseRecord(Protocol):
     def accept(self, config: str, by: str, now: datetime) -> None:
         """Record that ``config`` is right."""
         ...
+
+
+def is_new_config(record: PauseRecord, config: str, worker: str, now: datetime) -> bool:
+    """Return True for a configuration new to this database; the first one of all is accepted as right.
+
+    False in an outage at the start, when nobody can tell.
+    """
+    with suppress(TransientError):
+        if record.is_new(config):
+            return True
+        record.accept(config, worker, now)
+    return False
 
 
 @dataclass(slots=True)

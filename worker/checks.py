@@ -1,0 +1,147 @@
+"""Health checks of an installation: what `billing-worker check` prints and the console shows."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from functools import partial
+
+from worker.bootstrap import Application
+from worker.broker import BILLING, broker_is_embedded
+from worker.errors import BillingError, ConfigurationError, TransientError
+from worker.ledger.migrations import current_revision, newest_revision
+from worker.ledger.store import Ledger
+from worker.runtime.health import CheckResult, Health, HealthCheck, HealthState, run_checks
+from worker.settings import redacted
+
+#: Time for one check. Servers that are up answer in milliseconds.
+_DEADLINE_S = 15.0
+
+
+def health_of(application: Application) -> Iterator[Health]:
+    """Yield the health of each part of the installation, in the order in which they depend on each other."""
+    return run_checks(checks_of(application), _DEADLINE_S)
+
+
+def checks_of(application: Application) -> Sequence[HealthCheck]:
+    """Return all checks. Those that need a server which another check reports as bad say "unknown"."""
+    settings = application.settings
+    asks: list[tuple[str, str, Callable[[Application], CheckResult]]] = [
+        ("catalog", "", _catalog),
+        ("database", redacted(settings.database_url), _database),
+        ("schema", "", _schema),
+        ("writes", "", _writes),
+        ("broker", redacted(settings.broker_url), _broker),
+        ("topology", "", _topology),
+        ("delivery limits", "", _delivery_limits),
+        ("workers", "", _workers),
+        ("paused", "", _paused),
+    ]
+    return [HealthCheck(name, partial(ask, application), place) for name, place, ask in asks]
+
+
+def _ok(text: str) -> CheckResult:
+    return CheckResult(HealthState.OK, text)
+
+
+def _unknown(why: object) -> CheckResult:
+    return CheckResult(HealthState.UNKNOWN, str(why))
+
+
+def _catalog(application: Application) -> CheckResult:
+    catalog = application.catalog
+    return _ok(
+        f"{len(catalog.tiers)} tiers, {len(catalog.packages)} packages, {len(catalog.pricing)} pricing rules"
+    )
+
+
+def _database(application: Application) -> CheckResult:
+    current_revision(application.engine)
+    return _ok("answers")
+
+
+def _schema(application: Application) -> CheckResult:
+    application.require_newest_schema()
+    return _ok(f"at {newest_revision()}")
+
+
+def _writes(application: Application) -> CheckResult:
+    """Check that the database takes writes: a standby, or a server without disk, still answers."""
+    try:
+        application.require_newest_schema()
+    except BillingError:
+        return _unknown("see the lines above")
+    Ledger(application.engine).probe()
+    return _ok("taken")
+
+
+def _broker(application: Application) -> CheckResult:
+    application.link().close()
+    return _ok("answers")
+
+
+def _topology(application: Application) -> CheckResult:
+    with closing(application.link()) as link:
+        differences = link.differences(BILLING)
+    if differences:
+        raise ConfigurationError("; ".join(differences))
+    return _ok("as it must be")
+
+
+def _delivery_limits(application: Application) -> CheckResult:
+    """Check the broker's delivery limits; 4.0 and later drop a message after 20 returns by default."""
+    if broker_is_embedded(application.settings.broker_url.get_secret_value()):
+        return _ok("none on an embedded broker")
+    least = BILLING.least_delivery_limits()
+    try:
+        limits = application.management.delivery_limits(*least)
+    except TransientError as error:
+        return _unknown(error)
+    low = {queue: limit for queue, limit in limits.items() if limit is not None and limit < least[queue]}
+    found = ", ".join(f"{queue} {limit} (at least {least[queue]})" for queue, limit in low.items())
+    way_out = "set the policies that `billing-worker topology declare` prints"
+    if low.keys() & {BILLING.dead.name, BILLING.replies.name}:
+        raise ConfigurationError(f"messages would be dropped for being looked at: {found}; {way_out}")
+    if low:
+        return CheckResult(
+            HealthState.NOTE,
+            f"restarts and lost connections would dead-letter good messages: {found}; {way_out}",
+        )
+    return _ok("high enough")
+
+
+def _workers(application: Application) -> CheckResult:
+    """Check the consumers of the queues of work, and the messages that wait there."""
+    try:
+        queues = _queues_of_work(application)
+    except (ConfigurationError, TransientError) as error:
+        return _unknown(error)  # the lines above say that it is bad
+    found = ", ".join(f"{name} has {_consumers(count)}, {depth} waiting" for name, count, depth in queues)
+    if any(count == 0 and depth for _, count, depth in queues):
+        raise BillingError(f"{found}: messages wait and nobody consumes them; start a worker, see its log")
+    if any(count == 0 for _, count, _ in queues):
+        return CheckResult(HealthState.NOTE, f"{found}: a queue without a consumer waits until a worker runs")
+    return _ok(found)
+
+
+def _queues_of_work(application: Application) -> list[tuple[str, int | None, int]]:
+    """Return the queues of work, the consumers of each (None: unknown), and how many messages wait."""
+    with closing(application.link()) as link:
+        return [(queue.name, link.consumers(queue.name), link.depth(queue.name)) for queue in BILLING.work]
+
+
+def _consumers(count: int | None) -> str:
+    if count is None:
+        return "consumers that an embedded broker doesn't know"
+    return "1 consumer" if count == 1 else f"{count or 'no'} consumers"
+
+
+def _paused(application: Application) -> CheckResult:
+    """Check that no lane is paused; the error names the lanes and the reasons."""
+    try:
+        pauses = application.pauses.lasting(application.clock())
+    except (ConfigurationError, TransientError) as error:
+        return _unknown(error)  # the lines above say that it is bad
+    if pauses:
+        raise BillingError(
+            "; ".join(f"{pause.queue} by {pause.worker} ({pause.code}): {pause.text}" for pause in pauses)
+        )
+    return _ok("nothing")

@@ -1,0 +1,67 @@
+"""The processes that run until they are stopped: a worker, and a scheduler with its drainer."""
+
+import logging
+from collections.abc import Callable
+from contextlib import closing, suppress
+
+from worker.bootstrap import Application
+from worker.broker import BILLING
+from worker.errors import BrokerUnavailableError
+from worker.runtime.backoff import Backoff, Outage, await_server
+from worker.runtime.stop import SignalStop
+from worker.runtime.threads import beside
+from worker.settings import redacted
+
+log = logging.getLogger(__name__)
+
+#: Longest wait for the database once the process is to end, in seconds.
+_HURRY_S = 3.0
+_RETRY_FIRST_S, _RETRY_MOST_S = 0.5, 2.0
+
+
+def run_worker(
+    application: Application, stop: SignalStop, *, drain: bool = False, with_scheduler: bool = False
+) -> None:
+    """Run one worker in this process until ``stop``, or until nothing is left with ``drain``.
+
+    ``with_scheduler`` also runs a scheduler and a drainer, each in a thread.
+    """
+    settings = application.settings
+    _begin(application, stop)
+    log.info("consuming from %s into %s", redacted(settings.broker_url), redacted(settings.database_url))
+    _log_differences(application)
+    loops: dict[str, Callable[[SignalStop], None]] = {}
+    if with_scheduler:
+        loops = {"scheduler": application.scheduler().run, "drainer": application.drainer().run}
+    with beside(stop, **loops):
+        application.consumer(stop).run(drain=drain)
+    log.info("stopped")
+
+
+def run_scheduler(application: Application, stop: SignalStop) -> None:
+    """Run the scheduler in this process until ``stop``, and drain dead letters as they come."""
+    settings = application.settings
+    _begin(application, stop)
+    log.info(
+        "scheduling what falls due in %s through %s",
+        redacted(settings.database_url),
+        redacted(settings.broker_url),
+    )
+    with beside(stop, drainer=application.drainer().run):
+        application.scheduler().run(stop)
+    log.info("stopped")
+
+
+def _begin(application: Application, stop: SignalStop) -> None:
+    """Wait out an outage at the start. Raises ConfigurationError for another schema than ours."""
+    stop.on_request(lambda: application.guard.hurry(_HURRY_S))
+    outage = Outage("database", "waiting for it", logger=log)
+    backoff = Backoff(_RETRY_FIRST_S, _RETRY_MOST_S, application.rng())
+    await_server(lambda: application.require_newest_schema(application.batch_engine), outage, backoff, stop)
+
+
+def _log_differences(application: Application) -> None:
+    """Log the differences of the topology. The consumer waits for what it can't do without."""
+    with suppress(BrokerUnavailableError), closing(application.link()) as link:
+        for line in link.differences(BILLING):
+            log.warning("topology: %s", line)
