@@ -288,7 +288,7 @@ def test_a_discard_is_undone(ann: Person, application: Application) -> None:
 def test_the_keyboard_is_enough(ann: Person, application: Application) -> None:
     park_good(application, 3)
     ann.goes_to("/")
-    ann.sees("nobody consumes billing.payments and billing.usage: start a worker")
+    ann.sees("a queue without a consumer waits until a worker runs")
     ann.presses("?")
     ann.sees("next and previous row")
     ann.presses(Keys.ESCAPE)

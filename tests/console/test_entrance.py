@@ -193,7 +193,7 @@ def test_one_comes_in_while_the_database_is_down_to_see_that_it_is(people_file: 
     nowhere = "postgresql://billing@127.0.0.1:1/billing"
     application = Application(load_settings(broker_url=NOWHERE, database_url=nowhere))
     visitor = signed_in(app_on(application, People(people_file)), "ann")
-    assert "Ledger Not fine:" in words(visitor.get("/"))
+    assert "Database Not fine:" in words(visitor.get("/"))
 
 
 def test_activity_log_has_sign_ins_sign_outs_and_failed_sign_ins(

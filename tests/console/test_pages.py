@@ -19,6 +19,7 @@ from tests.support.asking import opened
 from tests.support.books import applied
 from worker.bootstrap import Application
 from worker.broker import Delivery
+from worker.checks import health_of
 from worker.ledger.queries.explain import DEAD_LETTERS_MAX
 from worker.settings import load_settings
 
@@ -302,8 +303,15 @@ def test_without_a_broker_the_overview_says_so_instead_of_zero(visitor: Visitor)
     assert "Messages waiting not known the broker does not answer" in page
     assert "Oldest waiting not known the broker does not answer" in page
     assert "Broker Not fine:" in page
-    assert "Workers not known" in page
+    assert "Workers unknown:" in page
     assert "Dead letters 0 waiting" in page  # the ledger answers
+
+
+def test_overview_and_check_say_the_same(application_: Application) -> None:
+    page = words(Visitor(app_on(application_).test_client()).get("/"))
+    for health in health_of(application_):
+        assert health.name.capitalize() in page
+        assert health.text.partition("\n")[0][:60] in page
 
 
 def test_without_a_ledger_the_overview_comes_and_says_so(tmp_path: object) -> None:
@@ -313,7 +321,7 @@ def test_without_a_ledger_the_overview_comes_and_says_so(tmp_path: object) -> No
     page = words(visitor.get("/"))
     for tile in ("Dead letters", "Tokens at stake", "Last booked"):
         assert f"{tile} not known the ledger does not answer" in page
-    assert "Ledger Not fine:" in page
+    assert "Database Not fine:" in page
     assert not re.search(r"Dead letters 0", page)
     for path in (
         "/letters",

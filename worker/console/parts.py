@@ -1,6 +1,6 @@
 """Parts that all pages share: the application, its readers and the guard."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import TypeVar, cast
 
@@ -8,6 +8,7 @@ from flask import current_app, g
 
 from worker.bootstrap import Application, utc_now
 from worker.broker import BILLING
+from worker.checks import health_of
 from worker.console.guard import AccessGuard
 from worker.console.people import Person
 from worker.console.queues import QueueProbe, QueueStatus
@@ -15,6 +16,7 @@ from worker.console.replaying import ReplayThreads
 from worker.console.watching import TimedValue, Unknown, Watched
 from worker.errors import TransientError
 from worker.ledger.queries import Reader, Statement, Stats
+from worker.runtime.health import Health
 
 T = TypeVar("T")
 
@@ -39,6 +41,9 @@ class Parts:
         self.replays = ReplayThreads(application)
         self.probe = QueueProbe(application.link, BILLING)
         self._queues = Watched(self.probe.ask, what="asking the broker", keep_s=1.5, wait_s=2.0, clock=clock)
+        self._health = Watched[Sequence[Health]](
+            lambda: list(health_of(application)), what="checking", keep_s=10, wait_s=2.0, clock=clock
+        )
         self._totals = Watched(
             self.reader.stats,
             what="adding up the ledger",
@@ -47,6 +52,10 @@ class Parts:
             clock=clock,
             is_old_fine=True,
         )
+
+    def health(self) -> TimedValue[Sequence[Health]] | Unknown:
+        """Return the health of each part, as `billing-worker check` has it, not older than some seconds."""
+        return self._health.get()
 
     def queues(self) -> TimedValue[QueueStatus] | Unknown:
         """Return the depths of the queues, or Unknown."""

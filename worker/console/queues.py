@@ -26,11 +26,10 @@ class QueueDepth:
 
 @dataclass(frozen=True, slots=True)
 class QueueStatus:
-    """Queues of work, replies and dead letters, and the parts of the topology that are missing or differ."""
+    """Depths of the queues of work, replies and dead letters; ``work`` is the sum of the first."""
 
     depths: tuple[QueueDepth, ...]
     work: int | Unknown
-    differences: tuple[str, ...]
 
 
 class QueueProbe:
@@ -65,7 +64,6 @@ class QueueProbe:
         link, topology = self._link, self._topology
         leads = {queue.name: ", ".join(queue.routing_keys) for queue in topology.work}
         leads |= {topology.replies.name: "replies", topology.dead.name: "dead letters, not parked yet"}
-        differences = tuple(link.differences(topology))
         work = {queue.name for queue in topology.work}
         depths = tuple(
             QueueDepth(
@@ -81,7 +79,7 @@ class QueueProbe:
         of_work = [queue.depth for queue in depths[: len(topology.work)]]
         known = [depth for depth in of_work if isinstance(depth, int)]
         unknown = next((depth for depth in of_work if isinstance(depth, Unknown)), None)
-        return QueueStatus(depths, sum(known) if unknown is None else unknown, differences)
+        return QueueStatus(depths, sum(known) if unknown is None else unknown)
 
 
 def _depth(link: Link, name: str) -> int | Unknown:

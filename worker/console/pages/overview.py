@@ -1,6 +1,6 @@
 """The overview: queues, pace, outcomes and health, with unknown values shown as unknown."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -12,9 +12,9 @@ from worker.console.formats import lasting
 from worker.console.parts import Parts, in_ledger, parts
 from worker.console.queues import QueueStatus
 from worker.console.watching import TimedValue, Unknown
-from worker.errors import ConfigurationError
 from worker.ledger.queries import snapshot
 from worker.ledger.queries.pace import Pace, PaceBucket, pace
+from worker.runtime.health import Health, HealthState
 
 page = Blueprint("overview", __name__)
 
@@ -68,7 +68,6 @@ def live() -> ResponseReturnValue:
 def _everything(console: Parts, window: Window) -> dict[str, object]:
     now: datetime = g.now
     queues = console.queues()
-    schema = in_ledger(lambda: _schema(console))
     found = in_ledger(lambda: _pace(console, now, window))
     counts = in_ledger(console.service.counts)
     groups = in_ledger(lambda: console.service.groups(order="last", limit=_GROUPS))
@@ -81,7 +80,7 @@ def _everything(console: Parts, window: Window) -> dict[str, object]:
         "groups": groups,
         "totals": totals,
         "oldest": _oldest_waiting(queues),
-        "checks": _checks(queues, schema, found, now),
+        "checks": _checks(console.health(), queues, found, now),
     }
 
 
@@ -133,72 +132,39 @@ def _oldest_waiting(queues: TimedValue[QueueStatus] | Unknown) -> str | Unknown:
     return Unknown("RabbitMQ does not tell the age of a quorum queue's first message without taking it out")
 
 
-def _schema(console: Parts) -> str | None:
-    try:
-        console.application.require_newest_schema()
-    except ConfigurationError as error:
-        return str(error)
-    return None
+_IS_FINE = {
+    HealthState.OK: True,
+    HealthState.NOTE: None,
+    HealthState.BAD: False,
+    HealthState.UNKNOWN: None,
+}
 
 
 def _checks(
+    health: TimedValue[Sequence[Health]] | Unknown,
     queues: TimedValue[QueueStatus] | Unknown,
-    schema: str | Unknown | None,
     found: Pace | Unknown,
     now: datetime,
 ) -> list[Check]:
-    return [
-        _ledger_check(schema),
-        _broker_check(queues),
-        _topology_check(queues),
-        _workers_check(queues),
-        _progress_check(queues, found, now),
-    ]
+    """Return what `billing-worker check` says, and whether work goes on."""
+    progress = _progress_check(queues, found, now)
+    if isinstance(health, Unknown):
+        return [Check("Health", is_fine=None, text=f"unknown: {health.why}"), progress]
+    return [*map(_check_of, health.value), progress]
 
 
-def _ledger_check(schema: str | Unknown | None) -> Check:
-    if isinstance(schema, Unknown):
-        return Check("Ledger", is_fine=False, text=schema.why)
-    if schema is not None:
-        return Check("Ledger", is_fine=False, text=schema)
-    return Check("Ledger", is_fine=True, text="answers, schema up to date")
-
-
-def _broker_check(queues: TimedValue[QueueStatus] | Unknown) -> Check:
-    if isinstance(queues, Unknown):
-        return Check("Broker", is_fine=False, text=queues.why)
-    return Check("Broker", is_fine=True, text="answers")
-
-
-def _topology_check(queues: TimedValue[QueueStatus] | Unknown) -> Check:
-    if isinstance(queues, Unknown):
-        return Check("Topology", is_fine=None, text="not known: the broker does not answer")
-    differences = queues.value.differences
-    if differences:
-        return Check("Topology", is_fine=False, text="; ".join(differences))
-    return Check("Topology", is_fine=True, text="exchanges and queues are as they must be")
-
-
-def _workers_check(queues: TimedValue[QueueStatus] | Unknown) -> Check:
-    """Check that each queue of work has a consumer."""
-    if isinstance(queues, Unknown):
-        return Check("Workers", is_fine=None, text="not known: the broker does not answer")
-    work = [queue for queue in queues.value.depths if queue.is_work]
-    if idle := [queue.name for queue in work if queue.consumers == 0]:
-        return Check("Workers", is_fine=False, text=f"nobody consumes {' and '.join(idle)}: start a worker")
-    if any(queue.consumers is None for queue in work):
-        return Check("Workers", is_fine=None, text="not known: the broker does not tell who consumes")
-    said = ", ".join(f"{queue.consumers:,} of {queue.name}" for queue in work)
-    return Check("Workers", is_fine=True, text=f"consumers: {said}")
+def _check_of(health: Health) -> Check:
+    unknown = "unknown: " if health.state is HealthState.UNKNOWN else ""
+    return Check(health.name.capitalize(), _IS_FINE[health.state], f"{unknown}{health.text}")
 
 
 def _progress_check(queues: TimedValue[QueueStatus] | Unknown, found: Pace | Unknown, now: datetime) -> Check:
     """Check that messages don't wait while nothing is posted, as without a worker."""
     if isinstance(found, Unknown):
-        return Check("Progress", is_fine=None, text="not known: the ledger does not answer")
+        return Check("Progress", is_fine=None, text="unknown: the ledger does not answer")
     last = f"last booked {lasting(now - found.last_at)} ago" if found.last_at else "nothing booked yet"
     if isinstance(queues, Unknown) or isinstance(queues.value.work, Unknown):
-        return Check("Progress", is_fine=None, text=f"{last}; what waits is not known")
+        return Check("Progress", is_fine=None, text=f"{last}; what waits is unknown")
     waiting = queues.value.work
     is_idle = found.last_at is None or now - found.last_at > _STALLED
     if waiting and is_idle:
