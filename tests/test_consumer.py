@@ -1,4 +1,4 @@
-"""Consumer loop: in outages of either server, with suspected messages, and at its end."""
+"""Consumer loop: in outages of either server, with messages that may be poison, and at its end."""
 
 import logging
 import random
@@ -153,7 +153,7 @@ def test_arrived_deliveries_are_processed_in_batches_up_to_the_maximum() -> None
     assert link.closed
 
 
-def test_an_outage_of_the_database_keeps_the_batch_and_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_database_outage_keeps_the_batch_and_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     deliveries = messages(2)
     link = FakeLink(*deliveries)
@@ -174,7 +174,7 @@ def test_waits_grow_and_stay_below_their_bound() -> None:
     assert min(stop.waited_s[-5:]) >= 2.5
 
 
-def test_a_stop_in_the_middle_of_a_long_wait_ends_it() -> None:
+def test_stop_ends_a_long_wait() -> None:
     stop, link = FakeStop(), FakeLink(*messages(1))
     pipeline = FakePipeline(errors=[LedgerUnavailableError("down")] * 1000)
     link.on_keep_alive = lambda: setattr(stop, "requested", sum(link.waited_s) > 12)
@@ -184,7 +184,7 @@ def test_a_stop_in_the_middle_of_a_long_wait_ends_it() -> None:
     assert link.acknowledged == []
 
 
-def test_a_lost_broker_is_connected_again_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_lost_broker_is_connected_again_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     pipeline = FakePipeline(broker_errors=[BrokerUnavailableError("gone")])
     first, last = FakeLink(*messages(1)), FakeLink(*messages(1))
@@ -203,19 +203,19 @@ def test_consumer_takes_nothing_from_the_broker_before_the_ledger_answers() -> N
     assert len(link.acknowledged) == 1
 
 
-def test_a_wrong_configuration_ends_a_worker_that_has_never_been_connected() -> None:
+def test_wrong_configuration_ends_a_worker_that_was_never_connected() -> None:
     with pytest.raises(ConfigurationError):
         consumer([ConfigurationError("no such vhost")], FakePipeline(), FakeStop()).run()
 
 
-def test_a_broker_that_starts_up_may_refuse_a_worker_it_has_known() -> None:
+def test_known_broker_may_refuse_a_worker_while_it_starts() -> None:
     pipeline = FakePipeline(broker_errors=[BrokerUnavailableError("gone")])
     links: list[Any] = [FakeLink(*messages(1)), ConfigurationError("not yet"), FakeLink(*messages(1))]
     consumer(links, pipeline, FakeStop()).run(drain=True)
     assert len(links[-1].acknowledged) == 1
 
 
-def test_a_stop_finishes_the_batch_and_takes_no_other() -> None:
+def test_stop_finishes_the_batch_and_takes_no_other() -> None:
     stop, link = FakeStop(), FakeLink(*messages(9))
     pipeline = FakePipeline()
     pipeline.after = lambda: setattr(stop, "requested", len(pipeline.batches) == 2)
@@ -225,20 +225,20 @@ def test_a_stop_finishes_the_batch_and_takes_no_other() -> None:
     assert link.closed
 
 
-def test_the_broker_is_told_of_one_batch_while_the_ledger_has_the_next() -> None:
-    told, began = Event(), Event()
+def test_previous_batch_is_answered_while_the_next_is_in_flight() -> None:
+    answered, began = Event(), Event()
 
     class Overlapping(FakePipeline):
         def apply(self, items: Sequence[Item]) -> None:
             if len(self.batches) == 1 and items:
                 began.set()
-                assert told.wait(PATIENCE_S)
+                assert answered.wait(PATIENCE_S)
             super().apply(items)
 
         def tell(self, link: Link, items: Sequence[Item]) -> None:
             if len(self.batches) == 1:
                 assert began.wait(PATIENCE_S)
-                told.set()
+                answered.set()
             super().tell(link, items)
 
     link, pipeline = FakeLink(*messages(7)), Overlapping()
@@ -258,7 +258,7 @@ def test_replies_are_sent_only_after_the_ledger_has_the_batch() -> None:
     assert len(link.acknowledged) == 20
 
 
-def test_an_outage_of_the_database_does_not_hold_the_replies_of_the_batch_before() -> None:
+def test_database_outage_does_not_hold_the_replies_of_the_previous_batch() -> None:
     deliveries, stop = messages(7), FakeStop()
     link, pipeline = FakeLink(*deliveries), FakePipeline()
 
@@ -272,17 +272,17 @@ def test_an_outage_of_the_database_does_not_hold_the_replies_of_the_batch_before
     assert link.acknowledged == deliveries[:3]
 
 
-def test_a_broker_that_takes_no_replies_is_asked_again_and_nothing_is_settled_meanwhile() -> None:
+def test_broker_that_takes_no_replies_is_asked_again_and_nothing_is_applied_meanwhile() -> None:
     link, pipeline = FakeLink(*messages(13)), FakePipeline()
-    settled: list[int] = []
+    applied: list[int] = []
     pipeline.broker_errors = [UnansweredError("full")] * 9
-    link.on_keep_alive = lambda: settled.append(len(pipeline.batches))
+    link.on_keep_alive = lambda: applied.append(len(pipeline.batches))
     consumer([link], pipeline, FakeStop()).run(drain=True)
-    assert len(set(settled[1:9])) == 1, "no batch more than the one that was under way"
+    assert len(set(applied[1:9])) == 1, "no batch more than the one that was under way"
     assert len(link.acknowledged) == 13
 
 
-def test_the_link_is_kept_alive_while_the_ledger_takes_its_time() -> None:
+def test_link_is_kept_alive_while_the_ledger_works() -> None:
     kept, link = Semaphore(0), FakeLink(*messages(4))
     link.on_keep_alive = kept.release
 
@@ -296,7 +296,7 @@ def test_the_link_is_kept_alive_while_the_ledger_takes_its_time() -> None:
     assert len(link.acknowledged) == 4
 
 
-def test_a_fault_of_ours_ends_the_loop_from_whichever_thread() -> None:
+def test_fault_in_the_ledgers_thread_ends_the_loop() -> None:
     link, pipeline = FakeLink(*messages(7)), FakePipeline()
 
     def fail() -> None:
@@ -309,7 +309,7 @@ def test_a_fault_of_ours_ends_the_loop_from_whichever_thread() -> None:
     assert link.closed
 
 
-def test_a_stop_in_an_outage_gives_the_messages_back() -> None:
+def test_stop_in_an_outage_gives_the_messages_back() -> None:
     stop, link = FakeStop(), FakeLink(*messages(2))
 
     class Down(FakePipeline):
@@ -322,41 +322,41 @@ def test_a_stop_in_an_outage_gives_the_messages_back() -> None:
     assert link.closed
 
 
-def test_suspects_are_tried_together_on_record_and_nothing_is_left_of_it() -> None:
-    suspects, clean = distinct(2, delivery_count=TRIAL_AFTER), messages(2)
-    pipeline, record, link = FakePipeline(), FakeRecord(), FakeLink(*suspects, *clean)
+def test_returned_messages_are_tried_together_on_record_and_leave_none() -> None:
+    returned, clean = distinct(2, delivery_count=TRIAL_AFTER), messages(2)
+    pipeline, record, link = FakePipeline(), FakeRecord(), FakeLink(*returned, *clean)
     on_record: list[int] = []
     pipeline.after = lambda: on_record.append(len(record.trials))
     consumer([link], pipeline, FakeStop(), record=record).run(drain=True)
-    assert pipeline.batches == [clean[:1], suspects, clean[1:]]
+    assert pipeline.batches == [clean[:1], returned, clean[1:]]
     assert on_record == [0, 2, 0]
     assert record.trials == {}
     assert len(link.acknowledged) == 4
 
 
 @pytest.mark.parametrize(("together", "sizes"), [(16, [2, 2]), (8, [1, 1, 1, 1]), (1, [1, 1, 1, 1])])
-def test_suspects_of_a_group_that_crashed_are_tried_in_smaller_groups(
+def test_messages_of_a_group_that_crashed_are_tried_in_smaller_groups(
     together: int, sizes: list[int]
 ) -> None:
-    suspects = distinct(4, delivery_count=TRIAL_AFTER)
-    record = FakeRecord({key_of(one): Trial(together, 0, TRIAL_AFTER - 1) for one in suspects})
+    returned = distinct(4, delivery_count=TRIAL_AFTER)
+    record = FakeRecord({key_of(one): Trial(together, 0, TRIAL_AFTER - 1) for one in returned})
     pipeline = FakePipeline()
-    consumer([FakeLink(*suspects)], pipeline, FakeStop(), record=record).run(drain=True)
+    consumer([FakeLink(*returned)], pipeline, FakeStop(), record=record).run(drain=True)
     assert [len(batch) for batch in pipeline.batches] == sizes
     assert record.trials == {}
 
 
 def test_message_that_was_tried_alone_when_workers_crashed_is_given_up() -> None:
-    guilty, innocent = distinct(2, delivery_count=TRIAL_AFTER)
+    poison, innocent = distinct(2, delivery_count=TRIAL_AFTER)
     record = FakeRecord(
         {
-            key_of(guilty): Trial(1, GIVE_UP_AFTER, TRIAL_AFTER - 1),
+            key_of(poison): Trial(1, GIVE_UP_AFTER, TRIAL_AFTER - 1),
             key_of(innocent): Trial(1, GIVE_UP_AFTER - 1, TRIAL_AFTER - 1),
         }
     )
     pipeline = FakePipeline()
-    consumer([FakeLink(guilty, innocent)], pipeline, FakeStop(), record=record).run(drain=True)
-    assert pipeline.given_up == [guilty]
+    consumer([FakeLink(poison, innocent)], pipeline, FakeStop(), record=record).run(drain=True)
+    assert pipeline.given_up == [poison]
     assert record.trials == {}
 
 
@@ -368,16 +368,16 @@ def test_trial_of_a_copy_that_is_under_way_elsewhere_is_no_crash() -> None:
     assert pipeline.batches == [[copy]]
 
 
-def test_trial_whose_beginning_nobody_confirmed_is_no_crash() -> None:
-    (suspect,) = distinct(1, delivery_count=TRIAL_AFTER)
-    record, stop, link = FakeRecord(), FakeStop(), FakeLink(suspect)
+def test_trial_whose_begin_nobody_confirmed_is_no_crash() -> None:
+    (returned,) = distinct(1, delivery_count=TRIAL_AFTER)
+    record, stop, link = FakeRecord(), FakeStop(), FakeLink(returned)
     record.errors = [LedgerUnavailableError("written, and the answer is lost")]
     link.on_keep_alive = lambda: setattr(stop, "requested", not record.errors)
     consumer([link], FakePipeline(), stop, record=record).run()
     assert record.trials == {}
 
 
-def test_delivery_count_alone_condemns_nobody() -> None:
+def test_delivery_count_alone_gives_no_message_up() -> None:
     often = messages(3, delivery_count=10_000)
     pipeline, link = FakePipeline(), FakeLink(*often)
     consumer([link], pipeline, FakeStop()).run(drain=True)
@@ -387,10 +387,10 @@ def test_delivery_count_alone_condemns_nobody() -> None:
 
 @pytest.mark.parametrize("lost", ["broker", "stop"])
 def test_trial_that_an_outage_ends_is_no_crash(lost: str) -> None:
-    suspects = distinct(2, delivery_count=TRIAL_AFTER)
-    before = {key_of(suspects[0]): Trial(16, 1, 2)}
+    returned = distinct(2, delivery_count=TRIAL_AFTER)
+    before = {key_of(returned[0]): Trial(16, 1, 2)}
     record, stop = FakeRecord(dict(before)), FakeStop()
-    pipeline, link = FakePipeline(), FakeLink(*suspects)
+    pipeline, link = FakePipeline(), FakeLink(*returned)
     if lost == "broker":
         pipeline.broker_errors = [BrokerUnavailableError("gone")]
         pipeline.after = lambda: setattr(stop, "waits_left", 1)
@@ -402,18 +402,18 @@ def test_trial_that_an_outage_ends_is_no_crash(lost: str) -> None:
     assert link.acknowledged == []
 
 
-def test_worker_holds_as_many_as_ever_where_nothing_crashed() -> None:
-    suspects = distinct(4, delivery_count=TRIAL_AFTER)
-    link, pipeline, held = FakeLink(*suspects), FakePipeline(), list[int]()
+def test_worker_holds_its_full_prefetch_where_nothing_crashed() -> None:
+    returned = distinct(4, delivery_count=TRIAL_AFTER)
+    link, pipeline, held = FakeLink(*returned), FakePipeline(), list[int]()
     pipeline.after = lambda: held.append(link.prefetch)
     consumer([link], pipeline, FakeStop()).run(drain=True)
     assert set(held) == {ConsumerPace().prefetch}
 
 
 def test_worker_holds_one_message_where_one_crashed_alone_and_more_with_each_trial() -> None:
-    suspects = distinct(20, delivery_count=TRIAL_AFTER)
-    record = FakeRecord({key_of(suspects[0]): Trial(1, 1, 2)})
-    pipeline, link, held = FakePipeline(), FakeLink(*suspects), list[int]()
+    returned = distinct(20, delivery_count=TRIAL_AFTER)
+    record = FakeRecord({key_of(returned[0]): Trial(1, 1, 2)})
+    pipeline, link, held = FakePipeline(), FakeLink(*returned), list[int]()
     pipeline.after = lambda: held.append(link.prefetch)
     consumer([link], pipeline, FakeStop(), record=record).run(drain=True)
     assert held[:4] == [1, 8, 64, 512]

@@ -120,7 +120,7 @@ def test_due_account_becomes_a_command_whose_reference_is_the_account_and_the_ti
     applied(engine, catalog, *held("ann"), now=NOW)
     scheduler = schedulers(sent_as="billing")
     assert scheduler.tick(NOW + MINUTE - timedelta(microseconds=1)) == 0
-    assert broker.opened == 0, "there is nothing to say"
+    assert broker.opened == 0, "there is nothing to publish"
     assert scheduler.tick(NOW + MINUTE) == 1
     (message,) = broker.published
     (due,) = due_accounts(engine, NOW + MINUTE, 10)
@@ -161,7 +161,7 @@ def test_published_command_is_left_to_the_workers_for_a_while(
     assert len(set(broker.references)) == 2
 
 
-def test_a_reference_that_settled_nothing_is_not_the_last_word(
+def test_reference_that_posted_nothing_gets_a_successor_each_hour(
     engine: Engine, catalog: Catalog, schedulers: Schedulers, broker: Broker
 ) -> None:
     """A worker whose clock is far behind finds nothing due, and yet uses up the reference."""
@@ -185,7 +185,7 @@ def test_references_are_the_same_in_every_time_zone() -> None:
 # -- rate -------------------------------------------------------------------------------------------------
 
 
-def test_a_backlog_is_published_at_the_rate_the_longest_due_first(
+def test_backlog_is_published_at_the_rate_longest_due_first(
     engine: Engine, catalog: Catalog, schedulers: Schedulers, broker: Broker, metrics: Metrics
 ) -> None:
     fill(engine, catalog, 25, step_s=60)
@@ -196,7 +196,7 @@ def test_a_backlog_is_published_at_the_rate_the_longest_due_first(
     assert metrics.registry.get_sample_value("billing_worker_overdue_seconds") == 3600 + 15 - 60
 
 
-def test_accounts_that_cannot_be_settled_do_not_stand_in_the_others_way(
+def test_accounts_that_cannot_be_posted_do_not_block_others(
     engine: Engine, catalog: Catalog, schedulers: Schedulers, broker: Broker
 ) -> None:
     """No worker posts anything here, and each account still gets its turn again and again."""
@@ -208,7 +208,7 @@ def test_accounts_that_cannot_be_settled_do_not_stand_in_the_others_way(
     assert (len(turns), set(turns.values())) == (25, {3})
 
 
-def test_a_queue_that_is_not_emptied_is_not_filled(
+def test_queue_that_is_not_emptied_is_not_filled(
     engine: Engine, catalog: Catalog, schedulers: Schedulers, broker: Broker
 ) -> None:
     fill(engine, catalog, 25)
@@ -243,7 +243,7 @@ def test_full_queue_gets_only_the_refused_messages_again(
     assert len(set(broker.references)) == len(broker.references) == 4
 
 
-def test_a_queue_that_is_missing_says_what_to_run(
+def test_missing_queue_names_the_command_that_helps(
     engine: Engine, catalog: Catalog, schedulers: Schedulers, broker: Broker
 ) -> None:
     fill(engine, catalog, 1)
@@ -266,18 +266,18 @@ class Stop:
         self.requested |= self.waits_left <= 0
 
 
-def test_it_looks_once_an_interval_until_it_is_stopped(
+def test_scheduler_runs_one_tick_an_interval_until_it_is_stopped(
     schedulers: Schedulers, broker: Broker, metrics: Metrics
 ) -> None:
     stop = Stop(3)
     schedulers(interval_s=7.5).run(stop)
     assert stop.waited_s == [7.5] * 3
-    assert broker.opened == 1, "a wrong password is told at the start"
+    assert broker.opened == 1, "a wrong password ends it at the start"
     last = metrics.registry.get_sample_value("billing_worker_last_tick_timestamp_seconds")
     assert last == (NOW - SECOND).timestamp()
 
 
-def test_it_leaves_a_second_to_clocks_that_are_behind(
+def test_scheduler_leaves_a_second_to_clocks_that_are_behind(
     engine: Engine, catalog: Catalog, schedulers: Schedulers, broker: Broker
 ) -> None:
     applied(engine, catalog, *held("ann"), now=NOW - MINUTE)
@@ -288,7 +288,7 @@ def test_it_leaves_a_second_to_clocks_that_are_behind(
     ]
 
 
-def test_an_outage_of_the_broker_is_told_once_and_waited_out(
+def test_broker_outage_is_logged_once_and_waited_out(
     engine: Engine,
     catalog: Catalog,
     schedulers: Schedulers,
@@ -312,7 +312,7 @@ def test_an_outage_of_the_broker_is_told_once_and_waited_out(
     assert metrics.registry.get_sample_value("billing_worker_outages_total", {"server": "broker"}) == 1
 
 
-def test_outage_of_the_broker_lasts_until_something_is_published(
+def test_broker_outage_lasts_until_something_is_published(
     engine: Engine,
     catalog: Catalog,
     schedulers: Schedulers,
@@ -340,7 +340,7 @@ def test_outage_of_the_broker_lasts_until_something_is_published(
     assert "the broker is back" in caplog.text
 
 
-def test_an_outage_of_the_database_is_waited_out_too(
+def test_database_outage_is_logged_once_and_waited_out(
     schedulers: Schedulers, metrics: Metrics, caplog: pytest.LogCaptureFixture
 ) -> None:
     away = ledger_engine("postgresql://nobody@127.0.0.1:1/none")
@@ -350,7 +350,7 @@ def test_an_outage_of_the_database_is_waited_out_too(
     assert "trying again" in caplog.text
 
 
-def test_a_broker_that_refuses_it_from_the_first_ends_it_and_later_it_is_waited_for(
+def test_broker_that_refuses_ends_the_scheduler_at_its_start_and_is_waited_for_later(
     engine: Engine, catalog: Catalog, schedulers: Schedulers, broker: Broker
 ) -> None:
     fill(engine, catalog, 1, now=NOW - HOUR)
@@ -391,7 +391,7 @@ def test_accounts_are_found_page_by_page_also_where_many_fell_due_at_once(
 
 
 @pytest.mark.parametrize("after", [None, DueAccount(77, "user-77", NOW - 300 * DAY)])
-def test_it_is_answered_from_an_index(postgres_engine: Engine, after: DueAccount | None) -> None:
+def test_due_accounts_are_found_by_an_index(postgres_engine: Engine, after: DueAccount | None) -> None:
     with postgres_engine.begin() as connection:
         connection.execute(
             text(
@@ -421,7 +421,7 @@ def test_it_is_answered_from_an_index(postgres_engine: Engine, after: DueAccount
 # -- on real servers --------------------------------------------------------------------------------------
 
 
-def settled(engine: Engine) -> Counter[str]:
+def posted(engine: Engine) -> Counter[str]:
     """Return the number of applied ``account.settle`` commands by user."""
     with engine.connect() as connection:
         rows = connection.execute(
@@ -443,7 +443,7 @@ def balances(engine: Engine) -> dict[str, tuple[int, int]]:
         return {row.user_id: (row.balance, row.held) for row in rows}
 
 
-def test_two_schedulers_and_a_worker_book_everything_that_fell_due_once(
+def test_two_schedulers_and_a_worker_post_what_fell_due_once(
     application: Application, catalog: Catalog, witness: Witness
 ) -> None:
     """A hold that runs out, credit that expires, a free tier's next period, and an account with all of it."""
@@ -473,10 +473,10 @@ def test_two_schedulers_and_a_worker_book_everything_that_fell_due_once(
     schedulers = [application.scheduler() for _ in range(2)]
     assert [scheduler.tick(now) for scheduler in schedulers] == [4, 4]
     with running(application):
-        eventually(lambda: nothing_is_due(application.engine), what="all is settled")
+        eventually(lambda: nothing_is_due(application.engine), what="all is posted")
         eventually(lambda: witness.depth(PAYMENTS) == 0, what="the second scheduler's too")
         assert [scheduler.tick(now + MINUTE) for scheduler in schedulers] == [0, 0]
-    assert settled(application.engine) == {"holder": 1, "old": 1, "free": 1, "all": 1}
+    assert posted(application.engine) == {"holder": 1, "old": 1, "free": 1, "all": 1}
     assert balances(application.engine) == {
         "holder": (500_000, 0),
         "old": (500_000, 0),
@@ -488,7 +488,7 @@ def test_two_schedulers_and_a_worker_book_everything_that_fell_due_once(
     assert witness.depth(BILLING.dead.name) == 0
 
 
-def test_after_a_day_of_standing_still_all_is_caught_up_at_the_rate(
+def test_scheduler_catches_up_at_its_rate_after_a_day(
     application: Application, catalog: Catalog, witness: Witness
 ) -> None:
     """Two thousand holds ran out in a day; the rate allows eighty a second."""
@@ -503,11 +503,11 @@ def test_after_a_day_of_standing_still_all_is_caught_up_at_the_rate(
         while sum(published) < 2_000:
             published.append(scheduler.tick(now + len(published) * 5 * SECOND))
             eventually(lambda: witness.depth(PAYMENTS) == 0, what="the worker has kept up")
-        eventually(lambda: nothing_is_due(application.engine), what="all is settled")
+        eventually(lambda: nothing_is_due(application.engine), what="all is posted")
         assert scheduler.tick(now + MINUTE) == 0
     assert published == [400] * 5
-    assert set(settled(application.engine).values()) == {1}
-    assert sum(settled(application.engine).values()) == 2_000
+    assert set(posted(application.engine).values()) == {1}
+    assert sum(posted(application.engine).values()) == 2_000
     with application.engine.connect() as connection:
         assert connection.execute(select(func.sum(accounts.c.held))).scalar_one() == 0
     assert audit(application.engine).is_clean
@@ -519,7 +519,7 @@ def _die_after_publishing(settings: Settings) -> None:
     run_scheduler(Application(settings), FlagStop())
 
 
-def test_a_scheduler_that_is_killed_when_it_has_published_publishes_again_and_nothing_is_applied_twice(
+def test_killed_scheduler_publishes_again_and_nothing_is_applied_twice(
     application: Application, catalog: Catalog, worker_settings: Settings, witness: Witness
 ) -> None:
     fill(application.engine, catalog, 5, now=datetime.now(UTC) - 10 * MINUTE)
@@ -530,13 +530,13 @@ def test_a_scheduler_that_is_killed_when_it_has_published_publishes_again_and_no
     assert witness.depth(PAYMENTS) == 5
     assert application.scheduler().tick(datetime.now(UTC)) == 5
     with running(application):
-        eventually(lambda: nothing_is_due(application.engine), what="all is settled")
+        eventually(lambda: nothing_is_due(application.engine), what="all is posted")
         eventually(lambda: witness.depth(PAYMENTS) == 0, what="the second time too")
-    assert set(settled(application.engine).values()) == {1}
+    assert set(posted(application.engine).values()) == {1}
     assert audit(application.engine).is_clean
 
 
-def test_an_accounts_own_command_settles_it_before_the_schedulers_and_nothing_is_booked_twice(
+def test_command_that_posts_what_is_due_before_the_schedulers_leaves_nothing_to_post(
     application: Application, catalog: Catalog, witness: Witness
 ) -> None:
     now = datetime.now(UTC)
@@ -545,7 +545,7 @@ def test_an_accounts_own_command_settles_it_before_the_schedulers_and_nothing_is
     applied(application.engine, catalog, *held("ann")[:1], now=now)
     applied(application.engine, catalog, BonusCredit(reference_id="b", user_id="ann", tokens=1), now=now)
     with running(application):
-        eventually(lambda: witness.depth(PAYMENTS) == 0 and settled(application.engine), what="it is applied")
+        eventually(lambda: witness.depth(PAYMENTS) == 0 and posted(application.engine), what="it is applied")
     assert balances(application.engine) == {"ann": (500_001, 0)}
     assert audit(application.engine).is_clean
 
@@ -565,7 +565,7 @@ def test_once_publishes_what_is_due_and_ends(
     assert properties.user_id in worker_settings.broker_url.get_secret_value(), "rules of senders go by it"
 
 
-def test_it_ends_in_peace_when_it_is_told_to(workers: WorkerProcesses, witness: Witness) -> None:
+def test_scheduler_ends_with_0_at_sigterm(workers: WorkerProcesses, witness: Witness) -> None:
     process = workers.start("scheduler", module="worker.__main__", BILLING_LOG_LEVEL="INFO")
     assert process.stderr is not None
     assert b"scheduling what falls due in postgresql" in process.stderr.readline()
@@ -574,7 +574,7 @@ def test_it_ends_in_peace_when_it_is_told_to(workers: WorkerProcesses, witness: 
     assert log.endswith("stopped\n")
 
 
-def test_a_wrong_password_is_told_at_the_start(worker_settings: Settings) -> None:
+def test_wrong_password_ends_the_scheduler_at_its_start(worker_settings: Settings) -> None:
     wrong = worker_settings.broker_url.get_secret_value().replace("://", "://nobody-")
     application = Application(worker_settings.model_copy(update={"broker_url": SecretStr(wrong)}))
     with pytest.raises(ConfigurationError, match="refuses"):
@@ -582,7 +582,9 @@ def test_a_wrong_password_is_told_at_the_start(worker_settings: Settings) -> Non
     application.engine.dispose()
 
 
-def test_a_ledger_without_tables_is_told_at_the_start(worker_settings: Settings, tmp_path: Path) -> None:
+def test_ledger_without_tables_ends_the_scheduler_at_its_start(
+    worker_settings: Settings, tmp_path: Path
+) -> None:
     empty = SecretStr(f"sqlite:///{tmp_path / 'empty.sqlite3'}")
     application = Application(worker_settings.model_copy(update={"database_url": empty}))
     with pytest.raises(ConfigurationError, match="billing-worker migrate"):
@@ -590,28 +592,28 @@ def test_a_ledger_without_tables_is_told_at_the_start(worker_settings: Settings,
     application.engine.dispose()
 
 
-def test_a_worker_can_do_it_beside_its_work(
+def test_worker_runs_a_scheduler_beside_its_work(
     application: Application, catalog: Catalog, workers: WorkerProcesses, witness: Witness
 ) -> None:
     fill(application.engine, catalog, 3, now=datetime.now(UTC) - HOUR)
     worker = workers.start("--with-scheduler", BILLING_SCHEDULER_INTERVAL_S="0.1")
-    eventually(lambda: nothing_is_due(application.engine), what="all is settled")
+    eventually(lambda: nothing_is_due(application.engine), what="all is posted")
     code, log = workers.stop(worker)
     assert code == 0, log
-    assert set(settled(application.engine).values()) == {1}
+    assert set(posted(application.engine).values()) == {1}
 
 
 def test_first_of_several_workers_runs_the_scheduler() -> None:
     settings = load_settings(workers=3)
-    told = [
+    flags = [
         environment["BILLING_WITH_SCHEDULER"] for environment in _environments(settings, with_scheduler=True)
     ]
-    assert told == ["True", "False", "False"]
+    assert flags == ["True", "False", "False"]
     never = _environments(settings, with_scheduler=False)
     assert {environment["BILLING_WITH_SCHEDULER"] for environment in never} == {"False"}
 
 
-def test_a_worker_whose_scheduler_fails_ends_and_says_why(
+def test_worker_ends_with_the_error_of_its_scheduler(
     application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any) -> None:
@@ -622,7 +624,9 @@ def test_a_worker_whose_scheduler_fails_ends_and_says_why(
         run_worker(application, FlagStop(), with_scheduler=True)
 
 
-def test_the_embedded_transport_carries_it_too(sqlite_url: str, catalog: Catalog, tmp_path: Path) -> None:
+def test_scheduler_publishes_over_the_embedded_transport(
+    sqlite_url: str, catalog: Catalog, tmp_path: Path
+) -> None:
     application = Application(
         load_settings(broker_url=f"sqla+sqlite:///{tmp_path / 'broker.sqlite3'}", database_url=sqlite_url)
     )

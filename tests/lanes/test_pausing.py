@@ -15,7 +15,7 @@ from worker.pipeline import Item
 NOW = datetime(2026, 11, 26, tzinfo=UTC)
 USAGE, PAYMENTS = "billing.usage", "billing.payments"
 FAULTS = LimitExceeded(USAGE, PauseCode.CONSECUTIVE_FAULTS, "100 in a row")
-SUSPICION = LimitExceeded(USAGE, PauseCode.CONFIG_SUSPECT, "501 of 700")
+CONFIG_PAUSE = LimitExceeded(USAGE, PauseCode.CONFIG_SUSPECT, "501 of 700")
 
 
 class World:
@@ -55,8 +55,8 @@ def test_paused_lane_gives_back_what_it_holds_and_takes_one_message(world: World
     assert world.link.given_back == [USAGE]
     assert world.link.holds == {USAGE: 1}
     assert world.gauge("consecutive_faults") == 1
-    world.lanes.pause(world.link, SUSPICION)
-    assert world.link.holds == {USAGE: 0}, "nothing is tried under suspicion"
+    world.lanes.pause(world.link, CONFIG_PAUSE)
+    assert world.link.holds == {USAGE: 0}, "nothing is tried under a suspect configuration"
     assert (world.gauge("consecutive_faults"), world.gauge("config_suspect")) == (0, 1)
 
 
@@ -74,7 +74,7 @@ def test_message_is_tried_at_growing_intervals(world: World) -> None:
     assert max(waits) <= 1.5 * PROBE_MOST_S + 0.1
 
 
-def test_next_message_is_tried_after_one_that_is_told(world: World) -> None:
+def test_next_message_is_tried_after_one_that_is_answered(world: World) -> None:
     world.lanes.pause(world.link, FAULTS)
     first, second = item(), item()
     world.now = 100.0
@@ -85,7 +85,7 @@ def test_next_message_is_tried_after_one_that_is_told(world: World) -> None:
     assert world.lanes.next_probe() is second
 
 
-def test_resumed_lane_holds_as_much_as_ever_and_returns_what_it_was_to_try(world: World) -> None:
+def test_resumed_lane_takes_its_full_prefetch_and_returns_untried_messages(world: World) -> None:
     world.lanes.open(1500)
     world.lanes.pause(world.link, FAULTS)
     probe = item()
@@ -96,7 +96,7 @@ def test_resumed_lane_holds_as_much_as_ever_and_returns_what_it_was_to_try(world
     assert world.gauge("consecutive_faults") == 0
 
 
-def test_pause_is_shown_with_the_next_look_and_ended_with_the_lane(world: World) -> None:
+def test_pause_is_recorded_at_the_next_sync_and_ended_with_the_lane(world: World) -> None:
     world.lanes.pause(world.link, FAULTS)
     assert world.lanes.must_sync
     assert world.lanes.sync() == []
@@ -115,7 +115,7 @@ def test_operator_ends_a_pause(world: World) -> None:
     assert world.lanes.sync() == [USAGE]
 
 
-def test_outage_hides_a_pause_until_a_later_look(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outage_leaves_a_pause_to_a_later_sync(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def unavailable(*_: object) -> int:
         raise LedgerUnavailableError("down")
 
@@ -127,7 +127,7 @@ def test_outage_hides_a_pause_until_a_later_look(world: World, monkeypatch: pyte
     assert len(world.record.lasting) == 1
 
 
-def test_suspicion_of_another_worker_is_adopted_and_stays_when_this_one_ends(world: World) -> None:
+def test_config_pause_of_another_worker_is_adopted_and_outlasts_this_one(world: World) -> None:
     world.record.suspicions = {USAGE: "501 of 700"}
     world.lanes.adopt_pauses()
     world.lanes.adopt_pauses()

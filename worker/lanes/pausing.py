@@ -63,7 +63,7 @@ class PauseRecord(Protocol):
 def is_new_config(record: PauseRecord, config: str, worker: str, now: datetime) -> bool:
     """Return True for a configuration new to this database; the first one of all is accepted as right.
 
-    False in an outage at the start, when nobody can tell.
+    False in an outage at the start, which hides the record.
     """
     with suppress(TransientError):
         if record.is_new(config):

@@ -11,7 +11,7 @@ from worker.errors import BillingError, TransientError
 
 
 class HealthState(StrEnum):
-    """State of one part: ``NOTE`` needs no change to run, ``UNKNOWN`` can't be told."""
+    """State of one part: with ``NOTE`` it may run as it is, with ``UNKNOWN`` the check could not be made."""
 
     OK = "ok"
     NOTE = "note"
