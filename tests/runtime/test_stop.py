@@ -4,9 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+import pytest
 
 from tests.support.waiting import PATIENCE_S
 from worker.runtime.stop import SignalStop
@@ -66,12 +67,16 @@ def test_process_that_hangs_ends_after_its_grace() -> None:
         assert process.wait(PATIENCE_S) == 128 + signal.SIGTERM
 
 
-def test_stop_without_a_signal_ends_a_wait() -> None:
-    stop, began = SignalStop(), time.monotonic()
+def test_wait_ends_after_its_seconds_or_soon_after_the_stop() -> None:
+    slept = list[float]()
+    stop = SignalStop(seconds=lambda: sum(slept), sleep=slept.append)
+    stop.wait(1.25)
+    assert sum(slept) == pytest.approx(1.25)
+    assert max(slept) <= 0.1
     stop.end()
+    slept.clear()
     stop.wait(1_000)
-    assert stop.requested
-    assert time.monotonic() - began < 10
+    assert slept == []
 
 
 def test_late_listener_is_called_at_once() -> None:

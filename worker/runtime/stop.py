@@ -12,6 +12,8 @@ from typing import Protocol
 
 log = logging.getLogger(__name__)
 
+_POLL_S = 0.1
+
 
 class StopRequest(Protocol):
     """Request to end a loop, made while it runs."""
@@ -41,8 +43,14 @@ class SignalStop:
 
     GRACE_S = 25.0
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        seconds: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self.requested = False
+        self._seconds, self._sleep = seconds, sleep
         self._on_request: list[Callable[[], None]] = []
 
     def on_request(self, call: Callable[[], None]) -> None:
@@ -66,9 +74,9 @@ class SignalStop:
 
     def wait(self, seconds: float) -> None:
         """Sleep so long, or until a signal."""
-        deadline = time.monotonic() + seconds
-        while not self.requested and (left := deadline - time.monotonic()) > 0:
-            time.sleep(min(left, 0.1))
+        deadline = self._seconds() + seconds
+        while not self.requested and (left := deadline - self._seconds()) > 0:
+            self._sleep(min(left, _POLL_S))
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self.requested = True
