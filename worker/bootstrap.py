@@ -5,12 +5,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
 
 from schemas import Limits
 from worker.broker import BILLING, Link, open_link
-from worker.broker.management import Management
 from worker.catalog import Catalog, load_catalog
 from worker.consumer import Consumer, ConsumerPace
 from worker.deadletters.drainer import Drainer
@@ -34,6 +34,9 @@ from worker.runtime.identity import process_name, runner_name
 from worker.runtime.stop import Stop
 from worker.scheduler import Scheduler
 from worker.settings import Settings, broker_user, config_digest
+
+if TYPE_CHECKING:
+    from worker.broker.management import Management
 
 #: Share of the broker's consumer timeout after which an outage's held messages are given back.
 _HELD_SHARE = 0.8
@@ -110,8 +113,10 @@ class Application:
         return Pauses(self.engine)
 
     @property
-    def management(self) -> Management:
+    def management(self) -> "Management":
         """The management API of the broker."""
+        from worker.broker.management import Management  # two commands need it, and its HTTP client
+
         return Management(self.settings.broker_url.get_secret_value(), self.settings.management_url)
 
     @property

@@ -16,9 +16,9 @@ from worker.settings import redacted
 _DEADLINE_S = 15.0
 
 
-def health_of(application: Application) -> Iterator[Health]:
+def health_of(application: Application, *, deadline_s: float = _DEADLINE_S) -> Iterator[Health]:
     """Yield the health of each part of the installation, in the order in which they depend on each other."""
-    return run_checks(checks_of(application), _DEADLINE_S)
+    return run_checks(checks_of(application), deadline_s)
 
 
 def checks_of(application: Application) -> Sequence[HealthCheck]:

@@ -20,6 +20,8 @@ from worker.runtime.health import Health
 
 T = TypeVar("T")
 
+_CHECK_DEADLINE_S = 3.0
+
 #: Function that writes a statement as lines for a spreadsheet.
 AsCsv = Callable[[Statement], Iterator[str]]
 
@@ -42,7 +44,12 @@ class Parts:
         self.probe = QueueProbe(application.link, BILLING)
         self._queues = Watched(self.probe.ask, what="asking the broker", keep_s=1.5, wait_s=2.0, clock=clock)
         self._health = Watched[Sequence[Health]](
-            lambda: list(health_of(application)), what="checking", keep_s=10, wait_s=2.0, clock=clock
+            lambda: list(health_of(application, deadline_s=_CHECK_DEADLINE_S)),
+            what="checking",
+            keep_s=10,
+            wait_s=2.0,
+            clock=clock,
+            rest=1,  # slow while a server hangs: the page must soon see that it is back
         )
         self._totals = Watched(
             self.reader.stats,

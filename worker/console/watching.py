@@ -36,8 +36,9 @@ class Watched(Generic[T]):
     """The answer of ``ask``, not older than ``keep_s`` seconds where it comes within ``wait_s``.
 
     Only one thread asks at a time, however many pages want the value, and a slow value is asked for less
-    often. Where the answer takes longer than ``wait_s``, the earlier one holds with its time; without one the
-    value is Unknown for now. With ``is_old_fine`` nobody waits as long as there is an earlier one.
+    often: it rests ``rest`` seconds for each second that it took. Where the answer takes longer than
+    ``wait_s``, the earlier one holds with its time; without one the value is Unknown for now. With
+    ``is_old_fine`` nobody waits as long as there is an earlier one.
     """
 
     def __init__(
@@ -49,10 +50,11 @@ class Watched(Generic[T]):
         wait_s: float,
         clock: Callable[[], datetime],
         is_old_fine: bool = False,
+        rest: float = _REST,
     ) -> None:
         self._ask = ask
         self._what = what
-        self._keep_s, self._wait_s = keep_s, wait_s
+        self._keep_s, self._wait_s, self._rest = keep_s, wait_s, rest
         self._took_s = 0.0
         self._is_old_fine = is_old_fine
         self._clock = clock
@@ -64,7 +66,7 @@ class Watched(Generic[T]):
     def get(self) -> TimedValue[T] | Unknown:
         """Return the newest answer, or Unknown."""
         with self._lock:
-            keep_s = max(self._keep_s, _REST * self._took_s)
+            keep_s = max(self._keep_s, self._rest * self._took_s)
             if self._latest is not None and monotonic() - self._got_at < keep_s:
                 return self._latest
             if self._running is None:
