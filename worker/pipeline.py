@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
 
-from schemas import Code, Command, Message, UsageBatch, commands_of, first_malformed
+from schemas import Code, Command, DeadLetterReason, Message, UsageBatch, commands_of, first_malformed
 from worker.broker import Delivery, Link, Outgoing
 from worker.catalog import Catalog
 from worker.core import Answer, Conflict, decide
@@ -28,7 +28,7 @@ from worker.messages.dead_letter_limit import DeadLetterLimit, FaultStep
 from worker.messages.dead_letters import Failure
 from worker.messages.policy import Policy
 from worker.messages.publishing import Publisher
-from worker.messages.receiving import DELIVERY_LIMIT, given_up, receive
+from worker.messages.receiving import given_up, receive
 from worker.messages.replies import Replies, fault_of
 from worker.metrics import Metrics
 from worker.runtime.limited_log import LimitedLog
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 _CONTENTION_TRIES = 10
 
 #: Reasons that are faults of the worker's; the others are refusals.
-_FAULTS = {Code.UNPROCESSABLE, DELIVERY_LIMIT}
+_FAULTS = {DeadLetterReason.UNPROCESSABLE, DeadLetterReason.DELIVERY_LIMIT}
 _ANONYMOUS = "anonymous"
 
 
@@ -309,14 +309,14 @@ class Pipeline:
                 metric.labels(*labels).inc(count)
 
 
-def _refusal(item: Item) -> str | None:
+def _refusal(item: Item) -> DeadLetterReason | None:
     """Return the reason code of a refusal, which is most often its sender's fault; None where it is none."""
     if item.reason is not None:
         return None if item.reason.code in _FAULTS else item.reason.code
     if (malformed := first_malformed(item.message)) is not None:
         return malformed.reason
     if any(isinstance(answer, Conflict) for answer in item.answers or ()):
-        return Code.REFERENCE_CONFLICT
+        return DeadLetterReason.REFERENCE_CONFLICT
     return None
 
 
@@ -327,7 +327,7 @@ def _labels(item: Item) -> tuple[str, str]:
     if item.message is None:
         return _MALFORMED
     if item.answers is None:
-        return item.message.type, "unprocessable"
+        return item.message.type, Code.UNPROCESSABLE
     if isinstance(item.message, UsageBatch):
         return item.message.type, Code.BATCH_PROCESSED
     return _answer_labels(item.message, item.answers[0])

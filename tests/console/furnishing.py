@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 from schemas import (
     BonusCredit,
     Command,
+    DeadLetterReason,
     DeductUsage,
     OpenAccount,
     PaymentSucceeded,
@@ -74,7 +75,7 @@ def bug(message: Any, text: str) -> Failure:
         '  File "/srv/billing/worker/core/decide.py", line 97, in decide\n    return share / total\n'
         f"{text}\n"
     )
-    return Failure.about(message, "unexpected", text, traceback=traceback)
+    return Failure.about(message, DeadLetterReason.UNPROCESSABLE, text, traceback=traceback)
 
 
 def dead_letter_of(original: Delivery, reason: Failure, at: datetime, tries: int = 1) -> Delivery:
@@ -284,7 +285,15 @@ def _hostile(now: datetime) -> list[Delivery]:
         ),
         dead_letter_of(
             Delivery(b"", "billing.usage", "billing", "usage.deduct", 1),
-            Failure("unexpected", HOSTILE * 20, HOSTILE, HOSTILE * 100, HOSTILE, HOSTILE, HOSTILE),
+            Failure(
+                DeadLetterReason.UNPROCESSABLE,
+                HOSTILE * 20,
+                HOSTILE,
+                HOSTILE * 100,
+                HOSTILE,
+                HOSTILE,
+                HOSTILE,
+            ),
             now - timedelta(hours=17),
         ),
         refused("é\n".encode("latin-1") * 50, now - timedelta(hours=16)),

@@ -250,7 +250,7 @@ def test_a_replay_is_watched_paused_and_resumed(
     witness.request({"type": "account.open", "referenceId": "open", "userId": "ada", "tier": "free"})
     park_good(application, 40)
 
-    ann.goes_to("/letters/replay?reason=unexpected")
+    ann.goes_to("/letters/replay?reason=unprocessable")
     ann.types("why", "the fault is gone")
     ann.driver.find_element(By.CSS_SELECTOR, "input[value=all]").click()
     ann.types("rate", "10")
@@ -386,7 +386,7 @@ def test_without_javascript_everything_can_be_done(ann: Person, application: App
     ann.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
         ann.goes_to("/letters")
-        ann.clicks("unexpected")
+        ann.clicks("unprocessable")
         ann.clicks("Open the latest letter")
         ann.clicks("Edit")
         text = json.dumps({**quoted(1), "tokens": 11})

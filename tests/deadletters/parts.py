@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from sqlalchemy import Engine
 
-from schemas import Command, OpenAccount
+from schemas import Command, DeadLetterReason, OpenAccount
 from tests.support import fakes
 from tests.support.books import applied
 from worker.broker import BILLING, Delivery, Link, Outgoing, RefusedError
@@ -33,7 +33,7 @@ from worker.pipeline import Pipeline
 
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
 DEAD = BILLING.dead.name
-NOT_JSON = Failure("not_json", "no JSON")
+NOT_JSON = Failure(DeadLetterReason.NOT_JSON, "no JSON")
 
 
 class Killed(BaseException):
@@ -220,7 +220,7 @@ class World:
 
     def park_failed(self, *messages: Mapping[str, Any], reason: Failure | None = None) -> list[int]:
         """Park dead letters of these messages, whose cause is gone; return their numbers."""
-        why = reason or Failure("unprocessable", "KeyError: a bug", traceback=TRACEBACK)
+        why = reason or Failure(DeadLetterReason.UNPROCESSABLE, "KeyError: a bug", traceback=TRACEBACK)
         before = {dead_letter.number for dead_letter in self.parked()}
         dead_letters = self.park(
             *(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from schemas import DeadLetterReason
 from tests.deadletters.parts import DeadQueue, World, failed
 from worker.broker import Delivery, Link
 from worker.deadletters import service as service_module
@@ -127,7 +128,7 @@ def test_a_dead_letter_that_cannot_be_kept_is_held_and_not_given_back(
 ) -> None:
     _poison(monkeypatch)
     queue, opened = Queue(world), list[Link]()
-    queue.waiting.appendleft(failed(b"bad", reason=Failure("unprocessable", "poison")))
+    queue.waiting.appendleft(failed(b"bad", reason=Failure(DeadLetterReason.UNPROCESSABLE, "poison")))
     monkeypatch.setattr(service_module, "_BATCH", 1)
 
     def connect() -> Link:
@@ -156,14 +157,16 @@ def test_a_dead_letter_that_cannot_be_kept_holds_no_other_up_and_stays_in_its_qu
 ) -> None:
     _poison(monkeypatch)
     queue = DeadQueue(
-        failed(b"one"), failed(b"bad", reason=Failure("unprocessable", "poison")), failed(b"two")
+        failed(b"one"),
+        failed(b"bad", reason=Failure(DeadLetterReason.UNPROCESSABLE, "poison")),
+        failed(b"two"),
     )
     assert world.service.park(queue.link) == 2
     assert queue.acknowledged == 2
     assert [dead_letter.body for dead_letter in world.parked()] == [b"one", b"two"]
     assert "a dead letter can't be kept (OverflowError)" in caplog.text
     assert "poison" not in caplog.text, "what it holds is the producer's"
-    alone = DeadQueue(failed(b"bad", reason=Failure("unprocessable", "poison")))
+    alone = DeadQueue(failed(b"bad", reason=Failure(DeadLetterReason.UNPROCESSABLE, "poison")))
     with pytest.raises(NotKeptError, match="they stay in their queue"):
         world.service.park(alone.link)
     assert alone.acknowledged == 0

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text, update
 
+from schemas import DeadLetterReason
 from tests.deadletters.parts import NOW, TRACEBACK, World, deduct, failed
 from worker.catalog import load_catalog
 from worker.deadletters.fingerprints import fingerprint_of, tokens_at_stake
@@ -123,9 +124,8 @@ def true_world(world: World) -> Iterator[World]:
 
 def refused(reference: str, user: str, tokens: int, field: str = "tokenz") -> Failure:
     del tokens
-    return Failure(
-        "unknown_field", f"The field {field!r} is not known", field, None, "usage.deduct", reference, user
-    )
+    text = f"The field {field!r} is not known"
+    return Failure(DeadLetterReason.UNKNOWN_FIELD, text, field, None, "usage.deduct", reference, user)
 
 
 def park(world: World, count: int, *, users: int = 3, field: str = "tokenz", first: int = 0) -> None:
@@ -160,7 +160,9 @@ def test_the_sample_of_a_group_is_one_that_waits_in_it(true_world: World) -> Non
     assert group.sample == two
     bodies = {number: true_world.service.dead_letter(number).body for number in (one, two)}
     true_world.park(
-        failed(bodies[two], reason=Failure("unprocessable", "a bug"), at=NOW + timedelta(hours=1))
+        failed(
+            bodies[two], reason=Failure(DeadLetterReason.UNPROCESSABLE, "a bug"), at=NOW + timedelta(hours=1)
+        )
     )
     groups = true_world.service.groups(waiting_only=False).groups
     assert {(group.reason, group.sample) for group in groups} == {

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from schemas import BonusCredit, Command, DeductUsage
+from schemas import BonusCredit, Command, DeadLetterReason, DeductUsage
 from tests.deadletters.parts import Killed, World, came_of, deduct, failed, from_dead_queue
 from worker.broker import Outgoing
 from worker.core import decide
@@ -189,7 +189,7 @@ def test_batch_with_a_malformed_item_comes_back_and_moves_nothing_again(world: W
 def test_replayed_notice_is_delivered(world: World) -> None:
     dead_letter = dead_letter_for(
         failed(b'{"id": "n-1"}'),
-        Failure("notice_refused", "full"),
+        Failure(DeadLetterReason.NOTICE_REFUSED, "full"),
         queue="billing.dead",
         tries=1,
         now=world.now,

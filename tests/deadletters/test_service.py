@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 
+from schemas import DeadLetterReason
 from tests.support.plans import heard
 from worker.broker import Delivery, Link, Outgoing
 from worker.deadletters.models import DeadLetterStatus, StoredDeadLetter
@@ -82,7 +83,11 @@ def failed(
         headers=headers or {},
     )
     dead_letter = dead_letter_for(
-        original, reason or Failure("not_json", "no JSON"), queue="billing.dead", tries=tries, now=at
+        original,
+        reason or Failure(DeadLetterReason.NOT_JSON, "no JSON"),
+        queue="billing.dead",
+        tries=tries,
+        now=at,
     )
     return Delivery(
         dead_letter.body,
@@ -290,7 +295,8 @@ def test_a_dead_letter_that_failed_again_is_one_row_with_what_is_newest(service:
     service.discard([first.number], "never mind", "ann")
     later = NOW + timedelta(hours=1)
     (again,) = park(
-        service, failed(tries=3, at=later, reason=Failure("unprocessable", "a bug", traceback="t"))
+        service,
+        failed(tries=3, at=later, reason=Failure(DeadLetterReason.UNPROCESSABLE, "a bug", traceback="t")),
     )
     assert (again.number, again.attempts, again.status) == (first.number, 4, "parked")
     assert (again.reason, again.message, again.traceback) == ("unprocessable", "a bug", "t")

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-from schemas import OpenAccount
+from schemas import DeadLetterReason, OpenAccount
 from tests.support.books import applied
 from tests.support.processes import run_cli, worker_environment
 from tests.support.servers import Postgres
@@ -30,7 +30,10 @@ from worker.settings import Settings, load_settings
 
 USERS = [f"u{n}" for n in range(50)]
 BUG = Failure(
-    "unprocessable", "KeyError: a bug", traceback="Traceback …\nKeyError: a bug", type="usage.deduct"
+    DeadLetterReason.UNPROCESSABLE,
+    "KeyError: a bug",
+    traceback="Traceback …\nKeyError: a bug",
+    type="usage.deduct",
 )
 
 
@@ -202,7 +205,9 @@ def test_very_many_dead_letters_of_one_reason_and_one_of_another(
     application: Application, broker_url: str, many: int
 ) -> None:
     open_accounts(application)
-    other = dead_letter(b"oops", Failure("not_json", "The body is not JSON."), reference="other", user="u0")
+    other = dead_letter(
+        b"oops", Failure(DeadLetterReason.NOT_JSON, "The body is not JSON."), reference="other", user="u0"
+    )
     publish(broker_url, [*dead(many), other])
     park(application, many + 1)
     service = application.service()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from schemas import Command
+from schemas import Command, DeadLetterReason
 from tests.support.fakes import FakeLink, delivery
 from worker import pipeline as pipeline_module
 from worker.broker import Delivery
@@ -61,18 +61,21 @@ def test_zero_switches_the_limit_off() -> None:
 def test_known_configuration_is_never_suspected() -> None:
     limit = DeadLetterLimit(3)
     assert not limit.is_watching
-    assert all(limit.add_message(USAGE, "not_json") for _ in range(5_000))
+    assert all(limit.add_message(USAGE, DeadLetterReason.NOT_JSON) for _ in range(5_000))
     assert limit.exceeded(USAGE) is None
 
 
-def told(limit: DeadLetterLimit, queue: str, refusals: Sequence[str | None]) -> int:
+def told(limit: DeadLetterLimit, queue: str, refusals: Sequence[DeadLetterReason | None]) -> int:
     """Return the number of refusals that become dead letters."""
     return sum(limit.add_message(queue, refusal) and refusal is not None for refusal in refusals)
 
 
 def test_new_configuration_that_refuses_more_than_half_is_suspected() -> None:
     limit = DeadLetterLimit(3, is_new_config=True)
-    assert told(limit, USAGE, ["unknown_type", None, "unknown_type"] * 1_000) == WATCHED // 2
+    assert (
+        told(limit, USAGE, [DeadLetterReason.UNKNOWN_TYPE, None, DeadLetterReason.UNKNOWN_TYPE] * 1_000)
+        == WATCHED // 2
+    )
     exceeded = limit.exceeded(USAGE)
     assert exceeded is not None
     assert exceeded.code is PauseCode.CONFIG_SUSPECT
@@ -82,15 +85,15 @@ def test_new_configuration_that_refuses_more_than_half_is_suspected() -> None:
 
 def test_new_configuration_that_refuses_half_is_right() -> None:
     limit = DeadLetterLimit(3, is_new_config=True)
-    assert told(limit, USAGE, ["not_json", None] * 500) == 500
+    assert told(limit, USAGE, [DeadLetterReason.NOT_JSON, None] * 500) == 500
     assert not limit.is_watching
-    assert told(limit, USAGE, ["not_json"] * 5_000) == 5_000
+    assert told(limit, USAGE, [DeadLetterReason.NOT_JSON] * 5_000) == 5_000
     assert limit.exceeded(USAGE) is None
 
 
 def test_quiet_lane_is_judged_when_the_watch_ends() -> None:
     limit = DeadLetterLimit(3, is_new_config=True)
-    told(limit, PAYMENTS, ["wrong_sender"] * 20)
+    told(limit, PAYMENTS, [DeadLetterReason.WRONG_SENDER] * 20)
     told(limit, USAGE, [None] * (WATCHED - 20))
     assert limit.exceeded(PAYMENTS) is not None
     assert limit.exceeded(USAGE) is None
@@ -98,7 +101,7 @@ def test_quiet_lane_is_judged_when_the_watch_ends() -> None:
 
 def test_few_refusals_of_a_quiet_lane_say_nothing() -> None:
     limit = DeadLetterLimit(3, is_new_config=True)
-    told(limit, PAYMENTS, ["wrong_sender"] * 19)
+    told(limit, PAYMENTS, [DeadLetterReason.WRONG_SENDER] * 19)
     told(limit, USAGE, [None] * WATCHED)
     assert limit.exceeded(PAYMENTS) is None
     assert not limit.is_watching
@@ -106,10 +109,10 @@ def test_few_refusals_of_a_quiet_lane_say_nothing() -> None:
 
 def test_operator_who_accepts_the_configuration_ends_the_suspicion() -> None:
     limit = DeadLetterLimit(3, is_new_config=True)
-    told(limit, USAGE, ["unknown_type"] * 600)
+    told(limit, USAGE, [DeadLetterReason.UNKNOWN_TYPE] * 600)
     limit.accept_config()
     assert limit.exceeded(USAGE) is None
-    assert told(limit, USAGE, ["unknown_type"] * 5_000) == 5_000
+    assert told(limit, USAGE, [DeadLetterReason.UNKNOWN_TYPE] * 5_000) == 5_000
 
 
 # -- the pipeline -----------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from amqp.serialization import dumps
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from schemas import DeadLetter
+from schemas import DeadLetter, DeadLetterReason
 from worker.broker import Delivery, Outgoing
 from worker.messages.dead_letters import (
     EPOCH,
@@ -23,7 +23,7 @@ from worker.messages.dead_letters import (
 
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
 FRAME_MAX = 131_072
-REASON = Failure("not_json", "The body is not JSON.")
+REASON = Failure(DeadLetterReason.NOT_JSON, "The body is not JSON.")
 
 
 def delivery(
@@ -100,7 +100,15 @@ def test_a_dead_letter_keeps_its_id_over_versions() -> None:
 
 
 def test_a_dead_letter_says_why_whence_and_when() -> None:
-    reason = Failure("invalid_field", "tokens: too many", "tokens", "Traceback", "usage.deduct", "r-1", "ann")
+    reason = Failure(
+        DeadLetterReason.INVALID_FIELD,
+        "tokens: too many",
+        "tokens",
+        "Traceback",
+        "usage.deduct",
+        "r-1",
+        "ann",
+    )
     told = DeadLetter.from_headers(
         dead_letter_of(delivery(headers={"x-delivery-count": 2}, redelivered=True), reason, tries=3).headers
     )
@@ -184,7 +192,9 @@ def test_headers_that_cannot_be_written_are_named() -> None:
 
 
 def test_long_traceback_keeps_its_end_and_a_long_message_its_beginning() -> None:
-    reason = Failure("unprocessable", "m" * 5_000, traceback="a" * 9_000 + "the fault", field="f" * 5_000)
+    reason = Failure(
+        DeadLetterReason.UNPROCESSABLE, "m" * 5_000, traceback="a" * 9_000 + "the fault", field="f" * 5_000
+    )
     told = DeadLetter.from_headers(dead_letter_of(reason=reason).headers)
     assert told.traceback is not None
     assert (len(told.traceback), told.traceback[-9:]) == (8_000, "the fault")
@@ -196,7 +206,7 @@ def test_long_traceback_keeps_its_end_and_a_long_message_its_beginning() -> None
 def test_a_dead_letter_fits_a_frame_whatever_is_in_it(char: str) -> None:
     headers = {f"h-{number}": char * 1_000 for number in range(120)} | {"big": char * 120_000}
     reason = Failure(
-        "unprocessable",
+        DeadLetterReason.UNPROCESSABLE,
         char * 100_000,
         char * 100_000,
         char * 100_000,
@@ -222,7 +232,8 @@ def test_a_header_that_does_not_fit_leaves_room_for_those_that_do() -> None:
 def test_halves_of_surrogate_pairs_are_spelled_out() -> None:
     """AMQP allows them in a routing key; a dead letter that can't be written would stop the worker."""
     sent = dead_letter_of(
-        delivery(routing_key="usage.\ud800", exchange="e\udfff"), Failure("x", "m\ud800", "f\ud800")
+        delivery(routing_key="usage.\ud800", exchange="e\udfff"),
+        Failure(DeadLetterReason.NOT_JSON, "m\ud800", "f\ud800"),
     )
     told = DeadLetter.from_headers(sent.headers)
     assert (told.routing_key, told.exchange) == (r"usage.\ud800", r"e\udfff")
@@ -233,7 +244,7 @@ def test_halves_of_surrogate_pairs_are_spelled_out() -> None:
 
 
 def test_a_dead_letter_comes_back_as_it_was_written() -> None:
-    reason = Failure("unprocessable", "m", traceback="t", reference_id="r", user_id="u")
+    reason = Failure(DeadLetterReason.UNPROCESSABLE, "m", traceback="t", reference_id="r", user_id="u")
     delivered = delivery(b'{"referenceId": "r", "userId": "u"}')
     sent = dead_letter_of(delivered, reason, tries=3, now=NOW + timedelta(microseconds=1))
     assert dead_letter_in(arrived(sent)) == DeadLetter.from_headers(sent.headers)
@@ -275,7 +286,7 @@ def test_the_brokers_dead_letter_of_a_message_is_the_workers_dead_letter_of_it()
 
 def test_death_header_of_the_broker_overrides_headers_of_a_producer() -> None:
     said = dead_letter_of(
-        delivery(b"another"), Failure("unprocessable", "never happened", traceback="t")
+        delivery(b"another"), Failure(DeadLetterReason.UNPROCESSABLE, "never happened", traceback="t")
     ).headers
     dead = delivery(b"x", queue="billing.dead", headers={**said, "x-death": [DEATH | {"reason": "expired"}]})
     told = dead_letter_in(dead)

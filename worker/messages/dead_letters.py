@@ -10,7 +10,7 @@ from typing import Any
 from amqp.serialization import dumps
 from pydantic import TypeAdapter, ValidationError
 
-from schemas import SCHEMA_VERSION, DeadLetter, Malformed, Message
+from schemas import SCHEMA_VERSION, DeadLetter, DeadLetterReason, Malformed, Message
 from schemas.dead_letter import HEADER_PREFIX, REPLAY_HEADER, REPLAY_LETTER_HEADER
 from schemas.decoding import BODY_MAX_BYTES
 from schemas.fields import Identifier
@@ -35,7 +35,7 @@ _PROPERTIES_NOT_SENT_AGAIN = {"application_headers", "user_id", "expiration", "d
 class Failure:
     """Reason why a delivery becomes a dead letter; ``code`` is stable, the rest is for people."""
 
-    code: str
+    code: DeadLetterReason
     message: str
     field: str | None = None
     traceback: str | None = None
@@ -47,7 +47,7 @@ class Failure:
     def about(
         cls,
         subject: Message | Malformed | None,
-        code: str,
+        code: DeadLetterReason,
         message: str,
         field: str | None = None,
         traceback: str | None = None,
@@ -248,7 +248,7 @@ def _last_death(deaths: Any) -> Mapping[str, Any]:
 def _brokers_dead_letter(delivery: Delivery, death: Mapping[str, Any]) -> DeadLetter:
     """Return the dead letter made of ``x-death`` and the body."""
     moment = _moment(death.get("time"))
-    reason = _text(death.get("reason"), "unknown")
+    reason = _text(death.get("reason"), DeadLetterReason.UNKNOWN)
     queue = _text(death.get("queue"), delivery.queue)
     keys = death.get("routing-keys")
     key = keys[0] if isinstance(keys, list) and keys else None

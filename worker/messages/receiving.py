@@ -5,19 +5,17 @@ Each delivery by itself, before any batch.
 
 from datetime import datetime
 
-from schemas import Malformed, Message, UsageBatch, decode
+from schemas import DeadLetterReason, Malformed, Message, UsageBatch, decode
 from worker.broker import Delivery
 from worker.messages.dead_letters import Failure
 from worker.messages.policy import Policy
-
-DELIVERY_LIMIT = "delivery_limit"
 
 
 def receive(delivery: Delivery, policy: Policy, now: datetime) -> Message | Failure:
     """Return the message that ``delivery`` brings, or the reason for its refusal; never raises."""
     if delivery.unreadable is not None:
         return Failure(
-            "unreadable_properties",
+            DeadLetterReason.UNREADABLE_PROPERTIES,
             "The message's properties or headers can't be parsed; times are seconds, names are UTF-8.",
         )
     decoded = decode(delivery.body, now=now, limits=policy.limits)
@@ -33,8 +31,9 @@ def given_up(delivery: Delivery, policy: Policy, now: datetime, crashes: int, *,
     """
     text = f"{crashes} workers crashed while this message was applied alone; it may bring workers down."
     if not decoded or delivery.unreadable is not None:
-        return Failure(DELIVERY_LIMIT, text)
-    return Failure.about(decode(delivery.body, now=now, limits=policy.limits), DELIVERY_LIMIT, text)
+        return Failure(DeadLetterReason.DELIVERY_LIMIT, text)
+    decoded_body = decode(delivery.body, now=now, limits=policy.limits)
+    return Failure.about(decoded_body, DeadLetterReason.DELIVERY_LIMIT, text)
 
 
 def _refused_route(delivery: Delivery, message: Message, policy: Policy) -> Failure | None:
@@ -43,7 +42,7 @@ def _refused_route(delivery: Delivery, message: Message, policy: Policy) -> Fail
         return None
     return Failure.about(
         message,
-        "wrong_routing_key",
+        DeadLetterReason.WRONG_ROUTING_KEY,
         f"A {message.type} came with the routing key {delivery.routing_key!r}; they must be equal.",
         "type",
     )
@@ -79,6 +78,6 @@ def _wrong_sender(
     who = "An anonymous user" if sender is None else repr(sender)
     if prefix is None:
         field = f"{place}type" if place else None
-        return Failure.about(message, "wrong_sender", f"{who} may not send {type_}.", field)
+        return Failure.about(message, DeadLetterReason.WRONG_SENDER, f"{who} may not send {type_}.", field)
     text = f"{who} may send {type_} only with references that begin with {prefix!r}."
-    return Failure.about(message, "wrong_sender", text, f"{place}referenceId")
+    return Failure.about(message, DeadLetterReason.WRONG_SENDER, text, f"{place}referenceId")

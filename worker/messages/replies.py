@@ -5,15 +5,21 @@ import traceback
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
-from schemas import Code, Malformed, Message, Notice, Reply, Status, UsageBatch
+from schemas import (
+    Code,
+    DeadLetterReason,
+    Malformed,
+    Message,
+    Notice,
+    Reply,
+    Status,
+    UsageBatch,
+    first_malformed,
+)
 from worker.broker import DIRECT_REPLY_TO, Delivery, Outgoing
 from worker.core import Answer, Decided, Outcome, reply_for
 from worker.messages.dead_letters import Failure, dead_letter_for
 from worker.messages.policy import SCHEDULER_APP_ID, Policy
-from worker.messages.receiving import DELIVERY_LIMIT
-
-#: Reason code of a dead letter made from a notice.
-NOTICE_REFUSED = "notice_refused"
 
 
 class Replies:
@@ -55,7 +61,7 @@ class Replies:
         """Return the dead letter of a notice that the broker refused; its replay is the notice again."""
         told = Notice.model_validate_json(notice.body)
         reason = Failure(
-            NOTICE_REFUSED,
+            DeadLetterReason.NOTICE_REFUSED,
             "A queue that is bound to the event exchange is full. Others may have had this notice.",
             type=told.type,
             reference_id=told.reference_id,
@@ -124,7 +130,8 @@ class Replies:
 def fault_of(message: Message | None, fault: Exception) -> Failure:
     """Return the reason for operators of a message that met a fault of the worker's."""
     trace = "".join(traceback.format_exception(fault))
-    return Failure.about(message, Code.UNPROCESSABLE, f"{type(fault).__name__}: {fault}", traceback=trace)
+    text = f"{type(fault).__name__}: {fault}"
+    return Failure.about(message, DeadLetterReason.UNPROCESSABLE, text, traceback=trace)
 
 
 def _reply_to_batch(batch: UsageBatch, answers: Sequence[Answer]) -> Reply:
@@ -165,19 +172,18 @@ def _reason_in(message: Message, reply: Reply) -> Failure | None:
     if reply.items is None:
         if reply.code is not Code.REFERENCE_CONFLICT:
             return None
-        return Failure.about(message, reply.code, reply.message, reply.field)
-    malformed = [item for item in reply.items if item.status is Status.FAILED]
+        return Failure.about(message, DeadLetterReason.REFERENCE_CONFLICT, reply.message, reply.field)
     conflicts = [n for n, item in enumerate(reply.items) if item.code is Code.REFERENCE_CONFLICT]
-    if malformed:
-        first = malformed[0]
-        text = first.message + _one_of(len(malformed))
+    if (malformed := first_malformed(message)) is not None:
+        text = malformed.message + _one_of(reply.failed or 0)
         if conflicts:
             text += f" {len(conflicts)} more are in conflict with their references."
-        return Failure.about(message, first.reason or first.code, text, first.field)
+        return Failure.about(message, malformed.reason, text, malformed.field)
     if conflicts:
         first = reply.items[conflicts[0]]
         text = first.message + _one_of(len(conflicts))
-        return Failure.about(message, first.code, text, f"items.{conflicts[0]}.{first.field}")
+        field = f"items.{conflicts[0]}.{first.field}"
+        return Failure.about(message, DeadLetterReason.REFERENCE_CONFLICT, text, field)
     return None
 
 
@@ -187,10 +193,10 @@ def _one_of(count: int) -> str:
 
 def _failed(reason: Failure) -> Reply:
     match reason.code:
-        case Code.UNPROCESSABLE:
+        case DeadLetterReason.UNPROCESSABLE:
             # A fault of ours is no business of the caller's; operators read its text in the dead letter.
             code, message = Code.UNPROCESSABLE, "The worker failed on this message; operators have it."
-        case str() if reason.code == DELIVERY_LIMIT:
+        case DeadLetterReason.DELIVERY_LIMIT:
             code = Code.UNPROCESSABLE
             message = "The worker gave this message up; operators have it. It may have been applied."
         case _:

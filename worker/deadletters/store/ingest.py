@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, insert, or_, select
 
-from schemas import Code, DeadLetter
+from schemas import DeadLetter, DeadLetterReason
 from worker.broker import Delivery
 from worker.catalog import Catalog
 from worker.deadletters.fingerprints import fingerprint_of, tokens_at_stake
@@ -196,7 +196,7 @@ def _fail_again(transaction: DeadLetterTransaction, dead_letter: Row[Any], fresh
     for failed in fresh:
         _tell(transaction, dead_letter.number, failed, "failed_again", replay_id)
     if replay_id is not None:
-        is_conflict = last["reason"] == Code.REFERENCE_CONFLICT
+        is_conflict = last["reason"] == DeadLetterReason.REFERENCE_CONFLICT
         state = ItemState.CONFLICT if is_conflict else ItemState.FAILED_AGAIN
         transaction.item(replay_id, dead_letter.number, state, f"{last['reason']}: {last['message']}")
 
