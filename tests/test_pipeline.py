@@ -66,7 +66,7 @@ def make_pipeline(engine: Engine, catalog: Catalog, metrics: Metrics, policy: Po
 
 def through(pipeline: Pipeline, link: FakeLink, items: list[Item]) -> None:
     pipeline.apply(items)
-    pipeline.tell(link, items)
+    pipeline.reply_and_acknowledge(link, items)
 
 
 def settle(pipeline: Pipeline, *deliveries: Delivery, link: FakeLink | None = None) -> FakeLink:
@@ -347,7 +347,9 @@ def test_a_fault_in_writing_a_reply_is_one_messages_alone(
 
 def given_up(pipeline: Pipeline, *, decoded: bool) -> FakeLink:
     link = FakeLink()
-    pipeline.tell(link, [pipeline.give_up(delivery(deduct(), correlation_id="c"), 3, decoded=decoded)])
+    pipeline.reply_and_acknowledge(
+        link, [pipeline.give_up(delivery(deduct(), correlation_id="c"), 3, decoded=decoded)]
+    )
     return link
 
 
@@ -915,7 +917,7 @@ def test_after_a_crash_at_any_step_redelivery_ends_in_the_same_ledger_and_reply(
             case "decide":
                 patched.setattr(pipeline_module, "decide", crash)
             case "commit":
-                patched.setattr(Pipeline, "answer", crash)
+                patched.setattr(Pipeline, "reply", crash)
             case "publish":
                 link.on_publish = crash
             case "acknowledge":

@@ -31,7 +31,7 @@ from worker.ledger.store import Ledger
 from worker.ledger.trials import Trials
 from worker.messages.dead_letter_limit import DeadLetterLimit
 from worker.messages.policy import Policy
-from worker.messages.receiving import receive
+from worker.messages.receiving import message_in
 from worker.metrics import Metrics
 from worker.pipeline import Pipeline
 from worker.runtime.backoff import Outage
@@ -302,7 +302,7 @@ class Application:
         return DeadLetters(
             engine,
             catalog=self.catalog,
-            receive=lambda delivery, now: receive(delivery, policy, now),
+            receive=lambda delivery, now: message_in(delivery, policy, now),
             clock=utc_now,
             sent_as=broker_user(self.settings.broker_url),
         )

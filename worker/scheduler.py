@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Engine
 
 from schemas import SettleAccount, type_of
-from worker.broker import BILLING, Link, Outgoing, RefusedError
+from worker.broker import BILLING, Link, Outgoing, Publishes
 from worker.errors import (
     BrokerUnavailableError,
     ConfigurationError,
@@ -122,21 +122,14 @@ class Scheduler:
             log.info("published %d commands for what fell due", len(chosen))
         return len(chosen)
 
-    def _publish_chunk(self, link: Link, chunk: Sequence[DueAccount], now: datetime) -> None:
+    def _publish_chunk(self, link: Publishes, chunk: Sequence[DueAccount], now: datetime) -> None:
         """Publish, and remember what the broker has. Raises BrokerUnavailableError unless it has all."""
         messages = {self._message(due, now): due for due in chunk}
-        refused: RefusedError | None = None
-        try:
-            returned = link.publish(list(messages))
-        except RefusedError as error:
-            returned, refused = list(error.returned), error
-        missing = {*returned, *(refused.refused if refused else ())}
-        taken = [due for message, due in messages.items() if message not in missing]
-        self._recent |= dict.fromkeys(taken, now)
-        self._metrics.scheduled.inc(len(taken))
-        if refused is not None:
-            raise refused
-        if returned:
+        result = link.publish(list(messages))
+        self._recent |= {messages[message]: now for message in result.accepted}
+        self._metrics.scheduled.inc(len(result.accepted))
+        result.raise_if_refused()
+        if result.returned:
             raise BrokerUnavailableError(f"no queue takes {_TYPE}: run `billing-worker topology declare`")
 
     def _message(self, due: DueAccount, now: datetime) -> Outgoing:

@@ -29,7 +29,7 @@ _STEPS: tuple[tuple[Any, str, str], ...] = (
     (worker.pipeline, "decide", "decide"),
     (LedgerTransaction, "write", "write"),
     (DefaultDialect, "do_commit", "commit"),
-    (Replies, "about_answers", "write replies"),
+    (Replies, "for_answers", "write replies"),
     (AmqpLink, "publish", "publish, confirm"),
     (AmqpLink, "acknowledge", "acknowledge"),
 )

@@ -202,7 +202,7 @@ class Stage:
         done = 0
         with _linked(self.application) as link:
             for chunk in chunks(messages):
-                if link.publish(chunk):
+                if len(link.publish(chunk).accepted) < len(chunk):
                     raise BenchmarkError("some messages of the prefilling reached no queue")
                 done += len(chunk)
                 progress("prefilling", done, total)

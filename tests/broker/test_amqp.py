@@ -10,7 +10,7 @@ import pytest
 from tests.support.provision import RabbitMQServer
 from tests.support.waiting import eventually
 from tests.support.witness import Witness
-from worker.broker import BILLING, Link, Outgoing, RefusedError, amqp, open_link
+from worker.broker import BILLING, Link, Outgoing, amqp, open_link
 from worker.errors import BrokerUnavailableError, ConfigurationError
 
 PAYMENTS, USAGE = (queue.name for queue in BILLING.work)
@@ -38,17 +38,26 @@ def test_consumers_of_a_queue_are_counted(link: Link, broker_url: str) -> None:
 def test_messages_that_reach_no_queue_are_told_apart_from_the_others(link: Link) -> None:
     lost, kept = reply(1, "billing.replies.gone"), reply(2)
     also_lost, twice = reply(3, "billing.replies.gone"), reply(1, "billing.replies.gone")
-    assert link.publish([lost, kept, also_lost, twice]) == [lost, also_lost, twice]
+    result = link.publish([lost, kept, also_lost, twice])
+    assert (result.returned, result.accepted) == ([lost, also_lost, twice], [kept])
     assert link.depth("billing.replies") == 1
-    assert link.publish([reply(4)]) == []
+    assert not link.publish([reply(4)]).returned
 
 
-def test_a_message_the_broker_refuses_is_a_lost_link(link: Link, witness: Witness) -> None:
+def test_full_queue_refuses_messages_and_the_link_stays(link: Link, witness: Witness) -> None:
     witness.channel.queue_declare(
         "billing.replies.full", arguments={"x-max-length": 1, "x-overflow": "reject-publish"}
     )
-    with pytest.raises(BrokerUnavailableError, match="refused"):
-        link.publish([reply(n, "billing.replies.full") for n in range(10)])
+    sent = [reply(n, "billing.replies.full") for n in range(10)]
+    lost = reply(10, "billing.replies.gone")
+    result = link.publish([*sent, lost])
+    assert result.returned == [lost]
+    assert result.refused
+    assert set(result.refused) | set(result.accepted) == set(sent)
+    assert witness.depth("billing.replies.full") == len(result.accepted)
+    assert link.publish([kept := reply(11)]).accepted == [kept]
+    with pytest.raises(BrokerUnavailableError, match=r"refused \d messages for 'billing.replies.full'"):
+        result.raise_if_refused()
 
 
 def notice(number: int, key: str = "balance.low") -> Outgoing:
@@ -62,7 +71,7 @@ def test_notices_reach_the_queues_that_are_bound_and_come_back_where_none_is(
         witness.channel.queue_declare(queue, exclusive=True)
         witness.channel.queue_bind(queue, BILLING.events, key)
     sent = [notice(1), notice(2, "balance.depleted"), notice(3, "credit.expiring")]
-    assert link.publish(sent) == []
+    assert link.publish(sent).accepted == sent
     assert {queue: witness.depth(queue) for queue in ("all", "balances", "credits")} == {
         "all": 3,
         "balances": 2,
@@ -70,7 +79,7 @@ def test_notices_reach_the_queues_that_are_bound_and_come_back_where_none_is(
     }
     witness.channel.queue_unbind("all", BILLING.events, "#")
     unheard = notice(4, "payment.strange")
-    assert link.publish([notice(5), unheard]) == [unheard]
+    assert link.publish([notice(5), unheard]).returned == [unheard]
 
 
 def test_one_full_queue_among_those_that_are_bound_refuses_a_notice(link: Link, witness: Witness) -> None:
@@ -81,10 +90,9 @@ def test_one_full_queue_among_those_that_are_bound_refuses_a_notice(link: Link, 
     for queue in ("open", "full"):
         witness.channel.queue_bind(queue, BILLING.events, "#")
     sent = [notice(n) for n in range(3)]
-    with pytest.raises(RefusedError) as raised:
-        link.publish(sent)
-    assert raised.value.refused
-    assert set(raised.value.refused) < set(sent)
+    result = link.publish(sent)
+    assert result.refused
+    assert set(result.refused) < set(sent)
     assert witness.depth("open") == 3
 
 
@@ -93,7 +101,7 @@ def test_an_event_exchange_that_is_missing_says_what_to_run(link: Link, witness:
     with pytest.raises(BrokerUnavailableError, match="topology declare"):
         link.publish([notice(1)])
     link.declare(BILLING)
-    assert len(link.publish([notice(1)])) == 1
+    assert len(link.publish([notice(1)]).returned) == 1
 
 
 def test_a_body_of_many_frames_comes_back_as_it_was_sent(link: Link, witness: Witness) -> None:

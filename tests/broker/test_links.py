@@ -1,4 +1,4 @@
-"""Behaviour that the worker needs of a broker: one suite for RabbitMQ and the embedded transport."""
+"""Behaviour that the worker needs of a broker: one suite for RabbitMQ, the embedded one and the fake."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -6,25 +6,38 @@ from threading import Event, Thread
 
 import pytest
 
+from tests.support.fake_broker import FakeBroker
+from tests.support.fakes import FakeLink
 from worker.broker import BILLING, Delivery, Link, Outgoing, open_link
 from worker.broker.deliveries import BATCH_MAX_BYTES
+from worker.messages.outgoing import OutgoingDirectReply
 
 PAYMENTS, USAGE = (queue.name for queue in BILLING.work)
 
 Connect = Callable[..., Link]
 
 
-@pytest.fixture(params=["embedded", "rabbitmq"])
-def connect(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Connect]:
+@pytest.fixture(params=["fake", "embedded", "rabbitmq"])
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[dict[str, int]], Link]:
+    """Return a function that opens a link to the same broker each time."""
+    match request.param:
+        case "fake":
+            broker = FakeBroker()
+            return lambda consume: FakeLink(broker=broker, consume=consume)
+        case "embedded":
+            url = f"sqla+sqlite:///{tmp_path / 'broker.sqlite3'}"
+        case _:
+            url = request.getfixturevalue("broker_url")
+    return lambda consume: open_link(url, consume=list(consume), prefetch=consume)
+
+
+@pytest.fixture
+def connect(opened: Callable[[dict[str, int]], Link]) -> Iterator[Connect]:
     """Open links to one broker; close them at the end."""
-    if request.param == "embedded":
-        url = f"sqla+sqlite:///{tmp_path / 'broker.sqlite3'}"
-    else:
-        url = request.getfixturevalue("broker_url")
     links: list[Link] = []
 
     def open_one(*queues: str, prefetch: int = 1000) -> Link:
-        links.append(open_link(url, consume=queues, prefetch=prefetch))
+        links.append(opened(dict.fromkeys(queues, prefetch)))
         return links[-1]
 
     yield open_one
@@ -63,7 +76,8 @@ def test_a_message_arrives_as_it_was_sent(connect: Connect) -> None:
         "type": "t",
         "app_id": "a",
     }
-    assert link.publish([Outgoing(body, "billing", "usage.deduct", properties, {"a": 1, "b": "ä"})]) == []
+    sent = [Outgoing(body, "billing", "usage.deduct", properties, {"a": 1, "b": "ä"})]
+    assert link.publish(sent).accepted == sent
     (delivery,) = received(link, 1)
     assert delivery.body == body
     assert (delivery.queue, delivery.exchange, delivery.routing_key) == (USAGE, "billing", "usage.deduct")
@@ -74,9 +88,9 @@ def test_a_message_arrives_as_it_was_sent(connect: Connect) -> None:
 
 def test_lost_direct_reply_is_not_returned(connect: Connect) -> None:
     link = connect()
-    lost = Outgoing(b"{}", "", "amq.rabbitmq.reply-to.gone", mandatory=False)
+    lost = OutgoingDirectReply(b"{}", "", "amq.rabbitmq.reply-to.gone")
     kept = Outgoing(b"{}", "", "billing.replies")
-    assert link.publish([lost, kept]) == []
+    assert link.publish([lost, kept]).accepted == [lost, kept]
     assert link.depth("billing.replies") == 1
 
 
@@ -129,7 +143,8 @@ def test_large_messages_come_in_smaller_batches_and_all_come(connect: Connect) -
 def test_a_message_for_an_exchange_without_a_queue_for_it_comes_back(connect: Connect) -> None:
     link = connect(USAGE)
     unheard = Outgoing(b"{}", BILLING.events, "balance.low", {"message_id": "n"})
-    assert link.publish([usage(1), unheard, usage(2)]) == [unheard]
+    result = link.publish([first := usage(1), unheard, last := usage(2)])
+    assert (result.accepted, result.returned, list(result.refused)) == ([first, last], [unheard], [])
     assert bodies(received(link, 2)) == [usage(1).body, usage(2).body]
 
 
@@ -138,7 +153,7 @@ def test_a_listener_hears_every_notice_and_nothing_else(connect: Connect) -> Non
     first.listen("billing.heard")
     publisher, listener = connect(), connect("billing.heard")
     notices = [Outgoing(key.encode(), BILLING.events, key) for key in ("balance.low", "credit.expiring")]
-    assert publisher.publish([usage(1), *notices]) == []
+    assert not publisher.publish([usage(1), *notices]).returned
     heard = received(listener, 2)
     assert [(delivery.body.decode(), delivery.routing_key) for delivery in heard] == [
         ("balance.low", "balance.low"),
@@ -152,7 +167,7 @@ def test_a_listener_that_is_deleted_hears_no_more(connect: Connect) -> None:
     link.listen("billing.heard")
     link.delete("billing.heard")
     unheard = Outgoing(b"{}", BILLING.events, "balance.low")
-    assert connect().publish([unheard]) == [unheard]
+    assert connect().publish([unheard]).returned == [unheard]
 
 
 def test_the_queue_of_a_type_is_the_one_its_messages_wait_in(connect: Connect) -> None:
@@ -217,7 +232,7 @@ def test_every_type_of_command_has_a_queue(connect: Connect) -> None:
     from schemas import COMMAND_TYPES
 
     link = connect(PAYMENTS, USAGE)
-    assert link.publish([Outgoing(type_.encode(), "billing", type_) for type_ in COMMAND_TYPES]) == []
+    assert not link.publish([Outgoing(type_.encode(), "billing", type_) for type_ in COMMAND_TYPES]).returned
     arrived = {delivery.body.decode(): delivery.queue for delivery in received(link, len(COMMAND_TYPES))}
     assert arrived == {type_: USAGE if type_.startswith("usage.") else PAYMENTS for type_ in COMMAND_TYPES}
 

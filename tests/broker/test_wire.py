@@ -19,28 +19,30 @@ from hypothesis import strategies as st
 from worker.broker import Outgoing
 from worker.broker.frames import delivery_arguments
 from worker.broker.wire import publishing, transport_for
+from worker.messages.outgoing import OutgoingDirectReply, OutgoingReply
 
 SHORT = st.text(max_size=60)
-MESSAGES = st.builds(
-    Outgoing,
-    body=st.binary(max_size=300),
-    exchange=SHORT,
-    routing_key=SHORT,
-    properties=st.fixed_dictionaries(
-        {},
-        optional={
-            "content_type": SHORT,
-            "type": st.none() | SHORT,
-            "app_id": SHORT,
-            "correlation_id": st.none() | st.text(st.characters(), max_size=60),
-            "message_id": SHORT,
-            "reply_to": SHORT,
-            "expiration": SHORT,
-            "priority": st.integers(0, 9),
-        },
-    ),
-    headers=st.dictionaries(SHORT, SHORT | st.integers(0, 2**31 - 1) | st.booleans(), max_size=3),
-    mandatory=st.booleans(),
+MESSAGES = st.sampled_from([OutgoingReply, OutgoingDirectReply]).flatmap(
+    lambda kind: st.builds(
+        kind,
+        body=st.binary(max_size=300),
+        exchange=SHORT,
+        routing_key=SHORT,
+        properties=st.fixed_dictionaries(
+            {},
+            optional={
+                "content_type": SHORT,
+                "type": st.none() | SHORT,
+                "app_id": SHORT,
+                "correlation_id": st.none() | st.text(st.characters(), max_size=60),
+                "message_id": SHORT,
+                "reply_to": SHORT,
+                "expiration": SHORT,
+                "priority": st.integers(0, 9),
+            },
+        ),
+        headers=st.dictionaries(SHORT, SHORT | st.integers(0, 2**31 - 1) | st.booleans(), max_size=3),
+    )
 )
 
 

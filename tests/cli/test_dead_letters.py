@@ -50,7 +50,7 @@ def worker(
             assert deliveries, f"{count} messages have not come"
             items = pipeline.receive(deliveries)
             pipeline.apply(items)
-            pipeline.tell(link, items)
+            pipeline.reply_and_acknowledge(link, items)
             count -= len(deliveries)
     finally:
         link.close()

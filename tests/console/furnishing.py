@@ -24,7 +24,7 @@ from worker.catalog import Catalog
 from worker.deadletters.service import DeadLetters
 from worker.messages.dead_letters import Failure, dead_letter_for
 from worker.messages.policy import Policy
-from worker.messages.receiving import receive
+from worker.messages.receiving import message_in
 
 HOSTILE = "<script>alert('x')</script>\"'&amp;{{7*7}}"
 #: Reverses the text that follows, so that a name looks like another one.
@@ -62,7 +62,7 @@ def refused(
     queue = "billing.usage" if key.startswith("usage") else "billing.payments"
     headers = properties.pop("headers", {})
     original = Delivery(octets, queue, "billing", key, 1, properties=properties, headers=headers)
-    found = receive(original, Policy(), at)
+    found = message_in(original, Policy(), at)
     reason = found if isinstance(found, Failure) else bug(found, "ZeroDivisionError: division by zero")
     return dead_letter_of(original, reason, at)
 
@@ -75,7 +75,7 @@ def bug(message: Any, text: str) -> Failure:
         '  File "/srv/billing/worker/core/decide.py", line 97, in decide\n    return share / total\n'
         f"{text}\n"
     )
-    return Failure.about(message, DeadLetterReason.UNPROCESSABLE, text, traceback=traceback)
+    return Failure.of(message, DeadLetterReason.UNPROCESSABLE, text, traceback=traceback)
 
 
 def dead_letter_of(original: Delivery, reason: Failure, at: datetime, tries: int = 1) -> Delivery:

@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 from schemas import Command, DeadLetterReason, OpenAccount
 from tests.support import fakes
 from tests.support.books import applied
-from worker.broker import BILLING, Delivery, Link, Outgoing, RefusedError
+from worker.broker import BILLING, Delivery, Link, Outgoing, PublishResult
 from worker.catalog import Catalog, load_catalog
 from worker.deadletters.models import DeadLetterStatus, Replay, StoredDeadLetter
 from worker.deadletters.replay.runner import ReplayRunner, RunnerServices
@@ -27,7 +27,7 @@ from worker.ledger.queries import Reader
 from worker.ledger.store import Ledger
 from worker.messages.dead_letters import Failure, dead_letter_for
 from worker.messages.policy import Policy
-from worker.messages.receiving import receive
+from worker.messages.receiving import message_in
 from worker.metrics import Metrics
 from worker.pipeline import Pipeline
 
@@ -107,17 +107,17 @@ class _Publisher:
     def __init__(self, world: "World") -> None:
         self._world = world
 
-    def publish(self, messages: Sequence[Outgoing]) -> list[Outgoing]:
+    def publish(self, messages: Sequence[Outgoing]) -> PublishResult:
         world = self._world
         world.on_publish()
         if world.is_broker_away or any(message.exchange in world.gone for message in messages):
             raise BrokerUnavailableError("the connection is lost")
         if world.is_full:
-            raise RefusedError(list(messages), [])
+            return PublishResult(messages, refused=messages)
         world.published += messages
         returned = [message for message in messages if message.routing_key in world.unroutable]
         world.queued += [message for message in messages if message not in returned]
-        return returned
+        return PublishResult(messages, returned)
 
     def depth(self, queue: str) -> int:
         del queue
@@ -155,7 +155,7 @@ class World:
         self.service = DeadLetters(
             engine,
             catalog=self.catalog,
-            receive=lambda delivery, now: receive(delivery, self.policy, now),
+            receive=lambda delivery, now: message_in(delivery, self.policy, now),
             clock=lambda: self.now,
             sent_as="operator",
         )
@@ -194,7 +194,7 @@ class World:
         link = fakes.FakeLink()
         items = pipeline.receive(deliveries)
         pipeline.apply(items)
-        pipeline.tell(cast(Link, link), items)
+        pipeline.reply_and_acknowledge(cast(Link, link), items)
         self.dead.waiting += map(from_dead_queue, link.dead_letters)
 
     def apply(self, *commands: Command) -> None:

@@ -62,7 +62,7 @@ def worker(broker_url: str, database_url: str, **settings: Any) -> None:
     deliveries = link.receive(1, PATIENCE_S)
     items = pipeline.receive(deliveries)
     pipeline.apply(items)
-    pipeline.tell(link, items)
+    pipeline.reply_and_acknowledge(link, items)
     link.close()
     application.engine.dispose()
 
@@ -76,7 +76,7 @@ def parked(service: DeadLetters, dead: Link) -> StoredDeadLetter:
 
 def sent_again(service: DeadLetters, link: Link, number: int, sent_as: str | None = None) -> None:
     """Publish the dead letter as a replay does."""
-    assert link.publish([replay_of(service.dead_letter(number), sent_as)]) == []
+    assert not link.publish([replay_of(service.dead_letter(number), sent_as)]).returned
 
 
 def own_headers(properties: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 
 from schemas import DeadLetterReason
 from tests.support.plans import heard
-from worker.broker import Delivery, Link, Outgoing
+from worker.broker import Delivery, Link, Outgoing, PublishResult
 from worker.deadletters.models import DeadLetterStatus, StoredDeadLetter
 from worker.deadletters.replay.message import replay_of
 from worker.deadletters.service import DeadLetters
@@ -48,10 +48,10 @@ class FakeLink:
         self.on_acknowledge()
         self.acknowledged += len(deliveries)
 
-    def publish(self, messages: Sequence[Outgoing]) -> list[Outgoing]:
+    def publish(self, messages: Sequence[Outgoing]) -> PublishResult:
         self.on_publish()
         self.published += messages
-        return list(messages) if self.has_no_route else []
+        return PublishResult(messages, returned=messages if self.has_no_route else ())
 
     @property
     def link(self) -> Link:

@@ -61,7 +61,7 @@ def dead_letter(body: bytes, reason: Failure, *, reference: str, user: str) -> O
 def publish(url: str, dead_letters: Sequence[Outgoing]) -> None:
     link = open_link(url)
     for start in range(0, len(dead_letters), 500):
-        assert link.publish(dead_letters[start : start + 500]) == []
+        assert not link.publish(dead_letters[start : start + 500]).returned
     link.close()
 
 

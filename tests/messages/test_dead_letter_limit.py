@@ -177,7 +177,7 @@ def settle(pipeline: Pipeline, deliveries: Sequence[Delivery]) -> FakeLink:
     link = FakeLink()
     items = pipeline.receive(deliveries)
     pipeline.apply(items)
-    pipeline.tell(link, items)
+    pipeline.reply_and_acknowledge(link, items)
     return link
 
 
@@ -242,7 +242,7 @@ def test_outage_in_the_middle_of_isolating_loses_no_count(
     with pytest.raises(LedgerUnavailableError):
         pipeline.apply(items)
     pipeline.apply(items)
-    pipeline.tell(link, items)
+    pipeline.reply_and_acknowledge(link, items)
     assert len(link.dead_letters) == 3
 
 
@@ -271,7 +271,7 @@ def test_faults_in_writing_replies_pause_the_lane_too(
         raise RuntimeError("a bug in the replies")
 
     pipeline = make(3)
-    monkeypatch.setattr(pipeline._replies, "about_answers", writing)
+    monkeypatch.setattr(pipeline._replies, "for_answers", writing)
     deliveries = [delivery(OPEN), *good(20)]
     link = settle(pipeline, deliveries)
     assert len(link.dead_letters) == len(link.acknowledged) == 3

@@ -16,9 +16,9 @@ from worker.messages.dead_letters import (
     EPOCH,
     Failure,
     dead_letter_for,
+    dead_letter_id,
     dead_letter_in,
     identities_in,
-    letter_id,
 )
 
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
@@ -75,7 +75,7 @@ def arrived(sent: Outgoing) -> Delivery:
 def test_the_same_message_has_the_same_dead_letter() -> None:
     first = delivery(b"x", properties={"message_id": "m"})
     again = Delivery(b"x", "billing.usage", "", "else", 9, redelivered=True, properties={"message_id": "m"})
-    assert letter_id(first) == letter_id(again)
+    assert dead_letter_id(first) == dead_letter_id(again)
 
 
 @pytest.mark.parametrize(
@@ -89,11 +89,13 @@ def test_the_same_message_has_the_same_dead_letter() -> None:
     ],
 )
 def test_another_message_has_another_dead_letter(other: Delivery) -> None:
-    assert letter_id(delivery(b"x", properties={"message_id": "m"})) != letter_id(other)
+    assert dead_letter_id(delivery(b"x", properties={"message_id": "m"})) != dead_letter_id(other)
 
 
 def test_a_dead_letter_keeps_its_id_over_versions() -> None:
-    assert letter_id(delivery(b"x", properties={"message_id": "m"})) == "aa1fbfc291ad5799a0e3f4c8b6502a4a"
+    assert (
+        dead_letter_id(delivery(b"x", properties={"message_id": "m"})) == "aa1fbfc291ad5799a0e3f4c8b6502a4a"
+    )
 
 
 # -- headers ----------------------------------------------------------------------------------------------
@@ -281,7 +283,7 @@ def test_death_header_of_the_broker_is_understood() -> None:
 def test_the_brokers_dead_letter_of_a_message_is_the_workers_dead_letter_of_it() -> None:
     dead = delivery(b"x", queue="billing.dead", properties={"message_id": "m"}, headers={"x-death": [DEATH]})
     failed = delivery(b"x", queue="billing.usage", properties={"message_id": "m"})
-    assert dead_letter_in(dead).letter_id == letter_id(failed)
+    assert dead_letter_in(dead).letter_id == dead_letter_id(failed)
 
 
 def test_death_header_of_the_broker_overrides_headers_of_a_producer() -> None:
@@ -291,12 +293,12 @@ def test_death_header_of_the_broker_overrides_headers_of_a_producer() -> None:
     dead = delivery(b"x", queue="billing.dead", headers={**said, "x-death": [DEATH | {"reason": "expired"}]})
     told = dead_letter_in(dead)
     assert (told.reason, told.traceback) == ("expired", None)
-    assert told.letter_id == letter_id(delivery(b"x")) != said["x-billing-letter-id"]
+    assert told.letter_id == dead_letter_id(delivery(b"x")) != said["x-billing-letter-id"]
 
 
 def test_a_dead_letter_is_known_by_its_bytes_and_not_by_the_id_that_it_names() -> None:
     said = dead_letter_of(delivery(b"another")).headers
-    assert dead_letter_in(delivery(b"x", queue="billing.dead", headers=said)).letter_id == letter_id(
+    assert dead_letter_in(delivery(b"x", queue="billing.dead", headers=said)).letter_id == dead_letter_id(
         delivery(b"x")
     )
 

@@ -153,7 +153,7 @@ def after_commit(blow: Blow) -> None:
 
 def before_notices(blow: Blow) -> None:
     """Sabotages the moment when all replies are confirmed and no notice is sent."""
-    original = Publisher._sent
+    original = Publisher._send_once
 
     @wraps(original)
     def sent(*arguments: Any, with_notices: bool) -> set[str]:
@@ -161,7 +161,7 @@ def before_notices(blow: Blow) -> None:
             blow()
         return original(*arguments, with_notices=with_notices)
 
-    Publisher._sent = sent  # type: ignore[method-assign,assignment]
+    Publisher._send_once = sent  # type: ignore[method-assign,assignment]
 
 
 def halfway_through_replies(blow: Blow) -> None:

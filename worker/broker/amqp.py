@@ -22,12 +22,12 @@ from kombu.transport import pyamqp
 from worker.broker.deliveries import (
     BATCH_MAX_BYTES,
     Delivery,
-    Outgoing,
-    RefusedError,
     as_bytes,
     front_of,
 )
 from worker.broker.frames import UNREADABLE, delivery_arguments, tolerant_frame_handler
+from worker.broker.outgoing import Outgoing, PublishResult
+from worker.broker.protocols import Link
 from worker.broker.topology import BILLING, Queue, Topology
 from worker.broker.wire import publishing, transport_for
 from worker.errors import BillingError, BrokerUnavailableError, ConfigurationError
@@ -55,7 +55,7 @@ _SOCKET = {
 }
 
 
-class AmqpLink:
+class AmqpLink(Link):
     """A live link to RabbitMQ: consumers on one connection, a confirming publisher on another."""
 
     def __init__(self, url: str, *, consume: Mapping[str, int], name: str) -> None:
@@ -74,43 +74,33 @@ class AmqpLink:
             raise
 
     def receive(self, most: int, timeout_s: float) -> list[Delivery]:
-        """See Link."""
         with _broker_errors():
             return self._consumer().receive(most, timeout_s)
 
-    def publish(self, messages: Sequence[Outgoing]) -> list[Outgoing]:
-        """See Link. Raises also where the broker refuses a message, or does not confirm it in time.
-
-        What was received stays held then, and may be published about again: on another connection.
-        """
+    def publish(self, messages: Sequence[Outgoing]) -> PublishResult:
+        # Where it fails, what was received stays held, and is replied to again: on another connection.
         try:
             with _broker_errors():
                 return self._publisher().publish(messages, while_waiting=self._keep_consumer_alive)
-        except RefusedError:
-            raise
         except BillingError:
             self._drop_publisher()
             raise
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        """See Link."""
         with _broker_errors():
             self._consumer().acknowledge(deliveries)
 
     def hold_at_most(self, queue: str, most: int, *, give_back: bool = False) -> None:
-        """See Link."""
         with _broker_errors():
             self._consumer().hold_at_most(queue, most, give_back=give_back)
 
     def keep_alive(self, wait_s: float = 0.0) -> None:
-        """See Link."""
         self._keep_publisher_alive()
         if self._inbox is not None:
             with _broker_errors():
                 self._inbox.keep_alive(wait_s)
 
     def declare(self, topology: Topology) -> None:
-        """See Link."""
         with _broker_errors(), _channel(self._publisher().connection) as channel:
             for exchange in topology.exchanges:
                 channel.exchange_declare(exchange, "topic", durable=True, auto_delete=False)
@@ -120,7 +110,7 @@ class AmqpLink:
                     channel.queue_bind(queue.name, topology.exchange, key)
 
     def differences(self, topology: Topology) -> list[str]:
-        """See Link. Bindings can't be read over AMQP; `topology declare` puts them right without asking."""
+        # Bindings can't be read over AMQP; `topology declare` puts them right without asking.
         found = [
             *map(self._exchange_difference, topology.exchanges),
             *map(self._queue_difference, topology.queues),
@@ -128,34 +118,29 @@ class AmqpLink:
         return [line for line in found if line is not None]
 
     def declare_temporary(self, queue: str) -> None:
-        """See Link. Not exclusive: it is declared on one connection and consumed on another."""
+        # Not exclusive: it is declared on one connection and consumed on another.
         arguments = {"x-queue-type": "classic", "x-expires": _TEMPORARY_MS}
         with _broker_errors(), _channel(self._publisher().connection) as channel:
             channel.queue_declare(queue, durable=True, auto_delete=False, arguments=arguments)
 
     def listen(self, queue: str) -> None:
-        """See Link."""
         self.declare_temporary(queue)
         with _broker_errors(), _channel(self._publisher().connection) as channel:
             channel.queue_bind(queue, BILLING.events, "#")
 
     def delete(self, queue: str) -> None:
-        """See Link."""
         with _broker_errors(), _channel(self._publisher().connection) as channel:
             channel.queue_delete(queue)
 
     def depth(self, queue: str) -> int:
-        """See Link."""
         with _broker_errors(), _channel(self._publisher().connection) as channel:
             return int(channel.queue_declare(queue, passive=True).message_count)
 
     def consumers(self, queue: str) -> int | None:
-        """See Link."""
         with _broker_errors(), _channel(self._publisher().connection) as channel:
             return int(channel.queue_declare(queue, passive=True).consumer_count)
 
     def close(self) -> None:
-        """See Link."""
         for part in (self._inbox, self._outbox):
             if part is not None:
                 part.close()
@@ -316,7 +301,7 @@ class _Lane:
         self.hold_at_most(prefetch)
 
     def hold_at_most(self, most: int) -> None:
-        """See Link. A consumer's prefetch is fixed, so another one beside it takes what may be held more.
+        """Hold more: a consumer's prefetch is fixed, so another one beside it takes what may be held more.
 
         It is not cancelled: what is on its way to a consumer that cancels is never delivered by a quorum
         queue of RabbitMQ 3.10, and stays checked out until the channel is closed.
@@ -400,14 +385,12 @@ class _Outbox:
         self._refused: list[Outgoing] = []
         self._heartbeat = _Heartbeat(connection)
 
-    def publish(self, messages: Sequence[Outgoing], while_waiting: Callable[[], None]) -> list[Outgoing]:
+    def publish(self, messages: Sequence[Outgoing], while_waiting: Callable[[], None]) -> PublishResult:
         self._heartbeat.beat()
         self._returned, self._refused = [], []
         self._send(messages)
         self._wait(while_waiting)
-        if self._refused:
-            raise RefusedError(self._refused, self._returned)
-        return self._returned
+        return PublishResult(messages, self._returned, self._refused)
 
     def keep_alive(self) -> None:
         self._heartbeat.beat()

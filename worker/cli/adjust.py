@@ -13,7 +13,7 @@ import click
 
 from schemas import Limits, Malformed, Reply, Status, decode
 from worker.bootstrap import Application, utc_now
-from worker.broker import BILLING, Link, Outgoing
+from worker.broker import BILLING, Consumes, Link, Outgoing
 from worker.cli.options import as_json, reply_sender_of, with_application
 from worker.cli.output import printable, show_fields, show_json
 from worker.errors import BrokerUnavailableError, ConfigurationError, NoReplyError
@@ -133,7 +133,9 @@ def _asked(application: Application, reference: str, body: bytes, timeout_s: flo
                 "user_id": reply_sender_of(application),
             },
         )
-        if link.publish([command]):
+        result = link.publish([command])
+        result.raise_if_refused()
+        if result.returned:
             raise ConfigurationError("no queue takes credit.adjust: run `billing-worker topology declare`")
         return _reply_to(link, correlation_id, reference, timeout_s)
 
@@ -156,7 +158,7 @@ def _reply_link(application: Application) -> Iterator[tuple[Link, str]]:
         link.close()
 
 
-def _reply_to(link: Link, correlation_id: str, reference: str, timeout_s: float) -> Reply:
+def _reply_to(link: Consumes, correlation_id: str, reference: str, timeout_s: float) -> Reply:
     deadline = monotonic() + timeout_s
     while (left := deadline - monotonic()) > 0:
         for delivery in link.receive(1, min(left, _LOOK_S)):

@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from schemas import Limits, decode, first_malformed
 from worker.bootstrap import Application, utc_now
-from worker.broker import BILLING, Delivery, Link, Outgoing
+from worker.broker import BILLING, Delivery, Outgoing, Publishes
 from worker.cli.options import sender_of, with_application
 from worker.cli.output import progress
 from worker.errors import ConfigurationError
@@ -137,7 +137,7 @@ class _Form:
 
 
 class _Sender:
-    def __init__(self, link: Link, bar: Progress, form: _Form) -> None:
+    def __init__(self, link: Publishes, bar: Progress, form: _Form) -> None:
         self._link, self._bar, self._form = link, bar, form
         self.published = self.refused = self.unroutable = 0
 
@@ -148,13 +148,13 @@ class _Sender:
 
     def send(self, chunk: list[tuple[int, bytes]]) -> None:
         numbered = [(number, self._message(number, line)) for number, line in chunk if line.strip()]
-        messages = {id(message): (number, message) for number, message in numbered if message is not None}
-        returned = self._link.publish([message for _, message in messages.values()])
-        for message in returned:
-            number, _ = messages[id(message)]
-            click.echo(f"line {number}: no queue takes {message.routing_key!r}", err=True)
-        self.unroutable += len(returned)
-        self.published += len(messages) - len(returned)
+        messages = {message: number for number, message in numbered if message is not None}
+        result = self._link.publish(list(messages))
+        result.raise_if_refused()
+        for message in result.returned:
+            click.echo(f"line {messages[message]}: no queue takes {message.routing_key!r}", err=True)
+        self.unroutable += len(result.returned)
+        self.published += len(result.accepted)
         self._bar.advance(self._bar.task_ids[0], len(chunk))
 
     def _message(self, number: int, line: bytes) -> Outgoing | None:

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any
 
 from worker.bootstrap import Application
-from worker.broker import BILLING, Link, Outgoing
+from worker.broker import BILLING, Outgoing, Publishes
 from worker.cli.options import reply_sender_of
 from worker.demo.script import DemoMessage
 from worker.errors import BillingError
@@ -56,9 +56,14 @@ def main() -> int:
     return 1 if unroutable else 0
 
 
-def _publish(link: Link, act: dict[str, Any], user: str) -> int:
+def _publish(link: Publishes, act: dict[str, Any], user: str) -> int:
     messages = (_outgoing(fields, act["replyTo"], user) for fields in act["messages"])
-    return sum(len(link.publish(chunk)) for chunk in _chunks(messages))
+    unroutable = 0
+    for chunk in _chunks(messages):
+        result = link.publish(chunk)
+        result.raise_if_refused()
+        unroutable += len(result.returned)
+    return unroutable
 
 
 def _chunks(messages: Iterable[Outgoing]) -> Iterable[list[Outgoing]]:

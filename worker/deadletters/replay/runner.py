@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Engine
 
-from worker.broker import BILLING, Link, Outgoing, RefusedError
+from worker.broker import BILLING, Link, Outgoing, PublishResult
 from worker.deadletters.models import Replay, ReplayState
 from worker.deadletters.replay import store as replays
 from worker.deadletters.replay.message import replay_of
@@ -297,25 +297,18 @@ class _Run:
         """Return those that the broker has, and by number those without a queue. Others are sent again."""
         messages = {replay_of(each.dead_letter, self._with.sent_as, self._id): each for each in claimed}
         try:
-            returned = self._publish_link().publish(list(messages))
-        except RefusedError as error:
-            if self._refusal is None:
-                self._told.on_trouble(f"{error} What it refused is sent again until it is taken")
-            self._refusal = str(error)
-            return self._outcome_of(messages, error.returned, error.refused)
+            result = self._publish_link().publish(list(messages))
         except Exception:  # noqa: BLE001 - it is one letter's until proven otherwise
             self._drop_link()
             return self._published_one_by_one(messages)
-        self._refusal = None
-        return self._outcome_of(messages, returned, ())
+        self._note_refusal(result)
+        returned = {messages[message].dead_letter.number: _no_route(message) for message in result.returned}
+        return [messages[message] for message in result.accepted], returned
 
-    @staticmethod
-    def _outcome_of(
-        messages: dict[Outgoing, Claimed], returned: Sequence[Outgoing], refused: Sequence[Outgoing]
-    ) -> tuple[list[Claimed], dict[int, str]]:
-        missing = {*returned, *refused}
-        sent = [each for message, each in messages.items() if message not in missing]
-        return sent, {messages[message].dead_letter.number: _no_route(message) for message in returned}
+    def _note_refusal(self, result: PublishResult) -> None:
+        if result.refused and self._refusal is None:
+            self._told.on_trouble(f"{result.refusal} What it refused is sent again until it is taken")
+        self._refusal = result.refusal if result.refused else None
 
     def _published_one_by_one(
         self, messages: dict[Outgoing, Claimed]
@@ -329,18 +322,16 @@ class _Run:
         for message, each in messages.items():
             self._publish_link().depth(BILLING.dead.name)
             try:
-                unroutable = self._publish_link().publish([message])
-            except RefusedError:
-                continue  # a full queue: it is claimed still, and sent again
+                result = self._publish_link().publish([message])
             except Exception as error:  # noqa: BLE001 - what can't even be written comes here too
                 self._drop_link()
                 self._publish_link().depth(BILLING.dead.name)  # raises where the broker itself is away
                 returned[each.dead_letter.number] = f"it can't be sent: {error}"
             else:
-                if unroutable:
+                if result.returned:
                     returned[each.dead_letter.number] = _no_route(message)
-                else:
-                    sent.append(each)
+                elif result.accepted:
+                    sent.append(each)  # one that a full queue refused is claimed still, and sent again
         return sent, returned
 
     # -- time ---------------------------------------------------------------------------------------------
