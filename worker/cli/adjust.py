@@ -13,10 +13,11 @@ import click
 
 from schemas import Limits, Malformed, Reply, Status, decode
 from worker.bootstrap import Application, utc_now
-from worker.broker import BILLING, Consumes, Link, Outgoing
+from worker.broker import Consumes, Link
 from worker.cli.options import as_json, reply_sender_of, with_application
 from worker.cli.output import printable, show_fields, show_json
 from worker.errors import BrokerUnavailableError, ConfigurationError, NoReplyError
+from worker.messages.outgoing import OutgoingCommand
 
 _LOOK_S = 0.5
 
@@ -120,18 +121,14 @@ def _asked(application: Application, reference: str, body: bytes, timeout_s: flo
     """Publish ``body`` and wait for its reply."""
     correlation_id = uuid4().hex
     with _reply_link(application) as (link, queue):
-        command = Outgoing(
-            body=body,
-            exchange=BILLING.exchange,
-            routing_key="credit.adjust",
-            properties={
-                "content_type": "application/json",
-                "message_id": correlation_id,
-                "correlation_id": correlation_id,
-                "reply_to": queue,
-                "app_id": "billing-worker adjust",
-                "user_id": reply_sender_of(application),
-            },
+        command = OutgoingCommand.of(
+            "credit.adjust",
+            body,
+            message_id=correlation_id,
+            app_id="billing-worker adjust",
+            sent_as=reply_sender_of(application),
+            correlation_id=correlation_id,
+            reply_to=queue,
         )
         result = link.publish([command])
         result.raise_if_refused()

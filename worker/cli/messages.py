@@ -19,6 +19,7 @@ from worker.broker import BILLING, Delivery, Outgoing, Publishes
 from worker.cli.options import sender_of, with_application
 from worker.cli.output import progress
 from worker.errors import ConfigurationError
+from worker.messages.outgoing import OutgoingCommand
 
 _CHUNK = 500
 _LOOK = 20
@@ -169,17 +170,13 @@ class _Sender:
         return None
 
     def _outgoing(self, body: bytes, type_: str) -> Outgoing:
-        return Outgoing(
-            body=body,
-            exchange=BILLING.exchange,
-            routing_key=type_,
-            properties={
-                "content_type": "application/json",
-                "message_id": hashlib.blake2b(body, digest_size=16).hexdigest(),
-                "reply_to": self._form.reply_to,
-                "app_id": "billing-worker publish",
-                "user_id": self._form.sent_as,
-            },
+        return OutgoingCommand.of(
+            type_,
+            body,
+            message_id=hashlib.blake2b(body, digest_size=16).hexdigest(),
+            app_id="billing-worker publish",
+            sent_as=self._form.sent_as,
+            reply_to=self._form.reply_to,
         )
 
 

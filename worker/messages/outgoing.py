@@ -1,10 +1,42 @@
 """The kinds of outgoing messages, each with its source."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from schemas import DeadLetterReason, Notice
-from worker.broker import Outgoing
+from worker.broker import BILLING, Outgoing
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OutgoingCommand(Outgoing):
+    """A command for the ledger, published to the exchange of commands."""
+
+    @classmethod
+    def of(
+        cls,
+        type_: str,
+        body: bytes,
+        *,
+        message_id: str,
+        app_id: str,
+        sent_as: str | None,
+        correlation_id: str | None = None,
+        reply_to: str | None = None,
+    ) -> Self:
+        """Return a command of a type; ``sent_as`` is the broker user that publishes it."""
+        return cls(
+            body,
+            BILLING.exchange,
+            type_,
+            {
+                "content_type": "application/json",
+                "message_id": message_id,
+                "correlation_id": correlation_id,
+                "reply_to": reply_to,
+                "app_id": app_id,
+                "user_id": sent_as,
+            },
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
