@@ -23,7 +23,7 @@ from tests.support.witness import Witness
 from tests.support.worker_thread import FlagStop, running
 from worker.bootstrap import Application
 from worker.broker import BILLING, Link, Outgoing, PublishResult, open_link
-from worker.broker.amqp import AmqpLink
+from worker.broker.rabbitmq.link import AmqpLink
 from worker.catalog import Catalog
 from worker.cli.operate import _environments
 from worker.errors import BrokerUnavailableError, ConfigurationError

@@ -16,7 +16,7 @@ from sqlalchemy.engine.default import DefaultDialect
 
 import worker.pipeline
 from tests.benchmarks.stage import BenchmarkError
-from worker.broker.amqp import AmqpLink
+from worker.broker.rabbitmq.link import AmqpLink
 from worker.ledger.store import LedgerTransaction
 from worker.messages.replies import Replies
 from worker.pipeline import Pipeline

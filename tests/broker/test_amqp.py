@@ -10,7 +10,8 @@ import pytest
 from tests.support.provision import RabbitMQServer
 from tests.support.waiting import eventually
 from tests.support.witness import Witness
-from worker.broker import BILLING, Link, Outgoing, amqp, open_link
+from worker.broker import BILLING, Link, Outgoing, open_link
+from worker.broker.rabbitmq.connection import WorkerConnection
 from worker.errors import BrokerUnavailableError, ConfigurationError
 
 PAYMENTS, USAGE = (queue.name for queue in BILLING.work)
@@ -239,7 +240,7 @@ def test_a_certificate_is_compared_with_the_name_of_the_host(monkeypatch: pytest
         asked.append(connection.ssl)
         raise OSError("seen enough")
 
-    monkeypatch.setattr(amqp._WorkerConnection, "connect", connect)
+    monkeypatch.setattr(WorkerConnection, "connect", connect)
     for url in ("amqps://u:p@broker.example/", "amqp://u:p@broker.example/"):
         with pytest.raises(BrokerUnavailableError, match="seen enough"):
             open_link(url)

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.broker import Outgoing
-from worker.broker.frames import delivery_arguments
-from worker.broker.wire import publishing, transport_for
+from worker.broker.rabbitmq.frames import delivery_arguments
+from worker.broker.rabbitmq.wire import publishing, transport_for
 from worker.messages.outgoing import OutgoingDirectReply, OutgoingReply
 
 SHORT = st.text(max_size=60)

@@ -16,7 +16,7 @@ from tests.support.processes import worker_environment
 from tests.support.waiting import eventually
 from tests.support.witness import Witness
 from worker.broker import Outgoing, PublishResult
-from worker.broker.amqp import AmqpLink
+from worker.broker.rabbitmq.link import AmqpLink
 from worker.cli import messages as messages_module
 from worker.errors import BrokerUnavailableError
 from worker.settings import load_settings

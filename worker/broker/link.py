@@ -29,7 +29,7 @@ def open_link(
     # The transports are imported when they are used: the embedded one brings an ORM along.
     match urlsplit(url).scheme:
         case "amqp" | "amqps" | "pyamqp":
-            from worker.broker.amqp import AmqpLink
+            from worker.broker.rabbitmq.link import AmqpLink
 
             return AmqpLink(url, consume=held, name=name)
         case "sqla+sqlite":
