@@ -141,10 +141,10 @@ class Pipeline:
         """Load under locks, decide, claim and write, commit."""
         commands = [command for item in items for command in item.commands]
         now = self._clock()
-        with self._ledger.begin() as books:
-            known = books.load(commands, now)
+        with self._ledger.begin() as transaction:
+            known = transaction.load(commands, now)
             plan = decide(commands, known, now, self._catalog)
-            books.write(plan, known, now)
+            transaction.write(plan, known, now)
         answers = iter(plan.answers)
         for item in items:
             item.answers = tuple(islice(answers, len(item.commands)))

@@ -117,7 +117,7 @@ def test_payments_come_before_the_usage_they_pay_for(connect: Connect) -> None:
     assert b"money" in bodies([*first, rest[0]])
 
 
-def test_a_batch_takes_what_has_arrived_and_no_more_than_was_asked_for(connect: Connect) -> None:
+def test_batch_takes_arrived_messages_up_to_its_size(connect: Connect) -> None:
     link = connect(USAGE)
     link.publish([usage(n) for n in range(7)])
     batch = received(link, 3)
@@ -125,7 +125,7 @@ def test_a_batch_takes_what_has_arrived_and_no_more_than_was_asked_for(connect: 
     assert bodies(received(link, 4)) == [usage(n).body for n in range(3, 7)]
 
 
-def test_large_messages_come_in_smaller_batches_and_all_come(connect: Connect) -> None:
+def test_large_messages_come_in_smaller_batches(connect: Connect) -> None:
     link = connect(PAYMENTS, USAGE)
     sizes = [200_000, 200_000, 200_000, 100, 600_000, 100, 100]
     link.publish([Outgoing(b"x" * size, "billing", "usage.batch") for size in sizes])
@@ -140,7 +140,7 @@ def test_large_messages_come_in_smaller_batches_and_all_come(connect: Connect) -
         assert sum(len(delivery.body) for delivery in batch[:-1]) < BATCH_MAX_BYTES
 
 
-def test_a_message_for_an_exchange_without_a_queue_for_it_comes_back(connect: Connect) -> None:
+def test_message_without_a_bound_queue_is_returned(connect: Connect) -> None:
     link = connect(USAGE)
     unheard = Outgoing(b"{}", BILLING.events, "balance.low", {"message_id": "n"})
     result = link.publish([first := usage(1), unheard, last := usage(2)])
@@ -148,7 +148,7 @@ def test_a_message_for_an_exchange_without_a_queue_for_it_comes_back(connect: Co
     assert bodies(received(link, 2)) == [usage(1).body, usage(2).body]
 
 
-def test_a_listener_hears_every_notice_and_nothing_else(connect: Connect) -> None:
+def test_listener_gets_every_notice_and_nothing_else(connect: Connect) -> None:
     first = connect()
     first.listen("billing.heard")
     publisher, listener = connect(), connect("billing.heard")
@@ -162,7 +162,7 @@ def test_a_listener_hears_every_notice_and_nothing_else(connect: Connect) -> Non
     assert listener.receive(10, 0.05) == []
 
 
-def test_a_listener_that_is_deleted_hears_no_more(connect: Connect) -> None:
+def test_deleted_listener_gets_no_notice(connect: Connect) -> None:
     link = connect()
     link.listen("billing.heard")
     link.delete("billing.heard")
@@ -170,7 +170,7 @@ def test_a_listener_that_is_deleted_hears_no_more(connect: Connect) -> None:
     assert connect().publish([unheard]).returned == [unheard]
 
 
-def test_the_queue_of_a_type_is_the_one_its_messages_wait_in(connect: Connect) -> None:
+def test_topology_names_the_queue_of_each_type(connect: Connect) -> None:
     from schemas import MESSAGE_TYPES
 
     link = connect(PAYMENTS, USAGE)
@@ -206,7 +206,7 @@ def test_acknowledging_a_front_and_then_the_rest_leaves_nothing(connect: Connect
     assert connect(USAGE).receive(10, 0.05) == []
 
 
-def test_no_more_is_held_than_the_prefetch_allows(connect: Connect) -> None:
+def test_link_holds_no_more_than_its_prefetch(connect: Connect) -> None:
     link = connect(USAGE, prefetch=3)
     link.publish([usage(n) for n in range(5)])
     held = received(link, 3)
@@ -215,13 +215,13 @@ def test_no_more_is_held_than_the_prefetch_allows(connect: Connect) -> None:
     assert len(received(link, 2)) == 2
 
 
-def test_the_topology_that_was_declared_has_no_differences(connect: Connect) -> None:
+def test_declared_topology_has_no_differences(connect: Connect) -> None:
     link = connect()
     link.declare(BILLING)
     assert link.differences(BILLING) == []
 
 
-def test_depth_counts_what_waits(connect: Connect) -> None:
+def test_depth_counts_waiting_messages(connect: Connect) -> None:
     link = connect()
     link.publish([usage(n) for n in range(3)])
     assert link.depth(USAGE) == 3
@@ -237,14 +237,14 @@ def test_every_type_of_command_has_a_queue(connect: Connect) -> None:
     assert arrived == {type_: USAGE if type_.startswith("usage.") else PAYMENTS for type_ in COMMAND_TYPES}
 
 
-def test_waiting_keeps_what_arrives_meanwhile(connect: Connect) -> None:
+def test_keep_alive_keeps_deliveries_that_arrive_meanwhile(connect: Connect) -> None:
     link = connect(USAGE)
     link.publish([usage(1)])
     link.keep_alive(0.1)
     assert bodies(received(link, 1)) == [usage(1).body]
 
 
-def test_no_more_than_is_allowed_is_held(connect: Connect) -> None:
+def test_larger_prefetch_brings_more_in_order(connect: Connect) -> None:
     connect().publish([usage(number) for number in range(10)])
     link = connect(PAYMENTS, USAGE, prefetch=2)
     first = received(link, 2)
@@ -256,7 +256,7 @@ def test_no_more_than_is_allowed_is_held(connect: Connect) -> None:
     assert bodies([*first, *more, *received(link, 5)]) == [b'{"n":%d}' % number for number in range(10)]
 
 
-def test_queue_of_which_nothing_may_be_held_waits(connect: Connect) -> None:
+def test_queue_with_prefetch_zero_waits(connect: Connect) -> None:
     connect().publish([usage(number) for number in range(3)])
     link = connect(PAYMENTS, USAGE, prefetch=3)
     received(link, 1)
@@ -280,7 +280,7 @@ def test_deliveries_given_back_come_again_and_other_queues_keep_theirs(connect: 
     assert sorted(bodies(received(link, 4))) == [b'{"n":%d}' % number for number in range(1, 5)]
 
 
-def test_giving_back_many_that_are_on_their_way_says_nothing(
+def test_giving_back_deliveries_under_way_logs_nothing(
     connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     connect().publish([usage(number) for number in range(1_000)])
@@ -290,7 +290,7 @@ def test_giving_back_many_that_are_on_their_way_says_nothing(
     assert caplog.records == []
 
 
-def test_messages_that_come_while_more_may_be_held_all_arrive(connect: Connect) -> None:
+def test_messages_arrive_in_order_while_the_prefetch_grows(connect: Connect) -> None:
     publisher, ended = connect(), Event()
 
     def publish() -> None:

@@ -82,7 +82,7 @@ def test_a_batch_is_a_few_writes() -> None:
     assert len(list(publishing(messages, 1, 131_072))) == 4
 
 
-def test_a_property_that_no_frame_can_hold_is_an_error_before_anything_is_written() -> None:
+def test_too_large_property_is_an_error_before_any_write() -> None:
     pieces = publishing([Outgoing(b"", "", "q", {"correlation_id": "x" * 256})], 1, 131_072)
     with pytest.raises(ValueError, match="256"):
         next(iter(pieces))
@@ -142,7 +142,7 @@ def test_frames_are_read_whole_in_whatever_pieces_they_arrive(
     assert read == frames
 
 
-def test_a_closed_connection_is_no_silence() -> None:
+def test_closed_connection_is_an_error() -> None:
     with reader() as (transport, other):
         other.sendall(frame(8, 0, b"")[:3])
         other.close()

@@ -11,7 +11,9 @@ from worker.broker.deliveries import BATCH_MAX_BYTES, front_of
 from worker.errors import BrokerUnavailableError
 from worker.ledger.pauses import Pause
 from worker.ledger.trials import Trial, Trying
+from worker.messages.outgoing import OutgoingDeadLetter, OutgoingDirectReply, OutgoingNotice, OutgoingReply
 
+_REPLIES = (OutgoingReply, OutgoingDirectReply)
 _WORK = [queue.name for queue in BILLING.work]
 
 
@@ -140,13 +142,18 @@ class FakeLink(Link):
 
     @property
     def replies(self) -> list[dict[str, Any]]:
-        """The bodies that were not sent to the dead-letter queue."""
-        return [json.loads(m.body) for m in self.published if m.routing_key != "billing.dead"]
+        """The bodies of replies."""
+        return [json.loads(m.body) for m in self.published if isinstance(m, _REPLIES)]
 
     @property
-    def dead_letters(self) -> list[Outgoing]:
-        """Messages that were sent to the dead-letter queue."""
-        return [m for m in self.published if m.routing_key == "billing.dead"]
+    def dead_letters(self) -> list[OutgoingDeadLetter]:
+        """The dead letters."""
+        return [m for m in self.published if isinstance(m, OutgoingDeadLetter)]
+
+    @property
+    def notices(self) -> list[OutgoingNotice]:
+        """The notices."""
+        return [m for m in self.published if isinstance(m, OutgoingNotice)]
 
 
 class FakeRecord:

@@ -35,7 +35,7 @@ class Consumes(Connected, Protocol):
         ...
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        """Tell the broker that ``deliveries`` are done. Each once."""
+        """Acknowledge ``deliveries``, each once: the broker then forgets them."""
         ...
 
     def hold_at_most(self, queue: str, most: int, *, give_back: bool = False) -> None:

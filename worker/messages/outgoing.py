@@ -24,19 +24,16 @@ class OutgoingCommand(Outgoing):
         reply_to: str | None = None,
     ) -> Self:
         """Return a command of a type; ``sent_as`` is the broker user that publishes it."""
-        return cls(
-            body,
-            BILLING.exchange,
-            type_,
-            {
-                "content_type": "application/json",
-                "message_id": message_id,
-                "correlation_id": correlation_id,
-                "reply_to": reply_to,
-                "app_id": app_id,
-                "user_id": sent_as,
-            },
-        )
+        properties = {
+            "content_type": "application/json",
+            "message_id": message_id,
+            "correlation_id": correlation_id,
+            "reply_to": reply_to,
+            "app_id": app_id,
+            "user_id": sent_as,
+        }
+        given = {name: value for name, value in properties.items() if value is not None}
+        return cls(body, BILLING.exchange, type_, given)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

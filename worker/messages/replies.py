@@ -132,7 +132,7 @@ class Replies:
                 "type": "billing.reply",
                 "app_id": "billing-worker",
                 "correlation_id": correlation,
-                # The same for a reply that goes out again, so that its consumer can tell.
+                # The same for a reply that goes out again, so that its consumer recognizes it.
                 "message_id": _digest(correlation, reply.reference_id, reply.attempt),
             },
         )

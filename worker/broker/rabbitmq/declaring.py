@@ -70,6 +70,6 @@ def _difference(
     except PreconditionFailed as error:
         return f"{name} differs: {error.reply_text}; delete it when it is empty, then declare it"
     except AccessRefused as error:
-        # A worker needs no right to configure; then its being there is all that can be told.
+        # A worker needs no right to configure; then its existence is all that is known.
         return None if "configure" in str(error.reply_text) else f"{name}: {error.reply_text}"
     return None
