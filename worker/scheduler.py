@@ -78,7 +78,7 @@ class Scheduler:
         Raises ConfigurationError where the broker refuses the first connection.
         """
         with suppress(BrokerUnavailableError):
-            self._connect().close()  # a wrong password is an error now, and not when something falls due
+            self._connect().close()  # a wrong password is told now, and not when something falls due
         while not stop.requested:
             try:
                 self.look()

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable
 from time import monotonic
 
-from worker.broker import Consumes
+from worker.broker import Link
 from worker.deadletters.service import DeadLetters, Drain
 from worker.errors import BillingError, LedgerUnavailableError, NotKeptError, TransientError
 from worker.runtime.backoff import Backoff, Outage
@@ -32,7 +32,7 @@ class Drainer:
 
     def __init__(
         self,
-        connect: Callable[[], Consumes],
+        connect: Callable[[], Link],
         service: DeadLetters,
         rng: random.Random,
         *,

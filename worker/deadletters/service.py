@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from worker.broker import Consumes, Delivery
+from worker.broker import Delivery, Link
 from worker.catalog import Catalog
 from worker.deadletters.models import (
     AuditPage,
@@ -76,7 +76,7 @@ class Drain:
     ``keep`` puts deliveries into the table and returns those that it could keep.
     """
 
-    def __init__(self, link: Consumes, keep: Callable[[Sequence[Delivery]], list[Delivery]]) -> None:
+    def __init__(self, link: Link, keep: Callable[[Sequence[Delivery]], list[Delivery]]) -> None:
         self.link = link
         self._keep = keep
         self._held: Sequence[Delivery] = ()
@@ -162,11 +162,11 @@ class DeadLetters:
         """Raise LedgerUnavailableError unless the database takes writes; to be called before a drain."""
         Ledger(self._engine).probe()
 
-    def drain(self, link: Consumes) -> "Drain":
+    def drain(self, link: Link) -> "Drain":
         """Return a drain of the queue that ``link`` consumes into the table."""
         return Drain(link, self._keep_what_can_be)
 
-    def park(self, link: Consumes, *, expected: int = 0, wait_s: float = 0.2) -> int:
+    def park(self, link: Link, *, expected: int = 0, wait_s: float = 0.2) -> int:
         """Drain the dead-letter queue that ``link`` consumes; returns how many dead letters came.
 
         See ``Drain.take_all``.
