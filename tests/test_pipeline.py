@@ -363,29 +363,6 @@ def test_given_up_message_keeps_its_identities(pipeline: Pipeline) -> None:
     assert (reply["code"], reply["reason"], reply["referenceId"]) == ("unprocessable", "delivery_limit", "d")
 
 
-def test_longest_pattern_decides_the_senders_of_a_type(
-    engine: Engine, catalog: Catalog, metrics: Metrics
-) -> None:
-    guarded = make_pipeline(
-        engine, catalog, metrics, Policy(senders={"*": ["app"], "payment.*": ["gateway"]})
-    )
-    payment: dict[str, Any] = {
-        "type": "payment.succeeded",
-        "referenceId": "p",
-        "userId": "u",
-        "packageId": "starter",
-    }
-    payment |= {"amountMinor": 499, "currency": "USD"}
-    link = process(
-        guarded,
-        delivery(OPEN, user_id="app"),
-        delivery(payment, user_id="app"),
-        delivery(payment, user_id="gateway"),
-    )
-    assert [dead_letter(message).reason for message in link.dead_letters] == ["wrong_sender"]
-    assert "tokens_purchased" in codes(link)
-
-
 def test_a_dead_letter_that_has_no_queue_leaves_the_batch_unacknowledged(pipeline: Pipeline) -> None:
     link = FakeLink()
     link.unroutable = {"billing.dead"}
@@ -501,47 +478,10 @@ def test_a_conflict_in_a_batch_makes_one_dead_letter_of_the_whole_that_names_the
     assert link.replies[0]["rejected"] == conflicts
 
 
-def test_a_batch_from_another_routing_key_is_refused(pipeline: Pipeline) -> None:
-    link = process(pipeline, delivery(batch(deduct()), routing_key="usage.deduct"))
-    assert dead_letter(link.dead_letters[0]).reason == "wrong_routing_key"
-    assert link.replies[0]["referenceId"] == "batch"
-
-
 PREFIXED: Mapping[str, Sequence[str] | Mapping[str, str]] = {
     "usage.*": {"ocr": "ocr-", "app": ""},
     "account.*": ["app"],
 }
-
-
-@pytest.mark.parametrize(
-    ("message", "sender", "refused"),
-    [
-        (deduct("ocr-1"), "ocr", None),
-        (deduct("ocr-"), "ocr", None),
-        (deduct("ocr"), "ocr", "referenceId"),
-        (deduct("job-1"), "ocr", "referenceId"),
-        (deduct("OCR-1"), "ocr", "referenceId"),
-        (deduct("job-1"), "app", None),
-        (deduct("ocr-1"), "other", "type"),
-        (deduct("ocr-1"), None, "type"),
-        (batch(deduct("ocr-1"), deduct("ocr-2"), reference="ocr-b"), "ocr", None),
-        (batch(deduct("ocr-1"), deduct("job-2"), reference="ocr-b"), "ocr", "items.1.referenceId"),
-        (batch(deduct("ocr-1"), reference="job-b"), "ocr", "referenceId"),
-        (batch(deduct("job-1"), reference="job-b"), "app", None),
-    ],
-)
-def test_sender_uses_only_references_with_its_prefix(
-    engine: Engine,
-    catalog: Catalog,
-    metrics: Metrics,
-    message: dict[str, Any],
-    sender: str | None,
-    refused: str | None,
-) -> None:
-    guarded = make_pipeline(engine, catalog, metrics, Policy(senders=PREFIXED))
-    link = process(guarded, delivery(message, user_id=sender))
-    about = [(dead_letter(each).reason, dead_letter(each).field or "type") for each in link.dead_letters]
-    assert about == ([] if refused is None else [("wrong_sender", refused)])
 
 
 def test_refusal_of_a_reference_names_the_prefix(engine: Engine, catalog: Catalog, metrics: Metrics) -> None:
@@ -551,32 +491,6 @@ def test_refusal_of_a_reference_names_the_prefix(engine: Engine, catalog: Catalo
     (reply,) = link.replies
     assert (reply["status"], reply["reason"], reply["field"]) == ("failed", "wrong_sender", "referenceId")
     assert reply["message"] == dead_letter(link.dead_letters[0]).message == text
-
-
-@pytest.mark.parametrize(
-    ("senders", "refused"),
-    [
-        ({"usage.batch": ["uploader"]}, "type"),
-        ({"usage.record": ["meter"]}, "items.1.type"),
-        ({"usage.*": ["app"], "usage.record": ["meter"]}, "items.1.type"),
-        ({"usage.*": ["app"]}, None),
-        ({"credit.*": ["gateway"]}, None),
-    ],
-)
-def test_sender_rules_apply_to_the_items_of_a_batch(
-    engine: Engine,
-    catalog: Catalog,
-    metrics: Metrics,
-    senders: dict[str, list[str]],
-    refused: str | None,
-) -> None:
-    guarded = make_pipeline(engine, catalog, metrics, Policy(senders=senders))
-    record = {"type": "usage.record", "referenceId": "m", "meter": "ocr", "quantity": 1}
-    link = process(guarded, delivery(batch(deduct(), record, record), user_id="app"))
-    reasons = [
-        (dead_letter(message).reason, dead_letter(message).field or "type") for message in link.dead_letters
-    ]
-    assert reasons == ([] if refused is None else [("wrong_sender", refused)])
 
 
 def test_malformed_item_is_answered_by_itself_and_makes_a_dead_letter_of_the_batch(
@@ -626,15 +540,6 @@ def test_batch_of_malformed_items_alone_moves_nothing(pipeline: Pipeline) -> Non
         assert (reply["applied"], reply["rejected"], reply["failed"]) == (0, 0, 2)
         assert len(link.dead_letters) == 1
         assert link.acknowledged[0] == message
-
-
-def test_place_of_an_item_counts_malformed_ones(engine: Engine, catalog: Catalog, metrics: Metrics) -> None:
-    """In the sender rules and in a conflict."""
-    record = {"type": "usage.record", "referenceId": "m", "meter": "ocr", "quantity": 1}
-    guarded = make_pipeline(engine, catalog, metrics, Policy(senders={"usage.record": ["meter"]}))
-    link = process(guarded, delivery(batch({}, deduct(), record), user_id="app"))
-    about = dead_letter(link.dead_letters[0])
-    assert (about.reason, about.field) == ("wrong_sender", "items.2.type")
 
 
 # -- notices ----------------------------------------------------------------------------------------------
