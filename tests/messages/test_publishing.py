@@ -130,7 +130,7 @@ def test_notices_go_after_all_else(publisher: Publisher) -> None:
     assert kinds == [OutgoingReply, OutgoingDeadLetter, OutgoingNotice]
 
 
-def test_nothing_is_sent_behind_a_dead_letter_without_a_queue(publisher: Publisher) -> None:
+def test_dead_letter_without_a_queue_holds_the_notices(publisher: Publisher) -> None:
     link = FakeLink()
     link.unroutable = {DEAD}
     assert publisher.send(link, [[notice()], [dead_letter()]], NOW) == {DEAD}
