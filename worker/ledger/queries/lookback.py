@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Row, func, or_, select
 
 from schemas import CancelSubscription, ChangeSubscription, OpenAccount, RenewSubscription, Status, type_of
 from worker.core import AccountState, Counter, Hold, Lot, Source
-from worker.core.account import COUNTER_OF
+from worker.core.lots import COUNTER_OF
 from worker.core.periods import period_at
 from worker.errors import NotFoundError
 from worker.ledger import rows
