@@ -40,7 +40,7 @@ from tests.support.worlds import examples
 from worker.catalog import Catalog, PaymentPolicy
 from worker.errors import LedgerUnavailableError, NotFoundError, QueryError
 from worker.ledger.engine import ledger_engine
-from worker.ledger.queries import History, Reader, Revenue, Usage, snapshot
+from worker.ledger.queries import History, Reader, Revenue, UsageReport, snapshot
 
 
 @pytest.fixture
@@ -251,7 +251,7 @@ def test_a_page_begins_at_an_offset_or_a_cursor_and_not_at_both(reader: Reader, 
 # -- usage ------------------------------------------------------------------------------------------------
 
 
-def by_day(usage: Usage) -> dict[str, int]:
+def by_day(usage: UsageReport) -> dict[str, int]:
     return {day.day.isoformat(): day.used for day in usage.by_day if day.used}
 
 

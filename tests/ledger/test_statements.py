@@ -27,7 +27,7 @@ from tests.support.books import applied
 from tests.support.worlds import examples
 from worker.catalog import Catalog
 from worker.errors import QueryError
-from worker.ledger.queries import Reader, Summary, Transaction
+from worker.ledger.queries import PostedEntry, Reader, StatementSummary
 
 _CATALOG = asked_catalog()
 
@@ -37,7 +37,9 @@ def catalog() -> Catalog:
     return _CATALOG
 
 
-def stated(reader: Reader, user: str, start: datetime, end: datetime) -> tuple[Summary, list[Transaction]]:
+def stated(
+    reader: Reader, user: str, start: datetime, end: datetime
+) -> tuple[StatementSummary, list[PostedEntry]]:
     with reader.statement(user, start, end) as statement:
         return statement.summary, list(statement.transactions)
 

@@ -32,7 +32,7 @@ CHECKS: Mapping[str, str] = {
     "entry_without_outcome": "an entry whose operation is missing or was not applied; its amount",
     "entry_account": "an entry on another account than its operation's user has; account ids",
     "entry_unclaimed": "an entry that its operation does not count among its own; its amount",
-    "entry_due": "an entry that was booked before it fell due; its amount",
+    "entry_due": "an entry that was posted before it fell due; its amount",
     "lot_missing": "an entry of a lot that does not exist; its amount",
     "lot_overdrawn": "the entry takes more than its lot has, or repays more than is owed; what is left",
     "lot_early": "an entry of a lot that had not taken effect; its amount",

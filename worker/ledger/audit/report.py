@@ -74,12 +74,12 @@ class AuditReport(View):
         return sum(self.found.values()) - len(self.findings)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as every view does, with the verdict first."""
+        """Return the fields as every view does, with ``isClean`` first."""
         return {"isClean": self.is_clean, "unlisted": self.unlisted, **super().to_dict()}
 
 
 @dataclass(frozen=True)
-class Progress(View):
+class AuditProgress(View):
     """Progress of a part of the audit: what it works through, and how many of ``total`` are done."""
 
     step: str
@@ -87,7 +87,7 @@ class Progress(View):
     total: int
 
 
-OnProgress = Callable[[Progress], None]
+OnProgress = Callable[[AuditProgress], None]
 
 
 class Discrepancies:

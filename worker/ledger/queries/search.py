@@ -65,7 +65,7 @@ def accounts_by_prefix(
 
 
 def _by_code_points(connection: Connection) -> ColumnElement[Any]:
-    """Return the user, compared by code points: SQLite compares UTF-8 bytes, PostgreSQL has to be told."""
+    """Return the user, compared by code points: SQLite compares UTF-8 bytes, PostgreSQL needs a collation."""
     user = accounts.c.user_id
     return collate(user, "C") if connection.dialect.name == "postgresql" else user
 
