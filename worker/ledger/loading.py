@@ -33,7 +33,8 @@ from worker.core.outcomes import Outcome
 from worker.core.plan import Counter
 from worker.core.superseded import Attempted, Owner, Superseded, is_usage, owner_of
 from worker.ledger import rows
-from worker.ledger.bulk import IsKey, insert_rows, select_by, select_rows
+from worker.ledger.bulk import insert_rows, select_by, select_rows
+from worker.ledger.row_sql import IsKey
 from worker.ledger.tables import (
     accounts,
     entries,
