@@ -222,6 +222,20 @@ def test_credit_that_is_given_for_a_short_time_is_noticed_at_once() -> None:
     assert [notice["lot"] for notice in ledger.outcomes["b"].notices] == [2]
 
 
+def test_notice_comes_in_time_after_a_catalog_without_notices() -> None:
+    end = NOW + timedelta(days=10)
+    silent = SMALL_CATALOG.model_copy(
+        update={"notices": SMALL_CATALOG.notices.model_copy(update={"expiring_days": 0})}
+    )
+    ledger = after(opening(), bonus(20, "b", expires_at=end), catalog=silent)
+    ledger.catalog = SMALL_CATALOG
+    assert reply_to(ledger, deduct(1_000, "d1"), end - timedelta(days=2))["code"] == "insufficient_balance"
+    for number in (2, 3):
+        reply_to(ledger, deduct(1, f"d{number}"), end - timedelta(days=1))
+    noticed = [[notice["lot"] for notice in ledger.outcomes[name].notices] for name in ("d1", "d2", "d3")]
+    assert noticed == [[], [2], []]
+
+
 def test_an_allocation_ends_unannounced() -> None:
     ledger = after(opening())
     reply_to(ledger, settling(), PERIOD_END - timedelta(days=1))

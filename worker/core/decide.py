@@ -39,6 +39,7 @@ from worker.catalog import Catalog
 from worker.core.account import Account
 from worker.core.due import post_due, post_freed
 from worker.core.known import AccountState, Hold, Known, Lot
+from worker.core.lots import is_notice_due
 from worker.core.notices import write_notices
 from worker.core.outcomes import Answer, Conflict, Decided, Outcome, moves_nothing
 from worker.core.periods import period_at
@@ -79,6 +80,7 @@ class _Batch:
         self._known = known
         self._now = now
         self._catalog = catalog
+        self._notice_days = catalog.notices.expiring_days
         self._fresh: dict[str, Outcome] = {}
         self._context = Context(known, self._fresh, now, catalog)
         self._superseded = Superseded(dict(known.superseded.attempts), dict(known.superseded.lost))
@@ -219,13 +221,12 @@ class _Batch:
         state = self._known.accounts.get(user_id)
         if state is None or user_id in self._known.just_opened:
             return None
-        account = Account(
-            state.clone(),
-            [lot.clone() for lot in self._known.lots.get(state.account_id, ())],
-            [hold.clone() for hold in self._known.holds.get(state.account_id, ())],
-            self._catalog,
-            self._now,
-        )
+        lots = [lot.clone() for lot in self._known.lots.get(state.account_id, ())]
+        holds = [hold.clone() for hold in self._known.holds.get(state.account_id, ())]
+        state = state.clone()
+        if any(is_notice_due(lot, self._now, self._notice_days) for lot in lots):
+            state.due_at = self._now  # it was waited for under another catalog, which wrote notices later
+        account = Account(state, lots, holds, self._catalog, self._now)
         self._accounts[user_id] = account
         return account
 

@@ -56,6 +56,12 @@ def lot_due_at(lot: Lot, now: datetime, notice_days: int) -> datetime | None:
     return lot.expires_at if lot.free else None
 
 
+def is_notice_due(lot: Lot, now: datetime, notice_days: int) -> bool:
+    """Return True while a notice of the lot's expiry is to be written: not before, and not from then on."""
+    at, expires_at = notice_due_at(lot, notice_days), lot.expires_at
+    return at is not None and expires_at is not None and at <= now < expires_at
+
+
 def notice_due_at(lot: Lot, notice_days: int) -> datetime | None:
     """Return when the notice of the lot's expiry is due; None where there is none to be written."""
     if lot.expires_at is None or lot.remaining == 0 or lot.is_noticed:

@@ -6,7 +6,7 @@ from worker.catalog import NoticeThreshold
 from worker.core.account import Account
 from worker.core.due import next_due
 from worker.core.known import ALERT_DEPLETED, ALERT_LOW
-from worker.core.lots import notice_due_at
+from worker.core.lots import is_notice_due
 from worker.core.outcomes import Detail
 
 
@@ -29,9 +29,8 @@ def compare_balance(account: Account) -> tuple[Detail, ...]:
 
 def _expiring(account: Account) -> Iterator[Detail]:
     days = account.catalog.notices.expiring_days
-    for lot in account.lots.values() if days else ():
-        due_at, at = notice_due_at(lot, days), lot.expires_at
-        if due_at is not None and at is not None and due_at <= account.now < at:
+    for lot in account.lots.values():
+        if lot.expires_at is not None and is_notice_due(lot, account.now, days):
             lot.is_noticed = True
             account.touch(lot)
             yield {
@@ -39,7 +38,7 @@ def _expiring(account: Account) -> Iterator[Detail]:
                 "lot": lot.number,
                 "tokens": lot.remaining,
                 "source": lot.source.value,
-                "expires_at": at.isoformat(),
+                "expires_at": lot.expires_at.isoformat(),
             }
 
 
