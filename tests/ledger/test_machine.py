@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sqlalchemy import Engine, Row, Table, select
 
 from schemas import Command, OpenAccount
-from tests.support.model import Model, foretold
+from tests.support.model import Model, predicted
 from tests.support.worlds import CATALOGS, STARTS, crowded_commands, crowded_payments, examples, moved
 from tests.support.worlds import NOW as AROUND
 from worker.catalog import Catalog
@@ -124,7 +124,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def _deliver(self, commands: Sequence[Command]) -> None:
         replies = self._settled(commands)
         expected = [self._model.apply(command, self._now) for command in commands]
-        assert [foretold(reply) for reply in replies] == expected
+        assert [predicted(reply) for reply in replies] == expected
 
     def _settled(self, commands: Sequence[Command], *, unplugged: bool = False) -> list[dict[str, Any]]:
         with self._ledger.begin() as books:

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from schemas import Command
 from tests.ledger.test_store import NOW, counted_statements, in_world, settled
 from tests.support.makers import bonus, deduct, opening, payment, record, upload
-from tests.support.model import Model, foretold
+from tests.support.model import Model, predicted
 from tests.support.worlds import SMALL_CATALOG, cut
 from worker.core import decide
 from worker.errors import ContentionError
@@ -66,7 +66,7 @@ def test_every_order_and_cut_of_a_squat_comes_to_what_the_model_says(engine: Eng
         model = Model(SMALL_CATALOG)
         expected = [model.apply(command, NOW) for command in commands]
         batches = cut(commands, [world % 5 + 1, world % 3 + 1])
-        replies = [foretold(reply) for batch in batches for reply in settled(ledger, batch)]
+        replies = [predicted(reply) for batch in batches for reply in settled(ledger, batch)]
         assert replies == expected
     assert audit(engine).is_clean
 

@@ -30,7 +30,7 @@ from schemas import (
     SettleUsage,
 )
 from tests.support.books import applied
-from tests.support.model import Model, foretold
+from tests.support.model import Model, predicted
 from tests.support.plans import heard, keyless
 from tests.support.provision import PostgresServer
 from tests.support.worlds import SMALL_CATALOG, crowded_days, cut, examples
@@ -84,7 +84,7 @@ def test_any_batches_come_to_what_the_model_says_one_by_one(
     ledger, model = Ledger(engine), Model(SMALL_CATALOG)
     replies = [reply for batch in cut(commands, sizes) for reply in settled(ledger, batch)]
     expected = [model.apply(command, NOW) for command in commands]
-    assert [foretold(reply) for reply in replies] == expected
+    assert [predicted(reply) for reply in replies] == expected
     with engine.connect() as connection:
         stored = connection.execute(
             select(accounts.c.user_id, accounts.c.balance).where(accounts.c.user_id.startswith(f"{world}-"))
@@ -109,7 +109,7 @@ def test_every_order_of_a_top_up_a_deduction_its_duplicate_and_a_conflict(engine
         expected = [model.apply(command, NOW) for command in commands]
         # Cut at another place each time: within one transaction, or over several.
         batches = cut(commands, [world % 5 + 1, world % 3 + 1])
-        replies = [foretold(reply) for batch in batches for reply in settled(ledger, batch)]
+        replies = [predicted(reply) for batch in batches for reply in settled(ledger, batch)]
         assert replies == expected
     assert audit(engine).is_clean
 
