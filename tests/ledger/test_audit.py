@@ -146,7 +146,7 @@ def test_an_open_dispute_is_measured_by_the_policy_of_the_catalog(true_ledger: E
     )
 
 
-def test_without_a_catalog_either_policy_explains_an_open_dispute(true_ledger: Engine) -> None:
+def test_audit_without_a_catalog_accepts_either_policy_of_an_open_dispute(true_ledger: Engine) -> None:
     assert audit(true_ledger).is_clean
     waited = f"UPDATE payment_events SET collected = 0 WHERE operation_id = {_operation('cyd-undecided')}"
     assert "payment_back" not in audited(true_ledger, waited).found
@@ -172,7 +172,7 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps, "STEPS", 1_000)
 
 
-def test_progress_is_told_in_accounts_and_then_in_operations(true_ledger: Engine) -> None:
+def test_progress_counts_accounts_and_then_operations(true_ledger: Engine) -> None:
     reported: list[AuditProgress] = []
     audit(true_ledger, reported.append)
     assert reported == [

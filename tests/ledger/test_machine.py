@@ -127,10 +127,10 @@ class LedgerMachine(RuleBasedStateMachine):
         assert [predicted(reply) for reply in replies] == expected
 
     def _settled(self, commands: Sequence[Command], *, unplugged: bool = False) -> list[dict[str, Any]]:
-        with self._ledger.begin() as books:
-            known = books.load(commands, self._now)
+        with self._ledger.begin() as transaction:
+            known = transaction.load(commands, self._now)
             plan = decide(commands, known, self._now, self._catalog)
-            books.write(plan, known, self._now)
+            transaction.write(plan, known, self._now)
             if unplugged:
                 raise Unplugged
         answered = zip(commands, plan.answers, strict=True)
@@ -182,7 +182,7 @@ def _end_of(hold: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in hold.items() if name not in ("parts", "openedAt")}
 
 
-def test_whatever_happens_the_store_keeps_what_the_model_says(engine: Engine) -> None:
+def test_store_keeps_what_the_model_says(engine: Engine) -> None:
     machine = type("LedgerMachine", (LedgerMachine,), {"engine": engine})
     run_state_machine_as_test(machine, settings=settings(examples(20), stateful_step_count=10))
     assert audit(engine).is_clean

@@ -141,7 +141,7 @@ def test_rows_have_the_order_that_the_table_has_there(connection: Connection) ->
     ]
 
 
-def test_a_value_of_many_thousand_characters_is_no_matter(connection: Connection) -> None:
+def test_value_of_many_thousand_characters_is_written(connection: Connection) -> None:
     long = '\\"' * 50_000
     (row,) = insert_rows(connection, KINDS, [{"key": 1, "words": long}], returning=("words",))
     assert row.words == long

@@ -89,11 +89,11 @@ def test_reference_that_another_worker_took_is_contention(
     settled(ledger, [opening(), opening("o-v", "v"), SQUAT])
 
     def lose() -> None:
-        with ledger.begin() as books:
-            known = books.load(mine, NOW)
+        with ledger.begin() as transaction:
+            known = transaction.load(mine, NOW)
             plan = decide(mine, known, NOW, SMALL_CATALOG)
             settled(Ledger(postgres_engine), theirs)
-            books.write(plan, known, NOW)
+            transaction.write(plan, known, NOW)
 
     with pytest.raises(ContentionError, match="judged a reference"):
         lose()

@@ -53,10 +53,10 @@ def outcome_codes(answers: Sequence[Answer]) -> list[str]:
 
 def settled(ledger: Ledger, commands: Sequence[Command], now: datetime = NOW) -> list[dict[str, Any]]:
     """One batch from load to reply, on the small catalog."""
-    with ledger.begin() as books:
-        known = books.load(commands, now)
+    with ledger.begin() as transaction:
+        known = transaction.load(commands, now)
         plan = decide(commands, known, now, SMALL_CATALOG)
-        books.write(plan, known, now)
+        transaction.write(plan, known, now)
     answered = zip(commands, plan.answers, strict=True)
     return [json.loads(reply_for(command, answer).to_json()) for command, answer in answered]
 
@@ -142,9 +142,9 @@ def test_a_transaction_that_fails_leaves_nothing(engine: Engine) -> None:
     commands = [OpenAccount(reference_id="o", user_id="u", tier="free")]
 
     def fail_after_writing() -> None:
-        with ledger.begin() as books:
-            known = books.load(commands, NOW)
-            books.write(decide(commands, known, NOW, SMALL_CATALOG), known, NOW)
+        with ledger.begin() as transaction:
+            known = transaction.load(commands, NOW)
+            transaction.write(decide(commands, known, NOW, SMALL_CATALOG), known, NOW)
             raise RuntimeError("pulled the plug")
 
     with pytest.raises(RuntimeError, match="plug"):
@@ -158,12 +158,12 @@ def test_a_claim_that_another_worker_won_is_contention(postgres_engine: Engine) 
     """The unique key decides even where nothing was locked: the user has no account."""
     ledger = Ledger(postgres_engine)
     commands = [DeductUsage(reference_id="r", user_id="nobody", tokens=1)]
-    with ledger.begin() as books:
-        known = books.load(commands, NOW)
+    with ledger.begin() as transaction:
+        known = transaction.load(commands, NOW)
         plan = decide(commands, known, NOW, SMALL_CATALOG)
         assert settled(Ledger(postgres_engine), commands)[0]["duplicate"] is False
         with pytest.raises(ContentionError):
-            books.write(plan, known, NOW)
+            transaction.write(plan, known, NOW)
     assert settled(ledger, commands)[0]["duplicate"] is True
 
 
@@ -175,11 +175,11 @@ def test_a_deduction_whose_reference_another_user_won_is_contention(postgres_eng
     batch = [DeductUsage(reference_id=name, user_id="u", tokens=1) for name in ("q", "r")]
 
     def lose_the_second() -> None:
-        with ledger.begin() as books:
-            known = books.load(batch, NOW)
+        with ledger.begin() as transaction:
+            known = transaction.load(batch, NOW)
             plan = decide(batch, known, NOW, SMALL_CATALOG)
             settled(Ledger(postgres_engine), [DeductUsage(reference_id="r", user_id="v", tokens=1)])
-            books.write(plan, known, NOW)
+            transaction.write(plan, known, NOW)
 
     with pytest.raises(ContentionError, match="claimed a reference"):
         lose_the_second()
@@ -197,11 +197,11 @@ def test_an_account_that_moved_although_it_was_locked_is_contention(
     batch = [DeductUsage(reference_id=f"d{number}", user_id="u", tokens=1) for number in range(count)]
 
     def decide_on_another_sequence() -> None:
-        with ledger.begin() as books:
-            known = books.load(batch, NOW)
+        with ledger.begin() as transaction:
+            known = transaction.load(batch, NOW)
             plan = decide(batch, known, NOW, SMALL_CATALOG)
             plan.accounts[0].sequence_before += 1
-            books.write(plan, known, NOW)
+            transaction.write(plan, known, NOW)
 
     with pytest.raises(ContentionError, match="although they were locked"):
         decide_on_another_sequence()
@@ -224,7 +224,7 @@ def test_a_batch_of_500_costs_a_handful_of_statements(engine: Engine, apply: App
     assert len(statements) <= 4, statements
 
 
-def test_whatever_is_in_a_batch_it_is_claimed_and_written_with_two_statements(
+def test_any_batch_is_claimed_and_written_with_two_statements(
     postgres_engine: Engine, catalog: Catalog
 ) -> None:
     pay = {"package_id": "starter", "amount_minor": 499, "currency": "USD"}
@@ -258,7 +258,7 @@ def test_whatever_is_in_a_batch_it_is_claimed_and_written_with_two_statements(
     assert audit(postgres_engine).is_clean
 
 
-def test_no_update_is_planned_for_an_empty_table(postgres_url: str, catalog: Catalog) -> None:
+def test_update_is_not_planned_for_an_empty_table(postgres_url: str, catalog: Catalog) -> None:
     engine = ledger_engine(postgres_url, only_by_key=True)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("VACUUM ANALYZE"))  # from now on PostgreSQL knows that there are no holds
@@ -282,9 +282,7 @@ def test_no_update_is_planned_for_an_empty_table(postgres_url: str, catalog: Cat
     engine.dispose()
 
 
-def test_settling_a_hold_asks_for_the_hold_and_not_for_how_it_was_opened(
-    postgres_engine: Engine, catalog: Catalog
-) -> None:
+def test_capture_asks_for_the_hold_and_not_for_its_opening(postgres_engine: Engine, catalog: Catalog) -> None:
     opening = OpenAccount(reference_id="o", user_id="u", tier="pro")
     hold = ReserveUsage(reference_id="h", user_id="u", tokens=9, ttl_seconds=60)
     applied(postgres_engine, catalog, opening, hold)
