@@ -125,7 +125,7 @@ def states(view: Holds) -> list[tuple[str, str]]:
 
 @pytest.fixture
 def holding(ada: str, apply: Apply) -> str:
-    """Ada with a hold that is open for a minute, one for an hour, one that was settled and one released."""
+    """Ada with four holds: open for a minute, open for an hour, captured, and released."""
     for number, seconds in enumerate((60, 3_600, 60, 60)):
         apply(
             ReserveUsage(reference_id=f"h{number}", user_id=ada, tokens=100, ttl_seconds=seconds),
@@ -170,11 +170,11 @@ def test_hold_that_ran_out_is_ended_before_and_after_that_is_posted(
     reader: Reader, holding: str, apply: Apply, catalog: Catalog
 ) -> None:
     end = NOW + timedelta(seconds=60)
-    for settled_by in (None, "look"):
+    for closed_by in (None, "look"):
         assert states(reader.holds(holding, end, catalog)) == [("h1", "open")]
         ended = reader.holds(holding, end, catalog, ended=True).holds[1:]
         (ran_out,) = [hold for hold in ended if hold.state == "expired"]
-        assert (ran_out.reference_id, ran_out.closed_at, ran_out.closed_by) == ("h0", end, settled_by)
+        assert (ran_out.reference_id, ran_out.closed_at, ran_out.closed_by) == ("h0", end, closed_by)
         apply(SettleAccount(reference_id="look", user_id=holding), now=end)
 
 

@@ -73,7 +73,7 @@ class LedgerMachine(RuleBasedStateMachine):
         """Nothing is left, and the redelivery is judged, at its own time."""
         commands = [self._own(command) for command in batch]
         try:
-            self._settled(commands, unplugged=True)
+            self._replies_to(commands, unplugged=True)
         except Unplugged:
             self._now += later
         self._deliver(commands)
@@ -122,11 +122,11 @@ class LedgerMachine(RuleBasedStateMachine):
         return moved(command.model_copy(update=own), self._now - AROUND)
 
     def _deliver(self, commands: Sequence[Command]) -> None:
-        replies = self._settled(commands)
+        replies = self._replies_to(commands)
         expected = [self._model.apply(command, self._now) for command in commands]
         assert [predicted(reply) for reply in replies] == expected
 
-    def _settled(self, commands: Sequence[Command], *, unplugged: bool = False) -> list[dict[str, Any]]:
+    def _replies_to(self, commands: Sequence[Command], *, unplugged: bool = False) -> list[dict[str, Any]]:
         with self._ledger.begin() as transaction:
             known = transaction.load(commands, self._now)
             plan = decide(commands, known, self._now, self._catalog)

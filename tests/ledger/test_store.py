@@ -51,8 +51,8 @@ def outcome_codes(answers: Sequence[Answer]) -> list[str]:
     return [answer.outcome.code if isinstance(answer, Decided) else "conflict" for answer in answers]
 
 
-def settled(ledger: Ledger, commands: Sequence[Command], now: datetime = NOW) -> list[dict[str, Any]]:
-    """One batch from load to reply, on the small catalog."""
+def replies_to(ledger: Ledger, commands: Sequence[Command], now: datetime = NOW) -> list[dict[str, Any]]:
+    """Take a batch from load to reply, on the small catalog; return the replies."""
     with ledger.begin() as transaction:
         known = transaction.load(commands, now)
         plan = decide(commands, known, now, SMALL_CATALOG)
@@ -82,7 +82,7 @@ def test_any_batches_come_to_what_the_model_says_one_by_one(
     world = next(_worlds)
     commands = [in_world(world, command) for command in day]
     ledger, model = Ledger(engine), Model(SMALL_CATALOG)
-    replies = [reply for batch in cut(commands, sizes) for reply in settled(ledger, batch)]
+    replies = [reply for batch in cut(commands, sizes) for reply in replies_to(ledger, batch)]
     expected = [model.apply(command, NOW) for command in commands]
     assert [predicted(reply) for reply in replies] == expected
     with engine.connect() as connection:
@@ -109,7 +109,7 @@ def test_every_order_of_a_top_up_a_deduction_its_duplicate_and_a_conflict(engine
         expected = [model.apply(command, NOW) for command in commands]
         # Cut at another place each time: within one transaction, or over several.
         batches = cut(commands, [world % 5 + 1, world % 3 + 1])
-        replies = [predicted(reply) for batch in batches for reply in settled(ledger, batch)]
+        replies = [predicted(reply) for batch in batches for reply in replies_to(ledger, batch)]
         assert replies == expected
     assert audit(engine).is_clean
 
@@ -126,13 +126,13 @@ def test_a_reply_is_the_same_when_it_is_read_back(engine: Engine) -> None:
         PaymentSucceeded(reference_id="p2", user_id="u", package_id="rich", amount_minor=1, currency="EUR"),
         DeductUsage(reference_id="nobody", user_id="nobody", tokens=1),
     ]
-    first = settled(ledger, commands)
-    again = settled(ledger, commands)
+    first = replies_to(ledger, commands)
+    again = replies_to(ledger, commands)
     assert again == [{**reply, "duplicate": True} for reply in first]
 
 
 def test_an_account_that_was_not_opened_leaves_no_row(engine: Engine) -> None:
-    settled(Ledger(engine), [OpenAccount(reference_id="o", user_id="u", tier="gold")])
+    replies_to(Ledger(engine), [OpenAccount(reference_id="o", user_id="u", tier="gold")])
     with engine.connect() as connection:
         assert connection.execute(select(accounts)).all() == []
 
@@ -161,29 +161,29 @@ def test_a_claim_that_another_worker_won_is_contention(postgres_engine: Engine) 
     with ledger.begin() as transaction:
         known = transaction.load(commands, NOW)
         plan = decide(commands, known, NOW, SMALL_CATALOG)
-        assert settled(Ledger(postgres_engine), commands)[0]["duplicate"] is False
+        assert replies_to(Ledger(postgres_engine), commands)[0]["duplicate"] is False
         with pytest.raises(ContentionError):
             transaction.write(plan, known, NOW)
-    assert settled(ledger, commands)[0]["duplicate"] is True
+    assert replies_to(ledger, commands)[0]["duplicate"] is True
 
 
 def test_a_deduction_whose_reference_another_user_won_is_contention(postgres_engine: Engine) -> None:
     ledger = Ledger(postgres_engine)
     opened = [OpenAccount(reference_id=f"o-{user}", user_id=user, tier="free") for user in ("u", "v")]
-    settled(ledger, opened)
-    before = settled(ledger, [DeductUsage(reference_id="before", user_id="u", tokens=1)])
+    replies_to(ledger, opened)
+    before = replies_to(ledger, [DeductUsage(reference_id="before", user_id="u", tokens=1)])
     batch = [DeductUsage(reference_id=name, user_id="u", tokens=1) for name in ("q", "r")]
 
     def lose_the_second() -> None:
         with ledger.begin() as transaction:
             known = transaction.load(batch, NOW)
             plan = decide(batch, known, NOW, SMALL_CATALOG)
-            settled(Ledger(postgres_engine), [DeductUsage(reference_id="r", user_id="v", tokens=1)])
+            replies_to(Ledger(postgres_engine), [DeductUsage(reference_id="r", user_id="v", tokens=1)])
             transaction.write(plan, known, NOW)
 
     with pytest.raises(ContentionError, match="claimed a reference"):
         lose_the_second()
-    again = settled(ledger, [batch[0]])
+    again = replies_to(ledger, [batch[0]])
     assert again[0]["balanceBefore"] == before[0]["balanceAfter"]
     assert audit(postgres_engine).is_clean
 
@@ -193,7 +193,7 @@ def test_an_account_that_moved_although_it_was_locked_is_contention(
     count: int, postgres_engine: Engine
 ) -> None:
     ledger = Ledger(postgres_engine)
-    settled(ledger, [OpenAccount(reference_id="o", user_id="u", tier="free")])
+    replies_to(ledger, [OpenAccount(reference_id="o", user_id="u", tier="free")])
     batch = [DeductUsage(reference_id=f"d{number}", user_id="u", tokens=1) for number in range(count)]
 
     def decide_on_another_sequence() -> None:

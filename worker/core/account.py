@@ -1,4 +1,4 @@
-"""One account while a batch is decided: the owner of its state, and the only place where a balance changes.
+"""Account while a batch is decided: the owner of its state, and the only place where a balance changes.
 
 Steps made of several changes live beside it: ``credits`` and ``holds`` for commands, ``due`` for time,
 ``notices`` for the user.
@@ -72,7 +72,7 @@ class Account:
 
     @property
     def tier(self) -> Tier | None:
-        """The account's tier; None where the catalog no longer has it."""
+        """Return the account's tier; None where the catalog no longer has it."""
         return self.catalog.tiers.get(self.state.tier)
 
     @property

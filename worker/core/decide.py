@@ -58,7 +58,7 @@ def decide(commands: Sequence[Command], known: Known, now: datetime, catalog: Ca
 
 
 def content_of(command: Command) -> str:
-    """The canonical text of what moves the ledger; equal for the same operation, whatever the sender adds."""
+    """Return the canonical text of what moves the ledger: the same for the same operation."""
     return to_json(command.content()).decode()  # compact; the fields are in order already
 
 
@@ -188,7 +188,7 @@ class _Batch:
             case ReserveUsage():
                 return holds.reserve(account, command, outcome, context)
             case SettleUsage():
-                return holds.settle(account, command, outcome)
+                return holds.capture(account, command, outcome)
             case ReleaseUsage():
                 return holds.release(account, command, outcome)
             case PaymentSucceeded():

@@ -82,7 +82,7 @@ def next_due(account: Account) -> datetime | None:
 
 
 class _DueItem(NamedTuple):
-    """One thing that is due. Of several at one time, the lower rank comes first, then the earlier place.
+    """Due hold, lot or renewal. Of several at one time, the lower rank comes first, then the earlier place.
 
     The place is one that the ledger remembers: a lot's number, or when a hold was opened and its reference.
     The subject is None for the renewal.

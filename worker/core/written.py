@@ -9,7 +9,7 @@ from worker.core.plan import Entry, Plan, QuotaEntry, UsageRefund
 
 @dataclass(slots=True)
 class AccountRows:
-    """The rows that a batch writes about one account, in order."""
+    """Rows that a batch writes about one account, in order."""
 
     entries: list[Entry] = field(default_factory=list)
     new_lots: list[Lot] = field(default_factory=list)

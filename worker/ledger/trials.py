@@ -31,14 +31,14 @@ class Trial(NamedTuple):
 
 
 class Trying(NamedTuple):
-    """A message that is to be tried: its queue, and the broker's count of its deliveries."""
+    """Message that is to be tried: its queue, and the broker's count of its deliveries."""
 
     queue: str
     delivery_count: int
 
 
 class Trials:
-    """The record of messages on trial. Every method raises LedgerUnavailableError, ContentionError."""
+    """Record of messages on trial. Every method raises LedgerUnavailableError, ContentionError."""
 
     def __init__(self, engine: Engine, worker: str) -> None:
         self._engine, self._worker = engine, worker

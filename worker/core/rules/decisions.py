@@ -48,5 +48,5 @@ class Context:
     catalog: Catalog
 
     def outcome_of(self, reference_id: str) -> Outcome | None:
-        """The latest outcome of a reference."""
+        """Return the latest outcome of a reference."""
         return self.fresh.get(reference_id) or self.known.outcomes.get(reference_id)

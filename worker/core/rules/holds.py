@@ -21,7 +21,7 @@ def reserve(account: Account, command: ReserveUsage, outcome: Outcome, context: 
     return applied(Code.TOKENS_RESERVED, command.tokens, expires_at=expires_at.isoformat())
 
 
-def settle(account: Account, command: SettleUsage, outcome: Outcome) -> Decision:
+def capture(account: Account, command: SettleUsage, outcome: Outcome) -> Decision:
     """Capture the used tokens of a hold, also where its lots have expired meanwhile."""
     hold = account.holds.get(command.original_reference_id)
     if hold is None or hold.state is not HoldState.OPEN:

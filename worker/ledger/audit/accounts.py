@@ -146,5 +146,5 @@ def _held() -> FromClause:
 
 
 def _is_unseen(moment: Column) -> Any:
-    """Condition: the account waits for something later than ``moment``, or for nothing."""
+    """Return the condition that the account waits for something later than ``moment``, or for nothing."""
     return and_(moment.is_not(None), or_(accounts.c.due_at.is_(None), accounts.c.due_at > moment))

@@ -67,7 +67,7 @@ CHECKS: Mapping[str, str] = {
     "hold_account": "a hold on another account than its operation's user has; account ids",
     "hold_reserved": "the hold's tokens are not those of its operation",
     "hold_amount": "the hold's tokens are not the sum of its parts",
-    "hold_captured": "what was captured of the hold is not what the operation that settled it took",
+    "hold_captured": "what was captured of the hold is not what the operation that captured it took",
     "hold_end": "the hold's end is not one that the operation which ended it can bring; rows",
     "hold_ended": "an operation that ends a hold, and its hold does not say so; its tokens",
     "part_without_hold": "a part of a hold that does not exist; its tokens",

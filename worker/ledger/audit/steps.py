@@ -20,7 +20,7 @@ _LOWEST, _HIGHEST = -(2**63), 2**63 - 1
 
 
 class AuditStep(NamedTuple):
-    """The ids behind ``after`` and up to ``up_to``, of which there are ``size``."""
+    """Ids behind ``after`` and up to ``up_to``, of which there are ``size``."""
 
     after: int
     up_to: int

@@ -6,7 +6,7 @@ user is a NotFoundError, never a zero; a query that makes no sense is a QueryErr
 once, posted or not, by the code that will post it.
 """
 
-from worker.ledger.queries.balances import Affordability, Balance, Quota, Subscription, Unsettled
+from worker.ledger.queries.balances import Affordability, Balance, DueTotals, Quota, Subscription
 from worker.ledger.queries.days import day_start, zone_of
 from worker.ledger.queries.explain import Explanation
 from worker.ledger.queries.history import History, PostedEntry
@@ -21,6 +21,7 @@ from worker.ledger.queries.views import View
 __all__ = [
     "Affordability",
     "Balance",
+    "DueTotals",
     "Expiring",
     "Explanation",
     "History",
@@ -38,7 +39,6 @@ __all__ = [
     "StatementSummary",
     "Stats",
     "Subscription",
-    "Unsettled",
     "UsageDay",
     "UsageReport",
     "View",

@@ -20,7 +20,7 @@ from worker.ledger.queries.views import View
 
 @dataclass(frozen=True)
 class Subscription(View):
-    """A tier and its present period, from ``period_start`` until before ``period_end``.
+    """Tier and its present period, from ``period_start`` until before ``period_end``.
 
     Allocations are granted until ``granted_until``. From ``ends_at`` on it has ended: nothing more is
     granted, and nothing is free.
@@ -48,7 +48,7 @@ class Quota(View):
 
 
 @dataclass(frozen=True)
-class Unsettled(View):
+class DueTotals(View):
     """Totals of what is due and counted in a balance, although it is not posted yet.
 
     It is posted when the account is next touched, in so many ``entries``: together they are ``tokens``, and
@@ -89,7 +89,7 @@ class Balance(View):
     reversed: int
     subscription: Subscription
     quotas: tuple[Quota, ...]
-    unsettled: Unsettled
+    unsettled: DueTotals
     sequence: int
     opened_at: datetime
     updated_at: datetime
@@ -169,7 +169,7 @@ def _balance(
         reversed=state.reversed,
         subscription=Subscription(state.tier, period.start, period.end, state.granted_until, state.ends_at),
         quotas=tuple(_quotas(account, used, catalog)),
-        unsettled=Unsettled(
+        unsettled=DueTotals(
             tokens=state.balance - posted.state.balance,
             expired=account.expired_now,
             entries=len(account.written.entries),

@@ -22,7 +22,7 @@ HISTORY_LIMIT_MAX = 1_000
 
 @dataclass(frozen=True)
 class PostedEntry(View):
-    """One entry: ``amount`` tokens, to the account's credit where positive.
+    """Posted entry: ``amount`` tokens, to the account's credit where positive.
 
     Entries of one operation share ``transaction_id`` and ``reference_id``: a purchase with a bonus is two.
     ``lot`` is the number of the lot whose tokens moved, with its ``source``; None where it is the account's
@@ -50,7 +50,7 @@ class PostedEntry(View):
 
 @dataclass(frozen=True)
 class History(View):
-    """One page, newest first. ``offset`` is how many newer entries there are, ``total`` all of the account.
+    """Entries, newest first. ``offset`` counts the newer ones before them, ``total`` all of the account.
 
     ``next_cursor`` continues behind the last entry of this page, whatever is written meanwhile; None at the
     end.

@@ -23,7 +23,7 @@ _PAGE = 500
 
 @dataclass(frozen=True)
 class LotView(View):
-    """One credit: of ``granted`` tokens ``remaining`` are left, ``held`` of them kept by holds.
+    """Credit: of ``granted`` tokens ``remaining`` are left, ``held`` of them kept by holds.
 
     ``pending`` ones take effect at ``effective_at``. ``free`` is what is spent next, the lower ``priority``
     first; from ``expires_at`` on nothing is left but what is held. ``parent`` is the number of the lot it
@@ -48,7 +48,7 @@ class LotView(View):
 
 @dataclass(frozen=True)
 class Lots(View):
-    """The lots of an account: first those with something left, in the order in which they are spent."""
+    """Lots of an account: first those with something left, in the order in which they are spent."""
 
     user_id: str
     lots: tuple[LotView, ...]
@@ -83,7 +83,7 @@ class HoldView(View):
 
 @dataclass(frozen=True)
 class Holds(View):
-    """The holds of an account: the open ones, the oldest first, then ended ones, the newest first."""
+    """Holds of an account: the open ones, the oldest first, then ended ones, the newest first."""
 
     user_id: str
     holds: tuple[HoldView, ...]

@@ -121,7 +121,7 @@ def _state_at(
 
 
 class _Granted(NamedTuple):
-    """A lot as it is today, and when it was granted; None for what was carried over."""
+    """Lot as it is today, and when it was granted; None for what was carried over."""
 
     lot: Lot
     granted_at: datetime | None
@@ -218,7 +218,7 @@ def _holds_at(connection: Connection, account_id: int, at: datetime) -> list[Hol
 
 
 class _Happened(NamedTuple):
-    """An applied command about a subscription."""
+    """Applied command about a subscription."""
 
     type: str
     detail: Mapping[str, str]

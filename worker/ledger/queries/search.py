@@ -18,7 +18,7 @@ _LAST_CHARACTER = 0x10FFFF
 
 @dataclass(frozen=True)
 class AccountLine(View):
-    """An account as it is posted, in tokens; what is due since is not in it."""
+    """Account as it is posted, in tokens; what is due since is not in it."""
 
     user_id: str
     tier: str
