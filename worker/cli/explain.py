@@ -14,7 +14,7 @@ from worker.cli.asking import moment, reader_of
 from worker.cli.holdings import show_holds, show_lots
 from worker.cli.options import as_json, with_application
 from worker.cli.output import console, is_terminal, printable, show_json, show_table
-from worker.ledger.queries import Explanation, Transaction
+from worker.ledger.queries import Explanation, PostedEntry
 
 _ENTRIES_SHOWN = 20
 
@@ -126,7 +126,7 @@ def _show_outcomes(view: Explanation) -> None:
     )
 
 
-def _show_entries(entries: Sequence[Transaction]) -> None:
+def _show_entries(entries: Sequence[PostedEntry]) -> None:
     shown = entries[:_ENTRIES_SHOWN] if is_terminal() else entries
     _show_rows(
         "Entries",

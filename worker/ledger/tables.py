@@ -40,7 +40,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware time, kept in UTC: ``timestamptz`` on PostgreSQL, naive UTC on SQLite, which has no zones."""
+    """Aware time, kept in UTC: ``timestamptz`` on PostgreSQL, naive UTC on SQLite, which has no zones."""
 
     impl = DateTime(timezone=True)
     cache_ok = True

@@ -28,9 +28,9 @@ from worker.core.superseded import is_usage
 from worker.errors import NotFoundError
 from worker.ledger import rows
 from worker.ledger.loading import holds_of
-from worker.ledger.queries.history import Transaction, transactions_of
+from worker.ledger.queries.history import PostedEntry, transactions_of
 from worker.ledger.queries.holdings import HoldView, LotView, closed_by, hold_view, lot_view
-from worker.ledger.queries.posted import standing
+from worker.ledger.queries.posted import posted_state
 from worker.ledger.queries.views import View
 from worker.ledger.tables import (
     accounts,
@@ -168,7 +168,7 @@ class Explanation(View):
     reference_id: str
     asked: Asked | None
     outcomes: tuple[Attempt, ...]
-    entries: tuple[Transaction, ...]
+    entries: tuple[PostedEntry, ...]
     lots: tuple[LotView, ...]
     hold: HoldView | None
     payment: PaymentView | None
@@ -193,7 +193,7 @@ def explain(connection: Connection, reference_id: str, now: datetime, catalog: C
     content: dict[str, Any] = json.loads(outcome.content)
     named: str | None = content.get("originalReferenceId")
     account_id = _account_id(connection, outcome.user_id)
-    book = None if account_id is None else standing(connection, outcome.user_id).now(now, catalog)
+    book = None if account_id is None else posted_state(connection, outcome.user_id).now(now, catalog)
     payment_reference = named if outcome.type in _REVERSING else reference_id
     events = _events(connection, payment_reference)
     return Explanation(

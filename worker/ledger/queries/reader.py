@@ -15,7 +15,7 @@ from worker.ledger.queries.holdings import Expiring, Holds, Lots
 from worker.ledger.queries.snapshots import in_utc, snapshot
 from worker.ledger.queries.statements import Statement
 from worker.ledger.queries.totals import Stats
-from worker.ledger.queries.usage import Usage
+from worker.ledger.queries.usage import UsageReport
 
 
 class Reader:
@@ -89,7 +89,7 @@ class Reader:
 
     def usage(
         self, user_id: str, now: datetime, catalog: Catalog, days: int = 30, timezone: str = "UTC"
-    ) -> Usage:
+    ) -> UsageReport:
         """Return the usage of the last ``days`` (1 to 366) local days in ``timezone``, today included."""
         with snapshot(self._engine) as connection:
             return usage.usage(connection, user_id, in_utc("now", now), catalog, days, timezone)
