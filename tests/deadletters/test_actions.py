@@ -20,7 +20,7 @@ def test_an_edit_keeps_the_original_and_names_who_did_it(world: World) -> None:
     assert edited.tokens_at_stake == 7
     (edit,) = world.service.details(number).edits
     assert (edit.actor, edit.reason, edit.before, edit.after) == ("eva", "a typo", before, after)
-    (entry,) = world.service.audit_log(action="edit").entries
+    (entry,) = world.service.activity_log(action="edit").entries
     assert (entry.actor, entry.reason, entry.subject) == ("eva", "a typo", f"letter {number}")
     again = world.service.edit(number, before, "no, it was right", "eva", instead_of=after, unchecked=True)
     assert again.edited_body is None
@@ -59,7 +59,7 @@ def test_action_without_a_name_or_a_reason_is_refused(world: World) -> None:
         with pytest.raises(NotPossibleError, match="say w"):
             world.service.edit(number, b"{}", reason, name, instead_of=body, unchecked=True)
     assert world.status(number) == "parked"
-    assert world.service.audit_log().entries == ()
+    assert world.service.activity_log().entries == ()
 
 
 def test_a_number_that_is_none_stops_everything_before_it_begins(world: World) -> None:
@@ -72,7 +72,7 @@ def test_a_number_that_is_none_stops_everything_before_it_begins(world: World) -
 
 def test_a_discard_of_any_size_is_undone_by_its_entries_of_the_log(world: World) -> None:
     world.park(*(failed(f"{n}".encode()) for n in range(1_500)))
-    done = world.service.discard(DeadLetterFilter(reason="not_an_object"), "x", "ann")
+    done = world.service.discard(DeadLetterFilter(code="not_an_object"), "x", "ann")
     assert done.done == 0
     done = world.service.discard(DeadLetterFilter(), "x", "ann")
     assert (done.done, len(done.numbers), len(done.entries)) == (1_500, 1_000, 2)
@@ -147,7 +147,7 @@ def test_dead_letters_come_back_as_they_went_out(world: World) -> None:
     assert added[0].properties == first.properties
     assert world.kinds(added[0].number) == ["failed", "imported"]
     assert world.service.drifts() == []
-    assert {entry.action for entry in world.service.audit_log().entries} == {"export", "import"}
+    assert {entry.action for entry in world.service.activity_log().entries} == {"export", "import"}
 
 
 @pytest.mark.parametrize(

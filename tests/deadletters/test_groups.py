@@ -7,109 +7,12 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text, update
 
-from tests.deadletters.parts import NOW, TRACEBACK, World, deduct, failed
-from worker.catalog import load_catalog
-from worker.deadletters.fingerprints import fingerprint_of, tokens_at_stake
+from tests.deadletters.parts import NOW, World, deduct, failed
 from worker.deadletters.models import DeadLetterStatus
+from worker.deadletters.store import tables
 from worker.deadletters.store.filters import DeadLetterFilter
 from worker.errors import NotFoundError, QueryError
-from worker.ledger import tables
 from worker.messages.dead_letters import EPOCH, Failure
-
-# -- fingerprints -----------------------------------------------------------------------------------------
-
-REFUSAL = ("missing_field", "usage.deduct", "tokens", None)
-FAULT = ("unprocessable", "usage.deduct", None, TRACEBACK)
-
-SAME = {
-    "another item of a batch": (
-        ("invalid_field", "usage.batch", "items.0.tokens", None),
-        ("invalid_field", "usage.batch", "items.17.tokens", None),
-    ),
-    "other lines, another user": (
-        FAULT,
-        (*FAULT[:3], TRACEBACK.replace("line 84", "line 91").replace("u-17", "u-18")),
-    ),
-    "another place of installation": (FAULT, (*FAULT[:3], TRACEBACK.replace("/somewhere/", "/opt/x/"))),
-    "an installation in a folder called worker": (
-        FAULT,
-        (
-            *FAULT[:3],
-            TRACEBACK.replace("/somewhere/", "/opt/worker/app/").replace("/elsewhere", "/opt/worker"),
-        ),
-    ),
-    "an installation beside its libraries": (
-        FAULT,
-        (
-            *FAULT[:3],
-            TRACEBACK.replace("/somewhere/", "/opt/worker/site-packages/").replace(
-                "/elsewhere", "/opt/worker"
-            ),
-        ),
-    ),
-    "other frames of a library": (FAULT, (*FAULT[:3], TRACEBACK.replace("in execute", "in run"))),
-    "the end of a long traceback": (FAULT, (*FAULT[:3], "e 1, in cut\n" + TRACEBACK.partition("\n")[2])),
-}
-DIFFERENT = {
-    "another reason": (REFUSAL, ("invalid_field", *REFUSAL[1:])),
-    "another type": (REFUSAL, ("missing_field", "usage.reserve", *REFUSAL[2:])),
-    "another field": (REFUSAL, ("missing_field", "usage.deduct", "userId", None)),
-    "another exception": (FAULT, (*FAULT[:3], TRACEBACK.replace("KeyError", "worker.errors.ValueError"))),
-    "another function": (FAULT, (*FAULT[:3], TRACEBACK.replace("in decide", "in answer"))),
-    "a fault and a refusal": (FAULT, (*FAULT[:3], None)),
-}
-
-
-@pytest.mark.parametrize(("one", "other"), SAME.values(), ids=SAME.keys())
-def test_like_failures_have_the_same_fingerprint(
-    one: tuple[str, str, str | None, str | None], other: tuple[str, str, str | None, str | None]
-) -> None:
-    assert fingerprint_of(*one) == fingerprint_of(*other)
-
-
-@pytest.mark.parametrize(("one", "other"), DIFFERENT.values(), ids=DIFFERENT.keys())
-def test_unlike_failures_have_different_fingerprints(
-    one: tuple[str, str, str | None, str | None], other: tuple[str, str, str | None, str | None]
-) -> None:
-    assert fingerprint_of(*one) != fingerprint_of(*other)
-
-
-AT_STAKE = [
-    (deduct("r", tokens=5), 5),
-    ({"type": "credit.adjust", "tokens": -7}, 7),
-    ({"type": "usage.free_upload", "bytes": 5}, 0),
-    ({"type": "usage.record", "meter": "ocr", "quantity": 3}, None),
-    ({"type": "usage.deduct", "tokenz": 5}, None),
-    ({"type": "usage.deduce", "tokens": 5}, 5),
-    ({"type": "usage.deduct", "tokens": "5"}, None),
-    ({"type": "usage.deduct", "tokens": True}, None),
-    ({"type": "usage.deduct", "tokens": 10**15}, 10**15),
-    ({"type": "usage.deduct", "tokens": 10**15 + 1}, None),
-    ({"type": "usage.batch", "items": [deduct("a", 5), deduct("b", 6)]}, 11),
-    ({"type": "usage.batch", "items": [deduct("a", 5), {"type": "usage.record"}]}, None),
-    ({"type": "usage.batch", "items": [deduct("a", 5), 7]}, None),
-    ({"type": "payment.succeeded", "packageId": "standard"}, "package"),
-    ({"type": "payment.succeeded", "packageId": "nothing"}, None),
-    ({"type": "payment.succeeded", "packageIndex": -1}, None),
-    ([1], None),
-]
-
-
-@pytest.mark.parametrize(("message", "tokens"), AT_STAKE, ids=lambda value: json.dumps(value)[:40])
-def test_affected_tokens_are_read_from_the_body_where_possible(
-    message: object, tokens: int | str | None
-) -> None:
-    catalog = load_catalog()
-    package = catalog.package("standard", None)
-    assert package is not None
-    expected = package.tokens + package.bonus_tokens if tokens == "package" else tokens
-    assert tokens_at_stake(json.dumps(message).encode(), catalog) == expected
-
-
-@pytest.mark.parametrize("body", [b"", b"oops", b"\xff", b"[" * 100_000, b"\0" * 262_144, b"9" * 5_000])
-def test_no_body_is_too_strange_to_be_looked_at(body: bytes) -> None:
-    assert tokens_at_stake(body) is None
-
 
 # -- groups -----------------------------------------------------------------------------------------------
 
@@ -202,7 +105,7 @@ def test_users_are_counted_to_a_thousand(true_world: World) -> None:
 def test_more_tokens_than_a_column_of_64_bits_holds_are_summed_up(world: World) -> None:
     body = json.dumps(deduct("r", tokens=10**15)).encode()
     world.dead.waiting += [failed(body, properties={"message_id": str(n)}) for n in range(10_000)]
-    assert world.service.park(world.dead.link) == 10_000
+    assert world.service.drain(world.dead.link) == 10_000
     (group,) = world.service.groups().groups
     assert (group.waiting, group.tokens_unknown) == (10_000, 0)
     if world.engine.dialect.name == "postgresql":
@@ -256,7 +159,7 @@ def test_all_dead_letters_together(true_world: World) -> None:
 # -- lists ------------------------------------------------------------------------------------------------
 
 FILTERS = {
-    "a reason": (DeadLetterFilter(reason="not_json"), {"oops"}),
+    "a reason": (DeadLetterFilter(code="not_json"), {"oops"}),
     "a type": (DeadLetterFilter(type="usage.deduct"), {"a-0", "a-1", "a-2"}),
     "a user": (DeadLetterFilter(user_id="u1"), {"a-1"}),
     "a reference": (DeadLetterFilter(reference_id="a-2"), {"a-2"}),
