@@ -24,7 +24,7 @@ _RULES = tuple(
         ("too old", r"days ago"),
         ("in the future", r"in the future"),
         ("order", r"must be after"),
-        ("time", r"RFC 3339|outside the years"),
+        ("time", r"RFC 3339|outside the years|must be in|out of range|isoformat"),
         ("characters", r"characters that are not taken|surrogate|capital letters"),
         ("itself", r"names this command itself"),
         ("package", r"name the package"),
