@@ -77,7 +77,7 @@ def test_other_exceptions_or_causes_have_other_fingerprints(
 
 
 def raised(source: str, path: str) -> tuple[str, str]:
-    """Return message and traceback of the fault that ``f`` of the source raises, as a dead letter has them."""
+    """Return message and traceback, as dead letters have them, of the fault that ``f`` raises."""
     space: dict[str, Any] = {}
     exec(compile(source, path, "exec"), space)  # noqa: S102 - the sources below
     with pytest.raises(Exception, match="no 1") as caught:
