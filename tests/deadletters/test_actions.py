@@ -9,6 +9,7 @@ from tests.deadletters.parts import NOW, World, deduct, failed
 from worker.deadletters.models import DeadLetterStatus
 from worker.deadletters.store.filters import DeadLetterFilter
 from worker.errors import BadLineError, NotFoundError, NotPossibleError, RefusedBodyError
+from worker.messages.dead_letters import EPOCH
 
 
 def test_an_edit_keeps_the_original_and_names_who_did_it(world: World) -> None:
@@ -81,7 +82,7 @@ def test_a_discard_of_any_size_is_undone_by_its_entries_of_the_log(world: World)
     assert undone.done == 1_500
     assert world.service.counts().parked == 1_500
     assert world.service.drifts() == []
-    with pytest.raises(NotFoundError, match="tells of no discarded letters"):
+    with pytest.raises(NotFoundError, match="is no discard of dead letters"):
         world.service.undo_discard([undone.entries[0]], "ann")
 
 
@@ -208,3 +209,17 @@ def test_an_imported_dead_letter_is_replayed_like_any_other(world: World) -> Non
             [json.dumps({**fields, "letterId": "x", "properties": {"headers": {"a": {"$float": "much"}}}})],
             "ann",
         )
+
+
+def test_unknown_time_is_null_in_an_export_and_after_an_import(world: World) -> None:
+    world.park(failed(b"oops", at=EPOCH))
+    (line,) = world.service.export(DeadLetterFilter(), "ann")
+    assert (json.loads(line)["firstFailedAt"], json.loads(line)["lastFailedAt"]) == (None, None)
+    earlier = dict.fromkeys(("firstFailedAt", "lastFailedAt"), EPOCH.isoformat())
+    lines = [
+        json.dumps(json.loads(line) | {"letterId": "other"}),
+        json.dumps(json.loads(line) | {"letterId": "of an earlier version"} | earlier),
+    ]
+    assert world.service.import_lines(lines, "ann").added == 2
+    assert {dead_letter.last_failed_at for dead_letter in world.parked()} == {None}
+    assert world.service.drifts() == []

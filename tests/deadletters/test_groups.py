@@ -72,6 +72,22 @@ def test_the_sample_of_a_group_is_one_that_waits_in_it(true_world: World) -> Non
     }
 
 
+def test_headline_of_a_group_is_that_of_a_dead_letter_that_waits(true_world: World) -> None:
+    for reference, amount in (("old", "10"), ("new", "11")):
+        message = f"tokens: at most {amount} is taken."
+        reason = Failure("invalid_field", message, "tokens", None, "usage.deduct", reference, "ann")
+        true_world.park(failed(json.dumps(deduct(reference)).encode(), reason=reason))
+    old, new = [dead_letter.number for dead_letter in true_world.parked()]
+    (group,) = true_world.service.groups().groups
+    assert (group.sample, group.message, group.waiting) == (new, "tokens: at most 11 is taken.", 2)
+    true_world.service.discard([new], "a test", "eva")
+    (group,) = true_world.service.groups().groups
+    assert (group.sample, group.message, group.waiting) == (old, "tokens: at most 10 is taken.", 1)
+    true_world.service.discard([old], "a test", "eva")
+    (group,) = true_world.service.groups(waiting_only=False).groups
+    assert (group.sample, group.waiting) == (new, 0)
+
+
 def test_a_group_follows_its_dead_letters_wherever_they_go(true_world: World) -> None:
     park(true_world, 5)
     numbers = [dead_letter.number for dead_letter in true_world.parked()]
@@ -94,6 +110,42 @@ def test_unrecorded_values_are_unknown_and_not_zero(true_world: World) -> None:
     (group,) = true_world.service.groups().groups
     assert (group.first_failed_at, group.last_failed_at) == (None, None)
     assert (group.tokens_at_stake, group.tokens_unknown, group.waiting) == (0, 2, 2)
+
+
+def test_known_time_takes_the_place_of_an_unknown_one(true_world: World) -> None:
+    true_world.park(failed(b"oops", at=EPOCH))
+    true_world.park(failed(b"again", at=NOW), failed(b"once more", at=EPOCH))
+    (group,) = true_world.service.groups().groups
+    assert (group.first_failed_at, group.last_failed_at) == (NOW, NOW)
+    first, *_ = true_world.service.page().dead_letters
+    assert (first.first_failed_at, first.last_failed_at) == (None, None)
+    assert true_world.service.counts().last_failed_at == NOW
+
+
+def test_bounds_of_time_leave_out_unknown_times(true_world: World) -> None:
+    true_world.park(failed(b"oops", at=EPOCH), failed(b"again", at=NOW))
+    for bound in (DeadLetterFilter(until=NOW + timedelta(1)), DeadLetterFilter(since=NOW - timedelta(1))):
+        page = true_world.service.page(bound)
+        assert (page.total, len(page.dead_letters)) == (1, 1)
+    assert true_world.service.page().total == 2
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_groups_of_unknown_time_come_last_and_paging_reaches_them(true_world: World, limit: int) -> None:
+    for place, field in enumerate("abcde"):
+        at = EPOCH if place % 2 else NOW + timedelta(seconds=place)
+        true_world.park(
+            failed(json.dumps(deduct(field)).encode(), reason=refused(field, "u", 1, field), at=at)
+        )
+    seen: list[str] = []
+    after: str | None = None
+    while True:
+        page = true_world.service.groups(limit=limit, after=after)
+        seen += [group.field or "" for group in page.groups]
+        if (after := page.next) is None:
+            break
+    assert seen[:3] == ["e", "c", "a"]
+    assert sorted(seen[3:]) == ["b", "d"]
 
 
 def test_users_are_counted_to_a_thousand(true_world: World) -> None:
@@ -136,8 +188,9 @@ def test_a_group_that_is_not_there_or_not_meant_is_said(true_world: World) -> No
     for digits in ("abc", "xyzw", ""):
         with pytest.raises(QueryError, match="at least 4 digits"):
             true_world.service.group(digits)
-    with pytest.raises(QueryError, match="no place"):
-        true_world.service.groups(after="nonsense|x")
+    for cursor in ("nonsense|x", "2026-11-22T10:15:00|x"):
+        with pytest.raises(QueryError, match="no place"):
+            true_world.service.groups(after=cursor)
 
 
 def test_a_corrupt_group_is_found(world: World) -> None:

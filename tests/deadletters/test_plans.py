@@ -109,6 +109,17 @@ def test_a_page_reads_no_whole_table(question: Callable[[DeadLetters], Any], fil
     assert scanned(filled, statements, LARGE) == []
 
 
+def test_groups_are_read_in_the_order_of_an_index(filled: Engine) -> None:
+    with heard(filled) as statements:
+        World(filled).service.groups(limit=10, waiting_only=False)
+    ((statement, parameters),) = [one for one in statements if "ORDER BY dead_letter_groups" in one[0]]
+    with filled.connect() as connection:
+        connection.exec_driver_sql("SET LOCAL enable_sort = off")
+        plan = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars().all()
+    assert any("ix_dead_letter_groups_last_failed_at_fingerprint" in line for line in plan)
+    assert not any("Sort  (" in line for line in plan if "Incremental" not in line)
+
+
 def test_a_step_of_a_replay_reads_no_whole_table(filled: Engine) -> None:
     with heard(filled) as statements:
         under_way = items.under_way(filled, NOW, 2, 100)

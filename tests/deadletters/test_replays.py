@@ -67,7 +67,7 @@ def test_a_dead_letter_that_was_only_published_is_not_resolved(world: World) -> 
     ended = world.replay([number])
     assert (ended.state, came_of(ended)) == ("paused", {"sent": 1})
     assert ended.state_reason is not None
-    assert "no outcome of 1 letter within 60 s; is a worker running?" in ended.state_reason
+    assert "no outcome of 1 dead letter within 60 s; is a worker running?" in ended.state_reason
     assert world.status(number) == "replaying"
     world.has_worker = True
     assert came_of(world.run(ended.number)) == {"applied": 1}
@@ -597,6 +597,39 @@ def test_a_dead_letter_of_a_killed_replay_is_restored_by_hand_when_its_lease_is_
     world.now += replays.LEASE
     assert world.service.restore([number], None, "ann").done == 1
     assert world.status(number) == "parked"
+
+
+def test_killed_replay_is_shown_as_one_without_a_runner(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _killed_when_it_was_sent(world, monkeypatch)
+    (killed,) = world.service.replays().replays
+    assert (killed.state, came_of(killed)) == ("running", {"sent": 1})
+    assert killed.has_runner(world.now)
+    assert not killed.has_runner(world.now + replays.LEASE)
+
+
+def test_sent_dead_letter_with_an_outcome_is_resolved_and_not_restored(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has looked for its outcome since its runner was killed."""
+    number = _killed_when_it_was_sent(world, monkeypatch)
+    world.work()
+    world.now += replays.LEASE
+    restored = world.service.restore([number], None, "ann")
+    assert (restored.done, restored.skipped, restored.entries) == (0, 1, ())
+    assert world.status(number) == "resolved"
+    assert came_of(world.service.replay(1)) == {"applied": 1}
+
+
+def test_drain_ends_the_items_of_replays_that_nobody_runs(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = _killed_when_it_was_sent(world, monkeypatch)
+    world.work()
+    world.now += replays.LEASE
+    assert world.service.drain(world.dead.link) == 0
+    assert world.status(number) == "resolved"
 
 
 def test_replays_that_rest_with_nothing_under_way_hide_none_that_has(world: World) -> None:

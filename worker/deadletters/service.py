@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 from worker.broker import Delivery, Link
 from worker.catalog import Catalog
 from worker.deadletters import actions
+from worker.deadletters.body_check import Receive, problem_with
 from worker.deadletters.explain import ReferenceExplanation, explain
 from worker.deadletters.link_drainer import LinkDrainer
 from worker.deadletters.models import (
@@ -38,7 +39,7 @@ from worker.deadletters.replay import store as replays
 from worker.deadletters.replay.dry_run import DryRunRules, dry_run
 from worker.deadletters.replay.ledger_check import ledger_lines
 from worker.deadletters.store import activity_log, edits, export, groups, history, queries
-from worker.deadletters.store.edits import BodyChange, Receive
+from worker.deadletters.store.edits import BodyChange
 from worker.deadletters.store.filters import DeadLetterFilter, DeadLetterSelection
 from worker.deadletters.store.ingest import drained_from, ingest
 from worker.deadletters.store.transaction import DeadLetterTransaction, in_transaction
@@ -277,7 +278,7 @@ class DeadLetters:
         return self._problem(self.dead_letter(number), body)
 
     def _problem(self, dead_letter: StoredDeadLetter, body: bytes) -> RefusedBodyError | None:
-        return edits.problem_with(dead_letter, body, self._receive, self._clock(), self._sent_as)
+        return problem_with(dead_letter, body, self._receive, self._clock(), self._sent_as)
 
     def export(self, dead_letters: DeadLetterSelection, actor: str) -> Iterator[str]:
         """Yield the dead letters as lines of JSON, without line ends, newest first.

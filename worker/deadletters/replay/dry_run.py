@@ -3,7 +3,7 @@
 Each chunk of dead letters is judged in a transaction of its own that is rolled back: like a worker's batch it
 locks its accounts for some milliseconds, and leaves nothing. Dead letters of one chunk see each other, as
 they would in a batch; across chunks each sees the ledger as it is. A dead letter on which the worker would
-fail, as it may have done before, is one verdict and holds up no other.
+fail, as it may have done before, is one forecast and holds up no other.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,12 +18,12 @@ from schemas import Code, Command, FreeUpload, Message, UsageBatch, commands_of,
 from worker.catalog import Catalog
 from worker.core import Answer, Conflict, decide
 from worker.core.replies import conflict_text, message_for
+from worker.deadletters.body_check import Receive
 from worker.deadletters.fingerprints import field_path
 from worker.deadletters.models import DeadLetterForecast, DeadLetterStatus, DryRun, Forecast, StoredDeadLetter
 from worker.deadletters.replay.ledger_check import by_key, leads_to_workers
 from worker.deadletters.replay.message import as_delivered
 from worker.deadletters.store import queries, tables
-from worker.deadletters.store.edits import Receive
 from worker.deadletters.store.filters import DeadLetterFilter, DeadLetterSelection, chunks
 from worker.errors import BillingError, ContentionError, LedgerUnavailableError
 from worker.ledger.engine import translated_errors

@@ -307,7 +307,7 @@ class _Run:
                 self._controls.on_trouble(f"{error} What it refused is sent again until it is taken")
             self._refusal = str(error)
             return self._outcome_of(messages, error.returned, error.refused)
-        except Exception:  # noqa: BLE001 - it is one letter's until proven otherwise
+        except Exception:  # noqa: BLE001 - one message is at fault until proven otherwise
             self._drop_link()
             return self._published_one_by_one(messages)
         self._refusal = None
@@ -367,7 +367,7 @@ class _Run:
             return self._end(
                 ReplayState.PAUSED, f"{self._refusal} Nothing moved for {self._patience_s:.0f} s"
             )
-        dead_letters = "1 letter" if under_way == 1 else f"{under_way} letters"
+        dead_letters = "1 dead letter" if under_way == 1 else f"{under_way} dead letters"
         return self._end(
             ReplayState.PAUSED,
             f"no outcome of {dead_letters} within {self._patience_s:.0f} s; is a worker running?",
@@ -436,7 +436,7 @@ def _why_stopped(replay: Replay) -> str:
     counted = ", ".join(f"{count} {name}" for name, count in failed.items() if count)
     return (
         f"step {step} of {replay.steps_in_all}: {counted}. See "
-        f"`billing-worker dead-letters replay show {replay.number}`, mend them, or go on all the same with "
+        f"`billing-worker dead-letters replay show {replay.number}`, correct them, or go on anyway with "
         f"`billing-worker dead-letters replay resume {replay.number}`"
     )
 

@@ -88,9 +88,9 @@ def create(
 
 def _check_pace(request: ReplayRequest) -> None:
     if request.rate is not None and not 0 < request.rate <= _RATE_MAX:
-        raise QueryError(f"a rate is more than 0 and at most {_RATE_MAX:.0f} letters a second")
+        raise QueryError(f"a rate is more than 0 and at most {_RATE_MAX:.0f} dead letters a second")
     if len(request.steps) > _STEPS_MAX or any(step < 1 for step in request.steps):
-        raise QueryError(f"steps are up to {_STEPS_MAX} numbers of letters from 1, such as 1,5,25")
+        raise QueryError(f"steps are up to {_STEPS_MAX} numbers of dead letters from 1, such as 1,5,25")
 
 
 def _freeze(connection: Connection, replay_id: int, dead_letters: DeadLetterSelection) -> int:
@@ -111,7 +111,7 @@ def _freeze(connection: Connection, replay_id: int, dead_letters: DeadLetterSele
         total = _freeze_numbers(connection, replay_id, list(dict.fromkeys(dead_letters)))
     if not total:
         raise NotFoundError(
-            f"no parked letter matches ({described(dead_letters)}): there is nothing to replay"
+            f"no parked dead letter matches ({described(dead_letters)}): there is nothing to replay"
         )
     return total
 

@@ -81,5 +81,5 @@ def discarded_by(connection: Connection, entry: int) -> list[int]:
     found = select(audit_log.c.detail).where(audit_log.c.entry_id == entry, audit_log.c.action == "discard")
     detail = connection.execute(found).scalar_one_or_none()
     if detail is None:
-        raise NotFoundError(f"entry {entry} of the log tells of no discarded letters")
+        raise NotFoundError(f"entry {entry} of the log is no discard of dead letters")
     return [int(number) for number in detail["letters"]]

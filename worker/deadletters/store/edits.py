@@ -1,27 +1,17 @@
-"""Edits of a dead letter's body, and the check that a worker would accept the new one."""
+"""Edits of a dead letter's body; the original stays."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 
 from sqlalchemy import insert, update
 
-from schemas import Message, first_malformed
-from worker.broker import Delivery
 from worker.catalog import Catalog
 from worker.deadletters.models import DeadLetterStatus, StoredDeadLetter
-from worker.deadletters.replay.ledger_check import leads_to_workers
-from worker.deadletters.replay.message import as_delivered
 from worker.deadletters.store import queries, tables
 from worker.deadletters.store.activity_log import actor_named, reason_given
 from worker.deadletters.store.filters import described
 from worker.deadletters.store.transaction import DeadLetterTransaction, in_transaction
 from worker.deadletters.tokens import tokens_at_stake
-from worker.errors import NotPossibleError, RefusedBodyError
-from worker.messages.dead_letters import Failure
-
-#: The worker's own judgement of a delivery: its message, or why it is refused.
-Receive = Callable[[Delivery, datetime], Message | Failure]
+from worker.errors import NotPossibleError
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,22 +22,6 @@ class BodyChange:
     instead_of: bytes
     reason: str
     actor: str
-
-
-def problem_with(
-    dead_letter: StoredDeadLetter, body: bytes, receive: Receive | None, now: datetime, sent_as: str | None
-) -> RefusedBodyError | None:
-    """Return the error with which a worker would refuse this body; None where it would accept it.
-
-    A dead letter that is no command (a reply, a notice) is not judged.
-    """
-    if receive is None or not leads_to_workers(dead_letter):
-        return None
-    received = receive(as_delivered(dead_letter, sent_as, body), now)
-    if isinstance(received, Failure):
-        return RefusedBodyError(received.code, received.field, received.message)
-    item = first_malformed(received)
-    return None if item is None else RefusedBodyError(item.reason, item.field, item.message)
 
 
 @in_transaction
@@ -89,11 +63,11 @@ def edit(
 
 def _require_editable(dead_letter: StoredDeadLetter, change: BodyChange) -> None:
     """Raise NotPossibleError where the edit is not possible."""
-    number, status = dead_letter.number, dead_letter.status
+    name, status = f"dead letter {dead_letter.number}", dead_letter.status
     if status != DeadLetterStatus.PARKED:
         where = f"; see replay {dead_letter.replay_id}" if status == DeadLetterStatus.REPLAYING else ""
-        raise NotPossibleError(f"letter {number} is {status}, and only a parked one can be edited{where}")
+        raise NotPossibleError(f"{name} is {status}, and only a parked one can be edited{where}")
     if dead_letter.current_body != change.instead_of:
-        raise NotPossibleError(f"letter {number} was edited by somebody else meanwhile: look at it again")
+        raise NotPossibleError(f"{name} was edited by somebody else meanwhile: look at it again")
     if change.body == dead_letter.current_body:
-        raise NotPossibleError(f"the body of letter {number} is that already: nothing to change")
+        raise NotPossibleError(f"the body of {name} is that already: nothing to change")

@@ -92,7 +92,7 @@ class _Line(BaseModel):
         if self.format != FORMAT:
             raise ValueError(f"the format is {self.format!r}, this version reads {FORMAT!r}")
         if (self.body is None) == (self.body_base64 is None):
-            raise ValueError("a letter has either body or bodyBase64")
+            raise ValueError("a dead letter has either body or bodyBase64")
         _refuse_unusable(self.properties)
         return self
 
@@ -213,7 +213,7 @@ def _read(line: str, catalog: Catalog | None) -> _Row:
         place = ".".join(map(str, first["loc"]))
         raise BadLineError(f"{place}: {first['msg']}" if place else first["msg"]) from None
     except (ValueError, ArithmeticError, RecursionError, TypeError) as error:
-        raise BadLineError(f"is no letter: {error}") from None
+        raise BadLineError(f"is no dead letter: {error}") from None
 
 
 def _refuse_unusable(properties: Any) -> None:
