@@ -6,7 +6,7 @@ import pytest
 
 from tests.deadletters.parts import deduct
 from worker.catalog import load_catalog
-from worker.deadletters.tokens import tokens_at_stake
+from worker.deadletters.tokens import tokens_affected
 
 AT_STAKE = [
     (deduct("r", tokens=5), 5),
@@ -35,9 +35,9 @@ def test_tokens_are_read_from_the_body_where_possible(message: object, tokens: i
     package = catalog.package("standard", None)
     assert package is not None
     expected = package.tokens + package.bonus_tokens if tokens == "package" else tokens
-    assert tokens_at_stake(json.dumps(message).encode(), catalog) == expected
+    assert tokens_affected(json.dumps(message).encode(), catalog) == expected
 
 
 @pytest.mark.parametrize("body", [b"", b"oops", b"\xff", b"[" * 100_000, b"\0" * 262_144, b"9" * 5_000])
 def test_strange_body_has_unknown_tokens(body: bytes) -> None:
-    assert tokens_at_stake(body) is None
+    assert tokens_affected(body) is None

@@ -9,7 +9,7 @@ from worker.catalog import Catalog
 _TOKENS_MAX = 10**15
 
 
-def tokens_at_stake(body: bytes, catalog: Catalog | None = None) -> int | None:
+def tokens_affected(body: bytes, catalog: Catalog | None = None) -> int | None:
     """Return the tokens that the message asks to move, without a sign; None where unknown.
 
     A malformed message may count too: its amount may be legible where other fields are not. A package's

@@ -10,7 +10,7 @@ from worker.deadletters.store import queries, tables
 from worker.deadletters.store.activity_log import actor_named, reason_given
 from worker.deadletters.store.filters import described
 from worker.deadletters.store.transaction import DeadLetterTransaction, in_transaction
-from worker.deadletters.tokens import tokens_at_stake
+from worker.deadletters.tokens import tokens_affected
 from worker.errors import NotPossibleError
 
 
@@ -53,7 +53,7 @@ def edit(
         update(tables.dead_letters).where(tables.dead_letters.c.number == number).values(edited_body=body)
     )
     transaction.change(
-        transaction.dead_letters([number])[number], tokens_at_stake=tokens_at_stake(change.body, catalog)
+        transaction.dead_letters([number])[number], tokens_at_stake=tokens_affected(change.body, catalog)
     )
     transaction.add_event(
         number, "edited", actor=actor, text=why, edit=edit_id, taken_back=body is None or None

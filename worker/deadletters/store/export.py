@@ -21,7 +21,7 @@ from worker.deadletters.store.filters import DeadLetterFilter, DeadLetterSelecti
 from worker.deadletters.store.group_changes import LatestFailure
 from worker.deadletters.store.ingest import inserted
 from worker.deadletters.store.transaction import DeadLetterTransaction, in_transaction
-from worker.deadletters.tokens import tokens_at_stake
+from worker.deadletters.tokens import tokens_affected
 from worker.errors import BadLineError
 from worker.ledger.bulk import select_rows
 from worker.ledger.queries import snapshot
@@ -114,7 +114,7 @@ class _Line(BaseModel):
             "fingerprint": fingerprint_of(
                 values["reason"], values["type"], values["field"], values["message"], values["traceback"]
             ),
-            "tokens_at_stake": tokens_at_stake(body if edited is None else edited, catalog),
+            "tokens_at_stake": tokens_affected(body if edited is None else edited, catalog),
         }
 
 

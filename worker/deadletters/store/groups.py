@@ -125,23 +125,26 @@ def _cursor(order: GroupOrder, row: Row[Any]) -> str:
 
 def _comes_after(order: GroupOrder, cursor: str) -> ColumnElement[bool]:
     """Return the condition that a group comes after the place. Raises QueryError."""
-    by = _ORDERS[order]
-    text_, _, fingerprint = cursor.rpartition("|")
-    if order == "last" and not text_:
+    by, (value, fingerprint) = _ORDERS[order], _place(order, cursor)
+    if value is None:
         return and_(by.is_(None), _GROUP.fingerprint < fingerprint)
-    value = _value(order, text_, cursor)
-    later = or_(by < value, and_(by == value, _GROUP.fingerprint < fingerprint))
-    return or_(later, by.is_(None)) if order == "last" else later
+    after = or_(by < value, and_(by == value, _GROUP.fingerprint < fingerprint))
+    return or_(after, by.is_(None)) if by.nullable else after
 
 
-def _value(order: GroupOrder, text_: str, cursor: str) -> datetime | int:
+def _place(order: GroupOrder, cursor: str) -> tuple[datetime | int | None, str]:
+    value, separator, fingerprint = cursor.rpartition("|")
+    if not separator:
+        raise _no_cursor(order, cursor)
+    if order == "last" and not value:
+        return None, fingerprint
     try:
-        value = datetime.fromisoformat(text_) if order == "last" else int(text_)
+        place = datetime.fromisoformat(value) if order == "last" else int(value)
     except ValueError as error:
         raise _no_cursor(order, cursor) from error
-    if isinstance(value, datetime) and value.tzinfo is None:
+    if isinstance(place, datetime) and place.tzinfo is None:
         raise _no_cursor(order, cursor)
-    return value
+    return place, fingerprint
 
 
 def _no_cursor(order: GroupOrder, cursor: str) -> QueryError:

@@ -22,7 +22,7 @@ from worker.deadletters.store import tables
 from worker.deadletters.store.encoding import clean, indexable, kept
 from worker.deadletters.store.group_changes import LatestFailure
 from worker.deadletters.store.transaction import HELD, DeadLetterTransaction, in_transaction
-from worker.deadletters.tokens import tokens_at_stake
+from worker.deadletters.tokens import tokens_affected
 from worker.ledger.bulk import among, select_rows
 from worker.messages.dead_letters import EPOCH, dead_letter_in
 
@@ -84,7 +84,7 @@ def drained_from(delivery: Delivery, catalog: Catalog | None) -> DrainedDeadLett
         "fingerprint": fingerprint_of(
             row["reason"], row["type"], row["field"], row["message"], row["traceback"]
         ),
-        "tokens_at_stake": tokens_at_stake(delivery.body, catalog),
+        "tokens_at_stake": tokens_affected(delivery.body, catalog),
     }
     return DrainedDeadLetter(row, _claimed_item(dead_letter))
 

@@ -47,7 +47,7 @@ class DeadLetterTransaction:
         self._items = ItemChanges()
 
     def dead_letters(self, numbers: Iterable[int]) -> dict[int, Row[Any]]:
-        """See ``held_dead_letters``."""
+        """Return the columns that a change needs, by number; missing dead letters are left out."""
         return held_dead_letters(self.connection, numbers)
 
     def change(self, dead_letter: Row[Any], **values: Any) -> None:
