@@ -14,7 +14,6 @@ from tests.deadletters.parts import NOW, TRACEBACK, deduct
 from tests.schemas.test_decoding import REFUSED
 from tests.support.worlds import LIMITS
 from worker.deadletters.fingerprints import exceptions_in, fingerprint_of, rule_in
-from worker.messages.replies import fault_of
 
 # -- faults -----------------------------------------------------------------------------------------------
 
@@ -82,9 +81,8 @@ def raised(source: str, path: str) -> tuple[str, str]:
     exec(compile(source, path, "exec"), space)  # noqa: S102 - the sources below
     with pytest.raises(Exception, match="no 1") as caught:
         space["f"](17)
-    failure = fault_of(None, caught.value)
-    assert failure.traceback is not None
-    return failure.message, failure.traceback
+    error = caught.value
+    return f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
 
 
 SOURCE = """
