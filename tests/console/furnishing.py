@@ -51,7 +51,7 @@ class DeadQueue:
 
 def park(service: DeadLetters, dead_letters: Iterable[Delivery]) -> int:
     """Drain dead letters as they come out of their queue; return their number."""
-    return service.park(cast(Link, DeadQueue(dead_letters)), wait_s=0)
+    return service.drain(cast(Link, DeadQueue(dead_letters)), wait_s=0)
 
 
 def refused(

@@ -183,7 +183,7 @@ def test_a_dead_letter_is_found_mended_tried_and_replayed_until_the_balance_show
     ann.sees("dead letters, not parked yet Park them 4")
     ann.clicks("Park them")
     ann.sees("Parked 4 letters")
-    (entry,) = application.service().audit_log(action="park").entries
+    (entry,) = application.service().activity_log(action="park").entries
     assert (entry.subject, entry.detail["letters"]) == ("billing.dead", 4)
     ann.clicks("invalid_field")  # the group
     ann.sees("Waiting 4")

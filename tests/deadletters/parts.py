@@ -19,7 +19,7 @@ from tests.support.books import applied
 from worker.broker import BILLING, Delivery, Link, Outgoing, PublishResult
 from worker.catalog import Catalog, load_catalog
 from worker.deadletters.models import DeadLetterStatus, Replay, StoredDeadLetter
-from worker.deadletters.replay.runner import ReplayRunner, RunnerServices
+from worker.deadletters.replay.runner import ReplayRunner, RunnerResources
 from worker.deadletters.service import DeadLetters
 from worker.deadletters.store.filters import DeadLetterFilter
 from worker.errors import BrokerUnavailableError
@@ -212,7 +212,7 @@ class World:
     def park(self, *deliveries: Delivery) -> list[StoredDeadLetter]:
         """Drain these deliveries; return all parked dead letters, oldest first."""
         self.dead.waiting += deliveries
-        self.service.park(self.dead.link)
+        self.service.drain(self.dead.link)
         return self.parked()
 
     def parked(self) -> list[StoredDeadLetter]:
@@ -253,10 +253,10 @@ class World:
             return cast(Link, _Publisher(self))
 
         return ReplayRunner(
-            RunnerServices(
+            RunnerResources(
                 engine=self.engine,
                 connect=connect,
-                drain=lambda: self.service.drain(self.dead.link),
+                drain=lambda: self.service.link_drainer(self.dead.link),
                 name=name,
                 clock=lambda: self.now,
                 seconds=lambda: self.seconds,

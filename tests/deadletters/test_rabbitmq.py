@@ -69,7 +69,7 @@ def worker(broker_url: str, database_url: str, **settings: Any) -> None:
 
 def parked(service: DeadLetters, dead: Link) -> StoredDeadLetter:
     """Drain until a dead letter is stored, and return it; it must be the only one."""
-    eventually(lambda: service.park(dead, wait_s=0.05))
+    eventually(lambda: service.drain(dead, wait_s=0.05))
     (dead_letter,) = service.every_dead_letter(DeadLetterFilter())
     return dead_letter
 
@@ -109,6 +109,7 @@ def test_a_message_that_a_consumer_rejected_is_a_dead_letter(
         "usage.deduct",
     )
     assert (dead_letter.type, dead_letter.reference_id, dead_letter.user_id) == ("usage.deduct", "r-1", "ann")
+    assert dead_letter.last_failed_at is not None
     assert abs(dead_letter.last_failed_at - before) < timedelta(minutes=1)
     assert json.loads(dead_letter.body) == DEDUCT
 

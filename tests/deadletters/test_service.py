@@ -102,7 +102,7 @@ def failed(
 
 def park(service: DeadLetters, *deliveries: Delivery) -> list[StoredDeadLetter]:
     """Drain these deliveries; return all parked dead letters, oldest first."""
-    assert service.park(FakeLink(*deliveries).link) == len(deliveries)
+    assert service.drain(FakeLink(*deliveries).link) == len(deliveries)
     return parked(service)
 
 
@@ -320,10 +320,10 @@ def test_a_crash_after_the_commit_leaves_one_dead_letter_and_counts_it_once(serv
 
     fake.on_acknowledge = lost
     with pytest.raises(BrokerUnavailableError):
-        service.park(fake.link)
+        service.drain(fake.link)
     assert fake.acknowledged == 0
     fake.on_acknowledge = lambda: None
-    assert service.park(fake.link) == 2
+    assert service.drain(fake.link) == 2
     assert [dead_letter.attempts for dead_letter in parked(service)] == [1, 1]
     assert [len(service.details(dead_letter.number).events) for dead_letter in parked(service)] == [1, 1]
 
@@ -351,17 +351,17 @@ def test_uncommitted_dead_letters_are_not_acknowledged(
         raise OSError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(DeadLetterTransaction, "close", full)
+        patch.setattr(DeadLetterTransaction, "flush", full)
         with pytest.raises(NotKeptError, match="OSError"):
-            service.park(fake.link)
+            service.drain(fake.link)
     assert fake.acknowledged == 0
     assert parked(service) == []
-    assert service.park(fake.link) == 2
+    assert service.drain(fake.link) == 2
 
 
 def test_dead_letters_that_are_known_to_wait_are_waited_for(service: DeadLetters) -> None:
     fake = FakeLink(failed(b"a"), failed(b"b"))
-    service.park(fake.link, expected=2, wait_s=0.125)
+    service.drain(fake.link, expected=2, wait_s=0.125)
     first, last = fake.patience
     assert first > 1
     assert last == 0.125

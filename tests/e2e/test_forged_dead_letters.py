@@ -36,7 +36,7 @@ def drained(application: Application, count: int) -> list[StoredDeadLetter]:
     service = application.service()
 
     def are_all_there() -> bool:
-        service.park(link, wait_s=0.05)
+        service.drain(link, wait_s=0.05)
         return service.counts().parked == count
 
     with closing(application.link(consume=[BILLING.dead.name])) as link:

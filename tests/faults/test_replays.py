@@ -68,7 +68,7 @@ def publish(url: str, dead_letters: Sequence[Outgoing]) -> None:
 def park(application: Application, expected: int) -> None:
     link: Link = application.link(consume=[BILLING.dead.name])
     try:
-        assert application.service().park(link, expected=expected, wait_s=0) == expected
+        assert application.service().drain(link, expected=expected, wait_s=0) == expected
     finally:
         link.close()
 
@@ -190,7 +190,7 @@ def test_two_operators_who_discard_and_replay_the_same_dead_letters_share_them(
         arguments = ("--code", "unprocessable", "--yes", "--rate", "200/s", "--reason", "mended")
         with replaying(worker_settings, *arguments) as process:
             eventually(lambda: service.replays().replays and service.replay(1).counts["applied"] >= 10)
-            done = service.discard(DeadLetterFilter(reason="unprocessable"), "tests", "eva")
+            done = service.discard(DeadLetterFilter(code="unprocessable"), "tests", "eva")
             process.communicate(timeout=PATIENCE_S)
     counts = service.replay(1).counts
     assert counts["applied"] + counts["skipped"] == 200

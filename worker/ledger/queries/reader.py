@@ -83,9 +83,9 @@ class Reader:
             yield statements.statement(connection, user_id, in_utc("start", start), in_utc("end", end))
 
     def explain(self, reference_id: str, now: datetime, catalog: Catalog) -> Explanation:
-        """Return everything that is known of ``reference_id``."""
+        """Return everything that the ledger knows of ``reference_id``."""
         with snapshot(self._engine) as connection:
-            return explain.explain(connection, reference_id, in_utc("now", now), catalog)
+            return explain.explain(connection, reference_id, now, catalog)
 
     def usage(
         self, user_id: str, now: datetime, catalog: Catalog, days: int = 30, timezone: str = "UTC"
