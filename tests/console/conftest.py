@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from flask import Flask
 
-from tests.console import furnishing
-from tests.console.visiting import Visitor
+from tests.console import sample_data
+from tests.console.visitor import Visitor
 from worker.bootstrap import Application
 from worker.cli.statement import as_csv
 from worker.console.app import create_app
+from worker.console.context import ConsoleContext
 from worker.console.guard import AccessGuard
-from worker.console.parts import Parts
-from worker.console.people import People, Role, write_person
+from worker.console.users import Role, Users, write_user
 from worker.settings import load_settings
 
 #: An address on which nothing listens.
@@ -35,24 +35,24 @@ def application_(sqlite_url: str) -> Iterator[Application]:
 
 
 @pytest.fixture(scope="session")
-def hashed_people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def hashed_users_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """File of users: ann is an operator, vic a viewer. Hashing is slow, so it is done once for all tests."""
-    path = tmp_path_factory.mktemp("console") / "people"
-    write_person(path, "ann", Role.OPERATOR, PASSWORD)
-    write_person(path, "vic", Role.VIEWER, PASSWORD)
+    path = tmp_path_factory.mktemp("console") / "users"
+    write_user(path, "ann", Role.OPERATOR, PASSWORD)
+    write_user(path, "vic", Role.VIEWER, PASSWORD)
     return path
 
 
 @pytest.fixture
-def people_file(hashed_people: Path, tmp_path: Path) -> Path:
-    """Copy of ``hashed_people`` that a test may change."""
-    return Path(shutil.copy(hashed_people, tmp_path / "people"))
+def users_file(hashed_users_file: Path, tmp_path: Path) -> Path:
+    """Copy of ``hashed_users_file`` that a test may change."""
+    return Path(shutil.copy(hashed_users_file, tmp_path / "users"))
 
 
-def app_on(application: Application, people: People | None = None, *, read_only: bool = False) -> Flask:
-    """Return the console over ``application``; with ``people`` it asks to sign in."""
-    parts = Parts(application, AccessGuard(people, "127.0.0.1", read_only=read_only), as_csv)
-    app = create_app(parts, b"a secret of the tests")
+def app_on(application: Application, users: Users | None = None, *, read_only: bool = False) -> Flask:
+    """Return the console over ``application``; with ``users`` it requires a sign-in."""
+    context = ConsoleContext(application, AccessGuard(users, "127.0.0.1", read_only=read_only), as_csv)
+    app = create_app(context, b"a secret of the tests")
     app.testing = True
     app.config["PROPAGATE_EXCEPTIONS"] = False
     return app
@@ -60,18 +60,18 @@ def app_on(application: Application, people: People | None = None, *, read_only:
 
 @pytest.fixture
 def visitor(application_: Application) -> Visitor:
-    """Visitor at this machine, who is an operator."""
+    """Visitor from this machine, who is an operator."""
     return Visitor(app_on(application_).test_client())
 
 
 @pytest.fixture
-def guarded(application_: Application, people_file: Path) -> Flask:
-    """Console that asks people to sign in."""
-    return app_on(application_, People(people_file))
+def guarded(application_: Application, users_file: Path) -> Flask:
+    """Console that requires a sign-in."""
+    return app_on(application_, Users(users_file))
 
 
 @pytest.fixture
-def furnished(application_: Application) -> Application:
-    """Application with the small world of ``furnishing``."""
-    furnishing.small(application_.engine, application_.service(), application_.catalog, datetime.now(UTC))
+def filled(application_: Application) -> Application:
+    """Application with the small set of ``sample_data``."""
+    sample_data.small(application_.engine, application_.service(), application_.catalog, datetime.now(UTC))
     return application_
