@@ -44,6 +44,14 @@ class DeadQueue:
         taken, self._waiting = self._waiting[:most], self._waiting[most:]
         return taken
 
+    def depth(self, queue: str) -> int:
+        """Return the number that waits."""
+        del queue
+        return len(self._waiting)
+
+    def close(self) -> None:
+        """Do nothing: nothing is open."""
+
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """Do nothing: they are drained."""
 

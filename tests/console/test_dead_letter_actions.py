@@ -11,6 +11,7 @@ from tests.console.conftest import app_on
 from tests.console.visitor import Visitor, words
 from worker.bootstrap import Application
 from worker.deadletters.models import DeadLetterStatus
+from worker.deadletters.service import DeadLetters
 from worker.deadletters.store.filters import DeadLetterFilter
 
 WRONG = {"type": "usage.deduct", "referenceId": "job-1", "userId": "ada", "tokens": "120"}
@@ -263,6 +264,34 @@ def test_export_is_lines_of_json(ann: Visitor) -> None:
     lines = [json.loads(line) for line in response.text.splitlines()]
     assert len(lines) == 2
     assert response.headers["Content-Disposition"].startswith("attachment")
+
+
+# -- draining ---------------------------------------------------------------------------------------------
+
+
+def test_drain_keeps_waiting_dead_letters_and_ends_items_of_replays(
+    ann: Visitor, dead_letters: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tidied: list[bool] = []
+    queue = sample_data.DeadQueue([sample_data.refused(WRONG, datetime.now(UTC)) for _ in range(2)])
+    monkeypatch.setattr(Application, "link", lambda _self, **_options: queue)
+    monkeypatch.setattr(DeadLetters, "tidy", lambda _self: tidied.append(True))
+    response = ann.post("/dead-letters/drain")
+    assert "Drained 2 dead letters" in words(ann.get(response.location))
+    assert dead_letters.service().counts().parked == 5
+    assert len(tidied) == 1
+    again = ann.post("/dead-letters/drain")
+    assert "Nothing was drained" in words(ann.get(again.location))
+
+
+def test_pages_neither_drain_nor_tidy(
+    ann: Visitor, dead_letters: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replay = dead_letters.service().create_replay([1], "try", "ann")
+    for name in ("drain", "park", "tidy"):
+        monkeypatch.delattr(DeadLetters, name)
+    for path in ("/", "/dead-letters", "/dead-letters/1", "/replays", f"/replays/{replay.number}"):
+        ann.get(path)
 
 
 # -- replaying --------------------------------------------------------------------------------------------

@@ -114,7 +114,7 @@ def note(number: int) -> ResponseReturnValue:
 
 @page.post("/dead-letters/drain")
 def drain() -> ResponseReturnValue:
-    """Drain the dead-letter queue, as the scheduler does by itself."""
+    """Drain the dead-letter queue, and end the items of replays that have no runner."""
     service = context().service
     service.probe()  # a message taken and not kept counts as a delivery
     link = context().application.link(consume=[BILLING.dead.name])
@@ -123,6 +123,7 @@ def drain() -> ResponseReturnValue:
     finally:
         link.close()
     service.record(current_user().name, "park", BILLING.dead.name, None, {"letters": count})
+    service.tidy()
     return redirect(url_for("dead_letters.index", done=f"drained-{count}"), 303)
 
 

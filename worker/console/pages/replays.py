@@ -1,6 +1,5 @@
 """Replays: progress, the result of each dead letter, and pause, resume and cancel."""
 
-from contextlib import suppress
 from dataclasses import dataclass
 
 from flask import Blueprint, g, redirect, render_template, request, url_for
@@ -10,7 +9,7 @@ from worker.console.charts import share_bar
 from worker.console.context import context, current_user
 from worker.console.parameters import number_in, text_in
 from worker.deadletters.models import ItemState, Replay, ReplayState
-from worker.errors import QueryError, TransientError
+from worker.errors import QueryError
 
 page = Blueprint("replays", __name__)
 
@@ -67,7 +66,6 @@ def view_of(replay: Replay) -> ReplayView:
 def index() -> ResponseReturnValue:
     """Show a page of replays, newest first."""
     before = number_in(request.args, "before")
-    _settle()
     found = context().service.replays(limit=_REPLAYS, before=before)
     views = [view_of(replay) for replay in found.replays]
     return render_template("replays.html", views=views, next=found.next, before=before, share=_share)
@@ -76,7 +74,6 @@ def index() -> ResponseReturnValue:
 @page.get("/replays/<int:number>")
 def one(number: int) -> ResponseReturnValue:
     """Show one replay with its dead letters."""
-    _settle()
     replay = context().service.replay(number)
     state, after = text_in(request.args, "state"), number_in(request.args, "after") or 0
     if state is not None and state not in set(ItemState):
@@ -113,12 +110,6 @@ def cancel(number: int) -> ResponseReturnValue:
     """Cancel a replay: unsent dead letters wait again."""
     context().service.cancel_replay(number, current_user().name, text_in(request.form, "reason"))
     return redirect(url_for("replays.one", number=number), 303)
-
-
-def _settle() -> None:
-    """End dead letters whose outcome came after their replay had ended; mostly one query."""
-    with suppress(TransientError):
-        context().service.tidy()
 
 
 def _template_values(replay: Replay) -> dict[str, object]:
