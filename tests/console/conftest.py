@@ -1,15 +1,20 @@
-"""Fixtures of the console without a browser: a visitor with cookies, a ledger, no broker."""
+"""Fixtures of the console: a visitor without a browser or a broker, and a served console for a browser."""
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from flask import Flask
 
 from tests.console import sample_data
 from tests.console.visitor import Visitor
+from tests.support.processes import ROOT, worker_environment
 from worker.bootstrap import Application
 from worker.cli.statement import as_csv
 from worker.console.app import create_app
@@ -18,17 +23,18 @@ from worker.console.guard import AccessGuard
 from worker.console.users import Role, Users, write_user
 from worker.settings import load_settings
 
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+
 #: An address on which nothing listens.
 NOWHERE = "amqp://guest:guest@127.0.0.1:1/"
 
 PASSWORD = "correct horse battery"
 
-Open = Callable[..., Visitor]
-
 
 @pytest.fixture
 def application_(sqlite_url: str) -> Iterator[Application]:
-    """An application on a SQLite ledger, without a broker."""
+    """Application on a SQLite ledger, without a broker."""
     application = Application(load_settings(broker_url=NOWHERE, database_url=sqlite_url))
     yield application
     application.engine.dispose()
@@ -36,7 +42,7 @@ def application_(sqlite_url: str) -> Iterator[Application]:
 
 @pytest.fixture(scope="session")
 def hashed_users_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """File of users: ann is an operator, vic a viewer. Hashing is slow, so it is done once for all tests."""
+    """File of users: ann is an operator, vic a viewer; made once, as hashing is slow."""
     path = tmp_path_factory.mktemp("console") / "users"
     write_user(path, "ann", Role.OPERATOR, PASSWORD)
     write_user(path, "vic", Role.VIEWER, PASSWORD)
@@ -60,7 +66,7 @@ def app_on(application: Application, users: Users | None = None, *, read_only: b
 
 @pytest.fixture
 def visitor(application_: Application) -> Visitor:
-    """Visitor from this machine, who is an operator."""
+    """Operator at this machine."""
     return Visitor(app_on(application_).test_client())
 
 
@@ -75,3 +81,39 @@ def filled(application_: Application) -> Application:
     """Application with the small set of ``sample_data``."""
     sample_data.small(application_.engine, application_.service(), application_.catalog, datetime.now(UTC))
     return application_
+
+
+@pytest.fixture(scope="module")
+def driver() -> "Iterator[Chrome]":
+    """Browser for all tests of a module."""
+    from tests.console.browser import start_browser
+
+    chrome = start_browser()
+    yield chrome
+    chrome.quit()
+
+
+@pytest.fixture
+def open_console(application: Application) -> Iterator[Callable[..., str]]:
+    """Start the console as an operator does, and return its address."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*arguments: str) -> str:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "worker", "console", "--listen", "127.0.0.1:0", *arguments],
+            env={**worker_environment(application.settings), "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            cwd=os.fspath(ROOT),
+        )
+        started.append(process)
+        assert process.stdout is not None
+        line = process.stdout.readline().decode().strip()
+        assert line.startswith("console on http://"), line
+        return line.removeprefix("console on ").rstrip("/")
+
+    yield start
+    for process in started:
+        process.terminate()
+        assert process.wait(30) == 0
+        assert process.stdout is not None
+        process.stdout.close()

@@ -1,141 +1,23 @@
-"""Steps of a user in a real browser (Debian's Chromium), with real servers and a real worker."""
+"""Steps of a user in a real browser, with real servers and a real worker."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from selenium import webdriver
-from selenium.common.exceptions import (
-    ElementClickInterceptedException,
-    StaleElementReferenceException,
-    WebDriverException,
-)
-from selenium.webdriver import ActionChains, Keys
-from selenium.webdriver.chrome.service import Service
+from selenium.webdriver import Keys
 from selenium.webdriver.common.by import By
-from selenium.webdriver.remote.webelement import WebElement
 
 from tests.console import sample_data
-from tests.support.processes import ROOT, WorkerProcesses, worker_environment
-from tests.support.provision import browser
+from tests.console.browser import BrowserUser
+from tests.console.conftest import PASSWORD
+from tests.support.processes import WorkerProcesses
 from tests.support.waiting import eventually
 from tests.support.witness import Witness
 from worker.bootstrap import Application
 from worker.console.users import Role, write_user
-
-PASSWORD = "correct horse battery"
-
-
-class BrowserUser:
-    """User of a browser, who reads pages, clicks and types. Each step waits for its page."""
-
-    def __init__(self, driver: webdriver.Chrome, base: str) -> None:
-        self.driver = driver
-        self.base = base
-
-    def goes_to(self, path: str) -> None:
-        """Open a page of the console."""
-        self.driver.get(self.base + path)
-
-    @property
-    def page(self) -> str:
-        """Text of the page, as one line."""
-        return " ".join(self.driver.find_element(By.TAG_NAME, "body").text.split())
-
-    def sees(self, text: str) -> None:
-        """Wait until the page says ``text``."""
-
-        def is_there() -> bool:
-            try:
-                return text in self.page
-            except WebDriverException:
-                return False
-
-        try:
-            eventually(is_there, patience_s=20)
-        except AssertionError:
-            raise AssertionError(
-                f"{text!r} is not on {self.driver.current_url}: {self.page[:1500]}"
-            ) from None
-
-    def clicks(self, text: str) -> None:
-        """Click the first link or button that says ``text``, and wait until its page is there."""
-        found = f"//main//a[contains(., '{text}')] | //main//button[contains(., '{text}')]"
-        before = self.driver.find_element(By.TAG_NAME, "html")
-        self._try(lambda: self.driver.find_element(By.XPATH, found).click())
-        eventually(lambda: _is_gone(before), patience_s=20, what=f"a page behind {text!r}")
-
-    def types(self, name: str, text: str) -> None:
-        """Put ``text`` into the field of this name, instead of what is in it."""
-        field = self.driver.find_element(By.NAME, name)
-        field.clear()
-        field.send_keys(text)
-
-    def presses(self, *keys: str) -> None:
-        """Press keys, one after the other."""
-        ActionChains(self.driver).send_keys(*keys).perform()
-
-    def _try(self, act: Callable[[], None]) -> None:
-        """Try ``act`` again where its part of the page is replaced meanwhile."""
-        for _ in range(5):
-            try:
-                return act()
-            except (StaleElementReferenceException, ElementClickInterceptedException):
-                continue
-        return act()
-
-
-def _is_gone(element: WebElement) -> bool:
-    try:
-        element.is_enabled()
-    except WebDriverException:  # stale, or part of a document that is being replaced
-        return True
-    return False
-
-
-@pytest.fixture(scope="module")
-def driver() -> Iterator[webdriver.Chrome]:
-    """One browser for all of these tests."""
-    found = browser()
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(found.chromium)
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chrome = webdriver.Chrome(options=options, service=Service(str(found.driver)))
-    yield chrome
-    chrome.quit()
-
-
-@pytest.fixture
-def open_console(application: Application) -> Iterator[Callable[..., str]]:
-    """Start the console as an operator does, and return its address."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(*arguments: str) -> str:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "worker", "console", "--listen", "127.0.0.1:0", *arguments],
-            env={**worker_environment(application.settings), "PYTHONUNBUFFERED": "1"},
-            stdout=subprocess.PIPE,
-            cwd=os.fspath(ROOT),
-        )
-        started.append(process)
-        assert process.stdout is not None
-        line = process.stdout.readline().decode().strip()
-        assert line.startswith("console on http://"), line
-        return line.removeprefix("console on ").rstrip("/")
-
-    yield start
-    for process in started:
-        process.terminate()
-        assert process.wait(30) == 0
-        assert process.stdout is not None
-        process.stdout.close()
 
 
 def complaints_of(driver: webdriver.Chrome) -> list[str]:
@@ -148,7 +30,7 @@ def complaints_of(driver: webdriver.Chrome) -> list[str]:
 
 @pytest.fixture
 def ann(driver: webdriver.Chrome, open_console: Callable[..., str]) -> Iterator[BrowserUser]:
-    """An operator at the machine itself, with a window of the usual size."""
+    """Operator at the machine itself, with a window of the usual size."""
     driver.set_window_size(1280, 900)
     complaints_of(driver)
     yield BrowserUser(driver, open_console())
@@ -288,7 +170,7 @@ def test_operator_undoes_a_discard(ann: BrowserUser, application: Application) -
 def test_keyboard_reaches_rows_and_pages(ann: BrowserUser, application: Application) -> None:
     drain_valid(application, 3)
     ann.goes_to("/")
-    ann.sees("nobody consumes billing.payments and billing.usage: start a worker")
+    ann.sees("no consumer of billing.payments and billing.usage: start a worker")
     ann.presses("?")
     ann.sees("next and previous row")
     ann.presses(Keys.ESCAPE)
@@ -318,7 +200,7 @@ def test_viewer_signs_in_and_gets_no_actions(
     vic.types("name", "vic")
     vic.types("password", "wrong")
     vic.clicks("Sign in")
-    vic.sees("That name and password Name or password is wrong")
+    vic.sees("Name or password is wrong")
     vic.types("password", PASSWORD)
     vic.clicks("Sign in")
     vic.sees("Dead letter 1")

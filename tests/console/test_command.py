@@ -1,4 +1,4 @@
-"""``billing-worker console``: refusals to serve, and the people who may sign in."""
+"""``billing-worker console``: refusals to serve, and the file of users."""
 
 import signal
 import subprocess

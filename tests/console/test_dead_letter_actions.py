@@ -273,7 +273,9 @@ def test_drain_keeps_waiting_dead_letters_and_ends_items_of_replays(
     ann: Visitor, dead_letters: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tidied: list[bool] = []
-    queue = sample_data.DeadQueue([sample_data.refused(WRONG, datetime.now(UTC)) for _ in range(2)])
+    now = datetime.now(UTC)
+    more = [sample_data.refused(WRONG | {"referenceId": f"job-{n}"}, now) for n in (8, 9)]
+    queue = sample_data.DeadQueue(more)
     monkeypatch.setattr(Application, "link", lambda _self, **_options: queue)
     monkeypatch.setattr(DeadLetters, "tidy", lambda _self: tidied.append(True))
     response = ann.post("/dead-letters/drain")
@@ -289,7 +291,7 @@ def test_pages_neither_drain_nor_tidy(
 ) -> None:
     replay = dead_letters.service().create_replay([1], "try", "ann")
     for name in ("drain", "park", "tidy"):
-        monkeypatch.delattr(DeadLetters, name)
+        monkeypatch.delattr(DeadLetters, name, raising=False)
     for path in ("/", "/dead-letters", "/dead-letters/1", "/replays", f"/replays/{replay.number}"):
         ann.get(path)
 

@@ -24,18 +24,18 @@ from worker.settings import load_settings
 
 
 @pytest.fixture
-def in_transaction(database_url: str) -> Iterator[Application]:
-    """An application on a database, once of each dialect."""
+def on_each_database(database_url: str) -> Iterator[Application]:
+    """Application on a database, once for each dialect."""
     application = Application(load_settings(broker_url=NOWHERE, database_url=database_url))
     yield application
     application.engine.dispose()
 
 
-def test_every_page_is_served(in_transaction: Application) -> None:
+def test_every_page_is_served(on_each_database: Application) -> None:
     now = datetime.now(UTC)
-    sample_data.small(in_transaction.engine, in_transaction.service(), in_transaction.catalog, now)
-    visitor = Visitor(app_on(in_transaction).test_client())
-    group = in_transaction.service().groups().groups[0].fingerprint
+    sample_data.small(on_each_database.engine, on_each_database.service(), on_each_database.catalog, now)
+    visitor = Visitor(app_on(on_each_database).test_client())
+    group = on_each_database.service().groups().groups[0].fingerprint
     for path in (
         "/", "/?window=week", "/overview/live", "/dead-letters", "/dead-letters?order=tokens&waiting=all",
         "/dead-letters/list", "/dead-letters/list?status=all&code=invalid_field&since=2026-01-01T00:00",
@@ -52,12 +52,12 @@ def test_every_page_is_served(in_transaction: Application) -> None:
         visitor.get(path)
 
 
-def test_pages_show_the_numbers_of_the_ledger(in_transaction: Application) -> None:
+def test_pages_show_the_numbers_of_the_ledger(on_each_database: Application) -> None:
     sample_data.small(
-        in_transaction.engine, in_transaction.service(), in_transaction.catalog, datetime.now(UTC)
+        on_each_database.engine, on_each_database.service(), on_each_database.catalog, datetime.now(UTC)
     )
-    visitor = Visitor(app_on(in_transaction).test_client())
-    balance = in_transaction.service().counts()
+    visitor = Visitor(app_on(on_each_database).test_client())
+    balance = on_each_database.service().counts()
     page = words(visitor.get("/dead-letters"))
     assert f"Parked {balance.parked}" in page
     assert f"Tokens affected {balance.tokens_at_stake:,} and {balance.tokens_unknown} unknown" in page
@@ -108,10 +108,10 @@ def test_download_has_the_bytes_of_the_body_as_an_attachment(application_: Appli
     assert response.headers["Content-Disposition"].startswith("attachment")
 
 
-def test_user_with_any_name_is_found_and_has_a_page(in_transaction: Application) -> None:
+def test_user_with_any_name_is_found_and_has_a_page(on_each_database: Application) -> None:
     names = ["a/b?c=d#e&f", "%", "ä" * 100, "x" * 200, "..", "' OR 1=1 --", "日本"]
-    applied(in_transaction.engine, in_transaction.catalog, *_openings(names))
-    visitor = Visitor(app_on(in_transaction).test_client())
+    applied(on_each_database.engine, on_each_database.catalog, *_openings(names))
+    visitor = Visitor(app_on(on_each_database).test_client())
     for name in names:
         page = visitor.get(f"/accounts?prefix={quote(name, safe='')}")
         assert len(re.findall("data-row-link", page)) == 1, name
@@ -144,7 +144,7 @@ def test_next_page_continues_the_list(application_: Application) -> None:
     assert seen == list(range(120, 0, -1))
 
 
-def test_statement_has_no_spreadsheet_formula(in_transaction: Application) -> None:
+def test_statement_has_no_spreadsheet_formula(on_each_database: Application) -> None:
     evil = DeductUsage(
         reference_id='=HYPERLINK("http://evil.example")',
         user_id="@SUM(A1)",
@@ -153,8 +153,8 @@ def test_statement_has_no_spreadsheet_formula(in_transaction: Application) -> No
         description='=cmd|"/c calc"!A1',
     )
     now = datetime.now(UTC)
-    applied(in_transaction.engine, in_transaction.catalog, opened("@SUM(A1)"), evil, now=now)
-    visitor = Visitor(app_on(in_transaction).test_client())
+    applied(on_each_database.engine, on_each_database.catalog, opened("@SUM(A1)"), evil, now=now)
+    visitor = Visitor(app_on(on_each_database).test_client())
     with visitor.client.get("/account/statement?user=%40SUM(A1)&format=csv") as response:
         assert response.headers["Content-Disposition"].startswith('attachment; filename="statement_20')
         rows = list(csv.reader(io.StringIO(response.get_data(as_text=True))))
@@ -163,25 +163,25 @@ def test_statement_has_no_spreadsheet_formula(in_transaction: Application) -> No
     assert not [cell for cell in cells if cell.startswith(("=", "+", "@", "\t", "-="))]
 
 
-def test_outcomes_of_a_squatted_reference_name_their_users(in_transaction: Application) -> None:
+def test_outcomes_of_a_squatted_reference_name_their_users(on_each_database: Application) -> None:
     now = datetime.now(UTC)
     squat = DeductUsage(reference_id="pi_9", user_id="nobody", tokens=5)
-    applied(in_transaction.engine, in_transaction.catalog, squat, now=now)
+    applied(on_each_database.engine, on_each_database.catalog, squat, now=now)
     applied(
-        in_transaction.engine,
-        in_transaction.catalog,
+        on_each_database.engine,
+        on_each_database.catalog,
         opened("zoe").model_copy(update={"reference_id": "pi_9"}),
         now=now,
     )
-    page = words(Visitor(app_on(in_transaction).test_client()).get("/explain?reference=pi_9"))
+    page = words(Visitor(app_on(on_each_database).test_client()).get("/explain?reference=pi_9"))
     assert "usage.deduct of nobody" in page
     assert "account.open of zoe" not in page
 
 
 def test_search_finds_a_dead_letter_by_its_number_only(
-    in_transaction: Application,
+    on_each_database: Application,
 ) -> None:
-    visitor = Visitor(app_on(in_transaction).test_client())
+    visitor = Visitor(app_on(on_each_database).test_client())
     assert visitor.client.get("/find?q=%237").location == "/dead-letters/7"
     for text in ("#²", "#18446744073709551623", "#seven", "#"):
         assert visitor.client.get(f"/find?q={quote(text)}").location.startswith("/explain?reference=")
@@ -213,13 +213,13 @@ def test_forms_never_overstate_the_number_of_dead_letters(application_: Applicat
 
 
 def test_reference_with_many_dead_letters_shows_the_newest_and_a_link(
-    in_transaction: Application,
+    on_each_database: Application,
 ) -> None:
     now = datetime.now(UTC)
     body = {"type": "usage.deduct", "referenceId": "undefined", "userId": "ada"}
     dead_letters = [sample_data.refused({**body, "tokens": f"{n}"}, now) for n in range(DEAD_LETTERS_MAX + 1)]
-    sample_data.drain(in_transaction.service(), dead_letters)
-    page = Visitor(app_on(in_transaction).test_client()).get("/explain?reference=undefined")
+    sample_data.drain(on_each_database.service(), dead_letters)
+    page = Visitor(app_on(on_each_database).test_client()).get("/explain?reference=undefined")
     assert row_numbers(page) == list(range(DEAD_LETTERS_MAX + 1, DEAD_LETTERS_MAX - 99, -1))
     assert "/dead-letters/list?status=all&amp;reference=undefined" in page
 
@@ -341,9 +341,9 @@ def test_overview_without_a_ledger_shows_unknown_values(tmp_path: object) -> Non
         "/replays",
         "/activity-log",
     ):
-        said = words(visitor.get(path, status=503))
-        assert "Unknown at the moment" in said
-        assert "database is not available" in said
+        page = words(visitor.get(path, status=503))
+        assert "Unknown at the moment" in page
+        assert "database is not available" in page
 
 
 def test_pages_recover_from_cut_connections(postgres_url: str) -> None:

@@ -69,17 +69,17 @@ def test_problem_of_a_replay_is_shown_until_it_continues() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "text"),
     [
         (BillingError("somebody else runs it"), "somebody else runs it"),
         (ZeroDivisionError(), "ended by a fault"),
     ],
 )
-def test_ended_replay_keeps_its_error(fault: Exception, said: str) -> None:
+def test_ended_replay_keeps_its_error(fault: Exception, text: str) -> None:
     def run(**_: Any) -> None:
         raise fault
 
     running = threads(FakeApplication(run))
     running.start(1, "ann")
     eventually(lambda: not running.is_running(1))
-    assert said in running.problems[1]
+    assert text in running.problems[1]

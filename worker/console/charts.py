@@ -23,7 +23,7 @@ SERIES_MAX = 6
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One bar: its label, its text for readers, and a value for each series."""
+    """Bar of a chart: its label, its text for readers, and a value for each series."""
 
     label: str
     text: str
@@ -76,7 +76,7 @@ def stacked_bars(
 
 
 def round_up(value: int) -> int:
-    """Return the next 1, 2, 4, 6, 8 or 10 times a power of ten, whose half is round as well."""
+    """Return the next 1, 2, 4, 6, 8 or 10 times a power of ten; its half is round too."""
     if value <= 2:
         return max(value, 0)
     power = int(10 ** (len(str(value)) - 1))

@@ -187,11 +187,11 @@ def _workers_check(queues: KnownValue[QueueStatus] | Unknown) -> Check:
         return Check("Workers", is_fine=None, text="unknown: the broker does not answer")
     work = [queue for queue in queues.value.depths if queue.is_work]
     if idle := [queue.name for queue in work if queue.consumers == 0]:
-        return Check("Workers", is_fine=False, text=f"nobody consumes {' and '.join(idle)}: start a worker")
+        return Check("Workers", is_fine=False, text=f"no consumer of {' and '.join(idle)}: start a worker")
     if any(queue.consumers is None for queue in work):
         return Check("Workers", is_fine=None, text="unknown: the broker does not tell the consumers")
-    said = ", ".join(f"{queue.consumers:,} of {queue.name}" for queue in work)
-    return Check("Workers", is_fine=True, text=f"consumers: {said}")
+    consumers = ", ".join(f"{queue.consumers:,} of {queue.name}" for queue in work)
+    return Check("Workers", is_fine=True, text=f"consumers: {consumers}")
 
 
 def _progress_check(queues: KnownValue[QueueStatus] | Unknown, found: Pace | Unknown, now: datetime) -> Check:
