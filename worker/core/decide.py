@@ -5,8 +5,8 @@ same result as its commands one by one. It reads ``Known`` and doesn't change it
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any, assert_never
 
 from pydantic_core import to_json
@@ -81,6 +81,7 @@ class _Batch:
         self._now = now
         self._catalog = catalog
         self._notice_days = catalog.notices.expiring_days
+        self._noticed_until = now + timedelta(days=self._notice_days)
         self._fresh: dict[str, Outcome] = {}
         self._context = Context(known, self._fresh, now, catalog)
         self._superseded = Superseded(dict(known.superseded.attempts), dict(known.superseded.lost))
@@ -224,11 +225,20 @@ class _Batch:
         lots = [lot.clone() for lot in self._known.lots.get(state.account_id, ())]
         holds = [hold.clone() for hold in self._known.holds.get(state.account_id, ())]
         state = state.clone()
-        if any(is_notice_due(lot, self._now, self._notice_days) for lot in lots):
-            state.due_at = self._now  # it was waited for under another catalog, which wrote notices later
+        if self._has_notice_due(lots):
+            # The account may wait for a later time, which a catalog with fewer notice days gave it.
+            state.due_at = self._now
         account = Account(state, lots, holds, self._catalog, self._now)
         self._accounts[user_id] = account
         return account
+
+    def _has_notice_due(self, lots: Iterable[Lot]) -> bool:
+        for lot in lots:
+            at = lot.expires_at
+            is_soon = at is not None and at <= self._noticed_until
+            if is_soon and is_notice_due(lot, self._now, self._notice_days):
+                return True
+        return False
 
 
 def _outcome_of(command: Command, content: str, now: datetime) -> Outcome:
