@@ -70,7 +70,7 @@ class Batches:
     def _finish(self, batch: Batch) -> None:
         """Send the batch's replies, dead letters and notices, and acknowledge it."""
         if batch.items:
-            self.session.with_broker(lambda: self.pipeline.tell(self.link, batch.items))
+            self.session.with_broker(lambda: self.pipeline.reply_and_acknowledge(self.link, batch.items))
             self._count(batch)
 
     # -- one by itself ------------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ class Batches:
 
     def answer(self, batch: Batch) -> None:
         """Send the batch's replies, dead letters and notices."""
-        self.session.with_broker(lambda: self.pipeline.answer(self.link, batch.items))
+        self.session.with_broker(lambda: self.pipeline.reply(self.link, batch.items))
 
     def acknowledge(self, batch: Batch) -> None:
         """Acknowledge the batch, which is answered."""

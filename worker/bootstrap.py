@@ -14,8 +14,9 @@ from worker.broker import BILLING, Link, open_link
 from worker.catalog import Catalog, load_catalog
 from worker.consumer import Consumer, ConsumerPace
 from worker.deadletters.drainer import Drainer
-from worker.deadletters.replay.runner import ReplayRunner, RunnerServices
-from worker.deadletters.service import DeadLetters, Drain
+from worker.deadletters.link_drainer import LinkDrainer
+from worker.deadletters.replay.runner import ReplayRunner, RunnerResources
+from worker.deadletters.service import DeadLetters
 from worker.errors import ConfigurationError
 from worker.lanes.pausing import Lanes, is_new_config
 from worker.lanes.poison import PoisonTrials
@@ -27,7 +28,7 @@ from worker.ledger.store import Ledger
 from worker.ledger.trials import Trials
 from worker.messages.dead_letter_limit import DeadLetterLimit
 from worker.messages.policy import Policy
-from worker.messages.receiving import receive
+from worker.messages.receiving import message_in
 from worker.metrics import Metrics
 from worker.pipeline import Pipeline
 from worker.runtime.identity import process_name, runner_name
@@ -223,7 +224,7 @@ class Application:
         return DeadLetters(
             engine,
             catalog=self.catalog,
-            receive=lambda delivery, now: receive(delivery, policy, now),
+            receive=lambda delivery, now: message_in(delivery, policy, now),
             clock=self.clock,
             sent_as=broker_user(self.settings.broker_url),
         )
@@ -231,10 +232,10 @@ class Application:
     def replayer(self, name: str | None = None) -> ReplayRunner:
         """Runner of replays. ``name`` is unique to it, made up where none is given."""
         return ReplayRunner(
-            RunnerServices(
+            RunnerResources(
                 engine=self.service_engine,
                 connect=self.link,
-                drain=self._drain,
+                drain=self._link_drainer,
                 name=name or runner_name(),
                 clock=self.clock,
                 seconds=self._seconds,
@@ -244,10 +245,10 @@ class Application:
             )
         )
 
-    def _drain(self) -> Drain:
+    def _link_drainer(self) -> LinkDrainer:
         service = self._service(self.service_engine)
         service.probe()
-        return service.drain(self.link(consume=[BILLING.dead.name]))
+        return service.link_drainer(self.link(consume=[BILLING.dead.name]))
 
     def require_newest_schema(self, engine: Engine | None = None) -> None:
         """Raise ConfigurationError unless the database is at the revision this version needs."""

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from schemas import DeadLetterReason
 from tests.support.fakes import FakeLink, FakePauses, FakeRecord, delivery
 from worker.batches import Batches
 from worker.broker import Delivery, Link
@@ -28,7 +29,7 @@ from worker.runtime.session import Session
 
 NOW = datetime(2026, 11, 26, tzinfo=UTC)
 PAYMENTS, USAGE = QUEUES = ("billing.payments", "billing.usage")
-POISON = Failure("unprocessable", "crashed")
+POISON = Failure(DeadLetterReason.UNPROCESSABLE, "crashed")
 
 
 @dataclass
@@ -62,7 +63,7 @@ class FakePipeline:
         self.after_tries(item)
         return is_applied
 
-    def answer(self, _link: Link, items: Sequence[Item]) -> None:
+    def reply(self, _link: Link, items: Sequence[Item]) -> None:
         self.steps.append(f"answer {len(items)}")
 
     def acknowledge(self, link: Link, items: Sequence[Item]) -> None:
@@ -211,7 +212,7 @@ def test_lane_that_an_operator_released_tries_what_it_held(world: World) -> None
 
 def refuse_most(world: World) -> None:
     for _ in range(501):
-        world.limit.add_message(USAGE, "not_json")
+        world.limit.add_message(USAGE, DeadLetterReason.NOT_JSON)
 
 
 def test_new_configuration_that_refuses_most_pauses_its_lane_without_tries(world: World) -> None:

@@ -16,7 +16,7 @@ from functools import partial
 from time import monotonic
 from typing import Protocol, TypeVar
 
-from worker.broker import Link
+from worker.broker import Consumes
 from worker.errors import TransientError
 from worker.ledger.pauses import Pause
 from worker.messages.dead_letter_limit import DeadLetterLimit, LimitExceeded, PauseCode
@@ -146,7 +146,7 @@ class Lanes:
             queue: self._paused[queue].prefetch if queue in self._paused else most for queue in self._queues
         }
 
-    def raise_prefetch(self, link: Link, most: int, *, factor: int | None = None) -> None:
+    def raise_prefetch(self, link: Consumes, most: int, *, factor: int | None = None) -> None:
         """Set the prefetch of lanes that go on to ``most``, or to ``factor`` times the one before if less."""
         prefetch = most if factor is None else min(self._prefetch * factor, most)
         if prefetch == self._prefetch:
@@ -180,18 +180,18 @@ class Lanes:
         """Return True where somebody has accepted the configuration meanwhile."""
         return not self._record.is_new(self._config)
 
-    def go_on(self, link: Link, queue: str) -> None:
+    def go_on(self, link: Consumes, queue: str) -> None:
         """Go on with a lane that would be paused: its configuration is accepted, and kept messages return."""
         self._limit.accept_config()
         link.hold_at_most(queue, self._prefetch, give_back=True)
 
-    def pause(self, link: Link, exceeded: LimitExceeded) -> None:
+    def pause(self, link: Consumes, exceeded: LimitExceeded) -> None:
         """Pause a lane: what it holds goes back, and the first of that comes again, to be tried."""
         paused = self._begin(exceeded)
         link.hold_at_most(exceeded.queue, paused.prefetch, give_back=True)
         log.critical("paused %s: %s", exceeded.queue, exceeded.text)
 
-    def resume(self, link: Link, queue: str, why: str) -> Sequence[Item]:
+    def resume(self, link: Consumes, queue: str, why: str) -> Sequence[Item]:
         """Take a lane's messages again; return those that it was to try and did not."""
         paused = self._paused.pop(queue)
         self._end(paused)
@@ -199,7 +199,7 @@ class Lanes:
         log.warning("%s goes on: %s", queue, why)
         return list(paused.probes)
 
-    def resume_released(self, link: Link, queue: str) -> Sequence[Item]:
+    def resume_released(self, link: Consumes, queue: str) -> Sequence[Item]:
         """Resume a lane whose pause an operator has ended; its faults are counted anew."""
         if self._paused[queue].awaits_operator:
             self._limit.accept_config()
