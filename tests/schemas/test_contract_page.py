@@ -1,4 +1,4 @@
-"""Checks of schemas/README.md: every type, field, value and code on the page is the models', and the reverse."""
+"""Checks of schemas/README.md: its types, fields, values and codes are exactly those of the models."""
 
 import json
 import re
