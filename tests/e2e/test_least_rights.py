@@ -1,4 +1,4 @@
-"""Broker rights named in worker/OPERATING.md: worker, producer, operator and topology work with those alone."""
+"""Broker rights named in worker/OPERATING.md: worker, producer, operator and topology need no others."""
 
 import json
 from collections.abc import Iterator
