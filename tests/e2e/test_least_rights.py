@@ -1,15 +1,16 @@
 """Broker rights named in worker/OPERATING.md: worker, producer, operator and topology need no others."""
 
 import json
+import re
 from collections.abc import Iterator
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, make_url, text
 
 from tests.support.pages import page, section, tables
 from tests.support.processes import WorkerProcesses, run_cli
-from tests.support.provision import RabbitMQServer
+from tests.support.provision import PostgresServer, RabbitMQServer
 from tests.support.waiting import eventually
 from tests.support.witness import Witness
 from worker.settings import Settings
@@ -96,6 +97,48 @@ def test_named_rights_suffice_to_declare_the_topology(
         done = run_cli(settings, "topology", action)
         assert done.returncode == 0, (action, done.stdout, done.stderr)
     rabbitmq.management.delete_user(users.names[0])
+
+
+def test_named_rights_in_the_database_suffice_for_worker_and_scheduler(
+    worker_settings: Settings, postgres: PostgresServer, postgres_engine: Engine, witness: Witness
+) -> None:
+    (statements,) = re.findall(
+        r"```sql\n(.*?)```",
+        section(page("worker/OPERATING.md"), "Users and rights in the database"),
+        re.DOTALL,
+    )
+    name = f"r{uuid4().hex[:8]}"
+    database = postgres_engine.url.database or ""
+    with postgres_engine.begin() as connection:
+        for statement in (
+            statements.replace("billing_worker", name)
+            .replace("DATABASE billing", f"DATABASE {database}")
+            .split(";")[:-1]
+        ):
+            connection.exec_driver_sql(statement)
+    url = postgres.address.url(database)
+    ours = make_url(url).set(username=name, password="secret").render_as_string(hide_password=False)
+    settings = worker_settings.model_validate({**worker_settings.model_dump(), "database_url": ours})
+    try:
+        with WorkerProcesses(settings) as workers:
+            process = workers.start("--with-scheduler")
+            assert witness.request(OPENING)["code"] == "account_opened"
+            assert witness.request(CONFLICT)["code"] == "reference_conflict"
+            eventually(lambda: drained(postgres_engine) == 1, what="the dead letter in its table")
+            code, log = workers.stop(process)
+        assert (code, "permission" in log) == (0, False), log
+        for arguments in (("check",), ("audit",), ("balance", "ann"), ("dead-letters", "note", "1", "seen")):
+            done = run_cli(settings, *arguments)
+            assert b"permission denied" not in done.stdout + done.stderr, (
+                arguments,
+                done.stdout,
+                done.stderr,
+            )
+            assert arguments == ("check",) or done.returncode == 0, (arguments, done.stdout, done.stderr)
+    finally:
+        with postgres_engine.begin() as connection:
+            connection.exec_driver_sql(f"DROP OWNED BY {name}")
+            connection.exec_driver_sql(f"DROP ROLE {name}")
 
 
 def drained(engine: Engine) -> int:
