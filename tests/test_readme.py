@@ -19,7 +19,7 @@ from tests.benchmarks.__main__ import main as benchmarks
 from tests.benchmarks.registry import BENCHMARKS
 from tests.faults.chaos import main as chaos
 from tests.support import provision
-from tests.support.pages import anchors, commands, links, page, section, tables
+from tests.support.pages import anchors, code_spans, commands, links, page, section, tables
 from tests.support.processes import ROOT, WorkerProcesses
 from worker.cli.console import ConsoleSettings
 from worker.cli.root import cli
@@ -42,11 +42,6 @@ PAGES = (
 ROOMS = ("worker", "schemas", "tests")
 #: Pages that speak of the present alone; the changelog names what is gone.
 OF_TODAY = tuple(path for path in PAGES if path != CHANGELOG)
-
-
-def code_in(text: str) -> list[str]:
-    """Return what a cell or a line has in backticks."""
-    return re.findall(r"`([^`]+)`", text)
 
 
 # -- every page -------------------------------------------------------------------------------------------
@@ -100,7 +95,7 @@ def test_command_of_a_page_is_one_the_program_knows(path: str, line: str) -> Non
 @pytest.mark.parametrize("path", OF_TODAY)
 def test_flags_named_on_a_page_exist(path: str) -> None:
     known = {flag for command in (cli, benchmarks, chaos) for flag in flags_of(command)} | {"--help"}
-    for code in code_in(page(path)):
+    for code in code_spans(page(path)):
         if code.startswith(("--", "run ", "topology ")):
             named = re.findall(r"(?<!\S)--[a-z-]+", code)
             assert set(named) <= known, code
@@ -187,14 +182,14 @@ def shown(default: object) -> str:
 
 def test_settings_table_lists_every_variable_and_its_default() -> None:
     (rows,) = tables(section(page(OPERATING), "Settings"))
-    listed = {code_in(name)[0]: default for name, default, _ in rows}
+    listed = {code_spans(name)[0]: default for name, default, _ in rows}
     assert listed == {name: shown(default) for name, default in settings().items()}
 
 
 def test_metrics_table_lists_every_metric_and_its_labels() -> None:
     metrics = Metrics()
     (rows,) = tables(section(page(OPERATING), "Metrics and alerts"))
-    listed = [code_in(name)[0] for name, _, _ in rows]
+    listed = [code_spans(name)[0] for name, _, _ in rows]
     assert sorted(listed) == sorted(map(scraped_name, metrics.registry.collect()))
     labels = {
         scraped_name(metric): list(collector._labelnames)
@@ -202,7 +197,9 @@ def test_metrics_table_lists_every_metric_and_its_labels() -> None:
         if hasattr(collector, "_labelnames")
         for metric in collector.collect()
     }
-    assert {code_in(name)[0]: [word for word in cell.split(", ") if word] for name, cell, _ in rows} == labels
+    assert {
+        code_spans(name)[0]: [word for word in cell.split(", ") if word] for name, cell, _ in rows
+    } == labels
 
 
 def scraped_name(metric: Metric) -> str:
@@ -234,7 +231,7 @@ def layers() -> list[list[str]]:
 
 def test_map_has_the_layers_of_the_import_contract() -> None:
     rows, _ = tables(section(page(ARCHITECTURE), "The map"))
-    assert [code_in(rooms) for _, rooms, _ in rows] == layers()
+    assert [code_spans(rooms) for _, rooms, _ in rows] == layers()
 
 
 def test_every_room_is_on_the_map() -> None:
@@ -254,7 +251,7 @@ def test_fixtures_of_the_page_exist() -> None:
     conftest = page("tests/conftest.py")
     (rows,) = tables(section(page("tests/README.md"), "Fixtures"))
     for names, _ in rows:
-        for name in code_in(names):
+        for name in code_spans(names):
             assert f"@pytest.fixture\ndef {name}(" in re.sub(r"(fixture)\(.*\)\n", r"\1\n", conftest), name
 
 
@@ -266,7 +263,7 @@ def test_every_folder_of_tests_has_its_place_on_the_page() -> None:
 
 def test_table_of_benchmarks_lists_all_of_them() -> None:
     (rows,) = tables(section(page("tests/benchmarks/README.md"), "What is measured"))
-    assert [code_in(name)[0] for name, _ in rows] == [benchmark.name for benchmark in BENCHMARKS]
+    assert [code_spans(name)[0] for name, _ in rows] == [benchmark.name for benchmark in BENCHMARKS]
 
 
 def test_benchmarks_of_the_page_are_run_by_their_names() -> None:

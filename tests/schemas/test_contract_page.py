@@ -27,7 +27,7 @@ from schemas.base import BaseCommand
 from schemas.dead_letter import HEADER_PREFIX
 from schemas.decoding import BODY_MAX_BYTES
 from tests.contracts.conversations import files, steps_of
-from tests.support.pages import page, section, tables
+from tests.support.pages import code_spans, page, section, tables
 
 PAGE = page("schemas/README.md")
 TYPES = sorted(MESSAGE_TYPES)
@@ -56,20 +56,16 @@ def own_fields(type_: str) -> dict[str, bool]:
     return fields_of(model, without=None if model is UsageBatch else BaseCommand)
 
 
-def names(cell: str) -> list[str]:
-    return re.findall(r"`([^`]+)`", cell)
-
-
 def listed(rows: Sequence[Sequence[str]]) -> dict[str, bool]:
     """Return the fields of a table with the column "required"."""
-    return {names(name)[0]: {"yes": True, "no": False}[required] for name, required, *_ in rows}
+    return {code_spans(name)[0]: {"yes": True, "no": False}[required] for name, required, *_ in rows}
 
 
 def codes_of(type_: str) -> dict[str, set[str]]:
     """Return the codes of a type's section by the status before them."""
     text = re.sub(r"\s+", " ", section(PAGE, type_))
     return {
-        status.lower(): set(names(found))
+        status.lower(): set(code_spans(found))
         for status, found in re.findall(r"\b(Applied|Rejected): ((?:`\w+`(?:, )?)+)", text)
     }
 
@@ -93,7 +89,7 @@ def test_section_says_which_values_a_field_takes(type_: str) -> None:
     model = MESSAGE_TYPES[type_]
     schemas = model.model_json_schema(by_alias=True)["properties"]
     for name, _, value in rows:
-        schema = schemas[names(name)[0]]
+        schema = schemas[code_spans(name)[0]]
         assert value.startswith(value_of(schema)), (name, value)
         if schema.get("default") is not None and "const" not in schema:
             assert f"default `{json.dumps(schema['default']).strip(chr(34))}`" in value, name
@@ -141,12 +137,12 @@ def test_limits_of_a_message_are_on_the_page() -> None:
 
 def test_reply_table_lists_every_field() -> None:
     rows = tables(section(PAGE, "Replies"))[0]
-    assert {name for row in rows for name in names(row[0])} == set(fields_of(Reply))
+    assert {name for row in rows for name in code_spans(row[0])} == set(fields_of(Reply))
 
 
 def test_code_table_lists_every_code_once() -> None:
     rows = tables(section(PAGE, "Reply codes"))[0]
-    assert [names(row[0])[0] for row in rows] == [str(code) for code in Code]
+    assert [code_spans(row[0])[0] for row in rows] == [str(code) for code in Code]
 
 
 def test_samples_have_the_status_of_the_code_table() -> None:
@@ -157,7 +153,7 @@ def test_samples_have_the_status_of_the_code_table() -> None:
 
 def test_notice_tables_list_every_type_and_field() -> None:
     types, fields = tables(section(PAGE, "Notices"))
-    assert {names(row[0])[0] for row in types} == set(get_args(NoticeType))
+    assert {code_spans(row[0])[0] for row in types} == set(get_args(NoticeType))
     assert listed(fields) == fields_of(Notice)
 
 
@@ -172,7 +168,7 @@ def test_dead_letter_table_lists_every_header() -> None:
 
 def test_reason_table_lists_every_reason_code_once() -> None:
     rows = tables(section(PAGE, "Reason codes"))[0]
-    codes = [names(row[0])[0] for row in rows]
+    codes = [code_spans(row[0])[0] for row in rows]
     assert sorted(codes) == sorted(map(str, DeadLetterReason))
 
 
@@ -181,7 +177,7 @@ def test_reason_table_lists_every_reason_code_once() -> None:
 
 def status_of_codes() -> dict[str, str]:
     rows = tables(section(PAGE, "Reply codes"))[0]
-    return {names(code)[0]: status for code, status, _ in rows}
+    return {code_spans(code)[0]: status for code, status, _ in rows}
 
 
 def replies() -> Iterator[Schema]:

@@ -56,8 +56,13 @@ def links(text: str) -> list[str]:
     return re.findall(r"\]\(([^)\s]+)\)", _FENCED.sub("", text))
 
 
+def code_spans(text: str) -> list[str]:
+    """Return the inline code of ``text``, without code blocks."""
+    return re.findall(r"`([^`]+)`", _FENCED.sub("", text))
+
+
 def commands(text: str) -> list[str]:
     """Return the ``billing-worker`` commands of ``text``, inline or a line of a code block."""
-    inline = re.findall(r"`(billing-worker [^`…]+)`", text)
+    inline = [code for code in code_spans(text) if re.match(r"billing-worker [^…]+$", code)]
     lines = re.findall(r"^ *(?:\$ )?(billing-worker .+)$", text, re.MULTILINE)
     return sorted({re.sub(r"\s+", " ", line.split("  #")[0]).strip() for line in inline + lines})
