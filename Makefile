@@ -1,9 +1,10 @@
-# Everything runs in a virtual environment here, made and kept up to date by the targets themselves.
+# Every target runs in the virtual environment .venv. The targets make it and keep it up to date.
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check
+PINNED := constraints.txt
+PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check -c $(PINNED)
 BASE   := $(VENV)/.base-installed
 DEV    := $(VENV)/.dev-installed
 BENCH  := $(VENV)/.bench-installed
@@ -12,61 +13,67 @@ SEED   ?=
 MINUTES ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench faults chaos soak clean
+.PHONY: help demo test lint format bench faults chaos soak constraints clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(BASE) ## a realistic day on an embedded default, no server needed
+demo: $(BASE) ## run a realistic day of messages; needs no server
 	@$(BIN)/billing-worker demo
 
-test: $(DEV) ## all tests, on a real RabbitMQ and a real PostgreSQL
+test: $(DEV) ## run the tests on a real RabbitMQ and PostgreSQL
 	@$(BIN)/python -m tests.support.provision
 	@$(BIN)/python -m pytest -n 2 --dist worksteal
 
-lint: $(DEV) ## format, rules, types and the direction of imports
+lint: $(DEV) ## check format, rules, types and the direction of imports
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-format: $(DEV) ## format the code and repair what can be repaired
+format: $(DEV) ## format the code and apply safe fixes
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: $(BENCH) ## the benchmarks; WHAT="name …" runs some, WHAT=list names them
+bench: $(BENCH) ## run the benchmarks; WHAT="name …" chooses, WHAT=list names them
 	@$(BIN)/python -m tests.support.provision
 	@$(BIN)/python -m tests.benchmarks $(WHAT)
 
-faults: $(DEV) ## the fault tests at full length
+faults: $(DEV) ## run the fault tests at full length
 	@$(BIN)/python -m tests.support.provision
 	@$(BIN)/python -m pytest tests/faults -m "slow or not slow"
 
-chaos: $(DEV) ## every fault at once, under load; SEED=… MINUTES=… (3)
+chaos: $(DEV) ## inject every fault at once under load; SEED=… MINUTES=… (3)
 	@$(BIN)/python -m tests.support.provision
 	@$(BIN)/python -m tests.faults.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
-soak: $(DEV) ## every long test
+soak: $(DEV) ## run every long test
 	@$(BIN)/python -m tests.support.provision
 	@$(BIN)/python -m pytest -m slow
+
+constraints: $(BENCH) ## write the installed versions to constraints.txt
+	@$(BIN)/python -m pip freeze --exclude-editable >$(PINNED).new
+	@grep -E '^[A-Za-z0-9._-]+==[^ ]+$$' $(PINNED).new >$(PINNED)
+	@rm $(PINNED).new
+	@touch $(BASE) $(DEV) $(BENCH)
 
 clean: ## remove the virtual environment, caches and build output
 	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(BASE): pyproject.toml | $(BIN)/python
+$(BASE): pyproject.toml $(PINNED) | $(BIN)/python
 	@echo "installing billing-worker into $(VENV)"
 	@$(PIP) -e .
 	@touch $@
 
-# The development install contains the base one.
-$(DEV): pyproject.toml | $(BIN)/python
+# The development install includes the base install.
+$(DEV): pyproject.toml $(PINNED) | $(BIN)/python
 	@echo "installing billing-worker and its development tools into $(VENV)"
 	@$(PIP) -e '.[dev]'
 	@touch $(BASE) $@
 
-# So does this one the development install.
-$(BENCH): pyproject.toml | $(BIN)/python
+# The benchmark install includes the development install.
+$(BENCH): pyproject.toml $(PINNED) | $(BIN)/python
 	@echo "installing what the benchmarks compare with into $(VENV)"
 	@$(PIP) -e '.[dev,bench]'
 	@touch $(BASE) $(DEV) $@

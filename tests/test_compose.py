@@ -176,7 +176,8 @@ def dockerfile() -> list[list[str]]:
 def test_files_copied_into_the_image_exist_and_are_all_the_package_needs() -> None:
     sources = [source for word, *rest in dockerfile() if word == "COPY" for source in rest[:-1]]
     assert all((ROOT / source).exists() for source in sources)
-    assert set(sources) == {"pyproject.toml", "README.md", "schemas", "worker"}
+    files = {"pyproject.toml", "constraints.txt", "LICENSE", "README.md"}
+    assert set(sources) == files | {"schemas", "worker"}
 
 
 def test_the_image_runs_as_nobody_special() -> None:

@@ -13,6 +13,7 @@ from tests.cli.console import Books, Cli, Ended
 from tests.support.waiting import PATIENCE_S, eventually
 from tests.support.witness import Witness
 from tests.support.worker_thread import running
+from worker import __version__
 from worker.bootstrap import Application
 from worker.broker import BILLING
 from worker.cli.dead_letters import common
@@ -158,7 +159,7 @@ def test_a_dead_letter_is_shown_whole(cli: Cli, witness: Witness) -> None:
     assert json.loads(body) == BONUS
     assert '\n  "tokens": 2000\n' in body, "it is pretty"
     (event,) = [line.split("\t") for line in shown.lines if line.count("\t") == 4 and "failed" in line]
-    assert event[1:] == ["failed", "worker 0.1.0", "", "tokens: at most 1000 is taken."]
+    assert event[1:] == ["failed", f"worker {__version__}", "", "tokens: at most 1000 is taken."]
     assert "bonus-1\tnothing\t\t\t" in shown.lines, "what the ledger has under its reference"
 
 

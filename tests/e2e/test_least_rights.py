@@ -1,0 +1,146 @@
+"""Broker rights named in worker/OPERATING.md: worker, producer, operator and topology need no others."""
+
+import json
+import re
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import Engine, make_url, text
+
+from tests.support.pages import page, section, tables
+from tests.support.processes import WorkerProcesses, run_cli
+from tests.support.provision import PostgresServer, RabbitMQServer
+from tests.support.waiting import eventually
+from tests.support.witness import Witness
+from worker.settings import Settings
+
+OPENING = {"type": "account.open", "referenceId": "open", "userId": "ann", "tier": "basic"}
+CONFLICT = {"type": "account.open", "referenceId": "open", "userId": "ann", "tier": "pro"}
+
+
+def rights() -> dict[str, list[str]]:
+    """Return configure, write and read of the page's table, by its first column."""
+    rows, *_ = tables(section(page("worker/OPERATING.md"), "Users and rights on the broker"))
+    return {who: [cell.strip("`").replace("\\|", "|") for cell in cells] for who, *cells in rows}
+
+
+class Users:
+    """Broker users of one test, made by the rows of the page."""
+
+    def __init__(self, rabbitmq: RabbitMQServer, vhost: str) -> None:
+        self._rabbitmq, self._vhost = rabbitmq, vhost
+        self.names: list[str] = []
+
+    def url_of(self, who: str) -> str:
+        """Create a user with the rights of the row ``who``; return its URL."""
+        name = f"u{uuid4().hex[:8]}"
+        configure, write, read = (right.replace("USER", name) for right in rights()[who])
+        self.names.append(name)
+        return self._rabbitmq.management.create_user(
+            name, uuid4().hex, self._vhost, configure=configure, write=write, read=read
+        )
+
+
+@pytest.fixture
+def users(rabbitmq: RabbitMQServer, broker_url: str) -> Iterator[Users]:
+    made = Users(rabbitmq, broker_url.rpartition("/")[2])
+    yield made
+    for name in made.names:
+        rabbitmq.management.delete_user(name)
+
+
+def with_url(settings: Settings, url: str) -> Settings:
+    return settings.model_validate({**settings.model_dump(), "broker_url": url})
+
+
+def test_named_rights_suffice_for_worker_and_producer(
+    worker_settings: Settings, users: Users, postgres_engine: Engine
+) -> None:
+    settings = with_url(worker_settings, users.url_of("worker, scheduler"))
+    producer = users.url_of("producer with private reply queues")
+    with WorkerProcesses(settings) as workers, Witness(producer) as witness:
+        process = workers.start("--with-scheduler")
+        assert witness.request(OPENING)["code"] == "account_opened"
+        assert witness.request(CONFLICT)["code"] == "reference_conflict"
+        eventually(lambda: drained(postgres_engine) == 1, what="the dead letter in its table")
+        code, log = workers.stop(process)
+    assert code == 0, log
+
+
+def test_named_rights_suffice_for_an_operator(
+    worker_settings: Settings, users: Users, workers: WorkerProcesses, witness: Witness
+) -> None:
+    """A correction, a dead letter seen, mended and replayed, with a worker beside."""
+    workers.start("--with-scheduler")
+    assert witness.request(OPENING)["code"] == "account_opened"
+    assert witness.request(CONFLICT)["code"] == "reference_conflict"
+    settings = with_url(worker_settings, users.url_of("operator: command line, console"))
+    for arguments in (
+        ("adjust", "ann", "500", "--reason", "test"),
+        ("replies", "--take", "--limit", "1", "--queue", "billing.replies"),
+        ("dead-letters", "list"),
+        ("dead-letters", "edit", "1", "--reason", "test", "--from-file", "-"),
+        ("dead-letters", "replay", "1", "--reason", "test"),
+    ):
+        mended = json.dumps({**OPENING, "referenceId": "open-2"}).encode()
+        done = run_cli(settings, *arguments, stdin=mended)
+        assert done.returncode == 0, (arguments, done.stdout, done.stderr)
+
+
+def test_named_rights_suffice_to_declare_the_topology(
+    worker_settings: Settings, rabbitmq: RabbitMQServer, bare_broker_url: str
+) -> None:
+    users = Users(rabbitmq, bare_broker_url.rpartition("/")[2])
+    settings = with_url(worker_settings, users.url_of("topology declare, verify"))
+    for action in ("declare", "verify", "declare"):
+        done = run_cli(settings, "topology", action)
+        assert done.returncode == 0, (action, done.stdout, done.stderr)
+    rabbitmq.management.delete_user(users.names[0])
+
+
+def test_named_rights_in_the_database_suffice_for_worker_and_scheduler(
+    worker_settings: Settings, postgres: PostgresServer, postgres_engine: Engine, witness: Witness
+) -> None:
+    (statements,) = re.findall(
+        r"```sql\n(.*?)```",
+        section(page("worker/OPERATING.md"), "Users and rights in the database"),
+        re.DOTALL,
+    )
+    name = f"r{uuid4().hex[:8]}"
+    database = postgres_engine.url.database or ""
+    with postgres_engine.begin() as connection:
+        for statement in (
+            statements.replace("billing_worker", name)
+            .replace("DATABASE billing", f"DATABASE {database}")
+            .split(";")[:-1]
+        ):
+            connection.exec_driver_sql(statement)
+    url = postgres.address.url(database)
+    ours = make_url(url).set(username=name, password="secret").render_as_string(hide_password=False)
+    settings = worker_settings.model_validate({**worker_settings.model_dump(), "database_url": ours})
+    try:
+        with WorkerProcesses(settings) as workers:
+            process = workers.start("--with-scheduler")
+            assert witness.request(OPENING)["code"] == "account_opened"
+            assert witness.request(CONFLICT)["code"] == "reference_conflict"
+            eventually(lambda: drained(postgres_engine) == 1, what="the dead letter in its table")
+            code, log = workers.stop(process)
+        assert (code, "permission" in log) == (0, False), log
+        for arguments in (("check",), ("audit",), ("balance", "ann"), ("dead-letters", "note", "1", "seen")):
+            done = run_cli(settings, *arguments)
+            assert b"permission denied" not in done.stdout + done.stderr, (
+                arguments,
+                done.stdout,
+                done.stderr,
+            )
+            assert arguments == ("check",) or done.returncode == 0, (arguments, done.stdout, done.stderr)
+    finally:
+        with postgres_engine.begin() as connection:
+            connection.exec_driver_sql(f"DROP OWNED BY {name}")
+            connection.exec_driver_sql(f"DROP ROLE {name}")
+
+
+def drained(engine: Engine) -> int:
+    with engine.connect() as connection:
+        return int(connection.execute(text("SELECT count(*) FROM dead_letters")).scalar_one())
