@@ -15,7 +15,7 @@ from tests.support.witness import Witness
 from tests.support.worker_thread import running
 from worker.bootstrap import Application
 from worker.broker import BILLING
-from worker.cli.dead_letters import common
+from worker.deadletters.service import Drain
 from worker.errors import NotKeptError
 from worker.ledger.store import Ledger
 from worker.settings import load_settings
@@ -30,9 +30,14 @@ def ann(books: Books) -> None:
 
 
 def worker(
-    cli: Cli, count: int = 1, *, most: int = 1_000, senders: Mapping[str, Sequence[str]] | None = None
+    cli: Cli,
+    count: int = 1,
+    *,
+    most: int = 1_000,
+    senders: Mapping[str, Sequence[str]] | None = None,
+    drains: bool = True,
 ) -> None:
-    """Process the next ``count`` messages, as a worker with the largest quantity ``most`` does."""
+    """Process the next ``count`` messages with the largest quantity ``most``, then drain dead letters."""
     environment = cli.environment
     application = Application(
         load_settings(
@@ -55,6 +60,7 @@ def worker(
     finally:
         link.close()
         application.engine.dispose()
+    assert not drains or cli("dead-letters", "drain").code == 0
 
 
 @contextmanager
@@ -115,7 +121,7 @@ def test_a_dead_letter_is_listed_with_what_an_operator_needs(cli: Cli, witness: 
     assert shown == {
         "number": "1",
         "status": "parked",
-        "reason": "invalid_field",
+        "code": "invalid_field",
         "message": "tokens: at most 1000 is taken.",
         "reference": "bonus-1",
         "user": "ann",
@@ -132,10 +138,10 @@ def test_dead_letters_are_listed_newest_first_by_page_reason_and_status(cli: Cli
         witness.publish(body, routing_key="usage.deduct")
     worker(cli, 3)
     assert [dead_letter["number"] for dead_letter in dead_letters(cli)] == [3, 2, 1]
-    assert [dead_letter["number"] for dead_letter in dead_letters(cli, "--limit", "1", "--before", "3")] == [
+    assert [dead_letter["number"] for dead_letter in dead_letters(cli, "--limit", "1", "--cursor", "3")] == [
         2
     ]
-    assert [dead_letter["number"] for dead_letter in dead_letters(cli, "--reason", "not_json")] == [3, 1]
+    assert [dead_letter["number"] for dead_letter in dead_letters(cli, "--code", "not_json")] == [3, 1]
     cli("dead-letters", "discard", "1", "--reason", "a try")
     assert [dead_letter["number"] for dead_letter in dead_letters(cli)] == [3, 2]
     assert [dead_letter["number"] for dead_letter in dead_letters(cli, "--status", "discarded")] == [1]
@@ -148,7 +154,7 @@ def test_a_dead_letter_is_shown_whole(cli: Cli, witness: Witness) -> None:
     shown = cli("dead-letters", "show", "1")
     assert shown.code == 0
     fields = dict(line.split("\t") for line in shown.lines if line.count("\t") == 1)
-    assert fields["reason"] == "invalid_field"
+    assert fields["code"] == "invalid_field"
     assert fields["queue"] == "billing.payments"
     assert (fields["exchange"], fields["routing key"]) == ("billing", "credit.bonus")
     assert (fields["type"], fields["reference id"], fields["user id"]) == ("credit.bonus", "bonus-1", "ann")
@@ -172,7 +178,7 @@ def test_a_dead_letter_is_json_for_scripts(cli: Cli, witness: Witness) -> None:
 
 
 def body_shown(ended: Ended) -> str:
-    told, _, _ = ended.out.partition("\nwhen\twhat")
+    told, _, _ = ended.out.partition("\nwhen\tevent")
     return told.partition("\nbody, ")[2].partition("\n")[2].rstrip("\n")
 
 
@@ -411,7 +417,7 @@ def test_replays_are_listed_shown_and_cancelled(cli: Cli, witness: Witness) -> N
         "a try",
         "--patience",
         "0",
-        "--as",
+        "--actor",
         "eva",
     )
     (listed,) = cli("dead-letters", "replay", "list", "--json").json["replays"]
@@ -422,16 +428,16 @@ def test_replays_are_listed_shown_and_cancelled(cli: Cli, witness: Witness) -> N
         [1],
     )
     names, values = (line.split("\t") for line in cli("dead-letters", "replay", "list").lines)
-    assert dict(zip(names, values, strict=True))["came of it"] == "1 waiting, 1 sent"
+    assert dict(zip(names, values, strict=True))["results"] == "1 waiting, 1 sent"
     fields = dict(line.split("\t") for line in cli("dead-letters", "replay", "show", "1").lines)
-    assert (fields["state"], fields["step"], fields["letters"]) == ("paused", "1 of 2", "2")
+    assert (fields["state"], fields["step"], fields["dead letters"]) == ("paused", "1 of 2", "2")
     assert cli("dead-letters", "replay", "pause", "1").code == 1
     cancelled = cli("dead-letters", "replay", "cancel", "1", "--reason", "a slip")
     assert cancelled.out == "replay 1 is cancelled: 1 sent, 1 skipped\n"
     assert cli("dead-letters", "replay", "resume", "1").code == 1
     worker(cli, most=5_000)
     assert [dead_letter["number"] for dead_letter in dead_letters(cli)] == [2], (
-        "the next command sees that 1 was applied"
+        "the drain sees that 1 was applied"
     )
     assert cli("dead-letters", "replay", "show", "9").code == 4
 
@@ -440,7 +446,7 @@ def test_the_groups_are_proved(cli: Cli, witness: Witness, books: Books) -> None
     witness.publish(BONUS)
     worker(cli)
     ended = cli("dead-letters", "groups", "--verify")
-    assert (ended.code, ended.out) == (0, "the groups are what their letters come to\n")
+    assert (ended.code, ended.out) == (0, "the groups are what their dead letters add up to\n")
     with books.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE dead_letter_groups SET parked = 3, waiting = 3")
     ended = cli("dead-letters", "groups", "--verify")
@@ -458,11 +464,11 @@ def test_a_replay_asks_before_it_takes_all_dead_letters_of_a_filter(cli: Cli) ->
     ("arguments", "said"),
     [
         (("replay", "7"), "Missing option '--reason'"),
-        (("replay", "--reason", "x"), "give the numbers of letters, or a filter"),
+        (("replay", "--reason", "x"), "give the numbers of dead letters, or a filter"),
         (("replay", "7", "--code", "x", "--reason", "x"), "either numbers or filters"),
         (("replay", "7", "--reason", "x", "--rate", "fast"), "must be like 50/s"),
-        (("replay", "7", "--reason", "x", "--canary", "0"), "numbers of letters from 1"),
-        (("list", "--since", "yesterday"), "must be a day such as"),
+        (("replay", "7", "--reason", "x", "--canary", "0"), "numbers of dead letters from 1"),
+        (("list", "--since", "last week"), "is no time; write 15m, 2h or 3d (ago)"),
     ],
 )
 def test_invalid_arguments_are_refused_before_anything_is_done(
@@ -499,10 +505,10 @@ def test_a_body_is_mended_in_an_editor_and_then_replayed(cli: Cli, witness: Witn
     witness.publish({**BONUS, "tokenz": 5, "tokens": 500})
     worker(cli)
     mending = editor(tmp_path, (',\n  "tokenz": 5', ""))
-    ended = cli("dead-letters", "edit", "1", "--reason", "a typo", "--as", "eva", EDITOR=mending)
+    ended = cli("dead-letters", "edit", "1", "--reason", "a typo", "--actor", "eva", EDITOR=mending)
     assert (ended.code, ended.out) == (
         0,
-        "letter 1 is edited; send it with `billing-worker dead-letters replay 1`\n",
+        "dead letter 1 is edited; send it with `billing-worker dead-letters replay 1`\n",
     )
     details = cli("dead-letters", "show", "1", "--json").json
     assert json.loads(details["editedBody"]) == {**BONUS, "tokens": 500}
@@ -609,20 +615,20 @@ def test_a_dead_letter_that_does_not_exist_empties_no_file(cli: Cli, tmp_path: P
     assert before.read_text() == "a letter"
 
 
-def test_a_dead_letter_that_cannot_be_kept_closes_the_office_to_nobody(
+def test_drain_ends_with_1_where_a_dead_letter_cannot_be_stored(
     cli: Cli, witness: Witness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     witness.publish(BONUS)
     worker(cli)
-    cli("dead-letters", "park")
+    witness.publish({**BONUS, "referenceId": "bonus-2"}, exchange="", routing_key="billing.dead")
 
-    def drain(*_: object) -> int:
+    def take_all(*_: object, **__: object) -> int:
         raise NotKeptError("1 dead letters can't be kept")
 
-    monkeypatch.setattr(common, "drain", drain)
-    ended = cli("dead-letters", "note", "1", "looked at")
-    assert (ended.code, ended.out) == (0, "noted on letter 1\n")
-    assert "1 dead letters can't be kept" in ended.err
+    monkeypatch.setattr(Drain, "take_all", take_all)
+    ended = cli("dead-letters", "drain")
+    assert (ended.code, ended.error) == (1, "1 dead letters can't be kept")
+    assert ended.out.startswith("drained unknown, ended 0 of replays")
 
 
 def test_a_line_that_is_no_dead_letter_is_named(cli: Cli) -> None:
@@ -631,22 +637,48 @@ def test_a_line_that_is_no_dead_letter_is_named(cli: Cli) -> None:
     assert ended.error.startswith("line 2: number: Field required")
 
 
-def test_parking_says_what_waits(cli: Cli, witness: Witness) -> None:
-    witness.publish(BONUS)
-    worker(cli)
-    assert cli("dead-letters", "park").out == "1 letter waits, in 1 group\n"
+def test_drain_counts_what_it_drained_and_what_waits(cli: Cli, witness: Witness) -> None:
+    for number in range(2):
+        witness.publish(b"oops", exchange="", routing_key="billing.dead", message_id=f"m-{number}")
+    first = cli("dead-letters", "drain")
+    assert first.out == "drained 2, ended 0 of replays that nobody runs; 2 dead letters wait, in 1 group\n"
+    again = cli("dead-letters", "park", "--json").json
+    assert (again["drained"], again["ended"], again["parked"], again["groups"]) == (0, 0, 2, 1)
 
 
-def test_dead_letters_are_looked_at_while_the_broker_is_away(cli: Cli, witness: Witness) -> None:
-    witness.publish(BONUS)
-    worker(cli)
-    cli("dead-letters", "park")
-    away = "amqp://guest:guest@127.0.0.1:1/"
-    ended = cli("dead-letters", "list", "--json", BILLING_BROKER_URL=away)
-    assert ended.code == 0
-    assert ended.json["total"] == 1
-    assert "letters that still wait in billing.dead are not among these" in ended.err
-    assert cli("dead-letters", "discard", "1", "--reason", "x", BILLING_BROKER_URL=away).code == 3
+AWAY = "amqp://guest:guest@127.0.0.1:1/"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("note", "1", "asked the team"),
+        ("list",),
+        ("groups",),
+        ("show", "1"),
+        ("edit", "1", "--reason", "x", "--from-file", "-", "--unchecked"),
+        ("discard", "1", "--reason", "x"),
+        ("export", "1"),
+        ("replay", "1", "--dry-run"),
+        ("replay", "list"),
+    ],
+    ids=" ".join,
+)
+def test_stored_dead_letters_need_no_broker(cli: Cli, witness: Witness, command: tuple[str, ...]) -> None:
+    witness.publish(b"oops", exchange="", routing_key="billing.dead")
+    cli("dead-letters", "drain")
+    ended = cli("dead-letters", *command, stdin=b"{}", BILLING_BROKER_URL=AWAY)
+    assert (ended.code, ended.err) == (0, "")
+
+
+def test_drain_needs_the_broker(ledger_cli: Cli) -> None:
+    assert ledger_cli("dead-letters", "drain", BILLING_BROKER_URL=AWAY).code == 3
+
+
+def test_empty_listing_names_the_drainer(ledger_cli: Cli) -> None:
+    for command in ("list", "groups"):
+        ended = ledger_cli("dead-letters", command, BILLING_BROKER_URL=AWAY)
+        assert (ended.code, ended.err.count("`billing-worker dead-letters drain`")) == (0, 1)
 
 
 # -- groups -----------------------------------------------------------------------------------------------
@@ -670,17 +702,16 @@ def test_like_failures_are_one_group(cli: Cli, witness: Witness) -> None:
     assert (first["tokensAtStake"], first["tokensUnknown"]) == (6_003, 0)
     assert (second["reason"], second["waiting"], second["tokensUnknown"]) == ("not_json", 1, 1)
     names, *values = (line.split("\t") for line in cli("dead-letters", "groups").lines)
-    assert {dict(zip(names, row, strict=True))["tokens at stake"] for row in values} == {"6003", "not known"}
+    assert {dict(zip(names, row, strict=True))["tokens affected"] for row in values} == {"6003", "unknown"}
 
 
 # -- many -------------------------------------------------------------------------------------------------
 
 
-def test_more_dead_letters_than_one_delivery_holds_are_all_there_at_the_first_look(
-    cli: Cli, witness: Witness
-) -> None:
+def test_drain_takes_more_dead_letters_than_one_delivery_holds(cli: Cli, witness: Witness) -> None:
     for number in range(450):
         witness.publish(f"broken {number}".encode(), routing_key="usage.deduct", user_id="billing")
-    worker(cli, 450)
+    worker(cli, 450, drains=False)
     eventually(lambda: witness.depth("billing.dead") == 450)
+    assert cli("dead-letters", "drain", "--json").json["drained"] == 450
     assert cli("dead-letters", "list", "--limit", "1", "--json").json["total"] == 450

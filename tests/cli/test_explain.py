@@ -76,7 +76,7 @@ def test_a_payment_and_what_happened_to_it(ledger_cli: Cli) -> None:
     for reference in ("pay", "gone"):
         shown = sections(ledger_cli("explain", reference).out)
         assert "paid\t1999 USD (minor units)" in shown["Payment pay"]
-        assert shown["What happened to the payment"][1].split("\t")[:2] == ["gone", "refunded"]
+        assert shown["Events of the payment"][1].split("\t")[:2] == ["gone", "refunded"]
     lots = sections(ledger_cli("explain", "pay").out)["Lots it opened, as they are now"]
     assert [line.split("\t")[1] for line in lots[1:]] == ["purchase", "purchase_bonus of 2"]
 

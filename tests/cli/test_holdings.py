@@ -1,6 +1,5 @@
 """Parts of a balance, for a person, a pipe and a script."""
 
-import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -58,16 +57,26 @@ def test_holds_are_shown_the_open_ones_and_all(ledger_cli: Cli) -> None:
         ("h-1", ""),
         ("h-2", "r"),
     ]
-    assert ledger_cli("holds", "ann", "--all", "--json").json["hasMore"] is False
+    assert ledger_cli("holds", "ann", "--all", "--json").json["next"] is None
 
 
-def test_on_a_terminal_it_is_said_that_there_are_more_holds(ledger_cli: Cli, books: Books) -> None:
-    books.apply(
-        ReserveUsage(reference_id="h-3", user_id="ann", tokens=20, ttl_seconds=3_600),
-        ReleaseUsage(reference_id="r-3", user_id="ann", original_reference_id="h-3"),
-    )
+def test_holds_are_listed_page_by_page(ledger_cli: Cli, books: Books) -> None:
+    for number in (3, 4):
+        books.apply(
+            ReserveUsage(reference_id=f"h-{number}", user_id="ann", tokens=20, ttl_seconds=3_600),
+            ReleaseUsage(reference_id=f"r-{number}", user_id="ann", original_reference_id=f"h-{number}"),
+        )
+    pages: list[list[str]] = []
+    cursor: tuple[str, ...] = ()
+    while True:
+        page = ledger_cli("holds", "ann", "--all", "--limit", "1", *cursor, "--json").json
+        pages.append([hold["referenceId"] for hold in page["holds"]])
+        if page["next"] is None:
+            break
+        cursor = ("--cursor", page["next"])
+    assert pages == [["h-1", "h-4"], ["h-3"], ["h-2"]]
     shown = ledger_cli("holds", "ann", "--all", "--limit", "1", terminal=True)
-    assert shown.lines[-1] == "there are older ones: --limit 2"
+    assert shown.err == "next page: billing-worker holds ann --all --limit 1 --cursor h-4\n"
 
 
 def test_expiring_lots_of_a_user_are_shown_with_their_sum(ledger_cli: Cli) -> None:
@@ -95,8 +104,8 @@ def test_expiring_lots_of_all_users_are_shown_line_by_line(
         )
     expected = ["ann", "user-0", "user-1", "user-2", "user-3"]
     assert [lot["user"] for lot in rows(ledger_cli("expiring", "--days", "7").out)] == expected
-    lines = ledger_cli("expiring", "--days", "7", "--json").lines
-    assert [json.loads(line)["userId"] for line in lines] == expected
+    shown = ledger_cli("expiring", "--days", "7", "--json").json
+    assert [lot["userId"] for lot in shown["expiring"]] == expected
     on_terminal = ledger_cli("expiring", "--days", "7", terminal=True).out
     assert on_terminal.count("tokens") == 3, "three tables of two"
     assert all(user in on_terminal for user in expected)

@@ -14,7 +14,7 @@ from tests.support.witness import Witness
 from worker.broker import BILLING, open_link
 from worker.broker.management import Management
 from worker.broker.topology import Queue, Topology
-from worker.ledger.migrations import newest_revision
+from worker.ledger.revisions import newest_revision
 
 QUEUES = [queue.name for queue in BILLING.queues]
 
@@ -281,7 +281,7 @@ def test_declaring_makes_what_verify_misses(bare_cli: Cli, bare_broker_url: str)
     assert declared.code == 0
     assert [line.partition(":")[0] for line in declared.lines[:4]] == QUEUES
     assert "bound to usage.*" in declared.lines[1]
-    assert "exchange billing.events: declared, for notices; bind a queue to hear them" in declared.lines
+    assert "exchange billing.events: declared, for notices; bind a queue to receive them" in declared.lines
     after = bare_cli("topology", "verify")
     assert after.code == 0
     assert after.out.startswith("the topology is as it must be")
@@ -392,6 +392,7 @@ def test_all_of_it_works_on_the_embedded_broker(ledger_cli: Cli) -> None:
     lines = json.dumps(opened).encode() + b"\noops\n"
     assert ledger_cli("publish", "-", "--unchecked", stdin=lines).code == 0
     assert ledger_cli("run", "--drain").code == 0
+    assert ledger_cli("dead-letters", "drain").code == 0
     assert ledger_cli("balance", "ann", "--json").json["balance"] == 10_000
     (reply,) = ledger_cli("replies", "--take", "--limit", "1").lines
     assert json.loads(reply)["code"] == "account_opened"
@@ -401,5 +402,6 @@ def test_all_of_it_works_on_the_embedded_broker(ledger_cli: Cli) -> None:
     replayed = ledger_cli("dead-letters", "replay", "1", "--reason", "again", "--patience", "0")
     assert (replayed.code, "is a worker running?" in replayed.out + replayed.err) == (1, True)
     assert ledger_cli("run", "--drain").code == 0
+    assert ledger_cli("dead-letters", "drain").code == 0
     (dead_letter,) = ledger_cli("dead-letters", "list", "--json").json["deadLetters"]
     assert dead_letter["attempts"] == 2

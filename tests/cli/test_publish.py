@@ -17,7 +17,7 @@ from tests.support.waiting import eventually
 from tests.support.witness import Witness
 from worker.broker import Outgoing
 from worker.broker.amqp import AmqpLink
-from worker.cli import messages as messages_module
+from worker.cli import publish as publish_module
 from worker.errors import BrokerUnavailableError
 from worker.settings import load_settings
 
@@ -259,7 +259,7 @@ class Interruption:
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Set the chunk size to 50 lines."""
-    monkeypatch.setattr(messages_module, "_CHUNK", 50)
+    monkeypatch.setattr(publish_module, "_CHUNK", 50)
 
 
 @pytest.mark.usefixtures("small_chunks")

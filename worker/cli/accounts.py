@@ -1,8 +1,7 @@
-"""Looking at the ledger: ``balance``, ``can-afford``, ``history``, ``usage``, ``stats``, ``audit``."""
+"""Views of the ledger: ``balance``, ``can-afford``, ``history``, ``usage``, ``stats``, ``audit``."""
 
 import sys
 from collections.abc import Iterator
-from datetime import datetime
 
 import click
 from rich.bar import Bar
@@ -10,9 +9,21 @@ from rich.table import Table
 from rich.text import Text
 
 from worker.bootstrap import Application, utc_now
-from worker.cli.asking import as_moment, moment, reader_of
-from worker.cli.options import as_json, with_application
-from worker.cli.output import console, is_terminal, printable, progress, show_fields, show_json, show_table
+from worker.cli.columns import Column
+from worker.cli.options import (
+    as_json,
+    cursor_option,
+    limit_option,
+    reader_of,
+    show_next,
+    time_option,
+    with_application,
+    with_timezone,
+    with_wide,
+)
+from worker.cli.output import console, is_terminal, progress, show_fields, show_json, show_table
+from worker.cli.text import printable
+from worker.cli.times import TimeText, moment
 from worker.ledger.audit import AuditReport, Progress, audit
 from worker.ledger.queries import Balance, History, Usage
 
@@ -21,26 +32,26 @@ _BAR_WIDTH = 50
 
 @click.command()
 @click.argument("user")
-@click.option(
-    "--at", type=as_moment, metavar="TIME", help="As it stood then: a time such as 2026-11-01T00:00:00Z."
-)
+@time_option("--at", "at", "Show the balance of that time: yesterday, 2h, 2026-11-26 11:03 (UTC).")
 @with_application("database_url", "catalog")
 @as_json
-def balance(application: Application, *, user: str, at: datetime | None, as_json: bool) -> None:
-    """A user's balance, what it is made of, the subscription, and the period's quotas.
+def balance(application: Application, *, user: str, at: TimeText | None, as_json: bool) -> None:
+    """Show a user's balance, its parts, the subscription, and the period's quotas.
 
-    What has fallen due counts, booked or not. Before the account was opened there is nothing: exit 4.
+    Everything that has fallen due counts, posted or not. Before the account was opened there is no balance:
+    exit 4.
 
     \b
     Examples:
       billing-worker balance ada
-      billing-worker balance ada --at 2026-11-01T00:00:00Z
+      billing-worker balance ada --at 2026-11-01
+      billing-worker balance ada --at 2h
     """
-    reader = reader_of(application)
+    reader, now = reader_of(application), utc_now()
     if at is None:
-        view = reader.balance(user, utc_now(), application.catalog)
+        view = reader.balance(user, now, application.catalog)
     else:
-        view = reader.balance_at(user, at, application.catalog)
+        view = reader.balance_at(user, at.at(now), application.catalog)
     if as_json:
         show_json(view.to_dict())
     else:
@@ -72,7 +83,7 @@ def show_balance(view: Balance) -> None:
             ("granted until", moment(subscription.granted_until)),
             ("ends", moment(subscription.ends_at)),
             *_quota_fields(view),
-            ("due, not booked yet", unsettled.tokens),
+            ("due, not posted yet", unsettled.tokens),
             ("entries", view.sequence),
             ("opened", moment(view.opened_at)),
             ("updated", moment(view.updated_at)),
@@ -110,15 +121,19 @@ def can_afford(application: Application, *, user: str, tokens: int, as_json: boo
 
 @click.command()
 @click.argument("user")
-@click.option("--limit", type=int, default=20, show_default=True, help="Entries a page, at most 1000.")
-@click.option("--offset", type=int, default=0, help="Newer entries to leave out.")
-@click.option("--cursor", help="Go on where the page before ended; steady while entries are written.")
+@limit_option(20, "Entries")
+@cursor_option()
+@click.option("--offset", type=int, default=0, hidden=True, help="Newer entries to leave out.")
+@with_wide
 @with_application("database_url")
 @as_json
 def history(
     application: Application, *, user: str, limit: int, offset: int, cursor: str | None, as_json: bool
 ) -> None:
-    """A user's entries, newest first: what moved, of which lot, and for what fell due by itself, when.
+    """List a user's entries, newest first.
+
+    An entry says which tokens moved and of which lot, and when they fell due, where time brought it about.
+    Pages stay in order while entries are written.
 
     \b
     Example:
@@ -126,9 +141,25 @@ def history(
     """
     page = reader_of(application).history(user, limit, offset, cursor)
     if as_json:
-        show_json(page.to_dict())
-    else:
-        show_history(page)
+        show_json({**page.to_dict(), "next": page.next_cursor})
+        return
+    show_history(page)
+    show_next(page.next_cursor)
+
+
+_HISTORY = (
+    Column("#"),
+    Column("time", 1),
+    Column("type", 3),
+    Column("counter", 2),
+    Column("amount"),
+    Column("before", 5),
+    Column("after", 1),
+    Column("lot", 6),
+    Column("due", 8),
+    Column("feature", 7, text=True),
+    Column("reference"),
+)
 
 
 def show_history(page: History) -> None:
@@ -136,7 +167,7 @@ def show_history(page: History) -> None:
     first = page.offset + 1 if page.transactions else 0
     show_table(
         f"History of {page.user_id}: {first}–{page.offset + len(page.transactions)} of {page.total}",
-        ("#", "time", "type", "counter", "amount", "before", "after", "lot", "due", "feature", "reference"),
+        _HISTORY,
         [
             (
                 entry.sequence,
@@ -154,22 +185,20 @@ def show_history(page: History) -> None:
             for entry in page.transactions
         ],
     )
-    if page.has_more and is_terminal():
-        click.echo(f"more: --cursor {page.next_cursor}")
 
 
 @click.command()
 @click.argument("user")
 @click.option("--days", type=int, default=30, show_default=True, help="Days up to today, at most 366.")
-@click.option("--timezone", default="UTC", show_default=True, help="Where the days begin and end.")
+@with_timezone
 @with_application("database_url", "catalog")
 @as_json
 def usage(application: Application, *, user: str, days: int, timezone: str, as_json: bool) -> None:
-    """A user's usage by day and feature, as a chart on a terminal.
+    """Show a user's usage by day and feature, as a chart on a terminal.
 
     \b
     Example:
-      billing-worker usage ada --days 7 --timezone Europe/Berlin
+      billing-worker usage ada --days 7 --tz Europe/Berlin
     """
     view = reader_of(application).usage(user, utc_now(), application.catalog, days, timezone)
     if as_json:
@@ -202,10 +231,11 @@ def show_usage(view: Usage) -> None:
 
 
 @click.command()
+@with_wide
 @with_application("database_url")
 @as_json
 def stats(application: Application, *, as_json: bool) -> None:
-    """The whole ledger as it is booked: users, tokens, outcomes, revenue.
+    """Sum up the whole ledger as it is posted: users, tokens, outcomes, revenue.
 
     \b
     Example:
@@ -232,14 +262,14 @@ def stats(application: Application, *, as_json: bool) -> None:
             ("used", view.total_used),
             ("expired", view.total_expired),
             ("reversed", view.total_reversed),
-            ("uncollected", view.total_uncollected),
+            ("written off", view.total_uncollected),
             ("payments", view.payments),
             *((f"revenue {sum_.currency} (minor units)", sum_.amount_minor) for sum_ in view.revenue),
         ],
     )
     show_table(
         "References by outcome",
-        ("type", "status", "code", "count"),
+        ("type", "status", Column("code", text=True), "count"),
         [(row.type, row.status, row.code, row.count) for row in view.operations],
     )
 
@@ -273,6 +303,6 @@ def show_audit(report: AuditReport) -> None:
         click.echo(f"{click.style('finding', fg='red')}: {printable(str(finding))}")
     if report.unlisted:
         click.echo(f"and {report.unlisted} more")
-    verdict = "every balance explained" if report.is_clean else f"{sum(report.found.values())} findings"
-    owed = f"{report.debtors:,} accounts owe {report.debt:,}, {report.uncollected:,} uncollected"
-    click.echo(f"{verdict}, drift {report.drift} ({examined}); {owed}")
+    result = "every balance explained" if report.is_clean else f"{sum(report.found.values())} findings"
+    owed = f"{report.debtors:,} accounts owe {report.debt:,}, {report.uncollected:,} written off"
+    click.echo(f"{result}, drift {report.drift} ({examined}); {owed}")

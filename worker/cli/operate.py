@@ -1,156 +1,31 @@
-"""Running it: ``run``, ``scheduler``, ``migrate``, ``check``, ``topology``."""
+"""``check``: configuration, servers, topology and workers, a line each."""
 
-import gc
-import json
-import logging
-import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import click
 
 from worker.bootstrap import Application, utc_now
 from worker.broker import BILLING, broker_is_embedded
-from worker.broker.management import Management
-from worker.cli.options import operator, with_application
-from worker.errors import BillingError, ConfigurationError, LimitExceededError, NotFoundError, TransientError
-from worker.ledger.migrations import current_revision, migrate, newest_revision
+from worker.cli.options import as_json, with_application
+from worker.cli.output import show_json
+from worker.cli.topology import differences, management
+from worker.errors import BillingError, ConfigurationError, TransientError
+from worker.ledger.revisions import current_revision, newest_revision
 from worker.ledger.store import Ledger
-from worker.runtime.stop import SignalStop
-from worker.runtime.supervisor import LIMIT_EXIT, follow_parent, supervise
-from worker.settings import Settings, environment_of, redacted
-
-log = logging.getLogger(__name__)
-
-
-@click.command()
-@with_application(
-    "broker_url",
-    "database_url",
-    "catalog",
-    "workers",
-    "batch_size",
-    "prefetch",
-    "on_limit",
-    "metrics_port",
-    "log_level",
-    "log_format",
-)
-@click.option("--drain", is_flag=True, help="Apply what is waiting, then end; schedules nothing.")
-@click.option(
-    "--with-scheduler",
-    is_flag=True,
-    help="Also do what `billing-worker scheduler` does, in one of the workers  [BILLING_WITH_SCHEDULER]",
-)
-@click.option("--supervised", type=int, hidden=True, help="The supervisor's process id.")
-def run(application: Application, *, drain: bool, with_scheduler: bool, supervised: int | None) -> None:
-    """Consume messages, apply them to the ledger, reply; until SIGTERM.
-
-    The first SIGTERM (or Ctrl-C) finishes the batch, replies, acknowledges and exits 0; a second one ends
-    at once. An outage of the database or the broker is waited out.
-
-    When more than BILLING_MAX_CONSECUTIVE_FAULTS messages (100) of a queue in a row met a fault of the
-    worker's, as after a bad deploy, that queue is paused: what waits stays there, the other queues go on, and
-    one message is tried at growing intervals. It goes on by itself, or at `billing-worker resume`;
-    `billing-worker check` says what is paused and why. With --on-limit exit (and with --drain) the worker
-    exits with 5 instead; where something restarts it by itself, leave out 5 (systemd:
-    RestartPreventExitStatus=5).
-    """
-    stop = SignalStop()
-    stop.install()
-    if supervised is not None:
-        follow_parent(supervised)
-    settings = application.settings
-    with_scheduler |= settings.with_scheduler
-    if settings.workers > 1:
-        if drain:
-            raise ConfigurationError("--drain runs one worker; leave --workers out")
-        sys.exit(supervise(_environments(settings, with_scheduler=with_scheduler), stop))
-    _run_worker(application, stop, drain=drain, with_scheduler=with_scheduler and not drain)
-
-
-def _run_worker(application: Application, stop: SignalStop, *, drain: bool, with_scheduler: bool) -> None:
-    application.serve_metrics()
-    # The objects that exist by now stay, and a batch leaves no cycles: the search for them after every 700
-    # objects took 5 of 95 µs a message.
-    gc.freeze()
-    gc.set_threshold(OBJECTS_A_COLLECTION)
-    try:
-        application.run_worker(stop, drain=drain, with_scheduler=with_scheduler)
-    except LimitExceededError as error:
-        log.critical("%s", error)
-        sys.exit(LIMIT_EXIT)
-
-
-OBJECTS_A_COLLECTION = 50_000
-
-
-def _environments(settings: Settings, *, with_scheduler: bool) -> list[dict[str, str]]:
-    """Return one environment for each worker.
-
-    Each serves its metrics on a port of its own, from the configured one on; the first runs the scheduler.
-    """
-    port = settings.metrics_port
-    return [
-        environment_of(
-            settings.model_copy(
-                update={
-                    "metrics_port": port + n if port else 0,
-                    "with_scheduler": with_scheduler and n == 0,
-                }
-            )
-        )
-        for n in range(settings.workers)
-    ]
-
-
-@click.command()
-@with_application("broker_url", "database_url", "metrics_port", "log_level", "log_format")
-@click.option(
-    "--once", is_flag=True, help="Publish what is due now, as much as one interval allows; then end."
-)
-def scheduler(application: Application, *, once: bool) -> None:
-    """Publish a command for each account of which something falls due; until SIGTERM.
-
-    Holds run out, credit expires or takes effect, a free tier's period begins: nothing sends a message then,
-    so this sends `account.settle`, which the workers apply like any other command, with a reference of the
-    account and the time. Several may run: each reference is applied once. None is needed for the balances to
-    be right, which count what is due; but notices, statistics and the next allocation come when it is booked.
-
-    It looks every BILLING_SCHEDULER_INTERVAL_S seconds (5) and publishes at most BILLING_SCHEDULER_RATE
-    commands a second (200), after a day of standing still as well. An outage of the database or the broker
-    is waited out; SIGTERM (or Ctrl-C) ends it with 0.
-    """
-    if once:
-        application.require_newest_schema()
-        published = application.scheduler().look()
-        click.echo(f"published {published} commands for what fell due")
-        return
-    stop = SignalStop()
-    stop.install()
-    application.serve_metrics()
-    application.run_scheduler(stop)
-
-
-@click.command("migrate")
-@with_application("database_url")
-def migrate_command(application: Application) -> None:
-    """Bring the ledger's database to the newest schema. Safe to run again, and by several at once."""
-    before = current_revision(application.engine)
-    migrate(application.engine)
-    after = current_revision(application.engine)
-    click.echo(f"schema at {after}" + (" already" if before == after else f", was {before or 'empty'}"))
+from worker.settings import redacted
 
 
 @click.command()
 @with_application("broker_url", "database_url", "catalog")
-def check(application: Application) -> None:
+@as_json
+def check(application: Application, *, as_json: bool) -> None:
     """Check configuration, connections, topology, schema and workers; a line each. Exit 1 if one is bad.
 
-    A queue that is paused is bad, and so is one in which messages wait while nobody consumes it; without
-    messages that is only noted: workers may be about to start. Delivery limits are asked of RabbitMQ's
-    management API (BILLING_MANAGEMENT_URL; the broker's host with port 15672 where it isn't set), which needs
-    the tag `monitoring`; where it doesn't answer they are noted as unknown.
+    A paused queue is bad, and so is one in which messages wait while nobody consumes it; without messages
+    that is only noted: workers may be about to start. Delivery limits come from RabbitMQ's management API
+    (BILLING_MANAGEMENT_URL; the broker's host with port 15672 where it isn't set), which needs the tag
+    `monitoring`; where it doesn't answer they are noted as unknown.
     """
     settings = application.settings
     checks: list[tuple[str, Callable[[], str]]] = [
@@ -164,29 +39,34 @@ def check(application: Application) -> None:
         ("workers", lambda: _workers_line(application)),
         ("paused", lambda: _paused_line(application)),
     ]
-    are_well = [_is_well(name, look) for name, look in checks]
-    sys.exit(0 if all(are_well) else 1)
+    found = []
+    for name, look in checks:
+        state, text = _state(look)
+        found.append({"name": name, "state": state, "text": text})
+        if not as_json:
+            click.echo(f"{click.style(state, fg=_COLOURS[state])}{' ' * (4 - len(state))} {name}: {text}")
+    if as_json:
+        show_json({"checks": found})
+    sys.exit(1 if any(one["state"] == "bad" for one in found) else 0)
+
+
+_COLOURS = {"ok": "green", "note": "yellow", "bad": "red"}
 
 
 class _WorthANoteError(BillingError):
     """A note for operators: a worker can run without a change."""
 
 
-def _is_well(name: str, look: Callable[[], str]) -> bool:
-    """Print a line about a check; returns False where it is bad."""
+def _state(look: Callable[[], str]) -> tuple[str, str]:
+    """Return the state of a check (ok, note or bad) and its text."""
     try:
-        line = look()
+        return "ok", look()
     except TransientError as error:
-        click.echo(f"{click.style('bad', fg='red')}  {name}: {error}; start it, or set its URL")
+        return "bad", f"{error}; start it, or set its URL"
     except _WorthANoteError as note:
-        click.echo(f"{click.style('note', fg='yellow')} {name}: {note}")
-        return True
+        return "note", str(note)
     except BillingError as error:
-        click.echo(f"{click.style('bad', fg='red')}  {name}: {error}")
-    else:
-        click.echo(f"{click.style('ok', fg='green')}   {name}: {line}")
-        return True
-    return False
+        return "bad", str(error)
 
 
 def _catalog_line(application: Application) -> str:
@@ -222,9 +102,9 @@ def _broker_line(application: Application) -> str:
 
 
 def _topology_line(application: Application) -> str:
-    differences = _differences(application)
-    if differences:
-        raise ConfigurationError("; ".join(differences))
+    found = differences(application)
+    if found:
+        raise ConfigurationError("; ".join(found))
     return "as it must be"
 
 
@@ -248,7 +128,7 @@ def _limits_line(application: Application) -> str:
         return "none on an embedded broker"
     least = BILLING.least_delivery_limits()
     try:
-        limits = _management(application).delivery_limits(*least)
+        limits = management(application).delivery_limits(*least)
     except TransientError as error:
         raise _WorthANoteError(f"unknown: {error}") from error
     low = {queue: limit for queue, limit in limits.items() if limit is not None and limit < least[queue]}
@@ -261,11 +141,6 @@ def _limits_line(application: Application) -> str:
             f"restarts and lost connections would dead-letter good messages: {said}; {way_out}"
         )
     return "high enough"
-
-
-def _management(application: Application) -> Management:
-    settings = application.settings
-    return Management(settings.broker_url.get_secret_value(), settings.management_url)
 
 
 def _paused_line(application: Application) -> str:
@@ -294,89 +169,3 @@ def _consumers(count: int | None) -> str:
     if count is None:
         return "consumers that an embedded broker doesn't know"
     return "1 consumer" if count == 1 else f"{count or 'no'} consumers"
-
-
-def _differences(application: Application) -> list[str]:
-    link = application.link()
-    try:
-        return link.differences(BILLING)
-    finally:
-        link.close()
-
-
-@click.command()
-@with_application("database_url")
-@click.argument("queue", required=False)
-def resume(application: Application, *, queue: str | None) -> None:
-    """Resume a queue that workers have paused, such as billing.usage; all of them where none is named.
-
-    The workers hear of it within some seconds. A version, a catalog or settings that were suspected are taken
-    as right from then on. Exit 4 where nothing is paused.
-    """
-    application.require_newest_schema()
-    resumed = application.pauses.resume(queue, operator(), utc_now())
-    if not resumed:
-        raise NotFoundError(
-            f"{queue or 'no queue'} is {'not ' if queue else ''}paused: see `billing-worker check`"
-        )
-    for pause in resumed:
-        click.echo(
-            f"resumed {pause.queue}, paused by {pause.worker} since {pause.began_at:%Y-%m-%d %H:%M:%S}Z"
-        )
-
-
-@click.group()
-def topology() -> None:
-    """The exchanges and the queues on the broker."""
-
-
-@topology.command()
-@with_application("broker_url")
-@click.option("--policies", is_flag=True, help="Set the policies too, through the management API.")
-def declare(application: Application, *, policies: bool) -> None:
-    """Make what is missing. Needs the right to configure; safe to run again.
-
-    Prints the policies that an operator should set beside it, or sets them with --policies, which needs
-    RabbitMQ's management API (BILLING_MANAGEMENT_URL) and the tag `policymaker`. Policies can be changed
-    later, arguments of a queue can't.
-    """
-    link = application.link()
-    try:
-        link.declare(BILLING)
-    finally:
-        link.close()
-    for queue in BILLING.queues:
-        click.echo(
-            f"{queue.name}: declared"
-            + (f", bound to {', '.join(queue.routing_keys)}" if queue.routing_keys else "")
-        )
-    for exchange, what in (
-        (BILLING.exchange, "commands"),
-        (BILLING.events, "notices; bind a queue to hear them"),
-    ):
-        click.echo(f"exchange {exchange}: declared, for {what}")
-    if broker_is_embedded(application.settings.broker_url.get_secret_value()):
-        return
-    for name, (pattern, definition) in BILLING.policies().items():
-        if policies:
-            _management(application).set_policy(name, pattern, definition)
-            click.echo(f"policy {name}: set")
-        else:
-            click.echo(f"policy to set: {_policy_command(name, pattern, definition)}")
-
-
-@topology.command()
-@with_application("broker_url")
-def verify(application: Application) -> None:
-    """Say what is missing or differs. Exit 1 if anything does."""
-    differences = _differences(application)
-    for line in differences:
-        click.echo(line)
-    if not differences:
-        click.echo("the topology is as it must be (bindings can't be read over AMQP; declare makes them)")
-    sys.exit(1 if differences else 0)
-
-
-def _policy_command(name: str, pattern: str, definition: Mapping[str, str | int]) -> str:
-    words = ["rabbitmqctl", "set_policy", name, pattern, json.dumps(dict(definition)), "--apply-to", "queues"]
-    return shlex.join(words)

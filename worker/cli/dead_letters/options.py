@@ -1,24 +1,19 @@
-"""Helpers that the commands share: the dead letters after a drain, filters, and the acting user."""
+"""Options that the commands share: which dead letters, and a confirmation before many are changed."""
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from functools import wraps
 from typing import Any
 
 import click
 
-from worker.bootstrap import Application
-from worker.broker import BILLING
-from worker.cli.asking import as_day_or_moment, begins
-from worker.cli.options import operator
+from worker.bootstrap import Application, utc_now
+from worker.cli.options import AliasedOption
+from worker.cli.times import TIME, TimeText
 from worker.deadletters.models import WAITING, DeadLetterStatus
 from worker.deadletters.service import DeadLetters
 from worker.deadletters.store.filters import DeadLetterFilter, DeadLetterSelection
-from worker.errors import BrokerUnavailableError, NotKeptError
-from worker.ledger.queries import zone_of
 
 Number = click.IntRange(1, 2**63 - 1)
 Command = Callable[..., Any]
@@ -29,74 +24,65 @@ STATUSES = {
     **{status.value: (status,) for status in DeadLetterStatus},
 }
 
-
-@contextmanager
-def service_of(application: Application, *, looking: bool = False) -> Iterator[DeadLetters]:
-    """Yield the dead letters, after the queue has been drained.
-
-    With ``looking`` the stored dead letters are shown with a warning where the broker does not answer. A dead
-    letter that can't be kept stops no command.
-    """
-    application.require_newest_schema()
-    service = application.service()
-    try:
-        drain(application, service)
-    except (BrokerUnavailableError, NotKeptError) as error:
-        if not looking and isinstance(error, BrokerUnavailableError):
-            raise
-        click.echo(f"{error}: letters that still wait in {BILLING.dead.name} are not among these", err=True)
-    service.tidy()
-    yield service
-
-
-def drain(application: Application, service: DeadLetters) -> int:
-    """Drain what waits in the queue; returns how many. In an outage of the database nothing is given back."""
-    service.probe()
-    link = application.link()
-    try:
-        waiting = link.depth(BILLING.dead.name)
-    finally:
-        link.close()
-    if not waiting:
-        return 0
-    taking = service.drain(application.link(consume=[BILLING.dead.name]))
-    try:
-        return taking.take_all(expected=waiting, wait_s=0.02, on_outage=_tell_outage)
-    finally:
-        taking.close()
-
-
-def _tell_outage(error: Exception) -> None:
-    click.echo(f"{error}: holding the dead letters until it is back, or until Ctrl-C", err=True)
-
-
-# -- who --------------------------------------------------------------------------------------------------
-
-
-with_actor = click.option(
-    "--as", "actor", default=operator, show_default="your user name", help="Who does it; goes into the log."
+with_status = click.option(
+    "--status",
+    type=click.Choice([*STATUSES]),
+    default="waiting",
+    show_default=True,
+    help="Waiting ones are parked, or under way in a replay.",
 )
+
+
+def service_of(application: Application) -> DeadLetters:
+    """Return the dead letters in a database that is at the newest schema."""
+    application.require_newest_schema()
+    return application.service()
+
+
+def hint_at_drain() -> None:
+    """Say on standard error why dead letters of now may be missing; the broker isn't asked."""
+    click.echo(
+        "the dead-letter queue is not looked into: `billing-worker scheduler` drains it, or "
+        "`billing-worker dead-letters drain` by hand",
+        err=True,
+    )
 
 
 # -- which ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class _Option:
-    flags: tuple[str, ...]
+class _Filter:
+    flag: str
     name: str
     help: str
+    alias: str | None = None
+
+    def option(self) -> Callable[[Command], Command]:
+        """Return the filter as an option."""
+        is_time = self.alias is not None
+        return click.option(
+            self.flag,
+            self.name,
+            type=TIME if is_time else click.STRING,
+            metavar="TIME" if is_time else None,
+            help=self.help,
+            cls=AliasedOption,
+            aliases=[self.alias] if self.alias else [],
+        )
 
 
-_OPTIONS = (
-    _Option(("--group",), "group", "Only letters of this group: its fingerprint, or the beginning of it."),
-    _Option(("--code",), "code", "Only letters with this reason code, such as unknown_type."),
-    _Option(("--type",), "type_", "Only messages of this type, such as usage.deduct."),
-    _Option(("--user",), "user", "Only letters of this user."),
-    _Option(("--reference",), "reference", "Only letters with this reference."),
-    _Option(("--since",), "since", "Only letters that failed last on this day or later, or at this time."),
-    _Option(("--until",), "until", "Only letters that failed last before this day or time (UTC)."),
-    _Option(("--text",), "text", "Only letters in which this text stands: message, identities, note, body."),
+_FILTERS = (
+    _Filter("--group", "group", "Only dead letters of this group: its fingerprint, or the beginning of it."),
+    _Filter("--code", "code", "Only dead letters with this reason code, such as unknown_type."),
+    _Filter("--type", "type_", "Only messages of this type, such as usage.deduct."),
+    _Filter("--user", "user", "Only dead letters of this user."),
+    _Filter("--reference", "reference", "Only dead letters with this reference."),
+    _Filter(
+        "--from", "start", "Only last failures from this time on: 2h, today, 2026-11-26 11:03.", "--since"
+    ),
+    _Filter("--to", "end", "Only last failures before this time (UTC).", "--until"),
+    _Filter("--text", "text", "Only dead letters with this text in message, identities, note or body."),
 )
 
 
@@ -105,32 +91,29 @@ def with_filters(command: Command) -> Command:
 
     @wraps(command)
     def run(*arguments: Any, **parameters: Any) -> Any:
-        values = {option.name: parameters.pop(option.name) for option in _OPTIONS}
-        return command(*arguments, asked=_asked(values), **parameters)
+        values = {one.name: parameters.pop(one.name) for one in _FILTERS}
+        return command(*arguments, asked=_asked(**values), **parameters)
 
     wrapped: Command = run
-    for option in reversed(_OPTIONS):
-        wrapped = click.option(*option.flags, option.name, help=option.help)(wrapped)
+    for one in reversed(_FILTERS):
+        wrapped = one.option()(wrapped)
     return wrapped
 
 
-def _asked(values: dict[str, str | None]) -> DeadLetterFilter | None:
-    if all(value is None for value in values.values()):
+def _asked(*, start: TimeText | None, end: TimeText | None, **values: str | None) -> DeadLetterFilter | None:
+    if start is None and end is None and all(value is None for value in values.values()):
         return None
+    now = utc_now()
     return DeadLetterFilter(
         reason=values["code"],
         type=values["type_"],
         user_id=values["user"],
         reference_id=values["reference"],
-        since=_moment(values["since"]),
-        until=_moment(values["until"]),
+        since=None if start is None else start.at(now),
+        until=None if end is None else end.at(now),
         text=values["text"] or None,
         fingerprint=values["group"],
     )
-
-
-def _moment(text: str | None) -> datetime | None:
-    return None if text is None else begins(as_day_or_moment(text), zone_of("UTC"))
 
 
 def chosen(
@@ -142,13 +125,18 @@ def chosen(
     if numbers:
         return list(dict.fromkeys(numbers))
     if asked is None:
-        raise click.UsageError("give the numbers of letters, or a filter such as --group; see --help")
+        raise click.UsageError("give the numbers of dead letters, or a filter such as --group; see --help")
     if not yes:
         if not sys.stdin.isatty():
-            raise click.UsageError(f"{doing} all letters of a filter: add --yes where nobody can be asked")
-        click.confirm(f"{doing} all letters with {asked}?", abort=True, err=True)
+            raise click.UsageError(
+                f"{doing} all dead letters of a filter: add --yes where nobody can be asked"
+            )
+        click.confirm(f"{doing} all dead letters with {asked}?", abort=True, err=True)
     return asked
 
 
-with_yes = click.option("--yes", is_flag=True, help="Don't ask before acting on all letters of a filter.")
+with_yes = click.option(
+    "--yes", is_flag=True, help="Don't ask before acting on all dead letters of a filter."
+)
+with_reason = click.option("--reason", required=True, help="Why; kept with the dead letter.")
 with_numbers = click.argument("numbers", type=Number, nargs=-1)

@@ -1,4 +1,4 @@
-"""``dead-letters replay``: dead letters sent again through the queue, watched until the ledger shows them."""
+"""``dead-letters replay``: dead letters sent again, and watched until the ledger shows them."""
 
 import re
 import sys
@@ -9,24 +9,32 @@ import click
 from rich.progress import Progress
 
 from worker.bootstrap import Application
-from worker.cli.dead_letters.common import (
+from worker.cli.columns import Column
+from worker.cli.dead_letters.dry_run import show_dry_run
+from worker.cli.dead_letters.forms import moment
+from worker.cli.dead_letters.options import (
     Number,
     chosen,
     service_of,
-    with_actor,
     with_filters,
     with_numbers,
     with_yes,
 )
-from worker.cli.dead_letters.looking import moment
-from worker.cli.options import as_json, with_application
-from worker.cli.output import is_terminal, printable, progress, show_fields, show_json, show_table
-from worker.deadletters.models import DryRun, ItemState, Replay, ReplayState
-from worker.deadletters.service import DeadLetters
-from worker.deadletters.store.filters import DeadLetterFilter, DeadLetterSelection
+from worker.cli.options import (
+    as_json,
+    cursor_option,
+    limit_option,
+    show_next,
+    with_actor,
+    with_application,
+    with_wide,
+)
+from worker.cli.output import progress, show_fields, show_json, show_table
+from worker.cli.text import printable
+from worker.deadletters.models import ItemState, Replay, ReplayState
+from worker.deadletters.store.filters import DeadLetterFilter
 from worker.runtime.stop import SignalStop
 
-_SHOWN = 50
 _RATE = re.compile(r"(\d+(?:\.\d+)?)(?:/(s|min|m|h))?")
 _SECONDS = {None: 1, "s": 1, "min": 60, "m": 60, "h": 3600}
 
@@ -51,22 +59,22 @@ class _ReplayGroup(click.Group):
 
 @click.group("replay", cls=_ReplayGroup)
 def replay() -> None:
-    """Send letters again, to where they first came from, and watch what comes of it.
+    """Send dead letters again, and watch for their outcomes.
 
-    What the ledger knows of a reference holds: nothing is applied twice. The set of letters is frozen when it
-    is asked for. A letter is resolved when the ledger shows its outcome, and not because it was sent; one
-    that fails again is the same letter with one more try. Ctrl-C lets the replay rest; `replay resume` goes
-    on, also after a crash.
+    Each goes to the exchange and key it first came by. The ledger's outcome of a reference holds: nothing is
+    applied twice. The set of dead letters is frozen at the start. A dead letter is resolved when the ledger
+    shows its outcome, not when it was sent; one that fails again is the same dead letter with one more try.
+    Ctrl-C pauses the replay; `replay resume` goes on, also after a crash.
 
     \b
     Examples:
-      billing-worker dead-letters replay 7 --reason "mended by hand"
+      billing-worker dead-letters replay 7 --reason "edited by hand"
       billing-worker dead-letters replay --group 3f2a91c0 --dry-run
       billing-worker dead-letters replay --group 3f2a --canary 1,5,25 --rate 50/s --reason "fixed"
       billing-worker dead-letters replay resume 3
 
-    Exit codes: 0 all letters have their outcome; 1 some came back or were left out, or the replay rests;
-    of a dry run, 1 where some would come back.
+    Exit codes: 0 all dead letters have their outcome; 1 some came back or were skipped, or the replay is
+    paused; of a dry run, 1 where some would come back.
     """
 
 
@@ -95,7 +103,7 @@ class _Steps(click.ParamType[tuple[int, ...], str]):
         except ValueError:
             steps = ()
         if not steps or any(step < 1 for step in steps):
-            self.fail(f"{value!r} must be numbers of letters from 1, such as 1,5,25", param, ctx)
+            self.fail(f"{value!r} must be numbers of dead letters from 1, such as 1,5,25", param, ctx)
         return steps
 
 
@@ -105,7 +113,7 @@ with_patience = click.option(
     type=click.FloatRange(0, 86_400),
     default=60.0,
     show_default=True,
-    help="Rest where no outcome comes for so many seconds: is a worker running?",
+    help="Seconds without any outcome after which the replay is paused.",
 )
 
 
@@ -113,10 +121,10 @@ with_patience = click.option(
 @with_numbers
 @click.option("--reason", help="Why; required unless it is a dry run.")
 @click.option(
-    "--dry-run", "dry", is_flag=True, help="Only say what each letter would do to the ledger today."
+    "--dry-run", "dry", is_flag=True, help="Only show what each dead letter would do to the ledger today."
 )
 @click.option("--canary", "steps", type=_Steps(), help="Go in steps, such as 1,5,25, and stop if one fails.")
-@click.option("--rate", type=_Rate(), help="DeadLetterSelection a second at most, such as 50/s.")
+@click.option("--rate", type=_Rate(), help="Dead letters a second at most, such as 50/s.")
 @with_patience
 @with_yes
 @with_actor
@@ -137,16 +145,15 @@ def start(
     asked: DeadLetterFilter | None,
     as_json: bool,
 ) -> None:
-    """Send letters again."""
+    """Send dead letters again."""
     if not dry and not reason:
         raise click.UsageError("Missing option '--reason': say why, others will want to know")
     dead_letters = chosen(numbers, asked, yes=yes or dry, doing="replay")
-    with service_of(application) as service:
-        if dry:
-            _dry_run(service, dead_letters, as_json=as_json)
-            return
-        created = service.create_replay(dead_letters, reason or "", actor, rate=rate, steps=steps or ())
-    click.echo(f"replay {created.number}: {created.total} letter{'s'[: created.total > 1]}", err=True)
+    service = service_of(application)
+    if dry:
+        show_dry_run(service, dead_letters, as_json=as_json)
+    created = service.create_replay(dead_letters, reason or "", actor, rate=rate, steps=steps or ())
+    click.echo(f"replay {created.number}: {created.total} dead letter{'s'[: created.total > 1]}", err=True)
     _run(application, created, actor, patience_s, as_json=as_json)
 
 
@@ -157,72 +164,87 @@ def start(
 @with_application("broker_url", "database_url", "catalog")
 @as_json
 def resume(application: Application, *, number: int, patience_s: float, actor: str, as_json: bool) -> None:
-    """Go on with a replay that rests, that stopped by itself, or whose process was killed."""
-    with service_of(application) as service:
-        found = service.replay(number)
+    """Go on with a replay that is paused, that stopped by itself, or whose process was killed."""
+    found = service_of(application).replay(number)
     _run(application, found, actor, patience_s, as_json=as_json)
 
 
 @replay.command("list")
-@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="Replays a page.")
-@click.option("--before", type=Number, help="Only replays with smaller numbers: the next page.")
+@limit_option(20, "Replays")
+@cursor_option(Number, aliases=["--before"])
+@with_wide
 @with_application("broker_url", "database_url", "catalog")
 @as_json
-def list_replays(application: Application, *, limit: int, before: int | None, as_json: bool) -> None:
-    """The replays, newest first."""
-    with service_of(application, looking=True) as service:
-        page = service.replays(limit=limit, before=before)
+def list_replays(application: Application, *, limit: int, cursor: int | None, as_json: bool) -> None:
+    """List replays, newest first."""
+    page = service_of(application).replays(limit=limit, before=cursor)
     if as_json:
         show_json(page.to_dict())
         return
     show_table(
         "Replays",
-        ("replay", "state", "letters", "came of it", "who", "when", "why"),
+        (
+            "replay",
+            "state",
+            "dead letters",
+            Column("results", 1, text=True),
+            Column("actor", 3),
+            Column("started", 2),
+            Column("reason", 4, text=True),
+        ),
         [
             (one.number, one.state, one.total, _counted(one.counts), one.actor, moment(one.at), one.reason)
             for one in page.replays
         ],
     )
-    if page.next is not None:
-        click.echo(f"more with --before {page.next}", err=True)
+    show_next(page.next)
+
+
+_NOTABLE = (ItemState.FAILED_AGAIN, ItemState.CONFLICT, ItemState.UNROUTABLE, ItemState.SKIPPED)
 
 
 @replay.command("show")
 @click.argument("number", type=Number)
+@limit_option(50, "Dead letters")
+@cursor_option(Number)
+@with_wide
 @with_application("broker_url", "database_url", "catalog")
 @as_json
-def show_replay(application: Application, *, number: int, as_json: bool) -> None:
-    """Show a replay and its dead letters that came back, could not be sent or were left out."""
-    notable = (ItemState.FAILED_AGAIN, ItemState.CONFLICT, ItemState.UNROUTABLE, ItemState.SKIPPED)
-    with service_of(application, looking=True) as service:
-        found = service.replay(number)
-        items = service.replay_items(number, states=[state.value for state in notable], limit=_SHOWN)
+def show_replay(
+    application: Application, *, number: int, limit: int, cursor: int | None, as_json: bool
+) -> None:
+    """Show a replay and its dead letters that came back, could not be sent or were skipped."""
+    service = service_of(application)
+    found = service.replay(number)
+    states = [state.value for state in _NOTABLE]
+    items = service.replay_items(number, states=states, limit=limit, after=cursor or 0)
     if as_json:
-        show_json({**found.to_dict(), "notable": [item.to_dict() for item in items.items]})
+        notable = [item.to_dict() for item in items.items]
+        show_json({**found.to_dict(), "notable": notable, "next": items.next})
         return
     show_fields(f"Replay {number}", _fields(found))
     if items.items:
         click.echo()
-        more = "" if items.next is None else ", the first ones"
         show_table(
-            f"Not through{more}",
-            ("letter", "state", "why"),
+            "Without an outcome",
+            ("dead letter", "state", Column("cause", 1, text=True)),
             [(item.number, item.state, item.detail) for item in items.items],
         )
+    show_next(items.next)
 
 
 def _fields(found: Replay) -> list[tuple[str, Any]]:
     fields = [
         ("state", found.state.value),
-        ("because", found.state_reason),
-        ("letters", found.total),
-        ("came of it", _counted(found.counts)),
+        ("cause", found.state_reason),
+        ("dead letters", found.total),
+        ("results", _counted(found.counts)),
         ("step", f"{found.step} of {found.steps_in_all}"),
         ("rate", None if found.rate is None else f"{found.rate:g} a second"),
-        ("asked for", found.source),
-        ("who", found.actor),
-        ("when", moment(found.at)),
-        ("why", found.reason),
+        ("selection", found.source),
+        ("actor", found.actor),
+        ("started", moment(found.at)),
+        ("reason", found.reason),
         ("run by", found.leased_by),
     ]
     return [(name, value) for name, value in fields if value is not None]
@@ -235,9 +257,8 @@ def _fields(found: Replay) -> list[tuple[str, Any]]:
 @with_application("broker_url", "database_url", "catalog")
 @as_json
 def pause(application: Application, *, number: int, reason: str | None, actor: str, as_json: bool) -> None:
-    """Let a replay rest that another process runs; it notices within a second."""
-    with service_of(application, looking=True) as service:
-        found = service.pause_replay(number, actor, reason)
+    """Pause a replay that another process runs; that process stops within a second."""
+    found = service_of(application).pause_replay(number, actor, reason)
     _show_changed(found, as_json=as_json)
 
 
@@ -248,9 +269,8 @@ def pause(application: Application, *, number: int, reason: str | None, actor: s
 @with_application("broker_url", "database_url", "catalog")
 @as_json
 def cancel(application: Application, *, number: int, reason: str | None, actor: str, as_json: bool) -> None:
-    """End a replay: what was not sent stays parked, what was sent ends as it ends."""
-    with service_of(application, looking=True) as service:
-        found = service.cancel_replay(number, actor, reason)
+    """End a replay: unsent dead letters stay parked; those that were sent still get their outcomes."""
+    found = service_of(application).cancel_replay(number, actor, reason)
     _show_changed(found, as_json=as_json)
 
 
@@ -265,7 +285,7 @@ def _show_changed(found: Replay, *, as_json: bool) -> None:
 
 
 def _run(application: Application, found: Replay, actor: str, patience_s: float, *, as_json: bool) -> None:
-    """Run it to its end, with a bar on a terminal; exit 1 unless everything has its outcome."""
+    """Run a replay to its end, with a bar on a terminal; exit 1 unless everything has its outcome."""
     stop = SignalStop()
     stop.install()
     with progress(f"replay {found.number}", found.total) as bar:
@@ -305,50 +325,3 @@ def _advance(bar: Progress, now: Replay) -> None:
 def _counted(counts: Mapping[str, int]) -> str:
     shown = [f"{count:,} {state.replace('_', ' ')}" for state, count in counts.items() if count]
     return ", ".join(shown) or "nothing yet"
-
-
-# -- dry runs ---------------------------------------------------------------------------------------------
-
-
-def _dry_run(service: DeadLetters, dead_letters: DeadLetterSelection, *, as_json: bool) -> None:
-    with progress("judging", None) as bar:
-        judged = service.dry_run(
-            dead_letters,
-            on_progress=lambda done, total: bar.update(bar.task_ids[0], completed=done, total=total),
-        )
-    if as_json:
-        show_json(judged.to_dict())
-    else:
-        _show_dry_run(judged)
-    sys.exit(1 if any(forecast.would in _COMES_BACK for forecast in judged.forecasts) else 0)
-
-
-_COMES_BACK = frozenset(("conflict", "fault", "malformed"))
-_WOULD = {
-    "apply": "would be applied",
-    "reject": "would be rejected",
-    "duplicate": "would change nothing",
-    "conflict": "would come back",
-    "fault": "would come back",
-    "malformed": "would come back",
-    "deliver": "would be delivered",
-}
-
-
-def _show_dry_run(judged: DryRun) -> None:
-    show_table(
-        f"Dry run of {judged.total} letters; nothing was sent",
-        ("letters", "what", "code", "field", "tokens", "such as", "text"),
-        [
-            (
-                forecast.dead_letters,
-                _WOULD[forecast.would] if is_terminal() else forecast.would,
-                forecast.code,
-                forecast.field,
-                forecast.tokens,
-                forecast.sample,
-                forecast.text,
-            )
-            for forecast in judged.forecasts
-        ],
-    )
