@@ -4,32 +4,18 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
 
+from tests.cli.commands import COMMANDS
 from tests.cli.console import Books, Cli
 from tests.support.processes import worker_environment
 from tests.support.waiting import eventually
 from tests.support.witness import Witness
 from worker import __version__
-from worker.cli.root import cli as group
 from worker.settings import load_settings
-
-
-def every_command(
-    command: click.Command, path: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    """Return all commands with the words that lead to them."""
-    yield path, command
-    if isinstance(command, click.Group):
-        for name, inner in command.commands.items():
-            yield from every_command(inner, (*path, name))
-
-
-COMMANDS = dict(every_command(group))
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)

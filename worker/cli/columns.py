@@ -13,7 +13,7 @@ _TEXT_MIN, _IDENTIFIER_MAX = 12, 48
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table. The one with the highest ``rank`` is dropped first; at 0 it always stays.
+    """A column of a table. Columns of a higher ``rank`` are dropped first; one of rank 0 always stays.
 
     A ``text`` is cut with … where space is short; identifiers, times and numbers are whole or not there.
     """
@@ -58,14 +58,15 @@ def _least(column: Column, natural: int) -> int:
 
 
 def _kept(columns: Sequence[Column], least: Sequence[int], width: int) -> list[int]:
-    """Return the indices that stay: the highest rank goes first, and of one rank the last column."""
-    kept = list(range(len(columns)))
-    while sum(least[index] + _GAP for index in kept) - _GAP > width:
-        droppable = [index for index in kept if columns[index].rank]
-        if not droppable:
-            break
-        kept.remove(max(droppable, key=lambda index: (columns[index].rank, index)))
-    return kept
+    """Return the indices that stay: those of rank 0, then by rank each that still fits."""
+    kept = {index for index, column in enumerate(columns) if not column.rank}
+    left = width - sum(least[index] + _GAP for index in kept) + _GAP
+    by_rank = sorted(set(range(len(columns))) - kept, key=lambda index: (columns[index].rank, index))
+    for index in by_rank:
+        if least[index] + _GAP <= left:
+            kept.add(index)
+            left -= least[index] + _GAP
+    return sorted(kept)
 
 
 def _stretched(least: Mapping[int, int], natural: Sequence[int], width: int) -> dict[int, int]:

@@ -75,7 +75,8 @@ def _show_fitted(title: str, columns: Sequence[Column], rows: Sequence[Sequence[
     screen.print(table)
     if fit.dropped:
         names = ", ".join(columns[index].name for index in fit.dropped)
-        click.echo(click.style(f"not shown: {names} (--wide shows all)", dim=True))
+        console().print(Text(f"not shown: {names} (--wide shows all)", style="dim"))
+    click.echo()
 
 
 def _shows_all() -> bool:

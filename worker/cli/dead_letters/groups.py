@@ -90,14 +90,14 @@ def _show_drifts(found: list[GroupDrift], *, as_json: bool) -> NoReturn:
 _GROUPS = (
     Column("group"),
     Column("code"),
-    Column("type", 3),
+    Column("type", 5),
     Column("waiting"),
     Column("users", 4),
     Column("tokens affected", 2),
-    Column("first", 6),
-    Column("last", 1),
-    Column("sample", 5),
-    Column("message", 7, text=True),
+    Column("first", 7),
+    Column("last", 3),
+    Column("sample", 6),
+    Column("message", 1, text=True),
 )
 
 

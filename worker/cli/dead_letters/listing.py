@@ -76,14 +76,14 @@ def list_dead_letters(
 
 _DEAD_LETTERS = (
     Column("number"),
-    Column("status", 3),
+    Column("status", 5),
     Column("code"),
-    Column("message", 4, text=True),
-    Column("reference", 1),
-    Column("user", 2),
-    Column("tokens", 5),
-    Column("tries", 6),
-    Column("last failed", 4),
+    Column("message", 1, text=True),
+    Column("reference", 2),
+    Column("user", 4),
+    Column("tokens", 6),
+    Column("tries", 7),
+    Column("last failed", 3),
 )
 
 
