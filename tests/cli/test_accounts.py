@@ -8,15 +8,15 @@ import pytest
 from sqlalchemy import Engine, text
 
 from schemas import BonusCredit, DeductUsage, PaymentSucceeded
-from tests.cli.console import Books, Cli
+from tests.cli.console import Cli, FilledLedger
 from worker.ledger.engine import ledger_engine
 
 
 @pytest.fixture
-def ann(books: Books) -> None:
+def ann(ledger: FilledLedger) -> None:
     """Account of ann, who got 10,000 tokens, bought 275,000, and used 1,500 on two features."""
-    books.open("ann")
-    books.apply(
+    ledger.open("ann")
+    ledger.apply(
         PaymentSucceeded(
             reference_id="pay", user_id="ann", package_id="standard", amount_minor=1_999, currency="USD"
         ),
@@ -73,7 +73,7 @@ def test_json_is_one_line_in_a_pipe_and_indented_on_a_terminal(ledger_cli: Cli) 
     assert on_terminal.json["balance"] == 283_500
 
 
-def test_a_balance_of_the_past_is_shown_as_it_was(ledger_cli: Cli, books: Books) -> None:
+def test_a_balance_of_the_past_is_shown_as_it_was(ledger_cli: Cli, ledger: FilledLedger) -> None:
     opened_at = ledger_cli("balance", "ann", "--json").json["openedAt"]
     then = ledger_cli("balance", "ann", "--at", opened_at, "--json").json
     assert (then["balance"], then["at"], then["sequence"]) == (10_000, opened_at, 1)
@@ -181,8 +181,10 @@ def test_usage_is_a_chart_on_a_terminal(ledger_cli: Cli) -> None:
     assert "lasts 189 more days" in shown.out
 
 
-def test_usage_of_somebody_who_used_nothing_is_no_division_by_zero(ledger_cli: Cli, books: Books) -> None:
-    books.open("bob")
+def test_usage_of_somebody_who_used_nothing_is_no_division_by_zero(
+    ledger_cli: Cli, ledger: FilledLedger
+) -> None:
+    ledger.open("bob")
     shown = ledger_cli("usage", "bob", terminal=True)
     assert shown.code == 0
     assert "total 0, 0 a day; no usage" in shown.out
@@ -240,8 +242,10 @@ def test_a_ledger_that_is_true_exits_with_0(ledger_cli: Cli) -> None:
     assert ledger_cli("audit", "--json").json["drift"] == 0
 
 
-def test_a_ledger_that_drifted_exits_with_1_and_names_the_account(ledger_cli: Cli, books: Books) -> None:
-    drift(books.engine)
+def test_a_ledger_that_drifted_exits_with_1_and_names_the_account(
+    ledger_cli: Cli, ledger: FilledLedger
+) -> None:
+    drift(ledger.engine)
     ended = ledger_cli("audit")
     assert ended.code == 1
     assert ended.lines[0].startswith("finding: ")
@@ -263,11 +267,11 @@ def test_a_person_sees_how_far_the_audit_is(ledger_cli: Cli) -> None:
 
 @pytest.mark.parametrize("terminal", [False, True])
 def test_text_of_a_producer_neither_steers_the_terminal_nor_breaks_the_lines(
-    ledger_cli: Cli, books: Books, terminal: bool
+    ledger_cli: Cli, ledger: FilledLedger, terminal: bool
 ) -> None:
     """Intake refuses control characters in references; other text in the table is not trusted."""
-    books.apply(BonusCredit(reference_id="b", user_id="ann", tokens=1))
-    with books.engine.begin() as connection:
+    ledger.apply(BonusCredit(reference_id="b", user_id="ann", tokens=1))
+    with ledger.engine.begin() as connection:
         for (name,) in connection.execute(
             text("SELECT name FROM sqlite_master WHERE type = 'trigger'")
         ).all():
@@ -283,7 +287,7 @@ def test_text_of_a_producer_neither_steers_the_terminal_nor_breaks_the_lines(
 
 def test_the_command_line_works_on_postgresql_as_well(bare_cli: Cli, postgres_url: str) -> None:
     engine = ledger_engine(postgres_url)
-    Books(engine).open("eve")
+    FilledLedger(engine).open("eve")
     engine.dispose()
     bare_cli.environment["BILLING_DATABASE_URL"] = postgres_url
     for command in (

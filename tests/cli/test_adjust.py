@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.cli.console import Books, Cli, Ended
+from tests.cli.console import Cli, Ended, FilledLedger
 from tests.support.witness import Witness
 from tests.support.worker_thread import running
 from worker.bootstrap import Application
@@ -17,9 +17,9 @@ WHY = ("--reason", "booked twice", "--actor", "ann")
 
 
 @pytest.fixture(autouse=True)
-def ada(books: Books) -> None:
+def ada(ledger: FilledLedger) -> None:
     """An account with 10,000 tokens."""
-    books.open("ada")
+    ledger.open("ada")
 
 
 @contextmanager

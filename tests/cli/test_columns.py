@@ -9,7 +9,7 @@ import pytest
 from rich.cells import cell_len
 
 from schemas import BonusCredit, DeductUsage, PaymentRefunded, PaymentSucceeded, ReserveUsage
-from tests.cli.console import Books, Cli
+from tests.cli.console import Cli, FilledLedger
 from tests.support.witness import Witness
 from worker.cli.columns import Column, Fit, fitted
 
@@ -70,10 +70,10 @@ def test_wide_characters_count_twice() -> None:
 
 
 @pytest.fixture
-def world(cli: Cli, books: Books, witness: Witness) -> Cli:
+def world(cli: Cli, ledger: FilledLedger, witness: Witness) -> Cli:
     """A ledger with long references, and dead letters of long messages; a replay of one of them."""
-    books.open("ann")
-    books.apply(
+    ledger.open("ann")
+    ledger.apply(
         PaymentSucceeded(
             reference_id=f"pay-{UUID}",
             user_id="ann",

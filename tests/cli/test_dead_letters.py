@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.console import Books, Cli, Ended
+from tests.cli.console import Cli, Ended, FilledLedger
 from tests.support.waiting import PATIENCE_S, eventually
 from tests.support.witness import Witness
 from tests.support.worker_thread import running
@@ -24,9 +24,9 @@ BONUS = {"type": "credit.bonus", "referenceId": "bonus-1", "userId": "ann", "tok
 
 
 @pytest.fixture(autouse=True)
-def ann(books: Books) -> None:
+def ann(ledger: FilledLedger) -> None:
     """Account of ann, to which mended commands are applied."""
-    books.open("ann")
+    ledger.open("ann")
 
 
 def worker(
@@ -442,12 +442,12 @@ def test_replays_are_listed_shown_and_cancelled(cli: Cli, witness: Witness) -> N
     assert cli("dead-letters", "replay", "show", "9").code == 4
 
 
-def test_the_groups_are_proved(cli: Cli, witness: Witness, books: Books) -> None:
+def test_the_groups_are_proved(cli: Cli, witness: Witness, ledger: FilledLedger) -> None:
     witness.publish(BONUS)
     worker(cli)
     ended = cli("dead-letters", "groups", "--verify")
     assert (ended.code, ended.out) == (0, "the groups are what their dead letters add up to\n")
-    with books.engine.begin() as connection:
+    with ledger.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE dead_letter_groups SET parked = 3, waiting = 3")
     ended = cli("dead-letters", "groups", "--verify")
     assert ended.code == 1

@@ -5,17 +5,17 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from schemas import BonusCredit, DeductUsage, ReleaseUsage, ReserveUsage
-from tests.cli.console import Books, Cli
+from tests.cli.console import Cli, FilledLedger
 from worker.cli import output
 
 SOON = datetime.now(UTC) + timedelta(days=3)
 
 
 @pytest.fixture(autouse=True)
-def ann(books: Books) -> None:
+def ann(ledger: FilledLedger) -> None:
     """Account of ann: 10,000 tokens of which 300 are held, and 50 that expire in three days."""
-    books.open("ann")
-    books.apply(
+    ledger.open("ann")
+    ledger.apply(
         BonusCredit(reference_id="spent", user_id="ann", tokens=40, priority=0),
         DeductUsage(reference_id="d", user_id="ann", tokens=40),
         BonusCredit(reference_id="brief", user_id="ann", tokens=50, expires_at=SOON),
@@ -60,9 +60,9 @@ def test_holds_are_shown_the_open_ones_and_all(ledger_cli: Cli) -> None:
     assert ledger_cli("holds", "ann", "--all", "--json").json["next"] is None
 
 
-def test_holds_are_listed_page_by_page(ledger_cli: Cli, books: Books) -> None:
+def test_holds_are_listed_page_by_page(ledger_cli: Cli, ledger: FilledLedger) -> None:
     for number in (3, 4):
-        books.apply(
+        ledger.apply(
             ReserveUsage(reference_id=f"h-{number}", user_id="ann", tokens=20, ttl_seconds=3_600),
             ReleaseUsage(reference_id=f"r-{number}", user_id="ann", original_reference_id=f"h-{number}"),
         )
@@ -91,13 +91,13 @@ def test_expiring_lots_of_a_user_are_shown_with_their_sum(ledger_cli: Cli) -> No
 
 
 def test_expiring_lots_of_all_users_are_shown_line_by_line(
-    ledger_cli: Cli, books: Books, monkeypatch: pytest.MonkeyPatch
+    ledger_cli: Cli, ledger: FilledLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(output, "_AT_ONCE", 2)
     for number in range(4):
-        books.open(f"user-{number}", "basic")
+        ledger.open(f"user-{number}", "basic")
         ends = SOON + timedelta(hours=number)
-        books.apply(
+        ledger.apply(
             BonusCredit(
                 reference_id=f"b-{number}", user_id=f"user-{number}", tokens=number + 1, expires_at=ends
             )

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.cli.commands import COMMANDS
-from tests.cli.console import Books, Cli
+from tests.cli.console import Cli, FilledLedger
 from tests.support.witness import Witness
 from tests.support.worker_thread import running
 from worker.bootstrap import Application, utc_now
@@ -98,9 +98,9 @@ def running_replay(application: Application) -> None:
 
 
 def test_every_command_prints_one_json_object(
-    cli: Cli, books: Books, witness: Witness, application: Application, tmp_path: Path
+    cli: Cli, ledger: FilledLedger, witness: Witness, application: Application, tmp_path: Path
 ) -> None:
-    books.open("ann")
+    ledger.open("ann")
     for number in range(3):
         witness.publish(b"oops", exchange="", routing_key="billing.dead", message_id=f"m-{number}")
     application.pauses.begin(Pause("billing.usage", "w:1", "faults", "x", utc_now()), "config")

@@ -10,7 +10,7 @@ import click
 import pytest
 
 from tests.cli.commands import COMMANDS
-from tests.cli.console import Books, Cli
+from tests.cli.console import Cli, FilledLedger
 from tests.support.processes import worker_environment
 from tests.support.waiting import eventually
 from tests.support.witness import Witness
@@ -99,9 +99,9 @@ def test_wrong_usage_is_told_and_exits_with_2(bare_cli: Cli, arguments: tuple[st
     ],
 )
 def test_a_question_that_makes_no_sense_is_wrong_usage_and_no_no(
-    ledger_cli: Cli, books: Books, arguments: tuple[str, ...], told: str
+    ledger_cli: Cli, ledger: FilledLedger, arguments: tuple[str, ...], told: str
 ) -> None:
-    books.open("a")
+    ledger.open("a")
     ended = ledger_cli(*arguments)
     assert ended.code == 2
     assert told in ended.error
@@ -173,9 +173,9 @@ def test_flags_come_before_variables_and_variables_before_the_file(bare_cli: Cli
     assert Path("from-the-flag.sqlite3").exists()
 
 
-def test_a_reader_that_has_seen_enough_ends_it_quietly(sqlite_url: str, books: Books) -> None:
+def test_a_reader_that_has_seen_enough_ends_it_quietly(sqlite_url: str, ledger: FilledLedger) -> None:
     for number in range(40):
-        books.open(f"user-{number}")
+        ledger.open(f"user-{number}")
     read, write = os.pipe()
     os.close(read)
     ended = subprocess.run(

@@ -9,24 +9,24 @@ from pathlib import Path
 import pytest
 
 from schemas import AdjustCredit, BonusCredit, Command, DeductUsage, OpenAccount
-from tests.cli.console import Books, Cli
+from tests.cli.console import Cli, FilledLedger
 from tests.support.books import applied
 from worker.catalog import load_catalog
 
 MONTH = ("--from", "2026-10-01", "--to", "2026-11-01")
 
 
-def at(books: Books, time: str, *commands: Command) -> None:
-    applied(books.engine, load_catalog(), *commands, now=datetime.fromisoformat(time))
+def at(ledger: FilledLedger, time: str, *commands: Command) -> None:
+    applied(ledger.engine, load_catalog(), *commands, now=datetime.fromisoformat(time))
 
 
 @pytest.fixture(autouse=True)
-def ann(books: Books) -> None:
+def ann(ledger: FilledLedger) -> None:
     """Account of ann, with entries in September and October, one of them at the end of October in Berlin."""
-    at(books, "2026-09-20T00:00:00Z", OpenAccount(reference_id="open", user_id="ann", tier="basic"))
-    at(books, "2026-10-02T00:00:00Z", BonusCredit(reference_id="b", user_id="ann", tokens=500))
+    at(ledger, "2026-09-20T00:00:00Z", OpenAccount(reference_id="open", user_id="ann", tier="basic"))
+    at(ledger, "2026-10-02T00:00:00Z", BonusCredit(reference_id="b", user_id="ann", tokens=500))
     at(
-        books,
+        ledger,
         "2026-10-31T23:30:00Z",
         DeductUsage(
             reference_id="=1+1", user_id="ann", tokens=200, feature="+cmd", description='"a", b\u00e4'
