@@ -13,7 +13,8 @@ import click
 from schemas import Limits, Malformed, Reply, Status, decode
 from worker.bootstrap import Application, utc_now
 from worker.broker import BILLING, Link, Outgoing
-from worker.cli.options import actor_option, as_json, named_operator, reply_sender_of, with_application
+from worker.cli.application import reply_sender_of, with_application
+from worker.cli.options import actor_option, as_json, named_operator
 from worker.cli.output import show_fields, show_json
 from worker.cli.text import printable
 from worker.errors import BrokerUnavailableError, ConfigurationError, NoReplyError

@@ -10,7 +10,8 @@ from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from worker.bootstrap import Application
-from worker.cli.options import as_json, with_application
+from worker.cli.application import with_application
+from worker.cli.options import as_json
 from worker.cli.output import show_json, show_table
 from worker.cli.statement import as_csv
 from worker.errors import ConfigurationError

@@ -10,9 +10,10 @@ from rich.panel import Panel
 from rich.text import Text
 
 from worker.bootstrap import Application, utc_now
+from worker.cli.application import reader_of, with_application
 from worker.cli.columns import Column
 from worker.cli.holdings import show_holds, show_lots
-from worker.cli.options import as_json, reader_of, with_application, with_wide
+from worker.cli.options import as_json, with_wide
 from worker.cli.output import console, is_terminal, show_json, show_table
 from worker.cli.text import printable
 from worker.cli.times import moment

@@ -6,16 +6,9 @@ from typing import Any
 import click
 
 from worker.bootstrap import Application, utc_now
+from worker.cli.application import reader_of, with_application
 from worker.cli.columns import Column
-from worker.cli.options import (
-    as_json,
-    cursor_option,
-    limit_option,
-    reader_of,
-    show_next,
-    with_application,
-    with_wide,
-)
+from worker.cli.options import as_json, cursor_option, limit_option, show_next, with_wide
 from worker.cli.output import show_json, show_json_list, show_long_table, show_table
 from worker.cli.times import moment
 from worker.ledger.queries import Expiring, HoldView, LotView

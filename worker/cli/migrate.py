@@ -3,7 +3,8 @@
 import click
 
 from worker.bootstrap import Application
-from worker.cli.options import as_json, with_application
+from worker.cli.application import with_application
+from worker.cli.options import as_json
 from worker.cli.output import show_json
 from worker.ledger.migrations import migrate
 from worker.ledger.revisions import current_revision

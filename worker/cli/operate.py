@@ -7,7 +7,8 @@ import click
 
 from worker.bootstrap import Application, utc_now
 from worker.broker import BILLING, broker_is_embedded
-from worker.cli.options import as_json, with_application
+from worker.cli.application import with_application
+from worker.cli.options import as_json
 from worker.cli.output import show_json
 from worker.cli.topology import differences, management
 from worker.errors import BillingError, ConfigurationError, TransientError

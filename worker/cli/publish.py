@@ -16,7 +16,8 @@ from rich.progress import Progress
 from schemas import Limits, decode, first_malformed
 from worker.bootstrap import Application, utc_now
 from worker.broker import BILLING, Link, Outgoing
-from worker.cli.options import as_json, sender_of, with_application
+from worker.cli.application import sender_of, with_application
+from worker.cli.options import as_json
 from worker.cli.output import progress, show_json
 from worker.errors import ConfigurationError
 

@@ -7,7 +7,7 @@ import click
 
 from worker.bootstrap import Application
 from worker.broker import BILLING, Delivery
-from worker.cli.options import with_application
+from worker.cli.application import with_application
 
 _CHUNK = 500
 _SHOWN = 20

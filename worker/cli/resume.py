@@ -3,7 +3,8 @@
 import click
 
 from worker.bootstrap import Application, utc_now
-from worker.cli.options import as_json, with_actor, with_application
+from worker.cli.application import with_application
+from worker.cli.options import as_json, with_actor
 from worker.cli.output import show_json
 from worker.cli.times import moment, stamp
 from worker.errors import NotFoundError

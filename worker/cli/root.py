@@ -31,15 +31,13 @@ class _Cli(LazyGroup):
 
 _COMMANDS = {
     "adjust": Lazy("worker.cli.adjust:adjust", "Give a user TOKENS, or take them with a negative number."),
-    "audit": Lazy(
-        "worker.cli.accounts:audit_command", "Prove that every balance is explained by its entries."
-    ),
+    "audit": Lazy("worker.cli.totals:audit_command", "Prove that every balance is explained by its entries."),
     "balance": Lazy(
-        "worker.cli.accounts:balance",
+        "worker.cli.balance:balance",
         "Show a user's balance, its parts, the subscription, and the period's quotas.",
     ),
     "can-afford": Lazy(
-        "worker.cli.accounts:can_afford", "Tell whether a deduction of TOKENS would be applied now."
+        "worker.cli.balance:can_afford", "Tell whether a deduction of TOKENS would be applied now."
     ),
     "check": Lazy(
         "worker.cli.operate:check",
@@ -62,7 +60,7 @@ _COMMANDS = {
         "worker.cli.explain:explain",
         "Explain one REFERENCE: what was asked, its result, and what followed.",
     ),
-    "history": Lazy("worker.cli.accounts:history", "List a user's entries, newest first."),
+    "history": Lazy("worker.cli.history:history", "List a user's entries, newest first."),
     "holds": Lazy(
         "worker.cli.holdings:holds",
         "List a user's holds: tokens kept for work to come, and how those that ended did.",
@@ -95,14 +93,14 @@ _COMMANDS = {
         "Write a user's statement: opening balance, each entry, the sums, closing balance.",
     ),
     "stats": Lazy(
-        "worker.cli.accounts:stats",
+        "worker.cli.totals:stats",
         "Sum up the whole ledger as it is posted: users, tokens, outcomes, revenue.",
     ),
     "topology": Lazy(
         "worker.cli.topology:topology", "Declare or verify the exchanges and queues on the broker."
     ),
     "usage": Lazy(
-        "worker.cli.accounts:usage", "Show a user's usage by day and feature, as a chart on a terminal."
+        "worker.cli.usage:usage", "Show a user's usage by day and feature, as a chart on a terminal."
     ),
 }
 

@@ -7,7 +7,7 @@ import sys
 import click
 
 from worker.bootstrap import Application
-from worker.cli.options import with_application
+from worker.cli.application import with_application
 from worker.cli.output import show_json
 from worker.errors import ConfigurationError, LimitExceededError
 from worker.runtime.stop import SignalStop

@@ -14,8 +14,9 @@ from typing import Any
 import click
 
 from worker.bootstrap import Application, utc_now
+from worker.cli.application import reader_of, with_application
 from worker.cli.columns import Column
-from worker.cli.options import as_json, reader_of, time_option, with_application, with_timezone, with_wide
+from worker.cli.options import as_json, time_option, with_timezone, with_wide
 from worker.cli.output import is_terminal, show_fields, show_long_table, tab_separated
 from worker.cli.times import TimeText, moment, month_of, stamp
 from worker.errors import ConfigurationError

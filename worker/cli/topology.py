@@ -11,7 +11,8 @@ import click
 from worker.bootstrap import Application
 from worker.broker import BILLING, broker_is_embedded
 from worker.broker.management import Management
-from worker.cli.options import as_json, with_application
+from worker.cli.application import with_application
+from worker.cli.options import as_json
 from worker.cli.output import show_json
 
 

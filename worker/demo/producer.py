@@ -13,7 +13,7 @@ from typing import Any
 
 from worker.bootstrap import Application
 from worker.broker import BILLING, Link, Outgoing
-from worker.cli.options import reply_sender_of
+from worker.cli.application import reply_sender_of
 from worker.demo.script import DemoMessage
 from worker.errors import BillingError
 from worker.runtime.logging import configure_logging

@@ -5,6 +5,7 @@ import sys
 import click
 
 from worker.bootstrap import Application
+from worker.cli.application import with_application
 from worker.cli.dead_letters.options import (
     Number,
     chosen,
@@ -14,7 +15,7 @@ from worker.cli.dead_letters.options import (
     with_reason,
     with_yes,
 )
-from worker.cli.options import as_json, with_actor, with_application
+from worker.cli.options import as_json, with_actor
 from worker.cli.output import show_json
 from worker.deadletters.models import Done
 from worker.deadletters.store.filters import DeadLetterFilter

@@ -7,12 +7,13 @@ from typing import Any
 import click
 
 from worker.bootstrap import Application
+from worker.cli.application import with_application
 from worker.cli.columns import Column
 from worker.cli.dead_letters.bodies import lines, readable
 from worker.cli.dead_letters.forms import details_as_dict, moment
 from worker.cli.dead_letters.options import Number, service_of
-from worker.cli.options import as_json, with_application, with_wide
-from worker.cli.output import show_fields, show_json, show_table
+from worker.cli.options import as_json, with_wide
+from worker.cli.output import is_terminal, show_fields, show_json, show_table
 from worker.deadletters.models import DeadLetterDetails, StoredDeadLetter
 
 
@@ -68,7 +69,8 @@ def _show_details(details: DeadLetterDetails) -> None:
         ],
     )
     if details.ledger:
-        click.echo()
+        if not is_terminal():
+            click.echo()
         show_table(
             "Ledger",
             (

@@ -6,8 +6,9 @@ import click
 
 from worker.bootstrap import Application
 from worker.broker import BILLING
+from worker.cli.application import with_application
 from worker.cli.dead_letters.options import service_of
-from worker.cli.options import as_json, with_application
+from worker.cli.options import as_json
 from worker.cli.output import show_json
 from worker.deadletters.models import Counts
 from worker.deadletters.service import DeadLetters

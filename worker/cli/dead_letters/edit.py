@@ -6,9 +6,10 @@ from pathlib import Path
 import click
 
 from worker.bootstrap import Application
+from worker.cli.application import with_application
 from worker.cli.dead_letters.forms import dead_letter_as_dict
 from worker.cli.dead_letters.options import Number, service_of, with_reason
-from worker.cli.options import as_json, with_actor, with_application
+from worker.cli.options import as_json, with_actor
 from worker.cli.output import show_json
 from worker.cli.text import printable
 from worker.deadletters.body_text import editable

@@ -6,17 +6,11 @@ from typing import NoReturn
 import click
 
 from worker.bootstrap import Application
+from worker.cli.application import with_application
 from worker.cli.columns import Column
 from worker.cli.dead_letters.forms import moment
 from worker.cli.dead_letters.options import hint_at_drain, service_of
-from worker.cli.options import (
-    as_json,
-    cursor_option,
-    limit_option,
-    show_next,
-    with_application,
-    with_wide,
-)
+from worker.cli.options import as_json, cursor_option, limit_option, show_next, with_wide
 from worker.cli.output import is_terminal, show_json, show_table
 from worker.deadletters.models import DeadLetterGroup, GroupDrift, GroupPage
 from worker.deadletters.store.queries import GroupOrder

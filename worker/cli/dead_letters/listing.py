@@ -5,6 +5,7 @@ from dataclasses import replace
 import click
 
 from worker.bootstrap import Application
+from worker.cli.application import with_application
 from worker.cli.columns import Column
 from worker.cli.dead_letters.forms import moment
 from worker.cli.dead_letters.options import (
@@ -15,14 +16,7 @@ from worker.cli.dead_letters.options import (
     with_filters,
     with_status,
 )
-from worker.cli.options import (
-    as_json,
-    cursor_option,
-    limit_option,
-    show_next,
-    with_application,
-    with_wide,
-)
+from worker.cli.options import as_json, cursor_option, limit_option, show_next, with_wide
 from worker.cli.output import show_json, show_table
 from worker.deadletters.models import DeadLetterPage
 from worker.deadletters.store.filters import DeadLetterFilter

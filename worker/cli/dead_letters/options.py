@@ -1,22 +1,19 @@
 """Options that the commands share: which dead letters, and a confirmation before many are changed."""
 
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
 import click
 
 from worker.bootstrap import Application, utc_now
-from worker.cli.options import AliasedOption
-from worker.cli.times import TIME, TimeText
+from worker.cli.options import Command, Decorator, time_option
+from worker.cli.times import TimeText
 from worker.deadletters.models import WAITING, DeadLetterStatus
 from worker.deadletters.service import DeadLetters
 from worker.deadletters.store.filters import DeadLetterFilter, DeadLetterSelection
 
 Number = click.IntRange(1, 2**63 - 1)
-Command = Callable[..., Any]
 
 STATUSES = {
     "waiting": WAITING,
@@ -40,9 +37,9 @@ def service_of(application: Application) -> DeadLetters:
 
 
 def hint_at_drain() -> None:
-    """Say on standard error why dead letters of now may be missing; the broker isn't asked."""
+    """Say on standard error that dead letters may wait in their queue; the broker isn't asked."""
     click.echo(
-        "the dead-letter queue is not looked into: `billing-worker scheduler` drains it, or "
+        "listed are the drained ones: `billing-worker scheduler` drains dead letters as they come, "
         "`billing-worker dead-letters drain` by hand",
         err=True,
     )
@@ -51,39 +48,25 @@ def hint_at_drain() -> None:
 # -- which ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Filter:
-    flag: str
-    name: str
-    help: str
-    alias: str | None = None
-
-    def option(self) -> Callable[[Command], Command]:
-        """Return the filter as an option."""
-        is_time = self.alias is not None
-        return click.option(
-            self.flag,
-            self.name,
-            type=TIME if is_time else click.STRING,
-            metavar="TIME" if is_time else None,
-            help=self.help,
-            cls=AliasedOption,
-            aliases=[self.alias] if self.alias else [],
-        )
-
-
-_FILTERS = (
-    _Filter("--group", "group", "Only dead letters of this group: its fingerprint, or the beginning of it."),
-    _Filter("--code", "code", "Only dead letters with this reason code, such as unknown_type."),
-    _Filter("--type", "type_", "Only messages of this type, such as usage.deduct."),
-    _Filter("--user", "user", "Only dead letters of this user."),
-    _Filter("--reference", "reference", "Only dead letters with this reference."),
-    _Filter(
-        "--from", "start", "Only last failures from this time on: 2h, today, 2026-11-26 11:03.", "--since"
+_FILTERS: dict[str, Decorator] = {
+    "group": click.option(
+        "--group", help="Only dead letters of this group: its fingerprint, or the beginning of it."
     ),
-    _Filter("--to", "end", "Only last failures before this time (UTC).", "--until"),
-    _Filter("--text", "text", "Only dead letters with this text in message, identities, note or body."),
-)
+    "code": click.option("--code", help="Only dead letters with this reason code, such as unknown_type."),
+    "type_": click.option("--type", "type_", help="Only messages of this type, such as usage.deduct."),
+    "user": click.option("--user", help="Only dead letters of this user."),
+    "reference": click.option("--reference", help="Only dead letters with this reference."),
+    "start": time_option(
+        "--from",
+        "start",
+        "Only last failures from this time on: 2h, today, 2026-11-26 11:03 (UTC).",
+        aliases=["--since"],
+    ),
+    "end": time_option("--to", "end", "Only last failures before this time.", aliases=["--until"]),
+    "text": click.option(
+        "--text", help="Only dead letters with this text in message, identities, note or body."
+    ),
+}
 
 
 def with_filters(command: Command) -> Command:
@@ -91,12 +74,12 @@ def with_filters(command: Command) -> Command:
 
     @wraps(command)
     def run(*arguments: Any, **parameters: Any) -> Any:
-        values = {one.name: parameters.pop(one.name) for one in _FILTERS}
+        values = {name: parameters.pop(name) for name in _FILTERS}
         return command(*arguments, asked=_asked(**values), **parameters)
 
     wrapped: Command = run
-    for one in reversed(_FILTERS):
-        wrapped = one.option()(wrapped)
+    for option in reversed(_FILTERS.values()):
+        wrapped = option(wrapped)
     return wrapped
 
 

@@ -2,16 +2,13 @@
 
 import re
 import sys
-from collections.abc import Mapping
-from typing import Any
 
 import click
 from rich.progress import Progress
 
 from worker.bootstrap import Application
-from worker.cli.columns import Column
+from worker.cli.application import with_application
 from worker.cli.dead_letters.dry_run import show_dry_run
-from worker.cli.dead_letters.forms import moment
 from worker.cli.dead_letters.options import (
     Number,
     chosen,
@@ -20,16 +17,9 @@ from worker.cli.dead_letters.options import (
     with_numbers,
     with_yes,
 )
-from worker.cli.options import (
-    as_json,
-    cursor_option,
-    limit_option,
-    show_next,
-    with_actor,
-    with_application,
-    with_wide,
-)
-from worker.cli.output import progress, show_fields, show_json, show_table
+from worker.cli.dead_letters.replays import cancel, counted, list_replays, pause, show_replay
+from worker.cli.options import as_json, with_actor
+from worker.cli.output import progress, show_json
 from worker.cli.text import printable
 from worker.deadletters.models import ItemState, Replay, ReplayState
 from worker.deadletters.store.filters import DeadLetterFilter
@@ -76,6 +66,10 @@ def replay() -> None:
     Exit codes: 0 all dead letters have their outcome; 1 some came back or were skipped, or the replay is
     paused; of a dry run, 1 where some would come back.
     """
+
+
+for command in (list_replays, show_replay, pause, cancel):
+    replay.add_command(command)
 
 
 class _Rate(click.ParamType[float, str]):
@@ -169,118 +163,6 @@ def resume(application: Application, *, number: int, patience_s: float, actor: s
     _run(application, found, actor, patience_s, as_json=as_json)
 
 
-@replay.command("list")
-@limit_option(20, "Replays")
-@cursor_option(Number, aliases=["--before"])
-@with_wide
-@with_application("broker_url", "database_url", "catalog")
-@as_json
-def list_replays(application: Application, *, limit: int, cursor: int | None, as_json: bool) -> None:
-    """List replays, newest first."""
-    page = service_of(application).replays(limit=limit, before=cursor)
-    if as_json:
-        show_json(page.to_dict())
-        return
-    show_table(
-        "Replays",
-        (
-            "replay",
-            "state",
-            "dead letters",
-            Column("results", 1, text=True),
-            Column("actor", 3),
-            Column("started", 2),
-            Column("reason", 4, text=True),
-        ),
-        [
-            (one.number, one.state, one.total, _counted(one.counts), one.actor, moment(one.at), one.reason)
-            for one in page.replays
-        ],
-    )
-    show_next(page.next)
-
-
-_NOTABLE = (ItemState.FAILED_AGAIN, ItemState.CONFLICT, ItemState.UNROUTABLE, ItemState.SKIPPED)
-
-
-@replay.command("show")
-@click.argument("number", type=Number)
-@limit_option(50, "Dead letters")
-@cursor_option(Number)
-@with_wide
-@with_application("broker_url", "database_url", "catalog")
-@as_json
-def show_replay(
-    application: Application, *, number: int, limit: int, cursor: int | None, as_json: bool
-) -> None:
-    """Show a replay and its dead letters that came back, could not be sent or were skipped."""
-    service = service_of(application)
-    found = service.replay(number)
-    states = [state.value for state in _NOTABLE]
-    items = service.replay_items(number, states=states, limit=limit, after=cursor or 0)
-    if as_json:
-        notable = [item.to_dict() for item in items.items]
-        show_json({**found.to_dict(), "notable": notable, "next": items.next})
-        return
-    show_fields(f"Replay {number}", _fields(found))
-    if items.items:
-        click.echo()
-        show_table(
-            "Without an outcome",
-            ("dead letter", "state", Column("cause", 1, text=True)),
-            [(item.number, item.state, item.detail) for item in items.items],
-        )
-    show_next(items.next)
-
-
-def _fields(found: Replay) -> list[tuple[str, Any]]:
-    fields = [
-        ("state", found.state.value),
-        ("cause", found.state_reason),
-        ("dead letters", found.total),
-        ("results", _counted(found.counts)),
-        ("step", f"{found.step} of {found.steps_in_all}"),
-        ("rate", None if found.rate is None else f"{found.rate:g} a second"),
-        ("selection", found.source),
-        ("actor", found.actor),
-        ("started", moment(found.at)),
-        ("reason", found.reason),
-        ("run by", found.leased_by),
-    ]
-    return [(name, value) for name, value in fields if value is not None]
-
-
-@replay.command()
-@click.argument("number", type=Number)
-@click.option("--reason", help="Why; kept with the replay.")
-@with_actor
-@with_application("broker_url", "database_url", "catalog")
-@as_json
-def pause(application: Application, *, number: int, reason: str | None, actor: str, as_json: bool) -> None:
-    """Pause a replay that another process runs; that process stops within a second."""
-    found = service_of(application).pause_replay(number, actor, reason)
-    _show_changed(found, as_json=as_json)
-
-
-@replay.command()
-@click.argument("number", type=Number)
-@click.option("--reason", help="Why; kept with the replay.")
-@with_actor
-@with_application("broker_url", "database_url", "catalog")
-@as_json
-def cancel(application: Application, *, number: int, reason: str | None, actor: str, as_json: bool) -> None:
-    """End a replay: unsent dead letters stay parked; those that were sent still get their outcomes."""
-    found = service_of(application).cancel_replay(number, actor, reason)
-    _show_changed(found, as_json=as_json)
-
-
-def _show_changed(found: Replay, *, as_json: bool) -> None:
-    if as_json:
-        show_json(found.to_dict())
-    else:
-        click.echo(f"replay {found.number} is {found.state.value}: {_counted(found.counts)}")
-
-
 # -- running ----------------------------------------------------------------------------------------------
 
 
@@ -304,7 +186,7 @@ def _run(application: Application, found: Replay, actor: str, patience_s: float,
     if as_json:
         show_json(ended.to_dict())
     else:
-        click.echo(f"replay {ended.number} is {ended.state.value}: {_counted(ended.counts)}")
+        click.echo(f"replay {ended.number} is {ended.state.value}: {counted(ended.counts)}")
         if ended.state_reason:
             click.echo(printable(ended.state_reason), err=True)
         if ended.state is ReplayState.PAUSED:
@@ -318,10 +200,5 @@ def _advance(bar: Progress, now: Replay) -> None:
     bar.update(
         bar.task_ids[0],
         completed=now.total - now.open,
-        description=f"replay {now.number}{step}: {_counted(now.counts)}",
+        description=f"replay {now.number}{step}: {counted(now.counts)}",
     )
-
-
-def _counted(counts: Mapping[str, int]) -> str:
-    shown = [f"{count:,} {state.replace('_', ' ')}" for state, count in counts.items() if count]
-    return ", ".join(shown) or "nothing yet"

@@ -10,8 +10,9 @@ from pathlib import Path
 import click
 
 from worker.bootstrap import Application
+from worker.cli.application import with_application
 from worker.cli.dead_letters.options import STATUSES, service_of, with_filters, with_numbers, with_status
-from worker.cli.options import as_json, with_actor, with_application
+from worker.cli.options import as_json, with_actor
 from worker.cli.output import show_json
 from worker.deadletters.store.filters import DeadLetterFilter, DeadLetterSelection
 from worker.errors import ConfigurationError
