@@ -37,7 +37,7 @@ def rows(shown: str) -> list[list[str]]:
 # -- balance ----------------------------------------------------------------------------------------------
 
 
-def test_a_balance_is_shown_in_a_pipe_as_names_and_values(ledger_cli: Cli) -> None:
+def test_balance_is_shown_in_a_pipe_as_names_and_values(ledger_cli: Cli) -> None:
     shown = ledger_cli("balance", "ann")
     fields = dict(rows(shown.out))
     assert (shown.code, shown.err) == (0, "")
@@ -48,14 +48,14 @@ def test_a_balance_is_shown_in_a_pipe_as_names_and_values(ledger_cli: Cli) -> No
     assert "\x1b" not in shown.out
 
 
-def test_a_balance_is_shown_on_a_terminal_with_a_title_and_thousands(ledger_cli: Cli) -> None:
+def test_balance_is_shown_on_a_terminal_with_a_title_and_thousands(ledger_cli: Cli) -> None:
     shown = ledger_cli("balance", "ann", terminal=True)
     assert "Balance of ann" in shown.out
     assert "283,500" in shown.out
     assert "\t" not in shown.out
 
 
-def test_a_balance_is_json_for_scripts(ledger_cli: Cli) -> None:
+def test_balance_is_json_for_scripts(ledger_cli: Cli) -> None:
     shown = ledger_cli("balance", "ann", "--json").json
     assert (shown["userId"], shown["balance"], shown["purchased"], shown["used"]) == (
         "ann",
@@ -73,13 +73,13 @@ def test_json_is_one_line_in_a_pipe_and_indented_on_a_terminal(ledger_cli: Cli) 
     assert on_terminal.json["balance"] == 283_500
 
 
-def test_a_balance_of_the_past_is_shown_as_it_was(ledger_cli: Cli, ledger: FilledLedger) -> None:
+def test_balance_of_the_past_is_shown_as_it_was(ledger_cli: Cli, ledger: FilledLedger) -> None:
     opened_at = ledger_cli("balance", "ann", "--json").json["openedAt"]
     then = ledger_cli("balance", "ann", "--at", opened_at, "--json").json
     assert (then["balance"], then["at"], then["sequence"]) == (10_000, opened_at, 1)
 
 
-def test_before_the_account_was_opened_nothing_is_found(ledger_cli: Cli) -> None:
+def test_balance_before_the_account_was_opened_is_not_found(ledger_cli: Cli) -> None:
     ended = ledger_cli("balance", "ann", "--at", "2020-01-01T01:00:00+01:00")
     assert ended.code == 4
     assert "'ann' had no token account at 2020-01-01T00:00:00+00:00: it was opened at" in ended.error
@@ -139,8 +139,8 @@ def test_history_names_the_command_for_the_next_page(ledger_cli: Cli) -> None:
     shown = ledger_cli("history", "ann", "--limit", "2", terminal=True)
     assert "History of ann: 1–2 of 5" in shown.out
     assert "-1,000" in shown.out
-    told = shown.err.removeprefix("next page: billing-worker ")
-    second = ledger_cli(*shlex.split(told), terminal=True)
+    command = shown.err.removeprefix("next page: billing-worker ")
+    second = ledger_cli(*shlex.split(command), terminal=True)
     assert "History of ann: 3–4 of 5" in second.out
     third = ledger_cli(*shlex.split(second.err.removeprefix("next page: billing-worker ")), terminal=True)
     assert ("History of ann: 5–5 of 5" in third.out, third.err) == (True, "")
@@ -157,7 +157,7 @@ def test_history_behind_the_end_is_empty(ledger_cli: Cli) -> None:
     assert (shown.code, len(shown.lines)) == (0, 1)
 
 
-def test_a_cursor_that_is_none_is_wrong_usage(ledger_cli: Cli) -> None:
+def test_invalid_cursor_is_wrong_usage(ledger_cli: Cli) -> None:
     assert ledger_cli("history", "ann", "--cursor", "nonsense").code == 2
 
 
@@ -181,9 +181,7 @@ def test_usage_is_a_chart_on_a_terminal(ledger_cli: Cli) -> None:
     assert "lasts 189 more days" in shown.out
 
 
-def test_usage_of_somebody_who_used_nothing_is_no_division_by_zero(
-    ledger_cli: Cli, ledger: FilledLedger
-) -> None:
+def test_usage_of_an_idle_user_is_zero(ledger_cli: Cli, ledger: FilledLedger) -> None:
     ledger.open("bob")
     shown = ledger_cli("usage", "bob", terminal=True)
     assert shown.code == 0
@@ -234,7 +232,7 @@ def drift(engine: Engine) -> None:
         connection.execute(text("UPDATE accounts SET balance = balance + 7, bonus = bonus + 7"))
 
 
-def test_a_ledger_that_is_true_exits_with_0(ledger_cli: Cli) -> None:
+def test_audit_of_a_true_ledger_exits_with_0(ledger_cli: Cli) -> None:
     ended = ledger_cli("audit")
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.startswith("every balance explained, drift 0 (")
@@ -242,7 +240,7 @@ def test_a_ledger_that_is_true_exits_with_0(ledger_cli: Cli) -> None:
     assert ledger_cli("audit", "--json").json["drift"] == 0
 
 
-def test_a_ledger_that_drifted_exits_with_1_and_names_the_account(
+def test_audit_of_a_drifted_ledger_exits_with_1_and_names_the_account(
     ledger_cli: Cli, ledger: FilledLedger
 ) -> None:
     drift(ledger.engine)
@@ -256,7 +254,7 @@ def test_a_ledger_that_drifted_exits_with_1_and_names_the_account(
     assert in_json.json["drift"] == 7
 
 
-def test_a_person_sees_how_far_the_audit_is(ledger_cli: Cli) -> None:
+def test_audit_shows_its_progress_on_a_terminal(ledger_cli: Cli) -> None:
     shown = ledger_cli("audit", terminal=True)
     assert shown.code == 0
     assert "quotas" in shown.err
@@ -266,7 +264,7 @@ def test_a_person_sees_how_far_the_audit_is(ledger_cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_text_of_a_producer_neither_steers_the_terminal_nor_breaks_the_lines(
+def test_producers_text_neither_steers_the_terminal_nor_breaks_the_lines(
     ledger_cli: Cli, ledger: FilledLedger, terminal: bool
 ) -> None:
     """Intake refuses control characters in references; other text in the table is not trusted."""
@@ -285,7 +283,7 @@ def test_text_of_a_producer_neither_steers_the_terminal_nor_breaks_the_lines(
         assert {len(row) for row in rows(shown.out)} == {11}
 
 
-def test_the_command_line_works_on_postgresql_as_well(bare_cli: Cli, postgres_url: str) -> None:
+def test_command_line_works_on_postgresql_as_well(bare_cli: Cli, postgres_url: str) -> None:
     engine = ledger_engine(postgres_url)
     FilledLedger(engine).open("eve")
     engine.dispose()

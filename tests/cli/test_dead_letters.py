@@ -100,7 +100,7 @@ def the_dead_letter(cli: Cli, *options: str) -> dict[str, Any]:
 # -- seeing -----------------------------------------------------------------------------------------------
 
 
-def test_no_dead_letters_are_an_empty_list(cli: Cli) -> None:
+def test_listing_without_dead_letters_is_empty(cli: Cli) -> None:
     ended = cli("dead-letters", "list")
     assert (ended.code, ended.out.split("\t")[0]) == (0, "number")
     assert len(ended.lines) == 1
@@ -112,7 +112,7 @@ def test_no_dead_letters_are_an_empty_list(cli: Cli) -> None:
     }
 
 
-def test_a_dead_letter_is_listed_with_what_an_operator_needs(cli: Cli, witness: Witness) -> None:
+def test_dead_letter_is_listed_with_what_an_operator_needs(cli: Cli, witness: Witness) -> None:
     witness.publish(BONUS)
     worker(cli)
     names, values = (line.split("\t") for line in cli("dead-letters", "list").lines)
@@ -133,7 +133,7 @@ def test_a_dead_letter_is_listed_with_what_an_operator_needs(cli: Cli, witness: 
     assert "bonus-1" in on_terminal.out
 
 
-def test_dead_letters_are_listed_newest_first_by_page_reason_and_status(cli: Cli, witness: Witness) -> None:
+def test_dead_letters_are_listed_newest_first_by_page_code_and_status(cli: Cli, witness: Witness) -> None:
     for body in (b"one", b"[2]", b"three"):
         witness.publish(body, routing_key="usage.deduct")
     worker(cli, 3)
@@ -148,7 +148,7 @@ def test_dead_letters_are_listed_newest_first_by_page_reason_and_status(cli: Cli
     assert [dead_letter["number"] for dead_letter in dead_letters(cli, "--status", "all")] == [3, 2, 1]
 
 
-def test_a_dead_letter_is_shown_whole(cli: Cli, witness: Witness) -> None:
+def test_dead_letter_is_shown_whole(cli: Cli, witness: Witness) -> None:
     witness.publish(BONUS, message_id="m-1", correlation_id="c-1", headers={"x-trace": "t-1"})
     worker(cli)
     shown = cli("dead-letters", "show", "1")
@@ -168,7 +168,7 @@ def test_a_dead_letter_is_shown_whole(cli: Cli, witness: Witness) -> None:
     assert "bonus-1\tnothing\t\t\t" in shown.lines, "what the ledger has under its reference"
 
 
-def test_a_dead_letter_is_json_for_scripts(cli: Cli, witness: Witness) -> None:
+def test_dead_letter_is_json_for_scripts(cli: Cli, witness: Witness) -> None:
     witness.publish(BONUS, message_id="m-1")
     worker(cli)
     shown = cli("dead-letters", "show", "1", "--json").json
@@ -178,8 +178,8 @@ def test_a_dead_letter_is_json_for_scripts(cli: Cli, witness: Witness) -> None:
 
 
 def body_shown(ended: Ended) -> str:
-    told, _, _ = ended.out.partition("\nwhen\tevent")
-    return told.partition("\nbody, ")[2].partition("\n")[2].rstrip("\n")
+    before, _, _ = ended.out.partition("\nwhen\tevent")
+    return before.partition("\nbody, ")[2].partition("\n")[2].rstrip("\n")
 
 
 BODIES: list[tuple[bytes, str]] = [
@@ -205,7 +205,7 @@ BODIES: list[tuple[bytes, str]] = [
 ]
 
 
-def test_the_body_is_readable_where_it_can_be_and_hexadecimal_where_not(cli: Cli, witness: Witness) -> None:
+def test_body_is_readable_where_it_can_be_and_hexadecimal_where_not(cli: Cli, witness: Witness) -> None:
     for body, _ in BODIES:
         witness.publish(body, routing_key="usage.deduct")
     worker(cli, len(BODIES))
@@ -224,7 +224,7 @@ def test_bytes_that_are_no_text_are_hexadecimal_in_json(cli: Cli, witness: Witne
     assert "body" not in shown
 
 
-def test_looking_disturbs_nothing(cli: Cli, witness: Witness) -> None:
+def test_showing_a_dead_letter_changes_nothing(cli: Cli, witness: Witness) -> None:
     witness.publish(BONUS)
     worker(cli)
     before = cli("dead-letters", "list", "--json").out
@@ -248,7 +248,7 @@ def test_looking_disturbs_nothing(cli: Cli, witness: Witness) -> None:
     ],
     ids=" ".join,
 )
-def test_a_dead_letter_that_does_not_exist_exits_with_4(cli: Cli, command: tuple[str, ...]) -> None:
+def test_dead_letter_that_does_not_exist_exits_with_4(cli: Cli, command: tuple[str, ...]) -> None:
     ended = cli("dead-letters", *command)
     assert ended.code == 4
     assert ended.error == "there is no dead letter 7; see `billing-worker dead-letters list`"
@@ -257,9 +257,7 @@ def test_a_dead_letter_that_does_not_exist_exits_with_4(cli: Cli, command: tuple
 # -- replay -----------------------------------------------------------------------------------------------
 
 
-def test_a_dead_letter_is_applied_when_its_cause_is_mended_and_it_is_replayed(
-    cli: Cli, witness: Witness
-) -> None:
+def test_replayed_dead_letter_is_applied_once_its_cause_is_mended(cli: Cli, witness: Witness) -> None:
     correlation_id = witness.publish(BONUS)
     worker(cli)
     assert witness.replies({correlation_id})[correlation_id][0]["status"] == "failed"
@@ -277,7 +275,7 @@ def test_a_dead_letter_is_applied_when_its_cause_is_mended_and_it_is_replayed(
     assert [(line["status"], line["agrees"]) for line in details["ledger"]] == [("applied", True)]
 
 
-def test_a_replay_of_what_has_been_applied_since_is_a_duplicate_and_moves_nothing(
+def test_replay_of_a_command_applied_since_is_a_duplicate_and_moves_nothing(
     cli: Cli, witness: Witness
 ) -> None:
     witness.publish(BONUS)
@@ -290,7 +288,7 @@ def test_a_replay_of_what_has_been_applied_since_is_a_duplicate_and_moves_nothin
     assert cli("balance", "ann", "--json").json["balance"] == 12_000
 
 
-def test_a_dead_letter_that_fails_again_is_the_same_with_one_more_try(cli: Cli, witness: Witness) -> None:
+def test_dead_letter_that_fails_again_is_the_same_with_one_more_try(cli: Cli, witness: Witness) -> None:
     witness.publish(BONUS)
     worker(cli)
     first = the_dead_letter(cli)
@@ -305,9 +303,7 @@ def test_a_dead_letter_that_fails_again_is_the_same_with_one_more_try(cli: Cli, 
     assert "1\tfailed_again\tinvalid_field: tokens: at most 1500 is taken." in shown.lines
 
 
-def test_a_dead_letter_that_was_put_away_comes_back_when_its_message_fails_again(
-    cli: Cli, witness: Witness
-) -> None:
+def test_discarded_dead_letter_waits_again_when_its_message_fails_again(cli: Cli, witness: Witness) -> None:
     witness.publish(BONUS)
     worker(cli)
     cli("dead-letters", "discard", "1", "--reason", "never mind")
@@ -316,7 +312,7 @@ def test_a_dead_letter_that_was_put_away_comes_back_when_its_message_fails_again
     assert the_dead_letter(cli)["attempts"] == 2
 
 
-def test_a_sender_who_may_not_is_replayed_by_an_operator_who_may(
+def test_message_of_a_forbidden_sender_is_replayed_by_an_operator_with_the_right(
     cli: Cli, witness: Witness, broker_url: str
 ) -> None:
     operator = broker_url.partition("://")[2].partition(":")[0]
@@ -331,7 +327,7 @@ def test_a_sender_who_may_not_is_replayed_by_an_operator_who_may(
     assert cli("balance", "ann", "--json").json["balance"] == 12_000
 
 
-def test_several_dead_letters_are_replayed_in_one_call_each_once(cli: Cli, witness: Witness) -> None:
+def test_one_call_replays_several_dead_letters_once_each(cli: Cli, witness: Witness) -> None:
     for number in range(3):
         witness.publish(BONUS | {"referenceId": f"bonus-{number}"})
     worker(cli, 3)
@@ -348,7 +344,7 @@ def test_one_unknown_number_stops_the_whole_replay_or_discard(cli: Cli, witness:
     assert witness.depth("billing.payments") == 0
 
 
-def test_a_dead_letter_that_reaches_no_queue_stays_parked(cli: Cli, witness: Witness) -> None:
+def test_dead_letter_that_reaches_no_queue_stays_parked(cli: Cli, witness: Witness) -> None:
     witness.publish(BONUS)
     worker(cli)
     witness.channel.queue_unbind("billing.payments", "billing", "credit.*")
@@ -359,7 +355,7 @@ def test_a_dead_letter_that_reaches_no_queue_stays_parked(cli: Cli, witness: Wit
     assert "1\tunroutable\treached no queue: billing has no route for 'credit.bonus'" in shown.lines
 
 
-def test_a_replay_without_a_worker_rests_and_says_so_and_is_resumed(cli: Cli, witness: Witness) -> None:
+def test_replay_without_a_worker_is_paused_and_can_be_resumed(cli: Cli, witness: Witness) -> None:
     witness.publish(BONUS)
     worker(cli)
     ended = cli("dead-letters", "replay", "1", "--reason", "none", "--patience", "0.2")
@@ -378,16 +374,20 @@ def test_dry_run_shows_the_results_of_a_replay_and_sends_nothing(cli: Cli, witne
     worker(cli, 2)
     ended = cli("dead-letters", "replay", "1", "2", "--dry-run", "--json")
     assert ended.code == 1
-    told = {forecast["would"]: forecast for forecast in ended.json["forecasts"]}
-    assert (told["apply"]["deadLetters"], told["apply"]["tokens"], told["apply"]["sample"]) == (1, 2_000, 1)
-    assert (told["malformed"]["code"], told["malformed"]["sample"]) == ("not_json", 2)
+    forecasts = {forecast["would"]: forecast for forecast in ended.json["forecasts"]}
+    assert (
+        forecasts["apply"]["deadLetters"],
+        forecasts["apply"]["tokens"],
+        forecasts["apply"]["sample"],
+    ) == (1, 2_000, 1)
+    assert (forecasts["malformed"]["code"], forecasts["malformed"]["sample"]) == ("not_json", 2)
     assert cli("dead-letters", "replay", "1", "--dry-run").code == 0
     assert witness.depth("billing.payments") == witness.depth("billing.usage") == 0
     assert cli("balance", "ann", "--json").json["balance"] == 10_000
     assert cli("dead-letters", "replay", "list", "--json").json["replays"] == []
 
 
-def test_a_group_is_replayed_in_steps_and_stops_by_itself_when_one_fails(cli: Cli, witness: Witness) -> None:
+def test_replay_in_steps_stops_by_itself_when_one_fails(cli: Cli, witness: Witness) -> None:
     for number, tokens in enumerate((2_000, 2_000, 9_000, 2_000)):
         witness.publish(BONUS | {"referenceId": f"bonus-{number}", "tokens": tokens})
     worker(cli, 4)
@@ -442,7 +442,7 @@ def test_replays_are_listed_shown_and_cancelled(cli: Cli, witness: Witness) -> N
     assert cli("dead-letters", "replay", "show", "9").code == 4
 
 
-def test_the_groups_are_proved(cli: Cli, witness: Witness, ledger: FilledLedger) -> None:
+def test_verify_proves_the_groups(cli: Cli, witness: Witness, ledger: FilledLedger) -> None:
     witness.publish(BONUS)
     worker(cli)
     ended = cli("dead-letters", "groups", "--verify")
@@ -454,7 +454,7 @@ def test_the_groups_are_proved(cli: Cli, witness: Witness, ledger: FilledLedger)
     assert ended.out.endswith(": parked is 3, and must be 1\n")
 
 
-def test_a_replay_asks_before_it_takes_all_dead_letters_of_a_filter(cli: Cli) -> None:
+def test_replay_asks_before_it_takes_all_dead_letters_of_a_filter(cli: Cli) -> None:
     ended = cli("dead-letters", "replay", "--code", "not_json", "--reason", "none")
     assert ended.code == 2
     assert "add --yes" in ended.err
@@ -479,7 +479,7 @@ def test_invalid_arguments_are_refused_before_anything_is_done(
     assert said in ended.err
 
 
-def test_the_help_of_replay_shows_its_options_and_its_commands(bare_cli: Cli) -> None:
+def test_help_of_replay_shows_its_options_and_its_commands(bare_cli: Cli) -> None:
     ended = bare_cli("dead-letters", "replay", "--help")
     assert ended.code == 0
     for piece in ("--canary", "--dry-run", "--rate", "resume", "cancel", "fixed"):
@@ -501,7 +501,7 @@ def editor(tmp_path: Path, *replacements: tuple[str, str]) -> str:
     return str(script)
 
 
-def test_a_body_is_mended_in_an_editor_and_then_replayed(cli: Cli, witness: Witness, tmp_path: Path) -> None:
+def test_body_is_mended_in_an_editor_and_then_replayed(cli: Cli, witness: Witness, tmp_path: Path) -> None:
     witness.publish({**BONUS, "tokenz": 5, "tokens": 500})
     worker(cli)
     mending = editor(tmp_path, (',\n  "tokenz": 5', ""))
@@ -519,7 +519,7 @@ def test_a_body_is_mended_in_an_editor_and_then_replayed(cli: Cli, witness: Witn
     assert cli("balance", "ann", "--json").json["balance"] == 10_500
 
 
-def test_a_body_that_a_worker_would_refuse_is_not_taken_and_the_way_out_is_told(
+def test_body_that_a_worker_would_refuse_is_not_saved_and_the_error_names_the_way_out(
     cli: Cli, witness: Witness, tmp_path: Path
 ) -> None:
     witness.publish({**BONUS, "tokenz": 5})
@@ -533,7 +533,7 @@ def test_a_body_that_a_worker_would_refuse_is_not_taken_and_the_way_out_is_told(
     assert unchecked.code == 0
 
 
-def test_an_editor_that_changes_nothing_edits_nothing(cli: Cli, witness: Witness, tmp_path: Path) -> None:
+def test_editor_that_changes_nothing_edits_nothing(cli: Cli, witness: Witness, tmp_path: Path) -> None:
     witness.publish({**BONUS, "tokenz": 5})
     worker(cli)
     ended = cli("dead-letters", "edit", "1", "--reason", "a look", EDITOR=editor(tmp_path))
@@ -554,7 +554,7 @@ def test_bytes_that_no_editor_keeps_are_mended_from_a_file(
     assert cli("dead-letters", "show", "1", "--json").json["editedBody"].encode() == mended
 
 
-def test_a_note_is_shown_with_the_dead_letter(cli: Cli, witness: Witness) -> None:
+def test_note_is_shown_with_the_dead_letter(cli: Cli, witness: Witness) -> None:
     witness.publish(BONUS)
     worker(cli)
     assert cli("dead-letters", "note", "1", "asked the team", "--as", "eva").code == 0
@@ -566,7 +566,7 @@ def test_a_note_is_shown_with_the_dead_letter(cli: Cli, witness: Witness) -> Non
 # -- discarding -------------------------------------------------------------------------------------------
 
 
-def test_a_dead_letter_that_is_put_away_keeps_the_reason(cli: Cli, witness: Witness) -> None:
+def test_discarded_dead_letter_keeps_the_reason(cli: Cli, witness: Witness) -> None:
     witness.publish(BONUS)
     worker(cli)
     ended = cli("dead-letters", "discard", "1", "--reason", "a try of Ann's, see T-17")
@@ -577,7 +577,7 @@ def test_a_dead_letter_that_is_put_away_keeps_the_reason(cli: Cli, witness: Witn
     assert cli("dead-letters", "discard", "1", "--reason", "again").code == 1
 
 
-def test_a_dead_letter_that_is_brought_back_waits_again(cli: Cli, witness: Witness) -> None:
+def test_restored_dead_letter_waits_again(cli: Cli, witness: Witness) -> None:
     witness.publish(BONUS)
     worker(cli)
     cli("dead-letters", "discard", "--code", "invalid_field", "--yes", "--reason", "a slip")
@@ -589,7 +589,7 @@ def test_a_dead_letter_that_is_brought_back_waits_again(cli: Cli, witness: Witne
 # -- export and import ------------------------------------------------------------------------------------
 
 
-def test_dead_letters_are_taken_out_and_put_back_byte_by_byte(
+def test_export_and_import_keep_every_byte(
     cli: Cli, witness: Witness, tmp_path: Path, sqlite_template: Path
 ) -> None:
     witness.publish(BONUS, message_id="m-1", headers={"x-trace": "t-1"})
@@ -608,7 +608,7 @@ def test_dead_letters_are_taken_out_and_put_back_byte_by_byte(
     assert there.lines == exported.lines
 
 
-def test_a_dead_letter_that_does_not_exist_empties_no_file(cli: Cli, tmp_path: Path) -> None:
+def test_export_of_an_unknown_dead_letter_empties_no_file(cli: Cli, tmp_path: Path) -> None:
     before = tmp_path / "7.jsonl"
     before.write_text("a letter")
     assert cli("dead-letters", "export", "7", "--output", str(before)).code == 4
@@ -631,7 +631,7 @@ def test_drain_ends_with_1_where_a_dead_letter_cannot_be_stored(
     assert ended.out.startswith("drained unknown, ended 0 of replays")
 
 
-def test_a_line_that_is_no_dead_letter_is_named(cli: Cli) -> None:
+def test_import_names_a_line_that_is_no_dead_letter(cli: Cli) -> None:
     ended = cli("dead-letters", "import", "-", stdin=b'\n{"format": "x"}\n')
     assert ended.code == 1
     assert ended.error.startswith("line 2: number: Field required")

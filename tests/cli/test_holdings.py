@@ -45,7 +45,7 @@ def test_lots_are_a_table_on_a_terminal_and_json_for_scripts(ledger_cli: Cli) ->
     assert [lot["remaining"] for lot in shown["lots"]] == [10_000, 50]
 
 
-def test_holds_are_shown_the_open_ones_and_all(ledger_cli: Cli) -> None:
+def test_holds_are_the_open_ones_or_all(ledger_cli: Cli) -> None:
     (hold,) = rows(ledger_cli("holds", "ann").out)
     assert (hold["reference"], hold["state"], hold["amount"], hold["lots"]) == (
         "h-1",

@@ -33,26 +33,26 @@ def test_every_command_teaches(bare_cli: Cli, path: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
-def test_the_help_fits_a_terminal(bare_cli: Cli, path: tuple[str, ...]) -> None:
+def test_help_fits_a_terminal(bare_cli: Cli, path: tuple[str, ...]) -> None:
     assert all(len(line) <= 100 for line in bare_cli(*path, "-h").lines)
 
 
-def test_the_exit_codes_are_in_the_help(bare_cli: Cli) -> None:
+def test_exit_codes_are_in_the_help(bare_cli: Cli) -> None:
     assert "Exit codes: 0 done" in bare_cli("--help").out
 
 
-def test_no_command_at_all_shows_the_help_and_is_wrong_usage(bare_cli: Cli) -> None:
+def test_call_without_a_command_shows_the_help_and_is_wrong_usage(bare_cli: Cli) -> None:
     shown = bare_cli()
     assert shown.code == 2
     assert "Usage: billing-worker" in shown.all
 
 
-def test_the_version_is_told(bare_cli: Cli) -> None:
+def test_version_is_shown(bare_cli: Cli) -> None:
     assert bare_cli("--version").out == f"billing-worker, version {__version__}\n"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (("no-such-command",), "No such command"),
         (("balance",), "Missing argument 'USER'"),
@@ -77,15 +77,17 @@ def test_the_version_is_told(bare_cli: Cli) -> None:
         (("adjust", "a", "5", "--reason", "", "--actor", "ann"), "reason"),
     ],
 )
-def test_wrong_usage_is_told_and_exits_with_2(bare_cli: Cli, arguments: tuple[str, ...], told: str) -> None:
+def test_wrong_usage_exits_with_2_and_says_why(
+    bare_cli: Cli, arguments: tuple[str, ...], expected: str
+) -> None:
     ended = bare_cli(*arguments)
     assert ended.code == 2
-    assert told in ended.err
+    assert expected in ended.err
     assert ended.out == ""
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (("history", "a", "--offset", "1", "--cursor", "x"), "not both"),
         (("usage", "a", "--timezone", "Mars/Olympus"), "Mars/Olympus"),
@@ -98,32 +100,30 @@ def test_wrong_usage_is_told_and_exits_with_2(bare_cli: Cli, arguments: tuple[st
         (("statement", "a", "--from", "2026-11-02", "--to", "2026-11-02"), "ends after it begins"),
     ],
 )
-def test_a_question_that_makes_no_sense_is_wrong_usage_and_no_no(
-    ledger_cli: Cli, ledger: FilledLedger, arguments: tuple[str, ...], told: str
+def test_senseless_question_is_wrong_usage_and_not_a_no(
+    ledger_cli: Cli, ledger: FilledLedger, arguments: tuple[str, ...], expected: str
 ) -> None:
     ledger.open("a")
     ended = ledger_cli(*arguments)
     assert ended.code == 2
-    assert told in ended.error
+    assert expected in ended.error
 
 
-def test_a_bad_setting_exits_with_2(bare_cli: Cli) -> None:
+def test_bad_setting_exits_with_2(bare_cli: Cli) -> None:
     ended = bare_cli("stats", BILLING_BATCH_SIZE="0")
     assert ended.code == 2
     assert ended.error.startswith("settings: BILLING_BATCH_SIZE: ")
 
 
 @pytest.mark.parametrize("catalog", ["missing.toml", "."])
-def test_a_catalog_that_cannot_be_read_exits_with_2(ledger_cli: Cli, catalog: str) -> None:
+def test_catalog_that_cannot_be_read_exits_with_2(ledger_cli: Cli, catalog: str) -> None:
     ended = ledger_cli("balance", "a", "--catalog", catalog)
     assert ended.code == 2
     assert "catalog" in ended.err
 
 
 @pytest.mark.parametrize("command", [("balance", "a"), ("history", "a"), ("stats",), ("audit",)])
-def test_a_ledger_without_tables_exits_with_2_and_the_way_out(
-    bare_cli: Cli, command: tuple[str, ...]
-) -> None:
+def test_ledger_without_tables_exits_with_2_and_the_way_out(bare_cli: Cli, command: tuple[str, ...]) -> None:
     ended = bare_cli(*command, BILLING_DATABASE_URL="sqlite:///new.sqlite3")
     assert ended.code == 2
     assert "the ledger's schema is at nothing" in ended.error
@@ -133,14 +133,14 @@ def test_a_ledger_without_tables_exits_with_2_and_the_way_out(
 @pytest.mark.parametrize(
     "command", [("stats",), ("migrate",), ("audit",), ("balance", "a"), ("dead-letters", "list")]
 )
-def test_a_database_that_does_not_answer_exits_with_3(bare_cli: Cli, command: tuple[str, ...]) -> None:
+def test_database_that_does_not_answer_exits_with_3(bare_cli: Cli, command: tuple[str, ...]) -> None:
     ended = bare_cli(*command, BILLING_DATABASE_URL="postgresql://u:p@127.0.0.1:9/db")
     assert ended.code == 3
     assert "the ledger's database is not available" in ended.error
 
 
 @pytest.mark.parametrize("command", [("topology", "verify"), ("replies",), ("publish", "-")])
-def test_a_broker_that_does_not_answer_exits_with_3(bare_cli: Cli, command: tuple[str, ...]) -> None:
+def test_broker_that_does_not_answer_exits_with_3(bare_cli: Cli, command: tuple[str, ...]) -> None:
     ended = bare_cli(*command, BILLING_BROKER_URL="amqp://u:p@127.0.0.1:9/")
     assert ended.code == 3
     assert "the broker is not available" in ended.error
@@ -173,7 +173,7 @@ def test_flags_come_before_variables_and_variables_before_the_file(bare_cli: Cli
     assert Path("from-the-flag.sqlite3").exists()
 
 
-def test_a_reader_that_has_seen_enough_ends_it_quietly(sqlite_url: str, ledger: FilledLedger) -> None:
+def test_closed_output_ends_a_command_quietly(sqlite_url: str, ledger: FilledLedger) -> None:
     for number in range(40):
         ledger.open(f"user-{number}")
     read, write = os.pipe()
