@@ -66,6 +66,7 @@ def test_version_is_shown(bare_cli: Cli) -> None:
         (("run", "--log-level", "LOUD"), "'LOUD' is not one of"),
         (("publish", "-", "--type", "x" * 256), "--type: a name on the broker has at most 255 bytes"),
         (("replies", "--follow"), "say --take as well"),
+        (("scheduler", "--json"), "--json goes with --once"),
         (("balance", "caf\udce9"), "user is not UTF-8"),
         (("statement", "a", "--from", "2026-13-01"), "'2026-13-01' is no time; write 15m, 2h or 3d (ago)"),
         (("history", "a", "--limit", "0"), "0 is not in the range 1<=x<=1000"),
