@@ -15,7 +15,7 @@ from tests.support.witness import Witness
 from tests.support.worker_thread import running
 from worker.bootstrap import Application
 from worker.broker import BILLING
-from worker.deadletters.service import Drain
+from worker.deadletters.link_drainer import LinkDrainer
 from worker.errors import NotKeptError
 from worker.ledger.store import Ledger
 from worker.settings import load_settings
@@ -55,7 +55,7 @@ def worker(
             assert deliveries, f"{count} messages have not come"
             items = pipeline.receive(deliveries)
             pipeline.apply(items)
-            pipeline.tell(link, items)
+            pipeline.reply_and_acknowledge(link, items)
             count -= len(deliveries)
     finally:
         link.close()
@@ -360,7 +360,7 @@ def test_replay_without_a_worker_is_paused_and_can_be_resumed(cli: Cli, witness:
     worker(cli)
     ended = cli("dead-letters", "replay", "1", "--reason", "none", "--patience", "0.2")
     assert (ended.code, ended.out) == (1, "replay 1 is paused: 1 sent\n")
-    assert "no outcome of 1 letter within 0 s; is a worker running?" in ended.err
+    assert "no outcome of 1 dead letter within 0 s; is a worker running?" in ended.err
     assert "dead-letters replay resume 1" in ended.err
     assert the_dead_letter(cli)["status"] == "replaying"
     with working(cli):
@@ -622,10 +622,10 @@ def test_drain_ends_with_1_where_a_dead_letter_cannot_be_stored(
     worker(cli)
     witness.publish({**BONUS, "referenceId": "bonus-2"}, exchange="", routing_key="billing.dead")
 
-    def take_all(*_: object, **__: object) -> int:
+    def drain_all(*_: object, **__: object) -> int:
         raise NotKeptError("1 dead letters can't be kept")
 
-    monkeypatch.setattr(Drain, "take_all", take_all)
+    monkeypatch.setattr(LinkDrainer, "drain_all", drain_all)
     ended = cli("dead-letters", "drain")
     assert (ended.code, ended.error) == (1, "1 dead letters can't be kept")
     assert ended.out.startswith("drained unknown, ended 0 of replays")

@@ -34,7 +34,7 @@ from schemas import (
     SettleAccount,
     SettleUsage,
 )
-from tests.support.model import Model, foretold
+from tests.support.model import Model, predicted
 from tests.support.processes import WorkerProcesses
 from tests.support.traffic import Listener, Truth, every_reply, mixed, nothing_is_left
 from tests.support.witness import Witness
@@ -268,7 +268,7 @@ def test_ten_thousand_commands_in_any_batches_by_any_number_of_workers_equal_the
     assert sum(len(batch) for _, batch, _ in happened) == len(commands)
     model = Model(SMALL_CATALOG)
     for now, batch, replies in happened:
-        assert [foretold(reply) for reply in replies] == [model.apply(command, now) for command in batch]
+        assert [predicted(reply) for reply in replies] == [model.apply(command, now) for command in batch]
     assert lots_in(postgres_engine) == {user: lots_of(model, user) for user in model.balances()}
     with postgres_engine.connect() as connection:
         stored = connection.execute(select(accounts.c.user_id, accounts.c.balance))

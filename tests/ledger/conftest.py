@@ -20,14 +20,14 @@ YEAR_OLD = filling.Filling(entries=40_000, accounts=6_000, until=NOW, heavy=2, h
 
 
 @pytest.fixture(scope="session")
-def _sqlite_story(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = shutil.copy(sqlite_template, tmp_path_factory.mktemp("story") / "ledger.sqlite3")
+def _sqlite_copy(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = shutil.copy(sqlite_template, tmp_path_factory.mktemp("true") / "ledger.sqlite3")
     return f"sqlite:///{path}"
 
 
 @pytest.fixture(scope="session")
-def _postgres_story(postgres: PostgresServer, postgres_template: str) -> Iterator[str]:
-    name = f"story_{uuid4().hex[:12]}"
+def _postgres_copy(postgres: PostgresServer, postgres_template: str) -> Iterator[str]:
+    name = f"true_{uuid4().hex[:12]}"
     postgres.databases.create_database(name, template=postgres_template)
     yield postgres.address.url(name)
     postgres.databases.drop_database(name)
@@ -36,7 +36,7 @@ def _postgres_story(postgres: PostgresServer, postgres_template: str) -> Iterato
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
 def true_ledger(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """A true ledger with everything in it, that can be corrupted: whoever does so rolls it back."""
-    url: str = request.getfixturevalue("_sqlite_story" if request.param == "sqlite" else "_postgres_story")
+    url: str = request.getfixturevalue("_sqlite_copy" if request.param == "sqlite" else "_postgres_copy")
     engine = ledger_engine(url)
     fill(engine)
     engine.dispose()

@@ -12,12 +12,13 @@ import click
 
 from schemas import Limits, Malformed, Reply, Status, decode
 from worker.bootstrap import Application, utc_now
-from worker.broker import BILLING, Link, Outgoing
+from worker.broker import Consumes, Link
 from worker.cli.application import reply_sender_of, with_application
 from worker.cli.options import actor_option, as_json, named_operator
 from worker.cli.output import show_fields, show_json
 from worker.cli.text import printable
 from worker.errors import BrokerUnavailableError, ConfigurationError, NoReplyError
+from worker.messages.outgoing import OutgoingCommand
 
 _LOOK_S = 0.5
 
@@ -114,20 +115,18 @@ def _asked(application: Application, reference: str, body: bytes, timeout_s: flo
     """Publish ``body`` and wait for its reply."""
     correlation_id = uuid4().hex
     with _reply_link(application) as (link, queue):
-        command = Outgoing(
-            body=body,
-            exchange=BILLING.exchange,
-            routing_key="credit.adjust",
-            properties={
-                "content_type": "application/json",
-                "message_id": correlation_id,
-                "correlation_id": correlation_id,
-                "reply_to": queue,
-                "app_id": "billing-worker adjust",
-                "user_id": reply_sender_of(application),
-            },
+        command = OutgoingCommand.of(
+            "credit.adjust",
+            body,
+            message_id=correlation_id,
+            app_id="billing-worker adjust",
+            sent_as=reply_sender_of(application),
+            correlation_id=correlation_id,
+            reply_to=queue,
         )
-        if link.publish([command]):
+        result = link.publish([command])
+        result.raise_if_refused()
+        if result.returned:
             raise ConfigurationError("no queue takes credit.adjust: run `billing-worker topology declare`")
         return _reply_to(link, correlation_id, reference, timeout_s)
 
@@ -150,7 +149,7 @@ def _reply_link(application: Application) -> Iterator[tuple[Link, str]]:
         link.close()
 
 
-def _reply_to(link: Link, correlation_id: str, reference: str, timeout_s: float) -> Reply:
+def _reply_to(link: Consumes, correlation_id: str, reference: str, timeout_s: float) -> Reply:
     deadline = monotonic() + timeout_s
     while (left := deadline - monotonic()) > 0:
         for delivery in link.receive(1, min(left, _LOOK_S)):

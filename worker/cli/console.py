@@ -89,32 +89,32 @@ def _serve(
     https: bool,
 ) -> None:
     from worker.console.app import create_app
+    from worker.console.context import ConsoleContext
     from worker.console.guard import AccessGuard
-    from worker.console.parts import Parts
-    from worker.console.people import People
-    from worker.console.serving import serve
+    from worker.console.server import serve
+    from worker.console.users import Users
 
-    people = None if users is None else People(users)
-    if people is None and not address.is_loopback:
+    console_users = None if users is None else Users(users)
+    if console_users is None and not address.is_loopback:
         raise ConfigurationError(
             f"{address.host} can be reached by others, so that the console needs users: add one with "
             "`billing-worker console users add NAME --role operator --users FILE`, and give it with --users"
         )
-    if people is not None and not len(people):
+    if console_users is not None and not len(console_users):
         raise ConfigurationError(
             f"{users} names nobody who could sign in: "
             "`billing-worker console users add NAME --role operator --users FILE`"
         )
-    guard = AccessGuard(people, address.host, read_only=read_only)
-    parts = Parts(application, guard, as_csv)
+    guard = AccessGuard(console_users, address.host, read_only=read_only)
+    context = ConsoleContext(application, guard, as_csv)
     key = token_bytes(32) if secret is None else secret.get_secret_value().encode()
     if len(key) < _SECRET_MIN:
         raise ConfigurationError(
             f"BILLING_CONSOLE_SECRET is too short to sign sessions: at least {_SECRET_MIN} bytes, "
             "such as `openssl rand -hex 32` prints"
         )
-    app = create_app(parts, key, through_https=https)
-    serve(app, parts, address, lambda url: click.echo(f"console on {url}"))
+    app = create_app(context, key, through_https=https)
+    serve(app, context, address, lambda url: click.echo(f"console on {url}"))
 
 
 with_role = click.option(
@@ -148,12 +148,12 @@ def add(context: click.Context, *, name: str, role: str | None, path: Path | Non
     Example:
       billing-worker console users add ann --role operator --users users
     """
-    from worker.console.people import Role, write_person
+    from worker.console.users import Role, write_user
 
     file = _file(context, path)
     if role is None:
         raise click.UsageError("say what the user may do: --role viewer or --role operator")
-    write_person(file, name, Role(role), _password())
+    write_user(file, name, Role(role), _password())
     if as_json:
         show_json({"name": name, "role": role})
     else:
@@ -167,10 +167,10 @@ def add(context: click.Context, *, name: str, role: str | None, path: Path | Non
 @click.pass_context
 def remove(context: click.Context, *, name: str, path: Path | None, as_json: bool) -> None:
     """Remove a user; open sessions end at once."""
-    from worker.console.people import remove_person
+    from worker.console.users import remove_user
 
     file = _file(context, path)
-    if not remove_person(file, name):
+    if not remove_user(file, name):
         raise ConfigurationError(f"{file} has no user {name!r}")
     if as_json:
         show_json({"removed": name})
@@ -184,14 +184,14 @@ def remove(context: click.Context, *, name: str, path: Path | None, as_json: boo
 @click.pass_context
 def list_users(context: click.Context, *, path: Path | None, as_json: bool) -> None:
     """List the users and their roles."""
-    from worker.console.people import People
+    from worker.console.users import Users
 
-    people = list(People(_file(context, path)))
+    users = Users(_file(context, path))
     if as_json:
-        listed = [{"name": person.name, "role": person.role.value} for person in people]
+        listed = [{"name": user.name, "role": user.role.value} for user in users]
         show_json({"users": listed, "next": None})
     else:
-        show_table("Users of the console", ("name", "role"), [(one.name, one.role.value) for one in people])
+        show_table("Users of the console", ("name", "role"), [(user.name, user.role.value) for user in users])
 
 
 def _file(context: click.Context, path: Path | None) -> Path:

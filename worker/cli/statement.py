@@ -20,7 +20,7 @@ from worker.cli.options import as_json, time_option, with_timezone, with_wide
 from worker.cli.output import is_terminal, show_fields, show_long_table, tab_separated
 from worker.cli.times import TimeText, moment, month_of, stamp
 from worker.errors import ConfigurationError
-from worker.ledger.queries import Statement, Transaction, day_start, zone_of
+from worker.ledger.queries import PostedEntry, Statement, day_start, zone_of
 
 WriteLine = Callable[[str], Any]
 
@@ -117,7 +117,7 @@ _COLUMNS = (
 )
 
 
-def _row(entry: Transaction) -> tuple[Any, ...]:
+def _row(entry: PostedEntry) -> tuple[Any, ...]:
     return (
         entry.sequence,
         moment(entry.recorded_at),
@@ -194,7 +194,7 @@ def as_csv(found: Statement) -> Iterator[str]:
     )
 
 
-def _csv_row(entry: Transaction) -> list[Any]:
+def _csv_row(entry: PostedEntry) -> list[Any]:
     return [
         "entry",
         entry.sequence,

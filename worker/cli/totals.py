@@ -10,7 +10,7 @@ from worker.cli.columns import Column
 from worker.cli.options import as_json, with_wide
 from worker.cli.output import progress, show_fields, show_json, show_table
 from worker.cli.text import printable
-from worker.ledger.audit import AuditReport, Progress, audit
+from worker.ledger.audit import AuditProgress, AuditReport, audit
 
 
 @click.command()
@@ -68,7 +68,7 @@ def audit_command(application: Application, *, as_json: bool) -> None:
     application.require_newest_schema()
     with progress("audit", None) as bar:
 
-        def step(done: Progress) -> None:
+        def step(done: AuditProgress) -> None:
             bar.update(bar.task_ids[0], description=done.step, completed=done.done, total=done.total)
 
         report = audit(application.engine, step)

@@ -9,7 +9,7 @@ from worker.bootstrap import Application, utc_now
 from worker.cli.application import reader_of, with_application
 from worker.cli.options import as_json, with_timezone
 from worker.cli.output import console, is_terminal, show_json, show_table
-from worker.ledger.queries import Usage
+from worker.ledger.queries import UsageReport
 
 _BAR_WIDTH = 50
 
@@ -34,7 +34,7 @@ def usage(application: Application, *, user: str, days: int, timezone: str, as_j
         show_usage(view)
 
 
-def show_usage(view: Usage) -> None:
+def show_usage(view: UsageReport) -> None:
     """Show usage by day: a chart on a terminal, lines in a pipe. The days add up to the total."""
     if not is_terminal():
         show_table("", ("day", "used", "entries"), [(d.day, d.used, d.entries) for d in view.by_day])

@@ -49,9 +49,9 @@ def _drained(application: Application, service: DeadLetters) -> tuple[int | None
         waiting = link.depth(BILLING.dead.name)
     if not waiting:
         return 0, None
-    with closing(service.drain(application.link(consume=[BILLING.dead.name]))) as taking:
+    with closing(service.link_drainer(application.link(consume=[BILLING.dead.name]))) as drainer:
         try:
-            return taking.take_all(expected=waiting, wait_s=0.02, on_outage=_show_outage), None
+            return drainer.drain_all(expected=waiting, wait_s=0.02, on_outage=_show_outage), None
         except NotKeptError as error:
             return None, error
 

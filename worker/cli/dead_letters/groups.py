@@ -12,8 +12,7 @@ from worker.cli.dead_letters.forms import moment
 from worker.cli.dead_letters.options import hint_at_drain, service_of
 from worker.cli.options import as_json, cursor_option, limit_option, show_next, with_wide
 from worker.cli.output import is_terminal, show_json, show_table
-from worker.deadletters.models import DeadLetterGroup, GroupDrift, GroupPage
-from worker.deadletters.store.queries import GroupOrder
+from worker.deadletters.models import DeadLetterGroup, GroupDrift, GroupOrder, GroupPage
 
 _DIGITS = 8
 

@@ -55,7 +55,7 @@ def list_dead_letters(
     """
     filter_ = replace(asked or DeadLetterFilter(), status=STATUSES[status])
     if code_before is not None:
-        filter_ = replace(filter_, reason=code_before)
+        filter_ = replace(filter_, code=code_before)
     page = service_of(application).page(filter_, limit=limit, before=cursor)
     if as_json:
         show_json(page.to_dict())

@@ -88,7 +88,7 @@ def _asked(*, start: TimeText | None, end: TimeText | None, **values: str | None
         return None
     now = utc_now()
     return DeadLetterFilter(
-        reason=values["code"],
+        code=values["code"],
         type=values["type_"],
         user_id=values["user"],
         reference_id=values["reference"],

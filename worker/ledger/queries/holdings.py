@@ -12,7 +12,7 @@ from worker.errors import QueryError
 from worker.ledger import rows
 from worker.ledger.bulk import among
 from worker.ledger.loading import holds_of, open_holds, open_lots
-from worker.ledger.queries.posted import standing
+from worker.ledger.queries.posted import posted_state
 from worker.ledger.queries.snapshots import within
 from worker.ledger.queries.views import View
 from worker.ledger.tables import accounts, holds, lots, operations
@@ -24,7 +24,7 @@ _PAGE = 500
 
 @dataclass(frozen=True)
 class LotView(View):
-    """One credit: of ``granted`` tokens ``remaining`` are left, ``held`` of them kept by holds.
+    """Credit: of ``granted`` tokens ``remaining`` are left, ``held`` of them kept by holds.
 
     ``pending`` ones take effect at ``effective_at``. ``free`` is what is spent next, the lower ``priority``
     first; from ``expires_at`` on nothing is left but what is held. ``parent`` is the number of the lot it
@@ -49,7 +49,7 @@ class LotView(View):
 
 @dataclass(frozen=True)
 class Lots(View):
-    """The lots of an account: first those with something left, in the order in which they are spent."""
+    """Lots of an account: first those with something left, in the order in which they are spent."""
 
     user_id: str
     lots: tuple[LotView, ...]
@@ -84,7 +84,7 @@ class HoldView(View):
 
 @dataclass(frozen=True)
 class Holds(View):
-    """The holds of an account: the open ones, the oldest first, then ended ones, the newest first."""
+    """Holds of an account: the open ones, the oldest first, then ended ones, the newest first."""
 
     user_id: str
     holds: tuple[HoldView, ...]
@@ -107,10 +107,10 @@ class Expiring(View):
 
 def lots_of(connection: Connection, user_id: str, now: datetime, catalog: Catalog, *, used_up: bool) -> Lots:
     """Return the lots of ``user_id`` at ``now`` (UTC); ``used_up`` adds empty ones. Raises NotFoundError."""
-    book = standing(connection, user_id).now(now, catalog)
-    shown = _in_order(book)
+    account = posted_state(connection, user_id).now(now, catalog)
+    shown = _in_order(account)
     if used_up:
-        shown += sorted(_used_up(connection, book), key=lambda lot: -lot.number)
+        shown += sorted(_used_up(connection, account), key=lambda lot: -lot.number)
     references = _references(connection, [lot.operation_id for lot in shown])
     return Lots(user_id, tuple(lot_view(lot, references) for lot in shown))
 
@@ -134,20 +134,20 @@ def lot_view(lot: Lot, references: Mapping[int, str]) -> LotView:
     )
 
 
-def _in_order(book: Account) -> list[Lot]:
+def _in_order(account: Account) -> list[Lot]:
     """Return the lots in burn order, then those held to the last token, then those that take effect later."""
-    spent = [lot for lot, _ in book.burning()]
-    held = [lot for lot in book.lots.values() if lot.remaining and not lot.free]
-    pending = [lot for lot in book.lots.values() if lot.pending]
+    spent = [lot for lot, _ in account.burning()]
+    held = [lot for lot in account.lots.values() if lot.remaining and not lot.free]
+    pending = [lot for lot in account.lots.values() if lot.pending]
     return spent + held + sorted(pending, key=lambda lot: (lot.effective_at, lot.number))
 
 
-def _used_up(connection: Connection, book: Account) -> list[Lot]:
-    account_id = book.state.account_id
+def _used_up(connection: Connection, account: Account) -> list[Lot]:
+    account_id = account.state.account_id
     statement = select(*(lots.c[name] for name in rows.LOT)).where(
         lots.c.account_id == account_id, ~lots.c.is_open
     )
-    emptied = [lot for lot in book.lots.values() if not lot.remaining and not lot.pending]
+    emptied = [lot for lot in account.lots.values() if not lot.remaining and not lot.pending]
     return [*emptied, *(rows.lot(row) for row in connection.execute(statement))]
 
 
@@ -181,14 +181,14 @@ def holds_of_user(
     QueryError for a limit outside 1 to 1000 or a reference of no ended hold.
     """
     within("limit", limit, 1, HOLDS_LIMIT_MAX)
-    book = standing(connection, user_id).now(now, catalog)
-    found = list(book.holds.values())
+    account = posted_state(connection, user_id).now(now, catalog)
+    found = list(account.holds.values())
     shown = [hold_view(hold, None) for hold in found if hold.state is HoldState.OPEN]
     if not ended and behind is None:
         return Holds(user_id, tuple(shown), has_more=False)
     ran_out = [hold_view(hold, None) for hold in reversed(found) if hold.state is not HoldState.OPEN]
     closed = _behind(ran_out, behind) + _closed(
-        connection, book.state.account_id, limit + 1, _place(connection, book, behind)
+        connection, account.state.account_id, limit + 1, _place(connection, account, behind)
     )
     first = shown if behind is None else []
     return Holds(user_id, tuple(first + closed[:limit]), has_more=len(closed) > limit)
@@ -202,14 +202,14 @@ def _behind(views: list[HoldView], reference_id: str | None) -> list[HoldView]:
     return views[references.index(reference_id) + 1 :] if reference_id in references else []
 
 
-def _place(connection: Connection, book: Account, reference_id: str | None) -> int | None:
+def _place(connection: Connection, account: Account, reference_id: str | None) -> int | None:
     """Return the operation of a closed hold; None without a reference, and for a hold that only ran out."""
-    if reference_id is None or reference_id in {hold.reference_id for hold in book.holds.values()}:
+    if reference_id is None or reference_id in {hold.reference_id for hold in account.holds.values()}:
         return None
     statement = (
         select(holds.c.operation_id)
         .join(operations, operations.c.operation_id == holds.c.operation_id)
-        .where(holds.c.account_id == book.state.account_id, operations.c.reference_id == reference_id)
+        .where(holds.c.account_id == account.state.account_id, operations.c.reference_id == reference_id)
     )
     place: int | None = connection.execute(statement).scalar_one_or_none()
     if place is None:
@@ -269,7 +269,7 @@ def expiring(
     1 to 3660.
     """
     until = _horizon(now, days)
-    yield from _lost(standing(connection, user_id).now(now, catalog), until, catalog)
+    yield from _lost(posted_state(connection, user_id).now(now, catalog), until, catalog)
 
 
 def all_expiring(connection: Connection, now: datetime, days: int, catalog: Catalog) -> Iterator[Expiring]:

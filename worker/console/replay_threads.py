@@ -1,0 +1,109 @@
+"""Replays that this process runs, each in a thread of its own.
+
+The runner is the command line's: a lease names the process that runs a replay, and every step is stored
+before it is taken. A replay whose console was killed can be resumed anywhere.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from secrets import token_hex
+
+from worker.bootstrap import Application
+from worker.errors import BillingError
+
+log = logging.getLogger(__name__)
+
+_STOP_S = 15.0
+
+
+class ThreadStop:
+    """Stop request for a loop in a thread."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    @property
+    def requested(self) -> bool:
+        """True from the moment the loop shall end."""
+        return self._event.is_set()
+
+    def wait(self, seconds: float) -> None:
+        """Wait so long, or until the loop shall end."""
+        self._event.wait(seconds)
+
+    def end(self) -> None:
+        """End the loop."""
+        self._event.set()
+
+
+class ReplayThreads:
+    """Starts replays in threads and keeps their problems."""
+
+    def __init__(self, application: Application) -> None:
+        self._application = application
+        self._lock = threading.Lock()
+        self._running: dict[int, tuple[threading.Thread, ThreadStop]] = {}
+        self._problems: dict[int, str] = {}
+
+    @property
+    def problems(self) -> Mapping[int, str]:
+        """Reason why a replay waits or ended, by its number; only for replays of this process."""
+        with self._lock:
+            return dict(self._problems)
+
+    def is_running(self, number: int) -> bool:
+        """Return True while this process runs the replay."""
+        with self._lock:
+            return number in self._running
+
+    def start(self, number: int, actor: str) -> None:
+        """Start a replay; nothing changes where this process runs it already."""
+        with self._lock:
+            if number in self._running:
+                return
+            stop = ThreadStop()
+            thread = threading.Thread(
+                target=self._run, args=(number, actor, stop), name=f"replay-{number}", daemon=True
+            )
+            self._running[number] = (thread, stop)
+            self._problems.pop(number, None)
+            thread.start()
+
+    def stop(self) -> None:
+        """Pause all replays, and wait until they are paused."""
+        with self._lock:
+            running = list(self._running.values())
+        for _, stop in running:
+            stop.end()
+        for thread, _ in running:
+            thread.join(_STOP_S)
+
+    def _run(self, number: int, actor: str, stop: ThreadStop) -> None:
+        name = f"console:{os.getpid()}:{token_hex(4)}"
+        try:
+            self._application.replayer(name=name).run(
+                number,
+                actor,
+                stop=stop,
+                on_progress=lambda _: self._set_problem(number, None),
+                on_trouble=lambda text: self._set_problem(number, text),
+            )
+        except BillingError as error:
+            self._set_problem(number, str(error))
+        except Exception as error:
+            log.exception("replay %d ended by a fault; it can be resumed", number)
+            self._set_problem(
+                number, f"ended by a fault ({type(error).__name__}, see the console's log); resume it"
+            )
+        finally:
+            with self._lock:
+                self._running.pop(number, None)
+
+    def _set_problem(self, number: int, problem: str | None) -> None:
+        with self._lock:
+            if problem is None:
+                self._problems.pop(number, None)
+            else:
+                self._problems[number] = problem

@@ -1,0 +1,167 @@
+"""Users with a role and a password, in a file that only its owner can read.
+
+A file and no table: it can be read while the database is down, and no password, hashed or not, lies beside
+the ledger. One line a user, ``name:role:hash``. The file is read again when it has changed, so that a removed
+user has no access any more.
+"""
+
+import os
+import re
+import stat
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+
+from werkzeug.security import check_password_hash, generate_password_hash
+
+from worker.errors import ConfigurationError
+
+PASSWORD_MIN = 10
+_NAME = re.compile(r"[^\s:#\x00-\x1f\x7f][^\s:\x00-\x1f\x7f]{0,99}")
+
+
+class Role(StrEnum):
+    """Role of a user: a viewer looks, an operator looks and acts."""
+
+    VIEWER = "viewer"
+    OPERATOR = "operator"
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """User of the console. ``version`` changes with the password and the role, and ends older sessions."""
+
+    name: str
+    role: Role
+    version: str = ""
+
+    @property
+    def is_operator(self) -> bool:
+        """True where this user may change anything."""
+        return self.role is Role.OPERATOR
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    user: User
+    password_hash: str
+
+
+class Users:
+    """Users in the file at ``path``."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._seen: tuple[int, int, int] | None = None
+        self._entries: Mapping[str, _Entry] = {}
+        _dummy_hash()  # now: the first sign-in under an unknown name would wait for it
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+    def __iter__(self) -> Iterator[User]:
+        return (entry.user for entry in self._read().values())
+
+    def get(self, name: str) -> User | None:
+        """Return the user of this name; None where there is none."""
+        entry = self._read().get(name)
+        return None if entry is None else entry.user
+
+    def authenticate(self, name: str, password: str) -> User | None:
+        """Return the user with this name and password; None where they don't match."""
+        entry = self._read().get(name)
+        # A wrong name is answered as slowly as a right one.
+        is_right = check_password_hash(_dummy_hash() if entry is None else entry.password_hash, password)
+        return entry.user if entry is not None and is_right else None
+
+    def _read(self) -> Mapping[str, _Entry]:
+        """Read the file. Raises ConfigurationError where it is unreadable, open to others, or malformed."""
+        with self._lock:
+            try:
+                about = self._path.stat()
+                seen = (about.st_mtime_ns, about.st_size, about.st_ino)
+                if seen != self._seen:
+                    _refuse_open_file(self._path, about)
+                    self._entries = _entries(self._path.read_text(encoding="utf-8"), self._path)
+                    self._seen = seen
+            except (OSError, UnicodeDecodeError) as error:
+                why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+                raise ConfigurationError(
+                    f"the file of the console's users, {self._path}, can't be read: {why}; "
+                    "make one with `billing-worker console users add NAME --role operator`"
+                ) from error
+            return self._entries
+
+
+@cache
+def _dummy_hash() -> str:
+    return generate_password_hash(os.urandom(16).hex())
+
+
+def write_user(path: Path, name: str, role: Role, password: str) -> None:
+    """Add a user to the file, or change one. Raises ConfigurationError for an invalid name or password."""
+    if not _NAME.fullmatch(name):
+        raise ConfigurationError(
+            f"{name!r} is not a valid name: 1 to 100 characters, no white space, no colon, no leading #"
+        )
+    if len(password) < PASSWORD_MIN:
+        raise ConfigurationError(f"the password is too short: at least {PASSWORD_MIN} characters")
+    lines = [line for line in _lines_of(path) if not line.startswith(f"{name}:")]
+    _write(path, [*lines, f"{name}:{role.value}:{generate_password_hash(password)}"])
+
+
+def remove_user(path: Path, name: str) -> bool:
+    """Remove a user from the file; return whether there was one. Their sessions end at once."""
+    lines = _lines_of(path)
+    kept = [line for line in lines if not line.startswith(f"{name}:")]
+    if len(kept) == len(lines):
+        return False
+    _write(path, kept)
+    return True
+
+
+def _lines_of(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} can't be read: {error}") from error
+
+
+def _write(path: Path, lines: list[str]) -> None:
+    """Write the file whole or not at all, readable for its owner alone from the first moment on."""
+    fresh = path.with_name(path.name + ".new")
+    try:
+        fresh.unlink(missing_ok=True)
+        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
+        fresh.replace(path)
+    except OSError as error:
+        raise ConfigurationError(f"{path} can't be written: {error.strerror}") from error
+
+
+def _refuse_open_file(path: Path, about: os.stat_result) -> None:
+    if about.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ConfigurationError(f"{path} holds password hashes and is open to others: chmod 600 {path}")
+
+
+def _entries(text: str, path: Path) -> dict[str, _Entry]:
+    entries: dict[str, _Entry] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        name, _, rest = line.partition(":")
+        role, _, password_hash = rest.partition(":")
+        if not _NAME.fullmatch(name) or role not in set(Role) or "$" not in password_hash:
+            raise ConfigurationError(
+                f"{path}, line {number}: not NAME:ROLE:HASH with role viewer or operator"
+            )
+        version = sha256(f"{role}:{password_hash}".encode()).hexdigest()[:16]
+        entries[name] = _Entry(User(name, Role(role), version), password_hash)
+    return entries
