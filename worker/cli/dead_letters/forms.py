@@ -5,13 +5,13 @@ from typing import Any
 
 from pydantic.alias_generators import to_camel
 
+from worker.cli import times
 from worker.deadletters.models import DeadLetterDetails, StoredDeadLetter
-from worker.messages.dead_letters import EPOCH
 
 
 def moment(at: datetime | None) -> str:
     """Return a time in UTC, to the second."""
-    return "unknown" if at is None or at == EPOCH else f"{at:%Y-%m-%d %H:%M:%S}Z"
+    return times.moment(at) or "unknown"
 
 
 def details_as_dict(details: DeadLetterDetails) -> dict[str, Any]:
@@ -46,13 +46,8 @@ def dead_letter_as_dict(dead_letter: StoredDeadLetter) -> dict[str, Any]:
         if name in {"body", "edited_body"}:
             fields |= {} if value is None else body_as_dict(to_camel(name), value)
         else:
-            fields[to_camel(name)] = _rfc3339(value) if isinstance(value, datetime) else value
+            fields[to_camel(name)] = value.isoformat() if isinstance(value, datetime) else value
     return fields
-
-
-def _rfc3339(at: datetime) -> str | None:
-    """Return a dead letter's time; None where unknown."""
-    return None if at == EPOCH else at.isoformat()
 
 
 def body_as_dict(name: str, body: bytes) -> dict[str, str]:
