@@ -25,7 +25,7 @@ from worker.bootstrap import Application
 from worker.broker import BILLING, Link, Outgoing, PublishResult, open_link
 from worker.broker.rabbitmq.link import AmqpLink
 from worker.catalog import Catalog
-from worker.cli.operate import _environments
+from worker.cli.run import _environments
 from worker.errors import BrokerUnavailableError, ConfigurationError
 from worker.ledger.audit import audit
 from worker.ledger.due import DueAccount, due_accounts

@@ -21,9 +21,9 @@ from worker.errors import ConfigurationError
 from worker.lanes.pausing import Lanes, is_new_config
 from worker.lanes.poison import PoisonTrials
 from worker.ledger.engine import ledger_engine
-from worker.ledger.migrations import current_revision, newest_revision
 from worker.ledger.pauses import Pauses
 from worker.ledger.primary import DatabaseGuard
+from worker.ledger.revisions import current_revision, newest_revision
 from worker.ledger.store import Ledger
 from worker.ledger.trials import Trials
 from worker.messages.dead_letter_limit import DeadLetterLimit

@@ -7,7 +7,7 @@ from functools import partial
 from worker.bootstrap import Application
 from worker.broker import BILLING, broker_is_embedded
 from worker.errors import BillingError, ConfigurationError, TransientError
-from worker.ledger.migrations import current_revision, newest_revision
+from worker.ledger.revisions import current_revision, newest_revision
 from worker.ledger.store import Ledger
 from worker.runtime.health import CheckResult, Health, HealthCheck, HealthState, run_checks
 from worker.settings import redacted

@@ -29,7 +29,7 @@ from tests.support.provision import PostgresServer, RabbitMQServer, postgres_ser
 from tests.support.servers import major_version, postgres_binaries
 from worker.bootstrap import Application, utc_now
 from worker.broker import BILLING, Link, Outgoing
-from worker.cli.operate import OBJECTS_A_COLLECTION
+from worker.cli.run import OBJECTS_A_COLLECTION
 from worker.core import decide
 from worker.ledger.audit import audit
 from worker.ledger.migrations import migrate

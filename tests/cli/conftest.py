@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.console import Books, Cli
+from tests.cli.console import Cli, FilledLedger
 from worker.ledger.engine import ledger_engine
 
 
@@ -38,8 +38,8 @@ def cli(ledger_cli: Cli, broker_url: str) -> Cli:
 
 
 @pytest.fixture
-def books(sqlite_url: str) -> Iterator[Books]:
+def ledger(sqlite_url: str) -> Iterator[FilledLedger]:
     """The ledger that ``ledger_cli`` reads."""
     engine = ledger_engine(sqlite_url)
-    yield Books(engine)
+    yield FilledLedger(engine)
     engine.dispose()

@@ -103,8 +103,8 @@ class Cli:
         return Ended(code, out.text, err.text)
 
 
-class Books:
-    """A ledger to fill for the commands that read it."""
+class FilledLedger:
+    """Ledger that a test fills for the commands that read it."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine

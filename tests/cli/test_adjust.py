@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.cli.console import Books, Cli, Ended
+from tests.cli.console import Cli, Ended, FilledLedger
 from tests.support.witness import Witness
 from tests.support.worker_thread import running
 from worker.bootstrap import Application
@@ -17,9 +17,9 @@ WHY = ("--reason", "booked twice", "--actor", "ann")
 
 
 @pytest.fixture(autouse=True)
-def ada(books: Books) -> None:
+def ada(ledger: FilledLedger) -> None:
     """An account with 10,000 tokens."""
-    books.open("ada")
+    ledger.open("ada")
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def worker(cli: Cli) -> Iterator[None]:
     application.engine.dispose()
 
 
-def told_reference(ended: Ended) -> str:
+def shown_reference(ended: Ended) -> str:
     """Return the reference from standard error, where the worker in this process writes its log as well."""
     (line,) = [line for line in ended.err.splitlines() if line.startswith("reference ")]
     return line.removeprefix("reference ")
@@ -48,7 +48,7 @@ def fields(ended: Ended) -> dict[str, str]:
 def test_applied_adjustment_is_shown_and_exits_with_0(cli: Cli) -> None:
     with worker(cli):
         ended = cli("adjust", "ada", "-400", *WHY, "--reference", "slip-1", "--timeout", "60")
-    assert (ended.code, told_reference(ended)) == (0, "slip-1")
+    assert (ended.code, shown_reference(ended)) == (0, "slip-1")
     assert fields(ended) == {
         "outcome": "applied",
         "message": "Debited 400 tokens by hand. Balance: 9.6K",
@@ -76,10 +76,10 @@ def test_rejected_adjustment_exits_with_1_and_a_higher_attempt_is_judged_anew(cl
     assert (given.code, judged_anew.code, judged_anew.json["balanceAfter"]) == (0, 0, 9_998)
 
 
-def test_the_reference_is_made_up_and_told_and_repeats_it_safely(cli: Cli) -> None:
+def test_generated_reference_is_shown_and_repeats_the_adjustment_safely(cli: Cli) -> None:
     with worker(cli):
         first = cli("adjust", "ada", "70", "--reason", "outage", "--timeout", "60")
-        reference = told_reference(first)
+        reference = shown_reference(first)
         again = cli("adjust", "ada", "70", "--reason", "outage", "--reference", reference, "--timeout", "60")
     assert reference.startswith("adjust-")
     assert fields(again)["outcome"] == "applied, as it was before"
@@ -88,12 +88,14 @@ def test_the_reference_is_made_up_and_told_and_repeats_it_safely(cli: Cli) -> No
     assert outcome["detail"]["actor"] == getpass.getuser()
 
 
-def test_without_a_worker_it_says_how_to_go_on_and_leaves_no_queue(cli: Cli, witness: Witness) -> None:
+def test_adjustment_without_a_worker_names_the_repeating_command_and_leaves_no_queue(
+    cli: Cli, witness: Witness
+) -> None:
     ended = cli("adjust", "ada", "5", *WHY, "--reference", "slip-1", "--timeout", "0.2")
     assert ended.code == 3
-    told = ended.err.splitlines()[-1]
-    assert "no reply to 'slip-1' within 0.2 s" in told
-    assert "Repeat it with --reference slip-1: it is applied once" in told
+    last = ended.err.splitlines()[-1]
+    assert "no reply to 'slip-1' within 0.2 s" in last
+    assert "Repeat it with --reference slip-1: it is applied once" in last
     ((properties, _),) = witness.take("billing.payments", 1)
     assert (properties.delivery_mode, properties.app_id) == (2, "billing-worker adjust")
     assert properties.reply_to.startswith("billing.replies.")
@@ -103,7 +105,7 @@ def test_without_a_worker_it_says_how_to_go_on_and_leaves_no_queue(cli: Cli, wit
     link.close()
 
 
-def test_without_a_topology_nothing_is_sent_and_the_way_out_is_told(
+def test_adjustment_without_a_topology_is_not_sent_and_names_the_way_out(
     ledger_cli: Cli, bare_broker_url: str
 ) -> None:
     ended = ledger_cli("adjust", "ada", "5", *WHY, BILLING_BROKER_URL=bare_broker_url)
@@ -118,7 +120,7 @@ def test_reply_queue_is_the_users_own_below_the_workers_reply_queue(cli: Cli, wi
     assert properties.reply_to.startswith(f"app.answers.{witness.user}.")
 
 
-def test_a_broker_that_does_not_answer_exits_with_3(ledger_cli: Cli) -> None:
+def test_broker_that_does_not_answer_exits_with_3(ledger_cli: Cli) -> None:
     ended = ledger_cli("adjust", "ada", "5", *WHY, BILLING_BROKER_URL="amqp://u:p@127.0.0.1:9/")
     assert ended.code == 3
 

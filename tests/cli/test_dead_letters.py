@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from tests.cli.console import Books, Cli, Ended
+from tests.cli.console import Cli, Ended, FilledLedger
 from tests.support.waiting import PATIENCE_S, eventually
 from tests.support.witness import Witness
 from tests.support.worker_thread import running
 from worker import __version__
 from worker.bootstrap import Application
 from worker.broker import BILLING
-from worker.cli.dead_letters import common
+from worker.deadletters.link_drainer import LinkDrainer
 from worker.errors import NotKeptError
 from worker.ledger.store import Ledger
 from worker.settings import load_settings
@@ -25,15 +25,20 @@ BONUS = {"type": "credit.bonus", "referenceId": "bonus-1", "userId": "ann", "tok
 
 
 @pytest.fixture(autouse=True)
-def ann(books: Books) -> None:
+def ann(ledger: FilledLedger) -> None:
     """Account of ann, to which mended commands are applied."""
-    books.open("ann")
+    ledger.open("ann")
 
 
 def worker(
-    cli: Cli, count: int = 1, *, most: int = 1_000, senders: Mapping[str, Sequence[str]] | None = None
+    cli: Cli,
+    count: int = 1,
+    *,
+    most: int = 1_000,
+    senders: Mapping[str, Sequence[str]] | None = None,
+    drains: bool = True,
 ) -> None:
-    """Process the next ``count`` messages, as a worker with the largest quantity ``most`` does."""
+    """Process the next ``count`` messages with the largest quantity ``most``, then drain dead letters."""
     environment = cli.environment
     application = Application(
         load_settings(
@@ -56,6 +61,7 @@ def worker(
     finally:
         link.close()
         application.engine.dispose()
+    assert not drains or cli("dead-letters", "drain").code == 0
 
 
 @contextmanager
@@ -95,7 +101,7 @@ def the_dead_letter(cli: Cli, *options: str) -> dict[str, Any]:
 # -- seeing -----------------------------------------------------------------------------------------------
 
 
-def test_no_dead_letters_are_an_empty_list(cli: Cli) -> None:
+def test_listing_without_dead_letters_is_empty(cli: Cli) -> None:
     ended = cli("dead-letters", "list")
     assert (ended.code, ended.out.split("\t")[0]) == (0, "number")
     assert len(ended.lines) == 1
@@ -107,7 +113,7 @@ def test_no_dead_letters_are_an_empty_list(cli: Cli) -> None:
     }
 
 
-def test_a_dead_letter_is_listed_with_what_an_operator_needs(cli: Cli, witness: Witness) -> None:
+def test_dead_letter_is_listed_with_what_an_operator_needs(cli: Cli, witness: Witness) -> None:
     witness.publish(BONUS)
     worker(cli)
     names, values = (line.split("\t") for line in cli("dead-letters", "list").lines)
@@ -116,7 +122,7 @@ def test_a_dead_letter_is_listed_with_what_an_operator_needs(cli: Cli, witness: 
     assert shown == {
         "number": "1",
         "status": "parked",
-        "reason": "invalid_field",
+        "code": "invalid_field",
         "message": "tokens: at most 1000 is taken.",
         "reference": "bonus-1",
         "user": "ann",
@@ -128,28 +134,28 @@ def test_a_dead_letter_is_listed_with_what_an_operator_needs(cli: Cli, witness: 
     assert "bonus-1" in on_terminal.out
 
 
-def test_dead_letters_are_listed_newest_first_by_page_reason_and_status(cli: Cli, witness: Witness) -> None:
+def test_dead_letters_are_listed_newest_first_by_page_code_and_status(cli: Cli, witness: Witness) -> None:
     for body in (b"one", b"[2]", b"three"):
         witness.publish(body, routing_key="usage.deduct")
     worker(cli, 3)
     assert [dead_letter["number"] for dead_letter in dead_letters(cli)] == [3, 2, 1]
-    assert [dead_letter["number"] for dead_letter in dead_letters(cli, "--limit", "1", "--before", "3")] == [
+    assert [dead_letter["number"] for dead_letter in dead_letters(cli, "--limit", "1", "--cursor", "3")] == [
         2
     ]
-    assert [dead_letter["number"] for dead_letter in dead_letters(cli, "--reason", "not_json")] == [3, 1]
+    assert [dead_letter["number"] for dead_letter in dead_letters(cli, "--code", "not_json")] == [3, 1]
     cli("dead-letters", "discard", "1", "--reason", "a try")
     assert [dead_letter["number"] for dead_letter in dead_letters(cli)] == [3, 2]
     assert [dead_letter["number"] for dead_letter in dead_letters(cli, "--status", "discarded")] == [1]
     assert [dead_letter["number"] for dead_letter in dead_letters(cli, "--status", "all")] == [3, 2, 1]
 
 
-def test_a_dead_letter_is_shown_whole(cli: Cli, witness: Witness) -> None:
+def test_dead_letter_is_shown_whole(cli: Cli, witness: Witness) -> None:
     witness.publish(BONUS, message_id="m-1", correlation_id="c-1", headers={"x-trace": "t-1"})
     worker(cli)
     shown = cli("dead-letters", "show", "1")
     assert shown.code == 0
     fields = dict(line.split("\t") for line in shown.lines if line.count("\t") == 1)
-    assert fields["reason"] == "invalid_field"
+    assert fields["code"] == "invalid_field"
     assert fields["queue"] == "billing.payments"
     assert (fields["exchange"], fields["routing key"]) == ("billing", "credit.bonus")
     assert (fields["type"], fields["reference id"], fields["user id"]) == ("credit.bonus", "bonus-1", "ann")
@@ -163,7 +169,7 @@ def test_a_dead_letter_is_shown_whole(cli: Cli, witness: Witness) -> None:
     assert "bonus-1\tnothing\t\t\t" in shown.lines, "what the ledger has under its reference"
 
 
-def test_a_dead_letter_is_json_for_scripts(cli: Cli, witness: Witness) -> None:
+def test_dead_letter_is_json_for_scripts(cli: Cli, witness: Witness) -> None:
     witness.publish(BONUS, message_id="m-1")
     worker(cli)
     shown = cli("dead-letters", "show", "1", "--json").json
@@ -173,8 +179,8 @@ def test_a_dead_letter_is_json_for_scripts(cli: Cli, witness: Witness) -> None:
 
 
 def body_shown(ended: Ended) -> str:
-    told, _, _ = ended.out.partition("\nwhen\twhat")
-    return told.partition("\nbody, ")[2].partition("\n")[2].rstrip("\n")
+    before, _, _ = ended.out.partition("\nwhen\tevent")
+    return before.partition("\nbody, ")[2].partition("\n")[2].rstrip("\n")
 
 
 BODIES: list[tuple[bytes, str]] = [
@@ -200,7 +206,7 @@ BODIES: list[tuple[bytes, str]] = [
 ]
 
 
-def test_the_body_is_readable_where_it_can_be_and_hexadecimal_where_not(cli: Cli, witness: Witness) -> None:
+def test_body_is_readable_where_it_can_be_and_hexadecimal_where_not(cli: Cli, witness: Witness) -> None:
     for body, _ in BODIES:
         witness.publish(body, routing_key="usage.deduct")
     worker(cli, len(BODIES))
@@ -219,7 +225,7 @@ def test_bytes_that_are_no_text_are_hexadecimal_in_json(cli: Cli, witness: Witne
     assert "body" not in shown
 
 
-def test_looking_disturbs_nothing(cli: Cli, witness: Witness) -> None:
+def test_showing_a_dead_letter_changes_nothing(cli: Cli, witness: Witness) -> None:
     witness.publish(BONUS)
     worker(cli)
     before = cli("dead-letters", "list", "--json").out
@@ -243,7 +249,7 @@ def test_looking_disturbs_nothing(cli: Cli, witness: Witness) -> None:
     ],
     ids=" ".join,
 )
-def test_a_dead_letter_that_does_not_exist_exits_with_4(cli: Cli, command: tuple[str, ...]) -> None:
+def test_dead_letter_that_does_not_exist_exits_with_4(cli: Cli, command: tuple[str, ...]) -> None:
     ended = cli("dead-letters", *command)
     assert ended.code == 4
     assert ended.error == "there is no dead letter 7; see `billing-worker dead-letters list`"
@@ -252,9 +258,7 @@ def test_a_dead_letter_that_does_not_exist_exits_with_4(cli: Cli, command: tuple
 # -- replay -----------------------------------------------------------------------------------------------
 
 
-def test_a_dead_letter_is_applied_when_its_cause_is_mended_and_it_is_replayed(
-    cli: Cli, witness: Witness
-) -> None:
+def test_replayed_dead_letter_is_applied_once_its_cause_is_mended(cli: Cli, witness: Witness) -> None:
     correlation_id = witness.publish(BONUS)
     worker(cli)
     assert witness.replies({correlation_id})[correlation_id][0]["status"] == "failed"
@@ -272,7 +276,7 @@ def test_a_dead_letter_is_applied_when_its_cause_is_mended_and_it_is_replayed(
     assert [(line["status"], line["agrees"]) for line in details["ledger"]] == [("applied", True)]
 
 
-def test_a_replay_of_what_has_been_applied_since_is_a_duplicate_and_moves_nothing(
+def test_replay_of_a_command_applied_since_is_a_duplicate_and_moves_nothing(
     cli: Cli, witness: Witness
 ) -> None:
     witness.publish(BONUS)
@@ -285,7 +289,7 @@ def test_a_replay_of_what_has_been_applied_since_is_a_duplicate_and_moves_nothin
     assert cli("balance", "ann", "--json").json["balance"] == 12_000
 
 
-def test_a_dead_letter_that_fails_again_is_the_same_with_one_more_try(cli: Cli, witness: Witness) -> None:
+def test_dead_letter_that_fails_again_is_the_same_with_one_more_try(cli: Cli, witness: Witness) -> None:
     witness.publish(BONUS)
     worker(cli)
     first = the_dead_letter(cli)
@@ -300,9 +304,7 @@ def test_a_dead_letter_that_fails_again_is_the_same_with_one_more_try(cli: Cli, 
     assert "1\tfailed_again\tinvalid_field: tokens: at most 1500 is taken." in shown.lines
 
 
-def test_a_dead_letter_that_was_put_away_comes_back_when_its_message_fails_again(
-    cli: Cli, witness: Witness
-) -> None:
+def test_discarded_dead_letter_waits_again_when_its_message_fails_again(cli: Cli, witness: Witness) -> None:
     witness.publish(BONUS)
     worker(cli)
     cli("dead-letters", "discard", "1", "--reason", "never mind")
@@ -311,7 +313,7 @@ def test_a_dead_letter_that_was_put_away_comes_back_when_its_message_fails_again
     assert the_dead_letter(cli)["attempts"] == 2
 
 
-def test_a_sender_who_may_not_is_replayed_by_an_operator_who_may(
+def test_message_of_a_forbidden_sender_is_replayed_by_an_operator_with_the_right(
     cli: Cli, witness: Witness, broker_url: str
 ) -> None:
     operator = broker_url.partition("://")[2].partition(":")[0]
@@ -326,7 +328,7 @@ def test_a_sender_who_may_not_is_replayed_by_an_operator_who_may(
     assert cli("balance", "ann", "--json").json["balance"] == 12_000
 
 
-def test_several_dead_letters_are_replayed_in_one_call_each_once(cli: Cli, witness: Witness) -> None:
+def test_one_call_replays_several_dead_letters_once_each(cli: Cli, witness: Witness) -> None:
     for number in range(3):
         witness.publish(BONUS | {"referenceId": f"bonus-{number}"})
     worker(cli, 3)
@@ -343,7 +345,7 @@ def test_one_unknown_number_stops_the_whole_replay_or_discard(cli: Cli, witness:
     assert witness.depth("billing.payments") == 0
 
 
-def test_a_dead_letter_that_reaches_no_queue_stays_parked(cli: Cli, witness: Witness) -> None:
+def test_dead_letter_that_reaches_no_queue_stays_parked(cli: Cli, witness: Witness) -> None:
     witness.publish(BONUS)
     worker(cli)
     witness.channel.queue_unbind("billing.payments", "billing", "credit.*")
@@ -354,7 +356,7 @@ def test_a_dead_letter_that_reaches_no_queue_stays_parked(cli: Cli, witness: Wit
     assert "1\tunroutable\treached no queue: billing has no route for 'credit.bonus'" in shown.lines
 
 
-def test_a_replay_without_a_worker_rests_and_says_so_and_is_resumed(cli: Cli, witness: Witness) -> None:
+def test_replay_without_a_worker_is_paused_and_can_be_resumed(cli: Cli, witness: Witness) -> None:
     witness.publish(BONUS)
     worker(cli)
     ended = cli("dead-letters", "replay", "1", "--reason", "none", "--patience", "0.2")
@@ -373,16 +375,20 @@ def test_dry_run_shows_the_results_of_a_replay_and_sends_nothing(cli: Cli, witne
     worker(cli, 2)
     ended = cli("dead-letters", "replay", "1", "2", "--dry-run", "--json")
     assert ended.code == 1
-    told = {forecast["would"]: forecast for forecast in ended.json["forecasts"]}
-    assert (told["apply"]["deadLetters"], told["apply"]["tokens"], told["apply"]["sample"]) == (1, 2_000, 1)
-    assert (told["malformed"]["code"], told["malformed"]["sample"]) == ("not_json", 2)
+    forecasts = {forecast["would"]: forecast for forecast in ended.json["forecasts"]}
+    assert (
+        forecasts["apply"]["deadLetters"],
+        forecasts["apply"]["tokens"],
+        forecasts["apply"]["sample"],
+    ) == (1, 2_000, 1)
+    assert (forecasts["malformed"]["code"], forecasts["malformed"]["sample"]) == ("not_json", 2)
     assert cli("dead-letters", "replay", "1", "--dry-run").code == 0
     assert witness.depth("billing.payments") == witness.depth("billing.usage") == 0
     assert cli("balance", "ann", "--json").json["balance"] == 10_000
     assert cli("dead-letters", "replay", "list", "--json").json["replays"] == []
 
 
-def test_a_group_is_replayed_in_steps_and_stops_by_itself_when_one_fails(cli: Cli, witness: Witness) -> None:
+def test_replay_in_steps_stops_by_itself_when_one_fails(cli: Cli, witness: Witness) -> None:
     for number, tokens in enumerate((2_000, 2_000, 9_000, 2_000)):
         witness.publish(BONUS | {"referenceId": f"bonus-{number}", "tokens": tokens})
     worker(cli, 4)
@@ -412,7 +418,7 @@ def test_replays_are_listed_shown_and_cancelled(cli: Cli, witness: Witness) -> N
         "a try",
         "--patience",
         "0",
-        "--as",
+        "--actor",
         "eva",
     )
     (listed,) = cli("dead-letters", "replay", "list", "--json").json["replays"]
@@ -423,33 +429,33 @@ def test_replays_are_listed_shown_and_cancelled(cli: Cli, witness: Witness) -> N
         [1],
     )
     names, values = (line.split("\t") for line in cli("dead-letters", "replay", "list").lines)
-    assert dict(zip(names, values, strict=True))["came of it"] == "1 waiting, 1 sent"
+    assert dict(zip(names, values, strict=True))["results"] == "1 waiting, 1 sent"
     fields = dict(line.split("\t") for line in cli("dead-letters", "replay", "show", "1").lines)
-    assert (fields["state"], fields["step"], fields["letters"]) == ("paused", "1 of 2", "2")
+    assert (fields["state"], fields["step"], fields["dead letters"]) == ("paused", "1 of 2", "2")
     assert cli("dead-letters", "replay", "pause", "1").code == 1
     cancelled = cli("dead-letters", "replay", "cancel", "1", "--reason", "a slip")
     assert cancelled.out == "replay 1 is cancelled: 1 sent, 1 skipped\n"
     assert cli("dead-letters", "replay", "resume", "1").code == 1
     worker(cli, most=5_000)
     assert [dead_letter["number"] for dead_letter in dead_letters(cli)] == [2], (
-        "the next command sees that 1 was applied"
+        "the drain sees that 1 was applied"
     )
     assert cli("dead-letters", "replay", "show", "9").code == 4
 
 
-def test_the_groups_are_proved(cli: Cli, witness: Witness, books: Books) -> None:
+def test_verify_proves_the_groups(cli: Cli, witness: Witness, ledger: FilledLedger) -> None:
     witness.publish(BONUS)
     worker(cli)
     ended = cli("dead-letters", "groups", "--verify")
-    assert (ended.code, ended.out) == (0, "the groups are what their letters come to\n")
-    with books.engine.begin() as connection:
+    assert (ended.code, ended.out) == (0, "the groups are what their dead letters add up to\n")
+    with ledger.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE dead_letter_groups SET parked = 3, waiting = 3")
     ended = cli("dead-letters", "groups", "--verify")
     assert ended.code == 1
     assert ended.out.endswith(": parked is 3, and must be 1\n")
 
 
-def test_a_replay_asks_before_it_takes_all_dead_letters_of_a_filter(cli: Cli) -> None:
+def test_replay_asks_before_it_takes_all_dead_letters_of_a_filter(cli: Cli) -> None:
     ended = cli("dead-letters", "replay", "--code", "not_json", "--reason", "none")
     assert ended.code == 2
     assert "add --yes" in ended.err
@@ -459,11 +465,11 @@ def test_a_replay_asks_before_it_takes_all_dead_letters_of_a_filter(cli: Cli) ->
     ("arguments", "said"),
     [
         (("replay", "7"), "Missing option '--reason'"),
-        (("replay", "--reason", "x"), "give the numbers of letters, or a filter"),
+        (("replay", "--reason", "x"), "give the numbers of dead letters, or a filter"),
         (("replay", "7", "--code", "x", "--reason", "x"), "either numbers or filters"),
         (("replay", "7", "--reason", "x", "--rate", "fast"), "must be like 50/s"),
-        (("replay", "7", "--reason", "x", "--canary", "0"), "numbers of letters from 1"),
-        (("list", "--since", "yesterday"), "must be a day such as"),
+        (("replay", "7", "--reason", "x", "--canary", "0"), "numbers of dead letters from 1"),
+        (("list", "--since", "last week"), "is no time; write 15m, 2h or 3d (ago)"),
     ],
 )
 def test_invalid_arguments_are_refused_before_anything_is_done(
@@ -474,7 +480,7 @@ def test_invalid_arguments_are_refused_before_anything_is_done(
     assert said in ended.err
 
 
-def test_the_help_of_replay_shows_its_options_and_its_commands(bare_cli: Cli) -> None:
+def test_help_of_replay_shows_its_options_and_its_commands(bare_cli: Cli) -> None:
     ended = bare_cli("dead-letters", "replay", "--help")
     assert ended.code == 0
     for piece in ("--canary", "--dry-run", "--rate", "resume", "cancel", "fixed"):
@@ -496,14 +502,14 @@ def editor(tmp_path: Path, *replacements: tuple[str, str]) -> str:
     return str(script)
 
 
-def test_a_body_is_mended_in_an_editor_and_then_replayed(cli: Cli, witness: Witness, tmp_path: Path) -> None:
+def test_body_is_mended_in_an_editor_and_then_replayed(cli: Cli, witness: Witness, tmp_path: Path) -> None:
     witness.publish({**BONUS, "tokenz": 5, "tokens": 500})
     worker(cli)
     mending = editor(tmp_path, (',\n  "tokenz": 5', ""))
-    ended = cli("dead-letters", "edit", "1", "--reason", "a typo", "--as", "eva", EDITOR=mending)
+    ended = cli("dead-letters", "edit", "1", "--reason", "a typo", "--actor", "eva", EDITOR=mending)
     assert (ended.code, ended.out) == (
         0,
-        "letter 1 is edited; send it with `billing-worker dead-letters replay 1`\n",
+        "dead letter 1 is edited; send it with `billing-worker dead-letters replay 1`\n",
     )
     details = cli("dead-letters", "show", "1", "--json").json
     assert json.loads(details["editedBody"]) == {**BONUS, "tokens": 500}
@@ -514,7 +520,7 @@ def test_a_body_is_mended_in_an_editor_and_then_replayed(cli: Cli, witness: Witn
     assert cli("balance", "ann", "--json").json["balance"] == 10_500
 
 
-def test_a_body_that_a_worker_would_refuse_is_not_taken_and_the_way_out_is_told(
+def test_body_that_a_worker_would_refuse_is_not_saved_and_the_error_names_the_way_out(
     cli: Cli, witness: Witness, tmp_path: Path
 ) -> None:
     witness.publish({**BONUS, "tokenz": 5})
@@ -528,7 +534,7 @@ def test_a_body_that_a_worker_would_refuse_is_not_taken_and_the_way_out_is_told(
     assert unchecked.code == 0
 
 
-def test_an_editor_that_changes_nothing_edits_nothing(cli: Cli, witness: Witness, tmp_path: Path) -> None:
+def test_editor_that_changes_nothing_edits_nothing(cli: Cli, witness: Witness, tmp_path: Path) -> None:
     witness.publish({**BONUS, "tokenz": 5})
     worker(cli)
     ended = cli("dead-letters", "edit", "1", "--reason", "a look", EDITOR=editor(tmp_path))
@@ -549,7 +555,7 @@ def test_bytes_that_no_editor_keeps_are_mended_from_a_file(
     assert cli("dead-letters", "show", "1", "--json").json["editedBody"].encode() == mended
 
 
-def test_a_note_is_shown_with_the_dead_letter(cli: Cli, witness: Witness) -> None:
+def test_note_is_shown_with_the_dead_letter(cli: Cli, witness: Witness) -> None:
     witness.publish(BONUS)
     worker(cli)
     assert cli("dead-letters", "note", "1", "asked the team", "--as", "eva").code == 0
@@ -561,7 +567,7 @@ def test_a_note_is_shown_with_the_dead_letter(cli: Cli, witness: Witness) -> Non
 # -- discarding -------------------------------------------------------------------------------------------
 
 
-def test_a_dead_letter_that_is_put_away_keeps_the_reason(cli: Cli, witness: Witness) -> None:
+def test_discarded_dead_letter_keeps_the_reason(cli: Cli, witness: Witness) -> None:
     witness.publish(BONUS)
     worker(cli)
     ended = cli("dead-letters", "discard", "1", "--reason", "a try of Ann's, see T-17")
@@ -572,7 +578,7 @@ def test_a_dead_letter_that_is_put_away_keeps_the_reason(cli: Cli, witness: Witn
     assert cli("dead-letters", "discard", "1", "--reason", "again").code == 1
 
 
-def test_a_dead_letter_that_is_brought_back_waits_again(cli: Cli, witness: Witness) -> None:
+def test_restored_dead_letter_waits_again(cli: Cli, witness: Witness) -> None:
     witness.publish(BONUS)
     worker(cli)
     cli("dead-letters", "discard", "--code", "invalid_field", "--yes", "--reason", "a slip")
@@ -584,7 +590,7 @@ def test_a_dead_letter_that_is_brought_back_waits_again(cli: Cli, witness: Witne
 # -- export and import ------------------------------------------------------------------------------------
 
 
-def test_dead_letters_are_taken_out_and_put_back_byte_by_byte(
+def test_export_and_import_keep_every_byte(
     cli: Cli, witness: Witness, tmp_path: Path, sqlite_template: Path
 ) -> None:
     witness.publish(BONUS, message_id="m-1", headers={"x-trace": "t-1"})
@@ -603,51 +609,77 @@ def test_dead_letters_are_taken_out_and_put_back_byte_by_byte(
     assert there.lines == exported.lines
 
 
-def test_a_dead_letter_that_does_not_exist_empties_no_file(cli: Cli, tmp_path: Path) -> None:
+def test_export_of_an_unknown_dead_letter_empties_no_file(cli: Cli, tmp_path: Path) -> None:
     before = tmp_path / "7.jsonl"
     before.write_text("a letter")
     assert cli("dead-letters", "export", "7", "--output", str(before)).code == 4
     assert before.read_text() == "a letter"
 
 
-def test_a_dead_letter_that_cannot_be_kept_closes_the_office_to_nobody(
+def test_drain_ends_with_1_where_a_dead_letter_cannot_be_stored(
     cli: Cli, witness: Witness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     witness.publish(BONUS)
     worker(cli)
-    cli("dead-letters", "park")
+    witness.publish({**BONUS, "referenceId": "bonus-2"}, exchange="", routing_key="billing.dead")
 
-    def drain(*_: object) -> int:
+    def drain_all(*_: object, **__: object) -> int:
         raise NotKeptError("1 dead letters can't be kept")
 
-    monkeypatch.setattr(common, "drain", drain)
-    ended = cli("dead-letters", "note", "1", "looked at")
-    assert (ended.code, ended.out) == (0, "noted on letter 1\n")
-    assert "1 dead letters can't be kept" in ended.err
+    monkeypatch.setattr(LinkDrainer, "drain_all", drain_all)
+    ended = cli("dead-letters", "drain")
+    assert (ended.code, ended.error) == (1, "1 dead letters can't be kept")
+    assert ended.out.startswith("drained unknown, ended 0 of replays")
 
 
-def test_a_line_that_is_no_dead_letter_is_named(cli: Cli) -> None:
+def test_import_names_a_line_that_is_no_dead_letter(cli: Cli) -> None:
     ended = cli("dead-letters", "import", "-", stdin=b'\n{"format": "x"}\n')
     assert ended.code == 1
     assert ended.error.startswith("line 2: number: Field required")
 
 
-def test_parking_says_what_waits(cli: Cli, witness: Witness) -> None:
-    witness.publish(BONUS)
-    worker(cli)
-    assert cli("dead-letters", "park").out == "1 letter waits, in 1 group\n"
+def test_drain_counts_what_it_drained_and_what_waits(cli: Cli, witness: Witness) -> None:
+    for number in range(2):
+        witness.publish(b"oops", exchange="", routing_key="billing.dead", message_id=f"m-{number}")
+    first = cli("dead-letters", "drain")
+    assert first.out == "drained 2, ended 0 of replays that nobody runs; 2 dead letters wait, in 1 group\n"
+    again = cli("dead-letters", "park", "--json").json
+    assert (again["drained"], again["ended"], again["parked"], again["groups"]) == (0, 0, 2, 1)
 
 
-def test_dead_letters_are_looked_at_while_the_broker_is_away(cli: Cli, witness: Witness) -> None:
-    witness.publish(BONUS)
-    worker(cli)
-    cli("dead-letters", "park")
-    away = "amqp://guest:guest@127.0.0.1:1/"
-    ended = cli("dead-letters", "list", "--json", BILLING_BROKER_URL=away)
-    assert ended.code == 0
-    assert ended.json["total"] == 1
-    assert "letters that still wait in billing.dead are not among these" in ended.err
-    assert cli("dead-letters", "discard", "1", "--reason", "x", BILLING_BROKER_URL=away).code == 3
+AWAY = "amqp://guest:guest@127.0.0.1:1/"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("note", "1", "asked the team"),
+        ("list",),
+        ("groups",),
+        ("show", "1"),
+        ("edit", "1", "--reason", "x", "--from-file", "-", "--unchecked"),
+        ("discard", "1", "--reason", "x"),
+        ("export", "1"),
+        ("replay", "1", "--dry-run"),
+        ("replay", "list"),
+    ],
+    ids=" ".join,
+)
+def test_stored_dead_letters_need_no_broker(cli: Cli, witness: Witness, command: tuple[str, ...]) -> None:
+    witness.publish(b"oops", exchange="", routing_key="billing.dead")
+    cli("dead-letters", "drain")
+    ended = cli("dead-letters", *command, stdin=b"{}", BILLING_BROKER_URL=AWAY)
+    assert (ended.code, ended.err) == (0, "")
+
+
+def test_drain_needs_the_broker(ledger_cli: Cli) -> None:
+    assert ledger_cli("dead-letters", "drain", BILLING_BROKER_URL=AWAY).code == 3
+
+
+def test_empty_listing_names_the_drainer(ledger_cli: Cli) -> None:
+    for command in ("list", "groups"):
+        ended = ledger_cli("dead-letters", command, BILLING_BROKER_URL=AWAY)
+        assert (ended.code, ended.err.count("`billing-worker dead-letters drain`")) == (0, 1)
 
 
 # -- groups -----------------------------------------------------------------------------------------------
@@ -671,17 +703,16 @@ def test_like_failures_are_one_group(cli: Cli, witness: Witness) -> None:
     assert (first["tokensAtStake"], first["tokensUnknown"]) == (6_003, 0)
     assert (second["reason"], second["waiting"], second["tokensUnknown"]) == ("not_json", 1, 1)
     names, *values = (line.split("\t") for line in cli("dead-letters", "groups").lines)
-    assert {dict(zip(names, row, strict=True))["tokens at stake"] for row in values} == {"6003", "not known"}
+    assert {dict(zip(names, row, strict=True))["tokens affected"] for row in values} == {"6003", "unknown"}
 
 
 # -- many -------------------------------------------------------------------------------------------------
 
 
-def test_more_dead_letters_than_one_delivery_holds_are_all_there_at_the_first_look(
-    cli: Cli, witness: Witness
-) -> None:
+def test_drain_takes_more_dead_letters_than_one_delivery_holds(cli: Cli, witness: Witness) -> None:
     for number in range(450):
         witness.publish(f"broken {number}".encode(), routing_key="usage.deduct", user_id="billing")
-    worker(cli, 450)
+    worker(cli, 450, drains=False)
     eventually(lambda: witness.depth("billing.dead") == 450)
+    assert cli("dead-letters", "drain", "--json").json["drained"] == 450
     assert cli("dead-letters", "list", "--limit", "1", "--json").json["total"] == 450

@@ -4,17 +4,17 @@ import pytest
 from sqlalchemy import insert
 
 from schemas import DeductUsage, PaymentRefunded, PaymentSucceeded, RefundCredit, ReserveUsage, SettleUsage
-from tests.cli.console import Books, Cli
+from tests.cli.console import Cli, FilledLedger
 from tests.support.asking import dead_letter
 from worker.deadletters.store import tables
 
 
 @pytest.fixture(autouse=True)
-def ann(books: Books) -> None:
+def ann(ledger: FilledLedger) -> None:
     """Account of ann, whose references each have a different history."""
-    books.open("ann")
-    books.apply(DeductUsage(reference_id="job", user_id="ann", tokens=20_000, feature="chat"))
-    books.apply(
+    ledger.open("ann")
+    ledger.apply(DeductUsage(reference_id="job", user_id="ann", tokens=20_000, feature="chat"))
+    ledger.apply(
         PaymentSucceeded(
             reference_id="pay", user_id="ann", package_id="standard", amount_minor=1_999, currency="USD"
         ),
@@ -37,7 +37,7 @@ def sections(shown: str) -> dict[str, list[str]]:
     return found
 
 
-def test_in_a_pipe_each_part_is_lines_below_a_heading(ledger_cli: Cli) -> None:
+def test_pipe_gets_each_part_as_lines_below_a_heading(ledger_cli: Cli) -> None:
     ended = ledger_cli("explain", "job")
     shown = sections(ended.out)
     assert (ended.code, ended.err) == (0, "")
@@ -57,9 +57,9 @@ def test_in_a_pipe_each_part_is_lines_below_a_heading(ledger_cli: Cli) -> None:
 
 
 def test_outcomes_of_a_squatted_reference_are_shown_with_their_types_and_users(
-    ledger_cli: Cli, books: Books
+    ledger_cli: Cli, ledger: FilledLedger
 ) -> None:
-    books.apply(
+    ledger.apply(
         DeductUsage(reference_id="pay-2", user_id="nobody", tokens=5),
         PaymentSucceeded(
             reference_id="pay-2", user_id="ann", package_id="standard", amount_minor=1_999, currency="USD"
@@ -72,22 +72,22 @@ def test_outcomes_of_a_squatted_reference_are_shown_with_their_types_and_users(
     ]
 
 
-def test_a_payment_and_what_happened_to_it(ledger_cli: Cli) -> None:
+def test_payment_is_shown_with_its_events(ledger_cli: Cli) -> None:
     for reference in ("pay", "gone"):
         shown = sections(ledger_cli("explain", reference).out)
         assert "paid\t1999 USD (minor units)" in shown["Payment pay"]
-        assert shown["What happened to the payment"][1].split("\t")[:2] == ["gone", "refunded"]
+        assert shown["Events of the payment"][1].split("\t")[:2] == ["gone", "refunded"]
     lots = sections(ledger_cli("explain", "pay").out)["Lots it opened, as they are now"]
     assert [line.split("\t")[1] for line in lots[1:]] == ["purchase", "purchase_bonus of 2"]
 
 
-def test_a_hold_and_its_end(ledger_cli: Cli) -> None:
+def test_hold_is_shown_with_its_end(ledger_cli: Cli) -> None:
     shown = sections(ledger_cli("explain", "settle").out)
     assert shown["Its hold"][1].split("\t")[:4] == ["hold", "settled", "300", "100"]
     assert "original\thold (usage.reserve, applied, tokens_reserved)" in shown["settle"]
 
 
-def test_on_a_terminal_it_is_panels_and_tables_on_one_screen(ledger_cli: Cli) -> None:
+def test_terminal_gets_panels_and_tables_on_one_screen(ledger_cli: Cli) -> None:
     shown = ledger_cli("explain", "settle", terminal=True)
     assert "╭─ settle" in shown.out
     assert "╭─ Reply" in shown.out
@@ -96,9 +96,9 @@ def test_on_a_terminal_it_is_panels_and_tables_on_one_screen(ledger_cli: Cli) ->
     assert "\t" not in shown.out
 
 
-def test_terminal_shows_some_of_many_entries_and_says_so(ledger_cli: Cli, books: Books) -> None:
+def test_terminal_shows_some_of_many_entries_and_says_so(ledger_cli: Cli, ledger: FilledLedger) -> None:
     for number in range(25):
-        books.apply(
+        ledger.apply(
             PaymentSucceeded(
                 reference_id=f"p{number}",
                 user_id="ann",
@@ -108,13 +108,13 @@ def test_terminal_shows_some_of_many_entries_and_says_so(ledger_cli: Cli, books:
             )
         )
     balance = ledger_cli("balance", "ann", "--json").json["balance"]
-    books.apply(DeductUsage(reference_id="all", user_id="ann", tokens=balance))
+    ledger.apply(DeductUsage(reference_id="all", user_id="ann", tokens=balance))
     assert "more; --json has them all" in ledger_cli("explain", "all", terminal=True).out
     assert len(ledger_cli("explain", "all", "--json").json["entries"]) == 27
 
 
-def test_a_reference_known_by_a_dead_letter_alone(ledger_cli: Cli, books: Books) -> None:
-    with books.engine.begin() as connection:
+def test_reference_known_by_a_dead_letter_alone_is_explained(ledger_cli: Cli, ledger: FilledLedger) -> None:
+    with ledger.engine.begin() as connection:
         connection.execute(insert(tables.dead_letters), dead_letter("lost"))
     shown = sections(ledger_cli("explain", "lost").out)
     assert shown["lost"] == ["known only by\tdead letters"]
@@ -122,8 +122,8 @@ def test_a_reference_known_by_a_dead_letter_alone(ledger_cli: Cli, books: Books)
     assert "known only by" in ledger_cli("explain", "lost", terminal=True).out
 
 
-def test_an_event_that_waits_for_its_payment(ledger_cli: Cli, books: Books) -> None:
-    books.apply(
+def test_event_that_waits_for_its_payment_is_explained(ledger_cli: Cli, ledger: FilledLedger) -> None:
+    ledger.apply(
         PaymentRefunded(
             reference_id="early", user_id="ann", original_reference_id="later", amount_minor=1, currency="USD"
         )
@@ -132,14 +132,14 @@ def test_an_event_that_waits_for_its_payment(ledger_cli: Cli, books: Books) -> N
     assert shown["later"] == ["known only by\tevents that wait for their payment"]
 
 
-def test_an_explanation_is_json_for_scripts(ledger_cli: Cli) -> None:
+def test_explanation_is_json_for_scripts(ledger_cli: Cli) -> None:
     shown = ledger_cli("explain", "gone", "--json").json
     assert shown["reply"]["code"] == "payment_refunded"
     assert shown["original"]["referenceId"] == "pay"
     assert shown["payment"]["collected"] == 137_430
 
 
-def test_an_unknown_reference_exits_with_4_and_says_where_to_look(ledger_cli: Cli) -> None:
+def test_unknown_reference_exits_with_4_and_names_where_to_look(ledger_cli: Cli) -> None:
     ended = ledger_cli("explain", "nothing")
     assert ended.code == 4
     assert "nothing is known of the reference 'nothing'" in ended.error

@@ -1,22 +1,21 @@
 """Parts of a balance, for a person, a pipe and a script."""
 
-import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from schemas import BonusCredit, DeductUsage, ReleaseUsage, ReserveUsage
-from tests.cli.console import Books, Cli
+from tests.cli.console import Cli, FilledLedger
 from worker.cli import output
 
 SOON = datetime.now(UTC) + timedelta(days=3)
 
 
 @pytest.fixture(autouse=True)
-def ann(books: Books) -> None:
+def ann(ledger: FilledLedger) -> None:
     """Account of ann: 10,000 tokens of which 300 are held, and 50 that expire in three days."""
-    books.open("ann")
-    books.apply(
+    ledger.open("ann")
+    ledger.apply(
         BonusCredit(reference_id="spent", user_id="ann", tokens=40, priority=0),
         DeductUsage(reference_id="d", user_id="ann", tokens=40),
         BonusCredit(reference_id="brief", user_id="ann", tokens=50, expires_at=SOON),
@@ -46,7 +45,7 @@ def test_lots_are_a_table_on_a_terminal_and_json_for_scripts(ledger_cli: Cli) ->
     assert [lot["remaining"] for lot in shown["lots"]] == [10_000, 50]
 
 
-def test_holds_are_shown_the_open_ones_and_all(ledger_cli: Cli) -> None:
+def test_holds_are_the_open_ones_or_all(ledger_cli: Cli) -> None:
     (hold,) = rows(ledger_cli("holds", "ann").out)
     assert (hold["reference"], hold["state"], hold["amount"], hold["lots"]) == (
         "h-1",
@@ -58,16 +57,26 @@ def test_holds_are_shown_the_open_ones_and_all(ledger_cli: Cli) -> None:
         ("h-1", ""),
         ("h-2", "r"),
     ]
-    assert ledger_cli("holds", "ann", "--all", "--json").json["hasMore"] is False
+    assert ledger_cli("holds", "ann", "--all", "--json").json["next"] is None
 
 
-def test_on_a_terminal_it_is_said_that_there_are_more_holds(ledger_cli: Cli, books: Books) -> None:
-    books.apply(
-        ReserveUsage(reference_id="h-3", user_id="ann", tokens=20, ttl_seconds=3_600),
-        ReleaseUsage(reference_id="r-3", user_id="ann", original_reference_id="h-3"),
-    )
+def test_holds_are_listed_page_by_page(ledger_cli: Cli, ledger: FilledLedger) -> None:
+    for number in (3, 4):
+        ledger.apply(
+            ReserveUsage(reference_id=f"h-{number}", user_id="ann", tokens=20, ttl_seconds=3_600),
+            ReleaseUsage(reference_id=f"r-{number}", user_id="ann", original_reference_id=f"h-{number}"),
+        )
+    pages: list[list[str]] = []
+    cursor: tuple[str, ...] = ()
+    while True:
+        page = ledger_cli("holds", "ann", "--all", "--limit", "1", *cursor, "--json").json
+        pages.append([hold["referenceId"] for hold in page["holds"]])
+        if page["next"] is None:
+            break
+        cursor = ("--cursor", page["next"])
+    assert pages == [["h-1", "h-4"], ["h-3"], ["h-2"]]
     shown = ledger_cli("holds", "ann", "--all", "--limit", "1", terminal=True)
-    assert shown.lines[-1] == "there are older ones: --limit 2"
+    assert shown.err == "next page: billing-worker holds ann --all --limit 1 --cursor h-4\n"
 
 
 def test_expiring_lots_of_a_user_are_shown_with_their_sum(ledger_cli: Cli) -> None:
@@ -82,21 +91,21 @@ def test_expiring_lots_of_a_user_are_shown_with_their_sum(ledger_cli: Cli) -> No
 
 
 def test_expiring_lots_of_all_users_are_shown_line_by_line(
-    ledger_cli: Cli, books: Books, monkeypatch: pytest.MonkeyPatch
+    ledger_cli: Cli, ledger: FilledLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(output, "_AT_ONCE", 2)
     for number in range(4):
-        books.open(f"user-{number}", "basic")
+        ledger.open(f"user-{number}", "basic")
         ends = SOON + timedelta(hours=number)
-        books.apply(
+        ledger.apply(
             BonusCredit(
                 reference_id=f"b-{number}", user_id=f"user-{number}", tokens=number + 1, expires_at=ends
             )
         )
     expected = ["ann", "user-0", "user-1", "user-2", "user-3"]
     assert [lot["user"] for lot in rows(ledger_cli("expiring", "--days", "7").out)] == expected
-    lines = ledger_cli("expiring", "--days", "7", "--json").lines
-    assert [json.loads(line)["userId"] for line in lines] == expected
+    shown = ledger_cli("expiring", "--days", "7", "--json").json
+    assert [lot["userId"] for lot in shown["expiring"]] == expected
     on_terminal = ledger_cli("expiring", "--days", "7", terminal=True).out
     assert on_terminal.count("tokens") == 3, "three tables of two"
     assert all(user in on_terminal for user in expected)

@@ -17,7 +17,7 @@ from tests.support.waiting import eventually
 from tests.support.witness import Witness
 from worker.broker import Outgoing, PublishResult
 from worker.broker.rabbitmq.link import AmqpLink
-from worker.cli import messages as messages_module
+from worker.cli import publish as publish_module
 from worker.errors import BrokerUnavailableError
 from worker.settings import load_settings
 
@@ -41,7 +41,7 @@ def types(taken: Sequence[tuple[Any, bytes]]) -> list[str]:
 # -- sending ----------------------------------------------------------------------------------------------
 
 
-def test_a_file_is_published_line_by_line(broker_cli: Cli, witness: Witness) -> None:
+def test_file_is_published_line_by_line(broker_cli: Cli, witness: Witness) -> None:
     Path("day.jsonl").write_bytes(lines(3))
     ended = broker_cli("publish", "day.jsonl")
     assert (ended.code, ended.out, ended.err) == (0, "published 3, refused 0, unroutable 0\n", "")
@@ -55,7 +55,7 @@ def test_standard_input_is_published_too(broker_cli: Cli, witness: Witness) -> N
     assert list(Path().iterdir()) == []
 
 
-def test_the_bytes_of_a_line_are_sent_as_they_are(broker_cli: Cli, witness: Witness) -> None:
+def test_bytes_of_a_line_are_sent_as_they_are(broker_cli: Cli, witness: Witness) -> None:
     line = '{"type":"usage.deduct",  "referenceId":"ü-1","userId":"\\u00fc","tokens":5}'.encode()
     broker_cli("publish", "-", stdin=b"\n  " + line + b" \r\n\n")
     ((properties, body),) = witness.take("billing.usage", 1)
@@ -71,7 +71,7 @@ def test_replies_go_where_they_are_asked_to(broker_cli: Cli, witness: Witness) -
     assert properties.reply_to == witness.reply_queue
 
 
-def test_the_broker_vouches_for_the_user_who_published(
+def test_broker_vouches_for_the_user_who_published(
     broker_cli: Cli, witness: Witness, broker_url: str
 ) -> None:
     broker_cli("publish", "-", stdin=lines(1))
@@ -109,7 +109,7 @@ def test_lines_go_to_the_queues_of_their_types(broker_cli: Cli, witness: Witness
     assert references(witness.take("billing.usage", 1)) == ["r-0"]
 
 
-def test_a_batch_is_one_line_and_one_message(broker_cli: Cli, witness: Witness) -> None:
+def test_batch_is_one_line_and_one_message(broker_cli: Cli, witness: Witness) -> None:
     items = [{name: value for name, value in GOOD.items() if name != "userId"}]
     batch = {"type": "usage.batch", "referenceId": "b-1", "userId": "ann", "items": items}
     assert broker_cli("publish", "-", stdin=json.dumps(batch).encode()).code == 0
@@ -133,7 +133,7 @@ def test_every_type_finds_its_queue(broker_cli: Cli, witness: Witness) -> None:
 # -- lines without a type ---------------------------------------------------------------------------------
 
 
-def test_the_type_is_given_to_lines_that_name_none(broker_cli: Cli, witness: Witness) -> None:
+def test_type_option_is_for_lines_without_a_type(broker_cli: Cli, witness: Witness) -> None:
     bare = b'{"referenceId":"x",  "userId":"ann","tokens":1}'
     ended = broker_cli("publish", "-", "--type", "usage.deduct", stdin=bare + b"\n" + lines(1))
     assert ended.code == 0
@@ -142,7 +142,7 @@ def test_the_type_is_given_to_lines_that_name_none(broker_cli: Cli, witness: Wit
     assert json.loads(second) == GOOD
 
 
-def test_giving_the_type_mends_nothing_else(broker_cli: Cli) -> None:
+def test_type_option_mends_nothing_else(broker_cli: Cli) -> None:
     twice = b'{"referenceId":"x","userId":"ann","tokens":1,"tokens":2}\n'
     ended = broker_cli("publish", "-", "--type", "usage.deduct", stdin=twice + b"{}\n[1]\nno\n")
     assert ended.code == 1
@@ -171,7 +171,7 @@ def test_lines_the_worker_would_refuse_are_named_and_not_sent(broker_cli: Cli, w
     assert references(witness.take("billing.usage", 2)) == ["r-0", "r-1"]
 
 
-def test_a_bad_item_is_named_by_its_place_and_nothing_of_the_batch_is_sent(
+def test_bad_item_is_named_by_its_place_and_nothing_of_the_batch_is_sent(
     broker_cli: Cli, witness: Witness
 ) -> None:
     batch = {"type": "usage.batch", "referenceId": "b-1", "items": [GOOD, GOOD | {"tokens": -1}]}
@@ -185,7 +185,7 @@ def test_a_bad_item_is_named_by_its_place_and_nothing_of_the_batch_is_sent(
     assert json.loads(body) == batch
 
 
-def test_the_maximum_is_the_one_that_is_configured(broker_cli: Cli) -> None:
+def test_maximum_is_the_one_that_is_configured(broker_cli: Cli) -> None:
     ended = broker_cli("publish", "-", stdin=lines(1), BILLING_MAX_QUANTITY="4")
     assert ended.code == 1
     assert "line 1: invalid_field: tokens: at most 4 is taken." in ended.err
@@ -209,26 +209,26 @@ def test_lines_that_no_queue_takes_are_named(broker_cli: Cli, witness: Witness) 
     assert witness.depth("billing.usage") == 2
 
 
-def test_without_the_topology_nothing_is_sent(bare_cli: Cli, bare_broker_url: str) -> None:
+def test_publish_without_the_topology_sends_nothing(bare_cli: Cli, bare_broker_url: str) -> None:
     ended = bare_cli("publish", "-", stdin=lines(1), BILLING_BROKER_URL=bare_broker_url)
     assert ended.code == 3
     assert "billing-worker topology declare" in ended.error
 
 
 @pytest.mark.parametrize("source", ["missing.jsonl", "."])
-def test_a_file_that_cannot_be_read_is_wrong_usage(broker_cli: Cli, source: str) -> None:
+def test_file_that_cannot_be_read_is_wrong_usage(broker_cli: Cli, source: str) -> None:
     ended = broker_cli("publish", source)
     assert ended.code == 2
     assert ended.error.startswith(f"{source} can't be read: ")
 
 
-def test_an_empty_file_is_published_in_no_time(broker_cli: Cli) -> None:
+def test_empty_file_is_published(broker_cli: Cli) -> None:
     Path("empty.jsonl").touch()
     ended = broker_cli("publish", "empty.jsonl")
     assert (ended.code, ended.out) == (0, "published 0, refused 0, unroutable 0\n")
 
 
-def test_a_person_sees_a_progress_bar_and_a_pipe_does_not(broker_cli: Cli) -> None:
+def test_progress_bar_is_for_terminals_alone(broker_cli: Cli) -> None:
     Path("day.jsonl").write_bytes(lines(3))
     shown = broker_cli("publish", "day.jsonl", terminal=True)
     assert "publishing" in shown.err
@@ -259,12 +259,12 @@ class Interruption:
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Set the chunk size to 50 lines."""
-    monkeypatch.setattr(messages_module, "_CHUNK", 50)
+    monkeypatch.setattr(publish_module, "_CHUNK", 50)
 
 
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize(("after", "doubled"), [(False, 0), (True, 50)])
-def test_the_same_call_goes_on_after_the_last_chunk_that_was_confirmed(
+def test_same_call_goes_on_after_the_last_chunk_that_was_confirmed(
     broker_cli: Cli, witness: Witness, monkeypatch: pytest.MonkeyPatch, after: bool, doubled: int
 ) -> None:
     Path("big.jsonl").write_bytes(lines(170))
@@ -277,13 +277,13 @@ def test_the_same_call_goes_on_after_the_last_chunk_that_was_confirmed(
     assert (resumed.code, resumed.out) == (0, "published 70, refused 0, unroutable 0\n")
     taken = witness.take("billing.usage", 170 + doubled)
     assert sorted(set(references(taken))) == sorted(f"r-{number}" for number in range(170))
-    assert len({properties.message_id for properties, _ in taken}) == 170, "the doubled ones can be told"
+    assert len({properties.message_id for properties, _ in taken}) == 170, "ids tell the doubled ones"
     assert witness.depth("billing.usage") == 0
     assert [path.name for path in Path().iterdir()] == ["big.jsonl"]
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_a_file_that_has_changed_meanwhile_starts_over(
+def test_file_that_has_changed_meanwhile_starts_over(
     broker_cli: Cli, witness: Witness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("big.jsonl").write_bytes(lines(120))
@@ -296,7 +296,7 @@ def test_a_file_that_has_changed_meanwhile_starts_over(
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xff\xfe", b"x 5 0", b"5", b"{hash} -1 0", b"{hash} many 0"])
-def test_a_mark_that_says_nothing_starts_over(broker_cli: Cli, mark: bytes) -> None:
+def test_unreadable_mark_starts_over(broker_cli: Cli, mark: bytes) -> None:
     Path("day.jsonl").write_bytes(lines(3))
     Path("day.jsonl.published").write_bytes(mark)
     assert broker_cli("publish", "day.jsonl").out == "published 3, refused 0, unroutable 0\n"
@@ -316,7 +316,7 @@ def test_lines_refused_before_the_interruption_still_count_in_the_exit_code(
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_a_mark_that_cannot_be_written_is_told_before_much_is_sent(broker_cli: Cli, witness: Witness) -> None:
+def test_unwritable_mark_is_an_error_before_much_is_sent(broker_cli: Cli, witness: Witness) -> None:
     Path("big.jsonl").write_bytes(lines(100))
     Path("big.jsonl.published.new").mkdir()
     ended = broker_cli("publish", "big.jsonl")
@@ -325,7 +325,7 @@ def test_a_mark_that_cannot_be_written_is_told_before_much_is_sent(broker_cli: C
     assert witness.depth("billing.usage") == 50
 
 
-def test_a_process_that_is_killed_loses_nothing_and_doubles_one_chunk_at_most(
+def test_process_that_is_killed_loses_nothing_and_doubles_one_chunk_at_most(
     broker_cli: Cli, broker_url: str, witness: Witness
 ) -> None:
     count = 20_000

@@ -39,7 +39,7 @@ def test_replies_that_are_taken_are_gone(broker_cli: Cli, witness: Witness) -> N
     assert properties.correlation_id == "c-2"
 
 
-def test_a_limit_ends_it_without_waiting_for_more(broker_cli: Cli, witness: Witness) -> None:
+def test_limit_ends_it_without_waiting_for_more(broker_cli: Cli, witness: Witness) -> None:
     fill(witness, *[b"{}"] * 5)
     assert [json.loads(line)["correlationId"] for line in broker_cli("replies", "--limit", "3").lines] == [
         "c-0",
@@ -49,7 +49,7 @@ def test_a_limit_ends_it_without_waiting_for_more(broker_cli: Cli, witness: Witn
     eventually(lambda: witness.depth(QUEUE) == 5)
 
 
-def test_a_look_holds_no_more_than_it_shows(broker_cli: Cli, witness: Witness) -> None:
+def test_replies_holds_no_more_than_it_shows(broker_cli: Cli, witness: Witness) -> None:
     """Holding and giving back counts as a delivery; a broker drops a message after too many of them."""
     fill(witness, *[b"{}"] * 25)
     assert len(broker_cli("replies").lines) == 20
@@ -58,7 +58,7 @@ def test_a_look_holds_no_more_than_it_shows(broker_cli: Cli, witness: Witness) -
     assert sum(bool((headers or {}).get("x-delivery-count")) for headers in delivered) == 20
 
 
-def test_a_reply_nobody_can_read_is_shown_all_the_same(broker_cli: Cli, witness: Witness) -> None:
+def test_unreadable_reply_is_shown_as_hexadecimal(broker_cli: Cli, witness: Witness) -> None:
     fill(witness, b"\xff\x00", b"[1]", b'{"a": "\\ud800"}', b"[" * 10_000, b"")
     shown = broker_cli("replies", "--limit", "5")
     assert shown.code == 0
@@ -71,7 +71,7 @@ def test_a_reply_nobody_can_read_is_shown_all_the_same(broker_cli: Cli, witness:
     ]
 
 
-def test_an_empty_queue_shows_nothing(broker_cli: Cli) -> None:
+def test_empty_queue_shows_nothing(broker_cli: Cli) -> None:
     ended = broker_cli("replies")
     assert (ended.code, ended.all) == (0, "")
 
@@ -82,7 +82,7 @@ def test_another_queue_can_be_named(broker_cli: Cli, witness: Witness) -> None:
     assert json.loads(broker_cli("replies", "--queue", "billing.replies.app", "--limit", "1").out)["a"] == 1
 
 
-def test_a_queue_that_is_bound_for_notices_can_be_looked_at(broker_cli: Cli, witness: Witness) -> None:
+def test_queue_that_is_bound_for_notices_can_be_looked_at(broker_cli: Cli, witness: Witness) -> None:
     witness.channel.queue_declare("ops.notices", durable=True)
     witness.channel.queue_bind("ops.notices", "billing.events", "balance.*")
     notice = {"type": "balance.low", "id": "n-1", "userId": "ann", "available": 0}
@@ -91,20 +91,20 @@ def test_a_queue_that_is_bound_for_notices_can_be_looked_at(broker_cli: Cli, wit
     assert json.loads(shown.out) == {"correlationId": None, **notice}
 
 
-def test_the_reply_to_a_batch_is_one_line(broker_cli: Cli, witness: Witness) -> None:
+def test_reply_to_a_batch_is_one_line(broker_cli: Cli, witness: Witness) -> None:
     items = [{"status": "applied", "code": "tokens_deducted"}] * 1_000
     fill(witness, json.dumps({"status": "applied", "code": "batch_processed", "items": items}).encode())
     (line,) = broker_cli("replies", "--limit", "1").lines
     assert json.loads(line)["items"] == items
 
 
-def test_a_queue_that_is_not_there_is_named(broker_cli: Cli) -> None:
+def test_queue_that_is_not_there_is_named(broker_cli: Cli) -> None:
     ended = broker_cli("replies", "--queue", "nowhere")
     assert ended.code == 3
     assert "nowhere" in ended.error
 
 
-def test_following_shows_what_comes_until_ctrl_c(broker_url: str, witness: Witness) -> None:
+def test_follow_shows_replies_until_ctrl_c(broker_url: str, witness: Witness) -> None:
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", "worker", "replies", "--follow", "--take"],
         env=worker_environment(load_settings(broker_url=broker_url)),

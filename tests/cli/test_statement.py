@@ -9,24 +9,24 @@ from pathlib import Path
 import pytest
 
 from schemas import AdjustCredit, BonusCredit, Command, DeductUsage, OpenAccount
-from tests.cli.console import Books, Cli
+from tests.cli.console import Cli, FilledLedger
 from tests.support.books import applied
 from worker.catalog import load_catalog
 
 MONTH = ("--from", "2026-10-01", "--to", "2026-11-01")
 
 
-def at(books: Books, time: str, *commands: Command) -> None:
-    applied(books.engine, load_catalog(), *commands, now=datetime.fromisoformat(time))
+def at(ledger: FilledLedger, time: str, *commands: Command) -> None:
+    applied(ledger.engine, load_catalog(), *commands, now=datetime.fromisoformat(time))
 
 
 @pytest.fixture(autouse=True)
-def ann(books: Books) -> None:
+def ann(ledger: FilledLedger) -> None:
     """Account of ann, with entries in September and October, one of them at the end of October in Berlin."""
-    at(books, "2026-09-20T00:00:00Z", OpenAccount(reference_id="open", user_id="ann", tier="basic"))
-    at(books, "2026-10-02T00:00:00Z", BonusCredit(reference_id="b", user_id="ann", tokens=500))
+    at(ledger, "2026-09-20T00:00:00Z", OpenAccount(reference_id="open", user_id="ann", tier="basic"))
+    at(ledger, "2026-10-02T00:00:00Z", BonusCredit(reference_id="b", user_id="ann", tokens=500))
     at(
-        books,
+        ledger,
         "2026-10-31T23:30:00Z",
         DeductUsage(
             reference_id="=1+1", user_id="ann", tokens=200, feature="+cmd", description='"a", b\u00e4'
@@ -45,7 +45,7 @@ def table(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
 
 
-def test_a_statement_in_a_pipe_is_lines_between_opening_and_closing(ledger_cli: Cli) -> None:
+def test_statement_in_a_pipe_is_lines_between_opening_and_closing(ledger_cli: Cli) -> None:
     ended = ledger_cli("statement", "ann", *MONTH)
     first, names, *entries = ended.lines
     assert (ended.code, first) == (0, "opening balance\t100000")
@@ -60,7 +60,7 @@ def test_a_statement_in_a_pipe_is_lines_between_opening_and_closing(ledger_cli: 
     assert entries[-1] == "closing balance\t200"
 
 
-def test_a_statement_on_a_terminal_has_a_title_and_its_totals(ledger_cli: Cli) -> None:
+def test_statement_on_a_terminal_has_a_title_and_its_totals(ledger_cli: Cli) -> None:
     shown = ledger_cli("statement", "ann", *MONTH, terminal=True).out
     assert "Statement of ann" in shown
     assert "2026-10-01 00:00:00Z" in shown
@@ -77,14 +77,14 @@ def test_days_begin_in_the_zone_that_is_named(ledger_cli: Cli) -> None:
     assert references("--timezone", "Europe/Berlin") == {"b"}, "there it is November"
 
 
-def test_a_time_may_be_given_instead_of_a_day(ledger_cli: Cli) -> None:
+def test_time_may_be_given_instead_of_a_day(ledger_cli: Cli) -> None:
     period = ("--from", "2026-10-01T00:00:00Z", "--to", "2026-10-31T23:30:00+00:00")
     shown = ledger_cli("statement", "ann", *period, "--format", "json").json
     assert [entry["referenceId"] for entry in shown["entries"]] == ["b"]
     assert shown["end"] == "2026-10-31T23:30:00Z"
 
 
-def test_without_dates_it_is_the_present_month(ledger_cli: Cli) -> None:
+def test_statement_without_dates_is_of_the_present_month(ledger_cli: Cli) -> None:
     before = datetime.now(UTC)
     shown = ledger_cli("statement", "ann", "--format", "json").json
     start, end = datetime.fromisoformat(shown["start"]), datetime.fromisoformat(shown["end"])
@@ -130,7 +130,7 @@ def test_json_is_one_object_with_everything_in_it(ledger_cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("form", ["table", "csv", "json"])
-def test_a_file_gets_what_standard_output_would(ledger_cli: Cli, form: str) -> None:
+def test_file_gets_what_standard_output_would(ledger_cli: Cli, form: str) -> None:
     ended = ledger_cli("statement", "ann", *MONTH, "--format", form, "--output", "out", terminal=True)
     assert (ended.code, ended.out) == (0, "")
     with Path("out").open(newline="", encoding="utf-8") as file:
@@ -138,18 +138,18 @@ def test_a_file_gets_what_standard_output_would(ledger_cli: Cli, form: str) -> N
     assert [path.name for path in Path().iterdir() if path.name.startswith("out")] == ["out"]
 
 
-def test_a_file_that_cannot_be_written_is_wrong_usage_and_leaves_nothing(ledger_cli: Cli) -> None:
+def test_file_that_cannot_be_written_is_wrong_usage_and_leaves_nothing(ledger_cli: Cli) -> None:
     ended = ledger_cli("statement", "ann", *MONTH, "--output", "no/such/folder")
     assert ended.code == 2
     assert "no/such/folder can't be written" in ended.error
 
 
-def test_a_file_that_is_there_stays_where_the_statement_fails(ledger_cli: Cli) -> None:
+def test_existing_file_stays_where_the_statement_fails(ledger_cli: Cli) -> None:
     Path("out").write_text("kept")
     assert ledger_cli("statement", "nobody", "--output", "out").code == 4
     assert Path("out").read_text() == "kept"
 
 
-def test_json_of_a_statement_is_json_whatever_producers_wrote(ledger_cli: Cli) -> None:
+def test_statement_is_valid_json_with_any_text_of_producers(ledger_cli: Cli) -> None:
     text = ledger_cli("statement", "ann", *MONTH, "--format", "json").out
     assert json.loads(text)["entries"][-1]["description"] == "@SUM(A1)"

@@ -152,6 +152,7 @@ class Replaying(Case):
         self.put([mended(dead_letter, number) for number, dead_letter in enumerate(dead_letters)])
         self.fleet: Fleet = parts.enter_context(fleet(self.settings, self.folder, VARIABLES))
         self.fleet.start("run")
+        assert self.fleet.start("dead-letters", "drain").process.wait(60) == 0
         arguments = ("--code", "not_json", "--yes", "--rate", "5/s", "--reason", "mended")
         self.replay: Member = self.fleet.start("dead-letters", "replay", *arguments)
         eventually(lambda: self.resolved() >= 2, what="the replay is under way")
@@ -177,7 +178,7 @@ class Replaying(Case):
 
 
 class Commands(Case):
-    """Commands that read dead letters."""
+    """Commands that drain dead letters."""
 
     def prepare(self, parts: ExitStack, dead_letters: list[Letter]) -> None:
         self.put(dead_letters)
@@ -185,12 +186,12 @@ class Commands(Case):
 
     def meet(self) -> None:
         self.codes = [
-            self.fleet.start("dead-letters", "groups").process.wait(60) for _ in range(COMMAND_CALLS)
+            self.fleet.start("dead-letters", "drain").process.wait(60) for _ in range(COMMAND_CALLS)
         ]
 
     def check(self) -> None:
         assert self.codes == [SERVER_AWAY_EXIT] * COMMAND_CALLS
-        assert self.fleet.start("dead-letters", "groups").process.wait(60) == 0
+        assert self.fleet.start("dead-letters", "drain").process.wait(60) == 0
         assert self.rows() == DEAD_LETTERS
         super().check()
 

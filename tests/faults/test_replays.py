@@ -101,6 +101,7 @@ def test_a_replay_whose_process_is_killed_is_resumed_and_applies_each_once(
 ) -> None:
     open_accounts(application)
     publish(broker_url, list(dead(300)))
+    park(application, 300)
     with running(application):
         arguments = ("--code", "unprocessable", "--yes", "--rate", "100/s", "--reason", "mended")
         with replaying(worker_settings, *arguments) as process:
@@ -128,6 +129,7 @@ def test_ctrl_c_lets_a_replay_rest_and_says_how_to_go_on(
 ) -> None:
     open_accounts(application)
     publish(broker_url, list(dead(100)))
+    park(application, 100)
     with running(application):
         arguments = ("--code", "unprocessable", "--yes", "--rate", "20/s", "--reason", "mended")
         with replaying(worker_settings, *arguments) as process:

@@ -186,6 +186,19 @@ def test_holds_say_that_there_are_more_ended_ones(reader: Reader, holding: str, 
     assert (len(both.holds), both.has_more) == (4, False)
 
 
+def test_ended_holds_go_on_behind_a_reference(reader: Reader, holding: str, catalog: Catalog) -> None:
+    end, pages, behind = NOW + timedelta(seconds=60), [], None
+    while True:  # h0 ran out, which isn't posted yet
+        view = reader.holds(holding, end, catalog, ended=True, limit=1, behind=behind)
+        pages.append([hold.reference_id for hold in view.holds])
+        if not view.has_more:
+            break
+        behind = view.holds[-1].reference_id
+    assert pages == [["h1", "h0"], ["h3"], ["h2"]]
+    with pytest.raises(QueryError, match="'nothing' is no hold of this user"):
+        reader.holds(holding, end, catalog, ended=True, behind="nothing")
+
+
 @on_sqlite
 @pytest.mark.parametrize("limit", [0, 1_001])
 def test_holds_have_from_one_to_a_thousand_ended_ones(

@@ -31,7 +31,8 @@ from worker.deadletters.store.tables import dead_letters
 from worker.ledger import tables
 from worker.ledger.audit import audit
 from worker.ledger.engine import ledger_engine
-from worker.ledger.migrations import current_revision, migrate
+from worker.ledger.migrations import migrate
+from worker.ledger.revisions import current_revision
 
 HISTORY = Path(__file__).with_name("ledger_0001.sql")
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)

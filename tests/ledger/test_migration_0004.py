@@ -14,7 +14,8 @@ from tests.support.makers import deduct, payment
 from tests.support.provision import PostgresServer
 from worker.ledger.audit import audit
 from worker.ledger.engine import ledger_engine
-from worker.ledger.migrations import current_revision, migrate
+from worker.ledger.migrations import migrate
+from worker.ledger.revisions import current_revision
 from worker.ledger.store import Ledger
 
 HISTORY = Path(__file__).with_name("ledger_0003.sql")

@@ -22,7 +22,8 @@ from worker.deadletters.service import DeadLetters
 from worker.deadletters.store import tables
 from worker.deadletters.store.filters import DeadLetterFilter
 from worker.ledger.engine import ledger_engine
-from worker.ledger.migrations import current_revision, migrate
+from worker.ledger.migrations import migrate
+from worker.ledger.revisions import current_revision
 from worker.messages.dead_letters import EPOCH, Failure
 
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)

@@ -14,7 +14,8 @@ from sqlalchemy.engine.interfaces import ReflectedIndex
 import worker.deadletters.store.tables  # noqa: F401 - its tables are in the metadata
 from tests.support.provision import PostgresServer
 from worker.ledger.engine import ledger_engine
-from worker.ledger.migrations import current_revision, migrate, newest_revision
+from worker.ledger.migrations import migrate
+from worker.ledger.revisions import current_revision, newest_revision
 from worker.ledger.tables import metadata
 
 

@@ -13,11 +13,12 @@ import click
 from schemas import Limits, Malformed, Reply, Status, decode
 from worker.bootstrap import Application, utc_now
 from worker.broker import Consumes, Link
-from worker.cli.options import as_json, reply_sender_of, with_application
-from worker.cli.output import printable, show_fields, show_json
+from worker.cli.application import reply_sender_of, with_application
+from worker.cli.options import actor_option, as_json, named_operator
+from worker.cli.output import show_fields, show_json
+from worker.cli.text import printable
 from worker.errors import BrokerUnavailableError, ConfigurationError, NoReplyError
 from worker.messages.outgoing import OutgoingCommand
-from worker.runtime.identity import login_name
 
 _LOOK_S = 0.5
 
@@ -26,8 +27,8 @@ _LOOK_S = 0.5
 @click.argument("user")
 @click.argument("tokens", type=int)
 @click.option("--reason", required=True, help="Why; it is kept with the entry.")
-@click.option("--actor", help="Who does it; by default your login name.")
-@click.option("--allow-negative", is_flag=True, help="Take what isn't there as well, as a debt.")
+@actor_option(named_operator)
+@click.option("--allow-negative", is_flag=True, help="Take more than there is, as a debt.")
 @click.option("--reference", help="The reference; by default a new one. Give it again to repeat safely.")
 @click.option(
     "--attempt", type=int, default=1, show_default=True, help="A higher one has a rejection judged anew."
@@ -48,7 +49,7 @@ def adjust(
     user: str,
     tokens: int,
     reason: str,
-    actor: str | None,
+    actor: str,
     allow_negative: bool,
     reference: str | None,
     attempt: int,
@@ -57,14 +58,14 @@ def adjust(
 ) -> None:
     """Give a user TOKENS, or take them with a negative number. Exit 0 if applied, 1 if rejected.
 
-    It goes through the broker to a worker, and waits for the reply; without one it exits with 3, and the
-    command may still be applied. The reference is told first: with the same one it is applied once, however
-    often it is sent.
+    The command goes through the broker to a worker, and waits for the reply; without a reply it exits with
+    3, and may still be applied. The reference is shown first, on standard error: with the same reference it
+    is applied once, however often it is sent.
 
     \b
     Examples:
       billing-worker adjust ada 500 --reason "outage of 3 November"
-      billing-worker adjust ada -500 --reason "booked twice" --actor ann
+      billing-worker adjust ada -500 --reason "credited twice" --actor ann
     """
     reference = f"adjust-{uuid4()}" if reference is None else reference
     message = {
@@ -73,7 +74,7 @@ def adjust(
         "userId": user,
         "tokens": tokens,
         "reason": reason,
-        "actor": _login_name() if actor is None else actor,
+        "actor": actor,
         "allowNegative": allow_negative,
         "attempt": attempt,
     }
@@ -99,13 +100,6 @@ def show_reply(reply: Reply) -> None:
         ("debt", reply.debt),
     ]
     show_fields("", [(name, value) for name, value in fields if value is not None])
-
-
-def _login_name() -> str:
-    name = login_name()
-    if name is None:
-        raise click.UsageError("this process has no login name; say who does it with --actor")
-    return name
 
 
 def _checked(message: dict[str, Any], max_quantity: int) -> bytes:

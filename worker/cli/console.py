@@ -1,4 +1,4 @@
-"""``console``: the pages in the browser, and who may sign in to them."""
+"""``console``: the pages in the browser, and the users who may sign in to them."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,9 @@ from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from worker.bootstrap import Application
-from worker.cli.options import with_application
+from worker.cli.application import with_application
+from worker.cli.options import as_json
+from worker.cli.output import show_json, show_table
 from worker.cli.statement import as_csv
 from worker.errors import ConfigurationError
 from worker.settings import ENV_PREFIX
@@ -43,30 +45,29 @@ class ConsoleSettings(BaseSettings):
     default=_DEFAULT,
     show_default=True,
     metavar="HOST:PORT",
-    help="Where to serve. Anything but this machine's own address needs users.",
+    help="Address to serve on. Anything but this machine's own address needs users.",
 )
 @click.option(
     "--users",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Who may sign in, a file made with `console user`  [BILLING_CONSOLE_USERS]",
+    help="File of the users, made with `console users add`  [BILLING_CONSOLE_USERS]",
 )
-@click.option("--read-only", is_flag=True, help="Nobody may change anything.")
-@click.option(
-    "--https", is_flag=True, help="It is reached through HTTPS, by a proxy: cookies are sent no other way."
-)
+@click.option("--read-only", is_flag=True, help="Let nobody change anything.")
+@click.option("--https", is_flag=True, help="A proxy serves it through HTTPS: cookies are sent no other way.")
 @with_application("broker_url", "database_url", "catalog", "log_level", "log_format")
 def console(
     application: Application, *, listen: str, users: Path | None, read_only: bool, https: bool
 ) -> None:
-    """Look at queues, dead letters and accounts in the browser, mend letters, send them again.
+    """Serve the console: queues, dead letters and accounts in the browser.
 
-    Without users it serves this machine alone, and whoever reaches it acts as the user that runs it. With
-    users everybody signs in: viewers may look, operators may act. Every action is in the audit log.
+    Without users it serves this machine alone, and everybody who reaches it acts as the user that runs it.
+    With users everybody signs in: viewers may look, operators may edit, replay and discard dead letters.
+    Every action is in the activity log.
 
     \b
     Examples:
       billing-worker console
-      billing-worker console user ann --role operator --users users
+      billing-worker console users add ann --role operator --users users
       billing-worker console --users users --listen 0.0.0.0:8800 --https
     """
     context = click.get_current_context()
@@ -96,13 +97,13 @@ def _serve(
     console_users = None if users is None else Users(users)
     if console_users is None and not address.is_loopback:
         raise ConfigurationError(
-            f"{address.host} can be reached by others, so that the console needs users: make one with "
-            "`billing-worker console user NAME --role operator --users FILE`, and name the file by --users"
+            f"{address.host} can be reached by others, so that the console needs users: add one with "
+            "`billing-worker console users add NAME --role operator --users FILE`, and give it with --users"
         )
     if console_users is not None and not len(console_users):
         raise ConfigurationError(
             f"{users} names nobody who could sign in: "
-            "`billing-worker console user NAME --role operator --users FILE`"
+            "`billing-worker console users add NAME --role operator --users FILE`"
         )
     guard = AccessGuard(console_users, address.host, read_only=read_only)
     context = ConsoleContext(application, guard, as_csv)
@@ -116,42 +117,104 @@ def _serve(
     serve(app, context, address, lambda url: click.echo(f"console on {url}"))
 
 
-@console.command("user")
-@click.argument("name")
-@click.option(
+with_role = click.option(
     "--role", type=click.Choice(["viewer", "operator"]), help="Viewers may look, operators may act."
 )
-@click.option(
+with_file = click.option(
     "--users",
+    "path",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The file to write to  [BILLING_CONSOLE_USERS]",
+    help="File of the users  [BILLING_CONSOLE_USERS]",
 )
-@click.option("--remove", is_flag=True, help="Take the user out; open sessions end at once.")
+
+
+@console.group("users")
+def users_group() -> None:
+    """Add, remove and list the users who may sign in."""
+
+
+@users_group.command("add")
+@click.argument("name")
+@with_role
+@with_file
+@as_json
 @click.pass_context
-def user(context: click.Context, *, name: str, role: str | None, users: Path | None, remove: bool) -> None:
-    """Add a user of the console, or change the role and the password of one.
+def add(context: click.Context, *, name: str, role: str | None, path: Path | None, as_json: bool) -> None:
+    """Add a user, or change the role and the password of one.
 
     Asks for the password; in a pipe it is read from standard input.
 
     \b
     Example:
-      billing-worker console user ann --role operator --users users
+      billing-worker console users add ann --role operator --users users
     """
-    _require_extra()
-    from worker.console.users import Role, remove_user, write_user
+    from worker.console.users import Role, write_user
 
-    path = users or context.obj
-    if path is None:
-        raise click.UsageError("name the file: --users FILE, or BILLING_CONSOLE_USERS")
-    if remove:
-        if not remove_user(path, name):
-            raise ConfigurationError(f"{path} has no user {name!r}")
-        click.echo(f"removed {name}")
-        return
+    file = _file(context, path)
     if role is None:
         raise click.UsageError("say what the user may do: --role viewer or --role operator")
-    write_user(path, name, Role(role), _password())
-    click.echo(f"{name} may sign in as {role}")
+    write_user(file, name, Role(role), _password())
+    if as_json:
+        show_json({"name": name, "role": role})
+    else:
+        click.echo(f"{name} may sign in as {role}")
+
+
+@users_group.command("remove")
+@click.argument("name")
+@with_file
+@as_json
+@click.pass_context
+def remove(context: click.Context, *, name: str, path: Path | None, as_json: bool) -> None:
+    """Remove a user; open sessions end at once."""
+    from worker.console.users import remove_user
+
+    file = _file(context, path)
+    if not remove_user(file, name):
+        raise ConfigurationError(f"{file} has no user {name!r}")
+    if as_json:
+        show_json({"removed": name})
+    else:
+        click.echo(f"removed {name}")
+
+
+@users_group.command("list")
+@with_file
+@as_json
+@click.pass_context
+def list_users(context: click.Context, *, path: Path | None, as_json: bool) -> None:
+    """List the users and their roles."""
+    from worker.console.users import Users
+
+    users = Users(_file(context, path))
+    if as_json:
+        listed = [{"name": user.name, "role": user.role.value} for user in users]
+        show_json({"users": listed, "next": None})
+    else:
+        show_table("Users of the console", ("name", "role"), [(user.name, user.role.value) for user in users])
+
+
+def _file(context: click.Context, path: Path | None) -> Path:
+    _require_extra()
+    file: Path | None = path or context.obj
+    if file is None:
+        raise click.UsageError("name the file: --users FILE, or BILLING_CONSOLE_USERS")
+    return file
+
+
+@console.command("user", hidden=True)
+@click.argument("name")
+@with_role
+@with_file
+@click.option("--remove", "is_removed", is_flag=True, help="Remove the user.")
+@as_json
+@click.pass_context
+def user(context: click.Context, /, *, is_removed: bool, role: str | None, **parameters: Any) -> None:
+    """Add a user, or remove one; `console users add` and `remove` replace it."""
+    if is_removed:
+        context.invoke(remove, **parameters)
+    else:
+        context.invoke(add, role=role, **parameters)
 
 
 def _password() -> str:

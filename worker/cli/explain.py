@@ -1,4 +1,4 @@
-"""``explain``: everything about one reference on one screen."""
+"""``explain``: one reference on one screen."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,10 +10,13 @@ from rich.panel import Panel
 from rich.text import Text
 
 from worker.bootstrap import Application
-from worker.cli.asking import moment
+from worker.cli.application import with_application
+from worker.cli.columns import Column
 from worker.cli.holdings import show_holds, show_lots
-from worker.cli.options import as_json, with_application
-from worker.cli.output import console, is_terminal, printable, show_json, show_table
+from worker.cli.options import as_json, with_wide
+from worker.cli.output import console, is_terminal, show_json, show_table
+from worker.cli.text import printable
+from worker.cli.times import moment
 from worker.deadletters.explain import ReferenceExplanation
 from worker.ledger.queries import PostedEntry
 
@@ -22,13 +25,14 @@ _ENTRIES_SHOWN = 20
 
 @click.command()
 @click.argument("reference")
+@with_wide
 @with_application("database_url", "catalog")
 @as_json
 def explain(application: Application, *, reference: str, as_json: bool) -> None:
-    """Everything about one REFERENCE: what was asked, what came of it, and what followed.
+    """Explain one REFERENCE: what was asked, its result, and what followed.
 
-    The command and its attempts, the entries and lots it moved, its hold, its payment with all that
-    happened to it, refunds, notices, dead letters that have been drained, and the reply the caller got.
+    Shows the command and its attempts, the entries and lots it moved, its hold, its payment and the events
+    of that payment, refunds, notices, dead letters that have been drained, and the reply.
 
     \b
     Examples:
@@ -57,13 +61,20 @@ def show_explanation(view: ReferenceExplanation) -> None:
     _show_payment(view)
     _show_rows(
         "Refunded by",
-        ("reference", "tokens", "booked"),
+        ("reference", "tokens", "posted"),
         ((refund.reference_id, refund.tokens, moment(refund.recorded_at)) for refund in view.refunds),
     )
-    _show_rows("Notices", ("notice",), ((_compact(notice),) for notice in view.notices))
+    _show_rows("Notices", (Column("notice", text=True),), ((_compact(notice),) for notice in view.notices))
     _show_rows(
         "Dead letters",
-        ("number", "status", "reason", "message", "tries", "last failed"),
+        (
+            "number",
+            "status",
+            "code",
+            Column("message", 1, text=True),
+            Column("tries", 3),
+            Column("last failed", 2),
+        ),
         (
             (
                 dead_letter.number,
@@ -95,9 +106,7 @@ def _asked(view: ReferenceExplanation) -> list[tuple[str, str]]:
         ("metadata", None if asked.metadata is None else _compact(asked.metadata)),
     ]
     if original is not None:
-        known = (
-            "not known" if original.type is None else f"{original.type}, {original.status}, {original.code}"
-        )
+        known = "unknown" if original.type is None else f"{original.type}, {original.status}, {original.code}"
         rows.append(("original", f"{original.reference_id} ({known})"))
     return [(name, value) for name, value in rows if value is not None]
 
@@ -108,8 +117,10 @@ def _show_outcomes(view: ReferenceExplanation) -> None:
     _show_rows(
         "Outcomes, the last one in force",
         (
-            *(("type", "user") if is_taken else ()),
-            *("attempt", "status", "code", "amount", "before", "after", "booked", "message"),
+            *((Column("type", 6), Column("user", 4)) if is_taken else ()),
+            *("attempt", "status", "code", "amount"),
+            *(Column("before", 5), Column("after", 1), Column("posted", 2)),
+            Column("message", 3, text=True),
         ),
         (
             (
@@ -132,7 +143,17 @@ def _show_entries(entries: Sequence[PostedEntry]) -> None:
     shown = entries[:_ENTRIES_SHOWN] if is_terminal() else entries
     _show_rows(
         "Entries",
-        ("#", "counter", "amount", "before", "after", "lot", "source", "feature", "due"),
+        (
+            "#",
+            "counter",
+            "amount",
+            Column("before", 4),
+            Column("after"),
+            Column("lot", 1),
+            Column("source", 2),
+            Column("feature", 3, text=True),
+            Column("due", 5),
+        ),
         (
             (
                 entry.sequence,
@@ -166,16 +187,16 @@ def _show_payment(view: ReferenceExplanation) -> None:
             ],
         )
     _show_rows(
-        "What happened to the payment",
+        "Events of the payment",
         (
             "reference",
-            "happened",
-            "dispute",
-            "minor units",
-            "currency",
-            "taken back",
-            "written off",
-            "booked",
+            "event",
+            Column("dispute", 5),
+            Column("minor units", 3),
+            Column("currency", 4),
+            Column("taken back", 1),
+            Column("written off", 6),
+            Column("posted", 2),
         ),
         (
             (
@@ -196,7 +217,7 @@ def _show_payment(view: ReferenceExplanation) -> None:
 # -- sections ---------------------------------------------------------------------------------------------
 
 
-def _show_rows(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def _show_rows(title: str, columns: Sequence[str | Column], rows: Iterable[Sequence[Any]]) -> None:
     """Show a table, if there is anything in it."""
     if found := list(rows):
         _section(title)

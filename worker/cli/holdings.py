@@ -1,27 +1,29 @@
 """Parts of a balance: ``lots``, ``holds``, ``expiring``."""
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import click
 
 from worker.bootstrap import Application, utc_now
-from worker.cli.asking import moment, reader_of
-from worker.cli.options import as_json, with_application
-from worker.cli.output import is_terminal, show_json, show_long_table, show_table
+from worker.cli.application import reader_of, with_application
+from worker.cli.columns import Column
+from worker.cli.options import as_json, cursor_option, limit_option, show_next, with_wide
+from worker.cli.output import show_json, show_json_list, show_long_table, show_table
+from worker.cli.times import moment
 from worker.ledger.queries import Expiring, HoldView, LotView
 
 
 @click.command()
 @click.argument("user")
-@click.option("--all", "used_up", is_flag=True, help="Also lots with nothing left, at the end.")
+@click.option("--all", "used_up", is_flag=True, help="List lots with nothing left as well, at the end.")
+@with_wide
 @with_application("database_url", "catalog")
 @as_json
 def lots(application: Application, *, user: str, used_up: bool, as_json: bool) -> None:
-    """A user's lots: each credit with what is left of it, in the order in which they are spent.
+    """List a user's lots: each credit with what is left of it, the next to be spent first.
 
-    What is only held, or takes effect later, stands behind them.
+    Lots that are only held, or take effect later, come behind them.
 
     \b
     Example:
@@ -29,27 +31,30 @@ def lots(application: Application, *, user: str, used_up: bool, as_json: bool) -
     """
     view = reader_of(application).lots(user, utc_now(), application.catalog, used_up=used_up)
     if as_json:
-        show_json(view.to_dict())
+        show_json({**view.to_dict(), "next": None})
     else:
         show_lots(f"Lots of {user}: {len(view.lots)}", view.lots)
+
+
+_LOTS = (
+    Column("lot"),
+    Column("source", 2),
+    Column("granted", 4),
+    Column("left"),
+    Column("held", 3),
+    Column("later", 6),
+    Column("priority", 5),
+    Column("effective", 7),
+    Column("expires", 1),
+    Column("reference"),
+)
 
 
 def show_lots(title: str, shown: Iterable[LotView]) -> None:
     """Show lots to people."""
     show_table(
         title,
-        (
-            "lot",
-            "source",
-            "granted",
-            "left",
-            "held",
-            "later",
-            "priority",
-            "effective",
-            "expires",
-            "reference",
-        ),
+        _LOTS,
         [
             (
                 lot.number,
@@ -61,7 +66,7 @@ def show_lots(title: str, shown: Iterable[LotView]) -> None:
                 lot.priority,
                 moment(lot.effective_at),
                 moment(lot.expires_at),
-                lot.reference_id if lot.is_booked else "(due, not booked yet)",
+                lot.reference_id if lot.is_booked else "(due, not posted yet)",
             )
             for lot in shown
         ],
@@ -70,31 +75,51 @@ def show_lots(title: str, shown: Iterable[LotView]) -> None:
 
 @click.command()
 @click.argument("user")
-@click.option("--all", "ended", is_flag=True, help="Also holds that have ended, the newest first.")
-@click.option("--limit", type=int, default=100, show_default=True, help="Ended holds, at most 1000.")
+@click.option("--all", "ended", is_flag=True, help="List holds that have ended as well, the newest first.")
+@limit_option(100, "Ended holds")
+@cursor_option()
+@with_wide
 @with_application("database_url", "catalog")
 @as_json
-def holds(application: Application, *, user: str, ended: bool, limit: int, as_json: bool) -> None:
-    """A user's holds: tokens kept for work to come, and how those that ended did.
+def holds(
+    application: Application, *, user: str, ended: bool, limit: int, cursor: str | None, as_json: bool
+) -> None:
+    """List a user's holds: tokens kept for work to come, and how those that ended did.
+
+    The open ones are on the first page. The cursor is the reference of the last hold of a page.
 
     \b
     Example:
       billing-worker holds ada --all --limit 20
     """
-    view = reader_of(application).holds(user, utc_now(), application.catalog, ended=ended, limit=limit)
+    reader, now = reader_of(application), utc_now()
+    view = reader.holds(user, now, application.catalog, ended=ended, limit=limit, behind=cursor)
+    next_ = view.holds[-1].reference_id if view.has_more else None
     if as_json:
-        show_json(view.to_dict())
+        show_json({**view.to_dict(), "next": next_})
         return
     show_holds(f"Holds of {user}: {len(view.holds)}", view.holds)
-    if view.has_more and is_terminal():
-        click.echo(f"there are older ones: --limit {min(2 * limit, 1000)}")
+    show_next(next_)
+
+
+_HOLDS = (
+    Column("reference"),
+    Column("state"),
+    Column("amount"),
+    Column("captured", 2),
+    Column("lots", 6, text=True),
+    Column("opened", 5),
+    Column("expires", 1),
+    Column("closed", 4),
+    Column("by", 3),
+)
 
 
 def show_holds(title: str, shown: Iterable[HoldView]) -> None:
     """Show holds to people."""
     show_table(
         title,
-        ("reference", "state", "amount", "captured", "lots", "opened", "expires", "closed", "by"),
+        _HOLDS,
         [
             (
                 hold.reference_id,
@@ -114,14 +139,15 @@ def show_holds(title: str, shown: Iterable[HoldView]) -> None:
 
 @click.command()
 @click.argument("user", required=False)
-@click.option("--days", type=int, default=30, show_default=True, help="How far ahead, at most 3660.")
+@click.option("--days", type=int, default=30, show_default=True, help="Days ahead, at most 3660.")
+@with_wide
 @with_application("database_url", "catalog")
 @as_json
 def expiring(application: Application, *, user: str | None, days: int, as_json: bool) -> None:
-    """Credit that will expire soon if nobody uses it: of USER, or of everybody.
+    """List credit that will expire soon if nobody uses it: of USER, or of everybody.
 
-    Of everybody it is told account by account, where something is due next first; with --json one object a
-    line then. What rolls over into the next period isn't lost, and not listed.
+    The list of everybody goes account by account, the one with something due next first, and is written
+    while it is read. Credit that rolls over into the next period isn't lost, and not listed.
 
     \b
     Examples:
@@ -134,23 +160,21 @@ def expiring(application: Application, *, user: str | None, days: int, as_json: 
         return
     found = reader.all_expiring(now, days, application.catalog)
     if as_json:
-        for lot in found:
-            click.echo(json.dumps(lot.to_dict(), ensure_ascii=False))
+        show_json_list({"days": days}, "expiring", (lot.to_dict() for lot in found))
     else:
         show_long_table(f"Expiring within {days} days", _EXPIRING, map(_expiring_row, found))
 
 
-_EXPIRING = ("user", "lot", "source", "tokens", "expires")
+_EXPIRING = (Column("user"), Column("lot", 1), Column("source", 2), Column("tokens"), Column("expires"))
 
 
 def _show_expiring(user: str, days: int, found: Sequence[Expiring], *, as_json: bool) -> None:
     total = sum(lot.tokens for lot in found)
     if as_json:
-        lots_ = [lot.to_dict() for lot in found]
-        show_json({"userId": user, "days": days, "tokens": total, "expiring": lots_})
+        listed = [lot.to_dict() for lot in found]
+        show_json({"userId": user, "days": days, "tokens": total, "expiring": listed, "next": None})
     else:
-        title = f"Expiring of {user} within {days} days: {total:,}"
-        show_table(title, _EXPIRING, list(map(_expiring_row, found)))
+        show_table(f"Expiring of {user} within {days} days: {total:,}", _EXPIRING, map(_expiring_row, found))
 
 
 def _expiring_row(lot: Expiring) -> tuple[Any, ...]:

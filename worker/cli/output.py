@@ -14,10 +14,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-Justify = Literal["left", "right"]
+from worker.cli.columns import Column, fitted
+from worker.cli.text import printable
 
 #: Rows of one table, where there may be many more.
 _AT_ONCE = 500
+#: Key in a context's ``meta`` that says that tables show all columns.
+SHOWS_ALL = "worker.cli.shows_all"
 
 
 def is_terminal() -> bool:
@@ -25,37 +28,66 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def console() -> Console:
+def console(width: int | None = None) -> Console:
     """Return standard output as a rich console."""
-    return Console(highlight=False)
+    return Console(highlight=False, width=width)
 
 
-def show_json(value: Any) -> None:
-    """Print one JSON document, camelCase as on the wire."""
+def show_json(value: dict[str, Any]) -> None:
+    """Print one JSON object, camelCase as on the wire."""
     click.echo(json.dumps(value, ensure_ascii=False, indent=2 if is_terminal() else None))
 
 
-def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Show a table: with a title on a terminal; in a pipe a line of names and a line a row, tab-separated."""
+def show_json_list(fields: dict[str, Any], name: str, items: Iterable[dict[str, Any]]) -> None:
+    """Print one JSON object of ``fields`` and a list, an item a line, and hold no more than one of them."""
+    click.echo(f'{json.dumps(fields, ensure_ascii=False)[:-1]}, "{name}": [', nl=False)
+    separator = "\n"
+    for item in items:
+        click.echo(f"{separator}{json.dumps(item, ensure_ascii=False)}", nl=False)
+        separator = ",\n"
+    click.echo('\n], "next": null}')
+
+
+def show_table(title: str, columns: Sequence[str | Column], rows: Iterable[Sequence[Any]]) -> None:
+    """Show a table: fitted to a terminal, with a title; whole in a pipe, a line a row, tab-separated."""
     shown = [[_cell(value) for value in row] for row in rows]
+    named = [Column(column) if isinstance(column, str) else column for column in columns]
     if not is_terminal():
-        click.echo("\t".join(columns))
+        click.echo("\t".join(column.name for column in named))
         for row in shown:
             click.echo("\t".join(row))
         return
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
-    for index, name in enumerate(columns):
-        numeric = bool(shown) and all(_is_number(row[index]) for row in shown)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    for row in shown:
-        table.add_row(*(Text(cell) for cell in row))
-    console().print(table)
+    _show_fitted(title, named, shown)
 
 
-def show_long_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def _show_fitted(title: str, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    fit = fitted(columns, rows, None if _shows_all() else console().width)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for index, width in fit.widths.items():
+        numeric = bool(rows) and all(_is_number(row[index]) for row in rows)
+        justify: Literal["right", "left"] = "right" if numeric else "left"
+        table.add_column(columns[index].name, justify=justify, width=width, no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        table.add_row(*(Text(row[index]) for index in fit.widths))
+    screen = console(max(console().width, fit.width))
+    if title:
+        screen.print(Text(title, style="bold"))
+    screen.print(table)
+    if fit.dropped:
+        names = ", ".join(columns[index].name for index in fit.dropped)
+        console().print(Text(f"not shown: {names} (--wide shows all)", style="dim"))
+    click.echo()
+
+
+def _shows_all() -> bool:
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(SHOWS_ALL))
+
+
+def show_long_table(title: str, columns: Sequence[str | Column], rows: Iterable[Sequence[Any]]) -> None:
     """Show a table in pieces, and hold no more than is shown: tables on a terminal, lines in a pipe."""
     if not is_terminal():
-        for line in tab_separated(columns, rows):
+        for line in tab_separated([str(column) for column in columns], rows):
             click.echo(line)
         return
     left = iter(rows)
@@ -111,13 +143,6 @@ def _cell(value: Any) -> str:
             return f"{value:,}" if is_terminal() else str(value)
         case _:
             return printable(str(value))
-
-
-def printable(text: str) -> str:
-    """Return ``text`` as one line that a terminal shows and doesn't obey: a producer may send anything."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text
-    )
 
 
 def _is_number(cell: str) -> bool:

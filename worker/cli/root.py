@@ -1,4 +1,7 @@
-"""``billing-worker`` itself: the group of all commands, and the exit codes of errors."""
+"""``billing-worker`` itself: the table of its commands, and the exit codes of errors.
+
+Nothing heavy may be imported here: ``--help`` and shell completion take as long as these imports.
+"""
 
 import io
 import os
@@ -8,17 +11,8 @@ from typing import Any
 import click
 
 from worker import __version__
-from worker.cli.accounts import audit_command, balance, can_afford, history, stats, usage
-from worker.cli.adjust import adjust
-from worker.cli.console import console
-from worker.cli.dead_letters import dead_letters
-from worker.cli.explain import explain
-from worker.cli.holdings import expiring, holds, lots
-from worker.cli.messages import publish, replies
-from worker.cli.operate import check, migrate_command, resume, run, scheduler, topology
-from worker.cli.output import printable
-from worker.cli.statement import statement
-from worker.demo import demo
+from worker.cli.lazy import Lazy, LazyGroup
+from worker.cli.text import printable
 from worker.errors import BillingError, ConfigurationError, NotFoundError, QueryError, TransientError
 
 
@@ -26,7 +20,7 @@ class _ReaderGoneError(Exception):
     """Nobody reads our output any more."""
 
 
-class _Cli(click.Group):
+class _Cli(LazyGroup):
     def invoke(self, ctx: click.Context) -> Any:
         """Translate a closed output; click would end with 1 there, which says "no" here."""
         try:
@@ -35,54 +29,107 @@ class _Cli(click.Group):
             raise _ReaderGoneError from error
 
 
+_COMMANDS = {
+    "adjust": Lazy("worker.cli.adjust:adjust", "Give a user TOKENS, or take them with a negative number."),
+    "audit": Lazy("worker.cli.totals:audit_command", "Prove that every balance is explained by its entries."),
+    "balance": Lazy(
+        "worker.cli.balance:balance",
+        "Show a user's balance, its parts, the subscription, and the period's quotas.",
+    ),
+    "can-afford": Lazy(
+        "worker.cli.balance:can_afford", "Tell whether a deduction of TOKENS would be applied now."
+    ),
+    "check": Lazy(
+        "worker.cli.check:check",
+        "Check configuration, connections, topology, schema and workers; a line each.",
+    ),
+    "console": Lazy(
+        "worker.cli.console:console",
+        "Serve the console: queues, dead letters and accounts in the browser.",
+    ),
+    "dead-letters": Lazy(
+        "worker.cli.dead_letters:dead_letters",
+        "See, mend, replay and discard messages that could not be applied.",
+    ),
+    "demo": Lazy("worker.demo.command:demo", "See it work: a day's messages in, a true ledger, replies out."),
+    "expiring": Lazy(
+        "worker.cli.holdings:expiring",
+        "List credit that will expire soon if nobody uses it: of USER, or of everybody.",
+    ),
+    "explain": Lazy(
+        "worker.cli.explain:explain",
+        "Explain one REFERENCE: what was asked, its result, and what followed.",
+    ),
+    "history": Lazy("worker.cli.history:history", "List a user's entries, newest first."),
+    "holds": Lazy(
+        "worker.cli.holdings:holds",
+        "List a user's holds: tokens kept for work to come, and how those that ended did.",
+    ),
+    "lots": Lazy(
+        "worker.cli.holdings:lots",
+        "List a user's lots: each credit with what is left of it, the next to be spent first.",
+    ),
+    "migrate": Lazy(
+        "worker.cli.migrate:migrate_command", "Bring the ledger's database to the newest schema."
+    ),
+    "publish": Lazy(
+        "worker.cli.publish:publish",
+        "Publish a file of JSON lines, one message a line; each is confirmed by the broker.",
+    ),
+    "replies": Lazy(
+        "worker.cli.replies:replies", "Show the replies that wait in a queue, one JSON object a line."
+    ),
+    "resume": Lazy(
+        "worker.cli.resume:resume",
+        "Resume a queue that workers have paused, such as billing.usage; without QUEUE all of them.",
+    ),
+    "run": Lazy("worker.cli.run:run", "Consume messages, apply them to the ledger, reply; until SIGTERM."),
+    "scheduler": Lazy(
+        "worker.cli.run:scheduler",
+        "Publish a command for each account of which something falls due; until SIGTERM.",
+    ),
+    "statement": Lazy(
+        "worker.cli.statement:statement",
+        "Write a user's statement: opening balance, each entry, the sums, closing balance.",
+    ),
+    "stats": Lazy(
+        "worker.cli.totals:stats",
+        "Sum up the whole ledger as it is posted: users, tokens, outcomes, revenue.",
+    ),
+    "topology": Lazy(
+        "worker.cli.topology:topology", "Declare or verify the exchanges and queues on the broker."
+    ),
+    "usage": Lazy(
+        "worker.cli.usage:usage", "Show a user's usage by day and feature, as a chart on a terminal."
+    ),
+}
+
+
 @click.group(
     cls=_Cli,
+    lazy=_COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done; 1 the answer is no; 2 wrong usage or configuration; "
     "3 a server does not answer; 4 not found; 5 a limit of faults is passed (run --on-limit exit).",
 )
 @click.version_option(__version__, prog_name="billing-worker")
 def cli() -> None:
-    """Keeps a prepaid token ledger true: usage and payment messages in, replies out.
+    """Keep a prepaid token ledger true: usage and payment messages in, replies out.
 
     Settings come from flags, then BILLING_… variables, then a .env file. To see it work without any
     server: `billing-worker demo`.
+
+    \b
+    Shell completion, for bash in ~/.bashrc (zsh_source and fish_source for the others):
+      eval "$(_BILLING_WORKER_COMPLETE=bash_source billing-worker)"
     """
-
-
-for command in (
-    demo,
-    run,
-    scheduler,
-    migrate_command,
-    check,
-    resume,
-    topology,
-    publish,
-    replies,
-    balance,
-    can_afford,
-    lots,
-    holds,
-    expiring,
-    history,
-    statement,
-    explain,
-    usage,
-    stats,
-    audit_command,
-    adjust,
-    dead_letters,
-    console,
-):
-    cli.add_command(command)
 
 
 def main() -> None:
     """Run a command, as the entry point; errors end in one line and an exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # no terminal is too poor to be told something
+            stream.reconfigure(errors="backslashreplace")  # a terminal without Unicode still shows all text
     try:
         try:
             _main()

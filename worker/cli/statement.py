@@ -8,39 +8,28 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
 from worker.bootstrap import Application, utc_now
-from worker.cli.asking import as_day_or_moment, begins, moment, month_of, reader_of, stamp
-from worker.cli.options import with_application
+from worker.cli.application import reader_of, with_application
+from worker.cli.columns import Column
+from worker.cli.options import as_json, time_option, with_timezone, with_wide
 from worker.cli.output import is_terminal, show_fields, show_long_table, tab_separated
+from worker.cli.times import TimeText, moment, month_of, stamp
 from worker.errors import ConfigurationError
-from worker.ledger.queries import PostedEntry, Statement, zone_of
+from worker.ledger.queries import PostedEntry, Statement, day_start, zone_of
 
 WriteLine = Callable[[str], Any]
 
 
 @click.command()
 @click.argument("user")
-@click.option(
-    "--from",
-    "start",
-    type=as_day_or_moment,
-    metavar="DAY",
-    help="The first day, or a time; by default the first of the month.",
-)
-@click.option(
-    "--to",
-    "end",
-    type=as_day_or_moment,
-    metavar="DAY",
-    help="Ends before this day, or time; by default the first of the next month.",
-)
-@click.option("--timezone", default="UTC", show_default=True, help="Where the days begin.")
+@time_option("--from", "start", "First time: a day, a time, 3d ago; by default the first of the month.")
+@time_option("--to", "end", "End, itself left out; by default the first of the next month.")
+@with_timezone
 @click.option(
     "--format",
     "form",
@@ -52,34 +41,39 @@ WriteLine = Callable[[str], Any]
 @click.option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="WriteLine to this file, whole or not at all.",
+    help="Write to this file, whole or not at all.",
 )
+@with_wide
 @with_application("database_url")
+@as_json
 def statement(
     application: Application,
     *,
     user: str,
-    start: date | datetime | None,
-    end: date | datetime | None,
+    start: TimeText | None,
+    end: TimeText | None,
     timezone: str,
     form: str,
     output: Path | None,
+    as_json: bool,
 ) -> None:
-    """A user's statement: the balance at the beginning, each entry, the sums, the balance at the end.
+    """Write a user's statement: opening balance, each entry, the sums, closing balance.
 
-    By the time of booking, so that a statement never changes once its time is over, and the next one begins
-    with the balance at which it ended. What is due and not booked yet is not in it.
+    Entries count by the time they were posted, so that a statement never changes once its time is over, and
+    the next one opens with the balance at which it closed. Tokens that are due and not posted yet are not in
+    it.
 
     \b
     Examples:
       billing-worker statement ada
-      billing-worker statement ada --from 2026-11-01 --to 2026-12-01 --timezone Europe/Berlin \\
+      billing-worker statement ada --from 2026-11-01 --to 2026-12-01 --tz Europe/Berlin \\
           --format csv --output ada-2026-11.csv
     """
-    zone = zone_of(timezone)
-    first, next_first = month_of(utc_now().astimezone(zone).date())
-    begin = begins(first if start is None else start, zone)
-    until = begins(next_first if end is None else end, zone)
+    form = "json" if as_json else form
+    zone, now = zone_of(timezone), utc_now()
+    first, next_first = month_of(now.astimezone(zone).date())
+    begin = day_start(first, zone) if start is None else start.at(now, zone)
+    until = day_start(next_first, zone) if end is None else end.at(now, zone)
     with reader_of(application).statement(user, begin, until) as found:
         if form == "table" and output is None and is_terminal():
             show_statement(found)
@@ -108,9 +102,19 @@ def _destination(path: Path | None) -> Iterator[WriteLine]:
 # -- for people -------------------------------------------------------------------------------------------
 
 _COLUMNS = (
-    "#", "booked", "type", "counter", "amount", "before", "after", "lot", "source", "feature", "reference",
-    "description",
-)  # fmt: skip
+    Column("#"),
+    Column("posted", 1),
+    Column("type", 4),
+    Column("counter", 3),
+    Column("amount"),
+    Column("before", 7),
+    Column("after", 2),
+    Column("lot", 8),
+    Column("source", 9),
+    Column("feature", 6, text=True),
+    Column("reference"),
+    Column("description", 5, text=True),
+)
 
 
 def _row(entry: PostedEntry) -> tuple[Any, ...]:
@@ -157,7 +161,7 @@ def _ending(found: Statement) -> list[tuple[str, int]]:
 def as_lines(found: Statement) -> Iterator[str]:
     """Yield tab-separated lines, for a pipe or a file."""
     yield f"opening balance\t{found.summary.opening_balance}\n"
-    for line in tab_separated(_COLUMNS, map(_row, found.transactions)):
+    for line in tab_separated([column.name for column in _COLUMNS], map(_row, found.transactions)):
         yield f"{line}\n"
     for name, value in _ending(found):
         yield f"{name}\t{value}\n"
@@ -228,7 +232,7 @@ def _safe(cell: Any) -> Any:
 # -- for programs -----------------------------------------------------------------------------------------
 
 
-def as_json(found: Statement) -> Iterator[str]:
+def as_json_lines(found: Statement) -> Iterator[str]:
     """Yield one JSON object, the entries between its other fields, one a line."""
     fields = found.summary.to_dict()
     totals, closing = fields.pop("totals"), fields.pop("closingBalance")
@@ -246,4 +250,8 @@ def _dumped(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-_FORMS: dict[str, Callable[[Statement], Iterator[str]]] = {"table": as_lines, "csv": as_csv, "json": as_json}
+_FORMS: dict[str, Callable[[Statement], Iterator[str]]] = {
+    "table": as_lines,
+    "csv": as_csv,
+    "json": as_json_lines,
+}

@@ -9,7 +9,7 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -64,6 +64,9 @@ class Users:
     def __len__(self) -> int:
         return len(self._read())
 
+    def __iter__(self) -> Iterator[User]:
+        return (entry.user for entry in self._read().values())
+
     def get(self, name: str) -> User | None:
         """Return the user of this name; None where there is none."""
         entry = self._read().get(name)
@@ -90,7 +93,7 @@ class Users:
                 why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
                 raise ConfigurationError(
                     f"the file of the console's users, {self._path}, can't be read: {why}; "
-                    "make one with `billing-worker console user NAME --role operator`"
+                    "make one with `billing-worker console users add NAME --role operator`"
                 ) from error
             return self._entries
 

@@ -18,7 +18,8 @@ from sqlalchemy.engine import URL
 from worker.bootstrap import Application, utc_now
 from worker.broker import BILLING
 from worker.catalog import DEFAULT_CATALOG
-from worker.cli.options import as_json, reply_sender_of
+from worker.cli.application import reply_sender_of
+from worker.cli.options import as_json
 from worker.deadletters.models import DeadLetterStatus, StoredDeadLetter
 from worker.deadletters.service import DeadLetters
 from worker.deadletters.store.filters import DeadLetterFilter

@@ -13,7 +13,7 @@ from typing import Any
 
 from worker.bootstrap import Application
 from worker.broker import Outgoing, Publishes
-from worker.cli.options import reply_sender_of
+from worker.cli.application import reply_sender_of
 from worker.demo.script import DemoMessage
 from worker.errors import BillingError
 from worker.messages.outgoing import OutgoingCommand

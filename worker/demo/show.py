@@ -13,10 +13,12 @@ import click
 
 from schemas import Notice, Reply
 from worker.bootstrap import Application, utc_now
-from worker.cli.accounts import show_audit, show_history, show_usage
-from worker.cli.asking import moment
+from worker.cli.history import show_history
 from worker.cli.holdings import show_holds, show_lots
 from worker.cli.output import is_terminal, progress, show_json, show_table
+from worker.cli.times import moment
+from worker.cli.totals import show_audit
+from worker.cli.usage import show_usage
 from worker.deadletters.models import StoredDeadLetter
 from worker.demo.noticed import Noticed
 from worker.demo.script import DemoMessage, Script

@@ -2,42 +2,42 @@
 
 import click
 
-from worker.cli.dead_letters.acting import discard, edit, note, restore
-from worker.cli.dead_letters.carrying import export, import_dead_letters, park
-from worker.cli.dead_letters.looking import groups, list_dead_letters, show
-from worker.cli.dead_letters.replaying import replay
+from worker.cli.lazy import Lazy, LazyGroup
+
+_HERE = "worker.cli.dead_letters"
+_COMMANDS = {
+    "discard": Lazy(
+        f"{_HERE}.actions:discard", "Discard dead letters; they are kept, and `restore` brings them back."
+    ),
+    "drain": Lazy(f"{_HERE}.drain:drain", "Drain the dead-letter queue into the database, by hand."),
+    "edit": Lazy(f"{_HERE}.edit:edit", "Edit the body that a replay sends, in $EDITOR or from a file."),
+    "export": Lazy(f"{_HERE}.transfer:export", "Write dead letters as JSON lines, whole."),
+    "groups": Lazy(f"{_HERE}.groups:groups", "List groups of dead letters that failed in the same way."),
+    "import": Lazy(
+        f"{_HERE}.transfer:import_dead_letters", "Add the dead letters of an export that are not here yet."
+    ),
+    "list": Lazy(f"{_HERE}.listing:list_dead_letters", "List dead letters, newest first, page by page."),
+    "note": Lazy(f"{_HERE}.actions:note", "Write a note on a dead letter, for the next operator."),
+    "park": Lazy(f"{_HERE}.drain:drain", "The name that `drain` had before.", hidden=True),
+    "replay": Lazy(f"{_HERE}.replay:replay", "Send dead letters again, and watch for their outcomes."),
+    "restore": Lazy(f"{_HERE}.actions:restore", "Restore discarded dead letters: they wait again."),
+    "show": Lazy(f"{_HERE}.details:show", "Show one dead letter whole."),
+}
 
 
-@click.group("dead-letters")
+@click.group("dead-letters", cls=LazyGroup, lazy=_COMMANDS)
 def dead_letters() -> None:
-    """Messages that could not be applied: see them, mend them, send them again, put them away.
+    """See, mend, replay and discard messages that could not be applied.
 
-    Each command first drains the dead-letter queue into the ledger's database, where looking at a letter
-    disturbs nothing and nothing expires.
+    The commands work on the dead letters in the ledger's database, and need no broker. `billing-worker
+    scheduler` drains the dead-letter queue into it as dead letters come; `dead-letters drain` does so by
+    hand. Nothing in the database expires.
 
     \b
     What to do when there are some:
       billing-worker dead-letters groups              what failed, and how often
-      billing-worker dead-letters show 7              a letter, its story, what the ledger has
+      billing-worker dead-letters show 7              a dead letter, its history, the ledger's rows
       billing-worker dead-letters edit 7 --reason "a typo"
       billing-worker dead-letters replay --group 3f2a --dry-run
       billing-worker dead-letters replay --group 3f2a --canary 1,5,25 --reason "fixed"
     """
-
-
-for command in (
-    groups,
-    list_dead_letters,
-    show,
-    edit,
-    replay,
-    discard,
-    restore,
-    note,
-    export,
-    import_dead_letters,
-    park,
-):
-    dead_letters.add_command(command)
-
-__all__ = ["dead_letters"]

@@ -1,6 +1,6 @@
 """Bodies on a terminal: pretty where that hides nothing, else as text, else hexadecimal."""
 
-from worker.cli.output import printable
+from worker.cli.text import printable
 from worker.deadletters.body_text import pretty_json
 
 _HEX_SHOWN = 4_096

@@ -4,8 +4,6 @@ from importlib.resources import files
 
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Engine
 
 from worker.ledger.engine import translated_errors
@@ -25,20 +23,6 @@ def migrate(engine: Engine, revision: str = "head") -> None:
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
-
-
-def current_revision(engine: Engine) -> str | None:
-    """Return the revision the database is at; None where it has never been migrated."""
-    with translated_errors(), engine.connect() as connection:
-        connection.execution_options(read_only=True)
-        return MigrationContext.configure(connection).get_current_revision()
-
-
-def newest_revision() -> str:
-    """Return the revision this version of the worker needs."""
-    head = ScriptDirectory.from_config(_config()).get_current_head()
-    assert head is not None  # noqa: S101 - the package ships its migrations
-    return head
 
 
 def _config() -> Config:

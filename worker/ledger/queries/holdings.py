@@ -8,6 +8,7 @@ from sqlalchemy import Connection, literal, select, tuple_
 
 from worker.catalog import Catalog
 from worker.core import Account, AccountState, Counter, Hold, HoldState, Lot, account_now
+from worker.errors import QueryError
 from worker.ledger import rows
 from worker.ledger.bulk import among
 from worker.ledger.loading import holds_of, open_holds, open_lots
@@ -165,21 +166,55 @@ def _references(connection: Connection, operation_ids: Iterable[int | None]) -> 
 
 
 def holds_of_user(
-    connection: Connection, user_id: str, now: datetime, catalog: Catalog, *, ended: bool, limit: int
+    connection: Connection,
+    user_id: str,
+    now: datetime,
+    catalog: Catalog,
+    *,
+    ended: bool,
+    limit: int,
+    behind: str | None = None,
 ) -> Holds:
     """Return the open holds of ``user_id`` at ``now`` (UTC); with ``ended`` up to ``limit`` others as well.
 
-    Raises NotFoundError, and QueryError for a limit outside 1 to 1000.
+    ``behind`` is the reference of an ended hold: only those after it are returned. Raises NotFoundError, and
+    QueryError for a limit outside 1 to 1000 or a reference of no ended hold.
     """
     within("limit", limit, 1, HOLDS_LIMIT_MAX)
     account = posted_state(connection, user_id).now(now, catalog)
     found = list(account.holds.values())
     shown = [hold_view(hold, None) for hold in found if hold.state is HoldState.OPEN]
-    if not ended:
+    if not ended and behind is None:
         return Holds(user_id, tuple(shown), has_more=False)
     ran_out = [hold_view(hold, None) for hold in reversed(found) if hold.state is not HoldState.OPEN]
-    closed = ran_out + _closed(connection, account.state.account_id, limit + 1)
-    return Holds(user_id, tuple(shown + closed[:limit]), has_more=len(closed) > limit)
+    closed = _behind(ran_out, behind) + _closed(
+        connection, account.state.account_id, limit + 1, _place(connection, account, behind)
+    )
+    first = shown if behind is None else []
+    return Holds(user_id, tuple(first + closed[:limit]), has_more=len(closed) > limit)
+
+
+def _behind(views: list[HoldView], reference_id: str | None) -> list[HoldView]:
+    """Return the views behind a reference; all without one, none where it isn't among them."""
+    if reference_id is None:
+        return views
+    references = [view.reference_id for view in views]
+    return views[references.index(reference_id) + 1 :] if reference_id in references else []
+
+
+def _place(connection: Connection, account: Account, reference_id: str | None) -> int | None:
+    """Return the operation of a closed hold; None without a reference, and for a hold that only ran out."""
+    if reference_id is None or reference_id in {hold.reference_id for hold in account.holds.values()}:
+        return None
+    statement = (
+        select(holds.c.operation_id)
+        .join(operations, operations.c.operation_id == holds.c.operation_id)
+        .where(holds.c.account_id == account.state.account_id, operations.c.reference_id == reference_id)
+    )
+    place: int | None = connection.execute(statement).scalar_one_or_none()
+    if place is None:
+        raise QueryError(f"{reference_id!r} is no hold of this user: take the cursor of the page before")
+    return place
 
 
 def hold_view(hold: Hold, closed_by: str | None) -> HoldView:
@@ -197,13 +232,15 @@ def hold_view(hold: Hold, closed_by: str | None) -> HoldView:
     )
 
 
-def _closed(connection: Connection, account_id: int, limit: int) -> list[HoldView]:
+def _closed(connection: Connection, account_id: int, limit: int, below: int | None) -> list[HoldView]:
     statement = (
         select(holds)
         .where(holds.c.account_id == account_id, holds.c.state != HoldState.OPEN.value)
         .order_by(holds.c.operation_id.desc())
         .limit(limit)
     )
+    if below is not None:
+        statement = statement.where(holds.c.operation_id < below)
     found = holds_of(connection, statement)
     closers = closed_by(connection, [hold.operation_id for hold in found])
     return [hold_view(hold, closers.get(hold.operation_id)) for hold in found]

@@ -53,12 +53,22 @@ class Reader:
             return holdings.lots_of(connection, user_id, in_utc("now", now), catalog, used_up=used_up)
 
     def holds(
-        self, user_id: str, now: datetime, catalog: Catalog, *, ended: bool = False, limit: int = 100
+        self,
+        user_id: str,
+        now: datetime,
+        catalog: Catalog,
+        *,
+        ended: bool = False,
+        limit: int = 100,
+        behind: str | None = None,
     ) -> Holds:
-        """Return the open holds of ``user_id``; with ``ended`` up to ``limit`` (1 to 1000) others as well."""
+        """Return the open holds of ``user_id``; with ``ended`` up to ``limit`` (1 to 1000) others as well.
+
+        Return the ended ones ``behind`` the hold of that reference, and no open one, where it is given.
+        """
         with snapshot(self._engine) as connection:
             return holdings.holds_of_user(
-                connection, user_id, in_utc("now", now), catalog, ended=ended, limit=limit
+                connection, user_id, in_utc("now", now), catalog, ended=ended, limit=limit, behind=behind
             )
 
     def expiring(self, user_id: str, now: datetime, days: int, catalog: Catalog) -> tuple[Expiring, ...]:

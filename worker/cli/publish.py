@@ -1,4 +1,4 @@
-"""Messages by hand and by file: ``publish`` and ``replies``."""
+"""``publish``: messages from a file or a stream, each confirmed by the broker."""
 
 import hashlib
 import json
@@ -8,21 +8,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import click
 from rich.progress import Progress
 
 from schemas import Limits, decode, first_malformed
 from worker.bootstrap import Application, utc_now
-from worker.broker import BILLING, Delivery, Outgoing, Publishes
-from worker.cli.options import sender_of, with_application
-from worker.cli.output import progress
+from worker.broker import Outgoing, Publishes
+from worker.cli.application import sender_of, with_application
+from worker.cli.options import as_json
+from worker.cli.output import progress, show_json
 from worker.errors import ConfigurationError
 from worker.messages.outgoing import OutgoingCommand
 
 _CHUNK = 500
-_LOOK = 20
 _NAME_MAX_BYTES = 255
 _NO_TYPE = "usage.unknown"  # leads what names no type to a worker, which says so
 
@@ -35,8 +35,15 @@ _NO_TYPE = "usage.unknown"  # leads what names no type to a worker, which says s
     "--reply-to", help="The queue of the replies: billing.replies.USER, of the URL's user, or that and more."
 )
 @click.option("--unchecked", is_flag=True, help="Send lines as they are, also those the worker will refuse.")
+@as_json
 def publish(
-    application: Application, *, source: Path, type_: str | None, reply_to: str | None, unchecked: bool
+    application: Application,
+    *,
+    source: Path,
+    type_: str | None,
+    reply_to: str | None,
+    unchecked: bool,
+    as_json: bool,
 ) -> None:
     """Publish a file of JSON lines, one message a line; each is confirmed by the broker.
 
@@ -68,10 +75,15 @@ def publish(
         link.close()
     if mark is not None:
         mark.remove()
-    click.echo(f"published {sender.published}, refused {sender.refused}, unroutable {sender.unroutable}")
-    if mark is not None and mark.not_taken_before:
-        click.echo(f"before the interruption {mark.not_taken_before} lines were not taken", err=True)
-    sys.exit(1 if sender.not_taken or (mark is not None and mark.not_taken_before) else 0)
+    not_taken_before = 0 if mark is None else mark.not_taken_before
+    counts = {"published": sender.published, "refused": sender.refused, "unroutable": sender.unroutable}
+    if as_json:
+        show_json({**counts, "notTakenBefore": not_taken_before})
+    else:
+        click.echo(", ".join(f"{name} {count}" for name, count in counts.items()))
+    if not_taken_before:
+        click.echo(f"before the interruption {not_taken_before} lines were not taken", err=True)
+    sys.exit(1 if sender.not_taken or not_taken_before else 0)
 
 
 @dataclass(slots=True)
@@ -203,47 +215,3 @@ def _lines_of(source: Path, done: int) -> Iterator[tuple[int, bytes]]:
 
 def _lines(file: IO[bytes], start: int) -> Iterator[tuple[int, bytes]]:
     yield from enumerate(file, start + 1)
-
-
-@click.command()
-@with_application("broker_url")
-@click.option("--queue", default=BILLING.replies.name, show_default=True, help="Where the replies wait.")
-@click.option("--limit", type=click.IntRange(1), help="End after so many; 20 without --take.")
-@click.option("--follow", is_flag=True, help="Wait for more, until Ctrl-C; with --take.")
-@click.option("--take", is_flag=True, help="Remove what is shown; without it everything goes back.")
-def replies(application: Application, *, queue: str, limit: int | None, follow: bool, take: bool) -> None:
-    """Show the replies that wait in a queue, one JSON object a line.
-
-    Without --take they go back to the queue when this ends, possibly in another order. Each look counts as a
-    delivery then, and RabbitMQ drops a message after as many as its policy allows (20 from 4.0 on, unless the
-    policy that `topology declare` prints is set).
-    """
-    if follow and not take:
-        raise click.UsageError("--follow keeps what it shows from everybody else; say --take as well")
-    left = limit if take or limit is not None else _LOOK
-    # No more is held than is shown: a message that is only held counts as delivered, too.
-    link = application.link(consume=[queue], prefetch=min(left or _CHUNK, _CHUNK))
-    try:
-        while left is None or left > 0:
-            deliveries = link.receive(min(left or _CHUNK, _CHUNK), 1.0)
-            if not deliveries and not follow:
-                return
-            for delivery in deliveries:
-                click.echo(json.dumps(_reply_line(delivery), ensure_ascii=False))
-            if take:
-                link.acknowledge(deliveries)
-            left = None if left is None else left - len(deliveries)
-            link.keep_alive()
-    except KeyboardInterrupt:
-        return
-    finally:
-        link.close()
-
-
-def _reply_line(delivery: Delivery) -> dict[str, Any]:
-    try:
-        reply = json.loads(delivery.body)
-    except (ValueError, RecursionError):
-        reply = {"unreadable": delivery.body[:200].hex()}
-    fields = reply if isinstance(reply, dict) else {"body": reply}
-    return {"correlationId": delivery.text("correlation_id"), **fields}

@@ -1,4 +1,4 @@
-"""``dead-letters park``, ``export`` and ``import``: drain, take out, put in."""
+"""``dead-letters export`` and ``import``: JSON lines out and in."""
 
 import io
 import sys
@@ -10,42 +10,22 @@ from pathlib import Path
 import click
 
 from worker.bootstrap import Application
-from worker.cli.dead_letters.common import STATUSES, service_of, with_actor, with_filters, with_numbers
-from worker.cli.options import as_json, with_application
+from worker.cli.application import with_application
+from worker.cli.dead_letters.options import STATUSES, service_of, with_filters, with_numbers, with_status
+from worker.cli.options import as_json, with_actor
 from worker.cli.output import show_json
 from worker.deadletters.store.filters import DeadLetterFilter, DeadLetterSelection
 from worker.errors import ConfigurationError
 
 
 @click.command()
-@with_application("broker_url", "database_url", "catalog")
-@as_json
-def park(application: Application, *, as_json: bool) -> None:
-    """Drain the dead-letter queue into the ledger's database, and say how many letters wait.
-
-    Every other command does so too, and so does the scheduler while it runs.
-    """
-    with service_of(application) as service:
-        counts = service.counts()
-    if as_json:
-        show_json(counts.to_dict())
-    else:
-        waiting = counts.parked + counts.replaying
-        dead_letters = "1 letter waits" if waiting == 1 else f"{waiting} letters wait"
-        click.echo(f"{dead_letters}, in {counts.groups} group{'' if counts.groups == 1 else 's'}")
-
-
-@click.command()
 @with_numbers
+@with_status
 @click.option(
-    "--status",
-    type=click.Choice([*STATUSES]),
-    default="waiting",
-    show_default=True,
-    help="Waiting ones are parked, or under way in a replay.",
-)
-@click.option(
-    "--output", "target", type=click.Path(path_type=Path), help="Write there and not to standard output."
+    "--output",
+    "target",
+    type=click.Path(path_type=Path),
+    help="Write to this file and not to standard output.",
 )
 @with_actor
 @with_filters
@@ -59,13 +39,14 @@ def export(
     actor: str,
     asked: DeadLetterFilter | None,
 ) -> None:
-    """Write letters as JSON lines, whole: all that wait, those of the numbers, or those of a filter.
+    """Write dead letters as JSON lines, whole.
 
-    The body is text where it is UTF-8 and base64 where not; `import` restores it byte by byte.
+    All that wait, those of the numbers, or those of a filter. A stream of JSON lines by nature: it needs no
+    --json. The body is text where it is UTF-8 and base64 where not; `import` restores it byte by byte.
 
     \b
     Examples:
-      billing-worker dead-letters export --status all > letters.jsonl
+      billing-worker dead-letters export --status all > dead-letters.jsonl
       billing-worker dead-letters export 7 --output 7.json
     """
     if numbers and asked is not None:
@@ -73,13 +54,12 @@ def export(
     dead_letters: DeadLetterSelection = numbers or replace(
         asked or DeadLetterFilter(), status=STATUSES[status]
     )
-    with service_of(application, looking=True) as service:
-        lines = service.export(dead_letters, actor)
-        if target is None:
-            for line in lines:
-                click.echo(line)
-            return
+    lines = service_of(application).export(dead_letters, actor)
+    if target is not None:
         _write(target, lines)
+        return
+    for line in lines:
+        click.echo(line)
 
 
 def _write(target: Path, lines: Iterable[str]) -> None:
@@ -102,17 +82,16 @@ def _write(target: Path, lines: Iterable[str]) -> None:
 @with_application("broker_url", "database_url", "catalog")
 @as_json
 def import_dead_letters(application: Application, *, source: Path, actor: str, as_json: bool) -> None:
-    """Add letters of an export that are not here yet; again it changes nothing.
+    """Add the dead letters of an export that are not here yet.
 
-    They wait here if they waited there. A line that is no letter ends it and is named; what came before it
-    is in.
+    The same import again changes nothing. A dead letter that waited there waits here. A line that is no dead
+    letter ends the import and is named; the lines before it are in.
 
     \b
     Example:
-      billing-worker dead-letters import letters.jsonl
+      billing-worker dead-letters import dead-letters.jsonl
     """
-    with service_of(application) as service:
-        done = service.import_lines(_lines(source), actor)
+    done = service_of(application).import_lines(_lines(source), actor)
     if as_json:
         show_json(done.to_dict())
     else:

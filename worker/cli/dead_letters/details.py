@@ -1,0 +1,112 @@
+"""``dead-letters show``: one dead letter whole."""
+
+import json
+from datetime import datetime
+from typing import Any
+
+import click
+
+from worker.bootstrap import Application
+from worker.cli.application import with_application
+from worker.cli.columns import Column
+from worker.cli.dead_letters.bodies import lines, readable
+from worker.cli.dead_letters.forms import details_as_dict, moment
+from worker.cli.dead_letters.options import Number, service_of
+from worker.cli.options import as_json, with_wide
+from worker.cli.output import is_terminal, show_fields, show_json, show_table
+from worker.deadletters.models import DeadLetterDetails, StoredDeadLetter
+
+
+@click.command()
+@click.argument("number", type=Number)
+@with_wide
+@with_application("broker_url", "database_url", "catalog")
+@as_json
+def show(application: Application, *, number: int, as_json: bool) -> None:
+    """Show one dead letter whole.
+
+    The reason, the origin, the times, the message itself, its history, and the ledger's rows under its
+    references.
+
+    \b
+    Example:
+      billing-worker dead-letters show 7
+    """
+    details = service_of(application).details(number)
+    if as_json:
+        show_json(details_as_dict(details))
+        return
+    _show_details(details)
+
+
+_LONG = ("body", "edited_body", "properties", "traceback")
+
+
+def _show_details(details: DeadLetterDetails) -> None:
+    dead_letter = details.dead_letter
+    show_fields(f"Dead letter {dead_letter.number}", _fields(details))
+    if dead_letter.traceback:
+        click.echo(f"\n{lines(dead_letter.traceback.rstrip())}")
+    properties = json.dumps(dead_letter.properties, indent=2, ensure_ascii=False)
+    click.echo(f"\nproperties {lines(properties)}")
+    if dead_letter.edited_body is not None:
+        edited = dead_letter.edited_body
+        click.echo(f"\nedited body, {len(edited)} bytes\n{readable(edited)}")
+    click.echo(f"\nbody, {len(dead_letter.body)} bytes\n{readable(dead_letter.body)}")
+    click.echo()
+    show_table(
+        "History",
+        (
+            "when",
+            "event",
+            Column("actor", 2),
+            Column("replay", 3),
+            Column("text", 1, text=True),
+        ),
+        [
+            (moment(event.at), event.kind.replace("_", " "), event.actor, event.replay_id, event.text)
+            for event in details.events
+        ],
+    )
+    if details.ledger:
+        if not is_terminal():
+            click.echo()
+        show_table(
+            "Ledger",
+            (
+                "reference",
+                "status",
+                "code",
+                Column("same content", 1),
+                Column("message", 2, text=True),
+            ),
+            [
+                (line.reference_id, line.status or "nothing", line.code, line.agrees, line.message)
+                for line in details.ledger
+            ],
+        )
+
+
+def _fields(details: DeadLetterDetails) -> list[tuple[str, Any]]:
+    dead_letter = details.dead_letter
+    fields = []
+    for name in StoredDeadLetter.__slots__:
+        value = getattr(dead_letter, name)
+        if name not in _LONG and value is not None:
+            fields.append((_label(name), moment(value) if isinstance(value, datetime) else value))
+    if details.problem is not None:
+        fields.append(("a worker would refuse it", f"{details.problem.code}: {details.problem.way_out}"))
+    return fields
+
+
+_LABELS = {
+    "letter_id": "id",
+    "reason": "code",
+    "attempts": "tries",
+    "tokens_at_stake": "tokens affected",
+    "replay_id": "replay",
+}
+
+
+def _label(name: str) -> str:
+    return _LABELS.get(name, name.replace("_", " "))

@@ -1,0 +1,125 @@
+"""Options that the commands share: which dead letters, and a confirmation before many are changed."""
+
+import sys
+from functools import wraps
+from typing import Any
+
+import click
+
+from worker.bootstrap import Application, utc_now
+from worker.cli.options import Command, Decorator, time_option
+from worker.cli.times import TimeText
+from worker.deadletters.models import WAITING, DeadLetterStatus
+from worker.deadletters.service import DeadLetters
+from worker.deadletters.store.filters import DeadLetterFilter, DeadLetterSelection
+
+Number = click.IntRange(1, 2**63 - 1)
+
+STATUSES = {
+    "waiting": WAITING,
+    "all": tuple(DeadLetterStatus),
+    **{status.value: (status,) for status in DeadLetterStatus},
+}
+
+with_status = click.option(
+    "--status",
+    type=click.Choice([*STATUSES]),
+    default="waiting",
+    show_default=True,
+    help="Waiting ones are parked, or under way in a replay.",
+)
+
+
+def service_of(application: Application) -> DeadLetters:
+    """Return the dead letters in a database that is at the newest schema."""
+    application.require_newest_schema()
+    return application.service()
+
+
+def hint_at_drain() -> None:
+    """Say on standard error that dead letters may wait in their queue; the broker isn't asked."""
+    click.echo(
+        "listed are the drained ones: `billing-worker scheduler` drains dead letters as they come, "
+        "`billing-worker dead-letters drain` by hand",
+        err=True,
+    )
+
+
+# -- which ------------------------------------------------------------------------------------------------
+
+
+_FILTERS: dict[str, Decorator] = {
+    "group": click.option(
+        "--group", help="Only dead letters of this group: its fingerprint, or the beginning of it."
+    ),
+    "code": click.option("--code", help="Only dead letters with this reason code, such as unknown_type."),
+    "type_": click.option("--type", "type_", help="Only messages of this type, such as usage.deduct."),
+    "user": click.option("--user", help="Only dead letters of this user."),
+    "reference": click.option("--reference", help="Only dead letters with this reference."),
+    "start": time_option(
+        "--from",
+        "start",
+        "Only last failures from this time on: 2h, today, 2026-11-26 11:03 (UTC).",
+        aliases=["--since"],
+    ),
+    "end": time_option("--to", "end", "Only last failures before this time.", aliases=["--until"]),
+    "text": click.option(
+        "--text", help="Only dead letters with this text in message, identities, note or body."
+    ),
+}
+
+
+def with_filters(command: Command) -> Command:
+    """Give a command the filters as options, and as ``asked`` the filter they make, None without any."""
+
+    @wraps(command)
+    def run(*arguments: Any, **parameters: Any) -> Any:
+        values = {name: parameters.pop(name) for name in _FILTERS}
+        return command(*arguments, asked=_asked(**values), **parameters)
+
+    wrapped: Command = run
+    for option in reversed(_FILTERS.values()):
+        wrapped = option(wrapped)
+    return wrapped
+
+
+def _asked(*, start: TimeText | None, end: TimeText | None, **values: str | None) -> DeadLetterFilter | None:
+    if start is None and end is None and all(value is None for value in values.values()):
+        return None
+    now = utc_now()
+    return DeadLetterFilter(
+        code=values["code"],
+        type=values["type_"],
+        user_id=values["user"],
+        reference_id=values["reference"],
+        since=None if start is None else start.at(now),
+        until=None if end is None else end.at(now),
+        text=values["text"] or None,
+        fingerprint=values["group"],
+    )
+
+
+def chosen(
+    numbers: tuple[int, ...], asked: DeadLetterFilter | None, *, yes: bool, doing: str
+) -> DeadLetterSelection:
+    """Return the chosen dead letters: by their numbers, or by the filter, which has to be confirmed."""
+    if numbers and asked is not None:
+        raise click.UsageError("give either numbers or filters")
+    if numbers:
+        return list(dict.fromkeys(numbers))
+    if asked is None:
+        raise click.UsageError("give the numbers of dead letters, or a filter such as --group; see --help")
+    if not yes:
+        if not sys.stdin.isatty():
+            raise click.UsageError(
+                f"{doing} all dead letters of a filter: add --yes where nobody can be asked"
+            )
+        click.confirm(f"{doing} all dead letters with {asked}?", abort=True, err=True)
+    return asked
+
+
+with_yes = click.option(
+    "--yes", is_flag=True, help="Don't ask before acting on all dead letters of a filter."
+)
+with_reason = click.option("--reason", required=True, help="Why; kept with the dead letter.")
+with_numbers = click.argument("numbers", type=Number, nargs=-1)

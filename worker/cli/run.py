@@ -1,0 +1,136 @@
+"""Loops that run until SIGTERM: ``run`` and ``scheduler``."""
+
+import gc
+import logging
+import random
+import sys
+
+import click
+
+from worker.bootstrap import Application
+from worker.cli.application import with_application
+from worker.cli.output import show_json
+from worker.errors import ConfigurationError, LimitExceededError
+from worker.processes import run_scheduler, run_worker
+from worker.runtime.stop import SignalStop
+from worker.runtime.supervisor import LIMIT_EXIT, Supervisor, follow_parent
+from worker.settings import Settings, environment_of
+
+log = logging.getLogger(__name__)
+
+
+@click.command()
+@with_application(
+    "broker_url",
+    "database_url",
+    "catalog",
+    "workers",
+    "batch_size",
+    "prefetch",
+    "on_limit",
+    "metrics_port",
+    "log_level",
+    "log_format",
+)
+@click.option("--drain", is_flag=True, help="Apply what is waiting, then end; schedules nothing.")
+@click.option(
+    "--with-scheduler",
+    is_flag=True,
+    help="Also do what `billing-worker scheduler` does, in one of the workers  [BILLING_WITH_SCHEDULER]",
+)
+@click.option("--supervised", type=int, hidden=True, help="The supervisor's process id.")
+def run(application: Application, *, drain: bool, with_scheduler: bool, supervised: int | None) -> None:
+    """Consume messages, apply them to the ledger, reply; until SIGTERM.
+
+    The first SIGTERM (or Ctrl-C) finishes the batch, replies, acknowledges and exits 0; a second one ends
+    at once. An outage of the database or the broker is waited out.
+
+    When more than BILLING_MAX_CONSECUTIVE_FAULTS messages (100) of a queue in a row met a fault of the
+    worker's, as after a bad deploy, that queue is paused: what waits stays there, the other queues go on, and
+    one message is tried at growing intervals. It goes on by itself, or at `billing-worker resume`;
+    `billing-worker check` says what is paused and why. With --on-limit exit (and with --drain) the worker
+    exits with 5 instead; where something restarts it by itself, leave out 5 (systemd:
+    RestartPreventExitStatus=5).
+    """
+    stop = SignalStop()
+    stop.install()
+    if supervised is not None:
+        follow_parent(supervised)
+    settings = application.settings
+    with_scheduler |= settings.with_scheduler
+    if settings.workers > 1:
+        if drain:
+            raise ConfigurationError("--drain runs one worker; leave --workers out")
+        environments = _environments(settings, with_scheduler=with_scheduler)
+        sys.exit(Supervisor(environments, random.Random()).run(stop))  # noqa: S311 - jitter, no secrets
+    _run_worker(application, stop, drain=drain, with_scheduler=with_scheduler and not drain)
+
+
+def _run_worker(application: Application, stop: SignalStop, *, drain: bool, with_scheduler: bool) -> None:
+    application.metrics.serve(application.settings.metrics_port)
+    # The objects that exist by now stay, and a batch leaves no cycles: the search for them after every 700
+    # objects took 5 of 95 µs a message.
+    gc.freeze()
+    gc.set_threshold(OBJECTS_A_COLLECTION)
+    try:
+        run_worker(application, stop, drain=drain, with_scheduler=with_scheduler)
+    except LimitExceededError as error:
+        log.critical("%s", error)
+        sys.exit(LIMIT_EXIT)
+
+
+OBJECTS_A_COLLECTION = 50_000
+
+
+def _environments(settings: Settings, *, with_scheduler: bool) -> list[dict[str, str]]:
+    """Return one environment for each worker.
+
+    Each serves its metrics on a port of its own, from the configured one on; the first runs the scheduler.
+    """
+    port = settings.metrics_port
+    return [
+        environment_of(
+            settings.model_copy(
+                update={
+                    "metrics_port": port + n if port else 0,
+                    "with_scheduler": with_scheduler and n == 0,
+                }
+            )
+        )
+        for n in range(settings.workers)
+    ]
+
+
+@click.command()
+@with_application("broker_url", "database_url", "metrics_port", "log_level", "log_format")
+@click.option(
+    "--once", is_flag=True, help="Publish what is due now, as much as one interval allows; then end."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for scripts; with --once.")
+def scheduler(application: Application, *, once: bool, as_json: bool) -> None:
+    """Publish a command for each account of which something falls due; until SIGTERM.
+
+    Holds run out, credit expires or takes effect, a free tier's period begins: nothing sends a message then,
+    so this sends `account.settle`, which the workers apply like any other command, with a reference of the
+    account and the time. Several may run: each reference is applied once. Balances are right without it, for
+    they count what is due; but notices, statistics and the next allocation come when it is posted. It also
+    drains the dead-letter queue, as dead letters come.
+
+    It looks every BILLING_SCHEDULER_INTERVAL_S seconds (5) and publishes at most BILLING_SCHEDULER_RATE
+    commands a second (200), after a day of standing still as well. An outage of the database or the broker
+    is waited out; SIGTERM (or Ctrl-C) ends it with 0.
+    """
+    if as_json and not once:
+        raise click.UsageError("--json goes with --once")
+    if once:
+        application.require_newest_schema()
+        published = application.scheduler().tick_now()
+        if as_json:
+            show_json({"published": published})
+        else:
+            click.echo(f"published {published} commands for what fell due")
+        return
+    stop = SignalStop()
+    stop.install()
+    application.metrics.serve(application.settings.metrics_port)
+    run_scheduler(application, stop)

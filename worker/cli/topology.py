@@ -1,0 +1,106 @@
+"""``topology``: the exchanges and the queues on the broker."""
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from contextlib import closing
+
+import click
+
+from worker.bootstrap import Application
+from worker.broker import BILLING, broker_is_embedded
+from worker.cli.application import with_application
+from worker.cli.options import as_json
+from worker.cli.output import show_json
+
+
+@click.group()
+def topology() -> None:
+    """Declare or verify the exchanges and queues on the broker."""
+
+
+@topology.command()
+@with_application("broker_url")
+@click.option("--policies", is_flag=True, help="Set the policies as well, through the management API.")
+@as_json
+def declare(application: Application, *, policies: bool, as_json: bool) -> None:
+    """Declare what is missing. Needs the right to configure; safe to run again.
+
+    Prints the policies that an operator should set beside it, or sets them with --policies, which needs
+    RabbitMQ's management API (BILLING_MANAGEMENT_URL) and the tag `policymaker`. Policies can be changed
+    later, arguments of a queue can't.
+    """
+    with closing(application.link()) as link:
+        link.declare(BILLING)
+    wanted = (
+        {} if broker_is_embedded(application.settings.broker_url.get_secret_value()) else BILLING.policies()
+    )
+    if not as_json:
+        _show_declared()
+    for name, (pattern, definition) in wanted.items():
+        if policies:
+            application.management.set_policy(name, pattern, definition)
+        if not as_json:
+            _show_policy(name, pattern, definition, is_set=policies)
+    if as_json:
+        show_json(_declared(wanted, are_set=policies))
+
+
+def _show_declared() -> None:
+    for queue in BILLING.queues:
+        bound = f", bound to {', '.join(queue.routing_keys)}" if queue.routing_keys else ""
+        click.echo(f"{queue.name}: declared{bound}")
+    for exchange, what in (
+        (BILLING.exchange, "commands"),
+        (BILLING.events, "notices; bind a queue to receive them"),
+    ):
+        click.echo(f"exchange {exchange}: declared, for {what}")
+
+
+def _show_policy(name: str, pattern: str, definition: Mapping[str, str | int], *, is_set: bool) -> None:
+    if is_set:
+        click.echo(f"policy {name}: set")
+    else:
+        click.echo(f"policy to set: {_policy_command(name, pattern, definition)}")
+
+
+def _declared(
+    wanted: Mapping[str, tuple[str, Mapping[str, str | int]]], *, are_set: bool
+) -> dict[str, object]:
+    return {
+        "queues": [{"name": queue.name, "routingKeys": list(queue.routing_keys)} for queue in BILLING.queues],
+        "exchanges": list(BILLING.exchanges),
+        "policies": [
+            {
+                "name": name,
+                "pattern": pattern,
+                "definition": dict(definition),
+                "isSet": are_set,
+                "command": _policy_command(name, pattern, definition),
+            }
+            for name, (pattern, definition) in wanted.items()
+        ],
+    }
+
+
+def _policy_command(name: str, pattern: str, definition: Mapping[str, str | int]) -> str:
+    words = ["rabbitmqctl", "set_policy", name, pattern, json.dumps(dict(definition)), "--apply-to", "queues"]
+    return shlex.join(words)
+
+
+@topology.command()
+@with_application("broker_url")
+@as_json
+def verify(application: Application, *, as_json: bool) -> None:
+    """List what is missing or differs. Exit 1 if anything does."""
+    with closing(application.link()) as link:
+        found = link.differences(BILLING)
+    if as_json:
+        show_json({"differences": found})
+        sys.exit(1 if found else 0)
+    for line in found:
+        click.echo(line)
+    if not found:
+        click.echo("the topology is as it must be (bindings can't be read over AMQP; declare makes them)")
+    sys.exit(1 if found else 0)

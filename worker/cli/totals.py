@@ -1,0 +1,91 @@
+"""``stats`` and ``audit``: the whole ledger, summed up and proved."""
+
+import sys
+
+import click
+
+from worker.bootstrap import Application
+from worker.cli.application import reader_of, with_application
+from worker.cli.columns import Column
+from worker.cli.options import as_json, with_wide
+from worker.cli.output import progress, show_fields, show_json, show_table
+from worker.cli.text import printable
+from worker.ledger.audit import AuditProgress, AuditReport, audit
+
+
+@click.command()
+@with_wide
+@with_application("database_url")
+@as_json
+def stats(application: Application, *, as_json: bool) -> None:
+    """Sum up the whole ledger as it is posted: users, tokens, outcomes, revenue.
+
+    \b
+    Example:
+      billing-worker stats --json | jq .totalDebt
+    """
+    view = reader_of(application).stats()
+    if as_json:
+        show_json(view.to_dict())
+        return
+    show_fields(
+        "Ledger",
+        [
+            ("users", view.users),
+            *((f"users on {tier}", count) for tier, count in view.accounts_by_tier.items()),
+            ("balance", view.total_balance),
+            ("held", view.total_held),
+            ("debt", view.total_debt),
+            ("average balance", view.average_balance),
+            ("allocated", view.total_allocated),
+            ("purchased", view.total_purchased),
+            ("bonus", view.total_bonus),
+            ("refunded", view.total_refunded),
+            ("adjusted", view.total_adjusted),
+            ("used", view.total_used),
+            ("expired", view.total_expired),
+            ("reversed", view.total_reversed),
+            ("written off", view.total_uncollected),
+            ("payments", view.payments),
+            *((f"revenue {sum_.currency} (minor units)", sum_.amount_minor) for sum_ in view.revenue),
+        ],
+    )
+    show_table(
+        "References by outcome",
+        ("type", "status", Column("code", text=True), "count"),
+        [(row.type, row.status, row.code, row.count) for row in view.operations],
+    )
+
+
+@click.command("audit")
+@with_application("database_url")
+@as_json
+def audit_command(application: Application, *, as_json: bool) -> None:
+    """Prove that every balance is explained by its entries. Exit 1 on any finding.
+
+    Reads one state of the ledger while workers go on.
+    """
+    application.require_newest_schema()
+    with progress("audit", None) as bar:
+
+        def step(done: AuditProgress) -> None:
+            bar.update(bar.task_ids[0], description=done.step, completed=done.done, total=done.total)
+
+        report = audit(application.engine, step)
+    if as_json:
+        show_json(report.to_dict())
+    else:
+        show_audit(report)
+    sys.exit(0 if report.is_clean else 1)
+
+
+def show_audit(report: AuditReport) -> None:
+    """Show the result, and each finding with its account and reference."""
+    examined = ", ".join(f"{count:,} {table}" for table, count in report.examined.items())
+    for finding in report.findings:
+        click.echo(f"{click.style('finding', fg='red')}: {printable(str(finding))}")
+    if report.unlisted:
+        click.echo(f"and {report.unlisted} more")
+    result = "every balance explained" if report.is_clean else f"{sum(report.found.values())} findings"
+    owed = f"{report.debtors:,} accounts owe {report.debt:,}, {report.uncollected:,} written off"
+    click.echo(f"{result}, drift {report.drift} ({examined}); {owed}")
