@@ -9,7 +9,7 @@ from schemas import DeductUsage, Message, UsageBatch
 from tests.benchmarks.stage import user_id
 from worker.bootstrap import utc_now
 from worker.broker import BILLING, Outgoing
-from worker.demo.script import zipf_weights
+from worker.demo.scenario import zipf_weights
 
 SEED = 20_261_123
 

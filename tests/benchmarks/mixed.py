@@ -23,16 +23,15 @@ from tests.benchmarks.stage import Measured, Stage, staged, user_id
 from worker.bootstrap import utc_now
 from worker.broker import Outgoing
 from worker.catalog import Catalog, load_catalog
-from worker.demo.day import _ORDINARY
-from worker.demo.senders import Senders
+from worker.demo.commands import CommandFactory
+from worker.demo.day_traffic import CAPTURED_SHARE, KIND_WEIGHTS, RELEASED_SHARE
 from worker.ledger.tables import operations
 
 _GOAL = Goal(0.80)
 _DUPLICATES = _REJECTIONS = 0.05
-_SETTLED, _RELEASED = 0.8, 0.13  # of the holds; the others go on, as on the demo's day
 _TOO_MUCH = 10**12
 #: A batch is many commands in one message, and has a benchmark of its own.
-_SINGLE = {kind: weight for kind, weight in _ORDINARY.items() if kind != "batch"}
+_SINGLE = {kind: weight for kind, weight in KIND_WEIGHTS.items() if kind != "batch"}
 
 
 class MixedDay:
@@ -46,7 +45,7 @@ class MixedDay:
         self.before: list[Command] = []
         self.kinds: Counter[str] = Counter()
         self._rng, self._users, self._catalog = random.Random(seed), users, catalog
-        self._make = Senders(self._rng, utc_now(), catalog, "")
+        self._make = CommandFactory(self._rng, utc_now(), catalog, "")
         self._placed: list[tuple[float, Command]] = []
         self._fill(count)
 
@@ -95,9 +94,9 @@ class MixedDay:
         hold = self._make.reserve(user)
         place = self._place("hold", hold)
         chance = self._rng.random()
-        if chance < _SETTLED:
-            self._place("settle", self._make.settle(hold), after=place)
-        elif chance < _SETTLED + _RELEASED:
+        if chance < CAPTURED_SHARE:
+            self._place("capture", self._make.capture(hold), after=place)
+        elif chance < CAPTURED_SHARE + RELEASED_SHARE:
             self._place("release", self._make.release(hold), after=place)
 
     def _refused(self) -> DeductUsage | PaymentSucceeded | ReleaseUsage:
