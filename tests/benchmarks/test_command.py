@@ -12,7 +12,7 @@ from tests.benchmarks.results import Benchmark, Context, Figure, Result
 from tests.benchmarks.stage import Servers, UntrueLedgerError
 
 
-def test_list_names_each_with_its_question() -> None:
+def test_list_names_each_benchmark_with_its_question() -> None:
     done = CliRunner().invoke(main, ["list"])
     assert done.exit_code == 0
     for benchmark, line in zip(BENCHMARKS, done.output.splitlines(), strict=True):
@@ -20,7 +20,7 @@ def test_list_names_each_with_its_question() -> None:
         assert benchmark.question in line
 
 
-def test_an_unknown_name_is_told_with_the_list() -> None:
+def test_unknown_name_is_an_error_with_the_list() -> None:
     done = CliRunner().invoke(main, ["first-speed", "warp"])
     assert done.exit_code == 2
     assert "no benchmark warp" in done.output
@@ -34,17 +34,17 @@ def test_help_names_options_and_variables() -> None:
         assert word in done.output
 
 
-def test_a_number_that_is_none_is_a_fault_of_usage() -> None:
+def test_invalid_number_is_a_usage_error() -> None:
     assert CliRunner().invoke(main, ["first-speed"], env={"BENCH_RUNS": "many"}).exit_code == 2
 
 
-def test_every_name_is_there_once() -> None:
+def test_every_name_occurs_once() -> None:
     names = [benchmark.name for benchmark in BENCHMARKS]
     assert len(set(names)) == len(names)
     assert "first-speed" in names
 
 
-def test_the_others_run_after_one_has_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_benchmarks_run_after_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def untrue(_context: Context) -> Result:
         raise UntrueLedgerError("3 tokens are used, not 4")
 
@@ -64,9 +64,7 @@ def test_the_others_run_after_one_has_failed(tmp_path: Path, capsys: pytest.Capt
     assert "\x1b" not in told.out + told.err
 
 
-def test_a_fault_in_one_is_told_with_its_traceback(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_failure_is_printed_with_its_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def broken(_context: Context) -> Result:
         raise ZeroDivisionError("by chance")
 

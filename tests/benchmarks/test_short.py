@@ -47,7 +47,7 @@ def context(servers: Servers) -> Context:
 
 
 @pytest.mark.parametrize("benchmark", _SHORT, ids=lambda benchmark: benchmark.name)
-def test_a_benchmark_measures_on_a_ledger_that_is_true(
+def test_benchmark_measures_on_a_correct_ledger(
     benchmark: Benchmark, context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if benchmark.name in _WITH_PLAIN_ONES:
@@ -73,7 +73,7 @@ def _settled_at_once(_context: Context, messages: int, *_: Any, name: str = "wor
     return Measured(name, messages, 1.0, {"worker": 0.1})
 
 
-def test_peers_get_a_ratio_each_and_fewer_messages(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_peer_gets_a_ratio_and_fewer_messages(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     def settled_by(peer: Contender, _context: Context, messages: int, _users: int) -> Measured:
         return Measured(peer.name, messages, 1.0, {"worker": 0.1})
 
@@ -85,19 +85,19 @@ def test_peers_get_a_ratio_each_and_fewer_messages(context: Context, monkeypatch
     assert goals == {"worker : Celery": (10.0, False), "worker : Dramatiq": (10.0, True)}
 
 
-def test_a_peer_that_is_not_installed_says_what_installs_it(context: Context) -> None:
+def test_missing_peer_names_the_command_that_installs_it(context: Context) -> None:
     missing = replace(ECHO, name="Celery", packages=("no-such-package",))
     with pytest.raises(BenchmarkError, match="Celery needs the package no-such-package: `make bench`"):
         peers.against(context, [missing])
 
 
-def test_a_process_that_ends_early_fails_the_run(servers: Servers) -> None:
+def test_process_that_ends_early_fails_the_run(servers: Servers) -> None:
     commands = [([sys.executable, "-c", "raise SystemExit('no such module')"], dict[str, str]())]
     with staged(servers) as stage, pytest.raises(BenchmarkError, match=r"peer ended with 1\nno such module"):
         stage.drain("peer", commands, 1, progress=lambda *_: None)
 
 
-def test_a_ledger_that_is_not_true_fails_the_run(servers: Servers) -> None:
+def test_incorrect_ledger_fails_the_run(servers: Servers) -> None:
     with staged(servers) as stage:
         stage.open_accounts(2)
         stage.check(used=0)
@@ -127,7 +127,7 @@ def test_message_that_reaches_no_queue_fails_the_prefill(servers: Servers) -> No
         (500, ["INSERT operations", "WRITE batch"]),
     ],
 )
-def test_a_batch_of_plain_deductions_is_at_most_five_statements_and_a_commit(
+def test_batch_of_plain_deductions_needs_at_most_five_statements_and_a_commit(
     count: int, writes: list[str], postgres_engine: Engine, catalog: Catalog
 ) -> None:
     users = [f"u{number}" for number in range(100)]

@@ -50,7 +50,9 @@ from worker.ledger.tables import accounts, lots
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
 
 
-def test_one_deduction_by_hand(witness: Witness, workers: WorkerProcesses, application: Application) -> None:
+def test_single_deduction_gets_its_reply(
+    witness: Witness, workers: WorkerProcesses, application: Application
+) -> None:
     workers.start()
     opened = witness.request({"type": "account.open", "referenceId": "o", "userId": "u", "tier": "basic"})
     assert opened["code"] == "account_opened"
@@ -64,7 +66,7 @@ def test_one_deduction_by_hand(witness: Witness, workers: WorkerProcesses, appli
     assert reader.history("u").transactions[0].reference_id == "job-1"
 
 
-def test_an_insufficient_balance_is_answered_with_what_is_missing(
+def test_insufficient_balance_reply_names_the_missing_tokens(
     witness: Witness, workers: WorkerProcesses
 ) -> None:
     workers.start()
@@ -226,7 +228,7 @@ def batches_of_any_size(rng: random.Random, commands: Sequence[Command]) -> list
     return batches
 
 
-def test_ten_thousand_commands_in_any_batches_by_any_number_of_workers_equal_the_model(
+def test_ten_thousand_commands_equal_the_model_for_any_batches_and_workers(
     postgres_engine: Engine,
 ) -> None:
     """Four workers race for the batches: today, on the eve of the next period, and in the middle of it.
@@ -302,7 +304,7 @@ def lots_of(model: Model, user: str) -> list[tuple[Any, ...]]:
     return [tuple(lot[name] for name in names) for lot in model.lots(user)]
 
 
-def test_a_shuffled_day_through_the_broker_and_three_workers_ends_where_the_model_does(
+def test_shuffled_day_through_three_workers_equals_the_model(
     witness: Witness, workers: WorkerProcesses, application: Application
 ) -> None:
     """No balance runs out and nothing conflicts, so that every order ends in the same ledger."""

@@ -79,7 +79,7 @@ def test_queue_receives_the_notices_it_is_bound_for(
     assert [notice.id for notice in heard(witness, depleted_only, 1)] == [depleted.id]
 
 
-def test_a_notice_nobody_listens_to_is_no_matter(
+def test_notice_without_listener_is_dropped(
     application: Application, witness: Witness, caplog: pytest.LogCaptureFixture
 ) -> None:
     with running(application):
@@ -115,7 +115,7 @@ def test_due_notice_is_sent_when_the_command_of_the_scheduler_is_applied(
     [("committed", 1, {1}), ("replied", 2, {1, 2}), ("confirmed", 1, {2})],
     ids=["before anything is told", "before the notice is confirmed", "before the acknowledgement"],
 )
-def test_no_crash_loses_a_notice_and_the_same_one_has_the_same_id(
+def test_crash_loses_no_notice_and_keeps_its_id(
     application: Application,
     catalog: Catalog,
     witness: Witness,
@@ -138,7 +138,7 @@ def test_no_crash_loses_a_notice_and_the_same_one_has_the_same_id(
     assert {(notice.type, notice.id) for notice in notices} == {("balance.low", notices[0].id)}
 
 
-def test_a_listener_that_is_full_stops_nobody_and_gets_its_notice_from_the_dead_letters(
+def test_notice_that_a_full_queue_refuses_becomes_a_dead_letter(
     application: Application, catalog: Catalog, witness: Witness, ear: str
 ) -> None:
     full = listen(witness, arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
@@ -175,7 +175,7 @@ def test_a_listener_that_is_full_stops_nobody_and_gets_its_notice_from_the_dead_
     assert {notice.user_id for notice in kept} == set(users)
 
 
-def test_an_event_exchange_that_is_missing_is_waited_for_and_the_reply_comes_once(
+def test_worker_waits_for_a_missing_event_exchange_and_replies_once(
     application: Application, witness: Witness, caplog: pytest.LogCaptureFixture
 ) -> None:
     with running(application):

@@ -26,12 +26,12 @@ REPLIES = ("noticing", "confirmed")
 SOME_ACKNOWLEDGEMENTS = ("acknowledging", "acknowledged")
 
 
-def test_every_arrow_of_the_sentence_is_here() -> None:
+def test_every_step_of_the_pipeline_has_a_crash_point() -> None:
     assert (*NOTHING, *EFFECTS, *SOME_REPLIES, *REPLIES, *SOME_ACKNOWLEDGEMENTS) == tuple(ARROWS)
 
 
 @pytest.mark.parametrize("arrow", ARROWS)
-def test_a_crash_loses_nothing_and_does_nothing_twice(
+def test_crash_loses_no_message_and_applies_none_twice(
     arrow: str, application: Application, saboteurs: Saboteurs, witness: Witness
 ) -> None:
     unheard = crash_and_take_over(arrow, NTH.get(arrow, 2), application, saboteurs, witness)
@@ -41,14 +41,14 @@ def test_a_crash_loses_nothing_and_does_nothing_twice(
 @pytest.mark.slow
 @pytest.mark.parametrize("nth", [1, 2, 3])  # of four: behind the last nothing tells when all has come twice
 @pytest.mark.parametrize("arrow", ARROWS)
-def test_a_crash_in_any_batch_loses_nothing_and_does_nothing_twice(
+def test_crash_in_any_batch_loses_no_message_and_applies_none_twice(
     arrow: str, nth: int, application: Application, saboteurs: Saboteurs, witness: Witness
 ) -> None:
     crash_and_take_over(arrow, nth, application, saboteurs, witness)
 
 
 @pytest.mark.slow
-def test_crashes_at_every_arrow_in_turn_lose_nothing_and_do_nothing_twice(
+def test_crashes_at_every_step_in_turn_lose_no_message_and_apply_none_twice(
     application: Application, saboteurs: Saboteurs, witness: Witness
 ) -> None:
     truth, listener = Truth(application.engine), Listener(witness)

@@ -56,7 +56,7 @@ def test_workers_follow_a_promoted_standby_and_leave_the_old_primary(broker_url:
                 assert_clean(under)
 
 
-def test_worker_told_to_stop_while_the_database_hangs_ends_in_order(
+def test_worker_stopped_while_the_database_hangs_ends_in_order(
     fragile_postgres: Postgres, fragile_database: str, broker_url: str, tmp_path: Path
 ) -> None:
     with rig(tmp_path, broker_url=broker_url, database_url=fragile_database, variables=VARIABLES) as under:

@@ -24,7 +24,7 @@ BEGUN = "keeping the messages"
 Hindrance = Callable[[], AbstractContextManager[object]]
 
 
-def test_read_only_database_is_waited_out(
+def test_worker_waits_until_a_read_only_database_takes_writes(
     fragile_postgres: Postgres, fragile_database: str, broker_url: str, tmp_path: Path
 ) -> None:
     with rig(tmp_path, broker_url=broker_url, database_url=fragile_database, malformed_share=0) as under:

@@ -297,7 +297,7 @@ def after_outage(
 @pytest.mark.slow
 @pytest.mark.timeout(1_000)
 @pytest.mark.parametrize("name", KINDS)
-def test_consumer_gives_nothing_back_twice_and_loses_nothing(
+def test_consumer_returns_no_delivery_twice_and_loses_none(
     name: str, after_outage: Mapping[str, Case]
 ) -> None:
     after_outage[name].check()

@@ -60,7 +60,7 @@ def told(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_without_a_dead_letter_queue_a_malformed_message_and_its_neighbours_wait(
+def test_malformed_message_and_its_neighbours_wait_for_a_dead_letter_queue(
     application: Application,
     witness: Witness,
     answers: Callable[[], int],
@@ -86,7 +86,7 @@ def test_without_a_dead_letter_queue_a_malformed_message_and_its_neighbours_wait
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_reply_queue_that_takes_no_more_makes_nobody_a_dead_letter(
+def test_full_reply_queue_makes_no_dead_letter(
     application: Application,
     rabbitmq: RabbitMQServer,
     witness: Witness,
@@ -124,7 +124,7 @@ def test_a_reply_queue_that_takes_no_more_makes_nobody_a_dead_letter(
     nothing_is_left(witness)
 
 
-def test_a_missing_reply_queue_is_counted_and_said_and_stops_nobody(
+def test_missing_reply_queue_is_counted_and_logged_and_stops_no_message(
     application: Application, witness: Witness, told: Callable[[], list[str]]
 ) -> None:
     truth = Truth(application.engine)
@@ -142,7 +142,7 @@ def test_a_missing_reply_queue_is_counted_and_said_and_stops_nobody(
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_missing_work_queue_leaks_no_connections_and_holds_no_messages(
+def test_missing_work_queue_leaks_no_connections_and_holds_no_messages(
     application: Application, rabbitmq: RabbitMQServer, witness: Witness, told: Callable[[], list[str]]
 ) -> None:
     """A link that can't be completed must not go on holding payments through its first consumer."""

@@ -27,7 +27,7 @@ LONG_S = 10.0
 MODES: tuple[StopMode, ...] = ("fast", "immediate")
 
 
-def test_postgresql_freezes_and_stops_under_load_and_comes_back(
+def test_worker_recovers_after_postgresql_freezes_and_stops_under_load(
     fragile_postgres: Postgres, fragile_database: str, broker_url: str
 ) -> None:
     with load(load_settings(broker_url=broker_url, database_url=fragile_database)) as under:
@@ -44,7 +44,7 @@ def test_postgresql_freezes_and_stops_under_load_and_comes_back(
 
 
 @pytest.mark.parametrize("mode", [pytest.param("fast", marks=pytest.mark.slow), "immediate"])
-def test_rabbitmq_stops_under_load_and_comes_back(
+def test_worker_recovers_after_rabbitmq_stops_under_load(
     mode: StopMode, fragile_rabbitmq: RabbitMQ, fragile_broker: str, postgres_url: str
 ) -> None:
     with load(load_settings(broker_url=fragile_broker, database_url=postgres_url)) as under:
@@ -53,7 +53,7 @@ def test_rabbitmq_stops_under_load_and_comes_back(
     assert under.log.count("the broker is back") == 1
 
 
-def test_connections_that_the_broker_closes_are_opened_again(
+def test_worker_reopens_connections_that_the_broker_closes(
     rabbitmq: RabbitMQServer, worker_settings: Settings
 ) -> None:
     with load(worker_settings) as under:
@@ -68,7 +68,7 @@ def test_connections_that_the_broker_closes_are_opened_again(
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_postgresql_stops_for_long_and_again(
+def test_worker_recovers_after_long_and_repeated_stops_of_postgresql(
     fragile_postgres: Postgres, fragile_database: str, broker_url: str
 ) -> None:
     with load(load_settings(broker_url=broker_url, database_url=fragile_database), workers=2) as under:
@@ -81,7 +81,7 @@ def test_postgresql_stops_for_long_and_again(
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_rabbitmq_stops_for_long_and_again(
+def test_worker_recovers_after_long_and_repeated_stops_of_rabbitmq(
     fragile_rabbitmq: RabbitMQ, fragile_broker: str, postgres_url: str
 ) -> None:
     with load(load_settings(broker_url=fragile_broker, database_url=postgres_url), workers=2) as under:
@@ -93,7 +93,7 @@ def test_rabbitmq_stops_for_long_and_again(
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_postgresql_and_rabbitmq_stop_together(
+def test_worker_recovers_after_both_servers_stop_together(
     fragile_postgres: Postgres, fragile_database: str, fragile_rabbitmq: RabbitMQ, fragile_broker: str
 ) -> None:
     with load(load_settings(broker_url=fragile_broker, database_url=fragile_database)) as under:

@@ -18,7 +18,7 @@ HANDS_FULL = 300
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_backlog_is_worked_off_at_once_after_lost_connections(
+def test_worker_processes_the_backlog_at_once_after_lost_connections(
     rabbitmq: RabbitMQServer,
     broker_url: str,
     postgres: PostgresServer,

@@ -76,7 +76,7 @@ def usage(number: int) -> dict[str, object]:
     return {"type": "usage.deduct", "referenceId": f"bad-{number}", "userId": "user-0", "tokens": 1}
 
 
-def test_lane_with_a_bug_is_paused_goes_on_by_itself_and_loses_nothing(
+def test_lane_with_a_bug_pauses_resumes_by_itself_and_loses_no_message(
     application: Application, witness: Witness
 ) -> None:
     truth = Truth(application.engine)
@@ -100,7 +100,7 @@ def test_lane_with_a_bug_is_paused_goes_on_by_itself_and_loses_nothing(
     nothing_is_left(witness)
 
 
-def test_paused_lane_holds_the_message_it_tries_and_gives_the_others_back_once(
+def test_paused_lane_keeps_the_message_it_tries_and_returns_the_others_once(
     application: Application, witness: Witness
 ) -> None:
     for number in range(MESSAGES):
@@ -138,7 +138,7 @@ def test_operator_resumes_a_paused_lane(
 
 
 @pytest.mark.parametrize("arguments", [("--on-limit", "exit"), ("--on-limit", "exit", "--workers", "2")])
-def test_worker_that_shall_exit_at_the_limit_exits_with_5(
+def test_worker_with_on_limit_exit_exits_with_5(
     application: Application, workers: WorkerProcesses, witness: Witness, arguments: tuple[str, ...]
 ) -> None:
     publish_some(witness, Truth(application.engine), MESSAGES)
@@ -156,7 +156,7 @@ def depth(witness: Witness) -> int:
     return sum(witness.depth(queue.name) for queue in BILLING.work)
 
 
-def test_new_configuration_that_refuses_what_was_right_pauses_until_somebody_resumes_it(
+def test_configuration_that_refuses_valid_messages_pauses_until_an_operator_resumes(
     application: Application, witness: Witness
 ) -> None:
     Pauses(application.engine).accept("the one before", "somebody", application_now())
@@ -186,7 +186,7 @@ ATTACKS = {
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_producer_of_usage_alone_stops_nobody(
+def test_attack_by_usage_producers_pauses_no_lane(
     application: Application, rabbitmq: RabbitMQServer, witness: Witness, attack: str
 ) -> None:
     truth = Truth(application.engine)
@@ -203,7 +203,7 @@ def test_producer_of_usage_alone_stops_nobody(
     truth.holds(replies)
 
 
-def test_one_bad_message_in_twenty_goes_on_for_ever(application: Application, witness: Witness) -> None:
+def test_one_bad_message_in_twenty_never_pauses_a_lane(application: Application, witness: Witness) -> None:
     truth, expected = Truth(application.engine), set[str]()
     stream = mixed(prefix="m")
     poison = {"type": "usage.deduct", "userId": "user-0", "tokens": 17}

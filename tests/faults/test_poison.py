@@ -45,7 +45,7 @@ def decided_alone(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     return lambda: len(alone)
 
 
-def test_a_message_that_raises_is_tried_a_few_times_and_then_a_dead_letter_with_its_traceback(
+def test_message_that_raises_becomes_a_dead_letter_with_its_traceback(
     application: Application, witness: Witness, decided_alone: Callable[[], int]
 ) -> None:
     truth = Truth(application.engine)
@@ -67,7 +67,7 @@ def test_a_message_that_raises_is_tried_a_few_times_and_then_a_dead_letter_with_
     nothing_is_left(witness)
 
 
-def test_a_batch_with_an_item_that_raises_is_a_dead_letter_as_a_whole(
+def test_batch_with_an_item_that_raises_becomes_one_dead_letter(
     application: Application, witness: Witness, decided_alone: Callable[[], int]
 ) -> None:
     """Its items share one transaction, so that an operator need not find out which were applied."""
@@ -92,7 +92,7 @@ def test_a_batch_with_an_item_that_raises_is_a_dead_letter_as_a_whole(
     nothing_is_left(witness)
 
 
-def test_rows_that_the_database_refuses_are_one_messages_fault(
+def test_rows_that_the_database_refuses_fail_one_message_alone(
     application: Application, witness: Witness
 ) -> None:
     """The tables' constraints hold even where Python is wrong, and the neighbours don't pay for it."""
@@ -114,7 +114,7 @@ def test_rows_that_the_database_refuses_are_one_messages_fault(
     nothing_is_left(witness)
 
 
-def test_message_that_kills_every_worker_is_a_dead_letter_and_its_neighbours_are_applied(
+def test_message_that_kills_workers_becomes_a_dead_letter_and_spares_its_neighbours(
     application: Application, saboteurs: Saboteurs, witness: Witness
 ) -> None:
     truth = Truth(application.engine)
@@ -148,7 +148,7 @@ def parks(worker: ForkServerProcess, witness: Witness) -> bool:
 
 
 @pytest.mark.slow
-def test_several_messages_that_kill_two_workers_end_as_dead_letters_and_no_other_does(
+def test_several_messages_that_kill_workers_become_dead_letters_and_no_others_do(
     application: Application, saboteurs: Saboteurs, witness: Witness
 ) -> None:
     truth = Truth(application.engine)

@@ -21,7 +21,7 @@ from worker.settings import Settings
 SECONDS = 10.0  # generous: half a second on a quiet machine
 
 
-def test_a_worker_told_to_stop_under_load_ends_in_peace_and_another_goes_on(
+def test_worker_stopped_under_load_exits_with_0_and_another_continues(
     application: Application, workers: WorkerProcesses, witness: Witness
 ) -> None:
     truth = Truth(application.engine)
@@ -44,7 +44,7 @@ def test_a_worker_told_to_stop_under_load_ends_in_peace_and_another_goes_on(
     nothing_is_left(witness)
 
 
-def test_a_second_signal_ends_a_worker_at_once_even_in_the_middle_of_a_statement(
+def test_second_signal_ends_a_worker_at_once_even_amid_a_statement(
     application: Application, workers: WorkerProcesses, witness: Witness
 ) -> None:
     truth = Truth(application.engine)
@@ -66,7 +66,7 @@ def test_a_second_signal_ends_a_worker_at_once_even_in_the_middle_of_a_statement
 
 
 @pytest.mark.slow
-def test_a_supervisor_told_to_stop_stops_its_workers(workers: WorkerProcesses, witness: Witness) -> None:
+def test_stopped_supervisor_stops_its_workers(workers: WorkerProcesses, witness: Witness) -> None:
     parent = workers.start("--workers", "2")
     eventually(lambda: consumers(witness) == 2, what="two consume")
     children = children_of(parent.pid)
@@ -74,7 +74,7 @@ def test_a_supervisor_told_to_stop_stops_its_workers(workers: WorkerProcesses, w
     assert not any(map(is_alive, children))
 
 
-def test_the_workers_of_a_killed_supervisor_end(workers: WorkerProcesses, witness: Witness) -> None:
+def test_workers_of_a_killed_supervisor_end(workers: WorkerProcesses, witness: Witness) -> None:
     parent = workers.start("--workers", "2")
     eventually(lambda: consumers(witness) == 2, what="two consume")
     children = children_of(parent.pid)
@@ -82,7 +82,7 @@ def test_the_workers_of_a_killed_supervisor_end(workers: WorkerProcesses, witnes
     eventually(lambda: not any(map(is_alive, children)), patience_s=SECONDS, what="no orphans")
 
 
-def test_a_killed_worker_is_started_again_and_a_ctrl_c_stops_all_in_peace(
+def test_supervisor_restarts_a_killed_worker_and_ctrl_c_stops_all_in_order(
     application: Application, worker_settings: Settings, witness: Witness
 ) -> None:
     """The terminal signals the whole process group; a worker that gets two signals would end in mid-batch."""

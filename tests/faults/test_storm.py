@@ -19,7 +19,7 @@ COMMAND = {"type": "usage.deduct", "referenceId": "the-same", "userId": "u", "to
 BATCH = {"type": "usage.batch", "referenceId": "a-batch", "items": [COMMAND]}
 
 
-def test_a_thousand_copies_have_one_effect_and_a_thousand_times_the_same_reply(
+def test_thousand_copies_have_one_effect_and_the_same_reply_each(
     application: Application, catalog: Catalog, workers: WorkerProcesses, witness: Witness
 ) -> None:
     applied(application.engine, catalog, OpenAccount(reference_id="o", user_id="u", tier="free"))
