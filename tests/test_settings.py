@@ -81,7 +81,7 @@ def test_senders_may_have_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "error"),
     [
         ('{"usage.*": ["a"], "usage.*": ["b"]}', r"BILLING_SENDERS: names a pattern or a user twice"),
         ('{"usage.*": {"a": "x-", "a": ""}}', r"BILLING_SENDERS: names a pattern or a user twice"),
@@ -92,9 +92,9 @@ def test_senders_may_have_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
         ("[]", r"BILLING_SENDERS: .*dictionary"),
     ],
 )
-def test_sender_rule_of_another_shape_raises(monkeypatch: pytest.MonkeyPatch, value: str, told: str) -> None:
+def test_sender_rule_of_another_shape_raises(monkeypatch: pytest.MonkeyPatch, value: str, error: str) -> None:
     monkeypatch.setenv("BILLING_SENDERS", value)
-    with pytest.raises(ConfigurationError, match=told):
+    with pytest.raises(ConfigurationError, match=error):
         load_settings()
 
 

@@ -139,7 +139,7 @@ class Benchmark:
 def alternately(
     context: Context, contestants: Mapping[str, Callable[[], Measured]]
 ) -> dict[str, list[Measured]]:
-    """Run each contestant once, and all over again: a disturbance of the machine meets neighbours alike."""
+    """Run the contestants in turn, so that a disturbance of the machine hits neighbours alike."""
     measured: dict[str, list[Measured]] = {name: [] for name in contestants}
     for number in range(1, context.runs + 1):
         for name, run in contestants.items():
@@ -156,7 +156,7 @@ def said(run: Measured) -> str:
 
 
 def neighbours(firsts: Sequence[float], seconds: Sequence[float]) -> tuple[float, ...]:
-    """The ratios of neighbours in A B A B …: each of ``seconds`` is compared with the one before and after.
+    """Return the ratios of neighbouring runs A B A B …, each with the one before and after.
 
     ``firsts`` are the As, as many as there are ``seconds``; a ratio is A / B.
     """

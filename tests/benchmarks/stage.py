@@ -1,4 +1,4 @@
-"""Stage of a run: a ledger and a virtual host of its own, and the processes that work on a queue.
+"""Environment of a run: a ledger and a virtual host of its own, and the processes of the run.
 
 The measure is the number of replies that wait in a queue, whoever sends them: the worker and those it is
 compared with are measured by the same means.
@@ -52,16 +52,16 @@ Progress = Callable[[str, int, int], None]
 #: A process to start: its arguments, and the variables of its environment besides ours.
 ProcessCommand = tuple[list[str], dict[str, str]]
 
-#: Looks at a run while it goes on: how many replies there are, and the processes' ids.
+#: Callback during a run, with the number of replies and the ids of the processes.
 Watch = Callable[[int, Sequence[int]], None]
 
 
 class BenchmarkError(Exception):
-    """A run failed: what it measured counts for nothing. The text says why."""
+    """Failure of a run, whose measurements don't count; the text has the reason."""
 
 
-class UntrueLedgerError(BenchmarkError):
-    """The ledger is not as it must be after what was settled."""
+class IncorrectLedgerError(BenchmarkError):
+    """Ledger that differs from the messages of the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Measured:
 
     @property
     def per_second(self) -> float:
-        """Messages settled a second."""
+        """Messages processed a second."""
         return self.messages / self.seconds
 
     def cpu_us(self, part: str) -> float:
@@ -134,7 +134,7 @@ def started_servers() -> Iterator[Servers]:
 
 @contextmanager
 def staged(servers: Servers, **settings: Any) -> Iterator["Stage"]:
-    """A stage with a migrated ledger and the topology declared; nothing of it is left afterwards."""
+    """Yield an environment with a migrated ledger and topology, removed after the block."""
     name = f"bench_{uuid4().hex[:8]}"
     servers.postgres.databases.create_database(name)
     servers.rabbitmq.management.create_vhost(name)
@@ -158,7 +158,7 @@ def staged(servers: Servers, **settings: Any) -> Iterator["Stage"]:
 
 
 class Stage:
-    """A database and a virtual host of a run's own, both called ``name``."""
+    """Database and virtual host of one run, both called ``name``."""
 
     def __init__(self, servers: Servers, application: Application, name: str) -> None:
         self.servers, self.application, self.name = servers, application, name
@@ -182,16 +182,16 @@ class Stage:
         self.tidy()
 
     def apply(self, commands: Iterable[Command]) -> None:
-        """Apply commands straight to the ledger before the run, without a broker."""
+        """Apply commands directly to the ledger before the run, without a broker."""
         ledger = Ledger(self.application.engine)
         for chunk in chunks(commands):
             now = utc_now()
-            with ledger.begin() as books:
-                known = books.load(chunk, now)
-                books.write(decide(chunk, known, now, self.application.catalog), known, now)
+            with ledger.begin() as transaction:
+                known = transaction.load(chunk, now)
+                transaction.write(decide(chunk, known, now, self.application.catalog), known, now)
 
     def tidy(self) -> None:
-        """Bring statistics up to date and make a checkpoint, so that each run begins alike."""
+        """Update statistics and make a checkpoint, so that each run begins alike."""
         with self.application.engine.connect() as connection:
             connection.execution_options(isolation_level="AUTOCOMMIT")
             for statement in ("VACUUM ANALYZE", "CHECKPOINT"):
@@ -209,7 +209,7 @@ class Stage:
         return done
 
     def worker(self, workers: int = 1) -> list[ProcessCommand]:
-        """The worker as an operator starts it, with so many processes."""
+        """Return the worker as an operator starts it, with so many processes."""
         settings = self.application.settings.model_copy(update={"workers": workers})
         return [([sys.executable, "-m", "worker", "run"], environment_of(settings))]
 
@@ -253,12 +253,12 @@ class Stage:
             processes.require_alive(since=0)
 
     def check(self, *, used: int | None = None) -> None:
-        """Check that the audit is clean, and that so many tokens are used. Raises UntrueLedgerError."""
+        """Check that the audit is clean, and that so many tokens are used. Raises IncorrectLedgerError."""
         report = audit(self.application.engine)
         if not report.is_clean:
-            raise UntrueLedgerError(f"the audit found {dict(report.found)}, {report.findings[0]}")
+            raise IncorrectLedgerError(f"the audit found {dict(report.found)}, {report.findings[0]}")
         if used is not None and (found := self._used()) != used:
-            raise UntrueLedgerError(f"{found} tokens are used, not {used}")
+            raise IncorrectLedgerError(f"{found} tokens are used, not {used}")
 
     def deadlocks(self) -> int:
         """Deadlocks that PostgreSQL has counted in this database."""
@@ -293,7 +293,7 @@ class Stage:
             watch(already, processes.ids)
         cpu_before = self.processor_seconds(processes.ids)
         while (replied := replied_by_now()) < messages:
-            progress(f"settling: {name}", replied, messages)
+            progress(f"running: {name}", replied, messages)
             processes.require_alive(since=replied)
             if watch is not None:
                 watch(replied, processes.ids)

@@ -7,9 +7,9 @@ from click.testing import CliRunner
 
 from tests.benchmarks.__main__ import Session, main
 from tests.benchmarks.registry import BENCHMARKS
-from tests.benchmarks.reporters import Plain
+from tests.benchmarks.reporters import LineReporter
 from tests.benchmarks.results import Benchmark, Context, Figure, Result
-from tests.benchmarks.stage import Servers, UntrueLedgerError
+from tests.benchmarks.stage import IncorrectLedgerError, Servers
 
 
 def test_list_names_each_benchmark_with_its_question() -> None:
@@ -46,29 +46,29 @@ def test_every_name_occurs_once() -> None:
 
 def test_other_benchmarks_run_after_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def untrue(_context: Context) -> Result:
-        raise UntrueLedgerError("3 tokens are used, not 4")
+        raise IncorrectLedgerError("3 tokens are used, not 4")
 
     def fine(_context: Context) -> Result:
         return Result((Figure("all of it", (5.0,), "messages/s"),), {"messages": 1})
 
-    context = Context(Servers(None, None), Plain(), runs=1)  # type: ignore[arg-type]  # nobody asks them
+    context = Context(Servers(None, None), LineReporter(), runs=1)  # type: ignore[arg-type]  # nobody asks them
     session = Session(context, {"machine": "this one"}, tmp_path, with_charts=False)
     session.run([Benchmark("bad", "?", "none", untrue), Benchmark("good", "?", "none", fine)])
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
     assert session.failed == ["bad"]
-    assert told.err == "error: bad: 3 tokens are used, not 4\n"
-    assert "machine: this one" in told.out
-    assert "| `good`: all of it | 5 messages/s |" in told.out
-    assert "bad" not in told.out.partition("| what |")[2]
+    assert printed.err == "error: bad: 3 tokens are used, not 4\n"
+    assert "machine: this one" in printed.out
+    assert "| `good`: all of it | 5 messages/s |" in printed.out
+    assert "bad" not in printed.out.partition("| what |")[2]
     assert [path.name for path in tmp_path.iterdir()] == ["good.json"]
-    assert "\x1b" not in told.out + told.err
+    assert "\x1b" not in printed.out + printed.err
 
 
 def test_failure_is_printed_with_its_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def broken(_context: Context) -> Result:
         raise ZeroDivisionError("by chance")
 
-    context = Context(Servers(None, None), Plain(), runs=1)  # type: ignore[arg-type]  # nobody asks them
+    context = Context(Servers(None, None), LineReporter(), runs=1)  # type: ignore[arg-type]  # nobody asks them
     session = Session(context, {}, tmp_path, with_charts=False)
     session.run([Benchmark("broken", "?", "none", broken)])
     assert session.failed == ["broken"]

@@ -19,7 +19,7 @@ from sqlalchemy import Engine, select
 
 from schemas import Command
 from tests.benchmarks.contenders import BY_HAND, CONTENDERS, ECHO, Contender
-from tests.benchmarks.contenders.ledger_by_hand import settle
+from tests.benchmarks.contenders.ledger_by_hand import apply
 from tests.benchmarks.loads import deductions, in_turns
 from tests.benchmarks.stage import Servers, Stage, staged
 from tests.support.books import applied
@@ -48,7 +48,7 @@ def test_handwritten_ledger_equals_the_one_of_the_worker(postgres_engine: Engine
         by_hand = deduct(tokens, f"hand-{number}", "hand", **about)
         by_worker = deduct(tokens, f"worker-{number}", "worker", **about)
         answers = applied(postgres_engine, catalog, by_worker, now=NOW)
-        replied = json.loads(settle(postgres_engine, by_hand, NOW))
+        replied = json.loads(apply(postgres_engine, by_hand, NOW))
         expected = json.loads(reply_for(by_worker, answers[0]).to_json())
         own = {"referenceId", "userId", "transactionId"}
         assert list(replied) == list(expected)
@@ -63,13 +63,13 @@ def test_handwritten_ledger_repeats_the_reply_to_a_redelivered_message(
     open_with_three_lots(postgres_engine, catalog, "hand")
     taken, refused = deduct(60, "taken", "hand"), deduct(11_000, "refused", "hand")
     for command in (taken, refused, deduct(1, "lost", "nobody")):
-        first = json.loads(settle(postgres_engine, command, NOW))
+        first = json.loads(apply(postgres_engine, command, NOW))
         before = kept_about(postgres_engine, "hand")
-        again = json.loads(settle(postgres_engine, command, NOW + timedelta(hours=1)))
+        again = json.loads(apply(postgres_engine, command, NOW + timedelta(hours=1)))
         assert (first["duplicate"], again["duplicate"]) == (False, True)
         assert without(again, {"duplicate"}) == without(first, {"duplicate"})
         assert kept_about(postgres_engine, "hand") == before
-    other = json.loads(settle(postgres_engine, deduct(61, "taken", "hand"), NOW))
+    other = json.loads(apply(postgres_engine, deduct(61, "taken", "hand"), NOW))
     assert other["code"] == "reference_conflict"
     assert audit(postgres_engine).is_clean
 
@@ -79,7 +79,7 @@ def test_handwritten_ledger_applies_concurrent_copies_once(postgres_engine: Engi
     with ThreadPoolExecutor(4) as threads:
         for number in range(10):
             command = deduct(3, f"r-{number}", "hand")
-            replies = threads.map(lambda command: settle(postgres_engine, command, NOW), [command] * 4)
+            replies = threads.map(lambda command: apply(postgres_engine, command, NOW), [command] * 4)
             assert sorted(json.loads(reply)["duplicate"] for reply in replies) == [False, True, True, True]
     assert audit(postgres_engine).is_clean
 
@@ -90,7 +90,7 @@ def test_handwritten_ledger_leaves_accounts_with_due_entries_to_the_worker(
     open_with_three_lots(postgres_engine, catalog, "hand")
     before = kept_about(postgres_engine, "hand")
     with pytest.raises(NotImplementedError, match="due on the account of hand"):
-        settle(postgres_engine, deduct(1, "r", "hand"), NOW + timedelta(days=40))
+        apply(postgres_engine, deduct(1, "r", "hand"), NOW + timedelta(days=40))
     assert kept_about(postgres_engine, "hand") == before
 
 

@@ -13,7 +13,7 @@ from schemas import BonusCredit, CancelSubscription, Command, DeductUsage, OpenA
 from tests.benchmarks import large
 from tests.benchmarks.filling import Filling, fill
 from tests.benchmarks.loads import deductions
-from tests.benchmarks.reporters import Plain
+from tests.benchmarks.reporters import LineReporter
 from tests.benchmarks.results import Context
 from tests.benchmarks.stage import Measured, Servers, Stage
 from tests.support.books import applied
@@ -122,12 +122,14 @@ def test_large_benchmark_measures_on_a_correct_ledger(
 ) -> None:
     """All of it but the worker, which the other benchmarks run as well."""
 
-    def settled(load: Any, name: str, stage: Stage, pick: Callable[[], int], seed: int, **_: Any) -> Measured:
+    def processed(
+        load: Any, name: str, stage: Stage, pick: Callable[[], int], seed: int, **_: Any
+    ) -> Measured:
         stage.apply(deductions(load.messages, pick, seed))
         return Measured(name, load.messages, 1.0, {"worker": 0.1})
 
-    monkeypatch.setattr(large._Load, "_drained", settled)
-    result = large.run(Context(Servers(postgres, rabbitmq), Plain(), runs=1, is_short=True))
+    monkeypatch.setattr(large._Load, "_drained", processed)
+    result = large.run(Context(Servers(postgres, rabbitmq), LineReporter(), runs=1, is_short=True))
     assert {figure.unit for figure in result.figures} == {"×", "ms", "messages/s", "µs/message", "s"}
     assert all(sample >= 0 for figure in result.figures for sample in figure.samples)
     assert result.sizes["entries"] == 2_000

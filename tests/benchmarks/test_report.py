@@ -27,13 +27,13 @@ RESULT = Result(
 
 
 def test_text_report_has_median_spread_and_result() -> None:
-    told = "\n".join(report.lines(BENCHMARK, RESULT))
-    assert "Who is faster?" in told
-    assert "messages 30,000, users 10" in told
-    assert "2.10 ×  median of 3, 1.90 … 2.20  (2,100 : 1,000 messages/s)  goal ≥ 2 ×: reached" in told
-    assert "31.2 ms  goal ≤ 25 ms: not reached" in told
-    assert "2,100 messages/s  median of 3" in told
-    assert "note: b was tired" in told
+    text = "\n".join(report.lines(BENCHMARK, RESULT))
+    assert "Who is faster?" in text
+    assert "messages 30,000, users 10" in text
+    assert "2.10 ×  median of 3, 1.90 … 2.20  (2,100 : 1,000 messages/s)  goal ≥ 2 ×: reached" in text
+    assert "31.2 ms  goal ≤ 25 ms: not reached" in text
+    assert "2,100 messages/s  median of 3" in text
+    assert "note: b was tired" in text
 
 
 def test_table_has_a_row_for_each_goal() -> None:

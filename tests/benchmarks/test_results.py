@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.benchmarks.reporters import Plain
+from tests.benchmarks.reporters import LineReporter
 from tests.benchmarks.results import Context, Figure, Goal, alternately, neighbours, rates, ratio, said
 from tests.benchmarks.stage import Measured, Servers
 
@@ -78,7 +78,7 @@ def test_contestants_alternate() -> None:
 
         return run
 
-    context = Context(_no_servers(), Plain(), runs=3)
+    context = Context(_no_servers(), LineReporter(), runs=3)
     measured = alternately(context, {name: contestant(name) for name in "ab"})
     assert turns == ["a", "b"] * 3
     assert [run.name for run in measured["b"]] == ["b"] * 3
@@ -88,7 +88,7 @@ def test_contestants_alternate() -> None:
     ("asked", "is_short", "size"), [(None, False, 1_000), (None, True, 10), (7, False, 7), (7, True, 7)]
 )
 def test_size_is_the_requested_one(asked: int | None, is_short: bool, size: int) -> None:
-    context = Context(_no_servers(), Plain(), messages=asked, users=asked, is_short=is_short)
+    context = Context(_no_servers(), LineReporter(), messages=asked, users=asked, is_short=is_short)
     assert context.sized(1_000, 10) == context.accounts(1_000, 10) == size
 
 

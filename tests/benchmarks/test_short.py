@@ -19,9 +19,9 @@ from tests.benchmarks.contenders import ECHO, Contender
 from tests.benchmarks.loads import deductions, hot, outgoing
 from tests.benchmarks.phases import STEPS
 from tests.benchmarks.registry import BENCHMARKS
-from tests.benchmarks.reporters import Plain
+from tests.benchmarks.reporters import LineReporter
 from tests.benchmarks.results import Benchmark, Context
-from tests.benchmarks.stage import BenchmarkError, Measured, Servers, UntrueLedgerError, staged
+from tests.benchmarks.stage import BenchmarkError, IncorrectLedgerError, Measured, Servers, staged
 from tests.benchmarks.statements import counted
 from tests.support.books import applied
 from tests.support.provision import PostgresServer, RabbitMQServer
@@ -43,7 +43,7 @@ def servers(postgres: PostgresServer, rabbitmq: RabbitMQServer) -> Servers:
 
 @pytest.fixture
 def context(servers: Servers) -> Context:
-    return Context(servers, Plain(), runs=1, is_short=True)
+    return Context(servers, LineReporter(), runs=1, is_short=True)
 
 
 @pytest.mark.parametrize("benchmark", _SHORT, ids=lambda benchmark: benchmark.name)
@@ -51,7 +51,7 @@ def test_benchmark_measures_on_a_correct_ledger(
     benchmark: Benchmark, context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if benchmark.name in _WITH_PLAIN_ONES:
-        monkeypatch.setattr(f"{benchmark.run.__module__}.settled_deductions", _settled_at_once)
+        monkeypatch.setattr(f"{benchmark.run.__module__}.processed_deductions", _processed_at_once)
     result = benchmark.run(context)
     assert all(sample >= 0 for figure in result.figures for sample in figure.samples)
     assert report.written(tmp_path, conditions.conditions(context.servers), benchmark, result).exists()
@@ -69,16 +69,18 @@ def test_benchmark_measures_on_a_correct_ledger(
             assert [figure.median for figure in result.figures if figure.label == "deadlocks"] == [0]
 
 
-def _settled_at_once(_context: Context, messages: int, *_: Any, name: str = "worker", **__: Any) -> Measured:
+def _processed_at_once(
+    _context: Context, messages: int, *_: Any, name: str = "worker", **__: Any
+) -> Measured:
     return Measured(name, messages, 1.0, {"worker": 0.1})
 
 
 def test_each_peer_gets_a_ratio_and_fewer_messages(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    def settled_by(peer: Contender, _context: Context, messages: int, _users: int) -> Measured:
+    def processed_by(peer: Contender, _context: Context, messages: int, _users: int) -> Measured:
         return Measured(peer.name, messages, 1.0, {"worker": 0.1})
 
-    monkeypatch.setattr(peers, "settled_deductions", _settled_at_once)
-    monkeypatch.setattr(peers, "settled_by", settled_by)
+    monkeypatch.setattr(peers, "processed_deductions", _processed_at_once)
+    monkeypatch.setattr(peers, "processed_by", processed_by)
     others = [replace(ECHO, name=name) for name in ("Celery", "Dramatiq")]
     result = peers.against(replace(context, messages=20_000), others)
     goals = {figure.label: (figure.median, figure.reached) for figure in result.figures if figure.goal}
@@ -101,11 +103,11 @@ def test_incorrect_ledger_fails_the_run(servers: Servers) -> None:
     with staged(servers) as stage:
         stage.open_accounts(2)
         stage.check(used=0)
-        with pytest.raises(UntrueLedgerError, match="0 tokens are used, not 5"):
+        with pytest.raises(IncorrectLedgerError, match="0 tokens are used, not 5"):
             stage.check(used=5)
         with stage.application.engine.begin() as connection:
             connection.execute(update(accounts).values(sequence=accounts.c.sequence + 1))
-        with pytest.raises(UntrueLedgerError, match="the audit found"):
+        with pytest.raises(IncorrectLedgerError, match="the audit found"):
             stage.check()
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 
-from tests.benchmarks.first_speed import settled_deductions
+from tests.benchmarks.first_speed import processed_deductions
 from tests.benchmarks.loads import uniform
 from tests.benchmarks.results import (
     Benchmark,
@@ -29,8 +29,8 @@ def run(context: Context) -> Result:
     counts = _COUNTS_IF_SHORT if context.is_short else _COUNTS
     deadlocks: list[float] = []
 
-    def settled(workers: int) -> Measured:
-        return settled_deductions(
+    def processed(workers: int) -> Measured:
+        return processed_deductions(
             context,
             messages,
             users,
@@ -40,7 +40,7 @@ def run(context: Context) -> Result:
             look=lambda stage: deadlocks.append(stage.deadlocks()),
         )
 
-    runs = alternately(context, {str(count): partial(settled, count) for count in counts})
+    runs = alternately(context, {str(count): partial(processed, count) for count in counts})
     one, more = runs["1"], {count: runs[str(count)] for count in counts[1:]}
     return Result(
         figures=(

@@ -1,4 +1,4 @@
-"""The samples are true: the worker answers with them, and nothing of the contract is missing among them."""
+"""Samples of the contract: the worker gives these replies, and the samples are complete."""
 
 import json
 from datetime import datetime
@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 
 from schemas import MESSAGE_TYPES, Code, Limits, Malformed, Notice, NoticeType, Reply, decode
-from tests.contracts.conversations import START, Step, files, spoken, steps_of, written
+from tests.contracts.samples import START, Step, files, steps_of, text_of, with_replies
 from tests.support.border import REASONS
 from worker.ledger.engine import ledger_engine
 
@@ -22,7 +22,7 @@ NO_FIELD = {"uncollected"}
 
 
 def replies_in(steps: list[Step]) -> list[dict[str, Any]]:
-    """Every reply, those to the items of batches among them."""
+    """Return every reply, with those to the items of batches."""
     replies = [step["reply"] for step in steps]
     return replies + [item for reply in replies for item in reply.get("items", ())]
 
@@ -31,13 +31,13 @@ def replies_in(steps: list[Step]) -> list[dict[str, Any]]:
 def test_worker_replies_with_the_samples(path: Path, sqlite_url: str) -> None:
     engine = ledger_engine(sqlite_url)
     steps = steps_of(path)
-    assert list(spoken(steps, engine)) == steps, "`python -m tests.contracts` writes what has changed"
+    assert list(with_replies(steps, engine)) == steps, "`python -m tests.contracts` writes what has changed"
     engine.dispose()
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: path.stem)
 def test_generated_file_equals_the_stored_one(path: Path) -> None:
-    assert written(steps_of(path)) == path.read_text(encoding="utf-8")
+    assert text_of(steps_of(path)) == path.read_text(encoding="utf-8")
 
 
 def test_samples_have_every_type_applied() -> None:

@@ -36,7 +36,7 @@ from schemas import (
 )
 from tests.support.model import Model, foretold
 from tests.support.processes import WorkerProcesses
-from tests.support.traffic import Listener, Truth, every_reply, mixed, nothing_is_left
+from tests.support.traffic import NoticeListener, Truth, every_reply, mixed, nothing_is_left
 from tests.support.witness import Witness
 from tests.support.worlds import SMALL_CATALOG
 from worker.bootstrap import Application
@@ -94,8 +94,8 @@ DAY = 24 * 3600
 RESULTS: tuple[Literal["won", "lost"], ...] = ("won", "lost")
 
 
-class Producer:
-    """Producer of commands of all types on few users; most originals that they name exist."""
+class RandomCommands:
+    """RandomCommands of commands of all types on few users; most originals that they name exist."""
 
     def __init__(self, rng: random.Random, users: int) -> None:
         self._rng, self._users = rng, users
@@ -113,11 +113,11 @@ class Producer:
             if chance < 0.05:
                 commands.append(rng.choice(commands))
             elif chance < 0.08:
-                victim = rng.choice(commands)
-                commands.append(self._one(victim.reference_id, victim.user_id))
+                other = rng.choice(commands)
+                commands.append(self._one(other.reference_id, other.user_id))
             elif chance < 0.10:
-                victim = rng.choice(commands)
-                commands.append(victim.model_copy(update={"attempt": victim.attempt + 1}))
+                other = rng.choice(commands)
+                commands.append(other.model_copy(update={"attempt": other.attempt + 1}))
             else:
                 commands.append(self._one(f"r{len(commands)}", f"u{rng.randrange(self._users + 1)}"))
         return commands
@@ -239,7 +239,7 @@ def test_ten_thousand_commands_equal_the_model_for_any_batches_and_workers(
     batches. In that order the model must come to the same replies, the same balances and the same lots.
     """
     rng = random.Random(20261122)
-    commands = Producer(rng, 50).mixed(10_000)
+    commands = RandomCommands(rng, 50).mixed(10_000)
     opening, rest = commands[:50], commands[50:]
     rng.shuffle(rest)
     ledger = Ledger(postgres_engine)
@@ -249,10 +249,10 @@ def test_ten_thousand_commands_equal_the_model_for_any_batches_and_workers(
     def work(now: datetime, batch: list[Command]) -> None:
         while True:
             try:
-                with ledger.begin() as books:
-                    known = books.load(batch, now)
+                with ledger.begin() as transaction:
+                    known = transaction.load(batch, now)
                     plan = decide(batch, known, now, SMALL_CATALOG)
-                    books.write(plan, known, now)
+                    transaction.write(plan, known, now)
                     answered = zip(batch, plan.answers, strict=True)
                     replies = [json.loads(reply_for(c, a).to_json()) for c, a in answered]
                     with note:
@@ -309,7 +309,7 @@ def test_shuffled_day_through_three_workers_equals_the_model(
 ) -> None:
     """No balance runs out and nothing conflicts, so that every order ends in the same ledger."""
     rng = random.Random(7)
-    truth, listener = Truth(application.engine), Listener(witness)
+    truth, listener = Truth(application.engine), NoticeListener(witness)
     for _ in range(3):
         workers.start()
     day = list(islice(mixed(), 900))
@@ -321,8 +321,8 @@ def test_shuffled_day_through_three_workers_equals_the_model(
         truth.sent(ids[-1], message)
     replies = every_reply(witness, ids)
     truth.holds(replies)
-    told_again = [reply["duplicate"] for told in replies.values() for reply in told].count(True)
-    assert told_again == len(again)
-    listener.hears(truth.noticed)
+    duplicates = [reply["duplicate"] for copies in replies.values() for reply in copies].count(True)
+    assert duplicates == len(again)
+    listener.expect(truth.noticed)
     nothing_is_left(witness)
     assert witness.depth("billing.dead") == 0

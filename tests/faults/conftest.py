@@ -34,7 +34,7 @@ def _short_idle(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def saboteurs(worker_settings: Settings) -> Iterator[Saboteurs]:
-    """Start workers that end themselves; end those that are left."""
+    """Workers that crash at a given point; none outlives the test."""
     with Saboteurs(worker_settings) as processes:
         yield processes
 

@@ -35,7 +35,7 @@ def test_workers_follow_a_promoted_standby_and_leave_the_old_primary(broker_url:
                 under.recovers()
                 standby.catch_up()
                 primary.pause()
-                under.feed.go_on()
+                under.feed.resume()
                 under.lasts(2)
                 standby.promote()
                 promoted = monotonic()

@@ -33,7 +33,7 @@ def test_worker_waits_until_a_read_only_database_takes_writes(
             under.lasts(SHORT_S)
             assert_quiet_and_waiting(under)
         under.recovers()
-        assert_told_once(under)
+        assert_logged_once(under)
         assert_clean(under)
 
 
@@ -98,7 +98,7 @@ def test_workers_on_a_standby_wait_for_its_promotion(broker_url: str, tmp_path: 
                 standby.promote()
                 under.ledger_url = seen
                 under.recovers()
-                assert_told_once(under)
+                assert_logged_once(under)
                 assert_clean(under)
 
 
@@ -114,7 +114,7 @@ def waits_through(under: Rig, hindrance: Hindrance) -> None:
         assert_quiet_and_waiting(under)
     under.recovers()
     under.lasts(SHORT_S)
-    assert_told_once(under)
+    assert_logged_once(under)
     assert_clean(under)
 
 
@@ -134,7 +134,7 @@ def assert_quiet_and_waiting(under: Rig) -> None:
         assert len(member.outages) <= 1, member.outages
 
 
-def assert_told_once(under: Rig) -> None:
+def assert_logged_once(under: Rig) -> None:
     """Assert one log line for the start and one for the end in each process that saw both."""
     for member in under.fleet.members:
         assert len(member.outages) <= 2, member.outages

@@ -1,6 +1,6 @@
 """Consumers of every kind in an outage of the database; the broker takes back deliveries held too long.
 
-All meet the same outage, each with a virtual host, a database and a proxy of its own; the proxy sees the
+All act the same outage, each with a virtual host, a database and a proxy of its own; the proxy sees the
 delivery counts that the broker sends.
 """
 
@@ -33,11 +33,11 @@ COMMAND_CALLS = 5
 VARIABLES = {"BILLING_CONSUMER_TIMEOUT_S": str(IMPATIENCE_S), "BILLING_DATABASE_TIMEOUT_S": "5"}
 SERVER_AWAY_EXIT = 3
 
-Letter = tuple[Any, bytes]
+WireDeadLetter = tuple[Any, bytes]
 
 
-class Case:
-    """One kind of consumer. ``prepare`` runs before the outage, ``meet`` in it, ``check`` after it."""
+class ConsumerCase:
+    """One kind of consumer. ``prepare`` runs before the outage, ``act`` during it, ``check`` after it."""
 
     def __init__(self, broker_url: str, database_url: str, proxy: Proxy, folder: Path) -> None:
         self.broker_url, self.database_url, self.proxy = broker_url, database_url, proxy
@@ -45,14 +45,14 @@ class Case:
         self.folder = folder
         folder.mkdir()
 
-    def prepare(self, parts: ExitStack, dead_letters: list[Letter]) -> None:
-        """Start the processes that shall meet the outage."""
+    def prepare(self, parts: ExitStack, dead_letters: list[WireDeadLetter]) -> None:
+        """Start the processes that meet the outage."""
 
-    def meet(self) -> None:
+    def act(self) -> None:
         """Act while the database is away."""
 
     def check(self) -> None:
-        """Assert the result; here, that no message was returned too often."""
+        """Check the result; here, that no message was returned too often."""
         assert max(self.proxy.delivery_counts, default=0) <= self.returns_max, self.proxy.delivery_counts
 
     @property
@@ -70,17 +70,17 @@ class Case:
                 ).scalar_one()
             )
 
-    def put(self, dead_letters: list[Letter]) -> None:
+    def put(self, dead_letters: list[WireDeadLetter]) -> None:
         """Put dead letters into their queue."""
         with Witness(self.broker_url) as witness:
             for properties, body in dead_letters:
                 witness.channel.basic_publish("", BILLING.dead.name, body, properties, mandatory=True)
 
 
-class Lanes(Case):
+class WorkerCase(ConsumerCase):
     """A worker under load."""
 
-    def prepare(self, parts: ExitStack, dead_letters: list[Letter]) -> None:
+    def prepare(self, parts: ExitStack, dead_letters: list[WireDeadLetter]) -> None:
         self.under: Rig = parts.enter_context(
             rig(
                 self.folder,
@@ -101,8 +101,8 @@ class Lanes(Case):
         assert_clean(self.under)
 
 
-class Drainers(Case):
-    """Dead letters that come while the database is away, and the scheduler that drains them."""
+class DrainerCase(ConsumerCase):
+    """Dead letters that arrive while the database is away, and the scheduler that drains them."""
 
     commands: tuple[tuple[str, ...], ...] = (("scheduler",),)
 
@@ -110,7 +110,7 @@ class Drainers(Case):
     def returns_max(self) -> int:
         return len(self.commands)
 
-    def prepare(self, parts: ExitStack, dead_letters: list[Letter]) -> None:
+    def prepare(self, parts: ExitStack, dead_letters: list[WireDeadLetter]) -> None:
         self.dead_letters = dead_letters
         self.fleet: Fleet = parts.enter_context(fleet(self.settings, self.folder, VARIABLES))
         for command in self.commands:
@@ -119,7 +119,7 @@ class Drainers(Case):
             dead = BILLING.dead.name
             eventually(lambda: consumers_of(witness, dead) == len(self.commands), what="drainers")
 
-    def meet(self) -> None:
+    def act(self) -> None:
         self.put(self.dead_letters)
 
     def check(self) -> None:
@@ -129,29 +129,29 @@ class Drainers(Case):
         assert set(self.fleet.stop()) == {0}
 
 
-class DrainerBesideWorker(Drainers):
+class DrainerBesideWorkerCase(DrainerCase):
     """The drainer of ``run --with-scheduler``."""
 
     commands = (("run", "--with-scheduler"),)
 
 
-class TwoDrainers(Drainers):
+class TwoDrainersCase(DrainerCase):
     """Two schedulers at once."""
 
     commands = (("scheduler",), ("scheduler",))
 
 
-class Replaying(Case):
+class ReplayCase(ConsumerCase):
     """A replay under way, and the worker that applies what it sends."""
 
-    def prepare(self, parts: ExitStack, dead_letters: list[Letter]) -> None:
+    def prepare(self, parts: ExitStack, dead_letters: list[WireDeadLetter]) -> None:
         engine = ledger_engine(self.database_url)
         open_accounts(engine)
         engine.dispose()
-        self.put([mended(dead_letter, number) for number, dead_letter in enumerate(dead_letters)])
+        self.put([edited(dead_letter, number) for number, dead_letter in enumerate(dead_letters)])
         self.fleet: Fleet = parts.enter_context(fleet(self.settings, self.folder, VARIABLES))
         self.fleet.start("run")
-        arguments = ("--code", "not_json", "--yes", "--rate", "5/s", "--reason", "mended")
+        arguments = ("--code", "not_json", "--yes", "--rate", "5/s", "--reason", "edited")
         self.replay: Member = self.fleet.start("dead-letters", "replay", *arguments)
         eventually(lambda: self.resolved() >= 2, what="the replay is under way")
 
@@ -175,14 +175,14 @@ class Replaying(Case):
         engine.dispose()
 
 
-class Commands(Case):
+class CommandCase(ConsumerCase):
     """Commands that read dead letters."""
 
-    def prepare(self, parts: ExitStack, dead_letters: list[Letter]) -> None:
+    def prepare(self, parts: ExitStack, dead_letters: list[WireDeadLetter]) -> None:
         self.put(dead_letters)
         self.fleet: Fleet = parts.enter_context(fleet(self.settings, self.folder, VARIABLES))
 
-    def meet(self) -> None:
+    def act(self) -> None:
         self.codes = [
             self.fleet.start("dead-letters", "groups").process.wait(60) for _ in range(COMMAND_CALLS)
         ]
@@ -194,15 +194,15 @@ class Commands(Case):
         super().check()
 
 
-class Replies(Case):
+class RepliesCase(ConsumerCase):
     """``replies --follow --take``, which needs no database."""
 
-    def prepare(self, parts: ExitStack, dead_letters: list[Letter]) -> None:
+    def prepare(self, parts: ExitStack, dead_letters: list[WireDeadLetter]) -> None:
         self.fleet: Fleet = parts.enter_context(fleet(self.settings, self.folder, VARIABLES))
         self.shown: Member = self.fleet.start("replies", "--follow", "--take")
         self.publish(0)
 
-    def meet(self) -> None:
+    def act(self) -> None:
         self.publish(DEAD_LETTERS)
 
     def publish(self, first: int) -> None:
@@ -223,25 +223,25 @@ class Replies(Case):
         super().check()
 
 
-KINDS: Mapping[str, type[Case]] = {
-    "worker": Lanes,
-    "drainer beside scheduler": Drainers,
-    "drainer beside worker": DrainerBesideWorker,
-    "two schedulers": TwoDrainers,
-    "replay": Replaying,
-    "dead-letters": Commands,
-    "replies": Replies,
+KINDS: Mapping[str, type[ConsumerCase]] = {
+    "worker": WorkerCase,
+    "drainer beside scheduler": DrainerCase,
+    "drainer beside worker": DrainerBesideWorkerCase,
+    "two schedulers": TwoDrainersCase,
+    "replay": ReplayCase,
+    "dead-letters": CommandCase,
+    "replies": RepliesCase,
 }
 
 
-def mended(dead_letter: Letter, number: int) -> Letter:
+def edited(dead_letter: WireDeadLetter, number: int) -> WireDeadLetter:
     """Return the dead letter with a body that can be applied."""
     properties, _ = dead_letter
     body = {"type": "usage.deduct", "referenceId": f"replayed-{number}", "userId": "user-0", "tokens": 1}
     return properties, json.dumps(body).encode()
 
 
-def real_dead_letters(settings: Settings, folder: Path) -> list[Letter]:
+def real_dead_letters(settings: Settings, folder: Path) -> list[WireDeadLetter]:
     """Return dead letters that a worker has sent, as they are on the wire."""
     with Witness(settings.broker_url.get_secret_value()) as witness, fleet(settings, folder) as members:
         for number in range(DEAD_LETTERS):
@@ -263,7 +263,7 @@ def after_outage(
     fragile_postgres: Postgres,
     impatient_rabbitmq: RabbitMQ,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Mapping[str, Case]]:
+) -> Iterator[Mapping[str, ConsumerCase]]:
     """Every case after an outage of 60 or 600 seconds."""
     seconds: float = request.param
     folder = tmp_path_factory.mktemp("held")
@@ -287,7 +287,7 @@ def after_outage(
         over = past(seconds)
         try:
             for case in cases.values():
-                case.meet()
+                case.act()
             eventually(over, patience_s=seconds + 1)
         finally:
             fragile_postgres.resume()
@@ -298,6 +298,6 @@ def after_outage(
 @pytest.mark.timeout(1_000)
 @pytest.mark.parametrize("name", KINDS)
 def test_consumer_returns_no_delivery_twice_and_loses_none(
-    name: str, after_outage: Mapping[str, Case]
+    name: str, after_outage: Mapping[str, ConsumerCase]
 ) -> None:
     after_outage[name].check()

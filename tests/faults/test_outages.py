@@ -15,7 +15,7 @@ from tests.support.servers import (
     RabbitMQ,
     StopMode,
 )
-from tests.support.traffic import Producer, Truth, every_reply, mixed, past, vhost_of
+from tests.support.traffic import BackgroundProducer, Truth, every_reply, mixed, past, vhost_of
 from tests.support.waiting import eventually
 from tests.support.witness import Witness
 from worker.broker import BILLING
@@ -111,7 +111,7 @@ def test_worker_recovers_after_both_servers_stop_together(
 class Load:
     """Load of a producer that goes on publishing, and workers that reply."""
 
-    def __init__(self, url: str, producer: Producer) -> None:
+    def __init__(self, url: str, producer: BackgroundProducer) -> None:
         self._url, self._producer = url, producer
         self.log = ""
 
@@ -136,7 +136,7 @@ def load(settings: Settings, *, workers: int = 1) -> Iterator[Load]:
     truth = Truth(engine)
     with WorkerProcesses(settings) as processes:
         started = [processes.start() for _ in range(workers)]
-        with Producer(url, mixed(), reply_to=BILLING.replies.name) as producer:
+        with BackgroundProducer(url, mixed(), reply_to=BILLING.replies.name) as producer:
             under = Load(url, producer)
             under.is_answered(workers)
             yield under

@@ -95,8 +95,8 @@ def test_lane_with_a_bug_pauses_resumes_by_itself_and_loses_no_message(
         assert sent < MESSAGES // 2
         send_again(witness, sent)
         eventually(lambda: witness.depth(USAGE) == 0, what="all are taken")
-        told = every_reply(witness, truth.correlations)
-    assert all(any(answer["status"] == "applied" for answer in answers) for answers in told.values())
+        replies = every_reply(witness, truth.correlations)
+    assert all(any(reply["status"] == "applied" for reply in copies) for copies in replies.values())
     nothing_is_left(witness)
 
 

@@ -123,7 +123,7 @@ def test_message_that_kills_workers_becomes_a_dead_letter_and_spares_its_neighbo
     publish_some(witness, truth, 30, prefix="n")
     deaths = 0
     survivor = saboteurs.start_deadly('"poison"')
-    while not parks(survivor, witness):
+    while not sends_a_dead_letter(survivor, witness):
         assert (deaths := deaths + 1) < DEATHS_MAX, "it is never given up"
         survivor = saboteurs.start_deadly('"poison"')
     replies = every_reply(witness, {*truth.correlations, poison})
@@ -136,15 +136,15 @@ def test_message_that_kills_workers_becomes_a_dead_letter_and_spares_its_neighbo
     nothing_is_left(witness)
 
 
-def parks(worker: ForkServerProcess, witness: Witness) -> bool:
+def sends_a_dead_letter(worker: ForkServerProcess, witness: Witness) -> bool:
     """True if the worker sends a dead letter before it dies."""
 
     def ended() -> str | None:
         if witness.depth(BILLING.dead.name):
-            return "parked"
+            return "dead letter"
         return None if worker.is_alive() else "died"
 
-    return eventually(ended) == "parked"
+    return eventually(ended) == "dead letter"
 
 
 @pytest.mark.slow
@@ -167,9 +167,9 @@ def test_several_messages_that_kill_workers_become_dead_letters_and_no_others_do
 
     eventually(all_are_answered)
     replies = every_reply(witness, expected)
-    parked = [told for told in replies.values() if told[0].get("reason") == "delivery_limit"]
-    assert len(parked) == len(deadly), "no neighbour is condemned with them"
-    assert_given_up(witness, len(parked))
+    given_up = [copies for copies in replies.values() if copies[0].get("reason") == "delivery_limit"]
+    assert len(given_up) == len(deadly), "no neighbour is a dead letter"
+    assert_given_up(witness, len(given_up))
     assert audit(application.engine).findings == ()
 
 

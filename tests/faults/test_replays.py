@@ -49,10 +49,10 @@ def dead(count: int, first: int = 0) -> Iterator[Outgoing]:
 
 def dead_letter(body: bytes, reason: Failure, *, reference: str, user: str) -> Outgoing:
     was = Delivery(body, "billing.usage", "billing", "usage.deduct", 1, properties={"message_id": reference})
-    told = Failure(
+    failure = Failure(
         reason.code, reason.message, reason.field, reason.traceback, "usage.deduct", reference, user
     )
-    return dead_letter_for(was, told, queue=BILLING.dead.name, tries=1, now=utc_now())
+    return dead_letter_for(was, failure, queue=BILLING.dead.name, tries=1, now=utc_now())
 
 
 def publish(url: str, dead_letters: Sequence[Outgoing]) -> None:

@@ -10,7 +10,7 @@ from time import monotonic
 import pytest
 
 from tests.support.processes import WorkerProcesses, worker_environment
-from tests.support.traffic import Producer, Truth, every_reply, mixed, nothing_is_left, publish_some
+from tests.support.traffic import BackgroundProducer, Truth, every_reply, mixed, nothing_is_left, publish_some
 from tests.support.waiting import eventually
 from tests.support.witness import Witness
 from tests.support.worker_thread import running
@@ -27,20 +27,20 @@ def test_worker_stopped_under_load_exits_with_0_and_another_continues(
     truth = Truth(application.engine)
     process = workers.start("--batch-size", "20")
     url = application.settings.broker_url.get_secret_value()
-    with Producer(url, mixed(), reply_to=witness.reply_queue) as producer:
+    with BackgroundProducer(url, mixed(), reply_to=witness.reply_queue) as producer:
         eventually(lambda: witness.depth(witness.reply_queue) > 50, what="the first replies")
         began = monotonic()
         assert workers.stop(process)[0] == 0
         assert monotonic() - began < SECONDS
-        told = witness.depth(witness.reply_queue)
-        eventually(lambda: len(producer.published) > told + 50, what="messages that wait")
+        waiting = witness.depth(witness.reply_queue)
+        eventually(lambda: len(producer.published) > waiting + 50, what="messages that wait")
     for message in producer.published:
         truth.sent(message["referenceId"], message)
     with running(application):
         replies = every_reply(witness, truth.correlations)
     truth.holds(replies)
     # Its batch was acknowledged before it ended: nothing was answered twice.
-    assert {len(told) for told in replies.values()} == {1}
+    assert {len(copies) for copies in replies.values()} == {1}
     nothing_is_left(witness)
 
 

@@ -36,11 +36,11 @@ def test_thousand_copies_have_one_effect_and_the_same_reply_each(
     for thread in threads:
         thread.join()
     replies = every_reply(witness, {f"{n}-{copy}" for n in range(CONNECTIONS) for copy in range(EACH)})
-    told = [item for each in replies.values() for reply in each for item in reply.get("items", [reply])]
-    assert len(told) == CONNECTIONS * EACH
-    assert [reply["duplicate"] for reply in told].count(False) == 1
-    assert all(content_of(reply) == content_of(told[0]) for reply in told)
-    assert (told[0]["code"], told[0]["balanceAfter"]) == ("tokens_deducted", 10_000 - 1_234)
+    given = [item for each in replies.values() for reply in each for item in reply.get("items", [reply])]
+    assert len(given) == CONNECTIONS * EACH
+    assert [reply["duplicate"] for reply in given].count(False) == 1
+    assert all(content_of(reply) == content_of(given[0]) for reply in given)
+    assert (given[0]["code"], given[0]["balanceAfter"]) == ("tokens_deducted", 10_000 - 1_234)
     assert balances(application.engine) == {"u": 10_000 - 1_234}
     report = audit(application.engine)
     assert report.findings == ()

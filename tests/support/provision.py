@@ -22,7 +22,7 @@ from sqlalchemy.exc import ArgumentError, OperationalError
 
 from tests.support.servers import (
     Databases,
-    Management,
+    ManagementClient,
     ManagementError,
     Postgres,
     PostgresAddress,
@@ -71,7 +71,7 @@ class RabbitMQServer(Protocol):
     @property
     def address(self) -> RabbitMQAddress: ...
     @property
-    def management(self) -> Management: ...
+    def management(self) -> ManagementClient: ...
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class GivenRabbitMQ:
     """A broker named by the environment; nobody here starts or stops it."""
 
     address: RabbitMQAddress
-    management: Management
+    management: ManagementClient
 
 
 @contextmanager
@@ -149,7 +149,7 @@ def given_rabbitmq(environment: Mapping[str, str]) -> GivenRabbitMQ | None:
         raise ServerError(f"Set both {BROKER_URL} (amqp://…) and {MANAGEMENT_URL} (http://…), or neither.")
     try:
         address = RabbitMQAddress.parse(broker, management_url)
-        management = Management(address)
+        management = ManagementClient(address)
         management.ping()
     except (ValueError, OSError, HTTPException, ManagementError) as error:
         raise ServerError(f"{MANAGEMENT_URL} is set, but RabbitMQ does not answer: {error}") from error

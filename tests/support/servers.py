@@ -53,11 +53,11 @@ StopMode = Literal["fast", "immediate"]
 
 
 class ServerError(Exception):
-    """A server could not be found, started or stopped; the text says what to do next."""
+    """Failure to find, start or stop a server; the text says what to do next."""
 
 
 class ManagementError(Exception):
-    """RabbitMQ's management API refused a request; the text has method, path, status and body."""
+    """Refusal by RabbitMQ's management API; the text has method, path, status and body."""
 
 
 # --- addresses ---------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ class RabbitMQAddress:
 
 
 class Databases:
-    """Creates and drops databases on one PostgreSQL server."""
+    """Creation and removal of databases on one PostgreSQL server."""
 
     def __init__(self, address: PostgresAddress) -> None:
         self._engine = create_engine(
@@ -160,7 +160,7 @@ class Databases:
 
 
 @dataclass(frozen=True)
-class QueueDepth:
+class QueueCounts:
     """Messages of one queue: waiting, and delivered without an acknowledgement yet."""
 
     ready: int
@@ -169,15 +169,15 @@ class QueueDepth:
 
 @dataclass(frozen=True)
 class BrokerConnection:
-    """One open AMQP connection, by the name that ``Management.close_connection`` takes."""
+    """One open AMQP connection, by the name that ``ManagementClient.close_connection`` takes."""
 
     name: str
     vhost: str
     user: str
 
 
-class Management:
-    """The few calls on RabbitMQ's management API that tests need.
+class ManagementClient:
+    """Client of RabbitMQ's management API, with the calls that tests need.
 
     Every method raises ManagementError when the broker refuses and OSError when it is away.
     """
@@ -189,7 +189,7 @@ class Management:
         self._headers = {"Authorization": f"Basic {login}", "Content-Type": "application/json"}
 
     def ping(self) -> None:
-        """Ask who we are: the listener, the login and the API work."""
+        """Ask for our user name, to check listener, login and API."""
         self._request("GET", "whoami")
 
     def create_vhost(self, name: str) -> None:
@@ -245,13 +245,13 @@ class Management:
             declared = connection.channel().queue_declare(queue, passive=True)
             return int(declared.method.message_count)
 
-    def queue_depths(self, vhost: str) -> dict[str, QueueDepth]:
+    def queue_depths(self, vhost: str) -> dict[str, QueueCounts]:
         """Depths of all queues of a vhost by name; a quorum queue's is half a second behind."""
         # Asked for totals alone, the broker counts now instead of showing its last sample.
         totals = "disable_stats=true&enable_queue_totals=true"
         queues: list[dict[str, Any]] = self._request("GET", f"queues/{_segment(vhost)}?{totals}")
         return {
-            queue["name"]: QueueDepth(
+            queue["name"]: QueueCounts(
                 ready=int(queue.get("messages_ready", 0)),
                 unacknowledged=int(queue.get("messages_unacknowledged", 0)),
             )
@@ -338,14 +338,14 @@ def major_version(binaries: Path) -> float:
 
 @dataclass(frozen=True)
 class _Owner:
-    """The system user a server runs as; None inside stands for whoever runs Python."""
+    """System user of a server; None stands for the user who runs Python."""
 
     user: int | None = None
     group: int | None = None
 
     @classmethod
     def unprivileged(cls) -> Self:
-        """Ourselves, or a system user where we are root: PostgreSQL refuses to run as root."""
+        """Return the own user, or a system user for root: PostgreSQL refuses to run as root."""
         if os.geteuid() != 0:
             return cls()
         for name in ("postgres", "nobody"):
@@ -431,7 +431,7 @@ _taken_ports: set[int] = set()
 
 
 def _free_port() -> int:
-    """A loopback port nobody listens on, never given twice in one process.
+    """Return a free loopback port, each only once in one process.
 
     It lies below the ephemeral range: while a server is stopped, a client that keeps trying an
     ephemeral port can connect to itself and hold the port against the server's return.
@@ -468,7 +468,7 @@ def _tail(log: Path) -> str:
 
 
 class PrivateServer(ABC):
-    """A server process with a folder of its own: what PostgreSQL and RabbitMQ have in common.
+    """Server process with a folder of its own; base of PostgreSQL and RabbitMQ.
 
     Also a context manager that closes it. Servers still open at the end of Python are closed.
     """
@@ -513,7 +513,7 @@ class PrivateServer(ABC):
             self._reap()
 
     def resume(self) -> None:
-        """Start a stopped server again: same ports, same data.
+        """Start a stopped server again, with the same ports and data.
 
         Raises ServerError, with the end of its log, when it is not ready after START_TIMEOUT_S
         seconds, and at once when it exits or runs already.
@@ -540,7 +540,7 @@ class PrivateServer(ABC):
         self._signal_children(process.pid, signal.SIGSTOP)
 
     def unpause(self) -> None:
-        """Let a frozen server go on (SIGCONT); harmless on one that is not frozen or not running."""
+        """Resume a frozen server (SIGCONT); harmless on any other."""
         if self._process is not None:
             self._signal_children(self._process.pid, signal.SIGCONT)
             self._process.send_signal(signal.SIGCONT)
@@ -559,7 +559,7 @@ class PrivateServer(ABC):
 
     @abstractmethod
     def _answers(self) -> bool:
-        """True if a real client gets an answer."""
+        """Return True if a real client gets an answer."""
 
     @abstractmethod
     def _logs(self) -> Sequence[Path]:
@@ -768,7 +768,7 @@ class RabbitMQ(PrivateServer):
             user="billing",
             password=secrets.token_hex(12),
         )
-        self.management = Management(self.address)
+        self.management = ManagementClient(self.address)
 
     @classmethod
     def start(cls, folder: Path | None = None, *, consumer_timeout_s: int | None = None) -> Self:

@@ -1,4 +1,4 @@
-"""Mixed messages whose outcomes don't depend on their order, and what must be true once all are answered.
+"""Mixed messages whose outcomes don't depend on their order, and the expected state after their replies.
 
 No user's tokens run dry, no hold has two ends and nothing is sent twice on purpose, so any number of workers
 may take the messages in any batches, and again after a crash: codes, balances and notices are those of the
@@ -61,7 +61,7 @@ _ROUNDS = 20
 
 
 def mixed(*, prefix: str = "m", users: Sequence[str] = USERS) -> Iterator[Message]:
-    """Messages without end, of many types; some are rejected, none is malformed.
+    """Yield messages of many types without end; some are rejected, none is malformed.
 
     The number of ``users`` must not divide by that of the kinds: everybody has some of everything.
     """
@@ -125,7 +125,7 @@ _KINDS: tuple[Message, ...] = (
 
 
 def _before(users: Sequence[str]) -> Iterator[Command]:
-    """Commands that are in the ledger before the first message."""
+    """Yield the commands that precede the first message."""
     for user in users:
         yield OpenAccount(reference_id=f"open-{user}", user_id=user, tier="pro")
         yield DeductUsage(reference_id=f"used-{user}", user_id=user, tokens=100_000)
@@ -144,17 +144,17 @@ def _before(users: Sequence[str]) -> Iterator[Command]:
 
 
 def open_accounts(engine: Engine, users: Sequence[str] = USERS) -> list[Message]:
-    """Opens the users' accounts straight in the ledger; returns the messages that this stands for."""
+    """Open accounts directly in the ledger; return the equivalent messages."""
     commands = list(_before(users))
     now = datetime.now(UTC)
-    with Ledger(engine).begin() as books:
-        known = books.load(commands, now)
-        books.write(decide(commands, known, now, load_catalog()), known, now)
+    with Ledger(engine).begin() as transaction:
+        known = transaction.load(commands, now)
+        transaction.write(decide(commands, known, now, load_catalog()), known, now)
     return [json.loads(command.to_json()) for command in commands]
 
 
 class Truth:
-    """Final check of everything that was sent: against the model, the audit and the replies.
+    """Check of all sent messages against the model, the audit and the replies.
 
     The model's time grows with the square of the messages a user sends: long runs need many ``users``.
     """
@@ -169,12 +169,12 @@ class Truth:
             self._foresee(message)
 
     def sent(self, correlation_id: str, message: Message) -> None:
-        """``message`` went out, perhaps more than once; its replies carry ``correlation_id``."""
+        """Record a sent message; it may be sent more than once, and its replies carry ``correlation_id``."""
         self.correlations[correlation_id] = message["referenceId"]
         self._foresee(message)
 
     def holds(self, replies: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-        """Fails the test unless the replies are right, the same every time, and so is the ledger."""
+        """Fail the test unless ledger and replies are right and all replies to a message are equal."""
         for correlation_id in self.correlations.keys() & replies.keys():
             reference_id = self.correlations[correlation_id]
             for reply in replies[correlation_id]:
@@ -186,18 +186,18 @@ class Truth:
         self.ledger_holds()
 
     def ledger_holds(self) -> None:
-        """Fails the test unless the balances are the model's and the audit is clean."""
+        """Fail the test unless the balances equal the model's and the audit is clean."""
         assert balances(self._engine) == self._model.balances()
         assert audit(self._engine).findings == ()
 
     @property
     def balances(self) -> dict[str, int]:
-        """Every user's balance, as the model has it."""
+        """Balance of each user in the model."""
         return self._model.balances()
 
     @property
     def codes_in_ledger(self) -> set[str]:
-        """Every reference that has a row of its own: of a command batch, those of its items."""
+        """References with a row of their own: of a command batch, those of its items."""
         return {reference for reference, code in self._codes.items() if code != "batch_processed"}
 
     def code_of(self, reference_id: str) -> str:
@@ -206,7 +206,7 @@ class Truth:
 
     @property
     def noticed(self) -> set[tuple[str, str]]:
-        """The reference and the type of every notice that must have come, once at least."""
+        """Reference and type of each notice that must come at least once."""
         return {(notice["referenceId"], notice["type"]) for notice in self._model.notices}
 
     def _foresee(self, message: Message) -> None:
@@ -223,7 +223,7 @@ class Truth:
 def publish_some(
     witness: Witness, truth: Truth, count: int, *, prefix: str = "m", **properties: Any
 ) -> list[str]:
-    """Publishes so many mixed messages; their correlation ids."""
+    """Publish some mixed messages; return their correlation ids."""
     sent = []
     for message in islice(mixed(prefix=prefix), count):
         sent.append(witness.publish(message, **properties))
@@ -232,7 +232,7 @@ def publish_some(
 
 
 def content_of(reply: Mapping[str, Any]) -> dict[str, Any]:
-    """All of a reply that must be the same each time it is given."""
+    """Return the part of a reply that each copy has."""
     content = {name: value for name, value in reply.items() if name != "duplicate"}
     if "items" in content:
         content["items"] = [content_of(item) for item in content["items"]]
@@ -240,14 +240,14 @@ def content_of(reply: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def balances(engine: Engine) -> dict[str, int]:
-    """Every user's balance, as it is stored."""
+    """Return the stored balance of each user."""
     with engine.connect() as connection:
         rows = connection.execute(select(accounts.c.user_id, accounts.c.balance))
         return {row.user_id: row.balance for row in rows}
 
 
-class Producer:
-    """Publishes from a thread, with confirms, and again whenever a confirm did not come.
+class BackgroundProducer:
+    """Producer in a thread, with confirms; it publishes again where a confirm is missing.
 
     A message may reach the broker twice; one that is in ``published`` has reached it. The correlation id
     is the reference, the reply goes to ``reply_to``.
@@ -314,40 +314,40 @@ class Producer:
 
 
 def every_reply(witness: Witness, expected: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
-    """Replies by correlation id, until each of ``expected`` has one, and what else is in the queue then."""
+    """Return all replies by correlation id, once each of ``expected`` has one."""
     replies = witness.replies(expected)
     for properties, body in witness.take(witness.reply_queue, witness.depth(witness.reply_queue)):
         replies.setdefault(properties.correlation_id, []).append(json.loads(body))
     return replies
 
 
-class Listener:
-    """Hears the notices, through the witness's own connection."""
+class NoticeListener:
+    """Reader of notices, on the connection of the witness."""
 
     def __init__(self, witness: Witness) -> None:
         self._witness = witness
         self._queue = str(witness.channel.queue_declare("", exclusive=True).method.queue)
         witness.channel.queue_bind(self._queue, BILLING.events, "#")
-        self._heard: list[Message] = []
+        self._notices: list[Message] = []
 
-    def heard(self) -> set[tuple[str, str]]:
-        """The reference and the type of every notice that has come, each the same whenever it came."""
+    def received(self) -> set[tuple[str, str]]:
+        """Return reference and type of each received notice; copies of one are equal."""
         waiting = self._witness.take(self._queue, self._witness.depth(self._queue))
-        self._heard += [json.loads(body) for _, body in waiting]
+        self._notices += [json.loads(body) for _, body in waiting]
         bodies: dict[str, Message] = {}
-        for notice in self._heard:
+        for notice in self._notices:
             assert bodies.setdefault(notice["id"], notice) == notice
         assert len({(notice["referenceId"], notice["type"]) for notice in bodies.values()}) == len(bodies)
         return {(notice["referenceId"], notice["type"]) for notice in bodies.values()}
 
-    def hears(self, noticed: set[tuple[str, str]]) -> None:
-        """Waits until all of ``noticed`` has come; fails the test where more comes than that."""
-        eventually(lambda: self.heard() >= noticed, what="every notice")
-        assert self.heard() == noticed
+    def expect(self, noticed: set[tuple[str, str]]) -> None:
+        """Wait for all notices of ``noticed``; fail the test if others come."""
+        eventually(lambda: self.received() >= noticed, what="every notice")
+        assert self.received() == noticed
 
 
 def nothing_is_left(witness: Witness) -> None:
-    """Fails the test unless the work queues are empty; to be asked when no worker holds anything."""
+    """Fail the test unless the work queues are empty; no worker may hold a message."""
     for queue in BILLING.work:
         eventually(partial(_is_empty, witness, queue.name), what=f"{queue.name} is empty")
 
@@ -357,11 +357,11 @@ def _is_empty(witness: Witness, queue: str) -> bool:
 
 
 def past(seconds: float) -> Callable[[], bool]:
-    """A condition that comes true so many seconds from now: for how long an outage lasts."""
+    """Return a condition that is true after some seconds, such as the length of an outage."""
     end = monotonic() + seconds
     return lambda: monotonic() >= end
 
 
 def vhost_of(settings: Settings) -> str:
-    """The virtual host that the settings name."""
+    """Return the virtual host of the settings."""
     return unquote(urlsplit(settings.broker_url.get_secret_value()).path.removeprefix("/"))
