@@ -84,8 +84,8 @@ class BillingClient:
     def request(self, message: Message, timeout_s: float = 10.0) -> Reply:
         """Publish ``message`` and wait for its reply, rejections included. Raises NoReplyError.
 
-        The reply to a batch counts the applied, rejected and malformed (``failed``) items, and has the replies
-        to them in order. Look at these: the batch itself is always ``applied``.
+        The reply to a batch counts the applied, rejected and malformed (``failed``) items, and has
+        their replies in order. Look at these: the batch itself is always ``applied``.
         """
         correlation_id = uuid4().hex
         self._awaited, self._reply = correlation_id, None

@@ -1,4 +1,4 @@
-"""Skew of the users: messages of everybody alike, mostly of a few users, or of one user."""
+"""Skew of the users: uniform, mostly a few users, or one user."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +14,7 @@ _UNIFORM = "uniform"
 
 
 def run(context: Context) -> Result:
-    """Uniform, Zipf, hot, uniform, Zipf, hot …"""
+    """Measure uniform, Zipf and hot loads in turn."""
     messages, users = context.sized(30_000, 600), context.accounts()
     picks: dict[str, Callable[[], Pick]] = {
         _UNIFORM: partial(uniform, users),

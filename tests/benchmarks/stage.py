@@ -66,7 +66,7 @@ class IncorrectLedgerError(BenchmarkError):
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One run of the worker or of a contender.
+    """Measurement of one run of the worker or of a contender.
 
     ``seconds`` are from the first to the last reply, extrapolated to all ``messages``; ``cpu`` is processor
     time in seconds meanwhile, extrapolated as well, by "worker" (the processes that were started),
@@ -111,7 +111,7 @@ class Servers:
     rabbitmq: RabbitMQServer
 
     def process_ids(self) -> dict[str, list[int]]:
-        """The roots of their process trees; without those that the environment has given."""
+        """Return the roots of the process trees of private servers."""
         parts = {"postgresql": self.postgres, "rabbitmq": self.rabbitmq}
         return {name: [server.process_id] for name, server in parts.items() if hasattr(server, "process_id")}
 
@@ -124,7 +124,7 @@ _LZ4_SINCE = 15
 
 @contextmanager
 def started_servers() -> Iterator[Servers]:
-    """The servers of a session, private ones unless the environment gives others. Raises ServerError."""
+    """Yield the servers of a session, private unless the environment names others. Raises ServerError."""
     binaries = postgres_binaries()
     compression = "lz4" if binaries and major_version(binaries) >= _LZ4_SINCE else "on"
     settings = {**_SETTINGS, "wal_compression": compression}
@@ -174,7 +174,7 @@ class Stage:
         return self.application.settings.broker_url.get_secret_value()
 
     def open_accounts(self, users: int, tier: str = "pro") -> None:
-        """Open accounts of ``user-000000`` and so on, as if they had been there for long."""
+        """Open accounts of ``user-000000`` and so on, as if they were old."""
         self.apply(
             OpenAccount(reference_id=f"open-{number}", user_id=user_id(number), tier=tier)
             for number in range(users)
@@ -198,7 +198,7 @@ class Stage:
                 connection.execute(text(statement))
 
     def prefill(self, messages: Iterable[Outgoing], progress: Progress, *, total: int = 0) -> int:
-        """Publish ``messages``, confirmed; returns how many. ``total`` is for the progress alone."""
+        """Publish ``messages`` with confirms; return their number. ``total`` is for the progress."""
         done = 0
         with _linked(self.application) as link:
             for chunk in chunks(messages):
@@ -247,13 +247,13 @@ class Stage:
 
     @contextmanager
     def running(self, name: str, commands: Sequence[ProcessCommand]) -> Iterator[None]:
-        """Keep the processes running for as long as the block lasts."""
+        """Keep the processes running during the block."""
         with _running(name, commands) as processes:
             yield
             processes.require_alive(since=0)
 
     def check(self, *, used: int | None = None) -> None:
-        """Check that the audit is clean, and that so many tokens are used. Raises IncorrectLedgerError."""
+        """Check the audit and the number of used tokens. Raises IncorrectLedgerError."""
         report = audit(self.application.engine)
         if not report.is_clean:
             raise IncorrectLedgerError(f"the audit found {dict(report.found)}, {report.findings[0]}")
@@ -261,12 +261,12 @@ class Stage:
             raise IncorrectLedgerError(f"{found} tokens are used, not {used}")
 
     def deadlocks(self) -> int:
-        """Deadlocks that PostgreSQL has counted in this database."""
+        """Return the deadlocks that PostgreSQL has counted in this database."""
         query = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
         return self._number(query)
 
     def processor_seconds(self, processes: Iterable[int]) -> dict[str, float]:
-        """Processor time so far, by part; ``processes`` are what is called "worker"."""
+        """Return the processor time so far, by part; ``processes`` are the part "worker"."""
         roots = {"worker": list(processes), **self.servers.process_ids()}
         return {part: trees.processor_seconds(ids) for part, ids in roots.items()}
 
@@ -317,7 +317,7 @@ class Stage:
 
 @contextmanager
 def collected_as_in_a_worker() -> Iterator[None]:
-    """Collect garbage as ``run`` does: leave present objects alone, and look for cycles as seldom."""
+    """Collect garbage as ``run`` does: freeze present objects, and collect as rarely."""
     usual = gc.get_threshold()
     gc.collect()
     gc.freeze()
@@ -330,12 +330,12 @@ def collected_as_in_a_worker() -> Iterator[None]:
 
 
 def user_id(number: int) -> str:
-    """The user of an account that a stage opens."""
+    """Return the user of an account by number."""
     return f"user-{number:06}"
 
 
 def chunks(items: Iterable[T], size: int = _CHUNK) -> Iterator[list[T]]:
-    """``items`` in lists of ``size``, the last one shorter."""
+    """Yield ``items`` in lists of ``size``; the last one may be shorter."""
     rest = iter(items)
     while chunk := list(islice(rest, size)):
         yield chunk
@@ -364,7 +364,7 @@ class _Processes:
         return [process.pid for process in self._started]
 
     def require_alive(self, since: int) -> None:
-        """Raises BenchmarkError where one has ended, or where the count of replies ``since`` stands still."""
+        """Raise BenchmarkError where a process has ended, or the count of replies stands still."""
         ended = next((process for process in self._started if process.poll() is not None), None)
         if ended is not None:
             raise BenchmarkError(f"{self._name} ended with {ended.returncode}\n{self._said()}")

@@ -1,4 +1,4 @@
-"""The command line: names, exit codes, one that fails and does not keep the others."""
+"""Command line of the benchmarks: names, exit codes, and failures."""
 
 from pathlib import Path
 

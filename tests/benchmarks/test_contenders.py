@@ -1,4 +1,4 @@
-"""The contenders are fair: the same ledger work as the worker's, once, and a reply to each message.
+"""Fairness of the contenders: the ledger work of the worker, once, and a reply to each message.
 
 Those that need the packages of the extra run in ``make bench``, which checks their ledgers.
 """

@@ -1,4 +1,4 @@
-"""The filled ledger is one that the worker could have left."""
+"""Filled ledger, compared with that of a worker."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -120,7 +120,7 @@ def test_filling_without_room_for_its_accounts_is_refused(sizes: dict[str, int])
 def test_large_benchmark_measures_on_a_correct_ledger(
     postgres: PostgresServer, rabbitmq: RabbitMQServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All of it but the worker, which the other benchmarks run as well."""
+    """The worker is left out: other benchmarks run it."""
 
     def processed(
         load: Any, name: str, stage: Stage, pick: Callable[[], int], seed: int, **_: Any

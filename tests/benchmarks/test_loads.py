@@ -1,4 +1,4 @@
-"""The messages of the benchmarks: the same for the same seed, and of whom they say."""
+"""Messages of the benchmarks: their seed and their users."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The parts that measure: percentiles, tenths of the way, process trees, the stop-watch."""
+"""Parts that measure: percentiles, tenths of a run, process trees, steps."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The short form: each benchmark runs at the smallest sizes, and the ledger is true afterwards.
+"""Short form of each benchmark: it runs at the smallest sizes, and the ledger is correct.
 
 No claim about time. The tests count its causes instead: the statements of a batch, which must not grow with
 it, and the memory of a worker, which must not grow with its backlog.

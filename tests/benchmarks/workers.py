@@ -24,7 +24,7 @@ _NEVER_SLOWER, _SAME_COST, _NO_DEADLOCK = Goal(1.0), Goal(1.15, "at most"), Goal
 
 
 def run(context: Context) -> Result:
-    """1, 2, 4, 1, 2, 4 …"""
+    """Measure one, two and four workers in turn."""
     messages, users = context.sized(30_000, 600), context.accounts()
     counts = _COUNTS_IF_SHORT if context.is_short else _COUNTS
     deadlocks: list[float] = []

@@ -1,4 +1,4 @@
-"""``usage.batch`` on RabbitMQ and PostgreSQL: a thousand commands in one message, one reply to them all."""
+"""``usage.batch`` on RabbitMQ and PostgreSQL: a thousand commands in one message, one reply."""
 
 import json
 from typing import Any
@@ -149,7 +149,7 @@ def test_conflict_in_a_batch_makes_one_dead_letter_with_the_place_of_the_item(
 
 
 def test_malformed_item_among_a_thousand_fails_alone(application: Application, witness: Witness) -> None:
-    """It is one dead letter, whose replay changes nothing."""
+    """The batch is one dead letter, whose replay changes no balance."""
     items = [deduct(f"i{n}") for n in range(BATCH_MAX_ITEMS)]
     items[7] = deduct("i7", -1, colour="red")
     message = batch("b", items)

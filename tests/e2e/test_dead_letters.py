@@ -1,4 +1,4 @@
-"""Dead letters from end to end: from the producer by way of worker and operator to the ledger."""
+"""Dead letters from end to end: producer, worker, operator, ledger."""
 
 import json
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ def cli(settings: Settings, *arguments: str, stdin: bytes | None = None) -> Any:
 
 
 def dead_letters(service: DeadLetters, application: Application, count: int) -> list[int]:
-    """Wait until ``count`` dead letters are parked; return their numbers."""
+    """Wait until ``count`` dead letters are drained; return their numbers."""
 
     def are_parked() -> bool:
         service.park(link, wait_s=0.05)

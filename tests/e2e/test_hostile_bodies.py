@@ -1,4 +1,4 @@
-"""Bodies made to be slow to refuse: each is a dead letter, and their neighbours are answered as ever."""
+"""Bodies that are slow to decode on purpose: each is a dead letter, and their neighbours get replies."""
 
 import json
 from collections import Counter

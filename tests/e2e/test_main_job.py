@@ -95,7 +95,7 @@ RESULTS: tuple[Literal["won", "lost"], ...] = ("won", "lost")
 
 
 class RandomCommands:
-    """RandomCommands of commands of all types on few users; most originals that they name exist."""
+    """Source of random commands of all types on few users; most of their originals exist."""
 
     def __init__(self, rng: random.Random, users: int) -> None:
         self._rng, self._users = rng, users
@@ -231,7 +231,7 @@ def batches_of_any_size(rng: random.Random, commands: Sequence[Command]) -> list
 def test_ten_thousand_commands_equal_the_model_for_any_batches_and_workers(
     postgres_engine: Engine,
 ) -> None:
-    """Four workers race for the batches: today, on the eve of the next period, and in the middle of it.
+    """Four workers compete for the batches, before, at and after the end of a period.
 
     Their clocks are minutes apart, and each batch has a time of its own. Each is noted with its replies.
 
@@ -299,7 +299,7 @@ def lots_in(engine: Engine) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def lots_of(model: Model, user: str) -> list[tuple[Any, ...]]:
-    """Return the same of one user of the model."""
+    """Return the lots of one user of the model, in the same form."""
     names = ("number", "source", "granted", "remaining", "held", "pending")
     return [tuple(lot[name] for name in names) for lot in model.lots(user)]
 

@@ -1,4 +1,4 @@
-"""Squatted references on RabbitMQ and PostgreSQL: usage takes the references of payments before they come."""
+"""Squatted references on RabbitMQ and PostgreSQL: usage takes the references of later payments."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
