@@ -191,7 +191,7 @@ def ratio(
     *,
     each: int = 1,
 ) -> Figure:
-    """Return the ratio of the rate of ``firsts``, whose messages have ``each`` items, to that of ``seconds``."""
+    """Return the ratio of the rates of ``firsts``, with ``each`` items a message, and ``seconds``."""
     ours, theirs = [run.per_second * each for run in firsts], [run.per_second for run in seconds]
     of = f"{median(ours):,.0f} : {median(theirs):,.0f} {'messages/s' if each == 1 else 'items/s'}"
     return Figure(label, neighbours(ours, theirs), "×", goal, of)
