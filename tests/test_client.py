@@ -20,7 +20,7 @@ from schemas import (
 )
 from tests.support.processes import WorkerProcesses
 from tests.support.provision import RabbitMQServer
-from tests.support.servers import BrokerConnection
+from tests.support.rabbitmq_management import BrokerConnection
 from tests.support.waiting import eventually
 from tests.support.witness import Witness
 from worker.client import BillingClient

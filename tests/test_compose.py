@@ -12,9 +12,10 @@ import click
 import pytest
 import yaml
 
+from tests.support.postgres_server import postgres_binaries
 from tests.support.processes import WorkerProcesses, run_cli
 from tests.support.provision import PostgresServer, RabbitMQServer
-from tests.support.servers import RabbitMQ, postgres_binaries
+from tests.support.rabbitmq_server import RabbitMQ
 from tests.support.witness import Witness
 from worker.cli.root import cli
 from worker.runtime.supervisor import _STOP_GRACE_S

@@ -16,7 +16,8 @@ from tests.benchmarks.registry import BENCHMARKS
 from tests.benchmarks.reporters import reporting
 from tests.benchmarks.results import Benchmark, Context, Result
 from tests.benchmarks.stage import BenchmarkError, started_servers
-from tests.support.servers import ManagementError, ServerError
+from tests.support.private_server import ServerError
+from tests.support.rabbitmq_management import ManagementError
 from worker.errors import BillingError
 
 #: Errors that a run may meet without a fault in the benchmark; each is reported in one line.

@@ -15,7 +15,7 @@ from tests.benchmarks.phases import STEPS, Spent, watched
 from tests.benchmarks.results import Benchmark, Context, Figure, Result, costs, rates, said
 from tests.benchmarks.stage import Measured, Servers, Stage, collected_as_in_a_worker, staged
 from tests.benchmarks.statements import name_of
-from tests.support.servers import Postgres
+from tests.support.postgres_server import Postgres
 from worker.runtime.stop import SignalStop
 
 _LIBRARY = "pg_stat_statements"

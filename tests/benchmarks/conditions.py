@@ -14,7 +14,7 @@ import pika
 from sqlalchemy import text
 
 from tests.benchmarks.stage import ROOT, Servers
-from tests.support.servers import _ERLANG_ARGUMENTS
+from tests.support.rabbitmq_server import _ERLANG_ARGUMENTS
 from worker.ledger.engine import ledger_engine
 
 _SHOWN = (

@@ -25,8 +25,8 @@ from sqlalchemy import text
 
 from schemas import Command, OpenAccount
 from tests.benchmarks import trees
+from tests.support.postgres_server import major_version, postgres_binaries
 from tests.support.provision import PostgresServer, RabbitMQServer, postgres_server, rabbitmq_server
-from tests.support.servers import major_version, postgres_binaries
 from worker.bootstrap import Application, utc_now
 from worker.broker import BILLING, Link, Outgoing
 from worker.cli.operate import OBJECTS_A_COLLECTION

@@ -6,8 +6,9 @@ from uuid import uuid4
 
 import pytest
 
+from tests.support.postgres_server import Postgres
+from tests.support.rabbitmq_server import RabbitMQ
 from tests.support.saboteur import Saboteurs
-from tests.support.servers import Postgres, RabbitMQ
 from worker.broker import BILLING, open_link
 from worker.ledger.engine import ledger_engine
 from worker.ledger.migrations import migrate

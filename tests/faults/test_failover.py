@@ -7,8 +7,8 @@ from time import monotonic
 import pytest
 from sqlalchemy import NullPool, create_engine, text
 
+from tests.support.postgres_server import Postgres
 from tests.support.rig import assert_clean, new_database, rig
-from tests.support.servers import Postgres
 from tests.support.standby import Standby, url_of_both
 from tests.support.waiting import eventually
 

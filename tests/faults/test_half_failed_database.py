@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.postgres_server import Postgres
 from tests.support.rig import USAGE, Rig, assert_clean, consumers_of, new_database, rig
-from tests.support.servers import Postgres
 from tests.support.standby import SmallDisk, Standby, create_small, read_only
 from tests.support.traffic import past
 from tests.support.waiting import eventually

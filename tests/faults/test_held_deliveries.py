@@ -16,9 +16,10 @@ from sqlalchemy import NullPool, create_engine, func, select
 
 from tests.faults.conftest import IMPATIENCE_S
 from tests.support.fleet import Fleet, Member, fleet
+from tests.support.postgres_server import Postgres
 from tests.support.proxy import Proxy
+from tests.support.rabbitmq_server import RabbitMQ
 from tests.support.rig import Rig, assert_clean, consumers_of, new_database, new_vhost, rig, through
-from tests.support.servers import Postgres, RabbitMQ
 from tests.support.traffic import open_accounts, past
 from tests.support.waiting import eventually
 from tests.support.witness import Witness

@@ -5,16 +5,12 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
+from tests.support.postgres_server import Postgres
+from tests.support.private_server import PrivateServer, StopMode
 from tests.support.processes import WorkerProcesses
 from tests.support.provision import RabbitMQServer
-from tests.support.servers import (
-    BrokerConnection,
-    ManagementError,
-    Postgres,
-    PrivateServer,
-    RabbitMQ,
-    StopMode,
-)
+from tests.support.rabbitmq_management import BrokerConnection, ManagementError
+from tests.support.rabbitmq_server import RabbitMQ
 from tests.support.traffic import BackgroundProducer, Truth, every_reply, mixed, past, vhost_of
 from tests.support.waiting import eventually
 from tests.support.witness import Witness

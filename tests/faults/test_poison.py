@@ -38,7 +38,7 @@ def decided_alone(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
         references = {command.reference_id for command in commands}
         if "poison" in references:
             alone.extend([None] * (references <= {"poison", "beside"}))
-            raise RuntimeError("the saboteur was here")
+            raise RuntimeError("raised by the test")
         return original(commands, *arguments)
 
     monkeypatch.setattr(pipeline, "decide", deciding)
@@ -57,11 +57,11 @@ def test_message_that_raises_becomes_a_dead_letter_with_its_traceback(
     truth.holds(replies)
     (reply,) = replies[poison]
     assert (reply["status"], reply["code"]) == ("failed", "unprocessable")
-    assert "saboteur" not in reply["message"]
+    assert "raised by the test" not in reply["message"]
     ((properties, _),) = witness.take(BILLING.dead.name, 1)
     dead_letter = DeadLetter.from_headers(properties.headers)
     assert (dead_letter.reason, dead_letter.reference_id) == ("unprocessable", "poison")
-    assert "RuntimeError: the saboteur was here" in (dead_letter.traceback or "")
+    assert "RuntimeError: raised by the test" in (dead_letter.traceback or "")
     assert dead_letter.attempts == decided_alone() == application.settings.tries
     assert application.metrics.registry.get_sample_value("billing_worker_batch_bisections_total")
     nothing_is_left(witness)

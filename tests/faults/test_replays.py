@@ -12,8 +12,8 @@ import pytest
 
 from schemas import OpenAccount
 from tests.support.books import applied
+from tests.support.postgres_server import Postgres
 from tests.support.processes import run_cli, worker_environment
-from tests.support.servers import Postgres
 from tests.support.waiting import PATIENCE_S, eventually
 from tests.support.witness import Witness
 from tests.support.worker_thread import FlagStop, running

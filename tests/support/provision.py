@@ -20,18 +20,10 @@ from typing import Protocol
 
 from sqlalchemy.exc import ArgumentError, OperationalError
 
-from tests.support.servers import (
-    Databases,
-    ManagementClient,
-    ManagementError,
-    Postgres,
-    PostgresAddress,
-    RabbitMQ,
-    RabbitMQAddress,
-    ServerError,
-    postgres_binaries,
-    rabbitmq_binary,
-)
+from tests.support.postgres_server import Databases, Postgres, PostgresAddress, postgres_binaries
+from tests.support.private_server import ServerError
+from tests.support.rabbitmq_management import ManagementClient, ManagementError, RabbitMQAddress
+from tests.support.rabbitmq_server import RabbitMQ, rabbitmq_binary
 
 DATABASE_URL = "BILLING_TEST_DATABASE_URL"
 BROKER_URL = "BILLING_TEST_BROKER_URL"

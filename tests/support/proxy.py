@@ -14,7 +14,7 @@ from time import sleep
 from types import TracebackType
 from typing import Self
 
-from tests.support.servers import _free_port
+from tests.support.private_server import free_port
 
 _CHUNK = 65_536
 _HOST = "127.0.0.1"
@@ -33,7 +33,7 @@ class Proxy:
     """
 
     def __init__(self, target: int) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self.target = target
         self._delay_s = 0.0
         self._hangs = False

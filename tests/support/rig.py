@@ -10,9 +10,10 @@ from uuid import uuid4
 from tests.support.collector import ReplyCollector
 from tests.support.feed import Feed, assorted
 from tests.support.fleet import Fleet, Member, fleet
+from tests.support.postgres_server import Databases, PostgresAddress
 from tests.support.proxy import Proxy
+from tests.support.rabbitmq_server import RabbitMQ
 from tests.support.reconciliation import Differences, reconcile
-from tests.support.servers import Databases, PostgresAddress, RabbitMQ
 from tests.support.traffic import USERS, Truth, past
 from tests.support.waiting import PATIENCE_S, eventually
 from tests.support.witness import Witness

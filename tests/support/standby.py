@@ -11,15 +11,8 @@ from typing import Self
 
 from sqlalchemy import NullPool, create_engine
 
-from tests.support.servers import (
-    START_TIMEOUT_S,
-    Postgres,
-    PostgresAddress,
-    ServerError,
-    _Owner,
-    _started,
-    postgres_binaries,
-)
+from tests.support.postgres_server import Postgres, PostgresAddress, postgres_binaries
+from tests.support.private_server import START_TIMEOUT_S, ServerError, ServerOwner, started
 from tests.support.waiting import eventually
 
 _BALLAST = "ballast"
@@ -44,7 +37,7 @@ class Standby(Postgres):
         server.primary, server._disks = primary, disks
         server.address = replace(primary.address, port=server.address.port)
         server.databases = type(server.databases)(server.address)
-        return _started(server, server._copy)
+        return started(server, server._copy)
 
     def catch_up(self) -> None:
         """Wait until the standby has replayed the writes of the primary so far."""
@@ -126,7 +119,7 @@ class SmallDisk:
         self._folder.chmod(0o755)
         self.room = self._folder / "tablespace"
         self.room.mkdir()
-        _Owner.unprivileged().own(self.room)
+        ServerOwner.unprivileged().own(self.room)
 
     def serve(self, server: Postgres) -> None:
         """Make the file system a tablespace of ``server``."""
