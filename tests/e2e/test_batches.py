@@ -10,7 +10,7 @@ from schemas import DeadLetter, Reply
 from schemas.usage import BATCH_MAX_ITEMS
 from tests.support.processes import WorkerProcesses
 from tests.support.saboteur import Saboteurs
-from tests.support.traffic import nothing_is_left
+from tests.support.truth import nothing_is_left
 from tests.support.waiting import PATIENCE_S
 from tests.support.witness import Witness
 from tests.support.worker_thread import running

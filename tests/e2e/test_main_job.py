@@ -34,9 +34,11 @@ from schemas import (
     SettleAccount,
     SettleUsage,
 )
+from tests.support.mixed_messages import mixed
 from tests.support.model import Model, foretold
+from tests.support.notice_listener import NoticeListener
 from tests.support.processes import WorkerProcesses
-from tests.support.traffic import NoticeListener, Truth, every_reply, mixed, nothing_is_left
+from tests.support.truth import Truth, every_reply, nothing_is_left
 from tests.support.witness import Witness
 from tests.support.worlds import SMALL_CATALOG
 from worker.bootstrap import Application

@@ -9,7 +9,7 @@ import pytest
 from schemas import BonusCredit, Notice, OpenAccount
 from tests.support.books import applied
 from tests.support.saboteur import Saboteurs
-from tests.support.traffic import nothing_is_left
+from tests.support.truth import nothing_is_left
 from tests.support.waiting import PATIENCE_S, eventually
 from tests.support.witness import Witness
 from tests.support.worker_thread import FlagStop, running

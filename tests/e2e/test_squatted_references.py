@@ -7,7 +7,7 @@ from sqlalchemy import select
 
 from schemas import BonusCredit, OpenAccount
 from tests.support.books import applied
-from tests.support.traffic import nothing_is_left
+from tests.support.truth import nothing_is_left
 from tests.support.witness import Witness
 from tests.support.worker_thread import running
 from worker.bootstrap import Application

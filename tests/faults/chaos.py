@@ -19,6 +19,7 @@ from time import monotonic
 import click
 
 from tests.support.fleet import Member
+from tests.support.mixed_messages import MANY_USERS
 from tests.support.postgres_server import Postgres, PostgresAddress
 from tests.support.private_server import StopMode
 from tests.support.proxy import Proxy
@@ -27,7 +28,8 @@ from tests.support.rabbitmq_server import RabbitMQ
 from tests.support.reconciliation import Differences
 from tests.support.rig import Rig, new_database, new_vhost, rig, through
 from tests.support.standby import SmallDisk, Standby, create_small, read_only, url_of_both
-from tests.support.traffic import MANY_USERS, past, vhost_of
+from tests.support.waiting import past
+from tests.support.witness import vhost_of
 from worker.settings import load_settings
 
 CONSUMER_TIMEOUT_S, DATABASE_TIMEOUT_S = 10, 5

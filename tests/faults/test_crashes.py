@@ -5,15 +5,9 @@ import signal
 import pytest
 
 from schemas import DeadLetter
+from tests.support.notice_listener import NoticeListener
 from tests.support.saboteur import ARROWS, Saboteurs
-from tests.support.traffic import (
-    NoticeListener,
-    Truth,
-    content_of,
-    every_reply,
-    nothing_is_left,
-    publish_some,
-)
+from tests.support.truth import Truth, content_of, every_reply, nothing_is_left, publish_some
 from tests.support.waiting import PATIENCE_S
 from tests.support.witness import Witness
 from tests.support.worker_thread import running

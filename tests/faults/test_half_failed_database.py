@@ -10,8 +10,7 @@ import pytest
 from tests.support.postgres_server import Postgres
 from tests.support.rig import USAGE, Rig, assert_clean, consumers_of, new_database, rig
 from tests.support.standby import SmallDisk, Standby, create_small, read_only
-from tests.support.traffic import past
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, past
 from tests.support.witness import Witness
 
 #: Number of workers ended one after the other: more than a message may have deliveries.

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.mixed_messages import MANY_USERS
 from tests.support.provision import PostgresServer, RabbitMQServer
 from tests.support.proxy import Proxy
 from tests.support.rabbitmq_server import RabbitMQ
 from tests.support.rig import assert_clean, rig, through
-from tests.support.traffic import MANY_USERS
 
 #: A missed heartbeat is noticed after a minute at most; a hanging database session holds its locks for
 #: half a minute.

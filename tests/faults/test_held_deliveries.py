@@ -16,12 +16,12 @@ from sqlalchemy import NullPool, create_engine, func, select
 
 from tests.faults.conftest import IMPATIENCE_S
 from tests.support.fleet import Fleet, Member, fleet
+from tests.support.mixed_messages import open_accounts
 from tests.support.postgres_server import Postgres
 from tests.support.proxy import Proxy
 from tests.support.rabbitmq_server import RabbitMQ
 from tests.support.rig import Rig, assert_clean, consumers_of, new_database, new_vhost, rig, through
-from tests.support.traffic import open_accounts, past
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, past
 from tests.support.witness import Witness
 from worker.broker import BILLING
 from worker.ledger import tables

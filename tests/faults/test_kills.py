@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.mixed_messages import MANY_USERS
 from tests.support.rig import assert_clean, rig
 from tests.support.saboteur import Saboteurs
-from tests.support.traffic import MANY_USERS, Truth, every_reply, publish_some
+from tests.support.truth import Truth, every_reply, publish_some
 from tests.support.waiting import eventually
 from tests.support.witness import Witness
 from worker.bootstrap import Application

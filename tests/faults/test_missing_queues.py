@@ -11,9 +11,9 @@ from pika.exceptions import NackError
 
 from schemas import DeadLetter
 from tests.support.provision import RabbitMQServer
-from tests.support.traffic import Truth, every_reply, nothing_is_left, publish_some, vhost_of
+from tests.support.truth import Truth, every_reply, nothing_is_left, publish_some
 from tests.support.waiting import eventually
-from tests.support.witness import Witness
+from tests.support.witness import Witness, vhost_of
 from tests.support.worker_thread import running
 from worker.bootstrap import Application
 from worker.broker import BILLING

@@ -5,15 +5,17 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
+from tests.support.background_producer import BackgroundProducer
+from tests.support.mixed_messages import mixed
 from tests.support.postgres_server import Postgres
 from tests.support.private_server import PrivateServer, StopMode
 from tests.support.processes import WorkerProcesses
 from tests.support.provision import RabbitMQServer
 from tests.support.rabbitmq_management import BrokerConnection, ManagementError
 from tests.support.rabbitmq_server import RabbitMQ
-from tests.support.traffic import BackgroundProducer, Truth, every_reply, mixed, past, vhost_of
-from tests.support.waiting import eventually
-from tests.support.witness import Witness
+from tests.support.truth import Truth, every_reply
+from tests.support.waiting import eventually, past
+from tests.support.witness import Witness, vhost_of
 from worker.broker import BILLING
 from worker.ledger.engine import ledger_engine
 from worker.settings import Settings, load_settings

@@ -7,8 +7,7 @@ import pytest
 from tests.support.provision import PostgresServer, RabbitMQServer
 from tests.support.proxy import Proxy
 from tests.support.rig import assert_clean, rig, through
-from tests.support.traffic import past
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, past
 
 BACKLOG, LOSSES = 3_000, 5
 #: One worker with a core to itself applies more than a thousand commands a second.

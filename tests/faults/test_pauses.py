@@ -9,9 +9,10 @@ import pytest
 from sqlalchemy import Engine, text
 
 from schemas import DeadLetter
+from tests.support.mixed_messages import mixed
 from tests.support.processes import WorkerProcesses, run_cli
 from tests.support.provision import RabbitMQServer
-from tests.support.traffic import Truth, every_reply, mixed, nothing_is_left, publish_some
+from tests.support.truth import Truth, every_reply, nothing_is_left, publish_some
 from tests.support.waiting import eventually
 from tests.support.witness import Witness
 from tests.support.worker_thread import running

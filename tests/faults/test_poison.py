@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from schemas import Command, DeadLetter
 from tests.support.saboteur import Saboteurs
-from tests.support.traffic import Truth, every_reply, nothing_is_left, publish_some
+from tests.support.truth import Truth, every_reply, nothing_is_left, publish_some
 from tests.support.waiting import eventually
 from tests.support.witness import Witness
 from tests.support.worker_thread import running

@@ -24,7 +24,7 @@ from schemas import (
 from tests.support.books import applied
 from tests.support.fakes import delivery
 from tests.support.processes import WorkerProcesses
-from tests.support.traffic import balances, every_reply
+from tests.support.truth import balances, every_reply
 from tests.support.witness import Witness
 from worker.bootstrap import Application
 from worker.catalog import Catalog

@@ -9,8 +9,10 @@ from time import monotonic
 
 import pytest
 
+from tests.support.background_producer import BackgroundProducer
+from tests.support.mixed_messages import mixed
 from tests.support.processes import WorkerProcesses, worker_environment
-from tests.support.traffic import BackgroundProducer, Truth, every_reply, mixed, nothing_is_left, publish_some
+from tests.support.truth import Truth, every_reply, nothing_is_left, publish_some
 from tests.support.waiting import eventually
 from tests.support.witness import Witness
 from tests.support.worker_thread import running

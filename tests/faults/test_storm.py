@@ -8,7 +8,7 @@ import pika
 from schemas import OpenAccount
 from tests.support.books import applied
 from tests.support.processes import WorkerProcesses
-from tests.support.traffic import balances, content_of, every_reply
+from tests.support.truth import balances, content_of, every_reply
 from tests.support.witness import Witness, user_of
 from worker.bootstrap import Application
 from worker.catalog import Catalog

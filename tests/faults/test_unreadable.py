@@ -7,7 +7,7 @@ import pika
 
 from schemas import DeadLetter
 from tests.support.provision import RabbitMQServer
-from tests.support.traffic import nothing_is_left
+from tests.support.truth import nothing_is_left
 from tests.support.witness import Witness
 from tests.support.worker_thread import running
 from worker.bootstrap import Application

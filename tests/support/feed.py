@@ -12,7 +12,7 @@ from typing import Any, Self
 import pika
 from pika.exceptions import AMQPError
 
-from tests.support.traffic import USERS, Message, mixed
+from tests.support.mixed_messages import USERS, Message, mixed
 from worker.broker import BILLING
 
 #: A broker that is started again may take so long, with a machine that is busy.

@@ -9,7 +9,7 @@ from sqlalchemy import Engine, select
 
 from schemas import DeadLetter
 from tests.support.feed import Publication
-from tests.support.traffic import Truth, balances, content_of
+from tests.support.truth import Truth, balances, content_of
 from worker.broker import BILLING
 from worker.ledger import tables
 from worker.ledger.audit import audit

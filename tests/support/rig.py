@@ -10,12 +10,13 @@ from uuid import uuid4
 from tests.support.collector import ReplyCollector
 from tests.support.feed import Feed, assorted
 from tests.support.fleet import Fleet, Member, fleet
+from tests.support.mixed_messages import USERS
 from tests.support.postgres_server import Databases, PostgresAddress
 from tests.support.proxy import Proxy
 from tests.support.rabbitmq_server import RabbitMQ
 from tests.support.reconciliation import Differences, reconcile
-from tests.support.traffic import USERS, Truth, past
-from tests.support.waiting import PATIENCE_S, eventually
+from tests.support.truth import Truth
+from tests.support.waiting import PATIENCE_S, eventually, past
 from tests.support.witness import Witness
 from worker.broker import BILLING, open_link
 from worker.ledger.engine import ledger_engine

@@ -16,3 +16,9 @@ def eventually(condition: Callable[[], T], *, patience_s: float = PATIENCE_S, wh
         assert monotonic() < deadline, f"not within {patience_s} s: {what or condition}"
         sleep(0.01)
     return value
+
+
+def past(seconds: float) -> Callable[[], bool]:
+    """Return a condition that is true after some seconds, such as the length of an outage."""
+    end = monotonic() + seconds
+    return lambda: monotonic() >= end

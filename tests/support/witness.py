@@ -9,11 +9,13 @@ from collections.abc import Iterable, Mapping
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
 import pika
 
 from tests.support.waiting import PATIENCE_S, eventually
+from worker.settings import Settings
 
 Message = Mapping[str, Any] | bytes
 
@@ -21,6 +23,11 @@ Message = Mapping[str, Any] | bytes
 def user_of(url: str) -> str:
     """Return the broker user of an AMQP URL."""
     return str(pika.URLParameters(url).credentials.username)
+
+
+def vhost_of(settings: Settings) -> str:
+    """Return the virtual host of the settings."""
+    return unquote(urlsplit(settings.broker_url.get_secret_value()).path.removeprefix("/"))
 
 
 class Witness:
