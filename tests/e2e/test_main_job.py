@@ -322,7 +322,7 @@ def test_shuffled_day_through_three_workers_equals_the_model(
         ids.append(witness.publish(message))
         truth.sent(ids[-1], message)
     replies = every_reply(witness, ids)
-    truth.holds(replies)
+    truth.check(replies)
     duplicates = [reply["duplicate"] for copies in replies.values() for reply in copies].count(True)
     assert duplicates == len(again)
     listener.expect(truth.noticed)

@@ -59,7 +59,7 @@ def test_crashes_at_every_step_in_turn_lose_no_message_and_apply_none_twice(
     with running(application):
         replies = every_reply(witness, truth.correlations)
         listener.expect(truth.noticed)
-    truth.holds(replies)
+    truth.check(replies)
     nothing_is_left(witness)
 
 
@@ -76,7 +76,7 @@ def crash_and_take_over(
     with running(application):
         replies = every_reply(witness, {*truth.correlations, broken})
         listener.expect(truth.noticed)
-    truth.holds(replies)
+    truth.check(replies)
     assert_left_behind(arrow, truth, replies)
     assert {reply["reason"] for reply in replies[broken]} == {"not_json"}
     assert_one_dead_letter(witness)

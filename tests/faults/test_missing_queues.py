@@ -74,7 +74,7 @@ def test_malformed_message_and_its_neighbours_wait_for_a_dead_letter_queue(
         eventually(lambda: answers() > 2 * TRIES, what="the worker tries and tries")
         declare(application)
         replies = every_reply(witness, {*truth.correlations, *broken})
-        truth.holds(replies)
+        truth.check(replies)
         dead_letters = witness.take(BILLING.dead.name, len(broken))
     reasons = [DeadLetter.from_headers(properties.headers).reason for properties, _ in dead_letters]
     assert reasons == ["not_json"] * len(broken)
@@ -116,7 +116,7 @@ def test_full_reply_queue_makes_no_dead_letter(
         if properties.correlation_id
     }
     assert replies.keys() == truth.correlations.keys()
-    truth.holds(replies)
+    truth.check(replies)
     assert witness.depth(BILLING.dead.name) == 0
     began, ended = logged()
     assert "takes no messages for billing.replies" in began
@@ -132,7 +132,7 @@ def test_missing_reply_queue_is_counted_and_logged_and_stops_no_message(
     with running(application):
         publish_some(witness, truth, 5, reply_to=gone)
         answered = publish_some(witness, truth, 5, prefix="n")
-        truth.holds(every_reply(witness, answered))
+        truth.check(every_reply(witness, answered))
     unroutable = application.metrics.registry.get_sample_value("billing_worker_unroutable_replies_total")
     assert unroutable == 5
     assert {line.partition(" ")[2] for line in logged()} == {

@@ -156,7 +156,7 @@ def consumers_of(witness: Witness, queue: str) -> int:
 def check(url: str, truth: Truth) -> None:
     with Witness(url) as witness:
         witness.reply_queue = BILLING.replies.name  # this queue survives a restart of the broker
-        truth.holds(every_reply(witness, truth.correlations))
+        truth.check(every_reply(witness, truth.correlations))
         assert witness.depth(BILLING.dead.name) == 0
 
 

@@ -54,7 +54,7 @@ def test_message_that_raises_becomes_a_dead_letter_with_its_traceback(
     publish_some(witness, truth, 25, prefix="n")
     with running(application):
         replies = every_reply(witness, {*truth.correlations, poison})
-    truth.holds(replies)
+    truth.check(replies)
     (reply,) = replies[poison]
     assert (reply["status"], reply["code"]) == ("failed", "unprocessable")
     assert "raised by the test" not in reply["message"]
@@ -77,7 +77,7 @@ def test_batch_with_an_item_that_raises_becomes_one_dead_letter(
     publish_some(witness, truth, 12, prefix="n")
     with running(application):
         replies = every_reply(witness, {*truth.correlations, poison})
-    truth.holds(replies)
+    truth.check(replies)
     (reply,) = replies[poison]
     assert (reply["status"], reply["code"], reply["referenceId"]) == ("failed", "unprocessable", "batch")
     ((properties, body),) = witness.take(BILLING.dead.name, 1)
@@ -106,7 +106,7 @@ def test_rows_that_the_database_refuses_fail_one_message_alone(
     publish_some(witness, truth, 25, prefix="n")
     with running(application):
         replies = every_reply(witness, {*truth.correlations, poison})
-    truth.holds(replies)
+    truth.check(replies)
     assert replies[poison][0]["code"] == "unprocessable"
     ((properties, body),) = witness.take(BILLING.dead.name, 1)
     assert "no_poison" in (DeadLetter.from_headers(properties.headers).traceback or "")
@@ -127,7 +127,7 @@ def test_message_that_kills_workers_becomes_a_dead_letter_and_spares_its_neighbo
         assert (deaths := deaths + 1) < DEATHS_MAX, "it is never given up"
         survivor = saboteurs.start_deadly('"poison"')
     replies = every_reply(witness, {*truth.correlations, poison})
-    truth.holds(replies)
+    truth.check(replies)
     assert deaths >= SUSPECT_AFTER + GIVE_UP_AFTER
     survivor.kill()
     survivor.join()

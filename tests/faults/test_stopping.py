@@ -40,7 +40,7 @@ def test_worker_stopped_under_load_exits_with_0_and_another_continues(
         truth.sent(message["referenceId"], message)
     with running(application):
         replies = every_reply(witness, truth.correlations)
-    truth.holds(replies)
+    truth.check(replies)
     # Its batch was acknowledged before it ended: nothing was answered twice.
     assert {len(copies) for copies in replies.values()} == {1}
     nothing_is_left(witness)
@@ -63,7 +63,7 @@ def test_second_signal_ends_a_worker_at_once_even_amid_a_statement(
         assert process.wait(2.0) == 128 + signal.SIGTERM
         connection.rollback()
     with running(application):
-        truth.holds(every_reply(witness, truth.correlations))
+        truth.check(every_reply(witness, truth.correlations))
     nothing_is_left(witness)
 
 
@@ -102,7 +102,7 @@ def test_supervisor_restarts_a_killed_worker_and_ctrl_c_stops_all_in_order(
         eventually(lambda: consumers(witness) < 2, what="one is missing")
         publish_some(witness, truth, 20)
         eventually(lambda: consumers(witness) == 2, what="two consume again")
-        truth.holds(every_reply(witness, truth.correlations))
+        truth.check(every_reply(witness, truth.correlations))
         children = children_of(parent.pid)
         os.killpg(parent.pid, signal.SIGINT)
         _, log = parent.communicate(timeout=SECONDS)

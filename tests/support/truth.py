@@ -46,7 +46,7 @@ class Truth:
         self.correlations[correlation_id] = message["referenceId"]
         self._foresee(message)
 
-    def holds(self, replies: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    def check(self, replies: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
         """Fail the test unless ledger and replies are right and all replies to a message are equal."""
         for correlation_id in self.correlations.keys() & replies.keys():
             reference_id = self.correlations[correlation_id]
@@ -56,9 +56,9 @@ class Truth:
                 for item in reply.get("items", ()):
                     assert item["code"] == self._codes[item["referenceId"]]
                 assert content_of(reply) == content_of(replies[correlation_id][0])
-        self.ledger_holds()
+        self.check_ledger()
 
-    def ledger_holds(self) -> None:
+    def check_ledger(self) -> None:
         """Fail the test unless the balances equal the model's and the audit is clean."""
         assert balances(self._engine) == self._model.balances()
         assert audit(self._engine).findings == ()
