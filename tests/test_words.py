@@ -190,6 +190,6 @@ def test_checker_accepts_plain_words_and_excused_lines(text: str) -> None:
 
 
 def test_checker_finds_retired_file_names() -> None:
-    (offence,) = offences(SourceFile.parse("tests/support/books.py", ""))
+    (offence,) = offences(SourceFile.parse("worker/books.py", ""))
 
-    assert str(offence) == "tests/support/books.py:1: retired file name: books: say ledger transaction"
+    assert str(offence) == "worker/books.py:1: retired file name: books: say ledger transaction"
