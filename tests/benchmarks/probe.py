@@ -72,7 +72,7 @@ class ReplyReader(threading.Thread):
     def __init__(self, url: str, expected: int) -> None:
         super().__init__(name="replies", daemon=True)
         self.arrived = [0.0] * expected
-        self.somebody = threading.Event()
+        self.any = threading.Event()
         self.complete = threading.Event()
         self._left = expected
         self._connection = pika.BlockingConnection(pika.URLParameters(url))
@@ -92,7 +92,7 @@ class ReplyReader(threading.Thread):
         if not self.arrived[place]:
             self.arrived[place] = now
             self._left -= 1
-        self.somebody.set()
+        self.any.set()
         if not self._left:
             self.complete.set()
             self._channel.stop_consuming()
@@ -106,12 +106,12 @@ def main() -> int:
     with pika.BlockingConnection(pika.URLParameters(task.broker_url)) as connection:
         requests = _Requests(task, connection.channel(), replies)
         requests.send(0)
-        if not replies.somebody.wait(_PATIENCE_S):
-            sys.stderr.write("nobody answers\n")
+        if not replies.any.wait(_PATIENCE_S):
+            sys.stderr.write("no reply came\n")
             return 1
         due, sent = _paced(task, requests)
     if not replies.complete.wait(_PATIENCE_S):
-        sys.stderr.write("not every request was answered\n")
+        sys.stderr.write("not every request has a reply\n")
         return 1
 
     def latencies(places: range) -> list[float]:

@@ -172,7 +172,7 @@ def test_configuration_that_refuses_valid_messages_pauses_until_an_operator_resu
         eventually(lambda: witness.depth(USAGE) == 1_200 - dead_letters(witness), what="nothing is held")
         run_cli(application.settings, "resume")
         eventually(lambda: witness.depth(USAGE) == 0, what="it goes on")
-    eventually(lambda: dead_letters(witness) == 1_200, what="refused, as somebody wants it")
+    eventually(lambda: dead_letters(witness) == 1_200, what="refused, as the operator accepted")
 
 
 #: Messages by which one producer tries to stop everybody.

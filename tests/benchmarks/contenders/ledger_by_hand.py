@@ -73,7 +73,7 @@ _APPLY = text(f"""
         :feature, coalesce(:occurred_at, :recorded_at), :recorded_at
     FROM parts
     RETURNING operation_id
-""")  # noqa: S608 - put together from what stands here
+""")  # noqa: S608 - put together from constants
 
 
 def apply(engine: Engine, command: DeductUsage, now: datetime) -> bytes:
