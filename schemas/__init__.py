@@ -7,6 +7,7 @@ from schemas.accounts import OpenAccount, SettleAccount
 from schemas.commands import COMMAND_TYPES, MESSAGE_TYPES, Command, Message, commands_of, type_of
 from schemas.credits import AdjustCredit, BonusCredit, RefundCredit
 from schemas.dead_letter import DeadLetter
+from schemas.dead_letter_reason import DeadLetterReason
 from schemas.decoding import Limits, decode, first_malformed
 from schemas.malformed import Malformed
 from schemas.notices import Notice, NoticeType
@@ -39,6 +40,7 @@ __all__ = [
     "Code",
     "Command",
     "DeadLetter",
+    "DeadLetterReason",
     "DeductUsage",
     "DisputeClosed",
     "FreeUpload",

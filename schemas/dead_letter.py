@@ -21,7 +21,7 @@ class DeadLetter(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     letter_id: str  #: the same message dead-lettered twice has the same id
-    reason: str  #: of ``Malformed``, or reference_conflict, unprocessable, delivery_limit, notice_refused
+    reason: str  #: a ``DeadLetterReason``, or one that an older or newer worker knows
     message: str
     field: str | None = None
     traceback: str | None = None

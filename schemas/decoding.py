@@ -12,6 +12,7 @@ from pydantic.alias_generators import to_camel
 
 from schemas.base import BaseMessage
 from schemas.commands import COMMAND_TYPES, MESSAGE_TYPES, Command, type_of
+from schemas.dead_letter_reason import DeadLetterReason
 from schemas.fields import IDENTIFIER_MAX, Identifier, is_plain
 from schemas.malformed import Malformed, MalformedError
 from schemas.parsing import GivenTwice, parse, shown
@@ -70,12 +71,14 @@ def first_malformed(decoded: Command | UsageBatch | Malformed | None) -> Malform
 def _model_of(data: dict[str, Any]) -> type[Command] | None:
     """Return the model of a command by its type; None for a batch."""
     if "type" not in data:
-        raise MalformedError("missing_field", "The field 'type' is missing; " + _known_types(), "type")
+        raise MalformedError(
+            DeadLetterReason.MISSING_FIELD, "The field 'type' is missing; " + _known_types(), "type"
+        )
     name = data["type"]
     model = COMMAND_TYPES.get(name) if isinstance(name, str) else None
     if model is None and name != _BATCH:
         raise MalformedError(
-            "unknown_type", f"The type {shown(name)!r} is not known; " + _known_types(), "type"
+            DeadLetterReason.UNKNOWN_TYPE, f"The type {shown(name)!r} is not known; " + _known_types(), "type"
         )
     return model
 
@@ -119,7 +122,7 @@ def _batch(data: dict[str, Any], now: datetime, limits: Limits) -> UsageBatch:
 def _items(data: dict[str, Any], user_id: str | None) -> list[Any]:
     """Return the items of the message, each with the batch's user where it names none."""
     if "items" not in data:
-        raise MalformedError("missing_field", "The field 'items' is missing.", "items")
+        raise MalformedError(DeadLetterReason.MISSING_FIELD, "The field 'items' is missing.", "items")
     items = data["items"]
     if not isinstance(items, list):
         text = "must be an array of usage commands"
@@ -133,7 +136,7 @@ def _items(data: dict[str, Any], user_id: str | None) -> list[Any]:
                 if isinstance(item, dict):
                     item.setdefault("userId", user_id)
         return items
-    raise MalformedError("invalid_field", f"items: {text}", "items")
+    raise MalformedError(DeadLetterReason.INVALID_FIELD, f"items: {text}", "items")
 
 
 def _model_of_item(item: Any, index: int) -> type[BatchItem]:
@@ -147,18 +150,20 @@ def _model_of_item(item: Any, index: int) -> type[BatchItem]:
 def _refuse_excess(command: Command, now: datetime, limits: Limits, index: int | None = None) -> None:
     if command.QUANTITY is not None and abs(getattr(command, command.QUANTITY)) > limits.max_quantity:
         field = _place(index) + to_camel(command.QUANTITY)
-        raise MalformedError("invalid_field", f"{field}: at most {limits.max_quantity} is taken.", field)
+        raise MalformedError(
+            DeadLetterReason.INVALID_FIELD, f"{field}: at most {limits.max_quantity} is taken.", field
+        )
     if (at := command.occurred_at) is not None:
         field = _place(index) + "occurredAt"
         if at < now - limits.occurred_at_max_age:
             raise MalformedError(
-                "invalid_field",
+                DeadLetterReason.INVALID_FIELD,
                 f"{field}: {at.isoformat()} is more than {limits.occurred_at_max_age.days} days ago.",
                 field,
             )
         if at > now + limits.occurred_at_max_ahead:
             raise MalformedError(
-                "invalid_field",
+                DeadLetterReason.INVALID_FIELD,
                 f"{field}: {at.isoformat()} lies in the future; check the sender's clock.",
                 field,
             )

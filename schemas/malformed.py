@@ -2,18 +2,18 @@
 
 from dataclasses import dataclass
 
+from schemas.dead_letter_reason import DeadLetterReason
+
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
     """Reason why a message or an item of a ``usage.batch`` is no command.
 
-    ``reason`` is one of ``body_too_large``, ``byte_order_mark``, ``not_utf8``, ``not_json``, ``too_deep``,
-    ``duplicate_field``, ``not_an_object``, ``missing_field``, ``unknown_field``, ``unknown_type``,
-    ``invalid_field``; the pipeline adds ``wrong_sender`` and ``wrong_routing_key``. The identities are
-    given where they could be read. ``field`` of an item begins with its place: ``items.3.tokens``.
+    The identities are given where they could be read. ``field`` of an item begins with its place:
+    ``items.3.tokens``.
     """
 
-    reason: str
+    reason: DeadLetterReason
     message: str
     field: str | None = None
     type: str | None = None
@@ -24,6 +24,6 @@ class Malformed:
 class MalformedError(Exception):
     """Carries ``reason``, ``message`` and ``field`` of a ``Malformed`` to where its identities are known."""
 
-    def __init__(self, reason: str, message: str, field: str | None = None) -> None:
+    def __init__(self, reason: DeadLetterReason, message: str, field: str | None = None) -> None:
         super().__init__(message)
         self.reason, self.message, self.field = reason, message, field

@@ -10,6 +10,7 @@ from itertools import accumulate
 from operator import is_, itemgetter
 from typing import Any, Final
 
+from schemas.dead_letter_reason import DeadLetterReason
 from schemas.malformed import MalformedError
 from schemas.usage import BATCH_MAX_ITEMS
 
@@ -52,24 +53,30 @@ def parse(body: bytes, max_bytes: int, max_quantity: int) -> dict[str, Any]:
     if len(body) > _SMALL_BYTES or len(body) > max_bytes:
         _refuse_large(body, max_bytes)
     if body.startswith(_MARKS):
-        raise MalformedError("byte_order_mark", "The body begins with a byte order mark; send plain UTF-8.")
+        raise MalformedError(
+            DeadLetterReason.BYTE_ORDER_MARK, "The body begins with a byte order mark; send plain UTF-8."
+        )
     try:
         data = _DECODER.decode(body.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise MalformedError("not_utf8", f"The body is not UTF-8: bad byte at {error.start}.") from error
+        raise MalformedError(
+            DeadLetterReason.NOT_UTF8, f"The body is not UTF-8: bad byte at {error.start}."
+        ) from error
     except RecursionError as error:
         raise _too_deep() from error
     except json.JSONDecodeError as error:
-        raise MalformedError("not_json", f"The body is not JSON: {shown(str(error))}.") from error
+        raise MalformedError(
+            DeadLetterReason.NOT_JSON, f"The body is not JSON: {shown(str(error))}."
+        ) from error
     except ValueError as error:  # int() refuses more than some thousand digits
         raise MalformedError(
-            "invalid_field", f"A number is too large: at most {max_quantity} is taken."
+            DeadLetterReason.INVALID_FIELD, f"A number is too large: at most {max_quantity} is taken."
         ) from error
     if not isinstance(data, dict):
         if isinstance(data, GivenTwice):
             raise given_twice(data)
         raise MalformedError(
-            "not_an_object", f"The body is a JSON {_json_kind(data)}; a command is one object."
+            DeadLetterReason.NOT_AN_OBJECT, f"The body is a JSON {_json_kind(data)}; a command is one object."
         )
     return data
 
@@ -77,7 +84,9 @@ def parse(body: bytes, max_bytes: int, max_quantity: int) -> dict[str, Any]:
 def given_twice(twice: GivenTwice, place: str = "") -> MalformedError:
     """Return the refusal of an object at ``place`` (such as ``items.3.``) that gives a field twice."""
     field = place + shown(twice.name)
-    return MalformedError("duplicate_field", f"The field {field!r} is given twice; send it once.", field)
+    return MalformedError(
+        DeadLetterReason.DUPLICATE_FIELD, f"The field {field!r} is given twice; send it once.", field
+    )
 
 
 def shown(value: Any) -> str:
@@ -97,7 +106,7 @@ _MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 def _refuse_large(body: bytes, max_bytes: int) -> None:
     if len(body) > max_bytes:
         raise MalformedError(
-            "body_too_large", f"The body has {len(body)} bytes; at most {max_bytes} are taken."
+            DeadLetterReason.BODY_TOO_LARGE, f"The body has {len(body)} bytes; at most {max_bytes} are taken."
         )
     if _containers(body) <= CONTAINERS_MAX:
         return
@@ -109,7 +118,7 @@ def _refuse_large(body: bytes, max_bytes: int) -> None:
     if max(accumulate(1 if bracket in b"[{" else -1 for bracket in brackets)) > _DEPTH_MAX:
         raise _too_deep()
     raise MalformedError(
-        "invalid_field",
+        DeadLetterReason.INVALID_FIELD,
         f"The body holds more than {CONTAINERS_MAX} objects and arrays; at most {BATCH_MAX_ITEMS} items, "
         "each with its metadata, are taken.",
     )
@@ -123,7 +132,9 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def _too_deep() -> MalformedError:
-    return MalformedError("too_deep", "The body is nested too deeply; a command is one flat object.")
+    return MalformedError(
+        DeadLetterReason.TOO_DEEP, "The body is nested too deeply; a command is one flat object."
+    )
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any] | GivenTwice:
@@ -132,7 +143,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any] | GivenTwice:
 
 
 def _no_constant(name: str) -> Any:
-    raise MalformedError("not_json", f"{name} is no JSON number; amounts are whole numbers.")
+    raise MalformedError(DeadLetterReason.NOT_JSON, f"{name} is no JSON number; amounts are whole numbers.")
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)

@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails
 
 from schemas.base import BaseMessage
 from schemas.commands import MESSAGE_TYPES
+from schemas.dead_letter_reason import DeadLetterReason
 from schemas.fields import CHARACTERS_TEXT, HALF_A_PAIR, HALF_A_PAIR_TEXT, metadata_fault
 from schemas.malformed import MalformedError
 from schemas.parsing import GivenTwice, given_twice, shown
@@ -86,11 +87,13 @@ class Refusals:
         if count == 1:
             near = self._nearest(first[0], model)
             way_out = _known(model) if near is None else f"did you mean {near!r}?"
-            return MalformedError("unknown_field", f"The field {field!r} is not known; {way_out}", field)
+            return MalformedError(
+                DeadLetterReason.UNKNOWN_FIELD, f"The field {field!r} is not known; {way_out}", field
+            )
         names = ", ".join(repr(place + _short(name)) for name in first)
         more = f" and {count - len(first)} more" if count > len(first) else ""
         text = f"The fields {names}{more} are not known; {self._meant(first, model)}{_known(model)}"
-        return MalformedError("unknown_field", text, field)
+        return MalformedError(DeadLetterReason.UNKNOWN_FIELD, text, field)
 
     def _meant(self, unknown: list[str], model: Model) -> str:
         meant = [(near, name) for name in unknown if (near := self._nearest(name, model)) is not None]
@@ -124,7 +127,9 @@ def _invalid(fault: ErrorDetails, place: str) -> MalformedError:
     text = _WAYS_OUT.get(fault["type"]) or fault["msg"].removeprefix("Value error, ")
     match fault["type"], loc:
         case "missing", _:
-            return MalformedError("missing_field", f"The field {place + field!r} is missing.", place + field)
+            return MalformedError(
+                DeadLetterReason.MISSING_FIELD, f"The field {place + field!r} is missing.", place + field
+            )
         case "string_pattern_mismatch", ("currency",):
             text = "must be three capital letters (ISO 4217), such as USD"
         case "string_unicode", ():
@@ -134,7 +139,9 @@ def _invalid(fault: ErrorDetails, place: str) -> MalformedError:
 
 def _refused_value(field: str, place: str, text: str) -> MalformedError:
     where = place + field if field else place.rstrip(".")
-    return MalformedError("invalid_field", f"{where}: {text}" if where else text, where or None)
+    return MalformedError(
+        DeadLetterReason.INVALID_FIELD, f"{where}: {text}" if where else text, where or None
+    )
 
 
 def refused_item(item: Any, place: str) -> MalformedError:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.fakes import FakeLink, FakePauses, FakeRecord, delivery
 from tests.support.waiting import PATIENCE_S
-from worker.broker import Delivery, Link
+from worker.broker import Consumes, Delivery, Link, Publishes
 from worker.consumer import Consumer, ConsumerPace
 from worker.errors import BrokerUnavailableError, ConfigurationError, LedgerUnavailableError, UnansweredError
 from worker.lanes.pausing import Lanes
@@ -79,16 +79,16 @@ class FakePipeline:
         self.batches.append([item.delivery for item in items])
         self.after()
 
-    def answer(self, link: Link, items: Sequence[Item]) -> None:
+    def reply(self, link: Publishes, items: Sequence[Item]) -> None:
         del link, items
         if self.broker_errors:
             raise self.broker_errors.pop(0)
 
-    def acknowledge(self, link: Link, items: Sequence[Item]) -> None:
+    def acknowledge(self, link: Consumes, items: Sequence[Item]) -> None:
         link.acknowledge([item.delivery for item in items])
 
-    def tell(self, link: Link, items: Sequence[Item]) -> None:
-        self.answer(link, items)
+    def reply_and_acknowledge(self, link: Link, items: Sequence[Item]) -> None:
+        self.reply(link, items)
         self.acknowledge(link, items)
 
 
@@ -234,11 +234,11 @@ def test_the_broker_is_told_of_one_batch_while_the_ledger_has_the_next() -> None
                 assert told.wait(PATIENCE_S)
             super().apply(items)
 
-        def tell(self, link: Link, items: Sequence[Item]) -> None:
+        def reply_and_acknowledge(self, link: Link, items: Sequence[Item]) -> None:
             if len(self.batches) == 1:
                 assert began.wait(PATIENCE_S)
                 told.set()
-            super().tell(link, items)
+            super().reply_and_acknowledge(link, items)
 
     link, pipeline = FakeLink(*messages(7)), Overlapping()
     consumer([link], pipeline, FakeStop()).run(drain=True)
@@ -248,9 +248,9 @@ def test_the_broker_is_told_of_one_batch_while_the_ledger_has_the_next() -> None
 
 def test_replies_are_sent_only_after_the_ledger_has_the_batch() -> None:
     class Orderly(FakePipeline):
-        def tell(self, link: Link, items: Sequence[Item]) -> None:
+        def reply_and_acknowledge(self, link: Link, items: Sequence[Item]) -> None:
             assert [item.delivery for item in items] in self.batches
-            super().tell(link, items)
+            super().reply_and_acknowledge(link, items)
 
     link = FakeLink(*messages(20))
     consumer([link], Orderly(), FakeStop()).run(drain=True)

@@ -4,7 +4,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ from tests.support.waiting import PATIENCE_S, eventually
 from tests.support.witness import Witness
 from tests.support.worker_thread import FlagStop, running
 from worker.bootstrap import Application
-from worker.broker import BILLING, Link, Outgoing, open_link
-from worker.broker.amqp import AmqpLink
+from worker.broker import BILLING, Link, Outgoing, PublishResult, open_link
+from worker.broker.rabbitmq.link import AmqpLink
 from worker.catalog import Catalog
 from worker.cli.operate import _environments
 from worker.errors import BrokerUnavailableError, ConfigurationError
@@ -229,10 +229,10 @@ def test_full_queue_gets_only_the_refused_messages_again(
     scheduler = schedulers()
     original = broker.publish
 
-    def refuse_half(messages: Sequence[Outgoing]) -> list[Outgoing]:
+    def refuse_half(messages: Sequence[Outgoing]) -> PublishResult:
         original(messages[:2])
         broker.refusing = {"account.settle"}
-        return original(messages[2:])
+        return replace(original(messages[2:]), messages=messages)
 
     broker.publish = refuse_half  # type: ignore[method-assign]
     with pytest.raises(BrokerUnavailableError, match="refused 2 messages"):

@@ -18,8 +18,9 @@ from worker.broker import BILLING, Link, open_link
 from worker.catalog import Catalog, load_catalog
 from worker.consumer import Consumer, ConsumerPace
 from worker.deadletters.drainer import Drainer
-from worker.deadletters.replay.runner import ReplayRunner, RunnerServices
-from worker.deadletters.service import DeadLetters, Drain
+from worker.deadletters.link_drainer import LinkDrainer
+from worker.deadletters.replay.runner import ReplayRunner, RunnerResources
+from worker.deadletters.service import DeadLetters
 from worker.errors import BrokerUnavailableError, ConfigurationError, TransientError
 from worker.lanes.pausing import Lanes
 from worker.lanes.poison import Suspects
@@ -31,7 +32,7 @@ from worker.ledger.store import Ledger
 from worker.ledger.trials import Trials
 from worker.messages.dead_letter_limit import DeadLetterLimit
 from worker.messages.policy import Policy
-from worker.messages.receiving import receive
+from worker.messages.receiving import message_in
 from worker.metrics import Metrics
 from worker.pipeline import Pipeline
 from worker.runtime.backoff import Outage
@@ -302,7 +303,7 @@ class Application:
         return DeadLetters(
             engine,
             catalog=self.catalog,
-            receive=lambda delivery, now: receive(delivery, policy, now),
+            receive=lambda delivery, now: message_in(delivery, policy, now),
             clock=utc_now,
             sent_as=broker_user(self.settings.broker_url),
         )
@@ -311,10 +312,10 @@ class Application:
         """Runner of replays. ``name`` is unique to it, made up where none is given."""
         made_up = f"{socket.gethostname()}:{os.getpid()}:{random.randrange(16**6):06x}"  # noqa: S311 - no secret
         return ReplayRunner(
-            RunnerServices(
+            RunnerResources(
                 engine=self.service_engine,
                 connect=self.link,
-                drain=self._drain,
+                drain=self._link_drainer,
                 name=name or made_up,
                 clock=utc_now,
                 seconds=time.monotonic,
@@ -324,10 +325,10 @@ class Application:
             )
         )
 
-    def _drain(self) -> Drain:
+    def _link_drainer(self) -> LinkDrainer:
         service = self._service(self.service_engine)
         service.probe()
-        return service.drain(self.link(consume=[BILLING.dead.name]))
+        return service.link_drainer(self.link(consume=[BILLING.dead.name]))
 
     def require_newest_schema(self, engine: Engine | None = None) -> None:
         """Raise ConfigurationError unless the database is at the revision this version needs."""

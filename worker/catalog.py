@@ -31,7 +31,7 @@ class _Model(BaseModel):
 
 
 class Tier(_Model):
-    """A subscription tier: tokens granted a period (a month from opening), bytes uploaded free in one.
+    """Subscription tier: tokens granted a period (a month from opening), bytes uploaded free in one.
 
     ``free_units`` are free a period by quota, in the unit of its meter. Up to ``rollover_tokens`` that are
     left of a period's allocation last one period longer. A tier with ``auto_renew`` costs nothing: its
@@ -46,7 +46,7 @@ class Tier(_Model):
 
 
 class Package(_Model):
-    """A token package: what is credited (base and bonus) and what it costs in minor units of the currency.
+    """Token package: what is credited (base and bonus) and what it costs in minor units of the currency.
 
     The tokens expire so many days after the purchase, or never.
     """
@@ -160,7 +160,7 @@ class Catalog(_Model):
         return {package.id: package for package in self.packages}
 
     def package(self, package_id: str | None, index: int | None) -> Package | None:
-        """The package of that id, or at that position (from 0); None where there is none."""
+        """Return the package of that id, or at that position (from 0); None where there is none."""
         if package_id is not None:
             return self._by_id.get(package_id)
         if index is not None and index < len(self.packages):
@@ -169,7 +169,7 @@ class Catalog(_Model):
 
 
 def load_catalog(path: Path | None = None) -> Catalog:
-    """The catalog in ``path``, or the packaged default.
+    """Return the catalog in ``path``, or the packaged default.
 
     Raises ConfigurationError that names the file and the key.
     """

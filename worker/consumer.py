@@ -275,7 +275,7 @@ class Consumer:
         """
         if not batch.items:
             return
-        self._until_done(link, lambda: self._pipeline.tell(link, batch.items), self._broker)
+        self._until_done(link, lambda: self._pipeline.reply_and_acknowledge(link, batch.items), self._broker)
         self._is_told(batch)
 
     def _is_told(self, batch: _Batch) -> None:
@@ -335,7 +335,7 @@ class Consumer:
         with self._on_record(link, ledger, group) as kept:
             batch = _Batch(self._items_of(group))
             self._await_applied(link, ledger, batch)
-            self._until_done(link, lambda: self._pipeline.answer(link, batch.items), self._broker)
+            self._until_done(link, lambda: self._pipeline.reply(link, batch.items), self._broker)
             kept += [item.delivery for item in batch.items if item.kept]
         self._pipeline.acknowledge(link, batch.items)
         self._is_told(batch)
@@ -427,7 +427,7 @@ class Consumer:
             self._in_ledger(link, ledger, lambda: passed.append(self._pipeline.try_alone(probe)))
             is_told = passed[-1] or probe.reason is not None
             if is_told:
-                self._until_done(link, lambda: self._pipeline.answer(link, [probe]), self._broker)
+                self._until_done(link, lambda: self._pipeline.reply(link, [probe]), self._broker)
             if probe.kept or not is_told:
                 kept.append(probe.delivery)
         if kept:

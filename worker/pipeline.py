@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
 
-from schemas import Code, Command, Message, UsageBatch, commands_of, first_malformed
-from worker.broker import Delivery, Link, Outgoing
+from schemas import Code, Command, DeadLetterReason, Message, UsageBatch, commands_of, first_malformed
+from worker.broker import Consumes, Delivery, Link, Publishes
 from worker.catalog import Catalog
 from worker.core import Answer, Conflict, decide
 from worker.errors import (
@@ -26,10 +26,11 @@ from worker.errors import (
 from worker.ledger.store import Ledger
 from worker.messages.dead_letter_limit import DeadLetterLimit, FaultStep
 from worker.messages.dead_letters import Failure
+from worker.messages.outgoing import OutgoingResponse
 from worker.messages.policy import Policy
 from worker.messages.publishing import Publisher
-from worker.messages.receiving import DELIVERY_LIMIT, given_up, receive
-from worker.messages.replies import Replies, fault_of
+from worker.messages.receiving import message_in, poison_failure
+from worker.messages.replies import Replies, failure_of
 from worker.metrics import Metrics
 from worker.runtime.limited_log import LimitedLog
 
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 _CONTENTION_TRIES = 10
 
 #: Reasons that are faults of the worker's; the others are refusals.
-_FAULTS = {Code.UNPROCESSABLE, DELIVERY_LIMIT}
+_FAULTS = {DeadLetterReason.UNPROCESSABLE, DeadLetterReason.DELIVERY_LIMIT}
 _ANONYMOUS = "anonymous"
 
 
@@ -47,8 +48,8 @@ class Item:
     """One delivery on its way through the batch; it ends with answers, or with a reason for none.
 
     There is an answer to each command of its message, in their order, and none to a batch of malformed items
-    alone. ``answers`` is None before the ledger is asked. ``outgoing`` is what remains to be sent about it,
-    once that is written. An item that is ``kept`` belongs to a lane that pauses: it stays in its queue.
+    alone. ``answers`` is None before the ledger is asked. ``outgoing`` has the messages that remain to be
+    sent, once written. An item that is ``kept`` belongs to a lane that pauses: it stays in its queue.
     """
 
     delivery: Delivery
@@ -56,7 +57,7 @@ class Item:
     answers: Sequence[Answer] | None = None
     reason: Failure | None = None
     tries: int = 1
-    outgoing: list[Outgoing] | None = None
+    outgoing: list[OutgoingResponse] | None = None
     kept: bool = False
 
     @property
@@ -91,9 +92,9 @@ class Pipeline:
         self._ledger, self._catalog, self._policy = ledger, catalog, policy
         self._clock, self._pause, self._metrics = clock, pause, metrics
         self._replies = Replies(policy)
-        self._dispatch = Publisher(policy, self._replies, metrics)
-        self._told_faults = LimitedLog(log, logging.ERROR, every_s=10.0)
-        self._told_refusals = LimitedLog(log, logging.WARNING)
+        self._publisher = Publisher(policy, self._replies, metrics)
+        self._fault_log = LimitedLog(log, logging.ERROR, every_s=10.0)
+        self._refusal_log = LimitedLog(log, logging.WARNING)
 
     def receive(self, deliveries: Sequence[Delivery]) -> list[Item]:
         """Decode each delivery by itself; one without a command is refused and disturbs no neighbour."""
@@ -102,9 +103,8 @@ class Pipeline:
 
     def give_up(self, delivery: Delivery, crashes: int, *, decoded: bool) -> Item:
         """Return the item of a poison message; ``decoded`` reads it for its identities."""
-        return Item(
-            delivery, reason=given_up(delivery, self._policy, self._clock(), crashes, decoded=decoded)
-        )
+        failure = poison_failure(delivery, self._policy, self._clock(), crashes, decoded=decoded)
+        return Item(delivery, reason=failure)
 
     def apply(self, items: Sequence[Item]) -> None:
         """Give each item its answers, in one transaction; a fault that no outcome names is isolated.
@@ -125,14 +125,14 @@ class Pipeline:
         try:
             if item.answers is None:
                 self._transact_despite_contention([item])
-            item.outgoing = self._correspond(item, self._clock())
+            item.outgoing = self._responses_to(item, self._clock())
         except TransientError:
             raise
         except Exception as fault:  # noqa: BLE001 - whatever it is, the lane has to wait
             if item.tries < self._policy.tries:
                 item.tries += 1
             else:
-                item.reason = self._faulty(item, fault)
+                item.reason = self._failure_of(item, fault)
             return False
         self.limit.reset_all(item.queue)
         return True
@@ -141,20 +141,20 @@ class Pipeline:
         """Load under locks, decide, claim and write, commit."""
         commands = [command for item in items for command in item.commands]
         now = self._clock()
-        with self._ledger.begin() as books:
-            known = books.load(commands, now)
+        with self._ledger.begin() as transaction:
+            known = transaction.load(commands, now)
             plan = decide(commands, known, now, self._catalog)
-            books.write(plan, known, now)
+            transaction.write(plan, known, now)
         answers = iter(plan.answers)
         for item in items:
             item.answers = tuple(islice(answers, len(item.commands)))
 
-    def tell(self, link: Link, items: Sequence[Item]) -> None:
+    def reply_and_acknowledge(self, link: Link, items: Sequence[Item]) -> None:
         """Reply and acknowledge. After an UnansweredError it may be called again with the same items."""
-        self.answer(link, items)
+        self.reply(link, items)
         self.acknowledge(link, items)
 
-    def answer(self, link: Link, items: Sequence[Item]) -> None:
+    def reply(self, link: Publishes, items: Sequence[Item]) -> None:
         """Send the replies, the dead letters and the notices, and wait until the broker has them.
 
         Raises UnansweredError; what the broker has taken by then is not sent again.
@@ -162,11 +162,11 @@ class Pipeline:
         now = self._clock()
         fresh = [item for item in items if item.outgoing is None and not item.kept]
         for item in fresh:
-            self._write(item, now)
+            self._write_responses(item, now)
         self._count_refusals(fresh)
         try:
-            told = [item.outgoing for item in items if item.outgoing and not item.kept]
-            left = self._dispatch.send(link, told, now)
+            outgoing = [item.outgoing for item in items if item.outgoing and not item.kept]
+            left = self._publisher.send(link, outgoing, now)
         except (BrokerUnavailableError, ConfigurationError) as error:
             raise UnansweredError(str(error)) from error
         if left:
@@ -175,7 +175,7 @@ class Pipeline:
                 "run `billing-worker topology declare`"
             )
 
-    def acknowledge(self, link: Link, items: Sequence[Item]) -> None:
+    def acknowledge(self, link: Consumes, items: Sequence[Item]) -> None:
         """Acknowledge; the last step. After a crash before it, messages come again, and so do kept ones."""
         items = [item for item in items if not item.kept]
         link.acknowledge([item.delivery for item in items])
@@ -184,10 +184,10 @@ class Pipeline:
     # -- decode -------------------------------------------------------------------------------------------
 
     def _decoded(self, delivery: Delivery, now: datetime) -> Item:
-        taken = receive(delivery, self._policy, now)
-        if isinstance(taken, Failure):
-            return Item(delivery, reason=taken)
-        return Item(delivery, taken)
+        message = message_in(delivery, self._policy, now)
+        if isinstance(message, Failure):
+            return Item(delivery, reason=message)
+        return Item(delivery, message)
 
     # -- apply --------------------------------------------------------------------------------------------
 
@@ -239,19 +239,19 @@ class Pipeline:
             item.tries += 1
             self._apply(items)
             return
-        item.reason = self._faulty(item, fault)
+        item.reason = self._failure_of(item, fault)
         self.limit.add_fault(item.queue)
 
-    def _faulty(self, item: Item, fault: Exception) -> Failure:
+    def _failure_of(self, item: Item, fault: Exception) -> Failure:
         # The text and the traceback may hold the producer's data; they go into the dead letter, not the log.
         name = type(fault).__name__
-        self._told_faults.add(name, f"a message met a fault ({name}) and becomes a dead letter")
-        return fault_of(item.message, fault)
+        self._fault_log.add(name, f"a message met a fault ({name}) and becomes a dead letter")
+        return failure_of(item.message, fault)
 
-    # -- answer -------------------------------------------------------------------------------------------
+    # -- reply --------------------------------------------------------------------------------------------
 
-    def _write(self, item: Item, now: datetime) -> None:
-        """Write what to send about ``item``; a fault there is this item's alone.
+    def _write_responses(self, item: Item, now: datetime) -> None:
+        """Write the messages to send in response to ``item``; a fault there is this item's alone.
 
         An item over its lane's limit is kept: it is applied, and gets its reply when it comes again.
         """
@@ -259,9 +259,9 @@ class Pipeline:
             item.kept = True
             return
         try:
-            item.outgoing = self._correspond(item, now)
+            item.outgoing = self._responses_to(item, now)
         except Exception as fault:  # noqa: BLE001 - one strange property must not hold the batch
-            item.reason = self._faulty(item, fault)
+            item.reason = self._failure_of(item, fault)
             bare = replace(item.delivery, properties={}, headers={})
             item.outgoing = [self._replies.dead_letter(bare, item.reason, item.tries, now)]
             self.limit.add_fault(item.queue, FaultStep.REPLY)
@@ -269,12 +269,12 @@ class Pipeline:
             if item.reason is None:
                 self.limit.reset(item.queue, FaultStep.REPLY)
 
-    def _correspond(self, item: Item, now: datetime) -> list[Outgoing]:
+    def _responses_to(self, item: Item, now: datetime) -> list[OutgoingResponse]:
         if item.message is not None and item.answers is not None:
-            return self._replies.about_answers(item.delivery, item.message, item.answers, now)
+            return self._replies.for_answers(item.delivery, item.message, item.answers, now)
         if item.reason is None:
             raise AssertionError("an item without answers and reason")
-        return self._replies.about_refusal(item.delivery, item.reason, item.tries, now)
+        return self._replies.for_failure(item.delivery, item.reason, item.tries, now)
 
     # -- refusals -----------------------------------------------------------------------------------------
 
@@ -288,7 +288,7 @@ class Pipeline:
             elif code is not None:
                 sender = item.delivery.text("user_id") or _ANONYMOUS
                 self._metrics.count_refusal(sender, code)
-                self._told_refusals.add(
+                self._refusal_log.add(
                     sender,
                     f"refused a message of {sender!r} ({code}): see `billing-worker dead-letters groups`",
                 )
@@ -309,14 +309,14 @@ class Pipeline:
                 metric.labels(*labels).inc(count)
 
 
-def _refusal(item: Item) -> str | None:
+def _refusal(item: Item) -> DeadLetterReason | None:
     """Return the reason code of a refusal, which is most often its sender's fault; None where it is none."""
     if item.reason is not None:
         return None if item.reason.code in _FAULTS else item.reason.code
     if (malformed := first_malformed(item.message)) is not None:
         return malformed.reason
     if any(isinstance(answer, Conflict) for answer in item.answers or ()):
-        return Code.REFERENCE_CONFLICT
+        return DeadLetterReason.REFERENCE_CONFLICT
     return None
 
 
@@ -327,7 +327,7 @@ def _labels(item: Item) -> tuple[str, str]:
     if item.message is None:
         return _MALFORMED
     if item.answers is None:
-        return item.message.type, "unprocessable"
+        return item.message.type, Code.UNPROCESSABLE
     if isinstance(item.message, UsageBatch):
         return item.message.type, Code.BATCH_PROCESSED
     return _answer_labels(item.message, item.answers[0])

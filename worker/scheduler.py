@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Engine
 
 from schemas import SettleAccount, type_of
-from worker.broker import BILLING, Link, Outgoing, RefusedError
+from worker.broker import BILLING, Link, Outgoing, Publishes
 from worker.errors import (
     BrokerUnavailableError,
     ConfigurationError,
@@ -24,6 +24,7 @@ from worker.errors import (
     TransientError,
 )
 from worker.ledger.due import DueAccount, due_accounts
+from worker.messages.outgoing import OutgoingCommand
 from worker.messages.policy import SCHEDULER_APP_ID
 from worker.metrics import Metrics
 from worker.runtime.stop import Stop
@@ -122,35 +123,21 @@ class Scheduler:
             log.info("published %d commands for what fell due", len(chosen))
         return len(chosen)
 
-    def _publish_chunk(self, link: Link, chunk: Sequence[DueAccount], now: datetime) -> None:
+    def _publish_chunk(self, link: Publishes, chunk: Sequence[DueAccount], now: datetime) -> None:
         """Publish, and remember what the broker has. Raises BrokerUnavailableError unless it has all."""
-        messages = {self._message(due, now): due for due in chunk}
-        refused: RefusedError | None = None
-        try:
-            returned = link.publish(list(messages))
-        except RefusedError as error:
-            returned, refused = list(error.returned), error
-        missing = {*returned, *(refused.refused if refused else ())}
-        taken = [due for message, due in messages.items() if message not in missing]
-        self._recent |= dict.fromkeys(taken, now)
-        self._metrics.scheduled.inc(len(taken))
-        if refused is not None:
-            raise refused
-        if returned:
+        published: dict[Outgoing, DueAccount] = {self._command(due, now): due for due in chunk}
+        result = link.publish(list(published))
+        self._recent |= {published[command]: now for command in result.accepted}
+        self._metrics.scheduled.inc(len(result.accepted))
+        result.raise_if_refused()
+        if result.returned:
             raise BrokerUnavailableError(f"no queue takes {_TYPE}: run `billing-worker topology declare`")
 
-    def _message(self, due: DueAccount, now: datetime) -> Outgoing:
+    def _command(self, due: DueAccount, now: datetime) -> OutgoingCommand:
         reference = reference_of(due, now)
-        return Outgoing(
-            body=SettleAccount(reference_id=reference, user_id=due.user_id).to_json(),
-            exchange=BILLING.exchange,
-            routing_key=_TYPE,
-            properties={
-                "content_type": "application/json",
-                "message_id": reference,
-                "app_id": SCHEDULER_APP_ID,
-                "user_id": self._sent_as,
-            },
+        body = SettleAccount(reference_id=reference, user_id=due.user_id).to_json()
+        return OutgoingCommand.of(
+            _TYPE, body, message_id=reference, app_id=SCHEDULER_APP_ID, sent_as=self._sent_as
         )
 
     def _wait_after(self, error: Exception) -> float:

@@ -12,7 +12,17 @@ from sqlalchemy import create_engine, text
 from tests.benchmarks.first_speed import processed_deductions
 from tests.benchmarks.loads import deductions, in_turns, outgoing
 from tests.benchmarks.phases import STEPS, Spent, watched
-from tests.benchmarks.results import Benchmark, Context, Figure, Result, costs, rates, said
+from tests.benchmarks.results import (
+    UNKNOWN_COST,
+    Benchmark,
+    Context,
+    Figure,
+    Result,
+    costs,
+    figures_known,
+    rates,
+    said,
+)
 from tests.benchmarks.stage import Measured, Servers, Stage, collected_as_in_a_worker, staged
 from tests.benchmarks.statements import name_of
 from tests.support.postgres_server import Postgres
@@ -55,6 +65,7 @@ def run(context: Context) -> Result:
             "at the end it waits half a second for messages that don't come, which counts for receive",
             "of PostgreSQL's statements it is the time that passed there, without the flush of the commit",
             "the most that the machine allows is all its cores busy with nothing else, and nobody waiting",
+            *(() if all(run.total_cpu_us for run in plain) else (UNKNOWN_COST,)),
         ),
         runs=tuple(plain),
     )
@@ -132,10 +143,9 @@ def _figures(plain: Sequence[Measured], inside: Sequence[Inside]) -> Iterator[Fi
     cores = os.cpu_count() or 1
     unit = "µs/message"
     yield rates("usage.deduct, one worker", plain)
-    yield Figure(
-        f"most that {cores} cores allow", tuple(cores * 1e6 / total for total in totals), "messages/s"
-    )
-    yield Figure("processor, all parts", totals, unit)
+    most = [None if total is None else cores * 1e6 / total for total in totals]
+    yield from figures_known(f"most that {cores} cores allow", most, "messages/s")
+    yield from figures_known("processor, all parts", totals, unit)
     yield from costs("one worker", plain)
     for name in (*STEPS, _OTHER):
         yield Figure(f"worker: {name}", tuple(each.steps[name].processor for each in inside), unit)

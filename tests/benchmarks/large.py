@@ -36,8 +36,7 @@ from tests.benchmarks.results import (
 from tests.benchmarks.stage import IncorrectLedgerError, Measured, Stage, staged
 from worker.bootstrap import utc_now
 from worker.broker import BILLING
-from worker.ledger.audit import Progress as Audited
-from worker.ledger.audit import audit
+from worker.ledger.audit import AuditProgress, audit
 from worker.ledger.queries import Reader
 from worker.ledger.tables import accounts
 
@@ -241,11 +240,11 @@ def _milliseconds(question: Callable[[], None]) -> float:
 def _audited(context: Context, stage: Stage) -> float:
     """Duration of the audit in seconds. Raises IncorrectLedgerError."""
 
-    def report_step(step: Audited) -> None:
+    def reported(step: AuditProgress) -> None:
         context.progress(f"auditing {step.step}", step.done, step.total)
 
     began = perf_counter()
-    report = audit(stage.application.engine, report_step)
+    report = audit(stage.application.engine, reported)
     if not report.is_clean:
         raise IncorrectLedgerError(f"the audit found {dict(report.found)}, {report.findings[0]}")
     return perf_counter() - began

@@ -16,7 +16,7 @@ from sqlalchemy.engine.default import DefaultDialect
 
 import worker.pipeline
 from tests.benchmarks.stage import BenchmarkError
-from worker.broker.amqp import AmqpLink
+from worker.broker.rabbitmq.link import AmqpLink
 from worker.ledger.store import LedgerTransaction
 from worker.messages.replies import Replies
 from worker.pipeline import Pipeline
@@ -29,7 +29,7 @@ _STEPS: tuple[tuple[Any, str, str], ...] = (
     (worker.pipeline, "decide", "decide"),
     (LedgerTransaction, "write", "write"),
     (DefaultDialect, "do_commit", "commit"),
-    (Replies, "about_answers", "write replies"),
+    (Replies, "for_answers", "write replies"),
     (AmqpLink, "publish", "publish, confirm"),
     (AmqpLink, "acknowledge", "acknowledge"),
 )

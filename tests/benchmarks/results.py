@@ -155,15 +155,29 @@ def said(run: Measured) -> str:
     return f"{run.name}: {run.per_second:,.0f} messages/s; µs of processor a message: {cpu}"
 
 
-def neighbours(firsts: Sequence[float], seconds: Sequence[float]) -> tuple[float, ...]:
+def neighbours(firsts: Sequence[float | None], seconds: Sequence[float | None]) -> tuple[float, ...]:
     """Return the ratios of neighbouring runs A B A B …, each with the one before and after.
 
-    ``firsts`` are the As, as many as there are ``seconds``; a ratio is A / B.
+    ``firsts`` are the As, as many as there are ``seconds``; a ratio is A / B. An unknown
+    number (None) has none.
     """
     ratios: list[float] = []
     for place, second in enumerate(seconds):
-        ratios += [first / second for first in firsts[place : place + 2]]
+        if second is not None:
+            ratios += [first / second for first in firsts[place : place + 2] if first is not None]
     return tuple(ratios)
+
+
+def figures_known(
+    label: str, samples: Sequence[float | None], unit: str, goal: Goal | None = None
+) -> list[Figure]:
+    """Return the figure of the samples that are known; none where all are unknown."""
+    known = tuple(sample for sample in samples if sample is not None)
+    return [Figure(label, known, unit, goal)] if known else []
+
+
+#: Note for a result that lacks figures of processor time.
+UNKNOWN_COST = "a run was too short for the system to measure its processor time: that is unknown"
 
 
 def rates(label: str, runs: Sequence[Measured], *, goal: Goal | None = None, each: int = 1) -> Figure:

@@ -88,9 +88,12 @@ class Measured:
         return self.cpu[part] / self.messages * 1e6
 
     @property
-    def total_cpu_us(self) -> float:
-        """Processor time of all parts a message, in microseconds."""
-        return sum(map(self.cpu_us, self.cpu))
+    def total_cpu_us(self) -> float | None:
+        """Processor time of all parts a message, in microseconds; None for a run too short to have any.
+
+        The system counts it in ticks of some milliseconds: none is no measure of nothing.
+        """
+        return sum(map(self.cpu_us, self.cpu)) or None
 
     def to_dict(self) -> dict[str, Any]:
         """Form for the JSON report."""
@@ -202,7 +205,7 @@ class Stage:
         done = 0
         with _linked(self.application) as link:
             for chunk in chunks(messages):
-                if link.publish(chunk):
+                if len(link.publish(chunk).accepted) < len(chunk):
                     raise BenchmarkError("some messages of the prefilling reached no queue")
                 done += len(chunk)
                 progress("prefilling", done, total)

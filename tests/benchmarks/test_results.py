@@ -5,7 +5,17 @@ from collections.abc import Callable
 import pytest
 
 from tests.benchmarks.reporters import LineReporter
-from tests.benchmarks.results import Context, Figure, Goal, alternately, neighbours, rates, ratio, said
+from tests.benchmarks.results import (
+    Context,
+    Figure,
+    Goal,
+    alternately,
+    figures_known,
+    neighbours,
+    rates,
+    ratio,
+    said,
+)
 from tests.benchmarks.stage import Measured, Servers
 
 
@@ -15,10 +25,12 @@ from tests.benchmarks.stage import Measured, Servers
         ([10.0], [5.0], (2.0,)),
         ([10.0, 20.0], [5.0, 40.0], (2.0, 4.0, 0.5)),  # 10/5, 20/5, 20/40
         ([1.0, 1.0, 1.0], [1.0, 1.0, 1.0], (1.0,) * 5),
+        ([None, 20.0], [5.0, None], (4.0,)),
+        ([10.0], [None], ()),
     ],
 )
 def test_run_is_compared_with_its_neighbours(
-    firsts: list[float], seconds: list[float], ratios: tuple[float, ...]
+    firsts: list[float | None], seconds: list[float | None], ratios: tuple[float, ...]
 ) -> None:
     assert neighbours(firsts, seconds) == ratios
 
@@ -66,6 +78,16 @@ def test_cost_of_a_message_is_by_part_and_in_total() -> None:
     assert run.cpu_us("worker") == pytest.approx(100)
     assert run.total_cpu_us == pytest.approx(150)
     assert said(run) == "worker: 1,000 messages/s; µs of processor a message: worker 100, postgresql 50"
+
+
+def test_run_too_short_for_a_tick_has_an_unknown_cost() -> None:
+    assert Measured("worker", 600, 0.1, {"worker": 0.0, "postgresql": 0.0}).total_cpu_us is None
+
+
+def test_unknown_sample_is_left_out_of_a_figure() -> None:
+    (figure,) = figures_known("it", [None, 2.0], "ms", Goal(1))
+    assert (figure.samples, figure.reached) == ((2.0,), True)
+    assert figures_known("it", [None], "ms") == []
 
 
 def test_contestants_alternate() -> None:

@@ -6,6 +6,7 @@ from functools import partial
 from tests.benchmarks.first_speed import processed_deductions
 from tests.benchmarks.loads import uniform
 from tests.benchmarks.results import (
+    UNKNOWN_COST,
     Benchmark,
     Context,
     Figure,
@@ -13,6 +14,7 @@ from tests.benchmarks.results import (
     Result,
     alternately,
     costs,
+    figures_known,
     neighbours,
     rates,
     ratio,
@@ -48,7 +50,7 @@ def run(context: Context) -> Result:
                 ratio(f"{count} workers : 1", measured, one, _NEVER_SLOWER)
                 for count, measured in more.items()
             ),
-            *(_cost(count, measured, one) for count, measured in more.items()),
+            *(cost for count, measured in more.items() for cost in _costs(count, measured, one)),
             Figure("deadlocks", tuple(deadlocks), "a run", _NO_DEADLOCK),
             *(rates(f"workers: {count}", measured) for count, measured in runs.items()),
             *(cost for count, measured in runs.items() for cost in costs(f"workers: {count}", measured)),
@@ -57,15 +59,21 @@ def run(context: Context) -> Result:
         notes=(
             "the cost of a message is the processor time of workers, database and broker together",
             "on a machine whose cores are busy with one worker, two can't be much faster",
+            *(
+                ()
+                if all(run.total_cpu_us for measured in runs.values() for run in measured)
+                else (UNKNOWN_COST,)
+            ),
         ),
         runs=tuple(run for measured in runs.values() for run in measured),
     )
 
 
-def _cost(count: int, measured: Sequence[Measured], one: Sequence[Measured]) -> Figure:
+def _costs(count: int, measured: Sequence[Measured], one: Sequence[Measured]) -> list[Figure]:
+    """Return the ratio of processor time; nothing where it is unknown."""
     ours, theirs = [run.total_cpu_us for run in measured], [run.total_cpu_us for run in one]
     label = f"processor time a message, {count} workers : 1"
-    return Figure(label, neighbours(ours, theirs), "×", _SAME_COST)
+    return figures_known(label, neighbours(ours, theirs), "×", _SAME_COST)
 
 
 WORKERS = Benchmark(

@@ -10,7 +10,8 @@ import pytest
 from tests.support.provision import RabbitMQServer
 from tests.support.waiting import eventually
 from tests.support.witness import Witness
-from worker.broker import BILLING, Link, Outgoing, RefusedError, amqp, open_link
+from worker.broker import BILLING, Link, Outgoing, open_link
+from worker.broker.rabbitmq.connection import WorkerConnection
 from worker.errors import BrokerUnavailableError, ConfigurationError
 
 PAYMENTS, USAGE = (queue.name for queue in BILLING.work)
@@ -35,34 +36,41 @@ def test_consumers_of_a_queue_are_counted(link: Link, broker_url: str) -> None:
     other.close()
 
 
-def test_messages_that_reach_no_queue_are_told_apart_from_the_others(link: Link) -> None:
+def test_messages_without_a_queue_are_returned(link: Link) -> None:
     lost, kept = reply(1, "billing.replies.gone"), reply(2)
     also_lost, twice = reply(3, "billing.replies.gone"), reply(1, "billing.replies.gone")
-    assert link.publish([lost, kept, also_lost, twice]) == [lost, also_lost, twice]
+    result = link.publish([lost, kept, also_lost, twice])
+    assert (result.returned, result.accepted) == ([lost, also_lost, twice], [kept])
     assert link.depth("billing.replies") == 1
-    assert link.publish([reply(4)]) == []
+    assert not link.publish([reply(4)]).returned
 
 
-def test_a_message_the_broker_refuses_is_a_lost_link(link: Link, witness: Witness) -> None:
+def test_full_queue_refuses_messages_and_the_link_stays(link: Link, witness: Witness) -> None:
     witness.channel.queue_declare(
         "billing.replies.full", arguments={"x-max-length": 1, "x-overflow": "reject-publish"}
     )
-    with pytest.raises(BrokerUnavailableError, match="refused"):
-        link.publish([reply(n, "billing.replies.full") for n in range(10)])
+    sent = [reply(n, "billing.replies.full") for n in range(10)]
+    lost = reply(10, "billing.replies.gone")
+    result = link.publish([*sent, lost])
+    assert result.returned == [lost]
+    assert result.refused
+    assert set(result.refused) | set(result.accepted) == set(sent)
+    assert witness.depth("billing.replies.full") == len(result.accepted)
+    assert link.publish([kept := reply(11)]).accepted == [kept]
+    with pytest.raises(BrokerUnavailableError, match=r"refused \d messages for 'billing.replies.full'"):
+        result.raise_if_refused()
 
 
 def notice(number: int, key: str = "balance.low") -> Outgoing:
     return Outgoing(b"{}", BILLING.events, key, {"message_id": f"n{number}"})
 
 
-def test_notices_reach_the_queues_that_are_bound_and_come_back_where_none_is(
-    link: Link, witness: Witness
-) -> None:
+def test_notices_reach_bound_queues_or_are_returned(link: Link, witness: Witness) -> None:
     for queue, key in (("all", "#"), ("balances", "balance.*"), ("credits", "credit.expiring")):
         witness.channel.queue_declare(queue, exclusive=True)
         witness.channel.queue_bind(queue, BILLING.events, key)
     sent = [notice(1), notice(2, "balance.depleted"), notice(3, "credit.expiring")]
-    assert link.publish(sent) == []
+    assert link.publish(sent).accepted == sent
     assert {queue: witness.depth(queue) for queue in ("all", "balances", "credits")} == {
         "all": 3,
         "balances": 2,
@@ -70,10 +78,10 @@ def test_notices_reach_the_queues_that_are_bound_and_come_back_where_none_is(
     }
     witness.channel.queue_unbind("all", BILLING.events, "#")
     unheard = notice(4, "payment.strange")
-    assert link.publish([notice(5), unheard]) == [unheard]
+    assert link.publish([notice(5), unheard]).returned == [unheard]
 
 
-def test_one_full_queue_among_those_that_are_bound_refuses_a_notice(link: Link, witness: Witness) -> None:
+def test_one_full_bound_queue_refuses_a_notice(link: Link, witness: Witness) -> None:
     witness.channel.queue_declare("open", exclusive=True)
     witness.channel.queue_declare(
         "full", exclusive=True, arguments={"x-max-length": 1, "x-overflow": "reject-publish"}
@@ -81,19 +89,18 @@ def test_one_full_queue_among_those_that_are_bound_refuses_a_notice(link: Link, 
     for queue in ("open", "full"):
         witness.channel.queue_bind(queue, BILLING.events, "#")
     sent = [notice(n) for n in range(3)]
-    with pytest.raises(RefusedError) as raised:
-        link.publish(sent)
-    assert raised.value.refused
-    assert set(raised.value.refused) < set(sent)
+    result = link.publish(sent)
+    assert result.refused
+    assert set(result.refused) < set(sent)
     assert witness.depth("open") == 3
 
 
-def test_an_event_exchange_that_is_missing_says_what_to_run(link: Link, witness: Witness) -> None:
+def test_missing_event_exchange_names_the_command_to_run(link: Link, witness: Witness) -> None:
     witness.channel.exchange_delete(BILLING.events)
     with pytest.raises(BrokerUnavailableError, match="topology declare"):
         link.publish([notice(1)])
     link.declare(BILLING)
-    assert len(link.publish([notice(1)])) == 1
+    assert len(link.publish([notice(1)]).returned) == 1
 
 
 def test_a_body_of_many_frames_comes_back_as_it_was_sent(link: Link, witness: Witness) -> None:
@@ -115,7 +122,7 @@ def test_a_deleted_queue_is_a_lost_link(link: Link, witness: Witness) -> None:
         eventually(lambda: link.receive(1, 0.05))
 
 
-def test_a_missing_queue_says_what_to_run(bare_broker_url: str) -> None:
+def test_missing_queue_names_the_command_to_run(bare_broker_url: str) -> None:
     with pytest.raises(BrokerUnavailableError, match="topology declare"):
         open_link(bare_broker_url, consume=[USAGE])
 
@@ -134,7 +141,7 @@ def test_a_body_that_names_an_encoding_stays_as_it_was_sent(link: Link, witness:
     ],
     ids=["a time in milliseconds", "an id that is not UTF-8"],
 )
-def test_properties_nobody_can_read_are_kept_and_the_next_message_comes(
+def test_unreadable_properties_are_kept_and_stop_nothing(
     link: Link,
     witness: Witness,
     monkeypatch: pytest.MonkeyPatch,
@@ -159,7 +166,7 @@ def test_properties_nobody_can_read_are_kept_and_the_next_message_comes(
     assert second.unreadable is None
 
 
-def test_an_exchange_and_queues_that_are_missing_are_named(bare_broker_url: str) -> None:
+def test_missing_exchange_and_queues_are_named(bare_broker_url: str) -> None:
     link = open_link(bare_broker_url)
     try:
         missing = link.differences(BILLING)
@@ -185,19 +192,19 @@ def test_a_queue_of_another_type_is_named_with_the_difference(bare_broker_url: s
     assert "x-queue-type" in line
 
 
-def test_a_wrong_password_is_a_matter_of_configuration(rabbitmq: RabbitMQServer) -> None:
+def test_wrong_password_is_a_configuration_error(rabbitmq: RabbitMQServer) -> None:
     url = rabbitmq.address.url("/").replace(rabbitmq.address.password, "wrong-password")
     with pytest.raises(ConfigurationError) as raised:
         open_link(url)
     assert "wrong-password" not in str(raised.value)
 
 
-def test_a_virtual_host_that_is_not_there_is_a_matter_of_configuration(rabbitmq: RabbitMQServer) -> None:
+def test_missing_virtual_host_is_a_configuration_error(rabbitmq: RabbitMQServer) -> None:
     with pytest.raises(ConfigurationError, match="not found"):
         open_link(rabbitmq.address.url("nowhere"))
 
 
-def test_a_broker_that_is_not_there_is_unavailable() -> None:
+def test_absent_broker_is_unavailable() -> None:
     with pytest.raises(BrokerUnavailableError, match="not available"):
         open_link("amqp://guest:secret@127.0.0.1:1/")
 
@@ -231,7 +238,7 @@ def test_a_certificate_is_compared_with_the_name_of_the_host(monkeypatch: pytest
         asked.append(connection.ssl)
         raise OSError("seen enough")
 
-    monkeypatch.setattr(amqp._WorkerConnection, "connect", connect)
+    monkeypatch.setattr(WorkerConnection, "connect", connect)
     for url in ("amqps://u:p@broker.example/", "amqp://u:p@broker.example/"):
         with pytest.raises(BrokerUnavailableError, match="seen enough"):
             open_link(url)
@@ -239,12 +246,12 @@ def test_a_certificate_is_compared_with_the_name_of_the_host(monkeypatch: pytest
 
 
 @pytest.mark.parametrize("url", ["amqp://127.0.0.1/?heartbeat=abc", "amqp://127.0.0.1:port/"])
-def test_a_url_nobody_can_read_is_a_matter_of_configuration(url: str) -> None:
+def test_unreadable_url_is_a_configuration_error(url: str) -> None:
     with pytest.raises(ConfigurationError, match="URL"):
         open_link(url)
 
 
-def test_a_producer_can_not_make_its_message_look_delivered_before(link: Link, witness: Witness) -> None:
+def test_producer_cannot_forge_a_delivery_count(link: Link, witness: Witness) -> None:
     witness.publish(b"{}", routing_key="usage.deduct", headers={"x-delivery-count": 99})
     (delivery,) = eventually(lambda: link.receive(1, 1.0))
     assert delivery.delivery_count == 0

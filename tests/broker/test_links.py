@@ -1,4 +1,4 @@
-"""Behaviour that the worker needs of a broker: one suite for RabbitMQ and the embedded transport."""
+"""Behaviour that the worker needs of a broker: one suite for RabbitMQ, the embedded one and the fake."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -6,25 +6,38 @@ from threading import Event, Thread
 
 import pytest
 
+from tests.support.fake_broker import FakeBroker
+from tests.support.fakes import FakeLink
 from worker.broker import BILLING, Delivery, Link, Outgoing, open_link
 from worker.broker.deliveries import BATCH_MAX_BYTES
+from worker.messages.outgoing import OutgoingDirectReply
 
 PAYMENTS, USAGE = (queue.name for queue in BILLING.work)
 
 Connect = Callable[..., Link]
 
 
-@pytest.fixture(params=["embedded", "rabbitmq"])
-def connect(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Connect]:
+@pytest.fixture(params=["fake", "embedded", "rabbitmq"])
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[dict[str, int]], Link]:
+    """Return a function that opens a link to the same broker each time."""
+    match request.param:
+        case "fake":
+            broker = FakeBroker()
+            return lambda consume: FakeLink(broker=broker, consume=consume)
+        case "embedded":
+            url = f"sqla+sqlite:///{tmp_path / 'broker.sqlite3'}"
+        case _:
+            url = request.getfixturevalue("broker_url")
+    return lambda consume: open_link(url, consume=list(consume), prefetch=consume)
+
+
+@pytest.fixture
+def connect(opened: Callable[[dict[str, int]], Link]) -> Iterator[Connect]:
     """Open links to one broker; close them at the end."""
-    if request.param == "embedded":
-        url = f"sqla+sqlite:///{tmp_path / 'broker.sqlite3'}"
-    else:
-        url = request.getfixturevalue("broker_url")
     links: list[Link] = []
 
     def open_one(*queues: str, prefetch: int = 1000) -> Link:
-        links.append(open_link(url, consume=queues, prefetch=prefetch))
+        links.append(opened(dict.fromkeys(queues, prefetch)))
         return links[-1]
 
     yield open_one
@@ -63,7 +76,8 @@ def test_a_message_arrives_as_it_was_sent(connect: Connect) -> None:
         "type": "t",
         "app_id": "a",
     }
-    assert link.publish([Outgoing(body, "billing", "usage.deduct", properties, {"a": 1, "b": "ä"})]) == []
+    sent = [Outgoing(body, "billing", "usage.deduct", properties, {"a": 1, "b": "ä"})]
+    assert link.publish(sent).accepted == sent
     (delivery,) = received(link, 1)
     assert delivery.body == body
     assert (delivery.queue, delivery.exchange, delivery.routing_key) == (USAGE, "billing", "usage.deduct")
@@ -74,9 +88,9 @@ def test_a_message_arrives_as_it_was_sent(connect: Connect) -> None:
 
 def test_lost_direct_reply_is_not_returned(connect: Connect) -> None:
     link = connect()
-    lost = Outgoing(b"{}", "", "amq.rabbitmq.reply-to.gone", mandatory=False)
+    lost = OutgoingDirectReply(b"{}", "", "amq.rabbitmq.reply-to.gone")
     kept = Outgoing(b"{}", "", "billing.replies")
-    assert link.publish([lost, kept]) == []
+    assert link.publish([lost, kept]).accepted == [lost, kept]
     assert link.depth("billing.replies") == 1
 
 
@@ -103,7 +117,7 @@ def test_payments_come_before_the_usage_they_pay_for(connect: Connect) -> None:
     assert b"money" in bodies([*first, rest[0]])
 
 
-def test_a_batch_takes_what_has_arrived_and_no_more_than_was_asked_for(connect: Connect) -> None:
+def test_batch_takes_arrived_messages_up_to_its_size(connect: Connect) -> None:
     link = connect(USAGE)
     link.publish([usage(n) for n in range(7)])
     batch = received(link, 3)
@@ -111,7 +125,7 @@ def test_a_batch_takes_what_has_arrived_and_no_more_than_was_asked_for(connect: 
     assert bodies(received(link, 4)) == [usage(n).body for n in range(3, 7)]
 
 
-def test_large_messages_come_in_smaller_batches_and_all_come(connect: Connect) -> None:
+def test_large_messages_come_in_smaller_batches(connect: Connect) -> None:
     link = connect(PAYMENTS, USAGE)
     sizes = [200_000, 200_000, 200_000, 100, 600_000, 100, 100]
     link.publish([Outgoing(b"x" * size, "billing", "usage.batch") for size in sizes])
@@ -126,19 +140,20 @@ def test_large_messages_come_in_smaller_batches_and_all_come(connect: Connect) -
         assert sum(len(delivery.body) for delivery in batch[:-1]) < BATCH_MAX_BYTES
 
 
-def test_a_message_for_an_exchange_without_a_queue_for_it_comes_back(connect: Connect) -> None:
+def test_message_without_a_bound_queue_is_returned(connect: Connect) -> None:
     link = connect(USAGE)
     unheard = Outgoing(b"{}", BILLING.events, "balance.low", {"message_id": "n"})
-    assert link.publish([usage(1), unheard, usage(2)]) == [unheard]
+    result = link.publish([first := usage(1), unheard, last := usage(2)])
+    assert (result.accepted, result.returned, list(result.refused)) == ([first, last], [unheard], [])
     assert bodies(received(link, 2)) == [usage(1).body, usage(2).body]
 
 
-def test_a_listener_hears_every_notice_and_nothing_else(connect: Connect) -> None:
+def test_listener_gets_every_notice_and_nothing_else(connect: Connect) -> None:
     first = connect()
     first.listen("billing.heard")
     publisher, listener = connect(), connect("billing.heard")
     notices = [Outgoing(key.encode(), BILLING.events, key) for key in ("balance.low", "credit.expiring")]
-    assert publisher.publish([usage(1), *notices]) == []
+    assert not publisher.publish([usage(1), *notices]).returned
     heard = received(listener, 2)
     assert [(delivery.body.decode(), delivery.routing_key) for delivery in heard] == [
         ("balance.low", "balance.low"),
@@ -147,15 +162,15 @@ def test_a_listener_hears_every_notice_and_nothing_else(connect: Connect) -> Non
     assert listener.receive(10, 0.05) == []
 
 
-def test_a_listener_that_is_deleted_hears_no_more(connect: Connect) -> None:
+def test_deleted_listener_gets_no_notice(connect: Connect) -> None:
     link = connect()
     link.listen("billing.heard")
     link.delete("billing.heard")
     unheard = Outgoing(b"{}", BILLING.events, "balance.low")
-    assert connect().publish([unheard]) == [unheard]
+    assert connect().publish([unheard]).returned == [unheard]
 
 
-def test_the_queue_of_a_type_is_the_one_its_messages_wait_in(connect: Connect) -> None:
+def test_topology_names_the_queue_of_each_type(connect: Connect) -> None:
     from schemas import MESSAGE_TYPES
 
     link = connect(PAYMENTS, USAGE)
@@ -191,7 +206,7 @@ def test_acknowledging_a_front_and_then_the_rest_leaves_nothing(connect: Connect
     assert connect(USAGE).receive(10, 0.05) == []
 
 
-def test_no_more_is_held_than_the_prefetch_allows(connect: Connect) -> None:
+def test_link_holds_no_more_than_its_prefetch(connect: Connect) -> None:
     link = connect(USAGE, prefetch=3)
     link.publish([usage(n) for n in range(5)])
     held = received(link, 3)
@@ -200,13 +215,13 @@ def test_no_more_is_held_than_the_prefetch_allows(connect: Connect) -> None:
     assert len(received(link, 2)) == 2
 
 
-def test_the_topology_that_was_declared_has_no_differences(connect: Connect) -> None:
+def test_declared_topology_has_no_differences(connect: Connect) -> None:
     link = connect()
     link.declare(BILLING)
     assert link.differences(BILLING) == []
 
 
-def test_depth_counts_what_waits(connect: Connect) -> None:
+def test_depth_counts_waiting_messages(connect: Connect) -> None:
     link = connect()
     link.publish([usage(n) for n in range(3)])
     assert link.depth(USAGE) == 3
@@ -217,19 +232,19 @@ def test_every_type_of_command_has_a_queue(connect: Connect) -> None:
     from schemas import COMMAND_TYPES
 
     link = connect(PAYMENTS, USAGE)
-    assert link.publish([Outgoing(type_.encode(), "billing", type_) for type_ in COMMAND_TYPES]) == []
+    assert not link.publish([Outgoing(type_.encode(), "billing", type_) for type_ in COMMAND_TYPES]).returned
     arrived = {delivery.body.decode(): delivery.queue for delivery in received(link, len(COMMAND_TYPES))}
     assert arrived == {type_: USAGE if type_.startswith("usage.") else PAYMENTS for type_ in COMMAND_TYPES}
 
 
-def test_waiting_keeps_what_arrives_meanwhile(connect: Connect) -> None:
+def test_keep_alive_keeps_deliveries_that_arrive_meanwhile(connect: Connect) -> None:
     link = connect(USAGE)
     link.publish([usage(1)])
     link.keep_alive(0.1)
     assert bodies(received(link, 1)) == [usage(1).body]
 
 
-def test_no_more_than_is_allowed_is_held(connect: Connect) -> None:
+def test_larger_prefetch_brings_more_in_order(connect: Connect) -> None:
     connect().publish([usage(number) for number in range(10)])
     link = connect(PAYMENTS, USAGE, prefetch=2)
     first = received(link, 2)
@@ -241,7 +256,7 @@ def test_no_more_than_is_allowed_is_held(connect: Connect) -> None:
     assert bodies([*first, *more, *received(link, 5)]) == [b'{"n":%d}' % number for number in range(10)]
 
 
-def test_queue_of_which_nothing_may_be_held_waits(connect: Connect) -> None:
+def test_queue_with_prefetch_zero_waits(connect: Connect) -> None:
     connect().publish([usage(number) for number in range(3)])
     link = connect(PAYMENTS, USAGE, prefetch=3)
     received(link, 1)
@@ -265,7 +280,7 @@ def test_deliveries_given_back_come_again_and_other_queues_keep_theirs(connect: 
     assert sorted(bodies(received(link, 4))) == [b'{"n":%d}' % number for number in range(1, 5)]
 
 
-def test_giving_back_many_that_are_on_their_way_says_nothing(
+def test_giving_back_deliveries_under_way_logs_nothing(
     connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     connect().publish([usage(number) for number in range(1_000)])
@@ -275,7 +290,7 @@ def test_giving_back_many_that_are_on_their_way_says_nothing(
     assert caplog.records == []
 
 
-def test_messages_that_come_while_more_may_be_held_all_arrive(connect: Connect) -> None:
+def test_messages_arrive_in_order_while_the_prefetch_grows(connect: Connect) -> None:
     publisher, ended = connect(), Event()
 
     def publish() -> None:

@@ -50,7 +50,7 @@ def worker(
             assert deliveries, f"{count} messages have not come"
             items = pipeline.receive(deliveries)
             pipeline.apply(items)
-            pipeline.tell(link, items)
+            pipeline.reply_and_acknowledge(link, items)
             count -= len(deliveries)
     finally:
         link.close()
@@ -358,7 +358,7 @@ def test_a_replay_without_a_worker_rests_and_says_so_and_is_resumed(cli: Cli, wi
     worker(cli)
     ended = cli("dead-letters", "replay", "1", "--reason", "none", "--patience", "0.2")
     assert (ended.code, ended.out) == (1, "replay 1 is paused: 1 sent\n")
-    assert "no outcome of 1 letter within 0 s; is a worker running?" in ended.err
+    assert "no outcome of 1 dead letter within 0 s; is a worker running?" in ended.err
     assert "dead-letters replay resume 1" in ended.err
     assert the_dead_letter(cli)["status"] == "replaying"
     with working(cli):

@@ -6,7 +6,7 @@ from sqlalchemy import insert
 from schemas import DeductUsage, PaymentRefunded, PaymentSucceeded, RefundCredit, ReserveUsage, SettleUsage
 from tests.cli.console import Books, Cli
 from tests.support.asking import dead_letter
-from worker.ledger import tables
+from worker.deadletters.store import tables
 
 
 @pytest.fixture(autouse=True)

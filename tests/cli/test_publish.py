@@ -15,8 +15,8 @@ from tests.support.border import MINIMAL
 from tests.support.processes import worker_environment
 from tests.support.waiting import eventually
 from tests.support.witness import Witness
-from worker.broker import Outgoing
-from worker.broker.amqp import AmqpLink
+from worker.broker import Outgoing, PublishResult
+from worker.broker.rabbitmq.link import AmqpLink
 from worker.cli import messages as messages_module
 from worker.errors import BrokerUnavailableError
 from worker.settings import load_settings
@@ -246,12 +246,12 @@ class Interruption:
         self._left = chunk
         publish = AmqpLink.publish
 
-        def interrupted(link: AmqpLink, messages: Sequence[Outgoing]) -> list[Outgoing]:
+        def interrupted(link: AmqpLink, messages: Sequence[Outgoing]) -> PublishResult:
             self._left -= 1
-            returned = publish(link, messages) if self._left or after else []
+            result = publish(link, messages) if self._left or after else PublishResult(messages)
             if not self._left:
                 raise BrokerUnavailableError("the connection is lost")
-            return returned
+            return result
 
         patch.setattr(AmqpLink, "publish", interrupted)
 

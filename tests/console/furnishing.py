@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 from schemas import (
     BonusCredit,
     Command,
+    DeadLetterReason,
     DeductUsage,
     OpenAccount,
     PaymentSucceeded,
@@ -23,7 +24,7 @@ from worker.catalog import Catalog
 from worker.deadletters.service import DeadLetters
 from worker.messages.dead_letters import Failure, dead_letter_for
 from worker.messages.policy import Policy
-from worker.messages.receiving import receive
+from worker.messages.receiving import message_in
 
 HOSTILE = "<script>alert('x')</script>\"'&amp;{{7*7}}"
 #: Reverses the text that follows, so that a name looks like another one.
@@ -50,7 +51,7 @@ class DeadQueue:
 
 def park(service: DeadLetters, dead_letters: Iterable[Delivery]) -> int:
     """Drain dead letters as they come out of their queue; return their number."""
-    return service.park(cast(Link, DeadQueue(dead_letters)), wait_s=0)
+    return service.drain(cast(Link, DeadQueue(dead_letters)), wait_s=0)
 
 
 def refused(
@@ -61,7 +62,7 @@ def refused(
     queue = "billing.usage" if key.startswith("usage") else "billing.payments"
     headers = properties.pop("headers", {})
     original = Delivery(octets, queue, "billing", key, 1, properties=properties, headers=headers)
-    found = receive(original, Policy(), at)
+    found = message_in(original, Policy(), at)
     reason = found if isinstance(found, Failure) else bug(found, "ZeroDivisionError: division by zero")
     return dead_letter_of(original, reason, at)
 
@@ -74,7 +75,7 @@ def bug(message: Any, text: str) -> Failure:
         '  File "/srv/billing/worker/core/decide.py", line 97, in decide\n    return share / total\n'
         f"{text}\n"
     )
-    return Failure.about(message, "unexpected", text, traceback=traceback)
+    return Failure.of(message, DeadLetterReason.UNPROCESSABLE, text, traceback=traceback)
 
 
 def dead_letter_of(original: Delivery, reason: Failure, at: datetime, tries: int = 1) -> Delivery:
@@ -284,7 +285,15 @@ def _hostile(now: datetime) -> list[Delivery]:
         ),
         dead_letter_of(
             Delivery(b"", "billing.usage", "billing", "usage.deduct", 1),
-            Failure("unexpected", HOSTILE * 20, HOSTILE, HOSTILE * 100, HOSTILE, HOSTILE, HOSTILE),
+            Failure(
+                DeadLetterReason.UNPROCESSABLE,
+                HOSTILE * 20,
+                HOSTILE,
+                HOSTILE * 100,
+                HOSTILE,
+                HOSTILE,
+                HOSTILE,
+            ),
             now - timedelta(hours=17),
         ),
         refused("é\n".encode("latin-1") * 50, now - timedelta(hours=16)),

@@ -187,7 +187,7 @@ def test_second_discard_or_restore_says_that_nothing_was_done(
     dead_letters.service().restore([1], None, "bob")
     restored = ann.post("/letters/restore", n="1")
     assert "Nothing was restored" in words(ann.get(restored.location))
-    assert [entry.action for entry in dead_letters.service().audit_log().entries] == ["restore", "discard"]
+    assert [entry.action for entry in dead_letters.service().activity_log().entries] == ["restore", "discard"]
 
 
 def test_a_filter_for_dead_letters_that_are_done_with_discards_none_that_wait(
@@ -214,7 +214,7 @@ def test_every_action_is_in_the_audit_log_with_who_what_and_why(
     ann.post("/letters/discard", n="1", why="a duplicate of theirs")
     ann.post("/letters/restore", n="1", why="not quite")
     ann.post("/letters/export", status=200, n="1")
-    entries = dead_letters.service().audit_log().entries
+    entries = dead_letters.service().activity_log().entries
     assert [entry.action for entry in entries] == ["export", "restore", "discard", "note"]
     page = words(ann.get("/audit"))
     assert "a duplicate of theirs" in page

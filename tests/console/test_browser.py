@@ -183,7 +183,7 @@ def test_a_dead_letter_is_found_mended_tried_and_replayed_until_the_balance_show
     ann.sees("dead letters, not parked yet Park them 4")
     ann.clicks("Park them")
     ann.sees("Parked 4 letters")
-    (entry,) = application.service().audit_log(action="park").entries
+    (entry,) = application.service().activity_log(action="park").entries
     assert (entry.subject, entry.detail["letters"]) == ("billing.dead", 4)
     ann.clicks("invalid_field")  # the group
     ann.sees("Waiting 4")
@@ -250,7 +250,7 @@ def test_a_replay_is_watched_paused_and_resumed(
     witness.request({"type": "account.open", "referenceId": "open", "userId": "ada", "tier": "free"})
     park_good(application, 40)
 
-    ann.goes_to("/letters/replay?reason=unexpected")
+    ann.goes_to("/letters/replay?reason=unprocessable")
     ann.types("why", "the fault is gone")
     ann.driver.find_element(By.CSS_SELECTOR, "input[value=all]").click()
     ann.types("rate", "10")
@@ -386,7 +386,7 @@ def test_without_javascript_everything_can_be_done(ann: Person, application: App
     ann.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
         ann.goes_to("/letters")
-        ann.clicks("unexpected")
+        ann.clicks("unprocessable")
         ann.clicks("Open the latest letter")
         ann.clicks("Edit")
         text = json.dumps({**quoted(1), "tokens": 11})

@@ -201,7 +201,7 @@ def test_activity_log_has_sign_ins_sign_outs_and_failed_sign_ins(
 ) -> None:
     Visitor(guarded.test_client()).sign_in("mallory", "wrong", status=401)
     signed_in(guarded, "ann").post("/sign-out")
-    entries = application_.service().audit_log().entries
+    entries = application_.service().activity_log().entries
     assert [(entry.actor, entry.action) for entry in entries] == [
         ("ann", "sign_out"),
         ("ann", "sign_in"),

@@ -19,7 +19,7 @@ from tests.support.asking import opened
 from tests.support.books import applied
 from worker.bootstrap import Application
 from worker.broker import Delivery
-from worker.ledger.queries.explain import DEAD_LETTERS_MAX
+from worker.deadletters.explain import DEAD_LETTERS_MAX
 from worker.settings import load_settings
 
 

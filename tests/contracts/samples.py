@@ -55,7 +55,7 @@ def with_replies(steps: Sequence[Step], engine: Engine) -> Iterator[Step]:
         link = FakeLink()
         items = pipeline.receive([_delivered(step)])
         pipeline.apply(items)
-        pipeline.tell(link, items)
+        pipeline.reply_and_acknowledge(link, items)
         asked = {name: value for name, value in step.items() if name not in ("reply", "notices")}
         yield {**asked, **_sent(link)}
 

@@ -25,7 +25,7 @@ DAY, HOUR = timedelta(days=1), timedelta(hours=1)
 SHORTLY = timedelta(days=30) - HOUR  # an hour before the first period ends
 
 
-def told(ledger: FakeLedger, command: Command, later: timedelta) -> tuple[str, int]:
+def answer_to(ledger: FakeLedger, command: Command, later: timedelta) -> tuple[str, int]:
     """The code of a reply, and the balance after it."""
     (reply,) = ledger.apply([command], NOW + later)
     return reply["code"], reply["balanceAfter"]
@@ -41,7 +41,7 @@ def with_policy(**policy: str) -> Catalog:
     return SMALL_CATALOG.model_copy(update={"payments": payments})
 
 
-def test_no_turns_of_a_subscription_grant_a_period_more_than_its_best_tier() -> None:
+def test_changes_of_tier_grant_a_period_no_more_than_its_best_tier() -> None:
     ledger = after(opening(tier="pro"), deduct(250, reference_id="d"))
     for turn in range(4):
         ledger.apply(
@@ -64,8 +64,8 @@ def test_a_clock_that_is_behind_the_opening_grants_and_counts_nothing_twice() ->
     ledger.apply([change("pro", reference_id="c"), cancel("now", reference_id="k")], NOW + behind)
     ledger.apply([change("pro", reference_id="s")], NOW)
     assert granted(ledger) == 250
-    assert told(ledger, upload(80, reference_id="u1"), behind)[0] == "free_upload_counted"
-    assert told(ledger, upload(80, reference_id="u2"), timedelta(0))[0] == "free_upload_limit_exceeded"
+    assert answer_to(ledger, upload(80, reference_id="u1"), behind)[0] == "free_upload_counted"
+    assert answer_to(ledger, upload(80, reference_id="u2"), timedelta(0))[0] == "free_upload_limit_exceeded"
 
 
 def test_expired_tokens_of_a_payment_are_not_taken_from_another() -> None:
@@ -74,7 +74,7 @@ def test_expired_tokens_of_a_payment_are_not_taken_from_another() -> None:
         payment(499, "USD", reference_id="p1", package_id="plain"),
         payment(reference_id="p", package_id="brief"),
     )
-    assert told(ledger, settling(reference_id="s"), 25 * DAY) == ("account_settled", 60)
+    assert answer_to(ledger, settling(reference_id="s"), 25 * DAY) == ("account_settled", 60)
     reply = ledger.apply([went_back()], NOW + 26 * DAY)[0]
     assert (reply["balanceAfter"], reply["uncollected"], reply.get("debt")) == (60, 85, None)
 
@@ -110,7 +110,7 @@ def test_a_tier_that_was_missing_for_a_while_renews_again() -> None:
     assert ledger.balances()["u"] == whole.tiers[name].monthly_tokens
 
 
-def test_a_thousand_lots_that_end_together_are_booked_one_after_another() -> None:
+def test_lots_that_end_together_are_posted_one_after_another() -> None:
     many = [
         bonus(1, reference_id=f"b{n}", expires_at=NOW + HOUR + timedelta(seconds=n % 7)) for n in range(1_000)
     ]

@@ -15,7 +15,7 @@ import pytest
 
 from schemas import Command
 from tests.support.comparison import assert_like_the_model
-from tests.support.fake_ledger import FakeLedger, after, reply_to
+from tests.support.fake_ledger import FakeLedger, after, picked, reply_to
 from tests.support.makers import (
     adjust,
     bonus,
@@ -45,10 +45,6 @@ from worker.core.decide import content_of
 #: End of the period that was granted at ``NOW``.
 PERIOD_END = datetime(2026, 12, 22, 10, 15, tzinfo=NOW.tzinfo)
 SOON = NOW + timedelta(days=1)
-
-
-def told(reply: dict[str, Any], *names: str) -> tuple[Any, ...]:
-    return tuple(reply.get(name) for name in names)
 
 
 def planned(ledger: FakeLedger, *commands: Command, now: datetime = NOW) -> Plan:
@@ -107,7 +103,7 @@ def test_a_refund_is_recorded_beside_what_it_refunds() -> None:
     assert (row.original.reference_id, row.tokens, row.recorded_at) == ("d", 10, NOW)
 
 
-def test_an_upload_is_counted_in_the_period_of_the_booking_whenever_it_occurred() -> None:
+def test_upload_is_counted_in_the_period_of_its_posting_whenever_it_occurred() -> None:
     earlier = NOW - timedelta(days=60)
     ledger = after(opening(), upload(30, "f"))
     plan = planned(ledger, upload(20, occurred_at=earlier))
@@ -143,7 +139,7 @@ def test_metered_usage_is_of_its_meter_where_it_names_no_feature() -> None:
     assert [entry.feature for entry in plan.entries] == ["page", "import"]
 
 
-def test_a_settled_hold_is_of_the_feature_that_settled_it() -> None:
+def test_captured_hold_is_of_the_feature_that_captured_it() -> None:
     ledger = after(opening(), reserve(60, "hold"))
     plan = planned(ledger, settle(80, on_excess="take", feature="chat"))
     assert [(entry.amount, entry.feature) for entry in plan.entries] == [(-60, "chat"), (-20, "chat")]
@@ -181,7 +177,7 @@ def test_plan_of_an_account_that_was_more_than_used_writes_all_changes(command: 
 # -- notices ----------------------------------------------------------------------------------------------
 
 
-def test_a_balance_that_falls_to_a_mark_is_noticed_once_until_it_has_recovered() -> None:
+def test_balance_that_falls_to_a_threshold_is_noticed_once_until_it_recovers() -> None:
     ledger = after(opening())
     steps: list[tuple[Command, list[Any]]] = [
         (deduct(69, "d1"), []),
@@ -209,12 +205,12 @@ def test_credit_that_ends_soon_is_noticed_once_with_what_is_left_of_it() -> None
     end = NOW + timedelta(days=10)
     ledger = after(opening(), bonus(20, "b", expires_at=end))
     early, late = end - timedelta(days=3, microseconds=1), end - timedelta(days=3)
-    told_of = []
+    noticed = []
     for number, now in enumerate([early, late, late + timedelta(hours=1), end]):
         reply_to(ledger, deduct(1, f"d{number}"), now)
-        told_of.append([dict(notice) for notice in ledger.outcomes[f"d{number}"].notices])
+        noticed.append([dict(notice) for notice in ledger.outcomes[f"d{number}"].notices])
     expiring = {"type": "credit.expiring", "lot": 2, "tokens": 20, "source": "bonus"}
-    assert told_of == [[], [{**expiring, "expires_at": end.isoformat()}], [], []]
+    assert noticed == [[], [{**expiring, "expires_at": end.isoformat()}], [], []]
 
 
 def test_credit_that_is_given_for_a_short_time_is_noticed_at_once() -> None:
@@ -222,13 +218,27 @@ def test_credit_that_is_given_for_a_short_time_is_noticed_at_once() -> None:
     assert [notice["lot"] for notice in ledger.outcomes["b"].notices] == [2]
 
 
-def test_an_allocation_ends_unannounced() -> None:
+def test_notice_comes_in_time_after_a_catalog_without_notices() -> None:
+    end = NOW + timedelta(days=10)
+    silent = SMALL_CATALOG.model_copy(
+        update={"notices": SMALL_CATALOG.notices.model_copy(update={"expiring_days": 0})}
+    )
+    ledger = after(opening(), bonus(20, "b", expires_at=end), catalog=silent)
+    ledger.catalog = SMALL_CATALOG
+    assert reply_to(ledger, deduct(1_000, "d1"), end - timedelta(days=2))["code"] == "insufficient_balance"
+    for number in (2, 3):
+        reply_to(ledger, deduct(1, f"d{number}"), end - timedelta(days=1))
+    noticed = [[notice["lot"] for notice in ledger.outcomes[name].notices] for name in ("d1", "d2", "d3")]
+    assert noticed == [[], [2], []]
+
+
+def test_allocation_expires_without_a_notice() -> None:
     ledger = after(opening())
     reply_to(ledger, settling(), PERIOD_END - timedelta(days=1))
     assert ledger.outcomes["r"].notices == ()
 
 
-def test_an_account_that_is_opened_below_a_mark_is_not_told_so() -> None:
+def test_account_opened_below_a_threshold_gets_no_notice() -> None:
     ledger = after(opening(tier="empty"), settling())
     assert (ledger.outcomes["o"].notices, ledger.outcomes["r"].notices) == ((), ())
 
@@ -239,7 +249,7 @@ def test_an_account_that_is_opened_below_a_mark_is_not_told_so() -> None:
 def test_a_period_changes_nothing_about_what_was_rejected_in_the_last() -> None:
     ledger = after(opening(), upload(51))
     again = reply_to(ledger, upload(51), PERIOD_END)
-    assert told(again, "code", "duplicate") == ("free_upload_limit_exceeded", True)
+    assert picked(again, "code", "duplicate") == ("free_upload_limit_exceeded", True)
 
 
 def test_later_commands_of_a_batch_see_the_earlier_ones() -> None:
@@ -318,8 +328,8 @@ def test_rejected_command_leaves_due_entries_to_the_next_one_of_the_batch() -> N
     ledger = after(opening(), bonus(20, "b"))
     refused, used = ledger.apply([deduct(50, "r1"), deduct(10, "r2")], PERIOD_END)
     standing = ("code", "balanceBefore", "balanceAfter", "expired")
-    assert told(refused, *standing) == ("insufficient_balance", 20, 20, 100)
-    assert told(used, *standing) == ("tokens_deducted", 20, 10, 100)
+    assert picked(refused, *standing) == ("insufficient_balance", 20, 20, 100)
+    assert picked(used, *standing) == ("tokens_deducted", 20, 10, 100)
     assert {entry.outcome.reference_id for entry in ledger.entries[2:]} == {"r2"}
 
 
@@ -332,7 +342,7 @@ def test_only_the_command_that_posts_an_expiry_reports_it() -> None:
 def test_a_used_reference_opens_no_account_for_another_user() -> None:
     ledger = after(opening())
     reply = reply_to(ledger, opening(user_id="v"))
-    assert told(reply, "code", "field") == ("reference_conflict", "userId")
+    assert picked(reply, "code", "field") == ("reference_conflict", "userId")
     assert ledger.balances() == {"u": 100}
 
 
@@ -571,9 +581,9 @@ def test_a_reused_reference_is_a_conflict_that_names_the_field_and_moves_nothing
         ledger.apply([first])
         once = deepcopy(ledger)
         reply = reply_to(ledger, second)
-    assert told(reply, "status", "code", "duplicate") == ("rejected", "reference_conflict", False)
-    assert told(reply, "field", "expected", "received") == (field, stored, received)
-    assert told(reply, "referenceId", "type", "userId") == ("r", second.type, second.user_id)
+    assert picked(reply, "status", "code", "duplicate") == ("rejected", "reference_conflict", False)
+    assert picked(reply, "field", "expected", "received") == (field, stored, received)
+    assert picked(reply, "referenceId", "type", "userId") == ("r", second.type, second.user_id)
     assert "amount" not in reply
     assert ledger.balances() == once.balances()
     assert ledger.outcomes.keys() == once.outcomes.keys()
@@ -603,7 +613,7 @@ def test_a_rejection_is_durable_whatever_is_topped_up() -> None:
     ledger = after(opening(), deduct(150))
     reply_to(ledger, bonus(1_000, "b"))
     again = reply_to(ledger, deduct(150))
-    assert told(again, "code", "duplicate", "available") == ("insufficient_balance", True, 100)
+    assert picked(again, "code", "duplicate", "available") == ("insufficient_balance", True, 100)
     assert ledger.balances() == {"u": 1_100}
 
 
@@ -625,8 +635,8 @@ def test_a_higher_attempt_is_judged_anew_and_the_lower_one_keeps_its_reply(
         first, _, second, first_again, second_again = ledger.apply(commands)
     else:
         first, _, second, first_again, second_again = (reply_to(ledger, command) for command in commands)
-    assert told(first, "code", "attempt", "duplicate") == ("insufficient_balance", lower, False)
-    assert told(second, "code", "attempt", "duplicate") == ("tokens_deducted", higher, False)
+    assert picked(first, "code", "attempt", "duplicate") == ("insufficient_balance", lower, False)
+    assert picked(second, "code", "attempt", "duplicate") == ("tokens_deducted", higher, False)
     assert first_again == {**first, "duplicate": True}
     assert second_again == {**second, "duplicate": True}
     assert second["transactionId"] == first["transactionId"]
@@ -659,7 +669,7 @@ def test_a_reference_may_be_rejected_and_tried_again_many_times_in_one_batch() -
 def test_the_content_of_a_higher_attempt_may_differ(rejected: Command, again: Command) -> None:
     ledger = after(opening(), rejected)
     reply = reply_to(ledger, again)
-    assert told(reply, "status", "attempt", "duplicate") == ("applied", 2, False)
+    assert picked(reply, "status", "attempt", "duplicate") == ("applied", 2, False)
     assert reply_to(ledger, rejected)["status"] == "rejected"
 
 
@@ -670,7 +680,7 @@ def test_the_content_of_a_higher_attempt_may_differ(rejected: Command, again: Co
 )
 def test_the_type_and_user_of_a_higher_attempt_may_not_differ(again: Command, field: str) -> None:
     ledger = after(opening(), deduct(1_000))
-    assert told(reply_to(ledger, again), "code", "field") == ("reference_conflict", field)
+    assert picked(reply_to(ledger, again), "code", "field") == ("reference_conflict", field)
     assert ledger.outcomes["r"].attempt == 1
 
 
@@ -679,7 +689,7 @@ def test_an_applied_reference_is_never_judged_anew(attempt: int) -> None:
     ledger = after(opening())
     first = reply_to(ledger, deduct(10))
     assert reply_to(ledger, deduct(10, attempt=attempt)) == {**first, "duplicate": True}
-    assert told(reply_to(ledger, deduct(11, attempt=attempt)), "code", "field") == (
+    assert picked(reply_to(ledger, deduct(11, attempt=attempt)), "code", "field") == (
         "reference_conflict",
         "tokens",
     )
@@ -691,16 +701,19 @@ def test_a_lower_attempt_that_was_never_judged_is_answered_with_the_latest() -> 
     ledger = after(opening())
     third = reply_to(ledger, deduct(150, attempt=3))
     assert reply_to(ledger, deduct(150, attempt=2)) == {**third, "duplicate": True}
-    assert told(reply_to(ledger, deduct(10, attempt=2)), "code", "field") == ("reference_conflict", "tokens")
+    assert picked(reply_to(ledger, deduct(10, attempt=2)), "code", "field") == (
+        "reference_conflict",
+        "tokens",
+    )
     assert ledger.balances() == {"u": 100}
 
 
 def test_a_lower_attempt_is_compared_with_its_own_content() -> None:
     ledger = after(opening(), deduct(150), deduct(20, attempt=2))
     old = reply_to(ledger, deduct(150))
-    assert told(old, "code", "attempt", "duplicate") == ("insufficient_balance", 1, True)
+    assert picked(old, "code", "attempt", "duplicate") == ("insufficient_balance", 1, True)
     conflict = reply_to(ledger, deduct(20))
-    assert told(conflict, "code", "expected", "received") == ("reference_conflict", "150", "20")
+    assert picked(conflict, "code", "expected", "received") == ("reference_conflict", "150", "20")
 
 
 def test_a_user_without_an_account_tries_again_when_it_is_open() -> None:
@@ -743,7 +756,7 @@ def test_a_conflict_is_no_outcome() -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_content_is_one_text_for_ever_for_it_is_stored_and_compared(command: Command, text: str) -> None:
+def test_content_is_the_same_text_for_ever(command: Command, text: str) -> None:
     assert content_of(command) == text
     assert content_of(type(command).model_validate_json(command.to_json())) == text
 

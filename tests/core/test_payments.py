@@ -19,7 +19,7 @@ from schemas import (
 )
 from tests.support.comparison import as_lot, assert_same_books
 from tests.support.fake_ledger import FakeLedger
-from tests.support.model import Model, foretold
+from tests.support.model import Model, predicted
 from tests.support.worlds import CATALOGS, NOW, SMALL_CATALOG, STRICT_CATALOG
 from worker.catalog import Catalog
 
@@ -68,7 +68,7 @@ def test_every_order_of_a_purchase_its_use_a_partial_refund_and_a_lost_dispute_e
         place = count % 9
         for batch in ([OPENING, *order[:place]], order[place:]):
             expected = [model.apply(command, NOW) for command in batch]
-            assert [foretold(reply) for reply in ledger.apply(batch)] == expected
+            assert [predicted(reply) for reply in ledger.apply(batch)] == expected
         assert [as_lot(lot) for lot in ledger.lots_of("u")] == model.lots("u")
     assert count == 2_520
 
@@ -106,7 +106,7 @@ def test_events_of_one_payment_end_in_the_same_ledger_whatever_their_order(
             redelivered.insert(redelivered.index(command) + 1 + (number + step) % 5, command)
         batch = [OPENING, *before, *redelivered]
         replies = ledger.apply(batch)
-        assert [foretold(reply) for reply in replies] == [model.apply(command, NOW) for command in batch]
+        assert [predicted(reply) for reply in replies] == [model.apply(command, NOW) for command in batch]
         ends.append(end_of(ledger))
         if number % 24 == 0:
             assert_same_books(ledger, model)

@@ -1,4 +1,4 @@
-"""Properties of every day: the model foretells it, batches don't matter, a rejection leaves nothing.
+"""Properties of every day: the model predicts it, batches don't matter, a rejection leaves nothing.
 
 The model (``tests/support/model.py``) and the worker were written apart, from the same rules.
 """
@@ -17,7 +17,7 @@ from tests.support.comparison import (
     movement_of,
 )
 from tests.support.fake_ledger import FakeLedger
-from tests.support.model import Model, foretold
+from tests.support.model import Model, predicted
 from tests.support.worlds import CATALOGS, Day, crowded_days, cut, examples, passing_days
 from worker.catalog import Catalog
 
@@ -40,7 +40,7 @@ def test_a_catalog_that_changes_from_start_to_start_is_followed(day: Day, change
     for place, (now, batch) in enumerate(day):
         ledger.catalog = model.catalog = changes[place % len(changes)]
         replies = ledger.apply(batch, now)
-        assert [foretold(reply) for reply in replies] == [model.apply(command, now) for command in batch]
+        assert [predicted(reply) for reply in replies] == [model.apply(command, now) for command in batch]
     assert_same_books(ledger, model)
 
 

@@ -128,7 +128,7 @@ def ledger_with(balance: int = 10_000) -> FakeLedger:
         (0, PaymentSucceeded(package_id="{user}%s", **PAYMENT), "Unknown token package {user}%s"),
     ],
 )
-def test_the_message_tells_a_person_what_happened(balance: int, command: Command, message: str) -> None:
+def test_message_says_to_a_person_what_happened(balance: int, command: Command, message: str) -> None:
     (reply,) = ledger_with(balance).apply([command])
     assert reply["message"] == message
 

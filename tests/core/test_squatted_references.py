@@ -24,7 +24,7 @@ from tests.support.makers import (
     upload,
     went_back,
 )
-from tests.support.model import Model, foretold
+from tests.support.model import Model, predicted
 from tests.support.worlds import NOW, SMALL_CATALOG
 
 SQUATTERS = [
@@ -71,7 +71,7 @@ def test_owner_takes_its_reference_from_usage_that_moved_nothing(squatter: Comma
     assert reply_to(ledger, squatter) == {**first, "duplicate": True}
     assert reply_to(ledger, owner) == {**reply, "duplicate": True}
     for command, answer in ((squatter, first), (owner, reply)):
-        assert model.apply(command, NOW) == foretold(answer)
+        assert model.apply(command, NOW) == predicted(answer)
     assert_same_books(ledger, model)
 
 

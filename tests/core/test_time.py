@@ -29,7 +29,7 @@ from schemas import (
 from tests.support.comparison import as_lot, assert_like_the_model
 from tests.support.fake_ledger import FakeLedger
 from tests.support.model import Model
-from tests.support.model_books import boundary, period
+from tests.support.model_account import boundary, period
 from tests.support.worlds import CATALOGS, NOW, SMALL_CATALOG, STARTS, Day, examples, passing_days
 from worker.catalog import Catalog
 from worker.core import account_now
@@ -169,7 +169,7 @@ def test_a_change_of_the_clocks_moves_no_period_hold_or_expiry(change: datetime)
 
 @pytest.mark.parametrize("opened", STARTS, ids=str)
 @pytest.mark.parametrize("tier", ["steady", "keeper", "idle"])
-def test_a_free_tier_that_is_settled_daily_gets_each_month_once(tier: str, opened: datetime) -> None:
+def test_free_tier_that_is_posted_daily_gets_each_month_once(tier: str, opened: datetime) -> None:
     ledger, model = FakeLedger(), Model(SMALL_CATALOG)
     day: Day = [(opened, [opening(tier)])]
     day += [(opened + number * DAY, [settling(number)]) for number in range(1, 200)]
@@ -210,8 +210,10 @@ def test_a_paid_tier_is_renewed_ahead_of_time_month_after_month(opened: datetime
     assert codes == ["renewal_scheduled", "period_already_granted"] * 14
     # The last renewal took effect, but only rejections came since: they do not post what is due.
     assert ledger.balances() == {"u": 130}
-    book = account_now(ledger.accounts["u"], ledger.lots_of("u"), [], months_after(opened, 14), SMALL_CATALOG)
-    assert book.state.balance == 90 + 40
+    account = account_now(
+        ledger.accounts["u"], ledger.lots_of("u"), [], months_after(opened, 14), SMALL_CATALOG
+    )
+    assert account.state.balance == 90 + 40
 
 
 @pytest.mark.parametrize("opened", STARTS, ids=str)
@@ -247,7 +249,7 @@ _AHEAD = [timedelta(0), MICROSECOND, DAY, 3 * DAY, 28 * DAY, 31 * DAY, 62 * DAY,
 
 @examples(150)
 @given(passing_days(max_steps=5), st.sampled_from(list(CATALOGS.values())), st.lists(st.sampled_from(_AHEAD)))
-def test_an_account_is_seen_as_it_would_be_if_it_were_settled_then(
+def test_account_is_shown_with_all_that_is_due_posted(
     day: Day, catalog: Catalog, steps: Sequence[timedelta]
 ) -> None:
     ledger, model = FakeLedger(catalog), Model(catalog)
@@ -263,21 +265,21 @@ def test_an_account_is_seen_as_it_would_be_if_it_were_settled_then(
 def seen(ledger: FakeLedger, user: str, moment: datetime) -> dict[str, Any]:
     lots = [lot for lot in ledger.lots_of(user) if lot.remaining or lot.pending]
     holds = [hold for hold in ledger.holds_of(user) if hold.state == "open"]
-    book = account_now(ledger.accounts[user], lots, holds, moment, ledger.catalog)
-    used_up = [lot for lot in ledger.lots_of(user) if lot.number not in book.lots]
-    every = sorted([*book.lots.values(), *used_up], key=lambda lot: lot.number)
+    account = account_now(ledger.accounts[user], lots, holds, moment, ledger.catalog)
+    used_up = [lot for lot in ledger.lots_of(user) if lot.number not in account.lots]
+    every = sorted([*account.lots.values(), *used_up], key=lambda lot: lot.number)
     return {
-        "balance": book.state.balance,
-        "held": book.state.held,
-        "available": book.state.available,
-        "debt": book.state.debt,
+        "balance": account.state.balance,
+        "held": account.state.held,
+        "available": account.state.available,
+        "debt": account.state.debt,
         "lots": [as_lot(lot) for lot in every],
     }
 
 
 @examples(100)
 @given(passing_days(), st.sampled_from(list(CATALOGS.values())), st.sampled_from(_AHEAD))
-def test_an_account_that_was_settled_waits_for_what_is_next_and_for_nothing_that_has_passed(
+def test_account_with_all_posted_waits_for_the_next_due_time(
     day: Day, catalog: Catalog, later: timedelta
 ) -> None:
     """Otherwise a scheduler would come again and again."""

@@ -13,13 +13,13 @@ from typing import Any, cast
 
 from sqlalchemy import Engine
 
-from schemas import Command, OpenAccount
+from schemas import Command, DeadLetterReason, OpenAccount
 from tests.support import fakes
 from tests.support.books import applied
-from worker.broker import BILLING, Delivery, Link, Outgoing, RefusedError
+from worker.broker import BILLING, Delivery, Link, Outgoing, PublishResult
 from worker.catalog import Catalog, load_catalog
 from worker.deadletters.models import DeadLetterStatus, Replay, StoredDeadLetter
-from worker.deadletters.replay.runner import ReplayRunner, RunnerServices
+from worker.deadletters.replay.runner import ReplayRunner, RunnerResources
 from worker.deadletters.service import DeadLetters
 from worker.deadletters.store.filters import DeadLetterFilter
 from worker.errors import BrokerUnavailableError
@@ -27,13 +27,13 @@ from worker.ledger.queries import Reader
 from worker.ledger.store import Ledger
 from worker.messages.dead_letters import Failure, dead_letter_for
 from worker.messages.policy import Policy
-from worker.messages.receiving import receive
+from worker.messages.receiving import message_in
 from worker.metrics import Metrics
 from worker.pipeline import Pipeline
 
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
 DEAD = BILLING.dead.name
-NOT_JSON = Failure("not_json", "no JSON")
+NOT_JSON = Failure(DeadLetterReason.NOT_JSON, "no JSON")
 
 
 class Killed(BaseException):
@@ -107,17 +107,17 @@ class _Publisher:
     def __init__(self, world: "World") -> None:
         self._world = world
 
-    def publish(self, messages: Sequence[Outgoing]) -> list[Outgoing]:
+    def publish(self, messages: Sequence[Outgoing]) -> PublishResult:
         world = self._world
         world.on_publish()
         if world.is_broker_away or any(message.exchange in world.gone for message in messages):
             raise BrokerUnavailableError("the connection is lost")
         if world.is_full:
-            raise RefusedError(list(messages), [])
+            return PublishResult(messages, refused=messages)
         world.published += messages
         returned = [message for message in messages if message.routing_key in world.unroutable]
         world.queued += [message for message in messages if message not in returned]
-        return returned
+        return PublishResult(messages, returned)
 
     def depth(self, queue: str) -> int:
         del queue
@@ -155,7 +155,7 @@ class World:
         self.service = DeadLetters(
             engine,
             catalog=self.catalog,
-            receive=lambda delivery, now: receive(delivery, self.policy, now),
+            receive=lambda delivery, now: message_in(delivery, self.policy, now),
             clock=lambda: self.now,
             sent_as="operator",
         )
@@ -194,7 +194,7 @@ class World:
         link = fakes.FakeLink()
         items = pipeline.receive(deliveries)
         pipeline.apply(items)
-        pipeline.tell(cast(Link, link), items)
+        pipeline.reply_and_acknowledge(cast(Link, link), items)
         self.dead.waiting += map(from_dead_queue, link.dead_letters)
 
     def apply(self, *commands: Command) -> None:
@@ -212,7 +212,7 @@ class World:
     def park(self, *deliveries: Delivery) -> list[StoredDeadLetter]:
         """Drain these deliveries; return all parked dead letters, oldest first."""
         self.dead.waiting += deliveries
-        self.service.park(self.dead.link)
+        self.service.drain(self.dead.link)
         return self.parked()
 
     def parked(self) -> list[StoredDeadLetter]:
@@ -220,7 +220,7 @@ class World:
 
     def park_failed(self, *messages: Mapping[str, Any], reason: Failure | None = None) -> list[int]:
         """Park dead letters of these messages, whose cause is gone; return their numbers."""
-        why = reason or Failure("unprocessable", "KeyError: a bug", traceback=TRACEBACK)
+        why = reason or Failure(DeadLetterReason.UNPROCESSABLE, "KeyError: a bug", traceback=TRACEBACK)
         before = {dead_letter.number for dead_letter in self.parked()}
         dead_letters = self.park(
             *(
@@ -253,10 +253,10 @@ class World:
             return cast(Link, _Publisher(self))
 
         return ReplayRunner(
-            RunnerServices(
+            RunnerResources(
                 engine=self.engine,
                 connect=connect,
-                drain=lambda: self.service.drain(self.dead.link),
+                drain=lambda: self.service.link_drainer(self.dead.link),
                 name=name,
                 clock=lambda: self.now,
                 seconds=lambda: self.seconds,

@@ -9,6 +9,7 @@ from tests.deadletters.parts import NOW, World, deduct, failed
 from worker.deadletters.models import DeadLetterStatus
 from worker.deadletters.store.filters import DeadLetterFilter
 from worker.errors import BadLineError, NotFoundError, NotPossibleError, RefusedBodyError
+from worker.messages.dead_letters import EPOCH
 
 
 def test_an_edit_keeps_the_original_and_names_who_did_it(world: World) -> None:
@@ -20,7 +21,7 @@ def test_an_edit_keeps_the_original_and_names_who_did_it(world: World) -> None:
     assert edited.tokens_at_stake == 7
     (edit,) = world.service.details(number).edits
     assert (edit.actor, edit.reason, edit.before, edit.after) == ("eva", "a typo", before, after)
-    (entry,) = world.service.audit_log(action="edit").entries
+    (entry,) = world.service.activity_log(action="edit").entries
     assert (entry.actor, entry.reason, entry.subject) == ("eva", "a typo", f"letter {number}")
     again = world.service.edit(number, before, "no, it was right", "eva", instead_of=after, unchecked=True)
     assert again.edited_body is None
@@ -59,7 +60,7 @@ def test_action_without_a_name_or_a_reason_is_refused(world: World) -> None:
         with pytest.raises(NotPossibleError, match="say w"):
             world.service.edit(number, b"{}", reason, name, instead_of=body, unchecked=True)
     assert world.status(number) == "parked"
-    assert world.service.audit_log().entries == ()
+    assert world.service.activity_log().entries == ()
 
 
 def test_a_number_that_is_none_stops_everything_before_it_begins(world: World) -> None:
@@ -72,7 +73,7 @@ def test_a_number_that_is_none_stops_everything_before_it_begins(world: World) -
 
 def test_a_discard_of_any_size_is_undone_by_its_entries_of_the_log(world: World) -> None:
     world.park(*(failed(f"{n}".encode()) for n in range(1_500)))
-    done = world.service.discard(DeadLetterFilter(reason="not_an_object"), "x", "ann")
+    done = world.service.discard(DeadLetterFilter(code="not_an_object"), "x", "ann")
     assert done.done == 0
     done = world.service.discard(DeadLetterFilter(), "x", "ann")
     assert (done.done, len(done.numbers), len(done.entries)) == (1_500, 1_000, 2)
@@ -81,7 +82,7 @@ def test_a_discard_of_any_size_is_undone_by_its_entries_of_the_log(world: World)
     assert undone.done == 1_500
     assert world.service.counts().parked == 1_500
     assert world.service.drifts() == []
-    with pytest.raises(NotFoundError, match="tells of no discarded letters"):
+    with pytest.raises(NotFoundError, match="is no discard of dead letters"):
         world.service.undo_discard([undone.entries[0]], "ann")
 
 
@@ -147,7 +148,7 @@ def test_dead_letters_come_back_as_they_went_out(world: World) -> None:
     assert added[0].properties == first.properties
     assert world.kinds(added[0].number) == ["failed", "imported"]
     assert world.service.drifts() == []
-    assert {entry.action for entry in world.service.audit_log().entries} == {"export", "import"}
+    assert {entry.action for entry in world.service.activity_log().entries} == {"export", "import"}
 
 
 @pytest.mark.parametrize(
@@ -208,3 +209,17 @@ def test_an_imported_dead_letter_is_replayed_like_any_other(world: World) -> Non
             [json.dumps({**fields, "letterId": "x", "properties": {"headers": {"a": {"$float": "much"}}}})],
             "ann",
         )
+
+
+def test_unknown_time_is_null_in_an_export_and_after_an_import(world: World) -> None:
+    world.park(failed(b"oops", at=EPOCH))
+    (line,) = world.service.export(DeadLetterFilter(), "ann")
+    assert (json.loads(line)["firstFailedAt"], json.loads(line)["lastFailedAt"]) == (None, None)
+    earlier = dict.fromkeys(("firstFailedAt", "lastFailedAt"), EPOCH.isoformat())
+    lines = [
+        json.dumps(json.loads(line) | {"letterId": "other"}),
+        json.dumps(json.loads(line) | {"letterId": "of an earlier version"} | earlier),
+    ]
+    assert world.service.import_lines(lines, "ann").added == 2
+    assert {dead_letter.last_failed_at for dead_letter in world.parked()} == {None}
+    assert world.service.drifts() == []

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from schemas import DeadLetterReason
 from tests.deadletters.parts import DeadQueue, World, failed
 from worker.broker import Delivery, Link
-from worker.deadletters import service as service_module
+from worker.deadletters import link_drainer
 from worker.deadletters.drainer import Drainer
 from worker.deadletters.store.transaction import DeadLetterTransaction
 from worker.errors import BrokerUnavailableError, LedgerUnavailableError, NotKeptError
@@ -78,9 +79,9 @@ def test_deliveries_are_held_through_an_outage_and_given_back_before_the_broker_
     world: World, monkeypatch: pytest.MonkeyPatch, hold_most_s: float, links: int
 ) -> None:
     queue, failures, opened = Queue(world), iter(range(3)), list[int]()
-    real = world.service._keep
+    real = world.service._ingest
 
-    def keep(deliveries: Any) -> None:
+    def ingest(deliveries: Any) -> None:
         if next(failures, None) is not None:
             raise LedgerUnavailableError("down")
         real(deliveries)
@@ -91,7 +92,7 @@ def test_deliveries_are_held_through_an_outage_and_given_back_before_the_broker_
             queue.waiting.extend([failed(b"one"), failed(b"two")])
         return queue.link
 
-    monkeypatch.setattr(world.service, "_keep", keep)
+    monkeypatch.setattr(world.service, "_ingest", ingest)
     drainer(world, connect, hold_most_s=hold_most_s).run(world)
     assert len(opened) >= links
     assert (len(opened) == 1) == (links == 1)
@@ -127,8 +128,8 @@ def test_a_dead_letter_that_cannot_be_kept_is_held_and_not_given_back(
 ) -> None:
     _poison(monkeypatch)
     queue, opened = Queue(world), list[Link]()
-    queue.waiting.appendleft(failed(b"bad", reason=Failure("unprocessable", "poison")))
-    monkeypatch.setattr(service_module, "_BATCH", 1)
+    queue.waiting.appendleft(failed(b"bad", reason=Failure(DeadLetterReason.UNPROCESSABLE, "poison")))
+    monkeypatch.setattr(link_drainer, "_BATCH", 1)
 
     def connect() -> Link:
         opened.append(queue.link)
@@ -141,14 +142,14 @@ def test_a_dead_letter_that_cannot_be_kept_is_held_and_not_given_back(
 
 
 def _poison(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = DeadLetterTransaction.close
+    real = DeadLetterTransaction.flush
 
-    def close(transaction: DeadLetterTransaction) -> None:
+    def flush(transaction: DeadLetterTransaction) -> None:
         if any(event["text"] == "poison" for event in transaction._events):
             raise OverflowError("nobody foresaw this")
         real(transaction)
 
-    monkeypatch.setattr(DeadLetterTransaction, "close", close)
+    monkeypatch.setattr(DeadLetterTransaction, "flush", flush)
 
 
 def test_a_dead_letter_that_cannot_be_kept_holds_no_other_up_and_stays_in_its_queue(
@@ -156,14 +157,16 @@ def test_a_dead_letter_that_cannot_be_kept_holds_no_other_up_and_stays_in_its_qu
 ) -> None:
     _poison(monkeypatch)
     queue = DeadQueue(
-        failed(b"one"), failed(b"bad", reason=Failure("unprocessable", "poison")), failed(b"two")
+        failed(b"one"),
+        failed(b"bad", reason=Failure(DeadLetterReason.UNPROCESSABLE, "poison")),
+        failed(b"two"),
     )
-    assert world.service.park(queue.link) == 2
+    assert world.service.drain(queue.link) == 2
     assert queue.acknowledged == 2
     assert [dead_letter.body for dead_letter in world.parked()] == [b"one", b"two"]
     assert "a dead letter can't be kept (OverflowError)" in caplog.text
     assert "poison" not in caplog.text, "what it holds is the producer's"
-    alone = DeadQueue(failed(b"bad", reason=Failure("unprocessable", "poison")))
+    alone = DeadQueue(failed(b"bad", reason=Failure(DeadLetterReason.UNPROCESSABLE, "poison")))
     with pytest.raises(NotKeptError, match="they stay in their queue"):
-        world.service.park(alone.link)
+        world.service.drain(alone.link)
     assert alone.acknowledged == 0

@@ -7,109 +7,13 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text, update
 
-from tests.deadletters.parts import NOW, TRACEBACK, World, deduct, failed
-from worker.catalog import load_catalog
-from worker.deadletters.fingerprints import fingerprint_of, tokens_at_stake
+from schemas import DeadLetterReason
+from tests.deadletters.parts import NOW, World, deduct, failed
 from worker.deadletters.models import DeadLetterStatus
+from worker.deadletters.store import tables
 from worker.deadletters.store.filters import DeadLetterFilter
 from worker.errors import NotFoundError, QueryError
-from worker.ledger import tables
 from worker.messages.dead_letters import EPOCH, Failure
-
-# -- fingerprints -----------------------------------------------------------------------------------------
-
-REFUSAL = ("missing_field", "usage.deduct", "tokens", None)
-FAULT = ("unprocessable", "usage.deduct", None, TRACEBACK)
-
-SAME = {
-    "another item of a batch": (
-        ("invalid_field", "usage.batch", "items.0.tokens", None),
-        ("invalid_field", "usage.batch", "items.17.tokens", None),
-    ),
-    "other lines, another user": (
-        FAULT,
-        (*FAULT[:3], TRACEBACK.replace("line 84", "line 91").replace("u-17", "u-18")),
-    ),
-    "another place of installation": (FAULT, (*FAULT[:3], TRACEBACK.replace("/somewhere/", "/opt/x/"))),
-    "an installation in a folder called worker": (
-        FAULT,
-        (
-            *FAULT[:3],
-            TRACEBACK.replace("/somewhere/", "/opt/worker/app/").replace("/elsewhere", "/opt/worker"),
-        ),
-    ),
-    "an installation beside its libraries": (
-        FAULT,
-        (
-            *FAULT[:3],
-            TRACEBACK.replace("/somewhere/", "/opt/worker/site-packages/").replace(
-                "/elsewhere", "/opt/worker"
-            ),
-        ),
-    ),
-    "other frames of a library": (FAULT, (*FAULT[:3], TRACEBACK.replace("in execute", "in run"))),
-    "the end of a long traceback": (FAULT, (*FAULT[:3], "e 1, in cut\n" + TRACEBACK.partition("\n")[2])),
-}
-DIFFERENT = {
-    "another reason": (REFUSAL, ("invalid_field", *REFUSAL[1:])),
-    "another type": (REFUSAL, ("missing_field", "usage.reserve", *REFUSAL[2:])),
-    "another field": (REFUSAL, ("missing_field", "usage.deduct", "userId", None)),
-    "another exception": (FAULT, (*FAULT[:3], TRACEBACK.replace("KeyError", "worker.errors.ValueError"))),
-    "another function": (FAULT, (*FAULT[:3], TRACEBACK.replace("in decide", "in answer"))),
-    "a fault and a refusal": (FAULT, (*FAULT[:3], None)),
-}
-
-
-@pytest.mark.parametrize(("one", "other"), SAME.values(), ids=SAME.keys())
-def test_like_failures_have_the_same_fingerprint(
-    one: tuple[str, str, str | None, str | None], other: tuple[str, str, str | None, str | None]
-) -> None:
-    assert fingerprint_of(*one) == fingerprint_of(*other)
-
-
-@pytest.mark.parametrize(("one", "other"), DIFFERENT.values(), ids=DIFFERENT.keys())
-def test_unlike_failures_have_different_fingerprints(
-    one: tuple[str, str, str | None, str | None], other: tuple[str, str, str | None, str | None]
-) -> None:
-    assert fingerprint_of(*one) != fingerprint_of(*other)
-
-
-AT_STAKE = [
-    (deduct("r", tokens=5), 5),
-    ({"type": "credit.adjust", "tokens": -7}, 7),
-    ({"type": "usage.free_upload", "bytes": 5}, 0),
-    ({"type": "usage.record", "meter": "ocr", "quantity": 3}, None),
-    ({"type": "usage.deduct", "tokenz": 5}, None),
-    ({"type": "usage.deduce", "tokens": 5}, 5),
-    ({"type": "usage.deduct", "tokens": "5"}, None),
-    ({"type": "usage.deduct", "tokens": True}, None),
-    ({"type": "usage.deduct", "tokens": 10**15}, 10**15),
-    ({"type": "usage.deduct", "tokens": 10**15 + 1}, None),
-    ({"type": "usage.batch", "items": [deduct("a", 5), deduct("b", 6)]}, 11),
-    ({"type": "usage.batch", "items": [deduct("a", 5), {"type": "usage.record"}]}, None),
-    ({"type": "usage.batch", "items": [deduct("a", 5), 7]}, None),
-    ({"type": "payment.succeeded", "packageId": "standard"}, "package"),
-    ({"type": "payment.succeeded", "packageId": "nothing"}, None),
-    ({"type": "payment.succeeded", "packageIndex": -1}, None),
-    ([1], None),
-]
-
-
-@pytest.mark.parametrize(("message", "tokens"), AT_STAKE, ids=lambda value: json.dumps(value)[:40])
-def test_affected_tokens_are_read_from_the_body_where_possible(
-    message: object, tokens: int | str | None
-) -> None:
-    catalog = load_catalog()
-    package = catalog.package("standard", None)
-    assert package is not None
-    expected = package.tokens + package.bonus_tokens if tokens == "package" else tokens
-    assert tokens_at_stake(json.dumps(message).encode(), catalog) == expected
-
-
-@pytest.mark.parametrize("body", [b"", b"oops", b"\xff", b"[" * 100_000, b"\0" * 262_144, b"9" * 5_000])
-def test_no_body_is_too_strange_to_be_looked_at(body: bytes) -> None:
-    assert tokens_at_stake(body) is None
-
 
 # -- groups -----------------------------------------------------------------------------------------------
 
@@ -123,9 +27,8 @@ def true_world(world: World) -> Iterator[World]:
 
 def refused(reference: str, user: str, tokens: int, field: str = "tokenz") -> Failure:
     del tokens
-    return Failure(
-        "unknown_field", f"The field {field!r} is not known", field, None, "usage.deduct", reference, user
-    )
+    text = f"The field {field!r} is not known"
+    return Failure(DeadLetterReason.UNKNOWN_FIELD, text, field, None, "usage.deduct", reference, user)
 
 
 def park(world: World, count: int, *, users: int = 3, field: str = "tokenz", first: int = 0) -> None:
@@ -160,13 +63,33 @@ def test_the_sample_of_a_group_is_one_that_waits_in_it(true_world: World) -> Non
     assert group.sample == two
     bodies = {number: true_world.service.dead_letter(number).body for number in (one, two)}
     true_world.park(
-        failed(bodies[two], reason=Failure("unprocessable", "a bug"), at=NOW + timedelta(hours=1))
+        failed(
+            bodies[two], reason=Failure(DeadLetterReason.UNPROCESSABLE, "a bug"), at=NOW + timedelta(hours=1)
+        )
     )
     groups = true_world.service.groups(waiting_only=False).groups
     assert {(group.reason, group.sample) for group in groups} == {
         ("unknown_field", one),
         ("unprocessable", two),
     }
+
+
+def test_headline_of_a_group_is_that_of_a_dead_letter_that_waits(true_world: World) -> None:
+    for reference, amount in (("old", "10"), ("new", "11")):
+        message = f"tokens: at most {amount} is taken."
+        reason = Failure(
+            DeadLetterReason.INVALID_FIELD, message, "tokens", None, "usage.deduct", reference, "ann"
+        )
+        true_world.park(failed(json.dumps(deduct(reference)).encode(), reason=reason))
+    old, new = [dead_letter.number for dead_letter in true_world.parked()]
+    (group,) = true_world.service.groups().groups
+    assert (group.sample, group.message, group.waiting) == (new, "tokens: at most 11 is taken.", 2)
+    true_world.service.discard([new], "a test", "eva")
+    (group,) = true_world.service.groups().groups
+    assert (group.sample, group.message, group.waiting) == (old, "tokens: at most 10 is taken.", 1)
+    true_world.service.discard([old], "a test", "eva")
+    (group,) = true_world.service.groups(waiting_only=False).groups
+    assert (group.sample, group.waiting) == (new, 0)
 
 
 def test_a_group_follows_its_dead_letters_wherever_they_go(true_world: World) -> None:
@@ -193,6 +116,42 @@ def test_unrecorded_values_are_unknown_and_not_zero(true_world: World) -> None:
     assert (group.tokens_at_stake, group.tokens_unknown, group.waiting) == (0, 2, 2)
 
 
+def test_known_time_takes_the_place_of_an_unknown_one(true_world: World) -> None:
+    true_world.park(failed(b"oops", at=EPOCH))
+    true_world.park(failed(b"again", at=NOW), failed(b"once more", at=EPOCH))
+    (group,) = true_world.service.groups().groups
+    assert (group.first_failed_at, group.last_failed_at) == (NOW, NOW)
+    first, *_ = true_world.service.page().dead_letters
+    assert (first.first_failed_at, first.last_failed_at) == (None, None)
+    assert true_world.service.counts().last_failed_at == NOW
+
+
+def test_bounds_of_time_leave_out_unknown_times(true_world: World) -> None:
+    true_world.park(failed(b"oops", at=EPOCH), failed(b"again", at=NOW))
+    for bound in (DeadLetterFilter(until=NOW + timedelta(1)), DeadLetterFilter(since=NOW - timedelta(1))):
+        page = true_world.service.page(bound)
+        assert (page.total, len(page.dead_letters)) == (1, 1)
+    assert true_world.service.page().total == 2
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_groups_of_unknown_time_come_last_and_paging_reaches_them(true_world: World, limit: int) -> None:
+    for place, field in enumerate("abcde"):
+        at = EPOCH if place % 2 else NOW + timedelta(seconds=place)
+        true_world.park(
+            failed(json.dumps(deduct(field)).encode(), reason=refused(field, "u", 1, field), at=at)
+        )
+    seen: list[str] = []
+    after: str | None = None
+    while True:
+        page = true_world.service.groups(limit=limit, after=after)
+        seen += [group.field or "" for group in page.groups]
+        if (after := page.next) is None:
+            break
+    assert seen[:3] == ["e", "c", "a"]
+    assert sorted(seen[3:]) == ["b", "d"]
+
+
 def test_users_are_counted_to_a_thousand(true_world: World) -> None:
     park(true_world, 1_002, users=1_001)
     (group,) = true_world.service.groups().groups
@@ -202,7 +161,7 @@ def test_users_are_counted_to_a_thousand(true_world: World) -> None:
 def test_more_tokens_than_a_column_of_64_bits_holds_are_summed_up(world: World) -> None:
     body = json.dumps(deduct("r", tokens=10**15)).encode()
     world.dead.waiting += [failed(body, properties={"message_id": str(n)}) for n in range(10_000)]
-    assert world.service.park(world.dead.link) == 10_000
+    assert world.service.drain(world.dead.link) == 10_000
     (group,) = world.service.groups().groups
     assert (group.waiting, group.tokens_unknown) == (10_000, 0)
     if world.engine.dialect.name == "postgresql":
@@ -233,8 +192,9 @@ def test_a_group_that_is_not_there_or_not_meant_is_said(true_world: World) -> No
     for digits in ("abc", "xyzw", ""):
         with pytest.raises(QueryError, match="at least 4 digits"):
             true_world.service.group(digits)
-    with pytest.raises(QueryError, match="no place"):
-        true_world.service.groups(after="nonsense|x")
+    for cursor in ("nonsense", "nonsense|x", "2026-11-22T10:15:00|x"):
+        with pytest.raises(QueryError, match="no place"):
+            true_world.service.groups(after=cursor)
 
 
 def test_a_corrupt_group_is_found(world: World) -> None:
@@ -256,7 +216,7 @@ def test_all_dead_letters_together(true_world: World) -> None:
 # -- lists ------------------------------------------------------------------------------------------------
 
 FILTERS = {
-    "a reason": (DeadLetterFilter(reason="not_json"), {"oops"}),
+    "a reason": (DeadLetterFilter(code="not_json"), {"oops"}),
     "a type": (DeadLetterFilter(type="usage.deduct"), {"a-0", "a-1", "a-2"}),
     "a user": (DeadLetterFilter(user_id="u1"), {"a-1"}),
     "a reference": (DeadLetterFilter(reference_id="a-2"), {"a-2"}),

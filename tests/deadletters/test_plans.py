@@ -12,7 +12,7 @@ from tests.deadletters.parts import NOW, World
 from tests.support.plans import heard, scanned
 from tests.support.provision import PostgresServer
 from worker.deadletters.models import DeadLetterStatus
-from worker.deadletters.replay import store as replays
+from worker.deadletters.replay import items
 from worker.deadletters.service import DeadLetters
 from worker.deadletters.store.filters import DeadLetterFilter
 from worker.ledger.engine import ledger_engine
@@ -76,15 +76,15 @@ QUESTIONS: dict[str, Callable[[DeadLetters], Any]] = {
     "the first page": lambda service: service.page(),
     "what waits": page(),
     "all of them": page(status=ALL),
-    "a reason": page(reason="reason 8"),
-    "a reason of any status": page(reason="reason 8", status=ALL),
+    "a reason": page(code="reason 8"),
+    "a reason of any status": page(code="reason 8", status=ALL),
     "a type": page(type="type 3"),
     "a user": page(user_id="u77"),
     "a user of any status": page(user_id="u77", status=ALL),
     "a reference": page(reference_id="r8", status=ALL),
     "a time": page(since=BEGAN, until=BEGAN + timedelta(hours=2), status=ALL),
     "a short time": page(since=BEGAN + timedelta(hours=5), until=BEGAN + timedelta(hours=5, minutes=1)),
-    "a reason and a user": page(reason="reason 8", user_id="u8"),
+    "a reason and a user": page(code="reason 8", user_id="u8"),
     "a text": page(text="nowhere"),
     "a group's letters": page(fingerprint="cfcd208495d565ef66e7dff9f98764da"),
     "groups": lambda service: service.groups(),
@@ -92,9 +92,9 @@ QUESTIONS: dict[str, Callable[[DeadLetters], Any]] = {
     "one group": lambda service: service.group("cfcd2084"),
     "all together": lambda service: service.counts(),
     "a letter's story": lambda service: service.details(20_000),
-    "the log": lambda service: service.audit_log(),
-    "the log of one": lambda service: service.audit_log(actor="a7", before=10_000),
-    "the log about one": lambda service: service.audit_log(subject="letter 7"),
+    "the log": lambda service: service.activity_log(),
+    "the log of one": lambda service: service.activity_log(actor="a7", before=10_000),
+    "the log about one": lambda service: service.activity_log(subject="letter 7"),
     "replays": lambda service: service.replays(),
     "letters of a replay": lambda service: service.replay_items(2, after=5_000),
     "those that came back": lambda service: service.replay_items(2, states=["failed_again"]),
@@ -109,11 +109,22 @@ def test_a_page_reads_no_whole_table(question: Callable[[DeadLetters], Any], fil
     assert scanned(filled, statements, LARGE) == []
 
 
+def test_groups_are_read_in_the_order_of_an_index(filled: Engine) -> None:
+    with heard(filled) as statements:
+        World(filled).service.groups(limit=10, waiting_only=False)
+    ((statement, parameters),) = [one for one in statements if "ORDER BY dead_letter_groups" in one[0]]
+    with filled.connect() as connection:
+        connection.exec_driver_sql("SET LOCAL enable_sort = off")
+        plan = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars().all()
+    assert any("ix_dead_letter_groups_last_failed_at_fingerprint" in line for line in plan)
+    assert not any("Sort  (" in line for line in plan if "Incremental" not in line)
+
+
 def test_a_step_of_a_replay_reads_no_whole_table(filled: Engine) -> None:
     with heard(filled) as statements:
-        under_way = replays.under_way(filled, 2, 100, NOW)
-        replays.settle(filled, 2, under_way, NOW)
-        replays.claim(filled, 2, 10_000, 100, NOW)
+        under_way = items.under_way(filled, NOW, 2, 100)
+        items.end_shown(filled, NOW, 2, under_way)
+        items.claim(filled, NOW, 2, 10_000, 100)
     assert len(under_way) == 100
     assert scanned(filled, statements, LARGE) == []
 

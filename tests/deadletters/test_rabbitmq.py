@@ -62,21 +62,21 @@ def worker(broker_url: str, database_url: str, **settings: Any) -> None:
     deliveries = link.receive(1, PATIENCE_S)
     items = pipeline.receive(deliveries)
     pipeline.apply(items)
-    pipeline.tell(link, items)
+    pipeline.reply_and_acknowledge(link, items)
     link.close()
     application.engine.dispose()
 
 
 def parked(service: DeadLetters, dead: Link) -> StoredDeadLetter:
     """Drain until a dead letter is stored, and return it; it must be the only one."""
-    eventually(lambda: service.park(dead, wait_s=0.05))
+    eventually(lambda: service.drain(dead, wait_s=0.05))
     (dead_letter,) = service.every_dead_letter(DeadLetterFilter())
     return dead_letter
 
 
 def sent_again(service: DeadLetters, link: Link, number: int, sent_as: str | None = None) -> None:
     """Publish the dead letter as a replay does."""
-    assert link.publish([replay_of(service.dead_letter(number), sent_as)]) == []
+    assert not link.publish([replay_of(service.dead_letter(number), sent_as)]).returned
 
 
 def own_headers(properties: Any) -> dict[str, Any]:
@@ -109,6 +109,7 @@ def test_a_message_that_a_consumer_rejected_is_a_dead_letter(
         "usage.deduct",
     )
     assert (dead_letter.type, dead_letter.reference_id, dead_letter.user_id) == ("usage.deduct", "r-1", "ann")
+    assert dead_letter.last_failed_at is not None
     assert abs(dead_letter.last_failed_at - before) < timedelta(minutes=1)
     assert json.loads(dead_letter.body) == DEDUCT
 

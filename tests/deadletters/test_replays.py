@@ -3,18 +3,19 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-from schemas import BonusCredit, Command, DeductUsage
+from schemas import BonusCredit, Command, DeadLetterReason, DeductUsage
 from tests.deadletters.parts import Killed, World, came_of, deduct, failed, from_dead_queue
 from worker.broker import Outgoing
 from worker.core import decide
+from worker.deadletters.link_drainer import LinkDrainer
 from worker.deadletters.models import DeadLetterStatus
-from worker.deadletters.replay import dry_run
+from worker.deadletters.replay import dry_run, items
 from worker.deadletters.replay import store as replays
-from worker.deadletters.service import Drain
 from worker.deadletters.store.filters import DeadLetterFilter
 from worker.errors import LedgerUnavailableError, NotFoundError, NotKeptError, NotPossibleError, QueryError
 from worker.ledger.loading import load
@@ -66,7 +67,7 @@ def test_a_dead_letter_that_was_only_published_is_not_resolved(world: World) -> 
     ended = world.replay([number])
     assert (ended.state, came_of(ended)) == ("paused", {"sent": 1})
     assert ended.state_reason is not None
-    assert "no outcome of 1 letter within 60 s; is a worker running?" in ended.state_reason
+    assert "no outcome of 1 dead letter within 60 s; is a worker running?" in ended.state_reason
     assert world.status(number) == "replaying"
     world.has_worker = True
     assert came_of(world.run(ended.number)) == {"applied": 1}
@@ -189,7 +190,7 @@ def test_batch_with_a_malformed_item_comes_back_and_moves_nothing_again(world: W
 def test_replayed_notice_is_delivered(world: World) -> None:
     dead_letter = dead_letter_for(
         failed(b'{"id": "n-1"}'),
-        Failure("notice_refused", "full"),
+        Failure(DeadLetterReason.NOTICE_REFUSED, "full"),
         queue="billing.dead",
         tries=1,
         now=world.now,
@@ -306,7 +307,7 @@ def test_a_second_copy_that_fails_is_the_same_dead_letter_too(world: World) -> N
     world.now += timedelta(seconds=5)
     world.queued = list(world.published)
     world.work()
-    world.service.park(world.dead.link)
+    world.service.drain(world.dead.link)
     (again,) = world.parked()
     assert (again.number, again.attempts) == (dead_letter.number, 3)
 
@@ -350,7 +351,7 @@ def test_a_dead_letter_is_under_way_in_one_replay_only(world: World) -> None:
 
 def test_a_set_of_nothing_is_refused(world: World) -> None:
     with pytest.raises(NotFoundError, match="there is nothing to replay"):
-        world.service.create_replay(DeadLetterFilter(reason="none"), "x", "ann")
+        world.service.create_replay(DeadLetterFilter(code="none"), "x", "ann")
     with pytest.raises(NotFoundError, match="there is no dead letter 9"):
         world.service.create_replay([9], "x", "ann")
     (number,) = world.park_failed(deduct("r-1"))
@@ -402,7 +403,7 @@ def test_a_failure_while_nobody_ran_stops_it_too(world: World) -> None:
     assert came_of(paused) == {"sent": 1, "waiting": 1}
     world.has_worker = True
     world.work()
-    world.service.park(world.dead.link)
+    world.service.drain(world.dead.link)
     stopped = world.run(paused.number)
     assert (stopped.state, came_of(stopped)) == ("stopped", {"failed_again": 1, "waiting": 1})
 
@@ -422,25 +423,25 @@ def test_a_rate_is_kept(world: World) -> None:
 # -- interrupted ------------------------------------------------------------------------------------------
 
 
-def _after(function: str) -> Callable[[pytest.MonkeyPatch, World], None]:
+def _after(module: ModuleType, function: str) -> Callable[[pytest.MonkeyPatch, World], None]:
     def arm(patch: pytest.MonkeyPatch, _world: World) -> None:
-        real = getattr(replays, function)
+        real = getattr(module, function)
 
         def kill(*arguments: object, **named: object) -> object:
             real(*arguments, **named)
             raise Killed
 
-        patch.setattr(replays, function, kill)
+        patch.setattr(module, function, kill)
 
     return arm
 
 
-def _before(function: str) -> Callable[[pytest.MonkeyPatch, World], None]:
+def _before(module: ModuleType, function: str) -> Callable[[pytest.MonkeyPatch, World], None]:
     def arm(patch: pytest.MonkeyPatch, _world: World) -> None:
         def kill(*_: object, **__: object) -> object:
             raise Killed
 
-        patch.setattr(replays, function, kill)
+        patch.setattr(module, function, kill)
 
     return arm
 
@@ -453,14 +454,14 @@ def _in_publish(patch: pytest.MonkeyPatch, world: World) -> None:
 
 
 KILLS = {
-    "before anything is claimed": _before("claim"),
-    "claimed, not published": _after("claim"),
+    "before anything is claimed": _before(items, "claim"),
+    "claimed, not published": _after(items, "claim"),
     "before the broker has it": _in_publish,
-    "published, not noted": _before("note_sent"),
-    "noted": _after("note_sent"),
-    "before it is settled": _before("settle"),
-    "settled": _after("settle"),
-    "before the end": _before("end_run"),
+    "published, not marked": _before(items, "mark_sent"),
+    "marked": _after(items, "mark_sent"),
+    "before it is ended": _before(items, "end_shown"),
+    "ended": _after(items, "end_shown"),
+    "before the end": _before(replays, "end_run"),
 }
 
 
@@ -486,9 +487,9 @@ def test_a_replay_that_is_being_run_is_nobody_elses(world: World) -> None:
 
     def meanwhile() -> None:
         world.on_wait = lambda: None
-        replays.lease(world.engine, created.number, "the first", "ann", world.now)
+        replays.lease(world.engine, world.now, created.number, "the first", "ann")
 
-    replays.lease(world.engine, created.number, "the first", "ann", world.now)
+    replays.lease(world.engine, world.now, created.number, "the first", "ann")
     world.on_wait = meanwhile
     with pytest.raises(NotPossibleError, match="is being run by another process"):
         world.run(created.number, "the second")
@@ -570,7 +571,7 @@ def _killed_when_it_was_sent(world: World, monkeypatch: pytest.MonkeyPatch) -> i
     created = world.service.create_replay([number], "mended", "ann")
     world.has_worker = False
     with monkeypatch.context() as patch:
-        _after("note_sent")(patch, world)
+        _after(items, "mark_sent")(patch, world)
         with pytest.raises(Killed):
             world.run(created.number)
     assert world.service.replay(created.number).state == "running"
@@ -598,6 +599,39 @@ def test_a_dead_letter_of_a_killed_replay_is_restored_by_hand_when_its_lease_is_
     assert world.status(number) == "parked"
 
 
+def test_killed_replay_is_shown_as_one_without_a_runner(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _killed_when_it_was_sent(world, monkeypatch)
+    (killed,) = world.service.replays().replays
+    assert (killed.state, came_of(killed)) == ("running", {"sent": 1})
+    assert killed.has_runner(world.now)
+    assert not killed.has_runner(world.now + replays.LEASE)
+
+
+def test_sent_dead_letter_with_an_outcome_is_resolved_and_not_restored(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has looked for its outcome since its runner was killed."""
+    number = _killed_when_it_was_sent(world, monkeypatch)
+    world.work()
+    world.now += replays.LEASE
+    restored = world.service.restore([number], None, "ann")
+    assert (restored.done, restored.skipped, restored.entries) == (0, 1, ())
+    assert world.status(number) == "resolved"
+    assert came_of(world.service.replay(1)) == {"applied": 1}
+
+
+def test_drain_ends_the_items_of_replays_that_nobody_runs(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = _killed_when_it_was_sent(world, monkeypatch)
+    world.work()
+    world.now += replays.LEASE
+    assert world.service.drain(world.dead.link) == 0
+    assert world.status(number) == "resolved"
+
+
 def test_replays_that_rest_with_nothing_under_way_hide_none_that_has(world: World) -> None:
     old, *others = world.park_failed(*(deduct(f"r-{n}") for n in range(30)))
     world.has_worker = False
@@ -614,15 +648,15 @@ def test_a_dead_letter_that_cannot_be_kept_stops_no_replay(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     numbers = world.park_failed(deduct("r-1"), deduct("r-2"))
-    real = Drain.take_all
+    real = LinkDrainer.drain_all
     strange = iter([NotKeptError("1 dead letters can't be kept")])
 
-    def take_all(drain: Drain, *arguments: Any, **named: Any) -> int:
+    def drain_all(drainer: LinkDrainer, *arguments: Any, **named: Any) -> int:
         for error in strange:
             raise error
-        return real(drain, *arguments, **named)
+        return real(drainer, *arguments, **named)
 
-    monkeypatch.setattr(Drain, "take_all", take_all)
+    monkeypatch.setattr(LinkDrainer, "drain_all", drain_all)
     assert came_of(world.replay(numbers)) == {"applied": 2}
     assert world.troubles == ["1 dead letters can't be kept"]
 
@@ -655,14 +689,14 @@ def test_replay_into_a_full_queue_sends_again_and_then_pauses(world: World) -> N
 def test_an_outage_of_the_database_is_waited_out(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = world.park_failed(*(deduct(f"r-{n}") for n in range(3)))
     created = world.service.create_replay(numbers, "mended", "ann")
-    real, failures = replays.note_sent, iter(range(4))
+    real, failures = items.mark_sent, iter(range(4))
 
-    def sometimes(*arguments: object) -> object:
+    def sometimes(*arguments: Any) -> None:
         if next(failures, None) is not None:
             raise LedgerUnavailableError("the database is away")
-        return real(*arguments)  # type: ignore[arg-type]
+        real(*arguments)
 
-    monkeypatch.setattr(replays, "note_sent", sometimes)
+    monkeypatch.setattr(items, "mark_sent", sometimes)
     assert came_of(world.run(created.number)) == {"applied": 3}
     assert world.balance("ann") == 9_985, "sent several times, applied once"
     assert len(world.troubles) == 2
@@ -674,7 +708,7 @@ def test_an_outage_of_the_database_is_waited_out(world: World, monkeypatch: pyte
 def test_activity_log_says_who_did_what_and_why(world: World) -> None:
     (number,) = world.park_failed(deduct("r-1"))
     world.replay([number])
-    entries = world.service.audit_log().entries
+    entries = world.service.activity_log().entries
     assert [(entry.action, entry.subject, entry.actor) for entry in entries[::-1]] == [
         ("replay", "replay 1", "ann"),
         ("replay.start", "replay 1", "ann"),

@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 
+from schemas import DeadLetterReason
 from tests.support.plans import heard
-from worker.broker import Delivery, Link, Outgoing
+from worker.broker import Delivery, Link, Outgoing, PublishResult
 from worker.deadletters.models import DeadLetterStatus, StoredDeadLetter
 from worker.deadletters.replay.message import replay_of
 from worker.deadletters.service import DeadLetters
@@ -47,10 +48,10 @@ class FakeLink:
         self.on_acknowledge()
         self.acknowledged += len(deliveries)
 
-    def publish(self, messages: Sequence[Outgoing]) -> list[Outgoing]:
+    def publish(self, messages: Sequence[Outgoing]) -> PublishResult:
         self.on_publish()
         self.published += messages
-        return list(messages) if self.has_no_route else []
+        return PublishResult(messages, returned=messages if self.has_no_route else ())
 
     @property
     def link(self) -> Link:
@@ -82,7 +83,11 @@ def failed(
         headers=headers or {},
     )
     dead_letter = dead_letter_for(
-        original, reason or Failure("not_json", "no JSON"), queue="billing.dead", tries=tries, now=at
+        original,
+        reason or Failure(DeadLetterReason.NOT_JSON, "no JSON"),
+        queue="billing.dead",
+        tries=tries,
+        now=at,
     )
     return Delivery(
         dead_letter.body,
@@ -97,7 +102,7 @@ def failed(
 
 def park(service: DeadLetters, *deliveries: Delivery) -> list[StoredDeadLetter]:
     """Drain these deliveries; return all parked dead letters, oldest first."""
-    assert service.park(FakeLink(*deliveries).link) == len(deliveries)
+    assert service.drain(FakeLink(*deliveries).link) == len(deliveries)
     return parked(service)
 
 
@@ -290,7 +295,8 @@ def test_a_dead_letter_that_failed_again_is_one_row_with_what_is_newest(service:
     service.discard([first.number], "never mind", "ann")
     later = NOW + timedelta(hours=1)
     (again,) = park(
-        service, failed(tries=3, at=later, reason=Failure("unprocessable", "a bug", traceback="t"))
+        service,
+        failed(tries=3, at=later, reason=Failure(DeadLetterReason.UNPROCESSABLE, "a bug", traceback="t")),
     )
     assert (again.number, again.attempts, again.status) == (first.number, 4, "parked")
     assert (again.reason, again.message, again.traceback) == ("unprocessable", "a bug", "t")
@@ -314,10 +320,10 @@ def test_a_crash_after_the_commit_leaves_one_dead_letter_and_counts_it_once(serv
 
     fake.on_acknowledge = lost
     with pytest.raises(BrokerUnavailableError):
-        service.park(fake.link)
+        service.drain(fake.link)
     assert fake.acknowledged == 0
     fake.on_acknowledge = lambda: None
-    assert service.park(fake.link) == 2
+    assert service.drain(fake.link) == 2
     assert [dead_letter.attempts for dead_letter in parked(service)] == [1, 1]
     assert [len(service.details(dead_letter.number).events) for dead_letter in parked(service)] == [1, 1]
 
@@ -345,17 +351,17 @@ def test_uncommitted_dead_letters_are_not_acknowledged(
         raise OSError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(DeadLetterTransaction, "close", full)
+        patch.setattr(DeadLetterTransaction, "flush", full)
         with pytest.raises(NotKeptError, match="OSError"):
-            service.park(fake.link)
+            service.drain(fake.link)
     assert fake.acknowledged == 0
     assert parked(service) == []
-    assert service.park(fake.link) == 2
+    assert service.drain(fake.link) == 2
 
 
 def test_dead_letters_that_are_known_to_wait_are_waited_for(service: DeadLetters) -> None:
     fake = FakeLink(failed(b"a"), failed(b"b"))
-    service.park(fake.link, expected=2, wait_s=0.125)
+    service.drain(fake.link, expected=2, wait_s=0.125)
     first, last = fake.patience
     assert first > 1
     assert last == 0.125

@@ -44,7 +44,7 @@ def dead_letters(service: DeadLetters, application: Application, count: int) -> 
     """Wait until ``count`` dead letters are drained; return their numbers."""
 
     def are_parked() -> bool:
-        service.park(link, wait_s=0.05)
+        service.drain(link, wait_s=0.05)
         return service.counts().parked == count
 
     link = application.link(consume=[BILLING.dead.name])

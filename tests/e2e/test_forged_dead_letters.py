@@ -8,6 +8,7 @@ from uuid import uuid4
 import pika
 import pytest
 
+from schemas import DeadLetterReason
 from tests.support.provision import RabbitMQServer
 from tests.support.waiting import eventually
 from worker.bootstrap import Application, utc_now
@@ -23,7 +24,9 @@ BATCH = {"type": "usage.batch", "referenceId": "b-1", "userId": "eve", "items": 
 
 def forged_headers(body: bytes) -> dict[str, Any]:
     """Return the headers that a worker would write about another message."""
-    reason = Failure("unprocessable", "m", type="payment.succeeded", reference_id="pi_1", user_id="victim")
+    reason = Failure(
+        DeadLetterReason.UNPROCESSABLE, "m", type="payment.succeeded", reference_id="pi_1", user_id="victim"
+    )
     failed = Delivery(body, "billing.payments", "billing", "payment.succeeded", 1)
     dead_letter = dead_letter_for(failed, reason, queue="billing.dead", tries=1, now=utc_now())
     return dict(dead_letter.headers) | {"x-billing-sent-by": "gateway"}
@@ -33,7 +36,7 @@ def drained(application: Application, count: int) -> list[StoredDeadLetter]:
     service = application.service()
 
     def are_all_there() -> bool:
-        service.park(link, wait_s=0.05)
+        service.drain(link, wait_s=0.05)
         return service.counts().parked == count
 
     with closing(application.link(consume=[BILLING.dead.name])) as link:

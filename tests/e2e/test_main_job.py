@@ -35,7 +35,7 @@ from schemas import (
     SettleUsage,
 )
 from tests.support.mixed_messages import mixed
-from tests.support.model import Model, foretold
+from tests.support.model import Model, predicted
 from tests.support.notice_listener import NoticeListener
 from tests.support.processes import WorkerProcesses
 from tests.support.truth import Truth, every_reply, nothing_is_left
@@ -272,7 +272,7 @@ def test_ten_thousand_commands_equal_the_model_for_any_batches_and_workers(
     assert sum(len(batch) for _, batch, _ in happened) == len(commands)
     model = Model(SMALL_CATALOG)
     for now, batch, replies in happened:
-        assert [foretold(reply) for reply in replies] == [model.apply(command, now) for command in batch]
+        assert [predicted(reply) for reply in replies] == [model.apply(command, now) for command in batch]
     assert lots_in(postgres_engine) == {user: lots_of(model, user) for user in model.balances()}
     with postgres_engine.connect() as connection:
         stored = connection.execute(select(accounts.c.user_id, accounts.c.balance))

@@ -162,9 +162,9 @@ def test_notice_that_a_full_queue_refuses_becomes_a_dead_letter(
     kept = received_notices(witness, full, witness.depth(full))
     service = DeadLetters(application.engine)
     link = application.link(consume=[BILLING.dead.name])
-    assert service.park(link, expected=refused) == refused
+    assert service.drain(link, expected=refused) == refused
     link.close()
-    dead_letters = list(service.every_dead_letter(DeadLetterFilter(reason="notice_refused")))
+    dead_letters = list(service.every_dead_letter(DeadLetterFilter(code="notice_refused")))
     assert {dead_letter.user_id for dead_letter in dead_letters} | {notice.user_id for notice in kept} == set(
         users
     )

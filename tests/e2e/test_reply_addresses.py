@@ -205,7 +205,7 @@ def test_replay_steers_no_reply_into_a_queue_of_the_operator(
     with closing(application.link(consume=[BILLING.dead.name])) as link, running(application):
 
         def are_parked() -> bool:
-            service.park(link, wait_s=0.05)
+            service.drain(link, wait_s=0.05)
             return service.counts().parked == 2
 
         eventually(are_parked)

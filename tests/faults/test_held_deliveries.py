@@ -24,6 +24,7 @@ from tests.support.rig import Rig, assert_clean, consumers_of, new_database, new
 from tests.support.waiting import eventually, past
 from tests.support.witness import Witness
 from worker.broker import BILLING
+from worker.deadletters.store.tables import dead_letters
 from worker.ledger import tables
 from worker.ledger.audit import audit
 from worker.ledger.engine import ledger_engine
@@ -67,7 +68,7 @@ class ConsumerCase:
         with engine.connect() as connection:
             return int(
                 connection.execute(
-                    select(func.count()).select_from(tables.dead_letters).where(*conditions)
+                    select(func.count()).select_from(dead_letters).where(*conditions)
                 ).scalar_one()
             )
 
@@ -158,7 +159,7 @@ class ReplayCase(ConsumerCase):
 
     def resolved(self) -> int:
         """Return the number of resolved dead letters."""
-        return self.rows(tables.dead_letters.c.status == "resolved")
+        return self.rows(dead_letters.c.status == "resolved")
 
     def check(self) -> None:
         eventually(lambda: self.resolved() == DEAD_LETTERS or not self.replay.is_running)

@@ -36,13 +36,13 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """Count the tries to send a batch's replies."""
     tries: list[None] = []
-    original = Pipeline.answer
+    original = Pipeline.reply
 
     def counting(self: Pipeline, *arguments: Any) -> None:
         tries.append(None)
         original(self, *arguments)
 
-    monkeypatch.setattr(Pipeline, "answer", counting)
+    monkeypatch.setattr(Pipeline, "reply", counting)
     return lambda: len(tries)
 
 

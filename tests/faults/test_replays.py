@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-from schemas import OpenAccount
+from schemas import DeadLetterReason, OpenAccount
 from tests.support.books import applied
 from tests.support.postgres_server import Postgres
 from tests.support.processes import run_cli, worker_environment
@@ -30,7 +30,10 @@ from worker.settings import Settings, load_settings
 
 USERS = [f"u{n}" for n in range(50)]
 BUG = Failure(
-    "unprocessable", "KeyError: a bug", traceback="Traceback …\nKeyError: a bug", type="usage.deduct"
+    DeadLetterReason.UNPROCESSABLE,
+    "KeyError: a bug",
+    traceback="Traceback …\nKeyError: a bug",
+    type="usage.deduct",
 )
 
 
@@ -58,14 +61,14 @@ def dead_letter(body: bytes, reason: Failure, *, reference: str, user: str) -> O
 def publish(url: str, dead_letters: Sequence[Outgoing]) -> None:
     link = open_link(url)
     for start in range(0, len(dead_letters), 500):
-        assert link.publish(dead_letters[start : start + 500]) == []
+        assert not link.publish(dead_letters[start : start + 500]).returned
     link.close()
 
 
 def park(application: Application, expected: int) -> None:
     link: Link = application.link(consume=[BILLING.dead.name])
     try:
-        assert application.service().park(link, expected=expected, wait_s=0) == expected
+        assert application.service().drain(link, expected=expected, wait_s=0) == expected
     finally:
         link.close()
 
@@ -189,7 +192,7 @@ def test_operators_who_discard_and_replay_the_same_dead_letters_share_them(
         arguments = ("--code", "unprocessable", "--yes", "--rate", "200/s", "--reason", "mended")
         with replaying(worker_settings, *arguments) as process:
             eventually(lambda: service.replays().replays and service.replay(1).counts["applied"] >= 10)
-            done = service.discard(DeadLetterFilter(reason="unprocessable"), "tests", "eva")
+            done = service.discard(DeadLetterFilter(code="unprocessable"), "tests", "eva")
             process.communicate(timeout=PATIENCE_S)
     counts = service.replay(1).counts
     assert counts["applied"] + counts["skipped"] == 200
@@ -204,7 +207,9 @@ def test_replay_of_a_group_takes_many_dead_letters_and_no_other(
     application: Application, broker_url: str, many: int
 ) -> None:
     open_accounts(application)
-    other = dead_letter(b"oops", Failure("not_json", "The body is not JSON."), reference="other", user="u0")
+    other = dead_letter(
+        b"oops", Failure(DeadLetterReason.NOT_JSON, "The body is not JSON."), reference="other", user="u0"
+    )
     publish(broker_url, [*dead(many), other])
     park(application, many + 1)
     service = application.service()

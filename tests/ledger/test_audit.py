@@ -21,9 +21,9 @@ from tests.support.worlds import SMALL_CATALOG
 from worker.catalog import Catalog
 from worker.ledger.audit import (
     EFFECTS,
+    AuditProgress,
     AuditReport,
     Discrepancy,
-    Progress,
     audit,
     audit_snapshot,
     steps,
@@ -146,7 +146,7 @@ def test_an_open_dispute_is_measured_by_the_policy_of_the_catalog(true_ledger: E
     )
 
 
-def test_without_a_catalog_either_policy_explains_an_open_dispute(true_ledger: Engine) -> None:
+def test_audit_without_a_catalog_accepts_either_policy_of_an_open_dispute(true_ledger: Engine) -> None:
     assert audit(true_ledger).is_clean
     waited = f"UPDATE payment_events SET collected = 0 WHERE operation_id = {_operation('cyd-undecided')}"
     assert "payment_back" not in audited(true_ledger, waited).found
@@ -172,28 +172,28 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps, "STEPS", 1_000)
 
 
-def test_progress_is_told_in_accounts_and_then_in_operations(true_ledger: Engine) -> None:
-    told: list[Progress] = []
-    audit(true_ledger, told.append)
-    assert told == [
-        Progress("accounts", 0, 8),
-        Progress("accounts", 8, 8),
-        Progress("operations", 0, 63),
-        Progress("operations", 63, 63),
-        Progress("quotas", 0, 1),
-        Progress("quotas", 1, 1),
+def test_progress_counts_accounts_and_then_operations(true_ledger: Engine) -> None:
+    reported: list[AuditProgress] = []
+    audit(true_ledger, reported.append)
+    assert reported == [
+        AuditProgress("accounts", 0, 8),
+        AuditProgress("accounts", 8, 8),
+        AuditProgress("operations", 0, 63),
+        AuditProgress("operations", 63, 63),
+        AuditProgress("quotas", 0, 1),
+        AuditProgress("quotas", 1, 1),
     ]
 
 
 @pytest.mark.usefixtures("small_steps")
 def test_a_step_ends_after_so_many_accounts_or_so_many_entries(true_ledger: Engine) -> None:
-    told: list[Progress] = []
-    audit(true_ledger, told.append)
-    done = {step: [p.done for p in told if p.step == step] for step in ("accounts", "operations")}
+    reported: list[AuditProgress] = []
+    audit(true_ledger, reported.append)
+    done = {step: [p.done for p in reported if p.step == step] for step in ("accounts", "operations")}
     # 14 and 5 entries, 14 and 2, 8 and 0 and 6, 7 and 5.
     assert done["accounts"] == [0, 2, 3, 6, 8]
     assert done["operations"] == [0, 10, 20, 30, 40, 50, 60, 63]
-    assert all(before.done <= after.done for before, after in pairwise(told) if before.step == after.step)
+    assert all(before.done <= after.done for before, after in pairwise(reported) if before.step == after.step)
 
 
 @pytest.mark.usefixtures("small_steps")
@@ -201,19 +201,19 @@ def test_an_account_with_more_entries_than_a_step_takes_is_a_step(
     true_ledger: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(steps, "ENTRIES_A_STEP", 1)
-    told: list[Progress] = []
-    assert audit(true_ledger, told.append, catalog=CATALOG).is_clean
-    assert [p.done for p in told if p.step == "accounts"] == [0, 1, 2, 3, 5, 6, 7, 8]  # eve has none
+    reported: list[AuditProgress] = []
+    assert audit(true_ledger, reported.append, catalog=CATALOG).is_clean
+    assert [p.done for p in reported if p.step == "accounts"] == [0, 1, 2, 3, 5, 6, 7, 8]  # eve has none
 
 
 def test_a_large_ledger_has_no_more_steps_for_it(
     true_ledger: Engine, monkeypatch: pytest.MonkeyPatch, small_steps: None
 ) -> None:
     monkeypatch.setattr(steps, "STEPS", 2)
-    told: list[Progress] = []
-    audit(true_ledger, told.append)
-    assert [p.done for p in told if p.step == "accounts"] == [0, 4, 8, 8]
-    assert [p.done for p in told if p.step == "operations"] == [0, 31, 62, 63]
+    reported: list[AuditProgress] = []
+    audit(true_ledger, reported.append)
+    assert [p.done for p in reported if p.step == "accounts"] == [0, 4, 8, 8]
+    assert [p.done for p in reported if p.step == "operations"] == [0, 31, 62, 63]
 
 
 @pytest.mark.usefixtures("small_steps")
@@ -324,7 +324,7 @@ def test_audit_does_not_see_commits_made_meanwhile(engine: Engine, apply: Apply)
     apply(OpenAccount(reference_id="o", user_id="u", tier="free"), now=NOW)
     references = (f"d{number}" for number in count())
 
-    def deduct(_: Progress) -> None:
+    def deduct(_: AuditProgress) -> None:
         apply(DeductUsage(reference_id=next(references), user_id="u", tokens=1), now=NOW)
 
     report = audit(engine, deduct)

@@ -14,7 +14,7 @@ from worker.ledger.audit import CHECKS, Discrepancy, audit_snapshot
 Corruptions = Mapping[str, tuple[str, ...]]
 
 
-def told(finding: Discrepancy) -> str:
+def as_text(finding: Discrepancy) -> str:
     """A finding in short: its check, where it is, what must be and what is."""
     user = f"account {finding.account_id}" if finding.user_id is None else finding.user_id
     lot = None if finding.lot is None else f"lot {finding.lot}"
@@ -209,7 +209,7 @@ _ENTRIES: Corruptions = {
         "lot_account, ada, ada-up, lot 6: 2 → 1",
         "operation_entries, ben, ada-up: 1 → 0",
     ),
-    "an entry that was booked too early": (
+    "an entry that was posted too early": (
         f"UPDATE entries SET due_at = '2026-12-20 00:00:00.000000' WHERE {entry(FAY, 6)}",
         "entry_due, fay, fay-more, lot 2, entry 6: 0 → 40",
     ),
@@ -793,7 +793,7 @@ def test_audit_finds_the_corruption_and_nothing_else(true_ledger: Engine, corrup
         assert connection.exec_driver_sql(statement).rowcount == 1
         report = audit_snapshot(connection, catalog=CATALOG)
         connection.rollback()
-    assert sorted(map(told, report.findings)) == expected
+    assert sorted(map(as_text, report.findings)) == expected
     assert not report.is_clean
     assert sum(report.found.values()) == len(expected)
 

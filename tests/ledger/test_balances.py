@@ -174,7 +174,7 @@ def test_ended_subscription_has_no_free_units(
     assert [quota.limit for quota in view.quotas] == [0, 0]
 
 
-# -- what is due and not booked ---------------------------------------------------------------------------
+# -- due and not posted yet --------------------------------------------------------------------------------
 
 
 def test_balance_leaves_out_expired_tokens_before_their_expiry_is_posted(
@@ -225,7 +225,7 @@ _worlds = count()
     later=st.sampled_from([0, 1, 5, 30, 31, 70]).map(lambda days: timedelta(days=days)),
     tokens=st.integers(1, 400),
 )
-def test_a_balance_is_what_the_worker_books_when_the_account_is_touched(
+def test_balance_is_what_the_worker_posts_when_the_account_is_touched(
     engine: Engine, day: Day, later: timedelta, tokens: int
 ) -> None:
     reader, world = Reader(engine), next(_worlds)
@@ -236,15 +236,15 @@ def test_a_balance_is_what_the_worker_books_when_the_account_is_touched(
     afford = reader.can_afford(user, tokens, moment, SMALL_CATALOG)
     lots = reader.lots(user, moment, SMALL_CATALOG)
     applied(engine, SMALL_CATALOG, SettleAccount(reference_id=f"{world}-look", user_id=user), now=moment)
-    booked = reader.balance(user, moment, SMALL_CATALOG)
-    assert booked.unsettled.to_dict() == {"tokens": 0, "expired": 0, "entries": 0, "holds": 0}
-    assert booked.sequence == said.sequence + said.unsettled.entries
-    assert replace(said, sequence=0, updated_at=moment, unsettled=booked.unsettled) == replace(
-        booked, sequence=0, updated_at=moment
+    posted = reader.balance(user, moment, SMALL_CATALOG)
+    assert posted.unsettled.to_dict() == {"tokens": 0, "expired": 0, "entries": 0, "holds": 0}
+    assert posted.sequence == said.sequence + said.unsettled.entries
+    assert replace(said, sequence=0, updated_at=moment, unsettled=posted.unsettled) == replace(
+        posted, sequence=0, updated_at=moment
     )
-    as_booked = [replace(lot, is_booked=True, reference_id=None) for lot in lots.lots]
+    as_posted = [replace(lot, is_booked=True, reference_id=None) for lot in lots.lots]
     again = [replace(lot, reference_id=None) for lot in reader.lots(user, moment, SMALL_CATALOG).lots]
-    assert again == as_booked
+    assert again == as_posted
     (answer,) = applied(
         engine, SMALL_CATALOG, DeductUsage(reference_id=f"{world}-x", user_id=user, tokens=tokens), now=moment
     )
@@ -271,7 +271,7 @@ def test_can_afford_answers_as_a_deduction_would(
 
 
 @on_sqlite
-def test_asking_what_can_be_afforded_takes_nothing(reader: Reader, ada: str, catalog: Catalog) -> None:
+def test_can_afford_takes_nothing(reader: Reader, ada: str, catalog: Catalog) -> None:
     reader.can_afford(ada, 10_000, NOW, catalog)
     assert reader.balance(ada, NOW, catalog).balance == 10_000
     assert reader.stats().operations == (
@@ -282,7 +282,7 @@ def test_asking_what_can_be_afforded_takes_nothing(reader: Reader, ada: str, cat
 
 @on_sqlite
 @pytest.mark.parametrize("tokens", [0, -1, INT64_MAX + 1])
-def test_only_a_number_of_tokens_that_a_deduction_may_name_can_be_asked_for(
+def test_can_afford_refuses_amounts_that_no_deduction_may_have(
     reader: Reader, ada: str, catalog: Catalog, tokens: int
 ) -> None:
     with pytest.raises(QueryError, match="tokens must be from 1"):

@@ -73,8 +73,8 @@ def test_statements_that_a_session_has_lost_are_prepared_again(postgres_engine: 
     command = DeductUsage(reference_id="r", user_id="nobody", tokens=1)
 
     def look() -> None:
-        with ledger.begin() as books:
-            books.load([command], datetime.now(UTC))
+        with ledger.begin() as transaction:
+            transaction.load([command], datetime.now(UTC))
 
     look()
     run(postgres_engine, "DEALLOCATE ALL")

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from sqlalchemy import Engine, insert, text
+from sqlalchemy import Engine, text
 
 from schemas import (
     DeductUsage,
@@ -21,7 +21,6 @@ from tests.support.asking import (
     Apply,
     adjusted,
     asked_catalog,
-    dead_letter,
     given,
     on_sqlite,
     opened,
@@ -31,7 +30,6 @@ from tests.support.asking import (
 from worker.catalog import Catalog
 from worker.core import reply_for
 from worker.errors import NotFoundError
-from worker.ledger import tables
 from worker.ledger.queries import Explanation, Reader
 
 
@@ -240,18 +238,6 @@ def test_an_adjustment_tells_who_did_it_and_why(
     apply(adjusted(ada, -7), now=NOW)
     (outcome,) = reader.explain("adjust", NOW, catalog).outcomes
     assert outcome.detail == {"reason": "a slip", "actor": "ann"}
-
-
-def test_dead_letters_are_told_beside_the_outcome_and_without_one(
-    reader: Reader, engine: Engine, ada: str, apply: Apply, catalog: Catalog
-) -> None:
-    apply(used("job", 1), now=NOW)
-    with engine.begin() as connection:
-        connection.execute(insert(tables.dead_letters), [dead_letter("job"), dead_letter("never-applied")])
-    for reference, outcomes in (("job", 1), ("never-applied", 0)):
-        view = reader.explain(reference, NOW, catalog)
-        assert [(told.reason, told.attempts) for told in view.dead_letters] == [("unknown_type", 2)]
-        assert len(view.outcomes) == outcomes
 
 
 def test_entries_are_found_where_the_operation_does_not_name_them(

@@ -66,7 +66,7 @@ def test_lots_come_in_the_order_in_which_they_are_spent(
     assert [entry.lot for entry in reversed(history)] == numbers(view)[:4]
 
 
-def test_a_lot_tells_what_is_left_held_and_to_come(
+def test_lot_shows_remaining_held_and_pending_tokens(
     reader: Reader, ada: str, apply: Apply, catalog: Catalog
 ) -> None:
     apply(
@@ -108,7 +108,7 @@ def test_empty_lots_come_last_and_only_if_asked_for(
 
 
 @on_sqlite
-def test_a_lot_that_is_due_and_not_booked_is_shown_as_such(
+def test_lot_that_is_due_and_not_posted_is_shown_as_such(
     reader: Reader, apply: Apply, catalog: Catalog
 ) -> None:
     apply(opened("eve", "free"), now=NOW)
@@ -125,7 +125,7 @@ def states(view: Holds) -> list[tuple[str, str]]:
 
 @pytest.fixture
 def holding(ada: str, apply: Apply) -> str:
-    """Ada with a hold that is open for a minute, one for an hour, one that was settled and one released."""
+    """Ada with four holds: open for a minute, open for an hour, captured, and released."""
     for number, seconds in enumerate((60, 3_600, 60, 60)):
         apply(
             ReserveUsage(reference_id=f"h{number}", user_id=ada, tokens=100, ttl_seconds=seconds),
@@ -166,20 +166,20 @@ def test_ended_holds_come_behind_them_newest_first_with_who_ended_them(
     ]
 
 
-def test_a_hold_that_ran_out_is_ended_before_that_is_booked_and_after(
+def test_hold_that_ran_out_is_ended_before_and_after_that_is_posted(
     reader: Reader, holding: str, apply: Apply, catalog: Catalog
 ) -> None:
     end = NOW + timedelta(seconds=60)
-    for settled_by in (None, "look"):
+    for closed_by in (None, "look"):
         assert states(reader.holds(holding, end, catalog)) == [("h1", "open")]
         ended = reader.holds(holding, end, catalog, ended=True).holds[1:]
         (ran_out,) = [hold for hold in ended if hold.state == "expired"]
-        assert (ran_out.reference_id, ran_out.closed_at, ran_out.closed_by) == ("h0", end, settled_by)
+        assert (ran_out.reference_id, ran_out.closed_at, ran_out.closed_by) == ("h0", end, closed_by)
         apply(SettleAccount(reference_id="look", user_id=holding), now=end)
 
 
 @on_sqlite
-def test_there_are_more_ended_holds_than_asked_for(reader: Reader, holding: str, catalog: Catalog) -> None:
+def test_holds_say_that_there_are_more_ended_ones(reader: Reader, holding: str, catalog: Catalog) -> None:
     one = reader.holds(holding, NOW + 10 * TICK, catalog, ended=True, limit=1)
     both = reader.holds(holding, NOW + 10 * TICK, catalog, ended=True, limit=2)
     assert (len(one.holds), one.has_more) == (3, True)
@@ -188,7 +188,7 @@ def test_there_are_more_ended_holds_than_asked_for(reader: Reader, holding: str,
 
 @on_sqlite
 @pytest.mark.parametrize("limit", [0, 1_001])
-def test_from_one_to_a_thousand_ended_holds_can_be_asked_for(
+def test_holds_have_from_one_to_a_thousand_ended_ones(
     reader: Reader, ada: str, catalog: Catalog, limit: int
 ) -> None:
     with pytest.raises(QueryError, match="limit must be from 1 to 1000"):
@@ -248,7 +248,7 @@ def test_expired_lot_is_not_listed_as_expiring(
 
 @on_sqlite
 @pytest.mark.parametrize("days", [0, 3_661])
-def test_from_one_day_to_ten_years_can_be_looked_ahead(
+def test_expiring_looks_ahead_from_one_day_to_ten_years(
     reader: Reader, ada: str, catalog: Catalog, days: int
 ) -> None:
     with pytest.raises(QueryError, match="days must be from 1 to 3660"):
@@ -280,19 +280,21 @@ _worlds = count()
 
 @settings(examples(8), suppress_health_check=list(HealthCheck))
 @drawn(day=passing_days(max_steps=4), days=st.sampled_from([1, 5, 30, 70]))
-def test_worker_posts_the_expiries_that_were_foretold(engine: Engine, day: Day, days: int) -> None:
+def test_worker_posts_the_expiries_that_were_shown(engine: Engine, day: Day, days: int) -> None:
     reader, world = Reader(engine), next(_worlds)
     user, now = f"{world}-u0", day[-1][0]
     for moment, commands in day:
         applied(engine, SMALL_CATALOG, *(in_world(world, command) for command in commands), now=moment)
     applied(engine, SMALL_CATALOG, SettleAccount(reference_id=f"{world}-now", user_id=user), now=now)
-    told = reader.expiring(user, now, days, SMALL_CATALOG)
-    assert [lot for lot in reader.all_expiring(now, days, SMALL_CATALOG) if lot.user_id == user] == list(told)
+    shown = reader.expiring(user, now, days, SMALL_CATALOG)
+    assert [lot for lot in reader.all_expiring(now, days, SMALL_CATALOG) if lot.user_id == user] == list(
+        shown
+    )
     then = SettleAccount(reference_id=f"{world}-then", user_id=user)
     applied(engine, SMALL_CATALOG, then, now=now + days * DAY)
-    booked = [
+    posted = [
         (entry.lot, entry.source, -entry.amount, entry.due_at)
         for entry in reversed(reader.history(user, limit=1_000).transactions)
         if entry.reference_id == then.reference_id and entry.counter == "expiry"
     ]
-    assert [(lot.lot, lot.source, lot.tokens, lot.expires_at) for lot in told] == booked
+    assert [(lot.lot, lot.source, lot.tokens, lot.expires_at) for lot in shown] == posted

@@ -45,7 +45,7 @@ _worlds = count()
 
 @settings(examples(14), suppress_health_check=list(HealthCheck))
 @drawn(day=passing_days(max_steps=6, max_batch=4), prices=st.sampled_from(list(CATALOGS.values())))
-def test_any_past_balance_is_what_was_said_then(engine: Engine, day: Day, prices: Catalog) -> None:
+def test_past_balance_equals_the_balance_shown_then(engine: Engine, day: Day, prices: Catalog) -> None:
     """Each command has a time of its own: nothing tells which of two in one transaction came last."""
     reader, world = Reader(engine), next(_worlds)
     said: dict[tuple[str, datetime], Balance] = {}
@@ -119,7 +119,7 @@ def test_a_subscription_is_seen_as_it_was(reader: Reader, apply: Apply, catalog:
 
 
 @on_sqlite
-def test_a_time_to_come_is_what_will_be_if_nothing_else_happens(
+def test_future_balance_is_that_of_an_account_nobody_touches(
     reader: Reader, ada: str, apply: Apply, catalog: Catalog
 ) -> None:
     apply(given(ada, 500, "brief", expires_at=NOW + 2 * DAY), now=NOW)
@@ -127,7 +127,7 @@ def test_a_time_to_come_is_what_will_be_if_nothing_else_happens(
     assert reader.balance_at(ada, ahead, catalog) == reader.balance(ada, ahead, catalog)
 
 
-def test_before_its_account_was_opened_nobody_had_a_balance(
+def test_user_has_no_balance_before_the_account_was_opened(
     reader: Reader, ada: str, catalog: Catalog
 ) -> None:
     opened_at = NOW - timedelta(days=365)

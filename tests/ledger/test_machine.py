@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sqlalchemy import Engine, Row, Table, select
 
 from schemas import Command, OpenAccount
-from tests.support.model import Model, foretold
+from tests.support.model import Model, predicted
 from tests.support.worlds import CATALOGS, STARTS, crowded_commands, crowded_payments, examples, moved
 from tests.support.worlds import NOW as AROUND
 from worker.catalog import Catalog
@@ -73,7 +73,7 @@ class LedgerMachine(RuleBasedStateMachine):
         """Nothing is left, and the redelivery is judged, at its own time."""
         commands = [self._own(command) for command in batch]
         try:
-            self._settled(commands, unplugged=True)
+            self._replies_to(commands, unplugged=True)
         except Unplugged:
             self._now += later
         self._deliver(commands)
@@ -122,15 +122,15 @@ class LedgerMachine(RuleBasedStateMachine):
         return moved(command.model_copy(update=own), self._now - AROUND)
 
     def _deliver(self, commands: Sequence[Command]) -> None:
-        replies = self._settled(commands)
+        replies = self._replies_to(commands)
         expected = [self._model.apply(command, self._now) for command in commands]
-        assert [foretold(reply) for reply in replies] == expected
+        assert [predicted(reply) for reply in replies] == expected
 
-    def _settled(self, commands: Sequence[Command], *, unplugged: bool = False) -> list[dict[str, Any]]:
-        with self._ledger.begin() as books:
-            known = books.load(commands, self._now)
+    def _replies_to(self, commands: Sequence[Command], *, unplugged: bool = False) -> list[dict[str, Any]]:
+        with self._ledger.begin() as transaction:
+            known = transaction.load(commands, self._now)
             plan = decide(commands, known, self._now, self._catalog)
-            books.write(plan, known, self._now)
+            transaction.write(plan, known, self._now)
             if unplugged:
                 raise Unplugged
         answered = zip(commands, plan.answers, strict=True)
@@ -182,7 +182,7 @@ def _end_of(hold: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in hold.items() if name not in ("parts", "openedAt")}
 
 
-def test_whatever_happens_the_store_keeps_what_the_model_says(engine: Engine) -> None:
+def test_store_keeps_what_the_model_says(engine: Engine) -> None:
     machine = type("LedgerMachine", (LedgerMachine,), {"engine": engine})
     run_state_machine_as_test(machine, settings=settings(examples(20), stateful_step_count=10))
     assert audit(engine).is_clean

@@ -27,6 +27,7 @@ from tests.support.provision import PostgresServer
 from worker.catalog import load_catalog
 from worker.core import reply_for
 from worker.core.periods import period_at
+from worker.deadletters.store.tables import dead_letters
 from worker.ledger import tables
 from worker.ledger.audit import audit
 from worker.ledger.engine import ledger_engine
@@ -101,7 +102,7 @@ def filled(engine: Engine) -> Iterator[Engine]:
             for statement in HISTORY.read_text(encoding="utf-8").split(";\n"):
                 if statement.strip():
                     connection.exec_driver_sql(statement)
-            connection.execute(insert(tables.dead_letters), DEAD_LETTER)
+            connection.execute(insert(dead_letters), DEAD_LETTER)
         yield engine
     finally:
         engine.dispose()

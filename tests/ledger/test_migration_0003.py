@@ -15,6 +15,7 @@ from tests.support.provision import PostgresServer
 from worker.deadletters.fingerprints import fingerprint_of
 from worker.deadletters.models import DeadLetterStatus, StoredDeadLetter
 from worker.deadletters.service import DeadLetters
+from worker.deadletters.store import tables as dead_letter_tables
 from worker.deadletters.store.filters import DeadLetterFilter
 from worker.ledger import tables
 from worker.ledger.engine import ledger_engine
@@ -89,7 +90,7 @@ def _migrated(engine: Engine) -> Iterator[Engine]:
     migrate(engine, "0002")
     with engine.begin() as connection:
         connection.execute(insert(tables.operations), OUTCOME)
-        connection.execute(insert(tables.dead_letters), DEAD_LETTERS)
+        connection.execute(insert(dead_letter_tables.dead_letters), DEAD_LETTERS)
     migrate(engine)
     yield engine
     engine.dispose()
@@ -124,7 +125,11 @@ def test_no_dead_letter_is_lost_and_what_was_replayed_is_resolved_where_the_ledg
 def test_dead_letters_that_were_there_are_in_the_groups_of_those_that_come(migrated: Engine) -> None:
     for dead_letter in dead_letters(migrated):
         assert dead_letter.fingerprint == fingerprint_of(
-            dead_letter.reason, dead_letter.type, dead_letter.field, dead_letter.traceback
+            dead_letter.reason,
+            dead_letter.type,
+            dead_letter.field,
+            dead_letter.message,
+            dead_letter.traceback,
         )
     service = DeadLetters(migrated)
     assert service.drifts() == []
@@ -144,10 +149,9 @@ def test_their_stories_begin_with_their_failures(migrated: Engine) -> None:
 
 
 def test_name_that_is_too_long_for_an_index_is_cut(migrated: Engine) -> None:
+    dead_letter = dead_letter_tables.dead_letters
     with migrated.connect() as connection:
         names = connection.execute(
-            select(tables.dead_letters.c.reference_id, tables.dead_letters.c.user_id).where(
-                tables.dead_letters.c.number == 7
-            )
+            select(dead_letter.c.reference_id, dead_letter.c.user_id).where(dead_letter.c.number == 7)
         ).one()
     assert [len(name) for name in names] == [500, 500]

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from tests.ledger.test_store import settled
+from tests.ledger.test_store import replies_to
 from tests.support.makers import deduct, payment
 from tests.support.provision import PostgresServer
 from worker.ledger.audit import audit
@@ -84,9 +84,9 @@ def test_reference_that_was_squatted_before_is_taken_afterwards(before: Engine) 
     """The squatter still gets each of its outcomes, from before the migration too."""
     migrate(before)
     ledger = Ledger(before)
-    (paid,) = settled(ledger, [payment()])
+    (paid,) = replies_to(ledger, [payment()])
     assert (paid["code"], paid["duplicate"]) == ("tokens_purchased", False)
-    again = settled(ledger, [deduct(5_000, attempt=attempt) for attempt in (1, 2, 3)])
+    again = replies_to(ledger, [deduct(5_000, attempt=attempt) for attempt in (1, 2, 3)])
     assert [(reply["code"], reply["attempt"], reply["duplicate"]) for reply in again] == [
         ("insufficient_balance", attempt, True) for attempt in (1, 2, 3)
     ]

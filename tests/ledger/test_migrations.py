@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import Engine, inspect
 from sqlalchemy.engine.interfaces import ReflectedIndex
 
+import worker.deadletters.store.tables  # noqa: F401 - its tables are in the metadata
 from tests.support.provision import PostgresServer
 from worker.ledger.engine import ledger_engine
 from worker.ledger.migrations import current_revision, migrate, newest_revision

@@ -40,7 +40,7 @@ from tests.support.worlds import examples
 from worker.catalog import Catalog, PaymentPolicy
 from worker.errors import LedgerUnavailableError, NotFoundError, QueryError
 from worker.ledger.engine import ledger_engine
-from worker.ledger.queries import History, Reader, Revenue, Usage, snapshot
+from worker.ledger.queries import History, Reader, Revenue, UsageReport, snapshot
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def ten_entries(ada: str, apply: Apply) -> str:
     return ada
 
 
-def test_history_tells_of_each_entry_all_that_explains_it(reader: Reader, ada: str, apply: Apply) -> None:
+def test_history_has_all_that_explains_an_entry(reader: Reader, ada: str, apply: Apply) -> None:
     (answer,) = apply(
         DeductUsage(
             reference_id="d",
@@ -251,7 +251,7 @@ def test_a_page_begins_at_an_offset_or_a_cursor_and_not_at_both(reader: Reader, 
 # -- usage ------------------------------------------------------------------------------------------------
 
 
-def by_day(usage: Usage) -> dict[str, int]:
+def by_day(usage: UsageReport) -> dict[str, int]:
     return {day.day.isoformat(): day.used for day in usage.by_day if day.used}
 
 
@@ -296,7 +296,7 @@ def test_usage_has_every_day_and_adds_up_by_day_and_by_feature(
 
 
 @on_sqlite
-def test_without_usage_nothing_is_divided_by_zero(reader: Reader, ada: str, catalog: Catalog) -> None:
+def test_projection_without_usage_divides_nothing_by_zero(reader: Reader, ada: str, catalog: Catalog) -> None:
     usage = reader.usage(ada, NOW, catalog)
     assert (usage.total_used, usage.average_per_day, usage.entries) == (0, 0, 0)
     assert usage.projection.days_to_empty is None
@@ -304,7 +304,7 @@ def test_without_usage_nothing_is_divided_by_zero(reader: Reader, ada: str, cata
 
 
 @on_sqlite
-def test_an_event_counts_on_the_day_it_occurred_and_not_when_it_was_booked(
+def test_event_counts_on_the_day_it_occurred_and_not_when_it_was_posted(
     reader: Reader, ada: str, apply: Apply, catalog: Catalog
 ) -> None:
     apply(used("late", 5, "2026-11-01T12:00:00Z"), now=NOW)
@@ -384,7 +384,7 @@ _SKEW = timedelta(hours=11)  # of a worker's clock, either way
 
 @settings(examples(12), suppress_health_check=list(HealthCheck))
 @drawn(
-    booked=st.lists(
+    posted=st.lists(
         st.tuples(
             st.sampled_from([timedelta(hours=hours) for hours in (0, 1, 5, 9, 40)]),  # later than the last
             st.sampled_from([-_SKEW, timedelta(0), _SKEW]),
@@ -396,10 +396,10 @@ _SKEW = timedelta(hours=11)  # of a worker's clock, either way
     days=st.integers(1, 4),
     zone=st.sampled_from(["UTC", "Asia/Kathmandu", "America/Santiago"]),
 )
-def test_usage_is_what_all_entries_come_to_whatever_was_booked_when(
+def test_usage_is_the_sum_of_all_entries_in_any_order_of_posting(
     engine: Engine,
     catalog: Catalog,
-    booked: list[tuple[timedelta, timedelta, timedelta | None]],
+    posted: list[tuple[timedelta, timedelta, timedelta | None]],
     days: int,
     zone: str,
 ) -> None:
@@ -407,7 +407,7 @@ def test_usage_is_what_all_entries_come_to_whatever_was_booked_when(
     user, moment, occurred = f"user-{next(_users)}", NOW, Tally[date]()
     moments: list[datetime] = []
     applied(engine, catalog, opened(user, "none"), given(user, 10_000), now=NOW - timedelta(days=1))
-    for number, (later, skew, ahead) in enumerate(booked):
+    for number, (later, skew, ahead) in enumerate(posted):
         moment += later
         clock = moment + skew
         at = None if ahead is None else clock + ahead

@@ -24,9 +24,10 @@ from sqlalchemy import (
 
 from tests.support.worlds import examples
 from worker.errors import LedgerUnavailableError
-from worker.ledger.bulk import Insert, Update, insert_rows, update_rows, write_all
+from worker.ledger.bulk import RowInsert, RowUpdate, insert_rows, update_rows, write_all
 from worker.ledger.engine import translated_errors
-from worker.ledger.records import Columns, columns_of, parameters, unnested
+from worker.ledger.records import Columns, columns_of, parameters
+from worker.ledger.row_sql import source_sql
 from worker.ledger.tables import JsonObject, UtcDateTime
 
 KINDS = Table(
@@ -96,16 +97,16 @@ def test_several_writes_say_how_many_rows_each_has_written(connection: Connectio
     written = write_all(
         connection,
         [
-            Insert(KINDS, {"key": [7, 8], "words": ["new", None]}),
-            Update(KINDS, {"key": [0, 1, 9], "words": ["first", "second", "none"]}, ("key",)),
-            Insert(KINDS, {"key": [], "words": []}),
-            Update(
+            RowInsert(KINDS, {"key": [7, 8], "words": ["new", None]}),
+            RowUpdate(KINDS, {"key": [0, 1, 9], "words": ["first", "second", "none"]}, ("key",)),
+            RowInsert(KINDS, {"key": [], "words": []}),
+            RowUpdate(
                 KINDS,
                 {"key": [2, 3], "words": ["third", "late"], "expected": [2, 4]},
                 ("key",),
                 (("amount", "expected"),),
             ),
-            Insert(KINDS, {"key": [4], "words": ["again"]}, on_conflict="update"),
+            RowInsert(KINDS, {"key": [4], "words": ["again"]}, on_conflict="update"),
         ],
     )
     assert written == [2, 2, 0, 1, 1]
@@ -125,7 +126,7 @@ def test_rows_have_the_order_that_the_table_has_there(connection: Connection) ->
     columns = columns_of(connection, KINDS)
     assert columns[0] == "day"
     assert "gone" not in columns
-    assert unnested(KINDS, columns, (("expected", "BIGINT"),), 3) == (
+    assert source_sql(KINDS, columns, (("expected", "BIGINT"),), 3) == (
         f"unnest(CAST($3 AS kinds[]), CAST($4 AS BIGINT[])) AS r({', '.join(columns)}, expected)"
     )
     given_columns: Columns = {
@@ -140,7 +141,7 @@ def test_rows_have_the_order_that_the_table_has_there(connection: Connection) ->
     ]
 
 
-def test_a_value_of_many_thousand_characters_is_no_matter(connection: Connection) -> None:
+def test_value_of_many_thousand_characters_is_written(connection: Connection) -> None:
     long = '\\"' * 50_000
     (row,) = insert_rows(connection, KINDS, [{"key": 1, "words": long}], returning=("words",))
     assert row.words == long

@@ -9,9 +9,9 @@ from sqlalchemy import Engine, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
 from schemas import Command
-from tests.ledger.test_store import NOW, counted_statements, in_world, settled
+from tests.ledger.test_store import NOW, counted_statements, in_world, replies_to
 from tests.support.makers import bonus, deduct, opening, payment, record, upload
-from tests.support.model import Model, foretold
+from tests.support.model import Model, predicted
 from tests.support.worlds import SMALL_CATALOG, cut
 from worker.core import decide
 from worker.errors import ContentionError
@@ -36,11 +36,11 @@ def owners(engine: Engine) -> list[tuple[Any, ...]]:
 @pytest.mark.parametrize("squatter", [SQUAT, deduct(5_000), deduct(0), upload(0), record("page", 0)])
 def test_payment_takes_its_reference_and_both_outcomes_are_kept(engine: Engine, squatter: Command) -> None:
     ledger = Ledger(engine)
-    settled(ledger, [opening()])
-    (first,) = settled(ledger, [squatter])
-    (paid,) = settled(ledger, [payment()])
+    replies_to(ledger, [opening()])
+    (first,) = replies_to(ledger, [squatter])
+    (paid,) = replies_to(ledger, [payment()])
     assert (paid["code"], paid["duplicate"]) == ("tokens_purchased", False)
-    assert settled(ledger, [squatter, payment(), squatter]) == [
+    assert replies_to(ledger, [squatter, payment(), squatter]) == [
         {**first, "duplicate": True},
         {**paid, "duplicate": True},
         {**first, "duplicate": True},
@@ -66,7 +66,7 @@ def test_every_order_and_cut_of_a_squat_comes_to_what_the_model_says(engine: Eng
         model = Model(SMALL_CATALOG)
         expected = [model.apply(command, NOW) for command in commands]
         batches = cut(commands, [world % 5 + 1, world % 3 + 1])
-        replies = [foretold(reply) for batch in batches for reply in settled(ledger, batch)]
+        replies = [predicted(reply) for batch in batches for reply in replies_to(ledger, batch)]
         assert replies == expected
     assert audit(engine).is_clean
 
@@ -86,19 +86,19 @@ def test_reference_that_another_worker_took_is_contention(
 ) -> None:
     """No lock keeps them apart: their users are different."""
     ledger = Ledger(postgres_engine)
-    settled(ledger, [opening(), opening("o-v", "v"), SQUAT])
+    replies_to(ledger, [opening(), opening("o-v", "v"), SQUAT])
 
     def lose() -> None:
-        with ledger.begin() as books:
-            known = books.load(mine, NOW)
+        with ledger.begin() as transaction:
+            known = transaction.load(mine, NOW)
             plan = decide(mine, known, NOW, SMALL_CATALOG)
-            settled(Ledger(postgres_engine), theirs)
-            books.write(plan, known, NOW)
+            replies_to(Ledger(postgres_engine), theirs)
+            transaction.write(plan, known, NOW)
 
     with pytest.raises(ContentionError, match="judged a reference"):
         lose()
     before = owners(postgres_engine)
-    again = [reply["code"] for reply in settled(ledger, mine)]
+    again = [reply["code"] for reply in replies_to(ledger, mine)]
     if theirs[0].type == "payment.succeeded":
         assert "reference_conflict" in again
         assert owners(postgres_engine) == before
@@ -109,9 +109,9 @@ def test_reference_that_another_worker_took_is_contention(
 
 def test_zero_usage_writes_its_claim_and_nothing_else(postgres_engine: Engine) -> None:
     ledger = Ledger(postgres_engine)
-    settled(ledger, [opening()])
+    replies_to(ledger, [opening()])
     with counted_statements(postgres_engine) as statements:
-        settled(ledger, [deduct(0), upload(0, "f"), record("page", 0, reference_id="m")])
+        replies_to(ledger, [deduct(0), upload(0, "f"), record("page", 0, reference_id="m")])
     verbs = [statement.removeprefix("EXECUTE ").split("_")[0] for statement in statements]
     assert verbs == ["lock", "select", "select", "select", "insert"]  # accounts, outcomes, lots, quotas
 
@@ -120,12 +120,12 @@ def test_only_usage_under_the_reference_of_another_command_asks_for_what_was_sup
     postgres_engine: Engine,
 ) -> None:
     ledger = Ledger(postgres_engine)
-    settled(ledger, [opening(), SQUAT, payment(), deduct(1, "d")])
+    replies_to(ledger, [opening(), SQUAT, payment(), deduct(1, "d")])
     with counted_statements(postgres_engine) as statements:
-        settled(ledger, [payment(), deduct(1, "d"), deduct(1, "e")])
+        replies_to(ledger, [payment(), deduct(1, "d"), deduct(1, "e")])
     assert not [statement for statement in statements if "superseded" in statement]
     with counted_statements(postgres_engine) as statements:
-        settled(ledger, [SQUAT, deduct(2, "e")])
+        replies_to(ledger, [SQUAT, deduct(2, "e")])
     assert len([statement for statement in statements if "superseded" in statement]) == 2
 
 
@@ -145,7 +145,7 @@ def test_only_usage_under_the_reference_of_another_command_asks_for_what_was_sup
 def test_database_refuses_every_other_change_of_hands(
     engine: Engine, reference: str, changes: dict[str, Any]
 ) -> None:
-    settled(
+    replies_to(
         Ledger(engine),
         [
             opening(tier="pro"),
@@ -174,7 +174,7 @@ def test_database_refuses_every_other_change_of_hands(
 def test_database_keeps_no_superseded_outcome_that_moved_something(
     engine: Engine, changes: dict[str, Any]
 ) -> None:
-    settled(Ledger(engine), [opening(), deduct(0)])
+    replies_to(Ledger(engine), [opening(), deduct(0)])
     with engine.connect() as connection:
         row = connection.execute(select(operations).where(operations.c.reference_id == "r")).mappings().one()
     with engine.begin() as connection:

@@ -27,7 +27,7 @@ from tests.support.books import applied
 from tests.support.worlds import examples
 from worker.catalog import Catalog
 from worker.errors import QueryError
-from worker.ledger.queries import Reader, Summary, Transaction
+from worker.ledger.queries import PostedEntry, Reader, StatementSummary
 
 _CATALOG = asked_catalog()
 
@@ -37,12 +37,14 @@ def catalog() -> Catalog:
     return _CATALOG
 
 
-def stated(reader: Reader, user: str, start: datetime, end: datetime) -> tuple[Summary, list[Transaction]]:
+def stated(
+    reader: Reader, user: str, start: datetime, end: datetime
+) -> tuple[StatementSummary, list[PostedEntry]]:
     with reader.statement(user, start, end) as statement:
         return statement.summary, list(statement.transactions)
 
 
-def test_a_statement_has_what_was_booked_in_its_time(reader: Reader, ada: str, apply: Apply) -> None:
+def test_statement_has_the_entries_posted_in_its_time(reader: Reader, ada: str, apply: Apply) -> None:
     end = NOW + 2 * DAY
     brief = given(ada, 50, "brief", expires_at=NOW + DAY, priority=1_000)
     apply(brief, used("early", 1), now=NOW - TICK)
@@ -101,7 +103,7 @@ def test_opening_and_entries_add_up_and_statements_connect_whatever_the_clocks_s
 
 
 @on_sqlite
-def test_before_the_account_there_is_nothing(reader: Reader, ada: str) -> None:
+def test_user_has_nothing_before_the_account_was_opened(reader: Reader, ada: str) -> None:
     summary, entries = stated(reader, ada, NOW - 9_000 * DAY, NOW - 365 * DAY)
     assert (summary.opening_balance, summary.closing_balance, summary.entries, entries) == (0, 0, 0, [])
 

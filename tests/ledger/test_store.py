@@ -30,7 +30,7 @@ from schemas import (
     SettleUsage,
 )
 from tests.support.books import applied
-from tests.support.model import Model, foretold
+from tests.support.model import Model, predicted
 from tests.support.plans import heard, keyless
 from tests.support.provision import PostgresServer
 from tests.support.worlds import SMALL_CATALOG, crowded_days, cut, examples
@@ -51,12 +51,12 @@ def outcome_codes(answers: Sequence[Answer]) -> list[str]:
     return [answer.outcome.code if isinstance(answer, Decided) else "conflict" for answer in answers]
 
 
-def settled(ledger: Ledger, commands: Sequence[Command], now: datetime = NOW) -> list[dict[str, Any]]:
-    """One batch from load to reply, on the small catalog."""
-    with ledger.begin() as books:
-        known = books.load(commands, now)
+def replies_to(ledger: Ledger, commands: Sequence[Command], now: datetime = NOW) -> list[dict[str, Any]]:
+    """Take a batch from load to reply, on the small catalog; return the replies."""
+    with ledger.begin() as transaction:
+        known = transaction.load(commands, now)
         plan = decide(commands, known, now, SMALL_CATALOG)
-        books.write(plan, known, now)
+        transaction.write(plan, known, now)
     answered = zip(commands, plan.answers, strict=True)
     return [json.loads(reply_for(command, answer).to_json()) for command, answer in answered]
 
@@ -82,9 +82,9 @@ def test_any_batches_come_to_what_the_model_says_one_by_one(
     world = next(_worlds)
     commands = [in_world(world, command) for command in day]
     ledger, model = Ledger(engine), Model(SMALL_CATALOG)
-    replies = [reply for batch in cut(commands, sizes) for reply in settled(ledger, batch)]
+    replies = [reply for batch in cut(commands, sizes) for reply in replies_to(ledger, batch)]
     expected = [model.apply(command, NOW) for command in commands]
-    assert [foretold(reply) for reply in replies] == expected
+    assert [predicted(reply) for reply in replies] == expected
     with engine.connect() as connection:
         stored = connection.execute(
             select(accounts.c.user_id, accounts.c.balance).where(accounts.c.user_id.startswith(f"{world}-"))
@@ -109,7 +109,7 @@ def test_every_order_of_a_top_up_a_deduction_its_duplicate_and_a_conflict(engine
         expected = [model.apply(command, NOW) for command in commands]
         # Cut at another place each time: within one transaction, or over several.
         batches = cut(commands, [world % 5 + 1, world % 3 + 1])
-        replies = [foretold(reply) for batch in batches for reply in settled(ledger, batch)]
+        replies = [predicted(reply) for batch in batches for reply in replies_to(ledger, batch)]
         assert replies == expected
     assert audit(engine).is_clean
 
@@ -126,13 +126,13 @@ def test_a_reply_is_the_same_when_it_is_read_back(engine: Engine) -> None:
         PaymentSucceeded(reference_id="p2", user_id="u", package_id="rich", amount_minor=1, currency="EUR"),
         DeductUsage(reference_id="nobody", user_id="nobody", tokens=1),
     ]
-    first = settled(ledger, commands)
-    again = settled(ledger, commands)
+    first = replies_to(ledger, commands)
+    again = replies_to(ledger, commands)
     assert again == [{**reply, "duplicate": True} for reply in first]
 
 
 def test_an_account_that_was_not_opened_leaves_no_row(engine: Engine) -> None:
-    settled(Ledger(engine), [OpenAccount(reference_id="o", user_id="u", tier="gold")])
+    replies_to(Ledger(engine), [OpenAccount(reference_id="o", user_id="u", tier="gold")])
     with engine.connect() as connection:
         assert connection.execute(select(accounts)).all() == []
 
@@ -142,9 +142,9 @@ def test_a_transaction_that_fails_leaves_nothing(engine: Engine) -> None:
     commands = [OpenAccount(reference_id="o", user_id="u", tier="free")]
 
     def fail_after_writing() -> None:
-        with ledger.begin() as books:
-            known = books.load(commands, NOW)
-            books.write(decide(commands, known, NOW, SMALL_CATALOG), known, NOW)
+        with ledger.begin() as transaction:
+            known = transaction.load(commands, NOW)
+            transaction.write(decide(commands, known, NOW, SMALL_CATALOG), known, NOW)
             raise RuntimeError("pulled the plug")
 
     with pytest.raises(RuntimeError, match="plug"):
@@ -158,32 +158,32 @@ def test_a_claim_that_another_worker_won_is_contention(postgres_engine: Engine) 
     """The unique key decides even where nothing was locked: the user has no account."""
     ledger = Ledger(postgres_engine)
     commands = [DeductUsage(reference_id="r", user_id="nobody", tokens=1)]
-    with ledger.begin() as books:
-        known = books.load(commands, NOW)
+    with ledger.begin() as transaction:
+        known = transaction.load(commands, NOW)
         plan = decide(commands, known, NOW, SMALL_CATALOG)
-        assert settled(Ledger(postgres_engine), commands)[0]["duplicate"] is False
+        assert replies_to(Ledger(postgres_engine), commands)[0]["duplicate"] is False
         with pytest.raises(ContentionError):
-            books.write(plan, known, NOW)
-    assert settled(ledger, commands)[0]["duplicate"] is True
+            transaction.write(plan, known, NOW)
+    assert replies_to(ledger, commands)[0]["duplicate"] is True
 
 
 def test_a_deduction_whose_reference_another_user_won_is_contention(postgres_engine: Engine) -> None:
     ledger = Ledger(postgres_engine)
     opened = [OpenAccount(reference_id=f"o-{user}", user_id=user, tier="free") for user in ("u", "v")]
-    settled(ledger, opened)
-    before = settled(ledger, [DeductUsage(reference_id="before", user_id="u", tokens=1)])
+    replies_to(ledger, opened)
+    before = replies_to(ledger, [DeductUsage(reference_id="before", user_id="u", tokens=1)])
     batch = [DeductUsage(reference_id=name, user_id="u", tokens=1) for name in ("q", "r")]
 
     def lose_the_second() -> None:
-        with ledger.begin() as books:
-            known = books.load(batch, NOW)
+        with ledger.begin() as transaction:
+            known = transaction.load(batch, NOW)
             plan = decide(batch, known, NOW, SMALL_CATALOG)
-            settled(Ledger(postgres_engine), [DeductUsage(reference_id="r", user_id="v", tokens=1)])
-            books.write(plan, known, NOW)
+            replies_to(Ledger(postgres_engine), [DeductUsage(reference_id="r", user_id="v", tokens=1)])
+            transaction.write(plan, known, NOW)
 
     with pytest.raises(ContentionError, match="claimed a reference"):
         lose_the_second()
-    again = settled(ledger, [batch[0]])
+    again = replies_to(ledger, [batch[0]])
     assert again[0]["balanceBefore"] == before[0]["balanceAfter"]
     assert audit(postgres_engine).is_clean
 
@@ -193,15 +193,15 @@ def test_an_account_that_moved_although_it_was_locked_is_contention(
     count: int, postgres_engine: Engine
 ) -> None:
     ledger = Ledger(postgres_engine)
-    settled(ledger, [OpenAccount(reference_id="o", user_id="u", tier="free")])
+    replies_to(ledger, [OpenAccount(reference_id="o", user_id="u", tier="free")])
     batch = [DeductUsage(reference_id=f"d{number}", user_id="u", tokens=1) for number in range(count)]
 
     def decide_on_another_sequence() -> None:
-        with ledger.begin() as books:
-            known = books.load(batch, NOW)
+        with ledger.begin() as transaction:
+            known = transaction.load(batch, NOW)
             plan = decide(batch, known, NOW, SMALL_CATALOG)
             plan.accounts[0].sequence_before += 1
-            books.write(plan, known, NOW)
+            transaction.write(plan, known, NOW)
 
     with pytest.raises(ContentionError, match="although they were locked"):
         decide_on_another_sequence()
@@ -224,7 +224,7 @@ def test_a_batch_of_500_costs_a_handful_of_statements(engine: Engine, apply: App
     assert len(statements) <= 4, statements
 
 
-def test_whatever_is_in_a_batch_it_is_claimed_and_written_with_two_statements(
+def test_any_batch_is_claimed_and_written_with_two_statements(
     postgres_engine: Engine, catalog: Catalog
 ) -> None:
     pay = {"package_id": "starter", "amount_minor": 499, "currency": "USD"}
@@ -258,7 +258,7 @@ def test_whatever_is_in_a_batch_it_is_claimed_and_written_with_two_statements(
     assert audit(postgres_engine).is_clean
 
 
-def test_no_update_is_planned_for_an_empty_table(postgres_url: str, catalog: Catalog) -> None:
+def test_update_is_not_planned_for_an_empty_table(postgres_url: str, catalog: Catalog) -> None:
     engine = ledger_engine(postgres_url, only_by_key=True)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("VACUUM ANALYZE"))  # from now on PostgreSQL knows that there are no holds
@@ -282,9 +282,7 @@ def test_no_update_is_planned_for_an_empty_table(postgres_url: str, catalog: Cat
     engine.dispose()
 
 
-def test_settling_a_hold_asks_for_the_hold_and_not_for_how_it_was_opened(
-    postgres_engine: Engine, catalog: Catalog
-) -> None:
+def test_capture_asks_for_the_hold_and_not_for_its_opening(postgres_engine: Engine, catalog: Catalog) -> None:
     opening = OpenAccount(reference_id="o", user_id="u", tier="pro")
     hold = ReserveUsage(reference_id="h", user_id="u", tokens=9, ttl_seconds=60)
     applied(postgres_engine, catalog, opening, hold)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from schemas import Command
+from schemas import Command, DeadLetterReason
 from tests.support.fakes import FakeLink, delivery
 from worker import pipeline as pipeline_module
 from worker.broker import Delivery
@@ -41,7 +41,7 @@ def test_faults_in_a_row_pass_the_limit_of_their_lane_alone() -> None:
     assert limit.exceeded(PAYMENTS) is None
 
 
-def test_settled_message_ends_the_row_of_its_lane() -> None:
+def test_applied_message_resets_the_count_of_its_lane() -> None:
     limit = DeadLetterLimit(3)
     for _ in range(50):
         limit.add_fault(USAGE)
@@ -61,18 +61,23 @@ def test_zero_switches_the_limit_off() -> None:
 def test_known_configuration_is_never_suspected() -> None:
     limit = DeadLetterLimit(3)
     assert not limit.is_watching
-    assert all(limit.add_message(USAGE, "not_json") for _ in range(5_000))
+    assert all(limit.add_message(USAGE, DeadLetterReason.NOT_JSON) for _ in range(5_000))
     assert limit.exceeded(USAGE) is None
 
 
-def told(limit: DeadLetterLimit, queue: str, refusals: Sequence[str | None]) -> int:
+def dead_lettered(limit: DeadLetterLimit, queue: str, refusals: Sequence[DeadLetterReason | None]) -> int:
     """Return the number of refusals that become dead letters."""
     return sum(limit.add_message(queue, refusal) and refusal is not None for refusal in refusals)
 
 
 def test_new_configuration_that_refuses_more_than_half_is_suspected() -> None:
     limit = DeadLetterLimit(3, is_new_config=True)
-    assert told(limit, USAGE, ["unknown_type", None, "unknown_type"] * 1_000) == WATCHED // 2
+    assert (
+        dead_lettered(
+            limit, USAGE, [DeadLetterReason.UNKNOWN_TYPE, None, DeadLetterReason.UNKNOWN_TYPE] * 1_000
+        )
+        == WATCHED // 2
+    )
     exceeded = limit.exceeded(USAGE)
     assert exceeded is not None
     assert exceeded.code is PauseCode.CONFIG_SUSPECT
@@ -82,34 +87,34 @@ def test_new_configuration_that_refuses_more_than_half_is_suspected() -> None:
 
 def test_new_configuration_that_refuses_half_is_right() -> None:
     limit = DeadLetterLimit(3, is_new_config=True)
-    assert told(limit, USAGE, ["not_json", None] * 500) == 500
+    assert dead_lettered(limit, USAGE, [DeadLetterReason.NOT_JSON, None] * 500) == 500
     assert not limit.is_watching
-    assert told(limit, USAGE, ["not_json"] * 5_000) == 5_000
+    assert dead_lettered(limit, USAGE, [DeadLetterReason.NOT_JSON] * 5_000) == 5_000
     assert limit.exceeded(USAGE) is None
 
 
 def test_quiet_lane_is_judged_when_the_watch_ends() -> None:
     limit = DeadLetterLimit(3, is_new_config=True)
-    told(limit, PAYMENTS, ["wrong_sender"] * 20)
-    told(limit, USAGE, [None] * (WATCHED - 20))
+    dead_lettered(limit, PAYMENTS, [DeadLetterReason.WRONG_SENDER] * 20)
+    dead_lettered(limit, USAGE, [None] * (WATCHED - 20))
     assert limit.exceeded(PAYMENTS) is not None
     assert limit.exceeded(USAGE) is None
 
 
 def test_few_refusals_of_a_quiet_lane_say_nothing() -> None:
     limit = DeadLetterLimit(3, is_new_config=True)
-    told(limit, PAYMENTS, ["wrong_sender"] * 19)
-    told(limit, USAGE, [None] * WATCHED)
+    dead_lettered(limit, PAYMENTS, [DeadLetterReason.WRONG_SENDER] * 19)
+    dead_lettered(limit, USAGE, [None] * WATCHED)
     assert limit.exceeded(PAYMENTS) is None
     assert not limit.is_watching
 
 
 def test_operator_who_accepts_the_configuration_ends_the_suspicion() -> None:
     limit = DeadLetterLimit(3, is_new_config=True)
-    told(limit, USAGE, ["unknown_type"] * 600)
+    dead_lettered(limit, USAGE, [DeadLetterReason.UNKNOWN_TYPE] * 600)
     limit.accept_config()
     assert limit.exceeded(USAGE) is None
-    assert told(limit, USAGE, ["unknown_type"] * 5_000) == 5_000
+    assert dead_lettered(limit, USAGE, [DeadLetterReason.UNKNOWN_TYPE] * 5_000) == 5_000
 
 
 # -- the pipeline -----------------------------------------------------------------------------------------
@@ -170,11 +175,11 @@ def make(engine: Engine, catalog: Catalog, metrics: Metrics) -> Make:
     return made
 
 
-def settle(pipeline: Pipeline, deliveries: Sequence[Delivery]) -> FakeLink:
+def process(pipeline: Pipeline, deliveries: Sequence[Delivery]) -> FakeLink:
     link = FakeLink()
     items = pipeline.receive(deliveries)
     pipeline.apply(items)
-    pipeline.tell(link, items)
+    pipeline.reply_and_acknowledge(link, items)
     return link
 
 
@@ -184,7 +189,7 @@ def test_faults_up_to_the_limit_are_dead_letters_and_the_rest_of_the_lane_is_kep
     pipeline = make(3)
     opening = delivery(OPEN, queue=PAYMENTS)
     faulty = bad(8)
-    link = settle(pipeline, [opening, *faulty])
+    link = process(pipeline, [opening, *faulty])
     assert len(link.dead_letters) == 3
     assert link.acknowledged == [opening, *faulty[:3]]
     assert pipeline.limit.is_over(USAGE)
@@ -193,31 +198,31 @@ def test_faults_up_to_the_limit_are_dead_letters_and_the_rest_of_the_lane_is_kep
 def test_other_lanes_of_the_batch_go_on(make: Make, tries: Tries) -> None:
     pipeline = make(3)
     opening, bonus = delivery(OPEN, queue=PAYMENTS), deduct("good-payment", queue=PAYMENTS)
-    link = settle(pipeline, [opening, *bad(8), bonus])
+    link = process(pipeline, [opening, *bad(8), bonus])
     assert link.acknowledged[-1] == bonus
     assert not pipeline.limit.is_over(PAYMENTS)
 
 
 def test_batch_of_faults_is_not_isolated_to_its_end(make: Make, tries: Tries) -> None:
-    link = settle(make(10), bad(500))
+    link = process(make(10), bad(500))
     assert len(link.dead_letters) == len(link.acknowledged) == 10
     assert len(tries) < 60  # ten messages with three tries each, and the halves before them
 
 
 def test_faults_with_successes_between_them_are_isolated_to_the_end(make: Make, tries: Tries) -> None:
     pipeline = make(3)
-    settle(pipeline, [delivery(OPEN)])
+    process(pipeline, [delivery(OPEN)])
     deliveries = [one for pair in zip(bad(12), good(12), strict=True) for one in pair]
-    link = settle(pipeline, deliveries)
+    link = process(pipeline, deliveries)
     assert link.acknowledged == deliveries
     assert len(link.dead_letters) == 12
 
 
 def test_lane_over_its_limit_is_not_tried(make: Make, tries: Tries) -> None:
     pipeline = make(2)
-    settle(pipeline, bad(2))
+    process(pipeline, bad(2))
     tries.clear()
-    link = settle(pipeline, bad(5))
+    link = process(pipeline, bad(5))
     assert tries == []
     assert (link.acknowledged, link.published) == ([], [])
 
@@ -239,26 +244,26 @@ def test_outage_in_the_middle_of_isolating_loses_no_count(
     with pytest.raises(LedgerUnavailableError):
         pipeline.apply(items)
     pipeline.apply(items)
-    pipeline.tell(link, items)
+    pipeline.reply_and_acknowledge(link, items)
     assert len(link.dead_letters) == 3
 
 
 def test_message_of_a_paused_lane_gets_its_tries_and_then_a_reason(make: Make, tries: Tries) -> None:
     pipeline = make(1)
-    settle(pipeline, bad(1))
+    process(pipeline, bad(1))
     (item,) = pipeline.receive([deduct("bad-probe")])
     assert [pipeline.try_alone(item) for _ in range(3)] == [False, False, False]
     assert item.reason is not None
     assert item.reason.code == "unprocessable"
 
 
-def test_applied_message_of_a_paused_lane_ends_the_row(make: Make, tries: Tries) -> None:
+def test_applied_message_of_a_paused_lane_resets_its_count(make: Make, tries: Tries) -> None:
     pipeline = make(1)
-    settle(pipeline, [delivery(OPEN), *bad(1)])
+    process(pipeline, [delivery(OPEN), *bad(1)])
     (item,) = pipeline.receive(good(1))
     assert pipeline.try_alone(item)
     assert not pipeline.limit.is_over(USAGE)
-    assert settle(pipeline, good(2, "more")).replies
+    assert process(pipeline, good(2, "more")).replies
 
 
 def test_faults_in_writing_replies_pause_the_lane_too(
@@ -268,12 +273,12 @@ def test_faults_in_writing_replies_pause_the_lane_too(
         raise RuntimeError("a bug in the replies")
 
     pipeline = make(3)
-    monkeypatch.setattr(pipeline._replies, "about_answers", writing)
+    monkeypatch.setattr(pipeline._replies, "for_answers", writing)
     deliveries = [delivery(OPEN), *good(20)]
-    link = settle(pipeline, deliveries)
+    link = process(pipeline, deliveries)
     assert len(link.dead_letters) == len(link.acknowledged) == 3
     assert pipeline.limit.is_over(USAGE)
-    settle(pipeline, good(5))  # a command applied again proves nothing about the replies
+    process(pipeline, good(5))  # a command applied again proves nothing about the replies
     assert pipeline.limit.is_over(USAGE)
     (item,) = pipeline.receive(good(1))
     assert not pipeline.try_alone(item)
@@ -288,7 +293,7 @@ def test_refusals_pause_nothing_and_are_counted_by_sender(
 ) -> None:
     pipeline = make(3)
     deliveries = [delivery(b"{", user_id=sender) for _ in range(2_000)]
-    link = settle(pipeline, deliveries)
+    link = process(pipeline, deliveries)
     assert link.acknowledged == deliveries
     assert len(link.dead_letters) == 2_000
     assert not pipeline.limit.is_over(USAGE)
@@ -300,7 +305,7 @@ def test_refusals_pause_nothing_and_are_counted_by_sender(
 def test_refusals_of_a_new_configuration_are_kept_from_the_limit_on(make: Make) -> None:
     pipeline = make(3, is_new_config=True)
     opening = delivery(OPEN)
-    link = settle(pipeline, [opening, *(delivery(b"{") for _ in range(800)), *good(5)])
+    link = process(pipeline, [opening, *(delivery(b"{") for _ in range(800)), *good(5)])
     assert len(link.dead_letters) == WATCHED // 2
     assert len(link.acknowledged) == 1 + WATCHED // 2 + 5
     assert pipeline.limit.exceeded(USAGE) is not None

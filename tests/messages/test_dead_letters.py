@@ -10,20 +10,20 @@ from amqp.serialization import dumps
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from schemas import DeadLetter
+from schemas import DeadLetter, DeadLetterReason
 from worker.broker import Delivery, Outgoing
 from worker.messages.dead_letters import (
     EPOCH,
     Failure,
     dead_letter_for,
+    dead_letter_id,
     dead_letter_in,
     identities_in,
-    letter_id,
 )
 
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
 FRAME_MAX = 131_072
-REASON = Failure("not_json", "The body is not JSON.")
+REASON = Failure(DeadLetterReason.NOT_JSON, "The body is not JSON.")
 
 
 def delivery(
@@ -75,7 +75,7 @@ def arrived(sent: Outgoing) -> Delivery:
 def test_the_same_message_has_the_same_dead_letter() -> None:
     first = delivery(b"x", properties={"message_id": "m"})
     again = Delivery(b"x", "billing.usage", "", "else", 9, redelivered=True, properties={"message_id": "m"})
-    assert letter_id(first) == letter_id(again)
+    assert dead_letter_id(first) == dead_letter_id(again)
 
 
 @pytest.mark.parametrize(
@@ -89,38 +89,48 @@ def test_the_same_message_has_the_same_dead_letter() -> None:
     ],
 )
 def test_another_message_has_another_dead_letter(other: Delivery) -> None:
-    assert letter_id(delivery(b"x", properties={"message_id": "m"})) != letter_id(other)
+    assert dead_letter_id(delivery(b"x", properties={"message_id": "m"})) != dead_letter_id(other)
 
 
 def test_a_dead_letter_keeps_its_id_over_versions() -> None:
-    assert letter_id(delivery(b"x", properties={"message_id": "m"})) == "aa1fbfc291ad5799a0e3f4c8b6502a4a"
+    assert (
+        dead_letter_id(delivery(b"x", properties={"message_id": "m"})) == "aa1fbfc291ad5799a0e3f4c8b6502a4a"
+    )
 
 
 # -- headers ----------------------------------------------------------------------------------------------
 
 
-def test_a_dead_letter_says_why_whence_and_when() -> None:
-    reason = Failure("invalid_field", "tokens: too many", "tokens", "Traceback", "usage.deduct", "r-1", "ann")
-    told = DeadLetter.from_headers(
+def test_dead_letter_has_reason_origin_and_time() -> None:
+    reason = Failure(
+        DeadLetterReason.INVALID_FIELD,
+        "tokens: too many",
+        "tokens",
+        "Traceback",
+        "usage.deduct",
+        "r-1",
+        "ann",
+    )
+    read = DeadLetter.from_headers(
         dead_letter_of(delivery(headers={"x-delivery-count": 2}, redelivered=True), reason, tries=3).headers
     )
-    assert (told.reason, told.message, told.field, told.traceback) == (
+    assert (read.reason, read.message, read.field, read.traceback) == (
         "invalid_field",
         "tokens: too many",
         "tokens",
         "Traceback",
     )
-    assert (told.queue, told.exchange, told.routing_key) == ("billing.usage", "billing", "usage.deduct")
-    assert (told.type, told.reference_id, told.user_id) == ("usage.deduct", "r-1", "ann")
-    assert told.attempts == 5, "the broker's deliveries before, and this one's tries"
-    assert told.first_failed_at == told.last_failed_at == NOW
+    assert (read.queue, read.exchange, read.routing_key) == ("billing.usage", "billing", "usage.deduct")
+    assert (read.type, read.reference_id, read.user_id) == ("usage.deduct", "r-1", "ann")
+    assert read.attempts == 5, "the broker's deliveries before, and this one's tries"
+    assert read.first_failed_at == read.last_failed_at == NOW
 
 
 def test_absent_value_is_no_header() -> None:
     assert "x-billing-traceback" not in dead_letter_of().headers
 
 
-def test_the_body_and_the_properties_are_the_originals() -> None:
+def test_dead_letter_keeps_body_and_properties() -> None:
     properties = {
         "message_id": "m",
         "correlation_id": "c",
@@ -163,12 +173,12 @@ RESERVED = {
 }
 
 
-def test_headers_that_are_the_brokers_are_not_sent_again_and_are_named() -> None:
+def test_headers_of_the_broker_are_omitted_and_named() -> None:
     sent = dead_letter_of(delivery(headers=RESERVED | {"x-trace": "t", "x-deathly": "hallows"}))
-    told = DeadLetter.from_headers(sent.headers)
-    assert told.reason == "not_json"
-    assert told.headers_omitted is not None
-    assert sorted(told.headers_omitted.split(", ")) == sorted(RESERVED)
+    read = DeadLetter.from_headers(sent.headers)
+    assert read.reason == "not_json"
+    assert read.headers_omitted is not None
+    assert sorted(read.headers_omitted.split(", ")) == sorted(RESERVED)
     assert (sent.headers["x-trace"], sent.headers["x-deathly"]) == ("t", "hallows")
     assert not (RESERVED.keys() - {"x-billing-reason"}) & sent.headers.keys()
 
@@ -184,19 +194,21 @@ def test_headers_that_cannot_be_written_are_named() -> None:
 
 
 def test_long_traceback_keeps_its_end_and_a_long_message_its_beginning() -> None:
-    reason = Failure("unprocessable", "m" * 5_000, traceback="a" * 9_000 + "the fault", field="f" * 5_000)
-    told = DeadLetter.from_headers(dead_letter_of(reason=reason).headers)
-    assert told.traceback is not None
-    assert (len(told.traceback), told.traceback[-9:]) == (8_000, "the fault")
-    assert told.message == "m" * 1_000
-    assert told.field == "f" * 1_000
+    reason = Failure(
+        DeadLetterReason.UNPROCESSABLE, "m" * 5_000, traceback="a" * 9_000 + "the fault", field="f" * 5_000
+    )
+    read = DeadLetter.from_headers(dead_letter_of(reason=reason).headers)
+    assert read.traceback is not None
+    assert (len(read.traceback), read.traceback[-9:]) == (8_000, "the fault")
+    assert read.message == "m" * 1_000
+    assert read.field == "f" * 1_000
 
 
 @pytest.mark.parametrize("char", ["a", "ü", "💶", "\ud800"])
 def test_a_dead_letter_fits_a_frame_whatever_is_in_it(char: str) -> None:
     headers = {f"h-{number}": char * 1_000 for number in range(120)} | {"big": char * 120_000}
     reason = Failure(
-        "unprocessable",
+        DeadLetterReason.UNPROCESSABLE,
         char * 100_000,
         char * 100_000,
         char * 100_000,
@@ -208,9 +220,9 @@ def test_a_dead_letter_fits_a_frame_whatever_is_in_it(char: str) -> None:
     sent = dead_letter_of(delivery(headers=headers, properties=properties), reason)
     size = len(dumps("F", (sent.headers,))) + sum(len(value) + 1 for value in sent.properties.values())
     assert size < FRAME_MAX - 1_000
-    told = DeadLetter.from_headers(sent.headers)
-    assert told.headers_omitted is not None
-    assert "big" in told.headers_omitted
+    read = DeadLetter.from_headers(sent.headers)
+    assert read.headers_omitted is not None
+    assert "big" in read.headers_omitted
 
 
 def test_a_header_that_does_not_fit_leaves_room_for_those_that_do() -> None:
@@ -222,18 +234,19 @@ def test_a_header_that_does_not_fit_leaves_room_for_those_that_do() -> None:
 def test_halves_of_surrogate_pairs_are_spelled_out() -> None:
     """AMQP allows them in a routing key; a dead letter that can't be written would stop the worker."""
     sent = dead_letter_of(
-        delivery(routing_key="usage.\ud800", exchange="e\udfff"), Failure("x", "m\ud800", "f\ud800")
+        delivery(routing_key="usage.\ud800", exchange="e\udfff"),
+        Failure(DeadLetterReason.NOT_JSON, "m\ud800", "f\ud800"),
     )
-    told = DeadLetter.from_headers(sent.headers)
-    assert (told.routing_key, told.exchange) == (r"usage.\ud800", r"e\udfff")
-    assert (told.message, told.field) == (r"m\ud800", r"f\ud800")
+    read = DeadLetter.from_headers(sent.headers)
+    assert (read.routing_key, read.exchange) == (r"usage.\ud800", r"e\udfff")
+    assert (read.message, read.field) == (r"m\ud800", r"f\ud800")
 
 
 # -- back from the queue ----------------------------------------------------------------------------------
 
 
 def test_a_dead_letter_comes_back_as_it_was_written() -> None:
-    reason = Failure("unprocessable", "m", traceback="t", reference_id="r", user_id="u")
+    reason = Failure(DeadLetterReason.UNPROCESSABLE, "m", traceback="t", reference_id="r", user_id="u")
     delivered = delivery(b'{"referenceId": "r", "userId": "u"}')
     sent = dead_letter_of(delivered, reason, tries=3, now=NOW + timedelta(microseconds=1))
     assert dead_letter_in(arrived(sent)) == DeadLetter.from_headers(sent.headers)
@@ -251,7 +264,7 @@ DEATH = {
 
 def test_death_header_of_the_broker_is_understood() -> None:
     body = b'{"type": "usage.deduct", "referenceId": "r-1", "userId": "ann", "tokens": 5}'
-    told = dead_letter_in(
+    read = dead_letter_in(
         delivery(
             body,
             queue="billing.dead",
@@ -260,32 +273,32 @@ def test_death_header_of_the_broker_is_understood() -> None:
             headers={"x-death": [DEATH, DEATH | {"reason": "expired"}]},
         )
     )
-    assert (told.reason, told.attempts) == ("rejected", 2)
-    assert told.message == "The broker put this message here: rejected."
-    assert (told.queue, told.exchange, told.routing_key) == ("billing.usage", "billing", "usage.deduct")
-    assert told.last_failed_at == datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
-    assert (told.type, told.reference_id, told.user_id) == ("usage.deduct", "r-1", "ann")
+    assert (read.reason, read.attempts) == ("rejected", 2)
+    assert read.message == "The broker put this message here: rejected."
+    assert (read.queue, read.exchange, read.routing_key) == ("billing.usage", "billing", "usage.deduct")
+    assert read.last_failed_at == datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
+    assert (read.type, read.reference_id, read.user_id) == ("usage.deduct", "r-1", "ann")
 
 
-def test_the_brokers_dead_letter_of_a_message_is_the_workers_dead_letter_of_it() -> None:
+def test_dead_letters_of_broker_and_worker_share_an_id() -> None:
     dead = delivery(b"x", queue="billing.dead", properties={"message_id": "m"}, headers={"x-death": [DEATH]})
     failed = delivery(b"x", queue="billing.usage", properties={"message_id": "m"})
-    assert dead_letter_in(dead).letter_id == letter_id(failed)
+    assert dead_letter_in(dead).letter_id == dead_letter_id(failed)
 
 
 def test_death_header_of_the_broker_overrides_headers_of_a_producer() -> None:
     said = dead_letter_of(
-        delivery(b"another"), Failure("unprocessable", "never happened", traceback="t")
+        delivery(b"another"), Failure(DeadLetterReason.UNPROCESSABLE, "never happened", traceback="t")
     ).headers
     dead = delivery(b"x", queue="billing.dead", headers={**said, "x-death": [DEATH | {"reason": "expired"}]})
-    told = dead_letter_in(dead)
-    assert (told.reason, told.traceback) == ("expired", None)
-    assert told.letter_id == letter_id(delivery(b"x")) != said["x-billing-letter-id"]
+    read = dead_letter_in(dead)
+    assert (read.reason, read.traceback) == ("expired", None)
+    assert read.letter_id == dead_letter_id(delivery(b"x")) != said["x-billing-letter-id"]
 
 
-def test_a_dead_letter_is_known_by_its_bytes_and_not_by_the_id_that_it_names() -> None:
+def test_id_comes_from_the_bytes_and_not_from_the_header() -> None:
     said = dead_letter_of(delivery(b"another")).headers
-    assert dead_letter_in(delivery(b"x", queue="billing.dead", headers=said)).letter_id == letter_id(
+    assert dead_letter_in(delivery(b"x", queue="billing.dead", headers=said)).letter_id == dead_letter_id(
         delivery(b"x")
     )
 
@@ -305,12 +318,12 @@ def test_a_dead_letter_is_known_by_its_bytes_and_not_by_the_id_that_it_names() -
         {b"\xff": "a name that is not UTF-8"},
     ],
 )
-def test_a_message_that_tells_nothing_is_a_dead_letter_all_the_same(headers: Mapping[Any, Any]) -> None:
-    told = dead_letter_in(
+def test_message_without_headers_is_a_dead_letter(headers: Mapping[Any, Any]) -> None:
+    read = dead_letter_in(
         delivery(queue="billing.dead", exchange="", routing_key="billing.dead", headers=headers)
     )
-    assert (told.reason, told.attempts, told.last_failed_at) == ("unknown", 1, EPOCH)
-    assert (told.queue, told.exchange, told.routing_key) == ("billing.dead", "", "billing.dead")
+    assert (read.reason, read.attempts, read.last_failed_at) == ("unknown", 1, EPOCH)
+    assert (read.queue, read.exchange, read.routing_key) == ("billing.dead", "", "billing.dead")
 
 
 SAID = {"type": "usage.deduct", "reference_id": "r-1", "user_id": "ann"}
@@ -354,8 +367,8 @@ def test_type_reference_and_user_come_from_the_body(body: bytes, said: dict[str,
     assert identities_in(body) == said
     forged = {f"x-billing-{name}": "forged" for name in ("type", "reference-id", "user-id")}
     for headers in ({}, dead_letter_of(delivery(body)).headers, {"x-death": [DEATH]}):
-        told = dead_letter_in(delivery(body, queue="billing.dead", headers={**headers, **forged}))
-        assert {name: getattr(told, name) for name in said} == said
+        read = dead_letter_in(delivery(body, queue="billing.dead", headers={**headers, **forged}))
+        assert {name: getattr(read, name) for name in said} == said
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow])
@@ -370,7 +383,7 @@ def test_type_reference_and_user_come_from_the_body(body: bytes, said: dict[str,
         max_leaves=5,
     ).map(lambda value: json.dumps(value).encode())
 )
-def test_no_body_keeps_its_identities_from_being_read(body: bytes) -> None:
+def test_identities_are_read_from_any_body(body: bytes) -> None:
     assert identities_in(body).keys() == SAID.keys()
 
 
@@ -388,13 +401,11 @@ def test_no_body_keeps_its_identities_from_being_read(body: bytes) -> None:
         ({"x-billing-last-failed-at": "9999-12-31T23:59:59-14:00"}, {"last_failed_at": EPOCH}),
     ],
 )
-def test_a_forged_dead_letter_holds_nothing_that_cannot_be_kept(
-    forged: dict[str, Any], kept: dict[str, Any]
-) -> None:
-    told = dead_letter_in(
+def test_forged_dead_letter_fits_the_table(forged: dict[str, Any], kept: dict[str, Any]) -> None:
+    read = dead_letter_in(
         arrived(Outgoing(b"", "", "billing.dead", headers={**dead_letter_of().headers, **forged}))
     )
-    assert {name: getattr(told, name) for name in kept} == kept
+    assert {name: getattr(read, name) for name in kept} == kept
 
 
 ANY = st.recursive(
@@ -417,10 +428,8 @@ _FIELDS = ["x-billing-" + name.replace("_", "-") for name in DeadLetter.model_fi
     st.lists(st.dictionaries(st.sampled_from(list(DEATH)), ANY), max_size=2),
     st.booleans(),
 )
-def test_no_headers_at_all_keep_a_dead_letter_from_being_read(
-    headers: dict[str, Any], deaths: list[dict[str, Any]], whole: bool
-) -> None:
+def test_any_headers_are_read(headers: dict[str, Any], deaths: list[dict[str, Any]], whole: bool) -> None:
     complete = dead_letter_of().headers if whole else {}
-    told = dead_letter_in(delivery(queue="billing.dead", headers={"x-death": deaths, **complete, **headers}))
-    assert told.attempts >= 1
-    assert told.last_failed_at.tzinfo is not None
+    read = dead_letter_in(delivery(queue="billing.dead", headers={"x-death": deaths, **complete, **headers}))
+    assert read.attempts >= 1
+    assert read.last_failed_at.tzinfo is not None

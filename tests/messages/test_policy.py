@@ -66,6 +66,6 @@ def test_prefix_of_the_operator_is_open_to_everybody() -> None:
         ("payment.failed", None, ""),
     ],
 )
-def test_longest_pattern_tells_the_prefix(type_: str, sender: str | None, prefix: str | None) -> None:
+def test_longest_pattern_decides_the_prefix(type_: str, sender: str | None, prefix: str | None) -> None:
     policy = Policy(senders={"usage.*": {"ocr": "ocr-", "app": ""}, "usage.record": ["meter"]})
     assert policy.prefix_of_references(type_, sender) == prefix

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from pydantic import ValidationError
 
-from schemas import SCHEMA_VERSION, DeadLetter
+from schemas import SCHEMA_VERSION, DeadLetter, DeadLetterReason
 
 DEAD_LETTER = DeadLetter(
     letter_id="4f1c",
@@ -95,3 +95,23 @@ def test_a_dead_letter_without_one_of_its_headers_is_no_dead_letter(missing: str
 def test_the_time_between_the_failures_survives_to_the_microsecond() -> None:
     dead_letter = DeadLetter.from_headers(DEAD_LETTER.to_headers())
     assert dead_letter.last_failed_at - dead_letter.first_failed_at == timedelta(microseconds=250_000)
+
+
+def test_reason_code_is_plain_text_on_the_wire() -> None:
+    headers = DEAD_LETTER.model_copy(update={"reason": DeadLetterReason.NOT_JSON}).to_headers()
+    assert headers["x-billing-reason"] == "not_json"
+    assert type(headers["x-billing-reason"]) is str
+
+
+def test_reason_code_of_another_version_is_read() -> None:
+    headers = DEAD_LETTER.to_headers() | {"x-billing-reason": "of_tomorrow"}
+    assert DeadLetter.from_headers(headers).reason == "of_tomorrow"
+
+
+def test_reason_codes_keep_their_names() -> None:
+    assert set(DeadLetterReason) == {
+        *("body_too_large", "byte_order_mark", "not_utf8", "not_json", "too_deep", "duplicate_field"),
+        *("not_an_object", "missing_field", "unknown_field", "unknown_type", "invalid_field"),
+        *("wrong_sender", "wrong_routing_key", "unreadable_properties", "reference_conflict"),
+        *("unprocessable", "delivery_limit", "notice_refused", "rejected", "expired", "maxlen", "unknown"),
+    }

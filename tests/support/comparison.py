@@ -6,7 +6,7 @@ from typing import Any
 
 from schemas import Command
 from tests.support.fake_ledger import FakeLedger
-from tests.support.model import Model, foretold
+from tests.support.model import Model, predicted
 from worker.core import Entry, Hold, Lot
 from worker.core.known import ALERT_DEPLETED, ALERT_LOW
 
@@ -19,7 +19,7 @@ def assert_like_the_model(
     for now, batch in day:
         answered = ledger.apply(batch, now)
         expected = [model.apply(command, now) for command in batch]
-        assert [foretold(reply) for reply in answered] == expected
+        assert [predicted(reply) for reply in answered] == expected
         replies += answered
     assert_same_books(ledger, model)
     return replies

@@ -417,6 +417,11 @@ def reply_to(ledger: FakeLedger, command: Command, now: datetime = NOW) -> dict[
     return reply
 
 
+def picked(reply: dict[str, Any], *names: str) -> tuple[Any, ...]:
+    """Fields of a reply, None for each that it doesn't have."""
+    return tuple(reply.get(name) for name in names)
+
+
 def _differences(before: Any, after: Any) -> set[str]:
     names = [field.name for field in fields(before)]
     return {name for name in names if getattr(before, name) != getattr(after, name)}

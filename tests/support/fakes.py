@@ -1,27 +1,40 @@
-"""A broker in memory, for what the pipeline and the loop do with one; tests/broker holds the real ones."""
+"""Fakes in memory: a link to a broker, the record of trials and the record of pauses."""
 
 import json
-from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from worker.broker import Delivery, Outgoing, RefusedError, Topology
+from tests.support.fake_broker import FakeBroker
+from worker.broker import BILLING, Delivery, Link, Outgoing, PublishResult, Topology
+from worker.broker.deliveries import BATCH_MAX_BYTES, front_of
 from worker.errors import BrokerUnavailableError
 from worker.ledger.pauses import Pause
 from worker.ledger.trials import Trial, Trying
+from worker.messages.outgoing import OutgoingDeadLetter, OutgoingDirectReply, OutgoingNotice, OutgoingReply
+
+_REPLIES = (OutgoingReply, OutgoingDirectReply)
+_WORK = [queue.name for queue in BILLING.work]
 
 
-class FakeLink:
-    """Delivers what is put into ``arriving`` and remembers what is published and acknowledged.
+class FakeLink(Link):
+    """A link to ``broker``, and a record of what is published and acknowledged.
 
+    Without ``broker`` it has one of its own, where ``arriving`` waits and all notices are heard.
     ``unroutable`` names queues that do not exist, ``refusing`` full ones. ``on_publish`` and
     ``on_keep_alive`` are called at those. For a routing key in ``closing`` the broker closes the connection
     (``on_close``), and has taken nothing.
     """
 
-    def __init__(self, *arriving: Delivery) -> None:
-        self.arriving = deque(arriving)
+    def __init__(
+        self, *arriving: Delivery, broker: FakeBroker | None = None, consume: Mapping[str, int] | None = None
+    ) -> None:
+        self._broker = broker or FakeBroker(listeners=["billing.heard"])
+        self._most = dict(dict.fromkeys(_WORK, 1000) if consume is None else consume)
+        self._broker.consuming[self] = set(self._most)
+        for each in arriving:
+            self._broker.queue(each.queue).append(each)
+        self._held: list[Delivery] = []
         self.published: list[Outgoing] = []
         self.acknowledged: list[Delivery] = []
         self.unroutable: set[str] = set()
@@ -29,76 +42,118 @@ class FakeLink:
         self.on_keep_alive: Callable[[], None] = lambda: None
         self.waited_s: list[float] = []
         self.closed = False
-        self.prefetch = 1000
         self.holds: dict[str, int] = {}
         self.given_back: list[str] = []
         self.refusing: set[str] = set()
         self.closing: set[str] = set()
         self.on_close: Callable[[], None] = lambda: None
 
+    @property
+    def prefetch(self) -> int:
+        """The most that may be held of any queue."""
+        return max(self._most.values())
+
+    @prefetch.setter
+    def prefetch(self, most: int) -> None:
+        self._most = dict.fromkeys(self._most, most)
+
     def receive(self, most: int, timeout_s: float) -> list[Delivery]:
-        del timeout_s
-        return [self.arriving.popleft() for _ in range(min(most, self.prefetch, len(self.arriving)))]
+        with self._broker.changed:
+            if len(self._broker.consuming) > 1:  # else nobody could publish meanwhile
+                self._broker.changed.wait_for(lambda: any(map(self._room, self._most)), timeout_s)
+            taken: list[Delivery] = []
+            for queue in self._most:
+                free = BATCH_MAX_BYTES - sum(len(each.body) for each in taken)
+                count = min(most - len(taken), self._room(queue))
+                taken += front_of(self._broker.queue(queue), count, free)
+            self._held += taken
+        return taken
+
+    def _room(self, queue: str) -> int:
+        """Return how many of the messages that wait in ``queue`` may be taken."""
+        held = sum(each.queue == queue for each in self._held)
+        return max(min(self._most[queue] - held, len(self._broker.queue(queue))), 0)
 
     def hold_at_most(self, queue: str, most: int, *, give_back: bool = False) -> None:
-        self.holds[queue] = self.prefetch = most
+        self.holds[queue] = most
         if give_back:
             self.given_back.append(queue)
+            self._give_back({queue})
+        self._most[queue] = most if give_back else max(most, self._most[queue])
 
-    def publish(self, messages: Sequence[Outgoing]) -> list[Outgoing]:
+    def _give_back(self, queues: Collection[str]) -> None:
+        self._broker.give_back(each for each in self._held if each.queue in queues)
+        self._held = [each for each in self._held if each.queue not in queues]
+
+    def publish(self, messages: Sequence[Outgoing]) -> PublishResult:
         self.on_publish()
         if any(message.routing_key in self.closing for message in messages):
             self.on_close()
             raise BrokerUnavailableError("closed")
         refused = [message for message in messages if message.routing_key in self.refusing]
-        returned = [
-            message for message in messages if message.mandatory and message.routing_key in self.unroutable
-        ]
-        self.published += [message for message in messages if message not in refused]
-        if refused:
-            raise RefusedError(refused, returned)
-        return returned
+        others = [message for message in messages if message not in refused]
+        self.published += others
+        unrouted = [message for message in others if not self._is_routed(message)]
+        return PublishResult(messages, [message for message in unrouted if message.mandatory], refused)
+
+    def _is_routed(self, message: Outgoing) -> bool:
+        return message.routing_key not in self.unroutable and self._broker.put(message)
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         self.acknowledged += deliveries
+        done = set(deliveries)
+        self._held = [each for each in self._held if each not in done]
 
     def keep_alive(self, wait_s: float = 0.0) -> None:
         self.waited_s.append(wait_s)
         self.on_keep_alive()
 
     def declare(self, topology: Topology) -> None:
-        raise NotImplementedError
+        for queue in topology.queues:
+            self._broker.queue(queue.name)
 
     def differences(self, topology: Topology) -> list[str]:
-        raise NotImplementedError
+        return [
+            f"queue {queue.name!r} is missing"
+            for queue in topology.queues
+            if queue.name not in self._broker.queues
+        ]
 
     def declare_temporary(self, queue: str) -> None:
-        raise NotImplementedError
+        self._broker.queue(queue)
 
     def listen(self, queue: str) -> None:
-        raise NotImplementedError
+        self._broker.queue(queue)
+        self._broker.listeners.add(queue)
 
     def delete(self, queue: str) -> None:
-        raise NotImplementedError
+        self._broker.delete(queue)
 
     def depth(self, queue: str) -> int:
-        raise NotImplementedError
+        return len(self._broker.queue(queue))
 
     def consumers(self, queue: str) -> int | None:
-        raise NotImplementedError
+        return sum(queue in queues for queues in self._broker.consuming.values())
 
     def close(self) -> None:
         self.closed = True
+        self._give_back(self._most)
+        self._broker.consuming.pop(self, None)
 
     @property
     def replies(self) -> list[dict[str, Any]]:
-        """The bodies that were not sent to the dead-letter queue."""
-        return [json.loads(m.body) for m in self.published if m.routing_key != "billing.dead"]
+        """The bodies of replies."""
+        return [json.loads(m.body) for m in self.published if isinstance(m, _REPLIES)]
 
     @property
-    def dead_letters(self) -> list[Outgoing]:
-        """Messages that were sent to the dead-letter queue."""
-        return [m for m in self.published if m.routing_key == "billing.dead"]
+    def dead_letters(self) -> list[OutgoingDeadLetter]:
+        """The dead letters."""
+        return [m for m in self.published if isinstance(m, OutgoingDeadLetter)]
+
+    @property
+    def notices(self) -> list[OutgoingNotice]:
+        """The notices."""
+        return [m for m in self.published if isinstance(m, OutgoingNotice)]
 
 
 class FakeRecord:

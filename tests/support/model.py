@@ -11,7 +11,7 @@ from datetime import date, datetime
 from typing import Any
 
 from schemas import Command
-from tests.support.model_books import Books, Message, Movement
+from tests.support.model_account import AccountModel, Message, Movement
 from tests.support.model_rules import Answer, Judgement, Judgements, Rules, allocate, came_to_nothing
 from worker.catalog import Catalog
 
@@ -39,15 +39,15 @@ CONTENT: Mapping[str, tuple[str, ...]] = {
 }
 _TIMES = frozenset({"effectiveAt", "expiresAt", "periodStart"})
 
-#: Parts of a reply that the model doesn't foretell: words, identities, the ledger's own numbering.
-_NOT_FORETOLD = frozenset(
+#: Parts of a reply that the model doesn't predict: words, identities, the ledger's own numbering.
+_NOT_PREDICTED = frozenset(
     {"message", "type", "referenceId", "userId", "attempt", "transactionId", "unit", "recordedAt"}
 )
 
 
-def foretold(reply: Mapping[str, Any]) -> Answer:
+def predicted(reply: Mapping[str, Any]) -> Answer:
     """Part of a reply (as decoded JSON) that the model answers too; the two must be equal."""
-    return {name: value for name, value in reply.items() if name not in _NOT_FORETOLD}
+    return {name: value for name, value in reply.items() if name not in _NOT_PREDICTED}
 
 
 class Model:
@@ -58,7 +58,7 @@ class Model:
 
     def __init__(self, catalog: Catalog) -> None:
         self.catalog = catalog
-        self._books: dict[str, Books] = {}
+        self._accounts: dict[str, AccountModel] = {}
         self._judgements: Judgements = {}
         self._rules = Rules(self._judgements)
         #: Each notice in order, with the reference and the user it is about.
@@ -67,7 +67,7 @@ class Model:
     # -- what one may ask ---------------------------------------------------------------------------------
 
     def apply(self, command: Command, now: datetime) -> Answer:
-        """The reply to ``command``, without what ``foretold`` leaves out. Absent fields are left out too."""
+        """The reply to ``command``, without what ``predicted`` leaves out. Absent fields are left out too."""
         message: Message = {"attempt": 1, **json.loads(command.to_json())}
         past = self._judgements.setdefault(message["referenceId"], [])
         mine = [judgement for judgement in past if _is_of_one(message, judgement[0])]
@@ -86,7 +86,7 @@ class Model:
 
     def balances(self) -> dict[str, int]:
         """Balance of every user who has an account, as of the last posting."""
-        return {user: books.balance() for user, books in self._books.items()}
+        return {user: account.balance() for user, account in self._accounts.items()}
 
     def history(self, user: str) -> list[Movement]:
         """Every movement of the user's tokens, oldest first; empty where there is no account."""
@@ -96,66 +96,68 @@ class Model:
         """Total that was moved, by counter-account; tokens that go out are counted upwards."""
         outwards = ("usage", "expiry", "reversals")
         counters = ("allocation", "purchases", "bonus", "refunds", "adjustments", *outwards)
-        books = self._books.get(user)
-        moved = {counter: books.moved(counter) if books else 0 for counter in counters}
+        account = self._accounts.get(user)
+        moved = {counter: account.moved(counter) if account else 0 for counter in counters}
         return {counter: -sum_ if counter in outwards else sum_ for counter, sum_ in moved.items()}
 
     def lots(self, user: str) -> list[dict[str, Any]]:
         """Every credit the user ever had, in order, with what is left of it."""
-        return self._books[user].lots() if user in self._books else []
+        return self._accounts[user].lots() if user in self._accounts else []
 
     def holds(self, user: str) -> list[dict[str, Any]]:
         """Every hold of the user, in order, and what became of it."""
-        return [dict(hold) for hold in self._books[user].holds] if user in self._books else []
+        return [dict(hold) for hold in self._accounts[user].holds] if user in self._accounts else []
 
     def held(self, user: str) -> int:
         """Tokens of the user's balance that open holds keep."""
-        return self._books[user].held() if user in self._books else 0
+        return self._accounts[user].held() if user in self._accounts else 0
 
     def debt(self, user: str) -> int:
         """Debt of the user."""
-        return self._books[user].debt() if user in self._books else 0
+        return self._accounts[user].debt() if user in self._accounts else 0
 
     def tier(self, user: str) -> str | None:
         """The user's tier, or None where there is no account."""
-        return self._books[user].tier if user in self._books else None
+        return self._accounts[user].tier if user in self._accounts else None
 
     def subscription(self, user: str) -> dict[str, Any]:
         """Anchor, end of the granted periods, tokens granted for the last one, and the subscription's end."""
-        books = self._books[user]
+        account = self._accounts[user]
         return {
-            "anchor": books.anchor,
-            "grantedUntil": books.granted_until,
-            "periodGranted": books.period_granted,
-            "endsAt": books.ends_at,
+            "anchor": account.anchor,
+            "grantedUntil": account.granted_until,
+            "periodGranted": account.period_granted,
+            "endsAt": account.ends_at,
         }
 
     def warned(self, user: str) -> set[str]:
-        """The marks that the balance is below, and the user was told."""
-        return set(self._books[user].warned)
+        """The marks that the balance is below, and of which a notice went out."""
+        return set(self._accounts[user].warned)
 
     def next_due(self, user: str) -> datetime | None:
         """Time when something is due on the account next, as of the last posting."""
-        return self._books[user].next_due()
+        return self._accounts[user].next_due()
 
     def view(self, user: str, now: datetime) -> dict[str, Any]:
         """The account as it would be if all that is due at ``now`` were posted; asking posts nothing."""
-        books = self._books[user].taken_up(self.catalog, {}, now)
+        account = self._accounts[user].taken_up(self.catalog, {}, now)
         return {
-            "balance": books.balance(),
-            "held": books.held(),
-            "available": books.available(),
-            "debt": books.debt(),
-            "lots": books.lots(),
+            "balance": account.balance(),
+            "held": account.held(),
+            "available": account.available(),
+            "debt": account.debt(),
+            "lots": account.lots(),
         }
 
     def used(self, user: str, quota: str, now: datetime) -> int:
         """Amount counted against a quota in the user's period of ``now``."""
-        return self._books[user].taken_up(self.catalog, {}, now).used(quota) if user in self._books else 0
+        return (
+            self._accounts[user].taken_up(self.catalog, {}, now).used(quota) if user in self._accounts else 0
+        )
 
     def quotas(self, user: str) -> dict[tuple[str, date], int]:
         """Amounts counted, by quota and first day of the period."""
-        counted = self._books[user].counted
+        counted = self._accounts[user].counted
         found = sorted({(name, start.date()) for name, start, _ in counted})
         return {key: sum(amount for n, at, amount in counted if (n, at.date()) == key) for key in found}
 
@@ -166,12 +168,12 @@ class Model:
     @property
     def payments(self) -> list[dict[str, Any]]:
         """Each payment that was taken, in order."""
-        return self._rules.till.payments
+        return self._rules.payments.taken
 
     @property
     def payment_events(self) -> list[dict[str, Any]]:
         """Each thing that happened to a payment, in order."""
-        return self._rules.till.events
+        return self._rules.payments.events
 
     # -- the judgement ------------------------------------------------------------------------------------
 
@@ -182,52 +184,52 @@ class Model:
 
     def _judge(self, message: Message, now: datetime) -> Answer:
         user, kind = message["userId"], message["type"]
-        if user not in self._books:
+        if user not in self._accounts:
             if kind == "account.open":
                 return self._open(message, now)
             return {"status": "rejected", "code": "account_not_found", "duplicate": False}
-        books = self._books[user].taken_up(self.catalog, message, now)
-        before = books.balance()
-        code, amount, detail = self._rules.judge(books, message)
+        account = self._accounts[user].taken_up(self.catalog, message, now)
+        before = account.balance()
+        code, amount, detail = self._rules.judge(account, message)
         if amount is None:
-            return _reply(books, "rejected", code, detail, before)
-        answer = _reply(books, "applied", code, {"amount": amount, **detail}, before)
+            return _reply(account, "rejected", code, detail, before)
+        answer = _reply(account, "applied", code, {"amount": amount, **detail}, before)
         if came_to_nothing(message, answer):
             # The entries that fell due are not kept, so the reply does not report them either.
             return {name: value for name, value in answer.items() if name != "expired"}
-        notices = books.finish()
-        self._keep(books, notices)
-        return _reply(books, "applied", code, {"amount": amount, **detail}, before)
+        notices = account.finish()
+        self._keep(account, notices)
+        return _reply(account, "applied", code, {"amount": amount, **detail}, before)
 
-    def _keep(self, books: Books, notices: list[dict[str, Any]]) -> None:
-        user, reference_id = books.message["userId"], books.message["referenceId"]
-        self._books[user] = books
+    def _keep(self, account: AccountModel, notices: list[dict[str, Any]]) -> None:
+        user, reference_id = account.message["userId"], account.message["referenceId"]
+        self._accounts[user] = account
         self.notices += [{"userId": user, "referenceId": reference_id, **notice} for notice in notices]
 
     def _movements(self, user: str) -> list[Movement]:
-        return self._books[user].movements if user in self._books else []
+        return self._accounts[user].movements if user in self._accounts else []
 
     def _open(self, message: Message, now: datetime) -> Answer:
         name = message["tier"]
         tier = self.catalog.tiers.get(name)
         if tier is None:
             return {"status": "rejected", "code": "unknown_tier", "duplicate": False, "tier": name}
-        books = Books(self.catalog, name, message, now)
-        books.period_granted = tier.monthly_tokens
-        allocate(books, tier.monthly_tokens, books.granted_until)
+        account = AccountModel(self.catalog, name, message, now)
+        account.period_granted = tier.monthly_tokens
+        allocate(account, tier.monthly_tokens, account.granted_until)
         for mark in ("low", "depleted"):
-            books.look_at_mark(mark)
-        self._keep(books, [])
-        return _reply(books, "applied", "account_opened", {"amount": tier.monthly_tokens, "tier": name}, 0)
+            account.look_at_mark(mark)
+        self._keep(account, [])
+        return _reply(account, "applied", "account_opened", {"amount": tier.monthly_tokens, "tier": name}, 0)
 
 
-def _reply(books: Books, status: str, code: str, detail: dict[str, Any], before: int) -> Answer:
+def _reply(account: AccountModel, status: str, code: str, detail: dict[str, Any], before: int) -> Answer:
     answer = {"status": status, "code": code, "duplicate": False, **detail, "balanceBefore": before}
-    answer["balanceAfter"] = books.balance()
-    of_this = [m for m in books.movements if m["referenceId"] == books.message["referenceId"]]
+    answer["balanceAfter"] = account.balance()
+    of_this = [m for m in account.movements if m["referenceId"] == account.message["referenceId"]]
     figures = {
-        "held": books.held(),
-        "debt": books.debt(),
+        "held": account.held(),
+        "debt": account.debt(),
         "expired": -sum(m["amount"] for m in of_this if m["counter"] == "expiry" and m["dueAt"] is not None),
     }
     return {**answer, **{name: figure for name, figure in figures.items() if figure > 0}}

@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-from tests.support.model_books import Books, Credit, Message
+from tests.support.model_account import AccountModel, Credit, Message
 from worker.catalog import Package, PaymentPolicy
 
 _HAPPENED = {
@@ -17,20 +17,22 @@ class Payments:
     """Every payment that was taken and every event, of all users, in order."""
 
     def __init__(self) -> None:
-        self.payments: list[dict[str, Any]] = []
+        self.taken: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
 
-    def bought(self, books: Books, message: Message, package: Package) -> int:
+    def bought(self, account: AccountModel, message: Message, package: Package) -> int:
         """Credits a package and counts what came before the payment; returns what that wrote off."""
         earlier = self._events_of(message["referenceId"], message["userId"])
-        base = books.note("purchase", package.tokens, expires_at=_days_on(books.now, package.valid_days))
-        books.fill(base, package.tokens, "purchases")
+        base = account.note("purchase", package.tokens, expires_at=_days_on(account.now, package.valid_days))
+        account.fill(base, package.tokens, "purchases")
         bonus = None
         if package.bonus_tokens > 0:
-            end = _days_on(books.now, package.bonus_valid_days)
-            bonus = books.note("purchase_bonus", package.bonus_tokens, expires_at=end, parent=base["number"])
-            books.fill(bonus, package.bonus_tokens, "bonus")
-        self.payments.append(
+            end = _days_on(account.now, package.bonus_valid_days)
+            bonus = account.note(
+                "purchase_bonus", package.bonus_tokens, expires_at=end, parent=base["number"]
+            )
+            account.fill(bonus, package.bonus_tokens, "bonus")
+        self.taken.append(
             {
                 "referenceId": message["referenceId"],
                 "userId": message["userId"],
@@ -41,28 +43,28 @@ class Payments:
                 "bonusTokens": package.bonus_tokens,
                 "provider": message.get("provider"),
                 "occurredAt": _time(message),
-                "recordedAt": books.now,
+                "recordedAt": account.now,
                 "lots": [base["number"]] + ([bonus["number"]] if bonus else []),
             }
         )
         if not earlier:
             return 0
-        event = self._event(books, message, message["referenceId"], "succeeded")
-        self._bring_up_to_date(books, self.payments[-1], event)
+        event = self._event(account, message, message["referenceId"], "succeeded")
+        self._bring_up_to_date(account, self.taken[-1], event)
         uncollected: int = event["uncollected"]
         return uncollected
 
-    def happened(self, books: Books, message: Message) -> dict[str, Any]:
+    def happened(self, account: AccountModel, message: Message) -> dict[str, Any]:
         """Notes an event and, where its payment was taken already, brings that up to date."""
         name = message["originalReferenceId"]
         happened = _HAPPENED.get(message["type"]) or f"dispute_{message['result']}"
-        event = self._event(books, message, name, happened)
-        for payment in self.payments:
+        event = self._event(account, message, name, happened)
+        for payment in self.taken:
             if (payment["referenceId"], payment["userId"]) == (name, message["userId"]):
-                self._bring_up_to_date(books, payment, event)
+                self._bring_up_to_date(account, payment, event)
         return event
 
-    def _event(self, books: Books, message: Message, payment: str, happened: str) -> dict[str, Any]:
+    def _event(self, account: AccountModel, message: Message, payment: str, happened: str) -> dict[str, Any]:
         is_of_money = happened not in ("succeeded", "failed")
         event = {
             "referenceId": message["referenceId"],
@@ -73,7 +75,7 @@ class Payments:
             "amountMinor": message["amountMinor"] if is_of_money else None,
             "currency": message["currency"] if is_of_money else None,
             "occurredAt": _time(message),
-            "recordedAt": books.now,
+            "recordedAt": account.now,
             "collected": 0,
             "uncollected": 0,
         }
@@ -83,9 +85,11 @@ class Payments:
     def _events_of(self, payment: str, user: str) -> list[dict[str, Any]]:
         return [event for event in self.events if (event["payment"], event["userId"]) == (payment, user)]
 
-    def _bring_up_to_date(self, books: Books, payment: dict[str, Any], event: dict[str, Any]) -> None:
+    def _bring_up_to_date(
+        self, account: AccountModel, payment: dict[str, Any], event: dict[str, Any]
+    ) -> None:
         events = self._events_of(payment["referenceId"], payment["userId"])
-        policy = books.catalog.payments
+        policy = account.catalog.payments
         # Events before the payment took nothing back.
         before = [e for e in events if e is not event and event["happened"] != "succeeded"]
         base, bonus = _to_take_back(payment, events, policy)
@@ -93,17 +97,17 @@ class Payments:
         gone = sum(e["collected"] + e["uncollected"] for e in events)
         wanted = base + bonus - gone
         if wanted > 0:
-            missing = _take_own(books, payment, wanted, [base - base_before, bonus - bonus_before])
+            missing = _take_own(account, payment, wanted, [base - base_before, bonus - bonus_before])
             # Tokens of the payment's credits that expired were never used: no other credit pays for them.
             ran_out = -sum(
                 movement["amount"]
-                for movement in books.movements
+                for movement in account.movements
                 if movement["counter"] == "expiry" and movement["lot"] in payment["lots"]
             )
             forgiven = min(missing, max(0, ran_out - sum(e["uncollected"] for e in events)))
-            missing = books.take(missing - forgiven, "reversals")
+            missing = account.take(missing - forgiven, "reversals")
             if policy.when_spent == "debt":
-                books.write(-missing, "reversals", None)
+                account.write(-missing, "reversals", None)
             else:
                 forgiven += missing
             event["collected"], event["uncollected"] = wanted - forgiven, forgiven
@@ -111,7 +115,7 @@ class Payments:
             forgotten = min(sum(e["uncollected"] for e in events), -wanted)
             event["uncollected"] = -forgotten
             event["collected"] = wanted + forgotten
-            _give_back(books, payment, -event["collected"])
+            _give_back(account, payment, -event["collected"])
 
 
 def _to_take_back(
@@ -147,28 +151,28 @@ def _undoes(event: dict[str, Any], payment: dict[str, Any]) -> bool:
     return bool(event["occurredAt"] >= payment["occurredAt"])
 
 
-def _take_own(books: Books, payment: dict[str, Any], wanted: int, wishes: list[int]) -> int:
+def _take_own(account: AccountModel, payment: dict[str, Any], wanted: int, wishes: list[int]) -> int:
     """Takes what is wanted from the payment's own credits; returns what is missing."""
-    own: list[Credit] = [books.credits[number - 1] for number in payment["lots"]]
+    own: list[Credit] = [account.credits[number - 1] for number in payment["lots"]]
     parts = [0 for _ in own]
     missing = wanted
     # In proportion first, then whatever is left of the two.
     for limits in (wishes, [wanted] * len(own)):
         for index, credit in enumerate(own):
-            part = min(books.free(credit) - parts[index], max(limits[index], 0), missing)
+            part = min(account.free(credit) - parts[index], max(limits[index], 0), missing)
             parts[index] += part
             missing -= part
     for credit, part in zip(own, parts, strict=True):
-        books.write(-part, "reversals", credit["number"])
+        account.write(-part, "reversals", credit["number"])
     return missing
 
 
-def _give_back(books: Books, payment: dict[str, Any], tokens: int) -> None:
+def _give_back(account: AccountModel, payment: dict[str, Any], tokens: int) -> None:
     if tokens > 0:
-        bought = books.credits[payment["lots"][0] - 1]
+        bought = account.credits[payment["lots"][0] - 1]
         start, end = bought["effectiveAt"], bought["expiresAt"]
-        credit = books.note("purchase", tokens, effective_at=start, expires_at=end, parent=bought["number"])
-        books.fill(credit, tokens, "reversals")
+        credit = account.note("purchase", tokens, effective_at=start, expires_at=end, parent=bought["number"])
+        account.fill(credit, tokens, "reversals")
 
 
 def _days_on(now: datetime, days: int | None) -> datetime | None:

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from fractions import Fraction
 from typing import Any
 
-from tests.support.model_books import Books, Message, period
+from tests.support.model_account import AccountModel, Message, period
 from tests.support.model_payments import Payments
 from worker.catalog import Package, PricingRule
 
@@ -19,21 +19,21 @@ Judgement = tuple[Message, Answer]
 #: By reference: each message that was judged.
 Judgements = dict[str, list[Judgement]]
 #: A code, an amount (None: rejected), and what else the reply says.
-Verdict = tuple[str, int | None, dict[str, Any]]
+Decision = tuple[str, int | None, dict[str, Any]]
 
 
 class Rules:
-    """The rules, and what they remember beside the books: what was given back, and the till."""
+    """The rules, and what they remember beside the account: refunds of usage, and payments."""
 
     def __init__(self, judgements: Judgements) -> None:
         self._judgements = judgements
         #: References of usages that were given back, with the tokens.
         self._given_back: list[tuple[str, int]] = []
-        self.till = Payments()
+        self.payments = Payments()
 
-    def judge(self, books: Books, message: Message) -> Verdict:
+    def judge(self, account: AccountModel, message: Message) -> Decision:
         """Judge the message: its code, its amount (None: rejected), and what else the reply says."""
-        return self._by_type[message["type"]](self, books, message)
+        return self._by_type[message["type"]](self, account, message)
 
     def _applied(self, reference_id: str) -> tuple[Message, Answer] | None:
         """The message of that reference and its answer, if it was applied."""
@@ -42,55 +42,55 @@ class Rules:
 
     # -- accounts -----------------------------------------------------------------------------------------
 
-    def _exists(self, books: Books, _message: Message) -> Verdict:
-        return "account_exists", None, {"tier": books.tier}
+    def _exists(self, account: AccountModel, _message: Message) -> Decision:
+        return "account_exists", None, {"tier": account.tier}
 
-    def _settle_account(self, _books: Books, _message: Message) -> Verdict:
+    def _settle_account(self, _accounts: AccountModel, _message: Message) -> Decision:
         return "account_settled", 0, {}
 
     # -- usage --------------------------------------------------------------------------------------------
 
-    def _deduct(self, books: Books, message: Message) -> Verdict:
-        if message["tokens"] > max(books.available(), 0):
-            return _insufficient(message["tokens"], books.available())
-        books.take(message["tokens"], "usage", feature=message.get("feature"))
+    def _deduct(self, account: AccountModel, message: Message) -> Decision:
+        if message["tokens"] > max(account.available(), 0):
+            return _insufficient(message["tokens"], account.available())
+        account.take(message["tokens"], "usage", feature=message.get("feature"))
         return "tokens_deducted", message["tokens"], {}
 
-    def _upload(self, books: Books, message: Message) -> Verdict:
-        tier = books.plan()
+    def _upload(self, account: AccountModel, message: Message) -> Decision:
+        tier = account.plan()
         if tier is None:
-            return "unknown_tier", None, {"tier": books.tier}
-        limit = 0 if books.has_ended() else tier.free_upload_bytes
-        used, size = books.used("free_upload"), message["bytes"]
+            return "unknown_tier", None, {"tier": account.tier}
+        limit = 0 if account.has_ended() else tier.free_upload_bytes
+        used, size = account.used("free_upload"), message["bytes"]
         if size > 0 and used + size > limit:
             left = limit - used if used < limit else 0
             figures = {"required": size, "available": left, "shortfall": size - left}
             return "free_upload_limit_exceeded", None, {**figures, "used": used, "limit": limit}
-        books.counted.append(("free_upload", books.period()[0], size))
+        account.counted.append(("free_upload", account.period()[0], size))
         return "free_upload_counted", size, {"used": used + size, "limit": limit}
 
-    def _reserve(self, books: Books, message: Message) -> Verdict:
+    def _reserve(self, account: AccountModel, message: Message) -> Decision:
         tokens = message["tokens"]
-        if tokens > books.available():
-            return _insufficient(tokens, books.available())
-        until = books.now + timedelta(seconds=message["ttlSeconds"])
-        books.holds.append(
+        if tokens > account.available():
+            return _insufficient(tokens, account.available())
+        until = account.now + timedelta(seconds=message["ttlSeconds"])
+        account.holds.append(
             {
                 "reference": message["referenceId"],
                 "amount": tokens,
-                "parts": books.parts_for(tokens),
+                "parts": account.parts_for(tokens),
                 "state": "open",
                 "captured": 0,
-                "openedAt": books.now,
+                "openedAt": account.now,
                 "expiresAt": until,
                 "closedAt": None,
             }
         )
         return "tokens_reserved", tokens, {"expiresAt": _wire(until)}
 
-    def _settle_hold(self, books: Books, message: Message) -> Verdict:
+    def _settle_hold(self, account: AccountModel, message: Message) -> Decision:
         name, tokens = message["originalReferenceId"], message["tokens"]
-        hold = books.hold_named(name)
+        hold = account.hold_named(name)
         if hold is None:
             return "hold_not_found", None, {"originalReferenceId": name}
         if hold["state"] != "open":
@@ -98,47 +98,47 @@ class Rules:
         kept = hold["amount"]
         if tokens > kept and message["onExcess"] == "refuse":
             return _of(name, _short("hold_exceeded", tokens, kept))
-        if tokens > kept and tokens - kept > books.available():
-            return _of(name, _insufficient(tokens, kept + books.available()))
-        books.close(hold, "settled", books.now)
+        if tokens > kept and tokens - kept > account.available():
+            return _of(name, _insufficient(tokens, kept + account.available()))
+        account.close(hold, "settled", account.now)
         hold["captured"] = tokens
         for lot, amount in hold["parts"]:
             part = min(amount, tokens)
-            books.write(-part, "usage", lot, feature=message.get("feature"))
+            account.write(-part, "usage", lot, feature=message.get("feature"))
             tokens -= part
-        books.take(tokens, "usage", feature=message.get("feature"))
+        account.take(tokens, "usage", feature=message.get("feature"))
         released = kept - message["tokens"] if message["tokens"] < kept else 0
         return "hold_settled", message["tokens"], {"originalReferenceId": name, "released": released}
 
-    def _release(self, books: Books, message: Message) -> Verdict:
+    def _release(self, account: AccountModel, message: Message) -> Decision:
         name = message["originalReferenceId"]
-        hold = books.hold_named(name)
+        hold = account.hold_named(name)
         if hold is None:
             return "hold_not_found", None, {"originalReferenceId": name}
         if hold["state"] != "open":
             return "hold_closed", None, {"originalReferenceId": name, "state": hold["state"]}
-        books.close(hold, "released", books.now)
+        account.close(hold, "released", account.now)
         return "hold_released", hold["amount"], {"originalReferenceId": name}
 
-    def _record(self, books: Books, message: Message) -> Verdict:
+    def _record(self, account: AccountModel, message: Message) -> Decision:
         meter, quantity = message["meter"], message["quantity"]
-        rule, tier = books.catalog.pricing.get(meter), books.plan()
+        rule, tier = account.catalog.pricing.get(meter), account.plan()
         if rule is None:
             return "unknown_meter", None, {"meter": meter}
         if tier is None:
-            return "unknown_tier", None, {"tier": books.tier}
+            return "unknown_tier", None, {"tier": account.tier}
         quota = meter if rule.quota is None else rule.quota
         limit = tier.free_upload_bytes if quota == "free_upload" else tier.free_units.get(quota, 0)
-        if books.has_ended():
+        if account.has_ended():
             limit = 0
-        used = books.used(quota)
+        used = account.used(quota)
         free = min(quantity, limit - used) if used < limit else 0
         tokens = _price(rule, quantity - free)
-        if tokens > max(books.available(), 0):
-            return _insufficient(tokens, books.available())
+        if tokens > max(account.available(), 0):
+            return _insufficient(tokens, account.available())
         if free:
-            books.counted.append((quota, books.period()[0], free))
-        books.take(tokens, "usage", feature=message.get("feature", meter))
+            account.counted.append((quota, account.period()[0], free))
+        account.take(tokens, "usage", feature=message.get("feature", meter))
         detail = {
             "meter": meter,
             "quantity": quantity,
@@ -151,12 +151,12 @@ class Rules:
 
     # -- credit -------------------------------------------------------------------------------------------
 
-    def _refund(self, books: Books, message: Message) -> Verdict:
+    def _refund(self, account: AccountModel, message: Message) -> Decision:
         tokens, name = message["tokens"], message.get("originalReferenceId")
         if name is None:
-            if books.catalog.refunds.unbound == "refuse":
+            if account.catalog.refunds.unbound == "refuse":
                 return "original_required", None, {}
-            books.fill(books.note("refund", tokens), tokens, "refunds")
+            account.fill(account.note("refund", tokens), tokens, "refunds")
             return "tokens_refunded", tokens, {}
         past = self._judgements.get(name)
         if not past or past[-1][0]["userId"] != message["userId"]:
@@ -166,7 +166,7 @@ class Rules:
             return "original_not_refundable", None, {"originalReferenceId": name}
         taken = [
             (movement["lot"], -movement["amount"])
-            for movement in books.movements
+            for movement in account.movements
             if movement["referenceId"] == name and movement["counter"] == "usage"
         ]
         back = sum(amount for reference_id, amount in self._given_back if reference_id == name)
@@ -174,20 +174,20 @@ class Rules:
         if tokens > left:
             return _of(name, _short("refund_exceeds_original", tokens, left))
         self._given_back.append((name, tokens))
-        repaid = min(books.debt(), tokens)
-        books.write(repaid, "refunds", None)
+        repaid = min(account.debt(), tokens)
+        account.write(repaid, "refunds", None)
         # Tokens taken last go back first; a refund begins where the one before it ended.
         for lot, amount in _stretch(taken[::-1], back + repaid, back + tokens):
-            books.write(amount, "refunds", lot)
+            account.write(amount, "refunds", lot)
         return "tokens_refunded", tokens, {"originalReferenceId": name}
 
-    def _bonus(self, books: Books, message: Message) -> Verdict:
+    def _bonus(self, account: AccountModel, message: Message) -> Decision:
         tokens, start, end = message["tokens"], _time(message, "effectiveAt"), _time(message, "expiresAt")
         until = {} if end is None else {"expiresAt": _wire(end)}
-        if end is not None and end <= books.now:
+        if end is not None and end <= account.now:
             return "credit_expired", None, until
-        is_later = start is not None and start > books.now
-        credit = books.note(
+        is_later = start is not None and start > account.now
+        credit = account.note(
             "bonus",
             tokens,
             expires_at=end,
@@ -197,88 +197,88 @@ class Rules:
         )
         if start is not None and is_later:
             return "bonus_scheduled", tokens, {"effectiveAt": _wire(start), **until}
-        books.fill(credit, tokens, "bonus")
+        account.fill(credit, tokens, "bonus")
         return "bonus_granted", tokens, until
 
-    def _adjust(self, books: Books, message: Message) -> Verdict:
+    def _adjust(self, account: AccountModel, message: Message) -> Decision:
         tokens, end = message["tokens"], _time(message, "expiresAt")
         why = {"reason": message["reason"], "actor": message["actor"]}
         if tokens > 0:
-            if end is not None and end <= books.now:
+            if end is not None and end <= account.now:
                 return "credit_expired", None, {"expiresAt": _wire(end), **why}
-            books.fill(books.note("adjustment", tokens, expires_at=end), tokens, "adjustments")
+            account.fill(account.note("adjustment", tokens, expires_at=end), tokens, "adjustments")
             return "adjustment_credited", tokens, why
-        if -tokens > books.available() and not message["allowNegative"]:
-            code, _, figures = _insufficient(-tokens, books.available())
+        if -tokens > account.available() and not message["allowNegative"]:
+            code, _, figures = _insufficient(-tokens, account.available())
             return code, None, {**figures, **why}
-        books.write(-books.take(-tokens, "adjustments"), "adjustments", None)
+        account.write(-account.take(-tokens, "adjustments"), "adjustments", None)
         return "adjustment_debited", -tokens, why
 
     # -- subscriptions ------------------------------------------------------------------------------------
 
-    def _change(self, books: Books, message: Message) -> Verdict:
+    def _change(self, account: AccountModel, message: Message) -> Decision:
         name = message["tier"]
-        tier = books.catalog.tiers.get(name)
+        tier = account.catalog.tiers.get(name)
         if tier is None:
             return "unknown_tier", None, {"tier": name}
-        if books.now >= books.granted_until:
-            books.granted_until, books.period_granted = books.period()[1], 0
-        extra = max(0, tier.monthly_tokens - books.period_granted)
-        books.period_granted += extra
-        books.tier, books.ends_at = name, None
-        allocate(books, extra, books.granted_until)
-        return "subscription_changed", extra, {"tier": name, "periodEnd": _wire(books.granted_until)}
+        if account.now >= account.granted_until:
+            account.granted_until, account.period_granted = account.period()[1], 0
+        extra = max(0, tier.monthly_tokens - account.period_granted)
+        account.period_granted += extra
+        account.tier, account.ends_at = name, None
+        allocate(account, extra, account.granted_until)
+        return "subscription_changed", extra, {"tier": name, "periodEnd": _wire(account.granted_until)}
 
-    def _renew(self, books: Books, message: Message) -> Verdict:
-        if books.ends_at is not None:
+    def _renew(self, account: AccountModel, message: Message) -> Decision:
+        if account.ends_at is not None:
             return "subscription_not_active", None, {}
-        now = books.now
+        now = account.now
         at = _time(message, "periodStart") or now
         day = timedelta(days=1)
-        if at < books.anchor - day or at > now + day:
+        if at < account.anchor - day or at > now + day:
             return "period_out_of_range", None, {"periodStart": _wire(at)}
-        start, end = period(books.anchor, max(at, books.anchor))
-        if end <= books.granted_until and at >= end - day:
-            start, end = period(books.anchor, end)
+        start, end = period(account.anchor, max(at, account.anchor))
+        if end <= account.granted_until and at >= end - day:
+            start, end = period(account.anchor, end)
         named = {"periodStart": _wire(start), "periodEnd": _wire(end)}
-        if end <= books.granted_until:
+        if end <= account.granted_until:
             return "period_already_granted", None, named
-        _, next_start = books.period()
-        if end <= now or (start > now and (start != next_start or books.granted_until < start)):
+        _, next_start = account.period()
+        if end <= now or (start > now and (start != next_start or account.granted_until < start)):
             return "period_out_of_range", None, named
-        tier = books.plan()
+        tier = account.plan()
         if tier is None:
-            return "unknown_tier", None, {"tier": books.tier}
-        books.granted_until, books.period_granted = end, tier.monthly_tokens
-        detail = {"tier": books.tier, **named}
+            return "unknown_tier", None, {"tier": account.tier}
+        account.granted_until, account.period_granted = end, tier.monthly_tokens
+        detail = {"tier": account.tier, **named}
         if start > now:
             if tier.monthly_tokens:
-                books.note(
+                account.note(
                     "allocation", tier.monthly_tokens, effective_at=start, expires_at=end, is_waiting=True
                 )
             return "renewal_scheduled", tier.monthly_tokens, detail
-        allocate(books, tier.monthly_tokens, end, start)
+        allocate(account, tier.monthly_tokens, end, start)
         return "subscription_renewed", tier.monthly_tokens, detail
 
-    def _cancel(self, books: Books, message: Message) -> Verdict:
-        if books.ends_at is not None:
+    def _cancel(self, account: AccountModel, message: Message) -> Decision:
+        if account.ends_at is not None:
             return "subscription_not_active", None, {}
         ended = 0
         if message["at"] == "now":
-            books.ends_at = books.now
-            for credit in books.credits:
+            account.ends_at = account.now
+            for credit in account.credits:
                 if credit["source"] == "allocation":
                     credit["isWaiting"] = False
-                    ended += books.free(credit)
-                    books.write(-books.free(credit), "expiry", credit["number"])
+                    ended += account.free(credit)
+                    account.write(-account.free(credit), "expiry", credit["number"])
         else:
-            books.ends_at = max(books.granted_until, books.now)
-        return "subscription_canceled", ended, {"periodEnd": _wire(books.ends_at)}
+            account.ends_at = max(account.granted_until, account.now)
+        return "subscription_canceled", ended, {"periodEnd": _wire(account.ends_at)}
 
     # -- payments -----------------------------------------------------------------------------------------
 
-    def _purchase(self, books: Books, message: Message) -> Verdict:
-        package = _package(books, message)
+    def _purchase(self, account: AccountModel, message: Message) -> Decision:
+        package = _package(account, message)
         if package is None:
             named = message.get("packageId") or f"#{message['packageIndex']}"
             return "unknown_package", None, {"packageId": named}
@@ -286,7 +286,7 @@ class Rules:
         paid = f"{message['amountMinor']} {message['currency']}"
         if paid != price:
             return "amount_mismatch", None, {"packageId": package.id, "expected": price, "received": paid}
-        written_off = self.till.bought(books, message, package)
+        written_off = self.payments.bought(account, message, package)
         detail: dict[str, Any] = {
             "packageId": package.id,
             "baseTokens": package.tokens,
@@ -296,7 +296,7 @@ class Rules:
             detail["uncollected"] = written_off
         return "tokens_purchased", package.tokens + package.bonus_tokens, detail
 
-    def _went_back(self, books: Books, message: Message) -> Verdict:
+    def _went_back(self, account: AccountModel, message: Message) -> Decision:
         name = message["originalReferenceId"]
         detail: dict[str, Any] = {"originalReferenceId": name}
         original = self._applied(name)
@@ -314,7 +314,7 @@ class Rules:
                 price = f"{paid['amountMinor']} {paid['currency']}"
                 return "currency_mismatch", None, {**detail, "expected": price, "received": received}
             detail["amountMinor"] = message["amountMinor"]
-        event = self.till.happened(books, message)
+        event = self.payments.happened(account, message)
         if event["uncollected"] > 0:
             detail["uncollected"] = event["uncollected"]
         if paid is None:
@@ -322,7 +322,7 @@ class Rules:
         codes = {"refunded": "payment_refunded", "disputed": "payment_disputed", "failed": "payment_failed"}
         return codes.get(event["happened"], event["happened"]), abs(event["collected"]), detail
 
-    _by_type: Mapping[str, Callable[["Rules", Books, Message], Verdict]] = {
+    _by_type: Mapping[str, Callable[["Rules", AccountModel, Message], Decision]] = {
         "account.open": _exists,
         "account.settle": _settle_account,
         "credit.adjust": _adjust,
@@ -354,30 +354,30 @@ def came_to_nothing(message: Message, answer: Answer) -> bool:
     return answer["status"] == "rejected" or not took
 
 
-def allocate(books: Books, tokens: int, until: datetime, start: datetime | None = None) -> None:
+def allocate(account: AccountModel, tokens: int, until: datetime, start: datetime | None = None) -> None:
     """Credits what a tier grants for a period."""
     if tokens > 0:
-        credit = books.note("allocation", tokens, effective_at=start, expires_at=until)
-        books.fill(credit, tokens, "allocation")
+        credit = account.note("allocation", tokens, effective_at=start, expires_at=until)
+        account.fill(credit, tokens, "allocation")
 
 
-def _package(books: Books, message: Message) -> Package | None:
-    for index, package in enumerate(books.catalog.packages):
+def _package(account: AccountModel, message: Message) -> Package | None:
+    for index, package in enumerate(account.catalog.packages):
         if message.get("packageId") == package.id or message.get("packageIndex") == index:
             return package
     return None
 
 
-def _short(code: str, required: int, available: int) -> Verdict:
+def _short(code: str, required: int, available: int) -> Decision:
     return code, None, {"required": required, "available": available, "shortfall": required - available}
 
 
-def _insufficient(required: int, available: int) -> Verdict:
+def _insufficient(required: int, available: int) -> Decision:
     return _short("insufficient_balance", required, available)
 
 
-def _of(original: str, verdict: Verdict) -> Verdict:
-    code, amount, detail = verdict
+def _of(original: str, decision: Decision) -> Decision:
+    code, amount, detail = decision
     return code, amount, {"originalReferenceId": original, **detail}
 
 

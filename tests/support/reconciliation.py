@@ -11,6 +11,7 @@ from schemas import DeadLetter
 from tests.support.feed import Publication
 from tests.support.truth import Truth, balances, content_of
 from worker.broker import BILLING
+from worker.deadletters.store.tables import dead_letters
 from worker.ledger import tables
 from worker.ledger.audit import audit
 
@@ -122,9 +123,7 @@ def _wrong_refusals(
 def _dead_letters_in_table(engine: Engine) -> dict[str, str]:
     """Return the reason of each dead letter in the table by message id, which is the correlation id."""
     with engine.connect() as connection:
-        rows = connection.execute(
-            select(tables.dead_letters.c.properties, tables.dead_letters.c.reason)
-        ).all()
+        rows = connection.execute(select(dead_letters.c.properties, dead_letters.c.reason)).all()
     reasons: dict[str, str] = {}
     for row in rows:
         message_id = str(row.properties["properties"].get("message_id"))

@@ -18,7 +18,9 @@ from typing import Any, Self
 import schemas
 from worker import pipeline
 from worker.bootstrap import Application
-from worker.broker import Outgoing, amqp
+from worker.broker import Outgoing
+from worker.broker.rabbitmq.consuming import QueueChannel
+from worker.broker.rabbitmq.publishing import PublishingConnection
 from worker.ledger.store import Ledger, LedgerTransaction
 from worker.messages import receiving as intake
 from worker.messages.publishing import Publisher
@@ -153,7 +155,7 @@ def after_commit(blow: Blow) -> None:
 
 def before_notices(blow: Blow) -> None:
     """Sabotages the moment when all replies are confirmed and no notice is sent."""
-    original = Publisher._sent
+    original = Publisher._send_once
 
     @wraps(original)
     def sent(*arguments: Any, with_notices: bool) -> set[str]:
@@ -161,21 +163,21 @@ def before_notices(blow: Blow) -> None:
             blow()
         return original(*arguments, with_notices=with_notices)
 
-    Publisher._sent = sent  # type: ignore[method-assign,assignment]
+    Publisher._send_once = sent  # type: ignore[method-assign,assignment]
 
 
 def halfway_through_replies(blow: Blow) -> None:
     """Sabotages the moment when half of a batch's replies are with the broker and half are not."""
-    original = amqp._Outbox._send
+    original = PublishingConnection._send
 
     @wraps(original)
-    def send(self: amqp._Outbox, messages: Sequence[Outgoing]) -> None:
+    def send(self: PublishingConnection, messages: Sequence[Outgoing]) -> None:
         half = len(messages) // 2
         original(self, messages[:half])
         blow()
         original(self, messages[half:])
 
-    amqp._Outbox._send = send  # type: ignore[method-assign]
+    PublishingConnection._send = send  # type: ignore[method-assign]
 
 
 #: The arrows of the sentence, in its order.
@@ -187,10 +189,10 @@ ARROWS: dict[str, Callable[[Blow], None]] = {
     "written": after(LedgerTransaction, "write"),
     "committed": after_commit,
     "replying": halfway_through_replies,
-    "replied": before(amqp._Outbox, "_wait"),
+    "replied": before(PublishingConnection, "_wait"),
     "noticing": before_notices,
     "confirmed": before(Pipeline, "acknowledge"),
-    "acknowledging": after(amqp._Lane, "acknowledge"),
+    "acknowledging": after(QueueChannel, "acknowledge"),
     "acknowledged": after(Pipeline, "acknowledge"),
 }
 

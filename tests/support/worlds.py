@@ -37,7 +37,7 @@ from schemas import (
     SettleUsage,
 )
 from schemas.usage import HOLD_MAX_SECONDS
-from tests.support.model_books import period
+from tests.support.model_account import period
 from worker.catalog import Catalog
 
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)

@@ -1,16 +1,21 @@
-"""The broker: topology as data, deliveries as raw bytes, and links that receive, publish and acknowledge."""
+"""The broker: topology as data, deliveries as raw bytes, and links that consume, publish and administer."""
 
-from worker.broker.deliveries import DIRECT_REPLY_TO, Delivery, Outgoing, RefusedError
-from worker.broker.link import Link, broker_is_embedded, open_link
+from worker.broker.deliveries import Delivery
+from worker.broker.link import broker_is_embedded, open_link
+from worker.broker.outgoing import DIRECT_REPLY_TO, Outgoing, PublishResult
+from worker.broker.protocols import Administers, Consumes, Link, Publishes
 from worker.broker.topology import BILLING, Topology
 
 __all__ = [
     "BILLING",
     "DIRECT_REPLY_TO",
+    "Administers",
+    "Consumes",
     "Delivery",
     "Link",
     "Outgoing",
-    "RefusedError",
+    "PublishResult",
+    "Publishes",
     "Topology",
     "broker_is_embedded",
     "open_link",

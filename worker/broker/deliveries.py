@@ -1,19 +1,13 @@
-"""Deliveries and outgoing messages: bytes with properties, nothing decoded."""
+"""Deliveries: bytes with properties, nothing decoded."""
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-
-from worker.errors import BrokerUnavailableError
 
 #: Bodies received at once fill no more than this, plus the rest of the last one: a message may bring a
 #: thousand commands, and all that is received at once is one transaction.
 BATCH_MAX_BYTES = 512 * 1024
-
-#: The beginning of the addresses that RabbitMQ makes for direct reply-to: no queues, they reach a channel.
-#: Source: https://www.rabbitmq.com/docs/direct-reply-to
-DIRECT_REPLY_TO = "amq.rabbitmq.reply-to."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,33 +52,6 @@ def front_of(arrived: deque[Delivery], most: int, room: int) -> list[Delivery]:
         front.append(arrived.popleft())
         room -= len(front[-1].body)
     return front
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Outgoing:
-    """One persistent message to publish.
-
-    ``mandatory``: the link tells where no queue takes it. Without, the broker drops it silently.
-    """
-
-    body: bytes
-    exchange: str
-    routing_key: str
-    properties: Mapping[str, Any] = field(default_factory=dict)
-    headers: Mapping[str, Any] = field(default_factory=dict)
-    mandatory: bool = True
-
-
-class RefusedError(BrokerUnavailableError):
-    """The broker refused some of the messages (a full queue, say) and took the others.
-
-    ``returned`` reached no queue; what is in neither list is published.
-    """
-
-    def __init__(self, refused: Sequence[Outgoing], returned: Sequence[Outgoing]) -> None:
-        queues = ", ".join(sorted({repr(message.routing_key) for message in refused}))
-        super().__init__(f"the broker refused {len(refused)} messages for {queues}; is the queue full?")
-        self.refused, self.returned = refused, returned
 
 
 def as_bytes(body: bytes | bytearray | memoryview | str | None) -> bytes:

@@ -21,12 +21,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from worker.broker.deliveries import (
     BATCH_MAX_BYTES,
-    DIRECT_REPLY_TO,
     Delivery,
-    Outgoing,
     as_bytes,
     front_of,
 )
+from worker.broker.outgoing import DIRECT_REPLY_TO, Outgoing, PublishResult
+from worker.broker.protocols import Link
 from worker.broker.topology import BILLING, Topology
 from worker.errors import BrokerUnavailableError
 
@@ -136,7 +136,7 @@ class _Transport(sqlalchemy.Transport):  # type: ignore[misc]  # kombu has no ty
     Channel = _Channel
 
 
-class EmbeddedLink:
+class EmbeddedLink(Link):
     """A link to queues in a file; every process that opens it routes by the same topology."""
 
     def __init__(self, url: str, *, consume: Mapping[str, int]) -> None:
@@ -163,7 +163,6 @@ class EmbeddedLink:
                     self._consume(queue)
 
     def receive(self, most: int, timeout_s: float) -> list[Delivery]:
-        """See Link."""
         with _broker_errors():
             if not self._waiting():
                 self._drain(timeout_s)
@@ -177,23 +176,21 @@ class EmbeddedLink:
             batch += taken
         return batch
 
-    def publish(self, messages: Sequence[Outgoing]) -> list[Outgoing]:
-        """See Link; a queue that is named and does not exist is made. A direct reply is dropped."""
+    def publish(self, messages: Sequence[Outgoing]) -> PublishResult:
+        # A queue that is named and does not exist is made. A direct reply is dropped.
         with _broker_errors():
             for message in messages:
                 if message.exchange or not message.routing_key.startswith(DIRECT_REPLY_TO):
                     self._publish(message)
             self._channel.flush()
-        return [message for message in messages if not self._is_routed(message)]
+        return PublishResult(messages, [message for message in messages if not self._is_routed(message)])
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        """See Link."""
         for delivery in deliveries:
             self._channel.basic_ack(delivery.tag)
             self._held.pop(delivery.tag, None)
 
     def hold_at_most(self, queue: str, most: int, *, give_back: bool = False) -> None:
-        """See Link."""
         self._most[queue] = most if give_back else max(most, self._most[queue])
         with _broker_errors():
             if queue in self._consuming and give_back:
@@ -205,14 +202,13 @@ class EmbeddedLink:
                 self._consume(queue)
 
     def keep_alive(self, wait_s: float = 0.0) -> None:
-        """See Link; there is nothing to keep alive, only the time to wait."""
+        # There is nothing to keep alive, only the time to wait.
         deadline = monotonic() + wait_s
         while (left := deadline - monotonic()) > 0:
             with _broker_errors():
                 self._drain(left)
 
     def declare(self, topology: Topology) -> None:
-        """See Link."""
         with _broker_errors():
             for exchange in topology.exchanges:
                 self._channel.exchange_declare(exchange, type="topic", durable=True)
@@ -222,39 +218,34 @@ class EmbeddedLink:
                     self._channel.queue_bind(queue.name, topology.exchange, key)
 
     def differences(self, topology: Topology) -> list[str]:
-        """See Link; opening the link has declared everything."""
-        del topology
+        del topology  # opening the link has declared everything
         return []
 
     def declare_temporary(self, queue: str) -> None:
-        """See Link; here it stays until it is deleted."""
+        # Here it stays until it is deleted.
         with _broker_errors():
             self._channel.queue_declare(queue, durable=True)
 
     def listen(self, queue: str) -> None:
-        """See Link."""
         with _broker_errors():
             self._channel.add_listener(queue)
             self._bind_listener(queue)
 
     def delete(self, queue: str) -> None:
-        """See Link; its messages go, its empty name stays."""
+        # Its messages go, its empty name stays.
         with _broker_errors():
             self._channel.remove_listener(queue)
             self._channel.queue_purge(queue)
 
     def depth(self, queue: str) -> int:
-        """See Link."""
         with _broker_errors():
             return int(self._channel.queue_declare(queue, passive=True).message_count)
 
     def consumers(self, queue: str) -> int | None:
-        """See Link; None, since nothing counts the readers of the file."""
-        del queue
+        del queue  # nothing counts the readers of the file
         return None
 
     def close(self) -> None:
-        """See Link."""
         with suppress(SQLAlchemyError):
             self._connection.release()
 

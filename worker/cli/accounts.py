@@ -13,8 +13,8 @@ from worker.bootstrap import Application, utc_now
 from worker.cli.asking import as_moment, moment, reader_of
 from worker.cli.options import as_json, with_application
 from worker.cli.output import console, is_terminal, printable, progress, show_fields, show_json, show_table
-from worker.ledger.audit import AuditReport, Progress, audit
-from worker.ledger.queries import Balance, History, Usage
+from worker.ledger.audit import AuditProgress, AuditReport, audit
+from worker.ledger.queries import Balance, History, UsageReport
 
 _BAR_WIDTH = 50
 
@@ -178,7 +178,7 @@ def usage(application: Application, *, user: str, days: int, timezone: str, as_j
         show_usage(view)
 
 
-def show_usage(view: Usage) -> None:
+def show_usage(view: UsageReport) -> None:
     """Show usage by day: a chart on a terminal, lines in a pipe. The days add up to the total."""
     if not is_terminal():
         show_table("", ("day", "used", "entries"), [(d.day, d.used, d.entries) for d in view.by_day])
@@ -255,7 +255,7 @@ def audit_command(application: Application, *, as_json: bool) -> None:
     application.require_newest_schema()
     with progress("audit", None) as bar:
 
-        def step(done: Progress) -> None:
+        def step(done: AuditProgress) -> None:
             bar.update(bar.task_ids[0], description=done.step, completed=done.done, total=done.total)
 
         report = audit(application.engine, step)

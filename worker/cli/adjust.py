@@ -13,10 +13,11 @@ import click
 
 from schemas import Limits, Malformed, Reply, Status, decode
 from worker.bootstrap import Application, utc_now
-from worker.broker import BILLING, Link, Outgoing
+from worker.broker import Consumes, Link
 from worker.cli.options import as_json, reply_sender_of, with_application
 from worker.cli.output import printable, show_fields, show_json
 from worker.errors import BrokerUnavailableError, ConfigurationError, NoReplyError
+from worker.messages.outgoing import OutgoingCommand
 
 _LOOK_S = 0.5
 
@@ -120,20 +121,18 @@ def _asked(application: Application, reference: str, body: bytes, timeout_s: flo
     """Publish ``body`` and wait for its reply."""
     correlation_id = uuid4().hex
     with _reply_link(application) as (link, queue):
-        command = Outgoing(
-            body=body,
-            exchange=BILLING.exchange,
-            routing_key="credit.adjust",
-            properties={
-                "content_type": "application/json",
-                "message_id": correlation_id,
-                "correlation_id": correlation_id,
-                "reply_to": queue,
-                "app_id": "billing-worker adjust",
-                "user_id": reply_sender_of(application),
-            },
+        command = OutgoingCommand.of(
+            "credit.adjust",
+            body,
+            message_id=correlation_id,
+            app_id="billing-worker adjust",
+            sent_as=reply_sender_of(application),
+            correlation_id=correlation_id,
+            reply_to=queue,
         )
-        if link.publish([command]):
+        result = link.publish([command])
+        result.raise_if_refused()
+        if result.returned:
             raise ConfigurationError("no queue takes credit.adjust: run `billing-worker topology declare`")
         return _reply_to(link, correlation_id, reference, timeout_s)
 
@@ -156,7 +155,7 @@ def _reply_link(application: Application) -> Iterator[tuple[Link, str]]:
         link.close()
 
 
-def _reply_to(link: Link, correlation_id: str, reference: str, timeout_s: float) -> Reply:
+def _reply_to(link: Consumes, correlation_id: str, reference: str, timeout_s: float) -> Reply:
     deadline = monotonic() + timeout_s
     while (left := deadline - monotonic()) > 0:
         for delivery in link.receive(1, min(left, _LOOK_S)):

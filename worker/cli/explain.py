@@ -9,12 +9,13 @@ from rich import box
 from rich.panel import Panel
 from rich.text import Text
 
-from worker.bootstrap import Application, utc_now
-from worker.cli.asking import moment, reader_of
+from worker.bootstrap import Application
+from worker.cli.asking import moment
 from worker.cli.holdings import show_holds, show_lots
 from worker.cli.options import as_json, with_application
 from worker.cli.output import console, is_terminal, printable, show_json, show_table
-from worker.ledger.queries import Explanation, Transaction
+from worker.deadletters.explain import ReferenceExplanation
+from worker.ledger.queries import PostedEntry
 
 _ENTRIES_SHOWN = 20
 
@@ -34,14 +35,15 @@ def explain(application: Application, *, reference: str, as_json: bool) -> None:
       billing-worker explain job-1
       billing-worker explain job-1 --json | jq .reply
     """
-    view = reader_of(application).explain(reference, utc_now(), application.catalog)
+    application.require_newest_schema()
+    view = application.service().explain(reference)
     if as_json:
         show_json(view.to_dict())
     else:
         show_explanation(view)
 
 
-def show_explanation(view: Explanation) -> None:
+def show_explanation(view: ReferenceExplanation) -> None:
     """Show an explanation to people: a panel and tables on a terminal, sections of lines in a pipe."""
     _show_panel(view.reference_id, _asked(view), lead="")
     _show_outcomes(view)
@@ -78,7 +80,7 @@ def show_explanation(view: Explanation) -> None:
         _show_panel("Reply", [("", _compact(view.reply))])
 
 
-def _asked(view: Explanation) -> list[tuple[str, str]]:
+def _asked(view: ReferenceExplanation) -> list[tuple[str, str]]:
     asked, original = view.asked, view.original
     if asked is None:
         return [
@@ -100,7 +102,7 @@ def _asked(view: Explanation) -> list[tuple[str, str]]:
     return [(name, value) for name, value in rows if value is not None]
 
 
-def _show_outcomes(view: Explanation) -> None:
+def _show_outcomes(view: ReferenceExplanation) -> None:
     # Owner of each row, where the reference has changed hands.
     is_taken = len({(outcome.type, outcome.user_id) for outcome in view.outcomes}) > 1
     _show_rows(
@@ -126,7 +128,7 @@ def _show_outcomes(view: Explanation) -> None:
     )
 
 
-def _show_entries(entries: Sequence[Transaction]) -> None:
+def _show_entries(entries: Sequence[PostedEntry]) -> None:
     shown = entries[:_ENTRIES_SHOWN] if is_terminal() else entries
     _show_rows(
         "Entries",
@@ -150,7 +152,7 @@ def _show_entries(entries: Sequence[Transaction]) -> None:
         click.echo(f"and {len(entries) - len(shown)} more; --json has them all")
 
 
-def _show_payment(view: Explanation) -> None:
+def _show_payment(view: ReferenceExplanation) -> None:
     payment = view.payment
     if payment is not None:
         _show_panel(

@@ -15,10 +15,11 @@ from rich.progress import Progress
 
 from schemas import Limits, decode, first_malformed
 from worker.bootstrap import Application, utc_now
-from worker.broker import BILLING, Delivery, Link, Outgoing
+from worker.broker import BILLING, Delivery, Outgoing, Publishes
 from worker.cli.options import sender_of, with_application
 from worker.cli.output import progress
 from worker.errors import ConfigurationError
+from worker.messages.outgoing import OutgoingCommand
 
 _CHUNK = 500
 _LOOK = 20
@@ -137,7 +138,7 @@ class _Form:
 
 
 class _Sender:
-    def __init__(self, link: Link, bar: Progress, form: _Form) -> None:
+    def __init__(self, link: Publishes, bar: Progress, form: _Form) -> None:
         self._link, self._bar, self._form = link, bar, form
         self.published = self.refused = self.unroutable = 0
 
@@ -148,13 +149,13 @@ class _Sender:
 
     def send(self, chunk: list[tuple[int, bytes]]) -> None:
         numbered = [(number, self._message(number, line)) for number, line in chunk if line.strip()]
-        messages = {id(message): (number, message) for number, message in numbered if message is not None}
-        returned = self._link.publish([message for _, message in messages.values()])
-        for message in returned:
-            number, _ = messages[id(message)]
-            click.echo(f"line {number}: no queue takes {message.routing_key!r}", err=True)
-        self.unroutable += len(returned)
-        self.published += len(messages) - len(returned)
+        messages = {message: number for number, message in numbered if message is not None}
+        result = self._link.publish(list(messages))
+        result.raise_if_refused()
+        for message in result.returned:
+            click.echo(f"line {messages[message]}: no queue takes {message.routing_key!r}", err=True)
+        self.unroutable += len(result.returned)
+        self.published += len(result.accepted)
         self._bar.advance(self._bar.task_ids[0], len(chunk))
 
     def _message(self, number: int, line: bytes) -> Outgoing | None:
@@ -169,17 +170,13 @@ class _Sender:
         return None
 
     def _outgoing(self, body: bytes, type_: str) -> Outgoing:
-        return Outgoing(
-            body=body,
-            exchange=BILLING.exchange,
-            routing_key=type_,
-            properties={
-                "content_type": "application/json",
-                "message_id": hashlib.blake2b(body, digest_size=16).hexdigest(),
-                "reply_to": self._form.reply_to,
-                "app_id": "billing-worker publish",
-                "user_id": self._form.sent_as,
-            },
+        return OutgoingCommand.of(
+            type_,
+            body,
+            message_id=hashlib.blake2b(body, digest_size=16).hexdigest(),
+            app_id="billing-worker publish",
+            sent_as=self._form.sent_as,
+            reply_to=self._form.reply_to,
         )
 
 

@@ -19,7 +19,7 @@ from worker.cli.asking import as_day_or_moment, begins, moment, month_of, reader
 from worker.cli.options import with_application
 from worker.cli.output import is_terminal, show_fields, show_long_table, tab_separated
 from worker.errors import ConfigurationError
-from worker.ledger.queries import Statement, Transaction, zone_of
+from worker.ledger.queries import PostedEntry, Statement, zone_of
 
 WriteLine = Callable[[str], Any]
 
@@ -113,7 +113,7 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def _row(entry: Transaction) -> tuple[Any, ...]:
+def _row(entry: PostedEntry) -> tuple[Any, ...]:
     return (
         entry.sequence,
         moment(entry.recorded_at),
@@ -190,7 +190,7 @@ def as_csv(found: Statement) -> Iterator[str]:
     )
 
 
-def _csv_row(entry: Transaction) -> list[Any]:
+def _csv_row(entry: PostedEntry) -> list[Any]:
     return [
         "entry",
         entry.sequence,

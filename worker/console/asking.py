@@ -125,7 +125,7 @@ class DeadLetterSet:
 
 
 _FIELDS: Mapping[str, str] = {
-    "reason": "reason",
+    "reason": "code",
     "type": "type",
     "user": "user_id",
     "reference": "reference_id",

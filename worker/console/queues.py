@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from worker.broker import Link, Topology
+from worker.broker import Administers, Topology
 from worker.console.watching import Unknown
 from worker.errors import BillingError, BrokerUnavailableError
 
@@ -36,10 +36,10 @@ class QueueStatus:
 class QueueProbe:
     """Asks over a link of its own, which it keeps; for one thread at a time."""
 
-    def __init__(self, open_: Callable[[], Link], topology: Topology) -> None:
+    def __init__(self, open_: Callable[[], Administers], topology: Topology) -> None:
         self._open = open_
         self._topology = topology
-        self._link: Link | None = None
+        self._link: Administers | None = None
 
     def ask(self) -> QueueStatus:
         """Return the depths now. Raises BrokerUnavailableError and ConfigurationError."""
@@ -84,7 +84,7 @@ class QueueProbe:
         return QueueStatus(depths, sum(known) if unknown is None else unknown, differences)
 
 
-def _depth(link: Link, name: str) -> int | Unknown:
+def _depth(link: Administers, name: str) -> int | Unknown:
     """Return a queue's depth; Unknown for a missing queue. Raises where the link is lost."""
     try:
         return link.depth(name)

@@ -37,7 +37,10 @@ from schemas import (
 )
 from worker.catalog import Catalog
 from worker.core.account import Account
+from worker.core.due import post_due, post_freed
 from worker.core.known import AccountState, Hold, Known, Lot
+from worker.core.lots import is_notice_due
+from worker.core.notices import write_notices
 from worker.core.outcomes import Answer, Conflict, Decided, Outcome, moves_nothing
 from worker.core.periods import period_at
 from worker.core.plan import Plan
@@ -55,7 +58,7 @@ def decide(commands: Sequence[Command], known: Known, now: datetime, catalog: Ca
 
 
 def content_of(command: Command) -> str:
-    """The canonical text of what moves the ledger; equal for the same operation, whatever the sender adds."""
+    """Return the canonical text of what moves the ledger: the same for the same operation."""
     return to_json(command.content()).decode()  # compact; the fields are in order already
 
 
@@ -63,10 +66,10 @@ def account_now(
     state: AccountState, lots: Sequence[Lot], holds: Sequence[Hold], now: datetime, catalog: Catalog
 ) -> Account:
     """Return the account at ``now`` with all that is due posted; the arguments are not changed."""
-    book = Account(state, lots, holds, catalog, now).branch()
-    if book.is_due:
-        book.settle_due(_outcome_of(SettleAccount(reference_id="look", user_id=state.user_id), "{}", now))
-    return book
+    account = Account(state, lots, holds, catalog, now).branch()
+    if account.is_due:
+        post_due(account, _outcome_of(SettleAccount(reference_id="look", user_id=state.user_id), "{}", now))
+    return account
 
 
 class _Batch:
@@ -77,10 +80,11 @@ class _Batch:
         self._known = known
         self._now = now
         self._catalog = catalog
+        self._notice_days = catalog.notices.expiring_days
         self._fresh: dict[str, Outcome] = {}
         self._context = Context(known, self._fresh, now, catalog)
         self._superseded = Superseded(dict(known.superseded.attempts), dict(known.superseded.lost))
-        self._books: dict[str, Account] = {}
+        self._accounts: dict[str, Account] = {}
 
     def answer(self, command: Command) -> Answer:
         content = content_of(command)
@@ -101,8 +105,8 @@ class _Batch:
 
     def closed(self) -> Plan:
         """Return the plan, with the rows that were written about every account."""
-        for book in self._books.values():
-            book.enter(self.plan)
+        for account in self._accounts.values():
+            account.add_to(self.plan)
         return self.plan
 
     # -- the reference ------------------------------------------------------------------------------------
@@ -138,27 +142,27 @@ class _Batch:
 
     def _judge(self, command: Command, content: str) -> Outcome:
         outcome = _outcome_of(command, content, self._now)
-        book = self._book(command.user_id)
-        if book is None:
+        account = self._account(command.user_id)
+        if account is None:
             if isinstance(command, OpenAccount):
                 return self._open(command, outcome)
             return _refused(outcome, rejected(Code.ACCOUNT_NOT_FOUND))
-        if book.is_due:
+        if account.is_due:
             # What is due is posted with an applied command; a refusal leaves nothing behind.
-            book = book.branch()
-            book.expired_now = 0
-            book.settle_due(outcome)
+            account = account.branch()
+            account.begin()
+            post_due(account, outcome)
         else:
-            book.expired_now = 0
-        outcome.balance_before = book.state.balance
-        decision = self._decision(command, book, outcome)
+            account.begin()
+        outcome.balance_before = account.state.balance
+        decision = self._decision(command, account, outcome)
         if decision.amount is None:
-            return _refused(outcome, decision, book)
+            return _refused(outcome, decision, account)
         if moves_nothing(decision.code, decision.amount, decision.detail):
             # What is due waits for a command that moves something: usage of nothing never owns an entry.
-            return _still(outcome, decision, book)
-        self._books[command.user_id] = book
-        return _carried_out(outcome, decision, book)
+            return _moved_nothing(outcome, decision, account)
+        self._accounts[command.user_id] = account
+        return _carried_out(outcome, decision, account)
 
     def _open(self, command: OpenAccount, outcome: Outcome) -> Outcome:
         tier = self._catalog.tiers.get(command.tier)
@@ -167,65 +171,64 @@ class _Batch:
         row = self._known.accounts[command.user_id]
         first = period_at(self._now, self._now)
         state = AccountState(row.account_id, row.user_id, command.tier, self._now, first.end)
-        book = self._books[command.user_id] = Account(state, (), (), self._catalog, self._now)
+        account = self._accounts[command.user_id] = Account(state, (), (), self._catalog, self._now)
         self.plan.opened.add(command.user_id)
         outcome.balance_before = 0
-        return _carried_out(outcome, subscriptions.open_account(book, command, outcome, tier), book)
+        return _carried_out(outcome, subscriptions.open_account(account, command, outcome, tier), account)
 
-    def _decision(self, command: Command, book: Account, outcome: Outcome) -> Decision:
+    def _decision(self, command: Command, account: Account, outcome: Outcome) -> Decision:
         context = self._context
         match command:
             case DeductUsage():
-                return usage.deduct(book, command, outcome)
+                return usage.deduct(account, command, outcome)
             case FreeUpload():
-                return usage.count_upload(book, command, outcome, context)
+                return usage.count_upload(account, command, outcome, context)
             case RecordUsage():
-                return usage.record(book, command, outcome, context)
+                return usage.record(account, command, outcome, context)
             case ReserveUsage():
-                return holds.reserve(book, command, outcome, context)
+                return holds.reserve(account, command, outcome, context)
             case SettleUsage():
-                return holds.settle(book, command, outcome)
+                return holds.capture(account, command, outcome)
             case ReleaseUsage():
-                return holds.release(book, command, outcome)
+                return holds.release(account, command, outcome)
             case PaymentSucceeded():
-                return payments.purchase(book, command, outcome, context)
+                return payments.purchase(account, command, outcome, context)
             case PaymentRefunded() | PaymentDisputed() | DisputeClosed() | PaymentFailed():
-                return payments.reverse(book, command, outcome, context)
+                return payments.reverse(account, command, outcome, context)
             case RefundCredit():
-                return credit.refund(book, command, outcome, context)
+                return credit.refund(account, command, outcome, context)
             case BonusCredit():
-                return credit.bonus(book, command, outcome, context)
+                return credit.bonus(account, command, outcome, context)
             case AdjustCredit():
-                return credit.adjust(book, command, outcome, context)
+                return credit.adjust(account, command, outcome, context)
             case ChangeSubscription():
-                return subscriptions.change(book, command, outcome, context)
+                return subscriptions.change(account, command, outcome, context)
             case RenewSubscription():
-                return subscriptions.renew(book, command, outcome, context)
+                return subscriptions.renew(account, command, outcome, context)
             case CancelSubscription():
-                return subscriptions.cancel(book, command, outcome, context)
+                return subscriptions.cancel(account, command, outcome, context)
             case SettleAccount():
                 return applied(Code.ACCOUNT_SETTLED, 0)
             case OpenAccount():
-                return rejected(Code.ACCOUNT_EXISTS, tier=book.state.tier)
+                return rejected(Code.ACCOUNT_EXISTS, tier=account.state.tier)
             case _:
                 assert_never(command)
 
-    def _book(self, user_id: str) -> Account | None:
-        book = self._books.get(user_id)
-        if book is not None:
-            return book
+    def _account(self, user_id: str) -> Account | None:
+        account = self._accounts.get(user_id)
+        if account is not None:
+            return account
         state = self._known.accounts.get(user_id)
         if state is None or user_id in self._known.just_opened:
             return None
-        book = Account(
-            state.clone(),
-            [lot.clone() for lot in self._known.lots.get(state.account_id, ())],
-            [hold.clone() for hold in self._known.holds.get(state.account_id, ())],
-            self._catalog,
-            self._now,
-        )
-        self._books[user_id] = book
-        return book
+        lots = [lot.clone() for lot in self._known.lots.get(state.account_id, ())]
+        holds = [hold.clone() for hold in self._known.holds.get(state.account_id, ())]
+        state = state.clone()
+        if any(is_notice_due(lot, self._now, self._notice_days) for lot in lots):
+            state.due_at = self._now  # it was waited for under another catalog, which wrote notices later
+        account = Account(state, lots, holds, self._catalog, self._now)
+        self._accounts[user_id] = account
+        return account
 
 
 def _outcome_of(command: Command, content: str, now: datetime) -> Outcome:
@@ -245,41 +248,41 @@ def _outcome_of(command: Command, content: str, now: datetime) -> Outcome:
     )
 
 
-def _refused(outcome: Outcome, decision: Decision, book: Account | None = None) -> Outcome:
+def _refused(outcome: Outcome, decision: Decision, account: Account | None = None) -> Outcome:
     outcome.status, outcome.code = Status.REJECTED, decision.code
     outcome.first_entry = outcome.last_entry = None
     outcome.balance_after = outcome.balance_before
-    outcome.detail = decision.detail if book is None else {**decision.detail, **_standing(book)}
+    outcome.detail = decision.detail if account is None else {**decision.detail, **_withheld(account)}
     return outcome
 
 
-def _still(outcome: Outcome, decision: Decision, book: Account) -> Outcome:
+def _moved_nothing(outcome: Outcome, decision: Decision, account: Account) -> Outcome:
     """Fill in an applied usage of nothing: what is due counts in its balances and is not posted by it."""
     outcome.code, outcome.amount = decision.code, decision.amount
     outcome.first_entry = outcome.last_entry = None
     outcome.balance_after = outcome.balance_before
-    # The command that posts what has expired says so, once.
-    book.expired_now = 0
-    outcome.detail = {**decision.detail, **_standing(book)}
+    account.begin()  # the command that posts what has expired says so, once
+    outcome.detail = {**decision.detail, **_withheld(account)}
     return outcome
 
 
-def _carried_out(outcome: Outcome, decision: Decision, book: Account) -> Outcome:
+def _carried_out(outcome: Outcome, decision: Decision, account: Account) -> Outcome:
     outcome.code, outcome.amount = decision.code, decision.amount
-    book.finish(outcome)
-    outcome.balance_after = book.state.balance
-    state = book.state
-    if state.held or state.debt or book.expired_now:
-        outcome.detail = {**decision.detail, **_standing(book)}
+    post_freed(account, outcome)
+    outcome.notices = write_notices(account)
+    outcome.balance_after = account.state.balance
+    state = account.state
+    if state.held or state.debt or account.expired_now:
+        outcome.detail = {**decision.detail, **_withheld(account)}
     else:
         outcome.detail = decision.detail
     return outcome
 
 
-def _standing(book: Account) -> Mapping[str, int]:
+def _withheld(account: Account) -> Mapping[str, int]:
     """Return the tokens held, owed and expired that the caller should know; zeros are left out."""
-    standing = {"held": book.state.held, "debt": book.state.debt, "expired": book.expired_now}
-    return {name: tokens for name, tokens in standing.items() if tokens}
+    withheld = {"held": account.state.held, "debt": account.state.debt, "expired": account.expired_now}
+    return {name: tokens for name, tokens in withheld.items() if tokens}
 
 
 def _too_far_ahead(command: Command, stored: int) -> Conflict:

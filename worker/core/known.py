@@ -29,7 +29,7 @@ ALERT_DEPLETED = 2
 
 @dataclass(slots=True)
 class AccountState:
-    """One user's account: the balance in tokens, the sequence of its last entry, and the sums behind it.
+    """Account of one user: the balance in tokens, the sequence of its last entry, and the sums behind it.
 
     ``balance = allocated + purchased + bonus + refunded + adjusted − used − expired − reversed``, and
     ``balance = what remains in the lots − debt``; ``held`` of it is kept by holds. ``lot_count`` numbers the
@@ -67,7 +67,7 @@ class AccountState:
         return self.balance - self.held
 
     def clone(self) -> "AccountState":
-        """A copy that can be changed by itself."""
+        """Return a copy that can be changed by itself."""
         return AccountState(
             self.account_id,
             self.user_id,
@@ -101,7 +101,7 @@ def present_period(state: AccountState, now: datetime) -> Period:
 
 @dataclass(slots=True)
 class Lot:
-    """One credit and what is left of it.
+    """Credit and what is left of it.
 
     Of ``granted`` tokens ``remaining`` are left, ``held`` of them kept by holds. ``pending`` ones take effect
     at ``effective_at``. From ``expires_at`` on nothing is left but what is held. ``parent`` is the number of
@@ -130,7 +130,7 @@ class Lot:
         return self.remaining - self.held
 
     def clone(self) -> "Lot":
-        """A copy that can be changed by itself."""
+        """Return a copy that can be changed by itself."""
         return Lot(
             self.account_id,
             self.number,
@@ -179,7 +179,7 @@ class Hold:
     closed_by: Outcome | None = None
 
     def clone(self) -> "Hold":
-        """A copy that can be changed by itself."""
+        """Return a copy that can be changed by itself."""
         return Hold(
             self.account_id,
             self.reference_id,
@@ -237,7 +237,7 @@ class PaymentEvent:
 
 @dataclass(slots=True)
 class Payment:
-    """A payment as it was taken: minor units of money, and the tokens it bought.
+    """Payment as it was taken: minor units of money, and the tokens it bought.
 
     ``lapsed`` is what has expired of them since: it is gone already, and not spent.
     """
@@ -273,7 +273,7 @@ class QuotaState:
     sequence: int = 0
 
     def clone(self) -> "QuotaState":
-        """A copy that can be changed by itself."""
+        """Return a copy that can be changed by itself."""
         return QuotaState(self.used, self.sequence)
 
 

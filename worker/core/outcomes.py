@@ -20,7 +20,7 @@ MAY_MOVE_NOTHING = frozenset({Code.TOKENS_DEDUCTED, Code.FREE_UPLOAD_COUNTED, Co
 
 @dataclass(slots=True, eq=True)
 class Outcome:
-    """The result of one reference at one attempt, as it is stored for ever.
+    """Result of one reference at one attempt, as it is stored for ever.
 
     ``content`` is the canonical JSON of what moved the ledger. Amounts are tokens, or bytes for a free
     upload; balances are tokens and absent where no account is known. ``balance_before`` is before the command
@@ -64,7 +64,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """The command's own outcome, or the stored one of its reference (``duplicate``)."""
+    """Outcome of the command itself, or the stored one of its reference (``duplicate``)."""
 
     outcome: Outcome
     duplicate: bool
@@ -72,7 +72,7 @@ class Decided:
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """A reference that already names another operation; ``field`` is the first field that differs.
+    """Reference that already names another operation; ``field`` is the first field that differs.
 
     Where ``field`` is ``attempt``, the attempt is too far above the stored one: ``stored`` says the most.
     """

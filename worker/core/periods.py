@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 
 class Period(NamedTuple):
-    """A period from ``start`` until before ``end``."""
+    """Period from ``start`` until before ``end``."""
 
     start: datetime
     end: datetime
 
     @property
     def key(self) -> date:
-        """The day (UTC) by which quotas name the period."""
+        """Return the day (UTC) by which quotas name the period."""
         return self.start.date()
 
 

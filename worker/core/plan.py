@@ -9,7 +9,7 @@ from worker.core.outcomes import Answer, Outcome
 
 
 class Counter(StrEnum):
-    """The counter-accounts: where a user's tokens come from and go to.
+    """Counter-accounts: where a user's tokens come from and go to.
 
     ``transfers`` are between two lots of one account, or a lot and its debt: they come in pairs.
     """
@@ -27,7 +27,7 @@ class Counter(StrEnum):
 
 @dataclass(slots=True)
 class Entry:
-    """One movement of tokens between a lot of an account and a counter-account; positive is a credit to it.
+    """Movement of tokens between a lot of an account and a counter-account; positive is a credit to it.
 
     ``lot`` is the lot's number, or None for what makes or repays a debt. ``due_at`` is when it fell due, for
     what time brought about and the operation only posted.
@@ -49,7 +49,7 @@ class Entry:
 
 @dataclass(slots=True)
 class QuotaEntry:
-    """One movement of a period's counter, in the meter's unit (bytes for free uploads)."""
+    """Movement of a period's counter, in the meter's unit (bytes for free uploads)."""
 
     key: QuotaKey
     sequence: int
@@ -73,7 +73,7 @@ class UsageRefund:
 
 @dataclass(slots=True)
 class AccountMove:
-    """An account as the batch leaves it, and the sequence it had before.
+    """Account as the batch leaves it, and the sequence it had before.
 
     ``only_used``: nothing but usage moved it, so that only its balance, sequence and use changed.
     """
@@ -85,7 +85,7 @@ class AccountMove:
 
 @dataclass(slots=True)
 class Plan:
-    """The answers, one for each command in their order, and all rows that make them true.
+    """Answers, one for each command in their order, and all rows that make them true.
 
     ``outcomes`` are new references; ``rejudged`` pairs a stored outcome, which moved nothing, with what
     replaces it. ``accounts`` are those that changed; ``opened`` the users whose account this batch opened.

@@ -8,7 +8,7 @@ from worker.core.outcomes import Answer, Conflict, Outcome
 
 
 def reply_for(command: Command, answer: Answer) -> Reply:
-    """The reply to ``command``; the same for the same outcome, whenever it is asked for again."""
+    """Return the reply to ``command``; the same for the same outcome, whenever it is asked for again."""
     if isinstance(answer, Conflict):
         return _conflict_reply(command, answer)
     outcome = answer.outcome
@@ -63,7 +63,7 @@ def conflict_text(conflict: Conflict) -> str:
 
 
 def message_for(outcome: Outcome) -> str:
-    """The human message, in the seed's form: "Insufficient token balance. Required: 1.5K, Available: 300"."""
+    """Return the message for people: "Insufficient token balance. Required: 1.5K, Available: 300"."""
     template = _MESSAGES[outcome.code]
     return template.format_map(_Words(outcome))
 
@@ -126,7 +126,7 @@ _MESSAGES: Mapping[Code, str] = {
 
 
 class _Words(dict[str, str]):
-    """The words of a message, made when the template asks for them."""
+    """Words of a message, made when the template asks for them."""
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ class _Words(dict[str, str]):
 
 
 def human_amount(amount: int, *, round_up: bool = False) -> str:
-    """``amount`` as a person reads it: 300, 1.5K, 2.0M, 7.1B.
+    """Return ``amount`` as a person reads it: 300, 1.5K, 2.0M, 7.1B.
 
     Rounded down, or up, so that what is required never looks like what is available when it is more.
     """

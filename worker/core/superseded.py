@@ -27,7 +27,7 @@ def may_supersede(type_: str, stored: Outcome) -> bool:
 
 
 class Attempted(Protocol):
-    """One attempt at a reference: a command or an outcome."""
+    """Attempt at a reference: a command or an outcome."""
 
     @property
     def reference_id(self) -> str: ...

@@ -1,7 +1,7 @@
-"""Drains the dead-letter queue into the table as dead letters come, through outages of either server.
+"""Drainer: the loop that drains dead letters as they come, through outages of either server.
 
-Nothing is taken from the queue before the database takes writes, and messages taken are held until they are
-kept: a message given back counts as a delivery, and a queue with a delivery limit drops it after too many.
+It also ends the items of replays that nobody runs. Nothing is taken from the queue before the database takes
+writes.
 """
 
 import logging
@@ -10,7 +10,8 @@ from collections.abc import Callable
 from time import monotonic
 
 from worker.broker import Link
-from worker.deadletters.service import DeadLetters, Drain
+from worker.deadletters.link_drainer import LinkDrainer
+from worker.deadletters.service import DeadLetters
 from worker.errors import BillingError, LedgerUnavailableError, NotKeptError, TransientError
 from worker.runtime.backoff import Backoff, Outage
 from worker.runtime.stop import Stop
@@ -18,7 +19,7 @@ from worker.runtime.stop import Stop
 log = logging.getLogger(__name__)
 
 _LISTEN_S = 0.5
-#: Number of looks between two that end the dead letters of replays without a runner.
+#: Number of batches, empty ones included, after which replays without a runner are looked at.
 _TIDY_EVERY = 20
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.5, 30.0
 
@@ -46,46 +47,46 @@ class Drainer:
             Outage(server, "dead letters wait in their queue until it is back", logger=log)
             for server in ("broker", "database")
         )
-        self._drain: Drain | None = None
+        self._link_drainer: LinkDrainer | None = None
         self._held_since: float | None = None
-        self._looks = self._drained = 0
+        self._batches = self._drained = 0
 
     def run(self, stop: Stop) -> None:
         """Drain until ``stop``; an obstacle is logged once and waited out."""
         try:
             while not stop.requested:
                 try:
-                    self._take()
+                    self._drain()
                 except NotKeptError as error:
                     # Held as long as the link lives: given back it would come again at once.
                     log.error("%s", error)  # noqa: TRY400 - whose fault it is has been logged
                 except BillingError as error:
                     self._wait_after(error, stop)
                 else:
-                    self._is_well()
+                    self._note_success()
         finally:
-            self._tell_drained()
+            self._log_drained()
             self._close()
 
-    def _take(self) -> None:
-        if self._drain is None:
+    def _drain(self) -> None:
+        if self._link_drainer is None:
             self._service.probe()
-            self._drain = self._service.drain(self._connect())
+            self._link_drainer = self._service.link_drainer(self._connect())
         # A batch and no more: an endless stream of dead letters must not keep it from seeing the stop.
-        drained = self._drain.take(_LISTEN_S)
+        drained = self._link_drainer.drain_batch(_LISTEN_S)
         self._drained += drained
-        self._looks += 1
-        if (self._drained and not drained) or self._looks % _TIDY_EVERY == 0:
+        self._batches += 1
+        if (self._drained and not drained) or self._batches % _TIDY_EVERY == 0:
             self._service.tidy()
-            self._tell_drained()
+            self._log_drained()
 
-    def _is_well(self) -> None:
+    def _note_success(self) -> None:
         self._broker.ended()
         self._database.ended()
         self._backoff.reset()
         self._held_since = None
 
-    def _tell_drained(self) -> None:
+    def _log_drained(self) -> None:
         """Log once for many, as soon as no more come."""
         if self._drained:
             log.info("drained %d dead letters: see `billing-worker dead-letters groups`", self._drained)
@@ -96,7 +97,7 @@ class Drainer:
         (self._database if is_database else self._broker).began(error)
         if not is_database or self._is_held_too_long():
             self._close()
-        self._rest(self._backoff.next(), stop)
+        self._wait(self._backoff.next(), stop)
 
     def _is_held_too_long(self) -> bool:
         now = self._seconds()
@@ -104,20 +105,20 @@ class Drainer:
             self._held_since = now
         return now - self._held_since > self._hold_most_s
 
-    def _rest(self, seconds: float, stop: Stop) -> None:
+    def _wait(self, seconds: float, stop: Stop) -> None:
         """Wait so long, or until the stop, and keep the link alive."""
         left = seconds
         while left > 0 and not stop.requested:
-            if self._drain is None:
+            if self._link_drainer is None:
                 stop.wait(min(left, _LISTEN_S))
             else:
                 try:
-                    self._drain.link.keep_alive(min(left, _LISTEN_S))
+                    self._link_drainer.link.keep_alive(min(left, _LISTEN_S))
                 except TransientError:
                     self._close()
             left -= _LISTEN_S
 
     def _close(self) -> None:
-        if self._drain is not None:
-            self._drain.close()
-        self._drain = None
+        if self._link_drainer is not None:
+            self._link_drainer.close()
+        self._link_drainer = None

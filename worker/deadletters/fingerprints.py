@@ -1,93 +1,95 @@
-"""Fingerprint of a failure and the tokens affected, read off a message without judging it."""
+"""Fingerprint of a failure: the same for failures of the same kind, whatever their data.
+
+Nothing here may change: the rows of the table keep the fingerprints that it once gave them. Migration 0006
+has a copy for the rows that were there before.
+"""
 
 import hashlib
-import json
 import re
-from typing import Any
 
-from worker.catalog import Catalog
-
-#: Frames nearest to the fault that count; the ones above them are the same for every batch.
-_FRAMES = 5
+_INVALID_FIELD = "invalid_field"
 _FIELD_MAX = 200
-#: Most tokens that a message may ask for unless an operator allows more: above, the amount is unknown.
-_TOKENS_MAX = 10**15
+_DIGITS = re.compile(r"\d+")
 
-_FRAME = re.compile(r'^  File "(?P<path>[^"\n]*)", line \d+, in (?P<name>\S+)', re.MULTILINE)
-# From the last folder of such a name on: the folders above the installation may have such names as well.
-_OURS = re.compile(r"(?:^|.*[/\\])((?:worker|schemas)[/\\](?!.*site-packages[/\\]).*)$")
-_EXCEPTION = re.compile(r"^([A-Za-z_][\w.]*)(?::|$)", re.MULTILINE)
-_NUMBER = re.compile(r"\d+")
+#: Rules that a value may break, by the words of the texts that refuse it; the first that matches counts.
+_RULES = tuple(
+    (rule, re.compile(words))
+    for rule, words in (
+        ("too many", r"at most \d+ keys|holds too many|holds more than"),
+        ("too long", r"at most \d+ characters"),
+        ("empty", r"must not be empty"),
+        ("too large", r"too large|at most \d+ is taken|less than"),
+        ("too small", r"or more|greater than|must not be 0"),
+        ("whole number", r"whole number"),
+        ("too old", r"days ago"),
+        ("in the future", r"in the future"),
+        ("order", r"must be after"),
+        ("time", r"RFC 3339|outside the years|must be in|out of range|isoformat"),
+        ("characters", r"characters that are not taken|surrogate|capital letters"),
+        ("itself", r"names this command itself"),
+        ("package", r"name the package"),
+        ("expiry", r"is for tokens that are given"),
+        ("no type", r"has no type"),
+        ("choice", r"one of|should be '"),
+        ("type", r"must be|should be a"),
+    )
+)
+#: Text that replies add behind that of the first item that was refused.
+_OTHER_ITEMS = re.compile(r" It is one of \d+ such items\.| \d+ more are in conflict with")
+
+_START = r"Traceback \(most recent call last\):\n"
+_UNCUT = re.compile(_START)
+_NEXT = re.compile(
+    r"\n\n(?:The above exception was the direct cause of the following exception"
+    rf"|During handling of the above exception, another exception occurred):\n\n{_START}"
+)
+_EXCEPTION = re.compile(r"(?:[\w<>]+\.)*([^\W\d]\w*)(?::|$)")
 
 
-def fingerprint_of(reason: str, type_: str | None, field: str | None, traceback: str | None) -> str:
+def fingerprint_of(
+    code: str, type_: str | None, field: str | None, message: str, traceback: str | None
+) -> str:
     """Return 32 hexadecimal digits, the same for failures of the same kind.
 
-    Of a fault count its reason, the type, the exception and our own frames, whatever their lines. Of a
-    refusal count its reason, the type, and the field, whichever item of a batch it was. No user, reference or
-    amount is part of it.
+    Of a fault count the reason code, the type, and the classes of the exception and its causes. Of a refusal
+    count the code, the type, the field, whichever item of a batch it was, and of an invalid value the rule
+    that it breaks.
     """
-    place = _place_of_fault(traceback) if traceback else [field_path(field)]
-    digest = hashlib.sha256("\0".join([reason, type_ or "", *place]).encode("utf-8", "surrogatepass"))
+    kind = (
+        exceptions_in(traceback, message) if traceback else [field_path(field), rule_in(code, field, message)]
+    )
+    digest = hashlib.sha256("\0".join([code, type_ or "", *kind]).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()[:32]
-
-
-def _place_of_fault(traceback: str) -> list[str]:
-    frames = list(_FRAME.finditer(traceback))
-    ours = [
-        f"{path[1]}:{frame['name']}".replace("\\", "/")
-        for frame in frames
-        if (path := _OURS.search(frame["path"])) is not None
-    ]
-    raised = _EXCEPTION.search(traceback, frames[-1].end() if frames else 0)
-    return [raised[1] if raised else "", *ours[-_FRAMES:]]
 
 
 def field_path(field: str | None) -> str:
     """Return the field without the indexes of items, and without numbers in names that producers made up."""
-    return _NUMBER.sub("#", (field or "")[:_FIELD_MAX])
+    return _DIGITS.sub("#", (field or "")[:_FIELD_MAX])
 
 
-def tokens_at_stake(body: bytes, catalog: Catalog | None = None) -> int | None:
-    """Return the tokens that the message asks to move, without a sign; None where unknown.
+def rule_in(code: str, field: str | None, message: str) -> str:
+    """Return the rule that an invalid value breaks; empty for another code, or a text of no known rule."""
+    if code != _INVALID_FIELD:
+        return ""
+    text = _OTHER_ITEMS.split(message.removeprefix(f"{field}: "), maxsplit=1)[0]
+    return next((rule for rule, words in _RULES if words.search(text)), "")
 
-    A malformed message may count too: its amount may be legible where other fields are not. A package's
-    tokens need the catalog.
+
+def exceptions_in(traceback: str, message: str) -> list[str]:
+    """Return the class of the fault, and before it those of its causes, the first cause first.
+
+    A long traceback has lost its beginning: then its causes are unknown, and the fault's class stands alone.
+    The message of a fault begins with its class.
     """
-    try:
-        message = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(message, dict):
-        return None
-    items = message.get("items")
-    if message.get("type") == "usage.batch" and isinstance(items, list):
-        amounts = [_tokens(item, catalog) for item in items]
-        known = [amount for amount in amounts if amount is not None]
-        return _bounded(sum(known)) if len(known) == len(amounts) else None
-    return _tokens(message, catalog)
+    *causes, last = _NEXT.split(traceback)
+    known = causes if _UNCUT.match(traceback) else []
+    fault = _EXCEPTION.match(message)
+    return [*map(_raised_in, known), fault[1] if fault else _raised_in(last)]
 
 
-def _tokens(message: Any, catalog: Catalog | None) -> int | None:
-    if not isinstance(message, dict):
-        return None
-    match message.get("type"):
-        case "usage.free_upload":
-            return 0
-        case "payment.succeeded":
-            return None if catalog is None else _bought(message, catalog)
-        case _:
-            tokens = message.get("tokens")
-            return _bounded(abs(tokens)) if type(tokens) is int else None
-
-
-def _bought(message: dict[str, Any], catalog: Catalog) -> int | None:
-    named, index = message.get("packageId"), message.get("packageIndex")
-    package = catalog.package(
-        named if isinstance(named, str) else None, index if type(index) is int and index >= 0 else None
-    )
-    return None if package is None else package.tokens + package.bonus_tokens
-
-
-def _bounded(tokens: int) -> int | None:
-    return tokens if tokens <= _TOKENS_MAX else None
+def _raised_in(block: str) -> str:
+    """Return the class of the exception that ends a block of frames; they are indented, it is not."""
+    lines = block.removeprefix("Traceback (most recent call last):\n").splitlines()
+    raised = next((line for line in lines if line and not line.startswith(" ")), "")
+    found = _EXCEPTION.match(raised)
+    return found[1] if found else ""

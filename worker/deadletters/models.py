@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from sqlalchemy import Row
 
@@ -20,6 +20,9 @@ class DeadLetterStatus(StrEnum):
     RESOLVED = "resolved"  #: the ledger shows its outcome, or the broker has delivered it
     DISCARDED = "discarded"
 
+
+#: Orders of groups: by the latest failure, by the number that waits, by the tokens that wait.
+GroupOrder = Literal["last", "count", "tokens"]
 
 WAITING = (DeadLetterStatus.PARKED, DeadLetterStatus.REPLAYING)
 
@@ -71,8 +74,8 @@ class StoredDeadLetter:
     exchange: str
     routing_key: str
     attempts: int
-    first_failed_at: datetime
-    last_failed_at: datetime
+    first_failed_at: datetime | None
+    last_failed_at: datetime | None
     type: str | None
     reference_id: str | None
     user_id: str | None
@@ -136,9 +139,9 @@ class DeadLetterPage(View):
 
 @dataclass(frozen=True)
 class DeadLetterGroup(View):
-    """Dead letters that failed in the same way. ``message`` is that of the one that came last.
+    """Dead letters that failed in the same way.
 
-    ``sample`` is one that waits, where one does.
+    ``message`` and ``field`` are those of ``sample``: the newest that waits, or the latest where none does.
 
     ``tokens_at_stake`` is the sum of the tokens that the waiting dead letters ask to move, as far as it is
     known; ``tokens_unknown`` counts the waiting dead letters of which it isn't. ``users`` are the distinct
@@ -276,7 +279,7 @@ class Imported(View):
 
 
 @dataclass(frozen=True)
-class AuditEntry(View):
+class ActivityEntry(View):
     """One action of an operator."""
 
     number: int
@@ -289,10 +292,10 @@ class AuditEntry(View):
 
 
 @dataclass(frozen=True)
-class AuditPage(View):
+class ActivityPage(View):
     """A page of the activity log, newest first."""
 
-    entries: tuple[AuditEntry, ...]
+    entries: tuple[ActivityEntry, ...]
     next: int | None
 
 
@@ -319,6 +322,11 @@ class Replay(View):
     steps_in_all: int
     total: int
     counts: Mapping[str, int] = field(default_factory=dict)
+
+    def has_runner(self, now: datetime) -> bool:
+        """Return True where a process runs it; one that was killed leaves a lease that expires."""
+        is_leased = self.leased_until is not None and self.leased_until > now
+        return self.state is ReplayState.RUNNING and is_leased
 
     @property
     def open(self) -> int:

@@ -1,31 +1,32 @@
-"""Dead letters drained from their queue into a table, where looking disturbs nothing.
+"""The dead letters as consoles and commands see them: the only door to them.
 
-The interface for consoles and commands. A dead letter is acknowledged in the queue only after its row is
-committed. A replay goes through the queue, to the exchange and key it first came by, so that everything the
-ledger knows of its reference holds.
+A dead letter is acknowledged in its queue only after its row is committed, so that reading and acting need
+the database alone. A replay goes through the queue, to the exchange and key it first came by, so that
+everything the ledger knows of its reference holds. Times are aware and in UTC; None is "unknown".
 """
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 from sqlalchemy import Engine
 
 from worker.broker import Delivery, Link
 from worker.catalog import Catalog
+from worker.deadletters import actions
+from worker.deadletters.body_check import Receive, problem_with
+from worker.deadletters.explain import ReferenceExplanation, explain
+from worker.deadletters.link_drainer import LinkDrainer
 from worker.deadletters.models import (
-    AuditPage,
+    ActivityPage,
     Counts,
     DeadLetterDetails,
     DeadLetterGroup,
     DeadLetterPage,
-    DeadLetterStatus,
     Done,
     DryRun,
     GroupDrift,
+    GroupOrder,
     GroupPage,
     Imported,
     Replay,
@@ -33,106 +34,25 @@ from worker.deadletters.models import (
     ReplayPage,
     StoredDeadLetter,
 )
-from worker.deadletters.replay import dry_run
+from worker.deadletters.replay import abandoned, items
 from worker.deadletters.replay import store as replays
-from worker.deadletters.replay.dry_run import Judge
+from worker.deadletters.replay.dry_run import DryRunRules, dry_run
 from worker.deadletters.replay.ledger_check import ledger_lines
-from worker.deadletters.store import edits as actions
-from worker.deadletters.store import export as transfer
-from worker.deadletters.store import queries as reading
-from worker.deadletters.store.edits import BodyEdit, Receive
+from worker.deadletters.store import activity_log, edits, export, groups, history, queries
+from worker.deadletters.store.edits import BodyChange
 from worker.deadletters.store.filters import DeadLetterFilter, DeadLetterSelection
-from worker.deadletters.store.ingest import arrival_of, park
-from worker.deadletters.store.queries import GroupOrder
-from worker.deadletters.store.transaction import DeadLetterTransaction, transact
-from worker.errors import (
-    BillingError,
-    BrokerUnavailableError,
-    LedgerUnavailableError,
-    NotKeptError,
-    NotPossibleError,
-    RefusedBodyError,
-)
+from worker.deadletters.store.ingest import drained_from, ingest
+from worker.deadletters.store.transaction import DeadLetterTransaction, in_transaction
+from worker.errors import NotPossibleError, RefusedBodyError
 from worker.ledger.queries import snapshot
 from worker.ledger.store import Ledger
 from worker.runtime.stop import StopRequest
 
-log = logging.getLogger(__name__)
-
-_BATCH = 500
-_PATIENCE_S = 5.0
 _REFERENCES_SHOWN = 100
-
-ALL = tuple(DeadLetterStatus)
 
 
 def _utc_now() -> datetime:
     return datetime.now(UTC)
-
-
-class Drain:
-    """Takes dead letters from the queue that ``link`` consumes; holds them in an outage of the database.
-
-    ``keep`` puts deliveries into the table and returns those that it could keep.
-    """
-
-    def __init__(self, link: Link, keep: Callable[[Sequence[Delivery]], list[Delivery]]) -> None:
-        self.link = link
-        self._keep = keep
-        self._held: Sequence[Delivery] = ()
-
-    def take(self, wait_s: float) -> int:
-        """Take a batch of what has come by now; returns how many. Waits up to ``wait_s`` for the first.
-
-        After a LedgerUnavailableError the same batch is held: call again. Raises NotKeptError where none of
-        it can be kept.
-        """
-        self._held = self._held or self.link.receive(_BATCH, wait_s)
-        if not self._held:
-            return 0
-        try:
-            kept = self._keep(self._held)
-        except NotKeptError:
-            self._held = ()  # unacknowledged as long as the link lives
-            raise
-        self.link.acknowledge(kept)
-        self._held = ()
-        return len(kept)
-
-    def take_all(
-        self,
-        *,
-        expected: int = 0,
-        wait_s: float = 0.2,
-        on_outage: Callable[[Exception], None] | None = None,
-    ) -> int:
-        """Take until no more come; returns how many. Raises NotKeptError.
-
-        Waits ``wait_s`` for one more, and some seconds as long as fewer than ``expected`` have come. With
-        ``on_outage``, which is called once, an outage of the database is waited out.
-        """
-        taken = 0
-        while some := self._take_despite_outage(wait_s if taken >= expected else _PATIENCE_S, on_outage):
-            taken += some
-        return taken
-
-    def _take_despite_outage(self, wait_s: float, on_outage: Callable[[Exception], None] | None) -> int:
-        is_told = False
-        while True:
-            try:
-                return self.take(wait_s)
-            except LedgerUnavailableError as error:
-                if on_outage is None:
-                    raise
-                if not is_told:
-                    on_outage(error)
-                is_told = True
-                self.link.keep_alive(1.0)
-
-    def close(self) -> None:
-        """Close the link; held messages go back to the queue."""
-        with suppress(BrokerUnavailableError):
-            self.link.close()
 
 
 class DeadLetters:
@@ -162,49 +82,37 @@ class DeadLetters:
         """Raise LedgerUnavailableError unless the database takes writes; to be called before a drain."""
         Ledger(self._engine).probe()
 
-    def drain(self, link: Link) -> "Drain":
-        """Return a drain of the queue that ``link`` consumes into the table."""
-        return Drain(link, self._keep_what_can_be)
+    def drain(
+        self,
+        link: Link,
+        *,
+        expected: int = 0,
+        wait_s: float = 0.2,
+        on_outage: Callable[[Exception], None] | None = None,
+    ) -> int:
+        """Drain the dead-letter queue that ``link`` consumes, then ``tidy``; returns how many were drained.
 
-    def park(self, link: Link, *, expected: int = 0, wait_s: float = 0.2) -> int:
-        """Drain the dead-letter queue that ``link`` consumes; returns how many dead letters came.
-
-        See ``Drain.take_all``.
+        Waits ``wait_s`` for one more, and some seconds as long as fewer than ``expected`` have come. With
+        ``on_outage``, which is called once, an outage of the database is waited out. Raises NotKeptError for
+        dead letters that can't be stored, and BrokerUnavailableError.
         """
-        return self.drain(link).take_all(expected=expected, wait_s=wait_s)
+        drained = self.link_drainer(link).drain_all(expected=expected, wait_s=wait_s, on_outage=on_outage)
+        self.tidy()
+        return drained
 
-    def _keep_what_can_be(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        """Return those that are kept now; one that can't be, for an unforeseen reason, blocks no other."""
-        try:
-            self._keep(deliveries)
-        except BillingError:
-            raise
-        except Exception as fault:
-            kept = [delivery for delivery in deliveries if self._is_kept(delivery)] if deliveries[1:] else []
-            if not kept:
-                raise NotKeptError(
-                    f"{len(deliveries)} dead letters can't be kept ({type(fault).__name__}): they stay in "
-                    "their queue; this is a fault of this program's, or of its database"
-                ) from fault
-            return kept
-        return list(deliveries)
+    def link_drainer(self, link: Link) -> LinkDrainer:
+        """Return a drainer of the queue that ``link`` consumes, for a loop."""
+        return LinkDrainer(link, self._ingest)
 
-    def _is_kept(self, delivery: Delivery) -> bool:
-        try:
-            self._keep([delivery])
-        except BillingError:
-            raise
-        except Exception as fault:  # noqa: BLE001 - whatever it is, it is this dead letter's alone
-            # Its content is the producer's and goes into no log.
-            log.error("a dead letter can't be kept (%s): it stays in its queue", type(fault).__name__)  # noqa: TRY400
-            return False
-        return True
+    def tidy(self) -> int:
+        """End the items of replays that nobody runs, where the ledger shows an outcome; returns how many."""
+        return abandoned.end_shown(self._engine, self._clock())
 
-    def _keep(self, deliveries: Sequence[Delivery]) -> None:
-        arrivals = [arrival_of(delivery, self._catalog) for delivery in deliveries]
-        transact(self._engine, self._clock(), partial(park, arrivals=arrivals))
+    def _ingest(self, deliveries: Sequence[Delivery]) -> None:
+        drained = [drained_from(delivery, self._catalog) for delivery in deliveries]
+        ingest(self._engine, self._clock(), drained)
 
-    # -- looking ------------------------------------------------------------------------------------------
+    # -- reading ------------------------------------------------------------------------------------------
 
     def groups(
         self,
@@ -214,58 +122,75 @@ class DeadLetters:
         limit: int = 50,
         after: str | None = None,
     ) -> GroupPage:
-        """Return a page of groups of dead letters that failed in the same way. Raises QueryError."""
+        """Return up to ``limit`` (1 to 1,000) groups of dead letters that failed in the same way.
+
+        ``after`` is the ``next`` of the page before. Raises QueryError.
+        """
         with snapshot(self._engine) as connection:
-            return reading.groups(
-                connection, waiting_only=waiting_only, order=order, limit=limit, after=after
-            )
+            return groups.page(connection, waiting_only=waiting_only, order=order, limit=limit, after=after)
 
     def group(self, fingerprint: str) -> DeadLetterGroup:
-        """Return one group, by the beginning of its fingerprint. Raises NotFoundError, QueryError."""
+        """Return one group, by the first four or more digits of its fingerprint.
+
+        Raises NotFoundError; QueryError for fewer digits, or where several groups begin so.
+        """
         with snapshot(self._engine) as connection:
-            return reading.group(connection, fingerprint)
+            return groups.group(connection, fingerprint)
 
     def drifts(self) -> list[GroupDrift]:
         """Return the groups that differ from their dead letters; there should never be any."""
         with snapshot(self._engine) as connection:
-            return reading.drifts(connection)
+            return groups.drifts(connection)
 
     def counts(self) -> Counts:
         """Return the counts of all dead letters."""
         with snapshot(self._engine) as connection:
-            return reading.counts(connection)
+            return groups.counts(connection)
 
     def page(
         self, filter_: DeadLetterFilter | None = None, *, limit: int = 50, before: int | None = None
     ) -> DeadLetterPage:
-        """Return a page of dead letters, newest first. Raises QueryError."""
+        """Return up to ``limit`` (1 to 1,000) dead letters with numbers ``before`` one, newest first.
+
+        Raises QueryError; NotFoundError for a group that doesn't exist.
+        """
         with snapshot(self._engine) as connection:
-            return reading.page(connection, filter_ or DeadLetterFilter(), limit, before)
+            return queries.page(connection, filter_ or DeadLetterFilter(), limit, before)
 
     def every_dead_letter(self, filter_: DeadLetterFilter) -> Iterator[StoredDeadLetter]:
-        """Yield all dead letters that match, whole, newest first, read on the way."""
+        """Yield all dead letters that match, whole, newest first, read while the caller iterates.
+
+        Raises QueryError; NotFoundError for a group that doesn't exist.
+        """
         with snapshot(self._engine) as connection:
-            yield from reading.every_dead_letter(connection, filter_)
+            yield from queries.every_dead_letter(connection, filter_)
 
     def dead_letter(self, number: int) -> StoredDeadLetter:
         """Return one dead letter. Raises NotFoundError."""
         with snapshot(self._engine) as connection:
-            return reading.dead_letter(connection, number)
+            return queries.dead_letter(connection, number)
 
     def details(self, number: int) -> DeadLetterDetails:
         """Return one dead letter with its history and the ledger's outcomes. Raises NotFoundError."""
         now = self._clock()
         with snapshot(self._engine) as connection:
-            dead_letter = reading.dead_letter(connection, number)
+            dead_letter = queries.dead_letter(connection, number)
             return DeadLetterDetails(
                 dead_letter=dead_letter,
-                events=reading.events(connection, number),
-                edits=reading.edits(connection, number),
+                events=history.events(connection, number),
+                edits=history.edits(connection, number),
                 ledger=ledger_lines(connection, dead_letter, now, _REFERENCES_SHOWN),
                 problem=self._problem(dead_letter, dead_letter.current_body),
             )
 
-    def audit_log(
+    def explain(self, reference_id: str, now: datetime | None = None) -> ReferenceExplanation:
+        """Return all that the ledger and the dead letters know of a reference; ``now`` defaults to the clock.
+
+        Raises NotFoundError where nothing is known; NotPossibleError without a catalog.
+        """
+        return explain(self._engine, reference_id, now or self._clock(), self._known_catalog())
+
+    def activity_log(
         self,
         *,
         limit: int = 50,
@@ -273,11 +198,14 @@ class DeadLetters:
         actor: str | None = None,
         action: str | None = None,
         subject: str | None = None,
-    ) -> AuditPage:
-        """Return a page of the activity log, newest first. Raises QueryError."""
-        named = (("actor", actor), ("action", action), ("subject", subject))
+    ) -> ActivityPage:
+        """Return up to ``limit`` (1 to 1,000) entries of the activity log, newest first.
+
+        Raises QueryError.
+        """
+        equal = {"actor": actor, "action": action, "subject": subject}
         with snapshot(self._engine) as connection:
-            return reading.audit_entries(connection, limit, before, named)
+            return activity_log.page(connection, limit, before, equal)
 
     def record(
         self,
@@ -287,33 +215,39 @@ class DeadLetters:
         reason: str | None = None,
         detail: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write another action of an operator into the activity log: a sign-in, say."""
+        """Write another action of an operator into the activity log: a sign-in, say.
 
-        def work(transaction: DeadLetterTransaction) -> None:
-            transaction.record(actor, action, subject, reason, detail)
-
-        transact(self._engine, self._clock(), work)
+        Raises NotPossibleError for an actor that is empty or too long, as all actions do.
+        """
+        _record(self._engine, self._clock(), actor, action, subject, reason, detail)
 
     # -- acting -------------------------------------------------------------------------------------------
 
     def note(self, number: int, text: str, actor: str) -> None:
-        """Write a note on a dead letter. Raises NotFoundError, NotPossibleError."""
-        actions.note(self._engine, number, text, actor, self._clock())
+        """Write a note of 1 to 4,000 characters on a dead letter. Raises NotFoundError, NotPossibleError."""
+        actions.note(self._engine, self._clock(), number, text, actor)
 
     def discard(self, dead_letters: DeadLetterSelection, reason: str, actor: str) -> Done:
-        """Discard parked dead letters, for a reason. Raises NotFoundError before any is discarded."""
-        return actions.discard(self._engine, dead_letters, reason, actor, self._clock())
+        """Discard parked dead letters, for a reason; others are skipped.
+
+        Raises NotFoundError before any is discarded; NotPossibleError without a reason.
+        """
+        return actions.discard(self._engine, self._clock(), dead_letters, reason, actor)
 
     def restore(self, dead_letters: DeadLetterSelection, reason: str | None, actor: str) -> Done:
-        """Restore discarded dead letters. Raises NotFoundError before any is restored."""
-        return actions.restore(self._engine, dead_letters, reason, actor, self._clock())
+        """Restore discarded dead letters, and those under way in a replay without a runner; skip others.
+
+        One of the latter whose outcome the ledger shows is resolved, and skipped. Raises NotFoundError before
+        any is restored.
+        """
+        return actions.restore(self._engine, self._clock(), dead_letters, reason, actor)
 
     def undo_discard(self, entries: Sequence[int], actor: str) -> Done:
         """Restore the dead letters that these entries of the activity log discarded (``Done.entries``).
 
-        Raises NotFoundError.
+        Raises NotFoundError where an entry is no discard.
         """
-        return actions.undo_discard(self._engine, entries, actor, self._clock())
+        return actions.undo_discard(self._engine, self._clock(), entries, actor)
 
     def edit(
         self,
@@ -332,23 +266,33 @@ class DeadLetters:
         """
         if not unchecked and (problem := self.problem_with(number, body)) is not None:
             raise problem
-        mended = BodyEdit(body, instead_of, reason, actor)
-        return actions.edit(self._engine, number, mended, self._catalog, self._clock())
+        change = BodyChange(body, instead_of, reason, actor)
+        edits.edit(self._engine, self._clock(), number, change, self._catalog)
+        return self.dead_letter(number)
 
     def problem_with(self, number: int, body: bytes) -> RefusedBodyError | None:
-        """Return the error with which a worker would refuse this body; None where it would accept it."""
+        """Return the error with which a worker would refuse this body; None where it would accept it.
+
+        Raises NotFoundError.
+        """
         return self._problem(self.dead_letter(number), body)
 
     def _problem(self, dead_letter: StoredDeadLetter, body: bytes) -> RefusedBodyError | None:
-        return actions.problem_with(dead_letter, body, self._receive, self._clock(), self._sent_as)
+        return problem_with(dead_letter, body, self._receive, self._clock(), self._sent_as)
 
     def export(self, dead_letters: DeadLetterSelection, actor: str) -> Iterator[str]:
-        """Yield the dead letters as lines of JSON. Raises NotFoundError before the first line."""
-        return transfer.export(self._engine, dead_letters, actor, self._clock())
+        """Yield the dead letters as lines of JSON, without line ends, newest first.
+
+        Raises NotFoundError before the first line.
+        """
+        return export.export(self._engine, self._clock(), dead_letters, actor)
 
     def import_lines(self, lines: Iterable[str], actor: str) -> Imported:
-        """Add the dead letters of exported lines that are not here yet. Raises BadLineError."""
-        return transfer.import_lines(self._engine, lines, actor, self._catalog, self._clock())
+        """Add the dead letters of exported lines that are not here yet.
+
+        Raises BadLineError for the first line that is no dead letter; the lines before it are in.
+        """
+        return export.import_lines(self._engine, self._clock(), lines, actor, self._catalog)
 
     # -- replays ------------------------------------------------------------------------------------------
 
@@ -359,11 +303,20 @@ class DeadLetters:
         on_progress: Callable[[int, int | None], None] | None = None,
         stop: StopRequest | None = None,
     ) -> DryRun:
-        """Judge dead letters against today's ledger; nothing is sent or written. Raises NotFoundError."""
-        if self._receive is None or self._catalog is None:
-            raise NotPossibleError("this office has no judge: nobody can say what would come of it")
-        judge = Judge(self._receive, self._catalog, self._sent_as)
-        return dry_run.dry_run(self._engine, dead_letters, judge, self._clock(), on_progress, stop)
+        """Judge dead letters against today's ledger; nothing is sent or written.
+
+        ``on_progress`` gets the number judged, and the total where it is known. Raises NotFoundError;
+        NotPossibleError without a catalog or the worker's rules.
+        """
+        if self._receive is None:
+            raise NotPossibleError("a dry run needs the worker's rules for deliveries")
+        rules = DryRunRules(self._receive, self._known_catalog(), self._sent_as)
+        return dry_run(self._engine, self._clock(), dead_letters, rules, on_progress, stop)
+
+    def _known_catalog(self) -> Catalog:
+        if self._catalog is None:
+            raise NotPossibleError("this needs the catalog of what is for sale")
+        return self._catalog
 
     def create_replay(
         self,
@@ -374,32 +327,54 @@ class DeadLetters:
         rate: float | None = None,
         steps: Sequence[int] = (),
     ) -> Replay:
-        """Freeze the dead letters and store the replay, for a runner. Raises NotFoundError, QueryError."""
-        order = replays.ReplayRequest(reason, actor, rate, tuple(steps))
-        return replays.create(self._engine, dead_letters, order, self._clock())
+        """Freeze the dead letters and store the replay, for a runner.
+
+        ``rate`` is in dead letters a second (up to 100,000), ``steps`` are the sizes of the first steps (up
+        to 20), and the rest is the last one. Raises NotFoundError, QueryError, NotPossibleError.
+        """
+        request = replays.ReplayRequest(reason, actor, rate, tuple(steps))
+        return self.replay(replays.create(self._engine, self._clock(), dead_letters, request))
 
     def replay(self, replay_id: int) -> Replay:
-        """Return one replay in its present state. Raises NotFoundError."""
+        """Return one replay in its present state. Raises NotFoundError.
+
+        Items that were sent and that nobody watches any more count as sent until the next ``tidy``.
+        """
         return replays.get(self._engine, replay_id)
 
     def replays(self, *, limit: int = 50, before: int | None = None) -> ReplayPage:
-        """Return a page of replays, newest first."""
+        """Return up to ``limit`` (1 to 1,000) replays, newest first. Raises QueryError."""
         return replays.page(self._engine, limit, before)
 
     def replay_items(
         self, replay_id: int, *, states: Sequence[str] = (), limit: int = 100, after: int = 0
     ) -> ReplayItemPage:
-        """Return a page of a replay's dead letters, in their order. Raises NotFoundError."""
-        return replays.items(self._engine, replay_id, states, limit, after)
+        """Return up to ``limit`` (1 to 1,000) of a replay's items behind the position ``after``, in order.
+
+        Raises NotFoundError, QueryError.
+        """
+        with snapshot(self._engine) as connection:
+            replays.read(connection, replay_id)
+            return items.page(connection, replay_id, states, limit, after)
 
     def pause_replay(self, replay_id: int, actor: str, reason: str | None = None) -> Replay:
         """Pause a running replay, in whichever process. Raises NotFoundError, NotPossibleError."""
-        return replays.pause(self._engine, replay_id, actor, reason, self._clock())
+        replays.pause(self._engine, self._clock(), replay_id, actor, reason)
+        return self.replay(replay_id)
 
     def cancel_replay(self, replay_id: int, actor: str, reason: str | None = None) -> Replay:
         """End a replay: unsent dead letters stay parked. Raises NotFoundError, NotPossibleError."""
-        return replays.cancel(self._engine, replay_id, actor, reason, self._clock())
+        replays.cancel(self._engine, self._clock(), replay_id, actor, reason)
+        return self.replay(replay_id)
 
-    def tidy(self) -> int:
-        """End the dead letters of replays without a runner, as far as the ledger shows their outcome."""
-        return replays.tidy(self._engine, self._clock())
+
+@in_transaction
+def _record(
+    transaction: DeadLetterTransaction,
+    actor: str,
+    action: str,
+    subject: str,
+    reason: str | None,
+    detail: Mapping[str, Any] | None,
+) -> None:
+    transaction.record(actor, action, subject, reason, detail)

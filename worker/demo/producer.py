@@ -12,10 +12,11 @@ from itertools import islice
 from typing import Any
 
 from worker.bootstrap import Application
-from worker.broker import BILLING, Link, Outgoing
+from worker.broker import Outgoing, Publishes
 from worker.cli.options import reply_sender_of
 from worker.demo.scenario import DemoMessage
 from worker.errors import BillingError
+from worker.messages.outgoing import OutgoingCommand
 from worker.runtime.logging import configure_logging
 from worker.settings import load_settings
 
@@ -56,9 +57,14 @@ def main() -> int:
     return 1 if unroutable else 0
 
 
-def _publish(link: Link, phase: dict[str, Any], user: str) -> int:
+def _publish(link: Publishes, phase: dict[str, Any], user: str) -> int:
     messages = (_outgoing(fields, phase["replyTo"], user) for fields in phase["messages"])
-    return sum(len(link.publish(chunk)) for chunk in _chunks(messages))
+    unroutable = 0
+    for chunk in _chunks(messages):
+        result = link.publish(chunk)
+        result.raise_if_refused()
+        unroutable += len(result.returned)
+    return unroutable
 
 
 def _chunks(messages: Iterable[Outgoing]) -> Iterable[list[Outgoing]]:
@@ -67,19 +73,15 @@ def _chunks(messages: Iterable[Outgoing]) -> Iterable[list[Outgoing]]:
         yield chunk
 
 
-def _outgoing(fields: dict[str, str], reply_to: str, user: str) -> Outgoing:
-    return Outgoing(
-        body=base64.b64decode(fields["body"]),
-        exchange=BILLING.exchange,
-        routing_key=fields["routingKey"],
-        properties={
-            "content_type": "application/json",
-            "message_id": fields["messageId"],
-            "correlation_id": fields["correlationId"],
-            "reply_to": reply_to,
-            "app_id": "billing-worker demo",
-            "user_id": user,
-        },
+def _outgoing(fields: dict[str, str], reply_to: str, user: str) -> OutgoingCommand:
+    return OutgoingCommand.of(
+        fields["routingKey"],
+        base64.b64decode(fields["body"]),
+        message_id=fields["messageId"],
+        app_id="billing-worker demo",
+        sent_as=user,
+        correlation_id=fields["correlationId"],
+        reply_to=reply_to,
     )
 
 

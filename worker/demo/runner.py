@@ -188,7 +188,7 @@ def _dead_letters(application: Application) -> Iterator[StoredDeadLetter]:
     service = DeadLetters(application.engine)
     link = application.link(consume=[BILLING.dead.name])
     try:
-        service.park(link)
+        service.drain(link)
     finally:
         link.close()
     yield from service.every_dead_letter(DeadLetterFilter(status=tuple(DeadLetterStatus)))

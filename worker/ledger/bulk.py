@@ -10,40 +10,30 @@ other thread: fewer are faster by more than what they cost themselves.
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Literal, assert_never
+from typing import Any, assert_never
 
-from sqlalchemy import (
-    Column,
-    Connection,
-    CursorResult,
-    Row,
-    Select,
-    Table,
-    bindparam,
-    literal_column,
-    select,
-    update,
-)
+from sqlalchemy import Column, Connection, CursorResult, Row, Select, Table, bindparam, select, update
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql import ColumnElement, any_
 
-from worker.ledger.records import (
-    POSTGRESQL,
+from worker.ledger.records import Columns, array, by_column, by_row, columns_of, parameters
+from worker.ledger.row_sql import (
     Beside,
-    Columns,
-    array,
-    by_column,
-    by_row,
-    columns_of,
+    IsKey,
+    OnConflict,
+    built_sql,
+    execute_sql,
+    insert_sql,
+    joined_sql,
     kind_of,
-    parameters,
-    unnested,
+    prepare_sql,
+    select_sql,
+    source_sql,
+    update_sql,
+    uses_sql,
 )
 from worker.ledger.tables import operations
-
-OnConflict = Literal["fail", "nothing", "update"]
 
 
 def select_rows(
@@ -68,7 +58,7 @@ def select_rows(
     if not values:
         return []
     if connection.dialect.name == "postgresql":
-        sql = _select_sql(table, names, key, also and also[0], only, order_by, for_update)
+        sql = select_sql(table, names, key, also and also[0], only, order_by, for_update=for_update)
         keys = [array(values)] if also is None else [array(values), array(also[1])]
         verb = "lock" if for_update else "select"
         return _executed(connection, sql, f"{verb}_{table.name}", keys).all()
@@ -78,10 +68,6 @@ def select_rows(
     if only is not None:
         statement = statement.where(table.c[only[0]] if only[1] is True else table.c[only[0]] == only[1])
     return connection.execute(statement.order_by(*(table.c[name] for name in order_by))).all()
-
-
-#: Makes the condition that a column is one of the keys that are asked for.
-IsKey = Callable[[Column[Any]], ColumnElement[bool]]
 
 
 def select_by(
@@ -95,12 +81,12 @@ def select_by(
         return []
     if connection.dialect.name == "postgresql":
         label = f"select_{build.__name__.strip('_')}"
-        return _executed(connection, _built_sql(build), label, [array(keys)]).all()
+        return _executed(connection, built_sql(build), label, [array(keys)]).all()
     return connection.execute(build(lambda column: column.in_(keys))).all()
 
 
 @dataclass(frozen=True, slots=True)
-class Insert:
+class RowInsert:
     """New rows, in their order.
 
     Where a row conflicts with a unique key, ``nothing`` leaves it out, and ``update`` replaces all columns
@@ -113,7 +99,7 @@ class Insert:
 
 
 @dataclass(frozen=True, slots=True)
-class Update:
+class RowUpdate:
     """New values for the rows that the ``key`` names, where each guarded column has its expected value.
 
     ``guard`` maps a column to the name of its expected value among ``columns``.
@@ -125,10 +111,10 @@ class Update:
     guard: tuple[tuple[str, str], ...] = ()
 
 
-Write = Insert | Update
+RowWrite = RowInsert | RowUpdate
 
 
-def write_all(connection: Connection, writes: Sequence[Write]) -> list[int]:
+def write_all(connection: Connection, writes: Sequence[RowWrite]) -> list[int]:
     """Carry out ``writes``, of which no two write the same row; return how many rows each has written.
 
     On PostgreSQL it is one statement, so that foreign keys are checked when all of it is done.
@@ -140,7 +126,7 @@ def write_all(connection: Connection, writes: Sequence[Write]) -> list[int]:
             source = _add_source(connection, write, texts)
             parts.append(_write_sql(write, source))
         only = writes[0].table.name if len(writes) == 1 else "batch"
-        (row,) = _executed(connection, _joined_sql(*parts), f"write_{only}", texts)
+        (row,) = _executed(connection, joined_sql(*parts), f"write_{only}", texts)
         return list(row)
     return [_written_on_sqlite(connection, write) for write in writes]
 
@@ -154,16 +140,15 @@ def insert_rows(
     returning: tuple[str, ...] = (),
 ) -> Sequence[Row[Any]]:
     """Insert ``rows``, which all have the same keys, in order; return the rows written, if asked for."""
-    return insert(connection, Insert(table, by_column(rows), on_conflict), returning) if rows else []
+    return insert(connection, RowInsert(table, by_column(rows), on_conflict), returning) if rows else []
 
 
-def insert(connection: Connection, new: Insert, returning: tuple[str, ...] = ()) -> Sequence[Row[Any]]:
+def insert(connection: Connection, new: RowInsert, returning: tuple[str, ...] = ()) -> Sequence[Row[Any]]:
     """Insert rows; return those that were written, if asked for."""
     if connection.dialect.name == "postgresql":
         texts: list[str] = []
-        sql = _write_sql(new, _add_source(connection, new, texts))
-        if returning:
-            sql += f" RETURNING {', '.join(returning)}"
+        source = _add_source(connection, new, texts)
+        sql = insert_sql(new.table, tuple(new.columns), new.on_conflict, source, returning)
         result = _executed(connection, sql, f"insert_{new.table.name}", texts)
     else:
         statement = _sqlite_insert(new.table, tuple(new.columns), new.on_conflict)
@@ -176,15 +161,15 @@ def update_rows(
     connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]], *, key: tuple[str, ...]
 ) -> int:
     """Update the ``rows``, which all have the same keys, where the ``key`` matches; return how many did."""
-    return write_all(connection, [Update(table, by_column(rows), key)])[0] if rows else 0
+    return write_all(connection, [RowUpdate(table, by_column(rows), key)])[0] if rows else 0
 
 
 def write_uses(
-    connection: Connection, claims: Insert, moves: Update, uses: Update, booked: Insert
+    connection: Connection, claims: RowInsert, moves: RowUpdate, uses: RowUpdate, posted: RowInsert
 ) -> Sequence[Row[Any]]:
     """Write few deductions in one statement, for a batch that is too small to spread round trips over it.
 
-    ``claims`` are operations, ``moves`` accounts, ``uses`` lots, ``booked`` entries with the ``reference_id``
+    ``claims`` are operations, ``moves`` accounts, ``uses`` lots, ``posted`` entries with the ``reference_id``
     of their operation; none of them empty. Returns a row for each operation that was claimed, with how many
     of all other rows were written. PostgreSQL only.
     """
@@ -192,8 +177,8 @@ def write_uses(
     claiming, moving, using = (
         _write_sql(write, _add_source(connection, write, texts)) for write in (claims, moves, uses)
     )
-    entered = _add_source(connection, booked, texts, _OF_REFERENCE)
-    sql = _uses_sql(claiming, moving, using, tuple(booked.columns), entered)
+    source = _add_source(connection, posted, texts, _OF_REFERENCE)
+    sql = uses_sql(claiming, moving, using, tuple(posted.columns), source)
     return _executed(connection, sql, "write_uses", texts).all()
 
 
@@ -209,137 +194,47 @@ def _executed(connection: Connection, sql: str, label: str, texts: Sequence[str]
     name = prepared.get(sql)
     if name is None:
         name = f"{label}_{len(prepared)}"
-        kinds = ", ".join(["text"] * len(texts))
-        connection.exec_driver_sql(f"PREPARE {name}({kinds}) AS {sql}")
+        connection.exec_driver_sql(prepare_sql(name, sql, len(texts)))
         prepared[sql] = name
-    places = ", ".join(["%s"] * len(texts))
-    return connection.exec_driver_sql(f"EXECUTE {name}({places})", tuple(texts))
+    return connection.exec_driver_sql(execute_sql(name, len(texts)), tuple(texts))
 
 
 def among(connection: Connection, column: Column[Any], values: Iterable[Any]) -> ColumnElement[bool]:
-    """Condition: ``column`` is one of ``values``. PostgreSQL gets one array, so the text stays the same."""
+    """Return the condition that ``column`` is one of ``values``, on PostgreSQL one array."""
     if connection.dialect.name == "postgresql":
         return column == any_(bindparam(None, list(values), type_=ARRAY(column.type)))
     return column.in_(list(values))
 
 
-@lru_cache(maxsize=64)
-def _select_sql(
-    table: Table,
-    names: tuple[str, ...],
-    key: str,
-    also: str | None,
-    only: tuple[str, str | bool] | None,
-    order_by: tuple[str, ...],
-    for_update: bool,  # noqa: FBT001 - a part of the cache's key
-) -> str:
-    sql = f"SELECT {', '.join(names)} FROM {table.name} WHERE {_is_any(table, key, 1)}"  # noqa: S608 - names from the tables
-    if also is not None:
-        sql += f" AND {_is_any(table, also, 2)}"
-    if only is not None:
-        column, value = only
-        kept = f"{column} = '{value}'" if isinstance(value, str) else column if value else f"NOT {column}"
-        sql += f" AND {kept}"
-    if order_by:
-        sql += f" ORDER BY {', '.join(order_by)}"
-    return f"{sql} FOR UPDATE" if for_update else sql
-
-
-def _is_any(table: Table, column: str, place: int) -> str:
-    return f"{column} = ANY(CAST(${place} AS {kind_of(table, column)}[]))"
-
-
-@lru_cache(maxsize=64)
-def _built_sql(build: Callable[[IsKey], Select[Any]]) -> str:
-    def is_key(column: Column[Any]) -> ColumnElement[bool]:
-        return column == any_(literal_column(f"CAST($1 AS {kind_of(column.table, column.name)}[])"))
-
-    return str(build(is_key).compile(dialect=POSTGRESQL, compile_kwargs={"literal_binds": True}))
-
-
-def _add_source(connection: Connection, write: Write, texts: list[str], beside: Beside = ()) -> str:
+def _add_source(connection: Connection, write: RowWrite, texts: list[str], beside: Beside = ()) -> str:
     """Return the source of the rows of ``write``, as ``r``; add the texts that hold them to ``texts``."""
-    if isinstance(write, Update):
+    if isinstance(write, RowUpdate):
         beside = tuple((parameter, kind_of(write.table, column)) for column, parameter in write.guard)
     order = columns_of(connection, write.table)
-    source = unnested(write.table, order, beside, len(texts) + 1)
+    source = source_sql(write.table, order, beside, len(texts) + 1)
     texts += parameters(write.table, order, write.columns, beside)
     return source
 
 
-def _write_sql(write: Write, source: str) -> str:
+def _write_sql(write: RowWrite, source: str) -> str:
     match write:
-        case Insert(table, columns, on_conflict):
-            return _insert_sql(table, tuple(columns), on_conflict, source)
-        case Update(table, columns, key, guard):
-            return _update_sql(table, tuple(columns), key, guard, source)
+        case RowInsert(table, columns, on_conflict):
+            return insert_sql(table, tuple(columns), on_conflict, source)
+        case RowUpdate(table, columns, key, guard):
+            return update_sql(table, tuple(columns), key, guard, source)
         case _:
             assert_never(write)
 
 
-@lru_cache(maxsize=512)
-def _insert_sql(table: Table, names: tuple[str, ...], on_conflict: OnConflict, source: str) -> str:
-    columns = ", ".join(names)
-    sql = f"INSERT INTO {table.name} ({columns}) SELECT {columns} FROM {source}"  # noqa: S608 - names from the tables
-    match on_conflict:
-        case "nothing":
-            sql += " ON CONFLICT DO NOTHING"
-        case "update":
-            keys = [column.name for column in table.primary_key]
-            sets = ", ".join(f"{name} = excluded.{name}" for name in names if name not in keys)
-            sql += f" ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sets}"
-        case "fail":
-            pass
-    return sql
-
-
-@lru_cache(maxsize=512)
-def _update_sql(
-    table: Table,
-    names: tuple[str, ...],
-    key: tuple[str, ...],
-    guard: tuple[tuple[str, str], ...],
-    source: str,
-) -> str:
-    expected = {parameter for _, parameter in guard}
-    sets = ", ".join(f"{name} = r.{name}" for name in names if name not in key and name not in expected)
-    where = " AND ".join(
-        [f"t.{name} = r.{name}" for name in key]
-        + [f"t.{column} = r.{parameter}" for column, parameter in guard]
-    )
-    return f"UPDATE {table.name} AS t SET {sets} FROM {source} WHERE {where}"  # noqa: S608 - names from the tables
-
-
-@lru_cache(maxsize=512)
-def _joined_sql(*parts: str) -> str:
-    writing = ", ".join(f"w{number} AS ({part} RETURNING 1)" for number, part in enumerate(parts))
-    counts = ", ".join(f"(SELECT count(*) FROM w{number})" for number in range(len(parts)))  # noqa: S608 - numbers
-    return f"WITH {writing} SELECT {counts}"
-
-
-@lru_cache(maxsize=64)
-def _uses_sql(claiming: str, moving: str, using: str, booked: tuple[str, ...], entered: str) -> str:
-    """Return SQL that joins claims and entries by reference in a nested loop: good for few rows."""
-    names = ", ".join(name for name in booked if name != "reference_id")
-    return (
-        f"WITH claimed AS ({claiming} RETURNING reference_id, operation_id), "  # noqa: S608 - names from the tables
-        f"moved AS ({moving} RETURNING 1), used AS ({using} RETURNING 1), "
-        f"booked AS (INSERT INTO entries ({names}, operation_id) SELECT {names}, claimed.operation_id "
-        f"FROM {entered} JOIN claimed USING (reference_id) RETURNING 1) "
-        "SELECT reference_id, operation_id, (SELECT count(*) FROM moved) AS moved, "
-        "(SELECT count(*) FROM used) AS used, (SELECT count(*) FROM booked) AS booked FROM claimed"
-    )
-
-
-def _written_on_sqlite(connection: Connection, write: Write) -> int:
+def _written_on_sqlite(connection: Connection, write: RowWrite) -> int:
     rows = by_row(write.columns)
     if not rows:
         return 0
     match write:
-        case Insert(table, columns, on_conflict):
+        case RowInsert(table, columns, on_conflict):
             connection.execute(_sqlite_insert(table, tuple(columns), on_conflict), rows)
             return len(rows)
-        case Update(table, columns, key, guard):
+        case RowUpdate(table, columns, key, guard):
             fixed = {*key, *(parameter for _, parameter in guard)}
             statement = (
                 update(table)

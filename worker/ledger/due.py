@@ -10,7 +10,7 @@ from worker.ledger.tables import accounts
 
 
 class DueAccount(NamedTuple):
-    """An account with something due, and since when."""
+    """Account with something due, and since when."""
 
     account_id: int
     user_id: str

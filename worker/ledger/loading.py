@@ -33,7 +33,8 @@ from worker.core.outcomes import Outcome
 from worker.core.plan import Counter
 from worker.core.superseded import Attempted, Owner, Superseded, is_usage, owner_of
 from worker.ledger import rows
-from worker.ledger.bulk import IsKey, insert_rows, select_by, select_rows
+from worker.ledger.bulk import insert_rows, select_by, select_rows
+from worker.ledger.row_sql import IsKey
 from worker.ledger.tables import (
     accounts,
     entries,
@@ -71,7 +72,7 @@ def load(connection: Connection, commands: Sequence[Command], now: datetime) -> 
 
 
 def open_lots(connection: Connection, account_ids: Collection[int]) -> dict[int, list[Lot]]:
-    """The lots of these accounts that are not used up, by account and in the order of their numbers."""
+    """Return the lots of these accounts that are not used up, by account, in the order of numbers."""
     found: dict[int, list[Lot]] = {}
     in_order = ("account_id", "number")
     for row in select_rows(
@@ -82,7 +83,7 @@ def open_lots(connection: Connection, account_ids: Collection[int]) -> dict[int,
 
 
 def open_holds(connection: Connection, account_ids: Collection[int]) -> dict[int, list[Hold]]:
-    """The open holds of these accounts, by account."""
+    """Return the open holds of these accounts, by account."""
     found: dict[int, list[Hold]] = {}
     for hold in _grouped(select_by(connection, _open_holds, account_ids)):
         found.setdefault(hold.account_id, []).append(hold)
@@ -122,7 +123,7 @@ def _locked_accounts(connection: Connection, users: Iterable[str]) -> dict[str, 
 
 
 def outcomes_of(connection: Connection, references: Iterable[str]) -> dict[str, Outcome]:
-    """The outcomes that are stored under these references."""
+    """Return the outcomes that are stored under these references."""
     found = select_rows(connection, operations, rows.OPERATION, "reference_id", sorted(references))
     return {row.reference_id: rows.outcome(row) for row in found}
 
@@ -176,7 +177,7 @@ _IS_LATEST = ~(
 def _quotas(
     connection: Connection, states: Sequence[AccountState], now: datetime
 ) -> dict[QuotaKey, QuotaState]:
-    """The quotas of the accounts' present periods, whatever their meters."""
+    """Return the quotas of the accounts' present periods, whatever their meters."""
     if not states:
         return {}
     present = {state.account_id: present_period(state, now).key for state in states}

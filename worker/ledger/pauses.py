@@ -20,7 +20,7 @@ _SUSPECT = "config_suspect"
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """A paused lane of a worker: since when, and why (``code``, and ``text`` for operators)."""
+    """Paused lane of a worker: since when, and why (``code``, and ``text`` for operators)."""
 
     queue: str
     worker: str
@@ -30,7 +30,7 @@ class Pause:
 
 
 class Pauses:
-    """The pauses in the ledger's database. Every method raises LedgerUnavailableError."""
+    """Pauses in the ledger's database. Every method raises LedgerUnavailableError."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -53,7 +53,7 @@ class DatabaseGuard:
 
 
 class _Cursor(psycopg2.extensions.cursor):
-    """A cursor whose statements have a deadline."""
+    """Cursor whose statements have a deadline."""
 
     connection: "_Connection"
 
@@ -67,7 +67,7 @@ class _Cursor(psycopg2.extensions.cursor):
 
 
 class _Connection(psycopg2.extensions.connection):
-    """A connection whose statements and commits have a deadline; a failure says which one passed."""
+    """Connection whose statements and commits have a deadline; a failure says which one passed."""
 
     statement: "_Deadline"
     committing: "_Deadline"
@@ -82,7 +82,7 @@ class _Connection(psycopg2.extensions.connection):
 
 
 class _Deadline(Wait):
-    """A wait for one connection's database; its error names what was overdue."""
+    """Bounded wait of one connection; its error names what was overdue."""
 
     def __init__(self, connection: _Connection, what: str, timeout_s: float) -> None:
         held = weakref.ref(connection)  # no cycle: the pool lets go of connections all the time

@@ -8,44 +8,29 @@ Rows are kept by column: a dict for each row would be built and taken apart agai
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 from pydantic_core import to_json
 from sqlalchemy import JSON, Connection, String, Table
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import TypeEngine
 
+from worker.ledger.row_sql import Beside, columns_sql
 from worker.ledger.tables import UtcDateTime
 
 #: Rows by column: to each name the values of all rows, in the order of the rows.
 Columns = Mapping[str, Sequence[Any]]
-#: Names and types of the values that rows have beside the columns of their table.
-Beside = tuple[tuple[str, str], ...]
-
-POSTGRESQL = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
 def columns_of(connection: Connection, table: Table) -> tuple[str, ...]:
-    """The columns of ``table`` in the order that its row type has there, which migrations decide."""
+    """Return the columns of ``table`` in the order that its row type has there, which migrations decide."""
     known: dict[str, tuple[str, ...]] = connection.info.setdefault("columns", {})
     if table.name not in known:
-        found = connection.exec_driver_sql(f"SELECT * FROM {table.name} LIMIT 0")  # noqa: S608 - from the tables
-        known[table.name] = tuple(found.keys())
+        known[table.name] = tuple(connection.exec_driver_sql(columns_sql(table)).keys())
     return known[table.name]
 
 
-@lru_cache(maxsize=512)
-def unnested(table: Table, columns: tuple[str, ...], beside: Beside = (), place: int = 1) -> str:
-    """Return the text behind FROM: the rows that the parameters from ``$place`` on hold, as ``r``."""
-    kinds = (table.name, *(kind for _, kind in beside))
-    arrays = ", ".join(f"CAST(${number} AS {kind}[])" for number, kind in enumerate(kinds, place))
-    names = ", ".join((*columns, *(name for name, _ in beside)))
-    return f"unnest({arrays}) AS r({names})"
-
-
 def parameters(table: Table, order: tuple[str, ...], columns: Columns, beside: Beside = ()) -> list[str]:
-    """Return the rows of ``columns`` as the arrays of ``unnested``, which has the same ``order``."""
+    """Return the rows of ``columns`` as the arrays of ``source_sql``, which has the same ``order``."""
     count = length_of(columns)
     pieces: list[str] = []
     texts: list[Sequence[Any]] = []
@@ -80,12 +65,6 @@ def by_row(columns: Columns) -> list[dict[str, Any]]:
 def array(values: Collection[Any]) -> str:
     """Return the text of an array of numbers, days or strings; PostgreSQL reads it faster than a list."""
     return "{" + ",".join(_quoted(value) if isinstance(value, str) else str(value) for value in values) + "}"
-
-
-@lru_cache(maxsize=64)
-def kind_of(table: Table, column: str) -> str:
-    """The name of the type of a column."""
-    return table.c[column].type.compile(POSTGRESQL)
 
 
 def _quoted(value: str) -> str:

@@ -194,7 +194,7 @@ EXPECTED = (("attempt", "expected_attempt"), ("type", "expected_type"), ("user_i
 
 
 def expected_of(outcomes: Sequence[Outcome]) -> Columns:
-    """The values of ``EXPECTED`` for operations that have these outcomes."""
+    """Return the values of ``EXPECTED`` for operations that have these outcomes."""
     return {parameter: [getattr(outcome, column) for outcome in outcomes] for column, parameter in EXPECTED}
 
 
@@ -304,7 +304,7 @@ def _ends_of(holds: Sequence[Hold]) -> Columns:
 
 
 def of_parts(holds: Iterable[Hold]) -> Columns:
-    """The parts of new holds, whose outcomes are written."""
+    """Return the parts of new holds, whose outcomes are written."""
     parts = [
         (_transaction(hold.outcome), place, hold.account_id, lot, amount)
         for hold in holds

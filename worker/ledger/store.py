@@ -30,7 +30,7 @@ _PROBE = text(
 
 
 class Ledger:
-    """The ledger behind one database. Cheap to make; connects when first used."""
+    """Ledger behind one database. Cheap to make; connects when first used."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -59,7 +59,7 @@ class Ledger:
 
 
 class LedgerTransaction:
-    """One ledger transaction."""
+    """Open database transaction over the ledger."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

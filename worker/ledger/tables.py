@@ -1,9 +1,8 @@
 """Tables of the ledger. Their constraints keep it true even where Python is wrong.
 
 Entries, quota entries, payments and their events, refunds, parts of holds and superseded outcomes can't be
-updated or deleted; an applied operation and a closed hold can't be changed, nor what a lot was granted as;
-nor the history of a dead letter, its original body, and the activity log. The migrations add the triggers
-that refuse it, on both dialects.
+updated or deleted; an applied operation and a closed hold can't be changed, nor what a lot was granted as.
+The migrations add the triggers that refuse it, on both dialects.
 """
 
 from datetime import UTC, datetime
@@ -18,7 +17,6 @@ from sqlalchemy import (
     Date,
     DateTime,
     Dialect,
-    Float,
     ForeignKey,
     ForeignKeyConstraint,
     Identity,
@@ -26,7 +24,6 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
-    Numeric,
     PrimaryKeyConstraint,
     SmallInteger,
     String,
@@ -40,7 +37,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware time, kept in UTC: ``timestamptz`` on PostgreSQL, naive UTC on SQLite, which has no zones."""
+    """Aware time, kept in UTC: ``timestamptz`` on PostgreSQL, naive UTC on SQLite, which has no zones."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -404,198 +401,6 @@ payment_events = Table(
         name="happened_known",
     ),
     CheckConstraint("amount_minor > 0", name="amount_positive"),
-)
-
-_WAITING = "status IN ('parked', 'replaying')"
-
-#: Dead letters, drained from their queue so that they can be read without disturbing it. The original message
-#: is never changed: an edit is kept beside it. ``tokens_at_stake`` is null where unknown.
-dead_letters = Table(
-    "dead_letters",
-    metadata,
-    Column("number", RowId, Identity(always=True), primary_key=True),
-    Column("letter_id", Text, nullable=False),
-    Column("status", Text, nullable=False),
-    Column("reason", Text, nullable=False),
-    Column("message", Text, nullable=False),
-    Column("field", Text),
-    Column("traceback", Text),
-    Column("queue", Text, nullable=False),
-    Column("exchange", Text, nullable=False),
-    Column("routing_key", Text, nullable=False),
-    Column("attempts", Integer, nullable=False),
-    Column("first_failed_at", UtcDateTime, nullable=False),
-    Column("last_failed_at", UtcDateTime, nullable=False),
-    Column("type", Text),
-    Column("reference_id", Text),
-    Column("user_id", Text),
-    Column("worker_version", Text, nullable=False),
-    Column("schema_version", SmallInteger, nullable=False),
-    Column("body", LargeBinary, nullable=False),
-    Column("properties", JsonObject, nullable=False),
-    Column("note", Text),
-    Column("fingerprint", Text, nullable=False),
-    Column("tokens_at_stake", BigInteger),
-    Column("replay_id", BigInteger),
-    Column("edited_body", LargeBinary),
-    UniqueConstraint("letter_id"),
-    # A page of a list is a few rows of one of these, newest first.
-    Index(None, "status", "number"),
-    Index(None, "fingerprint", "status", "number"),
-    Index(None, "reason", "status", "number"),
-    Index(None, "type", "status", "number"),
-    Index(None, "user_id", "status", "number"),
-    Index(None, "reference_id"),
-    Index(None, "last_failed_at", "number"),
-    # The users that wait in a group are counted from user to user.
-    Index(
-        "ix_dead_letters_waiting_users",
-        "fingerprint",
-        "user_id",
-        postgresql_where=text(_WAITING),
-        sqlite_where=text(_WAITING),
-    ),
-    CheckConstraint("status IN ('parked', 'replaying', 'resolved', 'discarded')", name="status_known"),
-    CheckConstraint("status <> 'replaying' OR replay_id IS NOT NULL", name="replaying_has_a_replay"),
-    CheckConstraint("attempts >= 1", name="attempts_from_one"),
-    CheckConstraint("tokens_at_stake >= 0", name="tokens_not_negative"),
-)
-
-_FAILURE = "kind IN ('failed', 'failed_again')"
-
-#: History of each dead letter. A failure is recorded once, however often its message was drained.
-dead_letter_events = Table(
-    "dead_letter_events",
-    metadata,
-    Column("event_id", RowId, Identity(always=True), primary_key=True),
-    Column("number", BigInteger, ForeignKey(dead_letters.c.number), nullable=False),
-    Column("at", UtcDateTime, nullable=False),
-    Column("kind", Text, nullable=False),
-    Column("actor", Text),
-    Column("text", Text),
-    Column("replay_id", BigInteger),
-    Column("detail", JsonObject),
-    Index(None, "number", "event_id"),
-    Index(
-        "uq_dead_letter_events_failure",
-        "number",
-        "at",
-        unique=True,
-        postgresql_where=text(_FAILURE),
-        sqlite_where=text(_FAILURE),
-    ),
-    CheckConstraint(
-        "kind IN ('failed', 'failed_again', 'edited', 'replayed', 'resolved', 'refused', 'returned',"
-        " 'discarded', 'restored', 'noted', 'imported')",
-        name="kind_known",
-    ),
-)
-
-#: Every edit of a body: the body before, and after.
-dead_letter_edits = Table(
-    "dead_letter_edits",
-    metadata,
-    Column("edit_id", RowId, Identity(always=True), primary_key=True),
-    Column("number", BigInteger, ForeignKey(dead_letters.c.number), nullable=False),
-    Column("at", UtcDateTime, nullable=False),
-    Column("actor", Text, nullable=False),
-    Column("reason", Text, nullable=False),
-    Column("before", LargeBinary, nullable=False),
-    Column("after", LargeBinary, nullable=False),
-    Index(None, "number", "edit_id"),
-)
-
-#: One row for each fingerprint: sums of the dead letters that share it, which can always be computed again
-#: from them. Counts are dead letters; tokens are those of waiting ones, where known, and ``tokens_unknown``
-#: counts the others.
-dead_letter_groups = Table(
-    "dead_letter_groups",
-    metadata,
-    Column("fingerprint", Text, primary_key=True),
-    Column("reason", Text, nullable=False),
-    Column("type", Text),
-    Column("field", Text),
-    Column("message", Text, nullable=False),
-    Column("sample", BigInteger, nullable=False),
-    Column("parked", BigInteger, nullable=False),
-    Column("replaying", BigInteger, nullable=False),
-    Column("resolved", BigInteger, nullable=False),
-    Column("discarded", BigInteger, nullable=False),
-    Column("waiting", BigInteger, nullable=False),
-    # Many dead letters may each ask for the most that one may ask for.
-    Column("tokens_at_stake", Numeric(38, 0).with_variant(BigInteger(), "sqlite"), nullable=False),
-    Column("tokens_unknown", BigInteger, nullable=False),
-    Column("first_failed_at", UtcDateTime, nullable=False),
-    Column("last_failed_at", UtcDateTime, nullable=False),
-    Index(None, "last_failed_at", "fingerprint"),
-    Index(None, "waiting", "fingerprint"),
-    Index(None, "tokens_at_stake", "fingerprint"),
-    CheckConstraint(
-        "parked >= 0 AND replaying >= 0 AND resolved >= 0 AND discarded >= 0", name="counts_not_negative"
-    ),
-    CheckConstraint("waiting = parked + replaying", name="waiting_is_its_sum"),
-    CheckConstraint("tokens_at_stake >= 0 AND tokens_unknown >= 0", name="tokens_not_negative"),
-)
-
-#: A replay: a set of dead letters that is sent again, frozen when it was asked for. ``counts`` are its items
-#: by their states; the process that runs it holds the lease until ``leased_until``.
-replays = Table(
-    "replays",
-    metadata,
-    Column("replay_id", RowId, Identity(always=True), primary_key=True),
-    Column("at", UtcDateTime, nullable=False),
-    Column("actor", Text, nullable=False),
-    Column("reason", Text, nullable=False),
-    Column("source", Text, nullable=False),
-    Column("rate", Float),
-    Column("steps", JsonObject, nullable=False),
-    Column("state", Text, nullable=False),
-    Column("state_reason", Text),
-    Column("leased_by", Text),
-    Column("leased_until", UtcDateTime),
-    Column("total", BigInteger, nullable=False),
-    Column("counts", JsonObject, nullable=False),
-    CheckConstraint("state IN ('running', 'paused', 'stopped', 'finished', 'cancelled')", name="state_known"),
-    CheckConstraint("rate > 0", name="rate_positive"),
-)
-
-#: The dead letters of a replay, in the order in which they are sent.
-replay_items = Table(
-    "replay_items",
-    metadata,
-    Column("replay_id", BigInteger, ForeignKey(replays.c.replay_id), nullable=False),
-    Column("position", BigInteger, nullable=False),
-    Column("number", BigInteger, ForeignKey(dead_letters.c.number), nullable=False),
-    Column("state", Text, nullable=False),
-    Column("detail", Text),
-    Column("was_known", Boolean, nullable=False),
-    Column("sent_at", UtcDateTime),
-    Column("settled_at", UtcDateTime),
-    PrimaryKeyConstraint("replay_id", "position"),
-    UniqueConstraint("replay_id", "number"),
-    Index(None, "replay_id", "state", "position"),
-    Index(None, "number"),
-    CheckConstraint(
-        "state IN ('waiting', 'sending', 'sent', 'applied', 'rejected', 'duplicate', 'delivered', 'conflict',"
-        " 'failed_again', 'unroutable', 'skipped')",
-        name="state_known",
-    ),
-)
-
-#: Activity log: what operators did, written in the transaction in which they did it.
-audit_log = Table(
-    "audit_log",
-    metadata,
-    Column("entry_id", RowId, Identity(always=True), primary_key=True),
-    Column("at", UtcDateTime, nullable=False),
-    Column("actor", Text, nullable=False),
-    Column("action", Text, nullable=False),
-    Column("subject", Text, nullable=False),
-    Column("reason", Text),
-    Column("detail", JsonObject),
-    Index(None, "actor", "entry_id"),
-    Index(None, "action", "entry_id"),
-    Index(None, "subject", "entry_id"),
 )
 
 # -- how the workers run: nothing of the ledger ------------------------------------------------------------

@@ -9,9 +9,8 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from sqlalchemy import Connection, Engine, delete, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 
-from worker.ledger.bulk import among
+from worker.ledger.bulk import among, insert_rows
 from worker.ledger.engine import translated_errors
 from worker.ledger.tables import trials
 
@@ -32,14 +31,14 @@ class Trial(NamedTuple):
 
 
 class Trying(NamedTuple):
-    """A message that is to be tried: its queue, and the broker's count of its deliveries."""
+    """Message that is to be tried: its queue, and the broker's count of its deliveries."""
 
     queue: str
     delivery_count: int
 
 
 class Trials:
-    """The record of messages on trial. Every method raises LedgerUnavailableError, ContentionError."""
+    """Record of messages on trial. Every method raises LedgerUnavailableError, ContentionError."""
 
     def __init__(self, engine: Engine, worker: str) -> None:
         self._engine, self._worker = engine, worker
@@ -93,19 +92,12 @@ class Trials:
         now: datetime,
     ) -> None:
         """Write a row a message; a copy of it may be on trial elsewhere at the same time."""
-        if not rows:
-            return
         beside = {"worker": self._worker, "began_at": now}
         values = [
             {"message_key": key, "queue": messages[key].queue, **rows[key]._asdict(), **beside}
             for key in sorted(rows)
         ]
-        insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-        statement = insert(trials)
-        changes = {name: statement.excluded[name] for name in values[0] if name != "message_key"}
-        connection.execute(
-            statement.on_conflict_do_update(index_elements=["message_key"], set_=changes), values
-        )
+        insert_rows(connection, trials, values, on_conflict="update")
 
 
 def _delete(connection: Connection, keys: Collection[str]) -> None:

@@ -12,7 +12,7 @@ from worker.core.outcomes import Outcome
 from worker.core.plan import AccountMove, Plan
 from worker.errors import ContentionError
 from worker.ledger import rows
-from worker.ledger.bulk import Insert, Update, Write, among, insert, write_all, write_uses
+from worker.ledger.bulk import RowInsert, RowUpdate, RowWrite, among, insert, write_all, write_uses
 from worker.ledger.records import length_of
 from worker.ledger.tables import (
     accounts,
@@ -36,11 +36,11 @@ def write(connection: Connection, plan: Plan, known: Known, now: datetime) -> No
     Raises ContentionError where another worker has claimed a reference or moved an account meanwhile.
     """
     if plan.only_uses and len(plan.outcomes) <= _FEW and connection.dialect.name == "postgresql":
-        _use(connection, plan, now)
+        _write_uses(connection, plan, now)
     else:
         _claim(connection, plan.outcomes)
         _supersede(connection, plan)
-        _book(connection, plan, now)
+        _write_rows(connection, plan, now)
     _drop_unopened(connection, plan, known)
 
 
@@ -48,22 +48,22 @@ def write(connection: Connection, plan: Plan, known: Known, now: datetime) -> No
 _FEW = 32
 
 
-def _use(connection: Connection, plan: Plan, now: datetime) -> None:
+def _write_uses(connection: Connection, plan: Plan, now: datetime) -> None:
     """Write few plain deductions with one statement."""
     claimed = write_uses(
         connection,
         _claims(plan.outcomes),
         _uses_of_accounts(plan.accounts, now),
         _uses_of_lots(plan),
-        Insert(entries, rows.of_entries_by_reference(plan.entries)),
+        RowInsert(entries, rows.of_entries_by_reference(plan.entries)),
     )
     _must_be_claimed(plan.outcomes, claimed)
-    written = claimed[0].moved, claimed[0].used, claimed[0].booked
+    written = claimed[0].moved, claimed[0].used, claimed[0].posted
     if written != (len(plan.accounts), len(plan.used_lots), len(plan.entries)):
         raise ContentionError("accounts of this batch changed although they were locked")
 
 
-def _book(connection: Connection, plan: Plan, now: datetime) -> None:
+def _write_rows(connection: Connection, plan: Plan, now: datetime) -> None:
     """Write all other rows, in an order that keeps every reference to another row true."""
     if plan.moves_nothing:
         return
@@ -73,7 +73,7 @@ def _book(connection: Connection, plan: Plan, now: datetime) -> None:
             raise ContentionError(f"{write.table.name} of this batch changed although they were locked")
 
 
-def _writes(plan: Plan, now: datetime) -> Iterator[Write]:
+def _writes(plan: Plan, now: datetime) -> Iterator[RowWrite]:
     """Yield the writes that ``plan`` needs; a row comes before the rows that refer to it.
 
     Inserts that belong together always come together, with rows or without: an empty part costs less than a
@@ -85,39 +85,39 @@ def _writes(plan: Plan, now: datetime) -> Iterator[Write]:
     if used:
         yield _uses_of_accounts(used, now)
     if moved:
-        yield Update(accounts, rows.of_accounts(moved, now), ("account_id",), _SEQUENCE)
-        yield Insert(lots, rows.of_new_lots(plan.new_lots))
+        yield RowUpdate(accounts, rows.of_accounts(moved, now), ("account_id",), _SEQUENCE)
+        yield RowInsert(lots, rows.of_new_lots(plan.new_lots))
     if plan.used_lots:
         yield _uses_of_lots(plan)
     if plan.changed_lots:
-        yield Update(lots, rows.of_changed_lots(plan.changed_lots), _LOT_KEY)
-    yield Insert(entries, rows.of_entries(plan.entries))
+        yield RowUpdate(lots, rows.of_changed_lots(plan.changed_lots), _LOT_KEY)
+    yield RowInsert(entries, rows.of_entries(plan.entries))
     if plan.new_holds:
-        yield Insert(holds, rows.of_new_holds(plan.new_holds))
-        yield Insert(hold_parts, rows.of_parts(plan.new_holds))
+        yield RowInsert(holds, rows.of_new_holds(plan.new_holds))
+        yield RowInsert(hold_parts, rows.of_parts(plan.new_holds))
     if plan.closed_holds:
-        yield Update(holds, rows.of_closed_holds(plan.closed_holds), ("operation_id",))
+        yield RowUpdate(holds, rows.of_closed_holds(plan.closed_holds), ("operation_id",))
     if plan.quota_entries:
         latest = {entry.key: entry for entry in plan.quota_entries}
-        yield Insert(quotas, rows.of_quotas([latest[key] for key in sorted(latest)]), on_conflict="update")
-        yield Insert(quota_entries, rows.of_quota_entries(plan.quota_entries))
+        yield RowInsert(quotas, rows.of_quotas([latest[key] for key in sorted(latest)]), on_conflict="update")
+        yield RowInsert(quota_entries, rows.of_quota_entries(plan.quota_entries))
     if plan.payments or plan.payment_events:
-        yield Insert(payments, rows.of_payments(plan.payments))
-        yield Insert(payment_events, rows.of_payment_events(plan.payment_events))
+        yield RowInsert(payments, rows.of_payments(plan.payments))
+        yield RowInsert(payment_events, rows.of_payment_events(plan.payment_events))
     if plan.usage_refunds:
-        yield Insert(usage_refunds, rows.of_usage_refunds(plan.usage_refunds))
+        yield RowInsert(usage_refunds, rows.of_usage_refunds(plan.usage_refunds))
 
 
 _LOT_KEY = ("account_id", "number")
 _SEQUENCE = (("sequence", "expected_sequence"),)
 
 
-def _uses_of_accounts(moves: Sequence[AccountMove], now: datetime) -> Update:
-    return Update(accounts, rows.of_uses(moves, now), ("account_id",), _SEQUENCE)
+def _uses_of_accounts(moves: Sequence[AccountMove], now: datetime) -> RowUpdate:
+    return RowUpdate(accounts, rows.of_uses(moves, now), ("account_id",), _SEQUENCE)
 
 
-def _uses_of_lots(plan: Plan) -> Update:
-    return Update(lots, rows.of_used_lots(plan.used_lots), _LOT_KEY)
+def _uses_of_lots(plan: Plan) -> RowUpdate:
+    return RowUpdate(lots, rows.of_used_lots(plan.used_lots), _LOT_KEY)
 
 
 def _claim(connection: Connection, outcomes: Sequence[Outcome]) -> None:
@@ -127,8 +127,8 @@ def _claim(connection: Connection, outcomes: Sequence[Outcome]) -> None:
         _must_be_claimed(outcomes, claimed)
 
 
-def _claims(outcomes: Sequence[Outcome]) -> Insert:
-    return Insert(operations, rows.of_outcomes(sorted(outcomes, key=_reference)), on_conflict="nothing")
+def _claims(outcomes: Sequence[Outcome]) -> RowInsert:
+    return RowInsert(operations, rows.of_outcomes(sorted(outcomes, key=_reference)), on_conflict="nothing")
 
 
 _reference = attrgetter("reference_id")
@@ -160,12 +160,12 @@ def _supersede(connection: Connection, plan: Plan) -> None:
         connection,
         [
             # Workers that take a reference for different users meet here: no account's lock keeps them apart.
-            Insert(
+            RowInsert(
                 superseded_outcomes,
                 {"operation_id": operation_ids, **rows.of_outcomes(replaced)},
                 on_conflict="nothing",
             ),
-            Update(operations, {**judged, **expected}, ("reference_id",), rows.EXPECTED),
+            RowUpdate(operations, {**judged, **expected}, ("reference_id",), rows.EXPECTED),
         ],
     )
     if written != [len(replaced), len(references)]:

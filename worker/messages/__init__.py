@@ -1,1 +1,1 @@
-"""Messages: from a delivery to a command, and from an outcome to what is sent."""
+"""Messages: receiving deliveries; writing and publishing replies, notices and dead letters."""

@@ -13,6 +13,8 @@ from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 
+from schemas import DeadLetterReason
+
 #: Number of messages that a process with a new configuration watches.
 WATCHED = 1_000
 #: Smallest number of a lane's messages of which a share means something.
@@ -57,7 +59,7 @@ class DeadLetterLimit:
         self.is_watching = is_new_config
         self._seen: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
-        self._codes: Counter[str] = Counter()
+        self._codes: Counter[DeadLetterReason] = Counter()
         self._suspect: dict[str, LimitExceeded] = {}
 
     # -- faults -------------------------------------------------------------------------------------------
@@ -93,7 +95,7 @@ class DeadLetterLimit:
 
     # -- refusals under a new configuration ---------------------------------------------------------------
 
-    def add_message(self, queue: str, refusal: str | None) -> bool:
+    def add_message(self, queue: str, refusal: DeadLetterReason | None) -> bool:
         """Count one message of a lane, with the reason code of its refusal; False where it must be kept."""
         if not self.is_watching:
             return True

@@ -1,4 +1,4 @@
-"""From a delivery that could not be applied to the dead letter that tells why."""
+"""The wire form of dead letters: a delivery with the reason beside it, and the dead letter read back."""
 
 import hashlib
 import json
@@ -10,12 +10,13 @@ from typing import Any
 from amqp.serialization import dumps
 from pydantic import TypeAdapter, ValidationError
 
-from schemas import SCHEMA_VERSION, DeadLetter, Malformed, Message
+from schemas import SCHEMA_VERSION, DeadLetter, DeadLetterReason, Malformed, Message
 from schemas.dead_letter import HEADER_PREFIX, REPLAY_HEADER, REPLAY_LETTER_HEADER
 from schemas.decoding import BODY_MAX_BYTES
 from schemas.fields import Identifier
 from worker import __version__
-from worker.broker import Delivery, Outgoing
+from worker.broker import Delivery
+from worker.messages.outgoing import OutgoingDeadLetter
 
 # All headers must fit one frame (128 KiB), beside the properties and the headers added here.
 _HEADERS_MAX_BYTES = 96 * 1024
@@ -33,9 +34,9 @@ _PROPERTIES_NOT_SENT_AGAIN = {"application_headers", "user_id", "expiration", "d
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Reason why a delivery becomes a dead letter; ``code`` is stable, the rest is for people."""
+    """Reason why a delivery becomes a dead letter; ``code`` is stable, ``message`` is for people."""
 
-    code: str
+    code: DeadLetterReason
     message: str
     field: str | None = None
     traceback: str | None = None
@@ -44,56 +45,62 @@ class Failure:
     user_id: str | None = None
 
     @classmethod
-    def about(
+    def of(
         cls,
         subject: Message | Malformed | None,
-        code: str,
+        code: DeadLetterReason,
         message: str,
         field: str | None = None,
         traceback: str | None = None,
     ) -> "Failure":
-        """Return the reason, with the identities of ``subject`` as far as they could be read."""
+        """Return the failure, with the identities of ``subject`` as far as they could be read."""
         if subject is None:
             return cls(code, message, field, traceback)
         return cls(code, message, field, traceback, subject.type, subject.reference_id, subject.user_id)
 
+    @classmethod
+    def of_malformed(cls, malformed: Malformed) -> "Failure":
+        """Return the failure of a message, or of an item, that is no command."""
+        return cls.of(malformed, malformed.reason, malformed.message, malformed.field)
+
 
 def dead_letter_for(
-    delivery: Delivery, reason: Failure, *, queue: str, tries: int, now: datetime
-) -> Outgoing:
+    delivery: Delivery, failure: Failure, *, queue: str, tries: int, now: datetime
+) -> OutgoingDeadLetter:
     """Return the message to publish to ``queue``: the delivery's bytes, its properties, and the reason."""
     headers, omitted = _sendable(delivery.headers)
     dead_letter = DeadLetter(
-        letter_id=letter_id(delivery),
-        reason=reason.code,
-        message=_beginning(reason.message),
-        field=None if reason.field is None else _beginning(reason.field),
-        traceback=None if reason.traceback is None else _end(reason.traceback),
+        letter_id=dead_letter_id(delivery),
+        reason=failure.code,
+        message=_beginning(failure.message),
+        field=None if failure.field is None else _beginning(failure.field),
+        traceback=None if failure.traceback is None else _end(failure.traceback),
         queue=delivery.queue,
         exchange=encodable(delivery.exchange),
         routing_key=encodable(delivery.routing_key),
         attempts=delivery.delivery_count + tries,
         first_failed_at=now,
         last_failed_at=now,
-        type=reason.type,
-        reference_id=reason.reference_id,
-        user_id=reason.user_id,
+        type=failure.type,
+        reference_id=failure.reference_id,
+        user_id=failure.user_id,
         worker_version=__version__,
         schema_version=SCHEMA_VERSION,
         headers_omitted=_beginning(", ".join(omitted)) or None,
         replay=_number(delivery, REPLAY_HEADER),
         replay_letter=_number(delivery, REPLAY_LETTER_HEADER),
     )
-    return Outgoing(
+    return OutgoingDeadLetter(
         body=delivery.body,
         exchange="",
         routing_key=queue,
         properties=_properties(delivery),
+        reason=failure.code,
         headers=headers | dead_letter.to_headers() | _kept_as_headers(delivery),
     )
 
 
-def letter_id(delivery: Delivery, queue: str | None = None) -> str:
+def dead_letter_id(delivery: Delivery, queue: str | None = None) -> str:
     """Return the id of a message, the same each time it is delivered: of its queue, message id and bytes.
 
     ``queue`` is where the message failed, where that isn't the queue it was delivered from.
@@ -192,7 +199,7 @@ def dead_letter_in(delivery: Delivery) -> DeadLetter:
     return dead_letter.model_copy(
         update={
             # Not the id that it claims: under the id of another dead letter these bytes would be lost.
-            "letter_id": letter_id(delivery, dead_letter.queue),
+            "letter_id": dead_letter_id(delivery, dead_letter.queue),
             "attempts": _attempts(dead_letter.attempts),
             "schema_version": min(max(dead_letter.schema_version, 0), _SMALL_MAX),
             "first_failed_at": _moment(dead_letter.first_failed_at),
@@ -248,12 +255,12 @@ def _last_death(deaths: Any) -> Mapping[str, Any]:
 def _brokers_dead_letter(delivery: Delivery, death: Mapping[str, Any]) -> DeadLetter:
     """Return the dead letter made of ``x-death`` and the body."""
     moment = _moment(death.get("time"))
-    reason = _text(death.get("reason"), "unknown")
+    reason = _text(death.get("reason"), DeadLetterReason.UNKNOWN)
     queue = _text(death.get("queue"), delivery.queue)
     keys = death.get("routing-keys")
     key = keys[0] if isinstance(keys, list) and keys else None
     return DeadLetter(
-        letter_id=letter_id(delivery, queue),
+        letter_id=dead_letter_id(delivery, queue),
         reason=reason,
         message=f"The broker put this message here: {reason}.",
         queue=queue,

@@ -1,56 +1,54 @@
-"""From a delivery to the command or commands it brings, or to the reason for its refusal.
-
-Each delivery by itself, before any batch.
-"""
+"""Receiving: the message in a delivery, or the reason why it is refused; each delivery by itself."""
 
 from datetime import datetime
 
-from schemas import Malformed, Message, UsageBatch, decode
+from schemas import DeadLetterReason, Malformed, Message, UsageBatch, decode
 from worker.broker import Delivery
 from worker.messages.dead_letters import Failure
 from worker.messages.policy import Policy
 
-DELIVERY_LIMIT = "delivery_limit"
 
-
-def receive(delivery: Delivery, policy: Policy, now: datetime) -> Message | Failure:
-    """Return the message that ``delivery`` brings, or the reason for its refusal; never raises."""
+def message_in(delivery: Delivery, policy: Policy, now: datetime) -> Message | Failure:
+    """Return the message in ``delivery``, or the failure that refuses it; never raises."""
     if delivery.unreadable is not None:
         return Failure(
-            "unreadable_properties",
+            DeadLetterReason.UNREADABLE_PROPERTIES,
             "The message's properties or headers can't be parsed; times are seconds, names are UTF-8.",
         )
     decoded = decode(delivery.body, now=now, limits=policy.limits)
     if isinstance(decoded, Malformed):
-        return Failure.about(decoded, decoded.reason, decoded.message, decoded.field)
+        return Failure.of_malformed(decoded)
     return _refused_route(delivery, decoded, policy) or _refused_sender(delivery, decoded, policy) or decoded
 
 
-def given_up(delivery: Delivery, policy: Policy, now: datetime, crashes: int, *, decoded: bool) -> Failure:
-    """Return the reason for giving up a message that was tried alone in so many crashes.
+def poison_failure(
+    delivery: Delivery, policy: Policy, now: datetime, crashes: int, *, decoded: bool
+) -> Failure:
+    """Return the failure of a message that was tried alone in so many crashes.
 
     With ``decoded`` false the body is not read: decoding it may bring workers down.
     """
     text = f"{crashes} workers crashed while this message was applied alone; it may bring workers down."
     if not decoded or delivery.unreadable is not None:
-        return Failure(DELIVERY_LIMIT, text)
-    return Failure.about(decode(delivery.body, now=now, limits=policy.limits), DELIVERY_LIMIT, text)
+        return Failure(DeadLetterReason.DELIVERY_LIMIT, text)
+    decoded_body = decode(delivery.body, now=now, limits=policy.limits)
+    return Failure.of(decoded_body, DeadLetterReason.DELIVERY_LIMIT, text)
 
 
 def _refused_route(delivery: Delivery, message: Message, policy: Policy) -> Failure | None:
     """Refuse another type than the routing key says, by which rights to publish are granted."""
     if delivery.exchange != policy.topology.exchange or delivery.routing_key == message.type:
         return None
-    return Failure.about(
+    return Failure.of(
         message,
-        "wrong_routing_key",
+        DeadLetterReason.WRONG_ROUTING_KEY,
         f"A {message.type} came with the routing key {delivery.routing_key!r}; they must be equal.",
         "type",
     )
 
 
 def _refused_sender(delivery: Delivery, message: Message, policy: Policy) -> Failure | None:
-    """Return the reason why the sender may not send ``message``; each item of a batch counts as if alone.
+    """Return the failure where the sender may not send ``message``; each item of a batch counts alone.
 
     The reference of a batch itself follows the rule of its type like any other: the ledger claims it for
     nothing, but readers of a shared reply queue tell replies by it.
@@ -79,6 +77,6 @@ def _wrong_sender(
     who = "An anonymous user" if sender is None else repr(sender)
     if prefix is None:
         field = f"{place}type" if place else None
-        return Failure.about(message, "wrong_sender", f"{who} may not send {type_}.", field)
+        return Failure.of(message, DeadLetterReason.WRONG_SENDER, f"{who} may not send {type_}.", field)
     text = f"{who} may send {type_} only with references that begin with {prefix!r}."
-    return Failure.about(message, "wrong_sender", text, f"{place}referenceId")
+    return Failure.of(message, DeadLetterReason.WRONG_SENDER, text, f"{place}referenceId")

@@ -1,89 +1,107 @@
-"""Replies, notices and dead letters about a delivery."""
+"""Replies, notices and dead letters in response to a delivery."""
 
 import hashlib
 import traceback
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
-from schemas import Code, Malformed, Message, Notice, Reply, Status, UsageBatch
-from worker.broker import DIRECT_REPLY_TO, Delivery, Outgoing
+from schemas import (
+    Code,
+    DeadLetterReason,
+    Message,
+    Notice,
+    Reply,
+    Status,
+    UsageBatch,
+    first_malformed,
+)
+from worker.broker import DIRECT_REPLY_TO, Delivery
 from worker.core import Answer, Decided, Outcome, reply_for
 from worker.messages.dead_letters import Failure, dead_letter_for
+from worker.messages.outgoing import (
+    OutgoingDeadLetter,
+    OutgoingDirectReply,
+    OutgoingNotice,
+    OutgoingReply,
+    OutgoingResponse,
+)
 from worker.messages.policy import SCHEDULER_APP_ID, Policy
-from worker.messages.receiving import DELIVERY_LIMIT
-
-#: Reason code of a dead letter made from a notice.
-NOTICE_REFUSED = "notice_refused"
 
 
 class Replies:
-    """Writes dead letters, replies and notices; sends nothing."""
+    """Writer of replies, notices and dead letters; sends nothing."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
 
-    def about_answers(
+    def for_answers(
         self, delivery: Delivery, message: Message, answers: Sequence[Answer], now: datetime
-    ) -> list[Outgoing]:
+    ) -> list[OutgoingResponse]:
         """Return the reply to ``message``, its notices, and a dead letter where operators must see it."""
         if isinstance(message, UsageBatch):
             reply = _reply_to_batch(message, answers)
         else:
             reply = reply_for(message, answers[0])
-        outgoing = [self._addressed(delivery, reply)] if _is_to_be_answered(delivery) else []
-        if (reason := _reason_in(message, reply)) is not None:
-            outgoing.append(self.dead_letter(delivery, reason, 1, now))
+        outgoing: list[OutgoingResponse] = []
+        if _is_reply_wanted(delivery):
+            outgoing.append(self._outgoing_reply(delivery, reply))
+        if (failure := _failure_in(message, reply)) is not None:
+            outgoing.append(self.dead_letter(delivery, failure, 1, now))
         for answer in answers:
             # Again with a duplicate: the delivery that comes again is the outbox of notices too.
             if isinstance(answer, Decided) and answer.outcome.notices:
-                outgoing += self._notices_of(answer.outcome)
+                outgoing += self._notices(answer.outcome)
         return outgoing
 
-    def about_refusal(self, delivery: Delivery, reason: Failure, tries: int, now: datetime) -> list[Outgoing]:
+    def for_failure(
+        self, delivery: Delivery, failure: Failure, tries: int, now: datetime
+    ) -> list[OutgoingResponse]:
         """Return the dead letter, and a failed reply where something identifies the request."""
-        dead_letter = self.dead_letter(delivery, reason, tries, now)
-        known = self._allowed_reply_to(delivery) or _correlation(delivery) or reason.reference_id
-        if known is None or not _is_to_be_answered(delivery):
+        dead_letter = self.dead_letter(delivery, failure, tries, now)
+        known = self._allowed_reply_to(delivery) or _correlation(delivery) or failure.reference_id
+        if known is None or not _is_reply_wanted(delivery):
             return [dead_letter]
-        return [dead_letter, self._addressed(delivery, _failed(reason))]
+        return [dead_letter, self._outgoing_reply(delivery, _failed(failure))]
 
-    def dead_letter(self, delivery: Delivery, reason: Failure, tries: int, now: datetime) -> Outgoing:
+    def dead_letter(
+        self, delivery: Delivery, failure: Failure, tries: int, now: datetime
+    ) -> OutgoingDeadLetter:
         """Return the dead letter alone."""
-        return dead_letter_for(delivery, reason, queue=self._policy.topology.dead.name, tries=tries, now=now)
+        return dead_letter_for(delivery, failure, queue=self._policy.topology.dead.name, tries=tries, now=now)
 
-    def about_refused_notice(self, notice: Outgoing, now: datetime) -> Outgoing:
+    def dead_letter_for_notice(self, refused: OutgoingNotice, now: datetime) -> OutgoingDeadLetter:
         """Return the dead letter of a notice that the broker refused; its replay is the notice again."""
-        told = Notice.model_validate_json(notice.body)
-        reason = Failure(
-            NOTICE_REFUSED,
+        failure = Failure(
+            DeadLetterReason.NOTICE_REFUSED,
             "A queue that is bound to the event exchange is full. Others may have had this notice.",
-            type=told.type,
-            reference_id=told.reference_id,
-            user_id=told.user_id,
+            type=refused.notice.type,
+            reference_id=refused.notice.reference_id,
+            user_id=refused.notice.user_id,
         )
         # The refusal names no queue.
         as_delivered = Delivery(
-            body=notice.body,
-            queue=notice.exchange,
-            exchange=notice.exchange,
-            routing_key=notice.routing_key,
+            body=refused.body,
+            queue=refused.exchange,
+            exchange=refused.exchange,
+            routing_key=refused.routing_key,
             tag=0,
-            properties=notice.properties,
+            properties=refused.properties,
         )
-        return self.dead_letter(as_delivered, reason, 1, now)
+        return self.dead_letter(as_delivered, failure, 1, now)
 
-    def _notices_of(self, outcome: Outcome) -> Iterator[Outgoing]:
-        for place, told in enumerate(outcome.notices):
+    def _notices(self, outcome: Outcome) -> Iterator[OutgoingNotice]:
+        for place, stored in enumerate(outcome.notices):
             notice = Notice.model_validate(
                 {
-                    **told,
+                    **stored,
                     "id": _digest(outcome.reference_id, outcome.attempt, place),
                     "user_id": outcome.user_id,
                     "reference_id": outcome.reference_id,
                     "recorded_at": outcome.recorded_at,
                 }
             )
-            yield Outgoing(
+            yield OutgoingNotice(
+                notice=notice,
                 body=notice.to_json(),
                 exchange=self._policy.topology.events,
                 routing_key=notice.type,
@@ -101,10 +119,11 @@ class Replies:
             return None
         return reply_to
 
-    def _addressed(self, delivery: Delivery, reply: Reply) -> Outgoing:
+    def _outgoing_reply(self, delivery: Delivery, reply: Reply) -> OutgoingReply | OutgoingDirectReply:
         correlation = _correlation(delivery)
         address = self._allowed_reply_to(delivery) or self._policy.reply_queue
-        return Outgoing(
+        kind = OutgoingDirectReply if address.startswith(DIRECT_REPLY_TO) else OutgoingReply
+        return kind(
             body=reply.to_json(),
             exchange="",
             routing_key=address,
@@ -113,24 +132,23 @@ class Replies:
                 "type": "billing.reply",
                 "app_id": "billing-worker",
                 "correlation_id": correlation,
-                # The same for a reply that goes out again, so that its consumer can tell.
+                # The same for a reply that goes out again, so that its consumer recognizes it.
                 "message_id": _digest(correlation, reply.reference_id, reply.attempt),
             },
-            # RabbitMQ delivers a mandatory direct reply, and returns it as well.
-            mandatory=not address.startswith(DIRECT_REPLY_TO),
         )
 
 
-def fault_of(message: Message | None, fault: Exception) -> Failure:
-    """Return the reason for operators of a message that met a fault of the worker's."""
+def failure_of(message: Message | None, fault: Exception) -> Failure:
+    """Return the failure of a message that met a fault of the worker's, for operators."""
     trace = "".join(traceback.format_exception(fault))
-    return Failure.about(message, Code.UNPROCESSABLE, f"{type(fault).__name__}: {fault}", traceback=trace)
+    text = f"{type(fault).__name__}: {fault}"
+    return Failure.of(message, DeadLetterReason.UNPROCESSABLE, text, traceback=trace)
 
 
 def _reply_to_batch(batch: UsageBatch, answers: Sequence[Answer]) -> Reply:
     answered = map(reply_for, batch.items, answers)
     by_place = dict(zip(batch.places, answered, strict=True))
-    by_place |= {place: _failed(_malformed(item)) for place, item in batch.malformed.items()}
+    by_place |= {place: _failed(Failure.of_malformed(item)) for place, item in batch.malformed.items()}
     items = tuple(by_place[place] for place in range(len(by_place)))
     failed = len(batch.malformed)
     applied = sum(item.status is Status.APPLIED for item in items)
@@ -153,11 +171,7 @@ def _reply_to_batch(batch: UsageBatch, answers: Sequence[Answer]) -> Reply:
     )
 
 
-def _malformed(item: Malformed) -> Failure:
-    return Failure.about(item, item.reason, item.message, item.field)
-
-
-def _reason_in(message: Message, reply: Reply) -> Failure | None:
+def _failure_in(message: Message, reply: Reply) -> Failure | None:
     """Return the reason why operators must see an answered message; one for all items of a batch.
 
     Its reference, or an item's, names another operation; or an item is malformed, which goes first.
@@ -165,19 +179,18 @@ def _reason_in(message: Message, reply: Reply) -> Failure | None:
     if reply.items is None:
         if reply.code is not Code.REFERENCE_CONFLICT:
             return None
-        return Failure.about(message, reply.code, reply.message, reply.field)
-    malformed = [item for item in reply.items if item.status is Status.FAILED]
+        return Failure.of(message, DeadLetterReason.REFERENCE_CONFLICT, reply.message, reply.field)
     conflicts = [n for n, item in enumerate(reply.items) if item.code is Code.REFERENCE_CONFLICT]
-    if malformed:
-        first = malformed[0]
-        text = first.message + _one_of(len(malformed))
+    if (malformed := first_malformed(message)) is not None:
+        text = malformed.message + _one_of(reply.failed or 0)
         if conflicts:
             text += f" {len(conflicts)} more are in conflict with their references."
-        return Failure.about(message, first.reason or first.code, text, first.field)
+        return Failure.of(message, malformed.reason, text, malformed.field)
     if conflicts:
         first = reply.items[conflicts[0]]
         text = first.message + _one_of(len(conflicts))
-        return Failure.about(message, first.code, text, f"items.{conflicts[0]}.{first.field}")
+        field = f"items.{conflicts[0]}.{first.field}"
+        return Failure.of(message, DeadLetterReason.REFERENCE_CONFLICT, text, field)
     return None
 
 
@@ -185,29 +198,29 @@ def _one_of(count: int) -> str:
     return f" It is one of {count} such items." if count > 1 else ""
 
 
-def _failed(reason: Failure) -> Reply:
-    match reason.code:
-        case Code.UNPROCESSABLE:
+def _failed(failure: Failure) -> Reply:
+    match failure.code:
+        case DeadLetterReason.UNPROCESSABLE:
             # A fault of ours is no business of the caller's; operators read its text in the dead letter.
             code, message = Code.UNPROCESSABLE, "The worker failed on this message; operators have it."
-        case str() if reason.code == DELIVERY_LIMIT:
+        case DeadLetterReason.DELIVERY_LIMIT:
             code = Code.UNPROCESSABLE
             message = "The worker gave this message up; operators have it. It may have been applied."
         case _:
-            code, message = Code.MALFORMED, reason.message
+            code, message = Code.MALFORMED, failure.message
     return Reply(
         status=Status.FAILED,
         code=code,
         message=message,
-        type=reason.type,
-        reference_id=reason.reference_id,
-        user_id=reason.user_id,
-        field=reason.field,
-        reason=reason.code,
+        type=failure.type,
+        reference_id=failure.reference_id,
+        user_id=failure.user_id,
+        field=failure.field,
+        reason=failure.code,
     )
 
 
-def _is_to_be_answered(delivery: Delivery) -> bool:
+def _is_reply_wanted(delivery: Delivery) -> bool:
     return delivery.text("app_id") != SCHEDULER_APP_ID or delivery.text("reply_to") is not None
 
 

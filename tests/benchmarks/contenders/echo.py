@@ -22,7 +22,7 @@ def main(setup: Setup) -> int:
     while not stop.requested:
         deliveries = link.receive(_BATCH, 0.5)
         if deliveries:
-            link.publish([_reply(delivery, body) for delivery in deliveries])
+            link.publish([_reply(delivery, body) for delivery in deliveries]).raise_if_refused()
             link.acknowledge(deliveries)
     link.close()
     return 0

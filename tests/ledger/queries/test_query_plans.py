@@ -28,7 +28,7 @@ QUESTIONS: dict[str, Callable[[Connection], Any]] = {
 
 
 @pytest.mark.parametrize("question", QUESTIONS.values(), ids=QUESTIONS.keys())
-def test_no_whole_table_is_read(question: Callable[[Connection], Any], year_old: Engine) -> None:
+def test_query_reads_no_whole_table(question: Callable[[Connection], Any], year_old: Engine) -> None:
     with heard(year_old) as statements, snapshot(year_old) as connection:
         question(connection)
     assert statements

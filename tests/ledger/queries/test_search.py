@@ -59,7 +59,7 @@ def test_pages_go_on_behind_the_last_and_hold_each_account_once(ask: Ask, apply:
     assert seen == everybody
 
 
-def test_a_line_says_what_is_booked(ask: Ask, apply: Apply) -> None:
+def test_line_shows_the_posted_account(ask: Ask, apply: Apply) -> None:
     apply(opened("ada", "none"), given("ada", 70))
     (line,) = ask("ada").accounts
     assert (line.tier, line.balance, line.held, line.debt) == ("none", 70, 0, 0)

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import wraps
@@ -59,11 +59,12 @@ def drain(application: Application, service: DeadLetters) -> int:
         link.close()
     if not waiting:
         return 0
-    taking = service.drain(application.link(consume=[BILLING.dead.name]))
+    consumer = application.link(consume=[BILLING.dead.name])
     try:
-        return taking.take_all(expected=waiting, wait_s=0.02, on_outage=_tell_outage)
+        return service.drain(consumer, expected=waiting, wait_s=0.02, on_outage=_tell_outage)
     finally:
-        taking.close()
+        with suppress(BrokerUnavailableError):
+            consumer.close()
 
 
 def _tell_outage(error: Exception) -> None:
@@ -118,7 +119,7 @@ def _asked(values: dict[str, str | None]) -> DeadLetterFilter | None:
     if all(value is None for value in values.values()):
         return None
     return DeadLetterFilter(
-        reason=values["code"],
+        code=values["code"],
         type=values["type_"],
         user_id=values["user"],
         reference_id=values["reference"],

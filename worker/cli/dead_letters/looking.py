@@ -19,11 +19,11 @@ from worker.deadletters.models import (
     DeadLetterGroup,
     DeadLetterPage,
     GroupDrift,
+    GroupOrder,
     GroupPage,
     StoredDeadLetter,
 )
 from worker.deadletters.store.filters import DeadLetterFilter
-from worker.deadletters.store.queries import GroupOrder
 from worker.messages.dead_letters import EPOCH
 
 _DIGITS = 8
@@ -169,7 +169,7 @@ def list_dead_letters(
     """
     filter_ = replace(asked or DeadLetterFilter(), status=STATUSES[status])
     if reason is not None:
-        filter_ = replace(filter_, reason=reason)
+        filter_ = replace(filter_, code=reason)
     with service_of(application, looking=True) as service:
         page = service.page(filter_, limit=limit, before=before)
     if as_json:

@@ -120,7 +120,7 @@ def park() -> ResponseReturnValue:
     parts().service.probe()  # what is taken and not kept counts as a delivery
     link = application.link(consume=[BILLING.dead.name])
     try:
-        count = parts().service.park(link, expected=link.depth(BILLING.dead.name))
+        count = parts().service.drain(link, expected=link.depth(BILLING.dead.name))
     finally:
         link.close()
     parts().service.record(person().name, "park", BILLING.dead.name, None, {"letters": count})

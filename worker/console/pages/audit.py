@@ -15,5 +15,5 @@ _LIMIT = 50
 def index() -> ResponseReturnValue:
     """Show a page of the activity log, newest first."""
     filters = {name: text_in(request.args, name) for name in ("actor", "action", "subject")}
-    found = parts().service.audit_log(limit=_LIMIT, before=number_in(request.args, "before"), **filters)
+    found = parts().service.activity_log(limit=_LIMIT, before=number_in(request.args, "before"), **filters)
     return render_template("audit.html", page=found, filters=filters)

@@ -27,7 +27,7 @@ def index() -> ResponseReturnValue:
         return render_template("explain.html", reference="", view=None)
     console = parts()
     try:
-        view = console.reader.explain(reference, g.now, console.catalog)
+        view = console.service.explain(reference, g.now)
     except NotFoundError as error:
         return render_template("explain.html", reference=reference, view=None, missing=str(error)), 404
     return render_template(
@@ -62,7 +62,7 @@ def find() -> ResponseReturnValue:
 
 def _is_reference(text: str) -> bool:
     try:
-        parts().reader.explain(text, g.now, parts().catalog)
+        parts().service.explain(text, g.now)
     except NotFoundError:
         return False
     return True

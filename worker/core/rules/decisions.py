@@ -1,4 +1,4 @@
-"""Verdicts of the rules, and the context that a rule may read."""
+"""Decisions of the rules, and the context that a rule may read."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,17 +19,17 @@ class Decision(NamedTuple):
 
 
 def applied(code: Code, amount: int, **detail: int | str) -> Decision:
-    """Return the verdict on an applied command; ``amount`` is in tokens, or bytes."""
+    """Return the decision on an applied command; ``amount`` is in tokens, or bytes."""
     return Decision(code, amount, detail)
 
 
 def rejected(code: Code, **detail: int | str) -> Decision:
-    """Return the verdict on a refused command; the account is not changed."""
+    """Return the decision on a refused command; the account is not changed."""
     return Decision(code, None, detail)
 
 
 def short_of(required: int, available: int, code: Code = Code.INSUFFICIENT_BALANCE) -> Decision:
-    """Return the verdict on a command that is refused for a shortfall."""
+    """Return the decision on a command that is refused for a shortfall."""
     return Decision(
         code, None, {"required": required, "available": available, "shortfall": required - available}
     )
@@ -48,5 +48,5 @@ class Context:
     catalog: Catalog
 
     def outcome_of(self, reference_id: str) -> Outcome | None:
-        """The latest outcome of a reference."""
+        """Return the latest outcome of a reference."""
         return self.fresh.get(reference_id) or self.known.outcomes.get(reference_id)

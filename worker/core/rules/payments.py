@@ -18,7 +18,9 @@ from schemas import (
 )
 from worker.catalog import PaymentPolicy
 from worker.core.account import Account
+from worker.core.credits import credit
 from worker.core.known import Happened, Lot, Payment, PaymentEvent, Source
+from worker.core.lots import Credit
 from worker.core.outcomes import Outcome
 from worker.core.plan import Counter
 from worker.core.rules.decisions import Context, Decision, applied, rejected
@@ -26,7 +28,7 @@ from worker.core.rules.decisions import Context, Decision, applied, rejected
 Reversing = PaymentRefunded | PaymentDisputed | DisputeClosed | PaymentFailed
 
 
-def purchase(book: Account, command: PaymentSucceeded, outcome: Outcome, context: Context) -> Decision:
+def purchase(account: Account, command: PaymentSucceeded, outcome: Outcome, context: Context) -> Decision:
     """Credit a package: its tokens, and its bonus as a lot of its own that belongs to the purchase."""
     package = context.catalog.package(command.package_id, command.package_index)
     if package is None:
@@ -37,7 +39,7 @@ def purchase(book: Account, command: PaymentSucceeded, outcome: Outcome, context
     if paid != price:
         return rejected(Code.AMOUNT_MISMATCH, package_id=package.id, expected=price, received=paid)
     payment = Payment(
-        account_id=book.state.account_id,
+        account_id=account.state.account_id,
         reference_id=command.reference_id,
         package_id=package.id,
         amount_minor=command.amount_minor,
@@ -49,45 +51,40 @@ def purchase(book: Account, command: PaymentSucceeded, outcome: Outcome, context
         occurred_at=command.occurred_at,
         outcome=outcome,
     )
-    book.written.payments.append(payment)
-    bought = book.credit(
-        outcome, package.tokens, Source.PURCHASE, expires_at=_in_days(context, package.valid_days)
-    )
+    account.add_payment(payment)
+    until = _in_days(context, package.valid_days)
+    bought = credit(account, outcome, Credit(package.tokens, Source.PURCHASE, expires_at=until))
     if package.bonus_tokens:
-        book.credit(
-            outcome,
-            package.bonus_tokens,
-            Source.PURCHASE_BONUS,
-            expires_at=_in_days(context, package.bonus_valid_days),
-            parent=bought.number,
-        )
+        until = _in_days(context, package.bonus_valid_days)
+        bonus = Credit(package.bonus_tokens, Source.PURCHASE_BONUS, expires_at=until, parent=bought.number)
+        credit(account, outcome, bonus)
     detail: dict[str, int | str] = {
         "package_id": package.id,
         "base_tokens": package.tokens,
         "bonus_tokens": package.bonus_tokens,
     }
-    if _events(book, command.reference_id, context):
-        event = _event(command, Happened.SUCCEEDED, command.reference_id, book, outcome, context)
-        _bring_up_to_date(book, payment, event, outcome, context)
+    if _events(account, command.reference_id, context):
+        event = _event(command, Happened.SUCCEEDED, command.reference_id, account, outcome, context)
+        _bring_up_to_date(account, payment, event, outcome, context)
         if event.uncollected:
             detail["uncollected"] = event.uncollected
     return applied(Code.TOKENS_PURCHASED, package.tokens + package.bonus_tokens, **detail)
 
 
-def reverse(book: Account, command: Reversing, outcome: Outcome, context: Context) -> Decision:
+def reverse(account: Account, command: Reversing, outcome: Outcome, context: Context) -> Decision:
     """Apply an event of a payment: take back or give back the tokens that follow from it now."""
     named = command.original_reference_id
     detail: dict[str, int | str] = {"original_reference_id": named}
     if not isinstance(command, PaymentFailed):
         detail["amount_minor"] = command.amount_minor
     happened = _happened(command)
-    payment = _payment(book, named, context)
+    payment = _payment(account, named, context)
     if payment is None:
         original = context.outcome_of(named)
         # Usage that moved nothing gives the reference up when the payment comes.
         if original is not None and not original.moved_nothing:
             return rejected(Code.ORIGINAL_NOT_FOUND, original_reference_id=named)
-        _event(command, happened, named, book, outcome, context)
+        _event(command, happened, named, account, outcome, context)
         return applied(Code.PAYMENT_AWAITED, 0, **detail)
     if not isinstance(command, PaymentFailed) and command.currency != payment.currency:
         return rejected(
@@ -96,8 +93,8 @@ def reverse(book: Account, command: Reversing, outcome: Outcome, context: Contex
             expected=f"{payment.amount_minor} {payment.currency}",
             received=f"{command.amount_minor} {command.currency}",
         )
-    event = _event(command, happened, named, book, outcome, context)
-    _bring_up_to_date(book, payment, event, outcome, context)
+    event = _event(command, happened, named, account, outcome, context)
+    _bring_up_to_date(account, payment, event, outcome, context)
     if event.uncollected > 0:
         detail["uncollected"] = event.uncollected
     return applied(_CODE[happened], abs(event.collected), **detail)
@@ -130,13 +127,13 @@ def _event(
     command: PaymentSucceeded | Reversing,
     happened: Happened,
     payment_reference: str,
-    book: Account,
+    account: Account,
     outcome: Outcome,
     context: Context,
 ) -> PaymentEvent:
     money = command if isinstance(command, PaymentRefunded | PaymentDisputed | DisputeClosed) else None
     event = PaymentEvent(
-        account_id=book.state.account_id,
+        account_id=account.state.account_id,
         payment_reference=payment_reference,
         happened=happened,
         recorded_at=context.now,
@@ -146,27 +143,26 @@ def _event(
         occurred_at=command.occurred_at,
         outcome=outcome,
     )
-    book.written.payment_events.append(event)
-    book.change()
+    account.add_payment_event(event)
     return event
 
 
-def _payment(book: Account, reference_id: str, context: Context) -> Payment | None:
+def _payment(account: Account, reference_id: str, context: Context) -> Payment | None:
     payment = context.known.payments.get(reference_id)
-    if payment is not None and payment.account_id == book.state.account_id:
+    if payment is not None and payment.account_id == account.state.account_id:
         return payment
-    return next((fresh for fresh in book.written.payments if fresh.reference_id == reference_id), None)
+    return next((fresh for fresh in account.written.payments if fresh.reference_id == reference_id), None)
 
 
-def _events(book: Account, reference_id: str, context: Context) -> list[PaymentEvent]:
+def _events(account: Account, reference_id: str, context: Context) -> list[PaymentEvent]:
     """Return the events of the payment so far, those of this batch included."""
     return [
         *(
             event
             for event in context.known.payment_events.get(reference_id, ())
-            if event.account_id == book.state.account_id
+            if event.account_id == account.state.account_id
         ),
-        *(event for event in book.written.payment_events if event.payment_reference == reference_id),
+        *(event for event in account.written.payment_events if event.payment_reference == reference_id),
     ]
 
 
@@ -174,7 +170,7 @@ def _in_days(context: Context, days: int | None) -> datetime | None:
     return None if days is None else context.now + timedelta(days=days)
 
 
-# -- what follows from the events -------------------------------------------------------------------------
+# -- tokens that follow from the events -------------------------------------------------------------------
 
 
 def money_back(payment: Payment, events: Iterable[PaymentEvent], policy: PaymentPolicy) -> int:
@@ -223,10 +219,10 @@ def _share(payment: Payment, back: int) -> tuple[int, int]:
 
 
 def _bring_up_to_date(
-    book: Account, payment: Payment, event: PaymentEvent, outcome: Outcome, context: Context
+    account: Account, payment: Payment, event: PaymentEvent, outcome: Outcome, context: Context
 ) -> None:
     """Take back or give back what the events, ``event`` included, ask for beyond what was done before."""
-    events = _events(book, payment.reference_id, context)
+    events = _events(account, payment.reference_id, context)
     policy = context.catalog.payments
     collected = sum(past.collected for past in events)
     uncollected = sum(past.uncollected for past in events)
@@ -239,31 +235,31 @@ def _bring_up_to_date(
         )
         base_before, bonus_before = _share(payment, money_back(payment, earlier, policy))
         wanted = {Source.PURCHASE: base - base_before, Source.PURCHASE_BONUS: bonus - bonus_before}
-        missing = delta - _take_own(book, payment, delta, wanted, outcome)
+        missing = delta - _take_own(account, payment, delta, wanted, outcome)
         # What has expired of it is gone already: nobody spent it, and nobody pays for it again.
-        event.uncollected = min(missing, max(_lapsed(book, payment) - uncollected, 0))
+        event.uncollected = min(missing, max(_lapsed(account, payment) - uncollected, 0))
         missing -= event.uncollected
-        missing -= book.take(outcome, missing, Counter.REVERSALS)
+        missing -= account.take(outcome, missing, Counter.REVERSALS)
         if policy.when_spent == "write_off":
             event.uncollected += missing
         else:
-            book.owe(outcome, missing, Counter.REVERSALS)
+            account.owe(outcome, missing, Counter.REVERSALS)
         event.collected = delta - event.uncollected
     elif delta < 0:
         event.uncollected = -min(uncollected, -delta)
         event.collected = delta - event.uncollected
-        _give_back(book, payment, -event.collected, outcome)
+        _give_back(account, payment, -event.collected, outcome)
 
 
 def _take_own(
-    book: Account, payment: Payment, tokens: int, wanted: Mapping[Source, int], outcome: Outcome
+    account: Account, payment: Payment, tokens: int, wanted: Mapping[Source, int], outcome: Outcome
 ) -> int:
     """Take up to ``tokens`` of what the payment bought: in proportion first, then what is left of it.
 
     Where the policy has changed since, less may be wanted of one lot than was taken of it: then nothing is.
     Returns the number taken.
     """
-    own, left = _lots(book, payment), tokens
+    own, left = _lots(account, payment), tokens
     parts = [0] * len(own)
     for most in (wanted, None):
         for place, lot in enumerate(own):
@@ -273,43 +269,43 @@ def _take_own(
             left -= part
     for lot, part in zip(own, parts, strict=True):
         if part:
-            book.post(outcome, Counter.REVERSALS, -part, lot)
+            account.post(outcome, Counter.REVERSALS, -part, lot)
     return tokens - left
 
 
-def _lapsed(book: Account, payment: Payment) -> int:
+def _lapsed(account: Account, payment: Payment) -> int:
     """Return the expired tokens of the payment's lots, those of this batch included."""
-    own = {lot.number for lot in _lots(book, payment)}
+    own = {lot.number for lot in _lots(account, payment)}
     return payment.lapsed + sum(
         -entry.amount
-        for entry in book.written.entries
+        for entry in account.written.entries
         if entry.counter is Counter.EXPIRY and entry.lot in own
     )
 
 
-def _give_back(book: Account, payment: Payment, tokens: int, outcome: Outcome) -> None:
+def _give_back(account: Account, payment: Payment, tokens: int, outcome: Outcome) -> None:
     if tokens == 0:
         return
-    bought = next((lot for lot in _lots(book, payment) if lot.source is Source.PURCHASE), None)
-    book.credit(
-        outcome,
+    bought = next((lot for lot in _lots(account, payment) if lot.source is Source.PURCHASE), None)
+    again = Credit(
         tokens,
         Source.PURCHASE,
-        counter=Counter.REVERSALS,
         effective_at=None if bought is None else bought.effective_at,
         expires_at=None if bought is None else bought.expires_at,
         parent=None if bought is None else bought.number,
+        counter=Counter.REVERSALS,
     )
+    credit(account, outcome, again)
 
 
-def _lots(book: Account, payment: Payment) -> list[Lot]:
+def _lots(account: Account, payment: Payment) -> list[Lot]:
     """Return the lots that the payment made, the purchase and its bonus; empty if there were no lots then.
 
     What is due is posted with the next operation, whatever it is: such lots are its own, but it bought none.
     """
     return [
         lot
-        for lot in book.lots.values()
+        for lot in account.lots.values()
         if lot.source in (Source.PURCHASE, Source.PURCHASE_BONUS)
         and (
             (lot.operation_id is not None and lot.operation_id == payment.operation_id)

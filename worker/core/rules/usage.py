@@ -10,50 +10,50 @@ from worker.core.pricing import price_of
 from worker.core.rules.decisions import Context, Decision, applied, rejected, short_of
 
 
-def deduct(book: Account, command: DeductUsage, outcome: Outcome) -> Decision:
+def deduct(account: Account, command: DeductUsage, outcome: Outcome) -> Decision:
     """Deduct tokens at once: all of them, or none."""
-    available = book.state.balance - book.state.held
+    available = account.state.balance - account.state.held
     if command.tokens > available and command.tokens:  # zero tokens are applied even where there is a debt
         return short_of(command.tokens, available)
-    book.take(outcome, command.tokens, Counter.USAGE, command.feature)
+    account.take(outcome, command.tokens, Counter.USAGE, command.feature)
     return Decision(Code.TOKENS_DEDUCTED, command.tokens, {})
 
 
-def count_upload(book: Account, command: FreeUpload, outcome: Outcome, context: Context) -> Decision:
+def count_upload(account: Account, command: FreeUpload, outcome: Outcome, context: Context) -> Decision:
     """Count bytes against the period's free uploads."""
-    limit = free_limit(book, FREE_UPLOAD)
+    limit = free_limit(account, FREE_UPLOAD)
     if limit is None:
-        return rejected(Code.UNKNOWN_TIER, tier=book.state.tier)
-    key, quota = _quota(book, FREE_UPLOAD, context)
+        return rejected(Code.UNKNOWN_TIER, tier=account.state.tier)
+    key, quota = _quota(account, FREE_UPLOAD, context)
     # A limit that was lowered leaves more used than allowed; what is available is then nothing.
     available = max(limit - quota.used, 0)
     if command.bytes > available:
         refused = short_of(command.bytes, available, Code.FREE_UPLOAD_LIMIT_EXCEEDED)
         return refused._replace(detail={**refused.detail, "limit": limit, "used": quota.used})
     if command.bytes:
-        quota = book.count(outcome, key, command.bytes)
+        quota = account.count(outcome, key, command.bytes)
     return applied(Code.FREE_UPLOAD_COUNTED, command.bytes, limit=limit, used=quota.used)
 
 
-def record(book: Account, command: RecordUsage, outcome: Outcome, context: Context) -> Decision:
+def record(account: Account, command: RecordUsage, outcome: Outcome, context: Context) -> Decision:
     """Record metered units: the tier's free units first, tokens for the rest; both, or none."""
     rule = context.catalog.pricing.get(command.meter)
     if rule is None:
         return rejected(Code.UNKNOWN_METER, meter=command.meter)
     name = rule.quota or command.meter
-    limit = free_limit(book, name)
+    limit = free_limit(account, name)
     if limit is None:
-        return rejected(Code.UNKNOWN_TIER, tier=book.state.tier)
-    key, quota = _quota(book, name, context)
+        return rejected(Code.UNKNOWN_TIER, tier=account.state.tier)
+    key, quota = _quota(account, name, context)
     free = min(command.quantity, max(limit - quota.used, 0))
     tokens = price_of(rule, command.quantity - free)
-    available = book.state.available
+    available = account.state.available
     if tokens > available and tokens:
         return short_of(tokens, available)
     if free:
-        quota = book.count(outcome, key, free)
+        quota = account.count(outcome, key, free)
     if tokens:
-        book.take(outcome, tokens, Counter.USAGE, command.feature or command.meter)
+        account.take(outcome, tokens, Counter.USAGE, command.feature or command.meter)
     return applied(
         Code.USAGE_RECORDED,
         tokens,
@@ -66,21 +66,17 @@ def record(book: Account, command: RecordUsage, outcome: Outcome, context: Conte
     )
 
 
-def free_limit(book: Account, quota: str) -> int | None:
+def free_limit(account: Account, quota: str) -> int | None:
     """Return the free part of ``quota`` in a period; None where the catalog no longer has the tier."""
-    tier = book.tier
+    tier = account.tier
     if tier is None:
         return None
-    if book.has_ended:
+    if account.has_ended:
         return 0
     return tier.free_upload_bytes if quota == FREE_UPLOAD else tier.free_units.get(quota, 0)
 
 
-def _quota(book: Account, name: str, context: Context) -> tuple[QuotaKey, QuotaState]:
-    period = present_period(book.state, context.now)
-    key = QuotaKey(book.state.account_id, name, period.key)
-    quota = book.quotas.get(key)
-    if quota is None:
-        known = context.known.quotas.get(key)
-        quota = book.quotas[key] = QuotaState() if known is None else known.clone()
-    return key, quota
+def _quota(account: Account, name: str, context: Context) -> tuple[QuotaKey, QuotaState]:
+    period = present_period(account.state, context.now)
+    key = QuotaKey(account.state.account_id, name, period.key)
+    return key, account.quota(key, context.known.quotas.get(key))

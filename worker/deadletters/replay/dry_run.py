@@ -3,7 +3,7 @@
 Each chunk of dead letters is judged in a transaction of its own that is rolled back: like a worker's batch it
 locks its accounts for some milliseconds, and leaves nothing. Dead letters of one chunk see each other, as
 they would in a batch; across chunks each sees the ledger as it is. A dead letter on which the worker would
-fail, as it may have done before, is one verdict and holds up no other.
+fail, as it may have done before, is one forecast and holds up no other.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,20 +14,18 @@ from time import sleep
 
 from sqlalchemy import Engine, select
 
-from schemas import Code, Command, FreeUpload, Message, UsageBatch, first_malformed, type_of
+from schemas import Code, Command, FreeUpload, Message, UsageBatch, commands_of, first_malformed, type_of
 from worker.catalog import Catalog
 from worker.core import Answer, Conflict, decide
 from worker.core.replies import conflict_text, message_for
+from worker.deadletters.body_check import Receive
 from worker.deadletters.fingerprints import field_path
 from worker.deadletters.models import DeadLetterForecast, DeadLetterStatus, DryRun, Forecast, StoredDeadLetter
 from worker.deadletters.replay.ledger_check import by_key, leads_to_workers
 from worker.deadletters.replay.message import as_delivered
-from worker.deadletters.store import queries as reading
-from worker.deadletters.store.edits import Receive
-from worker.deadletters.store.filters import DeadLetterFilter, DeadLetterSelection
-from worker.deadletters.store.transaction import chunks
+from worker.deadletters.store import queries, tables
+from worker.deadletters.store.filters import DeadLetterFilter, DeadLetterSelection, chunks
 from worker.errors import BillingError, ContentionError, LedgerUnavailableError
-from worker.ledger import tables
 from worker.ledger.engine import translated_errors
 from worker.ledger.loading import load
 from worker.ledger.queries import snapshot
@@ -41,8 +39,8 @@ _FREE_UPLOAD = type_of(FreeUpload)
 
 
 @dataclass(frozen=True, slots=True)
-class Judge:
-    """The rules of a judgement: the worker's rules for deliveries, the catalog, and the sending user."""
+class DryRunRules:
+    """Rules of a dry run: the worker's rules for deliveries, the catalog, and the sending user."""
 
     receive: Receive
     catalog: Catalog
@@ -51,9 +49,9 @@ class Judge:
 
 def dry_run(
     engine: Engine,
-    dead_letters: DeadLetterSelection,
-    judge: Judge,
     now: datetime,
+    dead_letters: DeadLetterSelection,
+    rules: DryRunRules,
     on_progress: Callable[[int, int | None], None] | None = None,
     stop: StopRequest | None = None,
 ) -> DryRun:
@@ -66,7 +64,7 @@ def dry_run(
     for some in _pieces(engine, dead_letters):
         if stop is not None and stop.requested:
             break
-        tally.add(_judged(engine, some, judge, now))
+        tally.add(_judged(engine, some, rules, now))
         if on_progress is not None:
             on_progress(tally.total, total)
     return tally.result()
@@ -76,7 +74,7 @@ def _pieces(engine: Engine, dead_letters: DeadLetterSelection) -> Iterator[list[
     """Yield the dead letters in the order in which a replay sends them."""
     if isinstance(dead_letters, DeadLetterFilter):
         with snapshot(engine) as connection:
-            numbers = reading.every_number(
+            numbers = queries.every_number(
                 connection, replace(dead_letters, status=(DeadLetterStatus.PARKED,))
             )[::-1]
     else:
@@ -89,28 +87,30 @@ def _pieces(engine: Engine, dead_letters: DeadLetterSelection) -> Iterator[list[
             found = {row.number: StoredDeadLetter.from_row(row) for row in rows}
         for number in chunk:
             if number not in found:
-                raise reading.not_found(number)
+                raise queries.not_found(number)
         yield [found[number] for number in chunk]
 
 
 def _judged(
-    engine: Engine, dead_letters: Sequence[StoredDeadLetter], judge: Judge, now: datetime
+    engine: Engine, dead_letters: Sequence[StoredDeadLetter], rules: DryRunRules, now: datetime
 ) -> list[DeadLetterForecast]:
-    taken = [(dead_letter, _taken(dead_letter, judge, now)) for dead_letter in dead_letters]
+    received = [(dead_letter, _received(dead_letter, rules, now)) for dead_letter in dead_letters]
     return [
-        forecast for some in _in_batches(taken) for forecast in _forecasts(engine, some, judge.catalog, now)
+        forecast
+        for some in _in_batches(received)
+        for forecast in _forecasts(engine, some, rules.catalog, now)
     ]
 
 
-_Taken = Message | Failure | None
-_Subject = tuple[StoredDeadLetter, _Taken]
+_Received = Message | Failure | None
+_Subject = tuple[StoredDeadLetter, _Received]
 
 
-def _in_batches(taken: Sequence[_Subject]) -> Iterator[list[_Subject]]:
+def _in_batches(received: Sequence[_Subject]) -> Iterator[list[_Subject]]:
     """Yield as many dead letters as have a thousand commands: judging a batch locks its accounts."""
     batch: list[_Subject] = []
     room = _COMMANDS
-    for subject in taken:
+    for subject in received:
         size = len(_commands(subject[1]))
         if batch and size > room:
             yield batch
@@ -122,43 +122,38 @@ def _in_batches(taken: Sequence[_Subject]) -> Iterator[list[_Subject]]:
 
 
 def _forecasts(
-    engine: Engine, taken: Sequence[_Subject], catalog: Catalog, now: datetime
+    engine: Engine, received: Sequence[_Subject], catalog: Catalog, now: datetime
 ) -> list[DeadLetterForecast]:
-    """Return a verdict each; a fault is the verdict of the dead letter that meets it, found by halving."""
-    commands = [command for _, one in taken for command in _commands(one)]
+    """Return a forecast each; a fault is the forecast of the dead letter that meets it, found by halving."""
+    commands = [command for _, one in received for command in _commands(one)]
     try:
         answers = iter(_answers(engine, commands, catalog, now) if commands else ())
     except BillingError:
         raise
     except Exception as fault:  # noqa: BLE001 - the very fault, perhaps, for which it is a dead letter
-        if len(taken) == 1:
-            return [_faulty(taken[0][0], fault)]
-        middle = len(taken) // 2
+        if len(received) == 1:
+            return [_faulty(received[0][0], fault)]
+        middle = len(received) // 2
         return [
             forecast
-            for half in (taken[:middle], taken[middle:])
+            for half in (received[:middle], received[middle:])
             for forecast in _forecasts(engine, half, catalog, now)
         ]
     return [
-        _forecast(dead_letter, one, list(islice(answers, len(_commands(one))))) for dead_letter, one in taken
+        _forecast(dead_letter, one, list(islice(answers, len(_commands(one)))))
+        for dead_letter, one in received
     ]
 
 
-def _taken(dead_letter: StoredDeadLetter, judge: Judge, now: datetime) -> _Taken:
+def _received(dead_letter: StoredDeadLetter, rules: DryRunRules, now: datetime) -> _Received:
     """Return None for a message that is no command: a reply or a notice that could not be delivered."""
     if not leads_to_workers(dead_letter):
         return None
-    return judge.receive(as_delivered(dead_letter, judge.sent_as), now)
+    return rules.receive(as_delivered(dead_letter, rules.sent_as), now)
 
 
-def _commands(taken: _Taken) -> tuple[Command, ...]:
-    match taken:
-        case None | Failure():
-            return ()
-        case UsageBatch():
-            return taken.items
-        case _:
-            return (taken,)
+def _commands(received: _Received) -> tuple[Command, ...]:
+    return () if received is None or isinstance(received, Failure) else commands_of(received)
 
 
 def _answers(
@@ -179,22 +174,24 @@ def _answers(
     raise AssertionError("unreachable")
 
 
-# -- verdicts ---------------------------------------------------------------------------------------------
+# -- forecasts --------------------------------------------------------------------------------------------
 
 
-def _forecast(dead_letter: StoredDeadLetter, taken: _Taken, answers: Sequence[Answer]) -> DeadLetterForecast:
-    match taken:
+def _forecast(
+    dead_letter: StoredDeadLetter, received: _Received, answers: Sequence[Answer]
+) -> DeadLetterForecast:
+    match received:
         case None:
             return DeadLetterForecast(
                 dead_letter.number, "deliver", "delivered", f"goes to {_place(dead_letter)} as it is", None, 0
             )
         case Failure():
             return DeadLetterForecast(
-                dead_letter.number, "malformed", taken.code, taken.message, taken.field, 0
+                dead_letter.number, "malformed", received.code, received.message, received.field, 0
             )
     judged = [_judgement(answer) for answer in answers]
-    if isinstance(taken, UsageBatch):
-        judged += [("malformed", one.reason, one.message, 0) for one in taken.malformed.values()]
+    if isinstance(received, UsageBatch):
+        judged += [("malformed", one.reason, one.message, 0) for one in received.malformed.values()]
     tokens = sum(tokens for _, _, _, tokens in judged)
     for would in ("malformed", "conflict", "apply", "reject", "duplicate"):
         some = [one for one in judged if one[0] == would]
@@ -203,15 +200,15 @@ def _forecast(dead_letter: StoredDeadLetter, taken: _Taken, answers: Sequence[An
             if len(judged) > 1:
                 text = _counted([one[0] for one in judged])
             field = next((a.field for a in answers if isinstance(a, Conflict)), None)
-            if (malformed := first_malformed(taken)) is not None:
+            if (malformed := first_malformed(received)) is not None:
                 field = malformed.field
             return DeadLetterForecast(dead_letter.number, would, code, text, field, tokens)
     raise AssertionError("a message without commands")
 
 
 def _faulty(dead_letter: StoredDeadLetter, fault: Exception) -> DeadLetterForecast:
-    said = str(fault).partition("\n")[0]
-    text = f"a worker would fail on it: {type(fault).__name__}: {said}"
+    first_line = str(fault).partition("\n")[0]
+    text = f"a worker would fail on it: {type(fault).__name__}: {first_line}"
     return DeadLetterForecast(dead_letter.number, "fault", Code.UNPROCESSABLE.value, text, None, 0)
 
 

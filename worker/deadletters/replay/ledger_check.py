@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
-from schemas import Command, Limits, Malformed, Message, UsageBatch, decode
+from schemas import Command, Limits, Malformed, commands_of, decode, first_malformed
 from worker.broker import BILLING
 from worker.core import Outcome
 from worker.core.decide import content_of
@@ -43,16 +43,9 @@ def expected_of(body: bytes, now: datetime) -> tuple[Expected, ...]:
     its other items.
     """
     message = decode(body, now=now, limits=_ANY)
-    if isinstance(message, UsageBatch) and message.malformed:
+    if isinstance(message, Malformed) or first_malformed(message) is not None:
         return ()
-    return _commands_of(message)
-
-
-def _commands_of(message: Message | Malformed) -> tuple[Expected, ...]:
-    if isinstance(message, Malformed):
-        return ()
-    commands = message.items if isinstance(message, UsageBatch) else (message,)
-    return tuple(map(Expected.of, commands))
+    return tuple(map(Expected.of, commands_of(message)))
 
 
 def leads_to_workers(dead_letter: StoredDeadLetter) -> bool:
@@ -112,7 +105,7 @@ def shown(connection: Connection, expected: Iterable[Expected]) -> Shown:
     return Shown(outcomes, superseded_by(connection, wanted, outcomes))
 
 
-def settled(expected: Sequence[Expected], ledger: Shown, *, was_known: bool) -> tuple[ItemState, str] | None:
+def end_of(expected: Sequence[Expected], ledger: Shown, *, was_known: bool) -> tuple[ItemState, str] | None:
     """Return the end of a sent dead letter, with a text; None while the ledger shows none.
 
     Where the ledger had it before it was sent, it is a duplicate. A conflict is no end: it comes back.
@@ -121,14 +114,14 @@ def settled(expected: Sequence[Expected], ledger: Shown, *, was_known: bool) -> 
     outcomes = [outcome for outcome in found if outcome is not None]
     if not outcomes or len(outcomes) < len(found):
         return None
-    text = _said(outcomes)
+    text = _summary(outcomes)
     if was_known:
         return ItemState.DUPLICATE, f"{text}, as the ledger had it before"
     is_applied = any(outcome.is_applied for outcome in outcomes)
     return (ItemState.APPLIED if is_applied else ItemState.REJECTED), text
 
 
-def _said(outcomes: Sequence[Outcome]) -> str:
+def _summary(outcomes: Sequence[Outcome]) -> str:
     if len(outcomes) == 1:
         return f"{outcomes[0].status.value}: {outcomes[0].code.value}"
     applied = sum(outcome.is_applied for outcome in outcomes)
@@ -139,7 +132,9 @@ def ledger_lines(
     connection: Connection, dead_letter: StoredDeadLetter, now: datetime, most: int
 ) -> tuple[LedgerLine, ...]:
     """Return the ledger's rows under the first references of the dead letter, whatever they are."""
-    expected = _commands_of(decode(dead_letter.current_body, now=now, limits=_ANY))[:most]
+    message = decode(dead_letter.current_body, now=now, limits=_ANY)
+    commands = () if isinstance(message, Malformed) else commands_of(message)[:most]
+    expected = [Expected.of(command) for command in commands]
     ledger = shown(connection, expected)
     lines = [_line(one, ledger) for one in expected]
     known = {line.reference_id for line in lines}

@@ -51,7 +51,7 @@ def replay_of(
 
 
 def _steers_to(user: str | None, reply_to: Any) -> bool:
-    """Return whether ``reply_to`` names a reply queue of ``user``, whatever it begins with."""
+    """Return True where ``reply_to`` names a reply queue of ``user``, whatever it begins with."""
     return user is not None and isinstance(reply_to, str) and f".{user}." in f"{reply_to}."
 
 
@@ -60,8 +60,8 @@ def _sender_in(properties: Mapping[str, Any], headers: Mapping[Any, Any]) -> Any
 
     Where the broker itself made the dead letter, the header is the producer's word.
     """
-    said = None if "x-death" in headers else headers.get("x-billing-sent-by")
-    return properties.get("user_id", said)
+    named = None if "x-death" in headers else headers.get("x-billing-sent-by")
+    return properties.get("user_id", named)
 
 
 def as_delivered(

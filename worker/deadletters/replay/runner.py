@@ -14,12 +14,13 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Engine
 
-from worker.broker import BILLING, Link, Outgoing, RefusedError
+from worker.broker import BILLING, Link, Outgoing, PublishResult
+from worker.deadletters.link_drainer import LinkDrainer
 from worker.deadletters.models import Replay, ReplayState
+from worker.deadletters.replay import items
 from worker.deadletters.replay import store as replays
+from worker.deadletters.replay.items import UNDER_WAY_MAX, Claimed
 from worker.deadletters.replay.message import replay_of
-from worker.deadletters.replay.store import UNDER_WAY_MAX, Claimed
-from worker.deadletters.service import Drain
 from worker.errors import (
     BrokerUnavailableError,
     ConfigurationError,
@@ -29,6 +30,7 @@ from worker.errors import (
     TransientError,
 )
 from worker.ledger.queries import snapshot
+from worker.runtime.backoff import Backoff
 from worker.runtime.stop import Stop
 
 log = logging.getLogger(__name__)
@@ -38,24 +40,24 @@ _COMMANDS_MAX = 10_000
 _CHUNK = 250
 _RENEW = timedelta(seconds=6)
 _LOOK_FIRST_S, _LOOK_MOST_S = 0.02, 0.25
-_RETRY_FIRST_S, _RETRY_MOST_S = 0.1, 5.0
+_RETRY_FIRST_S, _RETRY_MOST_S = 0.2, 5.0
 _BURST_S = 0.2
 _KEPT_ALIVE_EVERY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class RunnerServices:
-    """Parts that a runner works with.
+class RunnerResources:
+    """Resources of a runner: database, links, clocks, and limits.
 
-    ``connect`` opens a link to publish with, ``drain`` one that takes dead letters into the table, once the
-    database takes writes. ``name`` is unique to the runner: the lease is in it. ``seconds`` is a clock that
+    ``connect`` opens a link to publish with, ``drain`` one that drains dead letters, once the database takes
+    writes. ``name`` is unique to the runner: the lease is in it. ``seconds`` is a clock that
     only goes forward. ``sent_as`` is the broker user that publishes. In an outage of the database arrived
     messages are held for ``hold_most_s`` at most.
     """
 
     engine: Engine
     connect: Callable[[], Link]
-    drain: Callable[[], Drain]
+    drain: Callable[[], LinkDrainer]
     name: str
     clock: Callable[[], datetime]
     seconds: Callable[[], float]
@@ -65,8 +67,8 @@ class RunnerServices:
 
 
 @dataclass(frozen=True, slots=True)
-class RunCallbacks:
-    """Callbacks of a run: progress with every look, trouble when it begins, and the stop request."""
+class RunControls:
+    """Stop request of a run, and its callbacks: progress with every look, trouble when it begins."""
 
     stop: Stop
     on_progress: Callable[[Replay], None] = field(default=lambda _replay: None)
@@ -76,8 +78,8 @@ class RunCallbacks:
 class ReplayRunner:
     """Runs replays, one after the other, in whichever thread it is called."""
 
-    def __init__(self, services: RunnerServices) -> None:
-        self._with = services
+    def __init__(self, resources: RunnerResources) -> None:
+        self._with = resources
 
     def run(
         self,
@@ -95,26 +97,26 @@ class ReplayRunner:
         ended or is being run; ConfigurationError where the broker refuses the first connection. An outage of
         either server is waited out.
         """
-        told = RunCallbacks(stop, on_progress or _nobody, on_trouble or log.warning)
-        self._take_lease(replay_id, actor, told)
+        controls = RunControls(stop, on_progress or _nobody, on_trouble or log.warning)
+        self._take_lease(replay_id, actor, controls)
         if stop.requested:
-            return self._rest(replay_id, _WAS_ASKED)
-        run = _Run(self._with, replay_id, told, patience_s)
+            return self._rest(replay_id, _STOP_REQUESTED)
+        run = _Run(self._with, replay_id, controls, patience_s)
         try:
             return run.to_its_end()
         finally:
             run.close()
 
-    def _take_lease(self, replay_id: int, actor: str, told: RunCallbacks) -> None:
+    def _take_lease(self, replay_id: int, actor: str, controls: RunControls) -> None:
         """Wait for an abandoned lease: it expires unless somebody renews it."""
         seen: datetime | None = None
         while True:
             now = self._with.clock()
-            until = replays.lease(self._with.engine, replay_id, self._with.name, actor, now)
+            until = replays.lease(self._with.engine, now, replay_id, self._with.name, actor)
             if until is None:
                 return
             if seen is None:
-                told.on_trouble(
+                controls.on_trouble(
                     f"replay {replay_id} is leased until {until:%H:%M:%S}Z: waiting, if its runner is gone"
                 )
             elif until > seen:
@@ -123,16 +125,17 @@ class ReplayRunner:
                     f"`billing-worker dead-letters replay show {replay_id}`, or pause it there"
                 )
             seen = until
-            told.stop.wait(min(max((until - now).total_seconds(), 0.0) + 0.05, 0.5))
-            if told.stop.requested:
+            controls.stop.wait(min(max((until - now).total_seconds(), 0.0) + 0.05, 0.5))
+            if controls.stop.requested:
                 raise NotPossibleError(f"replay {replay_id} was not gone on with: it is leased by another")
 
     def _rest(self, replay_id: int, reason: str) -> Replay:
         w = self._with
-        return replays.end_run(w.engine, replay_id, w.name, ReplayState.PAUSED, reason, w.clock())
+        replays.end_run(w.engine, w.clock(), replay_id, w.name, ReplayState.PAUSED, reason)
+        return replays.get(w.engine, replay_id)
 
 
-_WAS_ASKED = "it was asked to rest"
+_STOP_REQUESTED = "it was asked to rest"
 
 
 def _nobody(_replay: Replay) -> None:
@@ -143,19 +146,19 @@ class _Run:
     """One run, from a lease to its end. Its state in memory can be read again from the database."""
 
     def __init__(
-        self, services: RunnerServices, replay_id: int, told: RunCallbacks, patience_s: float
+        self, resources: RunnerResources, replay_id: int, controls: RunControls, patience_s: float
     ) -> None:
-        self._with, self._id, self._told, self._patience_s = services, replay_id, told, patience_s
+        self._with, self._id, self._controls, self._patience_s = resources, replay_id, controls, patience_s
         self._link: Link | None = None
-        self._dead: Drain | None = None
+        self._draining: LinkDrainer | None = None
         self._under_way: dict[int, Claimed] | None = None
-        self._renewed_at = services.clock()
-        self._moved_at = services.seconds()
-        self._may_send_at = services.seconds()
+        self._renewed_at = resources.clock()
+        self._moved_at = resources.seconds()
+        self._may_send_at = resources.seconds()
         self._look_s = _LOOK_FIRST_S
         self._refusal: str | None = None
-        self._failures = 0
-        self._failing_since = 0.0
+        self._backoff = Backoff(_RETRY_FIRST_S, _RETRY_MOST_S, resources.rng)
+        self._failing_since: float | None = None
         self._has_been_linked = False
 
     def to_its_end(self) -> Replay:
@@ -166,19 +169,19 @@ class _Run:
                 if isinstance(error, ConfigurationError) and not self._has_been_linked:
                     raise
                 self._wait_after(error)
-                if self._told.stop.requested:
-                    return self._end(ReplayState.PAUSED, _WAS_ASKED)
+                if self._controls.stop.requested:
+                    return self._end(ReplayState.PAUSED, _STOP_REQUESTED)
             else:
-                self._is_well()
+                self._note_success()
                 if ended is not None:
                     return ended
 
     def close(self) -> None:
-        for link in (self._link, self._dead):
+        for link in (self._link, self._draining):
             if link is not None:
                 with suppress(BrokerUnavailableError):
                     link.close()
-        self._link = self._dead = None
+        self._link = self._draining = None
 
     # -- one look -----------------------------------------------------------------------------------------
 
@@ -187,12 +190,12 @@ class _Run:
         w = self._with
         if not self._is_mine():
             return replays.get(w.engine, self._id)
-        if self._told.stop.requested:
-            return self._end(ReplayState.PAUSED, _WAS_ASKED)
-        moved = self._take_in()
+        if self._controls.stop.requested:
+            return self._end(ReplayState.PAUSED, _STOP_REQUESTED)
+        moved = self._end_items()
         replay = replays.get(w.engine, self._id)
         self._forget_returned(replay)
-        self._told.on_progress(replay)
+        self._controls.on_progress(replay)
         if (rested := self._rests(replay)) is not None:
             return rested
         moved |= self._send_next(replay)
@@ -204,7 +207,7 @@ class _Run:
         w, now = self._with, self._with.clock()
         if now - self._renewed_at > replays.LEASE - _RENEW:
             self._renewed_at = now
-            return replays.renew(w.engine, self._id, w.name, now)
+            return replays.renew(w.engine, now, self._id, w.name)
         replay = replays.get(w.engine, self._id)
         return replay.state is ReplayState.RUNNING and replay.leased_by == w.name
 
@@ -221,42 +224,43 @@ class _Run:
 
     def _end(self, state: ReplayState, reason: str | None) -> Replay:
         w = self._with
-        ended = replays.end_run(w.engine, self._id, w.name, state, reason, w.clock())
-        self._told.on_progress(ended)
+        replays.end_run(w.engine, w.clock(), self._id, w.name, state, reason)
+        ended = replays.get(w.engine, self._id)
+        self._controls.on_progress(ended)
         return ended
 
     # -- results ------------------------------------------------------------------------------------------
 
-    def _take_in(self) -> bool:
+    def _end_items(self) -> bool:
         """Drain what came back, end what the ledger shows; returns True where anything changed."""
         w = self._with
-        parked = self._parked()
+        drained = self._drained()
         under_way = self._known_under_way()
         if not under_way:
-            return parked > 0
-        ended = replays.settle(w.engine, self._id, list(under_way.values()), w.clock())
-        return ended > 0 or parked > 0
+            return drained > 0
+        ended = items.end_shown(w.engine, w.clock(), self._id, list(under_way.values()))
+        return ended > 0 or drained > 0
 
-    def _parked(self) -> int:
+    def _drained(self) -> int:
         """Drain; returns how many came. One that can't be kept stays with this link, and stops no replay."""
         try:
-            return self._dead_letters().take_all(wait_s=0)
+            return self._link_drainer().drain_all(wait_s=0)
         except NotKeptError as error:
-            self._told.on_trouble(str(error))
+            self._controls.on_trouble(str(error))
             return 0
 
     def _forget_returned(self, replay: Replay) -> None:
         """Forget items that have ended in the database, or were drained by another process."""
         under_way = self._known_under_way()
         if replay.counts["sent"] < len(under_way):
-            left = replays.still_under_way(self._with.engine, self._id, list(under_way))
+            left = items.still_under_way(self._with.engine, self._id, list(under_way))
             self._under_way = {number: each for number, each in under_way.items() if number in left}
             self._moved_at = self._with.seconds()
 
     def _known_under_way(self) -> dict[int, Claimed]:
         if self._under_way is None:
             w = self._with
-            found = replays.under_way(w.engine, self._id, UNDER_WAY_MAX, w.clock())
+            found = items.under_way(w.engine, w.clock(), self._id, UNDER_WAY_MAX)
             self._under_way = {each.dead_letter.number: each for each in found}
         return self._under_way
 
@@ -269,11 +273,11 @@ class _Run:
             return False
         up_to = replays.bounds(replay.total, replay.steps)[replay.step - 1]
         before = replay.counts["waiting"]
-        claimed = replays.claim(w.engine, self._id, up_to, room, w.clock())
+        claimed = items.claim(w.engine, w.clock(), self._id, up_to, room)
         if not claimed:
             return replays.get(w.engine, self._id).counts["waiting"] < before  # some were skipped
         sent, returned = self._published(claimed)
-        replays.note_sent(w.engine, self._id, sent, returned, w.clock())
+        items.mark_sent(w.engine, w.clock(), self._id, sent, returned)
         under_way = self._known_under_way()
         under_way |= {each.dead_letter.number: each for each in sent if not each.ends_when_sent}
         self._count_against_rate(replay, len(sent) + len(returned))
@@ -297,25 +301,18 @@ class _Run:
         """Return those that the broker has, and by number those without a queue. Others are sent again."""
         messages = {replay_of(each.dead_letter, self._with.sent_as, self._id): each for each in claimed}
         try:
-            returned = self._publish_link().publish(list(messages))
-        except RefusedError as error:
-            if self._refusal is None:
-                self._told.on_trouble(f"{error} What it refused is sent again until it is taken")
-            self._refusal = str(error)
-            return self._outcome_of(messages, error.returned, error.refused)
-        except Exception:  # noqa: BLE001 - it is one letter's until proven otherwise
+            result = self._publish_link().publish(list(messages))
+        except Exception:  # noqa: BLE001 - one message is at fault until proven otherwise
             self._drop_link()
             return self._published_one_by_one(messages)
-        self._refusal = None
-        return self._outcome_of(messages, returned, ())
+        self._note_refusal(result)
+        returned = {messages[message].dead_letter.number: _no_route(message) for message in result.returned}
+        return [messages[message] for message in result.accepted], returned
 
-    @staticmethod
-    def _outcome_of(
-        messages: dict[Outgoing, Claimed], returned: Sequence[Outgoing], refused: Sequence[Outgoing]
-    ) -> tuple[list[Claimed], dict[int, str]]:
-        missing = {*returned, *refused}
-        sent = [each for message, each in messages.items() if message not in missing]
-        return sent, {messages[message].dead_letter.number: _no_route(message) for message in returned}
+    def _note_refusal(self, result: PublishResult) -> None:
+        if result.refused and self._refusal is None:
+            self._controls.on_trouble(f"{result.refusal} What it refused is sent again until it is taken")
+        self._refusal = result.refusal if result.refused else None
 
     def _published_one_by_one(
         self, messages: dict[Outgoing, Claimed]
@@ -329,18 +326,16 @@ class _Run:
         for message, each in messages.items():
             self._publish_link().depth(BILLING.dead.name)
             try:
-                unroutable = self._publish_link().publish([message])
-            except RefusedError:
-                continue  # a full queue: it is claimed still, and sent again
+                result = self._publish_link().publish([message])
             except Exception as error:  # noqa: BLE001 - what can't even be written comes here too
                 self._drop_link()
                 self._publish_link().depth(BILLING.dead.name)  # raises where the broker itself is away
                 returned[each.dead_letter.number] = f"it can't be sent: {error}"
             else:
-                if unroutable:
+                if result.returned:
                     returned[each.dead_letter.number] = _no_route(message)
-                else:
-                    sent.append(each)
+                elif result.accepted:
+                    sent.append(each)  # one that a full queue refused is claimed still, and sent again
         return sent, returned
 
     # -- time ---------------------------------------------------------------------------------------------
@@ -352,7 +347,7 @@ class _Run:
             self._look_s = _LOOK_FIRST_S
             return
         until_rate = self._may_send_at - self._with.seconds()
-        self._told.stop.wait(min(self._look_s, until_rate) if until_rate > 0 else self._look_s)
+        self._controls.stop.wait(min(self._look_s, until_rate) if until_rate > 0 else self._look_s)
         self._look_s = min(self._look_s * 1.5, _LOOK_MOST_S)
 
     def _out_of_patience(self) -> Replay | None:
@@ -363,7 +358,7 @@ class _Run:
             return self._end(
                 ReplayState.PAUSED, f"{self._refusal} Nothing moved for {self._patience_s:.0f} s"
             )
-        dead_letters = "1 letter" if under_way == 1 else f"{under_way} letters"
+        dead_letters = "1 dead letter" if under_way == 1 else f"{under_way} dead letters"
         return self._end(
             ReplayState.PAUSED,
             f"no outcome of {dead_letters} within {self._patience_s:.0f} s; is a worker running?",
@@ -377,13 +372,13 @@ class _Run:
             self._has_been_linked = True
         return self._link
 
-    def _dead_letters(self) -> Drain:
-        if self._dead is None:
-            self._dead = self._with.drain()
+    def _link_drainer(self) -> LinkDrainer:
+        if self._draining is None:
+            self._draining = self._with.drain()
             self._has_been_linked = True
         if self._link is not None:
             self._link.keep_alive()
-        return self._dead
+        return self._draining
 
     def _drop_link(self) -> None:
         if self._link is not None:
@@ -393,35 +388,34 @@ class _Run:
 
     def _wait_after(self, error: Exception) -> None:
         """Log it once and wait: doubling, with jitter; without the database, hold what came."""
-        if not self._failures:
-            self._told.on_trouble(f"{error}: waiting until it is back")
+        if self._failing_since is None:
+            self._controls.on_trouble(f"{error}: waiting until it is back")
             self._failing_since = self._with.seconds()
         held_s = self._with.seconds() - self._failing_since
         if not isinstance(error, LedgerUnavailableError) or held_s > self._with.hold_most_s:
             self.close()
         self._under_way = None
-        self._failures = min(self._failures + 1, 16)
-        wait_s = min(_RETRY_FIRST_S * 2.0**self._failures, _RETRY_MOST_S)
-        self._wait(wait_s * self._with.rng.uniform(0.5, 1.5))
+        self._wait(self._backoff.next())
         self._moved_at = self._with.seconds()  # an outage doesn't count against the patience
 
     def _wait(self, seconds: float) -> None:
         """Wait so long, or until the stop, and keep the links alive."""
         left = seconds
-        while left > 0 and not self._told.stop.requested:
-            self._told.stop.wait(min(left, _KEPT_ALIVE_EVERY_S))
+        while left > 0 and not self._controls.stop.requested:
+            self._controls.stop.wait(min(left, _KEPT_ALIVE_EVERY_S))
             left -= _KEPT_ALIVE_EVERY_S
             try:
-                for link in (self._link, None if self._dead is None else self._dead.link):
+                for link in (self._link, None if self._draining is None else self._draining.link):
                     if link is not None:
                         link.keep_alive()
             except BrokerUnavailableError:
                 self.close()
 
-    def _is_well(self) -> None:
-        if self._failures:
-            self._told.on_trouble("it is back: going on")
-        self._failures = 0
+    def _note_success(self) -> None:
+        if self._failing_since is not None:
+            self._controls.on_trouble("it is back: going on")
+        self._failing_since = None
+        self._backoff.reset()
 
 
 def _why_stopped(replay: Replay) -> str:
@@ -430,10 +424,10 @@ def _why_stopped(replay: Replay) -> str:
     }
     ends = replays.bounds(replay.total, replay.steps)
     step = replays.step_of(ends, replay.total - replay.open, goes_on=False)
-    told = ", ".join(f"{count} {name}" for name, count in failed.items() if count)
+    counted = ", ".join(f"{count} {name}" for name, count in failed.items() if count)
     return (
-        f"step {step} of {replay.steps_in_all}: {told}. See "
-        f"`billing-worker dead-letters replay show {replay.number}`, mend them, or go on all the same with "
+        f"step {step} of {replay.steps_in_all}: {counted}. See "
+        f"`billing-worker dead-letters replay show {replay.number}`, correct them, or go on anyway with "
         f"`billing-worker dead-letters replay resume {replay.number}`"
     )
 

@@ -9,20 +9,23 @@ from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
-from sqlalchemy import Engine, insert
+from sqlalchemy import Engine
 
 from worker.catalog import Catalog
-from worker.deadletters.fingerprints import fingerprint_of, tokens_at_stake
+from worker.deadletters.fingerprints import fingerprint_of
 from worker.deadletters.models import DeadLetterStatus, Imported, StoredDeadLetter
-from worker.deadletters.store import queries as reading
+from worker.deadletters.store import queries, tables
+from worker.deadletters.store.activity_log import actor_named
 from worker.deadletters.store.encoding import clean, indexable, restored
-from worker.deadletters.store.filters import DeadLetterFilter, DeadLetterSelection, said
-from worker.deadletters.store.transaction import DeadLetterTransaction, LatestFailure, actor_named, transact
+from worker.deadletters.store.filters import DeadLetterFilter, DeadLetterSelection, described
+from worker.deadletters.store.group_changes import LatestFailure
+from worker.deadletters.store.ingest import inserted
+from worker.deadletters.store.transaction import DeadLetterTransaction, in_transaction
+from worker.deadletters.tokens import tokens_affected
 from worker.errors import BadLineError
-from worker.ledger import tables
 from worker.ledger.bulk import select_rows
 from worker.ledger.queries import snapshot
-from worker.messages.dead_letters import identities_in
+from worker.messages.dead_letters import EPOCH, identities_in
 
 FORMAT = "billing-dead-letter/1"
 _CHUNK = 500
@@ -50,6 +53,7 @@ _PLAIN = (
     "properties",
     "note",
 )
+_TIMES = ("first_failed_at", "last_failed_at")
 
 
 class _Line(BaseModel):
@@ -69,8 +73,8 @@ class _Line(BaseModel):
     exchange: str
     routing_key: str
     attempts: int = Field(ge=1, le=2**31 - 1)
-    first_failed_at: AwareDatetime
-    last_failed_at: AwareDatetime
+    first_failed_at: AwareDatetime | None
+    last_failed_at: AwareDatetime | None
     type: str | None = None
     reference_id: str | None = None
     user_id: str | None = None
@@ -88,13 +92,15 @@ class _Line(BaseModel):
         if self.format != FORMAT:
             raise ValueError(f"the format is {self.format!r}, this version reads {FORMAT!r}")
         if (self.body is None) == (self.body_base64 is None):
-            raise ValueError("a letter has either body or bodyBase64")
-        _refuse_what_no_export_says(self.properties)
+            raise ValueError("a dead letter has either body or bodyBase64")
+        _refuse_unusable(self.properties)
         return self
 
     def row(self, catalog: Catalog | None) -> dict[str, Any]:
         """Return the row; a dead letter that was under way when it was exported waits here."""
         values = indexable({name: clean(getattr(self, name)) for name in _PLAIN})
+        # Earlier versions export an unknown time as the beginning of 1970.
+        values |= {name: None for name in _TIMES if values[name] == EPOCH}
         body = _bytes(self.body, self.body_base64)
         values |= identities_in(body)
         edited = None
@@ -106,32 +112,33 @@ class _Line(BaseModel):
             "body": body,
             "edited_body": edited,
             "fingerprint": fingerprint_of(
-                values["reason"], values["type"], values["field"], values["traceback"]
+                values["reason"], values["type"], values["field"], values["message"], values["traceback"]
             ),
-            "tokens_at_stake": tokens_at_stake(body if edited is None else edited, catalog),
+            "tokens_at_stake": tokens_affected(body if edited is None else edited, catalog),
         }
 
 
-def export(engine: Engine, dead_letters: DeadLetterSelection, actor: str, now: datetime) -> Iterator[str]:
+def export(engine: Engine, now: datetime, dead_letters: DeadLetterSelection, actor: str) -> Iterator[str]:
     """Yield the dead letters as lines, newest first, without line ends; the activity log names actor and set.
 
     Raises NotFoundError before the first line.
     """
     who = actor_named(actor)
-
-    def noted(transaction: DeadLetterTransaction) -> None:
-        transaction.record(who, "export", said(dead_letters))
-
     if isinstance(dead_letters, DeadLetterFilter):
-        transact(engine, now, noted)
+        _record(engine, now, who, dead_letters)
         with snapshot(engine) as connection:
-            for dead_letter in reading.every_dead_letter(connection, dead_letters):
+            for dead_letter in queries.every_dead_letter(connection, dead_letters):
                 yield line_of(dead_letter)
         return
     with snapshot(engine) as connection:
-        found = [reading.dead_letter(connection, number) for number in dict.fromkeys(dead_letters)]
-    transact(engine, now, noted)
+        found = [queries.dead_letter(connection, number) for number in dict.fromkeys(dead_letters)]
+    _record(engine, now, who, dead_letters)
     yield from map(line_of, found)
+
+
+@in_transaction
+def _record(transaction: DeadLetterTransaction, actor: str, dead_letters: DeadLetterSelection) -> None:
+    transaction.record(actor, "export", described(dead_letters))
 
 
 def line_of(dead_letter: StoredDeadLetter) -> str:
@@ -140,13 +147,13 @@ def line_of(dead_letter: StoredDeadLetter) -> str:
     for name in _PLAIN:
         value = getattr(dead_letter, name)
         fields[to_camel(name)] = value.isoformat() if isinstance(value, datetime) else value
-    fields |= _told("body", dead_letter.body)
+    fields |= _body_fields("body", dead_letter.body)
     if dead_letter.edited_body is not None:
-        fields |= _told("editedBody", dead_letter.edited_body)
+        fields |= _body_fields("editedBody", dead_letter.edited_body)
     return json.dumps(fields, ensure_ascii=False)
 
 
-def _told(name: str, body: bytes) -> dict[str, str]:
+def _body_fields(name: str, body: bytes) -> dict[str, str]:
     try:
         return {name: body.decode()}
     except UnicodeDecodeError:
@@ -160,7 +167,7 @@ def _bytes(text: str | None, encoded: str | None) -> bytes:
 
 
 def import_lines(
-    engine: Engine, lines: Iterable[str], actor: str, catalog: Catalog | None, now: datetime
+    engine: Engine, now: datetime, lines: Iterable[str], actor: str, catalog: Catalog | None
 ) -> Imported:
     """Add the dead letters that are not here yet, five hundred a transaction; the others stay as they are.
 
@@ -169,22 +176,17 @@ def import_lines(
     """
     who, added, known = actor_named(actor), 0, 0
     for chunk in _in_chunks(lines, catalog):
-
-        def work(
-            transaction: DeadLetterTransaction, chunk: Sequence[tuple[_Line, dict[str, Any]]] = chunk
-        ) -> int:
-            return _add(transaction, chunk, who)
-
-        new = transact(engine, now, work)
+        new = _add(engine, now, chunk, who)
         added += new
         known += len(chunk) - new
     return Imported(added, known)
 
 
-def _in_chunks(
-    lines: Iterable[str], catalog: Catalog | None
-) -> Iterator[Sequence[tuple[_Line, dict[str, Any]]]]:
-    chunk: list[tuple[_Line, dict[str, Any]]] = []
+_Row = tuple[_Line, dict[str, Any]]
+
+
+def _in_chunks(lines: Iterable[str], catalog: Catalog | None) -> Iterator[Sequence[_Row]]:
+    chunk: list[_Row] = []
     for place, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -202,7 +204,7 @@ def _in_chunks(
         yield chunk
 
 
-def _read(line: str, catalog: Catalog | None) -> tuple[_Line, dict[str, Any]]:
+def _read(line: str, catalog: Catalog | None) -> _Row:
     try:
         read = _Line.model_validate_json(line)
         return read, read.row(catalog)
@@ -211,14 +213,14 @@ def _read(line: str, catalog: Catalog | None) -> tuple[_Line, dict[str, Any]]:
         place = ".".join(map(str, first["loc"]))
         raise BadLineError(f"{place}: {first['msg']}" if place else first["msg"]) from None
     except (ValueError, ArithmeticError, RecursionError, TypeError) as error:
-        raise BadLineError(f"is no letter: {error}") from None
+        raise BadLineError(f"is no dead letter: {error}") from None
 
 
-def _refuse_what_no_export_says(properties: Any) -> None:
+def _refuse_unusable(properties: Any) -> None:
     """Raise an error for properties that no database keeps, or of which no replay makes a message."""
     _refuse_unkept(properties)
-    told = restored(properties)
-    parts = [told.get(part, {}) for part in ("properties", "headers")] if isinstance(told, dict) else [None]
+    value = restored(properties)
+    parts = [value.get(part, {}) for part in ("properties", "headers")] if isinstance(value, dict) else [None]
     if not all(isinstance(part, dict) for part in parts):
         raise ValueError("properties hold properties and headers, by their names")
 
@@ -238,9 +240,9 @@ def _refuse_unkept(value: Any) -> None:
             raise ValueError("properties hold a number that is none")
 
 
-def _add(
-    transaction: DeadLetterTransaction, chunk: Sequence[tuple[_Line, dict[str, Any]]], actor: str
-) -> int:
+@in_transaction
+def _add(transaction: DeadLetterTransaction, chunk: Sequence[_Row], actor: str) -> int:
+    """Add those that are not here yet; returns how many."""
     rows = {row["letter_id"]: (line, row) for line, row in chunk}
     here = select_rows(transaction.connection, tables.dead_letters, ("letter_id",), "letter_id", sorted(rows))
     for known in here:
@@ -249,33 +251,19 @@ def _add(
         return 0
     # The oldest first, as they came: an export is newest first.
     new = sorted(rows.values(), key=lambda pair: pair[0].number)
-    statement = insert(tables.dead_letters).returning(
-        tables.dead_letters.c.letter_id, tables.dead_letters.c.number
-    )
-    inserted = transaction.connection.execute(statement, [row for _, row in new])
-    numbers: dict[str, int] = {added.letter_id: added.number for added in inserted}
+    numbers = inserted(transaction.connection, [row for _, row in new])
     for line, row in new:
-        _tell(transaction, numbers[row["letter_id"]], line, row, actor)
-    transaction.record(actor, "import", said(list(numbers.values())), detail={"count": len(new)})
+        _add_events(transaction, numbers[row["letter_id"]], line, row, actor)
+    transaction.record(actor, "import", described(list(numbers.values())), detail={"count": len(new)})
     return len(new)
 
 
-def _tell(
+def _add_events(
     transaction: DeadLetterTransaction, number: int, line: _Line, row: dict[str, Any], actor: str
 ) -> None:
     transaction.add(row)
-    transaction.failed(
-        row["fingerprint"],
-        LatestFailure(
-            number,
-            row["reason"],
-            row["type"],
-            row["field"],
-            row["message"],
-            row["first_failed_at"],
-            row["last_failed_at"],
-        ),
-    )
+    transaction.set_latest(row["fingerprint"], LatestFailure.of(number, row, row["first_failed_at"]))
     # Or the same failure would count once more if its message is drained here as well.
-    transaction.tell(number, "failed", at=row["last_failed_at"], text=row["message"], reason=row["reason"])
-    transaction.tell(number, "imported", actor=actor, was=line.number, status=line.status.value)
+    failed_at = row["last_failed_at"]
+    transaction.add_event(number, "failed", at=failed_at, text=row["message"], reason=row["reason"])
+    transaction.add_event(number, "imported", actor=actor, was=line.number, status=line.status.value)

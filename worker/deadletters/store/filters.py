@@ -9,10 +9,12 @@ from sqlalchemy import Connection, Select, func, or_, select, union_all
 from sqlalchemy.sql import ColumnElement
 
 from worker.deadletters.models import WAITING, DeadLetterStatus
+from worker.deadletters.store import tables
 from worker.errors import NotFoundError, QueryError
-from worker.ledger import tables
 from worker.ledger.queries import View
 
+#: Most rows of one page of any list.
+PAGE_MAX = 1_000
 _PREFIX_MIN = 4
 _FINGERPRINT = 32
 
@@ -23,13 +25,14 @@ Condition = ColumnElement[bool]
 class DeadLetterFilter(View):
     """Filter of dead letters; None in a field asks for nothing.
 
-    ``since`` and ``until`` bound the last failure; ``until`` itself is not included. ``fingerprint`` may be
-    the beginning of one. ``text`` is looked for in the message, the field, the identities and the note,
-    whatever its case (of ASCII), and as it is in the original body.
+    ``code`` is the reason code. ``since`` and ``until`` bound the last failure; ``until`` itself is not
+    included, nor is a failure of unknown time. ``fingerprint`` may be the beginning of one. ``text`` is
+    looked for in the message, the field, the identities and the note, whatever its case (of ASCII), and as it
+    is in the original body.
     """
 
     status: tuple[DeadLetterStatus, ...] = WAITING
-    reason: str | None = None
+    code: str | None = None
     type: str | None = None
     user_id: str | None = None
     reference_id: str | None = None
@@ -40,9 +43,9 @@ class DeadLetterFilter(View):
 
     def __str__(self) -> str:
         """Return the filter as text for people."""
-        said = {name: value for name, value in self.to_dict().items() if value is not None}
-        said["status"] = ",".join(self.status)
-        return ", ".join(f"{name}={value}" for name, value in said.items())
+        named = {name: value for name, value in self.to_dict().items() if value is not None}
+        named["status"] = ",".join(self.status)
+        return ", ".join(f"{name}={value}" for name, value in named.items())
 
 
 DeadLetterSelection = Sequence[int] | DeadLetterFilter
@@ -52,7 +55,7 @@ def conditions(filter_: DeadLetterFilter) -> list[Condition]:
     """Return all conditions but the status and the text. Raises QueryError for times without an offset."""
     dead_letter = tables.dead_letters.c
     named = (
-        (dead_letter.reason, filter_.reason),
+        (dead_letter.reason, filter_.code),
         (dead_letter.type, filter_.type),
         (dead_letter.user_id, filter_.user_id),
         (dead_letter.reference_id, filter_.reference_id),
@@ -152,7 +155,7 @@ def whole_fingerprint(connection: Connection, prefix: str) -> str:
     return str(found[0])
 
 
-def said(dead_letters: DeadLetterSelection) -> str:
+def described(dead_letters: DeadLetterSelection) -> str:
     """Return the choice as text, for people and for the activity log."""
     if isinstance(dead_letters, DeadLetterFilter):
         return str(dead_letters)
@@ -160,3 +163,8 @@ def said(dead_letters: DeadLetterSelection) -> str:
     return f"letter{'s' if len(dead_letters) != 1 else ''} {listed}" + (
         f" and {len(dead_letters) - 20} more" if len(dead_letters) > 20 else ""
     )
+
+
+def chunks(numbers: Sequence[int], size: int) -> Iterable[Sequence[int]]:
+    """Return ``numbers`` in pieces."""
+    return (numbers[start : start + size] for start in range(0, len(numbers), size))

@@ -8,17 +8,17 @@ holds the checks of one concern.
 
 from worker.ledger.audit.checks import CHECKS
 from worker.ledger.audit.effects import EFFECTS
-from worker.ledger.audit.report import FINDINGS_MAX, AuditReport, Discrepancy, OnProgress, Progress
+from worker.ledger.audit.report import FINDINGS_MAX, AuditProgress, AuditReport, Discrepancy, OnProgress
 from worker.ledger.audit.run import audit, audit_snapshot
 
 __all__ = [
     "CHECKS",
     "EFFECTS",
     "FINDINGS_MAX",
+    "AuditProgress",
     "AuditReport",
     "Discrepancy",
     "OnProgress",
-    "Progress",
     "audit",
     "audit_snapshot",
 ]

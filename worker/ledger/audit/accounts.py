@@ -23,7 +23,7 @@ from worker.ledger.tables import accounts, entries, holds, lots
 #: Checks that find an account without exactly one entry for each number up to its sequence.
 NUMBERED = ("sequence", "entry_gap")
 #: Number of entries that the accounts have by their sequences.
-BOOKED = select(func.sum(accounts.c.sequence))
+POSTED = select(func.sum(accounts.c.sequence))
 
 # The account's column, the entries behind it, and their sign.
 _SUMS = (
@@ -41,10 +41,10 @@ _SUMS = (
 def sums() -> Checks:
     """Compare all sums of an account with the rows that they sum."""
     account = accounts.c
-    booked, kept, held = _booked(), _kept(), _held()
+    posted, kept, held = _posted(), _kept(), _held()
     statement = (
         rows(account_id=account.account_id)
-        .join_from(accounts, booked, booked.c.account_id == account.account_id, isouter=True)
+        .join_from(accounts, posted, posted.c.account_id == account.account_id, isouter=True)
         .join(kept, kept.c.account_id == account.account_id, isouter=True)
         .join(held, held.c.account_id == account.account_id, isouter=True)
         .where(of_step(account.account_id))
@@ -54,12 +54,12 @@ def sums() -> Checks:
     has_lots_only = zero_if_none(kept.c.carried) == 0
     granted = zero_if_none(kept.c.period)
     unseen = zero_if_none(kept.c.unseen) + zero_if_none(held.c.unseen)
-    allocated, bonus = (zero_if_none(booked.c[name]) for name in ("allocated", "bonus"))
+    allocated, bonus = (zero_if_none(posted.c[name]) for name in ("allocated", "bonus"))
     allocations, bonuses = (zero_if_none(kept.c[name]) for name in ("allocations", "bonuses"))
     return differences(
         statement,
         {
-            **{name: (zero_if_none(booked.c[name]), account[name]) for name in names},
+            **{name: (zero_if_none(posted.c[name]), account[name]) for name in names},
             "lots": (zero_if_none(kept.c.remaining) - account.debt, account.balance),
             "lot_count": (zero_if_none(kept.c.last), account.lot_count),
             "held": (zero_if_none(held.c.amount), account.held),
@@ -79,7 +79,7 @@ def missing() -> Checks:
     return [sums_without("account_missing", entries, accounts, entries.c.account_id)]
 
 
-def _booked() -> FromClause:
+def _posted() -> FromClause:
     entry = entries.c
     return (
         select(
@@ -94,7 +94,7 @@ def _booked() -> FromClause:
         )
         .where(of_step(entry.account_id))
         .group_by(entry.account_id)
-        .subquery("booked")
+        .subquery("posted")
     )
 
 
@@ -146,5 +146,5 @@ def _held() -> FromClause:
 
 
 def _is_unseen(moment: Column) -> Any:
-    """Condition: the account waits for something later than ``moment``, or for nothing."""
+    """Return the condition that the account waits for something later than ``moment``, or for nothing."""
     return and_(moment.is_not(None), or_(accounts.c.due_at.is_(None), accounts.c.due_at > moment))

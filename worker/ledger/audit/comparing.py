@@ -53,7 +53,7 @@ _IDENTITY: Mapping[str, TypeEngine[Any]] = {
 
 
 def of_step(column: Column) -> Condition:
-    """Condition: ``column`` is an id of the step, behind ``after`` and up to ``up_to``."""
+    """Return the condition that ``column`` is an id of the step, behind ``after`` and up to ``up_to``."""
     after, up_to = (bindparam(name, type_=BigInteger()) for name in ("after", "up_to"))
     return and_(column > after, column <= up_to)
 
@@ -145,22 +145,22 @@ def listed(checks: Checks) -> Select[Any]:
 
 
 def only(condition: Condition, expected: Column, actual: Column) -> tuple[Column, Column]:
-    """A pair that can differ only where ``condition`` holds."""
+    """Return a pair that can differ only where ``condition`` holds."""
     return case((condition, expected)), case((condition, actual))
 
 
 def untrue(condition: Condition, amount: Column) -> tuple[Column, Column]:
-    """A pair for what must not be: ``amount`` where there should be nothing."""
+    """Return a pair for what must not be: ``amount`` where there should be nothing."""
     return ZERO, case((condition, amount), else_=ZERO)
 
 
 def present(condition: Condition, row: Column) -> tuple[Column, Column]:
-    """A pair for a row that must be there where ``condition`` holds; ``row`` is its key."""
+    """Return a pair for a row that must be there where ``condition`` holds; ``row`` is its key."""
     return ONE, case((and_(condition, row.is_(None)), ZERO), else_=ONE)
 
 
 def at_most(limit: Column, amount: Column) -> tuple[Column, Column]:
-    """A pair for an amount that must not be above ``limit``."""
+    """Return a pair for an amount that must not be above ``limit``."""
     return limit, case((amount > limit, amount), else_=limit)
 
 
@@ -179,7 +179,7 @@ def links(name: str, movements: Table, before: Column, after: Column, *key: Colu
 
 
 def zero_if_none(value: Column) -> Column:
-    """``value``, or 0 where there was nothing to add up."""
+    """Return ``value``, or 0 where there was nothing to add up."""
     return func.coalesce(value, ZERO)
 
 
@@ -187,12 +187,12 @@ def zero_if_none(value: Column) -> Column:
 
 
 def is_applied(operation: FromClause) -> Condition:
-    """Condition: the operation is there and was applied."""
+    """Return the condition that the operation is there and was applied."""
     return func.coalesce(operation.c.status, "") == Status.APPLIED.value
 
 
 def owned(account_id: Column, account: FromClause, operation: FromClause) -> tuple[Column, Column]:
-    """A pair for an effect on ``account_id``: the account that its operation's user has.
+    """Return a pair for an effect on ``account_id``: the account that its operation's user has.
 
     ``account`` is the row of ``account_id``, ``operation`` that of the effect, where they are there.
     """
@@ -204,11 +204,11 @@ def owned(account_id: Column, account: FromClause, operation: FromClause) -> tup
 
 
 def detail_of(operation: FromClause, name: str) -> Column:
-    """A text of the operation's detail."""
+    """Return a text of the operation's detail."""
     text: Column = operation.c.detail[name].as_string()
     return text
 
 
 def quantity_of(operation: FromClause, name: str) -> Column:
-    """A whole number of the operation's detail; null where it has none."""
+    """Return a whole number of the operation's detail; null where it has none."""
     return cast(detail_of(operation, name), BigInteger())

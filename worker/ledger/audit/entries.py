@@ -62,14 +62,14 @@ def _entries() -> Any:
 
 
 def _is_early() -> Condition:
-    """Condition: the lot had been granted for later and had not taken effect yet."""
+    """Return the condition that the lot had been granted for later and had not taken effect yet."""
     # Clocks of two workers differ: a lot that was granted for now is there for all who see it.
     was_for_later = _of_operation("recorded_at", lots.c.operation_id) < lots.c.effective_at
     return case((entries.c.recorded_at < lots.c.effective_at, was_for_later), else_=False)
 
 
 def _is_late() -> Condition:
-    """Condition: tokens were taken that had expired, other than by the capture of a hold that kept them."""
+    """Return the condition that expired tokens were taken, other than by the capture of a hold."""
     entry = entries.c
     is_after_its_end = and_(entry.amount < 0, entry.due_at.is_(None), entry.recorded_at >= lots.c.expires_at)
     is_settling = _of_operation("type", entry.operation_id) == type_of(SettleUsage)

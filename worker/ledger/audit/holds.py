@@ -68,7 +68,7 @@ def lives() -> Checks:
 
 
 def _is_explained(opening: FromClause, ending: FromClause) -> Condition:
-    """Condition: the hold is open, or a fitting operation of the same user ended it."""
+    """Return the condition that the hold is open, or a fitting operation of the same user ended it."""
     hold = holds.c
     is_named = and_(
         detail_of(ending, "original_reference_id") == hold.reference_id,

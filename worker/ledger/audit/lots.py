@@ -38,7 +38,7 @@ def remains() -> Checks:
     lot, entry, part = lots.c, entries.c, hold_parts.c
     is_rolled_over = and_(entry.counter == Counter.TRANSFERS.value, entry.amount > 0)
     is_heir = and_(lot.source == Source.ALLOCATION.value, lot.parent.is_not(None))
-    booked = (
+    posted = (
         select(
             entry.account_id,
             entry.lot,
@@ -47,7 +47,7 @@ def remains() -> Checks:
         )
         .where(of_step(entry.account_id), entry.lot.is_not(None))
         .group_by(entry.account_id, entry.lot)
-        .subquery("booked")
+        .subquery("posted")
     )
     held = (
         select(part.account_id, part.lot, func.sum(part.amount).label("amount"))
@@ -58,7 +58,7 @@ def remains() -> Checks:
     )
     statement = (
         rows(account_id=lot.account_id, operation_id=lot.operation_id, lot=lot.number)
-        .join_from(lots, booked, _is_lot(booked, lots), isouter=True)
+        .join_from(lots, posted, _is_lot(posted, lots), isouter=True)
         .join(held, _is_lot(held, lots), isouter=True)
         .where(of_step(lot.account_id))
     )
@@ -68,10 +68,10 @@ def remains() -> Checks:
         statement,
         {
             "lot_gap": (previous + 1, lot.number),
-            "lot_remaining": (zero_if_none(booked.c.amount), lot.remaining),
+            "lot_remaining": (zero_if_none(posted.c.amount), lot.remaining),
             "lot_held": (zero_if_none(held.c.amount), lot.held),
             "lot_full": at_most(lot.granted, lot.remaining + lot.pending),
-            "lot_granted": only(is_heir, zero_if_none(booked.c.rolled_over), lot.granted),
+            "lot_granted": only(is_heir, zero_if_none(posted.c.rolled_over), lot.granted),
             "lot_pending": only(lot.pending > 0, lot.granted, lot.pending),
             "lot_open": (case((something_left, ONE), else_=ZERO), case((lot.is_open, ONE), else_=ZERO)),
         },

@@ -139,7 +139,10 @@ def _moved(moves: FromClause) -> dict[str, tuple[Column, Column]]:
 
 
 def _is_of_nothing() -> Condition:
-    """Condition: usage asked for nothing. Usage rounded to nothing could once own entries of what was due."""
+    """Return the condition that usage asked for nothing.
+
+    Usage rounded to nothing could once own entries of what was due.
+    """
     operation = operations.c
     return or_(
         and_(
@@ -200,7 +203,9 @@ def _moves() -> Any:
 
 
 def _is_own() -> Condition:
-    """Condition: the operation claims the entry. On an account of another user it counts for nothing.
+    """Return the condition that the operation claims the entry.
+
+    On an account of another user it counts for nothing.
 
     No index leads from an operation to its entries: each step reads all of them once, which takes a few
     seconds; to look them up one by one takes a minute. ``entries.unclaimed`` finds those that none claims.
@@ -213,7 +218,7 @@ def _is_own() -> Condition:
 
 
 def _is_foreign() -> Condition:
-    """Condition: the operation does not move the entry's counter-account."""
+    """Return the condition that the operation does not move the entry's counter-account."""
     entry, code = entries.c, operations.c.code
     known = [name.value for name in EFFECTS]
     own = [f"{name.value} {counter.value}" for name, effect in EFFECTS.items() for counter in effect.counters]

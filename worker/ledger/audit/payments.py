@@ -78,7 +78,7 @@ def events() -> Checks:
 
 
 def _says_so() -> Condition:
-    """Condition: the event's operation was applied, and is about this payment and this kind of event."""
+    """Return the condition that the event's operation was applied, and is about this payment and kind."""
     event, own = payment_events.c, operations
     code = case({happened.value: code.value for happened, code in CODE_OF.items()}, value=event.happened)
     is_purchase = event.happened == Happened.SUCCEEDED.value

@@ -14,7 +14,7 @@ FINDINGS_MAX = 100
 
 @dataclass(frozen=True)
 class Discrepancy(View):
-    """One thing that isn't as it must be. ``check`` is a key of ``CHECKS``.
+    """Row that isn't as it must be. ``check`` is a key of ``CHECKS``.
 
     The fields that identify it are given where known: the account, the reference, the sequence of an entry,
     the number of a lot, the meter and period of a quota. ``expected`` follows from the entries or the
@@ -74,12 +74,12 @@ class AuditReport(View):
         return sum(self.found.values()) - len(self.findings)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as every view does, with the verdict first."""
+        """Return the fields as every view does, with ``isClean`` first."""
         return {"isClean": self.is_clean, "unlisted": self.unlisted, **super().to_dict()}
 
 
 @dataclass(frozen=True)
-class Progress(View):
+class AuditProgress(View):
     """Progress of a part of the audit: what it works through, and how many of ``total`` are done."""
 
     step: str
@@ -87,11 +87,11 @@ class Progress(View):
     total: int
 
 
-OnProgress = Callable[[Progress], None]
+OnProgress = Callable[[AuditProgress], None]
 
 
 class Discrepancies:
-    """The findings so far: of each check the first ones, and the count and drift of all of them."""
+    """Findings so far: of each check the first ones, and the count and drift of all of them."""
 
     def __init__(self, findings_max: int) -> None:
         self._findings_max = findings_max

@@ -16,8 +16,8 @@ from worker.ledger.audit import payments as payment_checks
 from worker.ledger.audit import quotas as quota_checks
 from worker.ledger.audit import refunds as refund_checks
 from worker.ledger.audit.comparing import Checks, listed
-from worker.ledger.audit.report import FINDINGS_MAX, AuditReport, Discrepancies, OnProgress, Progress
-from worker.ledger.audit.steps import WHOLE, Step, account_steps, operation_steps
+from worker.ledger.audit.report import FINDINGS_MAX, AuditProgress, AuditReport, Discrepancies, OnProgress
+from worker.ledger.audit.steps import WHOLE, AuditStep, account_steps, operation_steps
 from worker.ledger.queries import snapshot
 from worker.ledger.tables import (
     accounts,
@@ -99,28 +99,28 @@ def audit_snapshot(
     examined = _examined(connection)
     findings = Discrepancies(findings_max)
 
-    def check(step: Step, *passes: Callable[[], Checks]) -> None:
+    def check(step: AuditStep, *passes: Callable[[], Checks]) -> None:
         bounds = {"after": step.after, "up_to": step.up_to, "findings_max": findings_max}
         for checks in passes:
             findings.add(connection.execute(_statement(checks), bounds))
 
-    def told(name: str, total: int, steps: Iterable[Step]) -> Iterator[Step]:
-        return _told(on_progress, name, total, steps)
+    def reporting(name: str, total: int, steps: Iterable[AuditStep]) -> Iterator[AuditStep]:
+        return _reporting(on_progress, name, total, steps)
 
     by_account = account_steps(connection, examined["accounts"], examined["entries"])
-    for step in told("accounts", examined["accounts"], by_account):
+    for step in reporting("accounts", examined["accounts"], by_account):
         check(step, *_OF_ACCOUNTS)
         for finding in payment_checks.back(connection, step.after, step.up_to, catalog):
             findings.add_one(finding)
     if _may_be_without_account(connection, examined["entries"], findings):
         check(WHOLE, account_checks.missing)
     by_operation = operation_steps(connection, examined["operations"])
-    for step in told("operations", examined["operations"], by_operation):
+    for step in reporting("operations", examined["operations"], by_operation):
         check(step, *_OF_OPERATIONS)
-    for step in told("quotas", 1, [WHOLE]):
+    for step in reporting("quotas", 1, [WHOLE]):
         check(step, quota_checks.counted)
     if _may_be_unclaimed(connection, examined["entries"], findings):
-        for step in told("entries", 1, [WHOLE]):
+        for step in reporting("entries", 1, [WHOLE]):
             check(step, entry_checks.unclaimed)
     debtors, debt, uncollected = connection.execute(_OWED).one()
     return AuditReport(
@@ -153,8 +153,8 @@ def _may_be_without_account(connection: Connection, entries_in_all: int, finding
     An account's entries are numbered from one: where no check found otherwise, and the accounts have as many
     entries as there are, they have all of them.
     """
-    booked = connection.execute(account_checks.BOOKED).scalar_one() or 0
-    return booked != entries_in_all or not findings.found.keys().isdisjoint(account_checks.NUMBERED)
+    posted = connection.execute(account_checks.POSTED).scalar_one() or 0
+    return posted != entries_in_all or not findings.found.keys().isdisjoint(account_checks.NUMBERED)
 
 
 def _may_be_unclaimed(connection: Connection, entries_in_all: int, findings: Discrepancies) -> bool:
@@ -172,13 +172,15 @@ def _statement(checks: Callable[[], Checks]) -> Select[Any]:
     return listed(checks())
 
 
-def _told(on_progress: OnProgress | None, name: str, total: int, steps: Iterable[Step]) -> Iterator[Step]:
+def _reporting(
+    on_progress: OnProgress | None, name: str, total: int, steps: Iterable[AuditStep]
+) -> Iterator[AuditStep]:
     """Yield ``steps``, and report the progress before each and after the last."""
     done = 0
     for step in steps:
         if on_progress is not None:
-            on_progress(Progress(name, done, total))
+            on_progress(AuditProgress(name, done, total))
         yield step
         done += step.size
     if on_progress is not None:
-        on_progress(Progress(name, done, total))
+        on_progress(AuditProgress(name, done, total))

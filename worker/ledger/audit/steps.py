@@ -19,18 +19,18 @@ STEPS = 5
 _LOWEST, _HIGHEST = -(2**63), 2**63 - 1
 
 
-class Step(NamedTuple):
-    """The ids behind ``after`` and up to ``up_to``, of which there are ``size``."""
+class AuditStep(NamedTuple):
+    """Ids behind ``after`` and up to ``up_to``, of which there are ``size``."""
 
     after: int
     up_to: int
     size: int
 
 
-WHOLE = Step(_LOWEST, _HIGHEST, 1)
+WHOLE = AuditStep(_LOWEST, _HIGHEST, 1)
 
 
-def account_steps(connection: Connection, accounts_in_all: int, entries_in_all: int) -> Iterator[Step]:
+def account_steps(connection: Connection, accounts_in_all: int, entries_in_all: int) -> Iterator[AuditStep]:
     """Yield ranges of accounts, smaller ones where they have many entries."""
     most = max(ACCOUNTS_A_STEP, accounts_in_all // STEPS)
     most_entries = max(ENTRIES_A_STEP, entries_in_all * 2 // STEPS)
@@ -42,9 +42,9 @@ def account_steps(connection: Connection, accounts_in_all: int, entries_in_all: 
             select(func.count().filter(fits), func.max(ahead.c.account_id).filter(fits), func.count())
         ).one()
         if size == count < most:
-            yield Step(after, _HIGHEST, size)
+            yield AuditStep(after, _HIGHEST, size)
             return
-        yield Step(after, last, size)
+        yield AuditStep(after, last, size)
         after = last
 
 
@@ -66,7 +66,7 @@ def _accounts_ahead(after: int, most: int, most_entries: int) -> Subquery:
     )
 
 
-def operation_steps(connection: Connection, operations_in_all: int) -> Iterator[Step]:
+def operation_steps(connection: Connection, operations_in_all: int) -> Iterator[AuditStep]:
     """Yield ranges of operations."""
     most = max(OPERATIONS_A_STEP, operations_in_all // STEPS)
     after = _LOWEST
@@ -80,7 +80,7 @@ def operation_steps(connection: Connection, operations_in_all: int) -> Iterator[
         )
         size, last = connection.execute(select(func.count(), func.max(ahead.c.operation_id))).one()
         if size < most:
-            yield Step(after, _HIGHEST, size)
+            yield AuditStep(after, _HIGHEST, size)
             return
-        yield Step(after, last, size)
+        yield AuditStep(after, last, size)
         after = last

@@ -28,14 +28,14 @@ def migrate(engine: Engine, revision: str = "head") -> None:
 
 
 def current_revision(engine: Engine) -> str | None:
-    """The revision the database is at; None where it has never been migrated."""
+    """Return the revision the database is at; None where it has never been migrated."""
     with translated_errors(), engine.connect() as connection:
         connection.execution_options(read_only=True)
         return MigrationContext.configure(connection).get_current_revision()
 
 
 def newest_revision() -> str:
-    """The revision this version of the worker needs."""
+    """Return the revision this version of the worker needs."""
     head = ScriptDirectory.from_config(_config()).get_current_head()
     assert head is not None  # noqa: S101 - the package ships its migrations
     return head

@@ -6,21 +6,22 @@ user is a NotFoundError, never a zero; a query that makes no sense is a QueryErr
 once, posted or not, by the code that will post it.
 """
 
-from worker.ledger.queries.balances import Affordability, Balance, Quota, Subscription, Unsettled
+from worker.ledger.queries.balances import Affordability, Balance, DueTotals, Quota, Subscription
 from worker.ledger.queries.days import day_start, zone_of
 from worker.ledger.queries.explain import Explanation
-from worker.ledger.queries.history import History, Transaction
+from worker.ledger.queries.history import History, PostedEntry
 from worker.ledger.queries.holdings import Expiring, Holds, HoldView, Lots, LotView
 from worker.ledger.queries.reader import Reader
 from worker.ledger.queries.snapshots import snapshot
-from worker.ledger.queries.statements import Statement, Summary
+from worker.ledger.queries.statements import Statement, StatementSummary
 from worker.ledger.queries.totals import OperationCount, Revenue, Stats
-from worker.ledger.queries.usage import Projection, Usage, UsageDay
+from worker.ledger.queries.usage import Projection, UsageDay, UsageReport
 from worker.ledger.queries.views import View
 
 __all__ = [
     "Affordability",
     "Balance",
+    "DueTotals",
     "Expiring",
     "Explanation",
     "History",
@@ -29,18 +30,17 @@ __all__ = [
     "LotView",
     "Lots",
     "OperationCount",
+    "PostedEntry",
     "Projection",
     "Quota",
     "Reader",
     "Revenue",
     "Statement",
+    "StatementSummary",
     "Stats",
     "Subscription",
-    "Summary",
-    "Transaction",
-    "Unsettled",
-    "Usage",
     "UsageDay",
+    "UsageReport",
     "View",
     "day_start",
     "snapshot",

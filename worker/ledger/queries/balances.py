@@ -12,15 +12,15 @@ from worker.catalog import FREE_UPLOAD, Catalog
 from worker.core import Account, Conflict, HoldState, Source, decide
 from worker.core.periods import Period, period_at
 from worker.core.rules.usage import free_limit
-from worker.ledger.queries.lookback import standing_at
-from worker.ledger.queries.posted import PostedState, quotas_used, quotas_used_at, standing
+from worker.ledger.queries.lookback import posted_state_at
+from worker.ledger.queries.posted import PostedState, posted_state, quotas_used, quotas_used_at
 from worker.ledger.queries.snapshots import within
 from worker.ledger.queries.views import View
 
 
 @dataclass(frozen=True)
 class Subscription(View):
-    """A tier and its present period, from ``period_start`` until before ``period_end``.
+    """Tier and its present period, from ``period_start`` until before ``period_end``.
 
     Allocations are granted until ``granted_until``. From ``ends_at`` on it has ended: nothing more is
     granted, and nothing is free.
@@ -48,7 +48,7 @@ class Quota(View):
 
 
 @dataclass(frozen=True)
-class Unsettled(View):
+class DueTotals(View):
     """Totals of what is due and counted in a balance, although it is not posted yet.
 
     It is posted when the account is next touched, in so many ``entries``: together they are ``tokens``, and
@@ -89,7 +89,7 @@ class Balance(View):
     reversed: int
     subscription: Subscription
     quotas: tuple[Quota, ...]
-    unsettled: Unsettled
+    unsettled: DueTotals
     sequence: int
     opened_at: datetime
     updated_at: datetime
@@ -108,18 +108,18 @@ class Affordability(View):
 
 def balance(connection: Connection, user_id: str, now: datetime, catalog: Catalog) -> Balance:
     """Return the balance of ``user_id`` at ``now`` (UTC). Raises NotFoundError."""
-    booked = standing(connection, user_id)
-    period = period_at(booked.state.anchor, now)
-    used = quotas_used(connection, booked.state.account_id, period.key)
-    return _balance(booked, period, used, now, catalog)
+    posted = posted_state(connection, user_id)
+    period = period_at(posted.state.anchor, now)
+    used = quotas_used(connection, posted.state.account_id, period.key)
+    return _balance(posted, period, used, now, catalog)
 
 
 def balance_at(connection: Connection, user_id: str, at: datetime, catalog: Catalog) -> Balance:
     """Return the past balance at ``at`` (UTC). Raises NotFoundError, also for a time before the account."""
-    booked = standing_at(connection, user_id, at)
-    period = period_at(booked.state.anchor, at)
-    used = quotas_used_at(connection, booked.state.account_id, period.key, at)
-    return _balance(booked, period, used, at, catalog)
+    posted = posted_state_at(connection, user_id, at)
+    period = period_at(posted.state.anchor, at)
+    used = quotas_used_at(connection, posted.state.account_id, period.key, at)
+    return _balance(posted, period, used, at, catalog)
 
 
 def can_afford(
@@ -130,7 +130,7 @@ def can_afford(
     Raises NotFoundError, and QueryError unless ``tokens`` is from 1 to 2^63−1.
     """
     within("tokens", tokens, 1, INT64_MAX)
-    known = standing(connection, user_id).known()
+    known = posted_state(connection, user_id).known()
     question = DeductUsage(reference_id="can-afford", user_id=user_id, tokens=tokens)
     (answer,) = decide([question], known, now, catalog).answers
     assert not isinstance(answer, Conflict)  # noqa: S101 - nothing known can conflict with it
@@ -146,10 +146,10 @@ def can_afford(
 
 
 def _balance(
-    booked: PostedState, period: Period, used: Mapping[str, int], now: datetime, catalog: Catalog
+    posted: PostedState, period: Period, used: Mapping[str, int], now: datetime, catalog: Catalog
 ) -> Balance:
-    book = booked.now(now, catalog)
-    state = book.state
+    account = posted.now(now, catalog)
+    state = account.state
     return Balance(
         user_id=state.user_id,
         at=now,
@@ -157,8 +157,8 @@ def _balance(
         held=state.held,
         available=state.available,
         debt=state.debt,
-        pending=sum(lot.pending for lot in book.lots.values()),
-        lots=_by_source(book),
+        pending=sum(lot.pending for lot in account.lots.values()),
+        lots=_by_source(account),
         allocated=state.allocated,
         purchased=state.purchased,
         bonus=state.bonus,
@@ -168,33 +168,33 @@ def _balance(
         expired=state.expired,
         reversed=state.reversed,
         subscription=Subscription(state.tier, period.start, period.end, state.granted_until, state.ends_at),
-        quotas=tuple(_quotas(book, used, catalog)),
-        unsettled=Unsettled(
-            tokens=state.balance - booked.state.balance,
-            expired=book.expired_now,
-            entries=len(book.written.entries),
-            holds=sum(hold.state is not HoldState.OPEN for hold in book.holds.values()),
+        quotas=tuple(_quotas(account, used, catalog)),
+        unsettled=DueTotals(
+            tokens=state.balance - posted.state.balance,
+            expired=account.expired_now,
+            entries=len(account.written.entries),
+            holds=sum(hold.state is not HoldState.OPEN for hold in account.holds.values()),
         ),
-        sequence=booked.state.sequence,
-        opened_at=booked.opened_at,
-        updated_at=booked.updated_at,
+        sequence=posted.state.sequence,
+        opened_at=posted.opened_at,
+        updated_at=posted.updated_at,
     )
 
 
-def _by_source(book: Account) -> dict[str, int]:
+def _by_source(account: Account) -> dict[str, int]:
     """Return the remaining tokens by their source; sources with nothing left are left out."""
     sums = dict.fromkeys(Source, 0)
-    for lot in book.lots.values():
+    for lot in account.lots.values():
         sums[lot.source] += lot.remaining
     return {source.value: tokens for source, tokens in sums.items() if tokens}
 
 
-def _quotas(book: Account, used: Mapping[str, int], catalog: Catalog) -> Iterator[Quota]:
+def _quotas(account: Account, used: Mapping[str, int], catalog: Catalog) -> Iterator[Quota]:
     """Yield free uploads first, then every quota that the tier has or of which something was used."""
     units = {rule.quota or meter: rule.unit for meter, rule in catalog.pricing.items()}
-    names = {*used, *(() if book.tier is None else book.tier.free_units)} - {FREE_UPLOAD}
+    names = {*used, *(() if account.tier is None else account.tier.free_units)} - {FREE_UPLOAD}
     for name in (FREE_UPLOAD, *sorted(names)):
-        limit = free_limit(book, name)
+        limit = free_limit(account, name)
         unit = "byte" if name == FREE_UPLOAD else units.get(name, "unit")
         left = max((limit or 0) - used.get(name, 0), 0)
         yield Quota(name, unit, limit, used.get(name, 0), left)

@@ -43,7 +43,7 @@ class Calendar:
 
     @property
     def start(self) -> int:
-        """The first instant of the first day."""
+        """Return the first instant of the first day."""
         return self.starts[0]
 
     def index(self, piece: int) -> int:

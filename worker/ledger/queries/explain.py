@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from pydantic.alias_generators import to_camel
@@ -28,13 +28,13 @@ from worker.core.superseded import is_usage
 from worker.errors import NotFoundError
 from worker.ledger import rows
 from worker.ledger.loading import holds_of
-from worker.ledger.queries.history import Transaction, transactions_of
+from worker.ledger.queries.history import PostedEntry, transactions_of
 from worker.ledger.queries.holdings import HoldView, LotView, closed_by, hold_view, lot_view
-from worker.ledger.queries.posted import standing
+from worker.ledger.queries.posted import posted_state
+from worker.ledger.queries.snapshots import in_utc
 from worker.ledger.queries.views import View
 from worker.ledger.tables import (
     accounts,
-    dead_letters,
     holds,
     lots,
     operations,
@@ -48,12 +48,6 @@ _REVERSING = frozenset(
     (type_of(PaymentRefunded), type_of(PaymentDisputed), type_of(DisputeClosed), type_of(PaymentFailed))
 )
 _OF_HOLDS = frozenset((type_of(SettleUsage), type_of(ReleaseUsage)))
-
-#: A producer that sends everything under one reference may have made very many dead letters.
-DEAD_LETTERS_MAX = 1_000
-
-#: Stored in the place of an unknown time.
-_NEVER = datetime.fromtimestamp(0, UTC)
 
 
 @dataclass(frozen=True)
@@ -142,33 +136,20 @@ class Original(View):
 
 
 @dataclass(frozen=True)
-class DeadLetterMention(View):
-    """A dead letter with this reference; ``last_failed_at`` is None where it is unknown."""
-
-    number: int
-    status: str
-    reason: str
-    message: str
-    attempts: int
-    last_failed_at: datetime | None
-
-
-@dataclass(frozen=True)
 class Explanation(View):
     """One reference. ``outcomes`` are its attempts; the last of them is in force.
 
     ``entries`` are all it posted, what was due among them (``due_at``). ``lots`` are those it opened,
     as they are now, and ``hold`` the one it opened or ended. ``payment`` and its events belong to a payment's
     reference, and to that of anything that happened to it. ``refunds`` name this reference, as this one names
-    its ``original``. ``reply`` is what the caller got, and gets again. ``dead_letters`` are those that have
-    been drained from their queue, of very many the newest 1,000. Without an operation of that name ``asked``
-    and ``reply`` are None.
+    its ``original``. ``reply`` is what the caller got, and gets again. Without an operation of that name
+    ``asked`` and ``reply`` are None.
     """
 
     reference_id: str
     asked: Asked | None
     outcomes: tuple[Attempt, ...]
-    entries: tuple[Transaction, ...]
+    entries: tuple[PostedEntry, ...]
     lots: tuple[LotView, ...]
     hold: HoldView | None
     payment: PaymentView | None
@@ -177,23 +158,22 @@ class Explanation(View):
     original: Original | None
     notices: tuple[Mapping[str, Any], ...]
     reply: Mapping[str, Any] | None
-    dead_letters: tuple[DeadLetterMention, ...]
 
 
 def explain(connection: Connection, reference_id: str, now: datetime, catalog: Catalog) -> Explanation:
-    """Return all that is known of ``reference_id``; lots and holds are those at ``now`` (UTC).
+    """Return all that the ledger knows of ``reference_id``; lots and holds are those at ``now``.
 
-    Raises NotFoundError where nothing is known.
+    Raises NotFoundError where it knows nothing, and QueryError for a time without an offset.
     """
-    dead_letters = _dead_letters(connection, reference_id)
+    now = in_utc("now", now)
     row = _operation(connection, reference_id)
     if row is None:
-        return _without_operation(connection, reference_id, dead_letters)
+        return _without_operation(connection, reference_id)
     outcome = rows.outcome(row)
     content: dict[str, Any] = json.loads(outcome.content)
     named: str | None = content.get("originalReferenceId")
     account_id = _account_id(connection, outcome.user_id)
-    book = None if account_id is None else standing(connection, outcome.user_id).now(now, catalog)
+    book = None if account_id is None else posted_state(connection, outcome.user_id).now(now, catalog)
     payment_reference = named if outcome.type in _REVERSING else reference_id
     events = _events(connection, payment_reference)
     return Explanation(
@@ -218,21 +198,23 @@ def explain(connection: Connection, reference_id: str, now: datetime, catalog: C
         original=None if named is None else _original(connection, named),
         notices=tuple({to_camel(name): value for name, value in n.items()} for n in outcome.notices),
         reply=_reply(outcome),
-        dead_letters=dead_letters,
     )
 
 
-def _without_operation(
-    connection: Connection, reference_id: str, dead_letters: tuple[DeadLetterMention, ...]
-) -> Explanation:
-    """Explain a reference without operation, known by dead letters or by events of a payment to come."""
+def _without_operation(connection: Connection, reference_id: str) -> Explanation:
+    """Explain a reference without operation, known by events of a payment to come."""
     events = _events(connection, reference_id)
-    if not dead_letters and not events:
+    if not events:
         raise NotFoundError(
             f"nothing is known of the reference {reference_id!r}: look at its spelling; it may still wait in "
             "its queue, or be a dead letter, see `billing-worker dead-letters list`; a usage.batch is known "
             "by the references of its items"
         )
+    return replace(unknown(reference_id), payment_events=events)
+
+
+def unknown(reference_id: str) -> Explanation:
+    """Return the explanation of a reference of which the ledger knows nothing."""
     return Explanation(
         reference_id=reference_id,
         asked=None,
@@ -241,12 +223,11 @@ def _without_operation(
         lots=(),
         hold=None,
         payment=None,
-        payment_events=events,
+        payment_events=(),
         refunds=(),
         original=None,
         notices=(),
         reply=None,
-        dead_letters=dead_letters,
     )
 
 
@@ -398,22 +379,3 @@ def _original(connection: Connection, reference_id: str) -> Original:
     if row is None:
         return Original(reference_id, None, None, None)
     return Original(reference_id, row.type, row.status, row.code)
-
-
-def _dead_letters(connection: Connection, reference_id: str) -> tuple[DeadLetterMention, ...]:
-    dead_letter = dead_letters.c
-    statement = (
-        select(
-            dead_letter.number,
-            dead_letter.status,
-            dead_letter.reason,
-            dead_letter.message,
-            dead_letter.attempts,
-            dead_letter.last_failed_at,
-        )
-        .where(dead_letter.reference_id == reference_id)
-        .order_by(dead_letter.number.desc())
-        .limit(DEAD_LETTERS_MAX)
-    )
-    rows = connection.execute(statement).all()[::-1]
-    return tuple(DeadLetterMention(*row[:5], None if row[5] == _NEVER else row[5]) for row in rows)

@@ -21,8 +21,8 @@ HISTORY_LIMIT_MAX = 1_000
 
 
 @dataclass(frozen=True)
-class Transaction(View):
-    """One entry: ``amount`` tokens, to the account's credit where positive.
+class PostedEntry(View):
+    """Posted entry: ``amount`` tokens, to the account's credit where positive.
 
     Entries of one operation share ``transaction_id`` and ``reference_id``: a purchase with a bonus is two.
     ``lot`` is the number of the lot whose tokens moved, with its ``source``; None where it is the account's
@@ -50,14 +50,14 @@ class Transaction(View):
 
 @dataclass(frozen=True)
 class History(View):
-    """One page, newest first. ``offset`` is how many newer entries there are, ``total`` all of the account.
+    """Entries, newest first. ``offset`` counts the newer ones before them, ``total`` all of the account.
 
     ``next_cursor`` continues behind the last entry of this page, whatever is written meanwhile; None at the
     end.
     """
 
     user_id: str
-    transactions: tuple[Transaction, ...]
+    transactions: tuple[PostedEntry, ...]
     total: int
     limit: int
     offset: int
@@ -96,7 +96,7 @@ def history(connection: Connection, user_id: str, limit: int, offset: int, curso
 
 def transactions_between(
     connection: Connection, account_id: int, after: int, last: int, *, page: int = 1_000
-) -> Iterator[Transaction]:
+) -> Iterator[PostedEntry]:
     """Yield the entries behind the sequence ``after`` up to ``last``, in order; at most a page is held."""
     while after < last:
         place = {"account_id": account_id, "after": after, "last": last, "limit": page}
@@ -109,7 +109,7 @@ def transactions_between(
 
 def transactions_of(
     connection: Connection, account_id: int, outcome: Outcome, operation_id: int
-) -> Iterator[Transaction]:
+) -> Iterator[PostedEntry]:
     """Yield the entries that an operation wrote, in order.
 
     Where an operation doesn't name its entries although the balance moved, all of the account are searched.
@@ -141,8 +141,8 @@ _IN_ORDER = (
 )
 
 
-def _transaction(row: Row[Any]) -> Transaction:
-    return Transaction(
+def _transaction(row: Row[Any]) -> PostedEntry:
+    return PostedEntry(
         transaction_id=str(row.operation_id),
         reference_id=row.reference_id,
         type=row.type,

@@ -11,7 +11,7 @@ from worker.core import Account, AccountState, Counter, Hold, HoldState, Lot, ac
 from worker.ledger import rows
 from worker.ledger.bulk import among
 from worker.ledger.loading import holds_of, open_holds, open_lots
-from worker.ledger.queries.posted import standing
+from worker.ledger.queries.posted import posted_state
 from worker.ledger.queries.snapshots import within
 from worker.ledger.queries.views import View
 from worker.ledger.tables import accounts, holds, lots, operations
@@ -23,7 +23,7 @@ _PAGE = 500
 
 @dataclass(frozen=True)
 class LotView(View):
-    """One credit: of ``granted`` tokens ``remaining`` are left, ``held`` of them kept by holds.
+    """Credit: of ``granted`` tokens ``remaining`` are left, ``held`` of them kept by holds.
 
     ``pending`` ones take effect at ``effective_at``. ``free`` is what is spent next, the lower ``priority``
     first; from ``expires_at`` on nothing is left but what is held. ``parent`` is the number of the lot it
@@ -48,7 +48,7 @@ class LotView(View):
 
 @dataclass(frozen=True)
 class Lots(View):
-    """The lots of an account: first those with something left, in the order in which they are spent."""
+    """Lots of an account: first those with something left, in the order in which they are spent."""
 
     user_id: str
     lots: tuple[LotView, ...]
@@ -83,7 +83,7 @@ class HoldView(View):
 
 @dataclass(frozen=True)
 class Holds(View):
-    """The holds of an account: the open ones, the oldest first, then ended ones, the newest first."""
+    """Holds of an account: the open ones, the oldest first, then ended ones, the newest first."""
 
     user_id: str
     holds: tuple[HoldView, ...]
@@ -106,10 +106,10 @@ class Expiring(View):
 
 def lots_of(connection: Connection, user_id: str, now: datetime, catalog: Catalog, *, used_up: bool) -> Lots:
     """Return the lots of ``user_id`` at ``now`` (UTC); ``used_up`` adds empty ones. Raises NotFoundError."""
-    book = standing(connection, user_id).now(now, catalog)
-    shown = _in_order(book)
+    account = posted_state(connection, user_id).now(now, catalog)
+    shown = _in_order(account)
     if used_up:
-        shown += sorted(_used_up(connection, book), key=lambda lot: -lot.number)
+        shown += sorted(_used_up(connection, account), key=lambda lot: -lot.number)
     references = _references(connection, [lot.operation_id for lot in shown])
     return Lots(user_id, tuple(lot_view(lot, references) for lot in shown))
 
@@ -133,20 +133,20 @@ def lot_view(lot: Lot, references: Mapping[int, str]) -> LotView:
     )
 
 
-def _in_order(book: Account) -> list[Lot]:
+def _in_order(account: Account) -> list[Lot]:
     """Return the lots in burn order, then those held to the last token, then those that take effect later."""
-    spent = [lot for lot, _ in book.burning()]
-    held = [lot for lot in book.lots.values() if lot.remaining and not lot.free]
-    pending = [lot for lot in book.lots.values() if lot.pending]
+    spent = [lot for lot, _ in account.burning()]
+    held = [lot for lot in account.lots.values() if lot.remaining and not lot.free]
+    pending = [lot for lot in account.lots.values() if lot.pending]
     return spent + held + sorted(pending, key=lambda lot: (lot.effective_at, lot.number))
 
 
-def _used_up(connection: Connection, book: Account) -> list[Lot]:
-    account_id = book.state.account_id
+def _used_up(connection: Connection, account: Account) -> list[Lot]:
+    account_id = account.state.account_id
     statement = select(*(lots.c[name] for name in rows.LOT)).where(
         lots.c.account_id == account_id, ~lots.c.is_open
     )
-    emptied = [lot for lot in book.lots.values() if not lot.remaining and not lot.pending]
+    emptied = [lot for lot in account.lots.values() if not lot.remaining and not lot.pending]
     return [*emptied, *(rows.lot(row) for row in connection.execute(statement))]
 
 
@@ -172,13 +172,13 @@ def holds_of_user(
     Raises NotFoundError, and QueryError for a limit outside 1 to 1000.
     """
     within("limit", limit, 1, HOLDS_LIMIT_MAX)
-    book = standing(connection, user_id).now(now, catalog)
-    found = list(book.holds.values())
+    account = posted_state(connection, user_id).now(now, catalog)
+    found = list(account.holds.values())
     shown = [hold_view(hold, None) for hold in found if hold.state is HoldState.OPEN]
     if not ended:
         return Holds(user_id, tuple(shown), has_more=False)
     ran_out = [hold_view(hold, None) for hold in reversed(found) if hold.state is not HoldState.OPEN]
-    closed = ran_out + _closed(connection, book.state.account_id, limit + 1)
+    closed = ran_out + _closed(connection, account.state.account_id, limit + 1)
     return Holds(user_id, tuple(shown + closed[:limit]), has_more=len(closed) > limit)
 
 
@@ -232,7 +232,7 @@ def expiring(
     1 to 3660.
     """
     until = _horizon(now, days)
-    yield from _lost(standing(connection, user_id).now(now, catalog), until, catalog)
+    yield from _lost(posted_state(connection, user_id).now(now, catalog), until, catalog)
 
 
 def all_expiring(connection: Connection, now: datetime, days: int, catalog: Catalog) -> Iterator[Expiring]:

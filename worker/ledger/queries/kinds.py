@@ -11,7 +11,7 @@ from sqlalchemy.sql import ColumnElement
 from schemas import Limits
 from worker.core.plan import Counter
 from worker.ledger.queries.days import Calendar, zone_of
-from worker.ledger.queries.snapshots import account_row, last_booked, within
+from worker.ledger.queries.snapshots import account_row, last_posted, within
 from worker.ledger.queries.usage import USAGE_DAYS_MAX
 from worker.ledger.queries.views import View
 from worker.ledger.tables import entries, operations
@@ -72,7 +72,7 @@ def _by_slice(
     connection: Connection, account_id: int, sequence: int, calendar: Calendar
 ) -> list[tuple[int, str, int]]:
     start = datetime.fromtimestamp(calendar.start, UTC)
-    before = last_booked(connection, account_id, sequence, lambda moment: moment < start - _AHEAD)
+    before = last_posted(connection, account_id, sequence, lambda moment: moment < start - _AHEAD)
     piece = (_seconds(connection, entries.c.occurred_at) - calendar.start) // calendar.step
     statement = (
         select(piece.label("piece"), operations.c.type, func.sum(-entries.c.amount).label("used"))

@@ -16,20 +16,20 @@ from sqlalchemy import Connection, Row, func, or_, select
 
 from schemas import CancelSubscription, ChangeSubscription, OpenAccount, RenewSubscription, Status, type_of
 from worker.core import AccountState, Counter, Hold, Lot, Source
-from worker.core.account import COUNTER_OF
+from worker.core.lots import COUNTER_OF
 from worker.core.periods import period_at
 from worker.errors import NotFoundError
 from worker.ledger import rows
 from worker.ledger.loading import holds_of
 from worker.ledger.queries.posted import PostedState, state_in
-from worker.ledger.queries.snapshots import account_row, booked_at, last_booked
+from worker.ledger.queries.snapshots import account_row, last_posted, posted_at
 from worker.ledger.tables import entries, holds, lots, operations
 
 _OPEN, _CHANGE = type_of(OpenAccount), type_of(ChangeSubscription)
 _RENEW, _CANCEL = type_of(RenewSubscription), type_of(CancelSubscription)
 
 
-def standing_at(connection: Connection, user_id: str, at: datetime) -> PostedState:
+def posted_state_at(connection: Connection, user_id: str, at: datetime) -> PostedState:
     """Return the account of ``user_id`` as it was posted at ``at`` (UTC), what was posted then included.
 
     Raises NotFoundError for an unknown user, and for a time before the account was opened.
@@ -41,7 +41,7 @@ def standing_at(connection: Connection, user_id: str, at: datetime) -> PostedSta
             f"it was opened at {row.opened_at.isoformat()}"
         )
     account_id: int = row.account_id
-    last = last_booked(connection, account_id, row.sequence, lambda moment: moment <= at)
+    last = last_posted(connection, account_id, row.sequence, lambda moment: moment <= at)
     since = _moved_since(connection, account_id, last)
     own_holds = _holds_at(connection, account_id, at)
     subscription = _subscription(connection, row)
@@ -51,7 +51,7 @@ def standing_at(connection: Connection, user_id: str, at: datetime) -> PostedSta
         lots=_lots_at(at, granted, since, own_holds, subscription),
         holds=own_holds,
         opened_at=row.opened_at,
-        updated_at=booked_at(connection, account_id, last) if last else row.opened_at,
+        updated_at=posted_at(connection, account_id, last) if last else row.opened_at,
     )
 
 
@@ -121,7 +121,7 @@ def _state_at(
 
 
 class _Granted(NamedTuple):
-    """A lot as it is today, and when it was granted; None for what was carried over."""
+    """Lot as it is today, and when it was granted; None for what was carried over."""
 
     lot: Lot
     granted_at: datetime | None
@@ -218,7 +218,7 @@ def _holds_at(connection: Connection, account_id: int, at: datetime) -> list[Hol
 
 
 class _Happened(NamedTuple):
-    """An applied command about a subscription."""
+    """Applied command about a subscription."""
 
     type: str
     detail: Mapping[str, str]

@@ -40,7 +40,7 @@ class PostedState:
         )
 
 
-def standing(connection: Connection, user_id: str) -> PostedState:
+def posted_state(connection: Connection, user_id: str) -> PostedState:
     """Return the posted state of ``user_id``. Raises NotFoundError."""
     row = account_row(connection, user_id)
     account_id: int = row.account_id
@@ -49,7 +49,7 @@ def standing(connection: Connection, user_id: str) -> PostedState:
         lots=open_lots(connection, [account_id]).get(account_id, ()),
         holds=open_holds(connection, [account_id]).get(account_id, ()) if row.held else (),
         opened_at=row.opened_at,
-        updated_at=row.booked_at or row.opened_at,
+        updated_at=row.posted_at or row.opened_at,
     )
 
 

@@ -15,7 +15,7 @@ from worker.ledger.queries.holdings import Expiring, Holds, Lots
 from worker.ledger.queries.snapshots import in_utc, snapshot
 from worker.ledger.queries.statements import Statement
 from worker.ledger.queries.totals import Stats
-from worker.ledger.queries.usage import Usage
+from worker.ledger.queries.usage import UsageReport
 
 
 class Reader:
@@ -83,13 +83,13 @@ class Reader:
             yield statements.statement(connection, user_id, in_utc("start", start), in_utc("end", end))
 
     def explain(self, reference_id: str, now: datetime, catalog: Catalog) -> Explanation:
-        """Return everything that is known of ``reference_id``."""
+        """Return everything that the ledger knows of ``reference_id``."""
         with snapshot(self._engine) as connection:
-            return explain.explain(connection, reference_id, in_utc("now", now), catalog)
+            return explain.explain(connection, reference_id, now, catalog)
 
     def usage(
         self, user_id: str, now: datetime, catalog: Catalog, days: int = 30, timezone: str = "UTC"
-    ) -> Usage:
+    ) -> UsageReport:
         """Return the usage of the last ``days`` (1 to 366) local days in ``timezone``, today included."""
         with snapshot(self._engine) as connection:
             return usage.usage(connection, user_id, in_utc("now", now), catalog, days, timezone)

@@ -18,7 +18,7 @@ _LAST_CHARACTER = 0x10FFFF
 
 @dataclass(frozen=True)
 class AccountLine(View):
-    """An account as it is posted, in tokens; what is due since is not in it."""
+    """Account as it is posted, in tokens; what is due since is not in it."""
 
     user_id: str
     tier: str
@@ -65,7 +65,7 @@ def accounts_by_prefix(
 
 
 def _by_code_points(connection: Connection) -> ColumnElement[Any]:
-    """Return the user, compared by code points: SQLite compares UTF-8 bytes, PostgreSQL has to be told."""
+    """Return the user, compared by code points: SQLite compares UTF-8 bytes, PostgreSQL needs a collation."""
     user = accounts.c.user_id
     return collate(user, "C") if connection.dialect.name == "postgresql" else user
 

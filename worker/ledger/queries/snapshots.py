@@ -28,7 +28,7 @@ def snapshot(engine: Engine) -> Iterator[Connection]:
 
 
 def account_row(connection: Connection, user_id: str) -> Row[Any]:
-    """Return the account of ``user_id``, with ``booked_at``, the time of its last entry; null without one.
+    """Return the account of ``user_id``, with ``posted_at``, the time of its last entry; null without one.
 
     Raises NotFoundError.
     """
@@ -38,14 +38,14 @@ def account_row(connection: Connection, user_id: str) -> Row[Any]:
     return row
 
 
-_LAST_BOOKED = (
+_LAST_POSTED = (
     select(entries.c.recorded_at)
     .where(entries.c.account_id == accounts.c.account_id, entries.c.sequence == accounts.c.sequence)
     .scalar_subquery()
 )
 # Built once, like all statements of a balance or a page of history: to build a statement takes as long as to
 # run it.
-_ACCOUNT = select(accounts, _LAST_BOOKED.label("booked_at")).where(accounts.c.user_id == bindparam("user_id"))
+_ACCOUNT = select(accounts, _LAST_POSTED.label("posted_at")).where(accounts.c.user_id == bindparam("user_id"))
 
 
 def within(name: str, value: int, least: int, most: int) -> None:
@@ -64,7 +64,7 @@ def in_utc(name: str, moment: datetime) -> datetime:
         raise QueryError(f"{name} lies outside the years 1 to 9999 in UTC") from error
 
 
-def booked_at(connection: Connection, account_id: int, sequence: int) -> datetime:
+def posted_at(connection: Connection, account_id: int, sequence: int) -> datetime:
     """Return the time when the entry was posted; the entry exists."""
     statement = select(entries.c.recorded_at).where(
         entries.c.account_id == account_id, entries.c.sequence == sequence
@@ -73,7 +73,7 @@ def booked_at(connection: Connection, account_id: int, sequence: int) -> datetim
     return moment
 
 
-def last_booked(
+def last_posted(
     connection: Connection,
     account_id: int,
     last: int,
@@ -91,13 +91,13 @@ def last_booked(
     highest = literal(1 << (last.bit_length() - 1), BigInteger())
     halves = select(literal(0, BigInteger()).label("found"), highest.label("step")).cte(recursive=True)
     candidate = halves.c.found + halves.c.step
-    is_booked = (
+    is_posted = (
         select(is_in_time(entries.c.recorded_at))
         .where(entries.c.account_id == account_id, entries.c.sequence == candidate)
         .where(candidate <= last)
         .scalar_subquery()
     )
-    found = case((is_booked, candidate), else_=halves.c.found)
+    found = case((is_posted, candidate), else_=halves.c.found)
     halves = halves.union_all(select(found, halves.c.step // 2).where(halves.c.step > 0))
     answer: int = connection.execute(select(halves.c.found).where(halves.c.step == 0)).scalar_one()
     return answer

@@ -7,14 +7,14 @@ from datetime import datetime
 from sqlalchemy import Connection, func, select
 
 from worker.errors import QueryError
-from worker.ledger.queries.history import Transaction, transactions_between
-from worker.ledger.queries.snapshots import account_row, last_booked
+from worker.ledger.queries.history import PostedEntry, transactions_between
+from worker.ledger.queries.snapshots import account_row, last_posted
 from worker.ledger.queries.views import View
 from worker.ledger.tables import entries
 
 
 @dataclass(frozen=True)
-class Summary(View):
+class StatementSummary(View):
     """Sums of the entries of an account that were posted from ``start`` until before ``end``.
 
     ``opening_balance`` and ``totals``, by counter, add up to ``closing_balance``; that is the opening balance
@@ -34,8 +34,8 @@ class Summary(View):
 class Statement:
     """Sums and entries of a time, in order. The entries are read while the caller iterates, and once."""
 
-    summary: Summary
-    transactions: Iterator[Transaction]
+    summary: StatementSummary
+    transactions: Iterator[PostedEntry]
 
 
 def statement(connection: Connection, user_id: str, start: datetime, end: datetime) -> Statement:
@@ -49,9 +49,9 @@ def statement(connection: Connection, user_id: str, start: datetime, end: dateti
         )
     account = account_row(connection, user_id)
     account_id: int = account.account_id
-    before = last_booked(connection, account_id, account.sequence, lambda moment: moment < start)
-    last = last_booked(connection, account_id, account.sequence, lambda moment: moment < end)
-    summary = Summary(
+    before = last_posted(connection, account_id, account.sequence, lambda moment: moment < start)
+    last = last_posted(connection, account_id, account.sequence, lambda moment: moment < end)
+    summary = StatementSummary(
         user_id=user_id,
         start=start,
         end=end,

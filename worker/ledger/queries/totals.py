@@ -31,7 +31,7 @@ class Revenue(View):
 
 @dataclass(frozen=True)
 class Stats(View):
-    """The whole ledger in tokens, as it is posted. ``average_balance`` is rounded down, 0 without users.
+    """Whole ledger in tokens, as it is posted. ``average_balance`` is rounded down, 0 without users.
 
     ``total_uncollected`` was spent before its payment went back, and written off.
     """

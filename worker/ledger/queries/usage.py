@@ -14,8 +14,8 @@ from worker.catalog import Catalog
 from worker.core import AccountState
 from worker.core.plan import Counter
 from worker.ledger.queries.days import Calendar, zone_of
-from worker.ledger.queries.posted import standing
-from worker.ledger.queries.snapshots import last_booked, within
+from worker.ledger.queries.posted import posted_state
+from worker.ledger.queries.snapshots import last_posted, within
 from worker.ledger.queries.views import View
 from worker.ledger.tables import entries
 
@@ -51,7 +51,7 @@ class Projection(View):
 
 
 @dataclass(frozen=True)
-class Usage(View):
+class UsageReport(View):
     """Tokens used from ``first_day`` to ``last_day`` (today), both included, in ``timezone``.
 
     All that was taken for usage counts: at once, of a hold, or by a meter. It counts at the time of the
@@ -76,7 +76,7 @@ class Usage(View):
 
 def usage(
     connection: Connection, user_id: str, now: datetime, catalog: Catalog, days: int, timezone: str
-) -> Usage:
+) -> UsageReport:
     """Return the usage of the last ``days`` local calendar days in ``timezone``, today included.
 
     Raises NotFoundError, and QueryError for days outside 1 to 366 or a time zone that isn't known.
@@ -84,13 +84,13 @@ def usage(
     within("days", days, 1, USAGE_DAYS_MAX)
     zone = zone_of(timezone)
     calendar = Calendar(now.astimezone(zone).date(), days, zone)
-    booked = standing(connection, user_id)
-    by_day = _used_by_day(connection, booked.state, calendar)
-    balance = booked.now(now, catalog).state.balance
+    posted = posted_state(connection, user_id)
+    by_day = _used_by_day(connection, posted.state, calendar)
+    balance = posted.now(now, catalog).state.balance
     by_feature = sum((Tally(day.by_feature) for day in by_day), Tally[str]())
     total = by_feature.total()
-    opened = booked.opened_at.astimezone(zone).date()
-    return Usage(
+    opened = posted.opened_at.astimezone(zone).date()
+    return UsageReport(
         user_id=user_id,
         timezone=timezone,
         days=days,
@@ -125,7 +125,7 @@ def _used_by_slice(connection: Connection, state: AccountState, calendar: Calend
     An index on their times would cost every message; the primary key finds entries by the time of posting.
     """
     start = datetime.fromtimestamp(calendar.start, UTC)
-    before = last_booked(connection, state.account_id, state.sequence, lambda moment: moment < start - _AHEAD)
+    before = last_posted(connection, state.account_id, state.sequence, lambda moment: moment < start - _AHEAD)
     piece = (_seconds(connection, entries.c.occurred_at) - calendar.start) // calendar.step
     statement = (
         select(

@@ -15,7 +15,7 @@ from amqp.exceptions import UnexpectedFrame
 from amqp.serialization import dumps
 from amqp.transport import SSLTransport, TCPTransport
 
-from worker.broker.deliveries import Outgoing
+from worker.broker.outgoing import Outgoing
 
 _READ_BYTES = 256 * 1024
 _WRITE_BYTES = 64 * 1024

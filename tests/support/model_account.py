@@ -40,7 +40,7 @@ def period(anchor: datetime, moment: datetime) -> tuple[datetime, datetime]:
     return boundary(anchor, months), boundary(anchor, months + 1)
 
 
-class Books:
+class AccountModel:
     """The account of one user. ``taken_up`` gives a copy to write in, so that a refusal leaves nothing."""
 
     def __init__(self, catalog: Catalog, tier: str, message: Message, now: datetime) -> None:
@@ -57,17 +57,17 @@ class Books:
         #: What was counted against quotas: name, period, amount.
         self.counted: list[tuple[str, datetime, int]] = []
 
-    def taken_up(self, catalog: Catalog, message: Message, now: datetime) -> "Books":
+    def taken_up(self, catalog: Catalog, message: Message, now: datetime) -> "AccountModel":
         """A copy in which ``message`` can be judged at ``now``: all that has fallen due is posted in it."""
-        books = copy(self)
-        books.catalog, books.message, books.now = catalog, message, now
-        books.movements = list(self.movements)
-        books.credits = [dict(credit) for credit in self.credits]
-        books.holds = [dict(hold) for hold in self.holds]
-        books.counted = list(self.counted)
-        books.warned = set(self.warned)
-        books._settle()
-        return books
+        account = copy(self)
+        account.catalog, account.message, account.now = catalog, message, now
+        account.movements = list(self.movements)
+        account.credits = [dict(credit) for credit in self.credits]
+        account.holds = [dict(hold) for hold in self.holds]
+        account.counted = list(self.counted)
+        account.warned = set(self.warned)
+        account._post_due()
+        return account
 
     # -- what one may ask ---------------------------------------------------------------------------------
 
@@ -251,7 +251,7 @@ class Books:
 
     # -- what time brings ---------------------------------------------------------------------------------
 
-    def _settle(self) -> None:
+    def _post_due(self) -> None:
         while due := self._due():
             at, kind, number = min(due)
             match kind:

@@ -1,0 +1,137 @@
+"""Receiving: a delivery becomes a message or a failure, by its bytes, its routing key and its sender."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from schemas import DeadLetterReason, DeductUsage, UsageBatch
+from tests.support.fakes import delivery
+from worker.broker import Delivery
+from worker.messages import receiving
+from worker.messages.dead_letters import Failure
+from worker.messages.policy import Policy
+from worker.messages.receiving import message_in, poison_failure
+
+NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
+RECORD = {"type": "usage.record", "referenceId": "m", "meter": "ocr", "quantity": 1}
+PREFIXED: Mapping[str, Sequence[str] | Mapping[str, str]] = {"usage.*": {"ocr": "ocr-", "app": ""}}
+
+
+def deduct(reference: str = "d", **fields: Any) -> dict[str, Any]:
+    return {"type": "usage.deduct", "referenceId": reference, "userId": "u", "tokens": 10, **fields}
+
+
+def batch(*items: dict[str, Any], reference: str = "batch") -> dict[str, Any]:
+    return {"type": "usage.batch", "referenceId": reference, "userId": "u", "items": list(items)}
+
+
+def failure_in(one: Delivery, policy: Policy | None = None) -> Failure:
+    failure = message_in(one, policy or Policy(), NOW)
+    assert isinstance(failure, Failure)
+    return failure
+
+
+def refused_field(message: dict[str, Any], sender: str | None, policy: Policy) -> str | None:
+    """Return the field for which the sender is refused; ``type`` for the whole message, None for nothing."""
+    found = message_in(delivery(message, user_id=sender), policy, NOW)
+    if not isinstance(found, Failure):
+        return None
+    assert found.code is DeadLetterReason.WRONG_SENDER
+    return found.field or "type"
+
+
+def test_delivery_becomes_its_command() -> None:
+    assert isinstance(message_in(delivery(deduct()), Policy(), NOW), DeductUsage)
+
+
+def test_batch_with_a_malformed_item_is_a_message() -> None:
+    message = message_in(delivery(batch(deduct(), {})), Policy(), NOW)
+    assert isinstance(message, UsageBatch)
+    assert list(message.malformed) == [1]
+
+
+def test_malformed_body_is_a_failure_with_its_identities() -> None:
+    failure = failure_in(delivery(deduct(tokens=-1)))
+    assert (failure.code, failure.field) == (DeadLetterReason.INVALID_FIELD, "tokens")
+    assert (failure.type, failure.reference_id, failure.user_id) == ("usage.deduct", "d", "u")
+
+
+def test_unreadable_properties_are_a_failure_whatever_the_body_is() -> None:
+    assert failure_in(delivery(deduct(), unreadable=b"\0")).code is DeadLetterReason.UNREADABLE_PROPERTIES
+
+
+@pytest.mark.parametrize("message", [deduct(), batch(deduct())], ids=["command", "batch"])
+def test_routing_key_must_be_the_type(message: dict[str, Any]) -> None:
+    failure = failure_in(delivery(message, routing_key="payment.succeeded"))
+    assert (failure.code, failure.field) == (DeadLetterReason.WRONG_ROUTING_KEY, "type")
+    assert failure.reference_id == message["referenceId"]
+
+
+def test_routing_key_of_another_exchange_is_a_queue() -> None:
+    assert isinstance(
+        message_in(delivery(deduct(), exchange="", routing_key="billing.usage"), Policy(), NOW), DeductUsage
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "sender", "refused"),
+    [
+        (deduct("ocr-1"), "ocr", None),
+        (deduct("ocr-"), "ocr", None),
+        (deduct("ocr"), "ocr", "referenceId"),
+        (deduct("job-1"), "ocr", "referenceId"),
+        (deduct("OCR-1"), "ocr", "referenceId"),
+        (deduct("job-1"), "app", None),
+        (deduct("ocr-1"), "other", "type"),
+        (deduct("ocr-1"), None, "type"),
+        (batch(deduct("ocr-1"), deduct("ocr-2"), reference="ocr-b"), "ocr", None),
+        (batch(deduct("ocr-1"), deduct("job-2"), reference="ocr-b"), "ocr", "items.1.referenceId"),
+        (batch(deduct("ocr-1"), reference="job-b"), "ocr", "referenceId"),
+        (batch(deduct("job-1"), reference="job-b"), "app", None),
+    ],
+)
+def test_sender_uses_only_references_with_its_prefix(
+    message: dict[str, Any], sender: str | None, refused: str | None
+) -> None:
+    assert refused_field(message, sender, Policy(senders=PREFIXED)) == refused
+
+
+@pytest.mark.parametrize(
+    ("senders", "refused"),
+    [
+        ({"usage.batch": ["uploader"]}, "type"),
+        ({"usage.record": ["meter"]}, "items.1.type"),
+        ({"usage.*": ["app"], "usage.record": ["meter"]}, "items.1.type"),
+        ({"usage.*": ["app"]}, None),
+        ({"credit.*": ["gateway"]}, None),
+    ],
+)
+def test_sender_rules_apply_to_the_items_of_a_batch(
+    senders: dict[str, list[str]], refused: str | None
+) -> None:
+    assert refused_field(batch(deduct(), RECORD, RECORD), "app", Policy(senders=senders)) == refused
+
+
+def test_place_of_an_item_counts_malformed_ones() -> None:
+    policy = Policy(senders={"usage.record": ["meter"]})
+    assert refused_field(batch({}, deduct(), RECORD), "app", policy) == "items.2.type"
+
+
+def test_longest_pattern_decides_the_senders_of_a_type() -> None:
+    policy = Policy(senders={"*": ["app"], "usage.*": ["meter"]})
+    assert refused_field(deduct(), "app", policy) == "type"
+    assert refused_field(deduct(), "meter", policy) is None
+
+
+def test_poison_message_keeps_its_identities() -> None:
+    failure = poison_failure(delivery(deduct()), Policy(), NOW, 3, decoded=True)
+    assert (failure.code, failure.reference_id) == (DeadLetterReason.DELIVERY_LIMIT, "d")
+    assert failure.message.startswith("3 workers crashed")
+
+
+def test_message_deadly_to_decode_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiving, "decode", None)
+    failure = poison_failure(delivery(deduct()), Policy(), NOW, 3, decoded=False)
+    assert (failure.code, failure.reference_id) == (DeadLetterReason.DELIVERY_LIMIT, None)

@@ -1,0 +1,1 @@
+"""RabbitMQ through kombu's py-amqp transport."""

@@ -1,0 +1,185 @@
+"""A connection that consumes queues of RabbitMQ.
+
+A channel a queue, so that a batch taken from the front of a queue is the whole of what is outstanding below
+its last tag, and one frame acknowledges it.
+"""
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from itertools import count
+from time import monotonic, sleep
+from typing import Any
+
+from worker.broker.deliveries import BATCH_MAX_BYTES, Delivery, as_bytes, front_of
+from worker.broker.protocols import Consumes
+from worker.broker.rabbitmq.connection import Heartbeat, close_connection
+from worker.broker.rabbitmq.frames import UNREADABLE, delivery_arguments
+from worker.errors import BrokerUnavailableError
+
+#: Prefetch counts messages; bodies far over the limit of the contract must not fill the memory before they
+#: are refused. What is not read yet waits in the socket and in the broker.
+_HELD_MAX_BYTES = 32 * 1024 * 1024
+
+
+class ConsumingConnection(Consumes):
+    """A connection with one channel a queue, and the deliveries that have arrived on them."""
+
+    def __init__(self, connection: Any, consume: Mapping[str, int]) -> None:
+        self._connection = connection
+        self._cancelled: str | None = None
+        self._channels = {
+            queue: QueueChannel(connection, queue, prefetch, self._on_cancel)
+            for queue, prefetch in consume.items()
+        }
+        self._heartbeat = Heartbeat(connection)
+
+    def receive(self, most: int, timeout_s: float) -> list[Delivery]:
+        self._heartbeat.beat()
+        if not self._waiting():
+            self._drain(timeout_s)
+        self._drain_arrived(most)
+        batch: list[Delivery] = []
+        room = BATCH_MAX_BYTES
+        for channel in self._channels.values():
+            taken = channel.take(most - len(batch), room)
+            room -= sum(len(delivery.body) for delivery in taken)
+            batch += taken
+        return batch
+
+    def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        for queue, channel in self._channels.items():
+            if tags := [delivery.tag for delivery in deliveries if delivery.queue == queue]:
+                channel.acknowledge(tags)
+
+    def hold_at_most(self, queue: str, most: int, *, give_back: bool = False) -> None:
+        self._heartbeat.beat()
+        if give_back:
+            self._channels[queue].give_back()
+        self._channels[queue].hold_at_most(most)
+
+    def keep_alive(self, wait_s: float = 0.0) -> None:
+        deadline = monotonic() + wait_s
+        self._heartbeat.beat()
+        self._drain(0)
+        while (left := deadline - monotonic()) > 0:
+            if self._waiting_bytes() < _HELD_MAX_BYTES:
+                self._drain(min(left, 1.0))
+            else:
+                sleep(min(left, 1.0))
+            self._heartbeat.beat()
+
+    def close(self) -> None:
+        close_connection(self._connection)
+
+    def _waiting(self) -> int:
+        return sum(len(channel.arrived) for channel in self._channels.values())
+
+    def _waiting_bytes(self) -> int:
+        return sum(channel.arrived_bytes for channel in self._channels.values())
+
+    def _drain(self, timeout_s: float) -> None:
+        with suppress(TimeoutError):
+            self._connection.drain_events(timeout=timeout_s)
+        self._raise_if_cancelled()
+
+    def _drain_arrived(self, most: int) -> None:
+        """Read what is in the socket already; the socket changes its mode once and not for every frame."""
+        with suppress(TimeoutError), self._connection.transport.having_timeout(0):
+            # Not drain_events, which does the same and looks after a time-out with every frame.
+            read, take = self._connection.transport.read_frame, self._connection.on_inbound_frame
+            while self._waiting() < most and self._waiting_bytes() < _HELD_MAX_BYTES:
+                while not take(read()):
+                    pass
+        self._raise_if_cancelled()
+
+    def _on_cancel(self, tag: str) -> None:
+        self._cancelled = tag
+
+    def _raise_if_cancelled(self) -> None:
+        if self._cancelled is not None:
+            raise BrokerUnavailableError(f"the broker cancelled the consumer of {self._cancelled}")
+
+
+class QueueChannel:
+    """A channel that consumes one queue: its deliveries in their order, and the tags outstanding."""
+
+    def __init__(self, connection: Any, queue: str, prefetch: int, on_cancel: Callable[[str], None]) -> None:
+        self.arrived: deque[Delivery] = deque()
+        self.arrived_bytes = 0
+        self._connection, self._queue, self._on_cancel = connection, queue, on_cancel
+        self._outstanding: deque[int] = deque()
+        self._consumers = count(1)
+        self._most = 0
+        self._channel = self._opened()
+        self.hold_at_most(prefetch)
+
+    def hold_at_most(self, most: int) -> None:
+        """Hold more: a consumer's prefetch is fixed, so another one beside it takes what may be held more.
+
+        It is not cancelled: what is on its way to a consumer that cancels is never delivered by a quorum
+        queue of RabbitMQ 3.10, and stays checked out until the channel is closed.
+        """
+        more = most - self._most
+        if more <= 0:
+            return
+        self._most = most
+        self._channel.basic_qos(0, more, a_global=False)
+        tag = f"{self._queue} {next(self._consumers)}"
+        self._channel.basic_consume(self._queue, consumer_tag=tag, on_cancel=self._on_cancel)
+
+    def give_back(self) -> None:
+        """Give back all that is held, by closing the channel.
+
+        A nack puts messages behind all others where the queue has no delivery limit; this keeps their places.
+        """
+        self._channel.close()
+        self.arrived.clear()
+        self._outstanding.clear()
+        self.arrived_bytes = self._most = 0
+        self._channel = self._opened()
+
+    def _opened(self) -> Any:
+        channel = self._connection.channel()
+        channel.on_delivery = self._on_delivery
+        return channel
+
+    def take(self, most: int, room: int) -> list[Delivery]:
+        """Take the first of what has arrived: at most so many, until ``room`` bytes are full."""
+        taken = front_of(self.arrived, most, room)
+        self.arrived_bytes -= sum(len(delivery.body) for delivery in taken)
+        return taken
+
+    def acknowledge(self, tags: Sequence[Any]) -> None:
+        """Acknowledge ``tags``: with one frame where they are the front of what is outstanding."""
+        done = set(tags)
+        last = None
+        while self._outstanding and self._outstanding[0] in done:
+            last = self._outstanding.popleft()
+            done.discard(last)
+        if last is not None:
+            self._channel.basic_ack(last, multiple=True)
+        if done:  # these stand behind others that are not done yet
+            self._outstanding = deque(tag for tag in self._outstanding if tag not in done)
+            for tag in sorted(done):
+                self._channel.basic_ack(tag)
+
+    def _on_delivery(self, arguments: bytes, message: Any) -> None:
+        tag, redelivered, exchange, routing_key = delivery_arguments(arguments)
+        properties = message.properties
+        body = as_bytes(message.body)
+        self._outstanding.append(tag)
+        self.arrived_bytes += len(body)
+        self.arrived.append(
+            Delivery(
+                body,
+                self._queue,
+                exchange,
+                routing_key,
+                tag,
+                redelivered,
+                properties,
+                properties.get("application_headers") or {},
+                properties.get(UNREADABLE),
+            )
+        )

@@ -1,0 +1,75 @@
+"""Declaring a topology on RabbitMQ, and comparing it with what exists."""
+
+from collections.abc import Callable
+from typing import Any
+
+from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
+
+from worker.broker.rabbitmq.connection import broker_errors, channel_of
+from worker.broker.topology import Queue, Topology
+
+
+def declare(channel: Any, topology: Topology) -> None:
+    """Declare exchanges, queues and bindings; those that exist and are equal stay as they are."""
+    for exchange in topology.exchanges:
+        _declare_exchange(channel, exchange)
+    for queue in topology.queues:
+        _declare_queue(channel, queue)
+        for key in queue.routing_keys:
+            channel.queue_bind(queue.name, topology.exchange, key)
+
+
+def differences(connection: Any, topology: Topology) -> list[str]:
+    """Return the parts of ``topology`` that are missing or differ, one line each.
+
+    Bindings can't be read over AMQP; `topology declare` puts them right without asking.
+    """
+    found = [
+        *(_exchange_difference(connection, exchange) for exchange in topology.exchanges),
+        *(_queue_difference(connection, queue) for queue in topology.queues),
+    ]
+    return [line for line in found if line is not None]
+
+
+def _declare_exchange(channel: Any, name: str) -> None:
+    channel.exchange_declare(name, "topic", durable=True, auto_delete=False)
+
+
+def _declare_queue(channel: Any, queue: Queue) -> None:
+    channel.queue_declare(queue.name, durable=True, auto_delete=False, arguments=dict(queue.arguments))
+
+
+def _exchange_difference(connection: Any, name: str) -> str | None:
+    return _difference(
+        connection,
+        f"exchange {name!r}",
+        lambda channel: channel.exchange_declare(name, "topic", durable=True, passive=True),
+        lambda channel: _declare_exchange(channel, name),
+    )
+
+
+def _queue_difference(connection: Any, queue: Queue) -> str | None:
+    return _difference(
+        connection,
+        f"queue {queue.name!r}",
+        lambda channel: channel.queue_declare(queue.name, passive=True),
+        lambda channel: _declare_queue(channel, queue),
+    )
+
+
+def _difference(
+    connection: Any, name: str, look: Callable[[Any], object], compare: Callable[[Any], object]
+) -> str | None:
+    """Return the difference: the broker refuses a declaration that is not equal to what exists."""
+    try:
+        with broker_errors(passing=True), channel_of(connection) as channel:
+            look(channel)
+            compare(channel)
+    except NotFound:
+        return f"{name} is missing: run `billing-worker topology declare`"
+    except PreconditionFailed as error:
+        return f"{name} differs: {error.reply_text}; delete it when it is empty, then declare it"
+    except AccessRefused as error:
+        # A worker needs no right to configure; then its existence is all that is known.
+        return None if "configure" in str(error.reply_text) else f"{name}: {error.reply_text}"
+    return None

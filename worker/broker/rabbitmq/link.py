@@ -1,0 +1,138 @@
+"""A link to RabbitMQ, over two connections.
+
+An alarm on the broker blocks the connection that publishes, and a consumer on the same one would be blocked
+with it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from worker.broker.deliveries import Delivery
+from worker.broker.outgoing import Outgoing, PublishResult
+from worker.broker.protocols import Link
+from worker.broker.rabbitmq import declaring
+from worker.broker.rabbitmq.connection import broker_errors, channel_of, opened
+from worker.broker.rabbitmq.consuming import ConsumingConnection
+from worker.broker.rabbitmq.publishing import PublishingConnection
+from worker.broker.topology import BILLING, Topology
+from worker.errors import BillingError, BrokerUnavailableError
+
+_TEMPORARY_MS = 600_000
+
+
+class AmqpLink(Link):
+    """A live link to RabbitMQ: consumers on one connection, a confirming publisher on another."""
+
+    def __init__(self, url: str, *, consume: Mapping[str, int], name: str) -> None:
+        self._url, self._name = url, name
+        self._consuming: ConsumingConnection | None = None
+        self._publishing: PublishingConnection | None = None
+        try:
+            with broker_errors():
+                if consume:
+                    self._consuming = opened(
+                        url, f"{name} consumer", lambda connection: ConsumingConnection(connection, consume)
+                    )
+                self._publisher()
+        except BaseException:
+            self.close()
+            raise
+
+    def receive(self, most: int, timeout_s: float) -> list[Delivery]:
+        with broker_errors():
+            return self._consumer().receive(most, timeout_s)
+
+    def publish(self, messages: Sequence[Outgoing]) -> PublishResult:
+        # Where it fails, what was received stays held, and is replied to again: on another connection.
+        try:
+            with broker_errors():
+                return self._publisher().publish(messages, while_waiting=self._keep_consumer_alive)
+        except BillingError:
+            self._drop_publisher()
+            raise
+
+    def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        with broker_errors():
+            self._consumer().acknowledge(deliveries)
+
+    def hold_at_most(self, queue: str, most: int, *, give_back: bool = False) -> None:
+        with broker_errors():
+            self._consumer().hold_at_most(queue, most, give_back=give_back)
+
+    def keep_alive(self, wait_s: float = 0.0) -> None:
+        self._keep_publisher_alive()
+        if self._consuming is not None:
+            with broker_errors():
+                self._consuming.keep_alive(wait_s)
+
+    def declare(self, topology: Topology) -> None:
+        with self._channel() as channel:
+            declaring.declare(channel, topology)
+
+    def differences(self, topology: Topology) -> list[str]:
+        return declaring.differences(self._publisher().connection, topology)
+
+    def declare_temporary(self, queue: str) -> None:
+        # Not exclusive: it is declared on one connection and consumed on another.
+        arguments = {"x-queue-type": "classic", "x-expires": _TEMPORARY_MS}
+        with self._channel() as channel:
+            channel.queue_declare(queue, durable=True, auto_delete=False, arguments=arguments)
+
+    def listen(self, queue: str) -> None:
+        self.declare_temporary(queue)
+        with self._channel() as channel:
+            channel.queue_bind(queue, BILLING.events, "#")
+
+    def delete(self, queue: str) -> None:
+        with self._channel() as channel:
+            channel.queue_delete(queue)
+
+    def depth(self, queue: str) -> int:
+        with self._channel() as channel:
+            return int(channel.queue_declare(queue, passive=True).message_count)
+
+    def consumers(self, queue: str) -> int | None:
+        with self._channel() as channel:
+            return int(channel.queue_declare(queue, passive=True).consumer_count)
+
+    def close(self) -> None:
+        for part in (self._consuming, self._publishing):
+            if part is not None:
+                part.close()
+
+    @contextmanager
+    def _channel(self) -> Iterator[Any]:
+        with broker_errors(), channel_of(self._publisher().connection) as channel:
+            yield channel
+
+    def _consumer(self) -> ConsumingConnection:
+        if self._consuming is None:
+            raise BrokerUnavailableError("this link consumes nothing")
+        return self._consuming
+
+    def _publisher(self) -> PublishingConnection:
+        if self._publishing is None:
+            self._publishing = opened(self._url, f"{self._name} publisher", PublishingConnection)
+        return self._publishing
+
+    def _keep_publisher_alive(self) -> None:
+        """Keep a publisher's connection alive; a lost one is no lost link where there is a consumer."""
+        if self._publishing is None:
+            return
+        try:
+            with broker_errors():
+                self._publishing.keep_alive()
+        except BrokerUnavailableError:
+            self._drop_publisher()
+            if self._consuming is None:
+                raise
+
+    def _drop_publisher(self) -> None:
+        if self._publishing is not None:
+            self._publishing.close()
+        self._publishing = None
+
+    def _keep_consumer_alive(self) -> None:
+        if self._consuming is not None:
+            self._consuming.keep_alive(0.0)

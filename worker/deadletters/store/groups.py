@@ -1,0 +1,197 @@
+"""Read queries of groups: lists, one group, the counts of all, and the proof that counts are true."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, case, func, or_, select, text
+from sqlalchemy.sql import ColumnElement
+
+from worker.deadletters.models import (
+    WAITING,
+    Counts,
+    DeadLetterGroup,
+    DeadLetterStatus,
+    GroupDrift,
+    GroupOrder,
+    GroupPage,
+)
+from worker.deadletters.store import tables
+from worker.deadletters.store.filters import PAGE_MAX, DeadLetterFilter, newest, whole_fingerprint
+from worker.errors import QueryError
+from worker.ledger.queries.snapshots import within
+
+_USERS_MAX = 1_000
+
+_DEAD_LETTER = tables.dead_letters.c
+_GROUP = tables.dead_letter_groups.c
+_ORDERS = {"last": _GROUP.last_failed_at, "count": _GROUP.waiting, "tokens": _GROUP.tokens_at_stake}
+
+# A loop from user to user along the index, as many steps as users are counted. The condition is written as in
+# the index, or the database would not use it.
+_USERS = text(
+    "WITH RECURSIVE users (user_id, counted) AS ("
+    " SELECT (SELECT min(user_id) FROM dead_letters WHERE fingerprint = :fingerprint"
+    " AND status IN ('parked', 'replaying')), 1"
+    " UNION ALL SELECT (SELECT min(user_id) FROM dead_letters WHERE fingerprint = :fingerprint"
+    " AND status IN ('parked', 'replaying') AND user_id > users.user_id), counted + 1"
+    " FROM users WHERE users.user_id IS NOT NULL AND counted <= :most)"
+    " SELECT count(user_id) FROM users"
+)
+
+
+def page(
+    connection: Connection, *, waiting_only: bool, order: GroupOrder, limit: int, after: str | None
+) -> GroupPage:
+    """Return a page of groups: by the latest failure, or by the most that waits. Raises QueryError.
+
+    Groups whose failures have unknown times come last.
+    """
+    within("limit", limit, 1, PAGE_MAX)
+    by, where = _ORDERS[order], [_GROUP.waiting > 0] if waiting_only else []
+    counted = select(func.count()).select_from(tables.dead_letter_groups).where(*where)
+    total = connection.execute(counted).scalar_one()
+    if after is not None:
+        where.append(_comes_after(order, after))
+    latest_first = by.desc().nulls_last() if by.nullable else by.desc()
+    statement = select(tables.dead_letter_groups).where(*where)
+    statement = statement.order_by(latest_first, _GROUP.fingerprint.desc()).limit(limit + 1)
+    try:
+        rows = connection.execute(statement).all()
+    except OverflowError as error:  # SQLite's largest number is smaller than what may be asked for
+        raise _no_cursor(order, str(after)) from error
+    return GroupPage(
+        groups=tuple(_view(connection, row) for row in rows[:limit]),
+        next=_cursor(order, rows[limit - 1]) if len(rows) > limit else None,
+        total=total,
+    )
+
+
+def group(connection: Connection, fingerprint: str) -> DeadLetterGroup:
+    """Return one group, by the beginning of its fingerprint. Raises NotFoundError, QueryError."""
+    whole = whole_fingerprint(connection, fingerprint)
+    statement = select(tables.dead_letter_groups).where(_GROUP.fingerprint == whole)
+    return _view(connection, connection.execute(statement).one())
+
+
+def _view(connection: Connection, row: Row[Any]) -> DeadLetterGroup:
+    users = _users(connection, row.fingerprint) if row.waiting else 0
+    sample, field, message = _headline(connection, row)
+    return DeadLetterGroup(
+        fingerprint=row.fingerprint,
+        reason=row.reason,
+        type=row.type,
+        field=field,
+        message=message,
+        sample=sample,
+        waiting=row.waiting,
+        parked=row.parked,
+        replaying=row.replaying,
+        resolved=row.resolved,
+        discarded=row.discarded,
+        tokens_at_stake=int(row.tokens_at_stake),
+        tokens_unknown=row.tokens_unknown,
+        users=min(users, _USERS_MAX),
+        users_is_least=users > _USERS_MAX,
+        first_failed_at=row.first_failed_at,
+        last_failed_at=row.last_failed_at,
+    )
+
+
+def _headline(connection: Connection, row: Row[Any]) -> tuple[int, str | None, str]:
+    """Return number, field and message of the newest that waits, or of the latest where none does.
+
+    The group's own are those of its latest failure, which may have ended, or moved to another group.
+    """
+    if not row.waiting:
+        return row.sample, row.field, row.message
+    columns = (_DEAD_LETTER.number, _DEAD_LETTER.field, _DEAD_LETTER.message)
+    waiting = newest(columns, DeadLetterFilter(fingerprint=row.fingerprint), 1, None)
+    found = connection.execute(waiting).one_or_none()
+    return (row.sample, row.field, row.message) if found is None else (found[0], found[1], found[2])
+
+
+def _users(connection: Connection, fingerprint: str) -> int:
+    counted: int = connection.execute(_USERS, {"fingerprint": fingerprint, "most": _USERS_MAX}).scalar_one()
+    return counted
+
+
+def _cursor(order: GroupOrder, row: Row[Any]) -> str:
+    """Return the place of a group in a list; the value is empty where it is unknown."""
+    value = getattr(row, _ORDERS[order].name)
+    if isinstance(value, datetime):
+        value = value.isoformat()
+    return f"{'' if value is None else value}|{row.fingerprint}"
+
+
+def _comes_after(order: GroupOrder, cursor: str) -> ColumnElement[bool]:
+    """Return the condition that a group comes after the place. Raises QueryError."""
+    by, (value, fingerprint) = _ORDERS[order], _place(order, cursor)
+    if value is None:
+        return and_(by.is_(None), _GROUP.fingerprint < fingerprint)
+    after = or_(by < value, and_(by == value, _GROUP.fingerprint < fingerprint))
+    return or_(after, by.is_(None)) if by.nullable else after
+
+
+def _place(order: GroupOrder, cursor: str) -> tuple[datetime | int | None, str]:
+    value, separator, fingerprint = cursor.rpartition("|")
+    if not separator:
+        raise _no_cursor(order, cursor)
+    if order == "last" and not value:
+        return None, fingerprint
+    try:
+        place = datetime.fromisoformat(value) if order == "last" else int(value)
+    except ValueError as error:
+        raise _no_cursor(order, cursor) from error
+    if isinstance(place, datetime) and place.tzinfo is None:
+        raise _no_cursor(order, cursor)
+    return place, fingerprint
+
+
+def _no_cursor(order: GroupOrder, cursor: str) -> QueryError:
+    return QueryError(f"{cursor[:60]!r} is no place in a list of groups by {order}")
+
+
+def drifts(connection: Connection) -> list[GroupDrift]:
+    """Return the groups that differ from their dead letters; none unless others write into these tables."""
+    dead_letters = {row.fingerprint: row for row in connection.execute(_COUNTED)}
+    statement = select(_GROUP.fingerprint, *(_GROUP[name] for name in _COUNTS))
+    stored = {row.fingerprint: row for row in connection.execute(statement)}
+    found = []
+    for fingerprint in sorted(dead_letters.keys() | stored.keys()):
+        for name in _COUNTS:
+            expected = int(getattr(dead_letters.get(fingerprint), name, 0))
+            actual = int(getattr(stored.get(fingerprint), name, 0))
+            if expected != actual:
+                found.append(GroupDrift(fingerprint, name, expected, actual))
+    return found
+
+
+_COUNTS = ("parked", "replaying", "resolved", "discarded", "tokens_at_stake", "tokens_unknown")
+_IS_WAITING = _DEAD_LETTER.status.in_([status.value for status in WAITING])
+
+
+def _sum_of(condition: Any, value: Any = 1) -> Any:
+    return func.coalesce(func.sum(case((condition, value), else_=0)), 0)
+
+
+_COUNTED = select(
+    _DEAD_LETTER.fingerprint,
+    *(_sum_of(_DEAD_LETTER.status == status.value).label(status.value) for status in DeadLetterStatus),
+    _sum_of(and_(_IS_WAITING, _DEAD_LETTER.tokens_at_stake.is_not(None)), _DEAD_LETTER.tokens_at_stake).label(
+        "tokens_at_stake"
+    ),
+    _sum_of(and_(_IS_WAITING, _DEAD_LETTER.tokens_at_stake.is_(None))).label("tokens_unknown"),
+).group_by(_DEAD_LETTER.fingerprint)
+
+
+def counts(connection: Connection) -> Counts:
+    """Return the counts of all dead letters, from their groups."""
+    sums = select(*(func.coalesce(func.sum(_GROUP[name]), 0).label(name) for name in _COUNTS))
+    row = connection.execute(sums).one()
+    waiting = select(func.count(), func.max(_GROUP.last_failed_at)).where(_GROUP.waiting > 0)
+    groups, last_failed_at = connection.execute(waiting).one()
+    return Counts(
+        groups=groups,
+        last_failed_at=last_failed_at,
+        **{name: int(getattr(row, name)) for name in _COUNTS},
+    )
