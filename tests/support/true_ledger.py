@@ -47,7 +47,7 @@ ADA, BEN, CYD, DAN, EVE, FAY, GUS, HAL = range(1, 9)
 
 def fill(engine: Engine) -> None:
     """Fill the ledger with the history of eight users over a month and a half."""
-    for day, commands, catalog in STORY:
+    for day, commands, catalog in HISTORY:
         applied(engine, catalog, *commands, now=OPENED + day)
 
 
@@ -63,7 +63,7 @@ def _paid(reference: str, user: str, package: str = "rich") -> Command:
 
 
 #: Time since the opening, commands, and the catalog they are judged by.
-STORY: Sequence[tuple[timedelta, Sequence[Command], Catalog]] = [
+HISTORY: Sequence[tuple[timedelta, Sequence[Command], Catalog]] = [
     (
         0 * _DAY,
         [
