@@ -1,4 +1,4 @@
-"""``billing-worker console``: refusals to serve, and the people who may sign in."""
+"""``billing-worker console``: refusals to serve, and the file of users."""
 
 import signal
 import subprocess
@@ -23,27 +23,27 @@ def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sqlite_url: str) -> Cli
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:8800", "192.168.0.7:80", "[::]:8800", "console.example:8800"])
-def test_without_users_it_is_not_served_to_others(address: str, cli: Cli) -> None:
+def test_console_without_users_refuses_a_public_address(address: str, cli: Cli) -> None:
     ended = cli("console", "--listen", address)
     assert ended.code == 2
     assert "needs users" in ended.error
     assert "billing-worker console user" in ended.error
 
 
-def test_a_file_without_anybody_is_refused(cli: Cli, tmp_path: Path) -> None:
+def test_empty_file_of_users_is_refused(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "users").touch(0o600)
     ended = cli("console", "--users", "users", "--listen", "0.0.0.0:0")
     assert ended.code == 2
     assert "names nobody who could sign in" in ended.error
 
 
-def test_a_missing_file_is_refused(cli: Cli) -> None:
+def test_missing_file_is_refused(cli: Cli) -> None:
     ended = cli("console", BILLING_CONSOLE_USERS="nowhere")
     assert ended.code == 2
     assert "can't be read" in ended.error
 
 
-def test_a_short_secret_is_refused_and_not_shown(cli: Cli) -> None:
+def test_short_secret_is_refused_and_not_shown(cli: Cli) -> None:
     ended = cli("console", "--listen", "127.0.0.1:0", BILLING_CONSOLE_SECRET="hunter2")
     assert ended.code == 2
     assert "BILLING_CONSOLE_SECRET is too short" in ended.error
@@ -51,13 +51,13 @@ def test_a_short_secret_is_refused_and_not_shown(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("listen", ["8800", "127.0.0.1:", "127.0.0.1:x", ":8800", "127.0.0.1:99999"])
-def test_an_address_that_is_none_is_wrong_usage(listen: str, cli: Cli) -> None:
+def test_invalid_address_is_a_usage_error(listen: str, cli: Cli) -> None:
     ended = cli("console", "--listen", listen)
     assert ended.code == 2
     assert "HOST:PORT" in ended.err
 
 
-def test_users_are_added_changed_and_taken_out(cli: Cli, tmp_path: Path) -> None:
+def test_command_adds_changes_and_removes_users(cli: Cli, tmp_path: Path) -> None:
     users = tmp_path / "users"
     added = cli(
         "console", "user", "ann", "--role", "operator", "--users", "users", stdin=b"a long password\n"
@@ -80,7 +80,7 @@ def test_users_are_added_changed_and_taken_out(cli: Cli, tmp_path: Path) -> None
     assert cli("console", "user", "ann", "--remove", "--users", "users").code == 2
 
 
-def test_a_user_has_a_file_a_role_and_a_long_password(cli: Cli) -> None:
+def test_user_needs_a_file_a_role_and_a_long_password(cli: Cli) -> None:
     assert "name the file" in cli("console", "user", "ann", "--role", "viewer").err
     assert "--role viewer" in cli("console", "user", "ann", "--users", "users").err
     short = cli("console", "user", "ann", "--role", "viewer", "--users", "users", stdin=b"short\n")
@@ -96,13 +96,13 @@ def test_missing_package_is_named_with_the_command_that_installs_it(
     assert "pip install 'billing-worker[console]'" in ended.error
 
 
-def test_help_teaches_with_an_example(cli: Cli) -> None:
+def test_help_shows_an_example(cli: Cli) -> None:
     assert (
         "billing-worker console --users users --listen 0.0.0.0:8800 --https" in cli("console", "--help").out
     )
 
 
-def test_it_serves_says_where_and_ends_in_order(sqlite_url: str) -> None:
+def test_console_prints_its_url_and_ends_in_order(sqlite_url: str) -> None:
     settings = load_settings(broker_url=NOWHERE, database_url=sqlite_url)
     process = subprocess.Popen(
         [sys.executable, "-m", "worker", "console", "--listen", "127.0.0.1:0"],
@@ -124,7 +124,7 @@ def test_it_serves_says_where_and_ends_in_order(sqlite_url: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost", "LOCALHOST."])
-def test_this_machine_is_known_by_its_names(host: str) -> None:
+def test_loopback_names_are_this_machine(host: str) -> None:
     assert is_loopback(host)
 
 
@@ -133,5 +133,5 @@ def test_other_names_are_not_this_machine(host: str) -> None:
     assert not is_loopback(host)
 
 
-def test_the_user_of_the_system_has_a_name() -> None:
+def test_os_user_has_a_name() -> None:
     assert os_user()

@@ -88,32 +88,32 @@ def _serve(
     https: bool,
 ) -> None:
     from worker.console.app import create_app
+    from worker.console.context import ConsoleContext
     from worker.console.guard import AccessGuard
-    from worker.console.parts import Parts
-    from worker.console.people import People
-    from worker.console.serving import serve
+    from worker.console.server import serve
+    from worker.console.users import Users
 
-    people = None if users is None else People(users)
-    if people is None and not address.is_loopback:
+    console_users = None if users is None else Users(users)
+    if console_users is None and not address.is_loopback:
         raise ConfigurationError(
             f"{address.host} can be reached by others, so that the console needs users: make one with "
             "`billing-worker console user NAME --role operator --users FILE`, and name the file by --users"
         )
-    if people is not None and not len(people):
+    if console_users is not None and not len(console_users):
         raise ConfigurationError(
             f"{users} names nobody who could sign in: "
             "`billing-worker console user NAME --role operator --users FILE`"
         )
-    guard = AccessGuard(people, address.host, read_only=read_only)
-    parts = Parts(application, guard, as_csv)
+    guard = AccessGuard(console_users, address.host, read_only=read_only)
+    context = ConsoleContext(application, guard, as_csv)
     key = token_bytes(32) if secret is None else secret.get_secret_value().encode()
     if len(key) < _SECRET_MIN:
         raise ConfigurationError(
             f"BILLING_CONSOLE_SECRET is too short to sign sessions: at least {_SECRET_MIN} bytes, "
             "such as `openssl rand -hex 32` prints"
         )
-    app = create_app(parts, key, through_https=https)
-    serve(app, parts, address, lambda url: click.echo(f"console on {url}"))
+    app = create_app(context, key, through_https=https)
+    serve(app, context, address, lambda url: click.echo(f"console on {url}"))
 
 
 @console.command("user")
@@ -138,19 +138,19 @@ def user(context: click.Context, *, name: str, role: str | None, users: Path | N
       billing-worker console user ann --role operator --users users
     """
     _require_extra()
-    from worker.console.people import Role, remove_person, write_person
+    from worker.console.users import Role, remove_user, write_user
 
     path = users or context.obj
     if path is None:
         raise click.UsageError("name the file: --users FILE, or BILLING_CONSOLE_USERS")
     if remove:
-        if not remove_person(path, name):
+        if not remove_user(path, name):
             raise ConfigurationError(f"{path} has no user {name!r}")
         click.echo(f"removed {name}")
         return
     if role is None:
         raise click.UsageError("say what the user may do: --role viewer or --role operator")
-    write_person(path, name, Role(role), _password())
+    write_user(path, name, Role(role), _password())
     click.echo(f"{name} may sign in as {role}")
 
 

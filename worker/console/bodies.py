@@ -1,4 +1,4 @@
-"""A message's body as a person may read it: as JSON where that hides nothing, as text, or byte by byte."""
+"""Readable forms of a message's body: JSON where that hides nothing, text, or a hex dump."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -23,7 +23,7 @@ class Readable:
 
 
 def readable(body: bytes) -> Readable:
-    """The most readable form that hides nothing of ``body``."""
+    """Return the most readable form that hides nothing of ``body``."""
     if not body:
         return Readable("empty", "", 0)
     if (pretty := pretty_json(body)) is not None:
@@ -38,12 +38,12 @@ def readable(body: bytes) -> Readable:
 
 
 def from_form(text: str) -> bytes:
-    """Return an edited text as bytes: the line ends of forms become those of text."""
+    """Return an edited text as bytes, with LF instead of a form's CRLF."""
     return text.replace("\r\n", "\n").encode()
 
 
 def hex_dump(body: bytes) -> str:
-    """Return place, bytes and characters; a star stands for lines that repeat the one above."""
+    """Return lines of offset, bytes and characters; a star stands for repeated lines."""
     shown: list[str] = []
     before, is_starred = None, False
     for place in range(0, len(body), _LINE):

@@ -1,4 +1,4 @@
-"""Charts as SVG, made on the server: stacked bars over time, with an axis, and with words for who can't see.
+"""Charts as SVG, made on the server: stacked bars with an axis, and a text for screen readers.
 
 The numbers are in the title of each bar, which is stretched to the width there is; all other text stands
 beside them in HTML, so that it stays readable on a narrow screen. No style is inline, as the content security
@@ -23,7 +23,7 @@ SERIES_MAX = 6
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One bar: where it stands, what is read out of it, and a value for each series."""
+    """Bar of a chart: its label, its text for readers, and a value for each series."""
 
     label: str
     text: str
@@ -33,7 +33,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A chart's parts, for the template that puts them together."""
+    """Parts of a chart, which a template puts together."""
 
     svg: Markup
     ticks: tuple[str, ...]
@@ -51,7 +51,7 @@ class Chart:
 def stacked_bars(
     bars: Sequence[Bar], series: Sequence[str], *, title: str, description: str, colours: Sequence[str] = ()
 ) -> Chart:
-    """A chart of ``bars``, each with a value for every one of ``series``.
+    """Return a chart of ``bars``, each with a value for every one of ``series``.
 
     ``colours`` are names of classes; by default those of a palette in order. The largest sum fills the height
     up to a round number.
@@ -76,7 +76,7 @@ def stacked_bars(
 
 
 def round_up(value: int) -> int:
-    """The next 1, 2, 4, 6 or 10 times a power of ten: a height whose half is a round number as well."""
+    """Return the next 1, 2, 4, 6, 8 or 10 times a power of ten; its half is round too."""
     if value <= 2:
         return max(value, 0)
     power = int(10 ** (len(str(value)) - 1))
@@ -113,7 +113,7 @@ def _bar(bar: Bar, place: int, step: float, top: int, classes: Sequence[str]) ->
 
 
 def _spread(labels: Sequence[str]) -> tuple[str, ...]:
-    """A few of them at equal distances, the first and the last among them."""
+    """Return a few labels at equal distances, with the first and the last."""
     if len(labels) <= _LABELS:
         return tuple(labels)
     last = len(labels) - 1
@@ -121,7 +121,7 @@ def _spread(labels: Sequence[str]) -> tuple[str, ...]:
 
 
 def share_bar(parts: Sequence[tuple[str, int]], title: str) -> Markup:
-    """One bar of a whole and its parts, by the class of each; nothing at all for an empty whole."""
+    """Return one bar of a whole and its parts, with a class for each; empty for an empty whole."""
     whole = sum(value for _, value in parts)
     if not whole:
         return Markup("")

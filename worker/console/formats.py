@@ -3,16 +3,16 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
-from worker.console.watching import Unknown
+from worker.console.cached_value import Unknown
 from worker.messages.dead_letters import EPOCH
 
 _STEPS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
 def visible(text: Any) -> str:
-    """Return ``text`` with invisible characters spelled out, so that it deceives nobody; lines stay lines."""
+    """Return ``text`` with invisible characters as escapes, so that it can't deceive; line ends stay."""
     return "".join(
         char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode("ascii")
         for char in str(text).replace("\r\n", "\n")
@@ -20,26 +20,26 @@ def visible(text: Any) -> str:
 
 
 def shortened(text: Any, most: int = 120) -> str:
-    """``text`` on one line, no longer than ``most`` characters."""
+    """Return ``text`` on one line of at most ``most`` characters."""
     line = " ".join(visible(text).split())
     return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def number(value: int | Unknown | None) -> Markup:
-    """Return a whole number in groups of three; an unknown one says so."""
+    """Return a whole number in groups of three digits, or unknown."""
     if isinstance(value, Unknown):
         return unknown(value.why)
     return unknown() if value is None else Markup(f"{value:,}")  # noqa: S704 - digits
 
 
 def signed(value: int | None) -> Markup:
-    """The same with its sign, as amounts are written."""
+    """Return a whole number with its sign."""
     return unknown() if value is None else Markup(f"{value:+,}".replace("-", "−"))  # noqa: S704 - digits
 
 
 def unknown(why: str = "") -> Markup:
-    """Return the mark of an unknown value, with the reason."""
-    return Markup('<span class="unknown" title="{}">not known</span>').format(why or "Nobody wrote it down")
+    """Return an unknown value, with the reason in its title."""
+    return Markup('<span class="unknown" title="{}">unknown</span>').format(why or "No value is stored")
 
 
 def moment(value: datetime | None) -> Markup:
@@ -62,7 +62,7 @@ def ago(value: datetime | None, now: datetime) -> Markup:
 
 
 def lasting(length: timedelta) -> str:
-    """A length of time in its two largest units."""
+    """Return a length of time in its two largest units."""
     seconds = max(int(length.total_seconds()), 0)
     for place, (size, name) in enumerate(_STEPS):
         if seconds >= size:
@@ -76,7 +76,7 @@ def lasting(length: timedelta) -> str:
 
 
 def compact(value: int) -> str:
-    """A number for an axis: 1.2k, 3M."""
+    """Return a number for an axis: 1.2k, 3M."""
     for size, name in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
         if abs(value) >= size:
             return f"{value / size:.1f}".rstrip("0").rstrip(".") + name
@@ -84,15 +84,23 @@ def compact(value: int) -> str:
 
 
 def size(octets: int) -> str:
-    """A number of bytes."""
+    """Return a number of bytes with its unit."""
     return f"{octets / 1024:,.1f} KiB" if octets >= 1024 else f"{octets} B"
 
 
 def words(text: Any) -> str:
-    """A code such as insufficient_balance as words."""
+    """Return a code such as insufficient_balance as words."""
     return str(text).replace("_", " ").replace(".", " ")
 
 
-def lines(text: Any) -> Markup:
-    """Text of several lines, visible and escaped."""
-    return escape(visible(text))
+# Rows keep the words of the first version: the action "park", the subjects "letter 7" and "letters 7, 8".
+
+
+def action(stored: str) -> str:
+    """Return a stored action of the activity log in the words of the pages."""
+    return words("drain" if stored == "park" else stored)
+
+
+def subject(stored: str) -> str:
+    """Return the stored subject of an action or a replay in the words of the pages."""
+    return f"dead {stored}" if stored.startswith("letter") else stored

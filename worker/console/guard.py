@@ -1,6 +1,6 @@
-"""Access to the console: the person behind a request, and the addresses it serves.
+"""Access to the console: the user behind a request, and the addresses it serves.
 
-With people in a file everybody signs in. Without, the console serves this machine alone: it is bound to the
+With users in a file everybody signs in. Without, the console serves this machine alone: it is bound to the
 loopback interface, and refuses names that are not this machine's (a web site can have its own name lead here)
 and requests through a proxy. Every request acts as the operating system's user that runs it.
 """
@@ -17,61 +17,62 @@ from time import time
 
 from flask import Request, session
 
-from worker.console.attempts import Attempts
-from worker.console.people import People, Person, Role
+from worker.console.sign_in_limit import SignInLimit
+from worker.console.users import Role, User, Users
 
 _FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
-_NAME, _MARK, _SINCE, _KEY = "person", "mark", "since", "key"
+# Another name would end the sessions of a fixed BILLING_CONSOLE_SECRET.
+_NAME, _VERSION, _SINCE, _KEY = "person", "mark", "since", "key"
 
-#: Length of a session from its sign-in, however busy it is.
+#: Length of a session from its sign-in, in use or not.
 SESSION_S = 12 * 3600
 _ENDED_MAX = 10_000
 
 
 class AccessGuard:
-    """Tells who a request comes from. ``read_only`` makes a viewer of everybody; ``clock`` tells seconds."""
+    """Identifies the user of a request. ``read_only`` makes everybody a viewer; ``clock`` returns seconds."""
 
     def __init__(
         self,
-        people: People | None,
+        users: Users | None,
         host: str,
         *,
         read_only: bool = False,
         clock: Callable[[], float] = time,
     ) -> None:
-        self.people = people
+        self.users = users
         self.read_only = read_only
         self._host = host
-        self._own = Person(os_user(), Role.VIEWER if read_only else Role.OPERATOR)
+        self._own = User(os_user(), Role.VIEWER if read_only else Role.OPERATOR)
         self._clock = clock
-        self._ended = _Ended()
-        self.by_name = Attempts(most=5, within_s=60)
-        self.by_address = Attempts(most=30, within_s=60)
+        self._ended = _EndedSessions()
+        self.by_name = SignInLimit(most=5, within_s=60)
+        self.by_address = SignInLimit(most=30, within_s=60)
 
     @property
-    def asks_for_passwords(self) -> bool:
+    def requires_sign_in(self) -> bool:
         """True where a sign-in is required."""
-        return self.people is not None
+        return self.users is not None
 
-    def person(self) -> Person | None:
-        """Return the person of the present request; None for somebody who has not signed in."""
-        if self.people is None:
+    def current_user(self) -> User | None:
+        """Return the user of the present request; None for somebody who has not signed in."""
+        if self.users is None:
             return self._own
         name = session.get(_NAME)
-        person = self.people.person(name) if isinstance(name, str) else None
-        if person is None or session.get(_MARK) != person.mark or not self._is_open():
+        user = self.users.get(name) if isinstance(name, str) else None
+        if user is None or session.get(_VERSION) != user.version or not self._is_open():
             return None
-        return Person(person.name, Role.VIEWER, person.mark) if self.read_only else person
+        return User(user.name, Role.VIEWER, user.version) if self.read_only else user
 
-    def sign_in(self, person: Person) -> None:
-        """Remember ``person`` in the session, and nothing of what was in it before."""
+    def sign_in(self, user: User) -> None:
+        """Start a new session of ``user``; nothing of the one before is kept."""
         session.clear()
         session.permanent = True
-        session[_NAME], session[_MARK] = person.name, person.mark
+        session[_NAME], session[_VERSION] = user.name, user.version
         session[_SINCE], session[_KEY] = int(self._clock()), token_hex(16)
 
     def sign_out(self) -> None:
-        """End the session, also for whoever has a copy of its cookie, and forget what was in it."""
+        """End the session, also for a copy of its cookie."""
         if isinstance(key := session.get(_KEY), str):
             self._ended.add(key)
         session.clear()
@@ -84,30 +85,30 @@ class AccessGuard:
 
     def refusal(self, request: Request) -> str | None:
         """Return the reason for refusing the request; None where it may be served."""
-        if self.asks_for_passwords:
+        if self.requires_sign_in:
             return None
         if not _is_own_name(request.host, self._host):
-            return f"This console serves this machine alone, and not the name {request.host!r}."
+            return f"This console serves this machine alone: the host name {request.host!r} is refused."
         if any(name in request.headers for name in _FORWARDED):
             return (
-                "This console has no users, so that it can't be reached through a proxy: "
-                "make some with `billing-worker console user NAME`."
+                "This console has no users and is not served through a proxy: "
+                "add users with `billing-worker console user NAME`."
             )
         origin = request.headers.get("Origin", "null")
         if origin != "null" and not _is_own_name(origin.partition("://")[2], self._host):
-            return f"This console serves this machine alone, and no pages of {origin!r}."
+            return f"This console serves this machine alone: requests of pages from {origin!r} are refused."
         return None
 
 
-class _Ended:
-    """Sessions that were ended, by their keys: their signed cookies would stay valid for hours."""
+class _EndedSessions:
+    """Keys of ended sessions, whose signed cookies would stay valid for hours."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._keys: OrderedDict[str, None] = OrderedDict()
 
     def add(self, key: str) -> None:
-        """Add an ended session; of very many the first are forgotten."""
+        """Add an ended session; the oldest of very many are forgotten."""
         with self._lock:
             self._keys[key] = None
             while len(self._keys) > _ENDED_MAX:
@@ -132,7 +133,7 @@ class Address:
 
     @property
     def url(self) -> str:
-        """The URL for people to open."""
+        """URL that a browser opens."""
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}/"
 
 

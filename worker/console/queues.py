@@ -5,19 +5,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from worker.broker import Administers, Topology
-from worker.console.watching import Unknown
+from worker.console.cached_value import Unknown
 from worker.errors import BillingError, BrokerUnavailableError
 
 
 @dataclass(frozen=True, slots=True)
 class QueueDepth:
-    """Number of messages that wait in a queue, without those under way, and of a work queue's consumers.
+    """Number of ready messages in a queue, and the consumers of a work queue.
 
     ``consumers`` is None where the broker can't tell, and for queues that no worker consumes.
     """
 
     name: str
-    leads: str
+    contents: str
     depth: int | Unknown
     consumers: int | None = None
     is_work: bool = False
@@ -26,7 +26,7 @@ class QueueDepth:
 
 @dataclass(frozen=True, slots=True)
 class QueueStatus:
-    """Queues of work, replies and dead letters, and the parts of the topology that are missing or differ."""
+    """Depths of the queues, and the differences from the topology that should be there."""
 
     depths: tuple[QueueDepth, ...]
     work: int | Unknown
@@ -34,23 +34,23 @@ class QueueStatus:
 
 
 class QueueProbe:
-    """Asks over a link of its own, which it keeps; for one thread at a time."""
+    """Reads the depths over a link of its own, which it keeps; for one thread at a time."""
 
     def __init__(self, open_: Callable[[], Administers], topology: Topology) -> None:
         self._open = open_
         self._topology = topology
         self._link: Administers | None = None
 
-    def ask(self) -> QueueStatus:
+    def read(self) -> QueueStatus:
         """Return the depths now. Raises BrokerUnavailableError and ConfigurationError."""
         kept = self._link is not None
         try:
-            return self._asked()
+            return self._read()
         except BrokerUnavailableError:
             self.close()
             if not kept:
                 raise
-            return self._asked()  # the link may have grown old between two looks
+            return self._read()  # the broker may have closed an idle link
 
     def close(self) -> None:
         """Close the link, if there is one."""
@@ -59,12 +59,12 @@ class QueueProbe:
             with suppress(BillingError):
                 link.close()
 
-    def _asked(self) -> QueueStatus:
+    def _read(self) -> QueueStatus:
         if self._link is None:
             self._link = self._open()
         link, topology = self._link, self._topology
-        leads = {queue.name: ", ".join(queue.routing_keys) for queue in topology.work}
-        leads |= {topology.replies.name: "replies", topology.dead.name: "dead letters, not parked yet"}
+        contents = {queue.name: ", ".join(queue.routing_keys) for queue in topology.work}
+        contents |= {topology.replies.name: "replies", topology.dead.name: "dead letters, not drained yet"}
         differences = tuple(link.differences(topology))
         work = {queue.name for queue in topology.work}
         depths = tuple(
@@ -76,7 +76,7 @@ class QueueProbe:
                 name in work,
                 name == topology.dead.name,
             )
-            for name, text in leads.items()
+            for name, text in contents.items()
         )
         of_work = [queue.depth for queue in depths[: len(topology.work)]]
         known = [depth for depth in of_work if isinstance(depth, int)]

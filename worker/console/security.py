@@ -1,4 +1,4 @@
-"""Rules for every request and response, whatever the page: cookies, limits, headers."""
+"""Rules for every request and response: cookies, limits, headers."""
 
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,7 +28,7 @@ REQUEST_MAX = 2 * 1024 * 1024
 
 
 def secure(app: Flask, secret: bytes, *, through_https: bool) -> None:
-    """Set the cookies' rules and the limits of a request, and put the headers on every answer."""
+    """Set the rules of cookies, the limits of a request, and the headers of every response."""
     app.config.update(
         SECRET_KEY=secret,
         SESSION_COOKIE_NAME="billing_console",

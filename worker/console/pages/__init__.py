@@ -1,16 +1,25 @@
-"""The pages, each group in a module, which reads the request and chooses the template."""
+"""Pages of the console; each module reads the request and chooses the template."""
 
-from worker.console.pages import accounts, acting, audit, entrance, explaining, overview, replays
-from worker.console.pages import dead_letters as dead_letters
+from worker.console.pages import (
+    accounts,
+    activity_log,
+    dead_letter_actions,
+    dead_letters,
+    explain,
+    old_paths,
+    overview,
+    replays,
+    session,
+)
 
-#: All of them.
 PAGES = (
-    entrance.page,
+    session.page,
     overview.page,
     dead_letters.page,
-    acting.page,
+    dead_letter_actions.page,
     replays.page,
     accounts.page,
-    explaining.page,
-    audit.page,
+    explain.page,
+    activity_log.page,
+    old_paths.page,
 )

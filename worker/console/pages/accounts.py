@@ -1,4 +1,4 @@
-"""Accounts: found by the beginning of a name; balance, lots, holds, history, usage, statement."""
+"""Accounts: search by prefix; balance, lots, holds, history, usage, statement."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,9 +11,9 @@ from flask import Blueprint, Response, g, render_template, request
 from flask.typing import ResponseReturnValue
 from werkzeug.wsgi import wrap_file
 
-from worker.console.asking import number_in, text_in
 from worker.console.charts import SERIES_MAX, Bar, Chart, stacked_bars
-from worker.console.parts import Parts, parts
+from worker.console.context import ConsoleContext, context
+from worker.console.parameters import number_in, text_in
 from worker.errors import QueryError
 from worker.ledger.queries import day_start, snapshot, zone_of
 from worker.ledger.queries.kinds import usage_kinds
@@ -28,18 +28,18 @@ USAGE_DAYS = (7, 30, 90, 366)
 
 @page.get("/accounts")
 def index() -> ResponseReturnValue:
-    """Accounts by the beginning of their users' names, a page at a time."""
+    """Show a page of the accounts whose user begins with a prefix."""
     prefix = request.args.get("prefix", "").strip()[:200]
     after = request.args.get("after") or None
-    with snapshot(parts().application.engine) as connection:
+    with snapshot(context().application.engine) as connection:
         found = accounts_by_prefix(connection, prefix, after, _LINES)
     return render_template("accounts.html", page=found, prefix=prefix, after=after)
 
 
 @page.get("/account")
 def one() -> ResponseReturnValue:
-    """Show an account: balance, lots, open holds and the latest ended ones."""
-    console, user = parts(), _user()
+    """Show an account: balance, lots, open holds and the last ended ones."""
+    console, user = context(), _user()
     reader, catalog = console.reader, console.catalog
     return render_template(
         "account.html",
@@ -55,9 +55,9 @@ def one() -> ResponseReturnValue:
 
 @page.get("/account/history")
 def history() -> ResponseReturnValue:
-    """A page of the entries, newest first."""
+    """Show a page of the entries, newest first."""
     user = _user()
-    found = parts().reader.history(user, _ENTRIES, cursor=request.args.get("cursor") or None)
+    found = context().reader.history(user, _ENTRIES, cursor=request.args.get("cursor") or None)
     return render_template("account_history.html", user=user, history=found)
 
 
@@ -66,7 +66,7 @@ def history() -> ResponseReturnValue:
 
 @dataclass(frozen=True, slots=True)
 class UsageTable:
-    """Tokens used, a row a day and a column a series, with the sums of both."""
+    """Tokens used, a row per day and a column per series, with the sums of both."""
 
     chart: Chart
     series: Sequence[str]
@@ -77,8 +77,8 @@ class UsageTable:
 
 @page.get("/account/usage")
 def usage() -> ResponseReturnValue:
-    """Usage by day, and by type of command or by feature."""
-    console, user = parts(), _user()
+    """Show usage by day, and by type of command or by feature."""
+    console, user = context(), _user()
     days = number_in(request.args, "days") or 30
     zone = text_in(request.args, "timezone") or "UTC"
     by = "feature" if request.args.get("by") == "feature" else "type"
@@ -100,14 +100,16 @@ def usage() -> ResponseReturnValue:
     )
 
 
-def _by_type(console: Parts, user: str, days: int, zone: str) -> list[tuple[date, Mapping[str, int]]]:
+def _by_type(
+    console: ConsoleContext, user: str, days: int, zone: str
+) -> list[tuple[date, Mapping[str, int]]]:
     with snapshot(console.application.engine) as connection:
         found = usage_kinds(connection, user, g.now, days, zone)
     return [(day.day, day.by_type) for day in found.by_day]
 
 
 def _table(daily: Sequence[tuple[date, Mapping[str, int]]], title: str) -> UsageTable:
-    """The series with the most tokens have a colour of their own; the others are summed up."""
+    """Return the table of usage: the largest series by name, the others summed up."""
     sums: Counter[str] = Counter()
     for _, tokens in daily:
         sums.update(tokens)
@@ -118,7 +120,7 @@ def _table(daily: Sequence[tuple[date, Mapping[str, int]]], title: str) -> Usage
     rows = [
         (day, sum(tokens.values()), _values(tokens, named, with_others=bool(others))) for day, tokens in daily
     ]
-    bars = [Bar(f"{day:%d %b}", _said(day, total, series, values), values) for day, total, values in rows]
+    bars = [Bar(f"{day:%d %b}", _bar_text(day, total, series, values), values) for day, total, values in rows]
     total = sum(sums.values())
     chart = stacked_bars(bars, series, title=title, description=f"{total:,} tokens in all")
     columns = [sum(values[place] for _, _, values in rows) for place in range(len(series))]
@@ -130,7 +132,7 @@ def _values(tokens: Mapping[str, int], named: Sequence[str], *, with_others: boo
     return (*own, sum(tokens.values()) - sum(own)) if with_others else own
 
 
-def _said(day: date, total: int, series: Sequence[str], values: Sequence[int]) -> str:
+def _bar_text(day: date, total: int, series: Sequence[str], values: Sequence[int]) -> str:
     of = ", ".join(f"{name} {value:,}" for name, value in zip(series, values, strict=True) if value)
     return f"{day:%a %d %b}: {total:,}{f' ({of})' if of else ''}"
 
@@ -140,12 +142,12 @@ def _said(day: date, total: int, series: Sequence[str], values: Sequence[int]) -
 
 @page.get("/account/statement")
 def statement() -> ResponseReturnValue:
-    """The sums of a time and a link to its entries; or, with ``format=csv``, all of it to take away.
+    """Show the sums of a statement; with ``format=csv`` download all of it.
 
-    A statement is written whole to a file before its first byte is sent: an error leaves no half of it, and a
-    slow reader holds no transaction.
+    The statement is written to a file before its first byte is sent: an error leaves no half of it, and a
+    slow client holds no transaction.
     """
-    console, user = parts(), _user()
+    console, user = context(), _user()
     zone = zone_of(text_in(request.args, "timezone") or "UTC")
     first, next_first = _month(g.now.astimezone(zone).date())
     start, end = _day("from") or first, _day("to") or next_first

@@ -1,4 +1,4 @@
-"""The overview: queues, pace, outcomes and health, with unknown values shown as unknown."""
+"""Overview: queues, rate, outcomes and health; unknown values are shown as unknown."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,11 +7,11 @@ from datetime import datetime, timedelta
 from flask import Blueprint, g, render_template, request
 from flask.typing import ResponseReturnValue
 
+from worker.console.cached_value import KnownValue, Unknown
 from worker.console.charts import Bar, Chart, stacked_bars
+from worker.console.context import ConsoleContext, context, or_unknown
 from worker.console.formats import lasting
-from worker.console.parts import Parts, in_ledger, parts
 from worker.console.queues import QueueStatus
-from worker.console.watching import TimedValue, Unknown
 from worker.errors import ConfigurationError
 from worker.ledger.queries import snapshot
 from worker.ledger.queries.pace import Pace, PaceBucket, pace
@@ -23,7 +23,7 @@ _GROUPS = 5
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Time to look back on: so many buckets of a length, labelled by a format."""
+    """Time range of the chart: a number of buckets of one length, with a label format."""
 
     text: str
     length: timedelta
@@ -50,28 +50,30 @@ class Check:
 
 @page.get("/")
 def index() -> ResponseReturnValue:
-    """The overview."""
+    """Show the overview."""
     name = request.args.get("window", "hour")
     window = WINDOWS.get(name, WINDOWS["hour"])
-    return render_template("overview.html", windows=WINDOWS, window=window, **_everything(parts(), window))
+    return render_template(
+        "overview.html", windows=WINDOWS, window=window, **_template_values(context(), window)
+    )
 
 
 @page.get("/overview/live")
 def live() -> ResponseReturnValue:
-    """Show the part of the overview that changes all the time."""
+    """Show the part of the overview that refreshes itself."""
     window = WINDOWS.get(request.args.get("window", "hour"), WINDOWS["hour"])
     return render_template(
-        "overview_live.html", windows=WINDOWS, window=window, **_everything(parts(), window)
+        "overview_live.html", windows=WINDOWS, window=window, **_template_values(context(), window)
     )
 
 
-def _everything(console: Parts, window: Window) -> dict[str, object]:
+def _template_values(console: ConsoleContext, window: Window) -> dict[str, object]:
     now: datetime = g.now
     queues = console.queues()
-    schema = in_ledger(lambda: _schema(console))
-    found = in_ledger(lambda: _pace(console, now, window))
-    counts = in_ledger(console.service.counts)
-    groups = in_ledger(lambda: console.service.groups(order="last", limit=_GROUPS))
+    schema = or_unknown(lambda: _schema(console))
+    found = or_unknown(lambda: _pace(console, now, window))
+    counts = or_unknown(console.service.counts)
+    groups = or_unknown(lambda: console.service.groups(order="last", limit=_GROUPS))
     totals = counts if isinstance(counts, Unknown) else console.totals()
     return {
         "queues": queues,
@@ -88,8 +90,8 @@ def _everything(console: Parts, window: Window) -> dict[str, object]:
 # -- rate and outcomes ------------------------------------------------------------------------------------
 
 
-def _pace(console: Parts, now: datetime, window: Window) -> Pace:
-    # Bucket borders on round times: the bars keep their places from one look to the next.
+def _pace(console: ConsoleContext, now: datetime, window: Window) -> Pace:
+    # Bucket borders on round times: the bars keep their places between two refreshes.
     seconds = int(window.length.total_seconds())
     end = datetime.fromtimestamp((int(now.timestamp()) // seconds + 1) * seconds, now.tzinfo)
     with snapshot(console.application.engine) as connection:
@@ -121,8 +123,8 @@ def _bar(bucket: PaceBucket, window: Window) -> Bar:
 # -- health -----------------------------------------------------------------------------------------------
 
 
-def _oldest_waiting(queues: TimedValue[QueueStatus] | Unknown) -> str | Unknown:
-    """Return the age of the first message: known where nothing waits; else the broker does not tell it."""
+def _oldest_waiting(queues: KnownValue[QueueStatus] | Unknown) -> str | Unknown:
+    """Return the age of the oldest message; RabbitMQ tells it only where nothing waits."""
     if isinstance(queues, Unknown):
         return queues
     work = queues.value.work
@@ -130,10 +132,10 @@ def _oldest_waiting(queues: TimedValue[QueueStatus] | Unknown) -> str | Unknown:
         return work
     if work == 0:
         return "nothing waits"
-    return Unknown("RabbitMQ does not tell the age of a quorum queue's first message without taking it out")
+    return Unknown("RabbitMQ can't tell the age of the oldest message in a quorum queue")
 
 
-def _schema(console: Parts) -> str | None:
+def _schema(console: ConsoleContext) -> str | None:
     try:
         console.application.require_newest_schema()
     except ConfigurationError as error:
@@ -142,7 +144,7 @@ def _schema(console: Parts) -> str | None:
 
 
 def _checks(
-    queues: TimedValue[QueueStatus] | Unknown,
+    queues: KnownValue[QueueStatus] | Unknown,
     schema: str | Unknown | None,
     found: Pace | Unknown,
     now: datetime,
@@ -164,41 +166,41 @@ def _ledger_check(schema: str | Unknown | None) -> Check:
     return Check("Ledger", is_fine=True, text="answers, schema up to date")
 
 
-def _broker_check(queues: TimedValue[QueueStatus] | Unknown) -> Check:
+def _broker_check(queues: KnownValue[QueueStatus] | Unknown) -> Check:
     if isinstance(queues, Unknown):
         return Check("Broker", is_fine=False, text=queues.why)
     return Check("Broker", is_fine=True, text="answers")
 
 
-def _topology_check(queues: TimedValue[QueueStatus] | Unknown) -> Check:
+def _topology_check(queues: KnownValue[QueueStatus] | Unknown) -> Check:
     if isinstance(queues, Unknown):
-        return Check("Topology", is_fine=None, text="not known: the broker does not answer")
+        return Check("Topology", is_fine=None, text="unknown: the broker does not answer")
     differences = queues.value.differences
     if differences:
         return Check("Topology", is_fine=False, text="; ".join(differences))
-    return Check("Topology", is_fine=True, text="exchanges and queues are as they must be")
+    return Check("Topology", is_fine=True, text="exchanges and queues are correct")
 
 
-def _workers_check(queues: TimedValue[QueueStatus] | Unknown) -> Check:
+def _workers_check(queues: KnownValue[QueueStatus] | Unknown) -> Check:
     """Check that each queue of work has a consumer."""
     if isinstance(queues, Unknown):
-        return Check("Workers", is_fine=None, text="not known: the broker does not answer")
+        return Check("Workers", is_fine=None, text="unknown: the broker does not answer")
     work = [queue for queue in queues.value.depths if queue.is_work]
     if idle := [queue.name for queue in work if queue.consumers == 0]:
-        return Check("Workers", is_fine=False, text=f"nobody consumes {' and '.join(idle)}: start a worker")
+        return Check("Workers", is_fine=False, text=f"no consumer of {' and '.join(idle)}: start a worker")
     if any(queue.consumers is None for queue in work):
-        return Check("Workers", is_fine=None, text="not known: the broker does not tell who consumes")
-    said = ", ".join(f"{queue.consumers:,} of {queue.name}" for queue in work)
-    return Check("Workers", is_fine=True, text=f"consumers: {said}")
+        return Check("Workers", is_fine=None, text="unknown: the broker does not tell the consumers")
+    consumers = ", ".join(f"{queue.consumers:,} of {queue.name}" for queue in work)
+    return Check("Workers", is_fine=True, text=f"consumers: {consumers}")
 
 
-def _progress_check(queues: TimedValue[QueueStatus] | Unknown, found: Pace | Unknown, now: datetime) -> Check:
+def _progress_check(queues: KnownValue[QueueStatus] | Unknown, found: Pace | Unknown, now: datetime) -> Check:
     """Check that messages don't wait while nothing is posted, as without a worker."""
     if isinstance(found, Unknown):
-        return Check("Progress", is_fine=None, text="not known: the ledger does not answer")
-    last = f"last booked {lasting(now - found.last_at)} ago" if found.last_at else "nothing booked yet"
+        return Check("Progress", is_fine=None, text="unknown: the ledger does not answer")
+    last = f"last posted {lasting(now - found.last_at)} ago" if found.last_at else "nothing posted yet"
     if isinstance(queues, Unknown) or isinstance(queues.value.work, Unknown):
-        return Check("Progress", is_fine=None, text=f"{last}; what waits is not known")
+        return Check("Progress", is_fine=None, text=f"{last}; waiting messages are unknown")
     waiting = queues.value.work
     is_idle = found.last_at is None or now - found.last_at > _STALLED
     if waiting and is_idle:

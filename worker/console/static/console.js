@@ -1,71 +1,71 @@
-// What makes the console quicker where there is JavaScript; every page works without it.
+// Live updates, selection and keyboard shortcuts. Every page works without JavaScript.
 "use strict";
 
 (() => {
-  const all = (selector, root = document) => [...root.querySelectorAll(selector)];
-  const one = (selector, root = document) => root.querySelector(selector);
+  const findAll = (selector, root = document) => [...root.querySelectorAll(selector)];
+  const find = (selector, root = document) => root.querySelector(selector);
   document.documentElement.classList.add("scripted");
 
-  // -- what changes by itself: a part of the page is asked for again and replaced ------------------------
+  // -- live parts: fetched again and replaced -------------------------------------------------------------
 
-  for (const part of all("[data-live]")) {
-    const every = Number(part.dataset.every) * 1000;
+  for (const part of findAll("[data-refresh-url]")) {
+    const every = Number(part.dataset.refreshSeconds) * 1000;
     const untilDone = "untilDone" in part.dataset;
-    const isDone = () => untilDone && one("[data-state]", part)?.dataset.state === "done";
-    // What somebody writes, reads bar by bar or marks is left alone; what is open or has the focus stays so.
+    const isDone = () => untilDone && find("[data-state]", part)?.dataset.state === "done";
+    // A part in use is not replaced: somebody types, reads a chart or selects text there.
     const isInUse = () =>
       (part.contains(document.activeElement) && document.activeElement.matches("input, textarea, select, svg")) ||
-      all("input.why", part).some((field) => field.value) ||
+      findAll("input.reason-input", part).some((field) => field.value) ||
       (!getSelection().isCollapsed && part.contains(getSelection().anchorNode));
     const replace = (text) => {
       const sameAs = (element) => (other) => other.textContent === element.textContent;
       const held = part.contains(document.activeElement) ? document.activeElement : null;
-      const open = all("details", part).map((details) => details.open);
+      const open = findAll("details", part).map((details) => details.open);
       part.innerHTML = text;
-      all("details", part).forEach((details, place) => { details.open = Boolean(open[place]); });
-      if (held) all(held.tagName, part).find(sameAs(held))?.focus({ preventScroll: true });
-      hear(part);
-      const heard = one(`[data-heard="${part.id}"]`);
-      const said = all("[data-said]", part).map((element) => element.textContent.trim()).join(" ");
-      if (heard && heard.textContent !== said && Date.now() - heardAt > 10000) {
-        heard.textContent = said;
-        heardAt = Date.now();
+      findAll("details", part).forEach((details, place) => { details.open = Boolean(open[place]); });
+      if (held) findAll(held.tagName, part).find(sameAs(held))?.focus({ preventScroll: true });
+      attachReadouts(part);
+      const announcer = find(`[data-announces="${part.id}"]`);
+      const announcement = findAll("[data-announce]", part).map((element) => element.textContent.trim()).join(" ");
+      if (announcer && announcer.textContent !== announcement && Date.now() - announcedAt > 10000) {
+        announcer.textContent = announcement;
+        announcedAt = Date.now();
       }
     };
-    let heardAt = 0;
-    let waits = every;
+    let announcedAt = 0;
+    let delay = every;
 
-    const look = async () => {
+    const refresh = async () => {
       if (isDone()) return;
       if (!document.hidden && !isInUse()) {
         try {
-          const answer = await fetch(part.dataset.live, { headers: { Accept: "text/html" }, redirect: "error" });
-          if (!answer.ok) throw new Error(String(answer.status));
-          replace(await answer.text());
+          const response = await fetch(part.dataset.refreshUrl, { headers: { Accept: "text/html" }, redirect: "error" });
+          if (!response.ok) throw new Error(String(response.status));
+          replace(await response.text());
           part.classList.remove("stale");
-          waits = every;
+          delay = every;
           if (isDone()) { location.reload(); return; }
         } catch {
           part.classList.add("stale");
-          waits = Math.min(waits * 2, 30000);
+          delay = Math.min(delay * 2, 30000);
         }
       }
-      setTimeout(look, waits);
+      setTimeout(refresh, delay);
     };
-    if (!isDone()) setTimeout(look, every);
+    if (!isDone()) setTimeout(refresh, every);
   }
 
-  // -- charts: the bar under the pointer is read out ------------------------------------------------------
+  // -- charts: text of the bar under the pointer or the arrow keys ----------------------------------------
 
-  function hear(root) {
-    for (const chart of all("[data-chart]", root)) {
-      const readout = one("[data-readout]", chart);
-      const bars = all("g[data-text]", chart);
+  function attachReadouts(root) {
+    for (const chart of findAll("[data-chart]", root)) {
+      const readout = find("[data-readout]", chart);
+      const bars = findAll("g[data-text]", chart);
       for (const bar of bars) {
         bar.addEventListener("pointerenter", () => { readout.textContent = bar.dataset.text; });
         bar.addEventListener("pointerleave", () => { readout.textContent = ""; });
       }
-      const svg = one("svg.bars", chart);
+      const svg = find("svg.bars", chart);
       if (!svg) continue;
       svg.setAttribute("tabindex", "0");
       let place = bars.length;
@@ -73,41 +73,41 @@
         const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
         if (!step) return;
         event.preventDefault();
-        bars[place]?.classList.remove("here");
+        bars[place]?.classList.remove("current");
         place = Math.min(Math.max(place + step, 0), bars.length - 1);
-        bars[place].classList.add("here");
+        bars[place].classList.add("current");
         readout.textContent = bars[place].dataset.text;
       });
-      svg.addEventListener("blur", () => { bars[place]?.classList.remove("here"); readout.textContent = ""; });
+      svg.addEventListener("blur", () => { bars[place]?.classList.remove("current"); readout.textContent = ""; });
     }
   }
-  hear(document);
+  attachReadouts(document);
 
-  one("nav [aria-current=page]")?.scrollIntoView({ block: "nearest", inline: "center" });
+  find("nav [aria-current=page]")?.scrollIntoView({ block: "nearest", inline: "center" });
 
-  // -- choosing letters -----------------------------------------------------------------------------------
+  // -- selection of dead letters --------------------------------------------------------------------------
 
-  for (const form of all("[data-chooser]")) {
-    const boxes = all("input[name=n]", form);
-    const whole = one("[data-all]", form);
-    const told = one("[data-chosen]", form);
-    const buttons = all(".chosen button", form);
-    const tell = () => {
+  for (const form of findAll("[data-selection]")) {
+    const boxes = findAll("input[name=n]", form);
+    const selectAll = find("[data-select-all]", form);
+    const selectionText = find("[data-selection-text]", form);
+    const buttons = findAll(".selection-actions button", form);
+    const update = () => {
       const count = boxes.filter((box) => box.checked).length;
-      told.textContent = count ? `With the ${count} chosen:` : "Choose letters to act on them:";
+      selectionText.textContent = count ? `${count} selected:` : "Select dead letters to act on them:";
       for (const button of buttons) button.disabled = count === 0;
-      if (whole) { whole.checked = count === boxes.length; whole.indeterminate = count > 0 && count < boxes.length; }
+      if (selectAll) { selectAll.checked = count === boxes.length; selectAll.indeterminate = count > 0 && count < boxes.length; }
     };
-    whole?.addEventListener("change", () => { for (const box of boxes) box.checked = whole.checked; tell(); });
-    form.addEventListener("change", tell);
-    addEventListener("pageshow", tell);
-    tell();
+    selectAll?.addEventListener("change", () => { for (const box of boxes) box.checked = selectAll.checked; update(); });
+    form.addEventListener("change", update);
+    addEventListener("pageshow", update);
+    update();
   }
 
-  // -- the theme is set as soon as it is chosen; a form is sent once --------------------------------------
+  // -- forms: the theme is sent when it is selected, each form once ---------------------------------------
 
-  one("#theme")?.addEventListener("change", (event) => event.target.form.submit());
-  for (const form of all("form[method=post]")) {
+  find("#theme")?.addEventListener("change", (event) => event.target.form.submit());
+  for (const form of findAll("form[method=post]")) {
     form.addEventListener("submit", (event) => {
       if (form.dataset.sent) { event.preventDefault(); return; }
       form.dataset.sent = "yes";
@@ -115,9 +115,9 @@
     });
   }
 
-  // -- the editor's Tab indents; Escape leaves it ---------------------------------------------------------
+  // -- editor: Tab indents, Escape leaves -----------------------------------------------------------------
 
-  for (const area of all("[data-keep-tab]")) {
+  for (const area of findAll("[data-indent-tab]")) {
     let isLeaving = false;
     area.addEventListener("keydown", (event) => {
       if (event.key === "Escape") { isLeaving = true; return; }
@@ -129,25 +129,25 @@
     });
   }
 
-  // -- the keyboard ---------------------------------------------------------------------------------------
+  // -- keyboard shortcuts ---------------------------------------------------------------------------------
 
-  const help = one("#help");
-  const opener = one("[data-help]");
+  const help = find("#help");
+  const opener = find("[data-open-help]");
   if (opener && help) {
     opener.hidden = false;
     opener.addEventListener("click", () => help.showModal());
   }
 
-  let isGoing = false;
+  let isChoosingPage = false;
   let row = -1;
 
   const move = (step) => {
-    const rows = all("[data-row]");
+    const rows = findAll("[data-row]");
     if (!rows.length) return;
-    rows[row]?.classList.remove("here");
+    rows[row]?.classList.remove("current");
     row = Math.min(Math.max(row + step, 0), rows.length - 1);
-    rows[row].classList.add("here");
-    one("[data-open]", rows[row])?.focus({ preventScroll: true });
+    rows[row].classList.add("current");
+    find("[data-row-link]", rows[row])?.focus({ preventScroll: true });
     rows[row].scrollIntoView({ block: "nearest" });
   };
 
@@ -157,19 +157,19 @@
       if (event.key === "Escape") event.target.blur();
       return;
     }
-    if (isGoing) {
-      isGoing = false;
-      const page = one(`[data-go="${CSS.escape(event.key)}"]`);
+    if (isChoosingPage) {
+      isChoosingPage = false;
+      const page = find(`[data-shortcut="${CSS.escape(event.key)}"]`);
       if (page) { event.preventDefault(); page.click(); }
       return;
     }
     const actions = {
-      "/": () => one("[data-find]")?.focus(),
+      "/": () => find("[data-search-input]")?.focus(),
       "?": () => help?.showModal(),
-      g: () => { isGoing = true; setTimeout(() => { isGoing = false; }, 1500); },
+      g: () => { isChoosingPage = true; setTimeout(() => { isChoosingPage = false; }, 1500); },
       j: () => move(1),
       k: () => move(-1),
-      x: () => one("input[name=n]", all("[data-row]")[row])?.click(),
+      x: () => find("input[name=n]", findAll("[data-row]")[row])?.click(),
     };
     if (event.key === "x" && row < 0) return;
     const act = actions[event.key];

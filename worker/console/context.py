@@ -1,4 +1,4 @@
-"""Parts that all pages share: the application, its readers and the guard."""
+"""Context that all pages share: the application, its readers, the guard and cached values."""
 
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -8,22 +8,22 @@ from flask import current_app, g
 
 from worker.bootstrap import Application, utc_now
 from worker.broker import BILLING
+from worker.console.cached_value import CachedValue, KnownValue, Unknown
 from worker.console.guard import AccessGuard
-from worker.console.people import Person
 from worker.console.queues import QueueProbe, QueueStatus
-from worker.console.replaying import ReplayThreads
-from worker.console.watching import TimedValue, Unknown, Watched
+from worker.console.replay_threads import ReplayThreads
+from worker.console.users import User
 from worker.errors import TransientError
 from worker.ledger.queries import Reader, Statement, Stats
 
 T = TypeVar("T")
 
-#: Function that writes a statement as lines for a spreadsheet.
+#: Function that returns a statement as lines for a spreadsheet.
 AsCsv = Callable[[Statement], Iterator[str]]
 
 
-class Parts:
-    """The application, the guard, and the cached answers of broker and ledger. Shared by threads."""
+class ConsoleContext:
+    """Application, guard, and cached values of broker and ledger. Shared by threads."""
 
     def __init__(
         self,
@@ -38,42 +38,44 @@ class Parts:
         self.catalog = application.catalog
         self.replays = ReplayThreads(application)
         self.probe = QueueProbe(application.link, BILLING)
-        self._queues = Watched(self.probe.ask, what="asking the broker", keep_s=1.5, wait_s=2.0, clock=clock)
-        self._totals = Watched(
+        self._queues = CachedValue(
+            self.probe.read, name="reading the queues", max_age_s=1.5, timeout_s=2.0, clock=clock
+        )
+        self._totals = CachedValue(
             self.reader.stats,
-            what="adding up the ledger",
-            keep_s=60,
-            wait_s=0.5,
+            name="the sum of the ledger",
+            max_age_s=60,
+            timeout_s=0.5,
             clock=clock,
-            is_old_fine=True,
+            serve_stale=True,
         )
 
-    def queues(self) -> TimedValue[QueueStatus] | Unknown:
+    def queues(self) -> KnownValue[QueueStatus] | Unknown:
         """Return the depths of the queues, or Unknown."""
         return self._queues.get()
 
-    def totals(self) -> TimedValue[Stats] | Unknown:
-        """Return the totals of the ledger, cached: adding up a large one takes a while."""
+    def totals(self) -> KnownValue[Stats] | Unknown:
+        """Return the totals of the ledger, cached: the sums of a large one take a while."""
         return self._totals.get()
 
 
-def parts() -> Parts:
-    """The parts of the console that answers the present request."""
-    return cast(Parts, current_app.extensions["billing"])
+def context() -> ConsoleContext:
+    """Return the context of the console that answers the present request."""
+    return cast(ConsoleContext, current_app.extensions["billing"])
 
 
-def person() -> Person:
-    """Return the person of the present request; the guard has let them in."""
-    return cast(Person, g.person)
+def current_user() -> User:
+    """Return the user of the present request, whom the guard has let in."""
+    return cast(User, g.current_user)
 
 
-def in_ledger(ask: Callable[[], T]) -> T | Unknown:
-    """Return the ledger's answer; after a failure in this request it isn't asked again."""
+def or_unknown(read: Callable[[], T]) -> T | Unknown:
+    """Return what ``read`` gets from the ledger, or Unknown; an outage is met once a request."""
     down: Unknown | None = g.get("ledger_down")
     if down is not None:
         return down
     try:
-        return ask()
+        return read()
     except TransientError as error:
         g.ledger_down = Unknown(str(error))
         return cast(Unknown, g.ledger_down)

@@ -1,4 +1,4 @@
-"""Rate limit on attempts within a time, kept in memory."""
+"""Rate limit on sign-ins within a time, kept in memory."""
 
 import threading
 from collections import OrderedDict, deque
@@ -8,8 +8,8 @@ from time import monotonic
 _KEYS_MAX = 10_000
 
 
-class Attempts:
-    """At most ``most`` attempts within ``within_s`` seconds for each key; the oldest keys are forgotten."""
+class SignInLimit:
+    """Limit of ``most`` sign-ins within ``within_s`` seconds for each key; the oldest keys are forgotten."""
 
     def __init__(self, most: int, within_s: float, *, clock: Callable[[], float] = monotonic) -> None:
         self._most = most
@@ -19,13 +19,13 @@ class Attempts:
         self._made: OrderedDict[str, deque[float]] = OrderedDict()
 
     def wait_s(self, key: str) -> float:
-        """Return the seconds that ``key`` has to wait; 0 where it may try now."""
+        """Return the seconds until ``key`` may sign in; 0 where it may now."""
         with self._lock:
             made = self._recent(key)
             return max(made[0] + self._within_s - self._clock(), 0.0) if len(made) >= self._most else 0.0
 
     def count(self, key: str) -> None:
-        """Count an attempt."""
+        """Count a sign-in of ``key``, good or failed."""
         with self._lock:
             made = self._recent(key)
             made.append(self._clock())
@@ -35,7 +35,7 @@ class Attempts:
                 self._made.popitem(last=False)
 
     def forget(self, key: str) -> None:
-        """Forget the attempts of ``key`` after a good one."""
+        """Forget the sign-ins of ``key`` after a good one."""
         with self._lock:
             self._made.pop(key, None)
 

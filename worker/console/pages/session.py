@@ -1,45 +1,45 @@
-"""Signing in and out, and the choice of light or dark."""
+"""Sign-in, sign-out, and the choice of light or dark."""
 
 from math import ceil
 
 from flask import Blueprint, Response, current_app, g, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from worker.console.parts import Parts, parts
-from worker.console.people import Person
+from worker.console.context import ConsoleContext, context
 from worker.console.security import own_path
+from worker.console.users import User
 from worker.errors import TransientError
 
-page = Blueprint("entrance", __name__)
+page = Blueprint("session", __name__)
 
 _YEAR_S = 365 * 24 * 3600
 
 
 @page.route("/sign-in", methods=["GET", "POST"])
 def sign_in() -> ResponseReturnValue:
-    """Ask for name and password; after the right ones, go on to the page that was asked for."""
+    """Show the form, or sign in and redirect to the page in ``next``."""
     target = own_path(request.values.get("next")) or url_for("overview.index")
-    if g.person is not None:
+    if g.current_user is not None:
         return redirect(target, 303)
     if request.method == "GET":
         return render_template("sign_in.html", target=target)
     name, password = request.form.get("name", "").strip()[:100], request.form.get("password", "")
-    return _tried(parts(), name, password, target)
+    return _try_sign_in(context(), name, password, target)
 
 
-def _tried(console: Parts, name: str, password: str, target: str) -> ResponseReturnValue:
+def _try_sign_in(console: ConsoleContext, name: str, password: str, target: str) -> ResponseReturnValue:
     guard, address = console.guard, request.remote_addr or "?"
     if wait_s := max(guard.by_name.wait_s(name), guard.by_address.wait_s(address)):
-        return _refused(f"Too many attempts: try again in {ceil(wait_s)} s.", name, target, 429, ceil(wait_s))
+        return _refused(f"Too many sign-ins: try again in {ceil(wait_s)} s.", name, target, 429, ceil(wait_s))
     guard.by_name.count(name)
     guard.by_address.count(address)
-    person = None if guard.people is None else guard.people.signed_in(name, password)
-    if person is None:
+    user = None if guard.users is None else guard.users.authenticate(name, password)
+    if user is None:
         _log("sign_in_failed", name or "(nobody)", f"from {address}")
-        return _refused("That name and password don't belong together.", name, target, 401)
+        return _refused("Name or password is wrong.", name, target, 401)
     guard.by_name.forget(name)
-    guard.sign_in(person)
-    _log("sign_in", person.name, f"from {address}")
+    guard.sign_in(user)
+    _log("sign_in", user.name, f"from {address}")
     return redirect(target, 303)
 
 
@@ -51,15 +51,15 @@ def _refused(why: str, name: str, target: str, status: int, wait_s: int = 0) -> 
 @page.post("/sign-out")
 def sign_out() -> ResponseReturnValue:
     """Sign out."""
-    person: Person = g.person
-    parts().guard.sign_out()
-    _log("sign_out", person.name, None)
-    return redirect(url_for("entrance.sign_in"), 303)
+    user: User = g.current_user
+    context().guard.sign_out()
+    _log("sign_out", user.name, None)
+    return redirect(url_for("session.sign_in"), 303)
 
 
 @page.post("/theme")
 def theme() -> ResponseReturnValue:
-    """Set light, dark, or the system's choice; kept in a cookie of this browser."""
+    """Set light, dark, or the system's choice, in a cookie of this browser."""
     chosen = request.form.get("theme", "auto")
     response = redirect(own_path(request.form.get("next")) or url_for("overview.index"), 303)
     if chosen in {"light", "dark"}:
@@ -70,8 +70,8 @@ def theme() -> ResponseReturnValue:
 
 
 def _log(action: str, actor: str, reason: str | None) -> None:
-    """Write into the activity log. A sign-in works even while the database is down, to see that it is."""
+    """Write into the activity log; while the database is down, into the log of the process instead."""
     try:
-        parts().service.record(actor, action, "console", reason)
+        context().service.record(actor, action, "console", reason)
     except TransientError as error:
-        current_app.logger.warning("%s by %r is not in the audit log: %s", action, actor, error)
+        current_app.logger.warning("%s by %r is not in the activity log: %s", action, actor, error)

@@ -1,7 +1,7 @@
 """Replays that this process runs, each in a thread of its own.
 
-The engine is the command line's: a lease says who runs a replay, and every step is stored before it is taken.
-So a console that dies leaves a replay that anybody can resume.
+The runner is the command line's: a lease names the process that runs a replay, and every step is stored
+before it is taken. A replay whose console was killed can be resumed anywhere.
 """
 
 import logging
@@ -26,40 +26,40 @@ class ThreadStop:
 
     @property
     def requested(self) -> bool:
-        """True from the moment it shall end."""
+        """True from the moment the loop shall end."""
         return self._event.is_set()
 
     def wait(self, seconds: float) -> None:
-        """Wait so long, or until it shall end."""
+        """Wait so long, or until the loop shall end."""
         self._event.wait(seconds)
 
     def end(self) -> None:
-        """Request the end."""
+        """End the loop."""
         self._event.set()
 
 
 class ReplayThreads:
-    """Starts replays in threads and keeps their troubles."""
+    """Starts replays in threads and keeps their problems."""
 
     def __init__(self, application: Application) -> None:
         self._application = application
         self._lock = threading.Lock()
         self._running: dict[int, tuple[threading.Thread, ThreadStop]] = {}
-        self._troubles: dict[int, str] = {}
+        self._problems: dict[int, str] = {}
 
     @property
-    def troubles(self) -> Mapping[int, str]:
-        """Reason for which a replay waits or ended, by its number; only for replays that this process ran."""
+    def problems(self) -> Mapping[int, str]:
+        """Reason why a replay waits or ended, by its number; only for replays of this process."""
         with self._lock:
-            return dict(self._troubles)
+            return dict(self._problems)
 
     def is_running(self, number: int) -> bool:
-        """Return True while this process runs it."""
+        """Return True while this process runs the replay."""
         with self._lock:
             return number in self._running
 
     def start(self, number: int, actor: str) -> None:
-        """Run a replay; one that this process runs already goes on."""
+        """Start a replay; nothing changes where this process runs it already."""
         with self._lock:
             if number in self._running:
                 return
@@ -68,11 +68,11 @@ class ReplayThreads:
                 target=self._run, args=(number, actor, stop), name=f"replay-{number}", daemon=True
             )
             self._running[number] = (thread, stop)
-            self._troubles.pop(number, None)
+            self._problems.pop(number, None)
             thread.start()
 
     def stop(self) -> None:
-        """Pause all of them, and wait until they are paused."""
+        """Pause all replays, and wait until they are paused."""
         with self._lock:
             running = list(self._running.values())
         for _, stop in running:
@@ -87,21 +87,23 @@ class ReplayThreads:
                 number,
                 actor,
                 stop=stop,
-                on_progress=lambda _: self._tell(number, None),
-                on_trouble=lambda text: self._tell(number, text),
+                on_progress=lambda _: self._set_problem(number, None),
+                on_trouble=lambda text: self._set_problem(number, text),
             )
         except BillingError as error:
-            self._tell(number, str(error))
+            self._set_problem(number, str(error))
         except Exception as error:
             log.exception("replay %d ended by a fault; it can be resumed", number)
-            self._tell(number, f"ended by a fault ({type(error).__name__}, see the console's log); resume it")
+            self._set_problem(
+                number, f"ended by a fault ({type(error).__name__}, see the console's log); resume it"
+            )
         finally:
             with self._lock:
                 self._running.pop(number, None)
 
-    def _tell(self, number: int, trouble: str | None) -> None:
+    def _set_problem(self, number: int, problem: str | None) -> None:
         with self._lock:
-            if trouble is None:
-                self._troubles.pop(number, None)
+            if problem is None:
+                self._problems.pop(number, None)
             else:
-                self._troubles[number] = trouble
+                self._problems[number] = problem

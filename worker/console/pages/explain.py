@@ -1,4 +1,4 @@
-"""The page about one reference, and the search field."""
+"""Page about one reference, and the search field."""
 
 import json
 import re
@@ -7,13 +7,13 @@ from typing import Any
 from flask import Blueprint, g, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from worker.console.asking import text_in
-from worker.console.parts import parts
+from worker.console.context import context
+from worker.console.parameters import text_in
 from worker.errors import NotFoundError
 from worker.ledger.queries import snapshot
 from worker.ledger.queries.search import accounts_by_prefix
 
-page = Blueprint("explaining", __name__)
+page = Blueprint("explain", __name__)
 
 ENTRIES_SHOWN, DEAD_LETTERS_SHOWN = 200, 100
 _DEAD_LETTER = re.compile(r"#([0-9]{1,18})")
@@ -21,11 +21,11 @@ _DEAD_LETTER = re.compile(r"#([0-9]{1,18})")
 
 @page.get("/explain")
 def index() -> ResponseReturnValue:
-    """Show everything about a reference; without one, the field to ask for it."""
+    """Show everything about a reference; without one, an empty form."""
     reference = text_in(request.args, "reference")
     if reference is None:
         return render_template("explain.html", reference="", view=None)
-    console = parts()
+    console = context()
     try:
         view = console.service.explain(reference, g.now)
     except NotFoundError as error:
@@ -47,14 +47,14 @@ def find() -> ResponseReturnValue:
     if text is None:
         return redirect(url_for("accounts.index"), 303)
     if (numbered := _DEAD_LETTER.fullmatch(text)) is not None:
-        return redirect(url_for("letters.one", number=int(numbered[1])), 303)
-    console = parts()
+        return redirect(url_for("dead_letters.one", number=int(numbered[1])), 303)
+    console = context()
     with snapshot(console.application.engine) as connection:
         found = accounts_by_prefix(connection, text, limit=2).accounts
     if found and found[0].user_id == text:
         return redirect(url_for("accounts.one", user=text), 303)
     if not found or _is_reference(text):
-        return redirect(url_for("explaining.index", reference=text), 303)
+        return redirect(url_for("explain.index", reference=text), 303)
     if len(found) == 1:
         return redirect(url_for("accounts.one", user=found[0].user_id), 303)
     return redirect(url_for("accounts.index", prefix=text), 303)
@@ -62,7 +62,7 @@ def find() -> ResponseReturnValue:
 
 def _is_reference(text: str) -> bool:
     try:
-        parts().service.explain(text, g.now)
+        context().service.explain(text, g.now)
     except NotFoundError:
         return False
     return True

@@ -1,4 +1,4 @@
-"""Parameters of a request, parsed; one that makes no sense is a QueryError with the way out."""
+"""Parameters of a request, parsed; an invalid one is a QueryError that names the valid form."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ _ENTRIES_MAX = 5_000
 
 
 def text_in(values: Values, name: str) -> str | None:
-    """A text without white space around it; None where there is none."""
+    """Return a text without white space around it; None where there is none."""
     text = values.get(name, "").strip()
     if len(text) > _TEXT_MAX:
         raise QueryError(f"{name} is too long: at most {_TEXT_MAX} characters")
@@ -29,20 +29,20 @@ def text_in(values: Values, name: str) -> str | None:
 
 
 def number_in(values: Values, name: str) -> int | None:
-    """A whole number from 0 to 2^63−1; None where there is none."""
+    """Return a whole number from 0 to 2^63−1; None where there is none."""
     text = values.get(name, "").strip()
     return whole(name, text) if text else None
 
 
 def whole(name: str, text: str) -> int:
-    """``text`` as a whole number. Raises QueryError."""
+    """Return ``text`` as a whole number. Raises QueryError."""
     if not (text.isascii() and text.isdigit()) or len(text) > 19 or int(text) > INT64_MAX:
         raise QueryError(f"{name} must be a whole number, not {text[:40]!r}")
     return int(text)
 
 
 def moment_in(values: Values, name: str) -> datetime | None:
-    """A time in UTC, as a form's field for times writes it, or with an offset."""
+    """Return a time, which is in UTC unless it has an offset; None where there is none."""
     text = values.get(name, "").strip()
     if not text:
         return None
@@ -54,16 +54,16 @@ def moment_in(values: Values, name: str) -> datetime | None:
 
 
 def undo_entries(values: Values) -> tuple[int, ...]:
-    """Return the numbers of the activity log's entries to undo: ``undo=7,8``. Raises QueryError."""
+    """Return the entries of the activity log to undo: ``undo=7,8``. Raises QueryError."""
     pieces = [piece for piece in values.get("undo", "").split(",") if piece]
     if len(pieces) > _ENTRIES_MAX:
-        raise QueryError(f"at most {_ENTRIES_MAX} entries of the log are undone at once")
+        raise QueryError(f"at most {_ENTRIES_MAX} entries of the activity log can be undone at once")
     return tuple(whole("undo", piece) for piece in pieces)
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterSet:
-    """Dead letters to act on: those with the numbers, or all that a filter finds."""
+    """Set of dead letters to act on: numbers, or all that a filter finds."""
 
     numbers: tuple[int, ...] = ()
     filter: DeadLetterFilter | None = None
@@ -73,40 +73,40 @@ class DeadLetterSet:
         """Read from ``n=…`` once or more often, or from the filter's parameters. Raises QueryError."""
         named = values.getlist("n")
         if len(named) > _NUMBERS_MAX:
-            raise QueryError(f"at most {_NUMBERS_MAX} letters can be named; use a filter for more")
+            raise QueryError(f"at most {_NUMBERS_MAX} dead letters can be named; use a filter for more")
         if named:
             return cls(numbers=tuple(dict.fromkeys(whole("n", text.strip()) for text in named)))
         return cls(filter=filter_in(values))
 
     @property
     def dead_letters(self) -> Sequence[int] | DeadLetterFilter:
-        """The set in the form that actions take."""
+        """Set in the form that actions take."""
         return self.numbers if self.filter is None else self.filter
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        """The parameters that ``read`` makes the same set of."""
+        """Parameters that ``read`` makes the same set of."""
         if self.filter is None:
             return [("n", str(number)) for number in self.numbers]
         return filter_pairs(self.filter)
 
     @property
     def query(self) -> str:
-        """The same as the query of a URL."""
+        """Parameters as the query of a URL."""
         return urlencode(self.pairs)
 
     def only(self, *status: DeadLetterStatus) -> "DeadLetterSet":
-        """Return the set without dead letters of another status, where a filter makes it.
+        """Return the set with only these statuses, where a filter makes it.
 
-        Raises QueryError where the filter asks for others alone: the operator looked at others than the
-        action would change.
+        Raises QueryError where the filter excludes all of them: the action would change dead letters that
+        the operator has not seen.
         """
         if self.filter is None:
             return self
         kept = tuple(name for name in self.filter.status if name in status)
         if not kept:
             raise QueryError(
-                f"that can be done with letters that are {' or '.join(status)}, "
+                f"this needs dead letters that are {' or '.join(status)}, "
                 f"and the filter finds those that are {' or '.join(self.filter.status)}"
             )
         return DeadLetterSet(filter=replace(self.filter, status=kept))
@@ -115,17 +115,17 @@ class DeadLetterSet:
         if self.filter is None:
             shown = ", ".join(str(number) for number in self.numbers[:5])
             return (
-                f"letter {shown}"
+                f"dead letter {shown}"
                 if len(self.numbers) == 1
-                else f"letters {shown}"
+                else f"dead letters {shown}"
                 + (f" and {len(self.numbers) - 5} more" if len(self.numbers) > 5 else "")
             )
-        said = [f"{name} {value}" for name, value in filter_pairs(self.filter) if name != "status"]
-        return f"all letters with {', '.join(said)}" if said else "all letters"
+        conditions = [f"{name} {value}" for name, value in filter_pairs(self.filter) if name != "status"]
+        return f"all dead letters with {', '.join(conditions)}" if conditions else "all dead letters"
 
 
 _FIELDS: Mapping[str, str] = {
-    "reason": "code",
+    "code": "code",
     "type": "type",
     "user": "user_id",
     "reference": "reference_id",
@@ -155,7 +155,7 @@ def filter_in(values: Values) -> DeadLetterFilter:
 
 
 def filter_pairs(chosen: DeadLetterFilter) -> list[tuple[str, str]]:
-    """The parameters that ``filter_in`` makes the same filter of."""
+    """Return the parameters that ``filter_in`` makes the same filter of."""
     pairs = [("status", status.value) for status in chosen.status]
     pairs += [
         (name, value) for name, field in _FIELDS.items() if (value := getattr(chosen, field)) is not None

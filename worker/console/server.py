@@ -1,4 +1,4 @@
-"""The console as a process: bound to an address, served until a signal."""
+"""Web server of the console: bound to an address, ended by a signal."""
 
 import signal
 import socket
@@ -9,18 +9,18 @@ from typing import NoReturn
 from flask import Flask
 from waitress.server import create_server
 
+from worker.console.context import ConsoleContext
 from worker.console.guard import Address
-from worker.console.parts import Parts
 from worker.console.security import REQUEST_MAX
 from worker.errors import ConfigurationError
 
 _THREADS = 8
 
 
-def serve(app: Flask, parts: Parts, address: Address, tell: Callable[[str], None]) -> None:
-    """Serve ``app`` until SIGTERM or Ctrl-C, then pause the replays that run here; ``tell`` gets the URL.
+def serve(app: Flask, context: ConsoleContext, address: Address, on_listening: Callable[[str], None]) -> None:
+    """Serve ``app`` until SIGTERM or Ctrl-C, then pause the replays that run here.
 
-    Raises ConfigurationError where the address can't be bound.
+    ``on_listening`` gets the URL. Raises ConfigurationError where the address can't be bound.
     """
     try:
         bound = _bound(address)
@@ -38,13 +38,13 @@ def serve(app: Flask, parts: Parts, address: Address, tell: Callable[[str], None
             "choose another with --listen"
         ) from error
     signal.signal(signal.SIGTERM, _end)
-    tell(Address(address.host, bound.getsockname()[1]).url)
+    on_listening(Address(address.host, bound.getsockname()[1]).url)
     try:
         server.run()  # ends with SystemExit or KeyboardInterrupt, both taken there
     finally:
         server.close()
-        parts.replays.stop()
-        parts.probe.close()
+        context.replays.stop()
+        context.probe.close()
 
 
 def _bound(address: Address) -> socket.socket:

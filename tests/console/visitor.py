@@ -29,7 +29,7 @@ class Visitor:
 
     def token(self) -> str:
         """Return the CSRF token that the forms of this session hold."""
-        for path in ("/letters/discard?n=1", "/", "/sign-in"):
+        for path in ("/dead-letters/discard?n=1", "/", "/sign-in"):
             found = re.search(r'name="csrf_token" value="([^"]+)"', self.client.get(path).text)
             if found:
                 return found[1]
@@ -48,4 +48,4 @@ def words(page: str) -> str:
 
 def row_numbers(page: str) -> list[int]:
     """Return the numbers of the dead letters that a page lists."""
-    return [int(number) for number in re.findall(r'<a data-open href="/letters/(\d+)"', page)]
+    return [int(number) for number in re.findall(r'<a data-row-link href="/dead-letters/(\d+)"', page)]

@@ -1,8 +1,8 @@
-"""People with a role and a password, in a file that only its owner can read.
+"""Users with a role and a password, in a file that only its owner can read.
 
 A file and no table: it can be read while the database is down, and no password, hashed or not, lies beside
-the ledger. One line a person, ``name:role:hash``. The file is read anew when it has changed, so that a
-removed person has no access any more.
+the ledger. One line a user, ``name:role:hash``. The file is read again when it has changed, so that a removed
+user has no access any more.
 """
 
 import os
@@ -25,56 +25,56 @@ _NAME = re.compile(r"[^\s:#\x00-\x1f\x7f][^\s:\x00-\x1f\x7f]{0,99}")
 
 
 class Role(StrEnum):
-    """Role of a person: a viewer looks, an operator looks and acts."""
+    """Role of a user: a viewer looks, an operator looks and acts."""
 
     VIEWER = "viewer"
     OPERATOR = "operator"
 
 
 @dataclass(frozen=True, slots=True)
-class Person:
-    """Somebody at the console. ``mark`` changes with the password and the role, and ends older sessions."""
+class User:
+    """User of the console. ``version`` changes with the password and the role, and ends older sessions."""
 
     name: str
     role: Role
-    mark: str = ""
+    version: str = ""
 
     @property
     def is_operator(self) -> bool:
-        """True where this person may change anything."""
+        """True where this user may change anything."""
         return self.role is Role.OPERATOR
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    person: Person
+    user: User
     password_hash: str
 
 
-class People:
-    """The people in the file at ``path``."""
+class Users:
+    """Users in the file at ``path``."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
         self._seen: tuple[int, int, int] | None = None
         self._entries: Mapping[str, _Entry] = {}
-        _nobodys_hash()  # now: the first who isn't there would wait for it
+        _dummy_hash()  # now: the first sign-in under an unknown name would wait for it
 
     def __len__(self) -> int:
         return len(self._read())
 
-    def person(self, name: str) -> Person | None:
-        """Return the person of this name; None where there is none."""
+    def get(self, name: str) -> User | None:
+        """Return the user of this name; None where there is none."""
         entry = self._read().get(name)
-        return None if entry is None else entry.person
+        return None if entry is None else entry.user
 
-    def signed_in(self, name: str, password: str) -> Person | None:
-        """Return the person with this name and password; None where they don't match."""
+    def authenticate(self, name: str, password: str) -> User | None:
+        """Return the user with this name and password; None where they don't match."""
         entry = self._read().get(name)
         # A wrong name is answered as slowly as a right one.
-        is_right = check_password_hash(_nobodys_hash() if entry is None else entry.password_hash, password)
-        return entry.person if entry is not None and is_right else None
+        is_right = check_password_hash(_dummy_hash() if entry is None else entry.password_hash, password)
+        return entry.user if entry is not None and is_right else None
 
     def _read(self) -> Mapping[str, _Entry]:
         """Read the file. Raises ConfigurationError where it is unreadable, open to others, or malformed."""
@@ -96,15 +96,15 @@ class People:
 
 
 @cache
-def _nobodys_hash() -> str:
+def _dummy_hash() -> str:
     return generate_password_hash(os.urandom(16).hex())
 
 
-def write_person(path: Path, name: str, role: Role, password: str) -> None:
-    """Put a person into the file, or change one. Raises ConfigurationError for what can't be one."""
+def write_user(path: Path, name: str, role: Role, password: str) -> None:
+    """Add a user to the file, or change one. Raises ConfigurationError for an invalid name or password."""
     if not _NAME.fullmatch(name):
         raise ConfigurationError(
-            f"{name!r} is no name: 1 to 100 characters, no white space, no colon, no # in front"
+            f"{name!r} is not a valid name: 1 to 100 characters, no white space, no colon, no leading #"
         )
     if len(password) < PASSWORD_MIN:
         raise ConfigurationError(f"the password is too short: at least {PASSWORD_MIN} characters")
@@ -112,8 +112,8 @@ def write_person(path: Path, name: str, role: Role, password: str) -> None:
     _write(path, [*lines, f"{name}:{role.value}:{generate_password_hash(password)}"])
 
 
-def remove_person(path: Path, name: str) -> bool:
-    """Remove a person from the file; returns whether there was one. Their sessions end at once."""
+def remove_user(path: Path, name: str) -> bool:
+    """Remove a user from the file; return whether there was one. Their sessions end at once."""
     lines = _lines_of(path)
     kept = [line for line in lines if not line.startswith(f"{name}:")]
     if len(kept) == len(lines):
@@ -159,6 +159,6 @@ def _entries(text: str, path: Path) -> dict[str, _Entry]:
             raise ConfigurationError(
                 f"{path}, line {number}: not NAME:ROLE:HASH with role viewer or operator"
             )
-        mark = sha256(f"{role}:{password_hash}".encode()).hexdigest()[:16]
-        entries[name] = _Entry(Person(name, Role(role), mark), password_hash)
+        version = sha256(f"{role}:{password_hash}".encode()).hexdigest()[:16]
+        entries[name] = _Entry(User(name, Role(role), version), password_hash)
     return entries

@@ -1,4 +1,4 @@
-"""Ledgers and dead letters to show: a small realistic world, and a large one with hostile content."""
+"""Sample ledgers and dead letters: a small realistic set, and a large one with hostile content."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -34,7 +34,7 @@ _FEATURES = ("ocr", "summary", "translate", "chat", "export", None)
 
 
 class DeadQueue:
-    """A link whose dead-letter queue holds these dead letters."""
+    """Link whose dead-letter queue holds these dead letters."""
 
     def __init__(self, dead_letters: Iterable[Delivery]) -> None:
         self._waiting = list(dead_letters)
@@ -45,11 +45,19 @@ class DeadQueue:
         taken, self._waiting = self._waiting[:most], self._waiting[most:]
         return taken
 
+    def depth(self, queue: str) -> int:
+        """Return the number that waits."""
+        del queue
+        return len(self._waiting)
+
+    def close(self) -> None:
+        """Do nothing: nothing is open."""
+
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """Do nothing: they are drained."""
 
 
-def park(service: DeadLetters, dead_letters: Iterable[Delivery]) -> int:
+def drain(service: DeadLetters, dead_letters: Iterable[Delivery]) -> int:
     """Drain dead letters as they come out of their queue; return their number."""
     return service.drain(cast(Link, DeadQueue(dead_letters)), wait_s=0)
 
@@ -92,16 +100,16 @@ def dead_letter_of(original: Delivery, reason: Failure, at: datetime, tries: int
     )
 
 
-# -- a small world ----------------------------------------------------------------------------------------
+# -- a small set ------------------------------------------------------------------------------------------
 
 
 def small(engine: Engine, service: DeadLetters, catalog: Catalog, now: datetime) -> None:
     """Fill in a few accounts with a month of entries, and dead letters of one morning."""
     chance = Random(7)
     start = now - timedelta(days=29)
-    people = ("ada", "adam", "grace", "linus", "edsger", "barbara")
+    users = ("ada", "adam", "grace", "linus", "edsger", "barbara")
     commands: list[tuple[datetime, Command]] = [
-        (start, OpenAccount(reference_id=f"open-{name}", user_id=name, tier="basic")) for name in people
+        (start, OpenAccount(reference_id=f"open-{name}", user_id=name, tier="basic")) for name in users
     ]
     commands += [
         (
@@ -115,7 +123,7 @@ def small(engine: Engine, service: DeadLetters, catalog: Catalog, now: datetime)
                 provider="stripe",
             ),
         )
-        for place, name in enumerate(people[:4])
+        for place, name in enumerate(users[:4])
     ]
     commands.append(
         (
@@ -129,7 +137,7 @@ def small(engine: Engine, service: DeadLetters, catalog: Catalog, now: datetime)
             ),
         )
     )
-    commands += list(_usage(chance, people, start, now))
+    commands += list(_usage(chance, users, start, now))
     commands.append(
         (
             now - timedelta(hours=2),
@@ -138,16 +146,16 @@ def small(engine: Engine, service: DeadLetters, catalog: Catalog, now: datetime)
     )
     for at, command in sorted(commands, key=lambda pair: pair[0]):
         applied(engine, catalog, command, now=at)
-    park(service, _morning(now))
+    drain(service, _morning(now))
 
 
 def _usage(
-    chance: Random, people: Sequence[str], start: datetime, now: datetime
+    chance: Random, users: Sequence[str], start: datetime, now: datetime
 ) -> Iterable[tuple[datetime, Command]]:
     for day in range(1, 30):
         for number in range(6):
             at = start + timedelta(days=day, seconds=chance.randint(0, 80_000))
-            user = people[min(int(chance.expovariate(0.6)), len(people) - 1)]
+            user = users[min(int(chance.expovariate(0.6)), len(users) - 1)]
             at = min(at, now - timedelta(minutes=1))
             yield (
                 at,
@@ -167,7 +175,7 @@ def _usage(
                 at,
                 DeductUsage(
                     reference_id=f"now-{minute}-{number}",
-                    user_id=chance.choice(people),
+                    user_id=chance.choice(users),
                     tokens=90_000_000 if is_too_much else chance.randint(20, 400),
                     feature="ocr",
                     occurred_at=at,
@@ -240,7 +248,7 @@ def _morning(now: datetime) -> list[Delivery]:
     return dead_letters
 
 
-# -- a large world ----------------------------------------------------------------------------------------
+# -- a large set ------------------------------------------------------------------------------------------
 
 
 def large(engine: Engine, service: DeadLetters, catalog: Catalog, now: datetime, groups: int = 300) -> None:
@@ -263,9 +271,9 @@ def large(engine: Engine, service: DeadLetters, catalog: Catalog, now: datetime,
             description=HOSTILE,
         )
         applied(engine, catalog, opening, long, now=now - timedelta(days=2, minutes=place))
-    park(service, _hostile(now))
-    park(service, (_odd(number, now) for number in range(groups)))
-    park(service, (_alike(number, now) for number in range(600)))
+    drain(service, _hostile(now))
+    drain(service, (_odd(number, now) for number in range(groups)))
+    drain(service, (_alike(number, now) for number in range(600)))
 
 
 def _hostile(now: datetime) -> list[Delivery]:

@@ -1,4 +1,4 @@
-"""Replays in the console's process: started once, stopped in order, troubles shown."""
+"""Replays in the console's process: started once, stopped in order, problems shown."""
 
 import threading
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.waiting import eventually
 from worker.bootstrap import Application
-from worker.console.replaying import ReplayThreads
+from worker.console.replay_threads import ReplayThreads
 from worker.errors import BillingError
 
 
@@ -38,7 +38,7 @@ def threads(application: FakeApplication) -> ReplayThreads:
     return ReplayThreads(cast(Application, application))
 
 
-def test_a_replay_runs_once_however_often_it_is_started() -> None:
+def test_replay_started_three_times_runs_once() -> None:
     application = FakeApplication()
     running = threads(application)
     for _ in range(3):
@@ -52,7 +52,7 @@ def test_a_replay_runs_once_however_often_it_is_started() -> None:
     eventually(lambda: not running.is_running(7))
 
 
-def test_trouble_of_a_replay_is_shown_until_it_goes_on() -> None:
+def test_problem_of_a_replay_is_shown_until_it_continues() -> None:
     go = threading.Event()
 
     def run(*, on_trouble: Callable[[str], None], on_progress: Callable[[Any], None], **_: Any) -> None:
@@ -62,24 +62,24 @@ def test_trouble_of_a_replay_is_shown_until_it_goes_on() -> None:
 
     running = threads(FakeApplication(run))
     running.start(1, "ann")
-    eventually(lambda: running.troubles == {1: "the broker is away"})
+    eventually(lambda: running.problems == {1: "the broker is away"})
     go.set()
-    eventually(lambda: not running.troubles)
+    eventually(lambda: not running.problems)
     running.stop()
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "text"),
     [
         (BillingError("somebody else runs it"), "somebody else runs it"),
         (ZeroDivisionError(), "ended by a fault"),
     ],
 )
-def test_why_a_replay_ended_is_told(fault: Exception, said: str) -> None:
+def test_ended_replay_keeps_its_error(fault: Exception, text: str) -> None:
     def run(**_: Any) -> None:
         raise fault
 
     running = threads(FakeApplication(run))
     running.start(1, "ann")
     eventually(lambda: not running.is_running(1))
-    assert said in running.troubles[1]
+    assert text in running.problems[1]
