@@ -9,7 +9,7 @@ from worker.demo.day_cases import DayCases
 from worker.demo.day_traffic import DayTraffic
 from worker.demo.scenario import Phase, Scenario, message_of
 from worker.demo.schedule import Schedule
-from worker.demo.users import Users
+from worker.demo.users import DemoUsers
 
 MESSAGES_MIN = 150
 
@@ -22,7 +22,7 @@ def day_scenario(
     ``suffix`` ends every reference and user, so that a day can run on a ledger that has others.
     """
     rounds = max(1, messages // 500)
-    users = Users(rng, catalog, max(12, messages // 25), rounds, suffix)
+    users = DemoUsers(rng, catalog, max(12, messages // 25), rounds, suffix)
     commands, schedule = CommandFactory(rng, now, catalog, suffix), Schedule(now)
     cases = DayCases(rng, now, catalog, users, commands, schedule, suffix)
     traffic = DayTraffic(rng, users, commands, schedule)

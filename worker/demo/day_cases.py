@@ -18,7 +18,7 @@ from worker.demo.commands import CommandFactory
 from worker.demo.malformed import malformed_variants
 from worker.demo.scenario import DemoMessage
 from worker.demo.schedule import Schedule
-from worker.demo.users import Users
+from worker.demo.users import DemoUsers
 
 
 class DayCases:
@@ -29,7 +29,7 @@ class DayCases:
         rng: random.Random,
         now: datetime,
         catalog: Catalog,
-        users: Users,
+        users: DemoUsers,
         commands: CommandFactory,
         schedule: Schedule,
         suffix: str,

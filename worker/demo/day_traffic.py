@@ -9,7 +9,7 @@ from datetime import timedelta
 from worker.demo.commands import CommandFactory
 from worker.demo.scenario import DemoMessage
 from worker.demo.schedule import Schedule
-from worker.demo.users import Users
+from worker.demo.users import DemoUsers
 
 #: Weights of the kinds of messages; most holds and all refunds have a second message, not counted here.
 KIND_WEIGHTS = {
@@ -31,7 +31,7 @@ class DayTraffic:
     """Source of ordinary messages for a schedule."""
 
     def __init__(
-        self, rng: random.Random, users: Users, commands: CommandFactory, schedule: Schedule
+        self, rng: random.Random, users: DemoUsers, commands: CommandFactory, schedule: Schedule
     ) -> None:
         self._rng, self._users, self._make, self._schedule = rng, users, commands, schedule
 

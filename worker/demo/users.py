@@ -12,7 +12,7 @@ _FIRST = ("ada", "ben", "chidi", "dana", "emre", "fatima", "goran", "hana", "ine
 _LAST = ("adeyemi", "berg", "costa", "demir", "eriksen", "fischer", "garcia", "haddad", "ito", "jansen")
 
 
-class Users:
+class DemoUsers:
     """Users by role: ``short_of_tokens``, ``case_users`` and ``payers``; ``tiers`` has each user's tier."""
 
     def __init__(self, rng: random.Random, catalog: Catalog, count: int, rounds: int, suffix: str) -> None:
