@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 from tests.support.books import applied
 from tests.support.processes import WorkerProcesses
 from tests.support.provision import PostgresServer, RabbitMQServer, postgres_server, rabbitmq_server
-from tests.support.recycling import Recycled
+from tests.support.recycling import DatabasePool
 from tests.support.witness import Witness
 from tests.support.worlds import LIMITS  # noqa: F401 - registers the Hypothesis profile
 from worker.bootstrap import Application
@@ -45,7 +45,7 @@ def rabbitmq() -> Iterator[RabbitMQServer]:
 
 @pytest.fixture(scope="session")
 def postgres_template(postgres: PostgresServer) -> Iterator[str]:
-    """The name of a migrated database, to be copied."""
+    """The name of a migrated database to copy."""
     name = f"template_{uuid4().hex[:12]}"
     postgres.databases.create_database(name)
     engine = ledger_engine(postgres.address.url(name))
@@ -57,7 +57,7 @@ def postgres_template(postgres: PostgresServer) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated SQLite file, to be copied."""
+    """A migrated SQLite file to copy."""
     path = tmp_path_factory.mktemp("sqlite") / "template.sqlite3"
     engine = ledger_engine(f"sqlite:///{path}")
     migrate(engine)
@@ -69,17 +69,17 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def recycled(postgres: PostgresServer, postgres_template: str) -> Iterator[Recycled]:
+def database_pool(postgres: PostgresServer, postgres_template: str) -> Iterator[DatabasePool]:
     """Pool of databases that are emptied after a test and used again."""
-    databases = Recycled(postgres, postgres_template)
+    databases = DatabasePool(postgres, postgres_template)
     yield databases
     databases.close()
 
 
 @pytest.fixture
-def postgres_url(postgres: PostgresServer, recycled: Recycled) -> Iterator[str]:
+def postgres_url(postgres: PostgresServer, database_pool: DatabasePool) -> Iterator[str]:
     """A migrated, empty PostgreSQL database of this test's own."""
-    with recycled.database() as name:
+    with database_pool.database() as name:
         yield postgres.address.url(name)
 
 
@@ -145,7 +145,7 @@ def broker_url(bare_broker_url: str) -> str:
 
 @pytest.fixture
 def witness(broker_url: str) -> Iterator[Witness]:
-    """Witness at the other end of the wire, which uses the other client library."""
+    """Client of RabbitMQ that uses another library than the worker."""
     with Witness(broker_url) as witness:
         yield witness
 
@@ -166,6 +166,6 @@ def application(worker_settings: Settings) -> Iterator[Application]:
 
 @pytest.fixture
 def workers(worker_settings: Settings) -> Iterator[WorkerProcesses]:
-    """Start worker processes; end those that are left."""
+    """Worker processes; none outlives the test."""
     with WorkerProcesses(worker_settings) as processes:
         yield processes

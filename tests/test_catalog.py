@@ -36,7 +36,7 @@ def loaded(folder: Path, text: str) -> Catalog:
     return load_catalog(path)
 
 
-def test_the_packaged_default_loads_and_sells_something() -> None:
+def test_packaged_default_loads_and_has_packages() -> None:
     catalog = load_catalog()
     assert list(catalog.tiers) == ["free", "basic", "pro", "enterprise"]
     assert [package.id for package in catalog.packages] == ["starter", "standard", "plus", "max"]
@@ -44,7 +44,7 @@ def test_the_packaged_default_loads_and_sells_something() -> None:
     assert DEFAULT_CATALOG.is_file()
 
 
-def test_the_packages_of_the_default_cost_more_the_more_they_hold_and_give_more_for_it() -> None:
+def test_larger_default_packages_cost_more_and_cost_less_per_token() -> None:
     packages = load_catalog().packages
     assert list(packages) == sorted(packages, key=lambda package: package.price_minor)
     for smaller, larger in pairwise(packages):
@@ -52,7 +52,7 @@ def test_the_packages_of_the_default_cost_more_the_more_they_hold_and_give_more_
         assert credited[0] * larger.price_minor < credited[1] * smaller.price_minor
 
 
-def test_an_own_file_is_taken_instead_and_zero_is_a_value(tmp_path: Path) -> None:
+def test_own_file_replaces_the_default_and_may_have_zeros(tmp_path: Path) -> None:
     catalog = loaded(tmp_path, GOOD)
     assert list(catalog.tiers) == ["free"]
     assert catalog.tiers["free"].free_upload_bytes == 0
@@ -60,7 +60,7 @@ def test_an_own_file_is_taken_instead_and_zero_is_a_value(tmp_path: Path) -> Non
     assert (catalog.pricing["upload"].rounding, catalog.pricing["upload"].minimum_tokens) == ("up", 0)
 
 
-def test_omitted_setting_has_the_careful_default(tmp_path: Path) -> None:
+def test_omitted_setting_has_the_safe_default(tmp_path: Path) -> None:
     catalog = loaded(tmp_path, GOOD)
     assert (catalog.payments.when_spent, catalog.payments.on_dispute) == ("debt", "wait")
     assert catalog.refunds.unbound == "refuse"
@@ -70,7 +70,7 @@ def test_omitted_setting_has_the_careful_default(tmp_path: Path) -> None:
     assert catalog.packages[0].valid_days is None
 
 
-def test_granted_tokens_are_spent_before_bought_ones() -> None:
+def test_granted_tokens_are_used_before_purchased_ones() -> None:
     priorities = load_catalog().priorities.model_dump()
     assert max(p for source, p in priorities.items() if source not in ("purchase", "carried_over")) < min(
         priorities["purchase"], priorities["carried_over"]
@@ -91,7 +91,7 @@ def test_granted_tokens_are_spent_before_bought_ones() -> None:
         (None, None, None),
     ],
 )
-def test_a_package_is_found_by_its_id_or_its_position(
+def test_package_is_found_by_its_id_or_its_position(
     package_id: str | None, index: int | None, found: str | None
 ) -> None:
     package = load_catalog().package(package_id, index)
@@ -224,7 +224,7 @@ def test_a_package_is_found_by_its_id_or_its_position(
         ),
     ],
 )
-def test_a_bad_catalog_is_refused_with_the_file_and_the_key(
+def test_bad_catalog_raises_with_the_file_and_the_key(
     tmp_path: Path, text: str, key: str, words: str
 ) -> None:
     with pytest.raises(ConfigurationError) as refused:
@@ -234,7 +234,7 @@ def test_a_bad_catalog_is_refused_with_the_file_and_the_key(
     assert words in message
 
 
-def test_every_error_of_a_bad_catalog_is_named_at_once(tmp_path: Path) -> None:
+def test_bad_catalog_raises_with_every_error(tmp_path: Path) -> None:
     text = GOOD.replace("499", "-1").replace("10_000", "1.5")
     with pytest.raises(
         ConfigurationError, match=r"tiers\.free\.monthly_tokens: .*; packages\.0\.price_minor: "
@@ -242,13 +242,13 @@ def test_every_error_of_a_bad_catalog_is_named_at_once(tmp_path: Path) -> None:
         loaded(tmp_path, text)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_missing_catalog_raises_with_its_name(tmp_path: Path) -> None:
     path = tmp_path / "nowhere.toml"
     with pytest.raises(ConfigurationError, match=re.escape(f"catalog {path}: cannot be read: No such file")):
         load_catalog(path)
 
 
-def test_a_folder_is_no_catalog(tmp_path: Path) -> None:
+def test_folder_is_no_catalog(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be read: Is a directory"):
         load_catalog(tmp_path)
 
@@ -256,7 +256,7 @@ def test_a_folder_is_no_catalog(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"\xff\xfe", b"# caf\xe9\n", bytes(4)], ids=["UTF-16", "Latin-1", "NULs"]
 )
-def test_a_file_in_another_encoding_is_no_toml(tmp_path: Path, content: bytes) -> None:
+def test_catalog_in_another_encoding_raises(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "catalog.toml"
     path.write_bytes(content)
     with pytest.raises(ConfigurationError, match=re.escape(f"catalog {path}: is not TOML")):

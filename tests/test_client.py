@@ -20,7 +20,7 @@ from schemas import (
 )
 from tests.support.processes import WorkerProcesses
 from tests.support.provision import RabbitMQServer
-from tests.support.servers import BrokerConnection
+from tests.support.rabbitmq_management import BrokerConnection
 from tests.support.waiting import eventually
 from tests.support.witness import Witness
 from worker.client import BillingClient
@@ -54,7 +54,7 @@ def answer(witness: Witness, *, queue: str = "billing.usage", body: bytes = b"",
 # -- with a worker ----------------------------------------------------------------------------------------
 
 
-def test_a_request_is_answered_by_a_worker(client: BillingClient, workers: WorkerProcesses) -> None:
+def test_request_gets_a_reply_of_a_worker(client: BillingClient, workers: WorkerProcesses) -> None:
     workers.start()
     opened = client.request(OPEN, timeout_s=60)
     assert (opened.status, opened.code, opened.balance_after) == ("applied", "account_opened", 10_000)
@@ -66,9 +66,7 @@ def test_a_request_is_answered_by_a_worker(client: BillingClient, workers: Worke
     assert (refused.status, refused.code, refused.shortfall) == ("rejected", "insufficient_balance", 1)
 
 
-def test_a_batch_is_answered_with_the_replies_to_its_items(
-    client: BillingClient, workers: WorkerProcesses
-) -> None:
+def test_batch_request_gets_the_replies_to_its_items(client: BillingClient, workers: WorkerProcesses) -> None:
     workers.start()
     client.request(OPEN, timeout_s=60)
     batch = UsageBatch(
@@ -90,7 +88,9 @@ def test_a_batch_is_answered_with_the_replies_to_its_items(
     assert again.items == tuple(item.model_copy(update={"duplicate": True}) for item in (recorded, refused))
 
 
-def test_tokens_are_held_before_a_price_is_known(client: BillingClient, workers: WorkerProcesses) -> None:
+def test_client_holds_tokens_before_the_price_is_known(
+    client: BillingClient, workers: WorkerProcesses
+) -> None:
     workers.start()
     client.request(OPEN, timeout_s=60)
     held = client.request(ReserveUsage(reference_id="chat-1", user_id="ann", tokens=3_000, ttl_seconds=60))
@@ -106,7 +106,7 @@ def test_tokens_are_held_before_a_price_is_known(client: BillingClient, workers:
     )
 
 
-def test_sent_command_is_answered_on_the_named_queue(
+def test_sent_command_gets_its_reply_on_the_named_queue(
     broker_url: str, witness: Witness, workers: WorkerProcesses
 ) -> None:
     workers.start()
@@ -119,7 +119,7 @@ def test_sent_command_is_answered_on_the_named_queue(
 # -- publishing -------------------------------------------------------------------------------------------
 
 
-def test_a_command_goes_out_persistent_and_with_its_ids(
+def test_command_is_persistent_and_has_its_ids(
     client: BillingClient, witness: Witness, broker_url: str
 ) -> None:
     correlation_id = client.send(DEDUCT)
@@ -133,7 +133,7 @@ def test_a_command_goes_out_persistent_and_with_its_ids(
     assert properties.user_id == broker_url.partition("://")[2].partition(":")[0]
 
 
-def test_each_request_has_ids_of_its_own(client: BillingClient, witness: Witness) -> None:
+def test_each_request_has_its_own_ids(client: BillingClient, witness: Witness) -> None:
     for _ in range(2):
         client.send(DEDUCT)
     (first, _), (second, _) = witness.take("billing.usage", 2)
@@ -141,7 +141,7 @@ def test_each_request_has_ids_of_its_own(client: BillingClient, witness: Witness
     assert first.message_id != second.message_id
 
 
-def test_requests_share_a_queue_that_goes_with_the_client(broker_url: str, witness: Witness) -> None:
+def test_requests_share_a_queue_that_is_deleted_with_the_client(broker_url: str, witness: Witness) -> None:
     with BillingClient(broker_url) as client:
         queues = set()
         for _ in range(2):
@@ -167,7 +167,7 @@ def test_requests_share_a_queue_that_goes_with_the_client(broker_url: str, witne
 # -- replies ----------------------------------------------------------------------------------------------
 
 
-def test_no_reply_in_time_says_that_asking_again_is_safe(client: BillingClient) -> None:
+def test_missing_reply_raises_and_names_the_safe_repetition(client: BillingClient) -> None:
     with pytest.raises(
         NoReplyError, match=r"no reply to 'd-1' within 0\.05 s; send the same reference again"
     ):
@@ -175,7 +175,7 @@ def test_no_reply_in_time_says_that_asking_again_is_safe(client: BillingClient) 
     assert issubclass(NoReplyError, TransientError)
 
 
-def test_a_reply_that_comes_late_is_not_taken_for_another(client: BillingClient, witness: Witness) -> None:
+def test_late_reply_is_not_returned_to_another_request(client: BillingClient, witness: Witness) -> None:
     with pytest.raises(NoReplyError):
         client.request(DEDUCT, timeout_s=0)
     queue = answer(witness, body=b'{"status": "applied", "code": "tokens_deducted", "message": "late"}')
@@ -199,14 +199,14 @@ class Answering(BillingClient):
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"\xff", b'{"status": "shrugged"}'])
-def test_a_reply_nobody_can_read_is_an_error_of_ours(broker_url: str, witness: Witness, body: bytes) -> None:
+def test_unreadable_reply_raises_a_billing_error(broker_url: str, witness: Witness, body: bytes) -> None:
     with Answering(broker_url) as client:
         client.witness, client.body = witness, body
         with pytest.raises(BillingError, match="the reply can't be read"):
             client.request(DEDUCT)
 
 
-def test_a_reply_to_another_request_is_left_alone(broker_url: str, witness: Witness) -> None:
+def test_reply_to_another_request_is_ignored(broker_url: str, witness: Witness) -> None:
     reply = Reply(status="applied", code="tokens_deducted", message="ours")
     with Answering(broker_url) as client:
         client.witness, client.body = witness, reply.to_json()
@@ -229,14 +229,14 @@ SECRET = "Tr0ub4dor"
         f"amqp://u:{SECRET}@h?heartbeat=x",
     ],
 )
-def test_a_url_that_is_none_is_told_without_it(url: str) -> None:
+def test_invalid_url_raises_without_the_url(url: str) -> None:
     with pytest.raises(ConfigurationError, match="amqp://user:password@host") as caught:
         BillingClient(url)
     assert SECRET not in str(caught.value)
     assert caught.value.__cause__ is None
 
 
-def test_a_broker_that_is_away_is_told_without_the_password() -> None:
+def test_unreachable_broker_raises_without_the_password() -> None:
     with (
         pytest.raises(
             BrokerUnavailableError, match=r"the broker at 127\.0\.0\.1:9 does not answer"
@@ -247,7 +247,7 @@ def test_a_broker_that_is_away_is_told_without_the_password() -> None:
     assert SECRET not in str(caught.value)
 
 
-def test_a_wrong_password_and_a_wrong_vhost_are_for_a_person_to_mend(rabbitmq: RabbitMQServer) -> None:
+def test_wrong_password_or_vhost_raises_a_configuration_error(rabbitmq: RabbitMQServer) -> None:
     address = rabbitmq.address
     for url in (
         f"amqp://{address.user}:{SECRET}@{address.host}:{address.port}/",
@@ -260,7 +260,7 @@ def test_a_wrong_password_and_a_wrong_vhost_are_for_a_person_to_mend(rabbitmq: R
             pass
 
 
-def test_a_missing_exchange_is_told_with_the_way_out(bare_broker_url: str) -> None:
+def test_missing_exchange_raises_with_the_command_that_helps(bare_broker_url: str) -> None:
     with (
         BillingClient(bare_broker_url) as client,
         pytest.raises(ConfigurationError, match="topology declare"),
@@ -268,7 +268,7 @@ def test_a_missing_exchange_is_told_with_the_way_out(bare_broker_url: str) -> No
         client.send(DEDUCT)
 
 
-def test_a_command_that_no_queue_takes_is_told_with_the_way_out(
+def test_unroutable_command_raises_with_the_command_that_helps(
     client: BillingClient, witness: Witness
 ) -> None:
     witness.channel.queue_unbind("billing.usage", "billing", "usage.*")
@@ -278,7 +278,7 @@ def test_a_command_that_no_queue_takes_is_told_with_the_way_out(
     assert witness.depth("billing.payments") == 1
 
 
-def test_a_queue_that_refuses_is_told(client: BillingClient, witness: Witness) -> None:
+def test_full_queue_raises(client: BillingClient, witness: Witness) -> None:
     witness.channel.queue_delete("billing.usage")
     arguments = {"x-max-length": 0, "x-overflow": "reject-publish"}
     witness.channel.queue_declare("billing.usage", durable=True, arguments=arguments)
@@ -299,9 +299,7 @@ def close_all(rabbitmq: RabbitMQServer, broker_url: str, count: int) -> None:
         rabbitmq.management.close_connection(connection.name)
 
 
-def test_a_client_whose_connection_was_lost_meanwhile_opens_another(
-    broker_url: str, rabbitmq: RabbitMQServer
-) -> None:
+def test_client_opens_another_connection_after_a_loss(broker_url: str, rabbitmq: RabbitMQServer) -> None:
     with BillingClient(broker_url) as client:
         client.send(DEDUCT)
         close_all(rabbitmq, broker_url, 1)
@@ -311,9 +309,7 @@ def test_a_client_whose_connection_was_lost_meanwhile_opens_another(
         assert witness.depth("billing.payments") == 1
 
 
-def test_a_request_whose_connection_was_lost_meanwhile_has_a_new_queue(
-    broker_url: str, rabbitmq: RabbitMQServer
-) -> None:
+def test_request_after_a_lost_connection_has_a_new_queue(broker_url: str, rabbitmq: RabbitMQServer) -> None:
     with BillingClient(broker_url) as client:
         with pytest.raises(NoReplyError):
             client.request(DEDUCT, timeout_s=0)
@@ -325,7 +321,7 @@ def test_a_request_whose_connection_was_lost_meanwhile_has_a_new_queue(
             answer(witness)
 
 
-def test_a_client_can_be_used_again_after_an_error(client: BillingClient, witness: Witness) -> None:
+def test_client_works_again_after_an_error(client: BillingClient, witness: Witness) -> None:
     witness.channel.exchange_delete("billing")
     with pytest.raises(ConfigurationError):
         client.send(DEDUCT)
@@ -335,7 +331,7 @@ def test_a_client_can_be_used_again_after_an_error(client: BillingClient, witnes
     assert witness.depth("billing.usage") == 1
 
 
-def test_the_worker_never_imports_the_client() -> None:
+def test_worker_never_imports_the_client() -> None:
     for path in sorted((ROOT / "worker").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

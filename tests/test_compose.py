@@ -12,9 +12,10 @@ import click
 import pytest
 import yaml
 
+from tests.support.postgres_server import postgres_binaries
 from tests.support.processes import WorkerProcesses, run_cli
 from tests.support.provision import PostgresServer, RabbitMQServer
-from tests.support.servers import RabbitMQ, postgres_binaries
+from tests.support.rabbitmq_server import RabbitMQ
 from tests.support.witness import Witness
 from worker.cli.root import cli
 from worker.runtime.supervisor import _STOP_GRACE_S
@@ -49,7 +50,7 @@ def resolved(words: list[str]) -> click.Context:
 # -- the file ---------------------------------------------------------------------------------------------
 
 
-def test_the_file_follows_the_compose_schema() -> None:
+def test_compose_file_follows_the_compose_schema() -> None:
     checked = subprocess.run(
         [
             *(sys.executable, "-m", "check_jsonschema"),
@@ -61,7 +62,7 @@ def test_the_file_follows_the_compose_schema() -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_every_service_is_there() -> None:
+def test_compose_file_has_every_service() -> None:
     assert list(SERVICES) == ["rabbitmq", "postgres", "migrate", "topology", "worker", "scheduler"]
 
 
@@ -72,7 +73,7 @@ def test_servers_keep_their_data_in_volumes() -> None:
     assert mounted == set(COMPOSE["volumes"])
 
 
-def test_no_port_is_open_to_the_world() -> None:
+def test_ports_are_open_on_loopback_only() -> None:
     for service in SERVICES.values():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
 
@@ -85,7 +86,7 @@ def test_images_are_pinned_to_a_version() -> None:
 # -- the order --------------------------------------------------------------------------------------------
 
 
-def test_each_service_waits_for_what_it_needs() -> None:
+def test_each_service_waits_for_its_dependencies() -> None:
     needs = {
         name: {other: what["condition"] for other, what in service.get("depends_on", {}).items()}
         for name, service in SERVICES.items()
@@ -106,7 +107,7 @@ def test_each_service_waits_for_what_it_needs() -> None:
     }
 
 
-def test_a_condition_can_be_met_by_the_service_it_is_about() -> None:
+def test_each_service_can_meet_the_conditions_about_it() -> None:
     for service in SERVICES.values():
         for name, what in service.get("depends_on", {}).items():
             other = SERVICES[name]
@@ -116,7 +117,7 @@ def test_a_condition_can_be_met_by_the_service_it_is_about() -> None:
                 assert other["restart"] == "no", "one that restarts never completes"
 
 
-def test_the_worker_has_the_time_to_stop_in_order() -> None:
+def test_worker_has_time_to_stop_in_order() -> None:
     grace = SERVICES["worker"]["stop_grace_period"]
     assert float(grace.removesuffix("s")) > _STOP_GRACE_S
     assert SERVICES["worker"]["restart"] == "unless-stopped"
@@ -126,7 +127,7 @@ def test_the_worker_has_the_time_to_stop_in_order() -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_the_variables_are_settings(name: str) -> None:
+def test_variables_are_settings(name: str) -> None:
     for variable in OURS[name]["environment"]:
         assert variable.removeprefix(ENV_PREFIX).lower() in Settings.model_fields
 
@@ -136,7 +137,7 @@ def interpolated(text: str, **variables: str) -> str:
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_the_variables_are_good_settings(name: str) -> None:
+def test_variables_are_valid_settings(name: str) -> None:
     values = {
         variable.removeprefix(ENV_PREFIX).lower(): interpolated(
             value, RABBITMQ_PASSWORD="r", POSTGRES_PASSWORD="p"
@@ -148,7 +149,7 @@ def test_the_variables_are_good_settings(name: str) -> None:
     assert settings.database_url.get_secret_value() == "postgresql://billing:p@postgres:5432/billing"
 
 
-def test_no_secret_is_in_the_file_and_a_missing_one_is_named() -> None:
+def test_compose_file_has_no_secret_and_names_a_missing_one() -> None:
     text = FILE.read_text()
     for match in re.finditer(r"\$\{([^}]*)\}", text):
         name, _, message = match.group(1).partition(":?")
@@ -159,7 +160,7 @@ def test_no_secret_is_in_the_file_and_a_missing_one_is_named() -> None:
     assert all(password.strip('"').startswith("${") for password in passwords if not password.isdigit())
 
 
-def test_the_logins_of_the_servers_are_those_of_the_urls() -> None:
+def test_server_logins_equal_those_of_the_urls() -> None:
     assert SERVICES["rabbitmq"]["environment"]["RABBITMQ_DEFAULT_USER"] == "billing"
     assert SERVICES["postgres"]["environment"]["POSTGRES_USER"] == "billing"
     assert SERVICES["postgres"]["environment"]["POSTGRES_DB"] == "billing"
@@ -173,14 +174,14 @@ def dockerfile() -> list[list[str]]:
     return [line.split() for line in text.splitlines()]
 
 
-def test_files_copied_into_the_image_exist_and_are_all_the_package_needs() -> None:
+def test_copied_files_exist_and_suffice_for_the_package() -> None:
     sources = [source for word, *rest in dockerfile() if word == "COPY" for source in rest[:-1]]
     assert all((ROOT / source).exists() for source in sources)
     files = {"pyproject.toml", "constraints.txt", "LICENSE", "README.md"}
     assert set(sources) == files | {"schemas", "worker"}
 
 
-def test_the_image_runs_as_nobody_special() -> None:
+def test_image_runs_without_root() -> None:
     lines = dockerfile()
     assert lines[0] == ["FROM", "python:3.12-slim"]
     users = [words[1] for words in lines if words[0] == "USER"]
@@ -191,7 +192,7 @@ def test_the_image_runs_as_nobody_special() -> None:
 # -- the commands -----------------------------------------------------------------------------------------
 
 
-def test_the_commands_are_these() -> None:
+def test_compose_file_runs_these_commands() -> None:
     assert [(name, shlex.join(words)) for name, words in commands()] == [
         ("migrate", "migrate"),
         ("topology", "topology declare --policies"),
@@ -207,19 +208,19 @@ def test_the_commands_are_these() -> None:
     list(commands()),
     ids=lambda value: shlex.join(value) if isinstance(value, list) else value,
 )
-def test_a_command_is_one_that_the_command_line_knows(name: str, words: list[str]) -> None:
+def test_command_exists_in_the_command_line(name: str, words: list[str]) -> None:
     named = [word for word in words if not word.startswith("--")]
     assert resolved(words).command.name == named[-1] or "--workers" in words, name
 
 
-def test_a_command_that_is_wrong_would_be_found() -> None:
+def test_wrong_command_raises() -> None:
     with pytest.raises(click.UsageError):
         resolved(["run", "--wrokers", "2"])
     with pytest.raises(click.UsageError):
         resolved(["topology", "declaer"])
 
 
-def test_the_commands_run_in_their_order_on_real_servers(
+def test_commands_run_in_order_on_real_servers(
     postgres: PostgresServer, rabbitmq: RabbitMQServer, bare_broker_url: str
 ) -> None:
     database = "test_compose"
@@ -250,7 +251,7 @@ def test_the_commands_run_in_their_order_on_real_servers(
         postgres.databases.drop_database(database)
 
 
-def test_the_health_check_of_postgresql_is_a_command_of_its_own(postgres: PostgresServer) -> None:
+def test_postgresql_health_check_succeeds(postgres: PostgresServer) -> None:
     _, *words = SERVICES["postgres"]["healthcheck"]["test"]
     binaries = postgres_binaries()
     program = words[0] if binaries is None else str(binaries / words[0])
@@ -258,7 +259,7 @@ def test_the_health_check_of_postgresql_is_a_command_of_its_own(postgres: Postgr
     assert subprocess.run([program, *words[1:], *place], timeout=30).returncode == 0
 
 
-def test_the_health_check_of_rabbitmq_is_a_command_of_its_own(rabbitmq: RabbitMQServer) -> None:
+def test_rabbitmq_health_check_succeeds(rabbitmq: RabbitMQServer) -> None:
     _, program, *words = SERVICES["rabbitmq"]["healthcheck"]["test"]
     assert [program, *words] == ["rabbitmq-diagnostics", "-q", "check_port_connectivity"]
     if isinstance(rabbitmq, RabbitMQ):  # the node of a given broker is not ours to ask

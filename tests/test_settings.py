@@ -31,7 +31,7 @@ def nothing_around(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 # -- precedence -------------------------------------------------------------------------------------------
 
 
-def test_a_flag_comes_before_a_variable_and_a_variable_before_the_file(
+def test_flag_precedes_variable_and_variable_precedes_file(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert load_settings().batch_size == 500
@@ -42,7 +42,7 @@ def test_a_flag_comes_before_a_variable_and_a_variable_before_the_file(
     assert load_settings(batch_size=31).batch_size == 31
 
 
-def test_a_flag_that_is_not_given_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_omitted_flag_changes_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BILLING_WORKERS", "4")
     assert load_settings(workers=None).workers == 4
 
@@ -52,7 +52,7 @@ def test_zero_is_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings(metrics_port=0).metrics_port == 0
 
 
-def test_names_of_variables_may_be_written_small(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variable_names_may_be_lower_case(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("billing_workers", "3")
     assert load_settings().workers == 3
 
@@ -61,7 +61,7 @@ def test_reply_to_prefixes_are_empty_by_default() -> None:
     assert load_settings().reply_to_prefixes == ()
 
 
-def test_reply_prefixes_are_separated_by_commas_and_may_be_none_at_all(
+def test_reply_prefixes_are_separated_by_commas_and_may_be_empty(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("BILLING_REPLY_TO_PREFIXES", "billing.replies, app.answers ,")
@@ -81,7 +81,7 @@ def test_senders_may_have_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "error"),
     [
         ('{"usage.*": ["a"], "usage.*": ["b"]}', r"BILLING_SENDERS: names a pattern or a user twice"),
         ('{"usage.*": {"a": "x-", "a": ""}}', r"BILLING_SENDERS: names a pattern or a user twice"),
@@ -92,9 +92,9 @@ def test_senders_may_have_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
         ("[]", r"BILLING_SENDERS: .*dictionary"),
     ],
 )
-def test_rule_of_another_shape_is_told(monkeypatch: pytest.MonkeyPatch, value: str, told: str) -> None:
+def test_sender_rule_of_another_shape_raises(monkeypatch: pytest.MonkeyPatch, value: str, error: str) -> None:
     monkeypatch.setenv("BILLING_SENDERS", value)
-    with pytest.raises(ConfigurationError, match=told):
+    with pytest.raises(ConfigurationError, match=error):
         load_settings()
 
 
@@ -106,7 +106,7 @@ def test_limit_of_faults_can_be_switched_off(monkeypatch: pytest.MonkeyPatch, na
     assert load_settings().max_consecutive_faults == 0
 
 
-def test_workers_that_judge_alike_have_one_digest() -> None:
+def test_workers_with_equal_rules_have_one_digest() -> None:
     catalog = load_catalog()
     digest = config_digest(load_settings(), catalog)
     assert digest == config_digest(load_settings(batch_size=1, broker_url="amqp://h"), catalog)
@@ -151,7 +151,7 @@ def test_workers_that_judge_alike_have_one_digest() -> None:
         ("LOG_FORMAT", SECRET),
     ],
 )
-def test_a_bad_variable_is_named_and_its_value_is_not(
+def test_bad_variable_raises_with_its_name_and_without_its_value(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(f"BILLING_{name}", value)
@@ -163,26 +163,26 @@ def test_a_bad_variable_is_named_and_its_value_is_not(
     assert "\n" not in str(caught.value)
 
 
-def test_all_bad_variables_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_bad_variables_are_named_in_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BILLING_WORKERS", "many")
     monkeypatch.setenv("BILLING_TRIES", "0")
     with pytest.raises(ConfigurationError, match=r"BILLING_WORKERS: .*; BILLING_TRIES: "):
         load_settings()
 
 
-def test_a_bad_variable_is_named_with_the_place_inside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_variable_raises_with_the_place_inside_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BILLING_SENDERS", '{"payment.*": ["gateway", 5]}')
     with pytest.raises(ConfigurationError, match=r"BILLING_SENDERS \(payment\.\*\.1\): "):
         load_settings()
 
 
-def test_a_file_that_is_not_text_is_named() -> None:
+def test_binary_settings_file_raises_with_its_name() -> None:
     Path(".env").write_bytes(b"BILLING_WORKERS=\xff\xfe\n")
     with pytest.raises(ConfigurationError, match=r"the file \.env is not UTF-8"):
         load_settings()
 
 
-def test_a_value_from_the_file_is_not_shown_either() -> None:
+def test_bad_value_in_the_file_is_not_shown() -> None:
     Path(".env").write_text(f"BILLING_BROKER_URL=amqp://u:{SECRET}@{SECRET}@h\n")
     with pytest.raises(ConfigurationError) as caught:
         load_settings()
@@ -193,7 +193,7 @@ def test_a_value_from_the_file_is_not_shown_either() -> None:
 # -- passwords --------------------------------------------------------------------------------------------
 
 
-def test_settings_that_are_printed_hide_their_urls() -> None:
+def test_printed_settings_hide_their_urls() -> None:
     whole = load_settings(broker_url=f"amqp://u:{SECRET}@h/", database_url=f"postgresql://u:{SECRET}@h/d")
     assert SECRET not in f"{whole} {whole!r} {whole.model_dump()} {whole.model_dump_json()}"
 
@@ -224,13 +224,13 @@ def test_settings_that_are_printed_hide_their_urls() -> None:
         ("postgresql:///db?password=sec@ret", "postgresql://***"),
     ],
 )
-def test_a_url_is_shown_without_what_may_be_a_password(url: str, shown: str) -> None:
+def test_redacted_url_has_no_password(url: str, shown: str) -> None:
     assert redacted(url) == shown
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(st.characters(codec="ascii", categories=("L", "N", "P", "S")), min_size=1, max_size=12))
-def test_no_password_is_ever_shown_however_badly_it_is_written(password: str) -> None:
+def test_redaction_hides_passwords_in_invalid_urls(password: str) -> None:
     marked = f"%{password}%SECRET"
     for url in (f"amqp://user:{marked}@host:5672/v", f"postgresql://user:{marked}@host/db?x=y"):
         assert "SECRET" not in redacted(url)
@@ -245,7 +245,7 @@ def test_no_password_is_ever_shown_however_badly_it_is_written(password: str) ->
         ("sqla+sqlite:///broker.db", None),
     ],
 )
-def test_the_broker_vouches_for_the_user_of_its_url(url: str, user: str | None) -> None:
+def test_broker_user_is_the_user_of_the_url(url: str, user: str | None) -> None:
     assert broker_user(load_settings(broker_url=url).broker_url) == user
 
 
@@ -274,7 +274,7 @@ def test_the_broker_vouches_for_the_user_of_its_url(url: str, user: str | None) 
         scheduler_rate=st.integers(1, 1000),
     )
 )
-def test_another_process_gets_the_same_settings(whole: Settings) -> None:
+def test_environment_carries_the_settings_to_another_process(whole: Settings) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment_of(whole).items():
             patch.setenv(name, value)

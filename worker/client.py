@@ -46,11 +46,11 @@ class BillingClient:
 
     Replies to ``send`` go to ``reply_queue``, which must exist and be this user's own
     (``billing.replies.<user>``, or that with a dot and more); without one, to the default response queue. For
-    one thread: pika's connections can't be shared (pika#892). It has no thread of its own either, so that a
-    client that was idle for long finds its connection lost and opens another one.
+    one thread: pika's connections can't be shared (pika#892). It has no thread of its own either: an idle
+    client loses its connection, and opens another one.
 
-    Raises ConfigurationError where a person has to mend something, and BrokerUnavailableError where it isn't
-    known whether the broker has the message.
+    Raises ConfigurationError where a person has to act, and BrokerUnavailableError where it is unknown
+    whether the broker has the message.
     """
 
     def __init__(self, url: str, reply_queue: str | None = None) -> None:
@@ -76,7 +76,7 @@ class BillingClient:
         self._drop()
 
     def send(self, message: Message) -> str:
-        """Publish ``message``; the broker has stored it when this returns. Returns the correlation id."""
+        """Publish ``message`` with a confirm of the broker; return the correlation id."""
         correlation_id = uuid4().hex
         self._publish(message, correlation_id, waits=False)
         return correlation_id
@@ -84,8 +84,8 @@ class BillingClient:
     def request(self, message: Message, timeout_s: float = 10.0) -> Reply:
         """Publish ``message`` and wait for its reply, rejections included. Raises NoReplyError.
 
-        The reply to a batch counts what was applied, rejected and malformed (``failed``), and has the replies
-        to its items, in their order: look at them, for the batch itself is always ``applied``.
+        The reply to a batch counts the applied, rejected and malformed (``failed``) items, and has
+        their replies in order. Look at these: the batch itself is always ``applied``.
         """
         correlation_id = uuid4().hex
         self._awaited, self._reply = correlation_id, None
@@ -96,7 +96,7 @@ class BillingClient:
             self._awaited = self._reply = None
 
     def _publish(self, message: Message, correlation_id: str, *, waits: bool) -> None:
-        """Publish, and publish again with the same ids on a new connection where the old one is lost."""
+        """Publish, and repeat with the same ids on a new connection where the old one is lost."""
         message_id = uuid4().hex
         is_new = not self._is_alive()
         try:
@@ -118,7 +118,7 @@ class BillingClient:
             "user_id": self._user,
         }
         try:
-            properties["reply_to"] = self._queue_of_our_own() if waits else self._reply_queue
+            properties["reply_to"] = self._own_reply_queue() if waits else self._reply_queue
             self._channel.basic_publish(
                 BILLING.exchange,
                 message.type,
@@ -158,7 +158,7 @@ class BillingClient:
             raise NoReplyError(f"no reply to {message.reference_id!r} within {timeout_s:g} s; {_AGAIN}")
         return self._reply
 
-    def _queue_of_our_own(self) -> str:
+    def _own_reply_queue(self) -> str:
         if self._own_queue is None:
             queue = f"{BILLING.replies.name}.{self._user}.{uuid4().hex}"
             self._channel.queue_declare(queue, exclusive=True, auto_delete=True)
@@ -167,12 +167,12 @@ class BillingClient:
         return self._own_queue
 
     def _on_reply(self, _channel: Any, _method: Any, properties: Any, body: bytes) -> None:
-        """Keep the reply that is waited for; others come late, to a request that was given up."""
+        """Keep the awaited reply; others are late replies to earlier requests."""
         if properties.correlation_id == self._awaited:
             self._reply = body
 
     def _is_alive(self) -> bool:
-        """Return True while the connection is open, after reading all that the broker has sent."""
+        """Read what the broker has sent; return True while the connection is open."""
         if self._connection is None:
             return False
         try:
@@ -203,11 +203,11 @@ class BillingClient:
 
 def _parameters(url: str) -> Any:
     unreadable = ConfigurationError("the broker URL can't be read: amqp://user:password@host:5672/vhost")
-    if not url.startswith(("amqp://", "amqps://")):  # pika takes other things for defaults
+    if not url.startswith(("amqp://", "amqps://")):  # pika replaces other text by defaults
         raise unreadable
     try:
         parameters = pika.URLParameters(url)
-    except Exception:  # noqa: BLE001 - whatever it stumbles over, its text may hold the password
+    except Exception:  # noqa: BLE001 - any error text may hold the password
         raise unreadable from None
     parameters.heartbeat = _HEARTBEAT_S if parameters.heartbeat is None else parameters.heartbeat
     if parameters.blocked_connection_timeout is None:

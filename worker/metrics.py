@@ -14,19 +14,19 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.messages = Counter(
             "billing_worker_messages",
-            "Messages settled, by type and outcome (a code of the reply, or duplicate).",
+            "Messages processed, by type and outcome (a code of the reply, or duplicate).",
             ["type", "outcome"],
             registry=self.registry,
         )
         self.batch_items = Counter(
             "billing_worker_batch_items",
-            "Commands that came in a batch of them, by type and outcome.",
+            "Commands in command batches, by type and outcome.",
             ["type", "outcome"],
             registry=self.registry,
         )
         self.notices = Counter(
             "billing_worker_notices",
-            "Notices, by type and outcome: published, returned (nobody listens), refused (now a letter).",
+            "Notices, by type and outcome: published, returned (no queue), refused (now a dead letter).",
             ["type", "outcome"],
             registry=self.registry,
         )
@@ -35,12 +35,12 @@ class Metrics:
         )
         self.faults_in_a_row = Gauge(
             "billing_worker_faults_in_a_row",
-            "Messages that met a fault of the worker's since one was settled, of the worst lane.",
+            "Consecutive messages that met a fault of the worker, in the worst lane.",
             registry=self.registry,
         )
         self.paused = Gauge(
             "billing_worker_lane_paused",
-            "1 while this worker has paused a lane, by the reason code.",
+            "1 while this worker has paused a lane, by reason code.",
             ["lane", "code"],
             registry=self.registry,
         )
@@ -61,11 +61,11 @@ class Metrics:
         )
         self.contention = Counter(
             "billing_worker_contention_retries",
-            "Transactions repeated because another worker was in the way.",
+            "Transactions repeated because of contention with another worker.",
             registry=self.registry,
         )
         self.outages = Counter(
-            "billing_worker_outages", "Times a server went away.", ["server"], registry=self.registry
+            "billing_worker_outages", "Outages of a server.", ["server"], registry=self.registry
         )
         self.batch_size = Histogram(
             "billing_worker_batch_size",
@@ -81,26 +81,26 @@ class Metrics:
         )
         self.last_progress = Gauge(
             "billing_worker_last_progress_timestamp_seconds",
-            "When a batch was last acknowledged.",
+            "Time when a batch was last acknowledged.",
             registry=self.registry,
         )
 
         self.scheduled = Counter(
-            "billing_worker_scheduled", "Commands published for what fell due.", registry=self.registry
+            "billing_worker_scheduled", "Commands published for due entries.", registry=self.registry
         )
         self.overdue = Gauge(
             "billing_worker_overdue_seconds",
-            "How long ago fell due what the scheduler found waiting longest.",
+            "Age of the oldest due entry that the scheduler found.",
             registry=self.registry,
         )
         self.last_tick = Gauge(
             "billing_worker_last_tick_timestamp_seconds",
-            "When the scheduler last looked for what is due.",
+            "Time when the scheduler last looked for due entries.",
             registry=self.registry,
         )
 
     def count_refusal(self, sender: str, code: str) -> None:
-        """Count a refusal; at most a hundred senders are told apart."""
+        """Count a refusal; at most a hundred senders have a label of their own."""
         if sender not in self._senders:
             if len(self._senders) >= _SENDERS_MAX:
                 sender = "others"

@@ -1,1 +1,1 @@
-"""Benchmarks: claims with their conditions. ``make bench`` runs them."""
+"""Benchmarks and their conditions; ``make bench`` runs them."""

@@ -1,4 +1,4 @@
-"""``make bench``: measures, checks the ledger, prints the figures with their conditions."""
+"""``make bench``: measure, check the ledger, print the figures with their conditions."""
 
 import sys
 import traceback
@@ -11,12 +11,13 @@ from pika.exceptions import AMQPError
 from sqlalchemy.exc import DBAPIError
 
 from tests.benchmarks import chart, conditions, report
-from tests.benchmarks.first_speed import settled_deductions
+from tests.benchmarks.first_speed import processed_deductions
 from tests.benchmarks.registry import BENCHMARKS
 from tests.benchmarks.reporters import reporting
 from tests.benchmarks.results import Benchmark, Context, Result
 from tests.benchmarks.stage import BenchmarkError, started_servers
-from tests.support.servers import ManagementError, ServerError
+from tests.support.private_server import ServerError
+from tests.support.rabbitmq_management import ManagementError
 from worker.errors import BillingError
 
 #: Errors that a run may meet without a fault in the benchmark; each is reported in one line.
@@ -86,7 +87,7 @@ def main(
             context = Context(servers, reporter, 1 if short else runs, messages, users, short)
             session = Session(context, conditions.conditions(servers), output, with_charts=not short)
             if not short:
-                settled_deductions(context, *_WARM_UP)
+                processed_deductions(context, *_WARM_UP)
             session.run(wanted)
     except _EXPECTED as error:
         raise click.ClickException(str(error)) from error
@@ -94,7 +95,7 @@ def main(
 
 
 class Session:
-    """Benchmarks one after another under the same conditions; one that fails does not keep the others."""
+    """Run of several benchmarks under the same conditions; a failed one stops no other."""
 
     def __init__(
         self, context: Context, found: Mapping[str, Any], output: Path, *, with_charts: bool
@@ -105,15 +106,15 @@ class Session:
         self._results: dict[str, tuple[Benchmark, Result]] = {}
 
     def run(self, benchmarks: Sequence[Benchmark]) -> None:
-        """Run them, tell and write what they say; ``failed`` names those that have said nothing."""
+        """Run the benchmarks, show and store their results; ``failed`` names those without one."""
         click.echo("\n".join(conditions.lines(self._conditions)))
         for number, benchmark in enumerate(benchmarks, 1):
             click.echo(f"\n[{number}/{len(benchmarks)}] {benchmark.name}")
             try:
-                self._tell(benchmark, benchmark.run(self._context))
+                self._show(benchmark, benchmark.run(self._context))
             except _EXPECTED as error:
                 self._fail(benchmark, str(error))
-            except Exception:  # noqa: BLE001 - a fault in one benchmark, and the others still have theirs to say
+            except Exception:  # noqa: BLE001 - a fault in one benchmark stops no other
                 self._fail(benchmark, traceback.format_exc())
         results = list(self._results.values())
         if results:
@@ -123,7 +124,7 @@ class Session:
             if (path := chart.overview(self._output, line, results)) is not None:
                 click.echo(f"\ndrawn to {path}")
 
-    def _tell(self, benchmark: Benchmark, result: Result) -> None:
+    def _show(self, benchmark: Benchmark, result: Result) -> None:
         self._results[benchmark.name] = benchmark, result
         click.echo("\n".join(report.lines(benchmark, result)))
         click.echo(f"  written to {report.written(self._output, self._conditions, benchmark, result)}")
@@ -141,7 +142,7 @@ class Session:
 
 
 def _named(names: Sequence[str]) -> Sequence[Benchmark]:
-    """The benchmarks called so, in their own order; all of them for no names at all."""
+    """Return the benchmarks of these names, in their own order; all without names."""
     known = {benchmark.name: benchmark for benchmark in BENCHMARKS}
     if unknown := [name for name in names if name not in known]:
         listed = "\n".join(report.listed(BENCHMARKS))

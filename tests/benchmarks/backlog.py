@@ -1,4 +1,4 @@
-"""A backlog of a million: does the rate hold, does the memory?"""
+"""Rate and memory over a backlog of a million messages."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,27 +18,27 @@ _STEADY, _PEAK, _FLAT = Goal(0.8), Goal(150, "at most"), Goal(1.1, "at most")
 
 @dataclass(slots=True)
 class Log:
-    """Log of a run as it goes on: replies so far, and resident memory in MB, each with its time."""
+    """Log of a run: replies so far, and resident memory in MB, each with its time."""
 
     every_s: float = _EVERY_S
     replies: list[tuple[float, int]] = field(default_factory=list)
     memory: list[tuple[float, float]] = field(default_factory=list)
 
-    def look(self, replied: int, processes: Sequence[int]) -> None:
-        """Note how far it is, and every so many seconds how much memory the processes have."""
+    def record(self, replied: int, processes: Sequence[int]) -> None:
+        """Record the replies so far and, every few seconds, the memory of the processes."""
         now = monotonic()
         self.replies.append((now, replied))
         if not self.memory or now - self.memory[-1][0] >= self.every_s:
             self.memory.append((now, trees.resident_bytes(processes) / 1e6))
 
     def rates(self, parts: int = _PARTS) -> list[float]:
-        """Messages a second of each of ``parts`` equal parts of the way."""
+        """Return the rate of each of ``parts`` equal parts of the messages."""
         first, last = self.replies[0][1], self.replies[-1][1]
         marks = [self._when(first + (last - first) * part / parts) for part in range(parts + 1)]
         return [(last - first) / parts / max(end - start, 1e-9) for start, end in pairwise(marks)]
 
     def memory_of_parts(self, parts: int = _PARTS) -> list[float]:
-        """The most memory of each of ``parts`` equal parts of the time, in MB."""
+        """Return the maximum memory of each of ``parts`` equal parts of the time, in MB."""
         start, end = self.memory[0][0], self.memory[-1][0]
         most = [0.0] * parts
         for at, megabytes in self.memory:
@@ -47,7 +47,7 @@ class Log:
         return [each for each in most if each]
 
     def _when(self, replied: float) -> float:
-        """Time when so many were replied, interpolated evenly between the samples."""
+        """Return the time of so many replies, interpolated between the samples."""
         for (start, low), (end, high) in pairwise(self.replies):
             if low <= replied <= high and high > low:
                 return start + (end - start) * (replied - low) / (high - low)
@@ -55,10 +55,10 @@ class Log:
 
 
 def run(context: Context) -> Result:
-    """Measure once: the run is long enough to be its own median."""
+    """Measure once; the run is long enough to be its own median."""
     messages, users = context.sized(1_000_000, 3_000), context.accounts()
     log = Log(_EVERY_S_IF_SHORT if context.is_short else _EVERY_S)
-    measured = settled_backlog(context, messages, users, log)
+    measured = processed_backlog(context, messages, users, log)
     context.reporter.ran(said(measured))
     found, memory = log.rates(), log.memory_of_parts()
     return Result(
@@ -90,12 +90,14 @@ def run(context: Context) -> Result:
     )
 
 
-def settled_backlog(context: Context, messages: int, users: int, log: Log) -> Measured:
-    """One run on a stage of its own, watched by ``log``."""
+def processed_backlog(context: Context, messages: int, users: int, log: Log) -> Measured:
+    """Run once in an environment of its own, watched by ``log``."""
     with staged(context.servers) as stage:
         stage.open_accounts(users)
         stage.prefill(outgoing(deductions(messages, in_turns(users))), context.progress, total=messages)
-        measured = stage.drain("worker", stage.worker(), messages, progress=context.progress, watch=log.look)
+        measured = stage.drain(
+            "worker", stage.worker(), messages, progress=context.progress, watch=log.record
+        )
         context.progress("auditing", 0, 0)
         stage.check(used=messages)
         return measured

@@ -1,8 +1,8 @@
-"""Many items a message: ``usage.batch`` against the same items one by one."""
+"""``usage.batch`` against the same items in single messages."""
 
 from functools import partial
 
-from tests.benchmarks.first_speed import settled_deductions
+from tests.benchmarks.first_speed import processed_deductions
 from tests.benchmarks.loads import batches, outgoing
 from tests.benchmarks.results import Benchmark, Context, Goal, Result, alternately, costs, rates, ratio
 from tests.benchmarks.stage import Measured, staged
@@ -14,13 +14,13 @@ _BY_TWO = "batches of many users, two workers"
 
 
 def run(context: Context) -> Result:
-    """Batches of one user, of many, these with two workers, singles …; a batch counts by its items."""
+    """Measure batches of one user, of many, with two workers, and single messages; items count."""
     singles, users = context.sized(30_000, 600), context.accounts(short=200)
     count = max(singles * 3 // _ITEMS, 1)
 
     def batched(name: str) -> Measured:
         workers = 2 if name == _BY_TWO else 1
-        return settled_batches(context, name, count, users, of_one_user=name == _OF_ONE, workers=workers)
+        return processed_batches(context, name, count, users, of_one_user=name == _OF_ONE, workers=workers)
 
     runs = alternately(
         context,
@@ -28,7 +28,7 @@ def run(context: Context) -> Result:
             _OF_ONE: partial(batched, _OF_ONE),
             _OF_MANY: partial(batched, _OF_MANY),
             _BY_TWO: partial(batched, _BY_TWO),
-            _SINGLES: lambda: settled_deductions(context, singles, users, name=_SINGLES),
+            _SINGLES: lambda: processed_deductions(context, singles, users, name=_SINGLES),
         },
     )
     ways = (_OF_ONE, _OF_MANY, _BY_TWO)
@@ -51,10 +51,10 @@ def run(context: Context) -> Result:
     )
 
 
-def settled_batches(
+def processed_batches(
     context: Context, name: str, count: int, users: int, *, of_one_user: bool, workers: int = 1
 ) -> Measured:
-    """One run on a stage of its own."""
+    """Run once in an environment of its own."""
     with staged(context.servers) as stage:
         stage.open_accounts(users)
         messages = outgoing(batches(count, _ITEMS, users, of_one_user=of_one_user))

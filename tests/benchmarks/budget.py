@@ -9,7 +9,7 @@ from time import process_time
 
 from sqlalchemy import create_engine, text
 
-from tests.benchmarks.first_speed import settled_deductions
+from tests.benchmarks.first_speed import processed_deductions
 from tests.benchmarks.loads import deductions, in_turns, outgoing
 from tests.benchmarks.phases import STEPS, Spent, watched
 from tests.benchmarks.results import (
@@ -25,7 +25,7 @@ from tests.benchmarks.results import (
 )
 from tests.benchmarks.stage import Measured, Servers, Stage, collected_as_in_a_worker, staged
 from tests.benchmarks.statements import name_of
-from tests.support.servers import Postgres
+from tests.support.postgres_server import Postgres
 from worker.runtime.stop import SignalStop
 
 _LIBRARY = "pg_stat_statements"
@@ -52,7 +52,7 @@ def run(context: Context) -> Result:
     with ExitStack() as stack:
         servers = stack.enter_context(_counting(context.servers)) if not context.is_short else context.servers
         for number in range(1, context.runs + 1):
-            plain.append(settled_deductions(context, messages, users))
+            plain.append(processed_deductions(context, messages, users))
             context.reporter.ran(f"run {number} of {context.runs}, {said(plain[-1])}")
             inside.append(looked_into(replace(context, servers=servers), messages, users))
             context.reporter.ran(f"run {number} of {context.runs}, looked into: {_said(inside[-1])}")

@@ -1,4 +1,4 @@
-"""A chart of one result: bars are medians, dots are runs, a line is a goal. Needs the extra ``bench``."""
+"""Chart of one result: bars are medians, dots are runs, a line is a goal. Needs the extra ``bench``."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
@@ -22,12 +22,12 @@ _OPAQUE = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
 
 
 def can_be_drawn() -> bool:
-    """True where matplotlib is installed."""
+    """Return True where matplotlib is installed."""
     return find_spec("matplotlib") is not None
 
 
 def drawn(folder: Path, conditions: str, benchmark: Benchmark, result: Result) -> Path:
-    """Draw ``result`` as a PNG; returns where it is. ``conditions`` is a line below it.
+    """Draw ``result`` as a PNG and return its path; ``conditions`` is a line below it.
 
     A panel a unit, each from zero.
     """
@@ -35,7 +35,7 @@ def drawn(folder: Path, conditions: str, benchmark: Benchmark, result: Result) -
 
 
 def overview(folder: Path, conditions: str, results: Iterable[tuple[Benchmark, Result]]) -> Path | None:
-    """Draw every goal of a session and how much of it is reached; None where there is none.
+    """Draw every goal of a session with its share reached; None without goals.
 
     Of what must be at most so much, the goal in what was measured: beyond the line is better everywhere.
     """
@@ -81,7 +81,7 @@ def _sheet(path: Path, title: str, conditions: str, panels: Iterable[Sequence[Fi
 
 
 def _panels(figures: Sequence[Figure]) -> Iterator[list[Figure]]:
-    """Figures of one unit together, in the order in which the units come."""
+    """Return the figures grouped by unit, in order."""
     for unit in dict.fromkeys(figure.unit for figure in figures):
         yield [figure for figure in figures if figure.unit == unit]
 

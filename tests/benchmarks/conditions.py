@@ -1,4 +1,4 @@
-"""Conditions under which figures were measured: a figure without them says nothing."""
+"""Conditions of a measurement: machine, versions, settings and load."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ import pika
 from sqlalchemy import text
 
 from tests.benchmarks.stage import ROOT, Servers
-from tests.support.servers import _ERLANG_ARGUMENTS
+from tests.support.rabbitmq_server import _ERLANG_ARGUMENTS
 from worker.ledger.engine import ledger_engine
 
 _SHOWN = (
@@ -41,7 +41,7 @@ BIAS = (
 
 
 def conditions(servers: Servers) -> dict[str, Any]:
-    """Machine, versions, settings, load: as they are now, before the first run."""
+    """Return machine, versions, settings and load before the first run."""
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "revision": _revision(),
@@ -56,7 +56,7 @@ def conditions(servers: Servers) -> dict[str, Any]:
 
 
 def lines(found: Mapping[str, Any]) -> Iterator[str]:
-    """``found``, for a person."""
+    """Return the conditions as lines for people."""
     for name, value in found.items():
         match value:
             case Mapping():
@@ -69,7 +69,7 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def one_line(found: Mapping[str, Any]) -> str:
-    """The least that belongs beside a figure."""
+    """Return the conditions that belong beside a figure, in one line."""
     machine, database, broker = found["machine"], found["postgresql"], found["rabbitmq"]
     return (
         f"{machine['cores']} cores ({machine['processor']}), on one machine; RabbitMQ {broker['version']} "
@@ -95,7 +95,7 @@ def _processor() -> str:
 
 
 def _revision() -> str:
-    """The commit, and whether the files differ from it; unknown for a copy without a history."""
+    """Return the commit, with a mark where files differ from it; unknown without a history."""
     described = _git("describe", "--always", "--dirty", "--exclude=*")
     return described or "unknown"
 

@@ -1,7 +1,7 @@
-"""The worker against an echo: what the ledger costs beside the way of a message through the broker."""
+"""Worker against an echo: the cost of the ledger beside that of the broker."""
 
 from tests.benchmarks.contenders import CONTENDERS
-from tests.benchmarks.first_speed import settled_deductions
+from tests.benchmarks.first_speed import processed_deductions
 from tests.benchmarks.loads import deductions, in_turns
 from tests.benchmarks.results import Benchmark, Context, Goal, Result, alternately, costs, rates, ratio
 from tests.benchmarks.stage import Measured, staged
@@ -11,12 +11,12 @@ _ECHO = next(contender for contender in CONTENDERS if not contender.keeps_ledger
 
 
 def run(context: Context) -> Result:
-    """Worker, echo, worker, echo …"""
+    """Measure worker and echo in turn."""
     messages, users = context.sized(30_000, 600), context.accounts()
     runs = alternately(
         context,
         {
-            "worker": lambda: settled_deductions(context, messages, users),
+            "worker": lambda: processed_deductions(context, messages, users),
             "echo": lambda: echoed(context, messages, users),
         },
     )
@@ -39,7 +39,7 @@ def run(context: Context) -> Result:
 
 
 def echoed(context: Context, messages: int, users: int) -> Measured:
-    """One run of the echo, which keeps no ledger."""
+    """Run the echo once; it keeps no ledger."""
     with staged(context.servers) as stage:
         sent = _ECHO.prefill(stage, deductions(messages, in_turns(users)), context.progress)
         return stage.drain(_ECHO.name, _ECHO.commands(stage), sent, progress=context.progress)

@@ -1,4 +1,4 @@
-"""Fills an empty ledger on PostgreSQL with a year of traffic, as the worker would have left it.
+"""Filling of an empty ledger on PostgreSQL with a year of traffic, as a worker leaves it.
 
 Every account was opened on the free tier, was given a credit for ever, gave up its subscription, and has used
 tokens since. A few heavy accounts have used them all the year round. The others were opened one after the
@@ -136,7 +136,7 @@ def fill(engine: Engine, filling: Filling, progress: Progress) -> None:
 
 @contextmanager
 def _keys_built_afterwards(connection: Connection, progress: Progress) -> Iterator[None]:
-    """Takes the keys and indexes of operations and entries away and brings them back as they were.
+    """Drop the keys and indexes of operations and entries, and restore them.
 
     All but the primary key of the operations, on which the foreign keys stand; it is filled in its order.
     """
@@ -173,7 +173,7 @@ _NEXT_ID = "SELECT setval(pg_get_serial_sequence('{table}', '{column}'), max({co
 
 # Rows of accounts: tokens of one deduction, number of deductions, times of the opening and of the last
 # deduction. The slot of a heavy use is the first by which so many are due, and that of a light one the same.
-_STORY = """
+_HISTORY = """
 WITH numbered AS (
     SELECT number, number - CAST(:heavy AS bigint) - 1 AS place
     FROM generate_series(1, CAST(:accounts AS bigint)) AS number
@@ -194,7 +194,7 @@ WITH numbered AS (
                 * :slots / (:slots - :heavy_uses)
         END AS last_slot
     FROM counted
-), story AS (
+), history AS (
     SELECT number, tokens, uses,
         CAST(:start AS timestamptz) + (first_slot + 1) * :seconds / (:slots + 1) * interval '1 second'
             AS opened_at,
@@ -209,23 +209,23 @@ _ACCOUNTS = f"""
 INSERT INTO accounts (account_id, user_id, tier, balance, sequence, allocated, bonus, used, expired,
     lot_count, anchor, granted_until, period_granted, ends_at, due_at, opened_at, updated_at)
 OVERRIDING SYSTEM VALUE
-{_STORY}
+{_HISTORY}
 SELECT number, 'user-' || lpad((number - 1)::text, 6, '0'), 'free', :given - tokens * uses, 3 + uses,
     :allocated, :given, tokens * uses, :allocated, 2, opened_at, opened_at + interval '1 month', :allocated,
     opened_at, CASE WHEN updated_at < opened_at + interval '1 month' THEN opened_at + interval '1 month' END,
     opened_at, updated_at
-FROM story ORDER BY number
+FROM history ORDER BY number
 """  # noqa: S608 - both are texts of this file
 
 # The operations that opened the heavy accounts come first, then one or three a slot.
 _LOTS = f"""
 INSERT INTO lots (account_id, number, operation_id, source, granted, remaining, is_open, priority,
     effective_at, expires_at)
-{_STORY}, opened AS (
+{_HISTORY}, opened AS (
     SELECT *, CASE WHEN number <= :heavy THEN 3 * number - 2
         ELSE 3 * :heavy + 1 + (number - :heavy - 1) * :slots / (:slots - :heavy_uses)
             + 2 * (number - :heavy - 1) END AS operation_id
-    FROM story
+    FROM history
 )
 SELECT number, lot, operation_id + lot - 1,
     CASE lot WHEN 1 THEN 'allocation' ELSE 'bonus' END,

@@ -12,7 +12,7 @@ from tests.benchmarks.results import Benchmark, Context, Result, alternately, co
 from tests.benchmarks.stage import Measured, Stage, staged
 
 
-def settled_deductions(
+def processed_deductions(
     context: Context,
     messages: int,
     users: int,
@@ -22,9 +22,9 @@ def settled_deductions(
     workers: int = 1,
     look: Callable[[Stage], None] | None = None,
 ) -> Measured:
-    """One run on a stage of its own: accounts, prefill, settle, check.
+    """Run once in an environment of its own: accounts, prefill, drain, check.
 
-    The messages are everybody's in turns, or of whom ``pick`` says. ``look`` sees the stage afterwards.
+    The users of the messages take turns, or ``pick`` chooses. ``look`` gets the stage afterwards.
     """
     with staged(context.servers) as stage:
         stage.open_accounts(users)
@@ -40,9 +40,9 @@ def settled_deductions(
 
 
 def run(context: Context) -> Result:
-    """The worker alone."""
+    """Measure the worker alone."""
     messages, users = context.sized(50_000, 600), context.accounts()
-    runs = alternately(context, {"worker": lambda: settled_deductions(context, messages, users)})["worker"]
+    runs = alternately(context, {"worker": lambda: processed_deductions(context, messages, users)})["worker"]
     return Result(
         figures=(rates("usage.deduct, one worker", runs), *costs("one worker", runs)),
         sizes={"messages": messages, "users": users, "workers": 1},
@@ -53,7 +53,7 @@ def run(context: Context) -> Result:
 
 FIRST_SPEED = Benchmark(
     "first-speed",
-    "How fast does one worker settle a prefilled queue of usage.deduct?",
+    "How fast does one worker drain a prefilled queue of usage.deduct?",
     "none of its own, the others are compared with it",
     run,
 )

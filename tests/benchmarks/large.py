@@ -1,6 +1,6 @@
-"""A ledger with a year behind it: what the worker does on it beside an empty one, and how fast it answers.
+"""Worker and queries on a ledger with a year of entries, beside an empty one.
 
-It is filled once. The worker then settles deductions of anybody among its accounts, and the same on empty
+It is filled once. The worker then processes deductions of anybody among its accounts, and the same on empty
 ledgers: with the 10,000 users of the other benchmarks, and with a user for each message, since that is what
 messages of a million users come to.
 
@@ -33,7 +33,7 @@ from tests.benchmarks.results import (
     rates,
     ratio,
 )
-from tests.benchmarks.stage import Measured, Stage, UntrueLedgerError, staged
+from tests.benchmarks.stage import IncorrectLedgerError, Measured, Stage, staged
 from worker.bootstrap import utc_now
 from worker.broker import BILLING
 from worker.ledger.audit import AuditProgress, audit
@@ -48,7 +48,7 @@ _PAGE = 50
 
 
 def run(context: Context) -> Result:
-    """Fill; settle on the filled ledger and on empty ones, by turns; ask; audit."""
+    """Measure the worker on the filled ledger and on empty ones in turn, then queries and the audit."""
     messages, filling = context.sized(20_000, 200), _filling(context)
     with staged(context.servers) as stage:
         began = perf_counter()
@@ -68,8 +68,8 @@ def run(context: Context) -> Result:
         )
         answers = _asked(context, stage, filling)
         audited = _audited(context, stage)
-        if (used := _used(stage) - used_before) != load.settled:
-            raise UntrueLedgerError(f"{used} tokens are used, not {load.settled}")
+        if (used := _used(stage) - used_before) != load.processed:
+            raise IncorrectLedgerError(f"{used} tokens are used, not {load.processed}")
     return Result(
         figures=(
             ratio(f"{_FILLED} : {_USUAL}", runs[_FILLED], runs[_USUAL], _RATE),
@@ -115,7 +115,7 @@ class _Load:
     stage: Stage
     filling: Filling
     messages: int
-    settled: int = 0
+    processed: int = 0
 
     def on_filled(self, name: str) -> Measured:
         """Measure deductions of any account of the filled ledger."""
@@ -138,16 +138,16 @@ class _Load:
 
     def _anybody(self) -> Callable[[], int]:
         _purge_replies(self.stage)
-        return uniform(self.filling.accounts, self.settled)
+        return uniform(self.filling.accounts, self.processed)
 
     def _next_seed(self) -> int:
-        seed = self.settled
-        self.settled += self.messages
+        seed = self.processed
+        self.processed += self.messages
         return seed
 
     def _unmeasured(self) -> None:
         """Write as many messages straight into the ledger, without a broker."""
-        pick = uniform(self.filling.accounts, self.settled)
+        pick = uniform(self.filling.accounts, self.processed)
         self.stage.apply(deductions(self.messages, pick, self._next_seed()))
 
     def _drained(
@@ -238,7 +238,7 @@ def _milliseconds(question: Callable[[], None]) -> float:
 
 
 def _audited(context: Context, stage: Stage) -> float:
-    """Duration of the audit in seconds. Raises UntrueLedgerError."""
+    """Duration of the audit in seconds. Raises IncorrectLedgerError."""
 
     def reported(step: AuditProgress) -> None:
         context.progress(f"auditing {step.step}", step.done, step.total)
@@ -246,7 +246,7 @@ def _audited(context: Context, stage: Stage) -> float:
     began = perf_counter()
     report = audit(stage.application.engine, reported)
     if not report.is_clean:
-        raise UntrueLedgerError(f"the audit found {dict(report.found)}, {report.findings[0]}")
+        raise IncorrectLedgerError(f"the audit found {dict(report.found)}, {report.findings[0]}")
     return perf_counter() - began
 
 

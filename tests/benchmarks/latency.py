@@ -15,7 +15,7 @@ _GRACE_S = 60.0
 
 
 def run(context: Context) -> Result:
-    """Some seconds of requests a run; each run has its own percentiles."""
+    """Measure some seconds of requests in each run, with percentiles of its own."""
     requests, users = context.sized(6_000, 100), context.accounts()
     before = min(int(_PER_SECOND), requests)
     runs: list[Seen] = []
@@ -54,7 +54,7 @@ def run(context: Context) -> Result:
 
 
 def asked(context: Context, requests: int, users: int, before: int) -> Seen:
-    """One run on a stage of its own; ``before`` are requests that don't count."""
+    """Run once in an environment of its own; ``before`` are requests that don't count."""
     with staged(context.servers) as stage:
         stage.open_accounts(users)
         task = Task(stage.broker_url, users, _PER_SECOND, counted=requests, warm_up=before, straight=before)
@@ -75,7 +75,7 @@ def asked(context: Context, requests: int, users: int, before: int) -> Seen:
 
 
 def percentile(samples: Sequence[float], rank: float) -> float:
-    """The smallest sample that ``rank`` % of them do not exceed (nearest rank)."""
+    """Return the percentile by nearest rank."""
     place = max(ceil(len(samples) * rank / 100), 1)
     return sorted(samples)[place - 1]
 

@@ -1,4 +1,4 @@
-"""The ledger without a broker: load, decide, write and commit, one process, one connection."""
+"""Ledger without a broker: load, decide, write and commit in one process on one connection."""
 
 from time import monotonic, process_time
 
@@ -17,7 +17,7 @@ _GOAL = Goal(10_000)
 
 
 def run(context: Context) -> Result:
-    """Some runs, each on a ledger of its own."""
+    """Measure some runs, each on a ledger of its own."""
     messages, users = context.sized(30_000, 1_500), context.accounts()
     runs = alternately(context, {"ledger": lambda: written(context, messages, users)})["ledger"]
     return Result(
@@ -32,7 +32,7 @@ def run(context: Context) -> Result:
 
 
 def written(context: Context, messages: int, users: int) -> Measured:
-    """One run in this process, on a stage of its own."""
+    """Run once in this process, in an environment of its own."""
     with staged(context.servers) as stage:
         stage.open_accounts(users)
         commands = list(deductions(messages, in_turns(users)))
@@ -61,9 +61,9 @@ def _clocked(stage: Stage, commands: list[DeductUsage]) -> Measured:
 
 def _transact(ledger: Ledger, batch: list[DeductUsage], catalog: Catalog) -> None:
     now = utc_now()
-    with ledger.begin() as books:
-        known = books.load(batch, now)
-        books.write(decide(batch, known, now, catalog), known, now)
+    with ledger.begin() as transaction:
+        known = transaction.load(batch, now)
+        transaction.write(decide(batch, known, now, catalog), known, now)
 
 
 LEDGER = Benchmark(

@@ -1,4 +1,4 @@
-"""The messages that are settled: the same ones in the same order for the same seed."""
+"""Messages of the benchmarks; the seed decides them and their order."""
 
 import random
 from collections.abc import Callable, Iterable, Iterator
@@ -9,7 +9,7 @@ from schemas import DeductUsage, Message, UsageBatch
 from tests.benchmarks.stage import user_id
 from worker.bootstrap import utc_now
 from worker.broker import BILLING, Outgoing
-from worker.demo.script import zipf_weights
+from worker.demo.scenario import zipf_weights
 
 SEED = 20_261_123
 
@@ -18,19 +18,19 @@ Pick = Callable[[], int]
 
 
 def in_turns(users: int) -> Pick:
-    """Every user as often as the others, and none twice in a row of ``users``."""
+    """Return a choice of users in turn."""
     step = iter(range(0, 2**62, 7919))  # a prime, so that neighbours in the queue are none among the accounts
     return lambda: next(step) % users
 
 
 def uniform(users: int, seed: int = SEED) -> Pick:
-    """Random users, all equally likely."""
+    """Return a choice of random users, all equally likely."""
     rng = random.Random(seed)
     return lambda: rng.randrange(users)
 
 
 def zipf(users: int, skew: float, seed: int = SEED) -> Pick:
-    """Random users: rank n has a weight of 1/n^skew; the ranks lie scattered among the users."""
+    """Return a choice of random users: rank n has a weight of 1/n^skew; ranks are scattered."""
     rng = random.Random(seed)
     weights = list(accumulate(zipf_weights(users, skew)))
     order = list(range(users))
@@ -39,12 +39,12 @@ def zipf(users: int, skew: float, seed: int = SEED) -> Pick:
 
 
 def hot() -> Pick:
-    """The same user for every message."""
+    """Return a choice of one user for every message."""
     return lambda: 0
 
 
 def deductions(count: int, pick: Pick, seed: int = SEED) -> Iterator[DeductUsage]:
-    """``count`` deductions of one token each; references as random as a UUID."""
+    """Yield ``count`` deductions of one token each; references are as random as a UUID."""
     rng = random.Random(seed)
     for number in range(count):
         yield DeductUsage(
@@ -59,7 +59,7 @@ def deductions(count: int, pick: Pick, seed: int = SEED) -> Iterator[DeductUsage
 def batches(
     count: int, items: int, users: int, *, of_one_user: bool, seed: int = SEED
 ) -> Iterator[UsageBatch]:
-    """``count`` batches of ``items`` deductions, all of one user's or each of another's."""
+    """Yield ``count`` batches of ``items`` deductions, each of one user or of many."""
     next_user = in_turns(users)
     of_batch = 0
 
@@ -78,12 +78,12 @@ def batches(
 
 
 def outgoing(messages: Iterable[Message]) -> Iterator[Outgoing]:
-    """``messages`` as their producer publishes them."""
+    """Yield ``messages`` as their producer publishes them."""
     for number, message in enumerate(messages):
         yield published(message.type, message.to_json(), f"message-{number:08}")
 
 
 def published(type_: str, body: bytes, message_id: str) -> Outgoing:
-    """One message as its producer publishes it."""
+    """Return one message as its producer publishes it."""
     properties = {"message_id": message_id, "content_type": "application/json", "app_id": "bench"}
     return Outgoing(body, BILLING.exchange, type_, properties)

@@ -1,4 +1,4 @@
-"""The demo's mixed day, prefilled, against plain deductions."""
+"""Mixed day of the demo, prefilled, against plain deductions."""
 
 import random
 from collections import Counter
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from sqlalchemy import func, select
 
 from schemas import Command, DeductUsage, PaymentSucceeded, ReleaseUsage
-from tests.benchmarks.first_speed import settled_deductions
+from tests.benchmarks.first_speed import processed_deductions
 from tests.benchmarks.loads import SEED, published
 from tests.benchmarks.results import (
     Benchmark,
@@ -23,20 +23,19 @@ from tests.benchmarks.stage import Measured, Stage, staged, user_id
 from worker.bootstrap import utc_now
 from worker.broker import Outgoing
 from worker.catalog import Catalog, load_catalog
-from worker.demo.day import _ORDINARY
-from worker.demo.senders import Senders
+from worker.demo.commands import CommandFactory
+from worker.demo.day_traffic import CAPTURED_SHARE, KIND_WEIGHTS, RELEASED_SHARE
 from worker.ledger.tables import operations
 
 _GOAL = Goal(0.80)
 _DUPLICATES = _REJECTIONS = 0.05
-_SETTLED, _RELEASED = 0.8, 0.13  # of the holds; the others go on, as on the demo's day
 _TOO_MUCH = 10**12
 #: A batch is many commands in one message, and has a benchmark of its own.
-_SINGLE = {kind: weight for kind, weight in _ORDINARY.items() if kind != "batch"}
+_SINGLE = {kind: weight for kind, weight in KIND_WEIGHTS.items() if kind != "batch"}
 
 
 class MixedDay:
-    """``count`` messages of the kinds of the demo's day, each as often as there; the same for the same seed.
+    """``count`` messages with the kinds and weights of the demo's day; the seed decides them.
 
     ``before`` is what must be in the ledger first: payments are served before usage, so that a refund would
     overtake what it refunds. All else that belongs together is in one queue, in order.
@@ -46,7 +45,7 @@ class MixedDay:
         self.before: list[Command] = []
         self.kinds: Counter[str] = Counter()
         self._rng, self._users, self._catalog = random.Random(seed), users, catalog
-        self._make = Senders(self._rng, utc_now(), catalog, "")
+        self._make = CommandFactory(self._rng, utc_now(), catalog, "")
         self._placed: list[tuple[float, Command]] = []
         self._fill(count)
 
@@ -95,13 +94,13 @@ class MixedDay:
         hold = self._make.reserve(user)
         place = self._place("hold", hold)
         chance = self._rng.random()
-        if chance < _SETTLED:
-            self._place("settle", self._make.settle(hold), after=place)
-        elif chance < _SETTLED + _RELEASED:
+        if chance < CAPTURED_SHARE:
+            self._place("capture", self._make.capture(hold), after=place)
+        elif chance < CAPTURED_SHARE + RELEASED_SHARE:
             self._place("release", self._make.release(hold), after=place)
 
     def _refused(self) -> DeductUsage | PaymentSucceeded | ReleaseUsage:
-        """A command that the rules reject, mostly for want of tokens."""
+        """Return a command that the rules reject, mostly for insufficient balance."""
         make, user = self._make, self._anyone()
         chance = self._rng.random()
         if chance < 0.7:
@@ -115,7 +114,7 @@ class MixedDay:
         )
 
     def _place(self, kind: str, message: Command, *, after: float = 0.0) -> float:
-        """Place the message somewhere in the day, but after so much of it."""
+        """Place the message at a random time after a share of the day."""
         self.kinds[kind] += 1
         place = after + (1 - after) * self._rng.random()
         self._placed.append((place, message))
@@ -126,15 +125,15 @@ class MixedDay:
 
 
 def run(context: Context) -> Result:
-    """The mixed day, plain deductions, the mixed day …"""
+    """Measure the mixed day and plain deductions in turn."""
     messages, users = context.sized(30_000, 600), context.accounts()
     day = MixedDay(messages, users, load_catalog())
     refused: list[int] = []
     runs = alternately(
         context,
         {
-            "mixed": lambda: settled_day(context, day, messages, users, refused),
-            "plain": lambda: settled_deductions(context, messages, users, name="plain deductions"),
+            "mixed": lambda: processed_day(context, day, messages, users, refused),
+            "plain": lambda: processed_deductions(context, messages, users, name="plain deductions"),
         },
     )
     mixed, plain = runs["mixed"], runs["plain"]
@@ -156,8 +155,8 @@ def run(context: Context) -> Result:
     )
 
 
-def settled_day(context: Context, day: MixedDay, messages: int, users: int, refused: list[int]) -> Measured:
-    """One run on a stage of its own; notes how many commands were ``refused``."""
+def processed_day(context: Context, day: MixedDay, messages: int, users: int, refused: list[int]) -> Measured:
+    """Run once in an environment of its own; record the number of ``refused`` commands."""
     with staged(context.servers) as stage:
         stage.open_accounts(users)
         stage.apply(day.before)

@@ -1,18 +1,18 @@
-"""The worker against the frameworks people use, and against the loop they write by hand."""
+"""Worker against common frameworks and a handwritten loop."""
 
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import PackageNotFoundError
 
 from tests.benchmarks.contenders import CONTENDERS, Contender
-from tests.benchmarks.first_speed import settled_deductions
+from tests.benchmarks.first_speed import processed_deductions
 from tests.benchmarks.loads import deductions, in_turns
 from tests.benchmarks.results import Benchmark, Context, Goal, Result, alternately, costs, rates, ratio
 from tests.benchmarks.stage import BenchmarkError, Measured, staged
 
 _GOALS = {"Celery": Goal(20)}
 _GOAL_OF_OTHERS = Goal(10)
-#: Peers are slow: as many as they settle in about the time in which the worker settles its own.
+#: Peers are slow: as many as they process in about the time of the worker.
 _SHARE = 10
 
 _WORKER, _PROCESSES = "worker", 2  # its own best setting on two cores, as the peers have theirs
@@ -23,20 +23,20 @@ _SAME_WORK = (
 
 
 def run(context: Context) -> Result:
-    """The worker and then each of those that keep a ledger, and all over again."""
+    """Measure the worker and each peer that keeps a ledger, in turn."""
     return against(context, [contender for contender in CONTENDERS if contender.keeps_ledger])
 
 
 def against(context: Context, peers: list[Contender]) -> Result:
-    """The worker and ``peers``. Raises BenchmarkError where one of them isn't installed."""
+    """Measure the worker and ``peers``. Raises BenchmarkError where one isn't installed."""
     versions = {peer.name: _versions(peer) for peer in peers}
     messages, users = context.sized(30_000, 600), context.accounts()
     fewer = max(messages // _SHARE, 100)
     contestants: dict[str, Callable[[], Measured]] = {
-        _WORKER: lambda: settled_deductions(context, messages, users, workers=_PROCESSES)
+        _WORKER: lambda: processed_deductions(context, messages, users, workers=_PROCESSES)
     }
     for peer in peers:
-        contestants[peer.name] = partial(settled_by, peer, context, fewer, users)
+        contestants[peer.name] = partial(processed_by, peer, context, fewer, users)
     runs = alternately(context, contestants)
     ratios = [
         ratio(f"worker : {peer.name}", runs[_WORKER], runs[peer.name], _GOALS.get(peer.name, _GOAL_OF_OTHERS))
@@ -53,14 +53,14 @@ def against(context: Context, peers: list[Contender]) -> Result:
             f"the worker: {_PROCESSES} processes, all else as it is by default",
             *(f"{peer.name} {versions[peer.name]}: {peer.settings()}" for peer in peers),
             _SAME_WORK,
-            "peers get fewer messages; rates are of what was settled between the first and the last reply",
+            "peers get fewer messages; rates are of what was processed between the first and the last reply",
         ),
         runs=tuple(run for measured in runs.values() for run in measured),
     )
 
 
-def settled_by(peer: Contender, context: Context, messages: int, users: int) -> Measured:
-    """One run of a peer on a stage of its own: accounts, prefill, settle, check."""
+def processed_by(peer: Contender, context: Context, messages: int, users: int) -> Measured:
+    """Run a peer once in an environment of its own: accounts, prefill, drain, check."""
     with staged(context.servers) as stage:
         stage.open_accounts(users)
         sent = peer.prefill(stage, deductions(messages, in_turns(users)), context.progress)

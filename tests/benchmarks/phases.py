@@ -1,4 +1,4 @@
-"""Processor time of a worker by step: it runs in this process, its public steps wrapped by a stop-watch.
+"""Processor time of a worker by step: it runs in this process, its public steps wrapped by a clock.
 
 Nothing in ``worker`` knows of it. A step counts without the steps inside it, in whichever thread it runs.
 """
@@ -37,7 +37,7 @@ STEPS = tuple(name for _, _, name in _STEPS)
 
 
 class Spent(NamedTuple):
-    """Seconds: of the processor, and of the clock."""
+    """Seconds of processor time and of elapsed time."""
 
     processor: float = 0.0
     clock: float = 0.0
@@ -87,7 +87,7 @@ class StopWatch:
 
 @contextmanager
 def watched() -> Iterator[StopWatch]:
-    """Every worker of this process is clocked meanwhile.
+    """Measure every worker of this process during the block.
 
     Raises BenchmarkError where a step has gone elsewhere and this list of them must follow.
     """

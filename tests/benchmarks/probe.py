@@ -1,4 +1,4 @@
-"""A caller at a steady pace, a process of its own: publishes when it is time, and clocks the replies.
+"""Caller at a steady pace, a process of its own: it publishes on time and times the replies.
 
 An open loop: the times of sending are fixed beforehand and a reply's latency counts from the time its request
 was due, so that a slow moment shows in all requests that fell into it (no coordinated omission). It speaks
@@ -24,7 +24,7 @@ _PATIENCE_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Messages to send: ``counted`` deductions at ``per_second``, after ``warm_up`` of them that don't count.
+    """Messages to send: ``warm_up`` deductions, then ``counted`` ones at ``per_second``.
 
     One goes alone before these, and its reply is waited for: a worker is there. ``straight`` ones come after
     them, into the queue of the replies itself: they show what broker and caller need without a worker.
@@ -66,13 +66,13 @@ class Seen:
         return cls(**json.loads(text))
 
 
-class Replies(threading.Thread):
-    """Reads replies on a connection of its own, from a queue that only it reads."""
+class ReplyReader(threading.Thread):
+    """Reader of replies on a connection and a queue of its own."""
 
     def __init__(self, url: str, expected: int) -> None:
         super().__init__(name="replies", daemon=True)
         self.arrived = [0.0] * expected
-        self.somebody = threading.Event()
+        self.any = threading.Event()
         self.complete = threading.Event()
         self._left = expected
         self._connection = pika.BlockingConnection(pika.URLParameters(url))
@@ -92,7 +92,7 @@ class Replies(threading.Thread):
         if not self.arrived[place]:
             self.arrived[place] = now
             self._left -= 1
-        self.somebody.set()
+        self.any.set()
         if not self._left:
             self.complete.set()
             self._channel.stop_consuming()
@@ -101,17 +101,17 @@ class Replies(threading.Thread):
 def main() -> int:
     """Do the task; 1 where replies are missing after half a minute."""
     task = Task.read(sys.stdin.read())
-    replies = Replies(task.broker_url, task.messages + task.straight)
+    replies = ReplyReader(task.broker_url, task.messages + task.straight)
     replies.start()
     with pika.BlockingConnection(pika.URLParameters(task.broker_url)) as connection:
         requests = _Requests(task, connection.channel(), replies)
         requests.send(0)
-        if not replies.somebody.wait(_PATIENCE_S):
-            sys.stderr.write("nobody answers\n")
+        if not replies.any.wait(_PATIENCE_S):
+            sys.stderr.write("no reply came\n")
             return 1
         due, sent = _paced(task, requests)
     if not replies.complete.wait(_PATIENCE_S):
-        sys.stderr.write("not every request was answered\n")
+        sys.stderr.write("not every request has a reply\n")
         return 1
 
     def latencies(places: range) -> list[float]:
@@ -128,9 +128,9 @@ def main() -> int:
 
 
 class _Requests:
-    """Requests that are written already: to send one costs as little as it can."""
+    """Requests that are encoded in advance, so that sending costs little."""
 
-    def __init__(self, task: Task, channel: Any, replies: Replies) -> None:
+    def __init__(self, task: Task, channel: Any, replies: ReplyReader) -> None:
         self._channel, self._reply_to, self._asked = channel, replies.queue, task.messages
         self._user = replies.user
         count = task.messages + task.straight
@@ -150,7 +150,7 @@ class _Requests:
 
 
 def _paced(task: Task, requests: _Requests) -> tuple[list[float], list[float]]:
-    """Send the requests at their times; return when each was due and when sent. The first is sent already."""
+    """Send the requests after the first at their times; return the due and the actual times."""
     began = monotonic() + 0.1
     due = [began + place / task.per_second for place in range(task.messages + task.straight)]
     sent = [began]

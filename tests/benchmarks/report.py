@@ -63,7 +63,7 @@ def _row(name: str, figure: Figure) -> str:
         figure.of if is_ratio else amount(figure.median, figure.unit),
         amount(figure.median, figure.unit) if is_ratio else "",
         "" if figure.goal is None else bound(figure.goal, figure.unit),
-        _verdict(figure),
+        _goal_result(figure),
     )
     return "| " + " | ".join(cells) + " |"
 
@@ -80,7 +80,7 @@ def _line(figure: Figure) -> str:
     return said
 
 
-def _verdict(figure: Figure) -> str:
+def _goal_result(figure: Figure) -> str:
     return {True: "yes", False: "no", None: ""}[figure.reached]
 
 

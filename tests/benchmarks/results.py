@@ -39,7 +39,7 @@ class Figure:
 
     @property
     def median(self) -> float:
-        """The middle of the samples: what is compared with the goal."""
+        """Median of the samples, which is compared with the goal."""
         return median(self.samples)
 
     @property
@@ -99,7 +99,7 @@ class Reporter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Servers, reporter and sizes that a benchmark runs with.
+    """Servers, reporter and sizes of a benchmark.
 
     ``messages`` and ``users`` are what was asked for, None where nothing was; ``is_short`` asks for the
     smallest sizes that make sense, for the tests.
@@ -128,7 +128,7 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """One that can be asked for by ``name``. ``goal`` is in words; the numbers are with the figures."""
+    """Benchmark with its ``name`` and its ``goal`` in words; the figures have the numbers."""
 
     name: str
     question: str
@@ -139,7 +139,7 @@ class Benchmark:
 def alternately(
     context: Context, contestants: Mapping[str, Callable[[], Measured]]
 ) -> dict[str, list[Measured]]:
-    """Run each contestant once, and all over again: a disturbance of the machine meets neighbours alike."""
+    """Run the contestants in turn, so that a disturbance of the machine hits neighbours alike."""
     measured: dict[str, list[Measured]] = {name: [] for name in contestants}
     for number in range(1, context.runs + 1):
         for name, run in contestants.items():
@@ -150,13 +150,13 @@ def alternately(
 
 
 def said(run: Measured) -> str:
-    """One line about a run."""
+    """Return one line about a run."""
     cpu = ", ".join(f"{part} {run.cpu_us(part):.0f}" for part in run.cpu)
     return f"{run.name}: {run.per_second:,.0f} messages/s; µs of processor a message: {cpu}"
 
 
 def neighbours(firsts: Sequence[float | None], seconds: Sequence[float | None]) -> tuple[float, ...]:
-    """The ratios of neighbours in A B A B …: each of ``seconds`` is compared with the one before and after.
+    """Return the ratios of neighbouring runs A B A B …, each with the one before and after.
 
     ``firsts`` are the As, as many as there are ``seconds``; a ratio is A / B. An unknown
     number (None) has none.
@@ -181,13 +181,13 @@ UNKNOWN_COST = "a run was too short for the system to measure its processor time
 
 
 def rates(label: str, runs: Sequence[Measured], *, goal: Goal | None = None, each: int = 1) -> Figure:
-    """Messages a second; of messages that bring ``each`` items, items a second."""
+    """Return messages a second; for messages with ``each`` items, items a second."""
     unit = "messages/s" if each == 1 else "items/s"
     return Figure(label, tuple(run.per_second * each for run in runs), unit, goal)
 
 
 def costs(label: str, runs: Sequence[Measured]) -> tuple[Figure, ...]:
-    """Processor time a message, by part."""
+    """Return the processor time a message, by part."""
     return tuple(
         Figure(f"{label}, processor: {_PARTS[part]}", tuple(run.cpu_us(part) for run in runs), "µs/message")
         for part in runs[0].cpu
@@ -205,7 +205,7 @@ def ratio(
     *,
     each: int = 1,
 ) -> Figure:
-    """Ratio of the rate of ``firsts``, whose messages bring ``each`` items, to that of ``seconds``."""
+    """Return the ratio of the rates of ``firsts``, with ``each`` items a message, and ``seconds``."""
     ours, theirs = [run.per_second * each for run in firsts], [run.per_second for run in seconds]
     of = f"{median(ours):,.0f} : {median(theirs):,.0f} {'messages/s' if each == 1 else 'items/s'}"
     return Figure(label, neighbours(ours, theirs), "×", goal, of)

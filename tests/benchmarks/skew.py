@@ -1,9 +1,9 @@
-"""Skew of the users: messages of everybody alike, mostly of a few users, or of one user."""
+"""Skew of the users: uniform, mostly a few users, or one user."""
 
 from collections.abc import Callable
 from functools import partial
 
-from tests.benchmarks.first_speed import settled_deductions
+from tests.benchmarks.first_speed import processed_deductions
 from tests.benchmarks.loads import Pick, hot, uniform, zipf
 from tests.benchmarks.results import Benchmark, Context, Goal, Result, alternately, costs, rates, ratio
 from tests.benchmarks.stage import Measured
@@ -14,7 +14,7 @@ _UNIFORM = "uniform"
 
 
 def run(context: Context) -> Result:
-    """Uniform, Zipf, hot, uniform, Zipf, hot …"""
+    """Measure uniform, Zipf and hot loads in turn."""
     messages, users = context.sized(30_000, 600), context.accounts()
     picks: dict[str, Callable[[], Pick]] = {
         _UNIFORM: partial(uniform, users),
@@ -22,10 +22,10 @@ def run(context: Context) -> Result:
         "one hot account": hot,
     }
 
-    def settled(name: str) -> Measured:
-        return settled_deductions(context, messages, users, name=name, pick=picks[name]())
+    def processed(name: str) -> Measured:
+        return processed_deductions(context, messages, users, name=name, pick=picks[name]())
 
-    runs = alternately(context, {name: partial(settled, name) for name in picks})
+    runs = alternately(context, {name: partial(processed, name) for name in picks})
     skewed = [name for name in picks if name != _UNIFORM]
     return Result(
         figures=(

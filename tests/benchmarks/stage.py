@@ -1,4 +1,4 @@
-"""Stage of a run: a ledger and a virtual host of its own, and the processes that work on a queue.
+"""Environment of a run: a ledger and a virtual host of its own, and the processes of the run.
 
 The measure is the number of replies that wait in a queue, whoever sends them: the worker and those it is
 compared with are measured by the same means.
@@ -25,8 +25,8 @@ from sqlalchemy import text
 
 from schemas import Command, OpenAccount
 from tests.benchmarks import trees
+from tests.support.postgres_server import major_version, postgres_binaries
 from tests.support.provision import PostgresServer, RabbitMQServer, postgres_server, rabbitmq_server
-from tests.support.servers import major_version, postgres_binaries
 from worker.bootstrap import Application, utc_now
 from worker.broker import BILLING, Link, Outgoing
 from worker.cli.run import OBJECTS_A_COLLECTION
@@ -52,21 +52,21 @@ Progress = Callable[[str, int, int], None]
 #: A process to start: its arguments, and the variables of its environment besides ours.
 ProcessCommand = tuple[list[str], dict[str, str]]
 
-#: Looks at a run while it goes on: how many replies there are, and the processes' ids.
+#: Callback during a run, with the number of replies and the ids of the processes.
 Watch = Callable[[int, Sequence[int]], None]
 
 
 class BenchmarkError(Exception):
-    """A run failed: what it measured counts for nothing. The text says why."""
+    """Failure of a run, whose measurements don't count; the text has the reason."""
 
 
-class UntrueLedgerError(BenchmarkError):
-    """The ledger is not as it must be after what was settled."""
+class IncorrectLedgerError(BenchmarkError):
+    """Ledger that differs from the messages of the run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One run of the worker or of a contender.
+    """Measurement of one run of the worker or of a contender.
 
     ``seconds`` are from the first to the last reply, extrapolated to all ``messages``; ``cpu`` is processor
     time in seconds meanwhile, extrapolated as well, by "worker" (the processes that were started),
@@ -80,7 +80,7 @@ class Measured:
 
     @property
     def per_second(self) -> float:
-        """Messages settled a second."""
+        """Messages processed a second."""
         return self.messages / self.seconds
 
     def cpu_us(self, part: str) -> float:
@@ -114,7 +114,7 @@ class Servers:
     rabbitmq: RabbitMQServer
 
     def process_ids(self) -> dict[str, list[int]]:
-        """The roots of their process trees; without those that the environment has given."""
+        """Return the roots of the process trees of private servers."""
         parts = {"postgresql": self.postgres, "rabbitmq": self.rabbitmq}
         return {name: [server.process_id] for name, server in parts.items() if hasattr(server, "process_id")}
 
@@ -127,7 +127,7 @@ _LZ4_SINCE = 15
 
 @contextmanager
 def started_servers() -> Iterator[Servers]:
-    """The servers of a session, private ones unless the environment gives others. Raises ServerError."""
+    """Yield the servers of a session, private unless the environment names others. Raises ServerError."""
     binaries = postgres_binaries()
     compression = "lz4" if binaries and major_version(binaries) >= _LZ4_SINCE else "on"
     settings = {**_SETTINGS, "wal_compression": compression}
@@ -137,7 +137,7 @@ def started_servers() -> Iterator[Servers]:
 
 @contextmanager
 def staged(servers: Servers, **settings: Any) -> Iterator["Stage"]:
-    """A stage with a migrated ledger and the topology declared; nothing of it is left afterwards."""
+    """Yield an environment with a migrated ledger and topology, removed after the block."""
     name = f"bench_{uuid4().hex[:8]}"
     servers.postgres.databases.create_database(name)
     servers.rabbitmq.management.create_vhost(name)
@@ -161,7 +161,7 @@ def staged(servers: Servers, **settings: Any) -> Iterator["Stage"]:
 
 
 class Stage:
-    """A database and a virtual host of a run's own, both called ``name``."""
+    """Database and virtual host of one run, both called ``name``."""
 
     def __init__(self, servers: Servers, application: Application, name: str) -> None:
         self.servers, self.application, self.name = servers, application, name
@@ -177,7 +177,7 @@ class Stage:
         return self.application.settings.broker_url.get_secret_value()
 
     def open_accounts(self, users: int, tier: str = "pro") -> None:
-        """Open accounts of ``user-000000`` and so on, as if they had been there for long."""
+        """Open accounts of ``user-000000`` and so on, as if they were old."""
         self.apply(
             OpenAccount(reference_id=f"open-{number}", user_id=user_id(number), tier=tier)
             for number in range(users)
@@ -185,23 +185,23 @@ class Stage:
         self.tidy()
 
     def apply(self, commands: Iterable[Command]) -> None:
-        """Apply commands straight to the ledger before the run, without a broker."""
+        """Apply commands directly to the ledger before the run, without a broker."""
         ledger = Ledger(self.application.engine)
         for chunk in chunks(commands):
             now = utc_now()
-            with ledger.begin() as books:
-                known = books.load(chunk, now)
-                books.write(decide(chunk, known, now, self.application.catalog), known, now)
+            with ledger.begin() as transaction:
+                known = transaction.load(chunk, now)
+                transaction.write(decide(chunk, known, now, self.application.catalog), known, now)
 
     def tidy(self) -> None:
-        """Bring statistics up to date and make a checkpoint, so that each run begins alike."""
+        """Update statistics and make a checkpoint, so that each run begins alike."""
         with self.application.engine.connect() as connection:
             connection.execution_options(isolation_level="AUTOCOMMIT")
             for statement in ("VACUUM ANALYZE", "CHECKPOINT"):
                 connection.execute(text(statement))
 
     def prefill(self, messages: Iterable[Outgoing], progress: Progress, *, total: int = 0) -> int:
-        """Publish ``messages``, confirmed; returns how many. ``total`` is for the progress alone."""
+        """Publish ``messages`` with confirms; return their number. ``total`` is for the progress."""
         done = 0
         with _linked(self.application) as link:
             for chunk in chunks(messages):
@@ -212,7 +212,7 @@ class Stage:
         return done
 
     def worker(self, workers: int = 1) -> list[ProcessCommand]:
-        """The worker as an operator starts it, with so many processes."""
+        """Return the worker as an operator starts it, with so many processes."""
         settings = self.application.settings.model_copy(update={"workers": workers})
         return [([sys.executable, "-m", "worker", "run"], environment_of(settings))]
 
@@ -250,26 +250,26 @@ class Stage:
 
     @contextmanager
     def running(self, name: str, commands: Sequence[ProcessCommand]) -> Iterator[None]:
-        """Keep the processes running for as long as the block lasts."""
+        """Keep the processes running during the block."""
         with _running(name, commands) as processes:
             yield
             processes.require_alive(since=0)
 
     def check(self, *, used: int | None = None) -> None:
-        """Check that the audit is clean, and that so many tokens are used. Raises UntrueLedgerError."""
+        """Check the audit and the number of used tokens. Raises IncorrectLedgerError."""
         report = audit(self.application.engine)
         if not report.is_clean:
-            raise UntrueLedgerError(f"the audit found {dict(report.found)}, {report.findings[0]}")
+            raise IncorrectLedgerError(f"the audit found {dict(report.found)}, {report.findings[0]}")
         if used is not None and (found := self._used()) != used:
-            raise UntrueLedgerError(f"{found} tokens are used, not {used}")
+            raise IncorrectLedgerError(f"{found} tokens are used, not {used}")
 
     def deadlocks(self) -> int:
-        """Deadlocks that PostgreSQL has counted in this database."""
+        """Return the deadlocks that PostgreSQL has counted in this database."""
         query = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
         return self._number(query)
 
     def processor_seconds(self, processes: Iterable[int]) -> dict[str, float]:
-        """Processor time so far, by part; ``processes`` are what is called "worker"."""
+        """Return the processor time so far, by part; ``processes`` are the part "worker"."""
         roots = {"worker": list(processes), **self.servers.process_ids()}
         return {part: trees.processor_seconds(ids) for part, ids in roots.items()}
 
@@ -296,7 +296,7 @@ class Stage:
             watch(already, processes.ids)
         cpu_before = self.processor_seconds(processes.ids)
         while (replied := replied_by_now()) < messages:
-            progress(f"settling: {name}", replied, messages)
+            progress(f"running: {name}", replied, messages)
             processes.require_alive(since=replied)
             if watch is not None:
                 watch(replied, processes.ids)
@@ -320,7 +320,7 @@ class Stage:
 
 @contextmanager
 def collected_as_in_a_worker() -> Iterator[None]:
-    """Collect garbage as ``run`` does: leave present objects alone, and look for cycles as seldom."""
+    """Collect garbage as ``run`` does: freeze present objects, and collect as rarely."""
     usual = gc.get_threshold()
     gc.collect()
     gc.freeze()
@@ -333,12 +333,12 @@ def collected_as_in_a_worker() -> Iterator[None]:
 
 
 def user_id(number: int) -> str:
-    """The user of an account that a stage opens."""
+    """Return the user of an account by number."""
     return f"user-{number:06}"
 
 
 def chunks(items: Iterable[T], size: int = _CHUNK) -> Iterator[list[T]]:
-    """``items`` in lists of ``size``, the last one shorter."""
+    """Yield ``items`` in lists of ``size``; the last one may be shorter."""
     rest = iter(items)
     while chunk := list(islice(rest, size)):
         yield chunk
@@ -367,7 +367,7 @@ class _Processes:
         return [process.pid for process in self._started]
 
     def require_alive(self, since: int) -> None:
-        """Raises BenchmarkError where one has ended, or where the count of replies ``since`` stands still."""
+        """Raise BenchmarkError where a process has ended, or the count of replies stands still."""
         ended = next((process for process in self._started if process.poll() is not None), None)
         if ended is not None:
             raise BenchmarkError(f"{self._name} ended with {ended.returncode}\n{self._said()}")

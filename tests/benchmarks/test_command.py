@@ -1,4 +1,4 @@
-"""The command line: names, exit codes, one that fails and does not keep the others."""
+"""Command line of the benchmarks: names, exit codes, and failures."""
 
 from pathlib import Path
 
@@ -7,12 +7,12 @@ from click.testing import CliRunner
 
 from tests.benchmarks.__main__ import Session, main
 from tests.benchmarks.registry import BENCHMARKS
-from tests.benchmarks.reporters import Plain
+from tests.benchmarks.reporters import LineReporter
 from tests.benchmarks.results import Benchmark, Context, Figure, Result
-from tests.benchmarks.stage import Servers, UntrueLedgerError
+from tests.benchmarks.stage import IncorrectLedgerError, Servers
 
 
-def test_list_names_each_with_its_question() -> None:
+def test_list_names_each_benchmark_with_its_question() -> None:
     done = CliRunner().invoke(main, ["list"])
     assert done.exit_code == 0
     for benchmark, line in zip(BENCHMARKS, done.output.splitlines(), strict=True):
@@ -20,7 +20,7 @@ def test_list_names_each_with_its_question() -> None:
         assert benchmark.question in line
 
 
-def test_an_unknown_name_is_told_with_the_list() -> None:
+def test_unknown_name_is_an_error_with_the_list() -> None:
     done = CliRunner().invoke(main, ["first-speed", "warp"])
     assert done.exit_code == 2
     assert "no benchmark warp" in done.output
@@ -34,43 +34,41 @@ def test_help_names_options_and_variables() -> None:
         assert word in done.output
 
 
-def test_a_number_that_is_none_is_a_fault_of_usage() -> None:
+def test_invalid_number_is_a_usage_error() -> None:
     assert CliRunner().invoke(main, ["first-speed"], env={"BENCH_RUNS": "many"}).exit_code == 2
 
 
-def test_every_name_is_there_once() -> None:
+def test_every_name_occurs_once() -> None:
     names = [benchmark.name for benchmark in BENCHMARKS]
     assert len(set(names)) == len(names)
     assert "first-speed" in names
 
 
-def test_the_others_run_after_one_has_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_benchmarks_run_after_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def untrue(_context: Context) -> Result:
-        raise UntrueLedgerError("3 tokens are used, not 4")
+        raise IncorrectLedgerError("3 tokens are used, not 4")
 
     def fine(_context: Context) -> Result:
         return Result((Figure("all of it", (5.0,), "messages/s"),), {"messages": 1})
 
-    context = Context(Servers(None, None), Plain(), runs=1)  # type: ignore[arg-type]  # nobody asks them
+    context = Context(Servers(None, None), LineReporter(), runs=1)  # type: ignore[arg-type]  # nobody asks them
     session = Session(context, {"machine": "this one"}, tmp_path, with_charts=False)
     session.run([Benchmark("bad", "?", "none", untrue), Benchmark("good", "?", "none", fine)])
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
     assert session.failed == ["bad"]
-    assert told.err == "error: bad: 3 tokens are used, not 4\n"
-    assert "machine: this one" in told.out
-    assert "| `good`: all of it | 5 messages/s |" in told.out
-    assert "bad" not in told.out.partition("| what |")[2]
+    assert printed.err == "error: bad: 3 tokens are used, not 4\n"
+    assert "machine: this one" in printed.out
+    assert "| `good`: all of it | 5 messages/s |" in printed.out
+    assert "bad" not in printed.out.partition("| what |")[2]
     assert [path.name for path in tmp_path.iterdir()] == ["good.json"]
-    assert "\x1b" not in told.out + told.err
+    assert "\x1b" not in printed.out + printed.err
 
 
-def test_a_fault_in_one_is_told_with_its_traceback(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_failure_is_printed_with_its_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def broken(_context: Context) -> Result:
         raise ZeroDivisionError("by chance")
 
-    context = Context(Servers(None, None), Plain(), runs=1)  # type: ignore[arg-type]  # nobody asks them
+    context = Context(Servers(None, None), LineReporter(), runs=1)  # type: ignore[arg-type]  # nobody asks them
     session = Session(context, {}, tmp_path, with_charts=False)
     session.run([Benchmark("broken", "?", "none", broken)])
     assert session.failed == ["broken"]

@@ -1,4 +1,4 @@
-"""The contenders are fair: the same ledger work as the worker's, once, and a reply to each message.
+"""Fairness of the contenders: the ledger work of the worker, once, and a reply to each message.
 
 Those that need the packages of the extra run in ``make bench``, which checks their ledgers.
 """
@@ -19,7 +19,7 @@ from sqlalchemy import Engine, select
 
 from schemas import Command
 from tests.benchmarks.contenders import BY_HAND, CONTENDERS, ECHO, Contender
-from tests.benchmarks.contenders.ledger_by_hand import settle
+from tests.benchmarks.contenders.ledger_by_hand import apply
 from tests.benchmarks.loads import deductions, in_turns
 from tests.benchmarks.stage import Servers, Stage, staged
 from tests.support.books import applied
@@ -40,9 +40,7 @@ _IDENTITY = {"account_id", "operation_id", "reference_id", "user_id"}
 _NOTICES = {"alerts", "notices"}
 
 
-def test_by_hand_the_ledger_becomes_what_it_becomes_through_the_worker(
-    postgres_engine: Engine, catalog: Catalog
-) -> None:
+def test_handwritten_ledger_equals_the_one_of_the_worker(postgres_engine: Engine, catalog: Catalog) -> None:
     for user in ("hand", "worker"):
         open_with_three_lots(postgres_engine, catalog, user)
     for number, tokens in enumerate(AMOUNTS):
@@ -50,7 +48,7 @@ def test_by_hand_the_ledger_becomes_what_it_becomes_through_the_worker(
         by_hand = deduct(tokens, f"hand-{number}", "hand", **about)
         by_worker = deduct(tokens, f"worker-{number}", "worker", **about)
         answers = applied(postgres_engine, catalog, by_worker, now=NOW)
-        replied = json.loads(settle(postgres_engine, by_hand, NOW))
+        replied = json.loads(apply(postgres_engine, by_hand, NOW))
         expected = json.loads(reply_for(by_worker, answers[0]).to_json())
         own = {"referenceId", "userId", "transactionId"}
         assert list(replied) == list(expected)
@@ -59,46 +57,44 @@ def test_by_hand_the_ledger_becomes_what_it_becomes_through_the_worker(
     assert audit(postgres_engine).is_clean
 
 
-def test_by_hand_a_message_that_comes_again_gets_the_same_reply_and_moves_nothing(
+def test_handwritten_ledger_repeats_the_reply_to_a_redelivered_message(
     postgres_engine: Engine, catalog: Catalog
 ) -> None:
     open_with_three_lots(postgres_engine, catalog, "hand")
     taken, refused = deduct(60, "taken", "hand"), deduct(11_000, "refused", "hand")
     for command in (taken, refused, deduct(1, "lost", "nobody")):
-        first = json.loads(settle(postgres_engine, command, NOW))
+        first = json.loads(apply(postgres_engine, command, NOW))
         before = kept_about(postgres_engine, "hand")
-        again = json.loads(settle(postgres_engine, command, NOW + timedelta(hours=1)))
+        again = json.loads(apply(postgres_engine, command, NOW + timedelta(hours=1)))
         assert (first["duplicate"], again["duplicate"]) == (False, True)
         assert without(again, {"duplicate"}) == without(first, {"duplicate"})
         assert kept_about(postgres_engine, "hand") == before
-    other = json.loads(settle(postgres_engine, deduct(61, "taken", "hand"), NOW))
+    other = json.loads(apply(postgres_engine, deduct(61, "taken", "hand"), NOW))
     assert other["code"] == "reference_conflict"
     assert audit(postgres_engine).is_clean
 
 
-def test_by_hand_a_message_that_comes_to_several_at_once_is_applied_by_one_of_them(
-    postgres_engine: Engine, catalog: Catalog
-) -> None:
+def test_handwritten_ledger_applies_concurrent_copies_once(postgres_engine: Engine, catalog: Catalog) -> None:
     open_with_three_lots(postgres_engine, catalog, "hand")
     with ThreadPoolExecutor(4) as threads:
         for number in range(10):
             command = deduct(3, f"r-{number}", "hand")
-            replies = threads.map(lambda command: settle(postgres_engine, command, NOW), [command] * 4)
+            replies = threads.map(lambda command: apply(postgres_engine, command, NOW), [command] * 4)
             assert sorted(json.loads(reply)["duplicate"] for reply in replies) == [False, True, True, True]
     assert audit(postgres_engine).is_clean
 
 
-def test_by_hand_an_account_on_which_something_is_due_is_left_to_the_worker(
+def test_handwritten_ledger_leaves_accounts_with_due_entries_to_the_worker(
     postgres_engine: Engine, catalog: Catalog
 ) -> None:
     open_with_three_lots(postgres_engine, catalog, "hand")
     before = kept_about(postgres_engine, "hand")
     with pytest.raises(NotImplementedError, match="due on the account of hand"):
-        settle(postgres_engine, deduct(1, "r", "hand"), NOW + timedelta(days=40))
+        apply(postgres_engine, deduct(1, "r", "hand"), NOW + timedelta(days=40))
     assert kept_about(postgres_engine, "hand") == before
 
 
-def test_contender_that_needs_no_extra_packages_replies_to_each_message(stage: Stage) -> None:
+def test_contender_without_extra_packages_replies_to_each_message(stage: Stage) -> None:
     for already, contender in ((0, replace(BY_HAND, processes=1)), (30, ECHO)):
         filled = contender.prefill(stage, deductions(30, in_turns(7)), lambda *_: None)
         stage.drain(contender.name, contender.commands(stage), already + filled, progress=lambda *_: None)
@@ -108,7 +104,7 @@ def test_contender_that_needs_no_extra_packages_replies_to_each_message(stage: S
 
 
 @pytest.mark.parametrize("contender", CONTENDERS, ids=lambda contender: contender.name)
-def test_a_contender_is_started_with_the_settings_it_tells(contender: Contender) -> None:
+def test_contender_starts_with_its_printed_settings(contender: Contender) -> None:
     stage = cast(Stage, SimpleNamespace(broker_url="amqp://broker", database_url="postgresql://database"))
     commands = contender.commands(stage)
     arguments, environment = commands[0]
@@ -119,7 +115,7 @@ def test_a_contender_is_started_with_the_settings_it_tells(contender: Contender)
     assert f"prefetch {contender.prefetch}" in contender.settings()
 
 
-def test_the_contenders_are_known_without_the_extra() -> None:
+def test_contenders_are_listed_without_the_extra() -> None:
     missing = ("celery", "dramatiq", "faststream", "aio_pika")
     script = f"import sys; sys.modules.update(dict.fromkeys({missing})); import tests.benchmarks.contenders"
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=60)

@@ -1,4 +1,4 @@
-"""The filled ledger is one that the worker could have left."""
+"""Filled ledger, compared with that of a worker."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from schemas import BonusCredit, CancelSubscription, Command, DeductUsage, OpenA
 from tests.benchmarks import large
 from tests.benchmarks.filling import Filling, fill
 from tests.benchmarks.loads import deductions
-from tests.benchmarks.reporters import Plain
+from tests.benchmarks.reporters import LineReporter
 from tests.benchmarks.results import Context
 from tests.benchmarks.stage import Measured, Servers, Stage
 from tests.support.books import applied
@@ -53,7 +53,7 @@ def other_engine(postgres: PostgresServer, postgres_template: str) -> Iterator[E
     ],
     ids=["heavy and light", "nothing used", "none is heavy", "hardly anybody else"],
 )
-def test_a_filled_ledger_is_what_the_worker_would_have_left(
+def test_filled_ledger_equals_the_one_a_worker_leaves(
     filling: Filling, postgres_engine: Engine, other_engine: Engine, catalog: Catalog
 ) -> None:
     fill(postgres_engine, filling, quietly)
@@ -63,7 +63,7 @@ def test_a_filled_ledger_is_what_the_worker_would_have_left(
         assert rows_of(postgres_engine, table) == rows_of(other_engine, table)
 
 
-def test_a_filled_ledger_is_true_and_has_what_was_asked_for(postgres_engine: Engine) -> None:
+def test_filled_ledger_passes_the_audit_and_has_the_requested_size(postgres_engine: Engine) -> None:
     steps = set()
     fill(postgres_engine, TINY, lambda step, _done, _total: steps.add(step))
     report = audit(postgres_engine)
@@ -73,7 +73,7 @@ def test_a_filled_ledger_is_true_and_has_what_was_asked_for(postgres_engine: Eng
     assert steps == {"filling", "building keys", "vacuuming"}
 
 
-def test_heavy_accounts_use_all_the_year_round(postgres_engine: Engine) -> None:
+def test_heavy_accounts_have_usage_over_the_whole_year(postgres_engine: Engine) -> None:
     fill(postgres_engine, TINY, quietly)
     with postgres_engine.connect() as connection:
         account = connection.execute(select(accounts).where(accounts.c.user_id == TINY.user(1))).one()
@@ -84,7 +84,7 @@ def test_heavy_accounts_use_all_the_year_round(postgres_engine: Engine) -> None:
     assert account.updated_at > UNTIL - timedelta(days=15)
 
 
-def test_the_worker_goes_on_with_a_filled_ledger(postgres_engine: Engine, catalog: Catalog) -> None:
+def test_worker_continues_on_a_filled_ledger(postgres_engine: Engine, catalog: Catalog) -> None:
     fill(postgres_engine, TINY, quietly)
     applied(
         postgres_engine,
@@ -96,7 +96,9 @@ def test_the_worker_goes_on_with_a_filled_ledger(postgres_engine: Engine, catalo
     assert audit(postgres_engine).is_clean
 
 
-def test_its_keys_and_indexes_are_those_of_the_schema(postgres_engine: Engine, other_engine: Engine) -> None:
+def test_filled_ledger_has_the_keys_and_indexes_of_the_schema(
+    postgres_engine: Engine, other_engine: Engine
+) -> None:
     fill(postgres_engine, TINY, quietly)
     assert keys_of(postgres_engine) == keys_of(other_engine)
 
@@ -110,22 +112,24 @@ def test_its_keys_and_indexes_are_those_of_the_schema(postgres_engine: Engine, o
         {"entries": 200, "accounts": 30, "heavy": 2, "heavy_entries": 2},
     ],
 )
-def test_a_filling_that_has_no_room_for_its_accounts_is_refused(sizes: dict[str, int]) -> None:
+def test_filling_without_room_for_its_accounts_is_refused(sizes: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="are too few"):
         Filling(until=UNTIL, **sizes)
 
 
-def test_the_benchmark_measures_on_a_ledger_that_is_true(
+def test_large_benchmark_measures_on_a_correct_ledger(
     postgres: PostgresServer, rabbitmq: RabbitMQServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All of it but the worker, which the other benchmarks run as well."""
+    """The worker is left out: other benchmarks run it."""
 
-    def settled(load: Any, name: str, stage: Stage, pick: Callable[[], int], seed: int, **_: Any) -> Measured:
+    def processed(
+        load: Any, name: str, stage: Stage, pick: Callable[[], int], seed: int, **_: Any
+    ) -> Measured:
         stage.apply(deductions(load.messages, pick, seed))
         return Measured(name, load.messages, 1.0, {"worker": 0.1})
 
-    monkeypatch.setattr(large._Load, "_drained", settled)
-    result = large.run(Context(Servers(postgres, rabbitmq), Plain(), runs=1, is_short=True))
+    monkeypatch.setattr(large._Load, "_drained", processed)
+    result = large.run(Context(Servers(postgres, rabbitmq), LineReporter(), runs=1, is_short=True))
     assert {figure.unit for figure in result.figures} == {"×", "ms", "messages/s", "µs/message", "s"}
     assert all(sample >= 0 for figure in result.figures for sample in figure.samples)
     assert result.sizes["entries"] == 2_000

@@ -1,4 +1,4 @@
-"""The messages of the benchmarks: the same for the same seed, and of whom they say."""
+"""Messages of the benchmarks: their seed and their users."""
 
 import json
 from collections import Counter
@@ -15,7 +15,7 @@ from worker.broker import Outgoing
 from worker.catalog import Catalog
 
 
-def test_the_same_seed_gives_the_same_messages() -> None:
+def test_seed_decides_the_messages() -> None:
     first, again = (
         [(command.reference_id, command.user_id) for command in deductions(50, zipf(100, 1.2))]
         for _ in range(2)
@@ -24,23 +24,23 @@ def test_the_same_seed_gives_the_same_messages() -> None:
     assert len({reference for reference, _ in first}) == 50
 
 
-def test_in_turns_nobody_comes_twice_before_everybody_has_come() -> None:
+def test_users_in_turn_repeat_after_all_others() -> None:
     pick = in_turns(100)
     assert sorted(pick() for _ in range(100)) == list(range(100))
 
 
-def test_hot_is_one_user() -> None:
+def test_hot_load_has_one_user() -> None:
     assert set(_picked(hot(), 20)) == {0}
 
 
-def test_uniform_leaves_nobody_out() -> None:
+def test_uniform_load_has_every_user() -> None:
     counts = Counter(_picked(uniform(20), 20_000))
     assert len(counts) == 20
     assert max(counts.values()) < 1.3 * min(counts.values())
 
 
 @pytest.mark.parametrize("skew", [0.8, 1.2])
-def test_zipf_has_the_share_that_its_law_says(skew: float) -> None:
+def test_zipf_load_follows_its_law(skew: float) -> None:
     users, count = 1_000, 50_000
     ranked = Counter(_picked(zipf(users, skew), count)).most_common()
     whole = sum(rank**-skew for rank in range(1, users + 1))
@@ -50,7 +50,7 @@ def test_zipf_has_the_share_that_its_law_says(skew: float) -> None:
 
 
 @pytest.mark.parametrize(("of_one_user", "users_of_a_batch"), [(True, 1), (False, 10)])
-def test_batches_are_of_one_user_or_of_many(of_one_user: bool, users_of_a_batch: int) -> None:
+def test_batches_have_one_user_or_many(of_one_user: bool, users_of_a_batch: int) -> None:
     made = list(batches(5, 10, users=100, of_one_user=of_one_user))
     assert [len(batch.items) for batch in made] == [10] * 5
     assert {len({item.user_id for item in batch.items}) for batch in made} == {users_of_a_batch}
@@ -72,25 +72,25 @@ def day(catalog: Catalog) -> MixedDay:
     return MixedDay(4_000, 100, catalog)
 
 
-def test_the_mixed_day_has_as_many_messages_as_asked_for(day: MixedDay) -> None:
+def test_mixed_day_has_the_requested_number_of_messages(day: MixedDay) -> None:
     messages = list(day.messages())
     assert len(messages) == 4_000
     assert sum(day.kinds.values()) == 4_000
 
 
-def test_the_mixed_day_has_its_duplicates_and_rejections(day: MixedDay) -> None:
+def test_mixed_day_has_its_duplicates_and_rejections(day: MixedDay) -> None:
     assert day.kinds["delivered again"] == day.kinds["rejected"] == 200
     ids = Counter(str(message.properties["message_id"]) for message in day.messages())
     assert sum(count - 1 for count in ids.values()) == 200
 
 
-def test_a_copy_is_the_same_to_the_byte(day: MixedDay) -> None:
+def test_copy_has_the_same_bytes(day: MixedDay) -> None:
     bodies: dict[str, bytes] = {}
     for message in day.messages():
         assert bodies.setdefault(str(message.properties["message_id"]), message.body) == message.body
 
 
-def test_a_hold_comes_before_its_end(day: MixedDay) -> None:
+def test_hold_precedes_its_end(day: MixedDay) -> None:
     held = {"never"}
     for fields in map(_fields, day.messages()):
         match fields["type"]:
@@ -100,14 +100,14 @@ def test_a_hold_comes_before_its_end(day: MixedDay) -> None:
                 assert fields["originalReferenceId"] in held
 
 
-def test_refunded_usage_is_in_the_ledger_before(day: MixedDay) -> None:
+def test_refunded_usage_is_in_the_ledger_first(day: MixedDay) -> None:
     used = {command.reference_id for command in day.before}
     refunds = [fields for fields in map(_fields, day.messages()) if fields["type"] == "credit.refund"]
     assert refunds
     assert all(fields["originalReferenceId"] in used for fields in refunds)
 
 
-def test_the_mixed_day_is_the_same_for_the_same_seed(catalog: Catalog) -> None:
+def test_seed_decides_the_mixed_day(catalog: Catalog) -> None:
     first, again = (
         [_fields(message)["referenceId"] for message in MixedDay(300, 20, catalog).messages()]
         for _ in range(2)

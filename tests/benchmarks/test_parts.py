@@ -1,4 +1,4 @@
-"""The parts that measure: percentiles, tenths of the way, process trees, the stop-watch."""
+"""Parts that measure: percentiles, tenths of a run, process trees, steps."""
 
 import os
 import subprocess
@@ -15,36 +15,36 @@ from tests.benchmarks.statements import name_of
 
 
 @pytest.mark.parametrize(("rank", "value"), [(50, 50), (95, 95), (99, 99), (100, 100), (0.5, 1)])
-def test_a_percentile_is_a_sample(rank: float, value: float) -> None:
+def test_percentile_is_a_sample(rank: float, value: float) -> None:
     assert percentile([float(number) for number in range(100, 0, -1)], rank) == value
 
 
-def test_a_percentile_of_one_sample_is_that_sample() -> None:
+def test_percentile_of_one_sample_is_that_sample() -> None:
     assert percentile([7.0], 50) == percentile([7.0], 99) == 7.0
 
 
-def test_a_task_reaches_the_probe_as_it_is() -> None:
+def test_task_reaches_the_probe_unchanged() -> None:
     task = Task("amqp://u:p@h:1/v", users=3, per_second=200.0, counted=10, warm_up=5, straight=5)
     assert Task.read(task.to_json()) == task
     assert task.messages == 16
 
 
-def test_a_steady_rate_is_the_same_in_each_tenth() -> None:
+def test_steady_rate_is_the_same_in_each_tenth() -> None:
     log = Log(replies=[(0.1 * step, 37 * step) for step in range(101)])
     assert log.rates() == pytest.approx([370.0] * 10)
 
 
-def test_a_slow_part_shows_in_its_tenths() -> None:
+def test_slow_part_shows_in_its_tenths() -> None:
     log = Log(replies=[(0.0, 0), (1.0, 500), (11.0, 1_000)])  # the second half takes ten times as long
     assert log.rates(4) == pytest.approx([500.0, 500.0, 50.0, 50.0])
 
 
-def test_the_memory_of_a_part_is_its_most() -> None:
+def test_memory_of_a_part_is_its_maximum() -> None:
     log = Log(memory=[(float(second), 50.0 + second) for second in range(10)])
     assert log.memory_of_parts(2) == [54.0, 59.0]
 
 
-def test_a_tree_has_the_children_and_their_time() -> None:
+def test_process_tree_has_the_children_and_their_time() -> None:
     child = "import os, time; begin = time.process_time()\nwhile time.process_time() - begin < 0.2: pass"
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}]); input()"
     process = subprocess.Popen(
@@ -59,7 +59,7 @@ def test_a_tree_has_the_children_and_their_time() -> None:
     assert trees.processor_seconds([os.getpid()]) >= 0.2
 
 
-def test_a_step_counts_without_the_steps_inside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_excludes_the_steps_inside_it(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
 
     def clock() -> float:
@@ -91,5 +91,5 @@ def test_a_step_counts_without_the_steps_inside_it(monkeypatch: pytest.MonkeyPat
         ("commit", "commit"),
     ],
 )
-def test_a_statement_is_called_by_verb_and_table(statement: str, name: str) -> None:
+def test_statement_is_named_by_verb_and_table(statement: str, name: str) -> None:
     assert name_of(statement) == name

@@ -26,17 +26,17 @@ RESULT = Result(
 )
 
 
-def test_a_person_reads_the_median_the_spread_and_the_verdict() -> None:
-    told = "\n".join(report.lines(BENCHMARK, RESULT))
-    assert "Who is faster?" in told
-    assert "messages 30,000, users 10" in told
-    assert "2.10 ×  median of 3, 1.90 … 2.20  (2,100 : 1,000 messages/s)  goal ≥ 2 ×: reached" in told
-    assert "31.2 ms  goal ≤ 25 ms: not reached" in told
-    assert "2,100 messages/s  median of 3" in told
-    assert "note: b was tired" in told
+def test_text_report_has_median_spread_and_result() -> None:
+    text = "\n".join(report.lines(BENCHMARK, RESULT))
+    assert "Who is faster?" in text
+    assert "messages 30,000, users 10" in text
+    assert "2.10 ×  median of 3, 1.90 … 2.20  (2,100 : 1,000 messages/s)  goal ≥ 2 ×: reached" in text
+    assert "31.2 ms  goal ≤ 25 ms: not reached" in text
+    assert "2,100 messages/s  median of 3" in text
+    assert "note: b was tired" in text
 
 
-def test_the_table_has_a_row_for_each_goal() -> None:
+def test_table_has_a_row_for_each_goal() -> None:
     assert list(report.table([(BENCHMARK, RESULT)])) == [
         "| what | measured | ratio | goal | reached |",
         "| --- | --- | --- | --- | --- |",
@@ -50,7 +50,7 @@ def test_table_has_the_first_figure_of_a_result_without_a_goal() -> None:
     assert list(report.table([(BENCHMARK, result)]))[2:] == ["| `race`: a | 2,100 messages/s |  |  |  |"]
 
 
-def test_the_json_report_has_everything(tmp_path: Path) -> None:
+def test_json_report_has_every_figure(tmp_path: Path) -> None:
     path = report.written(tmp_path / "new", {"machine": {"cores": 2}}, BENCHMARK, RESULT)
     content = json.loads(path.read_text())
     assert path.name == "race.json"

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.benchmarks.reporters import Plain
+from tests.benchmarks.reporters import LineReporter
 from tests.benchmarks.results import (
     Context,
     Figure,
@@ -29,7 +29,7 @@ from tests.benchmarks.stage import Measured, Servers
         ([10.0], [None], ()),
     ],
 )
-def test_a_run_is_compared_with_the_ones_beside_it(
+def test_run_is_compared_with_its_neighbours(
     firsts: list[float | None], seconds: list[float | None], ratios: tuple[float, ...]
 ) -> None:
     assert neighbours(firsts, seconds) == ratios
@@ -45,35 +45,35 @@ def test_a_run_is_compared_with_the_ones_beside_it(
         (Goal(0, "at most"), 0.0, True),
     ],
 )
-def test_a_goal_is_reached_by_the_median(goal: Goal, median: float, reached: bool) -> None:
+def test_median_decides_whether_a_goal_is_reached(goal: Goal, median: float, reached: bool) -> None:
     figure = Figure("it", (0.0, median, 1e9), "ms", goal)
     assert figure.median == median
     assert figure.reached is reached
 
 
-def test_without_a_goal_nothing_is_reached_or_missed() -> None:
+def test_figure_without_a_goal_is_neither_reached_nor_missed() -> None:
     assert Figure("it", (1.0,), "ms").reached is None
 
 
-def test_a_figure_has_samples() -> None:
+def test_figure_has_samples() -> None:
     with pytest.raises(ValueError, match="needs a sample"):
         Figure("it", (), "ms")
 
 
-def test_rates_count_what_a_message_brings() -> None:
+def test_rates_count_the_commands_of_a_message() -> None:
     runs = [Measured("batches", messages=50, seconds=0.5)]
     assert rates("batches", runs).samples == (100.0,)
     of_items = rates("batches", runs, each=100)
     assert (of_items.samples, of_items.unit) == ((10_000.0,), "items/s")
 
 
-def test_a_ratio_says_of_what() -> None:
+def test_ratio_names_both_sides() -> None:
     fast, slow = Measured("a", 3_000, 1.0), Measured("b", 30, 0.1)
     figure = ratio("a : b", [fast], [slow], Goal(10))
     assert (figure.median, figure.of, figure.reached) == (10.0, "3,000 : 300 messages/s", True)
 
 
-def test_the_cost_of_a_message_is_by_part_and_in_all() -> None:
+def test_cost_of_a_message_is_by_part_and_in_total() -> None:
     run = Measured("worker", 1_000, 1.0, {"worker": 0.1, "postgresql": 0.05})
     assert run.cpu_us("worker") == pytest.approx(100)
     assert run.total_cpu_us == pytest.approx(150)
@@ -90,7 +90,7 @@ def test_unknown_sample_is_left_out_of_a_figure() -> None:
     assert figures_known("it", [None], "ms") == []
 
 
-def test_contestants_take_turns() -> None:
+def test_contestants_alternate() -> None:
     turns: list[str] = []
 
     def contestant(name: str) -> Callable[[], Measured]:
@@ -100,7 +100,7 @@ def test_contestants_take_turns() -> None:
 
         return run
 
-    context = Context(_no_servers(), Plain(), runs=3)
+    context = Context(_no_servers(), LineReporter(), runs=3)
     measured = alternately(context, {name: contestant(name) for name in "ab"})
     assert turns == ["a", "b"] * 3
     assert [run.name for run in measured["b"]] == ["b"] * 3
@@ -109,8 +109,8 @@ def test_contestants_take_turns() -> None:
 @pytest.mark.parametrize(
     ("asked", "is_short", "size"), [(None, False, 1_000), (None, True, 10), (7, False, 7), (7, True, 7)]
 )
-def test_a_size_is_what_was_asked_for(asked: int | None, is_short: bool, size: int) -> None:
-    context = Context(_no_servers(), Plain(), messages=asked, users=asked, is_short=is_short)
+def test_size_is_the_requested_one(asked: int | None, is_short: bool, size: int) -> None:
+    context = Context(_no_servers(), LineReporter(), messages=asked, users=asked, is_short=is_short)
     assert context.sized(1_000, 10) == context.accounts(1_000, 10) == size
 
 

@@ -1,4 +1,4 @@
-"""The short form: each benchmark runs at the smallest sizes, and the ledger is true afterwards.
+"""Short form of each benchmark: it runs at the smallest sizes, and the ledger is correct.
 
 No claim about time. The tests count its causes instead: the statements of a batch, which must not grow with
 it, and the memory of a worker, which must not grow with its backlog.
@@ -19,9 +19,9 @@ from tests.benchmarks.contenders import ECHO, Contender
 from tests.benchmarks.loads import deductions, hot, outgoing
 from tests.benchmarks.phases import STEPS
 from tests.benchmarks.registry import BENCHMARKS
-from tests.benchmarks.reporters import Plain
+from tests.benchmarks.reporters import LineReporter
 from tests.benchmarks.results import Benchmark, Context
-from tests.benchmarks.stage import BenchmarkError, Measured, Servers, UntrueLedgerError, staged
+from tests.benchmarks.stage import BenchmarkError, IncorrectLedgerError, Measured, Servers, staged
 from tests.benchmarks.statements import counted
 from tests.support.books import applied
 from tests.support.provision import PostgresServer, RabbitMQServer
@@ -43,15 +43,15 @@ def servers(postgres: PostgresServer, rabbitmq: RabbitMQServer) -> Servers:
 
 @pytest.fixture
 def context(servers: Servers) -> Context:
-    return Context(servers, Plain(), runs=1, is_short=True)
+    return Context(servers, LineReporter(), runs=1, is_short=True)
 
 
 @pytest.mark.parametrize("benchmark", _SHORT, ids=lambda benchmark: benchmark.name)
-def test_a_benchmark_measures_on_a_ledger_that_is_true(
+def test_benchmark_measures_on_a_correct_ledger(
     benchmark: Benchmark, context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if benchmark.name in _WITH_PLAIN_ONES:
-        monkeypatch.setattr(f"{benchmark.run.__module__}.settled_deductions", _settled_at_once)
+        monkeypatch.setattr(f"{benchmark.run.__module__}.processed_deductions", _processed_at_once)
     result = benchmark.run(context)
     assert all(sample >= 0 for figure in result.figures for sample in figure.samples)
     assert report.written(tmp_path, conditions.conditions(context.servers), benchmark, result).exists()
@@ -69,43 +69,45 @@ def test_a_benchmark_measures_on_a_ledger_that_is_true(
             assert [figure.median for figure in result.figures if figure.label == "deadlocks"] == [0]
 
 
-def _settled_at_once(_context: Context, messages: int, *_: Any, name: str = "worker", **__: Any) -> Measured:
+def _processed_at_once(
+    _context: Context, messages: int, *_: Any, name: str = "worker", **__: Any
+) -> Measured:
     return Measured(name, messages, 1.0, {"worker": 0.1})
 
 
-def test_peers_get_a_ratio_each_and_fewer_messages(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    def settled_by(peer: Contender, _context: Context, messages: int, _users: int) -> Measured:
+def test_each_peer_gets_a_ratio_and_fewer_messages(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    def processed_by(peer: Contender, _context: Context, messages: int, _users: int) -> Measured:
         return Measured(peer.name, messages, 1.0, {"worker": 0.1})
 
-    monkeypatch.setattr(peers, "settled_deductions", _settled_at_once)
-    monkeypatch.setattr(peers, "settled_by", settled_by)
+    monkeypatch.setattr(peers, "processed_deductions", _processed_at_once)
+    monkeypatch.setattr(peers, "processed_by", processed_by)
     others = [replace(ECHO, name=name) for name in ("Celery", "Dramatiq")]
     result = peers.against(replace(context, messages=20_000), others)
     goals = {figure.label: (figure.median, figure.reached) for figure in result.figures if figure.goal}
     assert goals == {"worker : Celery": (10.0, False), "worker : Dramatiq": (10.0, True)}
 
 
-def test_a_peer_that_is_not_installed_says_what_installs_it(context: Context) -> None:
+def test_missing_peer_names_the_command_that_installs_it(context: Context) -> None:
     missing = replace(ECHO, name="Celery", packages=("no-such-package",))
     with pytest.raises(BenchmarkError, match="Celery needs the package no-such-package: `make bench`"):
         peers.against(context, [missing])
 
 
-def test_a_process_that_ends_early_fails_the_run(servers: Servers) -> None:
+def test_process_that_ends_early_fails_the_run(servers: Servers) -> None:
     commands = [([sys.executable, "-c", "raise SystemExit('no such module')"], dict[str, str]())]
     with staged(servers) as stage, pytest.raises(BenchmarkError, match=r"peer ended with 1\nno such module"):
         stage.drain("peer", commands, 1, progress=lambda *_: None)
 
 
-def test_a_ledger_that_is_not_true_fails_the_run(servers: Servers) -> None:
+def test_incorrect_ledger_fails_the_run(servers: Servers) -> None:
     with staged(servers) as stage:
         stage.open_accounts(2)
         stage.check(used=0)
-        with pytest.raises(UntrueLedgerError, match="0 tokens are used, not 5"):
+        with pytest.raises(IncorrectLedgerError, match="0 tokens are used, not 5"):
             stage.check(used=5)
         with stage.application.engine.begin() as connection:
             connection.execute(update(accounts).values(sequence=accounts.c.sequence + 1))
-        with pytest.raises(UntrueLedgerError, match="the audit found"):
+        with pytest.raises(IncorrectLedgerError, match="the audit found"):
             stage.check()
 
 
@@ -127,7 +129,7 @@ def test_message_that_reaches_no_queue_fails_the_prefill(servers: Servers) -> No
         (500, ["INSERT operations", "WRITE batch"]),
     ],
 )
-def test_a_batch_of_plain_deductions_is_at_most_five_statements_and_a_commit(
+def test_batch_of_plain_deductions_needs_at_most_five_statements_and_a_commit(
     count: int, writes: list[str], postgres_engine: Engine, catalog: Catalog
 ) -> None:
     users = [f"u{number}" for number in range(100)]

@@ -7,7 +7,7 @@ import pytest
 from tests.benchmarks import budget, workers
 from tests.benchmarks.budget import Inside
 from tests.benchmarks.phases import STEPS, Spent
-from tests.benchmarks.reporters import Plain
+from tests.benchmarks.reporters import LineReporter
 from tests.benchmarks.results import UNKNOWN_COST, Context, Result
 from tests.benchmarks.stage import Measured, Servers
 
@@ -26,13 +26,13 @@ def _labels(result: Result) -> str:
 
 @pytest.fixture
 def context() -> Context:
-    return Context(Servers(None, None), Plain(), runs=2, is_short=True)  # type: ignore[arg-type]
+    return Context(Servers(None, None), LineReporter(), runs=2, is_short=True)  # type: ignore[arg-type]
 
 
 def test_budget_without_processor_time_says_unknown(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(budget, "settled_deductions", _too_short)
+    monkeypatch.setattr(budget, "processed_deductions", _too_short)
     monkeypatch.setattr(budget, "looked_into", _inside)
     result = budget.run(context)
     assert "cores allow" not in _labels(result)
@@ -44,7 +44,7 @@ def test_workers_without_processor_time_say_unknown(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        workers, "settled_deductions", lambda *_, look, **__: (look(_Stage()), _too_short())[1]
+        workers, "processed_deductions", lambda *_, look, **__: (look(_Stage()), _too_short())[1]
     )
     result = workers.run(context)
     assert "processor time a message" not in _labels(result)

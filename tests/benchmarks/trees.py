@@ -14,17 +14,17 @@ _RESIDENT = 21
 
 
 def processor_seconds(roots: Iterable[int]) -> float:
-    """Processor time, user and system, that the trees below ``roots`` have used since they began."""
+    """Return the processor time, user and system, of the trees below ``roots`` so far."""
     return sum(sum(map(int, fields[_TIMES])) for fields in _trees(roots).values()) * _TICK_S
 
 
 def resident_bytes(roots: Iterable[int]) -> int:
-    """Resident memory of the trees below ``roots``; pages that processes share are counted in each."""
+    """Return the resident memory of the trees below ``roots``; shared pages count in each."""
     return sum(int(fields[_RESIDENT]) for fields in _trees(roots).values()) * _PAGE_BYTES
 
 
 def members(roots: Iterable[int]) -> list[int]:
-    """The processes of the trees below ``roots`` that are alive, ``roots`` among them."""
+    """Return the living processes of the trees below ``roots``, with ``roots``."""
     return list(_trees(roots))
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 
-from tests.benchmarks.first_speed import settled_deductions
+from tests.benchmarks.first_speed import processed_deductions
 from tests.benchmarks.loads import uniform
 from tests.benchmarks.results import (
     UNKNOWN_COST,
@@ -26,13 +26,13 @@ _NEVER_SLOWER, _SAME_COST, _NO_DEADLOCK = Goal(1.0), Goal(1.15, "at most"), Goal
 
 
 def run(context: Context) -> Result:
-    """1, 2, 4, 1, 2, 4 …"""
+    """Measure one, two and four workers in turn."""
     messages, users = context.sized(30_000, 600), context.accounts()
     counts = _COUNTS_IF_SHORT if context.is_short else _COUNTS
     deadlocks: list[float] = []
 
-    def settled(workers: int) -> Measured:
-        return settled_deductions(
+    def processed(workers: int) -> Measured:
+        return processed_deductions(
             context,
             messages,
             users,
@@ -42,7 +42,7 @@ def run(context: Context) -> Result:
             look=lambda stage: deadlocks.append(stage.deadlocks()),
         )
 
-    runs = alternately(context, {str(count): partial(settled, count) for count in counts})
+    runs = alternately(context, {str(count): partial(processed, count) for count in counts})
     one, more = runs["1"], {count: runs[str(count)] for count in counts[1:]}
     return Result(
         figures=(

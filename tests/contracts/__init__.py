@@ -1,1 +1,1 @@
-"""The contract as samples: messages with the replies and notices that the worker gives them."""
+"""Samples of the contract: messages with the replies and notices of the worker."""

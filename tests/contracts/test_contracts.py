@@ -1,4 +1,4 @@
-"""The samples are true: the worker answers with them, and nothing of the contract is missing among them."""
+"""Samples of the contract: the worker gives these replies, and the samples are complete."""
 
 import json
 from datetime import datetime
@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 
 from schemas import MESSAGE_TYPES, Code, Limits, Malformed, Notice, NoticeType, Reply, decode
-from tests.contracts.conversations import START, Step, files, spoken, steps_of, written
+from tests.contracts.samples import START, Step, files, steps_of, text_of, with_replies
 from tests.support.border import REASONS
 from worker.ledger.engine import ledger_engine
 
@@ -22,55 +22,55 @@ NO_FIELD = {"uncollected"}
 
 
 def replies_in(steps: list[Step]) -> list[dict[str, Any]]:
-    """Every reply, those to the items of batches among them."""
+    """Return every reply, with those to the items of batches."""
     replies = [step["reply"] for step in steps]
     return replies + [item for reply in replies for item in reply.get("items", ())]
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: path.stem)
-def test_the_worker_answers_with_the_samples(path: Path, sqlite_url: str) -> None:
+def test_worker_replies_with_the_samples(path: Path, sqlite_url: str) -> None:
     engine = ledger_engine(sqlite_url)
     steps = steps_of(path)
-    assert list(spoken(steps, engine)) == steps, "`python -m tests.contracts` writes what has changed"
+    assert list(with_replies(steps, engine)) == steps, "`python -m tests.contracts` writes what has changed"
     engine.dispose()
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: path.stem)
-def test_a_file_is_as_it_is_written(path: Path) -> None:
-    assert written(steps_of(path)) == path.read_text(encoding="utf-8")
+def test_generated_file_equals_the_stored_one(path: Path) -> None:
+    assert text_of(steps_of(path)) == path.read_text(encoding="utf-8")
 
 
-def test_every_type_stands_there_and_is_applied() -> None:
+def test_samples_have_every_type_applied() -> None:
     applied = {step["message"]["type"] for step in STEPS if step["reply"]["status"] == "applied"}
     assert applied == set(MESSAGE_TYPES)
 
 
-def test_every_code_stands_there() -> None:
+def test_samples_have_every_code() -> None:
     assert {reply["code"] for reply in replies_in(STEPS)} == set(Code) - NO_CODE
 
 
-def test_every_notice_stands_there() -> None:
+def test_samples_have_every_notice() -> None:
     notices = [notice for step in STEPS for notice in step.get("notices", ())]
     assert {notice["type"] for notice in notices} == set(get_args(NoticeType))
     for notice in notices:
         assert json.loads(Notice.model_validate(notice).to_json()) == notice
 
 
-def test_every_field_of_a_reply_stands_there_and_is_one() -> None:
+def test_samples_have_every_field_of_a_reply_and_no_other() -> None:
     known = {info.alias or name for name, info in Reply.model_fields.items()}
     assert {name for reply in replies_in(STEPS) for name in reply} == known - NO_FIELD
     for step in STEPS:
         assert json.loads(Reply.model_validate(step["reply"]).to_json()) == step["reply"]
 
 
-def test_every_way_to_be_malformed_stands_there_with_its_field() -> None:
+def test_samples_have_every_reason_code_of_malformed_with_its_field() -> None:
     refused = [reply for reply in replies_in(STEPS) if reply["code"] == "malformed"]
     assert {reply["reason"] for reply in refused} == (REASONS - NO_REASON) | {"wrong_routing_key"}
     fields = {reply.get("field") for reply in refused}
     assert {None, "tokens", "items.1.tokens", "metadata.plan"} <= fields
 
 
-def test_body_decodes_unless_its_reply_calls_it_malformed() -> None:
+def test_body_decodes_unless_its_reply_is_malformed() -> None:
     now = datetime.fromisoformat(START)
     for step in STEPS:
         body = step["body"] if "body" in step else json.dumps(step["message"])

@@ -1,4 +1,4 @@
-"""``usage.batch`` on RabbitMQ and PostgreSQL: a thousand commands in one message, one reply to them all."""
+"""``usage.batch`` on RabbitMQ and PostgreSQL: a thousand commands in one message, one reply."""
 
 import json
 from typing import Any
@@ -10,7 +10,7 @@ from schemas import DeadLetter, Reply
 from schemas.usage import BATCH_MAX_ITEMS
 from tests.support.processes import WorkerProcesses
 from tests.support.saboteur import Saboteurs
-from tests.support.traffic import nothing_is_left
+from tests.support.truth import nothing_is_left
 from tests.support.waiting import PATIENCE_S
 from tests.support.witness import Witness
 from tests.support.worker_thread import running
@@ -43,9 +43,7 @@ def used(application: Application) -> dict[str, int]:
         return {row.user_id: row.used for row in rows}
 
 
-def test_a_thousand_items_of_all_kinds_and_users_get_one_reply_that_the_broker_takes_with_ease(
-    application: Application, witness: Witness
-) -> None:
+def test_batch_of_a_thousand_mixed_items_gets_one_reply(application: Application, witness: Witness) -> None:
     """The names have the maximum length, and each third item is rejected, with all fields of a rejection."""
     long = "f" * 64
     kinds: list[Message] = [
@@ -78,7 +76,7 @@ def test_a_thousand_items_of_all_kinds_and_users_get_one_reply_that_the_broker_t
     nothing_is_left(witness)
 
 
-def test_large_batches_and_small_messages_go_through_several_workers_side_by_side(
+def test_several_workers_apply_large_batches_beside_small_messages(
     application: Application, witness: Witness, workers: WorkerProcesses
 ) -> None:
     for _ in range(2):
@@ -105,7 +103,7 @@ def test_large_batches_and_small_messages_go_through_several_workers_side_by_sid
 @pytest.mark.parametrize(
     ("arrow", "duplicates"), [("written", [False]), ("committed", [True]), ("confirmed", [False, True])]
 )
-def test_a_worker_killed_in_the_middle_of_a_batch_applies_each_item_once(
+def test_batch_of_a_killed_worker_is_applied_once(
     application: Application, witness: Witness, arrow: str, duplicates: list[bool]
 ) -> None:
     items = [deduct(f"i{n}", 2) for n in range(50)]
@@ -129,7 +127,7 @@ def test_a_worker_killed_in_the_middle_of_a_batch_applies_each_item_once(
     assert audit(application.engine).is_clean
 
 
-def test_a_conflict_in_a_batch_is_one_dead_letter_with_the_place(
+def test_conflict_in_a_batch_makes_one_dead_letter_with_the_place_of_the_item(
     application: Application, witness: Witness
 ) -> None:
     with running(application):
@@ -150,8 +148,8 @@ def test_a_conflict_in_a_batch_is_one_dead_letter_with_the_place(
     assert used(application) == {"ann": 11}
 
 
-def test_malformed_item_among_a_thousand_is_refused_alone(application: Application, witness: Witness) -> None:
-    """It is one dead letter, whose replay changes nothing."""
+def test_malformed_item_among_a_thousand_fails_alone(application: Application, witness: Witness) -> None:
+    """The batch is one dead letter, whose replay changes no balance."""
     items = [deduct(f"i{n}") for n in range(BATCH_MAX_ITEMS)]
     items[7] = deduct("i7", -1, colour="red")
     message = batch("b", items)

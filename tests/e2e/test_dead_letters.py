@@ -1,4 +1,4 @@
-"""Dead letters from end to end: from the producer by way of worker and operator to the ledger."""
+"""Dead letters from end to end: producer, worker, operator, ledger."""
 
 import json
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ def cli(settings: Settings, *arguments: str, stdin: bytes | None = None) -> Any:
 
 
 def dead_letters(service: DeadLetters, application: Application, count: int) -> list[int]:
-    """Wait until ``count`` dead letters are parked; return their numbers."""
+    """Wait until ``count`` dead letters are drained; return their numbers."""
 
     def are_parked() -> bool:
         service.drain(link, wait_s=0.05)
@@ -56,7 +56,7 @@ def dead_letters(service: DeadLetters, application: Application, count: int) -> 
     return [line.number for line in service.page().dead_letters]
 
 
-def test_body_of_zeros_with_full_headers_and_a_forged_address_is_an_ordinary_dead_letter(
+def test_body_of_zeros_with_forged_headers_becomes_an_ordinary_dead_letter(
     application: Application, worker_settings: Settings, witness: Witness, service: DeadLetters
 ) -> None:
     headers = {f"header-{number}": "h" * 1_000 for number in range(85)}
@@ -80,7 +80,7 @@ def test_body_of_zeros_with_full_headers_and_a_forged_address_is_an_ordinary_dea
     assert {name: dead_letter.properties["headers"][name] for name in headers} == headers
 
 
-def test_a_mended_dead_letter_is_dry_run_replayed_as_a_canary_and_its_tokens_are_taken(
+def test_edited_dead_letter_is_tried_dry_replayed_as_a_canary_and_applied(
     application: Application, worker_settings: Settings, witness: Witness, service: DeadLetters
 ) -> None:
     wrong = {"type": "usage.deduct", "referenceId": "job-1", "userId": "ann", "token": 500}
@@ -106,7 +106,7 @@ def test_a_mended_dead_letter_is_dry_run_replayed_as_a_canary_and_its_tokens_are
     assert service.page(DeadLetterFilter(reference_id="job-1")).dead_letters == ()
 
 
-def test_a_dead_letter_that_cannot_be_written_again_holds_no_other_up(
+def test_dead_letter_that_cannot_be_published_delays_no_other(
     application: Application, witness: Witness, service: DeadLetters
 ) -> None:
     witness.publish({"type": "usage.deduct", "referenceId": "job-1", "userId": "ann", "tokenz": 5})
@@ -133,7 +133,7 @@ def test_a_dead_letter_that_cannot_be_written_again_holds_no_other_up(
     assert ended.counts["unroutable"] >= 3
 
 
-def test_dead_letters_are_parked_as_they_come(application: Application, witness: Witness) -> None:
+def test_drainer_moves_dead_letters_as_they_arrive(application: Application, witness: Witness) -> None:
     stop = FlagStop()
     service = application.service()
     with beside(stop, drainer=application.drainer().run):

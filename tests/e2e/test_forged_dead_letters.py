@@ -56,7 +56,7 @@ def drained(application: Application, count: int) -> list[StoredDeadLetter]:
     ],
     ids=["command", "notice", "batch", "no JSON", "too large", "too deep"],
 )
-def test_forged_headers_tell_no_identity(
+def test_forged_headers_give_no_identity(
     application: Application,
     rabbitmq: RabbitMQServer,
     broker_url: str,

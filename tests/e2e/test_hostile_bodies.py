@@ -1,4 +1,4 @@
-"""Bodies made to be slow to refuse: each is a dead letter, and their neighbours are answered as ever."""
+"""Bodies that are slow to decode on purpose: each is a dead letter, and their neighbours get replies."""
 
 import json
 from collections import Counter
@@ -38,7 +38,7 @@ MALFORMED_ITEMS = (
 )
 
 
-def test_hostile_bodies_are_dead_letters_and_their_neighbours_are_answered(
+def test_hostile_bodies_become_dead_letters_and_their_neighbours_get_replies(
     application: Application, witness: Witness
 ) -> None:
     expected: Counter[str] = Counter()

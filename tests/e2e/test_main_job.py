@@ -34,9 +34,11 @@ from schemas import (
     SettleAccount,
     SettleUsage,
 )
+from tests.support.mixed_messages import mixed
 from tests.support.model import Model, predicted
+from tests.support.notice_listener import NoticeListener
 from tests.support.processes import WorkerProcesses
-from tests.support.traffic import Listener, Truth, every_reply, mixed, nothing_is_left
+from tests.support.truth import Truth, every_reply, nothing_is_left
 from tests.support.witness import Witness
 from tests.support.worlds import SMALL_CATALOG
 from worker.bootstrap import Application
@@ -50,7 +52,9 @@ from worker.ledger.tables import accounts, lots
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
 
 
-def test_one_deduction_by_hand(witness: Witness, workers: WorkerProcesses, application: Application) -> None:
+def test_single_deduction_gets_its_reply(
+    witness: Witness, workers: WorkerProcesses, application: Application
+) -> None:
     workers.start()
     opened = witness.request({"type": "account.open", "referenceId": "o", "userId": "u", "tier": "basic"})
     assert opened["code"] == "account_opened"
@@ -64,7 +68,7 @@ def test_one_deduction_by_hand(witness: Witness, workers: WorkerProcesses, appli
     assert reader.history("u").transactions[0].reference_id == "job-1"
 
 
-def test_an_insufficient_balance_is_answered_with_what_is_missing(
+def test_insufficient_balance_reply_names_the_missing_tokens(
     witness: Witness, workers: WorkerProcesses
 ) -> None:
     workers.start()
@@ -92,8 +96,8 @@ DAY = 24 * 3600
 RESULTS: tuple[Literal["won", "lost"], ...] = ("won", "lost")
 
 
-class Producer:
-    """Producer of commands of all types on few users; most originals that they name exist."""
+class RandomCommands:
+    """Source of random commands of all types on few users; most of their originals exist."""
 
     def __init__(self, rng: random.Random, users: int) -> None:
         self._rng, self._users = rng, users
@@ -111,11 +115,11 @@ class Producer:
             if chance < 0.05:
                 commands.append(rng.choice(commands))
             elif chance < 0.08:
-                victim = rng.choice(commands)
-                commands.append(self._one(victim.reference_id, victim.user_id))
+                other = rng.choice(commands)
+                commands.append(self._one(other.reference_id, other.user_id))
             elif chance < 0.10:
-                victim = rng.choice(commands)
-                commands.append(victim.model_copy(update={"attempt": victim.attempt + 1}))
+                other = rng.choice(commands)
+                commands.append(other.model_copy(update={"attempt": other.attempt + 1}))
             else:
                 commands.append(self._one(f"r{len(commands)}", f"u{rng.randrange(self._users + 1)}"))
         return commands
@@ -226,10 +230,10 @@ def batches_of_any_size(rng: random.Random, commands: Sequence[Command]) -> list
     return batches
 
 
-def test_ten_thousand_commands_in_any_batches_by_any_number_of_workers_equal_the_model(
+def test_ten_thousand_commands_equal_the_model_for_any_batches_and_workers(
     postgres_engine: Engine,
 ) -> None:
-    """Four workers race for the batches: today, on the eve of the next period, and in the middle of it.
+    """Four workers compete for the batches, before, at and after the end of a period.
 
     Their clocks are minutes apart, and each batch has a time of its own. Each is noted with its replies.
 
@@ -237,7 +241,7 @@ def test_ten_thousand_commands_in_any_batches_by_any_number_of_workers_equal_the
     batches. In that order the model must come to the same replies, the same balances and the same lots.
     """
     rng = random.Random(20261122)
-    commands = Producer(rng, 50).mixed(10_000)
+    commands = RandomCommands(rng, 50).mixed(10_000)
     opening, rest = commands[:50], commands[50:]
     rng.shuffle(rest)
     ledger = Ledger(postgres_engine)
@@ -247,10 +251,10 @@ def test_ten_thousand_commands_in_any_batches_by_any_number_of_workers_equal_the
     def work(now: datetime, batch: list[Command]) -> None:
         while True:
             try:
-                with ledger.begin() as books:
-                    known = books.load(batch, now)
+                with ledger.begin() as transaction:
+                    known = transaction.load(batch, now)
                     plan = decide(batch, known, now, SMALL_CATALOG)
-                    books.write(plan, known, now)
+                    transaction.write(plan, known, now)
                     answered = zip(batch, plan.answers, strict=True)
                     replies = [json.loads(reply_for(c, a).to_json()) for c, a in answered]
                     with note:
@@ -297,17 +301,17 @@ def lots_in(engine: Engine) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def lots_of(model: Model, user: str) -> list[tuple[Any, ...]]:
-    """Return the same of one user of the model."""
+    """Return the lots of one user of the model, in the same form."""
     names = ("number", "source", "granted", "remaining", "held", "pending")
     return [tuple(lot[name] for name in names) for lot in model.lots(user)]
 
 
-def test_a_shuffled_day_through_the_broker_and_three_workers_ends_where_the_model_does(
+def test_shuffled_day_through_three_workers_equals_the_model(
     witness: Witness, workers: WorkerProcesses, application: Application
 ) -> None:
     """No balance runs out and nothing conflicts, so that every order ends in the same ledger."""
     rng = random.Random(7)
-    truth, listener = Truth(application.engine), Listener(witness)
+    truth, listener = Truth(application.engine), NoticeListener(witness)
     for _ in range(3):
         workers.start()
     day = list(islice(mixed(), 900))
@@ -318,9 +322,9 @@ def test_a_shuffled_day_through_the_broker_and_three_workers_ends_where_the_mode
         ids.append(witness.publish(message))
         truth.sent(ids[-1], message)
     replies = every_reply(witness, ids)
-    truth.holds(replies)
-    told_again = [reply["duplicate"] for told in replies.values() for reply in told].count(True)
-    assert told_again == len(again)
-    listener.hears(truth.noticed)
+    truth.check(replies)
+    duplicates = [reply["duplicate"] for copies in replies.values() for reply in copies].count(True)
+    assert duplicates == len(again)
+    listener.expect(truth.noticed)
     nothing_is_left(witness)
     assert witness.depth("billing.dead") == 0

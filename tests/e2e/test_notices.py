@@ -9,7 +9,7 @@ import pytest
 from schemas import BonusCredit, Notice, OpenAccount
 from tests.support.books import applied
 from tests.support.saboteur import Saboteurs
-from tests.support.traffic import nothing_is_left
+from tests.support.truth import nothing_is_left
 from tests.support.waiting import PATIENCE_S, eventually
 from tests.support.witness import Witness
 from tests.support.worker_thread import FlagStop, running
@@ -25,19 +25,19 @@ THE_REST = {"type": "usage.deduct", "referenceId": "rest", "userId": "ann", "tok
 
 
 @pytest.fixture
-def ear(witness: Witness) -> str:
+def notice_queue(witness: Witness) -> str:
     """A queue that receives every notice."""
-    return listen(witness)
+    return bound_queue(witness)
 
 
-def listen(witness: Witness, key: str = "#", arguments: dict[str, Any] | None = None) -> str:
-    queue = f"ear.{uuid4().hex}"
+def bound_queue(witness: Witness, key: str = "#", arguments: dict[str, Any] | None = None) -> str:
+    queue = f"test.notices.{uuid4().hex}"
     witness.channel.queue_declare(queue, exclusive=True, arguments=arguments)
     witness.channel.queue_bind(queue, BILLING.events, key)
     return queue
 
 
-def heard(witness: Witness, queue: str, count: int) -> list[Notice]:
+def received_notices(witness: Witness, queue: str, count: int) -> list[Notice]:
     return [Notice.model_validate_json(body) for _, body in witness.take(queue, count)]
 
 
@@ -48,9 +48,9 @@ def counted(application: Application, outcome: str) -> int:
 
 
 def test_queue_receives_the_notices_it_is_bound_for(
-    application: Application, witness: Witness, ear: str
+    application: Application, witness: Witness, notice_queue: str
 ) -> None:
-    depleted_only = listen(witness, "balance.depleted")
+    depleted_only = bound_queue(witness, "balance.depleted")
     expires_at = datetime.now(UTC).replace(microsecond=0) + timedelta(days=3)
     bonus = {"type": "credit.bonus", "referenceId": "b", "userId": "ann", "tokens": 7_000}
     began = datetime.now(UTC)
@@ -59,7 +59,7 @@ def test_queue_receives_the_notices_it_is_bound_for(
         witness.request(NEARLY_ALL)
         witness.request(THE_REST)
         witness.request({**bonus, "expiresAt": expires_at.isoformat()})
-        taken = witness.take(ear, 3)
+        taken = witness.take(notice_queue, 3)
     low, depleted, expiring = (Notice.model_validate_json(body) for _, body in taken)
     assert (low.type, low.user_id, low.reference_id, low.available, low.mark) == (
         "balance.low",
@@ -76,10 +76,10 @@ def test_queue_receives_the_notices_it_is_bound_for(
         assert (properties.message_id, properties.type) == (notice.id, notice.type)
         assert (properties.delivery_mode, properties.content_type) == (2, "application/json")
     assert len({low.id, depleted.id, expiring.id}) == 3
-    assert [notice.id for notice in heard(witness, depleted_only, 1)] == [depleted.id]
+    assert [notice.id for notice in received_notices(witness, depleted_only, 1)] == [depleted.id]
 
 
-def test_a_notice_nobody_listens_to_is_no_matter(
+def test_notice_without_listener_is_dropped(
     application: Application, witness: Witness, caplog: pytest.LogCaptureFixture
 ) -> None:
     with running(application):
@@ -92,7 +92,7 @@ def test_a_notice_nobody_listens_to_is_no_matter(
 
 
 def test_due_notice_is_sent_when_the_command_of_the_scheduler_is_applied(
-    application: Application, catalog: Catalog, witness: Witness, ear: str
+    application: Application, catalog: Catalog, witness: Witness, notice_queue: str
 ) -> None:
     now = datetime.now(UTC)
     applied(
@@ -104,7 +104,7 @@ def test_due_notice_is_sent_when_the_command_of_the_scheduler_is_applied(
     )
     assert application.scheduler().tick(now) == 1
     with running(application):
-        (notice,) = heard(witness, ear, 1)
+        (notice,) = received_notices(witness, notice_queue, 1)
     assert (notice.type, notice.lot, notice.tokens) == ("credit.expiring", 2, 9)
     assert notice.reference_id.startswith("due:")
     assert application.scheduler().tick(now) == 0
@@ -113,13 +113,13 @@ def test_due_notice_is_sent_when_the_command_of_the_scheduler_is_applied(
 @pytest.mark.parametrize(
     ("arrow", "nth", "times"),
     [("committed", 1, {1}), ("replied", 2, {1, 2}), ("confirmed", 1, {2})],
-    ids=["before anything is told", "before the notice is confirmed", "before the acknowledgement"],
+    ids=["before anything is sent", "before the notice is confirmed", "before the acknowledgement"],
 )
-def test_no_crash_loses_a_notice_and_the_same_one_has_the_same_id(
+def test_crash_loses_no_notice_and_keeps_its_id(
     application: Application,
     catalog: Catalog,
     witness: Witness,
-    ear: str,
+    notice_queue: str,
     arrow: str,
     nth: int,
     times: set[int],
@@ -131,17 +131,17 @@ def test_no_crash_loses_a_notice_and_the_same_one_has_the_same_id(
         process.join(PATIENCE_S)
         assert process.exitcode == -9
     with running(application):
-        eventually(lambda: witness.depth(ear) >= min(times), what="the notice")
+        eventually(lambda: witness.depth(notice_queue) >= min(times), what="the notice")
         nothing_is_left(witness)
-    notices = heard(witness, ear, witness.depth(ear))
+    notices = received_notices(witness, notice_queue, witness.depth(notice_queue))
     assert len(notices) in times
     assert {(notice.type, notice.id) for notice in notices} == {("balance.low", notices[0].id)}
 
 
-def test_a_listener_that_is_full_stops_nobody_and_gets_its_notice_from_the_dead_letters(
-    application: Application, catalog: Catalog, witness: Witness, ear: str
+def test_notice_that_a_full_queue_refuses_becomes_a_dead_letter(
+    application: Application, catalog: Catalog, witness: Witness, notice_queue: str
 ) -> None:
-    full = listen(witness, arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
+    full = bound_queue(witness, arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
     users = [f"u{n}" for n in range(5)]
     applied(
         application.engine,
@@ -154,10 +154,12 @@ def test_a_listener_that_is_full_stops_nobody_and_gets_its_notice_from_the_dead_
         )
         nothing_is_left(witness)
     assert {reply["code"] for some in replies.values() for reply in some} == {"tokens_deducted"}
-    assert len({notice.id for notice in heard(witness, ear, 5)}) == 5, "who keeps up has them all"
+    assert len({notice.id for notice in received_notices(witness, notice_queue, 5)}) == 5, (
+        "the queue with room has them all"
+    )
     refused = counted(application, "refused")
     assert refused
-    kept = heard(witness, full, witness.depth(full))
+    kept = received_notices(witness, full, witness.depth(full))
     service = DeadLetters(application.engine)
     link = application.link(consume=[BILLING.dead.name])
     assert service.drain(link, expected=refused) == refused
@@ -169,13 +171,13 @@ def test_a_listener_that_is_full_stops_nobody_and_gets_its_notice_from_the_dead_
     for dead_letter in dead_letters:
         replay = service.create_replay([dead_letter.number], "there is room again", "ann")
         ended = application.replayer().run(replay.number, "ann", stop=FlagStop())
-        assert ended.counts["delivered"] == 1, "nothing but the broker can tell what became of a notice"
+        assert ended.counts["delivered"] == 1, "only the broker knows where a notice went"
         assert service.dead_letter(dead_letter.number).status == "resolved"
-        kept += heard(witness, full, 1)
+        kept += received_notices(witness, full, 1)
     assert {notice.user_id for notice in kept} == set(users)
 
 
-def test_an_event_exchange_that_is_missing_is_waited_for_and_the_reply_comes_once(
+def test_worker_waits_for_a_missing_event_exchange_and_replies_once(
     application: Application, witness: Witness, caplog: pytest.LogCaptureFixture
 ) -> None:
     with running(application):

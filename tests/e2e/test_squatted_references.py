@@ -1,4 +1,4 @@
-"""Squatted references on RabbitMQ and PostgreSQL: usage takes the references of payments before they come."""
+"""Squatted references on RabbitMQ and PostgreSQL: usage takes the references of later payments."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -7,7 +7,7 @@ from sqlalchemy import select
 
 from schemas import BonusCredit, OpenAccount
 from tests.support.books import applied
-from tests.support.traffic import nothing_is_left
+from tests.support.truth import nothing_is_left
 from tests.support.witness import Witness
 from tests.support.worker_thread import running
 from worker.bootstrap import Application
@@ -93,7 +93,7 @@ def test_squatted_payment_is_applied_and_the_squatter_keeps_its_replies(
     assert audit(application.engine).is_clean
 
 
-def test_squats_and_payments_in_one_batch_come_to_the_same(
+def test_squats_and_payments_in_one_batch_give_the_same_result(
     application: Application, catalog: Catalog, witness: Witness
 ) -> None:
     """All messages wait before the worker starts: payments come first or together with the usage."""
@@ -108,7 +108,7 @@ def test_squats_and_payments_in_one_batch_come_to_the_same(
     assert audit(application.engine).is_clean
 
 
-def test_attempt_that_is_too_far_ahead_is_a_conflict_and_a_dead_letter(
+def test_attempt_too_far_ahead_is_a_conflict_and_a_dead_letter(
     application: Application, catalog: Catalog, witness: Witness
 ) -> None:
     _open(application, catalog)

@@ -19,12 +19,17 @@ from time import monotonic
 import click
 
 from tests.support.fleet import Member
+from tests.support.mixed_messages import MANY_USERS
+from tests.support.postgres_server import Postgres, PostgresAddress
+from tests.support.private_server import StopMode
 from tests.support.proxy import Proxy
-from tests.support.reconciliation import Discrepancies
+from tests.support.rabbitmq_management import ManagementError
+from tests.support.rabbitmq_server import RabbitMQ
+from tests.support.reconciliation import Differences
 from tests.support.rig import Rig, new_database, new_vhost, rig, through
-from tests.support.servers import ManagementError, Postgres, PostgresAddress, RabbitMQ, StopMode
 from tests.support.standby import SmallDisk, Standby, create_small, read_only, url_of_both
-from tests.support.traffic import MANY_USERS, past, vhost_of
+from tests.support.waiting import past
+from tests.support.witness import vhost_of
 from worker.settings import load_settings
 
 CONSUMER_TIMEOUT_S, DATABASE_TIMEOUT_S = 10, 5
@@ -40,7 +45,7 @@ VARIABLES = {
 }
 
 
-class Databases:
+class FailoverPair:
     """A primary and its standby, each behind a proxy of its own; ``fail_over`` swaps them."""
 
     def __init__(self) -> None:
@@ -61,7 +66,7 @@ class Databases:
         return self._proxies
 
     def fail_over(self, wait: Callable[[], None]) -> None:
-        """Freeze the primary, promote the standby, wake the old primary up for a while, replace it.
+        """Freeze the primary, promote the standby, resume the old primary for a while, replace it.
 
         Nothing is committed that the standby doesn't have: an acknowledged message is never lost.
         """
@@ -104,11 +109,11 @@ def _behind(proxy: Proxy, address: PostgresAddress) -> PostgresAddress:
 
 
 @dataclass
-class World:
-    """Servers, proxies and processes that faults happen to."""
+class FaultTargets:
+    """Servers, proxies and processes that faults hit."""
 
     under: Rig
-    databases: Databases
+    databases: FailoverPair
     rabbitmq: RabbitMQ
     broker_proxy: Proxy
     rng: random.Random
@@ -118,139 +123,139 @@ class World:
         """Let the load go on for between ``least`` and ``most`` seconds."""
         self.under.lasts(self.rng.uniform(least, most))
 
-    def a_worker(self) -> Member:
+    def any_worker(self) -> Member:
         """Return one of the running workers."""
-        _revive(self)
+        _restart_ended(self)
         return self.rng.choice(self.under.fleet.running())
 
 
-def worker_killed(world: World) -> None:
+def worker_killed(targets: FaultTargets) -> None:
     """SIGKILL of one worker; another one is started."""
-    world.under.replace(world.a_worker())
+    targets.under.replace(targets.any_worker())
 
 
-def all_workers_killed(world: World) -> None:
+def all_workers_killed(targets: FaultTargets) -> None:
     """SIGKILL of all workers at once, several times."""
-    for _ in range(world.rng.randint(1, 4)):
-        for member in world.under.fleet.running():
-            world.under.replace(member)
-        world.lasts(0.5, 3)
+    for _ in range(targets.rng.randint(1, 4)):
+        for member in targets.under.fleet.running():
+            targets.under.replace(member)
+        targets.lasts(0.5, 3)
 
 
-def worker_restarted(world: World) -> None:
+def worker_restarted(targets: FaultTargets) -> None:
     """SIGTERM of one worker, which must end with 0; another one is started."""
-    member = world.a_worker()
+    member = targets.any_worker()
     code = member.stop()
-    world.under.ended.append(code)
-    world.under.fleet.start(*member.arguments)
+    targets.under.ended.append(code)
+    targets.under.fleet.start(*member.arguments)
 
 
-def scheduler_killed(world: World) -> None:
+def scheduler_killed(targets: FaultTargets) -> None:
     """SIGKILL of a scheduler, which drains dead letters too; another one is started."""
-    world.under.replace(world.rng.choice(world.under.fleet.running("scheduler")))
+    targets.under.replace(targets.rng.choice(targets.under.fleet.running("scheduler")))
 
 
-def connections_closed_by_broker(world: World) -> None:
+def connections_closed_by_broker(targets: FaultTargets) -> None:
     """Management API closes all connections, the producer's too."""
-    vhost = vhost_of(load_settings(broker_url=world.under.broker_url))
-    for connection in world.rabbitmq.management.list_connections(vhost):
+    vhost = vhost_of(load_settings(broker_url=targets.under.broker_url))
+    for connection in targets.rabbitmq.management.list_connections(vhost):
         with suppress(ManagementError):
-            world.rabbitmq.management.close_connection(connection.name)
+            targets.rabbitmq.management.close_connection(connection.name)
 
 
-def connections_reset(world: World) -> None:
+def connections_reset(targets: FaultTargets) -> None:
     """Every connection to the broker or to the database is reset, several times."""
-    proxies = world.rng.choice([[world.broker_proxy], world.databases.proxies])
-    for _ in range(world.rng.randint(1, 4)):
+    proxies = targets.rng.choice([[targets.broker_proxy], targets.databases.proxies])
+    for _ in range(targets.rng.randint(1, 4)):
         for proxy in proxies:
             proxy.reset()
-        world.lasts(0.2, 2)
+        targets.lasts(0.2, 2)
 
 
-def broker_restarted(world: World) -> None:
+def broker_restarted(targets: FaultTargets) -> None:
     """The broker is stopped or killed and started again."""
-    world.rabbitmq.restart(world.rng.choice(MODES))
+    targets.rabbitmq.restart(targets.rng.choice(MODES))
 
 
-def broker_stands_still(world: World) -> None:
+def broker_frozen(targets: FaultTargets) -> None:
     """SIGSTOP of the broker."""
-    world.rabbitmq.pause()
+    targets.rabbitmq.pause()
     try:
-        world.lasts(2, 20)
+        targets.lasts(2, 20)
     finally:
-        world.rabbitmq.unpause()
+        targets.rabbitmq.unpause()
 
 
-def broker_connections_hang(world: World) -> None:
+def broker_connections_hang(targets: FaultTargets) -> None:
     """Connections to the broker become half-open; new ones pass."""
-    world.broker_proxy.hang()
-    world.lasts(0.5, 3)
-    world.broker_proxy.flow()
+    targets.broker_proxy.hang()
+    targets.lasts(0.5, 3)
+    targets.broker_proxy.flow()
 
 
-def database_restarted(world: World) -> None:
+def database_restarted(targets: FaultTargets) -> None:
     """The database is stopped or killed, and started again some seconds later."""
-    world.databases.primary.stop(world.rng.choice(MODES))
+    targets.databases.primary.stop(targets.rng.choice(MODES))
     try:
-        world.lasts(1, 14)
+        targets.lasts(1, 14)
     finally:
-        world.databases.primary.resume()
+        targets.databases.primary.resume()
 
 
-def database_stands_still(world: World) -> None:
+def database_frozen(targets: FaultTargets) -> None:
     """SIGSTOP of the database."""
-    world.databases.primary.pause()
+    targets.databases.primary.pause()
     try:
-        world.lasts(1, 14)
+        targets.lasts(1, 14)
     finally:
-        world.databases.primary.unpause()
+        targets.databases.primary.unpause()
 
 
-def database_fails_over(world: World) -> None:
-    """The primary hangs, its standby is promoted, the old primary wakes up."""
-    world.databases.fail_over(lambda: world.lasts(1, 3))
-    world.under.ledger_url = world.databases.url
+def database_fails_over(targets: FaultTargets) -> None:
+    """The primary hangs, its standby is promoted, the old primary resumes."""
+    targets.databases.fail_over(lambda: targets.lasts(1, 3))
+    targets.under.ledger_url = targets.databases.url
 
 
-def database_read_only(world: World) -> None:
+def database_read_only(targets: FaultTargets) -> None:
     """The database takes no writes; a worker is started again meanwhile."""
-    with read_only(world.databases.primary):
-        world.lasts(1, 6)
-        worker_restarted(world)
-        world.lasts(1, 6)
+    with read_only(targets.databases.primary):
+        targets.lasts(1, 6)
+        worker_restarted(targets)
+        targets.lasts(1, 6)
 
 
-def database_full(world: World) -> None:
+def database_full(targets: FaultTargets) -> None:
     """The disk of the database is full; a worker is started again meanwhile."""
-    world.databases.disk.fill()
+    targets.databases.disk.fill()
     try:
-        world.lasts(1, 6)
-        worker_restarted(world)
-        world.lasts(1, 6)
+        targets.lasts(1, 6)
+        worker_restarted(targets)
+        targets.lasts(1, 6)
     finally:
-        world.databases.disk.free()
+        targets.databases.disk.free()
 
 
-def database_connections_hang(world: World) -> None:
+def database_connections_hang(targets: FaultTargets) -> None:
     """Connections to the database become half-open; new ones pass."""
-    for proxy in world.databases.proxies:
+    for proxy in targets.databases.proxies:
         proxy.hang()
-    world.lasts(0.5, 3)
-    for proxy in world.databases.proxies:
+    targets.lasts(0.5, 3)
+    for proxy in targets.databases.proxies:
         proxy.flow()
 
 
-def network_slow(world: World) -> None:
+def network_slow(targets: FaultTargets) -> None:
     """Delay of each piece of data, to and from both servers."""
-    proxies = [world.broker_proxy, *world.databases.proxies]
+    proxies = [targets.broker_proxy, *targets.databases.proxies]
     for proxy in proxies:
         proxy.delay(0.02)
-    world.lasts(2, 8)
+    targets.lasts(2, 8)
     for proxy in proxies:
         proxy.flow()
 
 
-Fault = Callable[[World], None]
+Fault = Callable[[FaultTargets], None]
 
 PROCESS_FAULTS: tuple[Fault, ...] = (worker_killed, all_workers_killed, worker_restarted, scheduler_killed)
 FAULTS: tuple[Fault, ...] = (
@@ -258,10 +263,10 @@ FAULTS: tuple[Fault, ...] = (
     connections_closed_by_broker,
     connections_reset,
     broker_restarted,
-    broker_stands_still,
+    broker_frozen,
     broker_connections_hang,
     database_restarted,
-    database_stands_still,
+    database_frozen,
     database_fails_over,
     database_read_only,
     database_full,
@@ -278,8 +283,8 @@ def order_of(rng: random.Random) -> Iterator[tuple[Fault, Fault | None]]:
 
 
 @dataclass
-class Line:
-    """One line of the table."""
+class FaultStatistics:
+    """Statistics of one kind of fault."""
 
     times: int = 0
     under_way: int = 0
@@ -299,44 +304,44 @@ class Chaos:
     seed: int
     seconds: float
     workers: int = 3
-    say: Callable[[str], object] = print
-    lines: dict[str, Line] = field(default_factory=dict)
+    log: Callable[[str], object] = print
+    lines: dict[str, FaultStatistics] = field(default_factory=dict)
 
-    def run(self) -> Discrepancies:
-        """Run it and return the discrepancies. Raises AssertionError where something never recovers."""
+    def run(self) -> Differences:
+        """Run it and return the differences. Raises AssertionError where something never recovers."""
         # The order of faults has a random source of its own, so that it depends on the seed alone.
         faults = order_of(random.Random(self.seed))
-        with _world(self.seed, self.workers) as world:
+        with _targets(self.seed, self.workers) as targets:
             over = past(self.seconds)
             while not over():
-                self._meet(world, *next(faults))
-            self.say("the last fault is undone: waiting for every reply")
-            found = world.under.reconcile(patience_s=RECOVERY_MAX_S)
-            codes = [code for code in world.under.ended if code]
-            self.say(f"published: {len(world.under.feed.published)}; {found}; exit codes not 0: {codes}")
+                self._apply(targets, *next(faults))
+            self.log("the last fault is undone: waiting for every reply")
+            found = targets.under.reconcile(patience_s=RECOVERY_MAX_S)
+            codes = [code for code in targets.under.ended if code]
+            self.log(f"published: {len(targets.under.feed.published)}; {found}; exit codes not 0: {codes}")
             if not found.is_clean or codes:
-                self.say(_last_lines(world.under))
+                self.log(_last_lines(targets.under))
                 raise AssertionError(str(found) + f"; exit codes not 0: {codes}")
             return found
 
-    def _meet(self, world: World, fault: Fault, also: Fault | None) -> None:
+    def _apply(self, targets: FaultTargets, fault: Fault, also: Fault | None) -> None:
         name = fault.__name__.replace("_", " ")
         and_also = "" if also is None else f" + {also.__name__.replace('_', ' ')}"
         began = monotonic()
-        self.say(f"{name}{and_also} …")
-        fault(world)
+        self.log(f"{name}{and_also} …")
+        fault(targets)
         if also is not None:
-            also(world)
-        _revive(world)
-        under_way = world.under.under_way()
+            also(targets)
+        _restart_ended(targets)
+        under_way = targets.under.under_way()
         try:
-            recovery_s = world.under.recovers(patience_s=RECOVERY_MAX_S)
+            recovery_s = targets.under.recovers(patience_s=RECOVERY_MAX_S)
         except AssertionError:
-            self.say(f"{name}: never recovers from it, {world.under.under_way()} under way")
-            self.say(_last_lines(world.under))
+            self.log(f"{name}: never recovers from it, {targets.under.under_way()} under way")
+            self.log(_last_lines(targets.under))
             raise
-        self.lines.setdefault(name, Line()).add(under_way, max(recovery_s, 0.0))
-        self.say(
+        self.lines.setdefault(name, FaultStatistics()).add(under_way, max(recovery_s, 0.0))
+        self.log(
             f"{name}: {monotonic() - began:.1f} s in all, "
             f"{under_way} under way, recovered {recovery_s:.1f} s after it"
         )
@@ -351,14 +356,14 @@ class Chaos:
         return "\n".join("{:<30} | {:>5} | {:>18} | {:>16}".format(*row) for row in rows)
 
 
-def _revive(world: World) -> None:
+def _restart_ended(targets: FaultTargets) -> None:
     """Start again each process that ended by itself, and note its exit code: no process may do so."""
-    for member in list(world.under.fleet.members):
+    for member in list(targets.under.fleet.members):
         code = member.process.poll()
         if code is not None and not member.was_ended:
             member.was_ended = True
-            world.under.ended.append(code or _ENDED_BY_ITSELF)
-            world.under.fleet.start(*member.arguments)
+            targets.under.ended.append(code or _ENDED_BY_ITSELF)
+            targets.under.fleet.start(*member.arguments)
 
 
 def _last_lines(under: Rig) -> str:
@@ -366,11 +371,11 @@ def _last_lines(under: Rig) -> str:
 
 
 @contextmanager
-def _world(seed: int, workers: int) -> Iterator[World]:
+def _targets(seed: int, workers: int) -> Iterator[FaultTargets]:
     with ExitStack() as parts:
         folder = Path(parts.enter_context(tempfile.TemporaryDirectory(prefix="billing-chaos-")))
         rabbitmq = parts.enter_context(RabbitMQ.start(consumer_timeout_s=CONSUMER_TIMEOUT_S))
-        databases = Databases()
+        databases = FailoverPair()
         parts.callback(databases.close)
         broker_url = new_vhost(rabbitmq)
         broker_proxy = parts.enter_context(Proxy(rabbitmq.address.port))
@@ -387,7 +392,7 @@ def _world(seed: int, workers: int) -> Iterator[World]:
             )
         )
         under.starts(workers=workers, others=(("scheduler",), ("scheduler",)))
-        yield World(under, databases, rabbitmq, broker_proxy, random.Random(seed + 1), workers)
+        yield FaultTargets(under, databases, rabbitmq, broker_proxy, random.Random(seed + 1), workers)
 
 
 @click.command()
@@ -398,9 +403,9 @@ def main(seed: int | None, minutes: float, workers: int) -> None:
     """Mix every fault under load. Exit 0 only if nothing was lost, doubled, unanswered or wrongly refused."""
     seed = random.randrange(10**6) if seed is None else seed
     began = monotonic()
-    say = partial(_say, began)
-    say(f"seed {seed}, {minutes:g} minutes, {workers} workers")
-    chaos = Chaos(seed, minutes * 60, workers, say)
+    log = partial(_log, began)
+    log(f"seed {seed}, {minutes:g} minutes, {workers} workers")
+    chaos = Chaos(seed, minutes * 60, workers, log)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and mounts are removed then too
     try:
         chaos.run()
@@ -412,7 +417,7 @@ def main(seed: int | None, minutes: float, workers: int) -> None:
     click.echo(f"seed {seed}: nothing lost, doubled, unanswered or wrongly refused; the audit is clean")
 
 
-def _say(began: float, line: str) -> None:
+def _log(began: float, line: str) -> None:
     click.echo(f"{monotonic() - began:7.1f} s  {line}")
 
 

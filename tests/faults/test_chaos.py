@@ -12,7 +12,7 @@ SEED, SECONDS = 1, 60.0
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_minute_of_chaos_loses_doubles_and_refuses_nothing() -> None:
+def test_chaos_loses_doubles_and_refuses_no_message() -> None:
     chaos = Chaos(SEED, SECONDS)
     chaos.run()
     assert chaos.lines

@@ -5,8 +5,9 @@ import signal
 import pytest
 
 from schemas import DeadLetter
+from tests.support.notice_listener import NoticeListener
 from tests.support.saboteur import ARROWS, Saboteurs
-from tests.support.traffic import Listener, Truth, content_of, every_reply, nothing_is_left, publish_some
+from tests.support.truth import Truth, content_of, every_reply, nothing_is_left, publish_some
 from tests.support.waiting import PATIENCE_S
 from tests.support.witness import Witness
 from tests.support.worker_thread import running
@@ -26,39 +27,39 @@ REPLIES = ("noticing", "confirmed")
 SOME_ACKNOWLEDGEMENTS = ("acknowledging", "acknowledged")
 
 
-def test_every_arrow_of_the_sentence_is_here() -> None:
+def test_every_step_of_the_pipeline_has_a_crash_point() -> None:
     assert (*NOTHING, *EFFECTS, *SOME_REPLIES, *REPLIES, *SOME_ACKNOWLEDGEMENTS) == tuple(ARROWS)
 
 
 @pytest.mark.parametrize("arrow", ARROWS)
-def test_a_crash_loses_nothing_and_does_nothing_twice(
+def test_crash_loses_no_message_and_applies_none_twice(
     arrow: str, application: Application, saboteurs: Saboteurs, witness: Witness
 ) -> None:
-    unheard = crash_and_take_over(arrow, NTH.get(arrow, 2), application, saboteurs, witness)
-    assert unheard or arrow not in {*NOTHING, *EFFECTS, "noticing"}, "the crash came too late to tell"
+    missing = crash_and_take_over(arrow, NTH.get(arrow, 2), application, saboteurs, witness)
+    assert missing or arrow not in {*NOTHING, *EFFECTS, "noticing"}, "the crash came too late"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("nth", [1, 2, 3])  # of four: behind the last nothing tells when all has come twice
+@pytest.mark.parametrize("nth", [1, 2, 3])  # of four: after the last batch nothing shows that all came twice
 @pytest.mark.parametrize("arrow", ARROWS)
-def test_a_crash_in_any_batch_loses_nothing_and_does_nothing_twice(
+def test_crash_in_any_batch_loses_no_message_and_applies_none_twice(
     arrow: str, nth: int, application: Application, saboteurs: Saboteurs, witness: Witness
 ) -> None:
     crash_and_take_over(arrow, nth, application, saboteurs, witness)
 
 
 @pytest.mark.slow
-def test_crashes_at_every_arrow_in_turn_lose_nothing_and_do_nothing_twice(
+def test_crashes_at_every_step_in_turn_lose_no_message_and_apply_none_twice(
     application: Application, saboteurs: Saboteurs, witness: Witness
 ) -> None:
-    truth, listener = Truth(application.engine), Listener(witness)
+    truth, listener = Truth(application.engine), NoticeListener(witness)
     publish_some(witness, truth, COUNT * len(ARROWS))
     for arrow in ARROWS:
         crash(saboteurs, arrow, 2)
     with running(application):
         replies = every_reply(witness, truth.correlations)
-        listener.hears(truth.noticed)
-    truth.holds(replies)
+        listener.expect(truth.noticed)
+    truth.check(replies)
     nothing_is_left(witness)
 
 
@@ -66,21 +67,21 @@ def crash_and_take_over(
     arrow: str, nth: int, application: Application, saboteurs: Saboteurs, witness: Witness
 ) -> set[tuple[str, str]]:
     """Crash a worker, let another take over; return the notices that had not come at the crash."""
-    truth, listener = Truth(application.engine), Listener(witness)
+    truth, listener = Truth(application.engine), NoticeListener(witness)
     publish_some(witness, truth, 12)
     broken = witness.publish(b'{"type": "usage.deduct", ', routing_key="usage.deduct")
     publish_some(witness, truth, COUNT - 12, prefix="n")
     crash(saboteurs, arrow, nth)
-    unheard = truth.noticed - listener.heard()
+    missing = truth.noticed - listener.received()
     with running(application):
         replies = every_reply(witness, {*truth.correlations, broken})
-        listener.hears(truth.noticed)
-    truth.holds(replies)
+        listener.expect(truth.noticed)
+    truth.check(replies)
     assert_left_behind(arrow, truth, replies)
     assert {reply["reason"] for reply in replies[broken]} == {"not_json"}
     assert_one_dead_letter(witness)
     nothing_is_left(witness)
-    return unheard
+    return missing
 
 
 def crash(saboteurs: Saboteurs, arrow: str, nth: int) -> None:
@@ -91,14 +92,16 @@ def crash(saboteurs: Saboteurs, arrow: str, nth: int) -> None:
 
 def assert_left_behind(arrow: str, truth: Truth, replies: dict[str, list[dict[str, object]]]) -> None:
     """Assert the traces of the crash. The batch before or behind is somewhere between ledger and broker."""
-    told = [tuple(reply["duplicate"] for reply in replies[correlation]) for correlation in truth.correlations]
-    assert set(told) <= {(False,), (True,), (False, True)}
+    duplicates = [
+        tuple(reply["duplicate"] for reply in replies[correlation]) for correlation in truth.correlations
+    ]
+    assert set(duplicates) <= {(False,), (True,), (False, True)}
     if arrow in NOTHING:
-        assert sum(times != (False,) for times in told) <= BATCH  # of the other batch, none of its own
+        assert sum(times != (False,) for times in duplicates) <= BATCH  # of the other batch, none of its own
     elif arrow in EFFECTS:
-        assert (True,) in told
+        assert (True,) in duplicates
     elif arrow in REPLIES:
-        assert (False, True) in told
+        assert (False, True) in duplicates
     firsts = {correlation: content_of(replies[correlation][0]) for correlation in truth.correlations}
     assert all(content_of(reply) == firsts[c] for c in firsts for reply in replies[c])
 

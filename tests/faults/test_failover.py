@@ -7,8 +7,8 @@ from time import monotonic
 import pytest
 from sqlalchemy import NullPool, create_engine, text
 
+from tests.support.postgres_server import Postgres
 from tests.support.rig import assert_clean, new_database, rig
-from tests.support.servers import Postgres
 from tests.support.standby import Standby, url_of_both
 from tests.support.waiting import eventually
 
@@ -35,7 +35,7 @@ def test_workers_follow_a_promoted_standby_and_leave_the_old_primary(broker_url:
                 under.recovers()
                 standby.catch_up()
                 primary.pause()
-                under.feed.go_on()
+                under.feed.resume()
                 under.lasts(2)
                 standby.promote()
                 promoted = monotonic()
@@ -56,7 +56,7 @@ def test_workers_follow_a_promoted_standby_and_leave_the_old_primary(broker_url:
                 assert_clean(under)
 
 
-def test_worker_told_to_stop_while_the_database_hangs_ends_in_order(
+def test_worker_stopped_while_the_database_hangs_ends_in_order(
     fragile_postgres: Postgres, fragile_database: str, broker_url: str, tmp_path: Path
 ) -> None:
     with rig(tmp_path, broker_url=broker_url, database_url=fragile_database, variables=VARIABLES) as under:

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.postgres_server import Postgres
 from tests.support.rig import USAGE, Rig, assert_clean, consumers_of, new_database, rig
-from tests.support.servers import Postgres
 from tests.support.standby import SmallDisk, Standby, create_small, read_only
-from tests.support.traffic import past
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, past
 from tests.support.witness import Witness
 
 #: Number of workers ended one after the other: more than a message may have deliveries.
@@ -24,7 +23,7 @@ BEGUN = "keeping the messages"
 Hindrance = Callable[[], AbstractContextManager[object]]
 
 
-def test_read_only_database_is_waited_out(
+def test_worker_waits_until_a_read_only_database_takes_writes(
     fragile_postgres: Postgres, fragile_database: str, broker_url: str, tmp_path: Path
 ) -> None:
     with rig(tmp_path, broker_url=broker_url, database_url=fragile_database, malformed_share=0) as under:
@@ -33,7 +32,7 @@ def test_read_only_database_is_waited_out(
             under.lasts(SHORT_S)
             assert_quiet_and_waiting(under)
         under.recovers()
-        assert_told_once(under)
+        assert_logged_once(under)
         assert_clean(under)
 
 
@@ -98,7 +97,7 @@ def test_workers_on_a_standby_wait_for_its_promotion(broker_url: str, tmp_path: 
                 standby.promote()
                 under.ledger_url = seen
                 under.recovers()
-                assert_told_once(under)
+                assert_logged_once(under)
                 assert_clean(under)
 
 
@@ -114,7 +113,7 @@ def waits_through(under: Rig, hindrance: Hindrance) -> None:
         assert_quiet_and_waiting(under)
     under.recovers()
     under.lasts(SHORT_S)
-    assert_told_once(under)
+    assert_logged_once(under)
     assert_clean(under)
 
 
@@ -134,7 +133,7 @@ def assert_quiet_and_waiting(under: Rig) -> None:
         assert len(member.outages) <= 1, member.outages
 
 
-def assert_told_once(under: Rig) -> None:
+def assert_logged_once(under: Rig) -> None:
     """Assert one log line for the start and one for the end in each process that saw both."""
     for member in under.fleet.members:
         assert len(member.outages) <= 2, member.outages

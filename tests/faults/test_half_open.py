@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.mixed_messages import MANY_USERS
 from tests.support.provision import PostgresServer, RabbitMQServer
 from tests.support.proxy import Proxy
+from tests.support.rabbitmq_server import RabbitMQ
 from tests.support.rig import assert_clean, rig, through
-from tests.support.servers import RabbitMQ
-from tests.support.traffic import MANY_USERS
 
 #: A missed heartbeat is noticed after a minute at most; a hanging database session holds its locks for
 #: half a minute.
@@ -19,7 +19,7 @@ VARIABLES = {"BILLING_DATABASE_TIMEOUT_S": "5"}
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_half_open_connection_to_the_database_is_given_up(
+def test_worker_gives_up_a_half_open_connection_to_the_database(
     postgres: PostgresServer, postgres_url: str, broker_url: str, tmp_path: Path
 ) -> None:
     with (
@@ -44,7 +44,7 @@ def test_half_open_connection_to_the_database_is_given_up(
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_half_open_connection_to_the_broker_is_given_up(
+def test_worker_gives_up_a_half_open_connection_to_the_broker(
     rabbitmq: RabbitMQServer, postgres_url: str, broker_url: str, tmp_path: Path
 ) -> None:
     with (
@@ -68,7 +68,7 @@ def test_half_open_connection_to_the_broker_is_given_up(
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_broker_that_stands_still_and_goes_on_is_waited_out(
+def test_worker_waits_for_a_broker_that_freezes_for_a_while(
     fragile_rabbitmq: RabbitMQ, fragile_broker: str, postgres_url: str, tmp_path: Path
 ) -> None:
     with rig(tmp_path, broker_url=fragile_broker, database_url=postgres_url, users=MANY_USERS) as under:

@@ -1,6 +1,6 @@
 """Consumers of every kind in an outage of the database; the broker takes back deliveries held too long.
 
-All meet the same outage, each with a virtual host, a database and a proxy of its own; the proxy sees the
+All act the same outage, each with a virtual host, a database and a proxy of its own; the proxy sees the
 delivery counts that the broker sends.
 """
 
@@ -16,11 +16,12 @@ from sqlalchemy import NullPool, create_engine, func, select
 
 from tests.faults.conftest import IMPATIENCE_S
 from tests.support.fleet import Fleet, Member, fleet
+from tests.support.mixed_messages import open_accounts
+from tests.support.postgres_server import Postgres
 from tests.support.proxy import Proxy
+from tests.support.rabbitmq_server import RabbitMQ
 from tests.support.rig import Rig, assert_clean, consumers_of, new_database, new_vhost, rig, through
-from tests.support.servers import Postgres, RabbitMQ
-from tests.support.traffic import open_accounts, past
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, past
 from tests.support.witness import Witness
 from worker.broker import BILLING
 from worker.deadletters.store.tables import dead_letters
@@ -34,11 +35,11 @@ COMMAND_CALLS = 5
 VARIABLES = {"BILLING_CONSUMER_TIMEOUT_S": str(IMPATIENCE_S), "BILLING_DATABASE_TIMEOUT_S": "5"}
 SERVER_AWAY_EXIT = 3
 
-Letter = tuple[Any, bytes]
+WireDeadLetter = tuple[Any, bytes]
 
 
-class Case:
-    """One kind of consumer. ``prepare`` runs before the outage, ``meet`` in it, ``check`` after it."""
+class ConsumerCase:
+    """One kind of consumer. ``prepare`` runs before the outage, ``act`` during it, ``check`` after it."""
 
     def __init__(self, broker_url: str, database_url: str, proxy: Proxy, folder: Path) -> None:
         self.broker_url, self.database_url, self.proxy = broker_url, database_url, proxy
@@ -46,14 +47,14 @@ class Case:
         self.folder = folder
         folder.mkdir()
 
-    def prepare(self, parts: ExitStack, dead_letters: list[Letter]) -> None:
-        """Start the processes that shall meet the outage."""
+    def prepare(self, parts: ExitStack, dead_letters: list[WireDeadLetter]) -> None:
+        """Start the processes that meet the outage."""
 
-    def meet(self) -> None:
+    def act(self) -> None:
         """Act while the database is away."""
 
     def check(self) -> None:
-        """Assert the result; here, that no message was returned too often."""
+        """Check the result; here, that no message was returned too often."""
         assert max(self.proxy.delivery_counts, default=0) <= self.returns_max, self.proxy.delivery_counts
 
     @property
@@ -71,17 +72,17 @@ class Case:
                 ).scalar_one()
             )
 
-    def put(self, dead_letters: list[Letter]) -> None:
+    def put(self, dead_letters: list[WireDeadLetter]) -> None:
         """Put dead letters into their queue."""
         with Witness(self.broker_url) as witness:
             for properties, body in dead_letters:
                 witness.channel.basic_publish("", BILLING.dead.name, body, properties, mandatory=True)
 
 
-class Lanes(Case):
+class WorkerCase(ConsumerCase):
     """A worker under load."""
 
-    def prepare(self, parts: ExitStack, dead_letters: list[Letter]) -> None:
+    def prepare(self, parts: ExitStack, dead_letters: list[WireDeadLetter]) -> None:
         self.under: Rig = parts.enter_context(
             rig(
                 self.folder,
@@ -102,8 +103,8 @@ class Lanes(Case):
         assert_clean(self.under)
 
 
-class Drainers(Case):
-    """Dead letters that come while the database is away, and the scheduler that drains them."""
+class DrainerCase(ConsumerCase):
+    """Dead letters that arrive while the database is away, and the scheduler that drains them."""
 
     commands: tuple[tuple[str, ...], ...] = (("scheduler",),)
 
@@ -111,7 +112,7 @@ class Drainers(Case):
     def returns_max(self) -> int:
         return len(self.commands)
 
-    def prepare(self, parts: ExitStack, dead_letters: list[Letter]) -> None:
+    def prepare(self, parts: ExitStack, dead_letters: list[WireDeadLetter]) -> None:
         self.dead_letters = dead_letters
         self.fleet: Fleet = parts.enter_context(fleet(self.settings, self.folder, VARIABLES))
         for command in self.commands:
@@ -120,7 +121,7 @@ class Drainers(Case):
             dead = BILLING.dead.name
             eventually(lambda: consumers_of(witness, dead) == len(self.commands), what="drainers")
 
-    def meet(self) -> None:
+    def act(self) -> None:
         self.put(self.dead_letters)
 
     def check(self) -> None:
@@ -130,30 +131,30 @@ class Drainers(Case):
         assert set(self.fleet.stop()) == {0}
 
 
-class DrainerBesideWorker(Drainers):
+class DrainerBesideWorkerCase(DrainerCase):
     """The drainer of ``run --with-scheduler``."""
 
     commands = (("run", "--with-scheduler"),)
 
 
-class TwoDrainers(Drainers):
+class TwoDrainersCase(DrainerCase):
     """Two schedulers at once."""
 
     commands = (("scheduler",), ("scheduler",))
 
 
-class Replaying(Case):
+class ReplayCase(ConsumerCase):
     """A replay under way, and the worker that applies what it sends."""
 
-    def prepare(self, parts: ExitStack, dead_letters: list[Letter]) -> None:
+    def prepare(self, parts: ExitStack, dead_letters: list[WireDeadLetter]) -> None:
         engine = ledger_engine(self.database_url)
         open_accounts(engine)
         engine.dispose()
-        self.put([mended(dead_letter, number) for number, dead_letter in enumerate(dead_letters)])
+        self.put([edited(dead_letter, number) for number, dead_letter in enumerate(dead_letters)])
         self.fleet: Fleet = parts.enter_context(fleet(self.settings, self.folder, VARIABLES))
         self.fleet.start("run")
         assert self.fleet.start("dead-letters", "drain").process.wait(60) == 0
-        arguments = ("--code", "not_json", "--yes", "--rate", "5/s", "--reason", "mended")
+        arguments = ("--code", "not_json", "--yes", "--rate", "5/s", "--reason", "edited")
         self.replay: Member = self.fleet.start("dead-letters", "replay", *arguments)
         eventually(lambda: self.resolved() >= 2, what="the replay is under way")
 
@@ -177,14 +178,14 @@ class Replaying(Case):
         engine.dispose()
 
 
-class Commands(Case):
+class CommandCase(ConsumerCase):
     """Commands that drain dead letters."""
 
-    def prepare(self, parts: ExitStack, dead_letters: list[Letter]) -> None:
+    def prepare(self, parts: ExitStack, dead_letters: list[WireDeadLetter]) -> None:
         self.put(dead_letters)
         self.fleet: Fleet = parts.enter_context(fleet(self.settings, self.folder, VARIABLES))
 
-    def meet(self) -> None:
+    def act(self) -> None:
         self.codes = [
             self.fleet.start("dead-letters", "drain").process.wait(60) for _ in range(COMMAND_CALLS)
         ]
@@ -196,15 +197,15 @@ class Commands(Case):
         super().check()
 
 
-class Replies(Case):
+class RepliesCase(ConsumerCase):
     """``replies --follow --take``, which needs no database."""
 
-    def prepare(self, parts: ExitStack, dead_letters: list[Letter]) -> None:
+    def prepare(self, parts: ExitStack, dead_letters: list[WireDeadLetter]) -> None:
         self.fleet: Fleet = parts.enter_context(fleet(self.settings, self.folder, VARIABLES))
         self.shown: Member = self.fleet.start("replies", "--follow", "--take")
         self.publish(0)
 
-    def meet(self) -> None:
+    def act(self) -> None:
         self.publish(DEAD_LETTERS)
 
     def publish(self, first: int) -> None:
@@ -225,25 +226,25 @@ class Replies(Case):
         super().check()
 
 
-KINDS: Mapping[str, type[Case]] = {
-    "worker": Lanes,
-    "drainer beside scheduler": Drainers,
-    "drainer beside worker": DrainerBesideWorker,
-    "two schedulers": TwoDrainers,
-    "replay": Replaying,
-    "dead-letters": Commands,
-    "replies": Replies,
+KINDS: Mapping[str, type[ConsumerCase]] = {
+    "worker": WorkerCase,
+    "drainer beside scheduler": DrainerCase,
+    "drainer beside worker": DrainerBesideWorkerCase,
+    "two schedulers": TwoDrainersCase,
+    "replay": ReplayCase,
+    "dead-letters": CommandCase,
+    "replies": RepliesCase,
 }
 
 
-def mended(dead_letter: Letter, number: int) -> Letter:
+def edited(dead_letter: WireDeadLetter, number: int) -> WireDeadLetter:
     """Return the dead letter with a body that can be applied."""
     properties, _ = dead_letter
     body = {"type": "usage.deduct", "referenceId": f"replayed-{number}", "userId": "user-0", "tokens": 1}
     return properties, json.dumps(body).encode()
 
 
-def real_dead_letters(settings: Settings, folder: Path) -> list[Letter]:
+def real_dead_letters(settings: Settings, folder: Path) -> list[WireDeadLetter]:
     """Return dead letters that a worker has sent, as they are on the wire."""
     with Witness(settings.broker_url.get_secret_value()) as witness, fleet(settings, folder) as members:
         for number in range(DEAD_LETTERS):
@@ -265,7 +266,7 @@ def after_outage(
     fragile_postgres: Postgres,
     impatient_rabbitmq: RabbitMQ,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Mapping[str, Case]]:
+) -> Iterator[Mapping[str, ConsumerCase]]:
     """Every case after an outage of 60 or 600 seconds."""
     seconds: float = request.param
     folder = tmp_path_factory.mktemp("held")
@@ -289,7 +290,7 @@ def after_outage(
         over = past(seconds)
         try:
             for case in cases.values():
-                case.meet()
+                case.act()
             eventually(over, patience_s=seconds + 1)
         finally:
             fragile_postgres.resume()
@@ -299,7 +300,7 @@ def after_outage(
 @pytest.mark.slow
 @pytest.mark.timeout(1_000)
 @pytest.mark.parametrize("name", KINDS)
-def test_consumer_gives_nothing_back_twice_and_loses_nothing(
-    name: str, after_outage: Mapping[str, Case]
+def test_consumer_returns_no_delivery_twice_and_loses_none(
+    name: str, after_outage: Mapping[str, ConsumerCase]
 ) -> None:
     after_outage[name].check()

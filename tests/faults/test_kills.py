@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.mixed_messages import MANY_USERS
 from tests.support.rig import assert_clean, rig
 from tests.support.saboteur import Saboteurs
-from tests.support.traffic import MANY_USERS, Truth, every_reply, publish_some
+from tests.support.truth import Truth, every_reply, publish_some
 from tests.support.waiting import eventually
 from tests.support.witness import Witness
 from worker.bootstrap import Application
@@ -35,7 +36,7 @@ def test_messages_of_killed_workers_are_applied_and_no_dead_letters(
     replies = every_reply(witness, truth.correlations)
     survivor.kill()
     survivor.join()
-    truth.holds(replies)
+    truth.check(replies)
     assert witness.depth(BILLING.dead.name) == 0
 
 
@@ -79,6 +80,6 @@ def test_message_that_kills_every_worker_is_given_up_within_25_deaths(
             deaths += 1
         assert deaths <= DEATHS_MAX, "it is never given up"
     replies = every_reply(witness, {*truth.correlations, poison})
-    truth.holds(replies)
+    truth.check(replies)
     assert replies[poison][0]["reason"] == "delivery_limit"
     assert witness.depth(BILLING.dead.name) == 1

@@ -11,9 +11,9 @@ from pika.exceptions import NackError
 
 from schemas import DeadLetter
 from tests.support.provision import RabbitMQServer
-from tests.support.traffic import Truth, every_reply, nothing_is_left, publish_some, vhost_of
+from tests.support.truth import Truth, every_reply, nothing_is_left, publish_some
 from tests.support.waiting import eventually
-from tests.support.witness import Witness
+from tests.support.witness import Witness, vhost_of
 from tests.support.worker_thread import running
 from worker.bootstrap import Application
 from worker.broker import BILLING
@@ -47,7 +47,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
 
 
 @pytest.fixture
-def told(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+def logged(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     """Return the worker's log lines from level INFO on, without its start and its end."""
     caplog.set_level(logging.INFO, logger="worker")
 
@@ -60,11 +60,11 @@ def told(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_without_a_dead_letter_queue_a_malformed_message_and_its_neighbours_wait(
+def test_malformed_message_and_its_neighbours_wait_for_a_dead_letter_queue(
     application: Application,
     witness: Witness,
     answers: Callable[[], int],
-    told: Callable[[], list[str]],
+    logged: Callable[[], list[str]],
 ) -> None:
     truth = Truth(application.engine)
     witness.channel.queue_delete(BILLING.dead.name)
@@ -74,24 +74,24 @@ def test_without_a_dead_letter_queue_a_malformed_message_and_its_neighbours_wait
         eventually(lambda: answers() > 2 * TRIES, what="the worker tries and tries")
         declare(application)
         replies = every_reply(witness, {*truth.correlations, *broken})
-        truth.holds(replies)
+        truth.check(replies)
         dead_letters = witness.take(BILLING.dead.name, len(broken))
     reasons = [DeadLetter.from_headers(properties.headers).reason for properties, _ in dead_letters]
     assert reasons == ["not_json"] * len(broken)
     assert witness.depth(BILLING.dead.name) == 0
-    began, ended = told()
+    began, ended = logged()
     assert "topology declare" in began
     assert "the broker is back" in ended
     nothing_is_left(witness)
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_reply_queue_that_takes_no_more_makes_nobody_a_dead_letter(
+def test_full_reply_queue_makes_no_dead_letter(
     application: Application,
     rabbitmq: RabbitMQServer,
     witness: Witness,
     answers: Callable[[], int],
-    told: Callable[[], list[str]],
+    logged: Callable[[], list[str]],
 ) -> None:
     """A full queue nacks. Given back again and again, the whole prefetch would pass the delivery limit."""
     truth = Truth(application.engine)
@@ -116,34 +116,34 @@ def test_a_reply_queue_that_takes_no_more_makes_nobody_a_dead_letter(
         if properties.correlation_id
     }
     assert replies.keys() == truth.correlations.keys()
-    truth.holds(replies)
+    truth.check(replies)
     assert witness.depth(BILLING.dead.name) == 0
-    began, ended = told()
+    began, ended = logged()
     assert "takes no messages for billing.replies" in began
     assert "the broker is back" in ended
     nothing_is_left(witness)
 
 
-def test_a_missing_reply_queue_is_counted_and_said_and_stops_nobody(
-    application: Application, witness: Witness, told: Callable[[], list[str]]
+def test_missing_reply_queue_is_counted_and_logged_and_stops_no_message(
+    application: Application, witness: Witness, logged: Callable[[], list[str]]
 ) -> None:
     truth = Truth(application.engine)
     gone = f"billing.replies.{witness.user}.gone"
     with running(application):
         publish_some(witness, truth, 5, reply_to=gone)
         answered = publish_some(witness, truth, 5, prefix="n")
-        truth.holds(every_reply(witness, answered))
+        truth.check(every_reply(witness, answered))
     unroutable = application.metrics.registry.get_sample_value("billing_worker_unroutable_replies_total")
     assert unroutable == 5
-    assert {line.partition(" ")[2] for line in told()} == {
+    assert {line.partition(" ")[2] for line in logged()} == {
         f"replies reached no queue: {gone!r} does not exist"
     }
     nothing_is_left(witness)
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_missing_work_queue_leaks_no_connections_and_holds_no_messages(
-    application: Application, rabbitmq: RabbitMQServer, witness: Witness, told: Callable[[], list[str]]
+def test_missing_work_queue_leaks_no_connections_and_holds_no_messages(
+    application: Application, rabbitmq: RabbitMQServer, witness: Witness, logged: Callable[[], list[str]]
 ) -> None:
     """A link that can't be completed must not go on holding payments through its first consumer."""
     witness.channel.queue_delete("billing.usage")
@@ -155,8 +155,8 @@ def test_a_missing_work_queue_leaks_no_connections_and_holds_no_messages(
         eventually(lambda: connects() > 2 * TRIES, what="the worker tries and tries")
         declare(application)
         witness.take(witness.reply_queue, TRIES + 1)
-    assert "topology declare" in told()[0]
-    assert len(told()) == 2
+    assert "topology declare" in logged()[0]
+    assert len(logged()) == 2
 
 
 def fill(witness: Witness, queue: str) -> int:

@@ -5,19 +5,17 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
+from tests.support.background_producer import BackgroundProducer
+from tests.support.mixed_messages import mixed
+from tests.support.postgres_server import Postgres
+from tests.support.private_server import PrivateServer, StopMode
 from tests.support.processes import WorkerProcesses
 from tests.support.provision import RabbitMQServer
-from tests.support.servers import (
-    BrokerConnection,
-    ManagementError,
-    Postgres,
-    PrivateServer,
-    RabbitMQ,
-    StopMode,
-)
-from tests.support.traffic import Producer, Truth, every_reply, mixed, past, vhost_of
-from tests.support.waiting import eventually
-from tests.support.witness import Witness
+from tests.support.rabbitmq_management import BrokerConnection, ManagementError
+from tests.support.rabbitmq_server import RabbitMQ
+from tests.support.truth import Truth, every_reply
+from tests.support.waiting import eventually, past
+from tests.support.witness import Witness, vhost_of
 from worker.broker import BILLING
 from worker.ledger.engine import ledger_engine
 from worker.settings import Settings, load_settings
@@ -27,7 +25,7 @@ LONG_S = 10.0
 MODES: tuple[StopMode, ...] = ("fast", "immediate")
 
 
-def test_postgresql_freezes_and_stops_under_load_and_comes_back(
+def test_worker_recovers_after_postgresql_freezes_and_stops_under_load(
     fragile_postgres: Postgres, fragile_database: str, broker_url: str
 ) -> None:
     with load(load_settings(broker_url=broker_url, database_url=fragile_database)) as under:
@@ -44,7 +42,7 @@ def test_postgresql_freezes_and_stops_under_load_and_comes_back(
 
 
 @pytest.mark.parametrize("mode", [pytest.param("fast", marks=pytest.mark.slow), "immediate"])
-def test_rabbitmq_stops_under_load_and_comes_back(
+def test_worker_recovers_after_rabbitmq_stops_under_load(
     mode: StopMode, fragile_rabbitmq: RabbitMQ, fragile_broker: str, postgres_url: str
 ) -> None:
     with load(load_settings(broker_url=fragile_broker, database_url=postgres_url)) as under:
@@ -53,7 +51,7 @@ def test_rabbitmq_stops_under_load_and_comes_back(
     assert under.log.count("the broker is back") == 1
 
 
-def test_connections_that_the_broker_closes_are_opened_again(
+def test_worker_reopens_connections_that_the_broker_closes(
     rabbitmq: RabbitMQServer, worker_settings: Settings
 ) -> None:
     with load(worker_settings) as under:
@@ -68,7 +66,7 @@ def test_connections_that_the_broker_closes_are_opened_again(
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_postgresql_stops_for_long_and_again(
+def test_worker_recovers_after_long_and_repeated_stops_of_postgresql(
     fragile_postgres: Postgres, fragile_database: str, broker_url: str
 ) -> None:
     with load(load_settings(broker_url=broker_url, database_url=fragile_database), workers=2) as under:
@@ -81,7 +79,7 @@ def test_postgresql_stops_for_long_and_again(
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_rabbitmq_stops_for_long_and_again(
+def test_worker_recovers_after_long_and_repeated_stops_of_rabbitmq(
     fragile_rabbitmq: RabbitMQ, fragile_broker: str, postgres_url: str
 ) -> None:
     with load(load_settings(broker_url=fragile_broker, database_url=postgres_url), workers=2) as under:
@@ -93,7 +91,7 @@ def test_rabbitmq_stops_for_long_and_again(
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_postgresql_and_rabbitmq_stop_together(
+def test_worker_recovers_after_both_servers_stop_together(
     fragile_postgres: Postgres, fragile_database: str, fragile_rabbitmq: RabbitMQ, fragile_broker: str
 ) -> None:
     with load(load_settings(broker_url=fragile_broker, database_url=fragile_database)) as under:
@@ -111,7 +109,7 @@ def test_postgresql_and_rabbitmq_stop_together(
 class Load:
     """Load of a producer that goes on publishing, and workers that reply."""
 
-    def __init__(self, url: str, producer: Producer) -> None:
+    def __init__(self, url: str, producer: BackgroundProducer) -> None:
         self._url, self._producer = url, producer
         self.log = ""
 
@@ -136,7 +134,7 @@ def load(settings: Settings, *, workers: int = 1) -> Iterator[Load]:
     truth = Truth(engine)
     with WorkerProcesses(settings) as processes:
         started = [processes.start() for _ in range(workers)]
-        with Producer(url, mixed(), reply_to=BILLING.replies.name) as producer:
+        with BackgroundProducer(url, mixed(), reply_to=BILLING.replies.name) as producer:
             under = Load(url, producer)
             under.is_answered(workers)
             yield under
@@ -158,7 +156,7 @@ def consumers_of(witness: Witness, queue: str) -> int:
 def check(url: str, truth: Truth) -> None:
     with Witness(url) as witness:
         witness.reply_queue = BILLING.replies.name  # this queue survives a restart of the broker
-        truth.holds(every_reply(witness, truth.correlations))
+        truth.check(every_reply(witness, truth.correlations))
         assert witness.depth(BILLING.dead.name) == 0
 
 

@@ -7,8 +7,7 @@ import pytest
 from tests.support.provision import PostgresServer, RabbitMQServer
 from tests.support.proxy import Proxy
 from tests.support.rig import assert_clean, rig, through
-from tests.support.traffic import past
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, past
 
 BACKLOG, LOSSES = 3_000, 5
 #: One worker with a core to itself applies more than a thousand commands a second.
@@ -18,7 +17,7 @@ HANDS_FULL = 300
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_backlog_is_worked_off_at_once_after_lost_connections(
+def test_worker_processes_the_backlog_at_once_after_lost_connections(
     rabbitmq: RabbitMQServer,
     broker_url: str,
     postgres: PostgresServer,

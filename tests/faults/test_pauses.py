@@ -9,9 +9,10 @@ import pytest
 from sqlalchemy import Engine, text
 
 from schemas import DeadLetter
+from tests.support.mixed_messages import mixed
 from tests.support.processes import WorkerProcesses, run_cli
 from tests.support.provision import RabbitMQServer
-from tests.support.traffic import Truth, every_reply, mixed, nothing_is_left, publish_some
+from tests.support.truth import Truth, every_reply, nothing_is_left, publish_some
 from tests.support.waiting import eventually
 from tests.support.witness import Witness
 from tests.support.worker_thread import running
@@ -76,7 +77,7 @@ def usage(number: int) -> dict[str, object]:
     return {"type": "usage.deduct", "referenceId": f"bad-{number}", "userId": "user-0", "tokens": 1}
 
 
-def test_lane_with_a_bug_is_paused_goes_on_by_itself_and_loses_nothing(
+def test_lane_with_a_bug_pauses_resumes_by_itself_and_loses_no_message(
     application: Application, witness: Witness
 ) -> None:
     truth = Truth(application.engine)
@@ -95,12 +96,12 @@ def test_lane_with_a_bug_is_paused_goes_on_by_itself_and_loses_nothing(
         assert sent < MESSAGES // 2
         send_again(witness, sent)
         eventually(lambda: witness.depth(USAGE) == 0, what="all are taken")
-        told = every_reply(witness, truth.correlations)
-    assert all(any(answer["status"] == "applied" for answer in answers) for answers in told.values())
+        replies = every_reply(witness, truth.correlations)
+    assert all(any(reply["status"] == "applied" for reply in copies) for copies in replies.values())
     nothing_is_left(witness)
 
 
-def test_paused_lane_holds_the_message_it_tries_and_gives_the_others_back_once(
+def test_paused_lane_keeps_the_message_it_tries_and_returns_the_others_once(
     application: Application, witness: Witness
 ) -> None:
     for number in range(MESSAGES):
@@ -138,7 +139,7 @@ def test_operator_resumes_a_paused_lane(
 
 
 @pytest.mark.parametrize("arguments", [("--on-limit", "exit"), ("--on-limit", "exit", "--workers", "2")])
-def test_worker_that_shall_exit_at_the_limit_exits_with_5(
+def test_worker_with_on_limit_exit_exits_with_5(
     application: Application, workers: WorkerProcesses, witness: Witness, arguments: tuple[str, ...]
 ) -> None:
     publish_some(witness, Truth(application.engine), MESSAGES)
@@ -156,7 +157,7 @@ def depth(witness: Witness) -> int:
     return sum(witness.depth(queue.name) for queue in BILLING.work)
 
 
-def test_new_configuration_that_refuses_what_was_right_pauses_until_somebody_resumes_it(
+def test_configuration_that_refuses_valid_messages_pauses_until_an_operator_resumes(
     application: Application, witness: Witness
 ) -> None:
     Pauses(application.engine).accept("the one before", "somebody", application_now())
@@ -171,7 +172,7 @@ def test_new_configuration_that_refuses_what_was_right_pauses_until_somebody_res
         eventually(lambda: witness.depth(USAGE) == 1_200 - dead_letters(witness), what="nothing is held")
         run_cli(application.settings, "resume")
         eventually(lambda: witness.depth(USAGE) == 0, what="it goes on")
-    eventually(lambda: dead_letters(witness) == 1_200, what="refused, as somebody wants it")
+    eventually(lambda: dead_letters(witness) == 1_200, what="refused, as the operator accepted")
 
 
 #: Messages by which one producer tries to stop everybody.
@@ -186,7 +187,7 @@ ATTACKS = {
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_producer_of_usage_alone_stops_nobody(
+def test_attack_by_usage_producers_pauses_no_lane(
     application: Application, rabbitmq: RabbitMQServer, witness: Witness, attack: str
 ) -> None:
     truth = Truth(application.engine)
@@ -200,10 +201,10 @@ def test_producer_of_usage_alone_stops_nobody(
         replies = every_reply(witness, truth.correlations)
         assert pauses(application) == {}
         eventually(lambda: depth(witness) == 0, what="the attack is worked off")
-    truth.holds(replies)
+    truth.check(replies)
 
 
-def test_one_bad_message_in_twenty_goes_on_for_ever(application: Application, witness: Witness) -> None:
+def test_one_bad_message_in_twenty_never_pauses_a_lane(application: Application, witness: Witness) -> None:
     truth, expected = Truth(application.engine), set[str]()
     stream = mixed(prefix="m")
     poison = {"type": "usage.deduct", "userId": "user-0", "tokens": 17}
@@ -214,6 +215,6 @@ def test_one_bad_message_in_twenty_goes_on_for_ever(application: Application, wi
         expected.add(witness.publish(bad, routing_key="usage.deduct"))
     with a_bug_on(application.engine, "poison-%"), running(application):
         replies = every_reply(witness, {*truth.correlations, *expected})
-    truth.holds(replies)
+    truth.check(replies)
     assert dead_letters(witness) == len(expected)
     nothing_is_left(witness)

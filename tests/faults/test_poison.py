@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from schemas import Command, DeadLetter
 from tests.support.saboteur import Saboteurs
-from tests.support.traffic import Truth, every_reply, nothing_is_left, publish_some
+from tests.support.truth import Truth, every_reply, nothing_is_left, publish_some
 from tests.support.waiting import eventually
 from tests.support.witness import Witness
 from tests.support.worker_thread import running
@@ -38,14 +38,14 @@ def decided_alone(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
         references = {command.reference_id for command in commands}
         if "poison" in references:
             alone.extend([None] * (references <= {"poison", "beside"}))
-            raise RuntimeError("the saboteur was here")
+            raise RuntimeError("raised by the test")
         return original(commands, *arguments)
 
     monkeypatch.setattr(pipeline, "decide", deciding)
     return lambda: len(alone)
 
 
-def test_a_message_that_raises_is_tried_a_few_times_and_then_a_dead_letter_with_its_traceback(
+def test_message_that_raises_becomes_a_dead_letter_with_its_traceback(
     application: Application, witness: Witness, decided_alone: Callable[[], int]
 ) -> None:
     truth = Truth(application.engine)
@@ -54,20 +54,20 @@ def test_a_message_that_raises_is_tried_a_few_times_and_then_a_dead_letter_with_
     publish_some(witness, truth, 25, prefix="n")
     with running(application):
         replies = every_reply(witness, {*truth.correlations, poison})
-    truth.holds(replies)
+    truth.check(replies)
     (reply,) = replies[poison]
     assert (reply["status"], reply["code"]) == ("failed", "unprocessable")
-    assert "saboteur" not in reply["message"]
+    assert "raised by the test" not in reply["message"]
     ((properties, _),) = witness.take(BILLING.dead.name, 1)
     dead_letter = DeadLetter.from_headers(properties.headers)
     assert (dead_letter.reason, dead_letter.reference_id) == ("unprocessable", "poison")
-    assert "RuntimeError: the saboteur was here" in (dead_letter.traceback or "")
+    assert "RuntimeError: raised by the test" in (dead_letter.traceback or "")
     assert dead_letter.attempts == decided_alone() == application.settings.tries
     assert application.metrics.registry.get_sample_value("billing_worker_batch_bisections_total")
     nothing_is_left(witness)
 
 
-def test_a_batch_with_an_item_that_raises_is_a_dead_letter_as_a_whole(
+def test_batch_with_an_item_that_raises_becomes_one_dead_letter(
     application: Application, witness: Witness, decided_alone: Callable[[], int]
 ) -> None:
     """Its items share one transaction, so that an operator need not find out which were applied."""
@@ -77,7 +77,7 @@ def test_a_batch_with_an_item_that_raises_is_a_dead_letter_as_a_whole(
     publish_some(witness, truth, 12, prefix="n")
     with running(application):
         replies = every_reply(witness, {*truth.correlations, poison})
-    truth.holds(replies)
+    truth.check(replies)
     (reply,) = replies[poison]
     assert (reply["status"], reply["code"], reply["referenceId"]) == ("failed", "unprocessable", "batch")
     ((properties, body),) = witness.take(BILLING.dead.name, 1)
@@ -92,7 +92,7 @@ def test_a_batch_with_an_item_that_raises_is_a_dead_letter_as_a_whole(
     nothing_is_left(witness)
 
 
-def test_rows_that_the_database_refuses_are_one_messages_fault(
+def test_rows_that_the_database_refuses_fail_one_message_alone(
     application: Application, witness: Witness
 ) -> None:
     """The tables' constraints hold even where Python is wrong, and the neighbours don't pay for it."""
@@ -106,7 +106,7 @@ def test_rows_that_the_database_refuses_are_one_messages_fault(
     publish_some(witness, truth, 25, prefix="n")
     with running(application):
         replies = every_reply(witness, {*truth.correlations, poison})
-    truth.holds(replies)
+    truth.check(replies)
     assert replies[poison][0]["code"] == "unprocessable"
     ((properties, body),) = witness.take(BILLING.dead.name, 1)
     assert "no_poison" in (DeadLetter.from_headers(properties.headers).traceback or "")
@@ -114,7 +114,7 @@ def test_rows_that_the_database_refuses_are_one_messages_fault(
     nothing_is_left(witness)
 
 
-def test_message_that_kills_every_worker_is_a_dead_letter_and_its_neighbours_are_applied(
+def test_message_that_kills_workers_becomes_a_dead_letter_and_spares_its_neighbours(
     application: Application, saboteurs: Saboteurs, witness: Witness
 ) -> None:
     truth = Truth(application.engine)
@@ -123,11 +123,11 @@ def test_message_that_kills_every_worker_is_a_dead_letter_and_its_neighbours_are
     publish_some(witness, truth, 30, prefix="n")
     deaths = 0
     survivor = saboteurs.start_deadly('"poison"')
-    while not parks(survivor, witness):
+    while not sends_a_dead_letter(survivor, witness):
         assert (deaths := deaths + 1) < DEATHS_MAX, "it is never given up"
         survivor = saboteurs.start_deadly('"poison"')
     replies = every_reply(witness, {*truth.correlations, poison})
-    truth.holds(replies)
+    truth.check(replies)
     assert deaths >= TRIAL_AFTER + GIVE_UP_AFTER
     survivor.kill()
     survivor.join()
@@ -136,19 +136,19 @@ def test_message_that_kills_every_worker_is_a_dead_letter_and_its_neighbours_are
     nothing_is_left(witness)
 
 
-def parks(worker: ForkServerProcess, witness: Witness) -> bool:
+def sends_a_dead_letter(worker: ForkServerProcess, witness: Witness) -> bool:
     """True if the worker sends a dead letter before it dies."""
 
     def ended() -> str | None:
         if witness.depth(BILLING.dead.name):
-            return "parked"
+            return "dead letter"
         return None if worker.is_alive() else "died"
 
-    return eventually(ended) == "parked"
+    return eventually(ended) == "dead letter"
 
 
 @pytest.mark.slow
-def test_several_messages_that_kill_two_workers_end_as_dead_letters_and_no_other_does(
+def test_several_messages_that_kill_workers_become_dead_letters_and_no_others_do(
     application: Application, saboteurs: Saboteurs, witness: Witness
 ) -> None:
     truth = Truth(application.engine)
@@ -167,9 +167,9 @@ def test_several_messages_that_kill_two_workers_end_as_dead_letters_and_no_other
 
     eventually(all_are_answered)
     replies = every_reply(witness, expected)
-    parked = [told for told in replies.values() if told[0].get("reason") == "delivery_limit"]
-    assert len(parked) == len(deadly), "no neighbour is condemned with them"
-    assert_given_up(witness, len(parked))
+    given_up = [copies for copies in replies.values() if copies[0].get("reason") == "delivery_limit"]
+    assert len(given_up) == len(deadly), "no neighbour is a dead letter"
+    assert_given_up(witness, len(given_up))
     assert audit(application.engine).findings == ()
 
 

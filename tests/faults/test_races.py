@@ -24,7 +24,7 @@ from schemas import (
 from tests.support.books import applied
 from tests.support.fakes import delivery
 from tests.support.processes import WorkerProcesses
-from tests.support.traffic import balances, every_reply
+from tests.support.truth import balances, every_reply
 from tests.support.witness import Witness
 from worker.bootstrap import Application
 from worker.catalog import Catalog
@@ -152,7 +152,7 @@ LEFT = {
 
 
 @pytest.mark.parametrize("contest", LEFT)
-def test_one_of_two_competing_commands_has_its_way(
+def test_one_of_two_competing_commands_is_applied(
     contest: str, race: Race, application: Application, catalog: Catalog
 ) -> None:
     users = [f"u{number}" for number in range(25)]
@@ -167,7 +167,7 @@ def test_one_of_two_competing_commands_has_its_way(
     assert audit(application.engine).findings == ()
 
 
-def test_one_reference_on_two_ledgers_at_once_has_one_effect(
+def test_one_reference_on_two_connections_at_once_has_one_effect(
     race: Race, application: Application, catalog: Catalog
 ) -> None:
     open_free(application, catalog, ["u"])
@@ -179,7 +179,7 @@ def test_one_reference_on_two_ledgers_at_once_has_one_effect(
     assert audit(application.engine).findings == ()
 
 
-def test_one_reference_on_two_ledgers_is_judged_once_also_where_there_is_no_account_to_lock(
+def test_one_reference_on_two_connections_is_decided_once_without_an_account(
     race: Race, application: Application
 ) -> None:
     for number in range(50):
@@ -190,7 +190,7 @@ def test_one_reference_on_two_ledgers_is_judged_once_also_where_there_is_no_acco
     assert count_operations(application) == 50
 
 
-def test_two_operations_under_one_reference_race_and_one_of_them_is_a_conflict(
+def test_one_of_two_operations_under_one_reference_is_a_conflict(
     race: Race, application: Application, catalog: Catalog
 ) -> None:
     open_free(application, catalog, ["u", "v"])
@@ -210,9 +210,7 @@ def test_two_operations_under_one_reference_race_and_one_of_them_is_a_conflict(
     assert audit(application.engine).findings == ()
 
 
-def test_an_account_that_two_workers_open_at_once_is_opened_once(
-    race: Race, application: Application
-) -> None:
+def test_account_that_two_workers_open_at_once_is_opened_once(race: Race, application: Application) -> None:
     for number in range(60):
         user = f"u{number}"
         pair = [[OpenAccount(reference_id=f"{n}-{user}", user_id=user, tier="free")] for n in (1, 2)]
@@ -222,7 +220,7 @@ def test_an_account_that_two_workers_open_at_once_is_opened_once(
     assert audit(application.engine).findings == ()
 
 
-def test_batches_over_the_same_users_in_any_order_end_in_no_deadlock(
+def test_batches_over_the_same_users_in_any_order_cause_no_deadlock(
     race: Race, application: Application, catalog: Catalog
 ) -> None:
     users = [f"u{number}" for number in range(40)]

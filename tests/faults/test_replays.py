@@ -12,8 +12,8 @@ import pytest
 
 from schemas import DeadLetterReason, OpenAccount
 from tests.support.books import applied
+from tests.support.postgres_server import Postgres
 from tests.support.processes import run_cli, worker_environment
-from tests.support.servers import Postgres
 from tests.support.waiting import PATIENCE_S, eventually
 from tests.support.witness import Witness
 from tests.support.worker_thread import FlagStop, running
@@ -52,10 +52,10 @@ def dead(count: int, first: int = 0) -> Iterator[Outgoing]:
 
 def dead_letter(body: bytes, reason: Failure, *, reference: str, user: str) -> Outgoing:
     was = Delivery(body, "billing.usage", "billing", "usage.deduct", 1, properties={"message_id": reference})
-    told = Failure(
+    failure = Failure(
         reason.code, reason.message, reason.field, reason.traceback, "usage.deduct", reference, user
     )
-    return dead_letter_for(was, told, queue=BILLING.dead.name, tries=1, now=utc_now())
+    return dead_letter_for(was, failure, queue=BILLING.dead.name, tries=1, now=utc_now())
 
 
 def publish(url: str, dead_letters: Sequence[Outgoing]) -> None:
@@ -96,7 +96,7 @@ def spent(application: Application) -> int:
 
 
 @pytest.mark.slow  # the lease of the killed process runs out first; tests/deadletters kills at each point
-def test_a_replay_whose_process_is_killed_is_resumed_and_applies_each_once(
+def test_replay_of_a_killed_process_resumes_and_applies_each_once(
     application: Application, worker_settings: Settings, broker_url: str
 ) -> None:
     open_accounts(application)
@@ -124,7 +124,7 @@ def test_a_replay_whose_process_is_killed_is_resumed_and_applies_each_once(
     assert audit(application.engine).is_clean
 
 
-def test_ctrl_c_lets_a_replay_rest_and_says_how_to_go_on(
+def test_ctrl_c_interrupts_a_replay_and_prints_the_command_to_resume(
     application: Application, worker_settings: Settings, broker_url: str
 ) -> None:
     open_accounts(application)
@@ -151,7 +151,9 @@ def fragile_postgres() -> Iterator[Postgres]:
 
 
 @pytest.mark.slow
-def test_a_replay_goes_on_after_the_database_restarted(fragile_postgres: Postgres, broker_url: str) -> None:
+def test_replay_continues_after_a_restart_of_the_database(
+    fragile_postgres: Postgres, broker_url: str
+) -> None:
     name = f"test_{uuid4().hex[:12]}"
     fragile_postgres.databases.create_database(name)
     url = fragile_postgres.address.url(name)
@@ -181,7 +183,7 @@ def test_a_replay_goes_on_after_the_database_restarted(fragile_postgres: Postgre
     application.engine.dispose()
 
 
-def test_two_operators_who_discard_and_replay_the_same_dead_letters_share_them(
+def test_operators_who_discard_and_replay_the_same_dead_letters_share_them(
     application: Application, worker_settings: Settings, broker_url: str
 ) -> None:
     open_accounts(application)
@@ -203,7 +205,7 @@ def test_two_operators_who_discard_and_replay_the_same_dead_letters_share_them(
 
 @pytest.mark.timeout(170)
 @pytest.mark.parametrize("many", [1_000, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_very_many_dead_letters_of_one_reason_and_one_of_another(
+def test_replay_of_a_group_takes_many_dead_letters_and_no_other(
     application: Application, broker_url: str, many: int
 ) -> None:
     open_accounts(application)

@@ -9,8 +9,10 @@ from time import monotonic
 
 import pytest
 
+from tests.support.background_producer import BackgroundProducer
+from tests.support.mixed_messages import mixed
 from tests.support.processes import WorkerProcesses, worker_environment
-from tests.support.traffic import Producer, Truth, every_reply, mixed, nothing_is_left, publish_some
+from tests.support.truth import Truth, every_reply, nothing_is_left, publish_some
 from tests.support.waiting import eventually
 from tests.support.witness import Witness
 from tests.support.worker_thread import running
@@ -21,30 +23,30 @@ from worker.settings import Settings
 SECONDS = 10.0  # generous: half a second on a quiet machine
 
 
-def test_a_worker_told_to_stop_under_load_ends_in_peace_and_another_goes_on(
+def test_worker_stopped_under_load_exits_with_0_and_another_continues(
     application: Application, workers: WorkerProcesses, witness: Witness
 ) -> None:
     truth = Truth(application.engine)
     process = workers.start("--batch-size", "20")
     url = application.settings.broker_url.get_secret_value()
-    with Producer(url, mixed(), reply_to=witness.reply_queue) as producer:
+    with BackgroundProducer(url, mixed(), reply_to=witness.reply_queue) as producer:
         eventually(lambda: witness.depth(witness.reply_queue) > 50, what="the first replies")
         began = monotonic()
         assert workers.stop(process)[0] == 0
         assert monotonic() - began < SECONDS
-        told = witness.depth(witness.reply_queue)
-        eventually(lambda: len(producer.published) > told + 50, what="messages that wait")
+        waiting = witness.depth(witness.reply_queue)
+        eventually(lambda: len(producer.published) > waiting + 50, what="messages that wait")
     for message in producer.published:
         truth.sent(message["referenceId"], message)
     with running(application):
         replies = every_reply(witness, truth.correlations)
-    truth.holds(replies)
+    truth.check(replies)
     # Its batch was acknowledged before it ended: nothing was answered twice.
-    assert {len(told) for told in replies.values()} == {1}
+    assert {len(copies) for copies in replies.values()} == {1}
     nothing_is_left(witness)
 
 
-def test_a_second_signal_ends_a_worker_at_once_even_in_the_middle_of_a_statement(
+def test_second_signal_ends_a_worker_at_once_even_amid_a_statement(
     application: Application, workers: WorkerProcesses, witness: Witness
 ) -> None:
     truth = Truth(application.engine)
@@ -61,12 +63,12 @@ def test_a_second_signal_ends_a_worker_at_once_even_in_the_middle_of_a_statement
         assert process.wait(2.0) == 128 + signal.SIGTERM
         connection.rollback()
     with running(application):
-        truth.holds(every_reply(witness, truth.correlations))
+        truth.check(every_reply(witness, truth.correlations))
     nothing_is_left(witness)
 
 
 @pytest.mark.slow
-def test_a_supervisor_told_to_stop_stops_its_workers(workers: WorkerProcesses, witness: Witness) -> None:
+def test_stopped_supervisor_stops_its_workers(workers: WorkerProcesses, witness: Witness) -> None:
     parent = workers.start("--workers", "2")
     eventually(lambda: consumers(witness) == 2, what="two consume")
     children = children_of(parent.pid)
@@ -74,7 +76,7 @@ def test_a_supervisor_told_to_stop_stops_its_workers(workers: WorkerProcesses, w
     assert not any(map(is_alive, children))
 
 
-def test_the_workers_of_a_killed_supervisor_end(workers: WorkerProcesses, witness: Witness) -> None:
+def test_workers_of_a_killed_supervisor_end(workers: WorkerProcesses, witness: Witness) -> None:
     parent = workers.start("--workers", "2")
     eventually(lambda: consumers(witness) == 2, what="two consume")
     children = children_of(parent.pid)
@@ -82,7 +84,7 @@ def test_the_workers_of_a_killed_supervisor_end(workers: WorkerProcesses, witnes
     eventually(lambda: not any(map(is_alive, children)), patience_s=SECONDS, what="no orphans")
 
 
-def test_a_killed_worker_is_started_again_and_a_ctrl_c_stops_all_in_peace(
+def test_supervisor_restarts_a_killed_worker_and_ctrl_c_stops_all_in_order(
     application: Application, worker_settings: Settings, witness: Witness
 ) -> None:
     """The terminal signals the whole process group; a worker that gets two signals would end in mid-batch."""
@@ -100,7 +102,7 @@ def test_a_killed_worker_is_started_again_and_a_ctrl_c_stops_all_in_peace(
         eventually(lambda: consumers(witness) < 2, what="one is missing")
         publish_some(witness, truth, 20)
         eventually(lambda: consumers(witness) == 2, what="two consume again")
-        truth.holds(every_reply(witness, truth.correlations))
+        truth.check(every_reply(witness, truth.correlations))
         children = children_of(parent.pid)
         os.killpg(parent.pid, signal.SIGINT)
         _, log = parent.communicate(timeout=SECONDS)

@@ -8,7 +8,7 @@ import pika
 from schemas import OpenAccount
 from tests.support.books import applied
 from tests.support.processes import WorkerProcesses
-from tests.support.traffic import balances, content_of, every_reply
+from tests.support.truth import balances, content_of, every_reply
 from tests.support.witness import Witness, user_of
 from worker.bootstrap import Application
 from worker.catalog import Catalog
@@ -19,7 +19,7 @@ COMMAND = {"type": "usage.deduct", "referenceId": "the-same", "userId": "u", "to
 BATCH = {"type": "usage.batch", "referenceId": "a-batch", "items": [COMMAND]}
 
 
-def test_a_thousand_copies_have_one_effect_and_a_thousand_times_the_same_reply(
+def test_thousand_copies_have_one_effect_and_the_same_reply_each(
     application: Application, catalog: Catalog, workers: WorkerProcesses, witness: Witness
 ) -> None:
     applied(application.engine, catalog, OpenAccount(reference_id="o", user_id="u", tier="free"))
@@ -36,11 +36,11 @@ def test_a_thousand_copies_have_one_effect_and_a_thousand_times_the_same_reply(
     for thread in threads:
         thread.join()
     replies = every_reply(witness, {f"{n}-{copy}" for n in range(CONNECTIONS) for copy in range(EACH)})
-    told = [item for each in replies.values() for reply in each for item in reply.get("items", [reply])]
-    assert len(told) == CONNECTIONS * EACH
-    assert [reply["duplicate"] for reply in told].count(False) == 1
-    assert all(content_of(reply) == content_of(told[0]) for reply in told)
-    assert (told[0]["code"], told[0]["balanceAfter"]) == ("tokens_deducted", 10_000 - 1_234)
+    given = [item for each in replies.values() for reply in each for item in reply.get("items", [reply])]
+    assert len(given) == CONNECTIONS * EACH
+    assert [reply["duplicate"] for reply in given].count(False) == 1
+    assert all(content_of(reply) == content_of(given[0]) for reply in given)
+    assert (given[0]["code"], given[0]["balanceAfter"]) == ("tokens_deducted", 10_000 - 1_234)
     assert balances(application.engine) == {"u": 10_000 - 1_234}
     report = audit(application.engine)
     assert report.findings == ()

@@ -7,7 +7,7 @@ import pika
 
 from schemas import DeadLetter
 from tests.support.provision import RabbitMQServer
-from tests.support.traffic import nothing_is_left
+from tests.support.truth import nothing_is_left
 from tests.support.witness import Witness
 from tests.support.worker_thread import running
 from worker.bootstrap import Application
@@ -78,7 +78,7 @@ READABLE = {
 }
 
 
-def test_properties_that_nobody_can_read_make_a_dead_letter_and_the_neighbours_go_on(
+def test_unreadable_properties_make_a_dead_letter_and_spare_the_neighbours(
     application: Application, witness: Witness
 ) -> None:
     with running(application):
@@ -93,7 +93,7 @@ def test_properties_that_nobody_can_read_make_a_dead_letter_and_the_neighbours_g
     nothing_is_left(witness)
 
 
-def test_readable_message_is_applied_however_odd(application: Application, witness: Witness) -> None:
+def test_readable_message_with_odd_properties_is_applied(application: Application, witness: Witness) -> None:
     with running(application):
         for number, properties in enumerate(READABLE.values()):
             send(witness, GOOD.replace(b"poison", b"odd-%d" % number), properties)
@@ -112,7 +112,7 @@ def test_odd_headers_stay_with_the_dead_letter(application: Application, witness
     nothing_is_left(witness)
 
 
-def test_a_routing_key_that_is_not_utf_8_makes_a_dead_letter_and_the_neighbours_go_on(
+def test_routing_key_not_in_utf_8_makes_a_dead_letter_and_spares_the_neighbours(
     application: Application, witness: Witness
 ) -> None:
     keys = [b"usage.\xff", b"usage.\xed\xa0\x80", b"usage." + b"\xff" * 249]

@@ -26,7 +26,7 @@ from schemas import (
 from schemas.base import BaseCommand
 from schemas.dead_letter import HEADER_PREFIX
 from schemas.decoding import BODY_MAX_BYTES
-from tests.contracts.conversations import files, steps_of
+from tests.contracts.samples import files, steps_of
 from tests.support.pages import code_spans, page, section, tables
 
 PAGE = page("schemas/README.md")

@@ -1,4 +1,4 @@
-"""Shared parts of the tests of the read side: a catalog to ask with, and commands of ada's."""
+"""Catalog, commands and rows for the tests of queries."""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -16,12 +16,12 @@ DAY = timedelta(days=1)
 
 Apply = Callable[..., Any]
 
-#: For refusals and answers that are the same on either database.
+#: For behaviour that is the same on both databases.
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 def asked_catalog() -> Catalog:
-    """The packaged catalog, with a tier that grants nothing; a refund need not name what it refunds."""
+    """Return the packaged catalog with an empty tier, and with refunds that name no original."""
     packaged = load_catalog()
     none = Tier(monthly_tokens=0, free_upload_bytes=1_000, free_units={"ocr": 5})
     return packaged.model_copy(
@@ -55,7 +55,7 @@ def adjusted(user: str, tokens: int, *, allow_negative: bool = False) -> AdjustC
 
 
 def used(reference: str, tokens: int, at: str | None = None, feature: str | None = None) -> DeductUsage:
-    """A deduction of ada's; ``at`` is an ISO 8601 time with its offset."""
+    """Return a deduction from ada; ``at`` is an ISO 8601 time with its offset."""
     occurred_at = None if at is None else datetime.fromisoformat(at)
     return DeductUsage(
         reference_id=reference, user_id="ada", tokens=tokens, feature=feature, occurred_at=occurred_at
@@ -63,7 +63,7 @@ def used(reference: str, tokens: int, at: str | None = None, feature: str | None
 
 
 def dead_letter(reference: str) -> dict[str, Any]:
-    """The row of a dead letter with this reference."""
+    """Return the row of a dead letter with this reference."""
     return {
         "letter_id": reference,
         "status": "parked",
@@ -84,18 +84,18 @@ def dead_letter(reference: str) -> dict[str, Any]:
     }
 
 
-# -- worlds in one database -------------------------------------------------------------------------------
+# -- many ledgers in one database -------------------------------------------------------------------------
 
 
 def in_world(number: int, command: Command) -> Command:
-    """The command with names of a world of its own, so that many worlds fit one database."""
+    """Return the command with prefixed names, so that many cases share one database."""
     names = ("reference_id", "user_id", "original_reference_id")
     named = {name: value for name in names if (value := getattr(command, name, None)) is not None}
     return command.model_copy(update={name: f"{number}-{value}" for name, value in named.items()})
 
 
 def one_by_one(day: Day) -> Iterator[tuple[datetime, Command]]:
-    """Each command of a day at a time of its own, in order."""
+    """Yield each command of a day at a time of its own, in order."""
     latest = datetime.min.replace(tzinfo=UTC)
     for now, commands in day:
         for command in commands:

@@ -1,4 +1,4 @@
-"""Applying commands to a ledger without a broker."""
+"""Commands applied to a ledger without a broker."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -14,10 +14,10 @@ from worker.ledger.store import Ledger
 def applied(
     engine: Engine, catalog: Catalog, *commands: Command, now: datetime | None = None
 ) -> Sequence[Answer]:
-    """The answers to ``commands``, applied in one transaction."""
+    """Apply ``commands`` in one transaction; return the answers."""
     moment = datetime.now(UTC) if now is None else now
-    with Ledger(engine).begin() as books:
-        known = books.load(commands, moment)
+    with Ledger(engine).begin() as transaction:
+        known = transaction.load(commands, moment)
         plan = decide(commands, known, moment, catalog)
-        books.write(plan, known, moment)
+        transaction.write(plan, known, moment)
     return plan.answers

@@ -1,4 +1,4 @@
-"""Message bytes for tests of the border, and the command or the refusal that they decode to."""
+"""Message bodies for tests of decoding, and the command or the error that they decode to."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ from schemas import Limits, Malformed, Message, decode
 from schemas.fields import Identifier
 from tests.support.worlds import LIMITS, NOW
 
-#: Takes a field away from ``body``.
+#: Value that removes a field from ``body``.
 GONE = object()
 
 REASONS = {
@@ -59,26 +59,26 @@ MINIMAL = {type_: {"type": type_, **_WHO, **fields} for type_, fields in _LEAST.
 
 
 def body(base: str | Fields, /, **changes: Any) -> bytes:
-    """The minimal message of a type, or other fields, with some changed, or taken away by ``GONE``."""
+    """Return the minimal message of a type, or other fields, with changes; ``GONE`` removes a field."""
     fields = MINIMAL[base] if isinstance(base, str) else base
     kept = {name: value for name, value in {**fields, **changes}.items() if value is not GONE}
     return json.dumps(kept).encode()
 
 
 def outcome_of(message: bytes, limits: Limits = LIMITS) -> Message | Malformed:
-    """Result of decoding ``message`` at ``NOW``."""
+    """Return the result of decoding ``message`` at ``NOW``."""
     return decode(message, now=NOW, limits=limits)
 
 
 def taken(message: bytes, limits: Limits = LIMITS) -> Any:
-    """Decoded content of ``message``, which must not be malformed."""
+    """Return the content of ``message``, which must not be malformed."""
     outcome = outcome_of(message, limits)
     assert not isinstance(outcome, Malformed), outcome
     return outcome
 
 
 def refusal_of(message: bytes, limits: Limits = LIMITS) -> Malformed:
-    """Refusal of ``message``, checked to be fit for logs and headers."""
+    """Return the error of ``message``, which must be fit for logs and headers."""
     refused = outcome_of(message, limits)
     assert isinstance(refused, Malformed), f"taken: {refused}"
     assert_fit_for_logs_and_headers(refused)
@@ -86,14 +86,14 @@ def refusal_of(message: bytes, limits: Limits = LIMITS) -> Malformed:
 
 
 def assert_refused(message: bytes, reason: str, field: str | None, words: str) -> None:
-    """Fails the test unless ``message`` is refused for ``reason``, with its field and a way out."""
+    """Fail the test unless ``message`` is refused for ``reason``, with its field and advice."""
     refused = refusal_of(message)
     assert (refused.reason, refused.field) == (reason, field)
     assert words in refused.message
 
 
 def assert_fit_for_logs_and_headers(refused: Malformed) -> None:
-    """Fails the test if any text could break a log or a header."""
+    """Fail the test if any text could break a log or a header."""
     assert refused.reason in REASONS
     for text in (refused.message, refused.field or "no field"):
         assert text.isascii()

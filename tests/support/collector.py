@@ -1,4 +1,4 @@
-"""A reader of replies that goes on through outages, and knows when each correlation was first answered."""
+"""Reader of replies that survives outages, and keeps the time of each first reply."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -16,8 +16,8 @@ from worker.broker import BILLING
 Reply = Mapping[str, Any]
 
 
-class Collector:
-    """Takes the replies out of their queue, in a thread. One that is delivered twice is kept twice."""
+class ReplyCollector:
+    """Reader of the reply queue, in a thread; a reply that is delivered twice is kept twice."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -41,22 +41,22 @@ class Collector:
 
     @property
     def replies(self) -> dict[str, list[Reply]]:
-        """Replies by correlation id, until now."""
+        """Replies so far, by correlation id."""
         with self._lock:
             return dict(self._replies)
 
     def unanswered(self, expected: Iterable[str]) -> set[str]:
-        """Those of ``expected`` that have no reply yet."""
+        """Return those of ``expected`` without a reply."""
         with self._lock:
             return set(expected) - self._replies.keys()
 
     def first_after(self, moment: float) -> float | None:
-        """Time of the first new reply after ``moment`` (both monotonic); None where none has come."""
+        """Return the time of the first reply after ``moment`` (both monotonic); None without one."""
         with self._lock:
             return min((at for at in self._answered_at.values() if at >= moment), default=None)
 
     def answered(self, expected: Iterable[str], *, patience_s: float = PATIENCE_S) -> float:
-        """Wait until all of ``expected`` have a reply; returns when the last of them got it (monotonic)."""
+        """Wait for the replies to all of ``expected``; return the time of the last one (monotonic)."""
         missing = set(expected)
 
         def none_is_missing() -> bool:

@@ -1,4 +1,4 @@
-"""Comparison of the model with a ledger: the replies, and all that is kept, must be the same."""
+"""Comparison of a ledger with the model: replies and stored state must be equal."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -14,7 +14,7 @@ from worker.core.known import ALERT_DEPLETED, ALERT_LOW
 def assert_like_the_model(
     ledger: FakeLedger, model: Model, day: Iterable[tuple[datetime, Sequence[Command]]]
 ) -> list[dict[str, Any]]:
-    """Apply the batches to both at their times; every reply and all that is kept must be the same."""
+    """Apply the batches to both at their times; fail the test unless replies and state are equal."""
     replies: list[dict[str, Any]] = []
     for now, batch in day:
         answered = ledger.apply(batch, now)
@@ -26,7 +26,7 @@ def assert_like_the_model(
 
 
 def assert_same_books(ledger: FakeLedger, model: Model) -> None:
-    """All that the ledger keeps is what the model keeps."""
+    """Fail the test unless ledger and model have equal state."""
     assert ledger.balances() == model.balances()
     for user in ledger.accounts:
         assert_same_account(ledger, model, user)
@@ -37,7 +37,7 @@ def assert_same_books(ledger: FakeLedger, model: Model) -> None:
 
 
 def assert_same_account(ledger: FakeLedger, model: Model, user: str) -> None:
-    """One account, to the last movement."""
+    """Fail the test unless one account is equal, to the last entry."""
     account = ledger.accounts[user]
     assert [movement_of(entry) for entry in ledger.history(user)] == model.history(user)
     assert [as_lot(lot) for lot in ledger.lots_of(user)] == model.lots(user)
@@ -77,7 +77,7 @@ def assert_same_account(ledger: FakeLedger, model: Model, user: str) -> None:
 
 
 def movement_of(entry: Entry) -> dict[str, Any]:
-    """An entry as the model writes it."""
+    """Return an entry in the form of the model."""
     return {
         "sequence": entry.sequence,
         "referenceId": entry.outcome.reference_id,
@@ -94,7 +94,7 @@ def movement_of(entry: Entry) -> dict[str, Any]:
 
 
 def as_lot(lot: Lot) -> dict[str, Any]:
-    """A lot as the model shows it."""
+    """Return a lot in the form of the model."""
     return {
         "number": lot.number,
         "source": str(lot.source),
@@ -111,7 +111,7 @@ def as_lot(lot: Lot) -> dict[str, Any]:
 
 
 def as_hold(hold: Hold) -> dict[str, Any]:
-    """A hold as the model keeps it."""
+    """Return a hold in the form of the model."""
     return {
         "reference": hold.reference_id,
         "amount": hold.amount,
@@ -125,7 +125,7 @@ def as_hold(hold: Hold) -> dict[str, Any]:
 
 
 def quotas_of(ledger: FakeLedger, user: str) -> dict[tuple[str, Any], int]:
-    """Amounts counted, by quota and first day of the period."""
+    """Return the counted amounts by quota and first day of the period."""
     account_id = ledger.accounts[user].account_id
     return {
         (key.meter, key.period_start): quota.used
@@ -135,7 +135,7 @@ def quotas_of(ledger: FakeLedger, user: str) -> dict[tuple[str, Any], int]:
 
 
 def payments_of(ledger: FakeLedger, user: str) -> list[dict[str, Any]]:
-    """The user's payments as the model keeps them."""
+    """Return the payments of a user in the form of the model."""
     account_id = ledger.accounts[user].account_id
     return [
         {
@@ -156,7 +156,7 @@ def payments_of(ledger: FakeLedger, user: str) -> list[dict[str, Any]]:
 
 
 def payment_events_of(ledger: FakeLedger, user: str) -> list[dict[str, Any]]:
-    """Events of the user's payments as the model keeps them."""
+    """Return the payment events of a user in the form of the model."""
     account_id = ledger.accounts[user].account_id
     return [
         {
@@ -178,7 +178,7 @@ def payment_events_of(ledger: FakeLedger, user: str) -> list[dict[str, Any]]:
 
 
 def notices_of(ledger: FakeLedger) -> dict[str, list[dict[str, Any]]]:
-    """The notices of every operation that brought some about, in order."""
+    """Return the notices of each operation with any, in order."""
     return {
         name: [
             {"userId": outcome.user_id, "referenceId": name, **_as_notice(notice)}

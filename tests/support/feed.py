@@ -1,4 +1,4 @@
-"""A producer at a steady pace: most messages are good, some come twice, some are malformed on purpose."""
+"""Producer at a steady pace: most messages are valid, some come twice, some are malformed."""
 
 import json
 import random
@@ -12,7 +12,7 @@ from typing import Any, Self
 import pika
 from pika.exceptions import AMQPError
 
-from tests.support.traffic import USERS, Message, mixed
+from tests.support.mixed_messages import USERS, Message, mixed
 from worker.broker import BILLING
 
 #: A broker that is started again may take so long, with a machine that is busy.
@@ -22,7 +22,7 @@ _REASON = "not_json"
 
 @dataclass(frozen=True)
 class Publication:
-    """One message on its way; ``reason`` is that of its dead letter where it is malformed."""
+    """One message to publish; ``reason`` is the code of its dead letter where it is malformed."""
 
     correlation_id: str
     body: bytes
@@ -31,15 +31,15 @@ class Publication:
     reason: str | None = None
 
 
-def good(message: Message, correlation_id: str | None = None) -> Publication:
-    """A message as a publication; the correlation id is its reference unless another one is given."""
+def valid(message: Message, correlation_id: str | None = None) -> Publication:
+    """Return a message as a publication; by default the correlation id is its reference."""
     return Publication(
         correlation_id or message["referenceId"], json.dumps(message).encode(), message["type"], message
     )
 
 
 def malformed(number: int) -> Publication:
-    """A body that ends too early, for the payments and the usage in turn."""
+    """Return a truncated body, for payments and usage in turn."""
     type_ = ("usage.deduct", "payment.succeeded")[number % 2]
     body = f'{{"type": "{type_}", "referenceId": "malformed-{number}", "userId": "user-0"'
     return Publication(f"malformed-{number}", body.encode(), type_, None, _REASON)
@@ -52,12 +52,12 @@ def assorted(
     duplicate_share: float = 0.03,
     users: Sequence[str] = USERS,
 ) -> Iterator[Publication]:
-    """Publications without end: mixed messages, between them malformed ones and duplicates."""
+    """Yield mixed messages without end, with malformed ones and duplicates between them."""
     rng = random.Random(seed)
     past: list[Message] = []
     extra = 0
     for message in mixed(users=users):
-        yield good(message)
+        yield valid(message)
         past.append(message)
         if rng.random() < malformed_share:
             extra += 1
@@ -65,20 +65,20 @@ def assorted(
         if rng.random() < duplicate_share:
             extra += 1
             again = rng.choice(past[-2_000:])
-            yield good(again, f"{again['referenceId']}/again-{extra}")
+            yield valid(again, f"{again['referenceId']}/again-{extra}")
 
 
 class Feed:
-    """Publishes from a thread, ``pace`` a second at most, with confirms, again where a confirm is missing.
+    """Producer in a thread, with at most ``pace`` messages a second; it repeats unconfirmed messages.
 
-    What is in ``published`` has reached the broker, perhaps twice. Replies go to ``billing.replies``.
+    A message in ``published`` has reached the broker, perhaps twice. Replies go to ``billing.replies``.
     """
 
     def __init__(self, url: str, publications: Iterable[Publication], *, pace: float = 200.0) -> None:
         self._url, self._publications, self._pace = url, publications, pace
         self._enough, self._lock = Event(), Lock()
-        self._may_go_on = Event()
-        self._may_go_on.set()
+        self._may_publish = Event()
+        self._may_publish.set()
         self._published: list[Publication] = []
         self._thread = Thread(target=self._run, name="feed")
         self._failure: BaseException | None = None
@@ -97,22 +97,22 @@ class Feed:
 
     @property
     def published(self) -> list[Publication]:
-        """All that the broker has confirmed until now."""
+        """Publications that the broker has confirmed so far."""
         with self._lock:
             return list(self._published)
 
     def pause(self) -> None:
-        """Publish nothing new until ``go_on``."""
-        self._may_go_on.clear()
+        """Publish no further message until ``resume``."""
+        self._may_publish.clear()
 
-    def go_on(self) -> None:
-        """Publish again."""
-        self._may_go_on.set()
+    def resume(self) -> None:
+        """Publish further messages."""
+        self._may_publish.set()
 
     def end(self) -> list[Publication]:
-        """Publish nothing new; all that was published, the message under way included."""
+        """End after the message under way; return everything published."""
         self._enough.set()
-        self._may_go_on.set()
+        self._may_publish.set()
         self._thread.join()
         if self._failure is not None:
             raise self._failure
@@ -123,7 +123,7 @@ class Feed:
         due = monotonic()
         try:
             for publication in self._publications:
-                self._may_go_on.wait()
+                self._may_publish.wait()
                 if self._enough.is_set():
                     break
                 channel = self._publish(channel, publication)
@@ -131,11 +131,11 @@ class Feed:
                 self._enough.wait(max(due - monotonic(), 0))
             if channel is not None:
                 channel.connection.close()
-        except BaseException as failure:  # noqa: BLE001 - told by ``end``
+        except BaseException as failure:  # noqa: BLE001 - raised by ``end``
             self._failure = failure
 
     def _publish(self, channel: Any, publication: Publication) -> Any:
-        """Publish until the broker confirms; the channel on which it did."""
+        """Publish until the broker confirms; return the channel of the confirm."""
         deadline = monotonic() + _PATIENCE_S
         while True:
             try:

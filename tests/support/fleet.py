@@ -1,4 +1,4 @@
-"""Processes of the command line that come and go during a test, each with its log in a file of its own."""
+"""Processes of the command line that start and end during a test, each with a log file."""
 
 import os
 import re
@@ -37,44 +37,44 @@ class Member:
 
     @property
     def log(self) -> str:
-        """All that it has logged until now."""
+        """Log so far."""
         return self._path.read_text(errors="replace")
 
     @property
     def warnings(self) -> list[str]:
-        """The lines of its log of level WARNING and above."""
+        """Lines of the log of level WARNING and above."""
         return [line for line in self.log.splitlines() if _LEVEL.match(line)]
 
     @property
     def outages(self) -> list[str]:
-        """The warnings that are about a server; refusals of malformed messages are not."""
+        """Warnings about a server, without those about malformed messages."""
         return [line for line in self.warnings if "refused a message" not in line]
 
     @property
     def output(self) -> str:
-        """All that it has printed until now."""
+        """Output so far."""
         return self._path.with_suffix(".out").read_text(errors="replace")
 
     @property
     def is_running(self) -> bool:
-        """True until it has ended."""
+        """True while the process runs."""
         return self.process.poll() is None
 
     def kill(self) -> None:
-        """End it with SIGKILL; harmless where it has ended."""
+        """End the process with SIGKILL; harmless after its end."""
         self.was_ended = True
         self.process.kill()
         self.process.wait()
 
     def stop(self, patience_s: float = STOP_S) -> int:
-        """End it with SIGTERM once it takes signals; return its exit code, or raise TimeoutExpired."""
+        """End the process with SIGTERM once it takes signals; return its exit code. Raises TimeoutExpired."""
         self.was_ended = True
         eventually(self._takes_signals, what="it takes signals")
         self.process.terminate()
         return self.process.wait(patience_s)
 
     def _takes_signals(self) -> bool:
-        """True once it has a handler of SIGTERM, or has ended."""
+        """Return True once the process handles SIGTERM, or has ended."""
         if not self.is_running:
             return True
         lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
@@ -83,7 +83,7 @@ class Member:
 
 
 class Fleet:
-    """Starts processes with the same settings and, beside them, ``variables`` in their environment."""
+    """Processes with the same settings and, beside them, ``variables`` in their environment."""
 
     def __init__(self, settings: Settings, folder: Path, variables: dict[str, str] | None = None) -> None:
         self._environment = {**worker_environment(settings), **(variables or {})}
@@ -98,11 +98,11 @@ class Fleet:
         return member
 
     def running(self, command: str = "run") -> list[Member]:
-        """The processes of one command that have not ended."""
+        """Return the running processes of one command."""
         return [each for each in self.members if each.arguments[0] == command and each.is_running]
 
     def stop(self) -> list[int]:
-        """End what runs with SIGTERM, all at once; the exit codes."""
+        """End the running processes with SIGTERM, all at once; return the exit codes."""
         running = [member for member in self.members if member.is_running]
         for member in running:
             eventually(member._takes_signals, what="it takes signals")
@@ -111,13 +111,13 @@ class Fleet:
 
     @property
     def log(self) -> str:
-        """Logs of all, one after the other."""
+        """Logs of all processes, in order of their start."""
         return "".join(member.log for member in self.members)
 
 
 @contextmanager
 def fleet(settings: Settings, folder: Path, variables: dict[str, str] | None = None) -> Iterator[Fleet]:
-    """A fleet of which nothing outlives the block."""
+    """Yield a group of processes; none outlives the block."""
     members = Fleet(settings, folder, variables)
     try:
         yield members

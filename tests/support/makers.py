@@ -1,4 +1,4 @@
-"""Commands as tests write them down: of the user ``u``, with the reference ``r``, unless said otherwise.
+"""Short constructors of commands, by default for the user ``u`` with the reference ``r``.
 
 What they name is ``hold``, a hold, or ``p``, a payment; the packages are those of the small catalogs.
 """

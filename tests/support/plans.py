@@ -1,4 +1,4 @@
-"""Plans of PostgreSQL for statements: no claim about time, only about whole tables."""
+"""Query plans of PostgreSQL: they show whole-table reads, and no times."""
 
 import json
 from collections.abc import Collection, Iterator, Sequence
@@ -28,7 +28,7 @@ def heard(engine: Engine) -> Iterator[list[Statement]]:
 
 
 def scanned(engine: Engine, statements: Sequence[Statement], large: Collection[str]) -> list[tuple[str, str]]:
-    """The ``large`` tables that one of ``statements`` would read from end to end, and the statement."""
+    """Return each ``large`` table that a statement would read whole, with the statement."""
     found = []
     with engine.connect() as connection:
         for statement, parameters in statements:
@@ -42,7 +42,7 @@ def scanned(engine: Engine, statements: Sequence[Statement], large: Collection[s
 
 
 def keyless(engine: Engine, statements: Sequence[Statement], table: str) -> list[str]:
-    """Prepared ones of ``statements`` that would read ``table`` otherwise than by a key."""
+    """Return the prepared statements that would read ``table`` without a key."""
     found = []
     with engine.connect() as connection:
         for statement, parameters in statements:

@@ -1,4 +1,4 @@
-"""Real worker processes: started as an operator starts them, stopped, and killed."""
+"""Worker processes, started as an operator starts them."""
 
 import os
 import subprocess
@@ -14,14 +14,14 @@ STOP_S = 30.0
 
 
 def worker_environment(settings: Settings) -> dict[str, str]:
-    """The environment of a process with these settings."""
+    """Return the environment of a process with these settings."""
     return {**os.environ, **environment_of(settings), "PYTHONPATH": str(ROOT)}
 
 
 def run_cli(
     settings: Settings, *arguments: str, stdin: bytes | None = None
 ) -> subprocess.CompletedProcess[bytes]:
-    """One call of the command line, to its end (at most a minute)."""
+    """Run the command line to its end, for at most a minute."""
     return subprocess.run(
         [sys.executable, "-m", "worker", *arguments],
         env=worker_environment(settings),

@@ -20,18 +20,10 @@ from typing import Protocol
 
 from sqlalchemy.exc import ArgumentError, OperationalError
 
-from tests.support.servers import (
-    Databases,
-    Management,
-    ManagementError,
-    Postgres,
-    PostgresAddress,
-    RabbitMQ,
-    RabbitMQAddress,
-    ServerError,
-    postgres_binaries,
-    rabbitmq_binary,
-)
+from tests.support.postgres_server import Databases, Postgres, PostgresAddress, postgres_binaries
+from tests.support.private_server import ServerError
+from tests.support.rabbitmq_management import ManagementClient, ManagementError, RabbitMQAddress
+from tests.support.rabbitmq_server import RabbitMQ, rabbitmq_binary
 
 DATABASE_URL = "BILLING_TEST_DATABASE_URL"
 BROKER_URL = "BILLING_TEST_BROKER_URL"
@@ -71,7 +63,7 @@ class RabbitMQServer(Protocol):
     @property
     def address(self) -> RabbitMQAddress: ...
     @property
-    def management(self) -> Management: ...
+    def management(self) -> ManagementClient: ...
 
 
 @dataclass(frozen=True)
@@ -87,7 +79,7 @@ class GivenRabbitMQ:
     """A broker named by the environment; nobody here starts or stops it."""
 
     address: RabbitMQAddress
-    management: Management
+    management: ManagementClient
 
 
 @contextmanager
@@ -149,7 +141,7 @@ def given_rabbitmq(environment: Mapping[str, str]) -> GivenRabbitMQ | None:
         raise ServerError(f"Set both {BROKER_URL} (amqp://…) and {MANAGEMENT_URL} (http://…), or neither.")
     try:
         address = RabbitMQAddress.parse(broker, management_url)
-        management = Management(address)
+        management = ManagementClient(address)
         management.ping()
     except (ValueError, OSError, HTTPException, ManagementError) as error:
         raise ServerError(f"{MANAGEMENT_URL} is set, but RabbitMQ does not answer: {error}") from error

@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a server: connections break in it as they do in a network.
+"""TCP proxy in front of a server, which breaks connections as a network does.
 
 It also counts the deliveries that pass, by what the broker counted of each: the same for every consumer,
 whatever client it uses.
@@ -14,7 +14,7 @@ from time import sleep
 from types import TracebackType
 from typing import Self
 
-from tests.support.servers import _free_port
+from tests.support.private_server import free_port
 
 _CHUNK = 65_536
 _HOST = "127.0.0.1"
@@ -27,13 +27,13 @@ _DELIVER = b"\x00\x3c\x00\x3c"
 
 
 class Proxy:
-    """Forwards loopback connections on ``port`` to ``target``, another loopback port, until ``close``.
+    """Proxy from the loopback ``port`` to ``target``, another loopback port, until ``close``.
 
     ``target`` may be changed: for the connections to come.
     """
 
     def __init__(self, target: int) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self.target = target
         self._delay_s = 0.0
         self._hangs = False
@@ -57,19 +57,19 @@ class Proxy:
 
     @property
     def delivery_counts(self) -> Counter[int]:
-        """Delivery counts that the broker sent beside messages, and how often each; 0 is not sent."""
+        """Delivery counts that the broker sent, with their frequencies; it sends no 0."""
         with self._lock:
             return Counter(self._counts)
 
     @property
     def deliveries(self) -> int:
-        """Messages that a broker delivered through it to consumers until now, about."""
+        """Approximate number of messages delivered to consumers so far."""
         with self._lock:
             return self._deliveries
 
     @property
     def connections(self) -> int:
-        """Connections that are open on one side at least."""
+        """Number of connections that are open on at least one side."""
         with self._lock:
             return len(self._pairs)
 
@@ -84,21 +84,21 @@ class Proxy:
             pair.reset()
 
     def hang(self) -> None:
-        """Swallow everything from now on, ends of connections as well; also on new connections."""
+        """Drop all data and all ends of connections from now on, also of new connections."""
         self._hangs = True
         for pair in self._all():
             pair.hangs = True
 
     def delay(self, seconds: float) -> None:
-        """Pass each piece so much later."""
+        """Delay each piece of data."""
         self._delay_s = seconds
 
     def flow(self) -> None:
-        """Pass new connections again, without delay; one that hung once hangs for ever."""
+        """Pass new connections again, without delay; a connection that hung stays so."""
         self._hangs, self._delay_s = False, 0.0
 
     def close(self) -> None:
-        """Listen no longer and end every connection."""
+        """Stop listening and end every connection."""
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -137,13 +137,13 @@ class Proxy:
                     sleep(self._delay_s)
                 sink.sendall(piece)
         if pair.hangs:
-            return  # the other side hears nothing of it: that is what half-open means
+            return  # the other side learns nothing of it: the connection is half-open
         pair.end()
         with self._lock:
             self._pairs.discard(pair)
 
     def _count(self, text: bytes) -> bytes:
-        """Count the headers in ``text``; returns its end, in which one may have begun."""
+        """Count the headers in ``text``; return its end, where another may have begun."""
         end = 0
         with self._lock:
             self._deliveries += text.count(_DELIVER)
@@ -156,7 +156,7 @@ class Proxy:
 
 
 class _Pair:
-    """One connection through the proxy: its two sockets."""
+    """Pair of sockets of one connection through the proxy."""
 
     def __init__(self, client: socket.socket, server: socket.socket, *, hangs: bool) -> None:
         self.client, self.server, self.hangs = client, server, hangs

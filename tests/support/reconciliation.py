@@ -1,4 +1,4 @@
-"""Reconciliation of all that was published with the ledger, the replies and the dead letters."""
+"""Reconciliation of published messages with the ledger, the replies and the dead letters."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -9,7 +9,7 @@ from sqlalchemy import Engine, select
 
 from schemas import DeadLetter
 from tests.support.feed import Publication
-from tests.support.traffic import Truth, balances, content_of
+from tests.support.truth import Truth, balances, content_of
 from worker.broker import BILLING
 from worker.deadletters.store.tables import dead_letters
 from worker.ledger import tables
@@ -19,8 +19,8 @@ _SHOWN = 10
 
 
 @dataclass(frozen=True)
-class Discrepancies:
-    """Differences from what must be, a line each; a clean run has none."""
+class Differences:
+    """Differences from the expected state, a line each; a clean run has none."""
 
     lost: Sequence[str] = ()
     doubled: Sequence[str] = ()
@@ -54,11 +54,11 @@ def reconcile(
     broker_url: str,
     publications: Iterable[Publication],
     replies: Mapping[str, Sequence[Mapping[str, Any]]],
-) -> Discrepancies:
-    """Compare all that was published with what became of it.
+) -> Differences:
+    """Compare the published messages with the ledger, the replies and the dead letters.
 
-    To be called once nothing is under way any more; takes the dead letters out of their queue. Publications
-    that ``truth`` has not heard of are told to it.
+    To be called once no message is under way; takes the dead letters out of their queue, and adds the
+    publications to ``truth``.
     """
     publications = list(publications)
     for publication in publications:
@@ -67,7 +67,7 @@ def reconcile(
     bad = {each.correlation_id: each.reason for each in publications if each.message is None}
     dead_letters = {**_dead_letters_in_table(engine), **_dead_letters_in_queue(broker_url)}
     expected = truth.codes_in_ledger
-    return Discrepancies(
+    return Differences(
         lost=sorted(expected - _references(engine)),
         doubled=_wrong_balances(truth, engine),
         unanswered=sorted((truth.correlations.keys() | bad.keys()) - replies.keys()),
@@ -121,7 +121,7 @@ def _wrong_refusals(
 
 
 def _dead_letters_in_table(engine: Engine) -> dict[str, str]:
-    """The reason of each dead letter in the table, by the message id, which is the correlation id."""
+    """Return the reason of each dead letter in the table by message id, which is the correlation id."""
     with engine.connect() as connection:
         rows = connection.execute(select(dead_letters.c.properties, dead_letters.c.reason)).all()
     reasons: dict[str, str] = {}
@@ -132,7 +132,7 @@ def _dead_letters_in_table(engine: Engine) -> dict[str, str]:
 
 
 def _dead_letters_in_queue(broker_url: str) -> dict[str, str]:
-    """The same of those that are in the queue."""
+    """Return the reason of each dead letter in the queue by message id."""
     connection = pika.BlockingConnection(pika.URLParameters(broker_url))
     channel = connection.channel()
     dead_letters: dict[str, str] = {}

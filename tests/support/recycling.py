@@ -1,4 +1,4 @@
-"""Databases that tests use one after the other: emptied where they can be, and made anew where not.
+"""Pool of databases that tests use in turn: emptied where possible, else created anew.
 
 To copy the template takes a third of a second, to empty a database a part of that. One is used again only if
 it is as the template left it: the same objects, no statistics, no settings of its own.
@@ -73,8 +73,8 @@ _EMPTY = text(
 )
 
 
-class Recycled:
-    """Copies of one template on ``postgres``; for one process."""
+class DatabasePool:
+    """Pool of copies of one template on ``postgres``, for one process."""
 
     def __init__(self, postgres: PostgresServer, template: str) -> None:
         self._postgres, self._template = postgres, template
@@ -83,7 +83,7 @@ class Recycled:
 
     @contextmanager
     def database(self) -> Iterator[str]:
-        """The name of an empty, migrated database, for one test."""
+        """Yield the name of an empty, migrated database, for one test."""
         name = self._free.pop() if self._free else self._made()
         try:
             yield name
@@ -94,7 +94,7 @@ class Recycled:
                 self._postgres.databases.drop_database(name)
 
     def close(self) -> None:
-        """Drop what is left."""
+        """Drop the remaining databases."""
         while self._free:
             self._postgres.databases.drop_database(self._free.pop())
 

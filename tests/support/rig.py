@@ -1,4 +1,4 @@
-"""Processes under load, and in the end the reconciliation of all that was published."""
+"""Processes under load, and the reconciliation of all published messages."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -7,14 +7,16 @@ from pathlib import Path
 from time import monotonic
 from uuid import uuid4
 
-from tests.support.collector import Collector
+from tests.support.collector import ReplyCollector
 from tests.support.feed import Feed, assorted
 from tests.support.fleet import Fleet, Member, fleet
+from tests.support.mixed_messages import USERS
+from tests.support.postgres_server import Databases, PostgresAddress
 from tests.support.proxy import Proxy
-from tests.support.reconciliation import Discrepancies, reconcile
-from tests.support.servers import Databases, PostgresAddress, RabbitMQ
-from tests.support.traffic import USERS, Truth, past
-from tests.support.waiting import PATIENCE_S, eventually
+from tests.support.rabbitmq_server import RabbitMQ
+from tests.support.reconciliation import Differences, reconcile
+from tests.support.truth import Truth
+from tests.support.waiting import PATIENCE_S, eventually, past
 from tests.support.witness import Witness
 from worker.broker import BILLING, open_link
 from worker.ledger.engine import ledger_engine
@@ -26,18 +28,18 @@ USAGE = BILLING.work[-1].name
 
 @dataclass
 class Rig:
-    """The parts of a scenario; ``ended`` are exit codes, ``ledger_url`` is the ledger that counts at last."""
+    """Parts of a load scenario; ``ended`` are exit codes, ``ledger_url`` is the ledger to reconcile."""
 
     broker_url: str
     ledger_url: str
     truth: Truth
     fleet: Fleet
     feed: Feed
-    collector: Collector
+    collector: ReplyCollector
     ended: list[int] = field(default_factory=list)
 
     def lasts(self, seconds: float) -> None:
-        """Let the load go on for so long."""
+        """Keep up the load for some seconds."""
         eventually(past(seconds), patience_s=seconds + 1)
 
     def starts(self, *, workers: int = 1, others: tuple[tuple[str, ...], ...] = ()) -> None:
@@ -47,18 +49,18 @@ class Rig:
         self.consumes(workers)
 
     def consumes(self, workers: int) -> None:
-        """Wait until so many consume at least."""
+        """Wait until at least so many workers consume."""
         with Witness(self.broker_url) as witness:
             eventually(lambda: consumers_of(witness, USAGE) >= workers, what=f"{workers} workers")
 
     def recovers(self, *, patience_s: float = PATIENCE_S) -> float:
-        """Wait until all that was published until now is answered; returns how many seconds that took."""
+        """Wait for the replies to all messages published so far; return the seconds of the wait."""
         began = monotonic()
         expected = [each.correlation_id for each in self.feed.published]
         return self.collector.answered(expected, patience_s=patience_s) - began
 
     def under_way(self) -> int:
-        """Number of messages that are published and not answered."""
+        """Return the number of published messages without a reply."""
         return len(self.collector.unanswered(each.correlation_id for each in self.feed.published))
 
     def replace(self, member: Member) -> Member:
@@ -66,11 +68,11 @@ class Rig:
         member.kill()
         return self.fleet.start(*member.arguments)
 
-    def reconcile(self, *, patience_s: float = PATIENCE_S) -> Discrepancies:
-        """End the feed, wait for the replies, end the processes; return the differences that are left."""
+    def reconcile(self, *, patience_s: float = PATIENCE_S) -> Differences:
+        """End the producer, wait for the replies, end the processes; return the differences."""
         published = self.feed.end()
         expected = {each.correlation_id for each in published}
-        # Replies that never come are among the discrepancies.
+        # Replies that never come are among the differences.
         deadline = monotonic() + patience_s
         eventually(
             lambda: not self.collector.unanswered(expected) or monotonic() > deadline,
@@ -97,7 +99,7 @@ def rig(
     malformed_share: float = 0.01,
     users: Sequence[str] = USERS,
 ) -> Iterator[Rig]:
-    """A feed that runs already, and no process yet. To reconcile is up to the block.
+    """Start a producer and no process yet; the block reconciles.
 
     ``seen`` are the broker's and the database's URL as the processes know them (through proxies).
     """
@@ -107,26 +109,26 @@ def rig(
     engine.dispose()
     with ExitStack() as parts:
         members = parts.enter_context(fleet(settings, folder, variables))
-        collector = parts.enter_context(Collector(broker_url))
+        collector = parts.enter_context(ReplyCollector(broker_url))
         publications = assorted(seed, malformed_share=malformed_share, users=users)
         feed = Feed(broker_url, publications, pace=pace)
         yield Rig(broker_url, database_url, truth, members, parts.enter_context(feed), collector)
 
 
 def assert_clean(under: Rig, *, patience_s: float = PATIENCE_S) -> None:
-    """Reconcile; fails the test unless nothing is wrong and every process ends with 0."""
+    """Reconcile; fail the test unless there is no difference and every process ends with 0."""
     found = under.reconcile(patience_s=patience_s)
     assert found.is_clean, f"{found}\n{under.fleet.log[-4_000:]}"
     assert set(under.ended) <= {0}, under.ended
 
 
 def consumers_of(witness: Witness, queue: str) -> int:
-    """Number of consumers of ``queue``."""
+    """Return the number of consumers of ``queue``."""
     return int(witness.channel.queue_declare(queue, passive=True).method.consumer_count)
 
 
 def new_database(address: PostgresAddress, create: Callable[[str], None] | None = None) -> str:
-    """The URL of a new, migrated database; ``create`` makes one of that name that is not an ordinary one."""
+    """Return the URL of a new, migrated database; ``create`` makes it in a special way."""
     name = f"test_{uuid4().hex[:12]}"
     (create or Databases(address).create_database)(name)
     url = address.url(name)
@@ -137,7 +139,10 @@ def new_database(address: PostgresAddress, create: Callable[[str], None] | None 
 
 
 def new_vhost(server: RabbitMQ) -> str:
-    """The URL of a virtual host with the topology and its policies; dead letters may come 20 times only."""
+    """Return the URL of a new virtual host with topology and policies.
+
+    Dead letters have a delivery limit of 20.
+    """
     name = f"test_{uuid4().hex[:12]}"
     server.management.create_vhost(name)
     for policy, (pattern, definition) in BILLING.policies().items():
@@ -153,7 +158,7 @@ def new_vhost(server: RabbitMQ) -> str:
 
 
 def through(proxy: Proxy, url: str) -> str:
-    """``url`` with the proxy's port."""
+    """Return ``url`` with the port of the proxy."""
     head, _, tail = url.rpartition("@")
     _, _, path = tail.partition("/")
     return f"{head}@127.0.0.1:{proxy.port}/{path}"

@@ -147,8 +147,8 @@ def after_commit(blow: Blow) -> None:
 
     @contextmanager
     def begin(self: Ledger) -> Iterator[LedgerTransaction]:
-        with original(self) as books:
-            yield books
+        with original(self) as transaction:
+            yield transaction
         blow()
 
     Ledger.begin = begin  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""PostgreSQL servers with limits: a standby, one that refuses writes, one whose disk is full."""
+"""PostgreSQL servers that are limited: a standby, a read-only one, one with a full disk."""
 
 import shutil
 import subprocess
@@ -11,22 +11,15 @@ from typing import Self
 
 from sqlalchemy import NullPool, create_engine
 
-from tests.support.servers import (
-    START_TIMEOUT_S,
-    Postgres,
-    PostgresAddress,
-    ServerError,
-    _Owner,
-    _started,
-    postgres_binaries,
-)
+from tests.support.postgres_server import Postgres, PostgresAddress, postgres_binaries
+from tests.support.private_server import START_TIMEOUT_S, ServerError, ServerOwner, started
 from tests.support.waiting import eventually
 
 _BALLAST = "ballast"
 
 
 class Standby(Postgres):
-    """A hot standby that streams from a private server, asynchronously; the same login, another port."""
+    """Hot standby that streams from a private server, asynchronously; same login, other port."""
 
     name = "PostgreSQL standby"
     primary: Postgres
@@ -34,7 +27,7 @@ class Standby(Postgres):
 
     @classmethod
     def of(cls, primary: Postgres, disks: "tuple[SmallDisk, SmallDisk] | None" = None) -> Self:
-        """A new standby of ``primary``, with all that it has now. Raises ServerError as ``start`` does.
+        """Start a standby of ``primary``, with its present data. Raises ServerError as ``start`` does.
 
         ``disks`` are the small disk of the primary and the one that the standby has instead.
         """
@@ -44,16 +37,16 @@ class Standby(Postgres):
         server.primary, server._disks = primary, disks
         server.address = replace(primary.address, port=server.address.port)
         server.databases = type(server.databases)(server.address)
-        return _started(server, server._copy)
+        return started(server, server._copy)
 
     def catch_up(self) -> None:
-        """Wait until it has replayed all that the primary has written until now."""
+        """Wait until the standby has replayed the writes of the primary so far."""
         written = _asked(self.primary.address, "SELECT pg_current_wal_insert_lsn()::text")
         replayed = f"SELECT pg_last_wal_replay_lsn() >= '{written}'::pg_lsn"
         eventually(lambda: _asked(self.address, replayed), what="the standby has replayed it")
 
     def bind(self) -> None:
-        """Make the primary wait with each commit until it is safe here."""
+        """Make each commit of the primary wait for the standby."""
         _asked(self.primary.address, "ALTER SYSTEM SET synchronous_standby_names = '*'")
         _reload(self.primary)
 
@@ -63,7 +56,7 @@ class Standby(Postgres):
         _reload(self.primary)
 
     def promote(self) -> None:
-        """Make it a primary; returns when it takes writes."""
+        """Make the standby a primary; return when it takes writes."""
         _asked(self.address, "SELECT pg_promote(true, 60)")
         eventually(lambda: not _asked(self.address, "SELECT pg_is_in_recovery()"), what="the promotion")
 
@@ -82,7 +75,7 @@ class Standby(Postgres):
 
 
 def url_of_both(first: PostgresAddress, second: PostgresAddress, database: str) -> str:
-    """A URL with two servers, of which libpq takes the first that takes connections."""
+    """Return a URL with two servers; libpq uses the first that accepts connections."""
     login = first.url(database).partition("://")[2].partition("@")[0]
     hosts = f"host={first.host}:{first.port}&host={second.host}:{second.port}"
     return f"postgresql+psycopg2://{login}@/{database}?{hosts}"
@@ -90,7 +83,7 @@ def url_of_both(first: PostgresAddress, second: PostgresAddress, database: str) 
 
 @contextmanager
 def read_only(server: Postgres) -> Iterator[None]:
-    """Transactions of ``server`` are read-only by default as long as the block lasts."""
+    """Make transactions of ``server`` read-only by default during the block."""
     _asked(server.address, "ALTER SYSTEM SET default_transaction_read_only = on")
     _reload(server)
     try:
@@ -105,7 +98,7 @@ def _reload(server: Postgres) -> None:
 
 
 def _asked(address: PostgresAddress, statement: str) -> object:
-    """The first column of the first row, or None where there are no rows."""
+    """Return the first column of the first row; None without rows."""
     engine = create_engine(address.url("postgres"), poolclass=NullPool, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         result = connection.exec_driver_sql(statement)
@@ -113,7 +106,7 @@ def _asked(address: PostgresAddress, statement: str) -> object:
 
 
 class SmallDisk:
-    """A file system in memory of so many megabytes; root may mount it. Holds a tablespace of one server.
+    """File system in memory with a tablespace of one server; root may mount it.
 
     Only what is in the tablespace meets a full disk: the server and its log of changes stay well.
     """
@@ -126,14 +119,14 @@ class SmallDisk:
         self._folder.chmod(0o755)
         self.room = self._folder / "tablespace"
         self.room.mkdir()
-        _Owner.unprivileged().own(self.room)
+        ServerOwner.unprivileged().own(self.room)
 
     def serve(self, server: Postgres) -> None:
-        """Make it a tablespace of ``server``."""
+        """Make the file system a tablespace of ``server``."""
         _asked(server.address, f"CREATE TABLESPACE {self.tablespace} LOCATION '{self.room}'")
 
     def fill(self) -> None:
-        """Leave no block free."""
+        """Fill the file system."""
         with suppress(OSError), (self._folder / _BALLAST).open("ab", buffering=0) as ballast:
             while ballast.write(bytes(1 << 20)) == 1 << 20:
                 pass
@@ -141,11 +134,11 @@ class SmallDisk:
                 pass
 
     def free(self) -> None:
-        """Give the room back; harmless where it was not filled."""
+        """Free the space; harmless where it was not filled."""
         (self._folder / _BALLAST).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Unmount it; to be called when the server is stopped."""
+        """Unmount the file system; the server must be stopped."""
         subprocess.run(["umount", "--lazy", str(self._folder)], capture_output=True)
         shutil.rmtree(self._folder, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""The other end of the wire: a producer and a reader of replies through pika.
+"""Client of RabbitMQ for tests, through pika: a producer and a reader of replies.
 
 The worker speaks through kombu and py-amqp; what both clients agree on is not one client's
 misunderstanding.
@@ -9,11 +9,13 @@ from collections.abc import Iterable, Mapping
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
 import pika
 
 from tests.support.waiting import PATIENCE_S, eventually
+from worker.settings import Settings
 
 Message = Mapping[str, Any] | bytes
 
@@ -23,8 +25,13 @@ def user_of(url: str) -> str:
     return str(pika.URLParameters(url).credentials.username)
 
 
+def vhost_of(settings: Settings) -> str:
+    """Return the virtual host of the settings."""
+    return unquote(urlsplit(settings.broker_url.get_secret_value()).path.removeprefix("/"))
+
+
 class Witness:
-    """A pika connection with a reply queue of its own. Waits are bounded by ``PATIENCE_S`` seconds."""
+    """Connection with a reply queue of its own; waits last at most ``PATIENCE_S`` seconds."""
 
     def __init__(self, url: str) -> None:
         self._connection = pika.BlockingConnection(pika.URLParameters(url))
@@ -54,7 +61,7 @@ class Witness:
         exchange: str = "billing",
         **properties: Any,
     ) -> str:
-        """Publish with confirm and mandatory; returns the correlation id. Persistent, replies to us.
+        """Publish a persistent message, mandatory and confirmed; return the correlation id.
 
         A message that names a reply queue of our user says who it is, unless ``user_id=None`` is said.
         """
@@ -69,18 +76,18 @@ class Witness:
         return correlation_id
 
     def publish_all(self, messages: Iterable[Message], **properties: Any) -> list[str]:
-        """Publish many; returns their correlation ids, in order."""
+        """Publish messages; return their correlation ids, in order."""
         return [self.publish(message, **dict(properties)) for message in messages]
 
     def request(self, message: Message, **properties: Any) -> dict[str, Any]:
-        """Publish and wait for the reply with our correlation id."""
+        """Publish a message and wait for its reply."""
         correlation_id = self.publish(message, **properties)
         return self.replies({correlation_id})[correlation_id][0]
 
     def replies(
         self, expected: Iterable[str], *, patience_s: float = PATIENCE_S
     ) -> dict[str, list[dict[str, Any]]]:
-        """Replies by correlation id, until each of ``expected`` has one."""
+        """Return replies by correlation id, once each of ``expected`` has one."""
         missing = set(expected)
         replies: dict[str, list[dict[str, Any]]] = {}
         for correlation_id, reply in self._consume(self.reply_queue, missing, patience_s):
@@ -90,7 +97,7 @@ class Witness:
         return replies
 
     def take(self, queue: str, count: int, *, patience_s: float = PATIENCE_S) -> list[tuple[Any, bytes]]:
-        """The next ``count`` messages of ``queue``, acknowledged: (properties, body)."""
+        """Take the next ``count`` messages of ``queue``, as (properties, body)."""
         taken: list[tuple[Any, bytes]] = []
         deadline = monotonic() + patience_s
         while len(taken) < count:
@@ -104,7 +111,7 @@ class Witness:
         return taken
 
     def depth(self, queue: str) -> int:
-        """Messages ready in ``queue``."""
+        """Return the number of messages ready in ``queue``."""
         return int(self.channel.queue_declare(queue, passive=True).method.message_count)
 
     def _consume(

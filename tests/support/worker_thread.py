@@ -1,4 +1,4 @@
-"""A worker inside the test's own process, where a test can put a fault into one of its pieces."""
+"""Worker in the process of the test, where a test can inject faults into its parts."""
 
 import threading
 from collections.abc import Iterator
@@ -11,12 +11,12 @@ from worker.runtime.stop import SignalStop
 
 
 class FlagStop(SignalStop):
-    """Ends the loop when ``requested`` is set; takes no signals."""
+    """Stop by the flag ``requested``, without signals."""
 
 
 @contextmanager
 def running(application: Application) -> Iterator[threading.Thread]:
-    """The worker of ``application``, in a thread; stopped in order at the end of the block."""
+    """Run the worker of ``application`` in a thread; stop it in order at the end of the block."""
     stop = FlagStop()
     thread = threading.Thread(target=run_worker, args=(application, stop), name="worker")
     thread.start()

@@ -1,4 +1,4 @@
-"""Small worlds: catalogs, commands made up by Hypothesis, days of them, and a ledger in memory.
+"""Hypothesis strategies: commands, days of commands, and the small catalogs that they use.
 
 ``commands()`` are valid in every way a producer may think of, for the border; ``crowded_commands()`` meet
 each other on few users and few references, for the rules; ``passing_days()`` lets time pass between them.
@@ -54,7 +54,7 @@ settings.register_profile(
 
 
 def examples(count: int) -> settings:
-    """The settings of a property: the same ``count`` examples on every run, however slow the machine."""
+    """Return the settings of a property: the same ``count`` examples on every run and machine."""
     return settings(settings.get_profile("ci"), max_examples=count)
 
 
@@ -136,7 +136,7 @@ CATALOGS = {
 
 
 def identifiers(max_size: int = 200) -> st.SearchStrategy[str]:
-    """Names as ``schemas.fields.Identifier`` takes them, in any script, with spaces inside."""
+    """Return names that ``schemas.fields.Identifier`` accepts, in any script, with inner spaces."""
     visible = st.characters(exclude_categories=("C", "Z"), codec="utf-8")
     words = st.text(visible, min_size=1, max_size=12)
     return st.one_of(
@@ -147,18 +147,18 @@ def identifiers(max_size: int = 200) -> st.SearchStrategy[str]:
 
 
 def labels() -> st.SearchStrategy[str]:
-    """Labels that statistics group by."""
+    """Return labels for statistics."""
     return identifiers(64)
 
 
 def free_texts() -> st.SearchStrategy[str]:
-    """Text for people, perhaps empty."""
+    """Return text for people, perhaps empty."""
     visible = st.characters(exclude_categories=("C", "Zl", "Zp"), codec="utf-8")
     return st.text(visible, max_size=40) | st.text(visible, min_size=500, max_size=500)
 
 
 def timestamps(now: datetime = NOW, limits: Limits = LIMITS) -> st.SearchStrategy[datetime]:
-    """Aware times that are neither too old nor too far ahead, at any offset."""
+    """Return aware times that are neither too old nor too far ahead, at any offset."""
     zones = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
     moments = st.datetimes(
         min_value=(now - limits.occurred_at_max_age).replace(tzinfo=None),
@@ -169,23 +169,23 @@ def timestamps(now: datetime = NOW, limits: Limits = LIMITS) -> st.SearchStrateg
 
 
 def metadata() -> st.SearchStrategy[dict[str, Any]]:
-    """Small and flat."""
+    """Return small, flat metadata."""
     values = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | free_texts()
     return st.dictionaries(labels(), values, max_size=16)
 
 
 def quantities(limits: Limits = LIMITS) -> st.SearchStrategy[int]:
-    """Tokens, bytes or minor units of money, up to the configured maximum."""
+    """Return tokens, bytes or minor units of money, up to the configured maximum."""
     return st.integers(1, limits.max_quantity) | st.just(limits.max_quantity) | st.just(1)
 
 
 def usages(limits: Limits = LIMITS) -> st.SearchStrategy[int]:
-    """Tokens, bytes or units of a usage, of which there may be none."""
+    """Return tokens, bytes or units of a usage; zero is allowed."""
     return quantities(limits) | st.just(0)
 
 
 def _made(model: type[Command], **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Command]:
-    """``st.builds``, but blind to the model's signature, which shows the names on the wire.
+    """Return ``st.builds`` by field name; the signature of a model has the names on the wire.
 
     Fields that hang together come as one: ``a__b`` draws the pair of them.
     """
@@ -204,7 +204,7 @@ def _apart(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def commands(now: datetime = NOW, limits: Limits = LIMITS) -> st.SearchStrategy[Command]:
-    """Every type, every field, from the plainest to the strangest that is still valid."""
+    """Return commands of every type with every field, from minimal to unusual, all valid."""
     common: dict[str, st.SearchStrategy[Any]] = {
         "reference_id": identifiers(),
         "user_id": identifiers(),
@@ -264,7 +264,7 @@ def commands(now: datetime = NOW, limits: Limits = LIMITS) -> st.SearchStrategy[
 
 
 def _in_order(times: tuple[datetime | None, datetime | None]) -> tuple[datetime | None, datetime | None]:
-    """A beginning and an end as a producer may send them: the later one is the end."""
+    """Return the begin and the end of a credit: the end is the later one."""
     start, end = times
     if start is None or end is None or start < end:
         return start, end
@@ -275,7 +275,7 @@ def _in_order(times: tuple[datetime | None, datetime | None]) -> tuple[datetime 
 
 
 def crowded_commands() -> st.SearchStrategy[Command]:
-    """Commands of the small catalogs on two users and few references: they repeat, contradict and run dry.
+    """Return commands on two users and few references: copies, conflicts, insufficient balances.
 
     Most references keep to one type and most commands to the first user, or all would be conflicts. Those
     that name another operation mostly name one that may be there. Times lie around ``NOW``.
@@ -285,18 +285,18 @@ def crowded_commands() -> st.SearchStrategy[Command]:
 
 
 def crowded_usage() -> st.SearchStrategy[Command]:
-    """Crowded commands that hold and use tokens, and credits that come and go meanwhile."""
+    """Return crowded commands that hold and use tokens, with credits that begin and expire."""
     return st.one_of(*_crowded_usage(), *_crowded_usage(), *_crowded_credits())
 
 
 def crowded_payments() -> st.SearchStrategy[Command]:
-    """Crowded commands about payments, and what spends, holds and owes what they bring."""
+    """Return crowded commands about payments, and about usage, holds and debts of their tokens."""
     spent = (_deductions(), _by_hand(), _reservations(), _squatters())
     return st.one_of(*_crowded_payments(), *_crowded_payments(), *spent)
 
 
 def crowded_subscriptions() -> st.SearchStrategy[Command]:
-    """Crowded commands about subscriptions, and what uses their allocations."""
+    """Return crowded commands about subscriptions, and about usage of their allocations."""
     return st.one_of(*_crowded_rest(), *_crowded_rest(), *_crowded_usage()[:4], _by_hand())
 
 
@@ -332,7 +332,7 @@ def _reservations() -> st.SearchStrategy[Command]:
 
 
 def _squatters() -> st.SearchStrategy[Command]:
-    """Usage under the references of payments and other commands, most of which moves nothing."""
+    """Return usage under references of other commands; most of it moves no tokens."""
     who = {
         "reference_id": st.sampled_from(["p0", "p0", "p0", "p1", "e0", "b0", "a0", "n0", "t0", "o0"]),
         "user_id": st.sampled_from(["u0", "u1", "u2"]),
@@ -437,12 +437,12 @@ def _crowded_rest() -> list[st.SearchStrategy[Command]]:
 
 
 def _after(step: timedelta | None) -> datetime | None:
-    """Time so long after ``NOW``, as a producer in Berlin writes it."""
+    """Return the time a ``step`` after ``NOW``, with the offset of Berlin."""
     return None if step is None else (NOW + step).astimezone(BERLIN)
 
 
 def crowded_days(max_size: int = 24) -> st.SearchStrategy[list[Command]]:
-    """A stream of crowded commands; most days begin with an account, as most days do."""
+    """Return a stream of crowded commands; most begin with an account."""
     first = st.sampled_from(_TIERS).map(
         lambda tier: OpenAccount(reference_id="open", user_id="u0", tier=tier)
     )
@@ -486,7 +486,7 @@ Day = list[tuple[datetime, list[Command]]]
 
 
 def passing_days(*, max_steps: int = 8, max_batch: int = 5) -> st.SearchStrategy[Day]:
-    """Batches of crowded commands with the times at which they come; the first opens an account.
+    """Return batches of crowded commands with their times; the first opens an account.
 
     A day is about everything, or about one thing in depth.
     """
@@ -526,14 +526,14 @@ def _day(
 
 
 def moved(command: Command, by: timedelta) -> Command:
-    """The command with the times that it asks for moved: they lie around another now."""
+    """Return the command with its own times moved to another now."""
     asked = ("effective_at", "expires_at", "period_start")
     times = {name: at + by for name in asked if (at := getattr(command, name, None)) is not None}
     return command.model_copy(update=times) if times else command
 
 
 def cut(commands: Sequence[Command], sizes: Iterable[int]) -> Iterator[list[Command]]:
-    """``commands`` in batches of these sizes; what is left over is the last batch."""
+    """Yield ``commands`` in batches of these sizes; the last batch has the rest."""
     start = 0
     for size in sizes:
         if start >= len(commands):

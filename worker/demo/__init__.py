@@ -1,4 +1,4 @@
-"""``billing-worker demo``: a producer, a worker and a reader of replies, and what a person sees of them."""
+"""``billing-worker demo``: a producer, a worker and a collector of replies, and a summary for people."""
 
 from worker.demo.command import demo
 

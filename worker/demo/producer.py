@@ -1,7 +1,7 @@
-"""The demo's producer, a process of its own: publishes the messages on standard input, confirmed.
+"""Producer of a demo, a process of its own: publishes the messages on standard input, confirmed.
 
-A line is an act: ``{"replyTo": "…", "messages": [{"messageId", "correlationId", "routingKey", "body"}, …]}``
-with the bodies in base64. It ends with its input. It knows nothing of commands: what it sends may be broken.
+A line is a phase: ``{"replyTo": "…", "messages": [{"messageId", "correlationId", "routingKey", "body"}, …]}``
+with the bodies in base64. It ends with its input. It knows no commands: its messages may be malformed.
 """
 
 import base64
@@ -14,7 +14,7 @@ from typing import Any
 from worker.bootstrap import Application
 from worker.broker import Outgoing, Publishes
 from worker.cli.application import reply_sender_of
-from worker.demo.script import DemoMessage
+from worker.demo.scenario import DemoMessage
 from worker.errors import BillingError
 from worker.messages.outgoing import OutgoingCommand
 from worker.runtime.logging import configure_logging
@@ -57,8 +57,8 @@ def main() -> int:
     return 1 if unroutable else 0
 
 
-def _publish(link: Publishes, act: dict[str, Any], user: str) -> int:
-    messages = (_outgoing(fields, act["replyTo"], user) for fields in act["messages"])
+def _publish(link: Publishes, phase: dict[str, Any], user: str) -> int:
+    messages = (_outgoing(fields, phase["replyTo"], user) for fields in phase["messages"])
     unroutable = 0
     for chunk in _chunks(messages):
         result = link.publish(chunk)

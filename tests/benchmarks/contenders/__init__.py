@@ -1,4 +1,4 @@
-"""The worker's contenders: the same ledger work, one transaction a message, as others carry it.
+"""Contenders of the worker: the same ledger work with other frameworks, one transaction a message.
 
 Each consumes a quorum queue of its own with persistent messages, applies ``usage.deduct`` once through
 ``ledger_by_hand``, replies to ``billing.replies`` with the publisher's confirm, and acknowledges last. The
@@ -8,10 +8,10 @@ Nothing here needs the packages of the extra before a queue is filled for them o
 """
 
 from tests.benchmarks.contenders.contender import Contender
-from tests.benchmarks.contenders.dead_letters import (
-    celery_dead_letter,
-    dramatiq_dead_letter,
-    plain_dead_letter,
+from tests.benchmarks.contenders.message_formats import (
+    celery_message,
+    dramatiq_message,
+    plain_message,
 )
 
 _HERE = __name__
@@ -34,7 +34,7 @@ CELERY = Contender(
         "--loglevel=ERROR",
     ),
     kept="solo, acks_late, no result backend, no events, no remote control, no gossip, mingle, heartbeats",
-    dead_letter=celery_dead_letter,
+    encode=celery_message,
 )
 DRAMATIQ = Contender(
     name="Dramatiq",
@@ -58,7 +58,7 @@ DRAMATIQ = Contender(
     ),
     environment={"dramatiq_queue_prefetch": "{prefetch}"},
     kept="no middleware but retries",
-    dead_letter=dramatiq_dead_letter,
+    encode=dramatiq_message,
 )
 FASTSTREAM = Contender(
     name="FastStream",
@@ -69,7 +69,7 @@ FASTSTREAM = Contender(
     prefetch=32,
     arguments=(f"{_HERE}.faststream_app",),
     kept="the ledger in a pool of threads, no dependency injection, no log",
-    dead_letter=plain_dead_letter,
+    encode=plain_message,
 )
 BY_HAND = Contender(
     name="pika + SQLAlchemy by hand",
@@ -79,7 +79,7 @@ BY_HAND = Contender(
     prefetch=50,
     arguments=(f"{_HERE}.by_hand",),
     kept="a BlockingConnection each",
-    dead_letter=plain_dead_letter,
+    encode=plain_message,
 )
 ECHO = Contender(
     name="echo",
@@ -89,7 +89,7 @@ ECHO = Contender(
     prefetch=1000,
     arguments=(f"{_HERE}.echo",),
     kept="the worker's client, batches of up to 500, replies with pipelined confirms",
-    dead_letter=plain_dead_letter,
+    encode=plain_message,
     keeps_ledger=False,
 )
 

@@ -1,11 +1,11 @@
-"""The loop that people write by hand: pika takes a message, SQLAlchemy settles it, the reply, the ack."""
+"""Handwritten loop: pika takes a message, SQLAlchemy applies it, then reply and acknowledgement."""
 
 import sys
 
 import pika
 
 from schemas import DeductUsage
-from tests.benchmarks.contenders.ledger_by_hand import settle
+from tests.benchmarks.contenders.ledger_by_hand import apply
 from tests.benchmarks.contenders.setup import REPLIES, Setup, utc_now
 from worker.runtime.stop import SignalStop
 
@@ -25,7 +25,7 @@ def main(setup: Setup) -> int:
             if method is None:
                 continue
             command = DeductUsage.model_validate_json(body)
-            reply = settle(engine, command, utc_now())
+            reply = apply(engine, command, utc_now())
             # Returns when the broker has it; raises where it refuses it, or has no such queue.
             channel.basic_publish("", REPLIES, reply, _properties(command), mandatory=True)
             channel.basic_ack(method.delivery_tag)

@@ -1,4 +1,4 @@
-"""Celery: a task a deduction, acknowledged late, the reply through one of its producers with confirms."""
+"""Celery: one task a deduction, acknowledged late; a producer with confirms sends the reply."""
 
 from functools import cache
 from typing import Any
@@ -8,8 +8,8 @@ from kombu import Exchange, Queue
 from sqlalchemy import Engine
 
 from schemas import DeductUsage
-from tests.benchmarks.contenders.dead_letters import TASK
-from tests.benchmarks.contenders.ledger_by_hand import settle
+from tests.benchmarks.contenders.ledger_by_hand import apply
+from tests.benchmarks.contenders.message_formats import TASK
 from tests.benchmarks.contenders.setup import REPLIES, Setup, utc_now
 
 _SETUP = Setup.from_environment()
@@ -34,13 +34,13 @@ app.conf.update(
 
 @cache
 def _engine() -> Engine:
-    """Engine of this process, made after the fork."""
+    """Return the engine of this process, made after the fork."""
     return _SETUP.engine()
 
 
 def _deduct(**message: Any) -> None:
     command = DeductUsage.model_validate(message)
-    reply = settle(_engine(), command, utc_now())
+    reply = apply(_engine(), command, utc_now())
     with app.producer_pool.acquire(block=True) as producer:
         producer.publish(
             reply,

@@ -1,4 +1,4 @@
-"""One contender: how its queue is filled, which processes settle it, and with which settings."""
+"""Definition of a contender: its command, its queue and its settings."""
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -15,12 +15,12 @@ from worker.broker import Outgoing
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One contender: its command, its queue and its settings.
+    """Contender: its command, its queue and its settings.
 
     ``arguments`` are those of ``python -m``, ``environment`` is what it reads beside ``Setup``; in both
     ``{processes}``, ``{threads}`` and ``{prefetch}`` stand for the numbers.
 
-    One that is forking is started once, and sees to its processes itself. ``letter`` writes a deduction to a
+    One that is forking is started once, and sees to its processes itself. ``encode`` writes a deduction for a
     queue in the contender's message format. ``kept`` says in words what its other settings are. One that
     ``keeps_ledger`` leaves a ledger that can be audited.
     """
@@ -32,7 +32,7 @@ class Contender:
     prefetch: int
     arguments: tuple[str, ...]
     kept: str
-    dead_letter: Callable[[DeductUsage, str], Outgoing]
+    encode: Callable[[DeductUsage, str], Outgoing]
     threads: int = 1
     is_forking: bool = False
     keeps_ledger: bool = True
@@ -40,24 +40,24 @@ class Contender:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def versions(self) -> Mapping[str, str]:
-        """Versions of its packages, by name. Raises PackageNotFoundError where the extra is not installed."""
+        """Return the versions of its packages by name. Raises PackageNotFoundError without the extra."""
         return {package: version(package) for package in self.packages}
 
     def settings(self) -> str:
-        """Its settings in one line: the best of those that were tried."""
+        """Return its settings in one line; they are the fastest of those tried."""
         processes = "1 process" if self.processes == 1 else f"{self.processes} processes"
         threads = f" of {self.threads} threads" if self.threads > 1 else ""
         return f"{processes}{threads}, prefetch {self.prefetch}, {self.kept}"
 
     def prefill(self, stage: Stage, deductions: Iterable[DeductUsage], progress: Progress) -> int:
-        """Declare its queue on ``stage`` and fill it; how many messages are in it."""
+        """Declare its queue on ``stage`` and fill it; return the number of messages."""
         with pika.BlockingConnection(pika.URLParameters(stage.broker_url)) as connection:
             arguments = {"x-queue-type": "quorum", **self.queue_arguments}
             connection.channel().queue_declare(self.queue, durable=True, arguments=arguments)
-        return stage.prefill((self.dead_letter(command, self.queue) for command in deductions), progress)
+        return stage.prefill((self.encode(command, self.queue) for command in deductions), progress)
 
     def commands(self, stage: Stage) -> list[ProcessCommand]:
-        """The processes to start, and what their environment has besides ours."""
+        """Return the processes to start, with the variables besides ours."""
         numbers = {"processes": self.processes, "threads": self.threads, "prefetch": self.prefetch}
         arguments = [argument.format_map(numbers) for argument in self.arguments]
         environment = {name: value.format_map(numbers) for name, value in self.environment.items()}

@@ -1,4 +1,4 @@
-"""Dramatiq: an actor a deduction, the reply on the thread's own channel in confirm mode."""
+"""Dramatiq: one actor a deduction; the reply uses the thread's channel in confirm mode."""
 
 import logging
 from functools import cache
@@ -11,8 +11,8 @@ from dramatiq.middleware import Retries
 from sqlalchemy import Engine
 
 from schemas import DeductUsage
-from tests.benchmarks.contenders.dead_letters import TASK
-from tests.benchmarks.contenders.ledger_by_hand import settle
+from tests.benchmarks.contenders.ledger_by_hand import apply
+from tests.benchmarks.contenders.message_formats import TASK
 from tests.benchmarks.contenders.setup import REPLIES, Setup, utc_now
 
 _SETUP = Setup.from_environment()
@@ -21,7 +21,7 @@ logging.getLogger("pika").setLevel(logging.WARNING)
 
 
 class _QuorumBroker(RabbitmqBroker):  # type: ignore[misc]  # the extra may not be installed
-    """Its queues are quorum queues; Dramatiq has no setting for it."""
+    """Broker with quorum queues, for which Dramatiq has no setting."""
 
     def _build_queue_arguments(self, queue_name: str) -> dict[str, Any]:
         return {**super()._build_queue_arguments(queue_name), "x-queue-type": "quorum"}
@@ -33,13 +33,13 @@ dramatiq.set_broker(broker)
 
 @cache
 def _engine() -> Engine:
-    """Engine of this process, made after the fork."""
+    """Return the engine of this process, made after the fork."""
     return _SETUP.engine()
 
 
 def _deduct(**message: Any) -> None:
     command = DeductUsage.model_validate(message)
-    reply = settle(_engine(), command, utc_now())
+    reply = apply(_engine(), command, utc_now())
     broker.channel.basic_publish(
         "",
         REPLIES,

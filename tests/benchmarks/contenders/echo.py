@@ -1,4 +1,4 @@
-"""The echo: what it costs to receive, reply with confirms and acknowledge, through the worker's own client.
+"""Echo: receive, reply with confirms and acknowledge, through the worker's own client.
 
 Nothing is decoded, nothing is kept. The replies are of the worker's size.
 """

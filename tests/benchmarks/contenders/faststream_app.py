@@ -9,7 +9,7 @@ from faststream import AckPolicy, FastStream
 from faststream.rabbit import Channel, QueueType, RabbitBroker, RabbitQueue
 
 from schemas import DeductUsage
-from tests.benchmarks.contenders.ledger_by_hand import settle
+from tests.benchmarks.contenders.ledger_by_hand import apply
 from tests.benchmarks.contenders.setup import REPLIES, Setup, utc_now
 
 
@@ -26,7 +26,7 @@ async def main(setup: Setup) -> None:
     async def deduct(message: Any) -> None:
         command = DeductUsage.model_validate(message)
         loop = asyncio.get_running_loop()
-        reply = await loop.run_in_executor(threads, settle, engine, command, utc_now())
+        reply = await loop.run_in_executor(threads, apply, engine, command, utc_now())
         await broker.publish(
             reply,
             REPLIES,

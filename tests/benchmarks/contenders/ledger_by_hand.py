@@ -1,4 +1,4 @@
-"""The ledger work of one ``usage.deduct`` as it is written by hand: SQLAlchemy, one transaction a message.
+"""Handwritten ledger work of a ``usage.deduct``: SQLAlchemy, one transaction a message.
 
 Three statements between BEGIN and COMMIT: lock the account, read what may be spent, write. They keep the
 worker's own tables, so that its audit can judge them, and answer with its replies. What a deduction does not
@@ -73,11 +73,11 @@ _APPLY = text(f"""
         :feature, coalesce(:occurred_at, :recorded_at), :recorded_at
     FROM parts
     RETURNING operation_id
-""")  # noqa: S608 - put together from what stands here
+""")  # noqa: S608 - put together from constants
 
 
-def settle(engine: Engine, command: DeductUsage, now: datetime) -> bytes:
-    """Apply ``command`` once, and give the body of its reply; the effect is committed then.
+def apply(engine: Engine, command: DeductUsage, now: datetime) -> bytes:
+    """Apply ``command`` once, commit, and return the body of its reply.
 
     Raises NotImplementedError where something is due on the account, which only the worker would post.
     """
@@ -98,7 +98,7 @@ def settle(engine: Engine, command: DeductUsage, now: datetime) -> bytes:
 def _judged(
     connection: Connection, command: DeductUsage, content: str, account: Row[Any] | None, now: datetime
 ) -> Values:
-    """The outcome and, where it is applied, the tokens that it takes of each lot."""
+    """Return the outcome and, where applied, the tokens taken from each lot."""
     outcome: Values = {
         **dict.fromkeys(("amount", "balance_before", "balance_after", "first_entry", "last_entry")),
         "reference_id": command.reference_id,
@@ -150,7 +150,7 @@ def _judged(
 
 
 def _parts(burning: Sequence[Row[Any]], tokens: int) -> list[tuple[int, int]]:
-    """Parts to take, as (lot, tokens), from the lots in the order in which they are spent."""
+    """Return the parts to take, as (lot, tokens), in burn order."""
     parts, left = [], tokens
     for lot in burning:
         if not left:
@@ -162,7 +162,7 @@ def _parts(burning: Sequence[Row[Any]], tokens: int) -> list[tuple[int, int]]:
 
 
 def _is_written(connection: Connection, outcome: Values) -> bool:
-    """Writes ``outcome``, with its id afterwards; False where the reference has one already."""
+    """Write ``outcome`` and set its id; return False where the reference has one already."""
     texts = {name: to_json(outcome[name]).decode() if outcome[name] else None for name in _JSON}
     statement = _APPLY if outcome["status"] is Status.APPLIED else _REFUSE
     outcome["operation_id"] = connection.execute(statement, outcome | texts).scalars().first()

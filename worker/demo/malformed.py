@@ -1,4 +1,4 @@
-"""Messages that are no commands, as in real life: each broken in its own way."""
+"""Malformed messages as seen in practice, one for each way to be malformed."""
 
 import json
 from datetime import datetime, timedelta
@@ -8,8 +8,8 @@ from schemas import DeductUsage, UsageBatch, type_of
 from schemas.decoding import BODY_MAX_BYTES
 
 
-def ways_to_be_broken(command: DeductUsage, now: datetime) -> list[tuple[str, str, bytes]]:
-    """Return broken variants of ``command``: (name, routing key, body)."""
+def malformed_variants(command: DeductUsage, now: datetime) -> list[tuple[str, str, bytes]]:
+    """Return malformed variants of ``command``: (name, routing key, body)."""
     fields: dict[str, Any] = json.loads(command.to_json())
     text = json.dumps(fields)
 
@@ -34,14 +34,14 @@ def ways_to_be_broken(command: DeductUsage, now: datetime) -> list[tuple[str, st
         ("no tokens at all", key, but(tokens=None)),
         ("negative", key, but(tokens=-500)),
         ("NaN", key, but(tokens=float("nan"))),
-        ("astronomic", key, but(tokens=10**30)),
-        ("items that are no list", batch, json.dumps(no_list).encode()),
+        ("too large a number", key, but(tokens=10**30)),
+        ("items not a list", batch, json.dumps(no_list).encode()),
         ("unknown type", "usage.debit", but(type="usage.debit")),
         ("missing field", key, without("userId")),
         ("unknown field", key, but(token=500)),
         ("duplicate field", key, text[:-1].encode() + b', "tokens": 1}'),
-        ("naive time", key, but(occurredAt=f"{now:%Y-%m-%dT%H:%M:%S}")),
-        ("from the future", key, but(occurredAt=(now + timedelta(days=400)).isoformat())),
+        ("time without offset", key, but(occurredAt=f"{now:%Y-%m-%dT%H:%M:%S}")),
+        ("future time", key, but(occurredAt=(now + timedelta(days=400)).isoformat())),
         ("control character", key, but(userId="bob\x00")),
         ("nested too deeply", key, b"[" * 100_000),
         ("oversized", key, but(description="x" * BODY_MAX_BYTES)),

@@ -1,4 +1,4 @@
-"""A deduction in the message formats of the contenders, as their own producers write it."""
+"""Deduction in the message formats of the contenders, as their own producers write it."""
 
 from functools import cache
 from importlib import import_module
@@ -13,13 +13,13 @@ TASK = "usage.deduct"
 _JSON = "application/json"
 
 
-def plain_dead_letter(command: DeductUsage, queue: str) -> Outgoing:
+def plain_message(command: DeductUsage, queue: str) -> Outgoing:
     """JSON, as the worker gets it."""
     properties = {"message_id": command.reference_id, "content_type": _JSON, "app_id": "bench"}
     return Outgoing(command.to_json(), "", queue, properties)
 
 
-def celery_dead_letter(command: DeductUsage, queue: str) -> Outgoing:
+def celery_message(command: DeductUsage, queue: str) -> Outgoing:
     """Celery's protocol 2. Needs the extra."""
     app, dumps = _celery()
     task = app.amqp.as_task_v2(command.reference_id, TASK, kwargs=_fields(command))
@@ -28,7 +28,7 @@ def celery_dead_letter(command: DeductUsage, queue: str) -> Outgoing:
     return Outgoing(body.encode(), "", queue, properties, task.headers)
 
 
-def dramatiq_dead_letter(command: DeductUsage, queue: str) -> Outgoing:
+def dramatiq_message(command: DeductUsage, queue: str) -> Outgoing:
     """Dramatiq's JSON. Needs the extra."""
     message = import_module("dramatiq").Message(
         queue_name=queue, actor_name=TASK, args=(), kwargs=_fields(command), options={}

@@ -1,4 +1,4 @@
-"""A demo's script: messages in acts. ``day`` and ``trace`` make them."""
+"""Messages of a demo in phases; ``day`` and ``trace`` build them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,9 +9,9 @@ from schemas import Message, UsageBatch
 
 @dataclass(frozen=True, slots=True)
 class DemoMessage:
-    """One message as a producer sends it; ``kind`` says its purpose.
+    """One message as a producer sends it; ``kind`` names its purpose.
 
-    A redelivered one has the same ``message_id``.
+    A copy that is delivered again has the same ``message_id``.
     """
 
     kind: str
@@ -22,33 +22,33 @@ class DemoMessage:
 
 
 @dataclass(frozen=True, slots=True)
-class Act:
-    """Messages that may overtake each other; the next act begins when all of these are answered.
+class Phase:
+    """Messages whose order does not matter; the next phase begins when all of these have a reply.
 
-    Payments and usage come by two queues, so that a message that must precede another is in an earlier act.
-    The holds that ``run_out`` names, of earlier acts, have run out when this one begins.
+    Payments and usage use two queues, so that a message that must precede another is in an earlier phase.
+    The phase begins after the holds of earlier phases that ``expired_holds`` names have expired.
     """
 
     name: str
     messages: tuple[DemoMessage, ...]
-    run_out: frozenset[str] = frozenset()
+    expired_holds: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
-class Script:
-    """All acts; ``notes`` are lines for the person, ``facts`` the same for a script."""
+class Scenario:
+    """All phases; ``notes`` are lines for people, ``facts`` the same for programs."""
 
-    acts: tuple[Act, ...]
+    phases: tuple[Phase, ...]
     notes: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def messages(self) -> tuple[DemoMessage, ...]:
         """Every message, in the order of sending."""
-        return tuple(message for act in self.acts for message in act.messages)
+        return tuple(message for phase in self.phases for message in phase.messages)
 
 
-def saying(kind: str, content: Message) -> DemoMessage:
+def message_of(kind: str, content: Message) -> DemoMessage:
     """Return the message that carries a command, or a batch of them."""
     attempt = 1 if isinstance(content, UsageBatch) else content.attempt
     message_id = f"{content.reference_id}/{attempt}"

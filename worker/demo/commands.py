@@ -1,6 +1,6 @@
-"""Senders of a day's commands: the application, upload pipelines, the payment gateway, people at a desk.
+"""Random commands of the application, upload pipelines, the payment gateway and support staff.
 
-Chance alone decides on the content; the day decides on the time of sending and the outcome.
+The content is random; the scenario decides when a command is sent and how it ends.
 """
 
 import random
@@ -27,29 +27,29 @@ from schemas import (
     UsageBatch,
 )
 from worker.catalog import Catalog, Package
-from worker.demo.script import zipf_weights
+from worker.demo.scenario import zipf_weights
 
-DAYS = 10  # the day's messages tell of events of so many days: some producers were late
+DAYS = 10  # the age of the oldest usage: some producers are late
 HOLD_S = 900
 
 _FEATURES = {"chat": 50, "search": 20, "summary": 15, "transcription": 10, "embeddings": 5}
 _OPERATORS = ("olga@support", "piet@support")
 
 
-class Senders:
-    """Makes commands; no reference comes twice. ``suffix`` ends every reference."""
+class CommandFactory:
+    """Factory of random commands with unique references; ``suffix`` ends every reference."""
 
     def __init__(self, rng: random.Random, now: datetime, catalog: Catalog, suffix: str) -> None:
         self._rng, self._now, self._catalog, self._suffix = rng, now, catalog, suffix
         self._numbers: dict[str, int] = {}
 
     def reference(self, kind: str) -> str:
-        """Return the next reference of its kind."""
+        """Return the next reference of this kind."""
         self._numbers[kind] = self._numbers.get(kind, 0) + 1
         return f"{kind}-{self._numbers[kind]:05}{self._suffix}"
 
     def moment(self) -> datetime:
-        """Return some time in the last days, yesterday more likely than long ago."""
+        """Return a time in the last days; recent times are more likely."""
         back = self._rng.triangular(60, DAYS * 86_400 - 60, 86_400)
         return (self._now - timedelta(seconds=back)).replace(microsecond=0)
 
@@ -63,19 +63,19 @@ class Senders:
     def deduct(self, user: str, tokens: int | None = None) -> DeductUsage:
         """Deduction for work that is done and has a known price."""
         return DeductUsage(
-            **self._who("use", user),
+            **self._fields("use", user),
             tokens=self._amount(6.0) if tokens is None else tokens,
             feature=self._feature(),
         )
 
     def reserve(self, user: str, ttl_seconds: int = HOLD_S) -> ReserveUsage:
         """Hold for work that begins: at most so many tokens."""
-        return ReserveUsage(**self._who("hold", user), tokens=self._amount(6.5), ttl_seconds=ttl_seconds)
+        return ReserveUsage(**self._fields("hold", user), tokens=self._amount(6.5), ttl_seconds=ttl_seconds)
 
-    def settle(self, hold: ReserveUsage) -> SettleUsage:
-        """Capture of a hold for work that is done; now and then more than was expected."""
+    def capture(self, hold: ReserveUsage) -> SettleUsage:
+        """Capture of a hold for work that is done; sometimes for more than was held."""
         return SettleUsage(
-            **self._who("settle", hold.user_id),
+            **self._fields("capture", hold.user_id),
             original_reference_id=hold.reference_id,
             tokens=int(hold.tokens * self._rng.uniform(0.2, 1.1)),
             on_excess="take" if self._rng.random() < 0.5 else "refuse",
@@ -83,57 +83,58 @@ class Senders:
         )
 
     def release(self, hold: ReserveUsage) -> ReleaseUsage:
-        """Release of a hold for work that was given up."""
-        return ReleaseUsage(**self._who("release", hold.user_id), original_reference_id=hold.reference_id)
+        """Release of a hold for work that was canceled."""
+        return ReleaseUsage(**self._fields("release", hold.user_id), original_reference_id=hold.reference_id)
 
     # -- upload pipelines ---------------------------------------------------------------------------------
 
     def free_upload(self, user: str) -> FreeUpload:
         """Upload of a file that costs nothing."""
-        return FreeUpload(**self._who("upload", user), bytes=self._rng.randrange(1 << 16, 48 << 20))
+        return FreeUpload(**self._fields("upload", user), bytes=self._rng.randrange(1 << 16, 48 << 20))
 
     def record(self, user: str) -> RecordUsage:
-        """Usage of so many bytes or pages, whatever is free of them."""
-        return self._metered(self._who("meter", user))
+        """Metered usage, partly covered by free units."""
+        return self._metered(self._fields("meter", user))
 
     def batch(self, user: str) -> UsageBatch:
         """Batch for one document: its pages, its files, and its results."""
-        who = self._who("ingest", user)
-        reference_id = who["reference_id"]
+        fields = self._fields("ingest", user)
+        reference_id = fields["reference_id"]
         items = [
-            self._item({**who, "reference_id": f"{reference_id}/{place}"}) for place in range(self._pages())
+            self._item({**fields, "reference_id": f"{reference_id}/{place}"})
+            for place in range(self._pages())
         ]
         return UsageBatch(reference_id=reference_id, user_id=user, items=tuple(items))
 
     def _pages(self) -> int:
         return min(2 + int(self._rng.expovariate(1 / 6)), 40)
 
-    def _item(self, who: dict[str, Any]) -> DeductUsage | RecordUsage | FreeUpload:
+    def _item(self, fields: dict[str, Any]) -> DeductUsage | RecordUsage | FreeUpload:
         if self._rng.random() < 0.6:
-            return self._metered(who)
-        return DeductUsage(**who, tokens=self._amount(4.5), feature="embeddings")
+            return self._metered(fields)
+        return DeductUsage(**fields, tokens=self._amount(4.5), feature="embeddings")
 
-    def _metered(self, who: dict[str, Any]) -> RecordUsage:
+    def _metered(self, fields: dict[str, Any]) -> RecordUsage:
         meter = self._rng.choice(sorted(self._catalog.pricing))
         rule = self._catalog.pricing[meter]
         units = 1 + int(self._rng.expovariate(1 / 4))
-        return RecordUsage(**who, meter=meter, quantity=units * rule.per - self._rng.randrange(rule.per))
+        return RecordUsage(**fields, meter=meter, quantity=units * rule.per - self._rng.randrange(rule.per))
 
     # -- the payment gateway ------------------------------------------------------------------------------
 
     def purchase(self, user: str) -> PaymentSucceeded:
-        """Payment for some package; small ones are bought more often."""
+        """Payment for a random package; small ones are bought more often."""
         count = len(self._catalog.packages)
         (index,) = self._rng.choices(range(count), zipf_weights(count, 1.5))
         return self.payment(user, index)
 
     def payment(self, user: str, index: int, **changes: Any) -> PaymentSucceeded:
-        """Payment that names the package by id and by index in turns, as older and newer producers do."""
+        """Payment that names the package by id or by index, in turn, as newer and older producers do."""
         package = self._catalog.packages[index]
-        who = self._who("pay", user)
+        common = self._fields("pay", user)
         by_id = self._numbers["pay"] % 2 == 0
         fields: dict[str, Any] = {
-            **who,
+            **common,
             "amount_minor": package.price_minor,
             "currency": package.currency,
             "provider": "stripe",
@@ -142,23 +143,23 @@ class Senders:
         return PaymentSucceeded(**fields | changes)
 
     def refund_of(self, payment: PaymentSucceeded, amount_minor: int | None = None) -> PaymentRefunded:
-        """Refund of a payment, all or a part."""
+        """Refund of a payment, whole or in part."""
         return PaymentRefunded(
-            **self._who("payback", payment.user_id),
+            **self._fields("payback", payment.user_id),
             original_reference_id=payment.reference_id,
             amount_minor=payment.amount_minor if amount_minor is None else amount_minor,
             currency=payment.currency,
         )
 
     def failure_of(self, payment: PaymentSucceeded) -> PaymentFailed:
-        """Failure of a payment: the bank has taken it back."""
-        who = {**self._who("bounce", payment.user_id), "occurred_at": self._now}
-        return PaymentFailed(**who, original_reference_id=payment.reference_id)
+        """Failure of a payment that the bank has returned."""
+        fields = {**self._fields("bounce", payment.user_id), "occurred_at": self._now}
+        return PaymentFailed(**fields, original_reference_id=payment.reference_id)
 
     def dispute_of(self, payment: PaymentSucceeded) -> PaymentDisputed:
-        """Dispute of a payment: the customer asks the bank for the money."""
+        """Dispute of a payment: the customer asks the bank for the money back."""
         return PaymentDisputed(
-            **self._who("dispute", payment.user_id),
+            **self._fields("dispute", payment.user_id),
             original_reference_id=payment.reference_id,
             dispute_id=self.reference("case"),
             amount_minor=payment.amount_minor,
@@ -166,9 +167,9 @@ class Senders:
         )
 
     def end_of(self, dispute: PaymentDisputed, result: Literal["won", "lost"]) -> DisputeClosed:
-        """End of a dispute: the bank has decided."""
+        """End of a dispute, with the decision of the bank."""
         return DisputeClosed(
-            **self._who("verdict", dispute.user_id),
+            **self._fields("dispute-end", dispute.user_id),
             original_reference_id=dispute.original_reference_id,
             dispute_id=dispute.dispute_id,
             result=result,
@@ -177,7 +178,7 @@ class Senders:
         )
 
     def smallest_above(self, tokens: int) -> int:
-        """Return the index of the smallest package that is enough, or of the largest."""
+        """Return the index of the smallest package with enough tokens, or of the largest."""
 
         def size(package: Package) -> int:
             return package.tokens + package.bonus_tokens
@@ -186,22 +187,22 @@ class Senders:
         large_enough = [index for index, package in enumerate(packages) if size(package) >= tokens]
         return min(large_enough or range(len(packages)), key=lambda index: size(packages[index]))
 
-    # -- people at a desk ---------------------------------------------------------------------------------
+    # -- support staff ------------------------------------------------------------------------------------
 
     def refund(self, original: DeductUsage, tokens: int | None = None) -> RefundCredit:
-        """Credit for a part of a usage, or all."""
+        """Refund of tokens of a usage, whole or in part."""
         return RefundCredit(
-            **self._who("refund", original.user_id),
+            **self._fields("refund", original.user_id),
             original_reference_id=original.reference_id,
             tokens=self._rng.randint(1, original.tokens) if tokens is None else tokens,
             description="The answer was cut short.",
         )
 
     def bonus(self, user: str, **changes: Any) -> BonusCredit:
-        """Bonus; most of them expire some day."""
+        """Bonus; most of them expire."""
         days = self._rng.choice((None, 30, 60, 90))
         fields: dict[str, Any] = {
-            **self._who("bonus", user),
+            **self._fields("bonus", user),
             "tokens": self._rng.choice((500, 1_000, 5_000)),
             "description": "For a friend invited.",
             "expires_at": None if days is None else self._now + timedelta(days=days),
@@ -210,12 +211,12 @@ class Senders:
 
     def adjust(self, user: str, tokens: int) -> AdjustCredit:
         """Adjustment of a balance by hand."""
-        who, actor = self._who("fix", user), self._rng.choice(_OPERATORS)
-        return AdjustCredit(**who, tokens=tokens, reason="An import had counted a day twice.", actor=actor)
+        fields, actor = self._fields("fix", user), self._rng.choice(_OPERATORS)
+        return AdjustCredit(**fields, tokens=tokens, reason="An import had counted a day twice.", actor=actor)
 
-    # -- small things -------------------------------------------------------------------------------------
+    # -- shared fields ------------------------------------------------------------------------------------
 
-    def _who(self, kind: str, user: str) -> dict[str, Any]:
+    def _fields(self, kind: str, user: str) -> dict[str, Any]:
         return {"reference_id": self.reference(kind), "user_id": user, "occurred_at": self.moment()}
 
     def _amount(self, mean: float) -> int:

@@ -1,4 +1,4 @@
-"""Notices that the demo must have received, as the ledger has them: stored with their outcomes."""
+"""Notices that the ledger keeps with its outcomes, and that the demo must therefore receive."""
 
 from collections.abc import Collection
 from itertools import islice
@@ -12,12 +12,12 @@ from worker.ledger.tables import operations
 _CHUNK = 500
 
 #: A reference, and the type of one of its notices.
-Noticed = tuple[str, str]
+StoredNotice = tuple[str, str]
 
 
-def noticed_in(engine: Engine, references: Collection[str]) -> list[Noticed]:
+def stored_notices(engine: Engine, references: Collection[str]) -> list[StoredNotice]:
     """Return each notice of these references."""
-    found: list[Noticed] = []
+    found: list[StoredNotice] = []
     left = iter(sorted(references))
     with snapshot(engine) as connection:
         while chunk := list(islice(left, _CHUNK)):

@@ -1,4 +1,4 @@
-"""Samples of the contract: read, and spoken to a worker on a ledger in a file."""
+"""Samples of the contract: reading, writing, and a run against a worker."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -24,23 +24,23 @@ Step = dict[str, Any]
 
 
 def files() -> list[Path]:
-    """Every file of samples."""
+    """Return every file of samples."""
     return sorted(FOLDER.glob("*.json"))
 
 
 def steps_of(path: Path) -> list[Step]:
-    """The steps of one conversation."""
+    """Return the steps of one file."""
     steps: list[Step] = json.loads(path.read_text(encoding="utf-8"))
     return steps
 
 
-def written(steps: Sequence[Step]) -> str:
-    """The text of a file."""
+def text_of(steps: Sequence[Step]) -> str:
+    """Return the text of a file."""
     return json.dumps(steps, ensure_ascii=False, indent=2) + "\n"
 
 
-def spoken(steps: Sequence[Step], engine: Engine) -> Iterator[Step]:
-    """The steps with the replies of a worker on this empty ledger."""
+def with_replies(steps: Sequence[Step], engine: Engine) -> Iterator[Step]:
+    """Return the steps with the replies of a worker on this empty ledger."""
     now = datetime.fromisoformat(START)
     pipeline = Pipeline(
         Ledger(engine),
@@ -57,7 +57,7 @@ def spoken(steps: Sequence[Step], engine: Engine) -> Iterator[Step]:
         pipeline.apply(items)
         pipeline.reply_and_acknowledge(link, items)
         asked = {name: value for name, value in step.items() if name not in ("reply", "notices")}
-        yield {**asked, **_answers(link)}
+        yield {**asked, **_sent(link)}
 
 
 def _delivered(step: Step) -> Delivery:
@@ -67,7 +67,7 @@ def _delivered(step: Step) -> Delivery:
     return delivery(step["body"].encode(), routing_key=key, correlation_id="c")
 
 
-def _answers(link: FakeLink) -> Step:
+def _sent(link: FakeLink) -> Step:
     notices, replies = [], []
     for message in link.published:
         if message.exchange == BILLING.events:
