@@ -10,12 +10,12 @@ import pytest
 from hypothesis import settings
 from sqlalchemy import Engine
 
-from tests.support.books import applied
+from tests.support.apply_commands import applied
+from tests.support.database_pool import DatabasePool
 from tests.support.processes import WorkerProcesses
 from tests.support.provision import PostgresServer, RabbitMQServer, postgres_server, rabbitmq_server
-from tests.support.recycling import DatabasePool
-from tests.support.witness import Witness
-from tests.support.worlds import LIMITS  # noqa: F401 - registers the Hypothesis profile
+from tests.support.rabbit_client import RabbitClient
+from tests.support.strategies import LIMITS  # noqa: F401 - registers the Hypothesis profile
 from worker.bootstrap import Application
 from worker.broker import BILLING, open_link
 from worker.catalog import Catalog, load_catalog
@@ -24,7 +24,7 @@ from worker.ledger.engine import ledger_engine
 from worker.ledger.migrations import migrate
 from worker.settings import Settings, load_settings
 
-settings.load_profile("ci")  # registered by tests.support.worlds
+settings.load_profile("ci")  # registered by tests.support.strategies
 
 Apply = Callable[..., Sequence[Answer]]
 
@@ -144,10 +144,10 @@ def broker_url(bare_broker_url: str) -> str:
 
 
 @pytest.fixture
-def witness(broker_url: str) -> Iterator[Witness]:
+def rabbit(broker_url: str) -> Iterator[RabbitClient]:
     """Client of RabbitMQ that uses another library than the worker."""
-    with Witness(broker_url) as witness:
-        yield witness
+    with RabbitClient(broker_url) as rabbit:
+        yield rabbit
 
 
 @pytest.fixture

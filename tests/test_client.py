@@ -20,9 +20,9 @@ from schemas import (
 )
 from tests.support.processes import WorkerProcesses
 from tests.support.provision import RabbitMQServer
+from tests.support.rabbit_client import RabbitClient
 from tests.support.rabbitmq_management import BrokerConnection
 from tests.support.waiting import eventually
-from tests.support.witness import Witness
 from worker.client import BillingClient
 from worker.errors import (
     BillingError,
@@ -43,11 +43,13 @@ def client(broker_url: str) -> Iterator[BillingClient]:
         yield client
 
 
-def answer(witness: Witness, *, queue: str = "billing.usage", body: bytes = b"", **properties: str) -> str:
+def answer(
+    rabbit: RabbitClient, *, queue: str = "billing.usage", body: bytes = b"", **properties: str
+) -> str:
     """Take a command as a worker does, send ``body`` to its reply queue, and return that queue's name."""
-    ((request, _),) = witness.take(queue, 1)
+    ((request, _),) = rabbit.take(queue, 1)
     own = {"correlation_id": request.correlation_id} | properties
-    witness.channel.basic_publish("", request.reply_to, body, pika.BasicProperties(**own))
+    rabbit.channel.basic_publish("", request.reply_to, body, pika.BasicProperties(**own))
     return str(request.reply_to)
 
 
@@ -107,12 +109,12 @@ def test_client_holds_tokens_before_the_price_is_known(
 
 
 def test_sent_command_gets_its_reply_on_the_named_queue(
-    broker_url: str, witness: Witness, workers: WorkerProcesses
+    broker_url: str, rabbit: RabbitClient, workers: WorkerProcesses
 ) -> None:
     workers.start()
-    with BillingClient(broker_url, reply_queue=witness.reply_queue) as client:
+    with BillingClient(broker_url, reply_queue=rabbit.reply_queue) as client:
         ids = [client.send(command) for command in (OPEN, DEDUCT)]
-    replies = witness.replies(ids)
+    replies = rabbit.replies(ids)
     assert [replies[id_][0]["referenceId"] for id_ in ids] == ["open-ann", "d-1"]
 
 
@@ -120,10 +122,10 @@ def test_sent_command_gets_its_reply_on_the_named_queue(
 
 
 def test_command_is_persistent_and_has_its_ids(
-    client: BillingClient, witness: Witness, broker_url: str
+    client: BillingClient, rabbit: RabbitClient, broker_url: str
 ) -> None:
     correlation_id = client.send(DEDUCT)
-    ((properties, body),) = witness.take("billing.usage", 1)
+    ((properties, body),) = rabbit.take("billing.usage", 1)
     assert body == DEDUCT.to_json()
     assert properties.correlation_id == correlation_id
     assert properties.message_id
@@ -133,27 +135,29 @@ def test_command_is_persistent_and_has_its_ids(
     assert properties.user_id == broker_url.partition("://")[2].partition(":")[0]
 
 
-def test_each_request_has_its_own_ids(client: BillingClient, witness: Witness) -> None:
+def test_each_request_has_its_own_ids(client: BillingClient, rabbit: RabbitClient) -> None:
     for _ in range(2):
         client.send(DEDUCT)
-    (first, _), (second, _) = witness.take("billing.usage", 2)
+    (first, _), (second, _) = rabbit.take("billing.usage", 2)
     assert first.correlation_id != second.correlation_id
     assert first.message_id != second.message_id
 
 
-def test_requests_share_a_queue_that_is_deleted_with_the_client(broker_url: str, witness: Witness) -> None:
+def test_requests_share_a_queue_that_is_deleted_with_the_client(
+    broker_url: str, rabbit: RabbitClient
+) -> None:
     with BillingClient(broker_url) as client:
         queues = set()
         for _ in range(2):
             with pytest.raises(NoReplyError):
                 client.request(DEDUCT, timeout_s=0)
-            ((properties, _),) = witness.take("billing.usage", 1)
+            ((properties, _),) = rabbit.take("billing.usage", 1)
             queues.add(properties.reply_to)
     (queue,) = queues
-    assert queue.startswith(f"billing.replies.{witness.user}.")
+    assert queue.startswith(f"billing.replies.{rabbit.user}.")
 
     def is_gone() -> bool:
-        channel = witness.channel.connection.channel()
+        channel = rabbit.channel.connection.channel()
         try:
             channel.queue_declare(queue, passive=True)
         except pika.exceptions.ChannelClosedByBroker as error:
@@ -175,41 +179,41 @@ def test_missing_reply_raises_and_names_the_safe_repetition(client: BillingClien
     assert issubclass(NoReplyError, TransientError)
 
 
-def test_late_reply_is_not_returned_to_another_request(client: BillingClient, witness: Witness) -> None:
+def test_late_reply_is_not_returned_to_another_request(client: BillingClient, rabbit: RabbitClient) -> None:
     with pytest.raises(NoReplyError):
         client.request(DEDUCT, timeout_s=0)
-    queue = answer(witness, body=b'{"status": "applied", "code": "tokens_deducted", "message": "late"}')
+    queue = answer(rabbit, body=b'{"status": "applied", "code": "tokens_deducted", "message": "late"}')
     with pytest.raises(NoReplyError):
         client.request(BonusCredit(reference_id="b", user_id="ann", tokens=1), timeout_s=0.2)
-    assert witness.depth("billing.payments") == 1
+    assert rabbit.depth("billing.payments") == 1
     assert queue.startswith("billing.replies.")
 
 
 class Answering(BillingClient):
-    """A client whose command is answered by ``witness`` with ``body`` as soon as it is published."""
+    """A client whose command is answered by ``rabbit`` with ``body`` as soon as it is published."""
 
-    witness: Witness
+    rabbit: RabbitClient
     body: bytes
 
     def _wait(self, message: Message, timeout_s: float) -> bytes:
-        answer(self.witness, body=b"not for us", correlation_id="another")
+        answer(self.rabbit, body=b"not for us", correlation_id="another")
         self._publish(message, str(self._awaited), waits=True)
-        answer(self.witness, body=self.body)
+        answer(self.rabbit, body=self.body)
         return super()._wait(message, timeout_s)
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"\xff", b'{"status": "shrugged"}'])
-def test_unreadable_reply_raises_a_billing_error(broker_url: str, witness: Witness, body: bytes) -> None:
+def test_unreadable_reply_raises_a_billing_error(broker_url: str, rabbit: RabbitClient, body: bytes) -> None:
     with Answering(broker_url) as client:
-        client.witness, client.body = witness, body
+        client.rabbit, client.body = rabbit, body
         with pytest.raises(BillingError, match="the reply can't be read"):
             client.request(DEDUCT)
 
 
-def test_reply_to_another_request_is_ignored(broker_url: str, witness: Witness) -> None:
+def test_reply_to_another_request_is_ignored(broker_url: str, rabbit: RabbitClient) -> None:
     reply = Reply(status="applied", code="tokens_deducted", message="ours")
     with Answering(broker_url) as client:
-        client.witness, client.body = witness, reply.to_json()
+        client.rabbit, client.body = rabbit, reply.to_json()
         assert client.request(DEDUCT) == reply
 
 
@@ -269,20 +273,20 @@ def test_missing_exchange_raises_with_the_command_that_helps(bare_broker_url: st
 
 
 def test_unroutable_command_raises_with_the_command_that_helps(
-    client: BillingClient, witness: Witness
+    client: BillingClient, rabbit: RabbitClient
 ) -> None:
-    witness.channel.queue_unbind("billing.usage", "billing", "usage.*")
+    rabbit.channel.queue_unbind("billing.usage", "billing", "usage.*")
     with pytest.raises(ConfigurationError, match=r"no queue takes usage\.deduct: .*topology declare"):
         client.send(DEDUCT)
     client.send(OPEN)
-    assert witness.depth("billing.payments") == 1
+    assert rabbit.depth("billing.payments") == 1
 
 
-def test_full_queue_raises(client: BillingClient, witness: Witness) -> None:
-    witness.channel.queue_delete("billing.usage")
+def test_full_queue_raises(client: BillingClient, rabbit: RabbitClient) -> None:
+    rabbit.channel.queue_delete("billing.usage")
     arguments = {"x-max-length": 0, "x-overflow": "reject-publish"}
-    witness.channel.queue_declare("billing.usage", durable=True, arguments=arguments)
-    witness.channel.queue_bind("billing.usage", "billing", "usage.*")
+    rabbit.channel.queue_declare("billing.usage", durable=True, arguments=arguments)
+    rabbit.channel.queue_bind("billing.usage", "billing", "usage.*")
     with pytest.raises(BrokerUnavailableError, match="the broker refuses 'd-1'"):
         client.send(DEDUCT)
 
@@ -304,9 +308,9 @@ def test_client_opens_another_connection_after_a_loss(broker_url: str, rabbitmq:
         client.send(DEDUCT)
         close_all(rabbitmq, broker_url, 1)
         client.send(OPEN)
-    with Witness(broker_url) as witness:
-        assert witness.depth("billing.usage") == 1
-        assert witness.depth("billing.payments") == 1
+    with RabbitClient(broker_url) as rabbit:
+        assert rabbit.depth("billing.usage") == 1
+        assert rabbit.depth("billing.payments") == 1
 
 
 def test_request_after_a_lost_connection_has_a_new_queue(broker_url: str, rabbitmq: RabbitMQServer) -> None:
@@ -314,21 +318,21 @@ def test_request_after_a_lost_connection_has_a_new_queue(broker_url: str, rabbit
         with pytest.raises(NoReplyError):
             client.request(DEDUCT, timeout_s=0)
         close_all(rabbitmq, broker_url, 1)
-        with Witness(broker_url) as witness:
-            witness.take("billing.usage", 1)
+        with RabbitClient(broker_url) as rabbit:
+            rabbit.take("billing.usage", 1)
             with pytest.raises(NoReplyError):
                 client.request(DEDUCT, timeout_s=0)
-            answer(witness)
+            answer(rabbit)
 
 
-def test_client_works_again_after_an_error(client: BillingClient, witness: Witness) -> None:
-    witness.channel.exchange_delete("billing")
+def test_client_works_again_after_an_error(client: BillingClient, rabbit: RabbitClient) -> None:
+    rabbit.channel.exchange_delete("billing")
     with pytest.raises(ConfigurationError):
         client.send(DEDUCT)
-    witness.channel.exchange_declare("billing", "topic", durable=True)
-    witness.channel.queue_bind("billing.usage", "billing", "usage.*")
+    rabbit.channel.exchange_declare("billing", "topic", durable=True)
+    rabbit.channel.queue_bind("billing.usage", "billing", "usage.*")
     client.send(DEDUCT)
-    assert witness.depth("billing.usage") == 1
+    assert rabbit.depth("billing.usage") == 1
 
 
 def test_worker_never_imports_the_client() -> None:

@@ -15,8 +15,8 @@ import yaml
 from tests.support.postgres_server import postgres_binaries
 from tests.support.processes import WorkerProcesses, run_cli
 from tests.support.provision import PostgresServer, RabbitMQServer
+from tests.support.rabbit_client import RabbitClient
 from tests.support.rabbitmq_server import RabbitMQ
-from tests.support.witness import Witness
 from worker.cli.root import cli
 from worker.runtime.supervisor import _STOP_GRACE_S
 from worker.settings import ENV_PREFIX, Settings, load_settings
@@ -234,12 +234,12 @@ def test_commands_run_in_order_on_real_servers(
     try:
         assert run_cli(settings, *ours["migrate", "migrate"]).returncode == 0
         assert run_cli(settings, *ours["topology", "topology"]).returncode == 0
-        with WorkerProcesses(settings) as processes, Witness(bare_broker_url) as witness:
+        with WorkerProcesses(settings) as processes, RabbitClient(bare_broker_url) as rabbit:
             command, *options = ours["worker", "run"]
             assert command == "run"
             worker = processes.start(*options)
             opened = {"type": "account.open", "referenceId": "o", "userId": "ann", "tier": "free"}
-            assert witness.request(opened)["status"] == "applied"
+            assert rabbit.request(opened)["status"] == "applied"
             healthy = run_cli(settings, *ours["worker", "check"])
             assert (healthy.returncode, healthy.stderr) == (0, b"")
             scheduler = processes.start(*ours["scheduler", "scheduler"], module="worker.__main__")

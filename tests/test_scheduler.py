@@ -14,12 +14,12 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, event, func, select, text
 
 from schemas import BonusCredit, Command, OpenAccount, ReserveUsage, SettleAccount
-from tests.support.books import applied
+from tests.support.apply_commands import applied
 from tests.support.fakes import FakeLink
+from tests.support.fault_injection import _CONTEXT, after, die
 from tests.support.processes import WorkerProcesses, run_cli
-from tests.support.saboteur import _CONTEXT, after, die
+from tests.support.rabbit_client import RabbitClient
 from tests.support.waiting import PATIENCE_S, eventually
-from tests.support.witness import Witness
 from tests.support.worker_thread import FlagStop, running
 from worker.bootstrap import Application
 from worker.broker import BILLING, Link, Outgoing, PublishResult, open_link
@@ -444,7 +444,7 @@ def balances(engine: Engine) -> dict[str, tuple[int, int]]:
 
 
 def test_two_schedulers_and_a_worker_post_what_fell_due_once(
-    application: Application, catalog: Catalog, witness: Witness
+    application: Application, catalog: Catalog, rabbit: RabbitClient
 ) -> None:
     """A hold that runs out, credit that expires, a free tier's next period, and an account with all of it."""
     now = datetime.now(UTC)
@@ -474,7 +474,7 @@ def test_two_schedulers_and_a_worker_post_what_fell_due_once(
     assert [scheduler.tick(now) for scheduler in schedulers] == [4, 4]
     with running(application):
         eventually(lambda: nothing_is_due(application.engine), what="all is posted")
-        eventually(lambda: witness.depth(PAYMENTS) == 0, what="the second scheduler's too")
+        eventually(lambda: rabbit.depth(PAYMENTS) == 0, what="the second scheduler's too")
         assert [scheduler.tick(now + MINUTE) for scheduler in schedulers] == [0, 0]
     assert posted(application.engine) == {"holder": 1, "old": 1, "free": 1, "all": 1}
     assert balances(application.engine) == {
@@ -484,12 +484,12 @@ def test_two_schedulers_and_a_worker_post_what_fell_due_once(
         "all": (10_000, 0),
     }
     assert audit(application.engine).is_clean
-    assert witness.depth(BILLING.replies.name) == 0, "nobody asked"
-    assert witness.depth(BILLING.dead.name) == 0
+    assert rabbit.depth(BILLING.replies.name) == 0, "nobody asked"
+    assert rabbit.depth(BILLING.dead.name) == 0
 
 
 def test_scheduler_catches_up_at_its_rate_after_a_day(
-    application: Application, catalog: Catalog, witness: Witness
+    application: Application, catalog: Catalog, rabbit: RabbitClient
 ) -> None:
     """Two thousand holds ran out in a day; the rate allows eighty a second."""
     now = datetime.now(UTC)
@@ -502,7 +502,7 @@ def test_scheduler_catches_up_at_its_rate_after_a_day(
     with running(application):
         while sum(published) < 2_000:
             published.append(scheduler.tick(now + len(published) * 5 * SECOND))
-            eventually(lambda: witness.depth(PAYMENTS) == 0, what="the worker has kept up")
+            eventually(lambda: rabbit.depth(PAYMENTS) == 0, what="the worker has kept up")
         eventually(lambda: nothing_is_due(application.engine), what="all is posted")
         assert scheduler.tick(now + MINUTE) == 0
     assert published == [400] * 5
@@ -520,24 +520,24 @@ def _die_after_publishing(settings: Settings) -> None:
 
 
 def test_killed_scheduler_publishes_again_and_nothing_is_applied_twice(
-    application: Application, catalog: Catalog, worker_settings: Settings, witness: Witness
+    application: Application, catalog: Catalog, worker_settings: Settings, rabbit: RabbitClient
 ) -> None:
     fill(application.engine, catalog, 5, now=datetime.now(UTC) - 10 * MINUTE)
     process = _CONTEXT.Process(target=_die_after_publishing, args=(worker_settings,))
     process.start()
     process.join(PATIENCE_S)
     assert process.exitcode == -9
-    assert witness.depth(PAYMENTS) == 5
+    assert rabbit.depth(PAYMENTS) == 5
     assert application.scheduler().tick(datetime.now(UTC)) == 5
     with running(application):
         eventually(lambda: nothing_is_due(application.engine), what="all is posted")
-        eventually(lambda: witness.depth(PAYMENTS) == 0, what="the second time too")
+        eventually(lambda: rabbit.depth(PAYMENTS) == 0, what="the second time too")
     assert set(posted(application.engine).values()) == {1}
     assert audit(application.engine).is_clean
 
 
 def test_command_that_posts_what_is_due_before_the_schedulers_leaves_nothing_to_post(
-    application: Application, catalog: Catalog, witness: Witness
+    application: Application, catalog: Catalog, rabbit: RabbitClient
 ) -> None:
     now = datetime.now(UTC)
     applied(application.engine, catalog, *held("ann"), now=now - HOUR)
@@ -545,7 +545,7 @@ def test_command_that_posts_what_is_due_before_the_schedulers_leaves_nothing_to_
     applied(application.engine, catalog, *held("ann")[:1], now=now)
     applied(application.engine, catalog, BonusCredit(reference_id="b", user_id="ann", tokens=1), now=now)
     with running(application):
-        eventually(lambda: witness.depth(PAYMENTS) == 0 and posted(application.engine), what="it is applied")
+        eventually(lambda: rabbit.depth(PAYMENTS) == 0 and posted(application.engine), what="it is applied")
     assert balances(application.engine) == {"ann": (500_001, 0)}
     assert audit(application.engine).is_clean
 
@@ -554,18 +554,18 @@ def test_command_that_posts_what_is_due_before_the_schedulers_leaves_nothing_to_
 
 
 def test_once_publishes_what_is_due_and_ends(
-    application: Application, catalog: Catalog, worker_settings: Settings, witness: Witness
+    application: Application, catalog: Catalog, worker_settings: Settings, rabbit: RabbitClient
 ) -> None:
     fill(application.engine, catalog, 3, now=datetime.now(UTC) - HOUR)
     ended = run_cli(worker_settings, "scheduler", "--once")
     assert (ended.returncode, ended.stdout) == (0, b"published 3 commands for what fell due\n"), ended.stderr
-    ((properties, body), *_) = witness.take(PAYMENTS, 3)
+    ((properties, body), *_) = rabbit.take(PAYMENTS, 3)
     assert SettleAccount.model_validate_json(body).user_id == "u00000"
     assert (properties.app_id, properties.delivery_mode) == (SCHEDULER_APP_ID, 2)
     assert properties.user_id in worker_settings.broker_url.get_secret_value(), "rules of senders go by it"
 
 
-def test_scheduler_ends_with_0_at_sigterm(workers: WorkerProcesses, witness: Witness) -> None:
+def test_scheduler_ends_with_0_at_sigterm(workers: WorkerProcesses, rabbit: RabbitClient) -> None:
     process = workers.start("scheduler", module="worker.__main__", BILLING_LOG_LEVEL="INFO")
     assert process.stderr is not None
     assert b"scheduling what falls due in postgresql" in process.stderr.readline()
@@ -593,7 +593,7 @@ def test_ledger_without_tables_ends_the_scheduler_at_its_start(
 
 
 def test_worker_runs_a_scheduler_beside_its_work(
-    application: Application, catalog: Catalog, workers: WorkerProcesses, witness: Witness
+    application: Application, catalog: Catalog, workers: WorkerProcesses, rabbit: RabbitClient
 ) -> None:
     fill(application.engine, catalog, 3, now=datetime.now(UTC) - HOUR)
     worker = workers.start("--with-scheduler", BILLING_SCHEDULER_INTERVAL_S="0.1")

@@ -14,8 +14,8 @@ from tests.benchmarks import chart, conditions, report
 from tests.benchmarks.first_speed import processed_deductions
 from tests.benchmarks.registry import BENCHMARKS
 from tests.benchmarks.reporters import reporting
-from tests.benchmarks.results import Benchmark, Context, Result
-from tests.benchmarks.stage import BenchmarkError, started_servers
+from tests.benchmarks.results import Benchmark, BenchmarkContext, Result
+from tests.benchmarks.sandbox import BenchmarkError, started_servers
 from tests.support.private_server import ServerError
 from tests.support.rabbitmq_management import ManagementError
 from worker.errors import BillingError
@@ -84,7 +84,7 @@ def main(
     wanted = _named(what)
     try:
         with started_servers() as servers, reporting() as reporter:
-            context = Context(servers, reporter, 1 if short else runs, messages, users, short)
+            context = BenchmarkContext(servers, reporter, 1 if short else runs, messages, users, short)
             session = Session(context, conditions.conditions(servers), output, with_charts=not short)
             if not short:
                 processed_deductions(context, *_WARM_UP)
@@ -98,7 +98,7 @@ class Session:
     """Run of several benchmarks under the same conditions; a failed one stops no other."""
 
     def __init__(
-        self, context: Context, found: Mapping[str, Any], output: Path, *, with_charts: bool
+        self, context: BenchmarkContext, found: Mapping[str, Any], output: Path, *, with_charts: bool
     ) -> None:
         self.failed: list[str] = []
         self._context, self._conditions = context, found

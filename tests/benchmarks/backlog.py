@@ -8,8 +8,8 @@ from time import monotonic
 
 from tests.benchmarks import trees
 from tests.benchmarks.loads import deductions, in_turns, outgoing
-from tests.benchmarks.results import Benchmark, Context, Figure, Goal, Result, costs, rates, said
-from tests.benchmarks.stage import Measured, staged
+from tests.benchmarks.results import Benchmark, BenchmarkContext, Figure, Goal, Result, costs, rates, said
+from tests.benchmarks.sandbox import Measured, new_sandbox
 
 _PARTS = 10
 _EVERY_S, _EVERY_S_IF_SHORT = 1.0, 0.0
@@ -54,7 +54,7 @@ class Log:
         return self.replies[-1][0]
 
 
-def run(context: Context) -> Result:
+def run(context: BenchmarkContext) -> Result:
     """Measure once; the run is long enough to be its own median."""
     messages, users = context.sized(1_000_000, 3_000), context.accounts()
     log = Log(_EVERY_S_IF_SHORT if context.is_short else _EVERY_S)
@@ -90,16 +90,16 @@ def run(context: Context) -> Result:
     )
 
 
-def processed_backlog(context: Context, messages: int, users: int, log: Log) -> Measured:
-    """Run once in an environment of its own, watched by ``log``."""
-    with staged(context.servers) as stage:
-        stage.open_accounts(users)
-        stage.prefill(outgoing(deductions(messages, in_turns(users))), context.progress, total=messages)
-        measured = stage.drain(
-            "worker", stage.worker(), messages, progress=context.progress, watch=log.record
+def processed_backlog(context: BenchmarkContext, messages: int, users: int, log: Log) -> Measured:
+    """Run once in a sandbox of its own, watched by ``log``."""
+    with new_sandbox(context.servers) as sandbox:
+        sandbox.open_accounts(users)
+        sandbox.prefill(outgoing(deductions(messages, in_turns(users))), context.progress, total=messages)
+        measured = sandbox.drain(
+            "worker", sandbox.worker(), messages, progress=context.progress, watch=log.record
         )
         context.progress("auditing", 0, 0)
-        stage.check(used=messages)
+        sandbox.check(used=messages)
         return measured
 
 

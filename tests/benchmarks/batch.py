@@ -4,8 +4,17 @@ from functools import partial
 
 from tests.benchmarks.first_speed import processed_deductions
 from tests.benchmarks.loads import batches, outgoing
-from tests.benchmarks.results import Benchmark, Context, Goal, Result, alternately, costs, rates, ratio
-from tests.benchmarks.stage import Measured, staged
+from tests.benchmarks.results import (
+    Benchmark,
+    BenchmarkContext,
+    Goal,
+    Result,
+    alternately,
+    costs,
+    rates,
+    ratio,
+)
+from tests.benchmarks.sandbox import Measured, new_sandbox
 
 _ITEMS = 100
 _GOAL_RATE, _GOAL_RATIO = Goal(10_000), Goal(5)
@@ -13,7 +22,7 @@ _OF_ONE, _OF_MANY, _SINGLES = "batches of one user", "batches of many users", "s
 _BY_TWO = "batches of many users, two workers"
 
 
-def run(context: Context) -> Result:
+def run(context: BenchmarkContext) -> Result:
     """Measure batches of one user, of many, with two workers, and single messages; items count."""
     singles, users = context.sized(30_000, 600), context.accounts(short=200)
     count = max(singles * 3 // _ITEMS, 1)
@@ -52,17 +61,17 @@ def run(context: Context) -> Result:
 
 
 def processed_batches(
-    context: Context, name: str, count: int, users: int, *, of_one_user: bool, workers: int = 1
+    context: BenchmarkContext, name: str, count: int, users: int, *, of_one_user: bool, workers: int = 1
 ) -> Measured:
-    """Run once in an environment of its own."""
-    with staged(context.servers) as stage:
-        stage.open_accounts(users)
+    """Run once in a sandbox of its own."""
+    with new_sandbox(context.servers) as sandbox:
+        sandbox.open_accounts(users)
         messages = outgoing(batches(count, _ITEMS, users, of_one_user=of_one_user))
-        stage.prefill(messages, context.progress, total=count)
-        measured = stage.drain(
-            name, stage.worker(workers), count, consumers=workers, progress=context.progress
+        sandbox.prefill(messages, context.progress, total=count)
+        measured = sandbox.drain(
+            name, sandbox.worker(workers), count, consumers=workers, progress=context.progress
         )
-        stage.check(used=count * _ITEMS)
+        sandbox.check(used=count * _ITEMS)
         return measured
 
 

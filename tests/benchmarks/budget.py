@@ -15,7 +15,7 @@ from tests.benchmarks.phases import STEPS, Spent, watched
 from tests.benchmarks.results import (
     UNKNOWN_COST,
     Benchmark,
-    Context,
+    BenchmarkContext,
     Figure,
     Result,
     costs,
@@ -23,7 +23,7 @@ from tests.benchmarks.results import (
     rates,
     said,
 )
-from tests.benchmarks.stage import Measured, Servers, Stage, collected_as_in_a_worker, staged
+from tests.benchmarks.sandbox import Measured, Sandbox, Servers, collected_as_in_a_worker, new_sandbox
 from tests.benchmarks.statements import name_of
 from tests.support.postgres_server import Postgres
 from worker.runtime.stop import SignalStop
@@ -44,7 +44,7 @@ class Inside:
     statements: Mapping[str, float]
 
 
-def run(context: Context) -> Result:
+def run(context: BenchmarkContext) -> Result:
     """A worker as it is, and one in this process that is looked into, by turns."""
     messages, users = context.sized(30_000, 600), context.accounts()
     plain: list[Measured] = []
@@ -71,21 +71,21 @@ def run(context: Context) -> Result:
     )
 
 
-def looked_into(context: Context, messages: int, users: int) -> Inside:
-    """One run of a worker in this process, on a stage of its own."""
-    with staged(context.servers) as stage:
-        stage.open_accounts(users)
-        stage.prefill(outgoing(deductions(messages, in_turns(users))), context.progress, total=messages)
+def looked_into(context: BenchmarkContext, messages: int, users: int) -> Inside:
+    """One run of a worker in this process, on a sandbox of its own."""
+    with new_sandbox(context.servers) as sandbox:
+        sandbox.open_accounts(users)
+        sandbox.prefill(outgoing(deductions(messages, in_turns(users))), context.progress, total=messages)
         context.progress("settling in this process", 0, 0)
-        _forget_statements(stage)
+        _forget_statements(sandbox)
         with collected_as_in_a_worker(), watched() as watch:
             before = process_time()
-            stage.application.consumer(SignalStop()).run(drain=True)
+            sandbox.application.consumer(SignalStop()).run(drain=True)
             processor = process_time() - before
-        stage.check(used=messages)
+        sandbox.check(used=messages)
         steps = {name: _us(watch.spent[name], messages) for name in STEPS}
         steps[_OTHER] = Spent(processor / messages * 1e6 - sum(spent.processor for spent in steps.values()))
-        return Inside(steps, dict(_statements(stage, messages)))
+        return Inside(steps, dict(_statements(sandbox, messages)))
 
 
 @contextmanager
@@ -111,27 +111,27 @@ def _has_library(servers: Servers) -> bool:
         engine.dispose()
 
 
-def _is_counting(stage: Stage) -> bool:
-    with stage.application.engine.connect() as connection:
+def _is_counting(sandbox: Sandbox) -> bool:
+    with sandbox.application.engine.connect() as connection:
         return _LIBRARY in str(connection.execute(text("SHOW shared_preload_libraries")).scalar_one())
 
 
-def _forget_statements(stage: Stage) -> None:
-    if _is_counting(stage):
-        with stage.application.engine.begin() as connection:
+def _forget_statements(sandbox: Sandbox) -> None:
+    if _is_counting(sandbox):
+        with sandbox.application.engine.begin() as connection:
             connection.execute(text(f"CREATE EXTENSION IF NOT EXISTS {_LIBRARY}"))
             connection.execute(text(f"SELECT {_LIBRARY}_reset()"))
 
 
-def _statements(stage: Stage, messages: int) -> Iterator[tuple[str, float]]:
+def _statements(sandbox: Sandbox, messages: int) -> Iterator[tuple[str, float]]:
     """Time of each kind of statement, in microseconds a message, without the small ones."""
-    if not _is_counting(stage):
+    if not _is_counting(sandbox):
         return
     query = text(
         f"SELECT query, total_exec_time FROM {_LIBRARY} WHERE calls > 1 AND dbid = "  # noqa: S608 - our own name
         "(SELECT oid FROM pg_database WHERE datname = current_database()) ORDER BY total_exec_time DESC"
     )
-    with stage.application.engine.connect() as connection:
+    with sandbox.application.engine.connect() as connection:
         rows = connection.execute(query).all()
     for statement, milliseconds in rows:
         if (us := milliseconds / messages * 1e3) >= _SMALL_US:

@@ -13,7 +13,7 @@ from typing import Any
 import pika
 from sqlalchemy import text
 
-from tests.benchmarks.stage import ROOT, Servers
+from tests.benchmarks.sandbox import ROOT, Servers
 from tests.support.rabbitmq_server import _ERLANG_ARGUMENTS
 from worker.ledger.engine import ledger_engine
 

@@ -3,14 +3,23 @@
 from tests.benchmarks.contenders import CONTENDERS
 from tests.benchmarks.first_speed import processed_deductions
 from tests.benchmarks.loads import deductions, in_turns
-from tests.benchmarks.results import Benchmark, Context, Goal, Result, alternately, costs, rates, ratio
-from tests.benchmarks.stage import Measured, staged
+from tests.benchmarks.results import (
+    Benchmark,
+    BenchmarkContext,
+    Goal,
+    Result,
+    alternately,
+    costs,
+    rates,
+    ratio,
+)
+from tests.benchmarks.sandbox import Measured, new_sandbox
 
 _GOAL = Goal(0.75)
 _ECHO = next(contender for contender in CONTENDERS if not contender.keeps_ledger)
 
 
-def run(context: Context) -> Result:
+def run(context: BenchmarkContext) -> Result:
     """Measure worker and echo in turn."""
     messages, users = context.sized(30_000, 600), context.accounts()
     runs = alternately(
@@ -38,11 +47,11 @@ def run(context: Context) -> Result:
     )
 
 
-def echoed(context: Context, messages: int, users: int) -> Measured:
+def echoed(context: BenchmarkContext, messages: int, users: int) -> Measured:
     """Run the echo once; it keeps no ledger."""
-    with staged(context.servers) as stage:
-        sent = _ECHO.prefill(stage, deductions(messages, in_turns(users)), context.progress)
-        return stage.drain(_ECHO.name, _ECHO.commands(stage), sent, progress=context.progress)
+    with new_sandbox(context.servers) as sandbox:
+        sent = _ECHO.prefill(sandbox, deductions(messages, in_turns(users)), context.progress)
+        return sandbox.drain(_ECHO.name, _ECHO.commands(sandbox), sent, progress=context.progress)
 
 
 ECHO = Benchmark(

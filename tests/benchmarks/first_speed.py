@@ -8,38 +8,38 @@ message must have its reply and the audit must be clean.
 from collections.abc import Callable
 
 from tests.benchmarks.loads import Pick, deductions, in_turns, outgoing
-from tests.benchmarks.results import Benchmark, Context, Result, alternately, costs, rates
-from tests.benchmarks.stage import Measured, Stage, staged
+from tests.benchmarks.results import Benchmark, BenchmarkContext, Result, alternately, costs, rates
+from tests.benchmarks.sandbox import Measured, Sandbox, new_sandbox
 
 
 def processed_deductions(
-    context: Context,
+    context: BenchmarkContext,
     messages: int,
     users: int,
     *,
     name: str = "worker",
     pick: Pick | None = None,
     workers: int = 1,
-    look: Callable[[Stage], None] | None = None,
+    look: Callable[[Sandbox], None] | None = None,
 ) -> Measured:
-    """Run once in an environment of its own: accounts, prefill, drain, check.
+    """Run once in a sandbox of its own: accounts, prefill, drain, check.
 
-    The users of the messages take turns, or ``pick`` chooses. ``look`` gets the stage afterwards.
+    The users of the messages take turns, or ``pick`` chooses. ``look`` gets the sandbox afterwards.
     """
-    with staged(context.servers) as stage:
-        stage.open_accounts(users)
+    with new_sandbox(context.servers) as sandbox:
+        sandbox.open_accounts(users)
         commands = deductions(messages, pick or in_turns(users))
-        stage.prefill(outgoing(commands), context.progress, total=messages)
-        measured = stage.drain(
-            name, stage.worker(workers), messages, consumers=workers, progress=context.progress
+        sandbox.prefill(outgoing(commands), context.progress, total=messages)
+        measured = sandbox.drain(
+            name, sandbox.worker(workers), messages, consumers=workers, progress=context.progress
         )
-        stage.check(used=messages)
+        sandbox.check(used=messages)
         if look is not None:
-            look(stage)
+            look(sandbox)
         return measured
 
 
-def run(context: Context) -> Result:
+def run(context: BenchmarkContext) -> Result:
     """Measure the worker alone."""
     messages, users = context.sized(50_000, 600), context.accounts()
     runs = alternately(context, {"worker": lambda: processed_deductions(context, messages, users)})["worker"]

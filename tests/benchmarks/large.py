@@ -24,7 +24,7 @@ from tests.benchmarks.filling import Filling, fill
 from tests.benchmarks.loads import deductions, in_turns, outgoing, uniform
 from tests.benchmarks.results import (
     Benchmark,
-    Context,
+    BenchmarkContext,
     Figure,
     Goal,
     Result,
@@ -33,7 +33,7 @@ from tests.benchmarks.results import (
     rates,
     ratio,
 )
-from tests.benchmarks.stage import IncorrectLedgerError, Measured, Stage, staged
+from tests.benchmarks.sandbox import IncorrectLedgerError, Measured, Sandbox, new_sandbox
 from worker.bootstrap import utc_now
 from worker.broker import BILLING
 from worker.ledger.audit import AuditProgress, audit
@@ -47,15 +47,15 @@ _TOUCHED = 5  # times as many messages as are measured
 _PAGE = 50
 
 
-def run(context: Context) -> Result:
+def run(context: BenchmarkContext) -> Result:
     """Measure the worker on the filled ledger and on empty ones in turn, then queries and the audit."""
     messages, filling = context.sized(20_000, 200), _filling(context)
-    with staged(context.servers) as stage:
+    with new_sandbox(context.servers) as sandbox:
         began = perf_counter()
-        fill(stage.application.engine, filling, context.progress)
+        fill(sandbox.application.engine, filling, context.progress)
         context.reporter.ran(f"filled with {filling.entries:,} entries in {perf_counter() - began:.0f} s")
-        used_before = _used(stage)
-        load = _Load(context, stage, filling, messages)
+        used_before = _used(sandbox)
+        load = _Load(context, sandbox, filling, messages)
         load.on_filled("warming up")
         runs = alternately(
             context,
@@ -66,9 +66,9 @@ def run(context: Context) -> Result:
                 _EACH_ONCE: lambda: load.on_empty(_EACH_ONCE, messages),
             },
         )
-        answers = _asked(context, stage, filling)
-        audited = _audited(context, stage)
-        if (used := _used(stage) - used_before) != load.processed:
+        answers = _asked(context, sandbox, filling)
+        audited = _audited(context, sandbox)
+        if (used := _used(sandbox) - used_before) != load.processed:
             raise IncorrectLedgerError(f"{used} tokens are used, not {load.processed}")
     return Result(
         figures=(
@@ -100,7 +100,7 @@ def run(context: Context) -> Result:
     )
 
 
-def _filling(context: Context) -> Filling:
+def _filling(context: BenchmarkContext) -> Filling:
     entries = int(os.environ.get("BENCH_ENTRIES") or (2_000 if context.is_short else 10_000_000))
     users = int(os.environ.get("BENCH_ACCOUNTS") or entries // 10)
     heavy_entries = min(100_000, entries // 100)
@@ -111,33 +111,33 @@ def _filling(context: Context) -> Filling:
 class _Load:
     """Random deductions, different ones in each run."""
 
-    context: Context
-    stage: Stage
+    context: BenchmarkContext
+    sandbox: Sandbox
     filling: Filling
     messages: int
     processed: int = 0
 
     def on_filled(self, name: str) -> Measured:
         """Measure deductions of any account of the filled ledger."""
-        return self._drained(name, self.stage, self._anybody(), self._next_seed())
+        return self._drained(name, self.sandbox, self._anybody(), self._next_seed())
 
     def on_touched(self, name: str) -> Measured:
         """Measure the same after most pages have been touched since the checkpoint."""
-        _checkpoint(self.stage)
+        _checkpoint(self.sandbox)
         for _ in range(_TOUCHED):
             self._unmeasured()
-        return self._drained(name, self.stage, self._anybody(), self._next_seed(), behind=False)
+        return self._drained(name, self.sandbox, self._anybody(), self._next_seed(), behind=False)
 
     def on_empty(self, name: str, users: int) -> Measured:
         """Measure deductions of ``users`` in turns, on a ledger of their own."""
-        with staged(self.context.servers) as stage:
-            stage.open_accounts(users)
-            run = self._drained(name, stage, in_turns(users), seed=0)
-            stage.check(used=self.messages)
+        with new_sandbox(self.context.servers) as sandbox:
+            sandbox.open_accounts(users)
+            run = self._drained(name, sandbox, in_turns(users), seed=0)
+            sandbox.check(used=self.messages)
             return run
 
     def _anybody(self) -> Callable[[], int]:
-        _purge_replies(self.stage)
+        _purge_replies(self.sandbox)
         return uniform(self.filling.accounts, self.processed)
 
     def _next_seed(self) -> int:
@@ -148,41 +148,41 @@ class _Load:
     def _unmeasured(self) -> None:
         """Write as many messages straight into the ledger, without a broker."""
         pick = uniform(self.filling.accounts, self.processed)
-        self.stage.apply(deductions(self.messages, pick, self._next_seed()))
+        self.sandbox.apply(deductions(self.messages, pick, self._next_seed()))
 
     def _drained(
-        self, name: str, stage: Stage, pick: Callable[[], int], seed: int, *, behind: bool = True
+        self, name: str, sandbox: Sandbox, pick: Callable[[], int], seed: int, *, behind: bool = True
     ) -> Measured:
         progress = self.context.progress
         loaded = outgoing(deductions(self.messages, pick, seed))
-        stage.prefill(loaded, progress, total=self.messages)
+        sandbox.prefill(loaded, progress, total=self.messages)
         if behind:
-            _checkpoint(stage)
-        return stage.drain(name, stage.worker(), self.messages, progress=progress)
+            _checkpoint(sandbox)
+        return sandbox.drain(name, sandbox.worker(), self.messages, progress=progress)
 
 
-def _checkpoint(stage: Stage) -> None:
+def _checkpoint(sandbox: Sandbox) -> None:
     """Make a checkpoint before a run, so that it falls into none of them, or into each alike."""
-    with stage.application.engine.connect() as connection:
+    with sandbox.application.engine.connect() as connection:
         connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("CHECKPOINT"))
 
 
-def _purge_replies(stage: Stage) -> None:
-    with pika.BlockingConnection(pika.URLParameters(stage.broker_url)) as connection:
+def _purge_replies(sandbox: Sandbox) -> None:
+    with pika.BlockingConnection(pika.URLParameters(sandbox.broker_url)) as connection:
         connection.channel().queue_purge(BILLING.replies.name)
 
 
-def _used(stage: Stage) -> int:
-    with stage.application.engine.connect() as connection:
+def _used(sandbox: Sandbox) -> int:
+    with sandbox.application.engine.connect() as connection:
         return int(connection.execute(select(sum_of(accounts.c.used))).scalar_one())
 
 
 # -- answers ----------------------------------------------------------------------------------------------
 
 
-def _asked(context: Context, stage: Stage, filling: Filling) -> tuple[Figure, ...]:
+def _asked(context: BenchmarkContext, sandbox: Sandbox, filling: Filling) -> tuple[Figure, ...]:
     """Time of the read side's answers, in milliseconds; a sample for each run."""
-    reader, catalog, now = Reader(stage.application.engine), stage.application.catalog, utc_now()
+    reader, catalog, now = Reader(sandbox.application.engine), sandbox.application.catalog, utc_now()
     chance = random.Random()
 
     def anybody() -> str:
@@ -237,14 +237,14 @@ def _milliseconds(question: Callable[[], None]) -> float:
     return (perf_counter() - began) * 1e3
 
 
-def _audited(context: Context, stage: Stage) -> float:
+def _audited(context: BenchmarkContext, sandbox: Sandbox) -> float:
     """Duration of the audit in seconds. Raises IncorrectLedgerError."""
 
     def reported(step: AuditProgress) -> None:
         context.progress(f"auditing {step.step}", step.done, step.total)
 
     began = perf_counter()
-    report = audit(stage.application.engine, reported)
+    report = audit(sandbox.application.engine, reported)
     if not report.is_clean:
         raise IncorrectLedgerError(f"the audit found {dict(report.found)}, {report.findings[0]}")
     return perf_counter() - began

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from math import ceil
 
 from tests.benchmarks.probe import Seen, Task
-from tests.benchmarks.results import Benchmark, Context, Figure, Goal, Result
-from tests.benchmarks.stage import ROOT, BenchmarkError, staged
+from tests.benchmarks.results import Benchmark, BenchmarkContext, Figure, Goal, Result
+from tests.benchmarks.sandbox import ROOT, BenchmarkError, new_sandbox
 
 _PER_SECOND = 200.0
 _P50, _P99 = Goal(5, "at most"), Goal(25, "at most")
 _GRACE_S = 60.0
 
 
-def run(context: Context) -> Result:
+def run(context: BenchmarkContext) -> Result:
     """Measure some seconds of requests in each run, with percentiles of its own."""
     requests, users = context.sized(6_000, 100), context.accounts()
     before = min(int(_PER_SECOND), requests)
@@ -53,12 +53,12 @@ def run(context: Context) -> Result:
     )
 
 
-def asked(context: Context, requests: int, users: int, before: int) -> Seen:
-    """Run once in an environment of its own; ``before`` are requests that don't count."""
-    with staged(context.servers) as stage:
-        stage.open_accounts(users)
-        task = Task(stage.broker_url, users, _PER_SECOND, counted=requests, warm_up=before, straight=before)
-        with stage.running("worker", stage.worker()):
+def asked(context: BenchmarkContext, requests: int, users: int, before: int) -> Seen:
+    """Run once in a sandbox of its own; ``before`` are requests that don't count."""
+    with new_sandbox(context.servers) as sandbox:
+        sandbox.open_accounts(users)
+        task = Task(sandbox.broker_url, users, _PER_SECOND, counted=requests, warm_up=before, straight=before)
+        with sandbox.running("worker", sandbox.worker()):
             context.progress("asking at a steady pace", 0, 0)
             done = subprocess.run(
                 [sys.executable, "-m", "tests.benchmarks.probe"],
@@ -70,7 +70,7 @@ def asked(context: Context, requests: int, users: int, before: int) -> Seen:
             )
         if done.returncode:
             raise BenchmarkError(f"the caller ended with {done.returncode}: {done.stderr.strip()}")
-        stage.check(used=task.messages)
+        sandbox.check(used=task.messages)
     return Seen.read(done.stdout)
 
 

@@ -5,8 +5,8 @@ from time import monotonic, process_time
 from schemas import DeductUsage
 from tests.benchmarks import trees
 from tests.benchmarks.loads import deductions, in_turns
-from tests.benchmarks.results import Benchmark, Context, Goal, Result, alternately, costs, rates
-from tests.benchmarks.stage import Measured, Stage, chunks, collected_as_in_a_worker, staged
+from tests.benchmarks.results import Benchmark, BenchmarkContext, Goal, Result, alternately, costs, rates
+from tests.benchmarks.sandbox import Measured, Sandbox, chunks, collected_as_in_a_worker, new_sandbox
 from worker.bootstrap import utc_now
 from worker.catalog import Catalog
 from worker.core import decide
@@ -16,7 +16,7 @@ _BATCH = 500
 _GOAL = Goal(10_000)
 
 
-def run(context: Context) -> Result:
+def run(context: BenchmarkContext) -> Result:
     """Measure some runs, each on a ledger of its own."""
     messages, users = context.sized(30_000, 1_500), context.accounts()
     runs = alternately(context, {"ledger": lambda: written(context, messages, users)})["ledger"]
@@ -31,21 +31,21 @@ def run(context: Context) -> Result:
     )
 
 
-def written(context: Context, messages: int, users: int) -> Measured:
-    """Run once in this process, in an environment of its own."""
-    with staged(context.servers) as stage:
-        stage.open_accounts(users)
+def written(context: BenchmarkContext, messages: int, users: int) -> Measured:
+    """Run once in this process, in a sandbox of its own."""
+    with new_sandbox(context.servers) as sandbox:
+        sandbox.open_accounts(users)
         commands = list(deductions(messages, in_turns(users)))
-        measured = _clocked(stage, commands)
-        stage.check(used=messages)
+        measured = _clocked(sandbox, commands)
+        sandbox.check(used=messages)
         return measured
 
 
-def _clocked(stage: Stage, commands: list[DeductUsage]) -> Measured:
-    application = stage.application
+def _clocked(sandbox: Sandbox, commands: list[DeductUsage]) -> Measured:
+    application = sandbox.application
     ledger, batches = application.ledger, list(chunks(commands, _BATCH))
     ledger.probe()
-    servers = stage.servers.process_ids()
+    servers = sandbox.servers.process_ids()
     database = servers.get("postgresql")
     with collected_as_in_a_worker():
         database_before = trees.processor_seconds(database) if database else 0.0

@@ -6,7 +6,7 @@ from itertools import accumulate, islice
 from uuid import UUID
 
 from schemas import DeductUsage, Message, UsageBatch
-from tests.benchmarks.stage import user_id
+from tests.benchmarks.sandbox import user_id
 from worker.bootstrap import utc_now
 from worker.broker import BILLING, Outgoing
 from worker.demo.scenario import zipf_weights

@@ -11,7 +11,7 @@ from tests.benchmarks.first_speed import processed_deductions
 from tests.benchmarks.loads import SEED, published
 from tests.benchmarks.results import (
     Benchmark,
-    Context,
+    BenchmarkContext,
     Goal,
     Result,
     alternately,
@@ -19,7 +19,7 @@ from tests.benchmarks.results import (
     rates,
     ratio,
 )
-from tests.benchmarks.stage import Measured, Stage, staged, user_id
+from tests.benchmarks.sandbox import Measured, Sandbox, new_sandbox, user_id
 from worker.bootstrap import utc_now
 from worker.broker import Outgoing
 from worker.catalog import Catalog, load_catalog
@@ -124,7 +124,7 @@ class MixedDay:
         return user_id(self._rng.randrange(self._users))
 
 
-def run(context: Context) -> Result:
+def run(context: BenchmarkContext) -> Result:
     """Measure the mixed day and plain deductions in turn."""
     messages, users = context.sized(30_000, 600), context.accounts()
     day = MixedDay(messages, users, load_catalog())
@@ -155,22 +155,24 @@ def run(context: Context) -> Result:
     )
 
 
-def processed_day(context: Context, day: MixedDay, messages: int, users: int, refused: list[int]) -> Measured:
-    """Run once in an environment of its own; record the number of ``refused`` commands."""
-    with staged(context.servers) as stage:
-        stage.open_accounts(users)
-        stage.apply(day.before)
-        stage.tidy()
-        stage.prefill(day.messages(), context.progress, total=messages)
-        measured = stage.drain("mixed day", stage.worker(), messages, progress=context.progress)
-        stage.check()
-        refused.append(_refused(stage))
+def processed_day(
+    context: BenchmarkContext, day: MixedDay, messages: int, users: int, refused: list[int]
+) -> Measured:
+    """Run once in a sandbox of its own; record the number of ``refused`` commands."""
+    with new_sandbox(context.servers) as sandbox:
+        sandbox.open_accounts(users)
+        sandbox.apply(day.before)
+        sandbox.tidy()
+        sandbox.prefill(day.messages(), context.progress, total=messages)
+        measured = sandbox.drain("mixed day", sandbox.worker(), messages, progress=context.progress)
+        sandbox.check()
+        refused.append(_refused(sandbox))
         return measured
 
 
-def _refused(stage: Stage) -> int:
+def _refused(sandbox: Sandbox) -> int:
     query = select(func.count()).select_from(operations).where(operations.c.status == "rejected")
-    with stage.application.engine.connect() as connection:
+    with sandbox.application.engine.connect() as connection:
         return int(connection.execute(query).scalar_one())
 
 

@@ -7,8 +7,17 @@ from importlib.metadata import PackageNotFoundError
 from tests.benchmarks.contenders import CONTENDERS, Contender
 from tests.benchmarks.first_speed import processed_deductions
 from tests.benchmarks.loads import deductions, in_turns
-from tests.benchmarks.results import Benchmark, Context, Goal, Result, alternately, costs, rates, ratio
-from tests.benchmarks.stage import BenchmarkError, Measured, staged
+from tests.benchmarks.results import (
+    Benchmark,
+    BenchmarkContext,
+    Goal,
+    Result,
+    alternately,
+    costs,
+    rates,
+    ratio,
+)
+from tests.benchmarks.sandbox import BenchmarkError, Measured, new_sandbox
 
 _GOALS = {"Celery": Goal(20)}
 _GOAL_OF_OTHERS = Goal(10)
@@ -22,12 +31,12 @@ _SAME_WORK = (
 )
 
 
-def run(context: Context) -> Result:
+def run(context: BenchmarkContext) -> Result:
     """Measure the worker and each peer that keeps a ledger, in turn."""
     return against(context, [contender for contender in CONTENDERS if contender.keeps_ledger])
 
 
-def against(context: Context, peers: list[Contender]) -> Result:
+def against(context: BenchmarkContext, peers: list[Contender]) -> Result:
     """Measure the worker and ``peers``. Raises BenchmarkError where one isn't installed."""
     versions = {peer.name: _versions(peer) for peer in peers}
     messages, users = context.sized(30_000, 600), context.accounts()
@@ -59,14 +68,14 @@ def against(context: Context, peers: list[Contender]) -> Result:
     )
 
 
-def processed_by(peer: Contender, context: Context, messages: int, users: int) -> Measured:
-    """Run a peer once in an environment of its own: accounts, prefill, drain, check."""
-    with staged(context.servers) as stage:
-        stage.open_accounts(users)
-        sent = peer.prefill(stage, deductions(messages, in_turns(users)), context.progress)
-        measured = stage.drain(peer.name, peer.commands(stage), sent, progress=context.progress)
+def processed_by(peer: Contender, context: BenchmarkContext, messages: int, users: int) -> Measured:
+    """Run a peer once in a sandbox of its own: accounts, prefill, drain, check."""
+    with new_sandbox(context.servers) as sandbox:
+        sandbox.open_accounts(users)
+        sent = peer.prefill(sandbox, deductions(messages, in_turns(users)), context.progress)
+        measured = sandbox.drain(peer.name, peer.commands(sandbox), sent, progress=context.progress)
         if peer.keeps_ledger:
-            stage.check(used=messages)
+            sandbox.check(used=messages)
         return measured
 
 

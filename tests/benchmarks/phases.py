@@ -15,7 +15,7 @@ from unittest.mock import patch
 from sqlalchemy.engine.default import DefaultDialect
 
 import worker.pipeline
-from tests.benchmarks.stage import BenchmarkError
+from tests.benchmarks.sandbox import BenchmarkError
 from worker.broker.rabbitmq.link import AmqpLink
 from worker.ledger.store import LedgerTransaction
 from worker.messages.replies import Replies

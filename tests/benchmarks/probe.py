@@ -16,7 +16,7 @@ from typing import Any, Self
 import pika
 
 from tests.benchmarks.loads import deductions, in_turns
-from tests.support.witness import user_of
+from tests.support.rabbit_client import user_of
 from worker.broker import BILLING
 
 _PATIENCE_S = 30.0

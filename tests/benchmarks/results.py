@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Literal, Protocol
 
-from tests.benchmarks.stage import Measured, Progress, Servers
+from tests.benchmarks.sandbox import Measured, Progress, Servers
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class Reporter(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class BenchmarkContext:
     """Servers, reporter and sizes of a benchmark.
 
     ``messages`` and ``users`` are what was asked for, None where nothing was; ``is_short`` asks for the
@@ -133,11 +133,11 @@ class Benchmark:
     name: str
     question: str
     goal: str
-    run: Callable[[Context], Result]
+    run: Callable[[BenchmarkContext], Result]
 
 
 def alternately(
-    context: Context, contestants: Mapping[str, Callable[[], Measured]]
+    context: BenchmarkContext, contestants: Mapping[str, Callable[[], Measured]]
 ) -> dict[str, list[Measured]]:
     """Run the contestants in turn, so that a disturbance of the machine hits neighbours alike."""
     measured: dict[str, list[Measured]] = {name: [] for name in contestants}

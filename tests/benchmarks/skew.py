@@ -5,15 +5,24 @@ from functools import partial
 
 from tests.benchmarks.first_speed import processed_deductions
 from tests.benchmarks.loads import Pick, hot, uniform, zipf
-from tests.benchmarks.results import Benchmark, Context, Goal, Result, alternately, costs, rates, ratio
-from tests.benchmarks.stage import Measured
+from tests.benchmarks.results import (
+    Benchmark,
+    BenchmarkContext,
+    Goal,
+    Result,
+    alternately,
+    costs,
+    rates,
+    ratio,
+)
+from tests.benchmarks.sandbox import Measured
 
 _GOAL = Goal(0.95)
 _SKEW = 1.2
 _UNIFORM = "uniform"
 
 
-def run(context: Context) -> Result:
+def run(context: BenchmarkContext) -> Result:
     """Measure uniform, Zipf and hot loads in turn."""
     messages, users = context.sized(30_000, 600), context.accounts()
     picks: dict[str, Callable[[], Pick]] = {

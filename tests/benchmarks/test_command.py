@@ -8,8 +8,8 @@ from click.testing import CliRunner
 from tests.benchmarks.__main__ import Session, main
 from tests.benchmarks.registry import BENCHMARKS
 from tests.benchmarks.reporters import LineReporter
-from tests.benchmarks.results import Benchmark, Context, Figure, Result
-from tests.benchmarks.stage import IncorrectLedgerError, Servers
+from tests.benchmarks.results import Benchmark, BenchmarkContext, Figure, Result
+from tests.benchmarks.sandbox import IncorrectLedgerError, Servers
 
 
 def test_list_names_each_benchmark_with_its_question() -> None:
@@ -45,13 +45,13 @@ def test_every_name_occurs_once() -> None:
 
 
 def test_other_benchmarks_run_after_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def untrue(_context: Context) -> Result:
+    def untrue(_context: BenchmarkContext) -> Result:
         raise IncorrectLedgerError("3 tokens are used, not 4")
 
-    def fine(_context: Context) -> Result:
+    def fine(_context: BenchmarkContext) -> Result:
         return Result((Figure("all of it", (5.0,), "messages/s"),), {"messages": 1})
 
-    context = Context(Servers(None, None), LineReporter(), runs=1)  # type: ignore[arg-type]  # nobody asks them
+    context = BenchmarkContext(Servers(None, None), LineReporter(), runs=1)  # type: ignore[arg-type]  # nobody asks them
     session = Session(context, {"machine": "this one"}, tmp_path, with_charts=False)
     session.run([Benchmark("bad", "?", "none", untrue), Benchmark("good", "?", "none", fine)])
     printed = capsys.readouterr()
@@ -65,10 +65,10 @@ def test_other_benchmarks_run_after_a_failure(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_failure_is_printed_with_its_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def broken(_context: Context) -> Result:
+    def broken(_context: BenchmarkContext) -> Result:
         raise ZeroDivisionError("by chance")
 
-    context = Context(Servers(None, None), LineReporter(), runs=1)  # type: ignore[arg-type]  # nobody asks them
+    context = BenchmarkContext(Servers(None, None), LineReporter(), runs=1)  # type: ignore[arg-type]  # nobody asks them
     session = Session(context, {}, tmp_path, with_charts=False)
     session.run([Benchmark("broken", "?", "none", broken)])
     assert session.failed == ["broken"]

@@ -21,9 +21,9 @@ from schemas import Command
 from tests.benchmarks.contenders import BY_HAND, CONTENDERS, ECHO, Contender
 from tests.benchmarks.contenders.ledger_by_hand import apply
 from tests.benchmarks.loads import deductions, in_turns
-from tests.benchmarks.stage import Servers, Stage, staged
-from tests.support.books import applied
-from tests.support.makers import bonus, deduct, opening
+from tests.benchmarks.sandbox import Sandbox, Servers, new_sandbox
+from tests.support.apply_commands import applied
+from tests.support.commands import bonus, deduct, opening
 from tests.support.processes import ROOT
 from tests.support.provision import PostgresServer, RabbitMQServer
 from worker.broker import BILLING
@@ -94,19 +94,19 @@ def test_handwritten_ledger_leaves_accounts_with_due_entries_to_the_worker(
     assert kept_about(postgres_engine, "hand") == before
 
 
-def test_contender_without_extra_packages_replies_to_each_message(stage: Stage) -> None:
+def test_contender_without_extra_packages_replies_to_each_message(sandbox: Sandbox) -> None:
     for already, contender in ((0, replace(BY_HAND, processes=1)), (30, ECHO)):
-        filled = contender.prefill(stage, deductions(30, in_turns(7)), lambda *_: None)
-        stage.drain(contender.name, contender.commands(stage), already + filled, progress=lambda *_: None)
-    stage.check(used=30)
+        filled = contender.prefill(sandbox, deductions(30, in_turns(7)), lambda *_: None)
+        sandbox.drain(contender.name, contender.commands(sandbox), already + filled, progress=lambda *_: None)
+    sandbox.check(used=30)
     references = [command.reference_id for command in deductions(30, in_turns(7))]
-    assert sorted(answered(stage)) == sorted(references * 2)
+    assert sorted(answered(sandbox)) == sorted(references * 2)
 
 
 @pytest.mark.parametrize("contender", CONTENDERS, ids=lambda contender: contender.name)
 def test_contender_starts_with_its_printed_settings(contender: Contender) -> None:
-    stage = cast(Stage, SimpleNamespace(broker_url="amqp://broker", database_url="postgresql://database"))
-    commands = contender.commands(stage)
+    sandbox = cast(Sandbox, SimpleNamespace(broker_url="amqp://broker", database_url="postgresql://database"))
+    commands = contender.commands(sandbox)
     arguments, environment = commands[0]
     assert len(commands) == (1 if contender.is_forking else contender.processes)
     assert environment["BENCH_PREFETCH"] == str(contender.prefetch)
@@ -122,10 +122,10 @@ def test_contenders_are_listed_without_the_extra() -> None:
 
 
 @pytest.fixture
-def stage(postgres: PostgresServer, rabbitmq: RabbitMQServer) -> Iterator[Stage]:
-    with staged(Servers(postgres, rabbitmq)) as stage:
-        stage.open_accounts(7)
-        yield stage
+def sandbox(postgres: PostgresServer, rabbitmq: RabbitMQServer) -> Iterator[Sandbox]:
+    with new_sandbox(Servers(postgres, rabbitmq)) as sandbox:
+        sandbox.open_accounts(7)
+        yield sandbox
 
 
 def open_with_three_lots(engine: Engine, catalog: Catalog, user_id: str) -> None:
@@ -152,9 +152,9 @@ def kept_about(engine: Engine, user_id: str) -> list[list[dict[str, Any]]]:
         ]
 
 
-def answered(stage: Stage) -> Iterator[str]:
+def answered(sandbox: Sandbox) -> Iterator[str]:
     """The references of what was replied to: each reply's correlation id."""
-    with pika.BlockingConnection(pika.URLParameters(stage.broker_url)) as connection:
+    with pika.BlockingConnection(pika.URLParameters(sandbox.broker_url)) as connection:
         channel = connection.channel()
         while (reply := channel.basic_get(BILLING.replies.name, auto_ack=True))[0] is not None:
             yield reply[1].correlation_id

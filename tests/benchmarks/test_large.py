@@ -14,9 +14,9 @@ from tests.benchmarks import large
 from tests.benchmarks.filling import Filling, fill
 from tests.benchmarks.loads import deductions
 from tests.benchmarks.reporters import LineReporter
-from tests.benchmarks.results import Context
-from tests.benchmarks.stage import Measured, Servers, Stage
-from tests.support.books import applied
+from tests.benchmarks.results import BenchmarkContext
+from tests.benchmarks.sandbox import Measured, Sandbox, Servers
+from tests.support.apply_commands import applied
 from tests.support.provision import PostgresServer, RabbitMQServer
 from worker.catalog import Catalog
 from worker.ledger.audit import audit
@@ -123,13 +123,13 @@ def test_large_benchmark_measures_on_a_correct_ledger(
     """The worker is left out: other benchmarks run it."""
 
     def processed(
-        load: Any, name: str, stage: Stage, pick: Callable[[], int], seed: int, **_: Any
+        load: Any, name: str, sandbox: Sandbox, pick: Callable[[], int], seed: int, **_: Any
     ) -> Measured:
-        stage.apply(deductions(load.messages, pick, seed))
+        sandbox.apply(deductions(load.messages, pick, seed))
         return Measured(name, load.messages, 1.0, {"worker": 0.1})
 
     monkeypatch.setattr(large._Load, "_drained", processed)
-    result = large.run(Context(Servers(postgres, rabbitmq), LineReporter(), runs=1, is_short=True))
+    result = large.run(BenchmarkContext(Servers(postgres, rabbitmq), LineReporter(), runs=1, is_short=True))
     assert {figure.unit for figure in result.figures} == {"×", "ms", "messages/s", "µs/message", "s"}
     assert all(sample >= 0 for figure in result.figures for sample in figure.samples)
     assert result.sizes["entries"] == 2_000

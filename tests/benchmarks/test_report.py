@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 from tests.benchmarks import report
-from tests.benchmarks.results import Benchmark, Context, Figure, Goal, Result
-from tests.benchmarks.stage import Measured
+from tests.benchmarks.results import Benchmark, BenchmarkContext, Figure, Goal, Result
+from tests.benchmarks.sandbox import Measured
 
 
-def _never(_context: Context) -> Result:
+def _never(_context: BenchmarkContext) -> Result:
     raise AssertionError("nobody runs this one")
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.benchmarks.reporters import LineReporter
 from tests.benchmarks.results import (
-    Context,
+    BenchmarkContext,
     Figure,
     Goal,
     alternately,
@@ -16,7 +16,7 @@ from tests.benchmarks.results import (
     ratio,
     said,
 )
-from tests.benchmarks.stage import Measured, Servers
+from tests.benchmarks.sandbox import Measured, Servers
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_contestants_alternate() -> None:
 
         return run
 
-    context = Context(_no_servers(), LineReporter(), runs=3)
+    context = BenchmarkContext(_no_servers(), LineReporter(), runs=3)
     measured = alternately(context, {name: contestant(name) for name in "ab"})
     assert turns == ["a", "b"] * 3
     assert [run.name for run in measured["b"]] == ["b"] * 3
@@ -110,7 +110,7 @@ def test_contestants_alternate() -> None:
     ("asked", "is_short", "size"), [(None, False, 1_000), (None, True, 10), (7, False, 7), (7, True, 7)]
 )
 def test_size_is_the_requested_one(asked: int | None, is_short: bool, size: int) -> None:
-    context = Context(_no_servers(), LineReporter(), messages=asked, users=asked, is_short=is_short)
+    context = BenchmarkContext(_no_servers(), LineReporter(), messages=asked, users=asked, is_short=is_short)
     assert context.sized(1_000, 10) == context.accounts(1_000, 10) == size
 
 

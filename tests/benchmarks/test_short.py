@@ -20,10 +20,10 @@ from tests.benchmarks.loads import deductions, hot, outgoing
 from tests.benchmarks.phases import STEPS
 from tests.benchmarks.registry import BENCHMARKS
 from tests.benchmarks.reporters import LineReporter
-from tests.benchmarks.results import Benchmark, Context
-from tests.benchmarks.stage import BenchmarkError, IncorrectLedgerError, Measured, Servers, staged
+from tests.benchmarks.results import Benchmark, BenchmarkContext
+from tests.benchmarks.sandbox import BenchmarkError, IncorrectLedgerError, Measured, Servers, new_sandbox
 from tests.benchmarks.statements import counted
-from tests.support.books import applied
+from tests.support.apply_commands import applied
 from tests.support.provision import PostgresServer, RabbitMQServer
 from worker.catalog import Catalog
 from worker.ledger.tables import accounts
@@ -42,13 +42,13 @@ def servers(postgres: PostgresServer, rabbitmq: RabbitMQServer) -> Servers:
 
 
 @pytest.fixture
-def context(servers: Servers) -> Context:
-    return Context(servers, LineReporter(), runs=1, is_short=True)
+def context(servers: Servers) -> BenchmarkContext:
+    return BenchmarkContext(servers, LineReporter(), runs=1, is_short=True)
 
 
 @pytest.mark.parametrize("benchmark", _SHORT, ids=lambda benchmark: benchmark.name)
 def test_benchmark_measures_on_a_correct_ledger(
-    benchmark: Benchmark, context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    benchmark: Benchmark, context: BenchmarkContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if benchmark.name in _WITH_PLAIN_ONES:
         monkeypatch.setattr(f"{benchmark.run.__module__}.processed_deductions", _processed_at_once)
@@ -70,13 +70,15 @@ def test_benchmark_measures_on_a_correct_ledger(
 
 
 def _processed_at_once(
-    _context: Context, messages: int, *_: Any, name: str = "worker", **__: Any
+    _context: BenchmarkContext, messages: int, *_: Any, name: str = "worker", **__: Any
 ) -> Measured:
     return Measured(name, messages, 1.0, {"worker": 0.1})
 
 
-def test_each_peer_gets_a_ratio_and_fewer_messages(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    def processed_by(peer: Contender, _context: Context, messages: int, _users: int) -> Measured:
+def test_each_peer_gets_a_ratio_and_fewer_messages(
+    context: BenchmarkContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def processed_by(peer: Contender, _context: BenchmarkContext, messages: int, _users: int) -> Measured:
         return Measured(peer.name, messages, 1.0, {"worker": 0.1})
 
     monkeypatch.setattr(peers, "processed_deductions", _processed_at_once)
@@ -87,7 +89,7 @@ def test_each_peer_gets_a_ratio_and_fewer_messages(context: Context, monkeypatch
     assert goals == {"worker : Celery": (10.0, False), "worker : Dramatiq": (10.0, True)}
 
 
-def test_missing_peer_names_the_command_that_installs_it(context: Context) -> None:
+def test_missing_peer_names_the_command_that_installs_it(context: BenchmarkContext) -> None:
     missing = replace(ECHO, name="Celery", packages=("no-such-package",))
     with pytest.raises(BenchmarkError, match="Celery needs the package no-such-package: `make bench`"):
         peers.against(context, [missing])
@@ -95,29 +97,32 @@ def test_missing_peer_names_the_command_that_installs_it(context: Context) -> No
 
 def test_process_that_ends_early_fails_the_run(servers: Servers) -> None:
     commands = [([sys.executable, "-c", "raise SystemExit('no such module')"], dict[str, str]())]
-    with staged(servers) as stage, pytest.raises(BenchmarkError, match=r"peer ended with 1\nno such module"):
-        stage.drain("peer", commands, 1, progress=lambda *_: None)
+    with (
+        new_sandbox(servers) as sandbox,
+        pytest.raises(BenchmarkError, match=r"peer ended with 1\nno such module"),
+    ):
+        sandbox.drain("peer", commands, 1, progress=lambda *_: None)
 
 
 def test_incorrect_ledger_fails_the_run(servers: Servers) -> None:
-    with staged(servers) as stage:
-        stage.open_accounts(2)
-        stage.check(used=0)
+    with new_sandbox(servers) as sandbox:
+        sandbox.open_accounts(2)
+        sandbox.check(used=0)
         with pytest.raises(IncorrectLedgerError, match="0 tokens are used, not 5"):
-            stage.check(used=5)
-        with stage.application.engine.begin() as connection:
+            sandbox.check(used=5)
+        with sandbox.application.engine.begin() as connection:
             connection.execute(update(accounts).values(sequence=accounts.c.sequence + 1))
         with pytest.raises(IncorrectLedgerError, match="the audit found"):
-            stage.check()
+            sandbox.check()
 
 
 def test_message_that_reaches_no_queue_fails_the_prefill(servers: Servers) -> None:
     (message,) = outgoing(deductions(1, hot()))
-    with staged(servers) as stage:
-        assert stage.prefill([message], lambda *_: None) == 1
+    with new_sandbox(servers) as sandbox:
+        assert sandbox.prefill([message], lambda *_: None) == 1
         lost = type(message)(message.body, message.exchange, "nobody.listens")
         with pytest.raises(BenchmarkError, match="reached no queue"):
-            stage.prefill([lost], lambda *_: None)
+            sandbox.prefill([lost], lambda *_: None)
 
 
 @pytest.mark.parametrize(

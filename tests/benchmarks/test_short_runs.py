@@ -8,8 +8,8 @@ from tests.benchmarks import budget, workers
 from tests.benchmarks.budget import Inside
 from tests.benchmarks.phases import STEPS, Spent
 from tests.benchmarks.reporters import LineReporter
-from tests.benchmarks.results import UNKNOWN_COST, Context, Result
-from tests.benchmarks.stage import Measured, Servers
+from tests.benchmarks.results import UNKNOWN_COST, BenchmarkContext, Result
+from tests.benchmarks.sandbox import Measured, Servers
 
 
 def _too_short(*_: Any, **__: Any) -> Measured:
@@ -25,12 +25,12 @@ def _labels(result: Result) -> str:
 
 
 @pytest.fixture
-def context() -> Context:
-    return Context(Servers(None, None), LineReporter(), runs=2, is_short=True)  # type: ignore[arg-type]
+def context() -> BenchmarkContext:
+    return BenchmarkContext(Servers(None, None), LineReporter(), runs=2, is_short=True)  # type: ignore[arg-type]
 
 
 def test_budget_without_processor_time_says_unknown(
-    context: Context, monkeypatch: pytest.MonkeyPatch
+    context: BenchmarkContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(budget, "processed_deductions", _too_short)
     monkeypatch.setattr(budget, "looked_into", _inside)
@@ -41,7 +41,7 @@ def test_budget_without_processor_time_says_unknown(
 
 
 def test_workers_without_processor_time_say_unknown(
-    context: Context, monkeypatch: pytest.MonkeyPatch
+    context: BenchmarkContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         workers, "processed_deductions", lambda *_, look, **__: (look(_Stage()), _too_short())[1]

@@ -8,7 +8,7 @@ from tests.benchmarks.loads import uniform
 from tests.benchmarks.results import (
     UNKNOWN_COST,
     Benchmark,
-    Context,
+    BenchmarkContext,
     Figure,
     Goal,
     Result,
@@ -19,13 +19,13 @@ from tests.benchmarks.results import (
     rates,
     ratio,
 )
-from tests.benchmarks.stage import Measured
+from tests.benchmarks.sandbox import Measured
 
 _COUNTS, _COUNTS_IF_SHORT = (1, 2, 4), (1, 2)
 _NEVER_SLOWER, _SAME_COST, _NO_DEADLOCK = Goal(1.0), Goal(1.15, "at most"), Goal(0, "at most")
 
 
-def run(context: Context) -> Result:
+def run(context: BenchmarkContext) -> Result:
     """Measure one, two and four workers in turn."""
     messages, users = context.sized(30_000, 600), context.accounts()
     counts = _COUNTS_IF_SHORT if context.is_short else _COUNTS
@@ -39,7 +39,7 @@ def run(context: Context) -> Result:
             name=f"workers: {workers}",
             pick=uniform(users),
             workers=workers,
-            look=lambda stage: deadlocks.append(stage.deadlocks()),
+            look=lambda sandbox: deadlocks.append(sandbox.deadlocks()),
         )
 
     runs = alternately(context, {str(count): partial(processed, count) for count in counts})

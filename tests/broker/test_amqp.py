@@ -8,8 +8,8 @@ import pika
 import pytest
 
 from tests.support.provision import RabbitMQServer
+from tests.support.rabbit_client import RabbitClient
 from tests.support.waiting import eventually
-from tests.support.witness import Witness
 from worker.broker import BILLING, Link, Outgoing, open_link
 from worker.broker.rabbitmq.connection import WorkerConnection
 from worker.errors import BrokerUnavailableError, ConfigurationError
@@ -45,8 +45,8 @@ def test_messages_without_a_queue_are_returned(link: Link) -> None:
     assert not link.publish([reply(4)]).returned
 
 
-def test_full_queue_refuses_messages_and_the_link_stays(link: Link, witness: Witness) -> None:
-    witness.channel.queue_declare(
+def test_full_queue_refuses_messages_and_the_link_stays(link: Link, rabbit: RabbitClient) -> None:
+    rabbit.channel.queue_declare(
         "billing.replies.full", arguments={"x-max-length": 1, "x-overflow": "reject-publish"}
     )
     sent = [reply(n, "billing.replies.full") for n in range(10)]
@@ -55,7 +55,7 @@ def test_full_queue_refuses_messages_and_the_link_stays(link: Link, witness: Wit
     assert result.returned == [lost]
     assert result.refused
     assert set(result.refused) | set(result.accepted) == set(sent)
-    assert witness.depth("billing.replies.full") == len(result.accepted)
+    assert rabbit.depth("billing.replies.full") == len(result.accepted)
     assert link.publish([kept := reply(11)]).accepted == [kept]
     with pytest.raises(BrokerUnavailableError, match=r"refused \d messages for 'billing.replies.full'"):
         result.raise_if_refused()
@@ -65,59 +65,59 @@ def notice(number: int, key: str = "balance.low") -> Outgoing:
     return Outgoing(b"{}", BILLING.events, key, {"message_id": f"n{number}"})
 
 
-def test_notices_reach_bound_queues_or_are_returned(link: Link, witness: Witness) -> None:
+def test_notices_reach_bound_queues_or_are_returned(link: Link, rabbit: RabbitClient) -> None:
     for queue, key in (("all", "#"), ("balances", "balance.*"), ("credits", "credit.expiring")):
-        witness.channel.queue_declare(queue, exclusive=True)
-        witness.channel.queue_bind(queue, BILLING.events, key)
+        rabbit.channel.queue_declare(queue, exclusive=True)
+        rabbit.channel.queue_bind(queue, BILLING.events, key)
     sent = [notice(1), notice(2, "balance.depleted"), notice(3, "credit.expiring")]
     assert link.publish(sent).accepted == sent
-    assert {queue: witness.depth(queue) for queue in ("all", "balances", "credits")} == {
+    assert {queue: rabbit.depth(queue) for queue in ("all", "balances", "credits")} == {
         "all": 3,
         "balances": 2,
         "credits": 1,
     }
-    witness.channel.queue_unbind("all", BILLING.events, "#")
+    rabbit.channel.queue_unbind("all", BILLING.events, "#")
     unheard = notice(4, "payment.strange")
     assert link.publish([notice(5), unheard]).returned == [unheard]
 
 
-def test_one_full_bound_queue_refuses_a_notice(link: Link, witness: Witness) -> None:
-    witness.channel.queue_declare("open", exclusive=True)
-    witness.channel.queue_declare(
+def test_one_full_bound_queue_refuses_a_notice(link: Link, rabbit: RabbitClient) -> None:
+    rabbit.channel.queue_declare("open", exclusive=True)
+    rabbit.channel.queue_declare(
         "full", exclusive=True, arguments={"x-max-length": 1, "x-overflow": "reject-publish"}
     )
     for queue in ("open", "full"):
-        witness.channel.queue_bind(queue, BILLING.events, "#")
+        rabbit.channel.queue_bind(queue, BILLING.events, "#")
     sent = [notice(n) for n in range(3)]
     result = link.publish(sent)
     assert result.refused
     assert set(result.refused) < set(sent)
-    assert witness.depth("open") == 3
+    assert rabbit.depth("open") == 3
 
 
-def test_missing_event_exchange_names_the_command_to_run(link: Link, witness: Witness) -> None:
-    witness.channel.exchange_delete(BILLING.events)
+def test_missing_event_exchange_names_the_command_to_run(link: Link, rabbit: RabbitClient) -> None:
+    rabbit.channel.exchange_delete(BILLING.events)
     with pytest.raises(BrokerUnavailableError, match="topology declare"):
         link.publish([notice(1)])
     link.declare(BILLING)
     assert len(link.publish([notice(1)]).returned) == 1
 
 
-def test_a_body_of_many_frames_comes_back_as_it_was_sent(link: Link, witness: Witness) -> None:
+def test_a_body_of_many_frames_comes_back_as_it_was_sent(link: Link, rabbit: RabbitClient) -> None:
     body = bytes(range(256)) * 4_096  # a megabyte, twice the size of the reply to a thousand items
     link.publish([Outgoing(body, "", "billing.replies")])
-    ((_, received),) = witness.take("billing.replies", 1)
+    ((_, received),) = rabbit.take("billing.replies", 1)
     assert received == body
 
 
-def test_a_message_survives_the_broker(link: Link, witness: Witness) -> None:
+def test_a_message_survives_the_broker(link: Link, rabbit: RabbitClient) -> None:
     link.publish([reply(1)])
-    ((properties, _),) = witness.take("billing.replies", 1)
+    ((properties, _),) = rabbit.take("billing.replies", 1)
     assert properties.delivery_mode == 2
 
 
-def test_a_deleted_queue_is_a_lost_link(link: Link, witness: Witness) -> None:
-    witness.channel.queue_delete(USAGE)
+def test_a_deleted_queue_is_a_lost_link(link: Link, rabbit: RabbitClient) -> None:
+    rabbit.channel.queue_delete(USAGE)
     with pytest.raises(BrokerUnavailableError, match="cancelled"):
         eventually(lambda: link.receive(1, 0.05))
 
@@ -127,8 +127,8 @@ def test_missing_queue_names_the_command_to_run(bare_broker_url: str) -> None:
         open_link(bare_broker_url, consume=[USAGE])
 
 
-def test_a_body_that_names_an_encoding_stays_as_it_was_sent(link: Link, witness: Witness) -> None:
-    witness.publish(b"\xff\xfe", routing_key="usage.deduct", content_encoding="utf-16")
+def test_a_body_that_names_an_encoding_stays_as_it_was_sent(link: Link, rabbit: RabbitClient) -> None:
+    rabbit.publish(b"\xff\xfe", routing_key="usage.deduct", content_encoding="utf-16")
     (delivery,) = eventually(lambda: link.receive(1, 1.0))
     assert delivery.body == b"\xff\xfe"
 
@@ -143,7 +143,7 @@ def test_a_body_that_names_an_encoding_stays_as_it_was_sent(link: Link, witness:
 )
 def test_unreadable_properties_are_kept_and_stop_nothing(
     link: Link,
-    witness: Witness,
+    rabbit: RabbitClient,
     monkeypatch: pytest.MonkeyPatch,
     properties: dict[str, Any],
     old: bytes,
@@ -155,8 +155,8 @@ def test_unreadable_properties_are_kept_and_stop_nothing(
         return [b"".join(encode(self)).replace(old, new)]
 
     monkeypatch.setattr(pika.BasicProperties, "encode", mangled)
-    witness.publish(b"first", routing_key="usage.deduct", **properties)
-    witness.publish(b"second", routing_key="usage.deduct")
+    rabbit.publish(b"first", routing_key="usage.deduct", **properties)
+    rabbit.publish(b"second", routing_key="usage.deduct")
     first = eventually(lambda: link.receive(1, 1.0))[0]
     second = eventually(lambda: link.receive(1, 1.0))[0]
     assert (first.body, second.body) == (b"first", b"second")
@@ -215,18 +215,18 @@ def test_another_kind_of_url_is_refused_with_the_way_out() -> None:
 
 
 def test_the_policy_is_one_the_broker_accepts_and_keeps_dead_letters(
-    broker_url: str, rabbitmq: RabbitMQServer, witness: Witness
+    broker_url: str, rabbitmq: RabbitMQServer, rabbit: RabbitClient
 ) -> None:
     vhost = broker_url.rpartition("/")[2]
     for name, (pattern, definition) in BILLING.policies().items():
         rabbitmq.management.set_policy(vhost, name, pattern=pattern, definition=dict(definition))
 
     def dead() -> int:
-        witness.publish(b"poison", routing_key="usage.deduct")
-        method, _, _ = witness.channel.basic_get(USAGE)
+        rabbit.publish(b"poison", routing_key="usage.deduct")
+        method, _, _ = rabbit.channel.basic_get(USAGE)
         if method is not None:
-            witness.channel.basic_reject(method.delivery_tag, requeue=False)
-        return witness.depth("billing.dead")
+            rabbit.channel.basic_reject(method.delivery_tag, requeue=False)
+        return rabbit.depth("billing.dead")
 
     assert eventually(dead) > 0
 
@@ -251,15 +251,15 @@ def test_unreadable_url_is_a_configuration_error(url: str) -> None:
         open_link(url)
 
 
-def test_producer_cannot_forge_a_delivery_count(link: Link, witness: Witness) -> None:
-    witness.publish(b"{}", routing_key="usage.deduct", headers={"x-delivery-count": 99})
+def test_producer_cannot_forge_a_delivery_count(link: Link, rabbit: RabbitClient) -> None:
+    rabbit.publish(b"{}", routing_key="usage.deduct", headers={"x-delivery-count": 99})
     (delivery,) = eventually(lambda: link.receive(1, 1.0))
     assert delivery.delivery_count == 0
 
 
-def test_bodies_far_too_large_do_not_fill_the_memory(link: Link, witness: Witness) -> None:
+def test_bodies_far_too_large_do_not_fill_the_memory(link: Link, rabbit: RabbitClient) -> None:
     for _ in range(12):
-        witness.publish(b"x" * 4_000_000, routing_key="usage.deduct")
+        rabbit.publish(b"x" * 4_000_000, routing_key="usage.deduct")
     sizes: list[int] = []
     while sum(sizes) < 12:
         batch = eventually(lambda: link.receive(500, 1.0))

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Engine
 
 from schemas import Command, OpenAccount
-from tests.support.books import applied
+from tests.support.apply_commands import applied
 from worker.catalog import load_catalog
 from worker.cli import main
 from worker.runtime.stop import SignalStop

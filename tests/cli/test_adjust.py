@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.cli.console import Cli, Ended, FilledLedger
-from tests.support.witness import Witness
+from tests.support.rabbit_client import RabbitClient
 from tests.support.worker_thread import running
 from worker.bootstrap import Application
 from worker.broker import open_link
@@ -89,14 +89,14 @@ def test_generated_reference_is_shown_and_repeats_the_adjustment_safely(cli: Cli
 
 
 def test_adjustment_without_a_worker_names_the_repeating_command_and_leaves_no_queue(
-    cli: Cli, witness: Witness
+    cli: Cli, rabbit: RabbitClient
 ) -> None:
     ended = cli("adjust", "ada", "5", *WHY, "--reference", "slip-1", "--timeout", "0.2")
     assert ended.code == 3
     last = ended.err.splitlines()[-1]
     assert "no reply to 'slip-1' within 0.2 s" in last
     assert "Repeat it with --reference slip-1: it is applied once" in last
-    ((properties, _),) = witness.take("billing.payments", 1)
+    ((properties, _),) = rabbit.take("billing.payments", 1)
     assert (properties.delivery_mode, properties.app_id) == (2, "billing-worker adjust")
     assert properties.reply_to.startswith("billing.replies.")
     link = open_link(cli.environment["BILLING_BROKER_URL"])
@@ -113,11 +113,11 @@ def test_adjustment_without_a_topology_is_not_sent_and_names_the_way_out(
     assert "topology declare" in ended.err
 
 
-def test_reply_queue_is_the_users_own_below_the_workers_reply_queue(cli: Cli, witness: Witness) -> None:
+def test_reply_queue_is_the_users_own_below_the_workers_reply_queue(cli: Cli, rabbit: RabbitClient) -> None:
     cli("adjust", "ada", "5", *WHY, "--timeout", "0", BILLING_REPLY_QUEUE="app.answers")
-    ((properties, _),) = witness.take("billing.payments", 1)
-    assert properties.user_id == witness.user
-    assert properties.reply_to.startswith(f"app.answers.{witness.user}.")
+    ((properties, _),) = rabbit.take("billing.payments", 1)
+    assert properties.user_id == rabbit.user
+    assert properties.reply_to.startswith(f"app.answers.{rabbit.user}.")
 
 
 def test_broker_that_does_not_answer_exits_with_3(ledger_cli: Cli) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.cli.commands import COMMANDS
 from tests.cli.console import Cli
-from tests.support.witness import Witness
+from tests.support.rabbit_client import RabbitClient
 from worker.cli.options import AliasedOption
 
 ALIASES = {
@@ -48,8 +48,8 @@ def test_alias_sets_its_option_and_is_in_no_help(
     assert f"{alias} " not in bare_cli(*path, "--help").out
 
 
-def test_listing_takes_reason_as_the_code(cli: Cli, witness: Witness) -> None:
-    witness.publish(b"oops", exchange="", routing_key="billing.dead")
+def test_listing_takes_reason_as_the_code(cli: Cli, rabbit: RabbitClient) -> None:
+    rabbit.publish(b"oops", exchange="", routing_key="billing.dead")
     cli("dead-letters", "drain")
     for code, count in (("unknown", 1), ("not_json", 0)):
         assert cli("dead-letters", "list", "--reason", code, "--json").json["total"] == count

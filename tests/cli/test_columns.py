@@ -10,7 +10,7 @@ from rich.cells import cell_len
 
 from schemas import BonusCredit, DeductUsage, PaymentRefunded, PaymentSucceeded, ReserveUsage
 from tests.cli.console import Cli, FilledLedger
-from tests.support.witness import Witness
+from tests.support.rabbit_client import RabbitClient
 from worker.cli.columns import Column, Fit, fitted
 
 SOON = datetime.now(UTC) + timedelta(days=3)
@@ -70,7 +70,7 @@ def test_wide_characters_count_twice() -> None:
 
 
 @pytest.fixture
-def world(cli: Cli, ledger: FilledLedger, witness: Witness) -> Cli:
+def world(cli: Cli, ledger: FilledLedger, rabbit: RabbitClient) -> Cli:
     """A ledger with long references, and dead letters of long messages; a replay of one of them."""
     ledger.open("ann")
     ledger.apply(
@@ -96,7 +96,7 @@ def world(cli: Cli, ledger: FilledLedger, witness: Witness) -> Cli:
     )
     for number in range(3):
         message = {"type": "usage.deduct", "referenceId": f"{UUID}-{number}", "userId": UUID, "tokenz": 5}
-        witness.publish(message, exchange="", routing_key="billing.dead", message_id=f"m-{number}")
+        rabbit.publish(message, exchange="", routing_key="billing.dead", message_id=f"m-{number}")
     cli("dead-letters", "drain")
     cli("dead-letters", "note", "1", "a note of many words " * 10)
     cli("dead-letters", "replay", "1", "2", "--reason", "a long reason " * 10, "--patience", "0")

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tests.cli.console import Cli, Ended, FilledLedger
+from tests.support.rabbit_client import RabbitClient
 from tests.support.waiting import PATIENCE_S, eventually
-from tests.support.witness import Witness
 from tests.support.worker_thread import running
 from worker import __version__
 from worker.bootstrap import Application
@@ -113,8 +113,8 @@ def test_listing_without_dead_letters_is_empty(cli: Cli) -> None:
     }
 
 
-def test_dead_letter_is_listed_with_what_an_operator_needs(cli: Cli, witness: Witness) -> None:
-    witness.publish(BONUS)
+def test_dead_letter_is_listed_with_what_an_operator_needs(cli: Cli, rabbit: RabbitClient) -> None:
+    rabbit.publish(BONUS)
     worker(cli)
     names, values = (line.split("\t") for line in cli("dead-letters", "list").lines)
     shown = dict(zip(names, values, strict=True))
@@ -134,9 +134,9 @@ def test_dead_letter_is_listed_with_what_an_operator_needs(cli: Cli, witness: Wi
     assert "bonus-1" in on_terminal.out
 
 
-def test_dead_letters_are_listed_newest_first_by_page_code_and_status(cli: Cli, witness: Witness) -> None:
+def test_dead_letters_are_listed_newest_first_by_page_code_and_status(cli: Cli, rabbit: RabbitClient) -> None:
     for body in (b"one", b"[2]", b"three"):
-        witness.publish(body, routing_key="usage.deduct")
+        rabbit.publish(body, routing_key="usage.deduct")
     worker(cli, 3)
     assert [dead_letter["number"] for dead_letter in dead_letters(cli)] == [3, 2, 1]
     assert [dead_letter["number"] for dead_letter in dead_letters(cli, "--limit", "1", "--cursor", "3")] == [
@@ -149,8 +149,8 @@ def test_dead_letters_are_listed_newest_first_by_page_code_and_status(cli: Cli, 
     assert [dead_letter["number"] for dead_letter in dead_letters(cli, "--status", "all")] == [3, 2, 1]
 
 
-def test_dead_letter_is_shown_whole(cli: Cli, witness: Witness) -> None:
-    witness.publish(BONUS, message_id="m-1", correlation_id="c-1", headers={"x-trace": "t-1"})
+def test_dead_letter_is_shown_whole(cli: Cli, rabbit: RabbitClient) -> None:
+    rabbit.publish(BONUS, message_id="m-1", correlation_id="c-1", headers={"x-trace": "t-1"})
     worker(cli)
     shown = cli("dead-letters", "show", "1")
     assert shown.code == 0
@@ -169,8 +169,8 @@ def test_dead_letter_is_shown_whole(cli: Cli, witness: Witness) -> None:
     assert "bonus-1\tnothing\t\t\t" in shown.lines, "what the ledger has under its reference"
 
 
-def test_dead_letter_is_json_for_scripts(cli: Cli, witness: Witness) -> None:
-    witness.publish(BONUS, message_id="m-1")
+def test_dead_letter_is_json_for_scripts(cli: Cli, rabbit: RabbitClient) -> None:
+    rabbit.publish(BONUS, message_id="m-1")
     worker(cli)
     shown = cli("dead-letters", "show", "1", "--json").json
     assert json.loads(shown["body"]) == BONUS
@@ -206,9 +206,9 @@ BODIES: list[tuple[bytes, str]] = [
 ]
 
 
-def test_body_is_readable_where_it_can_be_and_hexadecimal_where_not(cli: Cli, witness: Witness) -> None:
+def test_body_is_readable_where_it_can_be_and_hexadecimal_where_not(cli: Cli, rabbit: RabbitClient) -> None:
     for body, _ in BODIES:
-        witness.publish(body, routing_key="usage.deduct")
+        rabbit.publish(body, routing_key="usage.deduct")
     worker(cli, len(BODIES))
     for number, (body, shown) in enumerate(BODIES, 1):
         ended = cli("dead-letters", "show", str(number))
@@ -217,22 +217,22 @@ def test_body_is_readable_where_it_can_be_and_hexadecimal_where_not(cli: Cli, wi
         assert body_shown(ended) == shown
 
 
-def test_bytes_that_are_no_text_are_hexadecimal_in_json(cli: Cli, witness: Witness) -> None:
-    witness.publish(bytes(range(256)), routing_key="usage.deduct")
+def test_bytes_that_are_no_text_are_hexadecimal_in_json(cli: Cli, rabbit: RabbitClient) -> None:
+    rabbit.publish(bytes(range(256)), routing_key="usage.deduct")
     worker(cli)
     shown = cli("dead-letters", "show", "1", "--json").json
     assert bytes.fromhex(shown["bodyHex"]) == bytes(range(256))
     assert "body" not in shown
 
 
-def test_showing_a_dead_letter_changes_nothing(cli: Cli, witness: Witness) -> None:
-    witness.publish(BONUS)
+def test_showing_a_dead_letter_changes_nothing(cli: Cli, rabbit: RabbitClient) -> None:
+    rabbit.publish(BONUS)
     worker(cli)
     before = cli("dead-letters", "list", "--json").out
     for _ in range(2):
         cli("dead-letters", "show", "1")
     assert cli("dead-letters", "list", "--json").out == before
-    assert witness.depth("billing.dead") == 0
+    assert rabbit.depth("billing.dead") == 0
 
 
 @pytest.mark.parametrize(
@@ -258,16 +258,16 @@ def test_dead_letter_that_does_not_exist_exits_with_4(cli: Cli, command: tuple[s
 # -- replay -----------------------------------------------------------------------------------------------
 
 
-def test_replayed_dead_letter_is_applied_once_its_cause_is_mended(cli: Cli, witness: Witness) -> None:
-    correlation_id = witness.publish(BONUS)
+def test_replayed_dead_letter_is_applied_once_its_cause_is_mended(cli: Cli, rabbit: RabbitClient) -> None:
+    correlation_id = rabbit.publish(BONUS)
     worker(cli)
-    assert witness.replies({correlation_id})[correlation_id][0]["status"] == "failed"
+    assert rabbit.replies({correlation_id})[correlation_id][0]["status"] == "failed"
     assert the_dead_letter(cli)["reason"] == "invalid_field"
 
     ended = replayed(cli, "1")
     assert (ended.code, ended.out) == (0, "replay 1 is finished: 1 applied\n")
 
-    (reply,) = witness.replies({correlation_id})[correlation_id]
+    (reply,) = rabbit.replies({correlation_id})[correlation_id]
     assert (reply["status"], reply["balanceAfter"]) == ("applied", 12_000)
     assert dead_letters(cli) == []
     assert the_dead_letter(cli, "--status", "resolved")["number"] == 1
@@ -277,20 +277,20 @@ def test_replayed_dead_letter_is_applied_once_its_cause_is_mended(cli: Cli, witn
 
 
 def test_replay_of_a_command_applied_since_is_a_duplicate_and_moves_nothing(
-    cli: Cli, witness: Witness
+    cli: Cli, rabbit: RabbitClient
 ) -> None:
-    witness.publish(BONUS)
+    rabbit.publish(BONUS)
     worker(cli)
     cli("dead-letters", "list")
-    witness.publish(BONUS)  # the producer sent it again, after the limit was raised
+    rabbit.publish(BONUS)  # the producer sent it again, after the limit was raised
     worker(cli, most=5_000)
     ended = replayed(cli, "1")
     assert (ended.code, ended.out) == (0, "replay 1 is finished: 1 duplicate\n")
     assert cli("balance", "ann", "--json").json["balance"] == 12_000
 
 
-def test_dead_letter_that_fails_again_is_the_same_with_one_more_try(cli: Cli, witness: Witness) -> None:
-    witness.publish(BONUS)
+def test_dead_letter_that_fails_again_is_the_same_with_one_more_try(cli: Cli, rabbit: RabbitClient) -> None:
+    rabbit.publish(BONUS)
     worker(cli)
     first = the_dead_letter(cli)
     ended = replayed(cli, "1", most=1_500)
@@ -304,20 +304,22 @@ def test_dead_letter_that_fails_again_is_the_same_with_one_more_try(cli: Cli, wi
     assert "1\tfailed_again\tinvalid_field: tokens: at most 1500 is taken." in shown.lines
 
 
-def test_discarded_dead_letter_waits_again_when_its_message_fails_again(cli: Cli, witness: Witness) -> None:
-    witness.publish(BONUS)
+def test_discarded_dead_letter_waits_again_when_its_message_fails_again(
+    cli: Cli, rabbit: RabbitClient
+) -> None:
+    rabbit.publish(BONUS)
     worker(cli)
     cli("dead-letters", "discard", "1", "--reason", "never mind")
-    witness.publish(BONUS)
+    rabbit.publish(BONUS)
     worker(cli)
     assert the_dead_letter(cli)["attempts"] == 2
 
 
 def test_message_of_a_forbidden_sender_is_replayed_by_an_operator_with_the_right(
-    cli: Cli, witness: Witness, broker_url: str
+    cli: Cli, rabbit: RabbitClient, broker_url: str
 ) -> None:
     operator = broker_url.partition("://")[2].partition(":")[0]
-    witness.publish(BONUS, user_id=operator)
+    rabbit.publish(BONUS, user_id=operator)
     worker(cli, most=5_000, senders={"credit.*": ["gateway"]})
     assert the_dead_letter(cli)["reason"] == "wrong_sender"
 
@@ -328,27 +330,27 @@ def test_message_of_a_forbidden_sender_is_replayed_by_an_operator_with_the_right
     assert cli("balance", "ann", "--json").json["balance"] == 12_000
 
 
-def test_one_call_replays_several_dead_letters_once_each(cli: Cli, witness: Witness) -> None:
+def test_one_call_replays_several_dead_letters_once_each(cli: Cli, rabbit: RabbitClient) -> None:
     for number in range(3):
-        witness.publish(BONUS | {"referenceId": f"bonus-{number}"})
+        rabbit.publish(BONUS | {"referenceId": f"bonus-{number}"})
     worker(cli, 3)
     assert replayed(cli, "3", "1", "2", "1").out == "replay 1 is finished: 3 applied\n"
     assert cli("balance", "ann", "--json").json["balance"] == 16_000
 
 
-def test_one_unknown_number_stops_the_whole_replay_or_discard(cli: Cli, witness: Witness) -> None:
-    witness.publish(BONUS)
+def test_one_unknown_number_stops_the_whole_replay_or_discard(cli: Cli, rabbit: RabbitClient) -> None:
+    rabbit.publish(BONUS)
     worker(cli)
     assert cli("dead-letters", "replay", "1", "9", "--reason", "none").code == 4
     assert cli("dead-letters", "discard", "1", "9", "--reason", "none").code == 4
     assert the_dead_letter(cli)["status"] == "parked"
-    assert witness.depth("billing.payments") == 0
+    assert rabbit.depth("billing.payments") == 0
 
 
-def test_dead_letter_that_reaches_no_queue_stays_parked(cli: Cli, witness: Witness) -> None:
-    witness.publish(BONUS)
+def test_dead_letter_that_reaches_no_queue_stays_parked(cli: Cli, rabbit: RabbitClient) -> None:
+    rabbit.publish(BONUS)
     worker(cli)
-    witness.channel.queue_unbind("billing.payments", "billing", "credit.*")
+    rabbit.channel.queue_unbind("billing.payments", "billing", "credit.*")
     ended = cli("dead-letters", "replay", "1", "--reason", "none")
     assert (ended.code, ended.out) == (1, "replay 1 is finished: 1 unroutable\n")
     assert the_dead_letter(cli)["status"] == "parked"
@@ -356,8 +358,8 @@ def test_dead_letter_that_reaches_no_queue_stays_parked(cli: Cli, witness: Witne
     assert "1\tunroutable\treached no queue: billing has no route for 'credit.bonus'" in shown.lines
 
 
-def test_replay_without_a_worker_is_paused_and_can_be_resumed(cli: Cli, witness: Witness) -> None:
-    witness.publish(BONUS)
+def test_replay_without_a_worker_is_paused_and_can_be_resumed(cli: Cli, rabbit: RabbitClient) -> None:
+    rabbit.publish(BONUS)
     worker(cli)
     ended = cli("dead-letters", "replay", "1", "--reason", "none", "--patience", "0.2")
     assert (ended.code, ended.out) == (1, "replay 1 is paused: 1 sent\n")
@@ -369,9 +371,9 @@ def test_replay_without_a_worker_is_paused_and_can_be_resumed(cli: Cli, witness:
     assert (resumed.code, resumed.out) == (0, "replay 1 is finished: 1 applied\n")
 
 
-def test_dry_run_shows_the_results_of_a_replay_and_sends_nothing(cli: Cli, witness: Witness) -> None:
-    witness.publish(BONUS)
-    witness.publish(b"oops", routing_key="usage.deduct")
+def test_dry_run_shows_the_results_of_a_replay_and_sends_nothing(cli: Cli, rabbit: RabbitClient) -> None:
+    rabbit.publish(BONUS)
+    rabbit.publish(b"oops", routing_key="usage.deduct")
     worker(cli, 2)
     ended = cli("dead-letters", "replay", "1", "2", "--dry-run", "--json")
     assert ended.code == 1
@@ -383,14 +385,14 @@ def test_dry_run_shows_the_results_of_a_replay_and_sends_nothing(cli: Cli, witne
     ) == (1, 2_000, 1)
     assert (forecasts["malformed"]["code"], forecasts["malformed"]["sample"]) == ("not_json", 2)
     assert cli("dead-letters", "replay", "1", "--dry-run").code == 0
-    assert witness.depth("billing.payments") == witness.depth("billing.usage") == 0
+    assert rabbit.depth("billing.payments") == rabbit.depth("billing.usage") == 0
     assert cli("balance", "ann", "--json").json["balance"] == 10_000
     assert cli("dead-letters", "replay", "list", "--json").json["replays"] == []
 
 
-def test_replay_in_steps_stops_by_itself_when_one_fails(cli: Cli, witness: Witness) -> None:
+def test_replay_in_steps_stops_by_itself_when_one_fails(cli: Cli, rabbit: RabbitClient) -> None:
     for number, tokens in enumerate((2_000, 2_000, 9_000, 2_000)):
-        witness.publish(BONUS | {"referenceId": f"bonus-{number}", "tokens": tokens})
+        rabbit.publish(BONUS | {"referenceId": f"bonus-{number}", "tokens": tokens})
     worker(cli, 4)
     (group,) = cli("dead-letters", "groups", "--json").json["groups"]
     digits = group["fingerprint"][:6]
@@ -403,9 +405,9 @@ def test_replay_in_steps_stops_by_itself_when_one_fails(cli: Cli, witness: Witne
     assert resumed.out == "replay 1 is finished: 3 applied, 1 failed again\n"
 
 
-def test_replays_are_listed_shown_and_cancelled(cli: Cli, witness: Witness) -> None:
+def test_replays_are_listed_shown_and_cancelled(cli: Cli, rabbit: RabbitClient) -> None:
     for number in range(2):
-        witness.publish(BONUS | {"referenceId": f"bonus-{number}"})
+        rabbit.publish(BONUS | {"referenceId": f"bonus-{number}"})
     worker(cli, 2)
     cli(
         "dead-letters",
@@ -443,8 +445,8 @@ def test_replays_are_listed_shown_and_cancelled(cli: Cli, witness: Witness) -> N
     assert cli("dead-letters", "replay", "show", "9").code == 4
 
 
-def test_verify_proves_the_groups(cli: Cli, witness: Witness, ledger: FilledLedger) -> None:
-    witness.publish(BONUS)
+def test_verify_proves_the_groups(cli: Cli, rabbit: RabbitClient, ledger: FilledLedger) -> None:
+    rabbit.publish(BONUS)
     worker(cli)
     ended = cli("dead-letters", "groups", "--verify")
     assert (ended.code, ended.out) == (0, "the groups are what their dead letters add up to\n")
@@ -502,8 +504,10 @@ def editor(tmp_path: Path, *replacements: tuple[str, str]) -> str:
     return str(script)
 
 
-def test_body_is_mended_in_an_editor_and_then_replayed(cli: Cli, witness: Witness, tmp_path: Path) -> None:
-    witness.publish({**BONUS, "tokenz": 5, "tokens": 500})
+def test_body_is_mended_in_an_editor_and_then_replayed(
+    cli: Cli, rabbit: RabbitClient, tmp_path: Path
+) -> None:
+    rabbit.publish({**BONUS, "tokenz": 5, "tokens": 500})
     worker(cli)
     mending = editor(tmp_path, (',\n  "tokenz": 5', ""))
     ended = cli("dead-letters", "edit", "1", "--reason", "a typo", "--actor", "eva", EDITOR=mending)
@@ -521,9 +525,9 @@ def test_body_is_mended_in_an_editor_and_then_replayed(cli: Cli, witness: Witnes
 
 
 def test_body_that_a_worker_would_refuse_is_not_saved_and_the_error_names_the_way_out(
-    cli: Cli, witness: Witness, tmp_path: Path
+    cli: Cli, rabbit: RabbitClient, tmp_path: Path
 ) -> None:
-    witness.publish({**BONUS, "tokenz": 5})
+    rabbit.publish({**BONUS, "tokenz": 5})
     worker(cli)
     wrong = editor(tmp_path, ('"tokenz": 5', '"token": 5'))
     ended = cli("dead-letters", "edit", "1", "--reason", "a typo", EDITOR=wrong)
@@ -534,17 +538,17 @@ def test_body_that_a_worker_would_refuse_is_not_saved_and_the_error_names_the_wa
     assert unchecked.code == 0
 
 
-def test_editor_that_changes_nothing_edits_nothing(cli: Cli, witness: Witness, tmp_path: Path) -> None:
-    witness.publish({**BONUS, "tokenz": 5})
+def test_editor_that_changes_nothing_edits_nothing(cli: Cli, rabbit: RabbitClient, tmp_path: Path) -> None:
+    rabbit.publish({**BONUS, "tokenz": 5})
     worker(cli)
     ended = cli("dead-letters", "edit", "1", "--reason", "a look", EDITOR=editor(tmp_path))
     assert (ended.code, ended.err) == (1, "nothing was changed\n")
 
 
 def test_bytes_that_no_editor_keeps_are_mended_from_a_file(
-    cli: Cli, witness: Witness, tmp_path: Path
+    cli: Cli, rabbit: RabbitClient, tmp_path: Path
 ) -> None:
-    witness.publish(b"\xff\x00", routing_key="credit.bonus")
+    rabbit.publish(b"\xff\x00", routing_key="credit.bonus")
     worker(cli)
     refused = cli("dead-letters", "edit", "1", "--reason", "bytes", EDITOR=editor(tmp_path))
     assert refused.code == 1
@@ -555,8 +559,8 @@ def test_bytes_that_no_editor_keeps_are_mended_from_a_file(
     assert cli("dead-letters", "show", "1", "--json").json["editedBody"].encode() == mended
 
 
-def test_note_is_shown_with_the_dead_letter(cli: Cli, witness: Witness) -> None:
-    witness.publish(BONUS)
+def test_note_is_shown_with_the_dead_letter(cli: Cli, rabbit: RabbitClient) -> None:
+    rabbit.publish(BONUS)
     worker(cli)
     assert cli("dead-letters", "note", "1", "asked the team", "--as", "eva").code == 0
     details = cli("dead-letters", "show", "1", "--json").json
@@ -567,8 +571,8 @@ def test_note_is_shown_with_the_dead_letter(cli: Cli, witness: Witness) -> None:
 # -- discarding -------------------------------------------------------------------------------------------
 
 
-def test_discarded_dead_letter_keeps_the_reason(cli: Cli, witness: Witness) -> None:
-    witness.publish(BONUS)
+def test_discarded_dead_letter_keeps_the_reason(cli: Cli, rabbit: RabbitClient) -> None:
+    rabbit.publish(BONUS)
     worker(cli)
     ended = cli("dead-letters", "discard", "1", "--reason", "a try of Ann's, see T-17")
     assert (ended.code, ended.out) == (0, "discarded 1\n")
@@ -578,8 +582,8 @@ def test_discarded_dead_letter_keeps_the_reason(cli: Cli, witness: Witness) -> N
     assert cli("dead-letters", "discard", "1", "--reason", "again").code == 1
 
 
-def test_restored_dead_letter_waits_again(cli: Cli, witness: Witness) -> None:
-    witness.publish(BONUS)
+def test_restored_dead_letter_waits_again(cli: Cli, rabbit: RabbitClient) -> None:
+    rabbit.publish(BONUS)
     worker(cli)
     cli("dead-letters", "discard", "--code", "invalid_field", "--yes", "--reason", "a slip")
     assert dead_letters(cli) == []
@@ -591,10 +595,10 @@ def test_restored_dead_letter_waits_again(cli: Cli, witness: Witness) -> None:
 
 
 def test_export_and_import_keep_every_byte(
-    cli: Cli, witness: Witness, tmp_path: Path, sqlite_template: Path
+    cli: Cli, rabbit: RabbitClient, tmp_path: Path, sqlite_template: Path
 ) -> None:
-    witness.publish(BONUS, message_id="m-1", headers={"x-trace": "t-1"})
-    witness.publish(bytes(range(256)), routing_key="usage.deduct")
+    rabbit.publish(BONUS, message_id="m-1", headers={"x-trace": "t-1"})
+    rabbit.publish(bytes(range(256)), routing_key="usage.deduct")
     worker(cli, 2)
     exported = cli("dead-letters", "export")
     assert len(exported.lines) == 2
@@ -617,11 +621,11 @@ def test_export_of_an_unknown_dead_letter_empties_no_file(cli: Cli, tmp_path: Pa
 
 
 def test_drain_ends_with_1_where_a_dead_letter_cannot_be_stored(
-    cli: Cli, witness: Witness, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, rabbit: RabbitClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    witness.publish(BONUS)
+    rabbit.publish(BONUS)
     worker(cli)
-    witness.publish({**BONUS, "referenceId": "bonus-2"}, exchange="", routing_key="billing.dead")
+    rabbit.publish({**BONUS, "referenceId": "bonus-2"}, exchange="", routing_key="billing.dead")
 
     def drain_all(*_: object, **__: object) -> int:
         raise NotKeptError("1 dead letters can't be kept")
@@ -638,9 +642,9 @@ def test_import_names_a_line_that_is_no_dead_letter(cli: Cli) -> None:
     assert ended.error.startswith("line 2: number: Field required")
 
 
-def test_drain_counts_what_it_drained_and_what_waits(cli: Cli, witness: Witness) -> None:
+def test_drain_counts_what_it_drained_and_what_waits(cli: Cli, rabbit: RabbitClient) -> None:
     for number in range(2):
-        witness.publish(b"oops", exchange="", routing_key="billing.dead", message_id=f"m-{number}")
+        rabbit.publish(b"oops", exchange="", routing_key="billing.dead", message_id=f"m-{number}")
     first = cli("dead-letters", "drain")
     assert first.out == "drained 2, ended 0 of replays that nobody runs; 2 dead letters wait, in 1 group\n"
     again = cli("dead-letters", "park", "--json").json
@@ -665,8 +669,8 @@ AWAY = "amqp://guest:guest@127.0.0.1:1/"
     ],
     ids=" ".join,
 )
-def test_stored_dead_letters_need_no_broker(cli: Cli, witness: Witness, command: tuple[str, ...]) -> None:
-    witness.publish(b"oops", exchange="", routing_key="billing.dead")
+def test_stored_dead_letters_need_no_broker(cli: Cli, rabbit: RabbitClient, command: tuple[str, ...]) -> None:
+    rabbit.publish(b"oops", exchange="", routing_key="billing.dead")
     cli("dead-letters", "drain")
     ended = cli("dead-letters", *command, stdin=b"{}", BILLING_BROKER_URL=AWAY)
     assert (ended.code, ended.err) == (0, "")
@@ -685,12 +689,12 @@ def test_empty_listing_names_the_drainer(ledger_cli: Cli) -> None:
 # -- groups -----------------------------------------------------------------------------------------------
 
 
-def test_like_failures_are_one_group(cli: Cli, witness: Witness) -> None:
+def test_like_failures_are_one_group(cli: Cli, rabbit: RabbitClient) -> None:
     for number in range(3):
-        witness.publish(
+        rabbit.publish(
             {**BONUS, "userId": f"u{number}", "referenceId": f"r{number}", "tokens": 2_000 + number}
         )
-    witness.publish(b"oops", routing_key="usage.deduct")
+    rabbit.publish(b"oops", routing_key="usage.deduct")
     worker(cli, 4)
     ended = cli("dead-letters", "groups", "--order", "count", "--json")
     first, second = ended.json["groups"]
@@ -709,10 +713,10 @@ def test_like_failures_are_one_group(cli: Cli, witness: Witness) -> None:
 # -- many -------------------------------------------------------------------------------------------------
 
 
-def test_drain_takes_more_dead_letters_than_one_delivery_holds(cli: Cli, witness: Witness) -> None:
+def test_drain_takes_more_dead_letters_than_one_delivery_holds(cli: Cli, rabbit: RabbitClient) -> None:
     for number in range(450):
-        witness.publish(f"broken {number}".encode(), routing_key="usage.deduct", user_id="billing")
+        rabbit.publish(f"broken {number}".encode(), routing_key="usage.deduct", user_id="billing")
     worker(cli, 450, drains=False)
-    eventually(lambda: witness.depth("billing.dead") == 450)
+    eventually(lambda: rabbit.depth("billing.dead") == 450)
     assert cli("dead-letters", "drain", "--json").json["drained"] == 450
     assert cli("dead-letters", "list", "--limit", "1", "--json").json["total"] == 450

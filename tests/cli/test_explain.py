@@ -5,7 +5,7 @@ from sqlalchemy import insert
 
 from schemas import DeductUsage, PaymentRefunded, PaymentSucceeded, RefundCredit, ReserveUsage, SettleUsage
 from tests.cli.console import Cli, FilledLedger
-from tests.support.asking import dead_letter
+from tests.support.query_samples import dead_letter
 from worker.deadletters.store import tables
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.cli.commands import COMMANDS
 from tests.cli.console import Cli, FilledLedger
-from tests.support.witness import Witness
+from tests.support.rabbit_client import RabbitClient
 from tests.support.worker_thread import running
 from worker.bootstrap import Application, utc_now
 from worker.ledger.pauses import Pause
@@ -98,11 +98,11 @@ def running_replay(application: Application) -> None:
 
 
 def test_every_command_prints_one_json_object(
-    cli: Cli, ledger: FilledLedger, witness: Witness, application: Application, tmp_path: Path
+    cli: Cli, ledger: FilledLedger, rabbit: RabbitClient, application: Application, tmp_path: Path
 ) -> None:
     ledger.open("ann")
     for number in range(3):
-        witness.publish(b"oops", exchange="", routing_key="billing.dead", message_id=f"m-{number}")
+        rabbit.publish(b"oops", exchange="", routing_key="billing.dead", message_id=f"m-{number}")
     application.pauses.begin(Pause("billing.usage", "w:1", "faults", "x", utc_now()), "config")
     replay = ("dead-letters", "replay")
     before: dict[tuple[str, ...], Callable[[], object]] = {

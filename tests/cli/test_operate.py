@@ -4,8 +4,8 @@ import pytest
 
 from tests.cli.console import Cli, Ended
 from tests.support.provision import RabbitMQServer
+from tests.support.rabbit_client import RabbitClient
 from tests.support.waiting import eventually
-from tests.support.witness import Witness
 from worker.broker import BILLING, open_link
 
 
@@ -70,9 +70,9 @@ def test_check_finds_a_topology_that_is_missing(ledger_cli: Cli, bare_broker_url
 
 
 def test_check_says_who_consumes_and_fails_where_messages_wait_and_nobody_does(
-    cli: Cli, broker_url: str, witness: Witness
+    cli: Cli, broker_url: str, rabbit: RabbitClient
 ) -> None:
-    witness.publish(b"oops", routing_key="usage.deduct")
+    rabbit.publish(b"oops", routing_key="usage.deduct")
     alone = cli("check")
     neither = "billing.payments has no consumers, 0 waiting, billing.usage has no consumers, 1 waiting"
     assert alone.code == 1

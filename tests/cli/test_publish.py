@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from tests.cli.console import Cli
-from tests.support.border import MINIMAL
+from tests.support.message_bodies import MINIMAL
 from tests.support.processes import worker_environment
+from tests.support.rabbit_client import RabbitClient
 from tests.support.waiting import eventually
-from tests.support.witness import Witness
 from worker.broker import Outgoing, PublishResult
 from worker.broker.rabbitmq.link import AmqpLink
 from worker.cli import publish as publish_module
@@ -41,103 +41,103 @@ def types(taken: Sequence[tuple[Any, bytes]]) -> list[str]:
 # -- sending ----------------------------------------------------------------------------------------------
 
 
-def test_file_is_published_line_by_line(broker_cli: Cli, witness: Witness) -> None:
+def test_file_is_published_line_by_line(broker_cli: Cli, rabbit: RabbitClient) -> None:
     Path("day.jsonl").write_bytes(lines(3))
     ended = broker_cli("publish", "day.jsonl")
     assert (ended.code, ended.out, ended.err) == (0, "published 3, refused 0, unroutable 0\n", "")
-    assert references(witness.take("billing.usage", 3)) == ["r-0", "r-1", "r-2"]
+    assert references(rabbit.take("billing.usage", 3)) == ["r-0", "r-1", "r-2"]
     assert [path.name for path in Path().iterdir()] == ["day.jsonl"], "the mark is gone"
 
 
-def test_standard_input_is_published_too(broker_cli: Cli, witness: Witness) -> None:
+def test_standard_input_is_published_too(broker_cli: Cli, rabbit: RabbitClient) -> None:
     assert broker_cli("publish", "-", stdin=lines(2)).code == 0
-    assert references(witness.take("billing.usage", 2)) == ["r-0", "r-1"]
+    assert references(rabbit.take("billing.usage", 2)) == ["r-0", "r-1"]
     assert list(Path().iterdir()) == []
 
 
-def test_bytes_of_a_line_are_sent_as_they_are(broker_cli: Cli, witness: Witness) -> None:
+def test_bytes_of_a_line_are_sent_as_they_are(broker_cli: Cli, rabbit: RabbitClient) -> None:
     line = '{"type":"usage.deduct",  "referenceId":"ü-1","userId":"\\u00fc","tokens":5}'.encode()
     broker_cli("publish", "-", stdin=b"\n  " + line + b" \r\n\n")
-    ((properties, body),) = witness.take("billing.usage", 1)
+    ((properties, body),) = rabbit.take("billing.usage", 1)
     assert body == line
     assert properties.content_type == "application/json"
     assert properties.delivery_mode == 2
     assert properties.reply_to is None
 
 
-def test_replies_go_where_they_are_asked_to(broker_cli: Cli, witness: Witness) -> None:
-    broker_cli("publish", "-", "--reply-to", witness.reply_queue, stdin=lines(1))
-    ((properties, _),) = witness.take("billing.usage", 1)
-    assert properties.reply_to == witness.reply_queue
+def test_replies_go_where_they_are_asked_to(broker_cli: Cli, rabbit: RabbitClient) -> None:
+    broker_cli("publish", "-", "--reply-to", rabbit.reply_queue, stdin=lines(1))
+    ((properties, _),) = rabbit.take("billing.usage", 1)
+    assert properties.reply_to == rabbit.reply_queue
 
 
 def test_broker_vouches_for_the_user_who_published(
-    broker_cli: Cli, witness: Witness, broker_url: str
+    broker_cli: Cli, rabbit: RabbitClient, broker_url: str
 ) -> None:
     broker_cli("publish", "-", stdin=lines(1))
-    ((properties, _),) = witness.take("billing.usage", 1)
+    ((properties, _),) = rabbit.take("billing.usage", 1)
     assert properties.user_id == broker_url.partition("://")[2].partition(":")[0]
 
 
 def test_message_published_by_the_operator_passes_the_sender_rules(
-    cli: Cli, witness: Witness, broker_url: str
+    cli: Cli, rabbit: RabbitClient, broker_url: str
 ) -> None:
     user = broker_url.partition("://")[2].partition(":")[0]
     line = {"type": "account.open", "referenceId": "o", "userId": "ann", "tier": "free"}
-    cli("publish", "-", "--reply-to", witness.reply_queue, stdin=json.dumps(line).encode())
+    cli("publish", "-", "--reply-to", rabbit.reply_queue, stdin=json.dumps(line).encode())
     cli("run", "--drain", BILLING_SENDERS=json.dumps({"account.*": [user]}))
-    ((_, body),) = witness.take(witness.reply_queue, 1)
+    ((_, body),) = rabbit.take(rabbit.reply_queue, 1)
     assert json.loads(body)["status"] == "applied"
 
 
 def test_message_ids_are_the_same_each_time_and_differ_between_lines(
-    broker_cli: Cli, witness: Witness
+    broker_cli: Cli, rabbit: RabbitClient
 ) -> None:
     for _ in range(2):
         broker_cli("publish", "-", stdin=lines(3))
-    ids = [properties.message_id for properties, _ in witness.take("billing.usage", 6)]
+    ids = [properties.message_id for properties, _ in rabbit.take("billing.usage", 6)]
     assert ids[:3] == ids[3:]
     assert len(set(ids)) == 3
 
 
-def test_lines_go_to_the_queues_of_their_types(broker_cli: Cli, witness: Witness) -> None:
+def test_lines_go_to_the_queues_of_their_types(broker_cli: Cli, rabbit: RabbitClient) -> None:
     opened = json.dumps(
         {"type": "account.open", "referenceId": "o", "userId": "ann", "tier": "free"}
     ).encode()
     assert broker_cli("publish", "-", stdin=lines(1) + opened).code == 0
-    assert references(witness.take("billing.payments", 1)) == ["o"]
-    assert references(witness.take("billing.usage", 1)) == ["r-0"]
+    assert references(rabbit.take("billing.payments", 1)) == ["o"]
+    assert references(rabbit.take("billing.usage", 1)) == ["r-0"]
 
 
-def test_batch_is_one_line_and_one_message(broker_cli: Cli, witness: Witness) -> None:
+def test_batch_is_one_line_and_one_message(broker_cli: Cli, rabbit: RabbitClient) -> None:
     items = [{name: value for name, value in GOOD.items() if name != "userId"}]
     batch = {"type": "usage.batch", "referenceId": "b-1", "userId": "ann", "items": items}
     assert broker_cli("publish", "-", stdin=json.dumps(batch).encode()).code == 0
-    ((_, body),) = witness.take("billing.usage", 1)
+    ((_, body),) = rabbit.take("billing.usage", 1)
     assert json.loads(body) == batch
     bare = {name: value for name, value in batch.items() if name != "type"}
     again = broker_cli("publish", "-", "--type", "usage.batch", stdin=json.dumps(bare).encode())
     assert again.out == "published 1, refused 0, unroutable 0\n"
 
 
-def test_every_type_finds_its_queue(broker_cli: Cli, witness: Witness) -> None:
+def test_every_type_finds_its_queue(broker_cli: Cli, rabbit: RabbitClient) -> None:
     stdin = b"".join(json.dumps(message).encode() + b"\n" for message in MINIMAL.values())
     ended = broker_cli("publish", "-", stdin=stdin)
     assert ended.out == f"published {len(MINIMAL)}, refused 0, unroutable 0\n"
     usage = [type_ for type_ in MINIMAL if type_.startswith("usage.")]
-    assert types(witness.take("billing.usage", len(usage))) == usage
+    assert types(rabbit.take("billing.usage", len(usage))) == usage
     others = [type_ for type_ in MINIMAL if type_ not in usage]
-    assert types(witness.take("billing.payments", len(others))) == others
+    assert types(rabbit.take("billing.payments", len(others))) == others
 
 
 # -- lines without a type ---------------------------------------------------------------------------------
 
 
-def test_type_option_is_for_lines_without_a_type(broker_cli: Cli, witness: Witness) -> None:
+def test_type_option_is_for_lines_without_a_type(broker_cli: Cli, rabbit: RabbitClient) -> None:
     bare = b'{"referenceId":"x",  "userId":"ann","tokens":1}'
     ended = broker_cli("publish", "-", "--type", "usage.deduct", stdin=bare + b"\n" + lines(1))
     assert ended.code == 0
-    (_, first), (_, second) = witness.take("billing.usage", 2)
+    (_, first), (_, second) = rabbit.take("billing.usage", 2)
     assert first == b'{"type": "usage.deduct", ' + bare[1:], "the rest is as it was"
     assert json.loads(second) == GOOD
 
@@ -157,7 +157,7 @@ def test_type_option_mends_nothing_else(broker_cli: Cli) -> None:
 # -- refused lines ----------------------------------------------------------------------------------------
 
 
-def test_lines_the_worker_would_refuse_are_named_and_not_sent(broker_cli: Cli, witness: Witness) -> None:
+def test_lines_the_worker_would_refuse_are_named_and_not_sent(broker_cli: Cli, rabbit: RabbitClient) -> None:
     stdin = (
         lines(1) + b"oops\n\n" + json.dumps(GOOD | {"tokens": -1}).encode() + b"\n\xff\n" + lines(2, first=1)
     )
@@ -168,20 +168,20 @@ def test_lines_the_worker_would_refuse_are_named_and_not_sent(broker_cli: Cli, w
         ["line 4", " invalid_field"],
         ["line 5", " not_utf8"],
     ]
-    assert references(witness.take("billing.usage", 2)) == ["r-0", "r-1"]
+    assert references(rabbit.take("billing.usage", 2)) == ["r-0", "r-1"]
 
 
 def test_bad_item_is_named_by_its_place_and_nothing_of_the_batch_is_sent(
-    broker_cli: Cli, witness: Witness
+    broker_cli: Cli, rabbit: RabbitClient
 ) -> None:
     batch = {"type": "usage.batch", "referenceId": "b-1", "items": [GOOD, GOOD | {"tokens": -1}]}
     ended = broker_cli("publish", "-", stdin=json.dumps(batch).encode())
     assert (ended.code, ended.out) == (1, "published 0, refused 1, unroutable 0\n")
     assert ended.err == "line 1: invalid_field: items.1.tokens: must be 0 or more\n"
-    assert witness.depth("billing.usage") == 0
+    assert rabbit.depth("billing.usage") == 0
     again = broker_cli("publish", "-", "--unchecked", stdin=json.dumps(batch).encode())
     assert again.out == "published 1, refused 0, unroutable 0\n"
-    ((_, body),) = witness.take("billing.usage", 1)
+    ((_, body),) = rabbit.take("billing.usage", 1)
     assert json.loads(body) == batch
 
 
@@ -191,14 +191,14 @@ def test_maximum_is_the_one_that_is_configured(broker_cli: Cli) -> None:
     assert "line 1: invalid_field: tokens: at most 4 is taken." in ended.err
 
 
-def test_unchecked_lines_are_sent_as_they_are(broker_cli: Cli, witness: Witness) -> None:
+def test_unchecked_lines_are_sent_as_they_are(broker_cli: Cli, rabbit: RabbitClient) -> None:
     stdin = b'oops\n\xff\n{"type": "usage.deduct"}\n{"type": 5}\n{"type": "' + b"u" * 300 + b'"}\n'
     ended = broker_cli("publish", "-", "--unchecked", stdin=stdin)
     assert (ended.code, ended.out) == (0, "published 5, refused 0, unroutable 0\n")
-    assert [body for _, body in witness.take("billing.usage", 5)] == stdin.splitlines()
+    assert [body for _, body in rabbit.take("billing.usage", 5)] == stdin.splitlines()
 
 
-def test_lines_that_no_queue_takes_are_named(broker_cli: Cli, witness: Witness) -> None:
+def test_lines_that_no_queue_takes_are_named(broker_cli: Cli, rabbit: RabbitClient) -> None:
     nowhere = b'{"type": "nowhere.at_all"}\n'
     ended = broker_cli("publish", "-", "--unchecked", stdin=lines(1) + nowhere + nowhere + lines(1))
     assert (ended.code, ended.out) == (1, "published 2, refused 0, unroutable 2\n")
@@ -206,7 +206,7 @@ def test_lines_that_no_queue_takes_are_named(broker_cli: Cli, witness: Witness) 
         "line 2: no queue takes 'nowhere.at_all'",
         "line 3: no queue takes 'nowhere.at_all'",
     ]
-    assert witness.depth("billing.usage") == 2
+    assert rabbit.depth("billing.usage") == 2
 
 
 def test_publish_without_the_topology_sends_nothing(bare_cli: Cli, bare_broker_url: str) -> None:
@@ -265,7 +265,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize(("after", "doubled"), [(False, 0), (True, 50)])
 def test_same_call_goes_on_after_the_last_chunk_that_was_confirmed(
-    broker_cli: Cli, witness: Witness, monkeypatch: pytest.MonkeyPatch, after: bool, doubled: int
+    broker_cli: Cli, rabbit: RabbitClient, monkeypatch: pytest.MonkeyPatch, after: bool, doubled: int
 ) -> None:
     Path("big.jsonl").write_bytes(lines(170))
     with monkeypatch.context() as patch:
@@ -275,16 +275,16 @@ def test_same_call_goes_on_after_the_last_chunk_that_was_confirmed(
     assert Path("big.jsonl.published").exists()
     resumed = broker_cli("publish", "big.jsonl")
     assert (resumed.code, resumed.out) == (0, "published 70, refused 0, unroutable 0\n")
-    taken = witness.take("billing.usage", 170 + doubled)
+    taken = rabbit.take("billing.usage", 170 + doubled)
     assert sorted(set(references(taken))) == sorted(f"r-{number}" for number in range(170))
     assert len({properties.message_id for properties, _ in taken}) == 170, "ids tell the doubled ones"
-    assert witness.depth("billing.usage") == 0
+    assert rabbit.depth("billing.usage") == 0
     assert [path.name for path in Path().iterdir()] == ["big.jsonl"]
 
 
 @pytest.mark.usefixtures("small_chunks")
 def test_file_that_has_changed_meanwhile_starts_over(
-    broker_cli: Cli, witness: Witness, monkeypatch: pytest.MonkeyPatch
+    broker_cli: Cli, rabbit: RabbitClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("big.jsonl").write_bytes(lines(120))
     with monkeypatch.context() as patch:
@@ -292,7 +292,7 @@ def test_file_that_has_changed_meanwhile_starts_over(
         broker_cli("publish", "big.jsonl")
     Path("big.jsonl").write_bytes(lines(60))
     assert broker_cli("publish", "big.jsonl").out == "published 60, refused 0, unroutable 0\n"
-    assert witness.depth("billing.usage") == 50 + 60
+    assert rabbit.depth("billing.usage") == 50 + 60
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xff\xfe", b"x 5 0", b"5", b"{hash} -1 0", b"{hash} many 0"])
@@ -316,17 +316,17 @@ def test_lines_refused_before_the_interruption_still_count_in_the_exit_code(
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_unwritable_mark_is_an_error_before_much_is_sent(broker_cli: Cli, witness: Witness) -> None:
+def test_unwritable_mark_is_an_error_before_much_is_sent(broker_cli: Cli, rabbit: RabbitClient) -> None:
     Path("big.jsonl").write_bytes(lines(100))
     Path("big.jsonl.published.new").mkdir()
     ended = broker_cli("publish", "big.jsonl")
     assert ended.code == 2
     assert "publish from standard input to do without it" in ended.error
-    assert witness.depth("billing.usage") == 50
+    assert rabbit.depth("billing.usage") == 50
 
 
 def test_process_that_is_killed_loses_nothing_and_doubles_one_chunk_at_most(
-    broker_cli: Cli, broker_url: str, witness: Witness
+    broker_cli: Cli, broker_url: str, rabbit: RabbitClient
 ) -> None:
     count = 20_000
     Path("big.jsonl").write_bytes(lines(count))
@@ -335,7 +335,7 @@ def test_process_that_is_killed_loses_nothing_and_doubles_one_chunk_at_most(
         env=worker_environment(load_settings(broker_url=broker_url)),
         stdout=subprocess.DEVNULL,
     )
-    eventually(lambda: witness.depth("billing.usage") > 1_000)
+    eventually(lambda: rabbit.depth("billing.usage") > 1_000)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert Path("big.jsonl.published").exists(), "it was faster than the kill"
@@ -343,15 +343,15 @@ def test_process_that_is_killed_loses_nothing_and_doubles_one_chunk_at_most(
     assert resumed.code == 0
     assert int(resumed.out.split()[1].rstrip(",")) < count, "it went on and did not start over"
     assert not Path("big.jsonl.published").exists()
-    arrived = taken_at_once(witness, "billing.usage")
+    arrived = taken_at_once(rabbit, "billing.usage")
     assert set(arrived) == {f"r-{number}" for number in range(count)}
     assert len(arrived) <= count + 500
 
 
-def taken_at_once(witness: Witness, queue: str) -> list[str]:
+def taken_at_once(rabbit: RabbitClient, queue: str) -> list[str]:
     """Take all messages from ``queue`` and return their references."""
     found: list[str] = []
-    for method, _, body in witness.channel.consume(queue, auto_ack=True, inactivity_timeout=0.3):
+    for method, _, body in rabbit.channel.consume(queue, auto_ack=True, inactivity_timeout=0.3):
         if method is None:
             return found
         found.append(json.loads(body)["referenceId"])

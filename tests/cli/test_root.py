@@ -12,8 +12,8 @@ import pytest
 from tests.cli.commands import COMMANDS
 from tests.cli.console import Cli, FilledLedger
 from tests.support.processes import worker_environment
+from tests.support.rabbit_client import RabbitClient
 from tests.support.waiting import eventually
-from tests.support.witness import Witness
 from worker import __version__
 from worker.settings import load_settings
 
@@ -190,7 +190,7 @@ def test_closed_output_ends_a_command_quietly(sqlite_url: str, ledger: FilledLed
     assert (ended.returncode, ended.stderr) == (0, b"")
 
 
-def test_ctrl_c_ends_a_command_with_130_and_no_traceback(broker_url: str, witness: Witness) -> None:
+def test_ctrl_c_ends_a_command_with_130_and_no_traceback(broker_url: str, rabbit: RabbitClient) -> None:
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", "worker", "publish", "-", "--unchecked"],
         env=worker_environment(load_settings(broker_url=broker_url)),
@@ -201,7 +201,7 @@ def test_ctrl_c_ends_a_command_with_130_and_no_traceback(broker_url: str, witnes
     assert process.stdin is not None
     process.stdin.write(b'{"type": "usage.deduct"}\n' * 500)  # one chunk; then it waits for more
     process.stdin.flush()
-    eventually(lambda: witness.depth("billing.usage") == 500)
+    eventually(lambda: rabbit.depth("billing.usage") == 500)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130

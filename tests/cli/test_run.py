@@ -3,12 +3,12 @@
 import json
 
 from tests.cli.console import Cli
-from tests.support.witness import Witness
+from tests.support.rabbit_client import RabbitClient
 
 
-def test_drain_applies_what_waits_and_ends(cli: Cli, witness: Witness) -> None:
-    witness.publish({"type": "account.open", "referenceId": "o", "userId": "ann", "tier": "free"})
-    witness.publish({"type": "usage.deduct", "referenceId": "d", "userId": "ann", "tokens": 400})
+def test_drain_applies_what_waits_and_ends(cli: Cli, rabbit: RabbitClient) -> None:
+    rabbit.publish({"type": "account.open", "referenceId": "o", "userId": "ann", "tier": "free"})
+    rabbit.publish({"type": "usage.deduct", "referenceId": "d", "userId": "ann", "tokens": 400})
     assert cli("run", "--drain").code == 0
     assert cli("balance", "ann", "--json").json["balance"] == 9_600
 

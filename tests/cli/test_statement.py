@@ -10,7 +10,7 @@ import pytest
 
 from schemas import AdjustCredit, BonusCredit, Command, DeductUsage, OpenAccount
 from tests.cli.console import Cli, FilledLedger
-from tests.support.books import applied
+from tests.support.apply_commands import applied
 from worker.catalog import load_catalog
 
 MONTH = ("--from", "2026-10-01", "--to", "2026-11-01")

@@ -9,8 +9,8 @@ import pytest
 
 from tests.cli.console import Cli
 from tests.support.provision import RabbitMQServer
+from tests.support.rabbit_client import RabbitClient
 from tests.support.waiting import eventually
-from tests.support.witness import Witness
 from worker.broker import BILLING, open_link
 from worker.broker.management import Management
 from worker.broker.topology import Queue, Topology
@@ -79,19 +79,19 @@ Wrong = Callable[[pika.adapters.blocking_connection.BlockingChannel], object]
     ],
 )
 def test_verify_names_the_missing_parts(
-    broker_cli: Cli, witness: Witness, wrong: Wrong, expected: str
+    broker_cli: Cli, rabbit: RabbitClient, wrong: Wrong, expected: str
 ) -> None:
-    wrong(witness.channel)
+    wrong(rabbit.channel)
     ended = broker_cli("topology", "verify")
     assert ended.code == 1
     assert ended.lines == [f"{expected}: run `billing-worker topology declare`"]
 
 
 def test_queue_of_another_type_is_shown_with_the_difference_and_the_way_out(
-    broker_cli: Cli, witness: Witness
+    broker_cli: Cli, rabbit: RabbitClient
 ) -> None:
-    witness.channel.queue_delete("billing.usage")
-    witness.channel.queue_declare("billing.usage", durable=True)
+    rabbit.channel.queue_delete("billing.usage")
+    rabbit.channel.queue_declare("billing.usage", durable=True)
     verified = broker_cli("topology", "verify")
     assert verified.code == 1
     (line,) = verified.lines
@@ -101,15 +101,15 @@ def test_queue_of_another_type_is_shown_with_the_difference_and_the_way_out(
     declared = broker_cli("topology", "declare")
     assert declared.code == 2
     assert "PRECONDITION_FAILED" in declared.error
-    witness.channel.queue_delete("billing.usage")
+    rabbit.channel.queue_delete("billing.usage")
     assert broker_cli("topology", "declare").code == 0
     assert broker_cli("topology", "verify").code == 0
 
 
 def test_exchange_of_another_type_is_shown_with_the_difference(bare_cli: Cli, bare_broker_url: str) -> None:
     bare_cli.environment["BILLING_BROKER_URL"] = bare_broker_url
-    with Witness(bare_broker_url) as witness:
-        witness.channel.exchange_declare("billing", "fanout", durable=True)
+    with RabbitClient(bare_broker_url) as rabbit:
+        rabbit.channel.exchange_declare("billing", "fanout", durable=True)
         ended = bare_cli("topology", "verify")
     assert ended.code == 1
     assert ended.lines[0].startswith("exchange 'billing' differs: PRECONDITION_FAILED")
@@ -117,12 +117,12 @@ def test_exchange_of_another_type_is_shown_with_the_difference(bare_cli: Cli, ba
     assert len(ended.lines) == 6, "the queues are looked at all the same"
 
 
-def test_binding_that_is_gone_is_put_right_by_declaring(broker_cli: Cli, witness: Witness) -> None:
-    witness.channel.queue_unbind("billing.usage", "billing", "usage.*")
+def test_binding_that_is_gone_is_put_right_by_declaring(broker_cli: Cli, rabbit: RabbitClient) -> None:
+    rabbit.channel.queue_unbind("billing.usage", "billing", "usage.*")
     with pytest.raises(pika.exceptions.UnroutableError):
-        witness.publish({"type": "usage.deduct"})
+        rabbit.publish({"type": "usage.deduct"})
     broker_cli("topology", "declare")
-    witness.publish({"type": "usage.deduct"})
+    rabbit.publish({"type": "usage.deduct"})
 
 
 def test_topology_with_more_than_ours_is_as_it_must_be(broker_cli: Cli, broker_url: str) -> None:

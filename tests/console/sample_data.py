@@ -18,7 +18,7 @@ from schemas import (
     RecordUsage,
     ReserveUsage,
 )
-from tests.support.books import applied
+from tests.support.apply_commands import applied
 from worker.broker import Delivery, Link
 from worker.catalog import Catalog
 from worker.deadletters.service import DeadLetters

@@ -14,8 +14,8 @@ from tests.console import sample_data
 from tests.console.browser import BrowserUser
 from tests.console.conftest import PASSWORD
 from tests.support.processes import WorkerProcesses
+from tests.support.rabbit_client import RabbitClient
 from tests.support.waiting import eventually
-from tests.support.witness import Witness
 from worker.bootstrap import Application
 from worker.console.users import Role, write_user
 
@@ -53,12 +53,12 @@ def drain_valid(application: Application, count: int) -> None:
 
 
 def test_operator_edits_and_replays_a_dead_letter_and_sees_the_balance(
-    ann: BrowserUser, application: Application, workers: WorkerProcesses, witness: Witness
+    ann: BrowserUser, application: Application, workers: WorkerProcesses, rabbit: RabbitClient
 ) -> None:
     workers.start()
-    witness.request({"type": "account.open", "referenceId": "open", "userId": "ada", "tier": "free"})
-    witness.publish_all([quoted(number) for number in range(4)])
-    eventually(lambda: witness.depth("billing.dead") == 4)
+    rabbit.request({"type": "account.open", "referenceId": "open", "userId": "ada", "tier": "free"})
+    rabbit.publish_all([quoted(number) for number in range(4)])
+    eventually(lambda: rabbit.depth("billing.dead") == 4)
 
     ann.goes_to("/")
     ann.sees("consumers: 1 of billing.payments, 1 of billing.usage")
@@ -105,10 +105,10 @@ def test_operator_edits_and_replays_a_dead_letter_and_sees_the_balance(
 
 
 def test_failed_canary_step_stops_its_replay(
-    ann: BrowserUser, application: Application, workers: WorkerProcesses, witness: Witness
+    ann: BrowserUser, application: Application, workers: WorkerProcesses, rabbit: RabbitClient
 ) -> None:
     workers.start()
-    witness.request({"type": "account.open", "referenceId": "open", "userId": "ada", "tier": "free"})
+    rabbit.request({"type": "account.open", "referenceId": "open", "userId": "ada", "tier": "free"})
     now = datetime.now(UTC)
     sample_data.drain(application.service(), [sample_data.refused(quoted(n), now) for n in range(9)])
 
@@ -126,10 +126,10 @@ def test_failed_canary_step_stops_its_replay(
 
 
 def test_operator_pauses_and_resumes_a_replay(
-    ann: BrowserUser, application: Application, workers: WorkerProcesses, witness: Witness
+    ann: BrowserUser, application: Application, workers: WorkerProcesses, rabbit: RabbitClient
 ) -> None:
     workers.start()
-    witness.request({"type": "account.open", "referenceId": "open", "userId": "ada", "tier": "free"})
+    rabbit.request({"type": "account.open", "referenceId": "open", "userId": "ada", "tier": "free"})
     drain_valid(application, 40)
 
     ann.goes_to("/dead-letters/replay?code=unprocessable")

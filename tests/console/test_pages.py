@@ -15,8 +15,8 @@ from schemas import DeductUsage, OpenAccount
 from tests.console import sample_data
 from tests.console.conftest import NOWHERE, app_on
 from tests.console.visitor import Visitor, row_numbers, words
-from tests.support.asking import opened
-from tests.support.books import applied
+from tests.support.apply_commands import applied
+from tests.support.query_samples import opened
 from worker.bootstrap import Application
 from worker.broker import Delivery
 from worker.checks import health_of

@@ -9,7 +9,7 @@ import pytest
 
 from schemas import MESSAGE_TYPES, Code, Limits, Malformed, Notice, NoticeType, Reply, decode
 from tests.contracts.samples import START, Step, files, steps_of, text_of, with_replies
-from tests.support.border import REASONS
+from tests.support.message_bodies import REASONS
 from worker.ledger.engine import ledger_engine
 
 STEPS = [step for path in files() for step in steps_of(path)]

@@ -3,8 +3,7 @@
 from datetime import timedelta
 
 from schemas import Command
-from tests.support.fake_ledger import FakeLedger, after
-from tests.support.makers import (
+from tests.support.commands import (
     bonus,
     cancel,
     change,
@@ -18,7 +17,8 @@ from tests.support.makers import (
     upload,
     went_back,
 )
-from tests.support.worlds import NOW, SMALL_CATALOG
+from tests.support.fake_ledger import FakeLedger, after
+from tests.support.strategies import NOW, SMALL_CATALOG
 from worker.catalog import Catalog
 
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import pytest
 
 from tests.support.distinct import distinct
-from tests.support.worlds import NOW, SMALL_CATALOG
+from tests.support.strategies import NOW, SMALL_CATALOG
 from worker.core import (
     Account,
     AccountState,

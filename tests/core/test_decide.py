@@ -14,9 +14,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from schemas import Command
-from tests.support.comparison import assert_like_the_model
-from tests.support.fake_ledger import FakeLedger, after, picked, reply_to
-from tests.support.makers import (
+from tests.support.commands import (
     adjust,
     bonus,
     cancel,
@@ -37,8 +35,10 @@ from tests.support.makers import (
     upload,
     went_back,
 )
+from tests.support.fake_ledger import FakeLedger, after, picked, reply_to
 from tests.support.model import Model
-from tests.support.worlds import NOW, SMALL_CATALOG, cut
+from tests.support.model_comparison import assert_like_the_model
+from tests.support.strategies import NOW, SMALL_CATALOG, cut
 from worker.core import Conflict, Decided, Outcome, Plan, QuotaKey, decide
 from worker.core.decide import content_of
 

@@ -17,10 +17,10 @@ from schemas import (
     PaymentRefunded,
     PaymentSucceeded,
 )
-from tests.support.comparison import as_lot, assert_same_books
 from tests.support.fake_ledger import FakeLedger
 from tests.support.model import Model, predicted
-from tests.support.worlds import CATALOGS, NOW, SMALL_CATALOG, STRICT_CATALOG
+from tests.support.model_comparison import as_lot, assert_same_ledger
+from tests.support.strategies import CATALOGS, NOW, SMALL_CATALOG, STRICT_CATALOG
 from worker.catalog import Catalog
 
 COMMON: dict[str, Any] = {"user_id": "u", "original_reference_id": "p", "currency": "EUR"}
@@ -109,7 +109,7 @@ def test_events_of_one_payment_end_in_the_same_ledger_whatever_their_order(
         assert [predicted(reply) for reply in replies] == [model.apply(command, NOW) for command in batch]
         ends.append(end_of(ledger))
         if number % 24 == 0:
-            assert_same_books(ledger, model)
+            assert_same_ledger(ledger, model)
     assert ends == [ends[0]] * len(ends)
 
 

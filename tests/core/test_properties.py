@@ -9,16 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import Command
-from tests.support.comparison import (
+from tests.support.fake_ledger import FakeLedger
+from tests.support.model import Model, predicted
+from tests.support.model_comparison import (
     as_hold,
     as_lot,
     assert_like_the_model,
-    assert_same_books,
+    assert_same_ledger,
     movement_of,
 )
-from tests.support.fake_ledger import FakeLedger
-from tests.support.model import Model, predicted
-from tests.support.worlds import CATALOGS, Day, crowded_days, cut, examples, passing_days
+from tests.support.strategies import CATALOGS, Day, crowded_days, cut, examples, passing_days
 from worker.catalog import Catalog
 
 catalogs = st.sampled_from(list(CATALOGS.values()))
@@ -41,7 +41,7 @@ def test_a_catalog_that_changes_from_start_to_start_is_followed(day: Day, change
         ledger.catalog = model.catalog = changes[place % len(changes)]
         replies = ledger.apply(batch, now)
         assert [predicted(reply) for reply in replies] == [model.apply(command, now) for command in batch]
-    assert_same_books(ledger, model)
+    assert_same_ledger(ledger, model)
 
 
 @examples(150)

@@ -19,8 +19,7 @@ from schemas import (
     RefundCredit,
     Reply,
 )
-from tests.support.fake_ledger import FakeLedger, after
-from tests.support.makers import (
+from tests.support.commands import (
     adjust,
     bonus,
     cancel,
@@ -40,7 +39,8 @@ from tests.support.makers import (
     settling,
     went_back,
 )
-from tests.support.worlds import NOW, STRICT_CATALOG, Day, examples, passing_days
+from tests.support.fake_ledger import FakeLedger, after
+from tests.support.strategies import NOW, STRICT_CATALOG, Day, examples, passing_days
 from worker.catalog import Catalog
 from worker.core.replies import human_amount
 

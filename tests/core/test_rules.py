@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from schemas import COMMAND_TYPES, Code, Command
-from tests.support.fake_ledger import FakeLedger, after, picked, reply_to
-from tests.support.makers import (
+from tests.support.commands import (
     adjust,
     bonus,
     cancel,
@@ -34,7 +33,8 @@ from tests.support.makers import (
     upload,
     went_back,
 )
-from tests.support.worlds import FORGIVING_CATALOG, NOW, SMALL_CATALOG, STRICT_CATALOG, TAKING_CATALOG
+from tests.support.fake_ledger import FakeLedger, after, picked, reply_to
+from tests.support.strategies import FORGIVING_CATALOG, NOW, SMALL_CATALOG, STRICT_CATALOG, TAKING_CATALOG
 from worker.catalog import Catalog
 from worker.core import Entry, Outcome
 

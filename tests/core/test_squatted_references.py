@@ -6,9 +6,7 @@ from typing import Any
 import pytest
 
 from schemas import Command
-from tests.support.comparison import assert_same_books
-from tests.support.fake_ledger import FakeLedger, after, reply_to
-from tests.support.makers import (
+from tests.support.commands import (
     bonus,
     cancel,
     deduct,
@@ -24,8 +22,10 @@ from tests.support.makers import (
     upload,
     went_back,
 )
+from tests.support.fake_ledger import FakeLedger, after, reply_to
 from tests.support.model import Model, predicted
-from tests.support.worlds import NOW, SMALL_CATALOG
+from tests.support.model_comparison import assert_same_ledger
+from tests.support.strategies import NOW, SMALL_CATALOG
 
 SQUATTERS = [
     deduct(5, user_id="nobody"),
@@ -72,7 +72,7 @@ def test_owner_takes_its_reference_from_usage_that_moved_nothing(squatter: Comma
     assert reply_to(ledger, owner) == {**reply, "duplicate": True}
     for command, answer in ((squatter, first), (owner, reply)):
         assert model.apply(command, NOW) == predicted(answer)
-    assert_same_books(ledger, model)
+    assert_same_ledger(ledger, model)
 
 
 @pytest.mark.parametrize("stored", [deduct(5), upload(5), record("page", 1), reserve(5)], ids=named)

@@ -26,11 +26,11 @@ from schemas import (
     ReserveUsage,
     SettleAccount,
 )
-from tests.support.comparison import as_lot, assert_like_the_model
 from tests.support.fake_ledger import FakeLedger
 from tests.support.model import Model
 from tests.support.model_account import boundary, period
-from tests.support.worlds import CATALOGS, NOW, SMALL_CATALOG, STARTS, Day, examples, passing_days
+from tests.support.model_comparison import as_lot, assert_like_the_model
+from tests.support.strategies import CATALOGS, NOW, SMALL_CATALOG, STARTS, Day, examples, passing_days
 from worker.catalog import Catalog
 from worker.core import account_now
 from worker.core.periods import months_after, period_at

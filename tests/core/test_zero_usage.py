@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import Command
+from tests.support.commands import adjust, bonus, deduct, opening, record, refund, settling, upload
 from tests.support.fake_ledger import FakeLedger, after, reply_to
-from tests.support.makers import adjust, bonus, deduct, opening, record, refund, settling, upload
-from tests.support.worlds import CATALOGS, NOW, Day, examples, passing_days
+from tests.support.strategies import CATALOGS, NOW, Day, examples, passing_days
 from worker.catalog import Catalog
 
 DAY = timedelta(days=1)

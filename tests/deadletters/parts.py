@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 
 from schemas import Command, DeadLetterReason, OpenAccount
 from tests.support import fakes
-from tests.support.books import applied
+from tests.support.apply_commands import applied
 from worker.broker import BILLING, Delivery, Link, Outgoing, PublishResult
 from worker.catalog import Catalog, load_catalog
 from worker.deadletters.models import DeadLetterStatus, Replay, StoredDeadLetter

@@ -8,7 +8,7 @@ from sqlalchemy import insert
 
 from schemas import DeductUsage
 from tests.deadletters.parts import NOW, World
-from tests.support.asking import dead_letter
+from tests.support.query_samples import dead_letter
 from worker.deadletters.service import DeadLetters
 from worker.deadletters.store import tables
 from worker.errors import NotFoundError, NotPossibleError

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from schemas import Limits, Malformed, decode, first_malformed
 from tests.deadletters.parts import NOW, TRACEBACK, deduct
 from tests.schemas.test_decoding import REFUSED
-from tests.support.worlds import LIMITS
+from tests.support.strategies import LIMITS
 from worker.deadletters.fingerprints import exceptions_in, fingerprint_of, rule_in
 
 # -- faults -----------------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import Engine
 
 from tests.deadletters.parts import NOW, World
-from tests.support.plans import heard, scanned
 from tests.support.provision import PostgresServer
+from tests.support.query_plans import recorded_statements, scanned
 from worker.deadletters.models import DeadLetterStatus
 from worker.deadletters.replay import items
 from worker.deadletters.service import DeadLetters
@@ -103,14 +103,14 @@ QUESTIONS: dict[str, Callable[[DeadLetters], Any]] = {
 
 @pytest.mark.parametrize("question", QUESTIONS.values(), ids=QUESTIONS.keys())
 def test_a_page_reads_no_whole_table(question: Callable[[DeadLetters], Any], filled: Engine) -> None:
-    with heard(filled) as statements:
+    with recorded_statements(filled) as statements:
         question(World(filled).service)
     assert statements
     assert scanned(filled, statements, LARGE) == []
 
 
 def test_groups_are_read_in_the_order_of_an_index(filled: Engine) -> None:
-    with heard(filled) as statements:
+    with recorded_statements(filled) as statements:
         World(filled).service.groups(limit=10, waiting_only=False)
     ((statement, parameters),) = [one for one in statements if "ORDER BY dead_letter_groups" in one[0]]
     with filled.connect() as connection:
@@ -121,7 +121,7 @@ def test_groups_are_read_in_the_order_of_an_index(filled: Engine) -> None:
 
 
 def test_a_step_of_a_replay_reads_no_whole_table(filled: Engine) -> None:
-    with heard(filled) as statements:
+    with recorded_statements(filled) as statements:
         under_way = items.under_way(filled, NOW, 2, 100)
         items.end_shown(filled, NOW, 2, under_way)
         items.claim(filled, NOW, 2, 10_000, 100)
@@ -131,6 +131,6 @@ def test_a_step_of_a_replay_reads_no_whole_table(filled: Engine) -> None:
 
 def test_parking_reads_no_whole_table(filled: Engine) -> None:
     world = World(filled)
-    with heard(filled) as statements:
+    with recorded_statements(filled) as statements:
         world.park_failed({"type": "usage.deduct", "referenceId": "new", "userId": "u", "tokens": 1})
     assert scanned(filled, [one for one in statements if "INSERT" not in one[0].upper()], LARGE) == []

@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import Engine
 
 from tests.support.provision import RabbitMQServer
+from tests.support.rabbit_client import RabbitClient
 from tests.support.waiting import PATIENCE_S, eventually
-from tests.support.witness import Witness
 from worker.bootstrap import Application
 from worker.broker import BILLING, Link, open_link
 from worker.deadletters.models import StoredDeadLetter
@@ -84,11 +84,11 @@ def own_headers(properties: Any) -> dict[str, Any]:
     return {name: value for name, value in properties.headers.items() if name != "x-delivery-count"}
 
 
-def reject(witness: Witness, *, requeue: bool = False) -> None:
+def reject(rabbit: RabbitClient, *, requeue: bool = False) -> None:
     def got() -> bool:
-        method, _, _ = witness.channel.basic_get("billing.usage")
+        method, _, _ = rabbit.channel.basic_get("billing.usage")
         if method is not None:
-            witness.channel.basic_reject(method.delivery_tag, requeue=requeue)
+            rabbit.channel.basic_reject(method.delivery_tag, requeue=requeue)
         return method is not None
 
     eventually(got)
@@ -96,11 +96,11 @@ def reject(witness: Witness, *, requeue: bool = False) -> None:
 
 @pytest.mark.usefixtures("policy")
 def test_a_message_that_a_consumer_rejected_is_a_dead_letter(
-    witness: Witness, service: DeadLetters, dead: Link
+    rabbit: RabbitClient, service: DeadLetters, dead: Link
 ) -> None:
     before = datetime.now(UTC)
-    witness.publish(DEDUCT, message_id="m-1", headers={"x-trace": "t-1"})
-    reject(witness)
+    rabbit.publish(DEDUCT, message_id="m-1", headers={"x-trace": "t-1"})
+    reject(rabbit)
     dead_letter = parked(service, dead)
     assert (dead_letter.reason, dead_letter.attempts) == ("rejected", 1)
     assert (dead_letter.queue, dead_letter.exchange, dead_letter.routing_key) == (
@@ -116,30 +116,30 @@ def test_a_message_that_a_consumer_rejected_is_a_dead_letter(
 
 @pytest.mark.usefixtures("policy")
 def test_a_dead_letter_of_the_brokers_is_replayed_as_it_first_came(
-    witness: Witness, service: DeadLetters, dead: Link, broker_url: str
+    rabbit: RabbitClient, service: DeadLetters, dead: Link, broker_url: str
 ) -> None:
     user = broker_url.partition("://")[2].partition(":")[0]
-    correlation_id = witness.publish(
+    correlation_id = rabbit.publish(
         DEDUCT, message_id="m-1", user_id=user, headers={"x-trace": "t-1", "CC": ["payment.copy"]}
     )
-    witness.take("billing.payments", 1)  # the copy for the CC header
-    reject(witness)
+    rabbit.take("billing.payments", 1)  # the copy for the CC header
+    reject(rabbit)
     dead_letter = parked(service, dead)
     sent_again(service, dead, dead_letter.number, user)
-    ((properties, body),) = witness.take("billing.usage", 1)
+    ((properties, body),) = rabbit.take("billing.usage", 1)
     assert json.loads(body) == DEDUCT
     assert (properties.message_id, properties.correlation_id) == ("m-1", correlation_id)
-    assert (properties.reply_to, properties.user_id) == (witness.reply_queue, user)
+    assert (properties.reply_to, properties.user_id) == (rabbit.reply_queue, user)
     assert own_headers(properties) == {"x-trace": "t-1"}
-    assert witness.depth("billing.payments") == 0, "no copy this time"
+    assert rabbit.depth("billing.payments") == 0, "no copy this time"
 
 
 @pytest.mark.usefixtures("policy")
 def test_a_replayed_dead_letter_of_the_brokers_that_the_worker_refuses_is_the_same_dead_letter(
-    witness: Witness, service: DeadLetters, dead: Link, broker_url: str, sqlite_url: str
+    rabbit: RabbitClient, service: DeadLetters, dead: Link, broker_url: str, sqlite_url: str
 ) -> None:
-    witness.publish(b"oops", routing_key="usage.deduct", message_id="m-1")
-    reject(witness)
+    rabbit.publish(b"oops", routing_key="usage.deduct", message_id="m-1")
+    reject(rabbit)
     first = parked(service, dead)
     sent_again(service, dead, first.number)
     worker(broker_url, sqlite_url)
@@ -149,26 +149,26 @@ def test_a_replayed_dead_letter_of_the_brokers_that_the_worker_refuses_is_the_sa
 
 
 def test_a_message_that_was_delivered_too_often_is_a_dead_letter(
-    witness: Witness, service: DeadLetters, dead: Link, rabbitmq: RabbitMQServer, broker_url: str
+    rabbit: RabbitClient, service: DeadLetters, dead: Link, rabbitmq: RabbitMQServer, broker_url: str
 ) -> None:
     pattern, definition = BILLING.policies()["billing-work"]
     vhost = broker_url.rpartition("/")[2]
     rabbitmq.management.set_policy(
         vhost, "billing-work", pattern=pattern, definition={**definition, "delivery-limit": 2}
     )
-    witness.publish(DEDUCT)
+    rabbit.publish(DEDUCT)
     for _ in range(3):
-        reject(witness, requeue=True)
+        reject(rabbit, requeue=True)
     dead_letter = parked(service, dead)
     assert (dead_letter.reason, dead_letter.queue) == ("delivery_limit", "billing.usage")
 
 
 def test_a_message_that_has_expired_is_a_dead_letter_and_lives_on(
-    witness: Witness, service: DeadLetters, dead: Link
+    rabbit: RabbitClient, service: DeadLetters, dead: Link
 ) -> None:
     arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": BILLING.dead.name}
-    witness.channel.queue_declare("short", arguments=arguments, exclusive=True)
-    witness.publish(DEDUCT, exchange="", routing_key="short", expiration="1")
+    rabbit.channel.queue_declare("short", arguments=arguments, exclusive=True)
+    rabbit.publish(DEDUCT, exchange="", routing_key="short", expiration="1")
     dead_letter = parked(service, dead)
     assert (dead_letter.reason, dead_letter.queue, dead_letter.exchange, dead_letter.routing_key) == (
         "expired",
@@ -176,16 +176,16 @@ def test_a_message_that_has_expired_is_a_dead_letter_and_lives_on(
         "",
         "short",
     )
-    witness.channel.queue_purge("short")
+    rabbit.channel.queue_purge("short")
     sent_again(service, dead, dead_letter.number)
-    ((properties, _),) = witness.take("short", 1)
+    ((properties, _),) = rabbit.take("short", 1)
     assert properties.expiration is None
 
 
 def test_a_message_that_somebody_put_there_by_hand_is_a_dead_letter(
-    witness: Witness, service: DeadLetters, dead: Link
+    rabbit: RabbitClient, service: DeadLetters, dead: Link
 ) -> None:
-    witness.publish(b"\xff", exchange="", routing_key=BILLING.dead.name)
+    rabbit.publish(b"\xff", exchange="", routing_key=BILLING.dead.name)
     dead_letter = parked(service, dead)
     assert (dead_letter.reason, dead_letter.queue, dead_letter.body) == (
         "unknown",
@@ -195,23 +195,23 @@ def test_a_message_that_somebody_put_there_by_hand_is_a_dead_letter(
 
 
 def test_a_workers_dead_letter_holds_headers_near_the_frames_maximum(
-    witness: Witness, service: DeadLetters, dead: Link, broker_url: str, sqlite_url: str
+    rabbit: RabbitClient, service: DeadLetters, dead: Link, broker_url: str, sqlite_url: str
 ) -> None:
     headers = {"small": "s", "large": "l" * 90_000, "too-large": "t" * 30_000}
-    witness.publish(bytes(range(256)), routing_key="usage.deduct", headers=headers)
+    rabbit.publish(bytes(range(256)), routing_key="usage.deduct", headers=headers)
     worker(broker_url, sqlite_url)
     dead_letter = parked(service, dead)
     assert dead_letter.reason == "not_utf8"
     assert dead_letter.body == bytes(range(256))
     assert dead_letter.properties["headers"]["x-billing-headers-omitted"] == "too-large"
     sent_again(service, dead, dead_letter.number)
-    ((properties, body),) = witness.take("billing.usage", 1)
+    ((properties, body),) = rabbit.take("billing.usage", 1)
     assert body == bytes(range(256))
     assert own_headers(properties) == {"small": "s", "large": "l" * 90_000}
 
 
 def test_header_values_of_every_kind_come_back_over_the_wire(
-    witness: Witness, service: DeadLetters, dead: Link, broker_url: str, sqlite_url: str
+    rabbit: RabbitClient, service: DeadLetters, dead: Link, broker_url: str, sqlite_url: str
 ) -> None:
     headers = {
         "nul": "a\0b",
@@ -223,21 +223,21 @@ def test_header_values_of_every_kind_come_back_over_the_wire(
         "none": None,
         "nested": {"list": [1, "two", {"three": 3}]},
     }
-    witness.publish(b"oops", routing_key="usage.deduct", headers=headers)
-    ((before, _),) = witness.take("billing.usage", 1)
-    witness.publish(b"oops", routing_key="usage.deduct", headers=headers, message_id="m")
+    rabbit.publish(b"oops", routing_key="usage.deduct", headers=headers)
+    ((before, _),) = rabbit.take("billing.usage", 1)
+    rabbit.publish(b"oops", routing_key="usage.deduct", headers=headers, message_id="m")
     worker(broker_url, sqlite_url)
     dead_letter = parked(service, dead)
     sent_again(service, dead, dead_letter.number)
-    ((after, _),) = witness.take("billing.usage", 1)
+    ((after, _),) = rabbit.take("billing.usage", 1)
     assert own_headers(after) == own_headers(before)
 
 
 def test_a_dead_letter_with_a_routing_key_of_half_a_surrogate_pair_is_made_and_kept(
-    witness: Witness, service: DeadLetters, dead: Link, broker_url: str, sqlite_url: str
+    rabbit: RabbitClient, service: DeadLetters, dead: Link, broker_url: str, sqlite_url: str
 ) -> None:
     properties = pika.BasicProperties(delivery_mode=2)
-    witness.channel.basic_publish("billing", b"usage.\xed\xa0\x80", json.dumps(DEDUCT).encode(), properties)
+    rabbit.channel.basic_publish("billing", b"usage.\xed\xa0\x80", json.dumps(DEDUCT).encode(), properties)
     worker(broker_url, sqlite_url)
     dead_letter = parked(service, dead)
     assert (dead_letter.reason, dead_letter.routing_key) == ("wrong_routing_key", r"usage.\ud800")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine
 
 from schemas import DeadLetterReason
-from tests.support.plans import heard
+from tests.support.query_plans import recorded_statements
 from worker.broker import Delivery, Link, Outgoing, PublishResult
 from worker.deadletters.models import DeadLetterStatus, StoredDeadLetter
 from worker.deadletters.replay.message import replay_of
@@ -332,7 +332,7 @@ def test_long_history_is_read_only_for_the_failures_in_question(engine: Engine) 
     service = DeadLetters(engine, clock=lambda: NOW + timedelta(days=1))
     for second in range(20):
         park(service, failed(at=NOW + timedelta(seconds=second)))
-    with heard(engine) as statements:
+    with recorded_statements(engine) as statements:
         (dead_letter,) = park(
             service, failed(at=NOW + timedelta(seconds=19)), failed(at=NOW + timedelta(hours=1))
         )

@@ -8,11 +8,11 @@ from sqlalchemy import func, select
 
 from schemas import DeadLetter, Reply
 from schemas.usage import BATCH_MAX_ITEMS
+from tests.support.expected_state import nothing_is_left
+from tests.support.fault_injection import CrashingWorkers
 from tests.support.processes import WorkerProcesses
-from tests.support.saboteur import Saboteurs
-from tests.support.truth import nothing_is_left
+from tests.support.rabbit_client import RabbitClient
 from tests.support.waiting import PATIENCE_S
-from tests.support.witness import Witness
 from tests.support.worker_thread import running
 from worker.bootstrap import Application
 from worker.broker import BILLING
@@ -43,7 +43,9 @@ def used(application: Application) -> dict[str, int]:
         return {row.user_id: row.used for row in rows}
 
 
-def test_batch_of_a_thousand_mixed_items_gets_one_reply(application: Application, witness: Witness) -> None:
+def test_batch_of_a_thousand_mixed_items_gets_one_reply(
+    application: Application, rabbit: RabbitClient
+) -> None:
     """The names have the maximum length, and each third item is rejected, with all fields of a rejection."""
     long = "f" * 64
     kinds: list[Message] = [
@@ -54,10 +56,10 @@ def test_batch_of_a_thousand_mixed_items_gets_one_reply(application: Application
     items = [{**kinds[n % 3], "referenceId": f"{n:080}"} for n in range(BATCH_MAX_ITEMS)]
     with running(application):
         for user in ("ann", "bob"):
-            witness.request(opening(user))
-        correlation_id = witness.publish(batch("b", items))
-        ((properties, body),) = witness.take(witness.reply_queue, 1)
-        again = witness.request(batch("b", items))
+            rabbit.request(opening(user))
+        correlation_id = rabbit.publish(batch("b", items))
+        ((properties, body),) = rabbit.take(rabbit.reply_queue, 1)
+        again = rabbit.request(batch("b", items))
     assert properties.correlation_id == correlation_id
     assert len(body) < MESSAGE_MAX_BYTES // 16
     reply = Reply.model_validate_json(body)
@@ -73,51 +75,51 @@ def test_batch_of_a_thousand_mixed_items_gets_one_reply(application: Application
     assert again["duplicate"] is True
     assert {item["duplicate"] for item in again["items"]} == {True}
     assert audit(application.engine).is_clean
-    nothing_is_left(witness)
+    nothing_is_left(rabbit)
 
 
 def test_several_workers_apply_large_batches_beside_small_messages(
-    application: Application, witness: Witness, workers: WorkerProcesses
+    application: Application, rabbit: RabbitClient, workers: WorkerProcesses
 ) -> None:
     for _ in range(2):
         workers.start()
     for user in ("ann", "bob"):
-        witness.request(opening(user))
+        rabbit.request(opening(user))
     expected = {"ann": 0, "bob": 0}
     correlations = []
     for n in range(12):
         user = ("ann", "bob")[n % 2]
         items = [deduct(f"b{n}-{i}", 1) for i in range(300)]
-        correlations.append(witness.publish(batch(f"b{n}", items, user)))
+        correlations.append(rabbit.publish(batch(f"b{n}", items, user)))
         # One item of an earlier batch by itself, while another worker may hold that batch.
         single = deduct(f"b{n - 2 if n > 1 else n}-{n}", 1, userId=user)
-        correlations.append(witness.publish(single))
+        correlations.append(rabbit.publish(single))
         expected[user] += 300
-    replies = witness.replies(correlations)
+    replies = rabbit.replies(correlations)
     assert {reply["status"] for some in replies.values() for reply in some} == {"applied"}
     assert used(application) == expected
     assert audit(application.engine).is_clean
-    nothing_is_left(witness)
+    nothing_is_left(rabbit)
 
 
 @pytest.mark.parametrize(
-    ("arrow", "duplicates"), [("written", [False]), ("committed", [True]), ("confirmed", [False, True])]
+    ("crash_point", "duplicates"), [("written", [False]), ("committed", [True]), ("confirmed", [False, True])]
 )
 def test_batch_of_a_killed_worker_is_applied_once(
-    application: Application, witness: Witness, arrow: str, duplicates: list[bool]
+    application: Application, rabbit: RabbitClient, crash_point: str, duplicates: list[bool]
 ) -> None:
     items = [deduct(f"i{n}", 2) for n in range(50)]
     with running(application):
-        witness.request(opening("ann"))
-    witness.publish(batch("b", items))
-    with Saboteurs(application.settings) as saboteurs:
-        process = saboteurs.start_at(arrow, 1, batch_size=10)
+        rabbit.request(opening("ann"))
+    rabbit.publish(batch("b", items))
+    with CrashingWorkers(application.settings) as crashing_workers:
+        process = crashing_workers.start_at(crash_point, 1, batch_size=10)
         process.join(PATIENCE_S)
         assert process.exitcode == -9
     with running(application):
-        replies = [json.loads(body) for _, body in witness.take(witness.reply_queue, len(duplicates))]
-    nothing_is_left(witness)
-    assert witness.depth(witness.reply_queue) == 0
+        replies = [json.loads(body) for _, body in rabbit.take(rabbit.reply_queue, len(duplicates))]
+    nothing_is_left(rabbit)
+    assert rabbit.depth(rabbit.reply_queue) == 0
     assert [reply["duplicate"] for reply in replies] == duplicates
     assert {(reply["applied"], reply["rejected"]) for reply in replies} == {(50, 0)}
     assert used(application) == {"ann": 100}
@@ -128,16 +130,16 @@ def test_batch_of_a_killed_worker_is_applied_once(
 
 
 def test_conflict_in_a_batch_makes_one_dead_letter_with_the_place_of_the_item(
-    application: Application, witness: Witness
+    application: Application, rabbit: RabbitClient
 ) -> None:
     with running(application):
-        witness.request(opening("ann"))
-        witness.request(deduct("x", 7, userId="ann"))
+        rabbit.request(opening("ann"))
+        rabbit.request(deduct("x", 7, userId="ann"))
         message = batch("b", [deduct("a"), deduct("b"), deduct("c"), deduct("x", 8), deduct("d")])
-        reply = witness.request(message)
+        reply = rabbit.request(message)
     assert (reply["applied"], reply["rejected"]) == (4, 1)
     assert reply["items"][3]["code"] == "reference_conflict"
-    ((properties, body),) = witness.take(BILLING.dead.name, 1)
+    ((properties, body),) = rabbit.take(BILLING.dead.name, 1)
     dead_letter = DeadLetter.from_headers(properties.headers)
     assert (dead_letter.reason, dead_letter.field, dead_letter.reference_id) == (
         "reference_conflict",
@@ -148,17 +150,17 @@ def test_conflict_in_a_batch_makes_one_dead_letter_with_the_place_of_the_item(
     assert used(application) == {"ann": 11}
 
 
-def test_malformed_item_among_a_thousand_fails_alone(application: Application, witness: Witness) -> None:
+def test_malformed_item_among_a_thousand_fails_alone(application: Application, rabbit: RabbitClient) -> None:
     """The batch is one dead letter, whose replay changes no balance."""
     items = [deduct(f"i{n}") for n in range(BATCH_MAX_ITEMS)]
     items[7] = deduct("i7", -1, colour="red")
     message = batch("b", items)
     with running(application):
-        witness.request(opening("ann"))
-        reply = witness.request(message)
-        ((properties, body),) = witness.take(BILLING.dead.name, 1)
+        rabbit.request(opening("ann"))
+        reply = rabbit.request(message)
+        ((properties, body),) = rabbit.take(BILLING.dead.name, 1)
         assert used(application) == {"ann": 999}
-        again = witness.request(json.loads(body))
+        again = rabbit.request(json.loads(body))
     assert reply["message"] == "Processed 1000 items: 999 applied, 0 rejected, 1 malformed"
     assert [item["referenceId"] for item in reply["items"]] == [item["referenceId"] for item in items]
     bad = reply["items"].pop(7)
@@ -174,6 +176,6 @@ def test_malformed_item_among_a_thousand_fails_alone(application: Application, w
     )
     assert json.loads(body) == message
     assert (again["duplicate"], again["applied"], again["failed"]) == (True, 999, 1)
-    assert witness.depth(BILLING.dead.name) == 1, "of the replay"
+    assert rabbit.depth(BILLING.dead.name) == 1, "of the replay"
     assert used(application) == {"ann": 999}
     assert audit(application.engine).is_clean

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from schemas import OpenAccount
-from tests.support.books import applied
+from tests.support.apply_commands import applied
 from tests.support.processes import run_cli
+from tests.support.rabbit_client import RabbitClient
 from tests.support.waiting import eventually
-from tests.support.witness import Witness
 from tests.support.worker_thread import FlagStop, running
 from worker.bootstrap import Application, utc_now
 from worker.broker import BILLING
@@ -57,10 +57,10 @@ def dead_letters(service: DeadLetters, application: Application, count: int) -> 
 
 
 def test_body_of_zeros_with_forged_headers_becomes_an_ordinary_dead_letter(
-    application: Application, worker_settings: Settings, witness: Witness, service: DeadLetters
+    application: Application, worker_settings: Settings, rabbit: RabbitClient, service: DeadLetters
 ) -> None:
     headers = {f"header-{number}": "h" * 1_000 for number in range(85)}
-    witness.publish(ZEROS, routing_key="usage.deduct", headers=headers, reply_to=FORGED, message_id="m-1")
+    rabbit.publish(ZEROS, routing_key="usage.deduct", headers=headers, reply_to=FORGED, message_id="m-1")
     (number,) = dead_letters(service, application, 1)
     listed = cli(worker_settings, "list", "--json")["deadLetters"]
     assert [(line["number"], line["reason"], line["size"]) for line in listed] == [
@@ -81,10 +81,10 @@ def test_body_of_zeros_with_forged_headers_becomes_an_ordinary_dead_letter(
 
 
 def test_edited_dead_letter_is_tried_dry_replayed_as_a_canary_and_applied(
-    application: Application, worker_settings: Settings, witness: Witness, service: DeadLetters
+    application: Application, worker_settings: Settings, rabbit: RabbitClient, service: DeadLetters
 ) -> None:
     wrong = {"type": "usage.deduct", "referenceId": "job-1", "userId": "ann", "token": 500}
-    correlation_id = witness.publish(wrong)
+    correlation_id = rabbit.publish(wrong)
     (number,) = dead_letters(service, application, 1)
     (group,) = cli(worker_settings, "groups", "--json")["groups"]
     assert (group["reason"], group["type"], group["users"]) == ("unknown_field", "usage.deduct", 1)
@@ -97,8 +97,8 @@ def test_edited_dead_letter_is_tried_dry_replayed_as_a_canary_and_applied(
     assert [(v["would"], v["tokens"]) for v in judged["forecasts"]] == [("apply", 500)]
     ended = cli(worker_settings, "replay", str(number), "--canary", "1", "--reason", "mended", "--json")
     assert (ended["state"], ended["counts"]["applied"]) == ("finished", 1)
-    replies = witness.replies({correlation_id})[correlation_id]
-    replies += [] if len(replies) > 1 else witness.replies({correlation_id})[correlation_id]
+    replies = rabbit.replies({correlation_id})[correlation_id]
+    replies += [] if len(replies) > 1 else rabbit.replies({correlation_id})[correlation_id]
     assert [reply["status"] for reply in replies] == ["failed", "applied"]
     reader = Reader(application.engine)
     assert reader.balance("ann", utc_now(), application.catalog).used == 500
@@ -107,9 +107,9 @@ def test_edited_dead_letter_is_tried_dry_replayed_as_a_canary_and_applied(
 
 
 def test_dead_letter_that_cannot_be_published_delays_no_other(
-    application: Application, witness: Witness, service: DeadLetters
+    application: Application, rabbit: RabbitClient, service: DeadLetters
 ) -> None:
-    witness.publish({"type": "usage.deduct", "referenceId": "job-1", "userId": "ann", "tokenz": 5})
+    rabbit.publish({"type": "usage.deduct", "referenceId": "job-1", "userId": "ann", "tokenz": 5})
     (number,) = dead_letters(service, application, 1)
     line = json.loads(next(service.export([number], "ann")))
     strange = [
@@ -133,12 +133,12 @@ def test_dead_letter_that_cannot_be_published_delays_no_other(
     assert ended.counts["unroutable"] >= 3
 
 
-def test_drainer_moves_dead_letters_as_they_arrive(application: Application, witness: Witness) -> None:
+def test_drainer_moves_dead_letters_as_they_arrive(application: Application, rabbit: RabbitClient) -> None:
     stop = FlagStop()
     service = application.service()
     with beside(stop, drainer=application.drainer().run):
-        witness.publish(b"oops", exchange="", routing_key=BILLING.dead.name)
+        rabbit.publish(b"oops", exchange="", routing_key=BILLING.dead.name)
         eventually(lambda: service.counts().parked == 1)
-        witness.publish(b"again", exchange="", routing_key=BILLING.dead.name)
+        rabbit.publish(b"again", exchange="", routing_key=BILLING.dead.name)
         eventually(lambda: service.counts().parked == 2)
-    assert witness.depth(BILLING.dead.name) == 0
+    assert rabbit.depth(BILLING.dead.name) == 0

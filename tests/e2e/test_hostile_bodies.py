@@ -5,7 +5,7 @@ from collections import Counter
 
 from schemas import DeadLetter
 from schemas.decoding import BODY_MAX_BYTES
-from tests.support.witness import Witness
+from tests.support.rabbit_client import RabbitClient
 from tests.support.worker_thread import running
 from worker.bootstrap import Application
 from worker.broker import BILLING
@@ -39,25 +39,23 @@ MALFORMED_ITEMS = (
 
 
 def test_hostile_bodies_become_dead_letters_and_their_neighbours_get_replies(
-    application: Application, witness: Witness
+    application: Application, rabbit: RabbitClient
 ) -> None:
     expected: Counter[str] = Counter()
     with running(application):
         for _ in range(10):
             for body, reason in HOSTILE.values():
                 assert len(body) <= BODY_MAX_BYTES
-                witness.publish(body.encode(), routing_key="usage.deduct", reply_to=None)
+                rabbit.publish(body.encode(), routing_key="usage.deduct", reply_to=None)
                 expected[reason] += 1
-        opened = witness.request(
-            {"type": "account.open", "referenceId": "o", "userId": "ann", "tier": "free"}
-        )
+        opened = rabbit.request({"type": "account.open", "referenceId": "o", "userId": "ann", "tier": "free"})
         assert opened["status"] == "applied"
         deduct = {"type": "usage.deduct", "referenceId": "d", "userId": "ann", "tokens": 5}
-        assert witness.request(deduct)["status"] == "applied"
-        reply = witness.request(json.loads(MALFORMED_ITEMS))
+        assert rabbit.request(deduct)["status"] == "applied"
+        reply = rabbit.request(json.loads(MALFORMED_ITEMS))
         assert (reply["applied"], reply["failed"], len(reply["items"])) == (0, 1_000, 1_000)
         expected[reply["items"][0]["reason"]] += 1
-        dead_letters = witness.take(BILLING.dead.name, expected.total())
+        dead_letters = rabbit.take(BILLING.dead.name, expected.total())
     found = Counter(DeadLetter.from_headers(properties.headers).reason for properties, _ in dead_letters)
     assert found == expected
-    assert witness.depth(BILLING.dead.name) == 0
+    assert rabbit.depth(BILLING.dead.name) == 0

@@ -11,8 +11,8 @@ from sqlalchemy import Engine, make_url, text
 from tests.support.pages import page, section, tables
 from tests.support.processes import WorkerProcesses, run_cli
 from tests.support.provision import PostgresServer, RabbitMQServer
+from tests.support.rabbit_client import RabbitClient
 from tests.support.waiting import eventually
-from tests.support.witness import Witness
 from worker.settings import Settings
 
 OPENING = {"type": "account.open", "referenceId": "open", "userId": "ann", "tier": "basic"}
@@ -59,22 +59,22 @@ def test_named_rights_suffice_for_worker_and_producer(
 ) -> None:
     settings = with_url(worker_settings, users.url_of("worker, scheduler"))
     producer = users.url_of("producer with private reply queues")
-    with WorkerProcesses(settings) as workers, Witness(producer) as witness:
+    with WorkerProcesses(settings) as workers, RabbitClient(producer) as rabbit:
         process = workers.start("--with-scheduler")
-        assert witness.request(OPENING)["code"] == "account_opened"
-        assert witness.request(CONFLICT)["code"] == "reference_conflict"
+        assert rabbit.request(OPENING)["code"] == "account_opened"
+        assert rabbit.request(CONFLICT)["code"] == "reference_conflict"
         eventually(lambda: drained(postgres_engine) == 1, what="the dead letter in its table")
         code, log = workers.stop(process)
     assert code == 0, log
 
 
 def test_named_rights_suffice_for_an_operator(
-    worker_settings: Settings, users: Users, workers: WorkerProcesses, witness: Witness
+    worker_settings: Settings, users: Users, workers: WorkerProcesses, rabbit: RabbitClient
 ) -> None:
     """A correction, a dead letter seen, mended and replayed, with a worker beside."""
     workers.start("--with-scheduler")
-    assert witness.request(OPENING)["code"] == "account_opened"
-    assert witness.request(CONFLICT)["code"] == "reference_conflict"
+    assert rabbit.request(OPENING)["code"] == "account_opened"
+    assert rabbit.request(CONFLICT)["code"] == "reference_conflict"
     settings = with_url(worker_settings, users.url_of("operator: command line, console"))
     for arguments in (
         ("adjust", "ann", "500", "--reason", "test"),
@@ -100,7 +100,7 @@ def test_named_rights_suffice_to_declare_the_topology(
 
 
 def test_named_rights_in_the_database_suffice_for_worker_and_scheduler(
-    worker_settings: Settings, postgres: PostgresServer, postgres_engine: Engine, witness: Witness
+    worker_settings: Settings, postgres: PostgresServer, postgres_engine: Engine, rabbit: RabbitClient
 ) -> None:
     (statements,) = re.findall(
         r"```sql\n(.*?)```",
@@ -122,8 +122,8 @@ def test_named_rights_in_the_database_suffice_for_worker_and_scheduler(
     try:
         with WorkerProcesses(settings) as workers:
             process = workers.start("--with-scheduler")
-            assert witness.request(OPENING)["code"] == "account_opened"
-            assert witness.request(CONFLICT)["code"] == "reference_conflict"
+            assert rabbit.request(OPENING)["code"] == "account_opened"
+            assert rabbit.request(CONFLICT)["code"] == "reference_conflict"
             eventually(lambda: drained(postgres_engine) == 1, what="the dead letter in its table")
             code, log = workers.stop(process)
         assert (code, "permission" in log) == (0, False), log

@@ -34,13 +34,13 @@ from schemas import (
     SettleAccount,
     SettleUsage,
 )
+from tests.support.expected_state import ExpectedState, every_reply, nothing_is_left
 from tests.support.mixed_messages import mixed
 from tests.support.model import Model, predicted
 from tests.support.notice_listener import NoticeListener
 from tests.support.processes import WorkerProcesses
-from tests.support.truth import Truth, every_reply, nothing_is_left
-from tests.support.witness import Witness
-from tests.support.worlds import SMALL_CATALOG
+from tests.support.rabbit_client import RabbitClient
+from tests.support.strategies import SMALL_CATALOG
 from worker.bootstrap import Application
 from worker.core import decide, reply_for
 from worker.errors import ContentionError
@@ -53,15 +53,15 @@ NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
 
 
 def test_single_deduction_gets_its_reply(
-    witness: Witness, workers: WorkerProcesses, application: Application
+    rabbit: RabbitClient, workers: WorkerProcesses, application: Application
 ) -> None:
     workers.start()
-    opened = witness.request({"type": "account.open", "referenceId": "o", "userId": "u", "tier": "basic"})
+    opened = rabbit.request({"type": "account.open", "referenceId": "o", "userId": "u", "tier": "basic"})
     assert opened["code"] == "account_opened"
-    correlation_id = witness.publish(
+    correlation_id = rabbit.publish(
         {"type": "usage.deduct", "referenceId": "job-1", "userId": "u", "tokens": 1500, "feature": "ocr"}
     )
-    (reply,) = witness.replies({correlation_id})[correlation_id]
+    (reply,) = rabbit.replies({correlation_id})[correlation_id]
     assert (reply["status"], reply["balanceBefore"], reply["balanceAfter"]) == ("applied", 100_000, 98_500)
     reader = Reader(application.engine)
     assert reader.balance("u", datetime.now(UTC), application.catalog).balance == 98_500
@@ -69,12 +69,12 @@ def test_single_deduction_gets_its_reply(
 
 
 def test_insufficient_balance_reply_names_the_missing_tokens(
-    witness: Witness, workers: WorkerProcesses
+    rabbit: RabbitClient, workers: WorkerProcesses
 ) -> None:
     workers.start()
-    witness.request({"type": "account.open", "referenceId": "o", "userId": "u", "tier": "free"})
+    rabbit.request({"type": "account.open", "referenceId": "o", "userId": "u", "tier": "free"})
     request = {"type": "usage.deduct", "referenceId": "d", "userId": "u", "tokens": 11_500}
-    reply = witness.request(request)
+    reply = rabbit.request(request)
     assert reply["message"] == "Insufficient token balance. Required: 11.5K, Available: 10.0K"
     assert (reply["required"], reply["available"], reply["shortfall"]) == (11_500, 10_000, 1_500)
     top_up = {
@@ -85,9 +85,9 @@ def test_insufficient_balance_reply_names_the_missing_tokens(
         "amountMinor": 499,
         "currency": "USD",
     }
-    assert witness.request(top_up)["balanceAfter"] == 60_000
-    assert witness.request(request) == {**reply, "duplicate": True}
-    assert witness.request({**request, "attempt": 2})["balanceAfter"] == 48_500
+    assert rabbit.request(top_up)["balanceAfter"] == 60_000
+    assert rabbit.request(request) == {**reply, "duplicate": True}
+    assert rabbit.request({**request, "attempt": 2})["balanceAfter"] == 48_500
 
 
 # -- ten thousand mixed commands --------------------------------------------------------------------------
@@ -307,11 +307,11 @@ def lots_of(model: Model, user: str) -> list[tuple[Any, ...]]:
 
 
 def test_shuffled_day_through_three_workers_equals_the_model(
-    witness: Witness, workers: WorkerProcesses, application: Application
+    rabbit: RabbitClient, workers: WorkerProcesses, application: Application
 ) -> None:
     """No balance runs out and nothing conflicts, so that every order ends in the same ledger."""
     rng = random.Random(7)
-    truth, listener = Truth(application.engine), NoticeListener(witness)
+    state, listener = ExpectedState(application.engine), NoticeListener(rabbit)
     for _ in range(3):
         workers.start()
     day = list(islice(mixed(), 900))
@@ -319,12 +319,12 @@ def test_shuffled_day_through_three_workers_equals_the_model(
     sent = rng.sample([*day, *again], 1_000)
     ids = []
     for message in sent:
-        ids.append(witness.publish(message))
-        truth.sent(ids[-1], message)
-    replies = every_reply(witness, ids)
-    truth.check(replies)
+        ids.append(rabbit.publish(message))
+        state.sent(ids[-1], message)
+    replies = every_reply(rabbit, ids)
+    state.check(replies)
     duplicates = [reply["duplicate"] for copies in replies.values() for reply in copies].count(True)
     assert duplicates == len(again)
-    listener.expect(truth.noticed)
-    nothing_is_left(witness)
-    assert witness.depth("billing.dead") == 0
+    listener.expect(state.noticed)
+    nothing_is_left(rabbit)
+    assert rabbit.depth("billing.dead") == 0

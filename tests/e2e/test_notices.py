@@ -7,11 +7,11 @@ from uuid import uuid4
 import pytest
 
 from schemas import BonusCredit, Notice, OpenAccount
-from tests.support.books import applied
-from tests.support.saboteur import Saboteurs
-from tests.support.truth import nothing_is_left
+from tests.support.apply_commands import applied
+from tests.support.expected_state import nothing_is_left
+from tests.support.fault_injection import CrashingWorkers
+from tests.support.rabbit_client import RabbitClient
 from tests.support.waiting import PATIENCE_S, eventually
-from tests.support.witness import Witness
 from tests.support.worker_thread import FlagStop, running
 from worker.bootstrap import Application
 from worker.broker import BILLING
@@ -25,20 +25,20 @@ THE_REST = {"type": "usage.deduct", "referenceId": "rest", "userId": "ann", "tok
 
 
 @pytest.fixture
-def notice_queue(witness: Witness) -> str:
+def notice_queue(rabbit: RabbitClient) -> str:
     """A queue that receives every notice."""
-    return bound_queue(witness)
+    return bound_queue(rabbit)
 
 
-def bound_queue(witness: Witness, key: str = "#", arguments: dict[str, Any] | None = None) -> str:
+def bound_queue(rabbit: RabbitClient, key: str = "#", arguments: dict[str, Any] | None = None) -> str:
     queue = f"test.notices.{uuid4().hex}"
-    witness.channel.queue_declare(queue, exclusive=True, arguments=arguments)
-    witness.channel.queue_bind(queue, BILLING.events, key)
+    rabbit.channel.queue_declare(queue, exclusive=True, arguments=arguments)
+    rabbit.channel.queue_bind(queue, BILLING.events, key)
     return queue
 
 
-def received_notices(witness: Witness, queue: str, count: int) -> list[Notice]:
-    return [Notice.model_validate_json(body) for _, body in witness.take(queue, count)]
+def received_notices(rabbit: RabbitClient, queue: str, count: int) -> list[Notice]:
+    return [Notice.model_validate_json(body) for _, body in rabbit.take(queue, count)]
 
 
 def counted(application: Application, outcome: str) -> int:
@@ -48,18 +48,18 @@ def counted(application: Application, outcome: str) -> int:
 
 
 def test_queue_receives_the_notices_it_is_bound_for(
-    application: Application, witness: Witness, notice_queue: str
+    application: Application, rabbit: RabbitClient, notice_queue: str
 ) -> None:
-    depleted_only = bound_queue(witness, "balance.depleted")
+    depleted_only = bound_queue(rabbit, "balance.depleted")
     expires_at = datetime.now(UTC).replace(microsecond=0) + timedelta(days=3)
     bonus = {"type": "credit.bonus", "referenceId": "b", "userId": "ann", "tokens": 7_000}
     began = datetime.now(UTC)
     with running(application):
-        witness.request(OPEN)
-        witness.request(NEARLY_ALL)
-        witness.request(THE_REST)
-        witness.request({**bonus, "expiresAt": expires_at.isoformat()})
-        taken = witness.take(notice_queue, 3)
+        rabbit.request(OPEN)
+        rabbit.request(NEARLY_ALL)
+        rabbit.request(THE_REST)
+        rabbit.request({**bonus, "expiresAt": expires_at.isoformat()})
+        taken = rabbit.take(notice_queue, 3)
     low, depleted, expiring = (Notice.model_validate_json(body) for _, body in taken)
     assert (low.type, low.user_id, low.reference_id, low.available, low.mark) == (
         "balance.low",
@@ -76,23 +76,23 @@ def test_queue_receives_the_notices_it_is_bound_for(
         assert (properties.message_id, properties.type) == (notice.id, notice.type)
         assert (properties.delivery_mode, properties.content_type) == (2, "application/json")
     assert len({low.id, depleted.id, expiring.id}) == 3
-    assert [notice.id for notice in received_notices(witness, depleted_only, 1)] == [depleted.id]
+    assert [notice.id for notice in received_notices(rabbit, depleted_only, 1)] == [depleted.id]
 
 
 def test_notice_without_listener_is_dropped(
-    application: Application, witness: Witness, caplog: pytest.LogCaptureFixture
+    application: Application, rabbit: RabbitClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     with running(application):
-        witness.request(OPEN)
-        witness.request(NEARLY_ALL)
-        nothing_is_left(witness)
+        rabbit.request(OPEN)
+        rabbit.request(NEARLY_ALL)
+        nothing_is_left(rabbit)
         eventually(lambda: counted(application, "returned") == 1, what="it has come back")
-    assert witness.depth(BILLING.dead.name) == 0
+    assert rabbit.depth(BILLING.dead.name) == 0
     assert [record for record in caplog.records if record.levelname not in {"DEBUG", "INFO"}] == []
 
 
 def test_due_notice_is_sent_when_the_command_of_the_scheduler_is_applied(
-    application: Application, catalog: Catalog, witness: Witness, notice_queue: str
+    application: Application, catalog: Catalog, rabbit: RabbitClient, notice_queue: str
 ) -> None:
     now = datetime.now(UTC)
     applied(
@@ -104,44 +104,44 @@ def test_due_notice_is_sent_when_the_command_of_the_scheduler_is_applied(
     )
     assert application.scheduler().tick(now) == 1
     with running(application):
-        (notice,) = received_notices(witness, notice_queue, 1)
+        (notice,) = received_notices(rabbit, notice_queue, 1)
     assert (notice.type, notice.lot, notice.tokens) == ("credit.expiring", 2, 9)
     assert notice.reference_id.startswith("due:")
     assert application.scheduler().tick(now) == 0
 
 
 @pytest.mark.parametrize(
-    ("arrow", "nth", "times"),
+    ("crash_point", "nth", "times"),
     [("committed", 1, {1}), ("replied", 2, {1, 2}), ("confirmed", 1, {2})],
     ids=["before anything is sent", "before the notice is confirmed", "before the acknowledgement"],
 )
 def test_crash_loses_no_notice_and_keeps_its_id(
     application: Application,
     catalog: Catalog,
-    witness: Witness,
+    rabbit: RabbitClient,
     notice_queue: str,
-    arrow: str,
+    crash_point: str,
     nth: int,
     times: set[int],
 ) -> None:
     applied(application.engine, catalog, OpenAccount(reference_id="open", user_id="ann", tier="free"))
-    witness.publish(NEARLY_ALL)
-    with Saboteurs(application.settings) as saboteurs:
-        process = saboteurs.start_at(arrow, nth, batch_size=10)
+    rabbit.publish(NEARLY_ALL)
+    with CrashingWorkers(application.settings) as crashing_workers:
+        process = crashing_workers.start_at(crash_point, nth, batch_size=10)
         process.join(PATIENCE_S)
         assert process.exitcode == -9
     with running(application):
-        eventually(lambda: witness.depth(notice_queue) >= min(times), what="the notice")
-        nothing_is_left(witness)
-    notices = received_notices(witness, notice_queue, witness.depth(notice_queue))
+        eventually(lambda: rabbit.depth(notice_queue) >= min(times), what="the notice")
+        nothing_is_left(rabbit)
+    notices = received_notices(rabbit, notice_queue, rabbit.depth(notice_queue))
     assert len(notices) in times
     assert {(notice.type, notice.id) for notice in notices} == {("balance.low", notices[0].id)}
 
 
 def test_notice_that_a_full_queue_refuses_becomes_a_dead_letter(
-    application: Application, catalog: Catalog, witness: Witness, notice_queue: str
+    application: Application, catalog: Catalog, rabbit: RabbitClient, notice_queue: str
 ) -> None:
-    full = bound_queue(witness, arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
+    full = bound_queue(rabbit, arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
     users = [f"u{n}" for n in range(5)]
     applied(
         application.engine,
@@ -149,17 +149,17 @@ def test_notice_that_a_full_queue_refuses_becomes_a_dead_letter(
         *(OpenAccount(reference_id=f"open-{user}", user_id=user, tier="free") for user in users),
     )
     with running(application):
-        replies = witness.replies(
-            witness.publish_all({**NEARLY_ALL, "referenceId": f"much-{u}", "userId": u} for u in users)
+        replies = rabbit.replies(
+            rabbit.publish_all({**NEARLY_ALL, "referenceId": f"much-{u}", "userId": u} for u in users)
         )
-        nothing_is_left(witness)
+        nothing_is_left(rabbit)
     assert {reply["code"] for some in replies.values() for reply in some} == {"tokens_deducted"}
-    assert len({notice.id for notice in received_notices(witness, notice_queue, 5)}) == 5, (
+    assert len({notice.id for notice in received_notices(rabbit, notice_queue, 5)}) == 5, (
         "the queue with room has them all"
     )
     refused = counted(application, "refused")
     assert refused
-    kept = received_notices(witness, full, witness.depth(full))
+    kept = received_notices(rabbit, full, rabbit.depth(full))
     service = DeadLetters(application.engine)
     link = application.link(consume=[BILLING.dead.name])
     assert service.drain(link, expected=refused) == refused
@@ -173,24 +173,24 @@ def test_notice_that_a_full_queue_refuses_becomes_a_dead_letter(
         ended = application.replayer().run(replay.number, "ann", stop=FlagStop())
         assert ended.counts["delivered"] == 1, "only the broker knows where a notice went"
         assert service.dead_letter(dead_letter.number).status == "resolved"
-        kept += received_notices(witness, full, 1)
+        kept += received_notices(rabbit, full, 1)
     assert {notice.user_id for notice in kept} == set(users)
 
 
 def test_worker_waits_for_a_missing_event_exchange_and_replies_once(
-    application: Application, witness: Witness, caplog: pytest.LogCaptureFixture
+    application: Application, rabbit: RabbitClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     with running(application):
-        witness.request(OPEN)
-        witness.channel.exchange_delete(BILLING.events)
-        correlation_id = witness.publish(NEARLY_ALL)
+        rabbit.request(OPEN)
+        rabbit.channel.exchange_delete(BILLING.events)
+        correlation_id = rabbit.publish(NEARLY_ALL)
         eventually(lambda: "topology declare" in caplog.text, what="it says what to run")
         link = application.link()
         link.declare(BILLING)
         link.close()
         eventually(lambda: counted(application, "returned") == 1, what="the notice has gone out")
-        nothing_is_left(witness)
-    assert [reply["code"] for reply in witness.replies({correlation_id})[correlation_id]] == [
+        nothing_is_left(rabbit)
+    assert [reply["code"] for reply in rabbit.replies({correlation_id})[correlation_id]] == [
         "tokens_deducted"
     ]
-    assert witness.depth(witness.reply_queue) == 0
+    assert rabbit.depth(rabbit.reply_queue) == 0

@@ -10,10 +10,10 @@ import pika
 import pytest
 
 from schemas import OpenAccount
-from tests.support.books import applied
+from tests.support.apply_commands import applied
 from tests.support.provision import RabbitMQServer
+from tests.support.rabbit_client import RabbitClient
 from tests.support.waiting import eventually
-from tests.support.witness import Witness
 from tests.support.worker_thread import FlagStop, running
 from worker.bootstrap import Application
 from worker.broker import BILLING
@@ -72,8 +72,8 @@ def send(channel: Any, reference: str, **properties: Any) -> None:
     )
 
 
-def references(witness: Witness, queue: str, count: int) -> set[str]:
-    return {json.loads(body)["referenceId"] for _, body in witness.take(queue, count)}
+def references(rabbit: RabbitClient, queue: str, count: int) -> set[str]:
+    return {json.loads(body)["referenceId"] for _, body in rabbit.take(queue, count)}
 
 
 def counted(application: Application) -> float | None:
@@ -82,18 +82,18 @@ def counted(application: Application) -> float | None:
 
 @pytest.mark.usefixtures("ann")
 def test_producer_steers_no_reply_into_a_queue_of_another(
-    application: Application, witness: Witness, connect: Connect, name: str
+    application: Application, rabbit: RabbitClient, connect: Connect, name: str
 ) -> None:
     victims = [
         "billing.replies.other",
         f"billing.replies.{name}2",
         f"billing.replies.{name[:-1]}",
-        f"billing.replies.{witness.user}.private",
+        f"billing.replies.{rabbit.user}.private",
         f"billing.repliesX.{name}",
         "billing.repliesX",
     ]
     for victim in victims:
-        witness.channel.queue_declare(victim)
+        rabbit.channel.queue_declare(victim)
     work = ["billing.dead", "billing.payments", "billing.usage"]
     channel = connect(name)
     with running(application):
@@ -102,36 +102,36 @@ def test_producer_steers_no_reply_into_a_queue_of_another(
             send(channel, f"anonymous-{place}", reply_to=queue)
         send(channel, "no-own", reply_to=f"billing.replies.{name}")
         sent = 2 * (len(victims) + len(work)) + 1
-        assert len(references(witness, "billing.replies", sent)) == sent
-    assert [witness.depth(queue) for queue in [*victims, *work]] == [0] * (len(victims) + len(work))
+        assert len(references(rabbit, "billing.replies", sent)) == sent
+    assert [rabbit.depth(queue) for queue in [*victims, *work]] == [0] * (len(victims) + len(work))
 
 
 @pytest.mark.usefixtures("ann")
 def test_producer_gets_replies_in_its_own_queues(
-    application: Application, witness: Witness, connect: Connect, name: str
+    application: Application, rabbit: RabbitClient, connect: Connect, name: str
 ) -> None:
     channel = connect(name)
     below = f"billing.replies.{name}.web-1"
     channel.queue_declare(below)
-    witness.channel.queue_declare(f"billing.replies.{name}")
+    rabbit.channel.queue_declare(f"billing.replies.{name}")
     with running(application):
         send(channel, "d-1", reply_to=f"billing.replies.{name}", user_id=name)
         send(channel, "d-2", reply_to=below, user_id=name)
-        assert references(witness, f"billing.replies.{name}", 1) == {"d-1"}
-        assert references(witness, below, 1) == {"d-2"}
-    assert witness.depth("billing.replies") == 0
+        assert references(rabbit, f"billing.replies.{name}", 1) == {"d-1"}
+        assert references(rabbit, below, 1) == {"d-2"}
+    assert rabbit.depth("billing.replies") == 0
 
 
-def test_producer_cannot_name_another_user(connect: Connect, witness: Witness, name: str) -> None:
+def test_producer_cannot_name_another_user(connect: Connect, rabbit: RabbitClient, name: str) -> None:
     channel = connect(name)
     with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="user_id"):
-        send(channel, "d-1", reply_to=witness.reply_queue, user_id=witness.user)
+        send(channel, "d-1", reply_to=rabbit.reply_queue, user_id=rabbit.user)
 
 
 @pytest.mark.usefixtures("ann")
 @pytest.mark.parametrize("anonymous", [True, False])
 def test_direct_reply_arrives(
-    application: Application, witness: Witness, connect: Connect, name: str, *, anonymous: bool
+    application: Application, rabbit: RabbitClient, connect: Connect, name: str, *, anonymous: bool
 ) -> None:
     channel = connect(name)
     replies: list[tuple[Any, bytes]] = []
@@ -146,29 +146,29 @@ def test_direct_reply_arrives(
         eventually(arrived)
     ((properties, body),) = replies
     assert (properties.correlation_id, json.loads(body)["code"]) == ("d-1", "tokens_deducted")
-    assert witness.depth("billing.replies") == 0
+    assert rabbit.depth("billing.replies") == 0
     assert counted(application) == 0
 
 
 @pytest.mark.usefixtures("ann")
 def test_lost_direct_reply_is_not_counted(
-    application: Application, witness: Witness, connect: Connect, name: str
+    application: Application, rabbit: RabbitClient, connect: Connect, name: str
 ) -> None:
     channel = connect(name)
     channel.basic_consume(DIRECT, lambda *_: None, auto_ack=True)
     send(channel, "d-1", reply_to=DIRECT)
     channel.connection.close()
     with running(application):
-        witness.request({"type": "usage.deduct", "referenceId": "d-2", "userId": "ann", "tokens": 1})
+        rabbit.request({"type": "usage.deduct", "referenceId": "d-2", "userId": "ann", "tokens": 1})
         duplicate = {"type": "usage.deduct", "referenceId": "d-1", "userId": "ann", "tokens": 1}
-        assert witness.request(duplicate)["duplicate"] is True
+        assert rabbit.request(duplicate)["duplicate"] is True
     assert counted(application) == 0
-    assert witness.depth("billing.replies") == 0
+    assert rabbit.depth("billing.replies") == 0
 
 
 @pytest.mark.usefixtures("ann")
 def test_forged_direct_address_stops_nobody(
-    application: Application, witness: Witness, connect: Connect, name: str
+    application: Application, rabbit: RabbitClient, connect: Connect, name: str
 ) -> None:
     """RabbitMQ 3.10 closes the connection that publishes to an address of a node that it doesn't know."""
     channel = connect(name)
@@ -178,21 +178,21 @@ def test_forged_direct_address_stops_nobody(
         send(channel, f"forged-{place}", reply_to=f"{DIRECT}.{token}", user_id=name)
     with running(application):
         asked = {"type": "usage.deduct", "referenceId": "after", "userId": "ann", "tokens": 1}
-        assert witness.request(asked)["status"] == "applied"
+        assert rabbit.request(asked)["status"] == "applied"
     for queue in BILLING.work:
-        assert witness.depth(queue.name) == 0
-    assert witness.depth("billing.dead") == 0
+        assert rabbit.depth(queue.name) == 0
+    assert rabbit.depth("billing.dead") == 0
     assert counted(application) == 0
 
 
 @pytest.mark.usefixtures("ann")
 def test_replay_steers_no_reply_into_a_queue_of_the_operator(
-    application: Application, witness: Witness, connect: Connect, name: str
+    application: Application, rabbit: RabbitClient, connect: Connect, name: str
 ) -> None:
     """On replay the operator is the sender that the broker vouches for."""
     channel = connect(name)
-    target = f"billing.replies.{witness.user}.console"
-    witness.channel.queue_declare(target)
+    target = f"billing.replies.{rabbit.user}.console"
+    rabbit.channel.queue_declare(target)
     service = application.service()
     bad = {"type": "usage.deduct", "referenceId": "d-1", "userId": "ann", "tokens": -1}
     for message, who in ((bad, name), (bad | {"referenceId": "d-2"}, None)):
@@ -200,7 +200,7 @@ def test_replay_steers_no_reply_into_a_queue_of_the_operator(
             "billing",
             "usage.deduct",
             json.dumps(message),
-            pika.BasicProperties(reply_to=target, user_id=who, headers={"x-billing-sent-by": witness.user}),
+            pika.BasicProperties(reply_to=target, user_id=who, headers={"x-billing-sent-by": rabbit.user}),
         )
     with closing(application.link(consume=[BILLING.dead.name])) as link, running(application):
 
@@ -214,4 +214,4 @@ def test_replay_steers_no_reply_into_a_queue_of_the_operator(
     with running(application):
         ended = application.replayer().run(created.number, "ann", stop=FlagStop())
         assert ended.counts["failed_again"] == 2
-    assert witness.depth(target) == 0
+    assert rabbit.depth(target) == 0

@@ -9,10 +9,10 @@ import pika
 import pytest
 
 from schemas import OpenAccount
-from tests.support.books import applied
+from tests.support.apply_commands import applied
 from tests.support.processes import WorkerProcesses
 from tests.support.provision import RabbitMQServer
-from tests.support.witness import Witness
+from tests.support.rabbit_client import RabbitClient
 from worker.bootstrap import Application
 
 
@@ -26,14 +26,14 @@ def ocr(rabbitmq: RabbitMQServer, broker_url: str) -> Iterator[str]:
 
 
 def test_worker_processes_refuse_references_without_the_prefix_of_their_sender(
-    application: Application, workers: WorkerProcesses, witness: Witness, ocr: str
+    application: Application, workers: WorkerProcesses, rabbit: RabbitClient, ocr: str
 ) -> None:
     """The rule reaches the supervisor through its environment, and its workers through theirs."""
     opened = OpenAccount(reference_id="open", user_id="ann", tier="free")
     applied(application.engine, application.catalog, opened)
     parameters = pika.URLParameters(ocr)
     user = parameters.credentials.username
-    workers.start("--workers", "2", BILLING_SENDERS=json.dumps({"usage.*": {user: "ocr-", witness.user: ""}}))
+    workers.start("--workers", "2", BILLING_SENDERS=json.dumps({"usage.*": {user: "ocr-", rabbit.user: ""}}))
     connection = pika.BlockingConnection(parameters)
     channel = connection.channel()
 
@@ -50,7 +50,7 @@ def test_worker_processes_refuse_references_without_the_prefix_of_their_sender(
     connection.close()
     replies = {
         reply["referenceId"]: (reply["status"], reply.get("reason"), reply.get("field"))
-        for reply in (json.loads(body) for _, body in witness.take("billing.replies", 6))
+        for reply in (json.loads(body) for _, body in rabbit.take("billing.replies", 6))
     }
     assert replies == {
         "ocr-1": ("applied", None, None),
@@ -60,7 +60,7 @@ def test_worker_processes_refuse_references_without_the_prefix_of_their_sender(
         "job-b": ("failed", "wrong_sender", "referenceId"),
         "ocr-b2": ("applied", None, None),
     }
-    assert witness.request(deduct("job-1"))["balanceAfter"] == 10_000 - 3 - 1
+    assert rabbit.request(deduct("job-1"))["balanceAfter"] == 10_000 - 3 - 1
 
 
 def deduct(reference: str) -> dict[str, Any]:

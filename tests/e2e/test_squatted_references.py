@@ -6,9 +6,9 @@ from typing import Any
 from sqlalchemy import select
 
 from schemas import BonusCredit, OpenAccount
-from tests.support.books import applied
-from tests.support.truth import nothing_is_left
-from tests.support.witness import Witness
+from tests.support.apply_commands import applied
+from tests.support.expected_state import nothing_is_left
+from tests.support.rabbit_client import RabbitClient
 from tests.support.worker_thread import running
 from worker.bootstrap import Application
 from worker.broker import BILLING
@@ -59,19 +59,19 @@ def _ann(application: Application) -> tuple[Any, ...]:
 
 
 def test_squatted_payment_is_applied_and_the_squatter_keeps_its_replies(
-    application: Application, catalog: Catalog, witness: Witness
+    application: Application, catalog: Catalog, rabbit: RabbitClient
 ) -> None:
     _open(application, catalog)
     before = _ann(application)
     squats = [_UNKNOWN, *_ZEROS]
     with running(application):
-        first = [witness.request(message) for message in squats]
+        first = [rabbit.request(message) for message in squats]
         assert _ann(application) == before
-        paid = [witness.request(message) for message in _PAYMENTS]
-        again = [witness.request(message) for message in squats]
-        higher = witness.request({**_UNKNOWN, "attempt": 2})
-        (_, dead), *_ = witness.take(BILLING.dead.name, 1)
-        nothing_is_left(witness)
+        paid = [rabbit.request(message) for message in _PAYMENTS]
+        again = [rabbit.request(message) for message in squats]
+        higher = rabbit.request({**_UNKNOWN, "attempt": 2})
+        (_, dead), *_ = rabbit.take(BILLING.dead.name, 1)
+        nothing_is_left(rabbit)
     assert [(reply["status"], reply["code"]) for reply in first] == [
         ("rejected", "account_not_found"),
         ("applied", "tokens_deducted"),
@@ -94,30 +94,30 @@ def test_squatted_payment_is_applied_and_the_squatter_keeps_its_replies(
 
 
 def test_squats_and_payments_in_one_batch_give_the_same_result(
-    application: Application, catalog: Catalog, witness: Witness
+    application: Application, catalog: Catalog, rabbit: RabbitClient
 ) -> None:
     """All messages wait before the worker starts: payments come first or together with the usage."""
     _open(application, catalog)
     squats = [_UNKNOWN, *_ZEROS]
-    sent = dict(zip(witness.publish_all(squats + _PAYMENTS), squats + _PAYMENTS, strict=True))
+    sent = dict(zip(rabbit.publish_all(squats + _PAYMENTS), squats + _PAYMENTS, strict=True))
     with running(application):
-        replies = witness.replies(sent)
-        nothing_is_left(witness)
+        replies = rabbit.replies(sent)
+        nothing_is_left(rabbit)
     paid = [replies[key][0] for key, message in sent.items() if message["type"] == "payment.succeeded"]
     assert [reply["code"] for reply in paid] == ["tokens_purchased"] * 4
     assert audit(application.engine).is_clean
 
 
 def test_attempt_too_far_ahead_is_a_conflict_and_a_dead_letter(
-    application: Application, catalog: Catalog, witness: Witness
+    application: Application, catalog: Catalog, rabbit: RabbitClient
 ) -> None:
     _open(application, catalog)
     message = {"type": "usage.deduct", "referenceId": "job", "userId": "bob", "tokens": 5}
     with running(application):
-        far = witness.request({**message, "attempt": 1_001})
-        near = witness.request(message)
-        ((properties, _),) = witness.take(BILLING.dead.name, 1)
-        nothing_is_left(witness)
+        far = rabbit.request({**message, "attempt": 1_001})
+        near = rabbit.request(message)
+        ((properties, _),) = rabbit.take(BILLING.dead.name, 1)
+        nothing_is_left(rabbit)
     assert (far["code"], far["field"], far["expected"]) == ("reference_conflict", "attempt", "at most 1000")
     assert near["code"] == "tokens_deducted"
     assert properties.headers["x-billing-reason"] == "reference_conflict"

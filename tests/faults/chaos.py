@@ -18,18 +18,18 @@ from time import monotonic
 
 import click
 
-from tests.support.fleet import Member
+from tests.support.limited_postgres import SmallDisk, Standby, create_small, read_only, url_of_both
+from tests.support.load_scenario import LoadScenario, load_scenario, new_database, new_vhost, through
 from tests.support.mixed_messages import MANY_USERS
 from tests.support.postgres_server import Postgres, PostgresAddress
 from tests.support.private_server import StopMode
-from tests.support.proxy import Proxy
+from tests.support.process_group import Member
+from tests.support.rabbit_client import vhost_of
 from tests.support.rabbitmq_management import ManagementError
 from tests.support.rabbitmq_server import RabbitMQ
 from tests.support.reconciliation import Differences
-from tests.support.rig import Rig, new_database, new_vhost, rig, through
-from tests.support.standby import SmallDisk, Standby, create_small, read_only, url_of_both
+from tests.support.tcp_proxy import Proxy
 from tests.support.waiting import past
-from tests.support.witness import vhost_of
 from worker.settings import load_settings
 
 CONSUMER_TIMEOUT_S, DATABASE_TIMEOUT_S = 10, 5
@@ -112,7 +112,7 @@ def _behind(proxy: Proxy, address: PostgresAddress) -> PostgresAddress:
 class FaultTargets:
     """Servers, proxies and processes that faults hit."""
 
-    under: Rig
+    under: LoadScenario
     databases: FailoverPair
     rabbitmq: RabbitMQ
     broker_proxy: Proxy
@@ -126,7 +126,7 @@ class FaultTargets:
     def any_worker(self) -> Member:
         """Return one of the running workers."""
         _restart_ended(self)
-        return self.rng.choice(self.under.fleet.running())
+        return self.rng.choice(self.under.processes.running())
 
 
 def worker_killed(targets: FaultTargets) -> None:
@@ -137,7 +137,7 @@ def worker_killed(targets: FaultTargets) -> None:
 def all_workers_killed(targets: FaultTargets) -> None:
     """SIGKILL of all workers at once, several times."""
     for _ in range(targets.rng.randint(1, 4)):
-        for member in targets.under.fleet.running():
+        for member in targets.under.processes.running():
             targets.under.replace(member)
         targets.lasts(0.5, 3)
 
@@ -147,12 +147,12 @@ def worker_restarted(targets: FaultTargets) -> None:
     member = targets.any_worker()
     code = member.stop()
     targets.under.ended.append(code)
-    targets.under.fleet.start(*member.arguments)
+    targets.under.processes.start(*member.arguments)
 
 
 def scheduler_killed(targets: FaultTargets) -> None:
     """SIGKILL of a scheduler, which drains dead letters too; another one is started."""
-    targets.under.replace(targets.rng.choice(targets.under.fleet.running("scheduler")))
+    targets.under.replace(targets.rng.choice(targets.under.processes.running("scheduler")))
 
 
 def connections_closed_by_broker(targets: FaultTargets) -> None:
@@ -318,7 +318,9 @@ class Chaos:
             self.log("the last fault is undone: waiting for every reply")
             found = targets.under.reconcile(patience_s=RECOVERY_MAX_S)
             codes = [code for code in targets.under.ended if code]
-            self.log(f"published: {len(targets.under.feed.published)}; {found}; exit codes not 0: {codes}")
+            self.log(
+                f"published: {len(targets.under.producer.published)}; {found}; exit codes not 0: {codes}"
+            )
             if not found.is_clean or codes:
                 self.log(_last_lines(targets.under))
                 raise AssertionError(str(found) + f"; exit codes not 0: {codes}")
@@ -358,16 +360,16 @@ class Chaos:
 
 def _restart_ended(targets: FaultTargets) -> None:
     """Start again each process that ended by itself, and note its exit code: no process may do so."""
-    for member in list(targets.under.fleet.members):
+    for member in list(targets.under.processes.members):
         code = member.process.poll()
         if code is not None and not member.was_ended:
             member.was_ended = True
             targets.under.ended.append(code or _ENDED_BY_ITSELF)
-            targets.under.fleet.start(*member.arguments)
+            targets.under.processes.start(*member.arguments)
 
 
-def _last_lines(under: Rig) -> str:
-    return "\n".join(line for member in under.fleet.members for line in member.log.splitlines()[-6:])
+def _last_lines(under: LoadScenario) -> str:
+    return "\n".join(line for member in under.processes.members for line in member.log.splitlines()[-6:])
 
 
 @contextmanager
@@ -380,7 +382,7 @@ def _targets(seed: int, workers: int) -> Iterator[FaultTargets]:
         broker_url = new_vhost(rabbitmq)
         broker_proxy = parts.enter_context(Proxy(rabbitmq.address.port))
         under = parts.enter_context(
-            rig(
+            load_scenario(
                 folder,
                 broker_url=broker_url,
                 database_url=databases.url,

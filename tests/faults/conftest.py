@@ -6,9 +6,9 @@ from uuid import uuid4
 
 import pytest
 
+from tests.support.fault_injection import CrashingWorkers
 from tests.support.postgres_server import Postgres
 from tests.support.rabbitmq_server import RabbitMQ
-from tests.support.saboteur import Saboteurs
 from worker.broker import BILLING, open_link
 from worker.ledger.engine import ledger_engine
 from worker.ledger.migrations import migrate
@@ -34,9 +34,9 @@ def _short_idle(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def saboteurs(worker_settings: Settings) -> Iterator[Saboteurs]:
+def crashing_workers(worker_settings: Settings) -> Iterator[CrashingWorkers]:
     """Workers that crash at a given point; none outlives the test."""
-    with Saboteurs(worker_settings) as processes:
+    with CrashingWorkers(worker_settings) as processes:
         yield processes
 
 

@@ -7,9 +7,9 @@ from time import monotonic
 import pytest
 from sqlalchemy import NullPool, create_engine, text
 
+from tests.support.limited_postgres import Standby, url_of_both
+from tests.support.load_scenario import assert_clean, load_scenario, new_database
 from tests.support.postgres_server import Postgres
-from tests.support.rig import assert_clean, new_database, rig
-from tests.support.standby import Standby, url_of_both
 from tests.support.waiting import eventually
 
 TIMEOUT_S = 5
@@ -26,16 +26,16 @@ def test_workers_follow_a_promoted_standby_and_leave_the_old_primary(broker_url:
         name = url.rpartition("/")[2]
         with Standby.of(primary) as standby:
             seen = url_of_both(primary.address, standby.address, name)
-            with rig(
+            with load_scenario(
                 tmp_path, broker_url=broker_url, database_url=url, seen=(None, seen), variables=VARIABLES
             ) as under:
                 under.starts(workers=2)
                 under.lasts(2)
-                under.feed.pause()  # every answered command is on the standby as well
+                under.producer.pause()  # every answered command is on the standby as well
                 under.recovers()
                 standby.catch_up()
                 primary.pause()
-                under.feed.resume()
+                under.producer.resume()
                 under.lasts(2)
                 standby.promote()
                 promoted = monotonic()
@@ -50,7 +50,7 @@ def test_workers_follow_a_promoted_standby_and_leave_the_old_primary(broker_url:
                 under.lasts(3)
                 under.recovers()
                 assert operations(primary.address.url(name)) == before
-                for member in under.fleet.members:
+                for member in under.processes.members:
                     overdue = [line for line in member.warnings if _OVERDUE.search(line)]
                     assert len(overdue) == 1, member.log
                 assert_clean(under)
@@ -59,18 +59,20 @@ def test_workers_follow_a_promoted_standby_and_leave_the_old_primary(broker_url:
 def test_worker_stopped_while_the_database_hangs_ends_in_order(
     fragile_postgres: Postgres, fragile_database: str, broker_url: str, tmp_path: Path
 ) -> None:
-    with rig(tmp_path, broker_url=broker_url, database_url=fragile_database, variables=VARIABLES) as under:
+    with load_scenario(
+        tmp_path, broker_url=broker_url, database_url=fragile_database, variables=VARIABLES
+    ) as under:
         under.starts()
         under.lasts(0.5)
         fragile_postgres.pause()
         try:
             under.lasts(0.5)
             began = monotonic()
-            code = under.fleet.running()[0].stop(60)
+            code = under.processes.running()[0].stop(60)
             took = monotonic() - began
         finally:
             fragile_postgres.unpause()
-        assert (code, took < END_S) == (0, True), f"{code} after {took:.1f} s\n{under.fleet.log}"
+        assert (code, took < END_S) == (0, True), f"{code} after {took:.1f} s\n{under.processes.log}"
         under.starts()
         under.recovers()
         assert_clean(under)

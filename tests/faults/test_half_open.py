@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.load_scenario import assert_clean, load_scenario, through
 from tests.support.mixed_messages import MANY_USERS
 from tests.support.provision import PostgresServer, RabbitMQServer
-from tests.support.proxy import Proxy
 from tests.support.rabbitmq_server import RabbitMQ
-from tests.support.rig import assert_clean, rig, through
+from tests.support.tcp_proxy import Proxy
 
 #: A missed heartbeat is noticed after a minute at most; a hanging database session holds its locks for
 #: half a minute.
@@ -24,7 +24,7 @@ def test_worker_gives_up_a_half_open_connection_to_the_database(
 ) -> None:
     with (
         Proxy(postgres.address.port) as proxy,
-        rig(
+        load_scenario(
             tmp_path,
             broker_url=broker_url,
             database_url=postgres_url,
@@ -49,7 +49,7 @@ def test_worker_gives_up_a_half_open_connection_to_the_broker(
 ) -> None:
     with (
         Proxy(rabbitmq.address.port) as proxy,
-        rig(
+        load_scenario(
             tmp_path,
             broker_url=broker_url,
             database_url=postgres_url,
@@ -71,7 +71,9 @@ def test_worker_gives_up_a_half_open_connection_to_the_broker(
 def test_worker_waits_for_a_broker_that_freezes_for_a_while(
     fragile_rabbitmq: RabbitMQ, fragile_broker: str, postgres_url: str, tmp_path: Path
 ) -> None:
-    with rig(tmp_path, broker_url=fragile_broker, database_url=postgres_url, users=MANY_USERS) as under:
+    with load_scenario(
+        tmp_path, broker_url=fragile_broker, database_url=postgres_url, users=MANY_USERS
+    ) as under:
         under.starts(workers=2)
         under.lasts(1)
         fragile_rabbitmq.pause()

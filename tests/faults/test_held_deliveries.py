@@ -15,14 +15,22 @@ import pytest
 from sqlalchemy import NullPool, create_engine, func, select
 
 from tests.faults.conftest import IMPATIENCE_S
-from tests.support.fleet import Fleet, Member, fleet
+from tests.support.load_scenario import (
+    LoadScenario,
+    assert_clean,
+    consumers_of,
+    load_scenario,
+    new_database,
+    new_vhost,
+    through,
+)
 from tests.support.mixed_messages import open_accounts
 from tests.support.postgres_server import Postgres
-from tests.support.proxy import Proxy
+from tests.support.process_group import Member, ProcessGroup, process_group
+from tests.support.rabbit_client import RabbitClient
 from tests.support.rabbitmq_server import RabbitMQ
-from tests.support.rig import Rig, assert_clean, consumers_of, new_database, new_vhost, rig, through
+from tests.support.tcp_proxy import Proxy
 from tests.support.waiting import eventually, past
-from tests.support.witness import Witness
 from worker.broker import BILLING
 from worker.deadletters.store.tables import dead_letters
 from worker.ledger import tables
@@ -74,17 +82,17 @@ class ConsumerCase:
 
     def put(self, dead_letters: list[WireDeadLetter]) -> None:
         """Put dead letters into their queue."""
-        with Witness(self.broker_url) as witness:
+        with RabbitClient(self.broker_url) as rabbit:
             for properties, body in dead_letters:
-                witness.channel.basic_publish("", BILLING.dead.name, body, properties, mandatory=True)
+                rabbit.channel.basic_publish("", BILLING.dead.name, body, properties, mandatory=True)
 
 
 class WorkerCase(ConsumerCase):
     """A worker under load."""
 
     def prepare(self, parts: ExitStack, dead_letters: list[WireDeadLetter]) -> None:
-        self.under: Rig = parts.enter_context(
-            rig(
+        self.under: LoadScenario = parts.enter_context(
+            load_scenario(
                 self.folder,
                 broker_url=self.broker_url,
                 database_url=self.database_url,
@@ -114,12 +122,14 @@ class DrainerCase(ConsumerCase):
 
     def prepare(self, parts: ExitStack, dead_letters: list[WireDeadLetter]) -> None:
         self.dead_letters = dead_letters
-        self.fleet: Fleet = parts.enter_context(fleet(self.settings, self.folder, VARIABLES))
+        self.processes: ProcessGroup = parts.enter_context(
+            process_group(self.settings, self.folder, VARIABLES)
+        )
         for command in self.commands:
-            self.fleet.start(*command)
-        with Witness(self.broker_url) as witness:
+            self.processes.start(*command)
+        with RabbitClient(self.broker_url) as rabbit:
             dead = BILLING.dead.name
-            eventually(lambda: consumers_of(witness, dead) == len(self.commands), what="drainers")
+            eventually(lambda: consumers_of(rabbit, dead) == len(self.commands), what="drainers")
 
     def act(self) -> None:
         self.put(self.dead_letters)
@@ -128,7 +138,7 @@ class DrainerCase(ConsumerCase):
         eventually(lambda: self.rows() >= DEAD_LETTERS, what="every dead letter in the table")
         assert self.rows() == DEAD_LETTERS
         super().check()
-        assert set(self.fleet.stop()) == {0}
+        assert set(self.processes.stop()) == {0}
 
 
 class DrainerBesideWorkerCase(DrainerCase):
@@ -151,11 +161,13 @@ class ReplayCase(ConsumerCase):
         open_accounts(engine)
         engine.dispose()
         self.put([edited(dead_letter, number) for number, dead_letter in enumerate(dead_letters)])
-        self.fleet: Fleet = parts.enter_context(fleet(self.settings, self.folder, VARIABLES))
-        self.fleet.start("run")
-        assert self.fleet.start("dead-letters", "drain").process.wait(60) == 0
+        self.processes: ProcessGroup = parts.enter_context(
+            process_group(self.settings, self.folder, VARIABLES)
+        )
+        self.processes.start("run")
+        assert self.processes.start("dead-letters", "drain").process.wait(60) == 0
         arguments = ("--code", "not_json", "--yes", "--rate", "5/s", "--reason", "edited")
-        self.replay: Member = self.fleet.start("dead-letters", "replay", *arguments)
+        self.replay: Member = self.processes.start("dead-letters", "replay", *arguments)
         eventually(lambda: self.resolved() >= 2, what="the replay is under way")
 
     def resolved(self) -> int:
@@ -165,7 +177,7 @@ class ReplayCase(ConsumerCase):
     def check(self) -> None:
         eventually(lambda: self.resolved() == DEAD_LETTERS or not self.replay.is_running)
         if self.resolved() < DEAD_LETTERS:  # it printed the command that resumes it
-            again = self.fleet.start("dead-letters", "replay", "resume", "1")
+            again = self.processes.start("dead-letters", "replay", "resume", "1")
             assert again.process.wait(60) == 0, again.log + again.output
         assert "Traceback" not in self.replay.log
         assert self.resolved() == DEAD_LETTERS
@@ -183,16 +195,18 @@ class CommandCase(ConsumerCase):
 
     def prepare(self, parts: ExitStack, dead_letters: list[WireDeadLetter]) -> None:
         self.put(dead_letters)
-        self.fleet: Fleet = parts.enter_context(fleet(self.settings, self.folder, VARIABLES))
+        self.processes: ProcessGroup = parts.enter_context(
+            process_group(self.settings, self.folder, VARIABLES)
+        )
 
     def act(self) -> None:
         self.codes = [
-            self.fleet.start("dead-letters", "drain").process.wait(60) for _ in range(COMMAND_CALLS)
+            self.processes.start("dead-letters", "drain").process.wait(60) for _ in range(COMMAND_CALLS)
         ]
 
     def check(self) -> None:
         assert self.codes == [SERVER_AWAY_EXIT] * COMMAND_CALLS
-        assert self.fleet.start("dead-letters", "drain").process.wait(60) == 0
+        assert self.processes.start("dead-letters", "drain").process.wait(60) == 0
         assert self.rows() == DEAD_LETTERS
         super().check()
 
@@ -201,8 +215,10 @@ class RepliesCase(ConsumerCase):
     """``replies --follow --take``, which needs no database."""
 
     def prepare(self, parts: ExitStack, dead_letters: list[WireDeadLetter]) -> None:
-        self.fleet: Fleet = parts.enter_context(fleet(self.settings, self.folder, VARIABLES))
-        self.shown: Member = self.fleet.start("replies", "--follow", "--take")
+        self.processes: ProcessGroup = parts.enter_context(
+            process_group(self.settings, self.folder, VARIABLES)
+        )
+        self.shown: Member = self.processes.start("replies", "--follow", "--take")
         self.publish(0)
 
     def act(self) -> None:
@@ -210,10 +226,10 @@ class RepliesCase(ConsumerCase):
 
     def publish(self, first: int) -> None:
         """Publish some replies, numbered from ``first``."""
-        with Witness(self.broker_url) as witness:
+        with RabbitClient(self.broker_url) as rabbit:
             for number in range(first, first + DEAD_LETTERS):
                 body = json.dumps({"status": "applied", "referenceId": f"r-{number}"}).encode()
-                witness.publish(body, exchange="", routing_key=BILLING.replies.name)
+                rabbit.publish(body, exchange="", routing_key=BILLING.replies.name)
 
     def check(self) -> None:
         eventually(lambda: len(self.shown.output.splitlines()) >= 2 * DEAD_LETTERS, what="all are shown")
@@ -246,12 +262,15 @@ def edited(dead_letter: WireDeadLetter, number: int) -> WireDeadLetter:
 
 def real_dead_letters(settings: Settings, folder: Path) -> list[WireDeadLetter]:
     """Return dead letters that a worker has sent, as they are on the wire."""
-    with Witness(settings.broker_url.get_secret_value()) as witness, fleet(settings, folder) as members:
+    with (
+        RabbitClient(settings.broker_url.get_secret_value()) as rabbit,
+        process_group(settings, folder) as members,
+    ):
         for number in range(DEAD_LETTERS):
             body = f'{{"type": "usage.deduct", "referenceId": "bad-{number}"'.encode()
-            witness.publish(body, routing_key="usage.deduct", message_id=f"bad-{number}")
+            rabbit.publish(body, routing_key="usage.deduct", message_id=f"bad-{number}")
         members.start("run")
-        taken = witness.take(BILLING.dead.name, DEAD_LETTERS)
+        taken = rabbit.take(BILLING.dead.name, DEAD_LETTERS)
     for properties, _ in taken:
         properties.headers = {
             name: value for name, value in properties.headers.items() if name != "x-delivery-count"

@@ -10,10 +10,10 @@ import pytest
 from pika.exceptions import NackError
 
 from schemas import DeadLetter
+from tests.support.expected_state import ExpectedState, every_reply, nothing_is_left, publish_some
 from tests.support.provision import RabbitMQServer
-from tests.support.truth import Truth, every_reply, nothing_is_left, publish_some
+from tests.support.rabbit_client import RabbitClient, vhost_of
 from tests.support.waiting import eventually
-from tests.support.witness import Witness, vhost_of
 from tests.support.worker_thread import running
 from worker.bootstrap import Application
 from worker.broker import BILLING
@@ -62,39 +62,39 @@ def logged(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
 @pytest.mark.usefixtures("impatient")
 def test_malformed_message_and_its_neighbours_wait_for_a_dead_letter_queue(
     application: Application,
-    witness: Witness,
+    rabbit: RabbitClient,
     answers: Callable[[], int],
     logged: Callable[[], list[str]],
 ) -> None:
-    truth = Truth(application.engine)
-    witness.channel.queue_delete(BILLING.dead.name)
-    broken = [witness.publish(MALFORMED, routing_key="usage.deduct") for _ in range(3)]
-    publish_some(witness, truth, 60)
+    state = ExpectedState(application.engine)
+    rabbit.channel.queue_delete(BILLING.dead.name)
+    broken = [rabbit.publish(MALFORMED, routing_key="usage.deduct") for _ in range(3)]
+    publish_some(rabbit, state, 60)
     with running(application):
         eventually(lambda: answers() > 2 * TRIES, what="the worker tries and tries")
         declare(application)
-        replies = every_reply(witness, {*truth.correlations, *broken})
-        truth.check(replies)
-        dead_letters = witness.take(BILLING.dead.name, len(broken))
+        replies = every_reply(rabbit, {*state.correlations, *broken})
+        state.check(replies)
+        dead_letters = rabbit.take(BILLING.dead.name, len(broken))
     reasons = [DeadLetter.from_headers(properties.headers).reason for properties, _ in dead_letters]
     assert reasons == ["not_json"] * len(broken)
-    assert witness.depth(BILLING.dead.name) == 0
+    assert rabbit.depth(BILLING.dead.name) == 0
     began, ended = logged()
     assert "topology declare" in began
     assert "the broker is back" in ended
-    nothing_is_left(witness)
+    nothing_is_left(rabbit)
 
 
 @pytest.mark.usefixtures("impatient")
 def test_full_reply_queue_makes_no_dead_letter(
     application: Application,
     rabbitmq: RabbitMQServer,
-    witness: Witness,
+    rabbit: RabbitClient,
     answers: Callable[[], int],
     logged: Callable[[], list[str]],
 ) -> None:
     """A full queue nacks. Given back again and again, the whole prefetch would pass the delivery limit."""
-    truth = Truth(application.engine)
+    state = ExpectedState(application.engine)
 
     def let_reply_queues_hold(count: int) -> None:
         definition = {"max-length": count, "overflow": "reject-publish"}
@@ -102,70 +102,70 @@ def test_full_reply_queue_makes_no_dead_letter(
         rabbitmq.management.set_policy(vhost, "replies", pattern=r"^billing\.replies", definition=definition)
 
     let_reply_queues_hold(1)
-    before = fill(witness, BILLING.replies.name)
-    publish_some(witness, truth, 30)
+    before = fill(rabbit, BILLING.replies.name)
+    publish_some(rabbit, state, 30)
     with running(application):
         eventually(lambda: answers() > 2 * TRIES, what="the worker tries and tries")
         let_reply_queues_hold(10_000)
-        queues = (witness.reply_queue, BILLING.replies.name)
-        eventually(lambda: sum(map(witness.depth, queues)) >= before + 30, what="30 replies")
+        queues = (rabbit.reply_queue, BILLING.replies.name)
+        eventually(lambda: sum(map(rabbit.depth, queues)) >= before + 30, what="30 replies")
     replies = {
         properties.correlation_id: [json.loads(body)]
         for queue in queues
-        for properties, body in witness.take(queue, witness.depth(queue))
+        for properties, body in rabbit.take(queue, rabbit.depth(queue))
         if properties.correlation_id
     }
-    assert replies.keys() == truth.correlations.keys()
-    truth.check(replies)
-    assert witness.depth(BILLING.dead.name) == 0
+    assert replies.keys() == state.correlations.keys()
+    state.check(replies)
+    assert rabbit.depth(BILLING.dead.name) == 0
     began, ended = logged()
     assert "takes no messages for billing.replies" in began
     assert "the broker is back" in ended
-    nothing_is_left(witness)
+    nothing_is_left(rabbit)
 
 
 def test_missing_reply_queue_is_counted_and_logged_and_stops_no_message(
-    application: Application, witness: Witness, logged: Callable[[], list[str]]
+    application: Application, rabbit: RabbitClient, logged: Callable[[], list[str]]
 ) -> None:
-    truth = Truth(application.engine)
-    gone = f"billing.replies.{witness.user}.gone"
+    state = ExpectedState(application.engine)
+    gone = f"billing.replies.{rabbit.user}.gone"
     with running(application):
-        publish_some(witness, truth, 5, reply_to=gone)
-        answered = publish_some(witness, truth, 5, prefix="n")
-        truth.check(every_reply(witness, answered))
+        publish_some(rabbit, state, 5, reply_to=gone)
+        answered = publish_some(rabbit, state, 5, prefix="n")
+        state.check(every_reply(rabbit, answered))
     unroutable = application.metrics.registry.get_sample_value("billing_worker_unroutable_replies_total")
     assert unroutable == 5
     assert {line.partition(" ")[2] for line in logged()} == {
         f"replies reached no queue: {gone!r} does not exist"
     }
-    nothing_is_left(witness)
+    nothing_is_left(rabbit)
 
 
 @pytest.mark.usefixtures("impatient")
 def test_missing_work_queue_leaks_no_connections_and_holds_no_messages(
-    application: Application, rabbitmq: RabbitMQServer, witness: Witness, logged: Callable[[], list[str]]
+    application: Application, rabbitmq: RabbitMQServer, rabbit: RabbitClient, logged: Callable[[], list[str]]
 ) -> None:
     """A link that can't be completed must not go on holding payments through its first consumer."""
-    witness.channel.queue_delete("billing.usage")
+    rabbit.channel.queue_delete("billing.usage")
     payment = {"type": "credit.bonus", "referenceId": "b", "userId": "u", "tokens": 1}
     for _ in range(TRIES + 1):  # the wait for the next payment proves that the last one was given back
-        witness.publish(payment)
+        rabbit.publish(payment)
     connects = counted(application)
     with running(application):
         eventually(lambda: connects() > 2 * TRIES, what="the worker tries and tries")
         declare(application)
-        witness.take(witness.reply_queue, TRIES + 1)
+        rabbit.take(rabbit.reply_queue, TRIES + 1)
     assert "topology declare" in logged()[0]
     assert len(logged()) == 2
 
 
-def fill(witness: Witness, queue: str) -> int:
+def fill(rabbit: RabbitClient, queue: str) -> int:
     """Publish to ``queue`` until it refuses; return the number of messages it holds."""
     for _ in range(1_000):
         try:
-            witness.channel.basic_publish("", queue, b"full", mandatory=True)
+            rabbit.channel.basic_publish("", queue, b"full", mandatory=True)
         except NackError:
-            return witness.depth(queue)
+            return rabbit.depth(queue)
     raise AssertionError(f"{queue} takes all")
 
 

@@ -6,16 +6,16 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from tests.support.background_producer import BackgroundProducer
+from tests.support.expected_state import ExpectedState, every_reply
 from tests.support.mixed_messages import mixed
 from tests.support.postgres_server import Postgres
 from tests.support.private_server import PrivateServer, StopMode
 from tests.support.processes import WorkerProcesses
 from tests.support.provision import RabbitMQServer
+from tests.support.rabbit_client import RabbitClient, vhost_of
 from tests.support.rabbitmq_management import BrokerConnection, ManagementError
 from tests.support.rabbitmq_server import RabbitMQ
-from tests.support.truth import Truth, every_reply
 from tests.support.waiting import eventually, past
-from tests.support.witness import Witness, vhost_of
 from worker.broker import BILLING
 from worker.ledger.engine import ledger_engine
 from worker.settings import Settings, load_settings
@@ -120,10 +120,10 @@ class Load:
     def is_answered(self, workers: int = 1) -> None:
         """Wait until ``workers`` consume and have answered all messages published so far and some more."""
         wanted = len(self._producer.published) + 20
-        with Witness(self._url) as witness:
+        with RabbitClient(self._url) as rabbit:
             usage = BILLING.work[-1].name
-            eventually(lambda: consumers_of(witness, usage) == workers, what=f"{workers} workers")
-            eventually(lambda: witness.depth(BILLING.replies.name) >= wanted, what=f"{wanted} replies")
+            eventually(lambda: consumers_of(rabbit, usage) == workers, what=f"{workers} workers")
+            eventually(lambda: rabbit.depth(BILLING.replies.name) >= wanted, what=f"{wanted} replies")
 
 
 @contextmanager
@@ -131,7 +131,7 @@ def load(settings: Settings, *, workers: int = 1) -> Iterator[Load]:
     """Keep up load before, during and after the block; then assert a right reply to every message."""
     url = settings.broker_url.get_secret_value()
     engine = ledger_engine(settings.database_url.get_secret_value())
-    truth = Truth(engine)
+    state = ExpectedState(engine)
     with WorkerProcesses(settings) as processes:
         started = [processes.start() for _ in range(workers)]
         with BackgroundProducer(url, mixed(), reply_to=BILLING.replies.name) as producer:
@@ -140,24 +140,24 @@ def load(settings: Settings, *, workers: int = 1) -> Iterator[Load]:
             yield under
             under.is_answered(workers)
         for message in producer.published:
-            truth.sent(message["referenceId"], message)
+            state.sent(message["referenceId"], message)
         engine.dispose()  # its connections went through the outage too
-        check(url, truth)
+        check(url, state)
         ended = [processes.stop(process) for process in started]
     engine.dispose()
     assert [code for code, _ in ended] == [0] * workers
     under.log = "".join(log for _, log in ended)
 
 
-def consumers_of(witness: Witness, queue: str) -> int:
-    return int(witness.channel.queue_declare(queue, passive=True).method.consumer_count)
+def consumers_of(rabbit: RabbitClient, queue: str) -> int:
+    return int(rabbit.channel.queue_declare(queue, passive=True).method.consumer_count)
 
 
-def check(url: str, truth: Truth) -> None:
-    with Witness(url) as witness:
-        witness.reply_queue = BILLING.replies.name  # this queue survives a restart of the broker
-        truth.check(every_reply(witness, truth.correlations))
-        assert witness.depth(BILLING.dead.name) == 0
+def check(url: str, state: ExpectedState) -> None:
+    with RabbitClient(url) as rabbit:
+        rabbit.reply_queue = BILLING.replies.name  # this queue survives a restart of the broker
+        state.check(every_reply(rabbit, state.correlations))
+        assert rabbit.depth(BILLING.dead.name) == 0
 
 
 def outage(server: PrivateServer, mode: StopMode, seconds: float, under: Load) -> None:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.load_scenario import assert_clean, load_scenario, through
 from tests.support.provision import PostgresServer, RabbitMQServer
-from tests.support.proxy import Proxy
-from tests.support.rig import assert_clean, rig, through
+from tests.support.tcp_proxy import Proxy
 from tests.support.waiting import eventually, past
 
 BACKLOG, LOSSES = 3_000, 5
@@ -26,7 +26,7 @@ def test_worker_processes_the_backlog_at_once_after_lost_connections(
 ) -> None:
     with Proxy(rabbitmq.address.port) as broker, Proxy(postgres.address.port) as database:
         seen = through(broker, broker_url), through(database, postgres_url)
-        with rig(
+        with load_scenario(
             tmp_path,
             broker_url=broker_url,
             database_url=postgres_url,
@@ -34,8 +34,8 @@ def test_worker_processes_the_backlog_at_once_after_lost_connections(
             pace=10_000,
             malformed_share=0,
         ) as under:
-            eventually(lambda: len(under.feed.published) >= BACKLOG, what="the backlog")
-            under.feed.pause()
+            eventually(lambda: len(under.producer.published) >= BACKLOG, what="the backlog")
+            under.producer.pause()
             database.delay(0.02)  # so that the backlog outlasts all losses
             under.starts()
             for _ in range(LOSSES):

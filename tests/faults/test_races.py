@@ -21,11 +21,11 @@ from schemas import (
     ReserveUsage,
     SettleUsage,
 )
-from tests.support.books import applied
+from tests.support.apply_commands import applied
+from tests.support.expected_state import balances, every_reply
 from tests.support.fakes import delivery
 from tests.support.processes import WorkerProcesses
-from tests.support.truth import balances, every_reply
-from tests.support.witness import Witness
+from tests.support.rabbit_client import RabbitClient
 from worker.bootstrap import Application
 from worker.catalog import Catalog
 from worker.core import Answer, Conflict
@@ -80,14 +80,14 @@ def test_two_deductions_race_for_the_last_tokens_and_one_wins(
 
 
 def test_two_workers_race_for_the_last_tokens_and_one_wins(
-    application: Application, catalog: Catalog, workers: WorkerProcesses, witness: Witness
+    application: Application, catalog: Catalog, workers: WorkerProcesses, rabbit: RabbitClient
 ) -> None:
     users = [f"u{number}" for number in range(TRIES // 3)]
     open_free(application, catalog, users)
     for _ in range(2):  # one message at a time, so that the two of a pair go to different workers
         workers.start("--batch-size", "1", "--prefetch", "1")
-    pairs = {user: witness.publish_all([wire(f"{n}-{user}", user, FREE) for n in (1, 2)]) for user in users}
-    replies = every_reply(witness, [correlation for pair in pairs.values() for correlation in pair])
+    pairs = {user: rabbit.publish_all([wire(f"{n}-{user}", user, FREE) for n in (1, 2)]) for user in users}
+    replies = every_reply(rabbit, [correlation for pair in pairs.values() for correlation in pair])
     for pair in pairs.values():
         codes = sorted(replies[correlation][0]["code"] for correlation in pair)
         assert codes == ["insufficient_balance", "tokens_deducted"]

@@ -11,11 +11,11 @@ from uuid import uuid4
 import pytest
 
 from schemas import DeadLetterReason, OpenAccount
-from tests.support.books import applied
+from tests.support.apply_commands import applied
 from tests.support.postgres_server import Postgres
 from tests.support.processes import run_cli, worker_environment
+from tests.support.rabbit_client import RabbitClient
 from tests.support.waiting import PATIENCE_S, eventually
-from tests.support.witness import Witness
 from tests.support.worker_thread import FlagStop, running
 from worker.bootstrap import Application, utc_now
 from worker.broker import BILLING, Delivery, Link, Outgoing, open_link
@@ -220,7 +220,7 @@ def test_replay_of_a_group_takes_many_dead_letters_and_no_other(
         ("unprocessable", many, len(USERS)),
         ("not_json", 1, 0),  # its body names no user
     ]
-    with running(application), Witness(broker_url):
+    with running(application), RabbitClient(broker_url):
         created = service.create_replay(DeadLetterFilter(fingerprint=groups[0].fingerprint), "mended", "ann")
         ended = application.replayer().run(created.number, "ann", stop=FlagStop())
     assert (ended.state, ended.counts["applied"]) == ("finished", many)

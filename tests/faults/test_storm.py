@@ -6,10 +6,10 @@ from threading import Barrier, Thread
 import pika
 
 from schemas import OpenAccount
-from tests.support.books import applied
+from tests.support.apply_commands import applied
+from tests.support.expected_state import balances, content_of, every_reply
 from tests.support.processes import WorkerProcesses
-from tests.support.truth import balances, content_of, every_reply
-from tests.support.witness import Witness, user_of
+from tests.support.rabbit_client import RabbitClient, user_of
 from worker.bootstrap import Application
 from worker.catalog import Catalog
 from worker.ledger.audit import audit
@@ -20,7 +20,7 @@ BATCH = {"type": "usage.batch", "referenceId": "a-batch", "items": [COMMAND]}
 
 
 def test_thousand_copies_have_one_effect_and_the_same_reply_each(
-    application: Application, catalog: Catalog, workers: WorkerProcesses, witness: Witness
+    application: Application, catalog: Catalog, workers: WorkerProcesses, rabbit: RabbitClient
 ) -> None:
     applied(application.engine, catalog, OpenAccount(reference_id="o", user_id="u", tier="free"))
     for _ in range(WORKERS):
@@ -28,14 +28,14 @@ def test_thousand_copies_have_one_effect_and_the_same_reply_each(
     url = application.settings.broker_url.get_secret_value()
     start = Barrier(CONNECTIONS)
     threads = [
-        Thread(target=publish_copies, args=(url, str(number), witness.reply_queue, start))
+        Thread(target=publish_copies, args=(url, str(number), rabbit.reply_queue, start))
         for number in range(CONNECTIONS)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    replies = every_reply(witness, {f"{n}-{copy}" for n in range(CONNECTIONS) for copy in range(EACH)})
+    replies = every_reply(rabbit, {f"{n}-{copy}" for n in range(CONNECTIONS) for copy in range(EACH)})
     given = [item for each in replies.values() for reply in each for item in reply.get("items", [reply])]
     assert len(given) == CONNECTIONS * EACH
     assert [reply["duplicate"] for reply in given].count(False) == 1

@@ -6,9 +6,9 @@ from typing import Any
 import pika
 
 from schemas import DeadLetter
+from tests.support.expected_state import nothing_is_left
 from tests.support.provision import RabbitMQServer
-from tests.support.truth import nothing_is_left
-from tests.support.witness import Witness
+from tests.support.rabbit_client import RabbitClient
 from tests.support.worker_thread import running
 from worker.bootstrap import Application
 from worker.broker import BILLING
@@ -79,54 +79,56 @@ READABLE = {
 
 
 def test_unreadable_properties_make_a_dead_letter_and_spare_the_neighbours(
-    application: Application, witness: Witness
+    application: Application, rabbit: RabbitClient
 ) -> None:
     with running(application):
-        neighbours = [witness.publish(neighbour_of("before"))]
+        neighbours = [rabbit.publish(neighbour_of("before"))]
         for properties in UNREADABLE.values():
-            send(witness, GOOD, properties)
-            send(witness, NO_JSON, properties)
-        neighbours.append(witness.publish(neighbour_of("after")))
-        witness.replies(neighbours)
-        dead_letters = dead_letters_in(witness, 2 * len(UNREADABLE))
+            send(rabbit, GOOD, properties)
+            send(rabbit, NO_JSON, properties)
+        neighbours.append(rabbit.publish(neighbour_of("after")))
+        rabbit.replies(neighbours)
+        dead_letters = dead_letters_in(rabbit, 2 * len(UNREADABLE))
     assert {dead_letter.reason for dead_letter in dead_letters} == {"unreadable_properties"}
-    nothing_is_left(witness)
+    nothing_is_left(rabbit)
 
 
-def test_readable_message_with_odd_properties_is_applied(application: Application, witness: Witness) -> None:
+def test_readable_message_with_odd_properties_is_applied(
+    application: Application, rabbit: RabbitClient
+) -> None:
     with running(application):
         for number, properties in enumerate(READABLE.values()):
-            send(witness, GOOD.replace(b"poison", b"odd-%d" % number), properties)
-        witness.request(neighbour_of("after"))
-        witness.take(BILLING.replies.name, len(READABLE))
-    assert witness.depth(BILLING.dead.name) == 0
-    nothing_is_left(witness)
+            send(rabbit, GOOD.replace(b"poison", b"odd-%d" % number), properties)
+        rabbit.request(neighbour_of("after"))
+        rabbit.take(BILLING.replies.name, len(READABLE))
+    assert rabbit.depth(BILLING.dead.name) == 0
+    nothing_is_left(rabbit)
 
 
-def test_odd_headers_stay_with_the_dead_letter(application: Application, witness: Witness) -> None:
+def test_odd_headers_stay_with_the_dead_letter(application: Application, rabbit: RabbitClient) -> None:
     with running(application):
         for properties in READABLE.values():
-            send(witness, NO_JSON, properties)
-        dead_letters = dead_letters_in(witness, len(READABLE))
+            send(rabbit, NO_JSON, properties)
+        dead_letters = dead_letters_in(rabbit, len(READABLE))
     assert {dead_letter.reason for dead_letter in dead_letters} == {"not_json"}
-    nothing_is_left(witness)
+    nothing_is_left(rabbit)
 
 
 def test_routing_key_not_in_utf_8_makes_a_dead_letter_and_spares_the_neighbours(
-    application: Application, witness: Witness
+    application: Application, rabbit: RabbitClient
 ) -> None:
     keys = [b"usage.\xff", b"usage.\xed\xa0\x80", b"usage." + b"\xff" * 249]
     with running(application):
         for key in keys:
             for body in (GOOD, NO_JSON):
-                witness.channel.basic_publish(
+                rabbit.channel.basic_publish(
                     "billing", RawKey(key), body, pika.BasicProperties(), mandatory=True
                 )
-        witness.request(neighbour_of("after"))
-        dead_letters = dead_letters_in(witness, 2 * len(keys))
+        rabbit.request(neighbour_of("after"))
+        dead_letters = dead_letters_in(rabbit, 2 * len(keys))
     reasons = {dead_letter.reason for dead_letter in dead_letters}
     assert reasons <= {"unreadable_properties", "wrong_routing_key", "not_json"}
-    nothing_is_left(witness)
+    nothing_is_left(rabbit)
 
 
 class RawKey(str):
@@ -142,36 +144,35 @@ class RawKey(str):
 
 
 def test_dead_letter_drops_properties_that_would_copy_or_expire_it(
-    application: Application, rabbitmq: RabbitMQServer, witness: Witness
+    application: Application, rabbitmq: RabbitMQServer, rabbit: RabbitClient
 ) -> None:
-    witness.channel.queue_declare("usage.copied")
+    rabbit.channel.queue_declare("usage.copied")
     properties: dict[str, Any] = {
         "headers": {"CC": ["usage.copied"], "BCC": ["usage.hidden"], "x-note": "kept"},
         "user_id": rabbitmq.address.user,
         "expiration": "60000",
     }
     with running(application):
-        witness.publish(NO_JSON, routing_key="usage.deduct", **properties)
-        ((dead_letter, body),) = witness.take(BILLING.dead.name, 1)
-        witness.request(neighbour_of("after"))
+        rabbit.publish(NO_JSON, routing_key="usage.deduct", **properties)
+        ((dead_letter, body),) = rabbit.take(BILLING.dead.name, 1)
+        rabbit.request(neighbour_of("after"))
     assert body == NO_JSON
     assert dead_letter.headers["x-note"] == "kept"
     assert (dead_letter.user_id, dead_letter.expiration) == (None, None)
     assert dead_letter.headers["x-billing-sent-by"] == rabbitmq.address.user
-    assert witness.depth("usage.copied") == witness.depth(BILLING.dead.name) == 0
-    nothing_is_left(witness)
+    assert rabbit.depth("usage.copied") == rabbit.depth(BILLING.dead.name) == 0
+    nothing_is_left(rabbit)
 
 
-def send(witness: Witness, body: bytes, properties: RawProperties) -> None:
-    witness.channel.basic_publish("billing", "usage.deduct", body, properties, mandatory=True)
+def send(rabbit: RabbitClient, body: bytes, properties: RawProperties) -> None:
+    rabbit.channel.basic_publish("billing", "usage.deduct", body, properties, mandatory=True)
 
 
 def neighbour_of(name: str) -> dict[str, object]:
     return {"type": "usage.deduct", "referenceId": f"neighbour-{name}", "userId": "u", "tokens": 1}
 
 
-def dead_letters_in(witness: Witness, count: int) -> Sequence[DeadLetter]:
+def dead_letters_in(rabbit: RabbitClient, count: int) -> Sequence[DeadLetter]:
     return [
-        DeadLetter.from_headers(properties.headers)
-        for properties, _ in witness.take(BILLING.dead.name, count)
+        DeadLetter.from_headers(properties.headers) for properties, _ in rabbit.take(BILLING.dead.name, count)
     ]

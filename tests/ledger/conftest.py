@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import Engine
 
 from tests.benchmarks import filling
-from tests.support.asking import NOW, Apply, given, opened
 from tests.support.provision import PostgresServer
+from tests.support.query_samples import NOW, Apply, given, opened
 from tests.support.true_ledger import fill, unguarded
 from worker.ledger.engine import ledger_engine
 from worker.ledger.queries import Reader

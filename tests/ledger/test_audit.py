@@ -16,8 +16,8 @@ import pytest
 from sqlalchemy import Connection, Engine, select, text
 
 from schemas import DeductUsage, OpenAccount, Status
+from tests.support.strategies import SMALL_CATALOG
 from tests.support.true_ledger import CATALOG, DAN
-from tests.support.worlds import SMALL_CATALOG
 from worker.catalog import Catalog
 from worker.ledger.audit import (
     EFFECTS,

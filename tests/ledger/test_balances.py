@@ -21,7 +21,8 @@ from schemas import (
     SettleAccount,
 )
 from schemas.fields import INT64_MAX
-from tests.support.asking import (
+from tests.support.apply_commands import applied
+from tests.support.query_samples import (
     NOW,
     TICK,
     Apply,
@@ -33,8 +34,7 @@ from tests.support.asking import (
     paid,
     used,
 )
-from tests.support.books import applied
-from tests.support.worlds import SMALL_CATALOG, Day, examples, passing_days
+from tests.support.strategies import SMALL_CATALOG, Day, examples, passing_days
 from worker.catalog import Catalog
 from worker.core import Decided
 from worker.errors import QueryError

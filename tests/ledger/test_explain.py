@@ -14,7 +14,7 @@ from schemas import (
     ReserveUsage,
     SettleUsage,
 )
-from tests.support.asking import (
+from tests.support.query_samples import (
     DAY,
     NOW,
     TICK,

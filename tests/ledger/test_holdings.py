@@ -16,7 +16,8 @@ from schemas import (
     SettleAccount,
     SettleUsage,
 )
-from tests.support.asking import (
+from tests.support.apply_commands import applied
+from tests.support.query_samples import (
     DAY,
     NOW,
     TICK,
@@ -29,8 +30,7 @@ from tests.support.asking import (
     paid,
     used,
 )
-from tests.support.books import applied
-from tests.support.worlds import SMALL_CATALOG, Day, examples, passing_days
+from tests.support.strategies import SMALL_CATALOG, Day, examples, passing_days
 from worker.catalog import Catalog
 from worker.errors import QueryError
 from worker.ledger.queries import Expiring, Holds, Lots, Reader, holdings

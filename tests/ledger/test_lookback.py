@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, event
 
 from schemas import CancelSubscription, ChangeSubscription, RenewSubscription, SettleAccount
-from tests.support.asking import (
+from tests.support.apply_commands import applied
+from tests.support.query_samples import (
     DAY,
     NOW,
     TICK,
@@ -26,8 +27,7 @@ from tests.support.asking import (
     opened,
     used,
 )
-from tests.support.books import applied
-from tests.support.worlds import CATALOGS, Day, examples, passing_days
+from tests.support.strategies import CATALOGS, Day, examples, passing_days
 from worker.catalog import Catalog
 from worker.errors import NotFoundError, QueryError
 from worker.ledger.engine import ledger_engine

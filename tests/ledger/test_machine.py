@@ -17,8 +17,8 @@ from sqlalchemy import Engine, Row, Table, select
 
 from schemas import Command, OpenAccount
 from tests.support.model import Model, predicted
-from tests.support.worlds import CATALOGS, STARTS, crowded_commands, crowded_payments, examples, moved
-from tests.support.worlds import NOW as AROUND
+from tests.support.strategies import CATALOGS, STARTS, crowded_commands, crowded_payments, examples, moved
+from tests.support.strategies import NOW as AROUND
 from worker.catalog import Catalog
 from worker.core import decide, reply_for
 from worker.ledger.audit import audit

@@ -22,7 +22,7 @@ from schemas import (
     RefundCredit,
     SettleAccount,
 )
-from tests.support.books import applied
+from tests.support.apply_commands import applied
 from tests.support.provision import PostgresServer
 from worker.catalog import load_catalog
 from worker.core import reply_for

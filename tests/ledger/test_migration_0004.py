@@ -10,7 +10,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from tests.ledger.test_store import replies_to
-from tests.support.makers import deduct, payment
+from tests.support.commands import deduct, payment
 from tests.support.provision import PostgresServer
 from worker.ledger.audit import audit
 from worker.ledger.engine import ledger_engine

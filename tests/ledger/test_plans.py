@@ -12,8 +12,8 @@ from sqlalchemy import Engine, select
 
 from schemas import Command, DeductUsage, RefundCredit
 from tests.ledger.conftest import YEAR_OLD
-from tests.support.asking import NOW
-from tests.support.plans import heard, scanned
+from tests.support.query_plans import recorded_statements, scanned
+from tests.support.query_samples import NOW
 from worker.catalog import Catalog
 from worker.ledger.engine import ledger_engine
 from worker.ledger.loading import load
@@ -41,7 +41,7 @@ QUESTIONS: dict[str, Callable[[Reader, Catalog], Any]] = {
 def test_an_answer_about_one_account_reads_no_whole_table(
     question: Callable[[Reader, Catalog], Any], year_old: Engine, catalog: Catalog
 ) -> None:
-    with heard(year_old) as statements:
+    with recorded_statements(year_old) as statements:
         question(Reader(year_old), catalog)
     assert statements
     assert scanned(year_old, statements, LARGE_TABLES) == []
@@ -49,7 +49,7 @@ def test_an_answer_about_one_account_reads_no_whole_table(
 
 def test_a_statement_reads_no_whole_table(year_old: Engine) -> None:
     with (
-        heard(year_old) as statements,
+        recorded_statements(year_old) as statements,
         Reader(year_old).statement(HEAVY, NOW - timedelta(days=40), NOW - timedelta(days=30)) as period,
     ):
         assert len(list(period.transactions)) == period.summary.entries > 0
@@ -58,7 +58,7 @@ def test_a_statement_reads_no_whole_table(year_old: Engine) -> None:
 
 def test_an_explanation_reads_no_whole_table(year_old: Engine, catalog: Catalog) -> None:
     (reference, *_) = references(year_old)
-    with heard(year_old) as statements:
+    with recorded_statements(year_old) as statements:
         Reader(year_old).explain(reference, NOW, catalog)
     assert scanned(year_old, statements, LARGE_TABLES) == []
 
@@ -79,7 +79,7 @@ def test_loading_a_batch_reads_no_whole_table(year_old: Engine) -> None:
     ]
     url = year_old.url.render_as_string(hide_password=False)
     for engine in (year_old, ledger_engine(url, only_by_key=True)):  # the worker's own session, and any other
-        with heard(engine) as statements, engine.connect() as connection:
+        with recorded_statements(engine) as statements, engine.connect() as connection:
             load(connection, batch, NOW)
             connection.rollback()
         assert len(statements) >= 5
@@ -88,7 +88,7 @@ def test_loading_a_batch_reads_no_whole_table(year_old: Engine) -> None:
 
 
 def test_a_scan_would_be_seen(year_old: Engine) -> None:
-    with heard(year_old) as statements, year_old.connect() as connection:
+    with recorded_statements(year_old) as statements, year_old.connect() as connection:
         connection.exec_driver_sql("SELECT sum(amount) FROM entries JOIN lots USING (account_id)")
     assert {table for table, _ in scanned(year_old, statements, LARGE_TABLES)} == {"entries", "lots"}
 

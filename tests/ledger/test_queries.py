@@ -23,7 +23,8 @@ from schemas import (
     SettleUsage,
 )
 from schemas.fields import INT64_MAX
-from tests.support.asking import (
+from tests.support.apply_commands import applied
+from tests.support.query_samples import (
     NOW,
     TICK,
     Apply,
@@ -35,8 +36,7 @@ from tests.support.asking import (
     paid,
     used,
 )
-from tests.support.books import applied
-from tests.support.worlds import examples
+from tests.support.strategies import examples
 from worker.catalog import Catalog, PaymentPolicy
 from worker.errors import LedgerUnavailableError, NotFoundError, QueryError
 from worker.ledger.engine import ledger_engine

@@ -22,7 +22,7 @@ from sqlalchemy import (
     text,
 )
 
-from tests.support.worlds import examples
+from tests.support.strategies import examples
 from worker.errors import LedgerUnavailableError
 from worker.ledger.bulk import RowInsert, RowUpdate, insert_rows, update_rows, write_all
 from worker.ledger.engine import translated_errors

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Engine
 
 from schemas import Command
-from tests.support.makers import (
+from tests.support.commands import (
     adjust,
     bonus,
     cancel,
@@ -22,7 +22,7 @@ from tests.support.makers import (
     reserve,
     went_back,
 )
-from tests.support.worlds import NOW, SMALL_CATALOG
+from tests.support.strategies import NOW, SMALL_CATALOG
 from worker.core import Decided, Known, Outcome, Plan, QuotaKey, QuotaState, Taken, decide
 from worker.core.known import Happened
 from worker.ledger.store import Ledger

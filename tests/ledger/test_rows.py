@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Table
 
 from tests.support.distinct import distinct
-from tests.support.worlds import NOW
+from tests.support.strategies import NOW
 from worker.core import (
     AccountMove,
     AccountState,

@@ -10,9 +10,9 @@ from sqlalchemy.exc import DBAPIError
 
 from schemas import Command
 from tests.ledger.test_store import NOW, counted_statements, in_world, replies_to
-from tests.support.makers import bonus, deduct, opening, payment, record, upload
+from tests.support.commands import bonus, deduct, opening, payment, record, upload
 from tests.support.model import Model, predicted
-from tests.support.worlds import SMALL_CATALOG, cut
+from tests.support.strategies import SMALL_CATALOG, cut
 from worker.core import decide
 from worker.errors import ContentionError
 from worker.ledger.audit import audit

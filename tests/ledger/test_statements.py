@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, event
 
 from schemas import DeductUsage
-from tests.support.asking import (
+from tests.support.apply_commands import applied
+from tests.support.query_samples import (
     DAY,
     NOW,
     TICK,
@@ -23,8 +24,7 @@ from tests.support.asking import (
     opened,
     used,
 )
-from tests.support.books import applied
-from tests.support.worlds import examples
+from tests.support.strategies import examples
 from worker.catalog import Catalog
 from worker.errors import QueryError
 from worker.ledger.queries import PostedEntry, Reader, StatementSummary

@@ -29,11 +29,11 @@ from schemas import (
     ReserveUsage,
     SettleUsage,
 )
-from tests.support.books import applied
+from tests.support.apply_commands import applied
 from tests.support.model import Model, predicted
-from tests.support.plans import heard, keyless
 from tests.support.provision import PostgresServer
-from tests.support.worlds import SMALL_CATALOG, crowded_days, cut, examples
+from tests.support.query_plans import keyless, recorded_statements
+from tests.support.strategies import SMALL_CATALOG, crowded_days, cut, examples
 from worker.catalog import Catalog, load_catalog
 from worker.core import Answer, Decided, decide, reply_for
 from worker.errors import ContentionError
@@ -269,7 +269,7 @@ def test_update_is_not_planned_for_an_empty_table(postgres_url: str, catalog: Ca
         catalog,
         *(ReserveUsage(reference_id=f"h-{u}", user_id=u, tokens=9, ttl_seconds=60) for u in users),
     )
-    with heard(engine) as statements:
+    with recorded_statements(engine) as statements:
         applied(
             engine,
             catalog,

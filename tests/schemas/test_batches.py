@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from schemas import DeductUsage, FreeUpload, RecordUsage, UsageBatch
 from schemas.decoding import BODY_MAX_BYTES
 from schemas.usage import BATCH_MAX_ITEMS
-from tests.support.border import (
+from tests.support.message_bodies import (
     GONE,
     MINIMAL,
     assert_fit_for_logs_and_headers,
@@ -20,7 +20,7 @@ from tests.support.border import (
     refusal_of,
     taken,
 )
-from tests.support.worlds import LIMITS, examples, identifiers, labels, metadata, quantities, timestamps
+from tests.support.strategies import LIMITS, examples, identifiers, labels, metadata, quantities, timestamps
 
 ITEM = MINIMAL["usage.deduct"]
 KINDS = "it is one of usage.deduct, usage.free_upload, usage.record"

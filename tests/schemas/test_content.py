@@ -19,8 +19,8 @@ from schemas import (
     RefundCredit,
 )
 from schemas.fields import INT64_MAX
-from tests.support.border import MINIMAL, body, taken
-from tests.support.worlds import commands, examples, identifiers, labels
+from tests.support.message_bodies import MINIMAL, body, taken
+from tests.support.strategies import commands, examples, identifiers, labels
 from worker.core.decide import content_of
 
 #: Fields that moved the ledger in version 1, by the names on the wire.

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.border import GONE, assert_refused, body, taken
-from tests.support.worlds import LIMITS
+from tests.support.message_bodies import GONE, assert_refused, body, taken
+from tests.support.strategies import LIMITS
 
 LATER, LATEST = "2027-01-01T00:00:00Z", "2027-02-01T00:00:00Z"
 OUTSIDE = "lies outside the years 1 to 9999 in UTC"

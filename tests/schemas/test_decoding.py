@@ -12,8 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from schemas import COMMAND_TYPES, MESSAGE_TYPES, Command, DeductUsage, Limits, Malformed, decode
 from schemas.fields import Metadata, metadata_fault
-from tests.support import border
-from tests.support.border import (
+from tests.support import message_bodies
+from tests.support.message_bodies import (
     GONE,
     MINIMAL,
     assert_fit_for_logs_and_headers,
@@ -21,7 +21,7 @@ from tests.support.border import (
     outcome_of,
     refusal_of,
 )
-from tests.support.worlds import LIMITS, NOW, commands, examples
+from tests.support.strategies import LIMITS, NOW, commands, examples
 
 DEDUCT = MINIMAL["usage.deduct"]
 PAYMENT = {**MINIMAL["payment.succeeded"], "packageIndex": GONE, "packageId": "starter"}
@@ -29,7 +29,7 @@ PAYMENT = {**MINIMAL["payment.succeeded"], "packageIndex": GONE, "packageId": "s
 
 def body(base: dict[str, Any] = DEDUCT, /, **changes: Any) -> bytes:
     """``base`` with fields changed, or taken away by GONE."""
-    return border.body(base, **changes)
+    return message_bodies.body(base, **changes)
 
 
 def deduct_of(text: str, field: str = "tokens") -> bytes:
@@ -675,7 +675,7 @@ def test_a_bad_message_disturbs_no_neighbour() -> None:
 
 @pytest.mark.parametrize("name", sorted(MESSAGE_TYPES))
 def test_every_type_on_the_list_is_understood(name: str) -> None:
-    taken = outcome_of(border.body(name))
+    taken = outcome_of(message_bodies.body(name))
     assert type(taken) is MESSAGE_TYPES[name]
     assert taken.type == name
 
@@ -695,12 +695,14 @@ def test_a_batch_is_a_message_and_no_command() -> None:
     ],
 )
 def test_missing_required_field_is_named(name: str, field: str) -> None:
-    assert_refused(border.body(name, **{field: GONE}), "missing_field", field, f"'{field}' is missing")
+    assert_refused(
+        message_bodies.body(name, **{field: GONE}), "missing_field", field, f"'{field}' is missing"
+    )
 
 
 @pytest.mark.parametrize("name", sorted(MINIMAL))
 def test_no_type_takes_a_field_that_it_does_not_know(name: str) -> None:
-    assert_refused(border.body(name, colour="red"), "unknown_field", "colour", "known are ")
+    assert_refused(message_bodies.body(name, colour="red"), "unknown_field", "colour", "known are ")
 
 
 def test_all_types_are_listed_where_one_is_not_known() -> None:
@@ -840,4 +842,4 @@ def test_a_command_is_published_in_camel_case_without_what_is_absent() -> None:
 
 @pytest.mark.parametrize("text", ["👨‍👩‍👧 paid", "می‌خواهم", "\u200fשלום", "\U0001fae9 newer than us"])
 def test_text_for_people_keeps_their_scripts(text: str) -> None:
-    assert border.taken(body(description=text)).description == text
+    assert message_bodies.taken(body(description=text)).description == text

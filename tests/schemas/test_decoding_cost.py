@@ -16,8 +16,8 @@ from schemas import Malformed, decode
 from schemas.decoding import BODY_MAX_BYTES
 from schemas.parsing import CONTAINERS_MAX
 from schemas.usage import BATCH_MAX_ITEMS
-from tests.support.border import MINIMAL, refusal_of
-from tests.support.worlds import LIMITS, NOW
+from tests.support.message_bodies import MINIMAL, refusal_of
+from tests.support.strategies import LIMITS, NOW
 
 #: Most that any body may cost, in good batches. Measured: below 2, up to 4 beside other work that takes the
 #: caches; without bounds it was 9 to 40.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.border import GONE, assert_refused, body, taken
+from tests.support.message_bodies import GONE, assert_refused, body, taken
 
 BACK = ["payment.refunded", "payment.disputed", "payment.dispute_closed"]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.border import assert_refused, body, taken
+from tests.support.message_bodies import assert_refused, body, taken
 
 
 def test_a_cancellation_waits_for_the_end_of_the_period_unless_told() -> None:

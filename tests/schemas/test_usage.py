@@ -3,8 +3,8 @@
 import pytest
 
 from schemas.usage import HOLD_MAX_SECONDS
-from tests.support.border import GONE, assert_refused, body, taken
-from tests.support.worlds import LIMITS
+from tests.support.message_bodies import GONE, assert_refused, body, taken
+from tests.support.strategies import LIMITS
 
 WHOLE = "must be a whole number, without quotes, fraction or exponent"
 DAYS_31 = 31 * 24 * 3600

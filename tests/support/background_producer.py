@@ -11,8 +11,8 @@ import pika
 from pika.exceptions import AMQPError
 
 from tests.support.mixed_messages import Message
+from tests.support.rabbit_client import user_of
 from tests.support.waiting import PATIENCE_S
-from tests.support.witness import user_of
 
 #: Pause between two messages of a producer: some hundred a second leave the machine to the servers.
 PACE_S = 0.004

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from schemas import Command
-from tests.support.worlds import NOW, SMALL_CATALOG
+from tests.support.strategies import NOW, SMALL_CATALOG
 from worker.catalog import Catalog
 from worker.core import (
     AccountState,

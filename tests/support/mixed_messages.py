@@ -29,7 +29,7 @@ Message = dict[str, Any]
 USERS = tuple(f"user-{number}" for number in range(24))
 
 
-#: Users for tens of thousands of messages, see ``Truth``.
+#: Users for tens of thousands of messages, see ``ExpectedState``.
 MANY_USERS = tuple(f"user-{number}" for number in range(1_200))
 _MUCH = 10**12
 

@@ -3,23 +3,23 @@
 import json
 
 from tests.support.mixed_messages import Message
+from tests.support.rabbit_client import RabbitClient
 from tests.support.waiting import eventually
-from tests.support.witness import Witness
 from worker.broker import BILLING
 
 
 class NoticeListener:
-    """Reader of notices, on the connection of the witness."""
+    """Reader of notices, on the connection of a client."""
 
-    def __init__(self, witness: Witness) -> None:
-        self._witness = witness
-        self._queue = str(witness.channel.queue_declare("", exclusive=True).method.queue)
-        witness.channel.queue_bind(self._queue, BILLING.events, "#")
+    def __init__(self, rabbit: RabbitClient) -> None:
+        self._rabbit = rabbit
+        self._queue = str(rabbit.channel.queue_declare("", exclusive=True).method.queue)
+        rabbit.channel.queue_bind(self._queue, BILLING.events, "#")
         self._notices: list[Message] = []
 
     def received(self) -> set[tuple[str, str]]:
         """Return reference and type of each received notice; copies of one are equal."""
-        waiting = self._witness.take(self._queue, self._witness.depth(self._queue))
+        waiting = self._rabbit.take(self._queue, self._rabbit.depth(self._queue))
         self._notices += [json.loads(body) for _, body in waiting]
         bodies: dict[str, Message] = {}
         for notice in self._notices:

@@ -8,8 +8,8 @@ import pika
 from sqlalchemy import Engine, select
 
 from schemas import DeadLetter
-from tests.support.feed import Publication
-from tests.support.truth import Truth, balances, content_of
+from tests.support.expected_state import ExpectedState, balances, content_of
+from tests.support.steady_producer import Publication
 from worker.broker import BILLING
 from worker.deadletters.store.tables import dead_letters
 from worker.ledger import tables
@@ -49,7 +49,7 @@ class Differences:
 
 
 def reconcile(
-    truth: Truth,
+    state: ExpectedState,
     engine: Engine,
     broker_url: str,
     publications: Iterable[Publication],
@@ -58,20 +58,20 @@ def reconcile(
     """Compare the published messages with the ledger, the replies and the dead letters.
 
     To be called once no message is under way; takes the dead letters out of their queue, and adds the
-    publications to ``truth``.
+    publications to ``state``.
     """
     publications = list(publications)
     for publication in publications:
         if publication.message is not None:
-            truth.sent(publication.correlation_id, publication.message)
+            state.sent(publication.correlation_id, publication.message)
     bad = {each.correlation_id: each.reason for each in publications if each.message is None}
     dead_letters = {**_dead_letters_in_table(engine), **_dead_letters_in_queue(broker_url)}
-    expected = truth.codes_in_ledger
+    expected = state.codes_in_ledger
     return Differences(
         lost=sorted(expected - _references(engine)),
-        doubled=_wrong_balances(truth, engine),
-        unanswered=sorted((truth.correlations.keys() | bad.keys()) - replies.keys()),
-        wrong_replies=[*_wrong_replies(truth, replies), *_wrong_refusals(bad, replies)],
+        doubled=_wrong_balances(state, engine),
+        unanswered=sorted((state.correlations.keys() | bad.keys()) - replies.keys()),
+        wrong_replies=[*_wrong_replies(state, replies), *_wrong_refusals(bad, replies)],
         wrong_dead_letters=[
             f"{correlation_id}: {reason}"
             for correlation_id, reason in dead_letters.items()
@@ -87,8 +87,8 @@ def _references(engine: Engine) -> set[str]:
         return set(connection.scalars(select(tables.operations.c.reference_id)))
 
 
-def _wrong_balances(truth: Truth, engine: Engine) -> list[str]:
-    stored, expected = balances(engine), truth.balances
+def _wrong_balances(state: ExpectedState, engine: Engine) -> list[str]:
+    stored, expected = balances(engine), state.balances
     users = sorted(stored.keys() | expected.keys())
     return [
         f"{user} has {stored.get(user)}, not {expected.get(user)}"
@@ -97,10 +97,10 @@ def _wrong_balances(truth: Truth, engine: Engine) -> list[str]:
     ]
 
 
-def _wrong_replies(truth: Truth, replies: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+def _wrong_replies(state: ExpectedState, replies: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     wrong = []
-    for correlation_id in truth.correlations.keys() & replies.keys():
-        code = truth.code_of(truth.correlations[correlation_id])
+    for correlation_id in state.correlations.keys() & replies.keys():
+        code = state.code_of(state.correlations[correlation_id])
         given = replies[correlation_id]
         if any(reply["code"] != code for reply in given):
             wrong.append(f"{correlation_id}: {[reply['code'] for reply in given]}, not {code}")

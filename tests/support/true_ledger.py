@@ -31,8 +31,8 @@ from schemas import (
     SettleAccount,
     SettleUsage,
 )
-from tests.support.books import applied
-from tests.support.worlds import STRICT_CATALOG, TAKING_CATALOG
+from tests.support.apply_commands import applied
+from tests.support.strategies import STRICT_CATALOG, TAKING_CATALOG
 from worker.catalog import Catalog
 from worker.ledger.engine import ledger_engine
 

@@ -9,7 +9,7 @@ import pika
 
 from schemas import DeductUsage
 from tests.benchmarks.contenders.setup import Setup
-from tests.benchmarks.stage import ProcessCommand, Progress, Stage
+from tests.benchmarks.sandbox import ProcessCommand, Progress, Sandbox
 from worker.broker import Outgoing
 
 
@@ -49,18 +49,18 @@ class Contender:
         threads = f" of {self.threads} threads" if self.threads > 1 else ""
         return f"{processes}{threads}, prefetch {self.prefetch}, {self.kept}"
 
-    def prefill(self, stage: Stage, deductions: Iterable[DeductUsage], progress: Progress) -> int:
-        """Declare its queue on ``stage`` and fill it; return the number of messages."""
-        with pika.BlockingConnection(pika.URLParameters(stage.broker_url)) as connection:
+    def prefill(self, sandbox: Sandbox, deductions: Iterable[DeductUsage], progress: Progress) -> int:
+        """Declare its queue on ``sandbox`` and fill it; return the number of messages."""
+        with pika.BlockingConnection(pika.URLParameters(sandbox.broker_url)) as connection:
             arguments = {"x-queue-type": "quorum", **self.queue_arguments}
             connection.channel().queue_declare(self.queue, durable=True, arguments=arguments)
-        return stage.prefill((self.encode(command, self.queue) for command in deductions), progress)
+        return sandbox.prefill((self.encode(command, self.queue) for command in deductions), progress)
 
-    def commands(self, stage: Stage) -> list[ProcessCommand]:
+    def commands(self, sandbox: Sandbox) -> list[ProcessCommand]:
         """Return the processes to start, with the variables besides ours."""
         numbers = {"processes": self.processes, "threads": self.threads, "prefetch": self.prefetch}
         arguments = [argument.format_map(numbers) for argument in self.arguments]
         environment = {name: value.format_map(numbers) for name, value in self.environment.items()}
-        setup = Setup(stage.broker_url, stage.database_url, self.queue, self.threads, self.prefetch)
+        setup = Setup(sandbox.broker_url, sandbox.database_url, self.queue, self.threads, self.prefetch)
         command = [sys.executable, "-m", *arguments], setup.to_environment() | environment
         return [command] * (1 if self.is_forking else self.processes)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.asking import asked_catalog
+from tests.support.query_samples import asked_catalog
 from worker.catalog import Catalog
 
 

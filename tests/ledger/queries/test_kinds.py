@@ -5,8 +5,8 @@ from datetime import date, timedelta
 import pytest
 from sqlalchemy import Engine
 
-from tests.support.asking import DAY, NOW, Apply, asked_catalog, given, on_sqlite, opened, used
-from tests.support.makers import reserve, settle
+from tests.support.commands import reserve, settle
+from tests.support.query_samples import DAY, NOW, Apply, asked_catalog, given, on_sqlite, opened, used
 from worker.errors import NotFoundError, QueryError
 from worker.ledger.queries import Reader, snapshot
 from worker.ledger.queries.kinds import UsageKinds, usage_kinds

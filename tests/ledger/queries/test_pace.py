@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from tests.support.asking import NOW, Apply, given, on_sqlite, opened, used
+from tests.support.query_samples import NOW, Apply, given, on_sqlite, opened, used
 from worker.errors import QueryError
 from worker.ledger.queries import snapshot
 from worker.ledger.queries.pace import Pace, pace

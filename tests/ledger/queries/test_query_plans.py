@@ -9,8 +9,8 @@ from sqlalchemy import Connection, Engine
 
 from tests.ledger.conftest import YEAR_OLD
 from tests.ledger.test_plans import LARGE_TABLES
-from tests.support.asking import NOW
-from tests.support.plans import heard, scanned
+from tests.support.query_plans import recorded_statements, scanned
+from tests.support.query_samples import NOW
 from worker.ledger.queries import snapshot
 from worker.ledger.queries.kinds import usage_kinds
 from worker.ledger.queries.pace import pace
@@ -29,7 +29,7 @@ QUESTIONS: dict[str, Callable[[Connection], Any]] = {
 
 @pytest.mark.parametrize("question", QUESTIONS.values(), ids=QUESTIONS.keys())
 def test_query_reads_no_whole_table(question: Callable[[Connection], Any], year_old: Engine) -> None:
-    with heard(year_old) as statements, snapshot(year_old) as connection:
+    with recorded_statements(year_old) as statements, snapshot(year_old) as connection:
         question(connection)
     assert statements
     assert scanned(year_old, statements, LARGE_TABLES) == []

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import Engine
 
-from tests.support.asking import Apply, given, on_sqlite, opened
+from tests.support.query_samples import Apply, given, on_sqlite, opened
 from worker.errors import QueryError
 from worker.ledger.queries import snapshot
 from worker.ledger.queries.search import AccountPage, accounts_by_prefix

@@ -18,15 +18,15 @@ from schemas import (
 )
 from tests.support.mixed_messages import USERS, Message, mixed, open_accounts
 from tests.support.model import Model
+from tests.support.rabbit_client import RabbitClient
 from tests.support.waiting import eventually
-from tests.support.witness import Witness
 from worker.broker import BILLING
 from worker.catalog import load_catalog
 from worker.ledger.audit import audit
 from worker.ledger.tables import accounts
 
 
-class Truth:
+class ExpectedState:
     """Check of all sent messages against the model, the audit and the replies.
 
     The model's time grows with the square of the messages a user sends: long runs need many ``users``.
@@ -94,13 +94,13 @@ class Truth:
 
 
 def publish_some(
-    witness: Witness, truth: Truth, count: int, *, prefix: str = "m", **properties: Any
+    rabbit: RabbitClient, state: ExpectedState, count: int, *, prefix: str = "m", **properties: Any
 ) -> list[str]:
     """Publish some mixed messages; return their correlation ids."""
     sent = []
     for message in islice(mixed(prefix=prefix), count):
-        sent.append(witness.publish(message, **properties))
-        truth.sent(sent[-1], message)
+        sent.append(rabbit.publish(message, **properties))
+        state.sent(sent[-1], message)
     return sent
 
 
@@ -119,19 +119,19 @@ def balances(engine: Engine) -> dict[str, int]:
         return {row.user_id: row.balance for row in rows}
 
 
-def every_reply(witness: Witness, expected: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
+def every_reply(rabbit: RabbitClient, expected: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
     """Return all replies by correlation id, once each of ``expected`` has one."""
-    replies = witness.replies(expected)
-    for properties, body in witness.take(witness.reply_queue, witness.depth(witness.reply_queue)):
+    replies = rabbit.replies(expected)
+    for properties, body in rabbit.take(rabbit.reply_queue, rabbit.depth(rabbit.reply_queue)):
         replies.setdefault(properties.correlation_id, []).append(json.loads(body))
     return replies
 
 
-def nothing_is_left(witness: Witness) -> None:
+def nothing_is_left(rabbit: RabbitClient) -> None:
     """Fail the test unless the work queues are empty; no worker may hold a message."""
     for queue in BILLING.work:
-        eventually(partial(_is_empty, witness, queue.name), what=f"{queue.name} is empty")
+        eventually(partial(_is_empty, rabbit, queue.name), what=f"{queue.name} is empty")
 
 
-def _is_empty(witness: Witness, queue: str) -> bool:
-    return witness.depth(queue) == 0
+def _is_empty(rabbit: RabbitClient, queue: str) -> bool:
+    return rabbit.depth(queue) == 0

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from schemas import AdjustCredit, BonusCredit, Command, DeductUsage, OpenAccount, PaymentSucceeded
-from tests.support.worlds import Day
+from tests.support.strategies import Day
 from worker.catalog import Catalog, RefundPolicy, Tier, load_catalog
 
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)

@@ -11,7 +11,7 @@ Statement = tuple[str, Any]
 
 
 @contextmanager
-def heard(engine: Engine) -> Iterator[list[Statement]]:
+def recorded_statements(engine: Engine) -> Iterator[list[Statement]]:
     """Collect the statements that go to the database during the block, with their parameters."""
     statements: list[Statement] = []
 

@@ -21,11 +21,11 @@ def assert_like_the_model(
         expected = [model.apply(command, now) for command in batch]
         assert [predicted(reply) for reply in answered] == expected
         replies += answered
-    assert_same_books(ledger, model)
+    assert_same_ledger(ledger, model)
     return replies
 
 
-def assert_same_books(ledger: FakeLedger, model: Model) -> None:
+def assert_same_ledger(ledger: FakeLedger, model: Model) -> None:
     """Fail the test unless ledger and model have equal state."""
     assert ledger.balances() == model.balances()
     for user in ledger.accounts:

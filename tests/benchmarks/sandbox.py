@@ -1,4 +1,4 @@
-"""Environment of a run: a ledger and a virtual host of its own, and the processes of the run.
+"""Sandbox of a run: a ledger and a virtual host of its own, and the processes of the run.
 
 The measure is the number of replies that wait in a queue, whoever sends them: the worker and those it is
 compared with are measured by the same means.
@@ -136,8 +136,8 @@ def started_servers() -> Iterator[Servers]:
 
 
 @contextmanager
-def staged(servers: Servers, **settings: Any) -> Iterator["Stage"]:
-    """Yield an environment with a migrated ledger and topology, removed after the block."""
+def new_sandbox(servers: Servers, **settings: Any) -> Iterator["Sandbox"]:
+    """Yield a sandbox with a migrated ledger and topology, removed after the block."""
     name = f"bench_{uuid4().hex[:8]}"
     servers.postgres.databases.create_database(name)
     servers.rabbitmq.management.create_vhost(name)
@@ -152,7 +152,7 @@ def staged(servers: Servers, **settings: Any) -> Iterator["Stage"]:
         migrate(application.engine)
         with _linked(application) as link:
             link.declare(BILLING)
-        yield Stage(servers, application, name)
+        yield Sandbox(servers, application, name)
     finally:
         application.engine.dispose()
         application.ledger.close()
@@ -160,7 +160,7 @@ def staged(servers: Servers, **settings: Any) -> Iterator["Stage"]:
         servers.postgres.databases.drop_database(name)
 
 
-class Stage:
+class Sandbox:
     """Database and virtual host of one run, both called ``name``."""
 
     def __init__(self, servers: Servers, application: Application, name: str) -> None:

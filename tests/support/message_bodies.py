@@ -7,7 +7,7 @@ from pydantic import TypeAdapter
 
 from schemas import Limits, Malformed, Message, decode
 from schemas.fields import Identifier
-from tests.support.worlds import LIMITS, NOW
+from tests.support.strategies import LIMITS, NOW
 
 #: Value that removes a field from ``body``.
 GONE = object()

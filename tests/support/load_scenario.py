@@ -7,17 +7,17 @@ from pathlib import Path
 from time import monotonic
 from uuid import uuid4
 
-from tests.support.collector import ReplyCollector
-from tests.support.feed import Feed, assorted
-from tests.support.fleet import Fleet, Member, fleet
+from tests.support.expected_state import ExpectedState
 from tests.support.mixed_messages import USERS
 from tests.support.postgres_server import Databases, PostgresAddress
-from tests.support.proxy import Proxy
+from tests.support.process_group import Member, ProcessGroup, process_group
+from tests.support.rabbit_client import RabbitClient
 from tests.support.rabbitmq_server import RabbitMQ
 from tests.support.reconciliation import Differences, reconcile
-from tests.support.truth import Truth
+from tests.support.reply_collector import ReplyCollector
+from tests.support.steady_producer import SteadyProducer, assorted
+from tests.support.tcp_proxy import Proxy
 from tests.support.waiting import PATIENCE_S, eventually, past
-from tests.support.witness import Witness
 from worker.broker import BILLING, open_link
 from worker.ledger.engine import ledger_engine
 from worker.ledger.migrations import migrate
@@ -27,14 +27,14 @@ USAGE = BILLING.work[-1].name
 
 
 @dataclass
-class Rig:
+class LoadScenario:
     """Parts of a load scenario; ``ended`` are exit codes, ``ledger_url`` is the ledger to reconcile."""
 
     broker_url: str
     ledger_url: str
-    truth: Truth
-    fleet: Fleet
-    feed: Feed
+    state: ExpectedState
+    processes: ProcessGroup
+    producer: SteadyProducer
     collector: ReplyCollector
     ended: list[int] = field(default_factory=list)
 
@@ -45,32 +45,32 @@ class Rig:
     def starts(self, *, workers: int = 1, others: tuple[tuple[str, ...], ...] = ()) -> None:
         """Start workers and other processes, and wait until the workers consume."""
         for arguments in [*[("run",)] * workers, *others]:
-            self.fleet.start(*arguments)
+            self.processes.start(*arguments)
         self.consumes(workers)
 
     def consumes(self, workers: int) -> None:
         """Wait until at least so many workers consume."""
-        with Witness(self.broker_url) as witness:
-            eventually(lambda: consumers_of(witness, USAGE) >= workers, what=f"{workers} workers")
+        with RabbitClient(self.broker_url) as rabbit:
+            eventually(lambda: consumers_of(rabbit, USAGE) >= workers, what=f"{workers} workers")
 
     def recovers(self, *, patience_s: float = PATIENCE_S) -> float:
         """Wait for the replies to all messages published so far; return the seconds of the wait."""
         began = monotonic()
-        expected = [each.correlation_id for each in self.feed.published]
+        expected = [each.correlation_id for each in self.producer.published]
         return self.collector.answered(expected, patience_s=patience_s) - began
 
     def under_way(self) -> int:
         """Return the number of published messages without a reply."""
-        return len(self.collector.unanswered(each.correlation_id for each in self.feed.published))
+        return len(self.collector.unanswered(each.correlation_id for each in self.producer.published))
 
     def replace(self, member: Member) -> Member:
         """Kill a process and start another one like it."""
         member.kill()
-        return self.fleet.start(*member.arguments)
+        return self.processes.start(*member.arguments)
 
     def reconcile(self, *, patience_s: float = PATIENCE_S) -> Differences:
         """End the producer, wait for the replies, end the processes; return the differences."""
-        published = self.feed.end()
+        published = self.producer.end()
         expected = {each.correlation_id for each in published}
         # Replies that never come are among the differences.
         deadline = monotonic() + patience_s
@@ -78,16 +78,16 @@ class Rig:
             lambda: not self.collector.unanswered(expected) or monotonic() > deadline,
             patience_s=patience_s + 1,
         )
-        self.ended += self.fleet.stop()
+        self.ended += self.processes.stop()
         engine = ledger_engine(self.ledger_url)
         try:
-            return reconcile(self.truth, engine, self.broker_url, published, self.collector.replies)
+            return reconcile(self.state, engine, self.broker_url, published, self.collector.replies)
         finally:
             engine.dispose()
 
 
 @contextmanager
-def rig(
+def load_scenario(
     folder: Path,
     *,
     broker_url: str,
@@ -98,33 +98,33 @@ def rig(
     pace: float = 200.0,
     malformed_share: float = 0.01,
     users: Sequence[str] = USERS,
-) -> Iterator[Rig]:
+) -> Iterator[LoadScenario]:
     """Start a producer and no process yet; the block reconciles.
 
     ``seen`` are the broker's and the database's URL as the processes know them (through proxies).
     """
     settings = load_settings(broker_url=seen[0] or broker_url, database_url=seen[1] or database_url)
     engine = ledger_engine(database_url)
-    truth = Truth(engine, users)
+    state = ExpectedState(engine, users)
     engine.dispose()
     with ExitStack() as parts:
-        members = parts.enter_context(fleet(settings, folder, variables))
+        members = parts.enter_context(process_group(settings, folder, variables))
         collector = parts.enter_context(ReplyCollector(broker_url))
         publications = assorted(seed, malformed_share=malformed_share, users=users)
-        feed = Feed(broker_url, publications, pace=pace)
-        yield Rig(broker_url, database_url, truth, members, parts.enter_context(feed), collector)
+        producer = SteadyProducer(broker_url, publications, pace=pace)
+        yield LoadScenario(broker_url, database_url, state, members, parts.enter_context(producer), collector)
 
 
-def assert_clean(under: Rig, *, patience_s: float = PATIENCE_S) -> None:
+def assert_clean(under: LoadScenario, *, patience_s: float = PATIENCE_S) -> None:
     """Reconcile; fail the test unless there is no difference and every process ends with 0."""
     found = under.reconcile(patience_s=patience_s)
-    assert found.is_clean, f"{found}\n{under.fleet.log[-4_000:]}"
+    assert found.is_clean, f"{found}\n{under.processes.log[-4_000:]}"
     assert set(under.ended) <= {0}, under.ended
 
 
-def consumers_of(witness: Witness, queue: str) -> int:
+def consumers_of(rabbit: RabbitClient, queue: str) -> int:
     """Return the number of consumers of ``queue``."""
-    return int(witness.channel.queue_declare(queue, passive=True).method.consumer_count)
+    return int(rabbit.channel.queue_declare(queue, passive=True).method.consumer_count)
 
 
 def new_database(address: PostgresAddress, create: Callable[[str], None] | None = None) -> str:

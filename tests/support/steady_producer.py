@@ -68,7 +68,7 @@ def assorted(
             yield valid(again, f"{again['referenceId']}/again-{extra}")
 
 
-class Feed:
+class SteadyProducer:
     """Producer in a thread, with at most ``pace`` messages a second; it repeats unconfirmed messages.
 
     A message in ``published`` has reached the broker, perhaps twice. Replies go to ``billing.replies``.
@@ -80,7 +80,7 @@ class Feed:
         self._may_publish = Event()
         self._may_publish.set()
         self._published: list[Publication] = []
-        self._thread = Thread(target=self._run, name="feed")
+        self._thread = Thread(target=self._run, name="producer")
         self._failure: BaseException | None = None
 
     def __enter__(self) -> Self:

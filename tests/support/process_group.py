@@ -82,7 +82,7 @@ class Member:
         return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
 
 
-class Fleet:
+class ProcessGroup:
     """Processes with the same settings and, beside them, ``variables`` in their environment."""
 
     def __init__(self, settings: Settings, folder: Path, variables: dict[str, str] | None = None) -> None:
@@ -116,9 +116,11 @@ class Fleet:
 
 
 @contextmanager
-def fleet(settings: Settings, folder: Path, variables: dict[str, str] | None = None) -> Iterator[Fleet]:
+def process_group(
+    settings: Settings, folder: Path, variables: dict[str, str] | None = None
+) -> Iterator[ProcessGroup]:
     """Yield a group of processes; none outlives the block."""
-    members = Fleet(settings, folder, variables)
+    members = ProcessGroup(settings, folder, variables)
     try:
         yield members
     finally:

@@ -30,7 +30,7 @@ def vhost_of(settings: Settings) -> str:
     return unquote(urlsplit(settings.broker_url.get_secret_value()).path.removeprefix("/"))
 
 
-class Witness:
+class RabbitClient:
     """Connection with a reply queue of its own; waits last at most ``PATIENCE_S`` seconds."""
 
     def __init__(self, url: str) -> None:

@@ -1,4 +1,4 @@
-"""A worker that ends itself with SIGKILL at one arrow of the sentence, or on one message.
+"""Workers that end themselves with SIGKILL at a step of the pipeline, or on one message.
 
 The pieces are the real ones, wrapped in a process of their own: production code has no hooks for tests. The
 processes are forked from one that has imported everything, so that a crash costs moments.
@@ -29,14 +29,14 @@ from worker.processes import run_worker
 from worker.runtime.stop import SignalStop
 from worker.settings import Settings
 
-Blow = Callable[[], None]
+Crash = Callable[[], None]
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["pytest", "tests.support.saboteur"])
+_CONTEXT.set_forkserver_preload(["pytest", "tests.support.fault_injection"])
 
 
-class Saboteurs:
-    """Workers that will end themselves; none outlives the block."""
+class CrashingWorkers:
+    """Workers that crash; none outlives the block."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -55,17 +55,17 @@ class Saboteurs:
             process.kill()
             process.join()
 
-    def start_at(self, arrow: str, number: int, *, batch_size: int) -> ForkServerProcess:
-        """A worker that dies when it comes to the arrow for the ``number``-th time, from 1."""
+    def start_at(self, crash_point: str, number: int, *, batch_size: int) -> ForkServerProcess:
+        """Start a worker that dies at a crash point, at the ``number``-th pass from 1."""
         settings = self._settings.model_copy(update={"batch_size": batch_size})
-        return self._start(_die_at, arrow, number, settings)
+        return self._start(_die_at, crash_point, number, settings)
 
     def start(self) -> ForkServerProcess:
-        """A worker that doesn't end itself, to be killed from outside."""
+        """Start a worker that is killed from outside."""
         return self._start(_run, self._settings)
 
     def start_deadly(self, text: str) -> ForkServerProcess:
-        """A worker that dies on every body with ``text`` in it."""
+        """Start a worker that dies on each body with ``text``."""
         return self._start(_die_of, text, self._settings)
 
     def _start(self, target: Callable[..., None], *arguments: Any) -> ForkServerProcess:
@@ -75,8 +75,8 @@ class Saboteurs:
         return process
 
 
-def _die_at(arrow: str, number: int, settings: Settings) -> None:
-    ARROWS[arrow](on_pass(number))
+def _die_at(crash_point: str, number: int, settings: Settings) -> None:
+    CRASH_POINTS[crash_point](on_pass(number))
     _run(settings)
 
 
@@ -95,94 +95,94 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def on_pass(number: int) -> Blow:
-    """Dies when it is called for the ``number``-th time, from 1."""
+def on_pass(number: int) -> Crash:
+    """Return a crash at the ``number``-th call, from 1."""
     passes = 0
 
-    def blow() -> None:
+    def crash() -> None:
         nonlocal passes
         passes += 1
         if passes == number:
             die()
 
-    return blow
+    return crash
 
 
-def before(owner: Any, name: str) -> Callable[[Blow], None]:
-    """Sabotages ``owner.name`` just before it runs."""
+def before(owner: Any, name: str) -> Callable[[Crash], None]:
+    """Return an injection of a crash before ``owner.name`` runs."""
 
-    def sabotage(blow: Blow) -> None:
+    def inject(crash: Crash) -> None:
         original = getattr(owner, name)
 
         @wraps(original)
         def wrapped(*arguments: Any, **named: Any) -> Any:
-            blow()
+            crash()
             return original(*arguments, **named)
 
         setattr(owner, name, wrapped)
 
-    return sabotage
+    return inject
 
 
-def after(owner: Any, name: str) -> Callable[[Blow], None]:
-    """Sabotages ``owner.name`` just after it returned."""
+def after(owner: Any, name: str) -> Callable[[Crash], None]:
+    """Return an injection of a crash after ``owner.name``."""
 
-    def sabotage(blow: Blow) -> None:
+    def inject(crash: Crash) -> None:
         original = getattr(owner, name)
 
         @wraps(original)
         def wrapped(*arguments: Any, **named: Any) -> Any:
             result = original(*arguments, **named)
-            blow()
+            crash()
             return result
 
         setattr(owner, name, wrapped)
 
-    return sabotage
+    return inject
 
 
-def after_commit(blow: Blow) -> None:
-    """Sabotages the moment when the transaction is durable and no reply is sent."""
+def after_commit(crash: Crash) -> None:
+    """Inject a crash after the commit and before the replies."""
     original = Ledger.begin
 
     @contextmanager
     def begin(self: Ledger) -> Iterator[LedgerTransaction]:
         with original(self) as transaction:
             yield transaction
-        blow()
+        crash()
 
     Ledger.begin = begin  # type: ignore[method-assign]
 
 
-def before_notices(blow: Blow) -> None:
-    """Sabotages the moment when all replies are confirmed and no notice is sent."""
+def before_notices(crash: Crash) -> None:
+    """Inject a crash after the confirms of all replies and before the notices."""
     original = Publisher._send_once
 
     @wraps(original)
     def sent(*arguments: Any, with_notices: bool) -> set[str]:
         if with_notices:
-            blow()
+            crash()
         return original(*arguments, with_notices=with_notices)
 
     Publisher._send_once = sent  # type: ignore[method-assign,assignment]
 
 
-def halfway_through_replies(blow: Blow) -> None:
-    """Sabotages the moment when half of a batch's replies are with the broker and half are not."""
+def halfway_through_replies(crash: Crash) -> None:
+    """Inject a crash after half of a batch's replies are sent."""
     original = PublishingConnection._send
 
     @wraps(original)
     def send(self: PublishingConnection, messages: Sequence[Outgoing]) -> None:
         half = len(messages) // 2
         original(self, messages[:half])
-        blow()
+        crash()
         original(self, messages[half:])
 
     PublishingConnection._send = send  # type: ignore[method-assign]
 
 
-#: The arrows of the sentence, in its order.
-ARROWS: dict[str, Callable[[Blow], None]] = {
+#: Steps of the pipeline, in order.
+CRASH_POINTS: dict[str, Callable[[Crash], None]] = {
     "received": before(Pipeline, "receive"),
     "decoded": after(Pipeline, "receive"),
     "loaded": after(LedgerTransaction, "load"),
@@ -199,7 +199,7 @@ ARROWS: dict[str, Callable[[Blow], None]] = {
 
 
 def make_deadly(text: str) -> None:
-    """Makes the process kill itself when it decodes a body with ``text`` in it."""
+    """Make the process kill itself on decoding a body with ``text``."""
     original, marker = schemas.decode, text.encode()
 
     def decode(body: bytes, **named: Any) -> Any:
