@@ -286,9 +286,7 @@ def test_full_reply_queue_of_one_caller_stops_nobody(pipeline: Pipeline, metrics
 
 
 @pytest.mark.parametrize("full", ["billing.replies", "billing.dead"])
-def test_refused_reply_or_dead_letter_is_held_until_there_is_room_and_alone_sent_again(
-    pipeline: Pipeline, full: str
-) -> None:
+def test_refused_reply_or_dead_letter_alone_is_sent_again(pipeline: Pipeline, full: str) -> None:
     link = FakeLink()
     link.refusing = {full}
     deliveries = [
@@ -385,7 +383,7 @@ def batch(*items: dict[str, Any], reference: str = "batch", **more: Any) -> dict
     }
 
 
-def test_a_batch_is_one_message_with_one_reply_that_counts_its_items_and_has_theirs_in_order(
+def test_batch_gets_one_reply_with_counts_and_the_replies_to_its_items(
     pipeline: Pipeline, metrics: Metrics
 ) -> None:
     items = [deduct("a", 1), deduct("b", 10**6), deduct("c", 2), deduct("a", 1), deduct("a", 3)]
@@ -462,7 +460,7 @@ def test_one_item_is_counted_in_the_singular(pipeline: Pipeline) -> None:
 
 
 @pytest.mark.parametrize(("conflicts", "ending"), [(1, ""), (2, "It is one of 2 such items.")])
-def test_a_conflict_in_a_batch_makes_one_dead_letter_of_the_whole_that_names_the_item(
+def test_conflict_in_a_batch_makes_one_dead_letter_that_names_the_item(
     pipeline: Pipeline, conflicts: int, ending: str
 ) -> None:
     process(pipeline, delivery(OPEN), delivery(deduct("a")), delivery(deduct("b")))
@@ -553,7 +551,7 @@ def counted_notices(metrics: Metrics, type_: str, outcome: str) -> float | None:
     return metrics.registry.get_sample_value("billing_worker_notices_total", labels)
 
 
-def test_a_notice_goes_to_the_event_exchange_after_the_reply_and_before_the_acknowledgement(
+def test_notice_is_published_after_the_reply_and_before_the_acknowledgement(
     pipeline: Pipeline, metrics: Metrics
 ) -> None:
     process(pipeline, delivery(OPEN))

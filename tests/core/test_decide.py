@@ -317,7 +317,7 @@ def test_a_command_before_the_opening_of_its_account_finds_none() -> None:
     assert codes(plan) == ["account_not_found", "account_opened", "tokens_deducted", "account_exists"]
 
 
-def test_an_opening_that_is_refused_leaves_the_placeholder_closed_for_those_behind_it() -> None:
+def test_rejected_opening_leaves_the_account_closed_for_later_commands() -> None:
     plan = planned(FakeLedger(), opening(tier="gold"), deduct(1), opening("o2", tier="pro"))
     assert codes(plan) == ["unknown_tier", "account_not_found", "account_opened"]
     (move,) = plan.accounts
@@ -601,7 +601,7 @@ def test_a_reused_reference_is_a_conflict_that_names_the_field_and_moves_nothing
     ],
     ids=described,
 )
-def test_a_rejected_reference_is_a_conflict_too_where_the_content_differs_at_the_same_attempt(
+def test_rejected_reference_with_other_content_at_the_same_attempt_is_a_conflict(
     rejected: Command, changed: Command
 ) -> None:
     ledger = after(opening(), rejected)

@@ -59,7 +59,7 @@ def orders_of_two_each(commands: Sequence[Command]) -> Iterator[list[Command]]:
 
 
 @pytest.mark.parametrize("catalog", [SMALL_CATALOG, STRICT_CATALOG], ids=["debt", "write off"])
-def test_every_order_of_a_purchase_its_use_a_partial_refund_and_a_lost_dispute_each_delivered_twice(
+def test_every_order_of_purchase_usage_refund_and_lost_dispute_ends_alike(
     catalog: Catalog,
 ) -> None:
     count = 0

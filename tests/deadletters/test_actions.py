@@ -97,7 +97,7 @@ def test_only_what_is_parked_is_discarded_and_only_what_is_discarded_comes_back(
     assert world.service.restore([resolved, one], None, "ann").numbers == (one,)
 
 
-def test_the_story_of_a_dead_letter_is_told_in_order(world: World) -> None:
+def test_history_of_a_dead_letter_is_in_order(world: World) -> None:
     (number,) = world.park_failed(deduct("r-1"))
     world.service.note(number, "see T-17 \0", "ann")
     world.service.discard([number], "a test", "ann")

@@ -41,7 +41,7 @@ def test_dead_letters_are_drained_as_long_as_it_runs(world: World) -> None:
     assert world.service.counts().parked == 2
 
 
-def test_outage_of_the_broker_is_told_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_outage_of_the_broker_is_logged_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
     queue, tries = Queue(world), iter(range(5))
 
     def connect() -> Link:
@@ -75,7 +75,7 @@ def test_drainer_takes_nothing_before_the_database_takes_writes(
 
 
 @pytest.mark.parametrize(("hold_most_s", "links"), [(1_000.0, 1), (-1.0, 2)])
-def test_deliveries_are_held_through_an_outage_and_given_back_before_the_broker_takes_them(
+def test_drainer_returns_deliveries_before_the_broker_takes_them_in_a_long_outage(
     world: World, monkeypatch: pytest.MonkeyPatch, hold_most_s: float, links: int
 ) -> None:
     queue, failures, opened = Queue(world), iter(range(3)), list[int]()

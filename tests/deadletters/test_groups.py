@@ -44,7 +44,7 @@ def park(world: World, count: int, *, users: int = 3, field: str = "tokenz", fir
     )
 
 
-def test_a_group_says_how_many_wait_of_whom_and_what_is_at_stake(true_world: World) -> None:
+def test_group_counts_waiting_dead_letters_users_and_tokens_affected(true_world: World) -> None:
     park(true_world, 10)
     (group,) = true_world.service.groups().groups
     assert (group.reason, group.type, group.field) == ("unknown_field", "usage.deduct", "tokenz")

@@ -135,7 +135,7 @@ def test_a_dead_letter_of_the_brokers_is_replayed_as_it_first_came(
 
 
 @pytest.mark.usefixtures("policy")
-def test_a_replayed_dead_letter_of_the_brokers_that_the_worker_refuses_is_the_same_dead_letter(
+def test_replayed_broker_dead_letter_that_is_refused_is_the_same_dead_letter(
     rabbit: RabbitClient, service: DeadLetters, dead: Link, broker_url: str, sqlite_url: str
 ) -> None:
     rabbit.publish(b"oops", routing_key="usage.deduct", message_id="m-1")

@@ -83,7 +83,7 @@ def test_replay_of_an_applied_command_is_a_duplicate_and_moves_nothing(world: Wo
     assert world.balance("ann") == 9_995
 
 
-def test_an_edit_that_makes_a_dead_letter_a_duplicate_is_told_beforehand_and_moves_nothing(
+def test_dry_run_shows_an_edit_that_makes_a_duplicate(
     world: World,
 ) -> None:
     world.apply(DeductUsage(reference_id="r-1", user_id="ann", tokens=5))
@@ -150,7 +150,7 @@ def test_replayed_usage_that_lost_its_reference_has_its_old_outcome(world: World
     assert came_of(world.replay([number])) == {"duplicate": 1}
 
 
-def test_attempt_that_is_too_far_ahead_is_told_beforehand(world: World) -> None:
+def test_dry_run_shows_an_attempt_too_far_ahead(world: World) -> None:
     (number,) = world.park_failed(deduct("r-1", tokens=5, attempt=1_001))
     (forecast,) = world.service.dry_run([number]).forecasts
     assert (forecast.would, forecast.field) == ("conflict", "attempt")
@@ -225,7 +225,7 @@ def test_a_dead_letter_for_which_the_broker_closes_the_connection_holds_no_other
     assert (ended.state, came_of(ended)) == ("finished", {"applied": 2, "unroutable": 1})
 
 
-def test_a_dead_letter_on_which_the_worker_fails_still_is_a_verdict_and_holds_up_no_other(
+def test_dry_run_shows_a_fault_and_continues_with_the_others(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, bad, two = world.park_failed(deduct("r-1"), deduct("bad"), deduct("r-2"))
@@ -466,7 +466,7 @@ KILLS = {
 
 
 @pytest.mark.parametrize("kill", KILLS.values(), ids=KILLS.keys())
-def test_whoever_is_killed_leaves_a_replay_that_another_one_ends(
+def test_replay_of_a_killed_runner_is_ended_by_another(
     kill: Callable[[pytest.MonkeyPatch, World], None], world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     numbers = world.park_failed(deduct("bad", tokenz=5), *(deduct(f"r-{n}") for n in range(5)))
@@ -542,7 +542,7 @@ def test_cancelled_replay_leaves_unsent_dead_letters_parked(world: World) -> Non
         world.run(paused.number)
 
 
-def test_a_dead_letter_that_a_cancelled_replay_claimed_and_never_sent_is_parked_again(
+def test_canceled_replay_releases_a_claimed_dead_letter_that_was_not_sent(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (number,) = world.park_failed(deduct("r-1"))

@@ -136,7 +136,7 @@ WIRE = st.recursive(
 
 @settings(suppress_health_check=[HealthCheck.too_slow])
 @given(WIRE)
-def test_whatever_a_header_holds_is_the_same_after_it_was_kept(value: Any) -> None:
+def test_header_of_any_value_is_stored_unchanged(value: Any) -> None:
     text = json.dumps(kept(value))
     assert "\\u0000" not in text, "PostgreSQL can't store it"
     assert "NaN" not in text
@@ -145,7 +145,7 @@ def test_whatever_a_header_holds_is_the_same_after_it_was_kept(value: Any) -> No
     assert type(back) is type(value)
 
 
-def test_not_a_number_is_kept_too() -> None:
+def test_header_of_nan_is_stored() -> None:
     assert isnan(restored(json.loads(json.dumps(kept(float("nan"))))))
 
 

@@ -139,7 +139,7 @@ def test_a_statement_that_takes_too_long_is_given_up(postgres_url: str) -> None:
     engine.dispose()
 
 
-def test_an_error_does_not_tell_the_values_of_its_statement(engine: Engine) -> None:
+def test_error_hides_the_values_of_its_statement(engine: Engine) -> None:
     with pytest.raises(DBAPIError) as raised, engine.begin() as connection:
         connection.execute(
             text("INSERT INTO accounts (user_id) VALUES (:user)"), {"user": "somebody-private"}

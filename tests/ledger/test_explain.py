@@ -84,7 +84,7 @@ def test_a_deduction_is_explained_from_the_command_to_the_reply(
     assert [notice["type"] for notice in view["notices"]] == ["balance.low"]
 
 
-def test_every_attempt_is_told_the_one_in_force_last(
+def test_explanation_has_every_attempt_the_valid_one_last(
     reader: Reader, ada: str, apply: Apply, catalog: Catalog
 ) -> None:
     apply(used("job", 10_500), now=NOW)
@@ -212,7 +212,7 @@ def test_a_usage_and_its_refunds_name_each_other(
 
 
 @on_sqlite
-def test_an_original_that_is_not_known_is_named_all_the_same(
+def test_explanation_names_an_unknown_original(
     reader: Reader, ada: str, apply: Apply, catalog: Catalog
 ) -> None:
     apply(RefundCredit(reference_id="r", user_id=ada, tokens=1, original_reference_id="lost"), now=NOW)
@@ -232,7 +232,7 @@ def test_a_refusal_without_an_account_is_explained(reader: Reader, apply: Apply,
 
 
 @on_sqlite
-def test_an_adjustment_tells_who_did_it_and_why(
+def test_explanation_of_an_adjustment_has_actor_and_reason(
     reader: Reader, ada: str, apply: Apply, catalog: Catalog
 ) -> None:
     apply(adjusted(ada, -7), now=NOW)

@@ -101,7 +101,7 @@ def dead_letters(engine: Engine) -> list[StoredDeadLetter]:
     return list(DeadLetters(engine).every_dead_letter(DeadLetterFilter(status=tuple(DeadLetterStatus))))[::-1]
 
 
-def test_no_dead_letter_is_lost_and_what_was_replayed_is_resolved_where_the_ledger_shows_it(
+def test_migration_keeps_every_dead_letter_and_resolves_replayed_ones(
     migrated: Engine,
 ) -> None:
     found = dead_letters(migrated)
@@ -140,7 +140,7 @@ def test_dead_letters_that_were_there_are_in_the_groups_of_those_that_come(migra
     ]
 
 
-def test_their_stories_begin_with_their_failures(migrated: Engine) -> None:
+def test_histories_begin_with_the_failures(migrated: Engine) -> None:
     told = DeadLetters(migrated).details(1).events
     assert [(event.kind, event.at) for event in told] == [
         ("failed", NOW),

@@ -116,7 +116,7 @@ def test_zero_usage_writes_its_claim_and_nothing_else(postgres_engine: Engine) -
     assert verbs == ["lock", "select", "select", "select", "insert"]  # accounts, outcomes, lots, quotas
 
 
-def test_only_usage_under_the_reference_of_another_command_asks_for_what_was_superseded(
+def test_only_usage_under_a_reference_of_another_command_reads_superseded_outcomes(
     postgres_engine: Engine,
 ) -> None:
     ledger = Ledger(postgres_engine)

@@ -115,7 +115,7 @@ def test_a_statement_ends_after_it_begins(reader: Reader, ada: str, length: time
         stated(reader, ada, NOW, NOW + length)
 
 
-def test_entries_are_read_a_page_at_a_time_and_what_comes_meanwhile_is_not_among_them(
+def test_statement_reads_entries_by_page_without_later_ones(
     reader: Reader, engine: Engine, ada: str, apply: Apply
 ) -> None:
     apply(*(used(f"d{number}", 1) for number in range(2_500)), now=NOW)

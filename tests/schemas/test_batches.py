@@ -153,7 +153,7 @@ def test_batch_that_a_producer_builds_has_no_malformed_items() -> None:
     assert (batch.malformed, batch.places) == ({}, [0])
 
 
-def test_each_of_a_thousand_malformed_items_is_told_its_own_fault() -> None:
+def test_each_of_a_thousand_malformed_items_has_its_own_message() -> None:
     """This holds after the first ones too, where metadata is looked at before it is validated."""
     bad = {"tokens": -1}, {"metadata": {"a": [1]}}, {"metadata": {"\x00": 1}}, {"tokns": 5}
     items = [item(referenceId=f"i-{n}", **bad[n % 5]) if n % 5 < 4 else item() for n in range(1_000)]

@@ -19,7 +19,7 @@ LOW = Notice(
 )
 
 
-def test_a_notice_is_camel_case_and_leaves_out_what_does_not_apply_and_zero_is_a_value() -> None:
+def test_notice_is_camel_case_omits_unset_fields_and_keeps_zeros() -> None:
     assert json.loads(LOW.to_json()) == {
         "type": "balance.low",
         "id": "4f1c",

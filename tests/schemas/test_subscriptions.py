@@ -5,7 +5,7 @@ import pytest
 from tests.support.message_bodies import assert_refused, body, taken
 
 
-def test_a_cancellation_waits_for_the_end_of_the_period_unless_told() -> None:
+def test_cancellation_waits_for_the_end_of_the_period_by_default() -> None:
     assert taken(body("subscription.cancel")).at == "period_end"
     assert taken(body("subscription.cancel", at="now")).at == "now"
 
@@ -15,7 +15,7 @@ def test_a_cancellation_has_no_other_time(at: object) -> None:
     assert_refused(body("subscription.cancel", at=at), "invalid_field", "at", "'period_end' or 'now'")
 
 
-def test_a_renewal_is_of_the_present_period_unless_told() -> None:
+def test_renewal_is_of_the_present_period_by_default() -> None:
     assert taken(body("subscription.renew")).period_start is None
     renewal = taken(body("subscription.renew", periodStart="2026-12-22T12:15:00+02:00"))
     assert renewal.period_start.isoformat() == "2026-12-22T10:15:00+00:00"

@@ -33,7 +33,7 @@ def test_no_hold_lives_for_ever_or_for_no_time(seconds: object, words: str) -> N
     assert_refused(body("usage.reserve", ttlSeconds=seconds), "invalid_field", "ttlSeconds", words)
 
 
-def test_a_hold_may_be_settled_for_nothing_and_refuses_an_excess_unless_told() -> None:
+def test_hold_may_be_captured_for_zero_and_refuses_an_excess_by_default() -> None:
     settled = taken(body("usage.settle", tokens=0))
     assert (settled.tokens, settled.on_excess, settled.original_reference_id) == (0, "refuse", "o-1")
     assert taken(body("usage.settle", onExcess="take")).on_excess == "take"
