@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tests.deadletters.parts import NOW, World, deduct, failed
+from worker import __version__
 from worker.deadletters.models import DeadLetterStatus
 from worker.deadletters.store.filters import DeadLetterFilter
 from worker.errors import BadLineError, NotFoundError, NotPossibleError, RefusedBodyError
@@ -102,9 +103,9 @@ def test_history_of_a_dead_letter_is_in_order(world: World) -> None:
     world.service.note(number, "see T-17 \0", "ann")
     world.service.discard([number], "a test", "ann")
     world.service.restore([number], "no test", "eva")
-    told = [(event.kind, event.actor, event.text) for event in world.service.details(number).events]
-    assert told == [
-        ("failed", "worker 0.1.0", "KeyError: a bug"),
+    events = [(event.kind, event.actor, event.text) for event in world.service.details(number).events]
+    assert events == [
+        ("failed", f"worker {__version__}", "KeyError: a bug"),
         ("noted", "ann", r"see T-17 \x00"),
         ("discarded", "ann", "a test"),
         ("restored", "eva", "no test"),
