@@ -31,7 +31,7 @@ def test_check_is_coloured_on_a_terminal(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variables", "bad", "told"),
+    ("variables", "bad", "advice"),
     [
         ({"BILLING_CATALOG": "none.toml"}, ["catalog"], "catalog none.toml: cannot be read"),
         (
@@ -50,14 +50,14 @@ def test_check_is_coloured_on_a_terminal(cli: Cli) -> None:
     ],
 )
 def test_check_says_what_is_bad_and_what_to_do_and_looks_at_the_rest(
-    cli: Cli, variables: dict[str, str], bad: list[str], told: str
+    cli: Cli, variables: dict[str, str], bad: list[str], advice: str
 ) -> None:
     cli.environment |= variables
     ended = cli("check")
     assert ended.code == 1
     assert [name for name, forecast in forecasts(ended).items() if forecast == "bad"] == bad
     assert len(ended.lines) == 9
-    assert told in next(line for line in ended.lines if line.startswith("bad"))
+    assert advice in next(line for line in ended.lines if line.startswith("bad"))
 
 
 def test_check_finds_a_topology_that_is_missing(ledger_cli: Cli, bare_broker_url: str) -> None:

@@ -33,7 +33,7 @@ DECEIVING = "ada\u202egnp.exe"
 _FEATURES = ("ocr", "summary", "translate", "chat", "export", None)
 
 
-class DeadQueue:
+class SampleDeadQueue:
     """Link whose dead-letter queue holds these dead letters."""
 
     def __init__(self, dead_letters: Iterable[Delivery]) -> None:
@@ -59,7 +59,7 @@ class DeadQueue:
 
 def drain(service: DeadLetters, dead_letters: Iterable[Delivery]) -> int:
     """Drain dead letters as they come out of their queue; return their number."""
-    return service.drain(cast(Link, DeadQueue(dead_letters)), wait_s=0)
+    return service.drain(cast(Link, SampleDeadQueue(dead_letters)), wait_s=0)
 
 
 def refused(

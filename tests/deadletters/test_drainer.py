@@ -21,7 +21,7 @@ def drainer(world: World, connect: Callable[[], Link], **options: Any) -> Draine
     return Drainer(connect, world.service, random.Random(1), **options)
 
 
-class Queue(DeadQueue):
+class EndingQueue(DeadQueue):
     """Queue of two dead letters that ends the loop when it is empty."""
 
     def __init__(self, world: World) -> None:
@@ -35,14 +35,14 @@ class Queue(DeadQueue):
 
 
 def test_dead_letters_are_drained_as_long_as_it_runs(world: World) -> None:
-    queue = Queue(world)
+    queue = EndingQueue(world)
     drainer(world, lambda: queue.link).run(world)
     assert queue.acknowledged == 2
     assert world.service.counts().parked == 2
 
 
 def test_outage_of_the_broker_is_logged_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    queue, tries = Queue(world), iter(range(5))
+    queue, tries = EndingQueue(world), iter(range(5))
 
     def connect() -> Link:
         if next(tries, None) is not None:
@@ -59,7 +59,7 @@ def test_outage_of_the_broker_is_logged_once(world: World, caplog: pytest.LogCap
 def test_drainer_takes_nothing_before_the_database_takes_writes(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    queue, failures, probes = Queue(world), iter(range(4)), list[int]()
+    queue, failures, probes = EndingQueue(world), iter(range(4)), list[int]()
 
     def probe() -> None:
         probes.append(len(queue.waiting))
@@ -78,7 +78,7 @@ def test_drainer_takes_nothing_before_the_database_takes_writes(
 def test_drainer_returns_deliveries_before_the_broker_takes_them_in_a_long_outage(
     world: World, monkeypatch: pytest.MonkeyPatch, hold_most_s: float, links: int
 ) -> None:
-    queue, failures, opened = Queue(world), iter(range(3)), list[int]()
+    queue, failures, opened = EndingQueue(world), iter(range(3)), list[int]()
     real = world.service._ingest
 
     def ingest(deliveries: Any) -> None:
@@ -127,7 +127,7 @@ def test_a_dead_letter_that_cannot_be_kept_is_held_and_not_given_back(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     _poison(monkeypatch)
-    queue, opened = Queue(world), list[Link]()
+    queue, opened = EndingQueue(world), list[Link]()
     queue.waiting.appendleft(failed(b"bad", reason=Failure(DeadLetterReason.UNPROCESSABLE, "poison")))
     monkeypatch.setattr(link_drainer, "_BATCH", 1)
 

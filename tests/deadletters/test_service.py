@@ -28,7 +28,7 @@ from worker.messages.dead_letters import Failure, dead_letter_for
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
 
 
-class FakeLink:
+class DeadQueueLink:
     """Link to a dead-letter queue that records publishing, with a connection that can be lost."""
 
     def __init__(self, *deliveries: Delivery) -> None:
@@ -102,7 +102,7 @@ def failed(
 
 def park(service: DeadLetters, *deliveries: Delivery) -> list[StoredDeadLetter]:
     """Drain these deliveries; return all parked dead letters, oldest first."""
-    assert service.drain(FakeLink(*deliveries).link) == len(deliveries)
+    assert service.drain(DeadQueueLink(*deliveries).link) == len(deliveries)
     return parked(service)
 
 
@@ -313,7 +313,7 @@ def test_a_dead_letter_twice_in_one_batch_is_one_row(service: DeadLetters) -> No
 
 
 def test_a_crash_after_the_commit_leaves_one_dead_letter_and_counts_it_once(service: DeadLetters) -> None:
-    fake = FakeLink(failed(b"a"), failed(b"b"))
+    fake = DeadQueueLink(failed(b"a"), failed(b"b"))
 
     def lost() -> None:
         raise BrokerUnavailableError("the connection is lost")
@@ -345,7 +345,7 @@ def test_long_history_is_read_only_for_the_failures_in_question(engine: Engine) 
 def test_uncommitted_dead_letters_are_not_acknowledged(
     service: DeadLetters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake = FakeLink(failed(b"a"), failed(b"b"))
+    fake = DeadQueueLink(failed(b"a"), failed(b"b"))
 
     def full(_transaction: DeadLetterTransaction) -> None:
         raise OSError("the disk is full")
@@ -360,7 +360,7 @@ def test_uncommitted_dead_letters_are_not_acknowledged(
 
 
 def test_dead_letters_that_are_known_to_wait_are_waited_for(service: DeadLetters) -> None:
-    fake = FakeLink(failed(b"a"), failed(b"b"))
+    fake = DeadQueueLink(failed(b"a"), failed(b"b"))
     service.drain(fake.link, expected=2, wait_s=0.125)
     first, last = fake.patience
     assert first > 1
