@@ -48,7 +48,7 @@ class StepRecorder:
 
     def give_up(self, one: Delivery, _crashes: int, *, decoded: bool) -> Item:
         del decoded
-        return Item(one, reason=POISON)
+        return Item(one, failure=POISON)
 
     def apply(self, items: Sequence[Item]) -> None:
         self.steps.append(f"apply {len(items)}")
@@ -56,7 +56,7 @@ class StepRecorder:
     def try_alone(self, item: Item) -> bool:
         self.on_record.append(len(self.record.trials))
         item.kept = False
-        if item.reason is not None:
+        if item.failure is not None:
             return True
         is_applied = self.passes.pop(0)
         self.steps.append("applied" if is_applied else "fault")
@@ -166,7 +166,7 @@ def test_message_that_meets_its_fault_is_kept_off_the_record(world: ControlWorld
 def test_message_out_of_tries_becomes_a_dead_letter_and_its_lane_stays_paused(world: ControlWorld) -> None:
     world.pause()
     world.pipeline.passes = [False]
-    world.pipeline.after_tries = lambda item: setattr(item, "reason", POISON)
+    world.pipeline.after_tries = lambda item: setattr(item, "failure", POISON)
     dead, following = usage(), usage()
     world.control.without_paused([Item(dead), Item(following)])
     world.control.attend()
@@ -181,7 +181,7 @@ def test_message_out_of_tries_becomes_a_dead_letter_and_its_lane_stays_paused(wo
 
 def test_refusal_is_answered_and_leaves_its_lane_paused(world: ControlWorld) -> None:
     world.pause()
-    world.control.without_paused([Item(usage(), reason=POISON)])
+    world.control.without_paused([Item(usage(), failure=POISON)])
     world.control.attend()
     assert world.pipeline.steps == ["answer 1", "acknowledge 1"]
     assert world.lanes.paused == [USAGE]
