@@ -99,7 +99,7 @@ class ControlWorld:
             stop=cast(Any, None),
             hold_most_s=1.0,
         )
-        batches = Batches(cast(Link, self.link), session, cast(Pipeline, self.pipeline), metrics)
+        batches = Batches(self.link, session, cast(Pipeline, self.pipeline), metrics)
         trials = TrialRunner(PoisonTrials(self.record, lambda: NOW), batches)
         self.control = LaneControl(self.lanes, trials, batches, exits_on_limit=exits_on_limit)
 
