@@ -261,7 +261,8 @@ class Application:
 
     def replayer(self, name: str | None = None) -> ReplayRunner:
         """Runner of replays. ``name`` is unique to it, made up where none is given."""
-        from worker.deadletters.replay.runner import ReplayRunner, RunnerResources
+        from worker.deadletters.replay.run import RunnerResources
+        from worker.deadletters.replay.runner import ReplayRunner
 
         return ReplayRunner(
             RunnerResources(

@@ -19,7 +19,8 @@ from tests.support.fakes import FakeLink
 from worker.broker import BILLING, Delivery, Link, Outgoing, PublishResult
 from worker.catalog import Catalog, load_catalog
 from worker.deadletters.models import DeadLetterStatus, Replay, StoredDeadLetter
-from worker.deadletters.replay.runner import ReplayRunner, RunnerResources
+from worker.deadletters.replay.run import RunnerResources
+from worker.deadletters.replay.runner import ReplayRunner
 from worker.deadletters.service import DeadLetters
 from worker.deadletters.store.filters import DeadLetterFilter
 from worker.errors import BrokerUnavailableError
