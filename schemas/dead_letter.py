@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 HEADER_PREFIX = "x-billing-"
 #: Headers that a replay adds, so that a message that fails again is the same dead letter, edited or not.
-REPLAY_HEADER, REPLAY_LETTER_HEADER = "x-billing-replay", "x-billing-replay-letter"
+REPLAY_HEADER, REPLAY_DEAD_LETTER_HEADER = "x-billing-replay", "x-billing-replay-letter"
 
 
 class DeadLetter(BaseModel):

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.fake_stop import FakeStop
 from tests.support.fakes import FakeLink, FakePauses, FakeRecord, delivery
 from tests.support.waiting import PATIENCE_S
 from worker.broker import Consumes, Delivery, Link, Publishes
@@ -27,21 +28,7 @@ NOW = datetime(2026, 11, 26, tzinfo=UTC)
 
 
 @dataclass
-class FakeStop:
-    """Stop that comes after ``waits_left`` waits, none of which takes time."""
-
-    waits_left: int = 1000
-    requested: bool = False
-    waited_s: list[float] = field(default_factory=list)
-
-    def wait(self, seconds: float) -> None:
-        self.waited_s.append(seconds)
-        self.waits_left -= 1
-        self.requested |= self.waits_left <= 0
-
-
-@dataclass
-class FakeLedger:
+class ProbedLedger:
     """Ledger whose probe fails ``failures`` times."""
 
     failures: int = 0
@@ -53,7 +40,7 @@ class FakeLedger:
 
 
 @dataclass
-class FakePipeline:
+class BatchRecorder:
     """Pipeline that records batches; raises ``errors`` on apply and ``broker_errors`` on answer first."""
 
     errors: list[Exception] = field(default_factory=list)
@@ -94,9 +81,9 @@ class FakePipeline:
 
 def consumer(
     links: Sequence[Any],
-    pipeline: FakePipeline,
+    pipeline: BatchRecorder,
     stop: FakeStop,
-    ledger: FakeLedger | None = None,
+    ledger: ProbedLedger | None = None,
     metrics: Metrics | None = None,
     record: FakeRecord | None = None,
     **pace: Any,
@@ -114,7 +101,7 @@ def consumer(
 
     counters = metrics or Metrics()
     fakes: dict[str, Any] = {
-        "ledger": ledger or FakeLedger(),
+        "ledger": ledger or ProbedLedger(),
         "pipeline": pipeline,
         "poison": PoisonTrials(record or FakeRecord(), lambda: NOW),
         "lanes": Lanes(
@@ -147,7 +134,7 @@ def messages(count: int, **options: Any) -> list[Delivery]:
 
 
 def test_arrived_deliveries_are_processed_in_batches_up_to_the_maximum() -> None:
-    link, pipeline = FakeLink(*messages(7)), FakePipeline()
+    link, pipeline = FakeLink(*messages(7)), BatchRecorder()
     consumer([link], pipeline, FakeStop()).run(drain=True)
     assert [len(batch) for batch in pipeline.batches] == [3, 3, 1]
     assert link.closed
@@ -157,7 +144,7 @@ def test_database_outage_keeps_the_batch_and_is_logged_once(caplog: pytest.LogCa
     caplog.set_level(logging.INFO)
     deliveries = messages(2)
     link = FakeLink(*deliveries)
-    pipeline = FakePipeline(errors=[LedgerUnavailableError("the database is down")] * 9)
+    pipeline = BatchRecorder(errors=[LedgerUnavailableError("the database is down")] * 9)
     consumer([link], pipeline, FakeStop()).run(drain=True)
     assert link.acknowledged == deliveries
     assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
@@ -167,7 +154,7 @@ def test_database_outage_keeps_the_batch_and_is_logged_once(caplog: pytest.LogCa
 
 def test_waits_grow_and_stay_below_their_bound() -> None:
     stop = FakeStop()
-    consumer([FakeLink()], FakePipeline(), stop, FakeLedger(failures=20)).run(drain=True)
+    consumer([FakeLink()], BatchRecorder(), stop, ProbedLedger(failures=20)).run(drain=True)
     assert len(stop.waited_s) == 20
     assert stop.waited_s[0] < 0.2
     assert max(stop.waited_s) <= 7.5
@@ -176,7 +163,7 @@ def test_waits_grow_and_stay_below_their_bound() -> None:
 
 def test_stop_ends_a_long_wait() -> None:
     stop, link = FakeStop(), FakeLink(*messages(1))
-    pipeline = FakePipeline(errors=[LedgerUnavailableError("down")] * 1000)
+    pipeline = BatchRecorder(errors=[LedgerUnavailableError("down")] * 1000)
     link.on_keep_alive = lambda: setattr(stop, "requested", sum(link.waited_s) > 12)
     consumer([link], pipeline, stop).run()
     assert sum(link.waited_s) < 13
@@ -186,7 +173,7 @@ def test_stop_ends_a_long_wait() -> None:
 
 def test_lost_broker_is_connected_again_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    pipeline = FakePipeline(broker_errors=[BrokerUnavailableError("gone")])
+    pipeline = BatchRecorder(broker_errors=[BrokerUnavailableError("gone")])
     first, last = FakeLink(*messages(1)), FakeLink(*messages(1))
     gone = [BrokerUnavailableError("refused")] * 5
     consumer([first, *gone, last], pipeline, FakeStop()).run(drain=True)
@@ -197,19 +184,19 @@ def test_lost_broker_is_connected_again_and_logged_once(caplog: pytest.LogCaptur
 
 
 def test_consumer_takes_nothing_from_the_broker_before_the_ledger_answers() -> None:
-    ledger, stop, link = FakeLedger(failures=4), FakeStop(), FakeLink(*messages(1))
-    consumer([link], FakePipeline(), stop, ledger).run(drain=True)
+    ledger, stop, link = ProbedLedger(failures=4), FakeStop(), FakeLink(*messages(1))
+    consumer([link], BatchRecorder(), stop, ledger).run(drain=True)
     assert len(stop.waited_s) == 4
     assert len(link.acknowledged) == 1
 
 
 def test_wrong_configuration_ends_a_worker_that_was_never_connected() -> None:
     with pytest.raises(ConfigurationError):
-        consumer([ConfigurationError("no such vhost")], FakePipeline(), FakeStop()).run()
+        consumer([ConfigurationError("no such vhost")], BatchRecorder(), FakeStop()).run()
 
 
 def test_known_broker_may_refuse_a_worker_while_it_starts() -> None:
-    pipeline = FakePipeline(broker_errors=[BrokerUnavailableError("gone")])
+    pipeline = BatchRecorder(broker_errors=[BrokerUnavailableError("gone")])
     links: list[Any] = [FakeLink(*messages(1)), ConfigurationError("not yet"), FakeLink(*messages(1))]
     consumer(links, pipeline, FakeStop()).run(drain=True)
     assert len(links[-1].acknowledged) == 1
@@ -217,7 +204,7 @@ def test_known_broker_may_refuse_a_worker_while_it_starts() -> None:
 
 def test_stop_finishes_the_batch_and_takes_no_other() -> None:
     stop, link = FakeStop(), FakeLink(*messages(9))
-    pipeline = FakePipeline()
+    pipeline = BatchRecorder()
     pipeline.after = lambda: setattr(stop, "requested", len(pipeline.batches) == 2)
     consumer([link], pipeline, stop).run()
     assert [len(batch) for batch in pipeline.batches] == [3, 3]
@@ -228,7 +215,7 @@ def test_stop_finishes_the_batch_and_takes_no_other() -> None:
 def test_previous_batch_is_answered_while_the_next_is_in_flight() -> None:
     answered, began = Event(), Event()
 
-    class Overlapping(FakePipeline):
+    class Overlapping(BatchRecorder):
         def apply(self, items: Sequence[Item]) -> None:
             if len(self.batches) == 1 and items:
                 began.set()
@@ -248,7 +235,7 @@ def test_previous_batch_is_answered_while_the_next_is_in_flight() -> None:
 
 
 def test_replies_are_sent_only_after_the_ledger_has_the_batch() -> None:
-    class Orderly(FakePipeline):
+    class Orderly(BatchRecorder):
         def reply_and_acknowledge(self, link: Link, items: Sequence[Item]) -> None:
             assert [item.delivery for item in items] in self.batches
             super().reply_and_acknowledge(link, items)
@@ -260,7 +247,7 @@ def test_replies_are_sent_only_after_the_ledger_has_the_batch() -> None:
 
 def test_database_outage_does_not_hold_the_replies_of_the_previous_batch() -> None:
     deliveries, stop = messages(7), FakeStop()
-    link, pipeline = FakeLink(*deliveries), FakePipeline()
+    link, pipeline = FakeLink(*deliveries), BatchRecorder()
 
     def fail_from_now_on() -> None:
         if len(pipeline.batches) == 1:
@@ -272,8 +259,8 @@ def test_database_outage_does_not_hold_the_replies_of_the_previous_batch() -> No
     assert link.acknowledged == deliveries[:3]
 
 
-def test_broker_that_takes_no_replies_is_asked_again_and_nothing_is_applied_meanwhile() -> None:
-    link, pipeline = FakeLink(*messages(13)), FakePipeline()
+def test_replies_are_sent_again_and_nothing_is_applied_while_the_broker_takes_none() -> None:
+    link, pipeline = FakeLink(*messages(13)), BatchRecorder()
     applied: list[int] = []
     pipeline.broker_errors = [UnansweredError("full")] * 9
     link.on_keep_alive = lambda: applied.append(len(pipeline.batches))
@@ -286,7 +273,7 @@ def test_link_is_kept_alive_while_the_ledger_works() -> None:
     kept, link = Semaphore(0), FakeLink(*messages(4))
     link.on_keep_alive = kept.release
 
-    class Slow(FakePipeline):
+    class Slow(BatchRecorder):
         def apply(self, items: Sequence[Item]) -> None:
             # The loop does it once a round; the second time is while the ledger works.
             assert not self.batches or not items or all(kept.acquire(timeout=PATIENCE_S) for _ in range(2))
@@ -297,7 +284,7 @@ def test_link_is_kept_alive_while_the_ledger_works() -> None:
 
 
 def test_fault_in_the_ledgers_thread_ends_the_loop() -> None:
-    link, pipeline = FakeLink(*messages(7)), FakePipeline()
+    link, pipeline = FakeLink(*messages(7)), BatchRecorder()
 
     def fail() -> None:
         if len(pipeline.batches) == 2:
@@ -312,7 +299,7 @@ def test_fault_in_the_ledgers_thread_ends_the_loop() -> None:
 def test_stop_in_an_outage_gives_the_messages_back() -> None:
     stop, link = FakeStop(), FakeLink(*messages(2))
 
-    class Down(FakePipeline):
+    class Down(BatchRecorder):
         def apply(self, items: Sequence[Item]) -> None:
             stop.requested = True
             raise LedgerUnavailableError("down")
@@ -324,7 +311,7 @@ def test_stop_in_an_outage_gives_the_messages_back() -> None:
 
 def test_returned_messages_are_tried_together_on_record_and_leave_none() -> None:
     returned, clean = distinct(2, delivery_count=TRIAL_AFTER), messages(2)
-    pipeline, record, link = FakePipeline(), FakeRecord(), FakeLink(*returned, *clean)
+    pipeline, record, link = BatchRecorder(), FakeRecord(), FakeLink(*returned, *clean)
     on_record: list[int] = []
     pipeline.after = lambda: on_record.append(len(record.trials))
     consumer([link], pipeline, FakeStop(), record=record).run(drain=True)
@@ -340,7 +327,7 @@ def test_messages_of_a_group_that_crashed_are_tried_in_smaller_groups(
 ) -> None:
     returned = distinct(4, delivery_count=TRIAL_AFTER)
     record = FakeRecord({key_of(one): Trial(together, 0, TRIAL_AFTER - 1) for one in returned})
-    pipeline = FakePipeline()
+    pipeline = BatchRecorder()
     consumer([FakeLink(*returned)], pipeline, FakeStop(), record=record).run(drain=True)
     assert [len(batch) for batch in pipeline.batches] == sizes
     assert record.trials == {}
@@ -354,7 +341,7 @@ def test_message_that_was_tried_alone_when_workers_crashed_is_given_up() -> None
             key_of(innocent): Trial(1, GIVE_UP_AFTER - 1, TRIAL_AFTER - 1),
         }
     )
-    pipeline = FakePipeline()
+    pipeline = BatchRecorder()
     consumer([FakeLink(poison, innocent)], pipeline, FakeStop(), record=record).run(drain=True)
     assert pipeline.given_up == [poison]
     assert record.trials == {}
@@ -363,7 +350,7 @@ def test_message_that_was_tried_alone_when_workers_crashed_is_given_up() -> None
 def test_trial_of_a_copy_that_is_under_way_elsewhere_is_no_crash() -> None:
     (copy,) = distinct(1, delivery_count=TRIAL_AFTER)
     record = FakeRecord({key_of(copy): Trial(1, GIVE_UP_AFTER, TRIAL_AFTER)})
-    pipeline = FakePipeline()
+    pipeline = BatchRecorder()
     consumer([FakeLink(copy)], pipeline, FakeStop(), record=record).run(drain=True)
     assert pipeline.batches == [[copy]]
 
@@ -373,13 +360,13 @@ def test_trial_whose_begin_nobody_confirmed_is_no_crash() -> None:
     record, stop, link = FakeRecord(), FakeStop(), FakeLink(returned)
     record.errors = [LedgerUnavailableError("written, and the answer is lost")]
     link.on_keep_alive = lambda: setattr(stop, "requested", not record.errors)
-    consumer([link], FakePipeline(), stop, record=record).run()
+    consumer([link], BatchRecorder(), stop, record=record).run()
     assert record.trials == {}
 
 
 def test_delivery_count_alone_gives_no_message_up() -> None:
     often = messages(3, delivery_count=10_000)
-    pipeline, link = FakePipeline(), FakeLink(*often)
+    pipeline, link = BatchRecorder(), FakeLink(*often)
     consumer([link], pipeline, FakeStop()).run(drain=True)
     assert pipeline.given_up == []
     assert link.acknowledged == often
@@ -390,7 +377,7 @@ def test_trial_that_an_outage_ends_is_no_crash(lost: str) -> None:
     returned = distinct(2, delivery_count=TRIAL_AFTER)
     before = {key_of(returned[0]): Trial(16, 1, 2)}
     record, stop = FakeRecord(dict(before)), FakeStop()
-    pipeline, link = FakePipeline(), FakeLink(*returned)
+    pipeline, link = BatchRecorder(), FakeLink(*returned)
     if lost == "broker":
         pipeline.broker_errors = [BrokerUnavailableError("gone")]
         pipeline.after = lambda: setattr(stop, "waits_left", 1)
@@ -404,7 +391,7 @@ def test_trial_that_an_outage_ends_is_no_crash(lost: str) -> None:
 
 def test_worker_holds_its_full_prefetch_where_nothing_crashed() -> None:
     returned = distinct(4, delivery_count=TRIAL_AFTER)
-    link, pipeline, held = FakeLink(*returned), FakePipeline(), list[int]()
+    link, pipeline, held = FakeLink(*returned), BatchRecorder(), list[int]()
     pipeline.after = lambda: held.append(link.prefetch)
     consumer([link], pipeline, FakeStop()).run(drain=True)
     assert set(held) == {ConsumerPace().prefetch}
@@ -413,15 +400,15 @@ def test_worker_holds_its_full_prefetch_where_nothing_crashed() -> None:
 def test_worker_holds_one_message_where_one_crashed_alone_and_more_with_each_trial() -> None:
     returned = distinct(20, delivery_count=TRIAL_AFTER)
     record = FakeRecord({key_of(returned[0]): Trial(1, 1, 2)})
-    pipeline, link, held = FakePipeline(), FakeLink(*returned), list[int]()
+    pipeline, link, held = BatchRecorder(), FakeLink(*returned), list[int]()
     pipeline.after = lambda: held.append(link.prefetch)
     consumer([link], pipeline, FakeStop(), record=record).run(drain=True)
     assert held[:4] == [1, 8, 64, 512]
     assert link.prefetch == ConsumerPace().prefetch
 
 
-def test_deliveries_held_in_a_long_outage_are_given_back_before_the_broker_takes_them() -> None:
-    link, pipeline, stop = FakeLink(*messages(1)), FakePipeline(), FakeStop()
+def test_deliveries_of_a_long_outage_are_given_back_before_the_broker_takes_them() -> None:
+    link, pipeline, stop = FakeLink(*messages(1)), BatchRecorder(), FakeStop()
     pipeline.errors = [LedgerUnavailableError("down")] * 1000
     again = FakeLink(*messages(1))
     again.on_keep_alive = lambda: setattr(stop, "requested", True)
@@ -432,7 +419,7 @@ def test_deliveries_held_in_a_long_outage_are_given_back_before_the_broker_takes
 
 def test_batches_and_outages_are_counted() -> None:
     metrics = Metrics()
-    pipeline = FakePipeline(errors=[LedgerUnavailableError("down")] * 2)
+    pipeline = BatchRecorder(errors=[LedgerUnavailableError("down")] * 2)
     consumer([FakeLink(*messages(4))], pipeline, FakeStop(), metrics=metrics).run(drain=True)
     assert metrics.registry.get_sample_value("billing_worker_batch_size_count") == 2
     assert metrics.registry.get_sample_value("billing_worker_outages_total", {"server": "database"}) == 1

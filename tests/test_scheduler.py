@@ -4,7 +4,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from sqlalchemy import Engine, event, func, select, text
 
 from schemas import BonusCredit, Command, OpenAccount, ReserveUsage, SettleAccount
 from tests.support.apply_commands import applied
+from tests.support.fake_stop import FakeStop
 from tests.support.fakes import FakeLink
 from tests.support.fault_injection import _CONTEXT, after, die
 from tests.support.processes import WorkerProcesses, run_cli
@@ -252,24 +253,10 @@ def test_missing_queue_names_the_command_that_helps(
         schedulers().tick(NOW + HOUR)
 
 
-@dataclass
-class Stop:
-    """Stop that comes after ``waits_left`` waits, none of which takes time."""
-
-    waits_left: int
-    requested: bool = False
-    waited_s: list[float] = field(default_factory=list)
-
-    def wait(self, seconds: float) -> None:
-        self.waited_s.append(seconds)
-        self.waits_left -= 1
-        self.requested |= self.waits_left <= 0
-
-
 def test_scheduler_runs_one_tick_an_interval_until_it_is_stopped(
     schedulers: Schedulers, broker: Broker, metrics: Metrics
 ) -> None:
-    stop = Stop(3)
+    stop = FakeStop(3)
     schedulers(interval_s=7.5).run(stop)
     assert stop.waited_s == [7.5] * 3
     assert broker.opened == 1, "a wrong password ends it at the start"
@@ -282,7 +269,7 @@ def test_scheduler_leaves_a_second_to_clocks_that_are_behind(
 ) -> None:
     applied(engine, catalog, *held("ann"), now=NOW - MINUTE)
     applied(engine, catalog, *held("bob"), now=NOW - MINUTE - SECOND)
-    schedulers().run(Stop(1))
+    schedulers().run(FakeStop(1))
     assert [SettleAccount.model_validate_json(message.body).user_id for message in broker.published] == [
         "bob"
     ]
@@ -298,7 +285,7 @@ def test_broker_outage_is_logged_once_and_waited_out(
 ) -> None:
     caplog.set_level(logging.INFO)
     fill(engine, catalog, 1, now=NOW - HOUR)
-    stop = Stop(13)
+    stop = FakeStop(13)
 
     def connect() -> Link:
         return broker.connect() if stop.waits_left == 1 else open_link("amqp://guest:guest@127.0.0.1:1/")
@@ -330,13 +317,13 @@ def test_broker_outage_lasts_until_something_is_published(
 
     scheduler = schedulers(connect=connect)
     applied(engine, catalog, *held("ann"), now=NOW - HOUR)
-    scheduler.run(Stop(2))
+    scheduler.run(FakeStop(2))
     applied(engine, catalog, *held("ann")[:1], now=NOW)  # posts what is due
-    scheduler.run(Stop(2))
+    scheduler.run(FakeStop(2))
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     is_away = False
     applied(engine, catalog, *held("bob"), now=NOW - HOUR)
-    scheduler.run(Stop(2))
+    scheduler.run(FakeStop(2))
     assert "the broker is back" in caplog.text
 
 
@@ -344,7 +331,7 @@ def test_database_outage_is_logged_once_and_waited_out(
     schedulers: Schedulers, metrics: Metrics, caplog: pytest.LogCaptureFixture
 ) -> None:
     away = ledger_engine("postgresql://nobody@127.0.0.1:1/none")
-    schedulers(engine=away).run(Stop(3))
+    schedulers(engine=away).run(FakeStop(3))
     assert metrics.registry.get_sample_value("billing_worker_outages_total", {"server": "database"}) == 1
     assert len(caplog.records) == 1
     assert "trying again" in caplog.text
@@ -359,8 +346,8 @@ def test_broker_that_refuses_ends_the_scheduler_at_its_start_and_is_waited_for_l
         raise ConfigurationError("no such vhost")
 
     with pytest.raises(ConfigurationError):
-        schedulers(connect=refuse).run(Stop(1))
-    stop = Stop(2)
+        schedulers(connect=refuse).run(FakeStop(1))
+    stop = FakeStop(2)
 
     def connect() -> Link:
         broker.opened += 1

@@ -1,4 +1,10 @@
-"""The only place that builds engines, connections, loops and random numbers, from the settings."""
+"""The only place that builds engines, connections, loops and random numbers, from the settings.
+
+Methods import what they build: a command that asks for a balance starts without the loops, the broker's
+client and the dead letters.
+"""
+
+from __future__ import annotations
 
 import random
 import time
@@ -7,37 +13,31 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Engine
-
-from schemas import Limits
-from worker.broker import BILLING, Link, open_link
 from worker.catalog import Catalog, load_catalog
-from worker.consumer import Consumer, ConsumerPace
-from worker.deadletters.drainer import Drainer
-from worker.deadletters.link_drainer import LinkDrainer
-from worker.deadletters.replay.runner import ReplayRunner, RunnerResources
-from worker.deadletters.service import DeadLetters
 from worker.errors import ConfigurationError
-from worker.lanes.pausing import Lanes, is_new_config
-from worker.lanes.poison import PoisonTrials
 from worker.ledger.engine import ledger_engine
-from worker.ledger.pauses import Pauses
 from worker.ledger.primary import DatabaseGuard
 from worker.ledger.revisions import current_revision, newest_revision
-from worker.ledger.store import Ledger
-from worker.ledger.trials import Trials
-from worker.messages.dead_letter_limit import DeadLetterLimit
-from worker.messages.policy import Policy
-from worker.messages.receiving import message_in
-from worker.metrics import Metrics
-from worker.pipeline import Pipeline
 from worker.runtime.identity import process_name, runner_name
-from worker.runtime.stop import Stop
-from worker.scheduler import Scheduler
 from worker.settings import Settings, broker_user, config_digest
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from worker.broker import Link
     from worker.broker.management import Management
+    from worker.consumer import Consumer
+    from worker.deadletters.drainer import Drainer
+    from worker.deadletters.link_drainer import LinkDrainer
+    from worker.deadletters.replay.runner import ReplayRunner
+    from worker.deadletters.service import DeadLetters
+    from worker.ledger.pauses import Pauses
+    from worker.ledger.store import Ledger
+    from worker.messages.policy import Policy
+    from worker.metrics import Metrics
+    from worker.pipeline import Pipeline
+    from worker.runtime.stop import Stop
+    from worker.scheduler import Scheduler
 
 #: Share of the broker's consumer timeout after which an outage's held messages are given back.
 _HELD_SHARE = 0.8
@@ -84,6 +84,8 @@ class Application:
     @cached_property
     def metrics(self) -> Metrics:
         """This process's counters."""
+        from worker.metrics import Metrics
+
         return Metrics()
 
     @cached_property
@@ -106,17 +108,21 @@ class Application:
     @property
     def ledger(self) -> Ledger:
         """The worker's way to the ledger."""
+        from worker.ledger.store import Ledger
+
         return Ledger(self.batch_engine)
 
     @property
     def pauses(self) -> Pauses:
         """The lanes that workers have paused."""
+        from worker.ledger.pauses import Pauses
+
         return Pauses(self.engine)
 
     @property
-    def management(self) -> "Management":
+    def management(self) -> Management:
         """The management API of the broker."""
-        from worker.broker.management import Management  # two commands need it, and its HTTP client
+        from worker.broker.management import Management
 
         return Management(self.settings.broker_url.get_secret_value(), self.settings.management_url)
 
@@ -126,6 +132,8 @@ class Application:
 
     def link(self, *, consume: Sequence[str] = (), prefetch: int | Mapping[str, int] | None = None) -> Link:
         """A new link to the broker, which holds ``prefetch`` messages a queue (or as many as is set)."""
+        from worker.broker import open_link
+
         return open_link(
             self.settings.broker_url.get_secret_value(),
             consume=consume,
@@ -135,6 +143,13 @@ class Application:
 
     def consumer(self, stop: Stop) -> Consumer:
         """The worker's loop, ready to run."""
+        from worker.broker import BILLING
+        from worker.consumer import Consumer, ConsumerPace
+        from worker.lanes.pausing import Lanes, is_new_config
+        from worker.lanes.poison import PoisonTrials
+        from worker.ledger.pauses import Pauses
+        from worker.ledger.trials import Trials
+
         work = [queue.name for queue in BILLING.work]
         config = config_digest(self.settings, self.catalog)
         settings = self.settings
@@ -168,6 +183,9 @@ class Application:
 
     def scheduler(self) -> Scheduler:
         """Scheduler of commands for what falls due, ready to run."""
+        from worker.broker import open_link
+        from worker.scheduler import Scheduler
+
         settings = self.settings
         name = "billing-scheduler"
         url = settings.database_url.get_secret_value()
@@ -184,6 +202,9 @@ class Application:
 
     def drainer(self) -> Drainer:
         """Drainer of the dead-letter queue into the ledger's database, ready to run."""
+        from worker.broker import BILLING
+        from worker.deadletters.drainer import Drainer
+
         return Drainer(
             lambda: self.link(consume=[BILLING.dead.name]),
             self._service(self.service_engine),
@@ -193,6 +214,9 @@ class Application:
 
     def pipeline(self, ledger: Ledger, *, is_new_config: bool = False) -> Pipeline:
         """Pipeline of batches, with the dead-letter limit of each lane."""
+        from worker.messages.dead_letter_limit import DeadLetterLimit
+        from worker.pipeline import Pipeline
+
         return Pipeline(
             ledger,
             self.catalog,
@@ -206,6 +230,9 @@ class Application:
     @property
     def policy(self) -> Policy:
         """Message-handling policy from the settings."""
+        from schemas import Limits
+        from worker.messages.policy import Policy
+
         settings = self.settings
         return Policy(
             limits=Limits(max_quantity=settings.max_quantity),
@@ -220,6 +247,9 @@ class Application:
         return self._service(self.engine)
 
     def _service(self, engine: Engine) -> DeadLetters:
+        from worker.deadletters.service import DeadLetters
+        from worker.messages.receiving import message_in
+
         policy = self.policy
         return DeadLetters(
             engine,
@@ -231,6 +261,9 @@ class Application:
 
     def replayer(self, name: str | None = None) -> ReplayRunner:
         """Runner of replays. ``name`` is unique to it, made up where none is given."""
+        from worker.deadletters.replay.run import RunnerResources
+        from worker.deadletters.replay.runner import ReplayRunner
+
         return ReplayRunner(
             RunnerResources(
                 engine=self.service_engine,
@@ -246,6 +279,8 @@ class Application:
         )
 
     def _link_drainer(self) -> LinkDrainer:
+        from worker.broker import BILLING
+
         service = self._service(self.service_engine)
         service.probe()
         return service.link_drainer(self.link(consume=[BILLING.dead.name]))

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from worker.batches import Batches
-from worker.broker import Delivery, Link
+from worker.broker import Consumes, Delivery, Link
 from worker.errors import (
     BrokerUnavailableError,
     ConfigurationError,
@@ -173,7 +173,7 @@ class Consumer:
         batches.finish()
         return False
 
-    def _receive(self, link: Link, wait_s: float) -> Sequence[Delivery]:
+    def _receive(self, link: Consumes, wait_s: float) -> Sequence[Delivery]:
         deliveries = link.receive(self._pace.batch_size, wait_s)
         self._broker.ended()
         self._relinking.reset()

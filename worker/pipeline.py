@@ -42,7 +42,7 @@ _ANONYMOUS = "anonymous"
 
 @dataclass(slots=True, eq=False)
 class Item:
-    """One delivery on its way through the batch; it ends with answers, or with a reason for none.
+    """One delivery on its way through the batch; it ends with answers, or with a failure.
 
     There is an answer to each command of its message, in their order, and none to a batch of malformed items
     alone. ``answers`` is None before the ledger is asked. ``outgoing`` has the messages that remain to be
@@ -52,7 +52,7 @@ class Item:
     delivery: Delivery
     message: Message | None = None
     answers: Sequence[Answer] | None = None
-    reason: Failure | None = None
+    failure: Failure | None = None
     tries: int = 1
     outgoing: list[OutgoingResponse] | None = None
     kept: bool = False
@@ -104,23 +104,23 @@ class Pipeline:
     def give_up(self, delivery: Delivery, crashes: int, *, decoded: bool) -> Item:
         """Return the item of a poison message; ``decoded`` reads it for its identities."""
         failure = poison_failure(delivery, self._policy, self._clock(), crashes, decoded=decoded)
-        return Item(delivery, reason=failure)
+        return Item(delivery, failure=failure)
 
     def apply(self, items: Sequence[Item]) -> None:
         """Give each item its answers, in one transaction; a fault that no outcome names is isolated.
 
-        Items that have answers, or a reason for none, stay as they are: after a TransientError it may be
+        Items that have answers, or a failure, stay as they are: after a TransientError it may be
         called again with the same items.
         """
-        self._apply([item for item in items if item.answers is None and item.reason is None])
+        self._apply([item for item in items if item.answers is None and item.failure is None])
 
     def try_alone(self, item: Item) -> bool:
         """Apply the message of a paused lane by itself and write its reply; False where it meets a fault.
 
-        After the usual number of tries it gets a reason. Its lane's count is reset where it passes.
+        After the usual number of tries it gets a failure. Its lane's count is reset where it passes.
         """
         item.kept = False
-        if item.reason is not None:
+        if item.failure is not None:
             return True
         try:
             if item.answers is None:
@@ -132,7 +132,7 @@ class Pipeline:
             if item.tries < self._policy.tries:
                 item.tries += 1
             else:
-                item.reason = self._failure_of(item, fault)
+                item.failure = self._failure_of(item, fault)
             return False
         self.limit.reset_all(item.queue)
         return True
@@ -186,7 +186,7 @@ class Pipeline:
     def _decoded(self, delivery: Delivery, now: datetime) -> Item:
         message = message_in(delivery, self._policy, now)
         if isinstance(message, Failure):
-            return Item(delivery, reason=message)
+            return Item(delivery, failure=message)
         return Item(delivery, message)
 
     # -- apply --------------------------------------------------------------------------------------------
@@ -230,7 +230,7 @@ class Pipeline:
             item.tries += 1
             self._apply(items)
             return
-        item.reason = self._failure_of(item, fault)
+        item.failure = self._failure_of(item, fault)
         self.limit.add_fault(item.queue)
 
     def _failure_of(self, item: Item, fault: Exception) -> Failure:
@@ -246,26 +246,26 @@ class Pipeline:
 
         An item over its lane's limit is kept: it is applied, and gets its reply when it comes again.
         """
-        if item.reason is None and self.limit.is_over(item.queue, FaultStep.REPLY):
+        if item.failure is None and self.limit.is_over(item.queue, FaultStep.REPLY):
             item.kept = True
             return
         try:
             item.outgoing = self._responses_to(item, now)
         except Exception as fault:  # noqa: BLE001 - one strange property must not hold the batch
-            item.reason = self._failure_of(item, fault)
+            item.failure = self._failure_of(item, fault)
             bare = replace(item.delivery, properties={}, headers={})
-            item.outgoing = [self._replies.dead_letter(bare, item.reason, item.tries, now)]
+            item.outgoing = [self._replies.dead_letter(bare, item.failure, item.tries, now)]
             self.limit.add_fault(item.queue, FaultStep.REPLY)
         else:
-            if item.reason is None:
+            if item.failure is None:
                 self.limit.reset(item.queue, FaultStep.REPLY)
 
     def _responses_to(self, item: Item, now: datetime) -> list[OutgoingResponse]:
         if item.message is not None and item.answers is not None:
             return self._replies.for_answers(item.delivery, item.message, item.answers, now)
-        if item.reason is None:
-            raise AssertionError("an item without answers and reason")
-        return self._replies.for_failure(item.delivery, item.reason, item.tries, now)
+        if item.failure is None:
+            raise AssertionError("an item without answers and failure")
+        return self._replies.for_failure(item.delivery, item.failure, item.tries, now)
 
     # -- refusals -----------------------------------------------------------------------------------------
 
@@ -302,8 +302,8 @@ class Pipeline:
 
 def _refusal(item: Item) -> DeadLetterReason | None:
     """Return the reason code of a refusal, which is most often its sender's fault; None where it is none."""
-    if item.reason is not None:
-        return None if item.reason.code in _FAULTS else item.reason.code
+    if item.failure is not None:
+        return None if item.failure.code in _FAULTS else item.failure.code
     if (malformed := first_malformed(item.message)) is not None:
         return malformed.reason
     if any(isinstance(answer, Conflict) for answer in item.answers or ()):

@@ -85,7 +85,7 @@ def main(
     try:
         with started_servers() as servers, reporting() as reporter:
             context = BenchmarkContext(servers, reporter, 1 if short else runs, messages, users, short)
-            session = Session(context, conditions.conditions(servers), output, with_charts=not short)
+            session = BenchmarkSession(context, conditions.conditions(servers), output, with_charts=not short)
             if not short:
                 processed_deductions(context, *_WARM_UP)
             session.run(wanted)
@@ -94,7 +94,7 @@ def main(
     sys.exit(1 if session.failed else 0)
 
 
-class Session:
+class BenchmarkSession:
     """Run of several benchmarks under the same conditions; a failed one stops no other."""
 
     def __init__(

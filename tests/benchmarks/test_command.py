@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from tests.benchmarks.__main__ import Session, main
+from tests.benchmarks.__main__ import BenchmarkSession, main
 from tests.benchmarks.registry import BENCHMARKS
 from tests.benchmarks.reporters import LineReporter
 from tests.benchmarks.results import Benchmark, BenchmarkContext, Figure, Result
@@ -52,7 +52,7 @@ def test_other_benchmarks_run_after_a_failure(tmp_path: Path, capsys: pytest.Cap
         return Result((Figure("all of it", (5.0,), "messages/s"),), {"messages": 1})
 
     context = BenchmarkContext(Servers(None, None), LineReporter(), runs=1)  # type: ignore[arg-type]  # nobody asks them
-    session = Session(context, {"machine": "this one"}, tmp_path, with_charts=False)
+    session = BenchmarkSession(context, {"machine": "this one"}, tmp_path, with_charts=False)
     session.run([Benchmark("bad", "?", "none", untrue), Benchmark("good", "?", "none", fine)])
     printed = capsys.readouterr()
     assert session.failed == ["bad"]
@@ -69,7 +69,7 @@ def test_failure_is_printed_with_its_traceback(tmp_path: Path, capsys: pytest.Ca
         raise ZeroDivisionError("by chance")
 
     context = BenchmarkContext(Servers(None, None), LineReporter(), runs=1)  # type: ignore[arg-type]  # nobody asks them
-    session = Session(context, {}, tmp_path, with_charts=False)
+    session = BenchmarkSession(context, {}, tmp_path, with_charts=False)
     session.run([Benchmark("broken", "?", "none", broken)])
     assert session.failed == ["broken"]
     assert "ZeroDivisionError: by chance" in capsys.readouterr().err

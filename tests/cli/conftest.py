@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from schemas import DeductUsage, PaymentSucceeded
 from tests.cli.console import Cli, FilledLedger
 from worker.ledger.engine import ledger_engine
 
@@ -43,3 +44,17 @@ def ledger(sqlite_url: str) -> Iterator[FilledLedger]:
     engine = ledger_engine(sqlite_url)
     yield FilledLedger(engine)
     engine.dispose()
+
+
+@pytest.fixture
+def paying_ann(ledger: FilledLedger) -> None:
+    """Account of ann, who got 10,000 tokens, bought 275,000, and used 1,500 on two features."""
+    ledger.open("ann")
+    ledger.apply(
+        PaymentSucceeded(
+            reference_id="pay", user_id="ann", package_id="standard", amount_minor=1_999, currency="USD"
+        ),
+        DeductUsage(reference_id="d-1", user_id="ann", tokens=1_000, feature="chat"),
+        DeductUsage(reference_id="d-2", user_id="ann", tokens=500, feature="search"),
+        DeductUsage(reference_id="d-3", user_id="ann", tokens=10**9),
+    )

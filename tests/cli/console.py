@@ -1,5 +1,6 @@
 """The command line in this process: arguments in, exit code and both streams out, as a user meets them."""
 
+import csv
 import io
 import json
 import logging
@@ -36,6 +37,11 @@ class Ended:
     def lines(self) -> list[str]:
         """Standard output, line by line."""
         return self.out.splitlines()
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """Standard output, line by line, split at tabs."""
+        return list(csv.reader(self.lines, delimiter="\t", quoting=csv.QUOTE_NONE))
 
     @property
     def json(self) -> Any:

@@ -45,6 +45,25 @@ def test_lots_are_a_table_on_a_terminal_and_json_for_scripts(ledger_cli: Cli) ->
     assert [lot["remaining"] for lot in shown["lots"]] == [10_000, 50]
 
 
+def listed(cli: Cli, name: str, *arguments: str) -> list[list[int]]:
+    """Read a list of lots page by page; return their numbers."""
+    pages: list[list[int]] = []
+    cursor: tuple[str, ...] = ()
+    while True:
+        page = cli(*arguments, *cursor, "--json").json
+        pages.append([lot.get("number", lot.get("lot")) for lot in page[name]])
+        if page["next"] is None:
+            return pages
+        cursor = ("--cursor", str(page["next"]))
+
+
+def test_lots_are_listed_page_by_page(ledger_cli: Cli) -> None:
+    assert listed(ledger_cli, "lots", "lots", "ann", "--all", "--limit", "2") == [[1, 3], [2]]
+    shown = ledger_cli("lots", "ann", "--all", "--limit", "2", terminal=True)
+    assert shown.err == "next page: billing-worker lots ann --all --limit 2 --cursor 3\n"
+    assert ledger_cli("lots", "ann", "--cursor", "9").code == 2
+
+
 def test_holds_are_the_open_ones_or_all(ledger_cli: Cli) -> None:
     (hold,) = rows(ledger_cli("holds", "ann").out)
     assert (hold["reference"], hold["state"], hold["amount"], hold["lots"]) == (
@@ -109,3 +128,21 @@ def test_expiring_lots_of_all_users_are_shown_line_by_line(
     on_terminal = ledger_cli("expiring", "--days", "7", terminal=True).out
     assert on_terminal.count("tokens") == 3, "three tables of two"
     assert all(user in on_terminal for user in expected)
+
+
+def test_expiring_lots_are_listed_page_by_page(ledger_cli: Cli, ledger: FilledLedger) -> None:
+    ledger.open("bob", "basic")
+    for user in ("ann", "bob"):
+        ledger.apply(
+            BonusCredit(reference_id=f"more-{user}", user_id=user, tokens=7, expires_at=SOON + timedelta(1))
+        )
+    of_ann = listed(ledger_cli, "expiring", "expiring", "ann", "--days", "7", "--limit", "1")
+    assert of_ann == [[3], [4]]
+    assert ledger_cli("expiring", "ann", "--days", "7", "--limit", "1", "--json").json["tokens"] == 57
+    everybodys = listed(ledger_cli, "expiring", "expiring", "--days", "7", "--limit", "2")
+    assert [len(page) for page in everybodys] == [2, 1]
+    shown = ledger_cli("expiring", "--days", "7", "--limit", "2", terminal=True)
+    assert shown.err.startswith("next page: billing-worker expiring --days 7 --limit 2 --cursor 20")
+    rest = ledger_cli("expiring", "--days", "7", "--cursor", shown.err.split()[-1])
+    assert [lot["user"] for lot in rows(rest.out)] == ["bob"]
+    assert ledger_cli("expiring", "--cursor", "nonsense").code == 2

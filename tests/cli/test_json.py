@@ -70,7 +70,7 @@ CALLS: dict[tuple[str, ...], tuple[tuple[str, ...], bytes, tuple[str, ...]]] = {
     ("demo",): (("--messages", "150"), b"", ()),
 }
 PAGED = {path for path, command in COMMANDS.items() if "cursor" in {one.name for one in command.params}}
-LISTS = {*PAGED, ("lots",), ("expiring",), ("console", "users", "list")}
+LISTS = {*PAGED, ("console", "users", "list")}
 GROUPS = {path for path, command in COMMANDS.items() if hasattr(command, "list_commands")}
 
 

@@ -73,6 +73,14 @@ def test_balance_imports_neither_broker_nor_alembic(sqlite_url: str) -> None:
     assert found & {"alembic", "flask", "kombu", "mako", "pika", "waitress", "werkzeug"} == set()
 
 
+def test_balance_imports_no_part_of_the_message_path(sqlite_url: str) -> None:
+    found = worker_modules("balance", "nobody", BILLING_DATABASE_URL=sqlite_url)
+    assert "worker.ledger.queries" in found
+    rooms = {".".join(name.split(".")[:2]) for name in found}
+    unused = ("batches", "broker", "consumer", "deadletters", "lanes", "messages", "pipeline", "scheduler")
+    assert rooms & {f"worker.{room}" for room in unused} == set()
+
+
 def test_only_migrate_imports_alembic(sqlite_url: str) -> None:
     assert "alembic" in heavy_imports("migrate", BILLING_DATABASE_URL=sqlite_url)
     for command in (("stats",), ("dead-letters", "list"), ("check",)):

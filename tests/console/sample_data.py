@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from random import Random
-from typing import Any, cast
+from typing import Any
 
 from sqlalchemy import Engine
 
@@ -19,7 +19,8 @@ from schemas import (
     ReserveUsage,
 )
 from tests.support.apply_commands import applied
-from worker.broker import Delivery, Link
+from tests.support.fakes import FakeLink
+from worker.broker import BILLING, Delivery
 from worker.catalog import Catalog
 from worker.deadletters.service import DeadLetters
 from worker.messages.dead_letters import Failure, dead_letter_for
@@ -33,33 +34,14 @@ DECEIVING = "ada\u202egnp.exe"
 _FEATURES = ("ocr", "summary", "translate", "chat", "export", None)
 
 
-class DeadQueue:
-    """Link whose dead-letter queue holds these dead letters."""
-
-    def __init__(self, dead_letters: Iterable[Delivery]) -> None:
-        self._waiting = list(dead_letters)
-
-    def receive(self, most: int, timeout_s: float) -> list[Delivery]:
-        """Return the next ``most`` of them."""
-        del timeout_s
-        taken, self._waiting = self._waiting[:most], self._waiting[most:]
-        return taken
-
-    def depth(self, queue: str) -> int:
-        """Return the number that waits."""
-        del queue
-        return len(self._waiting)
-
-    def close(self) -> None:
-        """Do nothing: nothing is open."""
-
-    def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        """Do nothing: they are drained."""
+def dead_queue(dead_letters: Iterable[Delivery]) -> FakeLink:
+    """Return a link that consumes these dead letters."""
+    return FakeLink(*dead_letters, consume={BILLING.dead.name: 1_000})
 
 
 def drain(service: DeadLetters, dead_letters: Iterable[Delivery]) -> int:
     """Drain dead letters as they come out of their queue; return their number."""
-    return service.drain(cast(Link, DeadQueue(dead_letters)), wait_s=0)
+    return service.drain(dead_queue(dead_letters), wait_s=0)
 
 
 def refused(

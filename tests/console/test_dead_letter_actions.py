@@ -275,7 +275,7 @@ def test_drain_keeps_waiting_dead_letters_and_ends_items_of_replays(
     tidied: list[bool] = []
     now = datetime.now(UTC)
     more = [sample_data.refused(WRONG | {"referenceId": f"job-{n}"}, now) for n in (8, 9)]
-    queue = sample_data.DeadQueue(more)
+    queue = sample_data.dead_queue(more)
     monkeypatch.setattr(Application, "link", lambda _self, **_options: queue)
     monkeypatch.setattr(DeadLetters, "tidy", lambda _self: tidied.append(True))
     response = ann.post("/dead-letters/drain")

@@ -9,17 +9,18 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from typing import Any
 
 from sqlalchemy import Engine
 
 from schemas import Command, DeadLetterReason, OpenAccount
-from tests.support import fakes
 from tests.support.apply_commands import applied
+from tests.support.fakes import FakeLink
 from worker.broker import BILLING, Delivery, Link, Outgoing, PublishResult
 from worker.catalog import Catalog, load_catalog
 from worker.deadletters.models import DeadLetterStatus, Replay, StoredDeadLetter
-from worker.deadletters.replay.runner import ReplayRunner, RunnerResources
+from worker.deadletters.replay.run import RunnerResources
+from worker.deadletters.replay.runner import ReplayRunner
 from worker.deadletters.service import DeadLetters
 from worker.deadletters.store.filters import DeadLetterFilter
 from worker.errors import BrokerUnavailableError
@@ -76,35 +77,22 @@ def from_dead_queue(dead_letter: Outgoing) -> Delivery:
     )
 
 
-class DeadQueue:
-    """A link that consumes dead letters; holds those that wait and counts those acknowledged."""
+class DeadQueue(FakeLink):
+    """Link that consumes dead letters; ``waiting`` holds those that are not received yet."""
 
     def __init__(self, *waiting: Delivery) -> None:
-        self.waiting = deque(waiting)
-        self.acknowledged = 0
-
-    def receive(self, most: int, timeout_s: float) -> list[Delivery]:
-        del timeout_s
-        return [self.waiting.popleft() for _ in range(min(most, len(self.waiting)))]
-
-    def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        self.acknowledged += len(deliveries)
-
-    def keep_alive(self, wait_s: float = 0.0) -> None:
-        """Nothing to keep alive."""
-
-    def close(self) -> None:
-        """Nothing to close."""
+        super().__init__(*waiting, consume={DEAD: 1_000})
 
     @property
-    def link(self) -> Link:
-        return cast(Link, self)
+    def waiting(self) -> deque[Delivery]:
+        return self._broker.queue(DEAD)
 
 
-class _Publisher:
-    """A link that publishes into the world."""
+class _WorldLink(FakeLink):
+    """Link that publishes into the world."""
 
     def __init__(self, world: "World") -> None:
+        super().__init__(consume={})
         self._world = world
 
     def publish(self, messages: Sequence[Outgoing]) -> PublishResult:
@@ -124,12 +112,6 @@ class _Publisher:
         if self._world.is_broker_away:
             raise BrokerUnavailableError("the connection is lost")
         return 0
-
-    def keep_alive(self, wait_s: float = 0.0) -> None:
-        """Nothing to keep alive."""
-
-    def close(self) -> None:
-        """Nothing to close."""
 
 
 class World:
@@ -191,11 +173,11 @@ class World:
             delivered(m.body, m.routing_key, properties=m.properties, headers=m.headers) for m in self.queued
         ]
         self.queued = []
-        link = fakes.FakeLink()
+        link = FakeLink()
         items = pipeline.receive(deliveries)
         pipeline.apply(items)
-        pipeline.reply_and_acknowledge(cast(Link, link), items)
-        self.dead.waiting += map(from_dead_queue, link.dead_letters)
+        pipeline.reply_and_acknowledge(link, items)
+        self.dead.waiting.extend(map(from_dead_queue, link.dead_letters))
 
     def apply(self, *commands: Command) -> None:
         applied(self.engine, self.catalog, *commands, now=self.now)
@@ -211,8 +193,8 @@ class World:
 
     def park(self, *deliveries: Delivery) -> list[StoredDeadLetter]:
         """Drain these deliveries; return all parked dead letters, oldest first."""
-        self.dead.waiting += deliveries
-        self.service.drain(self.dead.link)
+        self.dead.waiting.extend(deliveries)
+        self.service.drain(self.dead)
         return self.parked()
 
     def parked(self) -> list[StoredDeadLetter]:
@@ -250,13 +232,13 @@ class World:
         def connect() -> Link:
             if self.is_broker_away:
                 raise BrokerUnavailableError("the broker is not available")
-            return cast(Link, _Publisher(self))
+            return _WorldLink(self)
 
         return ReplayRunner(
             RunnerResources(
                 engine=self.engine,
                 connect=connect,
-                drain=lambda: self.service.link_drainer(self.dead.link),
+                drain=lambda: self.service.link_drainer(self.dead),
                 name=name,
                 clock=lambda: self.now,
                 seconds=lambda: self.seconds,

@@ -103,8 +103,8 @@ def test_history_of_a_dead_letter_is_in_order(world: World) -> None:
     world.service.note(number, "see T-17 \0", "ann")
     world.service.discard([number], "a test", "ann")
     world.service.restore([number], "no test", "eva")
-    told = [(event.kind, event.actor, event.text) for event in world.service.details(number).events]
-    assert told == [
+    events = [(event.kind, event.actor, event.text) for event in world.service.details(number).events]
+    assert events == [
         ("failed", f"worker {__version__}", "KeyError: a bug"),
         ("noted", "ann", r"see T-17 \x00"),
         ("discarded", "ann", "a test"),

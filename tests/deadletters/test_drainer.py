@@ -9,7 +9,7 @@ import pytest
 
 from schemas import DeadLetterReason
 from tests.deadletters.parts import DeadQueue, World, failed
-from worker.broker import Delivery, Link
+from worker.broker import Consumes, Delivery
 from worker.deadletters import link_drainer
 from worker.deadletters.drainer import Drainer
 from worker.deadletters.store.transaction import DeadLetterTransaction
@@ -17,11 +17,11 @@ from worker.errors import BrokerUnavailableError, LedgerUnavailableError, NotKep
 from worker.messages.dead_letters import Failure
 
 
-def drainer(world: World, connect: Callable[[], Link], **options: Any) -> Drainer:
+def drainer(world: World, connect: Callable[[], Consumes], **options: Any) -> Drainer:
     return Drainer(connect, world.service, random.Random(1), **options)
 
 
-class Queue(DeadQueue):
+class EndingQueue(DeadQueue):
     """Queue of two dead letters that ends the loop when it is empty."""
 
     def __init__(self, world: World) -> None:
@@ -35,19 +35,19 @@ class Queue(DeadQueue):
 
 
 def test_dead_letters_are_drained_as_long_as_it_runs(world: World) -> None:
-    queue = Queue(world)
-    drainer(world, lambda: queue.link).run(world)
-    assert queue.acknowledged == 2
+    queue = EndingQueue(world)
+    drainer(world, lambda: queue).run(world)
+    assert len(queue.acknowledged) == 2
     assert world.service.counts().parked == 2
 
 
 def test_outage_of_the_broker_is_logged_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    queue, tries = Queue(world), iter(range(5))
+    queue, tries = EndingQueue(world), iter(range(5))
 
-    def connect() -> Link:
+    def connect() -> Consumes:
         if next(tries, None) is not None:
             raise BrokerUnavailableError("the broker is away")
-        return queue.link
+        return queue
 
     with caplog.at_level(logging.INFO):
         drainer(world, connect).run(world)
@@ -59,7 +59,7 @@ def test_outage_of_the_broker_is_logged_once(world: World, caplog: pytest.LogCap
 def test_drainer_takes_nothing_before_the_database_takes_writes(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    queue, failures, probes = Queue(world), iter(range(4)), list[int]()
+    queue, failures, probes = EndingQueue(world), iter(range(4)), list[int]()
 
     def probe() -> None:
         probes.append(len(queue.waiting))
@@ -68,7 +68,7 @@ def test_drainer_takes_nothing_before_the_database_takes_writes(
 
     monkeypatch.setattr(world.service, "probe", probe)
     with caplog.at_level(logging.INFO):
-        drainer(world, lambda: queue.link).run(world)
+        drainer(world, lambda: queue).run(world)
     assert probes == [2] * 5
     assert caplog.text.count("the database is back after") == 1
     assert world.service.counts().parked == 2
@@ -78,7 +78,7 @@ def test_drainer_takes_nothing_before_the_database_takes_writes(
 def test_drainer_returns_deliveries_before_the_broker_takes_them_in_a_long_outage(
     world: World, monkeypatch: pytest.MonkeyPatch, hold_most_s: float, links: int
 ) -> None:
-    queue, failures, opened = Queue(world), iter(range(3)), list[int]()
+    queue, failures, opened = EndingQueue(world), iter(range(3)), list[int]()
     real = world.service._ingest
 
     def ingest(deliveries: Any) -> None:
@@ -86,11 +86,9 @@ def test_drainer_returns_deliveries_before_the_broker_takes_them_in_a_long_outag
             raise LedgerUnavailableError("down")
         real(deliveries)
 
-    def connect() -> Link:
+    def connect() -> Consumes:
         opened.append(len(queue.waiting))
-        if len(opened) > 1:
-            queue.waiting.extend([failed(b"one"), failed(b"two")])
-        return queue.link
+        return queue
 
     monkeypatch.setattr(world.service, "_ingest", ingest)
     drainer(world, connect, hold_most_s=hold_most_s).run(world)
@@ -118,8 +116,8 @@ def test_dead_letters_that_never_cease_do_not_keep_it_from_the_stop(
 ) -> None:
     queue = _Endless(world)
     with caplog.at_level(logging.INFO):
-        drainer(world, lambda: queue.link).run(world)
-    assert queue.given == queue.acknowledged == 5
+        drainer(world, lambda: queue).run(world)
+    assert queue.given == len(queue.acknowledged) == 5
     assert caplog.text.count("drained 5 dead letters") == 1, "once, not five times"
 
 
@@ -127,17 +125,17 @@ def test_a_dead_letter_that_cannot_be_kept_is_held_and_not_given_back(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     _poison(monkeypatch)
-    queue, opened = Queue(world), list[Link]()
+    queue, opened = EndingQueue(world), list[Consumes]()
     queue.waiting.appendleft(failed(b"bad", reason=Failure(DeadLetterReason.UNPROCESSABLE, "poison")))
     monkeypatch.setattr(link_drainer, "_BATCH", 1)
 
-    def connect() -> Link:
-        opened.append(queue.link)
-        return queue.link
+    def connect() -> Consumes:
+        opened.append(queue)
+        return queue
 
     drainer(world, connect).run(world)
     assert len(opened) == 1, "a link that is closed gives it back, which counts a delivery"
-    assert (queue.acknowledged, world.service.counts().parked) == (2, 2)
+    assert (len(queue.acknowledged), world.service.counts().parked) == (2, 2)
     assert caplog.text.count("they stay in their queue") == 1
 
 
@@ -161,12 +159,12 @@ def test_a_dead_letter_that_cannot_be_kept_holds_no_other_up_and_stays_in_its_qu
         failed(b"bad", reason=Failure(DeadLetterReason.UNPROCESSABLE, "poison")),
         failed(b"two"),
     )
-    assert world.service.drain(queue.link) == 2
-    assert queue.acknowledged == 2
+    assert world.service.drain(queue) == 2
+    assert len(queue.acknowledged) == 2
     assert [dead_letter.body for dead_letter in world.parked()] == [b"one", b"two"]
     assert "a dead letter can't be kept (OverflowError)" in caplog.text
     assert "poison" not in caplog.text, "what it holds is the producer's"
     alone = DeadQueue(failed(b"bad", reason=Failure(DeadLetterReason.UNPROCESSABLE, "poison")))
     with pytest.raises(NotKeptError, match="they stay in their queue"):
-        world.service.drain(alone.link)
-    assert alone.acknowledged == 0
+        world.service.drain(alone)
+    assert alone.acknowledged == []

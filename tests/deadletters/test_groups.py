@@ -160,8 +160,8 @@ def test_users_are_counted_to_a_thousand(true_world: World) -> None:
 
 def test_more_tokens_than_a_column_of_64_bits_holds_are_summed_up(world: World) -> None:
     body = json.dumps(deduct("r", tokens=10**15)).encode()
-    world.dead.waiting += [failed(body, properties={"message_id": str(n)}) for n in range(10_000)]
-    assert world.service.drain(world.dead.link) == 10_000
+    world.dead.waiting.extend([failed(body, properties={"message_id": str(n)}) for n in range(10_000)])
+    assert world.service.drain(world.dead) == 10_000
     (group,) = world.service.groups().groups
     assert (group.waiting, group.tokens_unknown) == (10_000, 0)
     if world.engine.dialect.name == "postgresql":

@@ -307,7 +307,7 @@ def test_a_second_copy_that_fails_is_the_same_dead_letter_too(world: World) -> N
     world.now += timedelta(seconds=5)
     world.queued = list(world.published)
     world.work()
-    world.service.drain(world.dead.link)
+    world.service.drain(world.dead)
     (again,) = world.parked()
     assert (again.number, again.attempts) == (dead_letter.number, 3)
 
@@ -403,7 +403,7 @@ def test_a_failure_while_nobody_ran_stops_it_too(world: World) -> None:
     assert came_of(paused) == {"sent": 1, "waiting": 1}
     world.has_worker = True
     world.work()
-    world.service.drain(world.dead.link)
+    world.service.drain(world.dead)
     stopped = world.run(paused.number)
     assert (stopped.state, came_of(stopped)) == ("stopped", {"failed_again": 1, "waiting": 1})
 
@@ -628,7 +628,7 @@ def test_drain_ends_the_items_of_replays_that_nobody_runs(
     number = _killed_when_it_was_sent(world, monkeypatch)
     world.work()
     world.now += replays.LEASE
-    assert world.service.drain(world.dead.link) == 0
+    assert world.service.drain(world.dead) == 0
     assert world.status(number) == "resolved"
 
 

@@ -1,12 +1,12 @@
 """Dead letters in the ledger's database, on both dialects: storing and replaying them loses nothing."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from math import isnan
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine
 
 from schemas import DeadLetterReason
+from tests.support.fakes import FakeLink
 from tests.support.query_plans import recorded_statements
-from worker.broker import Delivery, Link, Outgoing, PublishResult
+from worker.broker import Delivery
 from worker.deadletters.models import DeadLetterStatus, StoredDeadLetter
 from worker.deadletters.replay.message import replay_of
 from worker.deadletters.service import DeadLetters
@@ -28,34 +29,16 @@ from worker.messages.dead_letters import Failure, dead_letter_for
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
 
 
-class FakeLink:
-    """Link to a dead-letter queue that records publishing, with a connection that can be lost."""
+class DeadQueueLink(FakeLink):
+    """Link that consumes dead letters, and records how long it waits for them."""
 
     def __init__(self, *deliveries: Delivery) -> None:
-        self.waiting = list(deliveries)
-        self.published: list[Outgoing] = []
-        self.acknowledged = 0
+        super().__init__(*deliveries, consume={"billing.dead": 1_000})
         self.patience: list[float] = []
-        self.on_acknowledge: Callable[[], None] = lambda: None
-        self.on_publish: Callable[[], None] = lambda: None
-        self.has_no_route = False
 
     def receive(self, most: int, timeout_s: float) -> list[Delivery]:
         self.patience.append(timeout_s)
-        return self.waiting[self.acknowledged :][:most]
-
-    def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        self.on_acknowledge()
-        self.acknowledged += len(deliveries)
-
-    def publish(self, messages: Sequence[Outgoing]) -> PublishResult:
-        self.on_publish()
-        self.published += messages
-        return PublishResult(messages, returned=messages if self.has_no_route else ())
-
-    @property
-    def link(self) -> Link:
-        return cast(Link, self)
+        return super().receive(most, timeout_s)
 
 
 @pytest.fixture
@@ -102,7 +85,7 @@ def failed(
 
 def park(service: DeadLetters, *deliveries: Delivery) -> list[StoredDeadLetter]:
     """Drain these deliveries; return all parked dead letters, oldest first."""
-    assert service.drain(FakeLink(*deliveries).link) == len(deliveries)
+    assert service.drain(DeadQueueLink(*deliveries)) == len(deliveries)
     return parked(service)
 
 
@@ -312,18 +295,21 @@ def test_a_dead_letter_twice_in_one_batch_is_one_row(service: DeadLetters) -> No
     assert dead_letter.attempts == 2
 
 
-def test_a_crash_after_the_commit_leaves_one_dead_letter_and_counts_it_once(service: DeadLetters) -> None:
-    fake = FakeLink(failed(b"a"), failed(b"b"))
+def test_a_crash_after_the_commit_leaves_one_dead_letter_and_counts_it_once(
+    service: DeadLetters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = DeadQueueLink(failed(b"a"), failed(b"b"))
 
-    def lost() -> None:
+    def lost(_: Sequence[Delivery]) -> None:
         raise BrokerUnavailableError("the connection is lost")
 
-    fake.on_acknowledge = lost
+    monkeypatch.setattr(fake, "acknowledge", lost)
     with pytest.raises(BrokerUnavailableError):
-        service.drain(fake.link)
-    assert fake.acknowledged == 0
-    fake.on_acknowledge = lambda: None
-    assert service.drain(fake.link) == 2
+        service.drain(fake)
+    assert fake.acknowledged == []
+    fake.close()
+    monkeypatch.undo()
+    assert service.drain(fake) == 2
     assert [dead_letter.attempts for dead_letter in parked(service)] == [1, 1]
     assert [len(service.details(dead_letter.number).events) for dead_letter in parked(service)] == [1, 1]
 
@@ -345,7 +331,7 @@ def test_long_history_is_read_only_for_the_failures_in_question(engine: Engine) 
 def test_uncommitted_dead_letters_are_not_acknowledged(
     service: DeadLetters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake = FakeLink(failed(b"a"), failed(b"b"))
+    fake = DeadQueueLink(failed(b"a"), failed(b"b"))
 
     def full(_transaction: DeadLetterTransaction) -> None:
         raise OSError("the disk is full")
@@ -353,15 +339,16 @@ def test_uncommitted_dead_letters_are_not_acknowledged(
     with monkeypatch.context() as patch:
         patch.setattr(DeadLetterTransaction, "flush", full)
         with pytest.raises(NotKeptError, match="OSError"):
-            service.drain(fake.link)
-    assert fake.acknowledged == 0
+            service.drain(fake)
+    assert fake.acknowledged == []
     assert parked(service) == []
-    assert service.drain(fake.link) == 2
+    fake.close()
+    assert service.drain(fake) == 2
 
 
 def test_dead_letters_that_are_known_to_wait_are_waited_for(service: DeadLetters) -> None:
-    fake = FakeLink(failed(b"a"), failed(b"b"))
-    service.drain(fake.link, expected=2, wait_s=0.125)
+    fake = DeadQueueLink(failed(b"a"), failed(b"b"))
+    service.drain(fake, expected=2, wait_s=0.125)
     first, last = fake.patience
     assert first > 1
     assert last == 0.125

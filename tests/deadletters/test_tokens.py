@@ -8,7 +8,7 @@ from tests.deadletters.parts import deduct
 from worker.catalog import load_catalog
 from worker.deadletters.tokens import tokens_affected
 
-AT_STAKE = [
+AFFECTED = [
     (deduct("r", tokens=5), 5),
     ({"type": "credit.adjust", "tokens": -7}, 7),
     ({"type": "usage.free_upload", "bytes": 5}, 0),
@@ -29,7 +29,7 @@ AT_STAKE = [
 ]
 
 
-@pytest.mark.parametrize(("message", "tokens"), AT_STAKE, ids=lambda value: json.dumps(value)[:40])
+@pytest.mark.parametrize(("message", "tokens"), AFFECTED, ids=lambda value: json.dumps(value)[:40])
 def test_tokens_are_read_from_the_body_where_possible(message: object, tokens: int | str | None) -> None:
     catalog = load_catalog()
     package = catalog.package("standard", None)

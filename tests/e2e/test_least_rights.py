@@ -25,7 +25,7 @@ def rights() -> dict[str, list[str]]:
     return {who: [cell.strip("`").replace("\\|", "|") for cell in cells] for who, *cells in rows}
 
 
-class Users:
+class BrokerUsers:
     """Broker users of one test, made by the rows of the page."""
 
     def __init__(self, rabbitmq: RabbitMQServer, vhost: str) -> None:
@@ -43,8 +43,8 @@ class Users:
 
 
 @pytest.fixture
-def users(rabbitmq: RabbitMQServer, broker_url: str) -> Iterator[Users]:
-    made = Users(rabbitmq, broker_url.rpartition("/")[2])
+def users(rabbitmq: RabbitMQServer, broker_url: str) -> Iterator[BrokerUsers]:
+    made = BrokerUsers(rabbitmq, broker_url.rpartition("/")[2])
     yield made
     for name in made.names:
         rabbitmq.management.delete_user(name)
@@ -55,7 +55,7 @@ def with_url(settings: Settings, url: str) -> Settings:
 
 
 def test_named_rights_suffice_for_worker_and_producer(
-    worker_settings: Settings, users: Users, postgres_engine: Engine
+    worker_settings: Settings, users: BrokerUsers, postgres_engine: Engine
 ) -> None:
     settings = with_url(worker_settings, users.url_of("worker, scheduler"))
     producer = users.url_of("producer with private reply queues")
@@ -69,7 +69,7 @@ def test_named_rights_suffice_for_worker_and_producer(
 
 
 def test_named_rights_suffice_for_an_operator(
-    worker_settings: Settings, users: Users, workers: WorkerProcesses, rabbit: RabbitClient
+    worker_settings: Settings, users: BrokerUsers, workers: WorkerProcesses, rabbit: RabbitClient
 ) -> None:
     """A correction, a dead letter seen, mended and replayed, with a worker beside."""
     workers.start("--with-scheduler")
@@ -91,7 +91,7 @@ def test_named_rights_suffice_for_an_operator(
 def test_named_rights_suffice_to_declare_the_topology(
     worker_settings: Settings, rabbitmq: RabbitMQServer, bare_broker_url: str
 ) -> None:
-    users = Users(rabbitmq, bare_broker_url.rpartition("/")[2])
+    users = BrokerUsers(rabbitmq, bare_broker_url.rpartition("/")[2])
     settings = with_url(worker_settings, users.url_of("topology declare, verify"))
     for action in ("declare", "verify", "declare"):
         done = run_cli(settings, "topology", action)

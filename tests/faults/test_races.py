@@ -55,7 +55,7 @@ def race(worker_settings: Settings) -> Iterator[Race]:
                 items = [Item(delivery(b""), command) for command in batch]
                 start.wait(10)
                 pipeline.apply(items)
-                assert all(item.reason is None for item in items), [item.reason for item in items]
+                assert all(item.failure is None for item in items), [item.failure for item in items]
                 return [answer for item in items for answer in item.answers or ()]
 
             running = [threads.submit(apply, *pair) for pair in zip(pipelines, batches, strict=False)]

@@ -33,7 +33,7 @@ POISON = Failure(DeadLetterReason.UNPROCESSABLE, "crashed")
 
 
 @dataclass
-class FakePipeline:
+class StepRecorder:
     """Pipeline that records its steps; ``passes`` says of each try by itself whether it is applied."""
 
     limit: DeadLetterLimit
@@ -48,7 +48,7 @@ class FakePipeline:
 
     def give_up(self, one: Delivery, _crashes: int, *, decoded: bool) -> Item:
         del decoded
-        return Item(one, reason=POISON)
+        return Item(one, failure=POISON)
 
     def apply(self, items: Sequence[Item]) -> None:
         self.steps.append(f"apply {len(items)}")
@@ -56,7 +56,7 @@ class FakePipeline:
     def try_alone(self, item: Item) -> bool:
         self.on_record.append(len(self.record.trials))
         item.kept = False
-        if item.reason is not None:
+        if item.failure is not None:
             return True
         is_applied = self.passes.pop(0)
         self.steps.append("applied" if is_applied else "fault")
@@ -71,13 +71,13 @@ class FakePipeline:
         link.acknowledge([item.delivery for item in items])
 
 
-class World:
+class ControlWorld:
     """Control over a link in memory, with a clock that its test sets."""
 
     def __init__(self, thread: ThreadPoolExecutor, *, exits_on_limit: bool = False) -> None:
         self.now, self.link, self.record, self.pauses = 0.0, FakeLink(), FakeRecord(), FakePauses()
         self.limit, metrics = DeadLetterLimit(1, is_new_config=True), Metrics()
-        self.pipeline = FakePipeline(self.limit, self.record)
+        self.pipeline = StepRecorder(self.limit, self.record)
         self.lanes = Lanes(
             QUEUES,
             self.limit,
@@ -99,7 +99,7 @@ class World:
             stop=cast(Any, None),
             hold_most_s=1.0,
         )
-        batches = Batches(cast(Link, self.link), session, cast(Pipeline, self.pipeline), metrics)
+        batches = Batches(self.link, session, cast(Pipeline, self.pipeline), metrics)
         trials = TrialRunner(PoisonTrials(self.record, lambda: NOW), batches)
         self.control = LaneControl(self.lanes, trials, batches, exits_on_limit=exits_on_limit)
 
@@ -118,15 +118,15 @@ def thread() -> Iterator[ThreadPoolExecutor]:
 
 
 @pytest.fixture
-def world(thread: ThreadPoolExecutor) -> World:
-    return World(thread)
+def world(thread: ThreadPoolExecutor) -> ControlWorld:
+    return ControlWorld(thread)
 
 
 def usage(**options: Any) -> Delivery:
     return delivery(b"{}", queue=USAGE, **options)
 
 
-def test_lane_over_its_limit_is_paused_and_the_other_goes_on(world: World) -> None:
+def test_lane_over_its_limit_is_paused_and_the_other_goes_on(world: ControlWorld) -> None:
     world.pause()
     assert world.lanes.paused == [USAGE]
     assert [pause.queue for pause in world.pauses.lasting.values()] == [USAGE]
@@ -135,12 +135,12 @@ def test_lane_over_its_limit_is_paused_and_the_other_goes_on(world: World) -> No
 
 
 def test_worker_that_exits_on_a_limit_pauses_nothing(thread: ThreadPoolExecutor) -> None:
-    world = World(thread, exits_on_limit=True)
+    world = ControlWorld(thread, exits_on_limit=True)
     with pytest.raises(LimitExceededError, match="stopped"):
         world.pause()
 
 
-def test_applied_message_resumes_its_lane(world: World) -> None:
+def test_applied_message_resumes_its_lane(world: ControlWorld) -> None:
     world.pause()
     world.pipeline.passes = [True]
     first, second = usage(), usage()
@@ -152,7 +152,7 @@ def test_applied_message_resumes_its_lane(world: World) -> None:
     assert world.link.holds == {USAGE: 64}
 
 
-def test_message_that_meets_its_fault_is_kept_off_the_record(world: World) -> None:
+def test_message_that_meets_its_fault_is_kept_off_the_record(world: ControlWorld) -> None:
     world.pause()
     world.pipeline.passes = [False]
     world.control.without_paused([Item(usage())])
@@ -163,10 +163,10 @@ def test_message_that_meets_its_fault_is_kept_off_the_record(world: World) -> No
     assert world.lanes.next_probe() is None, "it waits for its next try"
 
 
-def test_message_out_of_tries_becomes_a_dead_letter_and_its_lane_stays_paused(world: World) -> None:
+def test_message_out_of_tries_becomes_a_dead_letter_and_its_lane_stays_paused(world: ControlWorld) -> None:
     world.pause()
     world.pipeline.passes = [False]
-    world.pipeline.after_tries = lambda item: setattr(item, "reason", POISON)
+    world.pipeline.after_tries = lambda item: setattr(item, "failure", POISON)
     dead, following = usage(), usage()
     world.control.without_paused([Item(dead), Item(following)])
     world.control.attend()
@@ -179,15 +179,15 @@ def test_message_out_of_tries_becomes_a_dead_letter_and_its_lane_stays_paused(wo
     assert probe.delivery is following
 
 
-def test_refusal_is_answered_and_leaves_its_lane_paused(world: World) -> None:
+def test_refusal_is_answered_and_leaves_its_lane_paused(world: ControlWorld) -> None:
     world.pause()
-    world.control.without_paused([Item(usage(), reason=POISON)])
+    world.control.without_paused([Item(usage(), failure=POISON)])
     world.control.attend()
     assert world.pipeline.steps == ["answer 1", "acknowledge 1"]
     assert world.lanes.paused == [USAGE]
 
 
-def test_poison_message_of_a_paused_lane_is_given_up(world: World) -> None:
+def test_poison_message_of_a_paused_lane_is_given_up(world: ControlWorld) -> None:
     world.pause()
     poison = usage(delivery_count=TRIAL_AFTER)
     world.record.trials = {key_of(poison): Trial(1, GIVE_UP_AFTER, TRIAL_AFTER - 1)}
@@ -199,7 +199,7 @@ def test_poison_message_of_a_paused_lane_is_given_up(world: World) -> None:
     assert world.lanes.paused == [USAGE]
 
 
-def test_lane_that_an_operator_released_tries_what_it_held(world: World) -> None:
+def test_lane_that_an_operator_released_tries_what_it_held(world: ControlWorld) -> None:
     world.pause()
     world.lanes.postpone(item := Item(usage()))
     world.control.without_paused([item])
@@ -210,12 +210,12 @@ def test_lane_that_an_operator_released_tries_what_it_held(world: World) -> None
     assert world.link.acknowledged == [item.delivery]
 
 
-def refuse_most(world: World) -> None:
+def refuse_most(world: ControlWorld) -> None:
     for _ in range(501):
         world.limit.add_message(USAGE, DeadLetterReason.NOT_JSON)
 
 
-def test_new_configuration_that_refuses_most_pauses_its_lane_without_tries(world: World) -> None:
+def test_new_configuration_that_refuses_most_pauses_its_lane_without_tries(world: ControlWorld) -> None:
     world.pauses.new = {"c"}
     refuse_most(world)
     world.control.attend()
@@ -223,7 +223,7 @@ def test_new_configuration_that_refuses_most_pauses_its_lane_without_tries(world
     assert world.link.given_back == [USAGE]
 
 
-def test_accepted_configuration_goes_on_and_gets_its_messages_again(world: World) -> None:
+def test_accepted_configuration_goes_on_and_gets_its_messages_again(world: ControlWorld) -> None:
     refuse_most(world)
     world.control.attend()
     assert world.lanes.paused == []

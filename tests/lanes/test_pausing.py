@@ -18,7 +18,7 @@ FAULTS = LimitExceeded(USAGE, PauseCode.CONSECUTIVE_FAULTS, "100 in a row")
 CONFIG_PAUSE = LimitExceeded(USAGE, PauseCode.CONFIG_SUSPECT, "501 of 700")
 
 
-class World:
+class LanesWorld:
     """Lanes with a clock, a record, a link and metrics of their own."""
 
     def __init__(self, *, is_new_config: bool = False) -> None:
@@ -42,15 +42,15 @@ class World:
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
+def world() -> LanesWorld:
+    return LanesWorld()
 
 
 def item() -> Item:
     return Item(delivery(b"{}"))
 
 
-def test_paused_lane_gives_back_what_it_holds_and_takes_one_message(world: World) -> None:
+def test_paused_lane_gives_back_what_it_holds_and_takes_one_message(world: LanesWorld) -> None:
     world.lanes.pause(world.link, FAULTS)
     assert world.link.given_back == [USAGE]
     assert world.link.holds == {USAGE: 1}
@@ -60,7 +60,7 @@ def test_paused_lane_gives_back_what_it_holds_and_takes_one_message(world: World
     assert (world.gauge("consecutive_faults"), world.gauge("config_suspect")) == (0, 1)
 
 
-def test_message_is_tried_at_growing_intervals(world: World) -> None:
+def test_message_is_tried_at_growing_intervals(world: LanesWorld) -> None:
     world.lanes.pause(world.link, FAULTS)
     probe, waits = item(), list[float]()
     world.lanes.add_probe(probe)
@@ -74,7 +74,7 @@ def test_message_is_tried_at_growing_intervals(world: World) -> None:
     assert max(waits) <= 1.5 * PROBE_MOST_S + 0.1
 
 
-def test_next_message_is_tried_after_one_that_is_answered(world: World) -> None:
+def test_next_message_is_tried_after_one_that_is_answered(world: LanesWorld) -> None:
     world.lanes.pause(world.link, FAULTS)
     first, second = item(), item()
     world.now = 100.0
@@ -85,7 +85,7 @@ def test_next_message_is_tried_after_one_that_is_answered(world: World) -> None:
     assert world.lanes.next_probe() is second
 
 
-def test_resumed_lane_takes_its_full_prefetch_and_returns_untried_messages(world: World) -> None:
+def test_resumed_lane_takes_its_full_prefetch_and_returns_untried_messages(world: LanesWorld) -> None:
     world.lanes.open(1500)
     world.lanes.pause(world.link, FAULTS)
     probe = item()
@@ -96,7 +96,7 @@ def test_resumed_lane_takes_its_full_prefetch_and_returns_untried_messages(world
     assert world.gauge("consecutive_faults") == 0
 
 
-def test_pause_is_recorded_at_the_next_sync_and_ended_with_the_lane(world: World) -> None:
+def test_pause_is_recorded_at_the_next_sync_and_ended_with_the_lane(world: LanesWorld) -> None:
     world.lanes.pause(world.link, FAULTS)
     assert world.lanes.must_sync
     assert world.lanes.sync() == []
@@ -108,14 +108,14 @@ def test_pause_is_recorded_at_the_next_sync_and_ended_with_the_lane(world: World
     assert world.record.lasting == {}
 
 
-def test_operator_ends_a_pause(world: World) -> None:
+def test_operator_ends_a_pause(world: LanesWorld) -> None:
     world.lanes.pause(world.link, FAULTS)
     world.lanes.sync()
     world.record.resumed = set(world.record.lasting)
     assert world.lanes.sync() == [USAGE]
 
 
-def test_outage_leaves_a_pause_to_a_later_sync(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outage_leaves_a_pause_to_a_later_sync(world: LanesWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     def unavailable(*_: object) -> int:
         raise LedgerUnavailableError("down")
 
@@ -127,7 +127,7 @@ def test_outage_leaves_a_pause_to_a_later_sync(world: World, monkeypatch: pytest
     assert len(world.record.lasting) == 1
 
 
-def test_config_pause_of_another_worker_is_adopted_and_outlasts_this_one(world: World) -> None:
+def test_config_pause_of_another_worker_is_adopted_and_outlasts_this_one(world: LanesWorld) -> None:
     world.record.suspicions = {USAGE: "501 of 700"}
     world.lanes.adopt_pauses()
     world.lanes.adopt_pauses()
@@ -138,7 +138,7 @@ def test_config_pause_of_another_worker_is_adopted_and_outlasts_this_one(world: 
     assert len(world.record.lasting) == 1
 
 
-def test_pause_for_faults_ends_with_its_worker(world: World) -> None:
+def test_pause_for_faults_ends_with_its_worker(world: LanesWorld) -> None:
     world.lanes.pause(world.link, FAULTS)
     world.lanes.sync()
     world.lanes.end()
@@ -146,7 +146,7 @@ def test_pause_for_faults_ends_with_its_worker(world: World) -> None:
 
 
 def test_configuration_that_proved_right_is_accepted_once() -> None:
-    world = World(is_new_config=True)
+    world = LanesWorld(is_new_config=True)
     assert not world.lanes.needs_attention()
     world.limit.accept_config()  # as after its first thousand messages
     for _ in range(3):
@@ -155,7 +155,7 @@ def test_configuration_that_proved_right_is_accepted_once() -> None:
     assert world.record.accepted == ["c"]
 
 
-def test_lane_over_its_limit_is_exceeded_until_it_is_paused(world: World) -> None:
+def test_lane_over_its_limit_is_exceeded_until_it_is_paused(world: LanesWorld) -> None:
     assert (world.lanes.exceeded(), world.lanes.needs_attention()) == ([], False)
     world.limit.add_fault(USAGE)
     (exceeded,) = world.lanes.exceeded()
@@ -165,7 +165,7 @@ def test_lane_over_its_limit_is_exceeded_until_it_is_paused(world: World) -> Non
     assert world.lanes.exceeded() == []
 
 
-def test_lane_that_an_operator_released_counts_its_faults_anew(world: World) -> None:
+def test_lane_that_an_operator_released_counts_its_faults_anew(world: LanesWorld) -> None:
     world.limit.add_fault(USAGE)
     world.lanes.pause(world.link, FAULTS)
     world.lanes.resume_released(world.link, USAGE)
@@ -173,7 +173,7 @@ def test_lane_that_an_operator_released_counts_its_faults_anew(world: World) -> 
     assert world.lanes.exceeded() == []
 
 
-def test_prefetch_is_raised_for_lanes_that_go_on(world: World) -> None:
+def test_prefetch_is_raised_for_lanes_that_go_on(world: LanesWorld) -> None:
     world.lanes.open(2)
     world.lanes.pause(world.link, FAULTS)
     world.lanes.raise_prefetch(world.link, 100, factor=8)
@@ -182,7 +182,7 @@ def test_prefetch_is_raised_for_lanes_that_go_on(world: World) -> None:
     assert world.link.holds == {USAGE: 1, PAYMENTS: 100}
 
 
-def test_new_link_forgets_the_messages_that_the_old_one_gave_back(world: World) -> None:
+def test_new_link_forgets_the_messages_that_the_old_one_gave_back(world: LanesWorld) -> None:
     world.lanes.pause(world.link, FAULTS)
     world.lanes.add_probe(item())
     world.now = 100.0
@@ -190,7 +190,7 @@ def test_new_link_forgets_the_messages_that_the_old_one_gave_back(world: World) 
     assert world.lanes.next_probe() is None
 
 
-def test_new_configuration_is_watched_and_a_known_one_is_accepted(world: World) -> None:
+def test_new_configuration_is_watched_and_a_known_one_is_accepted(world: LanesWorld) -> None:
     world.record.new = {"new"}
     assert is_new_config(world.record, "new", "w", NOW)
     assert not is_new_config(world.record, "known", "w", NOW)
@@ -198,7 +198,7 @@ def test_new_configuration_is_watched_and_a_known_one_is_accepted(world: World) 
 
 
 def test_configuration_is_not_watched_where_an_outage_hides_the_record(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: LanesWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unavailable(_: str) -> bool:
         raise LedgerUnavailableError("down")

@@ -244,12 +244,12 @@ def test_entries_are_found_where_the_operation_does_not_name_them(
     reader: Reader, engine: Engine, ada: str, apply: Apply, catalog: Catalog
 ) -> None:
     apply(used("job", 5), now=NOW)
-    told = reader.explain("job", NOW, catalog)
+    explanation = reader.explain("job", NOW, catalog)
     with engine.begin() as connection:
         for statement in _without_guard(engine):
             connection.execute(text(statement))
         connection.execute(text("UPDATE operations SET first_entry = NULL, last_entry = NULL"))
-    assert reader.explain("job", NOW, catalog).entries == told.entries
+    assert reader.explain("job", NOW, catalog).entries == explanation.entries
 
 
 def _without_guard(engine: Engine) -> tuple[str, ...]:

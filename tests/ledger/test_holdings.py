@@ -1,22 +1,15 @@
 """Parts of a balance: lots and holds, and the tokens that will expire."""
 
 from datetime import timedelta
-from itertools import count
 
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import given as drawn
-from hypothesis import strategies as st
-from sqlalchemy import Engine, event
 
 from schemas import (
-    CancelSubscription,
     ReleaseUsage,
     ReserveUsage,
     SettleAccount,
     SettleUsage,
 )
-from tests.support.apply_commands import applied
 from tests.support.query_samples import (
     DAY,
     NOW,
@@ -24,16 +17,14 @@ from tests.support.query_samples import (
     Apply,
     asked_catalog,
     given,
-    in_world,
     on_sqlite,
     opened,
     paid,
     used,
 )
-from tests.support.strategies import SMALL_CATALOG, Day, examples, passing_days
 from worker.catalog import Catalog
 from worker.errors import QueryError
-from worker.ledger.queries import Expiring, Holds, Lots, Reader, holdings
+from worker.ledger.queries import Holds, Lots, Reader
 
 
 @pytest.fixture
@@ -105,6 +96,23 @@ def test_empty_lots_come_last_and_only_if_asked_for(
     assert numbers(reader.lots(ada, ahead, catalog)) == [1]
     shown = reader.lots(ada, ahead, catalog, used_up=True)
     assert [(lot.number, lot.remaining) for lot in shown.lots] == [(1, 10_000), (3, 0), (2, 0)]
+
+
+@on_sqlite
+def test_lots_are_listed_page_by_page(reader: Reader, ada: str, apply: Apply, catalog: Catalog) -> None:
+    spent = [given(ada, 10, f"spent-{number}", priority=1) for number in (2, 3)]
+    apply(*spent, used("d", 20), given(ada, 20, "brief", expires_at=NOW + DAY), now=NOW)
+    pages: list[list[int]] = []
+    behind, has_more = None, True
+    while has_more:
+        page = reader.lots(ada, NOW, catalog, used_up=True, limit=2, behind=behind)
+        pages.append(numbers(page))
+        behind, has_more = page.lots[-1].number, page.has_more
+    assert pages == [[4, 1], [3, 2]]
+    with pytest.raises(QueryError, match="lot 3 is not in this list"):
+        reader.lots(ada, NOW, catalog, behind=3)
+    with pytest.raises(QueryError, match="limit must be from 1 to 1000"):
+        reader.lots(ada, NOW, catalog, limit=0)
 
 
 @on_sqlite
@@ -206,108 +214,3 @@ def test_holds_have_from_one_to_a_thousand_ended_ones(
 ) -> None:
     with pytest.raises(QueryError, match="limit must be from 1 to 1000"):
         reader.holds(ada, NOW, catalog, ended=True, limit=limit)
-
-
-# -- expiring ---------------------------------------------------------------------------------------------
-
-
-@on_sqlite
-def test_tokens_that_expire_within_the_days_are_listed_in_the_order_of_time(
-    reader: Reader, ada: str, apply: Apply, catalog: Catalog
-) -> None:
-    apply(
-        given(ada, 10, "ten", expires_at=NOW + 3 * DAY),
-        given(ada, 20, "twenty", expires_at=NOW + DAY),
-        given(ada, 30, "thirty", expires_at=NOW + 4 * DAY),
-        now=NOW,
-    )
-    assert reader.expiring(ada, NOW, 3, catalog) == (
-        Expiring(ada, 3, "bonus", 20, NOW + DAY),
-        Expiring(ada, 2, "bonus", 10, NOW + 3 * DAY),
-    )
-    assert [lot.tokens for lot in reader.expiring(ada, NOW + DAY, 3, catalog)] == [10, 30]
-
-
-@on_sqlite
-def test_tokens_that_roll_over_are_not_listed_as_expiring(
-    reader: Reader, apply: Apply, catalog: Catalog
-) -> None:
-    apply(opened("eve", "pro"), now=NOW)
-    assert [lot.tokens for lot in reader.expiring("eve", NOW, 30, catalog)] == [400_000]
-    apply(CancelSubscription(reference_id="c", user_id="eve"), now=NOW)
-    assert [lot.tokens for lot in reader.expiring("eve", NOW, 30, catalog)] == [500_000]
-
-
-@on_sqlite
-def test_held_tokens_expire_when_the_hold_runs_out(
-    reader: Reader, ada: str, apply: Apply, catalog: Catalog
-) -> None:
-    apply(
-        given(ada, 50, "brief", expires_at=NOW + DAY, priority=0),
-        ReserveUsage(reference_id="h", user_id=ada, tokens=20, ttl_seconds=3 * 24 * 3_600),
-        now=NOW,
-    )
-    assert [lot.tokens for lot in reader.expiring(ada, NOW, 2, catalog)] == [30]
-    assert [lot.tokens for lot in reader.expiring(ada, NOW, 3, catalog)] == [30, 20]
-
-
-@on_sqlite
-def test_expired_lot_is_not_listed_as_expiring(
-    reader: Reader, ada: str, apply: Apply, catalog: Catalog
-) -> None:
-    apply(given(ada, 50, "brief", expires_at=NOW + DAY), now=NOW)
-    assert reader.expiring(ada, NOW + DAY, 30, catalog) == ()
-
-
-@on_sqlite
-@pytest.mark.parametrize("days", [0, 3_661])
-def test_expiring_looks_ahead_from_one_day_to_ten_years(
-    reader: Reader, ada: str, catalog: Catalog, days: int
-) -> None:
-    with pytest.raises(QueryError, match="days must be from 1 to 3660"):
-        reader.expiring(ada, NOW, days, catalog)
-    with pytest.raises(QueryError, match="days must be from 1 to 3660"):
-        list(reader.all_expiring(NOW, days, catalog))
-
-
-def test_list_of_everybody_has_each_account_once_page_by_page(
-    reader: Reader, engine: Engine, apply: Apply, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(holdings, "_PAGE", 3)
-    users = [f"user-{number}" for number in range(8)]
-    for number, user in enumerate(users):  # two and two are due at one time
-        brief = given(user, 10 + number, "brief", expires_at=NOW + (10 + number // 2) * DAY)
-        apply(opened(user, "none"), brief, now=NOW)
-    apply(opened("idle", "none"), given("idle", 5), now=NOW)
-    statements: list[str] = []
-    event.listen(engine, "before_cursor_execute", lambda _c, _u, sql, *_: statements.append(sql))
-    found = list(reader.all_expiring(NOW, 12, catalog))
-    assert [(lot.user_id, lot.tokens) for lot in found] == [
-        (user, 10 + number) for number, user in enumerate(users[:6])
-    ]
-    assert len(statements) <= 3 * 4 + 2  # the pages, and the lots of each
-
-
-_worlds = count()
-
-
-@settings(examples(8), suppress_health_check=list(HealthCheck))
-@drawn(day=passing_days(max_steps=4), days=st.sampled_from([1, 5, 30, 70]))
-def test_worker_posts_the_expiries_that_were_shown(engine: Engine, day: Day, days: int) -> None:
-    reader, world = Reader(engine), next(_worlds)
-    user, now = f"{world}-u0", day[-1][0]
-    for moment, commands in day:
-        applied(engine, SMALL_CATALOG, *(in_world(world, command) for command in commands), now=moment)
-    applied(engine, SMALL_CATALOG, SettleAccount(reference_id=f"{world}-now", user_id=user), now=now)
-    shown = reader.expiring(user, now, days, SMALL_CATALOG)
-    assert [lot for lot in reader.all_expiring(now, days, SMALL_CATALOG) if lot.user_id == user] == list(
-        shown
-    )
-    then = SettleAccount(reference_id=f"{world}-then", user_id=user)
-    applied(engine, SMALL_CATALOG, then, now=now + days * DAY)
-    posted = [
-        (entry.lot, entry.source, -entry.amount, entry.due_at)
-        for entry in reversed(reader.history(user, limit=1_000).transactions)
-        if entry.reference_id == then.reference_id and entry.counter == "expiry"
-    ]
-    assert [(lot.lot, lot.source, lot.tokens, lot.expires_at) for lot in shown] == posted

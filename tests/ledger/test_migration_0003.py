@@ -141,8 +141,8 @@ def test_dead_letters_that_were_there_are_in_the_groups_of_those_that_come(migra
 
 
 def test_histories_begin_with_the_failures(migrated: Engine) -> None:
-    told = DeadLetters(migrated).details(1).events
-    assert [(event.kind, event.at) for event in told] == [
+    events = DeadLetters(migrated).details(1).events
+    assert [(event.kind, event.at) for event in events] == [
         ("failed", NOW),
         ("failed_again", NOW + timedelta(hours=1)),
     ]

@@ -173,7 +173,7 @@ def test_new_dead_letters_join_the_groups_of_old_ones(migrated: Engine) -> None:
             for one in DEAD_LETTERS
         )
     )
-    assert service.drain(queue.link) == len(DEAD_LETTERS)
+    assert service.drain(queue) == len(DEAD_LETTERS)
     assert {group.fingerprint for group in service.groups(waiting_only=False).groups} == before
     assert service.drifts() == []
 

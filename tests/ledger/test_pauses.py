@@ -11,7 +11,7 @@ from worker.ledger.pauses import SILENT_AFTER, Pause, Pauses
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 LATER = NOW + timedelta(seconds=10)
 USAGE = Pause("billing.usage", "host:1", "consecutive_faults", "100 in a row", NOW)
-SUSPECT = Pause("billing.payments", "host:1", "config_suspect", "501 of 700", NOW)
+CONFIG = Pause("billing.payments", "host:1", "config_suspect", "501 of 700", NOW)
 
 
 @pytest.fixture
@@ -33,16 +33,16 @@ def test_worker_ends_its_own_pause(pauses: Pauses) -> None:
 
 
 def test_worker_hears_that_an_operator_resumed_its_lane(pauses: Pauses) -> None:
-    ids = [pauses.begin(USAGE, "config"), pauses.begin(SUSPECT, "config")]
+    ids = [pauses.begin(USAGE, "config"), pauses.begin(CONFIG, "config")]
     assert pauses.resume("billing.usage", "ada", LATER) == [USAGE]
     assert pauses.see(ids, LATER) == {ids[0]}
-    assert pauses.lasting(LATER) == [SUSPECT]
-    assert pauses.resume(None, "ada", LATER) == [SUSPECT]
+    assert pauses.lasting(LATER) == [CONFIG]
+    assert pauses.resume(None, "ada", LATER) == [CONFIG]
     assert pauses.resume(None, "ada", LATER) == []
 
 
 def test_suspicion_holds_for_the_next_worker_with_the_same_configuration(pauses: Pauses) -> None:
-    pauses.begin(SUSPECT, "bad")
+    pauses.begin(CONFIG, "bad")
     long_after = NOW + timedelta(days=1)
     assert pauses.suspected("bad") == {"billing.payments": "501 of 700"}
     assert pauses.suspected("good") == {}
@@ -51,7 +51,7 @@ def test_suspicion_holds_for_the_next_worker_with_the_same_configuration(pauses:
 
 def test_resumed_suspicion_makes_the_configuration_right(pauses: Pauses) -> None:
     pauses.accept("before", "host:0", NOW)
-    pauses.begin(SUSPECT, "after")
+    pauses.begin(CONFIG, "after")
     assert pauses.is_new("after")
     pauses.resume(None, "ada", LATER)
     assert not pauses.is_new("after")
@@ -59,16 +59,16 @@ def test_resumed_suspicion_makes_the_configuration_right(pauses: Pauses) -> None
 
 
 def test_resumed_suspicion_leaves_none_of_workers_that_have_ended(pauses: Pauses) -> None:
-    pauses.begin(SUSPECT, "after")  # by a worker that has ended since
+    pauses.begin(CONFIG, "after")  # by a worker that has ended since
     much_later = NOW + timedelta(hours=1)
-    pauses.begin(replace(SUSPECT, worker="host:2", began_at=much_later), "after")
+    pauses.begin(replace(CONFIG, worker="host:2", began_at=much_later), "after")
     pauses.resume("billing.payments", "ada", much_later)
     assert pauses.suspected("after") == {}
 
 
 def test_resume_accepts_no_configuration_that_nobody_runs_with(pauses: Pauses) -> None:
     pauses.accept("before", "host:0", NOW)
-    pauses.begin(SUSPECT, "rolled back")
+    pauses.begin(CONFIG, "rolled back")
     much_later = NOW + timedelta(hours=1)
     pauses.begin(replace(USAGE, began_at=much_later), "before")
     pauses.resume(None, "ada", much_later)

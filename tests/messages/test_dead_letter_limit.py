@@ -253,8 +253,8 @@ def test_message_of_a_paused_lane_gets_its_tries_and_then_a_reason(make: Make, t
     process(pipeline, bad(1))
     (item,) = pipeline.receive([deduct("bad-probe")])
     assert [pipeline.try_alone(item) for _ in range(3)] == [False, False, False]
-    assert item.reason is not None
-    assert item.reason.code == "unprocessable"
+    assert item.failure is not None
+    assert item.failure.code == "unprocessable"
 
 
 def test_applied_message_of_a_paused_lane_resets_its_count(make: Make, tries: Tries) -> None:

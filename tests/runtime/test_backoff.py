@@ -2,26 +2,12 @@
 
 import logging
 import random
-from dataclasses import dataclass, field
 
 import pytest
 
+from tests.support.fake_stop import FakeStop
 from worker.errors import ConfigurationError, LedgerUnavailableError
 from worker.runtime.backoff import Backoff, Outage, await_server
-
-
-@dataclass
-class Stop:
-    """Stop that comes after ``waits_left`` waits, none of which takes time."""
-
-    waits_left: int = 1000
-    requested: bool = False
-    waited_s: list[float] = field(default_factory=list)
-
-    def wait(self, seconds: float) -> None:
-        self.waited_s.append(seconds)
-        self.waits_left -= 1
-        self.requested |= self.waits_left <= 0
 
 
 def test_waits_double_up_to_their_bound_until_a_success() -> None:
@@ -53,7 +39,7 @@ def test_outage_is_logged_once_when_it_begins_and_once_when_it_ends(caplog: pyte
 
 def test_server_is_awaited_until_it_answers() -> None:
     errors = [LedgerUnavailableError("down")] * 3
-    outage, stop = Outage("database", "waiting"), Stop()
+    outage, stop = Outage("database", "waiting"), FakeStop()
 
     def probe() -> None:
         if errors:
@@ -68,7 +54,7 @@ def test_stop_ends_the_wait_for_a_server() -> None:
     def probe() -> None:
         raise LedgerUnavailableError("down")
 
-    stop = Stop(waits_left=2)
+    stop = FakeStop(waits_left=2)
     await_server(probe, Outage("database", "waiting"), Backoff(1.0, 8.0, random.Random(1)), stop)
     assert len(stop.waited_s) == 2
 
@@ -78,4 +64,4 @@ def test_error_that_no_wait_mends_is_raised_at_once() -> None:
         raise ConfigurationError("another schema")
 
     with pytest.raises(ConfigurationError):
-        await_server(probe, Outage("database", "waiting"), Backoff(1.0, 8.0, random.Random(1)), Stop())
+        await_server(probe, Outage("database", "waiting"), Backoff(1.0, 8.0, random.Random(1)), FakeStop())

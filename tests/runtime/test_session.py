@@ -15,7 +15,7 @@ from worker.runtime.session import Session
 
 
 @dataclass
-class World:
+class SessionWorld:
     """Link, stop and clock of one session; waiting takes no time."""
 
     thread: ThreadPoolExecutor
@@ -49,9 +49,9 @@ class World:
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
+def world() -> Iterator[SessionWorld]:
     with ThreadPoolExecutor(1, "ledger") as thread:
-        yield World(thread)
+        yield SessionWorld(thread)
 
 
 def failing(times: int, error: Exception) -> Callable[[], str]:
@@ -66,19 +66,19 @@ def failing(times: int, error: Exception) -> Callable[[], str]:
     return work
 
 
-def test_call_returns_its_result_from_the_ledgers_thread(world: World) -> None:
+def test_call_returns_its_result_from_the_ledgers_thread(world: SessionWorld) -> None:
     assert world.session().in_ledger(failing(0, ValueError())).startswith("ledger")
     assert (world.waited_s, world.outages) == ([], [])
 
 
-def test_call_under_way_keeps_the_link_alive(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_call_under_way_keeps_the_link_alive(world: SessionWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.runtime.session._KEEP_ALIVE_EVERY_S", 0.01)
     kept = Semaphore(0)
     world.on_keep_alive = kept.release
     assert world.session().in_ledger(lambda: kept.acquire(timeout=PATIENCE_S))
 
 
-def test_failed_call_is_begun_again_through_an_outage(world: World) -> None:
+def test_failed_call_is_begun_again_through_an_outage(world: SessionWorld) -> None:
     session = world.session()
     call = session.begin(failing(3, LedgerUnavailableError("down")))
     assert session.result(call).startswith("ledger")
@@ -87,14 +87,14 @@ def test_failed_call_is_begun_again_through_an_outage(world: World) -> None:
     assert max(world.waited_s) <= 0.5, "the broker hears of us meanwhile"
 
 
-def test_broker_that_takes_not_all_is_asked_again(world: World) -> None:
+def test_broker_that_takes_not_all_is_asked_again(world: SessionWorld) -> None:
     answer = world.session().with_broker(failing(3, UnansweredError("full")))
     assert not answer.startswith("ledger")
     assert world.outages == ["broker"]
 
 
 @pytest.mark.parametrize("error", [BrokerUnavailableError("gone"), ZeroDivisionError("a bug")])
-def test_lost_link_and_faults_are_raised_at_once(world: World, error: Exception) -> None:
+def test_lost_link_and_faults_are_raised_at_once(world: SessionWorld, error: Exception) -> None:
     session = world.session()
     for run in (session.in_ledger, session.with_broker):
         with pytest.raises(type(error)):
@@ -102,7 +102,9 @@ def test_lost_link_and_faults_are_raised_at_once(world: World, error: Exception)
     assert (world.waited_s, world.outages) == ([], [])
 
 
-def test_link_lost_while_the_ledger_works_is_raised(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_link_lost_while_the_ledger_works_is_raised(
+    world: SessionWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("worker.runtime.session._KEEP_ALIVE_EVERY_S", 0.01)
     lost = Semaphore(0)
 
@@ -115,14 +117,14 @@ def test_link_lost_while_the_ledger_works_is_raised(world: World, monkeypatch: p
         world.session().in_ledger(lambda: lost.acquire(timeout=PATIENCE_S))
 
 
-def test_stop_in_an_outage_gives_messages_back(world: World) -> None:
+def test_stop_in_an_outage_gives_messages_back(world: SessionWorld) -> None:
     world.on_keep_alive = lambda: setattr(world, "requested", sum(world.waited_s) > 5)
     with pytest.raises(GiveBackError, match="stop"):
         world.session().in_ledger(failing(1000, LedgerUnavailableError("down")))
     assert sum(world.waited_s) < 6
 
 
-def test_outage_that_outlasts_the_hold_gives_messages_back(world: World) -> None:
+def test_outage_that_outlasts_the_hold_gives_messages_back(world: SessionWorld) -> None:
     with pytest.raises(GiveBackError, match="longer"):
         world.session(hold_most_s=20.0).in_ledger(failing(1000, LedgerUnavailableError("down")))
     assert 20 < sum(world.waited_s) < 27

@@ -40,10 +40,10 @@ class FakeProcess:
 
 
 @dataclass
-class World:
+class SupervisorWorld:
     """Clock, stop and processes of one supervisor; ``on_wait`` is called at each of its waits."""
 
-    on_wait: Callable[["World"], None]
+    on_wait: Callable[["SupervisorWorld"], None]
     now: float = 0.0
     requested: bool = False
     processes: list[FakeProcess] = field(default_factory=list)
@@ -65,27 +65,27 @@ class World:
 
 
 def test_stop_ends_all_workers() -> None:
-    world = World(lambda world: setattr(world, "requested", True))
+    world = SupervisorWorld(lambda world: setattr(world, "requested", True))
     assert world.run("a", "b") == 0
     assert [process.code for process in world.processes] == [-signal.SIGTERM] * 2
 
 
 def test_worker_that_dies_is_started_again_in_its_environment() -> None:
-    def die_once(world: World) -> None:
+    def die_once(world: SupervisorWorld) -> None:
         world.processes[0].code = 1
         world.requested = len(world.processes) == 3
 
-    world = World(die_once)
+    world = SupervisorWorld(die_once)
     assert world.run("a", "b") == 0
     assert [process.environment["NAME"] for process in world.processes] == ["a", "b", "a"]
 
 
 def test_worker_that_dies_young_is_started_later_each_time() -> None:
-    def die(world: World) -> None:
+    def die(world: SupervisorWorld) -> None:
         world.processes[-1].code = 1
         world.requested = len(world.processes) == 10
 
-    world = World(die)
+    world = SupervisorWorld(die)
     world.run("a")
     waits = [after - before for before, after in zip(world.started_at, world.started_at[1:], strict=False)]
     assert waits[0] < 2 < waits[3] < waits[-1]
@@ -93,39 +93,39 @@ def test_worker_that_dies_young_is_started_later_each_time() -> None:
 
 
 def test_worker_that_lived_long_is_started_again_soon() -> None:
-    def live_then_die(world: World) -> None:
+    def live_then_die(world: SupervisorWorld) -> None:
         is_eighth = len(world.processes) == 8
         if not is_eighth or world.now - world.started_at[-1] > 61:
             world.processes[-1].code = 1
         world.requested = len(world.processes) == 9
 
-    world = World(live_then_die)
+    world = SupervisorWorld(live_then_die)
     world.run("a")
     assert world.started_at[-1] - world.started_at[-2] < 61 + 2
 
 
 @pytest.mark.parametrize("code", [LIMIT_EXIT, CONFIGURATION_EXIT])
 def test_exit_that_no_restart_mends_ends_all(code: int) -> None:
-    world = World(lambda world: setattr(world.processes[1], "code", code))
+    world = SupervisorWorld(lambda world: setattr(world.processes[1], "code", code))
     assert world.run("a", "b") == code
     assert len(world.processes) == 2
     assert world.processes[0].code == -signal.SIGTERM
 
 
 def test_worker_that_had_started_may_be_refused_for_a_while() -> None:
-    def refuse_later(world: World) -> None:
+    def refuse_later(world: SupervisorWorld) -> None:
         if world.now > 6:
             world.processes[0].code = CONFIGURATION_EXIT
         world.requested = len(world.processes) == 2
 
-    assert World(refuse_later).run("a") == 0
+    assert SupervisorWorld(refuse_later).run("a") == 0
 
 
 def test_worker_that_does_not_stop_is_killed() -> None:
-    def hang(world: World) -> None:
+    def hang(world: SupervisorWorld) -> None:
         world.processes[0].ignores_sigterm = world.requested = True
 
-    world = World(hang)
+    world = SupervisorWorld(hang)
     world.run("a")
     assert world.processes[0].code == -signal.SIGKILL
 

@@ -134,8 +134,8 @@ def test_item_that_gives_a_field_twice_is_refused_by_itself(last: str, field: st
 
 def test_malformed_item_keeps_the_identities_that_could_be_read() -> None:
     bad = [item(userId=GONE, tokens=-1), item(referenceId=5, tokns=1), item(type="credit.bonus"), 5]
-    told = taken(body("usage.batch", userId="u-9", items=bad)).malformed.values()
-    assert [(one.type, one.reference_id, one.user_id) for one in told] == [
+    malformed = taken(body("usage.batch", userId="u-9", items=bad)).malformed.values()
+    assert [(one.type, one.reference_id, one.user_id) for one in malformed] == [
         ("usage.deduct", "r-1", "u-9"),
         ("usage.deduct", None, "u-1"),
         ("credit.bonus", "r-1", "u-1"),

@@ -50,9 +50,9 @@ def test_a_reply_is_camel_case_and_leaves_out_what_does_not_apply() -> None:
 
 def test_duplicate_is_said_either_way_and_zero_is_a_value() -> None:
     reply = Reply(status=Status.APPLIED, code=Code.ACCOUNT_OPENED, message="m", amount=0, balance_after=0)
-    told = json.loads(reply.to_json())
-    assert (told["duplicate"], told["amount"], told["balanceAfter"]) == (False, 0, 0)
-    assert "balanceBefore" not in told
+    fields = json.loads(reply.to_json())
+    assert (fields["duplicate"], fields["amount"], fields["balanceAfter"]) == (False, 0, 0)
+    assert "balanceBefore" not in fields
 
 
 def test_a_reply_that_is_read_again_is_the_same_reply() -> None:
@@ -92,10 +92,10 @@ def test_the_reply_to_a_batch_has_the_replies_to_its_items_and_counts_them() -> 
         rejected=1,
         items=(applied, FULL),
     )
-    told = json.loads(batch.to_json())
-    assert (told["applied"], told["rejected"]) == (1, 1)
-    assert told["items"] == [json.loads(item.to_json()) for item in (applied, FULL)]
-    assert "items" not in told["items"][0]
+    fields = json.loads(batch.to_json())
+    assert (fields["applied"], fields["rejected"]) == (1, 1)
+    assert fields["items"] == [json.loads(item.to_json()) for item in (applied, FULL)]
+    assert "items" not in fields["items"][0]
     assert Reply.model_validate_json(batch.to_json()) == batch
 
 

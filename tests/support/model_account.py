@@ -1,4 +1,4 @@
-"""One account as one would keep it by hand: a list of movements, a list of credits, a list of holds.
+"""Account kept by hand: a list of movements, a list of credits, a list of holds.
 
 No figure is kept beside the lists: a balance, what is left of a credit, what a hold keeps, a debt are summed
 each time they are asked for. Everything is in plain dicts, under the names of the wire.

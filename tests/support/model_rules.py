@@ -393,7 +393,10 @@ def _price(rule: PricingRule, quantity: int) -> int:
 
 
 def _stretch(parts: list[tuple[int, int]], start: int, end: int) -> list[tuple[int, int]]:
-    """Parts laid end to end, between two places: [(2, 5), (1, 3)] from 4 to 6 is [(2, 1), (1, 1)]."""
+    """Return the parts between two places when laid end to end.
+
+    [(2, 5), (1, 3)] from 4 to 6 is [(2, 1), (1, 1)].
+    """
     found, place = [], 0
     for lot, amount in parts:
         overlap = min(end, place + amount) - max(start, place)

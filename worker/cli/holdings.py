@@ -1,6 +1,6 @@
 """Parts of a balance: ``lots``, ``holds``, ``expiring``."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -11,29 +11,44 @@ from worker.cli.columns import Column
 from worker.cli.options import as_json, cursor_option, limit_option, show_next, with_wide
 from worker.cli.output import show_json, show_json_list, show_long_table, show_table
 from worker.cli.times import moment
-from worker.ledger.queries import Expiring, HoldView, LotView
+from worker.ledger.queries import Expiring, ExpiringPage, HoldView, LotView
+from worker.ledger.queries.expiring import EXPIRING_LIMIT_MAX
 
 
 @click.command()
 @click.argument("user")
 @click.option("--all", "used_up", is_flag=True, help="List lots with nothing left as well, at the end.")
+@limit_option(None, "Lots")
+@cursor_option(click.INT)
 @with_wide
 @with_application("database_url", "catalog")
 @as_json
-def lots(application: Application, *, user: str, used_up: bool, as_json: bool) -> None:
+def lots(
+    application: Application,
+    *,
+    user: str,
+    used_up: bool,
+    limit: int | None,
+    cursor: int | None,
+    as_json: bool,
+) -> None:
     """List a user's lots: each credit with what is left of it, the next to be spent first.
 
-    Lots that are only held, or take effect later, come behind them.
+    Lots that are only held, or take effect later, come behind them. The cursor is the number of the last lot
+    of a page.
 
     \b
     Example:
       billing-worker lots ada --all
     """
-    view = reader_of(application).lots(user, utc_now(), application.catalog, used_up=used_up)
+    reader, now = reader_of(application), utc_now()
+    view = reader.lots(user, now, application.catalog, used_up=used_up, limit=limit, behind=cursor)
+    next_ = view.lots[-1].number if view.has_more else None
     if as_json:
-        show_json({**view.to_dict(), "next": None})
-    else:
-        show_lots(f"Lots of {user}: {len(view.lots)}", view.lots)
+        show_json({**view.to_dict(), "next": next_})
+        return
+    show_lots(f"Lots of {user}: {len(view.lots)}", view.lots)
+    show_next(next_)
 
 
 _LOTS = (
@@ -140,14 +155,25 @@ def show_holds(title: str, shown: Iterable[HoldView]) -> None:
 @click.command()
 @click.argument("user", required=False)
 @click.option("--days", type=int, default=30, show_default=True, help="Days ahead, at most 3660.")
+@limit_option(None, "Lots")
+@cursor_option()
 @with_wide
 @with_application("database_url", "catalog")
 @as_json
-def expiring(application: Application, *, user: str | None, days: int, as_json: bool) -> None:
+def expiring(
+    application: Application,
+    *,
+    user: str | None,
+    days: int,
+    limit: int | None,
+    cursor: str | None,
+    as_json: bool,
+) -> None:
     """List credit that will expire soon if nobody uses it: of USER, or of everybody.
 
     The list of everybody goes account by account, the one with something due next first, and is written
-    while it is read. Credit that rolls over into the next period isn't lost, and not listed.
+    while it is read. Credit that rolls over into the next period isn't lost, and not listed. The tokens of
+    USER are added up over all pages.
 
     \b
     Examples:
@@ -155,26 +181,41 @@ def expiring(application: Application, *, user: str | None, days: int, as_json: 
       billing-worker expiring --days 30 > expiring.tsv
     """
     reader, now = reader_of(application), utc_now()
-    if user is not None:
-        _show_expiring(user, days, reader.expiring(user, now, days, application.catalog), as_json=as_json)
-        return
-    found = reader.all_expiring(now, days, application.catalog)
-    if as_json:
-        show_json_list({"days": days}, "expiring", (lot.to_dict() for lot in found))
+    if limit is not None or cursor is not None:
+        most = EXPIRING_LIMIT_MAX if limit is None else limit
+        page = reader.expiring_page(user, now, days, application.catalog, most, cursor)
+        _show_page(user, days, page, as_json=as_json)
+    elif user is not None:
+        found = reader.expiring(user, now, days, application.catalog)
+        page = ExpiringPage(found, sum(lot.tokens for lot in found), next_cursor=None)
+        _show_page(user, days, page, as_json=as_json)
     else:
-        show_long_table(f"Expiring within {days} days", _EXPIRING, map(_expiring_row, found))
+        _show_everybody(days, reader.all_expiring(now, days, application.catalog), as_json=as_json)
 
 
 _EXPIRING = (Column("user"), Column("lot", 1), Column("source", 2), Column("tokens"), Column("expires"))
 
 
-def _show_expiring(user: str, days: int, found: Sequence[Expiring], *, as_json: bool) -> None:
-    total = sum(lot.tokens for lot in found)
+def _show_page(user: str | None, days: int, page: ExpiringPage, *, as_json: bool) -> None:
     if as_json:
-        listed = [lot.to_dict() for lot in found]
-        show_json({"userId": user, "days": days, "tokens": total, "expiring": listed, "next": None})
+        whose = {"days": days} if user is None else {"userId": user, "days": days, "tokens": page.tokens}
+        listed = [lot.to_dict() for lot in page.expiring]
+        show_json({**whose, "expiring": listed, "next": page.next_cursor})
+        return
+    title = _title(days) if user is None else f"Expiring of {user} within {days} days: {page.tokens:,}"
+    show_table(title, _EXPIRING, map(_expiring_row, page.expiring))
+    show_next(page.next_cursor)
+
+
+def _show_everybody(days: int, found: Iterable[Expiring], *, as_json: bool) -> None:
+    if as_json:
+        show_json_list({"days": days}, "expiring", (lot.to_dict() for lot in found))
     else:
-        show_table(f"Expiring of {user} within {days} days: {total:,}", _EXPIRING, map(_expiring_row, found))
+        show_long_table(_title(days), _EXPIRING, map(_expiring_row, found))
+
+
+def _title(days: int) -> str:
+    return f"Expiring within {days} days"
 
 
 def _expiring_row(lot: Expiring) -> tuple[Any, ...]:

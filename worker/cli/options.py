@@ -101,13 +101,13 @@ with_wide = click.option(
 # -- pages ------------------------------------------------------------------------------------------------
 
 
-def limit_option(default: int, what: str) -> Decorator:
-    """Return the option that limits a page."""
+def limit_option(default: int | None, what: str) -> Decorator:
+    """Return the option that limits a page; without a default all is one page."""
     return click.option(
         "--limit",
         type=click.IntRange(1, 1000),
         default=default,
-        show_default=True,
+        show_default="all" if default is None else True,
         help=f"{what} a page, at most 1000.",
     )
 

@@ -39,7 +39,7 @@ def show_json(value: dict[str, Any]) -> None:
 
 
 def show_json_list(fields: dict[str, Any], name: str, items: Iterable[dict[str, Any]]) -> None:
-    """Print one JSON object of ``fields`` and a list, an item a line, and hold no more than one of them."""
+    """Print one JSON object of ``fields`` and a list, an item a line; hold one at a time."""
     click.echo(f'{json.dumps(fields, ensure_ascii=False)[:-1]}, "{name}": [', nl=False)
     separator = "\n"
     for item in items:
@@ -97,7 +97,7 @@ def show_long_table(title: str, columns: Sequence[str | Column], rows: Iterable[
 
 
 def tab_separated(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
-    """Yield a line of names and a line a row, for a pipe or a file; a producer's text breaks no line."""
+    """Yield a line of names, then one for each row; a producer's text breaks no line."""
     yield "\t".join(columns)
     for row in rows:
         yield "\t".join("" if value is None else printable(str(value)) for value in row)

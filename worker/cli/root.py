@@ -51,7 +51,10 @@ _COMMANDS = {
         "worker.cli.dead_letters:dead_letters",
         "See, mend, replay and discard messages that could not be applied.",
     ),
-    "demo": Lazy("worker.demo.command:demo", "See it work: a day's messages in, a true ledger, replies out."),
+    "demo": Lazy(
+        "worker.demo.command:demo",
+        "Run a realistic day of messages through a worker, and show the result.",
+    ),
     "expiring": Lazy(
         "worker.cli.holdings:expiring",
         "List credit that will expire soon if nobody uses it: of USER, or of everybody.",

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable
 from time import monotonic
 
-from worker.broker import Link
+from worker.broker import Consumes
 from worker.deadletters.link_drainer import LinkDrainer
 from worker.deadletters.service import DeadLetters
 from worker.errors import BillingError, LedgerUnavailableError, NotKeptError, TransientError
@@ -33,7 +33,7 @@ class Drainer:
 
     def __init__(
         self,
-        connect: Callable[[], Link],
+        connect: Callable[[], Consumes],
         service: DeadLetters,
         rng: random.Random,
         *,

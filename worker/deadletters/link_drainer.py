@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from worker.broker import Delivery, Link
+from worker.broker import Consumes, Delivery
 from worker.errors import BillingError, BrokerUnavailableError, LedgerUnavailableError, NotKeptError
 
 log = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ _PATIENCE_S = 5.0
 class LinkDrainer:
     """Drains the queue that ``link`` consumes. ``ingest`` stores deliveries, all of them or none."""
 
-    def __init__(self, link: Link, ingest: Callable[[Sequence[Delivery]], None]) -> None:
+    def __init__(self, link: Consumes, ingest: Callable[[Sequence[Delivery]], None]) -> None:
         self.link = link
         self._ingest = ingest
         self._held: Sequence[Delivery] = ()

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from worker.broker import Delivery, Link
+from worker.broker import Consumes, Delivery
 from worker.catalog import Catalog
 from worker.deadletters import actions
 from worker.deadletters.body_check import Receive, problem_with
@@ -84,7 +84,7 @@ class DeadLetters:
 
     def drain(
         self,
-        link: Link,
+        link: Consumes,
         *,
         expected: int = 0,
         wait_s: float = 0.2,
@@ -100,7 +100,7 @@ class DeadLetters:
         self.tidy()
         return drained
 
-    def link_drainer(self, link: Link) -> LinkDrainer:
+    def link_drainer(self, link: Consumes) -> LinkDrainer:
         """Return a drainer of the queue that ``link`` consumes, for a loop."""
         return LinkDrainer(link, self._ingest)
 

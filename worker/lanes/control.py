@@ -62,7 +62,7 @@ class LaneControl:
     def _try_probe(self, probe: Item) -> None:
         """Try a paused lane's message, on record: its lane goes on where it is applied, or tries the next."""
         (group,) = self._trials.groups([probe.delivery])
-        is_refused = group.is_given_up or probe.reason is not None
+        is_refused = group.is_given_up or probe.failure is not None
         batch = self._trials.on_record(group, lambda: self._attempt(group, probe))
         if probe.kept:
             self._lanes.postpone(probe)
@@ -71,7 +71,7 @@ class LaneControl:
         self._lanes.remove_probe(probe)
         if is_refused:
             return  # a refusal says nothing of the worker
-        if probe.reason is not None:  # the last of its tries met the fault too: it is a dead letter
+        if probe.failure is not None:  # the last of its tries met the fault too: it is a dead letter
             self._lanes.postpone(probe)
         else:
             self._lanes.resume(self._link, probe.queue, "a message was applied again")
@@ -80,10 +80,10 @@ class LaneControl:
         """Apply the message by itself and answer it; keep it where it meets a fault and has tries left."""
         if group.is_given_up:
             (given_up,) = self._trials.decode(group)
-            probe.reason = given_up.reason
+            probe.failure = given_up.failure
         batch = Batch([probe])
         is_applied = self._session.in_ledger(lambda: self._pipeline.try_alone(probe))
-        if is_applied or probe.reason is not None:
+        if is_applied or probe.failure is not None:
             self._batches.answer(batch)
         else:
             probe.kept = True

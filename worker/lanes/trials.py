@@ -45,7 +45,7 @@ class TrialRunner:
         return batch
 
     def decode(self, group: TrialGroup) -> Sequence[Item]:
-        """Return the items of a group: read by the pipeline, or with the reason for giving up its message."""
+        """Return the items of a group: read by the pipeline, or with the failure of its message."""
         deliveries = list(group.deliveries.values())
         if not group.is_given_up:
             return self._pipeline.receive(deliveries)

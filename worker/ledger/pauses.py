@@ -15,7 +15,7 @@ from worker.ledger.tables import accepted_configs, lane_pauses
 
 #: A worker that is silent for so long has ended, and its pause with it.
 SILENT_AFTER = timedelta(seconds=30)
-_SUSPECT = "config_suspect"
+_SUSPICION = "config_suspect"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +76,11 @@ class Pauses:
         chosen = _lasting(now) if queue is None else _lasting(now) & (lane_pauses.c.queue == queue)
         with translated_errors(), self._engine.begin() as connection:
             rows = connection.execute(select(lane_pauses).where(chosen)).all()
-            configs = {row.config for row in rows if row.code == _SUSPECT}
+            configs = {row.config for row in rows if row.code == _SUSPICION}
             # Workers that have ended left the same suspicion behind, and the next worker would take it over.
-            same = among(connection, lane_pauses.c.config, sorted(configs)) & (lane_pauses.c.code == _SUSPECT)
+            same = among(connection, lane_pauses.c.config, sorted(configs)) & (
+                lane_pauses.c.code == _SUSPICION
+            )
             ending = lane_pauses.c.ended_at.is_(None) & (chosen | same)
             connection.execute(update(lane_pauses).where(ending).values(ended_at=now, resumed_by=actor))
         for config in configs:
@@ -95,7 +97,9 @@ class Pauses:
     def suspected(self, config: str) -> dict[str, str]:
         """Return the queues that a worker with ``config`` has paused under suspicion, with its text."""
         statement = select(lane_pauses.c.queue, lane_pauses.c.text).where(
-            lane_pauses.c.ended_at.is_(None), lane_pauses.c.code == _SUSPECT, lane_pauses.c.config == config
+            lane_pauses.c.ended_at.is_(None),
+            lane_pauses.c.code == _SUSPICION,
+            lane_pauses.c.config == config,
         )
         with translated_errors(), self._engine.begin() as connection:
             return {row.queue: row.text for row in connection.execute(statement)}

@@ -60,7 +60,7 @@ class DeadLetterLimit:
         self._seen: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
         self._codes: Counter[DeadLetterReason] = Counter()
-        self._suspect: dict[str, LimitExceeded] = {}
+        self._suspicions: dict[str, LimitExceeded] = {}
 
     # -- faults -------------------------------------------------------------------------------------------
 
@@ -91,7 +91,7 @@ class DeadLetterLimit:
         """Return True for a lane that passed a limit; with ``step``, the limit of faults there."""
         if step is not None:
             return 0 < self._most <= self._faults[step][queue]
-        return 0 < self._most <= self.faults(queue) or queue in self._suspect
+        return 0 < self._most <= self.faults(queue) or queue in self._suspicions
 
     # -- refusals under a new configuration ---------------------------------------------------------------
 
@@ -99,14 +99,14 @@ class DeadLetterLimit:
         """Count one message of a lane, with the reason code of its refusal; False where it must be kept."""
         if not self.is_watching:
             return True
-        if queue in self._suspect:
+        if queue in self._suspicions:
             return refusal is None
         self._seen[queue] += 1
         if refusal is not None:
             self._refused[queue] += 1
             self._codes[refusal] += 1
             if self._refused[queue] * 2 > WATCHED:
-                self._suspect[queue] = self._suspicion(queue)
+                self._suspicions[queue] = self._suspicion(queue)
                 return False
         if self._seen.total() >= WATCHED:
             self._close_watch()
@@ -115,13 +115,13 @@ class DeadLetterLimit:
     def accept_config(self) -> None:
         """End the watch: an operator takes the configuration as right."""
         self.is_watching = False
-        self._suspect.clear()
+        self._suspicions.clear()
 
     def _close_watch(self) -> None:
         for queue, seen in self._seen.items():
             if seen >= _SHARE_AT_LEAST and self._refused[queue] * 2 > seen:
-                self._suspect[queue] = self._suspicion(queue)
-        self.is_watching = bool(self._suspect)
+                self._suspicions[queue] = self._suspicion(queue)
+        self.is_watching = bool(self._suspicions)
 
     def _suspicion(self, queue: str) -> LimitExceeded:
         (commonest, _), *_ = self._codes.most_common(1)
@@ -137,8 +137,8 @@ class DeadLetterLimit:
 
     def exceeded(self, queue: str) -> LimitExceeded | None:
         """Return the limit that a lane has passed; None where it has passed none."""
-        if queue in self._suspect:
-            return self._suspect[queue]
+        if queue in self._suspicions:
+            return self._suspicions[queue]
         if not self.is_over(queue):
             return None
         return LimitExceeded(

@@ -11,7 +11,7 @@ from amqp.serialization import dumps
 from pydantic import TypeAdapter, ValidationError
 
 from schemas import SCHEMA_VERSION, DeadLetter, DeadLetterReason, Malformed, Message
-from schemas.dead_letter import HEADER_PREFIX, REPLAY_HEADER, REPLAY_LETTER_HEADER
+from schemas.dead_letter import HEADER_PREFIX, REPLAY_DEAD_LETTER_HEADER, REPLAY_HEADER
 from schemas.decoding import BODY_MAX_BYTES
 from schemas.fields import Identifier
 from worker import __version__
@@ -88,7 +88,7 @@ def dead_letter_for(
         schema_version=SCHEMA_VERSION,
         headers_omitted=_beginning(", ".join(omitted)) or None,
         replay=_number(delivery, REPLAY_HEADER),
-        replay_letter=_number(delivery, REPLAY_LETTER_HEADER),
+        replay_letter=_number(delivery, REPLAY_DEAD_LETTER_HEADER),
     )
     return OutgoingDeadLetter(
         body=delivery.body,
@@ -156,7 +156,7 @@ def _sendable(headers: Mapping[Any, Any]) -> tuple[dict[str, Any], list[str]]:
     room = _HEADERS_MAX_BYTES
     for name, value in headers.items():
         size = _size(name, value)
-        if name in (REPLAY_HEADER, REPLAY_LETTER_HEADER):
+        if name in (REPLAY_HEADER, REPLAY_DEAD_LETTER_HEADER):
             continue  # the dead letter says it
         if size is None or size > room or is_brokers_own(str(name)):
             omitted.append(str(name).encode("unicode_escape").decode())
@@ -273,7 +273,7 @@ def _brokers_dead_letter(delivery: Delivery, death: Mapping[str, Any]) -> DeadLe
         worker_version=__version__,
         schema_version=SCHEMA_VERSION,
         replay=_number(delivery, REPLAY_HEADER),
-        replay_letter=_number(delivery, REPLAY_LETTER_HEADER),
+        replay_letter=_number(delivery, REPLAY_DEAD_LETTER_HEADER),
     )
 
 

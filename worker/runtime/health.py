@@ -1,4 +1,4 @@
-"""Health: checks with a deadline each, and their results as a name, a state and a text with the way out."""
+"""Health checks with a deadline each; a result has a name, a state and a text with the way out."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence

@@ -135,7 +135,9 @@ class WorkerChannel(pyamqp.Channel):  # type: ignore[misc]  # kombu ships no typ
 
     on_delivery: Callable[[bytes, Any], None] | None = None
 
-    def dispatch_method(self, signature: tuple[int, int], arguments: bytes, content: Any) -> None:
+    def dispatch_method(  # word: a method of the library
+        self, signature: tuple[int, int], arguments: bytes, content: Any
+    ) -> None:
         """Take a method frame, with the message that belongs to it."""
         if signature != spec.Basic.Deliver or self.on_delivery is None:
             super().dispatch_method(signature, arguments, content)

@@ -162,15 +162,15 @@ def numbers_of(console: ConsoleContext, selection: DeadLetterSet, limit: int) ->
 
 
 @dataclass(frozen=True, slots=True)
-class BodyChange:
+class BodyComparison:
     """Bodies before and after an edit."""
 
     before: Readable
     after: Readable
 
 
-def _body_change(before: bytes, after: bytes) -> BodyChange:
-    return BodyChange(readable(before), readable(after))
+def _body_change(before: bytes, after: bytes) -> BodyComparison:
+    return BodyComparison(readable(before), readable(after))
 
 
 def _undo() -> dict[str, object] | None:

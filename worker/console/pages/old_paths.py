@@ -10,7 +10,7 @@ page = Blueprint("old_paths", __name__)
 
 @page.get("/letters", defaults={"rest": ""})
 @page.get("/letters/<path:rest>")
-def letters(rest: str) -> ResponseReturnValue:
+def dead_letter_pages(rest: str) -> ResponseReturnValue:
     """Redirect to the pages of dead letters, whose filter calls the reason code ``code``."""
     pairs = [("code" if name == "reason" else name, text) for name, text in request.args.items(multi=True)]
     return _moved("/dead-letters" + (f"/{quote(rest)}" if rest else ""), pairs)

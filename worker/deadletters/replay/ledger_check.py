@@ -49,7 +49,10 @@ def expected_of(body: bytes, now: datetime) -> tuple[Expected, ...]:
 
 
 def leads_to_workers(dead_letter: StoredDeadLetter) -> bool:
-    """Return True for a message that goes back to a queue of work; a reply or a notice ends on delivery."""
+    """Return True for a message that goes back to a queue of work.
+
+    A reply or a notice ends on delivery.
+    """
     if dead_letter.exchange:
         return dead_letter.exchange == BILLING.exchange
     return dead_letter.routing_key in {queue.name for queue in BILLING.work}

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from schemas.dead_letter import REPLAY_HEADER, REPLAY_LETTER_HEADER
+from schemas.dead_letter import REPLAY_DEAD_LETTER_HEADER, REPLAY_HEADER
 from worker.broker import Delivery, Outgoing
 from worker.deadletters.models import StoredDeadLetter
 from worker.deadletters.store.encoding import restored
@@ -40,7 +40,9 @@ def replay_of(
     again = {name: value for name, value in properties.items() if name in _SENT_AGAIN}
     if _steers_to(sent_as, again.get("reply_to")) and _sender_in(properties, headers) != sent_as:
         del again["reply_to"]
-    own = {} if replay_id is None else {REPLAY_HEADER: replay_id, REPLAY_LETTER_HEADER: dead_letter.number}
+    own = (
+        {} if replay_id is None else {REPLAY_HEADER: replay_id, REPLAY_DEAD_LETTER_HEADER: dead_letter.number}
+    )
     return Outgoing(
         body=dead_letter.current_body,
         exchange=dead_letter.exchange,

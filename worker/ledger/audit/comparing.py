@@ -78,15 +78,15 @@ def differences(compared_rows: Select[Any], pairs: Pairs) -> Checks:
         check: compared.c[f"{check}_actual"].is_distinct_from(compared.c[f"{check}_expected"])
         for check in pairs
     }
-    # Filtered before it is shared: a few suspects are kept, not a copy of the table.
-    suspects = select(compared).where(or_(*differs.values())).cte()
+    # Filtered before it is shared: the few rows that differ are kept, not a copy of the table.
+    differing = select(compared).where(or_(*differs.values())).cte()
     return [
         select(
             literal(check, Text()).label("check"),
-            *(suspects.c[name] for name in _IDENTITY),
-            suspects.c[f"{check}_expected"].label("expected"),
-            suspects.c[f"{check}_actual"].label("actual"),
-        ).where(suspects.c[f"{check}_actual"].is_distinct_from(suspects.c[f"{check}_expected"]))
+            *(differing.c[name] for name in _IDENTITY),
+            differing.c[f"{check}_expected"].label("expected"),
+            differing.c[f"{check}_actual"].label("actual"),
+        ).where(differing.c[f"{check}_actual"].is_distinct_from(differing.c[f"{check}_expected"]))
         for check in pairs
     ]
 

@@ -8,9 +8,10 @@ once, posted or not, by the code that will post it.
 
 from worker.ledger.queries.balances import Affordability, Balance, DueTotals, Quota, Subscription
 from worker.ledger.queries.days import day_start, zone_of
+from worker.ledger.queries.expiring import Expiring, ExpiringPage
 from worker.ledger.queries.explain import Explanation
 from worker.ledger.queries.history import History, PostedEntry
-from worker.ledger.queries.holdings import Expiring, Holds, HoldView, Lots, LotView
+from worker.ledger.queries.holdings import Holds, HoldView, Lots, LotView
 from worker.ledger.queries.reader import Reader
 from worker.ledger.queries.snapshots import snapshot
 from worker.ledger.queries.statements import Statement, StatementSummary
@@ -23,6 +24,7 @@ __all__ = [
     "Balance",
     "DueTotals",
     "Expiring",
+    "ExpiringPage",
     "Explanation",
     "History",
     "HoldView",

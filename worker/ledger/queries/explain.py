@@ -173,7 +173,7 @@ def explain(connection: Connection, reference_id: str, now: datetime, catalog: C
     content: dict[str, Any] = json.loads(outcome.content)
     named: str | None = content.get("originalReferenceId")
     account_id = _account_id(connection, outcome.user_id)
-    book = None if account_id is None else posted_state(connection, outcome.user_id).now(now, catalog)
+    account = None if account_id is None else posted_state(connection, outcome.user_id).now(now, catalog)
     payment_reference = named if outcome.type in _REVERSING else reference_id
     events = _events(connection, payment_reference)
     return Explanation(
@@ -190,8 +190,8 @@ def explain(connection: Connection, reference_id: str, now: datetime, catalog: C
         entries=()
         if account_id is None
         else tuple(transactions_of(connection, account_id, outcome, row.operation_id)),
-        lots=() if book is None else _lots(connection, book, row.operation_id, reference_id),
-        hold=None if book is None else _hold(connection, book, outcome, named),
+        lots=() if account is None else _lots(connection, account, row.operation_id, reference_id),
+        hold=None if account is None else _hold(connection, account, outcome, named),
         payment=_payment(connection, payment_reference, events),
         payment_events=events,
         refunds=_refunds(connection, row.operation_id),
@@ -279,17 +279,19 @@ def _account_id(connection: Connection, user_id: str) -> int | None:
 # -- what it opened ---------------------------------------------------------------------------------------
 
 
-def _lots(connection: Connection, book: Account, operation_id: int, reference_id: str) -> tuple[LotView, ...]:
+def _lots(
+    connection: Connection, account: Account, operation_id: int, reference_id: str
+) -> tuple[LotView, ...]:
     statement = (
         select(*(lots.c[name] for name in rows.LOT))
-        .where(lots.c.account_id == book.state.account_id, lots.c.operation_id == operation_id)
+        .where(lots.c.account_id == account.state.account_id, lots.c.operation_id == operation_id)
         .order_by(lots.c.number)
     )
     opened = [rows.lot(row) for row in connection.execute(statement)]
-    return tuple(lot_view(book.lots.get(lot.number, lot), {operation_id: reference_id}) for lot in opened)
+    return tuple(lot_view(account.lots.get(lot.number, lot), {operation_id: reference_id}) for lot in opened)
 
 
-def _hold(connection: Connection, book: Account, outcome: Outcome, named: str | None) -> HoldView | None:
+def _hold(connection: Connection, account: Account, outcome: Outcome, named: str | None) -> HoldView | None:
     """Return the hold that ``outcome`` opened, or that it ended or would have ended."""
     if outcome.type == type_of(ReserveUsage):
         reference_id: str | None = outcome.reference_id
@@ -297,13 +299,13 @@ def _hold(connection: Connection, book: Account, outcome: Outcome, named: str | 
         reference_id = named if outcome.type in _OF_HOLDS else None
     if reference_id is None:
         return None
-    open_hold: Hold | None = book.holds.get(reference_id)
+    open_hold: Hold | None = account.holds.get(reference_id)
     if open_hold is not None:
         return hold_view(open_hold, None)
     statement = (
         select(holds)
         .join(operations, operations.c.operation_id == holds.c.operation_id)
-        .where(operations.c.reference_id == reference_id, holds.c.account_id == book.state.account_id)
+        .where(operations.c.reference_id == reference_id, holds.c.account_id == account.state.account_id)
     )
     found = holds_of(connection, statement)
     if not found:

@@ -1,25 +1,23 @@
-"""Parts of a balance: lots, the holds on them, and what is about to expire."""
+"""Parts of a balance: lots, and the holds on them."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
-from sqlalchemy import Connection, literal, select, tuple_
+from sqlalchemy import Connection, select
 
 from worker.catalog import Catalog
-from worker.core import Account, AccountState, Counter, Hold, HoldState, Lot, account_now
+from worker.core import Account, Hold, HoldState, Lot
 from worker.errors import QueryError
 from worker.ledger import rows
 from worker.ledger.bulk import among
-from worker.ledger.loading import holds_of, open_holds, open_lots
+from worker.ledger.loading import holds_of
 from worker.ledger.queries.posted import posted_state
 from worker.ledger.queries.snapshots import within
 from worker.ledger.queries.views import View
-from worker.ledger.tables import accounts, holds, lots, operations
+from worker.ledger.tables import holds, lots, operations
 
-HOLDS_LIMIT_MAX = 1_000
-EXPIRING_DAYS_MAX = 3_660
-_PAGE = 500
+LOTS_LIMIT_MAX = HOLDS_LIMIT_MAX = 1_000
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,7 @@ class Lots(View):
 
     user_id: str
     lots: tuple[LotView, ...]
+    has_more: bool
 
 
 @dataclass(frozen=True)
@@ -91,28 +90,43 @@ class Holds(View):
     has_more: bool
 
 
-@dataclass(frozen=True)
-class Expiring(View):
-    """Tokens of a lot that will be lost when it expires, if nobody uses them before."""
-
-    user_id: str
-    lot: int
-    source: str
-    tokens: int
-    expires_at: datetime
-
-
 # -- lots -------------------------------------------------------------------------------------------------
 
 
-def lots_of(connection: Connection, user_id: str, now: datetime, catalog: Catalog, *, used_up: bool) -> Lots:
-    """Return the lots of ``user_id`` at ``now`` (UTC); ``used_up`` adds empty ones. Raises NotFoundError."""
+def lots_of(
+    connection: Connection,
+    user_id: str,
+    now: datetime,
+    catalog: Catalog,
+    *,
+    used_up: bool,
+    limit: int | None = None,
+    behind: int | None = None,
+) -> Lots:
+    """Return the lots of ``user_id`` at ``now`` (UTC); ``used_up`` adds empty ones.
+
+    A page has ``limit`` of them, or all; ``behind`` is the number of the last lot of the page before. Raises
+    NotFoundError, and QueryError for a limit outside 1 to 1000 or a lot that is not listed.
+    """
+    within("limit", LOTS_LIMIT_MAX if limit is None else limit, 1, LOTS_LIMIT_MAX)
     account = posted_state(connection, user_id).now(now, catalog)
-    shown = _in_order(account)
+    found = _in_order(account)
     if used_up:
-        shown += sorted(_used_up(connection, account), key=lambda lot: -lot.number)
+        found += sorted(_used_up(connection, account), key=lambda lot: -lot.number)
+    left = _lots_behind(found, behind)
+    shown = left[:limit]
     references = _references(connection, [lot.operation_id for lot in shown])
-    return Lots(user_id, tuple(lot_view(lot, references) for lot in shown))
+    views = tuple(lot_view(lot, references) for lot in shown)
+    return Lots(user_id, views, has_more=len(left) > len(shown))
+
+
+def _lots_behind(found: list[Lot], number: int | None) -> list[Lot]:
+    if number is None:
+        return found
+    numbers = [lot.number for lot in found]
+    if number not in numbers:
+        raise QueryError(f"lot {number} is not in this list (any more): begin with the first page")
+    return found[numbers.index(number) + 1 :]
 
 
 def lot_view(lot: Lot, references: Mapping[int, str]) -> LotView:
@@ -254,74 +268,3 @@ def closed_by(connection: Connection, operation_ids: Sequence[int | None]) -> di
         .where(among(connection, holds.c.operation_id, operation_ids))
     )
     return {row.operation_id: row.reference_id for row in connection.execute(statement)}
-
-
-# -- what is about to expire ------------------------------------------------------------------------------
-
-
-def expiring(
-    connection: Connection, user_id: str, now: datetime, days: int, catalog: Catalog
-) -> Iterator[Expiring]:
-    """Yield the tokens of ``user_id`` that expire until ``days`` after ``now`` (UTC), in the order of time.
-
-    The worker would post the same then if nobody touched the account: what rolls over isn't lost, and what a
-    hold keeps is lost when the hold runs out. Raises NotFoundError, and QueryError for days outside
-    1 to 3660.
-    """
-    until = _horizon(now, days)
-    yield from _lost(posted_state(connection, user_id).now(now, catalog), until, catalog)
-
-
-def all_expiring(connection: Connection, now: datetime, days: int, catalog: Catalog) -> Iterator[Expiring]:
-    """Yield the same for all users, account by account: the one that has something due next comes first.
-
-    Reads only the accounts that have something due by then, a page of them at a time. Raises QueryError for
-    days outside 1 to 3660.
-    """
-    until = _horizon(now, days)
-    for states in _due_by(connection, until):
-        ids = [state.account_id for state in states]
-        own_lots = open_lots(connection, ids)
-        own_holds = open_holds(connection, [state.account_id for state in states if state.held])
-        for state in states:
-            lots_, holds_ = own_lots.get(state.account_id, ()), own_holds.get(state.account_id, ())
-            yield from _lost(account_now(state, lots_, holds_, now, catalog), until, catalog)
-
-
-def _horizon(now: datetime, days: int) -> datetime:
-    within("days", days, 1, EXPIRING_DAYS_MAX)
-    return now + timedelta(days=days)
-
-
-def _lost(present: Account, until: datetime, catalog: Catalog) -> list[Expiring]:
-    """Return the tokens that ``present`` will lose until ``until``."""
-    lots_, holds_ = list(present.lots.values()), list(present.holds.values())
-    then = account_now(present.state, lots_, holds_, until, catalog)
-    return [
-        Expiring(
-            user_id=present.state.user_id,
-            lot=entry.lot,
-            source=then.lots[entry.lot].source.value,
-            tokens=-entry.amount,
-            expires_at=entry.due_at,
-        )
-        for entry in then.written.entries
-        if entry.counter is Counter.EXPIRY and entry.lot is not None and entry.due_at is not None
-    ]
-
-
-def _due_by(connection: Connection, until: datetime) -> Iterator[list[AccountState]]:
-    """Yield pages of the accounts that have something due by ``until``, the soonest first."""
-    place = (accounts.c.due_at, accounts.c.account_id)
-    first = (
-        select(*(accounts.c[name] for name in rows.ACCOUNT))
-        .where(accounts.c.due_at <= until)
-        .order_by(*place)
-        .limit(_PAGE)
-    )
-    page = connection.execute(first).all()
-    while page:
-        yield [rows.account(row) for row in page]
-        last = page[-1]
-        behind = (literal(last.due_at, accounts.c.due_at.type), literal(last.account_id))
-        page = connection.execute(first.where(tuple_(*place) > tuple_(*behind))).all()

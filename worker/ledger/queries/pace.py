@@ -180,7 +180,7 @@ def _given(dialect: str, pairs: Sequence[tuple[int, int]]) -> dict[str, Any]:
 
 
 def _slices(first: int, stop: int) -> list[tuple[int, int]]:
-    """Return the ranges of ids to read in a bucket: all of a small one, equal distances in a large one."""
+    """Return the ranges of ids to read: all of a small bucket, equal distances in a large one."""
     span = stop - first
     if span <= _COUNTED_MAX:
         return [(first, stop)] if span else []

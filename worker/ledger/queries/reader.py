@@ -7,11 +7,12 @@ from datetime import datetime
 from sqlalchemy import Engine
 
 from worker.catalog import Catalog
-from worker.ledger.queries import balances, explain, history, holdings, statements, totals, usage
+from worker.ledger.queries import balances, expiring, explain, history, holdings, statements, totals, usage
 from worker.ledger.queries.balances import Affordability, Balance
+from worker.ledger.queries.expiring import Expiring, ExpiringPage
 from worker.ledger.queries.explain import Explanation
 from worker.ledger.queries.history import History
-from worker.ledger.queries.holdings import Expiring, Holds, Lots
+from worker.ledger.queries.holdings import Holds, Lots
 from worker.ledger.queries.snapshots import in_utc, snapshot
 from worker.ledger.queries.statements import Statement
 from worker.ledger.queries.totals import Stats
@@ -47,10 +48,24 @@ class Reader:
         with snapshot(self._engine) as connection:
             return balances.can_afford(connection, user_id, tokens, in_utc("now", now), catalog)
 
-    def lots(self, user_id: str, now: datetime, catalog: Catalog, *, used_up: bool = False) -> Lots:
-        """Return the lots of ``user_id``, next to be spent first; with ``used_up`` the empty ones as well."""
+    def lots(
+        self,
+        user_id: str,
+        now: datetime,
+        catalog: Catalog,
+        *,
+        used_up: bool = False,
+        limit: int | None = None,
+        behind: int | None = None,
+    ) -> Lots:
+        """Return the lots of ``user_id``, next to be spent first; with ``used_up`` the empty ones as well.
+
+        Return up to ``limit`` (1 to 1000), or all, ``behind`` the lot of that number where it is given.
+        """
         with snapshot(self._engine) as connection:
-            return holdings.lots_of(connection, user_id, in_utc("now", now), catalog, used_up=used_up)
+            return holdings.lots_of(
+                connection, user_id, in_utc("now", now), catalog, used_up=used_up, limit=limit, behind=behind
+            )
 
     def holds(
         self,
@@ -74,12 +89,28 @@ class Reader:
     def expiring(self, user_id: str, now: datetime, days: int, catalog: Catalog) -> tuple[Expiring, ...]:
         """Return the tokens of ``user_id`` that expire within ``days`` (1 to 3660), in the order of time."""
         with snapshot(self._engine) as connection:
-            return tuple(holdings.expiring(connection, user_id, in_utc("now", now), days, catalog))
+            return tuple(expiring.of_user(connection, user_id, in_utc("now", now), days, catalog))
 
     def all_expiring(self, now: datetime, days: int, catalog: Catalog) -> Iterator[Expiring]:
         """Yield the same for all users, account by account, read while the caller iterates."""
         with snapshot(self._engine) as connection:
-            yield from holdings.all_expiring(connection, in_utc("now", now), days, catalog)
+            yield from expiring.of_everybody(connection, in_utc("now", now), days, catalog)
+
+    def expiring_page(
+        self,
+        user_id: str | None,
+        now: datetime,
+        days: int,
+        catalog: Catalog,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> ExpiringPage:
+        """Return up to ``limit`` (1 to 1000) lines of ``expiring``, or of ``all_expiring`` without a user."""
+        with snapshot(self._engine) as connection:
+            moment = in_utc("now", now)
+            if user_id is None:
+                return expiring.page_of_everybody(connection, moment, days, catalog, limit, cursor)
+            return expiring.page_of_user(connection, user_id, moment, days, catalog, limit, cursor)
 
     def history(self, user_id: str, limit: int = 50, offset: int = 0, cursor: str | None = None) -> History:
         """Return a page of the entries of ``user_id``, newest first, from ``offset`` or behind ``cursor``."""

@@ -42,7 +42,7 @@ def upgrade() -> None:
     for name in ("reason", "type", "reference_id", "user_id"):  # no index takes what only a forger says
         op.execute(f"UPDATE dead_letters SET {name} = substr({name}, 1, 500) WHERE length({name}) > 500")  # noqa: S608 - names of columns
     _index_dead_letters()
-    _create_stories()
+    _create_histories()
     _create_groups()
     _create_replays()
     _create_audit_log()
@@ -263,7 +263,7 @@ def _tokens(body: bytes) -> int | None:
 # -- their histories --------------------------------------------------------------------------------------
 
 
-def _create_stories() -> None:
+def _create_histories() -> None:
     op.create_table(
         "dead_letter_events",
         sa.Column("event_id", _ROW_ID, sa.Identity(always=True), nullable=False),

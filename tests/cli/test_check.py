@@ -9,8 +9,8 @@ from tests.support.waiting import eventually
 from worker.broker import BILLING, open_link
 
 
-def forecasts(ended: Ended) -> dict[str, str]:
-    """Return the verdict of each check by the check's first word."""
+def states(ended: Ended) -> dict[str, str]:
+    """Return the state of each check by the check's first word."""
     return {line.split()[1].rstrip(":"): line.split()[0] for line in ended.lines}
 
 
@@ -21,7 +21,7 @@ def test_check_says_of_each_part_in_a_line_that_it_is_well(
     assert ended.code == 0, ended.all
     well = dict.fromkeys(["catalog", "database", "schema", "writes", "broker", "topology", "paused"], "ok")
     noted = dict.fromkeys(["delivery", "workers"], "note")  # the worker may start after the check
-    assert forecasts(ended) == {**well, **noted}
+    assert states(ended) == {**well, **noted}
     assert ended.err == ""
     assert "\x1b" not in ended.out
 
@@ -31,7 +31,7 @@ def test_check_is_coloured_on_a_terminal(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variables", "bad", "told"),
+    ("variables", "bad", "advice"),
     [
         ({"BILLING_CATALOG": "none.toml"}, ["catalog"], "catalog none.toml: cannot be read"),
         (
@@ -50,20 +50,20 @@ def test_check_is_coloured_on_a_terminal(cli: Cli) -> None:
     ],
 )
 def test_check_says_what_is_bad_and_what_to_do_and_looks_at_the_rest(
-    cli: Cli, variables: dict[str, str], bad: list[str], told: str
+    cli: Cli, variables: dict[str, str], bad: list[str], advice: str
 ) -> None:
     cli.environment |= variables
     ended = cli("check")
     assert ended.code == 1
-    assert [name for name, forecast in forecasts(ended).items() if forecast == "bad"] == bad
+    assert [name for name, forecast in states(ended).items() if forecast == "bad"] == bad
     assert len(ended.lines) == 9
-    assert told in next(line for line in ended.lines if line.startswith("bad"))
+    assert advice in next(line for line in ended.lines if line.startswith("bad"))
 
 
 def test_check_finds_a_topology_that_is_missing(ledger_cli: Cli, bare_broker_url: str) -> None:
     ended = ledger_cli("check", BILLING_BROKER_URL=bare_broker_url)
     assert ended.code == 1
-    assert forecasts(ended)["broker"] == "ok"
+    assert states(ended)["broker"] == "ok"
     *_, topology, _, workers, _ = ended.lines
     assert "queue 'billing.usage' is missing: run `billing-worker topology declare`" in topology
     assert workers.startswith("note workers: unknown: ")
