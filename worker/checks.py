@@ -22,7 +22,7 @@ def health_of(application: Application, *, deadline_s: float = _DEADLINE_S) -> I
 
 
 def checks_of(application: Application) -> Sequence[HealthCheck]:
-    """Return all checks. Those that need a server which another check reports as bad say "unknown"."""
+    """Return all checks. Those that need a server which refuses its own check say "unknown"."""
     settings = application.settings
     asks: list[tuple[str, str, Callable[[Application], CheckResult]]] = [
         ("catalog", "", _catalog),

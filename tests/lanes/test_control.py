@@ -19,7 +19,7 @@ from worker.lanes.pausing import Lanes
 from worker.lanes.poison import PoisonTrials, key_of
 from worker.lanes.trials import TrialRunner
 from worker.ledger.trials import Trial
-from worker.messages.dead_letter_limit import DeadLetterLimit
+from worker.messages.dead_letter_limit import WATCHED, DeadLetterLimit
 from worker.messages.dead_letters import Failure
 from worker.messages.policy import GIVE_UP_AFTER, TRIAL_AFTER
 from worker.metrics import Metrics
@@ -210,9 +210,11 @@ def test_lane_that_an_operator_released_tries_what_it_held(world: ControlWorld) 
     assert world.link.acknowledged == [item.delivery]
 
 
-def refuse_most(world: ControlWorld) -> None:
-    for _ in range(501):
-        world.limit.add_message(USAGE, DeadLetterReason.NOT_JSON)
+def refuse_most(world: ControlWorld, *queues: str) -> None:
+    """Refuse each message of the lanes until the watch over the new configuration ends."""
+    for queue in queues or (USAGE,):
+        for _ in range(WATCHED // len(queues or (USAGE,))):
+            world.limit.add_message(queue, DeadLetterReason.NOT_JSON)
 
 
 def test_new_configuration_that_refuses_most_pauses_its_lane_without_tries(world: ControlWorld) -> None:
@@ -230,3 +232,11 @@ def test_accepted_configuration_goes_on_and_gets_its_messages_again(world: Contr
     assert world.link.holds == {USAGE: 64}
     assert world.link.given_back == [USAGE]
     assert not world.limit.is_watching
+
+
+def test_accepted_configuration_gives_back_the_messages_of_every_lane(world: ControlWorld) -> None:
+    refuse_most(world, PAYMENTS, USAGE)
+    world.control.attend()
+    assert world.lanes.paused == []
+    assert world.link.holds == {PAYMENTS: 64, USAGE: 64}
+    assert world.link.given_back == [PAYMENTS, USAGE]

@@ -166,6 +166,8 @@ class Lanes:
 
     def exceeded(self) -> Sequence[LimitExceeded]:
         """Return the limits that lanes have passed and are not paused for."""
+        # A list, complete before anything acts on it: what is done about one lane may accept the
+        # configuration, and the other lanes' kept messages must be given back all the same.
         found = [exceeded for queue in self._queues if (exceeded := self._limit.exceeded(queue)) is not None]
         return [exceeded for exceeded in found if not self._is_paused_for(exceeded)]
 
