@@ -65,7 +65,7 @@ def publish(url: str, dead_letters: Sequence[Outgoing]) -> None:
     link.close()
 
 
-def park(application: Application, expected: int) -> None:
+def drain(application: Application, expected: int) -> None:
     link: Link = application.link(consume=[BILLING.dead.name])
     try:
         assert application.service().drain(link, expected=expected, wait_s=0) == expected
@@ -101,7 +101,7 @@ def test_replay_of_a_killed_process_resumes_and_applies_each_once(
 ) -> None:
     open_accounts(application)
     publish(broker_url, list(dead(300)))
-    park(application, 300)
+    drain(application, 300)
     with running(application):
         arguments = ("--code", "unprocessable", "--yes", "--rate", "100/s", "--reason", "mended")
         with replaying(worker_settings, *arguments) as process:
@@ -129,7 +129,7 @@ def test_ctrl_c_interrupts_a_replay_and_prints_the_command_to_resume(
 ) -> None:
     open_accounts(application)
     publish(broker_url, list(dead(100)))
-    park(application, 100)
+    drain(application, 100)
     with running(application):
         arguments = ("--code", "unprocessable", "--yes", "--rate", "20/s", "--reason", "mended")
         with replaying(worker_settings, *arguments) as process:
@@ -164,6 +164,7 @@ def test_replay_continues_after_a_restart_of_the_database(
     application = Application(settings)
     open_accounts(application)
     publish(broker_url, list(dead(200)))
+    drain(application, 200)
     with running(application):
         arguments = ("--code", "unprocessable", "--yes", "--rate", "60/s", "--reason", "mended")
         with replaying(settings, *arguments) as process:
@@ -188,7 +189,7 @@ def test_operators_who_discard_and_replay_the_same_dead_letters_share_them(
 ) -> None:
     open_accounts(application)
     publish(broker_url, list(dead(200)))
-    park(application, 200)
+    drain(application, 200)
     service = application.service()
     with running(application):
         arguments = ("--code", "unprocessable", "--yes", "--rate", "200/s", "--reason", "mended")
@@ -213,7 +214,7 @@ def test_replay_of_a_group_takes_many_dead_letters_and_no_other(
         b"oops", Failure(DeadLetterReason.NOT_JSON, "The body is not JSON."), reference="other", user="u0"
     )
     publish(broker_url, [*dead(many), other])
-    park(application, many + 1)
+    drain(application, many + 1)
     service = application.service()
     groups = service.groups(order="count").groups
     assert [(group.reason, group.waiting, group.users) for group in groups] == [
