@@ -39,7 +39,7 @@ def test_pictures_are_taken(
     ann.types("name", "ann")
     ann.types("password", PASSWORD)
     ann.clicks("Sign in")
-    ann.sees("consumers: 1 of billing.payments")
+    ann.sees("billing.payments has 1 consumer")
     _replay_edited(ann)
     _take(ann, "dead_letter", scheme="dark")
     ann.goes_to("/")
