@@ -10,6 +10,7 @@ from packaging.utils import canonicalize_name
 
 from tests.support.pages import page
 from tests.support.processes import ROOT
+from worker import __version__
 
 PROJECT: dict[str, Any] = tomllib.loads(page("pyproject.toml"))["project"]
 CONSTRAINTS = page("constraints.txt").splitlines()
@@ -56,4 +57,4 @@ def test_both_packages_ship_their_types() -> None:
 
 def test_changelog_begins_with_the_version() -> None:
     newest, *_ = re.findall(r"^## (\S+)", page("worker/CHANGELOG.md"), re.MULTILINE)
-    assert newest == PROJECT["version"]
+    assert newest == __version__

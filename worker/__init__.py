@@ -1,5 +1,3 @@
 """billing-worker: the message-queue worker that keeps a prepaid token ledger true."""
 
-from importlib.metadata import version
-
-__version__ = version("billing-worker")
+__version__ = "0.2.0"
