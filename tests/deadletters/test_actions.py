@@ -224,3 +224,33 @@ def test_unknown_time_is_null_in_an_export_and_after_an_import(world: World) -> 
     assert world.service.import_lines(lines, "ann").added == 2
     assert {dead_letter.last_failed_at for dead_letter in world.parked()} == {None}
     assert world.service.drifts() == []
+
+
+@pytest.mark.parametrize(
+    "time", ["9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+12:00", "yesterday", 1e30]
+)
+@pytest.mark.parametrize("name", ["firstFailedAt", "lastFailedAt"])
+def test_imported_time_that_no_calendar_has_is_refused_with_its_line(
+    world: World, name: str, time: object
+) -> None:
+    world.park(failed(b"oops"))
+    (line,) = world.service.export(DeadLetterFilter(), "ann")
+    with pytest.raises(BadLineError, match=f"line 1: {name}: "):
+        world.service.import_lines([json.dumps({**json.loads(line), "letterId": "other", name: time})], "ann")
+
+
+def test_long_filter_is_cut_in_the_activity_log_and_whole_in_the_detail(world: World) -> None:
+    world.park_failed(deduct("r-1"))
+    text = "ü".join(map(str, range(3_000)))
+    assert list(world.service.export(DeadLetterFilter(text=text), "ann")) == []
+    (entry,) = world.service.activity_log(action="export").entries
+    assert (len(entry.subject), entry.detail["subject"]) == (500, str(DeadLetterFilter(text=text)))
+    long = DeadLetterFilter(user_id="ann", status=(DeadLetterStatus.PARKED,) * 200)
+    done = world.service.discard(long, "a test", "ann")
+    assert world.service.undo_discard(done.entries, "eva").done == 1
+
+
+def test_reason_of_a_pause_is_kept_with_its_nul_spelled_out(world: World) -> None:
+    (number,) = world.park_failed(deduct("r-1"))
+    created = world.service.create_replay([number], "mended", "ann")
+    assert world.service.cancel_replay(created.number, "ann", "no \0").state_reason == r"no \x00"

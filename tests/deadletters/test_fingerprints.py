@@ -10,15 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import Limits, Malformed, decode, first_malformed
-from tests.deadletters.parts import NOW, TRACEBACK, deduct
+from tests.deadletters.parts import NOW, TRACEBACK, deduct, failed
 from tests.schemas.test_decoding import REFUSED
 from tests.support.strategies import LIMITS
-from worker.deadletters.fingerprints import exceptions_in, fingerprint_of, rule_in
+from worker.deadletters.fingerprints import fault_class, field_path, fingerprint_of, rule_in
+from worker.deadletters.store.ingest import drained_from
+from worker.messages.replies import failure_of
 
 # -- faults -----------------------------------------------------------------------------------------------
 
 names = st.from_regex(r"[a-z_][a-z0-9_]{0,9}", fullmatch=True).filter(str.isidentifier)
 classes = st.sampled_from(["KeyError", "ValueError", "worker.errors.LedgerUnavailableError", "OSError"])
+causes = st.lists(classes, max_size=2)
 frames = st.lists(
     st.builds(
         '  File "/{}/{}.py", line {}, in {}\n    {}(1)\n'.format,
@@ -52,25 +55,27 @@ def fault(draw: st.DrawFn, chain: list[str]) -> tuple[str, str]:
     return f"{chain[-1].rpartition('.')[2]}: {draw(texts)}", text
 
 
-@given(st.data(), st.lists(classes, min_size=1, max_size=3))
-def test_fault_has_one_fingerprint_whatever_its_paths_functions_lines_and_data(
-    data: st.DataObject, chain: list[str]
+@given(st.data(), classes, causes, causes)
+def test_fault_has_one_fingerprint_whatever_its_causes_paths_functions_lines_and_data(
+    data: st.DataObject, name: str, one: list[str], other: list[str]
 ) -> None:
     prints = set()
-    for _ in range(2):
+    for chain in ([*one, name], [*other, name]):
         message, text = data.draw(st.composite(fault)(chain))
         prints.add(fingerprint_of("unprocessable", "usage.deduct", None, message, text))
-        assert exceptions_in(text, message) == [name.rpartition(".")[2] for name in chain]
+        assert fault_class(message) == name.rpartition(".")[2]
     assert len(prints) == 1
 
 
-@given(st.data(), st.lists(classes, min_size=1, max_size=3), st.lists(classes, min_size=1, max_size=3))
-def test_other_exceptions_or_causes_have_other_fingerprints(
-    data: st.DataObject, one: list[str], other: list[str]
+@given(st.data(), classes, classes, causes)
+def test_other_exceptions_have_other_fingerprints(
+    data: st.DataObject, one: str, other: str, before: list[str]
 ) -> None:
     prints = {
-        fingerprint_of("unprocessable", "usage.deduct", None, *data.draw(st.composite(fault)(chain)))
-        for chain in (one, other)
+        fingerprint_of(
+            "unprocessable", "usage.deduct", None, *data.draw(st.composite(fault)([*before, name]))
+        )
+        for name in (one, other)
     }
     assert (len(prints) == 1) == (one == other)
 
@@ -105,25 +110,47 @@ def test_real_fault_keeps_its_fingerprint_when_our_code_changes(old: str, new: s
     before = raised(SOURCE, "/app/worker/core/rules.py")
     after = raised(SOURCE.replace(old, new), "/opt/worker/ledger/moved.py")
     assert before[1] != after[1]
-    assert exceptions_in(before[1], before[0]) == ["KeyError", "OwnError"]
+    assert fault_class(before[0]) == "OwnError"
     assert len({fingerprint_of("unprocessable", None, None, *one) for one in (before, after)}) == 1
 
 
-def test_long_traceback_without_its_beginning_has_the_class_of_the_fault_alone() -> None:
+def test_cut_of_a_traceback_changes_no_fingerprint() -> None:
     message, text = raised(SOURCE, "/app/worker/core/rules.py")
-    cuts = {tuple(exceptions_in(text[cut:], message)) for cut in range(1, len(text))}
-    assert cuts == {("OwnError",)}
+    kind = ("unprocessable", None, None, message)
+    assert len({fingerprint_of(*kind, text[cut:]) for cut in range(len(text))}) == 1
+
+
+JOINT = "\n\nThe above exception was the direct cause of the following exception:\n\n"
+
+
+def drained_fault(text: str) -> str:
+    """Return the fingerprint of a drained dead letter whose fault has this text and a cause."""
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the text is any
+        raise ValueError(text) from KeyError("u-17")
+    return str(drained_from(failed(reason=failure_of(None, caught.value)), None).row["fingerprint"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "x" * 9_000,
+        f"KeyError: 1{JOINT}Traceback (most recent call last):\nOSError: 2",
+        f"\nZap{JOINT}Traceback (most recent call last):\nZoo: 1{JOINT}",
+        "\0\ud800",
+    ],
+)
+def test_text_of_a_fault_is_no_part_of_the_fingerprint(text: str) -> None:
+    assert drained_fault(text) == drained_fault("a bug")
 
 
 def test_group_of_exceptions_is_named_by_its_class() -> None:
-    error = ExceptionGroup("several", [ValueError(1)])
-    text = "".join(traceback.format_exception(error))
-    assert exceptions_in(text, "ExceptionGroup: several (1 sub-exception)") == ["ExceptionGroup"]
+    assert fault_class("ExceptionGroup: several (1 sub-exception)") == "ExceptionGroup"
 
 
 @pytest.mark.parametrize("message", ["", "no class here", "1: 2"])
-def test_class_is_read_from_the_traceback_where_the_message_has_none(message: str) -> None:
-    assert exceptions_in(TRACEBACK, message) == ["KeyError"]
+def test_message_without_a_class_names_none(message: str) -> None:
+    assert fault_class(message) == ""
 
 
 # -- refusals ---------------------------------------------------------------------------------------------
@@ -185,6 +212,55 @@ def test_further_items_are_no_part_of_the_fingerprint() -> None:
     alone = fingerprint_of(one.reason, one.type, one.field, one.message, None)
     more = f"{one.message} It is one of 17 such items. 3 more are in conflict with their references."
     assert fingerprint_of(one.reason, one.type, one.field, more, None) == alone
+
+
+own_names = st.from_regex(r"[a-z][a-z.0-9]{0,60}", fullmatch=True)
+
+
+@given(own_names, own_names, st.integers(0, 40))
+def test_names_in_metadata_are_no_part_of_the_fingerprint(one: str, other: str, place: int) -> None:
+    assert print_of(deduct("r", metadata={one: [1]})) == print_of(deduct("r", metadata={other: {}}))
+    items = [batch(deduct("r", metadata={name: [1]}), at) for name, at in ((one, place), (other, 0))]
+    assert print_of(items[0]) == print_of(items[1])
+
+
+def with_twice(name: str) -> bytes:
+    """Return a message that gives a field of this name twice."""
+    return json.dumps(deduct("r"))[:-1].encode() + f', "{name}": 1, "{name}": 2}}'.encode()
+
+
+@given(own_names, own_names)
+def test_name_that_is_given_twice_is_no_part_of_the_fingerprint(one: str, other: str) -> None:
+    assert print_of(with_twice(one)) == print_of(with_twice(other))
+
+
+@pytest.mark.parametrize(
+    ("code", "field", "path"),
+    [
+        ("invalid_field", "metadata", "metadata"),
+        ("invalid_field", "metadata.a.b\n1", "metadata.*"),
+        ("invalid_field", "items.31.metadata.metadata.x", "items.#.metadata.*"),
+        ("invalid_field", "items.31.tokens", "items.#.tokens"),
+        ("duplicate_field", "a.b", "*"),
+        ("duplicate_field", "metadata.a", "metadata.*"),
+        ("duplicate_field", "items.3.metadata.a", "items.#.metadata.*"),
+        ("duplicate_field", "items.3.a", "items.#.*"),
+        ("unknown_field", "tokenz", "tokenz"),
+        ("not_json", None, ""),
+    ],
+)
+def test_field_is_a_path_without_names_of_producers(code: str, field: str | None, path: str) -> None:
+    assert field_path(code, field) == path
+
+
+def test_unknown_fields_and_types_keep_their_names() -> None:
+    bodies = [
+        deduct("r", tokenz=5),
+        deduct("r", usr=5),
+        deduct("r") | {"type": "a"},
+        deduct("r") | {"type": "b"},
+    ]
+    assert len(set(map(print_of, bodies))) == len(bodies)
 
 
 DIFFERENT: dict[str, Any] = {

@@ -1,11 +1,12 @@
 """Groups of like failures with stored counts; and lists that the database pages."""
 
 import json
-from collections.abc import Iterator
-from datetime import timedelta
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
-from sqlalchemy import text, update
+from sqlalchemy import insert, text, update
 
 from schemas import DeadLetterReason
 from tests.deadletters.parts import NOW, World, deduct, failed
@@ -166,9 +167,29 @@ def test_more_tokens_than_a_column_of_64_bits_holds_are_summed_up(world: World) 
     assert (group.waiting, group.tokens_unknown) == (10_000, 0)
     if world.engine.dialect.name == "postgresql":
         assert group.tokens_at_stake == 10**19 > 2**63
-        assert world.service.drifts() == []
     else:
         assert group.tokens_at_stake == 2**63 - 1, "it has no such number, and goes on"
+        world.service.discard(DeadLetterFilter(), "a test", "ann")
+    assert world.service.drifts() == []
+
+
+def test_sum_that_ended_with_the_numbers_is_exact_again_when_it_shrinks(true_world: World) -> None:
+    body = json.dumps(deduct("r", tokens=10**15)).encode()
+    true_world.dead.waiting.extend([failed(body, properties={"message_id": str(n)}) for n in range(9_300)])
+    true_world.service.drain(true_world.dead)
+    true_world.service.discard(range(1, 9_200), "a test", "ann")
+    assert true_world.service.counts().tokens_at_stake == 101 * 10**15
+
+
+def test_counts_of_two_groups_that_each_end_the_numbers_are_told(world: World) -> None:
+    sums = dict.fromkeys(("parked", "waiting"), 1) | {"tokens_at_stake": 2**63 - 1}
+    rest = dict.fromkeys(("replaying", "resolved", "discarded", "tokens_unknown"), 0)
+    with world.engine.begin() as connection:
+        for digit in "ab":
+            row = {"fingerprint": digit * 32, "reason": "x", "message": "m", "sample": 1, **sums, **rest}
+            connection.execute(insert(tables.dead_letter_groups), row)
+    expected = 2 * (2**63 - 1) if world.engine.dialect.name == "postgresql" else 2**63 - 1
+    assert world.service.counts().tokens_at_stake == expected
 
 
 @pytest.mark.parametrize("order", ["last", "count", "tokens"])
@@ -192,7 +213,7 @@ def test_a_group_that_is_not_there_or_not_meant_is_said(true_world: World) -> No
     for digits in ("abc", "xyzw", ""):
         with pytest.raises(QueryError, match="at least 4 digits"):
             true_world.service.group(digits)
-    for cursor in ("nonsense", "nonsense|x", "2026-11-22T10:15:00|x"):
+    for cursor in ("nonsense", "nonsense|x", "2026-11-22T10:15:00|x", "9999-12-31T23:59:59-12:00|x"):
         with pytest.raises(QueryError, match="no place"):
             true_world.service.groups(after=cursor)
 
@@ -283,6 +304,42 @@ def test_more_than_are_counted_are_said_to_be_more(
     park(true_world, 10, users=1)
     assert true_world.service.page(DeadLetterFilter(user_id="u0")).total is None
     assert true_world.service.page().total == 10
+
+
+BROKEN = ["a\0b", "\ud800"]
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+@pytest.mark.parametrize("name", ["code", "type", "user_id", "reference_id", "text", "fingerprint"])
+def test_filter_refuses_text_that_no_row_holds(name: str, broken: str) -> None:
+    values: dict[str, Any] = {name: broken}
+    with pytest.raises(QueryError, match=f"{name} holds NUL"):
+        DeadLetterFilter(**values)
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_look_up_refuses_text_that_no_row_holds(world: World, broken: str) -> None:
+    (number,) = world.park_failed(deduct("r-1"))
+    replay = world.service.create_replay([number], "mended", "ann")
+    service = world.service
+    look_ups: list[Callable[[], object]] = [
+        lambda: service.group(broken),
+        lambda: service.groups(after=f"|{broken}"),
+        lambda: service.activity_log(actor=broken),
+        lambda: service.activity_log(subject=broken),
+        lambda: service.explain(broken),
+        lambda: service.replay_items(replay.number, states=[broken]),
+    ]
+    for look_up in look_ups:
+        with pytest.raises(QueryError):
+            look_up()
+
+
+@pytest.mark.parametrize("name", ["since", "until"])
+def test_time_outside_the_calendar_is_no_bound(world: World, name: str) -> None:
+    values: dict[str, Any] = {name: datetime.fromisoformat("9999-12-31T23:59:59-12:00")}
+    with pytest.raises(QueryError, match="outside the years"):
+        world.service.page(DeadLetterFilter(**values))
 
 
 # -- append-only rows -------------------------------------------------------------------------------------

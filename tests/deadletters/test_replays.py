@@ -644,6 +644,43 @@ def test_replays_that_rest_with_nothing_under_way_hide_none_that_has(world: Worl
     assert world.status(old) == "resolved"
 
 
+def test_lost_messages_of_later_replays_hide_no_earlier_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.deadletters.replay.abandoned._PAGE", 2)
+    world.has_worker = False
+    old, *lost = world.park_failed(*(deduct(f"r-{n}") for n in range(6)))
+    assert came_of(world.replay([old])) == {"sent": 1}
+    waiting, world.queued = world.queued, []
+    for number in lost:
+        assert came_of(world.replay([number])) == {"sent": 1}
+    world.queued = waiting
+    world.work()
+    assert world.service.tidy() == 1
+    assert world.status(old) == "resolved"
+
+
+def test_filter_restores_dead_letters_of_replays_that_nobody_runs(world: World) -> None:
+    numbers = world.park_failed(*(deduct(f"r-{n}") for n in range(3)))
+    away, lost, _ = numbers
+    world.has_worker = False
+    world.service.discard([away], "a test", "ann")
+    world.replay([lost])
+    restored = world.service.restore(DeadLetterFilter(user_id="ann"), None, "eva")
+    assert (set(restored.numbers), restored.skipped) == ({away, lost}, 0)
+    assert {world.status(number) for number in numbers} == {"parked"}
+
+
+def test_filter_that_asks_for_discarded_ones_restores_these_alone(world: World) -> None:
+    away, lost = world.park_failed(deduct("r-1"), deduct("r-2"))
+    world.has_worker = False
+    world.service.discard([away], "a test", "ann")
+    world.replay([lost])
+    only = DeadLetterFilter(status=(DeadLetterStatus.DISCARDED,))
+    assert world.service.restore(only, None, "eva").numbers == (away,)
+    assert world.status(lost) == "replaying"
+
+
 def test_a_dead_letter_that_cannot_be_kept_stops_no_replay(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,8 @@ from worker.deadletters.store.transaction import DeadLetterTransaction, held_dea
 from worker.ledger.queries import snapshot
 
 CHUNK = 1_000
+_DISCARDABLE = (DeadLetterStatus.PARKED,)
+_RESTORABLE = (DeadLetterStatus.DISCARDED, DeadLetterStatus.REPLAYING)
 
 #: Changes a dead letter; returns False where it stays as it is.
 _Change = Callable[[DeadLetterTransaction, Row[Any], str, str | None], bool]
@@ -41,7 +43,7 @@ def discard(
     Raises NotFoundError before any is discarded.
     """
     why = reason_given(reason)
-    return _each(engine, now, dead_letters, DeadLetterStatus.PARKED, "discard", _discarded, why, actor)
+    return _each(engine, now, dead_letters, _DISCARDABLE, "discard", _discarded, why, actor)
 
 
 def _discarded(
@@ -62,7 +64,7 @@ def restore(
     One of the latter whose outcome the ledger shows is resolved instead. Raises NotFoundError before any is
     restored.
     """
-    return _each(engine, now, dead_letters, DeadLetterStatus.DISCARDED, "restore", _restored, reason, actor)
+    return _each(engine, now, dead_letters, _RESTORABLE, "restore", _restored, reason, actor)
 
 
 def _restored(
@@ -101,7 +103,7 @@ def _each(
     engine: Engine,
     now: datetime,
     dead_letters: DeadLetterSelection,
-    status: DeadLetterStatus,
+    statuses: tuple[DeadLetterStatus, ...],
     action: str,
     change: _Change,
     reason: str | None,
@@ -109,7 +111,7 @@ def _each(
 ) -> Done:
     """Change dead letters, a thousand a transaction, each transaction with its entry in the activity log."""
     who, done, skipped, numbers, entries = actor_named(actor), 0, 0, list[int](), list[int]()
-    for chunk in _chunks(engine, dead_letters, status):
+    for chunk in _chunks(engine, dead_letters, statuses):
         changed, entry = _changed(
             engine, now, chunk, change, action, who, reason, subject=described(dead_letters)
         )
@@ -141,16 +143,20 @@ def _changed(
 
 
 def _chunks(
-    engine: Engine, dead_letters: DeadLetterSelection, status: DeadLetterStatus
+    engine: Engine, dead_letters: DeadLetterSelection, statuses: tuple[DeadLetterStatus, ...]
 ) -> Iterator[Sequence[int]]:
-    """Yield the numbers in pieces. Raises NotFoundError before the first one where one doesn't exist."""
+    """Yield the numbers in pieces. Raises NotFoundError before the first one where one doesn't exist.
+
+    Of a filter those in one of ``statuses``, or in fewer where it asks for some of these and no others.
+    """
     if not isinstance(dead_letters, DeadLetterFilter):
         with snapshot(engine) as connection:
             for chunk in chunks(dead_letters, CHUNK):
                 _held(connection, chunk)
         yield from chunks(list(dict.fromkeys(dead_letters)), CHUNK)
         return
-    filter_ = replace(dead_letters, status=(status,))
+    is_narrower = bool(dead_letters.status) and {*dead_letters.status} <= {*statuses}
+    filter_ = dead_letters if is_narrower else replace(dead_letters, status=statuses)
     before: int | None = None
     while True:
         with snapshot(engine) as connection:

@@ -6,6 +6,7 @@ from datetime import datetime
 from sqlalchemy import Connection, Engine, select
 
 from worker.catalog import Catalog
+from worker.deadletters.store.filters import searchable
 from worker.deadletters.store.tables import dead_letters
 from worker.errors import NotFoundError
 from worker.ledger.queries import Explanation, View, snapshot
@@ -40,8 +41,9 @@ class ReferenceExplanation(Explanation):
 def explain(engine: Engine, reference_id: str, now: datetime, catalog: Catalog) -> ReferenceExplanation:
     """Return all that is known of ``reference_id``; lots and holds are those at ``now`` (any zone).
 
-    Raises NotFoundError where nothing is known, and LedgerUnavailableError.
+    Raises NotFoundError where nothing is known, QueryError, and LedgerUnavailableError.
     """
+    searchable("a reference", reference_id)
     with snapshot(engine) as connection:
         mentions = _mentions(connection, reference_id)
         try:

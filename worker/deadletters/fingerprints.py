@@ -7,7 +7,7 @@ has a copy for the rows that were there before.
 import hashlib
 import re
 
-_INVALID_FIELD = "invalid_field"
+_INVALID_FIELD, _DUPLICATE_FIELD = "invalid_field", "duplicate_field"
 _FIELD_MAX = 200
 _DIGITS = re.compile(r"\d+")
 
@@ -37,13 +37,10 @@ _RULES = tuple(
 #: Text that replies add behind that of the first item that was refused.
 _OTHER_ITEMS = re.compile(r" It is one of \d+ such items\.| \d+ more are in conflict with")
 
-_START = r"Traceback \(most recent call last\):\n"
-_UNCUT = re.compile(_START)
-_NEXT = re.compile(
-    r"\n\n(?:The above exception was the direct cause of the following exception"
-    rf"|During handling of the above exception, another exception occurred):\n\n{_START}"
-)
-_EXCEPTION = re.compile(r"(?:[\w<>]+\.)*([^\W\d]\w*)(?::|$)")
+_CLASS = re.compile(r"(?:[\w<>]+\.)*([^\W\d]\w*)(?::|$)")
+#: Names below these are a producer's own: those in metadata, and those that an object gives twice.
+_IN_METADATA = re.compile(r"((?:items\.\d+\.)?metadata\.).*", re.DOTALL)
+_GIVEN_TWICE = re.compile(r"((?:items\.\d+\.)?(?:metadata\.)?).*", re.DOTALL)
 
 
 def fingerprint_of(
@@ -51,20 +48,25 @@ def fingerprint_of(
 ) -> str:
     """Return 32 hexadecimal digits, the same for failures of the same kind.
 
-    Of a fault count the reason code, the type, and the classes of the exception and its causes. Of a refusal
-    count the code, the type, the field, whichever item of a batch it was, and of an invalid value the rule
-    that it breaks.
+    Of a fault count the reason code, the type, and the class of the exception. Of a refusal count the code,
+    the type, the field, whichever item of a batch it was, and of an invalid value the rule that it breaks.
+    The traceback of a fault does not count: its beginning may be cut, and it holds text of producers. The
+    name of an unknown field and an unknown type do count, though producers make them up: operators look for
+    them.
     """
-    kind = (
-        exceptions_in(traceback, message) if traceback else [field_path(field), rule_in(code, field, message)]
-    )
+    kind = [fault_class(message)] if traceback else [field_path(code, field), rule_in(code, field, message)]
     digest = hashlib.sha256("\0".join([code, type_ or "", *kind]).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()[:32]
 
 
-def field_path(field: str | None) -> str:
-    """Return the field without the indexes of items, and without numbers in names that producers made up."""
-    return _DIGITS.sub("#", (field or "")[:_FIELD_MAX])
+def field_path(code: str, field: str | None) -> str:
+    """Return the field without indexes of items, numbers in names, and names of a producer's own."""
+    path = field or ""
+    if code == _DUPLICATE_FIELD:
+        path = _GIVEN_TWICE.sub(r"\1*", path, count=1)
+    elif code == _INVALID_FIELD:
+        path = _IN_METADATA.sub(r"\1*", path, count=1)
+    return _DIGITS.sub("#", path[:_FIELD_MAX])
 
 
 def rule_in(code: str, field: str | None, message: str) -> str:
@@ -75,21 +77,7 @@ def rule_in(code: str, field: str | None, message: str) -> str:
     return next((rule for rule, words in _RULES if words.search(text)), "")
 
 
-def exceptions_in(traceback: str, message: str) -> list[str]:
-    """Return the class of the fault, and before it those of its causes, the first cause first.
-
-    A long traceback has lost its beginning: then its causes are unknown, and the fault's class stands alone.
-    The message of a fault begins with its class.
-    """
-    *causes, last = _NEXT.split(traceback)
-    known = causes if _UNCUT.match(traceback) else []
-    fault = _EXCEPTION.match(message)
-    return [*map(_raised_in, known), fault[1] if fault else _raised_in(last)]
-
-
-def _raised_in(block: str) -> str:
-    """Return the class of the exception that ends a block of frames; they are indented, it is not."""
-    lines = block.removeprefix("Traceback (most recent call last):\n").splitlines()
-    raised = next((line for line in lines if line and not line.startswith(" ")), "")
-    found = _EXCEPTION.match(raised)
+def fault_class(message: str) -> str:
+    """Return the class of a fault: its message begins with it. Empty where it does not."""
+    found = _CLASS.match(message)
     return found[1] if found else ""

@@ -186,7 +186,7 @@ class DeadLetters:
     def explain(self, reference_id: str, now: datetime | None = None) -> ReferenceExplanation:
         """Return all that the ledger and the dead letters know of a reference; ``now`` defaults to the clock.
 
-        Raises NotFoundError where nothing is known; NotPossibleError without a catalog.
+        Raises NotFoundError where nothing is known; QueryError; NotPossibleError without a catalog.
         """
         return explain(self._engine, reference_id, now or self._clock(), self._known_catalog())
 

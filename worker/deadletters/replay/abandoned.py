@@ -3,6 +3,7 @@
 Nobody watches for their outcomes. The drainer looks for them regularly; until then they count as under way.
 """
 
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -15,12 +16,20 @@ from worker.deadletters.store import tables
 from worker.deadletters.store.transaction import DeadLetterTransaction
 from worker.ledger.queries import snapshot
 
-_REPLAYS_MAX = 20
+_PAGE = 100
 _WITHOUT_RUNNER = (ReplayState.PAUSED, ReplayState.STOPPED, ReplayState.CANCELLED)
 
 
 def end_shown(engine: Engine, now: datetime) -> int:
-    """End those whose outcome the ledger shows, of the newest twenty such replays; returns how many."""
+    """End those whose outcome the ledger shows; returns how many."""
+    return sum(
+        items.end_shown(engine, now, replay_id, items.under_way(engine, now, replay_id, items.UNDER_WAY_MAX))
+        for replay_id in _abandoned(engine, now)
+    )
+
+
+def _abandoned(engine: Engine, now: datetime) -> Iterator[int]:
+    """Yield the replays without a runner that have sent items, newest first, read a page at a time."""
     replay, item = tables.replays.c, tables.replay_items.c
     is_abandoned = or_(
         replay.state.in_([state.value for state in _WITHOUT_RUNNER]),
@@ -28,13 +37,15 @@ def end_shown(engine: Engine, now: datetime) -> int:
     )
     has_sent = exists().where(item.replay_id == replay.replay_id, item.state == ItemState.SENT.value)
     statement = select(replay.replay_id).where(is_abandoned, has_sent)
-    with snapshot(engine) as connection:
-        newest = statement.order_by(replay.replay_id.desc()).limit(_REPLAYS_MAX)
-        found = connection.execute(newest).scalars().all()
-    return sum(
-        items.end_shown(engine, now, replay_id, items.under_way(engine, now, replay_id, items.UNDER_WAY_MAX))
-        for replay_id in found
-    )
+    statement = statement.order_by(replay.replay_id.desc()).limit(_PAGE)
+    page = statement
+    while True:
+        with snapshot(engine) as connection:
+            found = connection.execute(page).scalars().all()
+        yield from found
+        if len(found) < _PAGE:
+            return
+        page = statement.where(replay.replay_id < found[-1])
 
 
 def give_up(transaction: DeadLetterTransaction, dead_letter: Row[Any], detail: str) -> bool:

@@ -244,7 +244,7 @@ class _Tally:
 
     def add(self, forecasts: Iterable[DeadLetterForecast]) -> None:
         for forecast in forecasts:
-            kind = (forecast.would, forecast.code, field_path(forecast.field) or None)
+            kind = (forecast.would, forecast.code, field_path(forecast.code, forecast.field) or None)
             self._first.setdefault(kind, forecast)
             counted = self._kinds.setdefault(kind, [0, 0])
             counted[0] += 1

@@ -16,7 +16,7 @@ from worker.deadletters.models import (
 )
 from worker.deadletters.replay.ledger_check import Expected, end_of, expected_of, leads_to_workers, shown
 from worker.deadletters.store import tables
-from worker.deadletters.store.filters import PAGE_MAX
+from worker.deadletters.store.filters import PAGE_MAX, searchable
 from worker.deadletters.store.transaction import DeadLetterTransaction, in_transaction
 from worker.ledger.bulk import select_rows, update_rows
 from worker.ledger.queries import snapshot
@@ -33,6 +33,8 @@ def page(
 ) -> ReplayItemPage:
     """Return a replay's items in their order, behind the position ``after``."""
     within("limit", limit, 1, PAGE_MAX)
+    for state in states:
+        searchable("a state", state)
     statement = select(tables.replay_items).where(_ITEM.replay_id == replay_id, _ITEM.position > after)
     if states:
         statement = statement.where(_ITEM.state.in_(states))

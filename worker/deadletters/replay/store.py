@@ -17,6 +17,7 @@ from worker.deadletters.models import DeadLetterStatus, ItemState, Replay, Repla
 from worker.deadletters.replay import items
 from worker.deadletters.store import queries, tables
 from worker.deadletters.store.activity_log import actor_named, reason_given
+from worker.deadletters.store.encoding import clean
 from worker.deadletters.store.filters import (
     PAGE_MAX,
     DeadLetterFilter,
@@ -301,5 +302,10 @@ def _release(
 ) -> None:
     """Set the state in which nobody runs the replay."""
     _set(
-        transaction, row.replay_id, state=state.value, state_reason=reason, leased_by=None, leased_until=None
+        transaction,
+        row.replay_id,
+        state=state.value,
+        state_reason=clean(reason),
+        leased_by=None,
+        leased_until=None,
     )

@@ -11,13 +11,15 @@ from sqlalchemy import Connection, insert, select
 
 from worker.deadletters.models import ActivityEntry, ActivityPage
 from worker.deadletters.store.encoding import clean
-from worker.deadletters.store.filters import PAGE_MAX
+from worker.deadletters.store.filters import PAGE_MAX, searchable
 from worker.deadletters.store.tables import audit_log
 from worker.errors import NotFoundError, NotPossibleError
 from worker.ledger.queries.snapshots import within
 
 _ACTOR_MAX = 200
 _TEXT_MAX = 4_000
+#: Most characters of a subject: it is in an index, which takes no more than some thousand bytes.
+_SUBJECT_MAX = 500
 
 
 def actor_named(actor: str) -> str:
@@ -45,13 +47,16 @@ def write(
     reason: str | None = None,
     detail: Mapping[str, Any] | None = None,
 ) -> int:
-    """Write an entry; returns its number."""
+    """Write an entry; returns its number. A subject that is too long is whole in the detail."""
+    whole = clean(subject)
+    if len(whole) > _SUBJECT_MAX:
+        detail = {**(detail or {}), "subject": whole}
     statement = insert(audit_log).returning(audit_log.c.entry_id)
     values = {
         "at": now,
         "actor": actor_named(actor),
         "action": action,
-        "subject": clean(subject),
+        "subject": whole[:_SUBJECT_MAX],
         "reason": clean(reason),
         "detail": None if detail is None else dict(detail),
     }
@@ -63,6 +68,8 @@ def page(
 ) -> ActivityPage:
     """Return a page, newest first; ``equal`` maps columns to their values. Raises QueryError."""
     within("limit", limit, 1, PAGE_MAX)
+    for column, value in equal.items():
+        searchable(column, value)
     entry = audit_log.c
     where = [entry[column] == value for column, value in equal.items() if value is not None]
     if before is not None:

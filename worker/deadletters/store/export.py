@@ -7,10 +7,11 @@ from datetime import datetime
 from math import isfinite
 from typing import Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 from sqlalchemy import Engine
 
+from schemas.fields import UtcTimestamp
 from worker.catalog import Catalog
 from worker.deadletters.fingerprints import fingerprint_of
 from worker.deadletters.models import DeadLetterStatus, Imported, StoredDeadLetter
@@ -73,8 +74,8 @@ class _Line(BaseModel):
     exchange: str
     routing_key: str
     attempts: int = Field(ge=1, le=2**31 - 1)
-    first_failed_at: AwareDatetime | None
-    last_failed_at: AwareDatetime | None
+    first_failed_at: UtcTimestamp | None
+    last_failed_at: UtcTimestamp | None
     type: str | None = None
     reference_id: str | None = None
     user_id: str | None = None

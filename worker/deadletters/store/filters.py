@@ -10,8 +10,10 @@ from sqlalchemy.sql import ColumnElement
 
 from worker.deadletters.models import WAITING, DeadLetterStatus
 from worker.deadletters.store import tables
+from worker.deadletters.store.encoding import clean
 from worker.errors import NotFoundError, QueryError
 from worker.ledger.queries import View
+from worker.ledger.queries.snapshots import in_utc
 
 #: Most rows of one page of any list.
 PAGE_MAX = 1_000
@@ -24,6 +26,8 @@ Condition = ColumnElement[bool]
 @dataclass(frozen=True)
 class DeadLetterFilter(View):
     """Filter of dead letters; None in a field asks for nothing.
+
+    Raises QueryError for text that no row holds.
 
     ``code`` is the reason code. ``since`` and ``until`` bound the last failure; ``until`` itself is not
     included, nor is a failure of unknown time. ``fingerprint`` may be the beginning of one. ``text`` is
@@ -41,6 +45,10 @@ class DeadLetterFilter(View):
     text: str | None = None
     fingerprint: str | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("code", "type", "user_id", "reference_id", "text", "fingerprint"):
+            searchable(name, getattr(self, name))
+
     def __str__(self) -> str:
         """Return the filter as text for people."""
         named = {name: value for name, value in self.to_dict().items() if value is not None}
@@ -48,11 +56,17 @@ class DeadLetterFilter(View):
         return ", ".join(f"{name}={value}" for name, value in named.items())
 
 
+def searchable(name: str, text: str | None) -> None:
+    """Raise QueryError for text that no row holds: rows spell it out."""
+    if text != clean(text):
+        raise QueryError(f"{name} holds NUL or half of a surrogate pair, which no stored text does")
+
+
 DeadLetterSelection = Sequence[int] | DeadLetterFilter
 
 
 def conditions(filter_: DeadLetterFilter) -> list[Condition]:
-    """Return all conditions but the status and the text. Raises QueryError for times without an offset."""
+    """Return all conditions but the status and the text. Raises QueryError for times that are none in UTC."""
     dead_letter = tables.dead_letters.c
     named = (
         (dead_letter.reason, filter_.code),
@@ -62,13 +76,10 @@ def conditions(filter_: DeadLetterFilter) -> list[Condition]:
         (dead_letter.fingerprint, filter_.fingerprint),
     )
     where: list[Condition] = [column == value for column, value in named if value is not None]
-    for moment in (filter_.since, filter_.until):
-        if moment is not None and moment.tzinfo is None:
-            raise QueryError(f"{moment.isoformat()} must have an offset, such as {moment.isoformat()}Z")
     if filter_.since is not None:
-        where.append(dead_letter.last_failed_at >= filter_.since)
+        where.append(dead_letter.last_failed_at >= in_utc("since", filter_.since))
     if filter_.until is not None:
-        where.append(dead_letter.last_failed_at < filter_.until)
+        where.append(dead_letter.last_failed_at < in_utc("until", filter_.until))
     return where
 
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from worker.deadletters.models import WAITING
 from worker.deadletters.store import tables
+from worker.deadletters.store.bounded_sum import SQLITE_MAX, bounded_sum
 from worker.ledger.bulk import insert_rows, select_rows, update_rows
 
-_SQLITE_MAX = 2**63 - 1
 _NUMBERS = ("parked", "replaying", "resolved", "discarded", "tokens_at_stake", "tokens_unknown")
 _COLUMNS = tuple(column.name for column in tables.dead_letter_groups.columns)
 
@@ -71,7 +71,9 @@ class GroupChanges:
         changed, added = [], []
         for fingerprint in touched:
             before = known.get(fingerprint)
-            row = self._row(fingerprint, before, is_bounded=connection.dialect.name == "sqlite")
+            row = self._row(fingerprint, before)
+            if connection.dialect.name == "sqlite":
+                _bound(connection, row, before)
             if before is None:
                 added.append(row)
             elif row != before:
@@ -79,7 +81,7 @@ class GroupChanges:
         insert_rows(connection, tables.dead_letter_groups, added)
         update_rows(connection, tables.dead_letter_groups, changed, key=("fingerprint",))
 
-    def _row(self, fingerprint: str, before: Mapping[str, Any] | None, *, is_bounded: bool) -> dict[str, Any]:
+    def _row(self, fingerprint: str, before: Mapping[str, Any] | None) -> dict[str, Any]:
         row: dict[str, Any] = (
             {"fingerprint": fingerprint, "first_failed_at": None, "last_failed_at": None}
             | dict.fromkeys(_NUMBERS, 0)
@@ -88,8 +90,6 @@ class GroupChanges:
         )
         for name, by in self._counts[fingerprint].items():
             row[name] += by
-        if is_bounded:  # SQLite's numbers end somewhere
-            row["tokens_at_stake"] = min(max(row["tokens_at_stake"], 0), _SQLITE_MAX)
         row["waiting"] = row["parked"] + row["replaying"]
         if (latest := self._latest.get(fingerprint)) is not None:
             row |= {
@@ -102,6 +102,18 @@ class GroupChanges:
                 "last_failed_at": _later(row["last_failed_at"], latest.last_failed_at),
             }
         return {name: row[name] for name in _COLUMNS}
+
+
+def _bound(connection: Connection, row: dict[str, Any], before: Mapping[str, Any] | None) -> None:
+    """Keep the tokens within SQLite's numbers; from a sum that was cut they are counted anew."""
+    if before is not None and before["tokens_at_stake"] == SQLITE_MAX:
+        dead_letter = tables.dead_letters.c
+        statement = select(bounded_sum(connection, dead_letter.tokens_at_stake)).where(
+            dead_letter.fingerprint == row["fingerprint"],
+            dead_letter.status.in_([status.value for status in WAITING]),
+        )
+        row["tokens_at_stake"] = connection.execute(statement).scalar_one()
+    row["tokens_at_stake"] = min(row["tokens_at_stake"], SQLITE_MAX)
 
 
 def _earlier(one: datetime | None, other: datetime | None) -> datetime | None:

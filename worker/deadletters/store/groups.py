@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, case, func, or_, select, text
+from sqlalchemy import Connection, Row, Select, and_, case, func, or_, select, text
 from sqlalchemy.sql import ColumnElement
 
 from worker.deadletters.models import (
@@ -16,9 +16,10 @@ from worker.deadletters.models import (
     GroupPage,
 )
 from worker.deadletters.store import tables
-from worker.deadletters.store.filters import PAGE_MAX, DeadLetterFilter, newest, whole_fingerprint
+from worker.deadletters.store.bounded_sum import bounded_sum
+from worker.deadletters.store.filters import PAGE_MAX, DeadLetterFilter, newest, searchable, whole_fingerprint
 from worker.errors import QueryError
-from worker.ledger.queries.snapshots import within
+from worker.ledger.queries.snapshots import in_utc, within
 
 _USERS_MAX = 1_000
 
@@ -136,14 +137,13 @@ def _place(order: GroupOrder, cursor: str) -> tuple[datetime | int | None, str]:
     value, separator, fingerprint = cursor.rpartition("|")
     if not separator:
         raise _no_cursor(order, cursor)
+    searchable("the cursor", fingerprint)
     if order == "last" and not value:
         return None, fingerprint
     try:
-        place = datetime.fromisoformat(value) if order == "last" else int(value)
-    except ValueError as error:
+        place = in_utc("a place", datetime.fromisoformat(value)) if order == "last" else int(value)
+    except (ValueError, QueryError) as error:
         raise _no_cursor(order, cursor) from error
-    if isinstance(place, datetime) and place.tzinfo is None:
-        raise _no_cursor(order, cursor)
     return place, fingerprint
 
 
@@ -153,7 +153,7 @@ def _no_cursor(order: GroupOrder, cursor: str) -> QueryError:
 
 def drifts(connection: Connection) -> list[GroupDrift]:
     """Return the groups that differ from their dead letters; none unless others write into these tables."""
-    dead_letters = {row.fingerprint: row for row in connection.execute(_COUNTED)}
+    dead_letters = {row.fingerprint: row for row in connection.execute(_counted(connection))}
     statement = select(_GROUP.fingerprint, *(_GROUP[name] for name in _COUNTS))
     stored = {row.fingerprint: row for row in connection.execute(statement)}
     found = []
@@ -170,24 +170,25 @@ _COUNTS = ("parked", "replaying", "resolved", "discarded", "tokens_at_stake", "t
 _IS_WAITING = _DEAD_LETTER.status.in_([status.value for status in WAITING])
 
 
-def _sum_of(condition: Any, value: Any = 1) -> Any:
-    return func.coalesce(func.sum(case((condition, value), else_=0)), 0)
+def _count_of(condition: ColumnElement[bool]) -> ColumnElement[int]:
+    return func.coalesce(func.sum(case((condition, 1), else_=0)), 0)
 
 
-_COUNTED = select(
-    _DEAD_LETTER.fingerprint,
-    *(_sum_of(_DEAD_LETTER.status == status.value).label(status.value) for status in DeadLetterStatus),
-    _sum_of(and_(_IS_WAITING, _DEAD_LETTER.tokens_at_stake.is_not(None)), _DEAD_LETTER.tokens_at_stake).label(
-        "tokens_at_stake"
-    ),
-    _sum_of(and_(_IS_WAITING, _DEAD_LETTER.tokens_at_stake.is_(None))).label("tokens_unknown"),
-).group_by(_DEAD_LETTER.fingerprint)
+def _counted(connection: Connection) -> Select[Any]:
+    tokens = _DEAD_LETTER.tokens_at_stake
+    return select(
+        _DEAD_LETTER.fingerprint,
+        *(_count_of(_DEAD_LETTER.status == status.value).label(status.value) for status in DeadLetterStatus),
+        bounded_sum(connection, case((_IS_WAITING, tokens))).label("tokens_at_stake"),
+        _count_of(and_(_IS_WAITING, tokens.is_(None))).label("tokens_unknown"),
+    ).group_by(_DEAD_LETTER.fingerprint)
 
 
 def counts(connection: Connection) -> Counts:
     """Return the counts of all dead letters, from their groups."""
-    sums = select(*(func.coalesce(func.sum(_GROUP[name]), 0).label(name) for name in _COUNTS))
-    row = connection.execute(sums).one()
+    row = connection.execute(
+        select(*(bounded_sum(connection, _GROUP[name]).label(name) for name in _COUNTS))
+    ).one()
     waiting = select(func.count(), func.max(_GROUP.last_failed_at)).where(_GROUP.waiting > 0)
     groups, last_failed_at = connection.execute(waiting).one()
     return Counts(

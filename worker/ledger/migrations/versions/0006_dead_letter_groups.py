@@ -1,7 +1,7 @@
 """Dead letters: unknown times are NULL, and groups follow the kind of a failure, never our code or data.
 
-A fingerprint is of the reason code, the type, and the field with the broken rule, or the classes of the
-exception and its causes. All dead letters get theirs anew, and the groups are counted from them.
+A fingerprint is of the reason code, the type, and the field with the broken rule, or the class of the
+exception. All dead letters get theirs anew, and the groups are counted from them.
 """
 
 import hashlib
@@ -114,7 +114,7 @@ def _pages() -> Iterator[list[Any]]:
 
 # As worker.deadletters.fingerprints has it: later dead letters join these groups.
 
-_INVALID_FIELD = "invalid_field"
+_INVALID_FIELD, _DUPLICATE_FIELD = "invalid_field", "duplicate_field"
 _FIELD_MAX = 200
 _DIGITS = re.compile(r"\d+")
 
@@ -144,29 +144,29 @@ _RULES = tuple(
 #: Text that replies add behind that of the first item that was refused.
 _OTHER_ITEMS = re.compile(r" It is one of \d+ such items\.| \d+ more are in conflict with")
 
-_START = r"Traceback \(most recent call last\):\n"
-_UNCUT = re.compile(_START)
-_NEXT = re.compile(
-    r"\n\n(?:The above exception was the direct cause of the following exception"
-    rf"|During handling of the above exception, another exception occurred):\n\n{_START}"
-)
-_EXCEPTION = re.compile(r"(?:[\w<>]+\.)*([^\W\d]\w*)(?::|$)")
+_CLASS = re.compile(r"(?:[\w<>]+\.)*([^\W\d]\w*)(?::|$)")
+#: Names below these are a producer's own: those in metadata, and those that an object gives twice.
+_IN_METADATA = re.compile(r"((?:items\.\d+\.)?metadata\.).*", re.DOTALL)
+_GIVEN_TWICE = re.compile(r"((?:items\.\d+\.)?(?:metadata\.)?).*", re.DOTALL)
 
 
 def _fingerprint(code: str, type_: str | None, field: str | None, message: str, traceback: str | None) -> str:
     """Return 32 hexadecimal digits, the same for failures of the same kind."""
     kind = (
-        _exceptions_in(traceback, message)
-        if traceback
-        else [_field_path(field), _rule_in(code, field, message)]
+        [_fault_class(message)] if traceback else [_field_path(code, field), _rule_in(code, field, message)]
     )
     digest = hashlib.sha256("\0".join([code, type_ or "", *kind]).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()[:32]
 
 
-def _field_path(field: str | None) -> str:
-    """Return the field without the indexes of items, and without numbers in names that producers made up."""
-    return _DIGITS.sub("#", (field or "")[:_FIELD_MAX])
+def _field_path(code: str, field: str | None) -> str:
+    """Return the field without indexes of items, numbers in names, and names of a producer's own."""
+    path = field or ""
+    if code == _DUPLICATE_FIELD:
+        path = _GIVEN_TWICE.sub(r"\1*", path, count=1)
+    elif code == _INVALID_FIELD:
+        path = _IN_METADATA.sub(r"\1*", path, count=1)
+    return _DIGITS.sub("#", path[:_FIELD_MAX])
 
 
 def _rule_in(code: str, field: str | None, message: str) -> str:
@@ -177,19 +177,9 @@ def _rule_in(code: str, field: str | None, message: str) -> str:
     return next((rule for rule, words in _RULES if words.search(text)), "")
 
 
-def _exceptions_in(traceback: str, message: str) -> list[str]:
-    """Return the class of the fault, and before it those of its causes, the first cause first."""
-    *causes, last = _NEXT.split(traceback)
-    known = causes if _UNCUT.match(traceback) else []
-    fault = _EXCEPTION.match(message)
-    return [*map(_raised_in, known), fault[1] if fault else _raised_in(last)]
-
-
-def _raised_in(block: str) -> str:
-    """Return the class of the exception that ends a block of frames; they are indented, it is not."""
-    lines = block.removeprefix("Traceback (most recent call last):\n").splitlines()
-    raised = next((line for line in lines if line and not line.startswith(" ")), "")
-    found = _EXCEPTION.match(raised)
+def _fault_class(message: str) -> str:
+    """Return the class of a fault: its message begins with it. Empty where it does not."""
+    found = _CLASS.match(message)
     return found[1] if found else ""
 
 
@@ -211,8 +201,24 @@ def _count_groups() -> None:
         " sum(CASE WHEN status = 'replaying' THEN 1 ELSE 0 END) AS replaying,"
         " sum(CASE WHEN status = 'resolved' THEN 1 ELSE 0 END) AS resolved,"
         " sum(CASE WHEN status = 'discarded' THEN 1 ELSE 0 END) AS discarded,"
-        f" coalesce(sum(CASE WHEN {_WAITING} THEN tokens_at_stake END), 0) AS tokens,"
+        f" coalesce({_sum_of_tokens()}, 0) AS tokens,"
         f" sum(CASE WHEN {_WAITING} AND tokens_at_stake IS NULL THEN 1 ELSE 0 END) AS unknown,"
         " min(first_failed_at) AS first_failed_at, max(last_failed_at) AS last_failed_at"
         " FROM dead_letters GROUP BY fingerprint) AS g JOIN dead_letters AS l ON l.number = g.sample"
+    )
+
+
+def _sum_of_tokens() -> str:
+    """Return SQL for the tokens that wait; SQLite's numbers end at 2^63 − 1, and so does the sum there.
+
+    There it is made of two halves of 32 bits, because SQLite refuses a sum beyond its numbers.
+    """
+    tokens = f"CASE WHEN {_WAITING} THEN tokens_at_stake END"
+    if _on_postgresql():
+        return f"sum({tokens})"
+    low = f"sum(({tokens}) & 4294967295)"
+    high = f"(sum(({tokens}) >> 32) + ({low} >> 32))"
+    return (
+        f"CASE WHEN {high} > 2147483647 THEN 9223372036854775807"
+        f" ELSE ({high} << 32) + ({low} & 4294967295) END"
     )
