@@ -59,17 +59,17 @@ class Ended:
 class Stream(io.TextIOWrapper):
     """A standard stream in memory; a terminal if ``terminal`` is set."""
 
-    def __init__(self, content: bytes = b"", *, terminal: bool = False) -> None:
+    def __init__(self, content: bytes = b"", *, terminal: bool = False, encoding: str = "utf-8") -> None:
         self.kept = io.BytesIO(content)
         self._terminal = terminal
-        super().__init__(self.kept, encoding="utf-8", newline="", write_through=True)
+        super().__init__(self.kept, encoding=encoding, newline="", write_through=True)
 
     def isatty(self) -> bool:
         return self._terminal
 
     @property
     def text(self) -> str:
-        return self.kept.getvalue().decode()
+        return self.kept.getvalue().decode(self.encoding)
 
 
 class Cli:
@@ -80,14 +80,19 @@ class Cli:
         self.environment = dict(environment)
 
     def __call__(
-        self, *arguments: str, stdin: bytes = b"", terminal: bool = False, **variables: str
+        self,
+        *arguments: str,
+        stdin: bytes = b"",
+        terminal: bool = False,
+        encoding: str = "utf-8",
+        **variables: str,
     ) -> Ended:
-        out, err = Stream(terminal=terminal), Stream(terminal=terminal)
+        out, err = (Stream(terminal=terminal, encoding=encoding) for _ in range(2))
         handlers = list(logging.root.handlers)
         with self._monkeypatch.context() as patch:
             patch.setattr(SignalStop, "install", lambda _stop: None)  # the signals are the test run's
             patch.setattr(sys, "argv", ["billing-worker", *arguments])
-            patch.setattr(sys, "stdin", Stream(stdin))
+            patch.setattr(sys, "stdin", Stream(stdin, terminal=terminal))
             patch.setattr(sys, "stdout", out)
             patch.setattr(sys, "stderr", err)
             patch.setenv("COLUMNS", "200")

@@ -50,6 +50,8 @@ def test_user_needs_a_file_a_role_and_a_long_password(bare_cli: Cli) -> None:
     assert "--role viewer or --role operator" in bare_cli(*add, "--users", "here").err
     short = bare_cli(*add, "--role", "viewer", "--users", "here", stdin=b"short\n")
     assert "at least 10 characters" in short.error
+    latin = bare_cli(*add, "--role", "viewer", "--users", "here", stdin=b"a long caf\xe9\n")
+    assert (latin.code, "the password is not UTF-8" in latin.err) == (2, True)
 
 
 def test_command_of_the_version_before_adds_and_removes(bare_cli: Cli, users: Path) -> None:

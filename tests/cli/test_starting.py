@@ -63,7 +63,8 @@ def test_help_imports_nothing_heavy(arguments: Sequence[str]) -> None:
 
 def test_help_imports_no_command() -> None:
     assert worker_modules("--help") == {
-        "worker", "worker.cli", "worker.cli.lazy", "worker.cli.root", "worker.cli.text", "worker.errors",
+        "worker", "worker.cli", "worker.cli.lazy", "worker.cli.root", "worker.cli.streams", "worker.cli.text",
+        "worker.errors",
     }  # fmt: skip
 
 

@@ -17,7 +17,14 @@ from worker.deadletters.models import DeadLetterStatus
 from worker.deadletters.replay import dry_run, items
 from worker.deadletters.replay import store as replays
 from worker.deadletters.store.filters import DeadLetterFilter
-from worker.errors import LedgerUnavailableError, NotFoundError, NotKeptError, NotPossibleError, QueryError
+from worker.errors import (
+    BrokerUnavailableError,
+    LedgerUnavailableError,
+    NotFoundError,
+    NotKeptError,
+    NotPossibleError,
+    QueryError,
+)
 from worker.ledger.loading import load
 from worker.messages.dead_letters import Failure, dead_letter_for
 
@@ -696,6 +703,16 @@ def test_a_dead_letter_that_cannot_be_kept_stops_no_replay(
     monkeypatch.setattr(LinkDrainer, "drain_all", drain_all)
     assert came_of(world.replay(numbers)) == {"applied": 2}
     assert world.troubles == ["1 dead letters can't be kept"]
+
+
+def test_replay_without_a_first_link_is_not_leased(world: World) -> None:
+    created = world.service.create_replay(world.park_failed(deduct("r-1")), "mended", "ann")
+    world.is_broker_away = True
+    with pytest.raises(BrokerUnavailableError):
+        world.run(created.number)
+    assert world.service.replay(created.number) == created
+    world.is_broker_away = False
+    assert came_of(world.run(created.number)) == {"applied": 1}
 
 
 def test_an_outage_of_the_broker_is_waited_out(world: World) -> None:

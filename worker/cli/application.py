@@ -1,6 +1,5 @@
 """The application of a command: settings as flags, and what is built from them."""
 
-from collections.abc import Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,6 @@ def with_application(*flags: str) -> Decorator:
     def decorate(command: Command) -> Command:
         @wraps(command)
         def run(**parameters: Any) -> Any:
-            _refuse_broken_text(parameters)
             settings = load_settings(**{name: parameters.pop(name) for name in flags})
             configure_logging(settings.log_level, settings.log_format)
             application = Application(settings)
@@ -72,16 +70,6 @@ def with_application(*flags: str) -> Decorator:
         return wrapped
 
     return decorate
-
-
-def _refuse_broken_text(parameters: Mapping[str, Any]) -> None:
-    """Refuse arguments that aren't UTF-8: they come as halves of surrogate pairs, which nothing can store."""
-    for name, value in parameters.items():
-        if isinstance(value, str) and not value.isascii():
-            try:
-                value.encode()
-            except UnicodeEncodeError as error:
-                raise click.UsageError(f"{name.replace('_', '-')} is not UTF-8") from error
 
 
 def reader_of(application: Application) -> Reader:

@@ -8,6 +8,8 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from worker.cli.text import check_texts
+
 
 @dataclass(frozen=True, slots=True)
 class Lazy:
@@ -18,9 +20,10 @@ class Lazy:
     hidden: bool = False
 
     def load(self) -> click.Command:
-        """Import the command."""
+        """Import the command, which refuses text that nothing can store."""
         module, _, attribute = self.target.partition(":")
         command: click.Command = getattr(import_module(module), attribute)
+        check_texts(command)
         return command
 
 

@@ -2,10 +2,11 @@
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from worker.cli.output import SHOWS_ALL
 from worker.cli.times import TIME
@@ -25,13 +26,27 @@ class AliasedOption(click.Option):
         self.aliases = list(aliases)
 
     def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
-        """Register all names."""
-        shown = self.opts
-        self.opts = [*shown, *self.aliases]
-        try:
-            super().add_to_parser(parser, ctx)
-        finally:
-            self.opts = shown
+        """Register all names, each old one by itself, so that an error can name it."""
+        super().add_to_parser(parser, ctx)
+        for alias in self.aliases:
+            parser.add_option(obj=self, opts=[alias], dest=alias, action="store", nargs=self.nargs)
+
+    def consume_value(self, ctx: click.Context, opts: Mapping[str, Any]) -> tuple[Any, ParameterSource]:
+        """Return the value under the last of the names that were given."""
+        given = [name for name in opts if name == self.name or name in self.aliases]
+        if not given:
+            return super().consume_value(ctx, opts)
+        ctx.meta[self._key] = given[-1]
+        return super().consume_value(ctx, {**opts, str(self.name): opts[given[-1]]})
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        """Return the name that the user typed."""
+        typed = None if ctx is None else ctx.meta.get(self._key)
+        return f"'{typed}'" if typed in self.aliases else super().get_error_hint(ctx)
+
+    @property
+    def _key(self) -> str:
+        return f"{__name__}.{self.name}"
 
 
 def time_option(name: str, parameter: str, help_: str, *, aliases: Sequence[str] = ()) -> Decorator:

@@ -1,6 +1,8 @@
 """Output of results: tables and colours on a terminal, tab-separated lines in a pipe, JSON on demand."""
 
+import codecs
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,17 +35,26 @@ def console(width: int | None = None) -> Console:
     return Console(highlight=False, width=width)
 
 
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+
+
+def echo_json(text: str, *, nl: bool = True) -> None:
+    """Print JSON; on a stream that isn't UTF-8 with escapes, so that it stays JSON."""
+    is_utf8 = codecs.lookup(sys.stdout.encoding).name == "utf-8"
+    click.echo(text if is_utf8 else _NOT_ASCII.sub(lambda char: json.dumps(char[0])[1:-1], text), nl=nl)
+
+
 def show_json(value: dict[str, Any]) -> None:
     """Print one JSON object, camelCase as on the wire."""
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2 if is_terminal() else None))
+    echo_json(json.dumps(value, ensure_ascii=False, indent=2 if is_terminal() else None))
 
 
 def show_json_list(fields: dict[str, Any], name: str, items: Iterable[dict[str, Any]]) -> None:
     """Print one JSON object of ``fields`` and a list, an item a line; hold one at a time."""
-    click.echo(f'{json.dumps(fields, ensure_ascii=False)[:-1]}, "{name}": [', nl=False)
+    echo_json(f'{json.dumps(fields, ensure_ascii=False)[:-1]}, "{name}": [', nl=False)
     separator = "\n"
     for item in items:
-        click.echo(f"{separator}{json.dumps(item, ensure_ascii=False)}", nl=False)
+        echo_json(f"{separator}{json.dumps(item, ensure_ascii=False)}", nl=False)
         separator = ",\n"
     click.echo('\n], "next": null}')
 

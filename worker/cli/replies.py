@@ -8,6 +8,7 @@ import click
 from worker.bootstrap import Application
 from worker.broker import BILLING, Delivery
 from worker.cli.application import with_application
+from worker.cli.output import echo_json
 
 _CHUNK = 500
 _SHOWN = 20
@@ -39,7 +40,7 @@ def replies(application: Application, *, queue: str, limit: int | None, follow: 
             if not deliveries and not follow:
                 return
             for delivery in deliveries:
-                click.echo(json.dumps(_reply_line(delivery), ensure_ascii=False))
+                echo_json(json.dumps(_reply_line(delivery), ensure_ascii=False))
             if take:
                 link.acknowledge(deliveries)
             left = None if left is None else left - len(deliveries)

@@ -3,15 +3,15 @@
 Nothing heavy may be imported here: ``--help`` and shell completion take as long as these imports.
 """
 
-import io
-import os
 import sys
+from contextlib import suppress
 from typing import Any
 
 import click
 
 from worker import __version__
 from worker.cli.lazy import Lazy, LazyGroup
+from worker.cli.streams import drop_unwritten, is_of_output, prepare_streams
 from worker.cli.text import printable
 from worker.errors import BillingError, ConfigurationError, NotFoundError, QueryError, TransientError
 
@@ -130,31 +130,41 @@ def cli() -> None:
 
 def main() -> None:
     """Run a command, as the entry point; errors end in one line and an exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal without Unicode still shows all text
+    prepare_streams()
     try:
         try:
             _main()
         finally:
             sys.stdout.flush()
     except (BrokenPipeError, _ReaderGoneError):
-        # The reader of our output has seen enough, as in `| head`; what is still buffered goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        sys.exit(0)  # the reader of our output has seen enough, as in `| head`
+    except OSError as error:
+        if not is_of_output(error):
+            raise
+        _complain(f"the output can't be written: {error.strerror}")
+        sys.exit(2)
+    finally:
+        drop_unwritten()
 
 
 def _main() -> None:
     try:
         cli.main(prog_name="billing-worker", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        with suppress(OSError):
+            error.show()
         sys.exit(2)
     except click.Abort:
         sys.exit(130)
     except BillingError as error:
-        click.echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
+        _complain(str(error))
         sys.exit(_exit_code(error))
+
+
+def _complain(text: str) -> None:
+    """Show one line on standard error; where it can't be shown, the exit code says it alone."""
+    with suppress(OSError):
+        click.echo(f"error: {printable(' '.join(text.split()))}", err=True)
 
 
 def _exit_code(error: BillingError) -> int:

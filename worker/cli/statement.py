@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from worker.bootstrap import Application, utc_now
 from worker.cli.application import reader_of, with_application
 from worker.cli.columns import Column
 from worker.cli.options import as_json, time_option, with_timezone, with_wide
-from worker.cli.output import is_terminal, show_fields, show_long_table, tab_separated
-from worker.cli.times import TimeText, moment, month_of, stamp
+from worker.cli.output import echo_json, is_terminal, show_fields, show_long_table, tab_separated
+from worker.cli.times import TimeText, moment, month_of, stamp, time_range
 from worker.errors import ConfigurationError
 from worker.ledger.queries import PostedEntry, Statement, day_start, zone_of
 
@@ -72,21 +73,21 @@ def statement(
     form = "json" if as_json else form
     zone, now = zone_of(timezone), utc_now()
     first, next_first = month_of(now.astimezone(zone).date())
-    begin = day_start(first, zone) if start is None else start.at(now, zone)
-    until = day_start(next_first, zone) if end is None else end.at(now, zone)
+    begin, until = time_range(start, end, now, zone)
+    begin, until = begin or day_start(first, zone), until or day_start(next_first, zone)
     with reader_of(application).statement(user, begin, until) as found:
         if form == "table" and output is None and is_terminal():
             show_statement(found)
             return
-        with _destination(output) as write:
+        with _destination(output, form) as write:
             for piece in _FORMS[form](found):
                 write(piece)
 
 
 @contextmanager
-def _destination(path: Path | None) -> Iterator[WriteLine]:
+def _destination(path: Path | None, form: str) -> Iterator[WriteLine]:
     if path is None:
-        yield lambda text: click.echo(text, nl=False)
+        yield partial(echo_json if form == "json" else click.echo, nl=False)
         return
     fresh = path.with_name(path.name + ".new")
     try:

@@ -1,7 +1,7 @@
 """Times as people write them, and as they are shown."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 
 import click
@@ -54,13 +54,28 @@ def _local(text: str, now: datetime, zone: tzinfo) -> datetime | None:
 
 @dataclass(frozen=True, slots=True)
 class TimeText:
-    """A time as somebody wrote it, in one of the forms; the command knows the present time and the zone."""
+    """A time as somebody wrote it, and the option; the command knows the present time and the zone."""
 
     text: str
+    option: str | None = field(default=None, compare=False)
 
     def at(self, now: datetime, zone: tzinfo = UTC) -> datetime:
-        """Return the time in UTC."""
-        return parse_time(self.text, now, zone)
+        """Return the time in UTC. Raises UsageError where ``zone`` moves it out of the calendar."""
+        try:
+            return parse_time(self.text, now, zone)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint=self.option) from error
+
+
+def time_range(
+    start: TimeText | None, end: TimeText | None, now: datetime, zone: tzinfo = UTC
+) -> tuple[datetime | None, datetime | None]:
+    """Return both ends in UTC. Raises UsageError where the first is after the last."""
+    first = None if start is None else start.at(now, zone)
+    last = None if end is None else end.at(now, zone)
+    if start and end and first and last and first > last:
+        raise click.UsageError(f"{start.option} {start.text} is after {end.option} {end.text}")
+    return first, last
 
 
 class _TimeType(click.ParamType[TimeText, str | TimeText]):
@@ -75,7 +90,7 @@ class _TimeType(click.ParamType[TimeText, str | TimeText]):
             parse_time(value, datetime.now(UTC), UTC)
         except ValueError as error:
             self.fail(str(error), param, ctx)
-        return TimeText(value)
+        return TimeText(value, None if param is None else param.get_error_hint(ctx))
 
 
 TIME = _TimeType()

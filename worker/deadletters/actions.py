@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Row
 
-from worker.deadletters.models import DeadLetterStatus, Done
+from worker.deadletters.models import RESTORABLE, DeadLetterStatus, Done
 from worker.deadletters.replay import abandoned
 from worker.deadletters.store import activity_log, queries
 from worker.deadletters.store.activity_log import actor_named, reason_given
@@ -20,7 +20,6 @@ from worker.ledger.queries import snapshot
 
 CHUNK = 1_000
 _DISCARDABLE = (DeadLetterStatus.PARKED,)
-_RESTORABLE = (DeadLetterStatus.DISCARDED, DeadLetterStatus.REPLAYING)
 
 #: Changes a dead letter; returns False where it stays as it is.
 _Change = Callable[[DeadLetterTransaction, Row[Any], str, str | None], bool]
@@ -64,7 +63,7 @@ def restore(
     One of the latter whose outcome the ledger shows is resolved instead. Raises NotFoundError before any is
     restored.
     """
-    return _each(engine, now, dead_letters, _RESTORABLE, "restore", _restored, reason, actor)
+    return _each(engine, now, dead_letters, RESTORABLE, "restore", _restored, reason, actor)
 
 
 def _restored(

@@ -25,6 +25,8 @@ class DeadLetterStatus(StrEnum):
 GroupOrder = Literal["last", "count", "tokens"]
 
 WAITING = (DeadLetterStatus.PARKED, DeadLetterStatus.REPLAYING)
+#: Discarded, or under way; of the latter those whose replay nobody runs are restored.
+RESTORABLE = (DeadLetterStatus.DISCARDED, DeadLetterStatus.REPLAYING)
 
 
 class ItemState(StrEnum):

@@ -37,6 +37,18 @@ def test_restored_dead_letter_waits_again(cli: Cli, rabbit: RabbitClient) -> Non
 
 
 @pytest.mark.parametrize(
+    ("action", "status"), [("discard", "parked"), ("restore", "discarded,replaying"), ("replay", "parked")]
+)
+def test_question_is_about_the_dead_letters_that_the_action_changes(
+    cli: Cli, action: str, status: str
+) -> None:
+    asked = ("dead-letters", action, "--code", "not_json", "--reason", "x")
+    ended = cli(*asked, stdin=b"n\n", terminal=True)
+    assert f"{action} all dead letters with status={status}, code=not_json?" in ended.err
+    assert ended.code == 130
+
+
+@pytest.mark.parametrize(
     "command",
     [
         ("note", "1", "asked the team"),

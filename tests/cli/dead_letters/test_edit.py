@@ -60,6 +60,20 @@ def test_editor_that_changes_nothing_edits_nothing(cli: Cli, rabbit: RabbitClien
     assert (ended.code, ended.err) == (1, "nothing was changed\n")
 
 
+def test_editor_that_saves_other_bytes_than_utf_8_changes_nothing(
+    cli: Cli, rabbit: RabbitClient, tmp_path: Path
+) -> None:
+    rabbit.publish({**BONUS, "tokenz": 5})
+    worker(cli)
+    script = tmp_path / "latin"
+    script.write_text("#!/bin/sh\nprintf 'caf\\351' > \"$1\"\n")
+    script.chmod(0o755)
+    ended = cli("dead-letters", "edit", "1", "--reason", "a typo", EDITOR=str(script))
+    assert ended.code == 1
+    assert "bytes that are not UTF-8: nothing was changed" in ended.error
+    assert "editedBody" not in cli("dead-letters", "show", "1", "--json").json
+
+
 def test_bytes_that_no_editor_keeps_are_mended_from_a_file(
     cli: Cli, rabbit: RabbitClient, tmp_path: Path
 ) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.cli.console import Cli
-from tests.cli.dead_letters.parts import BONUS, dead_letters, replayed, the_dead_letter, worker
+from tests.cli.dead_letters.parts import AWAY, BONUS, dead_letters, replayed, the_dead_letter, worker
 from tests.support.rabbit_client import RabbitClient
 
 
@@ -105,6 +105,24 @@ def test_dead_letter_that_reaches_no_queue_stays_parked(cli: Cli, rabbit: Rabbit
     assert the_dead_letter(cli)["status"] == "parked"
     shown = cli("dead-letters", "replay", "show", "1")
     assert "1\tunroutable\treached no queue: billing has no route for 'credit.bonus'" in shown.lines
+
+
+def test_replay_without_a_broker_creates_nothing(cli: Cli, rabbit: RabbitClient) -> None:
+    rabbit.publish(BONUS)
+    worker(cli)
+    ended = cli("dead-letters", "replay", "1", "--reason", "none", BILLING_BROKER_URL=AWAY)
+    assert ended.code == 3
+    assert "the broker is not available" in ended.error
+    assert cli("dead-letters", "replay", "list", "--json").json["replays"] == []
+
+
+def test_resumed_replay_without_a_broker_stays_as_it_is(cli: Cli, rabbit: RabbitClient) -> None:
+    rabbit.publish(BONUS)
+    worker(cli)
+    assert cli("dead-letters", "replay", "1", "--reason", "none", "--patience", "0").code == 1
+    before = cli("dead-letters", "replay", "show", "1", "--json").json
+    assert cli("dead-letters", "replay", "resume", "1", BILLING_BROKER_URL=AWAY).code == 3
+    assert cli("dead-letters", "replay", "show", "1", "--json").json == before
 
 
 def test_replay_asks_before_it_takes_all_dead_letters_of_a_filter(cli: Cli) -> None:

@@ -17,7 +17,7 @@ from worker.cli.dead_letters.options import (
 )
 from worker.cli.options import as_json, with_actor
 from worker.cli.output import show_json
-from worker.deadletters.models import Done
+from worker.deadletters.models import RESTORABLE, Done
 from worker.deadletters.store.filters import DeadLetterFilter
 
 
@@ -97,7 +97,7 @@ def restore(
     Example:
       billing-worker dead-letters restore 7 8
     """
-    dead_letters = chosen(numbers, asked, yes=yes, doing="restore")
+    dead_letters = chosen(numbers, asked, yes=yes, doing="restore", statuses=RESTORABLE)
     done = service_of(application).restore(dead_letters, reason, actor)
     _show_done("restored", done, as_json=as_json)
 

@@ -89,7 +89,7 @@ def _edited(service: DeadLetters, dead_letter: StoredDeadLetter, *, unchecked: b
         )
     text = shown
     while True:
-        written = click.edit(text, extension=".json", require_save=False)
+        written = _from_editor(text)
         if written is None or written.rstrip("\n") == shown.rstrip("\n"):
             return None
         body = written.rstrip("\n").encode()
@@ -100,6 +100,15 @@ def _edited(service: DeadLetters, dead_letter: StoredDeadLetter, *, unchecked: b
         if not sys.stdin.isatty() or not click.confirm("Edit it again?", default=True, err=True):
             raise problem
         text = written
+
+
+def _from_editor(text: str) -> str | None:
+    try:
+        return click.edit(text, extension=".json", require_save=False)
+    except UnicodeDecodeError as error:
+        raise NotPossibleError(
+            "the editor has saved bytes that are not UTF-8: nothing was changed"
+        ) from error
 
 
 def _show_problem(problem: RefusedBodyError) -> None:

@@ -1,6 +1,7 @@
 """Options that the commands share: which dead letters, and a confirmation before many are changed."""
 
 import sys
+from dataclasses import replace
 from functools import wraps
 from typing import Any
 
@@ -8,7 +9,8 @@ import click
 
 from worker.bootstrap import Application, utc_now
 from worker.cli.options import Command, Decorator, time_option
-from worker.cli.times import TimeText
+from worker.cli.text import printable
+from worker.cli.times import TimeText, time_range
 from worker.deadletters.models import WAITING, DeadLetterStatus
 from worker.deadletters.service import DeadLetters
 from worker.deadletters.store.filters import DeadLetterFilter, DeadLetterSelection
@@ -86,23 +88,31 @@ def with_filters(command: Command) -> Command:
 def _asked(*, start: TimeText | None, end: TimeText | None, **values: str | None) -> DeadLetterFilter | None:
     if start is None and end is None and all(value is None for value in values.values()):
         return None
-    now = utc_now()
+    since, until = time_range(start, end, utc_now())
     return DeadLetterFilter(
         code=values["code"],
         type=values["type_"],
         user_id=values["user"],
         reference_id=values["reference"],
-        since=None if start is None else start.at(now),
-        until=None if end is None else end.at(now),
+        since=since,
+        until=until,
         text=values["text"] or None,
         fingerprint=values["group"],
     )
 
 
 def chosen(
-    numbers: tuple[int, ...], asked: DeadLetterFilter | None, *, yes: bool, doing: str
+    numbers: tuple[int, ...],
+    asked: DeadLetterFilter | None,
+    *,
+    yes: bool,
+    doing: str,
+    statuses: tuple[DeadLetterStatus, ...] = (DeadLetterStatus.PARKED,),
 ) -> DeadLetterSelection:
-    """Return the chosen dead letters: by their numbers, or by the filter, which has to be confirmed."""
+    """Return the chosen dead letters: by their numbers, or by the filter, which has to be confirmed.
+
+    ``statuses`` are those of the dead letters on which the action really acts.
+    """
     if numbers and asked is not None:
         raise click.UsageError("give either numbers or filters")
     if numbers:
@@ -114,7 +124,8 @@ def chosen(
             raise click.UsageError(
                 f"{doing} all dead letters of a filter: add --yes where nobody can be asked"
             )
-        click.confirm(f"{doing} all dead letters with {asked}?", abort=True, err=True)
+        question = f"{doing} all dead letters with {replace(asked, status=statuses)}?"
+        click.confirm(printable(question), abort=True, err=True)
     return asked
 
 

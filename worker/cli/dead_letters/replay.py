@@ -146,6 +146,7 @@ def start(
     service = service_of(application)
     if dry:
         show_dry_run(service, dead_letters, as_json=as_json)
+    application.link().close()  # without a broker nothing is created
     created = service.create_replay(dead_letters, reason or "", actor, rate=rate, steps=steps or ())
     click.echo(f"replay {created.number}: {created.total} dead letter{'s'[: created.total > 1]}", err=True)
     _run(application, created, actor, patience_s, as_json=as_json)

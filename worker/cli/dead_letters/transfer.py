@@ -13,7 +13,7 @@ from worker.bootstrap import Application
 from worker.cli.application import with_application
 from worker.cli.dead_letters.options import STATUSES, service_of, with_filters, with_numbers, with_status
 from worker.cli.options import as_json, with_actor
-from worker.cli.output import show_json
+from worker.cli.output import echo_json, show_json
 from worker.deadletters.store.filters import DeadLetterFilter, DeadLetterSelection
 from worker.errors import ConfigurationError
 
@@ -59,7 +59,7 @@ def export(
         _write(target, lines)
         return
     for line in lines:
-        click.echo(line)
+        echo_json(line)
 
 
 def _write(target: Path, lines: Iterable[str]) -> None:

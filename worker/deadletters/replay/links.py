@@ -9,13 +9,17 @@ from worker.errors import BrokerUnavailableError
 
 
 class RunLinks:
-    """Links of one run. ``have_been_open`` is True once one of them could be opened."""
+    """Links of one run. ``have_been_open`` is True once both of them could be opened."""
 
     def __init__(self, connect: Callable[[], Link], drain: Callable[[], LinkDrainer]) -> None:
         self._connect, self._drain = connect, drain
         self._publishing: Link | None = None
         self._draining: LinkDrainer | None = None
         self.have_been_open = False
+
+    def open(self) -> None:
+        """Open the first link, which publishes. Raises BrokerUnavailableError, ConfigurationError."""
+        self._publish_link()
 
     def publish(self, messages: Sequence[Outgoing]) -> PublishResult:
         """Publish ``messages``. Any error may come of one message alone."""
@@ -60,5 +64,4 @@ class RunLinks:
     def _publish_link(self) -> Link:
         if self._publishing is None:
             self._publishing = self._connect()
-            self.have_been_open = True
         return self._publishing

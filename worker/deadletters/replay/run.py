@@ -68,11 +68,16 @@ class ReplayRun:
     """One run, from a lease to its end. Its state in memory can be read again from the database."""
 
     def __init__(
-        self, resources: RunnerResources, replay_id: int, controls: RunControls, patience_s: float
+        self,
+        resources: RunnerResources,
+        links: RunLinks,
+        replay_id: int,
+        controls: RunControls,
+        patience_s: float,
     ) -> None:
         self._with, self._id, self._controls, self._patience_s = resources, replay_id, controls, patience_s
-        self._links = RunLinks(resources.connect, resources.drain)
-        self._publisher = RunPublisher(self._links, replay_id, resources.sent_as, controls.on_trouble)
+        self._links = links
+        self._publisher = RunPublisher(links, replay_id, resources.sent_as, controls.on_trouble)
         self._pace = RunPace(resources.seconds, controls.stop)
         self._under_way: dict[int, Claimed] | None = None
         self._renewed_at = resources.clock()
@@ -94,10 +99,6 @@ class ReplayRun:
                 self._note_success()
                 if ended is not None:
                     return ended
-
-    def close(self) -> None:
-        """Close the links."""
-        self._links.close()
 
     # -- one look -----------------------------------------------------------------------------------------
 
@@ -229,7 +230,7 @@ class ReplayRun:
             self._failing_since = self._with.seconds()
         held_s = self._with.seconds() - self._failing_since
         if not isinstance(error, LedgerUnavailableError) or held_s > self._with.hold_most_s:
-            self.close()
+            self._links.close()
         self._under_way = None
         self._wait(self._backoff.next())
         self._pace.note_move()  # an outage doesn't count against the patience

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from worker.deadletters.models import Replay, ReplayState
 from worker.deadletters.replay import store as replays
+from worker.deadletters.replay.links import RunLinks
 from worker.deadletters.replay.run import STOP_REQUESTED, ReplayRun, RunControls, RunnerResources
 from worker.errors import NotPossibleError
 from worker.runtime.stop import Stop
@@ -32,18 +33,19 @@ class ReplayRunner:
         """Run the replay until it ends, stops by itself or pauses; returns its state then.
 
         A killed runner's lease is waited for. Raises NotFoundError; NotPossibleError where the replay has
-        ended or is being run; ConfigurationError where the broker refuses the first connection. An outage of
-        either server is waited out.
+        ended or is being run; BrokerUnavailableError or ConfigurationError where the first link can't be
+        opened, and the lease isn't taken. A later outage of either server is waited out.
         """
         controls = RunControls(stop, on_progress or _nobody, on_trouble or log.warning)
-        self._take_lease(replay_id, actor, controls)
-        if stop.requested:
-            return self._rest(replay_id, STOP_REQUESTED)
-        run = ReplayRun(self._with, replay_id, controls, patience_s)
+        links = RunLinks(self._with.connect, self._with.drain)
         try:
-            return run.to_its_end()
+            links.open()
+            self._take_lease(replay_id, actor, controls)
+            if stop.requested:
+                return self._rest(replay_id, STOP_REQUESTED)
+            return ReplayRun(self._with, links, replay_id, controls, patience_s).to_its_end()
         finally:
-            run.close()
+            links.close()
 
     def _take_lease(self, replay_id: int, actor: str, controls: RunControls) -> None:
         """Wait for an abandoned lease: it expires unless somebody renews it."""

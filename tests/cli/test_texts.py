@@ -1,0 +1,23 @@
+"""Text in arguments: refused where nothing can store it, by every command."""
+
+import click
+import pytest
+
+from tests.cli.commands import COMMANDS
+
+TEXTS = [
+    pytest.param(command, parameter, id=f"{'-'.join(path)}:{parameter.name}")
+    for path, command in COMMANDS.items()
+    for parameter in command.params
+    if parameter.type.name == click.STRING.name and parameter.nargs == 1
+]
+
+
+@pytest.mark.parametrize(("text", "problem"), [("caf\udce9", "it is not UTF-8"), ("a\0b", "it holds a NUL")])
+@pytest.mark.parametrize(("command", "parameter"), TEXTS)
+def test_every_text_of_every_command_can_be_stored(
+    command: click.Command, parameter: click.Parameter, text: str, problem: str
+) -> None:
+    with pytest.raises(click.BadParameter, match=problem):
+        parameter.type_cast_value(click.Context(command), text)
+    assert parameter.type_cast_value(click.Context(command), "café 😀") == "café 😀"
