@@ -56,7 +56,7 @@ def fault(draw: st.DrawFn, chain: list[str]) -> tuple[str, str]:
 
 
 @given(st.data(), classes, causes, causes)
-def test_fault_has_one_fingerprint_whatever_its_causes_paths_functions_lines_and_data(
+def test_fingerprint_of_a_fault_depends_on_its_class_alone(
     data: st.DataObject, name: str, one: list[str], other: list[str]
 ) -> None:
     prints = set()

@@ -181,7 +181,7 @@ def test_sum_that_ended_with_the_numbers_is_exact_again_when_it_shrinks(true_wor
     assert true_world.service.counts().tokens_at_stake == 101 * 10**15
 
 
-def test_counts_of_two_groups_that_each_end_the_numbers_are_told(world: World) -> None:
+def test_counts_of_two_groups_at_the_largest_number_are_capped(world: World) -> None:
     sums = dict.fromkeys(("parked", "waiting"), 1) | {"tokens_at_stake": 2**63 - 1}
     rest = dict.fromkeys(("replaying", "resolved", "discarded", "tokens_unknown"), 0)
     with world.engine.begin() as connection:
