@@ -9,6 +9,7 @@ BillingError                    any error raised on purpose
 │   └── RefusedBodyError        a worker would refuse the body
 ├── NotKeptError                dead letters can't be stored; they stay in their queue  exit 1
 ├── BadLineError                a line of an import is no dead letter                   exit 1
+├── DemoError                   a process of the demo ended early                       exit 1
 ├── GiveBackError               held messages go back to the broker; inside the loop only
 └── TransientError              nobody's fault: keep the messages, wait, try again      exit 3
     ├── ContentionError         another worker was faster
@@ -85,3 +86,11 @@ class BadLineError(BillingError):
 
 class GiveBackError(BillingError):
     """Held messages must go back to the broker: a stop came in an outage, or the outage lasts too long."""
+
+
+class DemoError(BillingError):
+    """Early end of a process of the demo; ``log`` has the last lines of its log."""
+
+    def __init__(self, name: str, code: int | None, log: str) -> None:
+        super().__init__(f"the {name} ended with {code}")
+        self.log = log

@@ -11,12 +11,12 @@ from worker.cli.options import as_json
 from worker.demo.day import MESSAGES_MIN, day_scenario
 from worker.demo.environment import demo_folder, demo_settings
 from worker.demo.json_summary import show_summary_as_json
-from worker.demo.processes import DemoError
 from worker.demo.runner import run_scenario
 from worker.demo.scenario import Scenario
 from worker.demo.signals import sigterm_like_ctrl_c
 from worker.demo.summary import show_start, show_summary
 from worker.demo.trace import trace_scenario
+from worker.errors import DemoError
 from worker.runtime.logging import configure_logging
 
 _MESSAGES = 2_000

@@ -9,19 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import worker
-from worker.errors import BillingError
+from worker.errors import DemoError
 from worker.settings import Settings, environment_of
 
 STOP_S = 30.0
 _LOG_LINES = 15
-
-
-class DemoError(BillingError):
-    """Early end of a process of the demo; ``log`` has the last lines of its log."""
-
-    def __init__(self, name: str, code: int | None, log: str) -> None:
-        super().__init__(f"the {name} ended with {code}")
-        self.log = log
 
 
 @dataclass(slots=True)
