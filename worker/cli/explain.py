@@ -11,10 +11,10 @@ from rich.text import Text
 
 from worker.bootstrap import Application
 from worker.cli.application import with_application
-from worker.cli.columns import Column
 from worker.cli.holdings import show_holds, show_lots
 from worker.cli.options import as_json, with_wide
 from worker.cli.output import console, is_terminal, show_json, show_table
+from worker.cli.table_width import Column
 from worker.cli.text import printable
 from worker.cli.times import moment
 from worker.deadletters.explain import ReferenceExplanation

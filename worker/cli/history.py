@@ -4,9 +4,9 @@ import click
 
 from worker.bootstrap import Application
 from worker.cli.application import reader_of, with_application
-from worker.cli.columns import Column
 from worker.cli.options import as_json, cursor_option, limit_option, show_next, with_wide
 from worker.cli.output import show_json, show_table
+from worker.cli.table_width import Column
 from worker.cli.times import moment
 from worker.ledger.queries import History
 

@@ -7,9 +7,9 @@ import click
 
 from worker.bootstrap import Application, utc_now
 from worker.cli.application import reader_of, with_application
-from worker.cli.columns import Column
 from worker.cli.options import as_json, cursor_option, limit_option, show_next, with_wide
 from worker.cli.output import show_json, show_json_list, show_long_table, show_table
+from worker.cli.table_width import Column
 from worker.cli.times import moment
 from worker.ledger.queries import Expiring, ExpiringPage, HoldView, LotView
 from worker.ledger.queries.expiring import EXPIRING_LIMIT_MAX

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from worker.cli.columns import Column, fitted
+from worker.cli.table_width import Column, fitted
 from worker.cli.text import printable
 
 #: Rows of one table, where there may be many more.

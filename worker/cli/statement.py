@@ -16,9 +16,9 @@ import click
 
 from worker.bootstrap import Application, utc_now
 from worker.cli.application import reader_of, with_application
-from worker.cli.columns import Column
 from worker.cli.options import as_json, time_option, with_timezone, with_wide
 from worker.cli.output import echo_json, is_terminal, show_fields, show_long_table, tab_separated
+from worker.cli.table_width import Column
 from worker.cli.times import TimeText, moment, month_of, stamp, time_range
 from worker.errors import ConfigurationError
 from worker.ledger.queries import PostedEntry, Statement, day_start, zone_of

@@ -6,9 +6,9 @@ import click
 
 from worker.bootstrap import Application
 from worker.cli.application import reader_of, with_application
-from worker.cli.columns import Column
 from worker.cli.options import as_json, with_wide
 from worker.cli.output import progress, show_fields, show_json, show_table
+from worker.cli.table_width import Column
 from worker.cli.text import printable
 from worker.ledger.audit import AuditProgress, AuditReport, audit
 

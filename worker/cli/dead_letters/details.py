@@ -8,12 +8,12 @@ import click
 
 from worker.bootstrap import Application
 from worker.cli.application import with_application
-from worker.cli.columns import Column
 from worker.cli.dead_letters.bodies import lines, readable
 from worker.cli.dead_letters.forms import details_as_dict, moment
 from worker.cli.dead_letters.options import Number, service_of
 from worker.cli.options import as_json, with_wide
 from worker.cli.output import is_terminal, show_fields, show_json, show_table
+from worker.cli.table_width import Column
 from worker.deadletters.models import DeadLetterDetails, StoredDeadLetter
 
 

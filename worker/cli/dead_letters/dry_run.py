@@ -3,8 +3,8 @@
 import sys
 from typing import NoReturn
 
-from worker.cli.columns import Column
 from worker.cli.output import is_terminal, progress, show_json, show_table
+from worker.cli.table_width import Column
 from worker.deadletters.models import DryRun
 from worker.deadletters.service import DeadLetters
 from worker.deadletters.store.filters import DeadLetterSelection

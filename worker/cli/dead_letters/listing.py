@@ -6,7 +6,6 @@ import click
 
 from worker.bootstrap import Application
 from worker.cli.application import with_application
-from worker.cli.columns import Column
 from worker.cli.dead_letters.forms import moment
 from worker.cli.dead_letters.options import (
     STATUSES,
@@ -18,6 +17,7 @@ from worker.cli.dead_letters.options import (
 )
 from worker.cli.options import as_json, cursor_option, limit_option, show_next, with_wide
 from worker.cli.output import show_json, show_table
+from worker.cli.table_width import Column
 from worker.deadletters.models import DeadLetterPage
 from worker.deadletters.store.filters import DeadLetterFilter
 

@@ -7,11 +7,11 @@ import click
 
 from worker.bootstrap import Application
 from worker.cli.application import with_application
-from worker.cli.columns import Column
 from worker.cli.dead_letters.forms import moment
 from worker.cli.dead_letters.options import Number, service_of
 from worker.cli.options import as_json, cursor_option, limit_option, show_next, with_actor, with_wide
 from worker.cli.output import show_fields, show_json, show_table
+from worker.cli.table_width import Column
 from worker.deadletters.models import ItemState, Replay
 
 

@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from schemas import BonusCredit, DeductUsage, PaymentRefunded, PaymentSucceeded, ReserveUsage
 from tests.cli.console import Cli, FilledLedger
 from tests.support.rabbit_client import RabbitClient
-from worker.cli.columns import Column, Fit, fitted
+from worker.cli.table_width import Column, Fit, fitted
 
 SOON = datetime.now(UTC) + timedelta(days=3)
 UUID = "0b6c1f0e-5f0a-4d7c-9b1e-2f6f6a1c3d4e"
