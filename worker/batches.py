@@ -1,4 +1,4 @@
-"""Batches over one link: one *in flight* in the ledger's thread, while the *previous* one is answered.
+"""Batches over one link: one *in flight* in the ledger's thread, while the *previous* one is replied to.
 
 The next one is read and decoded meanwhile: each step waits for its own server, and neither server waits for
 the other.
@@ -24,7 +24,7 @@ class Batch:
 
 
 class Batches:
-    """Runs batches through the pipeline: applied in the ledger's thread, answered over the link."""
+    """Runs batches through the pipeline: applied in the ledger's thread, replied to over the link."""
 
     def __init__(self, link: Link, session: Session, pipeline: Pipeline, metrics: Metrics) -> None:
         self.link, self.session, self.pipeline = link, session, pipeline
@@ -47,13 +47,13 @@ class Batches:
         self._await_applied(self._in_flight)
 
     def start(self, batch: Batch) -> None:
-        """Begin to apply ``batch``, and answer the previous one meanwhile; that one is applied by now."""
+        """Begin to apply ``batch``, and reply to the previous one meanwhile; that one is applied by now."""
         self._begin(batch)
         previous, self._in_flight = self._in_flight, batch
         self._finish(previous)
 
     def finish(self) -> None:
-        """Apply and answer the batch in flight; none is in flight then."""
+        """Apply the batch in flight and reply to it; none is in flight then."""
         self.await_in_flight()
         self._finish(self._in_flight)
         self._in_flight = Batch()
@@ -80,12 +80,12 @@ class Batches:
         self._begin(batch)
         self._await_applied(batch)
 
-    def answer(self, batch: Batch) -> None:
+    def reply(self, batch: Batch) -> None:
         """Send the batch's replies, dead letters and notices."""
         self.session.with_broker(lambda: self.pipeline.reply(self.link, batch.items))
 
     def acknowledge(self, batch: Batch) -> None:
-        """Acknowledge the batch, which is answered."""
+        """Acknowledge the batch, whose replies are sent."""
         self.pipeline.acknowledge(self.link, batch.items)
         self._count(batch)
 

@@ -18,6 +18,7 @@ from schemas import (
     RecordUsage,
     ReserveUsage,
 )
+from tests.deadletters.parts import from_dead_queue
 from tests.support.apply_commands import applied
 from tests.support.fakes import FakeLink
 from worker.broker import BILLING, Delivery
@@ -70,16 +71,7 @@ def bug(message: Any, text: str) -> Failure:
 
 def dead_letter_of(original: Delivery, reason: Failure, at: datetime, tries: int = 1) -> Delivery:
     """Return the dead letter as it comes out of its queue."""
-    dead_letter = dead_letter_for(original, reason, queue="billing.dead", tries=tries, now=at)
-    return Delivery(
-        dead_letter.body,
-        "billing.dead",
-        "",
-        "billing.dead",
-        1,
-        properties=dead_letter.properties,
-        headers=dead_letter.headers,
-    )
+    return from_dead_queue(dead_letter_for(original, reason, queue="billing.dead", tries=tries, now=at))
 
 
 # -- a small set ------------------------------------------------------------------------------------------

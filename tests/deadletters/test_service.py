@@ -1,9 +1,9 @@
 """Dead letters in the ledger's database, on both dialects: storing and replaying them loses nothing."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from math import isnan
 from typing import Any
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine
 
 from schemas import DeadLetterReason
+from tests.deadletters.parts import NOW, failed
 from tests.support.fakes import FakeLink
 from tests.support.query_plans import recorded_statements
 from worker.broker import Delivery
@@ -24,9 +25,7 @@ from worker.deadletters.store.encoding import kept, restored
 from worker.deadletters.store.filters import DeadLetterFilter
 from worker.deadletters.store.transaction import DeadLetterTransaction
 from worker.errors import BrokerUnavailableError, NotKeptError
-from worker.messages.dead_letters import Failure, dead_letter_for
-
-NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
+from worker.messages.dead_letters import Failure
 
 
 class DeadQueueLink(FakeLink):
@@ -44,43 +43,6 @@ class DeadQueueLink(FakeLink):
 @pytest.fixture
 def service(engine: Engine) -> DeadLetters:
     return DeadLetters(engine)
-
-
-def failed(
-    body: bytes = b"oops",
-    *,
-    properties: Mapping[str, Any] | None = None,
-    headers: Mapping[Any, Any] | None = None,
-    reason: Failure | None = None,
-    at: datetime = NOW,
-    tries: int = 1,
-) -> Delivery:
-    """Return a dead letter as it comes out of its queue."""
-    original = Delivery(
-        body,
-        "billing.usage",
-        "billing",
-        "usage.deduct",
-        1,
-        properties=properties or {},
-        headers=headers or {},
-    )
-    dead_letter = dead_letter_for(
-        original,
-        reason or Failure(DeadLetterReason.NOT_JSON, "no JSON"),
-        queue="billing.dead",
-        tries=tries,
-        now=at,
-    )
-    return Delivery(
-        dead_letter.body,
-        "billing.dead",
-        "",
-        "billing.dead",
-        1,
-        properties=dead_letter.properties,
-        headers=dead_letter.headers,
-    )
 
 
 def park(service: DeadLetters, *deliveries: Delivery) -> list[StoredDeadLetter]:

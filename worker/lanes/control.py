@@ -77,14 +77,14 @@ class LaneControl:
             self._lanes.resume(self._link, probe.queue, "a message was applied again")
 
     def _attempt(self, group: TrialGroup, probe: Item) -> Batch:
-        """Apply the message by itself and answer it; keep it where it meets a fault and has tries left."""
+        """Apply the message by itself and reply; keep it where it meets a fault and has tries left."""
         if group.is_given_up:
             (given_up,) = self._trials.decode(group)
             probe.failure = given_up.failure
         batch = Batch([probe])
         is_applied = self._session.in_ledger(lambda: self._pipeline.try_alone(probe))
         if is_applied or probe.failure is not None:
-            self._batches.answer(batch)
+            self._batches.reply(batch)
         else:
             probe.kept = True
         return batch

@@ -1,7 +1,7 @@
 """Trials on record: messages that may be poison go through the pipeline with nothing else under way.
 
-The order matters: the record is written, the messages are read, applied and answered, the record is removed,
-the messages are acknowledged. A crash before the removal is counted as theirs.
+The order matters: write the record; read, apply and reply to the messages; remove the record; acknowledge the
+messages. A crash before the removal is counted as theirs.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ class TrialRunner:
         self._session, self._pipeline = batches.session, batches.pipeline
 
     def try_all(self, deliveries: Sequence[Delivery]) -> None:
-        """Try ``deliveries``: apply, answer and acknowledge each group by itself, on record."""
+        """Try ``deliveries``: apply, reply and acknowledge each group by itself, on record."""
         for group in self.groups(deliveries):
             self._try(group)
 
@@ -53,11 +53,11 @@ class TrialRunner:
         return [self._pipeline.give_up(one, crashes, decoded=decoded) for one in deliveries]
 
     def _try(self, group: TrialGroup) -> None:
-        batch = self.on_record(group, lambda: self._applied_and_answered(group))
+        batch = self.on_record(group, lambda: self._applied_and_replied(group))
         self._batches.acknowledge(batch)
 
-    def _applied_and_answered(self, group: TrialGroup) -> Batch:
+    def _applied_and_replied(self, group: TrialGroup) -> Batch:
         batch = Batch(self.decode(group))
         self._batches.apply(batch)
-        self._batches.answer(batch)
+        self._batches.reply(batch)
         return batch
