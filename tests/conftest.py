@@ -1,6 +1,9 @@
 """Shared fixtures: real servers, and a database, a virtual host or a file for each test."""
 
+import gc
+import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,9 +15,12 @@ from sqlalchemy import Engine
 
 from tests.support.apply_commands import applied
 from tests.support.database_pool import DatabasePool
+from tests.support.postgres_server import WITHOUT_FLUSH
+from tests.support.private_server import memory_folder
 from tests.support.processes import WorkerProcesses
 from tests.support.provision import PostgresServer, RabbitMQServer, postgres_server, rabbitmq_server
 from tests.support.rabbit_client import RabbitClient
+from tests.support.slot_recorder import SlotRecorder
 from tests.support.strategies import LIMITS  # noqa: F401 - registers the Hypothesis profile
 from worker.bootstrap import Application
 from worker.broker import BILLING, open_link
@@ -26,20 +32,45 @@ from worker.settings import Settings, load_settings
 
 settings.load_profile("ci")  # registered by tests.support.strategies
 
+# Some containers forbid Python to write bytecode: each started worker would compile the whole package again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+_OBJECTS_A_COLLECTION = 50_000
+
 Apply = Callable[..., Sequence[Answer]]
+
+
+def pytest_collection_finish() -> None:
+    """Keep the collected tests out of the search for garbage, and search more rarely."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_OBJECTS_A_COLLECTION)
+
+
+_RECORDER = SlotRecorder()
+_RECORDER.listen()
+
+
+@pytest.fixture(autouse=True)
+def _statements_name_the_slot() -> Iterator[None]:
+    """Fail where the worker's code has sent a statement on the ledger without the slot."""
+    yield
+    found, _RECORDER.found = _RECORDER.found, []
+    assert not found, "statements without the slot"
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """The PostgreSQL server of the run."""
-    with postgres_server() as server:
+    with postgres_server(settings=WITHOUT_FLUSH, folder=memory_folder()) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def rabbitmq() -> Iterator[RabbitMQServer]:
     """The RabbitMQ server of the run."""
-    with rabbitmq_server() as server:
+    with rabbitmq_server(folder=memory_folder()) as server:
         yield server
 
 

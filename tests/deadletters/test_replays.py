@@ -1,20 +1,21 @@
 """Replays, from the frozen set to what the ledger shows; on both dialects, interrupted in every way."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import timedelta
 from types import ModuleType
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
-from schemas import BonusCredit, Command, DeadLetterReason, DeductUsage
+from schemas import SLOTS, BonusCredit, Command, DeadLetterReason, DeductUsage
 from tests.deadletters.parts import Killed, World, came_of, deduct, failed, from_dead_queue
 from worker.broker import Outgoing
 from worker.core import decide
 from worker.deadletters.link_drainer import LinkDrainer
 from worker.deadletters.models import DeadLetterStatus
-from worker.deadletters.replay import dry_run, items
+from worker.deadletters.replay import dry_run, items, ledger_check
 from worker.deadletters.replay import store as replays
 from worker.deadletters.store.filters import DeadLetterFilter
 from worker.errors import (
@@ -25,7 +26,8 @@ from worker.errors import (
     NotPossibleError,
     QueryError,
 )
-from worker.ledger.loading import load
+from worker.ledger.loading import Judged, judged_under, load
+from worker.ledger.slots import slot_by_slot
 from worker.messages.dead_letters import Failure, dead_letter_for
 
 
@@ -71,7 +73,7 @@ def test_a_refusal_is_an_outcome_too(world: World) -> None:
 def test_a_dead_letter_that_was_only_published_is_not_resolved(world: World) -> None:
     world.has_worker = False
     (number,) = world.park_failed(deduct("r-1"))
-    ended = world.replay([number])
+    ended = world.replay([number], patience_s=60.0)  # longer than a lease
     assert (ended.state, came_of(ended)) == ("paused", {"sent": 1})
     assert ended.state_reason is not None
     assert "no outcome of 1 dead letter within 60 s; is a worker running?" in ended.state_reason
@@ -269,14 +271,54 @@ def test_no_more_than_a_thousand_commands_are_judged_at_once(
     )
     sizes: list[int] = []
 
-    def loaded(connection: Any, commands: Sequence[Command], now: Any) -> Any:
+    def loaded(connection: Any, commands: Sequence[Command], *others: Any, **named: Any) -> Any:
         sizes.append(len(commands))
-        return load(connection, commands, now)
+        return load(connection, commands, *others, **named)
 
     monkeypatch.setattr(dry_run, "load", loaded)
     (forecast,) = world.service.dry_run(numbers).forecasts
     assert (forecast.would, forecast.dead_letters, forecast.tokens) == ("apply", 3, 1_200)
     assert sizes == [800, 400]
+
+
+def test_dry_run_and_ledger_are_the_same_slot_by_slot(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.open("ben", "eve")
+    world.apply(
+        DeductUsage(reference_id="known", user_id="ben", tokens=5),
+        DeductUsage(reference_id="lost", user_id="nobody", tokens=5),
+        DeductUsage(reference_id="squat", user_id="nobody", tokens=5),
+        BonusCredit(reference_id="lost", user_id="eve", tokens=5),
+        DeductUsage(reference_id="late", user_id="ben", tokens=50_000),
+        DeductUsage(reference_id="late", user_id="ben", tokens=50_000, attempt=2),
+    )
+    bonus = {"type": "credit.bonus", "referenceId": "squat", "userId": "eve", "tokens": 5}
+    items = [deduct("i-1"), deduct("i-2", user="ben"), deduct("known", user="ben")]
+    numbers = world.park_failed(
+        deduct("new", user="ben"),
+        deduct("known", user="ben"),
+        deduct("known"),
+        deduct("lost", user="nobody"),
+        bonus,
+        deduct("late", tokens=50_000, user="ben"),
+        {"type": "usage.batch", "referenceId": "b", "userId": "ann", "items": items},
+    )
+    by_slot = World(slot_by_slot(world.engine)).service
+    judged = world.service.dry_run(numbers)
+    assert [one.would for one in judged.dead_letters] == [
+        *("apply", "duplicate", "conflict", "duplicate", "apply", "duplicate", "apply")
+    ]
+    looked_up: list[int | None] = []
+
+    def counted(connection: Connection, references: Collection[str], slot: int | None) -> Judged:
+        looked_up.append(slot)
+        return judged_under(connection, references, slot)
+
+    monkeypatch.setattr(ledger_check, "judged_under", counted)
+    assert by_slot.dry_run(numbers) == judged
+    assert looked_up == list(range(SLOTS))  # once, whatever the slots of the dead letters
+    ledgers = [world.service.details(number).ledger for number in numbers]
+    assert [by_slot.details(number).ledger for number in numbers] == ledgers
+    assert all(ledgers)
 
 
 # -- failing again ----------------------------------------------------------------------------------------

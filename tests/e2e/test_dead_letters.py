@@ -2,13 +2,12 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from schemas import OpenAccount
+from tests.cli.console import Cli
 from tests.support.apply_commands import applied
-from tests.support.processes import run_cli
 from tests.support.rabbit_client import RabbitClient
 from tests.support.waiting import eventually
 from tests.support.worker_thread import FlagStop, running
@@ -18,7 +17,7 @@ from worker.deadletters.service import DeadLetters
 from worker.deadletters.store.filters import DeadLetterFilter
 from worker.ledger.queries import Reader
 from worker.runtime.threads import beside
-from worker.settings import Settings
+from worker.settings import Settings, environment_of
 
 ZEROS = b"\0" * (256 * 1024)
 FORGED = "amq.rabbitmq.reply-to.forged"
@@ -34,11 +33,10 @@ def service(application: Application) -> Iterator[DeadLetters]:
         yield application.service()
 
 
-def cli(settings: Settings, *arguments: str, stdin: bytes | None = None) -> Any:
-    """Run a ``dead-letters`` command; return its parsed JSON output."""
-    ended = run_cli(settings, "dead-letters", *arguments, stdin=stdin)
-    assert b"Traceback" not in ended.stderr, ended.stderr
-    return json.loads(ended.stdout)
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, worker_settings: Settings) -> Cli:
+    """The command line of an operator, beside the worker."""
+    return Cli(monkeypatch, environment_of(worker_settings))
 
 
 def dead_letters(service: DeadLetters, application: Application, count: int) -> list[int]:
@@ -57,23 +55,23 @@ def dead_letters(service: DeadLetters, application: Application, count: int) -> 
 
 
 def test_body_of_zeros_with_forged_headers_becomes_an_ordinary_dead_letter(
-    application: Application, worker_settings: Settings, rabbit: RabbitClient, service: DeadLetters
+    application: Application, cli: Cli, rabbit: RabbitClient, service: DeadLetters
 ) -> None:
     headers = {f"header-{number}": "h" * 1_000 for number in range(85)}
     rabbit.publish(ZEROS, routing_key="usage.deduct", headers=headers, reply_to=FORGED, message_id="m-1")
     (number,) = dead_letters(service, application, 1)
-    listed = cli(worker_settings, "list", "--json")["deadLetters"]
+    listed = cli("dead-letters", "list", "--json").json["deadLetters"]
     assert [(line["number"], line["reason"], line["size"]) for line in listed] == [
         (number, "not_json", len(ZEROS))
     ]
     assert listed[0]["tokensAtStake"] is None
-    shown = cli(worker_settings, "show", str(number), "--json")
+    shown = cli("dead-letters", "show", str(number), "--json").json
     assert shown["body"].encode() == ZEROS
     assert shown["properties"]["properties"]["reply_to"] == FORGED
-    assert run_cli(worker_settings, "dead-letters", "show", str(number)).returncode == 0
-    exported = run_cli(worker_settings, "dead-letters", "export", str(number)).stdout
-    assert cli(worker_settings, "import", "-", "--json", stdin=exported) == {"added": 0, "known": 1}
-    ended = cli(worker_settings, "replay", str(number), "--reason", "a try", "--json")
+    assert cli("dead-letters", "show", str(number)).code == 0
+    exported = cli("dead-letters", "export", str(number)).out.encode()
+    assert cli("dead-letters", "import", "-", "--json", stdin=exported).json == {"added": 0, "known": 1}
+    ended = cli("dead-letters", "replay", str(number), "--reason", "a try", "--json").json
     assert ended["counts"]["failed_again"] == 1
     dead_letter = service.dead_letter(number)
     assert (dead_letter.attempts, dead_letter.body, dead_letter.status) == (2, ZEROS, "parked")
@@ -81,21 +79,22 @@ def test_body_of_zeros_with_forged_headers_becomes_an_ordinary_dead_letter(
 
 
 def test_edited_dead_letter_is_tried_dry_replayed_as_a_canary_and_applied(
-    application: Application, worker_settings: Settings, rabbit: RabbitClient, service: DeadLetters
+    application: Application, cli: Cli, rabbit: RabbitClient, service: DeadLetters
 ) -> None:
     wrong = {"type": "usage.deduct", "referenceId": "job-1", "userId": "ann", "token": 500}
     correlation_id = rabbit.publish(wrong)
     (number,) = dead_letters(service, application, 1)
-    (group,) = cli(worker_settings, "groups", "--json")["groups"]
+    (group,) = cli("dead-letters", "groups", "--json").json["groups"]
     assert (group["reason"], group["type"], group["users"]) == ("unknown_field", "usage.deduct", 1)
-    judged = cli(worker_settings, "replay", "--group", group["fingerprint"], "--dry-run", "--json")
+    judged = cli("dead-letters", "replay", "--group", group["fingerprint"], "--dry-run", "--json").json
     assert [(v["would"], v["field"]) for v in judged["forecasts"]] == [("malformed", "token")]
     mended = json.dumps({**{k: v for k, v in wrong.items() if k != "token"}, "tokens": 500}).encode()
     arguments = ("edit", str(number), "--reason", "a typo", "--from-file", "-", "--json")
-    assert cli(worker_settings, *arguments, stdin=mended)["tokensAtStake"] == 500
-    judged = cli(worker_settings, "replay", str(number), "--dry-run", "--json")
+    assert cli("dead-letters", *arguments, stdin=mended).json["tokensAtStake"] == 500
+    judged = cli("dead-letters", "replay", str(number), "--dry-run", "--json").json
     assert [(v["would"], v["tokens"]) for v in judged["forecasts"]] == [("apply", 500)]
-    ended = cli(worker_settings, "replay", str(number), "--canary", "1", "--reason", "mended", "--json")
+    canary = ("replay", str(number), "--canary", "1", "--reason", "mended", "--json")
+    ended = cli("dead-letters", *canary).json
     assert (ended["state"], ended["counts"]["applied"]) == ("finished", 1)
     replies = rabbit.replies({correlation_id})[correlation_id]
     replies += [] if len(replies) > 1 else rabbit.replies({correlation_id})[correlation_id]

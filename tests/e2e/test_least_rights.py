@@ -8,12 +8,13 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import Engine, make_url, text
 
+from tests.cli.console import Cli
 from tests.support.pages import page, section, tables
-from tests.support.processes import WorkerProcesses, run_cli
+from tests.support.processes import WorkerProcesses
 from tests.support.provision import PostgresServer, RabbitMQServer
 from tests.support.rabbit_client import RabbitClient
 from tests.support.waiting import eventually
-from worker.settings import Settings
+from worker.settings import Settings, environment_of
 
 OPENING = {"type": "account.open", "referenceId": "open", "userId": "ann", "tier": "basic"}
 CONFLICT = {"type": "account.open", "referenceId": "open", "userId": "ann", "tier": "pro"}
@@ -69,13 +70,18 @@ def test_named_rights_suffice_for_worker_and_producer(
 
 
 def test_named_rights_suffice_for_an_operator(
-    worker_settings: Settings, users: BrokerUsers, workers: WorkerProcesses, rabbit: RabbitClient
+    worker_settings: Settings,
+    users: BrokerUsers,
+    workers: WorkerProcesses,
+    rabbit: RabbitClient,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A correction, a dead letter seen, mended and replayed, with a worker beside."""
     workers.start("--with-scheduler")
     assert rabbit.request(OPENING)["code"] == "account_opened"
     assert rabbit.request(CONFLICT)["code"] == "reference_conflict"
     settings = with_url(worker_settings, users.url_of("operator: command line, console"))
+    cli = Cli(monkeypatch, environment_of(settings))
     for arguments in (
         ("adjust", "ann", "500", "--reason", "test"),
         ("replies", "--take", "--limit", "1", "--queue", "billing.replies"),
@@ -84,23 +90,28 @@ def test_named_rights_suffice_for_an_operator(
         ("dead-letters", "replay", "1", "--reason", "test"),
     ):
         mended = json.dumps({**OPENING, "referenceId": "open-2"}).encode()
-        done = run_cli(settings, *arguments, stdin=mended)
-        assert done.returncode == 0, (arguments, done.stdout, done.stderr)
+        done = cli(*arguments, stdin=mended)
+        assert done.code == 0, (arguments, done)
 
 
 def test_named_rights_suffice_to_declare_the_topology(
-    worker_settings: Settings, rabbitmq: RabbitMQServer, bare_broker_url: str
+    worker_settings: Settings, rabbitmq: RabbitMQServer, bare_broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     users = BrokerUsers(rabbitmq, bare_broker_url.rpartition("/")[2])
     settings = with_url(worker_settings, users.url_of("topology declare, verify"))
+    cli = Cli(monkeypatch, environment_of(settings))
     for action in ("declare", "verify", "declare"):
-        done = run_cli(settings, "topology", action)
-        assert done.returncode == 0, (action, done.stdout, done.stderr)
+        done = cli("topology", action)
+        assert done.code == 0, (action, done)
     rabbitmq.management.delete_user(users.names[0])
 
 
 def test_named_rights_in_the_database_suffice_for_worker_and_scheduler(
-    worker_settings: Settings, postgres: PostgresServer, postgres_engine: Engine, rabbit: RabbitClient
+    worker_settings: Settings,
+    postgres: PostgresServer,
+    postgres_engine: Engine,
+    rabbit: RabbitClient,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (statements,) = re.findall(
         r"```sql\n(.*?)```",
@@ -119,6 +130,7 @@ def test_named_rights_in_the_database_suffice_for_worker_and_scheduler(
     url = postgres.address.url(database)
     ours = make_url(url).set(username=name, password="secret").render_as_string(hide_password=False)
     settings = worker_settings.model_validate({**worker_settings.model_dump(), "database_url": ours})
+    cli = Cli(monkeypatch, environment_of(settings))
     try:
         with WorkerProcesses(settings) as workers:
             process = workers.start("--with-scheduler")
@@ -128,13 +140,9 @@ def test_named_rights_in_the_database_suffice_for_worker_and_scheduler(
             code, log = workers.stop(process)
         assert (code, "permission" in log) == (0, False), log
         for arguments in (("check",), ("audit",), ("balance", "ann"), ("dead-letters", "note", "1", "seen")):
-            done = run_cli(settings, *arguments)
-            assert b"permission denied" not in done.stdout + done.stderr, (
-                arguments,
-                done.stdout,
-                done.stderr,
-            )
-            assert arguments == ("check",) or done.returncode == 0, (arguments, done.stdout, done.stderr)
+            done = cli(*arguments)
+            assert "permission denied" not in done.all, (arguments, done)
+            assert arguments == ("check",) or done.code == 0, (arguments, done)
     finally:
         with postgres_engine.begin() as connection:
             connection.exec_driver_sql(f"DROP OWNED BY {name}")

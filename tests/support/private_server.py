@@ -2,8 +2,8 @@
 
 Each server runs from installed binaries on free loopback ports, keeps everything in a temporary
 folder of its own and dies with the Python process that started it, even one killed with SIGKILL.
-Durability is real: ``fsync`` and ``synchronous_commit`` are on, and what a server acknowledged is
-there again after ``stop`` and ``resume``.
+Durability is real unless a caller asks for less: ``fsync`` and ``synchronous_commit`` are on. What a
+server acknowledged is there again after ``stop`` and ``resume`` in any case.
 
 The choice of servers of a test run, and the installation of missing binaries, is in
 :mod:`tests.support.provision`.
@@ -35,6 +35,8 @@ START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 60.0
 POLL_INTERVAL_S = 0.02
 LOG_TAIL_LINES = 30
+_MEMORY = Path("/dev/shm")  # noqa: S108 - a file system in memory, not a shared folder for temporary files
+_MEMORY_LEAST_BYTES = 4 * 2**30
 StopMode = Literal["fast", "immediate"]
 
 
@@ -136,6 +138,12 @@ def base_environment(folder: Path) -> dict[str, str]:
 
 
 _taken_ports: set[int] = set()
+
+
+def memory_folder() -> Path | None:
+    """Return a folder in memory for servers that need not outlive the machine; None without enough room."""
+    is_roomy = _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free >= _MEMORY_LEAST_BYTES
+    return _MEMORY if is_roomy else None
 
 
 def free_port() -> int:

@@ -84,9 +84,11 @@ class GivenRabbitMQ:
 
 @contextmanager
 def postgres_server(
-    environment: Mapping[str, str] = os.environ, settings: Mapping[str, str] | None = None
+    environment: Mapping[str, str] = os.environ,
+    settings: Mapping[str, str] | None = None,
+    folder: Path | None = None,
 ) -> Iterator[PostgresServer]:
-    """The given PostgreSQL, else a private one with ``settings`` for as long as the context lasts.
+    """The given PostgreSQL, else a private one with ``settings`` inside ``folder`` while the context lasts.
 
     Raises ServerError when there is neither. Tests that stop the server start their own.
     """
@@ -94,13 +96,15 @@ def postgres_server(
     if given is not None:
         yield given
         return
-    with Postgres.start(settings=settings) as server:
+    with Postgres.start(folder, settings) as server:
         yield server
 
 
 @contextmanager
-def rabbitmq_server(environment: Mapping[str, str] = os.environ) -> Iterator[RabbitMQServer]:
-    """The given RabbitMQ, else a private one for as long as the context lasts.
+def rabbitmq_server(
+    environment: Mapping[str, str] = os.environ, folder: Path | None = None
+) -> Iterator[RabbitMQServer]:
+    """The given RabbitMQ, else a private one inside ``folder`` for as long as the context lasts.
 
     Raises ServerError when there is neither. Tests that stop the broker start their own.
     """
@@ -108,7 +112,7 @@ def rabbitmq_server(environment: Mapping[str, str] = os.environ) -> Iterator[Rab
     if given is not None:
         yield given
         return
-    with RabbitMQ.start() as server:
+    with RabbitMQ.start(folder) as server:
         yield server
 
 
