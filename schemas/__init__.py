@@ -19,6 +19,7 @@ from schemas.payments import (
     PaymentSucceeded,
 )
 from schemas.replies import Code, Reply, Status
+from schemas.slots import SLOTS, slot_of
 from schemas.subscriptions import CancelSubscription, ChangeSubscription, RenewSubscription
 from schemas.usage import (
     DeductUsage,
@@ -33,6 +34,7 @@ from schemas.usage import (
 __all__ = [
     "COMMAND_TYPES",
     "MESSAGE_TYPES",
+    "SLOTS",
     "AdjustCredit",
     "BonusCredit",
     "CancelSubscription",
@@ -67,6 +69,7 @@ __all__ = [
     "commands_of",
     "decode",
     "first_malformed",
+    "slot_of",
     "type_of",
 ]
 
