@@ -8,7 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import Engine, insert, select
+from sqlalchemy import Engine, column, insert, select, table
 
 from tests.deadletters.parts import TRACEBACK, deduct
 from tests.support.provision import PostgresServer
@@ -17,7 +17,6 @@ from worker.deadletters.models import DeadLetterStatus, StoredDeadLetter
 from worker.deadletters.service import DeadLetters
 from worker.deadletters.store import tables as dead_letter_tables
 from worker.deadletters.store.filters import DeadLetterFilter
-from worker.ledger import tables
 from worker.ledger.engine import ledger_engine
 from worker.ledger.migrations import migrate
 
@@ -68,7 +67,7 @@ OUTCOME = {
     "content": "{}",
     "status": "rejected",
     "code": "insufficient_balance",
-    "recorded_at": NOW,
+    "recorded_at": "2026-11-22 10:15:00.000000",
 }
 
 
@@ -89,7 +88,7 @@ def migrated(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]
 def _migrated(engine: Engine) -> Iterator[Engine]:
     migrate(engine, "0002")
     with engine.begin() as connection:
-        connection.execute(insert(tables.operations), OUTCOME)
+        connection.execute(insert(table("operations", *map(column, OUTCOME))), OUTCOME)
         connection.execute(insert(dead_letter_tables.dead_letters), DEAD_LETTERS)
     migrate(engine)
     yield engine

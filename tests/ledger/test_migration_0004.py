@@ -91,5 +91,5 @@ def test_reference_that_was_squatted_before_is_taken_afterwards(before: Engine) 
     assert [(reply["code"], reply["attempt"], reply["duplicate"]) for reply in again] == [
         ("insufficient_balance", attempt, True) for attempt in (1, 2, 3)
     ]
-    assert [row["attempt"] for row in rows_of(before)] == [1, 2, 3]
+    assert [row["attempt"] for row in rows_of(before)] == [1, 2], "the third is the operation that was taken"
     assert audit(before).is_clean

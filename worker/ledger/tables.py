@@ -1,5 +1,8 @@
 """Tables of the ledger. Their constraints keep it true even where Python is wrong.
 
+Every table of the ledger has the slot of its user, in every key: it can be distributed by slot. One key of
+one database has none, that of the references, because they are unique in the whole ledger.
+
 Entries, quota entries, payments and their events, refunds, parts of holds and superseded outcomes can't be
 updated or deleted; an applied operation and a closed hold can't be changed, nor what a lot was granted as.
 The migrations add the triggers that refuse it, on both dialects.
@@ -17,7 +20,6 @@ from sqlalchemy import (
     Date,
     DateTime,
     Dialect,
-    ForeignKey,
     ForeignKeyConstraint,
     Identity,
     Index,
@@ -34,6 +36,8 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
+
+from worker.ledger.identifiers import Kind, name_of, number_of
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -58,6 +62,25 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+class Identifier(TypeDecorator[str]):
+    """Name that is kept as its number, see ``identifiers``."""
+
+    impl = SmallInteger
+    cache_ok = True
+
+    def __init__(self, kind: Kind) -> None:
+        super().__init__()
+        self.kind: Kind = kind
+
+    def process_bind_param(self, value: str | int | None, dialect: Dialect) -> int | None:
+        """Convert a name to its number; a number stays."""
+        return number_of(self.kind, value) if isinstance(value, str) else value
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> str | None:
+        """Convert a number to its name."""
+        return None if value is None else name_of(self.kind, value)
+
+
 # SQLite gives a row number only to a column that is spelled INTEGER.
 RowId = BigInteger().with_variant(Integer(), "sqlite")
 JsonObject = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
@@ -72,14 +95,45 @@ metadata = MetaData(
     }
 )
 
+_SLOT_OF_USER = (
+    # An id of ASCII alone is in its normal form.
+    (
+        "postgresql",
+        (
+            "slot = get_byte(sha256(convert_to(CASE WHEN octet_length(user_id) = char_length(user_id)"
+            " THEN user_id ELSE normalize(user_id, NFC) END, 'UTF8')), 0) >> 2"
+        ),
+    ),
+    ("sqlite", "slot = slot_of(user_id)"),  # a function of every connection
+)
+
+
+def _slot() -> Column[int]:
+    return Column("slot", SmallInteger, nullable=False)
+
+
+def _is_slot_of_user() -> list[CheckConstraint]:
+    """Return the check that ties the slot to the user, for each dialect."""
+    return [
+        CheckConstraint(condition, name="slot_of_user").ddl_if(dialect=dialect)
+        for dialect, condition in _SLOT_OF_USER
+    ]
+
+
+def _of_account() -> ForeignKeyConstraint:
+    return ForeignKeyConstraint(["account_id", "slot"], ["accounts.account_id", "accounts.slot"])
+
+
+def _of_operation(column: str = "operation_id") -> ForeignKeyConstraint:
+    return ForeignKeyConstraint([column, "slot"], ["operations.operation_id", "operations.slot"])
+
+
 #: One row for each user: the sums of the entries, which can always be computed again from them. ``adjusted``
 #: is signed, and so is ``reversed``, where more was given back than taken.
 accounts = Table(
     "accounts",
     metadata,
-    Column("account_id", RowId, Identity(always=True), primary_key=True),
-    Column("user_id", Text, nullable=False),
-    Column("tier", Text, nullable=False),
+    Column("account_id", BigInteger, nullable=False, autoincrement=False),
     Column("balance", BigInteger, nullable=False, server_default="0"),
     Column("sequence", BigInteger, nullable=False, server_default="0"),
     Column("allocated", BigInteger, nullable=False, server_default="0"),
@@ -92,16 +146,20 @@ accounts = Table(
     Column("reversed", BigInteger, nullable=False, server_default="0"),
     Column("held", BigInteger, nullable=False, server_default="0"),
     Column("debt", BigInteger, nullable=False, server_default="0"),
-    Column("lot_count", BigInteger, nullable=False, server_default="0"),
-    Column("alerts", SmallInteger, nullable=False, server_default="0"),
+    Column("period_granted", BigInteger, nullable=False, server_default="0"),
     Column("anchor", UtcDateTime, nullable=False),
     Column("granted_until", UtcDateTime, nullable=False),
-    Column("period_granted", BigInteger, nullable=False, server_default="0"),
     Column("ends_at", UtcDateTime),
     Column("due_at", UtcDateTime),
     Column("opened_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
-    UniqueConstraint("user_id"),
+    Column("lot_count", Integer, nullable=False, server_default="0"),
+    _slot(),
+    Column("alerts", SmallInteger, nullable=False, server_default="0"),
+    Column("user_id", Text, nullable=False),
+    Column("tier", Text, nullable=False),
+    PrimaryKeyConstraint("slot", "account_id"),
+    UniqueConstraint("user_id", "slot"),
     # Users are searched by the beginnings of their names, which only this order serves. SQLite has it.
     Index("ix_accounts_user_id_c", text('user_id COLLATE "C"')).ddl_if(dialect="postgresql"),
     # What falls due is found by its time, page by page; accounts that wait for nothing are not in the way.
@@ -112,6 +170,7 @@ accounts = Table(
         postgresql_where=text("due_at IS NOT NULL"),
         sqlite_where=text("due_at IS NOT NULL"),
     ),
+    *_is_slot_of_user(),
     CheckConstraint("balance >= held - debt", name="held_is_covered"),
     CheckConstraint(
         "balance = allocated + purchased + bonus + refunded + adjusted - used - expired - reversed",
@@ -129,48 +188,99 @@ accounts = Table(
 
 
 def _outcome_columns() -> list[Column[Any]]:
+    """Return the columns of an outcome, the wide ones first: so no bytes are lost between them."""
     return [
-        Column("type", Text, nullable=False),
-        Column("user_id", Text, nullable=False),
-        Column("attempt", Integer, nullable=False),
-        Column("content", Text, nullable=False),
-        Column("status", Text, nullable=False),
-        Column("code", Text, nullable=False),
         Column("amount", BigInteger),
         Column("balance_before", BigInteger),
         Column("balance_after", BigInteger),
-        Column("detail", JsonObject),
-        Column("occurred_at", UtcDateTime),
-        Column("metadata", JsonObject),
-        Column("description", Text),
         Column("first_entry", BigInteger),
         Column("last_entry", BigInteger),
-        Column("notices", JsonObject),
+        Column("occurred_at", UtcDateTime),
         Column("recorded_at", UtcDateTime, nullable=False),
+        Column("attempt", Integer, nullable=False),
+        Column("sender_id", Integer),
+        _slot(),
+        Column("type", Identifier("type"), nullable=False),
+        Column("status", Identifier("status"), nullable=False),
+        Column("code", Identifier("code"), nullable=False),
     ]
 
 
-_ABOUT_SUBSCRIPTIONS = (
-    "type IN ('account.open', 'subscription.change', 'subscription.renew', 'subscription.cancel')"
+def _outcome_texts() -> list[Column[Any]]:
+    return [
+        Column("reference_id", Text, nullable=False),
+        Column("user_id", Text, nullable=False),
+        Column("content", Text, nullable=False),
+        Column("detail", JsonObject),
+        Column("metadata", JsonObject),
+        Column("description", Text),
+        Column("notices", JsonObject),
+    ]
+
+
+_APPLIED, _REJECTED = (number_of("status", status) for status in ("applied", "rejected"))
+_USAGE = "type < 20"
+_MAY_MOVE_NOTHING = ", ".join(
+    str(number_of("code", code)) for code in ("tokens_deducted", "free_upload_counted", "usage_recorded")
+)
+_ABOUT_SUBSCRIPTIONS = "type IN ({})".format(
+    ", ".join(
+        str(number_of("type", name))
+        for name in ("account.open", "subscription.change", "subscription.renew", "subscription.cancel")
+    )
 )
 
-#: One row for each reference, for ever: the unique key decides what is new.
+
+def _taken_moved_nothing() -> list[CheckConstraint]:
+    """Return the check that a reference was only taken from usage that moved nothing, for each dialect."""
+    return [
+        CheckConstraint(
+            f"NOT is_taken OR ({_USAGE} AND (status = {_REJECTED} OR (code IN ({_MAY_MOVE_NOTHING})"
+            " AND coalesce(amount, -1) = 0 AND first_entry IS NULL"
+            f" AND coalesce({free_quantity}, 0) = 0)))",
+            name="taken_moved_nothing",
+        ).ddl_if(dialect=dialect)
+        for dialect, free_quantity in (
+            ("postgresql", "(detail ->> 'free_quantity')::bigint"),
+            ("sqlite", "json_extract(detail, '$.free_quantity')"),
+        )
+    ]
+
+
+#: Samples of the operations that have an index on time: one of so many. The ids of a batch follow one
+#: another, so a sample has its share of every batch. Powers of a prime, so that no step of ids can miss one.
+SAMPLES = (31, 31 * 31)
+
+
+def sampled(rate: int) -> str:
+    """Return the condition that an operation is in the sample of one of ``rate``."""
+    return f"operation_id % {rate} = 0"
+
+
+def _sample_index(rate: int) -> Index:
+    """Return the index on time of a sample, which has all that the pace asks for."""
+    is_sampled = text(sampled(rate))
+    return Index(
+        f"ix_operations_sample_{rate}",
+        "recorded_at",
+        postgresql_include=["slot", "status", "code"],
+        postgresql_where=is_sampled,
+        sqlite_where=is_sampled,
+    )
+
+
+#: One row for each reference, for ever: the unique key decides what is new. A usage that moved nothing loses
+#: its reference to a command of another kind (``is_taken``) and stays beside it.
 operations = Table(
     "operations",
     metadata,
-    Column("operation_id", RowId, Identity(always=True), primary_key=True),
-    Column("reference_id", Text, nullable=False),
+    Column("operation_id", BigInteger, nullable=False, autoincrement=False),
     *_outcome_columns(),
-    UniqueConstraint("reference_id"),
-    CheckConstraint("status IN ('applied', 'rejected')", name="status_known"),
-    CheckConstraint(
-        "status = 'rejected' OR (amount >= 0 AND balance_before IS NOT NULL AND balance_after IS NOT NULL)",
-        name="applied_has_amounts",
-    ),
-    CheckConstraint(
-        "status = 'applied' OR (amount IS NULL AND first_entry IS NULL AND notices IS NULL)",
-        name="rejected_moves_nothing",
-    ),
+    Column("is_taken", Boolean, nullable=False, server_default=text("false")),
+    *_outcome_texts(),
+    PrimaryKeyConstraint("operation_id", "slot"),
+    # The judge: one operation has the reference, and one lost it at most. It has no slot on one database.
+    UniqueConstraint("reference_id", "is_taken"),
     # Commands about a subscription are looked up by user; usage, which is nearly all, isn't in this index.
     Index(
         "ix_operations_subscriptions",
@@ -178,58 +288,78 @@ operations = Table(
         postgresql_where=text(_ABOUT_SUBSCRIPTIONS),
         sqlite_where=text(_ABOUT_SUBSCRIPTIONS),
     ),
+    # What was recorded in a time lies together in the table: a few numbers for many rows find it. SQLite has
+    # no such index.
+    Index(
+        "ix_operations_recorded_at",
+        "recorded_at",
+        postgresql_using="brin",
+        postgresql_with={"pages_per_range": 32, "autosummarize": "on"},
+    ),
+    *map(_sample_index, SAMPLES),
+    *_is_slot_of_user(),
+    CheckConstraint(f"status IN ({_APPLIED}, {_REJECTED})", name="status_known"),
+    CheckConstraint(
+        f"status = {_REJECTED} OR (amount >= 0 AND balance_before IS NOT NULL AND balance_after IS NOT NULL)",
+        name="applied_has_amounts",
+    ),
+    CheckConstraint(
+        f"status = {_APPLIED} OR (amount IS NULL AND first_entry IS NULL AND notices IS NULL)",
+        name="rejected_moves_nothing",
+    ),
     CheckConstraint("first_entry <= last_entry", name="entries_in_order"),
     CheckConstraint("attempt >= 1", name="attempt_from_one"),
+    *_taken_moved_nothing(),
 )
 
-#: Outcomes that others replaced: rejections by a higher attempt, and usage that moved nothing by a command of
-#: another kind that its reference belongs to. A late redelivery still gets its reply.
+#: Rejections that a higher attempt replaced. A late redelivery still gets its reply.
 superseded_outcomes = Table(
     "superseded_outcomes",
     metadata,
-    Column("operation_id", BigInteger, ForeignKey(operations.c.operation_id), nullable=False),
-    Column("reference_id", Text, nullable=False),
+    Column("operation_id", BigInteger, nullable=False),
     *_outcome_columns(),
-    PrimaryKeyConstraint("reference_id", "attempt", "type", "user_id"),
-    *(
-        CheckConstraint(
-            "status = 'rejected' OR (code IN ('tokens_deducted', 'free_upload_counted', 'usage_recorded')"
-            " AND coalesce(amount, -1) = 0 AND first_entry IS NULL"
-            f" AND coalesce({free_quantity}, 0) = 0)",
-            name="moved_nothing",
-        ).ddl_if(dialect=dialect)
-        for dialect, free_quantity in (
-            ("postgresql", "(detail ->> 'free_quantity')::bigint"),
-            ("sqlite", "json_extract(detail, '$.free_quantity')"),
-        )
-    ),
+    *_outcome_texts(),
+    PrimaryKeyConstraint("operation_id", "attempt", "slot"),
+    _of_operation(),
+    *_is_slot_of_user(),
+    CheckConstraint(f"status = {_REJECTED}", name="rejected"),
 )
 
 #: Every movement of tokens: between a lot of the account (or its debt, where there is none) and a named
-#: counter-account, so that each row is a balanced double entry.
+#: counter-account, so that each row is a balanced double entry. What was due (``is_due``) occurred then.
 entries = Table(
     "entries",
     metadata,
-    Column("account_id", BigInteger, ForeignKey(accounts.c.account_id), nullable=False),
+    Column("account_id", BigInteger, nullable=False),
     Column("sequence", BigInteger, nullable=False),
-    Column("operation_id", BigInteger, ForeignKey(operations.c.operation_id), nullable=False),
-    Column("counter", Text, nullable=False),
+    Column("operation_id", BigInteger, nullable=False),
     Column("amount", BigInteger, nullable=False),
-    Column("balance_before", BigInteger, nullable=False),
     Column("balance_after", BigInteger, nullable=False),
-    Column("lot", BigInteger),
-    Column("feature", Text),
-    Column("due_at", UtcDateTime),
     Column("occurred_at", UtcDateTime, nullable=False),
     Column("recorded_at", UtcDateTime, nullable=False),
-    PrimaryKeyConstraint("account_id", "sequence"),
+    Column("lot", Integer),
+    _slot(),
+    Column("counter", Identifier("counter"), nullable=False),
+    Column("is_due", Boolean, nullable=False),
+    Column("feature", Text, nullable=False),
+    PrimaryKeyConstraint("account_id", "sequence", "slot"),
+    _of_account(),
+    _of_operation(),
     CheckConstraint("sequence >= 1", name="sequence_from_one"),
     CheckConstraint("amount <> 0", name="amount_not_zero"),
-    CheckConstraint("balance_after = balance_before + amount", name="after_is_before_plus_amount"),
     CheckConstraint(
-        "(counter IN ('usage', 'expiry') AND amount < 0 AND lot IS NOT NULL)"
-        " OR (counter IN ('allocation', 'purchases', 'bonus', 'refunds') AND amount > 0)"
-        " OR counter IN ('adjustments', 'reversals', 'transfers')",
+        # A counter-account gives the sign: usage and expiry take, what is credited gives.
+        "(counter IN ({taking}) AND amount < 0 AND lot IS NOT NULL)"
+        " OR (counter IN ({giving}) AND amount > 0) OR counter IN ({both})".format(
+            **{
+                name: ", ".join(str(number_of("counter", counter)) for counter in counters)
+                for name, counters in (
+                    ("taking", ("usage", "expiry")),
+                    ("giving", ("allocation", "purchases", "bonus", "refunds")),
+                    ("both", ("adjustments", "reversals", "transfers")),
+                )
+            }
+        ),
         name="counter_gives_the_sign",
     ),
 )
@@ -239,22 +369,29 @@ entries = Table(
 lots = Table(
     "lots",
     metadata,
-    Column("account_id", BigInteger, ForeignKey(accounts.c.account_id), nullable=False),
-    Column("number", BigInteger, nullable=False),
-    Column("operation_id", BigInteger, ForeignKey(operations.c.operation_id)),
-    Column("source", Text, nullable=False),
+    Column("account_id", BigInteger, nullable=False),
+    Column("operation_id", BigInteger),
     Column("granted", BigInteger, nullable=False),
     Column("remaining", BigInteger, nullable=False),
     Column("held", BigInteger, nullable=False, server_default="0"),
     Column("pending", BigInteger, nullable=False, server_default="0"),
-    Column("is_open", Boolean, nullable=False),
-    Column("is_noticed", Boolean, nullable=False, server_default=text("false")),
-    Column("priority", SmallInteger, nullable=False),
     Column("effective_at", UtcDateTime, nullable=False),
     Column("expires_at", UtcDateTime),
-    Column("parent", BigInteger),
-    PrimaryKeyConstraint("account_id", "number"),
-    ForeignKeyConstraint(["account_id", "parent"], ["lots.account_id", "lots.number"], name="fk_lots_parent"),
+    Column("number", Integer, nullable=False),
+    Column("parent", Integer),
+    _slot(),
+    Column("priority", SmallInteger, nullable=False),
+    Column("is_open", Boolean, nullable=False),
+    Column("is_noticed", Boolean, nullable=False, server_default=text("false")),
+    Column("source", Text, nullable=False),
+    PrimaryKeyConstraint("account_id", "number", "slot"),
+    _of_account(),
+    _of_operation(),
+    ForeignKeyConstraint(
+        ["account_id", "parent", "slot"],
+        ["lots.account_id", "lots.number", "lots.slot"],
+        name="fk_lots_parent",
+    ),
     # The one thing of a lot that is indexed changes when it is used up, and not with every deduction (HOT).
     Index("ix_lots_open", "account_id", postgresql_where=text("is_open"), sqlite_where=text("is_open")),
     CheckConstraint("number >= 1", name="number_from_one"),
@@ -275,16 +412,21 @@ lots = Table(
 holds = Table(
     "holds",
     metadata,
-    Column("operation_id", BigInteger, ForeignKey(operations.c.operation_id), primary_key=True),
-    Column("account_id", BigInteger, ForeignKey(accounts.c.account_id), nullable=False),
-    Column("reference_id", Text, nullable=False),
+    Column("operation_id", BigInteger, nullable=False),
+    Column("account_id", BigInteger, nullable=False),
     Column("amount", BigInteger, nullable=False),
-    Column("state", Text, nullable=False),
     Column("captured", BigInteger, nullable=False, server_default="0"),
     Column("opened_at", UtcDateTime, nullable=False),
     Column("expires_at", UtcDateTime, nullable=False),
     Column("closed_at", UtcDateTime),
-    Column("closed_by", BigInteger, ForeignKey(operations.c.operation_id)),
+    Column("closed_by", BigInteger),
+    _slot(),
+    Column("state", Text, nullable=False),
+    Column("reference_id", Text, nullable=False),
+    PrimaryKeyConstraint("operation_id", "slot"),
+    _of_operation(),
+    _of_account(),
+    _of_operation("closed_by"),
     Index(None, "account_id"),
     Index(
         "ix_holds_open",
@@ -305,13 +447,19 @@ holds = Table(
 hold_parts = Table(
     "hold_parts",
     metadata,
-    Column("operation_id", BigInteger, ForeignKey(holds.c.operation_id), nullable=False),
-    Column("place", Integer, nullable=False),
+    Column("operation_id", BigInteger, nullable=False),
     Column("account_id", BigInteger, nullable=False),
-    Column("lot", BigInteger, nullable=False),
     Column("amount", BigInteger, nullable=False),
-    PrimaryKeyConstraint("operation_id", "place"),
-    ForeignKeyConstraint(["account_id", "lot"], ["lots.account_id", "lots.number"], name="fk_hold_parts_lot"),
+    Column("place", Integer, nullable=False),
+    Column("lot", Integer, nullable=False),
+    _slot(),
+    PrimaryKeyConstraint("operation_id", "place", "slot"),
+    ForeignKeyConstraint(["operation_id", "slot"], ["holds.operation_id", "holds.slot"]),
+    ForeignKeyConstraint(
+        ["account_id", "lot", "slot"],
+        ["lots.account_id", "lots.number", "lots.slot"],
+        name="fk_hold_parts_lot",
+    ),
     CheckConstraint("amount > 0", name="amount_positive"),
 )
 
@@ -319,11 +467,16 @@ hold_parts = Table(
 usage_refunds = Table(
     "usage_refunds",
     metadata,
-    Column("operation_id", BigInteger, ForeignKey(operations.c.operation_id), primary_key=True),
-    Column("original_id", BigInteger, ForeignKey(operations.c.operation_id), nullable=False),
-    Column("account_id", BigInteger, ForeignKey(accounts.c.account_id), nullable=False),
+    Column("operation_id", BigInteger, nullable=False),
+    Column("original_id", BigInteger, nullable=False),
+    Column("account_id", BigInteger, nullable=False),
     Column("tokens", BigInteger, nullable=False),
     Column("recorded_at", UtcDateTime, nullable=False),
+    _slot(),
+    PrimaryKeyConstraint("operation_id", "slot"),
+    _of_operation(),
+    _of_operation("original_id"),
+    _of_account(),
     Index(None, "original_id"),
     CheckConstraint("tokens > 0", name="tokens_positive"),
 )
@@ -332,12 +485,14 @@ usage_refunds = Table(
 quotas = Table(
     "quotas",
     metadata,
-    Column("account_id", BigInteger, ForeignKey(accounts.c.account_id), nullable=False),
-    Column("meter", Text, nullable=False),
-    Column("period_start", Date, nullable=False),
+    Column("account_id", BigInteger, nullable=False),
     Column("used", BigInteger, nullable=False),
     Column("sequence", BigInteger, nullable=False),
-    PrimaryKeyConstraint("account_id", "meter", "period_start"),
+    Column("period_start", Date, nullable=False),
+    _slot(),
+    Column("meter", Text, nullable=False),
+    PrimaryKeyConstraint("account_id", "meter", "period_start", "slot"),
+    _of_account(),
     CheckConstraint("used >= 0", name="used_not_negative"),
 )
 
@@ -345,35 +500,40 @@ quotas = Table(
 quota_entries = Table(
     "quota_entries",
     metadata,
-    Column("account_id", BigInteger, ForeignKey(accounts.c.account_id), nullable=False),
-    Column("meter", Text, nullable=False),
-    Column("period_start", Date, nullable=False),
+    Column("account_id", BigInteger, nullable=False),
     Column("sequence", BigInteger, nullable=False),
-    Column("operation_id", BigInteger, ForeignKey(operations.c.operation_id), nullable=False),
+    Column("operation_id", BigInteger, nullable=False),
     Column("amount", BigInteger, nullable=False),
-    Column("used_before", BigInteger, nullable=False),
     Column("used_after", BigInteger, nullable=False),
     Column("recorded_at", UtcDateTime, nullable=False),
-    PrimaryKeyConstraint("account_id", "meter", "period_start", "sequence"),
+    Column("period_start", Date, nullable=False),
+    _slot(),
+    Column("meter", Text, nullable=False),
+    PrimaryKeyConstraint("account_id", "meter", "period_start", "sequence", "slot"),
+    _of_account(),
+    _of_operation(),
     CheckConstraint("sequence >= 1", name="sequence_from_one"),
     CheckConstraint("amount <> 0", name="amount_not_zero"),
-    CheckConstraint("used_after = used_before + amount", name="after_is_before_plus_amount"),
-    CheckConstraint("used_before >= 0 AND used_after >= 0", name="used_not_negative"),
+    CheckConstraint("used_after >= 0 AND used_after >= amount", name="used_not_negative"),
 )
 
 #: Payments as they were taken, in minor units, and the tokens they bought.
 payments = Table(
     "payments",
     metadata,
-    Column("operation_id", BigInteger, ForeignKey(operations.c.operation_id), primary_key=True),
-    Column("account_id", BigInteger, ForeignKey(accounts.c.account_id), nullable=False),
-    Column("package_id", Text, nullable=False),
+    Column("operation_id", BigInteger, nullable=False),
+    Column("account_id", BigInteger, nullable=False),
     Column("amount_minor", BigInteger, nullable=False),
-    Column("currency", String(3), nullable=False),
     Column("base_tokens", BigInteger, nullable=False),
     Column("bonus_tokens", BigInteger, nullable=False),
-    Column("provider", Text),
     Column("recorded_at", UtcDateTime, nullable=False),
+    _slot(),
+    Column("currency", String(3), nullable=False),
+    Column("package_id", Text, nullable=False),
+    Column("provider", Text),
+    PrimaryKeyConstraint("operation_id", "slot"),
+    _of_operation(),
+    _of_account(),
     Index(None, "account_id"),
     CheckConstraint("amount_minor > 0", name="amount_positive"),
     CheckConstraint("base_tokens > 0 AND bonus_tokens >= 0", name="tokens_positive"),
@@ -384,23 +544,86 @@ payments = Table(
 payment_events = Table(
     "payment_events",
     metadata,
-    Column("operation_id", BigInteger, ForeignKey(operations.c.operation_id), primary_key=True),
-    Column("account_id", BigInteger, ForeignKey(accounts.c.account_id), nullable=False),
-    Column("payment_reference", Text, nullable=False),
-    Column("happened", Text, nullable=False),
-    Column("dispute_id", Text),
+    Column("operation_id", BigInteger, nullable=False),
+    Column("account_id", BigInteger, nullable=False),
     Column("amount_minor", BigInteger),
-    Column("currency", String(3)),
-    Column("occurred_at", UtcDateTime),
     Column("collected", BigInteger, nullable=False, server_default="0"),
     Column("uncollected", BigInteger, nullable=False, server_default="0"),
+    Column("occurred_at", UtcDateTime),
     Column("recorded_at", UtcDateTime, nullable=False),
+    _slot(),
+    Column("currency", String(3)),
+    Column("happened", Text, nullable=False),
+    Column("payment_reference", Text, nullable=False),
+    Column("dispute_id", Text),
+    PrimaryKeyConstraint("operation_id", "slot"),
+    _of_operation(),
+    _of_account(),
     Index(None, "payment_reference"),
     CheckConstraint(
         "happened IN ('refunded', 'disputed', 'dispute_won', 'dispute_lost', 'failed', 'succeeded')",
         name="happened_known",
     ),
     CheckConstraint("amount_minor > 0", name="amount_positive"),
+)
+
+#: The tables of the ledger, each after those that it refers to.
+LEDGER = (
+    accounts,
+    operations,
+    superseded_outcomes,
+    entries,
+    lots,
+    holds,
+    hold_parts,
+    usage_refunds,
+    quotas,
+    quota_entries,
+    payments,
+    payment_events,
+)
+
+# -- beside the ledger -------------------------------------------------------------------------------------
+
+#: Users whose a reference is, where the ledger is distributed: a claim is made before its operation.
+#: ``taken_from`` is the user who had it before.
+claims = Table(
+    "claims",
+    metadata,
+    Column("claimed_at", UtcDateTime, nullable=False),
+    _slot(),
+    Column("reference_id", Text, primary_key=True),
+    Column("user_id", Text, nullable=False),
+    Column("taken_from", Text),
+    *_is_slot_of_user(),
+)
+
+#: Next free id of accounts and operations: of each slot where the ledger is distributed, else one for all.
+id_counters = Table(
+    "id_counters",
+    metadata,
+    Column("counter", SmallInteger, primary_key=True, autoincrement=False),
+    Column("next_id", BigInteger, nullable=False),
+)
+
+#: Names behind the numbers of types, codes, statuses and counter-accounts, for readers of SQL.
+identifiers = Table(
+    "identifiers",
+    metadata,
+    Column("kind", Text, primary_key=True),
+    Column("number", SmallInteger, primary_key=True, autoincrement=False),
+    Column("name", Text, nullable=False),
+)
+
+#: Senders of commands: the broker's user and the application, as their messages say. Empty: not given.
+senders = Table(
+    "senders",
+    metadata,
+    Column("sender_id", Integer, primary_key=True, autoincrement=False),
+    Column("broker_user", Text, nullable=False),
+    Column("application", Text, nullable=False),
+    Column("first_seen_at", UtcDateTime, nullable=False),
+    UniqueConstraint("broker_user", "application"),
 )
 
 # -- how the workers run: nothing of the ledger ------------------------------------------------------------

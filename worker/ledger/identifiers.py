@@ -1,0 +1,120 @@
+"""Identifiers: small numbers that stand for types, codes, statuses and counter-accounts in the rows.
+
+A number is never used again for another name. The table ``identifiers`` has them for readers of SQL.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from schemas import Code, Status
+from worker.core.plan import Counter
+
+Kind = Literal["type", "code", "status", "counter"]
+
+#: Types by number. Usage is below 20.
+_TYPES = {
+    "usage.deduct": 1,
+    "usage.free_upload": 2,
+    "usage.record": 3,
+    "usage.reserve": 4,
+    "usage.settle": 5,
+    "usage.release": 6,
+    "payment.succeeded": 20,
+    "payment.refunded": 21,
+    "payment.disputed": 22,
+    "payment.dispute_closed": 23,
+    "payment.failed": 24,
+    "credit.refund": 40,
+    "credit.bonus": 41,
+    "credit.adjust": 42,
+    "subscription.change": 50,
+    "subscription.renew": 51,
+    "subscription.cancel": 52,
+    "account.open": 60,
+    "account.settle": 61,
+}
+
+#: Codes by number: applied commands below 100, refusals from there on.
+_CODES = {
+    Code.ACCOUNT_OPENED: 1,
+    Code.TOKENS_DEDUCTED: 2,
+    Code.FREE_UPLOAD_COUNTED: 3,
+    Code.TOKENS_PURCHASED: 4,
+    Code.TOKENS_REFUNDED: 5,
+    Code.BONUS_GRANTED: 6,
+    Code.BONUS_SCHEDULED: 7,
+    Code.ADJUSTMENT_CREDITED: 8,
+    Code.ADJUSTMENT_DEBITED: 9,
+    Code.ACCOUNT_SETTLED: 10,
+    Code.TOKENS_RESERVED: 11,
+    Code.HOLD_SETTLED: 12,
+    Code.HOLD_RELEASED: 13,
+    Code.USAGE_RECORDED: 14,
+    Code.SUBSCRIPTION_CHANGED: 15,
+    Code.SUBSCRIPTION_RENEWED: 16,
+    Code.RENEWAL_SCHEDULED: 17,
+    Code.SUBSCRIPTION_CANCELED: 18,
+    Code.PAYMENT_REFUNDED: 19,
+    Code.PAYMENT_DISPUTED: 20,
+    Code.DISPUTE_WON: 21,
+    Code.DISPUTE_LOST: 22,
+    Code.PAYMENT_FAILED: 23,
+    Code.PAYMENT_AWAITED: 24,
+    Code.INSUFFICIENT_BALANCE: 100,
+    Code.ACCOUNT_NOT_FOUND: 101,
+    Code.ACCOUNT_EXISTS: 102,
+    Code.FREE_UPLOAD_LIMIT_EXCEEDED: 103,
+    Code.UNKNOWN_PACKAGE: 104,
+    Code.UNKNOWN_TIER: 105,
+    Code.AMOUNT_MISMATCH: 106,
+    Code.CURRENCY_MISMATCH: 107,
+    Code.HOLD_NOT_FOUND: 108,
+    Code.HOLD_CLOSED: 109,
+    Code.HOLD_EXCEEDED: 110,
+    Code.UNKNOWN_METER: 111,
+    Code.ORIGINAL_REQUIRED: 112,
+    Code.ORIGINAL_NOT_FOUND: 113,
+    Code.ORIGINAL_NOT_REFUNDABLE: 114,
+    Code.REFUND_EXCEEDS_ORIGINAL: 115,
+    Code.CREDIT_EXPIRED: 116,
+    Code.PERIOD_ALREADY_GRANTED: 117,
+    Code.PERIOD_OUT_OF_RANGE: 118,
+    Code.SUBSCRIPTION_NOT_ACTIVE: 119,
+}
+
+_STATUSES = {Status.APPLIED: 1, Status.REJECTED: 2}
+
+_COUNTERS = {
+    Counter.ALLOCATION: 1,
+    Counter.PURCHASES: 2,
+    Counter.BONUS: 3,
+    Counter.REFUNDS: 4,
+    Counter.USAGE: 5,
+    Counter.EXPIRY: 6,
+    Counter.ADJUSTMENTS: 7,
+    Counter.REVERSALS: 8,
+    Counter.TRANSFERS: 9,
+}
+
+#: Numbers of all names, by their kind.
+IDENTIFIERS: Mapping[Kind, Mapping[str, int]] = {
+    "type": _TYPES,
+    "code": {code.value: number for code, number in _CODES.items()},
+    "status": {status.value: number for status, number in _STATUSES.items()},
+    "counter": {counter.value: number for counter, number in _COUNTERS.items()},
+}
+
+#: Names by their number.
+NAMES: Mapping[Kind, Mapping[int, str]] = {
+    kind: {number: name for name, number in numbers.items()} for kind, numbers in IDENTIFIERS.items()
+}
+
+
+def number_of(kind: Kind, name: str) -> int:
+    """Return the number of a name. Raises LookupError for a name without one."""
+    return IDENTIFIERS[kind][str(name)]  # a member of an enumeration has another hash than its value
+
+
+def name_of(kind: Kind, number: int) -> str:
+    """Return the name of a number; one that a later version added is called by its number."""
+    return NAMES[kind].get(number) or f"{kind} {number}"
