@@ -1,5 +1,7 @@
 """Squatted references: usage that moved nothing gives its reference up to the command that it belongs to."""
 
+from collections.abc import Iterable
+from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
@@ -26,6 +28,7 @@ from tests.support.fake_ledger import FakeLedger, after, reply_to
 from tests.support.model import Model, predicted
 from tests.support.model_comparison import assert_same_ledger
 from tests.support.strategies import NOW, SMALL_CATALOG
+from worker.core import Outcome
 
 SQUATTERS = [
     deduct(5, user_id="nobody"),
@@ -67,7 +70,7 @@ def test_owner_takes_its_reference_from_usage_that_moved_nothing(squatter: Comma
     assert reply["code"] != "reference_conflict"
     assert (reply["duplicate"], reply["type"]) == (False, owner.type)
     assert ledger.outcomes["r"].type == owner.type
-    assert [(one.type, one.code) for one in ledger.superseded] == [(squatter.type, first["code"])]
+    assert [(one.type, one.code) for one in ledger.taken.values()] == [(squatter.type, first["code"])]
     assert reply_to(ledger, squatter) == {**first, "duplicate": True}
     assert reply_to(ledger, owner) == {**reply, "duplicate": True}
     for command, answer in ((squatter, first), (owner, reply)):
@@ -101,7 +104,7 @@ def test_free_units_keep_the_reference() -> None:
 def test_usage_supersedes_nothing_of_others(later: Command) -> None:
     ledger = after(opening(), opening("o-v", "v"), deduct(5_000))
     assert reply_to(ledger, later)["code"] == "reference_conflict"
-    assert ledger.superseded == []
+    assert (ledger.superseded, ledger.taken) == ([], {})
 
 
 @pytest.mark.parametrize("later", [bonus(5), settling(), payment(user_id="v"), deduct(5)], ids=named)
@@ -119,10 +122,8 @@ def test_rejected_owner_is_judged_anew_by_its_own_attempts() -> None:
     assert second["code"] == "tokens_purchased"
     assert reply_to(ledger, payment(1)) == {**first, "duplicate": True}
     assert reply_to(ledger, deduct(0))["duplicate"] is True
-    assert [(one.type, one.attempt) for one in ledger.superseded] == [
-        ("usage.deduct", 1),
-        ("payment.succeeded", 1),
-    ]
+    assert [(one.type, one.attempt) for one in ledger.taken.values()] == [("usage.deduct", 1)]
+    assert [(one.type, one.attempt) for one in ledger.superseded] == [("payment.succeeded", 1)]
 
 
 def test_redelivered_usage_gets_the_outcome_of_each_of_its_attempts() -> None:
@@ -145,6 +146,11 @@ def test_other_usage_of_a_taken_reference_is_a_conflict_with_its_owner(again: Co
     assert ledger.outcomes["r"].type == "payment.succeeded"
 
 
+def without_ids(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """The outcomes; the ledger numbers those of a batch by their references."""
+    return [replace(outcome, transaction_id=None) for outcome in outcomes]
+
+
 def test_every_order_in_one_batch_comes_to_the_same_as_one_by_one() -> None:
     messages: list[Command] = [
         deduct(5, user_id="nobody"),
@@ -157,8 +163,9 @@ def test_every_order_in_one_batch_comes_to_the_same_as_one_by_one() -> None:
         batched, single = started(), started()
         replies = batched.apply(order)
         assert replies == [reply_to(single, command) for command in order]
-        assert batched.outcomes == single.outcomes
-        assert batched.superseded == single.superseded
+        assert without_ids(batched.outcomes.values()) == without_ids(single.outcomes.values())
+        assert without_ids(batched.taken.values()) == without_ids(single.taken.values())
+        assert without_ids(batched.superseded) == without_ids(single.superseded)
         assert batched.rows() == single.rows()
 
 

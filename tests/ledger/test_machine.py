@@ -127,10 +127,10 @@ class LedgerMachine(RuleBasedStateMachine):
         assert [predicted(reply) for reply in replies] == expected
 
     def _replies_to(self, commands: Sequence[Command], *, unplugged: bool = False) -> list[dict[str, Any]]:
-        with self._ledger.begin() as transaction:
-            known = transaction.load(commands, self._now)
+        with self._ledger.begin(commands, self._now) as transaction:
+            known = transaction.known
             plan = decide(commands, known, self._now, self._catalog)
-            transaction.write(plan, known, self._now)
+            transaction.write(plan)
             if unplugged:
                 raise Unplugged
         answered = zip(commands, plan.answers, strict=True)

@@ -77,13 +77,14 @@ class Trip(NamedTuple):
 def trip(engine: Engine) -> Trip:
     """A batch that has been written, and loaded again."""
     ledger = Ledger(engine)
-    with ledger.begin() as transaction:
-        known = transaction.load(WRITTEN, NOW)
+    with ledger.begin(WRITTEN, NOW) as transaction:
+        known = transaction.known
         plan = decide(WRITTEN, known, NOW, SMALL_CATALOG)
-        transaction.write(plan, known, NOW)
+        plan.name_senders(range(7, 7 + len(WRITTEN)))
+        transaction.write(plan)
     assert all(isinstance(answer, Decided) for answer in plan.answers)
-    with ledger.begin() as transaction:
-        return Trip(plan, transaction.load(ASKING, NOW))
+    with ledger.begin(ASKING, NOW) as transaction:
+        return Trip(plan, transaction.known)
 
 
 def assert_all_fields_are_used(values: Iterable[Any], but: set[str]) -> None:

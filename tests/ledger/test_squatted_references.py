@@ -89,11 +89,11 @@ def test_reference_that_another_worker_took_is_contention(
     replies_to(ledger, [opening(), opening("o-v", "v"), SQUAT])
 
     def lose() -> None:
-        with ledger.begin() as transaction:
-            known = transaction.load(mine, NOW)
+        with ledger.begin(mine, NOW) as transaction:
+            known = transaction.known
             plan = decide(mine, known, NOW, SMALL_CATALOG)
             replies_to(Ledger(postgres_engine), theirs)
-            transaction.write(plan, known, NOW)
+            transaction.write(plan)
 
     with pytest.raises(ContentionError, match="judged a reference"):
         lose()
@@ -113,20 +113,21 @@ def test_zero_usage_writes_its_claim_and_nothing_else(postgres_engine: Engine) -
     with counted_statements(postgres_engine) as statements:
         replies_to(ledger, [deduct(0), upload(0, "f"), record("page", 0, reference_id="m")])
     verbs = [statement.removeprefix("EXECUTE ").split("_")[0] for statement in statements]
-    assert verbs == ["lock", "select", "select", "select", "insert"]  # accounts, outcomes, lots, quotas
+    own = [verb for verb in verbs if verb in ("lock", "select", "write")]
+    assert own == ["lock", "select", "select", "select", "write"]  # accounts, outcomes, lots, quotas
 
 
-def test_only_usage_under_a_reference_of_another_command_reads_superseded_outcomes(
-    postgres_engine: Engine,
-) -> None:
+def test_only_an_earlier_attempt_reads_superseded_outcomes(postgres_engine: Engine) -> None:
     ledger = Ledger(postgres_engine)
-    replies_to(ledger, [opening(), SQUAT, payment(), deduct(1, "d")])
+    late = deduct(2, "e")
+    replies_to(ledger, [opening(), SQUAT, payment(), deduct(1, "d"), deduct(5_000, "e")])
     with counted_statements(postgres_engine) as statements:
-        replies_to(ledger, [payment(), deduct(1, "d"), deduct(1, "e")])
-    assert not [statement for statement in statements if "superseded" in statement]
+        replies_to(ledger, [payment(), SQUAT, deduct(1, "d"), deduct(2, "e", attempt=2)])
+        replies_to(ledger, [deduct(1, "f")])
+    assert [statement for statement in statements if statement.startswith("EXECUTE select_superseded")] == []
     with counted_statements(postgres_engine) as statements:
-        replies_to(ledger, [SQUAT, deduct(2, "e")])
-    assert len([statement for statement in statements if "superseded" in statement]) == 2
+        replies_to(ledger, [late])
+    assert len([statement for statement in statements if "EXECUTE select_superseded" in statement]) == 1
 
 
 @pytest.mark.parametrize(
@@ -160,24 +161,32 @@ def test_database_refuses_every_other_change_of_hands(
         connection.execute(update(operations).where(operations.c.reference_id == reference).values(**changes))
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"amount": 5},
-        {"amount": None},
-        {"first_entry": 1},
-        {"code": "hold_settled"},
-        {"code": "account_settled"},
-        {"code": "usage_recorded", "detail": {"free_quantity": 1}},
-    ],
-)
-def test_database_keeps_no_superseded_outcome_that_moved_something(
+MOVED = [
+    {"amount": 5},
+    {"amount": None},
+    {"first_entry": 1},
+    {"code": "hold_settled"},
+    {"code": "account_settled"},
+    {"code": "usage_recorded", "detail": {"free_quantity": 1}},
+    {"type": "payment.succeeded"},
+]
+
+
+@pytest.mark.parametrize("changes", MOVED)
+def test_database_takes_no_reference_from_what_moved_something(
     engine: Engine, changes: dict[str, Any]
 ) -> None:
     replies_to(Ledger(engine), [opening(), deduct(0)])
     with engine.connect() as connection:
         row = connection.execute(select(operations).where(operations.c.reference_id == "r")).mappings().one()
-    with engine.begin() as connection:
-        connection.execute(insert(superseded_outcomes), {**row, "attempt": 2})
     with pytest.raises(DBAPIError, match="moved_nothing"), engine.begin() as connection:
-        connection.execute(insert(superseded_outcomes), {**row, "attempt": 3, **changes})
+        connection.execute(insert(operations), {**row, "operation_id": 99, "is_taken": True, **changes})
+
+
+def test_database_keeps_no_superseded_outcome_but_rejections(engine: Engine) -> None:
+    replies_to(Ledger(engine), [opening(), deduct(0)])
+    with engine.connect() as connection:
+        row = connection.execute(select(operations).where(operations.c.reference_id == "r")).mappings().one()
+    outcome = {name: value for name, value in row.items() if name != "is_taken"}
+    with pytest.raises(DBAPIError, match="rejected"), engine.begin() as connection:
+        connection.execute(insert(superseded_outcomes), outcome)

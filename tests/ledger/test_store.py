@@ -53,10 +53,10 @@ def outcome_codes(answers: Sequence[Answer]) -> list[str]:
 
 def replies_to(ledger: Ledger, commands: Sequence[Command], now: datetime = NOW) -> list[dict[str, Any]]:
     """Take a batch from load to reply, on the small catalog; return the replies."""
-    with ledger.begin() as transaction:
-        known = transaction.load(commands, now)
+    with ledger.begin(commands, now) as transaction:
+        known = transaction.known
         plan = decide(commands, known, now, SMALL_CATALOG)
-        transaction.write(plan, known, now)
+        transaction.write(plan)
     answered = zip(commands, plan.answers, strict=True)
     return [json.loads(reply_for(command, answer).to_json()) for command, answer in answered]
 
@@ -90,6 +90,8 @@ def test_any_batches_come_to_what_the_model_says_one_by_one(
             select(accounts.c.user_id, accounts.c.balance).where(accounts.c.user_id.startswith(f"{world}-"))
         )
         assert {row.user_id: row.balance for row in stored} == model.balances()
+    with engine.begin() as connection:
+        connection.execute(text("ANALYZE"))  # without statistics PostgreSQL audits in twice the time
     assert audit(engine).is_clean
 
 
@@ -142,9 +144,9 @@ def test_a_transaction_that_fails_leaves_nothing(engine: Engine) -> None:
     commands = [OpenAccount(reference_id="o", user_id="u", tier="free")]
 
     def fail_after_writing() -> None:
-        with ledger.begin() as transaction:
-            known = transaction.load(commands, NOW)
-            transaction.write(decide(commands, known, NOW, SMALL_CATALOG), known, NOW)
+        with ledger.begin(commands, NOW) as transaction:
+            known = transaction.known
+            transaction.write(decide(commands, known, NOW, SMALL_CATALOG))
             raise RuntimeError("pulled the plug")
 
     with pytest.raises(RuntimeError, match="plug"):
@@ -158,12 +160,15 @@ def test_a_claim_that_another_worker_won_is_contention(postgres_engine: Engine) 
     """The unique key decides even where nothing was locked: the user has no account."""
     ledger = Ledger(postgres_engine)
     commands = [DeductUsage(reference_id="r", user_id="nobody", tokens=1)]
-    with ledger.begin() as transaction:
-        known = transaction.load(commands, NOW)
-        plan = decide(commands, known, NOW, SMALL_CATALOG)
-        assert replies_to(Ledger(postgres_engine), commands)[0]["duplicate"] is False
-        with pytest.raises(ContentionError):
-            transaction.write(plan, known, NOW)
+
+    def lose() -> None:
+        with ledger.begin(commands, NOW) as transaction:
+            plan = decide(commands, transaction.known, NOW, SMALL_CATALOG)
+            assert replies_to(Ledger(postgres_engine), commands)[0]["duplicate"] is False
+            transaction.write(plan)
+
+    with pytest.raises(ContentionError, match="reference_id"):
+        lose()
     assert replies_to(ledger, commands)[0]["duplicate"] is True
 
 
@@ -175,13 +180,13 @@ def test_a_deduction_whose_reference_another_user_won_is_contention(postgres_eng
     batch = [DeductUsage(reference_id=name, user_id="u", tokens=1) for name in ("q", "r")]
 
     def lose_the_second() -> None:
-        with ledger.begin() as transaction:
-            known = transaction.load(batch, NOW)
+        with ledger.begin(batch, NOW) as transaction:
+            known = transaction.known
             plan = decide(batch, known, NOW, SMALL_CATALOG)
             replies_to(Ledger(postgres_engine), [DeductUsage(reference_id="r", user_id="v", tokens=1)])
-            transaction.write(plan, known, NOW)
+            transaction.write(plan)
 
-    with pytest.raises(ContentionError, match="claimed a reference"):
+    with pytest.raises(ContentionError, match="reference_id"):
         lose_the_second()
     again = replies_to(ledger, [batch[0]])
     assert again[0]["balanceBefore"] == before[0]["balanceAfter"]
@@ -197,11 +202,11 @@ def test_an_account_that_moved_although_it_was_locked_is_contention(
     batch = [DeductUsage(reference_id=f"d{number}", user_id="u", tokens=1) for number in range(count)]
 
     def decide_on_another_sequence() -> None:
-        with ledger.begin() as transaction:
-            known = transaction.load(batch, NOW)
+        with ledger.begin(batch, NOW) as transaction:
+            known = transaction.known
             plan = decide(batch, known, NOW, SMALL_CATALOG)
             plan.accounts[0].sequence_before += 1
-            transaction.write(plan, known, NOW)
+            transaction.write(plan)
 
     with pytest.raises(ContentionError, match="although they were locked"):
         decide_on_another_sequence()
@@ -218,15 +223,19 @@ def test_a_batch_of_500_costs_a_handful_of_statements(engine: Engine, apply: App
     ]
     with counted_statements(engine) as statements:
         apply(*batch)
-    assert len(statements) == (5 if engine.dialect.name == "postgresql" else 7), statements
+    needed = [statement for statement in statements if not is_for_ids(statement)]
+    assert len(needed) == (4 if engine.dialect.name == "postgresql" else 7), statements
     with counted_statements(engine) as statements:
         apply(*batch)  # all duplicates
-    assert len(statements) <= 4, statements
+    assert len([statement for statement in statements if not is_for_ids(statement)]) <= 4, statements
 
 
-def test_any_batch_is_claimed_and_written_with_two_statements(
-    postgres_engine: Engine, catalog: Catalog
-) -> None:
+def is_for_ids(statement: str) -> bool:
+    """True for a statement that takes a block of ids: a worker does so once in many batches."""
+    return "id_counters" in statement
+
+
+def test_any_batch_is_written_with_one_statement(postgres_engine: Engine, catalog: Catalog) -> None:
     pay = {"package_id": "starter", "amount_minor": 499, "currency": "USD"}
     batches: list[list[Command]] = [
         [
@@ -252,8 +261,9 @@ def test_any_batch_is_claimed_and_written_with_two_statements(
         with counted_statements(postgres_engine) as statements:
             answers = applied(postgres_engine, catalog, *batch)
         assert all(isinstance(answer, Decided) and answer.outcome.is_applied for answer in answers)
+        statements = [statement for statement in statements if not is_for_ids(statement)]
         assert verbs(statements).count("write") == 1
-        assert verbs(statements).count("insert") == (2 if batch is batches[0] else 1)  # an account, the claim
+        assert verbs(statements).count("insert") == (1 if batch is batches[0] else 0)  # an account
         assert not {"update", "delete"} & set(verbs(statements))
     assert audit(postgres_engine).is_clean
 
@@ -328,60 +338,66 @@ def test_the_statements_of_a_batch_scan_no_table(postgres_engine: Engine, catalo
         ["tokens_purchased"],
         ["payment_refunded"],
     ]
-    assert {name: after[name] - before[name] for name in after} == dict.fromkeys(after, 0)
+    scanned = {name for name in after if after[name] != before[name]}
+    assert scanned <= {"id_counters"}  # a table of a few rows
 
 
-#: Enough rows that a scan would be chosen only where there is no way around it.
+#: Enough rows that a scan would be chosen only where there is no way around it. Of one user account and
+#: operation have one number.
 _MANY_ACCOUNTS = (
-    (
-        "INSERT INTO accounts (user_id, tier, balance, sequence, allocated, lot_count, anchor, granted_until,"
-        " opened_at, updated_at)"
-        " SELECT 'u' || n, 'pro', 100, 1, 100, 1, now(), now() + interval '1 month', now(), now()"
-        " FROM generate_series(1, 30000) n"
-    ),
-    (
-        "INSERT INTO operations (reference_id, type, user_id, attempt, content, status, code, amount,"
-        " balance_before, balance_after, first_entry, last_entry, recorded_at)"
-        " SELECT 'o' || n, CASE n % 3 WHEN 0 THEN 'usage.deduct' WHEN 1 THEN 'usage.reserve' ELSE"
-        " 'payment.succeeded' END, 'u' || n, 1, '{}', 'applied', 'account_opened', 100, 0, 100, 1, 1, now()"
-        " FROM generate_series(1, 30000) n"
-    ),
-    (
-        "INSERT INTO lots (account_id, number, operation_id, source, granted, remaining, is_open, priority,"
-        " effective_at) SELECT account_id, 1, account_id, 'allocation', 100, 100, true, 10, now()"
-        " FROM accounts"
-    ),
-    (
-        "INSERT INTO entries (account_id, sequence, operation_id, counter, amount, balance_before,"
-        " balance_after, lot, occurred_at, recorded_at)"
-        " SELECT account_id, 1, account_id, 'allocation', 100, 0, 100, 1, now(), now() FROM accounts"
-    ),
-    (
-        "INSERT INTO holds (operation_id, account_id, reference_id, amount, state, opened_at, expires_at,"
-        " closed_at, closed_by) SELECT operation_id, operation_id, reference_id, 1, 'expired', now(), now(),"
-        " now(), operation_id FROM operations"
-    ),
-    (
-        "INSERT INTO hold_parts (operation_id, place, account_id, lot, amount)"
-        " SELECT operation_id, 0, account_id, 1, 1 FROM holds"
-    ),
-    (
-        "INSERT INTO usage_refunds (operation_id, original_id, account_id, tokens, recorded_at)"
-        " SELECT operation_id, operation_id, operation_id, 1, now() FROM operations"
-    ),
-    (
-        "INSERT INTO payments (operation_id, account_id, package_id, amount_minor, currency, base_tokens,"
-        " bonus_tokens, recorded_at) SELECT operation_id, operation_id, 'x', 1, 'USD', 1, 0, now()"
-        " FROM operations"
-    ),
-    (
-        "INSERT INTO payment_events (operation_id, account_id, payment_reference, happened, recorded_at)"
-        " SELECT operation_id, operation_id, reference_id, 'failed', now() FROM operations"
-    ),
-    (
-        "INSERT INTO quotas (account_id, meter, period_start, used, sequence)"
-        " SELECT account_id, 'free_upload', '2020-01-01', 1, 1 FROM accounts"
-    ),
+    """
+    INSERT INTO accounts (account_id, slot, user_id, tier, balance, sequence, allocated, lot_count, anchor,
+        granted_until, opened_at, updated_at)
+    SELECT n, get_byte(sha256(convert_to('u' || n, 'UTF8')), 0) >> 2, 'u' || n, 'pro', 100, 1, 100, 1, now(),
+        now() + interval '1 month', now(), now()
+    FROM generate_series(1, 30000) n
+    """,
+    """
+    INSERT INTO operations (operation_id, slot, reference_id, type, user_id, attempt, content, status, code,
+        amount, balance_before, balance_after, first_entry, last_entry, recorded_at)
+    SELECT account_id, slot, 'o' || account_id,
+        CASE account_id % 3 WHEN 0 THEN 1 WHEN 1 THEN 4 ELSE 20 END, user_id, 1, '{}', 1, 1,
+        100, 0, 100, 1, 1, now()
+    FROM accounts
+    """,
+    """
+    INSERT INTO lots (account_id, slot, number, operation_id, source, granted, remaining, is_open, priority,
+        effective_at)
+    SELECT account_id, slot, 1, account_id, 'allocation', 100, 100, true, 10, now() FROM accounts
+    """,
+    """
+    INSERT INTO entries (account_id, slot, sequence, operation_id, counter, amount, balance_after, lot,
+        occurred_at, recorded_at, is_due, feature)
+    SELECT account_id, slot, 1, account_id, 1, 100, 100, 1, now(), now(), false, '' FROM accounts
+    """,
+    """
+    INSERT INTO holds (operation_id, slot, account_id, reference_id, amount, state, opened_at, expires_at,
+        closed_at, closed_by)
+    SELECT operation_id, slot, operation_id, reference_id, 1, 'expired', now(), now(), now(), operation_id
+    FROM operations
+    """,
+    """
+    INSERT INTO hold_parts (operation_id, slot, place, account_id, lot, amount)
+    SELECT operation_id, slot, 0, account_id, 1, 1 FROM holds
+    """,
+    """
+    INSERT INTO usage_refunds (operation_id, slot, original_id, account_id, tokens, recorded_at)
+    SELECT operation_id, slot, operation_id, operation_id, 1, now() FROM operations
+    """,
+    """
+    INSERT INTO payments (operation_id, slot, account_id, package_id, amount_minor, currency, base_tokens,
+        bonus_tokens, recorded_at)
+    SELECT operation_id, slot, operation_id, 'x', 1, 'USD', 1, 0, now() FROM operations
+    """,
+    """
+    INSERT INTO payment_events (operation_id, slot, account_id, payment_reference, happened, recorded_at)
+    SELECT operation_id, slot, operation_id, reference_id, 'failed', now() FROM operations
+    """,
+    """
+    INSERT INTO quotas (account_id, slot, meter, period_start, used, sequence)
+    SELECT account_id, slot, 'free_upload', '2020-01-01', 1, 1 FROM accounts
+    """,
+    "INSERT INTO id_counters VALUES (64, 30001) ON CONFLICT (counter) DO UPDATE SET next_id = 30001",
     "ANALYZE",
 )
 
@@ -490,18 +506,22 @@ def test_an_outcome_can_not_be_changed_or_deleted(filled: Engine, reference: str
         connection.execute(operations.delete().where(mine))
 
 
-def entry(**changes: Any) -> dict[str, Any]:
+def entry(connection: Connection, **changes: Any) -> dict[str, Any]:
+    (operation,) = connection.execute(select(operations).where(operations.c.reference_id == "d"))
+    (account,) = connection.execute(select(accounts))
     row = {
-        "account_id": 1,
+        "account_id": account.account_id,
+        "slot": account.slot,
         "sequence": 5,
-        "operation_id": 4,
+        "operation_id": operation.operation_id,
         "counter": "usage",
         "amount": -10,
-        "balance_before": 100,
         "balance_after": 90,
         "lot": 1,
         "occurred_at": NOW,
         "recorded_at": NOW,
+        "is_due": False,
+        "feature": "",
     }
     return row | changes
 
@@ -509,17 +529,17 @@ def entry(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "constraint"),
     [
-        ({"balance_after": 91}, "after_is_before_plus_amount"),
-        ({"amount": 0, "balance_after": 100}, r"amount_not_zero|counter_gives_the_sign"),
-        ({"amount": 10, "balance_after": 110}, "counter_gives_the_sign"),
+        ({"amount": 0}, r"amount_not_zero|counter_gives_the_sign"),
+        ({"amount": 10}, "counter_gives_the_sign"),
         ({"counter": "bonus"}, "counter_gives_the_sign"),
         ({"lot": None}, "counter_gives_the_sign"),  # usage never makes a debt
         ({"counter": "expiry", "lot": None}, "counter_gives_the_sign"),
-        ({"counter": "gift"}, "counter_gives_the_sign"),
+        ({"counter": 99}, "counter_gives_the_sign"),
         ({"sequence": 0}, "sequence_from_one"),
         ({"sequence": 1}, "entries"),
         ({"account_id": 99}, r"(?i)foreign key"),
         ({"operation_id": 99}, "(?i)foreign key"),
+        ({"slot": 63}, "(?i)foreign key"),
     ],
     ids=str,
 )
@@ -527,7 +547,7 @@ def test_an_entry_that_does_not_add_up_is_refused(
     filled: Engine, changes: dict[str, Any], constraint: str
 ) -> None:
     with pytest.raises(DBAPIError, match=constraint), filled.begin() as connection:
-        connection.execute(insert(entries), entry(**changes))
+        connection.execute(insert(entries), entry(connection, **changes))
 
 
 @pytest.mark.parametrize(
@@ -554,7 +574,8 @@ def test_a_second_outcome_for_a_reference_is_refused(filled: Engine) -> None:
 
 def copy_operation(connection: Connection, reference: str) -> None:
     names = ", ".join(c.name for c in operations.c if c.name != "operation_id")
+    copied = f"SELECT operation_id + 1000, {names} FROM operations WHERE reference_id = :r"  # noqa: S608 - names of the table
     connection.execute(
-        text(f"INSERT INTO operations ({names}) SELECT {names} FROM operations WHERE reference_id = :r"),  # noqa: S608 - names of the table
+        text(f"INSERT INTO operations (operation_id, {names}) {copied}"),
         {"r": reference},
     )

@@ -8,16 +8,22 @@ from sqlalchemy import Engine
 from schemas import Command
 from worker.catalog import Catalog
 from worker.core import Answer, decide
+from worker.ledger.senders import UNNAMED, Sender
 from worker.ledger.store import Ledger
 
 
 def applied(
-    engine: Engine, catalog: Catalog, *commands: Command, now: datetime | None = None
+    engine: Engine,
+    catalog: Catalog,
+    *commands: Command,
+    now: datetime | None = None,
+    sender: Sender = UNNAMED,
 ) -> Sequence[Answer]:
-    """Apply ``commands`` in one transaction; return the answers."""
+    """Apply ``commands`` of one sender in one transaction; return the answers."""
     moment = datetime.now(UTC) if now is None else now
-    with Ledger(engine).begin() as transaction:
-        known = transaction.load(commands, moment)
+    with Ledger(engine).begin(commands, moment) as transaction:
+        known = transaction.known
         plan = decide(commands, known, moment, catalog)
-        transaction.write(plan, known, moment)
+        plan.name_senders(transaction.sender_ids([sender] * len(commands)))
+        transaction.write(plan)
     return plan.answers

@@ -38,7 +38,7 @@ from worker.core import (
 )
 from worker.core.needs import needs_of
 from worker.core.periods import period_at
-from worker.core.superseded import owner_of
+from worker.core.superseded import Owner, owner_of
 
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
@@ -52,6 +52,7 @@ class FakeLedger:
         self.outcomes: dict[str, Outcome] = {}
         #: Superseded outcomes, in the order in which others replaced them.
         self.superseded: list[Outcome] = []
+        self.taken: dict[Owner, Outcome] = {}
         self.quotas: dict[QuotaKey, QuotaState] = {}
         self.entries: list[Entry] = []
         self.quota_entries: list[QuotaEntry] = []
@@ -139,7 +140,9 @@ class FakeLedger:
         known, owners = Superseded(), {owner_of(command) for command in commands}
         for replaced in self.superseded:
             if owner_of(replaced) in owners:
-                known.add(copy(replaced), by=self.outcomes[replaced.reference_id])
+                known.add_attempt(copy(replaced))
+        for owner in owners & self.taken.keys():
+            known.add_lost(copy(self.taken[owner]))
         return known
 
     def _make_missing_accounts(self, opening: Mapping[str, str], now: datetime) -> set[str]:
@@ -186,18 +189,20 @@ class FakeLedger:
                 known.setdefault(account_id, []).append(lot.clone())
         return known
 
-    def _holds(self, accounts: Iterable[AccountState], named: Set[str]) -> dict[int, list[Hold]]:
+    def _holds(self, accounts: Iterable[AccountState], named: Set[tuple[str, str]]) -> dict[int, list[Hold]]:
+        references = {reference for _, reference in named}
         ids = {account.account_id for account in accounts}
         known: dict[int, list[Hold]] = {}
         for hold in sorted(self.holds.values(), key=lambda hold: hold.operation_id or 0):
-            if hold.account_id in ids and (hold.state is HoldState.OPEN or hold.reference_id in named):
+            if hold.account_id in ids and (hold.state is HoldState.OPEN or hold.reference_id in references):
                 known.setdefault(hold.account_id, []).append(copy(hold))
         return known
 
-    def _payment_events(self, named: Set[str]) -> dict[str, list[PaymentEvent]]:
+    def _payment_events(self, named: Set[tuple[str, str]]) -> dict[str, list[PaymentEvent]]:
+        references = {reference for _, reference in named}
         known: dict[str, list[PaymentEvent]] = {}
         for happened in self.payment_events:
-            if happened.payment_reference in named:
+            if happened.payment_reference in references:
                 known.setdefault(happened.payment_reference, []).append(copy(happened))
         return known
 
@@ -218,31 +223,49 @@ class FakeLedger:
         self._hold_true()
 
     def _claim(self, plan: Plan) -> None:
+        """Give references up that are taken, and write the new operations, each as it was judged first."""
+        for lost in plan.taken:
+            if lost.transaction_id is not None:
+                self._give_up(self.outcomes.pop(lost.reference_id), lost)
+        lost_at_once = {owner_of(lost) for lost in plan.taken if lost.transaction_id is None}
         for outcome in sorted(plan.outcomes, key=lambda outcome: outcome.reference_id):
-            assert outcome.reference_id not in self.outcomes, "a reference is claimed twice"
             outcome.transaction_id = self._next_id()
             _check_outcome(outcome)
-            self.outcomes[outcome.reference_id] = replace(outcome)
+            if owner_of(outcome) in lost_at_once:
+                self._give_up(outcome, outcome)
+            else:
+                assert outcome.reference_id not in self.outcomes, "a reference is claimed twice"
+                self.outcomes[outcome.reference_id] = replace(outcome)
+        for lost in plan.taken:
+            taker = self.outcomes[lost.reference_id]
+            kinds = taker.type.partition(".")[0], lost.type.partition(".")[0]
+            assert kinds in {(k, "usage") for k in ("payment", "credit", "subscription", "account")}
+
+    def _give_up(self, stored: Outcome, lost: Outcome) -> None:
+        assert owner_of(stored) == owner_of(lost), "a reference is taken from one who hasn't got it"
+        assert lost.moved_nothing, "a reference is taken from a command that moved something"
+        assert lost.transaction_id not in self._moving(), "a reference is taken from one with entries"
+        assert owner_of(lost) not in self.taken, "a reference is taken twice"
+        self.taken[owner_of(lost)] = replace(stored)
 
     def _supersede(self, plan: Plan) -> None:
         for stored, outcome in plan.rejudged:
             outcome.transaction_id = stored.transaction_id
+            owner = owner_of(stored)
             assert stored.moved_nothing, "an outcome that moved something is superseded"
             assert stored.transaction_id not in self._moving(), "an outcome with entries is superseded"
-            if owner_of(stored) == owner_of(outcome):
-                assert stored.attempt < outcome.attempt, "an attempt is superseded by an earlier one"
-                assert not stored.is_applied, "an applied outcome is judged anew"
-            else:
-                kind, taken = outcome.type.partition(".")[0], stored.type.partition(".")[0]
-                assert (kind, taken) in {
-                    (k, "usage") for k in ("payment", "credit", "subscription", "account")
-                }
+            assert owner == owner_of(outcome), "an outcome is superseded by another command"
+            assert stored.attempt < outcome.attempt, "an attempt is superseded by an earlier one"
+            assert not stored.is_applied, "an applied outcome is judged anew"
             keys = [(owner_of(one), one.attempt) for one in self.superseded]
-            assert (owner_of(stored), stored.attempt) not in keys, "an attempt is superseded twice"
-            assert self.outcomes[stored.reference_id] == stored, "what is superseded is not the latest"
+            assert (owner, stored.attempt) not in keys, "an attempt is superseded twice"
             _check_outcome(outcome)
             self.superseded.append(replace(stored))
-            self.outcomes[stored.reference_id] = replace(outcome)
+            if owner in self.taken:
+                self.taken[owner] = replace(outcome)
+            else:
+                assert self.outcomes[stored.reference_id] == stored, "what is superseded is not the latest"
+                self.outcomes[stored.reference_id] = replace(outcome)
 
     def _moving(self) -> set[int | None]:
         """The operations that something written before refers to."""

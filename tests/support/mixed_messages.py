@@ -126,7 +126,7 @@ def open_accounts(engine: Engine, users: Sequence[str] = USERS) -> list[Message]
     """Open accounts directly in the ledger; return the equivalent messages."""
     commands = list(_before(users))
     now = datetime.now(UTC)
-    with Ledger(engine).begin() as transaction:
-        known = transaction.load(commands, now)
-        transaction.write(decide(commands, known, now, load_catalog()), known, now)
+    with Ledger(engine).begin(commands, now) as transaction:
+        known = transaction.known
+        transaction.write(decide(commands, known, now, load_catalog()))
     return [json.loads(command.to_json()) for command in commands]

@@ -46,7 +46,7 @@ from worker.core.periods import period_at
 from worker.core.plan import Plan
 from worker.core.rules import credit, holds, payments, subscriptions, usage
 from worker.core.rules.decisions import Context, Decision, applied, rejected
-from worker.core.superseded import ATTEMPTS_AHEAD_MAX, Superseded, may_supersede
+from worker.core.superseded import ATTEMPTS_AHEAD_MAX, Superseded, may_supersede, owner_of
 
 
 def decide(commands: Sequence[Command], known: Known, now: datetime, catalog: Catalog) -> Plan:
@@ -113,13 +113,16 @@ class _Batch:
     # -- the reference ------------------------------------------------------------------------------------
 
     def _answer_first(self, command: Command, content: str) -> Answer:
-        """Answer a command whose reference has no outcome."""
+        """Answer a command whose reference has no outcome in force."""
+        superseded = self._superseded
+        if superseded.lost and (lost := superseded.lost_under(command.reference_id)) is not None:
+            if owner_of(lost) == owner_of(command):
+                return self._answer_lost(command, content, lost)
+            if not may_supersede(command.type, lost):
+                return _conflict(command, content, lost)
         if command.attempt > ATTEMPTS_AHEAD_MAX:
             return _too_far_ahead(command, 0)
-        outcome = self._judge(command, content)
-        self.plan.outcomes.append(outcome)
-        self._fresh[command.reference_id] = outcome
-        return Decided(outcome, duplicate=False)
+        return self._answer_new(command, content)
 
     def _answer_other(self, command: Command, content: str, stored: Outcome) -> Answer:
         """Answer a command whose reference has the outcome of another type or user."""
@@ -130,12 +133,29 @@ class _Batch:
             return _conflict(command, content, stored)
         if command.attempt > stored.attempt + ATTEMPTS_AHEAD_MAX:
             return _too_far_ahead(command, stored.attempt)
-        return Decided(self._judge_anew(command, content, stored), duplicate=False)
+        self.plan.taken.append(stored)
+        self._superseded.add_lost(stored)
+        return self._answer_new(command, content)
+
+    def _answer_lost(self, command: Command, content: str, lost: Outcome) -> Answer:
+        """Answer a usage whose reference is taken, by a command that isn't in the ledger yet."""
+        if content != lost.content:
+            return _conflict(command, content, lost)
+        own = self._superseded.lost_by(command)
+        if own is None:
+            return Conflict("attempt", f"at most {lost.attempt}", str(command.attempt))
+        return Decided(own, duplicate=True)
+
+    def _answer_new(self, command: Command, content: str) -> Answer:
+        outcome = self._judge(command, content)
+        self.plan.outcomes.append(outcome)
+        self._fresh[command.reference_id] = outcome
+        return Decided(outcome, duplicate=False)
 
     def _judge_anew(self, command: Command, content: str, stored: Outcome) -> Outcome:
         outcome = self._judge(command, content)
         self._fresh[command.reference_id] = outcome
-        self._superseded.add(stored, by=outcome)
+        self._superseded.add_attempt(stored)
         self.plan.rejudged.append((stored, outcome))
         return outcome
 

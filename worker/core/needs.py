@@ -24,18 +24,18 @@ class Needs:
     """Users and references that commands ask for, by the kind of need.
 
     ``references`` are the commands' own and the originals they name, except holds, which are found by their
-    account. ``opening`` maps a user to the tier that is asked for first. ``holds``, ``usages`` and
-    ``payments`` are the references of originals; ``paying`` those of payments, also of ones that come now.
-    ``counting`` are the users whose quotas matter.
+    account. ``opening`` maps a user to the tier that is asked for first. ``usages`` and ``payments`` are the
+    references of originals; ``holds`` are users and the references of theirs; ``paying`` are users and the
+    references of payments, also of ones that come now. ``counting`` are the users whose quotas matter.
     """
 
     users: set[str] = field(default_factory=set)
     references: set[str] = field(default_factory=set)
     opening: dict[str, str] = field(default_factory=dict)
-    holds: set[str] = field(default_factory=set)
+    holds: set[tuple[str, str]] = field(default_factory=set)
     usages: set[str] = field(default_factory=set)
     payments: set[str] = field(default_factory=set)
-    paying: set[str] = field(default_factory=set)
+    paying: set[tuple[str, str]] = field(default_factory=set)
     counting: set[str] = field(default_factory=set)
 
 
@@ -51,13 +51,13 @@ def needs_of(commands: Iterable[Command]) -> Needs:
             case FreeUpload() | RecordUsage():
                 needs.counting.add(command.user_id)
             case SettleUsage() | ReleaseUsage():
-                needs.holds.add(command.original_reference_id)
+                needs.holds.add((command.user_id, command.original_reference_id))
             case RefundCredit() if command.original_reference_id is not None:
                 needs.usages.add(command.original_reference_id)
             case PaymentSucceeded():
-                needs.paying.add(command.reference_id)
+                needs.paying.add((command.user_id, command.reference_id))
             case PaymentRefunded() | PaymentDisputed() | DisputeClosed() | PaymentFailed():
                 needs.payments.add(command.original_reference_id)
+                needs.paying.add((command.user_id, command.original_reference_id))
     needs.references |= needs.usages | needs.payments
-    needs.paying |= needs.payments
     return needs

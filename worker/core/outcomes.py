@@ -26,7 +26,8 @@ class Outcome:
     upload; balances are tokens and absent where no account is known. ``balance_before`` is before the command
     itself: what fell due with it is posted first. ``first_entry`` to ``last_entry`` are the sequences of the
     entries it wrote, absent where there are none; ``notices`` go out with its reply. ``transaction_id`` is
-    given by the ledger when the outcome is written: until then it is None.
+    given by the ledger when the outcome is written: until then it is None. ``sender_id`` is the number of the
+    sender, absent where the message doesn't say.
     """
 
     reference_id: str
@@ -48,6 +49,7 @@ class Outcome:
     last_entry: int | None = None
     notices: tuple[Detail, ...] = ()
     transaction_id: int | None = None
+    sender_id: int | None = None
 
     @property
     def is_applied(self) -> bool:

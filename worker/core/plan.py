@@ -1,11 +1,12 @@
 """Rows that a decided batch writes, in the order of the commands that caused them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
 from worker.core.known import AccountState, Hold, Lot, Payment, PaymentEvent, QuotaKey
-from worker.core.outcomes import Answer, Outcome
+from worker.core.outcomes import Answer, Decided, Outcome
 
 
 class Counter(StrEnum):
@@ -87,14 +88,17 @@ class AccountMove:
 class Plan:
     """Answers, one for each command in their order, and all rows that make them true.
 
-    ``outcomes`` are new references; ``rejudged`` pairs a stored outcome, which moved nothing, with what
-    replaces it. ``accounts`` are those that changed; ``opened`` the users whose account this batch opened.
-    New lots and holds are kept apart from changed ones, and lots that only usage changed from the others.
+    ``outcomes`` are new operations; ``rejudged`` pairs a rejection with what replaces it at a higher attempt;
+    ``taken`` are outcomes that moved nothing and lose their reference to one of ``outcomes``.
+
+    ``accounts`` are those that changed; ``opened`` the users whose account this batch opened. New lots and
+    holds are kept apart from changed ones, and lots that only usage changed from the others.
     """
 
     answers: list[Answer] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
     rejudged: list[tuple[Outcome, Outcome]] = field(default_factory=list)
+    taken: list[Outcome] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
     quota_entries: list[QuotaEntry] = field(default_factory=list)
     payments: list[Payment] = field(default_factory=list)
@@ -107,6 +111,12 @@ class Plan:
     closed_holds: list[Hold] = field(default_factory=list)
     accounts: list[AccountMove] = field(default_factory=list)
     opened: set[str] = field(default_factory=set)
+
+    def name_senders(self, sender_ids: Iterable[int | None]) -> None:
+        """Set the senders of new outcomes; ``sender_ids`` has one for each answer, in their order."""
+        for answer, sender_id in zip(self.answers, sender_ids, strict=True):
+            if isinstance(answer, Decided) and not answer.duplicate:
+                answer.outcome.sender_id = sender_id
 
     @property
     def moves_nothing(self) -> bool:
@@ -127,8 +137,3 @@ class Plan:
             self.closed_holds,
         )
         return not any(others) and all(move.only_used for move in self.accounts)
-
-    @property
-    def only_uses(self) -> bool:
-        """True for nothing but new usage, some of which was applied."""
-        return bool(self.outcomes and self.entries and self.used_lots) and not self.rejudged and self.is_usage

@@ -18,12 +18,17 @@ def is_usage(type_: str) -> bool:
     return type_.startswith(USAGE)
 
 
+def takes_from_usage(type_: str) -> bool:
+    """Return whether commands of this type may take a reference from usage."""
+    return type_.startswith(TAKES_FROM_USAGE)
+
+
 def may_supersede(type_: str, stored: Outcome) -> bool:
     """Return whether a command of ``type_``, of any user, takes the reference from the outcome ``stored``.
 
     Usage can be sent by many; a usage that moved nothing must not keep a payment out of its own reference.
     """
-    return is_usage(stored.type) and type_.startswith(TAKES_FROM_USAGE) and stored.moved_nothing
+    return is_usage(stored.type) and takes_from_usage(type_) and stored.moved_nothing
 
 
 class Attempted(Protocol):
@@ -55,23 +60,28 @@ def owner_of(one: Attempted) -> Owner:
 class Superseded:
     """Outcomes that another outcome of their reference replaced.
 
-    ``attempts`` has each by owner and attempt. ``lost`` has the latest of each owner whose reference a
-    command of another type or user took.
+    ``attempts`` has the rejections that a higher attempt replaced, by owner and attempt. ``lost`` has the
+    latest outcome of each owner whose reference a command of another type or user took.
     """
 
     attempts: dict[tuple[Owner, int], Outcome] = field(default_factory=dict)
     lost: dict[Owner, Outcome] = field(default_factory=dict)
 
-    def add(self, replaced: Outcome, by: Outcome) -> None:
-        """Add ``replaced``, whose place ``by`` has now."""
-        owner = owner_of(replaced)
-        self.attempts[owner, replaced.attempt] = replaced
-        if owner != owner_of(by):
-            self.lost[owner] = replaced
+    def add_attempt(self, replaced: Outcome) -> None:
+        """Add an outcome that a higher attempt replaced."""
+        self.attempts[owner_of(replaced), replaced.attempt] = replaced
+
+    def add_lost(self, taken: Outcome) -> None:
+        """Add an outcome whose reference was taken."""
+        self.lost[owner_of(taken)] = taken
 
     def attempt_of(self, one: Attempted) -> Outcome | None:
         """Return the outcome of this very attempt."""
         return self.attempts.get((owner_of(one), one.attempt))
+
+    def lost_under(self, reference_id: str) -> Outcome | None:
+        """Return the outcome that lost this reference; there is one at most."""
+        return next((one for one in self.lost.values() if one.reference_id == reference_id), None)
 
     def lost_by(self, one: Attempted) -> Outcome | None:
         """Return the outcome that ``one`` had before its reference was taken; None where none was taken.

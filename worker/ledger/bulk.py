@@ -10,9 +10,9 @@ other thread: fewer are faster by more than what they cost themselves.
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, assert_never
+from typing import Any, NamedTuple, assert_never
 
-from sqlalchemy import Column, Connection, CursorResult, Row, Select, Table, bindparam, select, update
+from sqlalchemy import Column, Connection, CursorResult, Row, Select, Table, and_, bindparam, select, update
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql import ColumnElement, any_
@@ -22,18 +22,49 @@ from worker.ledger.row_sql import (
     Beside,
     IsKey,
     OnConflict,
+    Slotted,
     built_sql,
     execute_sql,
     insert_sql,
     joined_sql,
+    key_types,
     kind_of,
     prepare_sql,
     select_sql,
     source_sql,
+    source_types,
     update_sql,
-    uses_sql,
 )
-from worker.ledger.tables import operations
+
+
+class Keys(NamedTuple):
+    """Keys of rows, and the slots that they may lie in; none for a table that has no slots."""
+
+    values: Collection[Any]
+    slots: Sequence[int] = ()
+
+    @property
+    def slotted(self) -> Slotted:
+        """Return which slots the keys are in."""
+        return slotted(self.slots)
+
+    @property
+    def parameters(self) -> list[str]:
+        """Return slots and values as the parameters of ``select_sql``."""
+        match self.slotted:
+            case "one":
+                return [str(self.slots[0]), array(self.values)]
+            case "each":
+                return [array(set(self.slots)), array(self.values)]
+            case "none":
+                return [array(self.values)]
+
+
+def slotted(slots: Sequence[int]) -> Slotted:
+    """Return how a statement names the slots of its rows, by the slots of its keys."""
+    if not slots:
+        return "none"
+    return "one" if slots.count(slots[0]) == len(slots) else "each"
 
 
 def select_rows(
@@ -41,28 +72,32 @@ def select_rows(
     table: Table,
     names: tuple[str, ...],
     key: str,
-    values: Collection[Any],
+    keys: Keys,
     *,
     also: tuple[str, Collection[Any]] | None = None,
     only: tuple[str, str | bool] | None = None,
     order_by: tuple[str, ...] = (),
     for_update: bool = False,
 ) -> Sequence[Row[Any]]:
-    """Return the columns ``names`` of the rows whose ``key`` is one of ``values``.
+    """Return the columns ``names`` of the rows whose ``key``, and slot, are among ``keys``.
 
     ``also`` names a second column and its values. ``only`` leaves those whose column of that name has that
     value, a constant.
 
     ``for_update`` locks them in their order; SQLite has the write lock already and leaves it out.
     """
-    if not values:
+    if not keys.values:
         return []
     if connection.dialect.name == "postgresql":
-        sql = select_sql(table, names, key, also and also[0], only, order_by, for_update=for_update)
-        keys = [array(values)] if also is None else [array(values), array(also[1])]
+        second = also and also[0]
+        sql = select_sql(
+            table, names, key, second, only, order_by, slotted=keys.slotted, for_update=for_update
+        )
+        types = key_types(table, key, second, keys.slotted)
+        parameters_ = keys.parameters if also is None else [*keys.parameters, array(also[1])]
         verb = "lock" if for_update else "select"
-        return _executed(connection, sql, f"{verb}_{table.name}", keys).all()
-    statement = select(*(table.c[name] for name in names)).where(table.c[key].in_(values))
+        return _executed(connection, sql, f"{verb}_{table.name}", types, parameters_).all()
+    statement = select(*(table.c[name] for name in names)).where(_is_among(table.c[key], keys))
     if also is not None:
         statement = statement.where(table.c[also[0]].in_(also[1]))
     if only is not None:
@@ -71,18 +106,25 @@ def select_rows(
 
 
 def select_by(
-    connection: Connection, build: Callable[[IsKey], Select[Any]], keys: Collection[Any]
+    connection: Connection, build: Callable[[IsKey], Select[Any]], keys: Keys
 ) -> Sequence[Row[Any]]:
     """Return what ``build`` selects of the rows that ``keys`` name.
 
     The statement depends on nothing else: it is built and prepared once.
     """
-    if not keys:
+    if not keys.values:
         return []
     if connection.dialect.name == "postgresql":
         label = f"select_{build.__name__.strip('_')}"
-        return _executed(connection, built_sql(build), label, [array(keys)]).all()
-    return connection.execute(build(lambda column: column.in_(keys))).all()
+        sql, types = built_sql(build, keys.slotted)
+        return _executed(connection, sql, label, types, keys.parameters).all()
+    return connection.execute(build(lambda column: _is_among(column, keys))).all()
+
+
+def _is_among(column: Column[Any], keys: Keys) -> ColumnElement[bool]:
+    """Return SQLite's condition: rows are found by the key, and the slot is looked at then."""
+    is_key = column.in_(keys.values)
+    return and_(is_key, (column.table.c.slot + 0).in_(set(keys.slots))) if keys.slots else is_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +142,7 @@ class RowInsert:
 
 @dataclass(frozen=True, slots=True)
 class RowUpdate:
-    """New values for the rows that the ``key`` names, where each guarded column has its expected value.
+    """New values for the rows that slot and ``key`` name, where each guarded column has its expected value.
 
     ``guard`` maps a column to the name of its expected value among ``columns``.
     """
@@ -119,16 +161,18 @@ def write_all(connection: Connection, writes: Sequence[RowWrite]) -> list[int]:
 
     On PostgreSQL it is one statement, so that foreign keys are checked when all of it is done.
     """
-    if connection.dialect.name == "postgresql":
-        texts: list[str] = []
-        parts: list[str] = []
-        for write in writes:
-            source = _add_source(connection, write, texts)
-            parts.append(_write_sql(write, source))
-        only = writes[0].table.name if len(writes) == 1 else "batch"
-        (row,) = _executed(connection, joined_sql(*parts), f"write_{only}", texts)
-        return list(row)
-    return [_written_on_sqlite(connection, write) for write in writes]
+    if connection.dialect.name != "postgresql":
+        return [_written_on_sqlite(connection, write) for write in writes]
+    slots = [slot for write in writes for slot in write.columns.get("slot", ())]
+    of_slot = slotted(slots)
+    texts, types = ([str(slots[0])], ["smallint"]) if of_slot == "one" else ([], [])
+    parts = []
+    for write in writes:
+        source = _add_source(connection, write, texts, types)
+        parts.append(_write_sql(write, source, of_slot))
+    only = writes[0].table.name if len(writes) == 1 else "batch"
+    (row,) = _executed(connection, joined_sql(*parts), f"write_{only}", types, texts)
+    return list(row)
 
 
 def insert_rows(
@@ -147,9 +191,10 @@ def insert(connection: Connection, new: RowInsert, returning: tuple[str, ...] = 
     """Insert rows; return those that were written, if asked for."""
     if connection.dialect.name == "postgresql":
         texts: list[str] = []
-        source = _add_source(connection, new, texts)
+        types: list[str] = []
+        source = _add_source(connection, new, texts, types)
         sql = insert_sql(new.table, tuple(new.columns), new.on_conflict, source, returning)
-        result = _executed(connection, sql, f"insert_{new.table.name}", texts)
+        result = _executed(connection, sql, f"insert_{new.table.name}", types, texts)
     else:
         statement = _sqlite_insert(new.table, tuple(new.columns), new.on_conflict)
         wanted = statement.returning(*(new.table.c[name] for name in returning)) if returning else statement
@@ -164,28 +209,9 @@ def update_rows(
     return write_all(connection, [RowUpdate(table, by_column(rows), key)])[0] if rows else 0
 
 
-def write_uses(
-    connection: Connection, claims: RowInsert, moves: RowUpdate, uses: RowUpdate, posted: RowInsert
-) -> Sequence[Row[Any]]:
-    """Write few deductions in one statement, for a batch that is too small to spread round trips over it.
-
-    ``claims`` are operations, ``moves`` accounts, ``uses`` lots, ``posted`` entries with the ``reference_id``
-    of their operation; none of them empty. Returns a row for each operation that was claimed, with how many
-    of all other rows were written. PostgreSQL only.
-    """
-    texts: list[str] = []
-    claiming, moving, using = (
-        _write_sql(write, _add_source(connection, write, texts)) for write in (claims, moves, uses)
-    )
-    source = _add_source(connection, posted, texts, _OF_REFERENCE)
-    sql = uses_sql(claiming, moving, using, tuple(posted.columns), source)
-    return _executed(connection, sql, "write_uses", texts).all()
-
-
-_OF_REFERENCE: Beside = (("reference_id", kind_of(operations, "reference_id")),)
-
-
-def _executed(connection: Connection, sql: str, label: str, texts: Sequence[str]) -> CursorResult[Any]:
+def _executed(
+    connection: Connection, sql: str, label: str, types: Sequence[str], texts: Sequence[str]
+) -> CursorResult[Any]:
     """Execute ``sql`` with ``texts`` as parameters; the server parses it once a connection, plans it seldom.
 
     Its name on the server begins with ``label``, which the server's activity view shows.
@@ -194,7 +220,7 @@ def _executed(connection: Connection, sql: str, label: str, texts: Sequence[str]
     name = prepared.get(sql)
     if name is None:
         name = f"{label}_{len(prepared)}"
-        connection.exec_driver_sql(prepare_sql(name, sql, len(texts)))
+        connection.exec_driver_sql(prepare_sql(name, sql, types))
         prepared[sql] = name
     return connection.exec_driver_sql(execute_sql(name, len(texts)), tuple(texts))
 
@@ -206,22 +232,24 @@ def among(connection: Connection, column: Column[Any], values: Iterable[Any]) ->
     return column.in_(list(values))
 
 
-def _add_source(connection: Connection, write: RowWrite, texts: list[str], beside: Beside = ()) -> str:
-    """Return the source of the rows of ``write``, as ``r``; add the texts that hold them to ``texts``."""
+def _add_source(connection: Connection, write: RowWrite, texts: list[str], types: list[str]) -> str:
+    """Return the source of the rows of ``write``, as ``r``; add its parameters and their types."""
+    beside: Beside = ()
     if isinstance(write, RowUpdate):
         beside = tuple((parameter, kind_of(write.table, column)) for column, parameter in write.guard)
     order = columns_of(connection, write.table)
-    source = source_sql(write.table, order, beside, len(texts) + 1)
+    source = source_sql(order, beside, len(texts) + 1)
     texts += parameters(write.table, order, write.columns, beside)
+    types += source_types(write.table, beside)
     return source
 
 
-def _write_sql(write: RowWrite, source: str) -> str:
+def _write_sql(write: RowWrite, source: str, of_slot: Slotted) -> str:
     match write:
         case RowInsert(table, columns, on_conflict):
             return insert_sql(table, tuple(columns), on_conflict, source)
         case RowUpdate(table, columns, key, guard):
-            return update_sql(table, tuple(columns), key, guard, source)
+            return update_sql(table, tuple(columns), key, guard, source, of_slot)
         case _:
             assert_never(write)
 
@@ -235,6 +263,7 @@ def _written_on_sqlite(connection: Connection, write: RowWrite) -> int:
             connection.execute(_sqlite_insert(table, tuple(columns), on_conflict), rows)
             return len(rows)
         case RowUpdate(table, columns, key, guard):
+            key = ("slot", *key) if "slot" in columns else key
             fixed = {*key, *(parameter for _, parameter in guard)}
             statement = (
                 update(table)

@@ -5,23 +5,22 @@ only where a command, or a hold that is open, needs it.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from datetime import datetime
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, select, tuple_
+from sqlalchemy import Connection, Row, Select, and_, func, select
 
-from schemas import Command, PaymentSucceeded, ReserveUsage, type_of
+from schemas import Command, PaymentSucceeded, slot_of, type_of
 from worker.core.known import (
     AccountState,
     Hold,
     HoldState,
     Known,
     Lot,
-    Payment,
-    PaymentEvent,
     QuotaKey,
     QuotaState,
     Source,
@@ -31,9 +30,9 @@ from worker.core.known import (
 from worker.core.needs import needs_of
 from worker.core.outcomes import Outcome
 from worker.core.plan import Counter
-from worker.core.superseded import Attempted, Owner, Superseded, is_usage, owner_of
+from worker.core.superseded import Attempted, Superseded, owner_of
 from worker.ledger import rows
-from worker.ledger.bulk import insert_rows, select_by, select_rows
+from worker.ledger.bulk import Keys, insert_rows, select_by, select_rows
 from worker.ledger.row_sql import IsKey
 from worker.ledger.tables import (
     accounts,
@@ -50,42 +49,74 @@ from worker.ledger.tables import (
 )
 
 
-def load(connection: Connection, commands: Sequence[Command], now: datetime) -> Known:
-    """Return all that ``decide`` needs to know of ``commands``; lock their accounts until the commit."""
+def load(
+    connection: Connection,
+    commands: Sequence[Command],
+    now: datetime,
+    ids: Callable[[int], Iterator[int]],
+    *,
+    slot: int | None = None,
+    others: Mapping[str, Outcome] = MappingProxyType({}),
+) -> Known:
+    """Return all that ``decide`` needs to know of ``commands``; lock their accounts until the commit.
+
+    ``ids`` gives a number of ids to accounts that are opened. Where the transaction is of one ``slot``,
+    ``others`` are the outcomes of other users under the references.
+    """
     needs = needs_of(commands)
-    just_opened = _make_missing_accounts(connection, needs.opening, now)
-    known = Known(accounts=_locked_accounts(connection, needs.users), just_opened=just_opened)
-    known.outcomes = outcomes_of(connection, needs.references)
-    known.superseded = superseded_by(connection, commands, known.outcomes)
+    just_opened = _make_missing_accounts(connection, needs.opening, now, ids)
+    slots = {slot_of(user_id) for user_id in needs.users}
+    locked = _locked_accounts(connection, needs.users, slots)
+    known = Known(accounts=locked, just_opened=just_opened)
+    judged = judged_under(connection, needs.references, slot)
+    known.outcomes = {**judged.outcomes, **others}
+    known.superseded = superseded_by(connection, commands, judged)
     states = [state for user_id, state in known.accounts.items() if user_id not in just_opened]
-    known.lots = open_lots(connection, [state.account_id for state in states])
-    known.holds = open_holds(connection, [state.account_id for state in states if state.held])
+    known.lots = open_lots(connection, states, slots)
+    known.holds = open_holds(connection, [state for state in states if state.held], slots)
     if needs.counting:
         known.quotas = _quotas(connection, [s for s in states if s.user_id in needs.counting], now)
     if needs.holds:
         _closed_holds(connection, known, needs.holds)
     if needs.usages:
-        _usages(connection, known, needs.usages)
+        _usages(connection, known, _originals(judged.outcomes, needs.usages))
     if needs.paying:
-        _payments(connection, known, needs.payments, needs.paying)
+        _payment_events(connection, known, needs.paying)
+        _payments(connection, known, _originals(judged.outcomes, needs.payments, type_of(PaymentSucceeded)))
     return known
 
 
-def open_lots(connection: Connection, account_ids: Collection[int]) -> dict[int, list[Lot]]:
+def keys_of(states: Collection[AccountState], slots: Collection[int] = ()) -> Keys:
+    """Return the keys of these accounts' rows, whose slots are among ``slots`` where these are known."""
+    slots = slots or {slot_of(state.user_id) for state in states}
+    return Keys([state.account_id for state in states], list(slots))
+
+
+def open_lots(
+    connection: Connection, states: Collection[AccountState], slots: Collection[int] = ()
+) -> dict[int, list[Lot]]:
     """Return the lots of these accounts that are not used up, by account, in the order of numbers."""
     found: dict[int, list[Lot]] = {}
     in_order = ("account_id", "number")
     for row in select_rows(
-        connection, lots, rows.LOT, "account_id", account_ids, only=("is_open", True), order_by=in_order
+        connection,
+        lots,
+        rows.LOT,
+        "account_id",
+        keys_of(states, slots),
+        only=("is_open", True),
+        order_by=in_order,
     ):
         found.setdefault(row[0], []).append(rows.lot(row))
     return found
 
 
-def open_holds(connection: Connection, account_ids: Collection[int]) -> dict[int, list[Hold]]:
+def open_holds(
+    connection: Connection, states: Collection[AccountState], slots: Collection[int] = ()
+) -> dict[int, list[Hold]]:
     """Return the open holds of these accounts, by account."""
     found: dict[int, list[Hold]] = {}
-    for hold in _grouped(select_by(connection, _open_holds, account_ids)):
+    for hold in _grouped(select_by(connection, _open_holds, keys_of(states, slots))):
         found.setdefault(hold.account_id, []).append(hold)
     return found
 
@@ -93,12 +124,16 @@ def open_holds(connection: Connection, account_ids: Collection[int]) -> dict[int
 # -- accounts and references ------------------------------------------------------------------------------
 
 
-def _make_missing_accounts(connection: Connection, opening: Mapping[str, str], now: datetime) -> set[str]:
+def _make_missing_accounts(
+    connection: Connection, opening: Mapping[str, str], now: datetime, ids: Callable[[int], Iterator[int]]
+) -> set[str]:
     made = insert_rows(
         connection,
         accounts,
         [
             {
+                "account_id": account_id,
+                "slot": slot_of(user_id),
                 "user_id": user_id,
                 "tier": opening[user_id],
                 "anchor": now,
@@ -106,7 +141,7 @@ def _make_missing_accounts(connection: Connection, opening: Mapping[str, str], n
                 "opened_at": now,
                 "updated_at": now,
             }
-            for user_id in sorted(opening)
+            for user_id, account_id in zip(sorted(opening), ids(len(opening)), strict=True)
         ],
         on_conflict="nothing",
         returning=("user_id",),
@@ -114,64 +149,61 @@ def _make_missing_accounts(connection: Connection, opening: Mapping[str, str], n
     return {row.user_id for row in made}
 
 
-def _locked_accounts(connection: Connection, users: Iterable[str]) -> dict[str, AccountState]:
-    in_order = sorted(users)
+def _locked_accounts(
+    connection: Connection, users: Iterable[str], slots: Iterable[int]
+) -> dict[str, AccountState]:
+    keys = Keys(sorted(users), list(slots))
     found = select_rows(
-        connection, accounts, rows.ACCOUNT, "user_id", in_order, order_by=("user_id",), for_update=True
+        connection, accounts, rows.ACCOUNT, "user_id", keys, order_by=("user_id",), for_update=True
     )
     return {row.user_id: rows.account(row) for row in found}
 
 
-def outcomes_of(connection: Connection, references: Iterable[str]) -> dict[str, Outcome]:
-    """Return the outcomes that are stored under these references."""
-    found = select_rows(connection, operations, rows.OPERATION, "reference_id", sorted(references))
-    return {row.reference_id: rows.outcome(row) for row in found}
+class Judged(NamedTuple):
+    """Stored outcomes of references: those in force, and those whose reference was taken."""
+
+    outcomes: dict[str, Outcome]
+    taken: list[Outcome]
 
 
-def superseded_by(
-    connection: Connection, asking: Iterable[Attempted], outcomes: Mapping[str, Outcome]
-) -> Superseded:
-    """Return the outcomes that the stored ``outcomes`` replaced, as far as ``asking`` names them."""
-    late: set[tuple[str, str, str, int]] = set()
-    lost: set[Owner] = set()
-    for one in asking if outcomes else ():
-        stored = outcomes.get(one.reference_id)
-        if stored is None:
-            continue
-        owner = owner_of(one)
-        if owner != owner_of(stored):
-            if is_usage(one.type) and not is_usage(stored.type):
-                lost.add(owner)
-                late.add((*owner, one.attempt))
-        elif one.attempt < stored.attempt:
-            late.add((*owner, one.attempt))
-    if not late:
-        return Superseded()
-    attempts = _superseded(connection, late, tuple_(*_OWNER, superseded_outcomes.c.attempt).in_(sorted(late)))
-    latest = _superseded(connection, lost, and_(tuple_(*_OWNER).in_(sorted(lost)), _IS_LATEST))
-    return Superseded(
-        {(owner_of(outcome), outcome.attempt): outcome for outcome in attempts},
-        {owner_of(outcome): outcome for outcome in latest},
-    )
+def judged_under(connection: Connection, references: Collection[str], slot: int | None) -> Judged:
+    """Return the outcomes that are stored under ``references``: of one slot, or of the whole ledger."""
+    in_order = sorted(references)
+    keys = Keys(in_order, () if slot is None else [slot] * len(in_order))
+    judged = Judged({}, [])
+    for row in select_rows(connection, operations, rows.OPERATION, "reference_id", keys):
+        outcome = rows.outcome(row)
+        if row.is_taken:
+            judged.taken.append(outcome)
+        else:
+            judged.outcomes[outcome.reference_id] = outcome
+    return judged
 
 
-def _superseded(
-    connection: Connection, keys: Collection[Any], condition: ColumnElement[bool]
-) -> list[Outcome]:
-    if not keys:
-        return []
-    found = connection.execute(select(superseded_outcomes).where(condition))
-    return [rows.outcome(row) for row in found]
-
-
-_later = superseded_outcomes.alias("later")
-_OWNER = tuple(superseded_outcomes.c[name] for name in ("reference_id", "type", "user_id"))
-_IS_LATEST = ~(
-    select(_later.c.attempt)
-    .where(*(_later.c[column.name] == column for column in _OWNER))
-    .where(_later.c.attempt > superseded_outcomes.c.attempt)
-    .exists()
-)
+def superseded_by(connection: Connection, asking: Iterable[Attempted], judged: Judged) -> Superseded:
+    """Return the outcomes that others replaced, as far as ``asking`` names them."""
+    superseded = Superseded(lost={owner_of(outcome): outcome for outcome in judged.taken})
+    late: dict[int, Outcome] = {}
+    attempts: set[int] = set()
+    for one in asking if judged.outcomes or judged.taken else ():
+        stored = judged.outcomes.get(one.reference_id)
+        if stored is None or owner_of(stored) != owner_of(one):
+            stored = superseded.lost.get(owner_of(one))
+        if stored is not None and stored.transaction_id is not None and one.attempt < stored.attempt:
+            late[stored.transaction_id] = stored
+            attempts.add(one.attempt)
+    if late:
+        keys = Keys(list(late), [slot_of(outcome.user_id) for outcome in late.values()])
+        for row in select_rows(
+            connection,
+            superseded_outcomes,
+            rows.SUPERSEDED,
+            "operation_id",
+            keys,
+            also=("attempt", sorted(attempts)),
+        ):
+            superseded.add_attempt(rows.outcome(row))
+    return superseded
 
 
 def _quotas(
@@ -183,7 +215,7 @@ def _quotas(
     present = {state.account_id: present_period(state, now).key for state in states}
     starts = sorted(set(present.values()))
     found = select_rows(
-        connection, quotas, _QUOTA, "account_id", sorted(present), also=("period_start", starts)
+        connection, quotas, _QUOTA, "account_id", keys_of(states), also=("period_start", starts)
     )
     return {
         QuotaKey(row.account_id, row.meter, row.period_start): QuotaState(row.used, row.sequence)
@@ -211,13 +243,18 @@ def _originals(outcomes: Mapping[str, Outcome], references: Iterable[str], *type
     }
 
 
-def _closed_holds(connection: Connection, known: Known, references: Set[str]) -> None:
-    """Add the named holds that have ended to ``known``; open ones are known already."""
-    ended = references - {hold.reference_id for own in known.holds.values() for hold in own}
-    ids = _originals(outcomes_of(connection, ended), ended, type_of(ReserveUsage))
-    if not ids:
-        return
-    for hold in _grouped(select_by(connection, _ended_holds, sorted(ids))):
+def _keys_of_originals(originals: Mapping[int, Outcome]) -> Keys:
+    return Keys(list(originals), [slot_of(outcome.user_id) for outcome in originals.values()])
+
+
+def _closed_holds(connection: Connection, known: Known, named: Set[tuple[str, str]]) -> None:
+    """Add the holds that users name and that have ended to ``known``; open ones are known already."""
+    still_open = {hold.reference_id for own in known.holds.values() for hold in own}
+    ended = sorted(
+        {(slot_of(user_id), reference) for user_id, reference in named if reference not in still_open}
+    )
+    keys = Keys([reference for _, reference in ended], [slot for slot, _ in ended])
+    for hold in _grouped(select_by(connection, _ended_holds, keys)):
         known.holds.setdefault(hold.account_id, []).append(hold)
 
 
@@ -226,13 +263,21 @@ def _open_holds(is_asked_for: IsKey) -> Select[Any]:
 
 
 def _ended_holds(is_asked_for: IsKey) -> Select[Any]:
-    return _holds_and_parts.where(is_asked_for(holds.c.operation_id), holds.c.state != HoldState.OPEN.value)
+    """Select holds that ended, by their references; the operation that opened one is found by its own."""
+    is_opening = and_(operations.c.operation_id == holds.c.operation_id, operations.c.slot == holds.c.slot)
+    return _holds_and_parts.join(operations, is_opening).where(
+        is_asked_for(operations.c.reference_id), holds.c.state != HoldState.OPEN.value
+    )
 
 
 _holds_and_parts = (
     select(*(holds.c[name] for name in rows.HOLD), hold_parts.c.lot, hold_parts.c.amount)
-    .join_from(holds, hold_parts, hold_parts.c.operation_id == holds.c.operation_id)
-    .order_by(holds.c.operation_id, hold_parts.c.place)
+    .join_from(
+        holds,
+        hold_parts,
+        and_(hold_parts.c.operation_id == holds.c.operation_id, hold_parts.c.slot == holds.c.slot),
+    )
+    .order_by(holds.c.opened_at, holds.c.reference_id, holds.c.operation_id, hold_parts.c.place)
 )
 
 
@@ -252,46 +297,44 @@ def holds_of(connection: Connection, statement: Select[Any]) -> list[Hold]:
         hold_parts,
         ("operation_id", "lot", "amount"),
         "operation_id",
-        [row.operation_id for row in found],
+        Keys([row.operation_id for row in found], [row.slot for row in found]),
         order_by=("operation_id", "place"),
     ):
         parts[row.operation_id].append((row.lot, row.amount))
-    return [rows.hold(row, parts[row.operation_id]) for row in found]
+    return [rows.hold((getattr(row, name) for name in rows.HOLD), parts[row.operation_id]) for row in found]
 
 
-def _usages(connection: Connection, known: Known, references: Iterable[str]) -> None:
+def _usages(connection: Connection, known: Known, originals: Mapping[int, Outcome]) -> None:
     """Add to ``known`` what these usages took, how much is refunded, and their lots, used up or not."""
-    originals = _originals(known.outcomes, references)
     if not originals:
         return
+    keys = _keys_of_originals(originals)
     taken: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    places: set[tuple[int, int]] = set()
-    for row in select_by(connection, _usage_entries, sorted(originals)):
+    accounts_: dict[int, int] = {}
+    numbers: set[int] = set()
+    for row in select_by(connection, _usage_entries, keys):
         taken[row.operation_id].append((row.lot, -row.amount))
-        places.add((row.account_id, row.lot))
+        accounts_[row.account_id] = slot_of(originals[row.operation_id].user_id)
+        numbers.add(row.lot)
     refunded: dict[int, int] = defaultdict(int)
-    for row in select_rows(
-        connection, usage_refunds, ("original_id", "tokens"), "original_id", sorted(originals)
-    ):
+    for row in select_rows(connection, usage_refunds, ("original_id", "tokens"), "original_id", keys):
         refunded[row.original_id] += row.tokens
     for operation_id, outcome in originals.items():
         known.usages[outcome.reference_id] = Taken(tuple(taken[operation_id]), refunded[operation_id])
-    _add_used_up(
-        connection,
-        known,
-        {account_id for account_id, _ in places},
-        "number",
-        {number for _, number in places},
-    )
+    _add_used_up(connection, known, accounts_, "number", numbers)
 
 
 def _usage_entries(is_asked_for: IsKey) -> Select[Any]:
     """Select what operations took, in order; found by account and sequence, which is the primary key."""
-    entry, operation = entries.c, operations.c
+    account, entry, operation = accounts.c, entries.c, operations.c
     return (
         select(entry.operation_id, entry.account_id, entry.lot, entry.amount)
-        .join_from(operations, accounts, accounts.c.user_id == operation.user_id)
-        .join(entries, entry.account_id == accounts.c.account_id)
+        .join_from(
+            operations,
+            accounts,
+            and_(account.slot == operation.slot, account.user_id == operation.user_id),
+        )
+        .join(entries, and_(entry.slot == account.slot, entry.account_id == account.account_id))
         .where(
             is_asked_for(operation.operation_id),
             entry.sequence.between(operation.first_entry, operation.last_entry),
@@ -302,61 +345,67 @@ def _usage_entries(is_asked_for: IsKey) -> Select[Any]:
     )
 
 
-def _payments(
-    connection: Connection, known: Known, references: Iterable[str], paying: Collection[str]
-) -> None:
-    """Add the named payments with their lots to ``known``, and all events of payments so far."""
-    happened: dict[str, list[PaymentEvent]] = defaultdict(list)
+def _payment_events(connection: Connection, known: Known, paying: Set[tuple[str, str]]) -> None:
+    """Add all events so far of the payments that users name to ``known``, in order."""
+    named = sorted({(slot_of(user_id), reference) for user_id, reference in paying})
+    keys = Keys([reference for _, reference in named], [slot for slot, _ in named])
     for row in select_rows(
         connection,
         payment_events,
         rows.PAYMENT_EVENT,
         "payment_reference",
-        sorted(paying),
-        order_by=("operation_id",),
+        keys,
+        order_by=("recorded_at", "operation_id"),
     ):
-        happened[row.payment_reference].append(rows.payment_event(row))
-    known.payment_events = dict(happened)
-    originals = _originals(known.outcomes, references, type_of(PaymentSucceeded))
+        known.payment_events.setdefault(row.payment_reference, []).append(rows.payment_event(row))
+
+
+def _payments(connection: Connection, known: Known, originals: Mapping[int, Outcome]) -> None:
+    """Add these payments with their lots to ``known``."""
     if not originals:
         return
-    found: list[Payment] = []
-    for row in select_rows(connection, payments, rows.PAYMENT, "operation_id", sorted(originals)):
+    keys = _keys_of_originals(originals)
+    lapsed = {row.operation_id: int(row.tokens) for row in select_by(connection, _lapsed, keys)}
+    slots: dict[int, int] = {}
+    for row in select_rows(connection, payments, rows.PAYMENT, "operation_id", keys):
         outcome = originals[row.operation_id]
-        found.append(rows.payment(row, outcome.reference_id, outcome.occurred_at))
-    lapsed = {row.operation_id: int(row.tokens) for row in select_by(connection, _lapsed, sorted(originals))}
-    for payment in found:
-        payment.lapsed = lapsed.get(payment.operation_id, 0)
-    known.payments = {payment.reference_id: payment for payment in found}
-    _add_used_up(connection, known, {payment.account_id for payment in found}, "operation_id", set(originals))
+        payment = rows.payment(row, outcome.reference_id, outcome.occurred_at)
+        payment.lapsed = lapsed.get(row.operation_id, 0)
+        known.payments[payment.reference_id] = payment
+        slots[payment.account_id] = row.slot
+    _add_used_up(connection, known, slots, "operation_id", set(originals))
 
 
 def _lapsed(is_asked_for: IsKey) -> Select[Any]:
     """Select the expired tokens of the lots that payments made, by the payment's operation."""
+    entry, lot, payment = entries.c, lots.c, payments.c
     return (
-        select(lots.c.operation_id, func.sum(-entries.c.amount).label("tokens"))
-        .join_from(payments, lots, lots.c.account_id == payments.c.account_id)
-        .join(entries, and_(entries.c.account_id == lots.c.account_id, entries.c.lot == lots.c.number))
-        .where(
-            is_asked_for(payments.c.operation_id),
-            lots.c.operation_id == payments.c.operation_id,
-            lots.c.source.in_((Source.PURCHASE.value, Source.PURCHASE_BONUS.value)),
-            entries.c.counter == Counter.EXPIRY.value,
+        select(lot.operation_id, func.sum(-entry.amount).label("tokens"))
+        .join_from(payments, lots, and_(lot.slot == payment.slot, lot.account_id == payment.account_id))
+        .join(
+            entries,
+            and_(entry.slot == lot.slot, entry.account_id == lot.account_id, entry.lot == lot.number),
         )
-        .group_by(lots.c.operation_id)
+        .where(
+            is_asked_for(payment.operation_id),
+            lot.operation_id == payment.operation_id,
+            lot.source.in_((Source.PURCHASE.value, Source.PURCHASE_BONUS.value)),
+            entry.counter == Counter.EXPIRY.value,
+        )
+        .group_by(lot.operation_id)
     )
 
 
 def _add_used_up(
-    connection: Connection, known: Known, account_ids: Collection[int], name: str, values: Collection[int]
+    connection: Connection, known: Known, slots: Mapping[int, int], name: str, values: Collection[int]
 ) -> None:
-    """Add the used-up lots of these accounts whose column ``name`` has one of ``values`` to ``known``."""
+    """Add used-up lots of accounts, given with their slots, whose column ``name`` has one of ``values``."""
     for row in select_rows(
         connection,
         lots,
         rows.LOT,
         "account_id",
-        sorted(account_ids),
+        Keys(list(slots), list(slots.values())),
         also=(name, sorted(values)),
         only=("is_open", False),
     ):

@@ -25,26 +25,41 @@ def columns_of(connection: Connection, table: Table) -> tuple[str, ...]:
     """Return the columns of ``table`` in the order that its row type has there, which migrations decide."""
     known: dict[str, tuple[str, ...]] = connection.info.setdefault("columns", {})
     if table.name not in known:
-        known[table.name] = tuple(connection.exec_driver_sql(columns_sql(table)).keys())
+        known[table.name] = tuple(connection.exec_driver_sql(columns_sql(table)).scalars())
     return known[table.name]
 
 
 def parameters(table: Table, order: tuple[str, ...], columns: Columns, beside: Beside = ()) -> list[str]:
     """Return the rows of ``columns`` as the arrays of ``source_sql``, which has the same ``order``."""
     count = length_of(columns)
+    if not count:
+        return ["{}"] * (1 + len(beside))
     pieces: list[str] = []
     texts: list[Sequence[Any]] = []
     for name in order:
         values = columns.get(name)
-        if values is None or values.count(None) == count:
+        if values is None:
             pieces.append("")
+        elif values[0] == values[-1] and values.count(values[0]) == count:
+            pieces.append(_constant(table.c[name].type, values[0]))
         else:
             piece, values = _texts(table.c[name].type, values)
             pieces.append(piece)
             texts.append(values)
     record = f'"({",".join(pieces)})"'
-    records = [record % values for values in zip(*texts, strict=True)] if texts else [record] * count
+    records = [record % values for values in zip(*texts, strict=True)] if texts else [record % ()] * count
     return [f"{{{','.join(records)}}}", *(array(columns[name]) for name, _ in beside)]
+
+
+def _constant(kind: TypeEngine[Any], value: Any) -> str:
+    """Return the text of a value that all rows have.
+
+    Most columns of a batch have one, such as the time.
+    """
+    if value is None:
+        return ""
+    piece, (text,) = _texts(kind, [value])
+    return str(piece % text).replace("%", "%%")
 
 
 def length_of(columns: Columns) -> int:
@@ -64,12 +79,12 @@ def by_row(columns: Columns) -> list[dict[str, Any]]:
 
 def array(values: Collection[Any]) -> str:
     """Return the text of an array of numbers, days or strings; PostgreSQL reads it faster than a list."""
-    return "{" + ",".join(_quoted(value) if isinstance(value, str) else str(value) for value in values) + "}"
-
-
-def _quoted(value: str) -> str:
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+    if not all(isinstance(value, str) for value in values):
+        return f"{{{','.join(map(str, values))}}}"
+    joined = "".join(values)
+    if '"' in joined or "\\" in joined:
+        values = [value.replace("\\", "\\\\").replace('"', '\\"') for value in values]
+    return '{"' + '","'.join(values) + '"}' if values else "{}"
 
 
 def _texts(kind: TypeEngine[Any], values: Sequence[Any]) -> tuple[str, Sequence[Any]]:

@@ -1,15 +1,18 @@
 """SQL text for rows on PostgreSQL, the one place where it is written by hand.
 
-Names come from the tables and are quoted where PostgreSQL asks for it. Values are parameters, as arrays (see
-``records``), never text; the constants of a condition are the exception, and are quoted as literals. A text
-depends on tables and names alone: it is made once, and the same for any number of rows.
+Names come from the tables and are quoted where PostgreSQL asks for it. Values are parameters of their own
+types, as arrays (see ``records``), never text; the constants of a condition are the exception, and are quoted
+as literals. A text depends on tables and names alone: it is made once, and the same for any number of rows.
+
+Each names the slot: as a parameter (``$1``) where all rows are of one, so that PostgreSQL looks at one
+partition; with each key where they are of several.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
-from sqlalchemy import Column, Select, Table, literal_column
+from sqlalchemy import Column, Select, Table, and_, literal_column
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.sql import ColumnElement, any_
 
@@ -17,8 +20,13 @@ from sqlalchemy.sql import ColumnElement, any_
 OnConflict = Literal["fail", "nothing", "update"]
 #: Names and types of the values that rows have beside the columns of their table.
 Beside = tuple[tuple[str, str], ...]
-#: Makes the condition that a column is one of the keys that are asked for.
+#: Makes the condition that a column is one of the keys that are asked for, in their slots.
 IsKey = Callable[[Column[Any]], ColumnElement[bool]]
+
+#: Slots of the keys of a statement: one, several, or none in a table without slots.
+Slotted = Literal["one", "each", "none"]
+
+_SLOT = "smallint"
 
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 
@@ -34,8 +42,8 @@ def quoted_text(text: str) -> str:
     return f"'{escaped}'"
 
 
-def _listed(names: tuple[str, ...]) -> str:
-    return ", ".join(map(quoted_name, names))
+def _listed(names: tuple[str, ...], row: str = "") -> str:
+    return ", ".join(f"{row}{quoted_name(name)}" for name in names)
 
 
 @lru_cache(maxsize=64)
@@ -48,11 +56,15 @@ def kind_of(table: Table, column: str) -> str:
 
 
 def columns_sql(table: Table) -> str:
-    """Return a SELECT of no rows, whose result has the columns in the order of the row type."""
-    return f"SELECT * FROM {quoted_name(table.name)} LIMIT 0"  # noqa: S608 - from the tables
+    """Return a SELECT of the names of the columns in the order of the row type."""
+    name = quoted_text(quoted_name(table.name))
+    return (
+        f"SELECT attname FROM pg_attribute WHERE attrelid = {name}::regclass"  # noqa: S608 - from the tables
+        " AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
+    )
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=128)
 def select_sql(
     table: Table,
     names: tuple[str, ...],
@@ -61,49 +73,86 @@ def select_sql(
     only: tuple[str, str | bool] | None = None,
     order_by: tuple[str, ...] = (),
     *,
+    slotted: Slotted,
     for_update: bool = False,
 ) -> str:
-    """Return a SELECT of the rows whose ``key`` is in the array ``$1``, and whose ``also`` is in ``$2``."""
-    sql = f"SELECT {_listed(names)} FROM {quoted_name(table.name)} WHERE {_is_any(table, key, 1)}"  # noqa: S608 - names from the tables
+    """Return a SELECT of the rows whose ``key``, and slot, are among the parameters.
+
+    These are the slot, or an array of slots, and the array of the keys. A row's ``also`` is in another array
+    behind them.
+    """
+    source, is_key = _keyed(table, key, slotted)
+    sql = f"SELECT {_listed(names, 't.')} FROM {source} WHERE {is_key}"  # noqa: S608 - names from the tables
     if also is not None:
-        sql += f" AND {_is_any(table, also, 2)}"
+        sql += f" AND t.{quoted_name(also)} = ANY(${2 if slotted == 'none' else 3})"
     if only is not None:
         sql += f" AND {_is_constant(only)}"
     if order_by:
-        sql += f" ORDER BY {_listed(order_by)}"
-    return f"{sql} FOR UPDATE" if for_update else sql
+        sql += f" ORDER BY {_listed(order_by, 't.')}"
+    return f"{sql} FOR UPDATE OF t" if for_update else sql
 
 
-def _is_any(table: Table, column: str, place: int) -> str:
-    return f"{quoted_name(column)} = ANY(CAST(${place} AS {kind_of(table, column)}[]))"
+def _keyed(table: Table, key: str, slotted: Slotted) -> tuple[str, str]:
+    """Return the text behind FROM, and the condition that a row has one of the keys."""
+    name, column = f"{quoted_name(table.name)} AS t", f"t.{quoted_name(key)}"
+    match slotted:
+        case "one":
+            return name, f"t.slot = $1 AND {column} = ANY($2)"
+        case "each":
+            # Rows are found by the key, and the slot is looked at then: not each key in every slot.
+            return name, f"t.slot + 0 = ANY($1) AND {column} = ANY($2)"
+        case "none":
+            return name, f"{column} = ANY($1)"
+
+
+_SLOT_TYPES: Mapping[Slotted, tuple[str, ...]] = {"one": (_SLOT,), "each": (f"{_SLOT}[]",), "none": ()}
+
+
+def key_types(table: Table, key: str, also: str | None, slotted: Slotted) -> tuple[str, ...]:
+    """Return the types of the parameters of ``select_sql``."""
+    arrays = (f"{kind_of(table, name)}[]" for name in (key, also) if name is not None)
+    return *_SLOT_TYPES[slotted], *arrays
 
 
 def _is_constant(only: tuple[str, str | bool]) -> str:
-    name, value = quoted_name(only[0]), only[1]
+    name, value = f"t.{quoted_name(only[0])}", only[1]
     if isinstance(value, str):
         return f"{name} = {quoted_text(value)}"
     return name if value else f"NOT {name}"
 
 
-@lru_cache(maxsize=64)
-def built_sql(build: Callable[[IsKey], Select[Any]]) -> str:
-    """Return the text of the SELECT that ``build`` makes for the keys in the array ``$1``."""
+@lru_cache(maxsize=128)
+def built_sql(build: Callable[[IsKey], Select[Any]], slotted: Slotted) -> tuple[str, tuple[str, ...]]:
+    """Return the text of the SELECT that ``build`` makes, and the types of its parameters.
+
+    They are those of ``select_sql``; the tables have slots.
+    """
+    types: list[tuple[str, ...]] = []
 
     def is_key(column: Column[Any]) -> ColumnElement[bool]:
-        return column == any_(literal_column(f"CAST($1 AS {kind_of(column.table, column.name)}[])"))
+        types.append(key_types(column.table, column.name, None, slotted))
+        slot = column.table.c.slot
+        first: ColumnElement[Any] = literal_column("$1")
+        is_in_slot = slot == first if slotted == "one" else slot + 0 == any_(first)
+        return and_(is_in_slot, column == any_(literal_column("$2")))
 
-    return str(build(is_key).compile(dialect=_DIALECT, compile_kwargs={"literal_binds": True}))
+    text = str(build(is_key).compile(dialect=_DIALECT, compile_kwargs={"literal_binds": True}))
+    return text, types[0]
 
 
 # -- writes -----------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=512)
-def source_sql(table: Table, columns: tuple[str, ...], beside: Beside = (), place: int = 1) -> str:
+def source_sql(columns: tuple[str, ...], beside: Beside = (), place: int = 1) -> str:
     """Return the text behind FROM: the rows that the parameters from ``$place`` on hold, as ``r``."""
-    kinds = (quoted_name(table.name), *(kind for _, kind in beside))
-    arrays = ", ".join(f"CAST(${number} AS {kind}[])" for number, kind in enumerate(kinds, place))
+    arrays = ", ".join(f"${number}" for number in range(place, place + 1 + len(beside)))
     return f"unnest({arrays}) AS r({_listed((*columns, *(name for name, _ in beside)))})"
+
+
+def source_types(table: Table, beside: Beside = ()) -> tuple[str, ...]:
+    """Return the types of the parameters of ``source_sql``."""
+    return f"{quoted_name(table.name)}[]", *(f"{kind}[]" for _, kind in beside)
 
 
 @lru_cache(maxsize=512)
@@ -137,13 +186,20 @@ def update_sql(
     key: tuple[str, ...],
     guard: tuple[tuple[str, str], ...],
     source: str,
+    slotted: Slotted,
 ) -> str:
-    """Return an UPDATE of the rows that the ``key`` names, where guarded columns have expected values."""
-    fixed = {*key, *(parameter for _, parameter in guard)}
+    """Return an UPDATE of the rows that slot and ``key`` name, where guarded columns have expected values.
+
+    Where all are in one slot, it is ``$1``.
+    """
+    fixed = {"slot", *key, *(parameter for _, parameter in guard)}
     changed = map(quoted_name, (name for name in names if name not in fixed))
     sets = ", ".join(f"{name} = r.{name}" for name in changed)
-    pairs = (*((name, name) for name in key), *guard)
+    of_slot = () if slotted == "none" else (("slot", "slot"),)
+    pairs = (*of_slot, *((name, name) for name in key), *guard)
     where = " AND ".join(f"t.{quoted_name(column)} = r.{quoted_name(value)}" for column, value in pairs)
+    if slotted == "one":
+        where += " AND t.slot = $1"
     return f"UPDATE {quoted_name(table.name)} AS t SET {sets} FROM {source} WHERE {where}"  # noqa: S608 - names from the tables
 
 
@@ -155,30 +211,12 @@ def joined_sql(*writes: str) -> str:
     return f"WITH {writing} SELECT {counts}"
 
 
-@lru_cache(maxsize=64)
-def uses_sql(claiming: str, moving: str, using: str, posted: tuple[str, ...], source: str) -> str:
-    """Return one statement that claims operations, moves accounts, uses lots and posts entries.
-
-    It joins claims and entries by reference in a nested loop: good for few rows.
-    """
-    names = _listed(tuple(name for name in posted if name != "reference_id"))
-    return (
-        f"WITH claimed AS ({claiming} RETURNING reference_id, operation_id), "  # noqa: S608 - names from the tables
-        f"moved AS ({moving} RETURNING 1), used AS ({using} RETURNING 1), "
-        f"posted AS (INSERT INTO entries ({names}, operation_id) SELECT {names}, claimed.operation_id "
-        f"FROM {source} JOIN claimed USING (reference_id) RETURNING 1) "
-        "SELECT reference_id, operation_id, (SELECT count(*) FROM moved) AS moved, "
-        "(SELECT count(*) FROM used) AS used, (SELECT count(*) FROM posted) AS posted FROM claimed"
-    )
-
-
 # -- prepared statements ----------------------------------------------------------------------------------
 
 
-def prepare_sql(name: str, sql: str, parameters: int) -> str:
-    """Return the text that prepares ``sql``, whose parameters are all texts, under ``name``."""
-    kinds = ", ".join(["text"] * parameters)
-    return f"PREPARE {name}({kinds}) AS {sql}"
+def prepare_sql(name: str, sql: str, types: Sequence[str]) -> str:
+    """Return the text that prepares ``sql`` under ``name``, with the types of its parameters."""
+    return f"PREPARE {name}({', '.join(types)}) AS {sql}"
 
 
 def execute_sql(name: str, parameters: int) -> str:

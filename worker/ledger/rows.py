@@ -1,13 +1,13 @@
 """Conversion between rows of the tables and the values of the core."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from datetime import datetime
 from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Row
 
-from schemas import Code, Status
+from schemas import Code, Status, slot_of
 from worker.core.known import (
     AccountState,
     Happened,
@@ -20,8 +20,9 @@ from worker.core.known import (
 )
 from worker.core.outcomes import Outcome
 from worker.core.plan import AccountMove, Entry, QuotaEntry, UsageRefund
+from worker.ledger.identifiers import IDENTIFIERS, NAMES
 from worker.ledger.records import Columns
-from worker.ledger.tables import holds, operations, payment_events, payments
+from worker.ledger.tables import operations, payment_events, payments, superseded_outcomes
 
 #: The columns of an account's state, in the order of its fields.
 ACCOUNT = (
@@ -67,9 +68,22 @@ LOT = (
 )
 
 
-#: All columns of an operation, a hold, a payment, and of an event of a payment.
+#: The columns of a hold, in the order that ``hold`` reads them.
+HOLD = (
+    "operation_id",
+    "account_id",
+    "reference_id",
+    "amount",
+    "state",
+    "captured",
+    "opened_at",
+    "expires_at",
+    "closed_at",
+)
+
+#: All columns of an operation, a superseded outcome, a payment, and of an event of a payment.
 OPERATION = tuple(column.name for column in operations.columns)
-HOLD = tuple(column.name for column in holds.columns)
+SUPERSEDED = tuple(column.name for column in superseded_outcomes.columns)
 PAYMENT = tuple(column.name for column in payments.columns)
 PAYMENT_EVENT = tuple(column.name for column in payment_events.columns)
 
@@ -95,7 +109,7 @@ def outcome(row: Row[Any]) -> Outcome:
     """Return an outcome from a row of operations or of superseded outcomes."""
     return Outcome(
         reference_id=row.reference_id,
-        type=row.type,
+        type=_TYPES[row.type],
         user_id=row.user_id,
         attempt=row.attempt,
         content=row.content,
@@ -113,16 +127,28 @@ def outcome(row: Row[Any]) -> Outcome:
         last_entry=row.last_entry,
         notices=tuple(row.notices or ()),
         transaction_id=row.operation_id,
+        sender_id=row.sender_id,
     )
 
 
-_STATUSES: Mapping[str, Status] = {status.value: status for status in Status}
-_CODES: Mapping[str, Code] = {code.value: code for code in Code}
+# A statement of ours has the numbers, one of SQLAlchemy's the names.
+_TYPES: Mapping[int | str, str] = {
+    **dict(NAMES["type"].items()),
+    **{name: name for name in IDENTIFIERS["type"]},
+}
+_STATUSES: Mapping[int | str, Status] = {
+    **{number: Status(name) for number, name in NAMES["status"].items()},
+    **{status.value: status for status in Status},
+}
+_CODES: Mapping[int | str, Code] = {
+    **{number: Code(name) for number, name in NAMES["code"].items()},
+    **{code.value: code for code in Code},
+}
 
 
 def hold(row: Iterable[Any], parts: Sequence[tuple[int, int]]) -> Hold:
     """Return a hold from the columns ``HOLD``, and its parts in order."""
-    operation_id, account_id, reference_id, amount, state, captured, opened_at, expires_at, closed_at, _ = row
+    operation_id, account_id, reference_id, amount, state, captured, opened_at, expires_at, closed_at = row
     return Hold(
         account_id,
         reference_id,
@@ -176,12 +202,25 @@ def payment_event(row: Row[Any]) -> PaymentEvent:
 # -- to rows ----------------------------------------------------------------------------------------------
 
 
+#: Slots of accounts, by their ids.
+Slots = Mapping[int, int]
+_OfAccount = Entry | Lot | Hold | Payment | PaymentEvent | UsageRefund
+
+
+def taken_of(outcomes: Sequence[Outcome], taken: Set[int]) -> Sequence[bool]:
+    """Return whether the operation of each outcome loses its reference; ``taken`` are their ids."""
+    return [outcome.transaction_id in taken for outcome in outcomes]
+
+
 def of_outcomes(outcomes: Sequence[Outcome]) -> Columns:
-    """Operations, or superseded outcomes, without their ids."""
+    """Operations, or superseded outcomes, which have their ids already."""
     return {
         **_fields(outcomes, _FIELDS_OF_OUTCOME),
-        "status": [outcome.status._value_ for outcome in outcomes],  # a plain string is written much faster
-        "code": [outcome.code._value_ for outcome in outcomes],
+        "operation_id": [outcome.transaction_id for outcome in outcomes],
+        "slot": [slot_of(outcome.user_id) for outcome in outcomes],
+        "type": [_TYPE_NUMBERS[outcome.type] for outcome in outcomes],
+        "status": [_STATUS_NUMBERS[outcome.status._value_] for outcome in outcomes],
+        "code": [_CODE_NUMBERS[outcome.code._value_] for outcome in outcomes],
         "detail": [outcome.detail or None for outcome in outcomes],
         "metadata": [outcome.metadata or None for outcome in outcomes],
         "description": [outcome.description or None for outcome in outcomes],
@@ -189,18 +228,23 @@ def of_outcomes(outcomes: Sequence[Outcome]) -> Columns:
     }
 
 
+_TYPE_NUMBERS, _COUNTER_NUMBERS = IDENTIFIERS["type"], IDENTIFIERS["counter"]
+_CODE_NUMBERS, _STATUS_NUMBERS = IDENTIFIERS["code"], IDENTIFIERS["status"]
+
 #: Columns that an operation must still have unchanged when it is judged anew, as a guard of its update.
-EXPECTED = (("attempt", "expected_attempt"), ("type", "expected_type"), ("user_id", "expected_user_id"))
+EXPECTED = (("attempt", "expected_attempt"), ("is_taken", "expected_taken"))
 
 
 def expected_of(outcomes: Sequence[Outcome]) -> Columns:
     """Return the values of ``EXPECTED`` for operations that have these outcomes."""
-    return {parameter: [getattr(outcome, column) for outcome in outcomes] for column, parameter in EXPECTED}
+    return {
+        "expected_attempt": [outcome.attempt for outcome in outcomes],
+        "expected_taken": [False] * len(outcomes),
+    }
 
 
 _FIELDS_OF_OUTCOME = (
     "reference_id",
-    "type",
     "user_id",
     "attempt",
     "content",
@@ -211,87 +255,96 @@ _FIELDS_OF_OUTCOME = (
     "first_entry",
     "last_entry",
     "recorded_at",
+    "sender_id",
 )
 
 
-def of_entries(entries: Sequence[Entry]) -> Columns:
-    """Entries, whose outcomes are written."""
-    return {**_of_entries(entries), "operation_id": [entry.outcome.transaction_id for entry in entries]}
-
-
-def of_entries_by_reference(entries: Sequence[Entry]) -> Columns:
-    """Entries, whose outcomes are written with them: they name the reference instead of the operation."""
-    return {**_of_entries(entries), "reference_id": [entry.outcome.reference_id for entry in entries]}
-
-
-def _of_entries(entries: Sequence[Entry]) -> Columns:
-    names = ("account_id", "sequence", "amount", "balance_before", "balance_after", "lot", "feature")
+def of_entries(entries: Sequence[Entry], slots: Slots) -> Columns:
+    """Entries, whose outcomes have their ids."""
+    names = ("account_id", "sequence", "amount", "balance_after", "lot", "occurred_at", "recorded_at")
     return {
-        **_fields(entries, (*names, "due_at", "occurred_at", "recorded_at")),
-        "counter": [entry.counter._value_ for entry in entries],
+        **_fields(entries, names),
+        "slot": _slots_of(entries, slots),
+        "operation_id": [entry.outcome.transaction_id for entry in entries],
+        "counter": [_COUNTER_NUMBERS[entry.counter._value_] for entry in entries],
+        "is_due": [entry.due_at is not None for entry in entries],
+        "feature": [entry.feature or "" for entry in entries],
     }
 
 
-def of_uses(moves: Sequence[AccountMove], now: datetime) -> Columns:
+def _slots_of(rows: Iterable[_OfAccount], slots: Slots) -> list[int]:
+    return [slots[row.account_id] for row in rows]
+
+
+def of_uses(moves: Sequence[AccountMove], slots: Slots, now: datetime) -> Columns:
     """Account columns that usage alone changes, with the sequence each account must have had."""
     states = [move.state for move in moves]
-    return {**_fields(states, _USED_OF_ACCOUNT), **_moved(moves, now)}
+    return {**_fields(states, _USED_OF_ACCOUNT), **_moved(moves, slots, now)}
 
 
-def of_accounts(moves: Sequence[AccountMove], now: datetime) -> Columns:
+def of_accounts(moves: Sequence[AccountMove], slots: Slots, now: datetime) -> Columns:
     """Account columns that may change, with the sequence each account must have had."""
     states = [move.state for move in moves]
-    return {**_fields(states, _CHANGED_OF_ACCOUNT), **_moved(moves, now)}
+    return {**_fields(states, _CHANGED_OF_ACCOUNT), **_moved(moves, slots, now)}
 
 
 _USED_OF_ACCOUNT = ("account_id", "balance", "sequence", "used")
 _CHANGED_OF_ACCOUNT = tuple(name for name in ACCOUNT if name != "user_id")
 
 
-def _moved(moves: Sequence[AccountMove], now: datetime) -> Columns:
+def _moved(moves: Sequence[AccountMove], slots: Slots, now: datetime) -> Columns:
     return {
+        "slot": [slots[move.state.account_id] for move in moves],
         "updated_at": [now] * len(moves),
         "expected_sequence": [move.sequence_before for move in moves],
     }
 
 
-def of_new_lots(lots: Sequence[Lot]) -> Columns:
-    """Whole lots; the outcomes that granted them are written."""
+def of_new_lots(lots: Sequence[Lot], slots: Slots) -> Columns:
+    """Whole lots; the outcomes that granted them have their ids."""
     return {
         **_fields(lots, LOT),
+        "slot": _slots_of(lots, slots),
         "operation_id": [_transaction(lot.outcome) for lot in lots],
         "is_open": [lot.remaining > 0 or lot.pending > 0 for lot in lots],
     }
 
 
-def of_used_lots(lots: Sequence[Lot]) -> Columns:
+def of_used_lots(lots: Sequence[Lot], slots: Slots) -> Columns:
     """Lot columns that usage alone changes, and their key."""
     return {
+        "slot": _slots_of(lots, slots),
         **_fields(lots, ("account_id", "number", "remaining")),
         "is_open": [lot.remaining > 0 for lot in lots],
     }
 
 
-def of_changed_lots(lots: Sequence[Lot]) -> Columns:
+def of_changed_lots(lots: Sequence[Lot], slots: Slots) -> Columns:
     """Lot columns that may change, and their key."""
     return {
+        "slot": _slots_of(lots, slots),
         **_fields(lots, ("account_id", "number", "remaining", "held", "pending", "is_noticed")),
         "is_open": [lot.remaining > 0 or lot.pending > 0 for lot in lots],
     }
 
 
-def of_new_holds(holds: Sequence[Hold]) -> Columns:
+def of_new_holds(holds: Sequence[Hold], slots: Slots) -> Columns:
     """Whole holds; one may have been closed in the same batch."""
     return {
+        "slot": _slots_of(holds, slots),
         "operation_id": [_transaction(hold.outcome) for hold in holds],
         **_fields(holds, ("account_id", "reference_id", "amount", "opened_at", "expires_at")),
         **_ends_of(holds),
     }
 
 
-def of_closed_holds(holds: Sequence[Hold]) -> Columns:
+def of_closed_holds(holds: Sequence[Hold], slots: Slots) -> Columns:
     """Ends of holds, and their key."""
-    return {"operation_id": [hold.operation_id for hold in holds], **_ends_of(holds)}
+    return {
+        "slot": _slots_of(holds, slots),
+        "operation_id": [hold.operation_id for hold in holds],
+        **_ends_of(holds),
+    }
 
 
 def _ends_of(holds: Sequence[Hold]) -> Columns:
@@ -303,65 +356,69 @@ def _ends_of(holds: Sequence[Hold]) -> Columns:
     }
 
 
-def of_parts(holds: Iterable[Hold]) -> Columns:
-    """Return the parts of new holds, whose outcomes are written."""
+def of_parts(holds: Iterable[Hold], slots: Slots) -> Columns:
+    """Return the parts of new holds, whose outcomes have their ids."""
     parts = [
-        (_transaction(hold.outcome), place, hold.account_id, lot, amount)
+        (slots[hold.account_id], _transaction(hold.outcome), place, hold.account_id, lot, amount)
         for hold in holds
         for place, (lot, amount) in enumerate(hold.parts)
     ]
-    names = ("operation_id", "place", "account_id", "lot", "amount")
+    names = ("slot", "operation_id", "place", "account_id", "lot", "amount")
     return dict(zip(names, zip(*parts, strict=True) if parts else [()] * len(names), strict=True))
 
 
-def of_quotas(entries: Sequence[QuotaEntry]) -> Columns:
+def of_quotas(entries: Sequence[QuotaEntry], slots: Slots) -> Columns:
     """Counters after ``entries``, the last entry of each."""
     return {
-        **_keys_of(entries),
+        **_keys_of(entries, slots),
         "used": [entry.used_after for entry in entries],
         "sequence": [entry.sequence for entry in entries],
     }
 
 
-def of_quota_entries(entries: Sequence[QuotaEntry]) -> Columns:
-    """Quota entries, whose outcomes are written."""
+def of_quota_entries(entries: Sequence[QuotaEntry], slots: Slots) -> Columns:
+    """Quota entries, whose outcomes have their ids."""
     return {
-        **_keys_of(entries),
+        **_keys_of(entries, slots),
         "operation_id": [entry.outcome.transaction_id for entry in entries],
-        **_fields(entries, ("sequence", "amount", "used_before", "used_after", "recorded_at")),
+        **_fields(entries, ("sequence", "amount", "used_after", "recorded_at")),
     }
 
 
-def _keys_of(entries: Sequence[QuotaEntry]) -> Columns:
+def _keys_of(entries: Sequence[QuotaEntry], slots: Slots) -> Columns:
     return {
+        "slot": [slots[entry.key.account_id] for entry in entries],
         "account_id": [entry.key.account_id for entry in entries],
         "meter": [entry.key.meter for entry in entries],
         "period_start": [entry.key.period_start for entry in entries],
     }
 
 
-def of_payments(paid: Sequence[Payment]) -> Columns:
-    """Payments, whose outcomes are written."""
+def of_payments(paid: Sequence[Payment], slots: Slots) -> Columns:
+    """Payments, whose outcomes have their ids."""
     names = ("account_id", "package_id", "amount_minor", "currency", "base_tokens", "bonus_tokens")
     return {
+        "slot": _slots_of(paid, slots),
         "operation_id": [_transaction(payment.outcome) for payment in paid],
         **_fields(paid, (*names, "provider", "recorded_at")),
     }
 
 
-def of_payment_events(events: Sequence[PaymentEvent]) -> Columns:
-    """Events of payments, whose outcomes are written."""
+def of_payment_events(events: Sequence[PaymentEvent], slots: Slots) -> Columns:
+    """Events of payments, whose outcomes have their ids."""
     names = ("account_id", "payment_reference", "dispute_id", "amount_minor", "currency", "occurred_at")
     return {
+        "slot": _slots_of(events, slots),
         "operation_id": [_transaction(event.outcome) for event in events],
         "happened": [event.happened._value_ for event in events],
         **_fields(events, (*names, "collected", "uncollected", "recorded_at")),
     }
 
 
-def of_usage_refunds(refunds: Sequence[UsageRefund]) -> Columns:
-    """Refunds of usage; their outcomes are written."""
+def of_usage_refunds(refunds: Sequence[UsageRefund], slots: Slots) -> Columns:
+    """Refunds of usage; their outcomes have their ids."""
     return {
+        "slot": _slots_of(refunds, slots),
         "operation_id": [refund.outcome.transaction_id for refund in refunds],
         "original_id": [refund.original.transaction_id for refund in refunds],
         **_fields(refunds, ("account_id", "tokens", "recorded_at")),

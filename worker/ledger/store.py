@@ -2,9 +2,9 @@
 
 The order keeps it free of lost updates and, where it can, of deadlocks: accounts that may be missing are
 made first, then all accounts of the batch are locked, in order of their users; only then is anything else
-read, so that a worker that had to wait sees what the other one wrote. The references are claimed when their
-outcomes are inserted, in sorted order: the unique key decides, and the transaction that loses there
-(ContentionError) begins again and finds the winner's outcome.
+read, so that a worker that had to wait sees what the other one wrote. Operations are inserted in the order of
+their references: the unique key decides, and the transaction that loses there (ContentionError) begins again
+and finds the winner's outcome.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,15 +14,23 @@ from random import randbytes, randrange
 
 from sqlalchemy import Connection, Engine, text
 
-from schemas import Command
+from schemas import Command, slot_of
 from worker.core.known import Known
 from worker.core.plan import Plan
+from worker.core.superseded import Owner, owner_of
 from worker.ledger.engine import translated_errors
+from worker.ledger.form import LedgerForm
+from worker.ledger.ids import SHARED, Ids
 from worker.ledger.loading import load
+from worker.ledger.other_slots import OtherSlots
+from worker.ledger.senders import Sender, sender_ids
 from worker.ledger.writing import write
 
 #: Probes at the same time don't wait for each other, as a rule.
 _PROBES, _PROBE_BYTES = 16, 20_000
+#: Commands of one transaction, each with its place among those that were given.
+Share = list[tuple[int, Command]]
+
 _PROBE = text(
     "INSERT INTO write_probes (id, payload) VALUES (:id, :payload)"
     " ON CONFLICT (id) DO UPDATE SET payload = excluded.payload"
@@ -32,17 +40,31 @@ _PROBE = text(
 class Ledger:
     """Ledger behind one database. Cheap to make; connects when first used."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, form: LedgerForm = LedgerForm.WHOLE) -> None:
+        self._engine, self._form = engine, form
+        self._others = OtherSlots(engine, form.references)
+        self._claiming = self._others if form is LedgerForm.DISTRIBUTED else None
+
+    def shares(self, commands: Sequence[Command]) -> list[Share]:
+        """Return the commands as they go into transactions, with their places: all in one, or by slot."""
+        return shares_of(commands, one_slot=self._form.has_one_slot)
 
     @contextmanager
-    def begin(self) -> Iterator["LedgerTransaction"]:
-        """Begin one ledger transaction: it commits at the end of the block, rolls back when that raises.
+    def begin(self, commands: Sequence[Command], now: datetime) -> Iterator["LedgerTransaction"]:
+        """Begin one ledger transaction, and load what ``decide`` must know of ``commands`` into ``known``.
 
+        The accounts are locked until it commits, at the end of the block; it rolls back when that raises.
         Raises ContentionError (try again), LedgerUnavailableError (wait, try again).
         """
-        with translated_errors(), self._engine.begin() as connection:
-            yield LedgerTransaction(connection)
+        with translated_errors():
+            slot = slot_of(commands[0].user_id) if self._form.has_one_slot else None
+            others = {} if slot is None else self._others.judged(commands, slot, now)
+            with self._engine.connect() as connection:
+                ids = Ids(connection, SHARED if slot is None else slot)
+                ids.provide(2 * len(commands))  # each may make an account and an operation
+                with connection.begin():
+                    known = load(connection, commands, now, ids.take, slot=slot, others=others)
+                    yield LedgerTransaction(connection, known, now, ids, self._claiming)
 
     def probe(self) -> None:
         """Raise LedgerUnavailableError unless the database takes a write.
@@ -58,19 +80,51 @@ class Ledger:
         self._engine.dispose()
 
 
+def shares_of(commands: Sequence[Command], *, one_slot: bool) -> list[Share]:
+    """Return the commands, with their places, all in one share or by slot.
+
+    In a share of one slot a reference is of one operation: a command that gives it to another begins the
+    slot's next share.
+    """
+    if not one_slot:
+        return [list(enumerate(commands))] if commands else []
+    shares: list[Share] = []
+    latest: dict[int, tuple[Share, dict[str, Owner]]] = {}
+    for place, command in enumerate(commands):
+        slot, owner = slot_of(command.user_id), owner_of(command)
+        share, owners = latest.get(slot, (None, {}))
+        if share is None or owners.get(command.reference_id, owner) != owner:
+            share, owners = latest[slot] = [], {}
+            shares.append(share)
+        share.append((place, command))
+        owners[command.reference_id] = owner
+    return shares
+
+
 class LedgerTransaction:
-    """Open database transaction over the ledger."""
+    """Open database transaction over the ledger, and what is ``known`` of its commands."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(
+        self,
+        connection: Connection,
+        known: Known,
+        now: datetime,
+        ids: Ids,
+        others: OtherSlots | None,
+    ) -> None:
+        self.known = known
+        self._connection, self._now, self._ids, self._others = connection, now, ids, others
 
-    def load(self, commands: Sequence[Command], now: datetime) -> Known:
-        """Return all that ``decide`` needs to know of ``commands``; lock their accounts until the commit."""
-        return load(self._connection, commands, now)
+    def sender_ids(self, senders: Sequence[Sender]) -> list[int | None]:
+        """Return the key of each sender, None for one without names; add new ones."""
+        return sender_ids(self._connection, senders, self._now)
 
-    def write(self, plan: Plan, known: Known, now: datetime) -> None:
+    def write(self, plan: Plan) -> None:
         """Write ``plan``, which was decided on ``known``; its outcomes have their transaction ids afterwards.
 
-        Raises ContentionError where another worker has claimed a reference or moved an account meanwhile.
+        Raises ContentionError where another worker has an operation of a reference, or moved an account,
+        meanwhile.
         """
-        write(self._connection, plan, known, now)
+        if self._others is not None:
+            self._others.take(plan, self._now)
+        write(self._connection, plan, self.known, self._now, self._ids.take)
