@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import Counter
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 
 from schemas import Command, DeadLetter, Notice, Reply
 from tests.support.fakes import FakeLink, delivery, lost
@@ -20,10 +20,14 @@ from worker.errors import (
     ContentionError,
     LedgerUnavailableError,
     UnansweredError,
+    UnsupportedStatementError,
 )
+from worker.ledger import store
 from worker.ledger.audit import audit
 from worker.ledger.engine import ledger_engine
+from worker.ledger.form import LedgerForm
 from worker.ledger.store import Ledger, LedgerTransaction
+from worker.ledger.tables import operations, senders, superseded_outcomes
 from worker.messages import receiving as intake
 from worker.messages import replies as replies
 from worker.messages.policy import SCHEDULER_APP_ID, Policy
@@ -55,9 +59,16 @@ def pipeline(engine: Engine, catalog: Catalog, metrics: Metrics) -> Pipeline:
     return make_pipeline(engine, catalog, metrics, Policy())
 
 
-def make_pipeline(engine: Engine, catalog: Catalog, metrics: Metrics, policy: Policy) -> Pipeline:
+def make_pipeline(
+    engine: Engine, catalog: Catalog, metrics: Metrics, policy: Policy, *, one_slot: bool = False
+) -> Pipeline:
     return Pipeline(
-        Ledger(engine), catalog, policy, clock=lambda: NOW, pause=lambda _seconds: None, metrics=metrics
+        Ledger(engine, LedgerForm.ONE_SLOT if one_slot else LedgerForm.WHOLE),
+        catalog,
+        policy,
+        clock=lambda: NOW,
+        pause=lambda _seconds: None,
+        metrics=metrics,
     )
 
 
@@ -439,6 +450,61 @@ def test_the_commands_of_all_messages_are_decided_in_their_order(pipeline: Pipel
     assert balances == [9_999, 9_997, 9_994, 9_990, 9_985]
 
 
+def test_operation_keeps_the_sender_of_the_message_that_was_judged(
+    pipeline: Pipeline, engine: Engine
+) -> None:
+    process(pipeline, delivery(OPEN))
+    process(
+        pipeline,
+        delivery(deduct("a"), user_id="ocr", app_id="scan"),
+        delivery(batch(deduct("b"), deduct("c")), user_id="ocr", app_id="night"),
+        delivery(deduct("d"), app_id="s\0an"),
+        delivery(deduct("a"), user_id="other"),
+    )
+    process(pipeline, delivery(deduct("b"), user_id="other"))
+    assert senders_of_operations(engine) == [
+        ("a", "ocr", "scan"),
+        ("b", "ocr", "night"),
+        ("c", "ocr", "night"),
+        ("d", "", "s\N{REPLACEMENT CHARACTER}an"),
+        ("open", None, None),
+    ]
+
+
+def test_senders_are_kept_where_each_transaction_is_of_one_slot(
+    engine: Engine, catalog: Catalog, metrics: Metrics
+) -> None:
+    slot_by_slot = make_pipeline(engine, catalog, metrics, Policy(), one_slot=True)
+    items = (deduct("a"), deduct("b", userId="v"), deduct("c"))
+    process(slot_by_slot, delivery(batch(*items), user_id="ocr"), delivery(deduct("d", userId="v")))
+    assert senders_of_operations(engine) == [
+        *((reference, "ocr", "") for reference in "abc"),
+        ("d", None, None),
+    ]
+
+
+def test_each_attempt_keeps_its_own_sender(pipeline: Pipeline, engine: Engine) -> None:
+    process(pipeline, delivery(deduct(), user_id="first"))
+    process(pipeline, delivery(OPEN))
+    process(pipeline, delivery(deduct(attempt=2), user_id="second"), delivery(deduct(), user_id="late"))
+    assert senders_of_operations(engine) == [("d", "second", ""), ("open", None, None)]
+    replaced = select(senders.c.broker_user).join(
+        superseded_outcomes, superseded_outcomes.c.sender_id == senders.c.sender_id
+    )
+    with engine.connect() as connection:
+        assert connection.execute(replaced).scalars().all() == ["first"]
+
+
+def senders_of_operations(engine: Engine) -> list[tuple[str, str | None, str | None]]:
+    """Return each reference with its sender, in the order of the references."""
+    of_sender = operations.c.sender_id == senders.c.sender_id
+    statement = select(operations.c.reference_id, senders.c.broker_user, senders.c.application)
+    joined = statement.select_from(operations).outerjoin(senders, of_sender)
+    with engine.connect() as connection:
+        rows = connection.execute(joined.order_by(operations.c.reference_id))
+        return [(reference, user, application) for reference, user, application in rows]
+
+
 def test_a_redelivered_batch_is_a_duplicate_with_the_same_message_id(pipeline: Pipeline) -> None:
     process(pipeline, delivery(OPEN))
     message = delivery(batch(deduct("a"), deduct("b", 10**6)))
@@ -752,8 +818,15 @@ def test_a_balance_past_64_bits_is_one_messages_fault(
     assert audit(engine).is_clean
 
 
-@pytest.mark.parametrize("error", [LedgerUnavailableError("down"), BrokerUnavailableError("down")])
-def test_outage_makes_no_dead_letter(
+@pytest.mark.parametrize(
+    "error",
+    [
+        LedgerUnavailableError("down"),
+        BrokerUnavailableError("down"),
+        UnsupportedStatementError("lock_accounts"),
+    ],
+)
+def test_fault_of_a_server_makes_no_dead_letter(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def down(*_: Any) -> Any:
@@ -804,7 +877,9 @@ def test_after_a_crash_at_any_step_redelivery_ends_in_the_same_ledger_and_reply(
 
     with monkeypatch.context() as patched:
         match step:
-            case "load" | "write":
+            case "load":
+                patched.setattr(store, "load", crash)
+            case "write":
                 patched.setattr(LedgerTransaction, step, crash)
             case "decide":
                 patched.setattr(pipeline_module, "decide", crash)

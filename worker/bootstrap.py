@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING
 from worker.catalog import Catalog, load_catalog
 from worker.errors import ConfigurationError
 from worker.ledger.engine import ledger_engine
+from worker.ledger.form import LedgerForm, require_form
 from worker.ledger.primary import DatabaseGuard
 from worker.ledger.revisions import current_revision, newest_revision
+from worker.ledger.session_settings import SessionSettings, needed, server_timeout_s
+from worker.ledger.slots import slot_by_slot
 from worker.runtime.identity import process_name, runner_name
 from worker.settings import Settings, broker_user, config_digest
 
@@ -79,7 +82,7 @@ class Application:
     @cached_property
     def engine(self) -> Engine:
         """The ledger's database."""
-        return ledger_engine(self.settings.database_url.get_secret_value(), application_name=self._name)
+        return self._engine()
 
     @cached_property
     def metrics(self) -> Metrics:
@@ -96,21 +99,42 @@ class Application:
     @cached_property
     def service_engine(self) -> Engine:
         """The database as loops use it: the primary alone, and no wait without a deadline."""
-        url = self.settings.database_url.get_secret_value()
-        return ledger_engine(url, application_name=self._name, guard=self.guard, patience=_PATIENCE)
+        return self._engine(guard=self.guard, patience=_PATIENCE)
 
     @cached_property
     def batch_engine(self) -> Engine:
         """The database as batches use it: everything by its key, and no longer than a batch ever should."""
-        url = self.settings.database_url.get_secret_value()
-        return ledger_engine(url, application_name=self._name, only_by_key=True, guard=self.guard)
+        return self._engine(only_by_key=True, guard=self.guard)
+
+    def _engine(
+        self,
+        name: str | None = None,
+        *,
+        only_by_key: bool = False,
+        guard: DatabaseGuard | None = None,
+        patience: int = 1,
+    ) -> Engine:
+        engine = ledger_engine(
+            self.settings.database_url.get_secret_value(),
+            application_name=name or self._name,
+            only_by_key=only_by_key,
+            guard=guard,
+            patience=patience,
+            settings_on=self.settings.session_settings,
+        )
+        return slot_by_slot(engine) if self.settings.ledger_form is LedgerForm.DISTRIBUTED else engine
+
+    @property
+    def needed_settings(self) -> SessionSettings:
+        """Settings that sessions of all loops need; times are those of the loop that waits longest."""
+        return needed(server_timeout_s(self.settings.database_timeout_s, _PATIENCE))
 
     @property
     def ledger(self) -> Ledger:
         """The worker's way to the ledger."""
         from worker.ledger.store import Ledger
 
-        return Ledger(self.batch_engine)
+        return Ledger(self.batch_engine, self.settings.ledger_form)
 
     @property
     def pauses(self) -> Pauses:
@@ -188,10 +212,9 @@ class Application:
 
         settings = self.settings
         name = "billing-scheduler"
-        url = settings.database_url.get_secret_value()
         return Scheduler(
             lambda: open_link(settings.broker_url.get_secret_value(), name=name),
-            ledger_engine(url, application_name=name, guard=self.guard, patience=_PATIENCE),
+            self._engine(name, guard=self.guard, patience=_PATIENCE),
             interval_s=settings.scheduler_interval_s,
             rate=settings.scheduler_rate,
             clock=self.clock,
@@ -286,10 +309,12 @@ class Application:
         return service.link_drainer(self.link(consume=[BILLING.dead.name]))
 
     def require_newest_schema(self, engine: Engine | None = None) -> None:
-        """Raise ConfigurationError unless the database is at the revision this version needs."""
-        current, newest = current_revision(engine or self.engine), newest_revision()
+        """Raise ConfigurationError unless the database is at the revision and in the form that are needed."""
+        engine = engine or self.engine
+        current, newest = current_revision(engine), newest_revision()
         if current != newest:
             raise ConfigurationError(
                 f"the ledger's schema is at {current or 'nothing'}, this version needs {newest}: "
                 "run `billing-worker migrate`"
             )
+        require_form(engine, self.settings.ledger_form)

@@ -7,9 +7,8 @@ unacknowledged delivery brings the same reply again. So the unacknowledged deliv
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from itertools import islice
 
 from schemas import Code, Command, DeadLetterReason, Message, UsageBatch, commands_of, first_malformed
 from worker.broker import Consumes, Delivery, Link, Publishes
@@ -20,7 +19,9 @@ from worker.errors import (
     ConfigurationError,
     TransientError,
     UnansweredError,
+    UnsupportedStatementError,
 )
+from worker.ledger.senders import Sender
 from worker.ledger.store import Ledger
 from worker.messages.dead_letter_limit import DeadLetterLimit, FaultStep
 from worker.messages.dead_letters import Failure
@@ -29,6 +30,7 @@ from worker.messages.policy import Policy
 from worker.messages.publishing import Publisher
 from worker.messages.receiving import message_in, poison_failure
 from worker.messages.replies import Replies, failure_of
+from worker.messages.senders import sender_in
 from worker.metrics import Metrics
 from worker.runtime.limited_log import LimitedLog
 from worker.runtime.retry import ContentionRetry
@@ -45,13 +47,15 @@ class Item:
     """One delivery on its way through the batch; it ends with answers, or with a failure.
 
     There is an answer to each command of its message, in their order, and none to a batch of malformed items
-    alone. ``answers`` is None before the ledger is asked. ``outgoing`` has the messages that remain to be
-    sent, once written. An item that is ``kept`` belongs to a lane that pauses: it stays in its queue.
+    alone. ``answers`` is None before the ledger is asked; ``judged`` has the answers so far by the place of
+    the command, where the commands are of several transactions. ``outgoing`` has the messages that remain to
+    be sent, once written. An item that is ``kept`` belongs to a lane that pauses: it stays in its queue.
     """
 
     delivery: Delivery
     message: Message | None = None
     answers: Sequence[Answer] | None = None
+    judged: dict[int, Answer] = field(default_factory=dict)
     failure: Failure | None = None
     tries: int = 1
     outgoing: list[OutgoingResponse] | None = None
@@ -126,7 +130,7 @@ class Pipeline:
             if item.answers is None:
                 self._transact_despite_contention([item])
             item.outgoing = self._responses_to(item, self._clock())
-        except TransientError:
+        except (TransientError, UnsupportedStatementError):
             raise
         except Exception as fault:  # noqa: BLE001 - whatever it is, the lane has to wait
             if item.tries < self._policy.tries:
@@ -138,16 +142,33 @@ class Pipeline:
         return True
 
     def transact(self, items: Sequence[Item]) -> None:
-        """Load under locks, decide, claim and write, commit."""
-        commands = [command for item in items for command in item.commands]
-        now = self._clock()
-        with self._ledger.begin() as transaction:
-            known = transaction.load(commands, now)
-            plan = decide(commands, known, now, self._catalog)
-            transaction.write(plan, known, now)
-        answers = iter(plan.answers)
+        """Load under locks, decide, write, commit: all items together, or slot by slot."""
+        asked: list[tuple[Item, int]] = []
+        commands: list[Command] = []
+        senders: list[Sender] = []
         for item in items:
-            item.answers = tuple(islice(answers, len(item.commands)))
+            sender = sender_in(item.delivery)
+            for place, command in enumerate(item.commands):
+                if place not in item.judged:
+                    asked.append((item, place))
+                    commands.append(command)
+                    senders.append(sender)
+        for share in self._ledger.shares(commands):
+            own = [command for _, command in share]
+            answers = self._transacted(own, [senders[number] for number, _ in share])
+            for (number, _), answer in zip(share, answers, strict=True):
+                item, place = asked[number]
+                item.judged[place] = answer
+        for item in items:
+            item.answers = tuple(item.judged[place] for place in range(len(item.judged)))
+
+    def _transacted(self, commands: Sequence[Command], senders: Sequence[Sender]) -> Sequence[Answer]:
+        now = self._clock()
+        with self._ledger.begin(commands, now) as transaction:
+            plan = decide(commands, transaction.known, now, self._catalog)
+            plan.name_senders(transaction.sender_ids(senders))
+            transaction.write(plan)
+        return plan.answers
 
     def reply_and_acknowledge(self, link: Link, items: Sequence[Item]) -> None:
         """Reply and acknowledge. After an UnansweredError it may be called again with the same items."""
@@ -200,7 +221,7 @@ class Pipeline:
             return
         try:
             self._transact_despite_contention(items)
-        except TransientError:
+        except (TransientError, UnsupportedStatementError):
             raise
         except Exception as fault:  # noqa: BLE001 - whatever it is, it is one message's until proven otherwise
             self._isolate(items, fault)

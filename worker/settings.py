@@ -22,6 +22,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from worker import __version__
 from worker.catalog import Catalog
 from worker.errors import ConfigurationError
+from worker.ledger.form import LedgerForm
 
 ENV_PREFIX = "BILLING_"
 
@@ -69,6 +70,10 @@ class Settings(BaseSettings):
     #: RabbitMQ's management API, for `check`; where None, the broker's host with port 15672.
     management_url: str | None = None
     database_url: SecretStr = SecretStr("postgresql://billing@127.0.0.1:5432/billing")
+    #: Place of the settings of database sessions: each connection asks for them, or its role has them.
+    session_settings: Literal["connection", "role"] = "connection"
+    #: Slots that a transaction may have, and what judges the references: see OPERATING.
+    ledger_form: LedgerForm = LedgerForm.WHOLE
     catalog: Path | None = None
 
     workers: Annotated[int, Field(ge=1, le=64)] = 1

@@ -251,10 +251,10 @@ def test_ten_thousand_commands_equal_the_model_for_any_batches_and_workers(
     def work(now: datetime, batch: list[Command]) -> None:
         while True:
             try:
-                with ledger.begin() as transaction:
-                    known = transaction.load(batch, now)
+                with ledger.begin(batch, now) as transaction:
+                    known = transaction.known
                     plan = decide(batch, known, now, SMALL_CATALOG)
-                    transaction.write(plan, known, now)
+                    transaction.write(plan)
                     answered = zip(batch, plan.answers, strict=True)
                     replies = [json.loads(reply_for(c, a).to_json()) for c, a in answered]
                     with note:

@@ -1,4 +1,4 @@
-"""Attacks on the rules of senders: a producer of a real broker sends what its rule does not allow."""
+"""Senders on a real broker: those of operations are kept, and those that a rule refuses get nowhere."""
 
 import json
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ import pytest
 
 from schemas import OpenAccount
 from tests.support.apply_commands import applied
-from tests.support.processes import WorkerProcesses
+from tests.support.processes import WorkerProcesses, run_cli
 from tests.support.provision import RabbitMQServer
-from tests.support.rabbit_client import RabbitClient
+from tests.support.rabbit_client import RabbitClient, user_of
 from worker.bootstrap import Application
 
 
@@ -25,12 +25,64 @@ def ocr(rabbitmq: RabbitMQServer, broker_url: str) -> Iterator[str]:
     rabbitmq.management.delete_user(name)
 
 
-def test_worker_processes_refuse_references_without_the_prefix_of_their_sender(
-    application: Application, workers: WorkerProcesses, rabbit: RabbitClient, ocr: str
-) -> None:
-    """The rule reaches the supervisor through its environment, and its workers through theirs."""
+@pytest.fixture
+def account(application: Application) -> None:
+    """Account of ann."""
     opened = OpenAccount(reference_id="open", user_id="ann", tier="free")
     applied(application.engine, application.catalog, opened)
+
+
+@pytest.mark.usefixtures("account")
+def test_sender_of_each_operation_is_explained(
+    application: Application, workers: WorkerProcesses, rabbit: RabbitClient, ocr: str
+) -> None:
+    """Two users, of which one has two programs; a message without names, and the command line's own."""
+    workers.start("--workers", "2")
+    producer = pika.BlockingConnection(pika.URLParameters(ocr))
+    user = user_of(ocr)
+    for reference, user_id, app_id in (
+        ("day", user, "scan-day"),
+        ("night", user, "scan-night"),
+        ("plain", user, None),
+        ("stranger", None, "scan-day"),
+        ("nobody", None, None),
+    ):
+        properties = pika.BasicProperties(user_id=user_id, app_id=app_id, delivery_mode=2)
+        producer.channel().basic_publish("billing", "usage.deduct", json.dumps(deduct(reference)), properties)
+    producer.close()
+    line = json.dumps(deduct("line")).encode()
+    assert run_cli(application.settings, "publish", "-", stdin=line).returncode == 0
+    rabbit.publish(deduct("chat"), app_id="chat", reply_to="billing.replies")
+    rabbit.publish(batch("many", "first", "second"), app_id="chat", user_id=rabbit.user, reply_to=None)
+    rabbit.take("billing.replies", 8)
+    rabbit.request(deduct("day"), app_id="copy")
+    assert {reference: sender_of(application, reference) for reference in SENT} == {
+        "day": (user, "scan-day"),
+        "night": (user, "scan-night"),
+        "plain": (user, None),
+        "stranger": (None, "scan-day"),
+        "nobody": None,
+        "line": (rabbit.user, "billing-worker publish"),
+        "chat": (None, "chat"),
+        "first": (rabbit.user, "chat"),
+        "second": (rabbit.user, "chat"),
+    }
+
+
+SENT = ("day", "night", "plain", "stranger", "nobody", "line", "chat", "first", "second")
+
+
+def sender_of(application: Application, reference: str) -> tuple[str | None, str | None] | None:
+    """Return the broker user and the application in the explanation of a reference."""
+    sender = application.service().explain(reference).outcomes[-1].sender
+    return None if sender is None else (sender.broker_user, sender.application)
+
+
+@pytest.mark.usefixtures("account")
+def test_worker_processes_refuse_references_without_the_prefix_of_their_sender(
+    workers: WorkerProcesses, rabbit: RabbitClient, ocr: str
+) -> None:
+    """The rule reaches the supervisor through its environment, and its workers through theirs."""
     parameters = pika.URLParameters(ocr)
     user = parameters.credentials.username
     workers.start("--workers", "2", BILLING_SENDERS=json.dumps({"usage.*": {user: "ocr-", rabbit.user: ""}}))

@@ -14,7 +14,7 @@ from worker.bootstrap import Application
 from worker.broker import BILLING
 from worker.catalog import Catalog
 from worker.ledger.audit import audit
-from worker.ledger.tables import accounts, entries, superseded_outcomes
+from worker.ledger.tables import accounts, entries, operations
 
 Message = dict[str, Any]
 
@@ -87,7 +87,8 @@ def test_squatted_payment_is_applied_and_the_squatter_keeps_its_replies(
     assert (higher["code"], higher["field"]) == ("reference_conflict", "type")
     assert b'"pi_1"' in dead
     with application.engine.connect() as connection:
-        kept = connection.execute(select(superseded_outcomes.c.reference_id, superseded_outcomes.c.type))
+        is_taken = operations.c.is_taken
+        kept = connection.execute(select(operations.c.reference_id, operations.c.type).where(is_taken))
         assert sorted(map(tuple, kept)) == [(squat["referenceId"], squat["type"]) for squat in squats]
     assert _ann(application) == before
     assert audit(application.engine).is_clean

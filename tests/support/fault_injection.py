@@ -10,17 +10,21 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from functools import wraps
 from multiprocessing.context import ForkServerProcess
 from types import TracebackType
 from typing import Any, Self
 
 import schemas
+from schemas import Command
 from worker import pipeline
 from worker.bootstrap import Application
 from worker.broker import Outgoing
 from worker.broker.rabbitmq.consuming import QueueChannel
 from worker.broker.rabbitmq.publishing import PublishingConnection
+from worker.ledger import store
+from worker.ledger.other_slots import OtherSlots
 from worker.ledger.store import Ledger, LedgerTransaction
 from worker.messages import receiving as intake
 from worker.messages.publishing import Publisher
@@ -76,7 +80,7 @@ class CrashingWorkers:
 
 
 def _die_at(crash_point: str, number: int, settings: Settings) -> None:
-    CRASH_POINTS[crash_point](on_pass(number))
+    (CRASH_POINTS | SLOT_CRASH_POINTS)[crash_point](on_pass(number))
     _run(settings)
 
 
@@ -146,8 +150,8 @@ def after_commit(crash: Crash) -> None:
     original = Ledger.begin
 
     @contextmanager
-    def begin(self: Ledger) -> Iterator[LedgerTransaction]:
-        with original(self) as transaction:
+    def begin(self: Ledger, commands: Sequence[Command], now: datetime) -> Iterator[LedgerTransaction]:
+        with original(self, commands, now) as transaction:
             yield transaction
         crash()
 
@@ -185,7 +189,7 @@ def halfway_through_replies(crash: Crash) -> None:
 CRASH_POINTS: dict[str, Callable[[Crash], None]] = {
     "received": before(Pipeline, "receive"),
     "decoded": after(Pipeline, "receive"),
-    "loaded": after(LedgerTransaction, "load"),
+    "loaded": after(store, "load"),
     "decided": after(pipeline, "decide"),
     "written": after(LedgerTransaction, "write"),
     "committed": after_commit,
@@ -195,6 +199,13 @@ CRASH_POINTS: dict[str, Callable[[Crash], None]] = {
     "confirmed": before(Pipeline, "acknowledge"),
     "acknowledging": after(QueueChannel, "acknowledge"),
     "acknowledged": after(Pipeline, "acknowledge"),
+}
+
+
+#: Steps of a batch in a distributed ledger, each passed once a slot.
+SLOT_CRASH_POINTS: dict[str, Callable[[Crash], None]] = {
+    "claimed": after(OtherSlots, "judged"),
+    "between slots": after(Pipeline, "_transacted"),
 }
 
 
