@@ -382,8 +382,10 @@ def test_due_accounts_are_found_by_an_index(postgres_engine: Engine, after: DueA
     with postgres_engine.begin() as connection:
         connection.execute(
             text(
-                "INSERT INTO accounts (user_id, tier, anchor, granted_until, opened_at, updated_at, due_at)"
-                " SELECT 'user-' || n, 'free', :now, :now, :now, :now, CASE WHEN n % 4 = 0"
+                "INSERT INTO accounts"
+                " (account_id, slot, user_id, tier, anchor, granted_until, opened_at, updated_at, due_at)"
+                " SELECT n, get_byte(sha256(convert_to('user-' || n, 'UTF8')), 0) >> 2, 'user-' || n, 'free',"
+                " :now, :now, :now, :now, CASE WHEN n % 4 = 0"
                 " THEN CAST(:now AS timestamptz) + (n - 1000) * interval '1 minute' END"
                 " FROM generate_series(1, 40000) AS n"
             ),

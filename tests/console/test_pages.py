@@ -21,6 +21,7 @@ from worker.bootstrap import Application
 from worker.broker import Delivery
 from worker.checks import health_of
 from worker.deadletters.explain import DEAD_LETTERS_MAX
+from worker.ledger.senders import UNNAMED, Sender
 from worker.settings import load_settings
 
 
@@ -177,6 +178,21 @@ def test_outcomes_of_a_squatted_reference_name_their_users(on_each_database: App
     page = words(Visitor(app_on(on_each_database).test_client()).get("/explain?reference=pi_9"))
     assert "usage.deduct of nobody" in page
     assert "account.open of zoe" not in page
+
+
+def test_reference_is_shown_with_its_senders(on_each_database: Application) -> None:
+    command = DeductUsage(reference_id="sent", user_id="nobody", tokens=5)
+    for attempt, sender in ((1, UNNAMED), (2, Sender("ocr", "<b>day")), (3, Sender("ocr", "night"))):
+        applied(
+            on_each_database.engine,
+            on_each_database.catalog,
+            command.model_copy(update={"attempt": attempt}),
+            sender=sender,
+        )
+    page = words(Visitor(app_on(on_each_database).test_client()).get("/explain?reference=sent"))
+    assert "Sender ocr (night)" in page
+    for line in ("attempt 3 rejected", "attempt 2 of ocr (<b>day)", "attempt 1 of an unknown sender"):
+        assert line in page
 
 
 def test_search_finds_a_dead_letter_by_its_number_only(

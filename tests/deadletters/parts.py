@@ -253,12 +253,13 @@ class World:
         *,
         rate: float | None = None,
         steps: Sequence[int] = (),
+        patience_s: float = 5.0,
     ) -> Replay:
         """Create a replay and run it as far as it goes."""
         created = self.service.create_replay(dead_letters, "mended", "ann", rate=rate, steps=steps)
-        return self.run(created.number)
+        return self.run(created.number, patience_s=patience_s)
 
-    def run(self, replay_id: int, name: str = "runner", patience_s: float = 60.0) -> Replay:
+    def run(self, replay_id: int, name: str = "runner", patience_s: float = 5.0) -> Replay:
         return self.runner(name).run(
             replay_id, "ann", stop=self, on_trouble=self.troubles.append, patience_s=patience_s
         )

@@ -31,6 +31,8 @@ from worker.catalog import Catalog
 from worker.core import reply_for
 from worker.errors import NotFoundError
 from worker.ledger.queries import Explanation, Reader
+from worker.ledger.queries.senders import SenderView
+from worker.ledger.senders import UNNAMED, Sender
 
 
 @pytest.fixture
@@ -51,7 +53,7 @@ def test_a_deduction_is_explained_from_the_command_to_the_reply(
         description="A long talk",
     )
     apply(given(ada, 40, "brief", priority=0), now=NOW - TICK)
-    (answer,) = apply(command, now=NOW)
+    (answer,) = apply(command, now=NOW, sender=Sender("ocr", "scan"))
     view = reader.explain("job", NOW, catalog).to_dict()
     assert view["asked"] == {
         "type": "usage.deduct",
@@ -73,6 +75,7 @@ def test_a_deduction_is_explained_from_the_command_to_the_reply(
             "balanceBefore": 10_040,
             "balanceAfter": 10,
             "detail": {},
+            "sender": {"brokerUser": "ocr", "application": "scan"},
             "recordedAt": "2026-11-22T10:15:00Z",
         }
     ]
@@ -98,6 +101,23 @@ def test_explanation_has_every_attempt_the_valid_one_last(
     assert outcomes[0].detail == {"required": 10_500, "available": 10_000, "shortfall": 500}
 
 
+def test_explanation_has_the_sender_of_each_attempt(
+    reader: Reader, ada: str, apply: Apply, catalog: Catalog
+) -> None:
+    senders = (UNNAMED, Sender("ocr", ""), Sender("", "scan"), Sender("ocr", "scan"))
+    for attempt, sender in enumerate(senders, start=1):
+        command = used("job", 10_500).model_copy(update={"attempt": attempt})
+        apply(command, now=NOW, sender=sender)
+    outcomes = reader.explain("job", NOW, catalog).outcomes
+    assert [outcome.sender for outcome in outcomes] == [
+        None,
+        SenderView("ocr", None),
+        SenderView(None, "scan"),
+        SenderView("ocr", "scan"),
+    ]
+    assert [str(outcome.sender) for outcome in outcomes[1:]] == ["ocr", "anonymous (scan)", "ocr (scan)"]
+
+
 def test_both_outcomes_of_a_squatted_reference_are_shown(
     reader: Reader, ada: str, apply: Apply, catalog: Catalog
 ) -> None:
@@ -111,6 +131,49 @@ def test_both_outcomes_of_a_squatted_reference_are_shown(
     assert view.asked is not None
     assert view.asked.type == "credit.bonus"
     assert [entry.amount for entry in view.entries] == [600]
+
+
+def test_attempts_of_a_taken_usage_come_before_those_of_the_taker(
+    reader: Reader, ada: str, apply: Apply, catalog: Catalog
+) -> None:
+    squat = DeductUsage(reference_id="pay-ada", user_id="nobody", tokens=5)
+    apply(squat, now=NOW)
+    apply(squat.model_copy(update={"attempt": 2}), now=NOW + TICK)
+    short = paid(ada).model_copy(update={"amount_minor": 1})
+    apply(short, now=NOW + 2 * TICK)
+    apply(paid(ada).model_copy(update={"attempt": 2}), now=NOW + 3 * TICK)
+    outcomes = reader.explain("pay-ada", NOW + DAY, catalog).outcomes
+    assert [(one.user_id, one.attempt, one.code) for one in outcomes] == [
+        ("nobody", 1, "account_not_found"),
+        ("nobody", 2, "account_not_found"),
+        ("ada", 1, "amount_mismatch"),
+        ("ada", 2, "tokens_purchased"),
+    ]
+    counted = {(one.type, one.code): one.count for one in reader.stats().operations}
+    assert counted["payment.succeeded", "tokens_purchased"] == 1
+    assert ("usage.deduct", "account_not_found") not in counted, "its reference is another's"
+
+
+def test_event_that_named_another_user_is_among_the_events_of_the_payment(
+    reader: Reader, ada: str, apply: Apply, catalog: Catalog
+) -> None:
+    apply(
+        opened("eve", "none"),
+        PaymentRefunded(
+            reference_id="back",
+            user_id="eve",
+            original_reference_id="pay-ada",
+            amount_minor=1_999,
+            currency="USD",
+        ),
+        now=NOW,
+    )
+    apply(paid(ada), now=NOW + TICK)
+    for reference in ("pay-ada", "back"):
+        view = reader.explain(reference, NOW + DAY, catalog)
+        assert view.payment is not None
+        assert (view.payment.reference_id, view.payment.collected) == ("pay-ada", 0)
+        assert [event.reference_id for event in view.payment_events] == ["back"]
 
 
 @on_sqlite

@@ -12,12 +12,15 @@ Statement = tuple[str, Any]
 
 @contextmanager
 def recorded_statements(engine: Engine) -> Iterator[list[Statement]]:
-    """Collect the statements that go to the database during the block, with their parameters."""
+    """Collect the statements that go to the database during the block, with their parameters.
+
+    Settings of the transaction are among them, because plans depend on them.
+    """
     statements: list[Statement] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        # EXPLAIN takes the execution of a prepared statement; LIMIT 0 asks for the names of columns alone.
-        if not (statement.startswith(("PREPARE", "SET")) or statement.endswith("LIMIT 0")):
+        # EXPLAIN takes the execution of a prepared statement.
+        if not statement.startswith("PREPARE") and "pg_attribute" not in statement:
             statements.append((statement, parameters))
 
     event.listen(engine, "before_cursor_execute", note)
@@ -32,6 +35,8 @@ def scanned(engine: Engine, statements: Sequence[Statement], large: Collection[s
     found = []
     with engine.connect() as connection:
         for statement, parameters in statements:
+            if statement.startswith("SET LOCAL"):
+                connection.exec_driver_sql(statement)
             if not statement.lstrip().upper().startswith(("SELECT", "EXECUTE", "WITH")):
                 continue
             plan = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", parameters).scalar_one()

@@ -1,11 +1,15 @@
 """Accounts with something due: holds, credit, renewals. Nothing is changed here."""
 
 from datetime import datetime
+from heapq import merge
+from itertools import islice
+from operator import attrgetter
 from typing import NamedTuple
 
 from sqlalchemy import Engine, literal, select, tuple_
 
 from worker.ledger.engine import translated_errors
+from worker.ledger.slots import in_slots, parts_of
 from worker.ledger.tables import accounts
 
 
@@ -22,7 +26,8 @@ def due_accounts(
 ) -> list[DueAccount]:
     """Return at most ``limit`` accounts with something due at ``now``, the longest due first.
 
-    With ``after`` it continues behind that account. Raises LedgerUnavailableError.
+    With ``after`` it continues behind that account. The id only makes the order total. Raises
+    LedgerUnavailableError.
     """
     place = (accounts.c.due_at, accounts.c.account_id)
     statement = (
@@ -35,5 +40,10 @@ def due_accounts(
         behind = (literal(after.due_at, accounts.c.due_at.type), literal(after.account_id))
         statement = statement.where(tuple_(*place) > tuple_(*behind))
     with translated_errors(), engine.connect() as connection:
-        rows = connection.execution_options(read_only=True).execute(statement)
-        return [DueAccount(*row) for row in rows]
+        reading = connection.execution_options(read_only=True)
+        parts = [
+            reading.execute(statement.where(in_slots(accounts.c.slot, slots))).all()
+            for slots in parts_of(reading)
+        ]
+    in_order = merge(*parts, key=attrgetter("due_at", "account_id"))
+    return [DueAccount(*row) for row in islice(in_order, limit)]

@@ -14,6 +14,7 @@ from worker.console.formats import lasting
 from worker.console.queues import QueueStatus
 from worker.ledger.queries import snapshot
 from worker.ledger.queries.pace import Pace, PaceBucket, pace
+from worker.ledger.slots import parts_of
 from worker.runtime.health import Health, HealthState
 
 page = Blueprint("overview", __name__)
@@ -94,7 +95,7 @@ def _pace(console: ConsoleContext, now: datetime, window: Window) -> Pace:
     seconds = int(window.length.total_seconds())
     end = datetime.fromtimestamp((int(now.timestamp()) // seconds + 1) * seconds, now.tzinfo)
     with snapshot(console.application.engine) as connection:
-        return pace(connection, end, window.length, window.buckets)
+        return pace(connection, end, window.length, window.buckets, shares=parts_of(connection))
 
 
 def _chart(found: Pace, window: Window) -> Chart:

@@ -2,25 +2,37 @@
 
 Each chunk of dead letters is judged in a transaction of its own that is rolled back: like a worker's batch it
 locks its accounts for some milliseconds, and leaves nothing. Dead letters of one chunk see each other, as
-they would in a batch; across chunks each sees the ledger as it is. A dead letter on which the worker would
-fail, as it may have done before, is one forecast and holds up no other.
+they would in a batch (of one slot, where a transaction is of one); across chunks each sees the ledger as it
+is. A dead letter on which the worker would fail, as it may have done before, is one forecast and holds up no
+other.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Connection, Engine, select
 
-from schemas import Code, Command, FreeUpload, Message, UsageBatch, commands_of, first_malformed, type_of
+from schemas import (
+    Code,
+    Command,
+    FreeUpload,
+    Message,
+    UsageBatch,
+    commands_of,
+    first_malformed,
+    slot_of,
+    type_of,
+)
 from worker.catalog import Catalog
-from worker.core import Answer, Conflict, decide
+from worker.core import Answer, Conflict, Outcome, decide
+from worker.core.needs import needs_of
 from worker.core.replies import conflict_text, message_for
 from worker.deadletters.body_check import Receive
 from worker.deadletters.fingerprints import field_path
 from worker.deadletters.models import DeadLetterForecast, DeadLetterStatus, DryRun, Forecast, StoredDeadLetter
-from worker.deadletters.replay.ledger_check import by_key, leads_to_workers
+from worker.deadletters.replay.ledger_check import by_key, judged_anywhere, leads_to_workers
 from worker.deadletters.replay.message import as_delivered
 from worker.deadletters.store import queries, tables
 from worker.deadletters.store.filters import DeadLetterFilter, DeadLetterSelection, chunks
@@ -28,6 +40,7 @@ from worker.errors import BillingError
 from worker.ledger.engine import translated_errors
 from worker.ledger.loading import load
 from worker.ledger.queries import snapshot
+from worker.ledger.slots import is_slot_by_slot, parts_of
 from worker.messages.dead_letters import Failure
 from worker.runtime.retry import ContentionRetry
 from worker.runtime.stop import StopRequest
@@ -162,15 +175,34 @@ def _answers(
     return _CONTENTION.run(lambda: _decided(engine, commands, catalog, now))
 
 
+def _passing_ids(count: int) -> Iterator[int]:
+    """Return ids for accounts that are rolled back."""
+    return iter(range(-count, 0))
+
+
 def _decided(
     engine: Engine, commands: Sequence[Command], catalog: Catalog, now: datetime
 ) -> Sequence[Answer]:
+    answers: dict[int, Answer] = {}
     with translated_errors(), engine.connect() as connection:
         by_key(connection)
-        known = load(connection, commands, now)
-        answers = decide(commands, known, now, catalog).answers
+        stored = _stored_anywhere(connection, commands)
+        for slots in parts_of(connection):
+            share = [one for one in enumerate(commands) if slot_of(one[1].user_id) in slots.each]
+            if share:
+                places, own = zip(*share, strict=True)
+                others = {name: one for name, one in stored.items() if slot_of(one.user_id) not in slots.each}
+                known = load(connection, own, now, _passing_ids, slot=slots.only, others=others)
+                answers.update(zip(places, decide(own, known, now, catalog).answers, strict=True))
         connection.rollback()
-    return answers
+    return [answers[place] for place in range(len(commands))]
+
+
+def _stored_anywhere(connection: Connection, commands: Sequence[Command]) -> Mapping[str, Outcome]:
+    """Return the outcomes that other slots may have; none where a transaction has all slots."""
+    if not is_slot_by_slot(connection):
+        return {}
+    return judged_anywhere(connection, needs_of(commands).references).outcomes
 
 
 # -- forecasts --------------------------------------------------------------------------------------------

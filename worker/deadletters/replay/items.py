@@ -18,7 +18,7 @@ from worker.deadletters.replay.ledger_check import Expected, end_of, expected_of
 from worker.deadletters.store import tables
 from worker.deadletters.store.filters import PAGE_MAX, searchable
 from worker.deadletters.store.transaction import DeadLetterTransaction, in_transaction
-from worker.ledger.bulk import select_rows, update_rows
+from worker.ledger.bulk import Keys, select_rows, update_rows
 from worker.ledger.queries import snapshot
 from worker.ledger.queries.snapshots import within
 
@@ -293,9 +293,8 @@ def _resolve(transaction: DeadLetterTransaction, dead_letter: Row[Any], state: I
 def still_under_way(engine: Engine, replay_id: int, numbers: Sequence[int]) -> set[int]:
     """Return those that were sent and have neither come back nor ended."""
     with snapshot(engine) as connection:
-        rows = select_rows(
-            connection, tables.dead_letters, ("number", "status", "replay_id"), "number", sorted(numbers)
-        )
+        columns, keys = ("number", "status", "replay_id"), Keys(sorted(numbers))
+        rows = select_rows(connection, tables.dead_letters, columns, "number", keys)
     return {
         row.number for row in rows if row.status == DeadLetterStatus.REPLAYING and row.replay_id == replay_id
     }

@@ -1,6 +1,6 @@
 """The ledger's outcomes for the references of a dead letter: none yet, its own, or another operation's."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -13,7 +13,8 @@ from worker.core.decide import content_of
 from worker.core.replies import message_for
 from worker.core.superseded import Superseded, may_supersede, owner_of
 from worker.deadletters.models import ItemState, LedgerLine, StoredDeadLetter
-from worker.ledger.loading import outcomes_of, superseded_by
+from worker.ledger.loading import Judged, judged_under, superseded_by
+from worker.ledger.slots import parts_of
 
 _CENTURIES = timedelta(days=365_000)
 #: Limits that allow everything: only a worker judges amounts; here they are only read.
@@ -69,7 +70,7 @@ class Shown:
         """Return the outcome under the reference, as far as it answers this attempt; None: nothing yet."""
         stored = self.outcomes.get(expected.reference_id)
         if stored is None:
-            return None
+            return self.superseded.lost_by(expected)
         if owner_of(expected) != owner_of(stored):
             is_taken = may_supersede(expected.type, stored)
             return None if is_taken else self.superseded.lost_by(expected) or stored
@@ -104,8 +105,18 @@ def shown(connection: Connection, expected: Iterable[Expected]) -> Shown:
     """Return the ledger's outcomes for these."""
     wanted = list(expected)
     by_key(connection)
-    outcomes = outcomes_of(connection, {one.reference_id for one in wanted})
-    return Shown(outcomes, superseded_by(connection, wanted, outcomes))
+    judged = judged_anywhere(connection, {one.reference_id for one in wanted})
+    return Shown(judged.outcomes, superseded_by(connection, wanted, judged))
+
+
+def judged_anywhere(connection: Connection, references: Collection[str]) -> Judged:
+    """Return the outcomes under these references, whoever's they are."""
+    whole = Judged({}, [])
+    for slots in parts_of(connection):
+        part = judged_under(connection, references, slots.only)
+        whole.outcomes.update(part.outcomes)
+        whole.taken.extend(part.taken)
+    return whole
 
 
 def end_of(expected: Sequence[Expected], ledger: Shown, *, was_known: bool) -> tuple[ItemState, str] | None:
@@ -142,7 +153,8 @@ def ledger_lines(
     lines = [_line(one, ledger) for one in expected]
     known = {line.reference_id for line in lines}
     if dead_letter.reference_id is not None and dead_letter.reference_id not in known:
-        alone = outcomes_of(connection, [dead_letter.reference_id]).get(dead_letter.reference_id)
+        judged = judged_anywhere(connection, [dead_letter.reference_id])
+        alone = judged.outcomes.get(dead_letter.reference_id)
         if alone is not None or not lines:
             lines.append(
                 LedgerLine(dead_letter.reference_id) if alone is None else _outcome_line(alone, None)

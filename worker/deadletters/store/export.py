@@ -24,7 +24,7 @@ from worker.deadletters.store.ingest import inserted
 from worker.deadletters.store.transaction import DeadLetterTransaction, in_transaction
 from worker.deadletters.tokens import tokens_affected
 from worker.errors import BadLineError
-from worker.ledger.bulk import select_rows
+from worker.ledger.bulk import Keys, select_rows
 from worker.ledger.queries import snapshot
 from worker.messages.dead_letters import EPOCH, identities_in
 
@@ -245,7 +245,8 @@ def _refuse_unkept(value: Any) -> None:
 def _add(transaction: DeadLetterTransaction, chunk: Sequence[_Row], actor: str) -> int:
     """Add those that are not here yet; returns how many."""
     rows = {row["letter_id"]: (line, row) for line, row in chunk}
-    here = select_rows(transaction.connection, tables.dead_letters, ("letter_id",), "letter_id", sorted(rows))
+    keys = Keys(sorted(rows))
+    here = select_rows(transaction.connection, tables.dead_letters, ("letter_id",), "letter_id", keys)
     for known in here:
         del rows[known.letter_id]
     if not rows:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select
 from worker.deadletters.models import WAITING
 from worker.deadletters.store import tables
 from worker.deadletters.store.bounded_sum import SQLITE_MAX, bounded_sum
-from worker.ledger.bulk import insert_rows, select_rows, update_rows
+from worker.ledger.bulk import Keys, insert_rows, select_rows, update_rows
 
 _NUMBERS = ("parked", "replaying", "resolved", "discarded", "tokens_at_stake", "tokens_unknown")
 _COLUMNS = tuple(column.name for column in tables.dead_letter_groups.columns)
@@ -66,7 +66,7 @@ class GroupChanges:
     def flush(self, connection: Connection) -> None:
         """Write the groups that differ now."""
         touched = sorted(self._counts.keys() | self._latest.keys())
-        found = select_rows(connection, tables.dead_letter_groups, _COLUMNS, "fingerprint", touched)
+        found = select_rows(connection, tables.dead_letter_groups, _COLUMNS, "fingerprint", Keys(touched))
         known = {row.fingerprint: {name: getattr(row, name) for name in _COLUMNS} for row in found}
         changed, added = [], []
         for fingerprint in touched:

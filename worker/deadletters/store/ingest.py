@@ -23,7 +23,7 @@ from worker.deadletters.store.encoding import clean, indexable, kept
 from worker.deadletters.store.group_changes import LatestFailure
 from worker.deadletters.store.transaction import HELD, DeadLetterTransaction, in_transaction
 from worker.deadletters.tokens import tokens_affected
-from worker.ledger.bulk import among, select_rows
+from worker.ledger.bulk import Keys, among, select_rows
 from worker.messages.dead_letters import EPOCH, dead_letter_in
 
 _TRANSPORTS_OWN = {"application_headers", "delivery_mode", "delivery_info", "body_encoding", "delivery_tag"}
@@ -121,7 +121,7 @@ def _by_dead_letter(connection: Connection, drained: Sequence[DrainedDeadLetter]
     copies: dict[str, _Copies] = {}
     for place, each in enumerate(drained):
         copies.setdefault(sent.get(place, each.id), _Copies()).drained.append(each)
-    for row in select_rows(connection, tables.dead_letters, HELD, "letter_id", sorted(copies)):
+    for row in select_rows(connection, tables.dead_letters, HELD, "letter_id", Keys(sorted(copies))):
         copies[row.letter_id].dead_letter = row
     return list(copies.values())
 

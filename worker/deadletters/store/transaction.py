@@ -19,7 +19,7 @@ from worker.deadletters.store import activity_log, tables
 from worker.deadletters.store.encoding import clean
 from worker.deadletters.store.group_changes import GroupChanges, LatestFailure
 from worker.deadletters.store.item_changes import ItemChanges
-from worker.ledger.bulk import insert_rows, select_rows, update_rows
+from worker.ledger.bulk import Keys, insert_rows, select_rows, update_rows
 from worker.ledger.engine import translated_errors
 from worker.runtime.retry import ContentionRetry
 
@@ -114,7 +114,7 @@ class DeadLetterTransaction:
 
 def held_dead_letters(connection: Connection, numbers: Iterable[int]) -> dict[int, Row[Any]]:
     """Return the columns that a change needs, by number; missing dead letters are left out."""
-    found = select_rows(connection, tables.dead_letters, HELD, "number", sorted(set(numbers)))
+    found = select_rows(connection, tables.dead_letters, HELD, "number", Keys(sorted(set(numbers))))
     return {row.number: row for row in found}
 
 

@@ -14,7 +14,7 @@ from worker.core.periods import Period, period_at
 from worker.core.rules.usage import free_limit
 from worker.ledger.queries.lookback import posted_state_at
 from worker.ledger.queries.posted import PostedState, posted_state, quotas_used, quotas_used_at
-from worker.ledger.queries.snapshots import within
+from worker.ledger.queries.snapshots import key_of, within
 from worker.ledger.queries.views import View
 
 
@@ -110,7 +110,7 @@ def balance(connection: Connection, user_id: str, now: datetime, catalog: Catalo
     """Return the balance of ``user_id`` at ``now`` (UTC). Raises NotFoundError."""
     posted = posted_state(connection, user_id)
     period = period_at(posted.state.anchor, now)
-    used = quotas_used(connection, posted.state.account_id, period.key)
+    used = quotas_used(connection, key_of(posted.state), period.key)
     return _balance(posted, period, used, now, catalog)
 
 
@@ -118,7 +118,7 @@ def balance_at(connection: Connection, user_id: str, at: datetime, catalog: Cata
     """Return the past balance at ``at`` (UTC). Raises NotFoundError, also for a time before the account."""
     posted = posted_state_at(connection, user_id, at)
     period = period_at(posted.state.anchor, at)
-    used = quotas_used_at(connection, posted.state.account_id, period.key, at)
+    used = quotas_used_at(connection, key_of(posted.state), period.key, at)
     return _balance(posted, period, used, at, catalog)
 
 

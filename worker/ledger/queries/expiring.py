@@ -4,10 +4,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from heapq import merge
 from itertools import islice
+from operator import itemgetter
 from typing import NamedTuple, Self
 
-from sqlalchemy import Connection, Tuple, literal, select, tuple_
+from sqlalchemy import Connection, select, tuple_
 
 from worker.catalog import Catalog
 from worker.core import Account, AccountState, Counter, account_now
@@ -15,8 +17,9 @@ from worker.errors import QueryError
 from worker.ledger import rows
 from worker.ledger.loading import open_holds, open_lots
 from worker.ledger.queries.posted import posted_state
-from worker.ledger.queries.snapshots import within
+from worker.ledger.queries.snapshots import values_of, within
 from worker.ledger.queries.views import View
+from worker.ledger.slots import Slots, in_slots, parts_of
 from worker.ledger.tables import accounts
 
 EXPIRING_DAYS_MAX = 3_660
@@ -149,10 +152,22 @@ def _page(lines: list[_Line], limit: int, *, tokens: int | None) -> ExpiringPage
 def _lines(
     connection: Connection, now: datetime, until: datetime, catalog: Catalog, start: _Place | None
 ) -> Iterator[_Line]:
-    for states in _due_by(connection, until, start):
-        ids = [state.account_id for state in states]
-        lots = open_lots(connection, ids)
-        holds = open_holds(connection, [state.account_id for state in states if state.held])
+    parts = parts_of(connection)
+    lines = (_lines_in(connection, slots, now, until, catalog, start) for slots in parts)
+    return merge(*lines, key=itemgetter(0))
+
+
+def _lines_in(
+    connection: Connection,
+    slots: Slots,
+    now: datetime,
+    until: datetime,
+    catalog: Catalog,
+    start: _Place | None,
+) -> Iterator[_Line]:
+    for states in _due_by(connection, slots, until, start):
+        lots = open_lots(connection, states)
+        holds = open_holds(connection, [state for state in states if state.held])
         for state in states:
             place = (state.due_at or until, state.account_id)
             own_lots, own_holds = lots.get(state.account_id, ()), holds.get(state.account_id, ())
@@ -184,24 +199,22 @@ def _lost(present: Account, until: datetime, catalog: Catalog) -> list[Expiring]
     ]
 
 
-def _due_by(connection: Connection, until: datetime, start: _Place | None) -> Iterator[list[AccountState]]:
+def _due_by(
+    connection: Connection, slots: Slots, until: datetime, start: _Place | None
+) -> Iterator[list[AccountState]]:
     """Yield pages of the accounts that have something due by ``until``, the soonest first."""
     order = (accounts.c.due_at, accounts.c.account_id)
     first = (
         select(*(accounts.c[name] for name in rows.ACCOUNT))
-        .where(accounts.c.due_at <= until)
+        .where(in_slots(accounts.c.slot, slots), accounts.c.due_at <= until)
         .order_by(*order)
         .limit(_PAGE)
     )
     place = tuple_(*order)
     page = connection.execute(
-        first if start is None else first.where(place >= _values(start.due_at, start.account_id))
+        first if start is None else first.where(place >= values_of(order, start[:2]))
     ).all()
     while page:
         yield [rows.account(row) for row in page]
-        behind = _values(page[-1].due_at, page[-1].account_id)
+        behind = values_of(order, (page[-1].due_at, page[-1].account_id))
         page = connection.execute(first.where(place > behind)).all()
-
-
-def _values(due_at: datetime, account_id: int) -> Tuple:
-    return tuple_(literal(due_at, accounts.c.due_at.type), literal(account_id))

@@ -1,7 +1,7 @@
 """Everything the ledger knows about one reference: the command, its outcome, and what followed."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -14,27 +14,27 @@ from schemas import (
     PaymentDisputed,
     PaymentFailed,
     PaymentRefunded,
-    PaymentSucceeded,
     ReleaseUsage,
     ReserveUsage,
     SettleAccount,
     SettleUsage,
+    slot_of,
     type_of,
 )
 from worker.catalog import Catalog
 from worker.core import Account, Decided, Hold, Outcome, reply_for
 from worker.core.replies import message_for
-from worker.core.superseded import is_usage
 from worker.errors import NotFoundError
 from worker.ledger import rows
 from worker.ledger.loading import holds_of
 from worker.ledger.queries.history import PostedEntry, transactions_of
 from worker.ledger.queries.holdings import HoldView, LotView, closed_by, hold_view, lot_view
 from worker.ledger.queries.posted import posted_state
-from worker.ledger.queries.snapshots import in_utc
+from worker.ledger.queries.senders import SenderView, senders_of
+from worker.ledger.queries.snapshots import IN_FORCE, in_utc, key_of, on_operation, owner_of
 from worker.ledger.queries.views import View
+from worker.ledger.slots import in_slots, parts_of
 from worker.ledger.tables import (
-    accounts,
     holds,
     lots,
     operations,
@@ -66,6 +66,8 @@ class Asked(View):
 class Attempt(View):
     """Outcome of an attempt. ``detail`` is what the reply says beside the amounts.
 
+    ``sender`` sent the message that was judged; None where it is unknown.
+
     ``type`` and ``user_id`` differ from the command's where it took the reference from a usage that moved
     nothing.
     """
@@ -80,6 +82,7 @@ class Attempt(View):
     balance_before: int | None
     balance_after: int | None
     detail: Mapping[str, Any]
+    sender: SenderView | None
     recorded_at: datetime
 
 
@@ -172,9 +175,9 @@ def explain(connection: Connection, reference_id: str, now: datetime, catalog: C
     outcome = rows.outcome(row)
     content: dict[str, Any] = json.loads(outcome.content)
     named: str | None = content.get("originalReferenceId")
-    account_id = _account_id(connection, outcome.user_id)
-    account = None if account_id is None else posted_state(connection, outcome.user_id).now(now, catalog)
-    payment_reference = named if outcome.type in _REVERSING else reference_id
+    original = None if named is None else _operation(connection, named)
+    account = _account(connection, outcome.user_id, now, catalog)
+    payment_reference, payment = (named, original) if outcome.type in _REVERSING else (reference_id, row)
     events = _events(connection, payment_reference)
     return Explanation(
         reference_id=reference_id,
@@ -186,16 +189,16 @@ def explain(connection: Connection, reference_id: str, now: datetime, catalog: C
             description=outcome.description,
             metadata=outcome.metadata,
         ),
-        outcomes=(*_superseded(connection, reference_id), _attempt(outcome)),
+        outcomes=_attempts(connection, list(_outcomes(connection, row))),
         entries=()
-        if account_id is None
-        else tuple(transactions_of(connection, account_id, outcome, row.operation_id)),
+        if account is None
+        else tuple(transactions_of(connection, key_of(account.state), outcome, row.operation_id)),
         lots=() if account is None else _lots(connection, account, row.operation_id, reference_id),
         hold=None if account is None else _hold(connection, account, outcome, named),
-        payment=_payment(connection, payment_reference, events),
+        payment=None if payment is None else _payment(connection, payment, events),
         payment_events=events,
-        refunds=_refunds(connection, row.operation_id),
-        original=None if named is None else _original(connection, named),
+        refunds=_refunds(connection, row),
+        original=None if named is None else _original(named, original),
         notices=tuple({to_camel(name): value for name, value in n.items()} for n in outcome.notices),
         reply=_reply(outcome),
     )
@@ -235,19 +238,49 @@ def unknown(reference_id: str) -> Explanation:
 
 
 def _operation(connection: Connection, reference_id: str) -> Row[Any] | None:
-    statement = select(operations).where(operations.c.reference_id == reference_id)
+    user_id = owner_of(connection, reference_id)
+    if user_id is None:
+        return None
+    statement = select(operations).where(
+        operations.c.slot == slot_of(user_id), operations.c.reference_id == reference_id, IN_FORCE
+    )
     return connection.execute(statement).one_or_none()
 
 
-def _superseded(connection: Connection, reference_id: str) -> tuple[Attempt, ...]:
+def _outcomes(connection: Connection, row: Row[Any]) -> Iterator[Outcome]:
+    """Yield the attempts of the usage that lost the reference, then those of the operation ``row``."""
+    for operation in (*_taken(connection, row.reference_id), row):
+        yield from _superseded(connection, operation)
+        yield rows.outcome(operation)
+
+
+def _taken(connection: Connection, reference_id: str) -> Iterator[Row[Any]]:
+    """Yield the operation from which the reference was taken, if there is one."""
+    operation = operations.c
+    for slots in parts_of(connection):
+        statement = select(operations).where(
+            in_slots(operation.slot, slots), operation.reference_id == reference_id, operation.is_taken
+        )
+        yield from connection.execute(statement).all()
+
+
+def _superseded(connection: Connection, operation: Row[Any]) -> Iterator[Outcome]:
+    """Yield the rejections of an operation that a higher attempt replaced, in order."""
     table = superseded_outcomes
-    statement = select(table).where(table.c.reference_id == reference_id).order_by(table.c.attempt)
-    found = [rows.outcome(row) for row in connection.execute(statement)]
-    # Usage comes before the command that took the reference from it, whatever their attempts.
-    return tuple(map(_attempt, sorted(found, key=lambda outcome: not is_usage(outcome.type))))
+    statement = (
+        select(table)
+        .where(table.c.slot == operation.slot, table.c.operation_id == operation.operation_id)
+        .order_by(table.c.attempt)
+    )
+    return map(rows.outcome, connection.execute(statement))
 
 
-def _attempt(outcome: Outcome) -> Attempt:
+def _attempts(connection: Connection, outcomes: Sequence[Outcome]) -> tuple[Attempt, ...]:
+    senders = senders_of(connection, outcomes)
+    return tuple(_attempt(outcome, senders.get(outcome.sender_id)) for outcome in outcomes)
+
+
+def _attempt(outcome: Outcome, sender: SenderView | None) -> Attempt:
     return Attempt(
         type=outcome.type,
         user_id=outcome.user_id,
@@ -259,6 +292,7 @@ def _attempt(outcome: Outcome) -> Attempt:
         balance_before=outcome.balance_before,
         balance_after=outcome.balance_after,
         detail={to_camel(name): value for name, value in outcome.detail.items()},
+        sender=sender,
         recorded_at=outcome.recorded_at,
     )
 
@@ -270,10 +304,11 @@ def _reply(outcome: Outcome) -> Mapping[str, Any]:
     return reply
 
 
-def _account_id(connection: Connection, user_id: str) -> int | None:
-    return connection.execute(
-        select(accounts.c.account_id).where(accounts.c.user_id == user_id)
-    ).scalar_one_or_none()
+def _account(connection: Connection, user_id: str, now: datetime, catalog: Catalog) -> Account | None:
+    try:
+        return posted_state(connection, user_id).now(now, catalog)
+    except NotFoundError:
+        return None
 
 
 # -- what it opened ---------------------------------------------------------------------------------------
@@ -284,7 +319,7 @@ def _lots(
 ) -> tuple[LotView, ...]:
     statement = (
         select(*(lots.c[name] for name in rows.LOT))
-        .where(lots.c.account_id == account.state.account_id, lots.c.operation_id == operation_id)
+        .where(key_of(account.state).owns(lots), lots.c.operation_id == operation_id)
         .order_by(lots.c.number)
     )
     opened = [rows.lot(row) for row in connection.execute(statement)]
@@ -302,34 +337,33 @@ def _hold(connection: Connection, account: Account, outcome: Outcome, named: str
     open_hold: Hold | None = account.holds.get(reference_id)
     if open_hold is not None:
         return hold_view(open_hold, None)
+    key = key_of(account.state)
     statement = (
         select(holds)
-        .join(operations, operations.c.operation_id == holds.c.operation_id)
-        .where(operations.c.reference_id == reference_id, holds.c.account_id == account.state.account_id)
+        .join(operations, on_operation(holds.c.operation_id))
+        .where(key.owns(holds), operations.c.reference_id == reference_id, IN_FORCE)
     )
     found = holds_of(connection, statement)
     if not found:
         return None
     (hold,) = found
-    return hold_view(hold, closed_by(connection, [hold.operation_id]).get(hold.operation_id))
+    return hold_view(hold, closed_by(connection, key, [hold.operation_id]).get(hold.operation_id))
 
 
 # -- what belongs to it -----------------------------------------------------------------------------------
 
 
 def _payment(
-    connection: Connection, reference_id: str | None, events: tuple[PaymentEventView, ...]
+    connection: Connection, operation: Row[Any], events: tuple[PaymentEventView, ...]
 ) -> PaymentView | None:
-    statement = (
-        select(payments)
-        .join(operations, operations.c.operation_id == payments.c.operation_id)
-        .where(operations.c.reference_id == reference_id, operations.c.type == type_of(PaymentSucceeded))
+    statement = select(payments).where(
+        payments.c.slot == operation.slot, payments.c.operation_id == operation.operation_id
     )
     row = connection.execute(statement).one_or_none()
-    if row is None or reference_id is None:
+    if row is None:
         return None
     return PaymentView(
-        reference_id=reference_id,
+        reference_id=operation.reference_id,
         package_id=row.package_id,
         amount_minor=row.amount_minor,
         currency=row.currency,
@@ -342,13 +376,19 @@ def _payment(
 
 
 def _events(connection: Connection, payment_reference: str | None) -> tuple[PaymentEventView, ...]:
+    """Return the events of a payment, in order. One that came first may name another user, of any slot."""
     event = payment_events.c
     statement = (
-        select(payment_events, operations.c.reference_id)
-        .join(operations, operations.c.operation_id == event.operation_id)
+        select(payment_events, operations.c.reference_id, operations.c.first_entry)
+        .join(operations, on_operation(event.operation_id))
         .where(event.payment_reference == payment_reference)
-        .order_by(event.recorded_at, event.operation_id)
     )
+    found = [
+        row
+        for slots in parts_of(connection)
+        for row in connection.execute(statement.where(in_slots(event.slot, slots)))
+    ]
+    found.sort(key=lambda row: (row.recorded_at, row.first_entry or 0, row.reference_id))
     return tuple(
         PaymentEventView(
             reference_id=row.reference_id,
@@ -361,23 +401,22 @@ def _events(connection: Connection, payment_reference: str | None) -> tuple[Paym
             occurred_at=row.occurred_at,
             recorded_at=row.recorded_at,
         )
-        for row in connection.execute(statement)
+        for row in found
     )
 
 
-def _refunds(connection: Connection, operation_id: int) -> tuple[RefundView, ...]:
+def _refunds(connection: Connection, operation: Row[Any]) -> tuple[RefundView, ...]:
     refund = usage_refunds.c
     statement = (
         select(operations.c.reference_id, refund.tokens, refund.recorded_at)
-        .join(operations, operations.c.operation_id == refund.operation_id)
-        .where(refund.original_id == operation_id)
-        .order_by(refund.operation_id)
+        .join(operations, on_operation(refund.operation_id))
+        .where(refund.slot == operation.slot, refund.original_id == operation.operation_id)
+        .order_by(refund.recorded_at, operations.c.first_entry)
     )
     return tuple(RefundView(*row) for row in connection.execute(statement))
 
 
-def _original(connection: Connection, reference_id: str) -> Original:
-    row = _operation(connection, reference_id)
+def _original(reference_id: str, row: Row[Any] | None) -> Original:
     if row is None:
         return Original(reference_id, None, None, None)
     return Original(reference_id, row.type, row.status, row.code)

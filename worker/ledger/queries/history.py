@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, and_, bindparam, select
 from schemas.fields import INT64_MAX
 from worker.core import Outcome
 from worker.errors import QueryError
-from worker.ledger.queries.snapshots import account_row, within
+from worker.ledger.queries.snapshots import AccountKey, account_row, on_operation, within
 from worker.ledger.queries.views import View
 from worker.ledger.tables import entries, lots, operations
 
@@ -77,10 +77,11 @@ def history(connection: Connection, user_id: str, limit: int, offset: int, curso
     if cursor is not None and offset != 0:
         raise QueryError("give an offset or a cursor, not both")
     account = account_row(connection, user_id)
+    key = AccountKey(account.slot, account.account_id)
     top = account.sequence - offset
     if cursor is not None:
-        top = min(_sequence_in(cursor, account.account_id) - 1, account.sequence)
-    page = connection.execute(_NEWEST_FIRST, {"account_id": account.account_id, "top": top, "limit": limit})
+        top = min(_sequence_in(cursor, key.account_id) - 1, account.sequence)
+    page = connection.execute(_NEWEST_FIRST, {**key._asdict(), "top": top, "limit": limit})
     transactions = tuple(map(_transaction, page))
     has_more = bool(transactions) and transactions[-1].sequence > 1
     return History(
@@ -90,16 +91,16 @@ def history(connection: Connection, user_id: str, limit: int, offset: int, curso
         limit=limit,
         offset=account.sequence - top,
         has_more=has_more,
-        next_cursor=_cursor(account.account_id, transactions[-1].sequence) if has_more else None,
+        next_cursor=_cursor(key.account_id, transactions[-1].sequence) if has_more else None,
     )
 
 
 def transactions_between(
-    connection: Connection, account_id: int, after: int, last: int, *, page: int = 1_000
+    connection: Connection, key: AccountKey, after: int, last: int, *, page: int = 1_000
 ) -> Iterator[PostedEntry]:
     """Yield the entries behind the sequence ``after`` up to ``last``, in order; at most a page is held."""
     while after < last:
-        place = {"account_id": account_id, "after": after, "last": last, "limit": page}
+        place = {**key._asdict(), "after": after, "last": last, "limit": page}
         found = connection.execute(_IN_ORDER, place).all()
         if not found:
             return
@@ -108,7 +109,7 @@ def transactions_between(
 
 
 def transactions_of(
-    connection: Connection, account_id: int, outcome: Outcome, operation_id: int
+    connection: Connection, key: AccountKey, outcome: Outcome, operation_id: int
 ) -> Iterator[PostedEntry]:
     """Yield the entries that an operation wrote, in order.
 
@@ -119,15 +120,22 @@ def transactions_of(
         own = own.where(entries.c.sequence.between(outcome.first_entry, outcome.last_entry))
     elif not outcome.is_applied or outcome.balance_before == outcome.balance_after:
         return
-    yield from map(_transaction, connection.execute(own, {"account_id": account_id}))
+    yield from map(_transaction, connection.execute(own, key._asdict()))
 
 
 _OF_ACCOUNT = (
     select(entries, operations.c.reference_id, operations.c.type, operations.c.detail, lots.c.source)
     .add_columns(operations.c.description, operations.c.metadata.label("extra"))
-    .join(operations, operations.c.operation_id == entries.c.operation_id)
-    .outerjoin(lots, and_(lots.c.account_id == entries.c.account_id, lots.c.number == entries.c.lot))
-    .where(entries.c.account_id == bindparam("account_id"))
+    .join(operations, on_operation(entries.c.operation_id))
+    .outerjoin(
+        lots,
+        and_(
+            lots.c.slot == entries.c.slot,
+            lots.c.account_id == entries.c.account_id,
+            lots.c.number == entries.c.lot,
+        ),
+    )
+    .where(entries.c.slot == bindparam("slot"), entries.c.account_id == bindparam("account_id"))
 )
 _NEWEST_FIRST = (
     _OF_ACCOUNT.where(entries.c.sequence <= bindparam("top"))
@@ -148,14 +156,14 @@ def _transaction(row: Row[Any]) -> PostedEntry:
         type=row.type,
         counter=row.counter,
         amount=row.amount,
-        balance_before=row.balance_before,
+        balance_before=row.balance_after - row.amount,
         balance_after=row.balance_after,
         sequence=row.sequence,
         lot=row.lot,
         source=row.source,
-        feature=row.feature,
+        feature=row.feature or None,
         description=row.description or (row.detail or {}).get("reason"),
-        due_at=row.due_at,
+        due_at=row.occurred_at if row.is_due else None,
         occurred_at=row.occurred_at,
         recorded_at=row.recorded_at,
         metadata=row.extra,

@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Column, Connection, Row, select, tuple_
 
 from worker.catalog import Catalog
 from worker.core import Account, Hold, HoldState, Lot
@@ -13,7 +14,7 @@ from worker.ledger import rows
 from worker.ledger.bulk import among
 from worker.ledger.loading import holds_of
 from worker.ledger.queries.posted import posted_state
-from worker.ledger.queries.snapshots import within
+from worker.ledger.queries.snapshots import IN_FORCE, AccountKey, key_of, on_operation, values_of, within
 from worker.ledger.queries.views import View
 from worker.ledger.tables import holds, lots, operations
 
@@ -115,7 +116,7 @@ def lots_of(
         found += sorted(_used_up(connection, account), key=lambda lot: -lot.number)
     left = _lots_behind(found, behind)
     shown = left[:limit]
-    references = _references(connection, [lot.operation_id for lot in shown])
+    references = _references(connection, key_of(account.state), [lot.operation_id for lot in shown])
     views = tuple(lot_view(lot, references) for lot in shown)
     return Lots(user_id, views, has_more=len(left) > len(shown))
 
@@ -157,21 +158,21 @@ def _in_order(account: Account) -> list[Lot]:
 
 
 def _used_up(connection: Connection, account: Account) -> list[Lot]:
-    account_id = account.state.account_id
-    statement = select(*(lots.c[name] for name in rows.LOT)).where(
-        lots.c.account_id == account_id, ~lots.c.is_open
-    )
+    key = key_of(account.state)
+    statement = select(*(lots.c[name] for name in rows.LOT)).where(key.owns(lots), ~lots.c.is_open)
     emptied = [lot for lot in account.lots.values() if not lot.remaining and not lot.pending]
     return [*emptied, *(rows.lot(row) for row in connection.execute(statement))]
 
 
-def _references(connection: Connection, operation_ids: Iterable[int | None]) -> dict[int, str]:
-    """Return the references of these operations."""
+def _references(
+    connection: Connection, key: AccountKey, operation_ids: Iterable[int | None]
+) -> dict[int, str]:
+    """Return the references of these operations of an account."""
     ids = sorted({operation_id for operation_id in operation_ids if operation_id is not None})
     if not ids:
         return {}
     statement = select(operations.c.operation_id, operations.c.reference_id).where(
-        among(connection, operations.c.operation_id, ids)
+        operations.c.slot == key.slot, among(connection, operations.c.operation_id, ids)
     )
     return {row.operation_id: row.reference_id for row in connection.execute(statement)}
 
@@ -202,7 +203,7 @@ def holds_of_user(
         return Holds(user_id, tuple(shown), has_more=False)
     ran_out = [hold_view(hold, None) for hold in reversed(found) if hold.state is not HoldState.OPEN]
     closed = _behind(ran_out, behind) + _closed(
-        connection, account.state.account_id, limit + 1, _place(connection, account, behind)
+        connection, key_of(account.state), limit + 1, _place(connection, account, behind)
     )
     first = shown if behind is None else []
     return Holds(user_id, tuple(first + closed[:limit]), has_more=len(closed) > limit)
@@ -216,19 +217,23 @@ def _behind(views: list[HoldView], reference_id: str | None) -> list[HoldView]:
     return views[references.index(reference_id) + 1 :] if reference_id in references else []
 
 
-def _place(connection: Connection, account: Account, reference_id: str | None) -> int | None:
-    """Return the operation of a closed hold; None without a reference, and for a hold that only ran out."""
+def _place(connection: Connection, account: Account, reference_id: str | None) -> Row[Any] | None:
+    """Return the place of a closed hold; None without a reference, and for a hold that only ran out."""
     if reference_id is None or reference_id in {hold.reference_id for hold in account.holds.values()}:
         return None
     statement = (
-        select(holds.c.operation_id)
-        .join(operations, operations.c.operation_id == holds.c.operation_id)
-        .where(holds.c.account_id == account.state.account_id, operations.c.reference_id == reference_id)
+        select(*_NEWEST_LAST)
+        .join(operations, on_operation(holds.c.operation_id))
+        .where(key_of(account.state).owns(holds), operations.c.reference_id == reference_id, IN_FORCE)
     )
-    place: int | None = connection.execute(statement).scalar_one_or_none()
+    place = connection.execute(statement).one_or_none()
     if place is None:
         raise QueryError(f"{reference_id!r} is no hold of this user: take the cursor of the page before")
     return place
+
+
+# Holds of one batch are opened at one time: their references make the order total.
+_NEWEST_LAST: tuple[Column[Any], ...] = (holds.c.opened_at, holds.c.reference_id)
 
 
 def hold_view(hold: Hold, closed_by: str | None) -> HoldView:
@@ -246,25 +251,27 @@ def hold_view(hold: Hold, closed_by: str | None) -> HoldView:
     )
 
 
-def _closed(connection: Connection, account_id: int, limit: int, below: int | None) -> list[HoldView]:
+def _closed(connection: Connection, key: AccountKey, limit: int, below: Row[Any] | None) -> list[HoldView]:
     statement = (
         select(holds)
-        .where(holds.c.account_id == account_id, holds.c.state != HoldState.OPEN.value)
-        .order_by(holds.c.operation_id.desc())
+        .where(key.owns(holds), holds.c.state != HoldState.OPEN.value)
+        .order_by(*(column.desc() for column in _NEWEST_LAST))
         .limit(limit)
     )
     if below is not None:
-        statement = statement.where(holds.c.operation_id < below)
+        statement = statement.where(tuple_(*_NEWEST_LAST) < values_of(_NEWEST_LAST, below))
     found = holds_of(connection, statement)
-    closers = closed_by(connection, [hold.operation_id for hold in found])
+    closers = closed_by(connection, key, [hold.operation_id for hold in found])
     return [hold_view(hold, closers.get(hold.operation_id)) for hold in found]
 
 
-def closed_by(connection: Connection, operation_ids: Sequence[int | None]) -> dict[int | None, str]:
-    """Return the references that ended these holds, by the operation that opened them."""
+def closed_by(
+    connection: Connection, key: AccountKey, operation_ids: Sequence[int | None]
+) -> dict[int | None, str]:
+    """Return the references that ended these holds of an account, by the operation that opened them."""
     statement = (
         select(holds.c.operation_id, operations.c.reference_id)
-        .join(operations, operations.c.operation_id == holds.c.closed_by)
-        .where(among(connection, holds.c.operation_id, operation_ids))
+        .join(operations, on_operation(holds.c.closed_by))
+        .where(holds.c.slot == key.slot, among(connection, holds.c.operation_id, operation_ids))
     )
     return {row.operation_id: row.reference_id for row in connection.execute(statement)}

@@ -11,7 +11,7 @@ from sqlalchemy.sql import ColumnElement
 from schemas import Limits
 from worker.core.plan import Counter
 from worker.ledger.queries.days import Calendar, zone_of
-from worker.ledger.queries.snapshots import account_row, last_posted, within
+from worker.ledger.queries.snapshots import AccountKey, account_row, last_posted, on_operation, within
 from worker.ledger.queries.usage import USAGE_DAYS_MAX
 from worker.ledger.queries.views import View
 from worker.ledger.tables import entries, operations
@@ -53,7 +53,8 @@ def usage_kinds(connection: Connection, user_id: str, now: datetime, days: int, 
     calendar = Calendar(now.astimezone(zone).date(), days, zone)
     account = account_row(connection, user_id)
     used: list[Tally[str]] = [Tally() for _ in calendar.days]
-    for piece, type_, tokens in _by_slice(connection, account.account_id, account.sequence, calendar):
+    key = AccountKey(account.slot, account.account_id)
+    for piece, type_, tokens in _by_slice(connection, key, account.sequence, calendar):
         used[calendar.index(piece)][type_] += tokens
     by_type = sum(used, Tally[str]())
     return UsageKinds(
@@ -69,15 +70,15 @@ def usage_kinds(connection: Connection, user_id: str, now: datetime, days: int, 
 
 
 def _by_slice(
-    connection: Connection, account_id: int, sequence: int, calendar: Calendar
+    connection: Connection, key: AccountKey, sequence: int, calendar: Calendar
 ) -> list[tuple[int, str, int]]:
     start = datetime.fromtimestamp(calendar.start, UTC)
-    before = last_posted(connection, account_id, sequence, lambda moment: moment < start - _AHEAD)
+    before = last_posted(connection, key, sequence, lambda moment: moment < start - _AHEAD)
     piece = (_seconds(connection, entries.c.occurred_at) - calendar.start) // calendar.step
     statement = (
         select(piece.label("piece"), operations.c.type, func.sum(-entries.c.amount).label("used"))
-        .join(operations, operations.c.operation_id == entries.c.operation_id)
-        .where(entries.c.account_id == account_id, entries.c.sequence > before)
+        .join(operations, on_operation(entries.c.operation_id))
+        .where(key.owns(entries), entries.c.sequence > before)
         .where(entries.c.counter == Counter.USAGE.value, entries.c.occurred_at >= start)
         .where(entries.c.occurred_at < datetime.fromtimestamp(calendar.end, UTC))
         .group_by("piece", operations.c.type)

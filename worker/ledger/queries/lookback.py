@@ -22,7 +22,7 @@ from worker.errors import NotFoundError
 from worker.ledger import rows
 from worker.ledger.loading import holds_of
 from worker.ledger.queries.posted import PostedState, state_in
-from worker.ledger.queries.snapshots import account_row, last_posted, posted_at
+from worker.ledger.queries.snapshots import AccountKey, account_row, last_posted, on_operation, posted_at
 from worker.ledger.tables import entries, holds, lots, operations
 
 _OPEN, _CHANGE = type_of(OpenAccount), type_of(ChangeSubscription)
@@ -40,18 +40,18 @@ def posted_state_at(connection: Connection, user_id: str, at: datetime) -> Poste
             f"user {user_id!r} had no token account at {at.isoformat()}: "
             f"it was opened at {row.opened_at.isoformat()}"
         )
-    account_id: int = row.account_id
-    last = last_posted(connection, account_id, row.sequence, lambda moment: moment <= at)
-    since = _moved_since(connection, account_id, last)
-    own_holds = _holds_at(connection, account_id, at)
+    key = AccountKey(row.slot, row.account_id)
+    last = last_posted(connection, key, row.sequence, lambda moment: moment <= at)
+    since = _moved_since(connection, key, last)
+    own_holds = _holds_at(connection, key, at)
     subscription = _subscription(connection, row)
-    granted = _granted(connection, account_id)
+    granted = _granted(connection, key)
     return PostedState(
         state=_state_at(row, last, at, since, own_holds, subscription, granted),
         lots=_lots_at(at, granted, since, own_holds, subscription),
         holds=own_holds,
         opened_at=row.opened_at,
-        updated_at=posted_at(connection, account_id, last) if last else row.opened_at,
+        updated_at=posted_at(connection, key, last) if last else row.opened_at,
     )
 
 
@@ -67,9 +67,9 @@ class _Moved:
     taken_effect: set[tuple[datetime, Counter]]
 
 
-def _moved_since(connection: Connection, account_id: int, last: int) -> _Moved:
+def _moved_since(connection: Connection, key: AccountKey, last: int) -> _Moved:
     entry = entries.c
-    later = (entry.account_id == account_id, entry.sequence > last)
+    later = (key.owns(entries), entry.sequence > last)
     counters: Tally[Counter] = Tally()
     by_lot: Tally[int | None] = Tally()
     sums = (
@@ -80,8 +80,8 @@ def _moved_since(connection: Connection, account_id: int, last: int) -> _Moved:
     for row in connection.execute(sums):
         counters[Counter(row.counter)] += int(row.amount)
         by_lot[row.lot] += int(row.amount)
-    due = select(entry.due_at, entry.counter).where(*later, entry.due_at.is_not(None)).distinct()
-    taken_effect = {(row.due_at, Counter(row.counter)) for row in connection.execute(due)}
+    due = select(entry.occurred_at, entry.counter).where(*later, entry.is_due).distinct()
+    taken_effect = {(row.occurred_at, Counter(row.counter)) for row in connection.execute(due)}
     return _Moved(counters, by_lot, taken_effect)
 
 
@@ -141,12 +141,12 @@ class _Granted(NamedTuple):
         return self.lot.source is Source.ALLOCATION and self.lot.parent is None
 
 
-def _granted(connection: Connection, account_id: int) -> list[_Granted]:
+def _granted(connection: Connection, key: AccountKey) -> list[_Granted]:
     """Return all lots the account has ever had, by number."""
     statement = (
         select(*(lots.c[name] for name in rows.LOT), operations.c.recorded_at.label("granted_at"))
-        .outerjoin(operations, operations.c.operation_id == lots.c.operation_id)
-        .where(lots.c.account_id == account_id)
+        .outerjoin(operations, on_operation(lots.c.operation_id))
+        .where(key.owns(lots))
         .order_by(lots.c.number)
     )
     return [_Granted(rows.lot(row[:-1]), row.granted_at) for row in connection.execute(statement)]
@@ -188,17 +188,17 @@ def _was_pending(grant: _Granted, at: datetime, since: _Moved, subscription: "_S
     return lot.source is Source.ALLOCATION and subscription.was_cut_short(at, lot.effective_at)
 
 
-def _holds_at(connection: Connection, account_id: int, at: datetime) -> list[Hold]:
+def _holds_at(connection: Connection, key: AccountKey, at: datetime) -> list[Hold]:
     """Return the holds that were open at ``at``, as they were then.
 
     A hold that ran out is open in the ledger until its end is posted.
     """
     statement = (
         select(holds)
-        .outerjoin(operations, operations.c.operation_id == holds.c.closed_by)
-        .where(holds.c.account_id == account_id, holds.c.opened_at <= at)
+        .outerjoin(operations, on_operation(holds.c.closed_by))
+        .where(key.owns(holds), holds.c.opened_at <= at)
         .where(or_(holds.c.closed_by.is_(None), operations.c.recorded_at > at))
-        .order_by(holds.c.operation_id)
+        .order_by(holds.c.opened_at, holds.c.reference_id)
     )
     return [
         Hold(
@@ -276,7 +276,8 @@ def _subscription(connection: Connection, row: Row[Any]) -> _Subscription:
     operation = operations.c
     statement = (
         select(operation.type, operation.detail, operation.content, operation.recorded_at)
-        .where(operation.user_id == row.user_id, operation.status == Status.APPLIED.value)
+        .where(operation.slot == row.slot, operation.user_id == row.user_id)
+        .where(operation.status == Status.APPLIED.value)
         .where(operation.type.in_([_OPEN, _CHANGE, _RENEW, _CANCEL]))
         .order_by(operation.recorded_at, func.coalesce(operation.last_entry, 0), operation.operation_id)
     )

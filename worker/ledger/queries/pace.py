@@ -1,48 +1,54 @@
-"""Pace of the ledger: operations by the time they were first judged, with their outcomes.
+"""Pace of the ledger: operations by the time they were judged, with their outcomes.
 
-Operations have no index on time, which would be one more write for every message. Their ids rise with time:
-a search by halves over the primary key finds the borders of all buckets at once. Few operations between two
-borders are counted, many are estimated from a sample.
+All operations have no more than a coarse index on time: a fine one would be one more write for every message.
+Two small indexes have one operation of 31 and one of 961 (``SAMPLES``). A bucket with enough rows in such a
+sample is estimated from it; the others, which are small then, are counted.
 """
 
-import json
 from collections import Counter as Tally
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import lru_cache
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, FromClause, and_, bindparam, func, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    TextClause,
+    func,
+    literal,
+    literal_column,
+    select,
+    text,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from schemas import Status
 from worker.ledger.queries.snapshots import within
 from worker.ledger.queries.views import View
-from worker.ledger.tables import operations
+from worker.ledger.slots import WHOLE, Slots, in_slots
+from worker.ledger.tables import SAMPLES, UtcDateTime, operations, sampled
 
 BUCKETS_MAX = 200
 
-#: A bucket of no more ids than these is counted row by row, a larger one by slices.
-_COUNTED_MAX = 1_000
-_SLICES = 5
-_SLICE = 100
+#: Rows of a sample that suffice for an estimate.
+_ENOUGH = 100
 
-# A rejection that was judged anew keeps its id and gets a later time: the earliest of so many neighbours
-# tells when this place of the table was written.
-_NEIGHBOURS = 8
+#: All operations, as a sample.
+_ALL = 1
 
-#: Number of places between two borders that are looked at in one round trip.
-_LOOKS = 3
+#: Number of each status and code among the rows of a bucket.
+_Counts = Tally[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class PaceBucket(View):
-    """Operations first judged from ``start`` until before ``end``: ``applied`` and ``rejected`` of ``count``.
+    """Operations judged from ``start`` until before ``end``: ``applied`` and ``rejected`` of ``count``.
 
-    ``codes`` counts the rejections by code, most first. Where not ``is_counted`` all of these are estimates:
-    the number from the ids, the shares from a sample.
+    ``codes`` counts the rejections by code, most first. Where not ``is_counted`` all of these are estimates
+    from a sample.
     """
 
     start: datetime
@@ -56,10 +62,10 @@ class PaceBucket(View):
 
 @dataclass(frozen=True)
 class Pace(View):
-    """Buckets of equal length, in order. ``last_at`` is when the newest operation was judged, None without.
+    """Buckets of equal length, in order. ``last_at`` is the latest time of a judgement, None without any.
 
-    Duplicates leave no operation and are in no bucket. What was judged anew is in the bucket of its first
-    attempt, with its latest outcome.
+    Duplicates leave no operation and are in no bucket. What was judged anew is in the bucket of its latest
+    outcome.
     """
 
     start: datetime
@@ -68,152 +74,122 @@ class Pace(View):
     last_at: datetime | None
 
 
-def pace(connection: Connection, end: datetime, length: timedelta, buckets: int) -> Pace:
-    """Return ``buckets`` of ``length`` up to ``end`` (UTC). Raises QueryError for buckets not in 1 to 200."""
+def pace(
+    connection: Connection,
+    end: datetime,
+    length: timedelta,
+    buckets: int,
+    *,
+    shares: Sequence[Slots] = WHOLE,
+) -> Pace:
+    """Return ``buckets`` of ``length`` up to ``end`` (UTC). Raises QueryError for buckets not in 1 to 200.
+
+    ``shares`` are the ranges of slots that a statement may read, which have all slots together.
+    """
     within("buckets", buckets, 1, BUCKETS_MAX)
+    if connection.dialect.name == "postgresql":
+        # Statistics lag behind a table that grows: no plan may read all of it, or compile for it.
+        connection.exec_driver_sql("SET LOCAL jit = off")
+        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
     moments = [end - length * back for back in range(buckets, -1, -1)]
-    newest = connection.execute(_NEWEST).one_or_none()
-    borders = [0] * len(moments) if newest is None else _borders(connection, moments, newest.operation_id)
-    spans = list(pairwise(borders))
-    seen = _seen(connection, spans)
+    counted = _counted(connection, moments, shares)
     return Pace(
         start=moments[0],
         end=end,
         buckets=tuple(
-            _bucket(start, until, stop - first, seen[place])
-            for place, ((start, until), (first, stop)) in enumerate(
-                zip(pairwise(moments), spans, strict=True)
-            )
+            _bucket(start, until, *counted[place]) for place, (start, until) in enumerate(pairwise(moments))
         ),
-        last_at=None if newest is None else newest.recorded_at,
+        last_at=_last_at(connection, shares),
     )
 
 
-_NEWEST = (
-    select(operations.c.operation_id, operations.c.recorded_at)
-    .order_by(operations.c.operation_id.desc())
-    .limit(1)
-)
-
-_Seen = Tally[tuple[str, str]]
+def _bucket(start: datetime, end: datetime, rate: int, counts: _Counts) -> PaceBucket:
+    rejected = Status.REJECTED.value
+    codes = {code: rate * number for (status, code), number in counts.most_common() if status == rejected}
+    count, refused = rate * counts.total(), sum(codes.values())
+    return PaceBucket(start, end, count, count - refused, refused, codes, is_counted=rate == _ALL)
 
 
-def _borders(connection: Connection, moments: Sequence[datetime], newest: int) -> list[int]:
-    """Return for each of ``moments``, which rise, the first id that was judged then or later."""
-    oldest = connection.execute(select(func.min(operations.c.operation_id))).scalar_one()
-    low, high = [oldest] * len(moments), [newest + 1] * len(moments)
-    while open_ := [place for place in range(len(moments)) if low[place] < high[place]]:
-        looked_at = {place: _between(low[place], high[place]) for place in open_}
-        judged = _judged_at(connection, sorted({number for ids in looked_at.values() for number in ids}))
-        for place, ids in looked_at.items():
-            before = [number for number in ids if _is_before(judged[number], moments[place])]
-            # The first look that isn't before bounds what was judged later; looks behind it say no more.
-            first_not = next((number for number in ids if number not in before), high[place])
-            high[place] = first_not
-            low[place] = max([low[place], *(number + 1 for number in before if number < first_not)])
-    # Clocks that differ may make borders cross; a bucket between two such is empty.
-    return list(accumulate(low, max))
+# -- counts -----------------------------------------------------------------------------------------------
 
 
-def _between(low: int, high: int) -> list[int]:
-    """Return places that divide the range into equal parts: these looks cost less than another round trip."""
-    return sorted({low + (high - low) * number // (_LOOKS + 1) for number in range(1, _LOOKS + 1)})
+def _counted(
+    connection: Connection, moments: Sequence[datetime], shares: Sequence[Slots]
+) -> Mapping[int, tuple[int, _Counts]]:
+    """Return the counts of each bucket, and of which sample they are: the smallest that has enough rows."""
+    counted: dict[int, tuple[int, _Counts]] = {}
+    open_ = list(range(len(moments) - 1))
+    for rate in (*sorted(SAMPLES, reverse=True), _ALL):
+        for place, counts in _counts_in_sample(connection, rate, moments, open_, shares).items():
+            counted[place] = rate, counts
+        open_ = [place for place in open_ if counted[place][1].total() < _ENOUGH]
+    return counted
 
 
-def _is_before(judged_at: datetime | None, moment: datetime) -> bool:
-    return judged_at is not None and judged_at < moment
+def _counts_in_sample(
+    connection: Connection,
+    rate: int,
+    moments: Sequence[datetime],
+    places: Sequence[int],
+    shares: Sequence[Slots],
+) -> Mapping[int, _Counts]:
+    """Return the counts of the buckets at ``places``, in the sample of ``rate``."""
+    counts = {place: _Counts() for place in places}
+    for first, stop in _runs(places, 1 if connection.dialect.name == "sqlite" else len(moments)):
+        for slots in shares:
+            for row in connection.execute(_by_bucket(rate, moments[first : stop + 1], slots)):
+                counts[first + row.number - 1][row.status, row.code] += row.found
+    return counts
 
 
-def _judged_at(connection: Connection, ids: Sequence[int]) -> dict[int, datetime | None]:
-    """Return the times at which operations near each of ``ids`` were judged; None behind the last."""
-    dialect = connection.dialect.name
-    rows = connection.execute(_looks(dialect), _given(dialect, [(number, number) for number in ids]))
-    return {row.probe: row.judged_at for row in rows}
+def _runs(places: Sequence[int], longest: int) -> Iterator[tuple[int, int]]:
+    """Yield first and stop of each run of adjacent ``places``; none has more than ``longest``."""
+    first = 0
+    for place in range(1, len(places) + 1):
+        is_adjacent = place < len(places) and places[place] == places[place - 1] + 1
+        if not is_adjacent or place - first == longest:
+            yield places[first], places[place - 1] + 1
+            first = place
 
 
-# Statements are built once: that takes as long as to run them. An array travels as one parameter, on SQLite
-# as JSON, so that the text is the same for any number of ids.
-
-
-@lru_cache
-def _looks(dialect: str) -> Any:
-    """Return a select of the times at which operations near each of ``firsts`` were judged."""
-    ids = _spans(dialect)
-    near = (
-        select(operations.c.recorded_at)
-        .where(operations.c.operation_id >= ids.c.first)
-        .order_by(operations.c.operation_id)
-        .limit(_NEIGHBOURS)
-        .correlate(ids)
-        .subquery()
-    )
-    judged_at = select(func.min(near.c.recorded_at)).scalar_subquery()
-    return select(ids.c.first.label("probe"), judged_at.label("judged_at"))
-
-
-@lru_cache
-def _counts(dialect: str) -> Any:
-    """Return a select that counts each status and code from each of ``firsts`` until before its ``stop``."""
-    span = _spans(dialect)
-    number = operations.c.operation_id
+def _by_bucket(rate: int, moments: Sequence[datetime], slots: Slots) -> Select[Any]:
+    """Select how many operations each bucket between ``moments`` has, by the bucket's number from 1."""
+    recorded_at, status, code = operations.c.recorded_at, operations.c.status, operations.c.code
+    number = _number_of_bucket(moments).label("number")
     return (
-        select(span.c.first, operations.c.status, operations.c.code, func.count().label("found"))
-        .join_from(span, operations, and_(number >= span.c.first, number < span.c.stop))
-        .group_by(span.c.first, operations.c.status, operations.c.code)
+        select(number, status, code, func.count().label("found"))
+        .where(recorded_at >= moments[0], recorded_at < moments[-1])
+        .where(in_slots(operations.c.slot, slots), *_in_sample(rate))
+        .group_by(number, status, code)
     )
 
 
-def _spans(dialect: str) -> FromClause:
-    """Return the parameters ``firsts`` and ``stops`` as a table."""
-    if dialect == "postgresql":
-        arrays = [bindparam(name, type_=ARRAY(BigInteger())) for name in ("firsts", "stops")]
-        return func.unnest(*arrays).table_valued("first", "stop", name="span").render_derived()
-    pair = func.json_each(bindparam("pairs")).table_valued("value", name="pair")
-    ends = [func.json_extract(pair.c.value, f"$[{place}]") for place in (0, 1)]
-    return select(ends[0].label("first"), ends[1].label("stop")).cte("span")
+def _number_of_bucket(moments: Sequence[datetime]) -> ColumnElement[int]:
+    """Return the number of an operation's bucket; one bucket alone needs no function, which SQLite lacks."""
+    if len(moments) <= 2:
+        return literal_column("1")
+    return func.width_bucket(operations.c.recorded_at, literal(list(moments), ARRAY(UtcDateTime())))
 
 
-def _given(dialect: str, pairs: Sequence[tuple[int, int]]) -> dict[str, Any]:
-    if dialect != "postgresql":
-        return {"pairs": json.dumps(pairs)}
-    return {"firsts": [first for first, _ in pairs], "stops": [stop for _, stop in pairs]}
+def _in_sample(rate: int) -> list[TextClause]:
+    # A text, as in the index: SQLite takes no index of some rows where the number is a parameter.
+    return [] if rate == _ALL else [text(sampled(rate))]
 
 
-def _slices(first: int, stop: int) -> list[tuple[int, int]]:
-    """Return the ranges of ids to read: all of a small bucket, equal distances in a large one."""
-    span = stop - first
-    if span <= _COUNTED_MAX:
-        return [(first, stop)] if span else []
-    starts = [first + span * number // _SLICES for number in range(_SLICES)]
-    return [(start, start + _SLICE) for start in starts]
+# -- the latest time --------------------------------------------------------------------------------------
 
 
-def _seen(connection: Connection, spans: Sequence[tuple[int, int]]) -> list[_Seen]:
-    """Return the number of each status and code among the rows that were read of each bucket."""
-    seen = [_Seen() for _ in spans]
-    slices = {piece: place for place, span in enumerate(spans) for piece in _slices(*span)}
-    place_of = {first: place for (first, _), place in slices.items()}
-    if slices:
-        dialect = connection.dialect.name
-        if dialect == "postgresql":
-            # The planner takes each range for a two-hundredth of the table, and would compile for it.
-            connection.exec_driver_sql("SET LOCAL jit = off")
-        for row in connection.execute(_counts(dialect), _given(dialect, list(slices))):
-            seen[place_of[row.first]][row.status, row.code] += row.found
-    return seen
+def _last_at(connection: Connection, shares: Sequence[Slots]) -> datetime | None:
+    times = [_last_of(connection, slots) for slots in shares]
+    return max((at for at in times if at is not None), default=None)
 
 
-def _bucket(start: datetime, end: datetime, span: int, seen: _Seen) -> PaceBucket:
-    is_counted = span <= _COUNTED_MAX
-    looked_at = span if is_counted else _SLICES * _SLICE
-    found = seen.total()
-    # Ids leave gaps where a claim was lost: what the slices hold tells how many of them are rows.
-    count = found if is_counted else round(span * found / looked_at)
-    scale = count / found if found else 0.0
-    codes = {
-        code: round(number * scale)
-        for (status, code), number in seen.most_common()
-        if status == Status.REJECTED.value
-    }
-    rejected = min(sum(codes.values()), count)
-    return PaceBucket(start, end, count, count - rejected, rejected, codes, is_counted)
+def _last_of(connection: Connection, slots: Slots) -> datetime | None:
+    """Return the latest time of a share; a few operations at most are later than the last of the sample."""
+    last = select(operations.c.recorded_at).where(in_slots(operations.c.slot, slots))
+    last = last.order_by(operations.c.recorded_at.desc()).limit(1)
+    of_sample = connection.execute(last.where(*_in_sample(min(SAMPLES)))).scalar_one_or_none()
+    if of_sample is not None:
+        last = last.where(operations.c.recorded_at >= of_sample)
+    latest: datetime | None = connection.execute(last).scalar_one_or_none()
+    return latest

@@ -10,9 +10,9 @@ from sqlalchemy import Connection, Row, func, select
 from worker.catalog import Catalog
 from worker.core import Account, AccountState, Hold, Known, Lot, account_now
 from worker.ledger import rows
-from worker.ledger.bulk import select_rows
+from worker.ledger.bulk import Keys, select_rows
 from worker.ledger.loading import open_holds, open_lots
-from worker.ledger.queries.snapshots import account_row
+from worker.ledger.queries.snapshots import AccountKey, account_row
 from worker.ledger.tables import quota_entries, quotas
 
 
@@ -43,11 +43,11 @@ class PostedState:
 def posted_state(connection: Connection, user_id: str) -> PostedState:
     """Return the posted state of ``user_id``. Raises NotFoundError."""
     row = account_row(connection, user_id)
-    account_id: int = row.account_id
+    state = state_in(row)
     return PostedState(
-        state=state_in(row),
-        lots=open_lots(connection, [account_id]).get(account_id, ()),
-        holds=open_holds(connection, [account_id]).get(account_id, ()) if row.held else (),
+        state=state,
+        lots=open_lots(connection, [state]).get(state.account_id, ()),
+        holds=open_holds(connection, [state] if state.held else []).get(state.account_id, ()),
         opened_at=row.opened_at,
         updated_at=row.posted_at or row.opened_at,
     )
@@ -58,21 +58,19 @@ def state_in(row: Row[Any]) -> AccountState:
     return rows.account(getattr(row, name) for name in rows.ACCOUNT)
 
 
-def quotas_used(connection: Connection, account_id: int, period: date) -> Mapping[str, int]:
+def quotas_used(connection: Connection, key: AccountKey, period: date) -> Mapping[str, int]:
     """Return the used part of each quota in the period that begins on that day, in the meter's unit."""
-    wanted = ("meter", "used")
-    used = select_rows(
-        connection, quotas, wanted, "account_id", [account_id], also=("period_start", [period])
-    )
+    wanted, own = ("meter", "used"), Keys([key.account_id], [key.slot])
+    used = select_rows(connection, quotas, wanted, "account_id", own, also=("period_start", [period]))
     return {row.meter: row.used for row in used}
 
 
-def quotas_used_at(connection: Connection, account_id: int, period: date, at: datetime) -> Mapping[str, int]:
+def quotas_used_at(connection: Connection, key: AccountKey, period: date, at: datetime) -> Mapping[str, int]:
     """Return the same as it was at ``at``."""
     entry = quota_entries.c
     statement = (
         select(entry.meter, func.sum(entry.amount).label("used"))
-        .where(entry.account_id == account_id, entry.period_start == period, entry.recorded_at <= at)
+        .where(key.owns(quota_entries), entry.period_start == period, entry.recorded_at <= at)
         .group_by(entry.meter)
     )
     return {row.meter: int(row.used) for row in connection.execute(statement)}

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from heapq import merge
+from itertools import islice
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection, collate, select
@@ -9,6 +12,7 @@ from sqlalchemy.sql import ColumnElement
 
 from worker.ledger.queries.snapshots import within
 from worker.ledger.queries.views import View
+from worker.ledger.slots import in_slots, parts_of
 from worker.ledger.tables import accounts
 
 SEARCH_LIMIT_MAX = 200
@@ -59,7 +63,11 @@ def accounts_by_prefix(
         statement = statement.where(user < end)
     if after is not None:
         statement = statement.where(user > after)
-    found = tuple(AccountLine(*row) for row in connection.execute(statement))
+    parts = (
+        connection.execute(statement.where(in_slots(accounts.c.slot, slots))).all()
+        for slots in parts_of(connection)
+    )
+    found = tuple(AccountLine(*row) for row in islice(merge(*parts, key=itemgetter(0)), limit + 1))
     page = found[:limit]
     return AccountPage(prefix, page, page[-1].user_id if len(found) > limit else None)
 

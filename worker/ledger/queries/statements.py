@@ -8,7 +8,7 @@ from sqlalchemy import Connection, func, select
 
 from worker.errors import QueryError
 from worker.ledger.queries.history import PostedEntry, transactions_between
-from worker.ledger.queries.snapshots import account_row, last_posted
+from worker.ledger.queries.snapshots import AccountKey, account_row, last_posted
 from worker.ledger.queries.views import View
 from worker.ledger.tables import entries
 
@@ -48,35 +48,33 @@ def statement(connection: Connection, user_id: str, start: datetime, end: dateti
             f"a statement ends after it begins, not from {start.isoformat()} to {end.isoformat()}"
         )
     account = account_row(connection, user_id)
-    account_id: int = account.account_id
-    before = last_posted(connection, account_id, account.sequence, lambda moment: moment < start)
-    last = last_posted(connection, account_id, account.sequence, lambda moment: moment < end)
+    key = AccountKey(account.slot, account.account_id)
+    before = last_posted(connection, key, account.sequence, lambda moment: moment < start)
+    last = last_posted(connection, key, account.sequence, lambda moment: moment < end)
     summary = StatementSummary(
         user_id=user_id,
         start=start,
         end=end,
-        opening_balance=_balance_after(connection, account_id, before),
-        closing_balance=_balance_after(connection, account_id, last),
+        opening_balance=_balance_after(connection, key, before),
+        closing_balance=_balance_after(connection, key, last),
         entries=last - before,
-        totals=_totals(connection, account_id, before, last),
+        totals=_totals(connection, key, before, last),
     )
-    return Statement(summary, transactions_between(connection, account_id, before, last))
+    return Statement(summary, transactions_between(connection, key, before, last))
 
 
-def _balance_after(connection: Connection, account_id: int, sequence: int) -> int:
+def _balance_after(connection: Connection, key: AccountKey, sequence: int) -> int:
     if sequence == 0:
         return 0
-    own = (entries.c.account_id == account_id, entries.c.sequence == sequence)
-    balance: int = connection.execute(select(entries.c.balance_after).where(*own)).scalar_one()
+    statement = select(entries.c.balance_after).where(key.owns(entries), entries.c.sequence == sequence)
+    balance: int = connection.execute(statement).scalar_one()
     return balance
 
 
-def _totals(connection: Connection, account_id: int, after: int, last: int) -> dict[str, int]:
+def _totals(connection: Connection, key: AccountKey, after: int, last: int) -> dict[str, int]:
     sums = (
         select(entries.c.counter, func.sum(entries.c.amount).label("amount"))
-        .where(entries.c.account_id == account_id)
-        .where(entries.c.sequence > after, entries.c.sequence <= last)
+        .where(key.owns(entries), entries.c.sequence > after, entries.c.sequence <= last)
         .group_by(entries.c.counter)
-        .order_by(entries.c.counter)
     )
-    return {row.counter: int(row.amount) for row in connection.execute(sums)}
+    return dict(sorted((row.counter, int(row.amount)) for row in connection.execute(sums)))

@@ -1,12 +1,15 @@
 """The whole ledger in a few numbers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import add
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import ColumnElement, Connection, Table, func, select
 
+from worker.ledger.queries.snapshots import IN_FORCE
 from worker.ledger.queries.views import View
+from worker.ledger.slots import in_slots, parts_of
 from worker.ledger.tables import accounts, operations, payment_events, payments
 
 
@@ -61,30 +64,21 @@ def stats(connection: Connection) -> Stats:
 
     On SQLite a total past 2^63−1 is a LedgerUnavailableError: it has no larger integers.
     """
-    totals = connection.execute(_totals()).one()
-    uncollected = connection.execute(_uncollected()).scalar_one()
-    tiers = connection.execute(_accounts_by_tier()).all()
-    outcomes = connection.execute(_operations_by_outcome()).all()
-    revenue = connection.execute(_revenue_by_currency()).all()
+    ((users, *sums),) = _sums(connection, accounts, _SUMMED).values()
+    total = dict(zip(_SUMMED, sums, strict=True))
+    ((_, uncollected),) = _sums(connection, payment_events, ("uncollected",)).values()
+    tiers = _sums(connection, accounts, by=("tier",))
+    outcomes = _sums(connection, operations, only=IN_FORCE, by=("type", "status", "code"))
+    revenue = _sums(connection, payments, ("amount_minor",), by=("currency",))
     return Stats(
-        users=totals.users,
-        total_balance=int(totals.balance),
-        total_held=int(totals.held),
-        total_debt=int(totals.debt),
-        total_allocated=int(totals.allocated),
-        total_purchased=int(totals.purchased),
-        total_bonus=int(totals.bonus),
-        total_refunded=int(totals.refunded),
-        total_adjusted=int(totals.adjusted),
-        total_used=int(totals.used),
-        total_expired=int(totals.expired),
-        total_reversed=int(totals.reversed),
-        total_uncollected=int(uncollected),
-        average_balance=int(totals.balance) // max(totals.users, 1),
-        payments=sum(row.payments for row in revenue),
-        accounts_by_tier={row.tier: row.accounts for row in sorted(tiers)},
-        operations=tuple(OperationCount(*row) for row in sorted(outcomes)),
-        revenue=tuple(Revenue(row.currency, row.payments, int(row.amount_minor)) for row in sorted(revenue)),
+        users=users,
+        **{f"total_{name}": tokens for name, tokens in total.items()},
+        total_uncollected=uncollected,
+        average_balance=total["balance"] // max(users, 1),
+        payments=sum(number for number, _ in revenue.values()),
+        accounts_by_tier={tier: number for (tier,), (number,) in sorted(tiers.items())},
+        operations=tuple(OperationCount(*names, *number) for names, number in sorted(outcomes.items())),
+        revenue=tuple(Revenue(*currency, *paid) for currency, paid in sorted(revenue.items())),
     )
 
 
@@ -103,29 +97,23 @@ _SUMMED = (
 )
 
 
-def _totals() -> Any:
-    return select(
-        func.count().label("users"),
-        *(func.coalesce(func.sum(accounts.c[name]), 0).label(name) for name in _SUMMED),
-    )
-
-
-def _uncollected() -> Any:
-    return select(func.coalesce(func.sum(payment_events.c.uncollected), 0))
-
-
-def _accounts_by_tier() -> Any:
-    return select(accounts.c.tier, func.count().label("accounts")).group_by(accounts.c.tier)
-
-
-def _operations_by_outcome() -> Any:
-    columns = (operations.c.type, operations.c.status, operations.c.code)
-    return select(*columns, func.count()).group_by(*columns)
-
-
-def _revenue_by_currency() -> Any:
-    return select(
-        payments.c.currency,
-        func.count().label("payments"),
-        func.sum(payments.c.amount_minor).label("amount_minor"),
-    ).group_by(payments.c.currency)
+def _sums(
+    connection: Connection,
+    table: Table,
+    summed: Sequence[str] = (),
+    *,
+    by: Sequence[str] = (),
+    only: ColumnElement[bool] | None = None,
+) -> dict[tuple[Any, ...], list[int]]:
+    """Return the number of rows and the sums of columns for each group of rows, over all slots."""
+    groups = [table.c[name] for name in by]
+    sums = [func.coalesce(func.sum(table.c[name]), 0) for name in summed]
+    statement = select(*groups, func.count(), *sums).group_by(*groups)
+    if only is not None:
+        statement = statement.where(only)
+    found: dict[tuple[Any, ...], list[int]] = {}
+    for slots in parts_of(connection):
+        for row in connection.execute(statement.where(in_slots(table.c.slot, slots))):
+            group, part = row[: len(by)], map(int, row[len(by) :])
+            found[group] = list(map(add, found[group], part)) if group in found else list(part)
+    return found

@@ -15,7 +15,7 @@ from worker.core import AccountState
 from worker.core.plan import Counter
 from worker.ledger.queries.days import Calendar, zone_of
 from worker.ledger.queries.posted import posted_state
-from worker.ledger.queries.snapshots import last_posted, within
+from worker.ledger.queries.snapshots import key_of, last_posted, within
 from worker.ledger.queries.views import View
 from worker.ledger.tables import entries
 
@@ -111,7 +111,7 @@ def _used_by_day(connection: Connection, state: AccountState, calendar: Calendar
     count = [0] * len(calendar.days)
     for row in _used_by_slice(connection, state, calendar):
         index = calendar.index(row.piece)
-        used[index][UNLABELLED if row.feature is None else row.feature] += int(row.used)
+        used[index][row.feature or UNLABELLED] += int(row.used)
         count[index] += row.entries
     return tuple(
         UsageDay(day, tokens.total(), number, _most_first(tokens))
@@ -125,7 +125,8 @@ def _used_by_slice(connection: Connection, state: AccountState, calendar: Calend
     An index on their times would cost every message; the primary key finds entries by the time of posting.
     """
     start = datetime.fromtimestamp(calendar.start, UTC)
-    before = last_posted(connection, state.account_id, state.sequence, lambda moment: moment < start - _AHEAD)
+    key = key_of(state)
+    before = last_posted(connection, key, state.sequence, lambda moment: moment < start - _AHEAD)
     piece = (_seconds(connection, entries.c.occurred_at) - calendar.start) // calendar.step
     statement = (
         select(
@@ -134,7 +135,7 @@ def _used_by_slice(connection: Connection, state: AccountState, calendar: Calend
             func.sum(-entries.c.amount).label("used"),
             func.count().label("entries"),
         )
-        .where(entries.c.account_id == state.account_id, entries.c.sequence > before)
+        .where(key.owns(entries), entries.c.sequence > before)
         .where(entries.c.counter == Counter.USAGE.value, entries.c.occurred_at >= start)
         .where(entries.c.occurred_at < datetime.fromtimestamp(calendar.end, UTC))
         .group_by("piece", entries.c.feature)

@@ -1,0 +1,146 @@
+"""Reads of a database where a statement touches one slot alone: their answers are those of any other."""
+
+import re
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from tests.support.query_plans import recorded_statements
+from tests.support.query_samples import Apply, given, opened
+from tests.support.true_ledger import CATALOG, OPENED
+from worker.demo.stored_notices import stored_notices
+from worker.ledger.due import DueAccount, due_accounts
+from worker.ledger.form import claim_all
+from worker.ledger.queries import Expiring, Reader, expiring, snapshot
+from worker.ledger.queries.kinds import usage_kinds
+from worker.ledger.queries.search import accounts_by_prefix
+from worker.ledger.slots import slot_by_slot
+from worker.ledger.tables import LEDGER, claims
+
+USERS = ("ada", "ben", "cyd", "dan", "eve", "fay", "gus", "hal")
+NOW = OPENED + timedelta(days=45)
+THEN = OPENED + timedelta(days=20)
+
+Read = Callable[[Engine], Any]
+
+
+def of_each(read: Callable[[Reader, str], Any]) -> Read:
+    return lambda engine: [read(Reader(engine), user) for user in USERS]
+
+
+#: A deduction, one of two attempts, a taken reference, holds, payments and events; the last is awaited.
+REFERENCES = (
+    *("ada-use", "ada-anew", "ada-back", "eve-due-1", "ben-settle", "ben-hold-1"),
+    *("cyd-pay-2", "cyd-early", "dan-failed", "dan-use", "gus-cancel", "cyd-nowhere"),
+)
+
+
+def explained(engine: Engine) -> list[Any]:
+    return [Reader(engine).explain(reference, NOW, CATALOG) for reference in REFERENCES]
+
+
+def listed_by_page(engine: Engine) -> list[tuple[Expiring, ...]]:
+    pages: list[tuple[Expiring, ...]] = []
+    cursor: str | None = None
+    while not pages or cursor is not None:
+        page = Reader(engine).expiring_page(None, NOW, 400, CATALOG, 2, cursor)
+        pages.append(page.expiring)
+        cursor = page.next_cursor
+    return pages
+
+
+def due_by_page(engine: Engine) -> list[list[DueAccount]]:
+    pages: list[list[DueAccount]] = []
+    after: DueAccount | None = None
+    while not pages or pages[-1]:
+        pages.append(due_accounts(engine, NOW + timedelta(days=400), 3, after=after))
+        after = pages[-1][-1] if pages[-1] else None
+    return pages
+
+
+def searched(engine: Engine) -> list[Any]:
+    with snapshot(engine) as connection:
+        return [
+            accounts_by_prefix(connection, prefix, after, limit)
+            for prefix in ("", "a", "x")
+            for after in (None, "ben")
+            for limit in (1, 3, 200)
+        ]
+
+
+def stated(reader: Reader, user: str) -> tuple[Any, ...]:
+    with reader.statement(user, OPENED + timedelta(days=1), NOW) as period:
+        return period.summary, *period.transactions
+
+
+def used_by_type(engine: Engine) -> list[Any]:
+    with snapshot(engine) as connection:
+        return [usage_kinds(connection, user, NOW, 60, "UTC") for user in USERS]
+
+
+READS: dict[str, Read] = {
+    "balance": of_each(lambda reader, user: reader.balance(user, NOW, CATALOG)),
+    "balance in the past": of_each(lambda reader, user: reader.balance_at(user, THEN, CATALOG)),
+    "can afford": of_each(lambda reader, user: reader.can_afford(user, 5, NOW, CATALOG)),
+    "lots": of_each(lambda reader, user: reader.lots(user, NOW, CATALOG, used_up=True)),
+    "holds": of_each(lambda reader, user: reader.holds(user, NOW, CATALOG, ended=True)),
+    "history": of_each(lambda reader, user: reader.history(user)),
+    "statement": of_each(stated),
+    "usage by type": used_by_type,
+    "usage": of_each(lambda reader, user: reader.usage(user, NOW, CATALOG, 60)),
+    "expiring": of_each(lambda reader, user: reader.expiring(user, NOW, 400, CATALOG)),
+    "expiring of everybody": lambda engine: list(Reader(engine).all_expiring(NOW, 400, CATALOG)),
+    "expiring by page": listed_by_page,
+    "due accounts": due_by_page,
+    "search": searched,
+    "totals": lambda engine: Reader(engine).stats(),
+    "explanation": explained,
+    "notices": lambda engine: sorted(stored_notices(engine, REFERENCES)),
+}
+
+
+@pytest.fixture
+def claimed_ledger(true_ledger: Engine) -> Iterator[Engine]:
+    """The true ledger, whose references have claims."""
+    with true_ledger.begin() as connection:
+        claim_all(connection)
+    yield true_ledger
+    with true_ledger.begin() as connection:
+        connection.execute(claims.delete())
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS.keys())
+def test_answer_is_the_same_slot_by_slot(read: Read, claimed_ledger: Engine) -> None:
+    whole = read(claimed_ledger)
+    assert whole
+    assert read(slot_by_slot(claimed_ledger)) == whole
+
+
+def test_pages_of_many_accounts_are_the_same_slot_by_slot(
+    engine: Engine, apply: Apply, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(expiring, "_PAGE", 2)
+    users = [f"user-{number:03}" for number in range(70)]  # some share a slot
+    apply(*(opened(user, "free") for user in users), *(given(user, 7) for user in users[::3]), now=OPENED)
+    for read in (listed_by_page, due_by_page, searched):
+        assert read(slot_by_slot(engine)) == read(engine)
+
+
+TABLES = re.compile(rf"\b(?:FROM|JOIN) (?:{'|'.join(table.name for table in LEDGER)})\b")
+
+
+def statements_of(engine: Engine, read: Read) -> Iterator[str]:
+    with recorded_statements(engine) as statements:
+        read(engine)
+    return (statement for statement, _ in statements if TABLES.search(statement))
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS.keys())
+def test_each_statement_names_one_slot(read: Read, claimed_ledger: Engine) -> None:
+    for statement in statements_of(slot_by_slot(claimed_ledger), read):
+        source = statement.partition("FROM")[2]
+        assert source.count("slot") >= len(TABLES.findall(statement)), statement
+        assert "slot BETWEEN" not in source, statement
