@@ -64,4 +64,22 @@ def test_audit_of_a_drifted_ledger_exits_with_1_and_names_the_account(
 def test_audit_shows_its_progress_on_a_terminal(ledger_cli: Cli) -> None:
     shown = ledger_cli("audit", terminal=True)
     assert shown.code == 0
-    assert "quotas" in shown.err
+    assert "checks" in shown.err
+
+
+def test_audit_takes_jobs_on_sqlite_and_works_with_one(ledger_cli: Cli) -> None:
+    assert ledger_cli("audit", "--jobs", "4").out == ledger_cli("audit").out
+
+
+@pytest.mark.parametrize("jobs", ["0", "16", "many"])
+def test_audit_refuses_an_impossible_number_of_jobs(ledger_cli: Cli, jobs: str) -> None:
+    ended = ledger_cli("audit", "--jobs", jobs)
+    assert ended.code == 2
+    assert "--jobs" in ended.err
+
+
+def test_audit_of_a_ledger_that_is_not_distributed_refuses_the_setting(ledger_cli: Cli) -> None:
+    ledger_cli.environment["BILLING_LEDGER_FORM"] = "distributed"
+    ended = ledger_cli("audit")
+    assert ended.code == 2
+    assert "migrate --distribute" in ended.err

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine, select, text
 
 from schemas import DeductUsage, OpenAccount, Status
 from tests.support.strategies import SMALL_CATALOG
-from tests.support.true_ledger import CATALOG, DAN
+from tests.support.true_ledger import ADA, CATALOG, DAN
 from worker.catalog import Catalog
 from worker.ledger.audit import (
     EFFECTS,
@@ -26,8 +26,9 @@ from worker.ledger.audit import (
     Discrepancy,
     audit,
     audit_snapshot,
-    steps,
+    shares,
 )
+from worker.ledger.audit.share_checks import STEPS_A_SHARE
 from worker.ledger.engine import ledger_engine
 from worker.ledger.migrations import migrate
 from worker.ledger.tables import operations
@@ -122,8 +123,8 @@ def test_debts_and_what_was_written_off_are_totals_and_no_findings(true_ledger: 
 
 def test_the_report_counts_what_it_has_examined(true_ledger: Engine) -> None:
     assert audit(true_ledger).examined == {
-        "accounts": 8,
-        "operations": 63,
+        "accounts": 9,
+        "operations": 66,
         "entries": 59,
         "lots": 27,
         "holds": 6,
@@ -156,85 +157,74 @@ def test_audit_without_a_catalog_accepts_either_policy_of_an_open_dispute(true_l
 
 
 def _operation(reference_id: str) -> str:
-    return f"(SELECT operation_id FROM operations WHERE reference_id = '{reference_id}')"
+    return f"(SELECT operation_id FROM operations WHERE reference_id = '{reference_id}' AND NOT is_taken)"
 
 
-# -- step by step -----------------------------------------------------------------------------------------
+# -- share by share ---------------------------------------------------------------------------------------
 
 _OFF_BY_SEVEN = "UPDATE accounts SET balance = balance + 7"
 
 
 @pytest.fixture
-def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "ACCOUNTS_A_STEP", 3)
-    monkeypatch.setattr(steps, "ENTRIES_A_STEP", 20)
-    monkeypatch.setattr(steps, "OPERATIONS_A_STEP", 10)
-    monkeypatch.setattr(steps, "STEPS", 1_000)
+def small_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shares, "SMALL", 10)
+    monkeypatch.setattr(shares, "ENTRIES_A_SHARE", 10)
 
 
-def test_progress_counts_accounts_and_then_operations(true_ledger: Engine) -> None:
+@pytest.mark.parametrize(
+    ("entries", "jobs", "number"),
+    [
+        (0, 1, 1),
+        (250_000, 4, 1),
+        (250_001, 1, 1),
+        (250_001, 4, 4),
+        (2_600_000, 1, 3),
+        (2_600_000, 2, 4),
+        (10_000_000, 1, 5),
+        (10_000_000, 2, 6),
+        (10_000_000, 8, 8),
+    ],
+)
+def test_large_ledger_has_some_shares_and_as_many_for_each_job(entries: int, jobs: int, number: int) -> None:
+    assert len(shares.shares_of(entries, jobs)) == number
+
+
+@pytest.mark.parametrize("number", [1, 2, 5, 6, 15, 64])
+def test_shares_leave_no_slot_out(number: int) -> None:
+    divided = shares.divided(number)
+    assert len(divided) == number
+    assert (divided[0].first, divided[-1].last) == (-(2**15), 2**15 - 1)
+    assert all(before.last + 1 == after.first for before, after in pairwise(divided))
+    inner = [min(slots.last, 63) - max(slots.first, 0) + 1 for slots in divided]
+    assert max(inner) - min(inner) <= 1
+
+
+def test_progress_counts_the_checks_of_all_shares(true_ledger: Engine, small_shares: None) -> None:
     reported: list[AuditProgress] = []
     audit(true_ledger, reported.append)
-    assert reported == [
-        AuditProgress("accounts", 0, 8),
-        AuditProgress("accounts", 8, 8),
-        AuditProgress("operations", 0, 63),
-        AuditProgress("operations", 63, 63),
-        AuditProgress("quotas", 0, 1),
-        AuditProgress("quotas", 1, 1),
-    ]
+    in_all = 5 * STEPS_A_SHARE
+    assert reported == [AuditProgress("checks", done, in_all) for done in range(in_all + 1)]
 
 
-@pytest.mark.usefixtures("small_steps")
-def test_a_step_ends_after_so_many_accounts_or_so_many_entries(true_ledger: Engine) -> None:
-    reported: list[AuditProgress] = []
-    audit(true_ledger, reported.append)
-    done = {step: [p.done for p in reported if p.step == step] for step in ("accounts", "operations")}
-    # 14 and 5 entries, 14 and 2, 8 and 0 and 6, 7 and 5.
-    assert done["accounts"] == [0, 2, 3, 6, 8]
-    assert done["operations"] == [0, 10, 20, 30, 40, 50, 60, 63]
-    assert all(before.done <= after.done for before, after in pairwise(reported) if before.step == after.step)
-
-
-@pytest.mark.usefixtures("small_steps")
-def test_an_account_with_more_entries_than_a_step_takes_is_a_step(
-    true_ledger: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(steps, "ENTRIES_A_STEP", 1)
-    reported: list[AuditProgress] = []
-    assert audit(true_ledger, reported.append, catalog=CATALOG).is_clean
-    assert [p.done for p in reported if p.step == "accounts"] == [0, 1, 2, 3, 5, 6, 7, 8]  # eve has none
-
-
-def test_a_large_ledger_has_no_more_steps_for_it(
-    true_ledger: Engine, monkeypatch: pytest.MonkeyPatch, small_steps: None
-) -> None:
-    monkeypatch.setattr(steps, "STEPS", 2)
-    reported: list[AuditProgress] = []
-    audit(true_ledger, reported.append)
-    assert [p.done for p in reported if p.step == "accounts"] == [0, 4, 8, 8]
-    assert [p.done for p in reported if p.step == "operations"] == [0, 31, 62, 63]
-
-
-@pytest.mark.usefixtures("small_steps")
-def test_the_steps_leave_nothing_out(true_ledger: Engine) -> None:
+@pytest.mark.usefixtures("small_shares")
+def test_shares_leave_nothing_out(true_ledger: Engine) -> None:
     report = audited(
         true_ledger,
         _OFF_BY_SEVEN,
         "UPDATE operations SET balance_after = balance_before + 1 WHERE first_entry IS NULL",
     )
-    assert report.found["balance"] == 8
-    assert report.drift == 56
+    assert report.found["balance"] == 9
+    assert report.drift == 63
     first = [finding.user_id for finding in report.findings if finding.check == "balance"]
-    assert first == ["ada", "ben", "cyd", "dan", "eve", "fay", "gus", "hal"]
-    silent = "SELECT count(*) FROM operations WHERE first_entry IS NULL AND status = 'applied'"
+    assert first == ["hal", "ben", "gus", "eve", "fay", "cyd", "dan", "ada", "ibu"]  # slots 8 to 63
+    silent = "SELECT count(*) FROM operations WHERE first_entry IS NULL AND status = 1"
     with true_ledger.connect() as connection:
         assert report.found["operation_after"] == connection.execute(text(silent)).scalar_one()
 
 
-@pytest.mark.usefixtures("small_steps")
+@pytest.mark.usefixtures("small_shares")
 @pytest.mark.parametrize("nobody", [-5, 2**62])
-def test_entry_of_no_account_is_in_a_step_as_well(true_ledger: Engine, nobody: int) -> None:
+def test_entry_of_no_account_is_in_a_share_as_well(true_ledger: Engine, nobody: int) -> None:
     report = audited(true_ledger, f"UPDATE entries SET account_id = {nobody} WHERE account_id = {DAN}")
     (missing,) = (finding for finding in report.findings if finding.check == "account_missing")
     assert (missing.account_id, missing.expected, missing.actual) == (nobody, -25, 0)
@@ -256,25 +246,17 @@ def test_the_entries_of_an_account_that_is_gone_are_drift(true_ledger: Engine) -
     assert audited(true_ledger, "DELETE FROM accounts WHERE user_id = 'cyd'").drift == 219
 
 
-@pytest.mark.usefixtures("small_steps")
-def test_a_check_lists_its_first_findings_over_all_steps_and_counts_the_rest(true_ledger: Engine) -> None:
+@pytest.mark.usefixtures("small_shares")
+def test_a_check_lists_its_first_findings_over_all_shares_and_counts_the_rest(true_ledger: Engine) -> None:
     report = audited(
         true_ledger, "UPDATE accounts SET balance = balance + 5, used = used + 5", findings_max=3
     )
     assert [(f.check, f.user_id) for f in report.findings] == [
-        ("balance", "ada"),
-        ("balance", "ben"),
-        ("balance", "cyd"),
-        ("used", "ada"),
-        ("used", "ben"),
-        ("used", "cyd"),
-        ("lots", "ada"),
-        ("lots", "ben"),
-        ("lots", "cyd"),
+        (check, user) for check in ("balance", "used", "lots") for user in ("hal", "ben", "gus")
     ]
-    assert report.found == {"balance": 8, "used": 8, "lots": 8}
-    assert report.unlisted == 15
-    assert report.drift == 40  # of all accounts, listed or not
+    assert report.found == {"balance": 9, "used": 9, "lots": 9}
+    assert report.unlisted == 18
+    assert report.drift == 45  # of all accounts, listed or not
 
 
 def test_findings_made_outside_the_database_are_capped_as_well(true_ledger: Engine) -> None:
@@ -301,7 +283,7 @@ def test_the_report_has_a_form_for_scripts(true_ledger: Engine) -> None:
         "findings": [
             {
                 "check": "quota_used",
-                "accountId": 1,
+                "accountId": ADA,
                 "userId": "ada",
                 "referenceId": None,
                 "sequence": None,
@@ -332,4 +314,69 @@ def test_audit_does_not_see_commits_made_meanwhile(engine: Engine, apply: Apply)
     assert report.examined["operations"] == 1
     report = audit(engine)
     assert report.is_clean
-    assert report.examined["operations"] == 7
+    assert report.examined["operations"] == 1 + STEPS_A_SHARE + 1  # as often as progress was reported
+
+
+# -- several jobs and snapshots ---------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("small_shares")
+def test_jobs_side_by_side_have_the_report_of_one(true_ledger: Engine) -> None:
+    reported: list[AuditProgress] = []
+    report = audit(true_ledger, reported.append, catalog=SMALL_CATALOG, findings_max=1)
+    assert not report.is_clean
+    for jobs in (2, 3):
+        side_by_side: list[AuditProgress] = []
+        again = audit(true_ledger, side_by_side.append, 1, catalog=SMALL_CATALOG, jobs=jobs)
+        assert again == report
+        assert [progress.done for progress in side_by_side] == list(range(side_by_side[-1].total + 1))
+
+
+def _opened(apply: Apply) -> None:
+    apply(*(OpenAccount(reference_id=f"open-{user}", user_id=f"u{user}", tier="free") for user in range(20)))
+
+
+def _used(apply: Apply, reference: str) -> None:
+    """Let every user use a token."""
+    apply(
+        *(DeductUsage(reference_id=f"{reference}-{user}", user_id=f"u{user}", tokens=1) for user in range(20))
+    )
+
+
+@pytest.mark.usefixtures("small_shares")
+def test_all_jobs_see_one_moment(engine: Engine, apply: Apply) -> None:
+    _opened(apply)
+    report = audit(engine, lambda progress: _used(apply, f"use-{progress.done}"), jobs=2)
+    assert report.is_clean
+    assert report.examined["operations"] == 20
+    assert audit(engine).examined["operations"] > 20
+
+
+def test_each_slot_has_its_own_moment_where_the_ledger_is_distributed(engine: Engine, apply: Apply) -> None:
+    _opened(apply)
+
+    def use(progress: AuditProgress) -> None:
+        if progress.done % 200 == 0:
+            _used(apply, f"use-{progress.done}")
+
+    report = audit(engine, use, one_slot=True, jobs=2)
+    assert report.findings == ()
+    assert report.examined["accounts"] == 20
+    assert report.examined["operations"] > 20
+
+
+def test_audit_of_one_slot_at_a_time_has_the_same_report(true_ledger: Engine) -> None:
+    assert audit(true_ledger, one_slot=True, jobs=2) == audit(true_ledger)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+def test_audit_that_is_interrupted_leaves_no_connection_behind(
+    true_ledger: Engine, error: type[BaseException], small_shares: None
+) -> None:
+    def interrupt(progress: AuditProgress) -> None:
+        if progress.done == 3:
+            raise error
+
+    with pytest.raises(error):
+        audit(true_ledger, interrupt, jobs=2)
+    assert audit(true_ledger).is_clean

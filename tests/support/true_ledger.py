@@ -35,6 +35,7 @@ from tests.support.apply_commands import applied
 from tests.support.strategies import STRICT_CATALOG, TAKING_CATALOG
 from worker.catalog import Catalog
 from worker.ledger.engine import ledger_engine
+from worker.ledger.ids import SHARED
 
 OPENED = datetime(2026, 11, 1, 10, tzinfo=UTC)
 CATALOG = TAKING_CATALOG
@@ -42,11 +43,12 @@ _DAY = timedelta(days=1)
 _HOUR = timedelta(hours=1)
 
 #: The account ids in a new database.
-ADA, BEN, CYD, DAN, EVE, FAY, GUS, HAL = range(1, 9)
+ACCOUNTS = tuple(65 * number + SHARED for number in range(1, 10))
+ADA, BEN, CYD, DAN, EVE, FAY, GUS, HAL, IBU = ACCOUNTS
 
 
 def fill(engine: Engine) -> None:
-    """Fill the ledger with the history of eight users over a month and a half."""
+    """Fill the ledger with the history of nine users over a month and a half."""
     for day, commands, catalog in HISTORY:
         applied(engine, catalog, *commands, now=OPENED + day)
 
@@ -75,6 +77,7 @@ HISTORY: Sequence[tuple[timedelta, Sequence[Command], Catalog]] = [
             _opened("fay", "saver"),  # subscribes
             _opened("gus", "steady"),  # is renewed
             _opened("hal", "free"),  # is let off
+            _opened("ibu", "empty"),  # has the slot of ada
         ],
         CATALOG,
     ),

@@ -1,6 +1,8 @@
 """``stats`` and ``audit``: the whole ledger, summed up and proved."""
 
 import sys
+from datetime import timedelta
+from typing import Any
 
 import click
 
@@ -10,7 +12,11 @@ from worker.cli.options import as_json, with_wide
 from worker.cli.output import progress, show_fields, show_json, show_table
 from worker.cli.table_width import Column
 from worker.cli.text import printable
-from worker.ledger.audit import AuditProgress, AuditReport, audit
+from worker.ledger.audit import JOBS_MAX, AuditProgress, AuditReport, audit
+from worker.ledger.form import LedgerForm
+
+#: Age up to which a claim may still wait for its operation.
+NEW_CLAIM = timedelta(hours=1)
 
 
 @click.command()
@@ -58,12 +64,19 @@ def stats(application: Application, *, as_json: bool) -> None:
 
 
 @click.command("audit")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, JOBS_MAX),
+    default=1,
+    show_default=True,
+    help="Connections that check side by side. SQLite works with one.",
+)
 @with_application("database_url")
 @as_json
-def audit_command(application: Application, *, as_json: bool) -> None:
+def audit_command(application: Application, *, as_json: bool, jobs: int) -> None:
     """Prove that every balance is explained by its entries. Exit 1 on any finding.
 
-    Reads one state of the ledger while workers go on.
+    Reads one state of the ledger while workers go on; of a distributed one, a state of each slot.
     """
     application.require_newest_schema()
     with progress("audit", None) as bar:
@@ -71,12 +84,19 @@ def audit_command(application: Application, *, as_json: bool) -> None:
         def step(done: AuditProgress) -> None:
             bar.update(bar.task_ids[0], description=done.step, completed=done.done, total=done.total)
 
-        report = audit(application.engine, step)
+        report = audit(application.engine, step, jobs=jobs, **_of_form(application))
     if as_json:
         show_json(report.to_dict())
     else:
         show_audit(report)
     sys.exit(0 if report.is_clean else 1)
+
+
+def _of_form(application: Application) -> dict[str, Any]:
+    """Return what the form of the ledger adds to an audit."""
+    if application.settings.ledger_form is not LedgerForm.DISTRIBUTED:
+        return {}
+    return {"one_slot": True, "claims_before": application.clock() - NEW_CLAIM}
 
 
 def show_audit(report: AuditReport) -> None:

@@ -12,18 +12,17 @@ from worker.ledger.audit.comparing import (
     Checks,
     Column,
     differences,
-    of_step,
     only,
     rows,
     sums_without,
     zero_if_none,
 )
+from worker.ledger.audit.scope import Scope, agree
+from worker.ledger.audit.user_slots import slot_of_user
 from worker.ledger.tables import accounts, entries, holds, lots
 
 #: Checks that find an account without exactly one entry for each number up to its sequence.
 NUMBERED = ("sequence", "entry_gap")
-#: Number of entries that the accounts have by their sequences.
-POSTED = select(func.sum(accounts.c.sequence))
 
 # The account's column, the entries behind it, and their sign.
 _SUMS = (
@@ -38,16 +37,16 @@ _SUMS = (
 )
 
 
-def sums() -> Checks:
-    """Compare all sums of an account with the rows that they sum."""
+def sums(scope: Scope) -> Checks:
+    """Compare all sums of an account with the rows that they sum, and its slot with its user."""
     account = accounts.c
-    posted, kept, held = _posted(), _kept(), _held()
+    posted, kept, held = _posted(scope), _kept(scope), _held(scope)
     statement = (
-        rows(account_id=account.account_id)
-        .join_from(accounts, posted, posted.c.account_id == account.account_id, isouter=True)
-        .join(kept, kept.c.account_id == account.account_id, isouter=True)
-        .join(held, held.c.account_id == account.account_id, isouter=True)
-        .where(of_step(account.account_id))
+        rows(slot=account.slot, account_id=account.account_id)
+        .join_from(accounts, posted, agree(posted, accounts, account_id="account_id"), isouter=True)
+        .join(kept, agree(kept, accounts, account_id="account_id"), isouter=True)
+        .join(held, agree(held, accounts, account_id="account_id"), isouter=True)
+        .where(scope.of(accounts))
     )
     names = ("balance", "sequence", "debt", *(name for name, _, _ in _SUMS))
     # Tokens granted before there were lots are in a lot that was carried over.
@@ -59,6 +58,7 @@ def sums() -> Checks:
     return differences(
         statement,
         {
+            "account_slot": (slot_of_user(account.user_id), account.slot),
             **{name: (zero_if_none(posted.c[name]), account[name]) for name in names},
             "lots": (zero_if_none(kept.c.remaining) - account.debt, account.balance),
             "lot_count": (zero_if_none(kept.c.last), account.lot_count),
@@ -74,15 +74,16 @@ def sums() -> Checks:
     )
 
 
-def missing() -> Checks:
+def missing(scope: Scope) -> Checks:
     """Find entries without an account; only needed where the accounts have fewer entries than there are."""
-    return [sums_without("account_missing", entries, accounts, entries.c.account_id)]
+    return [sums_without(scope, "account_missing", entries, accounts, "account_id")]
 
 
-def _posted() -> FromClause:
+def _posted(scope: Scope) -> FromClause:
     entry = entries.c
     return (
         select(
+            entry.slot,
             entry.account_id,
             func.sum(entry.amount).label("balance"),
             func.max(entry.sequence).label("sequence"),
@@ -92,19 +93,20 @@ def _posted() -> FromClause:
                 for name, counter, sign in _SUMS
             ),
         )
-        .where(of_step(entry.account_id))
-        .group_by(entry.account_id)
+        .where(scope.of(entries))
+        .group_by(entry.account_id, entry.slot)
         .subquery("posted")
     )
 
 
-def _kept() -> FromClause:
+def _kept(scope: Scope) -> FromClause:
     lot = lots.c
     is_allocation = and_(lot.source == Source.ALLOCATION.value, lot.parent.is_(None))
     is_bonus = lot.source.in_([Source.BONUS.value, Source.PURCHASE_BONUS.value])
     in_effect = lot.granted - lot.pending
     return (
         select(
+            lot.slot,
             lot.account_id,
             func.sum(lot.remaining).label("remaining"),
             func.max(lot.number).label("last"),
@@ -123,24 +125,25 @@ def _kept() -> FromClause:
             )
             .label("unseen"),
         )
-        .join_from(lots, accounts, accounts.c.account_id == lot.account_id)
-        .where(of_step(lot.account_id))
-        .group_by(lot.account_id)
+        .join_from(lots, accounts, scope.on(accounts, lots, account_id="account_id"))
+        .where(scope.of(lots))
+        .group_by(lot.account_id, lot.slot)
         .subquery("kept")
     )
 
 
-def _held() -> FromClause:
+def _held(scope: Scope) -> FromClause:
     hold = holds.c
     return (
         select(
+            hold.slot,
             hold.account_id,
             func.sum(hold.amount).label("amount"),
             func.count().filter(_is_unseen(hold.expires_at)).label("unseen"),
         )
-        .join_from(holds, accounts, accounts.c.account_id == hold.account_id)
-        .where(of_step(hold.account_id), hold.state == HoldState.OPEN.value)
-        .group_by(hold.account_id)
+        .join_from(holds, accounts, scope.on(accounts, holds, account_id="account_id"))
+        .where(scope.of(holds), hold.state == HoldState.OPEN.value)
+        .group_by(hold.account_id, hold.slot)
         .subquery("held")
     )
 

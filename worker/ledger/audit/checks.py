@@ -6,6 +6,7 @@ from collections.abc import Mapping
 #: says otherwise. "Rows" are 1 for one that must be there and 0 for none.
 CHECKS: Mapping[str, str] = {
     # accounts
+    "account_slot": "the account's slot is not that of its user; slots",
     "balance": "the balance is not the sum of the account's entries",
     "allocated": "the sum of allocations is not that of the entries",
     "purchased": "the sum of purchases is not that of the entries",
@@ -27,8 +28,7 @@ CHECKS: Mapping[str, str] = {
     "account_missing": "entries without an account; the sums of their amounts",
     # entries
     "entry_gap": "the entry's sequence does not follow the one before it",
-    "entry_chain": "the entry's balance before is not the balance after the one before it",
-    "entry_arithmetic": "the entry's balance after is not its balance before plus its amount",
+    "entry_chain": "the entry's balance after is not that of the one before it plus its amount",
     "entry_without_outcome": "an entry whose operation is missing or was not applied; its amount",
     "entry_account": "an entry on another account than its operation's user has; account ids",
     "entry_unclaimed": "an entry that its operation does not count among its own; its amount",
@@ -38,6 +38,8 @@ CHECKS: Mapping[str, str] = {
     "lot_early": "an entry of a lot that had not taken effect; its amount",
     "lot_late": "an entry that takes from a lot after its end; its amount",
     # operations
+    "operation_slot": "the operation's slot is not that of its user; slots",
+    "operation_sender": "the operation's sender is not among the senders; the sender's id",
     "operation_account": "an applied operation of a user without an account; rows",
     "operation_without_entries": "an applied operation that moved nothing; the sums of its entries",
     "operation_amount": "the operation's entries don't add up to its amount",
@@ -47,8 +49,13 @@ CHECKS: Mapping[str, str] = {
     "operation_counter": "entries with a counter-account that the operation does not move; how many",
     "operation_transfers": "the operation's transfers don't come to nothing",
     "operation_of_nothing": "usage of nothing that owns entries, be it of what was due; how many",
-    "superseded_moved": "a superseded outcome that moved something; rows",
-    "superseded_by": "an outcome that was superseded by one that may not replace it; rows",
+    "superseded_moved": "a superseded outcome that is no rejection; rows",
+    "superseded_by": "an outcome that no higher attempt of the same command superseded; rows",
+    "taken_moved": "an operation that lost its reference, and is no usage that moved nothing; rows",
+    "taken_without_taker": "a reference that was taken, and no operation has it that may take one; rows",
+    # claims, where the ledger is distributed
+    "operation_without_claim": "an operation whose reference is not claimed for its user; rows",
+    "claim_without_outcome": "a claim that is not new and has no operation of its user; rows",
     # lots
     "lot_gap": "the lot's number does not follow the one before it",
     "lot_remaining": "what remains of the lot is not the sum of its entries",
@@ -103,8 +110,7 @@ CHECKS: Mapping[str, str] = {
     "quota_sequence": "the quota's sequence is not that of its last entry",
     "quota_missing": "quota entries without a quota; the sums of their amounts",
     "quota_gap": "the quota entry's sequence does not follow the one before it",
-    "quota_chain": "the quota entry's used before is not the used after of the one before it",
-    "quota_arithmetic": "the quota entry's used after is not its used before plus its amount",
+    "quota_chain": "the quota entry's used after is not that of the one before it plus its amount",
 }
 
 #: The checks whose differences are drift: tokens that a balance has and its entries have not, or the reverse.

@@ -1,7 +1,7 @@
 """Parts of a check: rows with an expected and an actual value. A row where they differ is a finding.
 
-Every statement works on one step of the ledger, a range of account ids or of operation ids: ``of_step``
-limits it so. The steps cover all ids there may be, so that a row without an owner is in one of them as well.
+Every statement works on one share of the ledger, see ``scope``. All rows of a user have one slot, so that a
+share has whatever a row must be compared with.
 """
 
 from collections.abc import Mapping
@@ -12,17 +12,20 @@ from sqlalchemy import (
     Date,
     FromClause,
     Select,
+    SmallInteger,
     Table,
     Text,
     and_,
     bindparam,
     case,
     cast,
+    false,
     func,
     literal,
     null,
     or_,
     select,
+    type_coerce,
     union_all,
 )
 from sqlalchemy.sql import ColumnElement
@@ -30,6 +33,7 @@ from sqlalchemy.types import TypeEngine
 
 from schemas import Status
 from worker.ledger.audit.checks import DRIFT
+from worker.ledger.audit.scope import Scope
 from worker.ledger.tables import accounts, operations
 
 Column = ColumnElement[Any]
@@ -43,6 +47,7 @@ ZERO = literal(0, BigInteger())
 ONE = literal(1, BigInteger())
 
 _IDENTITY: Mapping[str, TypeEngine[Any]] = {
+    "slot": SmallInteger(),
     "account_id": BigInteger(),
     "operation_id": BigInteger(),
     "sequence": BigInteger(),
@@ -50,12 +55,6 @@ _IDENTITY: Mapping[str, TypeEngine[Any]] = {
     "meter": Text(),
     "period_start": Date(),
 }
-
-
-def of_step(column: Column) -> Condition:
-    """Return the condition that ``column`` is an id of the step, behind ``after`` and up to ``up_to``."""
-    after, up_to = (bindparam(name, type_=BigInteger()) for name in ("after", "up_to"))
-    return and_(column > after, column <= up_to)
 
 
 def rows(**identity: Column) -> Select[Any]:
@@ -91,14 +90,15 @@ def differences(compared_rows: Select[Any], pairs: Pairs) -> Checks:
     ]
 
 
-def sums_without(check: str, movements: Table, cache: Table, *key: Column) -> Select[Any]:
+def sums_without(scope: Scope, check: str, movements: Table, cache: Table, *key: str) -> Select[Any]:
     """Find movements under keys without a row in ``cache``, which ought to hold their sum."""
-    same = and_(*(cache.c[column.name] == column for column in key))
+    same = scope.on(cache, movements, **{name: name for name in key})
+    columns = {name: movements.c[name] for name in ("slot", *key)}
     sums = (
-        rows(**{column.name: column for column in key})
+        rows(**columns)
         .add_columns(func.sum(movements.c.amount).label("amount"))
-        .where(of_step(key[0]), ~select(1).where(same).exists())
-        .group_by(*key)
+        .where(scope.of(movements), ~select(1).where(same).exists())
+        .group_by(*columns.values())
         .subquery()
     )
     return select(
@@ -109,10 +109,11 @@ def sums_without(check: str, movements: Table, cache: Table, *key: Column) -> Se
     )
 
 
-def listed(checks: Checks) -> Select[Any]:
+def listed(scope: Scope, checks: Checks) -> Select[Any]:
     """Select the first findings of each check with their names, and the count and drift of all of them."""
     found = union_all(*checks).subquery("found")
     place = (
+        found.c.slot,
         found.c.account_id,
         found.c.meter,
         found.c.period_start,
@@ -134,8 +135,8 @@ def listed(checks: Checks) -> Select[Any]:
             operations.c.reference_id,
             func.coalesce(accounts.c.user_id, operations.c.user_id).label("user_id"),
         )
-        .join_from(numbered, accounts, accounts.c.account_id == numbered.c.account_id, isouter=True)
-        .join(operations, operations.c.operation_id == numbered.c.operation_id, isouter=True)
+        .join_from(numbered, accounts, scope.on(accounts, numbered, account_id="account_id"), isouter=True)
+        .join(operations, scope.on(operations, numbered, operation_id="operation_id"), isouter=True)
         .where(numbered.c.number <= bindparam("findings_max", type_=BigInteger()))
         .order_by(numbered.c.check, numbered.c.number)
     )
@@ -164,17 +165,16 @@ def at_most(limit: Column, amount: Column) -> tuple[Column, Column]:
     return limit, case((amount > limit, amount), else_=limit)
 
 
-def links(name: str, movements: Table, before: Column, after: Column, *key: Column) -> Pairs:
-    """Return pairs of each movement and the one before it: no gap, no copy, and the amount carried over."""
+def links(name: str, movements: Table, after: Column, *key: Column) -> Pairs:
+    """Return pairs of each movement and the one before it: no gap, no copy, and the sum carried on."""
     sequence, amount = movements.c.sequence, movements.c.amount
 
     def previous(column: Column) -> Column:
-        return func.lag(column, 1, 0).over(partition_by=key, order_by=sequence)
+        return func.lag(column, 1, 0).over(partition_by=(*key, movements.c.slot), order_by=sequence)
 
     return {
         f"{name}_gap": (previous(sequence) + 1, sequence),
-        f"{name}_chain": (previous(after), before),
-        f"{name}_arithmetic": (before + amount, after),
+        f"{name}_chain": (previous(after) + amount, after),
     }
 
 
@@ -188,16 +188,24 @@ def zero_if_none(value: Column) -> Column:
 
 def is_applied(operation: FromClause) -> Condition:
     """Return the condition that the operation is there and was applied."""
-    return func.coalesce(operation.c.status, "") == Status.APPLIED.value
+    return func.coalesce(operation.c.status == Status.APPLIED.value, false())
 
 
-def owned(account_id: Column, account: FromClause, operation: FromClause) -> tuple[Column, Column]:
+def number_of(column: Column) -> Column:
+    """Return the number behind a name, see ``identifiers``."""
+    return type_coerce(column, SmallInteger())
+
+
+def owned(
+    scope: Scope, account_id: Column, account: FromClause, operation: FromClause
+) -> tuple[Column, Column]:
     """Return a pair for an effect on ``account_id``: the account that its operation's user has.
 
     ``account`` is the row of ``account_id``, ``operation`` that of the effect, where they are there.
     """
     owner = accounts.alias("owner")
-    owner_id = select(owner.c.account_id).where(owner.c.user_id == operation.c.user_id).scalar_subquery()
+    is_owner = scope.on(owner, operation, user_id="user_id")
+    owner_id = select(owner.c.account_id).where(is_owner).scalar_subquery()
     # Looked up only where the names differ. A user without an account is another finding.
     is_other = and_(operation.c.user_id.is_distinct_from(account.c.user_id), owner_id.is_not(None))
     return only(is_other, owner_id, account_id)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import and_, case, func, or_, select
+from sqlalchemy import FromClause, and_, case, func, or_, select
 
 from schemas import SettleUsage, type_of
 from worker.ledger.audit.comparing import (
@@ -12,41 +12,38 @@ from worker.ledger.audit.comparing import (
     differences,
     is_applied,
     links,
-    of_step,
     owned,
     rows,
     untrue,
 )
+from worker.ledger.audit.scope import Scope
 from worker.ledger.tables import accounts, entries, lots, operations
 
 
-def chains() -> Checks:
+def chains(scope: Scope) -> Checks:
     """Compare each entry with the one before it, and with its lot."""
     entry, lot = entries.c, lots.c
     statement = (
         _entries()
         .join_from(
-            entries,
-            lots,
-            and_(of_step(lot.account_id), lot.account_id == entry.account_id, lot.number == entry.lot),
-            isouter=True,
+            entries, lots, scope.on(lots, entries, account_id="account_id", number="lot"), isouter=True
         )
-        .where(of_step(entry.account_id))
+        .where(scope.of(entries))
     )
     # What is left of the lot, or, without one, of the debt, which is below zero until it is repaid.
     left = func.sum(entry.amount).over(
-        partition_by=(entry.account_id, entry.lot), order_by=entry.sequence, rows=(None, 0)
+        partition_by=(entry.account_id, entry.slot, entry.lot), order_by=entry.sequence, rows=(None, 0)
     )
     too_much = case((entry.lot.is_(None), left > 0), else_=left < 0)
     return differences(
         statement,
         {
-            **links("entry", entries, entry.balance_before, entry.balance_after, entry.account_id),
-            "entry_due": untrue(entry.due_at > entry.recorded_at, entry.amount),
+            **links("entry", entries, entry.balance_after, entry.account_id),
+            "entry_due": untrue(and_(entry.is_due, entry.occurred_at > entry.recorded_at), entry.amount),
             "lot_missing": untrue(and_(entry.lot.is_not(None), lot.number.is_(None)), entry.amount),
             "lot_overdrawn": untrue(too_much, left),
-            "lot_early": untrue(_is_early(), entry.amount),
-            "lot_late": untrue(_is_late(), entry.amount),
+            "lot_early": untrue(_is_early(scope), entry.amount),
+            "lot_late": untrue(_is_late(scope), entry.amount),
         },
     )
 
@@ -54,6 +51,7 @@ def chains() -> Checks:
 def _entries() -> Any:
     entry = entries.c
     return rows(
+        slot=entry.slot,
         account_id=entry.account_id,
         operation_id=entry.operation_id,
         sequence=entry.sequence,
@@ -61,38 +59,42 @@ def _entries() -> Any:
     )
 
 
-def _is_early() -> Condition:
+def _is_early(scope: Scope) -> Condition:
     """Return the condition that the lot had been granted for later and had not taken effect yet."""
     # Clocks of two workers differ: a lot that was granted for now is there for all who see it.
-    was_for_later = _of_operation("recorded_at", lots.c.operation_id) < lots.c.effective_at
+    was_for_later = _of_operation(scope, "recorded_at", lots) < lots.c.effective_at
     return case((entries.c.recorded_at < lots.c.effective_at, was_for_later), else_=False)
 
 
-def _is_late() -> Condition:
+def _is_late(scope: Scope) -> Condition:
     """Return the condition that expired tokens were taken, other than by the capture of a hold."""
     entry = entries.c
-    is_after_its_end = and_(entry.amount < 0, entry.due_at.is_(None), entry.recorded_at >= lots.c.expires_at)
-    is_settling = _of_operation("type", entry.operation_id) == type_of(SettleUsage)
+    is_after_its_end = and_(entry.amount < 0, ~entry.is_due, entry.recorded_at >= lots.c.expires_at)
+    is_settling = _of_operation(scope, "type", entries) == type_of(SettleUsage)
     return case((is_after_its_end, func.coalesce(~is_settling, True)), else_=False)
 
 
-def _of_operation(column: str, operation_id: Column) -> Column:
-    """Return a column of an operation, looked up inside a CASE for the few rows that need it."""
+def _of_operation(scope: Scope, column: str, table: FromClause) -> Column:
+    """Return a column of the operation of a row, looked up inside a CASE for the few that need it."""
     operation = operations.alias(f"operation_{column}")
-    return select(operation.c[column]).where(operation.c.operation_id == operation_id).scalar_subquery()
+    is_its = scope.on(operation, table, operation_id="operation_id")
+    return select(operation.c[column]).where(is_its).scalar_subquery()
 
 
-def unclaimed() -> Checks:
+def unclaimed(scope: Scope) -> Checks:
     """Find each entry that no applied operation of the account's user counts among its own.
 
-    It looks up the operation of every entry of the ledger: only needed where the operations claim fewer
+    It looks up the operation of every entry: only needed where the operations claim fewer
     entries than there are, or not the ones that are there.
     """
     entry, operation = entries.c, operations.c
     statement = (
         _entries()
-        .join_from(entries, operations, operation.operation_id == entry.operation_id, isouter=True)
-        .join(accounts, accounts.c.account_id == entry.account_id, isouter=True)
+        .join_from(
+            entries, operations, scope.on(operations, entries, operation_id="operation_id"), isouter=True
+        )
+        .join(accounts, scope.on(accounts, entries, account_id="account_id"), isouter=True)
+        .where(scope.of(entries))
     )
     is_outside = and_(
         is_applied(operations),
@@ -105,7 +107,7 @@ def unclaimed() -> Checks:
         statement,
         {
             "entry_without_outcome": untrue(~is_applied(operations), entry.amount),
-            "entry_account": owned(entry.account_id, accounts, operations),
+            "entry_account": owned(scope, entry.account_id, accounts, operations),
             "entry_unclaimed": untrue(is_outside, entry.amount),
         },
     )

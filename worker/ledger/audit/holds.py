@@ -12,40 +12,40 @@ from worker.ledger.audit.comparing import (
     detail_of,
     differences,
     is_applied,
-    of_step,
     only,
     owned,
     rows,
     untrue,
     zero_if_none,
 )
+from worker.ledger.audit.scope import Scope, agree
 from worker.ledger.tables import accounts, hold_parts, holds, lots, operations
 
 _ENDED_BY = {HoldState.SETTLED: Code.HOLD_SETTLED, HoldState.RELEASED: Code.HOLD_RELEASED}
 
 
-def lives() -> Checks:
+def lives(scope: Scope) -> Checks:
     """Compare each hold with its parts, its beginning and its end."""
     hold, part = holds.c, hold_parts.c
     opening, ending = operations.alias("opening"), operations.alias("ending")
     parts = (
-        select(part.operation_id, part.account_id, func.sum(part.amount).label("amount"))
-        .where(of_step(part.operation_id))
-        .group_by(part.operation_id, part.account_id)
+        select(part.slot, part.operation_id, part.account_id, func.sum(part.amount).label("amount"))
+        .where(scope.of(hold_parts))
+        .group_by(part.operation_id, part.account_id, part.slot)
         .subquery("parts")
     )
     statement = (
-        rows(account_id=hold.account_id, operation_id=hold.operation_id)
+        rows(slot=hold.slot, account_id=hold.account_id, operation_id=hold.operation_id)
         .join_from(
             holds,
             parts,
-            and_(parts.c.operation_id == hold.operation_id, parts.c.account_id == hold.account_id),
+            agree(parts, holds, operation_id="operation_id", account_id="account_id"),
             isouter=True,
         )
-        .join(opening, opening.c.operation_id == hold.operation_id, isouter=True)
-        .join(ending, ending.c.operation_id == hold.closed_by, isouter=True)
-        .join(accounts, accounts.c.account_id == hold.account_id, isouter=True)
-        .where(of_step(hold.operation_id))
+        .join(opening, scope.on(opening, holds, operation_id="operation_id"), isouter=True)
+        .join(ending, scope.on(ending, holds, operation_id="closed_by"), isouter=True)
+        .join(accounts, scope.on(accounts, holds, account_id="account_id"), isouter=True)
+        .where(scope.of(holds))
     )
     is_opened = and_(
         is_applied(opening),
@@ -58,7 +58,7 @@ def lives() -> Checks:
         statement,
         {
             "hold_without_outcome": untrue(~is_opened, hold.amount),
-            "hold_account": owned(hold.account_id, accounts, opening),
+            "hold_account": owned(scope, hold.account_id, accounts, opening),
             "hold_reserved": only(is_opened, opening.c.amount, hold.amount),
             "hold_amount": (zero_if_none(parts.c.amount), hold.amount),
             "hold_captured": (captured, hold.captured),
@@ -88,21 +88,25 @@ def _is_explained(opening: FromClause, ending: FromClause) -> Condition:
     return case((hold.state == HoldState.OPEN.value, hold.closed_by.is_(None)), else_=has_ended)
 
 
-def endings() -> Checks:
+def endings(scope: Scope) -> Checks:
     """Compare each operation that says it ended a hold with that hold: no open hold was ended before."""
     operation, hold = operations.c, holds.c
     opening = operations.alias("opening")
     statement = (
-        rows(account_id=hold.account_id, operation_id=operation.operation_id)
+        rows(slot=operation.slot, account_id=hold.account_id, operation_id=operation.operation_id)
         .join_from(
             operations,
             opening,
-            opening.c.reference_id == detail_of(operations, "original_reference_id"),
+            and_(
+                scope.on(opening, operations),
+                opening.c.reference_id == detail_of(operations, "original_reference_id"),
+                ~opening.c.is_taken,
+            ),
             isouter=True,
         )
-        .join(holds, hold.operation_id == opening.c.operation_id, isouter=True)
+        .join(holds, scope.on(holds, opening, operation_id="operation_id"), isouter=True)
         .where(
-            of_step(operation.operation_id),
+            scope.of(operations),
             operation.status == Status.APPLIED.value,
             operation.code.in_([code.value for code in _ENDED_BY.values()]),
         )
@@ -125,19 +129,19 @@ def endings() -> Checks:
     return differences(statement, {"hold_ended": (operation.amount, said)})
 
 
-def parts() -> Checks:
+def parts(scope: Scope) -> Checks:
     """Compare each part of a hold with the hold and the lot that it names."""
     part, hold, lot = hold_parts.c, holds.c, lots.c
     statement = (
-        rows(account_id=part.account_id, operation_id=part.operation_id, lot=part.lot)
+        rows(slot=part.slot, account_id=part.account_id, operation_id=part.operation_id, lot=part.lot)
         .join_from(
             hold_parts,
             holds,
-            and_(hold.operation_id == part.operation_id, hold.account_id == part.account_id),
+            scope.on(holds, hold_parts, operation_id="operation_id", account_id="account_id"),
             isouter=True,
         )
-        .join(lots, and_(lot.account_id == part.account_id, lot.number == part.lot), isouter=True)
-        .where(of_step(part.operation_id))
+        .join(lots, scope.on(lots, hold_parts, account_id="account_id", number="lot"), isouter=True)
+        .where(scope.of(hold_parts))
     )
     return differences(
         statement,

@@ -1,6 +1,8 @@
 """Checks of each lot: what is left, its origin, and that no period's allocation was granted twice."""
 
-from sqlalchemy import and_, case, func, or_, select
+from typing import Any
+
+from sqlalchemy import Select, and_, case, func, or_, select
 from sqlalchemy.sql import FromClause
 
 from schemas import Code
@@ -14,13 +16,13 @@ from worker.ledger.audit.comparing import (
     at_most,
     differences,
     is_applied,
-    of_step,
     only,
     owned,
     rows,
     untrue,
     zero_if_none,
 )
+from worker.ledger.audit.scope import Scope, agree
 from worker.ledger.tables import (
     accounts,
     entries,
@@ -33,36 +35,37 @@ from worker.ledger.tables import (
 )
 
 
-def remains() -> Checks:
+def remains(scope: Scope) -> Checks:
     """Compare what a lot caches with its entries and the holds on it."""
     lot, entry, part = lots.c, entries.c, hold_parts.c
     is_rolled_over = and_(entry.counter == Counter.TRANSFERS.value, entry.amount > 0)
     is_heir = and_(lot.source == Source.ALLOCATION.value, lot.parent.is_not(None))
     posted = (
         select(
+            entry.slot,
             entry.account_id,
             entry.lot,
             func.sum(entry.amount).label("amount"),
             func.sum(entry.amount).filter(is_rolled_over).label("rolled_over"),
         )
-        .where(of_step(entry.account_id), entry.lot.is_not(None))
-        .group_by(entry.account_id, entry.lot)
+        .where(scope.of(entries), entry.lot.is_not(None))
+        .group_by(entry.account_id, entry.slot, entry.lot)
         .subquery("posted")
     )
     held = (
-        select(part.account_id, part.lot, func.sum(part.amount).label("amount"))
-        .join_from(holds, hold_parts, part.operation_id == holds.c.operation_id)
-        .where(of_step(holds.c.account_id), holds.c.state == HoldState.OPEN.value)
-        .group_by(part.account_id, part.lot)
+        select(part.slot, part.account_id, part.lot, func.sum(part.amount).label("amount"))
+        .join_from(holds, hold_parts, scope.on(hold_parts, holds, operation_id="operation_id"))
+        .where(scope.of(holds), holds.c.state == HoldState.OPEN.value)
+        .group_by(part.account_id, part.slot, part.lot)
         .subquery("held")
     )
     statement = (
-        rows(account_id=lot.account_id, operation_id=lot.operation_id, lot=lot.number)
-        .join_from(lots, posted, _is_lot(posted, lots), isouter=True)
-        .join(held, _is_lot(held, lots), isouter=True)
-        .where(of_step(lot.account_id))
+        _lots()
+        .join_from(lots, posted, agree(posted, lots, account_id="account_id", lot="number"), isouter=True)
+        .join(held, agree(held, lots, account_id="account_id", lot="number"), isouter=True)
+        .where(scope.of(lots))
     )
-    previous = func.lag(lot.number, 1, 0).over(partition_by=lot.account_id, order_by=lot.number)
+    previous = func.lag(lot.number, 1, 0).over(partition_by=(lot.account_id, lot.slot), order_by=lot.number)
     something_left = or_(lot.remaining > 0, lot.pending > 0)
     return differences(
         statement,
@@ -78,38 +81,27 @@ def remains() -> Checks:
     )
 
 
-def _is_lot(of_lots: FromClause, table: FromClause) -> Column:
-    return and_(of_lots.c.account_id == table.c.account_id, of_lots.c.lot == table.c.number)
+def _lots() -> Select[Any]:
+    lot = lots.c
+    return rows(slot=lot.slot, account_id=lot.account_id, operation_id=lot.operation_id, lot=lot.number)
 
 
-def origins() -> Checks:
+def origins(scope: Scope) -> Checks:
     """Compare each lot with the operation that granted it and the lot it belongs to."""
     lot, operation = lots.c, operations.c
     parent = lots.alias("parent")
     statement = (
-        rows(account_id=lot.account_id, operation_id=lot.operation_id, lot=lot.number)
-        .join_from(lots, operations, operation.operation_id == lot.operation_id, isouter=True)
-        .join(
-            accounts,
-            and_(of_step(accounts.c.account_id), accounts.c.account_id == lot.account_id),
-            isouter=True,
-        )
-        .join(payments, payments.c.operation_id == lot.operation_id, isouter=True)
-        .join(payment_events, payment_events.c.operation_id == lot.operation_id, isouter=True)
-        .join(
-            parent,
-            and_(
-                of_step(parent.c.account_id),
-                parent.c.account_id == lot.account_id,
-                parent.c.number == lot.parent,
-            ),
-            isouter=True,
-        )
-        .where(of_step(lot.account_id))
+        _lots()
+        .join_from(lots, operations, scope.on(operations, lots, operation_id="operation_id"), isouter=True)
+        .join(accounts, scope.on(accounts, lots, account_id="account_id"), isouter=True)
+        .join(payments, scope.on(payments, lots, operation_id="operation_id"), isouter=True)
+        .join(payment_events, scope.on(payment_events, lots, operation_id="operation_id"), isouter=True)
+        .join(parent, scope.on(parent, lots, account_id="account_id", number="parent"), isouter=True)
+        .where(scope.of(lots))
     )
     is_allocation = and_(lot.source == Source.ALLOCATION.value, lot.parent.is_(None))
     before = func.lag(lot.number).over(
-        partition_by=(lot.account_id, is_allocation, lot.expires_at), order_by=lot.number
+        partition_by=(lot.account_id, lot.slot, is_allocation, lot.expires_at), order_by=lot.number
     )
     # Only a change of the tier grants more to a period that was granted already.
     is_second = and_(is_allocation, before.is_not(None), operation.code != Code.SUBSCRIPTION_CHANGED.value)
@@ -122,7 +114,7 @@ def origins() -> Checks:
         statement,
         {
             "lot_without_outcome": untrue(is_unexplained, lot.granted),
-            "lot_account": owned(lot.account_id, accounts, operations),
+            "lot_account": owned(scope, lot.account_id, accounts, operations),
             "lot_granted": only(and_(is_applied(operations), granted.is_not(None)), granted, lot.granted),
             "lot_parent": (_parent(parent), lot.parent),
             "allocation_twice": untrue(is_second, lot.granted),

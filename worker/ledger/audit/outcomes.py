@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from sqlalchemy import FromClause, and_, case, false, func, or_, select, true
+from sqlalchemy import FromClause, Integer, and_, bindparam, case, cast, false, func, or_, select, true
 
 from schemas import Code, Status
 from worker.core.outcomes import MAY_MOVE_NOTHING
 from worker.core.plan import Counter
-from worker.core.superseded import TAKES_FROM_USAGE, USAGE
+from worker.core.superseded import is_usage
 from worker.ledger.audit.comparing import (
     ONE,
     ZERO,
@@ -16,7 +16,7 @@ from worker.ledger.audit.comparing import (
     Condition,
     detail_of,
     differences,
-    of_step,
+    number_of,
     only,
     present,
     quantity_of,
@@ -25,6 +25,9 @@ from worker.ledger.audit.comparing import (
     zero_if_none,
 )
 from worker.ledger.audit.effects import DUE_COUNTERS, EFFECTS, REVERSING
+from worker.ledger.audit.scope import Scope, agree
+from worker.ledger.audit.user_slots import slot_of_user
+from worker.ledger.identifiers import IDENTIFIERS
 from worker.ledger.tables import (
     accounts,
     entries,
@@ -36,83 +39,105 @@ from worker.ledger.tables import (
     usage_refunds,
 )
 
+_CODES, _COUNTERS, _TYPES = (IDENTIFIERS[kind] for kind in ("code", "counter", "type"))
+
 # Null, and so never a finding, for a code that a later version has added.
 _EFFECT: Column = operations.c.amount * case(
-    {code.value: effect.sign for code, effect in EFFECTS.items()}, value=operations.c.code
+    {_CODES[code.value]: effect.sign for code, effect in EFFECTS.items()}, value=number_of(operations.c.code)
 )
 
 #: Checks that find an operation without the entries that it claims.
 CLAIMS = ("operation_entries", "operation_account")
-#: Number of entries that the applied operations claim.
-CLAIMED = select(func.sum(operations.c.last_entry - operations.c.first_entry + ONE)).where(
+#: Number of entries that applied operations claim.
+CLAIMED: Column = func.sum(operations.c.last_entry - operations.c.first_entry + ONE).filter(
     operations.c.status == Status.APPLIED.value
 )
 
 
-def each() -> Checks:
+def each(scope: Scope) -> Checks:
     """Compare each applied operation with its entries, and with the other rows it must have written."""
     moves = (
         _moves()
-        .add_columns(operations.c.operation_id)
-        .join_from(operations, entries, _is_own())
-        .where(of_step(operations.c.operation_id), of_step(entries.c.operation_id))
-        .group_by(operations.c.operation_id, entries.c.account_id)
+        .add_columns(operations.c.slot, operations.c.operation_id)
+        .join_from(operations, entries, and_(scope.on(entries, operations), _is_own()))
+        .where(scope.of(operations))
+        .group_by(operations.c.operation_id, operations.c.slot, entries.c.account_id)
         .subquery("moves")
     )
-    return _each(moves)
+    return _each(scope, moves)
 
 
-def replaced() -> Checks:
-    """Check each superseded outcome: it moved nothing, and the operation that replaced it may do so."""
-    operation, outcome = operations.c, superseded_outcomes.c
-    statement = (
-        rows(operation_id=outcome.operation_id)
-        .join_from(
-            superseded_outcomes, operations, operation.operation_id == outcome.operation_id, isouter=True
-        )
-        .where(of_step(outcome.operation_id))
-    )
-    is_idle = and_(
-        outcome.code.in_([code.value for code in MAY_MOVE_NOTHING]),
-        func.coalesce(outcome.amount, ONE) == 0,
-        outcome.first_entry.is_(None),
-        zero_if_none(quantity_of(superseded_outcomes, "free_quantity")) == 0,
-    )
-    is_same = and_(outcome.type == operation.type, outcome.user_id == operation.user_id)
-    is_anew = and_(is_same, outcome.status == Status.REJECTED.value, outcome.attempt < operation.attempt)
-    is_of_taker = or_(*(operation.type.startswith(kind) for kind in TAKES_FROM_USAGE))
-    # A reference that was taken has attempts of both: of the usage, and of the command that has it now.
-    may_replace = and_(
-        outcome.reference_id == operation.reference_id,
-        or_(is_anew, and_(outcome.type.startswith(USAGE), is_of_taker)),
-    )
+def owners(scope: Scope) -> Checks:
+    """Compare the slot of each operation with its user, find its sender, and check it if it was taken."""
+    operation = operations.c
+    statement = rows(slot=operation.slot, operation_id=operation.operation_id).where(scope.of(operations))
+    # A list: the table of senders is not distributed, and has few rows.
+    is_known = operation.sender_id.in_(bindparam("senders", expanding=True))
+    is_unknown = and_(operation.sender_id.is_not(None), ~is_known)
     return differences(
         statement,
         {
-            "superseded_moved": untrue(~or_(outcome.status == Status.REJECTED.value, is_idle), ONE),
-            "superseded_by": untrue(~func.coalesce(may_replace, false()), ONE),
+            "operation_slot": (slot_of_user(operation.user_id), operation.slot),
+            "operation_sender": untrue(is_unknown, operation.sender_id),
+            "taken_moved": untrue(and_(operation.is_taken, ~_moved_nothing()), ONE),
         },
     )
 
 
-def _each(moves: FromClause) -> Checks:
+def _moved_nothing() -> Condition:
+    """Return the condition that the operation is usage, and a rejection or without any effect."""
+    operation = operations.c
+    is_idle = and_(
+        operation.code.in_([code.value for code in MAY_MOVE_NOTHING]),
+        func.coalesce(operation.amount, ONE) == 0,
+        operation.first_entry.is_(None),
+        zero_if_none(quantity_of(operations, "free_quantity")) == 0,
+    )
+    return and_(
+        operation.type.in_([name for name in _TYPES if is_usage(name)]),
+        or_(operation.status == Status.REJECTED.value, is_idle),
+    )
+
+
+def replaced(scope: Scope) -> Checks:
+    """Check each superseded outcome: a rejection, and a higher attempt of the same command replaced it."""
+    operation, outcome = operations.c, superseded_outcomes.c
+    same = {name: name for name in ("operation_id", "reference_id", "type", "user_id")}
+    statement = (
+        rows(slot=outcome.slot, operation_id=outcome.operation_id)
+        .join_from(
+            superseded_outcomes, operations, scope.on(operations, superseded_outcomes, **same), isouter=True
+        )
+        .where(scope.of(superseded_outcomes))
+    )
+    may_replace = func.coalesce(outcome.attempt < operation.attempt, false())
+    return differences(
+        statement,
+        {
+            "superseded_moved": untrue(outcome.status != Status.REJECTED.value, ONE),
+            "superseded_by": untrue(~may_replace, ONE),
+        },
+    )
+
+
+def _each(scope: Scope, moves: FromClause) -> Checks:
     operation = operations.c
     is_of_operation = and_(
-        moves.c.operation_id == operation.operation_id, moves.c.account_id == accounts.c.account_id
+        agree(moves, operations, operation_id="operation_id"), moves.c.account_id == accounts.c.account_id
     )
     statement = (
-        rows(account_id=accounts.c.account_id, operation_id=operation.operation_id)
-        .join_from(operations, accounts, accounts.c.user_id == operation.user_id, isouter=True)
+        rows(slot=operation.slot, account_id=accounts.c.account_id, operation_id=operation.operation_id)
+        .join_from(operations, accounts, scope.on(accounts, operations, user_id="user_id"), isouter=True)
         .join(moves, is_of_operation, isouter=True)
-        .where(of_step(operation.operation_id), operation.status == Status.APPLIED.value)
+        .where(scope.of(operations), operation.status == Status.APPLIED.value)
     )
     for table in (payments, payment_events, usage_refunds, holds):
-        written = and_(table.c.operation_id == operation.operation_id, of_step(table.c.operation_id))
+        written = scope.on(table, operations, operation_id="operation_id")
         statement = statement.join(table, written, isouter=True)
-    return differences(statement, {**_moved(moves), **_written(moves)})
+    return differences(statement, {**_moved(scope, moves), **_written(moves)})
 
 
-def _moved(moves: FromClause) -> dict[str, tuple[Column, Column]]:
+def _moved(scope: Scope, moves: FromClause) -> dict[str, tuple[Column, Column]]:
     """Return pairs for the sums of the operation's entries, their number and their balances."""
     operation, moved = operations.c, moves.c
     has_account = accounts.c.account_id.is_not(None)
@@ -130,7 +155,7 @@ def _moved(moves: FromClause) -> dict[str, tuple[Column, Column]]:
         "operation_entries": only(and_(has_account, ~says_nothing), claimed, zero_if_none(moved.count)),
         "operation_without_entries": only(and_(has_account, says_nothing, _EFFECT != 0), _EFFECT, ZERO),
         "operation_amount": only(and_(has_moved, _EFFECT.is_not(None)), _EFFECT, moved.amount),
-        "operation_before": only(has_moved, _before(moves), operation.balance_before),
+        "operation_before": only(has_moved, _before(scope, moves), operation.balance_before),
         "operation_after": (after, operation.balance_after),
         "operation_counter": (ZERO, zero_if_none(moved.foreign)),
         "operation_transfers": (ZERO, zero_if_none(moved.transfers)),
@@ -181,7 +206,8 @@ def _written(moves: FromClause) -> dict[str, tuple[Column, Column]]:
 def _moves() -> Any:
     """Select the sums of the entries that an operation says are its own."""
     operation, entry = operations.c, entries.c
-    is_own = entry.due_at.is_(None)
+    is_own = ~entry.is_due
+    before = entry.balance_after - entry.amount
     reversals, transfers = Counter.REVERSALS.value, Counter.TRANSFERS.value
     bought_or_given = (Counter.PURCHASES, Counter.BONUS, Counter.REFUNDS)
 
@@ -192,7 +218,7 @@ def _moves() -> Any:
         func.count().label("count"),
         entry.account_id,
         func.min(entry.sequence).filter(is_own).label("own_first"),
-        func.min(entry.balance_before).filter(entry.sequence == operation.first_entry).label("before"),
+        func.min(before).filter(entry.sequence == operation.first_entry).label("before"),
         func.min(entry.balance_after).filter(entry.sequence == operation.last_entry).label("after"),
         summed(is_own, entry.counter != reversals).label("amount"),
         func.count().filter(_is_foreign()).label("foreign"),
@@ -221,16 +247,21 @@ def _is_foreign() -> Condition:
     """Return the condition that the operation does not move the entry's counter-account."""
     entry, code = entries.c, operations.c.code
     known = [name.value for name in EFFECTS]
-    own = [f"{name.value} {counter.value}" for name, effect in EFFECTS.items() for counter in effect.counters]
-    # One text, so that PostgreSQL looks it up and doesn't try one pair after the other.
-    is_own = and_(code.in_(known), (code + " " + entry.counter).not_in(own))
+    own = [
+        _CODES[name.value] * 100 + _COUNTERS[counter.value]
+        for name, effect in EFFECTS.items()
+        for counter in effect.counters
+    ]
+    # One number, so that PostgreSQL looks it up and doesn't try one pair after the other.
+    moved = cast(number_of(code), Integer()) * 100 + number_of(entry.counter)
+    is_foreign = and_(code.in_(known), moved.not_in(own))
     return case(
-        (entry.due_at.is_(None), is_own),
+        (~entry.is_due, is_foreign),
         else_=entry.counter.not_in([counter.value for counter in DUE_COUNTERS]),
     )
 
 
-def _before(moves: FromClause) -> Column:
+def _before(scope: Scope, moves: FromClause) -> Column:
     """Return the balance before the operation's own entries, after the entries of what was due with it.
 
     Without own entries nothing has moved since, unless the operation freed tokens that then expired: that can
@@ -239,8 +270,8 @@ def _before(moves: FromClause) -> Column:
     operation, moved = operations.c, moves.c
     first = entries.alias("own_first")
     before_own = (
-        select(first.c.balance_before)
-        .where(first.c.account_id == moved.account_id, first.c.sequence == moved.own_first)
+        select(first.c.balance_after - first.c.amount)
+        .where(scope.on(first, moves, account_id="account_id", sequence="own_first"))
         .scalar_subquery()
     )
     is_freeing = operation.code.in_([Code.HOLD_RELEASED.value, Code.HOLD_SETTLED.value])

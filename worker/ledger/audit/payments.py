@@ -1,11 +1,12 @@
 """Checks of payments: the tokens taken back of one follow from the set of its events alone."""
 
 from collections.abc import Iterable, Iterator
+from functools import cache
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, case, func, select
+from sqlalchemy import Connection, Row, Select, and_, case, func, or_, select
 
 from schemas import Code
 from worker.catalog import Catalog, PaymentPolicy
@@ -18,60 +19,72 @@ from worker.ledger.audit.comparing import (
     detail_of,
     differences,
     is_applied,
-    of_step,
     owned,
     rows,
     untrue,
 )
 from worker.ledger.audit.effects import CODE_OF
 from worker.ledger.audit.report import Discrepancy
+from worker.ledger.audit.scope import Scope, scope_of
+from worker.ledger.slots import Slots
 from worker.ledger.tables import accounts, operations, payment_events, payments
 
 # The catalog may have had either when the last event came.
 _ANY_POLICY = (PaymentPolicy(on_dispute="wait"), PaymentPolicy(on_dispute="take"))
 
 
-def each() -> Checks:
+def each(scope: Scope) -> Checks:
     """Compare each payment with its operation."""
     payment = payments.c
     statement = (
-        rows(account_id=payment.account_id, operation_id=payment.operation_id)
-        .join_from(payments, operations, operations.c.operation_id == payment.operation_id, isouter=True)
-        .join(accounts, accounts.c.account_id == payment.account_id, isouter=True)
-        .where(of_step(payment.operation_id))
+        rows(slot=payment.slot, account_id=payment.account_id, operation_id=payment.operation_id)
+        .join_from(
+            payments, operations, scope.on(operations, payments, operation_id="operation_id"), isouter=True
+        )
+        .join(accounts, scope.on(accounts, payments, account_id="account_id"), isouter=True)
+        .where(scope.of(payments))
     )
     is_purchase = and_(is_applied(operations), operations.c.code == Code.TOKENS_PURCHASED.value)
     return differences(
         statement,
         {
             "payment_without_outcome": untrue(~is_purchase, payment.base_tokens + payment.bonus_tokens),
-            "payment_account": owned(payment.account_id, accounts, operations),
+            "payment_account": owned(scope, payment.account_id, accounts, operations),
         },
     )
 
 
-def events() -> Checks:
+def events(scope: Scope) -> Checks:
     """Compare each event with its operation; an event without its payment has moved nothing."""
     event, own = payment_events.c, operations
     bought = operations.alias("bought")
     statement = (
-        rows(account_id=event.account_id, operation_id=event.operation_id)
-        .join_from(payment_events, own, own.c.operation_id == event.operation_id, isouter=True)
-        .join(accounts, accounts.c.account_id == event.account_id, isouter=True)
-        .join(bought, bought.c.reference_id == event.payment_reference, isouter=True)
+        rows(slot=event.slot, account_id=event.account_id, operation_id=event.operation_id)
+        .join_from(
+            payment_events, own, scope.on(own, payment_events, operation_id="operation_id"), isouter=True
+        )
+        .join(accounts, scope.on(accounts, payment_events, account_id="account_id"), isouter=True)
         .join(
-            payments,
-            and_(payments.c.operation_id == bought.c.operation_id, payments.c.account_id == event.account_id),
+            bought,
+            and_(scope.on(bought, payment_events, reference_id="payment_reference"), ~bought.c.is_taken),
             isouter=True,
         )
-        .where(of_step(event.operation_id))
+        .join(
+            payments,
+            and_(
+                scope.on(payments, bought, operation_id="operation_id"),
+                payments.c.account_id == event.account_id,
+            ),
+            isouter=True,
+        )
+        .where(scope.of(payment_events))
     )
     moved = func.abs(event.collected) + func.abs(event.uncollected)
     return differences(
         statement,
         {
             "event_without_outcome": (ONE, case((_says_so(), ONE), else_=0)),
-            "event_account": owned(event.account_id, accounts, own),
+            "event_account": owned(scope, event.account_id, accounts, own),
             "event_awaited": untrue(payments.c.operation_id.is_(None), moved),
         },
     )
@@ -80,54 +93,62 @@ def events() -> Checks:
 def _says_so() -> Condition:
     """Return the condition that the event's operation was applied, and is about this payment and kind."""
     event, own = payment_events.c, operations
-    code = case({happened.value: code.value for happened, code in CODE_OF.items()}, value=event.happened)
+    is_its_code = or_(
+        *(
+            and_(event.happened == happened.value, own.c.code == code.value)
+            for happened, code in CODE_OF.items()
+        )
+    )
     is_purchase = event.happened == Happened.SUCCEEDED.value
     named = case((is_purchase, own.c.reference_id), else_=detail_of(own, "original_reference_id"))
     is_awaited = and_(own.c.code == Code.PAYMENT_AWAITED.value, ~is_purchase)
-    return and_(is_applied(own), named == event.payment_reference, (own.c.code == code) | is_awaited)
+    return and_(is_applied(own), named == event.payment_reference, or_(is_its_code, is_awaited))
 
 
 # -- what follows from the events -------------------------------------------------------------------------
 
 
-def back(connection: Connection, after: int, up_to: int, catalog: Catalog | None) -> Iterator[Discrepancy]:
-    """Compare the tokens taken back of each payment of a step with what its events ask for.
+def back(connection: Connection, slots: Slots, catalog: Catalog | None) -> Iterator[Discrepancy]:
+    """Compare the tokens taken back of each payment of a share with what its events ask for.
 
     Without a catalog any policy is accepted: it may have been another when the last event came.
     """
     policies = _ANY_POLICY if catalog is None else (catalog.payments,)
     happened = connection.execute(
-        _HAPPENED, {"after": after, "up_to": up_to}, execution_options={"yield_per": 1_000}
+        _happened(scope_of(slots)), slots._asdict(), execution_options={"yield_per": 1_000}
     )
-    for _, group in groupby(happened, key=attrgetter("operation_id")):
+    for _, group in groupby(happened, key=attrgetter("slot", "operation_id")):
         yield from _differences(list(group), policies)
 
 
-_HAPPENED = (
-    select(
-        payments,
-        accounts.c.user_id,
-        operations.c.reference_id,
-        operations.c.occurred_at.label("paid_at"),
-        *(
-            payment_events.c[name]
-            for name in ("happened", "dispute_id", "occurred_at", "collected", "uncollected")
-        ),
-        payment_events.c.amount_minor.label("event_minor"),
-        payment_events.c.currency.label("event_currency"),
+@cache
+def _happened(scope: Scope) -> Select[Any]:
+    """Select the events of all payments of a share, each with its payment."""
+    return (
+        select(
+            payments,
+            accounts.c.user_id,
+            operations.c.reference_id,
+            operations.c.occurred_at.label("paid_at"),
+            *(
+                payment_events.c[name]
+                for name in ("happened", "dispute_id", "occurred_at", "collected", "uncollected")
+            ),
+            payment_events.c.amount_minor.label("event_minor"),
+            payment_events.c.currency.label("event_currency"),
+        )
+        .join_from(payments, operations, scope.on(operations, payments, operation_id="operation_id"))
+        .join(
+            payment_events,
+            and_(
+                scope.on(payment_events, operations, payment_reference="reference_id"),
+                payment_events.c.account_id == payments.c.account_id,
+            ),
+        )
+        .join(accounts, scope.on(accounts, payments, account_id="account_id"), isouter=True)
+        .where(scope.of(payments))
+        .order_by(payments.c.slot, payments.c.account_id, payments.c.operation_id)
     )
-    .join_from(payments, operations, operations.c.operation_id == payments.c.operation_id)
-    .join(
-        payment_events,
-        and_(
-            payment_events.c.payment_reference == operations.c.reference_id,
-            payment_events.c.account_id == payments.c.account_id,
-        ),
-    )
-    .join(accounts, accounts.c.account_id == payments.c.account_id, isouter=True)
-    .where(of_step(payments.c.account_id))
-    .order_by(payments.c.account_id, payments.c.operation_id)
-)
 
 
 def _differences(happened: list[Row[Any]], policies: Iterable[PaymentPolicy]) -> Iterator[Discrepancy]:

@@ -9,7 +9,6 @@ from worker.ledger.audit.comparing import (
     differences,
     is_applied,
     links,
-    of_step,
     only,
     owned,
     quantity_of,
@@ -18,26 +17,27 @@ from worker.ledger.audit.comparing import (
     untrue,
     zero_if_none,
 )
+from worker.ledger.audit.scope import Scope, agree
 from worker.ledger.tables import accounts, operations, quota_entries, quotas
 
+_KEY = ("account_id", "meter", "period_start")
 _COUNTING = (Code.FREE_UPLOAD_COUNTED.value, Code.USAGE_RECORDED.value)
 
 
-def sums() -> Checks:
+def sums(scope: Scope) -> Checks:
     """Compare what each quota caches with its entries."""
     entry, quota = quota_entries.c, quotas.c
-    key = (entry.account_id, entry.meter, entry.period_start)
+    key = [entry[name] for name in ("slot", *_KEY)]
     counted = (
         select(*key, func.sum(entry.amount).label("used"), func.max(entry.sequence).label("sequence"))
-        .where(of_step(entry.account_id))
+        .where(scope.of(quota_entries))
         .group_by(*key)
         .subquery("counted")
     )
-    same = and_(*(counted.c[column.name] == quota[column.name] for column in key))
     statement = (
-        rows(**{column.name: quota[column.name] for column in key})
-        .join_from(quotas, counted, same, isouter=True)
-        .where(of_step(quota.account_id))
+        rows(slot=quota.slot, **{name: quota[name] for name in _KEY})
+        .join_from(quotas, counted, agree(counted, quotas, **{name: name for name in _KEY}), isouter=True)
+        .where(scope.of(quotas))
     )
     return [
         *differences(
@@ -47,52 +47,50 @@ def sums() -> Checks:
                 "quota_sequence": (zero_if_none(counted.c.sequence), quota.sequence),
             },
         ),
-        sums_without("quota_missing", quota_entries, quotas, *key),
+        sums_without(scope, "quota_missing", quota_entries, quotas, *_KEY),
     ]
 
 
-def chains() -> Checks:
+def chains(scope: Scope) -> Checks:
     """Compare each quota entry with the one before it, and with its operation."""
     entry, operation = quota_entries.c, operations.c
-    key = (entry.account_id, entry.meter, entry.period_start)
+    key = {name: entry[name] for name in _KEY}
     statement = (
-        rows(
-            **{column.name: column for column in key},
-            operation_id=entry.operation_id,
-            sequence=entry.sequence,
-        )
-        .join_from(quota_entries, operations, operation.operation_id == entry.operation_id, isouter=True)
-        .join(
-            accounts,
-            and_(of_step(accounts.c.account_id), accounts.c.account_id == entry.account_id),
+        rows(slot=entry.slot, **key, operation_id=entry.operation_id, sequence=entry.sequence)
+        .join_from(
+            quota_entries,
+            operations,
+            scope.on(operations, quota_entries, operation_id="operation_id"),
             isouter=True,
         )
-        .where(of_step(entry.account_id))
+        .join(accounts, scope.on(accounts, quota_entries, account_id="account_id"), isouter=True)
+        .where(scope.of(quota_entries))
     )
     has_counted = and_(is_applied(operations), operation.code.in_(_COUNTING))
     return differences(
         statement,
         {
-            **links("quota", quota_entries, entry.used_before, entry.used_after, *key),
+            **links("quota", quota_entries, entry.used_after, *key.values()),
             "quota_entry_without_outcome": untrue(~has_counted, entry.amount),
-            "quota_entry_account": owned(entry.account_id, accounts, operations),
+            "quota_entry_account": owned(scope, entry.account_id, accounts, operations),
         },
     )
 
 
-def counted() -> Checks:
-    """Compare each counting operation with its quota entries, in the whole ledger: no index leads to them."""
-    operation = operations.c
+def counted(scope: Scope) -> Checks:
+    """Compare each counting operation with its quota entries."""
+    operation, entry = operations.c, quota_entries.c
     moved = (
-        select(quota_entries.c.operation_id, func.sum(quota_entries.c.amount).label("amount"))
-        .group_by(quota_entries.c.operation_id)
+        select(entry.slot, entry.operation_id, func.sum(entry.amount).label("amount"))
+        .where(scope.of(quota_entries))
+        .group_by(entry.operation_id, entry.slot)
         .subquery("moved")
     )
     statement = (
-        rows(account_id=accounts.c.account_id, operation_id=operation.operation_id)
-        .join_from(operations, moved, moved.c.operation_id == operation.operation_id, isouter=True)
-        .join(accounts, accounts.c.user_id == operation.user_id, isouter=True)
-        .where(operation.status == Status.APPLIED.value, operation.code.in_(_COUNTING))
+        rows(slot=operation.slot, account_id=accounts.c.account_id, operation_id=operation.operation_id)
+        .join_from(operations, moved, agree(moved, operations, operation_id="operation_id"), isouter=True)
+        .join(accounts, scope.on(accounts, operations, user_id="user_id"), isouter=True)
+        .where(scope.of(operations), operation.status == Status.APPLIED.value, operation.code.in_(_COUNTING))
     )
     is_upload = operation.code == Code.FREE_UPLOAD_COUNTED.value
     has_counted = moved.c.amount.is_not(None)

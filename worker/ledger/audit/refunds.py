@@ -10,24 +10,26 @@ from worker.ledger.audit.comparing import (
     detail_of,
     differences,
     is_applied,
-    of_step,
     owned,
     rows,
     untrue,
 )
+from worker.ledger.audit.scope import Scope
 from worker.ledger.tables import accounts, operations, usage_refunds
 
 
-def each() -> Checks:
+def each(scope: Scope) -> Checks:
     """Compare each refund with its operation and the usage that it names."""
     refund, own = usage_refunds.c, operations
     original = operations.alias("original")
     statement = (
-        rows(account_id=refund.account_id, operation_id=refund.operation_id)
-        .join_from(usage_refunds, own, own.c.operation_id == refund.operation_id, isouter=True)
-        .join(original, original.c.operation_id == refund.original_id, isouter=True)
-        .join(accounts, accounts.c.account_id == refund.account_id, isouter=True)
-        .where(of_step(refund.operation_id))
+        rows(slot=refund.slot, account_id=refund.account_id, operation_id=refund.operation_id)
+        .join_from(
+            usage_refunds, own, scope.on(own, usage_refunds, operation_id="operation_id"), isouter=True
+        )
+        .join(original, scope.on(original, usage_refunds, operation_id="original_id"), isouter=True)
+        .join(accounts, scope.on(accounts, usage_refunds, account_id="account_id"), isouter=True)
+        .where(scope.of(usage_refunds))
     )
     is_refund = and_(is_applied(own), own.c.code == Code.TOKENS_REFUNDED.value)
     is_usage = and_(
@@ -40,20 +42,20 @@ def each() -> Checks:
         statement,
         {
             "refund_without_outcome": untrue(~is_refund, refund.tokens),
-            "refund_account": owned(refund.account_id, accounts, own),
+            "refund_account": owned(scope, refund.account_id, accounts, own),
             "refund_original": untrue(~func.coalesce(is_usage, False), refund.tokens),
         },
     )
 
 
-def together() -> Checks:
+def together(scope: Scope) -> Checks:
     """Compare all refunds of one usage with its amount, which another check compares with its entries."""
     refund, original = usage_refunds.c, operations.c
     refunded = func.sum(refund.tokens)
     statement = (
-        rows(account_id=func.min(refund.account_id), operation_id=refund.original_id)
-        .join_from(usage_refunds, operations, original.operation_id == refund.original_id)
-        .where(of_step(refund.original_id), original.type.in_(sorted(REFUNDABLE)))
-        .group_by(refund.original_id, original.amount)
+        rows(slot=refund.slot, account_id=func.min(refund.account_id), operation_id=refund.original_id)
+        .join_from(usage_refunds, operations, scope.on(operations, usage_refunds, operation_id="original_id"))
+        .where(scope.of(usage_refunds), original.type.in_(sorted(REFUNDABLE)))
+        .group_by(refund.original_id, refund.slot, original.amount)
     )
     return differences(statement, {"refund_exceeds": at_most(original.amount, refunded)})

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import Row
 
@@ -30,6 +30,11 @@ class Discrepancy(View):
     quota: str | None
     expected: int | None
     actual: int | None
+
+    @classmethod
+    def of_reference(cls, check: str, reference_id: str, user_id: str) -> Self:
+        """Return the finding that a row is missing for this reference of a user: an operation or a claim."""
+        return cls(check, None, user_id, reference_id, None, None, None, expected=1, actual=0)
 
     def __str__(self) -> str:
         names = {
@@ -107,10 +112,19 @@ class Discrepancies:
                 self.drift += int(row.drift or 0)
             self._list(_finding(row))
 
-    def add_one(self, finding: Discrepancy) -> None:
-        """Add a finding that was made outside the database."""
-        self._count(finding.check, 1)
-        self._list(finding)
+    def add_all(self, findings: Iterable[Discrepancy]) -> None:
+        """Add findings that were made outside the database."""
+        for finding in findings:
+            self._count(finding.check, 1)
+            self._list(finding)
+
+    def include(self, later: "Discrepancies") -> None:
+        """Add the findings of another share, whose slots come after those so far."""
+        self.drift += later.drift
+        for check, found in later.found.items():
+            self._count(check, found)
+        for finding in later.listed:
+            self._list(finding)
 
     def _count(self, check: str, found: int) -> None:
         self._found[check] = self._found.get(check, 0) + found

@@ -1,69 +1,50 @@
-"""The audit as a whole: step by step over all accounts, then over all operations, in one snapshot."""
+"""The audit as a whole: share by share, each complete in itself, on one or several connections."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from datetime import datetime
+from typing import NamedTuple
 
-from sqlalchemy import Connection, Engine, Select, func, select, text
+from sqlalchemy import Connection, Engine, func, select, text
 
 from worker.catalog import Catalog
-from worker.ledger.audit import accounts as account_checks
-from worker.ledger.audit import entries as entry_checks
-from worker.ledger.audit import holds as hold_checks
-from worker.ledger.audit import lots as lot_checks
-from worker.ledger.audit import outcomes as outcome_checks
-from worker.ledger.audit import payments as payment_checks
-from worker.ledger.audit import quotas as quota_checks
-from worker.ledger.audit import refunds as refund_checks
-from worker.ledger.audit.comparing import Checks, listed
+from worker.ledger.audit.jobs import Step, in_parallel
 from worker.ledger.audit.report import FINDINGS_MAX, AuditProgress, AuditReport, Discrepancies, OnProgress
-from worker.ledger.audit.steps import WHOLE, AuditStep, account_steps, operation_steps
+from worker.ledger.audit.share_checks import STEPS_A_SHARE, Demand, check_share
+from worker.ledger.audit.shares import SLOT_BY_SLOT, WHOLE, shares_of
+from worker.ledger.audit.sums import EXAMINED, Sums, sums_by_slot, total
+from worker.ledger.audit.taken import without_taker
 from worker.ledger.queries import snapshot
-from worker.ledger.tables import (
-    accounts,
-    entries,
-    holds,
-    lots,
-    operations,
-    payment_events,
-    payments,
-    quota_entries,
-    quotas,
-    usage_refunds,
-)
+from worker.ledger.slots import Slots
 
-_EXAMINED = (
-    accounts,
-    operations,
-    entries,
-    lots,
-    holds,
-    usage_refunds,
-    payments,
-    payment_events,
-    quotas,
-    quota_entries,
-)
+#: Most jobs: as many connections as an engine's pool gives.
+JOBS_MAX = 15
 
-_OF_ACCOUNTS = (
-    account_checks.sums,
-    entry_checks.chains,
-    lot_checks.remains,
-    lot_checks.origins,
-    quota_checks.sums,
-    quota_checks.chains,
-)
-_OF_OPERATIONS = (
-    outcome_checks.each,
-    outcome_checks.replaced,
-    hold_checks.lives,
-    hold_checks.endings,
-    hold_checks.parts,
-    refund_checks.each,
-    refund_checks.together,
-    payment_checks.each,
-    payment_checks.events,
-)
+
+class _Share(NamedTuple):
+    """Slots to be checked, and their sums; None where they are to be read in the snapshot of the share."""
+
+    slots: Slots
+    sums: Sums | None = None
+
+
+class _Checked(NamedTuple):
+    """Result of a share."""
+
+    findings: Discrepancies
+    sums: Sums
+
+
+class _Snapshots(NamedTuple):
+    """Snapshots that an audit reads.
+
+    ``begin`` begins one, where each share has its own. ``divisions`` are the slots that a statement may read
+    at once, all together. ``release`` ends the last one of a connection.
+    """
+
+    divisions: Sequence[Slots]
+    begin: Callable[[Connection], None]
+    release: Callable[[Connection], None]
 
 
 def audit(
@@ -72,15 +53,32 @@ def audit(
     findings_max: int = FINDINGS_MAX,
     *,
     catalog: Catalog | None = None,
+    jobs: int = 1,
+    one_slot: bool = False,
+    claims_before: datetime | None = None,
 ) -> AuditReport:
     """Audit the whole ledger as it stands at one moment, beside workers that go on.
 
     Lists at most ``findings_max`` (from 1) findings of each check and counts the others. ``catalog`` says
     whether an open dispute has taken tokens; without one both are accepted, since policies change and the
-    ledger keeps what was done under each. Raises LedgerUnavailableError.
+    ledger keeps what was done under each. ``jobs`` connections check shares side by side on PostgreSQL; on
+    SQLite it is one.
+
+    A distributed ledger has no moment that all its slots share: with ``one_slot`` each is read by itself, at
+    a moment of its own. ``claims_before`` is for a ledger with claims: each operation must have one, and a
+    claim made before that time its operation. Raises LedgerUnavailableError.
     """
-    with snapshot(engine) as connection:
-        return audit_snapshot(connection, on_progress, findings_max, catalog=catalog)
+    demand = Demand(findings_max, catalog, claims_before)
+    with ExitStack() as stack:
+        number = jobs if engine.dialect.name == "postgresql" else 1
+        connections = [stack.enter_context(snapshot(engine)) for _ in range(number)]
+        if one_slot:
+            shares = [_Share(slots) for slots in SLOT_BY_SLOT]
+            return _audit(connections, shares, demand, on_progress, _ONE_A_SLOT)
+        _set_memory(connections[0])
+        shares = _summed(connections[0], jobs=number)
+        _share_snapshot(connections)
+        return _audit(connections, shares, demand, on_progress, _ONE)
 
 
 def audit_snapshot(
@@ -89,98 +87,119 @@ def audit_snapshot(
     findings_max: int = FINDINGS_MAX,
     *,
     catalog: Catalog | None = None,
+    claims_before: datetime | None = None,
+    shares: Sequence[Slots] | None = None,
 ) -> AuditReport:
     """Audit as ``audit`` does, inside an open transaction, which should not see others' commits."""
+    _set_memory(connection)
+    demand = Demand(findings_max, catalog, claims_before)
+    return _audit([connection], _summed(connection, shares), demand, on_progress, _OPEN)
+
+
+# -- snapshots --------------------------------------------------------------------------------------------
+
+
+def _share_snapshot(connections: Sequence[Connection]) -> None:
+    """Give all connections the snapshot of the first. They work from then on: an idle one is ended."""
+    first, *others = connections
+    if others:
+        name = first.execute(select(func.pg_export_snapshot())).scalar_one()
+        for connection in others:
+            connection.execute(text(f"SET TRANSACTION SNAPSHOT '{name}'"))
+            _set_memory(connection)
+
+
+def _begin_anew(connection: Connection) -> None:
+    """Begin another snapshot."""
+    connection.rollback()
+    _set_memory(connection)
+
+
+def _stay(connection: Connection) -> None:
+    """Leave the transaction as it is."""
+
+
+_ONE = _Snapshots([WHOLE], _stay, Connection.rollback)
+_ONE_A_SLOT = _Snapshots(SLOT_BY_SLOT, _begin_anew, Connection.rollback)
+_OPEN = _Snapshots([WHOLE], _stay, _stay)
+
+
+def _set_memory(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
-        # The statements are long and a step is short: to compile them takes longer than to run them.
+        # The statements are long and a share is short: to compile them takes longer than to run them.
         connection.execute(text("SET LOCAL jit = off"))
-        # A step of a large ledger sorts its entries: with a session's default memory, mostly on the disk.
+        # A share of a large ledger sorts its entries: with a session's default memory, mostly on the disk.
         connection.execute(text("SET LOCAL work_mem = '64MB'"))
-    examined = _examined(connection)
-    findings = Discrepancies(findings_max)
 
-    def check(step: AuditStep, *passes: Callable[[], Checks]) -> None:
-        bounds = {"after": step.after, "up_to": step.up_to, "findings_max": findings_max}
-        for checks in passes:
-            findings.add(connection.execute(_statement(checks), bounds))
 
-    def reporting(name: str, total: int, steps: Iterable[AuditStep]) -> Iterator[AuditStep]:
-        return _reporting(on_progress, name, total, steps)
+# -- shares -----------------------------------------------------------------------------------------------
 
-    by_account = account_steps(connection, examined["accounts"], examined["entries"])
-    for step in reporting("accounts", examined["accounts"], by_account):
-        check(step, *_OF_ACCOUNTS)
-        for finding in payment_checks.back(connection, step.after, step.up_to, catalog):
-            findings.add_one(finding)
-    if _may_be_without_account(connection, examined["entries"], findings):
-        check(WHOLE, account_checks.missing)
-    by_operation = operation_steps(connection, examined["operations"])
-    for step in reporting("operations", examined["operations"], by_operation):
-        check(step, *_OF_OPERATIONS)
-    for step in reporting("quotas", 1, [WHOLE]):
-        check(step, quota_checks.counted)
-    if _may_be_unclaimed(connection, examined["entries"], findings):
-        for step in reporting("entries", 1, [WHOLE]):
-            check(step, entry_checks.unclaimed)
-    debtors, debt, uncollected = connection.execute(_OWED).one()
+
+def _summed(connection: Connection, shares: Sequence[Slots] | None = None, jobs: int = 1) -> list[_Share]:
+    """Return these shares, or those that fit the ledger, with their sums."""
+    by_slot = sums_by_slot(connection, WHOLE)
+    if shares is None:
+        shares = shares_of(total(by_slot.values())["entries"], jobs)
+    return [_Share(slots, _sums_of(slots, by_slot)) for slots in shares]
+
+
+def _sums_of(slots: Slots, by_slot: Mapping[int, Sums]) -> Sums:
+    return total(sums for slot, sums in by_slot.items() if slots.first <= slot <= slots.last)
+
+
+def _audit(
+    connections: Sequence[Connection],
+    shares: Sequence[_Share],
+    demand: Demand,
+    on_progress: OnProgress | None,
+    snapshots: _Snapshots,
+) -> AuditReport:
+    def check(connection: Connection, share: _Share, step: Step) -> _Checked:
+        snapshots.begin(connection)
+        sums = share.sums
+        if sums is None:
+            sums = total(sums_by_slot(connection, share.slots).values())
+        findings = check_share(connection, share.slots, sums, demand, step)
+        if sums["taken"]:
+            findings.add_all(
+                without_taker(
+                    connection, share.slots, snapshots.divisions, snapshots.begin, demand.claims_before
+                )
+            )
+        return _Checked(findings, sums)
+
+    progress = _Progress(on_progress, len(shares) * STEPS_A_SHARE)
+    return _report(demand, in_parallel(connections, shares, check, progress.step, snapshots.release))
+
+
+def _report(demand: Demand, checked: Sequence[_Checked]) -> AuditReport:
+    findings = Discrepancies(demand.findings_max)
+    for share in checked:
+        findings.include(share.findings)
+    sums = total(share.sums for share in checked)
     return AuditReport(
         findings=findings.listed,
         found=findings.found,
         drift=findings.drift,
-        debtors=debtors,
-        debt=int(debt or 0),
-        uncollected=int(uncollected or 0),
-        examined=examined,
+        debtors=sums["debtors"],
+        debt=sums["debt"],
+        uncollected=sums["uncollected"],
+        examined={table.name: sums[table.name] for table in EXAMINED},
     )
 
 
-def _examined(connection: Connection) -> Mapping[str, int]:
-    counts = (select(func.count()).select_from(table).scalar_subquery() for table in _EXAMINED)
-    row = connection.execute(select(*counts)).one()
-    return dict(zip((table.name for table in _EXAMINED), row, strict=True))
+class _Progress:
+    """Number of checks that are done, of all shares."""
 
+    def __init__(self, on_progress: OnProgress | None, in_all: int) -> None:
+        self._on_progress, self._done, self._in_all = on_progress, 0, in_all
+        self._report()
 
-_OWED = select(
-    func.count(),
-    func.sum(accounts.c.debt),
-    select(func.sum(payment_events.c.uncollected)).scalar_subquery(),
-).where(accounts.c.debt > 0)
+    def step(self) -> None:
+        """Count a check."""
+        self._done += 1
+        self._report()
 
-
-def _may_be_without_account(connection: Connection, entries_in_all: int, findings: Discrepancies) -> bool:
-    """Return True where there may be an entry without an account.
-
-    An account's entries are numbered from one: where no check found otherwise, and the accounts have as many
-    entries as there are, they have all of them.
-    """
-    posted = connection.execute(account_checks.POSTED).scalar_one() or 0
-    return posted != entries_in_all or not findings.found.keys().isdisjoint(account_checks.NUMBERED)
-
-
-def _may_be_unclaimed(connection: Connection, entries_in_all: int, findings: Discrepancies) -> bool:
-    """Return True where there may be an entry that no operation counts among its own.
-
-    An entry names one operation, so that it can't be claimed twice: where all operations have the entries
-    that they claim, and claim as many as there are, they claim all of them.
-    """
-    claimed = connection.execute(outcome_checks.CLAIMED).scalar_one() or 0
-    return claimed != entries_in_all or not findings.found.keys().isdisjoint(outcome_checks.CLAIMS)
-
-
-@cache
-def _statement(checks: Callable[[], Checks]) -> Select[Any]:
-    return listed(checks())
-
-
-def _reporting(
-    on_progress: OnProgress | None, name: str, total: int, steps: Iterable[AuditStep]
-) -> Iterator[AuditStep]:
-    """Yield ``steps``, and report the progress before each and after the last."""
-    done = 0
-    for step in steps:
-        if on_progress is not None:
-            on_progress(AuditProgress(name, done, total))
-        yield step
-        done += step.size
-    if on_progress is not None:
-        on_progress(AuditProgress(name, done, total))
+    def _report(self) -> None:
+        if self._on_progress is not None:
+            self._on_progress(AuditProgress("checks", self._done, self._in_all))

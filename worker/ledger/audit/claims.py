@@ -1,0 +1,92 @@
+"""Checks of the claims of a distributed ledger: each operation has its reference by a claim.
+
+A claim is committed before its operation, so that operations are read first. Claims and operations are never
+joined: they are not distributed alike.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Select, select
+
+from worker.ledger.audit.report import Discrepancy
+from worker.ledger.audit.scope import scope_of
+from worker.ledger.audit.shares import SLOT_BY_SLOT
+from worker.ledger.slots import Slots
+from worker.ledger.tables import claims, operations
+
+#: References that a statement looks up.
+_PAGE = 5_000
+
+
+def differences(connection: Connection, slots: Slots, made_before: datetime) -> Iterator[Discrepancy]:
+    """Find operations of a share without their claim, and claims of that age without their operation."""
+    for slot in SLOT_BY_SLOT:
+        if slots.first <= slot.first <= slots.last:
+            yield from _unclaimed(connection, slot)
+            yield from _unused(connection, slot, made_before)
+
+
+def claimed_since(connection: Connection, references: Collection[str], moment: datetime) -> Iterator[str]:
+    """Yield those of the references whose claim is of ``moment`` or later."""
+    for some in pages(references):
+        statement = select(claims.c.reference_id).where(
+            claims.c.reference_id.in_(some), claims.c.claimed_at >= moment
+        )
+        yield from connection.execute(statement).scalars()
+
+
+def pages(references: Collection[str]) -> Iterator[Sequence[str]]:
+    """Yield the references in lists that a statement can take."""
+    in_order = sorted(references)
+    for first in range(0, len(in_order), _PAGE):
+        yield in_order[first : first + _PAGE]
+
+
+def _unclaimed(connection: Connection, slot: Slots) -> Iterator[Discrepancy]:
+    operation = operations.c
+    statement = select(operation.reference_id, operation.user_id, operation.is_taken).where(
+        scope_of(slot).of(operations)
+    )
+    for rows in _partitions(connection, slot, statement.order_by(operation.reference_id)):
+        owners = _owners(connection, [row.reference_id for row in rows])
+        for row in rows:
+            user, taken_from = owners.get(row.reference_id, (None, None))
+            if row.user_id != user and not (row.is_taken and row.user_id == taken_from):
+                yield Discrepancy.of_reference("operation_without_claim", row.reference_id, row.user_id)
+
+
+def _owners(connection: Connection, references: Sequence[str]) -> dict[str, tuple[str, str | None]]:
+    """Return the user who has each reference, and the one from whom it was taken."""
+    statement = select(claims.c.reference_id, claims.c.user_id, claims.c.taken_from).where(
+        claims.c.reference_id.in_(references)
+    )
+    return {row.reference_id: (row.user_id, row.taken_from) for row in connection.execute(statement)}
+
+
+def _unused(connection: Connection, slot: Slots, made_before: datetime) -> Iterator[Discrepancy]:
+    claim = claims.c
+    statement = select(claim.reference_id, claim.user_id).where(
+        scope_of(slot).of(claims), claim.claimed_at < made_before
+    )
+    for rows in _partitions(connection, slot, statement.order_by(claim.reference_id)):
+        used = _used(connection, slot, [row.reference_id for row in rows])
+        for row in rows:
+            if (row.reference_id, row.user_id) not in used:
+                yield Discrepancy.of_reference("claim_without_outcome", row.reference_id, row.user_id)
+
+
+def _used(connection: Connection, slot: Slots, references: Sequence[str]) -> set[tuple[str, str]]:
+    """Return the references that have an operation in the slot, each with its user."""
+    operation = operations.c
+    statement = select(operation.reference_id, operation.user_id).where(
+        scope_of(slot).of(operations), operation.reference_id.in_(references)
+    )
+    return {(row.reference_id, row.user_id) for row in connection.execute(statement, slot._asdict())}
+
+
+def _partitions(connection: Connection, slot: Slots, statement: Select[Any]) -> Iterator[Sequence[Any]]:
+    """Yield the rows in lists of a page, as they come."""
+    streamed = connection.execute(statement, slot._asdict(), execution_options={"yield_per": _PAGE})
+    return streamed.partitions()
