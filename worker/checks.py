@@ -7,7 +7,9 @@ from functools import partial
 from worker.bootstrap import Application
 from worker.broker import BILLING, broker_is_embedded
 from worker.errors import BillingError, ConfigurationError, TransientError
+from worker.ledger.engine import translated_errors
 from worker.ledger.revisions import current_revision, newest_revision
+from worker.ledger.session_settings import MissingSettings, missing_settings
 from worker.ledger.store import Ledger
 from worker.runtime.health import CheckResult, Health, HealthCheck, HealthState, run_checks
 from worker.settings import redacted
@@ -29,6 +31,7 @@ def checks_of(application: Application) -> Sequence[HealthCheck]:
         ("database", redacted(settings.database_url), _database),
         ("schema", "", _schema),
         ("writes", "", _writes),
+        ("session", "", _session),
         ("broker", redacted(settings.broker_url), _broker),
         ("topology", "", _topology),
         ("delivery limits", "", _delivery_limits),
@@ -71,6 +74,33 @@ def _writes(application: Application) -> CheckResult:
         return _unknown("see the lines above")
     Ledger(application.engine).probe()
     return _ok("taken")
+
+
+def _session(application: Application) -> CheckResult:
+    """Check that a session of the loops has the settings it needs, whoever was to set them."""
+    try:
+        missing = _missing_settings(application)
+    except (ConfigurationError, TransientError) as error:
+        return _unknown(error)  # the lines above say that it is bad
+    if missing is None:
+        return _ok("needs no settings on SQLite")
+    way_out = "" if application.settings.session_settings == "role" else _IGNORED
+    if missing.needed:
+        raise ConfigurationError(f"lacks settings: {way_out}{' '.join(missing.needed)}")
+    if missing.advised:
+        return CheckResult(HealthState.NOTE, f"may have slow plans: {way_out}{' '.join(missing.advised)}")
+    return _ok("has the settings it needs")
+
+
+_IGNORED = "the server ignores what connections ask for; set BILLING_SESSION_SETTINGS=role, and "
+
+
+def _missing_settings(application: Application) -> MissingSettings | None:
+    engine = application.batch_engine
+    if engine.dialect.name == "sqlite":
+        return None
+    with translated_errors(), engine.connect() as connection:
+        return missing_settings(connection, application.needed_settings)
 
 
 def _broker(application: Application) -> CheckResult:

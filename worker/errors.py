@@ -5,6 +5,7 @@ BillingError                    any error raised on purpose
 ├── QueryError                  a question that can't be answered as it was asked       exit 2
 ├── NotFoundError               the named thing does not exist                          exit 4
 ├── LimitExceededError          a lane's limit is passed                                exit 5
+├── UnsupportedStatementError   the database can't run a statement, now or later        exit 6
 ├── NotPossibleError            a state forbids the action, or somebody was faster      exit 1
 │   └── RefusedBodyError        a worker would refuse the body
 ├── NotKeptError                dead letters can't be stored; they stay in their queue  exit 1
@@ -26,6 +27,10 @@ class BillingError(Exception):
 
 class ConfigurationError(BillingError):
     """A setting, the catalog, the schema or the topology is wrong; a person has to mend it."""
+
+
+class UnsupportedStatementError(BillingError):
+    """The database can't run a statement of ours, now or later: stop. The text names the statement."""
 
 
 class TransientError(BillingError):

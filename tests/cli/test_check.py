@@ -1,8 +1,13 @@
 """``check``: a line each of what is well, and what to do about the rest."""
 
+import re
+from uuid import uuid4
+
 import pytest
+from sqlalchemy import Engine, make_url
 
 from tests.cli.console import Cli, Ended
+from tests.support.pages import page, section
 from tests.support.provision import RabbitMQServer
 from tests.support.rabbit_client import RabbitClient
 from tests.support.waiting import eventually
@@ -19,7 +24,9 @@ def test_check_says_of_each_part_in_a_line_that_it_is_well(
 ) -> None:
     ended = bare_cli("check", "--broker-url", broker_url, "--database-url", postgres_url)
     assert ended.code == 0, ended.all
-    well = dict.fromkeys(["catalog", "database", "schema", "writes", "broker", "topology", "paused"], "ok")
+    well = dict.fromkeys(
+        ["catalog", "database", "schema", "writes", "session", "broker", "topology", "paused"], "ok"
+    )
     noted = dict.fromkeys(["delivery", "workers"], "note")  # the worker may start after the check
     assert states(ended) == {**well, **noted}
     assert ended.err == ""
@@ -56,8 +63,42 @@ def test_check_says_what_is_bad_and_what_to_do_and_looks_at_the_rest(
     ended = cli("check")
     assert ended.code == 1
     assert [name for name, forecast in states(ended).items() if forecast == "bad"] == bad
-    assert len(ended.lines) == 9
+    assert len(ended.lines) == 10
     assert advice in next(line for line in ended.lines if line.startswith("bad"))
+
+
+def test_check_names_the_settings_that_the_role_of_the_workers_lacks(
+    bare_cli: Cli, broker_url: str, postgres_url: str, postgres_engine: Engine
+) -> None:
+    role = f"role_{uuid4().hex[:8]}"
+    url = make_url(postgres_url)
+    password = f"LOGIN SUPERUSER PASSWORD '{url.password}'"
+    own = url.set(username=role).render_as_string(hide_password=False)
+    environment = {"BILLING_SESSION_SETTINGS": "role", "BILLING_DATABASE_URL": own}
+    bare_cli.environment |= {**environment, "BILLING_BROKER_URL": broker_url}
+
+    def line_after(*statements: str) -> str:
+        with postgres_engine.begin() as connection:
+            for statement in statements:
+                connection.exec_driver_sql(statement)
+        (found,) = [line for line in bare_cli("check").lines if " session: " in line]
+        return found
+
+    documented = [
+        statement.replace("billing_worker", role)
+        for statement in re.findall(
+            r"^ALTER ROLE .*;$",
+            section(page("worker/OPERATING.md"), "Session settings on the role"),
+            re.MULTILINE,
+        )
+    ]
+    needed, advised = documented[:4], documented[4:]
+    first = line_after(f"CREATE ROLE {role} {password}", f"ALTER ROLE {role} SET timezone = 'Asia/Tokyo'")
+    assert first == f"bad  session: lacks settings: {' '.join(needed)}"
+    assert line_after(*needed) == f"note session: may have slow plans: {' '.join(advised)}"
+    assert line_after(*advised) == "ok   session: has the settings it needs"
+    with postgres_engine.begin() as connection:
+        connection.exec_driver_sql(f"DROP ROLE {role}")
 
 
 def test_check_finds_a_topology_that_is_missing(ledger_cli: Cli, bare_broker_url: str) -> None:

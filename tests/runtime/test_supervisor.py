@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from worker.runtime.supervisor import CONFIGURATION_EXIT, LIMIT_EXIT, Supervisor
+from worker.runtime.supervisor import CONFIGURATION_EXIT, LIMIT_EXIT, UNSUPPORTED_EXIT, Supervisor
 
 
 @dataclass
@@ -104,7 +104,7 @@ def test_worker_that_lived_long_is_started_again_soon() -> None:
     assert world.started_at[-1] - world.started_at[-2] < 61 + 2
 
 
-@pytest.mark.parametrize("code", [LIMIT_EXIT, CONFIGURATION_EXIT])
+@pytest.mark.parametrize("code", [LIMIT_EXIT, UNSUPPORTED_EXIT, CONFIGURATION_EXIT])
 def test_exit_that_no_restart_mends_ends_all(code: int) -> None:
     world = SupervisorWorld(lambda world: setattr(world.processes[1], "code", code))
     assert world.run("a", "b") == code

@@ -13,7 +13,14 @@ from worker import __version__
 from worker.cli.lazy import Lazy, LazyGroup
 from worker.cli.streams import drop_unwritten, is_of_output, prepare_streams
 from worker.cli.text import printable
-from worker.errors import BillingError, ConfigurationError, NotFoundError, QueryError, TransientError
+from worker.errors import (
+    BillingError,
+    ConfigurationError,
+    NotFoundError,
+    QueryError,
+    TransientError,
+    UnsupportedStatementError,
+)
 
 
 class _ReaderGoneError(Exception):
@@ -113,7 +120,8 @@ _COMMANDS = {
     lazy=_COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done; 1 the answer is no; 2 wrong usage or configuration; "
-    "3 a server does not answer; 4 not found; 5 a limit of faults is passed (run --on-limit exit).",
+    "3 a server does not answer; 4 not found; 5 a limit of faults is passed (run --on-limit exit); "
+    "6 the database does not support a statement.",
 )
 @click.version_option(__version__, prog_name="billing-worker")
 def cli() -> None:
@@ -175,5 +183,7 @@ def _exit_code(error: BillingError) -> int:
             return 3
         case NotFoundError():
             return 4
+        case UnsupportedStatementError():
+            return 6
         case _:
             return 1

@@ -10,10 +10,10 @@ import click
 from worker.bootstrap import Application
 from worker.cli.application import with_application
 from worker.cli.output import show_json
-from worker.errors import ConfigurationError, LimitExceededError
+from worker.errors import ConfigurationError, LimitExceededError, UnsupportedStatementError
 from worker.processes import run_scheduler, run_worker
 from worker.runtime.stop import SignalStop
-from worker.runtime.supervisor import LIMIT_EXIT, Supervisor, follow_parent
+from worker.runtime.supervisor import LIMIT_EXIT, UNSUPPORTED_EXIT, Supervisor, follow_parent
 from worker.settings import Settings, environment_of
 
 log = logging.getLogger(__name__)
@@ -49,8 +49,8 @@ def run(application: Application, *, drain: bool, with_scheduler: bool, supervis
     worker's, as after a bad deploy, that queue is paused: what waits stays there, the other queues go on, and
     one message is tried at growing intervals. It goes on by itself, or at `billing-worker resume`;
     `billing-worker check` says what is paused and why. With --on-limit exit (and with --drain) the worker
-    exits with 5 instead; where something restarts it by itself, leave out 5 (systemd:
-    RestartPreventExitStatus=5).
+    exits with 5 instead. It exits with 6 where the database does not support a statement. Where something
+    restarts it by itself, leave out both (systemd: RestartPreventExitStatus=5 6).
     """
     stop = SignalStop()
     stop.install()
@@ -77,6 +77,9 @@ def _run_worker(application: Application, stop: SignalStop, *, drain: bool, with
     except LimitExceededError as error:
         log.critical("%s", error)
         sys.exit(LIMIT_EXIT)
+    except UnsupportedStatementError as error:
+        log.critical("%s", error)
+        sys.exit(UNSUPPORTED_EXIT)
 
 
 OBJECTS_A_COLLECTION = 50_000

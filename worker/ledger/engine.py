@@ -1,24 +1,25 @@
-"""Connections of the ledger to its database: time-outs, transactions, and the meaning of errors."""
+"""Connections of the ledger to its database: time-outs, transactions, errors in this project's terms."""
 
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Literal
 
+import psycopg2.extensions
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine import URL, ExceptionContext
-from sqlalchemy.exc import (
-    ArgumentError,
-    DatabaseError,
-    DBAPIError,
-    InterfaceError,
-    OperationalError,
-    ProgrammingError,
-)
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from worker.errors import ConfigurationError, ContentionError, LedgerUnavailableError
+from schemas import slot_of
+from worker.errors import ConfigurationError, LedgerUnavailableError
+from worker.ledger.driver_errors import is_of_session, meaning_of
 from worker.ledger.primary import DatabaseGuard, guard_engine
+from worker.ledger.session_settings import AS_ASKED, BY_KEY, as_local, as_options, needed, server_timeout_s
+
+#: Place of the settings of sessions: each connection asks for them, or its role has them.
+SettingsPlace = Literal["connection", "role"]
 
 # A partition of the network would otherwise hang a statement for minutes (psycopg2 #561, #1017): the
 # kernel gives a silent connection up after 15 s, the server a silent client after 30 s.
@@ -30,26 +31,6 @@ _POSTGRESQL_CONNECT = {
     "keepalives_count": 3,
     "tcp_user_timeout": 15_000,
 }
-_POSTGRESQL_SESSION = "-c timezone=UTC -c idle_in_transaction_session_timeout=30000"
-# Rows are loaded and written by their key, always. The planner, which takes a batch of one for a hundred
-# rows and knows nothing of a table that has just been filled, would now and then read all of it.
-# A prepared statement's plan is then the same for every batch. Without an index (foreign keys look up some
-# that have none when an account goes) a scan counts as so dear that it would be compiled each time: no JIT.
-_BY_KEY = (
-    "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off "
-    "-c plan_cache_mode=force_generic_plan -c jit=off"
-)
-
-_CONTENTION = {"40001", "40P01", "55P03"}  # serialization failure, deadlock, lock time-out
-# A prepared statement that isn't there, is there already, or was outdated by a migration; a row whose columns
-# were others when the session looked.
-_STALE = {"26000", "42P05", "0A000", "22P02"}
-# A read-only server, such as a demoted primary: another connection may find the primary.
-_READ_ONLY = "25006"
-# Connection, resources, shutdown, system and internal errors: whole classes.
-_UNAVAILABLE = ("08", "53", "57", "58", "XX", _READ_ONLY)
-# No such table, column, database or schema; not permitted: a deployment to mend, not a message to refuse.
-_MISCONFIGURED = ("42P01", "42703", "42501", "42883", "3D000", "3F000", "28")
 
 
 def ledger_engine(
@@ -60,13 +41,15 @@ def ledger_engine(
     only_by_key: bool = False,
     guard: DatabaseGuard | None = None,
     patience: int = 1,
+    settings_on: SettingsPlace = "connection",
 ) -> Engine:
     """Return an engine for ``url`` (``postgresql://…`` or ``sqlite:///…``); it connects on first use.
 
     A statement is given up after ``statement_timeout_s`` on PostgreSQL (0: never). ``only_by_key`` is for
     callers that read rows by their keys and nothing else. ``guard`` is for loops that write: they connect to
-    the primary alone, and no wait is longer than ``patience`` times the guard's time-out. READ COMMITTED
-    there; one writer at a time on SQLite. Raises ConfigurationError for other URLs.
+    the primary alone, and no wait is longer than ``patience`` times the guard's time-out. Where the settings
+    of sessions are on the role, connections ask for none. READ COMMITTED there; one writer at a time on
+    SQLite. Raises ConfigurationError for other URLs.
     """
     try:
         parsed = make_url(url)
@@ -74,21 +57,18 @@ def ledger_engine(
         raise ConfigurationError("the database URL cannot be read; see --database-url") from error
     match parsed.get_backend_name():
         case "postgresql":
-            # A healthy server gives up first, so that the connection is kept.
-            timeout_s = statement_timeout_s if guard is None else guard.timeout_s * patience * 0.8
-            lock_timeout_s = min(5.0, timeout_s / 2) if timeout_s else 5.0  # contention is no outage
-            session = (
-                f"{_POSTGRESQL_SESSION} -c lock_timeout={lock_timeout_s * 1000:.0f}"
-                f" -c statement_timeout={timeout_s * 1000:.0f}"
-            )
-            if only_by_key:
-                session += f" {_BY_KEY}"
-            options: dict[str, Any] = {"application_name": application_name, "options": session}
+            timeout_s = statement_timeout_s if guard is None else server_timeout_s(guard.timeout_s, patience)
+            settings = {**needed(timeout_s), **(BY_KEY if only_by_key else {})}
+            options: dict[str, Any] = {"application_name": application_name}
+            if settings_on == "connection":
+                options["options"] = as_options(settings)
             engine = _postgresql_engine(parsed, options if guard is None else options | _written(guard))
             if guard is not None:
                 guard_engine(engine, guard, guard.timeout_s * patience)
             if only_by_key:
                 event.listen(engine, "begin", _plan_anew)
+            elif settings_on == "role" and not timeout_s:
+                event.listen(engine, "begin", _as_asked)
             return engine
         case "sqlite":
             return _sqlite_engine(parsed)
@@ -112,14 +92,39 @@ def _postgresql_engine(url: URL, session: Mapping[str, Any]) -> Engine:
         hide_parameters=True,  # they are what producers sent; errors end in logs
     )
 
+    event.listen(engine, "connect", _read_in_utc)
+
     @event.listens_for(engine, "handle_error")
     def _leave_useless_session(context: ExceptionContext) -> None:
         # A new session prepares its statements anew, or finds the primary; in this one every batch would
         # fail. The other connections of the pool are as old, and go with it.
-        if getattr(context.original_exception, "pgcode", None) in {*_STALE, _READ_ONLY}:
+        if is_of_session(context.original_exception):
             context.is_disconnect = True
 
     return engine
+
+
+def _read_in_utc(connection: psycopg2.extensions.connection, _record: Any) -> None:
+    """Make a session of another time zone read times in UTC: periods are counted by UTC's calendar.
+
+    Where it is UTC already, the driver's own reading does, and is faster.
+    """
+    if connection.get_parameter_status("TimeZone") not in {"UTC", "Etc/UTC"}:
+        psycopg2.extensions.register_type(_IN_UTC, connection)
+
+
+def _in_utc(value: str | bytes | None, cursor: psycopg2.extensions.cursor) -> datetime | None:
+    moment: datetime | None = psycopg2.extensions.PYDATETIMETZ(value, cursor)
+    return None if moment is None else moment.astimezone(UTC)
+
+
+_TIMESTAMPTZ = 1184
+_IN_UTC = psycopg2.extensions.new_type((_TIMESTAMPTZ,), "timestamptz in UTC", _in_utc)
+
+
+def _as_asked(connection: Connection) -> None:
+    """Free a transaction from what the role has for loops."""
+    connection.exec_driver_sql(as_local(AS_ASKED))
 
 
 def _plan_anew(connection: Connection) -> None:
@@ -142,6 +147,7 @@ def _sqlite_engine(url: URL) -> Engine:
     @event.listens_for(engine, "connect")
     def _connect(connection: sqlite3.Connection, _record: Any) -> None:
         connection.isolation_level = None  # BEGIN is ours; sqlite3 would delay it
+        connection.create_function("slot_of", 1, slot_of, deterministic=True)
         for pragma in ("foreign_keys = ON", "journal_mode = WAL", "synchronous = FULL"):
             connection.execute(f"PRAGMA {pragma}")
 
@@ -164,24 +170,6 @@ def translated_errors() -> Iterator[None]:
     except PoolTimeoutError as error:
         raise LedgerUnavailableError("no connection to the ledger's database came free") from error
     except DBAPIError as error:
-        if (translated := _translated(error)) is None:
+        if (meaning := meaning_of(error)) is None:
             raise
-        raise translated from error
-
-
-def _translated(error: DBAPIError) -> Exception | None:
-    code = getattr(error.orig, "pgcode", None) or ""
-    text = str(error.orig).strip().partition("\n")[0]
-    if code in _CONTENTION:
-        return ContentionError(f"another transaction was in the way: {text}")
-    if code.startswith(_MISCONFIGURED):
-        return LedgerUnavailableError(f"the schema is not as it must be, see `billing-worker check`: {text}")
-    if code.startswith(_UNAVAILABLE) or error.connection_invalidated:
-        return LedgerUnavailableError(f"the ledger's database is not available: {text}")
-    if isinstance(error, ProgrammingError) and not code and error.orig is not None and "dsn" in text:
-        return ConfigurationError(f"the database URL can't be used: {text}")
-    if type(error.orig) in {sqlite3.OperationalError, sqlite3.DatabaseError}:  # locked, full, not a database
-        return LedgerUnavailableError(f"the ledger's database is not available: {text}")
-    if not code and (isinstance(error, OperationalError | InterfaceError) or type(error) is DatabaseError):
-        return LedgerUnavailableError(f"the ledger's database is not available: {text}")
-    return None
+        raise meaning from error

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 CONFIGURATION_EXIT = 2
 #: Exit code of a worker that passed a limit of faults (``--on-limit exit``); another one would do so too.
 LIMIT_EXIT = 5
+#: Exit code of a worker whose database does not support a statement; it won't for another worker.
+UNSUPPORTED_EXIT = 6
 _STOP_GRACE_S = 30.0
 _RESTART_FIRST_S, _RESTART_MOST_S = 0.5, 30.0
 _CHECK_EVERY_S = 0.2
@@ -79,15 +81,16 @@ class Supervisor:
     def run(self, stop: Stop) -> int:
         """Run until ``stop``. Return the exit code: 0, or that of a worker that no restart can mend.
 
-        A limit that one passes stops the others too: they run the same program on the same messages.
+        A limit that one passes stops the others too, and so does a statement that the database does not
+        support: they run the same program on the same messages.
         """
         children = [self._child(environment) for environment in self._environments]
         try:
             while not stop.requested:
                 for child in children:
                     code = self._check(child)
-                    if code == LIMIT_EXIT:
-                        log.critical("worker %d stopped at a limit: stopping all", child.process.pid)
+                    if code in {LIMIT_EXIT, UNSUPPORTED_EXIT}:
+                        log.critical("worker %d stopped for good: stopping all", child.process.pid)
                         return code
                     # Later it may be a passing refusal of a server that starts up: then it is restarted.
                     if code == CONFIGURATION_EXIT and not child.has_started:
@@ -120,7 +123,7 @@ class Supervisor:
             child.backoff.reset()
         wait_s = child.backoff.next()
         child.restart_at = now + wait_s
-        if code not in {LIMIT_EXIT, CONFIGURATION_EXIT}:
+        if code not in {LIMIT_EXIT, UNSUPPORTED_EXIT, CONFIGURATION_EXIT}:
             log.error("worker %d ended with %d; starting another in %.1f s", child.process.pid, code, wait_s)
 
     def _stop_all(self, children: list[_Child]) -> None:
