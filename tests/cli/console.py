@@ -17,6 +17,7 @@ from schemas import Command, OpenAccount
 from tests.support.apply_commands import applied
 from worker.catalog import load_catalog
 from worker.cli import main
+from worker.ledger.senders import UNNAMED, Sender
 from worker.runtime.stop import SignalStop
 
 
@@ -120,9 +121,9 @@ class FilledLedger:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
-    def apply(self, *commands: Command) -> Sequence[str]:
+    def apply(self, *commands: Command, sender: Sender = UNNAMED) -> Sequence[str]:
         """Apply commands in one transaction and return the codes of their outcomes."""
-        answers = applied(self.engine, load_catalog(), *commands)
+        answers = applied(self.engine, load_catalog(), *commands, sender=sender)
         return [str(answer.outcome.code) for answer in answers if hasattr(answer, "outcome")]
 
     def open(self, user: str, tier: str = "free") -> None:

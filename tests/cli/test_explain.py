@@ -7,6 +7,7 @@ from schemas import DeductUsage, PaymentRefunded, PaymentSucceeded, RefundCredit
 from tests.cli.console import Cli, FilledLedger
 from tests.support.query_samples import dead_letter
 from worker.deadletters.store import tables
+from worker.ledger.senders import Sender
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +55,27 @@ def test_pipe_gets_each_part_as_lines_below_a_heading(ledger_cli: Cli) -> None:
     ]
     assert shown["Refunded by"][1].split("\t")[:2] == ["back", "500"]
     assert '"code": "tokens_deducted"' in shown["Reply"][0]
+
+
+def test_sender_is_shown_where_it_is_known(ledger_cli: Cli, ledger: FilledLedger) -> None:
+    command = DeductUsage(reference_id="sent", user_id="ann", tokens=1)
+    ledger.apply(command, sender=Sender("ocr", "scan"))
+    assert "sender\tocr (scan)" in sections(ledger_cli("explain", "sent").out)["sent"]
+    assert "sender" not in ledger_cli("explain", "hold").out
+    (outcome,) = ledger_cli("explain", "sent", "--json").json["outcomes"]
+    assert outcome["sender"] == {"brokerUser": "ocr", "application": "scan"}
+
+
+def test_attempts_of_several_senders_are_shown_with_them(ledger_cli: Cli, ledger: FilledLedger) -> None:
+    for attempt, tokens, application in ((1, 10**9, "day"), (2, 1, "night")):
+        ledger.apply(
+            DeductUsage(reference_id="sent", user_id="ann", tokens=tokens, attempt=attempt),
+            sender=Sender("ocr", application),
+        )
+    shown = sections(ledger_cli("explain", "sent").out)
+    head, *outcomes = shown["Outcomes, the last one in force"]
+    place = head.split("\t").index("sender")
+    assert [line.split("\t")[place] for line in outcomes] == ["ocr (day)", "ocr (night)"]
 
 
 def test_outcomes_of_a_squatted_reference_are_shown_with_their_types_and_users(

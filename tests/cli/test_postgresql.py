@@ -20,6 +20,7 @@ def test_command_line_works_on_postgresql_as_well(bare_cli: Cli, postgres_url: s
         ("usage", "eve"),
         ("stats",),
         ("audit",),
+        ("audit", "--jobs", "3"),
     ):
         assert bare_cli(*command).code == 0
         assert bare_cli(*command, "--json").code == 0

@@ -97,6 +97,7 @@ def _asked(view: ReferenceExplanation) -> list[tuple[str, str]]:
         return [
             ("known only by", "dead letters" if view.dead_letters else "events that wait for their payment")
         ]
+    sender = view.outcomes[-1].sender
     rows = [
         ("type", asked.type),
         ("user", asked.user_id),
@@ -104,6 +105,7 @@ def _asked(view: ReferenceExplanation) -> list[tuple[str, str]]:
         ("occurred", moment(asked.occurred_at)),
         ("description", asked.description),
         ("metadata", None if asked.metadata is None else _compact(asked.metadata)),
+        ("sender", None if sender is None else str(sender)),
     ]
     if original is not None:
         known = "unknown" if original.type is None else f"{original.type}, {original.status}, {original.code}"
@@ -112,14 +114,16 @@ def _asked(view: ReferenceExplanation) -> list[tuple[str, str]]:
 
 
 def _show_outcomes(view: ReferenceExplanation) -> None:
-    # Owner of each row, where the reference has changed hands.
+    # Owner of each row, where the reference has changed hands; sender, where several sent it.
     is_taken = len({(outcome.type, outcome.user_id) for outcome in view.outcomes}) > 1
+    by_several = len({outcome.sender for outcome in view.outcomes}) > 1
     _show_rows(
         "Outcomes, the last one in force",
         (
             *((Column("type", 6), Column("user", 4)) if is_taken else ()),
             *("attempt", "status", "code", "amount"),
             *(Column("before", 5), Column("after", 1), Column("posted", 2)),
+            *((Column("sender", 4, text=True),) if by_several else ()),
             Column("message", 3, text=True),
         ),
         (
@@ -132,6 +136,7 @@ def _show_outcomes(view: ReferenceExplanation) -> None:
                 outcome.balance_before,
                 outcome.balance_after,
                 moment(outcome.recorded_at),
+                *((outcome.sender,) if by_several else ()),
                 outcome.message,
             )
             for outcome in view.outcomes
