@@ -3,7 +3,7 @@
 Every account was opened on the free tier, was given a credit for ever, gave up its subscription, and has used
 tokens since. A few heavy accounts have used them all the year round. The others were opened one after the
 other and then come in rounds, each in an order of its own: so what an account wrote lies far apart, and its
-neighbours are others each time. All of it is arithmetic on the number of the slot in time, so that a chunk
+neighbours are others each time. All of it is arithmetic on the number of the moment, so that a chunk
 needs no other; nothing is random, and the same ledger can be filled again.
 """
 
@@ -16,6 +16,9 @@ from random import Random
 from typing import Any
 
 from sqlalchemy import Connection, Engine, text
+
+from worker.ledger.identifiers import number_of
+from worker.ledger.ids import SHARED
 
 Progress = Callable[[str, int, int], None]
 
@@ -62,7 +65,7 @@ class Filling:
         return self.entries - _OPENING * self.accounts - self.heavy_uses
 
     @property
-    def slots(self) -> int:
+    def moments(self) -> int:
         """Moments of the year at which something is recorded: a light account opened, or a deduction."""
         return self.light + self.light_uses + self.heavy_uses
 
@@ -86,7 +89,7 @@ class Filling:
             "heavy_uses": self.heavy_uses,
             "heavy_each": self.heavy_entries - _OPENING,
             "light_uses": self.light_uses,
-            "slots": self.slots,
+            "moments": self.moments,
             "start": self.until - _YEAR,
             "seconds": int(_YEAR.total_seconds()),
             "orders": orders,
@@ -122,12 +125,11 @@ def fill(engine: Engine, filling: Filling, progress: Progress) -> None:
             for statement in (_ACCOUNTS, _LOTS):
                 connection.execute(text(statement), parameters)
             connection.execute(text(_HEAVY_OPENED), parameters)
-            for low in range(0, filling.slots, _CHUNK):
-                high = min(low + _CHUNK, filling.slots)
-                connection.execute(text(_SLOTS), {**parameters, "low": low, "high": high})
-                progress("filling", high, filling.slots)
-        for table, column in (("accounts", "account_id"), ("operations", "operation_id")):
-            connection.execute(text(_NEXT_ID.format(table=table, column=column)))
+            for low in range(0, filling.moments, _CHUNK):
+                high = min(low + _CHUNK, filling.moments)
+                connection.execute(text(_MOMENTS), {**parameters, "low": low, "high": high})
+                progress("filling", high, filling.moments)
+        connection.execute(text(_NEXT_ID), {"shared": SHARED})
     progress("vacuuming", 0, 1)
     with engine.connect() as connection:
         connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("VACUUM (ANALYZE)"))
@@ -169,10 +171,19 @@ WHERE indrelid IN ('entries'::regclass, 'operations'::regclass)
     AND NOT EXISTS (SELECT 1 FROM pg_constraint WHERE conindid = indexrelid)
 """
 
-_NEXT_ID = "SELECT setval(pg_get_serial_sequence('{table}', '{column}'), max({column})) FROM {table}"
+_NEXT_ID = """
+INSERT INTO id_counters (counter, next_id)
+SELECT :shared, 1 + greatest(
+    (SELECT max(account_id) FROM accounts), (SELECT max(operation_id) FROM operations)
+)
+ON CONFLICT (counter) DO UPDATE SET next_id = excluded.next_id
+"""
+
+_USER = "'user-' || lpad((%s - 1)::text, 6, '0')"
+_SLOT = f"get_byte(sha256(convert_to({_USER}, 'UTF8')), 0) >> 2"
 
 # Rows of accounts: tokens of one deduction, number of deductions, times of the opening and of the last
-# deduction. The slot of a heavy use is the first by which so many are due, and that of a light one the same.
+# deduction. The moment of a use is the first by which so many are due.
 _HISTORY = """
 WITH numbered AS (
     SELECT number, number - CAST(:heavy AS bigint) - 1 AS place
@@ -187,47 +198,46 @@ WITH numbered AS (
     FROM numbered
 ), placed AS (
     SELECT number, tokens, uses,
-        CASE WHEN place < 0 THEN -1 ELSE place * :slots / (:slots - :heavy_uses) END AS first_slot,
+        CASE WHEN place < 0 THEN -1 ELSE place * :moments / (:moments - :heavy_uses) END AS first_moment,
         CASE WHEN place < 0
-            THEN (((uses - 1) * :heavy + number) * :slots + :heavy_uses - 1) / :heavy_uses - 1
+            THEN (((uses - 1) * :heavy + number) * :moments + :heavy_uses - 1) / :heavy_uses - 1
             ELSE (uses * :light + place * (CAST(:places AS bigint[]))[uses + 1] % :light)
-                * :slots / (:slots - :heavy_uses)
-        END AS last_slot
+                * :moments / (:moments - :heavy_uses)
+        END AS last_moment
     FROM counted
 ), history AS (
     SELECT number, tokens, uses,
-        CAST(:start AS timestamptz) + (first_slot + 1) * :seconds / (:slots + 1) * interval '1 second'
+        CAST(:start AS timestamptz) + (first_moment + 1) * :seconds / (:moments + 1) * interval '1 second'
             AS opened_at,
         CAST(:start AS timestamptz)
-            + (CASE WHEN uses = 0 THEN first_slot ELSE last_slot END + 1) * :seconds / (:slots + 1)
+            + (CASE WHEN uses = 0 THEN first_moment ELSE last_moment END + 1) * :seconds / (:moments + 1)
             * interval '1 second' AS updated_at
     FROM placed
 )
 """
 
 _ACCOUNTS = f"""
-INSERT INTO accounts (account_id, user_id, tier, balance, sequence, allocated, bonus, used, expired,
+INSERT INTO accounts (account_id, slot, user_id, tier, balance, sequence, allocated, bonus, used, expired,
     lot_count, anchor, granted_until, period_granted, ends_at, due_at, opened_at, updated_at)
-OVERRIDING SYSTEM VALUE
 {_HISTORY}
-SELECT number, 'user-' || lpad((number - 1)::text, 6, '0'), 'free', :given - tokens * uses, 3 + uses,
+SELECT number, {_SLOT % "number"}, {_USER % "number"}, 'free', :given - tokens * uses, 3 + uses,
     :allocated, :given, tokens * uses, :allocated, 2, opened_at, opened_at + interval '1 month', :allocated,
     opened_at, CASE WHEN updated_at < opened_at + interval '1 month' THEN opened_at + interval '1 month' END,
     opened_at, updated_at
 FROM history ORDER BY number
 """  # noqa: S608 - both are texts of this file
 
-# The operations that opened the heavy accounts come first, then one or three a slot.
+# The operations that opened the heavy accounts come first, then one or three a moment.
 _LOTS = f"""
-INSERT INTO lots (account_id, number, operation_id, source, granted, remaining, is_open, priority,
+INSERT INTO lots (slot, account_id, number, operation_id, source, granted, remaining, is_open, priority,
     effective_at, expires_at)
 {_HISTORY}, opened AS (
     SELECT *, CASE WHEN number <= :heavy THEN 3 * number - 2
-        ELSE 3 * :heavy + 1 + (number - :heavy - 1) * :slots / (:slots - :heavy_uses)
+        ELSE 3 * :heavy + 1 + (number - :heavy - 1) * :moments / (:moments - :heavy_uses)
             + 2 * (number - :heavy - 1) END AS operation_id
     FROM history
 )
-SELECT number, lot, operation_id + lot - 1,
+SELECT {_SLOT % "number"}, number, lot, operation_id + lot - 1,
     CASE lot WHEN 1 THEN 'allocation' ELSE 'bonus' END,
     CASE lot WHEN 1 THEN :allocated ELSE :given END,
     CASE lot WHEN 1 THEN 0 ELSE :given - tokens * uses END,
@@ -235,14 +245,21 @@ SELECT number, lot, operation_id + lot - 1,
 FROM opened CROSS JOIN (VALUES (1), (2)) AS lots (lot) ORDER BY number, lot
 """  # noqa: S608 - the same
 
+
+def _numbers(type_: str, code: str, counter: str) -> str:
+    """Return the numbers of the three names, as part of a row."""
+    return f"{number_of('type', type_)}, {number_of('code', code)}, {number_of('counter', counter)}"
+
+
 # ``uses`` counts the deductions of the account so far, with this one; 0 where the account is opened.
-_BOOKED = """
+_BOOKED = f"""
 booked AS MATERIALIZED (
     SELECT done.account_id, done.operation_id + step.later AS operation_id, done.at, step.*, reference.*,
-        CASE step.code WHEN 'tokens_deducted' THEN 1 + done.account_id % 9 WHEN 'bonus_granted' THEN :given
+        {_SLOT % "done.account_id"} AS slot,
+        CASE step.kind WHEN 'used' THEN 1 + done.account_id % 9 WHEN 'given' THEN :given
             ELSE :allocated END AS amount,
-        CASE step.code WHEN 'account_opened' THEN 0 WHEN 'bonus_granted' THEN :allocated
-            WHEN 'subscription_canceled' THEN :allocated + :given
+        CASE step.kind WHEN 'opened' THEN 0 WHEN 'given' THEN :allocated
+            WHEN 'canceled' THEN :allocated + :given
             ELSE :given - (1 + done.account_id % 9) * (done.uses - 1) END AS balance_before,
         step.place + done.uses AS sequence,
         CASE WHEN done.uses > 0
@@ -252,34 +269,33 @@ booked AS MATERIALIZED (
             ELSE done.operation_id % 97 END * interval '1 second' END AS occurred_at
     FROM done
     JOIN (VALUES
-        ('account.open', 'account_opened', 'allocation', 1, 1, 0, 1),
-        ('credit.bonus', 'bonus_granted', 'bonus', 1, 2, 1, 2),
-        ('subscription.cancel', 'subscription_canceled', 'expiry', -1, 3, 2, 1),
-        ('usage.deduct', 'tokens_deducted', 'usage', -1, 3, 0, 2)
-    ) AS step (type, code, counter, sign, place, later, lot) ON (step.counter = 'usage') = (done.uses > 0)
+        ('opened', {_numbers("account.open", "account_opened", "allocation")}, 1, 1, 0, 1),
+        ('given', {_numbers("credit.bonus", "bonus_granted", "bonus")}, 1, 2, 1, 2),
+        ('canceled', {_numbers("subscription.cancel", "subscription_canceled", "expiry")}, -1, 3, 2, 1),
+        ('used', {_numbers("usage.deduct", "tokens_deducted", "usage")}, -1, 3, 0, 2)
+    ) AS step (kind, type, code, counter, sign, place, later, lot) ON (step.kind = 'used') = (done.uses > 0)
     CROSS JOIN LATERAL (
         SELECT CAST(md5((done.operation_id + step.later)::text) AS uuid)::text AS reference_id
     ) AS reference
 ), operated AS (
-    INSERT INTO operations (operation_id, reference_id, type, user_id, attempt, content, status, code, amount,
-        balance_before, balance_after, detail, occurred_at, first_entry, last_entry, recorded_at)
-    OVERRIDING SYSTEM VALUE
-    SELECT operation_id, reference_id, type, 'user-' || lpad((account_id - 1)::text, 6, '0'), 1,
-        CASE type WHEN 'account.open' THEN '{"tier":"free"}' WHEN 'subscription.cancel' THEN '{"at":"now"}'
-            ELSE '{' || coalesce('"feature":"' || feature || '",', '') || '"tokens":' || amount || '}' END,
-        'applied', code, amount, balance_before, balance_before + sign * amount,
-        CASE type WHEN 'account.open' THEN jsonb_build_object('tier', 'free')
-            WHEN 'subscription.cancel'
+    INSERT INTO operations (operation_id, slot, reference_id, type, user_id, attempt, content, status, code,
+        amount, balance_before, balance_after, detail, occurred_at, first_entry, last_entry, recorded_at)
+    SELECT operation_id, slot, reference_id, type, {_USER % "account_id"}, 1,
+        CASE kind WHEN 'opened' THEN '{{"tier":"free"}}' WHEN 'canceled' THEN '{{"at":"now"}}'
+            ELSE '{{' || coalesce('"feature":"' || feature || '",', '') || '"tokens":' || amount || '}}' END,
+        {number_of("status", "applied")}, code, amount, balance_before, balance_before + sign * amount,
+        CASE kind WHEN 'opened' THEN jsonb_build_object('tier', 'free')
+            WHEN 'canceled'
                 THEN jsonb_build_object('period_end', to_char(at, 'YYYY-MM-DD"T"HH24:MI:SS') || '+00:00') END,
         occurred_at, sequence, sequence, at
     FROM booked ORDER BY operation_id
 )
-INSERT INTO entries (account_id, sequence, operation_id, counter, amount, balance_before, balance_after, lot,
+INSERT INTO entries (account_id, sequence, slot, operation_id, counter, amount, balance_after, lot, is_due,
     feature, occurred_at, recorded_at)
-SELECT account_id, sequence, operation_id, counter, sign * amount, balance_before,
-    balance_before + sign * amount, lot, feature, coalesce(occurred_at, at), at
+SELECT account_id, sequence, slot, operation_id, counter, sign * amount, balance_before + sign * amount, lot,
+    false, coalesce(feature, ''), coalesce(occurred_at, at), at
 FROM booked ORDER BY operation_id
-"""
+"""  # noqa: S608 - all are texts of this file
 
 _HEAVY_OPENED = f"""
 WITH done AS (
@@ -289,21 +305,21 @@ WITH done AS (
 ), {_BOOKED}
 """  # noqa: S608 - the same
 
-_SLOTS = f"""
+_MOMENTS = f"""
 WITH spread AS (
-    SELECT slot, slot * :heavy_uses / :slots AS heavy_before,
-        (slot + 1) * :heavy_uses / :slots > slot * :heavy_uses / :slots AS is_heavy
-    FROM generate_series(CAST(:low AS bigint), CAST(:high AS bigint) - 1) AS slot
+    SELECT moment, moment * :heavy_uses / :moments AS heavy_before,
+        (moment + 1) * :heavy_uses / :moments > moment * :heavy_uses / :moments AS is_heavy
+    FROM generate_series(CAST(:low AS bigint), CAST(:high AS bigint) - 1) AS moment
 ), done AS (
     SELECT
         CASE WHEN is_heavy THEN heavy_before % nullif(:heavy, 0) + 1
-            ELSE :heavy + 1 + (slot - heavy_before) % :light
-                * (CAST(:orders AS bigint[]))[(slot - heavy_before) / :light + 1] % :light
+            ELSE :heavy + 1 + (moment - heavy_before) % :light
+                * (CAST(:orders AS bigint[]))[(moment - heavy_before) / :light + 1] % :light
         END AS account_id,
-        3 * :heavy + 1 + slot + 2 * least(slot - heavy_before, :light) AS operation_id,
-        CAST(:start AS timestamptz) + (slot + 1) * :seconds / (:slots + 1) * interval '1 second' AS at,
+        3 * :heavy + 1 + moment + 2 * least(moment - heavy_before, :light) AS operation_id,
+        CAST(:start AS timestamptz) + (moment + 1) * :seconds / (:moments + 1) * interval '1 second' AS at,
         CASE WHEN is_heavy THEN heavy_before / nullif(:heavy, 0) + 1
-            ELSE (slot - heavy_before) / :light END AS uses
+            ELSE (moment - heavy_before) / :light END AS uses
     FROM spread
 ), {_BOOKED}
 """  # noqa: S608 - the same

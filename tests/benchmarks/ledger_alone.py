@@ -1,5 +1,6 @@
 """Ledger without a broker: load, decide, write and commit in one process on one connection."""
 
+from collections.abc import Sequence
 from time import monotonic, process_time
 
 from schemas import DeductUsage
@@ -42,8 +43,12 @@ def written(context: BenchmarkContext, messages: int, users: int) -> Measured:
 
 
 def _clocked(sandbox: Sandbox, commands: list[DeductUsage]) -> Measured:
+    return clocked(sandbox, sandbox.application.ledger, list(chunks(commands, _BATCH)), "ledger alone")
+
+
+def clocked(sandbox: Sandbox, ledger: Ledger, batches: Sequence[list[DeductUsage]], name: str) -> Measured:
+    """Measure ``batches``, each of which is a transaction."""
     application = sandbox.application
-    ledger, batches = application.ledger, list(chunks(commands, _BATCH))
     ledger.probe()
     servers = sandbox.servers.process_ids()
     database = servers.get("postgresql")
@@ -56,14 +61,13 @@ def _clocked(sandbox: Sandbox, commands: list[DeductUsage]) -> Measured:
         cpu = {"worker": python}
         if database:
             cpu["postgresql"] = trees.processor_seconds(database) - database_before
-    return Measured("ledger alone", len(commands), seconds, cpu)
+    return Measured(name, sum(map(len, batches)), seconds, cpu)
 
 
 def _transact(ledger: Ledger, batch: list[DeductUsage], catalog: Catalog) -> None:
     now = utc_now()
-    with ledger.begin() as transaction:
-        known = transaction.load(batch, now)
-        transaction.write(decide(batch, known, now, catalog), known, now)
+    with ledger.begin(batch, now) as transaction:
+        transaction.write(decide(batch, transaction.known, now, catalog))
 
 
 LEDGER = Benchmark(

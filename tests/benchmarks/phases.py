@@ -14,6 +14,7 @@ from unittest.mock import patch
 
 from sqlalchemy.engine.default import DefaultDialect
 
+import worker.ledger.store
 import worker.pipeline
 from tests.benchmarks.sandbox import BenchmarkError
 from worker.broker.rabbitmq.link import AmqpLink
@@ -25,7 +26,7 @@ from worker.pipeline import Pipeline
 _STEPS: tuple[tuple[Any, str, str], ...] = (
     (AmqpLink, "receive", "receive"),
     (Pipeline, "receive", "decode"),
-    (LedgerTransaction, "load", "load"),
+    (worker.ledger.store, "load", "load"),
     (worker.pipeline, "decide", "decide"),
     (LedgerTransaction, "write", "write"),
     (DefaultDialect, "do_commit", "commit"),

@@ -12,6 +12,7 @@ from tests.benchmarks.mixed import MIXED
 from tests.benchmarks.peers import PEERS
 from tests.benchmarks.results import Benchmark
 from tests.benchmarks.skew import SKEW
+from tests.benchmarks.slots import SLOTS
 from tests.benchmarks.workers import WORKERS
 
 BENCHMARKS: tuple[Benchmark, ...] = (
@@ -19,6 +20,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     PEERS,
     ECHO,
     LEDGER,
+    SLOTS,
     BATCH,
     MIXED,
     SKEW,

@@ -189,9 +189,9 @@ class Sandbox:
         ledger = Ledger(self.application.engine)
         for chunk in chunks(commands):
             now = utc_now()
-            with ledger.begin() as transaction:
-                known = transaction.load(chunk, now)
-                transaction.write(decide(chunk, known, now, self.application.catalog), known, now)
+            with ledger.begin(chunk, now) as transaction:
+                known = transaction.known
+                transaction.write(decide(chunk, known, now, self.application.catalog))
 
     def tidy(self) -> None:
         """Update statistics and make a checkpoint, so that each run begins alike."""

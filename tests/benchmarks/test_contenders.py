@@ -35,7 +35,7 @@ from worker.ledger.tables import accounts, entries, lots, operations
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 #: Of 10,120 tokens in three lots: from one, across two, too many, across two and to the last one, too many.
 AMOUNTS = (30, 60, 11_000, 10_030, 1)
-_IDENTITY = {"account_id", "operation_id", "reference_id", "user_id"}
+_IDENTITY = {"slot", "account_id", "operation_id", "reference_id", "user_id"}
 #: The ledger by hand sends no notice of a low balance, and remembers none.
 _NOTICES = {"alerts", "notices"}
 

@@ -152,8 +152,20 @@ def _command(row: Any) -> Command:
 
 
 def rows_of(engine: Engine, table: Table) -> list[Any]:
+    """The rows, with the places of their accounts and operations instead of the ids, which are drawn anew."""
     with engine.connect() as connection:
-        return list(connection.execute(select(table).order_by(*table.primary_key)))
+        places = {
+            column.name: {number: place for place, number in enumerate(connection.scalars(ids))}
+            for column, ids in (
+                (column, select(column).order_by(column))
+                for column in (accounts.c.account_id, operations.c.operation_id)
+            )
+        }
+        rows = connection.execute(select(table).order_by(*table.primary_key)).mappings().all()
+    return sorted(
+        [places[name].get(value, value) if name in places else value for name, value in row.items()]
+        for row in rows
+    )
 
 
 def keys_of(engine: Engine) -> list[tuple[str, str]]:

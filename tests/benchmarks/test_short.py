@@ -125,17 +125,9 @@ def test_message_that_reaches_no_queue_fails_the_prefill(servers: Servers) -> No
             sandbox.prefill([lost], lambda *_: None)
 
 
-@pytest.mark.parametrize(
-    ("count", "writes"),
-    [
-        (1, ["WRITE uses"]),
-        (32, ["WRITE uses"]),
-        (33, ["INSERT operations", "WRITE batch"]),
-        (500, ["INSERT operations", "WRITE batch"]),
-    ],
-)
-def test_batch_of_plain_deductions_needs_at_most_five_statements_and_a_commit(
-    count: int, writes: list[str], postgres_engine: Engine, catalog: Catalog
+@pytest.mark.parametrize("count", [1, 33, 500])
+def test_batch_of_plain_deductions_needs_four_statements_and_a_commit(
+    count: int, postgres_engine: Engine, catalog: Catalog
 ) -> None:
     users = [f"u{number}" for number in range(100)]
     applied(
@@ -151,10 +143,5 @@ def test_batch_of_plain_deductions_needs_at_most_five_statements_and_a_commit(
     ]
     with counted(postgres_engine) as statements:
         applied(postgres_engine, catalog, *batch)
-    assert statements == [
-        "LOCK accounts",
-        "SELECT operations",
-        "SELECT lots",
-        *writes,
-        "COMMIT",
-    ]
+    # The connection has ids left of the block that it took for the accounts.
+    assert statements == ["LOCK accounts", "SELECT operations", "SELECT lots", "WRITE batch", "COMMIT"]

@@ -8,43 +8,51 @@ nothing that falls due.
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 from pydantic_core import to_json
-from sqlalchemy import Connection, Engine, Row, text
+from sqlalchemy import Connection, Engine, Row, bindparam, select, text
 
-from schemas import Code, DeductUsage, Status
+from schemas import Code, DeductUsage, Status, slot_of
 from worker.core.replies import human_amount
+from worker.ledger.identifiers import Kind, number_of
+from worker.ledger.tables import operations
 
 Values = dict[str, Any]
 
 _JSON = ("detail", "metadata")
-_STORED = text(
-    "SELECT operation_id, reference_id, type, user_id, attempt, content, status, code, amount, "
-    "balance_before, balance_after, detail, recorded_at FROM operations WHERE reference_id = :reference_id"
+_NUMBERED: tuple[Kind, ...] = ("type", "status", "code")
+_STORED = select(operations).where(
+    operations.c.reference_id == bindparam("reference_id"), ~operations.c.is_taken
+)
+# Numbers of its own, far above those that the worker takes.
+_NUMBERS = (
+    "SELECT pg_advisory_xact_lock(1)",
+    "CREATE SEQUENCE IF NOT EXISTS operations_by_hand START 1000000000000",
 )
 
 # A transaction that waits for the lock sees the account as it is then, but the reference as it was before:
 # the unique key decides whether the reference is new.
 _LOCK = text(
     "SELECT a.account_id, a.balance, a.held, a.debt, a.sequence, a.due_at, o.operation_id AS stored "
-    "FROM accounts a LEFT JOIN operations o ON o.reference_id = :reference_id "
-    "WHERE a.user_id = :user_id FOR UPDATE OF a"
+    "FROM accounts a LEFT JOIN operations o ON o.reference_id = :reference_id AND NOT o.is_taken "
+    "WHERE a.user_id = :user_id AND a.slot = :slot FOR UPDATE OF a"
 )
 # For the same reason this is a statement of its own: the transaction before has changed the lots.
 _BURNING = text(
     "SELECT number, remaining - held AS free FROM lots "
-    "WHERE account_id = :account_id AND is_open AND remaining > held "
+    "WHERE account_id = :account_id AND slot = :slot AND is_open AND remaining > held "
     "ORDER BY priority, expires_at NULLS LAST, number"
 )
 
 _CLAIM = """
-    INSERT INTO operations (reference_id, type, user_id, attempt, content, status, code, amount,
-        balance_before, balance_after, detail, occurred_at, metadata, description, first_entry, last_entry,
-        recorded_at)
-    VALUES (:reference_id, :type, :user_id, :attempt, :content, :status, :code, :amount,
-        :balance_before, :balance_after, CAST(:detail AS jsonb), :occurred_at, CAST(:metadata AS jsonb),
-        :description, :first_entry, :last_entry, :recorded_at)
+    INSERT INTO operations (operation_id, slot, reference_id, type, user_id, attempt, content, status, code,
+        amount, balance_before, balance_after, detail, occurred_at, metadata, description, first_entry,
+        last_entry, recorded_at)
+    VALUES (nextval('operations_by_hand'), :slot, :reference_id, :type, :user_id, :attempt, :content, :status,
+        :code, :amount, :balance_before, :balance_after, CAST(:detail AS jsonb), :occurred_at,
+        CAST(:metadata AS jsonb), :description, :first_entry, :last_entry, :recorded_at)
     ON CONFLICT DO NOTHING
     RETURNING operation_id
 """
@@ -55,7 +63,7 @@ _APPLY = text(f"""
     moved AS (
         UPDATE accounts
         SET balance = :balance_after, sequence = :last_entry, used = used + :amount, updated_at = :recorded_at
-        FROM claimed WHERE account_id = :account_id
+        FROM claimed WHERE account_id = :account_id AND slot = :slot
     ),
     parts AS (
         SELECT operation_id, lot, tokens, :first_entry - 1 + place AS sequence,
@@ -65,12 +73,12 @@ _APPLY = text(f"""
     ),
     burned AS (
         UPDATE lots SET remaining = remaining - tokens, is_open = remaining + pending > tokens
-        FROM parts WHERE account_id = :account_id AND number = lot
+        FROM parts WHERE account_id = :account_id AND slot = :slot AND number = lot
     )
-    INSERT INTO entries (account_id, sequence, operation_id, counter, amount, balance_before,
-        balance_after, lot, feature, occurred_at, recorded_at)
-    SELECT :account_id, sequence, operation_id, 'usage', -tokens, after + tokens, after, lot,
-        :feature, coalesce(:occurred_at, :recorded_at), :recorded_at
+    INSERT INTO entries (account_id, slot, sequence, operation_id, counter, amount, balance_after, lot,
+        feature, occurred_at, recorded_at, is_due)
+    SELECT :account_id, :slot, sequence, operation_id, {number_of("counter", "usage")}, -tokens, after, lot,
+        coalesce(:feature, ''), coalesce(:occurred_at, :recorded_at), :recorded_at, false
     FROM parts
     RETURNING operation_id
 """)  # noqa: S608 - put together from constants
@@ -81,18 +89,31 @@ def apply(engine: Engine, command: DeductUsage, now: datetime) -> bytes:
 
     Raises NotImplementedError where something is due on the account, which only the worker would post.
     """
+    _make_numbers(engine)
     content = to_json(command.content()).decode()
     with engine.begin() as connection:
-        named = {"reference_id": command.reference_id, "user_id": command.user_id}
+        named = {
+            "reference_id": command.reference_id,
+            "user_id": command.user_id,
+            "slot": slot_of(command.user_id),
+        }
         account = connection.execute(_LOCK, named).one_or_none()
         if account is None or account.stored is None:
             outcome = _judged(connection, command, content, account, now)
             if _is_written(connection, outcome):
                 return _reply(outcome, duplicate=False)
-        stored = connection.execute(_STORED, named).one()
+        stored = connection.execute(_STORED, {"reference_id": command.reference_id}).one()
     if (stored.type, stored.user_id, stored.content) != (command.type, command.user_id, content):
         return _conflict(command)
     return _reply(stored._asdict(), duplicate=True)
+
+
+@cache
+def _make_numbers(engine: Engine) -> None:
+    """Make the sequence, once a process."""
+    with engine.begin() as connection:
+        for statement in _NUMBERS:
+            connection.exec_driver_sql(statement)
 
 
 def _judged(
@@ -101,6 +122,7 @@ def _judged(
     """Return the outcome and, where applied, the tokens taken from each lot."""
     outcome: Values = {
         **dict.fromkeys(("amount", "balance_before", "balance_after", "first_entry", "last_entry")),
+        "slot": slot_of(command.user_id),
         "reference_id": command.reference_id,
         "type": command.type,
         "user_id": command.user_id,
@@ -131,7 +153,8 @@ def _judged(
                 **standing,
             },
         }
-    burning = connection.execute(_BURNING, {"account_id": account.account_id}).all()
+    whose = {"account_id": account.account_id, "slot": outcome["slot"]}
+    burning = connection.execute(_BURNING, whose).all()
     parts = _parts(burning, command.tokens)
     return outcome | {
         "status": Status.APPLIED,
@@ -165,7 +188,8 @@ def _is_written(connection: Connection, outcome: Values) -> bool:
     """Write ``outcome`` and set its id; return False where the reference has one already."""
     texts = {name: to_json(outcome[name]).decode() if outcome[name] else None for name in _JSON}
     statement = _APPLY if outcome["status"] is Status.APPLIED else _REFUSE
-    outcome["operation_id"] = connection.execute(statement, outcome | texts).scalars().first()
+    numbers = {name: number_of(name, outcome[name]) for name in _NUMBERED}
+    outcome["operation_id"] = connection.execute(statement, outcome | texts | numbers).scalars().first()
     return outcome["operation_id"] is not None
 
 
