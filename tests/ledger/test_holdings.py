@@ -207,6 +207,20 @@ def test_ended_holds_go_on_behind_a_reference(reader: Reader, holding: str, cata
         reader.holds(holding, end, catalog, ended=True, behind="nothing")
 
 
+def test_ended_holds_of_one_batch_come_once_each(
+    reader: Reader, ada: str, apply: Apply, catalog: Catalog
+) -> None:
+    holds = [f"h{number}" for number in (3, 1, 4, 2, 5)]
+    apply(*(ReserveUsage(reference_id=h, user_id=ada, tokens=1, ttl_seconds=60) for h in holds), now=NOW)
+    apply(*(ReleaseUsage(reference_id=f"r{h}", user_id=ada, original_reference_id=h) for h in holds), now=NOW)
+    found, behind, has_more = [], None, True
+    while has_more:
+        view = reader.holds(ada, NOW, catalog, ended=True, limit=2, behind=behind)
+        found += [hold.reference_id for hold in view.holds]
+        behind, has_more = found[-1], view.has_more
+    assert found == sorted(holds, reverse=True)
+
+
 @on_sqlite
 @pytest.mark.parametrize("limit", [0, 1_001])
 def test_holds_have_from_one_to_a_thousand_ended_ones(
