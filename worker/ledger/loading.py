@@ -254,7 +254,10 @@ def _closed_holds(connection: Connection, known: Known, named: Set[tuple[str, st
         {(slot_of(user_id), reference) for user_id, reference in named if reference not in still_open}
     )
     keys = Keys([reference for _, reference in ended], [slot for slot, _ in ended])
-    for hold in _grouped(select_by(connection, _ended_holds, keys)):
+    # Two statements: a plan that joins both, made while there are no holds, would later read all of them.
+    opening = select_rows(connection, operations, ("operation_id", "slot"), "reference_id", keys)
+    ids = Keys([row.operation_id for row in opening], [row.slot for row in opening])
+    for hold in _grouped(select_by(connection, _ended_holds, ids)):
         known.holds.setdefault(hold.account_id, []).append(hold)
 
 
@@ -263,11 +266,7 @@ def _open_holds(is_asked_for: IsKey) -> Select[Any]:
 
 
 def _ended_holds(is_asked_for: IsKey) -> Select[Any]:
-    """Select holds that ended, by their references; the operation that opened one is found by its own."""
-    is_opening = and_(operations.c.operation_id == holds.c.operation_id, operations.c.slot == holds.c.slot)
-    return _holds_and_parts.join(operations, is_opening).where(
-        is_asked_for(operations.c.reference_id), holds.c.state != HoldState.OPEN.value
-    )
+    return _holds_and_parts.where(is_asked_for(holds.c.operation_id), holds.c.state != HoldState.OPEN.value)
 
 
 _holds_and_parts = (
