@@ -1,6 +1,7 @@
 """Shared fixtures: real servers, and a database, a virtual host or a file for each test."""
 
 import gc
+import logging
 import os
 import shutil
 import sys
@@ -58,6 +59,15 @@ def _statements_name_the_slot() -> Iterator[None]:
     yield
     found, _RECORDER.found = _RECORDER.found, []
     assert not found, "statements without the slot"
+
+
+@pytest.fixture(autouse=True)
+def _restored_root_logger() -> Iterator[None]:
+    """Take back handlers that a command in this process has set: their stream ends with the test."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
 
 
 @pytest.fixture(scope="session")

@@ -2,21 +2,11 @@
 
 import json
 import logging
-from collections.abc import Iterator
 from datetime import datetime
 
 import pytest
 
 from worker.runtime.logging import configure_logging
-
-
-@pytest.fixture(autouse=True)
-def _restored_root() -> Iterator[None]:
-    """Give the root logger back as it was."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:], root.level = handlers, level
 
 
 def test_json_record_is_one_line_with_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
