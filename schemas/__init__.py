@@ -1,14 +1,26 @@
-"""The public contract: the commands, the replies, the notices and the dead letter, in their form on the wire.
+"""The public contract: commands, replies, queries, answers, notices and the dead letter, as they are sent.
 
 No input or output happens here and nothing of ``worker`` is imported.
 """
 
 from schemas.accounts import OpenAccount, SettleAccount
+from schemas.answers import (
+    AffordAnswer,
+    BalanceAnswer,
+    CatalogAnswer,
+    HistoryAnswer,
+    OperationAnswer,
+    ProblemCode,
+    QueryAnswer,
+    QueryProblem,
+    StatsAnswer,
+    UsageAnswer,
+)
 from schemas.commands import COMMAND_TYPES, MESSAGE_TYPES, Command, Message, commands_of, type_of
 from schemas.credits import AdjustCredit, BonusCredit, RefundCredit
 from schemas.dead_letter import DeadLetter
 from schemas.dead_letter_reason import DeadLetterReason
-from schemas.decoding import Limits, decode, first_malformed
+from schemas.decoding import Limits, decode, decode_query, first_malformed
 from schemas.malformed import Malformed
 from schemas.notices import Notice, NoticeType
 from schemas.payments import (
@@ -17,6 +29,17 @@ from schemas.payments import (
     PaymentFailed,
     PaymentRefunded,
     PaymentSucceeded,
+)
+from schemas.queries import (
+    QUERY_TYPES,
+    Query,
+    QueryAfford,
+    QueryBalance,
+    QueryCatalog,
+    QueryHistory,
+    QueryOperation,
+    QueryStats,
+    QueryUsage,
 )
 from schemas.replies import Code, Reply, Status
 from schemas.slots import SLOTS, slot_of
@@ -30,14 +53,20 @@ from schemas.usage import (
     SettleUsage,
     UsageBatch,
 )
+from schemas.version import SCHEMA_VERSION
 
 __all__ = [
     "COMMAND_TYPES",
     "MESSAGE_TYPES",
+    "QUERY_TYPES",
+    "SCHEMA_VERSION",
     "SLOTS",
     "AdjustCredit",
+    "AffordAnswer",
+    "BalanceAnswer",
     "BonusCredit",
     "CancelSubscription",
+    "CatalogAnswer",
     "ChangeSubscription",
     "Code",
     "Command",
@@ -46,16 +75,29 @@ __all__ = [
     "DeductUsage",
     "DisputeClosed",
     "FreeUpload",
+    "HistoryAnswer",
     "Limits",
     "Malformed",
     "Message",
     "Notice",
     "NoticeType",
     "OpenAccount",
+    "OperationAnswer",
     "PaymentDisputed",
     "PaymentFailed",
     "PaymentRefunded",
     "PaymentSucceeded",
+    "ProblemCode",
+    "Query",
+    "QueryAfford",
+    "QueryAnswer",
+    "QueryBalance",
+    "QueryCatalog",
+    "QueryHistory",
+    "QueryOperation",
+    "QueryProblem",
+    "QueryStats",
+    "QueryUsage",
     "RecordUsage",
     "RefundCredit",
     "ReleaseUsage",
@@ -64,14 +106,14 @@ __all__ = [
     "ReserveUsage",
     "SettleAccount",
     "SettleUsage",
+    "StatsAnswer",
     "Status",
+    "UsageAnswer",
     "UsageBatch",
     "commands_of",
     "decode",
+    "decode_query",
     "first_malformed",
     "slot_of",
     "type_of",
 ]
-
-#: Version of the contract; a dead letter names the one that refused it.
-SCHEMA_VERSION = 2

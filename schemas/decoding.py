@@ -1,8 +1,9 @@
-"""Decoding of a message's bytes to a command, or to the reason why there is none.
+"""Decoding of a message's bytes to a command or a query, or to the reason why there is none.
 
-``decode`` never raises: whatever a producer sends, its neighbours in the batch go on.
+Decoding never raises: whatever a producer sends, its neighbours in the batch go on.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
@@ -11,11 +12,12 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
 
 from schemas.base import BaseMessage
-from schemas.commands import COMMAND_TYPES, MESSAGE_TYPES, Command, type_of
+from schemas.commands import COMMAND_TYPES, MESSAGE_TYPES, Command
 from schemas.dead_letter_reason import DeadLetterReason
 from schemas.fields import IDENTIFIER_MAX, Identifier, is_plain
 from schemas.malformed import Malformed, MalformedError
 from schemas.parsing import GivenTwice, parse, shown
+from schemas.queries import QUERY_TYPES, Query
 from schemas.refusals import NAMES, Refusals, refused_item
 from schemas.usage import BATCH_MAX_ITEMS, ITEM_TYPES, BatchEnvelope, BatchItem, UsageBatch
 
@@ -35,7 +37,6 @@ class Limits:
     occurred_at_max_ahead: timedelta = timedelta(hours=24)
 
 
-_BATCH = type_of(UsageBatch)
 _Model = TypeVar("_Model", bound=BaseMessage)
 
 #: No type has more fields. A message with more is not validated: that makes an error for each unknown one.
@@ -61,6 +62,16 @@ def decode(body: bytes, *, now: datetime, limits: Limits) -> Command | UsageBatc
     return command
 
 
+def decode_query(body: bytes, *, limits: Limits) -> Query | Malformed:
+    """Return the query in ``body``, or the reason why it holds none."""
+    data: Any = None
+    try:
+        data = parse(body, limits.body_max_bytes, limits.max_quantity)
+        return _validated(data, QUERY_TYPES[_known_type(data, QUERY_TYPES)])
+    except MalformedError as refused:
+        return _malformed(refused, data)
+
+
 def first_malformed(decoded: Command | UsageBatch | Malformed | None) -> Malformed | None:
     """Return the refusal of ``decoded``, or of its first malformed item; None where all of it is good."""
     if isinstance(decoded, UsageBatch):
@@ -70,17 +81,19 @@ def first_malformed(decoded: Command | UsageBatch | Malformed | None) -> Malform
 
 def _model_of(data: dict[str, Any]) -> type[Command] | None:
     """Return the model of a command by its type; None for a batch."""
+    return COMMAND_TYPES.get(_known_type(data, MESSAGE_TYPES))
+
+
+def _known_type(data: dict[str, Any], known: Collection[str]) -> str:
+    """Return the type of a message, which is one of ``known``. Raises MalformedError."""
     if "type" not in data:
-        raise MalformedError(
-            DeadLetterReason.MISSING_FIELD, "The field 'type' is missing; " + _known_types(), "type"
-        )
-    name = data["type"]
-    model = COMMAND_TYPES.get(name) if isinstance(name, str) else None
-    if model is None and name != _BATCH:
-        raise MalformedError(
-            DeadLetterReason.UNKNOWN_TYPE, f"The type {shown(name)!r} is not known; " + _known_types(), "type"
-        )
-    return model
+        reason, text = DeadLetterReason.MISSING_FIELD, "The field 'type' is missing"
+    else:
+        name = data["type"]
+        if isinstance(name, str) and name in known:
+            return name
+        reason, text = DeadLetterReason.UNKNOWN_TYPE, f"The type {shown(name)!r} is not known"
+    raise MalformedError(reason, f"{text}; known are {', '.join(sorted(known))}.", "type")
 
 
 def _validated(
@@ -167,10 +180,6 @@ def _refuse_excess(command: Command, now: datetime, limits: Limits, index: int |
                 f"{field}: {at.isoformat()} lies in the future; check the sender's clock.",
                 field,
             )
-
-
-def _known_types() -> str:
-    return f"known are {', '.join(sorted(MESSAGE_TYPES))}."
 
 
 _IDENTIFIER: TypeAdapter[str] = TypeAdapter(Identifier)

@@ -1,7 +1,7 @@
 """Types of the values that a message may carry, and what each of them refuses."""
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Annotated, Any
 
 from pydantic import (
@@ -84,6 +84,17 @@ def parse_rfc3339(value: Any) -> datetime:
 
 
 Timestamp = Annotated[datetime, BeforeValidator(parse_rfc3339)]
+
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+
+
+def parse_day(value: Any) -> date:
+    """Return a day from ISO 8601 such as ``2026-11-22``. Raises ValueError with a correct example."""
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return value
+    if not isinstance(value, str) or not _DAY.fullmatch(value):
+        raise ValueError("must be a day such as 2026-11-22")
+    return date.fromisoformat(value)
 
 
 def _in_utc(value: datetime) -> datetime:

@@ -1,4 +1,4 @@
-"""Reasons why a value is no command, in words for producers and at bounded cost."""
+"""Reasons why a value is no command and no query, in words for producers and at bounded cost."""
 
 import difflib
 from functools import cache
@@ -14,6 +14,7 @@ from schemas.dead_letter_reason import DeadLetterReason
 from schemas.fields import CHARACTERS_TEXT, HALF_A_PAIR, HALF_A_PAIR_TEXT, metadata_fault
 from schemas.malformed import MalformedError
 from schemas.parsing import GivenTwice, given_twice, shown
+from schemas.queries import QUERY_TYPES
 from schemas.usage import ITEM_TYPES, BatchEnvelope
 
 Model = type[BaseMessage]
@@ -31,7 +32,7 @@ _WARY_AFTER = 20
 #: The fields of each type, as they are called on the wire.
 NAMES: Final[dict[Model, frozenset[str]]] = {
     model: frozenset(info.alias or name for name, info in model.model_fields.items())
-    for model in (*MESSAGE_TYPES.values(), BatchEnvelope)
+    for model in (*MESSAGE_TYPES.values(), *QUERY_TYPES.values(), BatchEnvelope)
 }
 
 
