@@ -1,0 +1,114 @@
+// The client: the vocabulary over RabbitMQ.
+
+import { addressOf } from "./connection.js";
+import type { Address } from "./connection.js";
+import { BillingRefused, BillingUnavailable } from "./errors.js";
+import type { Answer, Command, Notice, Query, Reply } from "./generated/contract.js";
+import { Listener } from "./listening.js";
+import type { Handler, Subscription } from "./listening.js";
+import { decode, encode } from "./numbers.js";
+import type { Outgoing } from "./requests.js";
+import { Billing, resultOf } from "./vocabulary.js";
+import type { CommandOptions, NoticesOptions, RepliesOptions, RequestOptions, Result } from "./vocabulary.js";
+import { Wire } from "./wire.js";
+
+const COMMAND_TIMEOUT_MS = 10_000;
+const QUERY_TIMEOUT_MS = 5_000;
+const PLACES = 1_000;
+
+export interface ClientOptions {
+  /** `amqp://user:password@host:5672/vhost`, or `amqps:`; `?heartbeat=` in seconds, default 15. */
+  readonly url: string;
+  /** Name of the program, which is kept with each operation; default `billing-client`. */
+  readonly appId?: string;
+  /** Most commands, and most queries, that are with the broker at a time; the others wait. Default 1,000. */
+  readonly maxPending?: number;
+  /** Options of the socket, such as `ca` or `servername`. */
+  readonly socket?: object;
+}
+
+/** Client of the ledger. It connects with its first message, and again whenever a connection is lost. */
+export class BillingClient extends Billing {
+  readonly #address: Address;
+  readonly #appId: string;
+  readonly #wire: Wire;
+  readonly #subscriptions = new Set<Subscription>();
+  #isClosed = false;
+
+  constructor(options: ClientOptions) {
+    super();
+    this.#address = addressOf(options.url, options.socket);
+    this.#appId = options.appId ?? "billing-client";
+    this.#wire = new Wire(this.#address, this.#appId, options.maxPending ?? PLACES);
+  }
+
+  /** Throws BillingTimeout, BillingUnavailable, BillingRefused, BillingFailed and BillingConfiguration. */
+  override async request(command: Command, options: CommandOptions = {}): Promise<Result> {
+    const { replies } = command as { replies?: string | null };
+    if ((replies ?? "all") !== "all") {
+      throw new BillingRefused("replies: request waits for the reply; use publish", "replies");
+    }
+    this.#start({ consumes: true });
+    const body = await this.#wire.asked.send(outgoing(command, options), options.timeoutMs ?? COMMAND_TIMEOUT_MS);
+    return resultOf(decode<Reply>(body));
+  }
+
+  /** Throws BillingTimeout, BillingUnavailable and BillingConfiguration; the reply tells the rest. */
+  override async publish(command: Command, options: CommandOptions = {}): Promise<void> {
+    this.#start({ consumes: false });
+    await this.#wire.published.send(outgoing(command, options), options.timeoutMs ?? COMMAND_TIMEOUT_MS);
+  }
+
+  override async ask(query: Query, options: RequestOptions = {}): Promise<Answer> {
+    this.#start({ consumes: false });
+    const message: Outgoing = { exchange: "billing", type: query.type, body: encode(query) };
+    return decode<Answer>(await this.#wire.queries.send(message, options.timeoutMs ?? QUERY_TIMEOUT_MS));
+  }
+
+  override replies(handler: Handler<Reply>, options: RepliesOptions = {}): Promise<Subscription> {
+    const queue = options.queue ?? "billing.replies";
+    return this.#listen(new Listener(`${this.#appId} replies`, this.#address, async () => queue, handler, options));
+  }
+
+  override notices(handler: Handler<Notice>, options: NoticesOptions): Promise<Subscription> {
+    const { queue, types = ["#"] } = options;
+    const prepare: ConstructorParameters<typeof Listener<Notice>>[2] = async (channel) => {
+      await channel.assertQueue(queue, { durable: true, arguments: { "x-queue-type": "quorum" } });
+      for (const type of types) await channel.bindQueue(queue, "billing.events", type);
+      return queue;
+    };
+    return this.#listen(new Listener(`${this.#appId} notices`, this.#address, prepare, handler, options));
+  }
+
+  override async close({ timeoutMs = COMMAND_TIMEOUT_MS }: RequestOptions = {}): Promise<void> {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    await Promise.all([...this.#subscriptions].map((subscription) => subscription.close()));
+    await this.#wire.close(timeoutMs);
+  }
+
+  async #listen<T>(listener: Listener<T>): Promise<Subscription> {
+    this.#refuseClosed();
+    this.#subscriptions.add(listener);
+    try {
+      return await listener.start();
+    } catch (error) {
+      this.#subscriptions.delete(listener);
+      throw error;
+    }
+  }
+
+  #start({ consumes }: { consumes: boolean }): void {
+    this.#refuseClosed();
+    this.#wire.start({ consumes });
+  }
+
+  #refuseClosed(): void {
+    if (this.#isClosed) throw new BillingUnavailable("the client is closed");
+  }
+}
+
+function outgoing(command: Command, { lane }: CommandOptions): Outgoing {
+  const exchange = lane === "bulk" ? "billing.bulk" : "billing";
+  return { exchange, type: command.type, body: encode(command), referenceId: command.referenceId };
+}

@@ -1,0 +1,959 @@
+// Written by `npm run generate` from ../contract/messages.schema.json. Do not edit.
+
+export type Command =
+  | OpenAccount
+  | SettleAccount
+  | DeductUsage
+  | FreeUpload
+  | ReserveUsage
+  | SettleUsage
+  | ReleaseUsage
+  | RecordUsage
+  | PaymentSucceeded
+  | PaymentRefunded
+  | PaymentDisputed
+  | DisputeClosed
+  | PaymentFailed
+  | RefundCredit
+  | BonusCredit
+  | AdjustCredit
+  | ChangeSubscription
+  | RenewSubscription
+  | CancelSubscription
+  | UsageBatch;
+export type Identifier = string;
+export type Time = string;
+export type Metadata = {[key: string]: string | number | bigint | boolean | null};
+export type Text = string;
+export type Label = string;
+export type Currency = string;
+export type Query = QueryBalance | QueryAfford | QueryHistory | QueryUsage | QueryStats | QueryOperation | QueryCatalog;
+export type Answer =
+  | BalanceAnswer
+  | AffordAnswer
+  | HistoryAnswer
+  | UsageAnswer
+  | StatsAnswer
+  | OperationAnswer
+  | CatalogAnswer
+  | QueryProblem;
+/**
+ * Stable reasons, one set for all replies. Names are never reused or renamed.
+ */
+export type Code =
+  | "account_opened"
+  | "tokens_deducted"
+  | "free_upload_counted"
+  | "tokens_purchased"
+  | "tokens_refunded"
+  | "bonus_granted"
+  | "bonus_scheduled"
+  | "adjustment_credited"
+  | "adjustment_debited"
+  | "account_settled"
+  | "tokens_reserved"
+  | "hold_settled"
+  | "hold_released"
+  | "usage_recorded"
+  | "batch_processed"
+  | "subscription_changed"
+  | "subscription_renewed"
+  | "renewal_scheduled"
+  | "subscription_canceled"
+  | "payment_refunded"
+  | "payment_disputed"
+  | "dispute_won"
+  | "dispute_lost"
+  | "payment_failed"
+  | "payment_awaited"
+  | "insufficient_balance"
+  | "account_not_found"
+  | "account_exists"
+  | "free_upload_limit_exceeded"
+  | "unknown_package"
+  | "unknown_tier"
+  | "amount_mismatch"
+  | "currency_mismatch"
+  | "hold_not_found"
+  | "hold_closed"
+  | "hold_exceeded"
+  | "unknown_meter"
+  | "original_required"
+  | "original_not_found"
+  | "original_not_refundable"
+  | "refund_exceeds_original"
+  | "credit_expired"
+  | "period_already_granted"
+  | "period_out_of_range"
+  | "subscription_not_active"
+  | "reference_conflict"
+  | "malformed"
+  | "unprocessable";
+/**
+ * Result of the command.
+ */
+export type Status = "applied" | "rejected" | "failed";
+/**
+ * Stable reasons why a query has no answer.
+ */
+export type ProblemCode =
+  "account_not_found" | "malformed" | "not_allowed" | "sequence_not_reached" | "unavailable" | "unprocessable";
+export type Notice = BalanceLow | BalanceDepleted | CreditExpiring;
+/**
+ * Stable reasons why a message became a dead letter. Names are never reused or renamed.
+ *
+ * Those of the first group are also the `reason` of a reply with the code `malformed`. A dead letter read from the wire may hold another one: an older or newer worker wrote it.
+ */
+export type DeadLetterReason =
+  | "body_too_large"
+  | "byte_order_mark"
+  | "not_utf8"
+  | "not_json"
+  | "too_deep"
+  | "duplicate_field"
+  | "not_an_object"
+  | "missing_field"
+  | "unknown_field"
+  | "unknown_type"
+  | "invalid_field"
+  | "wrong_sender"
+  | "wrong_routing_key"
+  | "unreadable_properties"
+  | "reference_conflict"
+  | "unprocessable"
+  | "delivery_limit"
+  | "notice_refused"
+  | "rejected"
+  | "expired"
+  | "maxlen"
+  | "unknown";
+
+/**
+ * Opens a balance on a subscription tier and grants the first period's allocation.
+ *
+ * Periods are months counted from the moment of opening (UTC): from the 31st, a shorter month's period begins on its last day.
+ */
+export interface OpenAccount {
+  type: "account.open";
+  referenceId: Identifier;
+  userId: Identifier;
+  occurredAt?: Time | null | undefined;
+  metadata?: Metadata | null | undefined;
+  attempt?: number | undefined;
+  description?: Text | null | undefined;
+  tier: Identifier;
+}
+/**
+ * Posts what is due: holds that ran out, credit that expired or takes effect, free renewals.
+ *
+ * The scheduler sends it. Nothing depends on its coming: any command that is applied does the same first, and reads count what is due.
+ */
+export interface SettleAccount {
+  type: "account.settle";
+  referenceId: Identifier;
+  userId: Identifier;
+  occurredAt?: Time | null | undefined;
+  metadata?: Metadata | null | undefined;
+  attempt?: number | undefined;
+  description?: Text | null | undefined;
+}
+/**
+ * Takes tokens, or is rejected for insufficient balance. Analytics group by `feature`.
+ *
+ * `tokens` may be 0: the usage is applied and moves nothing.
+ */
+export interface DeductUsage {
+  type: "usage.deduct";
+  referenceId: Identifier;
+  userId: Identifier;
+  occurredAt?: Time | null | undefined;
+  metadata?: Metadata | null | undefined;
+  attempt?: number | undefined;
+  description?: Text | null | undefined;
+  tokens: number;
+  feature?: Label | null | undefined;
+}
+/**
+ * Counts bytes against the tier's free-upload limit of the period; 0 bytes move nothing.
+ */
+export interface FreeUpload {
+  type: "usage.free_upload";
+  referenceId: Identifier;
+  userId: Identifier;
+  occurredAt?: Time | null | undefined;
+  metadata?: Metadata | null | undefined;
+  attempt?: number | undefined;
+  description?: Text | null | undefined;
+  bytes: number;
+}
+/**
+ * Holds tokens for work whose price is not known yet; they can't be spent otherwise meanwhile.
+ *
+ * After `ttlSeconds` (to 31 days) the hold runs out by itself. Its name is this reference.
+ */
+export interface ReserveUsage {
+  type: "usage.reserve";
+  referenceId: Identifier;
+  userId: Identifier;
+  occurredAt?: Time | null | undefined;
+  metadata?: Metadata | null | undefined;
+  attempt?: number | undefined;
+  description?: Text | null | undefined;
+  tokens: number;
+  ttlSeconds: number;
+}
+/**
+ * Captures the actual amount of the hold `originalReferenceId` and releases the rest.
+ *
+ * `tokens` may be 0. Where they are more than was held, the difference is taken from what is available (`on_excess: take`), or the command is refused (`refuse`). originalReferenceId must differ from referenceId.
+ */
+export interface SettleUsage {
+  type: "usage.settle";
+  referenceId: Identifier;
+  userId: Identifier;
+  occurredAt?: Time | null | undefined;
+  metadata?: Metadata | null | undefined;
+  attempt?: number | undefined;
+  description?: Text | null | undefined;
+  originalReferenceId: Identifier;
+  tokens: number;
+  onExcess?: "refuse" | "take" | undefined;
+  feature?: Label | null | undefined;
+}
+/**
+ * Gives the hold `originalReferenceId` up; its tokens are available again. originalReferenceId must differ from referenceId.
+ */
+export interface ReleaseUsage {
+  type: "usage.release";
+  referenceId: Identifier;
+  userId: Identifier;
+  occurredAt?: Time | null | undefined;
+  metadata?: Metadata | null | undefined;
+  attempt?: number | undefined;
+  description?: Text | null | undefined;
+  originalReferenceId: Identifier;
+}
+/**
+ * Meters usage: `quantity` units of `meter`, from the tier's free units first, then for tokens.
+ *
+ * `quantity` may be 0: the usage is applied and moves nothing.
+ */
+export interface RecordUsage {
+  type: "usage.record";
+  referenceId: Identifier;
+  userId: Identifier;
+  occurredAt?: Time | null | undefined;
+  metadata?: Metadata | null | undefined;
+  attempt?: number | undefined;
+  description?: Text | null | undefined;
+  meter: Label;
+  quantity: number;
+  feature?: Label | null | undefined;
+}
+/**
+ * Credits a token package, base and bonus, and records the payment.
+ *
+ * The reference is the payment's own id at the gateway, so that two events about one payment are one. The package is named by `packageId`, or by its position in the catalog, from 0.
+ */
+export interface PaymentSucceeded {
+  type: "payment.succeeded";
+  referenceId: Identifier;
+  userId: Identifier;
+  occurredAt?: Time | null | undefined;
+  metadata?: Metadata | null | undefined;
+  attempt?: number | undefined;
+  description?: Text | null | undefined;
+  packageId?: Identifier | null | undefined;
+  packageIndex?: number | null | undefined;
+  amountMinor: number;
+  currency: Currency;
+  provider?: Label | null | undefined;
+}
+/**
+ * Takes back tokens and bonus in proportion to the money that went back, all or a part.
+ *
+ * The reference is the refund's own id. However many parts there are, never more than was paid counts. originalReferenceId must differ from referenceId.
+ */
+export interface PaymentRefunded {
+  type: "payment.refunded";
+  referenceId: Identifier;
+  userId: Identifier;
+  occurredAt?: Time | null | undefined;
+  metadata?: Metadata | null | undefined;
+  attempt?: number | undefined;
+  description?: Text | null | undefined;
+  originalReferenceId: Identifier;
+  amountMinor: number;
+  currency: Currency;
+}
+/**
+ * Records an opened dispute. The catalog's `onDispute` says whether that alone takes tokens back. originalReferenceId must differ from referenceId.
+ */
+export interface PaymentDisputed {
+  type: "payment.disputed";
+  referenceId: Identifier;
+  userId: Identifier;
+  occurredAt?: Time | null | undefined;
+  metadata?: Metadata | null | undefined;
+  attempt?: number | undefined;
+  description?: Text | null | undefined;
+  originalReferenceId: Identifier;
+  disputeId: Identifier;
+  amountMinor: number;
+  currency: Currency;
+}
+/**
+ * Records a decided dispute: `lost` takes tokens back like a refund, `won` gives taken ones back. originalReferenceId must differ from referenceId.
+ */
+export interface DisputeClosed {
+  type: "payment.dispute_closed";
+  referenceId: Identifier;
+  userId: Identifier;
+  occurredAt?: Time | null | undefined;
+  metadata?: Metadata | null | undefined;
+  attempt?: number | undefined;
+  description?: Text | null | undefined;
+  originalReferenceId: Identifier;
+  disputeId: Identifier;
+  result: "won" | "lost";
+  amountMinor: number;
+  currency: Currency;
+}
+/**
+ * Takes back all that a payment bought which failed for good, also after it had succeeded.
+ *
+ * Where both events say when they occurred and the failure is the earlier one, the success stands. originalReferenceId must differ from referenceId.
+ */
+export interface PaymentFailed {
+  type: "payment.failed";
+  referenceId: Identifier;
+  userId: Identifier;
+  occurredAt?: Time | null | undefined;
+  metadata?: Metadata | null | undefined;
+  attempt?: number | undefined;
+  description?: Text | null | undefined;
+  originalReferenceId: Identifier;
+}
+/**
+ * Gives tokens back that the usage `originalReferenceId` took, to where they came from.
+ *
+ * However many refunds name one usage, together they never give back more than it took. Without an original it is refused, unless the catalog says otherwise (`refunds.unbound`). originalReferenceId must differ from referenceId.
+ */
+export interface RefundCredit {
+  type: "credit.refund";
+  referenceId: Identifier;
+  userId: Identifier;
+  occurredAt?: Time | null | undefined;
+  metadata?: Metadata | null | undefined;
+  attempt?: number | undefined;
+  description?: Text | null | undefined;
+  tokens: number;
+  originalReferenceId?: Identifier | null | undefined;
+}
+/**
+ * Gives promotional tokens, from `effectiveAt` (or now) until before `expiresAt` (or for ever).
+ *
+ * Credit of a lower `priority` (0 to 1000) is spent first; without one the catalog's for bonuses holds. expiresAt must be after effectiveAt.
+ */
+export interface BonusCredit {
+  type: "credit.bonus";
+  referenceId: Identifier;
+  userId: Identifier;
+  occurredAt?: Time | null | undefined;
+  metadata?: Metadata | null | undefined;
+  attempt?: number | undefined;
+  description?: Text | null | undefined;
+  tokens: number;
+  effectiveAt?: Time | null | undefined;
+  expiresAt?: Time | null | undefined;
+  priority?: number | null | undefined;
+}
+/**
+ * An operator's correction: positive `tokens` give, negative ones take. It names reason and actor.
+ *
+ * It never takes the balance below zero, unless `allowNegative` says so. expiresAt goes with positive tokens only.
+ */
+export interface AdjustCredit {
+  type: "credit.adjust";
+  referenceId: Identifier;
+  userId: Identifier;
+  occurredAt?: Time | null | undefined;
+  metadata?: Metadata | null | undefined;
+  attempt?: number | undefined;
+  description?: Text | null | undefined;
+  tokens: number;
+  reason: string;
+  actor: Label;
+  allowNegative?: boolean | undefined;
+  expiresAt?: Time | null | undefined;
+}
+/**
+ * Moves to another tier at once, and takes a cancellation back.
+ *
+ * In mid-period an upgrade grants what the new tier has more than the most that was granted in this period, so that going up and down and up again grants nothing twice. A downgrade grants nothing and takes nothing.
+ */
+export interface ChangeSubscription {
+  type: "subscription.change";
+  referenceId: Identifier;
+  userId: Identifier;
+  occurredAt?: Time | null | undefined;
+  metadata?: Metadata | null | undefined;
+  attempt?: number | undefined;
+  description?: Text | null | undefined;
+  tier: Identifier;
+}
+/**
+ * Grants the allocation of a period: the one that contains `periodStart`, by default the present one.
+ *
+ * A period is granted once, whatever the references. Calendars differ: within a day of its end, a period that is granted stands for the one that follows, whose allocation takes effect when it begins.
+ */
+export interface RenewSubscription {
+  type: "subscription.renew";
+  referenceId: Identifier;
+  userId: Identifier;
+  occurredAt?: Time | null | undefined;
+  metadata?: Metadata | null | undefined;
+  attempt?: number | undefined;
+  description?: Text | null | undefined;
+  periodStart?: Time | null | undefined;
+}
+/**
+ * Ends the subscription with the period that is granted, or `now`: then its allocation ends as well.
+ *
+ * What was bought or given otherwise stays. `subscription.change` takes it up again.
+ */
+export interface CancelSubscription {
+  type: "subscription.cancel";
+  referenceId: Identifier;
+  userId: Identifier;
+  occurredAt?: Time | null | undefined;
+  metadata?: Metadata | null | undefined;
+  attempt?: number | undefined;
+  description?: Text | null | undefined;
+  at?: "period_end" | "now" | undefined;
+}
+/**
+ * Up to 1,000 usage commands in one message: each with its own reference and outcome, one reply to all.
+ *
+ * An item without `userId` is the batch's user's. The items are applied in order, in one transaction; the batch's own reference names its reply and nothing in the ledger.
+ */
+export interface UsageBatch {
+  type: "usage.batch";
+  referenceId: Identifier;
+  userId?: Identifier | null | undefined;
+  /**
+   * @minItems 1
+   * @maxItems 1000
+   */
+  items: [
+    DeductUsageItem | RecordUsageItem | FreeUploadItem,
+    ...(DeductUsageItem | RecordUsageItem | FreeUploadItem)[]
+  ];
+}
+/**
+ * Takes tokens, or is rejected for insufficient balance. Analytics group by `feature`.
+ *
+ * `tokens` may be 0: the usage is applied and moves nothing.
+ */
+export interface DeductUsageItem {
+  type: "usage.deduct";
+  referenceId: Identifier;
+  userId?: Identifier | undefined;
+  occurredAt?: Time | null | undefined;
+  metadata?: Metadata | null | undefined;
+  attempt?: number | undefined;
+  description?: Text | null | undefined;
+  tokens: number;
+  feature?: Label | null | undefined;
+}
+/**
+ * Meters usage: `quantity` units of `meter`, from the tier's free units first, then for tokens.
+ *
+ * `quantity` may be 0: the usage is applied and moves nothing.
+ */
+export interface RecordUsageItem {
+  type: "usage.record";
+  referenceId: Identifier;
+  userId?: Identifier | undefined;
+  occurredAt?: Time | null | undefined;
+  metadata?: Metadata | null | undefined;
+  attempt?: number | undefined;
+  description?: Text | null | undefined;
+  meter: Label;
+  quantity: number;
+  feature?: Label | null | undefined;
+}
+/**
+ * Counts bytes against the tier's free-upload limit of the period; 0 bytes move nothing.
+ */
+export interface FreeUploadItem {
+  type: "usage.free_upload";
+  referenceId: Identifier;
+  userId?: Identifier | undefined;
+  occurredAt?: Time | null | undefined;
+  metadata?: Metadata | null | undefined;
+  attempt?: number | undefined;
+  description?: Text | null | undefined;
+  bytes: number;
+}
+/**
+ * Asks for the state of an account, now or `at` another time; what is due counts.
+ */
+export interface QueryBalance {
+  type: "query.balance";
+  userId: Identifier;
+  minSequence?: number | null | undefined;
+  at?: Time | null | undefined;
+}
+/**
+ * Asks whether a usage would be applied now: `tokens` at once, or `quantity` units of `meter`.
+ */
+export interface QueryAfford {
+  type: "query.afford";
+  userId: Identifier;
+  minSequence?: number | null | undefined;
+  tokens?: number | null | undefined;
+  meter?: Label | null | undefined;
+  quantity?: number | null | undefined;
+}
+/**
+ * Asks for a page of an account's transactions, newest first.
+ *
+ * `cursor` is the `nextCursor` of the page before; `offset` counts newer transactions instead, and goes without filters. `from` is included and `to` is not; they compare the time of recording. from must be before to.
+ */
+export interface QueryHistory {
+  type: "query.history";
+  userId: Identifier;
+  minSequence?: number | null | undefined;
+  limit?: number | undefined;
+  offset?: number | null | undefined;
+  cursor?: string | null | undefined;
+  status?: "applied" | "rejected" | "all" | undefined;
+  transactionType?: Label | null | undefined;
+  feature?: Label | null | undefined;
+  from?: Time | null | undefined;
+  to?: Time | null | undefined;
+}
+/**
+ * Asks for used tokens by local day: the last `days` with today, or the days `from` to `to`. from and to are at most 366 days, both included.
+ */
+export interface QueryUsage {
+  type: "query.usage";
+  userId: Identifier;
+  minSequence?: number | null | undefined;
+  days?: number | null | undefined;
+  from?: string | null | undefined;
+  to?: string | null | undefined;
+  timezone?: string | undefined;
+  groupBy?: string | null | undefined;
+}
+/**
+ * Asks for totals of all accounts.
+ */
+export interface QueryStats {
+  type: "query.stats";
+}
+/**
+ * Asks for the stored outcome of a reference: what a caller needs after a time-out.
+ */
+export interface QueryOperation {
+  type: "query.operation";
+  referenceId: Identifier;
+}
+/**
+ * Asks for packages, tiers and meters with their prices.
+ */
+export interface QueryCatalog {
+  type: "query.catalog";
+}
+/**
+ * State of an account, with what is due and not posted yet.
+ *
+ * `available` is what a deduction may take. `lots` are what remains, by source. `pending` takes effect later. `monthlyAllocation` is absent where the catalog lacks the tier. `nextCreditAt` is when the next credit is certain to come (a free tier's period, or a scheduled credit), of `nextCreditTokens`.
+ */
+export interface BalanceAnswer {
+  type: "answer.balance";
+  schemaVersion: number;
+  asOf: string;
+  userId: string;
+  sequence: number;
+  balance: number;
+  held: number;
+  available: number;
+  debt: number;
+  pending: number;
+  balanceFormatted: string;
+  heldFormatted: string;
+  availableFormatted: string;
+  lots: {
+    [k: string]: number;
+  };
+  totals: Totals;
+  subscription: SubscriptionState;
+  monthlyAllocation?: number | undefined;
+  monthlyAllocationFormatted?: string | undefined;
+  quotas: QuotaState[];
+  nextCreditAt?: string | undefined;
+  nextCreditTokens?: number | undefined;
+  openedAt: string;
+  updatedAt: string;
+}
+/**
+ * Sums of an account's entries: `balance` is the first five less the last three.
+ */
+export interface Totals {
+  allocated: number;
+  purchased: number;
+  bonus: number;
+  refunded: number;
+  adjusted: number;
+  used: number;
+  expired: number;
+  reversed: number;
+}
+/**
+ * Tier and its present period, from `periodStart` until before `periodEnd`.
+ *
+ * Allocations are granted until `grantedUntil`; from `endsAt` on nothing more is granted. `isActive` is false from then on.
+ */
+export interface SubscriptionState {
+  tier: string;
+  isActive: boolean;
+  periodStart: string;
+  periodEnd: string;
+  grantedUntil: string;
+  endsAt?: string | undefined;
+}
+/**
+ * Free units of a period in `unit`. `limit` is absent where the catalog lacks the account's tier.
+ */
+export interface QuotaState {
+  name: string;
+  unit: string;
+  limit?: number | undefined;
+  used: number;
+  remaining: number;
+}
+/**
+ * Result that a usage would have now, and its price.
+ *
+ * `code` is that of the reply it would get. `required` tokens are its price, absent where it has none (an unknown meter); `freeQuantity` units of `quantity` are free.
+ */
+export interface AffordAnswer {
+  type: "answer.afford";
+  schemaVersion: number;
+  asOf: string;
+  userId: string;
+  sequence: number;
+  affordable: boolean;
+  code: Code | (string & {});
+  required?: number | undefined;
+  available: number;
+  shortfall: number;
+  meter?: string | undefined;
+  quantity?: number | undefined;
+  freeQuantity?: number | undefined;
+  chargedQuantity?: number | undefined;
+}
+/**
+ * Page of transactions, newest first. `total` counts the posted ones; absent under a filter.
+ */
+export interface HistoryAnswer {
+  type: "answer.history";
+  schemaVersion: number;
+  asOf: string;
+  userId: string;
+  sequence: number;
+  transactions: Transaction[];
+  limit: number;
+  offset?: number | undefined;
+  total?: number | undefined;
+  hasMore: boolean;
+  nextCursor?: string | undefined;
+}
+/**
+ * One posted entry, or a refused operation, which has no `sequence` and an `amount` of 0.
+ *
+ * `amount` is positive where it was credited. Entries of one operation share `transactionId` and `referenceId`: a purchase with a bonus is two. `lot` is the number of the lot that moved, of `source`; absent where it was the account's debt. `dueAt` is when it fell due, where time brought it about and the operation only posted it.
+ */
+export interface Transaction {
+  type: string;
+  transactionId: string;
+  referenceId: string;
+  status: string;
+  code: string;
+  counter?: string | undefined;
+  amount: number;
+  balanceBefore?: number | undefined;
+  balanceAfter?: number | undefined;
+  sequence?: number | undefined;
+  lot?: number | undefined;
+  source?: string | undefined;
+  feature?: string | undefined;
+  description?: string | undefined;
+  metadata?: {[key: string]: string | number | bigint | boolean | null} | undefined;
+  dueAt?: string | undefined;
+  occurredAt: string;
+  recordedAt: string;
+}
+/**
+ * Used tokens of a range of days; a refund doesn't lower them.
+ *
+ * `averageDaily` is over all days, rounded down; `projectedMonthly` is that of 30 days.
+ */
+export interface UsageAnswer {
+  type: "answer.usage";
+  schemaVersion: number;
+  asOf: string;
+  userId: string;
+  sequence: number;
+  period: UsagePeriod;
+  timezone: string;
+  total: number;
+  averageDaily: number;
+  projectedMonthly: number;
+  dailyUsage: DayUsage[];
+  usageByType: TypeUsage[];
+  groupBy?: string | undefined;
+  groups?: GroupUsage[] | undefined;
+}
+/**
+ * Local days, both included.
+ */
+export interface UsagePeriod {
+  days: number;
+  startDate: string;
+  endDate: string;
+}
+/**
+ * Used tokens of one local day.
+ */
+export interface DayUsage {
+  date: string;
+  tokens: number;
+}
+/**
+ * Used tokens of one type of command, and their share in percent with two decimals.
+ */
+export interface TypeUsage {
+  type: string;
+  tokens: number;
+  percentage: number;
+}
+/**
+ * Used tokens of one group. `key` is absent for what has none: no feature, or not this metadata key.
+ */
+export interface GroupUsage {
+  key?: string | undefined;
+  tokens: number;
+  percentage: number;
+}
+/**
+ * Totals of all accounts, as they are posted.
+ */
+export interface StatsAnswer {
+  type: "answer.stats";
+  schemaVersion: number;
+  asOf: string;
+  users: number;
+  balance: number;
+  held: number;
+  debt: number;
+  totals: Totals;
+  payments: number;
+  accountsByTier: {
+    [k: string]: number;
+  };
+  revenue: CurrencyRevenue[];
+}
+/**
+ * Payments taken in one currency, in its minor units; what went back is not taken off.
+ */
+export interface CurrencyRevenue {
+  currency: string;
+  payments: number;
+  amountMinor: number;
+}
+/**
+ * Stored outcome of a reference as its reply (a `duplicate`); absent where none is stored yet.
+ */
+export interface OperationAnswer {
+  type: "answer.operation";
+  schemaVersion: number;
+  asOf: string;
+  referenceId: string;
+  isKnown: boolean;
+  reply?: Reply | undefined;
+}
+/**
+ * One reply. Absent fields don't apply. Amounts are whole tokens, or bytes where `unit` says so.
+ *
+ * `duplicate` is true when the reference had its outcome before this delivery; everything else is then as it was in the first reply. `recordedAt` is when the outcome was stored. `held` is what holds keep of the balance, absent where that is nothing: available is balance minus held. `expired` counts the tokens that had run out and were taken off together with this. The reply to a batch has the replies to its `items`, in their order, and counts them: `failed` are those that are no commands.
+ */
+export interface Reply {
+  type?: string | undefined;
+  status: Status;
+  code: Code | (string & {});
+  message: string;
+  referenceId?: string | undefined;
+  userId?: string | undefined;
+  attempt?: number | undefined;
+  duplicate: boolean;
+  transactionId?: string | undefined;
+  unit?: string | undefined;
+  amount?: number | undefined;
+  balanceBefore?: number | undefined;
+  balanceAfter?: number | undefined;
+  required?: number | undefined;
+  available?: number | undefined;
+  shortfall?: number | undefined;
+  used?: number | undefined;
+  limit?: number | undefined;
+  tier?: string | undefined;
+  packageId?: string | undefined;
+  baseTokens?: number | undefined;
+  bonusTokens?: number | undefined;
+  expected?: string | undefined;
+  received?: string | undefined;
+  field?: string | undefined;
+  reason?: string | undefined;
+  recordedAt?: string | undefined;
+  originalReferenceId?: string | undefined;
+  held?: number | undefined;
+  released?: number | undefined;
+  expired?: number | undefined;
+  state?: string | undefined;
+  meter?: string | undefined;
+  quantity?: number | undefined;
+  freeQuantity?: number | undefined;
+  chargedQuantity?: number | undefined;
+  amountMinor?: number | undefined;
+  uncollected?: number | undefined;
+  debt?: number | undefined;
+  actor?: string | undefined;
+  effectiveAt?: string | undefined;
+  expiresAt?: string | undefined;
+  periodStart?: string | undefined;
+  periodEnd?: string | undefined;
+  applied?: number | undefined;
+  rejected?: number | undefined;
+  failed?: number | undefined;
+  items?: Reply[] | undefined;
+}
+/**
+ * All that is for sale. `hash` is another one after any change.
+ */
+export interface CatalogAnswer {
+  type: "answer.catalog";
+  schemaVersion: number;
+  asOf: string;
+  hash: string;
+  packages: CatalogPackage[];
+  tiers: CatalogTier[];
+  meters: CatalogMeter[];
+}
+/**
+ * Package for sale; `index` is its `packageIndex`.
+ */
+export interface CatalogPackage {
+  id: string;
+  index: number;
+  tokens: number;
+  bonusTokens: number;
+  priceMinor: number;
+  currency: string;
+  validDays?: number | undefined;
+  bonusValidDays?: number | undefined;
+}
+/**
+ * Tier of a subscription, with its free units a period by quota.
+ */
+export interface CatalogTier {
+  id: string;
+  monthlyTokens: number;
+  freeUploadBytes: number;
+  freeUnits: {
+    [k: string]: number;
+  };
+  rolloverTokens: number;
+  autoRenew: boolean;
+}
+/**
+ * Meter with its price: `tokens` for each `per` units, at least `minimumTokens`.
+ */
+export interface CatalogMeter {
+  id: string;
+  unit: string;
+  per: number;
+  tokens: number;
+  rounding: string;
+  minimumTokens: number;
+  quota: string;
+}
+/**
+ * Reason why a query has no answer. `query` is its type, where it can be read.
+ */
+export interface QueryProblem {
+  type: "answer.problem";
+  schemaVersion: number;
+  asOf: string;
+  code: ProblemCode | (string & {});
+  message: string;
+  query?: string | undefined;
+  userId?: string | undefined;
+  field?: string | undefined;
+}
+/**
+ * One notice. The same one may come twice (at least once): `id` is then the same.
+ *
+ * `referenceId` is the operation that brought it about, `recordedAt` when. Of a balance: `available` tokens were at or below `mark`. Of credit: `tokens` of `lot` (its number in the account) end with `expiresAt`.
+ */
+export interface BalanceLow {
+  type: "balance.low";
+  id: string;
+  userId: string;
+  referenceId: string;
+  recordedAt: string;
+  available?: number | undefined;
+  mark?: number | undefined;
+  lot?: number | undefined;
+  tokens?: number | undefined;
+  source?: string | undefined;
+  expiresAt?: string | undefined;
+}
+/**
+ * One notice. The same one may come twice (at least once): `id` is then the same.
+ *
+ * `referenceId` is the operation that brought it about, `recordedAt` when. Of a balance: `available` tokens were at or below `mark`. Of credit: `tokens` of `lot` (its number in the account) end with `expiresAt`.
+ */
+export interface BalanceDepleted {
+  type: "balance.depleted";
+  id: string;
+  userId: string;
+  referenceId: string;
+  recordedAt: string;
+  available?: number | undefined;
+  mark?: number | undefined;
+  lot?: number | undefined;
+  tokens?: number | undefined;
+  source?: string | undefined;
+  expiresAt?: string | undefined;
+}
+/**
+ * One notice. The same one may come twice (at least once): `id` is then the same.
+ *
+ * `referenceId` is the operation that brought it about, `recordedAt` when. Of a balance: `available` tokens were at or below `mark`. Of credit: `tokens` of `lot` (its number in the account) end with `expiresAt`.
+ */
+export interface CreditExpiring {
+  type: "credit.expiring";
+  id: string;
+  userId: string;
+  referenceId: string;
+  recordedAt: string;
+  available?: number | undefined;
+  mark?: number | undefined;
+  lot?: number | undefined;
+  tokens?: number | undefined;
+  source?: string | undefined;
+  expiresAt?: string | undefined;
+}

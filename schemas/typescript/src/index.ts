@@ -1,0 +1,18 @@
+export { BillingClient } from "./client.js";
+export type { ClientOptions } from "./client.js";
+export * from "./errors.js";
+export type * from "./generated/contract.js";
+export type { Handler, ListenOptions, Subscription } from "./listening.js";
+export { Billing } from "./vocabulary.js";
+export type {
+  AffordOptions,
+  Applied,
+  CommandOptions,
+  Fields,
+  NoticesOptions,
+  Rejected,
+  RepliesOptions,
+  RequestOptions,
+  Result,
+  Usage,
+} from "./vocabulary.js";

@@ -1,0 +1,147 @@
+// Subscriptions: each message is acknowledged after its handler, and a copy of it is not handled again.
+
+import type { Channel, ChannelModel, ConsumeMessage } from "amqplib";
+
+import { Connection, tied } from "./connection.js";
+import type { Address } from "./connection.js";
+import { BillingUnavailable } from "./errors.js";
+import { decode } from "./numbers.js";
+
+/** Handler of messages; one that throws gets the message again. */
+export type Handler<T> = (message: T) => void | Promise<void>;
+
+export interface ListenOptions {
+  /** Most messages that are handled at a time; default 10. */
+  readonly concurrency?: number;
+  /** Called with an error of the handler, and with a broker's refusal; by default a warning of the process. */
+  readonly onError?: (error: Error) => void;
+}
+
+/** Open subscription. `close` waits for running handlers. */
+export interface Subscription {
+  close(): Promise<void>;
+}
+
+/** Time before a message whose handler failed is given back, in milliseconds. */
+const RETRY_DELAY_MS = 1_000;
+/** Number of handled ids that are remembered, to recognize copies. */
+const REMEMBERED = 10_000;
+
+/** Consumer of one queue on a connection of its own, so that a missing queue disturbs nothing else. */
+export class Listener<T> implements Subscription {
+  readonly #connection: Connection;
+  readonly #handled = new Set<string>();
+  readonly #running = new Map<string, Promise<boolean>>();
+  readonly #retries = new Map<NodeJS.Timeout, () => void>();
+  #channel: Channel | undefined;
+  #consumerTag = "";
+  #opened: (() => void) | undefined;
+  #refused: ((error: Error) => void) | undefined;
+
+  constructor(
+    name: string,
+    address: Address,
+    private readonly prepare: (channel: Channel) => Promise<string>,
+    private readonly handler: Handler<T>,
+    private readonly options: ListenOptions,
+  ) {
+    this.#connection = new Connection(name, address, {
+      open: (model) => this.#open(model),
+      lost: () => (this.#channel = undefined),
+      refused: (error) => (this.#refused ?? this.#report)(error),
+    });
+  }
+
+  /** Begin, and return once messages are consumed. A refusal of the broker's ends it. */
+  async start(): Promise<this> {
+    try {
+      await new Promise<void>((resolve, reject) => {
+        [this.#opened, this.#refused] = [resolve, reject];
+        this.#connection.start();
+      });
+    } catch (error) {
+      await this.#connection.close();
+      throw error;
+    }
+    this.#opened = this.#refused = undefined;
+    return this;
+  }
+
+  async close(): Promise<void> {
+    this.#refused?.(new BillingUnavailable("the client is closed"));
+    await this.#channel?.cancel(this.#consumerTag).catch(() => {});
+    await Promise.all(this.#running.values());
+    for (const [timer, giveBack] of this.#retries) {
+      clearTimeout(timer);
+      giveBack();
+    }
+    await this.#connection.close();
+  }
+
+  async #open(model: ChannelModel): Promise<void> {
+    const channel = tied(await model.createChannel(), model, () => {});
+    await channel.prefetch(this.options.concurrency ?? 10);
+    const queue = await this.prepare(channel);
+    const consumer = await channel.consume(queue, (delivery) => {
+      if (delivery === null) void channel.close().catch(() => {}); // the queue was deleted
+      else void this.#take(channel, delivery);
+    });
+    [this.#channel, this.#consumerTag] = [channel, consumer.consumerTag];
+    this.#opened?.();
+  }
+
+  async #take(channel: Channel, delivery: ConsumeMessage): Promise<void> {
+    const id = String(delivery.properties.messageId ?? "");
+    if (this.#handled.has(id)) return settle(() => channel.ack(delivery));
+    const running = this.#running.get(id) ?? this.#handle(id, delivery);
+    if (await running) return settle(() => channel.ack(delivery));
+    const giveBack = (): void => {
+      this.#retries.delete(timer);
+      settle(() => channel.nack(delivery, false, true));
+    };
+    const timer = setTimeout(giveBack, RETRY_DELAY_MS);
+    this.#retries.set(timer, giveBack);
+  }
+
+  /** Run the handler; a copy that comes meanwhile waits for the same run. */
+  #handle(id: string, delivery: ConsumeMessage): Promise<boolean> {
+    const run = this.#run(delivery).then((isDone) => {
+      this.#running.delete(id);
+      if (isDone && id !== "") this.#remember(id);
+      return isDone;
+    });
+    if (id !== "") this.#running.set(id, run);
+    return run;
+  }
+
+  async #run(delivery: ConsumeMessage): Promise<boolean> {
+    try {
+      await this.handler(decode<T>(delivery.content));
+      return true;
+    } catch (error) {
+      this.#report(error instanceof Error ? error : new Error(String(error)));
+      return false;
+    }
+  }
+
+  readonly #report = (error: Error): void => {
+    if (this.options.onError === undefined) process.emitWarning(error);
+    else this.options.onError(error);
+  };
+
+  #remember(id: string): void {
+    this.#handled.add(id);
+    if (this.#handled.size <= REMEMBERED) return;
+    const [oldest] = this.#handled;
+    if (oldest !== undefined) this.#handled.delete(oldest);
+  }
+}
+
+/** Acknowledge or give back. Where the channel is lost, the broker delivers again by itself. */
+function settle(answer: () => void): void {
+  try {
+    answer();
+  } catch (error) {
+    if (!(error instanceof Error) || error.name !== "IllegalOperationError") throw error;
+  }
+}

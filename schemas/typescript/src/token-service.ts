@@ -1,0 +1,290 @@
+// The ten methods of the old token service, on the ledger: a team replaces an import.
+
+import { randomUUID } from "node:crypto";
+
+import { BillingError } from "./errors.js";
+import type { BalanceAnswer, Command, Reply, Transaction as Entry } from "./generated/contract.js";
+import type { AffordOptions, Applied, Billing, Rejected, Result } from "./vocabulary.js";
+
+/** An account as the old service knew it, with what it formatted. */
+export interface TokenBalance {
+  readonly userId: string;
+  readonly currentBalance: number;
+  /** Everything that was ever credited: allocations, purchases, bonuses, refunds and corrections. */
+  readonly totalEarned: number;
+  readonly totalUsed: number;
+  readonly totalPurchased: number;
+  readonly freeUploadUsed: number;
+  readonly freeUploadRemaining: number;
+  readonly currentBalanceFormatted: string;
+  readonly totalEarnedFormatted: string;
+  readonly totalUsedFormatted: string;
+  readonly monthlyAllocation: number;
+  readonly monthlyAllocationFormatted: string;
+  readonly subscription: BalanceAnswer["subscription"];
+}
+
+/** One line of the history; `amount` is negative where tokens were taken. */
+export interface Transaction {
+  readonly id: string;
+  readonly type: string;
+  readonly amount: number;
+  readonly balanceBefore: number;
+  readonly balanceAfter: number;
+  readonly description: string | null;
+  readonly referenceId: string;
+  readonly referenceType: string | null;
+  readonly metadata: Entry["metadata"] | null;
+  readonly createdAt: Date;
+}
+
+export interface TransactionHistory {
+  readonly transactions: Transaction[];
+  readonly total: number;
+  readonly limit: number;
+  readonly offset: number;
+  readonly hasMore: boolean;
+}
+
+export interface UsageAnalytics {
+  readonly period: { readonly days: number; readonly startDate: Date; readonly endDate: Date };
+  readonly usage: { readonly total: number; readonly averageDaily: number; readonly projectedMonthly: number };
+  readonly dailyUsage: { readonly date: string; readonly tokens: number }[];
+  readonly usageByType: { readonly type: string; readonly tokens: number; readonly percentage: number }[];
+}
+
+export interface GlobalStats {
+  readonly totalBalances: number;
+  readonly totalTokensInCirculation: number;
+  readonly totalTokensEarned: number;
+  readonly totalTokensUsed: number;
+  readonly totalTokensPurchased: number;
+}
+
+/** The ledger refused; the text is the old service's, `code` and `reply` are the ledger's. */
+export class TokenServiceError extends BillingError {
+  constructor(
+    message: string,
+    readonly code: string,
+    readonly reply?: Reply,
+  ) {
+    super(message);
+  }
+}
+
+/** The operation was applied, and only the new balance could not be read. Don't repeat it. */
+export class BalanceUnread extends BillingError {
+  constructor(
+    readonly reply: Applied,
+    cause: unknown,
+  ) {
+    super(`${reply.referenceId} was applied; its balance can't be read now`, { cause });
+  }
+}
+
+const NO_ACCOUNT = "Token balance not found";
+const FREE_UPLOAD = "free_upload";
+
+/** Token service over any client of the ledger.
+ *
+ * A key (`referenceId`, `paymentIntentId`, `idempotencyKey`) names one operation for ever: a call with the same
+ * key is applied once. Without a key each call is an operation of its own. A rejected call may be repeated with
+ * its key: it is judged anew. */
+export class TokenService {
+  constructor(private readonly billing: Billing) {}
+
+  async getBalance(userId: string): Promise<TokenBalance> {
+    return this.#balance(userId, {});
+  }
+
+  async canAfford(userId: string, tokensRequired: number, options?: AffordOptions): Promise<boolean> {
+    return this.billing.canAfford(userId, tokensRequired, options);
+  }
+
+  /** Take tokens. `referenceType`, such as "upload", is what statistics group by. */
+  async deductTokens(params: {
+    userId: string;
+    amount: number;
+    description: string;
+    referenceId?: string | undefined;
+    referenceType?: string | undefined;
+  }): Promise<TokenBalance> {
+    const { userId, amount: tokens, description, referenceId = randomUUID(), referenceType: feature } = params;
+    return this.#apply({ type: "usage.deduct", referenceId, userId, tokens, description, feature });
+  }
+
+  /** Credit a package, once for each payment. The price is what was paid, or else that of the catalog. */
+  async purchaseTokens(params: {
+    userId: string;
+    packageIndex: number;
+    paymentIntentId: string;
+    amountMinor?: number | undefined;
+    currency?: string | undefined;
+  }): Promise<TokenBalance> {
+    const { userId, packageIndex, paymentIntentId: referenceId } = params;
+    const price = { amountMinor: params.amountMinor, currency: params.currency };
+    const paid = await this.#paid(referenceId, packageIndex, price);
+    if (paid === undefined) throw new TokenServiceError("Invalid token package", "unknown_package");
+    return this.#apply({ type: "payment.succeeded", referenceId, userId, packageIndex, ...paid });
+  }
+
+  /** Give tokens of a usage back. `referenceId` is that usage's; without it the catalog must allow refunds
+   * that name none (`refunds.unbound`). */
+  async refundTokens(params: {
+    userId: string;
+    amount: number;
+    reason: string;
+    referenceId?: string | undefined;
+    idempotencyKey?: string | undefined;
+  }): Promise<TokenBalance> {
+    const { userId, amount: tokens, reason: description, referenceId: originalReferenceId } = params;
+    const referenceId = params.idempotencyKey ?? randomUUID();
+    return this.#apply({ type: "credit.refund", referenceId, userId, tokens, description, originalReferenceId });
+  }
+
+  async addBonusTokens(
+    userId: string,
+    amount: number,
+    reason: string,
+    idempotencyKey: string = randomUUID(),
+  ): Promise<TokenBalance> {
+    return this.#apply({
+      type: "credit.bonus",
+      referenceId: idempotencyKey,
+      userId,
+      tokens: amount,
+      description: reason,
+    });
+  }
+
+  async trackFreeUploadUsage(
+    userId: string,
+    bytesUsed: number,
+    idempotencyKey: string = randomUUID(),
+  ): Promise<TokenBalance> {
+    return this.#apply({ type: "usage.free_upload", referenceId: idempotencyKey, userId, bytes: bytesUsed });
+  }
+
+  /** Return a page, newest first; an empty one for an unknown account. */
+  async getTransactionHistory(userId: string, limit = 50, offset = 0): Promise<TransactionHistory> {
+    const page = await this.billing.history(userId, { limit, offset });
+    return {
+      transactions: (page?.transactions ?? []).map(transaction),
+      total: page?.total ?? 0,
+      limit,
+      offset,
+      hasMore: page?.hasMore ?? false,
+    };
+  }
+
+  /** Return the usage of the last days, today included, in UTC. */
+  async getUsageAnalytics(userId: string, days = 30): Promise<UsageAnalytics> {
+    const found = await this.billing.usage(userId, { days });
+    if (found === null) throw new TokenServiceError(NO_ACCOUNT, "account_not_found");
+    const { period, total, averageDaily, projectedMonthly, dailyUsage, usageByType } = found;
+    return {
+      period: { days: period.days, startDate: new Date(period.startDate), endDate: new Date(period.endDate) },
+      usage: { total, averageDaily, projectedMonthly },
+      dailyUsage,
+      usageByType,
+    };
+  }
+
+  async getGlobalStats(): Promise<GlobalStats> {
+    const { users, balance, totals } = await this.billing.stats();
+    return {
+      totalBalances: users,
+      totalTokensInCirculation: balance,
+      totalTokensEarned: earned(totals),
+      totalTokensUsed: totals.used,
+      totalTokensPurchased: totals.purchased,
+    };
+  }
+
+  /** Send a command, and once more where its reference was rejected before; return the new balance. */
+  async #apply(command: Exclude<Command, { type: "usage.batch" }>): Promise<TokenBalance> {
+    let result = await this.billing.request(command);
+    if (isOldRejection(result)) {
+      result = await this.billing.request({ ...command, attempt: (result.attempt ?? 1) + 1 });
+    }
+    if (result.status === "rejected") throw oldError(result);
+    try {
+      return await this.#balance(command.userId, { minSequence: sequenceOf(result) });
+    } catch (error) {
+      throw new BalanceUnread(result, error);
+    }
+  }
+
+  async #balance(userId: string, fields: { minSequence?: number | undefined }): Promise<TokenBalance> {
+    const answer = await this.billing.balance(userId, fields);
+    if (answer === null) throw new TokenServiceError(NO_ACCOUNT, "account_not_found");
+    return tokenBalance(answer);
+  }
+
+  /** Return the price to send. A price that the catalog changed meanwhile must not make another operation of
+   * a payment that is stored. */
+  async #paid(
+    paymentId: string,
+    packageIndex: number,
+    given: { amountMinor: number | undefined; currency: string | undefined },
+  ): Promise<{ amountMinor: number; currency: string } | undefined> {
+    const { amountMinor, currency } = given;
+    if (amountMinor !== undefined && currency !== undefined) return { amountMinor, currency };
+    const { packages } = await this.billing.catalog();
+    const sold = packages.find((one) => one.index === packageIndex);
+    return sold && { amountMinor: sold.priceMinor, currency: sold.currency };
+  }
+}
+
+function isOldRejection(result: Result): result is Rejected {
+  return result.status === "rejected" && result.duplicate && result.code !== "reference_conflict";
+}
+
+function sequenceOf(reply: Reply & { sequence?: number | undefined }): number | undefined {
+  return reply.sequence;
+}
+
+function oldError(reply: Rejected): TokenServiceError {
+  const texts: Record<string, string> = { account_not_found: NO_ACCOUNT, unknown_package: "Invalid token package" };
+  return new TokenServiceError(texts[reply.code] ?? reply.message, reply.code, reply);
+}
+
+function earned(totals: BalanceAnswer["totals"]): number {
+  return totals.allocated + totals.purchased + totals.bonus + totals.refunded + totals.adjusted;
+}
+
+function tokenBalance(answer: BalanceAnswer): TokenBalance {
+  const { totals } = answer;
+  const uploads = answer.quotas.find((quota) => quota.name === FREE_UPLOAD);
+  const totalEarned = earned(totals);
+  return {
+    userId: answer.userId,
+    currentBalance: answer.balance,
+    totalEarned,
+    totalUsed: totals.used,
+    totalPurchased: totals.purchased,
+    freeUploadUsed: uploads?.used ?? 0,
+    freeUploadRemaining: uploads?.remaining ?? 0,
+    currentBalanceFormatted: answer.balanceFormatted,
+    totalEarnedFormatted: formatTokens(totalEarned),
+    totalUsedFormatted: formatTokens(totals.used),
+    monthlyAllocation: answer.monthlyAllocation ?? 0,
+    monthlyAllocationFormatted: answer.monthlyAllocationFormatted ?? formatTokens(0),
+    subscription: answer.subscription,
+  };
+}
+
+function transaction(entry: Entry): Transaction {
+  return {
+    id: `${entry.transactionId}-${entry.sequence}`,
+    type: entry.type,
+    amount: entry.amount,
+    balanceBefore: entry.balanceBefore ?? 0,
+    balanceAfter: entry.balanceAfter ?? 0,
+    description: entry.description ?? null,
+    referenceId: entry.referenceId,
+    referenceType: entry.feature ?? null,
+    metadata: entry.metadata ?? null,
+    createdAt: new Date(entry.recordedAt),
+  };
+}
