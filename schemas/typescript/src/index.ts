@@ -16,3 +16,6 @@ export type {
   Result,
   Usage,
 } from "./vocabulary.js";
+export { formatTokens } from "./formats.js";
+export * from "./token-service.js";
+export { FakeBillingClient } from "./fake.js";

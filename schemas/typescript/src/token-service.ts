@@ -3,7 +3,8 @@
 import { randomUUID } from "node:crypto";
 
 import { BillingError } from "./errors.js";
-import type { BalanceAnswer, Command, Reply, Transaction as Entry } from "./generated/contract.js";
+import { formatTokens } from "./formats.js";
+import type { BalanceAnswer, Command, Reply, Transaction, UsageAnswer } from "./generated/contract.js";
 import type { AffordOptions, Applied, Billing, Rejected, Result } from "./vocabulary.js";
 
 /** An account as the old service knew it, with what it formatted. */
@@ -19,13 +20,14 @@ export interface TokenBalance {
   readonly currentBalanceFormatted: string;
   readonly totalEarnedFormatted: string;
   readonly totalUsedFormatted: string;
+  readonly totalPurchasedFormatted: string;
   readonly monthlyAllocation: number;
   readonly monthlyAllocationFormatted: string;
   readonly subscription: BalanceAnswer["subscription"];
 }
 
 /** One line of the history; `amount` is negative where tokens were taken. */
-export interface Transaction {
+export interface TokenTransaction {
   readonly id: string;
   readonly type: string;
   readonly amount: number;
@@ -34,12 +36,12 @@ export interface Transaction {
   readonly description: string | null;
   readonly referenceId: string;
   readonly referenceType: string | null;
-  readonly metadata: Entry["metadata"] | null;
+  readonly metadata: Transaction["metadata"] | null;
   readonly createdAt: Date;
 }
 
 export interface TransactionHistory {
-  readonly transactions: Transaction[];
+  readonly transactions: TokenTransaction[];
   readonly total: number;
   readonly limit: number;
   readonly offset: number;
@@ -118,13 +120,13 @@ export class TokenService {
     userId: string;
     packageIndex: number;
     paymentIntentId: string;
-    amountMinor?: number | undefined;
-    currency?: string | undefined;
+    paid?: { readonly amountMinor: number; readonly currency: string } | undefined;
   }): Promise<TokenBalance> {
     const { userId, packageIndex, paymentIntentId: referenceId } = params;
-    const price = { amountMinor: params.amountMinor, currency: params.currency };
-    const paid = await this.#paid(referenceId, packageIndex, price);
-    if (paid === undefined) throw new TokenServiceError("Invalid token package", "unknown_package");
+    const sold = (await this.billing.catalog()).packages.find((one) => one.index === packageIndex);
+    if (sold === undefined) throw new TokenServiceError("Invalid token package", "unknown_package");
+    const paid = params.paid ?? { amountMinor: sold.priceMinor, currency: sold.currency };
+    if (params.paid === undefined && (await this.#isPaid(referenceId, userId, sold.id))) return this.getBalance(userId);
     return this.#apply({ type: "payment.succeeded", referenceId, userId, packageIndex, ...paid });
   }
 
@@ -177,10 +179,9 @@ export class TokenService {
     };
   }
 
-  /** Return the usage of the last days, today included, in UTC. */
+  /** Return the usage of the last days, today included, in UTC; zeros for an unknown account. */
   async getUsageAnalytics(userId: string, days = 30): Promise<UsageAnalytics> {
-    const found = await this.billing.usage(userId, { days });
-    if (found === null) throw new TokenServiceError(NO_ACCOUNT, "account_not_found");
+    const found = (await this.billing.usage(userId, { days })) ?? noUsage(days);
     const { period, total, averageDaily, projectedMonthly, dailyUsage, usageByType } = found;
     return {
       period: { days: period.days, startDate: new Date(period.startDate), endDate: new Date(period.endDate) },
@@ -221,19 +222,32 @@ export class TokenService {
     return tokenBalance(answer);
   }
 
-  /** Return the price to send. A price that the catalog changed meanwhile must not make another operation of
-   * a payment that is stored. */
-  async #paid(
-    paymentId: string,
-    packageIndex: number,
-    given: { amountMinor: number | undefined; currency: string | undefined },
-  ): Promise<{ amountMinor: number; currency: string } | undefined> {
-    const { amountMinor, currency } = given;
-    if (amountMinor !== undefined && currency !== undefined) return { amountMinor, currency };
-    const { packages } = await this.billing.catalog();
-    const sold = packages.find((one) => one.index === packageIndex);
-    return sold && { amountMinor: sold.priceMinor, currency: sold.currency };
+  /** Return whether the payment is stored: a price that has changed since would make it a conflict. */
+  async #isPaid(paymentId: string, userId: string, packageId: string): Promise<boolean> {
+    const { reply } = await this.billing.operation(paymentId);
+    return reply?.status === "applied" && reply.userId === userId && reply.packageId === packageId;
   }
+}
+
+type Usage = Pick<UsageAnswer, "period" | "total" | "averageDaily" | "projectedMonthly" | "dailyUsage" | "usageByType">;
+
+function noUsage(days: number): Usage {
+  const today = Date.now();
+  const dates = Array.from({ length: days }, (_, place) => day(today - (days - 1 - place) * DAY_MS));
+  return {
+    period: { days, startDate: day(today - (days - 1) * DAY_MS), endDate: day(today) },
+    total: 0,
+    averageDaily: 0,
+    projectedMonthly: 0,
+    dailyUsage: dates.map((date) => ({ date, tokens: 0 })),
+    usageByType: [],
+  };
+}
+
+const DAY_MS = 86_400_000;
+
+function day(time: number): string {
+  return new Date(time).toISOString().slice(0, 10);
 }
 
 function isOldRejection(result: Result): result is Rejected {
@@ -268,13 +282,14 @@ function tokenBalance(answer: BalanceAnswer): TokenBalance {
     currentBalanceFormatted: answer.balanceFormatted,
     totalEarnedFormatted: formatTokens(totalEarned),
     totalUsedFormatted: formatTokens(totals.used),
+    totalPurchasedFormatted: formatTokens(totals.purchased),
     monthlyAllocation: answer.monthlyAllocation ?? 0,
     monthlyAllocationFormatted: answer.monthlyAllocationFormatted ?? formatTokens(0),
     subscription: answer.subscription,
   };
 }
 
-function transaction(entry: Entry): Transaction {
+function transaction(entry: Transaction): TokenTransaction {
   return {
     id: `${entry.transactionId}-${entry.sequence}`,
     type: entry.type,
