@@ -34,7 +34,7 @@ export function addressOf(url: string, socket: object = {}): Address {
 
 const HEARTBEAT_S = 15;
 const CONNECT_TIMEOUT_MS = 10_000;
-const CLOSE_TIMEOUT_MS = 2_000;
+export const CLOSE_TIMEOUT_MS = 2_000;
 const FIRST_DELAY_MS = 100;
 const LONGEST_DELAY_MS = 5_000;
 
@@ -67,12 +67,7 @@ export class Connection {
   /** Close within two seconds, whether or not the broker answers. */
   async close(): Promise<void> {
     const recovering = await this.#recovering;
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<void>((resolve) => {
-      timer = setTimeout(resolve, CLOSE_TIMEOUT_MS);
-    });
-    await Promise.race([recovering?.close(), late]);
-    clearTimeout(timer);
+    await atMost(CLOSE_TIMEOUT_MS, recovering?.close());
     destroySocket(this.#model);
   }
 
@@ -102,6 +97,16 @@ export class Connection {
     });
     return recovering;
   }
+}
+
+/** Wait for `work`, but not for a broker that is silent. */
+export async function atMost(milliseconds: number, work: Promise<unknown> | undefined): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise((resolve) => {
+    timer = setTimeout(resolve, milliseconds);
+  });
+  await Promise.race([work, late]);
+  clearTimeout(timer);
 }
 
 /** End a socket whose other side is silent: it would keep the process alive. amqplib only half-closes it. */

@@ -2,7 +2,7 @@
 
 import type { Channel, ChannelModel, ConsumeMessage } from "amqplib";
 
-import { Connection, tied } from "./connection.js";
+import { CLOSE_TIMEOUT_MS, Connection, atMost, tied } from "./connection.js";
 import type { Address } from "./connection.js";
 import { BillingUnavailable } from "./errors.js";
 import { decode } from "./numbers.js";
@@ -69,7 +69,7 @@ export class Listener<T> implements Subscription {
 
   async close(): Promise<void> {
     this.#refused?.(new BillingUnavailable("the client is closed"));
-    await this.#channel?.cancel(this.#consumerTag).catch(() => {});
+    await atMost(CLOSE_TIMEOUT_MS, this.#channel?.cancel(this.#consumerTag).catch(() => {}));
     await Promise.all(this.#running.values());
     for (const [timer, giveBack] of this.#retries) {
       clearTimeout(timer);

@@ -103,9 +103,8 @@ export class Wire {
     const properties = { ...this.#properties(request), persistent: true, ...(replyTo ? { replyTo } : {}) };
     const write = request.writes;
     const confirmed = (error: Error | null): void => {
-      if (channel !== this.#confirming) return; // the channel is lost: everything is written again
       if (error === null) this.#confirmed(request, write);
-      else if (request.writes === 1) request.end(fullQueue(request));
+      else if (error.message === NACKED && request.writes === 1) request.end(fullQueue(request));
     };
     return isOpen(() => {
       this.#isFull = !channel.publish(request.exchange, request.type, request.body, properties, confirmed);
@@ -165,6 +164,8 @@ export class Wire {
   }
 }
 
+/** amqplib's text for a broker's refusal; another error is a lost channel, and all is written again. */
+const NACKED = "message nacked";
 const NOTHING = Buffer.alloc(0);
 
 /** Publish; return false where the channel is closed, which its event is about to tell. */

@@ -1,0 +1,86 @@
+// What several tests need: addresses, bounded waits, and a stand-in for the worker.
+
+import assert from "node:assert/strict";
+import { setTimeout as pause } from "node:timers/promises";
+
+import amqp from "amqplib";
+import type { Channel, ChannelModel, ConsumeMessage } from "amqplib";
+
+const PATIENCE_MS = 20_000;
+
+/** Return the URL that the run gives: `WORKER` has a worker and a reader, `BARE` an empty virtual host. */
+export function url(name: "WORKER" | "BARE"): string {
+  const found = process.env[`BILLING_TEST_${name}_URL`];
+  assert.ok(found, `run by tests/typescript, which sets BILLING_TEST_${name}_URL`);
+  return found;
+}
+
+/** Return the first value of `condition` that is not undefined or false. */
+export async function eventually<T>(condition: () => T | undefined | false): Promise<T> {
+  const deadline = performance.now() + PATIENCE_MS;
+  for (;;) {
+    const value = condition();
+    if (value !== undefined && value !== false) return value;
+    assert.ok(performance.now() < deadline, `not within ${PATIENCE_MS} ms: ${condition}`);
+    await pause(5);
+  }
+}
+
+/** Stand-in for worker and reader: a test takes the messages and answers them, when it wants. */
+export class StandIn {
+  readonly messages: ConsumeMessage[] = [];
+  /** Apply what comes at once. */
+  appliesAll = false;
+
+  private constructor(
+    readonly model: ChannelModel,
+    readonly channel: Channel,
+  ) {}
+
+  /** Declare what the client relies on, all but the bulk lane, and consume it. */
+  static async start(broker: string): Promise<StandIn> {
+    const model = await amqp.connect(broker, { noDelay: true });
+    const standIn = new StandIn(model, await model.createChannel());
+    const { channel } = standIn;
+    for (const exchange of ["billing", "billing.events"]) await channel.assertExchange(exchange, "topic");
+    for (const [queue, key] of [["billing.usage", "usage.*"], ["billing.payments", "payment.*"], ["billing.queries", "query.*"]] as const) {
+      await channel.assertQueue(queue);
+      await channel.bindQueue(queue, "billing", key);
+      await channel.purgeQueue(queue);
+      await channel.consume(queue, (message) => message && standIn.take(message), { noAck: true });
+    }
+    await channel.assertQueue("billing.replies");
+    await channel.purgeQueue("billing.replies");
+    return standIn;
+  }
+
+  take(message: ConsumeMessage): void {
+    if (this.appliesAll) this.apply(message);
+    else this.messages.push(message);
+  }
+
+  /** Return the message that comes next. */
+  async next(): Promise<ConsumeMessage> {
+    return eventually(() => this.messages.shift());
+  }
+
+  /** Reply to a message, as text or as an object. */
+  reply(message: ConsumeMessage, body: object | string): void {
+    const text = typeof body === "string" ? body : JSON.stringify(body);
+    const { replyTo, correlationId } = message.properties as { replyTo: string; correlationId: string };
+    this.channel.sendToQueue(replyTo, Buffer.from(text), { correlationId });
+  }
+
+  /** Apply a command. */
+  apply(message: ConsumeMessage): void {
+    this.reply(message, { ...bodyOf(message), status: "applied", code: "tokens_deducted", message: "", duplicate: false });
+  }
+
+  async close(): Promise<void> {
+    await this.model.close();
+  }
+}
+
+export function bodyOf(message: ConsumeMessage): { type: string; referenceId: string } & Record<string, unknown> {
+  return JSON.parse(message.content.toString()) as ReturnType<typeof bodyOf>;
+}

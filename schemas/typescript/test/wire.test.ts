@@ -1,0 +1,302 @@
+// Messages between client and broker, with a stand-in for the worker and a network that breaks.
+
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { after, afterEach, before, beforeEach, describe, test } from "node:test";
+
+import {
+  BillingClient,
+  BillingConfiguration,
+  BillingFailed,
+  BillingNumberTooLarge,
+  BillingRefused,
+  BillingTimeout,
+  BillingUnavailable,
+} from "@billing-worker/client";
+import type { Command } from "@billing-worker/client";
+
+import { Proxy } from "./proxy.js";
+import { StandIn, bodyOf, eventually, url } from "./support.js";
+
+const USER = decodeURIComponent(new URL(url("BARE")).username);
+
+let standIn: StandIn;
+let proxy: Proxy;
+let client: BillingClient;
+
+before(async () => {
+  standIn = await StandIn.start(url("BARE"));
+});
+
+beforeEach(async () => {
+  standIn.messages.length = 0;
+  standIn.appliesAll = false;
+  proxy = await Proxy.start(url("BARE"));
+  client = new BillingClient({ url: proxy.url, maxPending: 5 });
+});
+
+afterEach(async () => {
+  await client.close({ timeoutMs: 1 });
+  await proxy.close();
+});
+
+after(() => standIn.close());
+
+function deduct(referenceId: string, tokens = 1) {
+  return client.deduct({ referenceId, userId: "ada", tokens });
+}
+
+describe("a command", () => {
+  test("is persistent, names its sender and a reply queue of its own, and never expires", async () => {
+    const result = deduct("job-1");
+    const message = await standIn.next();
+    standIn.apply(message);
+    assert.equal((await result).status, "applied");
+    const { properties, fields } = message;
+    assert.equal(fields.exchange, "billing");
+    assert.equal(fields.routingKey, "usage.deduct");
+    assert.equal(properties.deliveryMode, 2);
+    assert.equal(properties.userId, USER);
+    assert.equal(properties.appId, "billing-client");
+    assert.equal(properties.expiration, undefined);
+    assert.match(properties.replyTo as string, new RegExp(`^billing\\.replies\\.${USER}\\.[0-9a-f-]{36}$`));
+    assert.deepEqual(bodyOf(message), { type: "usage.deduct", referenceId: "job-1", userId: "ada", tokens: 1 });
+  });
+
+  test("that is published ends with the broker's confirm and names no reply queue", async () => {
+    await client.publish({ type: "usage.deduct", referenceId: "job-2", userId: "ada", tokens: 1 });
+    const { properties } = await standIn.next();
+    assert.equal(properties.replyTo, undefined);
+  });
+
+  test("whose reply overtakes the confirm has its result", async () => {
+    const first = deduct("job-3");
+    standIn.apply(await standIn.next());
+    await first;
+    proxy.hold("publisher");
+    const result = deduct("job-4");
+    standIn.apply(await standIn.next());
+    assert.equal((await result).status, "applied");
+    proxy.release();
+  });
+
+  test("is sent again with the same ids when the broker goes away between confirm and reply", async () => {
+    const result = deduct("job-5");
+    const sent = await standIn.next();
+    proxy.cut();
+    standIn.apply(sent); // to a queue that is gone
+    const again = await standIn.next();
+    assert.deepEqual(bodyOf(again), bodyOf(sent));
+    assert.equal(again.properties.messageId, sent.properties.messageId);
+    assert.notEqual(again.properties.replyTo, sent.properties.replyTo);
+    standIn.apply(again);
+    assert.equal((await result).status, "applied");
+  });
+
+  test("without a confirm is sent again, and what waits meanwhile follows in order", async () => {
+    standIn.apply(await (void deduct("job-6"), standIn.next()));
+    proxy.hold("publisher");
+    const published = client.publish({ type: "usage.deduct", referenceId: "job-7", userId: "ada", tokens: 1 });
+    const sent = await standIn.next();
+    proxy.refuses = true;
+    proxy.cut();
+    proxy.release();
+    const later = client.publish({ type: "usage.deduct", referenceId: "job-8", userId: "ada", tokens: 1 });
+    proxy.refuses = false;
+    await Promise.all([published, later]);
+    const again = [bodyOf(await standIn.next()).referenceId, bodyOf(await standIn.next()).referenceId];
+    assert.deepEqual([bodyOf(sent).referenceId, ...again], ["job-7", "job-7", "job-8"]);
+  });
+
+  test("waits for its turn where enough are with the broker", async () => {
+    const results = Array.from({ length: 12 }, (_, number) => deduct(`turn-${number}`));
+    await eventually(() => standIn.messages.length === 5);
+    const other = new BillingClient({ url: url("BARE") }); // what it sends comes after all that is on its way
+    await other.publish({ type: "usage.deduct", referenceId: "last", userId: "ada", tokens: 1 });
+    await other.close();
+    await eventually(() => standIn.messages.some((message) => bodyOf(message).referenceId === "last"));
+    assert.equal(standIn.messages.length, 6);
+    const seen: string[] = [];
+    for (let number = 0; number < 13; number += 1) {
+      const message = await standIn.next();
+      seen.push(bodyOf(message).referenceId);
+      if (seen.at(-1) !== "last") standIn.apply(message);
+    }
+    await Promise.all(results);
+    assert.deepEqual(seen.filter((name) => name !== "last"), results.map((_, number) => `turn-${number}`));
+  });
+});
+
+describe("an error says what to do", () => {
+  test("BillingTimeout: no reply came, the outcome is unknown", async () => {
+    const result = client.deduct({ referenceId: "late-1", userId: "ada", tokens: 1 }, { timeoutMs: 300 });
+    await assert.rejects(result, (error: BillingTimeout) => error instanceof BillingTimeout && error.referenceId === "late-1");
+  });
+
+  test("BillingUnavailable: nothing was sent", async () => {
+    proxy.refuses = true;
+    const result = client.deduct({ referenceId: "late-2", userId: "ada", tokens: 1 }, { timeoutMs: 300 });
+    await assert.rejects(result, BillingUnavailable);
+    proxy.refuses = false;
+  });
+
+  test("BillingUnavailable: the queue is full", async () => {
+    await standIn.channel.assertQueue("full", { arguments: { "x-max-length": 0, "x-overflow": "reject-publish" } });
+    await standIn.channel.bindQueue("full", "billing", "payment.failed");
+    const result = client.paymentFailed({ referenceId: "f-1", userId: "ada", originalReferenceId: "p-1" });
+    await assert.rejects(result, (error) => error instanceof BillingUnavailable && /full/.test(error.message));
+    await standIn.channel.deleteQueue("full");
+  });
+
+  test("BillingRefused: a number is no exact whole number, before anything is sent", async () => {
+    for (const tokens of [1.5, NaN, 2 ** 53, Infinity]) {
+      await assert.rejects(deduct("odd-1", tokens), (error: BillingRefused) => error.field === "tokens");
+    }
+    assert.equal(standIn.messages.length, 0);
+  });
+
+  const replies = [
+    ["BillingRefused: malformed", { code: "malformed", reason: "invalid_field", field: "tokens" }, BillingRefused],
+    ["BillingConfiguration: the sender has no right", { code: "malformed", reason: "wrong_sender" }, BillingConfiguration],
+    ["BillingFailed: a fault of the worker's", { code: "unprocessable" }, BillingFailed],
+  ] as const;
+  for (const [name, reply, kind] of replies) {
+    test(name, async () => {
+      const result = deduct("bad-1");
+      standIn.reply(await standIn.next(), { status: "failed", message: "no", duplicate: false, ...reply });
+      await assert.rejects(result, kind);
+    });
+  }
+
+  test("BillingConfiguration: no queue takes the command", async () => {
+    const stray = { type: "stray.command", referenceId: "s-1", userId: "ada" } as unknown as Command;
+    await assert.rejects(client.request(stray), BillingConfiguration);
+  });
+
+  test("BillingConfiguration: an exchange is missing, and other commands are not disturbed", async () => {
+    standIn.appliesAll = true;
+    const good = deduct("good-1");
+    const missing = client.deduct({ referenceId: "bulk-1", userId: "ada", tokens: 1 }, { lane: "bulk" });
+    await assert.rejects(missing, (error) => error instanceof BillingConfiguration && /billing\.bulk/.test(error.message));
+    assert.equal((await good).status, "applied");
+  });
+
+  test("BillingConfiguration: the password is wrong, without the password in the text", async () => {
+    const wrong = new URL(url("BARE"));
+    wrong.password = "secret";
+    const refused = new BillingClient({ url: wrong.href });
+    const result = refused.publish({ type: "usage.deduct", referenceId: "p-1", userId: "ada", tokens: 1 });
+    await assert.rejects(result, (error) => error instanceof BillingConfiguration && !error.message.includes("secret"));
+    await refused.close();
+  });
+
+  test("BillingConfiguration: the URL can't be read", () => {
+    for (const broken of ["", "localhost", "http://localhost", "amqp//guest"]) {
+      assert.throws(() => new BillingClient({ url: broken }), BillingConfiguration);
+    }
+  });
+});
+
+describe("a number", () => {
+  const large = "9007199254740993"; // 2^53 + 1
+
+  test("above 2^53 in a reply is refused, and the error has it exactly", async () => {
+    const result = deduct("large-1");
+    const reply = `{"status":"applied","code":"tokens_deducted","message":"","duplicate":false,"balanceAfter":${large}}`;
+    standIn.reply(await standIn.next(), reply);
+    await assert.rejects(result, (error: BillingNumberTooLarge) => {
+      return error instanceof BillingNumberTooLarge && (error.body as { balanceAfter: bigint }).balanceAfter === BigInt(large);
+    });
+  });
+
+  test("above 2^53 in metadata is a bigint, both ways", async () => {
+    const metadata = { chat: BigInt(large) };
+    const result = client.deduct({ referenceId: "large-2", userId: "ada", tokens: 1, metadata });
+    const message = await standIn.next();
+    assert.match(message.content.toString(), new RegExp(`"chat":${large}`));
+    const answer = client.history("ada");
+    const reply = `{"type":"answer.history","transactions":[{"metadata":{"chat":${large}}}],"limit":1,"hasMore":false}`;
+    standIn.reply(await standIn.next(), reply);
+    assert.deepEqual((await answer)?.transactions[0]?.metadata, metadata);
+    standIn.apply(message);
+    await result;
+  });
+});
+
+describe("a query", () => {
+  test("is answered directly, is not kept by the broker, and expires with its caller's patience", async () => {
+    const answer = client.stats({ timeoutMs: 4_000 });
+    const message = await standIn.next();
+    standIn.reply(message, { type: "answer.stats", users: 3 });
+    assert.equal((await answer).users, 3);
+    assert.match(message.properties.replyTo as string, /^amq\.rabbitmq\.reply-to/);
+    assert.equal(message.properties.deliveryMode, 1);
+    assert.equal(message.properties.expiration, "4000");
+  });
+
+  test("is asked again when the broker goes away", async () => {
+    const answer = client.stats();
+    await standIn.next();
+    proxy.cut();
+    standIn.reply(await standIn.next(), { type: "answer.stats", users: 4 });
+    assert.equal((await answer).users, 4);
+  });
+
+  test("about an unknown account has null, an unreadable one is refused, an unanswered one is unavailable", async () => {
+    const unknown = client.balance("nobody");
+    standIn.reply(await standIn.next(), { type: "answer.problem", code: "account_not_found", message: "" });
+    assert.equal(await unknown, null);
+    const unreadable = client.history("ada", { limit: 10 ** 9 });
+    standIn.reply(await standIn.next(), { type: "answer.problem", code: "malformed", message: "", field: "limit" });
+    await assert.rejects(unreadable, (error: BillingRefused) => error instanceof BillingRefused && error.field === "limit");
+    await assert.rejects(client.balance("ada", {}, { timeoutMs: 100 }), BillingUnavailable);
+  });
+
+  test("canAfford without an answer throws, or says what its caller chose", async () => {
+    const options = { timeoutMs: 100 };
+    await assert.rejects(client.canAfford("ada", 5, options), BillingUnavailable);
+    assert.equal(await client.canAfford("ada", 5, { ...options, onUnavailable: "allow" }), true);
+    assert.equal(await client.canAfford("ada", 5, { ...options, onUnavailable: "deny" }), false);
+  });
+});
+
+describe("close", () => {
+  test("waits for what is pending, and takes nothing more", async () => {
+    const result = deduct("drain-1");
+    const message = await standIn.next();
+    const closed = client.close();
+    await assert.rejects(deduct("drain-2"), BillingUnavailable);
+    standIn.apply(message);
+    assert.equal((await result).status, "applied");
+    await closed;
+  });
+
+  test("ends what stays without a reply, as unknown", async () => {
+    const result = deduct("drain-3");
+    await standIn.next();
+    const refused = assert.rejects(result, BillingTimeout);
+    await client.close({ timeoutMs: 50 });
+    await refused;
+  });
+
+  for (const [name, silent] of [["", ""], [" with a broker that is silent", "client"]] as const) {
+    test(`lets the process end${name}`, async () => {
+      const program = `
+        import { BillingClient } from "@billing-worker/client";
+        const client = new BillingClient({ url: process.argv[1] });
+        await client.publish({ type: "usage.deduct", referenceId: "exit-1", userId: "ada", tokens: 1 });
+        await client.notices(() => {}, { queue: "exit.notices" });
+        process.stdout.write("ready");
+        process.stdin.once("data", async () => { await client.close(); process.stdin.destroy(); });`;
+      const child = spawn(process.execPath, ["--input-type=module", "-e", program, proxy.url], { stdio: ["pipe", "pipe", "inherit"] });
+      await once(child.stdout, "data");
+      if (silent) proxy.hold(silent);
+      const start = performance.now();
+      child.stdin.write("\n");
+      const [code] = (await once(child, "exit")) as [number];
+      assert.equal(code, 0);
+      assert.ok(performance.now() - start < 8_000);
+    });
+  }
+});
