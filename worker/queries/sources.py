@@ -19,10 +19,17 @@ _SAMPLE_EVERY = timedelta(seconds=1)
 _SAMPLES_MAX = 600
 
 
+class Database(NamedTuple):
+    """Engines of one database: one that plans for reads by key alone, and one for reports."""
+
+    by_key: Engine
+    reports: Engine
+
+
 class Source(NamedTuple):
     """Database to read from; what it has is true for ``as_of``."""
 
-    engine: Engine
+    database: Database
     as_of: datetime
 
 
@@ -36,8 +43,8 @@ class Sources:
 
     def __init__(
         self,
-        primary: Engine,
-        replica: Engine | None = None,
+        primary: Database,
+        replica: Database | None = None,
         *,
         max_lag: timedelta = timedelta(seconds=10),
         clock: Callable[[], datetime],
@@ -63,7 +70,7 @@ class Sources:
         now = self._clock()
         is_up = self._note_primary(now)
         try:
-            replayed = _number(self._replica, _REPLAYED_TO)
+            replayed = _number(self._replica.by_key, _REPLAYED_TO)
         except LedgerUnavailableError as error:
             return self._primary_because(f"the replica does not answer: {error}")
         if replayed is None:
@@ -76,8 +83,8 @@ class Sources:
 
     def close(self) -> None:
         """Close all connections."""
-        for engine in (self._primary, self._replica):
-            if engine is not None:
+        for database in (self._primary, self._replica):
+            for engine in database or ():
                 engine.dispose()
 
     def _note_primary(self, now: datetime) -> bool:
@@ -85,7 +92,7 @@ class Sources:
         if self._samples and now - self._samples[-1][0] < _SAMPLE_EVERY:
             return True
         try:
-            place = _number(self._primary, _PRIMARY_AT)
+            place = _number(self._primary.by_key, _PRIMARY_AT)
         except LedgerUnavailableError:
             return False
         if place is not None:
