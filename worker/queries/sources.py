@@ -9,7 +9,7 @@ from typing import NamedTuple
 from sqlalchemy import Engine, TextClause, text
 
 from worker.errors import LedgerUnavailableError
-from worker.ledger.engine import translated_errors
+from worker.ledger.queries.snapshots import snapshot
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +114,7 @@ class Sources:
 
 
 def _number(engine: Engine, statement: TextClause) -> int | None:
-    with translated_errors(), engine.connect() as connection:
+    # A connection that has read a snapshot is read-only, as its use here must be: a replica refuses another.
+    with snapshot(engine) as connection:
         value: int | None = connection.execute(statement).scalar_one()
         return value
