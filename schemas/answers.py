@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from datetime import date, datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic.alias_generators import to_camel
 
 from schemas.replies import Code, Reply
@@ -342,3 +342,15 @@ QueryAnswer = (
     | CatalogAnswer
     | QueryProblem
 )
+
+#: Every answer by its ``type``.
+ANSWER_TYPES: dict[str, type[QueryAnswer]] = {
+    model.model_fields["type"].default: model for model in get_args(QueryAnswer)
+}
+
+_ANSWERS: TypeAdapter[QueryAnswer] = TypeAdapter(Annotated[QueryAnswer, Field(discriminator="type")])
+
+
+def answer_in(body: bytes) -> QueryAnswer:
+    """Return the answer in a message's body. Raises ValueError where it holds none that is known here."""
+    return _ANSWERS.validate_json(body)
