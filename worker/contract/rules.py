@@ -49,12 +49,15 @@ EXPRESSED: Final[dict[str, Schema]] = {
         ]
     },
     "UsageBatch._items_of_the_user": {
-        "anyOf": [given("userId"), {"properties": {"items": {"items": {"required": ["userId"]}}}}]
+        "anyOf": [
+            given("userId"),
+            {"properties": {"items": {"type": "array", "items": {"type": "object", "required": ["userId"]}}}},
+        ]
     },
 }
 
 #: What they ask for beyond that: sentences, which the description ends with.
-TOLD: Final[dict[str, str]] = {
+DESCRIBED: Final[dict[str, str]] = {
     "CommandAbout._not_itself": "originalReferenceId must differ from referenceId.",
     "RefundCredit._not_itself": "originalReferenceId must differ from referenceId.",
     "BonusCredit._effective_before_it_expires": "expiresAt must be after effectiveAt.",

@@ -5,7 +5,7 @@ field is optional. What the worker sends is open: a reader of today meets the fi
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from enum import StrEnum
 from functools import cache
 from typing import Any, Final, Literal
@@ -16,7 +16,7 @@ from pydantic.json_schema import models_json_schema
 
 from schemas import Status, fields
 from worker.contract.patterns import portable
-from worker.contract.rules import EXPRESSED, TOLD
+from worker.contract.rules import DESCRIBED, EXPRESSED
 
 Schema = dict[str, Any]
 Model = type[BaseModel]
@@ -117,8 +117,8 @@ def _named(schema: Schema, known: Mapping[str, Schema]) -> Schema:
 def _closed(schema: Schema, model: Model) -> Schema:
     """Return the schema of a message that a sender must give its ``type``, with the rules of the model."""
     rules = [EXPRESSED[name] for name in validators_of(model) if name in EXPRESSED]
-    told = [TOLD[name] for name in validators_of(model) if name in TOLD]
-    described = " ".join([schema["description"], *told])
+    sentences = [DESCRIBED[name] for name in validators_of(model) if name in DESCRIBED]
+    described = " ".join([schema["description"], *sentences])
     schema = {**schema, "description": described, **_fields(schema, {"type", *schema.get("required", ())})}
     if not rules:
         return schema
@@ -134,7 +134,7 @@ def validators_of(model: Model) -> Iterator[str]:
 # -- by the worker ----------------------------------------------------------------------------------------
 
 
-def _output(schema: Schema, opened: Iterable[str]) -> Schema:
+def _output(schema: Schema, opened: Collection[str | None]) -> Schema:
     schema = _tidy(schema)
     if "properties" not in schema:
         return schema
@@ -144,7 +144,7 @@ def _output(schema: Schema, opened: Iterable[str]) -> Schema:
     return {**schema, **_fields({"properties": properties}, required), "additionalProperties": True}
 
 
-def _sent(schema: Schema, opened: Iterable[str]) -> Schema:
+def _sent(schema: Schema, opened: Collection[str | None]) -> Schema:
     schema = {name: value for name, value in schema.items() if name != "default"}
     if {"type": "null"} in schema.get("anyOf", ()):
         choices = [one for one in schema.pop("anyOf") if one != {"type": "null"}]
