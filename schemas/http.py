@@ -1,6 +1,7 @@
-"""Routes of the HTTP door: each query by its path, what it answers, and the scope of a token that may ask it.
+"""Routes of the HTTP door.
 
-Nothing is served here. The routes follow from the queries, so that a new query is a new route.
+Each is a query by its path, with its answer and the scope of a token that may ask it. Nothing is served here.
+The routes follow from the queries: a new query is a new route.
 """
 
 from collections.abc import Mapping

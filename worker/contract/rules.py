@@ -21,9 +21,14 @@ def _either(*choices: Schema) -> Schema:
     return {"oneOf": list(choices)}
 
 
+_WITH_USER: Final[Schema] = {"type": "object", "required": ["userId"], "properties": {"userId": {}}}
+
 #: What the validators of each name ask for, as JSON Schema.
 EXPRESSED: Final[dict[str, Schema]] = {
     "PaymentSucceeded._one_package": _either(given("packageId"), given("packageIndex")),
+    "AdjustCredit._what_is_taken_has_no_expiry": {
+        "anyOf": [_not_given("expiresAt"), {"properties": {"tokens": {"type": "integer", "minimum": 1}}}]
+    },
     "QueryAfford._one_usage": _either(
         {**given("tokens"), "allOf": [_not_given("meter"), _not_given("quantity")]},
         {**given("meter", "quantity"), "allOf": [_not_given("tokens")]},
@@ -49,10 +54,7 @@ EXPRESSED: Final[dict[str, Schema]] = {
         ]
     },
     "UsageBatch._items_of_the_user": {
-        "anyOf": [
-            given("userId"),
-            {"properties": {"items": {"type": "array", "items": {"type": "object", "required": ["userId"]}}}},
-        ]
+        "anyOf": [given("userId"), {"properties": {"items": {"type": "array", "items": _WITH_USER}}}]
     },
 }
 
@@ -61,7 +63,6 @@ DESCRIBED: Final[dict[str, str]] = {
     "CommandAbout._not_itself": "originalReferenceId must differ from referenceId.",
     "RefundCredit._not_itself": "originalReferenceId must differ from referenceId.",
     "BonusCredit._effective_before_it_expires": "expiresAt must be after effectiveAt.",
-    "AdjustCredit._what_is_taken_has_no_expiry": "expiresAt goes with positive tokens only.",
     "QueryHistory._one_place": "from must be before to.",
     "QueryUsage._one_range": "from and to are at most 366 days, both included.",
 }

@@ -14,7 +14,7 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import models_json_schema
 
-from schemas import Status, fields
+from schemas import Status, fields, queries
 from worker.contract.patterns import portable
 from worker.contract.rules import DESCRIBED, EXPRESSED
 
@@ -35,6 +35,7 @@ VALUES: Final[dict[str, Any]] = {
     "Label": fields.Label,
     "Text": fields.FreeText,
     "Currency": fields.Currency,
+    "GroupBy": queries.GroupBy,
     "Metadata": fields.Metadata,
     "Time": fields.Timestamp,
 }
