@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import schemas
 from worker.contract.bundle import KINDS, bundle, message_schema
+from worker.contract.codes import codes
 
 FOLDER: Final = Path(schemas.__file__).parent / "contract"
 
@@ -14,6 +15,7 @@ FOLDER: Final = Path(schemas.__file__).parent / "contract"
 def contents() -> Iterator[tuple[str, str]]:
     """Yield path and text of every generated file; paths begin at ``FOLDER``."""
     yield "messages.schema.json", text_of(bundle())
+    yield "codes.json", text_of(codes())
     for kind in KINDS:
         for type_ in kind.definitions:
             yield f"{kind.folder}/{type_}.schema.json", text_of(message_schema(kind, type_))
