@@ -1,7 +1,6 @@
 """Examples of the contract, ``schemas/contract/examples/``, taken from the samples.
 
-A file a type: the first exchange of each code and each kind of notice, with
-the message, its reply and its notices.
+A file a type: the first exchange of each code and notice, with the message, its reply and its notices.
 ``python -m tests.contracts.examples`` writes them.
 """
 
@@ -17,26 +16,27 @@ EXAMPLES = FOLDER / "examples"
 
 def examples() -> dict[str, list[Step]]:
     """Return the examples of each command by its type, those of ``malformed`` replies apart."""
-    found: dict[str, dict[str, Step]] = {}
-    for step in _steps():
-        reply = step["reply"]
-        is_command = reply["status"] != "failed"
-        name, code = (
-            (step["message"]["type"], reply["code"]) if is_command else ("malformed", reply["reason"])
-        )
-        found.setdefault(name, {}).setdefault(code, _example(step))
-    return {name: list(by_code.values()) for name, by_code in sorted(found.items())}
+    found: dict[str, dict[tuple[str, ...], Step]] = {}
+    for path in files():
+        for step in steps_of(path):
+            name, *shown = _shown(step)
+            found.setdefault(name, {}).setdefault(tuple(shown), _example(step))
+    return {name: list(steps.values()) for name, steps in sorted(found.items())}
+
+
+def _shown(step: Step) -> list[str]:
+    """Return the file of a step, and what it is an example of: a code and notices."""
+    reply = step["reply"]
+    if reply["status"] == "failed":
+        return [reply["code"], reply["reason"]]
+    notices = [notice["type"] for notice in step.get("notices", ())]
+    return [step["message"]["type"], reply["code"], *notices]
 
 
 def contents() -> Iterator[tuple[str, str]]:
     """Yield name and text of each file."""
     for name, steps in examples().items():
         yield f"{name}.json", text_of(steps)
-
-
-def _steps() -> Iterator[Step]:
-    for path in files():
-        yield from steps_of(path)
 
 
 def _example(step: Step) -> dict[str, Any]:
