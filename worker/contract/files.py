@@ -12,6 +12,8 @@ from worker.contract.codes import codes
 from worker.contract.openapi import openapi
 
 FOLDER: Final = Path(schemas.__file__).parent / "contract"
+#: Bundle of the last release.
+RELEASED: Final = FOLDER / "released" / "messages.schema.json"
 
 
 def contents() -> Iterator[tuple[str, str]]:

@@ -41,7 +41,7 @@ VALUES: Final[dict[str, Any]] = {
 }
 
 #: Enums that are complete for a major version; every other one may be joined by new codes.
-_CLOSED: Final = frozenset({Status.__name__})
+CLOSED_ENUMS: Final = frozenset({Status.__name__})
 #: Beginning of a reference to a definition of the same document.
 DEFINITIONS: Final = "#/$defs/"
 
@@ -64,7 +64,7 @@ def sent_by_worker(models: Iterable[Model]) -> dict[str, Schema]:
     """Return the definitions of replies, answers or notices, and of all that they refer to."""
     raw = _definitions(models, "serialization")
     enums = {name for name, schema in raw.items() if "enum" in schema}
-    opened = {DEFINITIONS + name for name in enums - _CLOSED}
+    opened = {DEFINITIONS + name for name in enums - CLOSED_ENUMS}
     return {name: _walked(schema, lambda one: _output(one, opened)) for name, schema in raw.items()}
 
 
