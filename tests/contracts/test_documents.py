@@ -5,7 +5,7 @@ from typing import Any
 
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from schemas import MESSAGE_TYPES, ProblemCode
+from schemas import MESSAGE_TYPES, QUERY_TYPES, ProblemCode
 from schemas.http import DESCRIPTION_PATH, PROBLEM_TYPE, ROUTES, STATUS_OF, TokenScope
 from tests.support.node import run_script
 from worker.broker import BILLING
@@ -45,6 +45,7 @@ def test_asyncapi_has_the_topology() -> None:
         channel = channels[f"queue.{queue.name}"]
         assert channel["x-arguments"] == queue.arguments
         assert channel.get("x-routing-keys", []) == list(queue.routing_keys)
+        assert channel["x-policy"] in [policy for _, policy in BILLING.policies().values()]
 
 
 def test_asyncapi_leads_every_command_to_its_queue() -> None:
@@ -52,6 +53,12 @@ def test_asyncapi_leads_every_command_to_its_queue() -> None:
     assert set(channels[BILLING.exchange]["messages"]) >= MESSAGE_TYPES.keys()
     for type_ in MESSAGE_TYPES:
         assert type_ in channels[f"queue.{BILLING.queue_of(type_).name}"]["messages"]
+
+
+def test_asyncapi_leads_every_query_to_the_readers() -> None:
+    channels = asyncapi()["channels"]
+    assert set(channels[f"queue.{BILLING.queries.name}"]["messages"]) == QUERY_TYPES.keys()
+    assert set(channels[BILLING.exchange]["messages"]) >= QUERY_TYPES.keys()
 
 
 def test_asyncapi_says_where_the_reply_goes() -> None:

@@ -18,8 +18,8 @@ from tests.contracts.samples import files, steps_of
 from tests.support.node import run_script
 from worker.contract.bundle import KINDS, bundle, message_schema
 from worker.contract.files import FOLDER, contents
-from worker.contract.rules import DESCRIBED, EXPRESSED
-from worker.contract.schema import validators_of
+from worker.contract.rules import DESCRIBED, EXPRESSED, OF_VALUES
+from worker.contract.schema import parts_of, validators_of, value_validators_of
 
 Body = dict[str, Any]
 Field = tuple[str, Any]
@@ -181,6 +181,16 @@ def test_file_of_a_message_is_complete(kind: Any, type_: str) -> None:
     assert {one.split('"')[0] for one in used} == set(schema.get("$defs", {}))
 
 
-def test_every_rule_between_fields_is_in_the_files() -> None:
-    found = {name for model in SENT.values() for name in validators_of(model)}
-    assert found == EXPRESSED.keys() | DESCRIBED.keys()
+def test_every_rule_of_a_validator_is_in_the_files() -> None:
+    models = {part for model in SENT.values() for part in parts_of(model)}
+    found = {name for model in models for name in validators_of(model)}
+    assert found == EXPRESSED.keys() | DESCRIBED.keys(), "write them in worker/contract/rules.py"
+    fields = [info for model in models for info in model.model_fields.values()]
+    of_values = {name for info in fields for name in value_validators_of(info)}
+    assert of_values <= OF_VALUES.keys(), "write them in worker/contract/rules.py"
+
+
+def test_rule_that_is_a_sentence_ends_the_description() -> None:
+    definitions = bundle()["$defs"]
+    assert definitions["BonusCredit"]["description"].endswith("`expiresAt` must be after `effectiveAt`.")
+    assert definitions["QueryBalance"]["properties"]["at"]["description"] == "In the years 1970 to 2199."
