@@ -37,7 +37,7 @@ _COMMENT: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class MessageKind:
     """Messages of one kind: their folder, and the definition of each by its ``type``."""
 
     name: str
@@ -47,13 +47,15 @@ class Kind:
 
 #: Every message of the contract.
 KINDS: Final = (
-    Kind("Command", "commands", {type_: model.__name__ for type_, model in MESSAGE_TYPES.items()}),
-    Kind("Query", "queries", {type_: model.__name__ for type_, model in QUERY_TYPES.items()}),
-    Kind("Reply", "replies", {REPLY_TYPE: Reply.__name__}),
-    Kind(
+    MessageKind("Command", "commands", {type_: model.__name__ for type_, model in MESSAGE_TYPES.items()}),
+    MessageKind("Query", "queries", {type_: model.__name__ for type_, model in QUERY_TYPES.items()}),
+    MessageKind("Reply", "replies", {REPLY_TYPE: Reply.__name__}),
+    MessageKind(
         "Answer", "answers", {one.model_fields["type"].default: one.__name__ for one in get_args(QueryAnswer)}
     ),
-    Kind("Notice", "notices", {type_: to_pascal(type_.replace(".", "_")) for type_ in get_args(NoticeType)}),
+    MessageKind(
+        "Notice", "notices", {type_: to_pascal(type_.replace(".", "_")) for type_ in get_args(NoticeType)}
+    ),
 )
 
 
@@ -70,7 +72,7 @@ def bundle() -> Schema:
     }
 
 
-def message_schema(kind: Kind, type_: str) -> Schema:
+def message_schema(kind: MessageKind, type_: str) -> Schema:
     """Return the schema of one message, complete in itself."""
     schema = definitions()[kind.definitions[type_]]
     head = {
@@ -79,7 +81,7 @@ def message_schema(kind: Kind, type_: str) -> Schema:
         "title": kind.definitions[type_],
         "$comment": _COMMENT,
     }
-    used = {name: definitions()[name] for name in sorted(_reachable(schema))}
+    used = {name: definitions()[name] for name in sorted(reachable(schema))}
     return {**head, **schema, "$defs": used} if used else {**head, **schema}
 
 
@@ -114,11 +116,12 @@ def _with_type(notice: Schema, type_: str) -> Schema:
     return {**notice, "properties": properties}
 
 
-def _union(kind: Kind) -> Schema:
+def _union(kind: MessageKind) -> Schema:
     return {"oneOf": [ref(name) for name in kind.definitions.values()]}
 
 
-def _reachable(schema: Schema) -> set[str]:
+def reachable(schema: Schema) -> set[str]:
+    """Return the names of the definitions that a schema refers to, however indirectly."""
     found: set[str] = set()
     waiting = [schema]
     while waiting:
