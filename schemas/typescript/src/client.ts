@@ -83,7 +83,7 @@ export class BillingClient extends Billing {
   override async close({ timeoutMs = COMMAND_TIMEOUT_MS }: RequestOptions = {}): Promise<void> {
     if (this.#isClosed) return;
     this.#isClosed = true;
-    await Promise.all([...this.#subscriptions].map((subscription) => subscription.close()));
+    await Promise.all([...this.#subscriptions].map((subscription) => subscription.close({ timeoutMs })));
     await this.#wire.close(timeoutMs);
   }
 

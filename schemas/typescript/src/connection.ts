@@ -4,6 +4,7 @@ import amqp from "amqplib";
 import type { Channel, ChannelModel, RecoveringChannelModel } from "amqplib";
 
 import { BillingConfiguration } from "./errors.js";
+import { atMost } from "./timing.js";
 
 /** Address of a broker. */
 export interface Address {
@@ -34,7 +35,7 @@ export function addressOf(url: string, socket: object = {}): Address {
 
 const HEARTBEAT_S = 15;
 const CONNECT_TIMEOUT_MS = 10_000;
-export const CLOSE_TIMEOUT_MS = 2_000;
+const CLOSE_TIMEOUT_MS = 2_000;
 const FIRST_DELAY_MS = 100;
 const LONGEST_DELAY_MS = 5_000;
 
@@ -99,20 +100,12 @@ export class Connection {
   }
 }
 
-/** Wait for `work`, but not for a broker that is silent. */
-export async function atMost(milliseconds: number, work: Promise<unknown> | undefined): Promise<void> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise((resolve) => {
-    timer = setTimeout(resolve, milliseconds);
-  });
-  await Promise.race([work, late]);
-  clearTimeout(timer);
-}
-
-/** End a socket whose other side is silent: it would keep the process alive. amqplib only half-closes it. */
+/** End a socket whose other side is silent: it and its heartbeat would keep the process alive.
+ *
+ * amqplib waits for the other side to close; an error of the socket ends both. */
 function destroySocket(model: ChannelModel | undefined): void {
-  const connection = model?.connection as { stream?: { destroy?: () => void } } | undefined;
-  connection?.stream?.destroy?.();
+  const connection = model?.connection as { stream?: { destroy?: (error: Error) => void } } | undefined;
+  connection?.stream?.destroy?.(new Error("the client is closed"));
 }
 
 /** Return `channel`, whose loss ends its connection too: recovery, which watches connections alone, makes

@@ -2,10 +2,11 @@
 
 import type { Channel, ChannelModel, ConsumeMessage } from "amqplib";
 
-import { CLOSE_TIMEOUT_MS, Connection, atMost, tied } from "./connection.js";
+import { Connection, tied } from "./connection.js";
 import type { Address } from "./connection.js";
 import { BillingUnavailable } from "./errors.js";
 import { decode } from "./numbers.js";
+import { atMost } from "./timing.js";
 
 /** Handler of messages; one that throws gets the message again. */
 export type Handler<T> = (message: T) => void | Promise<void>;
@@ -17,10 +18,12 @@ export interface ListenOptions {
   readonly onError?: (error: Error) => void;
 }
 
-/** Open subscription. `close` waits for running handlers. */
+/** Open subscription. `close` waits for running handlers, by default for ten seconds. */
 export interface Subscription {
-  close(): Promise<void>;
+  close(options?: { timeoutMs?: number }): Promise<void>;
 }
+
+const CLOSE_TIMEOUT_MS = 10_000;
 
 /** Time before a message whose handler failed is given back, in milliseconds. */
 const RETRY_DELAY_MS = 1_000;
@@ -33,8 +36,7 @@ export class Listener<T> implements Subscription {
   readonly #handled = new Set<string>();
   readonly #running = new Map<string, Promise<boolean>>();
   readonly #retries = new Map<NodeJS.Timeout, () => void>();
-  #channel: Channel | undefined;
-  #consumerTag = "";
+  #isClosing = false;
   #opened: (() => void) | undefined;
   #refused: ((error: Error) => void) | undefined;
 
@@ -47,7 +49,7 @@ export class Listener<T> implements Subscription {
   ) {
     this.#connection = new Connection(name, address, {
       open: (model) => this.#open(model),
-      lost: () => (this.#channel = undefined),
+      lost: () => {},
       refused: (error) => (this.#refused ?? this.#report)(error),
     });
   }
@@ -67,10 +69,10 @@ export class Listener<T> implements Subscription {
     return this;
   }
 
-  async close(): Promise<void> {
+  async close({ timeoutMs = CLOSE_TIMEOUT_MS }: { timeoutMs?: number } = {}): Promise<void> {
     this.#refused?.(new BillingUnavailable("the client is closed"));
-    await atMost(CLOSE_TIMEOUT_MS, this.#channel?.cancel(this.#consumerTag).catch(() => {}));
-    await Promise.all(this.#running.values());
+    this.#isClosing = true;
+    await atMost(timeoutMs, Promise.all(this.#running.values()));
     for (const [timer, giveBack] of this.#retries) {
       clearTimeout(timer);
       giveBack();
@@ -82,15 +84,15 @@ export class Listener<T> implements Subscription {
     const channel = tied(await model.createChannel(), model, () => {});
     await channel.prefetch(this.options.concurrency ?? 10);
     const queue = await this.prepare(channel);
-    const consumer = await channel.consume(queue, (delivery) => {
+    await channel.consume(queue, (delivery) => {
       if (delivery === null) void channel.close().catch(() => {}); // the queue was deleted
       else void this.#take(channel, delivery);
     });
-    [this.#channel, this.#consumerTag] = [channel, consumer.consumerTag];
     this.#opened?.();
   }
 
   async #take(channel: Channel, delivery: ConsumeMessage): Promise<void> {
+    if (this.#isClosing) return; // the broker delivers it again, to whoever is left
     const id = String(delivery.properties.messageId ?? "");
     if (this.#handled.has(id)) return settle(() => channel.ack(delivery));
     const running = this.#running.get(id) ?? this.#handle(id, delivery);

@@ -28,6 +28,7 @@ export type Text = string;
 export type Label = string;
 export type Currency = string;
 export type Query = QueryBalance | QueryAfford | QueryHistory | QueryUsage | QueryStats | QueryOperation | QueryCatalog;
+export type GroupBy = string;
 export type Answer =
   | BalanceAnswer
   | AffordAnswer
@@ -205,7 +206,7 @@ export interface ReserveUsage {
 /**
  * Captures the actual amount of the hold `originalReferenceId` and releases the rest.
  *
- * `tokens` may be 0. Where they are more than was held, the difference is taken from what is available (`on_excess: take`), or the command is refused (`refuse`). originalReferenceId must differ from referenceId.
+ * `tokens` may be 0. Where they are more than was held, the difference is taken from what is available (`onExcess: take`), or the command is refused (`refuse`). `originalReferenceId` must differ from `referenceId`.
  */
 export interface SettleUsage {
   type: "usage.settle";
@@ -221,7 +222,7 @@ export interface SettleUsage {
   feature?: Label | null | undefined;
 }
 /**
- * Gives the hold `originalReferenceId` up; its tokens are available again. originalReferenceId must differ from referenceId.
+ * Gives the hold `originalReferenceId` up; its tokens are available again. `originalReferenceId` must differ from `referenceId`.
  */
 export interface ReleaseUsage {
   type: "usage.release";
@@ -272,7 +273,7 @@ export interface PaymentSucceeded {
 /**
  * Takes back tokens and bonus in proportion to the money that went back, all or a part.
  *
- * The reference is the refund's own id. However many parts there are, never more than was paid counts. originalReferenceId must differ from referenceId.
+ * The reference is the refund's own id. However many parts there are, never more than was paid counts. `originalReferenceId` must differ from `referenceId`.
  */
 export interface PaymentRefunded {
   type: "payment.refunded";
@@ -287,7 +288,7 @@ export interface PaymentRefunded {
   currency: Currency;
 }
 /**
- * Records an opened dispute. The catalog's `onDispute` says whether that alone takes tokens back. originalReferenceId must differ from referenceId.
+ * Records an opened dispute. The catalog's `on_dispute` says whether that alone takes tokens back. `originalReferenceId` must differ from `referenceId`.
  */
 export interface PaymentDisputed {
   type: "payment.disputed";
@@ -303,7 +304,7 @@ export interface PaymentDisputed {
   currency: Currency;
 }
 /**
- * Records a decided dispute: `lost` takes tokens back like a refund, `won` gives taken ones back. originalReferenceId must differ from referenceId.
+ * Records a decided dispute: `lost` takes tokens back like a refund, `won` gives taken ones back. `originalReferenceId` must differ from `referenceId`.
  */
 export interface DisputeClosed {
   type: "payment.dispute_closed";
@@ -322,7 +323,7 @@ export interface DisputeClosed {
 /**
  * Takes back all that a payment bought which failed for good, also after it had succeeded.
  *
- * Where both events say when they occurred and the failure is the earlier one, the success stands. originalReferenceId must differ from referenceId.
+ * Where both events say when they occurred and the failure is the earlier one, the success stands. `originalReferenceId` must differ from `referenceId`.
  */
 export interface PaymentFailed {
   type: "payment.failed";
@@ -337,7 +338,7 @@ export interface PaymentFailed {
 /**
  * Gives tokens back that the usage `originalReferenceId` took, to where they came from.
  *
- * However many refunds name one usage, together they never give back more than it took. Without an original it is refused, unless the catalog says otherwise (`refunds.unbound`). originalReferenceId must differ from referenceId.
+ * However many refunds name one usage, together they never give back more than it took. Without an original it is refused, unless the catalog says otherwise (`refunds.unbound`). `originalReferenceId` must differ from `referenceId`.
  */
 export interface RefundCredit {
   type: "credit.refund";
@@ -353,7 +354,7 @@ export interface RefundCredit {
 /**
  * Gives promotional tokens, from `effectiveAt` (or now) until before `expiresAt` (or for ever).
  *
- * Credit of a lower `priority` (0 to 1000) is spent first; without one the catalog's for bonuses holds. expiresAt must be after effectiveAt.
+ * Credit of a lower `priority` (0 to 1000) is spent first; without one the catalog's for bonuses holds. `expiresAt` must be after `effectiveAt`.
  */
 export interface BonusCredit {
   type: "credit.bonus";
@@ -371,7 +372,7 @@ export interface BonusCredit {
 /**
  * An operator's correction: positive `tokens` give, negative ones take. It names reason and actor.
  *
- * It never takes the balance below zero, unless `allowNegative` says so. expiresAt goes with positive tokens only.
+ * It never takes the balance below zero, unless `allowNegative` says so.
  */
 export interface AdjustCredit {
   type: "credit.adjust";
@@ -445,10 +446,7 @@ export interface UsageBatch {
    * @minItems 1
    * @maxItems 1000
    */
-  items: [
-    DeductUsageItem | RecordUsageItem | FreeUploadItem,
-    ...(DeductUsageItem | RecordUsageItem | FreeUploadItem)[]
-  ];
+  items: (DeductUsageItem | RecordUsageItem | FreeUploadItem)[];
 }
 /**
  * Takes tokens, or is rejected for insufficient balance. Analytics group by `feature`.
@@ -503,6 +501,9 @@ export interface QueryBalance {
   type: "query.balance";
   userId: Identifier;
   minSequence?: number | null | undefined;
+  /**
+   * In the years 1970 to 2199.
+   */
   at?: Time | null | undefined;
 }
 /**
@@ -519,7 +520,7 @@ export interface QueryAfford {
 /**
  * Asks for a page of an account's transactions, newest first.
  *
- * `cursor` is the `nextCursor` of the page before; `offset` counts newer transactions instead, and goes without filters. `from` is included and `to` is not; they compare the time of recording. from must be before to.
+ * `cursor` is the `nextCursor` of the page before; `offset` counts newer transactions instead, and goes without filters. `from` is included and `to` is not; they compare the time of recording. `from` must be before `to`.
  */
 export interface QueryHistory {
   type: "query.history";
@@ -531,21 +532,33 @@ export interface QueryHistory {
   status?: "applied" | "rejected" | "all" | undefined;
   transactionType?: Label | null | undefined;
   feature?: Label | null | undefined;
+  /**
+   * In the years 1970 to 2199.
+   */
   from?: Time | null | undefined;
+  /**
+   * In the years 1970 to 2199.
+   */
   to?: Time | null | undefined;
 }
 /**
- * Asks for used tokens by local day: the last `days` with today, or the days `from` to `to`. from and to are at most 366 days, both included.
+ * Asks for used tokens by local day: the last `days` with today, or the days `from` to `to`. `from` and `to` are at most 366 days, both included.
  */
 export interface QueryUsage {
   type: "query.usage";
   userId: Identifier;
   minSequence?: number | null | undefined;
   days?: number | null | undefined;
+  /**
+   * In the years 1970 to 2199.
+   */
   from?: string | null | undefined;
+  /**
+   * In the years 1970 to 2199.
+   */
   to?: string | null | undefined;
   timezone?: string | undefined;
-  groupBy?: string | null | undefined;
+  groupBy?: GroupBy | null | undefined;
 }
 /**
  * Asks for totals of all accounts.
@@ -699,7 +712,7 @@ export interface Transaction {
 /**
  * Used tokens of a range of days; a refund doesn't lower them.
  *
- * `averageDaily` is over all days, rounded down; `projectedMonthly` is that of 30 days.
+ * `averageDaily` is over all days, rounded down; `projectedMonthly` is for 30 of them. The first thousand `groups` are named, most used first; `otherGroups` are the tokens of all others.
  */
 export interface UsageAnswer {
   type: "answer.usage";
@@ -716,6 +729,7 @@ export interface UsageAnswer {
   usageByType: TypeUsage[];
   groupBy?: string | undefined;
   groups?: GroupUsage[] | undefined;
+  otherGroups?: number | undefined;
 }
 /**
  * Local days, both included.
