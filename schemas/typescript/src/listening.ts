@@ -33,8 +33,8 @@ const REMEMBERED = 10_000;
 /** Consumer of one queue on a connection of its own, so that a missing queue disturbs nothing else. */
 export class Listener<T> implements Subscription {
   readonly #connection: Connection;
-  readonly #handled = new Set<string>();
-  readonly #running = new Map<string, Promise<boolean>>();
+  readonly #handled = new Set<unknown>();
+  readonly #running = new Map<unknown, Promise<boolean>>();
   readonly #retries = new Map<NodeJS.Timeout, () => void>();
   #isClosing = false;
   #opened: (() => void) | undefined;
@@ -93,7 +93,7 @@ export class Listener<T> implements Subscription {
 
   async #take(channel: Channel, delivery: ConsumeMessage): Promise<void> {
     if (this.#isClosing) return; // the broker delivers it again, to whoever is left
-    const id = String(delivery.properties.messageId ?? "");
+    const id: unknown = delivery.properties.messageId ?? Symbol("no id, so no copies");
     if (this.#handled.has(id)) return settle(() => channel.ack(delivery));
     const running = this.#running.get(id) ?? this.#handle(id, delivery);
     if (await running) return settle(() => channel.ack(delivery));
@@ -106,13 +106,13 @@ export class Listener<T> implements Subscription {
   }
 
   /** Run the handler; a copy that comes meanwhile waits for the same run. */
-  #handle(id: string, delivery: ConsumeMessage): Promise<boolean> {
+  #handle(id: unknown, delivery: ConsumeMessage): Promise<boolean> {
     const run = this.#run(delivery).then((isDone) => {
       this.#running.delete(id);
-      if (isDone && id !== "") this.#remember(id);
+      if (isDone) this.#remember(id);
       return isDone;
     });
-    if (id !== "") this.#running.set(id, run);
+    this.#running.set(id, run);
     return run;
   }
 
@@ -131,11 +131,11 @@ export class Listener<T> implements Subscription {
     else this.options.onError(error);
   };
 
-  #remember(id: string): void {
+  #remember(id: unknown): void {
     this.#handled.add(id);
     if (this.#handled.size <= REMEMBERED) return;
     const [oldest] = this.#handled;
-    if (oldest !== undefined) this.#handled.delete(oldest);
+    this.#handled.delete(oldest);
   }
 }
 
