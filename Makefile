@@ -62,7 +62,7 @@ constraints: $(BENCH) ## write the installed versions to constraints.txt
 	@touch $(BASE) $(DEV) $(BENCH)
 
 clean: ## remove the virtual environment, caches and build output
-	@rm -rf $(VENV) build dist *.egg-info tests/node/node_modules .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) build dist *.egg-info tests/node/node_modules schemas/typescript/node_modules schemas/typescript/dist schemas/typescript/build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BASE): pyproject.toml $(PINNED) | $(BIN)/python

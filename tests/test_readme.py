@@ -36,6 +36,7 @@ PAGES = (
     "worker/DECISIONS.md",
     CHANGELOG,
     "schemas/README.md",
+    "schemas/typescript/README.md",
     "tests/README.md",
     "tests/benchmarks/README.md",
     "tests/contracts/README.md",
@@ -66,7 +67,7 @@ def test_links_of_a_page_lead_somewhere(path: str) -> None:
 @pytest.mark.parametrize("path", OF_TODAY)
 def test_files_named_on_a_page_exist(path: str) -> None:
     text = page(path)
-    named = re.findall(r"(?<![\w/.])((?:worker|schemas|tests)/[\w./]*[\w/])", text)
+    named = re.findall(r"(?<![\w/.-])((?:worker|schemas|tests)/[\w./]*[\w/])", text)
     for name in named + re.findall(r"`([\w-]+\.(?:yml|toml|txt))`", text):
         assert (ROOT / name).exists(), name
 

@@ -14,6 +14,7 @@ from tests.benchmarks.queries import QUERIES
 from tests.benchmarks.results import Benchmark
 from tests.benchmarks.skew import SKEW
 from tests.benchmarks.slots import SLOTS
+from tests.benchmarks.typescript import TYPESCRIPT
 from tests.benchmarks.workers import WORKERS
 
 BENCHMARKS: tuple[Benchmark, ...] = (
@@ -27,6 +28,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     SKEW,
     WORKERS,
     LATENCY,
+    TYPESCRIPT,
     QUERIES,
     BACKLOG,
     LARGE,

@@ -83,8 +83,8 @@ export class BillingClient extends Billing {
   override async close({ timeoutMs = COMMAND_TIMEOUT_MS }: RequestOptions = {}): Promise<void> {
     if (this.#isClosed) return;
     this.#isClosed = true;
-    await Promise.all([...this.#subscriptions].map((subscription) => subscription.close({ timeoutMs })));
-    await this.#wire.close(timeoutMs);
+    const subscriptions = [...this.#subscriptions].map((subscription) => subscription.close({ timeoutMs }));
+    await Promise.all([...subscriptions, this.#wire.close(timeoutMs)]);
   }
 
   async #listen<T>(listener: Listener<T>): Promise<Subscription> {
