@@ -25,6 +25,10 @@ def test_sources_type_check_strictly() -> None:
     run("tsc", "--noEmit")
 
 
+def test_sources_are_formatted() -> None:
+    run("node", "node_modules/prettier/bin/prettier.cjs", "--check", ".")
+
+
 def test_client_passes_the_tests_of_nodes_runner(
     broker_url: str, vhost_without_worker: str, workers: WorkerProcesses
 ) -> None:

@@ -14,7 +14,9 @@ import type { Command } from "@billing-worker/client";
 
 const ECHO = "bench.echo";
 const USER = "user-000000";
-const REPLY = Buffer.from(JSON.stringify({ status: "applied", code: "tokens_deducted", message: "", duplicate: false }));
+const REPLY = Buffer.from(
+  JSON.stringify({ status: "applied", code: "tokens_deducted", message: "", duplicate: false }),
+);
 
 const [url = "", requests = "0", warmUp = "0", role] = process.argv.slice(2);
 await (role === "echo" ? echo() : measure(Number(requests), Number(warmUp)));

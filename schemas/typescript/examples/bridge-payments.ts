@@ -23,7 +23,10 @@ export async function onGatewayEvent(billing: Billing, event: GatewayEvent): Pro
       return await billing.paymentSucceeded({ referenceId: paymentId, ...paid });
     }
     const refund = { userId, originalReferenceId: paymentId, amountMinor, currency };
-    return await billing.paymentRefunded({ referenceId: event.refundId ?? `${paymentId}/refund`, ...refund });
+    return await billing.paymentRefunded({
+      referenceId: event.refundId ?? `${paymentId}/refund`,
+      ...refund,
+    });
   } catch (error) {
     if (error instanceof BillingRefused) return null; // it never gets better: the worker's operators have it
     throw error;

@@ -8,7 +8,10 @@ import type { Billing } from "@billing-worker/client";
 const MOST_TOKENS = 5_000;
 
 /** Server of `POST /summaries`, with the user in `x-user` and the request's own id in `idempotency-key`. */
-export function summaries(billing: Billing, summarize: () => Promise<{ text: string; tokens: number }>): Server {
+export function summaries(
+  billing: Billing,
+  summarize: () => Promise<{ text: string; tokens: number }>,
+): Server {
   return createServer(async (request, response) => {
     try {
       const userId = String(request.headers["x-user"]);

@@ -14,8 +14,21 @@ export interface Upload {
 /** Meter some uploads; return the ids of those that their users can't pay. */
 export async function meter(billing: Billing, uploads: readonly Upload[]): Promise<string[]> {
   const items = uploads.flatMap(({ id, userId, bytes, pages }) => [
-    { type: "usage.record" as const, referenceId: `upload/${id}`, userId, meter: "upload", quantity: bytes },
-    { type: "usage.record" as const, referenceId: `ocr/${id}`, userId, meter: "ocr", quantity: pages, feature: "ocr" },
+    {
+      type: "usage.record" as const,
+      referenceId: `upload/${id}`,
+      userId,
+      meter: "upload",
+      quantity: bytes,
+    },
+    {
+      type: "usage.record" as const,
+      referenceId: `ocr/${id}`,
+      userId,
+      meter: "ocr",
+      quantity: pages,
+      feature: "ocr",
+    },
   ]);
   // With a backlog, { lane: "bulk" } lets whoever waits in a browser go first.
   const result = await billing.batch({ referenceId: `batch/${randomUUID()}`, items });

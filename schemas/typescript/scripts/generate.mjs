@@ -32,8 +32,14 @@ async function generated(schema) {
   });
   return text
     .replace(/export interface Unused \{\}\n/, "")
-    .replace(/ \*\n \* This interface was referenced by `Unused`'s JSON-Schema\n \* via the `definition` "\w+"\.\n/g, "")
-    .replace(/\/\*\*\n \* This interface was referenced by `Unused`'s JSON-Schema\n \* via the `definition` "\w+"\.\n \*\/\n/g, "")
+    .replace(
+      / \*\n \* This interface was referenced by `Unused`'s JSON-Schema\n \* via the `definition` "\w+"\.\n/g,
+      "",
+    )
+    .replace(
+      /\/\*\*\n \* This interface was referenced by `Unused`'s JSON-Schema\n \* via the `definition` "\w+"\.\n \*\/\n/g,
+      "",
+    )
     .replace(/: (\w*Code|DeadLetterReason) \| string;/g, ": $1 | (string & {});")
     .replace(/^( +\w+\?: [^\n]+);$/gm, "$1 | undefined;");
 }
@@ -41,7 +47,8 @@ async function generated(schema) {
 /** Leave out of an object what says no type: rules between its fields, and that more fields may come. */
 function prepare(definition) {
   if (definition.type !== "object") return;
-  if (definition.properties?.metadata?.type === "object") definition.properties.metadata = { tsType: METADATA };
+  if (definition.properties?.metadata?.type === "object")
+    definition.properties.metadata = { tsType: METADATA };
   if (definition.properties === undefined) {
     definition.tsType = METADATA;
     return;

@@ -49,7 +49,10 @@ export class BillingClient extends Billing {
       throw new BillingRefused("replies: request waits for the reply; use publish", "replies");
     }
     this.#start({ consumes: true });
-    const body = await this.#wire.asked.send(outgoing(command, options), options.timeoutMs ?? COMMAND_TIMEOUT_MS);
+    const body = await this.#wire.asked.send(
+      outgoing(command, options),
+      options.timeoutMs ?? COMMAND_TIMEOUT_MS,
+    );
     return resultOf(decode<Reply>(body));
   }
 
@@ -67,7 +70,9 @@ export class BillingClient extends Billing {
 
   override replies(handler: Handler<Reply>, options: RepliesOptions = {}): Promise<Subscription> {
     const queue = options.queue ?? "billing.replies";
-    return this.#listen(new Listener(`${this.#appId} replies`, this.#address, async () => queue, handler, options));
+    return this.#listen(
+      new Listener(`${this.#appId} replies`, this.#address, async () => queue, handler, options),
+    );
   }
 
   override notices(handler: Handler<Notice>, options: NoticesOptions): Promise<Subscription> {

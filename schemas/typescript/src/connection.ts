@@ -117,7 +117,8 @@ export function tied<C extends Channel>(channel: C, model: ChannelModel, failed:
 }
 
 /** amqplib shows the refusal of a virtual host as a frame that it did not expect, without the broker's text. */
-const REFUSALS = /ACCESS.REFUSED|NOT.FOUND|PRECONDITION.FAILED|NOT.ALLOWED|ConnectionOpenOk; got <ConnectionClose/;
+const REFUSALS =
+  /ACCESS.REFUSED|NOT.FOUND|PRECONDITION.FAILED|NOT.ALLOWED|ConnectionOpenOk; got <ConnectionClose/;
 
 /** Return the error for a person to act on, where `error` is a refusal of the broker's. */
 export function refusalIn(error: Error): BillingConfiguration | undefined {

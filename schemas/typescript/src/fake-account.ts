@@ -74,7 +74,8 @@ export class FakeAccount {
 
   lotsBySource(): Record<string, number> {
     const found: Record<string, number> = {};
-    for (const { source, tokens } of this.#lots) if (tokens > 0) found[source] = (found[source] ?? 0) + tokens;
+    for (const { source, tokens } of this.#lots)
+      if (tokens > 0) found[source] = (found[source] ?? 0) + tokens;
     return found;
   }
 
@@ -118,7 +119,12 @@ export class FakeAccount {
     this.#post(operation, counter, tokens, now, lot.source, () => {
       this.debt -= repaid;
       const priority = lot.priority ?? PRIORITIES[lot.source] ?? 50;
-      this.#lots.push({ source: lot.source, priority, expiresAt: lot.expiresAt ?? Infinity, tokens: tokens - repaid });
+      this.#lots.push({
+        source: lot.source,
+        priority,
+        expiresAt: lot.expiresAt ?? Infinity,
+        tokens: tokens - repaid,
+      });
       this.#lots.sort((one, other) => one.priority - other.priority || one.expiresAt - other.expiresAt);
     });
   }
@@ -148,9 +154,11 @@ export class FakeAccount {
 
   /** Post what time alone brings about until `now`: ends of holds and lots, free periods, scheduled credit. */
   settleDue(operation: Operation, now: number): void {
-    for (const hold of this.holds.values()) if (hold.state === "open" && hold.expiresAt <= now) hold.state = "expired";
+    for (const hold of this.holds.values())
+      if (hold.state === "open" && hold.expiresAt <= now) hold.state = "expired";
     this.#renewFree(operation, now);
-    for (const lot of this.#lots) if (lot.expiresAt <= now && lot.tokens > 0) this.#expire(operation, lot, now);
+    for (const lot of this.#lots)
+      if (lot.expiresAt <= now && lot.tokens > 0) this.#expire(operation, lot, now);
     const due = this.#scheduled.filter(({ at }) => at <= now);
     this.#scheduled = this.#scheduled.filter(({ at }) => at > now);
     for (const { credit } of due) credit();
@@ -165,7 +173,10 @@ export class FakeAccount {
 
   allocate(operation: Operation, tokens: number, now: number): void {
     if (tokens === 0) return;
-    this.credit(operation, "allocated", tokens, now, { source: "allocation", expiresAt: this.periodStart(this.period + 1) });
+    this.credit(operation, "allocated", tokens, now, {
+      source: "allocation",
+      expiresAt: this.periodStart(this.period + 1),
+    });
   }
 
   /** End the allocation of the present period now; return its tokens. */
@@ -184,7 +195,8 @@ export class FakeAccount {
   #renewFree(operation: Operation, now: number): void {
     while (this.periodStart(this.period + 1) <= now) {
       const start = this.periodStart(this.period + 1);
-      for (const lot of this.#lots) if (lot.expiresAt <= start && lot.tokens > 0) this.#expire(operation, lot, start);
+      for (const lot of this.#lots)
+        if (lot.expiresAt <= start && lot.tokens > 0) this.#expire(operation, lot, start);
       if (this.tier.autoRenew && this.isActive(start)) this.grant(operation, this.period + 1, start);
       else this.#beginPeriod();
     }
@@ -196,7 +208,14 @@ export class FakeAccount {
     });
   }
 
-  #post(operation: Operation, counter: Counter, amount: number, now: number, source: string | undefined, move: () => void): void {
+  #post(
+    operation: Operation,
+    counter: Counter,
+    amount: number,
+    now: number,
+    source: string | undefined,
+    move: () => void,
+  ): void {
     if (amount === 0) return;
     const balanceBefore = this.balance;
     move();

@@ -20,7 +20,15 @@ export const CATALOG: Catalog = {
     tier("enterprise", 5_000_000, 100 * 1_024 * MIB, 1_000_000, false),
   ],
   meters: [
-    { id: "upload", unit: "byte", per: MIB, tokens: 10, rounding: "up", minimumTokens: 0, quota: "free_upload" },
+    {
+      id: "upload",
+      unit: "byte",
+      per: MIB,
+      tokens: 10,
+      rounding: "up",
+      minimumTokens: 0,
+      quota: "free_upload",
+    },
     { id: "ocr", unit: "page", per: 1, tokens: 120, rounding: "up", minimumTokens: 120, quota: "ocr" },
   ],
 };
@@ -29,6 +37,12 @@ function withBonus(id: string, index: number, tokens: number, bonusTokens: numbe
   return { id, index, tokens, bonusTokens, priceMinor, currency: "USD", bonusValidDays: 365 };
 }
 
-function tier(id: string, monthlyTokens: number, freeUploadBytes: number, rolloverTokens: number, autoRenew: boolean) {
+function tier(
+  id: string,
+  monthlyTokens: number,
+  freeUploadBytes: number,
+  rolloverTokens: number,
+  autoRenew: boolean,
+) {
   return { id, monthlyTokens, freeUploadBytes, freeUnits: {}, rolloverTokens, autoRenew };
 }

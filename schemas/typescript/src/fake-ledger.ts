@@ -50,21 +50,32 @@ export class FakeLedger {
 
   /** Payments that were credited. */
   get payments(): Catalog["packages"] {
-    return [...this.#payments.values()].flatMap((payment) => (payment.package === undefined ? [] : [payment.package]));
+    return [...this.#payments.values()].flatMap((payment) =>
+      payment.package === undefined ? [] : [payment.package],
+    );
   }
 
   /** Money taken by currency; what went back is not taken off. */
   revenue(): { currency: string; payments: number; amountMinor: number }[] {
     return [...new Set(this.payments.map((sold) => sold.currency))].map((currency) => {
       const sold = this.payments.filter((one) => one.currency === currency);
-      return { currency, payments: sold.length, amountMinor: sold.reduce((all, one) => all + one.priceMinor, 0) };
+      return {
+        currency,
+        payments: sold.length,
+        amountMinor: sold.reduce((all, one) => all + one.priceMinor, 0),
+      };
     });
   }
 
   /** Return the user's account with what is due posted, as a read counts it. */
   account(userId: string): FakeAccount | undefined {
     const account = this.accounts.get(userId);
-    const due = { transactionId: "0", referenceId: "due", type: "account.settle", code: "account_settled" };
+    const due = {
+      transactionId: "0",
+      referenceId: "due",
+      type: "account.settle",
+      code: "account_settled",
+    };
     account?.settleDue(due, this.now());
     return account;
   }
@@ -74,7 +85,9 @@ export class FakeLedger {
   }
 
   #batch(batch: Extract<Command, { type: "usage.batch" }>): Reply {
-    const items = batch.items.map((item) => this.#single({ ...item, userId: item.userId ?? batch.userId } as Single));
+    const items = batch.items.map((item) =>
+      this.#single({ ...item, userId: item.userId ?? batch.userId } as Single),
+    );
     const count = (status: string): number => items.filter((item) => item.status === status).length;
     return {
       status: "applied",
@@ -155,13 +168,18 @@ export class FakeLedger {
     } as Reply;
   }
 
-  #rule(command: Exclude<Single, { type: "account.open" }>, account: FakeAccount, operation: Operation): Decision {
+  #rule(
+    command: Exclude<Single, { type: "account.open" }>,
+    account: FakeAccount,
+    operation: Operation,
+  ): Decision {
     const now = this.now();
     switch (command.type) {
       case "account.settle":
         return applied("account_settled", 0);
       case "usage.deduct":
-        if (command.tokens > account.available && command.tokens > 0) return short(command.tokens, account.available);
+        if (command.tokens > account.available && command.tokens > 0)
+          return short(command.tokens, account.available);
         account.take({ ...operation, code: "tokens_deducted" }, "used", command.tokens, now);
         return applied("tokens_deducted", command.tokens);
       case "usage.record":
@@ -170,7 +188,10 @@ export class FakeLedger {
         const free = account.free("free_upload");
         const used = account.quotaUsed.get("free_upload") ?? 0;
         if (command.bytes > free) {
-          return short(command.bytes, free, "free_upload_limit_exceeded", { used, limit: account.tier.freeUploadBytes });
+          return short(command.bytes, free, "free_upload_limit_exceeded", {
+            used,
+            limit: account.tier.freeUploadBytes,
+          });
         }
         account.useQuota("free_upload", command.bytes);
         const sums = { used: used + command.bytes, limit: account.tier.freeUploadBytes };
@@ -222,7 +243,12 @@ export class FakeLedger {
     const freeQuantity = Math.min(account.free(rule.quota), quantity);
     const chargedQuantity = quantity - freeQuantity;
     const exact = (chargedQuantity * rule.tokens) / rule.per;
-    const rounded = rule.rounding === "up" ? Math.ceil(exact) : rule.rounding === "down" ? Math.floor(exact) : halfEven(exact);
+    const rounded =
+      rule.rounding === "up"
+        ? Math.ceil(exact)
+        : rule.rounding === "down"
+          ? Math.floor(exact)
+          : halfEven(exact);
     const tokens = chargedQuantity === 0 ? 0 : Math.max(rounded, rule.minimumTokens);
     return { quota: rule.quota, tokens, freeQuantity, chargedQuantity };
   }
@@ -235,13 +261,18 @@ export class FakeLedger {
     const limit = account.limit(quota);
     const used = account.quotaUsed.get(quota) ?? 0;
     const detail = { meter, quantity, freeQuantity, chargedQuantity, limit, used };
-    if (tokens > account.available && tokens > 0) return short(tokens, account.available, "insufficient_balance", detail);
+    if (tokens > account.available && tokens > 0)
+      return short(tokens, account.available, "insufficient_balance", detail);
     account.useQuota(quota, freeQuantity);
     account.take({ ...operation, code: "usage_recorded" }, "used", tokens, this.now());
     return applied("usage_recorded", tokens, { ...detail, used: used + freeQuantity });
   }
 
-  #endHold(command: Of<"usage.settle" | "usage.release">, account: FakeAccount, operation: Operation): Decision {
+  #endHold(
+    command: Of<"usage.settle" | "usage.release">,
+    account: FakeAccount,
+    operation: Operation,
+  ): Decision {
     const detail = { originalReferenceId: command.originalReferenceId };
     const hold = account.holds.get(command.originalReferenceId);
     if (hold === undefined) return rejected("hold_not_found", detail);
@@ -251,8 +282,10 @@ export class FakeLedger {
       return applied("hold_released", hold.tokens, detail);
     }
     const excess = command.tokens - hold.tokens;
-    if (excess > 0 && command.onExcess !== "take") return short(command.tokens, hold.tokens, "hold_exceeded", detail);
-    if (excess > account.available) return short(command.tokens, hold.tokens + account.available, undefined, detail);
+    if (excess > 0 && command.onExcess !== "take")
+      return short(command.tokens, hold.tokens, "hold_exceeded", detail);
+    if (excess > account.available)
+      return short(command.tokens, hold.tokens + account.available, undefined, detail);
     hold.state = "settled";
     account.take({ ...operation, code: "hold_settled" }, "used", command.tokens, this.now());
     return applied("hold_settled", command.tokens, { ...detail, released: Math.max(-excess, 0) });
@@ -265,13 +298,21 @@ export class FakeLedger {
     if (original === undefined || original.userId !== account.userId) {
       return rejected("original_not_found", { originalReferenceId });
     }
-    const taken = sum(account.entries.filter((entry) => entry.referenceId === originalReferenceId && entry.counter === "used"));
+    const taken = sum(
+      account.entries.filter(
+        (entry) => entry.referenceId === originalReferenceId && entry.counter === "used",
+      ),
+    );
     if (taken === 0) return rejected("original_not_refundable", { originalReferenceId });
-    const back = sum(account.entries.filter((entry) => this.#original.get(entry.referenceId) === originalReferenceId));
+    const back = sum(
+      account.entries.filter((entry) => this.#original.get(entry.referenceId) === originalReferenceId),
+    );
     const left = -taken - back;
     if (tokens > left) return short(tokens, left, "refund_exceeds_original", { originalReferenceId });
     this.#original.set(command.referenceId, originalReferenceId);
-    account.credit({ ...operation, code: "tokens_refunded" }, "refunded", tokens, this.now(), { source: "refund" });
+    account.credit({ ...operation, code: "tokens_refunded" }, "refunded", tokens, this.now(), {
+      source: "refund",
+    });
     return applied("tokens_refunded", tokens, { originalReferenceId });
   }
 
@@ -281,11 +322,17 @@ export class FakeLedger {
     const now = this.now();
     const { tokens, effectiveAt, expiresAt, priority } = command;
     if (expiresAt != null && Date.parse(expiresAt) <= now) return rejected("credit_expired", { expiresAt });
-    const lot = { source: "bonus", priority, ...(expiresAt == null ? {} : { expiresAt: Date.parse(expiresAt) }) };
+    const lot = {
+      source: "bonus",
+      priority,
+      ...(expiresAt == null ? {} : { expiresAt: Date.parse(expiresAt) }),
+    };
     const detail = expiresAt == null ? {} : { expiresAt: iso(Date.parse(expiresAt)) };
     if (effectiveAt != null && Date.parse(effectiveAt) > now) {
       const at = Date.parse(effectiveAt);
-      account.schedule(at, tokens, () => account.credit({ ...operation, code: "bonus_scheduled" }, "bonus", tokens, at, lot));
+      account.schedule(at, tokens, () =>
+        account.credit({ ...operation, code: "bonus_scheduled" }, "bonus", tokens, at, lot),
+      );
       return applied("bonus_scheduled", tokens, { ...detail, effectiveAt: iso(at) });
     }
     account.credit({ ...operation, code: "bonus_granted" }, "bonus", tokens, now, lot);
@@ -296,9 +343,13 @@ export class FakeLedger {
     const now = this.now();
     const { tokens, expiresAt } = command;
     const detail = { reason: command.reason, actor: command.actor };
-    if (expiresAt != null && Date.parse(expiresAt) <= now) return rejected("credit_expired", { expiresAt, ...detail });
+    if (expiresAt != null && Date.parse(expiresAt) <= now)
+      return rejected("credit_expired", { expiresAt, ...detail });
     if (tokens > 0) {
-      const lot = { source: "adjustment", ...(expiresAt == null ? {} : { expiresAt: Date.parse(expiresAt) }) };
+      const lot = {
+        source: "adjustment",
+        ...(expiresAt == null ? {} : { expiresAt: Date.parse(expiresAt) }),
+      };
       account.credit({ ...operation, code: "adjustment_credited" }, "adjusted", tokens, now, lot);
       return applied("adjustment_credited", tokens, detail);
     }
@@ -320,7 +371,10 @@ export class FakeLedger {
       if (tier === undefined) return rejected("unknown_tier", { tier: command.tier });
       account.tier = tier;
       account.endsAt = undefined;
-      const more = account.grantedPeriod === account.period ? Math.max(tier.monthlyTokens - account.granted, 0) : tier.monthlyTokens;
+      const more =
+        account.grantedPeriod === account.period
+          ? Math.max(tier.monthlyTokens - account.granted, 0)
+          : tier.monthlyTokens;
       account.granted = Math.max(account.granted, tier.monthlyTokens);
       account.grantedPeriod = account.period;
       account.allocate({ ...operation, code: "subscription_changed" }, more, now);
@@ -353,14 +407,19 @@ export class FakeLedger {
     if (number !== next || !isNear) return rejected("period_out_of_range", { periodStart: iso(named) });
     account.grantedPeriod = next;
     const at = account.periodStart(next);
-    account.schedule(at, monthlyTokens, () => account.grant({ ...operation, code: "renewal_scheduled" }, next, at));
+    account.schedule(at, monthlyTokens, () =>
+      account.grant({ ...operation, code: "renewal_scheduled" }, next, at),
+    );
     return applied("renewal_scheduled", monthlyTokens, { tier, ...period(account, next) });
   }
 
   #purchase(command: Of<"payment.succeeded">, account: FakeAccount, operation: Operation): Decision {
     const { packageId, packageIndex, amountMinor, currency } = command;
-    const sold = this.catalog.packages.find((one) => (packageId == null ? one.index === packageIndex : one.id === packageId));
-    if (sold === undefined) return rejected("unknown_package", { packageId: packageId ?? `#${packageIndex}` });
+    const sold = this.catalog.packages.find((one) =>
+      packageId == null ? one.index === packageIndex : one.id === packageId,
+    );
+    if (sold === undefined)
+      return rejected("unknown_package", { packageId: packageId ?? `#${packageIndex}` });
     const [expected, received] = [`${sold.priceMinor} ${sold.currency}`, `${amountMinor} ${currency}`];
     if (expected !== received) return rejected("amount_mismatch", { packageId: sold.id, expected, received });
     const bought = { ...operation, code: "tokens_purchased" };
@@ -383,11 +442,18 @@ export class FakeLedger {
   ): Decision {
     const originalReferenceId = command.originalReferenceId;
     const known = this.#payments.get(originalReferenceId);
-    if ((known === undefined && this.outcome(originalReferenceId)) || (known && known.userId !== account.userId)) {
+    if (
+      (known === undefined && this.outcome(originalReferenceId)) ||
+      (known && known.userId !== account.userId)
+    ) {
       return rejected("original_not_found", { originalReferenceId });
     }
     const payment = this.#payment(originalReferenceId, account.userId);
-    if (command.type !== "payment.failed" && payment.package && command.currency !== payment.package.currency) {
+    if (
+      command.type !== "payment.failed" &&
+      payment.package &&
+      command.currency !== payment.package.currency
+    ) {
       const expected = `${payment.package.priceMinor} ${payment.package.currency}`;
       const received = `${command.amountMinor} ${command.currency}`;
       return rejected("currency_mismatch", { originalReferenceId, expected, received });
@@ -397,7 +463,10 @@ export class FakeLedger {
     if (command.type === "payment.dispute_closed") {
       payment.lost.set(command.disputeId, command.result === "lost" ? command.amountMinor : 0);
     }
-    const detail = "amountMinor" in command ? { originalReferenceId, amountMinor: command.amountMinor } : { originalReferenceId };
+    const detail =
+      "amountMinor" in command
+        ? { originalReferenceId, amountMinor: command.amountMinor }
+        : { originalReferenceId };
     if (payment.package === undefined) return applied("payment_awaited", 0, detail);
     const code = reversal(command);
     return applied(code, this.#bringUpToDate(payment, account, { ...operation, code }), detail);
@@ -418,7 +487,13 @@ export class FakeLedger {
   }
 
   #payment(referenceId: string, userId: string): Payment {
-    const found = this.#payments.get(referenceId) ?? { userId, refunded: 0, lost: new Map(), failed: false, taken: 0 };
+    const found = this.#payments.get(referenceId) ?? {
+      userId,
+      refunded: 0,
+      lost: new Map(),
+      failed: false,
+      taken: 0,
+    };
     this.#payments.set(referenceId, found);
     return found;
   }
@@ -444,7 +519,9 @@ function isSame(stored: Single, command: Single, attempt: number): boolean {
 }
 
 function contentOf(command: Single): string {
-  const fields = Object.entries(command).filter(([name, value]) => value != null && !BESIDE_CONTENT.has(name));
+  const fields = Object.entries(command).filter(
+    ([name, value]) => value != null && !BESIDE_CONTENT.has(name),
+  );
   return JSON.stringify(fields.sort());
 }
 
@@ -453,18 +530,39 @@ function movedNothing({ command, reply }: Outcome): boolean {
 }
 
 function amountBelowZero(command: Single): Reply | undefined {
-  const amounts = Object.entries(command).filter(([name]) => ["tokens", "bytes", "quantity", "amountMinor"].includes(name));
+  const amounts = Object.entries(command).filter(([name]) =>
+    ["tokens", "bytes", "quantity", "amountMinor"].includes(name),
+  );
   const field = amounts.find(([, value]) => value < 0)?.[0];
   if (field === undefined || command.type === "credit.adjust") return undefined;
   const { type, referenceId, userId } = command;
   const message = `${field}: must be 0 or more`;
-  return { status: "failed", code: "malformed", reason: "invalid_field", message, field, type, referenceId, userId, duplicate: false };
+  return {
+    status: "failed",
+    code: "malformed",
+    reason: "invalid_field",
+    message,
+    field,
+    type,
+    referenceId,
+    userId,
+    duplicate: false,
+  };
 }
 
 function conflict(command: Single): Reply {
   const { type, referenceId, userId } = command;
   const message = `The reference '${referenceId}' names another operation. Nothing moved.`;
-  return { status: "rejected", code: "reference_conflict", message, type, referenceId, userId, attempt: command.attempt ?? 1, duplicate: false };
+  return {
+    status: "rejected",
+    code: "reference_conflict",
+    message,
+    type,
+    referenceId,
+    userId,
+    attempt: command.attempt ?? 1,
+    duplicate: false,
+  };
 }
 
 function applied(code: Code, amount: number, detail: Partial<Reply> = {}): Decision {
@@ -475,7 +573,12 @@ function rejected(code: Code, detail: Partial<Reply>): Decision {
   return { ...detail, status: "rejected", code };
 }
 
-function short(required: number, available: number, code: Code = "insufficient_balance", detail: Partial<Reply> = {}): Decision {
+function short(
+  required: number,
+  available: number,
+  code: Code = "insufficient_balance",
+  detail: Partial<Reply> = {},
+): Decision {
   return rejected(code, { ...detail, required, available, shortfall: required - available });
 }
 

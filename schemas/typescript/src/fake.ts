@@ -111,8 +111,17 @@ export class FakeBillingClient extends Billing {
       if (available > at || this.#noticed.has(name)) continue;
       this.#noticed.add(name);
       const id = `${name} ${referenceId}`;
-      const notice: Notice = { type, id, userId, referenceId, recordedAt: this.now.toISOString(), available, mark: at };
-      for (const { handler, types } of this.#notices) if (types?.includes(type) ?? true) await handler(notice);
+      const notice: Notice = {
+        type,
+        id,
+        userId,
+        referenceId,
+        recordedAt: this.now.toISOString(),
+        available,
+        mark: at,
+      };
+      for (const { handler, types } of this.#notices)
+        if (types?.includes(type) ?? true) await handler(notice);
     }
   }
 
@@ -128,13 +137,26 @@ export class FakeBillingClient extends Billing {
       case "query.operation": {
         const stored = this.#ledger.outcome(query.referenceId);
         const reply = stored && { ...stored, duplicate: true };
-        return { ...head, type: "answer.operation", referenceId: query.referenceId, isKnown: reply !== undefined, reply };
+        return {
+          ...head,
+          type: "answer.operation",
+          referenceId: query.referenceId,
+          isKnown: reply !== undefined,
+          reply,
+        };
       }
     }
     const account = this.#ledger.account(query.userId);
     if (account === undefined) {
       const message = `No token account for user ${query.userId}`;
-      return { ...head, type: "answer.problem", code: "account_not_found", message, query: query.type, userId: query.userId };
+      return {
+        ...head,
+        type: "answer.problem",
+        code: "account_not_found",
+        message,
+        query: query.type,
+        userId: query.userId,
+      };
     }
     const ofAccount = { ...head, userId: account.userId, sequence: account.entries.length };
     switch (query.type) {
@@ -151,17 +173,31 @@ export class FakeBillingClient extends Billing {
 
   #stats() {
     const accounts = [...this.#ledger.accounts.keys()].map((userId) => this.#ledger.account(userId)!);
-    const sum = (of: (account: FakeAccount) => number): number => accounts.reduce((all, one) => all + of(one), 0);
+    const sum = (of: (account: FakeAccount) => number): number =>
+      accounts.reduce((all, one) => all + of(one), 0);
     const tiers = accounts.map((account) => account.tier.id);
-    const names = ["allocated", "purchased", "bonus", "refunded", "adjusted", "used", "expired", "reversed"] as const;
+    const names = [
+      "allocated",
+      "purchased",
+      "bonus",
+      "refunded",
+      "adjusted",
+      "used",
+      "expired",
+      "reversed",
+    ] as const;
     return {
       users: accounts.length,
       balance: sum((account) => account.balance),
       held: sum((account) => account.held),
       debt: sum((account) => account.debt),
-      totals: Object.fromEntries(names.map((name) => [name, sum((one) => one.totals[name])])) as unknown as Totals,
+      totals: Object.fromEntries(
+        names.map((name) => [name, sum((one) => one.totals[name])]),
+      ) as unknown as Totals,
       payments: this.#ledger.payments.length,
-      accountsByTier: Object.fromEntries(tiers.map((tier) => [tier, tiers.filter((one) => one === tier).length])),
+      accountsByTier: Object.fromEntries(
+        tiers.map((tier) => [tier, tiers.filter((one) => one === tier).length]),
+      ),
       revenue: this.#ledger.revenue(),
     };
   }
@@ -198,10 +234,19 @@ export class FakeBillingClient extends Billing {
   }
 
   #quotas(account: FakeAccount): QuotaState[] {
-    const limits: Record<string, number> = { free_upload: account.tier.freeUploadBytes, ...account.tier.freeUnits };
+    const limits: Record<string, number> = {
+      free_upload: account.tier.freeUploadBytes,
+      ...account.tier.freeUnits,
+    };
     return Object.entries(limits).map(([name, limit]) => {
       const unit = this.#ledger.catalog.meters.find((meter) => meter.quota === name)?.unit ?? "byte";
-      return { name, unit, limit, used: account.quotaUsed.get(name) ?? 0, remaining: account.free(name) };
+      return {
+        name,
+        unit,
+        limit,
+        used: account.quotaUsed.get(name) ?? 0,
+        remaining: account.free(name),
+      };
     });
   }
 
@@ -222,15 +267,21 @@ export class FakeBillingClient extends Billing {
       required,
       available,
       shortfall: affordable ? 0 : required - available,
-      ...(units === undefined ? {} : { meter: meter ?? undefined, quantity: quantity ?? undefined, ...units }),
+      ...(units === undefined
+        ? {}
+        : { meter: meter ?? undefined, quantity: quantity ?? undefined, ...units }),
     };
   }
 
   #usage(query: Extract<Query, { type: "query.usage" }>, account: FakeAccount) {
     const last = query.to == null ? this.#now : Date.parse(query.to);
     const first = query.from == null ? last - ((query.days ?? 30) - 1) * DAY_MS : Date.parse(query.from);
-    const dates = Array.from({ length: Math.round((last - first) / DAY_MS) + 1 }, (_, n) => day(first + n * DAY_MS));
-    const used = account.entries.filter((entry) => entry.counter === "used" && dates.includes(entry.occurredAt.slice(0, 10)));
+    const dates = Array.from({ length: Math.round((last - first) / DAY_MS) + 1 }, (_, n) =>
+      day(first + n * DAY_MS),
+    );
+    const used = account.entries.filter(
+      (entry) => entry.counter === "used" && dates.includes(entry.occurredAt.slice(0, 10)),
+    );
     const total = used.reduce((all, entry) => all - entry.amount, 0);
     const tokensOf = (of: (entry: (typeof used)[number]) => boolean): number =>
       used.filter(of).reduce((all, entry) => all - entry.amount, 0);
@@ -242,7 +293,10 @@ export class FakeBillingClient extends Billing {
       total,
       averageDaily,
       projectedMonthly: averageDaily * 30,
-      dailyUsage: dates.map((date) => ({ date, tokens: tokensOf((entry) => entry.occurredAt.startsWith(date)) })),
+      dailyUsage: dates.map((date) => ({
+        date,
+        tokens: tokensOf((entry) => entry.occurredAt.startsWith(date)),
+      })),
       usageByType: types.map((type) => {
         const tokens = tokensOf((entry) => entry.type === type);
         return { type, tokens, percentage: Math.round((tokens / total) * 10_000) / 100 };
@@ -262,7 +316,14 @@ function history(query: Extract<Query, { type: "query.history" }>, account: Fake
     .reverse();
   const hasMore = kept.length > offset + limit;
   const transactions = kept.slice(offset, offset + limit);
-  return { transactions, limit, offset, total: kept.length, hasMore, nextCursor: hasMore ? String(offset + limit) : undefined };
+  return {
+    transactions,
+    limit,
+    offset,
+    total: kept.length,
+    hasMore,
+    nextCursor: hasMore ? String(offset + limit) : undefined,
+  };
 }
 
 function day(time: number): string {

@@ -85,7 +85,8 @@ export class Listener<T> implements Subscription {
     await channel.prefetch(this.options.concurrency ?? 10);
     const queue = await this.prepare(channel);
     await channel.consume(queue, (delivery) => {
-      if (delivery === null) void channel.close().catch(() => {}); // the queue was deleted
+      if (delivery === null)
+        void channel.close().catch(() => {}); // the queue was deleted
       else void this.#take(channel, delivery);
     });
     this.#opened?.();

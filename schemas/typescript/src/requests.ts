@@ -97,7 +97,9 @@ export class Requests {
 
   /** End what the broker has refused together with its channel. */
   refuseWritten(refusal: BillingConfiguration): void {
-    const named = [...this.#open.values()].filter((one) => refusal.message.includes(`exchange '${one.exchange}'`));
+    const named = [...this.#open.values()].filter((one) =>
+      refusal.message.includes(`exchange '${one.exchange}'`),
+    );
     for (const request of named.length > 0 ? named : this.#all()) {
       if (request.isWritten && !request.isConfirmed) request.end(refusal);
     }
@@ -153,5 +155,8 @@ function expired({ type, referenceId, writes, timeoutMs }: Pending): Error {
   const name = referenceId === undefined ? type : `${type} ${referenceId}`;
   if (referenceId === undefined) return new BillingUnavailable(`${name}: no answer within ${timeoutMs} ms`);
   if (writes === 0) return new BillingUnavailable(`${name}: not sent within ${timeoutMs} ms; ${AGAIN}`);
-  return new BillingTimeout(`${name}: no reply within ${timeoutMs} ms, its outcome is unknown; ${AGAIN}`, referenceId);
+  return new BillingTimeout(
+    `${name}: no reply within ${timeoutMs} ms, its outcome is unknown; ${AGAIN}`,
+    referenceId,
+  );
 }

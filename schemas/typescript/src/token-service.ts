@@ -50,7 +50,11 @@ export interface TransactionHistory {
 
 export interface UsageAnalytics {
   readonly period: { readonly days: number; readonly startDate: Date; readonly endDate: Date };
-  readonly usage: { readonly total: number; readonly averageDaily: number; readonly projectedMonthly: number };
+  readonly usage: {
+    readonly total: number;
+    readonly averageDaily: number;
+    readonly projectedMonthly: number;
+  };
   readonly dailyUsage: { readonly date: string; readonly tokens: number }[];
   readonly usageByType: { readonly type: string; readonly tokens: number; readonly percentage: number }[];
 }
@@ -111,7 +115,13 @@ export class TokenService {
     referenceId?: string | undefined;
     referenceType?: string | undefined;
   }): Promise<TokenBalance> {
-    const { userId, amount: tokens, description, referenceId = randomUUID(), referenceType: feature } = params;
+    const {
+      userId,
+      amount: tokens,
+      description,
+      referenceId = randomUUID(),
+      referenceType: feature,
+    } = params;
     return this.#apply({ type: "usage.deduct", referenceId, userId, tokens, description, feature });
   }
 
@@ -126,7 +136,8 @@ export class TokenService {
     const sold = (await this.billing.catalog()).packages.find((one) => one.index === packageIndex);
     if (sold === undefined) throw new TokenServiceError("Invalid token package", "unknown_package");
     const paid = params.paid ?? { amountMinor: sold.priceMinor, currency: sold.currency };
-    if (params.paid === undefined && (await this.#isPaid(referenceId, userId, sold.id))) return this.getBalance(userId);
+    if (params.paid === undefined && (await this.#isPaid(referenceId, userId, sold.id)))
+      return this.getBalance(userId);
     return this.#apply({ type: "payment.succeeded", referenceId, userId, packageIndex, ...paid });
   }
 
@@ -141,7 +152,14 @@ export class TokenService {
   }): Promise<TokenBalance> {
     const { userId, amount: tokens, reason: description, referenceId: originalReferenceId } = params;
     const referenceId = params.idempotencyKey ?? randomUUID();
-    return this.#apply({ type: "credit.refund", referenceId, userId, tokens, description, originalReferenceId });
+    return this.#apply({
+      type: "credit.refund",
+      referenceId,
+      userId,
+      tokens,
+      description,
+      originalReferenceId,
+    });
   }
 
   async addBonusTokens(
@@ -164,7 +182,12 @@ export class TokenService {
     bytesUsed: number,
     idempotencyKey: string = randomUUID(),
   ): Promise<TokenBalance> {
-    return this.#apply({ type: "usage.free_upload", referenceId: idempotencyKey, userId, bytes: bytesUsed });
+    return this.#apply({
+      type: "usage.free_upload",
+      referenceId: idempotencyKey,
+      userId,
+      bytes: bytesUsed,
+    });
   }
 
   /** Return a page, newest first; an empty one for an unknown account. */
@@ -184,7 +207,11 @@ export class TokenService {
     const found = (await this.billing.usage(userId, { days })) ?? noUsage(days);
     const { period, total, averageDaily, projectedMonthly, dailyUsage, usageByType } = found;
     return {
-      period: { days: period.days, startDate: new Date(period.startDate), endDate: new Date(period.endDate) },
+      period: {
+        days: period.days,
+        startDate: new Date(period.startDate),
+        endDate: new Date(period.endDate),
+      },
       usage: { total, averageDaily, projectedMonthly },
       dailyUsage,
       usageByType,
@@ -229,7 +256,10 @@ export class TokenService {
   }
 }
 
-type Usage = Pick<UsageAnswer, "period" | "total" | "averageDaily" | "projectedMonthly" | "dailyUsage" | "usageByType">;
+type Usage = Pick<
+  UsageAnswer,
+  "period" | "total" | "averageDaily" | "projectedMonthly" | "dailyUsage" | "usageByType"
+>;
 
 function noUsage(days: number): Usage {
   const today = Date.now();
@@ -259,7 +289,10 @@ function sequenceOf(reply: Reply & { sequence?: number | undefined }): number | 
 }
 
 function oldError(reply: Rejected): TokenServiceError {
-  const texts: Record<string, string> = { account_not_found: NO_ACCOUNT, unknown_package: "Invalid token package" };
+  const texts: Record<string, string> = {
+    account_not_found: NO_ACCOUNT,
+    unknown_package: "Invalid token package",
+  };
   return new TokenServiceError(texts[reply.code] ?? reply.message, reply.code, reply);
 }
 

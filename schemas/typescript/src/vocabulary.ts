@@ -204,7 +204,10 @@ export abstract class Billing {
     return this.#answer<contract.CatalogAnswer>({ type: "query.catalog" }, options);
   }
 
-  async #ofAccount<A extends contract.Answer>(query: contract.Query, options?: RequestOptions): Promise<A | null> {
+  async #ofAccount<A extends contract.Answer>(
+    query: contract.Query,
+    options?: RequestOptions,
+  ): Promise<A | null> {
     const answer = await this.ask(query, options);
     if (answer.type === "answer.problem" && answer.code === "account_not_found") return null;
     return answered(answer) as A;

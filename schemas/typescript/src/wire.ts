@@ -100,7 +100,11 @@ export class Wire {
   #writeCommand(request: Pending, replyTo?: string): boolean {
     const channel = this.#confirming;
     if (channel === undefined || this.#isFull) return false;
-    const properties = { ...this.#properties(request), persistent: true, ...(replyTo ? { replyTo } : {}) };
+    const properties = {
+      ...this.#properties(request),
+      persistent: true,
+      ...(replyTo ? { replyTo } : {}),
+    };
     const write = request.writes;
     const confirmed = (error: Error | null): void => {
       if (error === null) this.#confirmed(request, write);
@@ -149,9 +153,13 @@ export class Wire {
     const queue = `billing.replies.${this.address.user}.${randomUUID()}`;
     await channel.assertQueue(queue, { exclusive: true, autoDelete: true, durable: false });
     const replied = repliedTo(this.asked);
-    await channel.consume(queue, (delivery) => (delivery === null ? void channel.close() : replied(delivery)), {
-      noAck: true,
-    });
+    await channel.consume(
+      queue,
+      (delivery) => (delivery === null ? void channel.close() : replied(delivery)),
+      {
+        noAck: true,
+      },
+    );
     this.#replyQueue = queue;
     this.asked.accept();
     this.asked.pump();
@@ -194,6 +202,7 @@ function returnedTo(...all: Requests[]): (returned: Message) => void {
   return (returned) => {
     const { exchange, routingKey } = returned.fields;
     const text = `no queue takes ${routingKey} from the exchange '${exchange}': run \`billing-worker topology declare\``;
-    for (const requests of all) requests.get(returned.properties.correlationId)?.end(new BillingConfiguration(text));
+    for (const requests of all)
+      requests.get(returned.properties.correlationId)?.end(new BillingConfiguration(text));
   };
 }

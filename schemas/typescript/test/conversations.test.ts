@@ -16,9 +16,39 @@ interface Step {
 const FOLDER = new URL("../../../../tests/contracts/", import.meta.url);
 /** Fields that the fake must have as the worker has them. */
 const COMPARED = [
-  "status", "code", "referenceId", "userId", "attempt", "duplicate", "unit", "amount", "balanceBefore",
-  "balanceAfter", "required", "available", "shortfall", "used", "limit", "packageId", "baseTokens", "bonusTokens",
-  "originalReferenceId", "state", "held", "debt", "expired", "released", "tier", "expiresAt", "periodStart", "periodEnd", "meter", "quantity", "freeQuantity", "chargedQuantity", "amountMinor",
+  "status",
+  "code",
+  "referenceId",
+  "userId",
+  "attempt",
+  "duplicate",
+  "unit",
+  "amount",
+  "balanceBefore",
+  "balanceAfter",
+  "required",
+  "available",
+  "shortfall",
+  "used",
+  "limit",
+  "packageId",
+  "baseTokens",
+  "bonusTokens",
+  "originalReferenceId",
+  "state",
+  "held",
+  "debt",
+  "expired",
+  "released",
+  "tier",
+  "expiresAt",
+  "periodStart",
+  "periodEnd",
+  "meter",
+  "quantity",
+  "freeQuantity",
+  "chargedQuantity",
+  "amountMinor",
 ] as const;
 
 const files = (await readdir(FOLDER)).filter((name) => name.endsWith(".json") && name !== "malformed.json");
@@ -30,7 +60,11 @@ for (const file of files) {
     for (const { at, message, reply } of steps) {
       if (at !== undefined) fake.setTime(new Date(at));
       if (message === undefined || reply === undefined || hasMalformedItems(reply)) continue;
-      assert.deepEqual(compared(await fake.request(message)), compared(reply), `${file}: ${message.referenceId}`);
+      assert.deepEqual(
+        compared(await fake.request(message)),
+        compared(reply),
+        `${file}: ${message.referenceId}`,
+      );
     }
   });
 }

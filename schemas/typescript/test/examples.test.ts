@@ -40,14 +40,20 @@ async function served(server: Server, use: (address: string) => Promise<void>): 
 
 test("charge in a request: once for each key, and 402 without tokens", async () => {
   const userId = await user();
-  await served(summaries(client, async () => ({ text: "short", tokens: 4_200 })), async (address) => {
-    const post = async (key: string): Promise<number> => {
-      const headers = { "x-user": userId, "idempotency-key": key };
-      return (await fetch(address, { method: "POST", headers })).status;
-    };
-    const [key, other, third] = [randomUUID(), randomUUID(), randomUUID()];
-    assert.deepEqual([await post(key), await post(key), await post(other), await post(third)], [200, 200, 200, 402]);
-  });
+  await served(
+    summaries(client, async () => ({ text: "short", tokens: 4_200 })),
+    async (address) => {
+      const post = async (key: string): Promise<number> => {
+        const headers = { "x-user": userId, "idempotency-key": key };
+        return (await fetch(address, { method: "POST", headers })).status;
+      };
+      const [key, other, third] = [randomUUID(), randomUUID(), randomUUID()];
+      assert.deepEqual(
+        [await post(key), await post(key), await post(other), await post(third)],
+        [200, 200, 200, 402],
+      );
+    },
+  );
   assert.equal((await client.balance(userId))?.available, 1_600);
 });
 
@@ -65,7 +71,14 @@ test("meter an upload pipeline: free bytes first, and who can't pay is named", a
 test("bridge payments: the refund may come before its payment, and each may come twice", async () => {
   const userId = await user();
   const [paymentId, refundId] = [randomUUID(), randomUUID()];
-  const paid = { type: "payment.paid", paymentId, userId, packageId: "starter", amountMinor: 499, currency: "USD" } as const;
+  const paid = {
+    type: "payment.paid",
+    paymentId,
+    userId,
+    packageId: "starter",
+    amountMinor: 499,
+    currency: "USD",
+  } as const;
   const refunded = { ...paid, type: "payment.refunded", refundId } as const;
   for (const event of [refunded, paid, paid, refunded]) {
     assert.equal((await onGatewayEvent(client, event))?.status, "applied");
@@ -77,7 +90,8 @@ test("bridge payments: the refund may come before its payment, and each may come
 test("show a balance: 200, 304 until something moves, 404 for an unknown account", async () => {
   const userId = await user();
   await served(balances(client), async (address) => {
-    const get = (headers: Record<string, string>): Promise<Response> => fetch(address, { headers: { "x-user": userId, ...headers } });
+    const get = (headers: Record<string, string>): Promise<Response> =>
+      fetch(address, { headers: { "x-user": userId, ...headers } });
     const first = await get({});
     const { nextCreditAt, ...shown } = (await first.json()) as Record<string, unknown>;
     assert.deepEqual(shown, { available: 10_000, availableFormatted: "10.0K" });

@@ -70,7 +70,10 @@ test("a reply whose handler failed comes again, and the error is told", async ()
     calls += 1;
     if (calls === 1) throw new Error("not yet");
   };
-  const subscription = await client.replies(handler, { queue, onError: (error) => errors.push(error.message) });
+  const subscription = await client.replies(handler, {
+    queue,
+    onError: (error) => errors.push(error.message),
+  });
   await eventually(() => calls === 2);
   assert.deepEqual(errors, ["not yet"]);
   await subscription.close();
@@ -103,7 +106,10 @@ test("notices go to the app's own queue, and are consumed again after a lost con
   proxy.cut();
   publish("n-3", "balance.low");
   await eventually(() => handled.length === 2);
-  assert.deepEqual(handled.map(({ id }) => id), ["n-2", "n-3"]);
+  assert.deepEqual(
+    handled.map(({ id }) => id),
+    ["n-2", "n-3"],
+  );
   await channel.deleteQueue(queue);
 });
 
@@ -120,5 +126,8 @@ test("close does not wait for ever for a handler that hangs", async () => {
 });
 
 test("a missing queue is somebody's to declare", async () => {
-  await assert.rejects(client.replies(() => {}, { queue: "not.there" }), BillingConfiguration);
+  await assert.rejects(
+    client.replies(() => {}, { queue: "not.there" }),
+    BillingConfiguration,
+  );
 });

@@ -77,7 +77,10 @@ export class Proxy {
       client.write(bytes);
       if ([...this.#held].some((name) => pair.name.includes(name))) broker.pause();
     });
-    for (const [socket, other] of [[client, broker], [broker, client]] as const) {
+    for (const [socket, other] of [
+      [client, broker],
+      [broker, client],
+    ] as const) {
       socket.on("error", () => other.destroy());
       socket.on("close", () => {
         other.destroy();

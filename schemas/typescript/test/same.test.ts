@@ -4,7 +4,13 @@ import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import { after, before, describe, test } from "node:test";
 
-import { BillingClient, BillingRefused, FakeBillingClient, TokenService, TokenServiceError } from "@billing-worker/client";
+import {
+  BillingClient,
+  BillingRefused,
+  FakeBillingClient,
+  TokenService,
+  TokenServiceError,
+} from "@billing-worker/client";
 import type { Billing, Result } from "@billing-worker/client";
 
 import { url } from "./support.js";
@@ -55,7 +61,13 @@ for (const [name, make] of Object.entries(MAKERS)) {
 
       test("deductTokens takes tokens once for each reference", async () => {
         const userId = await user();
-        const params = { userId, amount: 1_500, description: "a page", referenceId: randomUUID(), referenceType: "ocr" };
+        const params = {
+          userId,
+          amount: 1_500,
+          description: "a page",
+          referenceId: randomUUID(),
+          referenceType: "ocr",
+        };
         assert.equal((await service.deductTokens(params)).currentBalance, 8_500);
         assert.equal((await service.deductTokens(params)).currentBalance, 8_500);
         assert.equal((await service.deductTokens({ userId, amount: 500, description: "" })).totalUsed, 2_000);
@@ -64,7 +76,10 @@ for (const [name, make] of Object.entries(MAKERS)) {
       test("deductTokens with a rejected reference is judged anew after a top-up", async () => {
         const userId = await user();
         const params = { userId, amount: 12_000, description: "", referenceId: randomUUID() };
-        await assert.rejects(service.deductTokens(params), oldText(/^Insufficient token balance\. Required: 12\.0K, Available: 10\.0K$/));
+        await assert.rejects(
+          service.deductTokens(params),
+          oldText(/^Insufficient token balance\. Required: 12\.0K, Available: 10\.0K$/),
+        );
         await service.addBonusTokens(userId, 5_000, "sorry");
         assert.equal((await service.deductTokens(params)).currentBalance, 3_000);
       });
@@ -73,9 +88,15 @@ for (const [name, make] of Object.entries(MAKERS)) {
         const userId = await user();
         const purchase = { userId, packageIndex: 99, paymentIntentId: randomUUID() };
         await assert.rejects(service.getBalance("nobody"), oldText(/^Token balance not found$/));
-        await assert.rejects(service.deductTokens({ userId: "nobody", amount: 1, description: "" }), oldText(/^Token balance not found$/));
+        await assert.rejects(
+          service.deductTokens({ userId: "nobody", amount: 1, description: "" }),
+          oldText(/^Token balance not found$/),
+        );
         await assert.rejects(service.purchaseTokens(purchase), oldText(/^Invalid token package$/));
-        await assert.rejects(service.trackFreeUploadUsage(userId, 2 ** 40), oldText(/^Free upload limit exceeded\. Required: 1099\.6B, Available: 104\.8M$/));
+        await assert.rejects(
+          service.trackFreeUploadUsage(userId, 2 ** 40),
+          oldText(/^Free upload limit exceeded\. Required: 1099\.6B, Available: 104\.8M$/),
+        );
       });
 
       test("purchaseTokens credits a package once for each payment, at the catalog's price", async () => {
@@ -91,10 +112,19 @@ for (const [name, make] of Object.entries(MAKERS)) {
         const userId = await user();
         const referenceId = randomUUID();
         await service.deductTokens({ userId, amount: 1_000, description: "", referenceId });
-        const refund = { userId, amount: 600, reason: "failed", referenceId, idempotencyKey: randomUUID() };
+        const refund = {
+          userId,
+          amount: 600,
+          reason: "failed",
+          referenceId,
+          idempotencyKey: randomUUID(),
+        };
         assert.equal((await service.refundTokens(refund)).currentBalance, 9_600);
         assert.equal((await service.refundTokens(refund)).currentBalance, 9_600);
-        await assert.rejects(service.refundTokens({ ...refund, idempotencyKey: randomUUID() }), (error: TokenServiceError) => error.code === "refund_exceeds_original");
+        await assert.rejects(
+          service.refundTokens({ ...refund, idempotencyKey: randomUUID() }),
+          (error: TokenServiceError) => error.code === "refund_exceeds_original",
+        );
       });
 
       test("addBonusTokens gives tokens once for each key", async () => {
@@ -106,24 +136,41 @@ for (const [name, make] of Object.entries(MAKERS)) {
       test("trackFreeUploadUsage counts bytes once for each key", async () => {
         const [userId, key] = [await user(), randomUUID()];
         await service.trackFreeUploadUsage(userId, 1_000_000, key);
-        const { freeUploadUsed, freeUploadRemaining } = await service.trackFreeUploadUsage(userId, 1_000_000, key);
+        const { freeUploadUsed, freeUploadRemaining } = await service.trackFreeUploadUsage(
+          userId,
+          1_000_000,
+          key,
+        );
         assert.deepEqual([freeUploadUsed, freeUploadRemaining], [1_000_000, 103_857_600]);
       });
 
       test("canAfford is exact, and false for an unknown account", async () => {
         const userId = await user();
-        assert.deepEqual(await Promise.all([10_000, 10_001].map((tokens) => service.canAfford(userId, tokens))), [true, false]);
+        assert.deepEqual(
+          await Promise.all([10_000, 10_001].map((tokens) => service.canAfford(userId, tokens))),
+          [true, false],
+        );
         assert.equal(await service.canAfford("nobody", 1), false);
       });
 
       test("getTransactionHistory pages, newest first", async () => {
         const userId = await user();
         for (const amount of [1, 2, 3]) {
-          await service.deductTokens({ userId, amount, description: `job ${amount}`, referenceType: "job" });
+          await service.deductTokens({
+            userId,
+            amount,
+            description: `job ${amount}`,
+            referenceType: "job",
+          });
         }
         const page = await service.getTransactionHistory(userId, 2, 1);
-        assert.deepEqual({ ...page, transactions: page.transactions.length }, { transactions: 2, total: 4, limit: 2, offset: 1, hasMore: true });
-        const [{ id, referenceId, createdAt, ...newest }] = page.transactions as [(typeof page.transactions)[0]];
+        assert.deepEqual(
+          { ...page, transactions: page.transactions.length },
+          { transactions: 2, total: 4, limit: 2, offset: 1, hasMore: true },
+        );
+        const [{ id, referenceId, createdAt, ...newest }] = page.transactions as [
+          (typeof page.transactions)[0],
+        ];
         assert.ok(id && referenceId && createdAt instanceof Date);
         assert.deepEqual(newest, {
           type: "usage.deduct",
@@ -135,7 +182,13 @@ for (const [name, make] of Object.entries(MAKERS)) {
           metadata: null,
         });
         const nobody = await service.getTransactionHistory("nobody");
-        assert.deepEqual(nobody, { transactions: [], total: 0, limit: 50, offset: 0, hasMore: false });
+        assert.deepEqual(nobody, {
+          transactions: [],
+          total: 0,
+          limit: 50,
+          offset: 0,
+          hasMore: false,
+        });
       });
 
       test("getUsageAnalytics sums by day and by type", async () => {
@@ -146,16 +199,28 @@ for (const [name, make] of Object.entries(MAKERS)) {
         assert.equal(period.days, 3);
         assert.equal(period.endDate.getTime() - period.startDate.getTime(), 2 * 86_400_000);
         assert.deepEqual(usage, { total: 900, averageDaily: 300, projectedMonthly: 9_000 });
-        assert.deepEqual(dailyUsage.map(({ tokens }) => tokens), [0, 0, 900]);
+        assert.deepEqual(
+          dailyUsage.map(({ tokens }) => tokens),
+          [0, 0, 900],
+        );
         const byTokens = [...usageByType].sort((one, other) => other.tokens - one.tokens);
-        assert.deepEqual(byTokens.map(({ type, percentage }) => [type, percentage]), [["usage.record", 66.67], ["usage.deduct", 33.33]]);
+        assert.deepEqual(
+          byTokens.map(({ type, percentage }) => [type, percentage]),
+          [
+            ["usage.record", 66.67],
+            ["usage.deduct", 33.33],
+          ],
+        );
         const nobody = await service.getUsageAnalytics("nobody", 3);
-        assert.deepEqual({ ...nobody, period: nobody.period.days }, {
-          period: 3,
-          usage: { total: 0, averageDaily: 0, projectedMonthly: 0 },
-          dailyUsage: dailyUsage.map(({ date }) => ({ date, tokens: 0 })),
-          usageByType: [],
-        });
+        assert.deepEqual(
+          { ...nobody, period: nobody.period.days },
+          {
+            period: 3,
+            usage: { total: 0, averageDaily: 0, projectedMonthly: 0 },
+            dailyUsage: dailyUsage.map(({ date }) => ({ date, tokens: 0 })),
+            usageByType: [],
+          },
+        );
       });
 
       test("getGlobalStats counts a new account", async () => {
@@ -164,7 +229,11 @@ for (const [name, make] of Object.entries(MAKERS)) {
         const stats = await service.getGlobalStats();
         assert.ok(stats.totalBalances > earlier.totalBalances);
         assert.deepEqual(Object.keys(stats).sort(), [
-          "totalBalances", "totalTokensEarned", "totalTokensInCirculation", "totalTokensPurchased", "totalTokensUsed",
+          "totalBalances",
+          "totalTokensEarned",
+          "totalTokensInCirculation",
+          "totalTokensPurchased",
+          "totalTokensUsed",
         ]);
       });
     });
@@ -172,9 +241,14 @@ for (const [name, make] of Object.entries(MAKERS)) {
     test("a hold is captured once, and its rest is available again", async () => {
       const [userId, hold] = [await user(), randomUUID()];
       applied(await billing.reserve({ referenceId: hold, userId, tokens: 4_000, ttlSeconds: 300 }));
-      assert.deepEqual((({ balance, held, available }) => ({ balance, held, available }))((await billing.balance(userId))!), {
-        balance: 10_000, held: 4_000, available: 6_000,
-      });
+      assert.deepEqual(
+        (({ balance, held, available }) => ({ balance, held, available }))((await billing.balance(userId))!),
+        {
+          balance: 10_000,
+          held: 4_000,
+          available: 6_000,
+        },
+      );
       const settle = { userId, originalReferenceId: hold, tokens: 2_750 };
       assert.equal(applied(await billing.settle({ referenceId: randomUUID(), ...settle })).released, 1_250);
       const again = await billing.settle({ referenceId: randomUUID(), ...settle });
@@ -189,13 +263,19 @@ for (const [name, make] of Object.entries(MAKERS)) {
       ];
       const result = applied(await billing.batch({ referenceId: randomUUID(), userId, items }));
       assert.deepEqual([result.applied, result.rejected], [1, 1]);
-      assert.deepEqual(result.items?.map(({ code }) => code), ["tokens_deducted", "insufficient_balance"]);
+      assert.deepEqual(
+        result.items?.map(({ code }) => code),
+        ["tokens_deducted", "insufficient_balance"],
+      );
     });
 
     test("a reference names one operation: the same is a duplicate, another is a conflict", async () => {
       const [userId, referenceId] = [await user(), randomUUID()];
       const first = applied(await billing.deduct({ referenceId, userId, tokens: 5 }));
-      assert.deepEqual({ ...(await billing.deduct({ referenceId, userId, tokens: 5 })), duplicate: false }, first);
+      assert.deepEqual(
+        { ...(await billing.deduct({ referenceId, userId, tokens: 5 })), duplicate: false },
+        first,
+      );
       const other = await billing.deduct({ referenceId, userId, tokens: 6 });
       assert.deepEqual([other.status, other.code], ["rejected", "reference_conflict"]);
       assert.equal((await billing.operation(referenceId)).reply?.amount, 5);
@@ -204,22 +284,36 @@ for (const [name, make] of Object.entries(MAKERS)) {
 
     test("an amount below zero is refused", async () => {
       const refused = billing.deduct({ referenceId: randomUUID(), userId: "ada", tokens: -1 });
-      await assert.rejects(refused, (error: BillingRefused) => error instanceof BillingRefused && error.field === "tokens");
+      await assert.rejects(
+        refused,
+        (error: BillingRefused) => error instanceof BillingRefused && error.field === "tokens",
+      );
     });
 
     test("a quote prices a meter with its free units", async () => {
       const quote = await billing.quote(await user(), { meter: "upload", quantity: 105_906_176 });
-      assert.deepEqual([quote?.affordable, quote?.required, quote?.freeQuantity, quote?.chargedQuantity], [true, 10, 104_857_600, 1_048_576]);
+      assert.deepEqual(
+        [quote?.affordable, quote?.required, quote?.freeQuantity, quote?.chargedQuantity],
+        [true, 10, 104_857_600, 1_048_576],
+      );
     });
 
     test("subscriptions and payments move what they say", async () => {
       const [userId, payment] = [await user("basic"), randomUUID()];
-      assert.equal(applied(await billing.changeSubscription({ referenceId: randomUUID(), userId, tier: "pro" })).amount, 400_000);
+      assert.equal(
+        applied(await billing.changeSubscription({ referenceId: randomUUID(), userId, tier: "pro" })).amount,
+        400_000,
+      );
       const paid = { userId, packageId: "starter", amountMinor: 499, currency: "USD" };
       assert.equal(applied(await billing.paymentSucceeded({ referenceId: payment, ...paid })).amount, 50_000);
       const back = { userId, originalReferenceId: payment, amountMinor: 499, currency: "USD" };
-      assert.equal(applied(await billing.paymentRefunded({ referenceId: randomUUID(), ...back })).amount, 50_000);
-      const ended = applied(await billing.cancelSubscription({ referenceId: randomUUID(), userId, at: "now" }));
+      assert.equal(
+        applied(await billing.paymentRefunded({ referenceId: randomUUID(), ...back })).amount,
+        50_000,
+      );
+      const ended = applied(
+        await billing.cancelSubscription({ referenceId: randomUUID(), userId, at: "now" }),
+      );
       assert.equal(ended.balanceAfter, 0);
     });
   });

@@ -43,7 +43,11 @@ export class StandIn {
     const standIn = new StandIn(model, await model.createChannel());
     const { channel } = standIn;
     for (const exchange of ["billing", "billing.events"]) await channel.assertExchange(exchange, "topic");
-    for (const [queue, key] of [["billing.usage", "usage.*"], ["billing.payments", "payment.*"], ["billing.queries", "query.*"]] as const) {
+    for (const [queue, key] of [
+      ["billing.usage", "usage.*"],
+      ["billing.payments", "payment.*"],
+      ["billing.queries", "query.*"],
+    ] as const) {
       await channel.assertQueue(queue);
       await channel.bindQueue(queue, "billing", key);
       await channel.purgeQueue(queue);
@@ -73,7 +77,13 @@ export class StandIn {
 
   /** Apply a command. */
   apply(message: ConsumeMessage): void {
-    this.reply(message, { ...bodyOf(message), status: "applied", code: "tokens_deducted", message: "", duplicate: false });
+    this.reply(message, {
+      ...bodyOf(message),
+      status: "applied",
+      code: "tokens_deducted",
+      message: "",
+      duplicate: false,
+    });
   }
 
   async close(): Promise<void> {
@@ -81,6 +91,8 @@ export class StandIn {
   }
 }
 
-export function bodyOf(message: ConsumeMessage): { type: string; referenceId: string } & Record<string, unknown> {
+export function bodyOf(
+  message: ConsumeMessage,
+): { type: string; referenceId: string } & Record<string, unknown> {
   return JSON.parse(message.content.toString()) as ReturnType<typeof bodyOf>;
 }

@@ -61,7 +61,12 @@ describe("a command", () => {
     assert.equal(properties.appId, "billing-client");
     assert.equal(properties.expiration, undefined);
     assert.match(properties.replyTo as string, new RegExp(`^billing\\.replies\\.${USER}\\.[0-9a-f-]{36}$`));
-    assert.deepEqual(bodyOf(message), { type: "usage.deduct", referenceId: "job-1", userId: "ada", tokens: 1 });
+    assert.deepEqual(bodyOf(message), {
+      type: "usage.deduct",
+      referenceId: "job-1",
+      userId: "ada",
+      tokens: 1,
+    });
   });
 
   test("that is published ends with the broker's confirm and names no reply queue", async () => {
@@ -97,12 +102,22 @@ describe("a command", () => {
   test("without a confirm is sent again, and what waits meanwhile follows in order", async () => {
     standIn.apply(await (void deduct("job-6"), standIn.next()));
     proxy.hold("publisher");
-    const published = client.publish({ type: "usage.deduct", referenceId: "job-7", userId: "ada", tokens: 1 });
+    const published = client.publish({
+      type: "usage.deduct",
+      referenceId: "job-7",
+      userId: "ada",
+      tokens: 1,
+    });
     const sent = await standIn.next();
     proxy.refuses = true;
     proxy.cut();
     proxy.release();
-    const later = client.publish({ type: "usage.deduct", referenceId: "job-8", userId: "ada", tokens: 1 });
+    const later = client.publish({
+      type: "usage.deduct",
+      referenceId: "job-8",
+      userId: "ada",
+      tokens: 1,
+    });
     proxy.refuses = false;
     await Promise.all([published, later]);
     const again = [bodyOf(await standIn.next()).referenceId, bodyOf(await standIn.next()).referenceId];
@@ -124,14 +139,20 @@ describe("a command", () => {
       if (seen.at(-1) !== "last") standIn.apply(message);
     }
     await Promise.all(results);
-    assert.deepEqual(seen.filter((name) => name !== "last"), results.map((_, number) => `turn-${number}`));
+    assert.deepEqual(
+      seen.filter((name) => name !== "last"),
+      results.map((_, number) => `turn-${number}`),
+    );
   });
 });
 
 describe("an error says what to do", () => {
   test("BillingTimeout: no reply came, the outcome is unknown", async () => {
     const result = client.deduct({ referenceId: "late-1", userId: "ada", tokens: 1 }, { timeoutMs: 300 });
-    await assert.rejects(result, (error: BillingTimeout) => error instanceof BillingTimeout && error.referenceId === "late-1");
+    await assert.rejects(
+      result,
+      (error: BillingTimeout) => error instanceof BillingTimeout && error.referenceId === "late-1",
+    );
   });
 
   test("BillingUnavailable: nothing was sent", async () => {
@@ -142,10 +163,19 @@ describe("an error says what to do", () => {
   });
 
   test("BillingUnavailable: the queue is full", async () => {
-    await standIn.channel.assertQueue("full", { arguments: { "x-max-length": 0, "x-overflow": "reject-publish" } });
+    await standIn.channel.assertQueue("full", {
+      arguments: { "x-max-length": 0, "x-overflow": "reject-publish" },
+    });
     await standIn.channel.bindQueue("full", "billing", "payment.failed");
-    const result = client.paymentFailed({ referenceId: "f-1", userId: "ada", originalReferenceId: "p-1" });
-    await assert.rejects(result, (error) => error instanceof BillingUnavailable && /full/.test(error.message));
+    const result = client.paymentFailed({
+      referenceId: "f-1",
+      userId: "ada",
+      originalReferenceId: "p-1",
+    });
+    await assert.rejects(
+      result,
+      (error) => error instanceof BillingUnavailable && /full/.test(error.message),
+    );
     await standIn.channel.deleteQueue("full");
   });
 
@@ -157,14 +187,27 @@ describe("an error says what to do", () => {
   });
 
   const replies = [
-    ["BillingRefused: malformed", { code: "malformed", reason: "invalid_field", field: "tokens" }, BillingRefused],
-    ["BillingConfiguration: the sender has no right", { code: "malformed", reason: "wrong_sender" }, BillingConfiguration],
+    [
+      "BillingRefused: malformed",
+      { code: "malformed", reason: "invalid_field", field: "tokens" },
+      BillingRefused,
+    ],
+    [
+      "BillingConfiguration: the sender has no right",
+      { code: "malformed", reason: "wrong_sender" },
+      BillingConfiguration,
+    ],
     ["BillingFailed: a fault of the worker's", { code: "unprocessable" }, BillingFailed],
   ] as const;
   for (const [name, reply, kind] of replies) {
     test(name, async () => {
       const result = deduct("bad-1");
-      standIn.reply(await standIn.next(), { status: "failed", message: "no", duplicate: false, ...reply });
+      standIn.reply(await standIn.next(), {
+        status: "failed",
+        message: "no",
+        duplicate: false,
+        ...reply,
+      });
       await assert.rejects(result, kind);
     });
   }
@@ -178,7 +221,10 @@ describe("an error says what to do", () => {
     standIn.appliesAll = true;
     const good = deduct("good-1");
     const missing = client.deduct({ referenceId: "bulk-1", userId: "ada", tokens: 1 }, { lane: "bulk" });
-    await assert.rejects(missing, (error) => error instanceof BillingConfiguration && /billing\.bulk/.test(error.message));
+    await assert.rejects(
+      missing,
+      (error) => error instanceof BillingConfiguration && /billing\.bulk/.test(error.message),
+    );
     assert.equal((await good).status, "applied");
   });
 
@@ -186,8 +232,16 @@ describe("an error says what to do", () => {
     const wrong = new URL(url("BARE"));
     wrong.password = "secret";
     const refused = new BillingClient({ url: wrong.href });
-    const result = refused.publish({ type: "usage.deduct", referenceId: "p-1", userId: "ada", tokens: 1 });
-    await assert.rejects(result, (error) => error instanceof BillingConfiguration && !error.message.includes("secret"));
+    const result = refused.publish({
+      type: "usage.deduct",
+      referenceId: "p-1",
+      userId: "ada",
+      tokens: 1,
+    });
+    await assert.rejects(
+      result,
+      (error) => error instanceof BillingConfiguration && !error.message.includes("secret"),
+    );
     await refused.close();
   });
 
@@ -206,7 +260,10 @@ describe("a number", () => {
     const reply = `{"status":"applied","code":"tokens_deducted","message":"","duplicate":false,"balanceAfter":${large}}`;
     standIn.reply(await standIn.next(), reply);
     await assert.rejects(result, (error: BillingNumberTooLarge) => {
-      return error instanceof BillingNumberTooLarge && (error.body as { balanceAfter: bigint }).balanceAfter === BigInt(large);
+      return (
+        error instanceof BillingNumberTooLarge &&
+        (error.body as { balanceAfter: bigint }).balanceAfter === BigInt(large)
+      );
     });
   });
 
@@ -245,11 +302,23 @@ describe("a query", () => {
 
   test("about an unknown account has null, an unreadable one is refused, an unanswered one is unavailable", async () => {
     const unknown = client.balance("nobody");
-    standIn.reply(await standIn.next(), { type: "answer.problem", code: "account_not_found", message: "" });
+    standIn.reply(await standIn.next(), {
+      type: "answer.problem",
+      code: "account_not_found",
+      message: "",
+    });
     assert.equal(await unknown, null);
     const unreadable = client.history("ada", { limit: 10 ** 9 });
-    standIn.reply(await standIn.next(), { type: "answer.problem", code: "malformed", message: "", field: "limit" });
-    await assert.rejects(unreadable, (error: BillingRefused) => error instanceof BillingRefused && error.field === "limit");
+    standIn.reply(await standIn.next(), {
+      type: "answer.problem",
+      code: "malformed",
+      message: "",
+      field: "limit",
+    });
+    await assert.rejects(
+      unreadable,
+      (error: BillingRefused) => error instanceof BillingRefused && error.field === "limit",
+    );
     await assert.rejects(client.balance("ada", {}, { timeoutMs: 100 }), BillingUnavailable);
   });
 
@@ -280,7 +349,10 @@ describe("close", () => {
     await refused;
   });
 
-  for (const [name, silent] of [["", ""], [" with a broker that is silent", "client"]] as const) {
+  for (const [name, silent] of [
+    ["", ""],
+    [" with a broker that is silent", "client"],
+  ] as const) {
     test(`lets the process end${name}`, async () => {
       const program = `
         import { BillingClient } from "@billing-worker/client";
@@ -289,7 +361,9 @@ describe("close", () => {
         await client.notices(() => {}, { queue: "exit.notices" });
         process.stdout.write("ready");
         process.stdin.once("data", async () => { await client.close(); process.stdin.destroy(); });`;
-      const child = spawn(process.execPath, ["--input-type=module", "-e", program, proxy.url], { stdio: ["pipe", "pipe", "inherit"] });
+      const child = spawn(process.execPath, ["--input-type=module", "-e", program, proxy.url], {
+        stdio: ["pipe", "pipe", "inherit"],
+      });
       await once(child.stdout, "data");
       if (silent) proxy.hold(silent);
       const start = performance.now();

@@ -39,7 +39,9 @@ test("an app that is killed with two hundred pending requests charges nothing tw
 
   const references = Array.from({ length: 200 }, (_, number) => `${userId}/${number}`);
   const known = await Promise.all(references.map((reference) => client.operation(reference)));
-  const again = await Promise.all(references.map((referenceId) => client.deduct({ referenceId, userId, tokens: 1 })));
+  const again = await Promise.all(
+    references.map((referenceId) => client.deduct({ referenceId, userId, tokens: 1 })),
+  );
   for (const [place, result] of again.entries()) {
     assert.equal(result.status, "applied");
     if (known[place]?.isKnown) assert.equal(result.duplicate, true);
@@ -63,7 +65,10 @@ test("a balance that gets low is noticed", async () => {
   const userId = await user();
   const notices: Notice[] = [];
   const queue = `app-${randomUUID()}`;
-  const subscription = await client.notices((notice) => void notices.push(notice), { queue, types: ["balance.low"] });
+  const subscription = await client.notices((notice) => void notices.push(notice), {
+    queue,
+    types: ["balance.low"],
+  });
   await client.deduct({ referenceId: randomUUID(), userId, tokens: 9_500 });
   const notice = await eventually(() => notices.find((one) => one.userId === userId));
   assert.deepEqual([notice.type, notice.available, notice.mark], ["balance.low", 500, 1_000]);
@@ -73,7 +78,11 @@ test("a balance that gets low is noticed", async () => {
 test("a query about a range that is too long is refused with its field", async () => {
   const [days, cursor, zone] = [{ days: 1_000_000 }, { cursor: "forged" }, { timezone: "Mars/Olympus" }];
   const userId = await user();
-  for (const asked of [client.usage(userId, days), client.history(userId, cursor), client.usage(userId, zone)]) {
+  for (const asked of [
+    client.usage(userId, days),
+    client.history(userId, cursor),
+    client.usage(userId, zone),
+  ]) {
     await assert.rejects(asked, { name: "BillingRefused" });
   }
 });
