@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.load_scenario import consumers_of
 from tests.support.pages import page
 from tests.support.processes import WorkerProcesses
+from tests.support.rabbit_client import RabbitClient
+from tests.support.waiting import eventually
 from tests.typescript.npm_package import FOLDER, run
 
 pytestmark = pytest.mark.usefixtures("compiled")
 
+SERVED = ("billing.payments", "billing.usage", "billing.queries")
 TESTS = sorted(path.stem for path in (FOLDER / "test").glob("*.test.ts"))
 
 
@@ -30,9 +34,14 @@ def test_sources_are_formatted() -> None:
 
 
 def test_client_passes_the_tests_of_nodes_runner(
-    broker_url: str, vhost_without_worker: str, workers: WorkerProcesses
+    broker_url: str,
+    vhost_without_worker: str,
+    producer_url: str,
+    rabbit: RabbitClient,
+    workers: WorkerProcesses,
 ) -> None:
     workers.start("--readers", "1")
+    eventually(lambda: all(consumers_of(rabbit, queue) for queue in SERVED), what="worker and reader")
     output = run(
         "node",
         "--test",
@@ -41,6 +50,7 @@ def test_client_passes_the_tests_of_nodes_runner(
         "--test-reporter=tap",
         *(f"build/test/{name}.js" for name in TESTS),
         BILLING_TEST_WORKER_URL=broker_url,
+        BILLING_TEST_PRODUCER_URL=producer_url,
         BILLING_TEST_BARE_URL=vhost_without_worker,
     )
     assert re.search(r"^# fail 0$", output, re.MULTILINE)

@@ -123,7 +123,7 @@ export class FakeLedger {
     const reply = this.#judged(command, attempt);
     const others = outcomes.filter((one) => one !== stored || !isSame(one.command, command, attempt));
     this.#outcomes.set(command.referenceId, [...others, { command, reply }]);
-    return reply;
+    return { ...reply };
   }
 
   #judged(command: Single, attempt: number): Reply {

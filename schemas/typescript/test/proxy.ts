@@ -48,9 +48,10 @@ export class Proxy {
     for (const pair of this.#pairs) pair.broker.resume();
   }
 
-  /** Break all connections. */
-  cut(): void {
-    for (const { client, broker } of this.#pairs) {
+  /** Break all connections, or those of a name. */
+  cut(named = ""): void {
+    for (const { name, client, broker } of this.#pairs) {
+      if (!name.includes(named)) continue;
       client.destroy();
       broker.destroy();
     }

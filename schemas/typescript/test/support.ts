@@ -8,8 +8,11 @@ import type { Channel, ChannelModel, ConsumeMessage } from "amqplib";
 
 const PATIENCE_MS = 20_000;
 
-/** Return the URL that the run gives: `WORKER` has a worker and a reader, `BARE` an empty virtual host. */
-export function url(name: "WORKER" | "BARE"): string {
+/** Return a URL that the run gives.
+ *
+ * `WORKER` has a worker and a reader, `PRODUCER` is the same with a producer's rights alone, and `BARE` is an empty
+ * virtual host. */
+export function url(name: "WORKER" | "PRODUCER" | "BARE"): string {
   const found = process.env[`BILLING_TEST_${name}_URL`];
   assert.ok(found, `run by tests/typescript, which sets BILLING_TEST_${name}_URL`);
   return found;

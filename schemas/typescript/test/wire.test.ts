@@ -99,6 +99,16 @@ describe("a command", () => {
     assert.equal((await result).status, "applied");
   });
 
+  test("is sent again when only the connection for replies is lost", async () => {
+    const result = deduct("job-9");
+    const sent = await standIn.next();
+    proxy.cut("replies");
+    const again = await standIn.next();
+    assert.deepEqual(bodyOf(again), bodyOf(sent));
+    standIn.apply(again);
+    assert.equal((await result).status, "applied");
+  });
+
   test("without a confirm is sent again, and what waits meanwhile follows in order", async () => {
     standIn.apply(await (void deduct("job-6"), standIn.next()));
     proxy.hold("publisher");

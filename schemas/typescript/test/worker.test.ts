@@ -51,6 +51,15 @@ test("an app that is killed with two hundred pending requests charges nothing tw
   assert.ok((await Promise.all(references.map((one) => client.operation(one)))).every((one) => one.isKnown));
 });
 
+test("the rights of a producer suffice for commands and queries", async () => {
+  const userId = await user();
+  const producer = new BillingClient({ url: url("PRODUCER") });
+  assert.equal((await producer.deduct({ referenceId: randomUUID(), userId, tokens: 5 })).balanceAfter, 9_995);
+  await producer.publish({ type: "usage.deduct", referenceId: randomUUID(), userId, tokens: 5 });
+  assert.equal(await producer.canAfford(userId, 1), true);
+  await producer.close();
+});
+
 test("replies to published commands come to their subscriber", async () => {
   const [userId, referenceId] = [await user(), randomUUID()];
   const replies: Reply[] = [];
