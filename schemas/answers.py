@@ -59,7 +59,7 @@ class Totals(AnswerPart):
     reversed: int
 
 
-class SubscriptionState(AnswerPart):
+class SubscriptionStatus(AnswerPart):
     """Tier and its present period, from ``period_start`` until before ``period_end``.
 
     Allocations are granted until ``granted_until``; from ``ends_at`` on nothing more is granted.
@@ -74,7 +74,7 @@ class SubscriptionState(AnswerPart):
     ends_at: datetime | None = None
 
 
-class QuotaState(AnswerPart):
+class QuotaStatus(AnswerPart):
     """Free units of a period in ``unit``. ``limit`` is absent where the catalog lacks the account's tier."""
 
     name: str
@@ -103,10 +103,10 @@ class BalanceAnswer(AccountAnswer):
     available_formatted: str
     lots: Mapping[str, int]
     totals: Totals
-    subscription: SubscriptionState
+    subscription: SubscriptionStatus
     monthly_allocation: int | None = None
     monthly_allocation_formatted: str | None = None
-    quotas: tuple[QuotaState, ...]
+    quotas: tuple[QuotaStatus, ...]
     next_credit_at: datetime | None = None
     next_credit_tokens: int | None = None
     opened_at: datetime

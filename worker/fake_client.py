@@ -1,4 +1,4 @@
-"""Fake of the client for the unit tests of a Python producer: no broker, a ledger in memory, a clock to set.
+"""Fake client for the unit tests of a Python producer: a ledger in memory, a clock to set.
 
 It decides by the worker's own rules, on SQLite: what it replies and answers is what a worker would.
 """
