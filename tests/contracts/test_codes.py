@@ -54,7 +54,7 @@ def test_table_says_what_the_page_says() -> None:
 def test_code_has_the_status_and_the_durability_of_the_worker(path: Path, sqlite_url: str) -> None:
     engine = ledger_engine(sqlite_url)
     twice: list[Step] = [step for step in steps_of(path) for _ in range(2)]
-    replies = [step["reply"] for step in with_replies(twice, engine)]
+    replies = [step["reply"] for step in with_replies(twice, engine) if "reply" in step]
     engine.dispose()
     for reply in replies:
         assert reply["status"] == REPLY_CODES[Code(reply["code"])].status

@@ -13,7 +13,7 @@ from schemas import SCHEMA_VERSION, DeadLetter
 from schemas.dead_letter import HEADER_PREFIX
 from schemas.decoding import BODY_MAX_BYTES
 from worker.broker.topology import BILLING, Queue, Topology
-from worker.contract.bundle import KINDS, REPLY_TYPE, MessageKind, definitions
+from worker.contract.bundle import ANSWER_TYPE, KINDS, REPLY_TYPE, MessageKind, definitions
 from worker.contract.openapi import moved
 from worker.contract.schema import ref, sent_by_worker, without_null
 
@@ -220,7 +220,15 @@ def _refs_to_messages_of(channel: str, types: Iterable[str]) -> list[dict[str, s
 def _messages() -> Iterator[tuple[str, Any]]:
     for kind in KINDS:
         for type_, name in kind.definitions.items():
-            yield type_, _message(type_, ref(name), definitions()[name]["description"], ref("Properties"))
+            description = definitions()[name]["description"]
+            sent_as = {"Reply": REPLY_TYPE, "Answer": ANSWER_TYPE}.get(kind.name, type_)
+            yield (
+                type_,
+                {
+                    **_message(type_, ref(name), description, ref("Properties")),
+                    "bindings": {"amqp": {"messageType": sent_as, "bindingVersion": _BINDING}},
+                },
+            )
     about = "Message that could not be applied: the original's bytes, and the reason in headers."
     yield _DEAD_LETTER, _message(_DEAD_LETTER, {}, about, ref(DeadLetter.__name__))
 

@@ -128,7 +128,7 @@ def _with_rules(schema: Schema, model: Model) -> Schema:
     required = {"type"} & properties.keys() | set(schema.get("required", ()))
     return {
         **schema,
-        "description": " ".join([schema["description"], *sentences]),
+        "description": " ".join([schema.get("description", ""), *sentences]),
         **_fields({"properties": properties}, required),
         **(rules[0] if len(rules) == 1 else {"allOf": rules} if rules else {}),
     }
