@@ -2,10 +2,12 @@
 
 import type { Totals, Transaction } from "./generated/contract.js";
 import type { Catalog } from "./fake-catalog.js";
+import { iso } from "./formats.js";
 
 type Counter = keyof Totals;
 
 interface Lot {
+  readonly number: number;
   readonly source: string;
   readonly priority: number;
   readonly expiresAt: number;
@@ -21,6 +23,18 @@ interface Hold {
 /** What an entry says about the operation that posted it. */
 export type Operation = Pick<Transaction, "transactionId" | "referenceId" | "type" | "code"> &
   Partial<Pick<Transaction, "feature" | "description" | "metadata">>;
+
+/** Names of the sums in entries. */
+const COUNTERS: Record<Counter, string> = {
+  allocated: "allocation",
+  purchased: "purchases",
+  bonus: "bonus",
+  refunded: "refunds",
+  adjusted: "adjustments",
+  used: "usage",
+  expired: "expiry",
+  reversed: "reversals",
+};
 
 const PRIORITIES: Record<string, number> = {
   allocation: 10,
@@ -52,6 +66,7 @@ export class FakeAccount {
   grantedPeriod = 0;
   endsAt: number | undefined;
   #lots: Lot[] = [];
+  #lastLot = 0;
   #scheduled: { at: number; tokens: number; credit: () => void }[] = [];
 
   constructor(
@@ -116,10 +131,13 @@ export class FakeAccount {
     lot: { source: string; expiresAt?: number; priority?: number | null | undefined },
   ): void {
     const repaid = Math.min(this.debt, tokens);
-    this.#post(operation, counter, tokens, now, lot.source, () => {
+    const number = this.#lastLot + 1;
+    this.#lastLot = number;
+    this.#post(operation, counter, tokens, now, { number, source: lot.source }, () => {
       this.debt -= repaid;
       const priority = lot.priority ?? PRIORITIES[lot.source] ?? 50;
       this.#lots.push({
+        number,
         source: lot.source,
         priority,
         expiresAt: lot.expiresAt ?? Infinity,
@@ -127,6 +145,11 @@ export class FakeAccount {
       });
       this.#lots.sort((one, other) => one.priority - other.priority || one.expiresAt - other.expiresAt);
     });
+  }
+
+  /** The next scheduled credit; undefined without one. */
+  get nextScheduled(): { at: number; tokens: number } | undefined {
+    return [...this.#scheduled].sort((one, other) => one.at - other.at)[0];
   }
 
   /** Tokens that take effect later. */
@@ -138,16 +161,18 @@ export class FakeAccount {
     this.#scheduled.push({ at, tokens, credit });
   }
 
-  /** Take tokens in burn order, or of one source first; what no lot has becomes debt. */
+  /** Take tokens in burn order, or of one source first, an entry for each lot; what no lot has becomes debt. */
   take(operation: Operation, counter: Counter, tokens: number, now: number, first?: string): void {
-    this.#post(operation, counter, -tokens, now, first, () => {
-      let left = tokens;
-      const preferred = this.#lots.filter((lot) => first !== undefined && lot.source.startsWith(first));
-      for (const lot of [...preferred, ...this.#lots]) {
-        const part = Math.min(lot.tokens, left);
+    let left = tokens;
+    const preferred = this.#lots.filter((lot) => first !== undefined && lot.source.startsWith(first));
+    for (const lot of [...preferred, ...this.#lots]) {
+      const part = Math.min(lot.tokens, left);
+      left -= part;
+      this.#post(operation, counter, -part, now, lot, () => {
         lot.tokens -= part;
-        left -= part;
-      }
+      });
+    }
+    this.#post(operation, counter, -left, now, undefined, () => {
       this.debt += left;
     });
   }
@@ -203,7 +228,7 @@ export class FakeAccount {
   }
 
   #expire(operation: Operation, lot: Lot, now: number): void {
-    this.#post(operation, "expired", -lot.tokens, now, lot.source, () => {
+    this.#post(operation, "expired", -lot.tokens, now, lot, () => {
       lot.tokens = 0;
     });
   }
@@ -213,7 +238,7 @@ export class FakeAccount {
     counter: Counter,
     amount: number,
     now: number,
-    source: string | undefined,
+    lot: Pick<Lot, "number" | "source"> | undefined,
     move: () => void,
   ): void {
     if (amount === 0) return;
@@ -221,16 +246,17 @@ export class FakeAccount {
     move();
     const taken = counter === "used" || counter === "expired" || counter === "reversed";
     this.totals[counter] += taken ? -amount : amount;
-    const at = new Date(now).toISOString();
+    const at = iso(now);
     this.entries.push({
       ...operation,
       status: "applied",
-      counter,
+      counter: COUNTERS[counter],
       amount,
       balanceBefore,
       balanceAfter: this.balance,
       sequence: this.entries.length + 1,
-      source,
+      lot: lot?.number,
+      source: lot?.source,
       occurredAt: at,
       recordedAt: at,
     });

@@ -3,7 +3,7 @@
 import { FakeAccount } from "./fake-account.js";
 import type { Operation } from "./fake-account.js";
 import type { Catalog } from "./fake-catalog.js";
-import { formatTokens } from "./formats.js";
+import { formatTokens, iso } from "./formats.js";
 import type { Code, Command, Reply } from "./generated/contract.js";
 
 type Single = Exclude<Command, { type: "usage.batch" }>;
@@ -300,7 +300,7 @@ export class FakeLedger {
     }
     const taken = sum(
       account.entries.filter(
-        (entry) => entry.referenceId === originalReferenceId && entry.counter === "used",
+        (entry) => entry.referenceId === originalReferenceId && entry.counter === "usage",
       ),
     );
     if (taken === 0) return rejected("original_not_refundable", { originalReferenceId });
@@ -609,8 +609,4 @@ function halfEven(value: number): number {
   const floor = Math.floor(value);
   if (value - floor !== 0.5) return Math.round(value);
   return floor % 2 === 0 ? floor : floor + 1;
-}
-
-function iso(time: number): string {
-  return new Date(time).toISOString().replace(".000Z", "Z");
 }

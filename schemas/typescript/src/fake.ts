@@ -4,7 +4,7 @@ import type { FakeAccount } from "./fake-account.js";
 import { CATALOG } from "./fake-catalog.js";
 import type { Catalog } from "./fake-catalog.js";
 import { FakeLedger } from "./fake-ledger.js";
-import { formatTokens } from "./formats.js";
+import { formatTokens, iso } from "./formats.js";
 import { BillingUnavailable } from "./errors.js";
 import type { Answer, Command, Notice, Query, QuotaState, Reply, Totals } from "./generated/contract.js";
 import type { Handler, Subscription } from "./listening.js";
@@ -69,6 +69,7 @@ export class FakeBillingClient extends Billing {
   override async ask(query: Query): Promise<Answer> {
     this.#check();
     encode(query);
+    refuseUnmodelled(query);
     return this.#answer(query);
   }
 
@@ -116,7 +117,7 @@ export class FakeBillingClient extends Billing {
         id,
         userId,
         referenceId,
-        recordedAt: this.now.toISOString(),
+        recordedAt: iso(this.#now),
         available,
         mark: at,
       };
@@ -128,7 +129,7 @@ export class FakeBillingClient extends Billing {
   // -- queries ---------------------------------------------------------------------------------------------
 
   #answer(query: Query): Answer {
-    const head = { schemaVersion: SCHEMA_VERSION, asOf: this.now.toISOString() };
+    const head = { schemaVersion: SCHEMA_VERSION, asOf: iso(this.#now) };
     switch (query.type) {
       case "query.stats":
         return { ...head, type: "answer.stats", ...this.#stats() };
@@ -156,6 +157,18 @@ export class FakeBillingClient extends Billing {
         message,
         query: query.type,
         userId: query.userId,
+      };
+    }
+    if ((query.minSequence ?? 0) > account.entries.length) {
+      const [message, userId] = ["the account is not there yet", query.userId];
+      return {
+        ...head,
+        type: "answer.problem",
+        code: "sequence_not_reached",
+        field: "minSequence",
+        message,
+        query: query.type,
+        userId,
       };
     }
     const ofAccount = { ...head, userId: account.userId, sequence: account.entries.length };
@@ -204,7 +217,7 @@ export class FakeBillingClient extends Billing {
 
   #balance(account: FakeAccount) {
     const { balance, held, available, debt, tier } = account;
-    const periodEnd = new Date(account.periodStart(account.period + 1)).toISOString();
+    const periodEnd = iso(account.periodStart(account.period + 1));
     return {
       balance,
       held,
@@ -219,17 +232,17 @@ export class FakeBillingClient extends Billing {
       subscription: {
         tier: tier.id,
         isActive: account.isActive(this.#now),
-        periodStart: new Date(account.periodStart()).toISOString(),
+        periodStart: iso(account.periodStart()),
         periodEnd,
-        grantedUntil: new Date(account.periodStart(account.grantedPeriod + 1)).toISOString(),
-        endsAt: account.endsAt === undefined ? undefined : new Date(account.endsAt).toISOString(),
+        grantedUntil: iso(account.periodStart(account.grantedPeriod + 1)),
+        endsAt: account.endsAt === undefined ? undefined : iso(account.endsAt),
       },
       monthlyAllocation: tier.monthlyTokens,
       monthlyAllocationFormatted: formatTokens(tier.monthlyTokens),
       quotas: this.#quotas(account),
-      ...(tier.autoRenew ? { nextCreditAt: periodEnd, nextCreditTokens: tier.monthlyTokens } : {}),
-      openedAt: new Date(account.openedAt).toISOString(),
-      updatedAt: account.entries.at(-1)?.recordedAt ?? new Date(account.openedAt).toISOString(),
+      ...nextCredit(account),
+      openedAt: iso(account.openedAt),
+      updatedAt: account.entries.at(-1)?.recordedAt ?? iso(account.openedAt),
     };
   }
 
@@ -280,7 +293,7 @@ export class FakeBillingClient extends Billing {
       day(first + n * DAY_MS),
     );
     const used = account.entries.filter(
-      (entry) => entry.counter === "used" && dates.includes(entry.occurredAt.slice(0, 10)),
+      (entry) => entry.counter === "usage" && dates.includes(entry.occurredAt.slice(0, 10)),
     );
     const total = used.reduce((all, entry) => all - entry.amount, 0);
     const tokensOf = (of: (entry: (typeof used)[number]) => boolean): number =>
@@ -316,15 +329,33 @@ function history(query: Extract<Query, { type: "query.history" }>, account: Fake
     .reverse();
   const hasMore = kept.length > offset + limit;
   const transactions = kept.slice(offset, offset + limit);
-  return {
-    transactions,
-    limit,
-    offset,
-    total: kept.length,
-    hasMore,
-    nextCursor: hasMore ? String(offset + limit) : undefined,
-  };
+  const isFiltered = kept.length < account.entries.length;
+  const sums = isFiltered ? {} : { offset, total: kept.length };
+  return { transactions, limit, ...sums, hasMore, nextCursor: hasMore ? String(offset + limit) : undefined };
 }
+
+/** The next credit that comes by itself: one that is scheduled, or a free tier's period. */
+function nextCredit(account: FakeAccount): { nextCreditAt?: string; nextCreditTokens?: number } {
+  const { autoRenew, monthlyTokens } = account.tier;
+  const periodEnd = account.periodStart(account.period + 1);
+  const renewal =
+    autoRenew && account.isActive(periodEnd) ? { at: periodEnd, tokens: monthlyTokens } : undefined;
+  const scheduled = account.nextScheduled;
+  const next = renewal && scheduled && renewal.at < scheduled.at ? renewal : (scheduled ?? renewal);
+  return next === undefined ? {} : { nextCreditAt: iso(next.at), nextCreditTokens: next.tokens };
+}
+
+/** Fail loudly where an answer would be another one than the worker's. */
+function refuseUnmodelled(query: Query): void {
+  const given = Object.entries(query).filter(([name, value]) => LIMITED.has(name) && !MODELLED.has(value));
+  if (given.length === 0) return;
+  throw new Error(
+    `FakeBillingClient does not know ${given.map(([name]) => name).join(", ")} of ${query.type}`,
+  );
+}
+
+const LIMITED = new Set(["at", "timezone", "groupBy", "status"]);
+const MODELLED = new Set<unknown>([undefined, null, "UTC", "applied"]);
 
 function day(time: number): string {
   return new Date(time).toISOString().slice(0, 10);

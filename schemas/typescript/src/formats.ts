@@ -1,4 +1,4 @@
-// Amounts for people.
+// Amounts for people, and times as the worker writes them.
 
 const SIZES = [
   [1_000_000_000, "B"],
@@ -15,4 +15,9 @@ export function formatTokens(amount: number, { up = false }: { up?: boolean } = 
     return `${Math.floor(tenths / 10)}.${tenths % 10}${suffix}`;
   }
   return String(amount);
+}
+
+/** Return a time as RFC 3339, without a fraction where there is none. */
+export function iso(time: number): string {
+  return new Date(time).toISOString().replace(".000Z", "Z");
 }

@@ -5,12 +5,14 @@ import { readFile, readdir } from "node:fs/promises";
 import { test } from "node:test";
 
 import { FakeBillingClient } from "@billing-worker/client";
-import type { Command, Reply } from "@billing-worker/client";
+import type { Answer, Command, Query, Reply } from "@billing-worker/client";
 
 interface Step {
   readonly at?: string;
   readonly message?: Command;
   readonly reply?: Reply;
+  readonly query?: Query;
+  readonly answer?: Answer;
 }
 
 const FOLDER = new URL("../../../../tests/contracts/", import.meta.url);
@@ -57,8 +59,11 @@ for (const file of files) {
   test(`the fake replies as the worker does: ${file}`, async () => {
     const steps = JSON.parse(await readFile(new URL(file, FOLDER), "utf8")) as Step[];
     const fake = new FakeBillingClient({ now: new Date("2026-11-22T10:15:00Z") });
-    for (const { at, message, reply } of steps) {
+    for (const { at, message, reply, query, answer } of steps) {
       if (at !== undefined) fake.setTime(new Date(at));
+      if (query !== undefined && answer !== undefined && isModelled(query, answer)) {
+        assert.deepEqual(shared(await fake.ask(query)), shared(answer), `${file}: ${query.type}`);
+      }
       if (message === undefined || reply === undefined || hasMalformedItems(reply)) continue;
       assert.deepEqual(
         compared(await fake.request(message)),
@@ -77,4 +82,18 @@ function hasMalformedItems(reply: Reply): boolean {
 function compared(reply: Reply): object {
   const fields = COMPARED.map((name) => [name, reply[name]]).filter(([, value]) => value !== undefined);
   return { ...Object.fromEntries(fields), items: reply.items?.map(compared) };
+}
+
+/** The fake says loudly which questions it does not answer; it attributes what was due to no command. */
+function isModelled(query: Query, answer: Answer): boolean {
+  const isOfNow = !("at" in query) && !("groupBy" in query) && !("status" in query);
+  return isOfNow && !JSON.stringify(answer).includes('"dueAt"');
+}
+
+/** An answer without what is the worker's own: its numbers, its cursors, its sentences. */
+function shared(answer: Answer): unknown {
+  const own = ["transactionId", "nextCursor", "hash", "message", "reply"];
+  return JSON.parse(
+    JSON.stringify(answer, (name, value: unknown) => (own.includes(name) ? undefined : value)),
+  );
 }
