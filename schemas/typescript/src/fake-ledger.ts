@@ -223,6 +223,8 @@ export class FakeLedger {
       case "payment.dispute_closed":
       case "payment.failed":
         return this.#reverse(command, account, operation);
+      default: // a command of a later contract
+        throw new Error(`FakeBillingClient does not know ${(command as { type: string }).type}`);
     }
   }
 

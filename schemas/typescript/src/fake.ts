@@ -24,7 +24,8 @@ const MARKS = [
 /** Client of a ledger in memory. Time stands still until `setTime` or `advance`.
  *
  * It knows the rules that an app meets every day: references, balances, holds, quotas, periods, packages,
- * refunds and expiry. It leaves out roll-over, notices of expiring credit, and what holds keep of single lots. */
+ * refunds and expiry. It leaves out roll-over, notices of expiring credit, and what holds keep of single lots;
+ * a question that it can't answer as the worker does is an error. */
 export class FakeBillingClient extends Billing {
   readonly #ledger: FakeLedger;
   readonly #replies = new Set<Handler<Reply>>();

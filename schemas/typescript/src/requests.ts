@@ -95,13 +95,12 @@ export class Requests {
     for (const request of this.#all()) if (request.writes === 0) request.end(refusal);
   }
 
-  /** End what the broker has refused together with its channel. */
+  /** End what the broker has refused together with its channel: what went to the exchange that it names. */
   refuseWritten(refusal: BillingConfiguration): void {
-    const named = [...this.#open.values()].filter((one) =>
-      refusal.message.includes(`exchange '${one.exchange}'`),
-    );
-    for (const request of named.length > 0 ? named : this.#all()) {
-      if (request.isWritten && !request.isConfirmed) request.end(refusal);
+    const exchange = /exchange '([^']*)'/.exec(refusal.message)?.[1];
+    for (const request of [...this.#open.values()]) {
+      const isMeant = exchange === undefined || exchange === request.exchange;
+      if (isMeant && request.isWritten && !request.isConfirmed) request.end(refusal);
     }
   }
 

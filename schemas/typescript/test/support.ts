@@ -78,8 +78,9 @@ export class StandIn {
     this.channel.sendToQueue(replyTo, Buffer.from(text), { correlationId });
   }
 
-  /** Apply a command. */
+  /** Apply a command; one that was published has no address for a reply. */
   apply(message: ConsumeMessage): void {
+    if (message.properties.replyTo === undefined) return;
     this.reply(message, {
       ...bodyOf(message),
       status: "applied",

@@ -230,12 +230,20 @@ describe("an error says what to do", () => {
   test("BillingConfiguration: an exchange is missing, and other commands are not disturbed", async () => {
     standIn.appliesAll = true;
     const good = deduct("good-1");
+    const published = client.publish({
+      type: "usage.deduct",
+      referenceId: "good-2",
+      userId: "ada",
+      tokens: 1,
+    });
+    const asked = client.operation("good-1");
     const missing = client.deduct({ referenceId: "bulk-1", userId: "ada", tokens: 1 }, { lane: "bulk" });
     await assert.rejects(
       missing,
       (error) => error instanceof BillingConfiguration && /billing\.bulk/.test(error.message),
     );
     assert.equal((await good).status, "applied");
+    await Promise.all([published, asked]);
   });
 
   test("BillingConfiguration: the password is wrong, without the password in the text", async () => {
