@@ -1,0 +1,80 @@
+"""Rules of the models' own validators, as JSON Schema, or as sentences where it can't say them.
+
+Every validator of a message that is a function is named here; a test finds one that isn't.
+"""
+
+from typing import Final
+
+from worker.contract.patterns import Schema
+
+
+def given(*names: str) -> Schema:
+    """Return the schema of an object that gives all these fields a value; null is as good as absent."""
+    return {"required": list(names), "properties": {name: {"not": {"type": "null"}} for name in names}}
+
+
+def _not_given(name: str) -> Schema:
+    return {"properties": {name: {"type": "null"}}}
+
+
+def _either(*choices: Schema) -> Schema:
+    return {"oneOf": list(choices)}
+
+
+_WITH_USER: Final[Schema] = {"type": "object", "required": ["userId"], "properties": {"userId": {}}}
+
+#: What the validators of each name ask for, as JSON Schema.
+EXPRESSED: Final[dict[str, Schema]] = {
+    "PaymentSucceeded._one_package": _either(given("packageId"), given("packageIndex")),
+    "AdjustCredit._what_is_taken_has_no_expiry": {
+        "anyOf": [_not_given("expiresAt"), {"properties": {"tokens": {"type": "integer", "minimum": 1}}}]
+    },
+    "QueryAfford._one_usage": _either(
+        {**given("tokens"), "allOf": [_not_given("meter"), _not_given("quantity")]},
+        {**given("meter", "quantity"), "allOf": [_not_given("tokens")]},
+    ),
+    "QueryBalance._one_time": {"anyOf": [_not_given("at"), _not_given("minSequence")]},
+    "QueryHistory._one_place": {
+        "anyOf": [
+            _not_given("offset"),
+            {
+                "properties": {
+                    **{
+                        name: {"type": "null"}
+                        for name in ("cursor", "transactionType", "feature", "from", "to")
+                    },
+                    "status": {"const": "applied"},
+                }
+            },
+        ]
+    },
+    "QueryUsage._one_range": {
+        "anyOf": [
+            {"allOf": [_not_given("from"), _not_given("to")]},
+            {**given("from", "to"), "allOf": [_not_given("days")]},
+        ]
+    },
+    "UsageBatch._items_of_the_user": {
+        "anyOf": [given("userId"), {"properties": {"items": {"type": "array", "items": _WITH_USER}}}]
+    },
+}
+
+#: What they ask for beyond that: sentences, which the description of the message ends with.
+DESCRIBED: Final[dict[str, str]] = {
+    "CommandAbout._not_itself": "`originalReferenceId` must differ from `referenceId`.",
+    "RefundCredit._not_itself": "`originalReferenceId` must differ from `referenceId`.",
+    "BonusCredit._effective_before_it_expires": "`expiresAt` must be after `effectiveAt`.",
+    "QueryHistory._one_place": "`from` must be before `to`.",
+    "QueryUsage._one_range": "`from` and `to` are at most 366 days, both included.",
+}
+
+#: Functions that validate a value: the sentence for its field, or None where its schema says all.
+OF_VALUES: Final[dict[str, str | None]] = {
+    "parse_rfc3339": None,
+    "parse_day": None,
+    "_in_utc": None,
+    "_in_years": "In the years 1970 to 2199.",
+    "_not_negative": None,
+    "_not_zero": None,
+    "_within_keys": None,
+}
