@@ -48,6 +48,9 @@ def test_table_says_what_the_page_says() -> None:
     (rows,) = tables(section(PAGE, "Reason codes"))
     reasons_there = [(*code_spans(name), means) for name, means in rows]
     assert [(code.value, entry.means) for code, entry in DEAD_LETTER_REASONS.items()] == reasons_there
+    *_, rows = tables(section(PAGE, "Queries"))
+    problems_there = [(*code_spans(name)[:1], means) for name, means in rows]
+    assert [(code.value, entry.means) for code, entry in PROBLEM_CODES.items()] == problems_there
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: path.stem)

@@ -80,9 +80,9 @@ def test_asyncapi_says_where_the_reply_goes() -> None:
     assert resolved(document, message["correlationId"])["location"] == "$message.header#/correlationId"
 
 
-def test_asyncapi_has_the_property_of_the_type_of_replies_and_answers() -> None:
+def test_asyncapi_has_the_types_of_replies_and_answers() -> None:
     messages = asyncapi()["components"]["messages"]
-    asked = delivery({"type": "usage.deduct"}, reply_to="amq.rabbitmq.reply-to", correlation_id="c")
+    asked = delivery({"type": "usage.deduct"}, reply_to="amq.rabbitmq.reply-to.g1", correlation_id="c")
     now = datetime(2026, 11, 26, tzinfo=UTC)
     refused = Replies(Policy()).for_failure(asked, Failure(DeadLetterReason.NOT_JSON, "no"), 1, now)
     (reply,) = [one for one in refused if not isinstance(one, OutgoingDeadLetter)]

@@ -6,7 +6,7 @@ import type { Catalog } from "./fake-catalog.js";
 import { FakeLedger } from "./fake-ledger.js";
 import { formatTokens, iso } from "./formats.js";
 import { BillingUnavailable } from "./errors.js";
-import type { Answer, Command, Notice, Query, QuotaState, Reply, Totals } from "./generated/contract.js";
+import type { Answer, Command, Notice, Query, QuotaStatus, Reply, Totals } from "./generated/contract.js";
 import type { Handler, Subscription } from "./listening.js";
 import { encode } from "./numbers.js";
 import { Billing, resultOf } from "./vocabulary.js";
@@ -247,7 +247,7 @@ export class FakeBillingClient extends Billing {
     };
   }
 
-  #quotas(account: FakeAccount): QuotaState[] {
+  #quotas(account: FakeAccount): QuotaStatus[] {
     const limits: Record<string, number> = {
       free_upload: account.tier.freeUploadBytes,
       ...account.tier.freeUnits,

@@ -602,10 +602,10 @@ export interface BalanceAnswer {
     [k: string]: number;
   };
   totals: Totals;
-  subscription: SubscriptionState;
+  subscription: SubscriptionStatus;
   monthlyAllocation?: number | undefined;
   monthlyAllocationFormatted?: string | undefined;
-  quotas: QuotaState[];
+  quotas: QuotaStatus[];
   nextCreditAt?: string | undefined;
   nextCreditTokens?: number | undefined;
   openedAt: string;
@@ -629,7 +629,7 @@ export interface Totals {
  *
  * Allocations are granted until `grantedUntil`; from `endsAt` on nothing more is granted. `isActive` is false from then on.
  */
-export interface SubscriptionState {
+export interface SubscriptionStatus {
   tier: string;
   isActive: boolean;
   periodStart: string;
@@ -640,7 +640,7 @@ export interface SubscriptionState {
 /**
  * Free units of a period in `unit`. `limit` is absent where the catalog lacks the account's tier.
  */
-export interface QuotaState {
+export interface QuotaStatus {
   name: string;
   unit: string;
   limit?: number | undefined;
