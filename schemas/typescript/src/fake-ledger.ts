@@ -14,6 +14,9 @@ interface Outcome {
   readonly reply: Reply;
 }
 
+/** Version of the contract, which replies and notices carry. */
+export const VERSION = { schemaVersion: 2 };
+
 /** Highest step from one attempt to the next. */
 const ATTEMPTS_MAX = 1_000;
 const DAY_MS = 86_400_000;
@@ -90,6 +93,7 @@ export class FakeLedger {
     );
     const count = (status: string): number => items.filter((item) => item.status === status).length;
     return {
+      ...VERSION,
       status: "applied",
       code: "batch_processed",
       message: `Processed ${items.length} items: ${count("applied")} applied, ${count("rejected")} rejected`,
@@ -149,6 +153,7 @@ export class FakeLedger {
           : this.#rule(command, account, operation);
     const now = this.accounts.get(userId);
     return {
+      ...VERSION,
       message: textOf(decision, userId),
       type,
       referenceId,
@@ -540,6 +545,7 @@ function amountBelowZero(command: Single): Reply | undefined {
   const { type, referenceId, userId } = command;
   const message = `${field}: must be 0 or more`;
   return {
+    ...VERSION,
     status: "failed",
     code: "malformed",
     reason: "invalid_field",
@@ -556,6 +562,7 @@ function conflict(command: Single): Reply {
   const { type, referenceId, userId } = command;
   const message = `The reference '${referenceId}' names another operation. Nothing moved.`;
   return {
+    ...VERSION,
     status: "rejected",
     code: "reference_conflict",
     message,

@@ -3,7 +3,7 @@
 import type { FakeAccount } from "./fake-account.js";
 import { CATALOG } from "./fake-catalog.js";
 import type { Catalog } from "./fake-catalog.js";
-import { FakeLedger } from "./fake-ledger.js";
+import { FakeLedger, VERSION } from "./fake-ledger.js";
 import { formatTokens, iso } from "./formats.js";
 import { BillingUnavailable } from "./errors.js";
 import type { Answer, Command, Notice, Query, QuotaStatus, Reply, Totals } from "./generated/contract.js";
@@ -13,7 +13,6 @@ import { Billing, resultOf } from "./vocabulary.js";
 import type { NoticesOptions, Result } from "./vocabulary.js";
 
 const DAY_MS = 86_400_000;
-const SCHEMA_VERSION = 2;
 
 /** Marks of the notices about balances, as the packaged catalog has them. */
 const MARKS = [
@@ -114,6 +113,7 @@ export class FakeBillingClient extends Billing {
       this.#noticed.add(name);
       const id = `${name} ${referenceId}`;
       const notice: Notice = {
+        ...VERSION,
         type,
         id,
         userId,
@@ -130,7 +130,7 @@ export class FakeBillingClient extends Billing {
   // -- queries ---------------------------------------------------------------------------------------------
 
   #answer(query: Query): Answer {
-    const head = { schemaVersion: SCHEMA_VERSION, asOf: iso(this.#now) };
+    const head = { ...VERSION, asOf: iso(this.#now) };
     switch (query.type) {
       case "query.stats":
         return { ...head, type: "answer.stats", ...this.#stats() };
