@@ -150,7 +150,7 @@ export class FakeLedger {
         ? this.#open(command, operation, account)
         : account === undefined
           ? rejected("account_not_found", {})
-          : this.#rule(command, account, operation);
+          : (tooLate(command, this.now()) ?? this.#rule(command, account, operation));
     const now = this.accounts.get(userId);
     return {
       ...VERSION,
@@ -530,6 +530,16 @@ function contentOf(command: Single): string {
     ([name, value]) => value != null && !BESIDE_CONTENT.has(name),
   );
   return JSON.stringify(fields.sort());
+}
+
+/** Return the rejection of usage that is decided after its `validUntil`. */
+function tooLate(
+  command: Single & { validUntil?: string | null | undefined },
+  now: number,
+): Decision | undefined {
+  const { validUntil } = command;
+  if (validUntil == null || now <= Date.parse(validUntil)) return undefined;
+  return { ...rejected("too_late" as Code, {}), ...{ validUntil: iso(Date.parse(validUntil)) } };
 }
 
 function movedNothing({ command, reply }: Outcome): boolean {
