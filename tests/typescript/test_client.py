@@ -45,7 +45,7 @@ def test_client_passes_the_tests_of_nodes_runner(
     output = run(
         "node",
         "--test",
-        "--test-timeout=60000",
+        "--test-timeout=80000",
         "--test-concurrency=6",  # most of it waits
         "--test-reporter=tap",
         *(f"build/test/{name}.js" for name in TESTS),

@@ -10,7 +10,7 @@ import type { Billing } from "@billing-worker/client";
 export function balances(billing: Billing): Server {
   return createServer(async (request, response) => {
     try {
-      const found = await billing.balance(String(request.headers["x-user"]), {}, { timeoutMs: 1_000 });
+      const found = await billing.balance(String(request.headers["x-user"]), {}, { timeoutMs: 3_000 });
       if (found === null) {
         response.writeHead(404).end(); // no account: not the same as an empty one
         return;

@@ -23,6 +23,8 @@ export interface ClientOptions {
   readonly appId?: string;
   /** Most commands, and most queries, that are with the broker at a time; the others wait. Default 1,000. */
   readonly maxPending?: number;
+  /** Longest wait for a reply or an answer, where a call names none, in milliseconds. */
+  readonly timeoutMs?: number;
   /** Options of the socket, such as `ca` or `servername`. */
   readonly socket?: object;
 }
@@ -32,6 +34,8 @@ export class BillingClient extends Billing {
   readonly #address: Address;
   readonly #appId: string;
   readonly #wire: Wire;
+  readonly #commandTimeoutMs: number;
+  readonly #queryTimeoutMs: number;
   readonly #subscriptions = new Set<Subscription>();
   #isClosed = false;
 
@@ -39,6 +43,8 @@ export class BillingClient extends Billing {
     super();
     this.#address = addressOf(options.url, options.socket);
     this.#appId = options.appId ?? "billing-client";
+    this.#commandTimeoutMs = options.timeoutMs ?? COMMAND_TIMEOUT_MS;
+    this.#queryTimeoutMs = options.timeoutMs ?? QUERY_TIMEOUT_MS;
     this.#wire = new Wire(this.#address, this.#appId, options.maxPending ?? PLACES);
   }
 
@@ -51,7 +57,7 @@ export class BillingClient extends Billing {
     this.#start({ consumes: true });
     const body = await this.#wire.asked.send(
       outgoing(command, options),
-      options.timeoutMs ?? COMMAND_TIMEOUT_MS,
+      options.timeoutMs ?? this.#commandTimeoutMs,
     );
     return resultOf(decode<Reply>(body));
   }
@@ -59,13 +65,13 @@ export class BillingClient extends Billing {
   /** Throws BillingTimeout, BillingUnavailable and BillingConfiguration; the reply tells the rest. */
   override async publish(command: Command, options: CommandOptions = {}): Promise<void> {
     this.#start({ consumes: false });
-    await this.#wire.published.send(outgoing(command, options), options.timeoutMs ?? COMMAND_TIMEOUT_MS);
+    await this.#wire.published.send(outgoing(command, options), options.timeoutMs ?? this.#commandTimeoutMs);
   }
 
   override async ask(query: Query, options: RequestOptions = {}): Promise<Answer> {
     this.#start({ consumes: false });
     const message: Outgoing = { exchange: "billing", type: query.type, body: encode(query) };
-    return decode<Answer>(await this.#wire.queries.send(message, options.timeoutMs ?? QUERY_TIMEOUT_MS));
+    return decode<Answer>(await this.#wire.queries.send(message, options.timeoutMs ?? this.#queryTimeoutMs));
   }
 
   override replies(handler: Handler<Reply>, options: RepliesOptions = {}): Promise<Subscription> {

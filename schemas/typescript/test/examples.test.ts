@@ -14,10 +14,10 @@ import { summaries } from "../examples/charge-in-a-request.js";
 import { meter } from "../examples/meter-an-upload-pipeline.js";
 import { writeToUsers } from "../examples/react-to-notices.js";
 import { balances } from "../examples/show-a-balance.js";
-import { eventually, url } from "./support.js";
+import { PATIENCE_MS, eventually, url } from "./support.js";
 
 let client: BillingClient;
-before(() => (client = new BillingClient({ url: url("WORKER") })));
+before(() => (client = new BillingClient({ url: url("WORKER"), timeoutMs: PATIENCE_MS })));
 after(() => client.close());
 
 async function user(tier = "free"): Promise<string> {

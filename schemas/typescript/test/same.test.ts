@@ -13,10 +13,10 @@ import {
 } from "@billing-worker/client";
 import type { Billing, Result } from "@billing-worker/client";
 
-import { url } from "./support.js";
+import { PATIENCE_MS, url } from "./support.js";
 
 const MAKERS: Record<string, () => Billing> = {
-  "the worker": () => new BillingClient({ url: url("WORKER") }),
+  "the worker": () => new BillingClient({ url: url("WORKER"), timeoutMs: PATIENCE_MS }),
   "the fake": () => new FakeBillingClient({ now: new Date() }),
 };
 

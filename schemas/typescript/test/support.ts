@@ -1,12 +1,15 @@
 // What several tests need: addresses, bounded waits, and a stand-in for the worker.
 
 import assert from "node:assert/strict";
+import type { ChildProcess } from "node:child_process";
+import { once } from "node:events";
 import { setTimeout as pause } from "node:timers/promises";
 
 import amqp from "amqplib";
 import type { Channel, ChannelModel, ConsumeMessage } from "amqplib";
 
-const PATIENCE_MS = 20_000;
+/** Longest wait of a test, also on a machine that is busy with others. */
+export const PATIENCE_MS = 30_000;
 
 /** Return a URL that the run gives.
  *
@@ -27,6 +30,13 @@ export async function eventually<T>(condition: () => T | undefined | false): Pro
     assert.ok(performance.now() < deadline, `not within ${PATIENCE_MS} ms: ${condition}`);
     await pause(5);
   }
+}
+
+/** Return when a child process has written something; fail where it ends before. */
+export async function firstOutput(child: ChildProcess): Promise<void> {
+  assert.ok(child.stdout);
+  const ended = once(child, "exit").then(([code]) => assert.fail(`the child process ended with ${code}`));
+  await Promise.race([once(child.stdout, "data"), ended]);
 }
 
 /** Stand-in for worker and reader: a test takes the messages and answers them, when it wants. */

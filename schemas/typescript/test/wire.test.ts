@@ -17,7 +17,7 @@ import {
 import type { Command } from "@billing-worker/client";
 
 import { Proxy } from "./proxy.js";
-import { StandIn, bodyOf, eventually, url } from "./support.js";
+import { StandIn, bodyOf, eventually, firstOutput, url } from "./support.js";
 
 const USER = decodeURIComponent(new URL(url("BARE")).username);
 
@@ -382,7 +382,7 @@ describe("close", () => {
       const child = spawn(process.execPath, ["--input-type=module", "-e", program, proxy.url], {
         stdio: ["pipe", "pipe", "inherit"],
       });
-      await once(child.stdout, "data");
+      await firstOutput(child);
       if (silent) proxy.hold(silent);
       const start = performance.now();
       child.stdin.write("\n");

@@ -9,10 +9,10 @@ import { after, before, test } from "node:test";
 import { BillingClient } from "@billing-worker/client";
 import type { Notice, Reply } from "@billing-worker/client";
 
-import { eventually, url } from "./support.js";
+import { PATIENCE_MS, eventually, firstOutput, url } from "./support.js";
 
 let client: BillingClient;
-before(() => (client = new BillingClient({ url: url("WORKER") })));
+before(() => (client = new BillingClient({ url: url("WORKER"), timeoutMs: PATIENCE_MS })));
 after(() => client.close());
 
 async function user(): Promise<string> {
@@ -26,14 +26,14 @@ test("an app that is killed with two hundred pending requests charges nothing tw
   const program = `
     import { BillingClient } from "@billing-worker/client";
     const [url, userId] = process.argv.slice(1);
-    const client = new BillingClient({ url });
+    const client = new BillingClient({ url, timeoutMs: 30_000 });
     for (let number = 0; number < 200; number += 1) {
       client.deduct({ referenceId: userId + "/" + number, userId, tokens: 1 }).then(() => process.stdout.write("."));
     }`;
   const app = spawn(process.execPath, ["--input-type=module", "-e", program, url("WORKER"), userId], {
     stdio: ["ignore", "pipe", "inherit"],
   });
-  await once(app.stdout, "data"); // the first reply is there, and the others are on their way
+  await firstOutput(app); // the first reply is there, and the others are on their way
   app.kill("SIGKILL");
   await once(app, "exit");
 
@@ -53,7 +53,7 @@ test("an app that is killed with two hundred pending requests charges nothing tw
 
 test("the rights of a producer suffice for commands and queries", async () => {
   const userId = await user();
-  const producer = new BillingClient({ url: url("PRODUCER") });
+  const producer = new BillingClient({ url: url("PRODUCER"), timeoutMs: PATIENCE_MS });
   assert.equal((await producer.deduct({ referenceId: randomUUID(), userId, tokens: 5 })).balanceAfter, 9_995);
   await producer.publish({ type: "usage.deduct", referenceId: randomUUID(), userId, tokens: 5 });
   assert.equal(await producer.canAfford(userId, 1), true);
