@@ -5,8 +5,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from worker.broker import Administers, Topology
-from worker.console.cached_value import Unknown
 from worker.errors import BillingError, BrokerUnavailableError
+from worker.runtime.cached_value import Unknown
 
 
 @dataclass(frozen=True, slots=True)
