@@ -58,7 +58,11 @@ def _not_zero(value: int) -> int:
     return value
 
 
-SignedQuantity = Annotated[StrictInt, Field(ge=-INT64_MAX, le=INT64_MAX), AfterValidator(_not_zero)]
+SignedQuantity = Annotated[
+    StrictInt,
+    Field(ge=-INT64_MAX, le=INT64_MAX, json_schema_extra={"not": {"const": 0}}),
+    AfterValidator(_not_zero),
+]
 ReasonText = Annotated[FreeText, StringConstraints(min_length=1)]
 
 

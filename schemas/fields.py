@@ -120,7 +120,11 @@ def _within_keys(value: Any) -> Any:
 MetadataValue = FreeText | Annotated[StrictInt, Field(ge=-INT64_MAX - 1, le=INT64_MAX)] | StrictBool | None
 
 #: Small and flat: at most 16 keys; strings, 64-bit integers, booleans or null.
-Metadata = Annotated[dict[Label, MetadataValue], BeforeValidator(_within_keys)]
+Metadata = Annotated[
+    dict[Label, MetadataValue],
+    BeforeValidator(_within_keys),
+    Field(json_schema_extra={"maxProperties": METADATA_MAX_KEYS}),
+]
 
 #: Faults of a text, in words for producers.
 CHARACTERS_TEXT = (

@@ -110,9 +110,6 @@ class UsageBatch(BatchEnvelope):
 
     An item without ``userId`` is the batch's user's. The items are applied in order, in one transaction; the
     batch's own reference names its reply and nothing in the ledger.
-
-    A batch that was received may have ``malformed`` items beside its ``items``. They are answered by
-    themselves, at their ``places``; one that a producer builds has none.
     """
 
     items: Annotated[
@@ -125,7 +122,10 @@ class UsageBatch(BatchEnvelope):
     def received(
         cls, envelope: BatchEnvelope, items: Sequence[BatchItem], malformed: Mapping[int, Malformed]
     ) -> "UsageBatch":
-        """Return the batch of ``items``, which are commands, and of malformed ones by their places."""
+        """Return the batch of ``items``, which are commands, and of malformed ones by their places.
+
+        The malformed ones are answered by themselves. A batch that a producer builds has none.
+        """
         batch = cls.model_construct(**dict(envelope), items=tuple(items))
         batch.__pydantic_private__ = {"_malformed": malformed}
         return batch

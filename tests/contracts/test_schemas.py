@@ -1,0 +1,186 @@
+"""JSON Schema of the contract: it takes and refuses what the worker does, in Python and in Node."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from itertools import combinations
+from typing import Annotated, Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from pydantic import TypeAdapter, ValidationError
+
+from schemas import MESSAGE_TYPES, QUERY_TYPES, Limits, Malformed, decode, decode_query, first_malformed
+from schemas.base import BaseMessage
+from schemas.fields import INT64_MAX
+from tests.contracts.samples import files, steps_of
+from tests.support.node import run_script
+from worker.contract.bundle import KINDS, bundle, message_schema
+from worker.contract.files import FOLDER, contents
+from worker.contract.rules import DESCRIBED, EXPRESSED
+from worker.contract.schema import validators_of
+
+Body = dict[str, Any]
+Field = tuple[str, Any]
+
+NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
+#: What the file can't know, because operators choose it, is as wide as it can be.
+LIMITS = Limits(max_quantity=INT64_MAX, occurred_at_max_age=timedelta(days=700_000))
+SENT = {**MESSAGE_TYPES, **QUERY_TYPES}
+DEFINITIONS = {type_: kind.definitions[type_] for kind in KINDS for type_ in kind.definitions}
+
+#: Values that some field takes and others refuse. Left out is what JSON itself tells differently: 1.0 is an
+#: integer of JSON Schema, and JavaScript rounds 2^63+1.
+VALUES: tuple[Any, ...] = (
+    *(
+        "ada",
+        "",
+        "a b",
+        " a",
+        "a\n",
+        "a\x00",
+        "a\u200db",
+        "k" * 64,
+        "k" * 65,
+        "k" * 200,
+        "k" * 201,
+        "k" * 501,
+    ),
+    *("2026-11-21T10:15:00Z", "2026-11-21t10:15:00.123456789+05:30", "2026-11-21 10:15:00z", "2026-11-21"),
+    *("2026-11-21T10:15:00", "2026-11-21T10:15Z", "2026-11-21T10:15:00+24:00", "2026-11-21T10:15:00Z\n"),
+    *("٢٠٢٦-١١-٢١", "2026-11-21\n", "USD", "usd", "USD\n", "now", "period_end", "take", "refuse", "won"),
+    *("applied", "all", "UTC", "day", "metadata.plan", "metadata.", "free", "usage.deduct", "true", "1"),
+    *(0, 1, -1, 2, 1000, 1001, 9_999, 10_000, 1_000_000, 1_000_001, 2_678_400, 2_678_401),
+    *(INT64_MAX, 2**64, -INT64_MAX, -(2**64), 1.5, True, False),
+    *([], ["a"], {}, {"plan": "pro"}, {"n": 1, "b": True, "z": None}, {"n": 1.5}, {"n": {}}, {"n": []}),
+    *({"": 1}, {"a b": 1}, {" a": 1}, {"k" * 64: 1}, {"k" * 65: 1}, {"t": "k" * 501}, {"t": "a\tb"}),
+    *({"n": -INT64_MAX - 1}, {"n": 2**64}, {f"k{n}": n for n in range(16)}, {f"k{n}": n for n in range(17)}),
+)
+
+
+def is_taken(type_: str, body: Body) -> bool:
+    """Return whether the worker takes a body for a command or a query."""
+    text = json.dumps(body).encode()
+    if type_ in QUERY_TYPES:
+        return not isinstance(decode_query(text, limits=LIMITS), Malformed)
+    return first_malformed(decode(text, now=NOW, limits=LIMITS)) is None
+
+
+def value_for(model: type[BaseMessage], name: str) -> Any:
+    """Return a value that the field takes by itself."""
+    info = model.model_fields[name]
+    alone: Any = Annotated[info.annotation, "the field alone", *info.metadata]
+    adapter: TypeAdapter[Any] = TypeAdapter(alone)
+    for value in VALUES:
+        try:
+            adapter.validate_python(value)
+        except ValidationError:
+            continue
+        return value
+    raise AssertionError(f"{model.__name__}.{name} takes none of VALUES: add one that it takes")
+
+
+def wire_names(model: type[BaseMessage]) -> dict[str, str]:
+    return {info.alias or name: name for name, info in model.model_fields.items()}
+
+
+@cache
+def base_of(type_: str) -> str:
+    """Return the text of a body of this type that the worker takes: a sample, or the required fields."""
+    for path in files():
+        for step in steps_of(path):
+            body = step.get("message", {})
+            if body.get("type") == type_ and step["reply"]["status"] == "applied":
+                return json.dumps(body)
+    model = SENT[type_]
+    required = {
+        wire: name for wire, name in wire_names(model).items() if model.model_fields[name].is_required()
+    }
+    body = {"type": type_} | {wire: value_for(model, name) for wire, name in required.items()}
+    return json.dumps(body | FIRST_OF_A_CHOICE.get(type_, {}))
+
+
+#: Queries that need one of several fields.
+FIRST_OF_A_CHOICE: dict[str, Body] = {"query.afford": {"tokens": 1}}
+
+
+def bodies_of(type_: str) -> Iterator[Body]:
+    """Yield bodies that differ from a good one in one field, or in the choice of optional ones."""
+    base: Body = json.loads(base_of(type_))
+    names = wire_names(SENT[type_])
+    yield base
+    yield {**base, "unknown": 1}
+    for name in names:
+        yield {key: value for key, value in base.items() if key != name}
+        yield {**base, name: None}
+        yield from ({**base, name: value} for value in VALUES if name != "type" or value != "usage.deduct")
+
+
+def choices_of(type_: str) -> Iterator[Body]:
+    """Yield bodies with every choice of up to three optional fields, given, null or absent."""
+    model = SENT[type_]
+    base: Body = json.loads(base_of(type_))
+    names = wire_names(model)
+    optional = [name for name, field in names.items() if not model.model_fields[field].is_required()]
+    optional = [name for name in optional if name not in ("type", "occurredAt", "metadata", "description")]
+    required = {key: value for key, value in base.items() if key not in optional}
+    given = {name: base.get(name, value_for(model, names[name])) for name in optional}
+    for size in range(4):
+        for chosen in combinations(optional, size):
+            body = required | {name: given[name] for name in chosen}
+            yield body
+            yield from (body | {name: None} for name in optional if name not in chosen)
+
+
+#: Fields that must differ, by a rule that only a sentence of the contract says.
+UNEQUAL = (("referenceId", "originalReferenceId"), ("effectiveAt", "expiresAt"))
+UNEQUAL_IN = {"query.history": (*UNEQUAL, ("from", "to"))}
+
+
+def needs_a_sentence(type_: str, body: Body) -> bool:
+    return any(body.get(one) == body.get(other) is not None for one, other in UNEQUAL_IN.get(type_, UNEQUAL))
+
+
+@pytest.mark.parametrize("type_", sorted(SENT))
+def test_schema_takes_what_the_worker_takes(type_: str) -> None:
+    schema = bundle()
+    bodies = [body for body in (*bodies_of(type_), *choices_of(type_)) if not needs_a_sentence(type_, body)]
+    ref = f"#/$defs/{DEFINITIONS[type_]}"
+    here = Draft202012Validator({"$ref": ref, "$defs": schema["$defs"]})
+    checks = [[ref, body] for body in bodies]
+    there = run_script("validate.mjs", {"schema": schema, "formats": False, "checks": checks})
+    for body, error in zip(bodies, there, strict=True):
+        expected = is_taken(type_, body)
+        assert here.is_valid(body) == expected, (body, expected)
+        assert (error is None) == expected, (body, expected, error)
+
+
+def test_files_are_those_of_the_models() -> None:
+    for path, text in contents():
+        assert (FOLDER / path).read_text(encoding="utf-8") == text, f"{path} is old: run `make contract`"
+
+
+def test_folder_holds_no_other_files() -> None:
+    written = {path for path, _ in contents()}
+    found = {str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*") if path.is_file()}
+    assert {path for path in found if not path.startswith(("released/", "examples/"))} == written
+
+
+@pytest.mark.parametrize(
+    ("kind", "type_"), [(kind, type_) for kind in KINDS for type_ in kind.definitions], ids=str
+)
+def test_file_of_a_message_is_complete(kind: Any, type_: str) -> None:
+    schema = message_schema(kind, type_)
+    Draft202012Validator.check_schema(schema)
+    assert schema["additionalProperties"] is (kind.name in ("Reply", "Answer", "Notice"))
+    if kind.name != "Reply":
+        assert schema["properties"]["type"]["const"] == type_
+        assert "type" in schema["required"]
+    used = set(json.dumps(schema).split('"#/$defs/')[1:])
+    assert {one.split('"')[0] for one in used} == set(schema.get("$defs", {}))
+
+
+def test_every_rule_between_fields_is_in_the_files() -> None:
+    found = {name for model in SENT.values() for name in validators_of(model)}
+    assert found == EXPRESSED.keys() | DESCRIBED.keys()

@@ -1,0 +1,211 @@
+"""JSON Schema of the models, as producers and readers in any language need it.
+
+What is sent to the worker is closed: an unknown field is refused, and ``null`` is as good as absent where a
+field is optional. What the worker sends is open: a reader of today meets the fields and codes of tomorrow.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from enum import StrEnum
+from functools import cache
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, TypeAdapter
+from pydantic.alias_generators import to_camel
+from pydantic.json_schema import models_json_schema
+
+from schemas import Status, fields, queries
+from worker.contract.patterns import portable
+from worker.contract.rules import DESCRIBED, EXPRESSED
+
+Schema = dict[str, Any]
+Model = type[BaseModel]
+
+#: Times and days as the worker reads them; ``format`` alone is a remark to most validators.
+TIME: Final = (
+    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?"
+    r"([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"
+)
+DAY: Final = "^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
+_PATTERNS: Final = {"date-time": TIME, "date": DAY}
+
+#: Values with a schema of their own, by its name.
+VALUES: Final[dict[str, Any]] = {
+    "Identifier": fields.Identifier,
+    "Label": fields.Label,
+    "Text": fields.FreeText,
+    "Currency": fields.Currency,
+    "GroupBy": queries.GroupBy,
+    "Metadata": fields.Metadata,
+    "Time": fields.Timestamp,
+}
+
+#: Enums that are complete for a major version; every other one may be joined by new codes.
+_CLOSED: Final = frozenset({Status.__name__})
+_PREFIX: Final = "#/$defs/"
+
+
+def ref(name: str) -> Schema:
+    """Return a reference to the definition ``name`` of the same document."""
+    return {"$ref": _PREFIX + name}
+
+
+def sent_to_worker(models: Iterable[Model]) -> dict[str, Schema]:
+    """Return the definitions of commands or queries, and of the values that they share."""
+    models = list(models)
+    found = {name: _input(schema) for name, schema in _definitions(models, "validation").items()}
+    for model in models:
+        found[model.__name__] = _closed(found[model.__name__], model)
+    return {**values(), **found}
+
+
+def sent_by_worker(models: Iterable[Model]) -> dict[str, Schema]:
+    """Return the definitions of replies, answers or notices, and of all that they refer to."""
+    raw = _definitions(models, "serialization")
+    enums = {name for name, schema in raw.items() if "enum" in schema}
+    opened = {_PREFIX + name for name in enums - _CLOSED}
+    return {name: _walked(schema, lambda one: _output(one, opened)) for name, schema in raw.items()}
+
+
+def enum_of(codes: type[StrEnum]) -> Schema:
+    """Return the definition of an enum that no model refers to."""
+    return _walked(TypeAdapter(codes).json_schema(), _tidy)
+
+
+@cache
+def values() -> dict[str, Schema]:
+    """Return the definitions of the values that messages share."""
+    found: dict[str, Schema] = {}
+    for name, value in VALUES.items():
+        found[name] = _input(TypeAdapter(value).json_schema(), found)
+    return found
+
+
+def _definitions(models: Iterable[Model], mode: Literal["validation", "serialization"]) -> dict[str, Schema]:
+    _, schema = models_json_schema([(model, mode) for model in models])
+    definitions: dict[str, Schema] = schema["$defs"]
+    return definitions
+
+
+# -- to the worker ----------------------------------------------------------------------------------------
+
+
+def _input(schema: Schema, known: Mapping[str, Schema] | None = None) -> Schema:
+    shared = values() if known is None else known
+    return _walked(_walked(schema, _taken), lambda one: _named(one, shared))
+
+
+def _taken(schema: Schema) -> Schema:
+    schema = _tidy(schema)
+    if schema.get("default", ...) is None or "const" in schema:
+        schema.pop("default", None)
+    if "pattern" in schema:
+        schema |= portable(schema["pattern"])
+    if (pattern := _PATTERNS.get(schema.get("format", ""))) is not None:
+        schema |= portable(pattern)
+    if (by_key := schema.pop("patternProperties", None)) is not None:
+        ((pattern, value),) = by_key.items()
+        keys = {"type": "string", **schema.get("propertyNames", {}), "pattern": pattern}
+        schema |= {"propertyNames": _taken(keys), "additionalProperties": value}
+    return schema
+
+
+def _named(schema: Schema, known: Mapping[str, Schema]) -> Schema:
+    """Return a reference where the schema is one of ``known``."""
+    return next((ref(name) for name, value in known.items() if value == schema), schema)
+
+
+def _closed(schema: Schema, model: Model) -> Schema:
+    """Return the schema of a message that a sender must give its ``type``, with the rules of the model."""
+    rules = [EXPRESSED[name] for name in validators_of(model) if name in EXPRESSED]
+    sentences = [DESCRIBED[name] for name in validators_of(model) if name in DESCRIBED]
+    described = " ".join([schema["description"], *sentences])
+    schema = {**schema, "description": described, **_fields(schema, {"type", *schema.get("required", ())})}
+    if not rules:
+        return schema
+    return {**schema, **rules[0]} if len(rules) == 1 else {**schema, "allOf": rules}
+
+
+def validators_of(model: Model) -> Iterator[str]:
+    """Yield the names of a model's validators of several fields, each with the class that has it."""
+    for name in model.__pydantic_decorators__.model_validators:
+        yield next(f"{owner.__name__}.{name}" for owner in model.__mro__ if name in vars(owner))
+
+
+# -- by the worker ----------------------------------------------------------------------------------------
+
+
+def _output(schema: Schema, opened: Collection[str | None]) -> Schema:
+    schema = _tidy(schema)
+    if "properties" not in schema:
+        return schema
+    # What is None is not sent; what has another default is.
+    required = {name for name, one in schema["properties"].items() if one.get("default", ...) is not None}
+    properties = {name: _sent(one, opened) for name, one in schema["properties"].items()}
+    return {**schema, **_fields({"properties": properties}, required), "additionalProperties": True}
+
+
+def _sent(schema: Schema, opened: Collection[str | None]) -> Schema:
+    schema = {name: value for name, value in schema.items() if name != "default"}
+    if {"type": "null"} in schema.get("anyOf", ()):
+        choices = [one for one in schema.pop("anyOf") if one != {"type": "null"}]
+        schema |= choices[0] if len(choices) == 1 else {"anyOf": choices}
+    if schema.get("$ref") in opened:
+        return {"anyOf": [schema, {"type": "string"}]}
+    return schema
+
+
+# -- both -------------------------------------------------------------------------------------------------
+
+
+def _fields(schema: Schema, required: Iterable[str]) -> Schema:
+    """Return the properties, ``type`` first, and those that are required, in the same order."""
+    properties = schema["properties"]
+    order = sorted(properties, key=lambda name: name != "type")
+    required = set(required)
+    return {
+        "properties": {name: properties[name] for name in order},
+        "required": [name for name in order if name in required],
+    }
+
+
+def _tidy(schema: Schema) -> Schema:
+    """Return the schema without what pydantic adds for Python's readers."""
+    kept = {name: value for name, value in schema.items() if name not in ("title", "discriminator")}
+    if "description" in kept:
+        kept["description"] = _described(kept["description"])
+    return kept
+
+
+def _described(text: str) -> str:
+    """Return a docstring as text for readers of the wire: names in camelCase, paragraphs on one line."""
+    text = re.sub(r"``([a-z][a-z0-9_]*)``", lambda found: f"`{to_camel(found[1])}`", text)
+    return re.sub(r"(?<!\n)\n(?!\n)", " ", text.replace("``", "`"))
+
+
+def _walked(schema: Schema, change: Callable[[Schema], Schema]) -> Schema:
+    """Return ``schema`` with every schema in it, from the inside out, replaced by its ``change``."""
+    found: Schema = {}
+    for name, value in schema.items():
+        match name, value:
+            case (("properties" | "patternProperties" | "$defs"), dict()):
+                found[name] = {key: _walked(one, change) for key, one in value.items()}
+            case (("anyOf" | "oneOf" | "allOf"), list()):
+                found[name] = [_walked(one, change) for one in value]
+            case (("items" | "additionalProperties" | "propertyNames"), dict()):
+                found[name] = _walked(value, change)
+            case _:
+                found[name] = value
+    changed = change(found)
+    return {name: changed[name] for name in sorted(changed, key=_place)}
+
+
+#: Order of the keywords in the files, as one reads them; others stand between these two groups.
+_FIRST: Final = ("$ref", "description", "type", "const", "enum", "format", "pattern", "not")
+_LAST: Final = ("properties", "required", "additionalProperties")
+
+
+def _place(keyword: str) -> int:
+    if keyword in _FIRST:
+        return _FIRST.index(keyword)
+    return len(_FIRST) + 1 + _LAST.index(keyword) if keyword in _LAST else len(_FIRST)
