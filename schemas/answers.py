@@ -210,7 +210,8 @@ class GroupUsage(AnswerPart):
 class UsageAnswer(AccountAnswer):
     """Used tokens of a range of days; a refund doesn't lower them.
 
-    ``average_daily`` is over all days, rounded down; ``projected_monthly`` is that of 30 days.
+    ``average_daily`` is over all days, rounded down; ``projected_monthly`` is for 30 of them. The first
+    thousand ``groups`` are named, most used first; ``other_groups`` are the tokens of all others.
     """
 
     type: Literal["answer.usage"] = "answer.usage"
@@ -223,6 +224,7 @@ class UsageAnswer(AccountAnswer):
     usage_by_type: tuple[TypeUsage, ...]
     group_by: str | None = None
     groups: tuple[GroupUsage, ...] | None = None
+    other_groups: int | None = None
 
 
 # -- the whole ledger -------------------------------------------------------------------------------------
