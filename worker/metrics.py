@@ -111,6 +111,20 @@ class Metrics:
             registry=self.registry,
         )
 
+        self.http_requests = Counter(
+            "billing_worker_http_requests",
+            "Requests to the HTTP door, by route (other: no such path) and status.",
+            ["route", "status"],
+            registry=self.registry,
+        )
+        self.http_seconds = Histogram(
+            "billing_worker_http_seconds",
+            "Time that the HTTP door takes for a request, without the wait for a thread.",
+            ["route"],
+            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+            registry=self.registry,
+        )
+
     def count_refusal(self, sender: str, code: str) -> None:
         """Count a refusal; at most a hundred senders have a label of their own."""
         if sender not in self._senders:
@@ -118,6 +132,11 @@ class Metrics:
                 sender = "others"
             self._senders.add(sender)
         self.refusals.labels(sender, code).inc()
+
+    def count_request(self, route: str, status: int, seconds: float) -> None:
+        """Count a request to the HTTP door."""
+        self.http_requests.labels(route, status).inc()
+        self.http_seconds.labels(route).observe(seconds)
 
     def serve(self, port: int) -> None:
         """Serve the metrics on ``port``, all interfaces, in a thread; with 0 nowhere.
