@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from schemas import DeductUsage, OpenAccount
 from schemas.http import TokenScope
 from tests.support.apply_commands import applied
 from tests.support.load_scenario import through
+from tests.support.pages import page, section
 from tests.support.private_server import free_port
 from tests.support.processes import ROOT, worker_environment
 from tests.support.provision import PostgresServer
@@ -191,7 +193,7 @@ def test_slow_client_holds_nobody_up(serving: Callable[..., ServeProcess], postg
 
 
 @pytest.mark.usefixtures("ada")
-def test_outage_of_the_database_is_told_and_ends_by_itself(
+def test_outage_of_the_database_is_a_problem_and_ends_by_itself(
     serving: Callable[..., ServeProcess], postgres: PostgresServer, postgres_url: str
 ) -> None:
     with Proxy(postgres.address.port) as proxy:
@@ -239,6 +241,31 @@ def test_log_names_no_user_and_no_token_and_metrics_are_served(
     assert "GET /v1/balance 200" in log
     assert "secret-user" not in log
     assert server.headers["Authorization"].removeprefix("Bearer ") not in log
+
+
+@pytest.mark.usefixtures("ada")
+def test_example_of_the_page_shows_a_balance(postgres_url: str, tmp_path: Path) -> None:
+    (block,) = re.findall(
+        r"```sh\n(.*?)```", section(page("worker/OPERATING.md"), "Serve queries over HTTP"), re.DOTALL
+    )
+    port = free_port()
+    settings = load_settings(database_url=postgres_url, http_listen=f"127.0.0.1:{port}")
+    environment = {**worker_environment(settings), "WORKER": sys.executable}
+    block = block.replace("billing-worker", '"$WORKER" -m worker').replace(":8801", f":{port}")
+    make, start, ask = block.strip().splitlines()
+    made = ["sh", "-c", f'{make}\nprintf %s "$TOKEN"']
+    token = subprocess.check_output(made, cwd=tmp_path, env=environment, text=True)
+    with subprocess.Popen(["sh", "-c", f"exec {start}"], cwd=tmp_path, env=environment) as process:
+        eventually(lambda: not _is_refused(port))
+        # The shell expands the words; curl itself may be missing on a machine that tests.
+        words = ["sh", "-c", ask.replace("curl ", "printf '%s\\n' ", 1)]
+        flag, header, url = subprocess.check_output(words, env={"TOKEN": token}, text=True).splitlines()
+        assert flag == "-H"
+        request = urllib.request.Request(url, headers=dict([header.split(": ", 1)]))  # noqa: S310 - our own
+        with urllib.request.urlopen(request) as answer:  # noqa: S310 - our own
+            assert json.loads(answer.read())["userId"] == "ada"
+        process.terminate()
+        assert process.wait(_PATIENCE_S) == 0
 
 
 def _waits_for_a_lock(engine: Engine) -> bool:

@@ -173,7 +173,7 @@ def test_sequence_that_is_not_there_yet_is_a_conflict_to_be_asked_again(app: Cal
     app.get("/v1/balance?userId=ada&minSequence=2")
 
 
-def test_outage_is_told_without_the_names_of_servers(
+def test_outage_is_a_problem_without_the_names_of_servers(
     app: Caller, served: Served, caplog: pytest.LogCaptureFixture
 ) -> None:
     def away() -> None:
@@ -195,7 +195,7 @@ def test_outage_is_told_without_the_names_of_servers(
     app.get("/v1/operation?referenceId=x")
 
 
-def test_fault_of_ours_is_logged_and_tells_nothing(
+def test_fault_of_ours_is_logged_and_shows_nothing(
     app: Caller, served: Served, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fault() -> None:
