@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from worker.pipeline import Pipeline
     from worker.queries import QueryService
     from worker.queries.reader import QueryReader
+    from worker.queries.sources import Database
     from worker.runtime.stop import Stop
     from worker.scheduler import Scheduler
 
@@ -238,15 +239,27 @@ class Application:
 
         replica = self.settings.read_database_url
         sources = Sources(
-            self._reading_engine(None),
-            None if replica is None else self._reading_engine(replica),
+            self._read_database(None),
+            None if replica is None else self._read_database(replica),
             max_lag=timedelta(seconds=self.settings.read_max_lag_s),
             clock=self.clock,
         )
         return QueryService(sources, self.catalog, clock=self.clock, sleep=self._sleep)
 
-    def _reading_engine(self, url: SecretStr | None) -> Engine:
-        return self._engine("billing-reader", url=url, statement_timeout_s=_QUERY_TIMEOUT_S)
+    def _read_database(self, url: SecretStr | None) -> Database:
+        from worker.queries.sources import Database
+
+        return Database(
+            *(
+                self._engine(
+                    "billing-reader",
+                    url=url,
+                    statement_timeout_s=_QUERY_TIMEOUT_S,
+                    only_by_key=only_by_key,
+                )
+                for only_by_key in (True, False)
+            )
+        )
 
     def query_reader(self) -> QueryReader:
         """Reader that answers the broker's queries, ready to run."""

@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 from tests.support.query_samples import NOW, asked_catalog
 from worker.catalog import Catalog
 from worker.queries import QueryService
-from worker.queries.sources import Sources
+from worker.queries.sources import Database, Sources
 
 Asking = Callable[..., QueryService]
 
@@ -25,7 +25,7 @@ def asking(engine: Engine, catalog: Catalog) -> Asking:
     """Make a service of queries at a time, by a catalog."""
 
     def service(now: datetime = NOW, catalog: Catalog = catalog, engine: Engine = engine) -> QueryService:
-        return QueryService(Sources(engine, clock=lambda: now), catalog, clock=lambda: now)
+        return QueryService(Sources(Database(engine, engine), clock=lambda: now), catalog, clock=lambda: now)
 
     return service
 

@@ -62,8 +62,8 @@ class QueryService:
     def answer(self, queries: Sequence[Query]) -> list[QueryAnswer]:
         """Return an answer or a problem for each of ``queries``, in their order.
 
-        Those that a snapshot answers are true for one moment. Raises LedgerUnavailableError where the
-        database doesn't answer.
+        Those of ``TOGETHER`` are true for one moment. Raises LedgerUnavailableError where the database
+        doesn't answer.
         """
         answers = self._from(self._sources.usual(), queries)
         stale = _stale(queries, answers)
@@ -83,15 +83,29 @@ class QueryService:
         self._sources.close()
 
     def _from(self, source: Source, queries: Sequence[Query]) -> list[QueryAnswer]:
+        """Answer those that read by key from one snapshot, and each report from its own."""
+        together = [place for place, query in enumerate(queries) if isinstance(query, TOGETHER)]
+        reports = [place for place, query in enumerate(queries) if not isinstance(query, TOGETHER)]
+        answers: dict[int, QueryAnswer] = {}
+        for places in (together, *([place] for place in reports)):
+            found = self._together(source, [queries[place] for place in places])
+            answers.update(zip(places, found, strict=True))
+        return [answers[place] for place in range(len(queries))]
+
+    def _together(self, source: Source, queries: Sequence[Query]) -> list[QueryAnswer]:
         """Answer from one snapshot; where one query meets a fault of ours, each from its own."""
+        if not queries:
+            return []
+        database = source.database
+        engine = database.by_key if isinstance(queries[0], TOGETHER) else database.reports
         try:
-            with snapshot(source.engine) as connection:
+            with snapshot(engine) as connection:
                 return _Answering(connection, source.as_of, self._clock(), self._catalog).answer(queries)
         except (TransientError, UnsupportedStatementError):
             raise
         except Exception as fault:
             if len(queries) > 1:
-                return [answer for query in queries for answer in self._from(source, [query])]
+                return [answer for query in queries for answer in self._together(source, [query])]
             log.exception("a %s met a fault (%s)", queries[0].type, type(fault).__name__)
             return [
                 problem(

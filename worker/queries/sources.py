@@ -10,7 +10,7 @@ from typing import NamedTuple
 from sqlalchemy import Engine, TextClause, text
 
 from worker.errors import LedgerUnavailableError
-from worker.ledger.engine import translated_errors
+from worker.ledger.queries.snapshots import snapshot
 
 log = logging.getLogger(__name__)
 
@@ -20,10 +20,17 @@ _SAMPLE_EVERY = timedelta(seconds=1)
 _SAMPLES_MAX = 600
 
 
+class Database(NamedTuple):
+    """Engines of one database: one that plans for reads by key alone, and one for reports."""
+
+    by_key: Engine
+    reports: Engine
+
+
 class Source(NamedTuple):
     """Database to read from; what it has is true for ``as_of``."""
 
-    engine: Engine
+    database: Database
     as_of: datetime
 
 
@@ -38,8 +45,8 @@ class Sources:
 
     def __init__(
         self,
-        primary: Engine,
-        replica: Engine | None = None,
+        primary: Database,
+        replica: Database | None = None,
         *,
         max_lag: timedelta = timedelta(seconds=10),
         clock: Callable[[], datetime],
@@ -66,7 +73,7 @@ class Sources:
         now = self._clock()
         is_up = self._note_primary(now)
         try:
-            replayed = _number(self._replica, _REPLAYED_TO)
+            replayed = _number(self._replica.by_key, _REPLAYED_TO)
         except LedgerUnavailableError as error:
             return self._primary_because(f"the replica does not answer: {error}")
         if replayed is None:
@@ -80,8 +87,8 @@ class Sources:
 
     def close(self) -> None:
         """Close all connections."""
-        for engine in (self._primary, self._replica):
-            if engine is not None:
+        for database in (self._primary, self._replica):
+            for engine in database or ():
                 engine.dispose()
 
     def _note_primary(self, now: datetime) -> bool:
@@ -89,7 +96,7 @@ class Sources:
         if self._samples and now - self._samples[-1][0] < _SAMPLE_EVERY:
             return True
         try:
-            place = _number(self._primary, _PRIMARY_AT)
+            place = _number(self._primary.by_key, _PRIMARY_AT)
         except LedgerUnavailableError:
             return False
         if place is not None:
@@ -112,6 +119,7 @@ class Sources:
 
 
 def _number(engine: Engine, statement: TextClause) -> int | None:
-    with translated_errors(), engine.connect() as connection:
+    # A connection that has read a snapshot is read-only, as its use here must be: a replica refuses another.
+    with snapshot(engine) as connection:
         value: int | None = connection.execute(statement).scalar_one()
         return value
