@@ -1,6 +1,5 @@
-"""Routes, access, problems, health and description of the HTTP door, without a server."""
+"""Routes, access, problems and health of the HTTP door, without a server."""
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,12 @@ import pytest
 
 from schemas import DeductUsage, QueryHistory
 from schemas.answers import BalanceAnswer
-from schemas.http import DESCRIPTION_PATH, ROUTES, TokenScope
+from schemas.http import ROUTES, TokenScope
 from tests.cli.console import FilledLedger
 from tests.http.conftest import Caller, Served
 from worker.bootstrap import utc_now
 from worker.errors import LedgerUnavailableError
-from worker.http.app import TARGET_MAX, description
+from worker.http.app import TARGET_MAX
 from worker.http.tokens import add_token, remove_token
 
 #: A question that each route answers on an empty ledger or a problem of the ledger's.
@@ -351,24 +350,6 @@ def test_readiness_is_asked_of_the_ledger_once_a_second_at_most(stranger: Caller
 def test_stopping_server_is_not_ready(stranger: Caller, served: Served) -> None:
     served.stopping[0] = True
     assert stranger.get("/readyz", 503).get_json() == {"state": "stopping"}
-
-
-def test_description_is_the_packaged_document(stranger: Caller) -> None:
-    response = stranger.get(DESCRIPTION_PATH)
-    document = json.loads(response.data)
-    assert document["openapi"].startswith("3.1")
-    assert document["paths"].keys() >= ROUTES.keys()
-    again = stranger.get(DESCRIPTION_PATH, 304, headers={"If-None-Match": response.headers["ETag"]})
-    assert again.data == b""
-
-
-def test_description_that_is_not_packaged_is_not_found(
-    stranger: Caller, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("worker.http.app.description", lambda: None)
-    stranger.problem(DESCRIPTION_PATH, 404)
-    monkeypatch.undo()
-    assert description() is not None
 
 
 def test_requests_are_counted_by_route_and_status(app: Caller, served: Served) -> None:

@@ -1,5 +1,6 @@
 """``serve``: the queries over HTTP, read only."""
 
+import gc
 import logging
 from typing import Any
 
@@ -62,6 +63,7 @@ def serve(application: Application, *, https: bool, insecure: bool) -> None:
 
 def _serve(application: Application, address: Address) -> None:
     from schemas import Limits
+    from worker.cli.run import OBJECTS_A_COLLECTION
     from worker.http.access import Access
     from worker.http.app import Door, create_app
     from worker.http.asking import Asker
@@ -87,6 +89,8 @@ def _serve(application: Application, address: Address) -> None:
         )
     )
     application.metrics.serve(settings.metrics_port)
+    gc.freeze()  # as `run` does: a search through all objects would show in the slowest requests
+    gc.set_threshold(OBJECTS_A_COLLECTION)
     try:
         serve_until(
             app,
