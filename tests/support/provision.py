@@ -20,6 +20,7 @@ from typing import Protocol
 
 from sqlalchemy.exc import ArgumentError, OperationalError
 
+from tests.support import node
 from tests.support.postgres_server import Databases, Postgres, PostgresAddress, postgres_binaries
 from tests.support.private_server import ServerError
 from tests.support.rabbitmq_management import ManagementClient, ManagementError, RabbitMQAddress
@@ -323,9 +324,10 @@ def _succeeds(command: list[str]) -> bool:
 
 
 def main() -> int:
-    """Provide the servers and the browser; 0 when they can be had, 1 with advice on stderr when not."""
+    """Provide servers, browser and Node; 0 when they can be had, 1 with advice on stderr when not."""
     try:
         provide(os.environ)
+        node.install()
     except ServerError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1

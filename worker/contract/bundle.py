@@ -81,7 +81,7 @@ def message_schema(kind: MessageKind, type_: str) -> Schema:
         "title": kind.definitions[type_],
         "$comment": _COMMENT,
     }
-    used = {name: definitions()[name] for name in sorted(_reachable(schema))}
+    used = {name: definitions()[name] for name in sorted(reachable(schema))}
     return {**head, **schema, "$defs": used} if used else {**head, **schema}
 
 
@@ -120,7 +120,8 @@ def _union(kind: MessageKind) -> Schema:
     return {"oneOf": [ref(name) for name in kind.definitions.values()]}
 
 
-def _reachable(schema: Schema) -> set[str]:
+def reachable(schema: Schema) -> set[str]:
+    """Return the names of the definitions that a schema refers to, however indirectly."""
     found: set[str] = set()
     waiting = [schema]
     while waiting:

@@ -41,13 +41,14 @@ VALUES: Final[dict[str, Any]] = {
 }
 
 #: Enums that are complete for a major version; every other one may be joined by new codes.
-_CLOSED: Final = frozenset({Status.__name__})
-_PREFIX: Final = "#/$defs/"
+CLOSED_ENUMS: Final = frozenset({Status.__name__})
+#: Beginning of a reference to a definition of the same document.
+DEFINITIONS: Final = "#/$defs/"
 
 
 def ref(name: str) -> Schema:
     """Return a reference to the definition ``name`` of the same document."""
-    return {"$ref": _PREFIX + name}
+    return {"$ref": DEFINITIONS + name}
 
 
 def sent_to_worker(models: Iterable[Model]) -> dict[str, Schema]:
@@ -63,7 +64,7 @@ def sent_by_worker(models: Iterable[Model]) -> dict[str, Schema]:
     """Return the definitions of replies, answers or notices, and of all that they refer to."""
     raw = _definitions(models, "serialization")
     enums = {name for name, schema in raw.items() if "enum" in schema}
-    opened = {_PREFIX + name for name in enums - _CLOSED}
+    opened = {DEFINITIONS + name for name in enums - CLOSED_ENUMS}
     return {name: _walked(schema, lambda one: _output(one, opened)) for name, schema in raw.items()}
 
 
@@ -146,13 +147,19 @@ def _output(schema: Schema, opened: Collection[str | None]) -> Schema:
 
 
 def _sent(schema: Schema, opened: Collection[str | None]) -> Schema:
-    schema = {name: value for name, value in schema.items() if name != "default"}
-    if {"type": "null"} in schema.get("anyOf", ()):
-        choices = [one for one in schema.pop("anyOf") if one != {"type": "null"}]
-        schema |= choices[0] if len(choices) == 1 else {"anyOf": choices}
+    schema = without_null({name: value for name, value in schema.items() if name != "default"})
     if schema.get("$ref") in opened:
         return {"anyOf": [schema, {"type": "string"}]}
     return schema
+
+
+def without_null(schema: Schema) -> Schema:
+    """Return the schema of a value that is there."""
+    if {"type": "null"} not in schema.get("anyOf", ()):
+        return schema
+    others = {name: value for name, value in schema.items() if name != "anyOf"}
+    choices = [one for one in schema["anyOf"] if one != {"type": "null"}]
+    return others | (choices[0] if len(choices) == 1 else {"anyOf": choices})
 
 
 # -- both -------------------------------------------------------------------------------------------------
