@@ -214,6 +214,44 @@ def test_bad_request_is_a_problem_and_ends_the_connection(
     assert "secret" not in json.dumps(problem)
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET http://elsewhere/v1/balance HTTP/1.1\r\nHost: x",
+        b"GET * HTTP/1.1\r\nHost: x",
+        b"GET /v1/balance HTTP/1.1",
+        b"GET /v1/balance HTTP/1.1\r\nHost: a b",
+        b"GET /v1/balance HTTP/1.1\r\nHost: \xff\xfe",
+        b"GET /v1/balance HTTP/1.1\r\nHost: x:port",
+        b"GET /v1/balance HTTP/1.1\r\nHost: x\r\nHost: y",
+        b"GET /\xff\xfe HTTP/1.1\r\nHost: x",
+        b"GET /%ff%00%2f HTTP/1.1\r\nHost: x",
+        b"GET /v1/balance?userId=\xff HTTP/1.1\r\nHost: x",
+        b"GET /v1/balance?%00=%00 HTTP/1.1\r\nHost: x",
+        b"GET /v1/balance#fragment HTTP/1.1\r\nHost: x",
+        b"GET /v1/../v1/balance HTTP/1.1\r\nHost: x",
+        b"GET /v1/balance HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \xff",
+        b'GET /v1/balance HTTP/1.1\r\nHost: x\r\nIf-None-Match: \xff"',
+        b"GET /v1/balance HTTP/1.1\r\nHost: x\r\nContent-Type: \xff;=;",
+        b"GET /v1/balance HTTP/1.1\r\nHost: x\r\nRange: bytes=0-1",
+        b"GET /v1/balance HTTP/1.1\r\nHost: x\r\nX-Forwarded-Host: \xff",
+        b"BREW /v1/balance HTTP/1.1\r\nHost: x",
+        b"GET /v1/balance HTTP/9.9\r\nHost: x",
+        b"GET /v1/balance",
+    ],
+)
+@pytest.mark.parametrize("has_token", [True, False])
+def test_strange_request_is_no_fault_of_ours(running: Running, head: bytes, has_token: bool) -> None:
+    token = f"\r\nAuthorization: {running.headers['Authorization']}" if has_token else ""
+    with running.socket() as connection:
+        connection.sendall(head + f"{token}\r\nConnection: close\r\n\r\n".encode())
+        status, headers, body = received(connection)
+    assert status < 500
+    if status != 200:
+        assert headers["Content-Type"] == "application/problem+json"
+        assert body["detail"]
+
+
 def test_bad_request_is_counted(running: Running) -> None:
     with running.socket() as connection:
         connection.sendall(b"nonsense\r\n\r\n")
@@ -242,8 +280,15 @@ def test_taken_address_is_refused_with_the_way_out(served: Served) -> None:
 @pytest.fixture
 def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits that a test can wait for."""
-    for name, seconds in {"ARRIVAL_S": 0.3, "IDLE_S": 1, "_LOOK_S": 0}.items():
-        monkeypatch.setattr(server_module, name, seconds)
+    for name, limit in {"ARRIVAL_S": 0.3, "IDLE_S": 1, "_LOOK_S": 0}.items():
+        monkeypatch.setattr(server_module, name, limit)
+
+
+@pytest.fixture
+def few_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for five connections, beside the sockets of the server's own."""
+    for name, limit in {"CONNECTIONS_MAX": 7, "CROWDED_IDLE_S": 0.3, "_LOOK_S": 0}.items():
+        monkeypatch.setattr(server_module, name, limit)
 
 
 @pytest.mark.usefixtures("short_patience")
@@ -269,6 +314,18 @@ def test_idle_connection_is_closed(served: Served) -> None:
     running = Running(served)
     with running.socket() as idle:
         assert idle.recv(1) == b""
+    running.begin_stop()
+    running.wait()
+
+
+@pytest.mark.usefixtures("few_connections")
+def test_idle_connections_make_room_for_others(served: Served, ledger: FilledLedger) -> None:
+    ledger.open("ada")
+    running = Running(served)
+    idle = [running.socket() for _ in range(12)]
+    assert running.get(_BALANCE)[0] == 200
+    for connection in idle:
+        connection.close()
     running.begin_stop()
     running.wait()
 

@@ -34,7 +34,8 @@ HEADERS_MAX = 16 * 1024
 CONNECTIONS_MAX, _BACKLOG = 200, 128
 #: Seconds in which a request must have arrived, and after which an idle connection is closed. The latter is
 #: longer than the 60 s of usual load balancers: else they send a request into a connection that just closes.
-ARRIVAL_S, IDLE_S = 10.0, 75
+#: While connections wait for others to end, idle ones are closed sooner.
+ARRIVAL_S, IDLE_S, CROWDED_IDLE_S = 10.0, 75, 5.0
 #: Seconds that a stop waits for what is in flight: longer than a statement of a query may take (15), and
 #: shorter than the grace of ``SignalStop``.
 DRAIN_S = 18.0
@@ -185,8 +186,10 @@ class QueryServer(TcpWSGIServer):
     def maintenance(self, now: float) -> None:
         """Close connections that are idle for long, and those whose request doesn't arrive."""
         super().maintenance(cast(int, now))
+        is_crowded = len(self._sockets) >= CONNECTIONS_MAX
         for channel in self.channels:
-            if channel.is_late(now):
+            is_idle = is_crowded and channel.is_idle and now - channel.last_activity > CROWDED_IDLE_S
+            if is_idle or channel.is_late(now):
                 channel.will_close = True
 
     def drain(self, seconds: float) -> None:
