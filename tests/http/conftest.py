@@ -16,7 +16,6 @@ from worker.bootstrap import Application, utc_now
 from worker.http.access import Access
 from worker.http.app import Door, create_app
 from worker.http.asking import AnswersQueries, Asker
-from worker.http.permits import Permits
 from worker.http.readiness import readiness_of
 from worker.http.tokens import Tokens, add_token
 from worker.settings import load_settings
@@ -106,7 +105,7 @@ def served(application_: Application, tmp_path: Path) -> Served:
     app = create_app(
         Door(
             access=Access(Tokens(path)),
-            asker=Asker(service, Permits(2, 0.1), metrics.outages.labels("database").inc),
+            asker=Asker(service, 2, metrics.outages.labels("database").inc, wait_s=0.1),
             limits=Limits(max_quantity=application_.settings.max_quantity),
             readiness=readiness_of(service, application_.require_newest_schema, application_.clock),
             metrics=metrics,

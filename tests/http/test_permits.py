@@ -1,4 +1,4 @@
-"""Permits to ask the ledger: a few wait, and none waits while nothing moves."""
+"""Permits: a few threads wait for one, and none waits while nothing moves."""
 
 import threading
 from contextlib import ExitStack
@@ -6,13 +6,12 @@ from time import monotonic
 
 import pytest
 
-from worker.errors import LedgerUnavailableError
-from worker.http.permits import Permits
+from worker.http.permits import NoPermitError, Permits
 
 
-def test_as_many_may_ask_as_there_are_permits() -> None:
+def test_as_many_may_work_as_there_are_permits() -> None:
     permits = Permits(2, 0.01)
-    with permits.one(), permits.one(), pytest.raises(LedgerUnavailableError), permits.one():
+    with permits.one(), permits.one(), pytest.raises(NoPermitError), permits.one():
         pass
 
 
@@ -24,7 +23,7 @@ def test_permit_comes_back_after_a_fault() -> None:
         pass
 
 
-def test_request_waits_for_a_permit() -> None:
+def test_thread_waits_for_a_permit() -> None:
     permits = Permits(1, 30)
     got = threading.Event()
 
@@ -43,15 +42,15 @@ def test_only_the_first_waits_while_none_comes_back() -> None:
     permits = Permits(1, 0.2)
     with ExitStack() as held:
         held.enter_context(permits.one())
-        with pytest.raises(LedgerUnavailableError), permits.one():
+        with pytest.raises(NoPermitError), permits.one():
             pass
         began = monotonic()
         for _ in range(50):
-            with pytest.raises(LedgerUnavailableError), permits.one():
+            with pytest.raises(NoPermitError), permits.one():
                 pass
         assert monotonic() - began < 0.2
     with permits.one(), ExitStack() as waits:
         began = monotonic()
-        with pytest.raises(LedgerUnavailableError):
+        with pytest.raises(NoPermitError):
             waits.enter_context(permits.one())
         assert monotonic() - began >= 0.2

@@ -353,6 +353,20 @@ def test_server_says_how_it_is_while_the_ledger_hangs(running: Running, hang: Ha
     assert [status for status, _ in asking.wait()] == [200] * _PERMITS
 
 
+def test_reports_leave_room_for_the_others(running: Running, hang: Hang) -> None:
+    report = threading.Thread(target=lambda: running.get("/v1/usage?userId=ada"))
+    report.start()
+    hang.until_inside(1)
+    running.served.service.before = lambda: None
+    for _ in range(5):
+        status, problem = running.get("/v1/history?userId=ada")
+        assert (status, problem["code"]) == (429, "too_many_requests")
+        assert running.get(_BALANCE)[0] == 200
+    hang.end()
+    report.join(_PATIENCE_S)
+    assert running.get("/v1/history?userId=ada")[0] == 200
+
+
 def test_clients_that_are_gone_leave_the_server_well(running: Running, hang: Hang) -> None:
     asking = Asking(running, _PERMITS)
     hang.until_inside(_PERMITS)

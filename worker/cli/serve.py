@@ -14,9 +14,6 @@ from worker.runtime.stop import SignalStop
 
 log = logging.getLogger(__name__)
 
-#: Seconds that a request waits for others that ask the ledger.
-_WAIT_S = 1.0
-
 
 @click.command()
 @with_application(
@@ -67,7 +64,6 @@ def _serve(application: Application, address: Address) -> None:
     from worker.http.access import Access
     from worker.http.app import Door, create_app
     from worker.http.asking import Asker
-    from worker.http.permits import Permits
     from worker.http.readiness import readiness_of
     from worker.http.server import serve as serve_until
 
@@ -81,7 +77,7 @@ def _serve(application: Application, address: Address) -> None:
     app = create_app(
         Door(
             access=Access(tokens),
-            asker=Asker(service, Permits(settings.http_threads, _WAIT_S), outages.inc),
+            asker=Asker(service, settings.http_threads, outages.inc),
             limits=Limits(max_quantity=settings.max_quantity),
             readiness=readiness_of(service, application.require_newest_schema, application.clock),
             metrics=application.metrics,

@@ -1,17 +1,19 @@
-"""Permits to ask the ledger, fewer than the server has threads."""
+"""Permits for work that at most so many threads may do at a time."""
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from worker.errors import LedgerUnavailableError
+
+class NoPermitError(Exception):
+    """No permit came free in time."""
 
 
 class Permits:
-    """``most`` requests at a time may ask the ledger; others wait up to ``wait_s`` seconds.
+    """``most`` threads at a time may hold a permit; others wait up to ``wait_s`` seconds.
 
-    A database that hangs would otherwise hold every thread, and the server could not even say so. Once one
-    request has waited in vain, the next ones don't wait, until a permit is given back.
+    Once one has waited in vain, the next ones don't wait, until a permit is given back: a server whose
+    threads all wait can't even say so.
     """
 
     def __init__(self, most: int, wait_s: float) -> None:
@@ -21,10 +23,10 @@ class Permits:
 
     @contextmanager
     def one(self) -> Iterator[None]:
-        """Hold a permit during the block. Raises LedgerUnavailableError where none comes free."""
+        """Hold a permit during the block. Raises NoPermitError where none comes free."""
         if not self._free.acquire(timeout=0 if self._is_stuck else self._wait_s):
             self._is_stuck = True
-            raise LedgerUnavailableError("all requests that may ask the ledger at a time are waiting for it")
+            raise NoPermitError
         try:
             yield
         finally:

@@ -10,7 +10,11 @@ from schemas import Malformed, ProblemCode, QueryProblem
 from schemas.http import PROBLEM_TYPE, STATUS_OF
 
 #: Seconds after which a caller may ask again, of the statuses for which that helps.
-_RETRY_AFTER_S = {HTTPStatus.CONFLICT: 1, HTTPStatus.SERVICE_UNAVAILABLE: 2}
+_RETRY_AFTER_S = {
+    HTTPStatus.CONFLICT: 1,
+    HTTPStatus.TOO_MANY_REQUESTS: 1,
+    HTTPStatus.SERVICE_UNAVAILABLE: 2,
+}
 
 
 class RequestCode(StrEnum):
@@ -19,6 +23,7 @@ class RequestCode(StrEnum):
     UNAUTHENTICATED = "unauthenticated"  #: no token, or none that is known
     NOT_FOUND = "not_found"  #: no such path
     METHOD_NOT_ALLOWED = "method_not_allowed"  #: anything but GET and HEAD
+    TOO_MANY_REQUESTS = "too_many_requests"  #: too many that read much, at once
 
 
 @dataclass(frozen=True, slots=True)

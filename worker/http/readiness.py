@@ -5,7 +5,6 @@ from collections.abc import Callable
 from datetime import datetime
 
 from schemas import QueryOperation
-from worker.errors import BillingError
 from worker.http.asking import AnswersQueries
 from worker.runtime.cached_value import CachedValue
 from worker.runtime.limited_log import LimitedLog
@@ -27,7 +26,7 @@ def readiness_of(
         try:
             require_schema()
             service.answer([_PROBE])
-        except BillingError as error:
+        except Exception as error:
             unready.add(type(error).__name__, f"not ready: {error}")
             raise
 
