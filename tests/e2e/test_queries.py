@@ -105,7 +105,7 @@ def test_query_without_an_answer_gets_a_problem_and_is_no_dead_letter(
 
 
 @pytest.mark.usefixtures("ann", "reader")
-def test_query_that_nobody_may_be_told_about_is_dropped(rabbit: RabbitClient) -> None:
+def test_query_without_an_allowed_address_is_dropped(rabbit: RabbitClient) -> None:
     for address in (None, "billing.replies", "billing.usage", "billing.replies.mallory.1"):
         rabbit.publish(BALANCE, reply_to=address)
     assert rabbit.request(BALANCE)["type"] == "answer.balance"
@@ -128,7 +128,7 @@ def test_sender_rules_hold_for_queries(application: Application, rabbit: RabbitC
 
 
 @pytest.mark.usefixtures("ann", "reader")
-def test_outage_of_the_database_is_told_at_once(
+def test_outage_of_the_database_is_answered_at_once(
     application: Application, rabbit: RabbitClient, postgres_engine: Engine
 ) -> None:
     assert rabbit.request(BALANCE)["type"] == "answer.balance"

@@ -124,7 +124,7 @@ def test_range_has_what_was_recorded_from_its_begin_until_before_its_end(
 
 
 @on_sqlite
-def test_page_without_filter_tells_total_and_takes_an_offset(
+def test_page_without_filter_has_its_total_and_takes_an_offset(
     service: QueryService, ada: list[tuple[datetime, str]]
 ) -> None:
     first = only(service, QueryHistory(user_id="ada", limit=5))

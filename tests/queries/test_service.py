@@ -138,7 +138,7 @@ def test_unknown_account_and_zero_balance_are_different_answers(service: QuerySe
 
 
 @on_sqlite
-def test_balance_tells_account_subscription_quotas_and_next_credit(
+def test_balance_has_account_subscription_quotas_and_next_credit(
     service: QueryService, apply: Apply, engine: Engine, catalog: Any
 ) -> None:
     apply(opened("eve"), given("eve", 1_500_000), now=NOW - DAY)
@@ -168,7 +168,7 @@ def test_past_balance_is_that_of_its_time(service: QueryService, apply: Apply) -
 
 
 @on_sqlite
-def test_quote_of_metered_usage_tells_free_units_and_price(service: QueryService, apply: Apply) -> None:
+def test_quote_of_metered_usage_has_free_units_and_price(service: QueryService, apply: Apply) -> None:
     apply(opened("eve", "none"), given("eve", 10_000), now=NOW)
     cheap = only(service, QueryAfford(user_id="eve", meter="ocr", quantity=6))
     assert isinstance(cheap, AffordAnswer)
@@ -204,7 +204,7 @@ def test_sequence_that_is_not_reached_is_a_problem_and_never_an_old_answer(
 
 
 @on_sqlite
-def test_statistics_and_catalog_are_told(service: QueryService, apply: Apply, catalog: Any) -> None:
+def test_statistics_and_catalog_are_answered(service: QueryService, apply: Apply, catalog: Any) -> None:
     apply(opened("ada", "none"), given("ada", 100), used("use", 30), now=NOW)
     stats = only(service, QueryStats())
     assert isinstance(stats, StatsAnswer)

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from schemas import AffordAnswer, BalanceAnswer, Command, DeductUsage, QueryAfford, RecordUsage
-from schemas.answers import QuotaState, SubscriptionState, Totals
+from schemas.answers import QuotaStatus, SubscriptionStatus, Totals
 from worker.catalog import Catalog
 from worker.core import Conflict, decide
 from worker.core.replies import human_amount
@@ -34,7 +34,7 @@ def balance_answer(balance: Balance, as_of: datetime) -> BalanceAnswer:
         available_formatted=human_amount(balance.available),
         lots=balance.lots,
         totals=totals_of(balance),
-        subscription=SubscriptionState(
+        subscription=SubscriptionStatus(
             tier=subscription.tier,
             is_active=subscription.ends_at is None or balance.at < subscription.ends_at,
             period_start=subscription.period_start,
@@ -45,7 +45,7 @@ def balance_answer(balance: Balance, as_of: datetime) -> BalanceAnswer:
         monthly_allocation=allocation,
         monthly_allocation_formatted=None if allocation is None else human_amount(allocation),
         quotas=tuple(
-            QuotaState(
+            QuotaStatus(
                 name=quota.name,
                 unit=quota.unit,
                 limit=quota.limit,

@@ -34,7 +34,7 @@ from worker.ledger.queries.posted import PostedState, posted_states
 from worker.ledger.queries.snapshots import no_account, snapshot
 from worker.queries.accounts import afford_answer, balance_answer
 from worker.queries.reports import catalog_answer, history_answer, stats_answer, usage_answer
-from worker.queries.sources import Source, Sources
+from worker.queries.sources import ReadSource, Sources
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class QueryService:
         """Close all connections."""
         self._sources.close()
 
-    def _from(self, source: Source, queries: Sequence[Query]) -> list[QueryAnswer]:
+    def _from(self, source: ReadSource, queries: Sequence[Query]) -> list[QueryAnswer]:
         """Answer those that read by key from one snapshot, and each report from its own."""
         together = [place for place, query in enumerate(queries) if isinstance(query, TOGETHER)]
         reports = [place for place, query in enumerate(queries) if not isinstance(query, TOGETHER)]
@@ -92,7 +92,7 @@ class QueryService:
             answers.update(zip(places, found, strict=True))
         return [answers[place] for place in range(len(queries))]
 
-    def _together(self, source: Source, queries: Sequence[Query]) -> list[QueryAnswer]:
+    def _together(self, source: ReadSource, queries: Sequence[Query]) -> list[QueryAnswer]:
         """Answer from one snapshot; where one query meets a fault of ours, each from its own."""
         if not queries:
             return []

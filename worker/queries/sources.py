@@ -27,7 +27,7 @@ class Database(NamedTuple):
     reports: Engine
 
 
-class Source(NamedTuple):
+class ReadSource(NamedTuple):
     """Database to read from; what it has is true for ``as_of``."""
 
     database: Database
@@ -62,11 +62,11 @@ class Sources:
         """True where a replica is read."""
         return self._replica is not None
 
-    def primary(self) -> Source:
+    def primary(self) -> ReadSource:
         """Return the primary."""
-        return Source(self._primary, self._clock())
+        return ReadSource(self._primary, self._clock())
 
-    def usual(self) -> Source:
+    def usual(self) -> ReadSource:
         """Return the replica where there is one that is fresh enough, else the primary."""
         if self._replica is None:
             return self.primary()
@@ -82,7 +82,7 @@ class Sources:
             known = [at for at, place in self._samples if place <= replayed]
         if known and (now - known[-1] <= self._max_lag or not is_up):
             self._complain(None)
-            return Source(self._replica, known[-1])
+            return ReadSource(self._replica, known[-1])
         return self._primary_because(f"the replica is more than {self._max_lag.total_seconds():g} s behind")
 
     def close(self) -> None:
@@ -104,7 +104,7 @@ class Sources:
                 self._samples.append((now, place))
         return True
 
-    def _primary_because(self, complaint: str) -> Source:
+    def _primary_because(self, complaint: str) -> ReadSource:
         self._complain(complaint)
         return self.primary()
 
