@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
+from uuid import uuid4
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, make_url
 
 from schemas import DeductUsage, OpenAccount
 from schemas.http import TokenScope
@@ -241,6 +242,34 @@ def test_log_names_no_user_and_no_token_and_metrics_are_served(
     assert "GET /v1/balance 200" in log
     assert "secret-user" not in log
     assert server.headers["Authorization"].removeprefix("Bearer ") not in log
+
+
+@pytest.mark.usefixtures("ada")
+def test_right_to_read_suffices(
+    serving: Callable[..., ServeProcess], postgres_url: str, postgres_engine: Engine
+) -> None:
+    name = f"r{uuid4().hex[:8]}"
+    with postgres_engine.begin() as connection:
+        for statement in (
+            f"CREATE ROLE {name} LOGIN PASSWORD 'secret'",
+            f"GRANT USAGE ON SCHEMA public TO {name}",
+            f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {name}",
+        ):
+            connection.exec_driver_sql(statement)
+    url = make_url(postgres_url).set(username=name, password="secret")
+    try:
+        server = serving(url.render_as_string(hide_password=False))
+        assert server.get("/readyz")[0] == 200
+        for path in ("balance?userId=ada", "afford?userId=ada&tokens=5", "history?userId=ada&status=all"):
+            assert server.get(f"/v1/{path}")[0] == 200
+        for path in ("usage?userId=ada&groupBy=feature", "operation?referenceId=job-1", "catalog"):
+            assert server.get(f"/v1/{path}")[0] == 200
+        server.process.terminate()
+        assert server.ended() == (0, "")
+    finally:
+        with postgres_engine.begin() as connection:
+            connection.exec_driver_sql(f"DROP OWNED BY {name}")
+            connection.exec_driver_sql(f"DROP ROLE {name}")
 
 
 @pytest.mark.usefixtures("ada")

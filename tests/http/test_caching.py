@@ -17,6 +17,7 @@ from schemas import (
 from tests.cli.console import FilledLedger
 from tests.http.conftest import Caller, Served
 from worker.bootstrap import utc_now
+from worker.catalog import load_catalog
 
 BALANCE = "/v1/balance?userId=ada"
 
@@ -90,6 +91,14 @@ def test_time_alone_changes_the_tag_where_credit_ends(
     ledger.apply(BonusCredit(reference_id="b", user_id="ada", tokens=7, expires_at=end))
     before = tag(app)
     monkeypatch.setattr(served.service.service, "_clock", lambda: end + timedelta(seconds=1))
+    assert tag(app) != before
+
+
+def test_new_catalog_changes_the_tag(app: Caller, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, catalog = tag(app), load_catalog()
+    pro = catalog.tiers["pro"].model_copy(update={"monthly_tokens": 1})
+    other = catalog.model_copy(update={"tiers": {**catalog.tiers, "pro": pro}})
+    monkeypatch.setattr(served.service.service, "_catalog", other)
     assert tag(app) != before
 
 
