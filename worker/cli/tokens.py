@@ -47,7 +47,7 @@ def tokens() -> None:
 @_with_file
 @as_json
 def add(*, name: str, scopes: Sequence[str], path: Path | None, as_json: bool) -> None:
-    """Make a token, and print it: this once, for only its SHA-256 is kept.
+    """Make a token, and print it this once. The file keeps its SHA-256 alone.
 
     \b
     Examples:
