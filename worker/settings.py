@@ -117,8 +117,8 @@ class Settings(BaseSettings):
 
     http_listen: str = "127.0.0.1:8801"
     http_tokens: Path | None = None
-    #: Requests that ask the ledger at a time. Each has a connection: a pool has 15, one is for the probe.
-    http_threads: Annotated[int, Field(ge=1, le=14)] = 8
+    #: Requests that are worked on at a time; half of them may be reports, each on a connection of its own.
+    http_threads: Annotated[int, Field(ge=1, le=30)] = 8
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["text", "json"] = "text"

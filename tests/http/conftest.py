@@ -30,11 +30,13 @@ class Watched:
 
     service: AnswersQueries
     asked: list[Query] = field(default_factory=list)
+    calls: list[int] = field(default_factory=list)
     before: Callable[[], None] = lambda: None
 
     def answer(self, queries: Sequence[Query]) -> list[QueryAnswer]:
         """Answer as the service does, after ``before``."""
         self.asked.extend(queries)
+        self.calls.append(len(queries))
         self.before()
         return self.service.answer(queries)
 
@@ -105,7 +107,7 @@ def served(application_: Application, tmp_path: Path) -> Served:
     app = create_app(
         Door(
             access=Access(Tokens(path)),
-            asker=Asker(service, 2, metrics.outages.labels("database").inc, wait_s=0.1),
+            asker=Asker(service, 1, metrics.outages.labels("database").inc, wait_s=0.1),
             limits=Limits(max_quantity=application_.settings.max_quantity),
             readiness=readiness_of(service, application_.require_newest_schema, application_.clock),
             metrics=metrics,

@@ -81,7 +81,7 @@ def test_invalid_address_is_a_usage_error(listen: str, cli: Cli) -> None:
         assert "HOST:PORT" in ended.err
 
 
-@pytest.mark.parametrize("threads", ["0", "15", "many"])
+@pytest.mark.parametrize("threads", ["0", "31", "many"])
 def test_invalid_number_of_threads_is_refused(threads: str, cli: Cli) -> None:
     ended = cli("serve", BILLING_HTTP_THREADS=threads)
     assert ended.code == 2

@@ -21,7 +21,7 @@ from worker.runtime.stop import SignalStop
 
 _LOCAL = Address("127.0.0.1", 0)
 _BALANCE = "/v1/balance?userId=ada"
-_PERMITS = 2
+_THREADS = 2
 _PATIENCE_S = 30.0
 
 
@@ -32,7 +32,7 @@ class Running:
         self.served = served
         self._stop = threading.Event()
         self._server = QueryServer(
-            served.app, _LOCAL, served.application.metrics, threads=_PERMITS + SPARE_THREADS
+            served.app, _LOCAL, served.application.metrics, threads=_THREADS + SPARE_THREADS
         )
         self._drain_s = _PATIENCE_S
         self._thread = threading.Thread(target=self._run)
@@ -343,14 +343,14 @@ def test_slow_clients_delay_nobody(running: Running) -> None:
 
 
 def test_server_says_how_it_is_while_the_ledger_hangs(running: Running, hang: Hang) -> None:
-    asking = Asking(running, _PERMITS)
-    hang.until_inside(_PERMITS)
+    asking = Asking(running, 1)
+    hang.until_inside(1)
     for _ in range(5):
         status, problem = running.get(_BALANCE)
         assert (status, problem["code"]) == (503, "unavailable")
     assert running.get("/healthz")[1] == {"state": "live"}
     hang.end()
-    assert [status for status, _ in asking.wait()] == [200] * _PERMITS
+    assert [status for status, _ in asking.wait()] == [200]
 
 
 def test_reports_leave_room_for_the_others(running: Running, hang: Hang) -> None:
@@ -368,13 +368,13 @@ def test_reports_leave_room_for_the_others(running: Running, hang: Hang) -> None
 
 
 def test_clients_that_are_gone_leave_the_server_well(running: Running, hang: Hang) -> None:
-    asking = Asking(running, _PERMITS)
-    hang.until_inside(_PERMITS)
+    asking = Asking(running, 1)
+    hang.until_inside(1)
     for _ in range(8):
         with running.socket() as gone:
             gone.sendall(f"GET {_BALANCE} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     hang.end()
-    assert len(asking.wait()) == _PERMITS
+    assert len(asking.wait()) == 1
     assert running.get(_BALANCE)[0] == 200
 
 
@@ -395,10 +395,10 @@ def test_stop_answers_what_has_arrived_and_takes_no_more(running: Running, hang:
 
 
 def test_stop_answers_requests_that_wait_for_a_thread(running: Running, hang: Hang) -> None:
-    connections = [running.connect() for _ in range(_PERMITS + SPARE_THREADS + 4)]
+    connections = [running.connect() for _ in range(_THREADS + SPARE_THREADS + 4)]
     for connection in connections:
         connection.request("GET", _BALANCE, headers=running.headers)
-    hang.until_inside(_PERMITS)
+    hang.until_inside(1)
     running.begin_stop()
     eventually(lambda: _is_refused(running))
     hang.end()

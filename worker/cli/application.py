@@ -54,7 +54,7 @@ _FLAGS: dict[str, Decorator] = {
         "--threads",
         "http_threads",
         type=int,
-        help="Requests that ask the ledger at a time  [BILLING_HTTP_THREADS, 8]",
+        help="Requests that are worked on at a time  [BILLING_HTTP_THREADS, 8]",
     ),
     "metrics_port": click.option(
         "--metrics-port", type=int, help="Serve Prometheus metrics there  [BILLING_METRICS_PORT, none]"

@@ -77,7 +77,7 @@ def _serve(application: Application, address: Address) -> None:
     app = create_app(
         Door(
             access=Access(tokens),
-            asker=Asker(service, settings.http_threads, outages.inc),
+            asker=Asker(service, max(1, settings.http_threads // 2), outages.inc),
             limits=Limits(max_quantity=settings.max_quantity),
             readiness=readiness_of(service, application.require_newest_schema, application.clock),
             metrics=application.metrics,

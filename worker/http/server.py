@@ -26,7 +26,7 @@ from worker.runtime.stop import SignalStop
 
 log = logging.getLogger(__name__)
 
-#: Threads beside those that may ask the ledger: they say how it is while it hangs.
+#: Threads beside those that are asked for: they say how it is while the ledger hangs.
 SPARE_THREADS = 2
 #: Most bytes of a request: its line and its headers.
 HEADERS_MAX = 16 * 1024
@@ -53,8 +53,8 @@ def serve(
 ) -> None:
     """Serve ``app`` until ``stop``; then answer what has arrived, and return.
 
-    ``threads`` may ask the ledger at a time. ``on_listening`` gets the URL. Raises ConfigurationError where
-    the address can't be bound.
+    ``threads`` work on requests, beside a few spare ones. ``on_listening`` gets the URL. Raises
+    ConfigurationError where the address can't be bound.
     """
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a line a request while one waits
     try:
