@@ -12,10 +12,12 @@ from tests.contracts.samples import Step, files, steps_of, text_of
 from worker.contract.files import FOLDER
 
 EXAMPLES = FOLDER / "examples"
+#: Parts of a step that an example has.
+SHOWN = ("message", "body", "routingKey", "reply", "notices", "query", "answer")
 
 
 def examples() -> dict[str, list[Step]]:
-    """Return the examples of each command by its type, those of ``malformed`` replies apart."""
+    """Return the examples of each command and query by its type, those of ``malformed`` replies apart."""
     found: dict[str, dict[tuple[str, ...], Step]] = {}
     for path in files():
         for step in steps_of(path):
@@ -25,7 +27,10 @@ def examples() -> dict[str, list[Step]]:
 
 
 def _shown(step: Step) -> list[str]:
-    """Return the file of a step, and what it is an example of: a code and notices."""
+    """Return the file of a step, and what it is an example of: code and notices, or problem and fields."""
+    if "query" in step:
+        problem = step["answer"].get("code", "") if step["answer"]["type"] == "answer.problem" else ""
+        return [step["query"]["type"], problem, *step["query"]]
     reply = step["reply"]
     if reply["status"] == "failed":
         return [reply["code"], reply["reason"]]
@@ -40,9 +45,7 @@ def contents() -> Iterator[tuple[str, str]]:
 
 
 def _example(step: Step) -> dict[str, Any]:
-    return {
-        name: step[name] for name in ("message", "body", "routingKey", "reply", "notices") if name in step
-    }
+    return {name: step[name] for name in SHOWN if name in step}
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
+from schemas import QueryProblem
 from tests.support.fakes import FakeLink, delivery
 from worker.broker import BILLING, Delivery
 from worker.catalog import load_catalog
@@ -15,6 +16,9 @@ from worker.ledger.store import Ledger
 from worker.messages.policy import Policy
 from worker.metrics import Metrics
 from worker.pipeline import Pipeline
+from worker.queries import QueryService
+from worker.queries.reader import query_in
+from worker.queries.sources import Database, Sources
 
 FOLDER = Path(__file__).parent
 #: The clock of the first step, where it says nothing.
@@ -40,24 +44,37 @@ def text_of(steps: Sequence[Step]) -> str:
 
 
 def with_replies(steps: Sequence[Step], engine: Engine) -> Iterator[Step]:
-    """Return the steps with the replies of a worker on this empty ledger."""
+    """Return the steps with the replies and the answers of a worker on this empty ledger."""
     now = datetime.fromisoformat(START)
+    catalog = load_catalog()
     pipeline = Pipeline(
         Ledger(engine),
-        load_catalog(),
+        catalog,
         Policy(),
         clock=lambda: now,
         pause=lambda _: None,
         metrics=Metrics(),
     )
+    sources = Sources(Database(engine, engine), clock=lambda: now)
+    service = QueryService(sources, catalog, clock=lambda: now)
     for step in steps:
         now = datetime.fromisoformat(step.get("at", now.isoformat()))
+        if "query" in step:
+            yield {**step, "answer": _answered(step["query"], service, now)}
+            continue
         link = FakeLink()
         items = pipeline.receive([_delivered(step)])
         pipeline.apply(items)
         pipeline.reply_and_acknowledge(link, items)
         asked = {name: value for name, value in step.items() if name not in ("reply", "notices")}
         yield {**asked, **_sent(link)}
+
+
+def _answered(query: Step, service: QueryService, now: datetime) -> Step:
+    asked = query_in(delivery(query), Policy(), now)
+    answer = asked if isinstance(asked, QueryProblem) else service.answer([asked])[0]
+    answered: Step = json.loads(answer.to_json())
+    return answered
 
 
 def _delivered(step: Step) -> Delivery:

@@ -1,22 +1,44 @@
 """Samples of the contract: the worker gives these replies, and the samples are complete."""
 
 import json
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import pytest
+from pydantic import BaseModel, Field, TypeAdapter
 
-from schemas import MESSAGE_TYPES, Code, Limits, Malformed, Notice, NoticeType, Reply, decode
+from schemas import (
+    MESSAGE_TYPES,
+    QUERY_TYPES,
+    Code,
+    Limits,
+    Malformed,
+    Notice,
+    NoticeType,
+    ProblemCode,
+    QueryAnswer,
+    Reply,
+    decode,
+)
 from tests.contracts.samples import START, Step, files, steps_of, text_of, with_replies
 from tests.support.message_bodies import REASONS
+from worker.contract.schema import parts_of
 from worker.ledger.engine import ledger_engine
 
-STEPS = [step for path in files() for step in steps_of(path)]
+ALL_STEPS = [step for path in files() for step in steps_of(path)]
+STEPS = [step for step in ALL_STEPS if "reply" in step]
+QUERIES = [step for step in ALL_STEPS if "query" in step]
+ANSWERS = get_args(QueryAnswer)
 #: A fault of the worker's: no message brings it about.
 NO_CODE = {Code.UNPROCESSABLE}
 #: Bodies that no file of text can hold, or should.
 NO_REASON = {"not_utf8", "body_too_large", "too_deep"}
+#: Problems that no query brings about: a right, an outage, a fault of ours.
+NO_PROBLEM = {ProblemCode.NOT_ALLOWED, ProblemCode.UNAVAILABLE, ProblemCode.UNPROCESSABLE}
+#: The packaged catalog has no package that expires.
+NO_ANSWER_FIELD = {"CatalogPackage.validDays"}
 #: Only where the catalog says `when_spent = "write_off"`.
 NO_FIELD = {"uncollected"}
 
@@ -76,3 +98,36 @@ def test_body_decodes_unless_its_reply_is_malformed() -> None:
         body = step["body"] if "body" in step else json.dumps(step["message"])
         decoded = decode(body.encode(), now=now, limits=Limits())
         assert isinstance(decoded, Malformed) == (step["reply"].get("reason") in REASONS)
+
+
+def test_samples_have_every_query_and_every_answer() -> None:
+    assert {step["query"]["type"] for step in QUERIES} == set(QUERY_TYPES)
+    assert {step["answer"]["type"] for step in QUERIES} == {
+        one.model_fields["type"].default for one in ANSWERS
+    }
+    problems = {step["answer"]["code"] for step in QUERIES if step["answer"]["type"] == "answer.problem"}
+    assert problems == set(ProblemCode) - NO_PROBLEM
+
+
+def test_samples_have_every_field_of_an_answer_and_no_other() -> None:
+    adapter: TypeAdapter[QueryAnswer] = TypeAdapter(Annotated[QueryAnswer, Field(discriminator="type")])
+    found: set[str] = set()
+    for step in QUERIES:
+        answer = adapter.validate_python(step["answer"])
+        assert json.loads(answer.to_json()) == step["answer"]
+        found |= set(fields_given(answer))
+    parts = {part for answer in ANSWERS for part in parts_of(answer) if part is not Reply}
+    known = {f"{part.__name__}.{info.alias}" for part in parts for info in part.model_fields.values()}
+    assert known - found == NO_ANSWER_FIELD
+
+
+def fields_given(part: Any) -> Iterator[str]:
+    """Yield the fields that have a value, in an answer and in the parts of it."""
+    if isinstance(part, tuple):
+        yield from (field for one in part for field in fields_given(one))
+    elif isinstance(part, BaseModel):
+        for name, info in type(part).model_fields.items():
+            value = getattr(part, name)
+            if value is not None:
+                yield f"{type(part).__name__}.{info.alias}"
+                yield from fields_given(value)

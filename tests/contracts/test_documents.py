@@ -1,17 +1,25 @@
 """AsyncAPI and OpenAPI documents: taken by their parsers, and true of the topology and the routes."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from schemas import MESSAGE_TYPES, ProblemCode
+from schemas import MESSAGE_TYPES, QUERY_TYPES, DeadLetterReason, ProblemCode
 from schemas.http import DESCRIPTION_PATH, PROBLEM_TYPE, ROUTES, STATUS_OF, TokenScope
+from tests.support.fakes import delivery
 from tests.support.node import run_script
 from worker.broker import BILLING
 from worker.contract.asyncapi import asyncapi
 from worker.contract.bundle import KINDS
 from worker.contract.openapi import openapi
+from worker.messages.dead_letters import Failure
+from worker.messages.outgoing import OutgoingDeadLetter
+from worker.messages.policy import Policy
+from worker.messages.replies import Replies
+from worker.queries.reader import answer_to
+from worker.queries.service import problem
 
 #: The parser asks for AsyncAPI's newest minor version, whatever it is.
 REMARKS = {"asyncapi-latest-version"}
@@ -45,6 +53,7 @@ def test_asyncapi_has_the_topology() -> None:
         channel = channels[f"queue.{queue.name}"]
         assert channel["x-arguments"] == queue.arguments
         assert channel.get("x-routing-keys", []) == list(queue.routing_keys)
+        assert channel["x-policy"] in [policy for _, policy in BILLING.policies().values()]
 
 
 def test_asyncapi_leads_every_command_to_its_queue() -> None:
@@ -52,6 +61,12 @@ def test_asyncapi_leads_every_command_to_its_queue() -> None:
     assert set(channels[BILLING.exchange]["messages"]) >= MESSAGE_TYPES.keys()
     for type_ in MESSAGE_TYPES:
         assert type_ in channels[f"queue.{BILLING.queue_of(type_).name}"]["messages"]
+
+
+def test_asyncapi_leads_every_query_to_the_readers() -> None:
+    channels = asyncapi()["channels"]
+    assert set(channels[f"queue.{BILLING.queries.name}"]["messages"]) == QUERY_TYPES.keys()
+    assert set(channels[BILLING.exchange]["messages"]) >= QUERY_TYPES.keys()
 
 
 def test_asyncapi_says_where_the_reply_goes() -> None:
@@ -63,6 +78,18 @@ def test_asyncapi_says_where_the_reply_goes() -> None:
     message = resolved(document, reply)
     assert message["name"] == "billing.reply"
     assert resolved(document, message["correlationId"])["location"] == "$message.header#/correlationId"
+
+
+def test_asyncapi_has_the_types_of_replies_and_answers() -> None:
+    messages = asyncapi()["components"]["messages"]
+    asked = delivery({"type": "usage.deduct"}, reply_to="amq.rabbitmq.reply-to.g1", correlation_id="c")
+    now = datetime(2026, 11, 26, tzinfo=UTC)
+    refused = Replies(Policy()).for_failure(asked, Failure(DeadLetterReason.NOT_JSON, "no"), 1, now)
+    (reply,) = [one for one in refused if not isinstance(one, OutgoingDeadLetter)]
+    assert reply.properties["type"] == messages["billing.reply"]["bindings"]["amqp"]["messageType"]
+    answer = answer_to(asked, problem(ProblemCode.MALFORMED, "no", now), Policy())
+    assert answer is not None
+    assert answer.properties["type"] == messages["answer.problem"]["bindings"]["amqp"]["messageType"]
 
 
 def test_validator_takes_the_openapi_document() -> None:

@@ -1,7 +1,7 @@
 """JSON Schema of the contract: it takes and refuses what the worker does, in Python and in Node."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from itertools import combinations
@@ -18,8 +18,8 @@ from tests.contracts.samples import files, steps_of
 from tests.support.node import run_script
 from worker.contract.bundle import KINDS, bundle, message_schema
 from worker.contract.files import FOLDER, contents
-from worker.contract.rules import DESCRIBED, EXPRESSED
-from worker.contract.schema import validators_of
+from worker.contract.rules import DESCRIBED, EXPRESSED, OF_VALUES
+from worker.contract.schema import parts_of, validators_of, value_validators_of
 
 Body = dict[str, Any]
 Field = tuple[str, Any]
@@ -133,27 +133,75 @@ def choices_of(type_: str) -> Iterator[Body]:
             yield from (body | {name: None} for name in optional if name not in chosen)
 
 
-#: Fields that must differ, by a rule that only a sentence of the contract says.
-UNEQUAL = (("referenceId", "originalReferenceId"), ("effectiveAt", "expiresAt"))
-UNEQUAL_IN = {"query.history": (*UNEQUAL, ("from", "to"))}
-
-
-def needs_a_sentence(type_: str, body: Body) -> bool:
-    return any(body.get(one) == body.get(other) is not None for one, other in UNEQUAL_IN.get(type_, UNEQUAL))
+def breaks_a_sentence(type_: str, body: Body) -> bool:
+    """Return True where the worker refuses a body by a rule between fields that is a sentence in the file."""
+    model = SENT[type_]
+    rules = {name for part in parts_of(model) for name in validators_of(part)}
+    try:
+        model.model_validate(body, by_alias=True, by_name=False)
+    except ValidationError as error:
+        # Such a rule is about a message or a part of one, not about a field.
+        places = [fault["loc"] for fault in error.errors() if fault["type"] == "value_error"]
+        return bool(rules & DESCRIBED.keys()) and any(not loc or isinstance(loc[-1], int) for loc in places)
+    return False
 
 
 @pytest.mark.parametrize("type_", sorted(SENT))
 def test_schema_takes_what_the_worker_takes(type_: str) -> None:
+    bodies = [*bodies_of(type_), *choices_of(type_)]
+    here, there = validities(type_, bodies)
+    for body, is_valid, is_valid_there in zip(bodies, here, there, strict=True):
+        assert is_valid == is_valid_there, body
+        if is_valid != is_taken(type_, body):
+            assert is_valid, body
+            assert breaks_a_sentence(type_, body), body
+
+
+def validities(type_: str, bodies: Sequence[Body]) -> tuple[list[bool], list[bool]]:
+    """Return whether each body is valid, in Python and in Node."""
     schema = bundle()
-    bodies = [body for body in (*bodies_of(type_), *choices_of(type_)) if not needs_a_sentence(type_, body)]
     ref = f"#/$defs/{DEFINITIONS[type_]}"
     here = Draft202012Validator({"$ref": ref, "$defs": schema["$defs"]})
     checks = [[ref, body] for body in bodies]
     there = run_script("validate.mjs", {"schema": schema, "formats": False, "checks": checks})
-    for body, error in zip(bodies, there, strict=True):
-        expected = is_taken(type_, body)
-        assert here.is_valid(body) == expected, (body, expected)
-        assert (error is None) == expected, (body, expected, error)
+    return [here.is_valid(body) for body in bodies], [error is None for error in there]
+
+
+#: Choices that a message must not make, beside a good one's fields.
+EXCLUDED: dict[str, list[Body]] = {
+    "payment.succeeded": [{"packageId": "starter", "packageIndex": 0}, {"packageId": None}],
+    "credit.adjust": [{"tokens": -1, "expiresAt": "2027-01-01T00:00:00Z"}],
+    "usage.batch": [{"userId": None, "items": [{"type": "usage.deduct", "referenceId": "r", "tokens": 1}]}],
+    "query.balance": [{"at": "2026-11-21T00:00:00Z", "minSequence": 1}],
+    "query.afford": [
+        {"tokens": 1, "meter": "ocr", "quantity": 1},
+        {"tokens": 1, "quantity": 1},
+        {"tokens": 1, "meter": "ocr"},
+        {"tokens": None},
+        {"tokens": None, "meter": "ocr"},
+        {"tokens": None, "quantity": 1},
+    ],
+    "query.history": [
+        {"offset": 0, "cursor": "x"},
+        {"offset": 0, "status": "all"},
+        {"offset": 0, "feature": "ocr"},
+        {"offset": 0, "from": "2026-11-21T00:00:00Z"},
+    ],
+    "query.usage": [
+        {"days": 1, "from": "2026-11-21", "to": "2026-11-21"},
+        {"from": "2026-11-21"},
+        {"to": "2026-11-21"},
+    ],
+}
+
+
+@pytest.mark.parametrize("type_", EXCLUDED)
+def test_excluded_choice_is_refused_everywhere(type_: str) -> None:
+    base: Body = json.loads(base_of(type_))
+    bodies = [base | choice for choice in EXCLUDED[type_]]
+    assert validities(type_, [base]) == ([True], [True])
+    assert validities(type_, bodies) == ([False] * len(bodies), [False] * len(bodies))
+    assert not any(is_taken(type_, body) for body in bodies)
 
 
 def test_files_are_those_of_the_models() -> None:
@@ -181,6 +229,16 @@ def test_file_of_a_message_is_complete(kind: Any, type_: str) -> None:
     assert {one.split('"')[0] for one in used} == set(schema.get("$defs", {}))
 
 
-def test_every_rule_between_fields_is_in_the_files() -> None:
-    found = {name for model in SENT.values() for name in validators_of(model)}
-    assert found == EXPRESSED.keys() | DESCRIBED.keys()
+def test_every_rule_of_a_validator_is_in_the_files() -> None:
+    models = {part for model in SENT.values() for part in parts_of(model)}
+    found = {name for model in models for name in validators_of(model)}
+    assert found == EXPRESSED.keys() | DESCRIBED.keys(), "write them in worker/contract/rules.py"
+    fields = [info for model in models for info in model.model_fields.values()]
+    of_values = {name for info in fields for name in value_validators_of(info)}
+    assert of_values <= OF_VALUES.keys(), "write them in worker/contract/rules.py"
+
+
+def test_rule_that_is_a_sentence_ends_the_description() -> None:
+    definitions = bundle()["$defs"]
+    assert definitions["BonusCredit"]["description"].endswith("`expiresAt` must be after `effectiveAt`.")
+    assert definitions["QueryBalance"]["properties"]["at"]["description"] == "In the years 1970 to 2199."

@@ -91,10 +91,13 @@ def test_a_balance_is_explained_by_its_sums(reader: Reader, ada: str, apply: App
             "grantedUntil": "2025-12-22T10:15:00Z",
             "endsAt": None,
         },
+        "monthlyAllocation": 0,
         "quotas": [
             {"name": "free_upload", "unit": "byte", "limit": 1_000, "used": 900, "remaining": 100},
             {"name": "ocr", "unit": "page", "limit": 5, "used": 3, "remaining": 2},
         ],
+        "nextCreditAt": "2026-11-25T10:15:00Z",
+        "nextCreditTokens": 100,
         "unsettled": {"tokens": 0, "expired": 0, "entries": 0, "holds": 0},
         "sequence": 6,
         "openedAt": "2025-11-22T10:15:00Z",

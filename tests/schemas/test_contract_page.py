@@ -209,8 +209,9 @@ def replies() -> Iterator[Schema]:
     """Yield every reply of the samples, the items of batches included."""
     for path in files():
         for step in steps_of(path):
-            yield step["reply"]
-            yield from step["reply"].get("items", ())
+            if "reply" in step:
+                yield step["reply"]
+                yield from step["reply"].get("items", ())
 
 
 _NUMBERS = {2**63 - 1: "2^63−1", -(2**63) + 1: "-2^63+1"}

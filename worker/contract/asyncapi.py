@@ -1,9 +1,10 @@
 """Description of exchanges, queues and messages: ``asyncapi.json`` (AsyncAPI 3.0), from the worker's view.
 
-A channel is an exchange, whose address is the routing key, or a queue. Arguments of queues have no place in
-the AMQP binding (0.3.0) and stand in ``x-arguments`` beside it.
+A channel is an exchange, whose address is the routing key, or a queue. Arguments and policies of queues have
+no place in the AMQP binding (0.3.0) and stand beside it, in ``x-arguments`` and ``x-policy``.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, Final
@@ -12,7 +13,7 @@ from schemas import SCHEMA_VERSION, DeadLetter
 from schemas.dead_letter import HEADER_PREFIX
 from schemas.decoding import BODY_MAX_BYTES
 from worker.broker.topology import BILLING, Queue, Topology
-from worker.contract.bundle import KINDS, REPLY_TYPE, MessageKind, definitions
+from worker.contract.bundle import ANSWER_TYPE, KINDS, REPLY_TYPE, MessageKind, definitions
 from worker.contract.openapi import moved
 from worker.contract.schema import ref, sent_by_worker, without_null
 
@@ -96,6 +97,7 @@ def _channels(topology: Topology) -> Iterator[tuple[str, Any]]:
                 "messages": _refs_to_messages(_types_of_queue(queue, topology)),
                 "bindings": {"amqp": _queue_binding(queue)},
                 "x-arguments": dict(queue.arguments),
+                "x-policy": dict(_policy_of(queue, topology)),
                 **({"x-routing-keys": list(queue.routing_keys)} if queue.routing_keys else {}),
             },
         )
@@ -107,6 +109,12 @@ def _channels(topology: Topology) -> Iterator[tuple[str, Any]]:
             "messages": _refs_to_messages([REPLY_TYPE, *_OF_KIND["Answer"].definitions]),
         },
     )
+
+
+def _policy_of(queue: Queue, topology: Topology) -> Mapping[str, str | int]:
+    """Return the policy that an operator should set for a queue."""
+    policies = topology.policies().values()
+    return next((policy for pattern, policy in policies if re.match(pattern, queue.name)), {})
 
 
 def _queue_channel(queue: Queue) -> str:
@@ -155,7 +163,7 @@ def _operations(topology: Topology) -> Iterator[tuple[str, Any]]:
     for exchange in topology.exchanges:
         types = sorted(_types_of_exchange(exchange, topology))
         if exchange == topology.events:
-            yield f"send.{exchange}", _operation("send", exchange, types, "Tells listeners what happened.")
+            yield f"send.{exchange}", _operation("send", exchange, types, "Notifies listeners.")
             continue
         for kind in _ASKED:
             asked = [type_ for type_ in types if type_ in kind.definitions]
@@ -166,13 +174,22 @@ def _operations(topology: Topology) -> Iterator[tuple[str, Any]]:
     yield "send.dead", _operation("send", dead, [_DEAD_LETTER], "Keeps what can't be applied.")
 
 
-def _operation(action: str, channel: str, types: Iterable[str], summary: str) -> dict[str, Any]:
+def _operation(
+    action: str, channel: str, types: Iterable[str], summary: str, *, persistent: bool = True
+) -> dict[str, Any]:
     return {
         "action": action,
         "channel": {"$ref": f"#/channels/{channel}"},
         "summary": summary,
         "messages": _refs_to_messages_of(channel, types),
-        "bindings": {"amqp": {"deliveryMode": 2, "mandatory": True, "ack": True, "bindingVersion": _BINDING}},
+        "bindings": {
+            "amqp": {
+                "deliveryMode": 2 if persistent else 1,
+                "mandatory": True,
+                "ack": True,
+                "bindingVersion": _BINDING,
+            }
+        },
     }
 
 
@@ -181,7 +198,7 @@ def _received(exchange: str, types: Iterable[str], kind: MessageKind) -> dict[st
     answers = [REPLY_TYPE] if is_command else list(_OF_KIND["Answer"].definitions)
     summary = "Applies commands and replies." if is_command else "Answers queries."
     return {
-        **_operation("receive", exchange, types, summary),
+        **_operation("receive", exchange, types, summary, persistent=is_command),
         "reply": {
             "address": {
                 "description": "The `reply_to` of the request.",
@@ -203,7 +220,15 @@ def _refs_to_messages_of(channel: str, types: Iterable[str]) -> list[dict[str, s
 def _messages() -> Iterator[tuple[str, Any]]:
     for kind in KINDS:
         for type_, name in kind.definitions.items():
-            yield type_, _message(type_, ref(name), definitions()[name]["description"], ref("Properties"))
+            description = definitions()[name]["description"]
+            sent_as = {"Reply": REPLY_TYPE, "Answer": ANSWER_TYPE}.get(kind.name, type_)
+            yield (
+                type_,
+                {
+                    **_message(type_, ref(name), description, ref("Properties")),
+                    "bindings": {"amqp": {"messageType": sent_as, "bindingVersion": _BINDING}},
+                },
+            )
     about = "Message that could not be applied: the original's bytes, and the reason in headers."
     yield _DEAD_LETTER, _message(_DEAD_LETTER, {}, about, ref(DeadLetter.__name__))
 

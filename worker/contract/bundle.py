@@ -25,8 +25,8 @@ from schemas.usage import ITEM_TYPES
 from worker.contract.schema import Schema, enum_of, ref, sent_by_worker, sent_to_worker
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
-#: Property ``type`` of every reply; in its body ``type`` is that of the command.
-REPLY_TYPE: Final = "billing.reply"
+#: Properties ``type`` of every reply and answer. The body of a reply has the ``type`` of its command.
+REPLY_TYPE, ANSWER_TYPE = "billing.reply", "billing.answer"
 
 _COMMENT: Final = (
     "Written by `make contract` from the models. "

@@ -208,13 +208,15 @@ DEAD_LETTER_REASONS: Final[dict[DeadLetterReason, ReasonEntry]] = {
 
 #: Queries store nothing: `again` and `mended` are all that there is to retry.
 PROBLEM_CODES: Final[dict[ProblemCode, CodeEntry]] = {
-    ProblemCode.ACCOUNT_NOT_FOUND: CodeEntry("the user has no account, or had none at that time"),
-    ProblemCode.MALFORMED: CodeEntry("no query; `field` says where", Retry.MENDED, Actor.CALLER),
+    ProblemCode.ACCOUNT_NOT_FOUND: CodeEntry(
+        "the user has no account, or had none at that time; a balance of zero is an answer"
+    ),
+    ProblemCode.MALFORMED: CodeEntry("it is no query: mend the caller", Retry.MENDED, Actor.CALLER),
     ProblemCode.NOT_ALLOWED: CodeEntry("the sender may not ask this", Retry.MENDED, Actor.OPERATOR),
-    ProblemCode.SEQUENCE_NOT_REACHED: CodeEntry("`minSequence` is not reached yet", Retry.AGAIN),
-    ProblemCode.UNAVAILABLE: CodeEntry("the database doesn't answer", Retry.AGAIN, Actor.OPERATOR),
+    ProblemCode.SEQUENCE_NOT_REACHED: CodeEntry("`minSequence` is not there yet: ask again", Retry.AGAIN),
+    ProblemCode.UNAVAILABLE: CodeEntry("the database doesn't answer: ask again", Retry.AGAIN, Actor.OPERATOR),
     ProblemCode.UNPROCESSABLE: CodeEntry(
-        "fault of the reader; operators have it in the log", Retry.NEVER, Actor.OPERATOR
+        "a fault of the reader's; operators have it in the log", Retry.NEVER, Actor.OPERATOR
     ),
 }
 

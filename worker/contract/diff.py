@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from worker.contract.comparing import Comparison, Shift
-from worker.contract.schema import CLOSED_ENUMS, DEFINITIONS, Schema
+from worker.contract.schema import CLOSED_ENUMS, DEFINITIONS, Schema, ref
 
 
 class Consequence(StrEnum):
@@ -56,7 +56,8 @@ _OF_SENT: Final = {
 
 def changes(old: Schema, new: Schema) -> list[Change]:
     """Return the changes from one bundle to another, the worst first."""
-    found = [*_messages(old, new, _TAKEN), *_messages(old, new, _SENT), *_codes(old, new)]
+    # Some are found twice: the items of a batch are of several types.
+    found = {*_messages(old, new, _TAKEN), *_messages(old, new, _SENT), *_codes(old, new)}
     order = list(Consequence)
     return sorted(found, key=lambda change: (-order.index(change.consequence), change.place, change.text))
 
@@ -90,13 +91,13 @@ def _messages(old: Schema, new: Schema, kinds: Sequence[str]) -> Iterator[Change
 
 
 def _of_kind(bundle: Schema, kind: str) -> dict[str, Schema]:
-    """Return the messages of a kind by their type; a reply's own ``type`` is that of its command."""
+    """Return references to the messages of a kind by their type; a reply's own is that of its command."""
     definitions = bundle["$defs"]
     choices = definitions.get(kind, {}).get("oneOf")
     if choices is None:
-        return {kind.lower(): definitions[kind]} if kind in definitions else {}
-    schemas = [definitions[choice["$ref"].removeprefix(DEFINITIONS)] for choice in choices]
-    return {schema["properties"]["type"]["const"]: schema for schema in schemas}
+        return {kind.lower(): ref(kind)} if kind in definitions else {}
+    names = [choice["$ref"].removeprefix(DEFINITIONS) for choice in choices]
+    return {definitions[name]["properties"]["type"]["const"]: ref(name) for name in names}
 
 
 def _codes(old: Schema, new: Schema) -> Iterator[Change]:

@@ -16,9 +16,11 @@ _BEARER: Final = "bearer"
 
 #: Problems that only a request has, beside those of queries.
 _OF_REQUESTS: Final = {
-    HTTPStatus.UNAUTHORIZED: "No token, or none that is known.",
-    HTTPStatus.TOO_MANY_REQUESTS: "Too many requests at once; ask again after `Retry-After` seconds.",
+    HTTPStatus.UNAUTHORIZED: "`unauthenticated`: no token, or none that is known.",
+    HTTPStatus.TOO_MANY_REQUESTS: "Too many requests, as a proxy in front may say.",
 }
+#: Statuses that name a time after which it helps to ask again.
+_PASSING: Final = (HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 def openapi() -> dict[str, Any]:
@@ -44,7 +46,13 @@ def openapi() -> dict[str, Any]:
                     "description": "Token of an operator, with the scopes that an operation names.",
                 }
             },
-            "headers": {"ETag": {"description": "Tag of this answer.", "schema": {"type": "string"}}},
+            "headers": {
+                "ETag": {"description": "Tag of this answer.", "schema": {"type": "string"}},
+                "Retry-After": {
+                    "description": "Seconds after which to ask again.",
+                    "schema": {"type": "integer"},
+                },
+            },
             "responses": {_name_of(status): _problem_response(status) for status in _statuses()},
             "schemas": _schemas(),
         },
@@ -73,7 +81,7 @@ def _operation(route: Route) -> dict[str, Any]:
         "responses": {
             "200": {
                 "description": "The answer.",
-                "headers": {"ETag": {"$ref": "#/components/headers/ETag"}},
+                "headers": {"ETag": _header("ETag")},
                 "content": {"application/json": {"schema": moved(ref(route.answer.__name__))}},
             },
             "304": {"description": "The answer is the one whose tag `If-None-Match` gives."},
@@ -129,11 +137,16 @@ def _name_of(status: HTTPStatus) -> str:
     return status.phrase.replace(" ", "")
 
 
+def _header(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/headers/{name}"}
+
+
 def _problem_response(status: HTTPStatus) -> dict[str, Any]:
     codes = [code for code in ProblemCode if STATUS_OF[code] == status]
     texts = [f"`{code.value}`: {PROBLEM_CODES[code].means}." for code in codes]
     return {
         "description": " ".join([*texts, *filter(None, [_OF_REQUESTS.get(status)])]),
+        **({"headers": {"Retry-After": _header("Retry-After")}} if status in _PASSING else {}),
         "content": {PROBLEM_TYPE: {"schema": {"$ref": _COMPONENTS + _PROBLEM}}},
     }
 

@@ -1,6 +1,6 @@
-"""Rules between the fields of one message, as JSON Schema says them, or as sentences where it can't.
+"""Rules of the models' own validators, as JSON Schema, or as sentences where it can't say them.
 
-Every validator of a model that JSON Schema doesn't see is named here; a test finds one that isn't.
+Every validator of a message that is a function is named here; a test finds one that isn't.
 """
 
 from typing import Final
@@ -33,6 +33,7 @@ EXPRESSED: Final[dict[str, Schema]] = {
         {**given("tokens"), "allOf": [_not_given("meter"), _not_given("quantity")]},
         {**given("meter", "quantity"), "allOf": [_not_given("tokens")]},
     ),
+    "QueryBalance._one_time": {"anyOf": [_not_given("at"), _not_given("minSequence")]},
     "QueryHistory._one_place": {
         "anyOf": [
             _not_given("offset"),
@@ -58,11 +59,22 @@ EXPRESSED: Final[dict[str, Schema]] = {
     },
 }
 
-#: What they ask for beyond that: sentences, which the description ends with.
+#: What they ask for beyond that: sentences, which the description of the message ends with.
 DESCRIBED: Final[dict[str, str]] = {
-    "CommandAbout._not_itself": "originalReferenceId must differ from referenceId.",
-    "RefundCredit._not_itself": "originalReferenceId must differ from referenceId.",
-    "BonusCredit._effective_before_it_expires": "expiresAt must be after effectiveAt.",
-    "QueryHistory._one_place": "from must be before to.",
-    "QueryUsage._one_range": "from and to are at most 366 days, both included.",
+    "CommandAbout._not_itself": "`originalReferenceId` must differ from `referenceId`.",
+    "RefundCredit._not_itself": "`originalReferenceId` must differ from `referenceId`.",
+    "BonusCredit._effective_before_it_expires": "`expiresAt` must be after `effectiveAt`.",
+    "QueryHistory._one_place": "`from` must be before `to`.",
+    "QueryUsage._one_range": "`from` and `to` are at most 366 days, both included.",
+}
+
+#: Functions that validate a value: the sentence for its field, or None where its schema says all.
+OF_VALUES: Final[dict[str, str | None]] = {
+    "parse_rfc3339": None,
+    "parse_day": None,
+    "_in_utc": None,
+    "_in_years": "In the years 1970 to 2199.",
+    "_not_negative": None,
+    "_not_zero": None,
+    "_within_keys": None,
 }

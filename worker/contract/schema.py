@@ -8,15 +8,16 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from enum import StrEnum
 from functools import cache
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import AfterValidator, BaseModel, BeforeValidator, TypeAdapter
 from pydantic.alias_generators import to_camel
+from pydantic.fields import FieldInfo
 from pydantic.json_schema import models_json_schema
 
-from schemas import Status, fields, queries
+from schemas import MESSAGE_TYPES, QUERY_TYPES, Notice, QueryAnswer, Reply, Status, fields, queries
 from worker.contract.patterns import portable
-from worker.contract.rules import DESCRIBED, EXPRESSED
+from worker.contract.rules import DESCRIBED, EXPRESSED, OF_VALUES
 
 Schema = dict[str, Any]
 Model = type[BaseModel]
@@ -52,11 +53,11 @@ def ref(name: str) -> Schema:
 
 
 def sent_to_worker(models: Iterable[Model]) -> dict[str, Schema]:
-    """Return the definitions of commands or queries, and of the values that they share."""
+    """Return the definitions of commands or queries, of their parts, and of the values that they share."""
     models = list(models)
     found = {name: _input(schema) for name, schema in _definitions(models, "validation").items()}
-    for model in models:
-        found[model.__name__] = _closed(found[model.__name__], model)
+    for part in {part for model in models for part in parts_of(model)}:
+        found[part.__name__] = _with_rules(found[part.__name__], part)
     return {**values(), **found}
 
 
@@ -116,21 +117,59 @@ def _named(schema: Schema, known: Mapping[str, Schema]) -> Schema:
     return next((ref(name) for name, value in known.items() if value == schema), schema)
 
 
-def _closed(schema: Schema, model: Model) -> Schema:
-    """Return the schema of a message that a sender must give its ``type``, with the rules of the model."""
+def _with_rules(schema: Schema, model: Model) -> Schema:
+    """Return the schema of a message or a part of one, with the rules of its validators.
+
+    A sender must give the ``type``, also where the model has it by default.
+    """
     rules = [EXPRESSED[name] for name in validators_of(model) if name in EXPRESSED]
     sentences = [DESCRIBED[name] for name in validators_of(model) if name in DESCRIBED]
-    described = " ".join([schema["description"], *sentences])
-    schema = {**schema, "description": described, **_fields(schema, {"type", *schema.get("required", ())})}
-    if not rules:
-        return schema
-    return {**schema, **rules[0]} if len(rules) == 1 else {**schema, "allOf": rules}
+    properties = {name: _with_sentences(one, model, name) for name, one in schema["properties"].items()}
+    required = {"type"} & properties.keys() | set(schema.get("required", ()))
+    return {
+        **schema,
+        "description": " ".join([schema.get("description", ""), *sentences]),
+        **_fields({"properties": properties}, required),
+        **(rules[0] if len(rules) == 1 else {"allOf": rules} if rules else {}),
+    }
+
+
+def _with_sentences(schema: Schema, model: Model, wire_name: str) -> Schema:
+    info = next(one for name, one in model.model_fields.items() if (one.alias or name) == wire_name)
+    sentences = [text for name in value_validators_of(info) if (text := OF_VALUES.get(name)) is not None]
+    return {"description": " ".join(sentences), **schema} if sentences else schema
 
 
 def validators_of(model: Model) -> Iterator[str]:
     """Yield the names of a model's validators of several fields, each with the class that has it."""
     for name in model.__pydantic_decorators__.model_validators:
         yield next(f"{owner.__name__}.{name}" for owner in model.__mro__ if name in vars(owner))
+
+
+def value_validators_of(info: FieldInfo) -> Iterator[str]:
+    """Yield the names of the functions that validate a field's value."""
+    for one in (*info.metadata, *_arguments(info.annotation)):
+        if isinstance(one, AfterValidator | BeforeValidator):
+            yield one.func.__name__
+
+
+def parts_of(model: Model) -> set[Model]:
+    """Return a model and the models of its fields, however deep."""
+    found: set[Model] = set()
+    waiting = {model}
+    while waiting:
+        found.add(part := waiting.pop())
+        within = [one for info in part.model_fields.values() for one in _arguments(info.annotation)]
+        models = {one for one in within if isinstance(one, type) and issubclass(one, BaseModel)}
+        waiting |= models - found
+    return found
+
+
+def _arguments(annotation: Any) -> Iterator[Any]:
+    """Yield everything that an annotation is made of, its metadata included."""
+    yield annotation
+    for one in get_args(annotation):
+        yield from _arguments(one)
 
 
 # -- by the worker ----------------------------------------------------------------------------------------
@@ -185,9 +224,22 @@ def _tidy(schema: Schema) -> Schema:
 
 
 def _described(text: str) -> str:
-    """Return a docstring as text for readers of the wire: names in camelCase, paragraphs on one line."""
-    text = re.sub(r"``([a-z][a-z0-9_]*)``", lambda found: f"`{to_camel(found[1])}`", text)
-    return re.sub(r"(?<!\n)\n(?!\n)", " ", text.replace("``", "`"))
+    """Return a docstring as text for readers of the wire: fields in camelCase, paragraphs on one line."""
+    text = re.sub(r"``(.+?)``", lambda code: f"`{_WORD.sub(_on_the_wire, code[1])}`", text)
+    return re.sub(r"(?<!\n)\n(?!\n)", " ", text)
+
+
+_WORD: Final = re.compile(r"\b[a-z]+(?:_[a-z0-9]+)+\b")
+
+
+def _on_the_wire(word: re.Match[str]) -> str:
+    return to_camel(word[0]) if word[0] in _field_names() else word[0]
+
+
+@cache
+def _field_names() -> frozenset[str]:
+    messages = (*MESSAGE_TYPES.values(), *QUERY_TYPES.values(), *get_args(QueryAnswer), Reply, Notice)
+    return frozenset(name for message in messages for part in parts_of(message) for name in part.model_fields)
 
 
 def _walked(schema: Schema, change: Callable[[Schema], Schema]) -> Schema:
