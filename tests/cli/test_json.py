@@ -19,6 +19,7 @@ WITHOUT_JSON = {
     (): "a group",
     ("console",): "serves pages until it is stopped",
     ("dead-letters", "export"): "a stream of JSON lines",
+    ("readers",): "runs until it is stopped; --log-format json",
     ("replies",): "a stream of JSON lines",
     ("run",): "runs until it is stopped; --log-format json",
     ("serve",): "runs until it is stopped; --log-format json",
