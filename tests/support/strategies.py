@@ -212,10 +212,12 @@ def commands(now: datetime = NOW, limits: Limits = LIMITS) -> st.SearchStrategy[
         "metadata": st.none() | metadata(),
         "attempt": st.integers(1, 1_000_000),
         "description": st.none() | free_texts(),
+        "replies": st.sampled_from([None, "all", "problems", "none"]),
     }
     tokens, used = quantities(limits), usages(limits)
     original = {"original_reference_id": identifiers(), **common}
     feature = {"feature": st.none() | labels()}
+    until = {"valid_until": st.none() | timestamps(now, limits)}
     money = {
         "amount_minor": tokens,
         "currency": st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZ", min_size=3, max_size=3),
@@ -228,9 +230,9 @@ def commands(now: datetime = NOW, limits: Limits = LIMITS) -> st.SearchStrategy[
     return st.one_of(
         _made(OpenAccount, tier=identifiers(), **common),
         _made(SettleAccount, **common),
-        _made(DeductUsage, tokens=used, **feature, **common),
-        _made(FreeUpload, bytes=used, **common),
-        _made(ReserveUsage, tokens=tokens, ttl_seconds=st.integers(1, HOLD_MAX_SECONDS), **common),
+        _made(DeductUsage, tokens=used, **feature, **until, **common),
+        _made(FreeUpload, bytes=used, **until, **common),
+        _made(ReserveUsage, tokens=tokens, ttl_seconds=st.integers(1, HOLD_MAX_SECONDS), **until, **common),
         _made(
             SettleUsage,
             tokens=used,
@@ -239,7 +241,7 @@ def commands(now: datetime = NOW, limits: Limits = LIMITS) -> st.SearchStrategy[
             **original,
         ),
         _made(ReleaseUsage, **original),
-        _made(RecordUsage, meter=labels(), quantity=used, **feature, **common),
+        _made(RecordUsage, meter=labels(), quantity=used, **feature, **until, **common),
         _made(PaymentSucceeded, package_id=identifiers(), **payment),
         _made(PaymentSucceeded, package_index=st.integers(0, 9_999), **payment),
         _made(PaymentRefunded, **money, **original),
@@ -323,12 +325,17 @@ def _naming(*names: str) -> dict[str, st.SearchStrategy[Any]]:
 def _deductions() -> st.SearchStrategy[Command]:
     feature = st.sampled_from([None, None, None, "chat"])
     tokens = st.sampled_from([0, 5, 20, 20, 70, 130])
-    return _made(DeductUsage, **_crowded("d"), tokens=tokens, feature=feature)
+    return _made(DeductUsage, **_crowded("d"), tokens=tokens, feature=feature, **_deadline())
+
+
+def _deadline() -> dict[str, st.SearchStrategy[Any]]:
+    """Return the deadline of usage; most has none. Some is given up already, or just now."""
+    return {"valid_until": st.sampled_from([None] * 6 + [-_HOUR, timedelta(0), _DAY]).map(_after)}
 
 
 def _reservations() -> st.SearchStrategy[Command]:
     ttl_seconds = st.sampled_from([1, 3_600, 86_400, 5 * 86_400, HOLD_MAX_SECONDS, HOLD_MAX_SECONDS])
-    return _made(ReserveUsage, **_crowded("r"), tokens=_TOKENS, ttl_seconds=ttl_seconds)
+    return _made(ReserveUsage, **_crowded("r"), tokens=_TOKENS, ttl_seconds=ttl_seconds, **_deadline())
 
 
 def _squatters() -> st.SearchStrategy[Command]:
@@ -359,8 +366,8 @@ def _crowded_usage() -> list[st.SearchStrategy[Command]]:
         _reservations(),
         _made(SettleUsage, **_crowded("s"), **hold, tokens=tokens, on_excess=on_excess, **feature),
         _made(ReleaseUsage, **_crowded("l"), **hold),
-        _made(RecordUsage, **_crowded("m"), meter=meter, quantity=quantity, **feature),
-        _made(FreeUpload, **_crowded("f"), bytes=st.sampled_from([0, 10, 40])),
+        _made(RecordUsage, **_crowded("m"), meter=meter, quantity=quantity, **feature, **_deadline()),
+        _made(FreeUpload, **_crowded("f"), bytes=st.sampled_from([0, 10, 40]), **_deadline()),
         _refunds(),
     ]
 
@@ -527,7 +534,7 @@ def _day(
 
 def moved(command: Command, by: timedelta) -> Command:
     """Return the command with its own times moved to another now."""
-    asked = ("effective_at", "expires_at", "period_start")
+    asked = ("effective_at", "expires_at", "period_start", "valid_until")
     times = {name: at + by for name in asked if (at := getattr(command, name, None)) is not None}
     return command.model_copy(update=times) if times else command
 
