@@ -154,14 +154,24 @@ class Application:
     def _hold_most_s(self) -> float:
         return self.settings.consumer_timeout_s * _HELD_SHARE
 
-    def link(self, *, consume: Sequence[str] = (), prefetch: int | Mapping[str, int] | None = None) -> Link:
-        """A new link to the broker, which holds ``prefetch`` messages a queue (or as many as is set)."""
+    def link(
+        self,
+        *,
+        consume: Sequence[str] = (),
+        prefetch: int | Mapping[str, int] | None = None,
+        optional: Sequence[str] = (),
+    ) -> Link:
+        """A new link to the broker, which holds ``prefetch`` messages a queue (or as many as is set).
+
+        Queues that are ``optional`` may be missing.
+        """
         from worker.broker import open_link
 
         return open_link(
             self.settings.broker_url.get_secret_value(),
             consume=consume,
             prefetch=self.settings.prefetch if prefetch is None else prefetch,
+            optional=optional,
             name=self._name,
         )
 
@@ -181,7 +191,8 @@ class Application:
         is_new = is_new_config(pauses, config, worker, self.clock())
         pipeline = self.pipeline(self.ledger, is_new_config=is_new)
         return Consumer(
-            lambda prefetch: self.link(consume=work, prefetch=prefetch),
+            # A broker that was declared for the version before has no bulk queue: that stops no other lane.
+            lambda prefetch: self.link(consume=work, prefetch=prefetch, optional=[BILLING.bulk.name]),
             self.ledger,
             pipeline,
             poison=PoisonTrials(Trials(self.batch_engine, worker), self.clock),
@@ -203,6 +214,7 @@ class Application:
             rng=self.rng(),
             metrics=self.metrics,
             exits_on_limit=settings.on_limit == "exit",
+            bulk=BILLING.bulk.name,
         )
 
     def scheduler(self) -> Scheduler:

@@ -60,17 +60,23 @@ def asked(context: BenchmarkContext, requests: int, users: int, before: int) -> 
         task = Task(sandbox.broker_url, users, _PER_SECOND, counted=requests, warm_up=before, straight=before)
         with sandbox.running("worker", sandbox.worker()):
             context.progress("asking at a steady pace", 0, 0)
-            done = subprocess.run(
-                [sys.executable, "-m", "tests.benchmarks.probe"],
-                input=task.to_json(),
-                capture_output=True,
-                text=True,
-                cwd=ROOT,
-                timeout=(task.messages + task.straight) / _PER_SECOND + _GRACE_S,
-            )
-        if done.returncode:
-            raise BenchmarkError(f"the caller ended with {done.returncode}: {done.stderr.strip()}")
+            seen = probed(task)
         sandbox.check(used=task.messages)
+    return seen
+
+
+def probed(task: Task) -> Seen:
+    """Run the caller in a process of its own; return what it saw."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.probe"],
+        input=task.to_json(),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=(task.messages + task.straight) / task.per_second + _GRACE_S,
+    )
+    if done.returncode:
+        raise BenchmarkError(f"the caller ended with {done.returncode}: {done.stderr.strip()}")
     return Seen.read(done.stdout)
 
 

@@ -9,13 +9,13 @@ input as JSON, writes what it saw to standard output.
 import json
 import sys
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from time import monotonic, sleep
 from typing import Any, Self
 
 import pika
 
-from tests.benchmarks.loads import deductions, in_turns
+from tests.benchmarks.loads import SEED, deductions, in_turns
 from tests.support.rabbit_client import user_of
 from worker.broker import BILLING
 
@@ -27,7 +27,8 @@ class Task:
     """Messages to send: ``warm_up`` deductions, then ``counted`` ones at ``per_second``.
 
     One goes alone before these, and its reply is waited for: a worker is there. ``straight`` ones come after
-    them, into the queue of the replies itself: they show what broker and caller need without a worker.
+    them, into the queue of the replies itself: they show what broker and caller need without a worker. The
+    ``seed`` makes the references.
     """
 
     broker_url: str
@@ -36,11 +37,16 @@ class Task:
     counted: int
     warm_up: int
     straight: int
+    seed: int = SEED
 
     @property
     def messages(self) -> int:
         """Number of requests that a worker gets."""
         return 1 + self.warm_up + self.counted
+
+    def for_broker(self, url: str) -> Self:
+        """Return the same task at another broker."""
+        return replace(self, broker_url=url)
 
     def to_json(self) -> str:
         """JSON for the probe's standard input."""
@@ -134,7 +140,7 @@ class _Requests:
         self._channel, self._reply_to, self._asked = channel, replies.queue, task.messages
         self._user = replies.user
         count = task.messages + task.straight
-        self._bodies = [command.to_json() for command in deductions(count, in_turns(task.users))]
+        self._bodies = [command.to_json() for command in deductions(count, in_turns(task.users), task.seed)]
 
     def send(self, place: int) -> None:
         properties = pika.BasicProperties(

@@ -5,6 +5,7 @@ from tests.benchmarks.batch import BATCH
 from tests.benchmarks.budget import BUDGET
 from tests.benchmarks.echo import ECHO
 from tests.benchmarks.first_speed import FIRST_SPEED
+from tests.benchmarks.lanes import LANES
 from tests.benchmarks.large import LARGE
 from tests.benchmarks.latency import LATENCY
 from tests.benchmarks.ledger_alone import LEDGER
@@ -26,6 +27,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     SKEW,
     WORKERS,
     LATENCY,
+    LANES,
     BACKLOG,
     LARGE,
     BUDGET,

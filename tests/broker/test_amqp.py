@@ -14,7 +14,7 @@ from worker.broker import BILLING, Link, Outgoing, open_link
 from worker.broker.rabbitmq.connection import WorkerConnection
 from worker.errors import BrokerUnavailableError, ConfigurationError
 
-PAYMENTS, USAGE = (queue.name for queue in BILLING.work)
+PAYMENTS, USAGE, BULK = (queue.name for queue in BILLING.work)
 
 
 @pytest.fixture

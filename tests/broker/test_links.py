@@ -12,7 +12,7 @@ from worker.broker import BILLING, Delivery, Link, Outgoing, open_link
 from worker.broker.deliveries import BATCH_MAX_BYTES
 from worker.messages.outgoing import OutgoingDirectReply
 
-PAYMENTS, USAGE = (queue.name for queue in BILLING.work)
+PAYMENTS, USAGE, BULK = (queue.name for queue in BILLING.work)
 
 Connect = Callable[..., Link]
 

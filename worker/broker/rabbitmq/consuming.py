@@ -4,48 +4,60 @@ A channel a queue, so that a batch taken from the front of a queue is the whole 
 its last tag, and one frame acknowledges it.
 """
 
+import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
 from time import monotonic, sleep
 from typing import Any
 
-from worker.broker.deliveries import BATCH_MAX_BYTES, Delivery, as_bytes, front_of
+from amqp.exceptions import AccessRefused, NotFound
+
+from worker.broker.deliveries import Delivery, as_bytes, front_of
 from worker.broker.protocols import Consumes
 from worker.broker.rabbitmq.connection import Heartbeat, close_connection
 from worker.broker.rabbitmq.frames import UNREADABLE, delivery_arguments
+from worker.broker.sharing import BulkShare, Waiting, batch_of
 from worker.errors import BrokerUnavailableError
+
+log = logging.getLogger(__name__)
 
 #: Prefetch counts messages; bodies far over the limit of the contract must not fill the memory before they
 #: are refused. What is not read yet waits in the socket and in the broker.
 _HELD_MAX_BYTES = 32 * 1024 * 1024
+#: Time between two looks for an optional queue that is missing.
+_LOOK_EVERY_S = 10.0
 
 
 class ConsumingConnection(Consumes):
-    """A connection with one channel a queue, and the deliveries that have arrived on them."""
+    """A connection with one channel a queue, and the deliveries that have arrived on them.
 
-    def __init__(self, connection: Any, consume: Mapping[str, int]) -> None:
+    An ``optional`` queue may be missing, or forbidden to this user: the others are consumed all the same, and
+    it is tried again every ten seconds.
+    """
+
+    def __init__(self, connection: Any, consume: Mapping[str, int], optional: Collection[str] = ()) -> None:
         self._connection = connection
         self._cancelled: str | None = None
         self._channels = {
-            queue: QueueChannel(connection, queue, prefetch, self._on_cancel)
+            queue: (OptionalQueueChannel if queue in optional else QueueChannel)(
+                connection, queue, prefetch, self._on_cancel
+            )
             for queue, prefetch in consume.items()
         }
+        self._optional = [one for one in self._channels.values() if isinstance(one, OptionalQueueChannel)]
         self._heartbeat = Heartbeat(connection)
 
-    def receive(self, most: int, timeout_s: float) -> list[Delivery]:
+    def receive(self, most: int, timeout_s: float, bulk: BulkShare | None = None) -> list[Delivery]:
         self._heartbeat.beat()
         if not self._waiting():
             self._drain(timeout_s)
-        self._drain_arrived(most)
-        batch: list[Delivery] = []
-        room = BATCH_MAX_BYTES
-        for channel in self._channels.values():
-            taken = channel.take(most - len(batch), room)
-            room -= sum(len(delivery.body) for delivery in taken)
-            batch += taken
-        return batch
+        self._drain_arrived(most, bulk)
+        waiting = {
+            queue: Waiting(len(channel.arrived), channel.take) for queue, channel in self._channels.items()
+        }
+        return batch_of(waiting, most, bulk)
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         for queue, channel in self._channels.items():
@@ -61,6 +73,8 @@ class ConsumingConnection(Consumes):
     def keep_alive(self, wait_s: float = 0.0) -> None:
         deadline = monotonic() + wait_s
         self._heartbeat.beat()
+        for channel in self._optional:
+            channel.look_again()
         self._drain(0)
         while (left := deadline - monotonic()) > 0:
             if self._waiting_bytes() < _HELD_MAX_BYTES:
@@ -83,12 +97,19 @@ class ConsumingConnection(Consumes):
             self._connection.drain_events(timeout=timeout_s)
         self._raise_if_cancelled()
 
-    def _drain_arrived(self, most: int) -> None:
-        """Read what is in the socket already; the socket changes its mode once and not for every frame."""
+    def _drain_arrived(self, most: int, bulk: BulkShare | None) -> None:
+        """Read what is in the socket already; the socket changes its mode once and not for every frame.
+
+        What has arrived of bulk doesn't count: behind it in the socket may be what goes before it.
+        """
+        counted = [one for queue, one in self._channels.items() if bulk is None or queue != bulk.queue]
         with suppress(TimeoutError), self._connection.transport.having_timeout(0):
             # Not drain_events, which does the same and looks after a time-out with every frame.
             read, take = self._connection.transport.read_frame, self._connection.on_inbound_frame
-            while self._waiting() < most and self._waiting_bytes() < _HELD_MAX_BYTES:
+            while (
+                sum(len(channel.arrived) for channel in counted) < most
+                and self._waiting_bytes() < _HELD_MAX_BYTES
+            ):
                 while not take(read()):
                     pass
         self._raise_if_cancelled()
@@ -183,3 +204,32 @@ class QueueChannel:
                 properties.get(UNREADABLE),
             )
         )
+
+
+class OptionalQueueChannel(QueueChannel):
+    """A channel of a queue that may be missing: then it has no deliveries, and is tried again later."""
+
+    _look_at: float | None = None  #: time of the next look; None while the queue is not missing
+    _wanted = 0
+
+    def hold_at_most(self, most: int) -> None:
+        """Hold more, or remember how many to hold once the queue is there."""
+        self._wanted, before = most, self._most
+        try:
+            super().hold_at_most(most)
+        except (NotFound, AccessRefused) as error:
+            if before:
+                raise  # it was there: what it has delivered is lost with the channel
+            self._most = 0  # the client has opened the channel anew
+            if self._look_at is None:
+                log.warning("%s is not consumed: %s; the other queues are", self._queue, error.reply_text)
+            self._look_at = monotonic() + _LOOK_EVERY_S
+        else:
+            if self._most and self._look_at is not None:
+                self._look_at = None
+                log.info("%s is there and consumed now", self._queue)
+
+    def look_again(self) -> None:
+        """Try again to consume a queue that was missing."""
+        if self._look_at is not None and monotonic() >= self._look_at:
+            self.hold_at_most(self._wanted)

@@ -4,7 +4,7 @@ An alarm on the broker blocks the connection that publishes, and a consumer on t
 with it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from worker.broker.rabbitmq import declaring
 from worker.broker.rabbitmq.connection import broker_errors, channel_of, opened
 from worker.broker.rabbitmq.consuming import ConsumingConnection
 from worker.broker.rabbitmq.publishing import PublishingConnection
+from worker.broker.sharing import BulkShare
 from worker.broker.topology import BILLING, Topology
 from worker.errors import BillingError, BrokerUnavailableError
 
@@ -22,9 +23,14 @@ _TEMPORARY_MS = 600_000
 
 
 class AmqpLink(Link):
-    """A live link to RabbitMQ: consumers on one connection, a confirming publisher on another."""
+    """A live link to RabbitMQ: consumers on one connection, a confirming publisher on another.
 
-    def __init__(self, url: str, *, consume: Mapping[str, int], name: str) -> None:
+    Queues that are ``optional`` may be missing, see ``ConsumingConnection``.
+    """
+
+    def __init__(
+        self, url: str, *, consume: Mapping[str, int], name: str, optional: Collection[str] = ()
+    ) -> None:
         self._url, self._name = url, name
         self._consuming: ConsumingConnection | None = None
         self._publishing: PublishingConnection | None = None
@@ -32,16 +38,18 @@ class AmqpLink(Link):
             with broker_errors():
                 if consume:
                     self._consuming = opened(
-                        url, f"{name} consumer", lambda connection: ConsumingConnection(connection, consume)
+                        url,
+                        f"{name} consumer",
+                        lambda connection: ConsumingConnection(connection, consume, optional),
                     )
                 self._publisher()
         except BaseException:
             self.close()
             raise
 
-    def receive(self, most: int, timeout_s: float) -> list[Delivery]:
+    def receive(self, most: int, timeout_s: float, bulk: BulkShare | None = None) -> list[Delivery]:
         with broker_errors():
-            return self._consumer().receive(most, timeout_s)
+            return self._consumer().receive(most, timeout_s, bulk)
 
     def publish(self, messages: Sequence[Outgoing]) -> PublishResult:
         # Where it fails, what was received stays held, and is replied to again: on another connection.

@@ -55,7 +55,7 @@ def leads_to_workers(dead_letter: StoredDeadLetter) -> bool:
     A reply or a notice ends on delivery.
     """
     if dead_letter.exchange:
-        return dead_letter.exchange == BILLING.exchange
+        return dead_letter.exchange in BILLING.command_exchanges
     return dead_letter.routing_key in {queue.name for queue in BILLING.work}
 
 
