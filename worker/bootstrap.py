@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from worker.ledger.pauses import Pauses
     from worker.ledger.store import Ledger
     from worker.messages.policy import Policy
+    from worker.messages.reply_queue import ReplyQueueWatch
     from worker.metrics import Metrics
     from worker.pipeline import Pipeline
     from worker.runtime.stop import Stop
@@ -234,6 +235,12 @@ class Application:
             metrics=self.metrics,
             sent_as=broker_user(settings.broker_url),
         )
+
+    def reply_queue_watch(self) -> ReplyQueueWatch:
+        """Watch over the default reply queue, ready to run."""
+        from worker.messages.reply_queue import ReplyQueueWatch
+
+        return ReplyQueueWatch(self.link, self.settings.reply_queue, self.metrics)
 
     def drainer(self) -> Drainer:
         """Drainer of the dead-letter queue into the ledger's database, ready to run."""

@@ -83,7 +83,7 @@ def test_routing_key_of_another_exchange_is_a_queue() -> None:
     )
 
 
-BULK = {"queue": "billing.bulk", "exchange": "billing.bulk"}
+BULK: dict[str, Any] = {"queue": "billing.bulk", "exchange": "billing.bulk"}
 OPEN = {"type": "account.open", "referenceId": "o", "userId": "u", "tier": "free"}
 
 
@@ -98,7 +98,7 @@ def test_bulk_lane_takes_usage(message: dict[str, Any]) -> None:
     ids=["exchange", "queue itself"],
 )
 @pytest.mark.parametrize("key", [None, "usage.deduct"])
-def test_bulk_lane_takes_nothing_but_usage(route: dict[str, str], key: str | None) -> None:
+def test_bulk_lane_takes_nothing_but_usage(route: dict[str, Any], key: str | None) -> None:
     failure = failure_in(delivery(OPEN, **({"routing_key": key} if key else {}) | route))
     assert (failure.code, failure.field, failure.reference_id) == (DeadLetterReason.WRONG_LANE, "type", "o")
     assert "publish it to the exchange 'billing'" in failure.message

@@ -15,6 +15,7 @@ from worker.core.superseded import Superseded, may_supersede, owner_of
 from worker.deadletters.models import ItemState, LedgerLine, StoredDeadLetter
 from worker.ledger.loading import Judged, judged_under, superseded_by
 from worker.ledger.slots import parts_of
+from worker.messages.receiving import deadline_of
 
 _CENTURIES = timedelta(days=365_000)
 #: Limits that allow everything: only a worker judges amounts; here they are only read.
@@ -47,6 +48,15 @@ def expected_of(body: bytes, now: datetime) -> tuple[Expected, ...]:
     if isinstance(message, Malformed) or first_malformed(message) is not None:
         return ()
     return tuple(map(Expected.of, commands_of(message)))
+
+
+def past_deadline_in(dead_letter: StoredDeadLetter, now: datetime) -> datetime | None:
+    """Return the time until which usage of the dead letter was valid, where that has passed."""
+    if not leads_to_workers(dead_letter):
+        return None
+    message = decode(dead_letter.current_body, now=now, limits=_ANY)
+    deadline = None if isinstance(message, Malformed) else deadline_of(message)
+    return deadline if deadline is not None and deadline < now else None
 
 
 def leads_to_workers(dead_letter: StoredDeadLetter) -> bool:
