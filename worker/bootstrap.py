@@ -160,11 +160,11 @@ class Application:
         *,
         consume: Sequence[str] = (),
         prefetch: int | Mapping[str, int] | None = None,
-        optional: Sequence[str] = (),
+        bulk: str | None = None,
     ) -> Link:
         """A new link to the broker, which holds ``prefetch`` messages a queue (or as many as is set).
 
-        Queues that are ``optional`` may be missing.
+        The queue ``bulk`` may be missing.
         """
         from worker.broker import open_link
 
@@ -172,7 +172,7 @@ class Application:
             self.settings.broker_url.get_secret_value(),
             consume=consume,
             prefetch=self.settings.prefetch if prefetch is None else prefetch,
-            optional=optional,
+            bulk=bulk,
             name=self._name,
         )
 
@@ -193,7 +193,7 @@ class Application:
         pipeline = self.pipeline(self.ledger, is_new_config=is_new)
         return Consumer(
             # A broker that was declared for the version before has no bulk queue: that stops no other lane.
-            lambda prefetch: self.link(consume=work, prefetch=prefetch, optional=[BILLING.bulk.name]),
+            lambda prefetch: self.link(consume=work, prefetch=prefetch, bulk=BILLING.bulk.name),
             self.ledger,
             pipeline,
             poison=PoisonTrials(Trials(self.batch_engine, worker), self.clock),

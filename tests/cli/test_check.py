@@ -26,7 +26,8 @@ def test_check_says_of_each_part_in_a_line_that_it_is_well(
     ended = bare_cli("check", "--broker-url", broker_url, "--database-url", postgres_url)
     assert ended.code == 0, ended.all
     well = dict.fromkeys(
-        ["catalog", "database", "schema", "writes", "session", "broker", "topology", "paused"], "ok"
+        ["catalog", "database", "schema", "writes", "session", "broker", "topology", "replies", "paused"],
+        "ok",
     )
     noted = dict.fromkeys(["delivery", "workers"], "note")  # the worker may start after the check
     assert states(ended) == {**well, **noted}
@@ -64,7 +65,7 @@ def test_check_says_what_is_bad_and_what_to_do_and_looks_at_the_rest(
     ended = cli("check")
     assert ended.code == 1
     assert [name for name, forecast in states(ended).items() if forecast == "bad"] == bad
-    assert len(ended.lines) == 10
+    assert len(ended.lines) == 11
     assert advice in next(line for line in ended.lines if line.startswith("bad"))
 
 
@@ -106,7 +107,7 @@ def test_check_finds_a_topology_that_is_missing(ledger_cli: Cli, bare_broker_url
     ended = ledger_cli("check", BILLING_BROKER_URL=bare_broker_url)
     assert ended.code == 1
     assert states(ended)["broker"] == "ok"
-    *_, topology, _, workers, _ = ended.lines
+    *_, topology, _, _, workers, _ = ended.lines
     assert "queue 'billing.usage' is missing: run `billing-worker topology declare`" in topology
     assert workers.startswith("note workers: unknown: ")
 

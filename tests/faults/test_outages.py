@@ -121,7 +121,7 @@ class Load:
         """Wait until ``workers`` consume and have answered all messages published so far and some more."""
         wanted = len(self._producer.published) + 20
         with RabbitClient(self._url) as rabbit:
-            usage = BILLING.work[-1].name
+            usage = BILLING.queue_of("usage.deduct").name
             eventually(lambda: consumers_of(rabbit, usage) == workers, what=f"{workers} workers")
             eventually(lambda: rabbit.depth(BILLING.replies.name) >= wanted, what=f"{wanted} replies")
 

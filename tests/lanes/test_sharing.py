@@ -13,7 +13,7 @@ USAGE, BULK = "billing.usage", "billing.bulk"
 
 
 @dataclass
-class Clock:
+class SetClock:
     """Clock that its test sets."""
 
     now: float = 100.0
@@ -23,12 +23,12 @@ class Clock:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> SetClock:
+    return SetClock()
 
 
 @pytest.fixture
-def shares(clock: Clock) -> LaneShares:
+def shares(clock: SetClock) -> LaneShares:
     return LaneShares(BULK, 500, clock)
 
 
@@ -44,7 +44,7 @@ def test_bulk_alone_leaves_a_tenth_of_a_batch_to_whoever_comes(shares: LaneShare
 
 
 def test_batches_with_bulk_are_short_for_a_while_after_another_message(
-    shares: LaneShares, clock: Clock
+    shares: LaneShares, clock: SetClock
 ) -> None:
     shares.note([delivery(b"", queue=USAGE), delivery(b"", queue=BULK)])
     assert shares.next() == BulkShare(BULK, 50, 50)
@@ -59,7 +59,7 @@ def test_batches_with_bulk_are_short_for_a_while_after_another_message(
     [(0.004, 0.00016, 100), (0.008, 0.0002, 60), (0.030, 0.0002, 50), (0.0001, 0.00001, 450)],
 )
 def test_short_batches_take_the_same_time_on_any_machine(
-    shares: LaneShares, clock: Clock, fixed_s: float, each_s: float, share: int
+    shares: LaneShares, clock: SetClock, fixed_s: float, each_s: float, share: int
 ) -> None:
     """A batch takes a fixed time and some for each message; the share settles where both are 20 ms."""
     for _ in range(50):
@@ -69,7 +69,7 @@ def test_short_batches_take_the_same_time_on_any_machine(
     assert most_of_bulk(shares) == pytest.approx(share, abs=2)
 
 
-def test_time_without_bulk_is_not_measured(shares: LaneShares, clock: Clock) -> None:
+def test_time_without_bulk_is_not_measured(shares: LaneShares, clock: SetClock) -> None:
     for _ in range(50):
         shares.next()
         shares.note([delivery(b"", queue=BULK)] * 450)
@@ -84,7 +84,7 @@ def test_time_without_bulk_is_not_measured(shares: LaneShares, clock: Clock) -> 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 2_000])
 @pytest.mark.parametrize("beside", [USAGE, BULK])
 def test_bulk_gets_something_of_every_batch(batch_size: int, beside: str) -> None:
-    shares = LaneShares(BULK, batch_size, Clock())
+    shares = LaneShares(BULK, batch_size, SetClock())
     shares.note([delivery(b"", queue=beside)])
     share = shares.next()
     assert share is not None
@@ -98,12 +98,12 @@ def test_late_messages_join_a_batch_with_bulk_ahead_of_it(shares: LaneShares) ->
     assert shares.joined([first, bulk], [late]) == [first, late, bulk]
 
 
-def test_nobody_joins_a_batch_without_bulk(shares: LaneShares) -> None:
+def test_batch_without_bulk_is_joined_by_no_message(shares: LaneShares) -> None:
     assert shares.room_for_late([]) == 0
     assert shares.room_for_late([delivery(b"", queue=USAGE)]) == 0
 
 
-def test_nothing_is_shared_without_a_bulk_lane() -> None:
+def test_share_is_none_without_a_bulk_lane() -> None:
     shares = LaneShares(None, 500)
     shares.note([delivery(b"", queue=USAGE)])
     assert (shares.next(), shares.of_late()) == (None, None)

@@ -62,7 +62,7 @@ def test_few_replies_are_no_fault(depth: int, consumers: int | None, text: str) 
         (2, "billing.replies has 135,000 waiting and 2 consumers, too slow for them: "),
     ],
 )
-def test_unread_replies_are_told_with_the_way_out(consumers: int | None, begin: str) -> None:
+def test_unread_replies_come_with_the_way_out(consumers: int | None, begin: str) -> None:
     status = ReplyQueueStatus(QUEUE, 135_000, consumers)
     assert status.is_unread
     assert status.text.startswith(begin)
@@ -119,7 +119,7 @@ def test_watch_warns_once_of_replies_that_nobody_reads(caplog: pytest.LogCapture
 def test_watch_looks_until_it_is_stopped() -> None:
     looks: list[None] = []
 
-    class Stop:
+    class StopAfterThree:
         requested = False
 
         def wait(self, seconds: float) -> None:
@@ -131,5 +131,5 @@ def test_watch_looks_until_it_is_stopped() -> None:
         raise BrokerUnavailableError("away")
 
     watch, _ = watched(connect)
-    watch.run(Stop())
+    watch.run(StopAfterThree())
     assert len(looks) == 3

@@ -72,13 +72,13 @@ def process(pipeline: Pipeline, message: Message, **properties: Any) -> FakeLink
     return link
 
 
-@pytest.mark.parametrize(("message", "told", "dead"), CASES, ids=NAMES)
+@pytest.mark.parametrize(("message", "problems", "dead"), CASES, ids=NAMES)
 @pytest.mark.parametrize("wanted", ["all", None, "problems", "none"])
 def test_sender_gets_the_replies_it_wants_and_operators_every_dead_letter(
-    pipeline: Pipeline, message: Message, told: int, dead: int, wanted: str | None
+    pipeline: Pipeline, message: Message, problems: int, dead: int, wanted: str | None
 ) -> None:
     link = process(pipeline, message if wanted is None else {**message, "replies": wanted})
-    replies = {"problems": told, "none": 0}.get(wanted or "all", 1)
+    replies = {"problems": problems, "none": 0}.get(wanted or "all", 1)
     assert (len(link.replies), len(link.dead_letters)) == (replies, dead)
 
 

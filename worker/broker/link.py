@@ -1,6 +1,6 @@
 """Opening of a link to the broker that a URL names."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 from worker.broker.protocols import Link
@@ -17,13 +17,13 @@ def open_link(
     *,
     consume: Sequence[str] = (),
     prefetch: int | Mapping[str, int] = 1000,
-    optional: Collection[str] = (),
+    bulk: str | None = None,
     name: str = "billing-worker",
 ) -> Link:
     """Connect to ``amqp://…``, ``amqps://…`` or ``sqla+sqlite:///file`` and consume the queues named.
 
-    ``prefetch`` counts messages a queue; at 0 the queue waits until ``hold_at_most`` says more. A queue that
-    is ``optional`` may be missing: the others are consumed, and it is consumed once it is there. Raises
+    ``prefetch`` counts messages a queue; at 0 the queue waits until ``hold_at_most`` says more. The queue
+    ``bulk`` may be missing: the others are consumed, and it is consumed once it is there. Raises
     BrokerUnavailableError, or ConfigurationError where the broker refuses the credentials or the URL can't be
     used.
     """
@@ -33,7 +33,7 @@ def open_link(
         case "amqp" | "amqps" | "pyamqp":
             from worker.broker.rabbitmq.link import AmqpLink
 
-            return AmqpLink(url, consume=held, name=name, optional=optional)
+            return AmqpLink(url, consume=held, name=name, bulk=bulk)
         case "sqla+sqlite":
             from worker.broker.embedded import EmbeddedLink
 

@@ -1,4 +1,4 @@
-"""Composition of a batch from what has arrived of each queue: in the order of the queues, with a bulk share.
+"""Composition of a batch from what has arrived: queues in their order, and a share for bulk.
 
 The rule, for every kind of link:
 

@@ -6,7 +6,7 @@ its last tag, and one frame acknowledges it.
 
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
 from time import monotonic, sleep
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 #: Prefetch counts messages; bodies far over the limit of the contract must not fill the memory before they
 #: are refused. What is not read yet waits in the socket and in the broker.
 _HELD_MAX_BYTES = 32 * 1024 * 1024
+#: Longest wait on one of two connections without a look at the other.
+_KEEP_ALIVE_EVERY_S = 1.0
 #: Time between two looks for an optional queue that is missing.
 _LOOK_EVERY_S = 10.0
 
@@ -33,31 +35,36 @@ _LOOK_EVERY_S = 10.0
 class ConsumingConnection(Consumes):
     """A connection with one channel a queue, and the deliveries that have arrived on them.
 
-    An ``optional`` queue may be missing, or forbidden to this user: the others are consumed all the same, and
-    it is tried again every ten seconds.
+    Where they are ``optional``, queues may be missing, or forbidden to this user: they are tried again every
+    ten seconds.
     """
 
-    def __init__(self, connection: Any, consume: Mapping[str, int], optional: Collection[str] = ()) -> None:
+    def __init__(self, connection: Any, consume: Mapping[str, int], *, optional: bool = False) -> None:
         self._connection = connection
         self._cancelled: str | None = None
+        kind = OptionalQueueChannel if optional else QueueChannel
         self._channels = {
-            queue: (OptionalQueueChannel if queue in optional else QueueChannel)(
-                connection, queue, prefetch, self._on_cancel
-            )
-            for queue, prefetch in consume.items()
+            queue: kind(connection, queue, prefetch, self._on_cancel) for queue, prefetch in consume.items()
         }
         self._optional = [one for one in self._channels.values() if isinstance(one, OptionalQueueChannel)]
         self._heartbeat = Heartbeat(connection)
 
     def receive(self, most: int, timeout_s: float, bulk: BulkShare | None = None) -> list[Delivery]:
+        self.fetch(most, timeout_s)
+        return batch_of(self.waiting(), most, bulk)
+
+    def fetch(self, most: int, timeout_s: float) -> None:
+        """Read what has arrived, until ``most`` wait here; wait for the first one where none does."""
         self._heartbeat.beat()
         if not self._waiting():
             self._drain(timeout_s)
-        self._drain_arrived(most, bulk)
-        waiting = {
+        self._drain_arrived(most)
+
+    def waiting(self) -> dict[str, Waiting]:
+        """Return what waits here of each queue."""
+        return {
             queue: Waiting(len(channel.arrived), channel.take) for queue, channel in self._channels.items()
         }
-        return batch_of(waiting, most, bulk)
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         for queue, channel in self._channels.items():
@@ -97,19 +104,12 @@ class ConsumingConnection(Consumes):
             self._connection.drain_events(timeout=timeout_s)
         self._raise_if_cancelled()
 
-    def _drain_arrived(self, most: int, bulk: BulkShare | None) -> None:
-        """Read what is in the socket already; the socket changes its mode once and not for every frame.
-
-        What has arrived of bulk doesn't count: behind it in the socket may be what goes before it.
-        """
-        counted = [one for queue, one in self._channels.items() if bulk is None or queue != bulk.queue]
+    def _drain_arrived(self, most: int) -> None:
+        """Read what is in the socket already; the socket changes its mode once and not for every frame."""
         with suppress(TimeoutError), self._connection.transport.having_timeout(0):
             # Not drain_events, which does the same and looks after a time-out with every frame.
             read, take = self._connection.transport.read_frame, self._connection.on_inbound_frame
-            while (
-                sum(len(channel.arrived) for channel in counted) < most
-                and self._waiting_bytes() < _HELD_MAX_BYTES
-            ):
+            while self._waiting() < most and self._waiting_bytes() < _HELD_MAX_BYTES:
                 while not take(read()):
                     pass
         self._raise_if_cancelled()
@@ -120,6 +120,47 @@ class ConsumingConnection(Consumes):
     def _raise_if_cancelled(self) -> None:
         if self._cancelled is not None:
             raise BrokerUnavailableError(f"the broker cancelled the consumer of {self._cancelled}")
+
+
+class SplitConnection(Consumes):
+    """Two connections: bulk has a socket of its own.
+
+    Deliveries stand in a socket in the order in which the broker sent them. On one socket a prefetch full of
+    bulk, which may be hundreds of megabytes, would stand before a message that goes first.
+    """
+
+    def __init__(self, others: ConsumingConnection, bulk: ConsumingConnection) -> None:
+        self._others, self._bulk = others, bulk
+
+    def receive(self, most: int, timeout_s: float, bulk: BulkShare | None = None) -> list[Delivery]:
+        self._bulk.fetch(most, 0)
+        has_bulk = any(one.count for one in self._bulk.waiting().values())
+        takes_bulk = has_bulk and (bulk is None or bulk.most > 0)
+        self._others.fetch(most, 0 if takes_bulk else timeout_s)
+        if not takes_bulk:
+            self._bulk.fetch(most, 0)  # what came meanwhile
+        return batch_of({**self._others.waiting(), **self._bulk.waiting()}, most, bulk)
+
+    def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        self._others.acknowledge(deliveries)
+        self._bulk.acknowledge(deliveries)
+
+    def hold_at_most(self, queue: str, most: int, *, give_back: bool = False) -> None:
+        connection = self._bulk if queue in self._bulk.waiting() else self._others
+        connection.hold_at_most(queue, most, give_back=give_back)
+
+    def keep_alive(self, wait_s: float = 0.0) -> None:
+        left = wait_s
+        while True:
+            self._bulk.keep_alive()
+            self._others.keep_alive(min(left, _KEEP_ALIVE_EVERY_S))
+            left -= _KEEP_ALIVE_EVERY_S
+            if left <= 0:
+                return
+
+    def close(self) -> None:
+        self._others.close()
+        self._bulk.close()
 
 
 class QueueChannel:
