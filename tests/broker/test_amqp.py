@@ -131,7 +131,7 @@ def test_missing_queue_names_the_command_to_run(bare_broker_url: str) -> None:
 def test_bulk_that_fills_the_memory_stands_before_nobody(
     broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is not read waits in the socket; bulk has one of its own."""
+    """Messages that are not read wait in their socket; bulk has one of its own."""
     monkeypatch.setattr(consuming, "_HELD_MAX_BYTES", 64 * 1024)
     link = open_link(broker_url, consume=[USAGE, BULK], prefetch=500, bulk=BULK)
     body = b"x" * 16 * 1024

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.processes import ROOT
 from tests.support.provision import RabbitMQServer
+from worker.broker import BILLING
 
 PATIENCE_S = 60
 TRACE = """TIMESTAMP,ContextTokens,GeneratedTokens
