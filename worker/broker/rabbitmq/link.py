@@ -1,7 +1,7 @@
-"""A link to RabbitMQ, over two connections.
+"""A link to RabbitMQ, over connections of their own for publishing, for consuming, and for bulk.
 
 An alarm on the broker blocks the connection that publishes, and a consumer on the same one would be blocked
-with it.
+with it. Bulk on the same one as other messages would stand before them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
