@@ -44,6 +44,12 @@ class Topology:
     dead: Queue
     events: str = "billing.events"
     bulk_exchange: str = "billing.bulk"
+    _bulk: Queue | None = field(init=False, default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Looked up once: every message is compared with it.
+        bulk = next((queue for queue in self.work if queue.exchange == self.bulk_exchange), None)
+        object.__setattr__(self, "_bulk", bulk)
 
     @property
     def exchanges(self) -> tuple[str, ...]:
@@ -62,8 +68,10 @@ class Topology:
 
     @property
     def bulk(self) -> Queue:
-        """The queue of work of the bulk lane."""
-        return next(queue for queue in self.work if queue.exchange == self.bulk_exchange)
+        """The queue of work of the bulk lane. Raises LookupError where there is none."""
+        if self._bulk is None:
+            raise LookupError("this topology has no bulk lane")
+        return self._bulk
 
     def queue_of(self, type_: str) -> Queue:
         """The queue of work that commands of ``type_`` wait in, those of the bulk lane apart."""
