@@ -151,6 +151,17 @@ def test_type_option_is_for_lines_without_a_type(broker_cli: Cli, rabbit: Rabbit
     assert json.loads(second) == GOOD
 
 
+def test_replies_option_is_for_lines_that_do_not_say_it(broker_cli: Cli, rabbit: RabbitClient) -> None:
+    said = json.dumps(GOOD | {"referenceId": "r-1", "replies": "all"}).encode()
+    untyped = json.dumps({name: GOOD[name] for name in ("referenceId", "userId", "tokens")}).encode()
+    options = ("--replies", "none", "--type", "usage.deduct")
+    ended = broker_cli("publish", "-", *options, stdin=lines(1) + said + b"\n" + untyped)
+    assert ended.code == 0
+    bodies = [json.loads(body) for _, body in rabbit.take("billing.usage", 3)]
+    assert [body["replies"] for body in bodies] == ["none", "all", "none"]
+    assert {body["type"] for body in bodies} == {"usage.deduct"}
+
+
 def test_type_option_mends_nothing_else(broker_cli: Cli) -> None:
     twice = b'{"referenceId":"x","userId":"ann","tokens":1,"tokens":2}\n'
     ended = broker_cli("publish", "-", "--type", "usage.deduct", stdin=twice + b"{}\n[1]\nno\n")

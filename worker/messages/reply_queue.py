@@ -20,7 +20,8 @@ UNREAD_MAX = 10_000
 LOOK_EVERY_S, _LOG_EVERY_S = 60.0, 3600.0
 
 _WAY_OUT = (
-    "let senders whom no reply helps say `replies: none` or `problems`, or name a `reply_to` of their own; "
+    "let senders whom no reply helps say `replies: none` or `problems` (`publish --replies none`), or name a "
+    "`reply_to` of their own; "
     "read the queue, or take what waits with `billing-worker replies --take`"
 )
 
