@@ -22,6 +22,7 @@ from schemas.credits import AdjustCredit, BonusCredit, RefundCredit
 from schemas.dead_letter import DeadLetter
 from schemas.dead_letter_reason import DeadLetterReason
 from schemas.decoding import Limits, decode, decode_query, first_malformed
+from schemas.fields import WantedReplies
 from schemas.malformed import Malformed
 from schemas.notices import Notice, NoticeType
 from schemas.payments import (
@@ -53,6 +54,7 @@ from schemas.usage import (
     ReserveUsage,
     SettleUsage,
     UsageBatch,
+    UsageWithDeadline,
 )
 from schemas.version import SCHEMA_VERSION
 
@@ -111,6 +113,8 @@ __all__ = [
     "Status",
     "UsageAnswer",
     "UsageBatch",
+    "UsageWithDeadline",
+    "WantedReplies",
     "answer_in",
     "commands_of",
     "decode",

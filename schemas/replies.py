@@ -64,6 +64,7 @@ class Code(StrEnum):
     PERIOD_ALREADY_GRANTED = "period_already_granted"
     PERIOD_OUT_OF_RANGE = "period_out_of_range"
     SUBSCRIPTION_NOT_ACTIVE = "subscription_not_active"
+    TOO_LATE = "too_late"  #: decided after ``validUntil``
     REFERENCE_CONFLICT = "reference_conflict"
 
     MALFORMED = "malformed"  #: ``reason`` says how
@@ -133,6 +134,7 @@ class Reply(BaseModel):
     expires_at: datetime | None = None
     period_start: datetime | None = None
     period_end: datetime | None = None
+    valid_until: datetime | None = None
     applied: int | None = None
     rejected: int | None = None
     failed: int | None = None

@@ -1,21 +1,32 @@
 """Commands that use tokens: at once, under a hold, by a meter, or many in one message."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, StrictInt, model_validator
 
 from schemas.base import BaseCommand, BaseMessage, CommandAbout
-from schemas.fields import Identifier, Label, Quantity, UsageQuantity
+from schemas.fields import Identifier, Label, Quantity, UsageQuantity, UtcTimestamp, WantedReplies
 from schemas.malformed import Malformed
 
 #: Most items that one ``usage.batch`` takes.
 BATCH_MAX_ITEMS = 1_000
+#: Fault of an item that says which replies it wants.
+ONE_REPLY_TEXT = "a batch has one reply to all its items; give `replies` to the batch, beside `items`"
 #: Longest life of a hold, in seconds: 31 days.
 HOLD_MAX_SECONDS = 31 * 24 * 3600
 
 
-class DeductUsage(BaseCommand):
+class UsageWithDeadline(BaseCommand):
+    """Base of usage that its sender may give up: decided later than ``valid_until`` it is rejected.
+
+    The time is no part of the content: what was applied in time stays applied, whenever it comes again.
+    """
+
+    valid_until: UtcTimestamp | None = None
+
+
+class DeductUsage(UsageWithDeadline):
     """Takes tokens, or is rejected for insufficient balance. Analytics group by ``feature``.
 
     ``tokens`` may be 0: the usage is applied and moves nothing.
@@ -28,7 +39,7 @@ class DeductUsage(BaseCommand):
     feature: Label | None = None
 
 
-class FreeUpload(BaseCommand):
+class FreeUpload(UsageWithDeadline):
     """Counts bytes against the tier's free-upload limit of the period; 0 bytes move nothing."""
 
     CONTENT = ("bytes",)
@@ -37,7 +48,7 @@ class FreeUpload(BaseCommand):
     bytes: UsageQuantity
 
 
-class ReserveUsage(BaseCommand):
+class ReserveUsage(UsageWithDeadline):
     """Holds tokens for work whose price is not known yet; they can't be spent otherwise meanwhile.
 
     After ``ttl_seconds`` (to 31 days) the hold runs out by itself. Its name is this reference.
@@ -72,7 +83,7 @@ class ReleaseUsage(CommandAbout):
     type: Literal["usage.release"] = "usage.release"
 
 
-class RecordUsage(BaseCommand):
+class RecordUsage(UsageWithDeadline):
     """Meters usage: ``quantity`` units of ``meter``, from the tier's free units first, then for tokens.
 
     ``quantity`` may be 0: the usage is applied and moves nothing.
@@ -98,11 +109,15 @@ ITEM_TYPES: dict[str, type[BatchItem]] = {
 
 
 class BatchEnvelope(BaseMessage):
-    """A ``usage.batch`` without its items: only its own fields."""
+    """A ``usage.batch`` without its items: only its own fields.
+
+    ``replies`` is about the one reply to all items: one that is rejected or failed makes it a problem.
+    """
 
     type: Literal["usage.batch"] = "usage.batch"
     reference_id: Identifier
     user_id: Identifier | None = None
+    replies: WantedReplies | None = None
 
 
 class UsageBatch(BatchEnvelope):
@@ -140,6 +155,12 @@ class UsageBatch(BatchEnvelope):
         """The place in the message of each of ``items``, from 0."""
         size = len(self.items) + len(self._malformed)
         return [place for place in range(size) if place not in self._malformed]
+
+    @model_validator(mode="after")
+    def _replies_of_the_batch(self) -> Self:
+        if any(item.replies is not None for item in self.items):
+            raise ValueError(ONE_REPLY_TEXT)
+        return self
 
     @model_validator(mode="before")
     @classmethod

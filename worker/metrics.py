@@ -1,5 +1,7 @@
 """Counters of a running worker; served for Prometheus where a port is set."""
 
+from math import nan
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from worker.errors import ConfigurationError
@@ -97,6 +99,19 @@ class Metrics:
             buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
             registry=self.registry,
         )
+        # Nobody has looked yet: that is not nothing.
+        self.replies_waiting = Gauge(
+            "billing_worker_replies_waiting",
+            "Messages in the default reply queue, as the scheduler's process last saw; NaN where unknown.",
+            registry=self.registry,
+        )
+        self.replies_waiting.set(nan)
+        self.reply_consumers = Gauge(
+            "billing_worker_reply_consumers",
+            "Consumers of the default reply queue, as the scheduler's process last saw; NaN where unknown.",
+            registry=self.registry,
+        )
+        self.reply_consumers.set(nan)
         self.scheduled = Counter(
             "billing_worker_scheduled", "Commands published for due entries.", registry=self.registry
         )

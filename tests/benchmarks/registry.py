@@ -6,6 +6,7 @@ from tests.benchmarks.budget import BUDGET
 from tests.benchmarks.echo import ECHO
 from tests.benchmarks.first_speed import FIRST_SPEED
 from tests.benchmarks.http import HTTP
+from tests.benchmarks.lanes import LANES
 from tests.benchmarks.large import LARGE
 from tests.benchmarks.latency import LATENCY
 from tests.benchmarks.ledger_alone import LEDGER
@@ -30,6 +31,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     LATENCY,
     QUERIES,
     HTTP,
+    LANES,
     BACKLOG,
     LARGE,
     BUDGET,

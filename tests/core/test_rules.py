@@ -790,6 +790,17 @@ SUBSCRIPTIONS += [
     ),
 ]
 
+# What comes at its deadline comes in time.
+USAGE += [
+    Case(
+        "usage is in time until its deadline",
+        OPEN,
+        deduct(30, valid_until=NOW),
+        yes("tokens_deducted", 30, 100, 70),
+        [("usage", -30, 1)],
+    ),
+]
+
 APPLIED = [*ACCOUNTS, *USAGE, *HOLDS, *PAYMENTS, *CREDITS, *SUBSCRIPTIONS]
 
 #: Fields that all replies have.
@@ -837,6 +848,33 @@ def assert_named(outcome: Outcome, written: Sequence[Entry]) -> None:
 ELSEWHERE: list[Command] = [opening("o2", "v"), deduct(5, "d", "v"), reserve(5, "hold", user_id="v")]
 
 REJECTED = [
+    Case(
+        "usage after its deadline, which counts before its balance",
+        HELD,
+        deduct(500, valid_until=NOW - timedelta(microseconds=1)),
+        no("too_late", 100, held=60, validUntil="2026-11-22T10:14:59.999999Z"),
+    ),
+    Case(
+        "a hold after its deadline",
+        OPEN,
+        reserve(5, valid_until=NOW),
+        no("too_late", 0, validUntil=wire(NOW), expired=100),
+        later=PERIOD_END - NOW,
+    ),
+    Case(
+        "metered usage after its deadline",
+        OPEN,
+        record("no such meter", 1, valid_until=NOW),
+        no("too_late", 100, validUntil=wire(NOW)),
+        later=HOUR,
+    ),
+    Case(
+        "an upload of nothing after its deadline",
+        OPEN,
+        upload(0, valid_until=NOW),
+        no("too_late", 100, validUntil=wire(NOW)),
+        later=HOUR,
+    ),
     Case("one token short", OPEN, deduct(101), no("insufficient_balance", 100, **short(101, 100))),
     Case("nothing left", POOR, deduct(1), no("insufficient_balance", 0, **short(1, 0))),
     Case(

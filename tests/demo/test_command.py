@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.processes import ROOT
 from tests.support.provision import RabbitMQServer
+from worker.broker import BILLING
 
 PATIENCE_S = 60
 TRACE = """TIMESTAMP,ContextTokens,GeneratedTokens
@@ -141,7 +142,7 @@ def test_demo_on_servers_migrates_declares_and_deletes_its_reply_queue(
     depths = rabbitmq.management.queue_depths(urlsplit(bare_broker_url).path[1:])
     assert summary["notices"].keys() == {"balance.low", "balance.depleted", "credit.expiring"}
     assert {name: depth.ready + depth.unacknowledged for name, depth in depths.items()} == dict.fromkeys(
-        ("billing.payments", "billing.usage", "billing.replies", "billing.dead"), 0
+        (queue.name for queue in BILLING.queues), 0
     )
 
 

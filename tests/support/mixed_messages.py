@@ -74,6 +74,7 @@ _KINDS: tuple[Message, ...] = (
             {"type": "usage.record", "meter": "ocr", "quantity": 1},
             {"type": "usage.deduct", "tokens": _MUCH},
             {"type": "usage.free_upload", "bytes": 4_096},
+            {"type": "usage.deduct", "tokens": 2, "validUntil": "2026-11-01T00:00:00Z"},  # given up long ago
         ],
     },
     {"type": "usage.settle", "originalReferenceId": "hold-{reference}", "tokens": 3, "feature": "chat"},
@@ -97,7 +98,7 @@ _KINDS: tuple[Message, ...] = (
     {"type": "usage.record", "meter": "upload", "quantity": 1_048_576},
     {"type": "payment.failed", "originalReferenceId": "never-{user}"},
     {"type": "credit.adjust", "tokens": 2, "reason": "a slip", "actor": "ann"},
-    {"type": "usage.deduct", "tokens": 11},
+    {"type": "usage.deduct", "tokens": 11, "validUntil": "2099-01-01T00:00:00Z"},
     {"type": "account.settle"},
     {"type": "subscription.change", "tier": "pro"},
 )

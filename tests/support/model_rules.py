@@ -33,6 +33,9 @@ class Rules:
 
     def judge(self, account: AccountModel, message: Message) -> Decision:
         """Judge the message: its code, its amount (None: rejected), and what else the reply says."""
+        until = message.get("validUntil")
+        if until is not None and datetime.fromisoformat(until) < account.now:
+            return "too_late", None, {"validUntil": until}
         return self._by_type[message["type"]](self, account, message)
 
     def _applied(self, reference_id: str) -> tuple[Message, Answer] | None:

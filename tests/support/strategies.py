@@ -1,5 +1,7 @@
 """Hypothesis strategies: commands, days of commands, and the small catalogs that they use.
 
+Choices from long lists are functions of a number: hypothesis warns of strategies whose text is over 30 kB.
+
 ``commands()`` are valid in every way a producer may think of, for the border; ``crowded_commands()`` meet
 each other on few users and few references, for the rules; ``passing_days()`` lets time pass between them.
 The ledger that takes them is in ``tests/support/fake_ledger.py``.
@@ -212,10 +214,12 @@ def commands(now: datetime = NOW, limits: Limits = LIMITS) -> st.SearchStrategy[
         "metadata": st.none() | metadata(),
         "attempt": st.integers(1, 1_000_000),
         "description": st.none() | free_texts(),
+        "replies": st.sampled_from([None, "all", "problems", "none"]),
     }
     tokens, used = quantities(limits), usages(limits)
     original = {"original_reference_id": identifiers(), **common}
     feature = {"feature": st.none() | labels()}
+    until = {"valid_until": st.none() | timestamps(now, limits)}
     money = {
         "amount_minor": tokens,
         "currency": st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZ", min_size=3, max_size=3),
@@ -228,9 +232,9 @@ def commands(now: datetime = NOW, limits: Limits = LIMITS) -> st.SearchStrategy[
     return st.one_of(
         _made(OpenAccount, tier=identifiers(), **common),
         _made(SettleAccount, **common),
-        _made(DeductUsage, tokens=used, **feature, **common),
-        _made(FreeUpload, bytes=used, **common),
-        _made(ReserveUsage, tokens=tokens, ttl_seconds=st.integers(1, HOLD_MAX_SECONDS), **common),
+        _made(DeductUsage, tokens=used, **feature, **until, **common),
+        _made(FreeUpload, bytes=used, **until, **common),
+        _made(ReserveUsage, tokens=tokens, ttl_seconds=st.integers(1, HOLD_MAX_SECONDS), **until, **common),
         _made(
             SettleUsage,
             tokens=used,
@@ -239,7 +243,7 @@ def commands(now: datetime = NOW, limits: Limits = LIMITS) -> st.SearchStrategy[
             **original,
         ),
         _made(ReleaseUsage, **original),
-        _made(RecordUsage, meter=labels(), quantity=used, **feature, **common),
+        _made(RecordUsage, meter=labels(), quantity=used, **feature, **until, **common),
         _made(PaymentSucceeded, package_id=identifiers(), **payment),
         _made(PaymentSucceeded, package_index=st.integers(0, 9_999), **payment),
         _made(PaymentRefunded, **money, **original),
@@ -311,9 +315,13 @@ def _crowded(kind: str) -> dict[str, st.SearchStrategy[Any]]:
     return {
         "reference_id": st.sampled_from([*names, *names, "any"]),
         "user_id": st.sampled_from(["u0"] * 9 + ["u1"]),
-        # One that is too far ahead, whatever came before.
-        "attempt": st.sampled_from([1] * 18 + [2] * 6 + [3] * 6 + [5_000]),
+        "attempt": st.integers(0, 30).map(_some_attempt),
     }
+
+
+def _some_attempt(number: int) -> int:
+    """Return an attempt; the last one is too far ahead, whatever came before."""
+    return ([1] * 18 + [2] * 6 + [3] * 6 + [5_000])[number]
 
 
 def _naming(*names: str) -> dict[str, st.SearchStrategy[Any]]:
@@ -323,12 +331,21 @@ def _naming(*names: str) -> dict[str, st.SearchStrategy[Any]]:
 def _deductions() -> st.SearchStrategy[Command]:
     feature = st.sampled_from([None, None, None, "chat"])
     tokens = st.sampled_from([0, 5, 20, 20, 70, 130])
-    return _made(DeductUsage, **_crowded("d"), tokens=tokens, feature=feature)
+    return _made(DeductUsage, **_crowded("d"), tokens=tokens, feature=feature, **_deadline())
+
+
+def _deadline() -> dict[str, st.SearchStrategy[Any]]:
+    """Return the deadline of usage: mostly none; some is given up already, or just now."""
+    return {"valid_until": st.integers(0, 8).map(_some_deadline)}
+
+
+def _some_deadline(number: int) -> datetime | None:
+    return _after({6: -_HOUR, 7: timedelta(0), 8: _DAY}.get(number))
 
 
 def _reservations() -> st.SearchStrategy[Command]:
     ttl_seconds = st.sampled_from([1, 3_600, 86_400, 5 * 86_400, HOLD_MAX_SECONDS, HOLD_MAX_SECONDS])
-    return _made(ReserveUsage, **_crowded("r"), tokens=_TOKENS, ttl_seconds=ttl_seconds)
+    return _made(ReserveUsage, **_crowded("r"), tokens=_TOKENS, ttl_seconds=ttl_seconds, **_deadline())
 
 
 def _squatters() -> st.SearchStrategy[Command]:
@@ -359,8 +376,8 @@ def _crowded_usage() -> list[st.SearchStrategy[Command]]:
         _reservations(),
         _made(SettleUsage, **_crowded("s"), **hold, tokens=tokens, on_excess=on_excess, **feature),
         _made(ReleaseUsage, **_crowded("l"), **hold),
-        _made(RecordUsage, **_crowded("m"), meter=meter, quantity=quantity, **feature),
-        _made(FreeUpload, **_crowded("f"), bytes=st.sampled_from([0, 10, 40])),
+        _made(RecordUsage, **_crowded("m"), meter=meter, quantity=quantity, **feature, **_deadline()),
+        _made(FreeUpload, **_crowded("f"), bytes=st.sampled_from([0, 10, 40]), **_deadline()),
         _refunds(),
     ]
 
@@ -527,7 +544,7 @@ def _day(
 
 def moved(command: Command, by: timedelta) -> Command:
     """Return the command with its own times moved to another now."""
-    asked = ("effective_at", "expires_at", "period_start")
+    asked = ("effective_at", "expires_at", "period_start", "valid_until")
     times = {name: at + by for name in asked if (at := getattr(command, name, None)) is not None}
     return command.model_copy(update=times) if times else command
 

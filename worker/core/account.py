@@ -95,6 +95,11 @@ class Account:
         self._only_used = False
         return self.state
 
+    def bring_forward(self, moment: datetime) -> None:
+        """Look for what is due at ``moment``, sooner than so far; it is written with the next change."""
+        self.state.due_at = moment
+        self._only_used = False
+
     def look_again_at(self, moment: datetime) -> None:
         """Look for what is due at ``moment`` at the latest."""
         state = self.change()

@@ -40,7 +40,7 @@ def reply_about(outcome: Outcome, *, duplicate: bool) -> Reply:
 
 _FREE_UPLOAD = type_of(FreeUpload)
 #: Details that are stored as text and shown to people as a time.
-_TIMES = frozenset({"effective_at", "expires_at", "period_start", "period_end"})
+_TIMES = frozenset({"effective_at", "expires_at", "period_start", "period_end", "valid_until"})
 
 
 def _conflict_reply(command: Command, conflict: Conflict) -> Reply:
@@ -126,6 +126,7 @@ _MESSAGES: Mapping[Code, str] = {
     Code.PERIOD_ALREADY_GRANTED: "The period from {period_start} to {period_end} is granted already",
     Code.PERIOD_OUT_OF_RANGE: "The period of {period_start} can't be granted now",
     Code.SUBSCRIPTION_NOT_ACTIVE: "The subscription of user {user} is canceled",
+    Code.TOO_LATE: "The usage was valid until {valid_until} and came too late. Nothing moved",
 }
 
 

@@ -1,8 +1,18 @@
 """Receiving: the message in a delivery, or the reason why it is refused; each delivery by itself."""
 
 from datetime import datetime
+from typing import TypeVar
 
-from schemas import DeadLetterReason, Malformed, Message, UsageBatch, decode
+from schemas import (
+    DeadLetterReason,
+    Malformed,
+    Message,
+    UsageBatch,
+    UsageWithDeadline,
+    commands_of,
+    decode,
+)
+from schemas.dead_letter import REPLAY_DEAD_LETTER_HEADER
 from worker.broker import Delivery
 from worker.messages.dead_letters import Failure
 from worker.messages.policy import Policy
@@ -18,7 +28,45 @@ def message_in(delivery: Delivery, policy: Policy, now: datetime) -> Message | F
     decoded = decode(delivery.body, now=now, limits=policy.limits)
     if isinstance(decoded, Malformed):
         return Failure.of_malformed(decoded)
-    return _refused_route(delivery, decoded, policy) or _refused_sender(delivery, decoded, policy) or decoded
+    message = without_deadline(decoded) if _is_replayed(delivery) else decoded
+    return (
+        _refused_lane(delivery, message, policy)
+        or _refused_route(delivery, message, policy)
+        or _refused_sender(delivery, message, policy)
+        or message
+    )
+
+
+def without_deadline(message: Message) -> Message:
+    """Return ``message`` without the times until which its usage was valid.
+
+    An operator who replays it has decided that it is still to be done.
+    """
+    if isinstance(message, UsageBatch):
+        return message.model_copy(update={"items": tuple(map(_without_deadline, message.items))})
+    return _without_deadline(message) if isinstance(message, UsageWithDeadline) else message
+
+
+_Timed = TypeVar("_Timed", bound=UsageWithDeadline)
+
+
+def _without_deadline(usage: _Timed) -> _Timed:
+    return usage.model_copy(update={"valid_until": None}) if usage.valid_until is not None else usage
+
+
+def deadline_of(message: Message) -> datetime | None:
+    """Return the first time after which usage of ``message`` is too late; None without one."""
+    times = [
+        command.valid_until
+        for command in commands_of(message)
+        if isinstance(command, UsageWithDeadline) and command.valid_until is not None
+    ]
+    return min(times, default=None)
+
+
+def _is_replayed(delivery: Delivery) -> bool:
+    """Return True for the replay of a dead letter. Who forges it gives up its own deadline, nothing else."""
+    return REPLAY_DEAD_LETTER_HEADER in delivery.headers
 
 
 def poison_failure(
@@ -35,9 +83,25 @@ def poison_failure(
     return Failure.of(decoded_body, DeadLetterReason.DELIVERY_LIMIT, text)
 
 
+def _refused_lane(delivery: Delivery, message: Message, policy: Policy) -> Failure | None:
+    """Refuse what is no usage in the bulk lane, by whichever way it came there: it would be served last."""
+    topology = policy.topology
+    is_in_bulk = topology.bulk.name == delivery.queue or topology.bulk_exchange == delivery.exchange
+    if not is_in_bulk or topology.bulk.takes(message.type):
+        return None
+    kinds = ", ".join(topology.bulk.routing_keys)
+    return Failure.of(
+        message,
+        DeadLetterReason.WRONG_LANE,
+        f"A {message.type} came by the bulk lane, which takes {kinds} alone; "
+        f"publish it to the exchange {topology.exchange!r}.",
+        "type",
+    )
+
+
 def _refused_route(delivery: Delivery, message: Message, policy: Policy) -> Failure | None:
     """Refuse another type than the routing key says, by which rights to publish are granted."""
-    if delivery.exchange != policy.topology.exchange or delivery.routing_key == message.type:
+    if delivery.exchange not in policy.topology.command_exchanges or delivery.routing_key == message.type:
         return None
     return Failure.of(
         message,
