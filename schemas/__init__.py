@@ -46,6 +46,7 @@ from schemas.slots import SLOTS, slot_of
 from schemas.subscriptions import CancelSubscription, ChangeSubscription, RenewSubscription
 from schemas.usage import (
     DeductUsage,
+    ExtendUsage,
     FreeUpload,
     RecordUsage,
     ReleaseUsage,
@@ -74,6 +75,7 @@ __all__ = [
     "DeadLetterReason",
     "DeductUsage",
     "DisputeClosed",
+    "ExtendUsage",
     "FreeUpload",
     "HistoryAnswer",
     "Limits",

@@ -31,6 +31,8 @@ class Code(StrEnum):
     TOKENS_RESERVED = "tokens_reserved"
     HOLD_SETTLED = "hold_settled"
     HOLD_RELEASED = "hold_released"
+    HOLD_EXTENDED = "hold_extended"
+    HOLD_SETTLED_LATE = "hold_settled_late"  #: after it ran out, from what was available
     USAGE_RECORDED = "usage_recorded"
     BATCH_PROCESSED = "batch_processed"
     SUBSCRIPTION_CHANGED = "subscription_changed"

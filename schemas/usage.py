@@ -14,6 +14,9 @@ BATCH_MAX_ITEMS = 1_000
 #: Longest life of a hold, in seconds: 31 days.
 HOLD_MAX_SECONDS = 31 * 24 * 3600
 
+#: Life of a hold from now on, in seconds.
+HoldSeconds = Annotated[StrictInt, Field(ge=1, le=HOLD_MAX_SECONDS)]
+
 
 class DeductUsage(BaseCommand):
     """Takes tokens, or is rejected for insufficient balance. Analytics group by ``feature``.
@@ -47,22 +50,45 @@ class ReserveUsage(BaseCommand):
     QUANTITY = "tokens"
     type: Literal["usage.reserve"] = "usage.reserve"
     tokens: Quantity
-    ttl_seconds: Annotated[StrictInt, Field(ge=1, le=HOLD_MAX_SECONDS)]
+    ttl_seconds: HoldSeconds
 
 
 class SettleUsage(CommandAbout):
     """Captures the actual amount of the hold ``original_reference_id`` and releases the rest.
 
     ``tokens`` may be 0. Where they are more than was held, the difference is taken from what is available
-    (``on_excess: take``), or the command is refused (``refuse``).
+    (``on_excess: take``), or the command is refused (``refuse``). Where the hold had run out before, up to
+    ``tokens`` are taken from what is available (``on_expired: take``), once; or the command is refused.
     """
 
-    CONTENT = ("original_reference_id", "tokens", "on_excess", "feature")
+    CONTENT = ("original_reference_id", "tokens", "on_excess", "on_expired", "feature")
     QUANTITY = "tokens"
     type: Literal["usage.settle"] = "usage.settle"
     tokens: UsageQuantity
     on_excess: Literal["refuse", "take"] = "refuse"
+    on_expired: Literal["take", "refuse"] = "take"
     feature: Label | None = None
+
+    def content(self) -> dict[str, Any]:
+        """Return the content, without ``on_expired`` where it is the default.
+
+        The field is younger than commands that are stored: one that comes again must be equal to them.
+        """
+        content = super().content()
+        if self.on_expired == "take":
+            del content["onExpired"]
+        return content
+
+
+class ExtendUsage(CommandAbout):
+    """Renews the hold ``original_reference_id``: it ends ``ttl_seconds`` from now, and never earlier than before.
+
+    A hold that has run out is closed, whether or not somebody has posted its end.
+    """
+
+    CONTENT = ("original_reference_id", "ttl_seconds")
+    type: Literal["usage.extend"] = "usage.extend"
+    ttl_seconds: HoldSeconds
 
 
 class ReleaseUsage(CommandAbout):

@@ -118,7 +118,9 @@ def test_no_code_is_ever_renamed_or_taken_away() -> None:
         *("tokens_deducted", "insufficient_balance", "free_upload_counted", "free_upload_limit_exceeded"),
         *(
             "tokens_reserved",
-            "hold_settled",
+                "hold_extended",
+                "hold_settled",
+                "hold_settled_late",
             "hold_released",
             "hold_not_found",
             "hold_closed",

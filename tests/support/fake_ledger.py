@@ -323,12 +323,18 @@ class FakeLedger:
             self.holds[hold.reference_id] = replace(
                 hold, operation_id=hold.outcome.transaction_id, outcome=None
             )
-        for hold in plan.closed_holds:
+        for hold in plan.changed_holds:
             before = self.holds[hold.reference_id]
             assert before.state is HoldState.OPEN, "a closed hold has changed"
-            assert _differences(before, hold) <= {"state", "captured", "closed_at", "closed_by"}
-            assert hold.state is not HoldState.OPEN
+            assert before.expires_at <= hold.expires_at, "a hold ends earlier than it would have"
+            changing = {"expires_at", "state", "captured", "closed_at", "closed_by"}
+            assert _differences(before, hold) <= changing
             _check_hold(hold)
+            self.holds[hold.reference_id] = replace(hold)
+        for hold in plan.late_holds:
+            before = self.holds[hold.reference_id]
+            assert (before.state, hold.state) == (HoldState.EXPIRED, HoldState.SETTLED)
+            assert _differences(before, hold) <= {"state", "captured"}
             self.holds[hold.reference_id] = replace(hold)
 
     def _lapsed(self, payment: Payment) -> int:

@@ -31,11 +31,12 @@ CONTENT: Mapping[str, tuple[str, ...]] = {
     "subscription.change": ("tier",),
     "subscription.renew": ("periodStart",),
     "usage.deduct": ("feature", "tokens"),
+    "usage.extend": ("originalReferenceId", "ttlSeconds"),
     "usage.free_upload": ("bytes",),
     "usage.record": ("feature", "meter", "quantity"),
     "usage.release": ("originalReferenceId",),
     "usage.reserve": ("tokens", "ttlSeconds"),
-    "usage.settle": ("feature", "onExcess", "originalReferenceId", "tokens"),
+    "usage.settle": ("feature", "onExcess", "onExpired", "originalReferenceId", "tokens"),
 }
 _TIMES = frozenset({"effectiveAt", "expiresAt", "periodStart"})
 
@@ -285,4 +286,6 @@ def _as_content(message: Message, name: str) -> str:
     if name not in message:
         return "absent"
     value = message[name]
+    if (name, value) == ("onExpired", "take"):
+        return "absent"  # commands are stored that are older than the field
     return str(datetime.fromisoformat(value).isoformat() if name in _TIMES else value)

@@ -93,11 +93,18 @@ class Rules:
         hold = account.hold_named(name)
         if hold is None:
             return "hold_not_found", None, {"originalReferenceId": name}
-        if hold["state"] != "open":
+        is_late = hold["state"] == "expired" and message["onExpired"] == "take"
+        if hold["state"] != "open" and not is_late:
             return "hold_closed", None, {"originalReferenceId": name, "state": hold["state"]}
         kept = hold["amount"]
         if tokens > kept and message["onExcess"] == "refuse":
             return _of(name, _short("hold_exceeded", tokens, kept))
+        if is_late:
+            there = account.available()
+            missing = account.take(tokens, "usage", feature=message.get("feature"))
+            hold["state"], hold["captured"] = "settled", tokens - missing
+            figures = {"required": tokens, "available": there, "shortfall": missing}
+            return "hold_settled_late", tokens - missing, {"originalReferenceId": name, **figures}
         if tokens > kept and tokens - kept > account.available():
             return _of(name, _insufficient(tokens, kept + account.available()))
         account.close(hold, "settled", account.now)
@@ -109,6 +116,19 @@ class Rules:
         account.take(tokens, "usage", feature=message.get("feature"))
         released = kept - message["tokens"] if message["tokens"] < kept else 0
         return "hold_settled", message["tokens"], {"originalReferenceId": name, "released": released}
+
+    def _extend(self, account: AccountModel, message: Message) -> Decision:
+        name = message["originalReferenceId"]
+        hold = account.hold_named(name)
+        if hold is None:
+            return "hold_not_found", None, {"originalReferenceId": name}
+        if hold["state"] != "open":
+            return "hold_closed", None, {"originalReferenceId": name, "state": hold["state"]}
+        asked = account.now + timedelta(seconds=message["ttlSeconds"])
+        if asked > hold["expiresAt"]:
+            hold["expiresAt"] = asked
+        until = _wire(hold["expiresAt"])
+        return "hold_extended", hold["amount"], {"originalReferenceId": name, "expiresAt": until}
 
     def _release(self, account: AccountModel, message: Message) -> Decision:
         name = message["originalReferenceId"]
@@ -337,6 +357,7 @@ class Rules:
         "subscription.change": _change,
         "subscription.renew": _renew,
         "usage.deduct": _deduct,
+        "usage.extend": _extend,
         "usage.free_upload": _upload,
         "usage.record": _record,
         "usage.release": _release,
@@ -349,7 +370,7 @@ def came_to_nothing(message: Message, answer: Answer) -> bool:
     """True for usage that was rejected, or took neither tokens nor free units nor a hold."""
     if not message["type"].startswith("usage."):
         return False
-    is_of_hold = message["type"] in ("usage.reserve", "usage.settle", "usage.release")
+    is_of_hold = message["type"] in ("usage.reserve", "usage.extend", "usage.settle", "usage.release")
     took = is_of_hold or answer.get("amount", 0) != 0 or answer.get("freeQuantity", 0) != 0
     return answer["status"] == "rejected" or not took
 

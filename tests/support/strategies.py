@@ -21,6 +21,7 @@ from schemas import (
     Command,
     DeductUsage,
     DisputeClosed,
+    ExtendUsage,
     FreeUpload,
     Limits,
     OpenAccount,
@@ -235,9 +236,11 @@ def commands(now: datetime = NOW, limits: Limits = LIMITS) -> st.SearchStrategy[
             SettleUsage,
             tokens=used,
             on_excess=st.sampled_from(["refuse", "take"]),
+            on_expired=st.sampled_from(["take", "refuse"]),
             **feature,
             **original,
         ),
+        _made(ExtendUsage, ttl_seconds=st.integers(1, HOLD_MAX_SECONDS), **original),
         _made(ReleaseUsage, **original),
         _made(RecordUsage, meter=labels(), quantity=used, **feature, **common),
         _made(PaymentSucceeded, package_id=identifiers(), **payment),
@@ -297,7 +300,7 @@ def crowded_payments() -> st.SearchStrategy[Command]:
 
 def crowded_subscriptions() -> st.SearchStrategy[Command]:
     """Return crowded commands about subscriptions, and about usage of their allocations."""
-    return st.one_of(*_crowded_rest(), *_crowded_rest(), *_crowded_usage()[:4], _by_hand())
+    return st.one_of(*_crowded_rest(), *_crowded_rest(), *_crowded_usage()[:5], _by_hand())
 
 
 _HOUR = timedelta(hours=1)
@@ -327,8 +330,10 @@ def _deductions() -> st.SearchStrategy[Command]:
 
 
 def _reservations() -> st.SearchStrategy[Command]:
-    ttl_seconds = st.sampled_from([1, 3_600, 86_400, 5 * 86_400, HOLD_MAX_SECONDS, HOLD_MAX_SECONDS])
-    return _made(ReserveUsage, **_crowded("r"), tokens=_TOKENS, ttl_seconds=ttl_seconds)
+    return _made(ReserveUsage, **_crowded("r"), tokens=_TOKENS, ttl_seconds=_LIVES)
+
+
+_LIVES = st.sampled_from([1, 3_600, 86_400, 5 * 86_400, HOLD_MAX_SECONDS, HOLD_MAX_SECONDS])
 
 
 def _squatters() -> st.SearchStrategy[Command]:
@@ -351,13 +356,15 @@ def _crowded_usage() -> list[st.SearchStrategy[Command]]:
     hold = _naming("r0", "r0", "r0", "r1", "r1", "r2", "d0")
     tokens = st.sampled_from([0, 5, 15, 20, 70, 90])
     on_excess = st.sampled_from(["refuse", "take", "take"])
+    how = {"on_excess": on_excess, "on_expired": st.sampled_from(["take", "take", "refuse"])}
     meter = st.sampled_from(["page", "upload", "search", "chat", "page", "upload", "search", "fax"])
     quantity = st.sampled_from([0, 1, 3, 10, 45])
     return [
         _deductions(),
         _reservations(),
         _reservations(),
-        _made(SettleUsage, **_crowded("s"), **hold, tokens=tokens, on_excess=on_excess, **feature),
+        _made(SettleUsage, **_crowded("s"), **hold, tokens=tokens, **how, **feature),
+        _made(ExtendUsage, **_crowded("x"), **hold, ttl_seconds=_LIVES),
         _made(ReleaseUsage, **_crowded("l"), **hold),
         _made(RecordUsage, **_crowded("m"), meter=meter, quantity=quantity, **feature),
         _made(FreeUpload, **_crowded("f"), bytes=st.sampled_from([0, 10, 40])),

@@ -20,6 +20,7 @@ from schemas import (
     Command,
     DeductUsage,
     DisputeClosed,
+    ExtendUsage,
     FreeUpload,
     OpenAccount,
     PaymentDisputed,
@@ -208,6 +209,8 @@ class _Batch:
                 return usage.record(account, command, outcome, context)
             case ReserveUsage():
                 return holds.reserve(account, command, outcome, context)
+            case ExtendUsage():
+                return holds.extend(account, command, context)
             case SettleUsage():
                 return holds.capture(account, command, outcome)
             case ReleaseUsage():

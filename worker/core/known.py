@@ -162,7 +162,8 @@ class HoldState(StrEnum):
 class Hold:
     """Tokens kept for work to come: ``amount``, in ``parts`` of (lot, tokens) in the order to be spent.
 
-    ``outcome`` opened it and ``closed_by`` ended it, where that was in this batch.
+    ``outcome`` opened it and ``closed_by`` ended it, where that was in this batch. One that had run out is
+    settled by a late capture: it still ended at ``closed_at``, and ``captured`` tokens were taken later.
     """
 
     account_id: int

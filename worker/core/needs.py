@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from schemas import (
     Command,
     DisputeClosed,
+    ExtendUsage,
     FreeUpload,
     OpenAccount,
     PaymentDisputed,
@@ -50,7 +51,7 @@ def needs_of(commands: Iterable[Command]) -> Needs:
                 needs.opening.setdefault(command.user_id, command.tier)
             case FreeUpload() | RecordUsage():
                 needs.counting.add(command.user_id)
-            case SettleUsage() | ReleaseUsage():
+            case ExtendUsage() | SettleUsage() | ReleaseUsage():
                 needs.holds.add((command.user_id, command.original_reference_id))
             case RefundCredit() if command.original_reference_id is not None:
                 needs.usages.add(command.original_reference_id)
