@@ -16,6 +16,7 @@ from schemas.answers import (
     StatsAnswer,
     UsageAnswer,
 )
+from schemas.base import OpeningCommand
 from schemas.commands import COMMAND_TYPES, MESSAGE_TYPES, Command, Message, commands_of, type_of
 from schemas.credits import AdjustCredit, BonusCredit, RefundCredit
 from schemas.dead_letter import DeadLetter
@@ -84,6 +85,7 @@ __all__ = [
     "Notice",
     "NoticeType",
     "OpenAccount",
+    "OpeningCommand",
     "OperationAnswer",
     "PaymentDisputed",
     "PaymentFailed",

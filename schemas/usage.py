@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, StrictInt, model_validator
 
-from schemas.base import BaseCommand, BaseMessage, CommandAbout
+from schemas.base import BaseMessage, CommandAbout, OpeningCommand
 from schemas.fields import Identifier, Label, Quantity, UsageQuantity
 from schemas.malformed import Malformed
 
@@ -18,35 +18,35 @@ HOLD_MAX_SECONDS = 31 * 24 * 3600
 HoldSeconds = Annotated[StrictInt, Field(ge=1, le=HOLD_MAX_SECONDS)]
 
 
-class DeductUsage(BaseCommand):
+class DeductUsage(OpeningCommand):
     """Takes tokens, or is rejected for insufficient balance. Analytics group by ``feature``.
 
     ``tokens`` may be 0: the usage is applied and moves nothing.
     """
 
-    CONTENT = ("tokens", "feature")
+    CONTENT = ("tokens", "feature", "open_tier")
     QUANTITY = "tokens"
     type: Literal["usage.deduct"] = "usage.deduct"
     tokens: UsageQuantity
     feature: Label | None = None
 
 
-class FreeUpload(BaseCommand):
+class FreeUpload(OpeningCommand):
     """Counts bytes against the tier's free-upload limit of the period; 0 bytes move nothing."""
 
-    CONTENT = ("bytes",)
+    CONTENT = ("bytes", "open_tier")
     QUANTITY = "bytes"
     type: Literal["usage.free_upload"] = "usage.free_upload"
     bytes: UsageQuantity
 
 
-class ReserveUsage(BaseCommand):
+class ReserveUsage(OpeningCommand):
     """Holds tokens for work whose price is not known yet; they can't be spent otherwise meanwhile.
 
     After ``ttl_seconds`` (to 31 days) the hold runs out by itself. Its name is this reference.
     """
 
-    CONTENT = ("tokens", "ttl_seconds")
+    CONTENT = ("tokens", "ttl_seconds", "open_tier")
     QUANTITY = "tokens"
     type: Literal["usage.reserve"] = "usage.reserve"
     tokens: Quantity
@@ -81,7 +81,7 @@ class SettleUsage(CommandAbout):
 
 
 class ExtendUsage(CommandAbout):
-    """Renews the hold ``original_reference_id``: it ends ``ttl_seconds`` from now, and never earlier than before.
+    """Renews the hold ``original_reference_id``: it ends ``ttl_seconds`` from now, never earlier than before.
 
     A hold that has run out is closed, whether or not somebody has posted its end.
     """
@@ -98,13 +98,13 @@ class ReleaseUsage(CommandAbout):
     type: Literal["usage.release"] = "usage.release"
 
 
-class RecordUsage(BaseCommand):
+class RecordUsage(OpeningCommand):
     """Meters usage: ``quantity`` units of ``meter``, from the tier's free units first, then for tokens.
 
     ``quantity`` may be 0: the usage is applied and moves nothing.
     """
 
-    CONTENT = ("meter", "quantity", "feature")
+    CONTENT = ("meter", "quantity", "feature", "open_tier")
     QUANTITY = "quantity"
     type: Literal["usage.record"] = "usage.record"
     meter: Label

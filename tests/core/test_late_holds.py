@@ -106,7 +106,7 @@ def test_any_number_of_looks_ends_in_the_same_replies_lots_and_holds(life: str) 
 
 
 def test_hold_is_captured_once_in_every_order_of_its_ends() -> None:
-    ends = [
+    ends: list[Command] = [
         settle(50, reference_id="s1"),
         settle(60, reference_id="s2"),
         release(reference_id="l"),
@@ -123,7 +123,9 @@ def test_hold_is_captured_once_in_every_order_of_its_ends() -> None:
             ]
             late = [reply for reply in replies if reply["code"] == "hold_settled_late"]
             (first,) = late
-            assert first["referenceId"] == next(one.reference_id for one in order if one.type == "usage.settle")
+            assert first["referenceId"] == next(
+                one.reference_id for one in order if one.type == "usage.settle"
+            )
             assert ledger.balances() == {"u": 100 - first["amount"]}
             (hold,) = ledger.holds_of("u")
             assert (hold.state, hold.captured, hold.closed_at) == ("settled", first["amount"], NOW + HOUR)

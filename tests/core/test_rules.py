@@ -745,26 +745,37 @@ SUBSCRIPTIONS = [
         "an upgrade grants what the tier has more",
         OPEN,
         change("pro"),
-        yes("subscription_changed", 150, 100, 250, tier="pro", periodEnd=wire(PERIOD_END)),
+        yes(
+            "subscription_changed", 150, 100, 250, tier="pro", previousTier="free", periodEnd=wire(PERIOD_END)
+        ),
         [("allocation", 150, 2)],
     ),
     Case(
         "a downgrade grants and takes nothing",
         [opening(tier="pro")],
         change("free"),
-        yes("subscription_changed", 0, 250, 250, tier="free", periodEnd=wire(PERIOD_END)),
+        yes("subscription_changed", 0, 250, 250, tier="free", previousTier="pro", periodEnd=wire(PERIOD_END)),
     ),
     Case(
         "down and up again grants nothing twice",
         [opening(tier="pro"), change("free", reference_id="h")],
         change("pro"),
-        yes("subscription_changed", 0, 250, 250, tier="pro", periodEnd=wire(PERIOD_END)),
+        yes("subscription_changed", 0, 250, 250, tier="pro", previousTier="free", periodEnd=wire(PERIOD_END)),
     ),
     Case(
         "a change in a period that is not granted grants it",
         OPEN,
         change("pro"),
-        yes("subscription_changed", 250, 0, 250, tier="pro", periodEnd=wire(NEXT_END), expired=100),
+        yes(
+            "subscription_changed",
+            250,
+            0,
+            250,
+            tier="pro",
+            previousTier="free",
+            periodEnd=wire(NEXT_END),
+            expired=100,
+        ),
         [("expiry", -100, 1), ("allocation", 250, 2)],
         later=PERIOD_END - NOW,
     ),
@@ -772,7 +783,9 @@ SUBSCRIPTIONS = [
         "a change takes a cancellation back",
         [*OPEN, cancel(reference_id="k")],
         change("free"),
-        yes("subscription_changed", 0, 100, 100, tier="free", periodEnd=wire(PERIOD_END)),
+        yes(
+            "subscription_changed", 0, 100, 100, tier="free", previousTier="free", periodEnd=wire(PERIOD_END)
+        ),
     ),
     Case(
         "the present period is granted",
@@ -848,7 +861,7 @@ SUBSCRIPTIONS += [
         "a subscription that ends now gives up what it was granted ahead",
         OPEN,
         change("free"),
-        yes("subscription_changed", 0, 0, 0, tier="free", periodEnd=wire(NEXT_END)),
+        yes("subscription_changed", 0, 0, 0, tier="free", previousTier="free", periodEnd=wire(NEXT_END)),
         at_the_end=[renew(reference_id="n"), cancel("now", reference_id="k")],
         later=SHORTLY,
     ),
@@ -858,7 +871,7 @@ APPLIED = [*ACCOUNTS, *USAGE, *HOLDS, *PAYMENTS, *CREDITS, *SUBSCRIPTIONS]
 
 #: Fields that all replies have.
 COMMON = {"status", "message", "type", "referenceId", "userId", "attempt", "duplicate", "transactionId"}
-COMMON |= {"unit", "recordedAt"}
+COMMON |= {"unit", "recordedAt", "schemaVersion", "sequence"}
 
 
 @pytest.mark.parametrize("case", APPLIED, ids=str)
@@ -877,6 +890,7 @@ def test_an_operation_says_and_moves_what_its_rule_says(case: Case) -> None:
         "u",
     )
     assert picked(reply, "unit", "recordedAt") == (unit_of(case.command), wire(now))
+    assert reply.get("sequence") == (written[-1].sequence if written else None)
     assert [(str(entry.counter), entry.amount, entry.lot) for entry in written] == list(case.entries)
     assert_named(ledger.outcomes[case.command.reference_id], written)
 

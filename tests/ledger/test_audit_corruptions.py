@@ -693,7 +693,10 @@ _LATE_HOLDS: Corruptions = {
         "hold_until, ben, ben-hold-2: 0 → 1",
     ),
     "an extension of no hold": (
-        "UPDATE operations SET detail = '{\"original_reference_id\": \"ada-use\"}' WHERE reference_id = 'hal-extend'",
+        (
+            'UPDATE operations SET detail = \'{"original_reference_id": "ada-use"}\''
+            " WHERE reference_id = 'hal-extend'"
+        ),
         "hold_ended, hal, hal-extend: 30 → None",
         "hold_until, hal, hal-hold-1: 0 → 1",
     ),

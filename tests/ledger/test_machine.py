@@ -136,7 +136,8 @@ class LedgerMachine(RuleBasedStateMachine):
         assert [predicted(reply) for reply in replies] == expected
 
     def _replies_to(self, commands: Sequence[Command], *, unplugged: bool = False) -> list[dict[str, Any]]:
-        with self._ledger.begin(commands, self._now) as transaction:
+        auto_open = self._catalog.auto_open
+        with self._ledger.begin(commands, self._now, auto_open=auto_open) as transaction:
             known = transaction.known
             plan = decide(commands, known, self._now, self._catalog)
             transaction.write(plan)

@@ -111,7 +111,9 @@ class FakeLedger:
     def load(self, commands: Sequence[Command], now: datetime) -> Known:
         """Load as the store does; missing accounts are made first and named in ``just_opened``."""
         needs = needs_of(commands)
-        just_opened = self._make_missing_accounts(needs.opening, now)
+        first = needs.first if self.catalog.auto_open else set()
+        opening = {**dict.fromkeys(first, self.catalog.auto_open or ""), **needs.opening}
+        just_opened = self._make_missing_accounts(opening, now)
         accounts = {user: copy(self.accounts[user]) for user in sorted(needs.users) if user in self.accounts}
         outcomes = {
             name: copy(self.outcomes[name]) for name in sorted(needs.references) if name in self.outcomes

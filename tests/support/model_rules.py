@@ -245,9 +245,10 @@ class Rules:
             account.granted_until, account.period_granted = account.period()[1], 0
         extra = max(0, tier.monthly_tokens - account.period_granted)
         account.period_granted += extra
-        account.tier, account.ends_at = name, None
+        previous, account.tier, account.ends_at = account.tier, name, None
         allocate(account, extra, account.granted_until)
-        return "subscription_changed", extra, {"tier": name, "periodEnd": _wire(account.granted_until)}
+        until = _wire(account.granted_until)
+        return "subscription_changed", extra, {"tier": name, "previousTier": previous, "periodEnd": until}
 
     def _renew(self, account: AccountModel, message: Message) -> Decision:
         if account.ends_at is not None:

@@ -233,7 +233,10 @@ HISTORY: Sequence[tuple[timedelta, Sequence[Command], Catalog]] = [
             ReserveUsage(reference_id="hal-hold-2", user_id="hal", tokens=10, ttl_seconds=3_600),
             ReserveUsage(reference_id="hal-hold-3", user_id="hal", tokens=20, ttl_seconds=3_600),
             ExtendUsage(
-                reference_id="hal-extend", user_id="hal", original_reference_id="hal-hold-1", ttl_seconds=7_200
+                reference_id="hal-extend",
+                user_id="hal",
+                original_reference_id="hal-hold-1",
+                ttl_seconds=7_200,
             ),
         ],
         CATALOG,

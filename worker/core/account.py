@@ -256,10 +256,11 @@ class Account:
         self._change_hold(hold)
 
     def extend_hold(self, hold: Hold, until: datetime) -> None:
-        """Let a hold that is open end at ``until``."""
-        self.change()
-        hold.expires_at = until
-        self._change_hold(hold)
+        """Let a hold that is open end at ``until``, where that is later."""
+        if until > hold.expires_at:
+            self.change()
+            hold.expires_at = until
+            self._change_hold(hold)
 
     def capture_late(self, hold: Hold, tokens: int) -> None:
         """Write that ``tokens`` were captured of a hold after it had run out; its end stays as it was."""

@@ -35,7 +35,8 @@ class AccountState:
     ``balance = what remains in the lots − debt``; ``held`` of it is kept by holds. ``lot_count`` numbers the
     lots. Periods count from ``anchor``; ``granted_until`` is the end of the last period whose allocation was
     granted, ``period_granted`` the most that was granted for it; from ``ends_at`` the subscription has ended.
-    Nothing falls due before ``due_at``.
+    While ``granted_until`` is the anchor itself, the first period's allocation is due. Nothing falls due
+    before ``due_at``.
     """
 
     account_id: int

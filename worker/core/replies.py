@@ -28,6 +28,7 @@ def reply_for(command: Command, answer: Answer) -> Reply:
             "amount": outcome.amount,
             "balance_before": outcome.balance_before,
             "balance_after": outcome.balance_after,
+            "sequence": outcome.last_entry,
             "recorded_at": outcome.recorded_at,
             **outcome.detail,
         }

@@ -30,14 +30,13 @@ def extend(account: Account, command: ExtendUsage, context: Context) -> Decision
     hold = account.holds.get(command.original_reference_id)
     if hold is None or hold.state is not HoldState.OPEN:
         return _gone(command, hold)
-    until = max(hold.expires_at, context.now + timedelta(seconds=command.ttl_seconds))
-    account.extend_hold(hold, until)
+    account.extend_hold(hold, context.now + timedelta(seconds=command.ttl_seconds))
     account.change().due_at = next_due(account)  # nobody need come for the old end
     return applied(
         Code.HOLD_EXTENDED,
         hold.amount,
         original_reference_id=command.original_reference_id,
-        expires_at=until.isoformat(),
+        expires_at=hold.expires_at.isoformat(),
     )
 
 

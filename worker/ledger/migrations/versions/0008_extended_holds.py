@@ -46,6 +46,8 @@ def _is_refused(differs: str) -> str:
         old, new = (f"{row}." + columns.replace(", ", f", {row}.") for row in ("OLD", "NEW"))
         return f"({new}) {differs} ({old})"
 
-    is_open = f"OLD.state = 'open' AND NEW.expires_at >= OLD.expires_at AND NOT ({changed(_AS_OPENED)})"
+    ends = "NEW.state <> 'open' AND NEW.expires_at >= OLD.expires_at"
+    is_extended = "NEW.state = 'open' AND NEW.expires_at > OLD.expires_at"
+    is_open = f"OLD.state = 'open' AND (({ends}) OR ({is_extended})) AND NOT ({changed(_AS_OPENED)})"
     is_captured_late = f"OLD.state = 'expired' AND NEW.state = 'settled' AND NOT ({changed(_AS_ENDED)})"
     return f"NOT (({is_open}) OR ({is_captured_late}))"
