@@ -241,7 +241,7 @@ def test_account_opened_below_a_threshold_sends_no_notice_of_it() -> None:
     assert state_of(ledger)["alerts"] == state_of(after(opening(tier="empty")))["alerts"]
 
 
-def test_tier_that_is_sold_no_longer_when_the_allocation_is_posted_grants_once_it_is_back() -> None:
+def test_tier_that_was_missing_for_a_while_grants_its_first_allocation_later() -> None:
     ledger = FakeLedger(FREE)
     reply_to(ledger, deduct(500))
     tiers = {name: tier for name, tier in SMALL_CATALOG.tiers.items() if name != "free"}

@@ -135,7 +135,7 @@ def test_time_metadata_description_and_attempt_do_not_count(name: str) -> None:
     assert content_of(taken(body(name, **said))) == content_of(taken(body(name)))
 
 
-def test_content_of_a_settlement_is_what_was_stored_before_it_said_anything_of_a_hold_that_ran_out() -> None:
+def test_settlement_has_the_content_that_was_stored_before_on_expired() -> None:
     content = '{"onExcess":"refuse","originalReferenceId":"o-1","tokens":5}'
     assert content_of(taken(body("usage.settle"))) == content
     assert content_of(taken(body("usage.settle", onExpired="take"))) == content

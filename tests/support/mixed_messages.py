@@ -56,7 +56,7 @@ def mixed(*, prefix: str = "m", users: Sequence[str] = USERS) -> Iterator[Messag
                 message["items"] = [
                     {"referenceId": f"{reference_id}/{place}", **item} for place, item in enumerate(items)
                 ]
-            case {"type": "account.open"}:
+            case {"type": "account.open"} | {"openTier": _}:
                 message["userId"] = f"{prefix}-new-{number}"
             case {"type": "credit.bonus", "expiresAt": _}:
                 message["expiresAt"] = soon
@@ -83,6 +83,12 @@ _KINDS: tuple[Message, ...] = (
     {"type": "usage.record", "meter": "ocr", "quantity": 2},
     {"type": "payment.succeeded", "packageId": "no-such", "amountMinor": 1_999, "currency": "USD"},
     {"type": "usage.release", "originalReferenceId": "hold-{reference}"},
+    {"type": "usage.extend", "originalReferenceId": "hold-{reference}", "ttlSeconds": HOLD_MAX_SECONDS},
+    {"type": "usage.extend", "originalReferenceId": "never-{user}", "ttlSeconds": 60},
+    {"type": "usage.deduct", "tokens": 8, "openTier": "basic"},
+    {"type": "usage.deduct", "tokens": _MUCH, "openTier": "basic"},
+    {"type": "credit.bonus", "tokens": 6, "openTier": "free"},
+    {"type": "usage.deduct", "tokens": 13},
     {"type": "credit.refund", "tokens": 3, "originalReferenceId": "used-{user}"},
     {"type": "credit.refund", "tokens": 3},
     {"type": "usage.deduct", "tokens": 1, "userId": "nobody"},
@@ -113,7 +119,7 @@ def _before(users: Sequence[str]) -> Iterator[Command]:
         )
     for prefix in _PREFIXES:
         for message in islice(mixed(prefix=prefix, users=users), _ROUNDS * len(_KINDS)):
-            if message["type"] in ("usage.settle", "usage.release"):
+            if message.get("originalReferenceId", "").startswith("hold-"):
                 yield ReserveUsage(
                     reference_id=message["originalReferenceId"],
                     user_id=message["userId"],
