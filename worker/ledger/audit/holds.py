@@ -36,7 +36,7 @@ def lives(scope: Scope) -> Checks:
         .group_by(part.operation_id, part.account_id, part.slot)
         .subquery("parts")
     )
-    extended, late = _named(scope, Code.HOLD_EXTENDED), _named(scope, Code.HOLD_SETTLED_LATE)
+    followed = _followed(scope)
     statement = (
         rows(slot=hold.slot, account_id=hold.account_id, operation_id=hold.operation_id)
         .join_from(
@@ -48,8 +48,7 @@ def lives(scope: Scope) -> Checks:
         .join(opening, scope.on(opening, holds, operation_id="operation_id"), isouter=True)
         .join(ending, scope.on(ending, holds, operation_id="closed_by"), isouter=True)
         .join(accounts, scope.on(accounts, holds, account_id="account_id"), isouter=True)
-        .join(extended, _is_about(extended, opening), isouter=True)
-        .join(late, _is_about(late, opening), isouter=True)
+        .join(followed, _is_about(followed, opening), isouter=True)
         .where(scope.of(holds))
     )
     is_opened = and_(
@@ -59,12 +58,12 @@ def lives(scope: Scope) -> Checks:
     )
     # The operation's amount is what it took. Another check compares that with its entries.
     captured = case(
-        (_is_captured_late(), late.c.amount),
+        (_is_captured_late(), followed.c.captured),
         (hold.state == HoldState.SETTLED.value, ending.c.amount),
         else_=ZERO,
     )
     reserved_until = _end_in(opening)
-    until = case((extended.c.until > reserved_until, extended.c.until), else_=reserved_until)
+    until = case((followed.c.until > reserved_until, followed.c.until), else_=reserved_until)
     return differences(
         statement,
         {
@@ -79,29 +78,31 @@ def lives(scope: Scope) -> Checks:
     )
 
 
-def _named(scope: Scope, code: Code) -> FromClause:
-    """Select the holds that applied operations of ``code`` name: their tokens in all, and the latest end."""
+def _followed(scope: Scope) -> FromClause:
+    """Select the holds that were extended or captured late: the latest end, and the captured tokens."""
     operation = operations.c
+    is_extension = operation.code == Code.HOLD_EXTENDED.value
+    is_late = operation.code == Code.HOLD_SETTLED_LATE.value
     return (
         select(
             operation.slot,
             operation.user_id,
             detail_of(operations, "original_reference_id").label("hold"),
-            func.sum(operation.amount).label("amount"),
-            func.max(_end_in(operations), type_=UtcDateTime()).label("until"),
+            func.max(_end_in(operations), type_=UtcDateTime()).filter(is_extension).label("until"),
+            func.sum(operation.amount).filter(is_late).label("captured"),
         )
-        .where(scope.of(operations), is_applied(operations), operation.code == code.value)
+        .where(scope.of(operations), is_applied(operations), or_(is_extension, is_late))
         .group_by(operation.slot, operation.user_id, "hold")
-        .subquery(code.value)
+        .subquery("followed")
     )
 
 
-def _is_about(named: FromClause, opening: FromClause) -> Condition:
+def _is_about(followed: FromClause, opening: FromClause) -> Condition:
     """Return the condition that the hold which ``opening`` opened is the one that is named."""
     return and_(
-        named.c.slot == opening.c.slot,
-        named.c.user_id == opening.c.user_id,
-        named.c.hold == opening.c.reference_id,
+        followed.c.slot == opening.c.slot,
+        followed.c.user_id == opening.c.user_id,
+        followed.c.hold == opening.c.reference_id,
     )
 
 
