@@ -15,6 +15,7 @@ from schemas.answers import (
     QueryProblem,
     StatsAnswer,
     UsageAnswer,
+    answer_in,
 )
 from schemas.base import OpeningCommand
 from schemas.commands import COMMAND_TYPES, MESSAGE_TYPES, Command, Message, commands_of, type_of
@@ -114,6 +115,7 @@ __all__ = [
     "Status",
     "UsageAnswer",
     "UsageBatch",
+    "answer_in",
     "commands_of",
     "decode",
     "decode_query",

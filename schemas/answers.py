@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from datetime import date, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic.alias_generators import to_camel
 
 from schemas.replies import OpenCode, Reply
@@ -59,7 +59,7 @@ class Totals(AnswerPart):
     reversed: int
 
 
-class SubscriptionState(AnswerPart):
+class SubscriptionStatus(AnswerPart):
     """Tier and its present period, from ``period_start`` until before ``period_end``.
 
     Allocations are granted until ``granted_until``; from ``ends_at`` on nothing more is granted.
@@ -74,7 +74,7 @@ class SubscriptionState(AnswerPart):
     ends_at: datetime | None = None
 
 
-class QuotaState(AnswerPart):
+class QuotaStatus(AnswerPart):
     """Free units of a period in ``unit``. ``limit`` is absent where the catalog lacks the account's tier."""
 
     name: str
@@ -103,10 +103,10 @@ class BalanceAnswer(AccountAnswer):
     available_formatted: str
     lots: Mapping[str, int]
     totals: Totals
-    subscription: SubscriptionState
+    subscription: SubscriptionStatus
     monthly_allocation: int | None = None
     monthly_allocation_formatted: str | None = None
-    quotas: tuple[QuotaState, ...]
+    quotas: tuple[QuotaStatus, ...]
     next_credit_at: datetime | None = None
     next_credit_tokens: int | None = None
     opened_at: datetime
@@ -210,7 +210,8 @@ class GroupUsage(AnswerPart):
 class UsageAnswer(AccountAnswer):
     """Used tokens of a range of days; a refund doesn't lower them.
 
-    ``average_daily`` is over all days, rounded down; ``projected_monthly`` is that of 30 days.
+    ``average_daily`` is over all days, rounded down; ``projected_monthly`` is for 30 of them. The first
+    thousand ``groups`` are named, most used first; ``other_groups`` are the tokens of all others.
     """
 
     type: Literal["answer.usage"] = "answer.usage"
@@ -223,6 +224,7 @@ class UsageAnswer(AccountAnswer):
     usage_by_type: tuple[TypeUsage, ...]
     group_by: str | None = None
     groups: tuple[GroupUsage, ...] | None = None
+    other_groups: int | None = None
 
 
 # -- the whole ledger -------------------------------------------------------------------------------------
@@ -340,3 +342,15 @@ QueryAnswer = (
     | CatalogAnswer
     | QueryProblem
 )
+
+#: Every answer by its ``type``.
+ANSWER_TYPES: dict[str, type[QueryAnswer]] = {
+    model.model_fields["type"].default: model for model in get_args(QueryAnswer)
+}
+
+_ANSWERS: TypeAdapter[QueryAnswer] = TypeAdapter(Annotated[QueryAnswer, Field(discriminator="type")])
+
+
+def answer_in(body: bytes) -> QueryAnswer:
+    """Return the answer in a message's body. Raises ValueError where it holds none that is known here."""
+    return _ANSWERS.validate_json(body)

@@ -3,7 +3,7 @@
 from datetime import date
 from typing import Annotated, Final, Literal, Self, get_args
 
-from pydantic import BeforeValidator, Field, StrictInt, StringConstraints, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, StrictInt, StringConstraints, model_validator
 
 from schemas.base import BaseMessage
 from schemas.fields import INT64_MAX, Identifier, Label, UsageQuantity, UtcTimestamp, parse_day
@@ -14,8 +14,19 @@ USAGE_DAYS_MAX: Final = 366
 #: Longest cursor and time-zone name, in characters.
 _CURSOR_MAX, _ZONE_MAX = 200, 64
 
+#: Years that a query may ask about: outside of them calendars and periods end.
+_YEARS = range(1970, 2200)
+
+
+def _in_years(value: date) -> date:
+    if value.year not in _YEARS:
+        raise ValueError(f"must be in the years {_YEARS[0]} to {_YEARS[-1]}")
+    return value
+
+
 Limit = Annotated[StrictInt, Field(ge=1, le=HISTORY_LIMIT_MAX)]
-Day = Annotated[date, BeforeValidator(parse_day)]
+Day = Annotated[date, BeforeValidator(parse_day), AfterValidator(_in_years)]
+Moment = Annotated[UtcTimestamp, AfterValidator(_in_years)]
 #: The key that usage is grouped by; ``metadata.<key>`` is a key of the command's metadata.
 GroupBy = Annotated[
     str, StringConstraints(strict=True, pattern=r"^(?:day|feature|type|metadata\.[^\p{C}\p{Z}]{1,64})$")
@@ -41,7 +52,13 @@ class QueryBalance(AccountQuery):
     """Asks for the state of an account, now or ``at`` another time; what is due counts."""
 
     type: Literal["query.balance"] = "query.balance"
-    at: UtcTimestamp | None = None
+    at: Moment | None = None
+
+    @model_validator(mode="after")
+    def _one_time(self) -> Self:
+        if self.at is not None and self.min_sequence is not None:
+            raise ValueError("give at or minSequence, not both: a past state has its own sequence")
+        return self
 
 
 class QueryAfford(AccountQuery):
@@ -73,8 +90,8 @@ class QueryHistory(AccountQuery):
     status: Literal["applied", "rejected", "all"] = "applied"
     transaction_type: Label | None = None
     feature: Label | None = None
-    from_: Annotated[UtcTimestamp | None, Field(alias="from")] = None
-    to: UtcTimestamp | None = None
+    from_: Annotated[Moment | None, Field(alias="from")] = None
+    to: Moment | None = None
 
     @property
     def is_filtered(self) -> bool:

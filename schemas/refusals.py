@@ -133,6 +133,8 @@ def _invalid(fault: ErrorDetails, place: str) -> MalformedError:
             )
         case "string_pattern_mismatch", ("currency",):
             text = "must be three capital letters (ISO 4217), such as USD"
+        case "string_pattern_mismatch", ("groupBy",):
+            text = "must be day, feature, type, or metadata. with a key behind it"
         case "string_unicode", ():
             text = _HALF_A_PAIR_IN_NAME
     return _refused_value(field, place, text)

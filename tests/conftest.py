@@ -193,8 +193,8 @@ def rabbit(broker_url: str) -> Iterator[RabbitClient]:
 
 @pytest.fixture
 def worker_settings(broker_url: str, postgres_url: str) -> Settings:
-    """Settings for a worker on RabbitMQ and PostgreSQL."""
-    return load_settings(broker_url=broker_url, database_url=postgres_url)
+    """Settings for a worker on RabbitMQ and PostgreSQL, without readers: most tests ask nothing."""
+    return load_settings(broker_url=broker_url, database_url=postgres_url, readers=0)
 
 
 @pytest.fixture

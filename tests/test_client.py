@@ -8,21 +8,29 @@ import pika
 import pytest
 
 from schemas import (
+    BalanceAnswer,
     BonusCredit,
     DeductUsage,
     Message,
     OpenAccount,
+    Query,
+    QueryBalance,
+    QueryCatalog,
+    QueryProblem,
     RecordUsage,
     Reply,
     ReserveUsage,
     SettleUsage,
     UsageBatch,
 )
+from tests.support.apply_commands import applied
 from tests.support.processes import WorkerProcesses
 from tests.support.provision import RabbitMQServer
 from tests.support.rabbit_client import RabbitClient
 from tests.support.rabbitmq_management import BrokerConnection
 from tests.support.waiting import eventually
+from tests.support.worker_thread import running
+from worker.bootstrap import Application
 from worker.client import BillingClient
 from worker.errors import (
     BillingError,
@@ -31,6 +39,7 @@ from worker.errors import (
     NoReplyError,
     TransientError,
 )
+from worker.processes import run_reader
 
 ROOT = Path(__file__).parents[1]
 OPEN = OpenAccount(reference_id="open-ann", user_id="ann", tier="free")
@@ -51,6 +60,25 @@ def answer(
     own = {"correlation_id": request.correlation_id} | properties
     rabbit.channel.basic_publish("", request.reply_to, body, pika.BasicProperties(**own))
     return str(request.reply_to)
+
+
+def test_query_gets_the_answer_of_a_reader(
+    client: BillingClient, application: Application, rabbit: RabbitClient
+) -> None:
+    applied(application.engine, application.catalog, OPEN)
+    with running(application, run_reader):
+        answer = client.ask(QueryBalance(user_id="ann"))
+        assert isinstance(answer, BalanceAnswer)
+        assert answer.balance == 10_000
+        problem = client.ask(QueryBalance(user_id="nobody"))
+        assert isinstance(problem, QueryProblem)
+        assert problem.code == "account_not_found"
+    assert rabbit.depth("billing.dead") == 0
+
+
+def test_query_without_a_reader_says_to_ask_again(client: BillingClient) -> None:
+    with pytest.raises(NoReplyError, match=r"no reply to query\.catalog within 0\.01 s; ask again"):
+        client.ask(QueryCatalog(), timeout_s=0.01)
 
 
 # -- with a worker ----------------------------------------------------------------------------------------
@@ -195,7 +223,7 @@ class Answering(BillingClient):
     rabbit: RabbitClient
     body: bytes
 
-    def _wait(self, message: Message, timeout_s: float) -> bytes:
+    def _wait(self, message: Message | Query, timeout_s: float) -> bytes:
         answer(self.rabbit, body=b"not for us", correlation_id="another")
         self._publish(message, str(self._awaited), waits=True)
         answer(self.rabbit, body=self.body)

@@ -26,7 +26,7 @@ from worker.bootstrap import Application
 from worker.broker import BILLING, Link, Outgoing, PublishResult, open_link
 from worker.broker.rabbitmq.link import AmqpLink
 from worker.catalog import Catalog
-from worker.cli.run import _environments
+from worker.cli.run import _readers, _workers
 from worker.errors import BrokerUnavailableError, ConfigurationError
 from worker.ledger.audit import audit
 from worker.ledger.due import DueAccount, due_accounts
@@ -595,11 +595,19 @@ def test_worker_runs_a_scheduler_beside_its_work(
 def test_first_of_several_workers_runs_the_scheduler() -> None:
     settings = load_settings(workers=3)
     flags = [
-        environment["BILLING_WITH_SCHEDULER"] for environment in _environments(settings, with_scheduler=True)
+        program.environment["BILLING_WITH_SCHEDULER"] for program in _workers(settings, with_scheduler=True)
     ]
     assert flags == ["True", "False", "False"]
-    never = _environments(settings, with_scheduler=False)
-    assert {environment["BILLING_WITH_SCHEDULER"] for environment in never} == {"False"}
+    never = _workers(settings, with_scheduler=False)
+    assert {program.environment["BILLING_WITH_SCHEDULER"] for program in never} == {"False"}
+
+
+def test_processes_of_one_run_serve_their_metrics_on_ports_of_their_own() -> None:
+    settings = load_settings(workers=2, readers=2, metrics_port=9_000)
+    programs = [*_workers(settings, with_scheduler=False), *_readers(settings, settings.workers)]
+    assert [program.command for program in programs] == ["run", "run", "readers", "readers"]
+    ports = [program.environment["BILLING_METRICS_PORT"] for program in programs]
+    assert ports == ["9000", "9001", "9002", "9003"]
 
 
 def test_worker_ends_with_the_error_of_its_scheduler(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ from worker.runtime.identity import process_name, runner_name
 from worker.settings import Settings, broker_user, config_digest
 
 if TYPE_CHECKING:
+    from pydantic import SecretStr
     from sqlalchemy import Engine
 
     from worker.broker import Link
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from worker.messages.policy import Policy
     from worker.metrics import Metrics
     from worker.pipeline import Pipeline
+    from worker.queries import QueryService
+    from worker.queries.reader import QueryReader
+    from worker.queries.sources import Database
     from worker.runtime.stop import Stop
     from worker.scheduler import Scheduler
 
@@ -46,6 +50,8 @@ if TYPE_CHECKING:
 _HELD_SHARE = 0.8
 #: Factor on the database's deadlines for work that is no batch: a page of due accounts, a replay.
 _PATIENCE = 3
+#: Longest statement of a query, in seconds.
+_QUERY_TIMEOUT_S = 15.0
 
 
 def utc_now() -> datetime:
@@ -110,13 +116,16 @@ class Application:
         self,
         name: str | None = None,
         *,
+        url: SecretStr | None = None,
+        statement_timeout_s: float = 0,
         only_by_key: bool = False,
         guard: DatabaseGuard | None = None,
         patience: int = 1,
     ) -> Engine:
         engine = ledger_engine(
-            self.settings.database_url.get_secret_value(),
+            (url or self.settings.database_url).get_secret_value(),
             application_name=name or self._name,
+            statement_timeout_s=statement_timeout_s,
             only_by_key=only_by_key,
             guard=guard,
             patience=patience,
@@ -221,6 +230,48 @@ class Application:
             rng=self.rng(),
             metrics=self.metrics,
             sent_as=broker_user(settings.broker_url),
+        )
+
+    def queries(self) -> QueryService:
+        """Answers to queries, from the replica where there is one."""
+        from worker.queries import QueryService
+        from worker.queries.sources import Sources
+
+        replica = self.settings.read_database_url
+        sources = Sources(
+            self._read_database(None),
+            None if replica is None else self._read_database(replica),
+            max_lag=timedelta(seconds=self.settings.read_max_lag_s),
+            clock=self.clock,
+        )
+        return QueryService(sources, self.catalog, clock=self.clock, sleep=self._sleep)
+
+    def _read_database(self, url: SecretStr | None) -> Database:
+        from worker.queries.sources import Database
+
+        return Database(
+            *(
+                self._engine(
+                    "billing-reader",
+                    url=url,
+                    statement_timeout_s=_QUERY_TIMEOUT_S,
+                    only_by_key=only_by_key,
+                )
+                for only_by_key in (True, False)
+            )
+        )
+
+    def query_reader(self) -> QueryReader:
+        """Reader that answers the broker's queries, ready to run."""
+        from worker.queries.reader import PREFETCH, QUEUE, QueryReader
+
+        return QueryReader(
+            lambda: self.link(consume=[QUEUE], prefetch=PREFETCH),
+            self.queries(),
+            self.policy,
+            clock=self.clock,
+            rng=self.rng(),
+            metrics=self.metrics,
         )
 
     def drainer(self) -> Drainer:

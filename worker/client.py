@@ -1,4 +1,4 @@
-"""Client for Python producers: publishes commands and batches, and waits for replies on request.
+"""Client for Python producers: publishes commands and batches, waits for replies, and asks queries.
 
 The worker never imports this.
 
@@ -23,7 +23,8 @@ from pika.exceptions import (
 )
 from pydantic import ValidationError
 
-from schemas import Message, Reply
+from schemas import Message, Query, QueryAnswer, Reply, answer_in
+from schemas.queries import BaseQuery
 from worker.broker.topology import BILLING
 from worker.errors import (
     BillingError,
@@ -38,7 +39,16 @@ _NOT_FOUND: Final = 404
 #: pika waits for ever by default where the broker is in an alarm (pika#653).
 _BLOCKED_S: Final = 60.0
 
-_AGAIN = "send the same reference again: it is applied once"
+
+def _name(message: Message | Query) -> str:
+    """Return the name of a message in an error: its reference, or a query's type."""
+    return message.type if isinstance(message, BaseQuery) else repr(message.reference_id)
+
+
+def _again(message: Message | Query) -> str:
+    if isinstance(message, BaseQuery):
+        return "ask again"
+    return "send the same reference again, it is applied once; or ask query.operation for its outcome"
 
 
 class BillingClient:
@@ -95,7 +105,20 @@ class BillingClient:
         finally:
             self._awaited = self._reply = None
 
-    def _publish(self, message: Message, correlation_id: str, *, waits: bool) -> None:
+    def ask(self, query: Query, timeout_s: float = 5.0) -> QueryAnswer:
+        """Publish ``query`` and wait for its answer, or for the problem in its place. Raises NoReplyError.
+
+        A query moves nothing: it may be asked again at any time.
+        """
+        correlation_id = uuid4().hex
+        self._awaited, self._reply = correlation_id, None
+        try:
+            self._publish(query, correlation_id, waits=True)
+            return _answer_in(self._wait(query, timeout_s))
+        finally:
+            self._awaited = self._reply = None
+
+    def _publish(self, message: Message | Query, correlation_id: str, *, waits: bool) -> None:
         """Publish, and repeat with the same ids on a new connection where the old one is lost."""
         message_id = uuid4().hex
         is_new = not self._is_alive()
@@ -106,12 +129,14 @@ class BillingClient:
                 raise
             self._publish_once(message, correlation_id, message_id, waits=waits)
 
-    def _publish_once(self, message: Message, correlation_id: str, message_id: str, *, waits: bool) -> None:
+    def _publish_once(
+        self, message: Message | Query, correlation_id: str, message_id: str, *, waits: bool
+    ) -> None:
         if not self._is_alive():
             self._connect()
-        properties = {
+        properties: dict[str, str | int | None] = {
             "content_type": "application/json",
-            "delivery_mode": 2,
+            "delivery_mode": 1 if isinstance(message, BaseQuery) else 2,
             "correlation_id": correlation_id,
             "message_id": message_id,
             # The broker vouches for it, and the workers' rules about senders and reply queues go by it.
@@ -132,7 +157,7 @@ class BillingClient:
             ) from error
         except NackError as error:
             raise BrokerUnavailableError(
-                f"the broker refuses {message.reference_id!r}: the queue is full or in trouble"
+                f"the broker refuses {_name(message)}: the queue is full or in trouble"
             ) from error
         except ChannelClosedByBroker as error:
             self._drop()
@@ -141,10 +166,10 @@ class BillingClient:
         except (AMQPError, OSError) as error:
             self._drop()
             raise BrokerUnavailableError(
-                f"the connection was lost while publishing {message.reference_id!r}; {_AGAIN}"
+                f"the connection was lost while publishing {_name(message)}; {_again(message)}"
             ) from error
 
-    def _wait(self, message: Message, timeout_s: float) -> bytes:
+    def _wait(self, message: Message | Query, timeout_s: float) -> bytes:
         deadline = monotonic() + timeout_s
         try:
             while self._reply is None and (left := deadline - monotonic()) > 0:
@@ -152,10 +177,10 @@ class BillingClient:
         except (AMQPError, OSError) as error:
             self._drop()
             raise BrokerUnavailableError(
-                f"the connection was lost while waiting for the reply to {message.reference_id!r}; {_AGAIN}"
+                f"the connection was lost while waiting for the reply to {_name(message)}; {_again(message)}"
             ) from error
         if self._reply is None:
-            raise NoReplyError(f"no reply to {message.reference_id!r} within {timeout_s:g} s; {_AGAIN}")
+            raise NoReplyError(f"no reply to {_name(message)} within {timeout_s:g} s; {_again(message)}")
         return self._reply
 
     def _own_reply_queue(self) -> str:
@@ -222,3 +247,10 @@ def _reply_in(body: bytes) -> Reply:
         return Reply.model_validate_json(body)
     except ValidationError as error:
         raise BillingError("the reply can't be read; is the worker of another version?") from error
+
+
+def _answer_in(body: bytes) -> QueryAnswer:
+    try:
+        return answer_in(body)
+    except ValidationError as error:
+        raise BillingError("the answer can't be read; is the reader of another version?") from error

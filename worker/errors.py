@@ -66,7 +66,11 @@ class LimitExceededError(BillingError):
 
 
 class QueryError(BillingError):
-    """A query that can't be answered as it was asked; the text says what is allowed."""
+    """A query that can't be answered as it was asked; the text says what is allowed, ``field`` where."""
+
+    def __init__(self, text: str, field: str | None = None) -> None:
+        super().__init__(text)
+        self.field = field
 
 
 class NotPossibleError(BillingError):

@@ -85,6 +85,18 @@ class Metrics:
             registry=self.registry,
         )
 
+        self.queries = Counter(
+            "billing_worker_queries",
+            "Queries, by type and outcome: answered, a problem's code, or unaddressed (nobody to answer).",
+            ["type", "outcome"],
+            registry=self.registry,
+        )
+        self.query_seconds = Histogram(
+            "billing_worker_query_seconds",
+            "From the receipt of queries that are answered together to the confirmation of their answers.",
+            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+            registry=self.registry,
+        )
         self.scheduled = Counter(
             "billing_worker_scheduled", "Commands published for due entries.", registry=self.registry
         )

@@ -143,24 +143,21 @@ class Pipeline:
 
     def transact(self, items: Sequence[Item]) -> None:
         """Load under locks, decide, write, commit: all items together, or slot by slot."""
-        asked: list[tuple[Item, int]] = []
-        commands: list[Command] = []
-        senders: list[Sender] = []
-        for item in items:
-            sender = sender_in(item.delivery)
-            for place, command in enumerate(item.commands):
-                if place not in item.judged:
-                    asked.append((item, place))
-                    commands.append(command)
-                    senders.append(sender)
-        for share in self._ledger.shares(commands):
+        asked = [
+            (item, place, command)
+            for item in items
+            for place, command in enumerate(item.commands)
+            if place not in item.judged
+        ]
+        senders = [sender_in(item.delivery) for item, _, _ in asked]
+        for share in self._ledger.shares([command for _, _, command in asked]):
             own = [command for _, command in share]
             answers = self._transacted(own, [senders[number] for number, _ in share])
             for (number, _), answer in zip(share, answers, strict=True):
-                item, place = asked[number]
+                item, place, _ = asked[number]
                 item.judged[place] = answer
         for item in items:
-            item.answers = tuple(item.judged[place] for place in range(len(item.judged)))
+            item.answers = tuple(map(item.judged.__getitem__, range(len(item.judged))))
 
     def _transacted(self, commands: Sequence[Command], senders: Sequence[Sender]) -> Sequence[Answer]:
         now = self._clock()

@@ -1,4 +1,4 @@
-"""The processes that run until they are stopped: a worker, and a scheduler with its drainer."""
+"""The processes that run until they are stopped: worker, reader, and scheduler with its drainer."""
 
 import logging
 from collections.abc import Callable
@@ -49,6 +49,17 @@ def run_scheduler(application: Application, stop: SignalStop) -> None:
     )
     with beside(stop, drainer=application.drainer().run):
         application.scheduler().run(stop)
+    log.info("stopped")
+
+
+def run_reader(application: Application, stop: SignalStop) -> None:
+    """Answer queries in this process until ``stop``."""
+    settings = application.settings
+    outage = Outage("database", "waiting for it", logger=log)
+    backoff = Backoff(_RETRY_FIRST_S, _RETRY_MOST_S, application.rng())
+    await_server(application.require_newest_schema, outage, backoff, stop)
+    log.info("answering queries of %s", redacted(settings.broker_url))
+    application.query_reader().run(stop)
     log.info("stopped")
 
 

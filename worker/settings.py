@@ -77,6 +77,11 @@ class Settings(BaseSettings):
     catalog: Path | None = None
 
     workers: Annotated[int, Field(ge=1, le=64)] = 1
+    #: Processes that answer queries, beside the workers of `run`.
+    readers: Annotated[int, Field(ge=0, le=64)] = 1
+    #: A replica for queries; the primary where it is more than `read_max_lag_s` behind.
+    read_database_url: SecretStr | None = None
+    read_max_lag_s: Annotated[float, Field(ge=0.1, le=3600)] = 10.0
     batch_size: Annotated[int, Field(ge=1, le=2000)] = 500
     prefetch: Annotated[int, Field(ge=1, le=2000)] = (
         1500  # three batches; quorum queues take no more than 2000
@@ -114,11 +119,11 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = "text"
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0  # 0: none
 
-    @field_validator("broker_url", "database_url")
+    @field_validator("broker_url", "database_url", "read_database_url")
     @classmethod
-    def _readable(cls, url: SecretStr) -> SecretStr:
+    def _readable(cls, url: SecretStr | None) -> SecretStr | None:
         """Refuse a URL that two libraries read in two ways: a piece of its password would get into errors."""
-        if not _is_unambiguous(url.get_secret_value()):
+        if url is not None and not _is_unambiguous(url.get_secret_value()):
             raise ValueError(
                 "is no URL, scheme://user:password@host; in a user name or password write @ : / ? # and % "
                 "percent-encoded (@ is %40)"

@@ -29,13 +29,13 @@ def run(context: BenchmarkContext) -> Result:
         figures=(
             *(
                 Figure(
-                    f"publish to reply, {name}", _ranked(rank, [run.latencies_ms for run in runs]), "ms", goal
+                    f"publish to reply, {name}", ranked(rank, [run.latencies_ms for run in runs]), "ms", goal
                 )
                 for name, (rank, goal) in ranks.items()
             ),
-            Figure("without a worker, p50", _ranked(50.0, [run.straight_ms for run in runs]), "ms"),
-            Figure("without a worker, p99", _ranked(99.0, [run.straight_ms for run in runs]), "ms"),
-            Figure("sent later than due, p99", _ranked(99.0, [run.late_ms for run in runs]), "ms"),
+            Figure("without a worker, p50", ranked(50.0, [run.straight_ms for run in runs]), "ms"),
+            Figure("without a worker, p99", ranked(99.0, [run.straight_ms for run in runs]), "ms"),
+            Figure("sent later than due, p99", ranked(99.0, [run.late_ms for run in runs]), "ms"),
         ),
         sizes={
             "requests": requests,
@@ -59,18 +59,24 @@ def asked(context: BenchmarkContext, requests: int, users: int, before: int) -> 
         sandbox.open_accounts(users)
         task = Task(sandbox.broker_url, users, _PER_SECOND, counted=requests, warm_up=before, straight=before)
         with sandbox.running("worker", sandbox.worker()):
-            context.progress("asking at a steady pace", 0, 0)
-            done = subprocess.run(
-                [sys.executable, "-m", "tests.benchmarks.probe"],
-                input=task.to_json(),
-                capture_output=True,
-                text=True,
-                cwd=ROOT,
-                timeout=(task.messages + task.straight) / _PER_SECOND + _GRACE_S,
-            )
-        if done.returncode:
-            raise BenchmarkError(f"the caller ended with {done.returncode}: {done.stderr.strip()}")
+            seen = probed(context, task)
         sandbox.check(used=task.messages)
+    return seen
+
+
+def probed(context: BenchmarkContext, task: Task) -> Seen:
+    """Return what a caller in a process of its own saw. Raises BenchmarkError."""
+    context.progress("asking at a steady pace", 0, 0)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.probe"],
+        input=task.to_json(),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=(task.messages + task.straight) / task.per_second + _GRACE_S,
+    )
+    if done.returncode:
+        raise BenchmarkError(f"the caller ended with {done.returncode}: {done.stderr.strip()}")
     return Seen.read(done.stdout)
 
 
@@ -80,7 +86,8 @@ def percentile(samples: Sequence[float], rank: float) -> float:
     return sorted(samples)[place - 1]
 
 
-def _ranked(rank: float, runs: Sequence[Sequence[float]]) -> tuple[float, ...]:
+def ranked(rank: float, runs: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    """Return the percentile of each run."""
     return tuple(percentile(samples, rank) for samples in runs)
 
 

@@ -9,13 +9,17 @@ input as JSON, writes what it saw to standard output.
 import json
 import sys
 import threading
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from time import monotonic, sleep
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import pika
 
+from schemas import QueryBalance
+from schemas.base import BaseMessage
 from tests.benchmarks.loads import deductions, in_turns
+from tests.benchmarks.sandbox import user_id
 from tests.support.rabbit_client import user_of
 from worker.broker import BILLING
 
@@ -24,7 +28,7 @@ _PATIENCE_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Messages to send: ``warm_up`` deductions, then ``counted`` ones at ``per_second``.
+    """Messages to send: ``warm_up`` deductions, or queries, then ``counted`` ones at ``per_second``.
 
     One goes alone before these, and its reply is waited for: a worker is there. ``straight`` ones come after
     them, into the queue of the replies itself: they show what broker and caller need without a worker.
@@ -36,6 +40,7 @@ class Task:
     counted: int
     warm_up: int
     straight: int
+    type: Literal["usage.deduct", "query.balance"] = "usage.deduct"
 
     @property
     def messages(self) -> int:
@@ -133,8 +138,13 @@ class _Requests:
     def __init__(self, task: Task, channel: Any, replies: ReplyReader) -> None:
         self._channel, self._reply_to, self._asked = channel, replies.queue, task.messages
         self._user = replies.user
-        count = task.messages + task.straight
-        self._bodies = [command.to_json() for command in deductions(count, in_turns(task.users))]
+        self._type, count, pick = task.type, task.messages + task.straight, in_turns(task.users)
+        asked: Iterable[BaseMessage] = (
+            deductions(count, pick)
+            if task.type == "usage.deduct"
+            else (QueryBalance(user_id=user_id(pick())) for _ in range(count))
+        )
+        self._bodies = [message.to_json() for message in asked]
 
     def send(self, place: int) -> None:
         properties = pika.BasicProperties(
@@ -145,7 +155,7 @@ class _Requests:
             reply_to=self._reply_to,
             user_id=self._user,
         )
-        route = (BILLING.exchange, "usage.deduct") if place < self._asked else ("", self._reply_to)
+        route = (BILLING.exchange, self._type) if place < self._asked else ("", self._reply_to)
         self._channel.basic_publish(*route, self._bodies[place], properties)
 
 

@@ -10,6 +10,7 @@ from tests.benchmarks.latency import LATENCY
 from tests.benchmarks.ledger_alone import LEDGER
 from tests.benchmarks.mixed import MIXED
 from tests.benchmarks.peers import PEERS
+from tests.benchmarks.queries import QUERIES
 from tests.benchmarks.results import Benchmark
 from tests.benchmarks.skew import SKEW
 from tests.benchmarks.slots import SLOTS
@@ -26,6 +27,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     SKEW,
     WORKERS,
     LATENCY,
+    QUERIES,
     BACKLOG,
     LARGE,
     BUDGET,

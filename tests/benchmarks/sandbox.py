@@ -216,6 +216,10 @@ class Sandbox:
         settings = self.application.settings.model_copy(update={"workers": workers})
         return [([sys.executable, "-m", "worker", "run"], environment_of(settings))]
 
+    def readers(self) -> list[ProcessCommand]:
+        """Return one reader of queries, as an operator starts it."""
+        return [([sys.executable, "-m", "worker", "readers"], environment_of(self.application.settings))]
+
     def drain(
         self,
         name: str,

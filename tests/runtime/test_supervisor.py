@@ -5,20 +5,20 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
 
-from worker.runtime.supervisor import CONFIGURATION_EXIT, LIMIT_EXIT, UNSUPPORTED_EXIT, Supervisor
+from worker.runtime.supervisor import CONFIGURATION_EXIT, LIMIT_EXIT, UNSUPPORTED_EXIT, Program, Supervisor
 
 
 @dataclass
 class FakeProcess:
     """Process that ends when its test says so; ``ignores_sigterm`` needs to be killed."""
 
-    environment: Mapping[str, str]
+    program: Program
     pid: int
     code: int | None = None
     ignores_sigterm: bool = False
@@ -49,8 +49,8 @@ class SupervisorWorld:
     processes: list[FakeProcess] = field(default_factory=list)
     started_at: list[float] = field(default_factory=list)
 
-    def start(self, environment: Mapping[str, str]) -> FakeProcess:
-        self.processes.append(FakeProcess(environment, len(self.processes)))
+    def start(self, program: Program) -> FakeProcess:
+        self.processes.append(FakeProcess(program, len(self.processes)))
         self.started_at.append(self.now)
         return self.processes[-1]
 
@@ -59,9 +59,9 @@ class SupervisorWorld:
         self.on_wait(self)
 
     def run(self, *names: str) -> int:
-        environments = [{"NAME": name} for name in names]
+        programs = [Program(name, (), {}) for name in names]
         start = cast(Any, self.start)
-        return Supervisor(environments, random.Random(1), start=start, seconds=lambda: self.now).run(self)
+        return Supervisor(programs, random.Random(1), start=start, seconds=lambda: self.now).run(self)
 
 
 def test_stop_ends_all_workers() -> None:
@@ -77,7 +77,7 @@ def test_worker_that_dies_is_started_again_in_its_environment() -> None:
 
     world = SupervisorWorld(die_once)
     assert world.run("a", "b") == 0
-    assert [process.environment["NAME"] for process in world.processes] == ["a", "b", "a"]
+    assert [process.program.command for process in world.processes] == ["a", "b", "a"]
 
 
 def test_worker_that_dies_young_is_started_later_each_time() -> None:

@@ -12,16 +12,20 @@ from pydantic.fields import FieldInfo
 
 from schemas import (
     MESSAGE_TYPES,
+    QUERY_TYPES,
     Code,
     DeadLetter,
     DeadLetterReason,
     Limits,
     Notice,
     NoticeType,
+    ProblemCode,
+    QueryBalance,
     Reply,
     Status,
     UsageBatch,
     decode,
+    decode_query,
 )
 from schemas.base import BaseCommand
 from schemas.dead_letter import HEADER_PREFIX
@@ -173,6 +177,27 @@ def test_reason_table_lists_every_reason_code_once() -> None:
 
 
 # -- parts ------------------------------------------------------------------------------------------------
+
+
+# -- queries ----------------------------------------------------------------------------------------------
+
+
+def test_queries_are_listed_with_their_fields() -> None:
+    rows = tables(section(PAGE, "Queries"))[0]
+    listed_fields = {code_spans(query)[0]: set(code_spans(fields)) for query, fields, _ in rows}
+    assert listed_fields == {
+        type_: fields_of(model).keys() - {"type"} for type_, model in QUERY_TYPES.items()
+    }
+
+
+def test_codes_of_problems_are_listed() -> None:
+    rows = tables(section(PAGE, "Queries"))[1]
+    assert [code_spans(row[0])[0] for row in rows] == list(map(str, ProblemCode))
+
+
+def test_example_of_a_query_is_one() -> None:
+    (example,) = re.findall(r"```json\n(.*?)```", section(PAGE, "Queries"), re.DOTALL)
+    assert isinstance(decode_query(example.encode(), limits=Limits()), QueryBalance)
 
 
 def status_of_codes() -> dict[str, str]:

@@ -45,6 +45,14 @@ class Standby(Postgres):
         replayed = f"SELECT pg_last_wal_replay_lsn() >= '{written}'::pg_lsn"
         eventually(lambda: _asked(self.address, replayed), what="the standby has replayed it")
 
+    def pause_replay(self) -> None:
+        """Keep the standby at its present state; it receives writes all the same."""
+        _asked(self.address, "SELECT pg_wal_replay_pause()")
+
+    def resume_replay(self) -> None:
+        """Let the standby go on."""
+        _asked(self.address, "SELECT pg_wal_replay_resume()")
+
     def bind(self) -> None:
         """Make each commit of the primary wait for the standby."""
         _asked(self.primary.address, "ALTER SYSTEM SET synchronous_standby_names = '*'")

@@ -54,10 +54,12 @@ class WorkerProcesses:
             if process.stderr is not None:
                 process.stderr.close()
 
-    def start(self, *arguments: str, module: str = "worker", **variables: str) -> subprocess.Popen[bytes]:
-        """Start ``python -m worker run`` (or another module) with ``arguments``; its log is piped."""
+    def start(
+        self, *arguments: str, module: str = "worker", command: str = "run", **variables: str
+    ) -> subprocess.Popen[bytes]:
+        """Start ``python -m worker run`` (or another command, or module); its log is piped."""
         process = subprocess.Popen(
-            [sys.executable, "-m", module, *(("run",) if module == "worker" else ()), *arguments],
+            [sys.executable, "-m", module, *((command,) if module == "worker" else ()), *arguments],
             env={**worker_environment(self._settings), **variables},
             stderr=subprocess.PIPE,
         )

@@ -13,12 +13,14 @@ DIRECT_REPLY_TO = "amq.rabbitmq.reply-to."
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outgoing:
-    """One persistent message to publish.
+    """One message to publish.
 
-    The broker drops a message that is not ``mandatory`` silently where no queue takes it.
+    The broker drops a message that is not ``mandatory`` silently where no queue takes it. A ``persistent``
+    one is on disk before it is confirmed.
     """
 
     mandatory: ClassVar[bool] = True
+    persistent: ClassVar[bool] = True
 
     body: bytes
     exchange: str

@@ -10,6 +10,8 @@ from fnmatch import fnmatchcase
 
 #: From 4.0 on RabbitMQ drops a message after 20 returns, unless a limit is set.
 WORK_DELIVERY_LIMIT = 1_000
+#: A query that waited so long has no caller any more; more of them than that are not worth keeping.
+QUERY_TTL_MS, QUERIES_MAX = 30_000, 10_000
 KEPT_DELIVERY_LIMIT = 1_000_000
 
 
@@ -26,13 +28,14 @@ class Queue:
 class Topology:
     """All that must exist on the broker before a worker runs. ``work`` is served in its order.
 
-    ``exchange`` takes commands. Notices go to ``events``, to which a listener binds its queue.
+    ``exchange`` takes commands and queries. Notices go to ``events``, to which a listener binds its queue.
     """
 
     exchange: str
     work: tuple[Queue, ...]
     replies: Queue
     dead: Queue
+    queries: Queue
     events: str = "billing.events"
 
     @property
@@ -43,7 +46,7 @@ class Topology:
     @property
     def queues(self) -> tuple[Queue, ...]:
         """Every queue."""
-        return (*self.work, self.replies, self.dead)
+        return (*self.work, self.queries, self.replies, self.dead)
 
     def queue_of(self, type_: str) -> Queue:
         """The queue of work that commands of ``type_`` wait in."""
@@ -65,10 +68,17 @@ class Topology:
             "dead-letter-strategy": "at-least-once",
             "overflow": "reject-publish",  # at-least-once dead-lettering falls back silently without it
         }
+        # A query holds nothing worth keeping: its caller asks again.
+        passing: dict[str, str | int] = {
+            "message-ttl": QUERY_TTL_MS,
+            "max-length": QUERIES_MAX,
+            "overflow": "drop-head",
+        }
         # Here the broker drops a message over the limit: none may be lost for being looked at.
         kept: dict[str, str | int] = {"delivery-limit": KEPT_DELIVERY_LIMIT}
         return {
             "billing-work": (_any_of(self.work), definition),
+            "billing-queries": (_any_of((self.queries,)), passing),
             "billing-kept": (_any_of((self.replies, self.dead)), kept),
         }
 
@@ -93,4 +103,5 @@ BILLING = Topology(
     ),
     replies=Queue("billing.replies"),
     dead=Queue("billing.dead"),
+    queries=Queue("billing.queries", ("query.*",), {"x-queue-type": "classic"}),
 )

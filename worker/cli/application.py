@@ -25,6 +25,9 @@ _FLAGS: dict[str, Decorator] = {
         help="Tiers, packages and prices, a TOML file  [BILLING_CATALOG]",
     ),
     "workers": click.option("--workers", type=int, help="Worker processes  [BILLING_WORKERS, 1]"),
+    "readers": click.option(
+        "--readers", type=int, help="Processes that answer queries  [BILLING_READERS, 1]"
+    ),
     "batch_size": click.option(
         "--batch-size", type=int, help="Most messages a transaction  [BILLING_BATCH_SIZE, 500]"
     ),

@@ -86,6 +86,7 @@ _COMMANDS = {
         "worker.cli.publish:publish",
         "Publish a file of JSON lines, one message a line; each is confirmed by the broker.",
     ),
+    "readers": Lazy("worker.cli.run:readers", "Answer queries; until SIGTERM."),
     "replies": Lazy(
         "worker.cli.replies:replies", "Show the replies that wait in a queue, one JSON object a line."
     ),

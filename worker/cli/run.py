@@ -1,9 +1,12 @@
-"""Loops that run until SIGTERM: ``run`` and ``scheduler``."""
+"""Loops that run until SIGTERM: ``run``, ``readers`` and ``scheduler``."""
 
 import gc
 import logging
 import random
 import sys
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import click
 
@@ -11,9 +14,9 @@ from worker.bootstrap import Application
 from worker.cli.application import with_application
 from worker.cli.output import show_json
 from worker.errors import ConfigurationError, LimitExceededError, UnsupportedStatementError
-from worker.processes import run_scheduler, run_worker
+from worker.processes import run_reader, run_scheduler, run_worker
 from worker.runtime.stop import SignalStop
-from worker.runtime.supervisor import LIMIT_EXIT, UNSUPPORTED_EXIT, Supervisor, follow_parent
+from worker.runtime.supervisor import LIMIT_EXIT, UNSUPPORTED_EXIT, Program, Supervisor, follow_parent
 from worker.settings import Settings, environment_of
 
 log = logging.getLogger(__name__)
@@ -25,6 +28,7 @@ log = logging.getLogger(__name__)
     "database_url",
     "catalog",
     "workers",
+    "readers",
     "batch_size",
     "prefetch",
     "on_limit",
@@ -42,6 +46,8 @@ log = logging.getLogger(__name__)
 def run(application: Application, *, drain: bool, with_scheduler: bool, supervised: int | None) -> None:
     """Consume messages, apply them to the ledger, reply; until SIGTERM.
 
+    Beside the workers it runs --readers processes that answer queries, see `billing-worker readers`.
+
     The first SIGTERM (or Ctrl-C) finishes the batch, replies, acknowledges and exits 0; a second one ends
     at once. An outage of the database or the broker is waited out.
 
@@ -58,11 +64,11 @@ def run(application: Application, *, drain: bool, with_scheduler: bool, supervis
         follow_parent(supervised)
     settings = application.settings
     with_scheduler |= settings.with_scheduler
-    if settings.workers > 1:
-        if drain:
-            raise ConfigurationError("--drain runs one worker; leave --workers out")
-        environments = _environments(settings, with_scheduler=with_scheduler)
-        sys.exit(Supervisor(environments, random.Random()).run(stop))  # noqa: S311 - jitter, no secrets
+    if drain and settings.workers > 1:
+        raise ConfigurationError("--drain runs one worker; leave --workers out")
+    if supervised is None and not drain and settings.workers + settings.readers > 1:
+        programs = (*_workers(settings, with_scheduler=with_scheduler), *_readers(settings, settings.workers))
+        sys.exit(_supervised(programs, stop))
     _run_worker(application, stop, drain=drain, with_scheduler=with_scheduler and not drain)
 
 
@@ -85,23 +91,63 @@ def _run_worker(application: Application, stop: SignalStop, *, drain: bool, with
 OBJECTS_A_COLLECTION = 50_000
 
 
-def _environments(settings: Settings, *, with_scheduler: bool) -> list[dict[str, str]]:
-    """Return one environment for each worker.
+def _supervised(programs: Sequence[Program], stop: SignalStop) -> int:
+    return Supervisor(programs, random.Random()).run(stop)  # noqa: S311 - jitter, no secrets
 
-    Each serves its metrics on a port of its own, from the configured one on; the first runs the scheduler.
-    """
+
+def _workers(settings: Settings, *, with_scheduler: bool) -> Iterator[Program]:
+    """Yield the workers; the first runs the scheduler."""
+    for place in range(settings.workers):
+        changes = {"with_scheduler": with_scheduler and place == 0}
+        yield Program("run", ("--workers", "1"), _environment(settings, place, changes))
+
+
+def _readers(settings: Settings, place: int) -> Iterator[Program]:
+    """Yield the readers, behind ``place`` other processes."""
+    for number in range(settings.readers):
+        yield Program("readers", ("--readers", "1"), _environment(settings, place + number))
+
+
+def _environment(
+    settings: Settings, place: int, changes: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, str]:
+    """Return the environment of a process; each serves its metrics on a port of its own."""
     port = settings.metrics_port
-    return [
-        environment_of(
-            settings.model_copy(
-                update={
-                    "metrics_port": port + n if port else 0,
-                    "with_scheduler": with_scheduler and n == 0,
-                }
-            )
-        )
-        for n in range(settings.workers)
-    ]
+    return environment_of(
+        settings.model_copy(update={"metrics_port": port + place if port else 0, **changes})
+    )
+
+
+@click.command()
+@with_application(
+    "broker_url", "database_url", "catalog", "readers", "metrics_port", "log_level", "log_format"
+)
+@click.option("--supervised", type=int, hidden=True, help="The supervisor's process id.")
+def readers(application: Application, *, supervised: int | None) -> None:
+    """Answer queries; until SIGTERM.
+
+    A query (`query.balance`, `query.afford`, `query.history`, `query.usage`, `query.stats`,
+    `query.operation`, `query.catalog`) asks about the ledger and moves nothing; its answer goes to its
+    `reply_to`. Each process takes what has arrived and answers it together. It reads
+    BILLING_READ_DATABASE_URL, a replica, where that is set and not more than BILLING_READ_MAX_LAG_S
+    seconds (10) behind; else the primary.
+
+    `billing-worker run` runs one of them beside the workers. Run them alone where reading has machines of its
+    own, and `run --readers 0` there.
+    """
+    stop = SignalStop()
+    stop.install()
+    settings = application.settings
+    if supervised is not None:
+        follow_parent(supervised)
+    elif settings.readers > 1:
+        sys.exit(_supervised(list(_readers(settings, 0)), stop))
+    elif not settings.readers:
+        raise ConfigurationError("--readers 0 answers nothing; give 1 or more")
+    application.metrics.serve(settings.metrics_port)
+    gc.freeze()
+    gc.set_threshold(OBJECTS_A_COLLECTION)
+    run_reader(application, stop)
 
 
 @click.command()

@@ -52,7 +52,7 @@ def _show_declared() -> None:
         bound = f", bound to {', '.join(queue.routing_keys)}" if queue.routing_keys else ""
         click.echo(f"{queue.name}: declared{bound}")
     for exchange, what in (
-        (BILLING.exchange, "commands"),
+        (BILLING.exchange, "commands and queries"),
         (BILLING.events, "notices; bind a queue to receive them"),
     ):
         click.echo(f"exchange {exchange}: declared, for {what}")

@@ -40,7 +40,7 @@ from schemas import (
 from worker.catalog import Catalog
 from worker.core.account import Account
 from worker.core.due import post_due, post_freed
-from worker.core.known import AccountState, Hold, Known, Lot
+from worker.core.known import AccountState, Hold, Known, Lot, opened_by_use
 from worker.core.lots import is_notice_due
 from worker.core.notices import write_notices
 from worker.core.outcomes import Answer, Conflict, Decided, Outcome, moves_nothing
@@ -185,9 +185,9 @@ class _Batch:
         if tier not in self._catalog.tiers:
             return _refused(outcome, rejected(Code.UNKNOWN_TIER, tier=tier))
         row = self._known.accounts[command.user_id]
-        state = AccountState(row.account_id, row.user_id, tier, anchor=self._now, granted_until=self._now)
+        state = opened_by_use(row.account_id, row.user_id, tier, self._now)
         account = self._accounts[command.user_id] = Account(state, (), (), self._catalog, self._now)
-        account.look_again_at(self._now)
+        account.change()
         self.plan.opened.add(command.user_id)
         outcome = self._judge_with(account, command, outcome)
         outcome.detail = {**outcome.detail, "opened_tier": tier}

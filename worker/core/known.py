@@ -95,6 +95,14 @@ class AccountState:
         )
 
 
+def opened_by_use(account_id: int, user_id: str, tier: str, now: datetime) -> AccountState:
+    """Return the state of an account that is opened now without ``account.open``.
+
+    Its first allocation is due at once.
+    """
+    return AccountState(account_id, user_id, tier, anchor=now, granted_until=now, due_at=now)
+
+
 def present_period(state: AccountState, now: datetime) -> Period:
     """Return the account's period at ``now``; the first one, by a clock that is behind the opening."""
     return period_at(state.anchor, max(now, state.anchor))

@@ -26,6 +26,7 @@ def demo_settings(folder: Path, broker_url: str | None, database_url: str | None
         "database_url": SecretStr(database_url or ledger.render_as_string()),
         "catalog": DEFAULT_CATALOG,
         "workers": workers,
+        "readers": 0,
         "log_level": "WARNING",
     }
     if broker_url is None:

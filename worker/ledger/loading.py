@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, Select, and_, func, select
 
-from schemas import Command, PaymentSucceeded, slot_of, type_of
+from schemas import SLOTS, Command, PaymentSucceeded, slot_of, type_of
 from worker.core.known import (
     AccountState,
     Hold,
@@ -65,7 +65,7 @@ def load(
     transaction is of one ``slot``, ``others`` are the outcomes of other users under the references.
     """
     needs = needs_of(commands)
-    slots = {slot_of(user_id) for user_id in needs.users}
+    slots = _slots_of(needs.users) if slot is None else (slot,)
     opening = needs.opening
     if auto_open is not None and needs.first:
         opening = {**dict.fromkeys(_without_account(connection, needs.first, slots), auto_open), **opening}
@@ -79,7 +79,8 @@ def load(
     known.lots = open_lots(connection, states, slots)
     known.holds = open_holds(connection, [state for state in states if state.held], slots)
     if needs.counting:
-        known.quotas = _quotas(connection, [s for s in states if s.user_id in needs.counting], now)
+        counting = [state for state in states if state.user_id in needs.counting]
+        known.quotas = present_quotas(connection, counting, now, slots)
     if needs.holds:
         _closed_holds(connection, known, needs.holds)
     if needs.usages:
@@ -88,6 +89,11 @@ def load(
         _payment_events(connection, known, needs.paying)
         _payments(connection, known, _originals(judged.outcomes, needs.payments, type_of(PaymentSucceeded)))
     return known
+
+
+def _slots_of(users: Collection[str]) -> Collection[int]:
+    """Return the slots that these users may be in: all of them where there are as many users."""
+    return range(SLOTS) if len(users) >= SLOTS else {slot_of(user_id) for user_id in users}
 
 
 def keys_of(states: Collection[AccountState], slots: Collection[int] = ()) -> Keys:
@@ -216,8 +222,8 @@ def superseded_by(connection: Connection, asking: Iterable[Attempted], judged: J
     return superseded
 
 
-def _quotas(
-    connection: Connection, states: Sequence[AccountState], now: datetime
+def present_quotas(
+    connection: Connection, states: Sequence[AccountState], now: datetime, slots: Collection[int] = ()
 ) -> dict[QuotaKey, QuotaState]:
     """Return the quotas of the accounts' present periods, whatever their meters."""
     if not states:
@@ -225,7 +231,7 @@ def _quotas(
     present = {state.account_id: present_period(state, now).key for state in states}
     starts = sorted(set(present.values()))
     found = select_rows(
-        connection, quotas, _QUOTA, "account_id", keys_of(states), also=("period_start", starts)
+        connection, quotas, _QUOTA, "account_id", keys_of(states, slots), also=("period_start", starts)
     )
     return {
         QuotaKey(row.account_id, row.meter, row.period_start): QuotaState(row.used, row.sequence)

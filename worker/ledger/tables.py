@@ -288,6 +288,15 @@ operations = Table(
         postgresql_where=text(_ABOUT_SUBSCRIPTIONS),
         sqlite_where=text(_ABOUT_SUBSCRIPTIONS),
     ),
+    # Refused operations, which are few, are shown in a user's history on request.
+    Index(
+        "ix_operations_refused",
+        "user_id",
+        "recorded_at",
+        "operation_id",
+        postgresql_where=text(f"status = {_REJECTED}"),
+        sqlite_where=text(f"status = {_REJECTED}"),
+    ),
     # What was recorded in a time lies together in the table: a few numbers for many rows find it. SQLite has
     # no such index.
     Index(

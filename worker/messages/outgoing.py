@@ -50,6 +50,20 @@ class OutgoingDirectReply(Outgoing):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class OutgoingAnswer(Outgoing):
+    """An answer to a query. It is not kept: its caller waits for it, or asks again."""
+
+    persistent: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OutgoingDirectAnswer(OutgoingAnswer):
+    """An answer to an address that RabbitMQ made for direct reply-to; delivered at most once."""
+
+    mandatory: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class OutgoingNotice(Outgoing):
     """A notice to the event exchange."""
 

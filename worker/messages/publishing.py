@@ -90,34 +90,12 @@ class Publisher:
         direct = [message for message in messages if isinstance(message, OutgoingDirectReply)]
         others = [message for message in messages if message.mandatory] if direct else messages
         result = link.publish(others) if others else PublishResult(())
-        self._publish_direct(link, direct)
+        publish_direct(link, direct)
         self._count_unroutable([message for message in result.returned if isinstance(message, OutgoingReply)])
         return {
             **dict.fromkeys(result.returned, PublishStatus.RETURNED),
             **dict.fromkeys(result.refused, PublishStatus.REFUSED),
         }
-
-    def _publish_direct(self, link: Publishes, replies: Sequence[OutgoingDirectReply]) -> None:
-        """Publish ``replies`` at most once, apart from all else; what fails is dropped.
-
-        RabbitMQ closes the connection that names an address of a node it doesn't know, and any producer may
-        name one. Apart, that costs the others neither their replies nor a new connection for each message.
-        """
-        if not replies or self._is_published(link, replies):
-            return
-        failures = 1
-        for reply in replies:
-            if failures <= _DIRECT_FAILURES_MAX and not self._is_published(link, [reply]):
-                failures += 1
-
-    @staticmethod
-    def _is_published(link: Publishes, replies: Sequence[OutgoingDirectReply]) -> bool:
-        try:
-            link.publish(replies).raise_if_refused()
-        except BrokerUnavailableError as error:
-            log.warning("%d direct replies may be lost: %s", len(replies), error)
-            return False
-        return True
 
     def _next_for(
         self, message: OutgoingResponse, status: PublishStatus, now: datetime
@@ -153,3 +131,26 @@ class Publisher:
         self._metrics.unroutable_replies.inc(len(replies))
         queues = sorted({repr(reply.routing_key) for reply in replies})
         log.warning("%d replies reached no queue: %s does not exist", len(replies), ", ".join(queues))
+
+
+def publish_direct(link: Publishes, replies: Sequence[Outgoing]) -> None:
+    """Publish direct replies at most once, apart from all else; what fails is dropped.
+
+    RabbitMQ closes the connection that names an address of a node it doesn't know, and any producer may
+    name one. Apart, that costs the others neither their replies nor a new connection for each message.
+    """
+    if not replies or _is_published(link, replies):
+        return
+    failures = 1
+    for reply in replies:
+        if failures <= _DIRECT_FAILURES_MAX and not _is_published(link, [reply]):
+            failures += 1
+
+
+def _is_published(link: Publishes, replies: Sequence[Outgoing]) -> bool:
+    try:
+        link.publish(replies).raise_if_refused()
+    except BrokerUnavailableError as error:
+        log.warning("%d direct replies may be lost: %s", len(replies), error)
+        return False
+    return True

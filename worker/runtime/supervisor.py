@@ -1,4 +1,4 @@
-"""Several worker processes under one parent: started, restarted when they die, stopped together."""
+"""Several processes under one parent: started, restarted when they die, stopped together."""
 
 import ctypes
 import logging
@@ -31,12 +31,22 @@ _STEADY_S = 60.0
 #: Life of a worker after which its configuration counts as right.
 _STARTED_S = 5.0
 
-Start = Callable[[Mapping[str, str]], "subprocess.Popen[bytes]"]
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Program to keep running: our command with its options, and variables beside those of the parent."""
+
+    command: str
+    options: tuple[str, ...]
+    environment: Mapping[str, str]
+
+
+Start = Callable[[Program], "subprocess.Popen[bytes]"]
 
 
 @dataclass(slots=True)
 class _Child:
-    environment: Mapping[str, str]
+    program: Program
     backoff: Backoff
     process: subprocess.Popen[bytes]
     started: float
@@ -44,15 +54,16 @@ class _Child:
     has_started: bool = False
 
 
-def start_worker(environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
-    """Start one supervised worker with ``environment`` added to this process's own."""
-    command = [sys.executable, "-m", "worker", "run", "--workers", "1", "--supervised", str(os.getpid())]
-    # In a group of its own: a Ctrl-C reaches the supervisor alone, and the workers once, as SIGTERM from it.
-    return subprocess.Popen(command, env={**os.environ, **environment}, process_group=0)  # noqa: S603 - our own program
+def start_program(program: Program) -> "subprocess.Popen[bytes]":
+    """Start one supervised ``program``."""
+    supervised = ("--supervised", str(os.getpid()))
+    command = [sys.executable, "-m", "worker", program.command, *program.options, *supervised]
+    # In a group of its own: a Ctrl-C reaches the supervisor alone, and the others once, as SIGTERM from it.
+    return subprocess.Popen(command, env={**os.environ, **program.environment}, process_group=0)  # noqa: S603 - our own program
 
 
 def follow_parent(parent: int) -> None:
-    """Ask the kernel to end this worker with its supervisor, even one killed with SIGKILL (Linux).
+    """Ask the kernel to end this process with its supervisor, even one killed with SIGKILL (Linux).
 
     ``parent`` is the supervisor's process id.
     """
@@ -66,17 +77,17 @@ def follow_parent(parent: int) -> None:
 
 
 class Supervisor:
-    """Keeps one worker running in each of the ``environments``; ``start`` starts one."""
+    """Keeps each of the ``programs`` running; ``start`` starts one."""
 
     def __init__(
         self,
-        environments: Sequence[Mapping[str, str]],
+        programs: Sequence[Program],
         rng: random.Random,
         *,
-        start: Start = start_worker,
+        start: Start = start_program,
         seconds: Callable[[], float] = monotonic,
     ) -> None:
-        self._environments, self._rng, self._start, self._seconds = environments, rng, start, seconds
+        self._programs, self._rng, self._start, self._seconds = programs, rng, start, seconds
 
     def run(self, stop: Stop) -> int:
         """Run until ``stop``. Return the exit code: 0, or that of a worker that no restart can mend.
@@ -84,13 +95,13 @@ class Supervisor:
         A limit that one passes stops the others too, and so does a statement that the database does not
         support: they run the same program on the same messages.
         """
-        children = [self._child(environment) for environment in self._environments]
+        children = [self._child(program) for program in self._programs]
         try:
             while not stop.requested:
                 for child in children:
                     code = self._check(child)
                     if code in {LIMIT_EXIT, UNSUPPORTED_EXIT}:
-                        log.critical("worker %d stopped for good: stopping all", child.process.pid)
+                        log.critical("process %d stopped for good: stopping all", child.process.pid)
                         return code
                     # Later it may be a passing refusal of a server that starts up: then it is restarted.
                     if code == CONFIGURATION_EXIT and not child.has_started:
@@ -100,9 +111,9 @@ class Supervisor:
         finally:
             self._stop_all(children)
 
-    def _child(self, environment: Mapping[str, str]) -> _Child:
+    def _child(self, program: Program) -> _Child:
         backoff = Backoff(_RESTART_FIRST_S, _RESTART_MOST_S, self._rng)
-        return _Child(environment, backoff, self._start(environment), self._seconds())
+        return _Child(program, backoff, self._start(program), self._seconds())
 
     def _check(self, child: _Child) -> int | None:
         """Return the exit code of a worker that died; restart it when its time comes. None: it runs."""
@@ -112,7 +123,7 @@ class Supervisor:
         elif child.restart_at is None:
             self._plan_restart(child, code, now)
         elif now >= child.restart_at:
-            child.process, child.started, child.restart_at = self._start(child.environment), now, None
+            child.process, child.started, child.restart_at = self._start(child.program), now, None
             return None
         return code
 
@@ -124,7 +135,7 @@ class Supervisor:
         wait_s = child.backoff.next()
         child.restart_at = now + wait_s
         if code not in {LIMIT_EXIT, UNSUPPORTED_EXIT, CONFIGURATION_EXIT}:
-            log.error("worker %d ended with %d; starting another in %.1f s", child.process.pid, code, wait_s)
+            log.error("process %d ended with %d; starting another in %.1f s", child.process.pid, code, wait_s)
 
     def _stop_all(self, children: list[_Child]) -> None:
         for child in children:
@@ -135,6 +146,6 @@ class Supervisor:
             try:
                 child.process.wait(max(deadline - self._seconds(), 0.1))
             except subprocess.TimeoutExpired:
-                log.error("worker %d does not stop; killing it", child.process.pid)  # noqa: TRY400 - no fault of ours
+                log.error("process %d does not stop; killing it", child.process.pid)  # noqa: TRY400 - no fault of ours
                 child.process.kill()
                 child.process.wait()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
+from schemas import Query, QueryBalance, QueryHistory, QueryOperation, QueryStats, QueryUsage
 from tests.support.query_plans import recorded_statements
 from tests.support.query_samples import Apply, given, opened
 from tests.support.true_ledger import CATALOG, OPENED
@@ -19,6 +20,8 @@ from worker.ledger.queries.kinds import usage_kinds
 from worker.ledger.queries.search import accounts_by_prefix
 from worker.ledger.slots import slot_by_slot
 from worker.ledger.tables import LEDGER, claims
+from worker.queries import QueryService
+from worker.queries.sources import Database, Sources
 
 USERS = ("ada", "ben", "cyd", "dan", "eve", "fay", "gus", "hal")
 NOW = OPENED + timedelta(days=45)
@@ -81,7 +84,23 @@ def used_by_type(engine: Engine) -> list[Any]:
         return [usage_kinds(connection, user, NOW, 60, "UTC") for user in USERS]
 
 
+def asked(*queries: Query) -> Read:
+    """Return a read that answers queries together."""
+
+    def read(engine: Engine) -> Any:
+        return QueryService(
+            Sources(Database(engine, engine), clock=lambda: NOW), CATALOG, clock=lambda: NOW
+        ).answer(queries)
+
+    return read
+
+
 READS: dict[str, Read] = {
+    "balances together": asked(*(QueryBalance(user_id=user) for user in USERS)),
+    "outcomes together": asked(*(QueryOperation(reference_id=reference) for reference in REFERENCES)),
+    "history with refusals": asked(*(QueryHistory(user_id=user, status="all") for user in USERS)),
+    "usage by feature": asked(*(QueryUsage(user_id=user, days=60, group_by="feature") for user in USERS)),
+    "statistics": asked(QueryStats()),
     "balance": of_each(lambda reader, user: reader.balance(user, NOW, CATALOG)),
     "balance in the past": of_each(lambda reader, user: reader.balance_at(user, THEN, CATALOG)),
     "can afford": of_each(lambda reader, user: reader.can_afford(user, 5, NOW, CATALOG)),

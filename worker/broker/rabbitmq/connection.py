@@ -72,11 +72,11 @@ def _configured(url: str, name: str) -> Any:
 
 def close_connection(connection: Any) -> None:
     """Close in an orderly way if the broker answers within moments, and in any case."""
-    if not connection.connected:
-        return
-    with suppress(AMQPError, OSError):
-        connection.transport.sock.settimeout(_CLOSE_TIMEOUT_S)
-        connection.close()
+    if connection.connected:
+        with suppress(AMQPError, OSError):
+            connection.transport.sock.settimeout(_CLOSE_TIMEOUT_S)
+            connection.close()
+    # The socket of a connection that the broker has ended is still open on our side.
     with suppress(AMQPError, OSError):
         connection.collect()
 

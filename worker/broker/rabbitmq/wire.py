@@ -23,7 +23,7 @@ _WRITE_BYTES = 64 * 1024
 _FRAME = Struct(">BHI")
 _METHOD, _HEADER, _BODY, _END = 1, 2, 3, b"\xce"
 _BASIC, _PUBLISH = 60, 40
-_PERSISTENT = 2
+_TRANSIENT, _PERSISTENT = 1, 2
 #: Errors of a socket that has nothing to read at the moment (py-amqp names them so); TLS says ENOENT.
 _NOT_NOW = {EAGAIN, EINTR, ENOENT}
 
@@ -127,7 +127,7 @@ def _method_frame(exchange: str, routing_key: str, channel: int, *, mandatory: b
 
 
 def _properties(message: Outgoing) -> bytes:
-    values = {**message.properties, "delivery_mode": _PERSISTENT}
+    values = {**message.properties, "delivery_mode": _PERSISTENT if message.persistent else _TRANSIENT}
     if message.headers:
         values["application_headers"] = message.headers
     flags = 0

@@ -48,8 +48,15 @@ def record(account: Account, command: RecordUsage, outcome: Outcome, context: Co
     free = min(command.quantity, max(limit - quota.used, 0))
     tokens = price_of(rule, command.quantity - free)
     available = account.state.available
+    metered: dict[str, int | str] = {
+        "meter": command.meter,
+        "quantity": command.quantity,
+        "free_quantity": free,
+        "charged_quantity": command.quantity - free,
+    }
     if tokens > available and tokens:
-        return short_of(tokens, available)
+        refused = short_of(tokens, available)
+        return refused._replace(detail={**refused.detail, **metered})
     if free:
         quota = account.count(outcome, key, free)
     if tokens:
@@ -57,10 +64,7 @@ def record(account: Account, command: RecordUsage, outcome: Outcome, context: Co
     return applied(
         Code.USAGE_RECORDED,
         tokens,
-        meter=command.meter,
-        quantity=command.quantity,
-        free_quantity=free,
-        charged_quantity=command.quantity - free,
+        **metered,
         used=quota.used,
         limit=limit,
     )

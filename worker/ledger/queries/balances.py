@@ -13,8 +13,8 @@ from worker.core import Account, Conflict, HoldState, Source, decide
 from worker.core.periods import Period, period_at
 from worker.core.rules.usage import free_limit
 from worker.ledger.queries.lookback import posted_state_at
-from worker.ledger.queries.posted import PostedState, posted_state, quotas_used, quotas_used_at
-from worker.ledger.queries.snapshots import key_of, within
+from worker.ledger.queries.posted import PostedState, posted_state, posted_states, quotas_used_at
+from worker.ledger.queries.snapshots import key_of, no_account, within
 from worker.ledger.queries.views import View
 
 
@@ -67,8 +67,10 @@ class Balance(View):
 
     ``balance = allocated + purchased + bonus + refunded + adjusted − used − expired − reversed``; it is also
     what remains in the ``lots`` (by their source) less ``debt``, and ``held`` of it is kept by holds.
-    ``pending`` takes effect later and is in no balance yet. ``sequence`` is that of the last posted entry,
-    ``updated_at`` when that was posted.
+    ``pending`` takes effect later and is in no balance yet. ``monthly_allocation`` is None where the catalog
+    lacks the tier. At ``next_credit_at`` the next ``next_credit_tokens`` come by themselves: a period that
+    costs nothing, or scheduled credit. ``sequence`` is that of the last posted entry, ``updated_at`` when
+    that was posted.
     """
 
     user_id: str
@@ -88,7 +90,10 @@ class Balance(View):
     expired: int
     reversed: int
     subscription: Subscription
+    monthly_allocation: int | None
     quotas: tuple[Quota, ...]
+    next_credit_at: datetime | None
+    next_credit_tokens: int | None
     unsettled: DueTotals
     sequence: int
     opened_at: datetime
@@ -108,9 +113,16 @@ class Affordability(View):
 
 def balance(connection: Connection, user_id: str, now: datetime, catalog: Catalog) -> Balance:
     """Return the balance of ``user_id`` at ``now`` (UTC). Raises NotFoundError."""
-    posted = posted_state(connection, user_id)
+    posted = posted_states(connection, [user_id], now).get(user_id)
+    if posted is None:
+        raise no_account(user_id)
+    return balance_of(posted, now, catalog)
+
+
+def balance_of(posted: PostedState, now: datetime, catalog: Catalog) -> Balance:
+    """Return the balance at ``now`` (UTC) of an account that was read with its quotas."""
     period = period_at(posted.state.anchor, now)
-    used = quotas_used(connection, key_of(posted.state), period.key)
+    used = {key.meter: quota.used for key, quota in posted.quotas.items() if key.period_start == period.key}
     return _balance(posted, period, used, now, catalog)
 
 
@@ -150,6 +162,7 @@ def _balance(
 ) -> Balance:
     account = posted.now(now, catalog)
     state = account.state
+    next_at, next_tokens = _next_credit(account)
     return Balance(
         user_id=state.user_id,
         at=now,
@@ -168,7 +181,10 @@ def _balance(
         expired=state.expired,
         reversed=state.reversed,
         subscription=Subscription(state.tier, period.start, period.end, state.granted_until, state.ends_at),
+        monthly_allocation=None if account.tier is None else account.tier.monthly_tokens,
         quotas=tuple(_quotas(account, used, catalog)),
+        next_credit_at=next_at,
+        next_credit_tokens=next_tokens,
         unsettled=DueTotals(
             tokens=state.balance - posted.state.balance,
             expired=account.expired_now,
@@ -179,6 +195,18 @@ def _balance(
         opened_at=posted.opened_at,
         updated_at=posted.updated_at,
     )
+
+
+def _next_credit(account: Account) -> tuple[datetime, int] | tuple[None, None]:
+    """Return when credit comes next by itself, and how much; None where none is sure to come."""
+    coming = [(lot.effective_at, lot.pending) for lot in account.lots.values() if lot.pending]
+    tier, state = account.tier, account.state
+    if tier is not None and tier.auto_renew and tier.monthly_tokens and state.ends_at is None:
+        coming.append((state.granted_until, tier.monthly_tokens))
+    if not coming:
+        return None, None
+    first = min(at for at, _ in coming)
+    return first, sum(tokens for at, tokens in coming if at == first)
 
 
 def _by_source(account: Account) -> dict[str, int]:

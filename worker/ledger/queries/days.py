@@ -16,7 +16,7 @@ def zone_of(name: str) -> ZoneInfo:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError) as error:
         raise QueryError(
-            f"the time zone {name!r} is not known; give an IANA name such as Europe/Berlin"
+            f"the time zone {name!r} is not known; give an IANA name such as Europe/Berlin", "timezone"
         ) from error
 
 

@@ -33,6 +33,7 @@ class PostedEntry(View):
     transaction_id: str
     reference_id: str
     type: str
+    code: str
     counter: str
     amount: int
     balance_before: int
@@ -82,7 +83,7 @@ def history(connection: Connection, user_id: str, limit: int, offset: int, curso
     if cursor is not None:
         top = min(_sequence_in(cursor, key.account_id) - 1, account.sequence)
     page = connection.execute(_NEWEST_FIRST, {**key._asdict(), "top": top, "limit": limit})
-    transactions = tuple(map(_transaction, page))
+    transactions = tuple(map(transaction_in, page))
     has_more = bool(transactions) and transactions[-1].sequence > 1
     return History(
         user_id=user_id,
@@ -104,7 +105,7 @@ def transactions_between(
         found = connection.execute(_IN_ORDER, place).all()
         if not found:
             return
-        yield from map(_transaction, found)
+        yield from map(transaction_in, found)
         after = found[-1].sequence
 
 
@@ -115,17 +116,18 @@ def transactions_of(
 
     Where an operation doesn't name its entries although the balance moved, all of the account are searched.
     """
-    own = _OF_ACCOUNT.where(entries.c.operation_id == operation_id).order_by(entries.c.sequence)
+    own = OF_ACCOUNT.where(entries.c.operation_id == operation_id).order_by(entries.c.sequence)
     if outcome.first_entry is not None and outcome.last_entry is not None:
         own = own.where(entries.c.sequence.between(outcome.first_entry, outcome.last_entry))
     elif not outcome.is_applied or outcome.balance_before == outcome.balance_after:
         return
-    yield from map(_transaction, connection.execute(own, key._asdict()))
+    yield from map(transaction_in, connection.execute(own, key._asdict()))
 
 
-_OF_ACCOUNT = (
-    select(entries, operations.c.reference_id, operations.c.type, operations.c.detail, lots.c.source)
-    .add_columns(operations.c.description, operations.c.metadata.label("extra"))
+#: Entries of one account with the operations and lots they belong to.
+OF_ACCOUNT = (
+    select(entries, operations.c.reference_id, operations.c.type, operations.c.code, lots.c.source)
+    .add_columns(operations.c.detail, operations.c.description, operations.c.metadata.label("extra"))
     .join(operations, on_operation(entries.c.operation_id))
     .outerjoin(
         lots,
@@ -138,22 +140,24 @@ _OF_ACCOUNT = (
     .where(entries.c.slot == bindparam("slot"), entries.c.account_id == bindparam("account_id"))
 )
 _NEWEST_FIRST = (
-    _OF_ACCOUNT.where(entries.c.sequence <= bindparam("top"))
+    OF_ACCOUNT.where(entries.c.sequence <= bindparam("top"))
     .order_by(entries.c.sequence.desc())
     .limit(bindparam("limit"))
 )
 _IN_ORDER = (
-    _OF_ACCOUNT.where(entries.c.sequence > bindparam("after"), entries.c.sequence <= bindparam("last"))
+    OF_ACCOUNT.where(entries.c.sequence > bindparam("after"), entries.c.sequence <= bindparam("last"))
     .order_by(entries.c.sequence)
     .limit(bindparam("limit"))
 )
 
 
-def _transaction(row: Row[Any]) -> PostedEntry:
+def transaction_in(row: Row[Any]) -> PostedEntry:
+    """Return the entry in a row of ``OF_ACCOUNT``."""
     return PostedEntry(
         transaction_id=str(row.operation_id),
         reference_id=row.reference_id,
         type=row.type,
+        code=row.code,
         counter=row.counter,
         amount=row.amount,
         balance_before=row.balance_after - row.amount,
@@ -178,11 +182,11 @@ def _sequence_in(cursor: str, account_id: int) -> int:
     try:
         text = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
     except (binascii.Error, ValueError) as error:
-        raise QueryError(_BAD_CURSOR) from error
+        raise QueryError(BAD_CURSOR, "cursor") from error
     match = re.fullmatch(rb"\d{1,19}\.(\d{1,19})", text)
     if match is None or _cursor(account_id, int(match[1])) != cursor:
-        raise QueryError(_BAD_CURSOR)
+        raise QueryError(BAD_CURSOR, "cursor")
     return int(match[1])
 
 
-_BAD_CURSOR = "the cursor is none of this account's; take nextCursor from a page of its history"
+BAD_CURSOR = "the cursor is none of this account's; take nextCursor from a page of its history"

@@ -72,8 +72,13 @@ def account_row(connection: Connection, user_id: str) -> Row[Any]:
     """
     row = connection.execute(_ACCOUNT, {"user_id": user_id, "slot": slot_of(user_id)}).one_or_none()
     if row is None:
-        raise NotFoundError(f"no token account for user {user_id!r}")
+        raise no_account(user_id)
     return row
+
+
+def no_account(user_id: str) -> NotFoundError:
+    """Return the error for a user without an account."""
+    return NotFoundError(f"no token account for user {user_id!r}")
 
 
 _LAST_POSTED = (

@@ -6,8 +6,8 @@ Nothing else of a hold changes, as before. The new type and codes get their numb
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0008"
-down_revision = "0007"
+revision = "0009"
+down_revision = "0008"
 branch_labels = None
 depends_on = None
 

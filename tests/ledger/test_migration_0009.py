@@ -1,4 +1,4 @@
-"""Migration 0008: the guard of the holds lets a later end and one late capture pass, and nothing else."""
+"""Migration 0009: the guard of the holds lets a later end and one late capture pass, and nothing else."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
