@@ -87,7 +87,7 @@ _KINDS: tuple[Message, ...] = (
     {"type": "usage.extend", "originalReferenceId": "never-{user}", "ttlSeconds": 60},
     {"type": "usage.deduct", "tokens": 8, "openTier": "basic"},
     {"type": "usage.deduct", "tokens": _MUCH, "openTier": "basic"},
-    {"type": "credit.bonus", "tokens": 6, "openTier": "free"},
+    {"type": "credit.bonus", "tokens": 6, "openTier": "free", "expiresAt": "soon"},
     {"type": "usage.deduct", "tokens": 13},
     {"type": "credit.refund", "tokens": 3, "originalReferenceId": "used-{user}"},
     {"type": "credit.refund", "tokens": 3},
