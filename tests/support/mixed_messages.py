@@ -51,13 +51,13 @@ def mixed(*, prefix: str = "m", users: Sequence[str] = USERS) -> Iterator[Messag
         if "originalReferenceId" in message:
             names = {"user": user_id, "reference": reference_id}
             message["originalReferenceId"] = message["originalReferenceId"].format_map(names)
+        if message["type"] == "account.open" or "openTier" in message:
+            message["userId"] = f"{prefix}-new-{number}"
         match message:
             case {"type": "usage.batch", "items": items}:
                 message["items"] = [
                     {"referenceId": f"{reference_id}/{place}", **item} for place, item in enumerate(items)
                 ]
-            case {"type": "account.open"} | {"openTier": _}:
-                message["userId"] = f"{prefix}-new-{number}"
             case {"type": "credit.bonus", "expiresAt": _}:
                 message["expiresAt"] = soon
         yield message
