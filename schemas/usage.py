@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, StrictInt, model_validator
 
-from schemas.base import BaseCommand, BaseMessage, CommandAbout
+from schemas.base import BaseMessage, CommandAbout, OpeningCommand
 from schemas.fields import Identifier, Label, Quantity, UsageQuantity, UtcTimestamp, WantedReplies
 from schemas.malformed import Malformed
 
@@ -16,8 +16,11 @@ ONE_REPLY_TEXT = "a batch has one reply to all its items; give `replies` to the 
 #: Longest life of a hold, in seconds: 31 days.
 HOLD_MAX_SECONDS = 31 * 24 * 3600
 
+#: Life of a hold from now on, in seconds.
+HoldSeconds = Annotated[StrictInt, Field(ge=1, le=HOLD_MAX_SECONDS)]
 
-class UsageWithDeadline(BaseCommand):
+
+class UsageWithDeadline(OpeningCommand):
     """Base of usage that its sender may give up: decided later than ``valid_until`` it is rejected.
 
     The time is no part of the content: what was applied in time stays applied, whenever it comes again.
@@ -32,7 +35,7 @@ class DeductUsage(UsageWithDeadline):
     ``tokens`` may be 0: the usage is applied and moves nothing.
     """
 
-    CONTENT = ("tokens", "feature")
+    CONTENT = ("tokens", "feature", "open_tier")
     QUANTITY = "tokens"
     type: Literal["usage.deduct"] = "usage.deduct"
     tokens: UsageQuantity
@@ -42,7 +45,7 @@ class DeductUsage(UsageWithDeadline):
 class FreeUpload(UsageWithDeadline):
     """Counts bytes against the tier's free-upload limit of the period; 0 bytes move nothing."""
 
-    CONTENT = ("bytes",)
+    CONTENT = ("bytes", "open_tier")
     QUANTITY = "bytes"
     type: Literal["usage.free_upload"] = "usage.free_upload"
     bytes: UsageQuantity
@@ -54,26 +57,49 @@ class ReserveUsage(UsageWithDeadline):
     After ``ttl_seconds`` (to 31 days) the hold runs out by itself. Its name is this reference.
     """
 
-    CONTENT = ("tokens", "ttl_seconds")
+    CONTENT = ("tokens", "ttl_seconds", "open_tier")
     QUANTITY = "tokens"
     type: Literal["usage.reserve"] = "usage.reserve"
     tokens: Quantity
-    ttl_seconds: Annotated[StrictInt, Field(ge=1, le=HOLD_MAX_SECONDS)]
+    ttl_seconds: HoldSeconds
 
 
 class SettleUsage(CommandAbout):
     """Captures the actual amount of the hold ``original_reference_id`` and releases the rest.
 
     ``tokens`` may be 0. Where they are more than was held, the difference is taken from what is available
-    (``on_excess: take``), or the command is refused (``refuse``).
+    (``on_excess: take``), or the command is refused (``refuse``). Where the hold had run out before, up to
+    ``tokens`` are taken from what is available (``on_expired: take``), once; or the command is refused.
     """
 
-    CONTENT = ("original_reference_id", "tokens", "on_excess", "feature")
+    CONTENT = ("original_reference_id", "tokens", "on_excess", "on_expired", "feature")
     QUANTITY = "tokens"
     type: Literal["usage.settle"] = "usage.settle"
     tokens: UsageQuantity
     on_excess: Literal["refuse", "take"] = "refuse"
+    on_expired: Literal["take", "refuse"] = "take"
     feature: Label | None = None
+
+    def content(self) -> dict[str, Any]:
+        """Return the content, without ``on_expired`` where it is the default.
+
+        The field is younger than commands that are stored: one that comes again must be equal to them.
+        """
+        content = super().content()
+        if self.on_expired == "take":
+            del content["onExpired"]
+        return content
+
+
+class ExtendUsage(CommandAbout):
+    """Renews the hold ``original_reference_id``: it ends ``ttl_seconds`` from now, never earlier than before.
+
+    A hold that has run out is closed, whether or not somebody has posted its end.
+    """
+
+    CONTENT = ("original_reference_id", "ttl_seconds")
+    type: Literal["usage.extend"] = "usage.extend"
+    ttl_seconds: HoldSeconds
 
 
 class ReleaseUsage(CommandAbout):
@@ -89,7 +115,7 @@ class RecordUsage(UsageWithDeadline):
     ``quantity`` may be 0: the usage is applied and moves nothing.
     """
 
-    CONTENT = ("meter", "quantity", "feature")
+    CONTENT = ("meter", "quantity", "feature", "open_tier")
     QUANTITY = "quantity"
     type: Literal["usage.record"] = "usage.record"
     meter: Label

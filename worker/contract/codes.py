@@ -91,6 +91,10 @@ REPLY_CODES: Final[dict[Code, ReplyCodeEntry]] = {
     Code.TOKENS_RESERVED: _applied("the hold is open"),
     Code.HOLD_SETTLED: _applied("the hold is captured and closed"),
     Code.HOLD_RELEASED: _applied("the hold is given up"),
+    Code.HOLD_EXTENDED: _applied("the hold ends later, at `expiresAt`"),
+    Code.HOLD_SETTLED_LATE: _applied(
+        "the hold had run out; `amount` of `required` was taken from what was available"
+    ),
     Code.USAGE_RECORDED: _applied("the metered usage is posted"),
     Code.BATCH_PROCESSED: _applied("each item has its own reply"),
     Code.SUBSCRIPTION_CHANGED: _applied("the account is on another tier"),
