@@ -17,11 +17,13 @@ from schemas.answers import (
     UsageAnswer,
     answer_in,
 )
+from schemas.base import OpeningCommand
 from schemas.commands import COMMAND_TYPES, MESSAGE_TYPES, Command, Message, commands_of, type_of
 from schemas.credits import AdjustCredit, BonusCredit, RefundCredit
 from schemas.dead_letter import DeadLetter
 from schemas.dead_letter_reason import DeadLetterReason
 from schemas.decoding import Limits, decode, decode_query, first_malformed
+from schemas.fields import WantedReplies
 from schemas.malformed import Malformed
 from schemas.notices import Notice, NoticeType
 from schemas.payments import (
@@ -47,12 +49,14 @@ from schemas.slots import SLOTS, slot_of
 from schemas.subscriptions import CancelSubscription, ChangeSubscription, RenewSubscription
 from schemas.usage import (
     DeductUsage,
+    ExtendUsage,
     FreeUpload,
     RecordUsage,
     ReleaseUsage,
     ReserveUsage,
     SettleUsage,
     UsageBatch,
+    UsageWithDeadline,
 )
 from schemas.version import SCHEMA_VERSION
 
@@ -75,6 +79,7 @@ __all__ = [
     "DeadLetterReason",
     "DeductUsage",
     "DisputeClosed",
+    "ExtendUsage",
     "FreeUpload",
     "HistoryAnswer",
     "Limits",
@@ -83,6 +88,7 @@ __all__ = [
     "Notice",
     "NoticeType",
     "OpenAccount",
+    "OpeningCommand",
     "OperationAnswer",
     "PaymentDisputed",
     "PaymentFailed",
@@ -111,6 +117,8 @@ __all__ = [
     "Status",
     "UsageAnswer",
     "UsageBatch",
+    "UsageWithDeadline",
+    "WantedReplies",
     "answer_in",
     "commands_of",
     "decode",

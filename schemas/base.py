@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, model_validator
 from pydantic.alias_generators import to_camel
 
-from schemas.fields import FreeText, Identifier, Metadata, Timestamp
+from schemas.fields import FreeText, Identifier, Metadata, Timestamp, WantedReplies
 
 
 class BaseMessage(BaseModel):
@@ -39,6 +39,7 @@ class BaseCommand(BaseMessage):
 
     ``reference_id`` names the operation in the whole ledger, for ever. ``attempt`` (from 1) asks for a
     rejected reference to be judged anew; an applied one never is. It is at most 1,000 above the stored one.
+    ``replies`` says which replies the sender wants; without it all. The outcome is stored all the same.
     """
 
     CONTENT: ClassVar[tuple[str, ...]] = ()
@@ -50,6 +51,7 @@ class BaseCommand(BaseMessage):
     metadata: Metadata | None = None
     attempt: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = 1
     description: FreeText | None = None
+    replies: WantedReplies | None = None
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
@@ -84,3 +86,14 @@ class CommandAbout(BaseCommand):
                 "originalReferenceId names this command itself; give it a referenceId of its own"
             )
         return self
+
+
+class OpeningCommand(BaseCommand):
+    """A command that opens a missing account, on ``open_tier`` or the catalog's ``auto_open``.
+
+    These are what a user's first days bring: usage at once or under a hold, credit, and payments. Events of a
+    payment are among them, because they come in any order. What is about an earlier hold or usage, or about
+    the account itself, finds an account or is rejected.
+    """
+
+    open_tier: Identifier | None = None

@@ -6,7 +6,7 @@ Decoding never raises: whatever a producer sends, its neighbours in the batch go
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, get_args
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
@@ -14,12 +14,19 @@ from pydantic.alias_generators import to_camel
 from schemas.base import BaseMessage
 from schemas.commands import COMMAND_TYPES, MESSAGE_TYPES, Command
 from schemas.dead_letter_reason import DeadLetterReason
-from schemas.fields import IDENTIFIER_MAX, Identifier, is_plain
+from schemas.fields import IDENTIFIER_MAX, Identifier, WantedReplies, is_plain
 from schemas.malformed import Malformed, MalformedError
 from schemas.parsing import GivenTwice, parse, shown
 from schemas.queries import QUERY_TYPES, Query
 from schemas.refusals import NAMES, Refusals, refused_item
-from schemas.usage import BATCH_MAX_ITEMS, ITEM_TYPES, BatchEnvelope, BatchItem, UsageBatch
+from schemas.usage import (
+    BATCH_MAX_ITEMS,
+    ITEM_TYPES,
+    ONE_REPLY_TEXT,
+    BatchEnvelope,
+    BatchItem,
+    UsageBatch,
+)
 
 #: Largest message body, in bytes.
 BODY_MAX_BYTES: Final = 256 * 1024
@@ -124,6 +131,7 @@ def _batch(data: dict[str, Any], now: datetime, limits: Limits) -> UsageBatch:
     for index, item in enumerate(_items(data, envelope.user_id)):
         try:
             command = _validated(item, _model_of_item(item, index), refusals, index)
+            _refuse_replies(command, index)
             _refuse_excess(command, now, limits, index)
         except MalformedError as refused:
             malformed[index] = _malformed(refused, item)
@@ -158,6 +166,12 @@ def _model_of_item(item: Any, index: int) -> type[BatchItem]:
     if model is None:
         raise refused_item(item, _place(index))
     return model
+
+
+def _refuse_replies(item: BatchItem, index: int) -> None:
+    if item.replies is not None:
+        field = f"{_place(index)}replies"
+        raise MalformedError(DeadLetterReason.INVALID_FIELD, f"{field}: {ONE_REPLY_TEXT}", field)
 
 
 def _refuse_excess(command: Command, now: datetime, limits: Limits, index: int | None = None) -> None:
@@ -196,7 +210,15 @@ def _malformed(refused: MalformedError, data: Any) -> Malformed:
         _identifier(data.get("type")),
         _identifier(data.get("referenceId")),
         _identifier(data.get("userId")),
+        _wanted_replies(data.get("replies")),
     )
+
+
+def _wanted_replies(value: Any) -> WantedReplies | None:
+    return value if value in _WANTED_REPLIES else None
+
+
+_WANTED_REPLIES = get_args(WantedReplies)
 
 
 def _identifier(value: Any) -> str | None:

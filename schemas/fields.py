@@ -2,7 +2,7 @@
 
 import re
 from datetime import UTC, date, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -106,6 +106,9 @@ def _in_utc(value: datetime) -> datetime:
 
 #: A time that decides what the ledger does: one moment is one value, whatever its offset was.
 UtcTimestamp = Annotated[datetime, BeforeValidator(parse_rfc3339), AfterValidator(_in_utc)]
+
+#: Replies that a sender wants: to every message, to those that are rejected or failed, or to none.
+WantedReplies = Literal["all", "problems", "none"]
 
 METADATA_MAX_KEYS = 16
 

@@ -3,14 +3,15 @@
 from dataclasses import dataclass
 
 from schemas.dead_letter_reason import DeadLetterReason
+from schemas.fields import WantedReplies
 
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
     """Reason why a message or an item of a ``usage.batch`` is no command.
 
-    The identities are given where they could be read. ``field`` of an item begins with its place:
-    ``items.3.tokens``.
+    The identities, and which ``replies`` are wanted, are given where they could be read. ``field`` of an
+    item begins with its place: ``items.3.tokens``.
     """
 
     reason: DeadLetterReason
@@ -19,6 +20,7 @@ class Malformed:
     type: str | None = None
     reference_id: str | None = None
     user_id: str | None = None
+    replies: WantedReplies | None = None
 
 
 class MalformedError(Exception):

@@ -1,68 +1,105 @@
 """Commands that use tokens: at once, under a hold, by a meter, or many in one message."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, StrictInt, model_validator
 
-from schemas.base import BaseCommand, BaseMessage, CommandAbout
-from schemas.fields import Identifier, Label, Quantity, UsageQuantity
+from schemas.base import BaseMessage, CommandAbout, OpeningCommand
+from schemas.fields import Identifier, Label, Quantity, UsageQuantity, UtcTimestamp, WantedReplies
 from schemas.malformed import Malformed
 
 #: Most items that one ``usage.batch`` takes.
 BATCH_MAX_ITEMS = 1_000
+#: Fault of an item that says which replies it wants.
+ONE_REPLY_TEXT = "a batch has one reply to all its items; give `replies` to the batch, beside `items`"
 #: Longest life of a hold, in seconds: 31 days.
 HOLD_MAX_SECONDS = 31 * 24 * 3600
 
+#: Life of a hold from now on, in seconds.
+HoldSeconds = Annotated[StrictInt, Field(ge=1, le=HOLD_MAX_SECONDS)]
 
-class DeductUsage(BaseCommand):
+
+class UsageWithDeadline(OpeningCommand):
+    """Base of usage that its sender may give up: decided later than ``valid_until`` it is rejected.
+
+    The time is no part of the content: what was applied in time stays applied, whenever it comes again.
+    """
+
+    valid_until: UtcTimestamp | None = None
+
+
+class DeductUsage(UsageWithDeadline):
     """Takes tokens, or is rejected for insufficient balance. Analytics group by ``feature``.
 
     ``tokens`` may be 0: the usage is applied and moves nothing.
     """
 
-    CONTENT = ("tokens", "feature")
+    CONTENT = ("tokens", "feature", "open_tier")
     QUANTITY = "tokens"
     type: Literal["usage.deduct"] = "usage.deduct"
     tokens: UsageQuantity
     feature: Label | None = None
 
 
-class FreeUpload(BaseCommand):
+class FreeUpload(UsageWithDeadline):
     """Counts bytes against the tier's free-upload limit of the period; 0 bytes move nothing."""
 
-    CONTENT = ("bytes",)
+    CONTENT = ("bytes", "open_tier")
     QUANTITY = "bytes"
     type: Literal["usage.free_upload"] = "usage.free_upload"
     bytes: UsageQuantity
 
 
-class ReserveUsage(BaseCommand):
+class ReserveUsage(UsageWithDeadline):
     """Holds tokens for work whose price is not known yet; they can't be spent otherwise meanwhile.
 
     After ``ttl_seconds`` (to 31 days) the hold runs out by itself. Its name is this reference.
     """
 
-    CONTENT = ("tokens", "ttl_seconds")
+    CONTENT = ("tokens", "ttl_seconds", "open_tier")
     QUANTITY = "tokens"
     type: Literal["usage.reserve"] = "usage.reserve"
     tokens: Quantity
-    ttl_seconds: Annotated[StrictInt, Field(ge=1, le=HOLD_MAX_SECONDS)]
+    ttl_seconds: HoldSeconds
 
 
 class SettleUsage(CommandAbout):
     """Captures the actual amount of the hold ``original_reference_id`` and releases the rest.
 
     ``tokens`` may be 0. Where they are more than was held, the difference is taken from what is available
-    (``on_excess: take``), or the command is refused (``refuse``).
+    (``on_excess: take``), or the command is refused (``refuse``). Where the hold had run out before, up to
+    ``tokens`` are taken from what is available (``on_expired: take``), once; or the command is refused.
     """
 
-    CONTENT = ("original_reference_id", "tokens", "on_excess", "feature")
+    CONTENT = ("original_reference_id", "tokens", "on_excess", "on_expired", "feature")
     QUANTITY = "tokens"
     type: Literal["usage.settle"] = "usage.settle"
     tokens: UsageQuantity
     on_excess: Literal["refuse", "take"] = "refuse"
+    on_expired: Literal["take", "refuse"] = "take"
     feature: Label | None = None
+
+    def content(self) -> dict[str, Any]:
+        """Return the content, without ``on_expired`` where it is the default.
+
+        The field is younger than commands that are stored: one that comes again must be equal to them.
+        """
+        content = super().content()
+        if self.on_expired == "take":
+            del content["onExpired"]
+        return content
+
+
+class ExtendUsage(CommandAbout):
+    """Renews the hold ``original_reference_id``: it ends ``ttl_seconds`` from now, never earlier than before.
+
+    A hold that has run out is closed, whether or not somebody has posted its end.
+    """
+
+    CONTENT = ("original_reference_id", "ttl_seconds")
+    type: Literal["usage.extend"] = "usage.extend"
+    ttl_seconds: HoldSeconds
 
 
 class ReleaseUsage(CommandAbout):
@@ -72,13 +109,13 @@ class ReleaseUsage(CommandAbout):
     type: Literal["usage.release"] = "usage.release"
 
 
-class RecordUsage(BaseCommand):
+class RecordUsage(UsageWithDeadline):
     """Meters usage: ``quantity`` units of ``meter``, from the tier's free units first, then for tokens.
 
     ``quantity`` may be 0: the usage is applied and moves nothing.
     """
 
-    CONTENT = ("meter", "quantity", "feature")
+    CONTENT = ("meter", "quantity", "feature", "open_tier")
     QUANTITY = "quantity"
     type: Literal["usage.record"] = "usage.record"
     meter: Label
@@ -98,11 +135,15 @@ ITEM_TYPES: dict[str, type[BatchItem]] = {
 
 
 class BatchEnvelope(BaseMessage):
-    """A ``usage.batch`` without its items: only its own fields."""
+    """A ``usage.batch`` without its items: only its own fields.
+
+    ``replies`` is about the one reply to all items: one that is rejected or failed makes it a problem.
+    """
 
     type: Literal["usage.batch"] = "usage.batch"
     reference_id: Identifier
     user_id: Identifier | None = None
+    replies: WantedReplies | None = None
 
 
 class UsageBatch(BatchEnvelope):
@@ -140,6 +181,12 @@ class UsageBatch(BatchEnvelope):
         """The place in the message of each of ``items``, from 0."""
         size = len(self.items) + len(self._malformed)
         return [place for place in range(size) if place not in self._malformed]
+
+    @model_validator(mode="after")
+    def _replies_of_the_batch(self) -> Self:
+        if any(item.replies is not None for item in self.items):
+            raise ValueError(ONE_REPLY_TEXT)
+        return self
 
     @model_validator(mode="before")
     @classmethod

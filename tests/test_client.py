@@ -1,8 +1,10 @@
 """Client for producers in Python: it publishes with confirms and gets replies from a real worker."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pika
 import pytest
@@ -163,6 +165,31 @@ def test_command_is_persistent_and_has_its_ids(
     assert properties.user_id == broker_url.partition("://")[2].partition(":")[0]
 
 
+def test_command_is_sent_in_bulk(client: BillingClient, rabbit: RabbitClient) -> None:
+    correlation_id = client.send(DEDUCT, lane="bulk")
+    ((properties, body),) = rabbit.take("billing.bulk", 1)
+    assert (properties.correlation_id, body) == (correlation_id, DEDUCT.to_json())
+    assert rabbit.depth("billing.usage") == 0
+
+
+@pytest.mark.parametrize(
+    ("message", "lane", "way_out"),
+    [(OPEN, "bulk", "the bulk lane takes usage.*, not account.open"), (DEDUCT, "slow", "use 'interactive'")],
+)
+def test_wrong_lane_raises_before_anything_is_sent(
+    client: BillingClient, rabbit: RabbitClient, message: Message, lane: Any, way_out: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(way_out)):
+        client.send(message, lane=lane)
+    assert rabbit.depth("billing.bulk") == rabbit.depth("billing.usage") == 0
+
+
+@pytest.mark.parametrize("replies", ["problems", "none"])
+def test_request_without_all_replies_raises_before_it_waits(client: BillingClient, replies: Any) -> None:
+    with pytest.raises(ValueError, match="a request waits for its reply; leave `replies` out"):
+        client.request(DEDUCT.model_copy(update={"replies": replies}))
+
+
 def test_each_request_has_its_own_ids(client: BillingClient, rabbit: RabbitClient) -> None:
     for _ in range(2):
         client.send(DEDUCT)
@@ -225,7 +252,7 @@ class Answering(BillingClient):
 
     def _wait(self, message: Message | Query, timeout_s: float) -> bytes:
         answer(self.rabbit, body=b"not for us", correlation_id="another")
-        self._publish(message, str(self._awaited), waits=True)
+        self._publish(message, str(self._awaited), "billing", waits=True)
         answer(self.rabbit, body=self.body)
         return super()._wait(message, timeout_s)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.fake_broker import FakeBroker
 from tests.support.fake_stop import FakeStop
 from tests.support.fakes import FakeLink, FakePauses, FakeRecord, delivery
 from tests.support.waiting import PATIENCE_S
@@ -25,6 +26,7 @@ from worker.metrics import Metrics
 from worker.pipeline import Item
 
 NOW = datetime(2026, 11, 26, tzinfo=UTC)
+BULK = "billing.bulk"
 
 
 @dataclass
@@ -86,6 +88,7 @@ def consumer(
     ledger: ProbedLedger | None = None,
     metrics: Metrics | None = None,
     record: FakeRecord | None = None,
+    bulk: str | None = None,
     **pace: Any,
 ) -> Consumer:
     """Return a loop that opens ``links`` one after the other; an exception among them is raised instead."""
@@ -105,7 +108,7 @@ def consumer(
         "pipeline": pipeline,
         "poison": PoisonTrials(record or FakeRecord(), lambda: NOW),
         "lanes": Lanes(
-            ["billing.payments", "billing.usage"],
+            ["billing.payments", "billing.usage", BULK],
             pipeline.limit,
             FakePauses(),
             worker="w",
@@ -122,6 +125,7 @@ def consumer(
         stop=stop,
         rng=random.Random(1),
         metrics=counters,
+        bulk=bulk,
     )
 
 
@@ -423,3 +427,53 @@ def test_batches_and_outages_are_counted() -> None:
     consumer([FakeLink(*messages(4))], pipeline, FakeStop(), metrics=metrics).run(drain=True)
     assert metrics.registry.get_sample_value("billing_worker_batch_size_count") == 2
     assert metrics.registry.get_sample_value("billing_worker_outages_total", {"server": "database"}) == 1
+
+
+def test_bulk_is_served_last_and_in_every_batch() -> None:
+    bulk, others = messages(5, queue=BULK), messages(5)
+    link, pipeline = FakeLink(*bulk, *others), BatchRecorder()
+    consumer([link], pipeline, FakeStop(), bulk=BULK).run(drain=True)
+    assert pipeline.batches[:2] == [[*others[:2], bulk[0]], [*others[2:4], bulk[1]]]
+    assert pipeline.batches[2][:2] == [others[4], bulk[2]]
+    assert len(link.acknowledged) == 10
+
+
+def test_message_that_comes_while_a_batch_with_bulk_waits_joins_it_ahead_of_bulk() -> None:
+    """The second batch is received and waits for the first, which is in the ledger when the others come."""
+    early, bulk, late = messages(2), messages(2, queue=BULK), messages(1)
+    broker = FakeBroker()
+    link, pipeline = FakeLink(*early, *bulk, broker=broker), BatchRecorder()
+    received = Event()
+
+    def arrive() -> None:
+        if len(pipeline.batches) == 1:
+            assert received.wait(PATIENCE_S)
+            broker.queue("billing.usage").extend(late)  # while the next one waits
+
+    pipeline.after = arrive
+    original = pipeline.receive
+
+    def receive(deliveries: Sequence[Delivery]) -> list[Item]:
+        if bulk[1] in deliveries:
+            received.set()
+        return original(deliveries)
+
+    pipeline.receive = receive  # type: ignore[method-assign]
+    consumer([link], pipeline, FakeStop(), bulk=BULK).run(drain=True)
+    assert pipeline.batches == [[*early, bulk[0]], [*late, bulk[1]]]
+    assert len(link.acknowledged) == 5
+
+
+def test_message_that_may_be_poison_joins_no_batch() -> None:
+    (poison,) = distinct(1, delivery_count=TRIAL_AFTER)
+    bulk, broker = messages(4, queue=BULK), FakeBroker()
+    link, pipeline = FakeLink(*bulk, broker=broker), BatchRecorder()
+
+    def arrive() -> None:
+        if len(pipeline.batches) == 1:
+            broker.queue("billing.usage").append(poison)
+
+    pipeline.after = arrive
+    consumer([link], pipeline, FakeStop(), bulk=BULK).run(drain=True)
+    assert [poison] in pipeline.batches
+    assert len(link.acknowledged) == 5

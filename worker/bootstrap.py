@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from worker.ledger.pauses import Pauses
     from worker.ledger.store import Ledger
     from worker.messages.policy import Policy
+    from worker.messages.reply_queue import ReplyQueueWatch
     from worker.metrics import Metrics
     from worker.pipeline import Pipeline
     from worker.queries import QueryService
@@ -163,14 +164,24 @@ class Application:
     def _hold_most_s(self) -> float:
         return self.settings.consumer_timeout_s * _HELD_SHARE
 
-    def link(self, *, consume: Sequence[str] = (), prefetch: int | Mapping[str, int] | None = None) -> Link:
-        """A new link to the broker, which holds ``prefetch`` messages a queue (or as many as is set)."""
+    def link(
+        self,
+        *,
+        consume: Sequence[str] = (),
+        prefetch: int | Mapping[str, int] | None = None,
+        bulk: str | None = None,
+    ) -> Link:
+        """A new link to the broker, which holds ``prefetch`` messages a queue (or as many as is set).
+
+        The queue ``bulk`` may be missing.
+        """
         from worker.broker import open_link
 
         return open_link(
             self.settings.broker_url.get_secret_value(),
             consume=consume,
             prefetch=self.settings.prefetch if prefetch is None else prefetch,
+            bulk=bulk,
             name=self._name,
         )
 
@@ -190,7 +201,8 @@ class Application:
         is_new = is_new_config(pauses, config, worker, self.clock())
         pipeline = self.pipeline(self.ledger, is_new_config=is_new)
         return Consumer(
-            lambda prefetch: self.link(consume=work, prefetch=prefetch),
+            # A broker that was declared for the version before has no bulk queue: that stops no other lane.
+            lambda prefetch: self.link(consume=work, prefetch=prefetch, bulk=BILLING.bulk.name),
             self.ledger,
             pipeline,
             poison=PoisonTrials(Trials(self.batch_engine, worker), self.clock),
@@ -212,6 +224,7 @@ class Application:
             rng=self.rng(),
             metrics=self.metrics,
             exits_on_limit=settings.on_limit == "exit",
+            bulk=BILLING.bulk.name,
         )
 
     def scheduler(self) -> Scheduler:
@@ -273,6 +286,12 @@ class Application:
             rng=self.rng(),
             metrics=self.metrics,
         )
+
+    def reply_queue_watch(self) -> ReplyQueueWatch:
+        """Watch over the default reply queue, ready to run."""
+        from worker.messages.reply_queue import ReplyQueueWatch
+
+        return ReplyQueueWatch(self.link, self.settings.reply_queue, self.metrics)
 
     def drainer(self) -> Drainer:
         """Drainer of the dead-letter queue into the ledger's database, ready to run."""

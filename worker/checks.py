@@ -11,6 +11,7 @@ from worker.ledger.engine import translated_errors
 from worker.ledger.revisions import current_revision, newest_revision
 from worker.ledger.session_settings import MissingSettings, missing_settings
 from worker.ledger.store import Ledger
+from worker.messages.reply_queue import ReplyQueueStatus
 from worker.runtime.health import CheckResult, Health, HealthCheck, HealthState, run_checks
 from worker.settings import redacted
 
@@ -35,6 +36,7 @@ def checks_of(application: Application) -> Sequence[HealthCheck]:
         ("broker", redacted(settings.broker_url), _broker),
         ("topology", "", _topology),
         ("delivery limits", "", _delivery_limits),
+        ("replies", "", _replies),
         ("workers", "", _workers),
         ("paused", "", _paused),
     ]
@@ -136,6 +138,16 @@ def _delivery_limits(application: Application) -> CheckResult:
             f"restarts and lost connections would dead-letter good messages: {found}; {way_out}",
         )
     return _ok("high enough")
+
+
+def _replies(application: Application) -> CheckResult:
+    """Check that somebody reads the default reply queue, where much waits there."""
+    try:
+        with closing(application.link()) as link:
+            status = ReplyQueueStatus.of(link, application.settings.reply_queue)
+    except (ConfigurationError, TransientError) as error:
+        return _unknown(error)  # the lines above say that it is bad
+    return CheckResult(HealthState.NOTE if status.is_unread else HealthState.OK, status.text)
 
 
 def _workers(application: Application) -> CheckResult:

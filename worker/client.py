@@ -9,7 +9,7 @@ the worker.
 from contextlib import suppress
 from time import monotonic
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 from uuid import uuid4
 
 import pika
@@ -38,6 +38,9 @@ _TIMEOUT_S: Final = 10.0
 _NOT_FOUND: Final = 404
 #: pika waits for ever by default where the broker is in an alarm (pika#653).
 _BLOCKED_S: Final = 60.0
+
+#: How a message is served: in its turn, or last, for usage that nobody waits for.
+Lane = Literal["interactive", "bulk"]
 
 
 def _name(message: Message | Query) -> str:
@@ -85,22 +88,29 @@ class BillingClient:
     ) -> None:
         self._drop()
 
-    def send(self, message: Message) -> str:
-        """Publish ``message`` with a confirm of the broker; return the correlation id."""
+    def send(self, message: Message, *, lane: Lane = "interactive") -> str:
+        """Publish ``message`` with a confirm of the broker; return the correlation id.
+
+        ``lane="bulk"`` is for usage that nobody waits for: it is served last. Raises ValueError for another
+        type there. ``message.replies`` says which replies are wanted.
+        """
+        exchange = exchange_of(lane, message)
         correlation_id = uuid4().hex
-        self._publish(message, correlation_id, waits=False)
+        self._publish(message, correlation_id, exchange, waits=False)
         return correlation_id
 
     def request(self, message: Message, timeout_s: float = 10.0) -> Reply:
         """Publish ``message`` and wait for its reply, rejections included. Raises NoReplyError.
 
         The reply to a batch counts the applied, rejected and malformed (``failed``) items, and has
-        their replies in order. Look at these: the batch itself is always ``applied``.
+        their replies in order. Look at these: the batch itself is always ``applied``. Raises ValueError for a
+        message whose ``replies`` are not all wanted: it might wait in vain.
         """
+        require_reply(message)
         correlation_id = uuid4().hex
         self._awaited, self._reply = correlation_id, None
         try:
-            self._publish(message, correlation_id, waits=True)
+            self._publish(message, correlation_id, BILLING.exchange, waits=True)
             return _reply_in(self._wait(message, timeout_s))
         finally:
             self._awaited = self._reply = None
@@ -113,24 +123,30 @@ class BillingClient:
         correlation_id = uuid4().hex
         self._awaited, self._reply = correlation_id, None
         try:
-            self._publish(query, correlation_id, waits=True)
+            self._publish(query, correlation_id, BILLING.exchange, waits=True)
             return _answer_in(self._wait(query, timeout_s))
         finally:
             self._awaited = self._reply = None
 
-    def _publish(self, message: Message | Query, correlation_id: str, *, waits: bool) -> None:
+    def _publish(self, message: Message | Query, correlation_id: str, exchange: str, *, waits: bool) -> None:
         """Publish, and repeat with the same ids on a new connection where the old one is lost."""
         message_id = uuid4().hex
         is_new = not self._is_alive()
         try:
-            self._publish_once(message, correlation_id, message_id, waits=waits)
+            self._publish_once(message, correlation_id, message_id, exchange, waits=waits)
         except BrokerUnavailableError:
             if is_new:
                 raise
-            self._publish_once(message, correlation_id, message_id, waits=waits)
+            self._publish_once(message, correlation_id, message_id, exchange, waits=waits)
 
     def _publish_once(
-        self, message: Message | Query, correlation_id: str, message_id: str, *, waits: bool
+        self,
+        message: Message | Query,
+        correlation_id: str,
+        message_id: str,
+        exchange: str,
+        *,
+        waits: bool,
     ) -> None:
         if not self._is_alive():
             self._connect()
@@ -145,7 +161,7 @@ class BillingClient:
         try:
             properties["reply_to"] = self._own_reply_queue() if waits else self._reply_queue
             self._channel.basic_publish(
-                BILLING.exchange,
+                exchange,
                 message.type,
                 message.to_json(),
                 pika.BasicProperties(**properties),
@@ -224,6 +240,24 @@ class BillingClient:
         if connection is not None and connection.is_open:
             with suppress(AMQPError, OSError):
                 connection.close()
+
+
+def exchange_of(lane: Lane, message: Message) -> str:
+    """Return the exchange that leads to ``lane``. Raises ValueError where it does not take the message."""
+    if lane == "interactive":
+        return BILLING.exchange
+    if lane != "bulk":
+        raise ValueError(f"lane={lane!r}: use 'interactive' or 'bulk'")
+    if not BILLING.bulk.takes(message.type):
+        kinds = ", ".join(BILLING.bulk.routing_keys)
+        raise ValueError(f"the bulk lane takes {kinds}, not {message.type}; leave `lane` out")
+    return BILLING.bulk_exchange
+
+
+def require_reply(message: Message) -> None:
+    """Raise ValueError for a message that might get no reply, where somebody waits for it."""
+    if message.replies in ("problems", "none"):
+        raise ValueError(f"replies={message.replies!r}: a request waits for its reply; leave `replies` out")
 
 
 def _parameters(url: str) -> Any:

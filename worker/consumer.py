@@ -11,7 +11,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from worker.batches import Batches
+from worker.batches import Batch, Batches
 from worker.broker import Consumes, Delivery, Link
 from worker.errors import (
     BrokerUnavailableError,
@@ -23,6 +23,7 @@ from worker.errors import (
 from worker.lanes.control import LaneControl
 from worker.lanes.pausing import Lanes
 from worker.lanes.poison import SHRINK, PoisonTrials, may_be_poison
+from worker.lanes.sharing import LaneShares
 from worker.lanes.trials import TrialRunner
 from worker.ledger.store import Ledger
 from worker.metrics import Metrics
@@ -55,7 +56,7 @@ class Consumer:
     """Runs the pipeline on what a broker delivers, over one link after the other.
 
     ``connect`` opens a link that holds at most so many messages of each queue. ``exits_on_limit`` ends the
-    loop where a lane would be paused.
+    loop where a lane would be paused. ``bulk`` is the queue that is served last.
     """
 
     def __init__(
@@ -71,11 +72,13 @@ class Consumer:
         rng: random.Random,
         metrics: Metrics,
         exits_on_limit: bool = False,
+        bulk: str | None = None,
     ) -> None:
         self._connect, self._ledger, self._pipeline = connect, ledger, pipeline
         self._poison, self._lanes = poison, lanes
         self._pace, self._stop, self._rng, self._metrics = pace, stop, rng, metrics
         self._exits_on_limit = exits_on_limit
+        self._shares = LaneShares(bulk, pace.batch_size)
         self._broker, self._database = self._outage("broker"), self._outage("database")
         self._relinking = self._backoff()
         self._has_been_linked = False
@@ -152,15 +155,15 @@ class Consumer:
         batches, control = self._parts_on(link, ledger)
         while not self._stop.requested:
             is_idle = batches.is_idle
-            deliveries = self._receive(link, IDLE_S if is_idle else 0)
-            on_record = [delivery for delivery in deliveries if may_be_poison(delivery)]
-            batch = batches.decode(
-                [one for one in deliveries if not may_be_poison(one)] if on_record else deliveries
-            )
-            batch.items = control.without_paused(batch.items)
+            deliveries = self._receive(link, self._pace.batch_size, IDLE_S if is_idle else 0)
+            batch, on_record = _decoded(batches, control, deliveries)
             batches.await_in_flight()
             if self._stop.requested:
                 break  # what was just received goes back
+            if room := self._shares.room_for_late(deliveries):
+                late, on_record_too = _decoded(batches, control, self._receive_late(link, room))
+                batch.items = self._shares.joined(batch.items, late.items)
+                on_record += on_record_too
             batches.start(batch)
             if on_record or self._lanes.needs_attention():
                 batches.finish()
@@ -173,11 +176,18 @@ class Consumer:
         batches.finish()
         return False
 
-    def _receive(self, link: Consumes, wait_s: float) -> Sequence[Delivery]:
-        deliveries = link.receive(self._pace.batch_size, wait_s)
+    def _receive(self, link: Consumes, most: int, wait_s: float) -> Sequence[Delivery]:
+        deliveries = link.receive(most, wait_s, self._shares.next())
         self._broker.ended()
         self._relinking.reset()
+        self._shares.note(deliveries)
         return deliveries
+
+    def _receive_late(self, link: Consumes, room: int) -> Sequence[Delivery]:
+        """Return what has come for the other lanes while a batch with bulk waited to begin."""
+        late = link.receive(room, 0, self._shares.of_late())
+        self._shares.note(late)
+        return late
 
     def _parts_on(self, link: Link, ledger: Executor) -> tuple[Batches, LaneControl]:
         session = Session(
@@ -192,3 +202,13 @@ class Consumer:
         batches = Batches(link, session, self._pipeline, self._metrics)
         trials = TrialRunner(self._poison, batches)
         return batches, LaneControl(self._lanes, trials, batches, exits_on_limit=self._exits_on_limit)
+
+
+def _decoded(
+    batches: Batches, control: LaneControl, deliveries: Sequence[Delivery]
+) -> tuple[Batch, list[Delivery]]:
+    """Return the batch of ``deliveries`` that lanes take now, and those to be tried on record."""
+    on_record = [delivery for delivery in deliveries if may_be_poison(delivery)]
+    batch = batches.decode([one for one in deliveries if not may_be_poison(one)] if on_record else deliveries)
+    batch.items = control.without_paused(batch.items)
+    return batch, on_record

@@ -12,6 +12,7 @@ from uuid import uuid4
 from schemas import Message, Query, QueryAnswer, Reply, commands_of
 from worker.broker import Delivery
 from worker.catalog import Catalog, load_catalog
+from worker.client import Lane, exchange_of, require_reply
 from worker.core import Answer, decide
 from worker.errors import BrokerUnavailableError
 from worker.ledger.engine import ledger_engine
@@ -56,18 +57,18 @@ class FakeBillingClient:
     ) -> None:
         self._engine.dispose()
 
-    def send(self, message: Message) -> str:
-        """Apply ``message``; return a correlation id."""
-        self.request(message)
+    def send(self, message: Message, *, lane: Lane = "interactive") -> str:
+        """Apply ``message``; return a correlation id. Raises ValueError as the client does."""
+        exchange_of(lane, message)
+        self._apply(message)
         return uuid4().hex
 
     def request(self, message: Message, timeout_s: float = 10.0) -> Reply:
         """Apply ``message`` and return its reply."""
         del timeout_s
-        self._require_broker()
-        self.sent.append(message)
+        require_reply(message)
         delivery = Delivery(message.to_json(), "fake", "billing", message.type, 0)
-        outgoing = self._replies.for_answers(delivery, message, self._applied(message), self.now)
+        outgoing = self._replies.for_answers(delivery, message, self._apply(message), self.now)
         return Reply.model_validate_json(outgoing[0].body)
 
     def ask(self, query: Query, timeout_s: float = 5.0) -> QueryAnswer:
@@ -77,9 +78,12 @@ class FakeBillingClient:
         (answer,) = self._queries.answer([query])
         return answer
 
-    def _applied(self, message: Message) -> Sequence[Answer]:
+    def _apply(self, message: Message) -> Sequence[Answer]:
+        self._require_broker()
+        self.sent.append(message)
         commands = commands_of(message)
-        with self._ledger.begin(commands, self.now) as transaction:
+        auto_open = self._catalog.auto_open
+        with self._ledger.begin(commands, self.now, auto_open=auto_open) as transaction:
             plan = decide(commands, transaction.known, self.now, self._catalog)
             transaction.write(plan)
         return plan.answers

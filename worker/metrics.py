@@ -1,5 +1,7 @@
 """Counters of a running worker; served for Prometheus where a port is set."""
 
+from math import nan
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from worker.errors import ConfigurationError
@@ -97,6 +99,19 @@ class Metrics:
             buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
             registry=self.registry,
         )
+        # Nobody has looked yet: that is not nothing.
+        self.replies_waiting = Gauge(
+            "billing_worker_replies_waiting",
+            "Messages in the default reply queue, as the scheduler's process last saw; NaN where unknown.",
+            registry=self.registry,
+        )
+        self.replies_waiting.set(nan)
+        self.reply_consumers = Gauge(
+            "billing_worker_reply_consumers",
+            "Consumers of the default reply queue, as the scheduler's process last saw; NaN where unknown.",
+            registry=self.registry,
+        )
+        self.reply_consumers.set(nan)
         self.scheduled = Counter(
             "billing_worker_scheduled", "Commands published for due entries.", registry=self.registry
         )
@@ -111,6 +126,20 @@ class Metrics:
             registry=self.registry,
         )
 
+        self.http_requests = Counter(
+            "billing_worker_http_requests",
+            "Requests to the HTTP door, by route (other: no such path) and status.",
+            ["route", "status"],
+            registry=self.registry,
+        )
+        self.http_seconds = Histogram(
+            "billing_worker_http_seconds",
+            "Time that the HTTP door takes for a request, without the wait for a thread.",
+            ["route"],
+            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+            registry=self.registry,
+        )
+
     def count_refusal(self, sender: str, code: str) -> None:
         """Count a refusal; at most a hundred senders have a label of their own."""
         if sender not in self._senders:
@@ -118,6 +147,11 @@ class Metrics:
                 sender = "others"
             self._senders.add(sender)
         self.refusals.labels(sender, code).inc()
+
+    def count_request(self, route: str, status: int, seconds: float) -> None:
+        """Count a request to the HTTP door."""
+        self.http_requests.labels(route, status).inc()
+        self.http_seconds.labels(route).observe(seconds)
 
     def serve(self, port: int) -> None:
         """Serve the metrics on ``port``, all interfaces, in a thread; with 0 nowhere.

@@ -32,7 +32,11 @@ def run_worker(
     _log_differences(application)
     loops: dict[str, Callable[[SignalStop], None]] = {}
     if with_scheduler:
-        loops = {"scheduler": application.scheduler().run, "drainer": application.drainer().run}
+        loops = {
+            "scheduler": application.scheduler().run,
+            "drainer": application.drainer().run,
+            "replies": application.reply_queue_watch().run,
+        }
     with beside(stop, **loops):
         application.consumer(stop).run(drain=drain)
     log.info("stopped")
@@ -47,7 +51,8 @@ def run_scheduler(application: Application, stop: SignalStop) -> None:
         redacted(settings.database_url),
         redacted(settings.broker_url),
     )
-    with beside(stop, drainer=application.drainer().run):
+    watch = application.reply_queue_watch()
+    with beside(stop, drainer=application.drainer().run, replies=watch.run):
         application.scheduler().run(stop)
     log.info("stopped")
 

@@ -115,6 +115,11 @@ class Settings(BaseSettings):
     scheduler_interval_s: Annotated[float, Field(gt=0, le=60)] = 5.0
     scheduler_rate: Annotated[int, Field(ge=1, le=1000)] = 200  # commands a second, at most
 
+    http_listen: str = "127.0.0.1:8801"
+    http_tokens: Path | None = None
+    #: Requests that are worked on at a time; half of them may be reports, each on a connection of its own.
+    http_threads: Annotated[int, Field(ge=1, le=30)] = 8
+
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["text", "json"] = "text"
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0  # 0: none

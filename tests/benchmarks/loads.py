@@ -77,13 +77,13 @@ def batches(
         )
 
 
-def outgoing(messages: Iterable[Message]) -> Iterator[Outgoing]:
+def outgoing(messages: Iterable[Message], exchange: str = BILLING.exchange) -> Iterator[Outgoing]:
     """Yield ``messages`` as their producer publishes them."""
     for number, message in enumerate(messages):
-        yield published(message.type, message.to_json(), f"message-{number:08}")
+        yield published(message.type, message.to_json(), f"message-{number:08}", exchange)
 
 
-def published(type_: str, body: bytes, message_id: str) -> Outgoing:
+def published(type_: str, body: bytes, message_id: str, exchange: str = BILLING.exchange) -> Outgoing:
     """Return one message as its producer publishes it."""
     properties = {"message_id": message_id, "content_type": "application/json", "app_id": "bench"}
-    return Outgoing(body, BILLING.exchange, type_, properties)
+    return Outgoing(body, exchange, type_, properties)

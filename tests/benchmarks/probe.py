@@ -10,7 +10,7 @@ import json
 import sys
 import threading
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from time import monotonic, sleep
 from typing import Any, Literal, Self
 
@@ -18,7 +18,7 @@ import pika
 
 from schemas import QueryBalance
 from schemas.base import BaseMessage
-from tests.benchmarks.loads import deductions, in_turns
+from tests.benchmarks.loads import SEED, deductions, in_turns
 from tests.benchmarks.sandbox import user_id
 from tests.support.rabbit_client import user_of
 from worker.broker import BILLING
@@ -31,7 +31,8 @@ class Task:
     """Messages to send: ``warm_up`` deductions, or queries, then ``counted`` ones at ``per_second``.
 
     One goes alone before these, and its reply is waited for: a worker is there. ``straight`` ones come after
-    them, into the queue of the replies itself: they show what broker and caller need without a worker.
+    them, into the queue of the replies itself: they show what broker and caller need without a worker. The
+    ``seed`` makes the references.
     """
 
     broker_url: str
@@ -41,11 +42,16 @@ class Task:
     warm_up: int
     straight: int
     type: Literal["usage.deduct", "query.balance"] = "usage.deduct"
+    seed: int = SEED
 
     @property
     def messages(self) -> int:
         """Number of requests that a worker gets."""
         return 1 + self.warm_up + self.counted
+
+    def for_broker(self, url: str) -> Self:
+        """Return the same task at another broker."""
+        return replace(self, broker_url=url)
 
     def to_json(self) -> str:
         """JSON for the probe's standard input."""
@@ -140,7 +146,7 @@ class _Requests:
         self._user = replies.user
         self._type, count, pick = task.type, task.messages + task.straight, in_turns(task.users)
         asked: Iterable[BaseMessage] = (
-            deductions(count, pick)
+            deductions(count, pick, task.seed)
             if task.type == "usage.deduct"
             else (QueryBalance(user_id=user_id(pick())) for _ in range(count))
         )

@@ -5,6 +5,8 @@ from tests.benchmarks.batch import BATCH
 from tests.benchmarks.budget import BUDGET
 from tests.benchmarks.echo import ECHO
 from tests.benchmarks.first_speed import FIRST_SPEED
+from tests.benchmarks.http import HTTP
+from tests.benchmarks.lanes import LANES
 from tests.benchmarks.large import LARGE
 from tests.benchmarks.latency import LATENCY
 from tests.benchmarks.ledger_alone import LEDGER
@@ -29,6 +31,8 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     WORKERS,
     LATENCY,
     QUERIES,
+    HTTP,
+    LANES,
     TYPESCRIPT,
     BACKLOG,
     LARGE,

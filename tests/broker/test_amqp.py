@@ -10,11 +10,12 @@ import pytest
 from tests.support.provision import RabbitMQServer
 from tests.support.rabbit_client import RabbitClient
 from tests.support.waiting import eventually
-from worker.broker import BILLING, Link, Outgoing, open_link
+from worker.broker import BILLING, BulkShare, Link, Outgoing, open_link
+from worker.broker.rabbitmq import consuming
 from worker.broker.rabbitmq.connection import WorkerConnection
 from worker.errors import BrokerUnavailableError, ConfigurationError
 
-PAYMENTS, USAGE = (queue.name for queue in BILLING.work)
+PAYMENTS, USAGE, BULK = (queue.name for queue in BILLING.work)
 
 
 @pytest.fixture
@@ -127,6 +128,37 @@ def test_missing_queue_names_the_command_to_run(bare_broker_url: str) -> None:
         open_link(bare_broker_url, consume=[USAGE])
 
 
+def test_bulk_that_fills_the_memory_stands_before_nobody(
+    broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Messages that are not read wait in their socket; bulk has one of its own."""
+    monkeypatch.setattr(consuming, "_HELD_MAX_BYTES", 64 * 1024)
+    link = open_link(broker_url, consume=[USAGE, BULK], prefetch=500, bulk=BULK)
+    body = b"x" * 16 * 1024
+    link.publish([Outgoing(body, BILLING.bulk_exchange, "usage.deduct") for _ in range(500)])
+    eventually(lambda: link.receive(1, 0.1, BulkShare(BULK, 1, 1)))
+    link.publish([Outgoing(b"{}", BILLING.exchange, "usage.deduct")])
+    (found,) = eventually(lambda: link.receive(20, 0.1, BulkShare(BULK, 0, 0)))
+    assert found.queue == USAGE
+    link.close()
+
+
+def test_bulk_alone_is_consumed(broker_url: str) -> None:
+    link = open_link(broker_url, consume=[BULK], bulk=BULK)
+    link.publish([Outgoing(b"{}", BILLING.bulk_exchange, "usage.deduct")])
+    (found,) = eventually(lambda: link.receive(1, 0.1))
+    assert found.queue == BULK
+    link.close()
+
+
+def test_deleted_bulk_queue_is_a_lost_link(broker_url: str, rabbit: RabbitClient) -> None:
+    link = open_link(broker_url, consume=[USAGE, BULK], bulk=BULK)
+    rabbit.channel.queue_delete(BULK)
+    with pytest.raises(BrokerUnavailableError, match=r"cancelled the consumer of billing\.bulk"):
+        eventually(lambda: link.receive(1, 0.05))
+    link.close()
+
+
 def test_a_body_that_names_an_encoding_stays_as_it_was_sent(link: Link, rabbit: RabbitClient) -> None:
     rabbit.publish(b"\xff\xfe", routing_key="usage.deduct", content_encoding="utf-16")
     (delivery,) = eventually(lambda: link.receive(1, 1.0))
@@ -172,9 +204,9 @@ def test_missing_exchange_and_queues_are_named(bare_broker_url: str) -> None:
         missing = link.differences(BILLING)
     finally:
         link.close()
-    assert len(missing) == 6
+    assert len(missing) == len(BILLING.exchanges) + len(BILLING.queues)
     assert all("topology declare" in line for line in missing)
-    assert missing[1] == "exchange 'billing.events' is missing: run `billing-worker topology declare`"
+    assert missing[2] == "exchange 'billing.events' is missing: run `billing-worker topology declare`"
     assert "'billing.usage'" in " ".join(missing)
 
 

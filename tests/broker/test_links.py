@@ -1,6 +1,7 @@
 """Behaviour that the worker needs of a broker: one suite for RabbitMQ, the embedded one and the fake."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
 
@@ -8,11 +9,12 @@ import pytest
 
 from tests.support.fake_broker import FakeBroker
 from tests.support.fakes import FakeLink
-from worker.broker import BILLING, Delivery, Link, Outgoing, open_link
+from tests.support.waiting import eventually
+from worker.broker import BILLING, BulkShare, Delivery, Link, Outgoing, open_link
 from worker.broker.deliveries import BATCH_MAX_BYTES
 from worker.messages.outgoing import OutgoingDirectReply
 
-PAYMENTS, USAGE = (queue.name for queue in BILLING.work)
+PAYMENTS, USAGE, BULK = (queue.name for queue in BILLING.work)
 
 Connect = Callable[..., Link]
 
@@ -28,7 +30,7 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[dict[str
             url = f"sqla+sqlite:///{tmp_path / 'broker.sqlite3'}"
         case _:
             url = request.getfixturevalue("broker_url")
-    return lambda consume: open_link(url, consume=list(consume), prefetch=consume)
+    return lambda consume: open_link(url, consume=list(consume), prefetch=consume, bulk=BULK)
 
 
 @pytest.fixture
@@ -49,6 +51,10 @@ def usage(number: int) -> Outgoing:
     return Outgoing(
         f'{{"n":{number}}}'.encode(), "billing", "usage.deduct", {"message_id": f"m{number}"}, {"n": number}
     )
+
+
+def in_bulk(number: int) -> Outgoing:
+    return replace(usage(number), exchange=BILLING.bulk_exchange)
 
 
 def received(link: Link, count: int) -> list[Delivery]:
@@ -312,3 +318,43 @@ def test_messages_arrive_in_order_while_the_prefetch_grows(connect: Connect) -> 
             link.hold_at_most(USAGE, most := most + 20)
     thread.join()
     assert bodies(taken) == [b'{"n":%d}' % number for number in range(600)]
+
+
+# -- bulk -------------------------------------------------------------------------------------------------
+
+
+def test_bulk_exchange_leads_to_the_bulk_queue_alone(connect: Connect) -> None:
+    link = connect(USAGE, BULK)
+    payment = replace(in_bulk(0), routing_key="payment.succeeded")
+    assert link.publish([in_bulk(1), usage(2), payment]).returned == [payment]
+    assert sorted((one.queue, one.body) for one in received(link, 2)) == [
+        (BULK, b'{"n":1}'),
+        (USAGE, b'{"n":2}'),
+    ]
+
+
+def test_bulk_comes_behind_the_others_and_within_its_share(connect: Connect) -> None:
+    connect().publish([*map(in_bulk, range(60)), *map(usage, range(60))])
+    link, share = connect(USAGE, BULK), BulkShare(BULK, 2, 4)
+    taken: list[Delivery] = []
+    while len(taken) < 120:
+        batch = link.receive(20, 10.0, share)
+        assert batch, f"{len(taken)} of 120 came"
+        of_bulk = [one.queue == BULK for one in batch]
+        assert of_bulk == sorted(of_bulk), "bulk stands last"
+        assert sum(of_bulk) <= share.most
+        taken += batch
+        link.acknowledge(batch)
+    for queue in (USAGE, BULK):
+        assert bodies([one for one in taken if one.queue == queue]) == [b'{"n":%d}' % n for n in range(60)]
+
+
+def test_message_behind_a_full_prefetch_of_bulk_is_received(connect: Connect) -> None:
+    """Queues that share a socket would keep it behind what the broker sent before."""
+    publisher, link = connect(), connect(USAGE, BULK, prefetch=300)
+    publisher.publish([*map(in_bulk, range(300))])
+    eventually(lambda: len(link.receive(1, 0.1, BulkShare(BULK, 1, 1))) == 1)
+    publisher.publish([usage(1)])
+    nothing_of_bulk = BulkShare(BULK, 0, 0)
+    (found,) = eventually(lambda: link.receive(20, 0.1, nothing_of_bulk))
+    assert found.queue == USAGE

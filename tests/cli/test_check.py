@@ -12,6 +12,7 @@ from tests.support.provision import RabbitMQServer
 from tests.support.rabbit_client import RabbitClient
 from tests.support.waiting import eventually
 from worker.broker import BILLING, open_link
+from worker.messages import reply_queue
 
 
 def states(ended: Ended) -> dict[str, str]:
@@ -25,7 +26,8 @@ def test_check_says_of_each_part_in_a_line_that_it_is_well(
     ended = bare_cli("check", "--broker-url", broker_url, "--database-url", postgres_url)
     assert ended.code == 0, ended.all
     well = dict.fromkeys(
-        ["catalog", "database", "schema", "writes", "session", "broker", "topology", "paused"], "ok"
+        ["catalog", "database", "schema", "writes", "session", "broker", "topology", "replies", "paused"],
+        "ok",
     )
     noted = dict.fromkeys(["delivery", "workers"], "note")  # the worker may start after the check
     assert states(ended) == {**well, **noted}
@@ -63,7 +65,7 @@ def test_check_says_what_is_bad_and_what_to_do_and_looks_at_the_rest(
     ended = cli("check")
     assert ended.code == 1
     assert [name for name, forecast in states(ended).items() if forecast == "bad"] == bad
-    assert len(ended.lines) == 10
+    assert len(ended.lines) == 11
     assert advice in next(line for line in ended.lines if line.startswith("bad"))
 
 
@@ -105,7 +107,7 @@ def test_check_finds_a_topology_that_is_missing(ledger_cli: Cli, bare_broker_url
     ended = ledger_cli("check", BILLING_BROKER_URL=bare_broker_url)
     assert ended.code == 1
     assert states(ended)["broker"] == "ok"
-    *_, topology, _, workers, _ = ended.lines
+    *_, topology, _, _, workers, _ = ended.lines
     assert "queue 'billing.usage' is missing: run `billing-worker topology declare`" in topology
     assert workers.startswith("note workers: unknown: ")
 
@@ -115,15 +117,28 @@ def test_check_says_who_consumes_and_fails_where_messages_wait_and_nobody_does(
 ) -> None:
     rabbit.publish(b"oops", routing_key="usage.deduct")
     alone = cli("check")
-    neither = "billing.payments has no consumers, 0 waiting, billing.usage has no consumers, 1 waiting"
+    neither = "billing.payments has no consumers, 0 waiting, billing.usage has no consumers, 1 waiting, "
+    neither += "billing.bulk has no consumers, 0 waiting"
     assert alone.code == 1
     assert alone.lines[-2].startswith(f"bad  workers: {neither}: messages wait and nobody consumes them")
     link = open_link(broker_url, consume=[queue.name for queue in BILLING.work], prefetch=1)
-    both = "ok   workers: billing.payments has 1 consumer, 0 waiting, billing.usage has 1 consumer, 0 waiting"
+    consumed = ", ".join(f"{queue.name} has 1 consumer, 0 waiting" for queue in BILLING.work)
+    both = f"ok   workers: {consumed}"
     try:
         eventually(lambda: cli("check").lines[-2] == both)
     finally:
         link.close()
+
+
+def test_check_notes_replies_that_nobody_reads(
+    cli: Cli, rabbit: RabbitClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reply_queue, "UNREAD_MAX", 3)
+    assert "ok   replies: billing.replies has 0 waiting and no consumers" in cli("check").lines
+    for _ in range(3):
+        rabbit.publish(b"a reply", exchange="", routing_key="billing.replies")
+    (line,) = [line for line in cli("check").lines if " replies: " in line]
+    assert line.startswith("note replies: billing.replies has 3 waiting and nobody reads them: let senders")
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,10 @@ WITHOUT_JSON = {
     (): "a group",
     ("console",): "serves pages until it is stopped",
     ("dead-letters", "export"): "a stream of JSON lines",
+    ("readers",): "runs until it is stopped; --log-format json",
     ("replies",): "a stream of JSON lines",
     ("run",): "runs until it is stopped; --log-format json",
+    ("serve",): "runs until it is stopped; --log-format json",
 }
 
 BONUS = '{"type": "credit.bonus", "referenceId": "b-1", "userId": "ann", "tokens": 5}'
@@ -67,10 +69,13 @@ CALLS: dict[tuple[str, ...], tuple[tuple[str, ...], bytes, tuple[str, ...]]] = {
     ("console", "user"): (("bob", "--role", "viewer"), PASSWORD, ()),
     ("console", "users", "list"): ((), b"", ("users",)),
     ("console", "users", "remove"): (("ann",), b"", ()),
+    ("tokens", "add"): (("app", "--scope", "accounts"), b"", ("scopes",)),
+    ("tokens", "list"): ((), b"", ("tokens",)),
+    ("tokens", "remove"): (("app",), b"", ()),
     ("demo",): (("--messages", "150"), b"", ()),
 }
 PAGED = {path for path, command in COMMANDS.items() if "cursor" in {one.name for one in command.params}}
-LISTS = {*PAGED, ("console", "users", "list")}
+LISTS = {*PAGED, ("console", "users", "list"), ("tokens", "list")}
 GROUPS = {path for path, command in COMMANDS.items() if hasattr(command, "list_commands")}
 
 
@@ -110,6 +115,7 @@ def test_every_command_prints_one_json_object(
         (*replay, "cancel"): lambda: application.service().create_replay([3], "x", "ann"),
     }
     cli.environment["BILLING_CONSOLE_USERS"] = str(tmp_path / "users")
+    cli.environment["BILLING_HTTP_TOKENS"] = str(tmp_path / "tokens")
     with running(application):
         for path, (arguments, stdin, lists) in CALLS.items():
             if path in before:

@@ -109,6 +109,15 @@ def test_lines_go_to_the_queues_of_their_types(broker_cli: Cli, rabbit: RabbitCl
     assert references(rabbit.take("billing.usage", 1)) == ["r-0"]
 
 
+def test_bulk_lane_takes_the_usage_of_a_file(broker_cli: Cli, rabbit: RabbitClient) -> None:
+    opening = {"type": "account.open", "referenceId": "o", "userId": "ann", "tier": "free"}
+    ended = broker_cli("publish", "-", "--lane", "bulk", stdin=lines(2) + json.dumps(opening).encode())
+    assert (ended.code, ended.out) == (1, "published 2, refused 1, unroutable 0\n")
+    assert ended.err == "line 3: wrong_lane: the bulk lane takes usage.*, not account.open\n"
+    assert references(rabbit.take("billing.bulk", 2)) == ["r-0", "r-1"]
+    assert rabbit.depth("billing.usage") == rabbit.depth("billing.payments") == 0
+
+
 def test_batch_is_one_line_and_one_message(broker_cli: Cli, rabbit: RabbitClient) -> None:
     items = [{name: value for name, value in GOOD.items() if name != "userId"}]
     batch = {"type": "usage.batch", "referenceId": "b-1", "userId": "ann", "items": items}
@@ -140,6 +149,17 @@ def test_type_option_is_for_lines_without_a_type(broker_cli: Cli, rabbit: Rabbit
     (_, first), (_, second) = rabbit.take("billing.usage", 2)
     assert first == b'{"type": "usage.deduct", ' + bare[1:], "the rest is as it was"
     assert json.loads(second) == GOOD
+
+
+def test_replies_option_is_for_lines_that_do_not_say_it(broker_cli: Cli, rabbit: RabbitClient) -> None:
+    said = json.dumps(GOOD | {"referenceId": "r-1", "replies": "all"}).encode()
+    untyped = json.dumps({name: GOOD[name] for name in ("referenceId", "userId", "tokens")}).encode()
+    options = ("--replies", "none", "--type", "usage.deduct")
+    ended = broker_cli("publish", "-", *options, stdin=lines(1) + said + b"\n" + untyped)
+    assert ended.code == 0
+    bodies = [json.loads(body) for _, body in rabbit.take("billing.usage", 3)]
+    assert [body["replies"] for body in bodies] == ["none", "all", "none"]
+    assert {body["type"] for body in bodies} == {"usage.deduct"}
 
 
 def test_type_option_mends_nothing_else(broker_cli: Cli) -> None:

@@ -232,6 +232,17 @@ def test_notice_comes_in_time_after_a_catalog_without_notices() -> None:
     assert noticed == [[], [2], []]
 
 
+def test_account_that_only_usage_moves_waits_for_the_notices_of_a_new_catalog() -> None:
+    end = NOW + timedelta(days=10)
+    silent = SMALL_CATALOG.model_copy(
+        update={"notices": SMALL_CATALOG.notices.model_copy(update={"expiring_days": 0})}
+    )
+    ledger = after(opening(), bonus(20, "b", expires_at=end), catalog=silent)
+    ledger.catalog = SMALL_CATALOG
+    reply_to(ledger, deduct(1))
+    assert ledger.accounts["u"].due_at == end - timedelta(days=3)
+
+
 def test_allocation_expires_without_a_notice() -> None:
     ledger = after(opening())
     reply_to(ledger, settling(), PERIOD_END - timedelta(days=1))
@@ -241,6 +252,33 @@ def test_allocation_expires_without_a_notice() -> None:
 def test_account_opened_below_a_threshold_gets_no_notice() -> None:
     ledger = after(opening(tier="empty"), settling())
     assert (ledger.outcomes["o"].notices, ledger.outcomes["r"].notices) == ((), ())
+
+
+# -- too late ---------------------------------------------------------------------------------------------
+
+
+def test_usage_that_was_applied_in_time_gets_its_first_reply_after_its_deadline() -> None:
+    ledger = after(opening(), deduct(5, valid_until=NOW))
+    again = reply_to(ledger, deduct(5, valid_until=NOW), NOW + timedelta(days=1))
+    assert picked(again, "code", "duplicate", "balanceAfter") == ("tokens_deducted", True, 95)
+
+
+def test_deadline_is_no_part_of_the_content() -> None:
+    ledger = after(opening(), deduct(5, valid_until=NOW))
+    for until in (None, NOW - timedelta(days=1), NOW + timedelta(days=1)):
+        assert reply_to(ledger, deduct(5, valid_until=until))["code"] == "tokens_deducted"
+
+
+def test_too_late_is_durable_until_the_next_attempt() -> None:
+    ledger = after(opening(), deduct(5, valid_until=NOW - timedelta(days=1)))
+    assert picked(reply_to(ledger, deduct(5)), "code", "duplicate") == ("too_late", True)
+    assert reply_to(ledger, deduct(5, attempt=2, valid_until=NOW))["code"] == "tokens_deducted"
+
+
+def test_deadline_of_an_unknown_account_is_not_looked_at() -> None:
+    assert (
+        reply_to(FakeLedger(), deduct(5, valid_until=NOW - timedelta(days=1)))["code"] == "account_not_found"
+    )
 
 
 # -- an order, a batch ------------------------------------------------------------------------------------

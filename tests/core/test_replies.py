@@ -239,6 +239,12 @@ WORDS: list[tuple[Code, list[Command], Command, str]] = [
         "The subscription of user u is canceled",
     ),
     (
+        Code.TOO_LATE,
+        [],
+        deduct(1, valid_until=NOW - DAY),
+        "The usage was valid until 2026-11-21 10:15Z and came too late. Nothing moved",
+    ),
+    (
         Code.INSUFFICIENT_BALANCE,
         [adjust(-2_099, reference_id="a", allow_negative=True)],
         deduct(1),

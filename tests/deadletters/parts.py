@@ -47,12 +47,12 @@ def delivered(
     *,
     properties: Mapping[str, Any] | None = None,
     headers: Mapping[Any, Any] | None = None,
+    exchange: str = BILLING.exchange,
 ) -> Delivery:
     """Return a message as a worker receives it."""
-    queue = "billing.usage" if routing_key.startswith("usage.") else "billing.payments"
-    return Delivery(
-        body, queue, "billing", routing_key, 1, properties=properties or {}, headers=headers or {}
-    )
+    in_turn = "billing.usage" if routing_key.startswith("usage.") else "billing.payments"
+    queue = BILLING.bulk.name if exchange == BILLING.bulk_exchange else in_turn
+    return Delivery(body, queue, exchange, routing_key, 1, properties=properties or {}, headers=headers or {})
 
 
 def failed(
@@ -64,9 +64,10 @@ def failed(
     reason: Failure = NOT_JSON,
     at: datetime = NOW,
     tries: int = 1,
+    exchange: str = BILLING.exchange,
 ) -> Delivery:
     """Return a dead letter as it comes out of its queue."""
-    original = delivered(body, routing_key, properties=properties, headers=headers)
+    original = delivered(body, routing_key, properties=properties, headers=headers, exchange=exchange)
     return from_dead_queue(dead_letter_for(original, reason, queue=DEAD, tries=tries, now=at))
 
 
@@ -170,7 +171,8 @@ class World:
             metrics=Metrics(),
         )
         deliveries = [
-            delivered(m.body, m.routing_key, properties=m.properties, headers=m.headers) for m in self.queued
+            delivered(m.body, m.routing_key, properties=m.properties, headers=m.headers, exchange=m.exchange)
+            for m in self.queued
         ]
         self.queued = []
         link = FakeLink()

@@ -9,7 +9,7 @@ import pytest
 
 from schemas import DeadLetterReason
 from tests.deadletters.parts import DeadQueue, World, failed
-from worker.broker import Consumes, Delivery
+from worker.broker import BulkShare, Consumes, Delivery
 from worker.deadletters import link_drainer
 from worker.deadletters.drainer import Drainer
 from worker.deadletters.store.transaction import DeadLetterTransaction
@@ -28,8 +28,8 @@ class EndingQueue(DeadQueue):
         super().__init__(failed(b"one"), failed(b"two"))
         self._world = world
 
-    def receive(self, most: int, timeout_s: float) -> list[Delivery]:
-        found = super().receive(most, timeout_s)
+    def receive(self, most: int, timeout_s: float, bulk: BulkShare | None = None) -> list[Delivery]:
+        found = super().receive(most, timeout_s, bulk)
         self._world.is_stopped = not found
         return found
 
@@ -105,7 +105,7 @@ class _Endless(DeadQueue):
         self._world = world
         self.given = 0
 
-    def receive(self, most: int, timeout_s: float) -> list[Delivery]:
+    def receive(self, most: int, timeout_s: float, bulk: BulkShare | None = None) -> list[Delivery]:
         self.given += 1
         self._world.is_stopped = self.given >= 5
         return [failed(b"%d" % self.given)] if self.given < 100 else []

@@ -17,7 +17,7 @@ from schemas import DeadLetterReason
 from tests.deadletters.parts import NOW, failed
 from tests.support.fakes import FakeLink
 from tests.support.query_plans import recorded_statements
-from worker.broker import Delivery
+from worker.broker import BulkShare, Delivery
 from worker.deadletters.models import DeadLetterStatus, StoredDeadLetter
 from worker.deadletters.replay.message import replay_of
 from worker.deadletters.service import DeadLetters
@@ -35,9 +35,9 @@ class DeadQueueLink(FakeLink):
         super().__init__(*deliveries, consume={"billing.dead": 1_000})
         self.patience: list[float] = []
 
-    def receive(self, most: int, timeout_s: float) -> list[Delivery]:
+    def receive(self, most: int, timeout_s: float, bulk: BulkShare | None = None) -> list[Delivery]:
         self.patience.append(timeout_s)
-        return super().receive(most, timeout_s)
+        return super().receive(most, timeout_s, bulk)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.processes import ROOT
 from tests.support.provision import RabbitMQServer
+from worker.broker import BILLING
 
 PATIENCE_S = 60
 TRACE = """TIMESTAMP,ContextTokens,GeneratedTokens
@@ -61,6 +62,8 @@ def test_short_day_without_servers_shows_every_table_and_leaves_no_file(tmp_path
         "usage.deduct\trejected\tinsufficient_balance\t",
         "usage.free_upload\trejected\tfree_upload_limit_exceeded\t",
         "usage.batch\tapplied\tbatch_processed\t",
+        "usage.extend\tapplied\thold_extended\t",
+        "usage.settle\tapplied\thold_settled_late\t",
         "usage.settle\trejected\thold_closed\t",
         "payment.dispute_closed\tapplied\tdispute_lost\t",
         "subscription.change\tapplied\tsubscription_changed\t",
@@ -141,7 +144,7 @@ def test_demo_on_servers_migrates_declares_and_deletes_its_reply_queue(
     depths = rabbitmq.management.queue_depths(urlsplit(bare_broker_url).path[1:])
     assert summary["notices"].keys() == {"balance.low", "balance.depleted", "credit.expiring"}
     assert {name: depth.ready + depth.unacknowledged for name, depth in depths.items()} == dict.fromkeys(
-        ("billing.payments", "billing.usage", "billing.replies", "billing.dead"), 0
+        (queue.name for queue in BILLING.queues), 0
     )
 
 

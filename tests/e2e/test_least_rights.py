@@ -17,6 +17,7 @@ from tests.support.waiting import eventually
 from worker.settings import Settings, environment_of
 
 OPENING = {"type": "account.open", "referenceId": "open", "userId": "ann", "tier": "basic"}
+IN_BULK = {"type": "usage.deduct", "referenceId": "in-bulk", "userId": "ann", "tokens": 1}
 CONFLICT = {"type": "account.open", "referenceId": "open", "userId": "ann", "tier": "pro"}
 
 
@@ -64,9 +65,10 @@ def test_named_rights_suffice_for_worker_and_producer(
         process = workers.start("--with-scheduler")
         assert rabbit.request(OPENING)["code"] == "account_opened"
         assert rabbit.request(CONFLICT)["code"] == "reference_conflict"
+        assert rabbit.request(IN_BULK, exchange="billing.bulk")["code"] == "tokens_deducted"
         eventually(lambda: drained(postgres_engine) == 1, what="the dead letter in its table")
         code, log = workers.stop(process)
-    assert code == 0, log
+    assert (code, "billing.bulk is not consumed" in log) == (0, False), log
 
 
 def test_named_rights_suffice_for_an_operator(

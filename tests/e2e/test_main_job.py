@@ -148,7 +148,9 @@ class RandomCommands:
                 return ReleaseUsage(**who, **self._about("hold", who))
             case _:
                 feature = rng.choice([None, "chat"])
-                return self._kept("usage", DeductUsage(**who, tokens=tokens * 2, feature=feature))
+                until = NOW + timedelta(days=tokens) if tokens % 5 == 0 else None  # some of it is past then
+                deduct = DeductUsage(**who, tokens=tokens * 2, feature=feature, valid_until=until)
+                return self._kept("usage", deduct)
 
     def _payment(self, who: dict[str, Any], _tokens: int) -> Command:
         rng = self._rng

@@ -17,6 +17,7 @@ from tests.support.waiting import eventually
 from tests.support.worker_thread import running
 from worker.bootstrap import Application
 from worker.broker import BILLING
+from worker.broker.rabbitmq import consuming
 from worker.consumer import Consumer
 from worker.pipeline import Pipeline
 from worker.runtime.backoff import Backoff
@@ -157,6 +158,40 @@ def test_missing_work_queue_leaks_no_connections_and_holds_no_messages(
         rabbit.take(rabbit.reply_queue, TRIES + 1)
     assert "topology declare" in logged()[0]
     assert len(logged()) == 2
+
+
+def test_missing_bulk_queue_stops_no_other_lane_and_is_consumed_once_it_is_there(
+    application: Application,
+    rabbit: RabbitClient,
+    logged: Callable[[], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A broker that was declared for the version before has none; its operator declares it some day."""
+    monkeypatch.setattr(consuming, "_LOOK_EVERY_S", 0.05)
+    rabbit.channel.queue_delete(BILLING.bulk.name)
+    opening = {"type": "account.open", "referenceId": "o", "userId": "ann", "tier": "basic"}
+    with running(application):
+        assert rabbit.request(opening)["code"] == "account_opened"
+        (said,) = logged()
+        assert said.startswith("billing.bulk is not consumed: NOT_FOUND")
+        declare(application)
+        deduct = {"type": "usage.deduct", "referenceId": "d", "userId": "ann", "tokens": 5}
+        assert rabbit.request(deduct, exchange=BILLING.bulk_exchange)["code"] == "tokens_deducted"
+        assert rabbit.request({**deduct, "referenceId": "e"})["code"] == "tokens_deducted"
+    assert logged()[1:] == ["billing.bulk is there and consumed now"]
+    nothing_is_left(rabbit)
+
+
+def test_bulk_queue_that_is_deleted_is_an_outage_and_then_missing(
+    application: Application, rabbit: RabbitClient, logged: Callable[[], list[str]]
+) -> None:
+    opening = {"type": "account.open", "referenceId": "o", "userId": "ann", "tier": "basic"}
+    with running(application):
+        assert rabbit.request(opening)["code"] == "account_opened"
+        rabbit.channel.queue_delete(BILLING.bulk.name)
+        eventually(lambda: len(logged()) >= 3, what="it goes on without the lane")
+        assert rabbit.request({**opening, "referenceId": "o2"})["code"] == "account_exists"
+    assert any("billing.bulk is not consumed" in line for line in logged())
 
 
 def fill(rabbit: RabbitClient, queue: str) -> int:

@@ -56,9 +56,9 @@ def test_worker_reopens_connections_that_the_broker_closes(
 ) -> None:
     with load(worker_settings) as under:
         vhost = vhost_of(worker_settings)
-        names = eventually(lambda: three(rabbitmq.management.list_connections(vhost)))
-        for name in names:  # the worker's two and the producer's, one after the other
-            with suppress(ManagementError):  # the worker may have closed its other connection
+        names = eventually(lambda: four(rabbitmq.management.list_connections(vhost)))
+        for name in names:  # the worker's three and the producer's, one after the other
+            with suppress(ManagementError):  # the worker may have closed its other connections
                 rabbitmq.management.close_connection(name)
             under.is_answered()
     assert under.log.count("keeping the messages") == under.log.count("the broker is back") <= len(names)
@@ -121,7 +121,7 @@ class Load:
         """Wait until ``workers`` consume and have answered all messages published so far and some more."""
         wanted = len(self._producer.published) + 20
         with RabbitClient(self._url) as rabbit:
-            usage = BILLING.work[-1].name
+            usage = BILLING.queue_of("usage.deduct").name
             eventually(lambda: consumers_of(rabbit, usage) == workers, what=f"{workers} workers")
             eventually(lambda: rabbit.depth(BILLING.replies.name) >= wanted, what=f"{wanted} replies")
 
@@ -168,6 +168,6 @@ def outage(server: PrivateServer, mode: StopMode, seconds: float, under: Load) -
         server.resume()
 
 
-def three(connections: list[BrokerConnection]) -> list[str]:
-    """Return the names of all three connections, or nothing until all are listed."""
-    return [connection.name for connection in connections] if len(connections) == 3 else []
+def four(connections: list[BrokerConnection]) -> list[str]:
+    """Return the names of all four connections, or nothing until all are listed."""
+    return [connection.name for connection in connections] if len(connections) == 4 else []

@@ -24,7 +24,7 @@ from worker.settings import Settings
 
 LIMIT = 10
 MESSAGES = 80
-PAYMENTS, USAGE = (queue.name for queue in BILLING.work)
+PAYMENTS, USAGE, BULK = (queue.name for queue in BILLING.work)
 
 
 @pytest.fixture

@@ -1,18 +1,20 @@
 """Receiving: a delivery becomes a message or a failure, by its bytes, its routing key and its sender."""
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from schemas import DeadLetterReason, DeductUsage, UsageBatch
+from schemas import DeadLetterReason, DeductUsage, Message, UsageBatch
 from tests.support.fakes import delivery
 from worker.broker import Delivery
 from worker.messages import receiving
 from worker.messages.dead_letters import Failure
 from worker.messages.policy import Policy
-from worker.messages.receiving import message_in, poison_failure
+from worker.messages.receiving import deadline_of, message_in, poison_failure
 
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
 RECORD = {"type": "usage.record", "referenceId": "m", "meter": "ocr", "quantity": 1}
@@ -25,6 +27,12 @@ def deduct(reference: str = "d", **fields: Any) -> dict[str, Any]:
 
 def batch(*items: dict[str, Any], reference: str = "batch") -> dict[str, Any]:
     return {"type": "usage.batch", "referenceId": reference, "userId": "u", "items": list(items)}
+
+
+def command_in(one: Delivery) -> Message:
+    message = message_in(one, Policy(), NOW)
+    assert not isinstance(message, Failure)
+    return message
 
 
 def failure_in(one: Delivery, policy: Policy | None = None) -> Failure:
@@ -73,6 +81,85 @@ def test_routing_key_of_another_exchange_is_a_queue() -> None:
     assert isinstance(
         message_in(delivery(deduct(), exchange="", routing_key="billing.usage"), Policy(), NOW), DeductUsage
     )
+
+
+BULK: dict[str, Any] = {"queue": "billing.bulk", "exchange": "billing.bulk"}
+OPEN = {"type": "account.open", "referenceId": "o", "userId": "u", "tier": "free"}
+
+
+@pytest.mark.parametrize("message", [deduct(), RECORD | {"userId": "u"}, batch(deduct())])
+def test_bulk_lane_takes_usage(message: dict[str, Any]) -> None:
+    assert not isinstance(message_in(delivery(message, **BULK), Policy(), NOW), Failure)
+
+
+@pytest.mark.parametrize(
+    "route",
+    [BULK, {"queue": "billing.bulk", "exchange": "", "routing_key": "billing.bulk"}],
+    ids=["exchange", "queue itself"],
+)
+@pytest.mark.parametrize("key", [None, "usage.deduct"])
+def test_bulk_lane_takes_nothing_but_usage(route: dict[str, Any], key: str | None) -> None:
+    failure = failure_in(delivery(OPEN, **({"routing_key": key} if key else {}) | route))
+    assert (failure.code, failure.field, failure.reference_id) == (DeadLetterReason.WRONG_LANE, "type", "o")
+    assert "publish it to the exchange 'billing'" in failure.message
+
+
+def test_routing_key_must_be_the_type_in_the_bulk_lane() -> None:
+    failure = failure_in(delivery(deduct(), routing_key="usage.record", **BULK))
+    assert failure.code is DeadLetterReason.WRONG_ROUTING_KEY
+
+
+LATE = "2026-11-22T10:00:00Z"
+
+
+def test_replayed_dead_letter_has_no_deadline() -> None:
+    replayed = delivery(batch(deduct(validUntil=LATE), deduct("e"), {}))
+    replayed = replace(replayed, headers={"x-billing-replay": 1, "x-billing-replay-letter": 7})
+    message = message_in(replayed, Policy(), NOW)
+    assert isinstance(message, UsageBatch)
+    assert [item.valid_until for item in message.items] == [None, None]
+    assert list(message.malformed) == [2]
+    alone = replace(replayed, routing_key="usage.deduct", body=json.dumps(deduct(validUntil=LATE)).encode())
+    assert deadline_of(command_in(alone)) is None
+
+
+def test_message_that_is_no_replay_keeps_its_deadline() -> None:
+    assert deadline_of(command_in(delivery(deduct(validUntil=LATE)))) == datetime(
+        2026, 11, 22, 10, 0, tzinfo=UTC
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "first"),
+    [
+        (deduct(), None),
+        (OPEN, None),
+        (deduct(validUntil=LATE), LATE),
+        (batch(deduct(), deduct("e", validUntil="2026-11-23T00:00:00Z"), deduct("f", validUntil=LATE)), LATE),
+    ],
+)
+def test_deadline_of_a_message_is_the_first_of_its_commands(
+    message: dict[str, Any], first: str | None
+) -> None:
+    assert deadline_of(command_in(delivery(message))) == (
+        None if first is None else datetime.fromisoformat(first)
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "wanted"),
+    [
+        (deduct(replies="none"), "none"),
+        (deduct(tokens=-1, replies="problems"), "problems"),
+        (deduct(tokens=-1, replies="some"), None),
+        (deduct(tokens=-1, replies=["none"]), None),
+        (batch(reference="") | {"replies": "none"}, "none"),
+    ],
+)
+def test_failure_knows_the_wanted_replies_as_far_as_they_can_be_read(
+    message: dict[str, Any], wanted: str | None
+) -> None:
+    assert failure_in(delivery(message, routing_key="usage.record")).replies == wanted
 
 
 @pytest.mark.parametrize(
@@ -135,3 +222,27 @@ def test_message_deadly_to_decode_is_not_decoded(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(receiving, "decode", None)
     failure = poison_failure(delivery(deduct()), Policy(), NOW, 3, decoded=False)
     assert (failure.code, failure.reference_id) == (DeadLetterReason.DELIVERY_LIMIT, None)
+
+
+@pytest.mark.parametrize(
+    ("sender", "field"), [("app", None), ("ocr", "openTier"), (None, "type")], ids=["app", "ocr", "nobody"]
+)
+def test_open_tier_is_for_senders_who_may_open_accounts(sender: str | None, field: str | None) -> None:
+    policy = Policy(senders={"usage.*": ["app", "ocr"], "account.open": ["app"]})
+    assert refused_field(deduct(openTier="free"), sender, policy) == field
+    assert refused_field(deduct(), sender, policy) == (None if sender else "type")
+    in_batch = None if field is None else field.replace("openTier", "items.1.openTier")
+    assert refused_field(batch(deduct("d-0"), deduct(openTier="free")), sender, policy) == in_batch
+
+
+def test_open_tier_is_for_everybody_where_no_rule_is_about_opening() -> None:
+    assert refused_field(deduct(openTier="free"), "app", Policy()) is None
+    assert refused_field(deduct(openTier="free"), "app", Policy(senders={"usage.*": ["app"]})) is None
+
+
+def test_refusal_of_an_open_tier_names_the_way_out() -> None:
+    policy = Policy(senders={"account.open": ["app"]})
+    failure = failure_in(delivery(deduct(openTier="free"), user_id="ocr"), policy)
+    assert failure.message == (
+        "'ocr' may not open accounts: leave openTier out, or grant account.open to this sender."
+    )

@@ -143,6 +143,21 @@ def test_malformed_item_keeps_the_identities_that_could_be_read() -> None:
     ]
 
 
+def test_item_that_says_which_replies_it_wants_is_refused_with_the_way_out() -> None:
+    batch = taken(batch_with(item(referenceId="i-3", replies="none"), replies="problems"))
+    assert isinstance(batch, UsageBatch)
+    assert batch.replies == "problems"
+    (refused,) = batch.malformed.values()
+    assert (refused.reason, refused.field) == ("invalid_field", "items.3.replies")
+    assert "give `replies` to the batch" in refused.message
+
+
+def test_producer_cannot_build_a_batch_with_replies_of_an_item() -> None:
+    one = DeductUsage(reference_id="i", user_id="u", tokens=1, replies="none")
+    with pytest.raises(ValueError, match="give `replies` to the batch"):
+        UsageBatch(reference_id="b", items=(one,))
+
+
 def test_batch_of_malformed_items_alone_is_a_batch_without_commands() -> None:
     batch = taken(body("usage.batch", items=[5, item(tokens=-1)]))
     assert (batch.items, batch.places, list(batch.malformed)) == ((), [], [0, 1])
@@ -224,6 +239,7 @@ def any_items(draw: st.DrawFn) -> DeductUsage | RecordUsage | FreeUpload:
         "occurred_at": draw(st.none() | timestamps()),
         "attempt": draw(st.integers(1, 9)),
         "metadata": draw(st.none() | metadata()),
+        "valid_until": draw(st.none() | timestamps()),
     }
     amount, label = draw(quantities()), draw(labels())
     match draw(st.integers(0, 2)):

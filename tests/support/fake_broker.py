@@ -50,18 +50,19 @@ class FakeBroker:
             self.listeners.discard(name)
 
     @staticmethod
-    def _bound(routing_key: str) -> list[str]:
+    def _bound(exchange: str, routing_key: str) -> list[str]:
         return [
             queue.name
             for queue in BILLING.work
-            if any(fnmatchcase(routing_key, key) for key in queue.routing_keys)
+            if (queue.exchange or BILLING.exchange) == exchange
+            and any(fnmatchcase(routing_key, key) for key in queue.routing_keys)
         ]
 
     def _route(self, message: Outgoing) -> list[str]:
         if message.exchange == BILLING.events:
             return sorted(self.listeners)
         if message.exchange:
-            return self._bound(message.routing_key)
+            return self._bound(message.exchange, message.routing_key)
         return [] if message.routing_key.startswith(DIRECT_REPLY_TO) else [message.routing_key]
 
 

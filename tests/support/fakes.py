@@ -7,7 +7,8 @@ from typing import Any
 
 from tests.support.fake_broker import FakeBroker
 from worker.broker import BILLING, Delivery, Link, Outgoing, PublishResult, Topology
-from worker.broker.deliveries import BATCH_MAX_BYTES, front_of
+from worker.broker.deliveries import front_of
+from worker.broker.sharing import BulkShare, Waiting, batch_of
 from worker.errors import BrokerUnavailableError
 from worker.ledger.pauses import Pause
 from worker.ledger.trials import Trial, Trying
@@ -57,17 +58,17 @@ class FakeLink(Link):
     def prefetch(self, most: int) -> None:
         self._most = dict.fromkeys(self._most, most)
 
-    def receive(self, most: int, timeout_s: float) -> list[Delivery]:
+    def receive(self, most: int, timeout_s: float, bulk: BulkShare | None = None) -> list[Delivery]:
         with self._broker.changed:
             if len(self._broker.consuming) > 1:  # else nobody could publish meanwhile
                 self._broker.changed.wait_for(lambda: any(map(self._room, self._most)), timeout_s)
-            taken: list[Delivery] = []
-            for queue in self._most:
-                free = BATCH_MAX_BYTES - sum(len(each.body) for each in taken)
-                count = min(most - len(taken), self._room(queue))
-                taken += front_of(self._broker.queue(queue), count, free)
+            taken = batch_of({queue: self._waiting(queue) for queue in self._most}, most, bulk)
             self._held += taken
         return taken
+
+    def _waiting(self, queue: str) -> Waiting:
+        waiting, count = self._broker.queue(queue), self._room(queue)
+        return Waiting(count, lambda most, room: front_of(waiting, min(most, count), room))
 
     def _room(self, queue: str) -> int:
         """Return how many of the messages that wait in ``queue`` may be taken."""

@@ -51,13 +51,13 @@ def mixed(*, prefix: str = "m", users: Sequence[str] = USERS) -> Iterator[Messag
         if "originalReferenceId" in message:
             names = {"user": user_id, "reference": reference_id}
             message["originalReferenceId"] = message["originalReferenceId"].format_map(names)
+        if message["type"] == "account.open" or "openTier" in message:
+            message["userId"] = f"{prefix}-new-{number}"
         match message:
             case {"type": "usage.batch", "items": items}:
                 message["items"] = [
                     {"referenceId": f"{reference_id}/{place}", **item} for place, item in enumerate(items)
                 ]
-            case {"type": "account.open"}:
-                message["userId"] = f"{prefix}-new-{number}"
             case {"type": "credit.bonus", "expiresAt": _}:
                 message["expiresAt"] = soon
         yield message
@@ -74,6 +74,7 @@ _KINDS: tuple[Message, ...] = (
             {"type": "usage.record", "meter": "ocr", "quantity": 1},
             {"type": "usage.deduct", "tokens": _MUCH},
             {"type": "usage.free_upload", "bytes": 4_096},
+            {"type": "usage.deduct", "tokens": 2, "validUntil": "2026-11-01T00:00:00Z"},  # given up long ago
         ],
     },
     {"type": "usage.settle", "originalReferenceId": "hold-{reference}", "tokens": 3, "feature": "chat"},
@@ -83,6 +84,12 @@ _KINDS: tuple[Message, ...] = (
     {"type": "usage.record", "meter": "ocr", "quantity": 2},
     {"type": "payment.succeeded", "packageId": "no-such", "amountMinor": 1_999, "currency": "USD"},
     {"type": "usage.release", "originalReferenceId": "hold-{reference}"},
+    {"type": "usage.extend", "originalReferenceId": "hold-{reference}", "ttlSeconds": HOLD_MAX_SECONDS},
+    {"type": "usage.extend", "originalReferenceId": "never-{user}", "ttlSeconds": 60},
+    {"type": "usage.deduct", "tokens": 8, "openTier": "basic"},
+    {"type": "usage.deduct", "tokens": _MUCH, "openTier": "basic"},
+    {"type": "credit.bonus", "tokens": 6, "openTier": "free", "expiresAt": "soon"},
+    {"type": "usage.deduct", "tokens": 13},
     {"type": "credit.refund", "tokens": 3, "originalReferenceId": "used-{user}"},
     {"type": "credit.refund", "tokens": 3},
     {"type": "usage.deduct", "tokens": 1, "userId": "nobody"},
@@ -97,7 +104,7 @@ _KINDS: tuple[Message, ...] = (
     {"type": "usage.record", "meter": "upload", "quantity": 1_048_576},
     {"type": "payment.failed", "originalReferenceId": "never-{user}"},
     {"type": "credit.adjust", "tokens": 2, "reason": "a slip", "actor": "ann"},
-    {"type": "usage.deduct", "tokens": 11},
+    {"type": "usage.deduct", "tokens": 11, "validUntil": "2099-01-01T00:00:00Z"},
     {"type": "account.settle"},
     {"type": "subscription.change", "tier": "pro"},
 )
@@ -113,7 +120,7 @@ def _before(users: Sequence[str]) -> Iterator[Command]:
         )
     for prefix in _PREFIXES:
         for message in islice(mixed(prefix=prefix, users=users), _ROUNDS * len(_KINDS)):
-            if message["type"] in ("usage.settle", "usage.release"):
+            if message.get("originalReferenceId", "").startswith("hold-"):
                 yield ReserveUsage(
                     reference_id=message["originalReferenceId"],
                     user_id=message["userId"],

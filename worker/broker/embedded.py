@@ -9,6 +9,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from json import dumps, loads
 from queue import Empty
 from time import monotonic, sleep
@@ -19,14 +20,10 @@ from kombu.transport import sqlalchemy
 from sqlalchemy import bindparam, delete, insert, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from worker.broker.deliveries import (
-    BATCH_MAX_BYTES,
-    Delivery,
-    as_bytes,
-    front_of,
-)
+from worker.broker.deliveries import Delivery, as_bytes, front_of
 from worker.broker.outgoing import DIRECT_REPLY_TO, Outgoing, PublishResult
 from worker.broker.protocols import Link
+from worker.broker.sharing import BulkShare, Waiting, batch_of
 from worker.broker.topology import BILLING, Topology
 from worker.errors import BrokerUnavailableError
 
@@ -147,7 +144,6 @@ class EmbeddedLink(Link):
         )
         # As a transport option it would reach SQLAlchemy, which refuses what it doesn't know.
         self._connection.transport.polling_interval = 0.02
-        self._order = tuple(consume)
         self._arrived: dict[str, deque[Delivery]] = {queue: deque() for queue in consume}
         self._most = dict(consume)
         self._consuming: set[str] = set()
@@ -162,19 +158,18 @@ class EmbeddedLink(Link):
                 if prefetch:
                     self._consume(queue)
 
-    def receive(self, most: int, timeout_s: float) -> list[Delivery]:
+    def receive(self, most: int, timeout_s: float, bulk: BulkShare | None = None) -> list[Delivery]:
         with _broker_errors():
             if not self._waiting():
                 self._drain(timeout_s)
-            while self._waiting() < most and self._drain(0):
+            # What waits of bulk doesn't count: it must not keep the other queues from being looked at.
+            while self._waiting(but=bulk) < most and self._drain(0):
                 pass
-        batch: list[Delivery] = []
-        room = BATCH_MAX_BYTES
-        for queue in self._order:
-            taken = front_of(self._arrived[queue], most - len(batch), room)
-            room -= sum(len(delivery.body) for delivery in taken)
-            batch += taken
-        return batch
+        waiting = {
+            queue: Waiting(len(arrived), partial(front_of, arrived))
+            for queue, arrived in self._arrived.items()
+        }
+        return batch_of(waiting, most, bulk)
 
     def publish(self, messages: Sequence[Outgoing]) -> PublishResult:
         # A queue that is named and does not exist is made. A direct reply is dropped.
@@ -215,7 +210,7 @@ class EmbeddedLink(Link):
             for queue in topology.queues:
                 self._channel.queue_declare(queue.name, durable=True)
                 for key in queue.routing_keys:
-                    self._channel.queue_bind(queue.name, topology.exchange, key)
+                    self._channel.queue_bind(queue.name, queue.exchange or topology.exchange, key)
 
     def differences(self, topology: Topology) -> list[str]:
         del topology  # opening the link has declared everything
@@ -263,8 +258,10 @@ class EmbeddedLink(Link):
         self._channel.flush()
         self._arrived[queue].clear()
 
-    def _waiting(self) -> int:
-        return sum(map(len, self._arrived.values()))
+    def _waiting(self, *, but: BulkShare | None = None) -> int:
+        return sum(
+            len(arrived) for queue, arrived in self._arrived.items() if but is None or queue != but.queue
+        )
 
     def _drain(self, timeout_s: float) -> bool:
         if not self._consuming:

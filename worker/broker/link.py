@@ -17,11 +17,13 @@ def open_link(
     *,
     consume: Sequence[str] = (),
     prefetch: int | Mapping[str, int] = 1000,
+    bulk: str | None = None,
     name: str = "billing-worker",
 ) -> Link:
     """Connect to ``amqp://…``, ``amqps://…`` or ``sqla+sqlite:///file`` and consume the queues named.
 
-    ``prefetch`` counts messages a queue; at 0 the queue waits until ``hold_at_most`` says more. Raises
+    ``prefetch`` counts messages a queue; at 0 the queue waits until ``hold_at_most`` says more. The queue
+    ``bulk`` may be missing: the others are consumed, and it is consumed once it is there. Raises
     BrokerUnavailableError, or ConfigurationError where the broker refuses the credentials or the URL can't be
     used.
     """
@@ -31,7 +33,7 @@ def open_link(
         case "amqp" | "amqps" | "pyamqp":
             from worker.broker.rabbitmq.link import AmqpLink
 
-            return AmqpLink(url, consume=held, name=name)
+            return AmqpLink(url, consume=held, name=name, bulk=bulk)
         case "sqla+sqlite":
             from worker.broker.embedded import EmbeddedLink
 

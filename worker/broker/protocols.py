@@ -5,6 +5,7 @@ from typing import Protocol
 
 from worker.broker.deliveries import Delivery
 from worker.broker.outgoing import Outgoing, PublishResult
+from worker.broker.sharing import BulkShare
 from worker.broker.topology import Topology
 
 
@@ -26,9 +27,10 @@ class Connected(Protocol):
 class Consumes(Connected, Protocol):
     """A connection that receives deliveries from its queues and acknowledges them."""
 
-    def receive(self, most: int, timeout_s: float) -> list[Delivery]:
+    def receive(self, most: int, timeout_s: float, bulk: BulkShare | None = None) -> list[Delivery]:
         """Return the deliveries that have arrived, up to ``most``, those of the first queue first.
 
+        ``bulk`` is the share of the bulk queue (see ``worker.broker.sharing``); without it queues are alike.
         Large ones come fewer at a time, until ``BATCH_MAX_BYTES`` are full; the others come with the next
         call. Waits up to ``timeout_s`` for the first one and not for a second.
         """

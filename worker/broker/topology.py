@@ -17,18 +17,27 @@ KEPT_DELIVERY_LIMIT = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A durable queue and the routing keys of the exchange that lead to it."""
+    """A durable queue and the routing keys of the exchange that lead to it.
+
+    Without ``exchange`` it is the topology's exchange of commands.
+    """
 
     name: str
     routing_keys: tuple[str, ...] = ()
     arguments: Mapping[str, str] = field(default_factory=lambda: {"x-queue-type": "quorum"})
+    exchange: str | None = None
+
+    def takes(self, type_: str) -> bool:
+        """Return True for a type that a routing key of this queue matches."""
+        return any(fnmatchcase(type_, key) for key in self.routing_keys)
 
 
 @dataclass(frozen=True, slots=True)
 class Topology:
     """All that must exist on the broker before a worker runs. ``work`` is served in its order.
 
-    ``exchange`` takes commands and queries. Notices go to ``events``, to which a listener binds its queue.
+    ``exchange`` takes commands and queries, ``bulk_exchange`` those of the bulk lane, which is served last.
+    Notices go to ``events``, to which a listener binds its queue.
     """
 
     exchange: str
@@ -37,22 +46,39 @@ class Topology:
     dead: Queue
     queries: Queue
     events: str = "billing.events"
+    bulk_exchange: str = "billing.bulk"
+    _bulk: Queue | None = field(init=False, default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Looked up once: every message is compared with it.
+        bulk = next((queue for queue in self.work if queue.exchange == self.bulk_exchange), None)
+        object.__setattr__(self, "_bulk", bulk)
 
     @property
     def exchanges(self) -> tuple[str, ...]:
         """Every exchange; all of type topic."""
-        return (self.exchange, self.events)
+        return (*self.command_exchanges, self.events)
+
+    @property
+    def command_exchanges(self) -> tuple[str, ...]:
+        """The exchanges that take commands."""
+        return (self.exchange, self.bulk_exchange)
 
     @property
     def queues(self) -> tuple[Queue, ...]:
         """Every queue."""
         return (*self.work, self.queries, self.replies, self.dead)
 
+    @property
+    def bulk(self) -> Queue:
+        """The queue of work of the bulk lane. Raises LookupError where there is none."""
+        if self._bulk is None:
+            raise LookupError("this topology has no bulk lane")
+        return self._bulk
+
     def queue_of(self, type_: str) -> Queue:
-        """The queue of work that commands of ``type_`` wait in."""
-        return next(
-            queue for queue in self.work if any(fnmatchcase(type_, key) for key in queue.routing_keys)
-        )
+        """The queue of work that commands of ``type_`` wait in, those of the bulk lane apart."""
+        return next(queue for queue in self.work if queue.exchange is None and queue.takes(type_))
 
     def policies(self) -> Mapping[str, tuple[str, Mapping[str, str | int]]]:
         """Policies an operator should set, by name: the pattern of queue names and the definition.
@@ -94,12 +120,13 @@ def _any_of(queues: Sequence[Queue]) -> str:
     return "^(" + "|".join(queue.name.replace(".", r"\.") for queue in queues) + ")$"
 
 
-#: Payments are served first, so that a top-up isn't beaten by the usage it pays for.
+#: Payments are served first, so that a top-up isn't beaten by the usage it pays for; bulk is served last.
 BILLING = Topology(
     exchange="billing",
     work=(
         Queue("billing.payments", ("payment.*", "credit.*", "account.*", "subscription.*")),
         Queue("billing.usage", ("usage.*",)),
+        Queue("billing.bulk", ("usage.*",), exchange="billing.bulk"),
     ),
     replies=Queue("billing.replies"),
     dead=Queue("billing.dead"),

@@ -38,6 +38,24 @@ _FLAGS: dict[str, Decorator] = {
         help="When too many messages in a row meet a fault: pause their lane, or exit with 5"
         "  [BILLING_ON_LIMIT, pause]",
     ),
+    "http_listen": click.option(
+        "--listen",
+        "http_listen",
+        metavar="HOST:PORT",
+        help="Address to serve on  [BILLING_HTTP_LISTEN, 127.0.0.1:8801]",
+    ),
+    "http_tokens": click.option(
+        "--tokens",
+        "http_tokens",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="File of the tokens, made with `tokens add`  [BILLING_HTTP_TOKENS]",
+    ),
+    "http_threads": click.option(
+        "--threads",
+        "http_threads",
+        type=int,
+        help="Requests that are worked on at a time  [BILLING_HTTP_THREADS, 8]",
+    ),
     "metrics_port": click.option(
         "--metrics-port", type=int, help="Serve Prometheus metrics there  [BILLING_METRICS_PORT, none]"
     ),

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 from secrets import token_bytes
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from pydantic import SecretStr
@@ -15,10 +15,8 @@ from worker.cli.options import as_json
 from worker.cli.output import show_json, show_table
 from worker.cli.statement import as_csv
 from worker.errors import ConfigurationError
+from worker.runtime.address import Address
 from worker.settings import ENV_PREFIX
-
-if TYPE_CHECKING:
-    from worker.console.guard import Address
 
 _DEFAULT = "127.0.0.1:8800"
 _SECRET_MIN = 16
@@ -81,7 +79,7 @@ def console(
 
 def _serve(
     application: Application,
-    address: "Address",
+    address: Address,
     users: Path | None,
     secret: SecretStr | None,
     *,
@@ -227,14 +225,12 @@ def _password() -> str:
         raise click.UsageError("the password is not UTF-8") from error
 
 
-def _address(text: str) -> "Address":
+def _address(text: str) -> Address:
     _require_extra()
-    from worker.console.guard import Address
-
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65_535 or not host:
-        raise click.UsageError(f"--listen takes HOST:PORT such as {_DEFAULT}, not {text!r}")
-    return Address(host.strip("[]"), int(port))
+    try:
+        return Address.parse(text)
+    except ValueError as error:
+        raise click.UsageError(f"--listen {error}") from None
 
 
 def _require_extra() -> None:

@@ -3,19 +3,27 @@
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, get_args
 
 import click
 from rich.progress import Progress
 
-from schemas import Limits, decode, first_malformed
+from schemas import (
+    DeadLetterReason,
+    Limits,
+    Malformed,
+    Message,
+    WantedReplies,
+    decode,
+    first_malformed,
+)
 from worker.bootstrap import Application, utc_now
-from worker.broker import Outgoing, Publishes
+from worker.broker import BILLING, Outgoing, Publishes
 from worker.cli.application import sender_of, with_application
 from worker.cli.options import as_json
 from worker.cli.output import progress, show_json
@@ -34,6 +42,18 @@ _NO_TYPE = "usage.unknown"  # leads what names no type to a worker, which says s
 @click.option(
     "--reply-to", help="The queue of the replies: billing.replies.USER, of the URL's user, or that and more."
 )
+@click.option(
+    "--lane",
+    type=click.Choice(["interactive", "bulk"]),
+    default="interactive",
+    show_default=True,
+    help="bulk is served last: for usage that nobody waits for.",
+)
+@click.option(
+    "--replies",
+    type=click.Choice(get_args(WantedReplies)),
+    help="The replies wanted for lines that don't say it.",
+)
 @click.option("--unchecked", is_flag=True, help="Send lines as they are, also those the worker will refuse.")
 @as_json
 def publish(
@@ -42,6 +62,8 @@ def publish(
     source: Path,
     type_: str | None,
     reply_to: str | None,
+    lane: str,
+    replies: str | None,
     unchecked: bool,
     as_json: bool,
 ) -> None:
@@ -51,6 +73,9 @@ def publish(
     interruption the same call goes on where it stopped: FILE.published remembers how far the broker
     confirmed. The last chunk may be sent again, with the same message ids; the references in it are
     applied once.
+
+    With --lane bulk a large file delays nobody: other messages go first. That lane takes usage.* alone. With
+    --replies none it doesn't fill the reply queue.
     """
     for option, name in (("--type", type_), ("--reply-to", reply_to)):
         if name is not None and len(name.encode()) > _NAME_MAX_BYTES:
@@ -62,7 +87,13 @@ def publish(
     try:
         with progress("publishing", total) as bar:
             form = _Form(
-                type_, reply_to, unchecked, application.settings.max_quantity, sender_of(application)
+                type_,
+                reply_to,
+                unchecked,
+                application.settings.max_quantity,
+                sender_of(application),
+                replies,
+                is_bulk=lane == "bulk",
             )
             sender = _Sender(link, bar, form)
             if mark is not None:
@@ -147,6 +178,8 @@ class _Form:
     unchecked: bool
     max_quantity: int
     sent_as: str | None
+    replies: str | None
+    is_bulk: bool
 
 
 class _Sender:
@@ -171,15 +204,21 @@ class _Sender:
         self._bar.advance(self._bar.task_ids[0], len(chunk))
 
     def _message(self, number: int, line: bytes) -> Outgoing | None:
-        body = _typed(line.strip(), self._form.type)
+        body = _completed(line.strip(), {"type": self._form.type, "replies": self._form.replies})
         decoded = decode(body, now=utc_now(), limits=Limits(max_quantity=self._form.max_quantity))
-        refused = first_malformed(decoded)
+        refused = first_malformed(decoded) or self._in_wrong_lane(decoded)
         if refused is None or self._form.unchecked:
             type_ = decoded.type or self._form.type or _NO_TYPE
             return self._outgoing(body, type_ if len(type_.encode()) <= _NAME_MAX_BYTES else _NO_TYPE)
         self.refused += 1
         click.echo(f"line {number}: {refused.reason}: {refused.message}", err=True)
         return None
+
+    def _in_wrong_lane(self, decoded: Message | Malformed) -> Malformed | None:
+        if not self._form.is_bulk or decoded.type is None or BILLING.bulk.takes(decoded.type):
+            return None
+        text = f"the bulk lane takes {', '.join(BILLING.bulk.routing_keys)}, not {decoded.type}"
+        return Malformed(DeadLetterReason.WRONG_LANE, text, "type")
 
     def _outgoing(self, body: bytes, type_: str) -> Outgoing:
         return OutgoingCommand.of(
@@ -189,23 +228,24 @@ class _Sender:
             app_id="billing-worker publish",
             sent_as=self._form.sent_as,
             reply_to=self._form.reply_to,
+            exchange=BILLING.bulk_exchange if self._form.is_bulk else BILLING.exchange,
         )
 
 
-def _typed(line: bytes, type_: str | None) -> bytes:
-    """Return the line, with ``type`` where it is an object that names none."""
-    if type_ is None:
-        return line
+def _completed(line: bytes, fields: Mapping[str, str | None]) -> bytes:
+    """Return the line with those of ``fields`` that are given, where it is an object without them."""
+    given = {name: value for name, value in fields.items() if value is not None}
     try:
-        data = json.loads(line)
+        data = json.loads(line) if given else None
     except (ValueError, RecursionError):
         return line
-    if not isinstance(data, dict) or "type" in data:
+    if not isinstance(data, dict) or not (missing := given.keys() - data.keys()):
         return line
     # Not written anew from ``data``: that would repair what the worker refuses, a name given twice.
     rest = line.lstrip()[1:]
     comma = b", " if data else b""
-    return b'{"type": ' + json.dumps(type_).encode() + comma + rest
+    first = ", ".join(f"{json.dumps(name)}: {json.dumps(given[name])}" for name in fields if name in missing)
+    return b"{" + first.encode() + comma + rest
 
 
 def _lines_of(source: Path, done: int) -> Iterator[tuple[int, bytes]]:

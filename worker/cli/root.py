@@ -99,6 +99,7 @@ _COMMANDS = {
         "worker.cli.run:scheduler",
         "Publish a command for each account of which something falls due; until SIGTERM.",
     ),
+    "serve": Lazy("worker.cli.serve:serve", "Serve the queries over HTTP, read only; until SIGTERM."),
     "statement": Lazy(
         "worker.cli.statement:statement",
         "Write a user's statement: opening balance, each entry, the sums, closing balance.",
@@ -106,6 +107,9 @@ _COMMANDS = {
     "stats": Lazy(
         "worker.cli.totals:stats",
         "Sum up the whole ledger as it is posted: users, tokens, outcomes, revenue.",
+    ),
+    "tokens": Lazy(
+        "worker.cli.tokens:tokens", "Add, list and remove the bearer tokens that may ask over HTTP."
     ),
     "topology": Lazy(
         "worker.cli.topology:topology", "Declare or verify the exchanges and queues on the broker."

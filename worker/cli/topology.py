@@ -53,6 +53,7 @@ def _show_declared() -> None:
         click.echo(f"{queue.name}: declared{bound}")
     for exchange, what in (
         (BILLING.exchange, "commands and queries"),
+        (BILLING.bulk_exchange, "usage that nobody waits for"),
         (BILLING.events, "notices; bind a queue to receive them"),
     ):
         click.echo(f"exchange {exchange}: declared, for {what}")

@@ -12,11 +12,11 @@ from werkzeug.routing import IntegerConverter, ValidationError
 from schemas.fields import INT64_MAX
 from worker import __version__
 from worker.console import formats
-from worker.console.cached_value import KnownValue, Unknown
 from worker.console.context import ConsoleContext, context
 from worker.console.pages import PAGES
 from worker.console.security import has_unstorable_text, secure
 from worker.errors import BillingError, ConfigurationError, NotFoundError, QueryError, TransientError
+from worker.runtime.cached_value import KnownValue, Unknown
 
 #: Endpoints that need no sign-in.
 _OPEN = {"static", "session.sign_in"}

@@ -9,13 +9,13 @@ from flask import current_app, g
 from worker.bootstrap import Application, utc_now
 from worker.broker import BILLING
 from worker.checks import health_of
-from worker.console.cached_value import CachedValue, KnownValue, Unknown
 from worker.console.guard import AccessGuard
 from worker.console.queues import QueueProbe, QueueStatus
 from worker.console.replay_threads import ReplayThreads
 from worker.console.users import User
 from worker.errors import TransientError
 from worker.ledger.queries import Reader, Statement, Stats
+from worker.runtime.cached_value import CachedValue, KnownValue, Unknown
 from worker.runtime.health import Health
 
 T = TypeVar("T")

@@ -5,8 +5,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from worker.console.cached_value import Unknown
 from worker.messages.dead_letters import EPOCH
+from worker.runtime.cached_value import Unknown
 
 _STEPS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 

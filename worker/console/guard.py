@@ -5,12 +5,10 @@ loopback interface, and refuses names that are not this machine's (a web site ca
 and requests through a proxy. Every request acts as the operating system's user that runs it.
 """
 
-import ipaddress
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from secrets import token_hex
 from time import time
 
@@ -18,6 +16,7 @@ from flask import Request, session
 
 from worker.console.sign_in_limit import SignInLimit
 from worker.console.users import Role, User, Users
+from worker.runtime.address import is_loopback
 from worker.runtime.identity import login_name
 
 _FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
@@ -117,34 +116,6 @@ class _EndedSessions:
     def __contains__(self, key: str) -> bool:
         with self._lock:
             return key in self._keys
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Address that the console listens on."""
-
-    host: str
-    port: int
-
-    @property
-    def is_loopback(self) -> bool:
-        """True where only this machine can reach it."""
-        return is_loopback(self.host)
-
-    @property
-    def url(self) -> str:
-        """URL that a browser opens."""
-        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}/"
-
-
-def is_loopback(host: str) -> bool:
-    """Return True where ``host`` is this machine's own address; of names only localhost is."""
-    if host.lower().rstrip(".") == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def os_user() -> str:

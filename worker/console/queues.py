@@ -5,15 +5,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from worker.broker import Administers, Topology
-from worker.console.cached_value import Unknown
 from worker.errors import BillingError, BrokerUnavailableError
+from worker.runtime.cached_value import Unknown
 
 
 @dataclass(frozen=True, slots=True)
 class QueueDepth:
-    """Number of ready messages in a queue, and the consumers of a work queue.
+    """Number of ready messages in a queue, and the consumers of a queue of work or of replies.
 
-    ``consumers`` is None where the broker can't tell, and for queues that no worker consumes.
+    ``consumers`` is None where the broker can't tell, and for the queue of dead letters.
     """
 
     name: str
@@ -63,14 +63,16 @@ class QueueProbe:
             self._link = self._open()
         link, topology = self._link, self._topology
         contents = {queue.name: ", ".join(queue.routing_keys) for queue in topology.work}
+        contents[topology.bulk.name] += " in bulk, served last"
         contents |= {topology.replies.name: "replies", topology.dead.name: "dead letters, not drained yet"}
         work = {queue.name for queue in topology.work}
+        consumed = {*work, topology.replies.name}
         depths = tuple(
             QueueDepth(
                 name,
                 text,
                 depth := _depth(link, name),
-                link.consumers(name) if name in work and isinstance(depth, int) else None,
+                link.consumers(name) if name in consumed and isinstance(depth, int) else None,
                 name in work,
                 name == topology.dead.name,
             )

@@ -1,7 +1,6 @@
 """Web server of the console: bound to an address, ended by a signal."""
 
 import signal
-import socket
 from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
@@ -10,9 +9,9 @@ from flask import Flask
 from waitress.server import create_server
 
 from worker.console.context import ConsoleContext
-from worker.console.guard import Address
 from worker.console.security import REQUEST_MAX
 from worker.errors import ConfigurationError
+from worker.runtime.address import Address
 
 _THREADS = 8
 
@@ -23,7 +22,7 @@ def serve(app: Flask, context: ConsoleContext, address: Address, on_listening: C
     ``on_listening`` gets the URL. Raises ConfigurationError where the address can't be bound.
     """
     try:
-        bound = _bound(address)
+        bound = address.bind()
         server = create_server(
             app,
             sockets=[bound],
@@ -45,11 +44,6 @@ def serve(app: Flask, context: ConsoleContext, address: Address, on_listening: C
         server.close()
         context.replays.stop()
         context.probe.close()
-
-
-def _bound(address: Address) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    return socket.create_server((address.host, address.port), family=family)
 
 
 def _end(_number: int, _frame: FrameType | None) -> NoReturn:

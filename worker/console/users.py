@@ -8,7 +8,6 @@ user has no access any more.
 import os
 import re
 import stat
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,6 +18,7 @@ from pathlib import Path
 from werkzeug.security import check_password_hash, generate_password_hash
 
 from worker.errors import ConfigurationError
+from worker.runtime.watched_file import WatchedFile, write_lines
 
 PASSWORD_MIN = 10
 _NAME = re.compile(r"[^\s:#\x00-\x1f\x7f][^\s:\x00-\x1f\x7f]{0,99}")
@@ -56,9 +56,9 @@ class Users:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock = threading.Lock()
-        self._seen: tuple[int, int, int] | None = None
-        self._entries: Mapping[str, _Entry] = {}
+        self._file = WatchedFile[Mapping[str, _Entry]](
+            path, lambda text: _entries(text, path), lambda about: _refuse_open_file(path, about)
+        )
         _dummy_hash()  # now: the first sign-in under an unknown name would wait for it
 
     def __len__(self) -> int:
@@ -81,21 +81,14 @@ class Users:
 
     def _read(self) -> Mapping[str, _Entry]:
         """Read the file. Raises ConfigurationError where it is unreadable, open to others, or malformed."""
-        with self._lock:
-            try:
-                about = self._path.stat()
-                seen = (about.st_mtime_ns, about.st_size, about.st_ino)
-                if seen != self._seen:
-                    _refuse_open_file(self._path, about)
-                    self._entries = _entries(self._path.read_text(encoding="utf-8"), self._path)
-                    self._seen = seen
-            except (OSError, UnicodeDecodeError) as error:
-                why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-                raise ConfigurationError(
-                    f"the file of the console's users, {self._path}, can't be read: {why}; "
-                    "make one with `billing-worker console users add NAME --role operator`"
-                ) from error
-            return self._entries
+        try:
+            return self._file.read()
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            raise ConfigurationError(
+                f"the file of the console's users, {self._path}, can't be read: {why}; "
+                "make one with `billing-worker console users add NAME --role operator`"
+            ) from error
 
 
 @cache
@@ -135,13 +128,8 @@ def _lines_of(path: Path) -> list[str]:
 
 
 def _write(path: Path, lines: list[str]) -> None:
-    """Write the file whole or not at all, readable for its owner alone from the first moment on."""
-    fresh = path.with_name(path.name + ".new")
     try:
-        fresh.unlink(missing_ok=True)
-        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in lines)
-        fresh.replace(path)
+        write_lines(path, lines)
     except OSError as error:
         raise ConfigurationError(f"{path} can't be written: {error.strerror}") from error
 

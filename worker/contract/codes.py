@@ -91,6 +91,10 @@ REPLY_CODES: Final[dict[Code, ReplyCodeEntry]] = {
     Code.TOKENS_RESERVED: _applied("the hold is open"),
     Code.HOLD_SETTLED: _applied("the hold is captured and closed"),
     Code.HOLD_RELEASED: _applied("the hold is given up"),
+    Code.HOLD_EXTENDED: _applied("the hold ends later, at `expiresAt`"),
+    Code.HOLD_SETTLED_LATE: _applied(
+        "the hold had run out; `amount` of `required` was taken from what was available"
+    ),
     Code.USAGE_RECORDED: _applied("the metered usage is posted"),
     Code.BATCH_PROCESSED: _applied("each item has its own reply"),
     Code.SUBSCRIPTION_CHANGED: _applied("the account is on another tier"),
@@ -143,6 +147,7 @@ REPLY_CODES: Final[dict[Code, ReplyCodeEntry]] = {
         "the period is neither the present nor the next one", Retry.NEXT_ATTEMPT, Actor.CALLER
     ),
     Code.SUBSCRIPTION_NOT_ACTIVE: _rejected("the subscription is canceled", Retry.NEXT_ATTEMPT, Actor.CALLER),
+    Code.TOO_LATE: _rejected("it was decided after its `validUntil`", Retry.NEXT_ATTEMPT, Actor.CALLER),
     Code.REFERENCE_CONFLICT: _rejected(
         "the reference names another operation; a dead letter as well",
         Retry.NEW_REFERENCE,
@@ -180,6 +185,9 @@ DEAD_LETTER_REASONS: Final[dict[DeadLetterReason, ReasonEntry]] = {
         "the sender may not send this type, or not with this reference", Actor.OPERATOR
     ),
     DeadLetterReason.WRONG_ROUTING_KEY: _malformed("the routing key is not the type"),
+    DeadLetterReason.WRONG_LANE: _malformed(
+        "the bulk lane takes `usage.*` alone; send it to the exchange `billing`"
+    ),
     DeadLetterReason.UNREADABLE_PROPERTIES: _malformed("properties or headers can't be parsed"),
     DeadLetterReason.REFERENCE_CONFLICT: ReasonEntry(
         "the reference names another operation", Retry.NEW_REFERENCE, Actor.CALLER, Code.REFERENCE_CONFLICT

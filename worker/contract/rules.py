@@ -62,6 +62,7 @@ EXPRESSED: Final[dict[str, Schema]] = {
 #: What they ask for beyond that: sentences, which the description of the message ends with.
 DESCRIBED: Final[dict[str, str]] = {
     "CommandAbout._not_itself": "`originalReferenceId` must differ from `referenceId`.",
+    "UsageBatch._replies_of_the_batch": "Items have no `replies`: the batch says which it wants.",
     "RefundCredit._not_itself": "`originalReferenceId` must differ from `referenceId`.",
     "BonusCredit._effective_before_it_expires": "`expiresAt` must be after `effectiveAt`.",
     "QueryHistory._one_place": "`from` must be before `to`.",

@@ -66,7 +66,10 @@ def sent_by_worker(models: Iterable[Model]) -> dict[str, Schema]:
     raw = _definitions(models, "serialization")
     enums = {name for name, schema in raw.items() if "enum" in schema}
     opened = {DEFINITIONS + name for name in enums - CLOSED_ENUMS}
-    return {name: _walked(schema, lambda one: _output(one, opened)) for name, schema in raw.items()}
+    found = {name: _walked(schema, lambda one: _output(one, opened)) for name, schema in raw.items()}
+    if (reply := found.get(Reply.__name__)) is not None:
+        reply["required"].remove("schemaVersion")  # the reply to a batch says it once for its items
+    return found
 
 
 def enum_of(codes: type[StrEnum]) -> Schema:
@@ -187,9 +190,20 @@ def _output(schema: Schema, opened: Collection[str | None]) -> Schema:
 
 def _sent(schema: Schema, opened: Collection[str | None]) -> Schema:
     schema = without_null({name: value for name, value in schema.items() if name != "default"})
-    if schema.get("$ref") in opened:
-        return {"anyOf": [schema, {"type": "string"}]}
-    return schema
+    named = _choice_in(schema)
+    if named in opened:
+        return {"anyOf": [{"$ref": named}, {"type": "string"}]}
+    return schema if named is None else {"$ref": named}
+
+
+def _choice_in(schema: Schema) -> str | None:
+    """Return the enumeration of a value, whether its reader takes any other text as well or not."""
+    match schema:
+        case {"$ref": str(name)}:
+            return name
+        case {"anyOf": [{"$ref": str(name)}, {"type": "string"}]}:
+            return name
+    return None
 
 
 def without_null(schema: Schema) -> Schema:

@@ -1,4 +1,4 @@
-"""The decision, in one column: seen this reference? same content? known account? what does its rule say?
+"""The decision, in one column: seen this reference? same content? known account? in time? what says its rule?
 
 ``decide`` answers every command of a batch in order, and lets later ones see earlier ones: a batch has the
 same result as its commands one by one. It reads ``Known`` and doesn't change it.
@@ -20,8 +20,10 @@ from schemas import (
     Command,
     DeductUsage,
     DisputeClosed,
+    ExtendUsage,
     FreeUpload,
     OpenAccount,
+    OpeningCommand,
     PaymentDisputed,
     PaymentFailed,
     PaymentRefunded,
@@ -34,12 +36,13 @@ from schemas import (
     SettleAccount,
     SettleUsage,
     Status,
+    UsageWithDeadline,
 )
 from worker.catalog import Catalog
 from worker.core.account import Account
 from worker.core.due import post_due, post_freed
-from worker.core.known import AccountState, Hold, Known, Lot
-from worker.core.lots import is_notice_due
+from worker.core.known import AccountState, Hold, Known, Lot, opened_by_use
+from worker.core.lots import notice_due_at
 from worker.core.notices import write_notices
 from worker.core.outcomes import Answer, Conflict, Decided, Outcome, moves_nothing
 from worker.core.periods import period_at
@@ -81,7 +84,7 @@ class _Batch:
         self._now = now
         self._catalog = catalog
         self._notice_days = catalog.notices.expiring_days
-        self._noticed_until = now + timedelta(days=self._notice_days)
+        self._notice_time = timedelta(days=self._notice_days)
         self._fresh: dict[str, Outcome] = {}
         self._context = Context(known, self._fresh, now, catalog)
         self._superseded = Superseded(dict(known.superseded.attempts), dict(known.superseded.lost))
@@ -164,10 +167,34 @@ class _Batch:
     def _judge(self, command: Command, content: str) -> Outcome:
         outcome = _outcome_of(command, content, self._now)
         account = self._account(command.user_id)
-        if account is None:
-            if isinstance(command, OpenAccount):
-                return self._open(command, outcome)
+        if account is not None:
+            return self._judge_with(account, command, outcome)
+        if isinstance(command, OpenAccount):
+            return self._open(command, outcome)
+        return self._judge_first(command, outcome)
+
+    def _judge_first(self, command: Command, outcome: Outcome) -> Outcome:
+        """Judge a command of a user without an account, which it may open; also where it is rejected then.
+
+        The allocation falls due with the opening: it is posted by the first command that moves something.
+        """
+        tier = None
+        if isinstance(command, OpeningCommand):
+            tier = self._catalog.auto_open if command.open_tier is None else command.open_tier
+        if tier is None:
             return _refused(outcome, rejected(Code.ACCOUNT_NOT_FOUND))
+        if tier not in self._catalog.tiers:
+            return _refused(outcome, rejected(Code.UNKNOWN_TIER, tier=tier))
+        row = self._known.accounts[command.user_id]
+        state = opened_by_use(row.account_id, row.user_id, tier, self._now)
+        account = self._accounts[command.user_id] = Account(state, (), (), self._catalog, self._now)
+        account.change()
+        self.plan.opened.add(command.user_id)
+        outcome = self._judge_with(account, command, outcome)
+        outcome.detail = {**outcome.detail, "opened_tier": tier}
+        return outcome
+
+    def _judge_with(self, account: Account, command: Command, outcome: Outcome) -> Outcome:
         if account.is_due:
             # What is due is posted with an applied command; a refusal leaves nothing behind.
             account = account.branch()
@@ -176,7 +203,7 @@ class _Batch:
         else:
             account.begin()
         outcome.balance_before = account.state.balance
-        decision = self._decision(command, account, outcome)
+        decision = self._too_late(command) or self._decision(command, account, outcome)
         if decision.amount is None:
             return _refused(outcome, decision, account)
         if moves_nothing(decision.code, decision.amount, decision.detail):
@@ -197,6 +224,14 @@ class _Batch:
         outcome.balance_before = 0
         return _carried_out(outcome, subscriptions.open_account(account, command, outcome, tier), account)
 
+    def _too_late(self, command: Command) -> Decision | None:
+        """Return the refusal of usage that its sender has given up by now."""
+        if not isinstance(command, UsageWithDeadline) or command.valid_until is None:
+            return None
+        if self._now <= command.valid_until:
+            return None
+        return rejected(Code.TOO_LATE, valid_until=command.valid_until.isoformat())
+
     def _decision(self, command: Command, account: Account, outcome: Outcome) -> Decision:
         context = self._context
         match command:
@@ -208,6 +243,8 @@ class _Batch:
                 return usage.record(account, command, outcome, context)
             case ReserveUsage():
                 return holds.reserve(account, command, outcome, context)
+            case ExtendUsage():
+                return holds.extend(account, command, context)
             case SettleUsage():
                 return holds.capture(account, command, outcome)
             case ReleaseUsage():
@@ -244,21 +281,24 @@ class _Batch:
             return None
         lots = [lot.clone() for lot in self._known.lots.get(state.account_id, ())]
         holds = [hold.clone() for hold in self._known.holds.get(state.account_id, ())]
-        state = state.clone()
-        if self._has_notice_due(lots):
-            # The account may wait for a later time, which a catalog with fewer notice days gave it.
-            state.due_at = self._now
-        account = Account(state, lots, holds, self._catalog, self._now)
+        account = Account(state.clone(), lots, holds, self._catalog, self._now)
+        if (at := self._earlier_notice(lots, state.due_at)) is not None:
+            # The account waits for a later time, which a catalog with fewer notice days gave it.
+            account.bring_forward(at)
         self._accounts[user_id] = account
         return account
 
-    def _has_notice_due(self, lots: Iterable[Lot]) -> bool:
+    def _earlier_notice(self, lots: Iterable[Lot], due_at: datetime | None) -> datetime | None:
+        """Return when the first notice is due before ``due_at``; None where there is none."""
+        first: datetime | None = None
         for lot in lots:
-            at = lot.expires_at
-            is_soon = at is not None and at <= self._noticed_until
-            if is_soon and is_notice_due(lot, self._now, self._notice_days):
-                return True
-        return False
+            ends = lot.expires_at
+            if ends is None or (due_at is not None and ends - due_at >= self._notice_time):
+                continue
+            at = notice_due_at(lot, self._notice_days)
+            if at is not None and self._now < ends and (first is None or at < first):
+                first = at
+        return first
 
 
 def _outcome_of(command: Command, content: str, now: datetime) -> Outcome:

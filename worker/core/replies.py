@@ -32,6 +32,7 @@ def reply_about(outcome: Outcome, *, duplicate: bool) -> Reply:
             "amount": outcome.amount,
             "balance_before": outcome.balance_before,
             "balance_after": outcome.balance_after,
+            "sequence": outcome.last_entry,
             "recorded_at": outcome.recorded_at,
             **outcome.detail,
         }
@@ -40,7 +41,7 @@ def reply_about(outcome: Outcome, *, duplicate: bool) -> Reply:
 
 _FREE_UPLOAD = type_of(FreeUpload)
 #: Details that are stored as text and shown to people as a time.
-_TIMES = frozenset({"effective_at", "expires_at", "period_start", "period_end"})
+_TIMES = frozenset({"effective_at", "expires_at", "period_start", "period_end", "valid_until"})
 
 
 def _conflict_reply(command: Command, conflict: Conflict) -> Reply:
@@ -87,6 +88,10 @@ _MESSAGES: Mapping[Code, str] = {
     Code.ACCOUNT_SETTLED: "Booked what was due. Balance: {balance}",
     Code.TOKENS_RESERVED: "Holding {amount} tokens until {expires_at}",
     Code.HOLD_SETTLED: "Deducted {amount} tokens of a hold, released {released}. Balance: {balance}",
+    Code.HOLD_SETTLED_LATE: (
+        "Deducted {amount} of {required} tokens, whose hold had run out. Balance: {balance}"
+    ),
+    Code.HOLD_EXTENDED: "Holding {amount} tokens until {expires_at}",
     Code.HOLD_RELEASED: "Released {amount} held tokens. Balance: {balance}",
     Code.USAGE_RECORDED: (
         "Recorded {quantity} of {meter}: {free_quantity} free, {amount} tokens for {charged_quantity}. "
@@ -126,6 +131,7 @@ _MESSAGES: Mapping[Code, str] = {
     Code.PERIOD_ALREADY_GRANTED: "The period from {period_start} to {period_end} is granted already",
     Code.PERIOD_OUT_OF_RANGE: "The period of {period_start} can't be granted now",
     Code.SUBSCRIPTION_NOT_ACTIVE: "The subscription of user {user} is canceled",
+    Code.TOO_LATE: "The usage was valid until {valid_until} and came too late. Nothing moved",
 }
 
 

@@ -250,6 +250,7 @@ class DeadLetterDetails:
     """One dead letter with its history, oldest first, and the ledger's rows under its references.
 
     ``problem`` is why a worker of today would refuse the body as it is; None where it would accept it.
+    ``past_deadline`` is the time until which its usage was valid, where that has passed: a replay drops it.
     """
 
     dead_letter: StoredDeadLetter
@@ -257,6 +258,7 @@ class DeadLetterDetails:
     edits: tuple[Edit, ...]
     ledger: tuple[LedgerLine, ...]
     problem: RefusedBodyError | None
+    past_deadline: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -388,7 +390,10 @@ class Forecast(View):
 
 @dataclass(frozen=True)
 class DeadLetterForecast(View):
-    """Expected effect of one dead letter on today's ledger."""
+    """Expected effect of one dead letter on today's ledger.
+
+    ``past_deadline`` is the time until which its usage was valid, where that has passed: a replay drops it.
+    """
 
     number: int
     would: str
@@ -396,13 +401,18 @@ class DeadLetterForecast(View):
     text: str
     field: str | None
     tokens: int
+    past_deadline: datetime | None = None
 
 
 @dataclass(frozen=True)
 class DryRun(View):
-    """Result of a dry run: by expected result, the commonest first, and the first thousand dead letters."""
+    """Result of a dry run: by expected result, the commonest first, and the first thousand dead letters.
+
+    ``past_deadline`` counts those whose usage was valid until a time that has passed.
+    """
 
     total: int
+    past_deadline: int
     forecasts: tuple[Forecast, ...]
     dead_letters: tuple[DeadLetterForecast, ...]
 

@@ -37,7 +37,7 @@ from worker.deadletters.models import (
 from worker.deadletters.replay import abandoned, items
 from worker.deadletters.replay import store as replays
 from worker.deadletters.replay.dry_run import DryRunRules, dry_run
-from worker.deadletters.replay.ledger_check import ledger_lines
+from worker.deadletters.replay.ledger_check import ledger_lines, past_deadline_in
 from worker.deadletters.store import activity_log, edits, export, groups, history, queries
 from worker.deadletters.store.edits import BodyChange
 from worker.deadletters.store.filters import DeadLetterFilter, DeadLetterSelection
@@ -181,6 +181,7 @@ class DeadLetters:
                 edits=history.edits(connection, number),
                 ledger=ledger_lines(connection, dead_letter, now, _REFERENCES_SHOWN),
                 problem=self._problem(dead_letter, dead_letter.current_body),
+                past_deadline=past_deadline_in(dead_letter, now),
             )
 
     def explain(self, reference_id: str, now: datetime | None = None) -> ReferenceExplanation:

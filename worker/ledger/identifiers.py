@@ -19,6 +19,7 @@ _TYPES = {
     "usage.reserve": 4,
     "usage.settle": 5,
     "usage.release": 6,
+    "usage.extend": 7,
     "payment.succeeded": 20,
     "payment.refunded": 21,
     "payment.disputed": 22,
@@ -60,6 +61,8 @@ _CODES = {
     Code.DISPUTE_LOST: 22,
     Code.PAYMENT_FAILED: 23,
     Code.PAYMENT_AWAITED: 24,
+    Code.HOLD_EXTENDED: 25,
+    Code.HOLD_SETTLED_LATE: 26,
     Code.INSUFFICIENT_BALANCE: 100,
     Code.ACCOUNT_NOT_FOUND: 101,
     Code.ACCOUNT_EXISTS: 102,
@@ -80,6 +83,7 @@ _CODES = {
     Code.PERIOD_ALREADY_GRANTED: 117,
     Code.PERIOD_OUT_OF_RANGE: 118,
     Code.SUBSCRIPTION_NOT_ACTIVE: 119,
+    Code.TOO_LATE: 120,
 }
 
 _STATUSES = {Status.APPLIED: 1, Status.REJECTED: 2}

@@ -10,7 +10,7 @@ from typing import Any
 from amqp.serialization import dumps
 from pydantic import TypeAdapter, ValidationError
 
-from schemas import SCHEMA_VERSION, DeadLetter, DeadLetterReason, Malformed, Message
+from schemas import SCHEMA_VERSION, DeadLetter, DeadLetterReason, Malformed, Message, WantedReplies
 from schemas.dead_letter import HEADER_PREFIX, REPLAY_DEAD_LETTER_HEADER, REPLAY_HEADER
 from schemas.decoding import BODY_MAX_BYTES
 from schemas.fields import Identifier
@@ -34,7 +34,10 @@ _PROPERTIES_NOT_SENT_AGAIN = {"application_headers", "user_id", "expiration", "d
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Reason why a delivery becomes a dead letter; ``code`` is stable, ``message`` is for people."""
+    """Reason why a delivery becomes a dead letter; ``code`` is stable, ``message`` is for people.
+
+    ``replies`` are those that its sender wants, as far as they could be read.
+    """
 
     code: DeadLetterReason
     message: str
@@ -43,6 +46,7 @@ class Failure:
     type: str | None = None
     reference_id: str | None = None
     user_id: str | None = None
+    replies: WantedReplies | None = None
 
     @classmethod
     def of(
@@ -56,7 +60,16 @@ class Failure:
         """Return the failure, with the identities of ``subject`` as far as they could be read."""
         if subject is None:
             return cls(code, message, field, traceback)
-        return cls(code, message, field, traceback, subject.type, subject.reference_id, subject.user_id)
+        return cls(
+            code,
+            message,
+            field,
+            traceback,
+            subject.type,
+            subject.reference_id,
+            subject.user_id,
+            subject.replies,
+        )
 
     @classmethod
     def of_malformed(cls, malformed: Malformed) -> "Failure":

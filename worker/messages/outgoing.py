@@ -22,6 +22,7 @@ class OutgoingCommand(Outgoing):
         sent_as: str | None,
         correlation_id: str | None = None,
         reply_to: str | None = None,
+        exchange: str = BILLING.exchange,
     ) -> Self:
         """Return a command of a type; ``sent_as`` is the broker user that publishes it."""
         properties = {
@@ -33,7 +34,7 @@ class OutgoingCommand(Outgoing):
             "user_id": sent_as,
         }
         given = {name: value for name, value in properties.items() if value is not None}
-        return cls(body, BILLING.exchange, type_, given)
+        return cls(body, exchange, type_, given)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

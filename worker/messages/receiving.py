@@ -1,8 +1,20 @@
 """Receiving: the message in a delivery, or the reason why it is refused; each delivery by itself."""
 
 from datetime import datetime
+from typing import TypeVar
 
-from schemas import DeadLetterReason, Malformed, Message, UsageBatch, decode
+from schemas import (
+    DeadLetterReason,
+    Malformed,
+    Message,
+    OpenAccount,
+    UsageBatch,
+    UsageWithDeadline,
+    commands_of,
+    decode,
+    type_of,
+)
+from schemas.dead_letter import REPLAY_DEAD_LETTER_HEADER
 from worker.broker import Delivery
 from worker.messages.dead_letters import Failure
 from worker.messages.policy import Policy
@@ -18,7 +30,45 @@ def message_in(delivery: Delivery, policy: Policy, now: datetime) -> Message | F
     decoded = decode(delivery.body, now=now, limits=policy.limits)
     if isinstance(decoded, Malformed):
         return Failure.of_malformed(decoded)
-    return _refused_route(delivery, decoded, policy) or _refused_sender(delivery, decoded, policy) or decoded
+    message = without_deadline(decoded) if _is_replayed(delivery) else decoded
+    return (
+        _refused_lane(delivery, message, policy)
+        or _refused_route(delivery, message, policy)
+        or _refused_sender(delivery, message, policy)
+        or message
+    )
+
+
+def without_deadline(message: Message) -> Message:
+    """Return ``message`` without the times until which its usage was valid.
+
+    An operator who replays it has decided that it is still to be done.
+    """
+    if isinstance(message, UsageBatch):
+        return message.model_copy(update={"items": tuple(map(_without_deadline, message.items))})
+    return _without_deadline(message) if isinstance(message, UsageWithDeadline) else message
+
+
+_Timed = TypeVar("_Timed", bound=UsageWithDeadline)
+
+
+def _without_deadline(usage: _Timed) -> _Timed:
+    return usage.model_copy(update={"valid_until": None}) if usage.valid_until is not None else usage
+
+
+def deadline_of(message: Message) -> datetime | None:
+    """Return the first time after which usage of ``message`` is too late; None without one."""
+    times = [
+        command.valid_until
+        for command in commands_of(message)
+        if isinstance(command, UsageWithDeadline) and command.valid_until is not None
+    ]
+    return min(times, default=None)
+
+
+def _is_replayed(delivery: Delivery) -> bool:
+    """Return True for the replay of a dead letter. Who forges it gives up its own deadline, nothing else."""
+    return REPLAY_DEAD_LETTER_HEADER in delivery.headers
 
 
 def poison_failure(
@@ -35,9 +85,25 @@ def poison_failure(
     return Failure.of(decoded_body, DeadLetterReason.DELIVERY_LIMIT, text)
 
 
+def _refused_lane(delivery: Delivery, message: Message, policy: Policy) -> Failure | None:
+    """Refuse what is no usage in the bulk lane, by whichever way it came there: it would be served last."""
+    topology = policy.topology
+    is_in_bulk = topology.bulk.name == delivery.queue or topology.bulk_exchange == delivery.exchange
+    if not is_in_bulk or topology.bulk.takes(message.type):
+        return None
+    kinds = ", ".join(topology.bulk.routing_keys)
+    return Failure.of(
+        message,
+        DeadLetterReason.WRONG_LANE,
+        f"A {message.type} came by the bulk lane, which takes {kinds} alone; "
+        f"publish it to the exchange {topology.exchange!r}.",
+        "type",
+    )
+
+
 def _refused_route(delivery: Delivery, message: Message, policy: Policy) -> Failure | None:
     """Refuse another type than the routing key says, by which rights to publish are granted."""
-    if delivery.exchange != policy.topology.exchange or delivery.routing_key == message.type:
+    if delivery.exchange not in policy.topology.command_exchanges or delivery.routing_key == message.type:
         return None
     return Failure.of(
         message,
@@ -64,19 +130,33 @@ def _refused_sender(delivery: Delivery, message: Message, policy: Policy) -> Fai
         if command.type not in prefixes:
             prefixes[command.type] = policy.prefix_of_references(command.type, sender)
         prefix = prefixes[command.type]
-        if prefix is not None and command.reference_id.startswith(prefix):
-            continue
         place = "" if index < 0 else f"items.{index}."
-        return _wrong_sender(message, sender, command.type, prefix, place)
+        if prefix is None or not command.reference_id.startswith(prefix):
+            return _wrong_sender(message, sender, command.type, prefix, place)
+        is_opening = getattr(command, "open_tier", None) is not None
+        if is_opening and policy.prefix_of_references(_OPEN, sender) is None:
+            return _wrong_opener(message, sender, place)
     return None
+
+
+_OPEN = type_of(OpenAccount)
+
+
+def _wrong_opener(message: Message, sender: str | None, place: str) -> Failure:
+    text = f"{_named(sender)} may not open accounts: leave openTier out, or grant {_OPEN} to this sender."
+    return Failure.of(message, DeadLetterReason.WRONG_SENDER, text, f"{place}openTier")
 
 
 def _wrong_sender(
     message: Message, sender: str | None, type_: str, prefix: str | None, place: str
 ) -> Failure:
-    who = "An anonymous user" if sender is None else repr(sender)
+    who = _named(sender)
     if prefix is None:
         field = f"{place}type" if place else None
         return Failure.of(message, DeadLetterReason.WRONG_SENDER, f"{who} may not send {type_}.", field)
     text = f"{who} may send {type_} only with references that begin with {prefix!r}."
     return Failure.of(message, DeadLetterReason.WRONG_SENDER, text, f"{place}referenceId")
+
+
+def _named(sender: str | None) -> str:
+    return "An anonymous user" if sender is None else repr(sender)

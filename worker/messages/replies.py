@@ -13,6 +13,7 @@ from schemas import (
     Reply,
     Status,
     UsageBatch,
+    WantedReplies,
     first_malformed,
 )
 from worker.broker import DIRECT_REPLY_TO, Delivery
@@ -38,15 +39,15 @@ class Replies:
         self, delivery: Delivery, message: Message, answers: Sequence[Answer], now: datetime
     ) -> list[OutgoingResponse]:
         """Return the reply to ``message``, its notices, and a dead letter where operators must see it."""
-        if isinstance(message, UsageBatch):
-            reply = _reply_to_batch(message, answers)
-        else:
-            reply = reply_for(message, answers[0])
         outgoing: list[OutgoingResponse] = []
-        if _is_reply_wanted(delivery):
-            outgoing.append(self._outgoing_reply(delivery, reply))
-        if (failure := _failure_in(message, reply)) is not None:
-            outgoing.append(self.dead_letter(delivery, failure, 1, now))
+        # Nobody wants a reply to what was applied, and operators needn't see it: none is written.
+        is_quiet = _wants(message.replies) != "all" and _is_applied(message, answers)
+        if not is_quiet:
+            reply = _reply_to(message, answers)
+            if _is_reply_wanted(delivery, message.replies):
+                outgoing.append(self._outgoing_reply(delivery, reply))
+            if (failure := _failure_in(message, reply)) is not None:
+                outgoing.append(self.dead_letter(delivery, failure, 1, now))
         for answer in answers:
             # Again with a duplicate: the delivery that comes again is the outbox of notices too.
             if isinstance(answer, Decided) and answer.outcome.notices:
@@ -59,7 +60,7 @@ class Replies:
         """Return the dead letter, and a failed reply where something identifies the request."""
         dead_letter = self.dead_letter(delivery, failure, tries, now)
         known = self._allowed_reply_to(delivery) or _correlation(delivery) or failure.reference_id
-        if known is None or not _is_reply_wanted(delivery):
+        if known is None or not _is_reply_wanted(delivery, failure.replies):
             return [dead_letter]
         return [dead_letter, self._outgoing_reply(delivery, _failed(failure))]
 
@@ -145,6 +146,12 @@ def failure_of(message: Message | None, fault: Exception) -> Failure:
     return Failure.of(message, DeadLetterReason.UNPROCESSABLE, text, traceback=trace)
 
 
+def _reply_to(message: Message, answers: Sequence[Answer]) -> Reply:
+    if isinstance(message, UsageBatch):
+        return _reply_to_batch(message, answers)
+    return reply_for(message, answers[0])
+
+
 def _reply_to_batch(batch: UsageBatch, answers: Sequence[Answer]) -> Reply:
     answered = map(reply_for, batch.items, answers)
     by_place = dict(zip(batch.places, answered, strict=True))
@@ -220,8 +227,20 @@ def _failed(failure: Failure) -> Reply:
     )
 
 
-def _is_reply_wanted(delivery: Delivery) -> bool:
-    return delivery.text("app_id") != SCHEDULER_APP_ID or delivery.text("reply_to") is not None
+def _is_reply_wanted(delivery: Delivery, replies: WantedReplies | None) -> bool:
+    """Return True where the sender wants a reply that tells of a problem, or all replies."""
+    is_awaited = delivery.text("app_id") != SCHEDULER_APP_ID or delivery.text("reply_to") is not None
+    return is_awaited and _wants(replies) != "none"
+
+
+def _wants(replies: WantedReplies | None) -> WantedReplies:
+    return replies or "all"
+
+
+def _is_applied(message: Message, answers: Sequence[Answer]) -> bool:
+    """Return True where each command of the message is applied, now or before, and none is malformed."""
+    is_applied = all(isinstance(one, Decided) and one.outcome.is_applied for one in answers)
+    return is_applied and first_malformed(message) is None
 
 
 def _digest(*identity: object) -> str:

@@ -1,6 +1,7 @@
 """Databases that queries read: the primary, or a replica that is not too far behind."""
 
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -39,6 +40,7 @@ class Sources:
     A replica tells its place in the log and no time: an idle primary would look like a replica that stands
     still. So the primary's places are noted with their times. A replica that has replayed one of them knows
     everything up to that time. One that is more than ``max_lag`` behind is not read while the primary is up.
+    Threads may share it: those of the HTTP door do.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Sources:
         self._primary, self._replica = primary, replica
         self._max_lag, self._clock = max_lag, clock
         self._samples: deque[tuple[datetime, int]] = deque(maxlen=_SAMPLES_MAX)
+        self._lock = threading.Lock()
         self._complaint: str | None = None
 
     @property
@@ -75,7 +78,8 @@ class Sources:
             return self._primary_because(f"the replica does not answer: {error}")
         if replayed is None:
             return self._primary_because("BILLING_READ_DATABASE_URL names a primary, not a replica")
-        known = [at for at, place in self._samples if place <= replayed]
+        with self._lock:
+            known = [at for at, place in self._samples if place <= replayed]
         if known and (now - known[-1] <= self._max_lag or not is_up):
             self._complain(None)
             return ReadSource(self._replica, known[-1])
@@ -96,7 +100,8 @@ class Sources:
         except LedgerUnavailableError:
             return False
         if place is not None:
-            self._samples.append((now, place))
+            with self._lock:
+                self._samples.append((now, place))
         return True
 
     def _primary_because(self, complaint: str) -> ReadSource:

@@ -4,6 +4,7 @@ A channel a queue, so that a batch taken from the front of a queue is the whole 
 its last tag, and one frame acknowledges it.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -11,41 +12,59 @@ from itertools import count
 from time import monotonic, sleep
 from typing import Any
 
-from worker.broker.deliveries import BATCH_MAX_BYTES, Delivery, as_bytes, front_of
+from amqp.exceptions import AccessRefused, NotFound
+
+from worker.broker.deliveries import Delivery, as_bytes, front_of
 from worker.broker.protocols import Consumes
 from worker.broker.rabbitmq.connection import Heartbeat, close_connection
 from worker.broker.rabbitmq.frames import UNREADABLE, delivery_arguments
+from worker.broker.sharing import BulkShare, Waiting, batch_of
 from worker.errors import BrokerUnavailableError
+
+log = logging.getLogger(__name__)
 
 #: Prefetch counts messages; bodies far over the limit of the contract must not fill the memory before they
 #: are refused. What is not read yet waits in the socket and in the broker.
 _HELD_MAX_BYTES = 32 * 1024 * 1024
+#: Longest wait on one of two connections without a look at the other.
+_KEEP_ALIVE_EVERY_S = 1.0
+#: Time between two looks for an optional queue that is missing.
+_LOOK_EVERY_S = 10.0
 
 
 class ConsumingConnection(Consumes):
-    """A connection with one channel a queue, and the deliveries that have arrived on them."""
+    """A connection with one channel a queue, and the deliveries that have arrived on them.
 
-    def __init__(self, connection: Any, consume: Mapping[str, int]) -> None:
+    Where they are ``optional``, queues may be missing, or forbidden to this user: they are tried again every
+    ten seconds.
+    """
+
+    def __init__(self, connection: Any, consume: Mapping[str, int], *, optional: bool = False) -> None:
         self._connection = connection
         self._cancelled: str | None = None
+        kind = OptionalQueueChannel if optional else QueueChannel
         self._channels = {
-            queue: QueueChannel(connection, queue, prefetch, self._on_cancel)
-            for queue, prefetch in consume.items()
+            queue: kind(connection, queue, prefetch, self._on_cancel) for queue, prefetch in consume.items()
         }
+        self._optional = [one for one in self._channels.values() if isinstance(one, OptionalQueueChannel)]
         self._heartbeat = Heartbeat(connection)
 
-    def receive(self, most: int, timeout_s: float) -> list[Delivery]:
+    def receive(self, most: int, timeout_s: float, bulk: BulkShare | None = None) -> list[Delivery]:
+        self.fetch(most, timeout_s)
+        return batch_of(self.waiting(), most, bulk)
+
+    def fetch(self, most: int, timeout_s: float) -> None:
+        """Read what has arrived, until ``most`` wait here; wait for the first one where none does."""
         self._heartbeat.beat()
         if not self._waiting():
             self._drain(timeout_s)
         self._drain_arrived(most)
-        batch: list[Delivery] = []
-        room = BATCH_MAX_BYTES
-        for channel in self._channels.values():
-            taken = channel.take(most - len(batch), room)
-            room -= sum(len(delivery.body) for delivery in taken)
-            batch += taken
-        return batch
+
+    def waiting(self) -> dict[str, Waiting]:
+        """Return what waits here of each queue."""
+        return {
+            queue: Waiting(len(channel.arrived), channel.take) for queue, channel in self._channels.items()
+        }
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         for queue, channel in self._channels.items():
@@ -61,6 +80,8 @@ class ConsumingConnection(Consumes):
     def keep_alive(self, wait_s: float = 0.0) -> None:
         deadline = monotonic() + wait_s
         self._heartbeat.beat()
+        for channel in self._optional:
+            channel.look_again()
         self._drain(0)
         while (left := deadline - monotonic()) > 0:
             if self._waiting_bytes() < _HELD_MAX_BYTES:
@@ -99,6 +120,47 @@ class ConsumingConnection(Consumes):
     def _raise_if_cancelled(self) -> None:
         if self._cancelled is not None:
             raise BrokerUnavailableError(f"the broker cancelled the consumer of {self._cancelled}")
+
+
+class SplitConnection(Consumes):
+    """Two connections: bulk has a socket of its own.
+
+    Deliveries stand in a socket in the order in which the broker sent them. On one socket a prefetch full of
+    bulk, which may be hundreds of megabytes, would stand before a message that goes first.
+    """
+
+    def __init__(self, others: ConsumingConnection, bulk: ConsumingConnection) -> None:
+        self._others, self._bulk = others, bulk
+
+    def receive(self, most: int, timeout_s: float, bulk: BulkShare | None = None) -> list[Delivery]:
+        self._bulk.fetch(most, 0)
+        has_bulk = any(one.count for one in self._bulk.waiting().values())
+        takes_bulk = has_bulk and (bulk is None or bulk.most > 0)
+        self._others.fetch(most, 0 if takes_bulk else timeout_s)
+        if not takes_bulk:
+            self._bulk.fetch(most, 0)  # what came meanwhile
+        return batch_of({**self._others.waiting(), **self._bulk.waiting()}, most, bulk)
+
+    def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        self._others.acknowledge(deliveries)
+        self._bulk.acknowledge(deliveries)
+
+    def hold_at_most(self, queue: str, most: int, *, give_back: bool = False) -> None:
+        connection = self._bulk if queue in self._bulk.waiting() else self._others
+        connection.hold_at_most(queue, most, give_back=give_back)
+
+    def keep_alive(self, wait_s: float = 0.0) -> None:
+        left = wait_s
+        while True:
+            self._bulk.keep_alive()
+            self._others.keep_alive(min(left, _KEEP_ALIVE_EVERY_S))
+            left -= _KEEP_ALIVE_EVERY_S
+            if left <= 0:
+                return
+
+    def close(self) -> None:
+        self._others.close()
+        self._bulk.close()
 
 
 class QueueChannel:
@@ -183,3 +245,32 @@ class QueueChannel:
                 properties.get(UNREADABLE),
             )
         )
+
+
+class OptionalQueueChannel(QueueChannel):
+    """A channel of a queue that may be missing: then it has no deliveries, and is tried again later."""
+
+    _look_at: float | None = None  #: time of the next look; None while the queue is not missing
+    _wanted = 0
+
+    def hold_at_most(self, most: int) -> None:
+        """Hold more, or remember how many to hold once the queue is there."""
+        self._wanted, before = most, self._most
+        try:
+            super().hold_at_most(most)
+        except (NotFound, AccessRefused) as error:
+            if before:
+                raise  # it was there: what it has delivered is lost with the channel
+            self._most = 0  # the client has opened the channel anew
+            if self._look_at is None:
+                log.warning("%s is not consumed: %s; the other queues are", self._queue, error.reply_text)
+            self._look_at = monotonic() + _LOOK_EVERY_S
+        else:
+            if self._most and self._look_at is not None:
+                self._look_at = None
+                log.info("%s is there and consumed now", self._queue)
+
+    def look_again(self) -> None:
+        """Try again to consume a queue that was missing."""
+        if self._look_at is not None and monotonic() >= self._look_at:
+            self.hold_at_most(self._wanted)

@@ -16,7 +16,7 @@ def declare(channel: Any, topology: Topology) -> None:
     for queue in topology.queues:
         _declare_queue(channel, queue)
         for key in queue.routing_keys:
-            channel.queue_bind(queue.name, topology.exchange, key)
+            channel.queue_bind(queue.name, queue.exchange or topology.exchange, key)
 
 
 def differences(connection: Any, topology: Topology) -> list[str]:

@@ -1,7 +1,7 @@
-"""A link to RabbitMQ, over two connections.
+"""A link to RabbitMQ, over connections of their own for publishing, for consuming, and for bulk.
 
 An alarm on the broker blocks the connection that publishes, and a consumer on the same one would be blocked
-with it.
+with it. Bulk on the same one as other messages would stand before them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,11 +10,12 @@ from typing import Any
 
 from worker.broker.deliveries import Delivery
 from worker.broker.outgoing import Outgoing, PublishResult
-from worker.broker.protocols import Link
+from worker.broker.protocols import Consumes, Link
 from worker.broker.rabbitmq import declaring
 from worker.broker.rabbitmq.connection import broker_errors, channel_of, opened
-from worker.broker.rabbitmq.consuming import ConsumingConnection
+from worker.broker.rabbitmq.consuming import ConsumingConnection, SplitConnection
 from worker.broker.rabbitmq.publishing import PublishingConnection
+from worker.broker.sharing import BulkShare
 from worker.broker.topology import BILLING, Topology
 from worker.errors import BillingError, BrokerUnavailableError
 
@@ -22,26 +23,44 @@ _TEMPORARY_MS = 600_000
 
 
 class AmqpLink(Link):
-    """A live link to RabbitMQ: consumers on one connection, a confirming publisher on another."""
+    """A live link to RabbitMQ: consumers on one connection, a confirming publisher on another.
 
-    def __init__(self, url: str, *, consume: Mapping[str, int], name: str) -> None:
+    The queue ``bulk`` is consumed on a third one, see ``SplitConnection``, and may be missing.
+    """
+
+    def __init__(self, url: str, *, consume: Mapping[str, int], name: str, bulk: str | None = None) -> None:
         self._url, self._name = url, name
-        self._consuming: ConsumingConnection | None = None
+        self._consuming: Consumes | None = None
         self._publishing: PublishingConnection | None = None
         try:
             with broker_errors():
-                if consume:
-                    self._consuming = opened(
-                        url, f"{name} consumer", lambda connection: ConsumingConnection(connection, consume)
-                    )
+                self._consume(consume, bulk)
                 self._publisher()
         except BaseException:
             self.close()
             raise
 
-    def receive(self, most: int, timeout_s: float) -> list[Delivery]:
+    def _consume(self, consume: Mapping[str, int], bulk: str | None) -> None:
+        others: ConsumingConnection | None = None
+        in_turn = {queue: prefetch for queue, prefetch in consume.items() if queue != bulk}
+        if in_turn:
+            self._consuming = others = self._consumer_of(in_turn, "consumer")
+        if bulk is not None and bulk in consume:
+            last = self._consumer_of({bulk: consume[bulk]}, "bulk consumer", optional=True)
+            self._consuming = last if others is None else SplitConnection(others, last)
+
+    def _consumer_of(
+        self, consume: Mapping[str, int], what: str, *, optional: bool = False
+    ) -> ConsumingConnection:
+        return opened(
+            self._url,
+            f"{self._name} {what}",
+            lambda connection: ConsumingConnection(connection, consume, optional=optional),
+        )
+
+    def receive(self, most: int, timeout_s: float, bulk: BulkShare | None = None) -> list[Delivery]:
         with broker_errors():
-            return self._consumer().receive(most, timeout_s)
+            return self._consumer().receive(most, timeout_s, bulk)
 
     def publish(self, messages: Sequence[Outgoing]) -> PublishResult:
         # Where it fails, what was received stays held, and is replied to again: on another connection.
@@ -106,7 +125,7 @@ class AmqpLink(Link):
         with broker_errors(), channel_of(self._publisher().connection) as channel:
             yield channel
 
-    def _consumer(self) -> ConsumingConnection:
+    def _consumer(self) -> Consumes:
         if self._consuming is None:
             raise BrokerUnavailableError("this link consumes nothing")
         return self._consuming

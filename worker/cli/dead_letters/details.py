@@ -9,7 +9,7 @@ import click
 from worker.bootstrap import Application
 from worker.cli.application import with_application
 from worker.cli.dead_letters.bodies import lines, readable
-from worker.cli.dead_letters.forms import details_as_dict, moment
+from worker.cli.dead_letters.forms import DROPPED, details_as_dict, moment
 from worker.cli.dead_letters.options import Number, service_of
 from worker.cli.options import as_json, with_wide
 from worker.cli.output import is_terminal, show_fields, show_json, show_table
@@ -94,6 +94,8 @@ def _fields(details: DeadLetterDetails) -> list[tuple[str, Any]]:
         value = getattr(dead_letter, name)
         if name not in _LONG and value is not None:
             fields.append((_label(name), moment(value) if isinstance(value, datetime) else value))
+    if details.past_deadline is not None:
+        fields.append(("valid until", f"{moment(details.past_deadline)}, which has passed; {DROPPED}"))
     if details.problem is not None:
         fields.append(("a worker would refuse it", f"{details.problem.code}: {details.problem.way_out}"))
     return fields

@@ -3,6 +3,9 @@
 import sys
 from typing import NoReturn
 
+import click
+
+from worker.cli.dead_letters.forms import DROPPED
 from worker.cli.output import is_terminal, progress, show_json, show_table
 from worker.cli.table_width import Column
 from worker.deadletters.models import DryRun
@@ -61,3 +64,5 @@ def _show(judged: DryRun) -> None:
             for forecast in judged.forecasts
         ],
     )
+    if judged.past_deadline:
+        click.echo(f"validUntil of {judged.past_deadline} has passed; {DROPPED}", err=True)

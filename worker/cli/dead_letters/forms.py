@@ -8,6 +8,9 @@ from pydantic.alias_generators import to_camel
 from worker.cli import times
 from worker.deadletters.models import DeadLetterDetails, StoredDeadLetter
 
+#: What a replay does about a time until which usage was valid.
+DROPPED = "a replay drops it, so that the usage is applied all the same"
+
 
 def moment(at: datetime | None) -> str:
     """Return a time in UTC, to the second."""
@@ -35,6 +38,7 @@ def details_as_dict(details: DeadLetterDetails) -> dict[str, Any]:
         "problem": None
         if problem is None
         else {"code": problem.code, "field": problem.field, "message": problem.way_out},
+        "pastDeadline": None if details.past_deadline is None else details.past_deadline.isoformat(),
     }
 
 

@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from flask import Blueprint, g, render_template, request
 from flask.typing import ResponseReturnValue
 
-from worker.console.cached_value import KnownValue, Unknown
 from worker.console.charts import Bar, Chart, stacked_bars
 from worker.console.context import ConsoleContext, context, or_unknown
 from worker.console.formats import lasting
@@ -15,6 +14,7 @@ from worker.console.queues import QueueStatus
 from worker.ledger.queries import snapshot
 from worker.ledger.queries.pace import Pace, PaceBucket, pace
 from worker.ledger.slots import parts_of
+from worker.runtime.cached_value import KnownValue, Unknown
 from worker.runtime.health import Health, HealthState
 
 page = Blueprint("overview", __name__)

@@ -32,7 +32,12 @@ from worker.core.replies import conflict_text, message_for
 from worker.deadletters.body_check import Receive
 from worker.deadletters.fingerprints import field_path
 from worker.deadletters.models import DeadLetterForecast, DeadLetterStatus, DryRun, Forecast, StoredDeadLetter
-from worker.deadletters.replay.ledger_check import by_key, judged_anywhere, leads_to_workers
+from worker.deadletters.replay.ledger_check import (
+    by_key,
+    judged_anywhere,
+    leads_to_workers,
+    past_deadline_in,
+)
 from worker.deadletters.replay.message import as_delivered
 from worker.deadletters.store import queries, tables
 from worker.deadletters.store.filters import DeadLetterFilter, DeadLetterSelection, chunks
@@ -108,10 +113,14 @@ def _judged(
     engine: Engine, dead_letters: Sequence[StoredDeadLetter], rules: DryRunRules, now: datetime
 ) -> list[DeadLetterForecast]:
     received = [(dead_letter, _received(dead_letter, rules, now)) for dead_letter in dead_letters]
-    return [
+    forecasts = [
         forecast
         for some in _in_batches(received)
         for forecast in _forecasts(engine, some, rules.catalog, now)
+    ]
+    return [
+        replace(forecast, past_deadline=past_deadline_in(dead_letter, now))
+        for dead_letter, forecast in zip(dead_letters, forecasts, strict=True)
     ]
 
 
@@ -270,6 +279,7 @@ _Kind = tuple[str, str, str | None]
 class _Tally:
     def __init__(self) -> None:
         self.total = 0
+        self._past_deadline = 0
         self._dead_letters: list[DeadLetterForecast] = []
         self._kinds: dict[_Kind, list[int]] = {}
         self._first: dict[_Kind, DeadLetterForecast] = {}
@@ -282,6 +292,7 @@ class _Tally:
             counted[0] += 1
             counted[1] += forecast.tokens
             self.total += 1
+            self._past_deadline += forecast.past_deadline is not None
             if len(self._dead_letters) < _SHOWN:
                 self._dead_letters.append(forecast)
 
@@ -289,6 +300,7 @@ class _Tally:
         commonest = sorted(self._kinds.items(), key=lambda item: -item[1][0])
         return DryRun(
             total=self.total,
+            past_deadline=self._past_deadline,
             forecasts=tuple(
                 Forecast(*kind, self._first[kind].text, dead_letters, tokens, self._first[kind].number)
                 for kind, (dead_letters, tokens) in commonest

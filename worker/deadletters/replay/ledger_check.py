@@ -15,6 +15,7 @@ from worker.core.superseded import Superseded, may_supersede, owner_of
 from worker.deadletters.models import ItemState, LedgerLine, StoredDeadLetter
 from worker.ledger.loading import Judged, judged_under, superseded_by
 from worker.ledger.slots import parts_of
+from worker.messages.receiving import deadline_of
 
 _CENTURIES = timedelta(days=365_000)
 #: Limits that allow everything: only a worker judges amounts; here they are only read.
@@ -49,13 +50,22 @@ def expected_of(body: bytes, now: datetime) -> tuple[Expected, ...]:
     return tuple(map(Expected.of, commands_of(message)))
 
 
+def past_deadline_in(dead_letter: StoredDeadLetter, now: datetime) -> datetime | None:
+    """Return the time until which usage of the dead letter was valid, where that has passed."""
+    if not leads_to_workers(dead_letter):
+        return None
+    message = decode(dead_letter.current_body, now=now, limits=_ANY)
+    deadline = None if isinstance(message, Malformed) else deadline_of(message)
+    return deadline if deadline is not None and deadline < now else None
+
+
 def leads_to_workers(dead_letter: StoredDeadLetter) -> bool:
     """Return True for a message that goes back to a queue of work.
 
     A reply or a notice ends on delivery.
     """
     if dead_letter.exchange:
-        return dead_letter.exchange == BILLING.exchange
+        return dead_letter.exchange in BILLING.command_exchanges
     return dead_letter.routing_key in {queue.name for queue in BILLING.work}
 
 

@@ -32,8 +32,9 @@ def replay_of(
 
     ``sent_as`` is the broker user that publishes it: the first sender can't be claimed by another, and rules
     about senders judge a replay by its publisher. ``replay_id`` goes beside it, with the dead letter's
-    number, so that it is the same dead letter if it fails again. A ``reply_to`` that names a queue of
-    ``sent_as`` is dropped unless that user sent the message first: the first sender may not name that queue.
+    number: it is the same dead letter if it fails again, and a worker drops the deadline of its usage. A
+    ``reply_to`` that names a queue of ``sent_as`` is dropped unless that user sent the message first: the
+    first sender may not name that queue.
     """
     properties = restored(dead_letter.properties.get("properties", {}))
     headers = restored(dead_letter.properties.get("headers", {}))
@@ -71,6 +72,8 @@ def as_delivered(
 ) -> Delivery:
     """Return the dead letter as a worker would get it if it were sent now; ``body`` replaces the body."""
     message = replay_of(dead_letter, sent_as)
+    # It marks a replay, which drops a deadline.
+    headers = {**message.headers, REPLAY_DEAD_LETTER_HEADER: dead_letter.number}
     properties: dict[str, Any] = {
         name: value for name, value in message.properties.items() if value is not None
     }
@@ -81,6 +84,6 @@ def as_delivered(
         routing_key=message.routing_key,
         tag=0,
         properties=properties,
-        headers=message.headers,
+        headers=headers,
     )
     return delivery if body is None else replace(delivery, body=body)

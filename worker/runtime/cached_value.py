@@ -1,4 +1,4 @@
-"""Cached values of slow or unreliable sources, fetched in threads so that no page waits for long."""
+"""Cached values of slow or unreliable sources, fetched in threads so that nobody waits for long."""
 
 import threading
 from collections.abc import Callable

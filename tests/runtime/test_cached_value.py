@@ -4,8 +4,8 @@ import threading
 from datetime import UTC, datetime
 
 from tests.support.waiting import eventually
-from worker.console.cached_value import CachedValue, KnownValue, Unknown
 from worker.errors import BrokerUnavailableError
+from worker.runtime.cached_value import CachedValue, KnownValue, Unknown
 
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
 

@@ -1,0 +1,147 @@
+"""``serve``: the queries over HTTP, read only."""
+
+import gc
+import logging
+from typing import Any
+
+import click
+
+from worker.bootstrap import Application
+from worker.cli.application import with_application
+from worker.errors import ConfigurationError, TransientError
+from worker.runtime.address import Address
+from worker.runtime.stop import SignalStop
+
+log = logging.getLogger(__name__)
+
+
+@click.command()
+@with_application(
+    "database_url",
+    "catalog",
+    "http_listen",
+    "http_tokens",
+    "http_threads",
+    "metrics_port",
+    "log_level",
+    "log_format",
+)
+@click.option("--https", is_flag=True, help="A proxy in front serves it through HTTPS.")
+@click.option("--insecure", is_flag=True, help="Let tokens and balances travel in clear text.")
+def serve(application: Application, *, https: bool, insecure: bool) -> None:
+    """Serve the queries over HTTP, read only; until SIGTERM.
+
+    Each query is a GET: query.balance is /v1/balance?userId=ada. Answers are those of the broker, errors
+    are problems (application/problem+json) with the same codes and texts. /openapi.json describes all of
+    it, /healthz says that the process lives, /readyz that the ledger answers; these three need no token.
+
+    Every query needs a bearer token with its scope: `stats` for /v1/stats, `accounts` for all others.
+    Tokens are sent in clear text: on an address that others reach this needs a proxy with TLS in front
+    (--https), or your word that the network is safe (--insecure).
+
+    SIGTERM (or Ctrl-C) takes no more connections, answers what has arrived, and ends with 0.
+
+    \b
+    Examples:
+      billing-worker tokens add app --scope accounts --tokens tokens
+      billing-worker serve --tokens tokens
+      curl -H "Authorization: Bearer $TOKEN" "http://127.0.0.1:8801/v1/balance?userId=ada"
+      billing-worker serve --tokens tokens --listen 0.0.0.0:8801 --https
+    """
+    _require_extra()
+    address = _address(application.settings.http_listen)
+    if not (address.is_loopback or https or insecure):
+        raise ConfigurationError(
+            f"{address.host} can be reached by others, and tokens would be sent in clear text: put a proxy "
+            "with TLS in front and say --https, or say --insecure where the network is safe"
+        )
+    _serve(application, address)
+
+
+def _serve(application: Application, address: Address) -> None:
+    from schemas import Limits
+    from worker.cli.run import OBJECTS_A_COLLECTION
+    from worker.http.access import Access
+    from worker.http.app import Door, create_app
+    from worker.http.asking import Asker
+    from worker.http.readiness import readiness_of
+    from worker.http.server import serve as serve_until
+
+    settings = application.settings
+    tokens = _tokens(application)
+    _require_schema(application)
+    stop = SignalStop()
+    stop.install()
+    service = application.queries()
+    outages = application.metrics.outages.labels("database")
+    app = create_app(
+        Door(
+            access=Access(tokens),
+            asker=Asker(service, max(1, settings.http_threads // 2), outages.inc),
+            limits=Limits(max_quantity=settings.max_quantity),
+            readiness=readiness_of(service, application.require_newest_schema, application.clock),
+            metrics=application.metrics,
+            is_stopping=lambda: stop.requested,
+        )
+    )
+    application.metrics.serve(settings.metrics_port)
+    gc.freeze()  # as `run` does: a search through all objects would show in the slowest requests
+    gc.set_threshold(OBJECTS_A_COLLECTION)
+    try:
+        serve_until(
+            app,
+            address,
+            stop,
+            application.metrics,
+            threads=settings.http_threads,
+            on_listening=lambda url: click.echo(f"serving on {url}"),
+        )
+    finally:
+        service.close()
+
+
+def _tokens(application: Application) -> Any:
+    """Return the tokens. Raises ConfigurationError where nobody could get in."""
+    from worker.http.tokens import Tokens
+
+    path = application.settings.http_tokens
+    if path is None:
+        raise ConfigurationError(
+            "name the file of tokens: --tokens FILE, or BILLING_HTTP_TOKENS; "
+            "`billing-worker tokens add NAME --scope accounts --tokens FILE` makes one"
+        )
+    tokens = Tokens(path)
+    if not len(tokens):
+        raise ConfigurationError(
+            f"{path} has no token, and nobody could ask: "
+            f"`billing-worker tokens add NAME --scope accounts --tokens {path}`"
+        )
+    return tokens
+
+
+def _require_schema(application: Application) -> None:
+    """Refuse another schema. An outage is no reason not to start: requests are told, and wait for its end."""
+    try:
+        application.require_newest_schema()
+    except TransientError as error:
+        log.warning("%s; serving begins when it is back", error)
+
+
+def _address(text: str) -> Address:
+    try:
+        return Address.parse(text)
+    except ValueError as error:
+        raise click.UsageError(f"--listen (BILLING_HTTP_LISTEN) {error}") from None
+
+
+def _require_extra() -> None:
+    """Raise ConfigurationError where the packages that only the HTTP door needs are not installed."""
+    try:
+        import flask
+        import waitress
+
+        _: Any = (flask, waitress)
+    except ImportError as error:
+        raise ConfigurationError(
+            f"serving needs the extra `http` ({error.name} is missing): pip install 'billing-worker[http]'"
+        ) from error

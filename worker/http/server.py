@@ -1,0 +1,220 @@
+"""Web server of the HTTP door: its limits, its time limits, and its end.
+
+waitress answers what it can't parse by itself, in plain text, and ends within five seconds whatever is in
+flight. Here both go another way: every error is a problem, and a stop answers what has arrived.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any, cast
+
+from flask import Flask
+from waitress import wasyncore
+from waitress.adjustments import Adjustments
+from waitress.channel import HTTPChannel
+from waitress.server import TcpWSGIServer
+from waitress.task import ErrorTask, WSGITask
+
+from schemas import ProblemCode
+from worker.errors import ConfigurationError
+from worker.http.problems import Problem
+from worker.metrics import Metrics
+from worker.runtime.address import Address
+from worker.runtime.stop import SignalStop
+
+log = logging.getLogger(__name__)
+
+#: Threads beside those that are asked for: they say how it is while the ledger hangs.
+SPARE_THREADS = 2
+#: Most bytes of a request: its line and its headers.
+HEADERS_MAX = 16 * 1024
+#: Most connections; further ones wait in the system's queue, of so many.
+CONNECTIONS_MAX, _BACKLOG = 200, 128
+#: Seconds in which a request must have arrived, and after which an idle connection is closed. The latter is
+#: longer than the 60 s of usual load balancers: else they send a request into a connection that just closes.
+#: While connections wait for others to end, idle ones are closed sooner.
+ARRIVAL_S, IDLE_S, CROWDED_IDLE_S = 10.0, 75, 5.0
+#: Seconds that a stop waits for what is in flight: longer than a statement of a query may take (15), and
+#: shorter than the grace of ``SignalStop``.
+DRAIN_S = 18.0
+_POLL_S, _LOOK_S = 1.0, 2
+
+
+def serve(
+    app: Flask,
+    address: Address,
+    stop: SignalStop,
+    metrics: Metrics,
+    *,
+    threads: int,
+    on_listening: Callable[[str], None],
+) -> None:
+    """Serve ``app`` until ``stop``; then answer what has arrived, and return.
+
+    ``threads`` work on requests, beside a few spare ones. ``on_listening`` gets the URL. Raises
+    ConfigurationError where the address can't be bound.
+    """
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a line a request while one waits
+    try:
+        server = QueryServer(app, address, metrics, threads=threads + SPARE_THREADS)
+    except OSError as error:
+        raise ConfigurationError(
+            f"can't listen on {address.host}:{address.port}: {error.strerror or error}; "
+            "choose another with --listen"
+        ) from error
+    stop.on_request(server.pull_trigger)
+    on_listening(Address(address.host, server.port).url)
+    try:
+        while not stop.requested:
+            server.poll(_POLL_S)
+        server.drain(DRAIN_S)
+    finally:
+        server.close()
+
+
+class _Task(WSGITask):
+    """Request that the application answers."""
+
+    def build_response_header(self) -> bytes:
+        """Return status and headers; once the server stops, with the end of the connection."""
+        if cast(QueryServer, self.channel.server).is_stopping:
+            self.set_close_on_finish()
+        return super().build_response_header()
+
+
+class _ProblemTask(ErrorTask):
+    """Request that is none, or too large."""
+
+    def execute(self) -> None:
+        """Write the problem. It says nothing of the request: a broken header may be the token's."""
+        status = HTTPStatus(cast(Any, self.request).error.code)
+        problem = Problem(status, _code(status), _DETAILS.get(status, "This is no request of HTTP/1.1."))
+        cast(QueryServer, self.channel.server).count(status)
+        body = problem.to_json()
+        self.status = f"{status.value} {status.phrase}"
+        self.response_headers = [*self.response_headers, *problem.all_headers().items()]
+        self.set_close_on_finish()
+        self.content_length = len(body)
+        self.write(body)
+
+
+def _code(status: HTTPStatus) -> ProblemCode:
+    return ProblemCode.UNPROCESSABLE if status >= HTTPStatus.INTERNAL_SERVER_ERROR else ProblemCode.MALFORMED
+
+
+_DETAILS: Mapping[HTTPStatus, str] = {
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "No body is taken: give the query as parameters of a GET.",
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: f"Line and headers have at most {HEADERS_MAX} bytes.",
+    HTTPStatus.NOT_IMPLEMENTED: "No body is taken, and no Transfer-Encoding.",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "The server failed on this request; operators have it in the log.",
+}
+
+
+class _Channel(HTTPChannel):
+    """Connection of a client, with the time when its present request began to arrive."""
+
+    task_class = _Task
+    error_task_class = _ProblemTask
+    began = 0.0
+
+    def received(self, data: bytes) -> bool:
+        """Take what has arrived."""
+        if self.request is None:
+            self.began = time.time()
+        return super().received(data)
+
+    @property
+    def is_idle(self) -> bool:
+        """True where no request arrives, is answered, or has an answer on the way."""
+        return not self.requests and self.request is None and not self.total_outbufs_len
+
+    def is_late(self, now: float) -> bool:
+        """Return True where a request takes too long to arrive: a client may send a byte a second."""
+        return self.request is not None and not self.requests and now - self.began > ARRIVAL_S
+
+
+class QueryServer(TcpWSGIServer):
+    """Server of one address, run by ``poll`` and ``drain``."""
+
+    channel_class = _Channel
+
+    def __init__(self, app: Flask, address: Address, metrics: Metrics, *, threads: int) -> None:
+        bound = address.bind()
+        self.port: int = bound.getsockname()[1]
+        self.is_stopping = False
+        self._metrics = metrics
+        self._sockets: dict[int, Any] = {}
+        options: dict[str, Any] = {
+            "sockets": [bound],
+            "threads": threads,
+            "ident": None,
+            "backlog": _BACKLOG,
+            "connection_limit": CONNECTIONS_MAX,
+            "channel_timeout": IDLE_S,
+            "cleanup_interval": _LOOK_S,
+            "max_request_header_size": HEADERS_MAX,
+            "max_request_body_size": 1,
+            "channel_request_lookahead": 1,  # to see that a client is gone while its request waits
+            "asyncore_use_poll": True,
+            "log_socket_errors": False,
+            "clear_untrusted_proxy_headers": False,  # none is read
+        }
+        super().__init__(
+            app.wsgi_app,
+            self._sockets,
+            _sock=bound,
+            adj=Adjustments(**options),
+            sockinfo=(bound.family, bound.type, bound.proto, bound.getsockname()),
+            bind_socket=False,
+        )
+
+    @property
+    def channels(self) -> list[_Channel]:
+        """Open connections."""
+        return list(cast(dict[int, _Channel], self.active_channels).values())
+
+    def count(self, status: HTTPStatus) -> None:
+        """Count a request that has not reached the application."""
+        self._metrics.http_requests.labels("other", status.value).inc()
+
+    def poll(self, seconds: float) -> None:
+        """Do what there is to do, or wait for it."""
+        wasyncore.loop(timeout=seconds, use_poll=True, map=self._sockets, count=1)
+
+    def maintenance(self, now: float) -> None:
+        """Close connections that are idle for long, and those whose request doesn't arrive."""
+        super().maintenance(cast(int, now))
+        is_crowded = len(self._sockets) >= CONNECTIONS_MAX
+        for channel in self.channels:
+            is_idle = is_crowded and channel.is_idle and now - channel.last_activity > CROWDED_IDLE_S
+            if is_idle or channel.is_late(now):
+                channel.will_close = True
+
+    def drain(self, seconds: float) -> None:
+        """Take no more connections, answer the requests that have arrived, then close all."""
+        self.is_stopping = True
+        self._accept_all()
+        wasyncore.dispatcher.close(self)  # the listening socket alone: threads still wake this one up
+        deadline = time.monotonic() + seconds
+        while (channels := self.channels) and time.monotonic() < deadline:
+            self.poll(0.05)
+            for channel in channels:
+                if channel.is_idle:
+                    channel.will_close = True
+        if left := len(self.channels):
+            log.warning("%d connections are closed before their answer", left)
+        self.task_dispatcher.shutdown(timeout=1)
+
+    def _accept_all(self) -> None:
+        """Accept the connections that wait in the system's queue: it would reset them."""
+        before = -1
+        while (count := len(self.channels)) > before:
+            before = count
+            self.handle_accept()
+
+    def close(self) -> None:
+        """Close everything."""
+        super().close()
+        wasyncore.close_all(self._sockets, ignore_all=True)
