@@ -17,6 +17,7 @@ from schemas.answers import (
     UsageAnswer,
     answer_in,
 )
+from schemas.base import OpeningCommand
 from schemas.commands import COMMAND_TYPES, MESSAGE_TYPES, Command, Message, commands_of, type_of
 from schemas.credits import AdjustCredit, BonusCredit, RefundCredit
 from schemas.dead_letter import DeadLetter
@@ -47,6 +48,7 @@ from schemas.slots import SLOTS, slot_of
 from schemas.subscriptions import CancelSubscription, ChangeSubscription, RenewSubscription
 from schemas.usage import (
     DeductUsage,
+    ExtendUsage,
     FreeUpload,
     RecordUsage,
     ReleaseUsage,
@@ -75,6 +77,7 @@ __all__ = [
     "DeadLetterReason",
     "DeductUsage",
     "DisputeClosed",
+    "ExtendUsage",
     "FreeUpload",
     "HistoryAnswer",
     "Limits",
@@ -83,6 +86,7 @@ __all__ = [
     "Notice",
     "NoticeType",
     "OpenAccount",
+    "OpeningCommand",
     "OperationAnswer",
     "PaymentDisputed",
     "PaymentFailed",

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic.alias_generators import to_camel
 
-from schemas.replies import Code, Reply
+from schemas.replies import OpenCode, Reply
 from schemas.version import SCHEMA_VERSION
 
 
@@ -122,7 +122,7 @@ class AffordAnswer(AccountAnswer):
 
     type: Literal["answer.afford"] = "answer.afford"
     affordable: bool
-    code: Code | str
+    code: OpenCode
     required: int | None = None
     available: int
     shortfall: int
@@ -325,7 +325,7 @@ class QueryProblem(BaseAnswer):
     """Reason why a query has no answer. ``query`` is its type, where it can be read."""
 
     type: Literal["answer.problem"] = "answer.problem"
-    code: ProblemCode | str
+    code: Annotated[ProblemCode | str, Field(union_mode="left_to_right")]
     message: str
     query: str | None = None
     user_id: str | None = None

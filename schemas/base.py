@@ -84,3 +84,14 @@ class CommandAbout(BaseCommand):
                 "originalReferenceId names this command itself; give it a referenceId of its own"
             )
         return self
+
+
+class OpeningCommand(BaseCommand):
+    """A command that opens a missing account, on ``open_tier`` or the catalog's ``auto_open``.
+
+    These are what a user's first days bring: usage at once or under a hold, credit, and payments. Events of a
+    payment are among them, because they come in any order. What is about an earlier hold or usage, or about
+    the account itself, finds an account or is rejected.
+    """
+
+    open_tier: Identifier | None = None

@@ -14,6 +14,7 @@ from schemas.payments import (
 from schemas.subscriptions import CancelSubscription, ChangeSubscription, RenewSubscription
 from schemas.usage import (
     DeductUsage,
+    ExtendUsage,
     FreeUpload,
     RecordUsage,
     ReleaseUsage,
@@ -29,6 +30,7 @@ Command = (
     | DeductUsage
     | FreeUpload
     | ReserveUsage
+    | ExtendUsage
     | SettleUsage
     | ReleaseUsage
     | RecordUsage

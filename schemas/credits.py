@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, StrictInt, StringConstraints, model_validator
 
-from schemas.base import BaseCommand
+from schemas.base import BaseCommand, OpeningCommand
 from schemas.fields import INT64_MAX, FreeText, Identifier, Label, Quantity, UtcTimestamp
 
 
@@ -30,13 +30,13 @@ class RefundCredit(BaseCommand):
         return self
 
 
-class BonusCredit(BaseCommand):
+class BonusCredit(OpeningCommand):
     """Gives promotional tokens, from ``effective_at`` (or now) until before ``expires_at`` (or for ever).
 
     Credit of a lower ``priority`` (0 to 1000) is spent first; without one the catalog's for bonuses holds.
     """
 
-    CONTENT = ("tokens", "effective_at", "expires_at", "priority")
+    CONTENT = ("tokens", "effective_at", "expires_at", "priority", "open_tier")
     QUANTITY = "tokens"
     type: Literal["credit.bonus"] = "credit.bonus"
     tokens: Quantity
@@ -66,13 +66,13 @@ SignedQuantity = Annotated[
 ReasonText = Annotated[FreeText, StringConstraints(min_length=1)]
 
 
-class AdjustCredit(BaseCommand):
+class AdjustCredit(OpeningCommand):
     """An operator's correction: positive ``tokens`` give, negative ones take. It names reason and actor.
 
     It never takes the balance below zero, unless ``allow_negative`` says so.
     """
 
-    CONTENT = ("tokens", "allow_negative", "expires_at")
+    CONTENT = ("tokens", "allow_negative", "expires_at", "open_tier")
     QUANTITY = "tokens"
     type: Literal["credit.adjust"] = "credit.adjust"
     tokens: SignedQuantity

@@ -6,6 +6,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
+from schemas.version import SCHEMA_VERSION
+
 NoticeType = Literal["balance.low", "balance.depleted", "credit.expiring"]
 
 
@@ -14,7 +16,7 @@ class Notice(BaseModel):
 
     ``reference_id`` is the operation that brought it about, ``recorded_at`` when. Of a balance: ``available``
     tokens were at or below ``mark``. Of credit: ``tokens`` of ``lot`` (its number in the account) end with
-    ``expires_at``.
+    ``expires_at``. A reader of today takes types of later versions, and ignores fields that it doesn't know.
     """
 
     model_config = ConfigDict(
@@ -26,7 +28,8 @@ class Notice(BaseModel):
         serialize_by_alias=True,
     )
 
-    type: NoticeType
+    schema_version: int = SCHEMA_VERSION
+    type: NoticeType | str
     id: str
     user_id: str
     reference_id: str

@@ -2,9 +2,12 @@
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
+
+from schemas.version import SCHEMA_VERSION
 
 
 class Status(StrEnum):
@@ -31,6 +34,8 @@ class Code(StrEnum):
     TOKENS_RESERVED = "tokens_reserved"
     HOLD_SETTLED = "hold_settled"
     HOLD_RELEASED = "hold_released"
+    HOLD_EXTENDED = "hold_extended"
+    HOLD_SETTLED_LATE = "hold_settled_late"  #: after it ran out, from what was available
     USAGE_RECORDED = "usage_recorded"
     BATCH_PROCESSED = "batch_processed"
     SUBSCRIPTION_CHANGED = "subscription_changed"
@@ -70,14 +75,25 @@ class Code(StrEnum):
     UNPROCESSABLE = "unprocessable"  #: a fault of the worker's; operators see the traceback
 
 
+#: A code or status of today as the member of its enumeration; one of a later version as its text.
+OpenCode = Annotated[Code | str, Field(union_mode="left_to_right")]
+OpenStatus = Annotated[Status | str, Field(union_mode="left_to_right")]
+
+_VERSION_OF_ITEMS: Final[Any] = {"items": {"__all__": {"schema_version"}}}
+
+
 class Reply(BaseModel):
     """One reply. Absent fields don't apply. Amounts are whole tokens, or bytes where ``unit`` says so.
 
     ``duplicate`` is true when the reference had its outcome before this delivery; everything else is then
     as it was in the first reply. ``recorded_at`` is when the outcome was stored. ``held`` is what holds keep
     of the balance, absent where that is nothing: available is balance minus held. ``expired`` counts the
-    tokens that had run out and were taken off together with this. The reply to a batch has the replies to
-    its ``items``, in their order, and counts them: ``failed`` are those that are no commands.
+    tokens that had run out and were taken off together with this. ``sequence`` is that of the account's last
+    entry, where this wrote any: a query with that ``minSequence`` has seen it. The reply to a batch has the
+    replies to its ``items``, in their order, and counts them: ``failed`` are those that are no commands.
+
+    A reader of today takes the replies of later versions: it ignores their fields, and has their codes and
+    statuses as text.
     """
 
     model_config = ConfigDict(
@@ -89,8 +105,9 @@ class Reply(BaseModel):
         serialize_by_alias=True,
     )
 
-    status: Status
-    code: Code
+    schema_version: int = SCHEMA_VERSION
+    status: OpenStatus
+    code: OpenCode
     message: str
     type: str | None = None
     reference_id: str | None = None
@@ -102,12 +119,15 @@ class Reply(BaseModel):
     amount: int | None = None
     balance_before: int | None = None
     balance_after: int | None = None
+    sequence: int | None = None
     required: int | None = None
     available: int | None = None
     shortfall: int | None = None
     used: int | None = None
     limit: int | None = None
     tier: str | None = None
+    previous_tier: str | None = None
+    opened_tier: str | None = None
     package_id: str | None = None
     base_tokens: int | None = None
     bonus_tokens: int | None = None
@@ -139,5 +159,6 @@ class Reply(BaseModel):
     items: "tuple[Reply, ...] | None" = None
 
     def to_json(self) -> bytes:
-        """Return the message body."""
-        return self.model_dump_json(exclude_none=True).encode()
+        """Return the message body; a batch says its version once, for all items."""
+        exclude = None if self.items is None else _VERSION_OF_ITEMS
+        return self.model_dump_json(exclude_none=True, exclude=exclude).encode()

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, StrictInt, model_validator
 
-from schemas.base import BaseCommand, BaseMessage, CommandAbout
+from schemas.base import BaseMessage, CommandAbout, OpeningCommand
 from schemas.fields import Identifier, Label, Quantity, UsageQuantity
 from schemas.malformed import Malformed
 
@@ -14,55 +14,81 @@ BATCH_MAX_ITEMS = 1_000
 #: Longest life of a hold, in seconds: 31 days.
 HOLD_MAX_SECONDS = 31 * 24 * 3600
 
+#: Life of a hold from now on, in seconds.
+HoldSeconds = Annotated[StrictInt, Field(ge=1, le=HOLD_MAX_SECONDS)]
 
-class DeductUsage(BaseCommand):
+
+class DeductUsage(OpeningCommand):
     """Takes tokens, or is rejected for insufficient balance. Analytics group by ``feature``.
 
     ``tokens`` may be 0: the usage is applied and moves nothing.
     """
 
-    CONTENT = ("tokens", "feature")
+    CONTENT = ("tokens", "feature", "open_tier")
     QUANTITY = "tokens"
     type: Literal["usage.deduct"] = "usage.deduct"
     tokens: UsageQuantity
     feature: Label | None = None
 
 
-class FreeUpload(BaseCommand):
+class FreeUpload(OpeningCommand):
     """Counts bytes against the tier's free-upload limit of the period; 0 bytes move nothing."""
 
-    CONTENT = ("bytes",)
+    CONTENT = ("bytes", "open_tier")
     QUANTITY = "bytes"
     type: Literal["usage.free_upload"] = "usage.free_upload"
     bytes: UsageQuantity
 
 
-class ReserveUsage(BaseCommand):
+class ReserveUsage(OpeningCommand):
     """Holds tokens for work whose price is not known yet; they can't be spent otherwise meanwhile.
 
     After ``ttl_seconds`` (to 31 days) the hold runs out by itself. Its name is this reference.
     """
 
-    CONTENT = ("tokens", "ttl_seconds")
+    CONTENT = ("tokens", "ttl_seconds", "open_tier")
     QUANTITY = "tokens"
     type: Literal["usage.reserve"] = "usage.reserve"
     tokens: Quantity
-    ttl_seconds: Annotated[StrictInt, Field(ge=1, le=HOLD_MAX_SECONDS)]
+    ttl_seconds: HoldSeconds
 
 
 class SettleUsage(CommandAbout):
     """Captures the actual amount of the hold ``original_reference_id`` and releases the rest.
 
     ``tokens`` may be 0. Where they are more than was held, the difference is taken from what is available
-    (``on_excess: take``), or the command is refused (``refuse``).
+    (``on_excess: take``), or the command is refused (``refuse``). Where the hold had run out before, up to
+    ``tokens`` are taken from what is available (``on_expired: take``), once; or the command is refused.
     """
 
-    CONTENT = ("original_reference_id", "tokens", "on_excess", "feature")
+    CONTENT = ("original_reference_id", "tokens", "on_excess", "on_expired", "feature")
     QUANTITY = "tokens"
     type: Literal["usage.settle"] = "usage.settle"
     tokens: UsageQuantity
     on_excess: Literal["refuse", "take"] = "refuse"
+    on_expired: Literal["take", "refuse"] = "take"
     feature: Label | None = None
+
+    def content(self) -> dict[str, Any]:
+        """Return the content, without ``on_expired`` where it is the default.
+
+        The field is younger than commands that are stored: one that comes again must be equal to them.
+        """
+        content = super().content()
+        if self.on_expired == "take":
+            del content["onExpired"]
+        return content
+
+
+class ExtendUsage(CommandAbout):
+    """Renews the hold ``original_reference_id``: it ends ``ttl_seconds`` from now, never earlier than before.
+
+    A hold that has run out is closed, whether or not somebody has posted its end.
+    """
+
+    CONTENT = ("original_reference_id", "ttl_seconds")
+    type: Literal["usage.extend"] = "usage.extend"
+    ttl_seconds: HoldSeconds
 
 
 class ReleaseUsage(CommandAbout):
@@ -72,13 +98,13 @@ class ReleaseUsage(CommandAbout):
     type: Literal["usage.release"] = "usage.release"
 
 
-class RecordUsage(BaseCommand):
+class RecordUsage(OpeningCommand):
     """Meters usage: ``quantity`` units of ``meter``, from the tier's free units first, then for tokens.
 
     ``quantity`` may be 0: the usage is applied and moves nothing.
     """
 
-    CONTENT = ("meter", "quantity", "feature")
+    CONTENT = ("meter", "quantity", "feature", "open_tier")
     QUANTITY = "quantity"
     type: Literal["usage.record"] = "usage.record"
     meter: Label

@@ -261,3 +261,14 @@ def test_catalog_in_another_encoding_raises(tmp_path: Path, content: bytes) -> N
     path.write_bytes(content)
     with pytest.raises(ConfigurationError, match=re.escape(f"catalog {path}: is not TOML")):
         load_catalog(path)
+
+
+def test_auto_open_names_a_tier_of_the_catalog(tmp_path: Path) -> None:
+    assert load_catalog().auto_open is None
+    packaged = DEFAULT_CATALOG.read_text(encoding="utf-8")
+    path = tmp_path / "catalog.toml"
+    path.write_text(f'auto_open = "basic"\n{packaged}', encoding="utf-8")
+    assert load_catalog(path).auto_open == "basic"
+    path.write_text(f'auto_open = "gold"\n{packaged}', encoding="utf-8")
+    with pytest.raises(ConfigurationError, match="there is no tier 'gold'; name one, or leave it out"):
+        load_catalog(path)

@@ -6,8 +6,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from schemas import (
+    AffordAnswer,
     BalanceAnswer,
     BonusCredit,
+    Code,
     DeductUsage,
     OpenAccount,
     OperationAnswer,
@@ -16,6 +18,7 @@ from schemas import (
     QueryOperation,
     UsageBatch,
 )
+from worker.catalog import load_catalog
 from worker.client import BillingClient
 from worker.errors import BrokerUnavailableError
 from worker.fake_client import FakeBillingClient
@@ -69,3 +72,16 @@ def test_fake_has_the_methods_of_the_client() -> None:
     for name in ("send", "request", "ask"):
         real, fake = (inspect.signature(getattr(one, name)) for one in (BillingClient, FakeBillingClient))
         assert real == fake
+
+
+def test_first_usage_opens_the_account_where_the_catalog_says_so() -> None:
+    catalog = load_catalog().model_copy(update={"auto_open": "free"})
+    with FakeBillingClient(catalog) as client:
+        afford = client.ask(QueryAfford(user_id="new", tokens=9_000))
+        assert isinstance(afford, AffordAnswer)
+        assert (afford.affordable, afford.available, afford.sequence) == (True, 10_000, 0)
+        reply = client.request(DeductUsage(reference_id="first", user_id="new", tokens=9_000))
+        assert (reply.code, reply.opened_tier, reply.balance_after) == (Code.TOKENS_DEDUCTED, "free", 1_000)
+        balance = client.ask(QueryBalance(user_id="new", min_sequence=reply.sequence))
+        assert isinstance(balance, BalanceAnswer)
+        assert balance.balance == 1_000

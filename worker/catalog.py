@@ -126,9 +126,14 @@ class Notices(_Model):
 
 
 class Catalog(_Model):
-    """All that is for sale. Packages keep their order: the position is the seed's ``packageIndex``."""
+    """All that is for sale. Packages keep their order: the position is the seed's ``packageIndex``.
+
+    A user's first usage, credit or payment opens a missing account on the tier ``auto_open``; without one,
+    only ``account.open`` does.
+    """
 
     tiers: Mapping[Identifier, Tier]
+    auto_open: Identifier | None = None
     packages: tuple[Package, ...]
     pricing: Mapping[Identifier, PricingRule] = {}
     priorities: Priorities = Priorities()
@@ -153,6 +158,12 @@ class Catalog(_Model):
         for meter, rule in self.pricing.items():
             if rule.quota is not None and rule.quota not in granted:
                 raise ValueError(f"pricing.{meter}.quota: no tier has free units of {rule.quota!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _known_auto_open(self) -> Self:
+        if self.auto_open is not None and self.auto_open not in self.tiers:
+            raise ValueError(f"auto_open: there is no tier {self.auto_open!r}; name one, or leave it out")
         return self
 
     @cached_property

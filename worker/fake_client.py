@@ -79,7 +79,8 @@ class FakeBillingClient:
 
     def _applied(self, message: Message) -> Sequence[Answer]:
         commands = commands_of(message)
-        with self._ledger.begin(commands, self.now) as transaction:
+        auto_open = self._catalog.auto_open
+        with self._ledger.begin(commands, self.now, auto_open=auto_open) as transaction:
             plan = decide(commands, transaction.known, self.now, self._catalog)
             transaction.write(plan)
         return plan.answers

@@ -161,7 +161,7 @@ class Pipeline:
 
     def _transacted(self, commands: Sequence[Command], senders: Sequence[Sender]) -> Sequence[Answer]:
         now = self._clock()
-        with self._ledger.begin(commands, now) as transaction:
+        with self._ledger.begin(commands, now, auto_open=self._catalog.auto_open) as transaction:
             plan = decide(commands, transaction.known, now, self._catalog)
             plan.name_senders(transaction.sender_ids(senders))
             transaction.write(plan)

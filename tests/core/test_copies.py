@@ -59,7 +59,11 @@ def full_account() -> Account:
         Lot(1, 2, Source.BONUS, 50, 20, NOW, remaining=50, operation_id=8),
     ]
     hold = Hold(1, "old", 20, ((1, 20),), NOW, NOW + timedelta(days=1), operation_id=9)
-    account = Account(state, lots, [hold], SMALL_CATALOG, NOW)
+    ran_out = [
+        Hold(1, f"late-{n}", 5, ((1, 5),), NOW, NOW, state=HoldState.EXPIRED, operation_id=10 + n)
+        for n in range(2)
+    ]
+    account = Account(state, lots, [hold, *ran_out], SMALL_CATALOG, NOW)
     act(account, "first")
     return account
 
@@ -70,8 +74,11 @@ def act(account: Account, reference_id: str) -> None:
     account.take(outcome, 5, Counter.USAGE)
     credit(account, outcome, Credit(7, Source.ADJUSTMENT))
     open_hold(account, outcome, 3, NOW + timedelta(days=2))
-    for hold in [hold for hold in account.holds.values() if hold.reference_id != reference_id][:1]:
+    others = [hold for hold in account.holds.values() if hold.reference_id != reference_id]
+    for hold in [hold for hold in others if hold.state is HoldState.OPEN][:1]:
         close_hold(account, outcome, hold, HoldState.RELEASED)
+    for hold in [hold for hold in others if hold.state is HoldState.EXPIRED][:1]:
+        account.capture_late(hold, 2)
     account.quota(QUOTA, None)
     account.count(outcome, QUOTA, 2)
     account.add_payment(distinct(Payment))
@@ -115,7 +122,8 @@ def test_branch_writes_its_own_lots_and_holds() -> None:
     branch = full_account().branch()
     for lot in (*branch.written.new_lots, *branch.written.changed_lots.values()):
         assert lot is branch.lots[lot.number]
-    for hold in (*branch.written.new_holds, *branch.written.closed_holds):
+    written = branch.written
+    for hold in (*written.new_holds, *written.changed_holds.values(), *written.late_holds):
         assert hold is branch.holds[hold.reference_id]
 
 

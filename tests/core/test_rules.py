@@ -20,6 +20,7 @@ from tests.support.commands import (
     closed,
     deduct,
     disputed,
+    extend,
     failed,
     opening,
     payment,
@@ -407,6 +408,69 @@ HOLDS = [
     ),
     Case("a hold is given up", HELD, release(), yes("hold_released", 60, 100, 100, **OF_HOLD)),
     Case(
+        "a hold is renewed from now on",
+        HELD,
+        extend(),
+        yes("hold_extended", 60, 100, 100, held=60, expiresAt=wire(NOW + HOUR + DAY), **OF_HOLD),
+        later=HOUR,
+    ),
+    Case(
+        "a hold that is renewed never ends earlier than it would have",
+        HELD,
+        extend(3_600),
+        yes("hold_extended", 60, 100, 100, held=60, expiresAt=wire(NOW + DAY), **OF_HOLD),
+        later=HOUR,
+    ),
+    Case(
+        "a hold that was renewed keeps its tokens until its new end",
+        [*HELD, extend(2 * 86_400)],
+        settle(60),
+        yes("hold_settled", 60, 100, 40, released=0, **OF_HOLD),
+        [("usage", -60, 1)],
+        later=DAY,
+    ),
+    Case(
+        "a hold that ran out is settled from what is available",
+        HELD,
+        settle(25),
+        yes("hold_settled_late", 25, 100, 75, required=25, available=100, shortfall=0, **OF_HOLD),
+        [("usage", -25, 1)],
+        later=DAY,
+    ),
+    Case(
+        "a hold that ran out is settled with what is left",
+        HELD,
+        settle(60),
+        yes("hold_settled_late", 5, 5, 0, required=60, available=5, shortfall=55, **OF_HOLD),
+        [("usage", -5, 1)],
+        later=SHORTLY,
+        at_the_end=[deduct(95, "d")],
+    ),
+    Case(
+        "a hold that ran out is settled with nothing where nothing is left",
+        HELD,
+        settle(60),
+        yes("hold_settled_late", 0, 0, 0, required=60, available=0, shortfall=60, **OF_HOLD),
+        later=SHORTLY,
+        at_the_end=[deduct(100, "d")],
+    ),
+    Case(
+        "a hold that ran out is settled with nothing of a debt",
+        HELD,
+        settle(60),
+        yes("hold_settled_late", 0, -20, -20, required=60, available=-20, shortfall=60, debt=20, **OF_HOLD),
+        later=SHORTLY,
+        at_the_end=[adjust(-120, reference_id="a", allow_negative=True)],
+    ),
+    Case(
+        "a hold that ran out is settled with more than it had, where that may be taken",
+        HELD,
+        settle(80, on_excess="take"),
+        yes("hold_settled_late", 80, 100, 20, required=80, available=100, shortfall=0, **OF_HOLD),
+        [("usage", -80, 1)],
+        later=DAY,
+    ),
+    Case(
         "what is given up after it expired is gone",
         [opening(), reserve(60, "hold", LONG)],
         release(),
@@ -681,26 +745,37 @@ SUBSCRIPTIONS = [
         "an upgrade grants what the tier has more",
         OPEN,
         change("pro"),
-        yes("subscription_changed", 150, 100, 250, tier="pro", periodEnd=wire(PERIOD_END)),
+        yes(
+            "subscription_changed", 150, 100, 250, tier="pro", previousTier="free", periodEnd=wire(PERIOD_END)
+        ),
         [("allocation", 150, 2)],
     ),
     Case(
         "a downgrade grants and takes nothing",
         [opening(tier="pro")],
         change("free"),
-        yes("subscription_changed", 0, 250, 250, tier="free", periodEnd=wire(PERIOD_END)),
+        yes("subscription_changed", 0, 250, 250, tier="free", previousTier="pro", periodEnd=wire(PERIOD_END)),
     ),
     Case(
         "down and up again grants nothing twice",
         [opening(tier="pro"), change("free", reference_id="h")],
         change("pro"),
-        yes("subscription_changed", 0, 250, 250, tier="pro", periodEnd=wire(PERIOD_END)),
+        yes("subscription_changed", 0, 250, 250, tier="pro", previousTier="free", periodEnd=wire(PERIOD_END)),
     ),
     Case(
         "a change in a period that is not granted grants it",
         OPEN,
         change("pro"),
-        yes("subscription_changed", 250, 0, 250, tier="pro", periodEnd=wire(NEXT_END), expired=100),
+        yes(
+            "subscription_changed",
+            250,
+            0,
+            250,
+            tier="pro",
+            previousTier="free",
+            periodEnd=wire(NEXT_END),
+            expired=100,
+        ),
         [("expiry", -100, 1), ("allocation", 250, 2)],
         later=PERIOD_END - NOW,
     ),
@@ -708,7 +783,9 @@ SUBSCRIPTIONS = [
         "a change takes a cancellation back",
         [*OPEN, cancel(reference_id="k")],
         change("free"),
-        yes("subscription_changed", 0, 100, 100, tier="free", periodEnd=wire(PERIOD_END)),
+        yes(
+            "subscription_changed", 0, 100, 100, tier="free", previousTier="free", periodEnd=wire(PERIOD_END)
+        ),
     ),
     Case(
         "the present period is granted",
@@ -784,7 +861,7 @@ SUBSCRIPTIONS += [
         "a subscription that ends now gives up what it was granted ahead",
         OPEN,
         change("free"),
-        yes("subscription_changed", 0, 0, 0, tier="free", periodEnd=wire(NEXT_END)),
+        yes("subscription_changed", 0, 0, 0, tier="free", previousTier="free", periodEnd=wire(NEXT_END)),
         at_the_end=[renew(reference_id="n"), cancel("now", reference_id="k")],
         later=SHORTLY,
     ),
@@ -794,7 +871,7 @@ APPLIED = [*ACCOUNTS, *USAGE, *HOLDS, *PAYMENTS, *CREDITS, *SUBSCRIPTIONS]
 
 #: Fields that all replies have.
 COMMON = {"status", "message", "type", "referenceId", "userId", "attempt", "duplicate", "transactionId"}
-COMMON |= {"unit", "recordedAt"}
+COMMON |= {"unit", "recordedAt", "schemaVersion", "sequence"}
 
 
 @pytest.mark.parametrize("case", APPLIED, ids=str)
@@ -813,6 +890,7 @@ def test_an_operation_says_and_moves_what_its_rule_says(case: Case) -> None:
         "u",
     )
     assert picked(reply, "unit", "recordedAt") == (unit_of(case.command), wire(now))
+    assert reply.get("sequence") == (written[-1].sequence if written else None)
     assert [(str(entry.counter), entry.amount, entry.lot) for entry in written] == list(case.entries)
     assert_named(ledger.outcomes[case.command.reference_id], written)
 
@@ -982,6 +1060,36 @@ REJECTED = [
         no("hold_closed", 100, state="expired", **OF_HOLD),
         later=DAY,
     ),
+    Case(
+        "a hold that ran out, where nothing may be taken late",
+        HELD,
+        settle(1, on_expired="refuse"),
+        no("hold_closed", 100, state="expired", **OF_HOLD),
+        later=DAY,
+    ),
+    Case(
+        "a hold that ran out and was settled late",
+        HELD,
+        settle(1),
+        no("hold_closed", 80, state="settled", **OF_HOLD),
+        later=SHORTLY,
+        at_the_end=[settle(20, reference_id="s")],
+    ),
+    Case(
+        "more than was held of a hold that ran out",
+        HELD,
+        settle(61),
+        no("hold_exceeded", 100, **OF_HOLD, **short(61, 60)),
+        later=DAY,
+    ),
+    Case(
+        "a renewal of a hold that ran out this very moment",
+        HELD,
+        extend(),
+        no("hold_closed", 100, state="expired", **OF_HOLD),
+        later=DAY,
+    ),
+    Case("a renewal of a hold nobody opened", OPEN, extend(), no("hold_not_found", 100, **OF_HOLD)),
     Case(
         "more than was held",
         HELD,

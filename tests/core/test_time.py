@@ -286,7 +286,7 @@ def test_account_with_all_posted_waits_for_the_next_due_time(
     ledger, model = FakeLedger(catalog), Model(catalog)
     now = day[-1][0] + later
     last: list[Command] = [
-        SettleAccount(reference_id=f"settle-{user}", user_id=user) for user in ("u0", "u1")
+        SettleAccount(reference_id=f"settle-{user}", user_id=user) for user in ("u0", "u1", "u2")
     ]
     assert_like_the_model(ledger, model, [*day, (now, last)])
     for user, account in ledger.accounts.items():

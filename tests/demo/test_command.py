@@ -61,6 +61,8 @@ def test_short_day_without_servers_shows_every_table_and_leaves_no_file(tmp_path
         "usage.deduct\trejected\tinsufficient_balance\t",
         "usage.free_upload\trejected\tfree_upload_limit_exceeded\t",
         "usage.batch\tapplied\tbatch_processed\t",
+        "usage.extend\tapplied\thold_extended\t",
+        "usage.settle\tapplied\thold_settled_late\t",
         "usage.settle\trejected\thold_closed\t",
         "payment.dispute_closed\tapplied\tdispute_lost\t",
         "subscription.change\tapplied\tsubscription_changed\t",

@@ -45,7 +45,8 @@ def test_day_has_every_kind_of_message(scenario: Scenario) -> None:
         *("dispute", "dispute won", "dispute lost", "refund", "bonus"),
         *("expiring bonus", "scheduled bonus", "expired bonus", "excessive adjustment"),
         *("upgrade", "downgrade", "early renewal", "repeated renewal", "cancellation", "second cancellation"),
-        *("expiring hold", "late capture", "due entries", "unknown hold", "unknown meter"),
+        *("extension", "expiring hold", "late capture", "refused capture"),
+        *("due entries", "unknown hold", "unknown meter"),
         *("wrong amount", "wrong currency", "unknown package", "upload too large"),
         *("refund without original", "excessive refund", "refund in another currency"),
         *(

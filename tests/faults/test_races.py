@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from threading import Barrier
 from typing import Any
 
@@ -13,6 +14,7 @@ from schemas import (
     ChangeSubscription,
     Command,
     DeductUsage,
+    ExtendUsage,
     OpenAccount,
     PaymentRefunded,
     PaymentSucceeded,
@@ -110,6 +112,11 @@ def contests(user: str) -> dict[str, Contest]:
             ReleaseUsage(reference_id=f"release-{user}", **hold),
             {("hold_closed", "hold_settled"), ("hold_closed", "hold_released")},
         ),
+        "an extension and an end of a hold": (
+            ExtendUsage(reference_id=f"extend-{user}", ttl_seconds=7_200, **hold),
+            ReleaseUsage(reference_id=f"release-{user}", **hold),
+            {("hold_closed", "hold_released"), ("hold_extended", "hold_released")},
+        ),
         "the last tokens, held or spent": (
             ReserveUsage(reference_id=f"reserve-{user}", tokens=rest, ttl_seconds=60, **who),
             deduct(f"deduct-{user}", user, rest),
@@ -144,6 +151,7 @@ def contests(user: str) -> dict[str, Contest]:
 #: Balances that each contest may leave, whichever command wins.
 LEFT = {
     "two ends of a hold": {FREE - 500, FREE - 500 - 1_200},
+    "an extension and an end of a hold": {FREE - 500},
     "the last tokens, held or spent": {FREE - 500, 1_500},
     "two refunds of one usage": {FREE - 500 + 300},
     "two upgrades in one period": {500_000 - 500},  # the second grants nothing
@@ -164,6 +172,39 @@ def test_one_of_two_competing_commands_is_applied(
         (first,), (second,) = race([[one], [other]])
         assert tuple(sorted([code_of(first), code_of(second)])) in outcomes
     assert set(balances(application.engine).values()) <= LEFT[contest]
+    assert audit(application.engine).findings == ()
+
+
+def test_one_of_two_workers_captures_a_hold_that_ran_out(
+    race: Race, application: Application, catalog: Catalog
+) -> None:
+    users = [f"u{number}" for number in range(25)]
+    before = [
+        command for user in users for command in (_opening(user, user), reserve(f"hold-{user}", user, 1_500))
+    ]
+    applied(application.engine, catalog, *before, now=datetime.now(UTC) - timedelta(hours=2))
+    for user in users:
+        hold = {"user_id": user, "original_reference_id": f"hold-{user}", "tokens": 1_200}
+        pair = [[SettleUsage(reference_id=f"{n}-{user}", **hold)] for n in (1, 2)]
+        codes = sorted(code_of(answer) for (answer,) in race(pair))
+        assert codes == ["hold_closed", "hold_settled_late"]
+    assert set(balances(application.engine).values()) == {FREE - 1_200}
+    assert audit(application.engine).findings == ()
+
+
+def test_first_usage_on_four_connections_at_once_opens_one_account(
+    race: Race, application: Application
+) -> None:
+    users = [f"u{number}" for number in range(30)]
+    rng = random.Random(7)
+    for turn in range(5):
+        batches: list[list[Command]] = []
+        for worker in range(4):
+            own = rng.sample(users, len(users))
+            batches.append([first_usage(f"{turn}-{worker}-{user}", f"{turn}-{user}") for user in own])
+        answers = [answer for found in race(batches) for answer in found]
+        assert {code_of(answer) for answer in answers} == {"tokens_deducted"}
+    assert set(balances(application.engine).values()) == {FREE - 4}
     assert audit(application.engine).findings == ()
 
 
@@ -249,6 +290,10 @@ def open_free(application: Application, catalog: Catalog, users: Sequence[str]) 
 
 def deduct(reference_id: str, user_id: str, tokens: int) -> DeductUsage:
     return DeductUsage(reference_id=reference_id, user_id=user_id, tokens=tokens)
+
+
+def first_usage(reference_id: str, user_id: str) -> DeductUsage:
+    return DeductUsage(reference_id=reference_id, user_id=user_id, tokens=1, open_tier="free")
 
 
 def reserve(reference_id: str, user_id: str, tokens: int) -> ReserveUsage:

@@ -124,10 +124,10 @@ def test_debts_and_what_was_written_off_are_totals_and_no_findings(true_ledger: 
 def test_the_report_counts_what_it_has_examined(true_ledger: Engine) -> None:
     assert audit(true_ledger).examined == {
         "accounts": 9,
-        "operations": 66,
-        "entries": 59,
-        "lots": 27,
-        "holds": 6,
+        "operations": 75,
+        "entries": 62,
+        "lots": 28,
+        "holds": 9,
         "usage_refunds": 2,
         "payments": 6,
         "payment_events": 9,

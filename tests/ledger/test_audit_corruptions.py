@@ -677,6 +677,46 @@ _HOLDS: Corruptions = {
     ),
 }
 
+_LATE_HOLDS: Corruptions = {
+    "a hold that ends before its extension says": (
+        "UPDATE holds SET expires_at = opened_at WHERE reference_id = 'hal-hold-3'",
+        "due, hal: 0 → 1",
+        "hold_ended, hal, hal-extend-3: 20 → None",
+        "hold_until, hal, hal-hold-3: 0 → 1",
+    ),
+    "a hold that ends after its extension says": (
+        "UPDATE holds SET expires_at = '2027-01-09 10:00:00.000000' WHERE reference_id = 'hal-hold-3'",
+        "hold_until, hal, hal-hold-3: 0 → 1",
+    ),
+    "a hold that was never extended and ends later": (
+        "UPDATE holds SET expires_at = '2027-01-09 10:00:00.000000' WHERE reference_id = 'ben-hold-2'",
+        "hold_until, ben, ben-hold-2: 0 → 1",
+    ),
+    "an extension of no hold": (
+        (
+            'UPDATE operations SET detail = \'{"original_reference_id": "ada-use"}\''
+            " WHERE reference_id = 'hal-extend'"
+        ),
+        "hold_ended, hal, hal-extend: 30 → None",
+        "hold_until, hal, hal-hold-1: 0 → 1",
+    ),
+    "what was captured late": (
+        "UPDATE holds SET captured = 26 WHERE reference_id = 'hal-hold-1'",
+        "hold_captured, hal, hal-hold-1: 25 → 26",
+        "hold_ended, hal, hal-late-1: 25 → 26",
+    ),
+    "a late capture that is forgotten": (
+        "UPDATE holds SET captured = 0, state = 'expired' WHERE reference_id = 'hal-hold-2'",
+        "hold_ended, hal, hal-late-2: 45 → None",
+    ),
+    "a late capture that says it was in time": (
+        "UPDATE holds SET closed_at = opened_at WHERE reference_id = 'hal-hold-2'",
+        "hold_captured, hal, hal-hold-2: 0 → 45",
+        "hold_end, hal, hal-hold-2: 1 → 0",
+        "hold_ended, hal, hal-late-2: 45 → None",
+    ),
+}
+
 _REFUNDS: Corruptions = {
     "a refund of usage that is gone": (
         f"DELETE FROM usage_refunds WHERE {of('ada-back')}",
@@ -870,6 +910,7 @@ CORRUPTIONS: Corruptions = {
     **_OPERATIONS,
     **_LOTS,
     **_HOLDS,
+    **_LATE_HOLDS,
     **_REFUNDS,
     **_PAYMENTS,
     **_QUOTAS,

@@ -177,9 +177,10 @@ def test_account_has_no_column_that_nothing_reads_or_writes() -> None:
 
 def test_changed_row_has_all_that_may_change() -> None:
     closed = distinct(Hold, closed_by=WRITTEN)
-    assert only_row(rows.of_closed_holds([closed], SLOTS_OF)) == {
+    assert only_row(rows.of_changed_holds([closed], SLOTS_OF)) == {
         "slot": SLOT,
         "operation_id": closed.operation_id,
+        "expires_at": closed.expires_at,
         "state": closed.state.value,
         "captured": closed.captured,
         "closed_at": closed.closed_at,

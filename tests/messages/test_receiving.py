@@ -135,3 +135,27 @@ def test_message_deadly_to_decode_is_not_decoded(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(receiving, "decode", None)
     failure = poison_failure(delivery(deduct()), Policy(), NOW, 3, decoded=False)
     assert (failure.code, failure.reference_id) == (DeadLetterReason.DELIVERY_LIMIT, None)
+
+
+@pytest.mark.parametrize(
+    ("sender", "field"), [("app", None), ("ocr", "openTier"), (None, "type")], ids=["app", "ocr", "nobody"]
+)
+def test_open_tier_is_for_senders_who_may_open_accounts(sender: str | None, field: str | None) -> None:
+    policy = Policy(senders={"usage.*": ["app", "ocr"], "account.open": ["app"]})
+    assert refused_field(deduct(openTier="free"), sender, policy) == field
+    assert refused_field(deduct(), sender, policy) == (None if sender else "type")
+    in_batch = None if field is None else field.replace("openTier", "items.1.openTier")
+    assert refused_field(batch(deduct("d-0"), deduct(openTier="free")), sender, policy) == in_batch
+
+
+def test_open_tier_is_for_everybody_where_no_rule_is_about_opening() -> None:
+    assert refused_field(deduct(openTier="free"), "app", Policy()) is None
+    assert refused_field(deduct(openTier="free"), "app", Policy(senders={"usage.*": ["app"]})) is None
+
+
+def test_refusal_of_an_open_tier_names_the_way_out() -> None:
+    policy = Policy(senders={"account.open": ["app"]})
+    failure = failure_in(delivery(deduct(openTier="free"), user_id="ocr"), policy)
+    assert failure.message == (
+        "'ocr' may not open accounts: leave openTier out, or grant account.open to this sender."
+    )

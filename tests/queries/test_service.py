@@ -34,7 +34,8 @@ from schemas import (
 from tests.support.apply_commands import applied
 from tests.support.query_plans import recorded_statements
 from tests.support.query_samples import DAY, NOW, Apply, given, in_world, on_sqlite, opened, used
-from tests.support.strategies import SMALL_CATALOG, Day, examples, passing_days
+from tests.support.strategies import OPENING_CATALOG, SMALL_CATALOG, Day, examples, passing_days
+from worker.catalog import Catalog
 from worker.core import Decided, reply_for
 from worker.ledger.queries import Reader
 from worker.queries import QueryService
@@ -54,17 +55,27 @@ _worlds = count()
 @drawn(
     day=passing_days(max_steps=4),
     later=st.sampled_from([0, 1, 5, 30, 31, 70]).map(lambda days: timedelta(days=days)),
+    catalog=st.sampled_from([SMALL_CATALOG, OPENING_CATALOG]),
+    name=st.sampled_from(["u0", "u0", "u1", "u3"]),
     tokens=st.integers(0, 400),
     meter=st.sampled_from(["page", "upload", "search", "chat", "nothing"]),
     quantity=st.integers(0, 60),
 )
 def test_usage_is_affordable_if_and_only_if_it_is_applied(
-    engine: Engine, asking: Asking, day: Day, later: timedelta, tokens: int, meter: str, quantity: int
+    engine: Engine,
+    asking: Asking,
+    day: Day,
+    later: timedelta,
+    catalog: Catalog,
+    name: str,
+    tokens: int,
+    meter: str,
+    quantity: int,
 ) -> None:
     world = next(_worlds)
     for now, commands in day:
-        applied(engine, SMALL_CATALOG, *(in_world(world, command) for command in commands), now=now)
-    user, moment = f"{world}-u0", day[-1][0] + later
+        applied(engine, catalog, *(in_world(world, command) for command in commands), now=now)
+    user, moment = f"{world}-{name}", day[-1][0] + later
     usages: list[tuple[QueryAfford, Command]] = [
         (
             QueryAfford(user_id=user, tokens=tokens),
@@ -75,10 +86,10 @@ def test_usage_is_affordable_if_and_only_if_it_is_applied(
             RecordUsage(reference_id=f"{world}-b", user_id=user, meter=meter, quantity=quantity),
         ),
     ]
-    service = asking(moment, SMALL_CATALOG)
+    service = asking(moment, catalog)
     for query, command in usages:
         answer = only(service, query)
-        (decided,) = applied(engine, SMALL_CATALOG, command, now=moment)
+        (decided,) = applied(engine, catalog, command, now=moment)
         assert isinstance(decided, Decided)
         reply = reply_for(command, decided)
         if isinstance(answer, QueryProblem):

@@ -113,6 +113,7 @@ CONTENT: dict[str, dict[str, Any]] = {
     "subscription.change": {"tier": "pro"},
     "subscription.renew": {},
     "usage.deduct": {"tokens": 5},
+    "usage.extend": {"originalReferenceId": "o-1", "ttlSeconds": 60},
     "usage.free_upload": {"bytes": 5},
     "usage.record": {"meter": "ocr", "quantity": 5},
     "usage.release": {"originalReferenceId": "o-1"},
@@ -132,6 +133,14 @@ def test_content_is_what_moves_the_ledger_under_its_names_on_the_wire(name: str)
 def test_time_metadata_description_and_attempt_do_not_count(name: str) -> None:
     said = {"occurredAt": "2026-11-22T09:00:00Z", "metadata": {"a": 1}, "description": "x", "attempt": 7}
     assert content_of(taken(body(name, **said))) == content_of(taken(body(name)))
+
+
+def test_settlement_has_the_content_that_was_stored_before_on_expired() -> None:
+    content = '{"onExcess":"refuse","originalReferenceId":"o-1","tokens":5}'
+    assert content_of(taken(body("usage.settle"))) == content
+    assert content_of(taken(body("usage.settle", onExpired="take"))) == content
+    refusing = json.loads(content_of(taken(body("usage.settle", onExpired="refuse"))))
+    assert refusing == {**json.loads(content), "onExpired": "refuse"}
 
 
 def test_the_words_of_an_operator_and_a_gateways_name_do_not_count() -> None:

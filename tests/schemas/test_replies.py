@@ -1,12 +1,13 @@
 """The reply as it stands on the wire."""
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
 from pydantic import ValidationError
 
-from schemas import Code, Reply, Status
+from schemas import SCHEMA_VERSION, Code, Reply, Status
 
 FULL = Reply(
     status=Status.REJECTED,
@@ -29,6 +30,7 @@ FULL = Reply(
 
 def test_a_reply_is_camel_case_and_leaves_out_what_does_not_apply() -> None:
     assert json.loads(FULL.to_json()) == {
+        "schemaVersion": SCHEMA_VERSION,
         "status": "rejected",
         "code": "insufficient_balance",
         "message": "Insufficient token balance. Required: 1.5K, Available: 300",
@@ -74,6 +76,32 @@ def test_a_reply_is_a_value() -> None:
         FULL.message = "another"  # type: ignore[misc]
 
 
+@pytest.mark.parametrize("status", ["rejected", "postponed"])
+@pytest.mark.parametrize("code", ["hold_closed", "moon_too_high"])
+def test_reader_of_today_takes_a_code_and_a_status_of_tomorrow(status: str, code: str) -> None:
+    fields = {"schemaVersion": 3, "status": status, "code": code, "message": "m", "duplicate": False}
+    tomorrow = {**fields, "colour": "red", "items": [{**fields, "colour": "blue"}]}
+    reply = Reply.model_validate_json(json.dumps(tomorrow))
+    assert (reply.status, reply.code, reply.schema_version) == (status, code, 3)
+    assert reply.items is not None
+    assert (reply.items[0].status, reply.items[0].code) == (status, code)
+    of_items = {name: value for name, value in fields.items() if name != "schemaVersion"}
+    assert json.loads(reply.to_json()) == {**fields, "items": [of_items]}
+
+
+@pytest.mark.parametrize("read", [Reply.model_validate_json, lambda body: Reply(**json.loads(body))])
+def test_code_and_status_of_today_are_members_however_they_are_read(read: Callable[[bytes], Reply]) -> None:
+    reply = read(b'{"status": "applied", "code": "hold_settled", "message": "m"}')
+    assert reply.status is Status.APPLIED
+    assert reply.code is Code.HOLD_SETTLED
+
+
+def test_code_and_status_are_texts() -> None:
+    for field in ("status", "code"):
+        with pytest.raises(ValidationError, match=field):
+            Reply.model_validate({"status": "failed", "code": "malformed", "message": "m", field: 7})
+
+
 def test_a_reader_of_today_understands_a_reply_of_tomorrow() -> None:
     reply = Reply.model_validate({"status": "failed", "code": "malformed", "message": "m", "colour": "red"})
     assert reply.message == "m"
@@ -94,7 +122,10 @@ def test_the_reply_to_a_batch_has_the_replies_to_its_items_and_counts_them() -> 
     )
     fields = json.loads(batch.to_json())
     assert (fields["applied"], fields["rejected"]) == (1, 1)
-    assert fields["items"] == [json.loads(item.to_json()) for item in (applied, FULL)]
+    of_items = [json.loads(item.to_json()) for item in (applied, FULL)]
+    assert [{**item, "schemaVersion": SCHEMA_VERSION} for item in fields["items"]] == of_items
+    assert fields["schemaVersion"] == SCHEMA_VERSION
+    assert "schemaVersion" not in fields["items"][0], "a batch says it once"
     assert "items" not in fields["items"][0]
     assert Reply.model_validate_json(batch.to_json()) == batch
 
@@ -118,7 +149,9 @@ def test_no_code_is_ever_renamed_or_taken_away() -> None:
         *("tokens_deducted", "insufficient_balance", "free_upload_counted", "free_upload_limit_exceeded"),
         *(
             "tokens_reserved",
+            "hold_extended",
             "hold_settled",
+            "hold_settled_late",
             "hold_released",
             "hold_not_found",
             "hold_closed",

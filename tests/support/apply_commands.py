@@ -21,7 +21,7 @@ def applied(
 ) -> Sequence[Answer]:
     """Apply ``commands`` of one sender in one transaction; return the answers."""
     moment = datetime.now(UTC) if now is None else now
-    with Ledger(engine).begin(commands, moment) as transaction:
+    with Ledger(engine).begin(commands, moment, auto_open=catalog.auto_open) as transaction:
         known = transaction.known
         plan = decide(commands, known, moment, catalog)
         plan.name_senders(transaction.sender_ids([sender] * len(commands)))

@@ -14,6 +14,7 @@ from schemas import (
     ChangeSubscription,
     DeductUsage,
     DisputeClosed,
+    ExtendUsage,
     FreeUpload,
     OpenAccount,
     PaymentDisputed,
@@ -51,6 +52,18 @@ def reserve(tokens: int, reference_id: str = "r", ttl_seconds: int = 86_400, **m
 def settle(tokens: int, hold: str = "hold", **more: Any) -> SettleUsage:
     return SettleUsage(
         **{"reference_id": "r", "user_id": "u", "original_reference_id": hold, "tokens": tokens, **more}
+    )
+
+
+def extend(ttl_seconds: int = 86_400, hold: str = "hold", **more: Any) -> ExtendUsage:
+    return ExtendUsage(
+        **{
+            "reference_id": "x",
+            "user_id": "u",
+            "original_reference_id": hold,
+            "ttl_seconds": ttl_seconds,
+            **more,
+        }
     )
 
 

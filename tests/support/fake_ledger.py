@@ -111,7 +111,9 @@ class FakeLedger:
     def load(self, commands: Sequence[Command], now: datetime) -> Known:
         """Load as the store does; missing accounts are made first and named in ``just_opened``."""
         needs = needs_of(commands)
-        just_opened = self._make_missing_accounts(needs.opening, now)
+        first = needs.first if self.catalog.auto_open else set()
+        opening = {**dict.fromkeys(first, self.catalog.auto_open or ""), **needs.opening}
+        just_opened = self._make_missing_accounts(opening, now)
         accounts = {user: copy(self.accounts[user]) for user in sorted(needs.users) if user in self.accounts}
         outcomes = {
             name: copy(self.outcomes[name]) for name in sorted(needs.references) if name in self.outcomes
@@ -323,12 +325,18 @@ class FakeLedger:
             self.holds[hold.reference_id] = replace(
                 hold, operation_id=hold.outcome.transaction_id, outcome=None
             )
-        for hold in plan.closed_holds:
+        for hold in plan.changed_holds:
             before = self.holds[hold.reference_id]
             assert before.state is HoldState.OPEN, "a closed hold has changed"
-            assert _differences(before, hold) <= {"state", "captured", "closed_at", "closed_by"}
-            assert hold.state is not HoldState.OPEN
+            assert before.expires_at <= hold.expires_at, "a hold ends earlier than it would have"
+            changing = {"expires_at", "state", "captured", "closed_at", "closed_by"}
+            assert _differences(before, hold) <= changing
             _check_hold(hold)
+            self.holds[hold.reference_id] = replace(hold)
+        for hold in plan.late_holds:
+            before = self.holds[hold.reference_id]
+            assert (before.state, hold.state) == (HoldState.EXPIRED, HoldState.SETTLED)
+            assert _differences(before, hold) <= {"state", "captured"}
             self.holds[hold.reference_id] = replace(hold)
 
     def _lapsed(self, payment: Payment) -> int:

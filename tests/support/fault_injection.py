@@ -150,8 +150,10 @@ def after_commit(crash: Crash) -> None:
     original = Ledger.begin
 
     @contextmanager
-    def begin(self: Ledger, commands: Sequence[Command], now: datetime) -> Iterator[LedgerTransaction]:
-        with original(self, commands, now) as transaction:
+    def begin(
+        self: Ledger, commands: Sequence[Command], now: datetime, *, auto_open: str | None = None
+    ) -> Iterator[LedgerTransaction]:
+        with original(self, commands, now, auto_open=auto_open) as transaction:
             yield transaction
         crash()
 

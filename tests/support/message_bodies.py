@@ -38,6 +38,7 @@ _LEAST: dict[str, Fields] = {
     "usage.free_upload": {"bytes": 5},
     "usage.reserve": {"tokens": 5, "ttlSeconds": 60},
     "usage.settle": {"tokens": 5, **_ABOUT},
+    "usage.extend": {"ttlSeconds": 60, **_ABOUT},
     "usage.release": _ABOUT,
     "usage.record": {"meter": "ocr", "quantity": 5},
     "usage.batch": {"items": [{"type": "usage.deduct", "referenceId": "i-0", "tokens": 5}]},

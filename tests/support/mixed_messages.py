@@ -51,13 +51,13 @@ def mixed(*, prefix: str = "m", users: Sequence[str] = USERS) -> Iterator[Messag
         if "originalReferenceId" in message:
             names = {"user": user_id, "reference": reference_id}
             message["originalReferenceId"] = message["originalReferenceId"].format_map(names)
+        if message["type"] == "account.open" or "openTier" in message:
+            message["userId"] = f"{prefix}-new-{number}"
         match message:
             case {"type": "usage.batch", "items": items}:
                 message["items"] = [
                     {"referenceId": f"{reference_id}/{place}", **item} for place, item in enumerate(items)
                 ]
-            case {"type": "account.open"}:
-                message["userId"] = f"{prefix}-new-{number}"
             case {"type": "credit.bonus", "expiresAt": _}:
                 message["expiresAt"] = soon
         yield message
@@ -83,6 +83,12 @@ _KINDS: tuple[Message, ...] = (
     {"type": "usage.record", "meter": "ocr", "quantity": 2},
     {"type": "payment.succeeded", "packageId": "no-such", "amountMinor": 1_999, "currency": "USD"},
     {"type": "usage.release", "originalReferenceId": "hold-{reference}"},
+    {"type": "usage.extend", "originalReferenceId": "hold-{reference}", "ttlSeconds": HOLD_MAX_SECONDS},
+    {"type": "usage.extend", "originalReferenceId": "never-{user}", "ttlSeconds": 60},
+    {"type": "usage.deduct", "tokens": 8, "openTier": "basic"},
+    {"type": "usage.deduct", "tokens": _MUCH, "openTier": "basic"},
+    {"type": "credit.bonus", "tokens": 6, "openTier": "free", "expiresAt": "soon"},
+    {"type": "usage.deduct", "tokens": 13},
     {"type": "credit.refund", "tokens": 3, "originalReferenceId": "used-{user}"},
     {"type": "credit.refund", "tokens": 3},
     {"type": "usage.deduct", "tokens": 1, "userId": "nobody"},
@@ -113,7 +119,7 @@ def _before(users: Sequence[str]) -> Iterator[Command]:
         )
     for prefix in _PREFIXES:
         for message in islice(mixed(prefix=prefix, users=users), _ROUNDS * len(_KINDS)):
-            if message["type"] in ("usage.settle", "usage.release"):
+            if message.get("originalReferenceId", "").startswith("hold-"):
                 yield ReserveUsage(
                     reference_id=message["originalReferenceId"],
                     user_id=message["userId"],

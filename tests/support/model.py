@@ -31,17 +31,44 @@ CONTENT: Mapping[str, tuple[str, ...]] = {
     "subscription.change": ("tier",),
     "subscription.renew": ("periodStart",),
     "usage.deduct": ("feature", "tokens"),
+    "usage.extend": ("originalReferenceId", "ttlSeconds"),
     "usage.free_upload": ("bytes",),
     "usage.record": ("feature", "meter", "quantity"),
     "usage.release": ("originalReferenceId",),
     "usage.reserve": ("tokens", "ttlSeconds"),
-    "usage.settle": ("feature", "onExcess", "originalReferenceId", "tokens"),
+    "usage.settle": ("feature", "onExcess", "onExpired", "originalReferenceId", "tokens"),
 }
+#: Types that open a missing account, and take the tier for that as content.
+OPENING = frozenset(
+    {
+        "credit.adjust",
+        "credit.bonus",
+        "payment.dispute_closed",
+        "payment.disputed",
+        "payment.failed",
+        "payment.refunded",
+        "payment.succeeded",
+        "usage.deduct",
+        "usage.free_upload",
+        "usage.record",
+        "usage.reserve",
+    }
+)
 _TIMES = frozenset({"effectiveAt", "expiresAt", "periodStart"})
 
 #: Parts of a reply that the model doesn't predict: words, identities, the ledger's own numbering.
 _NOT_PREDICTED = frozenset(
-    {"message", "type", "referenceId", "userId", "attempt", "transactionId", "unit", "recordedAt"}
+    {
+        "schemaVersion",
+        "message",
+        "type",
+        "referenceId",
+        "userId",
+        "attempt",
+        "transactionId",
+        "unit",
+        "recordedAt",
+    }
 )
 
 
@@ -183,11 +210,25 @@ class Model:
         return dict(answer)
 
     def _judge(self, message: Message, now: datetime) -> Answer:
-        user, kind = message["userId"], message["type"]
-        if user not in self._accounts:
-            if kind == "account.open":
+        if message["userId"] not in self._accounts:
+            if message["type"] == "account.open":
                 return self._open(message, now)
+            return self._judge_first(message, now)
+        return self._judge_with_account(message, now)
+
+    def _judge_first(self, message: Message, now: datetime) -> Answer:
+        """The user is new: the message opens the account, whatever else becomes of it."""
+        name = message.get("openTier", self.catalog.auto_open) if message["type"] in OPENING else None
+        if name is None:
             return {"status": "rejected", "code": "account_not_found", "duplicate": False}
+        if name not in self.catalog.tiers:
+            return {"status": "rejected", "code": "unknown_tier", "duplicate": False, "tier": name}
+        account = self._accounts[message["userId"]] = AccountModel(self.catalog, name, message, now)
+        account.granted_until = now  # nothing is granted yet
+        return {**self._judge_with_account(message, now), "openedTier": name}
+
+    def _judge_with_account(self, message: Message, now: datetime) -> Answer:
+        user = message["userId"]
         account = self._accounts[user].taken_up(self.catalog, message, now)
         before = account.balance()
         code, amount, detail = self._rules.judge(account, message)
@@ -196,7 +237,7 @@ class Model:
         answer = _reply(account, "applied", code, {"amount": amount, **detail}, before)
         if came_to_nothing(message, answer):
             # The entries that fell due are not kept, so the reply does not report them either.
-            return {name: value for name, value in answer.items() if name != "expired"}
+            return {name: value for name, value in answer.items() if name not in ("expired", "sequence")}
         notices = account.finish()
         self._keep(account, notices)
         return _reply(account, "applied", code, {"amount": amount, **detail}, before)
@@ -227,6 +268,8 @@ def _reply(account: AccountModel, status: str, code: str, detail: dict[str, Any]
     answer = {"status": status, "code": code, "duplicate": False, **detail, "balanceBefore": before}
     answer["balanceAfter"] = account.balance()
     of_this = [m for m in account.movements if m["referenceId"] == account.message["referenceId"]]
+    if status == "applied" and of_this:
+        answer["sequence"] = of_this[-1]["sequence"]
     figures = {
         "held": account.held(),
         "debt": account.debt(),
@@ -262,7 +305,9 @@ def _of_attempt(message: Message, mine: list[Judgement]) -> Judgement:
 
 def _compared(message: Message, latest: Message, answer: Answer) -> Answer:
     """The answer to a message that repeats another one, or the first difference."""
-    for name in ("type", "userId", *CONTENT[latest["type"]]):
+    kind = latest["type"]
+    content = sorted((*CONTENT[kind], *(["openTier"] if kind in OPENING else [])))
+    for name in ("type", "userId", *content):
         stored, received = _as_content(latest, name), _as_content(message, name)
         if stored != received:
             return _conflict(name, stored, received)
@@ -285,4 +330,6 @@ def _as_content(message: Message, name: str) -> str:
     if name not in message:
         return "absent"
     value = message[name]
+    if (name, value) == ("onExpired", "take"):
+        return "absent"  # commands are stored that are older than the field
     return str(datetime.fromisoformat(value).isoformat() if name in _TIMES else value)

@@ -158,7 +158,7 @@ class AccountModel:
         times += [c["effectiveAt"] for c in self.credits if c["isWaiting"]]
         warning = timedelta(days=self.catalog.notices.expiring_days)
         times += [c["expiresAt"] - warning for c in self.credits if warning and self._may_be_noticed(c)]
-        if self._renews_itself():
+        if self._renews_itself() or self._has_just_begun():
             times.append(self.granted_until)
         return min(times, default=None)
 
@@ -255,6 +255,8 @@ class AccountModel:
         while due := self._due():
             at, kind, number = min(due)
             match kind:
+                case "":
+                    self._begin(at)
                 case "a":
                     self._hold_runs_out(self._in_order_of_opening()[number], at)
                 case "b":
@@ -269,7 +271,8 @@ class AccountModel:
         return sorted(self.holds, key=lambda hold: (hold["openedAt"], hold["reference"]))
 
     def _due(self) -> list[tuple[datetime, str, int]]:
-        due = [
+        due = [(self.anchor, "", 0)] if self._has_just_begun() else []
+        due += [
             (hold["expiresAt"], "a", index)
             for index, hold in enumerate(self._in_order_of_opening())
             if hold["state"] == "open" and hold["expiresAt"] <= self.now
@@ -319,11 +322,22 @@ class AccountModel:
         tier = self.plan()
         return tier is not None and tier.auto_renew and self.ends_at is None
 
+    def _has_just_begun(self) -> bool:
+        """True until the first allocation of an account is posted that the user's first message opened."""
+        return self.granted_until == self.anchor and self.plan() is not None
+
+    def _begin(self, at: datetime) -> None:
+        self._grant(at, boundary(at, 1))
+        for mark in ("low", "depleted"):
+            self.look_at_mark(mark)
+
     def _renew(self, at: datetime) -> None:
+        self._grant(at, self.period()[1])
+
+    def _grant(self, at: datetime, end: datetime) -> None:
         tier = self.catalog.tiers[self.tier]
-        start, end = self.period()
         if tier.monthly_tokens > 0:
-            credit = self.note("allocation", tier.monthly_tokens, effective_at=start, expires_at=end)
+            credit = self.note("allocation", tier.monthly_tokens, effective_at=at, expires_at=end)
             self.fill(credit, tier.monthly_tokens, "allocation", at)
         self.granted_until, self.period_granted = end, tier.monthly_tokens
 

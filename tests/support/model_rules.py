@@ -93,11 +93,18 @@ class Rules:
         hold = account.hold_named(name)
         if hold is None:
             return "hold_not_found", None, {"originalReferenceId": name}
-        if hold["state"] != "open":
+        is_late = hold["state"] == "expired" and message["onExpired"] == "take"
+        if hold["state"] != "open" and not is_late:
             return "hold_closed", None, {"originalReferenceId": name, "state": hold["state"]}
         kept = hold["amount"]
         if tokens > kept and message["onExcess"] == "refuse":
             return _of(name, _short("hold_exceeded", tokens, kept))
+        if is_late:
+            there = account.available()
+            missing = account.take(tokens, "usage", feature=message.get("feature"))
+            hold["state"], hold["captured"] = "settled", tokens - missing
+            figures = {"required": tokens, "available": there, "shortfall": missing}
+            return "hold_settled_late", tokens - missing, {"originalReferenceId": name, **figures}
         if tokens > kept and tokens - kept > account.available():
             return _of(name, _insufficient(tokens, kept + account.available()))
         account.close(hold, "settled", account.now)
@@ -109,6 +116,19 @@ class Rules:
         account.take(tokens, "usage", feature=message.get("feature"))
         released = kept - message["tokens"] if message["tokens"] < kept else 0
         return "hold_settled", message["tokens"], {"originalReferenceId": name, "released": released}
+
+    def _extend(self, account: AccountModel, message: Message) -> Decision:
+        name = message["originalReferenceId"]
+        hold = account.hold_named(name)
+        if hold is None:
+            return "hold_not_found", None, {"originalReferenceId": name}
+        if hold["state"] != "open":
+            return "hold_closed", None, {"originalReferenceId": name, "state": hold["state"]}
+        asked = account.now + timedelta(seconds=message["ttlSeconds"])
+        if asked > hold["expiresAt"]:
+            hold["expiresAt"] = asked
+        until = _wire(hold["expiresAt"])
+        return "hold_extended", hold["amount"], {"originalReferenceId": name, "expiresAt": until}
 
     def _release(self, account: AccountModel, message: Message) -> Decision:
         name = message["originalReferenceId"]
@@ -225,9 +245,10 @@ class Rules:
             account.granted_until, account.period_granted = account.period()[1], 0
         extra = max(0, tier.monthly_tokens - account.period_granted)
         account.period_granted += extra
-        account.tier, account.ends_at = name, None
+        previous, account.tier, account.ends_at = account.tier, name, None
         allocate(account, extra, account.granted_until)
-        return "subscription_changed", extra, {"tier": name, "periodEnd": _wire(account.granted_until)}
+        until = _wire(account.granted_until)
+        return "subscription_changed", extra, {"tier": name, "previousTier": previous, "periodEnd": until}
 
     def _renew(self, account: AccountModel, message: Message) -> Decision:
         if account.ends_at is not None:
@@ -337,6 +358,7 @@ class Rules:
         "subscription.change": _change,
         "subscription.renew": _renew,
         "usage.deduct": _deduct,
+        "usage.extend": _extend,
         "usage.free_upload": _upload,
         "usage.record": _record,
         "usage.release": _release,
@@ -349,7 +371,7 @@ def came_to_nothing(message: Message, answer: Answer) -> bool:
     """True for usage that was rejected, or took neither tokens nor free units nor a hold."""
     if not message["type"].startswith("usage."):
         return False
-    is_of_hold = message["type"] in ("usage.reserve", "usage.settle", "usage.release")
+    is_of_hold = message["type"] in ("usage.reserve", "usage.extend", "usage.settle", "usage.release")
     took = is_of_hold or answer.get("amount", 0) != 0 or answer.get("freeQuantity", 0) != 0
     return answer["status"] == "rejected" or not took
 

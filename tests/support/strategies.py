@@ -21,6 +21,7 @@ from schemas import (
     Command,
     DeductUsage,
     DisputeClosed,
+    ExtendUsage,
     FreeUpload,
     Limits,
     OpenAccount,
@@ -124,11 +125,17 @@ FORGIVING_CATALOG = Catalog.model_validate(
     {**_FOR_SALE, "payments": {"when_spent": "write_off"}, "refunds": {"unbound": "allow"}}
 )
 
+#: The first usage, credit or payment opens an account.
+OPENING_CATALOG = Catalog.model_validate(
+    {**_FOR_SALE, "auto_open": "keeper", "refunds": {"unbound": "allow"}}
+)
+
 CATALOGS = {
     "debt, dispute waits": SMALL_CATALOG,
     "write off, dispute takes": STRICT_CATALOG,
     "debt, dispute takes": TAKING_CATALOG,
     "write off, dispute waits": FORGIVING_CATALOG,
+    "opens by itself": OPENING_CATALOG,
 }
 
 
@@ -215,6 +222,7 @@ def commands(now: datetime = NOW, limits: Limits = LIMITS) -> st.SearchStrategy[
     }
     tokens, used = quantities(limits), usages(limits)
     original = {"original_reference_id": identifiers(), **common}
+    first = {"open_tier": st.none() | identifiers()}
     feature = {"feature": st.none() | labels()}
     money = {
         "amount_minor": tokens,
@@ -225,27 +233,30 @@ def commands(now: datetime = NOW, limits: Limits = LIMITS) -> st.SearchStrategy[
     by_hand = {"reason": free_texts().filter(bool), "actor": labels(), **common}
     at_times = st.none() | timestamps(now, limits)
     validity = st.tuples(at_times, at_times).map(_in_order)
+    lives = st.integers(1, HOLD_MAX_SECONDS)
     return st.one_of(
         _made(OpenAccount, tier=identifiers(), **common),
         _made(SettleAccount, **common),
-        _made(DeductUsage, tokens=used, **feature, **common),
-        _made(FreeUpload, bytes=used, **common),
-        _made(ReserveUsage, tokens=tokens, ttl_seconds=st.integers(1, HOLD_MAX_SECONDS), **common),
+        _made(DeductUsage, tokens=used, **feature, **first, **common),
+        _made(FreeUpload, bytes=used, **first, **common),
+        _made(ReserveUsage, tokens=tokens, ttl_seconds=lives, **first, **common),
         _made(
             SettleUsage,
             tokens=used,
             on_excess=st.sampled_from(["refuse", "take"]),
+            on_expired=st.sampled_from(["take", "refuse"]),
             **feature,
             **original,
         ),
+        _made(ExtendUsage, ttl_seconds=lives, **original),
         _made(ReleaseUsage, **original),
-        _made(RecordUsage, meter=labels(), quantity=used, **feature, **common),
-        _made(PaymentSucceeded, package_id=identifiers(), **payment),
-        _made(PaymentSucceeded, package_index=st.integers(0, 9_999), **payment),
-        _made(PaymentRefunded, **money, **original),
-        _made(PaymentDisputed, **dispute),
-        _made(DisputeClosed, result=st.sampled_from(["won", "lost"]), **dispute),
-        _made(PaymentFailed, **original),
+        _made(RecordUsage, meter=labels(), quantity=used, **feature, **first, **common),
+        _made(PaymentSucceeded, package_id=identifiers(), **payment, **first),
+        _made(PaymentSucceeded, package_index=st.integers(0, 9_999), **payment, **first),
+        _made(PaymentRefunded, **money, **first, **original),
+        _made(PaymentDisputed, **dispute, **first),
+        _made(DisputeClosed, result=st.sampled_from(["won", "lost"]), **dispute, **first),
+        _made(PaymentFailed, **first, **original),
         _made(RefundCredit, tokens=tokens, **common),
         _made(RefundCredit, tokens=tokens, **original),
         _made(
@@ -253,10 +264,13 @@ def commands(now: datetime = NOW, limits: Limits = LIMITS) -> st.SearchStrategy[
             tokens=tokens,
             effective_at__expires_at=validity,
             priority=st.none() | st.integers(0, 1_000),
+            **first,
             **common,
         ),
-        _made(AdjustCredit, tokens=tokens, expires_at=at_times, **by_hand),
-        _made(AdjustCredit, tokens=tokens.map(lambda t: -t), allow_negative=st.booleans(), **by_hand),
+        _made(AdjustCredit, tokens=tokens, expires_at=at_times, **first, **by_hand),
+        _made(
+            AdjustCredit, tokens=tokens.map(lambda t: -t), allow_negative=st.booleans(), **first, **by_hand
+        ),
         _made(ChangeSubscription, tier=identifiers(), **common),
         _made(RenewSubscription, period_start=at_times, **common),
         _made(CancelSubscription, at=st.sampled_from(["period_end", "now"]), **common),
@@ -297,7 +311,7 @@ def crowded_payments() -> st.SearchStrategy[Command]:
 
 def crowded_subscriptions() -> st.SearchStrategy[Command]:
     """Return crowded commands about subscriptions, and about usage of their allocations."""
-    return st.one_of(*_crowded_rest(), *_crowded_rest(), *_crowded_usage()[:4], _by_hand())
+    return st.one_of(*_crowded_rest(), *_crowded_rest(), *_crowded_usage()[:5], _by_hand())
 
 
 _HOUR = timedelta(hours=1)
@@ -323,12 +337,18 @@ def _naming(*names: str) -> dict[str, st.SearchStrategy[Any]]:
 def _deductions() -> st.SearchStrategy[Command]:
     feature = st.sampled_from([None, None, None, "chat"])
     tokens = st.sampled_from([0, 5, 20, 20, 70, 130])
-    return _made(DeductUsage, **_crowded("d"), tokens=tokens, feature=feature)
+    return _made(DeductUsage, **_crowded("d"), tokens=tokens, feature=feature, open_tier=_FIRST_TIERS)
+
+
+#: Tiers on which a command opens a missing account, where it may.
+_FIRST_TIERS = st.sampled_from([None] * 8 + ["free", "gold"])
 
 
 def _reservations() -> st.SearchStrategy[Command]:
-    ttl_seconds = st.sampled_from([1, 3_600, 86_400, 5 * 86_400, HOLD_MAX_SECONDS, HOLD_MAX_SECONDS])
-    return _made(ReserveUsage, **_crowded("r"), tokens=_TOKENS, ttl_seconds=ttl_seconds)
+    return _made(ReserveUsage, **_crowded("r"), tokens=_TOKENS, ttl_seconds=_LIVES)
+
+
+_LIVES = st.sampled_from([1, 3_600, 86_400, 5 * 86_400, HOLD_MAX_SECONDS, HOLD_MAX_SECONDS])
 
 
 def _squatters() -> st.SearchStrategy[Command]:
@@ -351,13 +371,15 @@ def _crowded_usage() -> list[st.SearchStrategy[Command]]:
     hold = _naming("r0", "r0", "r0", "r1", "r1", "r2", "d0")
     tokens = st.sampled_from([0, 5, 15, 20, 70, 90])
     on_excess = st.sampled_from(["refuse", "take", "take"])
+    how = {"on_excess": on_excess, "on_expired": st.sampled_from(["take", "take", "refuse"])}
     meter = st.sampled_from(["page", "upload", "search", "chat", "page", "upload", "search", "fax"])
     quantity = st.sampled_from([0, 1, 3, 10, 45])
     return [
         _deductions(),
         _reservations(),
         _reservations(),
-        _made(SettleUsage, **_crowded("s"), **hold, tokens=tokens, on_excess=on_excess, **feature),
+        _made(SettleUsage, **_crowded("s"), **hold, tokens=tokens, **how, **feature),
+        _made(ExtendUsage, **_crowded("x"), **hold, ttl_seconds=_LIVES),
         _made(ReleaseUsage, **_crowded("l"), **hold),
         _made(RecordUsage, **_crowded("m"), meter=meter, quantity=quantity, **feature),
         _made(FreeUpload, **_crowded("f"), bytes=st.sampled_from([0, 10, 40])),
@@ -386,7 +408,7 @@ def _crowded_payments() -> list[st.SearchStrategy[Command]]:
         _made(PaymentRefunded, **_crowded("e"), **event),
         _made(PaymentDisputed, **_crowded("i"), **dispute),
         _made(DisputeClosed, **_crowded("j"), **dispute, result=st.sampled_from(["won", "lost"])),
-        _made(PaymentFailed, **_crowded("g"), **of_payment, **occurred),
+        _made(PaymentFailed, **_crowded("g"), **of_payment, **occurred, open_tier=_FIRST_TIERS),
     ]
 
 

@@ -17,6 +17,7 @@ from schemas import (
     Command,
     DeductUsage,
     DisputeClosed,
+    ExtendUsage,
     FreeUpload,
     OpenAccount,
     PaymentDisputed,
@@ -221,6 +222,55 @@ HISTORY: Sequence[tuple[timedelta, Sequence[Command], Catalog]] = [
             ),
             ChangeSubscription(reference_id="gus-change", user_id="gus", tier="pro"),
             ChangeSubscription(reference_id="gus-again", user_id="gus", tier="steady"),
+        ],
+        CATALOG,
+    ),
+    (
+        12 * _DAY,
+        [
+            BonusCredit(reference_id="hal-bonus", user_id="hal", tokens=90),
+            ReserveUsage(reference_id="hal-hold-1", user_id="hal", tokens=30, ttl_seconds=3_600),
+            ReserveUsage(reference_id="hal-hold-2", user_id="hal", tokens=10, ttl_seconds=3_600),
+            ReserveUsage(reference_id="hal-hold-3", user_id="hal", tokens=20, ttl_seconds=3_600),
+            ExtendUsage(
+                reference_id="hal-extend",
+                user_id="hal",
+                original_reference_id="hal-hold-1",
+                ttl_seconds=7_200,
+            ),
+        ],
+        CATALOG,
+    ),
+    (
+        12 * _DAY + _HOUR / 2,
+        [
+            ExtendUsage(
+                reference_id="hal-extend-3",
+                user_id="hal",
+                original_reference_id="hal-hold-3",
+                ttl_seconds=2_678_400,
+            )
+        ],
+        CATALOG,
+    ),
+    (
+        12 * _DAY + _HOUR,  # one hold has run out; the other runs out with its capture
+        [SettleAccount(reference_id="hal-due", user_id="hal")],
+        CATALOG,
+    ),
+    (
+        12 * _DAY + 2 * _HOUR,
+        [
+            SettleUsage(
+                reference_id="hal-late-1", user_id="hal", original_reference_id="hal-hold-1", tokens=25
+            ),
+            SettleUsage(
+                reference_id="hal-late-2",
+                user_id="hal",
+                original_reference_id="hal-hold-2",
+                tokens=70,
+                on_excess="take",
+            ),
         ],
         CATALOG,
     ),

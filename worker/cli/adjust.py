@@ -92,7 +92,7 @@ def show_reply(reply: Reply) -> None:
     """Show the reply to people."""
     again = ", as it was before" if reply.duplicate else ""
     fields = [
-        ("outcome", f"{reply.status.value}{again}"),
+        ("outcome", f"{reply.status}{again}"),
         ("message", reply.message),
         ("reference", reply.reference_id),
         ("balance before", reply.balance_before),

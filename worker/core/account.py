@@ -13,6 +13,7 @@ from worker.catalog import Catalog, Tier
 from worker.core.known import (
     AccountState,
     Hold,
+    HoldState,
     Lot,
     Payment,
     PaymentEvent,
@@ -252,8 +253,25 @@ class Account:
     def end_hold(self, hold: Hold) -> None:
         """Write the end of a hold, whose tokens its lots keep no longer."""
         self.change().held -= hold.amount
+        self._change_hold(hold)
+
+    def extend_hold(self, hold: Hold, until: datetime) -> None:
+        """Let a hold that is open end at ``until``, where that is later."""
+        if until > hold.expires_at:
+            self.change()
+            hold.expires_at = until
+            self._change_hold(hold)
+
+    def capture_late(self, hold: Hold, tokens: int) -> None:
+        """Write that ``tokens`` were captured of a hold after it had run out; its end stays as it was."""
+        self.change()
+        hold.state, hold.captured = HoldState.SETTLED, tokens
+        if hold.outcome is None and hold.reference_id not in self.written.changed_holds:
+            self.written.late_holds.append(hold)
+
+    def _change_hold(self, hold: Hold) -> None:
         if hold.outcome is None:  # a new hold is written whole
-            self.written.closed_holds.append(hold)
+            self.written.changed_holds[hold.reference_id] = hold
 
     def add_payment(self, payment: Payment) -> None:
         """Add a payment."""

@@ -20,8 +20,10 @@ from schemas import (
     Command,
     DeductUsage,
     DisputeClosed,
+    ExtendUsage,
     FreeUpload,
     OpenAccount,
+    OpeningCommand,
     PaymentDisputed,
     PaymentFailed,
     PaymentRefunded,
@@ -38,7 +40,7 @@ from schemas import (
 from worker.catalog import Catalog
 from worker.core.account import Account
 from worker.core.due import post_due, post_freed
-from worker.core.known import AccountState, Hold, Known, Lot
+from worker.core.known import AccountState, Hold, Known, Lot, opened_by_use
 from worker.core.lots import is_notice_due
 from worker.core.notices import write_notices
 from worker.core.outcomes import Answer, Conflict, Decided, Outcome, moves_nothing
@@ -164,10 +166,34 @@ class _Batch:
     def _judge(self, command: Command, content: str) -> Outcome:
         outcome = _outcome_of(command, content, self._now)
         account = self._account(command.user_id)
-        if account is None:
-            if isinstance(command, OpenAccount):
-                return self._open(command, outcome)
+        if account is not None:
+            return self._judge_with(account, command, outcome)
+        if isinstance(command, OpenAccount):
+            return self._open(command, outcome)
+        return self._judge_first(command, outcome)
+
+    def _judge_first(self, command: Command, outcome: Outcome) -> Outcome:
+        """Judge a command of a user without an account, which it may open; also where it is rejected then.
+
+        The allocation falls due with the opening: it is posted by the first command that moves something.
+        """
+        tier = None
+        if isinstance(command, OpeningCommand):
+            tier = self._catalog.auto_open if command.open_tier is None else command.open_tier
+        if tier is None:
             return _refused(outcome, rejected(Code.ACCOUNT_NOT_FOUND))
+        if tier not in self._catalog.tiers:
+            return _refused(outcome, rejected(Code.UNKNOWN_TIER, tier=tier))
+        row = self._known.accounts[command.user_id]
+        state = opened_by_use(row.account_id, row.user_id, tier, self._now)
+        account = self._accounts[command.user_id] = Account(state, (), (), self._catalog, self._now)
+        account.change()
+        self.plan.opened.add(command.user_id)
+        outcome = self._judge_with(account, command, outcome)
+        outcome.detail = {**outcome.detail, "opened_tier": tier}
+        return outcome
+
+    def _judge_with(self, account: Account, command: Command, outcome: Outcome) -> Outcome:
         if account.is_due:
             # What is due is posted with an applied command; a refusal leaves nothing behind.
             account = account.branch()
@@ -208,6 +234,8 @@ class _Batch:
                 return usage.record(account, command, outcome, context)
             case ReserveUsage():
                 return holds.reserve(account, command, outcome, context)
+            case ExtendUsage():
+                return holds.extend(account, command, context)
             case SettleUsage():
                 return holds.capture(account, command, outcome)
             case ReleaseUsage():

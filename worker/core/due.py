@@ -9,14 +9,16 @@ from datetime import datetime, timedelta
 from heapq import heappop, heappush
 from typing import NamedTuple, assert_never
 
+from worker.catalog import Tier
 from worker.core.account import Account
 from worker.core.credits import credit, open_lot, take_effect
 from worker.core.holds import close_hold
 from worker.core.known import Hold, HoldState, Lot, Source, present_period
 from worker.core.lots import Credit, lot_due_at
 from worker.core.outcomes import Outcome
-from worker.core.periods import period_at
+from worker.core.periods import Period, period_at
 from worker.core.plan import Counter
+from worker.core.thresholds import compare_balance
 
 #: Longest time between two looks at an account whose subscription runs, even where nothing seems due.
 _LOOKED_AT_EVERY = timedelta(days=31)
@@ -27,6 +29,8 @@ _RUNS_OUT, _EXPIRES, _RENEWS, _TAKES_EFFECT = range(4)
 
 def post_due(account: Account, outcome: Outcome) -> None:
     """Post all that is due, in the order in which it fell due."""
+    if account.state.granted_until <= account.state.anchor:
+        _grant_first(account, outcome)
     rolled: dict[datetime, int] = {}
     queue = _DueQueue(_due_items(account))
     while (item := queue.next()) is not None:
@@ -176,8 +180,19 @@ def _expire_if_over(account: Account, outcome: Outcome, lot: Lot, at: datetime) 
 
 
 def _renew(account: Account, outcome: Outcome) -> None:
-    period = present_period(account.state, account.now)
     tier = account.catalog.tiers[account.state.tier]
+    _grant(account, outcome, tier, present_period(account.state, account.now))
+
+
+def _grant_first(account: Account, outcome: Outcome) -> None:
+    """Grant the first period of an account that a usage or credit command opened: due since it was opened."""
+    tier, anchor = account.tier, account.state.anchor
+    if tier is not None:
+        _grant(account, outcome, tier, period_at(anchor, anchor))
+        compare_balance(account)  # an account that is opened below a threshold has not fallen to it
+
+
+def _grant(account: Account, outcome: Outcome, tier: Tier, period: Period) -> None:
     state = account.change()
     state.granted_until, state.period_granted = period.end, tier.monthly_tokens
     if tier.monthly_tokens:

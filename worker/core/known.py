@@ -35,7 +35,8 @@ class AccountState:
     ``balance = what remains in the lots − debt``; ``held`` of it is kept by holds. ``lot_count`` numbers the
     lots. Periods count from ``anchor``; ``granted_until`` is the end of the last period whose allocation was
     granted, ``period_granted`` the most that was granted for it; from ``ends_at`` the subscription has ended.
-    Nothing falls due before ``due_at``.
+    While ``granted_until`` is the anchor itself, the first period's allocation is due. Nothing falls due
+    before ``due_at``.
     """
 
     account_id: int
@@ -92,6 +93,14 @@ class AccountState:
             self.ends_at,
             self.due_at,
         )
+
+
+def opened_by_use(account_id: int, user_id: str, tier: str, now: datetime) -> AccountState:
+    """Return the state of an account that is opened now without ``account.open``.
+
+    Its first allocation is due at once.
+    """
+    return AccountState(account_id, user_id, tier, anchor=now, granted_until=now, due_at=now)
 
 
 def present_period(state: AccountState, now: datetime) -> Period:
@@ -162,7 +171,8 @@ class HoldState(StrEnum):
 class Hold:
     """Tokens kept for work to come: ``amount``, in ``parts`` of (lot, tokens) in the order to be spent.
 
-    ``outcome`` opened it and ``closed_by`` ended it, where that was in this batch.
+    ``outcome`` opened it and ``closed_by`` ended it, where that was in this batch. One that had run out is
+    settled by a late capture: it still ended at ``closed_at``, and ``captured`` tokens were taken later.
     """
 
     account_id: int

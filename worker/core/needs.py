@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from schemas import (
     Command,
     DisputeClosed,
+    ExtendUsage,
     FreeUpload,
     OpenAccount,
+    OpeningCommand,
     PaymentDisputed,
     PaymentFailed,
     PaymentRefunded,
@@ -24,7 +26,8 @@ class Needs:
     """Users and references that commands ask for, by the kind of need.
 
     ``references`` are the commands' own and the originals they name, except holds, which are found by their
-    account. ``opening`` maps a user to the tier that is asked for first. ``usages`` and ``payments`` are the
+    account. ``opening`` maps a user to the tier that is asked for first; ``first`` are the users whose
+    account the catalog's ``auto_open`` opens, where it is missing. ``usages`` and ``payments`` are the
     references of originals; ``holds`` are users and the references of theirs; ``paying`` are users and the
     references of payments, also of ones that come now. ``counting`` are the users whose quotas matter.
     """
@@ -32,6 +35,7 @@ class Needs:
     users: set[str] = field(default_factory=set)
     references: set[str] = field(default_factory=set)
     opening: dict[str, str] = field(default_factory=dict)
+    first: set[str] = field(default_factory=set)
     holds: set[tuple[str, str]] = field(default_factory=set)
     usages: set[str] = field(default_factory=set)
     payments: set[str] = field(default_factory=set)
@@ -45,12 +49,16 @@ def needs_of(commands: Iterable[Command]) -> Needs:
     for command in commands:
         needs.users.add(command.user_id)
         needs.references.add(command.reference_id)
+        if isinstance(command, OpeningCommand):
+            needs.first.add(command.user_id)
+            if command.open_tier is not None:
+                needs.opening.setdefault(command.user_id, command.open_tier)
         match command:
             case OpenAccount():
                 needs.opening.setdefault(command.user_id, command.tier)
             case FreeUpload() | RecordUsage():
                 needs.counting.add(command.user_id)
-            case SettleUsage() | ReleaseUsage():
+            case ExtendUsage() | SettleUsage() | ReleaseUsage():
                 needs.holds.add((command.user_id, command.original_reference_id))
             case RefundCredit() if command.original_reference_id is not None:
                 needs.usages.add(command.original_reference_id)

@@ -92,7 +92,8 @@ class Plan:
     ``taken`` are outcomes that moved nothing and lose their reference to one of ``outcomes``.
 
     ``accounts`` are those that changed; ``opened`` the users whose account this batch opened. New lots and
-    holds are kept apart from changed ones, and lots that only usage changed from the others.
+    holds are kept apart from changed ones, and lots that only usage changed from the others. ``late_holds``
+    had run out before this batch, which captured them all the same.
     """
 
     answers: list[Answer] = field(default_factory=list)
@@ -108,7 +109,8 @@ class Plan:
     changed_lots: list[Lot] = field(default_factory=list)
     used_lots: list[Lot] = field(default_factory=list)
     new_holds: list[Hold] = field(default_factory=list)
-    closed_holds: list[Hold] = field(default_factory=list)
+    changed_holds: list[Hold] = field(default_factory=list)
+    late_holds: list[Hold] = field(default_factory=list)
     accounts: list[AccountMove] = field(default_factory=list)
     opened: set[str] = field(default_factory=set)
 
@@ -134,6 +136,7 @@ class Plan:
             self.new_lots,
             self.changed_lots,
             self.new_holds,
-            self.closed_holds,
+            self.changed_holds,
+            self.late_holds,
         )
         return not any(others) and all(move.only_used for move in self.accounts)

@@ -32,6 +32,7 @@ def reply_about(outcome: Outcome, *, duplicate: bool) -> Reply:
             "amount": outcome.amount,
             "balance_before": outcome.balance_before,
             "balance_after": outcome.balance_after,
+            "sequence": outcome.last_entry,
             "recorded_at": outcome.recorded_at,
             **outcome.detail,
         }
@@ -87,6 +88,10 @@ _MESSAGES: Mapping[Code, str] = {
     Code.ACCOUNT_SETTLED: "Booked what was due. Balance: {balance}",
     Code.TOKENS_RESERVED: "Holding {amount} tokens until {expires_at}",
     Code.HOLD_SETTLED: "Deducted {amount} tokens of a hold, released {released}. Balance: {balance}",
+    Code.HOLD_SETTLED_LATE: (
+        "Deducted {amount} of {required} tokens, whose hold had run out. Balance: {balance}"
+    ),
+    Code.HOLD_EXTENDED: "Holding {amount} tokens until {expires_at}",
     Code.HOLD_RELEASED: "Released {amount} held tokens. Balance: {balance}",
     Code.USAGE_RECORDED: (
         "Recorded {quantity} of {meter}: {free_quantity} free, {amount} tokens for {charged_quantity}. "

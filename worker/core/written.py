@@ -15,7 +15,8 @@ class AccountRows:
     new_lots: list[Lot] = field(default_factory=list)
     changed_lots: dict[int, Lot] = field(default_factory=dict)
     new_holds: list[Hold] = field(default_factory=list)
-    closed_holds: list[Hold] = field(default_factory=list)
+    changed_holds: dict[str, Hold] = field(default_factory=dict)
+    late_holds: list[Hold] = field(default_factory=list)
     quota_entries: list[QuotaEntry] = field(default_factory=list)
     payments: list[Payment] = field(default_factory=list)
     payment_events: list[PaymentEvent] = field(default_factory=list)
@@ -28,7 +29,8 @@ class AccountRows:
             new_lots=[lots[lot.number] for lot in self.new_lots],
             changed_lots={number: lots[number] for number in self.changed_lots},
             new_holds=[holds[hold.reference_id] for hold in self.new_holds],
-            closed_holds=[holds[hold.reference_id] for hold in self.closed_holds],
+            changed_holds={reference: holds[reference] for reference in self.changed_holds},
+            late_holds=[holds[hold.reference_id] for hold in self.late_holds],
             quota_entries=list(self.quota_entries),
             payments=list(self.payments),
             payment_events=list(self.payment_events),
@@ -46,7 +48,8 @@ class AccountRows:
         plan.changed_lots += self.changed_lots.values()
         plan.new_lots += self.new_lots
         plan.new_holds += self.new_holds
-        plan.closed_holds += self.closed_holds
+        plan.changed_holds += self.changed_holds.values()
+        plan.late_holds += self.late_holds
         plan.quota_entries += self.quota_entries
         plan.payments += self.payments
         plan.payment_events += self.payment_events

@@ -13,6 +13,7 @@ from schemas import (
     BonusCredit,
     DeductUsage,
     DisputeClosed,
+    ExtendUsage,
     FreeUpload,
     OpenAccount,
     PaymentDisputed,
@@ -81,6 +82,11 @@ class CommandFactory:
             on_excess="take" if self._rng.random() < 0.5 else "refuse",
             feature=self._feature(),
         )
+
+    def extend(self, hold: ReserveUsage, ttl_seconds: int = 2 * HOLD_S) -> ExtendUsage:
+        """Extension of a hold whose work takes longer."""
+        fields = self._fields("extend", hold.user_id)
+        return ExtendUsage(**fields, original_reference_id=hold.reference_id, ttl_seconds=ttl_seconds)
 
     def release(self, hold: ReserveUsage) -> ReleaseUsage:
         """Release of a hold for work that was canceled."""

@@ -115,17 +115,23 @@ class DayCases:
         self._night("second cancellation", again)
 
     def _holds(self) -> None:
-        """Add a captured hold, a released one, and two that expire; one of them is captured too late."""
-        captured, released = (self._make.reserve(self._users.payer()) for _ in range(2))
-        slow, silent = (self._make.reserve(self._users.payer(), ttl_seconds=1) for _ in range(2))
-        for hold in (captured, released):
+        """Add a captured hold, a released one, one that is renewed, and three that expire.
+
+        Of those, one is captured late, and one by a command that takes nothing late.
+        """
+        captured, released, renewed = (self._make.reserve(self._users.payer()) for _ in range(3))
+        slow, strict, silent = (self._make.reserve(self._users.payer(), ttl_seconds=1) for _ in range(3))
+        for hold in (captured, released, renewed):
             self._by_day("hold", hold)
-        for hold in (slow, silent):
+        for hold in (slow, strict, silent):
             self._by_day("expiring hold", hold)
             self._schedule.expire_before_night(hold.reference_id)
         self._evening("capture", self._make.capture(captured))
         self._evening("release", self._make.release(released))
-        self._night("late capture", self._make.capture(slow))
+        self._evening("extension", self._make.extend(renewed))
+        late, refused = self._make.capture(slow), self._make.capture(strict)
+        self._night("late capture", late.model_copy(update={"on_excess": "take"}))
+        self._night("refused capture", refused.model_copy(update={"on_expired": "refuse"}))
         self._night("due entries", SettleAccount(**self._fields("due", silent.user_id)))
 
     def _credits_with_dates(self) -> None:

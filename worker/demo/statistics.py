@@ -25,7 +25,7 @@ def count_outcomes(replies: Iterable[Reply]) -> list[OutcomeCount]:
     counts: dict[tuple[str | None, str, str, str | None], Counter[bool]] = {}
     for reply in replies:
         reason = reply.reason if reply.status is Status.FAILED else None  # an operator's reason is no code
-        key = (reply.type, reply.status.value, reply.code.value, reason)
+        key = (reply.type, str(reply.status), str(reply.code), reason)
         counts.setdefault(key, Counter())[reply.duplicate] += 1
     rows = [OutcomeCount(*key, first=count[False], again=count[True]) for key, count in counts.items()]
     return sorted(rows, key=lambda row: (row.type or "~", -row.first - row.again, row.code))
@@ -66,12 +66,12 @@ def distinct_replies(
     return list(distinct.values())[:most]
 
 
-_Kind = tuple[Code, bool, bool]
+_Kind = tuple[str, bool, bool]
 
 
 def _kind(reply: Reply) -> _Kind:
     """Return the code of a reply, and whether it is a duplicate or about a later attempt."""
-    return reply.code, reply.duplicate, (reply.attempt or 1) > 1
+    return str(reply.code), reply.duplicate, (reply.attempt or 1) > 1
 
 
 def _variety(kinds: set[_Kind]) -> tuple[bool, bool, int]:

@@ -117,7 +117,7 @@ def show_replies(user: str, replies: Sequence[tuple[DemoMessage, Reply]], most: 
 
 
 def _status(reply: Reply) -> str:
-    return f"{reply.status.value}, again" if reply.duplicate else reply.status.value
+    return f"{reply.status}, again" if reply.duplicate else str(reply.status)
 
 
 def show_dead_letters(dead_letters: Sequence[StoredDeadLetter]) -> None:

@@ -55,17 +55,21 @@ def load(
     now: datetime,
     ids: Callable[[int], Iterator[int]],
     *,
+    auto_open: str | None = None,
     slot: int | None = None,
     others: Mapping[str, Outcome] = MappingProxyType({}),
 ) -> Known:
     """Return all that ``decide`` needs to know of ``commands``; lock their accounts until the commit.
 
-    ``ids`` gives a number of ids to accounts that are opened. Where the transaction is of one ``slot``,
-    ``others`` are the outcomes of other users under the references.
+    ``ids`` gives a number of ids to accounts that are opened, be it on the tier ``auto_open``. Where the
+    transaction is of one ``slot``, ``others`` are the outcomes of other users under the references.
     """
     needs = needs_of(commands)
-    just_opened = _make_missing_accounts(connection, needs.opening, now, ids)
     slots = _slots_of(needs.users) if slot is None else (slot,)
+    opening = needs.opening
+    if auto_open is not None and needs.first:
+        opening = {**dict.fromkeys(_without_account(connection, needs.first, slots), auto_open), **opening}
+    just_opened = _make_missing_accounts(connection, opening, now, ids)
     locked = _locked_accounts(connection, needs.users, slots)
     known = Known(accounts=locked, just_opened=just_opened)
     judged = judged_under(connection, needs.references, slot)
@@ -128,6 +132,12 @@ def open_holds(
 
 
 # -- accounts and references ------------------------------------------------------------------------------
+
+
+def _without_account(connection: Connection, users: Set[str], slots: Iterable[int]) -> Set[str]:
+    """Return those of ``users`` who have no account yet; nearly all have one."""
+    keys = Keys(sorted(users), list(slots))
+    return users - {row.user_id for row in select_rows(connection, accounts, ("user_id",), "user_id", keys)}
 
 
 def _make_missing_accounts(

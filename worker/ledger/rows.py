@@ -338,12 +338,21 @@ def of_new_holds(holds: Sequence[Hold], slots: Slots) -> Columns:
     }
 
 
-def of_closed_holds(holds: Sequence[Hold], slots: Slots) -> Columns:
-    """Ends of holds, and their key."""
+def of_changed_holds(holds: Sequence[Hold], slots: Slots) -> Columns:
+    """Columns that may change of holds that were open before, and their key."""
     return {
         "slot": _slots_of(holds, slots),
-        "operation_id": [hold.operation_id for hold in holds],
+        **_fields(holds, ("operation_id", "expires_at")),
         **_ends_of(holds),
+    }
+
+
+def of_late_holds(holds: Sequence[Hold], slots: Slots) -> Columns:
+    """Late captures of holds that had run out before, and their key."""
+    return {
+        "slot": _slots_of(holds, slots),
+        **_fields(holds, ("operation_id", "captured")),
+        "state": [hold.state._value_ for hold in holds],
     }
 
 

@@ -50,8 +50,12 @@ class Ledger:
         return shares_of(commands, one_slot=self._form.has_one_slot)
 
     @contextmanager
-    def begin(self, commands: Sequence[Command], now: datetime) -> Iterator["LedgerTransaction"]:
+    def begin(
+        self, commands: Sequence[Command], now: datetime, *, auto_open: str | None = None
+    ) -> Iterator["LedgerTransaction"]:
         """Begin one ledger transaction, and load what ``decide`` must know of ``commands`` into ``known``.
+
+        ``auto_open`` is that of the catalog by which ``decide`` will judge them.
 
         The accounts are locked until it commits, at the end of the block; it rolls back when that raises.
         Raises ContentionError (try again), LedgerUnavailableError (wait, try again).
@@ -63,7 +67,9 @@ class Ledger:
                 ids = Ids(connection, SHARED if slot is None else slot)
                 ids.provide(2 * len(commands))  # each may make an account and an operation
                 with connection.begin():
-                    known = load(connection, commands, now, ids.take, slot=slot, others=others)
+                    known = load(
+                        connection, commands, now, ids.take, auto_open=auto_open, slot=slot, others=others
+                    )
                     yield LedgerTransaction(connection, known, now, ids, self._claiming)
 
     def probe(self) -> None:

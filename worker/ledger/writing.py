@@ -150,8 +150,10 @@ def _writes(plan: Plan, known: Known, now: datetime) -> Iterator[RowWrite]:
     if plan.new_holds:
         yield RowInsert(holds, rows.of_new_holds(plan.new_holds, slots))
         yield RowInsert(hold_parts, rows.of_parts(plan.new_holds, slots))
-    if plan.closed_holds:
-        yield RowUpdate(holds, rows.of_closed_holds(plan.closed_holds, slots), ("operation_id",))
+    if plan.changed_holds:
+        yield RowUpdate(holds, rows.of_changed_holds(plan.changed_holds, slots), ("operation_id",))
+    if plan.late_holds:
+        yield RowUpdate(holds, rows.of_late_holds(plan.late_holds, slots), ("operation_id",))
     if plan.quota_entries:
         latest = {entry.key: entry for entry in plan.quota_entries}
         last = rows.of_quotas([latest[key] for key in sorted(latest)], slots)

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from schemas import DeadLetterReason, Malformed, Message, UsageBatch, decode
+from schemas import DeadLetterReason, Malformed, Message, OpenAccount, UsageBatch, decode, type_of
 from worker.broker import Delivery
 from worker.messages.dead_letters import Failure
 from worker.messages.policy import Policy
@@ -64,19 +64,33 @@ def _refused_sender(delivery: Delivery, message: Message, policy: Policy) -> Fai
         if command.type not in prefixes:
             prefixes[command.type] = policy.prefix_of_references(command.type, sender)
         prefix = prefixes[command.type]
-        if prefix is not None and command.reference_id.startswith(prefix):
-            continue
         place = "" if index < 0 else f"items.{index}."
-        return _wrong_sender(message, sender, command.type, prefix, place)
+        if prefix is None or not command.reference_id.startswith(prefix):
+            return _wrong_sender(message, sender, command.type, prefix, place)
+        is_opening = getattr(command, "open_tier", None) is not None
+        if is_opening and policy.prefix_of_references(_OPEN, sender) is None:
+            return _wrong_opener(message, sender, place)
     return None
+
+
+_OPEN = type_of(OpenAccount)
+
+
+def _wrong_opener(message: Message, sender: str | None, place: str) -> Failure:
+    text = f"{_named(sender)} may not open accounts: leave openTier out, or grant {_OPEN} to this sender."
+    return Failure.of(message, DeadLetterReason.WRONG_SENDER, text, f"{place}openTier")
 
 
 def _wrong_sender(
     message: Message, sender: str | None, type_: str, prefix: str | None, place: str
 ) -> Failure:
-    who = "An anonymous user" if sender is None else repr(sender)
+    who = _named(sender)
     if prefix is None:
         field = f"{place}type" if place else None
         return Failure.of(message, DeadLetterReason.WRONG_SENDER, f"{who} may not send {type_}.", field)
     text = f"{who} may send {type_} only with references that begin with {prefix!r}."
     return Failure.of(message, DeadLetterReason.WRONG_SENDER, text, f"{place}referenceId")
+
+
+def _named(sender: str | None) -> str:
+    return "An anonymous user" if sender is None else repr(sender)

@@ -30,7 +30,7 @@ from worker.core.replies import reply_about
 from worker.errors import NotFoundError, QueryError, TransientError, UnsupportedStatementError
 from worker.ledger.queries.balances import balance_at, balance_of
 from worker.ledger.queries.outcomes import stored_outcomes
-from worker.ledger.queries.posted import PostedState, posted_states
+from worker.ledger.queries.posted import PostedState, posted_states, state_to_open
 from worker.ledger.queries.snapshots import no_account, snapshot
 from worker.queries.accounts import afford_answer, balance_answer
 from worker.queries.reports import catalog_answer, history_answer, stats_answer, usage_answer
@@ -192,7 +192,7 @@ class _Answering:
                     balance_at(self._connection, query.user_id, at, self._catalog), self._as_of
                 )
             case QueryAfford():
-                posted = self._posted(query.user_id)
+                posted = self._to_use(query.user_id)
                 return afford_answer(query, posted, self._now, self._as_of, self._catalog)
             case QueryHistory():
                 return history_answer(self._connection, query, self._as_of)
@@ -212,6 +212,12 @@ class _Answering:
         if found is None:
             raise no_account(user_id)
         return found
+
+    def _to_use(self, user_id: str) -> PostedState:
+        """Return the state that a usage would find; it may open the account first."""
+        if user_id in self._accounts or self._catalog.auto_open is None:
+            return self._posted(user_id)
+        return state_to_open(user_id, self._catalog.auto_open, self._now)
 
     def _operation(self, reference_id: str) -> OperationAnswer:
         outcome = self._outcomes.get(reference_id)

@@ -8,10 +8,10 @@ from worker.core.account import Account
 from worker.core.credits import credit, forfeit, schedule
 from worker.core.known import Source, present_period
 from worker.core.lots import Credit
-from worker.core.notices import compare_balance
 from worker.core.outcomes import Outcome
 from worker.core.periods import Period, period_at
 from worker.core.rules.decisions import Context, Decision, applied, rejected
+from worker.core.thresholds import compare_balance
 
 # Two calendars never agree to the second: a renewal so shortly before a period is about that period.
 _AHEAD = timedelta(days=1)
@@ -35,6 +35,7 @@ def change(account: Account, command: ChangeSubscription, outcome: Outcome, cont
     if tier is None:
         return rejected(Code.UNKNOWN_TIER, tier=command.tier)
     state = account.change()
+    previous = state.tier
     if context.now >= state.granted_until:
         state.granted_until = present_period(state, context.now).end
         state.period_granted = 0
@@ -45,7 +46,11 @@ def change(account: Account, command: ChangeSubscription, outcome: Outcome, cont
         credit(account, outcome, Credit(extra, Source.ALLOCATION, expires_at=state.granted_until))
     account.look_again_to_renew()
     return applied(
-        Code.SUBSCRIPTION_CHANGED, extra, tier=command.tier, period_end=state.granted_until.isoformat()
+        Code.SUBSCRIPTION_CHANGED,
+        extra,
+        tier=command.tier,
+        previous_tier=previous,
+        period_end=state.granted_until.isoformat(),
     )
 
 

@@ -76,7 +76,8 @@ CHECKS: Mapping[str, str] = {
     "hold_amount": "the hold's tokens are not the sum of its parts",
     "hold_captured": "what was captured of the hold is not what the operation that captured it took",
     "hold_end": "the hold's end is not one that the operation which ended it can bring; rows",
-    "hold_ended": "an operation that ends a hold, and its hold does not say so; its tokens",
+    "hold_until": "the hold does not end when its reservation or its last extension says; rows",
+    "hold_ended": "an operation that ends or extends a hold, and its hold does not say so; its tokens",
     "part_without_hold": "a part of a hold that does not exist; its tokens",
     "part_without_lot": "a part of a hold on a lot that does not exist; its tokens",
     # refunds of usage

@@ -27,6 +27,8 @@ EFFECTS: Mapping[Code, Effect] = {
     Code.FREE_UPLOAD_COUNTED: Effect(0),
     Code.TOKENS_RESERVED: Effect(0),
     Code.HOLD_SETTLED: Effect(-1, (Counter.USAGE,)),
+    Code.HOLD_SETTLED_LATE: Effect(-1, (Counter.USAGE,)),
+    Code.HOLD_EXTENDED: Effect(0),
     Code.HOLD_RELEASED: Effect(0),
     Code.USAGE_RECORDED: Effect(-1, (Counter.USAGE,)),
     Code.TOKENS_PURCHASED: Effect(1, (Counter.PURCHASES, Counter.BONUS, Counter.REVERSALS)),

@@ -1,4 +1,4 @@
-"""Checks of each hold: its parts, and the operations that opened and ended it."""
+"""Checks of each hold: its parts, and the operations that opened, extended and ended it."""
 
 from sqlalchemy import FromClause, and_, case, func, null, or_, select
 
@@ -8,6 +8,7 @@ from worker.ledger.audit.comparing import (
     ONE,
     ZERO,
     Checks,
+    Column,
     Condition,
     detail_of,
     differences,
@@ -18,8 +19,9 @@ from worker.ledger.audit.comparing import (
     untrue,
     zero_if_none,
 )
+from worker.ledger.audit.detail_times import time_of_text
 from worker.ledger.audit.scope import Scope, agree
-from worker.ledger.tables import accounts, hold_parts, holds, lots, operations
+from worker.ledger.tables import UtcDateTime, accounts, hold_parts, holds, lots, operations
 
 _ENDED_BY = {HoldState.SETTLED: Code.HOLD_SETTLED, HoldState.RELEASED: Code.HOLD_RELEASED}
 
@@ -34,6 +36,7 @@ def lives(scope: Scope) -> Checks:
         .group_by(part.operation_id, part.account_id, part.slot)
         .subquery("parts")
     )
+    followed = _followed(scope)
     statement = (
         rows(slot=hold.slot, account_id=hold.account_id, operation_id=hold.operation_id)
         .join_from(
@@ -45,6 +48,7 @@ def lives(scope: Scope) -> Checks:
         .join(opening, scope.on(opening, holds, operation_id="operation_id"), isouter=True)
         .join(ending, scope.on(ending, holds, operation_id="closed_by"), isouter=True)
         .join(accounts, scope.on(accounts, holds, account_id="account_id"), isouter=True)
+        .join(followed, _is_about(followed, opening), isouter=True)
         .where(scope.of(holds))
     )
     is_opened = and_(
@@ -53,7 +57,13 @@ def lives(scope: Scope) -> Checks:
         opening.c.reference_id == hold.reference_id,
     )
     # The operation's amount is what it took. Another check compares that with its entries.
-    captured = case((hold.state == HoldState.SETTLED.value, ending.c.amount), else_=ZERO)
+    captured = case(
+        (_is_captured_late(), followed.c.captured),
+        (hold.state == HoldState.SETTLED.value, ending.c.amount),
+        else_=ZERO,
+    )
+    reserved_until = _end_in(opening)
+    until = case((followed.c.until > reserved_until, followed.c.until), else_=reserved_until)
     return differences(
         statement,
         {
@@ -63,8 +73,48 @@ def lives(scope: Scope) -> Checks:
             "hold_amount": (zero_if_none(parts.c.amount), hold.amount),
             "hold_captured": (captured, hold.captured),
             "hold_end": (ONE, case((_is_explained(opening, ending), ONE), else_=ZERO)),
+            "hold_until": untrue(and_(is_opened, hold.expires_at != until), ONE),
         },
     )
+
+
+def _followed(scope: Scope) -> FromClause:
+    """Select the holds that were extended or captured late: the latest end, and the captured tokens."""
+    operation = operations.c
+    is_extension = operation.code == Code.HOLD_EXTENDED.value
+    is_late = operation.code == Code.HOLD_SETTLED_LATE.value
+    return (
+        select(
+            operation.slot,
+            operation.user_id,
+            detail_of(operations, "original_reference_id").label("hold"),
+            func.max(_end_in(operations), type_=UtcDateTime()).filter(is_extension).label("until"),
+            func.sum(operation.amount).filter(is_late).label("captured"),
+        )
+        .where(scope.of(operations), is_applied(operations), or_(is_extension, is_late))
+        .group_by(operation.slot, operation.user_id, "hold")
+        .subquery("followed")
+    )
+
+
+def _is_about(followed: FromClause, opening: FromClause) -> Condition:
+    """Return the condition that the hold which ``opening`` opened is the one that is named."""
+    return and_(
+        followed.c.slot == opening.c.slot,
+        followed.c.user_id == opening.c.user_id,
+        followed.c.hold == opening.c.reference_id,
+    )
+
+
+def _end_in(operation: FromClause) -> Column:
+    """Return the end of a hold that the operation says."""
+    return time_of_text(detail_of(operation, "expires_at"))
+
+
+def _is_captured_late() -> Condition:
+    """Return the condition that the hold ran out, and was captured all the same."""
+    hold = holds.c
+    return and_(hold.state == HoldState.SETTLED.value, hold.closed_at == hold.expires_at)
 
 
 def _is_explained(opening: FromClause, ending: FromClause) -> Condition:
@@ -80,7 +130,7 @@ def _is_explained(opening: FromClause, ending: FromClause) -> Condition:
         ),
     )
     has_run_out = and_(
-        hold.state == HoldState.EXPIRED.value,
+        or_(hold.state == HoldState.EXPIRED.value, _is_captured_late()),
         hold.closed_at == hold.expires_at,
         ending.c.recorded_at >= hold.expires_at,
     )
@@ -89,7 +139,10 @@ def _is_explained(opening: FromClause, ending: FromClause) -> Condition:
 
 
 def endings(scope: Scope) -> Checks:
-    """Compare each operation that says it ended a hold with that hold: no open hold was ended before."""
+    """Compare each operation that says it ended or extended a hold with that hold.
+
+    No open hold was ended before, and none ends before an extension said.
+    """
     operation, hold = operations.c, holds.c
     opening = operations.alias("opening")
     statement = (
@@ -108,7 +161,9 @@ def endings(scope: Scope) -> Checks:
         .where(
             scope.of(operations),
             operation.status == Status.APPLIED.value,
-            operation.code.in_([code.value for code in _ENDED_BY.values()]),
+            operation.code.in_(
+                [code.value for code in (*_ENDED_BY.values(), Code.HOLD_EXTENDED, Code.HOLD_SETTLED_LATE)]
+            ),
         )
     )
     ended = {HoldState.SETTLED: hold.captured, HoldState.RELEASED: hold.amount}
@@ -123,6 +178,11 @@ def endings(scope: Scope) -> Checks:
                 ended[state],
             )
             for state, code in _ENDED_BY.items()
+        ),
+        (and_(operation.code == Code.HOLD_SETTLED_LATE.value, _is_captured_late()), hold.captured),
+        (
+            and_(operation.code == Code.HOLD_EXTENDED.value, hold.expires_at >= _end_in(operations)),
+            hold.amount,
         ),
         else_=null(),
     )

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Row, select
 
 from schemas import (
     DisputeClosed,
+    ExtendUsage,
     PaymentDisputed,
     PaymentFailed,
     PaymentRefunded,
@@ -47,7 +48,7 @@ from worker.ledger.tables import (
 _REVERSING = frozenset(
     (type_of(PaymentRefunded), type_of(PaymentDisputed), type_of(DisputeClosed), type_of(PaymentFailed))
 )
-_OF_HOLDS = frozenset((type_of(SettleUsage), type_of(ReleaseUsage)))
+_OF_HOLDS = frozenset((type_of(ExtendUsage), type_of(SettleUsage), type_of(ReleaseUsage)))
 
 
 @dataclass(frozen=True)
@@ -327,7 +328,7 @@ def _lots(
 
 
 def _hold(connection: Connection, account: Account, outcome: Outcome, named: str | None) -> HoldView | None:
-    """Return the hold that ``outcome`` opened, or that it ended or would have ended."""
+    """Return the hold that ``outcome`` opened, or that it extended or ended, or would have."""
     if outcome.type == type_of(ReserveUsage):
         reference_id: str | None = outcome.reference_id
     else:

@@ -236,12 +236,20 @@ class _Subscription:
         self._row, self._happened = row, happened
 
     def tier_at(self, at: datetime) -> str:
-        """Return the tier that was set last by ``at``; today's where no command set one since."""
+        """Return the tier that was set last by ``at``; today's where no command set one since.
+
+        An account that another command than ``account.open`` opened had the tier that was changed first.
+        """
         past, later = self._apart(at, _OPEN, _CHANGE)
-        if past and later:
-            return past[-1].detail["tier"]
         tier: str = self._row.tier
-        return tier
+        if not later:
+            return tier
+        return past[-1].detail["tier"] if past else later[0].detail.get("previous_tier", tier)
+
+    @property
+    def was_opened_by_command(self) -> bool:
+        """True where ``account.open`` opened the account and posted its first allocation with that."""
+        return any(happened.type == _OPEN for happened in self._happened)
 
     def ends_at(self, at: datetime) -> datetime | None:
         """Return the time when the subscription ended or was to end; None while it went on."""
@@ -303,7 +311,9 @@ def _granted_until(
         later = [grant.lot.effective_at for grant in periods if not grant.is_there(at)]
         present: datetime = row.granted_until
         return min(later, default=present)
-    return max([period_at(row.anchor, row.anchor).end, *known])
+    # Opened otherwise, its first allocation fell due and was posted later.
+    first = period_at(row.anchor, row.anchor).end if subscription.was_opened_by_command else row.anchor
+    return max([first, *known])
 
 
 def _is_carried_over(row: Row[Any], granted: Sequence[_Granted]) -> bool:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, Select, func, select
 from schemas import slot_of
 from worker.catalog import Catalog
 from worker.core import Account, AccountState, Hold, Known, Lot, account_now
-from worker.core.known import QuotaKey, QuotaState
+from worker.core.known import QuotaKey, QuotaState, opened_by_use
 from worker.ledger import rows
 from worker.ledger.bulk import Keys, select_by
 from worker.ledger.loading import open_holds, open_lots, present_quotas
@@ -48,6 +48,11 @@ class PostedState:
             holds={state.account_id: list(self.holds)},
             quotas=dict(self.quotas),
         )
+
+
+def state_to_open(user_id: str, tier: str, now: datetime) -> PostedState:
+    """Return the state that a usage finds where it opens the account of ``user_id`` on ``tier``."""
+    return PostedState(opened_by_use(0, user_id, tier, now), (), (), opened_at=now, updated_at=now)
 
 
 def posted_state(connection: Connection, user_id: str) -> PostedState:
