@@ -6,6 +6,7 @@ export type Command =
   | DeductUsage
   | FreeUpload
   | ReserveUsage
+  | ExtendUsage
   | SettleUsage
   | ReleaseUsage
   | RecordUsage
@@ -55,6 +56,8 @@ export type Code =
   | "tokens_reserved"
   | "hold_settled"
   | "hold_released"
+  | "hold_extended"
+  | "hold_settled_late"
   | "usage_recorded"
   | "batch_processed"
   | "subscription_changed"
@@ -171,6 +174,7 @@ export interface DeductUsage {
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
   description?: Text | null | undefined;
+  openTier?: Identifier | null | undefined;
   tokens: number;
   feature?: Label | null | undefined;
 }
@@ -185,6 +189,7 @@ export interface FreeUpload {
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
   description?: Text | null | undefined;
+  openTier?: Identifier | null | undefined;
   bytes: number;
 }
 /**
@@ -200,13 +205,30 @@ export interface ReserveUsage {
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
   description?: Text | null | undefined;
+  openTier?: Identifier | null | undefined;
   tokens: number;
+  ttlSeconds: number;
+}
+/**
+ * Renews the hold `originalReferenceId`: it ends `ttlSeconds` from now, never earlier than before.
+ *
+ * A hold that has run out is closed, whether or not somebody has posted its end. `originalReferenceId` must differ from `referenceId`.
+ */
+export interface ExtendUsage {
+  type: "usage.extend";
+  referenceId: Identifier;
+  userId: Identifier;
+  occurredAt?: Time | null | undefined;
+  metadata?: Metadata | null | undefined;
+  attempt?: number | undefined;
+  description?: Text | null | undefined;
+  originalReferenceId: Identifier;
   ttlSeconds: number;
 }
 /**
  * Captures the actual amount of the hold `originalReferenceId` and releases the rest.
  *
- * `tokens` may be 0. Where they are more than was held, the difference is taken from what is available (`onExcess: take`), or the command is refused (`refuse`). `originalReferenceId` must differ from `referenceId`.
+ * `tokens` may be 0. Where they are more than was held, the difference is taken from what is available (`onExcess: take`), or the command is refused (`refuse`). Where the hold had run out before, up to `tokens` are taken from what is available (`onExpired: take`), once; or the command is refused. `originalReferenceId` must differ from `referenceId`.
  */
 export interface SettleUsage {
   type: "usage.settle";
@@ -219,6 +241,7 @@ export interface SettleUsage {
   originalReferenceId: Identifier;
   tokens: number;
   onExcess?: "refuse" | "take" | undefined;
+  onExpired?: "take" | "refuse" | undefined;
   feature?: Label | null | undefined;
 }
 /**
@@ -247,6 +270,7 @@ export interface RecordUsage {
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
   description?: Text | null | undefined;
+  openTier?: Identifier | null | undefined;
   meter: Label;
   quantity: number;
   feature?: Label | null | undefined;
@@ -264,6 +288,7 @@ export interface PaymentSucceeded {
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
   description?: Text | null | undefined;
+  openTier?: Identifier | null | undefined;
   packageId?: Identifier | null | undefined;
   packageIndex?: number | null | undefined;
   amountMinor: number;
@@ -283,6 +308,7 @@ export interface PaymentRefunded {
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
   description?: Text | null | undefined;
+  openTier?: Identifier | null | undefined;
   originalReferenceId: Identifier;
   amountMinor: number;
   currency: Currency;
@@ -298,6 +324,7 @@ export interface PaymentDisputed {
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
   description?: Text | null | undefined;
+  openTier?: Identifier | null | undefined;
   originalReferenceId: Identifier;
   disputeId: Identifier;
   amountMinor: number;
@@ -314,6 +341,7 @@ export interface DisputeClosed {
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
   description?: Text | null | undefined;
+  openTier?: Identifier | null | undefined;
   originalReferenceId: Identifier;
   disputeId: Identifier;
   result: "won" | "lost";
@@ -333,6 +361,7 @@ export interface PaymentFailed {
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
   description?: Text | null | undefined;
+  openTier?: Identifier | null | undefined;
   originalReferenceId: Identifier;
 }
 /**
@@ -364,6 +393,7 @@ export interface BonusCredit {
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
   description?: Text | null | undefined;
+  openTier?: Identifier | null | undefined;
   tokens: number;
   effectiveAt?: Time | null | undefined;
   expiresAt?: Time | null | undefined;
@@ -382,6 +412,7 @@ export interface AdjustCredit {
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
   description?: Text | null | undefined;
+  openTier?: Identifier | null | undefined;
   tokens: number;
   reason: string;
   actor: Label;
@@ -461,6 +492,7 @@ export interface DeductUsageItem {
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
   description?: Text | null | undefined;
+  openTier?: Identifier | null | undefined;
   tokens: number;
   feature?: Label | null | undefined;
 }
@@ -477,6 +509,7 @@ export interface RecordUsageItem {
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
   description?: Text | null | undefined;
+  openTier?: Identifier | null | undefined;
   meter: Label;
   quantity: number;
   feature?: Label | null | undefined;
@@ -492,6 +525,7 @@ export interface FreeUploadItem {
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
   description?: Text | null | undefined;
+  openTier?: Identifier | null | undefined;
   bytes: number;
 }
 /**
@@ -802,11 +836,14 @@ export interface OperationAnswer {
 /**
  * One reply. Absent fields don't apply. Amounts are whole tokens, or bytes where `unit` says so.
  *
- * `duplicate` is true when the reference had its outcome before this delivery; everything else is then as it was in the first reply. `recordedAt` is when the outcome was stored. `held` is what holds keep of the balance, absent where that is nothing: available is balance minus held. `expired` counts the tokens that had run out and were taken off together with this. The reply to a batch has the replies to its `items`, in their order, and counts them: `failed` are those that are no commands.
+ * `duplicate` is true when the reference had its outcome before this delivery; everything else is then as it was in the first reply. `recordedAt` is when the outcome was stored. `held` is what holds keep of the balance, absent where that is nothing: available is balance minus held. `expired` counts the tokens that had run out and were taken off together with this. `sequence` is that of the account's last entry, where this wrote any: a query with that `minSequence` has seen it. The reply to a batch has the replies to its `items`, in their order, and counts them: `failed` are those that are no commands.
+ *
+ * A reader of today takes the replies of later versions: it ignores their fields, and has their codes and statuses as text.
  */
 export interface Reply {
   type?: string | undefined;
-  status: Status;
+  schemaVersion: number;
+  status: Status | string;
   code: Code | (string & {});
   message: string;
   referenceId?: string | undefined;
@@ -818,12 +855,15 @@ export interface Reply {
   amount?: number | undefined;
   balanceBefore?: number | undefined;
   balanceAfter?: number | undefined;
+  sequence?: number | undefined;
   required?: number | undefined;
   available?: number | undefined;
   shortfall?: number | undefined;
   used?: number | undefined;
   limit?: number | undefined;
   tier?: string | undefined;
+  previousTier?: string | undefined;
+  openedTier?: string | undefined;
   packageId?: string | undefined;
   baseTokens?: number | undefined;
   bonusTokens?: number | undefined;
@@ -920,10 +960,11 @@ export interface QueryProblem {
 /**
  * One notice. The same one may come twice (at least once): `id` is then the same.
  *
- * `referenceId` is the operation that brought it about, `recordedAt` when. Of a balance: `available` tokens were at or below `mark`. Of credit: `tokens` of `lot` (its number in the account) end with `expiresAt`.
+ * `referenceId` is the operation that brought it about, `recordedAt` when. Of a balance: `available` tokens were at or below `mark`. Of credit: `tokens` of `lot` (its number in the account) end with `expiresAt`. A reader of today takes types of later versions, and ignores fields that it doesn't know.
  */
 export interface BalanceLow {
   type: "balance.low";
+  schemaVersion: number;
   id: string;
   userId: string;
   referenceId: string;
@@ -938,10 +979,11 @@ export interface BalanceLow {
 /**
  * One notice. The same one may come twice (at least once): `id` is then the same.
  *
- * `referenceId` is the operation that brought it about, `recordedAt` when. Of a balance: `available` tokens were at or below `mark`. Of credit: `tokens` of `lot` (its number in the account) end with `expiresAt`.
+ * `referenceId` is the operation that brought it about, `recordedAt` when. Of a balance: `available` tokens were at or below `mark`. Of credit: `tokens` of `lot` (its number in the account) end with `expiresAt`. A reader of today takes types of later versions, and ignores fields that it doesn't know.
  */
 export interface BalanceDepleted {
   type: "balance.depleted";
+  schemaVersion: number;
   id: string;
   userId: string;
   referenceId: string;
@@ -956,10 +998,11 @@ export interface BalanceDepleted {
 /**
  * One notice. The same one may come twice (at least once): `id` is then the same.
  *
- * `referenceId` is the operation that brought it about, `recordedAt` when. Of a balance: `available` tokens were at or below `mark`. Of credit: `tokens` of `lot` (its number in the account) end with `expiresAt`.
+ * `referenceId` is the operation that brought it about, `recordedAt` when. Of a balance: `available` tokens were at or below `mark`. Of credit: `tokens` of `lot` (its number in the account) end with `expiresAt`. A reader of today takes types of later versions, and ignores fields that it doesn't know.
  */
 export interface CreditExpiring {
   type: "credit.expiring";
+  schemaVersion: number;
   id: string;
   userId: string;
   referenceId: string;
