@@ -154,7 +154,7 @@ export class FakeLedger {
         ? this.#open(command, operation, account)
         : account === undefined
           ? rejected(opening.tier === undefined ? "account_not_found" : "unknown_tier", opening)
-          : this.#rule(command, account, operation);
+          : (tooLate(command, this.now()) ?? this.#rule(command, account, operation));
     const now = this.accounts.get(userId);
     return {
       ...VERSION,
@@ -568,6 +568,16 @@ function contentOf(command: Single): string {
     ([name, value]) => value != null && !BESIDE_CONTENT.has(name),
   );
   return JSON.stringify(fields.sort());
+}
+
+/** Return the rejection of usage that is decided after its `validUntil`. */
+function tooLate(
+  command: Single & { validUntil?: string | null | undefined },
+  now: number,
+): Decision | undefined {
+  const { validUntil } = command;
+  if (validUntil == null || now <= Date.parse(validUntil)) return undefined;
+  return { ...rejected("too_late" as Code, {}), ...{ validUntil: iso(Date.parse(validUntil)) } };
 }
 
 function movedNothing({ command, reply }: Outcome): boolean {

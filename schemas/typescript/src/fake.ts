@@ -63,6 +63,7 @@ export class FakeBillingClient extends Billing {
 
   override async publish(command: Command): Promise<void> {
     const reply = await this.#applied(command);
+    if (!isWanted(command, reply)) return;
     for (const handler of this.#replies) await handler(reply);
   }
 
@@ -344,6 +345,12 @@ function nextCredit(account: FakeAccount): { nextCreditAt?: string; nextCreditTo
   const scheduled = account.nextScheduled;
   const next = renewal && scheduled && renewal.at < scheduled.at ? renewal : (scheduled ?? renewal);
   return next === undefined ? {} : { nextCreditAt: iso(next.at), nextCreditTokens: next.tokens };
+}
+
+/** Return whether the sender wants the reply: all of them, problems alone, or none. */
+function isWanted({ replies }: Command & { replies?: string | null | undefined }, reply: Reply): boolean {
+  const isProblem = reply.status !== "applied" || Boolean(reply.rejected) || Boolean(reply.failed);
+  return replies === "problems" ? isProblem : replies !== "none";
 }
 
 /** Fail loudly where an answer would be another one than the worker's. */
