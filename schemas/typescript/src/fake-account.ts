@@ -14,9 +14,9 @@ interface Lot {
   tokens: number;
 }
 
-interface Hold {
+export interface Hold {
   readonly tokens: number;
-  readonly expiresAt: number;
+  expiresAt: number;
   state: "open" | "settled" | "released" | "expired";
 }
 

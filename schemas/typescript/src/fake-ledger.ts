@@ -1,7 +1,7 @@
 // The rules of the fake: one command at a time, in memory. The worker's own conversations are its test.
 
 import { FakeAccount } from "./fake-account.js";
-import type { Operation } from "./fake-account.js";
+import type { Hold, Operation } from "./fake-account.js";
 import type { Catalog } from "./fake-catalog.js";
 import { formatTokens, iso } from "./formats.js";
 import type { Code, Command, Reply } from "./generated/contract.js";
@@ -33,7 +33,7 @@ interface Payment {
 
 /** Fields that move nothing: two messages that differ in these alone are one operation. */
 const BESIDE_CONTENT = new Set(
-  "attempt occurredAt metadata description provider reason actor replies validUntil openTier".split(" "),
+  "attempt occurredAt metadata description provider reason actor replies validUntil".split(" "),
 );
 
 export class FakeLedger {
@@ -142,14 +142,18 @@ export class FakeLedger {
       description: command.description ?? undefined,
       metadata: command.metadata ?? undefined,
     };
-    const expiredBefore = this.accounts.get(userId)?.totals.expired ?? 0;
+    const known = this.accounts.get(userId);
+    const [expiredBefore, entriesBefore] = [known?.totals.expired ?? 0, known?.entries.length ?? 0];
+    const openTier = "openTier" in command ? command.openTier : undefined;
+    const opening =
+      this.account(userId) === undefined && openTier != null ? this.#opened(userId, openTier, operation) : {};
     const account = this.account(userId);
     const [before, expired] = [account?.balance ?? 0, (account?.totals.expired ?? 0) - expiredBefore];
     const decision =
       command.type === "account.open"
         ? this.#open(command, operation, account)
         : account === undefined
-          ? rejected("account_not_found", {})
+          ? rejected(opening.tier === undefined ? "account_not_found" : "unknown_tier", opening)
           : (tooLate(command, this.now()) ?? this.#rule(command, account, operation));
     const now = this.accounts.get(userId);
     return {
@@ -168,7 +172,8 @@ export class FakeLedger {
       debt: now?.debt || undefined,
       expired: expired || undefined,
       recordedAt: iso(this.now()),
-      sequence: now?.entries.length,
+      sequence: now && now.entries.length > entriesBefore ? now.entries.length : undefined,
+      openedTier: opening.openedTier,
       ...decision,
     } as Reply;
   }
@@ -208,6 +213,7 @@ export class FakeLedger {
         account.holds.set(command.referenceId, { tokens: command.tokens, expiresAt, state: "open" });
         return applied("tokens_reserved", command.tokens, { expiresAt: iso(expiresAt) });
       }
+      case "usage.extend":
       case "usage.settle":
       case "usage.release":
         return this.#endHold(command, account, operation);
@@ -231,6 +237,16 @@ export class FakeLedger {
       default: // a command of a later contract
         throw new Error(`FakeBillingClient does not know ${(command as { type: string }).type}`);
     }
+  }
+
+  /** Open a missing account for its first command; return the tier that it has, or that is not known. */
+  #opened(userId: string, id: string, operation: Operation): { tier?: string; openedTier?: string } {
+    const tier = this.#tier(id);
+    if (tier === undefined) return { tier: id };
+    const opened = new FakeAccount(userId, tier, this.now());
+    this.accounts.set(userId, opened);
+    opened.grant(operation, 0, this.now());
+    return { openedTier: id };
   }
 
   #open(command: Of<"account.open">, operation: Operation, account: FakeAccount | undefined): Decision {
@@ -276,14 +292,21 @@ export class FakeLedger {
   }
 
   #endHold(
-    command: Of<"usage.settle" | "usage.release">,
+    command: Of<"usage.extend" | "usage.settle" | "usage.release">,
     account: FakeAccount,
     operation: Operation,
   ): Decision {
     const detail = { originalReferenceId: command.originalReferenceId };
     const hold = account.holds.get(command.originalReferenceId);
     if (hold === undefined) return rejected("hold_not_found", detail);
+    if (hold.state === "expired" && command.type === "usage.settle" && command.onExpired !== "refuse") {
+      return this.#settleLate(command, account, operation, hold);
+    }
     if (hold.state !== "open") return rejected("hold_closed", { ...detail, state: hold.state });
+    if (command.type === "usage.extend") {
+      hold.expiresAt = Math.max(hold.expiresAt, this.now() + command.ttlSeconds * 1_000);
+      return applied("hold_extended", hold.tokens, { ...detail, expiresAt: iso(hold.expiresAt) });
+    }
     if (command.type === "usage.release") {
       hold.state = "released";
       return applied("hold_released", hold.tokens, detail);
@@ -296,6 +319,21 @@ export class FakeLedger {
     hold.state = "settled";
     account.take({ ...operation, code: "hold_settled" }, "used", command.tokens, this.now());
     return applied("hold_settled", command.tokens, { ...detail, released: Math.max(-excess, 0) });
+  }
+
+  /** Take what is available for work whose hold ran out before. */
+  #settleLate(command: Of<"usage.settle">, account: FakeAccount, operation: Operation, hold: Hold): Decision {
+    const available = Math.max(account.available, 0);
+    const taken = Math.min(command.tokens, available);
+    hold.state = "settled";
+    account.take({ ...operation, code: "hold_settled_late" }, "used", taken, this.now());
+    const { tokens: required, originalReferenceId } = command;
+    return applied("hold_settled_late", taken, {
+      originalReferenceId,
+      required,
+      available,
+      shortfall: required - taken,
+    });
   }
 
   #refund(command: Of<"credit.refund">, account: FakeAccount, operation: Operation): Decision {

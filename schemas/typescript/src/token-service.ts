@@ -237,7 +237,7 @@ export class TokenService {
     }
     if (result.status === "rejected") throw oldError(result);
     try {
-      return await this.#balance(command.userId, { minSequence: sequenceOf(result) });
+      return await this.#balance(command.userId, { minSequence: result.sequence });
     } catch (error) {
       throw new BalanceUnread(result, error);
     }
@@ -282,10 +282,6 @@ function day(time: number): string {
 
 function isOldRejection(result: Result): result is Rejected {
   return result.status === "rejected" && result.duplicate && result.code !== "reference_conflict";
-}
-
-function sequenceOf(reply: Reply & { sequence?: number | undefined }): number | undefined {
-  return reply.sequence;
 }
 
 function oldError(reply: Rejected): TokenServiceError {

@@ -102,6 +102,11 @@ export abstract class Billing {
     return this.request({ type: "usage.reserve", ...fields }, options);
   }
 
+  /** Renew a hold while its work goes on. */
+  extend(fields: Fields<contract.ExtendUsage>, options?: CommandOptions): Promise<Result> {
+    return this.request({ type: "usage.extend", ...fields }, options);
+  }
+
   /** Capture what was used of a hold, and release the rest. */
   settle(fields: Fields<contract.SettleUsage>, options?: CommandOptions): Promise<Result> {
     return this.request({ type: "usage.settle", ...fields }, options);

@@ -42,6 +42,7 @@ const COMPARED = [
   "debt",
   "expired",
   "released",
+  "openedTier",
   "tier",
   "expiresAt",
   "periodStart",

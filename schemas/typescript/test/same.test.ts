@@ -249,10 +249,28 @@ for (const [name, make] of Object.entries(MAKERS)) {
           available: 6_000,
         },
       );
+      const extended = await billing.extend({
+        referenceId: randomUUID(),
+        userId,
+        originalReferenceId: hold,
+        ttlSeconds: 600,
+      });
+      assert.equal(applied(extended).code, "hold_extended");
       const settle = { userId, originalReferenceId: hold, tokens: 2_750 };
       assert.equal(applied(await billing.settle({ referenceId: randomUUID(), ...settle })).released, 1_250);
       const again = await billing.settle({ referenceId: randomUUID(), ...settle });
       assert.deepEqual([again.status, again.code, again.state], ["rejected", "hold_closed", "settled"]);
+    });
+
+    test("a first usage can open the account", async () => {
+      const usage = {
+        referenceId: randomUUID(),
+        userId: `user-${randomUUID()}`,
+        tokens: 250,
+        openTier: "free",
+      };
+      const opened = applied(await billing.deduct(usage));
+      assert.deepEqual([opened.openedTier, opened.balanceAfter], ["free", 9_750]);
     });
 
     test("a batch has the result of each item, the user's own or the batch's", async () => {

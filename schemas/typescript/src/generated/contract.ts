@@ -6,6 +6,7 @@ export type Command =
   | DeductUsage
   | FreeUpload
   | ReserveUsage
+  | ExtendUsage
   | SettleUsage
   | ReleaseUsage
   | RecordUsage
@@ -55,6 +56,8 @@ export type Code =
   | "tokens_reserved"
   | "hold_settled"
   | "hold_released"
+  | "hold_extended"
+  | "hold_settled_late"
   | "usage_recorded"
   | "batch_processed"
   | "subscription_changed"
@@ -87,6 +90,7 @@ export type Code =
   | "period_already_granted"
   | "period_out_of_range"
   | "subscription_not_active"
+  | "too_late"
   | "reference_conflict"
   | "malformed"
   | "unprocessable";
@@ -119,6 +123,7 @@ export type DeadLetterReason =
   | "invalid_field"
   | "wrong_sender"
   | "wrong_routing_key"
+  | "wrong_lane"
   | "unreadable_properties"
   | "reference_conflict"
   | "unprocessable"
@@ -142,6 +147,7 @@ export interface OpenAccount {
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
   description?: Text | null | undefined;
+  replies?: ("all" | "problems" | "none") | null | undefined;
   tier: Identifier;
 }
 /**
@@ -157,6 +163,7 @@ export interface SettleAccount {
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
   description?: Text | null | undefined;
+  replies?: ("all" | "problems" | "none") | null | undefined;
 }
 /**
  * Takes tokens, or is rejected for insufficient balance. Analytics group by `feature`.
@@ -171,6 +178,9 @@ export interface DeductUsage {
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
   description?: Text | null | undefined;
+  replies?: ("all" | "problems" | "none") | null | undefined;
+  openTier?: Identifier | null | undefined;
+  validUntil?: Time | null | undefined;
   tokens: number;
   feature?: Label | null | undefined;
 }
@@ -185,6 +195,9 @@ export interface FreeUpload {
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
   description?: Text | null | undefined;
+  replies?: ("all" | "problems" | "none") | null | undefined;
+  openTier?: Identifier | null | undefined;
+  validUntil?: Time | null | undefined;
   bytes: number;
 }
 /**
@@ -200,13 +213,33 @@ export interface ReserveUsage {
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
   description?: Text | null | undefined;
+  replies?: ("all" | "problems" | "none") | null | undefined;
+  openTier?: Identifier | null | undefined;
+  validUntil?: Time | null | undefined;
   tokens: number;
+  ttlSeconds: number;
+}
+/**
+ * Renews the hold `originalReferenceId`: it ends `ttlSeconds` from now, never earlier than before.
+ *
+ * A hold that has run out is closed, whether or not somebody has posted its end. `originalReferenceId` must differ from `referenceId`.
+ */
+export interface ExtendUsage {
+  type: "usage.extend";
+  referenceId: Identifier;
+  userId: Identifier;
+  occurredAt?: Time | null | undefined;
+  metadata?: Metadata | null | undefined;
+  attempt?: number | undefined;
+  description?: Text | null | undefined;
+  replies?: ("all" | "problems" | "none") | null | undefined;
+  originalReferenceId: Identifier;
   ttlSeconds: number;
 }
 /**
  * Captures the actual amount of the hold `originalReferenceId` and releases the rest.
  *
- * `tokens` may be 0. Where they are more than was held, the difference is taken from what is available (`onExcess: take`), or the command is refused (`refuse`). `originalReferenceId` must differ from `referenceId`.
+ * `tokens` may be 0. Where they are more than was held, the difference is taken from what is available (`onExcess: take`), or the command is refused (`refuse`). Where the hold had run out before, up to `tokens` are taken from what is available (`onExpired: take`), once; or the command is refused. `originalReferenceId` must differ from `referenceId`.
  */
 export interface SettleUsage {
   type: "usage.settle";
@@ -216,9 +249,11 @@ export interface SettleUsage {
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
   description?: Text | null | undefined;
+  replies?: ("all" | "problems" | "none") | null | undefined;
   originalReferenceId: Identifier;
   tokens: number;
   onExcess?: "refuse" | "take" | undefined;
+  onExpired?: "take" | "refuse" | undefined;
   feature?: Label | null | undefined;
 }
 /**
@@ -232,6 +267,7 @@ export interface ReleaseUsage {
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
   description?: Text | null | undefined;
+  replies?: ("all" | "problems" | "none") | null | undefined;
   originalReferenceId: Identifier;
 }
 /**
@@ -247,6 +283,9 @@ export interface RecordUsage {
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
   description?: Text | null | undefined;
+  replies?: ("all" | "problems" | "none") | null | undefined;
+  openTier?: Identifier | null | undefined;
+  validUntil?: Time | null | undefined;
   meter: Label;
   quantity: number;
   feature?: Label | null | undefined;
@@ -264,6 +303,8 @@ export interface PaymentSucceeded {
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
   description?: Text | null | undefined;
+  replies?: ("all" | "problems" | "none") | null | undefined;
+  openTier?: Identifier | null | undefined;
   packageId?: Identifier | null | undefined;
   packageIndex?: number | null | undefined;
   amountMinor: number;
@@ -283,6 +324,8 @@ export interface PaymentRefunded {
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
   description?: Text | null | undefined;
+  replies?: ("all" | "problems" | "none") | null | undefined;
+  openTier?: Identifier | null | undefined;
   originalReferenceId: Identifier;
   amountMinor: number;
   currency: Currency;
@@ -298,6 +341,8 @@ export interface PaymentDisputed {
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
   description?: Text | null | undefined;
+  replies?: ("all" | "problems" | "none") | null | undefined;
+  openTier?: Identifier | null | undefined;
   originalReferenceId: Identifier;
   disputeId: Identifier;
   amountMinor: number;
@@ -314,6 +359,8 @@ export interface DisputeClosed {
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
   description?: Text | null | undefined;
+  replies?: ("all" | "problems" | "none") | null | undefined;
+  openTier?: Identifier | null | undefined;
   originalReferenceId: Identifier;
   disputeId: Identifier;
   result: "won" | "lost";
@@ -333,6 +380,8 @@ export interface PaymentFailed {
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
   description?: Text | null | undefined;
+  replies?: ("all" | "problems" | "none") | null | undefined;
+  openTier?: Identifier | null | undefined;
   originalReferenceId: Identifier;
 }
 /**
@@ -348,6 +397,7 @@ export interface RefundCredit {
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
   description?: Text | null | undefined;
+  replies?: ("all" | "problems" | "none") | null | undefined;
   tokens: number;
   originalReferenceId?: Identifier | null | undefined;
 }
@@ -364,6 +414,8 @@ export interface BonusCredit {
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
   description?: Text | null | undefined;
+  replies?: ("all" | "problems" | "none") | null | undefined;
+  openTier?: Identifier | null | undefined;
   tokens: number;
   effectiveAt?: Time | null | undefined;
   expiresAt?: Time | null | undefined;
@@ -382,6 +434,8 @@ export interface AdjustCredit {
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
   description?: Text | null | undefined;
+  replies?: ("all" | "problems" | "none") | null | undefined;
+  openTier?: Identifier | null | undefined;
   tokens: number;
   reason: string;
   actor: Label;
@@ -401,6 +455,7 @@ export interface ChangeSubscription {
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
   description?: Text | null | undefined;
+  replies?: ("all" | "problems" | "none") | null | undefined;
   tier: Identifier;
 }
 /**
@@ -416,6 +471,7 @@ export interface RenewSubscription {
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
   description?: Text | null | undefined;
+  replies?: ("all" | "problems" | "none") | null | undefined;
   periodStart?: Time | null | undefined;
 }
 /**
@@ -431,17 +487,19 @@ export interface CancelSubscription {
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
   description?: Text | null | undefined;
+  replies?: ("all" | "problems" | "none") | null | undefined;
   at?: "period_end" | "now" | undefined;
 }
 /**
  * Up to 1,000 usage commands in one message: each with its own reference and outcome, one reply to all.
  *
- * An item without `userId` is the batch's user's. The items are applied in order, in one transaction; the batch's own reference names its reply and nothing in the ledger.
+ * An item without `userId` is the batch's user's. The items are applied in order, in one transaction; the batch's own reference names its reply and nothing in the ledger. Items have no `replies`: the batch says which it wants.
  */
 export interface UsageBatch {
   type: "usage.batch";
   referenceId: Identifier;
   userId?: Identifier | null | undefined;
+  replies?: ("all" | "problems" | "none") | null | undefined;
   /**
    * @minItems 1
    * @maxItems 1000
@@ -461,6 +519,9 @@ export interface DeductUsageItem {
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
   description?: Text | null | undefined;
+  replies?: ("all" | "problems" | "none") | null | undefined;
+  openTier?: Identifier | null | undefined;
+  validUntil?: Time | null | undefined;
   tokens: number;
   feature?: Label | null | undefined;
 }
@@ -477,6 +538,9 @@ export interface RecordUsageItem {
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
   description?: Text | null | undefined;
+  replies?: ("all" | "problems" | "none") | null | undefined;
+  openTier?: Identifier | null | undefined;
+  validUntil?: Time | null | undefined;
   meter: Label;
   quantity: number;
   feature?: Label | null | undefined;
@@ -492,6 +556,9 @@ export interface FreeUploadItem {
   metadata?: Metadata | null | undefined;
   attempt?: number | undefined;
   description?: Text | null | undefined;
+  replies?: ("all" | "problems" | "none") | null | undefined;
+  openTier?: Identifier | null | undefined;
+  validUntil?: Time | null | undefined;
   bytes: number;
 }
 /**
@@ -802,10 +869,13 @@ export interface OperationAnswer {
 /**
  * One reply. Absent fields don't apply. Amounts are whole tokens, or bytes where `unit` says so.
  *
- * `duplicate` is true when the reference had its outcome before this delivery; everything else is then as it was in the first reply. `recordedAt` is when the outcome was stored. `held` is what holds keep of the balance, absent where that is nothing: available is balance minus held. `expired` counts the tokens that had run out and were taken off together with this. The reply to a batch has the replies to its `items`, in their order, and counts them: `failed` are those that are no commands.
+ * `duplicate` is true when the reference had its outcome before this delivery; everything else is then as it was in the first reply. `recordedAt` is when the outcome was stored. `held` is what holds keep of the balance, absent where that is nothing: available is balance minus held. `expired` counts the tokens that had run out and were taken off together with this. `sequence` is that of the account's last entry, where this wrote any: a query with that `minSequence` has seen it. The reply to a batch has the replies to its `items`, in their order, and counts them: `failed` are those that are no commands.
+ *
+ * A reader of today takes the replies of later versions: it ignores their fields, and has their codes and statuses as text.
  */
 export interface Reply {
   type?: string | undefined;
+  schemaVersion?: number | undefined;
   status: Status;
   code: Code | (string & {});
   message: string;
@@ -818,12 +888,15 @@ export interface Reply {
   amount?: number | undefined;
   balanceBefore?: number | undefined;
   balanceAfter?: number | undefined;
+  sequence?: number | undefined;
   required?: number | undefined;
   available?: number | undefined;
   shortfall?: number | undefined;
   used?: number | undefined;
   limit?: number | undefined;
   tier?: string | undefined;
+  previousTier?: string | undefined;
+  openedTier?: string | undefined;
   packageId?: string | undefined;
   baseTokens?: number | undefined;
   bonusTokens?: number | undefined;
@@ -849,6 +922,7 @@ export interface Reply {
   expiresAt?: string | undefined;
   periodStart?: string | undefined;
   periodEnd?: string | undefined;
+  validUntil?: string | undefined;
   applied?: number | undefined;
   rejected?: number | undefined;
   failed?: number | undefined;
@@ -920,10 +994,11 @@ export interface QueryProblem {
 /**
  * One notice. The same one may come twice (at least once): `id` is then the same.
  *
- * `referenceId` is the operation that brought it about, `recordedAt` when. Of a balance: `available` tokens were at or below `mark`. Of credit: `tokens` of `lot` (its number in the account) end with `expiresAt`.
+ * `referenceId` is the operation that brought it about, `recordedAt` when. Of a balance: `available` tokens were at or below `mark`. Of credit: `tokens` of `lot` (its number in the account) end with `expiresAt`. A reader of today takes types of later versions, and ignores fields that it doesn't know.
  */
 export interface BalanceLow {
   type: "balance.low";
+  schemaVersion: number;
   id: string;
   userId: string;
   referenceId: string;
@@ -938,10 +1013,11 @@ export interface BalanceLow {
 /**
  * One notice. The same one may come twice (at least once): `id` is then the same.
  *
- * `referenceId` is the operation that brought it about, `recordedAt` when. Of a balance: `available` tokens were at or below `mark`. Of credit: `tokens` of `lot` (its number in the account) end with `expiresAt`.
+ * `referenceId` is the operation that brought it about, `recordedAt` when. Of a balance: `available` tokens were at or below `mark`. Of credit: `tokens` of `lot` (its number in the account) end with `expiresAt`. A reader of today takes types of later versions, and ignores fields that it doesn't know.
  */
 export interface BalanceDepleted {
   type: "balance.depleted";
+  schemaVersion: number;
   id: string;
   userId: string;
   referenceId: string;
@@ -956,10 +1032,11 @@ export interface BalanceDepleted {
 /**
  * One notice. The same one may come twice (at least once): `id` is then the same.
  *
- * `referenceId` is the operation that brought it about, `recordedAt` when. Of a balance: `available` tokens were at or below `mark`. Of credit: `tokens` of `lot` (its number in the account) end with `expiresAt`.
+ * `referenceId` is the operation that brought it about, `recordedAt` when. Of a balance: `available` tokens were at or below `mark`. Of credit: `tokens` of `lot` (its number in the account) end with `expiresAt`. A reader of today takes types of later versions, and ignores fields that it doesn't know.
  */
 export interface CreditExpiring {
   type: "credit.expiring";
+  schemaVersion: number;
   id: string;
   userId: string;
   referenceId: string;
