@@ -16,7 +16,7 @@ from tests.typescript.npm_package import FOLDER, run
 
 pytestmark = pytest.mark.usefixtures("compiled")
 
-SERVED = ("billing.payments", "billing.usage", "billing.queries")
+SERVED = ("billing.payments", "billing.usage", "billing.bulk", "billing.queries")
 TESTS = sorted(path.stem for path in (FOLDER / "test").glob("*.test.ts"))
 
 

@@ -50,8 +50,7 @@ export class BillingClient extends Billing {
 
   /** Throws BillingTimeout, BillingUnavailable, BillingRefused, BillingFailed and BillingConfiguration. */
   override async request(command: Command, options: CommandOptions = {}): Promise<Result> {
-    const { replies } = command as { replies?: string | null };
-    if ((replies ?? "all") !== "all") {
+    if ((command.replies ?? "all") !== "all") {
       throw new BillingRefused("replies: request waits for the reply; use publish", "replies");
     }
     this.#start({ consumes: true });
@@ -120,6 +119,9 @@ export class BillingClient extends Billing {
 }
 
 function outgoing(command: Command, { lane }: CommandOptions): Outgoing {
+  if (lane === "bulk" && !command.type.startsWith("usage.")) {
+    throw new BillingRefused(`the bulk lane takes usage alone, not ${command.type}`, "lane", "wrong_lane");
+  }
   const exchange = lane === "bulk" ? "billing.bulk" : "billing";
   return { exchange, type: command.type, body: encode(command), referenceId: command.referenceId };
 }

@@ -571,13 +571,10 @@ function contentOf(command: Single): string {
 }
 
 /** Return the rejection of usage that is decided after its `validUntil`. */
-function tooLate(
-  command: Single & { validUntil?: string | null | undefined },
-  now: number,
-): Decision | undefined {
-  const { validUntil } = command;
-  if (validUntil == null || now <= Date.parse(validUntil)) return undefined;
-  return { ...rejected("too_late" as Code, {}), ...{ validUntil: iso(Date.parse(validUntil)) } };
+function tooLate(command: Single, now: number): Decision | undefined {
+  if (!("validUntil" in command) || command.validUntil == null) return undefined;
+  const validUntil = Date.parse(command.validUntil);
+  return now <= validUntil ? undefined : rejected("too_late", { validUntil: iso(validUntil) });
 }
 
 function movedNothing({ command, reply }: Outcome): boolean {

@@ -348,7 +348,7 @@ function nextCredit(account: FakeAccount): { nextCreditAt?: string; nextCreditTo
 }
 
 /** Return whether the sender wants the reply: all of them, problems alone, or none. */
-function isWanted({ replies }: Command & { replies?: string | null | undefined }, reply: Reply): boolean {
+function isWanted({ replies }: Command, reply: Reply): boolean {
   const isProblem = reply.status !== "applied" || Boolean(reply.rejected) || Boolean(reply.failed);
   return replies === "problems" ? isProblem : replies !== "none";
 }

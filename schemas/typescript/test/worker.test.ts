@@ -60,6 +60,14 @@ test("the rights of a producer suffice for commands and queries", async () => {
   await producer.close();
 });
 
+test("usage by the bulk lane is applied, and anything else is refused there", async () => {
+  const userId = await user();
+  const [lane, referenceId] = [{ lane: "bulk" } as const, randomUUID()];
+  assert.equal((await client.deduct({ referenceId, userId, tokens: 5 }, lane)).balanceAfter, 9_995);
+  const bonus = client.bonus({ referenceId: randomUUID(), userId, tokens: 5 }, lane);
+  await assert.rejects(bonus, { name: "BillingRefused", reason: "wrong_lane" });
+});
+
 test("replies to published commands come to their subscriber", async () => {
   const [userId, referenceId] = [await user(), randomUUID()];
   const replies: Reply[] = [];
