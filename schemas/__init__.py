@@ -21,6 +21,13 @@ from schemas.credits import AdjustCredit, BonusCredit, RefundCredit
 from schemas.dead_letter import DeadLetter
 from schemas.dead_letter_reason import DeadLetterReason
 from schemas.decoding import Limits, decode, decode_query, first_malformed
+from schemas.imports import (
+    ImportAccount,
+    ImportedLot,
+    ImportedPayment,
+    ImportedQuota,
+    ImportedTotals,
+)
 from schemas.malformed import Malformed
 from schemas.notices import Notice, NoticeType
 from schemas.payments import (
@@ -76,6 +83,11 @@ __all__ = [
     "DisputeClosed",
     "FreeUpload",
     "HistoryAnswer",
+    "ImportAccount",
+    "ImportedLot",
+    "ImportedPayment",
+    "ImportedQuota",
+    "ImportedTotals",
     "Limits",
     "Malformed",
     "Message",

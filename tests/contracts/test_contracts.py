@@ -13,8 +13,8 @@ from tests.support.message_bodies import REASONS
 from worker.ledger.engine import ledger_engine
 
 STEPS = [step for path in files() for step in steps_of(path)]
-#: A fault of the worker's: no message brings it about.
-NO_CODE = {Code.UNPROCESSABLE}
+#: A fault of the worker's, which no message brings about, and what has no message of its own.
+NO_CODE = {Code.UNPROCESSABLE, Code.PAYMENT_IMPORTED}
 #: Bodies that no file of text can hold, or should.
 NO_REASON = {"not_utf8", "body_too_large", "too_deep"}
 #: Only where the catalog says `when_spent = "write_off"`.

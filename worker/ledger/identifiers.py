@@ -24,6 +24,7 @@ _TYPES = {
     "payment.disputed": 22,
     "payment.dispute_closed": 23,
     "payment.failed": 24,
+    "payment.import": 25,
     "credit.refund": 40,
     "credit.bonus": 41,
     "credit.adjust": 42,
@@ -32,6 +33,7 @@ _TYPES = {
     "subscription.cancel": 52,
     "account.open": 60,
     "account.settle": 61,
+    "account.import": 62,
 }
 
 #: Codes by number: applied commands below 100, refusals from there on.
@@ -60,6 +62,8 @@ _CODES = {
     Code.DISPUTE_LOST: 22,
     Code.PAYMENT_FAILED: 23,
     Code.PAYMENT_AWAITED: 24,
+    Code.ACCOUNT_IMPORTED: 30,
+    Code.PAYMENT_IMPORTED: 31,
     Code.INSUFFICIENT_BALANCE: 100,
     Code.ACCOUNT_NOT_FOUND: 101,
     Code.ACCOUNT_EXISTS: 102,
@@ -80,6 +84,8 @@ _CODES = {
     Code.PERIOD_ALREADY_GRANTED: 117,
     Code.PERIOD_OUT_OF_RANGE: 118,
     Code.SUBSCRIPTION_NOT_ACTIVE: 119,
+    Code.REFERENCE_TAKEN: 130,
+    Code.ALLOCATION_OUTLASTS_PERIOD: 131,
 }
 
 _STATUSES = {Status.APPLIED: 1, Status.REJECTED: 2}

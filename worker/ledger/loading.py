@@ -30,6 +30,7 @@ from worker.core.known import (
 from worker.core.needs import needs_of
 from worker.core.outcomes import Outcome
 from worker.core.plan import Counter
+from worker.core.rules.imports import PAYMENT_IMPORT
 from worker.core.superseded import Attempted, Superseded, owner_of
 from worker.ledger import rows
 from worker.ledger.bulk import Keys, insert_rows, select_by, select_rows
@@ -82,8 +83,12 @@ def load(
         _usages(connection, known, _originals(judged.outcomes, needs.usages))
     if needs.paying:
         _payment_events(connection, known, needs.paying)
-        _payments(connection, known, _originals(judged.outcomes, needs.payments, type_of(PaymentSucceeded)))
+        _payments(connection, known, _originals(judged.outcomes, needs.payments, *_PAYING))
     return known
+
+
+#: Types of the operations that have a payment.
+_PAYING = (type_of(PaymentSucceeded), PAYMENT_IMPORT)
 
 
 def keys_of(states: Collection[AccountState], slots: Collection[int] = ()) -> Keys:

@@ -18,12 +18,16 @@ from worker.ledger.tables import quota_entries, quotas
 
 @dataclass(frozen=True, slots=True)
 class PostedState:
-    """Posted state of an account: its open lots and holds, and the time of its last entry."""
+    """Posted state of an account: its open lots and holds, and the time of its last entry.
+
+    Nothing is known of it before ``known_since``, when it was opened or imported.
+    """
 
     state: AccountState
     lots: Sequence[Lot]
     holds: Sequence[Hold]
     opened_at: datetime
+    known_since: datetime
     updated_at: datetime
 
     def now(self, now: datetime, catalog: Catalog) -> Account:
@@ -49,7 +53,8 @@ def posted_state(connection: Connection, user_id: str) -> PostedState:
         lots=open_lots(connection, [state]).get(state.account_id, ()),
         holds=open_holds(connection, [state] if state.held else []).get(state.account_id, ()),
         opened_at=row.opened_at,
-        updated_at=row.posted_at or row.opened_at,
+        known_since=row.imported_at or row.opened_at,
+        updated_at=row.posted_at or row.imported_at or row.opened_at,
     )
 
 
