@@ -167,8 +167,8 @@ class ImportAccount(BaseCommand):
     )
     type: Literal["account.import"] = "account.import"
     tier: Identifier
-    anchor: PastTimestamp
     opened_at: PastTimestamp
+    anchor: PastTimestamp
     as_of: PastTimestamp
     lots: Annotated[tuple[ImportedLot, ...], Field(max_length=LOTS_MAX)] = ()
     debt: ImportedAmount = 0

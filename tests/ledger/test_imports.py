@@ -26,10 +26,11 @@ from tests.support.commands import (
 )
 from tests.support.strategies import NOW, SMALL_CATALOG, examples
 from tests.support.true_ledger import unguarded
-from worker.core import Answer, Conflict, Decided
+from worker.core import Answer, Conflict, Counter, Decided
 from worker.errors import NotFoundError
 from worker.ledger.audit import audit
 from worker.ledger.queries import Reader
+from worker.ledger.queries.imports import foreseen, posted_imports
 from worker.ledger.senders import Sender
 from worker.ledger.tables import accounts
 
@@ -182,7 +183,7 @@ def test_imported_past_is_in_no_report_on_usage(do: Do, reader: Reader) -> None:
     assert (report.total_used, report.projection.days_observed) == (12, 2)
 
 
-def test_nothing_is_known_before_an_import(do: Do, reader: Reader) -> None:
+def test_balance_before_an_import_is_unknown(do: Do, reader: Reader) -> None:
     do(WHOLE)
     with pytest.raises(NotFoundError, match="it came from another system at 2026-11-22T10:15:00"):
         reader.balance_at("u", NOW - timedelta(seconds=1), SMALL_CATALOG)
@@ -274,6 +275,52 @@ def test_import_of_any_totals_is_true(
     )
     assert codes(applied(engine, SMALL_CATALOG, command, now=NOW)) == [Code.ACCOUNT_IMPORTED]
     assert_true(engine)
+
+
+# -- before and after it is sent --------------------------------------------------------------------------
+
+
+def test_foreseen_answers_are_those_given(engine: Engine, do: Do) -> None:
+    do(opening(user_id="v", reference_id="v"), payment(reference_id="q", user_id="v"))
+    do(importing("done", debt=5), deduct(5, "squatted", "nobody"))
+    commands = [
+        WHOLE,
+        importing("v"),
+        importing("done", debt=5),
+        importing("done", referenceId="import-done", debt=6),
+        importing("w", payments=[{**PAYMENT, "referenceId": "q"}]),
+        importing("x", payments=[{**PAYMENT, "referenceId": "squatted"}]),
+        importing("y", tier="gone"),
+        importing("z", payments=[PAYMENT]),
+    ]
+    with engine.connect() as connection:
+        before = foreseen(connection, commands, NOW, SMALL_CATALOG)
+    given = do(*commands)
+    assert codes(before) == codes(given)
+    assert codes(given)[5:] == [Code.ACCOUNT_IMPORTED, Code.UNKNOWN_TIER, Code.REFERENCE_TAKEN]
+    assert_true(engine)
+
+
+def test_posted_sums_are_those_of_the_command_whatever_came_since(engine: Engine, do: Do) -> None:
+    empty, owing, paid = (
+        importing("v"),
+        importing("w", debt=5),
+        importing("x", payments=[{**PAYMENT, "referenceId": "q"}]),
+    )
+    do(WHOLE, empty, owing, paid)
+    do(deduct(20, "d"), upload(3, "up"), went_back(333))
+    with engine.connect() as connection:
+        posted = posted_imports(connection, [WHOLE, empty, owing, paid, importing("never")])
+    assert {name: one.balance for name, one in posted.items()} == {
+        "import-u": 92,
+        "import-v": 0,
+        "import-w": -5,
+        "import-x": 0,
+    }
+    assert posted["import-u"].sums[Counter.USAGE] == -2_295
+    assert posted["import-u"].quotas == {"free_upload": 12, "page": 2}
+    assert posted["import-u"].payments.keys() == {"p"}
+    assert posted["import-x"].sums == {Counter.PURCHASES: 90, Counter.BONUS: 10, Counter.USAGE: -100}
 
 
 # -- corrupted --------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ from worker.core.lots import is_notice_due
 from worker.core.notices import write_notices
 from worker.core.outcomes import Answer, Conflict, Decided, Outcome, moves_nothing
 from worker.core.periods import period_at
-from worker.core.plan import Imported, Plan
+from worker.core.plan import ImportedAccount, Plan
 from worker.core.rules import credit, holds, imports, payments, subscriptions, usage
 from worker.core.rules.decisions import Context, Decision, applied, rejected
 from worker.core.superseded import ATTEMPTS_AHEAD_MAX, Superseded, may_supersede, owner_of
@@ -224,7 +224,7 @@ class _Batch:
         if not has_own_entries:
             outcome.balance_before = account.state.balance
         self.plan.opened.add(command.user_id)
-        self.plan.imported.append(Imported(command.user_id, command.opened_at, outcome, paid))
+        self.plan.imported.append(ImportedAccount(command.user_id, command.opened_at, outcome, paid))
         self.plan.outcomes += paid
         self._fresh.update(zip(references, paid, strict=True))
         return _carried_out(outcome, decision, account)

@@ -85,7 +85,7 @@ class AccountMove:
 
 
 @dataclass(frozen=True, slots=True)
-class Imported:
+class ImportedAccount:
     """Account that was imported, when it was opened elsewhere, and the outcomes of its payments."""
 
     user_id: str
@@ -122,7 +122,7 @@ class Plan:
     closed_holds: list[Hold] = field(default_factory=list)
     accounts: list[AccountMove] = field(default_factory=list)
     opened: set[str] = field(default_factory=set)
-    imported: list[Imported] = field(default_factory=list)
+    imported: list[ImportedAccount] = field(default_factory=list)
 
     def name_senders(self, sender_ids: Iterable[int | None]) -> None:
         """Set the senders of new outcomes; ``sender_ids`` has one for each answer, in their order."""

@@ -159,9 +159,10 @@ def _granted(scope: Scope) -> Column:
 
 
 def _imported(scope: Scope) -> Column:
-    """Return the tokens that came into a lot with its import, looked up inside a CASE for the few such lots.
+    """Return the tokens that came into a lot with its import.
 
-    Null for a lot of an allocation that fell due with the import: its entries are due.
+    They are looked up inside a CASE for the few such lots. Null for a lot of an allocation that fell due with
+    the import: its entries are due.
     """
     entry, operation = entries.alias("credited"), operations.c
     return (
