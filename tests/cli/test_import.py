@@ -9,7 +9,7 @@ from sqlalchemy import text
 from schemas import DeductUsage
 from tests.cli.console import Cli, Ended, FilledLedger
 from tests.cli.test_adjust import worker
-from tests.support.commands import went_back
+from tests.support.commands import importing, went_back
 from worker.ledger.audit import audit
 
 AS_OF = ("--as-of", "2026-11-22T10:00:00Z")
@@ -60,7 +60,7 @@ def sums(ended: Ended, column: str = "files") -> dict[str, str]:
 # -- the dry run ------------------------------------------------------------------------------------------
 
 
-def test_dry_run_tells_the_sums_and_sends_nothing(ledger_cli: Cli, whole: list[str]) -> None:
+def test_dry_run_shows_the_sums_and_sends_nothing(ledger_cli: Cli, whole: list[str]) -> None:
     ended = ledger_cli("import", *whole, *AS_OF)
     assert (ended.code, ended.err) == (0, "")
     assert sums(ended) == {
@@ -97,7 +97,7 @@ def test_control_total_that_is_off_keeps_everything_from_being_sent(cli: Cli, wh
     assert "nothing was sent" in ended.out
 
 
-def test_dry_run_tells_what_the_ledger_would_refuse(
+def test_dry_run_shows_what_the_ledger_would_refuse(
     ledger_cli: Cli, ledger: FilledLedger, write: Write
 ) -> None:
     ledger.open("ben")
@@ -316,6 +316,17 @@ def test_usage_since_the_import_is_no_difference(cli: Cli, ledger: FilledLedger,
         assert cli("import", *whole, *AS_OF, "--yes").lines[-1] == "sent: nothing; 0 differences"
 
 
+def test_stored_rejection_is_judged_anew_by_a_higher_attempt(
+    ledger_cli: Cli, ledger: FilledLedger, write: Write
+) -> None:
+    rejected = importing("dan", referenceId="import/dan", tier="gone")
+    assert ledger.apply(rejected) == ["unknown_tier"]
+    arguments = (*write("user_id,tier,opened_at,balance\ndan,free,2024-01-05T08:00:00Z,0\n"), *AS_OF)
+    assert "conflict" not in ledger_cli("import", *arguments).err
+    assert ledger_cli("import", *arguments).code == 1
+    assert ledger_cli("import", *arguments, "--attempt", "2").lines[-2] == "1 new, 0 done, 0 refused"
+
+
 def test_changed_file_is_a_conflict(cli: Cli, write: Write, whole: list[str]) -> None:
     with worker(cli):
         cli("import", *whole, *AS_OF, "--yes")
@@ -324,7 +335,7 @@ def test_changed_file_is_a_conflict(cli: Cli, write: Write, whole: list[str]) ->
     assert "user ada: the reference names another operation: asOf was" in changed.err
 
 
-def test_difference_between_ledger_and_files_is_told(
+def test_difference_between_ledger_and_files_is_shown(
     cli: Cli, ledger: FilledLedger, whole: list[str]
 ) -> None:
     with worker(cli):
@@ -349,7 +360,7 @@ def test_import_without_a_worker_says_how_to_go_on(cli: Cli, whole: list[str]) -
     assert "Run the same again" in ended.error
 
 
-def test_sender_without_the_right_is_told(cli: Cli, whole: list[str]) -> None:
+def test_refusal_for_a_missing_right_is_shown(cli: Cli, whole: list[str]) -> None:
     cli.environment["BILLING_SENDERS"] = '{"payment.*": ["bridge"]}'
     with worker(cli, senders={"payment.*": ["bridge"]}):
         ended = cli("import", *whole, *AS_OF, "--yes")

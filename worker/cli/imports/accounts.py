@@ -52,6 +52,7 @@ class Form:
 
     as_of: datetime
     prefix: str
+    attempt: int
     max_quantity: int
     now: datetime
 
@@ -181,6 +182,7 @@ class ImportFiles:
             "type": "account.import",
             "referenceId": f"{self._form.prefix}{user_id}",
             "userId": user_id,
+            "attempt": self._form.attempt,
             "tier": values["tier"],
             "openedAt": values["opened_at"],
             "anchor": values.get("anchor", values["opened_at"]),

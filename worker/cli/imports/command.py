@@ -16,7 +16,7 @@ from schemas.fields import parse_rfc3339
 from worker.bootstrap import Application, utc_now
 from worker.cli.application import sender_of, with_application
 from worker.cli.imports.accounts import Form, ImportFiles, Prepared
-from worker.cli.imports.publishing import WINDOW, Publication
+from worker.cli.imports.publishing import WINDOW, ImportPublisher
 from worker.cli.imports.sums import NAMES, differences, posted_sums, sums_of
 from worker.cli.options import as_json
 from worker.cli.output import progress, show_json, show_table
@@ -139,6 +139,9 @@ class _Report:
 @click.option("--yes", is_flag=True, help="Send the accounts; without it nothing changes.")
 @click.option("--partial", is_flag=True, help="With --yes, send the others where some would be refused.")
 @click.option(
+    "--attempt", type=int, default=1, show_default=True, help="A higher one has rejections judged anew."
+)
+@click.option(
     "--timeout",
     "timeout_s",
     type=click.FloatRange(0, 3_600),
@@ -160,27 +163,30 @@ def import_command(
     expected: tuple[tuple[str, int], ...],
     yes: bool,
     partial: bool,
+    attempt: int,
     timeout_s: float,
     as_json: bool,
 ) -> None:
     """Move accounts from another system: check CSV files, send them, compare the sums.
 
     Without --yes nothing changes: the files are checked as a worker checks them, the ledger is asked what it
-    would refuse, and the sums are told. With --yes each account goes through the queue as account.import, and
-    afterwards what the ledger posted is compared with the files. Run again after an interruption: what is
+    would refuse, and the sums are shown. With --yes each account goes through the queue as account.import,
+    and afterwards what the ledger posted is compared with the files. Run again after an interruption: what is
     there counts once. Exit 0 where all is well, 1 where something differs or is refused.
 
     \b
-    Columns (UTF-8, commas, a header; times such as 2026-11-22T10:15:00Z; behind ; what may be left out):
-      ACCOUNTS    user_id, tier, opened_at, balance; anchor (else opened_at), allocated, purchased, bonus,
-                  refunded, adjusted, used, expired, reversed
-      --lots      user_id, source, tokens; granted, expires_at, priority, payment_reference_id
-      --payments  user_id, reference_id, amount_minor, currency, package_id, tokens, paid_at; bonus_tokens,
-                  provider
+    Columns, in brackets what may be left out (UTF-8, commas, a header):
+      ACCOUNTS    user_id, tier, opened_at, balance [anchor (else opened_at), allocated,
+                  purchased, bonus, refunded, adjusted, used, expired, reversed]
+      --lots      user_id, source, tokens [granted, expires_at, priority,
+                  payment_reference_id]
+      --payments  user_id, reference_id, amount_minor, currency, package_id, tokens,
+                  paid_at [bonus_tokens, provider]
       --quotas    user_id, meter, used
+    Times are such as 2026-11-22T10:15:00Z.
     """
     application.require_newest_schema()
-    form = Form(as_of, prefix, application.settings.max_quantity, utc_now())
+    form = Form(as_of, prefix, attempt, application.settings.max_quantity, utc_now())
     files = ImportFiles(accounts, {"lots": lots, "payments": payments, "quotas": quotas}, form)
     report = _Report(dict(expected))
     try:
@@ -245,7 +251,7 @@ def _send(
             if reply.status is not Status.APPLIED:
                 report.refused.add(_about(command, reply.message))
 
-        Publication(link, queue, sender_of(application), timeout_s, count).send(commands)
+        ImportPublisher(link, queue, sender_of(application), timeout_s, count).send(commands)
 
 
 def _compare(application: Application, files: ImportFiles, report: _Report) -> None:
@@ -299,8 +305,8 @@ def _show(report: _Report, *, is_sent: bool, as_json: bool) -> None:
     show_table("import", columns, rows)
     click.echo(", ".join(f"{report.foreseen[name]} {name}" for name in ("new", "done", "refused")))
     if report.replies is not None:
-        told = ", ".join(f"{number} {name}" for name, number in sorted(report.replies.items()))
-        click.echo(f"sent: {told or 'nothing'}; {report.differing.count} differences")
+        counted = ", ".join(f"{number} {name}" for name, number in sorted(report.replies.items()))
+        click.echo(f"sent: {counted or 'nothing'}; {report.differing.count} differences")
     elif not is_sent:
         click.echo("nothing was sent" + ("; --yes sends it" if report.is_clean else ""))
 

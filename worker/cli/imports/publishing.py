@@ -17,7 +17,7 @@ _LOOK_S = 0.5
 OnReply = Callable[[ImportAccount, Reply], None]
 
 
-class Publication:
+class ImportPublisher:
     """Sends commands over a link that consumes the queue of their replies."""
 
     def __init__(
