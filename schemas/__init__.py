@@ -24,6 +24,13 @@ from schemas.dead_letter import DeadLetter
 from schemas.dead_letter_reason import DeadLetterReason
 from schemas.decoding import Limits, decode, decode_query, first_malformed
 from schemas.fields import WantedReplies
+from schemas.imports import (
+    ImportAccount,
+    ImportedLot,
+    ImportedPayment,
+    ImportedQuota,
+    ImportedTotals,
+)
 from schemas.malformed import Malformed
 from schemas.notices import Notice, NoticeType
 from schemas.payments import (
@@ -82,6 +89,11 @@ __all__ = [
     "ExtendUsage",
     "FreeUpload",
     "HistoryAnswer",
+    "ImportAccount",
+    "ImportedLot",
+    "ImportedPayment",
+    "ImportedQuota",
+    "ImportedTotals",
     "Limits",
     "Malformed",
     "Message",

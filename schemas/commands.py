@@ -4,6 +4,7 @@ from typing import get_args
 
 from schemas.accounts import OpenAccount, SettleAccount
 from schemas.credits import AdjustCredit, BonusCredit, RefundCredit
+from schemas.imports import ImportAccount
 from schemas.payments import (
     DisputeClosed,
     PaymentDisputed,
@@ -26,6 +27,7 @@ from schemas.usage import (
 #: A command names one operation of the ledger.
 Command = (
     OpenAccount
+    | ImportAccount
     | SettleAccount
     | DeductUsage
     | FreeUpload

@@ -15,6 +15,7 @@ from schemas.base import BaseMessage
 from schemas.commands import COMMAND_TYPES, MESSAGE_TYPES, Command
 from schemas.dead_letter_reason import DeadLetterReason
 from schemas.fields import IDENTIFIER_MAX, Identifier, WantedReplies, is_plain
+from schemas.imports import ImportAccount
 from schemas.malformed import Malformed, MalformedError
 from schemas.parsing import GivenTwice, parse, shown
 from schemas.queries import QUERY_TYPES, Query
@@ -175,6 +176,12 @@ def _refuse_replies(item: BatchItem, index: int) -> None:
 
 
 def _refuse_excess(command: Command, now: datetime, limits: Limits, index: int | None = None) -> None:
+    if isinstance(command, ImportAccount) and command.as_of > now + limits.occurred_at_max_ahead:
+        raise MalformedError(
+            DeadLetterReason.INVALID_FIELD,
+            f"asOf: {command.as_of.isoformat()} lies in the future; check the sender's clock.",
+            "asOf",
+        )
     if command.QUANTITY is not None and abs(getattr(command, command.QUANTITY)) > limits.max_quantity:
         field = _place(index) + to_camel(command.QUANTITY)
         raise MalformedError(

@@ -123,8 +123,9 @@ def _short(name: str) -> str:
 
 def _invalid(fault: ErrorDetails, place: str) -> MalformedError:
     loc = fault["loc"]
-    # Field, or field and metadata key; what pydantic adds behind names the key.
-    field = ".".join([shown(part) for part in loc[:2]])
+    # Field, or field and metadata key, or field of a part; what pydantic adds behind names the key.
+    is_in_list = len(loc) > 1 and isinstance(loc[1], int)
+    field = ".".join([shown(part) for part in loc[: 3 if is_in_list else 2]])
     text = _WAYS_OUT.get(fault["type"]) or fault["msg"].removeprefix("Value error, ")
     match fault["type"], loc:
         case "missing", _:
@@ -172,6 +173,9 @@ _WAYS_OUT = {
     "string_unicode": HALF_A_PAIR_TEXT,
     "string_too_short": "must not be empty",
     "string_type": "must be a string",
+    "extra_forbidden": "is not known",
+    "model_type": "must be an object that gives each field once",
+    "tuple_type": "must be an array",
     "dict_type": "must be an object",
     "bool_type": "must be true or false",
 }

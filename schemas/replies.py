@@ -48,6 +48,8 @@ class Code(StrEnum):
     DISPUTE_LOST = "dispute_lost"
     PAYMENT_FAILED = "payment_failed"
     PAYMENT_AWAITED = "payment_awaited"  #: recorded; counts when its payment comes
+    ACCOUNT_IMPORTED = "account_imported"
+    PAYMENT_IMPORTED = "payment_imported"  #: came with an account; no message has this reply
 
     INSUFFICIENT_BALANCE = "insufficient_balance"
     ACCOUNT_NOT_FOUND = "account_not_found"
@@ -70,6 +72,8 @@ class Code(StrEnum):
     PERIOD_OUT_OF_RANGE = "period_out_of_range"
     SUBSCRIPTION_NOT_ACTIVE = "subscription_not_active"
     TOO_LATE = "too_late"  #: decided after ``validUntil``
+    REFERENCE_TAKEN = "reference_taken"  #: that of a payment which an import brings
+    ALLOCATION_OUTLASTS_PERIOD = "allocation_outlasts_period"
     REFERENCE_CONFLICT = "reference_conflict"
 
     MALFORMED = "malformed"  #: ``reason`` says how

@@ -3,6 +3,7 @@
 import getpass
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -23,11 +24,13 @@ def ada(ledger: FilledLedger) -> None:
 
 
 @contextmanager
-def worker(cli: Cli) -> Iterator[None]:
+def worker(cli: Cli, **more: Any) -> Iterator[None]:
     """A worker on the broker and the ledger of ``cli``."""
     environment = cli.environment
     settings = load_settings(
-        broker_url=environment["BILLING_BROKER_URL"], database_url=environment["BILLING_DATABASE_URL"]
+        broker_url=environment["BILLING_BROKER_URL"],
+        database_url=environment["BILLING_DATABASE_URL"],
+        **more,
     )
     application = Application(settings)
     with running(application):

@@ -73,6 +73,7 @@ CALLS: dict[tuple[str, ...], tuple[tuple[str, ...], bytes, tuple[str, ...]]] = {
     ("tokens", "list"): ((), b"", ("tokens",)),
     ("tokens", "remove"): (("app",), b"", ()),
     ("demo",): (("--messages", "150"), b"", ()),
+    ("import",): (("accounts.csv", "--as-of", "2026-11-22T10:00:00Z", "--yes"), b"", ("unexpected",)),
 }
 PAGED = {path for path, command in COMMANDS.items() if "cursor" in {one.name for one in command.params}}
 LISTS = {*PAGED, ("console", "users", "list"), ("tokens", "list")}
@@ -112,6 +113,9 @@ def test_every_command_prints_one_json_object(
     replay = ("dead-letters", "replay")
     before: dict[tuple[str, ...], Callable[[], object]] = {
         (*replay, "pause"): lambda: running_replay(application),
+        ("import",): lambda: (tmp_path / "accounts.csv").write_text(
+            "user_id,tier,opened_at,balance\nivy,free,2024-01-05T08:00:00Z,5\n"
+        ),
         (*replay, "cancel"): lambda: application.service().create_replay([3], "x", "ann"),
     }
     cli.environment["BILLING_CONSOLE_USERS"] = str(tmp_path / "users")

@@ -31,8 +31,8 @@ ALL_STEPS = [step for path in files() for step in steps_of(path)]
 STEPS = [step for step in ALL_STEPS if "reply" in step]
 QUERIES = [step for step in ALL_STEPS if "query" in step]
 ANSWERS = get_args(QueryAnswer)
-#: A fault of the worker's: no message brings it about.
-NO_CODE = {Code.UNPROCESSABLE}
+#: A fault of the worker's, which no message brings about, and what has no message of its own.
+NO_CODE = {Code.UNPROCESSABLE, Code.PAYMENT_IMPORTED}
 #: Bodies that no file of text can hold, or should.
 NO_REASON = {"not_utf8", "body_too_large", "too_deep"}
 #: Problems that no query brings about: a right, an outage, a fault of ours.

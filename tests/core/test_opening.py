@@ -89,7 +89,7 @@ def test_command_about_what_was_before_opens_no_account(command: Command) -> Non
 def test_every_type_opens_an_account_or_is_known_not_to() -> None:
     opens, opens_not = ({command.type for command in commands} for commands in (OPENS, OPENS_NOT))
     assert opens == {name for name, model in COMMAND_TYPES.items() if issubclass(model, OpeningCommand)}
-    assert opens | opens_not | {"account.open"} == set(COMMAND_TYPES)
+    assert opens | opens_not | {"account.open", "account.import"} == set(COMMAND_TYPES)
 
 
 @pytest.mark.parametrize("command", [*OPENS, *OPENS_NOT], ids=lambda command: command.type)

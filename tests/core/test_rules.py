@@ -22,6 +22,7 @@ from tests.support.commands import (
     disputed,
     extend,
     failed,
+    importing,
     opening,
     payment,
     record,
@@ -122,6 +123,25 @@ BY_HAND = {"reason": "a slip", "actor": "ann"}
 TWO_LOTS = (*OPEN, bonus(20, "b"), deduct(110, "d"))
 LONG = 31 * 86_400
 
+IMPORTED = {"tier": "pro", "periodStart": "2026-11-03T00:00:00Z", "periodEnd": "2026-12-03T00:00:00Z"}
+OLD_PAYMENT = {
+    "referenceId": "p",
+    "amountMinor": 999,
+    "currency": "EUR",
+    "packageId": "gone",
+    "tokens": 90,
+    "bonusTokens": 10,
+    "paidAt": "2026-11-10T00:00:00Z",
+}
+LEFT_OF_IT = {"source": "purchase", "tokens": 30, "paymentReferenceId": "p"}
+GIFT = {"source": "bonus", "tokens": 50, "priority": 0}
+SPENT_ALLOCATION = {
+    "source": "allocation",
+    "tokens": 0,
+    "granted": 100,
+    "expiresAt": "2026-12-03T00:00:00Z",
+}
+
 ACCOUNTS = [
     Case(
         "an account is opened with the period's allocation",
@@ -135,6 +155,130 @@ ACCOUNTS = [
         (),
         opening(tier="empty"),
         yes("account_opened", 0, 0, 0, tier="empty"),
+    ),
+    Case(
+        "an account is imported with a lot for what is left, and one for what came and went",
+        (),
+        importing(
+            lots=[{"source": "bonus", "tokens": 70}], totals={"allocated": 900, "bonus": 90, "used": 920}
+        ),
+        yes("account_imported", 70, 0, 70, **IMPORTED),
+        [
+            ("bonus", 70, 1),
+            ("allocation", 900, 2),
+            ("usage", -900, 2),
+            ("bonus", 20, 3),
+            ("usage", -20, 3),
+        ],
+    ),
+    Case(
+        "an imported debt of usage is lent by a lot of its own",
+        (),
+        importing(debt=70),
+        yes("account_imported", 0, 0, -70, debt=70, **IMPORTED),
+        [("transfers", -70, None), ("transfers", 70, 1), ("usage", -70, 1)],
+    ),
+    Case(
+        "an imported debt that a reversal made has no lot",
+        (),
+        importing(debt=70, totals={"purchased": 100, "used": 100, "reversed": 70}),
+        yes("account_imported", 0, 0, -70, debt=70, **IMPORTED),
+        [("purchases", 100, 1), ("usage", -100, 1), ("reversals", -70, None)],
+    ),
+    Case(
+        "tokens of unknown origin came in by what no other lot names",
+        (),
+        importing(
+            lots=[{"source": "carried_over", "tokens": 50, "priority": 3}, {"source": "bonus", "tokens": 20}],
+            totals={"allocated": 30, "purchased": 40, "bonus": 20, "used": 20},
+        ),
+        yes("account_imported", 70, 0, 70, **IMPORTED),
+        [
+            ("bonus", 20, 1),
+            ("allocation", 30, 2),
+            ("purchases", 20, 2),
+            ("purchases", 20, 3),
+            ("usage", -20, 3),
+        ],
+    ),
+    Case(
+        "more may have been adjusted in than the sum of both signs says",
+        (),
+        importing(lots=[{"source": "adjustment", "tokens": 50}], totals={"allocated": 30, "adjusted": 20}),
+        yes("account_imported", 50, 0, 50, **IMPORTED),
+        [("adjustments", 50, 1), ("allocation", 30, 2), ("adjustments", -30, 2)],
+    ),
+    Case(
+        "more may have been given back than was reversed",
+        (),
+        importing(lots=[{"source": "carried_over", "tokens": 50}], totals={"allocated": 30, "reversed": -20}),
+        yes("account_imported", 50, 0, 50, **IMPORTED),
+        [("allocation", 30, 1), ("reversals", 20, 1)],
+    ),
+    Case(
+        "what has fallen due since the moment of an import is posted with it",
+        (),
+        importing(
+            tier="keeper",
+            asOf="2026-11-02T10:00:00Z",
+            anchor="2026-10-03T00:00:00Z",
+            lots=[{"source": "allocation", "tokens": 70, "granted": 80, "expiresAt": "2026-11-03T00:00:00Z"}],
+        ),
+        yes(
+            "account_imported",
+            70,
+            0,
+            130,
+            tier="keeper",
+            expired=20,
+            periodStart="2026-10-03T00:00:00Z",
+            periodEnd="2026-11-03T00:00:00Z",
+        ),
+        [
+            ("allocation", 80, 1),
+            ("usage", -10, 1),
+            ("transfers", -50, 1),
+            ("transfers", 50, 2),
+            ("expiry", -20, 1),
+            ("allocation", 80, 3),
+        ],
+    ),
+    Case(
+        "an empty account that is imported gets what fell due since",
+        (),
+        importing(tier="steady", asOf="2026-11-02T10:00:00Z", anchor="2026-10-03T00:00:00Z"),
+        yes(
+            "account_imported",
+            0,
+            120,
+            120,
+            tier="steady",
+            periodStart="2026-10-03T00:00:00Z",
+            periodEnd="2026-11-03T00:00:00Z",
+        ),
+        [("allocation", 120, 1)],
+    ),
+    Case(
+        "a refund takes what is left of an imported payment first",
+        [importing(payments=[OLD_PAYMENT], lots=[LEFT_OF_IT, GIFT])],
+        went_back(999),
+        yes("payment_refunded", 100, 80, -20, debt=20, **OF_PAYMENT),
+        [("reversals", -30, 1), ("reversals", -50, 3), ("reversals", -20, None)],
+    ),
+    Case(
+        "an upgrade grants what the new tier has more than the imported period had",
+        [importing(tier="free", lots=[SPENT_ALLOCATION])],
+        change("pro"),
+        yes(
+            "subscription_changed",
+            150,
+            0,
+            150,
+            tier="pro",
+            previousTier="free",
+            periodEnd="2026-12-03T00:00:00Z",
+        ),
+        [("allocation", 150, 2)],
     ),
     Case("an account is settled where nothing is due", OPEN, settling(), yes("account_settled", 0, 100, 100)),
     Case(
@@ -1302,6 +1446,40 @@ REJECTED = [
         no("subscription_not_active", 100),
     ),
     Case(
+        "an import of a user who has an account",
+        OPEN,
+        importing(),
+        no("account_exists", 100, tier="free"),
+    ),
+    Case(
+        "an import to a tier that is not sold",
+        (),
+        importing(tier="gone"),
+        {"code": "unknown_tier", "tier": "gone"},
+    ),
+    Case(
+        "an import of a quota that no meter counts against",
+        (),
+        importing(quotas=[{"meter": "ocr", "used": 1}]),
+        {"code": "unknown_meter", "meter": "ocr"},
+    ),
+    Case(
+        "an import of a payment whose reference is taken",
+        [opening(user_id="v"), payment(reference_id="p", user_id="v")],
+        importing(payments=[OLD_PAYMENT]),
+        {"code": "reference_taken", "originalReferenceId": "p"},
+    ),
+    Case(
+        "an import of an allocation that lasts longer than its period",
+        (),
+        importing(lots=[{"source": "allocation", "tokens": 5, "expiresAt": "2026-12-04T00:00:00Z"}]),
+        {
+            "code": "allocation_outlasts_period",
+            "expiresAt": "2026-12-04T00:00:00Z",
+            "periodEnd": "2026-12-03T00:00:00Z",
+        },
+    ),
+    Case(
         "a cancellation of what was canceled",
         [*OPEN, cancel(reference_id="k")],
         cancel("now"),
@@ -1326,7 +1504,7 @@ def test_a_rejection_says_why_and_leaves_everything_as_it_was(case: Case) -> Non
 def test_every_command_and_every_code_has_its_row_here() -> None:
     cases = [*APPLIED, *REJECTED]
     assert {case.command.type for case in APPLIED} == set(COMMAND_TYPES)
-    of_the_reference = {Code.REFERENCE_CONFLICT, Code.BATCH_PROCESSED}
+    of_the_reference = {Code.REFERENCE_CONFLICT, Code.BATCH_PROCESSED, Code.PAYMENT_IMPORTED}
     of_the_pipeline = {Code.MALFORMED, Code.UNPROCESSABLE}
     assert {case.reply["code"] for case in cases} == set(Code) - of_the_reference - of_the_pipeline
 

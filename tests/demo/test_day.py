@@ -63,7 +63,8 @@ def test_day_has_every_kind_of_message(scenario: Scenario) -> None:
 def test_day_has_every_type_and_delivers_one_message_in_twenty_again(scenario: Scenario, count: int) -> None:
     whole = [message for message in scenario.messages if not message.kind.startswith("malformed")]
 
-    assert {message.routing_key for message in whole} == MESSAGE_TYPES.keys()
+    of_a_move = {"account.import"}  # comes before the first day
+    assert {message.routing_key for message in whole} == MESSAGE_TYPES.keys() - of_a_move
     assert [message.kind for message in whole].count("delivered again") >= count // 20
 
 

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import Connection, Engine, event, func, select
 
 from schemas import Command, Malformed, commands_of, decode, slot_of
-from tests.support.commands import bonus, deduct, opening, payment, refund, went_back
+from tests.support.commands import bonus, deduct, importing, opening, payment, refund, went_back
 from tests.support.forms import transacted
 from tests.support.model import Model, predicted
 from tests.support.partitioned_ledger import PARTITIONS, partition_ledger, partitions_in
@@ -265,6 +265,44 @@ def test_usage_and_payment_in_one_batch_are_judged_in_their_order(ledger: Ledger
 
 class BrokenOffError(Exception):
     """End of a worker between two steps."""
+
+
+def _old_payment(reference: str) -> dict[str, Any]:
+    return {
+        "referenceId": reference,
+        "amountMinor": 999,
+        "currency": "EUR",
+        "packageId": "gone",
+        "tokens": 90,
+        "paidAt": "2026-11-10T00:00:00Z",
+    }
+
+
+def test_import_with_payments_is_one_in_every_form(ledger: Ledger) -> None:
+    first, second = (f"{word}-{uuid4().hex[:8]}" for word in ("first", "second"))
+    old, squatted, taken = (f"old-{uuid4().hex[:8]}" for _ in range(3))
+    commands: list[Command] = [
+        deduct(5, squatted, f"squatter-{uuid4().hex[:8]}"),
+        importing(first, payments=[_old_payment(old), _old_payment(squatted)]),
+        importing(second, payments=[_old_payment(old)]),
+        importing(second, referenceId=f"{second}-again", payments=[_old_payment(taken)]),
+        importing(second, referenceId=f"{second}-late", payments=[_old_payment(f"{taken}-late")]),
+        payment(reference_id=old, user_id=first),
+        went_back(999, reference_id=f"{old}-back", user_id=first, original_reference_id=old),
+    ]
+    expected = [
+        "account_not_found",
+        "account_imported",
+        "reference_taken",
+        "account_imported",
+        "account_exists",
+        "reference_conflict",
+        "payment_refunded",
+    ]
+    for batch in ([[command] for command in commands], [commands]):
+        answers = [answer for one in batch for answer in transacted(ledger, one, NOW, SMALL_CATALOG)]
+        replied = replies([command for one in batch for command in one], answers)
+        assert [reply["code"] for reply in replied] == expected
 
 
 @pytest.fixture

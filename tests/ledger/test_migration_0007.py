@@ -46,8 +46,16 @@ Rows = Mapping[str, list[Row]]
 #: Codes that no outcome in the ledger has: answers to commands that are refused before, or to batches.
 NOT_STORED = {Code.BATCH_PROCESSED, Code.REFERENCE_CONFLICT, Code.MALFORMED, Code.UNPROCESSABLE}
 #: Types and codes of later versions.
-LATER_TYPES = {"usage.extend"}
-LATER_CODES = {Code.HOLD_EXTENDED, Code.HOLD_SETTLED_LATE, Code.TOO_LATE}
+LATER_TYPES = {"usage.extend", "account.import", "payment.import"}
+LATER_CODES = {
+    Code.HOLD_EXTENDED,
+    Code.HOLD_SETTLED_LATE,
+    Code.TOO_LATE,
+    Code.ACCOUNT_IMPORTED,
+    Code.PAYMENT_IMPORTED,
+    Code.REFERENCE_TAKEN,
+    Code.ALLOCATION_OUTLASTS_PERIOD,
+}
 #: References that another command took from a usage.
 TAKEN = {"taken-1", "taken-2", "taken-3", "taken-4", "eve-due-1", "eve-due-2"}
 
@@ -124,7 +132,9 @@ def expected(before: Rows) -> Rows:
         for table, rows in before.items()
         if table not in ("accounts", "operations", "superseded_outcomes", "entries", "quota_entries")
     } | {
-        "accounts": [row | {"slot": slot_of(row["user_id"])} for row in before["accounts"]],
+        "accounts": [
+            row | {"slot": slot_of(row["user_id"]), "imported_at": None} for row in before["accounts"]
+        ],
         "operations": [outcome(row) | {"is_taken": False} for row in before["operations"]]
         + [outcome(row) | {"is_taken": True} for row in taken],
         "superseded_outcomes": [outcome(row) for row in kept],

@@ -172,7 +172,7 @@ def test_new_row_has_every_column(table: Table, columns: Callable[[], Columns]) 
 
 def test_account_has_no_column_that_nothing_reads_or_writes() -> None:
     written = only_row_of_state(distinct(AccountState)).keys() - {"expected_sequence"}
-    assert written | {"opened_at"} == {column.name for column in accounts.columns}
+    assert written | {"opened_at", "imported_at"} == {column.name for column in accounts.columns}
 
 
 def test_changed_row_has_all_that_may_change() -> None:

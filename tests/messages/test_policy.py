@@ -69,3 +69,25 @@ def test_prefix_of_the_operator_is_open_to_everybody() -> None:
 def test_longest_pattern_decides_the_prefix(type_: str, sender: str | None, prefix: str | None) -> None:
     policy = Policy(senders={"usage.*": {"ocr": "ocr-", "app": ""}, "usage.record": ["meter"]})
     assert policy.prefix_of_references(type_, sender) == prefix
+
+
+@pytest.mark.parametrize(
+    ("senders", "prefix"),
+    [
+        ({}, ""),
+        ({"payment.*": ["bridge"]}, None),
+        ({"account.*": ["ops"]}, None),
+        ({"*": ["ops"]}, None),
+        ({"account.import": ["ops"]}, ""),
+        ({"account.import": {"ops": "import/"}, "account.*": ["app"]}, "import/"),
+        ({"account.import": ["app"]}, None),
+    ],
+)
+def test_import_is_allowed_by_a_rule_that_names_it_alone(
+    senders: dict[str, list[str]], prefix: str | None
+) -> None:
+    assert Policy(senders=senders).prefix_of_references("account.import", "ops") == prefix
+
+
+def test_other_types_of_accounts_follow_patterns() -> None:
+    assert Policy(senders={"account.*": ["app"]}).prefix_of_references("account.open", "app") == ""

@@ -90,6 +90,16 @@ def test_command_keeps_its_content_over_the_wire(command: Command) -> None:
 CONTENT: dict[str, dict[str, Any]] = {
     "account.open": {"tier": "free"},
     "account.settle": {},
+    "account.import": {
+        "anchor": "2026-11-03T00:00:00+00:00",
+        "asOf": "2026-11-22T10:00:00+00:00",
+        "debt": 0,
+        "lots": [],
+        "openedAt": "2024-01-05T08:00:00+00:00",
+        "payments": [],
+        "quotas": [],
+        "tier": "free",
+    },
     "credit.adjust": {"allowNegative": False, "tokens": -5},
     "credit.bonus": {"tokens": 5},
     "credit.refund": {"tokens": 5},

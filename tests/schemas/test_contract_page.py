@@ -239,5 +239,7 @@ def value_of(schema: Schema) -> str:
             least = schema.get("minimum", schema.get("exclusiveMinimum", 0) + 1)
             return f"{_NUMBERS.get(least, least)} to {_NUMBERS.get(schema['maximum'], schema['maximum'])}"
         case {"type": "array"}:
-            return f"{schema['minItems']} to {schema['maxItems']} objects"
+            return f"{schema.get('minItems', 0)} to {schema['maxItems']} objects"
+        case {"$ref": _}:
+            return "object"
     raise AssertionError(f"a kind of value that the page has no word for: {schema}")

@@ -166,5 +166,6 @@ def test_no_code_is_ever_renamed_or_taken_away() -> None:
         *("subscription_changed", "subscription_renewed", "renewal_scheduled", "subscription_canceled"),
         *("subscription_not_active", "period_already_granted", "period_out_of_range", "unknown_tier"),
         "too_late",
+        *("account_imported", "payment_imported", "reference_taken", "allocation_outlasts_period"),
         *("reference_conflict", "malformed", "unprocessable"),
     }

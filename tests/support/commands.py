@@ -16,6 +16,7 @@ from schemas import (
     DisputeClosed,
     ExtendUsage,
     FreeUpload,
+    ImportAccount,
     OpenAccount,
     PaymentDisputed,
     PaymentFailed,
@@ -33,6 +34,18 @@ from schemas import (
 
 def opening(reference_id: str = "o", user_id: str = "u", tier: str = "free", **more: Any) -> OpenAccount:
     return OpenAccount(reference_id=reference_id, user_id=user_id, tier=tier, **more)
+
+
+def importing(user_id: str = "u", **fields: Any) -> ImportAccount:
+    """Return an import as it comes over the wire: fields by their names there, also those of its parts."""
+    least = {
+        "tier": "pro",
+        "anchor": "2026-11-03T00:00:00Z",
+        "openedAt": "2024-01-05T08:00:00Z",
+        "asOf": "2026-11-22T10:00:00Z",
+    }
+    named = {"referenceId": f"import-{user_id}", "userId": user_id}
+    return ImportAccount.model_validate({**named, **least, **fields})
 
 
 def deduct(tokens: int, reference_id: str = "r", user_id: str = "u", **more: Any) -> DeductUsage:

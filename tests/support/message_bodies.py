@@ -34,6 +34,12 @@ _MONEY: Fields = {"amountMinor": 499, "currency": "USD"}
 _LEAST: dict[str, Fields] = {
     "account.open": {"tier": "free"},
     "account.settle": {},
+    "account.import": {
+        "tier": "free",
+        "anchor": "2026-11-03T00:00:00Z",
+        "openedAt": "2024-01-05T08:00:00Z",
+        "asOf": "2026-11-22T10:00:00Z",
+    },
     "usage.deduct": {"tokens": 5},
     "usage.free_upload": {"bytes": 5},
     "usage.reserve": {"tokens": 5, "ttlSeconds": 60},

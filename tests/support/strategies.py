@@ -7,7 +7,7 @@ each other on few users and few references, for the rules; ``passing_days()`` le
 The ledger that takes them is in ``tests/support/fake_ledger.py``.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -25,6 +25,10 @@ from schemas import (
     DisputeClosed,
     ExtendUsage,
     FreeUpload,
+    ImportAccount,
+    ImportedLot,
+    ImportedPayment,
+    ImportedQuota,
     Limits,
     OpenAccount,
     PaymentDisputed,
@@ -240,6 +244,7 @@ def commands(now: datetime = NOW, limits: Limits = LIMITS) -> st.SearchStrategy[
     lives = st.integers(1, HOLD_MAX_SECONDS)
     return st.one_of(
         _made(OpenAccount, tier=identifiers(), **common),
+        _imports(common, now),
         _made(SettleAccount, **common),
         _made(DeductUsage, tokens=used, **feature, **until, **first, **common),
         _made(FreeUpload, bytes=used, **until, **first, **common),
@@ -278,6 +283,51 @@ def commands(now: datetime = NOW, limits: Limits = LIMITS) -> st.SearchStrategy[
         _made(ChangeSubscription, tier=identifiers(), **common),
         _made(RenewSubscription, period_start=at_times, **common),
         _made(CancelSubscription, at=st.sampled_from(["period_end", "now"]), **common),
+    )
+
+
+def _imports(common: Mapping[str, st.SearchStrategy[Any]], now: datetime) -> st.SearchStrategy[Command]:
+    """Return imports whose totals follow from their lots and payments."""
+    tokens = st.integers(1, 10**9)
+    lot = st.fixed_dictionaries(
+        {
+            "source": st.sampled_from(["allocation", "purchase", "bonus", "refund", "carried_over"]),
+            "tokens": tokens,
+        },
+        optional={
+            "priority": st.integers(0, 1_000),
+            "expires_at": st.integers(1, 999).map(lambda days: now + timedelta(days=days)),
+        },
+    )
+    paid = st.fixed_dictionaries(
+        {
+            "reference_id": st.integers(0, 9).map(lambda number: f"pay-{number}"),
+            "amount_minor": tokens,
+            "currency": st.sampled_from(["EUR", "USD"]),
+            "package_id": identifiers(),
+            "tokens": tokens,
+            "bonus_tokens": st.integers(0, 10**9),
+            "paid_at": st.just(now - timedelta(days=3)),
+        },
+        optional={"provider": labels()},
+    )
+    quota = st.fixed_dictionaries({"meter": labels(), "used": st.integers(0, 10**9)})
+    return _made(
+        ImportAccount,
+        **common,
+        tier=identifiers(),
+        anchor=st.just(now - timedelta(days=9)),
+        opened_at=st.just(now - timedelta(days=999)),
+        as_of=st.just(now),
+        lots=st.lists(lot.map(lambda fields: ImportedLot(**fields)), max_size=3).map(tuple),
+        payments=st.lists(
+            paid.map(lambda fields: ImportedPayment(**fields)),
+            max_size=2,
+            unique_by=lambda payment: payment.reference_id,
+        ).map(tuple),
+        quotas=st.lists(
+            quota.map(lambda fields: ImportedQuota(**fields)), max_size=2, unique_by=lambda quota: quota.meter
+        ).map(tuple),
     )
 
 

@@ -33,6 +33,7 @@ from schemas import (
     SettleUsage,
 )
 from tests.support.apply_commands import applied
+from tests.support.commands import importing
 from tests.support.strategies import STRICT_CATALOG, TAKING_CATALOG
 from worker.catalog import Catalog
 from worker.ledger.engine import ledger_engine
@@ -44,12 +45,12 @@ _DAY = timedelta(days=1)
 _HOUR = timedelta(hours=1)
 
 #: The account ids in a new database.
-ACCOUNTS = tuple(65 * number + SHARED for number in range(1, 10))
-ADA, BEN, CYD, DAN, EVE, FAY, GUS, HAL, IBU = ACCOUNTS
+ACCOUNTS = tuple(65 * number + SHARED for number in range(1, 11))
+ADA, BEN, CYD, DAN, EVE, FAY, GUS, HAL, IBU, JAN = ACCOUNTS
 
 
 def fill(engine: Engine) -> None:
-    """Fill the ledger with the history of nine users over a month and a half."""
+    """Fill the ledger with the history of ten users over a month and a half."""
     for day, commands, catalog in HISTORY:
         applied(engine, catalog, *commands, now=OPENED + day)
 
@@ -64,6 +65,27 @@ def _paid(reference: str, user: str, package: str = "rich") -> Command:
         reference_id=reference, user_id=user, package_id=package, amount_minor=minor, currency=currency
     )
 
+
+_JAN = importing(
+    "jan",
+    asOf="2026-11-04T09:00:00Z",
+    lots=[
+        {"source": "allocation", "tokens": 40, "granted": 250, "expiresAt": "2026-12-03T00:00:00Z"},
+        {"source": "purchase", "tokens": 30, "paymentReferenceId": "jan-old"},
+    ],
+    totals={"allocated": 500, "purchased": 200, "bonus": 15, "used": 600, "expired": 45},
+    payments=[
+        {
+            "referenceId": "jan-old",
+            "amountMinor": 999,
+            "currency": "EUR",
+            "packageId": "gone",
+            "tokens": 90,
+            "bonusTokens": 10,
+            "paidAt": "2026-10-10T00:00:00Z",
+        }
+    ],
+)
 
 #: Time since the opening, commands, and the catalog they are judged by.
 HISTORY: Sequence[tuple[timedelta, Sequence[Command], Catalog]] = [
@@ -127,6 +149,7 @@ HISTORY: Sequence[tuple[timedelta, Sequence[Command], Catalog]] = [
         CATALOG,
     ),
     (3 * _DAY, [SettleAccount(reference_id="ben-due", user_id="ben")], CATALOG),
+    (3 * _DAY, [_JAN], CATALOG),  # came from another system
     (
         4 * _DAY,
         [

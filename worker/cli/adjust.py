@@ -2,8 +2,6 @@
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import Any
 from uuid import uuid4
@@ -12,12 +10,13 @@ import click
 
 from schemas import Limits, Malformed, Reply, Status, decode
 from worker.bootstrap import Application, utc_now
-from worker.broker import Consumes, Link
+from worker.broker import Consumes
 from worker.cli.application import reply_sender_of, with_application
 from worker.cli.options import actor_option, as_json, named_operator
 from worker.cli.output import show_fields, show_json
+from worker.cli.reply_link import reply_link
 from worker.cli.text import printable
-from worker.errors import BrokerUnavailableError, ConfigurationError, NoReplyError
+from worker.errors import ConfigurationError, NoReplyError
 from worker.messages.outgoing import OutgoingCommand
 
 _LOOK_S = 0.5
@@ -114,7 +113,7 @@ def _checked(message: dict[str, Any], max_quantity: int) -> bytes:
 def _asked(application: Application, reference: str, body: bytes, timeout_s: float) -> Reply:
     """Publish ``body`` and wait for its reply."""
     correlation_id = uuid4().hex
-    with _reply_link(application) as (link, queue):
+    with reply_link(application) as (link, queue):
         command = OutgoingCommand.of(
             "credit.adjust",
             body,
@@ -129,24 +128,6 @@ def _asked(application: Application, reference: str, body: bytes, timeout_s: flo
         if result.returned:
             raise ConfigurationError("no queue takes credit.adjust: run `billing-worker topology declare`")
         return _reply_to(link, correlation_id, reference, timeout_s)
-
-
-@contextmanager
-def _reply_link(application: Application) -> Iterator[tuple[Link, str]]:
-    """Link that consumes a reply queue of this user's own; both are removed after the block."""
-    queue = f"{application.settings.reply_queue}.{reply_sender_of(application)}.{uuid4().hex}"
-    link = application.link()
-    try:
-        link.declare_temporary(queue)
-    finally:
-        link.close()
-    link = application.link(consume=[queue], prefetch=1)
-    try:
-        yield link, queue
-    finally:
-        with suppress(BrokerUnavailableError):
-            link.delete(queue)
-        link.close()
 
 
 def _reply_to(link: Consumes, correlation_id: str, reference: str, timeout_s: float) -> Reply:

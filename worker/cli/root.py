@@ -75,6 +75,10 @@ _COMMANDS = {
         "worker.cli.holdings:holds",
         "List a user's holds: tokens kept for work to come, and how those that ended did.",
     ),
+    "import": Lazy(
+        "worker.cli.imports.command:import_command",
+        "Move accounts from another system: check CSV files, send them, compare the sums.",
+    ),
     "lots": Lazy(
         "worker.cli.holdings:lots",
         "List a user's lots: each credit with what is left of it, the next to be spent first.",

@@ -107,6 +107,10 @@ REPLY_CODES: Final[dict[Code, ReplyCodeEntry]] = {
     Code.DISPUTE_LOST: _applied("tokens of the lost money are taken back"),
     Code.PAYMENT_FAILED: _applied("all that the payment bought is taken back"),
     Code.PAYMENT_AWAITED: _applied("recorded; counts when its payment comes"),
+    Code.ACCOUNT_IMPORTED: _applied("the account has what it had elsewhere"),
+    Code.PAYMENT_IMPORTED: _applied(
+        "the payment came with an account; only a question about its reference shows it"
+    ),
     Code.INSUFFICIENT_BALANCE: _rejected(
         "fewer tokens are available than required", Retry.NEXT_ATTEMPT, Actor.CALLER
     ),
@@ -148,6 +152,16 @@ REPLY_CODES: Final[dict[Code, ReplyCodeEntry]] = {
     ),
     Code.SUBSCRIPTION_NOT_ACTIVE: _rejected("the subscription is canceled", Retry.NEXT_ATTEMPT, Actor.CALLER),
     Code.TOO_LATE: _rejected("it was decided after its `validUntil`", Retry.NEXT_ATTEMPT, Actor.CALLER),
+    Code.REFERENCE_TAKEN: _rejected(
+        "a payment of the import has a reference that names an operation of the ledger",
+        Retry.NEXT_ATTEMPT,
+        Actor.CALLER,
+    ),
+    Code.ALLOCATION_OUTLASTS_PERIOD: _rejected(
+        "an imported allocation ends after the period; import it as `carried_over`",
+        Retry.NEXT_ATTEMPT,
+        Actor.CALLER,
+    ),
     Code.REFERENCE_CONFLICT: _rejected(
         "the reference names another operation; a dead letter as well",
         Retry.NEW_REFERENCE,

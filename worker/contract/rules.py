@@ -29,6 +29,7 @@ EXPRESSED: Final[dict[str, Schema]] = {
     "AdjustCredit._what_is_taken_has_no_expiry": {
         "anyOf": [_not_given("expiresAt"), {"properties": {"tokens": {"type": "integer", "minimum": 1}}}]
     },
+    "_Part._within_fields": {},
     "QueryAfford._one_usage": _either(
         {**given("tokens"), "allOf": [_not_given("meter"), _not_given("quantity")]},
         {**given("meter", "quantity"), "allOf": [_not_given("tokens")]},
@@ -65,6 +66,14 @@ DESCRIBED: Final[dict[str, str]] = {
     "UsageBatch._replies_of_the_batch": "Items have no `replies`: the batch says which it wants.",
     "RefundCredit._not_itself": "`originalReferenceId` must differ from `referenceId`.",
     "BonusCredit._effective_before_it_expires": "`expiresAt` must be after `effectiveAt`.",
+    "ImportedLot._no_more_than_granted": (
+        "`tokens` are at most `granted`. A lot that names its payment is a purchase or a purchase_bonus, and"
+        " leaves `granted` out."
+    ),
+    "ImportAccount._true_in_itself": (
+        "`totals` come to the tokens of all lots less `debt`, and hold what lots and payments were granted."
+        " No time is after `asOf`. A lot names a payment of the list; nothing is named twice."
+    ),
     "QueryHistory._one_place": "`from` must be before `to`.",
     "QueryUsage._one_range": "`from` and `to` are at most 366 days, both included.",
 }
@@ -74,6 +83,7 @@ OF_VALUES: Final[dict[str, str | None]] = {
     "parse_rfc3339": None,
     "parse_day": None,
     "_in_utc": None,
+    "_since_1970": "Not before 1970.",
     "_in_years": "In the years 1970 to 2199.",
     "_not_negative": None,
     "_not_zero": None,

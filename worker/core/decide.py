@@ -22,6 +22,7 @@ from schemas import (
     DisputeClosed,
     ExtendUsage,
     FreeUpload,
+    ImportAccount,
     OpenAccount,
     OpeningCommand,
     PaymentDisputed,
@@ -46,8 +47,8 @@ from worker.core.lots import notice_due_at
 from worker.core.notices import write_notices
 from worker.core.outcomes import Answer, Conflict, Decided, Outcome, moves_nothing
 from worker.core.periods import period_at
-from worker.core.plan import Plan
-from worker.core.rules import credit, holds, payments, subscriptions, usage
+from worker.core.plan import ImportedAccount, Plan
+from worker.core.rules import credit, holds, imports, payments, subscriptions, usage
 from worker.core.rules.decisions import Context, Decision, applied, rejected
 from worker.core.superseded import ATTEMPTS_AHEAD_MAX, Superseded, may_supersede, owner_of
 
@@ -136,9 +137,13 @@ class _Batch:
             return _conflict(command, content, stored)
         if command.attempt > stored.attempt + ATTEMPTS_AHEAD_MAX:
             return _too_far_ahead(command, stored.attempt)
+        self._take(stored)
+        return self._answer_new(command, content)
+
+    def _take(self, stored: Outcome) -> None:
+        """Take the reference of an outcome that moved nothing."""
         self.plan.taken.append(stored)
         self._superseded.add_lost(stored)
-        return self._answer_new(command, content)
 
     def _answer_lost(self, command: Command, content: str, lost: Outcome) -> Answer:
         """Answer a usage whose reference is taken, by a command that isn't in the ledger yet."""
@@ -171,6 +176,8 @@ class _Batch:
             return self._judge_with(account, command, outcome)
         if isinstance(command, OpenAccount):
             return self._open(command, outcome)
+        if isinstance(command, ImportAccount):
+            return self._import(command, outcome)
         return self._judge_first(command, outcome)
 
     def _judge_first(self, command: Command, outcome: Outcome) -> Outcome:
@@ -232,6 +239,39 @@ class _Batch:
             return None
         return rejected(Code.TOO_LATE, valid_until=command.valid_until.isoformat())
 
+    def _import(self, command: ImportAccount, outcome: Outcome) -> Outcome:
+        """Open the account as it was, then post what has fallen due since."""
+        references = [payment.reference_id for payment in command.payments]
+        refused = imports.refusal(command, self._context) or self._taken_reference(references)
+        if refused is not None:
+            return _refused(outcome, refused)
+        for reference in references:
+            if (stored := self._context.outcome_of(reference)) is not None:
+                self._take(stored)
+        row = self._known.accounts[command.user_id]
+        until = imports.present_period(command).end
+        state = AccountState(row.account_id, row.user_id, command.tier, command.anchor, until)
+        account = self._accounts[command.user_id] = Account(state, (), (), self._catalog, self._now)
+        paid = [imports.payment_outcome(command, payment, self._now) for payment in command.payments]
+        decision = imports.import_account(account, command, outcome, paid, self._context)
+        has_own_entries = outcome.first_entry is not None
+        post_due(account, outcome)
+        if not has_own_entries:
+            outcome.balance_before = account.state.balance
+        self.plan.opened.add(command.user_id)
+        self.plan.imported.append(ImportedAccount(command.user_id, command.opened_at, outcome, paid))
+        self.plan.outcomes += paid
+        self._fresh.update(zip(references, paid, strict=True))
+        return _carried_out(outcome, decision, account)
+
+    def _taken_reference(self, references: Iterable[str]) -> Decision | None:
+        """Return the refusal of references of which one names an operation that moved something."""
+        for reference in references:
+            stored = self._context.outcome_of(reference)
+            if stored is not None and not may_supersede(imports.PAYMENT_IMPORT, stored):
+                return rejected(Code.REFERENCE_TAKEN, original_reference_id=reference)
+        return None
+
     def _decision(self, command: Command, account: Account, outcome: Outcome) -> Decision:
         context = self._context
         match command:
@@ -267,7 +307,7 @@ class _Batch:
                 return subscriptions.cancel(account, command, outcome, context)
             case SettleAccount():
                 return applied(Code.ACCOUNT_SETTLED, 0)
-            case OpenAccount():
+            case OpenAccount() | ImportAccount():
                 return rejected(Code.ACCOUNT_EXISTS, tier=account.state.tier)
             case _:
                 assert_never(command)

@@ -8,6 +8,7 @@ from schemas import (
     DisputeClosed,
     ExtendUsage,
     FreeUpload,
+    ImportAccount,
     OpenAccount,
     OpeningCommand,
     PaymentDisputed,
@@ -43,6 +44,13 @@ class Needs:
     counting: set[str] = field(default_factory=set)
 
 
+def references_of(command: Command) -> tuple[str, ...]:
+    """Return the references that ``command`` takes: its own, and those of the payments that it brings."""
+    if isinstance(command, ImportAccount):
+        return command.reference_id, *(payment.reference_id for payment in command.payments)
+    return (command.reference_id,)
+
+
 def needs_of(commands: Iterable[Command]) -> Needs:
     """Return what ``commands`` need from the ledger."""
     needs = Needs()
@@ -56,6 +64,9 @@ def needs_of(commands: Iterable[Command]) -> Needs:
         match command:
             case OpenAccount():
                 needs.opening.setdefault(command.user_id, command.tier)
+            case ImportAccount():
+                needs.opening.setdefault(command.user_id, command.tier)
+                needs.references.update(references_of(command))
             case FreeUpload() | RecordUsage():
                 needs.counting.add(command.user_id)
             case ExtendUsage() | SettleUsage() | ReleaseUsage():

@@ -84,6 +84,16 @@ class AccountMove:
     only_used: bool
 
 
+@dataclass(frozen=True, slots=True)
+class ImportedAccount:
+    """Account that was imported, when it was opened elsewhere, and the outcomes of its payments."""
+
+    user_id: str
+    opened_at: datetime
+    outcome: Outcome
+    payments: list[Outcome]
+
+
 @dataclass(slots=True)
 class Plan:
     """Answers, one for each command in their order, and all rows that make them true.
@@ -91,9 +101,10 @@ class Plan:
     ``outcomes`` are new operations; ``rejudged`` pairs a rejection with what replaces it at a higher attempt;
     ``taken`` are outcomes that moved nothing and lose their reference to one of ``outcomes``.
 
-    ``accounts`` are those that changed; ``opened`` the users whose account this batch opened. New lots and
-    holds are kept apart from changed ones, and lots that only usage changed from the others. ``late_holds``
-    had run out before this batch, which captured them all the same.
+    ``accounts`` are those that changed; ``opened`` the users whose account this batch opened, ``imported``
+    those among them that came from another system. New lots and holds are kept apart from changed ones, and
+    lots that only usage changed from the others. ``late_holds`` had run out before this batch, which captured
+    them all the same.
     """
 
     answers: list[Answer] = field(default_factory=list)
@@ -113,12 +124,16 @@ class Plan:
     late_holds: list[Hold] = field(default_factory=list)
     accounts: list[AccountMove] = field(default_factory=list)
     opened: set[str] = field(default_factory=set)
+    imported: list[ImportedAccount] = field(default_factory=list)
 
     def name_senders(self, sender_ids: Iterable[int | None]) -> None:
         """Set the senders of new outcomes; ``sender_ids`` has one for each answer, in their order."""
         for answer, sender_id in zip(self.answers, sender_ids, strict=True):
             if isinstance(answer, Decided) and not answer.duplicate:
                 answer.outcome.sender_id = sender_id
+        for account in self.imported:
+            for outcome in account.payments:
+                outcome.sender_id = account.outcome.sender_id
 
     @property
     def moves_nothing(self) -> bool:

@@ -107,6 +107,10 @@ _MESSAGES: Mapping[Code, str] = {
     Code.DISPUTE_LOST: "Dispute lost, {amount} tokens taken back. Balance: {balance}",
     Code.PAYMENT_FAILED: "A payment failed, {amount} tokens taken back. Balance: {balance}",
     Code.PAYMENT_AWAITED: "Recorded; it counts when the payment {original_reference_id} comes",
+    Code.ACCOUNT_IMPORTED: "Account imported on tier {tier}. Balance: {balance}",
+    Code.PAYMENT_IMPORTED: (
+        "Imported a payment for {base_tokens} + {bonus_tokens} bonus tokens, of which {amount} are left"
+    ),
     Code.INSUFFICIENT_BALANCE: "Insufficient token balance. Required: {required}, Available: {available}",
     Code.ACCOUNT_NOT_FOUND: "No token account for user {user}",
     Code.ACCOUNT_EXISTS: "User {user} already has an account on tier {tier}",
@@ -130,6 +134,11 @@ _MESSAGES: Mapping[Code, str] = {
     Code.CREDIT_EXPIRED: "The credit expired on {expires_at}",
     Code.PERIOD_ALREADY_GRANTED: "The period from {period_start} to {period_end} is granted already",
     Code.PERIOD_OUT_OF_RANGE: "The period of {period_start} can't be granted now",
+    Code.REFERENCE_TAKEN: "The payment {original_reference_id} is another operation in the ledger already",
+    Code.ALLOCATION_OUTLASTS_PERIOD: (
+        "An allocation until {expires_at} outlasts its period, which ends on {period_end}; "
+        "import it as carried_over"
+    ),
     Code.SUBSCRIPTION_NOT_ACTIVE: "The subscription of user {user} is canceled",
     Code.TOO_LATE: "The usage was valid until {valid_until} and came too late. Nothing moved",
 }

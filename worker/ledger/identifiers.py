@@ -25,6 +25,7 @@ _TYPES = {
     "payment.disputed": 22,
     "payment.dispute_closed": 23,
     "payment.failed": 24,
+    "payment.import": 25,
     "credit.refund": 40,
     "credit.bonus": 41,
     "credit.adjust": 42,
@@ -33,6 +34,7 @@ _TYPES = {
     "subscription.cancel": 52,
     "account.open": 60,
     "account.settle": 61,
+    "account.import": 62,
 }
 
 #: Codes by number: applied commands below 100, refusals from there on.
@@ -63,6 +65,8 @@ _CODES = {
     Code.PAYMENT_AWAITED: 24,
     Code.HOLD_EXTENDED: 25,
     Code.HOLD_SETTLED_LATE: 26,
+    Code.ACCOUNT_IMPORTED: 30,
+    Code.PAYMENT_IMPORTED: 31,
     Code.INSUFFICIENT_BALANCE: 100,
     Code.ACCOUNT_NOT_FOUND: 101,
     Code.ACCOUNT_EXISTS: 102,
@@ -84,6 +88,8 @@ _CODES = {
     Code.PERIOD_OUT_OF_RANGE: 118,
     Code.SUBSCRIPTION_NOT_ACTIVE: 119,
     Code.TOO_LATE: 120,
+    Code.REFERENCE_TAKEN: 130,
+    Code.ALLOCATION_OUTLASTS_PERIOD: 131,
 }
 
 _STATUSES = {Status.APPLIED: 1, Status.REJECTED: 2}

@@ -30,6 +30,7 @@ from worker.core.known import (
 from worker.core.needs import needs_of
 from worker.core.outcomes import Outcome
 from worker.core.plan import Counter
+from worker.core.rules.imports import PAYMENT_IMPORT
 from worker.core.superseded import Attempted, Superseded, owner_of
 from worker.ledger import rows
 from worker.ledger.bulk import Keys, insert_rows, select_by, select_rows
@@ -87,13 +88,17 @@ def load(
         _usages(connection, known, _originals(judged.outcomes, needs.usages))
     if needs.paying:
         _payment_events(connection, known, needs.paying)
-        _payments(connection, known, _originals(judged.outcomes, needs.payments, type_of(PaymentSucceeded)))
+        _payments(connection, known, _originals(judged.outcomes, needs.payments, *_PAYING))
     return known
 
 
 def _slots_of(users: Collection[str]) -> Collection[int]:
     """Return the slots that these users may be in: all of them where there are as many users."""
     return range(SLOTS) if len(users) >= SLOTS else {slot_of(user_id) for user_id in users}
+
+
+#: Types of the operations that have a payment.
+_PAYING = (type_of(PaymentSucceeded), PAYMENT_IMPORT)
 
 
 def keys_of(states: Collection[AccountState], slots: Collection[int] = ()) -> Keys:

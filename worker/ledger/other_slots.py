@@ -12,7 +12,7 @@ from datetime import datetime
 from sqlalchemy import Connection, Engine, update
 
 from schemas import Code, Command, Status, slot_of
-from worker.core.needs import needs_of
+from worker.core.needs import needs_of, references_of
 from worker.core.outcomes import Outcome
 from worker.core.plan import Plan
 from worker.core.superseded import ATTEMPTS_AHEAD_MAX, may_supersede, takes_from_usage
@@ -43,9 +43,16 @@ class OtherSlots:
         worker is at such a reference.
         """
         named = needs_of(commands).references
-        by_reference = {command.reference_id: command for command in reversed(commands)}
+        by_reference = {
+            reference: command for command in reversed(commands) for reference in references_of(command)
+        }
         # One that is too far ahead makes no operation, and would keep others from the reference.
-        users = {command.reference_id: command.user_id for command in commands if _is_first(command)}
+        users = {
+            reference: command.user_id
+            for command in commands
+            if _is_first(command)
+            for reference in references_of(command)
+        }
         with self._engine.begin() as connection:
             self._references.claim(connection, users, now)
             owners = self._references.owners(connection, named)
@@ -68,7 +75,7 @@ class OtherSlots:
                     if stored is not None and not is_taken:
                         found[reference] = stored
                 elif stored is None:
-                    self._take_abandoned(command, owners[reference], now, found)
+                    self._take_abandoned(reference, command, owners[reference], now, found)
                 elif other == slot and not is_taken:
                     pass  # the transaction reads it itself, under the locks of its accounts
                 elif may_supersede(command.type, stored) and (is_taken or _is_first(command)):
@@ -99,10 +106,9 @@ class OtherSlots:
                 raise ContentionError(f"another worker has taken the reference {stored.reference_id!r}")
 
     def _take_abandoned(
-        self, command: Command, owner: Owner, now: datetime, found: dict[str, Outcome]
+        self, reference: str, command: Command, owner: Owner, now: datetime, found: dict[str, Outcome]
     ) -> None:
         """Take a claim without an operation once it is old; until then it is its owner's."""
-        reference = command.reference_id
         with self._engine.begin() as connection:
             before = now - ABANDONED_AFTER
             taker = command.user_id

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine, text
 
 from schemas import Command, slot_of
 from worker.core.known import Known
+from worker.core.needs import references_of
 from worker.core.plan import Plan
 from worker.core.superseded import Owner, owner_of
 from worker.ledger.engine import translated_errors
@@ -65,7 +66,7 @@ class Ledger:
             others = {} if slot is None else self._others.judged(commands, slot, now)
             with self._engine.connect() as connection:
                 ids = Ids(connection, SHARED if slot is None else slot)
-                ids.provide(2 * len(commands))  # each may make an account and an operation
+                ids.provide(_ids_of(commands))
                 with connection.begin():
                     known = load(
                         connection, commands, now, ids.take, auto_open=auto_open, slot=slot, others=others
@@ -86,6 +87,11 @@ class Ledger:
         self._engine.dispose()
 
 
+def _ids_of(commands: Sequence[Command]) -> int:
+    """Return the most ids that ``commands`` take: an account each, and their operations."""
+    return len(commands) + sum(len(references_of(command)) for command in commands)
+
+
 def shares_of(commands: Sequence[Command], *, one_slot: bool) -> list[Share]:
     """Return the commands, with their places, all in one share or by slot.
 
@@ -99,11 +105,12 @@ def shares_of(commands: Sequence[Command], *, one_slot: bool) -> list[Share]:
     for place, command in enumerate(commands):
         slot, owner = slot_of(command.user_id), owner_of(command)
         share, owners = latest.get(slot, (None, {}))
-        if share is None or owners.get(command.reference_id, owner) != owner:
+        references = references_of(command)
+        if share is None or any(owners.get(reference, owner) != owner for reference in references):
             share, owners = latest[slot] = [], {}
             shares.append(share)
         share.append((place, command))
-        owners[command.reference_id] = owner
+        owners.update(dict.fromkeys(references, owner))
     return shares
 
 

@@ -129,7 +129,8 @@ def _of_operation(column: str = "operation_id") -> ForeignKeyConstraint:
 
 
 #: One row for each user: the sums of the entries, which can always be computed again from them. ``adjusted``
-#: is signed, and so is ``reversed``, where more was given back than taken.
+#: is signed, and so is ``reversed``, where more was given back than taken. Of an account that came from
+#: another system nothing is known before ``imported_at``.
 accounts = Table(
     "accounts",
     metadata,
@@ -158,6 +159,7 @@ accounts = Table(
     Column("alerts", SmallInteger, nullable=False, server_default="0"),
     Column("user_id", Text, nullable=False),
     Column("tier", Text, nullable=False),
+    Column("imported_at", UtcDateTime),
     PrimaryKeyConstraint("slot", "account_id"),
     UniqueConstraint("user_id", "slot"),
     # Users are searched by the beginnings of their names, which only this order serves. SQLite has it.
@@ -226,7 +228,13 @@ _MAY_MOVE_NOTHING = ", ".join(
 _ABOUT_SUBSCRIPTIONS = "type IN ({})".format(
     ", ".join(
         str(number_of("type", name))
-        for name in ("account.open", "subscription.change", "subscription.renew", "subscription.cancel")
+        for name in (
+            "account.open",
+            "subscription.change",
+            "subscription.renew",
+            "subscription.cancel",
+            "account.import",
+        )
     )
 )
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
 
-from sqlalchemy import Connection, delete
+from sqlalchemy import Connection, delete, update
 
 from schemas import slot_of
 from worker.core.known import Known
@@ -46,6 +46,7 @@ def write(
     for write, count in zip(writes, write_all(connection, writes) if writes else (), strict=True):
         if count != length_of(write.columns):
             raise ContentionError(f"{write.table.name} of this batch changed although they were locked")
+    _date_imported(connection, plan, known, now)
     _drop_unopened(connection, plan, known)
 
 
@@ -168,6 +169,20 @@ def _writes(plan: Plan, known: Known, now: datetime) -> Iterator[RowWrite]:
 
 _LOT_KEY = ("account_id", "number")
 _SEQUENCE = (("sequence", "expected_sequence"),)
+
+
+def _date_imported(connection: Connection, plan: Plan, known: Known, now: datetime) -> None:
+    """Write when the imported accounts were opened elsewhere, and that they came now."""
+    for one in plan.imported:
+        account = accounts.c
+        connection.execute(
+            update(accounts)
+            .where(
+                account.slot == slot_of(one.user_id),
+                account.account_id == known.accounts[one.user_id].account_id,
+            )
+            .values(opened_at=one.opened_at, imported_at=now)
+        )
 
 
 def _drop_unopened(connection: Connection, plan: Plan, known: Known) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from schemas import Limits
+from schemas import ImportAccount, Limits, type_of
 from worker.broker import BILLING, DIRECT_REPLY_TO, Topology
 
 #: Number of earlier deliveries from which a message may be poison: it is tried on record.
@@ -17,14 +17,19 @@ GIVE_UP_AFTER = 3
 SCHEDULER_APP_ID = "billing-scheduler"
 
 
+#: Types that only a rule which names them allows: they came after the rules of today's operators.
+_NAMED_ONLY = frozenset({type_of(ImportAccount)})
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """Limits of messages, tries of a fault, addresses of replies, and who may send what.
 
     ``senders`` maps a pattern of types to the broker users that may send them, or to users with the prefix
     that their references must begin with; of several patterns that match, the longest holds, and a type that
-    none matches may come from anyone. ``reply_to_prefixes`` are beginnings of queue names that any message
-    may name, whoever sends it.
+    none matches may come from anyone. Where there are any, an import must be named itself: a pattern that was
+    written for other types allows nobody to give credit. ``reply_to_prefixes`` are beginnings of queue names
+    that any message may name, whoever sends it.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -49,6 +54,10 @@ class Policy:
     def prefix_of_references(self, type_: str, sender: str | None) -> str | None:
         """Return the prefix of ``sender``'s references; None where it may not send ``type_`` at all."""
         patterns = [pattern for pattern in self.senders if fnmatchcase(type_, pattern)]
+        if type_ in _NAMED_ONLY and self.senders:
+            patterns = [pattern for pattern in patterns if pattern == type_]
+            if not patterns:
+                return None
         if not patterns:
             return ""
         users = self.senders[max(patterns, key=len)]

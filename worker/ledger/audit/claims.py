@@ -4,12 +4,14 @@ A claim is committed before its operation, so that operations are read first. Cl
 joined: they are not distributed alike.
 """
 
+import json
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Select, select
 
+from schemas import Status
 from worker.ledger.audit.report import Discrepancy
 from worker.ledger.audit.scope import scope_of
 from worker.ledger.audit.shares import SLOT_BY_SLOT
@@ -18,6 +20,14 @@ from worker.ledger.tables import claims, operations
 
 #: References that a statement looks up.
 _PAGE = 5_000
+#: Types in the index on commands about subscriptions, by user: imports are among them.
+_ABOUT_SUBSCRIPTIONS = (
+    "account.open",
+    "subscription.change",
+    "subscription.renew",
+    "subscription.cancel",
+    "account.import",
+)
 
 
 def differences(connection: Connection, slots: Slots, made_before: datetime) -> Iterator[Discrepancy]:
@@ -72,8 +82,10 @@ def _unused(connection: Connection, slot: Slots, made_before: datetime) -> Itera
     )
     for rows in _partitions(connection, slot, statement.order_by(claim.reference_id)):
         used = _used(connection, slot, [row.reference_id for row in rows])
-        for row in rows:
-            if (row.reference_id, row.user_id) not in used:
+        unused = [row for row in rows if (row.reference_id, row.user_id) not in used]
+        asked = _asked(connection, slot, {row.user_id for row in unused})
+        for row in unused:
+            if (row.reference_id, row.user_id) not in asked:
                 yield Discrepancy.of_reference("claim_without_outcome", row.reference_id, row.user_id)
 
 
@@ -84,6 +96,30 @@ def _used(connection: Connection, slot: Slots, references: Sequence[str]) -> set
         scope_of(slot).of(operations), operation.reference_id.in_(references)
     )
     return {(row.reference_id, row.user_id) for row in connection.execute(statement, slot._asdict())}
+
+
+def _asked(connection: Connection, slot: Slots, users: Collection[str]) -> set[tuple[str, str]]:
+    """Return the references of payments that rejected imports of ``users`` would have brought, with the user.
+
+    The claim is the user's: a later import, or the payment itself, uses it.
+    """
+    operation = operations.c
+    asked: set[tuple[str, str]] = set()
+    for some in pages(users):
+        statement = select(operation.user_id, operation.content).where(
+            scope_of(slot).of(operations),
+            operation.user_id.in_(some),
+            operation.type.in_(_ABOUT_SUBSCRIPTIONS),
+            operation.status == Status.REJECTED.value,
+        )
+        for row in connection.execute(statement, slot._asdict()):
+            asked.update((one["referenceId"], row.user_id) for one in _payments_in(row.content))
+    return asked
+
+
+def _payments_in(content: str) -> list[dict[str, str]]:
+    payments: list[dict[str, str]] = json.loads(content).get("payments", [])
+    return payments
 
 
 def _partitions(connection: Connection, slot: Slots, statement: Select[Any]) -> Iterator[Sequence[Any]]:

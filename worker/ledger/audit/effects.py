@@ -12,12 +12,24 @@ class Effect(NamedTuple):
     """Own entries that an operation may have; entries of what was due are not among them.
 
     They add up to ``sign`` times its amount and name these counter-accounts. Reversals are not added up here:
-    their sum is in the payment's event.
+    their sum is in the payment's event. Without a sign the check is one of imports.
     """
 
-    sign: int
+    sign: int | None
     counters: tuple[Counter, ...] = ()
 
+
+_PAST = (
+    Counter.ALLOCATION,
+    Counter.PURCHASES,
+    Counter.BONUS,
+    Counter.REFUNDS,
+    Counter.USAGE,
+    Counter.EXPIRY,
+    Counter.ADJUSTMENTS,
+    Counter.REVERSALS,
+    Counter.TRANSFERS,
+)
 
 #: By the codes that an applied operation may have. Another code is of a later version and is not checked.
 EFFECTS: Mapping[Code, Effect] = {
@@ -47,7 +59,15 @@ EFFECTS: Mapping[Code, Effect] = {
     Code.SUBSCRIPTION_RENEWED: Effect(1, (Counter.ALLOCATION,)),
     Code.RENEWAL_SCHEDULED: Effect(0),
     Code.SUBSCRIPTION_CANCELED: Effect(-1, (Counter.EXPIRY,)),
+    Code.ACCOUNT_IMPORTED: Effect(None, _PAST),
+    Code.PAYMENT_IMPORTED: Effect(None, _PAST),
 }
+
+#: Codes of operations of an import: all their entries, reversals included, add up to what is left or owed.
+IMPORTING = (Code.ACCOUNT_IMPORTED, Code.PAYMENT_IMPORTED)
+
+#: Codes of operations that have a payment.
+PAYING = (Code.TOKENS_PURCHASED, Code.PAYMENT_IMPORTED)
 
 #: The counter-accounts of entries that fell due, whatever operation posted them.
 DUE_COUNTERS = (Counter.ALLOCATION, Counter.BONUS, Counter.EXPIRY, Counter.TRANSFERS)

@@ -4,7 +4,8 @@ from typing import Any
 
 from sqlalchemy import FromClause, and_, case, func, or_, select
 
-from schemas import SettleUsage, type_of
+from schemas import ImportAccount, SettleUsage, type_of
+from worker.core.rules.imports import PAYMENT_IMPORT
 from worker.ledger.audit.comparing import (
     Checks,
     Column,
@@ -67,11 +68,17 @@ def _is_early(scope: Scope) -> Condition:
 
 
 def _is_late(scope: Scope) -> Condition:
-    """Return the condition that expired tokens were taken, other than by the capture of a hold."""
+    """Return the condition that expired tokens were taken, other than by the capture of a hold.
+
+    An import takes what was spent before, also of a lot whose end has come since.
+    """
     entry = entries.c
     is_after_its_end = and_(entry.amount < 0, ~entry.is_due, entry.recorded_at >= lots.c.expires_at)
-    is_settling = _of_operation(scope, "type", entries) == type_of(SettleUsage)
-    return case((is_after_its_end, func.coalesce(~is_settling, True)), else_=False)
+    may_be_late = _of_operation(scope, "type", entries).in_(_MAY_BE_LATE)
+    return case((is_after_its_end, func.coalesce(~may_be_late, True)), else_=False)
+
+
+_MAY_BE_LATE = (type_of(SettleUsage), type_of(ImportAccount), PAYMENT_IMPORT)
 
 
 def _of_operation(scope: Scope, column: str, table: FromClause) -> Column:

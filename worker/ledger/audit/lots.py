@@ -103,11 +103,13 @@ def origins(scope: Scope) -> Checks:
     before = func.lag(lot.number).over(
         partition_by=(lot.account_id, lot.slot, is_allocation, lot.expires_at), order_by=lot.number
     )
-    # Only a change of the tier grants more to a period that was granted already.
-    is_second = and_(is_allocation, before.is_not(None), operation.code != Code.SUBSCRIPTION_CHANGED.value)
-    granted = _granted()
+    # Only a change of the tier grants more to a period that was granted already; an import may bring both.
+    may_be_second = operation.code.in_([Code.SUBSCRIPTION_CHANGED.value, Code.ACCOUNT_IMPORTED.value])
+    is_second = and_(is_allocation, before.is_not(None), ~may_be_second)
+    granted = _granted(scope)
+    is_import = func.coalesce(operation.code == Code.ACCOUNT_IMPORTED.value, False)
     is_unexplained = case(
-        (lot.source == Source.CARRIED_OVER.value, lot.operation_id.is_not(None)),
+        (and_(lot.source == Source.CARRIED_OVER.value, ~is_import), lot.operation_id.is_not(None)),
         else_=~is_applied(operations),
     )
     return differences(
@@ -122,7 +124,7 @@ def origins(scope: Scope) -> Checks:
     )
 
 
-def _granted() -> Column:
+def _granted(scope: Scope) -> Column:
     """Return the amount that the lot's operation granted; null where it may be a renewal due with it."""
     lot, operation = lots.c, operations.c
     is_allocation = and_(lot.source == Source.ALLOCATION.value, lot.parent.is_(None))
@@ -133,6 +135,7 @@ def _granted() -> Column:
         Source.REFUND: (Code.TOKENS_REFUNDED,),
     }
     return case(
+        (and_(operation.code == Code.ACCOUNT_IMPORTED.value, lot.parent.is_(None)), _imported(scope)),
         (
             and_(
                 lot.source == Source.PURCHASE.value,
@@ -152,6 +155,25 @@ def _granted() -> Column:
             )
             for source, codes in amounts.items()
         ),
+    )
+
+
+def _imported(scope: Scope) -> Column:
+    """Return the tokens that came into a lot with its import.
+
+    They are looked up inside a CASE for the few such lots. Null for a lot of an allocation that fell due with
+    the import: its entries are due.
+    """
+    entry, operation = entries.alias("credited"), operations.c
+    return (
+        select(func.sum(entry.c.amount))
+        .where(
+            scope.on(entry, lots, account_id="account_id", lot="number"),
+            entry.c.sequence.between(operation.first_entry, operation.last_entry),
+            entry.c.amount > 0,
+            ~entry.c.is_due,
+        )
+        .scalar_subquery()
     )
 
 

@@ -24,7 +24,7 @@ from worker.ledger.audit.comparing import (
     untrue,
     zero_if_none,
 )
-from worker.ledger.audit.effects import DUE_COUNTERS, EFFECTS, REVERSING
+from worker.ledger.audit.effects import DUE_COUNTERS, EFFECTS, IMPORTING, PAYING, REVERSING
 from worker.ledger.audit.scope import Scope, agree
 from worker.ledger.audit.user_slots import slot_of_user
 from worker.ledger.identifiers import IDENTIFIERS
@@ -41,10 +41,12 @@ from worker.ledger.tables import (
 
 _CODES, _COUNTERS, _TYPES = (IDENTIFIERS[kind] for kind in ("code", "counter", "type"))
 
-# Null, and so never a finding, for a code that a later version has added.
+# Null, and so never a finding, for a code that a later version has added, and for imports.
 _EFFECT: Column = operations.c.amount * case(
-    {_CODES[code.value]: effect.sign for code, effect in EFFECTS.items()}, value=number_of(operations.c.code)
+    {_CODES[code.value]: effect.sign for code, effect in EFFECTS.items() if effect.sign is not None},
+    value=number_of(operations.c.code),
 )
+_IS_IMPORT: Condition = operations.c.code.in_([code.value for code in IMPORTING])
 
 #: Checks that find an operation without the entries that it claims.
 CLAIMS = ("operation_entries", "operation_account")
@@ -154,13 +156,26 @@ def _moved(scope: Scope, moves: FromClause) -> dict[str, tuple[Column, Column]]:
         "operation_account": present(true(), accounts.c.account_id),
         "operation_entries": only(and_(has_account, ~says_nothing), claimed, zero_if_none(moved.count)),
         "operation_without_entries": only(and_(has_account, says_nothing, _EFFECT != 0), _EFFECT, ZERO),
-        "operation_amount": only(and_(has_moved, _EFFECT.is_not(None)), _EFFECT, moved.amount),
+        "operation_amount": _amounts(moves),
         "operation_before": only(has_moved, _before(scope, moves), operation.balance_before),
         "operation_after": (after, operation.balance_after),
         "operation_counter": (ZERO, zero_if_none(moved.foreign)),
         "operation_transfers": (ZERO, zero_if_none(moved.transfers)),
         "operation_of_nothing": untrue(_is_of_nothing(), zero_if_none(moved.count)),
     }
+
+
+def _amounts(moves: FromClause) -> tuple[Column, Column]:
+    """Return the pair of what the operation says, and what its own entries add up to."""
+    operation, moved = operations.c, moves.c
+    owed = zero_if_none(quantity_of(operations, "owed"))
+    imported = zero_if_none(moved.amount) + zero_if_none(moved.reversals)
+    is_checked = or_(_IS_IMPORT, and_(moved.count > 0, _EFFECT.is_not(None)))
+    return only(
+        and_(accounts.c.account_id.is_not(None), is_checked),
+        case((_IS_IMPORT, operation.amount - owed), else_=_EFFECT),
+        case((_IS_IMPORT, imported), else_=moved.amount),
+    )
 
 
 def _is_of_nothing() -> Condition:
@@ -187,11 +202,15 @@ def _written(moves: FromClause) -> dict[str, tuple[Column, Column]]:
     is_reversing = operation.code.in_([code.value for code in REVERSING])
     names_usage = detail_of(operations, "original_reference_id").is_not(None)
     return {
-        "payment_missing": present(operation.code == Code.TOKENS_PURCHASED.value, payments.c.operation_id),
+        "payment_missing": present(
+            operation.code.in_([code.value for code in PAYING]), payments.c.operation_id
+        ),
         "payment_base": only(is_paid, zero_if_none(moved.purchases), payments.c.base_tokens),
         "payment_bonus": only(is_paid, zero_if_none(moved.bonus), payments.c.bonus_tokens),
         "event_missing": present(is_reversing, event.operation_id),
-        "event_collected": only(has_account, -zero_if_none(moved.reversals), zero_if_none(event.collected)),
+        "event_collected": only(
+            and_(has_account, ~_IS_IMPORT), -zero_if_none(moved.reversals), zero_if_none(event.collected)
+        ),
         "event_amount": only(
             and_(is_reversing, event.operation_id.is_not(None)), func.abs(event.collected), operation.amount
         ),

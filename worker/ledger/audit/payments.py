@@ -23,7 +23,7 @@ from worker.ledger.audit.comparing import (
     rows,
     untrue,
 )
-from worker.ledger.audit.effects import CODE_OF
+from worker.ledger.audit.effects import CODE_OF, PAYING
 from worker.ledger.audit.report import Discrepancy
 from worker.ledger.audit.scope import Scope, scope_of
 from worker.ledger.slots import Slots
@@ -44,7 +44,7 @@ def each(scope: Scope) -> Checks:
         .join(accounts, scope.on(accounts, payments, account_id="account_id"), isouter=True)
         .where(scope.of(payments))
     )
-    is_purchase = and_(is_applied(operations), operations.c.code == Code.TOKENS_PURCHASED.value)
+    is_purchase = and_(is_applied(operations), operations.c.code.in_([code.value for code in PAYING]))
     return differences(
         statement,
         {

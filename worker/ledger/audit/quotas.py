@@ -22,6 +22,7 @@ from worker.ledger.tables import accounts, operations, quota_entries, quotas
 
 _KEY = ("account_id", "meter", "period_start")
 _COUNTING = (Code.FREE_UPLOAD_COUNTED.value, Code.USAGE_RECORDED.value)
+_WITH_ENTRIES = (*_COUNTING, Code.ACCOUNT_IMPORTED.value)
 
 
 def sums(scope: Scope) -> Checks:
@@ -66,7 +67,7 @@ def chains(scope: Scope) -> Checks:
         .join(accounts, scope.on(accounts, quota_entries, account_id="account_id"), isouter=True)
         .where(scope.of(quota_entries))
     )
-    has_counted = and_(is_applied(operations), operation.code.in_(_COUNTING))
+    has_counted = and_(is_applied(operations), operation.code.in_(_WITH_ENTRIES))
     return differences(
         statement,
         {

@@ -14,7 +14,15 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, func, or_, select
 
-from schemas import CancelSubscription, ChangeSubscription, OpenAccount, RenewSubscription, Status, type_of
+from schemas import (
+    CancelSubscription,
+    ChangeSubscription,
+    ImportAccount,
+    OpenAccount,
+    RenewSubscription,
+    Status,
+    type_of,
+)
 from worker.core import AccountState, Counter, Hold, Lot, Source
 from worker.core.lots import COUNTER_OF
 from worker.core.periods import period_at
@@ -25,20 +33,25 @@ from worker.ledger.queries.posted import PostedState, state_in
 from worker.ledger.queries.snapshots import AccountKey, account_row, last_posted, on_operation, posted_at
 from worker.ledger.tables import entries, holds, lots, operations
 
-_OPEN, _CHANGE = type_of(OpenAccount), type_of(ChangeSubscription)
+_OPEN, _IMPORT, _CHANGE = type_of(OpenAccount), type_of(ImportAccount), type_of(ChangeSubscription)
 _RENEW, _CANCEL = type_of(RenewSubscription), type_of(CancelSubscription)
 
 
 def posted_state_at(connection: Connection, user_id: str, at: datetime) -> PostedState:
     """Return the account of ``user_id`` as it was posted at ``at`` (UTC), what was posted then included.
 
-    Raises NotFoundError for an unknown user, and for a time before the account was opened.
+    Raises NotFoundError for an unknown user, and for a time before the account was opened or imported.
     """
     row = account_row(connection, user_id)
     if at < row.opened_at:
         raise NotFoundError(
             f"user {user_id!r} had no token account at {at.isoformat()}: "
             f"it was opened at {row.opened_at.isoformat()}"
+        )
+    if row.imported_at is not None and at < row.imported_at:
+        raise NotFoundError(
+            f"nothing is known of the token account of user {user_id!r} at {at.isoformat()}: "
+            f"it came from another system at {row.imported_at.isoformat()}"
         )
     key = AccountKey(row.slot, row.account_id)
     last = last_posted(connection, key, row.sequence, lambda moment: moment <= at)
@@ -51,7 +64,8 @@ def posted_state_at(connection: Connection, user_id: str, at: datetime) -> Poste
         lots=_lots_at(at, granted, since, own_holds, subscription),
         holds=own_holds,
         opened_at=row.opened_at,
-        updated_at=posted_at(connection, key, last) if last else row.opened_at,
+        known_since=row.imported_at or row.opened_at,
+        updated_at=posted_at(connection, key, last) if last else row.imported_at or row.opened_at,
     )
 
 
@@ -240,7 +254,7 @@ class _Subscription:
 
         An account that another command than ``account.open`` opened had the tier that was changed first.
         """
-        past, later = self._apart(at, _OPEN, _CHANGE)
+        past, later = self._apart(at, _OPEN, _IMPORT, _CHANGE)
         tier: str = self._row.tier
         if not later:
             return tier
@@ -263,7 +277,7 @@ class _Subscription:
 
     def period_ends(self, at: datetime) -> list[datetime]:
         """Return the ends of the periods that were granted or named by command until ``at``."""
-        past, _ = self._apart(at, _CHANGE, _RENEW, _CANCEL)
+        past, _ = self._apart(at, _IMPORT, _CHANGE, _RENEW, _CANCEL)
         ends = [(datetime.fromisoformat(row.detail["period_end"]), row) for row in past]
         # A cancellation takes effect with the end of the granted period, or at once.
         return [end for end, row in ends if row.type != _CANCEL or end > row.recorded_at]
@@ -286,7 +300,7 @@ def _subscription(connection: Connection, row: Row[Any]) -> _Subscription:
         select(operation.type, operation.detail, operation.content, operation.recorded_at)
         .where(operation.slot == row.slot, operation.user_id == row.user_id)
         .where(operation.status == Status.APPLIED.value)
-        .where(operation.type.in_([_OPEN, _CHANGE, _RENEW, _CANCEL]))
+        .where(operation.type.in_([_OPEN, _IMPORT, _CHANGE, _RENEW, _CANCEL]))
         .order_by(operation.recorded_at, func.coalesce(operation.last_entry, 0), operation.operation_id)
     )
     return _Subscription(row, [_Happened(*happened) for happened in connection.execute(statement)])
@@ -303,6 +317,8 @@ def _granted_until(
     periods = [grant for grant in granted if grant.is_period]
     ends = [grant.lot.expires_at for grant in periods if grant.is_there(at)]
     known = [end for end in (*ends, *subscription.period_ends(at)) if end is not None]
+    if row.imported_at is not None:
+        return max(known)
     if _is_carried_over(row, granted):
         if known:
             return max(known)

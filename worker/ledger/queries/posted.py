@@ -25,13 +25,15 @@ from worker.ledger.tables import accounts, entries, quota_entries
 class PostedState:
     """Posted state of an account: its open lots and holds, and the time of its last entry.
 
-    ``quotas`` are those of the present period, as far as they were read.
+    ``quotas`` are those of the present period, as far as they were read. Nothing is known of it before
+    ``known_since``, when it was opened or imported.
     """
 
     state: AccountState
     lots: Sequence[Lot]
     holds: Sequence[Hold]
     opened_at: datetime
+    known_since: datetime
     updated_at: datetime
     quotas: Mapping[QuotaKey, QuotaState] = field(default_factory=dict)
 
@@ -52,7 +54,8 @@ class PostedState:
 
 def state_to_open(user_id: str, tier: str, now: datetime) -> PostedState:
     """Return the state that a usage finds where it opens the account of ``user_id`` on ``tier``."""
-    return PostedState(opened_by_use(0, user_id, tier, now), (), (), opened_at=now, updated_at=now)
+    state = opened_by_use(0, user_id, tier, now)
+    return PostedState(state, (), (), opened_at=now, known_since=now, updated_at=now)
 
 
 def posted_state(connection: Connection, user_id: str) -> PostedState:
@@ -64,7 +67,8 @@ def posted_state(connection: Connection, user_id: str) -> PostedState:
         lots=open_lots(connection, [state]).get(state.account_id, ()),
         holds=open_holds(connection, [state] if state.held else []).get(state.account_id, ()),
         opened_at=row.opened_at,
-        updated_at=row.posted_at or row.opened_at,
+        known_since=row.imported_at or row.opened_at,
+        updated_at=row.posted_at or row.imported_at or row.opened_at,
     )
 
 
@@ -89,7 +93,8 @@ def posted_states(connection: Connection, users: Collection[str], now: datetime)
                 lots=lots.get(state.account_id, ()),
                 holds=holds.get(state.account_id, ()),
                 opened_at=row.opened_at,
-                updated_at=row.posted_at or row.opened_at,
+                known_since=row.imported_at or row.opened_at,
+                updated_at=row.posted_at or row.imported_at or row.opened_at,
                 quotas=counted[state.account_id],
             )
     return found

@@ -89,7 +89,7 @@ def usage(
     balance = posted.now(now, catalog).state.balance
     by_feature = sum((Tally(day.by_feature) for day in by_day), Tally[str]())
     total = by_feature.total()
-    opened = posted.opened_at.astimezone(zone).date()
+    first = posted.known_since.astimezone(zone).date()
     return UsageReport(
         user_id=user_id,
         timezone=timezone,
@@ -102,7 +102,7 @@ def usage(
         by_day=by_day,
         by_feature=_most_first(by_feature),
         balance=balance,
-        projection=_projection(balance, total, sum(day >= opened for day in calendar.days)),
+        projection=_projection(balance, total, sum(day >= first for day in calendar.days)),
     )
 
 

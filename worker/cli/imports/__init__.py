@@ -1,0 +1,1 @@
+"""``import``: accounts of another system, from CSV files through the queue into the ledger."""
