@@ -110,6 +110,7 @@ export class FakeLedger {
 
   /** The reference before anything that can change: the same operation gets its stored outcome again. */
   #single(command: Single): Reply {
+    if (command.type === "account.import") throw new Error("FakeBillingClient does not know account.import");
     const malformed = amountBelowZero(command);
     if (malformed !== undefined) return malformed;
     const outcomes = this.#outcomes.get(command.referenceId) ?? [];

@@ -64,6 +64,11 @@ export abstract class Billing {
     return this.request({ type: "account.open", ...fields }, options);
   }
 
+  /** Bring an account of another system with all that it had. */
+  importAccount(fields: Fields<contract.ImportAccount>, options?: CommandOptions): Promise<Result> {
+    return this.request({ type: "account.import", ...fields }, options);
+  }
+
   changeSubscription(fields: Fields<contract.ChangeSubscription>, options?: CommandOptions): Promise<Result> {
     return this.request({ type: "subscription.change", ...fields }, options);
   }

@@ -2,6 +2,7 @@
 
 export type Command =
   | OpenAccount
+  | ImportAccount
   | SettleAccount
   | DeductUsage
   | FreeUpload
@@ -26,8 +27,8 @@ export type Identifier = string;
 export type Time = string;
 export type Metadata = {[key: string]: string | number | bigint | boolean | null};
 export type Text = string;
-export type Label = string;
 export type Currency = string;
+export type Label = string;
 export type Query = QueryBalance | QueryAfford | QueryHistory | QueryUsage | QueryStats | QueryOperation | QueryCatalog;
 export type GroupBy = string;
 export type Answer =
@@ -70,6 +71,8 @@ export type Code =
   | "dispute_lost"
   | "payment_failed"
   | "payment_awaited"
+  | "account_imported"
+  | "payment_imported"
   | "insufficient_balance"
   | "account_not_found"
   | "account_exists"
@@ -91,6 +94,8 @@ export type Code =
   | "period_out_of_range"
   | "subscription_not_active"
   | "too_late"
+  | "reference_taken"
+  | "allocation_outlasts_period"
   | "reference_conflict"
   | "malformed"
   | "unprocessable";
@@ -149,6 +154,97 @@ export interface OpenAccount {
   description?: Text | null | undefined;
   replies?: ("all" | "problems" | "none") | null | undefined;
   tier: Identifier;
+}
+/**
+ * Opens an account with all that it had in another system at `asOf`. Grants nothing by itself.
+ *
+ * Periods count from `anchor`; the allocation of the period at `asOf` counts as granted. `totals` must come to the balance: the tokens of all `lots` less `debt`. Without them everything that is left came in as its lots say, and nothing else ever did. A payment is an operation of its own, under its reference, and can be refunded or disputed later. What has fallen due since `asOf` is posted at once. `totals` come to the tokens of all lots less `debt`, and hold what lots and payments were granted. No time is after `asOf`. A lot names a payment of the list; nothing is named twice.
+ */
+export interface ImportAccount {
+  type: "account.import";
+  referenceId: Identifier;
+  userId: Identifier;
+  occurredAt?: Time | null | undefined;
+  metadata?: Metadata | null | undefined;
+  attempt?: number | undefined;
+  description?: Text | null | undefined;
+  replies?: ("all" | "problems" | "none") | null | undefined;
+  tier: Identifier;
+  /**
+   * Not before 1970.
+   */
+  openedAt: string;
+  /**
+   * Not before 1970.
+   */
+  anchor: string;
+  /**
+   * Not before 1970.
+   */
+  asOf: string;
+  /**
+   * @maxItems 200
+   */
+  lots?: ImportedLot[] | undefined;
+  debt?: number | undefined;
+  totals?: ImportedTotals | null | undefined;
+  /**
+   * @maxItems 50
+   */
+  quotas?: ImportedQuota[] | undefined;
+  /**
+   * @maxItems 500
+   */
+  payments?: ImportedPayment[] | undefined;
+}
+/**
+ * Credit: `tokens` are left of `granted` (by default no more were), until `expiresAt`.
+ *
+ * The allocation of the present period should say what it granted, also where nothing is left: an upgrade grants what the new tier has more. A lot of `paymentReferenceId` is what is left of that payment's tokens, or of its bonus. `tokens` are at most `granted`. A lot that names its payment is a purchase or a purchase_bonus, and leaves `granted` out.
+ */
+export interface ImportedLot {
+  source: "allocation" | "purchase" | "purchase_bonus" | "bonus" | "refund" | "adjustment" | "carried_over";
+  tokens: number;
+  granted?: number | null | undefined;
+  expiresAt?: Time | null | undefined;
+  priority?: number | null | undefined;
+  paymentReferenceId?: Identifier | null | undefined;
+}
+/**
+ * Lifetime sums of the account. `adjusted` and `reversed` may be negative.
+ */
+export interface ImportedTotals {
+  allocated?: number | undefined;
+  purchased?: number | undefined;
+  bonus?: number | undefined;
+  refunded?: number | undefined;
+  adjusted?: number | undefined;
+  used?: number | undefined;
+  expired?: number | undefined;
+  reversed?: number | undefined;
+}
+/**
+ * Used part of a quota in the present period: a meter's, or `free_upload` in bytes.
+ */
+export interface ImportedQuota {
+  meter: Identifier;
+  used: number;
+}
+/**
+ * Payment that was taken before, under its own id, with the tokens it bought: it may go back later.
+ */
+export interface ImportedPayment {
+  referenceId: Identifier;
+  amountMinor: number;
+  currency: Currency;
+  packageId: Identifier;
+  tokens: number;
+  bonusTokens?: number | undefined;
+  /**
+   * Not before 1970.
+   */
+  paidAt: string;
+  provider?: Label | null | undefined;
 }
 /**
  * Posts what is due: holds that ran out, credit that expired or takes effect, free renewals.
