@@ -157,20 +157,15 @@ class Rules:
         used = account.used(quota)
         free = min(quantity, limit - used) if used < limit else 0
         tokens = _price(rule, quantity - free)
+        metered = {"meter": meter, "quantity": quantity, "freeQuantity": free}
+        metered["chargedQuantity"] = quantity - free
         if tokens > max(account.available(), 0):
-            return _insufficient(tokens, account.available())
+            code, _, figures = _insufficient(tokens, account.available())
+            return code, None, {**figures, **metered}
         if free:
             account.counted.append((quota, account.period()[0], free))
         account.take(tokens, "usage", feature=message.get("feature", meter))
-        detail = {
-            "meter": meter,
-            "quantity": quantity,
-            "freeQuantity": free,
-            "chargedQuantity": quantity - free,
-            "used": used + free,
-            "limit": limit,
-        }
-        return "usage_recorded", tokens, detail
+        return "usage_recorded", tokens, {**metered, "used": used + free, "limit": limit}
 
     # -- credit -------------------------------------------------------------------------------------------
 
