@@ -51,7 +51,9 @@ class ConsumerCase:
 
     def __init__(self, broker_url: str, database_url: str, proxy: Proxy, folder: Path) -> None:
         self.broker_url, self.database_url, self.proxy = broker_url, database_url, proxy
-        self.settings = load_settings(broker_url=through(proxy, broker_url), database_url=database_url)
+        self.settings = load_settings(
+            broker_url=through(proxy, broker_url), database_url=database_url, readers=0
+        )
         self.folder = folder
         folder.mkdir()
 

@@ -28,7 +28,7 @@ MODES: tuple[StopMode, ...] = ("fast", "immediate")
 def test_worker_recovers_after_postgresql_freezes_and_stops_under_load(
     fragile_postgres: Postgres, fragile_database: str, broker_url: str
 ) -> None:
-    with load(load_settings(broker_url=broker_url, database_url=fragile_database)) as under:
+    with load(load_settings(broker_url=broker_url, database_url=fragile_database, readers=0)) as under:
         fragile_postgres.pause()
         under.lasts(SHORT_S)
         fragile_postgres.unpause()
@@ -45,7 +45,7 @@ def test_worker_recovers_after_postgresql_freezes_and_stops_under_load(
 def test_worker_recovers_after_rabbitmq_stops_under_load(
     mode: StopMode, fragile_rabbitmq: RabbitMQ, fragile_broker: str, postgres_url: str
 ) -> None:
-    with load(load_settings(broker_url=fragile_broker, database_url=postgres_url)) as under:
+    with load(load_settings(broker_url=fragile_broker, database_url=postgres_url, readers=0)) as under:
         outage(fragile_rabbitmq, mode, 0, under)  # it needs some seconds to start
     assert under.log.count("keeping the messages") == 1
     assert under.log.count("the broker is back") == 1
@@ -69,7 +69,9 @@ def test_worker_reopens_connections_that_the_broker_closes(
 def test_worker_recovers_after_long_and_repeated_stops_of_postgresql(
     fragile_postgres: Postgres, fragile_database: str, broker_url: str
 ) -> None:
-    with load(load_settings(broker_url=broker_url, database_url=fragile_database), workers=2) as under:
+    with load(
+        load_settings(broker_url=broker_url, database_url=fragile_database, readers=0), workers=2
+    ) as under:
         for mode in MODES * 2:
             outage(fragile_postgres, mode, LONG_S, under)
             under.is_answered(workers=2)
@@ -82,7 +84,9 @@ def test_worker_recovers_after_long_and_repeated_stops_of_postgresql(
 def test_worker_recovers_after_long_and_repeated_stops_of_rabbitmq(
     fragile_rabbitmq: RabbitMQ, fragile_broker: str, postgres_url: str
 ) -> None:
-    with load(load_settings(broker_url=fragile_broker, database_url=postgres_url), workers=2) as under:
+    with load(
+        load_settings(broker_url=fragile_broker, database_url=postgres_url, readers=0), workers=2
+    ) as under:
         for mode in MODES * 2:
             outage(fragile_rabbitmq, mode, LONG_S, under)
             under.is_answered(workers=2)
@@ -94,7 +98,7 @@ def test_worker_recovers_after_long_and_repeated_stops_of_rabbitmq(
 def test_worker_recovers_after_both_servers_stop_together(
     fragile_postgres: Postgres, fragile_database: str, fragile_rabbitmq: RabbitMQ, fragile_broker: str
 ) -> None:
-    with load(load_settings(broker_url=fragile_broker, database_url=fragile_database)) as under:
+    with load(load_settings(broker_url=fragile_broker, database_url=fragile_database, readers=0)) as under:
         for mode in MODES:
             fragile_rabbitmq.stop(mode)
             outage(fragile_postgres, mode, SHORT_S, under)

@@ -160,7 +160,7 @@ def test_replay_continues_after_a_restart_of_the_database(
     engine = ledger_engine(url)
     migrate(engine)
     engine.dispose()
-    settings = load_settings(broker_url=broker_url, database_url=url)
+    settings = load_settings(broker_url=broker_url, database_url=url, readers=0)
     application = Application(settings)
     open_accounts(application)
     publish(broker_url, list(dead(200)))

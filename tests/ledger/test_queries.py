@@ -114,6 +114,7 @@ def test_history_has_all_that_explains_an_entry(reader: Reader, ada: str, apply:
             "transactionId": str(answer.outcome.transaction_id),
             "referenceId": "d",
             "type": "usage.deduct",
+            "code": "tokens_deducted",
             "counter": "usage",
             "amount": -1_500,
             "balanceBefore": 10_000,

@@ -11,7 +11,8 @@ from sqlalchemy import Engine
 from schemas import Query, QueryAnswer, QueryBalance
 from tests.support.apply_commands import applied
 from tests.support.limited_postgres import Standby
-from tests.support.postgres_server import Postgres
+from tests.support.postgres_server import WITHOUT_FLUSH, Postgres
+from tests.support.private_server import memory_folder
 from tests.support.query_samples import NOW, asked_catalog, given, opened
 from worker.catalog import Catalog
 from worker.ledger.engine import ledger_engine
@@ -59,7 +60,7 @@ def ask(service: QueryService, query: Query = QueryBalance(user_id="ann")) -> Qu
 
 @pytest.fixture(scope="module")
 def servers() -> Iterator[tuple[Postgres, Standby]]:
-    with Postgres.start() as primary:
+    with Postgres.start(memory_folder(), WITHOUT_FLUSH) as primary:
         primary.databases.create_database("ledger")
         engine = ledger_engine(primary.address.url("ledger"))
         migrate(engine)

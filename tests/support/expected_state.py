@@ -105,8 +105,8 @@ def publish_some(
 
 
 def content_of(reply: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of a reply that each copy has."""
-    content = {name: value for name, value in reply.items() if name != "duplicate"}
+    """Return the part of a reply that each copy has, also where it stands in the reply to a batch."""
+    content = {name: value for name, value in reply.items() if name not in ("duplicate", "schemaVersion")}
     if "items" in content:
         content["items"] = [content_of(item) for item in content["items"]]
     return content

@@ -103,7 +103,9 @@ def load_scenario(
 
     ``seen`` are the broker's and the database's URL as the processes know them (through proxies).
     """
-    settings = load_settings(broker_url=seen[0] or broker_url, database_url=seen[1] or database_url)
+    settings = load_settings(
+        broker_url=seen[0] or broker_url, database_url=seen[1] or database_url, readers=0
+    )
     engine = ledger_engine(database_url)
     state = ExpectedState(engine, users)
     engine.dispose()

@@ -192,11 +192,12 @@ class Rules:
         if tokens > left:
             return _of(name, _short("refund_exceeds_original", tokens, left))
         self._given_back.append((name, tokens))
-        repaid = min(account.debt(), tokens)
-        account.write(repaid, "refunds", None)
-        # Tokens taken last go back first; a refund begins where the one before it ended.
-        for lot, amount in _stretch(taken[::-1], back + repaid, back + tokens):
-            account.write(amount, "refunds", lot)
+        # Tokens taken last go back first; a refund begins where the one before it ended. What was taken from
+        # each lot goes back by itself, to the debt before the lot.
+        for lot, amount in _stretch(taken[::-1], back, back + tokens):
+            repaid = min(account.debt(), amount)
+            account.write(repaid, "refunds", None)
+            account.write(amount - repaid, "refunds", lot)
         return "tokens_refunded", tokens, {"originalReferenceId": name}
 
     def _bonus(self, account: AccountModel, message: Message) -> Decision:

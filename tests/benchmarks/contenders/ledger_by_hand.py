@@ -14,7 +14,7 @@ from typing import Any
 from pydantic_core import to_json
 from sqlalchemy import Connection, Engine, Row, bindparam, select, text
 
-from schemas import Code, DeductUsage, Status, slot_of
+from schemas import SCHEMA_VERSION, Code, DeductUsage, Status, slot_of
 from worker.core.replies import human_amount
 from worker.ledger.identifiers import Kind, number_of
 from worker.ledger.tables import operations
@@ -195,6 +195,7 @@ def _is_written(connection: Connection, outcome: Values) -> bool:
 
 def _reply(outcome: Mapping[str, Any], *, duplicate: bool) -> bytes:
     reply = {
+        "schemaVersion": SCHEMA_VERSION,
         "status": outcome["status"],
         "code": outcome["code"],
         "message": _message(outcome),
@@ -208,6 +209,7 @@ def _reply(outcome: Mapping[str, Any], *, duplicate: bool) -> bytes:
         "amount": outcome["amount"],
         "balanceBefore": outcome["balance_before"],
         "balanceAfter": outcome["balance_after"],
+        "sequence": outcome["last_entry"],
         **(outcome["detail"] or {}),
         "recordedAt": outcome["recorded_at"],
     }
@@ -231,6 +233,7 @@ def _message(outcome: Mapping[str, Any]) -> str:
 def _conflict(command: DeductUsage) -> bytes:
     return to_json(
         {
+            "schemaVersion": SCHEMA_VERSION,
             "status": Status.REJECTED,
             "code": Code.REFERENCE_CONFLICT,
             "message": f"The reference '{command.reference_id}' names another operation. Nothing moved.",

@@ -12,7 +12,7 @@ from typing import Any, cast
 from pydantic.alias_generators import to_camel, to_snake
 
 from schemas import ImportAccount, Limits, Malformed, decode
-from worker.cli.imports.csv_files import Columns, CsvFile, Problem, Row
+from worker.cli.imports.csv_files import Columns, CsvFile, FileProblem, Row
 
 TOTALS = ("allocated", "purchased", "bonus", "refunded", "adjusted", "used", "expired", "reversed")
 _AMOUNTS = frozenset({*TOTALS, "balance", "tokens", "granted", "priority", "amount_minor", "bonus_tokens"})
@@ -63,7 +63,7 @@ class Prepared:
 
     line: int
     command: ImportAccount | None = None
-    problem: Problem | None = None
+    problem: FileProblem | None = None
 
 
 class ImportFiles:
@@ -91,16 +91,16 @@ class ImportFiles:
 
     # -- reading ------------------------------------------------------------------------------------------
 
-    def read(self) -> Iterator[Problem]:
+    def read(self) -> Iterator[FileProblem]:
         """Read all files; yield the faults of their rows."""
         for row in self._accounts.rows():
-            if isinstance(row, Problem):
+            if isinstance(row, FileProblem):
                 yield row
             elif not self._kept("accounts", "INSERT OR IGNORE INTO accounts VALUES (?, ?, ?)", row):
                 yield self._accounts.problem(row.line, "user_id", _twice(row.fields["user_id"]))
         for name, file in self._parts.items():
             for row in file.rows():
-                if isinstance(row, Problem):
+                if isinstance(row, FileProblem):
                     yield row
                 elif name == "payments" and not self._is_new_payment(row):
                     yield file.problem(row.line, "reference_id", _twice(row.fields["reference_id"]))
@@ -118,7 +118,7 @@ class ImportFiles:
         insert = "INSERT OR IGNORE INTO payments VALUES (?)"
         return self._rows.execute(insert, (row.fields["reference_id"],)).rowcount == 1
 
-    def _strays(self) -> Iterator[Problem]:
+    def _strays(self) -> Iterator[FileProblem]:
         """Yield a fault for each row of a user who has no account."""
         found = self._rows.execute(
             "SELECT part, line FROM parts WHERE user_id NOT IN (SELECT user_id FROM accounts)"
@@ -193,7 +193,7 @@ class ImportFiles:
         totals = {name: values[name] for name in TOTALS if name in values}
         return (message if not totals else {**message, "totals": totals}), None
 
-    def _problem(self, line: int, refused: Malformed, lines: Mapping[str, list[int]]) -> Problem:
+    def _problem(self, line: int, refused: Malformed, lines: Mapping[str, list[int]]) -> FileProblem:
         """Return the fault of a message at the row and the column that it comes from."""
         text = refused.message
         place = _PLACE.match(refused.field or text)

@@ -13,7 +13,7 @@ _FIELD_MAX = 4_096
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class FileProblem:
     """Fault of a file: its line and column, where they are known, and a text with the way out."""
 
     file: str
@@ -51,11 +51,11 @@ class CsvFile:
         self.path, self.name = path, path.name
         self._columns = columns
 
-    def problem(self, line: int | None, column: str | None, text: str) -> Problem:
+    def problem(self, line: int | None, column: str | None, text: str) -> FileProblem:
         """Return a fault of this file."""
-        return Problem(self.name, line, column, text)
+        return FileProblem(self.name, line, column, text)
 
-    def rows(self) -> Iterator[Row | Problem]:
+    def rows(self) -> Iterator[Row | FileProblem]:
         """Yield the rows and the faults, in order; after a fault of the whole file nothing more.
 
         Raises ConfigurationError where the file can't be read.
@@ -67,7 +67,7 @@ class CsvFile:
         except OSError as error:
             raise ConfigurationError(f"{self.path} can't be read: {error.strerror}") from error
 
-    def _rows(self, lines: "_Lines") -> Iterator[Row | Problem]:
+    def _rows(self, lines: "_Lines") -> Iterator[Row | FileProblem]:
         reader = csv.reader(lines, strict=True)
         try:
             header = next(reader, None)
@@ -85,7 +85,7 @@ class CsvFile:
         except csv.Error as error:
             yield self.problem(lines.number, None, f"is no CSV: {error}; is a quote left open?")
 
-    def _faults_of(self, header: list[str] | None) -> Iterator[Problem]:
+    def _faults_of(self, header: list[str] | None) -> Iterator[FileProblem]:
         known = self._columns.known
         if header is None:
             yield self.problem(None, None, f"is empty; it needs a header with {', '.join(known)}")
@@ -103,7 +103,7 @@ class CsvFile:
         for name in sorted(self._columns.required - set(header)):
             yield self.problem(1, name, "is missing in the header")
 
-    def _row(self, line: int, header: list[str], values: list[str]) -> Row | Problem:
+    def _row(self, line: int, header: list[str], values: list[str]) -> Row | FileProblem:
         if len(values) != len(header):
             return self.problem(line, None, f"has {len(values)} fields, and the header has {len(header)}")
         fields = {name: value for name, value in zip(header, values, strict=True) if value}
