@@ -29,7 +29,7 @@ class BesideBulk:
 
 def run(context: BenchmarkContext) -> Result:
     """Measure requests at a steady pace beside a backlog, in runs of their own."""
-    bulk, users = context.sized(200_000, 4_000), context.accounts()
+    bulk, users = context.sized(200_000, 2_000), context.accounts()
     requests = max(bulk // _BULK_A_REQUEST, 10)
     runs: list[BesideBulk] = []
     alone: list[BesideBulk] = []

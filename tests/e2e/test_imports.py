@@ -8,7 +8,7 @@ from worker.bootstrap import Application
 from worker.ledger.audit import audit
 from worker.settings import Settings
 
-ACCOUNTS = 2_000
+ACCOUNTS = 1_200
 AS_OF = ("--as-of", "2026-11-22T10:00:00Z")
 
 
