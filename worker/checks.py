@@ -37,6 +37,7 @@ def checks_of(application: Application) -> Sequence[HealthCheck]:
         ("topology", "", _topology),
         ("delivery limits", "", _delivery_limits),
         ("replies", "", _replies),
+        ("readers", "", _readers),
         ("workers", "", _workers),
         ("paused", "", _paused),
     ]
@@ -148,6 +149,19 @@ def _replies(application: Application) -> CheckResult:
     except (ConfigurationError, TransientError) as error:
         return _unknown(error)  # the lines above say that it is bad
     return CheckResult(HealthState.NOTE if status.is_unread else HealthState.OK, status.text)
+
+
+def _readers(application: Application) -> CheckResult:
+    """Check that somebody answers queries; an app that asks none needs no reader."""
+    try:
+        with closing(application.link()) as link:
+            count = link.consumers(BILLING.queries.name)
+    except (ConfigurationError, TransientError) as error:
+        return _unknown(error)  # the lines above say that it is bad
+    found = f"{BILLING.queries.name} has {_consumers(count)}"
+    if count == 0:
+        return CheckResult(HealthState.NOTE, f"{found}: queries expire until `billing-worker readers` runs")
+    return _ok(found)
 
 
 def _workers(application: Application) -> CheckResult:

@@ -29,7 +29,7 @@ def test_check_says_of_each_part_in_a_line_that_it_is_well(
         ["catalog", "database", "schema", "writes", "session", "broker", "topology", "replies", "paused"],
         "ok",
     )
-    noted = dict.fromkeys(["delivery", "workers"], "note")  # the worker may start after the check
+    noted = dict.fromkeys(["delivery", "readers", "workers"], "note")  # the worker may start after the check
     assert states(ended) == {**well, **noted}
     assert ended.err == ""
     assert "\x1b" not in ended.out
@@ -65,7 +65,7 @@ def test_check_says_what_is_bad_and_what_to_do_and_looks_at_the_rest(
     ended = cli("check")
     assert ended.code == 1
     assert [name for name, forecast in states(ended).items() if forecast == "bad"] == bad
-    assert len(ended.lines) == 11
+    assert len(ended.lines) == 12
     assert advice in next(line for line in ended.lines if line.startswith("bad"))
 
 
@@ -107,7 +107,7 @@ def test_check_finds_a_topology_that_is_missing(ledger_cli: Cli, bare_broker_url
     ended = ledger_cli("check", BILLING_BROKER_URL=bare_broker_url)
     assert ended.code == 1
     assert states(ended)["broker"] == "ok"
-    *_, topology, _, _, workers, _ = ended.lines
+    *_, topology, _, _, _, workers, _ = ended.lines
     assert "queue 'billing.usage' is missing: run `billing-worker topology declare`" in topology
     assert workers.startswith("note workers: unknown: ")
 
