@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from datetime import date, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic.alias_generators import to_camel
@@ -342,11 +342,6 @@ QueryAnswer = (
     | CatalogAnswer
     | QueryProblem
 )
-
-#: Every answer by its ``type``.
-ANSWER_TYPES: dict[str, type[QueryAnswer]] = {
-    model.model_fields["type"].default: model for model in get_args(QueryAnswer)
-}
 
 _ANSWERS: TypeAdapter[QueryAnswer] = TypeAdapter(Annotated[QueryAnswer, Field(discriminator="type")])
 
