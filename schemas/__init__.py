@@ -3,7 +3,7 @@
 No input or output happens here and nothing of ``worker`` is imported.
 """
 
-from schemas.accounts import OpenAccount, SettleAccount
+from schemas.accounts import FreezeAccount, FreezingCommand, OpenAccount, SettleAccount, UnfreezeAccount
 from schemas.answers import (
     AffordAnswer,
     BalanceAnswer,
@@ -17,7 +17,7 @@ from schemas.answers import (
     UsageAnswer,
     answer_in,
 )
-from schemas.base import OpeningCommand
+from schemas.base import UNNAMED, OpeningCommand
 from schemas.commands import COMMAND_TYPES, MESSAGE_TYPES, Command, Message, commands_of, type_of
 from schemas.credits import AdjustCredit, BonusCredit, RefundCredit
 from schemas.dead_letter import DeadLetter
@@ -34,11 +34,14 @@ from schemas.imports import (
 from schemas.malformed import Malformed
 from schemas.notices import Notice, NoticeType
 from schemas.payments import (
+    CommandAboutPayment,
     DisputeClosed,
     PaymentDisputed,
     PaymentFailed,
     PaymentRefunded,
     PaymentSucceeded,
+    RefundFailed,
+    SubscriptionPayment,
 )
 from schemas.queries import (
     QUERY_TYPES,
@@ -53,7 +56,12 @@ from schemas.queries import (
 )
 from schemas.replies import Code, Reply, Status
 from schemas.slots import SLOTS, slot_of
-from schemas.subscriptions import CancelSubscription, ChangeSubscription, RenewSubscription
+from schemas.subscriptions import (
+    CancelSubscription,
+    ChangeSubscription,
+    RenewSubscription,
+    SubscriptionCommand,
+)
 from schemas.usage import (
     DeductUsage,
     ExtendUsage,
@@ -73,6 +81,7 @@ __all__ = [
     "QUERY_TYPES",
     "SCHEMA_VERSION",
     "SLOTS",
+    "UNNAMED",
     "AdjustCredit",
     "AffordAnswer",
     "BalanceAnswer",
@@ -82,12 +91,15 @@ __all__ = [
     "ChangeSubscription",
     "Code",
     "Command",
+    "CommandAboutPayment",
     "DeadLetter",
     "DeadLetterReason",
     "DeductUsage",
     "DisputeClosed",
     "ExtendUsage",
     "FreeUpload",
+    "FreezeAccount",
+    "FreezingCommand",
     "HistoryAnswer",
     "ImportAccount",
     "ImportedLot",
@@ -119,6 +131,7 @@ __all__ = [
     "QueryUsage",
     "RecordUsage",
     "RefundCredit",
+    "RefundFailed",
     "ReleaseUsage",
     "RenewSubscription",
     "Reply",
@@ -127,6 +140,9 @@ __all__ = [
     "SettleUsage",
     "StatsAnswer",
     "Status",
+    "SubscriptionCommand",
+    "SubscriptionPayment",
+    "UnfreezeAccount",
     "UsageAnswer",
     "UsageBatch",
     "UsageWithDeadline",

@@ -1,9 +1,11 @@
 """Commands about an account as a whole."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from schemas.base import BaseCommand
-from schemas.fields import Identifier
+from pydantic import Field, model_validator
+
+from schemas.base import UNNAMED, BaseCommand, OptionalUser
+from schemas.fields import Identifier, Label
 
 
 class OpenAccount(BaseCommand):
@@ -26,3 +28,35 @@ class SettleAccount(BaseCommand):
     """
 
     type: Literal["account.settle"] = "account.settle"
+
+
+class FreezingCommand(BaseCommand):
+    """A command about the account of a user, or of a payment whose user the sender doesn't know."""
+
+    user_id: OptionalUser = Field(default_factory=str, exclude_if=lambda user_id: user_id == UNNAMED)
+    payment_reference_id: Identifier | None = None
+
+    @model_validator(mode="after")
+    def _names_an_account(self) -> Self:
+        if (self.user_id == UNNAMED) == (self.payment_reference_id is None):
+            raise ValueError("name the account by userId or by paymentReferenceId, one of the two")
+        return self
+
+
+class FreezeAccount(FreezingCommand):
+    """Stops usage and holds of an account, as after a fraud warning; credit is still posted.
+
+    One about a payment that isn't there yet waits for it.
+    """
+
+    CONTENT = ("payment_reference_id", "reason")
+    type: Literal["account.freeze"] = "account.freeze"
+    reason: Label
+
+
+class UnfreezeAccount(FreezingCommand):
+    """Lets an account be used again."""
+
+    CONTENT = ("payment_reference_id", "reason")
+    type: Literal["account.unfreeze"] = "account.unfreeze"
+    reason: Label

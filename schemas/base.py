@@ -6,12 +6,21 @@ the ledger does (an expiry, a period).
 """
 
 from datetime import datetime
-from typing import Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, model_validator
 from pydantic.alias_generators import to_camel
 
 from schemas.fields import FreeText, Identifier, Metadata, Timestamp, WantedReplies
+
+#: User of a command that names none: the ledger finds the owner of the payment it is about.
+UNNAMED: Final = ""
+
+if TYPE_CHECKING:
+    OptionalUser = str
+else:
+    # Absent or null is UNNAMED, so that every command has a user to compare.
+    OptionalUser = Annotated[Identifier | None, AfterValidator(lambda user_id: user_id or UNNAMED)]
 
 
 class BaseMessage(BaseModel):
@@ -40,9 +49,13 @@ class BaseCommand(BaseMessage):
     ``reference_id`` names the operation in the whole ledger, for ever. ``attempt`` (from 1) asks for a
     rejected reference to be judged anew; an applied one never is. It is at most 1,000 above the stored one.
     ``replies`` says which replies the sender wants; without it all. The outcome is stored all the same.
+
+    ``ADDED`` names the fields of the content that earlier versions did not store: where a stored content lacks
+    one, it is not compared.
     """
 
     CONTENT: ClassVar[tuple[str, ...]] = ()
+    ADDED: ClassVar[tuple[str, ...]] = ()
     _WIRE_NAMES: ClassVar[tuple[tuple[str, str], ...]] = ()
 
     reference_id: Identifier
@@ -64,10 +77,26 @@ class BaseCommand(BaseMessage):
         Times, which are UTC here, are text: one moment has one form whatever its offset was.
         """
         return {
-            wire: value.isoformat() if isinstance(value, datetime) else value
+            wire: _plain(value)
             for wire, name in self._WIRE_NAMES
             if (value := getattr(self, name)) is not None
         }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return value.content() if isinstance(value, BasePart) else value
+
+
+class BasePart(BaseMessage):
+    """Object within a command. ``content`` returns those of its fields that move the ledger."""
+
+    CONTENT: ClassVar[tuple[str, ...]] = ()
+
+    def content(self) -> dict[str, Any]:
+        """Return the fields that move the ledger by their names on the wire, without absent ones."""
+        return {to_camel(name): value for name in self.CONTENT if (value := getattr(self, name)) is not None}
 
 
 class CommandAbout(BaseCommand):

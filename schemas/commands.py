@@ -2,7 +2,7 @@
 
 from typing import get_args
 
-from schemas.accounts import OpenAccount, SettleAccount
+from schemas.accounts import FreezeAccount, OpenAccount, SettleAccount, UnfreezeAccount
 from schemas.credits import AdjustCredit, BonusCredit, RefundCredit
 from schemas.imports import ImportAccount
 from schemas.payments import (
@@ -11,6 +11,7 @@ from schemas.payments import (
     PaymentFailed,
     PaymentRefunded,
     PaymentSucceeded,
+    RefundFailed,
 )
 from schemas.subscriptions import CancelSubscription, ChangeSubscription, RenewSubscription
 from schemas.usage import (
@@ -29,6 +30,8 @@ Command = (
     OpenAccount
     | ImportAccount
     | SettleAccount
+    | FreezeAccount
+    | UnfreezeAccount
     | DeductUsage
     | FreeUpload
     | ReserveUsage
@@ -38,6 +41,7 @@ Command = (
     | RecordUsage
     | PaymentSucceeded
     | PaymentRefunded
+    | RefundFailed
     | PaymentDisputed
     | DisputeClosed
     | PaymentFailed

@@ -5,20 +5,23 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, StrictInt, StringConstraints, model_validator
 
 from schemas.base import BaseCommand, OpeningCommand
-from schemas.fields import INT64_MAX, FreeText, Identifier, Label, Quantity, UtcTimestamp
+from schemas.fields import INT64_MAX, FreeText, Identifier, Label, Quantity, UsageQuantity, UtcTimestamp
 
 
 class RefundCredit(BaseCommand):
     """Gives tokens back that the usage ``original_reference_id`` took, to where they came from.
 
     However many refunds name one usage, together they never give back more than it took. Without an original
-    it is refused, unless the catalog says otherwise (``refunds.unbound``).
+    it is refused, unless the catalog says otherwise (``refunds.unbound``). The usage's free units go back to
+    the period they came from while that runs: ``free_quantity`` of them; without it all, where the refund gives
+    back the last of its tokens.
     """
 
-    CONTENT = ("tokens", "original_reference_id")
+    CONTENT = ("tokens", "original_reference_id", "free_quantity")
     QUANTITY = "tokens"
     type: Literal["credit.refund"] = "credit.refund"
-    tokens: Quantity
+    tokens: UsageQuantity
+    free_quantity: UsageQuantity | None = None
     original_reference_id: Identifier | None = None
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ from pydantic.alias_generators import to_camel
 
 from schemas.version import SCHEMA_VERSION
 
-NoticeType = Literal["balance.low", "balance.depleted", "credit.expiring"]
+NoticeType = Literal["balance.low", "balance.depleted", "credit.expiring", "payment.rejected"]
 
 
 class Notice(BaseModel):
@@ -16,7 +16,7 @@ class Notice(BaseModel):
 
     ``reference_id`` is the operation that brought it about, ``recorded_at`` when. Of a balance: ``available``
     tokens were at or below ``mark``. Of credit: ``tokens`` of ``lot`` (its number in the account) end with
-    ``expires_at``. A reader of today takes types of later versions, and ignores fields that it doesn't know.
+    ``expires_at``. Of a rejected payment: its ``code``, and the money. A reader of today takes types of later versions, and ignores fields that it doesn't know.
     """
 
     model_config = ConfigDict(
@@ -40,6 +40,9 @@ class Notice(BaseModel):
     tokens: int | None = None
     source: str | None = None
     expires_at: datetime | None = None
+    code: str | None = None
+    amount_minor: int | None = None
+    currency: str | None = None
 
     def to_json(self) -> bytes:
         """Return the message body."""

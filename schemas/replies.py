@@ -50,6 +50,15 @@ class Code(StrEnum):
     PAYMENT_AWAITED = "payment_awaited"  #: recorded; counts when its payment comes
     ACCOUNT_IMPORTED = "account_imported"
     PAYMENT_IMPORTED = "payment_imported"  #: came with an account; no message has this reply
+    PURCHASE_FLAGGED = "purchase_flagged"  #: credited, but the price differs; operators see it
+    REFUND_FAILED = "refund_failed"  #: the refund no longer counts
+    REFUND_STYLE_MIXED = "refund_style_mixed"  #: counts, but singles and totals differ; operators see it
+    INQUIRY_OPENED = "inquiry_opened"  #: no money has moved
+    DISPUTE_PREVENTED = "dispute_prevented"
+    DISPUTE_WITHDRAWN = "dispute_withdrawn"
+    CHANGE_SCHEDULED = "change_scheduled"  #: takes effect with the next period
+    FREEZE_BEGAN = "freeze_began"
+    FREEZE_ENDED = "freeze_ended"
 
     INSUFFICIENT_BALANCE = "insufficient_balance"
     ACCOUNT_NOT_FOUND = "account_not_found"
@@ -74,6 +83,7 @@ class Code(StrEnum):
     TOO_LATE = "too_late"  #: decided after ``validUntil``
     REFERENCE_TAKEN = "reference_taken"  #: that of a payment which an import brings
     ALLOCATION_OUTLASTS_PERIOD = "allocation_outlasts_period"
+    ACCOUNT_FROZEN = "account_frozen"
     REFERENCE_CONFLICT = "reference_conflict"
 
     MALFORMED = "malformed"  #: ``reason`` says how
@@ -94,7 +104,8 @@ class Reply(BaseModel):
     as it was in the first reply. ``recorded_at`` is when the outcome was stored. ``held`` is what holds keep
     of the balance, absent where that is nothing: available is balance minus held. ``expired`` counts the
     tokens that had run out and were taken off together with this. ``sequence`` is that of the account's last
-    entry, where this wrote any: a query with that ``minSequence`` has seen it. The reply to a batch has the
+    entry, where this wrote any: a query with that ``minSequence`` has seen it. ``counted_minor`` is the money
+    of an event that counted for its payment, where that is less than it names. The reply to a batch has the
     replies to its ``items``, in their order, and counts them: ``failed`` are those that are no commands.
 
     A reader of today takes the replies of later versions: it ignores their fields, and has their codes and
@@ -151,6 +162,9 @@ class Reply(BaseModel):
     free_quantity: int | None = None
     charged_quantity: int | None = None
     amount_minor: int | None = None
+    counted_minor: int | None = None
+    list_minor: int | None = None
+    payment_reference_id: str | None = None
     uncollected: int | None = None
     debt: int | None = None
     actor: str | None = None

@@ -6,11 +6,21 @@ Errors name the file and the key.
 
 import tomllib
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from schemas.fields import INT64_MAX, Currency, Identifier
 from worker.errors import ConfigurationError
@@ -45,19 +55,73 @@ class Tier(_Model):
     auto_renew: bool = False
 
 
-class Package(_Model):
-    """Token package: what is credited (base and bonus) and what it costs in minor units of the currency.
+class Rate(_Model):
+    """Tokens for an amount that the buyer chooses: ``tokens`` for each ``per_minor`` units of the currency.
 
-    The tokens expire so many days after the purchase, or never.
+    A fraction of a token is rounded down.
+    """
+
+    tokens: PositiveAmount
+    per_minor: PositiveAmount
+
+
+Prices = Mapping[Currency, Amount]
+
+
+class PriceChange(_Model):
+    """Prices of a package from a moment on."""
+
+    valid_from: datetime
+    prices: Prices
+
+    @field_validator("valid_from")
+    @classmethod
+    def _aware(cls, value: datetime) -> datetime:
+        if value.tzinfo is None:
+            raise ValueError("must have an offset, such as 2026-11-22T10:15:00Z")
+        return value.astimezone(UTC)
+
+
+class Package(_Model):
+    """Token package: what is credited (base and bonus), and what it costs in minor units of a currency.
+
+    ``prices`` has a price for each currency; ``price_minor`` and ``currency`` say the same for one. Of
+    ``changes`` the latest counts that was valid when the payment occurred. A package with ``rates`` in place of
+    prices credits tokens by the amount. The tokens expire so many days after the purchase, or never.
     """
 
     id: Identifier
-    tokens: PositiveAmount
+    tokens: Amount = 0
     bonus_tokens: Amount = 0
-    price_minor: PositiveAmount
-    currency: Currency
+    price_minor: PositiveAmount | None = None
+    currency: Currency | None = None
+    prices: Prices = {}
+    changes: tuple[PriceChange, ...] = ()
+    rates: Mapping[Currency, Rate] = {}
     valid_days: Days | None = None
     bonus_valid_days: Days | None = None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if (self.price_minor is None) != (self.currency is None):
+            raise ValueError("give price_minor and currency together, or prices = { USD = 1_999 }")
+        forms = [self.price_minor is not None, bool(self.prices), bool(self.rates)]
+        if sum(forms) != 1:
+            raise ValueError("give a package one of price_minor with currency, prices, and rates")
+        if self.rates and (self.tokens or self.bonus_tokens or self.changes):
+            raise ValueError("a package with rates has no tokens, bonus_tokens and changes of its own")
+        if not self.rates and not self.tokens:
+            raise ValueError("tokens: give what the package credits")
+        return self
+
+    def prices_at(self, moment: datetime) -> Prices:
+        """Return the prices in minor units that were valid at ``moment`` (aware), by currency."""
+        changed = [change for change in self.changes if change.valid_from <= moment]
+        if changed:
+            return max(changed, key=attrgetter("valid_from")).prices
+        if self.price_minor is not None and self.currency is not None:
+            return {self.currency: self.price_minor}
+        return self.prices
 
 
 class PricingRule(_Model):
@@ -87,15 +151,22 @@ class Priorities(_Model):
 
 
 class PaymentPolicy(_Model):
-    """Rules for a payment that goes back when its tokens are spent, and for an open dispute.
+    """Rules for a payment that goes back, for an open dispute, and for what was paid.
 
     ``when_spent``: with ``debt`` the balance goes below zero and the next credit repays it; with
     ``write_off`` what is missing is recorded and not claimed any more. ``on_dispute``: with ``take`` an open
-    dispute alone takes the tokens, with ``wait`` it does not.
+    dispute alone takes the tokens, with ``hold`` it keeps what is unspent of the payment for at most
+    ``dispute_hold_days``, with ``wait`` it does nothing. ``price_check`` compares the list price of a payment
+    with the catalog's; where it differs, ``on_mismatch`` rejects the payment, or credits it and tells
+    operators. An event that waits for its payment longer than ``waiting_days`` is shown to operators.
     """
 
     when_spent: Literal["debt", "write_off"] = "debt"
-    on_dispute: Literal["wait", "take"] = "wait"
+    on_dispute: Literal["wait", "take", "hold"] = "wait"
+    dispute_hold_days: Days = 365
+    price_check: Literal["exact", "at_least", "off"] = "exact"
+    on_mismatch: Literal["reject", "credit_and_flag"] = "reject"
+    waiting_days: Days = 3
 
 
 class RefundPolicy(_Model):

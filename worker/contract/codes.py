@@ -111,6 +111,20 @@ REPLY_CODES: Final[dict[Code, ReplyCodeEntry]] = {
     Code.PAYMENT_IMPORTED: _applied(
         "the payment came with an account; only a question about its reference shows it"
     ),
+    Code.PURCHASE_FLAGGED: ReplyCodeEntry(
+        "the package is credited although its price differs; an operator sees it", acts=Actor.OPERATOR
+    ),
+    Code.REFUND_FAILED: _applied("the refund no longer counts; its tokens are back"),
+    Code.REFUND_STYLE_MIXED: ReplyCodeEntry(
+        "the refund counts, but the payment has single refunds and totals; the larger sum is taken back",
+        acts=Actor.OPERATOR,
+    ),
+    Code.INQUIRY_OPENED: _applied("the inquiry is recorded; it takes nothing"),
+    Code.DISPUTE_PREVENTED: _applied("the dispute took nothing, what was taken for it is back"),
+    Code.DISPUTE_WITHDRAWN: _applied("the dispute was given up, what was taken for it is back"),
+    Code.CHANGE_SCHEDULED: _applied("the tier changes with the next period"),
+    Code.FREEZE_BEGAN: _applied("usage and holds are rejected from now on"),
+    Code.FREEZE_ENDED: _applied("usage and holds are taken again"),
     Code.INSUFFICIENT_BALANCE: _rejected(
         "fewer tokens are available than required", Retry.NEXT_ATTEMPT, Actor.CALLER
     ),
@@ -161,6 +175,9 @@ REPLY_CODES: Final[dict[Code, ReplyCodeEntry]] = {
         "an imported allocation ends after the period; import it as `carried_over`",
         Retry.NEXT_ATTEMPT,
         Actor.CALLER,
+    ),
+    Code.ACCOUNT_FROZEN: _rejected(
+        "the account is frozen: no usage and no holds", Retry.NEXT_ATTEMPT, Actor.OPERATOR
     ),
     Code.REFERENCE_CONFLICT: _rejected(
         "the reference names another operation; a dead letter as well",

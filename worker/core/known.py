@@ -35,6 +35,8 @@ class AccountState:
     ``balance = what remains in the lots − debt``; ``held`` of it is kept by holds. ``lot_count`` numbers the
     lots. Periods count from ``anchor``; ``granted_until`` is the end of the last period whose allocation was
     granted, ``period_granted`` the most that was granted for it; from ``ends_at`` the subscription has ended.
+    ``granted_from`` is the start of that period, where it is known to be another than the anchor's month;
+    ``next_tier`` takes the tier's place at its end. A frozen account takes no usage since ``frozen_at``.
     While ``granted_until`` is the anchor itself, the first period's allocation is due. Nothing falls due
     before ``due_at``.
     """
@@ -61,6 +63,9 @@ class AccountState:
     period_granted: int = 0
     ends_at: datetime | None = None
     due_at: datetime | None = None
+    granted_from: datetime | None = None
+    next_tier: str | None = None
+    frozen_at: datetime | None = None
 
     @property
     def available(self) -> int:
@@ -92,6 +97,9 @@ class AccountState:
             self.period_granted,
             self.ends_at,
             self.due_at,
+            self.granted_from,
+            self.next_tier,
+            self.frozen_at,
         )
 
 
@@ -115,7 +123,8 @@ class Lot:
     Of ``granted`` tokens ``remaining`` are left, ``held`` of them kept by holds. ``pending`` ones take effect
     at ``effective_at``. From ``expires_at`` on nothing is left but what is held. ``parent`` is the number of
     the lot it belongs to: a bonus to its purchase, what was rolled over to its allocation. ``operation_id``
-    is None while ``outcome``, which granted it, is not written, and for what was carried over.
+    is None while ``outcome``, which granted it, is not written, and for what was carried over. At
+    ``ended_at`` it ended before its time: what comes back to it from then on has ended too.
     """
 
     account_id: int
@@ -131,6 +140,7 @@ class Lot:
     pending: int = 0
     is_noticed: bool = False
     operation_id: int | None = None
+    ended_at: datetime | None = None
     outcome: Outcome | None = None
 
     @property
@@ -154,6 +164,7 @@ class Lot:
             self.pending,
             self.is_noticed,
             self.operation_id,
+            self.ended_at,
             self.outcome,
         )
 
@@ -173,6 +184,7 @@ class Hold:
 
     ``outcome`` opened it and ``closed_by`` ended it, where that was in this batch. One that had run out is
     settled by a late capture: it still ended at ``closed_at``, and ``captured`` tokens were taken later.
+    ``is_dispute``: it keeps the tokens of a disputed payment, and no usage can end it.
     """
 
     account_id: int
@@ -185,6 +197,7 @@ class Hold:
     captured: int = 0
     closed_at: datetime | None = None
     operation_id: int | None = None
+    is_dispute: bool = False
     outcome: Outcome | None = None
     closed_by: Outcome | None = None
 
@@ -201,6 +214,7 @@ class Hold:
             self.captured,
             self.closed_at,
             self.operation_id,
+            self.is_dispute,
             self.outcome,
             self.closed_by,
         )
@@ -218,53 +232,78 @@ class Happened(StrEnum):
     """Kinds of events of a payment."""
 
     REFUNDED = "refunded"
+    REFUNDED_TOTAL = "refunded_total"  #: a cumulative amount
+    REFUND_FAILED = "refund_failed"
+    INQUIRED = "inquired"
     DISPUTED = "disputed"
     DISPUTE_WON = "dispute_won"
     DISPUTE_LOST = "dispute_lost"
+    DISPUTE_PREVENTED = "dispute_prevented"
+    DISPUTE_WITHDRAWN = "dispute_withdrawn"
     FAILED = "failed"
+    FROZEN = "frozen"
+    UNFROZEN = "unfrozen"
     SUCCEEDED = "succeeded"  #: and found events that had come before it
 
 
 @dataclass(slots=True)
 class PaymentEvent:
-    """Something that happened to the payment ``payment_reference``, and what it did to the tokens.
+    """Something that happened to a payment, and what it did to the tokens.
 
-    ``collected`` tokens were taken back (negative: given back), ``uncollected`` were written off.
+    ``reference_id`` is the event's own, ``name`` the one by which it named the payment. ``refund_reference``
+    is the refund that failed. ``collected`` tokens were taken back (negative: given back), ``uncollected`` were
+    written off. ``account_id`` is None while it waits, ``outcome`` the operation that posts it.
     """
 
-    account_id: int
-    payment_reference: str
+    reference_id: str
+    name: str
     happened: Happened
     recorded_at: datetime
     dispute_id: str | None = None
+    refund_reference: str | None = None
     amount_minor: int | None = None
     currency: str | None = None
     occurred_at: datetime | None = None
     collected: int = 0
     uncollected: int = 0
+    user_id: str | None = None
+    account_id: int | None = None
     outcome: Outcome | None = None
 
 
 @dataclass(slots=True)
 class Payment:
-    """Payment as it was taken: minor units of money, and the tokens it bought.
+    """Payment as it was taken: minor units of money, and the tokens it bought, of a package or a tier.
 
-    ``lapsed`` is what has expired of them since: it is gone already, and not spent.
+    ``lapsed`` is what has expired since of each of its lots, by their numbers: it is gone already, and not
+    spent. ``taken`` is what its events have taken back of each lot by now; None stands for the debt.
     """
 
     account_id: int
     reference_id: str
-    package_id: str
+    user_id: str
     amount_minor: int
     currency: str
     base_tokens: int
     bonus_tokens: int
     provider: str | None
     recorded_at: datetime
+    package_id: str | None = None
+    tier: str | None = None
     occurred_at: datetime | None = None
-    lapsed: int = 0
+    lapsed: dict[int, int] = field(default_factory=dict)
+    taken: dict[int | None, int] = field(default_factory=dict)
     operation_id: int | None = None
     outcome: Outcome | None = None
+
+
+@dataclass(slots=True)
+class PaymentName:
+    """Name of a payment: the payment's own reference and its user, both None while events wait for it."""
+
+    name: str
+    payment_reference: str | None = None
+    user_id: str | None = None
 
 
 class QuotaKey(NamedTuple):
@@ -296,7 +335,8 @@ class Known:
     names the users whose account row this transaction made: they are open only if the plan opens them. Of an
     account all lots that are not used up are known and all open holds, and of the others those that commands
     name. ``usages`` are by the reference of a usage that commands refund, ``payments`` and
-    ``payment_events`` by the payment's.
+    ``payment_events`` by the payment's, ``payment_names`` and the events that are ``waiting`` by the name.
+    ``unopened_payments`` are payments of users who had no account, by the user: the opening judges them anew.
     """
 
     accounts: dict[str, AccountState] = field(default_factory=dict)
@@ -309,3 +349,6 @@ class Known:
     usages: dict[str, Taken] = field(default_factory=dict)
     payments: dict[str, Payment] = field(default_factory=dict)
     payment_events: dict[str, list[PaymentEvent]] = field(default_factory=dict)
+    payment_names: dict[str, PaymentName] = field(default_factory=dict)
+    waiting: dict[str, list[PaymentEvent]] = field(default_factory=dict)
+    unopened_payments: dict[str, list[Outcome]] = field(default_factory=dict)

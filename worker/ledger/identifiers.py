@@ -26,6 +26,7 @@ _TYPES = {
     "payment.dispute_closed": 23,
     "payment.failed": 24,
     "payment.import": 25,
+    "payment.refund_failed": 26,
     "credit.refund": 40,
     "credit.bonus": 41,
     "credit.adjust": 42,
@@ -35,6 +36,8 @@ _TYPES = {
     "account.open": 60,
     "account.settle": 61,
     "account.import": 62,
+    "account.freeze": 63,
+    "account.unfreeze": 64,
 }
 
 #: Codes by number: applied commands below 100, refusals from there on.
@@ -67,6 +70,15 @@ _CODES = {
     Code.HOLD_SETTLED_LATE: 26,
     Code.ACCOUNT_IMPORTED: 30,
     Code.PAYMENT_IMPORTED: 31,
+    Code.PURCHASE_FLAGGED: 32,
+    Code.REFUND_FAILED: 33,
+    Code.REFUND_STYLE_MIXED: 34,
+    Code.INQUIRY_OPENED: 35,
+    Code.DISPUTE_PREVENTED: 36,
+    Code.DISPUTE_WITHDRAWN: 37,
+    Code.CHANGE_SCHEDULED: 38,
+    Code.FREEZE_BEGAN: 39,
+    Code.FREEZE_ENDED: 40,
     Code.INSUFFICIENT_BALANCE: 100,
     Code.ACCOUNT_NOT_FOUND: 101,
     Code.ACCOUNT_EXISTS: 102,
@@ -90,6 +102,7 @@ _CODES = {
     Code.TOO_LATE: 120,
     Code.REFERENCE_TAKEN: 130,
     Code.ALLOCATION_OUTLASTS_PERIOD: 131,
+    Code.ACCOUNT_FROZEN: 132,
 }
 
 _STATUSES = {Status.APPLIED: 1, Status.REJECTED: 2}

@@ -160,6 +160,10 @@ accounts = Table(
     Column("user_id", Text, nullable=False),
     Column("tier", Text, nullable=False),
     Column("imported_at", UtcDateTime),
+    # The start of the last period that was granted, the tier from its end on, and since when it is frozen.
+    Column("granted_from", UtcDateTime),
+    Column("next_tier", Text),
+    Column("frozen_at", UtcDateTime),
     PrimaryKeyConstraint("slot", "account_id"),
     UniqueConstraint("user_id", "slot"),
     # Users are searched by the beginnings of their names, which only this order serves. SQLite has it.
@@ -238,6 +242,25 @@ _ABOUT_SUBSCRIPTIONS = "type IN ({})".format(
     )
 )
 
+#: Operations about money that operators look at: rejected ones, and ones that are applied and flagged.
+_IS_INCIDENT = "(status = {} AND type IN ({})) OR code IN ({})".format(
+    _REJECTED,
+    ", ".join(
+        str(number_of("type", name))
+        for name in (
+            "payment.succeeded",
+            "payment.refunded",
+            "payment.disputed",
+            "payment.dispute_closed",
+            "payment.failed",
+            "payment.refund_failed",
+            "subscription.change",
+            "subscription.renew",
+        )
+    ),
+    ", ".join(str(number_of("code", name)) for name in ("purchase_flagged", "refund_style_mixed")),
+)
+
 
 def _taken_moved_nothing() -> list[CheckConstraint]:
     """Return the check that a reference was only taken from usage that moved nothing, for each dialect."""
@@ -304,6 +327,14 @@ operations = Table(
         "operation_id",
         postgresql_where=text(f"status = {_REJECTED}"),
         sqlite_where=text(f"status = {_REJECTED}"),
+    ),
+    # Money without tokens, or tokens that don't fit it: few, and looked for by operators.
+    Index(
+        "ix_operations_incidents",
+        "recorded_at",
+        "operation_id",
+        postgresql_where=text(_IS_INCIDENT),
+        sqlite_where=text(_IS_INCIDENT),
     ),
     # What was recorded in a time lies together in the table: a few numbers for many rows find it. SQLite has
     # no such index.
@@ -401,6 +432,8 @@ lots = Table(
     Column("is_open", Boolean, nullable=False),
     Column("is_noticed", Boolean, nullable=False, server_default=text("false")),
     Column("source", Text, nullable=False),
+    # Where it was ended before its time: what comes back to it from then on has ended too.
+    Column("ended_at", UtcDateTime),
     PrimaryKeyConstraint("account_id", "number", "slot"),
     _of_account(),
     _of_operation(),
@@ -440,6 +473,8 @@ holds = Table(
     _slot(),
     Column("state", Text, nullable=False),
     Column("reference_id", Text, nullable=False),
+    # Kept for a dispute of a payment, not for work.
+    Column("is_dispute", Boolean, nullable=False, server_default=text("false")),
     PrimaryKeyConstraint("operation_id", "slot"),
     _of_operation(),
     _of_account(),
@@ -534,7 +569,8 @@ quota_entries = Table(
     CheckConstraint("used_after >= 0 AND used_after >= amount", name="used_not_negative"),
 )
 
-#: Payments as they were taken, in minor units, and the tokens they bought.
+#: Payments as they were taken, in minor units, and the tokens they bought: of a package, or of a tier's period.
+#: A payment of a package is named by its operation's reference, one of a subscription by its own.
 payments = Table(
     "payments",
     metadata,
@@ -544,20 +580,31 @@ payments = Table(
     Column("base_tokens", BigInteger, nullable=False),
     Column("bonus_tokens", BigInteger, nullable=False),
     Column("recorded_at", UtcDateTime, nullable=False),
+    Column("occurred_at", UtcDateTime),
     _slot(),
     Column("currency", String(3), nullable=False),
-    Column("package_id", Text, nullable=False),
+    Column("reference_id", Text, nullable=False),
+    Column("package_id", Text),
+    Column("tier", Text),
     Column("provider", Text),
     PrimaryKeyConstraint("operation_id", "slot"),
     _of_operation(),
     _of_account(),
+    UniqueConstraint("reference_id", "slot"),
     Index(None, "account_id"),
-    CheckConstraint("amount_minor > 0", name="amount_positive"),
-    CheckConstraint("base_tokens > 0 AND bonus_tokens >= 0", name="tokens_positive"),
+    CheckConstraint("amount_minor >= 0", name="amount_not_negative"),
+    CheckConstraint("base_tokens >= 0 AND bonus_tokens >= 0", name="tokens_not_negative"),
+    CheckConstraint("(package_id IS NULL) <> (tier IS NULL)", name="package_or_tier"),
 )
 
-#: Events of payments, and their effect: tokens taken back (or given back, negative) and written off.
-#: An event may come before its payment, which is therefore named by its reference.
+_HAPPENED_KNOWN = (
+    "happened IN ('refunded', 'refunded_total', 'refund_failed', 'inquired', 'disputed', 'dispute_won',"
+    " 'dispute_lost', 'dispute_prevented', 'dispute_withdrawn', 'failed', 'frozen', 'unfrozen', 'succeeded')"
+)
+
+#: Events of payments, each with its own reference, and their effect: tokens taken back (or given back,
+#: negative) and written off. The operation is the event's own, or the payment's where the event was there
+#: first.
 payment_events = Table(
     "payment_events",
     metadata,
@@ -571,17 +618,17 @@ payment_events = Table(
     _slot(),
     Column("currency", String(3)),
     Column("happened", Text, nullable=False),
+    Column("reference_id", Text, nullable=False),
     Column("payment_reference", Text, nullable=False),
     Column("dispute_id", Text),
-    PrimaryKeyConstraint("operation_id", "slot"),
+    Column("refund_reference", Text),
+    PrimaryKeyConstraint("reference_id", "slot"),
     _of_operation(),
     _of_account(),
     Index(None, "payment_reference"),
-    CheckConstraint(
-        "happened IN ('refunded', 'disputed', 'dispute_won', 'dispute_lost', 'failed', 'succeeded')",
-        name="happened_known",
-    ),
-    CheckConstraint("amount_minor > 0", name="amount_positive"),
+    Index(None, "account_id"),
+    CheckConstraint(_HAPPENED_KNOWN, name="happened_known"),
+    CheckConstraint("amount_minor >= 0", name="amount_not_negative"),
 )
 
 #: The tables of the ledger, each after those that it refers to.
@@ -613,6 +660,47 @@ claims = Table(
     Column("user_id", Text, nullable=False),
     Column("taken_from", Text),
     *_is_slot_of_user(),
+)
+
+#: Names of payments: a payment's own reference and its other names, with its user. A name without a payment is
+#: one that events wait for.
+payment_names = Table(
+    "payment_names",
+    metadata,
+    Column("named_at", UtcDateTime, nullable=False),
+    Column("slot", SmallInteger),
+    Column("name", Text, primary_key=True),
+    Column("payment_reference", Text),
+    Column("user_id", Text),
+    Index(None, "user_id"),
+    *(
+        CheckConstraint(f"user_id IS NULL OR {condition}", name="slot_of_user").ddl_if(dialect=dialect)
+        for dialect, condition in _SLOT_OF_USER
+    ),
+    CheckConstraint(
+        "(user_id IS NULL) = (payment_reference IS NULL) AND (user_id IS NULL) = (slot IS NULL)",
+        name="bound_as_a_whole",
+    ),
+)
+
+#: Events that wait for the payment of their name, or count for none. ``user_id`` is the one that was named.
+waiting_events = Table(
+    "waiting_events",
+    metadata,
+    Column("amount_minor", BigInteger),
+    Column("occurred_at", UtcDateTime),
+    Column("recorded_at", UtcDateTime, nullable=False),
+    Column("currency", String(3)),
+    Column("happened", Text, nullable=False),
+    Column("reference_id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("user_id", Text),
+    Column("dispute_id", Text),
+    Column("refund_reference", Text),
+    Index(None, "name"),
+    Index(None, "recorded_at"),
+    CheckConstraint(_HAPPENED_KNOWN, name="happened_known"),
+    CheckConstraint("amount_minor >= 0", name="amount_not_negative"),
 )
 
 #: Next free id of accounts and operations: of each slot where the ledger is distributed, else one for all.

@@ -1,0 +1,266 @@
+"""Payments as gateways send them: names of payments, events that wait, subscriptions that are paid.
+
+An event is named by its own reference, and belongs to a payment by the payment's. One whose payment isn't
+there stands beside the ledger until it comes. The tables of payments are made anew, for both dialects: they
+are small.
+"""
+
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0012"
+down_revision = "0011"
+branch_labels = None
+depends_on = None
+
+_TIME = sa.DateTime(timezone=True)
+_HAPPENED = (
+    "happened IN ('refunded', 'refunded_total', 'refund_failed', 'inquired', 'disputed', 'dispute_won',"
+    " 'dispute_lost', 'dispute_prevented', 'dispute_withdrawn', 'failed', 'frozen', 'unfrozen', 'succeeded')"
+)
+_INCIDENTS = "(status = 2 AND type IN (20, 21, 22, 23, 24, 26, 50, 51)) OR code IN (32, 34)"
+_NUMBERS = [
+    ("type", 26, "payment.refund_failed"),
+    ("type", 63, "account.freeze"),
+    ("type", 64, "account.unfreeze"),
+    ("code", 32, "purchase_flagged"),
+    ("code", 33, "refund_failed"),
+    ("code", 34, "refund_style_mixed"),
+    ("code", 35, "inquiry_opened"),
+    ("code", 36, "dispute_prevented"),
+    ("code", 37, "dispute_withdrawn"),
+    ("code", 38, "change_scheduled"),
+    ("code", 39, "freeze_began"),
+    ("code", 40, "freeze_ended"),
+    ("code", 132, "account_frozen"),
+]
+
+
+def upgrade() -> None:
+    """Add the columns and tables, move the rows of payments, and number the names."""
+    op.add_column("accounts", sa.Column("frozen_at", _TIME))
+    op.add_column("accounts", sa.Column("granted_from", _TIME))
+    op.add_column("accounts", sa.Column("next_tier", sa.Text()))
+    op.add_column("lots", sa.Column("ended_at", _TIME))
+    op.add_column(
+        "holds", sa.Column("is_dispute", sa.Boolean(), server_default=sa.text("false"), nullable=False)
+    )
+    for table in ("payments", "payment_events"):
+        _put_aside(table)
+    _create_payments()
+    _create_beside()
+    _move_rows()
+    for table in ("payment_events", "payments"):
+        op.drop_table(f"{table}_0011")
+    op.create_index("ix_payments_account_id", "payments", ["account_id"])
+    op.create_index("ix_payment_events_payment_reference", "payment_events", ["payment_reference"])
+    op.create_index("ix_payment_events_account_id", "payment_events", ["account_id"])
+    is_incident = sa.text(_INCIDENTS)
+    op.create_index(
+        "ix_operations_incidents",
+        "operations",
+        ["recorded_at", "operation_id"],
+        postgresql_where=is_incident,
+        sqlite_where=is_incident,
+    )
+    _guard()
+    identifiers = sa.table("identifiers", sa.column("kind"), sa.column("number"), sa.column("name"))
+    op.bulk_insert(
+        identifiers, [{"kind": kind, "number": number, "name": name} for kind, number, name in _NUMBERS]
+    )
+
+
+def _on_postgresql() -> bool:
+    return op.get_bind().dialect.name == "postgresql"
+
+
+def _put_aside(table: str) -> None:
+    """Give a table another name, and free the names of its keys and guards."""
+    if _on_postgresql():
+        for name in (f"{table}_append_only", f"{table}_not_truncated"):
+            op.execute(f"DROP TRIGGER {name} ON {table}")
+        op.execute(f"ALTER TABLE {table} RENAME CONSTRAINT pk_{table} TO pk_{table}_0011")
+    else:
+        for name in (f"{table}_not_updated", f"{table}_not_deleted"):
+            op.execute(f"DROP TRIGGER {name}")
+    index = "ix_payments_account_id" if table == "payments" else "ix_payment_events_payment_reference"
+    op.drop_index(index, table)
+    op.rename_table(table, f"{table}_0011")
+
+
+def _slot(*, nullable: bool = False) -> sa.Column[Any]:
+    return sa.Column("slot", sa.SmallInteger(), nullable=nullable)
+
+
+def _key(table: str, *columns: str) -> sa.PrimaryKeyConstraint:
+    return sa.PrimaryKeyConstraint(*columns, name=op.f(f"pk_{table}"))
+
+
+def _check(table: str, name: str, condition: str) -> sa.CheckConstraint:
+    return sa.CheckConstraint(condition, name=op.f(f"ck_{table}_{name}"))
+
+
+def _owned(table: str) -> list[sa.ForeignKeyConstraint]:
+    return [
+        sa.ForeignKeyConstraint(
+            ["operation_id", "slot"],
+            ["operations.operation_id", "operations.slot"],
+            name=op.f(f"fk_{table}_operation_id"),
+        ),
+        sa.ForeignKeyConstraint(
+            ["account_id", "slot"],
+            ["accounts.account_id", "accounts.slot"],
+            name=op.f(f"fk_{table}_account_id"),
+        ),
+    ]
+
+
+def _create_payments() -> None:
+    op.create_table(
+        "payments",
+        sa.Column("operation_id", sa.BigInteger(), nullable=False),
+        sa.Column("account_id", sa.BigInteger(), nullable=False),
+        sa.Column("amount_minor", sa.BigInteger(), nullable=False),
+        sa.Column("base_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("bonus_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("recorded_at", _TIME, nullable=False),
+        sa.Column("occurred_at", _TIME),
+        _slot(),
+        sa.Column("currency", sa.String(length=3), nullable=False),
+        sa.Column("reference_id", sa.Text(), nullable=False),
+        sa.Column("package_id", sa.Text()),
+        sa.Column("tier", sa.Text()),
+        sa.Column("provider", sa.Text()),
+        _key("payments", "operation_id", "slot"),
+        *_owned("payments"),
+        sa.UniqueConstraint("reference_id", "slot", name=op.f("uq_payments_reference_id_slot")),
+        _check("payments", "amount_not_negative", "amount_minor >= 0"),
+        _check("payments", "tokens_not_negative", "base_tokens >= 0 AND bonus_tokens >= 0"),
+        _check("payments", "package_or_tier", "(package_id IS NULL) <> (tier IS NULL)"),
+    )
+    op.create_table(
+        "payment_events",
+        sa.Column("operation_id", sa.BigInteger(), nullable=False),
+        sa.Column("account_id", sa.BigInteger(), nullable=False),
+        sa.Column("amount_minor", sa.BigInteger()),
+        sa.Column("collected", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("uncollected", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("occurred_at", _TIME),
+        sa.Column("recorded_at", _TIME, nullable=False),
+        _slot(),
+        sa.Column("currency", sa.String(length=3)),
+        sa.Column("happened", sa.Text(), nullable=False),
+        sa.Column("reference_id", sa.Text(), nullable=False),
+        sa.Column("payment_reference", sa.Text(), nullable=False),
+        sa.Column("dispute_id", sa.Text()),
+        sa.Column("refund_reference", sa.Text()),
+        _key("payment_events", "reference_id", "slot"),
+        *_owned("payment_events"),
+        _check("payment_events", "happened_known", _HAPPENED),
+        _check("payment_events", "amount_not_negative", "amount_minor >= 0"),
+    )
+
+
+_SLOT_OF = {
+    "postgresql": (
+        "slot = get_byte(sha256(convert_to(CASE WHEN octet_length(user_id) = char_length(user_id)"
+        " THEN user_id ELSE normalize(user_id, NFC) END, 'UTF8')), 0) >> 2"
+    ),
+    "sqlite": "slot = slot_of(user_id)",
+}
+
+
+def _create_beside() -> None:
+    is_slot = _SLOT_OF[op.get_bind().dialect.name]
+    op.create_table(
+        "payment_names",
+        sa.Column("named_at", _TIME, nullable=False),
+        _slot(nullable=True),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("payment_reference", sa.Text()),
+        sa.Column("user_id", sa.Text()),
+        _key("payment_names", "name"),
+        _check("payment_names", "slot_of_user", f"user_id IS NULL OR {is_slot}"),
+        _check(
+            "payment_names",
+            "bound_as_a_whole",
+            "(user_id IS NULL) = (payment_reference IS NULL) AND (user_id IS NULL) = (slot IS NULL)",
+        ),
+    )
+    op.create_index("ix_payment_names_user_id", "payment_names", ["user_id"])
+    op.create_table(
+        "waiting_events",
+        sa.Column("amount_minor", sa.BigInteger()),
+        sa.Column("occurred_at", _TIME),
+        sa.Column("recorded_at", _TIME, nullable=False),
+        sa.Column("currency", sa.String(length=3)),
+        sa.Column("happened", sa.Text(), nullable=False),
+        sa.Column("reference_id", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("user_id", sa.Text()),
+        sa.Column("dispute_id", sa.Text()),
+        sa.Column("refund_reference", sa.Text()),
+        _key("waiting_events", "reference_id"),
+        _check("waiting_events", "happened_known", _HAPPENED),
+        _check("waiting_events", "amount_not_negative", "amount_minor >= 0"),
+    )
+    op.create_index("ix_waiting_events_name", "waiting_events", ["name"])
+    op.create_index("ix_waiting_events_recorded_at", "waiting_events", ["recorded_at"])
+
+
+def _move_rows() -> None:
+    """Move payments and their events; an event that counts for no payment waits beside the ledger."""
+    op.execute(
+        "INSERT INTO payments (operation_id, account_id, amount_minor, base_tokens, bonus_tokens, recorded_at,"
+        " occurred_at, slot, currency, reference_id, package_id, provider)"
+        " SELECT p.operation_id, p.account_id, p.amount_minor, p.base_tokens, p.bonus_tokens, p.recorded_at,"
+        " o.occurred_at, p.slot, p.currency, o.reference_id, p.package_id, p.provider"
+        " FROM payments_0011 AS p JOIN operations AS o ON o.operation_id = p.operation_id AND o.slot = p.slot"
+    )
+    op.execute(
+        "INSERT INTO payment_names (named_at, slot, name, payment_reference, user_id)"
+        " SELECT p.recorded_at, p.slot, p.reference_id, p.reference_id, a.user_id"
+        " FROM payments AS p JOIN accounts AS a ON a.account_id = p.account_id AND a.slot = p.slot"
+    )
+    counts = (
+        " FROM payment_events_0011 AS e"
+        " JOIN operations AS o ON o.operation_id = e.operation_id AND o.slot = e.slot"
+        " LEFT JOIN payments AS p ON p.reference_id = e.payment_reference AND p.account_id = e.account_id"
+    )
+    is_counted = "p.operation_id IS NOT NULL AND coalesce(e.currency, p.currency) = p.currency"
+    op.execute(
+        "INSERT INTO payment_events (operation_id, account_id, amount_minor, collected, uncollected,"
+        " occurred_at, recorded_at, slot, currency, happened, reference_id, payment_reference, dispute_id)"
+        " SELECT e.operation_id, e.account_id, e.amount_minor, e.collected, e.uncollected, e.occurred_at,"
+        f" e.recorded_at, e.slot, e.currency, e.happened, o.reference_id, e.payment_reference, e.dispute_id"
+        f"{counts} WHERE {is_counted}"  # noqa: S608 - constants
+    )
+    op.execute(
+        "INSERT INTO waiting_events (amount_minor, occurred_at, recorded_at, currency, happened, reference_id,"
+        " name, user_id, dispute_id)"
+        " SELECT e.amount_minor, e.occurred_at, e.recorded_at, e.currency, e.happened, o.reference_id,"
+        f" e.payment_reference, o.user_id, e.dispute_id{counts} WHERE NOT ({is_counted})"  # noqa: S608 - constants
+    )
+    op.execute(
+        "INSERT INTO payment_names (named_at, name)"
+        " SELECT min(w.recorded_at), w.name FROM waiting_events AS w"
+        " WHERE w.name NOT IN (SELECT n.name FROM payment_names AS n) GROUP BY w.name"
+    )
+
+
+def _guard() -> None:
+    for table in ("payments", "payment_events"):
+        if _on_postgresql():
+            refuse = "EXECUTE FUNCTION ledger_refuses()"
+            op.execute(
+                f"CREATE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE ON {table} FOR EACH ROW {refuse}"
+            )
+            op.execute(
+                f"CREATE TRIGGER {table}_not_truncated BEFORE TRUNCATE ON {table} FOR EACH STATEMENT {refuse}"
+            )
+        else:
+            refuse = "BEGIN SELECT RAISE(ABORT, 'refused: the ledger is append-only'); END"
+            op.execute(f"CREATE TRIGGER {table}_not_updated BEFORE UPDATE ON {table} {refuse}")
+            op.execute(f"CREATE TRIGGER {table}_not_deleted BEFORE DELETE ON {table} {refuse}")
