@@ -52,7 +52,7 @@ class PaymentSucceeded(OpeningCommand):
     discount_minor: UsageQuantity | None = None
     other_minor: UsageQuantity | None = None
     provider: Label | None = None
-    also_known_as: Names = ()
+    also_known_as: Names | None = None
 
     @model_validator(mode="after")
     def _one_package(self) -> Self:
@@ -67,11 +67,11 @@ class SubscriptionPayment(BasePart):
     What happens to it later takes the period's allocation in proportion.
     """
 
-    CONTENT = ("reference_id", "amount_minor", "currency")
+    CONTENT = ("also_known_as", "amount_minor", "currency", "provider", "reference_id")
     reference_id: Identifier
     amount_minor: UsageQuantity
     currency: Currency
-    also_known_as: Names = ()
+    also_known_as: Names | None = None
     provider: Label | None = None
 
 

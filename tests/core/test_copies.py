@@ -82,7 +82,8 @@ def act(account: Account, reference_id: str) -> None:
     account.quota(QUOTA, None)
     account.count(outcome, QUOTA, 2)
     account.add_payment(distinct(Payment))
-    account.add_payment_event(distinct(PaymentEvent))
+    account.add_payment_event(distinct(Payment), distinct(PaymentEvent))
+    account.take_in(distinct(PaymentEvent))
     account.add_usage_refund(distinct(UsageRefund))
 
 

@@ -11,7 +11,7 @@ from dataclasses import fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from schemas import Command
+from schemas import Code, Command
 from tests.support.strategies import NOW, SMALL_CATALOG
 from worker.catalog import Catalog
 from worker.core import (
@@ -25,6 +25,7 @@ from worker.core import (
     Outcome,
     Payment,
     PaymentEvent,
+    PaymentName,
     Plan,
     QuotaEntry,
     QuotaKey,
@@ -61,6 +62,8 @@ class FakeLedger:
         self.payments: list[Payment] = []
         self.payment_events: list[PaymentEvent] = []
         self.usage_refunds: list[UsageRefund] = []
+        self.names: dict[str, PaymentName] = {}
+        self.waiting: dict[str, PaymentEvent] = {}
         self._ids = 0
 
     def apply(self, commands: Sequence[Command], now: datetime = NOW) -> list[dict[str, Any]]:
@@ -104,6 +107,7 @@ class FakeLedger:
             "payments": list(self.payments),
             "payment_events": list(self.payment_events),
             "usage_refunds": list(self.usage_refunds),
+            "waiting": dict(self.waiting),
         }
 
     # -- load ---------------------------------------------------------------------------------------------
@@ -114,15 +118,23 @@ class FakeLedger:
         first = needs.first if self.catalog.auto_open else set()
         opening = {**dict.fromkeys(first, self.catalog.auto_open or ""), **needs.opening}
         just_opened = self._make_missing_accounts(opening, now)
-        accounts = {user: copy(self.accounts[user]) for user in sorted(needs.users) if user in self.accounts}
+        names = {name: copy(self.names[name]) for name in sorted(needs.names) if name in self.names}
+        names |= {
+            event.name: copy(self.names[event.name])
+            for event in self.waiting.values()
+            if event.name in self.names and self.names[event.name].user_id in needs.settling
+        }
+        users = needs.users | {name.user_id for name in names.values() if name.user_id is not None}
+        accounts = {user: copy(self.accounts[user]) for user in sorted(users) if user in self.accounts}
         outcomes = {
             name: copy(self.outcomes[name]) for name in sorted(needs.references) if name in self.outcomes
         }
         usages = {name: self._taken(name) for name in needs.usages if name in outcomes}
+        bound = {name.payment_reference for name in names.values()}
         payments = {
-            paid.reference_id: replace(paid, lapsed=self._lapsed(paid))
+            paid.reference_id: replace(paid, lapsed=self._lapsed(paid), taken=self._taken_back(paid))
             for paid in self.payments
-            if paid.reference_id in needs.payments
+            if paid.reference_id in bound
         }
         return Known(
             accounts=accounts,
@@ -134,8 +146,26 @@ class FakeLedger:
             holds=self._holds(accounts.values(), needs.holds),
             usages=usages,
             payments=payments,
-            payment_events=self._payment_events(needs.paying),
+            payment_events=self._payment_events(payments),
+            payment_names=names,
+            waiting=self._waiting(names.keys() | needs.names),
+            unopened_payments=self._unopened_payments(just_opened),
         )
+
+    def _waiting(self, names: Set[str]) -> dict[str, list[PaymentEvent]]:
+        known: dict[str, list[PaymentEvent]] = {}
+        for event in self.waiting.values():
+            if event.name in names:
+                known.setdefault(event.name, []).append(copy(event))
+        return known
+
+    def _unopened_payments(self, users: Set[str]) -> dict[str, list[Outcome]]:
+        known: dict[str, list[Outcome]] = {}
+        for outcome in self.outcomes.values():
+            is_unopened = (outcome.type, outcome.code) == ("payment.succeeded", Code.ACCOUNT_NOT_FOUND)
+            if outcome.user_id in users and is_unopened:
+                known.setdefault(outcome.user_id, []).append(copy(outcome))
+        return known
 
     def _superseded(self, commands: Sequence[Command]) -> Superseded:
         """Superseded outcomes of the commands' own types and users."""
@@ -182,12 +212,17 @@ class FakeLedger:
     ) -> dict[int, list[Lot]]:
         """Lots with something left, lots that usage to be refunded came from, and lots that payments made."""
         ids = {account.account_id for account in accounts}
+        payments = list(payments)
         taken = {number for usage in usages for number, _ in usage.parts}
+        taken |= {number for payment in payments for number in payment.taken if number is not None}
         made_by = {payment.operation_id for payment in payments}
+        with_tier = {payment.account_id for payment in payments if payment.tier is not None}
         known: dict[int, list[Lot]] = {}
         for (account_id, number), lot in sorted(self.lots.items()):
             is_open = lot.remaining > 0 or lot.pending > 0
-            if account_id in ids and (is_open or number in taken or lot.operation_id in made_by):
+            is_allocation = account_id in with_tier and lot.source is Source.ALLOCATION
+            is_known = is_open or number in taken or lot.operation_id in made_by or is_allocation
+            if account_id in ids and is_known:
                 known.setdefault(account_id, []).append(lot.clone())
         return known
 
@@ -200,12 +235,11 @@ class FakeLedger:
                 known.setdefault(hold.account_id, []).append(copy(hold))
         return known
 
-    def _payment_events(self, named: Set[tuple[str, str]]) -> dict[str, list[PaymentEvent]]:
-        references = {reference for _, reference in named}
+    def _payment_events(self, references: Iterable[str]) -> dict[str, list[PaymentEvent]]:
         known: dict[str, list[PaymentEvent]] = {}
         for happened in self.payment_events:
-            if happened.payment_reference in references:
-                known.setdefault(happened.payment_reference, []).append(copy(happened))
+            if happened.name in references:
+                known.setdefault(happened.name, []).append(copy(happened))
         return known
 
     # -- write --------------------------------------------------------------------------------------------
@@ -306,7 +340,7 @@ class FakeLedger:
             self.lots[key] = lot.clone()
             self.lots[key].operation_id, self.lots[key].outcome = lot.outcome.transaction_id, None
         self._change_lots(plan.used_lots, {"remaining"})
-        self._change_lots(plan.changed_lots, {"remaining", "held", "pending", "is_noticed"})
+        self._change_lots(plan.changed_lots, {"remaining", "held", "pending", "is_noticed", "ended_at"})
 
     def _change_lots(self, lots: Iterable[Lot], moving: Set[str]) -> None:
         for lot in lots:
@@ -319,7 +353,7 @@ class FakeLedger:
         for hold in plan.new_holds:
             assert hold.reference_id not in self.holds, "a hold is opened twice"
             assert hold.outcome is not None, "a hold that nothing opened"
-            assert hold.outcome.reference_id == hold.reference_id
+            assert hold.is_dispute or hold.outcome.reference_id == hold.reference_id
             assert all((hold.account_id, number) in self.lots for number, _ in hold.parts)
             _check_hold(hold)
             self.holds[hold.reference_id] = replace(
@@ -339,33 +373,62 @@ class FakeLedger:
             assert _differences(before, hold) <= {"state", "captured"}
             self.holds[hold.reference_id] = replace(hold)
 
-    def _lapsed(self, payment: Payment) -> int:
+    def _lapsed(self, payment: Payment) -> dict[int, int]:
         own = {
-            (lot.account_id, lot.number)
+            lot.number
             for lot in self.lots.values()
-            if lot.operation_id == payment.operation_id
-            and lot.source in (Source.PURCHASE, Source.PURCHASE_BONUS)
+            if lot.account_id == payment.account_id
+            and (
+                lot.operation_id == payment.operation_id
+                or (payment.tier is not None and lot.source is Source.ALLOCATION and lot.parent is not None)
+            )
         }
-        return -sum(
-            entry.amount
-            for entry in self.entries
-            if entry.counter is Counter.EXPIRY and (entry.account_id, entry.lot) in own
-        )
+        lapsed: dict[int, int] = {}
+        for entry in self.entries:
+            if entry.account_id == payment.account_id and entry.counter is Counter.EXPIRY and entry.lot in own:
+                lapsed[entry.lot] = lapsed.get(entry.lot, 0) - entry.amount
+        return lapsed
+
+    def _taken_back(self, payment: Payment) -> dict[int | None, int]:
+        posted_by = {
+            event.outcome.reference_id
+            for event in self.payment_events
+            if event.name == payment.reference_id and event.outcome is not None
+        }
+        taken: dict[int | None, int] = {}
+        for entry in self.entries:
+            if entry.counter is Counter.REVERSALS and entry.outcome.reference_id in posted_by:
+                taken[entry.lot] = taken.get(entry.lot, 0) - entry.amount
+        return taken
 
     def _write_payments(self, plan: Plan) -> None:
         for paid in plan.payments:
             assert paid.outcome is not None, "a payment that nothing recorded"
-            assert paid.amount_minor > 0
-            assert paid.base_tokens > 0
+            assert paid.amount_minor >= 0
+            assert paid.base_tokens >= 0
             assert paid.bonus_tokens >= 0
-            self.payments.append(replace(paid, operation_id=paid.outcome.transaction_id, outcome=None))
-        noted = {id(happened.outcome) for happened in self.payment_events}
+            assert (paid.package_id is None) != (paid.tier is None)
+            assert all(paid.reference_id != other.reference_id for other in self.payments)
+            self.payments.append(
+                replace(paid, operation_id=paid.outcome.transaction_id, outcome=None, taken={}, lapsed={})
+            )
+        noted = {happened.reference_id for happened in self.payment_events}
         for happened in plan.payment_events:
             assert happened.outcome is not None, "an event that nothing recorded"
-            assert id(happened.outcome) not in noted, "an operation is two events"
-            noted.add(id(happened.outcome))
-            assert happened.amount_minor is None or happened.amount_minor > 0
+            assert happened.reference_id not in noted, "an event is written twice"
+            noted.add(happened.reference_id)
+            assert happened.amount_minor is None or happened.amount_minor >= 0
+            assert any(happened.name == paid.reference_id for paid in self.payments)
             self.payment_events.append(happened)
+        for waiting in plan.waiting:
+            assert waiting.reference_id not in self.waiting
+            self.waiting[waiting.reference_id] = waiting
+            self.names.setdefault(waiting.name, PaymentName(waiting.name))
+        for name in plan.names:
+            assert self.names.get(name.name, name).payment_reference in (None, name.payment_reference)
+            self.names[name.name] = name
+        for reference in plan.taken_in:
+            self.waiting.pop(reference, None)
         for row in plan.usage_refunds:
             assert row.tokens > 0
             self.usage_refunds.append(row)

@@ -283,10 +283,15 @@ class Account:
         self.change()
         self.written.payments.append(payment)
 
-    def add_payment_event(self, event: PaymentEvent) -> None:
+    def add_payment_event(self, payment: Payment, event: PaymentEvent) -> None:
         """Add an event of a payment."""
         self.change()
+        event.name = payment.reference_id
         self.written.payment_events.append(event)
+
+    def take_in(self, event: PaymentEvent) -> None:
+        """Let an event wait no longer."""
+        self.written.taken_in.append(event.reference_id)
 
     def add_usage_refund(self, refund: UsageRefund) -> None:
         """Add a refund of usage."""

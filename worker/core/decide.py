@@ -4,12 +4,9 @@
 same result as its commands one by one. It reads ``Known`` and doesn't change it.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, assert_never
-
-from pydantic_core import to_json
+from typing import assert_never
 
 from schemas import (
     AdjustCredit,
@@ -18,10 +15,13 @@ from schemas import (
     ChangeSubscription,
     Code,
     Command,
+    CommandAboutPayment,
     DeductUsage,
     DisputeClosed,
     ExtendUsage,
     FreeUpload,
+    FreezeAccount,
+    FreezingCommand,
     ImportAccount,
     OpenAccount,
     OpeningCommand,
@@ -31,24 +31,28 @@ from schemas import (
     PaymentSucceeded,
     RecordUsage,
     RefundCredit,
+    RefundFailed,
     ReleaseUsage,
     RenewSubscription,
     ReserveUsage,
     SettleAccount,
     SettleUsage,
     Status,
+    UnfreezeAccount,
     UsageWithDeadline,
+    type_of,
 )
 from worker.catalog import Catalog
 from worker.core.account import Account
+from worker.core.contents import command_of, content_of, first_difference, kept_of
 from worker.core.due import post_due, post_freed
-from worker.core.known import AccountState, Hold, Known, Lot, opened_by_use
+from worker.core.known import AccountState, Happened, Hold, Known, Lot, Payment, PaymentEvent, opened_by_use
 from worker.core.lots import notice_due_at
 from worker.core.notices import write_notices
 from worker.core.outcomes import Answer, Conflict, Decided, Outcome, moves_nothing
 from worker.core.periods import period_at
 from worker.core.plan import ImportedAccount, Plan
-from worker.core.rules import credit, holds, imports, payments, subscriptions, usage
+from worker.core.rules import credit, freezing, holds, imports, payments, subscriptions, usage
 from worker.core.rules.decisions import Context, Decision, applied, rejected
 from worker.core.superseded import ATTEMPTS_AHEAD_MAX, Superseded, may_supersede, owner_of
 
@@ -59,11 +63,6 @@ def decide(commands: Sequence[Command], known: Known, now: datetime, catalog: Ca
     for command in commands:
         batch.plan.answers.append(batch.answer(command))
     return batch.closed()
-
-
-def content_of(command: Command) -> str:
-    """Return the canonical text of what moves the ledger: the same for the same operation."""
-    return to_json(command.content()).decode()  # compact; the fields are in order already
 
 
 def account_now(
@@ -90,13 +89,15 @@ class _Batch:
         self._context = Context(known, self._fresh, now, catalog)
         self._superseded = Superseded(dict(known.superseded.attempts), dict(known.superseded.lost))
         self._accounts: dict[str, Account] = {}
+        #: Payments of this batch whose users had no account, by the user.
+        self._unopened: dict[str, list[Outcome]] = {}
 
     def answer(self, command: Command) -> Answer:
-        content = content_of(command)
+        content = content_of(command, self._catalog)
         stored = self._context.outcome_of(command.reference_id)
         if stored is None:
             return self._answer_first(command, content)
-        if (command.type, command.user_id) != (stored.type, stored.user_id):
+        if owner_of(command) != owner_of(stored):
             return self._answer_other(command, content, stored)
         if command.attempt > stored.attempt + ATTEMPTS_AHEAD_MAX:
             return _too_far_ahead(command, stored.attempt)
@@ -104,15 +105,21 @@ class _Batch:
             return Decided(self._judge_anew(command, content, stored), duplicate=False)
         if command.attempt < stored.attempt:
             stored = self._superseded.attempt_of(command) or stored
-        if content == stored.content:
+        if first_difference(content, stored, self._catalog) is None:
+            self._learn_names(command, stored)
             return Decided(stored, duplicate=True)
-        return _conflict(command, content, stored)
+        return self._conflict(command, content, stored)
 
     def closed(self) -> Plan:
         """Return the plan, with the rows that were written about every account."""
+        plan = self.plan
         for account in self._accounts.values():
-            account.add_to(self.plan)
-        return self.plan
+            account.add_to(plan)
+        if self._context.names:
+            plan.names = list(self._context.names.values())
+        if plan.waiting and plan.taken_in:
+            plan.waiting = [event for event in plan.waiting if event.reference_id not in plan.taken_in]
+        return plan
 
     # -- the reference ------------------------------------------------------------------------------------
 
@@ -123,7 +130,7 @@ class _Batch:
             if owner_of(lost) == owner_of(command):
                 return self._answer_lost(command, content, lost)
             if not may_supersede(command.type, lost):
-                return _conflict(command, content, lost)
+                return self._conflict(command, content, lost)
         if command.attempt > ATTEMPTS_AHEAD_MAX:
             return _too_far_ahead(command, 0)
         return self._answer_new(command, content)
@@ -131,10 +138,10 @@ class _Batch:
     def _answer_other(self, command: Command, content: str, stored: Outcome) -> Answer:
         """Answer a command whose reference has the outcome of another type or user."""
         own = self._superseded.lost_by(command)
-        if own is not None and content == own.content:
+        if own is not None and first_difference(content, own, self._catalog) is None:
             return Decided(own, duplicate=True)
         if not may_supersede(command.type, stored):
-            return _conflict(command, content, stored)
+            return self._conflict(command, content, stored)
         if command.attempt > stored.attempt + ATTEMPTS_AHEAD_MAX:
             return _too_far_ahead(command, stored.attempt)
         self._take(stored)
@@ -147,8 +154,8 @@ class _Batch:
 
     def _answer_lost(self, command: Command, content: str, lost: Outcome) -> Answer:
         """Answer a usage whose reference is taken, by a command that isn't in the ledger yet."""
-        if content != lost.content:
-            return _conflict(command, content, lost)
+        if first_difference(content, lost, self._catalog) is not None:
+            return self._conflict(command, content, lost)
         own = self._superseded.lost_by(command)
         if own is None:
             return Conflict("attempt", f"at most {lost.attempt}", str(command.attempt))
@@ -162,6 +169,7 @@ class _Batch:
 
     def _judge_anew(self, command: Command, content: str, stored: Outcome) -> Outcome:
         outcome = self._judge(command, content)
+        outcome.user_id = stored.user_id  # an operation stays where it is
         self._fresh[command.reference_id] = outcome
         self._superseded.add_attempt(stored)
         self.plan.rejudged.append((stored, outcome))
@@ -171,6 +179,16 @@ class _Batch:
 
     def _judge(self, command: Command, content: str) -> Outcome:
         outcome = _outcome_of(command, content, self._now)
+        if (name := _payment_named_by(command)) is not None:
+            return self._judge_about_payment(command, name, outcome)
+        outcome = self._judge_of_user(command, outcome)
+        if isinstance(command, PaymentSucceeded) and not outcome.is_applied:
+            outcome.detail = {**outcome.detail, **kept_of(command)}
+            if outcome.code is Code.ACCOUNT_NOT_FOUND:
+                self._unopened.setdefault(command.user_id, []).append(outcome)
+        return outcome
+
+    def _judge_of_user(self, command: Command, outcome: Outcome) -> Outcome:
         account = self._account(command.user_id)
         if account is not None:
             return self._judge_with(account, command, outcome)
@@ -179,6 +197,44 @@ class _Batch:
         if isinstance(command, ImportAccount):
             return self._import(command, outcome)
         return self._judge_first(command, outcome)
+
+    def _judge_about_payment(self, command: Command, name: str, outcome: Outcome) -> Outcome:
+        """Judge a command about a payment, for the payment's user; without one it waits."""
+        payment = self._context.payment_named(name)
+        if payment is not None and (account := self._account(payment.user_id)) is not None:
+            outcome.user_id = payment.user_id
+            return self._judge_with(account, command, outcome)
+        original = self._context.outcome_of(name)
+        # Usage that moved nothing gives the reference up when the payment comes.
+        if original is not None and not original.moved_nothing:
+            return _refused(outcome, rejected(Code.ORIGINAL_NOT_FOUND, original_reference_id=name))
+        event = _event_of(command, name, self._now)
+        self.plan.waiting.append(event)
+        self._context.waiting.setdefault(name, []).append(event)
+        outcome.code, outcome.amount = Code.PAYMENT_AWAITED, 0
+        outcome.balance_before = outcome.balance_after = 0  # of no account
+        outcome.detail = _detail_of(command, name)
+        return outcome
+
+    def _try_unopened_payments(self, user_id: str) -> None:
+        """Judge the payments anew that came before the account of their user was open."""
+        known = () if user_id not in self.plan.opened else self._known.unopened_payments.get(user_id, ())
+        for rejected_ in (*known, *self._unopened.pop(user_id, ())):
+            stored = self._context.outcome_of(rejected_.reference_id) or rejected_
+            if stored.is_applied or stored.code is not Code.ACCOUNT_NOT_FOUND or stored.type != _PAYMENT:
+                continue
+            command = command_of(stored, stored.attempt + 1)
+            self._judge_anew(command, content_of(command, self._catalog), stored)
+
+    def _learn_names(self, command: Command, stored: Outcome) -> None:
+        """Let a payment that comes again give it names that nobody has."""
+        if not isinstance(command, PaymentSucceeded) or not command.also_known_as or not stored.is_applied:
+            return
+        payment = self._context.payment_named(command.reference_id)
+        if payment is not None:
+            names = ((name, self._context.name_of(name)) for name in command.also_known_as)
+            free = [name for name, bound in names if bound is None or bound.payment_reference is None]
+            self._context.bind(free, payment)
 
     def _judge_first(self, command: Command, outcome: Outcome) -> Outcome:
         """Judge a command of a user without an account, which it may open; also where it is rejected then.
@@ -199,9 +255,11 @@ class _Batch:
         self.plan.opened.add(command.user_id)
         outcome = self._judge_with(account, command, outcome)
         outcome.detail = {**outcome.detail, "opened_tier": tier}
+        self._try_unopened_payments(command.user_id)
         return outcome
 
     def _judge_with(self, account: Account, command: Command, outcome: Outcome) -> Outcome:
+        self._context.judge(outcome)
         if account.is_due:
             # What is due is posted with an applied command; a refusal leaves nothing behind.
             account = account.branch()
@@ -210,13 +268,17 @@ class _Batch:
         else:
             account.begin()
         outcome.balance_before = account.state.balance
-        decision = self._too_late(command) or self._decision(command, account, outcome)
+        decision = (
+            self._too_late(command)
+            or freezing.refusal(account, command)
+            or self._decision(command, account, outcome)
+        )
         if decision.amount is None:
             return _refused(outcome, decision, account)
         if moves_nothing(decision.code, decision.amount, decision.detail):
             # What is due waits for a command that moves something: usage of nothing never owns an entry.
             return _moved_nothing(outcome, decision, account)
-        self._accounts[command.user_id] = account
+        self._accounts[account.state.user_id] = account
         return _carried_out(outcome, decision, account)
 
     def _open(self, command: OpenAccount, outcome: Outcome) -> Outcome:
@@ -229,7 +291,10 @@ class _Batch:
         account = self._accounts[command.user_id] = Account(state, (), (), self._catalog, self._now)
         self.plan.opened.add(command.user_id)
         outcome.balance_before = 0
-        return _carried_out(outcome, subscriptions.open_account(account, command, outcome, tier), account)
+        self._context.judge(outcome)
+        outcome = _carried_out(outcome, subscriptions.open_account(account, command, outcome, tier), account)
+        self._try_unopened_payments(command.user_id)
+        return outcome
 
     def _too_late(self, command: Command) -> Decision | None:
         """Return the refusal of usage that its sender has given up by now."""
@@ -253,6 +318,7 @@ class _Batch:
         state = AccountState(row.account_id, row.user_id, command.tier, command.anchor, until)
         account = self._accounts[command.user_id] = Account(state, (), (), self._catalog, self._now)
         paid = [imports.payment_outcome(command, payment, self._now) for payment in command.payments]
+        self._context.judge(outcome)
         decision = imports.import_account(account, command, outcome, paid, self._context)
         has_own_entries = outcome.first_entry is not None
         post_due(account, outcome)
@@ -262,7 +328,9 @@ class _Batch:
         self.plan.imported.append(ImportedAccount(command.user_id, command.opened_at, outcome, paid))
         self.plan.outcomes += paid
         self._fresh.update(zip(references, paid, strict=True))
-        return _carried_out(outcome, decision, account)
+        outcome = _carried_out(outcome, decision, account)
+        self._try_unopened_payments(command.user_id)
+        return outcome
 
     def _taken_reference(self, references: Iterable[str]) -> Decision | None:
         """Return the refusal of references of which one names an operation that moved something."""
@@ -270,6 +338,8 @@ class _Batch:
             stored = self._context.outcome_of(reference)
             if stored is not None and not may_supersede(imports.PAYMENT_IMPORT, stored):
                 return rejected(Code.REFERENCE_TAKEN, original_reference_id=reference)
+            if (refused := payments.name_taken(reference, (), self._context)) is not None:
+                return refused
         return None
 
     def _decision(self, command: Command, account: Account, outcome: Outcome) -> Decision:
@@ -291,8 +361,11 @@ class _Batch:
                 return holds.release(account, command, outcome)
             case PaymentSucceeded():
                 return payments.purchase(account, command, outcome, context)
-            case PaymentRefunded() | PaymentDisputed() | DisputeClosed() | PaymentFailed():
-                return payments.reverse(account, command, outcome, context)
+            case PaymentRefunded() | RefundFailed() | PaymentDisputed() | DisputeClosed() | PaymentFailed():
+                payment = self._payment_of(command.original_reference_id)
+                return payments.reverse(account, payment, command, outcome, context)
+            case FreezeAccount() | UnfreezeAccount():
+                return freezing.decide_freezing(account, command)
             case RefundCredit():
                 return credit.refund(account, command, outcome, context)
             case BonusCredit():
@@ -306,11 +379,28 @@ class _Batch:
             case CancelSubscription():
                 return subscriptions.cancel(account, command, outcome, context)
             case SettleAccount():
+                payments.take_in_one(account, context)
                 return applied(Code.ACCOUNT_SETTLED, 0)
             case OpenAccount() | ImportAccount():
                 return rejected(Code.ACCOUNT_EXISTS, tier=account.state.tier)
             case _:
                 assert_never(command)
+
+    def _payment_of(self, name: str) -> Payment:
+        payment = self._context.payment_named(name)
+        if payment is None:
+            raise AssertionError(f"no payment {name!r}")
+        return payment
+
+    def _conflict(self, command: Command, content: str, stored: Outcome) -> Conflict:
+        if command.type != stored.type:
+            return Conflict("type", stored.type, command.type)
+        if owner_of(command) != owner_of(stored):
+            return Conflict("userId", stored.user_id, command.user_id)
+        difference = first_difference(content, stored, self._catalog)
+        if difference is None:
+            raise AssertionError("no conflict")
+        return Conflict(*difference)
 
     def _account(self, user_id: str) -> Account | None:
         account = self._accounts.get(user_id)
@@ -339,6 +429,37 @@ class _Batch:
             if at is not None and self._now < ends and (first is None or at < first):
                 first = at
         return first
+
+
+_PAYMENT = type_of(PaymentSucceeded)
+
+
+def _payment_named_by(command: Command) -> str | None:
+    """Return the name of the payment that ``command`` is about; None for all that is about a user."""
+    match command:
+        case CommandAboutPayment():
+            return command.original_reference_id
+        case FreezingCommand():
+            return command.payment_reference_id
+    return None
+
+
+def _event_of(command: Command, name: str, now: datetime) -> PaymentEvent:
+    """Return the event that waits for its payment."""
+    match command:
+        case PaymentRefunded() | RefundFailed() | PaymentDisputed() | DisputeClosed() | PaymentFailed():
+            return payments.event_of(command, now)
+        case FreezeAccount() | UnfreezeAccount():
+            happened = Happened.FROZEN if isinstance(command, FreezeAccount) else Happened.UNFROZEN
+            return PaymentEvent(command.reference_id, name, happened, now, occurred_at=command.occurred_at)
+    raise AssertionError(f"{command.type} is about no payment")
+
+
+def _detail_of(command: Command, name: str) -> dict[str, int | str]:
+    match command:
+        case PaymentRefunded() | RefundFailed() | PaymentDisputed() | DisputeClosed() | PaymentFailed():
+            return payments.detail_of(command)
+    return {"original_reference_id": name, "payment_reference_id": name}
 
 
 def _outcome_of(command: Command, content: str, now: datetime) -> Outcome:
@@ -397,14 +518,3 @@ def _withheld(account: Account) -> Mapping[str, int]:
 
 def _too_far_ahead(command: Command, stored: int) -> Conflict:
     return Conflict("attempt", f"at most {stored + ATTEMPTS_AHEAD_MAX}", str(command.attempt))
-
-
-def _conflict(command: Command, content: str, stored: Outcome) -> Conflict:
-    if command.type != stored.type:
-        return Conflict("type", stored.type, command.type)
-    if command.user_id != stored.user_id:
-        return Conflict("userId", stored.user_id, command.user_id)
-    had: dict[str, Any] = json.loads(stored.content)
-    has: dict[str, Any] = json.loads(content)
-    field = next(name for name in sorted(had.keys() | has.keys()) if had.get(name) != has.get(name))
-    return Conflict(field, str(had.get(field, "absent")), str(has.get(field, "absent")))

@@ -1,9 +1,10 @@
 """Holds: tokens that lots keep for work to come, and their end."""
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from worker.core.account import Account
-from worker.core.known import Hold, HoldState
+from worker.core.known import Hold, HoldState, Lot
 from worker.core.outcomes import Outcome
 
 
@@ -21,6 +22,33 @@ def open_hold(account: Account, outcome: Outcome, amount: int, expires_at: datet
     account.add_hold(hold)
     account.look_again_at(expires_at)
     return hold
+
+
+def keep_lots(
+    account: Account, outcome: Outcome, reference_id: str, lots: Iterable[Lot], expires_at: datetime
+) -> None:
+    """Keep all that is free of ``lots`` for a dispute of the payment that made them; nothing where none is."""
+    parts = []
+    for lot in lots:
+        if free := lot.free:
+            lot.held += free
+            account.touch(lot)
+            parts.append((lot.number, free))
+    if not parts:
+        return
+    account.reorder_lots()
+    hold = Hold(
+        account_id=account.state.account_id,
+        reference_id=reference_id,
+        amount=sum(tokens for _, tokens in parts),
+        parts=tuple(parts),
+        opened_at=account.now,
+        expires_at=expires_at,
+        is_dispute=True,
+        outcome=outcome,
+    )
+    account.add_hold(hold)
+    account.look_again_at(expires_at)
 
 
 def _keep(account: Account, amount: int) -> tuple[tuple[int, int], ...]:

@@ -4,21 +4,22 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from schemas import (
+    UNNAMED,
     Command,
-    DisputeClosed,
+    CommandAboutPayment,
     ExtendUsage,
     FreeUpload,
+    FreezingCommand,
     ImportAccount,
     OpenAccount,
     OpeningCommand,
-    PaymentDisputed,
-    PaymentFailed,
-    PaymentRefunded,
     PaymentSucceeded,
     RecordUsage,
     RefundCredit,
     ReleaseUsage,
+    SettleAccount,
     SettleUsage,
+    SubscriptionCommand,
 )
 
 
@@ -28,9 +29,9 @@ class Needs:
 
     ``references`` are the commands' own and the originals they name, except holds, which are found by their
     account. ``opening`` maps a user to the tier that is asked for first; ``first`` are the users whose
-    account the catalog's ``auto_open`` opens, where it is missing. ``usages`` and ``payments`` are the
-    references of originals; ``holds`` are users and the references of theirs; ``paying`` are users and the
-    references of payments, also of ones that come now. ``counting`` are the users whose quotas matter.
+    account the catalog's ``auto_open`` opens, where it is missing. ``usages`` are the references of originals;
+    ``holds`` are users and the references of theirs; ``names`` are of payments, also of ones that come now.
+    ``counting`` are the users whose quotas matter, ``settling`` those for whom events may wait.
     """
 
     users: set[str] = field(default_factory=set)
@@ -39,9 +40,9 @@ class Needs:
     first: set[str] = field(default_factory=set)
     holds: set[tuple[str, str]] = field(default_factory=set)
     usages: set[str] = field(default_factory=set)
-    payments: set[str] = field(default_factory=set)
-    paying: set[tuple[str, str]] = field(default_factory=set)
+    names: set[str] = field(default_factory=set)
     counting: set[str] = field(default_factory=set)
+    settling: set[str] = field(default_factory=set)
 
 
 def references_of(command: Command) -> tuple[str, ...]:
@@ -51,13 +52,31 @@ def references_of(command: Command) -> tuple[str, ...]:
     return (command.reference_id,)
 
 
+def names_of(command: Command) -> tuple[str, ...]:
+    """Return the names of payments that ``command`` gives or asks for."""
+    match command:
+        case PaymentSucceeded():
+            return command.reference_id, *(command.also_known_as or ())
+        case CommandAboutPayment():
+            return (command.original_reference_id,)
+        case FreezingCommand() if command.payment_reference_id is not None:
+            return (command.payment_reference_id,)
+        case SubscriptionCommand() if command.payment is not None:
+            return command.payment.reference_id, *(command.payment.also_known_as or ())
+        case ImportAccount():
+            return tuple(payment.reference_id for payment in command.payments)
+    return ()
+
+
 def needs_of(commands: Iterable[Command]) -> Needs:
     """Return what ``commands`` need from the ledger."""
     needs = Needs()
     for command in commands:
-        needs.users.add(command.user_id)
+        if command.user_id != UNNAMED:
+            needs.users.add(command.user_id)
         needs.references.add(command.reference_id)
-        if isinstance(command, OpeningCommand):
+        needs.names.update(names_of(command))
+        if isinstance(command, OpeningCommand) and not isinstance(command, CommandAboutPayment):
             needs.first.add(command.user_id)
             if command.open_tier is not None:
                 needs.opening.setdefault(command.user_id, command.open_tier)
@@ -73,10 +92,8 @@ def needs_of(commands: Iterable[Command]) -> Needs:
                 needs.holds.add((command.user_id, command.original_reference_id))
             case RefundCredit() if command.original_reference_id is not None:
                 needs.usages.add(command.original_reference_id)
-            case PaymentSucceeded():
-                needs.paying.add((command.user_id, command.reference_id))
-            case PaymentRefunded() | PaymentDisputed() | DisputeClosed() | PaymentFailed():
-                needs.payments.add(command.original_reference_id)
-                needs.paying.add((command.user_id, command.original_reference_id))
-    needs.references |= needs.usages | needs.payments
+                needs.counting.add(command.user_id)
+            case SettleAccount():
+                needs.settling.add(command.user_id)
+    needs.references |= needs.usages | needs.names
     return needs

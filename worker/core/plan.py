@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from worker.core.known import AccountState, Hold, Lot, Payment, PaymentEvent, QuotaKey
+from worker.core.known import AccountState, Hold, Lot, Payment, PaymentEvent, PaymentName, QuotaKey
 from worker.core.outcomes import Answer, Decided, Outcome
 
 
@@ -104,7 +104,8 @@ class Plan:
     ``accounts`` are those that changed; ``opened`` the users whose account this batch opened, ``imported``
     those among them that came from another system. New lots and holds are kept apart from changed ones, and
     lots that only usage changed from the others. ``late_holds`` had run out before this batch, which captured
-    them all the same.
+    them all the same. ``names`` are of payments, ``waiting`` events whose payment isn't there, ``taken_in`` the
+    references of those that wait no longer.
     """
 
     answers: list[Answer] = field(default_factory=list)
@@ -125,6 +126,9 @@ class Plan:
     accounts: list[AccountMove] = field(default_factory=list)
     opened: set[str] = field(default_factory=set)
     imported: list[ImportedAccount] = field(default_factory=list)
+    names: list[PaymentName] = field(default_factory=list)
+    waiting: list[PaymentEvent] = field(default_factory=list)
+    taken_in: list[str] = field(default_factory=list)
 
     def name_senders(self, sender_ids: Iterable[int | None]) -> None:
         """Set the senders of new outcomes; ``sender_ids`` has one for each answer, in their order."""

@@ -16,6 +16,7 @@ def reply_for(command: Command, answer: Answer) -> Reply:
 
 def reply_about(outcome: Outcome, *, duplicate: bool) -> Reply:
     """Return the reply that tells ``outcome``; ``duplicate`` where it was stored before."""
+    is_awaited = outcome.code is Code.PAYMENT_AWAITED  # it is of no account yet
     # Validation takes a fifth of the time of setting so many fields in Python; it also parses the times.
     return Reply.model_validate(
         {
@@ -24,14 +25,14 @@ def reply_about(outcome: Outcome, *, duplicate: bool) -> Reply:
             "message": message_for(outcome),
             "type": outcome.type,
             "reference_id": outcome.reference_id,
-            "user_id": outcome.user_id,
+            "user_id": outcome.user_id or None,
             "attempt": outcome.attempt,
             "duplicate": duplicate,
             "transaction_id": None if outcome.transaction_id is None else str(outcome.transaction_id),
             "unit": "bytes" if outcome.type == _FREE_UPLOAD else "tokens",
             "amount": outcome.amount,
-            "balance_before": outcome.balance_before,
-            "balance_after": outcome.balance_after,
+            "balance_before": None if is_awaited else outcome.balance_before,
+            "balance_after": None if is_awaited else outcome.balance_after,
             "sequence": outcome.last_entry,
             "recorded_at": outcome.recorded_at,
             **outcome.detail,
@@ -106,6 +107,20 @@ _MESSAGES: Mapping[Code, str] = {
     Code.DISPUTE_WON: "Dispute won, {amount} tokens given back. Balance: {balance}",
     Code.DISPUTE_LOST: "Dispute lost, {amount} tokens taken back. Balance: {balance}",
     Code.PAYMENT_FAILED: "A payment failed, {amount} tokens taken back. Balance: {balance}",
+    Code.PURCHASE_FLAGGED: (
+        "Credited {amount} tokens for {received}, whose price is {expected}. Balance: {balance}"
+    ),
+    Code.REFUND_FAILED: "A refund failed, {amount} tokens given back. Balance: {balance}",
+    Code.REFUND_STYLE_MIXED: (
+        "Took back {amount} tokens; the payment has single refunds and totals. Balance: {balance}"
+    ),
+    Code.INQUIRY_OPENED: "An inquiry about a payment; it takes nothing. Balance: {balance}",
+    Code.DISPUTE_PREVENTED: "Dispute prevented, {amount} tokens given back. Balance: {balance}",
+    Code.DISPUTE_WITHDRAWN: "Dispute withdrawn, {amount} tokens given back. Balance: {balance}",
+    Code.CHANGE_SCHEDULED: "Subscription changes to {tier} on {effective_at}",
+    Code.FREEZE_BEGAN: "The account is frozen: no usage and no holds",
+    Code.FREEZE_ENDED: "The account may be used again",
+    Code.ACCOUNT_FROZEN: "The account of user {user} is frozen",
     Code.PAYMENT_AWAITED: "Recorded; it counts when the payment {original_reference_id} comes",
     Code.ACCOUNT_IMPORTED: "Account imported on tier {tier}. Balance: {balance}",
     Code.PAYMENT_IMPORTED: (

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from schemas import COMMAND_TYPES, UNNAMED, CommandAboutPayment, FreezingCommand
 from worker.core.outcomes import Outcome
 
 #: Most that a command's attempt may be above the stored one; above 0 where nothing is stored.
@@ -50,10 +51,17 @@ class Attempted(Protocol):
 #: Reference, type and user: whose an operation is.
 Owner = tuple[str, str, str]
 
+#: Types about a payment: it knows whose it is, so that the user is no part of what they are.
+ABOUT_PAYMENTS = frozenset(
+    type_
+    for type_, model in COMMAND_TYPES.items()
+    if issubclass(model, CommandAboutPayment | FreezingCommand)
+)
+
 
 def owner_of(one: Attempted) -> Owner:
-    """Return the reference, the type and the user of ``one``."""
-    return one.reference_id, one.type, one.user_id
+    """Return the reference, the type and the user of ``one``; no user where a payment knows it."""
+    return one.reference_id, one.type, UNNAMED if one.type in ABOUT_PAYMENTS else one.user_id
 
 
 @dataclass(slots=True)

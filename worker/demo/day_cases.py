@@ -154,7 +154,7 @@ class DayCases:
         for kind, command in (
             ("unknown account", make.deduct(stranger)),
             ("second opening", make.open(user, self._users.tier_names[-1])),
-            ("wrong amount", make.payment(user, 0, amount_minor=package.price_minor - 1)),
+            ("wrong amount", make.payment(user, 0, amount_minor=(package.price_minor or 2) - 1)),
             ("wrong currency", make.payment(user, 0, currency="XTS")),
             ("unknown package", make.payment(user, 0, package_id="jumbo", package_index=None)),
             ("upload too large", too_large),

@@ -12,9 +12,9 @@ from operator import itemgetter
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, Select, and_, func, select
+from sqlalchemy import Connection, Row, Select, and_, func, or_, select
 
-from schemas import SLOTS, Command, PaymentSucceeded, slot_of, type_of
+from schemas import SLOTS, Code, Command, PaymentSucceeded, Status, slot_of, type_of
 from worker.core.known import (
     AccountState,
     Hold,
@@ -30,10 +30,10 @@ from worker.core.known import (
 from worker.core.needs import needs_of
 from worker.core.outcomes import Outcome
 from worker.core.plan import Counter
-from worker.core.rules.imports import PAYMENT_IMPORT
 from worker.core.superseded import Attempted, Superseded, owner_of
 from worker.ledger import rows
-from worker.ledger.bulk import Keys, insert_rows, select_by, select_rows
+from worker.ledger.bulk import Keys, among, insert_rows, select_by, select_rows
+from worker.ledger.payment_names import NamedPayments, look_up
 from worker.ledger.row_sql import IsKey
 from worker.ledger.tables import (
     accounts,
@@ -59,20 +59,27 @@ def load(
     auto_open: str | None = None,
     slot: int | None = None,
     others: Mapping[str, Outcome] = MappingProxyType({}),
+    named: NamedPayments | None = None,
 ) -> Known:
     """Return all that ``decide`` needs to know of ``commands``; lock their accounts until the commit.
 
     ``ids`` gives a number of ids to accounts that are opened, be it on the tier ``auto_open``. Where the
     transaction is of one ``slot``, ``others`` are the outcomes of other users under the references.
+    ``named`` are the payments that commands name; without them they are looked up, under locks.
     """
     needs = needs_of(commands)
-    slots = _slots_of(needs.users) if slot is None else (slot,)
+    if named is None:
+        named = look_up(connection, commands, now)
+    users = needs.users | {name.user_id for name in named.names.values() if name.user_id is not None}
+    if slot is not None:
+        users = {user_id for user_id in users if slot_of(user_id) == slot}
+    slots = _slots_of(users) if slot is None else (slot,)
     opening = needs.opening
     if auto_open is not None and needs.first:
         opening = {**dict.fromkeys(_without_account(connection, needs.first, slots), auto_open), **opening}
     just_opened = _make_missing_accounts(connection, opening, now, ids)
-    locked = _locked_accounts(connection, needs.users, slots)
-    known = Known(accounts=locked, just_opened=just_opened)
+    locked = _locked_accounts(connection, users, slots)
+    known = Known(accounts=locked, just_opened=just_opened, payment_names=named.names, waiting=named.waiting)
     judged = judged_under(connection, needs.references, slot)
     known.outcomes = {**judged.outcomes, **others}
     known.superseded = superseded_by(connection, commands, judged)
@@ -86,19 +93,16 @@ def load(
         _closed_holds(connection, known, needs.holds)
     if needs.usages:
         _usages(connection, known, _originals(judged.outcomes, needs.usages))
-    if needs.paying:
-        _payment_events(connection, known, needs.paying)
-        _payments(connection, known, _originals(judged.outcomes, needs.payments, *_PAYING))
+    if named.names:
+        _payments(connection, known, slot)
+    if just_opened:
+        known.unopened_payments = _unopened_payments(connection, just_opened, slots)
     return known
 
 
 def _slots_of(users: Collection[str]) -> Collection[int]:
     """Return the slots that these users may be in: all of them where there are as many users."""
     return range(SLOTS) if len(users) >= SLOTS else {slot_of(user_id) for user_id in users}
-
-
-#: Types of the operations that have a payment.
-_PAYING = (type_of(PaymentSucceeded), PAYMENT_IMPORT)
 
 
 def keys_of(states: Collection[AccountState], slots: Collection[int] = ()) -> Keys:
@@ -251,16 +255,13 @@ _QUOTA = ("account_id", "meter", "period_start", "used", "sequence")
 # -- what commands name -----------------------------------------------------------------------------------
 
 
-def _originals(outcomes: Mapping[str, Outcome], references: Iterable[str], *types: str) -> dict[int, Outcome]:
-    """Return the applied outcomes of ``references`` by operation; only of ``types`` where any are named."""
+def _originals(outcomes: Mapping[str, Outcome], references: Iterable[str]) -> dict[int, Outcome]:
+    """Return the applied outcomes of ``references`` by operation."""
     found = (outcomes.get(reference_id) for reference_id in references)
     return {
         outcome.transaction_id: outcome
         for outcome in found
-        if outcome is not None
-        and outcome.is_applied
-        and outcome.transaction_id is not None
-        and (not types or outcome.type in types)
+        if outcome is not None and outcome.is_applied and outcome.transaction_id is not None
     }
 
 
@@ -345,7 +346,17 @@ def _usages(connection: Connection, known: Known, originals: Mapping[int, Outcom
 
 
 def _usage_entries(is_asked_for: IsKey) -> Select[Any]:
-    """Select what operations took, in order; found by account and sequence, which is the primary key."""
+    """Select what operations took by usage, in order."""
+    return _entries_of(is_asked_for, Counter.USAGE)
+
+
+def _reversal_entries(is_asked_for: IsKey) -> Select[Any]:
+    """Select what operations about payments took back, in order."""
+    return _entries_of(is_asked_for, Counter.REVERSALS)
+
+
+def _entries_of(is_asked_for: IsKey, counter: Counter) -> Select[Any]:
+    """Select the entries of operations, in order; found by account and sequence, which is the primary key."""
     account, entry, operation = accounts.c, entries.c, operations.c
     return (
         select(entry.operation_id, entry.account_id, entry.lot, entry.amount)
@@ -359,48 +370,104 @@ def _usage_entries(is_asked_for: IsKey) -> Select[Any]:
             is_asked_for(operation.operation_id),
             entry.sequence.between(operation.first_entry, operation.last_entry),
             entry.operation_id == operation.operation_id,
-            entry.counter == Counter.USAGE.value,
+            entry.counter == counter.value,
         )
         .order_by(entry.account_id, entry.sequence)
     )
 
 
-def _payment_events(connection: Connection, known: Known, paying: Set[tuple[str, str]]) -> None:
-    """Add all events so far of the payments that users name to ``known``, in order."""
-    named = sorted({(slot_of(user_id), reference) for user_id, reference in paying})
-    keys = Keys([reference for _, reference in named], [slot for slot, _ in named])
+def _unopened_payments(
+    connection: Connection, users: Collection[str], slots: Collection[int]
+) -> dict[str, list[Outcome]]:
+    """Return the payments that were rejected because these users had no account, in the order they came."""
+    operation = operations.c
+    statement = (
+        select(operations)
+        .where(
+            among(connection, operation.user_id, sorted(users)),
+            among(connection, operation.slot, sorted(slots)),
+            operation.status == Status.REJECTED.value,
+            operation.type == type_of(PaymentSucceeded),
+            operation.code == Code.ACCOUNT_NOT_FOUND.value,
+            ~operation.is_taken,
+        )
+        .order_by(operation.recorded_at, operation.operation_id)
+    )
+    found: dict[str, list[Outcome]] = {}
+    for row in connection.execute(statement):
+        found.setdefault(row.user_id, []).append(rows.outcome(row))
+    return found
+
+
+def _payments(connection: Connection, known: Known, slot: int | None) -> None:
+    """Add the payments that are named to ``known``, with their lots, their events and what these took."""
+    users = {
+        name.payment_reference: name.user_id
+        for name in known.payment_names.values()
+        if name.payment_reference is not None
+        and name.user_id is not None
+        and slot in (None, slot_of(name.user_id))
+    }
+    if not users:
+        return
+    keys = Keys(list(users), [slot_of(user_id) for user_id in users.values()])
+    slots: dict[int, int] = {}
+    for row in select_rows(connection, payments, rows.PAYMENT, "reference_id", keys):
+        payment = rows.payment(row, users[row.reference_id])
+        known.payments[payment.reference_id] = payment
+        slots[payment.account_id] = row.slot
+    if not known.payments:
+        return
+    paid = {
+        payment.operation_id: payment
+        for payment in known.payments.values()
+        if payment.operation_id is not None
+    }
+    of_payments = Keys(list(paid), [slot_of(payment.user_id) for payment in paid.values()])
+    for row in select_by(connection, _lapsed, of_payments):
+        paid[row.operation_id].lapsed[row.number] = int(row.tokens)
+    took = _payment_events(connection, known, keys)
+    numbers: set[int] = set()
+    for row in select_by(connection, _reversal_entries, Keys(list(took), list(_slots_in(took, users)))):
+        taken = known.payments[took[row.operation_id]].taken
+        taken[row.lot] = taken.get(row.lot, 0) - row.amount
+        numbers |= {row.lot} - {None}
+    _add_used_up(connection, known, slots, "operation_id", set(paid))
+    if numbers:
+        _add_used_up(connection, known, slots, "number", numbers)
+    of_tiers = {payment.account_id for payment in paid.values() if payment.tier is not None}
+    if of_tiers:
+        theirs = {account_id: slots[account_id] for account_id in of_tiers}
+        _add_used_up(connection, known, theirs, "source", [Source.ALLOCATION.value])
+
+
+def _slots_in(took: Mapping[int, str], users: Mapping[str, str]) -> Iterator[int]:
+    return (slot_of(users[reference]) for reference in took.values())
+
+
+def _payment_events(connection: Connection, known: Known, keys: Keys) -> dict[int, str]:
+    """Add all events so far of payments to ``known``, in order; return the payment of each operation."""
+    took: dict[int, str] = {}
     for row in select_rows(
         connection,
         payment_events,
         rows.PAYMENT_EVENT,
         "payment_reference",
         keys,
-        order_by=("recorded_at", "operation_id"),
+        order_by=("recorded_at", "operation_id", "reference_id"),
     ):
         known.payment_events.setdefault(row.payment_reference, []).append(rows.payment_event(row))
-
-
-def _payments(connection: Connection, known: Known, originals: Mapping[int, Outcome]) -> None:
-    """Add these payments with their lots to ``known``."""
-    if not originals:
-        return
-    keys = _keys_of_originals(originals)
-    lapsed = {row.operation_id: int(row.tokens) for row in select_by(connection, _lapsed, keys)}
-    slots: dict[int, int] = {}
-    for row in select_rows(connection, payments, rows.PAYMENT, "operation_id", keys):
-        outcome = originals[row.operation_id]
-        payment = rows.payment(row, outcome.reference_id, outcome.occurred_at)
-        payment.lapsed = lapsed.get(row.operation_id, 0)
-        known.payments[payment.reference_id] = payment
-        slots[payment.account_id] = row.slot
-    _add_used_up(connection, known, slots, "operation_id", set(originals))
+        took[row.operation_id] = row.payment_reference
+    return took
 
 
 def _lapsed(is_asked_for: IsKey) -> Select[Any]:
-    """Select the expired tokens of the lots that payments made, by the payment's operation."""
+    """Select the expired tokens of the lots that payments made, or that rolled over, by operation and lot."""
     entry, lot, payment = entries.c, lots.c, payments.c
+    is_own = lot.operation_id == payment.operation_id
+    is_heir = and_(payment.tier.is_not(None), lot.source == Source.ALLOCATION.value, lot.parent.is_not(None))
     return (
-        select(lot.operation_id, func.sum(-entry.amount).label("tokens"))
+        select(payment.operation_id, lot.number, func.sum(-entry.amount).label("tokens"))
         .join_from(payments, lots, and_(lot.slot == payment.slot, lot.account_id == payment.account_id))
         .join(
             entries,
@@ -408,16 +475,15 @@ def _lapsed(is_asked_for: IsKey) -> Select[Any]:
         )
         .where(
             is_asked_for(payment.operation_id),
-            lot.operation_id == payment.operation_id,
-            lot.source.in_((Source.PURCHASE.value, Source.PURCHASE_BONUS.value)),
+            or_(is_own, is_heir),
             entry.counter == Counter.EXPIRY.value,
         )
-        .group_by(lot.operation_id)
+        .group_by(payment.operation_id, lot.number)
     )
 
 
 def _add_used_up(
-    connection: Connection, known: Known, slots: Mapping[int, int], name: str, values: Collection[int]
+    connection: Connection, known: Known, slots: Mapping[int, int], name: str, values: Collection[int | str]
 ) -> None:
     """Add used-up lots of accounts, given with their slots, whose column ``name`` has one of ``values``."""
     for row in select_rows(

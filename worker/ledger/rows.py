@@ -48,6 +48,9 @@ ACCOUNT = (
     "period_granted",
     "ends_at",
     "due_at",
+    "granted_from",
+    "next_tier",
+    "frozen_at",
 )
 
 #: The columns of a lot, in the order of its fields.
@@ -65,6 +68,7 @@ LOT = (
     "pending",
     "is_noticed",
     "operation_id",
+    "ended_at",
 )
 
 
@@ -79,6 +83,7 @@ HOLD = (
     "opened_at",
     "expires_at",
     "closed_at",
+    "is_dispute",
 )
 
 #: All columns of an operation, a superseded outcome, a payment, and of an event of a payment.
@@ -148,7 +153,18 @@ _CODES: Mapping[int | str, Code] = {
 
 def hold(row: Iterable[Any], parts: Sequence[tuple[int, int]]) -> Hold:
     """Return a hold from the columns ``HOLD``, and its parts in order."""
-    operation_id, account_id, reference_id, amount, state, captured, opened_at, expires_at, closed_at = row
+    (
+        operation_id,
+        account_id,
+        reference_id,
+        amount,
+        state,
+        captured,
+        opened_at,
+        expires_at,
+        closed_at,
+        dispute,
+    ) = row
     return Hold(
         account_id,
         reference_id,
@@ -160,25 +176,28 @@ def hold(row: Iterable[Any], parts: Sequence[tuple[int, int]]) -> Hold:
         captured,
         closed_at,
         operation_id,
+        dispute,
     )
 
 
 _HOLD_STATES: Mapping[str, HoldState] = {state.value: state for state in HoldState}
 
 
-def payment(row: Row[Any], reference_id: str, occurred_at: datetime | None) -> Payment:
-    """Return a payment from its row; its operation has the other two values."""
+def payment(row: Row[Any], user_id: str) -> Payment:
+    """Return a payment of ``user_id`` from its row."""
     return Payment(
         account_id=row.account_id,
-        reference_id=reference_id,
+        reference_id=row.reference_id,
+        user_id=user_id,
         package_id=row.package_id,
+        tier=row.tier,
         amount_minor=row.amount_minor,
         currency=row.currency,
         base_tokens=row.base_tokens,
         bonus_tokens=row.bonus_tokens,
         provider=row.provider,
         recorded_at=row.recorded_at,
-        occurred_at=occurred_at,
+        occurred_at=row.occurred_at,
         operation_id=row.operation_id,
     )
 
@@ -186,16 +205,34 @@ def payment(row: Row[Any], reference_id: str, occurred_at: datetime | None) -> P
 def payment_event(row: Row[Any]) -> PaymentEvent:
     """Return an event of a payment from its row."""
     return PaymentEvent(
-        account_id=row.account_id,
-        payment_reference=row.payment_reference,
+        reference_id=row.reference_id,
+        name=row.payment_reference,
         happened=Happened(row.happened),
         recorded_at=row.recorded_at,
         dispute_id=row.dispute_id,
+        refund_reference=row.refund_reference,
         amount_minor=row.amount_minor,
         currency=row.currency,
         occurred_at=row.occurred_at,
         collected=row.collected,
         uncollected=row.uncollected,
+        account_id=row.account_id,
+    )
+
+
+def waiting_event(row: Row[Any]) -> PaymentEvent:
+    """Return an event that waits from its row."""
+    return PaymentEvent(
+        reference_id=row.reference_id,
+        name=row.name,
+        happened=Happened(row.happened),
+        recorded_at=row.recorded_at,
+        dispute_id=row.dispute_id,
+        refund_reference=row.refund_reference,
+        amount_minor=row.amount_minor,
+        currency=row.currency,
+        occurred_at=row.occurred_at,
+        user_id=row.user_id,
     )
 
 
@@ -273,7 +310,7 @@ def of_entries(entries: Sequence[Entry], slots: Slots) -> Columns:
 
 
 def _slots_of(rows: Iterable[_OfAccount], slots: Slots) -> list[int]:
-    return [slots[row.account_id] for row in rows]
+    return [slots[row.account_id] for row in rows if row.account_id is not None]
 
 
 def of_uses(moves: Sequence[AccountMove], slots: Slots, now: datetime) -> Columns:
@@ -323,7 +360,7 @@ def of_changed_lots(lots: Sequence[Lot], slots: Slots) -> Columns:
     """Lot columns that may change, and their key."""
     return {
         "slot": _slots_of(lots, slots),
-        **_fields(lots, ("account_id", "number", "remaining", "held", "pending", "is_noticed")),
+        **_fields(lots, ("account_id", "number", "remaining", "held", "pending", "is_noticed", "ended_at")),
         "is_open": [lot.remaining > 0 or lot.pending > 0 for lot in lots],
     }
 
@@ -333,7 +370,7 @@ def of_new_holds(holds: Sequence[Hold], slots: Slots) -> Columns:
     return {
         "slot": _slots_of(holds, slots),
         "operation_id": [_transaction(hold.outcome) for hold in holds],
-        **_fields(holds, ("account_id", "reference_id", "amount", "opened_at", "expires_at")),
+        **_fields(holds, ("account_id", "reference_id", "amount", "opened_at", "expires_at", "is_dispute")),
         **_ends_of(holds),
     }
 
@@ -405,22 +442,23 @@ def _keys_of(entries: Sequence[QuotaEntry], slots: Slots) -> Columns:
 
 def of_payments(paid: Sequence[Payment], slots: Slots) -> Columns:
     """Payments, whose outcomes have their ids."""
-    names = ("account_id", "package_id", "amount_minor", "currency", "base_tokens", "bonus_tokens")
+    names = ("account_id", "reference_id", "package_id", "tier", "amount_minor", "currency", "base_tokens")
     return {
         "slot": _slots_of(paid, slots),
         "operation_id": [_transaction(payment.outcome) for payment in paid],
-        **_fields(paid, (*names, "provider", "recorded_at")),
+        **_fields(paid, (*names, "bonus_tokens", "provider", "recorded_at", "occurred_at")),
     }
 
 
 def of_payment_events(events: Sequence[PaymentEvent], slots: Slots) -> Columns:
     """Events of payments, whose outcomes have their ids."""
-    names = ("account_id", "payment_reference", "dispute_id", "amount_minor", "currency", "occurred_at")
+    names = ("account_id", "reference_id", "dispute_id", "refund_reference", "amount_minor", "currency")
     return {
         "slot": _slots_of(events, slots),
         "operation_id": [_transaction(event.outcome) for event in events],
         "happened": [event.happened._value_ for event in events],
-        **_fields(events, (*names, "collected", "uncollected", "recorded_at")),
+        "payment_reference": [event.name for event in events],
+        **_fields(events, (*names, "occurred_at", "collected", "uncollected", "recorded_at")),
     }
 
 

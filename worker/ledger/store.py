@@ -7,7 +7,7 @@ their references: the unique key decides, and the transaction that loses there (
 and finds the winner's outcome.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from random import randbytes, randrange
@@ -17,13 +17,23 @@ from sqlalchemy import Connection, Engine, text
 from schemas import Command, slot_of
 from worker.core.known import Known
 from worker.core.needs import references_of
+from worker.core.outcomes import Outcome
 from worker.core.plan import Plan
-from worker.core.superseded import Owner, owner_of
+from worker.core.superseded import ABOUT_PAYMENTS, Owner, owner_of
+from worker.errors import ContentionError
 from worker.ledger.engine import translated_errors
 from worker.ledger.form import LedgerForm
 from worker.ledger.ids import SHARED, Ids
 from worker.ledger.loading import load
 from worker.ledger.other_slots import OtherSlots
+from worker.ledger.payment_names import (
+    NamedPayments,
+    bind,
+    look_up,
+    owners_of,
+    with_owners,
+    write_waiting,
+)
 from worker.ledger.senders import Sender, sender_ids
 from worker.ledger.writing import write
 
@@ -47,8 +57,20 @@ class Ledger:
         self._claiming = self._others if form is LedgerForm.DISTRIBUTED else None
 
     def shares(self, commands: Sequence[Command]) -> list[Share]:
-        """Return the commands as they go into transactions, with their places: all in one, or by slot."""
-        return shares_of(commands, one_slot=self._form.has_one_slot)
+        """Return the commands as they go into transactions, with their places: all in one, or by slot.
+
+        Raises LedgerUnavailableError: where a transaction has one slot, payments are asked for their users.
+        """
+        if not self._form.has_one_slot:
+            return shares_of(commands, one_slot=False)
+        return shares_of(self._with_owners(commands), one_slot=True)
+
+    def _with_owners(self, commands: Sequence[Command]) -> Sequence[Command]:
+        """Return the commands, those about payments with the payments' users where these are known."""
+        if not any(command.type in ABOUT_PAYMENTS for command in commands):
+            return commands
+        with translated_errors(), self._engine.connect() as connection:
+            return with_owners(commands, owners_of(connection, commands))
 
     @contextmanager
     def begin(
@@ -62,16 +84,41 @@ class Ledger:
         Raises ContentionError (try again), LedgerUnavailableError (wait, try again).
         """
         with translated_errors():
-            slot = slot_of(commands[0].user_id) if self._form.has_one_slot else None
-            others = {} if slot is None else self._others.judged(commands, slot, now)
+            slot = None
+            others: Mapping[str, Outcome] = {}
+            if self._form.has_one_slot:
+                commands = self._with_owners(commands)
+                slot = _slot_of_all(commands)
+                others = self._others.judged(commands, slot, now)
+            named = None
+            if self._form is LedgerForm.DISTRIBUTED:
+                with self._engine.begin() as connection:
+                    named = look_up(connection, commands, now)
             with self._engine.connect() as connection:
                 ids = Ids(connection, SHARED if slot is None else slot)
                 ids.provide(_ids_of(commands))
                 with connection.begin():
+                    if named is None:
+                        named = look_up(connection, commands, now)
                     known = load(
-                        connection, commands, now, ids.take, auto_open=auto_open, slot=slot, others=others
+                        connection,
+                        commands,
+                        now,
+                        ids.take,
+                        auto_open=auto_open,
+                        slot=slot,
+                        others=others,
+                        named=named,
                     )
-                    yield LedgerTransaction(connection, known, now, ids, self._claiming)
+                    transaction = LedgerTransaction(
+                        connection, known, now, ids, self._names(named), self._claiming
+                    )
+                    yield transaction
+                transaction.finish()
+
+    def _names(self, named: NamedPayments) -> "WrittenNames":
+        """Return what writes the names of payments: with the batch, or around it where it is distributed."""
+        return WrittenNames(named, self._engine if self._form is LedgerForm.DISTRIBUTED else None)
 
     def probe(self) -> None:
         """Raise LedgerUnavailableError unless the database takes a write.
@@ -85,6 +132,14 @@ class Ledger:
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+
+
+def _slot_of_all(commands: Sequence[Command]) -> int:
+    """Return the slot of all commands. Raises ContentionError where a payment has just got its user."""
+    slots = {slot_of(command.user_id) for command in commands}
+    if len(slots) > 1:
+        raise ContentionError("a payment of this batch has got its user meanwhile")
+    return slots.pop()
 
 
 def _ids_of(commands: Sequence[Command]) -> int:
@@ -123,10 +178,12 @@ class LedgerTransaction:
         known: Known,
         now: datetime,
         ids: Ids,
+        names: "WrittenNames",
         others: OtherSlots | None,
     ) -> None:
         self.known = known
         self._connection, self._now, self._ids, self._others = connection, now, ids, others
+        self._names = names
 
     def sender_ids(self, senders: Sequence[Sender]) -> list[int | None]:
         """Return the key of each sender, None for one without names; add new ones."""
@@ -140,4 +197,49 @@ class LedgerTransaction:
         """
         if self._others is not None:
             self._others.take(plan, self._now)
+        self._names.begin(self._connection, plan)
         write(self._connection, plan, self.known, self._now, self._ids.take)
+        self._names.write(self._connection, plan)
+
+    def finish(self) -> None:
+        """Write what follows the commit."""
+        self._names.finish()
+
+
+class WrittenNames:
+    """Writes of a batch to the names of payments and to what waits for them.
+
+    On one database they are part of the batch's transaction. With an ``engine``, where the ledger is
+    distributed, what waits is written before the batch, and names are bound after its commit.
+    """
+
+    def __init__(self, named: NamedPayments, engine: Engine | None) -> None:
+        self._named, self._engine = named, engine
+        self._plan: Plan | None = None
+
+    def begin(self, connection: Connection, plan: Plan) -> None:
+        """Write what waits."""
+        if not plan.waiting:
+            return
+        if self._engine is None:
+            write_waiting(connection, plan)
+            return
+        with self._engine.begin() as own:
+            write_waiting(own, plan)
+
+    def write(self, connection: Connection, plan: Plan) -> None:
+        """Bind the names, or remember to do so."""
+        if self._engine is None:
+            self._bind(connection, plan)
+        else:
+            self._plan = plan
+
+    def finish(self) -> None:
+        """Bind the names of a batch that is committed."""
+        if self._engine is not None and self._plan is not None:
+            with self._engine.begin() as own:
+                self._bind(own, self._plan)
+
+    def _bind(self, connection: Connection, plan: Plan) -> None:
+        if plan.names or plan.taken_in or self._named.made:
+            bind(connection, plan, self._named)

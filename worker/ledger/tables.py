@@ -683,7 +683,8 @@ payment_names = Table(
     ),
 )
 
-#: Events that wait for the payment of their name, or count for none. ``user_id`` is the one that was named.
+#: Events that wait for the payment of their name. ``user_id`` is the one that was named; with a ``reason`` the
+#: payment is there and the event can't count for it.
 waiting_events = Table(
     "waiting_events",
     metadata,
@@ -697,6 +698,7 @@ waiting_events = Table(
     Column("user_id", Text),
     Column("dispute_id", Text),
     Column("refund_reference", Text),
+    Column("reason", Text),
     Index(None, "name"),
     Index(None, "recorded_at"),
     CheckConstraint(_HAPPENED_KNOWN, name="happened_known"),

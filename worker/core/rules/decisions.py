@@ -1,12 +1,14 @@
 """Decisions of the rules, and the context that a rule may read."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import NamedTuple
 
 from schemas import Code
 from worker.catalog import Catalog
-from worker.core.known import Known
+from worker.core.account import Account
+from worker.core.known import Known, Payment, PaymentEvent, PaymentName
 from worker.core.outcomes import Detail, Outcome
 
 
@@ -39,14 +41,74 @@ def short_of(required: int, available: int, code: Code = Code.INSUFFICIENT_BALAN
 class Context:
     """Everything a rule may read beside the account: the time, the catalog, and what is known.
 
-    ``fresh`` holds the outcomes of this batch so far, by reference.
+    ``fresh`` holds the outcomes of this batch so far, by reference, ``present`` the one that is being judged.
+    ``names``, ``payments`` and ``waiting`` are what this batch has changed of them.
     """
 
     known: Known
     fresh: dict[str, Outcome]
     now: datetime
     catalog: Catalog
+    names: dict[str, PaymentName] = field(default_factory=dict)
+    payments: dict[str, Payment] = field(default_factory=dict)
+    waiting: dict[str, list[PaymentEvent]] = field(default_factory=dict)
+    _present: Outcome | None = None
 
     def outcome_of(self, reference_id: str) -> Outcome | None:
         """Return the latest outcome of a reference."""
         return self.fresh.get(reference_id) or self.known.outcomes.get(reference_id)
+
+    @property
+    def present(self) -> Outcome:
+        """Return the outcome that is being judged."""
+        if self._present is None:
+            raise AssertionError("no command is being judged")
+        return self._present
+
+    def judge(self, outcome: Outcome) -> None:
+        """Begin to judge: what is posted from now on is of this outcome."""
+        self._present = outcome
+
+    # -- payments and their names -------------------------------------------------------------------------
+
+    def name_of(self, name: str) -> PaymentName | None:
+        """Return what is known of a name; None where nobody has given it, or asked for it."""
+        return self.names.get(name) or self.known.payment_names.get(name)
+
+    def bind(self, names: Iterable[str], payment: Payment) -> None:
+        """Let these names be the payment's."""
+        self.payments[payment.reference_id] = payment
+        for name in names:
+            self.names[name] = PaymentName(name, payment.reference_id, payment.user_id)
+
+    def payment_named(self, name: str) -> Payment | None:
+        """Return the payment of a name; None where there is none yet."""
+        bound = self.name_of(name)
+        if bound is None or bound.payment_reference is None:
+            return None
+        reference = bound.payment_reference
+        payment = self.payments.get(reference)
+        if payment is None and (known := self.known.payments.get(reference)) is not None:
+            payment = self.payments[reference] = replace(known, taken=dict(known.taken))
+        return payment
+
+    def events_of(self, payment: Payment, account: Account) -> list[PaymentEvent]:
+        """Return the events that count for a payment so far, those of this batch included."""
+        reference = payment.reference_id
+        fresh = (event for event in account.written.payment_events if event.name == reference)
+        return [*self.known.payment_events.get(reference, ()), *fresh]
+
+    def waiting_for(self, payment: Payment, account: Account) -> list[PaymentEvent]:
+        """Return the events that wait for a payment under any of its names."""
+        reference, own = payment.reference_id, set(account.written.taken_in)
+        names = {
+            name
+            for name in (*self.known.waiting, *self.waiting)
+            if (bound := self.name_of(name)) is not None and bound.payment_reference == reference
+        }
+        return [
+            replace(event)
+            for name in sorted(names)
+            for event in (*self.known.waiting.get(name, ()), *self.waiting.get(name, ()))
+            if event.reference_id not in own
+        ]

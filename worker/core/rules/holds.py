@@ -27,7 +27,7 @@ def reserve(account: Account, command: ReserveUsage, outcome: Outcome, context: 
 
 def extend(account: Account, command: ExtendUsage, context: Context) -> Decision:
     """Let the hold end so many seconds from now, never earlier than it would have."""
-    hold = account.holds.get(command.original_reference_id)
+    hold = _named(account, command)
     if hold is None or hold.state is not HoldState.OPEN:
         return _gone(command, hold)
     account.extend_hold(hold, context.now + timedelta(seconds=command.ttl_seconds))
@@ -42,7 +42,7 @@ def extend(account: Account, command: ExtendUsage, context: Context) -> Decision
 
 def capture(account: Account, command: SettleUsage, outcome: Outcome) -> Decision:
     """Capture the used tokens of a hold, also where its lots have expired meanwhile."""
-    hold = account.holds.get(command.original_reference_id)
+    hold = _named(account, command)
     if hold is None or hold.state not in (HoldState.OPEN, HoldState.EXPIRED):
         return _gone(command, hold)
     has_run_out = hold.state is HoldState.EXPIRED
@@ -90,11 +90,17 @@ def _capture_late(account: Account, command: SettleUsage, outcome: Outcome, hold
 
 def release(account: Account, command: ReleaseUsage, outcome: Outcome) -> Decision:
     """Release the hold: nothing was used."""
-    hold = account.holds.get(command.original_reference_id)
+    hold = _named(account, command)
     if hold is None or hold.state is not HoldState.OPEN:
         return _gone(command, hold)
     close_hold(account, outcome, hold, HoldState.RELEASED)
     return applied(Code.HOLD_RELEASED, hold.amount, original_reference_id=command.original_reference_id)
+
+
+def _named(account: Account, command: ExtendUsage | SettleUsage | ReleaseUsage) -> Hold | None:
+    """Return the hold that usage opened; what a dispute keeps is none of it."""
+    hold = account.holds.get(command.original_reference_id)
+    return None if hold is None or hold.is_dispute else hold
 
 
 def _gone(command: ExtendUsage | SettleUsage | ReleaseUsage, hold: Hold | None) -> Decision:

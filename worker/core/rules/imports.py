@@ -90,7 +90,7 @@ def import_account(
     """Post all that the account had; ``payments`` are the outcomes of its payments, in their order."""
     past = _Past(account, command)
     for payment, paid in zip(command.payments, payments, strict=True):
-        _bring_payment(account, command, payment, paid, past)
+        context.bind([payment.reference_id], _bring_payment(account, command, payment, paid, past))
     outcome.occurred_at = command.opened_at
     outcome.balance_before = account.state.balance
     _bring_lots(account, command, outcome, past)
@@ -117,24 +117,24 @@ def import_account(
 
 def _bring_payment(
     account: Account, command: ImportAccount, payment: ImportedPayment, outcome: Outcome, past: "_Past"
-) -> None:
-    """Post a payment as it was taken, and take what is not left of it."""
+) -> Payment:
+    """Post a payment as it was taken, and take what is not left of it; return it."""
     outcome.balance_before = account.state.balance
-    account.add_payment(
-        Payment(
-            account_id=account.state.account_id,
-            reference_id=payment.reference_id,
-            package_id=payment.package_id,
-            amount_minor=payment.amount_minor,
-            currency=payment.currency,
-            base_tokens=payment.tokens,
-            bonus_tokens=payment.bonus_tokens,
-            provider=payment.provider,
-            recorded_at=account.now,
-            occurred_at=payment.paid_at,
-            outcome=outcome,
-        )
+    brought = Payment(
+        account_id=account.state.account_id,
+        reference_id=payment.reference_id,
+        user_id=command.user_id,
+        package_id=payment.package_id,
+        amount_minor=payment.amount_minor,
+        currency=payment.currency,
+        base_tokens=payment.tokens,
+        bonus_tokens=payment.bonus_tokens,
+        provider=payment.provider,
+        recorded_at=account.now,
+        occurred_at=payment.paid_at,
+        outcome=outcome,
     )
+    account.add_payment(brought)
     left = command.lots_of(payment)
     bought = past.bring(outcome, Source.PURCHASE, payment.tokens, left.get("purchase"), payment.paid_at)
     if payment.bonus_tokens:
@@ -154,6 +154,7 @@ def _bring_payment(
         "base_tokens": payment.tokens,
         "bonus_tokens": payment.bonus_tokens,
     }
+    return brought
 
 
 def _bring_lots(account: Account, command: ImportAccount, outcome: Outcome, past: "_Past") -> None:

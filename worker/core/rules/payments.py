@@ -15,300 +15,350 @@ from schemas import (
     PaymentFailed,
     PaymentRefunded,
     PaymentSucceeded,
+    RefundFailed,
+    SubscriptionPayment,
 )
-from worker.catalog import PaymentPolicy
+from worker.catalog import Package
 from worker.core.account import Account
 from worker.core.credits import credit
-from worker.core.known import Happened, Lot, Payment, PaymentEvent, Source
+from worker.core.known import Happened, Payment, PaymentEvent, Source
 from worker.core.lots import Credit
 from worker.core.outcomes import Outcome
-from worker.core.plan import Counter
+from worker.core.paid_lots import PaidLots
+from worker.core.reversals import fits, is_disputed, is_refund_style_mixed, money_back
 from worker.core.rules.decisions import Context, Decision, applied, rejected
+from worker.core.rules.freezing import freeze, unfreeze
 
-Reversing = PaymentRefunded | PaymentDisputed | DisputeClosed | PaymentFailed
+Reversing = PaymentRefunded | RefundFailed | PaymentDisputed | DisputeClosed | PaymentFailed
+
+
+# -- a payment --------------------------------------------------------------------------------------------
 
 
 def purchase(account: Account, command: PaymentSucceeded, outcome: Outcome, context: Context) -> Decision:
     """Credit a package: its tokens, and its bonus as a lot of its own that belongs to the purchase."""
+    if (refused := name_taken(command.reference_id, command.also_known_as or (), context)) is not None:
+        return refused
     package = context.catalog.package(command.package_id, command.package_index)
     if package is None:
         named = command.package_id if command.package_id is not None else f"#{command.package_index}"
         return rejected(Code.UNKNOWN_PACKAGE, package_id=named)
-    price = f"{package.price_minor} {package.currency}"
-    paid = f"{command.amount_minor} {command.currency}"
-    if paid != price:
-        return rejected(Code.AMOUNT_MISMATCH, package_id=package.id, expected=price, received=paid)
+    mismatch = _mismatch(command, package, context)
+    if mismatch is not None and context.catalog.payments.on_mismatch == "reject":
+        return mismatch
+    base, bonus = _tokens(command, package)
+    if base == 0:
+        return rejected(
+            Code.AMOUNT_MISMATCH,
+            package_id=package.id,
+            expected=_price_text(command, package, context),
+            received=f"{_list_price(command)} {command.currency}",
+        )
     payment = Payment(
         account_id=account.state.account_id,
         reference_id=command.reference_id,
+        user_id=account.state.user_id,
         package_id=package.id,
         amount_minor=command.amount_minor,
         currency=command.currency,
-        base_tokens=package.tokens,
-        bonus_tokens=package.bonus_tokens,
+        base_tokens=base,
+        bonus_tokens=bonus,
         provider=command.provider,
         recorded_at=context.now,
         occurred_at=command.occurred_at,
         outcome=outcome,
     )
-    account.add_payment(payment)
-    until = _in_days(context, package.valid_days)
-    bought = credit(account, outcome, Credit(package.tokens, Source.PURCHASE, expires_at=until))
-    if package.bonus_tokens:
+    bought = credit(
+        account, outcome, Credit(base, Source.PURCHASE, expires_at=_in_days(context, package.valid_days))
+    )
+    if bonus:
         until = _in_days(context, package.bonus_valid_days)
-        bonus = Credit(package.bonus_tokens, Source.PURCHASE_BONUS, expires_at=until, parent=bought.number)
-        credit(account, outcome, bonus)
-    detail: dict[str, int | str] = {
-        "package_id": package.id,
-        "base_tokens": package.tokens,
-        "bonus_tokens": package.bonus_tokens,
-    }
-    if _events(account, command.reference_id, context):
-        event = _event(command, Happened.SUCCEEDED, command.reference_id, account, outcome, context)
-        _bring_up_to_date(account, payment, event, outcome, context)
-        if event.uncollected:
-            detail["uncollected"] = event.uncollected
-    return applied(Code.TOKENS_PURCHASED, package.tokens + package.bonus_tokens, **detail)
+        credit(account, outcome, Credit(bonus, Source.PURCHASE_BONUS, expires_at=until, parent=bought.number))
+    detail: dict[str, int | str] = {"package_id": package.id, "base_tokens": base, "bonus_tokens": bonus}
+    detail |= record_payment(account, payment, command.also_known_as or (), context)
+    if mismatch is not None:
+        detail |= {"expected": mismatch.detail["expected"], "received": mismatch.detail["received"]}
+    code = Code.TOKENS_PURCHASED if mismatch is None else Code.PURCHASE_FLAGGED
+    return applied(code, base + bonus, **detail)
 
 
-def reverse(account: Account, command: Reversing, outcome: Outcome, context: Context) -> Decision:
-    """Apply an event of a payment: take back or give back the tokens that follow from it now."""
-    named = command.original_reference_id
-    detail: dict[str, int | str] = {"original_reference_id": named}
-    if not isinstance(command, PaymentFailed):
-        detail["amount_minor"] = command.amount_minor
-    happened = _happened(command)
-    payment = _payment(account, named, context)
-    if payment is None:
-        original = context.outcome_of(named)
-        # Usage that moved nothing gives the reference up when the payment comes.
-        if original is not None and not original.moved_nothing:
-            return rejected(Code.ORIGINAL_NOT_FOUND, original_reference_id=named)
-        _event(command, happened, named, account, outcome, context)
-        return applied(Code.PAYMENT_AWAITED, 0, **detail)
-    if not isinstance(command, PaymentFailed) and command.currency != payment.currency:
-        return rejected(
-            Code.CURRENCY_MISMATCH,
-            original_reference_id=named,
-            expected=f"{payment.amount_minor} {payment.currency}",
-            received=f"{command.amount_minor} {command.currency}",
-        )
-    event = _event(command, happened, named, account, outcome, context)
-    _bring_up_to_date(account, payment, event, outcome, context)
-    if event.uncollected > 0:
-        detail["uncollected"] = event.uncollected
-    return applied(_CODE[happened], abs(event.collected), **detail)
+def record_payment(
+    account: Account, payment: Payment, other_names: Sequence[str], context: Context
+) -> dict[str, int]:
+    """Record a payment whose tokens are credited, and take in the events that wait for it."""
+    account.add_payment(payment)
+    context.bind((payment.reference_id, *other_names), payment)
+    return take_in(account, payment, context)
 
 
-_CODE: Mapping[Happened, Code] = {
-    Happened.REFUNDED: Code.PAYMENT_REFUNDED,
-    Happened.DISPUTED: Code.PAYMENT_DISPUTED,
-    Happened.DISPUTE_WON: Code.DISPUTE_WON,
-    Happened.DISPUTE_LOST: Code.DISPUTE_LOST,
-    Happened.FAILED: Code.PAYMENT_FAILED,
-}
-
-
-def _happened(command: Reversing) -> Happened:
-    match command:
-        case PaymentRefunded():
-            return Happened.REFUNDED
-        case PaymentDisputed():
-            return Happened.DISPUTED
-        case DisputeClosed():
-            return Happened.DISPUTE_WON if command.result == "won" else Happened.DISPUTE_LOST
-        case PaymentFailed():
-            return Happened.FAILED
-        case _:
-            assert_never(command)
-
-
-def _event(
-    command: PaymentSucceeded | Reversing,
-    happened: Happened,
-    payment_reference: str,
-    account: Account,
-    outcome: Outcome,
-    context: Context,
-) -> PaymentEvent:
-    money = command if isinstance(command, PaymentRefunded | PaymentDisputed | DisputeClosed) else None
-    event = PaymentEvent(
+def subscription_payment(
+    account: Account, paid: SubscriptionPayment, tokens: int, outcome: Outcome, context: Context
+) -> dict[str, int]:
+    """Record the payment of a period, which granted ``tokens``, and take in the events that wait for it."""
+    payment = Payment(
         account_id=account.state.account_id,
-        payment_reference=payment_reference,
-        happened=happened,
+        reference_id=paid.reference_id,
+        user_id=account.state.user_id,
+        tier=account.state.tier,
+        amount_minor=paid.amount_minor,
+        currency=paid.currency,
+        base_tokens=tokens,
+        bonus_tokens=0,
+        provider=paid.provider,
         recorded_at=context.now,
-        dispute_id=command.dispute_id if isinstance(command, PaymentDisputed | DisputeClosed) else None,
-        amount_minor=None if money is None else money.amount_minor,
-        currency=None if money is None else money.currency,
-        occurred_at=command.occurred_at,
+        occurred_at=outcome.occurred_at,
         outcome=outcome,
     )
-    account.add_payment_event(event)
-    return event
+    return record_payment(account, payment, paid.also_known_as or (), context)
 
 
-def _payment(account: Account, reference_id: str, context: Context) -> Payment | None:
-    payment = context.known.payments.get(reference_id)
-    if payment is not None and payment.account_id == account.state.account_id:
-        return payment
-    return next((fresh for fresh in account.written.payments if fresh.reference_id == reference_id), None)
+def name_taken(reference_id: str, other_names: Iterable[str], context: Context) -> Decision | None:
+    """Return the refusal of a payment of which a name is another payment's; None where all are free."""
+    for name in (reference_id, *other_names):
+        bound = context.name_of(name)
+        if bound is not None and bound.payment_reference is not None:
+            return rejected(Code.REFERENCE_TAKEN, original_reference_id=name)
+    return None
 
 
-def _events(account: Account, reference_id: str, context: Context) -> list[PaymentEvent]:
-    """Return the events of the payment so far, those of this batch included."""
-    return [
-        *(
-            event
-            for event in context.known.payment_events.get(reference_id, ())
-            if event.account_id == account.state.account_id
-        ),
-        *(event for event in account.written.payment_events if event.payment_reference == reference_id),
-    ]
+def _list_price(command: PaymentSucceeded) -> int:
+    """Return what the payment says the goods cost: without tax, shipping and discount, as far as it says so."""
+    if command.list_minor is not None:
+        return command.list_minor
+    beside = (command.tax_minor or 0) + (command.other_minor or 0)
+    return command.amount_minor - beside + (command.discount_minor or 0)
+
+
+def _mismatch(command: PaymentSucceeded, package: Package, context: Context) -> Decision | None:
+    """Return the refusal of a payment whose price isn\'t the catalog\'s; None where it is."""
+    received = _list_price(command)
+    if package.rates:
+        is_good = command.currency in package.rates
+    else:
+        check = context.catalog.payments.price_check
+        price = _price(command, package, context)
+        is_good = check == "off" or (
+            price is not None and (received == price or (check == "at_least" and received > price))
+        )
+    if is_good:
+        return None
+    return rejected(
+        Code.AMOUNT_MISMATCH,
+        package_id=package.id,
+        expected=_price_text(command, package, context),
+        received=f"{received} {command.currency}",
+    )
+
+
+def _price(command: PaymentSucceeded, package: Package, context: Context) -> int | None:
+    price = package.prices_at(command.occurred_at or context.now).get(command.currency)
+    return None if price is None else price * (command.quantity or 1)
+
+
+def _price_text(command: PaymentSucceeded, package: Package, context: Context) -> str:
+    if package.rates:
+        return " or ".join(f"an amount in {currency}" for currency in sorted(package.rates))
+    if (price := _price(command, package, context)) is not None:
+        return f"{price} {command.currency}"
+    quantity = command.quantity or 1
+    prices = package.prices_at(command.occurred_at or context.now)
+    return " or ".join(f"{price * quantity} {currency}" for currency, price in sorted(prices.items()))
+
+
+def _tokens(command: PaymentSucceeded, package: Package) -> tuple[int, int]:
+    """Return the base and bonus tokens that a payment buys."""
+    quantity = command.quantity or 1
+    if not package.rates:
+        return package.tokens * quantity, package.bonus_tokens * quantity
+    rate = package.rates.get(command.currency)
+    return (0 if rate is None else max(_list_price(command), 0) * rate.tokens // rate.per_minor), 0
 
 
 def _in_days(context: Context, days: int | None) -> datetime | None:
     return None if days is None else context.now + timedelta(days=days)
 
 
+# -- its events -------------------------------------------------------------------------------------------
+
+
+def reverse(
+    account: Account, payment: Payment, command: Reversing, outcome: Outcome, context: Context
+) -> Decision:
+    """Apply an event of a payment: take back or give back the tokens that follow from it now."""
+    event = event_of(command, context.now)
+    detail = detail_of(command)
+    if not fits(payment, event):
+        return rejected(
+            Code.CURRENCY_MISMATCH,
+            original_reference_id=command.original_reference_id,
+            expected=f"{payment.amount_minor} {payment.currency}",
+            received=f"{event.amount_minor} {event.currency}",
+        )
+    event.account_id, event.outcome = account.state.account_id, outcome
+    before = context.events_of(payment, account)
+    account.add_payment_event(payment, event)
+    events = [*before, event]
+    _bring_up_to_date(account, payment, events, event, outcome, context)
+    policy = context.catalog.payments
+    counted = money_back(payment, events, policy).minor - money_back(payment, before, policy).minor
+    if event.happened in _COUNTED and counted != event.amount_minor:
+        detail["counted_minor"] = counted
+    if event.uncollected > 0:
+        detail["uncollected"] = event.uncollected
+    code = CODE_OF[event.happened]
+    if event.happened in _REFUNDS and is_refund_style_mixed(payment, events):
+        code = Code.REFUND_STYLE_MIXED
+    return applied(code, abs(event.collected), **detail)
+
+
+def take_in(account: Account, payment: Payment, context: Context) -> dict[str, int]:
+    """Let the events that wait for a payment count, as far as they can; return what a reply says of it.
+
+    They are posted by the operation that takes them in.
+    """
+    outcome = context.present
+    taken = [event for event in context.waiting_for(payment, account) if fits(payment, event)]
+    if not taken:
+        return {}
+    for event in taken:
+        event.account_id, event.outcome, event.name = account.state.account_id, outcome, payment.reference_id
+        account.add_payment_event(payment, event)
+        account.take_in(event)
+    for event in sorted(taken, key=_time):
+        if event.happened is Happened.FROZEN:
+            freeze(account)
+        elif event.happened is Happened.UNFROZEN:
+            unfreeze(account)
+    moved = PaymentEvent(
+        reference_id=outcome.reference_id,
+        name=payment.reference_id,
+        happened=Happened.SUCCEEDED,
+        recorded_at=context.now,
+        occurred_at=outcome.occurred_at,
+        account_id=account.state.account_id,
+        outcome=outcome,
+    )
+    account.add_payment_event(payment, moved)
+    _bring_up_to_date(account, payment, context.events_of(payment, account), moved, outcome, context)
+    return {"uncollected": moved.uncollected} if moved.uncollected > 0 else {}
+
+
+def take_in_one(account: Account, context: Context) -> None:
+    """Take in the events of one payment of the account that is there while they wait for it.
+
+    A crash, or another slot, may have left some. Of several payments each comes with an operation of its own.
+    """
+    for name in sorted({*context.known.waiting, *context.waiting}):
+        payment = context.payment_named(name)
+        if payment is None or payment.account_id != account.state.account_id:
+            continue
+        if any(fits(payment, event) for event in context.waiting_for(payment, account)):
+            take_in(account, payment, context)
+            return
+
+
+def _time(event: PaymentEvent) -> datetime:
+    return event.occurred_at or event.recorded_at
+
+
+_REFUNDS = frozenset({Happened.REFUNDED, Happened.REFUNDED_TOTAL})
+_COUNTED = _REFUNDS | {Happened.DISPUTE_LOST}
+
+#: Codes of the replies to events.
+CODE_OF: Mapping[Happened, Code] = {
+    Happened.REFUNDED: Code.PAYMENT_REFUNDED,
+    Happened.REFUNDED_TOTAL: Code.PAYMENT_REFUNDED,
+    Happened.REFUND_FAILED: Code.REFUND_FAILED,
+    Happened.INQUIRED: Code.INQUIRY_OPENED,
+    Happened.DISPUTED: Code.PAYMENT_DISPUTED,
+    Happened.DISPUTE_WON: Code.DISPUTE_WON,
+    Happened.DISPUTE_LOST: Code.DISPUTE_LOST,
+    Happened.DISPUTE_PREVENTED: Code.DISPUTE_PREVENTED,
+    Happened.DISPUTE_WITHDRAWN: Code.DISPUTE_WITHDRAWN,
+    Happened.FAILED: Code.PAYMENT_FAILED,
+    Happened.FROZEN: Code.FREEZE_BEGAN,
+    Happened.UNFROZEN: Code.FREEZE_ENDED,
+}
+_CLOSED: Mapping[str, Happened] = {
+    "won": Happened.DISPUTE_WON,
+    "lost": Happened.DISPUTE_LOST,
+    "prevented": Happened.DISPUTE_PREVENTED,
+    "withdrawn": Happened.DISPUTE_WITHDRAWN,
+}
+
+
+def event_of(command: Reversing, now: datetime) -> PaymentEvent:
+    """Return the event that a command tells, of no account yet."""
+    event = PaymentEvent(
+        reference_id=command.reference_id,
+        name=command.original_reference_id,
+        happened=Happened.FAILED,
+        recorded_at=now,
+        occurred_at=command.occurred_at,
+        user_id=command.user_id or None,
+    )
+    match command:
+        case PaymentRefunded():
+            is_total = command.refunded_total_minor is not None
+            event.happened = Happened.REFUNDED_TOTAL if is_total else Happened.REFUNDED
+            event.amount_minor = command.refunded_total_minor if is_total else command.amount_minor
+            event.currency = command.currency
+        case RefundFailed():
+            event.happened, event.refund_reference = Happened.REFUND_FAILED, command.refund_reference_id
+        case PaymentDisputed() | DisputeClosed():
+            event.happened = _happened_in(command)
+            event.dispute_id = command.dispute_id
+            event.amount_minor, event.currency = command.amount_minor, command.currency
+        case PaymentFailed():
+            pass
+        case _:
+            assert_never(command)
+    return event
+
+
+def _happened_in(command: PaymentDisputed | DisputeClosed) -> Happened:
+    if isinstance(command, DisputeClosed):
+        return _CLOSED[command.result]
+    return Happened.INQUIRED if command.stage == "inquiry" else Happened.DISPUTED
+
+
+def detail_of(command: Reversing) -> dict[str, int | str]:
+    """Return what the reply to an event repeats of it."""
+    detail: dict[str, int | str] = {"original_reference_id": command.original_reference_id}
+    amount = getattr(command, "amount_minor", None)
+    if amount is None:
+        amount = getattr(command, "refunded_total_minor", None)
+    if amount is not None:
+        detail["amount_minor"] = amount
+    return detail
+
+
 # -- tokens that follow from the events -------------------------------------------------------------------
 
 
-def money_back(payment: Payment, events: Iterable[PaymentEvent], policy: PaymentPolicy) -> int:
-    """Return the money that has gone back of a payment, in minor units, whatever the order of its events.
-
-    Refunds add up, and so do disputes that were lost (or are open, where the policy takes tokens for that);
-    together they never count for more than was paid. A failure takes all of it.
-    """
-    events = [event for event in events if event.currency in (None, payment.currency)]
-    if any(_failed(payment, event) for event in events):
-        return payment.amount_minor
-    refunded = sum(event.amount_minor or 0 for event in events if event.happened is Happened.REFUNDED)
-    disputes = {event.dispute_id for event in events if event.dispute_id is not None}
-    disputed = sum(
-        _lost([event for event in events if event.dispute_id == dispute], policy) for dispute in disputes
-    )
-    return min(refunded + disputed, payment.amount_minor)
-
-
-def _failed(payment: Payment, event: PaymentEvent) -> bool:
-    """Return True for a failure that counts: not where both times are known and the success is later."""
-    if event.happened is not Happened.FAILED:
-        return False
-    if event.occurred_at is None or payment.occurred_at is None:
-        return True
-    return event.occurred_at >= payment.occurred_at
-
-
-def _lost(dispute: Sequence[PaymentEvent], policy: PaymentPolicy) -> int:
-    amounts: dict[Happened, int] = {}
-    for event in dispute:
-        amounts[event.happened] = max(amounts.get(event.happened, 0), event.amount_minor or 0)
-    if Happened.DISPUTE_LOST in amounts:
-        return amounts[Happened.DISPUTE_LOST]
-    if Happened.DISPUTE_WON in amounts or policy.on_dispute == "wait":
-        return 0
-    return amounts[Happened.DISPUTED]
-
-
-def _share(payment: Payment, back: int) -> tuple[int, int]:
-    """Return the base and bonus tokens for ``back`` minor units, rounded down; all of them for all money."""
-    return (
-        payment.base_tokens * back // payment.amount_minor,
-        payment.bonus_tokens * back // payment.amount_minor,
-    )
-
-
 def _bring_up_to_date(
-    account: Account, payment: Payment, event: PaymentEvent, outcome: Outcome, context: Context
+    account: Account,
+    payment: Payment,
+    events: Sequence[PaymentEvent],
+    event: PaymentEvent,
+    outcome: Outcome,
+    context: Context,
 ) -> None:
-    """Take back or give back what the events, ``event`` included, ask for beyond what was done before."""
-    events = _events(account, payment.reference_id, context)
-    policy = context.catalog.payments
+    """Take back or give back what all ``events`` ask for, and write on ``event`` what that was."""
+    lots = PaidLots(account, payment)
+    lots.let_go(outcome, {one.reference_id for one in events})
     collected = sum(past.collected for past in events)
     uncollected = sum(past.uncollected for past in events)
-    base, bonus = _share(payment, money_back(payment, events, policy))
-    delta = base + bonus - collected - uncollected
-    if delta > 0:
-        # When the payment comes last, nothing was taken back of it yet, whatever had happened to it.
-        earlier = (
-            [] if event.happened is Happened.SUCCEEDED else [past for past in events if past is not event]
-        )
-        base_before, bonus_before = _share(payment, money_back(payment, earlier, policy))
-        wanted = {Source.PURCHASE: base - base_before, Source.PURCHASE_BONUS: bonus - bonus_before}
-        missing = delta - _take_own(account, payment, delta, wanted, outcome)
-        # What has expired of it is gone already: nobody spent it, and nobody pays for it again.
-        event.uncollected = min(missing, max(_lapsed(account, payment) - uncollected, 0))
-        missing -= event.uncollected
-        missing -= account.take(outcome, missing, Counter.REVERSALS)
-        if policy.when_spent == "write_off":
-            event.uncollected += missing
-        else:
-            account.owe(outcome, missing, Counter.REVERSALS)
-        event.collected = delta - event.uncollected
-    elif delta < 0:
-        event.uncollected = -min(uncollected, -delta)
-        event.collected = delta - event.uncollected
-        _give_back(account, payment, -event.collected, outcome)
-
-
-def _take_own(
-    account: Account, payment: Payment, tokens: int, wanted: Mapping[Source, int], outcome: Outcome
-) -> int:
-    """Take up to ``tokens`` of what the payment bought: in proportion first, then what is left of it.
-
-    Where the policy has changed since, less may be wanted of one lot than was taken of it: then nothing is.
-    Returns the number taken.
-    """
-    own, left = _lots(account, payment), tokens
-    parts = [0] * len(own)
-    for most in (wanted, None):
-        for place, lot in enumerate(own):
-            limit = left if most is None else min(max(most[lot.source], 0), left)
-            part = min(lot.free - parts[place], limit)
-            parts[place] += part
-            left -= part
-    for lot, part in zip(own, parts, strict=True):
-        if part:
-            account.post(outcome, Counter.REVERSALS, -part, lot)
-    return tokens - left
-
-
-def _lapsed(account: Account, payment: Payment) -> int:
-    """Return the expired tokens of the payment's lots, those of this batch included."""
-    own = {lot.number for lot in _lots(account, payment)}
-    return payment.lapsed + sum(
-        -entry.amount
-        for entry in account.written.entries
-        if entry.counter is Counter.EXPIRY and entry.lot in own
+    asked = lots.asked(events, context.catalog.payments)
+    # What was written off is not claimed again; what goes back goes back of it first.
+    claimed = min(collected, asked.tokens) + max(
+        asked.tokens - collected - max(uncollected - asked.lapsed, 0), 0
     )
-
-
-def _give_back(account: Account, payment: Payment, tokens: int, outcome: Outcome) -> None:
-    if tokens == 0:
-        return
-    bought = next((lot for lot in _lots(account, payment) if lot.source is Source.PURCHASE), None)
-    again = Credit(
-        tokens,
-        Source.PURCHASE,
-        effective_at=None if bought is None else bought.effective_at,
-        expires_at=None if bought is None else bought.expires_at,
-        parent=None if bought is None else bought.number,
-        counter=Counter.REVERSALS,
-    )
-    credit(account, outcome, again)
-
-
-def _lots(account: Account, payment: Payment) -> list[Lot]:
-    """Return the lots that the payment made, the purchase and its bonus; empty if there were no lots then.
-
-    What is due is posted with the next operation, whatever it is: such lots are its own, but it bought none.
-    """
-    return [
-        lot
-        for lot in account.lots.values()
-        if lot.source in (Source.PURCHASE, Source.PURCHASE_BONUS)
-        and (
-            (lot.operation_id is not None and lot.operation_id == payment.operation_id)
-            or (lot.outcome is not None and lot.outcome is payment.outcome)
-        )
-    ]
+    taken = lots.take(outcome, claimed, asked)
+    if context.catalog.payments.when_spent == "debt":
+        taken += lots.owe(outcome, claimed - taken)
+    event.collected = taken - collected
+    event.uncollected = asked.tokens + asked.lapsed - taken - uncollected
+    if context.catalog.payments.on_dispute == "hold" and is_disputed(events):
+        until = context.now + timedelta(days=context.catalog.payments.dispute_hold_days)
+        lots.keep(outcome, event.reference_id, until)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from schemas import Code
 from worker.core.known import Happened
 from worker.core.plan import Counter
+from worker.core.rules.payments import CODE_OF
 
 
 class Effect(NamedTuple):
@@ -34,7 +35,7 @@ _PAST = (
 #: By the codes that an applied operation may have. Another code is of a later version and is not checked.
 EFFECTS: Mapping[Code, Effect] = {
     Code.ACCOUNT_OPENED: Effect(1, (Counter.ALLOCATION,)),
-    Code.ACCOUNT_SETTLED: Effect(0),
+    Code.ACCOUNT_SETTLED: Effect(0, (Counter.REVERSALS,)),
     Code.TOKENS_DEDUCTED: Effect(-1, (Counter.USAGE,)),
     Code.FREE_UPLOAD_COUNTED: Effect(0),
     Code.TOKENS_RESERVED: Effect(0),
@@ -50,13 +51,22 @@ EFFECTS: Mapping[Code, Effect] = {
     Code.DISPUTE_LOST: Effect(0, (Counter.REVERSALS,)),
     Code.PAYMENT_FAILED: Effect(0, (Counter.REVERSALS,)),
     Code.PAYMENT_AWAITED: Effect(0),
+    Code.PURCHASE_FLAGGED: Effect(1, (Counter.PURCHASES, Counter.BONUS, Counter.REVERSALS)),
+    Code.REFUND_FAILED: Effect(0, (Counter.REVERSALS,)),
+    Code.REFUND_STYLE_MIXED: Effect(0, (Counter.REVERSALS,)),
+    Code.INQUIRY_OPENED: Effect(0, (Counter.REVERSALS,)),
+    Code.DISPUTE_PREVENTED: Effect(0, (Counter.REVERSALS,)),
+    Code.DISPUTE_WITHDRAWN: Effect(0, (Counter.REVERSALS,)),
+    Code.CHANGE_SCHEDULED: Effect(0),
+    Code.FREEZE_BEGAN: Effect(0),
+    Code.FREEZE_ENDED: Effect(0),
     Code.TOKENS_REFUNDED: Effect(1, (Counter.REFUNDS,)),
     Code.BONUS_GRANTED: Effect(1, (Counter.BONUS,)),
     Code.BONUS_SCHEDULED: Effect(0),
     Code.ADJUSTMENT_CREDITED: Effect(1, (Counter.ADJUSTMENTS,)),
     Code.ADJUSTMENT_DEBITED: Effect(-1, (Counter.ADJUSTMENTS,)),
-    Code.SUBSCRIPTION_CHANGED: Effect(1, (Counter.ALLOCATION,)),
-    Code.SUBSCRIPTION_RENEWED: Effect(1, (Counter.ALLOCATION,)),
+    Code.SUBSCRIPTION_CHANGED: Effect(1, (Counter.ALLOCATION, Counter.REVERSALS)),
+    Code.SUBSCRIPTION_RENEWED: Effect(1, (Counter.ALLOCATION, Counter.REVERSALS)),
     Code.RENEWAL_SCHEDULED: Effect(0),
     Code.SUBSCRIPTION_CANCELED: Effect(-1, (Counter.EXPIRY,)),
     Code.ACCOUNT_IMPORTED: Effect(None, _PAST),
@@ -66,28 +76,15 @@ EFFECTS: Mapping[Code, Effect] = {
 #: Codes of operations of an import: all their entries, reversals included, add up to what is left or owed.
 IMPORTING = (Code.ACCOUNT_IMPORTED, Code.PAYMENT_IMPORTED)
 
-#: Codes of operations that have a payment.
-PAYING = (Code.TOKENS_PURCHASED, Code.PAYMENT_IMPORTED)
+#: Codes of operations that always have a payment, and those that may have one.
+PAYING = (Code.TOKENS_PURCHASED, Code.PURCHASE_FLAGGED, Code.PAYMENT_IMPORTED)
+MAY_PAY = (*PAYING, Code.SUBSCRIPTION_CHANGED, Code.SUBSCRIPTION_RENEWED, Code.RENEWAL_SCHEDULED)
 
 #: The counter-accounts of entries that fell due, whatever operation posted them.
 DUE_COUNTERS = (Counter.ALLOCATION, Counter.BONUS, Counter.EXPIRY, Counter.TRANSFERS)
 
-#: Codes of the operations that brought an event of a known payment.
-CODE_OF: Mapping[Happened, Code] = {
-    Happened.REFUNDED: Code.PAYMENT_REFUNDED,
-    Happened.DISPUTED: Code.PAYMENT_DISPUTED,
-    Happened.DISPUTE_WON: Code.DISPUTE_WON,
-    Happened.DISPUTE_LOST: Code.DISPUTE_LOST,
-    Happened.FAILED: Code.PAYMENT_FAILED,
-    Happened.SUCCEEDED: Code.TOKENS_PURCHASED,
-}
-
-#: Codes of applied commands that bring an event.
+#: Codes of applied commands that bring an event of a known payment.
 REVERSING = (
-    Code.PAYMENT_REFUNDED,
-    Code.PAYMENT_DISPUTED,
-    Code.DISPUTE_WON,
-    Code.DISPUTE_LOST,
-    Code.PAYMENT_FAILED,
-    Code.PAYMENT_AWAITED,
+    *(code for happened, code in CODE_OF.items() if happened not in (Happened.FROZEN, Happened.UNFROZEN)),
+    Code.REFUND_STYLE_MIXED,
 )

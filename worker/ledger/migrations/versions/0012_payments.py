@@ -202,6 +202,7 @@ def _create_beside() -> None:
         sa.Column("user_id", sa.Text()),
         sa.Column("dispute_id", sa.Text()),
         sa.Column("refund_reference", sa.Text()),
+        sa.Column("reason", sa.Text()),
         _key("waiting_events", "reference_id"),
         _check("waiting_events", "happened_known", _HAPPENED),
         _check("waiting_events", "amount_not_negative", "amount_minor >= 0"),
@@ -235,13 +236,16 @@ def _move_rows() -> None:
         " occurred_at, recorded_at, slot, currency, happened, reference_id, payment_reference, dispute_id)"
         " SELECT e.operation_id, e.account_id, e.amount_minor, e.collected, e.uncollected, e.occurred_at,"
         f" e.recorded_at, e.slot, e.currency, e.happened, o.reference_id, e.payment_reference, e.dispute_id"
-        f"{counts} WHERE {is_counted}"  # noqa: S608 - constants
+        f"{counts} WHERE {is_counted}"
     )
     op.execute(
         "INSERT INTO waiting_events (amount_minor, occurred_at, recorded_at, currency, happened, reference_id,"
-        " name, user_id, dispute_id)"
+        " name, user_id, dispute_id, reason)"
         " SELECT e.amount_minor, e.occurred_at, e.recorded_at, e.currency, e.happened, o.reference_id,"
-        f" e.payment_reference, o.user_id, e.dispute_id{counts} WHERE NOT ({is_counted})"  # noqa: S608 - constants
+        " e.payment_reference, o.user_id, e.dispute_id,"
+        " CASE WHEN p.operation_id IS NOT NULL THEN 'currency_mismatch'"
+        " WHEN EXISTS (SELECT 1 FROM payments AS other WHERE other.reference_id = e.payment_reference)"
+        f" THEN 'other_user' END{counts} WHERE NOT ({is_counted})"
     )
     op.execute(
         "INSERT INTO payment_names (named_at, name)"

@@ -1,0 +1,86 @@
+"""Content of commands: what moves the ledger, as text that is stored, compared, and read back."""
+
+import json
+from typing import Any, Final
+
+from pydantic.alias_generators import to_camel
+from pydantic_core import to_json
+
+from schemas import COMMAND_TYPES, UNNAMED, Command, PaymentSucceeded
+from worker.catalog import Catalog
+from worker.core.outcomes import Outcome
+
+#: Fields of the content that were added to each type later: they are not compared where none is stored.
+_ADDED: Final = {
+    type_: frozenset(map(to_camel, model.ADDED)) for type_, model in COMMAND_TYPES.items() if model.ADDED
+}
+
+
+def content_of(command: Command, catalog: Catalog | None = None) -> str:
+    """Return the canonical text of what moves the ledger: the same for the same operation.
+
+    With a ``catalog``, a package that is named by its position has its id there.
+    """
+    content = command.content()
+    if catalog is not None and isinstance(command, PaymentSucceeded) and command.package_index is not None:
+        content = _with_package_id(content, catalog)
+    return to_json(content).decode()  # compact; the fields are in order already
+
+
+def _with_package_id(content: dict[str, Any], catalog: Catalog) -> dict[str, Any]:
+    package = catalog.package(None, content["packageIndex"])
+    if package is None:
+        return content
+    rest = {name: value for name, value in content.items() if name != "packageIndex"}
+    return dict(sorted({**rest, "packageId": package.id}.items()))
+
+
+def first_difference(
+    content: str, stored: Outcome, catalog: Catalog | None = None
+) -> tuple[str, str, str] | None:
+    """Return the first field in which ``content`` differs from the stored one, and both values; or None."""
+    if content == stored.content:
+        return None
+    had: dict[str, Any] = json.loads(stored.content)
+    has: dict[str, Any] = json.loads(content)
+    if "packageIndex" in had and "packageIndex" not in has and catalog is not None:
+        had = _with_package_id(had, catalog)
+    added = _ADDED.get(stored.type, frozenset())
+    for name in sorted(had.keys() | has.keys()):
+        if had.get(name) != has.get(name) and not (name in added and name not in had):
+            return name, str(had.get(name, "absent")), str(has.get(name, "absent"))
+    return None
+
+
+#: Fields of a payment that are no content, and that a rejected one keeps, so that it can be tried again.
+_KEPT: Final = ("provider", "also_known_as")
+
+
+def kept_of(command: PaymentSucceeded) -> dict[str, str]:
+    """Return the fields of a rejected payment that are stored beside its content."""
+    kept = {
+        "provider": command.provider,
+        "also_known_as": command.also_known_as and list(command.also_known_as),
+    }
+    return {name: to_json(value).decode() for name, value in kept.items() if value is not None}
+
+
+def command_of(outcome: Outcome, attempt: int) -> Command:
+    """Return the command of a stored outcome again, as the given attempt."""
+    kept = {
+        to_camel(name): json.loads(value)
+        for name in _KEPT
+        if isinstance(value := outcome.detail.get(name), str)
+    }
+    fields: dict[str, Any] = {
+        "referenceId": outcome.reference_id,
+        "attempt": attempt,
+        "occurredAt": outcome.occurred_at,
+        "metadata": outcome.metadata,
+        "description": outcome.description,
+        **kept,
+        **json.loads(outcome.content),
+    }
+    if outcome.user_id != UNNAMED:
+        fields["userId"] = outcome.user_id
+    return COMMAND_TYPES[outcome.type].model_validate(fields)

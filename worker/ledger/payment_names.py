@@ -1,0 +1,207 @@
+"""Names of payments, and the events that wait for one of them.
+
+A payment has several names at its gateway, and its events may use any of them, without a user, before the
+payment is there. So a name stands beside the ledger, outside all slots, with the payment and the user it is
+bound to. On one database its row is locked in the transaction of the batch: an event and its payment that
+come at the same time can't miss each other. Where the ledger is distributed, what waits is written before the
+batch and names are bound after it, each in a transaction of its own; what a crash leaves between is healed by
+the next copy of the message, or by the next ``account.settle``.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from sqlalchemy import Connection, and_, delete, exists, select, update
+
+from schemas import Command, slot_of
+from worker.core.known import PaymentEvent, PaymentName
+from worker.core.needs import names_of, needs_of
+from worker.core.plan import Plan
+from worker.core.superseded import ABOUT_PAYMENTS
+from worker.ledger import rows
+from worker.ledger.bulk import among, insert_rows
+from worker.ledger.tables import payment_names, payments, waiting_events
+
+
+@dataclass(slots=True)
+class NamedPayments:
+    """Names that commands give or ask for, and the events that wait for them; ``made`` were not there before."""
+
+    names: dict[str, PaymentName] = field(default_factory=dict)
+    waiting: dict[str, list[PaymentEvent]] = field(default_factory=dict)
+    made: frozenset[str] = frozenset()
+
+
+def look_up(connection: Connection, commands: Sequence[Command], now: datetime) -> NamedPayments:
+    """Return the names of ``commands``, locked until the commit; make those that are missing."""
+    needs = needs_of(commands)
+    names = set(needs.names)
+    if needs.settling:
+        names |= _awaited_of(connection, needs.settling)
+    if not names:
+        return NamedPayments()
+    in_order = sorted(names)
+    made = insert_rows(
+        connection,
+        payment_names,
+        [{"name": name, "named_at": now} for name in in_order],
+        on_conflict="nothing",
+        returning=("name",),
+    )
+    name = payment_names.c
+    statement = (
+        select(name.name, name.payment_reference, name.user_id)
+        .where(among(connection, name.name, in_order))
+        .order_by(name.name)
+        .with_for_update()
+    )
+    found = {row.name: PaymentName(*row) for row in connection.execute(statement)}
+    return NamedPayments(found, _waiting(connection, in_order), frozenset(row.name for row in made))
+
+
+def owners_of(connection: Connection, commands: Iterable[Command]) -> dict[str, str]:
+    """Return the users of the payments that commands name, by the name."""
+    names = sorted({name for command in commands for name in names_of(command)})
+    if not names:
+        return {}
+    name = payment_names.c
+    statement = select(name.name, name.user_id).where(
+        among(connection, name.name, names), name.user_id.is_not(None)
+    )
+    return {row.name: row.user_id for row in connection.execute(statement)}
+
+
+def users_with_waiting_events(connection: Connection, limit: int) -> list[str]:
+    """Return users of payments that are there while events wait for them: a crash may have left some."""
+    name, event = payment_names.c, waiting_events.c
+    statement = (
+        select(name.user_id)
+        .join_from(payment_names, waiting_events, event.name == name.name)
+        .where(name.user_id.is_not(None), event.reason.is_(None))
+        .distinct()
+        .order_by(name.user_id)
+        .limit(limit)
+    )
+    return list(connection.execute(statement).scalars())
+
+
+def _awaited_of(connection: Connection, users: Collection[str]) -> set[str]:
+    """Return the names of these users' payments that events wait for."""
+    name, event = payment_names.c, waiting_events.c
+    statement = (
+        select(name.name)
+        .join_from(payment_names, waiting_events, event.name == name.name)
+        .where(among(connection, name.user_id, sorted(users)), event.reason.is_(None))
+    )
+    return set(connection.execute(statement).scalars())
+
+
+def _waiting(connection: Connection, names: Sequence[str]) -> dict[str, list[PaymentEvent]]:
+    event = waiting_events.c
+    statement = (
+        select(waiting_events)
+        .where(among(connection, event.name, names), event.reason.is_(None))
+        .order_by(event.recorded_at, event.reference_id)
+    )
+    found: dict[str, list[PaymentEvent]] = {}
+    for row in connection.execute(statement):
+        found.setdefault(row.name, []).append(rows.waiting_event(row))
+    return found
+
+
+def write_waiting(connection: Connection, plan: Plan) -> None:
+    """Write the events of ``plan`` that wait; one that is there already stays."""
+    insert_rows(
+        connection,
+        waiting_events,
+        [
+            {
+                "reference_id": event.reference_id,
+                "name": event.name,
+                "happened": event.happened.value,
+                "recorded_at": event.recorded_at,
+                "dispute_id": event.dispute_id,
+                "refund_reference": event.refund_reference,
+                "amount_minor": event.amount_minor,
+                "currency": event.currency,
+                "occurred_at": event.occurred_at,
+                "user_id": event.user_id,
+            }
+            for event in sorted(plan.waiting, key=_reference)
+        ],
+        on_conflict="nothing",
+    )
+
+
+def _reference(event: PaymentEvent) -> str:
+    return event.reference_id
+
+
+def bind(connection: Connection, plan: Plan, named: NamedPayments) -> None:
+    """Bind names to their payments, and forget what waits no longer, and names that nobody used."""
+    name = payment_names.c
+    for bound in sorted(plan.names, key=_name):
+        if bound.user_id is None or bound.payment_reference is None:
+            continue
+        connection.execute(
+            update(payment_names)
+            .where(name.name == bound.name, name.payment_reference.is_(None))
+            .values(
+                payment_reference=bound.payment_reference,
+                user_id=bound.user_id,
+                slot=slot_of(bound.user_id),
+            )
+        )
+    if plan.taken_in:
+        connection.execute(
+            delete(waiting_events).where(among(connection, waiting_events.c.reference_id, plan.taken_in))
+        )
+    unused = named.made - {bound.name for bound in plan.names} - {event.name for event in plan.waiting}
+    if unused:
+        is_awaited = exists().where(waiting_events.c.name == name.name)
+        connection.execute(
+            delete(payment_names).where(
+                among(connection, name.name, sorted(unused)), name.payment_reference.is_(None), ~is_awaited
+            )
+        )
+    _mark_stuck(connection, [bound.name for bound in plan.names])
+
+
+def _mark_stuck(connection: Connection, names: Sequence[str]) -> None:
+    """Mark the events that wait although their payment is there: they can't count for it."""
+    if not names:
+        return
+    name, event, payment = payment_names.c, waiting_events.c, payments.c
+    is_in_other_currency = exists().where(
+        and_(
+            name.name == event.name,
+            payment.reference_id == name.payment_reference,
+            payment.slot == name.slot,
+            payment.currency != event.currency,
+            event.happened.in_(("refunded", "refunded_total")),
+        )
+    )
+    connection.execute(
+        update(waiting_events)
+        .where(among(connection, event.name, names), event.reason.is_(None), is_in_other_currency)
+        .values(reason="currency_mismatch")
+    )
+
+
+def _name(bound: PaymentName) -> str:
+    return bound.name
+
+
+def with_owners(commands: Sequence[Command], owners: Mapping[str, str]) -> list[Command]:
+    """Return the commands about payments with the payments\' users, where these are known."""
+    return list(_with_owners(commands, owners))
+
+
+def _with_owners(commands: Iterable[Command], owners: Mapping[str, str]) -> Iterator[Command]:
+    for command in commands:
+        if command.type not in ABOUT_PAYMENTS or not (names := names_of(command)):
+            yield command
+            continue
+        owner = owners.get(names[0], command.user_id)
+        yield command if owner == command.user_id else command.model_copy(update={"user_id": owner})
