@@ -1,4 +1,4 @@
-"""An app killed with two hundred pending commands: nothing is charged twice, each outcome can be asked for."""
+"""An app killed with two hundred pending commands: charged once, and each outcome can be asked for."""
 
 import subprocess
 import sys
