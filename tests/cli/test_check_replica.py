@@ -49,7 +49,7 @@ def test_replica_that_is_too_old_is_noted_with_the_way_out(
     assert replica_line(replica_cli) == "ok less than 1 s behind"
 
 
-def test_what_is_no_replica_is_refused_with_the_way_out(
+def test_database_that_is_no_replica_is_refused_with_the_way_out(
     replica_cli: Cli, replicated_ledger: ReplicatedLedger, postgres_url: str
 ) -> None:
     primary, away = replicated_ledger.primary_url, "postgresql://billing@127.0.0.1:1/ledger"

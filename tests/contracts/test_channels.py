@@ -25,7 +25,7 @@ def between(old: Topology, new: Topology) -> list[Change]:
     return changes(asyncapi(old), asyncapi(new))
 
 
-def told(found: list[Change]) -> set[tuple[Consequence, str]]:
+def summary(found: list[Change]) -> set[tuple[Consequence, str]]:
     return {(change.consequence, change.place) for change in found}
 
 
@@ -118,16 +118,16 @@ def test_change_of_the_topology_has_its_consequence(
 ) -> None:
     old, new = asyncapi(BILLING), asyncapi(topology)
     found = changes(old, new)
-    assert told(found) == expected, [str(one) for one in found]
+    assert summary(found) == expected, [str(one) for one in found]
     assert is_allowed(found, old, new) is all(consequence is not BREAKING for consequence, _ in expected)
 
 
-def test_lost_route_is_told_by_its_type() -> None:
+def test_change_names_the_type_that_leads_nowhere() -> None:
     texts = [change.text for change in between(BILLING, work(PAYMENTS, BULK))]
     assert "usage.deduct leads to no queue any more" in texts
 
 
-def test_moved_route_is_told_with_both_queues() -> None:
+def test_change_names_both_queues_of_a_moved_route() -> None:
     tomorrow = work(PAYMENTS, replace(USAGE, name="billing.metering"), BULK)
     texts = [change.text for change in between(BILLING, tomorrow)]
     assert "usage.deduct led to billing.usage and leads to billing.metering" in texts
@@ -153,14 +153,14 @@ def test_declaration_that_the_broker_refuses_is_breaking(channel: str, field: st
 def test_policy_may_be_set_at_any_time() -> None:
     old, new = asyncapi(), deepcopy(asyncapi())
     new["channels"]["queue.billing.usage"]["x-policy"]["delivery-limit"] = 5
-    assert told(changes(old, new)) == {(COMPATIBLE, "queue billing.usage")}
+    assert summary(changes(old, new)) == {(COMPATIBLE, "queue billing.usage")}
 
 
 def test_message_that_the_worker_sends_may_come_and_must_not_go() -> None:
     old, new = asyncapi(), deepcopy(asyncapi())
     del new["channels"]["billing.events"]["messages"]["balance.low"]
-    assert told(changes(old, new)) == {(BREAKING, "exchange billing.events")}
-    assert told(changes(new, old)) == {(COMPATIBLE, "exchange billing.events")}
+    assert summary(changes(old, new)) == {(BREAKING, "exchange billing.events")}
+    assert summary(changes(new, old)) == {(COMPATIBLE, "exchange billing.events")}
 
 
 def test_breaking_change_of_a_queue_needs_a_new_major_version(
