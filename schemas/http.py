@@ -44,6 +44,24 @@ STATUS_OF: Final[Mapping[ProblemCode, int]] = {
     ProblemCode.UNAVAILABLE: 503,
 }
 
+
+class RequestCode(StrEnum):
+    """Codes of problems that only a request over HTTP can have; those of queries are ``ProblemCode``."""
+
+    UNAUTHENTICATED = "unauthenticated"  #: no token, or none that is known
+    NOT_FOUND = "not_found"  #: no such path
+    METHOD_NOT_ALLOWED = "method_not_allowed"  #: anything but GET and HEAD
+    TOO_MANY_REQUESTS = "too_many_requests"  #: too many that read much, at once
+
+
+#: Status of each problem of a request.
+STATUS_OF_REQUEST: Final[Mapping[RequestCode, int]] = {
+    RequestCode.UNAUTHENTICATED: 401,
+    RequestCode.NOT_FOUND: 404,
+    RequestCode.METHOD_NOT_ALLOWED: 405,
+    RequestCode.TOO_MANY_REQUESTS: 429,
+}
+
 _ANSWERS: Final = {model.model_fields["type"].default: model for model in get_args(QueryAnswer)}
 _SCOPES: Final = {"stats": TokenScope.STATS}
 

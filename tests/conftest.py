@@ -21,6 +21,7 @@ from tests.support.private_server import memory_folder
 from tests.support.processes import WorkerProcesses
 from tests.support.provision import PostgresServer, RabbitMQServer, postgres_server, rabbitmq_server
 from tests.support.rabbit_client import RabbitClient
+from tests.support.replication import ReplicatedLedger, Replication
 from tests.support.slot_recorder import SlotRecorder
 from tests.support.strategies import LIMITS  # noqa: F401 - registers the Hypothesis profile
 from worker.bootstrap import Application
@@ -152,6 +153,20 @@ def postgres_engine(postgres_url: str) -> Iterator[Engine]:
     engine = ledger_engine(postgres_url)
     yield engine
     engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def replication() -> Iterator[Replication]:
+    """The primary and the standby of the run."""
+    with Replication.started() as servers:
+        yield servers
+
+
+@pytest.fixture
+def replicated_ledger(replication: Replication) -> Iterator[ReplicatedLedger]:
+    """A migrated, empty database of this test's own, on a primary and its standby."""
+    with replication.ledger() as ledger:
+        yield ledger
 
 
 @pytest.fixture

@@ -259,6 +259,12 @@ class Application:
         )
         return QueryService(sources, self.catalog, clock=self.clock, sleep=self._sleep)
 
+    @cached_property
+    def replica_engine(self) -> Engine | None:
+        """The replica that queries read, as checks use it; None where there is none."""
+        url = self.settings.read_database_url
+        return None if url is None else self._engine(url=url, statement_timeout_s=_QUERY_TIMEOUT_S)
+
     def _read_database(self, url: SecretStr | None) -> Database:
         from worker.queries.sources import Database
 

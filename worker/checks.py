@@ -8,6 +8,7 @@ from worker.bootstrap import Application
 from worker.broker import BILLING, broker_is_embedded
 from worker.errors import BillingError, ConfigurationError, TransientError
 from worker.ledger.engine import translated_errors
+from worker.ledger.replica import replica_age
 from worker.ledger.revisions import current_revision, newest_revision
 from worker.ledger.session_settings import MissingSettings, missing_settings
 from worker.ledger.store import Ledger
@@ -19,6 +20,10 @@ from worker.settings import redacted
 _DEADLINE_S = 15.0
 
 
+#: Name of a check, the place that it looks at, and the check.
+Ask = tuple[str, str, Callable[[Application], CheckResult]]
+
+
 def health_of(application: Application, *, deadline_s: float = _DEADLINE_S) -> Iterator[Health]:
     """Yield the health of each part of the installation, in the order in which they depend on each other."""
     return run_checks(checks_of(application), deadline_s)
@@ -27,12 +32,13 @@ def health_of(application: Application, *, deadline_s: float = _DEADLINE_S) -> I
 def checks_of(application: Application) -> Sequence[HealthCheck]:
     """Return all checks. Those that need a server which refuses its own check say "unknown"."""
     settings = application.settings
-    asks: list[tuple[str, str, Callable[[Application], CheckResult]]] = [
+    asks: list[Ask] = [
         ("catalog", "", _catalog),
         ("database", redacted(settings.database_url), _database),
         ("schema", "", _schema),
         ("writes", "", _writes),
         ("session", "", _session),
+        *_replica_asked(application),
         ("broker", redacted(settings.broker_url), _broker),
         ("topology", "", _topology),
         ("delivery limits", "", _delivery_limits),
@@ -104,6 +110,31 @@ def _missing_settings(application: Application) -> MissingSettings | None:
         return None
     with translated_errors(), engine.connect() as connection:
         return missing_settings(connection, application.needed_settings)
+
+
+def _replica_asked(application: Application) -> Iterator[Ask]:
+    """Yield the check of the replica where one is set."""
+    if (url := application.settings.read_database_url) is not None:
+        yield "replica", redacted(url), _replica
+
+
+def _replica(application: Application) -> CheckResult:
+    """Check that queries read the replica: one that is too old is left for the primary."""
+    replica = application.replica_engine
+    assert replica is not None  # noqa: S101 - asked where one is set
+    try:
+        current_revision(application.engine)
+    except (ConfigurationError, TransientError):
+        return _unknown("see the line of the database")
+    age, most = replica_age(application.engine, replica), application.settings.read_max_lag_s
+    if age is None:
+        return _unknown("it is behind, and has replayed nothing since it started")
+    seconds = age.total_seconds()
+    text = "less than 1 s behind" if seconds < 1 else f"{seconds:,.0f} s behind"
+    if seconds > most:
+        way_out = "queries read the primary; see what holds it up, or raise BILLING_READ_MAX_LAG_S"
+        return CheckResult(HealthState.NOTE, f"{text}, more than {most:g} s: {way_out}")
+    return _ok(text)
 
 
 def _broker(application: Application) -> CheckResult:

@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 
 from schemas import Code, DeadLetterReason, ProblemCode
-from schemas.http import STATUS_OF
+from schemas.http import STATUS_OF, STATUS_OF_REQUEST, RequestCode
 from tests.contracts.samples import Step, files, steps_of, with_replies
 from tests.support.pages import code_spans, page, section, tables
 from worker.contract.codes import (
     DEAD_LETTER_REASONS,
     PROBLEM_CODES,
     REPLY_CODES,
+    REQUEST_CODES,
     RETRIES,
     Actor,
     Retry,
@@ -33,11 +34,13 @@ def test_table_has_every_code_and_no_other() -> None:
     assert list(REPLY_CODES) == list(Code)
     assert list(DEAD_LETTER_REASONS) == list(DeadLetterReason)
     assert PROBLEM_CODES.keys() == STATUS_OF.keys() == set(ProblemCode)
+    assert list(REQUEST_CODES) == list(STATUS_OF_REQUEST) == list(RequestCode)
     assert set(RETRIES) == set(Retry)
     assert {name: len(part) for name, part in codes().items() if name.endswith(("odes", "Reasons"))} == {
         "codes": len(Code),
         "deadLetterReasons": len(DeadLetterReason),
         "problemCodes": len(ProblemCode),
+        "requestCodes": len(RequestCode),
     }
 
 

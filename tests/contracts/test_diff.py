@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from worker.contract.bundle import bundle
-from worker.contract.diff import Consequence, changes, is_allowed, main
+from worker.contract.consequences import Consequence
+from worker.contract.diff import changes, is_allowed, main
 from worker.contract.files import RELEASED
 
 Bundle = dict[str, Any]

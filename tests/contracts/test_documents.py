@@ -2,12 +2,21 @@
 
 import json
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any
 
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from schemas import MESSAGE_TYPES, QUERY_TYPES, DeadLetterReason, ProblemCode
-from schemas.http import DESCRIPTION_PATH, PROBLEM_TYPE, ROUTES, STATUS_OF, TokenScope
+from schemas.http import (
+    DESCRIPTION_PATH,
+    PROBLEM_TYPE,
+    ROUTES,
+    STATUS_OF,
+    STATUS_OF_REQUEST,
+    RequestCode,
+    TokenScope,
+)
 from tests.support.fakes import delivery
 from tests.support.node import run_script
 from worker.broker import BILLING
@@ -126,6 +135,16 @@ def test_every_problem_is_a_response() -> None:
             assert f"`{code.value}`" in response["description"]
             schema = resolved(document, response["content"][PROBLEM_TYPE]["schema"])
             assert "code" in schema["required"]
+
+
+def test_every_code_of_the_http_door_is_described() -> None:
+    document = openapi()
+    choices = document["components"]["schemas"]["Problem"]["properties"]["code"]["anyOf"]
+    described = {code for one in choices for code in resolved(document, one).get("enum", ())}
+    assert described == {*ProblemCode, *RequestCode}
+    for code, status in (*STATUS_OF.items(), *STATUS_OF_REQUEST.items()):
+        response = document["components"]["responses"][HTTPStatus(status).phrase.replace(" ", "")]
+        assert f"`{code.value}`" in response["description"]
 
 
 def test_documents_are_json() -> None:

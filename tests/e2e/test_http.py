@@ -1,6 +1,5 @@
 """`serve` as a process on PostgreSQL: real connections, a stop, an outage of the database."""
 
-import http.client
 import json
 import re
 import signal
@@ -9,87 +8,27 @@ import subprocess
 import sys
 import threading
 import urllib.request
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 from uuid import uuid4
 
 import pytest
 from sqlalchemy import Engine, make_url
 
 from schemas import DeductUsage, OpenAccount
-from schemas.http import TokenScope
 from tests.support.apply_commands import applied
 from tests.support.load_scenario import through
 from tests.support.pages import page, section
 from tests.support.private_server import free_port
-from tests.support.processes import ROOT, worker_environment
+from tests.support.processes import worker_environment
 from tests.support.provision import PostgresServer
+from tests.support.serve_process import Serving
 from tests.support.tcp_proxy import Proxy
-from tests.support.waiting import eventually
-from worker.bootstrap import utc_now
+from tests.support.waiting import PATIENCE_S, eventually
 from worker.catalog import load_catalog
-from worker.http.tokens import add_token
 from worker.settings import load_settings
 
-_PATIENCE_S = 60.0
 _STRANGE_IDS = ["org/7:member 12", "a?b=c&d=e", "%00", "100%", "a+b", "😀", "株式会社", "../..", "😀" * 200]
-
-
-class ServeProcess:
-    """Process of ``serve``, and a caller's ways to it."""
-
-    def __init__(self, database_url: str, tokens_file: Path, secret: str, **settings: Any) -> None:
-        found = load_settings(database_url=database_url, http_tokens=tokens_file, **settings)
-        self.headers = {"Authorization": f"Bearer {secret}"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "worker", "serve", "--listen", "127.0.0.1:0"],
-            env={**worker_environment(found), "PYTHONUNBUFFERED": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=ROOT,
-        )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline().decode().strip()
-        assert line.startswith("serving on "), line
-        self.port = urlsplit(line.removeprefix("serving on ")).port or 0
-
-    def connect(self) -> http.client.HTTPConnection:
-        """Return a connection, which opens with its first request."""
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=_PATIENCE_S)
-
-    def get(self, path: str, connection: http.client.HTTPConnection | None = None) -> tuple[int, Any]:
-        """Ask on ``connection``, or on one of its own; return status and body."""
-        own = connection or self.connect()
-        own.request("GET", path, headers=self.headers)
-        response = own.getresponse()
-        body = json.loads(response.read())
-        if connection is None:
-            own.close()
-        return response.status, body
-
-    def ended(self) -> tuple[int, str]:
-        """Wait for the end; return the exit code and the log."""
-        _, log = self.process.communicate(timeout=_PATIENCE_S)
-        return self.process.returncode, log.decode()
-
-
-@pytest.fixture
-def serving(tmp_path: Path) -> Iterator[Callable[..., ServeProcess]]:
-    """Start the server on a database; none outlives the test."""
-    path = tmp_path / "tokens"
-    secret = add_token(path, "app", [TokenScope.ACCOUNTS], utc_now())
-    started: list[ServeProcess] = []
-
-    def start(database_url: str, **settings: Any) -> ServeProcess:
-        started.append(ServeProcess(database_url, path, secret, **settings))
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.process.kill()
-        one.process.communicate()
 
 
 @pytest.fixture
@@ -104,7 +43,7 @@ def ada(postgres_engine: Engine) -> None:
 
 
 @pytest.mark.usefixtures("ada")
-def test_one_connection_serves_many_requests(serving: Callable[..., ServeProcess], postgres_url: str) -> None:
+def test_one_connection_serves_many_requests(serving: Serving, postgres_url: str) -> None:
     server = serving(postgres_url)
     connection = server.connect()
     connection.connect()
@@ -117,9 +56,7 @@ def test_one_connection_serves_many_requests(serving: Callable[..., ServeProcess
 
 
 @pytest.mark.usefixtures("ada")
-def test_parallel_connections_get_their_own_answers(
-    serving: Callable[..., ServeProcess], postgres_url: str
-) -> None:
+def test_parallel_connections_get_their_own_answers(serving: Serving, postgres_url: str) -> None:
     server = serving(postgres_url)
     wrong: list[object] = []
 
@@ -136,13 +73,11 @@ def test_parallel_connections_get_their_own_answers(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(_PATIENCE_S)
+        thread.join(PATIENCE_S)
     assert wrong == []
 
 
-def test_id_may_hold_any_character(
-    serving: Callable[..., ServeProcess], postgres_url: str, postgres_engine: Engine
-) -> None:
+def test_id_may_hold_any_character(serving: Serving, postgres_url: str, postgres_engine: Engine) -> None:
     applied(
         postgres_engine,
         load_catalog(),
@@ -161,7 +96,7 @@ def test_id_may_hold_any_character(
 
 @pytest.mark.usefixtures("ada")
 def test_sigterm_during_a_request_answers_it_first(
-    serving: Callable[..., ServeProcess], postgres_url: str, postgres_engine: Engine
+    serving: Serving, postgres_url: str, postgres_engine: Engine
 ) -> None:
     server = serving(postgres_url)
     connection = server.connect()
@@ -180,7 +115,7 @@ def test_sigterm_during_a_request_answers_it_first(
 
 
 @pytest.mark.usefixtures("ada")
-def test_slow_client_holds_nobody_up(serving: Callable[..., ServeProcess], postgres_url: str) -> None:
+def test_slow_client_holds_nobody_up(serving: Serving, postgres_url: str) -> None:
     server = serving(postgres_url)
     with socket.create_connection(("127.0.0.1", server.port)) as slow:
         slow.sendall(b"GET /v1/balance?userId=ada HTTP/1.1\r\nHost: x\r\n")
@@ -195,7 +130,7 @@ def test_slow_client_holds_nobody_up(serving: Callable[..., ServeProcess], postg
 
 @pytest.mark.usefixtures("ada")
 def test_outage_of_the_database_is_a_problem_and_ends_by_itself(
-    serving: Callable[..., ServeProcess], postgres: PostgresServer, postgres_url: str
+    serving: Serving, postgres: PostgresServer, postgres_url: str
 ) -> None:
     with Proxy(postgres.address.port) as proxy:
         server = serving(through(proxy, postgres_url))
@@ -214,7 +149,7 @@ def test_outage_of_the_database_is_a_problem_and_ends_by_itself(
 
 @pytest.mark.usefixtures("ada")
 def test_server_starts_while_the_database_is_away(
-    serving: Callable[..., ServeProcess], postgres: PostgresServer, postgres_url: str
+    serving: Serving, postgres: PostgresServer, postgres_url: str
 ) -> None:
     with Proxy(free_port()) as proxy:
         server = serving(through(proxy, postgres_url))
@@ -225,9 +160,7 @@ def test_server_starts_while_the_database_is_away(
 
 
 @pytest.mark.usefixtures("ada")
-def test_log_names_no_user_and_no_token_and_metrics_are_served(
-    serving: Callable[..., ServeProcess], postgres_url: str
-) -> None:
+def test_log_names_no_user_and_no_token_and_metrics_are_served(serving: Serving, postgres_url: str) -> None:
     port = free_port()
     server = serving(postgres_url, log_level="DEBUG", metrics_port=port)
     server.get("/v1/balance?userId=ada")
@@ -245,9 +178,7 @@ def test_log_names_no_user_and_no_token_and_metrics_are_served(
 
 
 @pytest.mark.usefixtures("ada")
-def test_right_to_read_suffices(
-    serving: Callable[..., ServeProcess], postgres_url: str, postgres_engine: Engine
-) -> None:
+def test_right_to_read_suffices(serving: Serving, postgres_url: str, postgres_engine: Engine) -> None:
     name = f"r{uuid4().hex[:8]}"
     with postgres_engine.begin() as connection:
         for statement in (
@@ -294,7 +225,7 @@ def test_example_of_the_page_shows_a_balance(postgres_url: str, tmp_path: Path) 
         with urllib.request.urlopen(request) as answer:  # noqa: S310 - our own
             assert json.loads(answer.read())["userId"] == "ada"
         process.terminate()
-        assert process.wait(_PATIENCE_S) == 0
+        assert process.wait(PATIENCE_S) == 0
 
 
 def _waits_for_a_lock(engine: Engine) -> bool:

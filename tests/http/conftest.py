@@ -1,5 +1,6 @@
 """Fixtures of the HTTP door: callers with and without a token, on a ledger in a file."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from schemas import Limits, Query, QueryAnswer
 from schemas.http import TokenScope
 from tests.cli.console import FilledLedger
 from worker.bootstrap import Application, utc_now
+from worker.contract.files import FOLDER
 from worker.http.access import Access
 from worker.http.app import Door, create_app
 from worker.http.asking import AnswersQueries, Asker
@@ -20,6 +22,9 @@ from worker.http.readiness import readiness_of
 from worker.http.tokens import Tokens, add_token
 from worker.settings import load_settings
 
+#: Codes that the packaged contract knows of problems over HTTP.
+_CODES = json.loads((FOLDER / "codes.json").read_text(encoding="utf-8"))
+CODES_OF_CONTRACT = {*_CODES["problemCodes"], *_CODES["requestCodes"]}
 #: An address on which nothing listens.
 NOWHERE = "amqp://guest:guest@127.0.0.1:1/"
 
@@ -63,6 +68,7 @@ class Caller:
         problem: dict[str, Any] = response.get_json()
         assert problem["status"] == status
         assert problem["detail"]
+        assert problem["code"] in CODES_OF_CONTRACT
         return problem
 
 

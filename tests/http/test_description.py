@@ -1,13 +1,14 @@
 """``/openapi.json``: what it promises is what the door does."""
 
 import json
+from http import HTTPStatus
 from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
 
 from schemas import DeductUsage
-from schemas.http import DESCRIPTION_PATH, PROBLEM_TYPE, ROUTES
+from schemas.http import DESCRIPTION_PATH, PROBLEM_TYPE, ROUTES, RequestCode
 from tests.cli.console import FilledLedger
 from tests.http.conftest import Caller, Served
 from tests.http.test_app import QUESTIONS
@@ -80,6 +81,24 @@ def test_problems_are_as_described(
         name = described["$ref"].rpartition("/")[2]
         schema = document["components"]["responses"][name]["content"][PROBLEM_TYPE]["schema"]
         require_valid(problem, schema, document)
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "status", "code"),
+    [
+        ("/v1/nothing", "GET", 404, RequestCode.NOT_FOUND),
+        ("/v1/balance", "POST", 405, RequestCode.METHOD_NOT_ALLOWED),
+        ("/v1/balance", "GET", 401, RequestCode.UNAUTHENTICATED),
+    ],
+)
+def test_problem_of_a_request_is_as_described(
+    stranger: Caller, document: dict[str, Any], path: str, method: str, status: int, code: RequestCode
+) -> None:
+    problem = stranger.problem(path, status, method=method)
+    assert problem["code"] == code
+    described = document["components"]["responses"][HTTPStatus(status).phrase.replace(" ", "")]
+    assert f"`{code}`" in described["description"]
+    require_valid(problem, described["content"][PROBLEM_TYPE]["schema"], document)
 
 
 @pytest.mark.parametrize("path", ROUTES)

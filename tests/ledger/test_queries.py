@@ -277,16 +277,24 @@ def test_usage_has_every_day_and_adds_up_by_day_and_by_feature(
         "averagePerDay": 112,
         "entries": 4,
         "byDay": [
-            {"day": "2026-11-20", "used": 100, "entries": 1, "byFeature": {"chat": 100}},
-            {"day": "2026-11-21", "used": 0, "entries": 0, "byFeature": {}},
+            {
+                "day": "2026-11-20",
+                "used": 100,
+                "entries": 1,
+                "byFeature": {"chat": 100},
+                "byType": {"usage.deduct": 100},
+            },
+            {"day": "2026-11-21", "used": 0, "entries": 0, "byFeature": {}, "byType": {}},
             {
                 "day": "2026-11-22",
                 "used": 237,
                 "entries": 3,
                 "byFeature": {"search": 200, "chat": 30, "unlabelled": 7},
+                "byType": {"usage.deduct": 237},
             },
         ],
         "byFeature": {"search": 200, "chat": 130, "unlabelled": 7},
+        "byType": {"usage.deduct": 337},
         "balance": 8_663,
         "projection": {
             "daysToEmpty": 77,

@@ -1,7 +1,6 @@
 """Queries of a replica: read while it is fresh, and never for what it doesn't know yet."""
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -11,12 +10,10 @@ from sqlalchemy import Engine
 from schemas import Query, QueryAnswer, QueryBalance
 from tests.support.apply_commands import applied
 from tests.support.limited_postgres import Standby
-from tests.support.postgres_server import WITHOUT_FLUSH, Postgres
-from tests.support.private_server import memory_folder
 from tests.support.query_samples import NOW, asked_catalog, given, opened
+from tests.support.replication import ReplicatedLedger
 from worker.catalog import Catalog
 from worker.ledger.engine import ledger_engine
-from worker.ledger.migrations import migrate
 from worker.queries import QueryService
 from worker.queries.sources import Database, Sources
 
@@ -28,7 +25,6 @@ CATALOG: Catalog = asked_catalog()
 class Pair:
     """A primary and its standby, an engine on each, and a clock that a test moves."""
 
-    server: Postgres
     standby: Standby
     primary: Engine
     replica: Engine
@@ -58,28 +54,13 @@ def ask(service: QueryService, query: Query = QueryBalance(user_id="ann")) -> Qu
     return answer
 
 
-@pytest.fixture(scope="module")
-def servers() -> Iterator[tuple[Postgres, Standby]]:
-    with Postgres.start(memory_folder(), WITHOUT_FLUSH) as primary:
-        primary.databases.create_database("ledger")
-        engine = ledger_engine(primary.address.url("ledger"))
-        migrate(engine)
-        applied(engine, CATALOG, opened("ann", "none"), given("ann", 100), now=NOW)
-        engine.dispose()
-        with Standby.of(primary) as standby:
-            yield primary, standby
-
-
 @pytest.fixture
-def pair(servers: tuple[Postgres, Standby]) -> Iterator[Pair]:
-    primary, standby = servers
-    engines = [ledger_engine(server.address.url("ledger")) for server in servers]
-    standby.catch_up()
-    pair = Pair(primary, standby, engines[0], engines[1])
-    yield pair
-    pair.standby.resume_replay()
-    for engine in engines:
-        engine.dispose()
+def pair(replicated_ledger: ReplicatedLedger) -> Pair:
+    """Ledger with the account of ann, on both servers."""
+    ledger = replicated_ledger
+    applied(ledger.primary, CATALOG, opened("ann", "none"), given("ann", 100), now=NOW)
+    ledger.standby.catch_up()
+    return Pair(ledger.standby, ledger.primary, ledger.replica)
 
 
 def test_fresh_replica_is_read_and_says_what_time_it_knows(pair: Pair) -> None:

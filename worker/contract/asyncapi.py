@@ -1,7 +1,8 @@
 """Description of exchanges, queues and messages: ``asyncapi.json`` (AsyncAPI 3.0), from the worker's view.
 
 A channel is an exchange, whose address is the routing key, or a queue. Arguments and policies of queues have
-no place in the AMQP binding (0.3.0) and stand beside it, in ``x-arguments`` and ``x-policy``.
+no place in the AMQP binding (0.3.0) and stand beside it, in ``x-arguments`` and ``x-policy``; so do the
+exchange and the routing keys of a queue.
 """
 
 import re
@@ -98,7 +99,7 @@ def _channels(topology: Topology) -> Iterator[tuple[str, Any]]:
                 "bindings": {"amqp": _queue_binding(queue)},
                 "x-arguments": dict(queue.arguments),
                 "x-policy": dict(_policy_of(queue, topology)),
-                **({"x-routing-keys": list(queue.routing_keys)} if queue.routing_keys else {}),
+                **_binding_to_exchange(queue, topology),
             },
         )
     yield (
@@ -122,7 +123,13 @@ def _queue_channel(queue: Queue) -> str:
 
 
 def _exchange_of(queue: Queue, topology: Topology) -> str:
-    return getattr(queue, "exchange", None) or topology.exchange
+    return queue.exchange or topology.exchange
+
+
+def _binding_to_exchange(queue: Queue, topology: Topology) -> dict[str, Any]:
+    if not queue.routing_keys:
+        return {}
+    return {"x-exchange": _exchange_of(queue, topology), "x-routing-keys": list(queue.routing_keys)}
 
 
 def _types_of_queue(queue: Queue, topology: Topology) -> list[str]:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from schemas import SCHEMA_VERSION, Code, DeadLetterReason, ProblemCode, Status
-from schemas.http import STATUS_OF
+from schemas.http import STATUS_OF, STATUS_OF_REQUEST, RequestCode
 
 
 class Retry(StrEnum):
@@ -259,6 +259,18 @@ PROBLEM_CODES: Final[dict[ProblemCode, CodeEntry]] = {
     ),
 }
 
+#: The HTTP door alone has these.
+REQUEST_CODES: Final[dict[RequestCode, CodeEntry]] = {
+    RequestCode.UNAUTHENTICATED: CodeEntry("no token, or none that is known", Retry.MENDED, Actor.CALLER),
+    RequestCode.NOT_FOUND: CodeEntry("there is no such path; `detail` names all", Retry.MENDED, Actor.CALLER),
+    RequestCode.METHOD_NOT_ALLOWED: CodeEntry(
+        "only `GET` and `HEAD` are taken; commands go through the broker", Retry.MENDED, Actor.CALLER
+    ),
+    RequestCode.TOO_MANY_REQUESTS: CodeEntry(
+        "too many queries that read much, at once; ask again", Retry.AGAIN
+    ),
+}
+
 
 def codes() -> dict[str, Any]:
     """Return the document ``codes.json``."""
@@ -277,6 +289,10 @@ def codes() -> dict[str, Any]:
         "problemCodes": {
             code.value: {"httpStatus": STATUS_OF[code], **_common(entry)}
             for code, entry in PROBLEM_CODES.items()
+        },
+        "requestCodes": {
+            code.value: {"httpStatus": STATUS_OF_REQUEST[code], **_common(entry)}
+            for code, entry in REQUEST_CODES.items()
         },
     }
 

@@ -1,7 +1,7 @@
-"""Classification of the changes between two bundles: ``python -m worker.contract.diff OLD NEW``.
+"""Classification of the changes between two contracts: ``python -m worker.contract.diff OLD NEW``.
 
-It exits with 1 where a change breaks senders or readers and the major version, ``SCHEMA_VERSION``, is the old
-one.
+Both are bundles, or both are AsyncAPI documents. It exits with 1 where a change breaks senders or readers
+and the major version, ``SCHEMA_VERSION``, is the old one.
 """
 
 import argparse
@@ -9,34 +9,13 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+from worker.contract.channels import channel_changes
 from worker.contract.comparing import Comparison, Shift
+from worker.contract.consequences import Change, Consequence
 from worker.contract.schema import CLOSED_ENUMS, DEFINITIONS, Schema, ref
-
-
-class Consequence(StrEnum):
-    """Consequence of a change, from the mildest."""
-
-    COMPATIBLE = "compatible"  #: in any order
-    WORKER_FIRST = "worker first"  #: the worker before those who send the new messages
-    BREAKING = "breaking"  #: senders or readers of today would fail
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One change of the contract."""
-
-    consequence: Consequence
-    place: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.consequence}: {self.place}: {self.text}"
-
 
 #: Kinds of messages: those that the worker takes, and those that it sends.
 _TAKEN: Final = ("Command", "Query")
@@ -55,11 +34,26 @@ _OF_SENT: Final = {
 
 
 def changes(old: Schema, new: Schema) -> list[Change]:
-    """Return the changes from one bundle to another, the worst first."""
+    """Return the changes from one bundle, or AsyncAPI document, to another, the worst first.
+
+    Raises ValueError where only one of them is a bundle.
+    """
+    if _is_asyncapi(old) != _is_asyncapi(new):
+        raise ValueError("one is a bundle and the other an AsyncAPI document")
     # Some are found twice: the items of a batch are of several types.
-    found = {*_messages(old, new, _TAKEN), *_messages(old, new, _SENT), *_codes(old, new)}
+    found = {*channel_changes(old, new)} if _is_asyncapi(old) else {*_of_bundles(old, new)}
     order = list(Consequence)
     return sorted(found, key=lambda change: (-order.index(change.consequence), change.place, change.text))
+
+
+def _is_asyncapi(document: Schema) -> bool:
+    return "channels" in document
+
+
+def _of_bundles(old: Schema, new: Schema) -> Iterator[Change]:
+    yield from _messages(old, new, _TAKEN)
+    yield from _messages(old, new, _SENT)
+    yield from _codes(old, new)
 
 
 def is_allowed(found: Iterable[Change], old: Schema, new: Schema) -> bool:
@@ -67,9 +61,11 @@ def is_allowed(found: Iterable[Change], old: Schema, new: Schema) -> bool:
     return major(new) > major(old) or all(change.consequence is not Consequence.BREAKING for change in found)
 
 
-def major(bundle: Schema) -> int:
-    """Return the version that a bundle names. Raises ValueError where it is none of ours."""
-    found = re.fullmatch(r"urn:billing-worker:contract:(\d+):messages", str(bundle.get("$id")))
+def major(document: Schema) -> int:
+    """Return the version that a document names. Raises ValueError where it is none of ours."""
+    if _is_asyncapi(document):
+        return int(document["info"]["version"])
+    found = re.fullmatch(r"urn:billing-worker:contract:(\d+):messages", str(document.get("$id")))
     if found is None:
         raise ValueError("the file is no bundle of this contract: it has another $id")
     return int(found[1])
@@ -138,15 +134,15 @@ def report(found: Sequence[Change], old: Schema, new: Schema) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the changes; return 1 where they break without a new major version."""
     parser = argparse.ArgumentParser(prog="python -m worker.contract.diff", description=__doc__)
-    parser.add_argument("old", type=Path, help="messages.schema.json of the old contract")
-    parser.add_argument("new", type=Path, help="messages.schema.json of the new contract")
+    parser.add_argument("old", type=Path, help="messages.schema.json or asyncapi.json of the old contract")
+    parser.add_argument("new", type=Path, help="the same of the new contract")
     paths = parser.parse_args(arguments)
     try:
         old, new = (json.loads(path.read_text(encoding="utf-8")) for path in (paths.old, paths.new))
         found = changes(old, new)
         sys.stdout.write(report(found, old, new))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        parser.error(f"no two bundles of this contract: {error}")
+        parser.error(f"no two bundles of this contract, nor two AsyncAPI documents: {error}")
     return 0 if is_allowed(found, old, new) else 1
 
 

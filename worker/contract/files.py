@@ -12,8 +12,9 @@ from worker.contract.codes import codes
 from worker.contract.openapi import openapi
 
 FOLDER: Final = Path(schemas.__file__).parent / "contract"
-#: Bundle of the last release.
+#: Bundle of the last release, and its exchanges and queues.
 RELEASED: Final = FOLDER / "released" / "messages.schema.json"
+RELEASED_CHANNELS: Final = FOLDER / "released" / "channels.json"
 
 
 def contents() -> Iterator[tuple[str, str]]:

@@ -5,20 +5,23 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from schemas import SCHEMA_VERSION, ProblemCode
-from schemas.http import DESCRIPTION_PATH, PROBLEM_TYPE, ROUTES, STATUS_OF, Route
+from schemas.http import (
+    DESCRIPTION_PATH,
+    PROBLEM_TYPE,
+    ROUTES,
+    STATUS_OF,
+    STATUS_OF_REQUEST,
+    RequestCode,
+    Route,
+)
 from worker.contract.bundle import definitions, reachable
-from worker.contract.codes import PROBLEM_CODES
-from worker.contract.schema import DEFINITIONS, Schema, ref, without_null
+from worker.contract.codes import PROBLEM_CODES, REQUEST_CODES
+from worker.contract.schema import DEFINITIONS, Schema, enum_of, ref, without_null
 
 _COMPONENTS: Final = "#/components/schemas/"
 _PROBLEM: Final = "Problem"
 _BEARER: Final = "bearer"
 
-#: Problems that only a request has, beside those of queries.
-_OF_REQUESTS: Final = {
-    HTTPStatus.UNAUTHORIZED: "`unauthenticated`: no token, or none that is known.",
-    HTTPStatus.TOO_MANY_REQUESTS: "Too many requests, as a proxy in front may say.",
-}
 #: Statuses that name a time after which it helps to ask again.
 _PASSING: Final = (HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 
@@ -33,7 +36,10 @@ def openapi() -> dict[str, Any]:
             "description": (
                 "Reads what the ledger knows; the same questions and answers go over the broker. A parameter "
                 "is given at most once, and an unknown one is refused. Amounts are whole numbers that may "
-                "exceed 2^53. Pass over fields and codes that you don't know."
+                "exceed 2^53. Pass over fields and codes that you don't know. Any other path is a 404 "
+                f"(`{RequestCode.NOT_FOUND}`), any other method than GET and HEAD a 405 "
+                f"(`{RequestCode.METHOD_NOT_ALLOWED}`). A request that is too long, or none of HTTP/1.1, is "
+                f"`{ProblemCode.MALFORMED}` with a status of its own."
             ),
         },
         "paths": {route.path: {"get": _operation(route)} for route in ROUTES.values()}
@@ -53,7 +59,10 @@ def openapi() -> dict[str, Any]:
                     "schema": {"type": "integer"},
                 },
             },
-            "responses": {_name_of(status): _problem_response(status) for status in _statuses()},
+            "responses": {
+                _name_of(status): _problem_response(status)
+                for status in sorted({*_statuses(), HTTPStatus.METHOD_NOT_ALLOWED})
+            },
             "schemas": _schemas(),
         },
     }
@@ -130,7 +139,9 @@ def _description() -> dict[str, Any]:
 
 
 def _statuses() -> list[HTTPStatus]:
-    return sorted({*map(HTTPStatus, STATUS_OF.values()), *_OF_REQUESTS})
+    """Return the statuses of problems that a ``GET`` of a route can have."""
+    found = {*STATUS_OF.values(), *STATUS_OF_REQUEST.values()} - {HTTPStatus.METHOD_NOT_ALLOWED}
+    return sorted(map(HTTPStatus, found))
 
 
 def _name_of(status: HTTPStatus) -> str:
@@ -142,10 +153,11 @@ def _header(name: str) -> dict[str, str]:
 
 
 def _problem_response(status: HTTPStatus) -> dict[str, Any]:
-    codes = [code for code in ProblemCode if STATUS_OF[code] == status]
-    texts = [f"`{code.value}`: {PROBLEM_CODES[code].means}." for code in codes]
+    of_queries = [(code, PROBLEM_CODES[code]) for code in ProblemCode if STATUS_OF[code] == status]
+    of_requests = [(code, REQUEST_CODES[code]) for code in RequestCode if STATUS_OF_REQUEST[code] == status]
+    texts = [f"`{code}`: {entry.means}." for code, entry in (*of_queries, *of_requests)]
     return {
-        "description": " ".join([*texts, *filter(None, [_OF_REQUESTS.get(status)])]),
+        "description": " ".join(texts),
         **({"headers": {"Retry-After": _header("Retry-After")}} if status in _PASSING else {}),
         "content": {PROBLEM_TYPE: {"schema": {"$ref": _COMPONENTS + _PROBLEM}}},
     }
@@ -160,7 +172,7 @@ def _problem() -> Schema:
             "title": {"type": "string"},
             "status": {"type": "integer"},
             "detail": {"type": "string"},
-            "code": {"anyOf": [ref(ProblemCode.__name__), {"type": "string"}]},
+            "code": {"anyOf": [ref(ProblemCode.__name__), enum_of(RequestCode), {"type": "string"}]},
             "field": {"description": "Parameter that is meant.", "type": "string"},
         },
         "required": ["title", "status", "detail", "code"],

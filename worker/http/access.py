@@ -5,9 +5,9 @@ import re
 from http import HTTPStatus
 
 from schemas import ProblemCode
-from schemas.http import TokenScope
+from schemas.http import RequestCode, TokenScope
 from worker.errors import ConfigurationError
-from worker.http.problems import Problem, ProblemError, RequestCode, problem_of
+from worker.http.problems import Problem, ProblemError, problem_of, request_problem
 from worker.http.tokens import Token, Tokens
 from worker.runtime.limited_log import LimitedLog
 
@@ -51,10 +51,8 @@ class Access:
 
 
 def _unauthenticated(detail: str, challenge: str) -> ProblemError:
-    headers = (("WWW-Authenticate", challenge),)
-    return ProblemError(
-        Problem(HTTPStatus.UNAUTHORIZED, RequestCode.UNAUTHENTICATED, detail, headers=headers)
-    )
+    challenged = ("WWW-Authenticate", challenge)
+    return ProblemError(request_problem(RequestCode.UNAUTHENTICATED, detail, challenged))
 
 
 def _forbidden(token: Token, scope: TokenScope) -> ProblemError:

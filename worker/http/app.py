@@ -14,7 +14,7 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from schemas import Limits, Malformed, ProblemCode, QueryAnswer, QueryProblem
-from schemas.http import DESCRIPTION_PATH, ROUTES, Route
+from schemas.http import DESCRIPTION_PATH, ROUTES, RequestCode, Route
 from worker.http.access import Access
 from worker.http.asking import Asker
 from worker.http.caching import entity_tag
@@ -22,9 +22,9 @@ from worker.http.parameters import Parameters
 from worker.http.problems import (
     Problem,
     ProblemError,
-    RequestCode,
     malformed,
     problem_of,
+    request_problem,
     unanswered,
 )
 from worker.metrics import Metrics
@@ -165,20 +165,11 @@ def _on_http_error(error: HTTPException) -> Response:
     match error:
         case NotFound():
             known = ", ".join(sorted([*ROUTES, DESCRIPTION_PATH]))
-            return response_of(
-                Problem(
-                    HTTPStatus.NOT_FOUND, RequestCode.NOT_FOUND, f"There is no such path; there are {known}."
-                )
-            )
+            text = f"There is no such path; there are {known}."
+            return response_of(request_problem(RequestCode.NOT_FOUND, text))
         case MethodNotAllowed():
-            return response_of(
-                Problem(
-                    HTTPStatus.METHOD_NOT_ALLOWED,
-                    RequestCode.METHOD_NOT_ALLOWED,
-                    "Only GET and HEAD: this door reads. Commands go through the broker.",
-                    headers=(("Allow", "GET, HEAD"),),
-                )
-            )
+            text = "Only GET and HEAD: this door reads. Commands go through the broker."
+            return response_of(request_problem(RequestCode.METHOD_NOT_ALLOWED, text, ("Allow", "GET, HEAD")))
         case _:
             status = HTTPStatus(error.code or HTTPStatus.BAD_REQUEST)
             return response_of(Problem(status, ProblemCode.MALFORMED, error.description or status.phrase))

@@ -3,13 +3,13 @@
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from http import HTTPStatus
 from typing import Protocol
 
 from schemas import ProblemCode, Query, QueryAnswer, QueryBalance
+from schemas.http import RequestCode
 from worker.errors import BillingError, LedgerUnavailableError
 from worker.http.permits import NoPermitError, Permits
-from worker.http.problems import Problem, ProblemError, RequestCode, problem_of
+from worker.http.problems import ProblemError, problem_of, request_problem
 from worker.http.together import NoTurnError, Together
 from worker.queries.service import TOGETHER
 from worker.runtime.backoff import Outage
@@ -65,7 +65,7 @@ class Asker:
             with self._reports.one():
                 (answer,) = self._answers([query])
         except NoPermitError as error:
-            problem = Problem(HTTPStatus.TOO_MANY_REQUESTS, RequestCode.TOO_MANY_REQUESTS, _TOO_MANY)
+            problem = request_problem(RequestCode.TOO_MANY_REQUESTS, _TOO_MANY)
             raise ProblemError(problem) from error
         return answer
 

@@ -2,12 +2,11 @@
 
 import json
 from dataclasses import dataclass
-from enum import StrEnum
 from http import HTTPStatus
 from typing import Any
 
 from schemas import Malformed, ProblemCode, QueryProblem
-from schemas.http import PROBLEM_TYPE, STATUS_OF
+from schemas.http import PROBLEM_TYPE, STATUS_OF, STATUS_OF_REQUEST, RequestCode
 
 #: Seconds after which a caller may ask again, of the statuses for which that helps.
 _RETRY_AFTER_S = {
@@ -17,21 +16,12 @@ _RETRY_AFTER_S = {
 }
 
 
-class RequestCode(StrEnum):
-    """Codes of problems that only a request can have; those of queries are ``ProblemCode``."""
-
-    UNAUTHENTICATED = "unauthenticated"  #: no token, or none that is known
-    NOT_FOUND = "not_found"  #: no such path
-    METHOD_NOT_ALLOWED = "method_not_allowed"  #: anything but GET and HEAD
-    TOO_MANY_REQUESTS = "too_many_requests"  #: too many that read much, at once
-
-
 @dataclass(frozen=True, slots=True)
 class Problem:
     """Problem of a request. ``field`` names the parameter; ``headers`` go with the response."""
 
     status: HTTPStatus
-    code: str
+    code: ProblemCode | RequestCode
     detail: str
     field: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
@@ -64,20 +54,23 @@ class ProblemError(Exception):
         self.problem = problem
 
 
-def problem_of(code: ProblemCode | str, detail: str, field: str | None = None) -> Problem:
+def problem_of(code: ProblemCode, detail: str, field: str | None = None) -> Problem:
     """Return the problem of a query.
 
     ``sequence_not_reached`` is a conflict (409), not "unavailable" (503): what is asked for isn't there yet,
     and no other server has it. A 503 would take a good server out of a load balancer.
     """
-    known = code in set(ProblemCode)
-    status = STATUS_OF[ProblemCode(code)] if known else HTTPStatus.INTERNAL_SERVER_ERROR
-    return Problem(HTTPStatus(status), str(code), detail, field)
+    return Problem(HTTPStatus(STATUS_OF[code]), code, detail, field)
+
+
+def request_problem(code: RequestCode, detail: str, *headers: tuple[str, str]) -> Problem:
+    """Return the problem of a request, whatever it asks."""
+    return Problem(HTTPStatus(STATUS_OF_REQUEST[code]), code, detail, headers=headers)
 
 
 def unanswered(problem: QueryProblem) -> Problem:
     """Return the problem of a query that has no answer."""
-    return problem_of(problem.code, problem.message, problem.field)
+    return problem_of(ProblemCode(problem.code), problem.message, problem.field)
 
 
 def malformed(refused: Malformed) -> Problem:

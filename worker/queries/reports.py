@@ -1,7 +1,6 @@
 """Answers that list or sum: history, usage, statistics and the catalog."""
 
 import hashlib
-from collections import Counter as Tally
 from datetime import datetime, timedelta
 from functools import lru_cache
 
@@ -25,9 +24,9 @@ from worker.catalog import Catalog
 from worker.ledger.queries import totals
 from worker.ledger.queries.days import Calendar, zone_of
 from worker.ledger.queries.history import PostedEntry, history
-from worker.ledger.queries.kinds import used_by_group, used_by_type
 from worker.ledger.queries.snapshots import AccountKey, account_row
 from worker.ledger.queries.transactions import RefusedOperation, TransactionFilter, transactions
+from worker.ledger.queries.usage_groups import used_by_day, used_by_group
 
 _DAYS, _MONTH_DAYS = 30, 30
 #: Most groups that an answer names; the tokens of all others are one number.
@@ -115,12 +114,8 @@ def usage_answer(connection: Connection, query: QueryUsage, now: datetime, as_of
     calendar = _calendar(query, now)
     account = account_row(connection, query.user_id)
     key = AccountKey(account.slot, account.account_id)
-    by_day: Tally[int] = Tally()
-    by_type: Tally[str] = Tally()
-    for piece, type_, tokens in used_by_type(connection, key, account.sequence, calendar):
-        by_day[calendar.index(piece)] += tokens
-        by_type[type_] += tokens
-    total, days = by_type.total(), len(calendar.days)
+    used = used_by_day(connection, key, account.sequence, calendar, "type")
+    total, days = used.total, len(used.days)
     groups, others = _groups(connection, query, key, account.sequence, calendar, total)
     return UsageAnswer(
         as_of=as_of,
@@ -129,12 +124,12 @@ def usage_answer(connection: Connection, query: QueryUsage, now: datetime, as_of
         period=UsagePeriod(days=days, start_date=calendar.days[0], end_date=calendar.days[-1]),
         timezone=query.timezone,
         total=total,
-        average_daily=total // days,
+        average_daily=used.average_per_day,
         projected_monthly=total * _MONTH_DAYS // days,
-        daily_usage=tuple(DayUsage(date=day, tokens=by_day[n]) for n, day in enumerate(calendar.days)),
+        daily_usage=tuple(DayUsage(date=day.day, tokens=day.total) for day in used.days),
         usage_by_type=tuple(
             TypeUsage(type=type_, tokens=tokens, percentage=_percentage(tokens, total))
-            for type_, tokens in _most_first(by_type)
+            for type_, tokens in used.by_group.items()
         ),
         group_by=query.group_by,
         groups=groups,
@@ -170,10 +165,6 @@ def _groups(
 def _percentage(part: int, whole: int) -> float:
     """Return the share in percent with two decimals; 0 of nothing."""
     return round(100 * part / whole, 2) if whole else 0.0
-
-
-def _most_first(tokens: Tally[str]) -> list[tuple[str, int]]:
-    return sorted(tokens.items(), key=lambda item: (-item[1], item[0]))
 
 
 # -- the whole ledger, and what is for sale ---------------------------------------------------------------

@@ -15,7 +15,6 @@ from tests.support.query_samples import NOW
 from worker.catalog import Catalog
 from worker.ledger.engine import ledger_engine
 from worker.ledger.queries import snapshot
-from worker.ledger.queries.kinds import usage_kinds
 from worker.ledger.queries.pace import pace
 from worker.ledger.queries.search import accounts_by_prefix
 from worker.queries import QueryService
@@ -28,7 +27,6 @@ QUESTIONS: dict[str, Callable[[Connection], Any]] = {
     "the rate of a year": lambda connection: pace(connection, NOW, timedelta(days=6), 60),
     "a prefix": lambda connection: accounts_by_prefix(connection, "user-00012"),
     "a page of all": lambda connection: accounts_by_prefix(connection, "", after="user-003000"),
-    "usage by type": lambda connection: usage_kinds(connection, HEAVY, NOW, 30, "UTC"),
 }
 
 
@@ -46,6 +44,7 @@ ASKED: dict[str, list[Query]] = {
     "outcomes of many": [QueryOperation(reference_id=f"use-{number}") for number in range(300)],
     "filtered history": [QueryHistory(user_id=HEAVY, feature="chat", transaction_type="usage.deduct")],
     "refused history": [QueryHistory(user_id=HEAVY, status="all")],
+    "usage by type": [QueryUsage(user_id=HEAVY)],
     "usage by metadata": [QueryUsage(user_id=HEAVY, group_by="metadata.model")],
 }
 

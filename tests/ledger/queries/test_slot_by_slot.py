@@ -16,7 +16,6 @@ from worker.demo.stored_notices import stored_notices
 from worker.ledger.due import DueAccount, due_accounts
 from worker.ledger.form import claim_all
 from worker.ledger.queries import Expiring, Reader, expiring, snapshot
-from worker.ledger.queries.kinds import usage_kinds
 from worker.ledger.queries.search import accounts_by_prefix
 from worker.ledger.slots import slot_by_slot
 from worker.ledger.tables import LEDGER, claims
@@ -79,11 +78,6 @@ def stated(reader: Reader, user: str) -> tuple[Any, ...]:
         return period.summary, *period.transactions
 
 
-def used_by_type(engine: Engine) -> list[Any]:
-    with snapshot(engine) as connection:
-        return [usage_kinds(connection, user, NOW, 60, "UTC") for user in USERS]
-
-
 def asked(*queries: Query) -> Read:
     """Return a read that answers queries together."""
 
@@ -108,7 +102,6 @@ READS: dict[str, Read] = {
     "holds": of_each(lambda reader, user: reader.holds(user, NOW, CATALOG, ended=True)),
     "history": of_each(lambda reader, user: reader.history(user)),
     "statement": of_each(stated),
-    "usage by type": used_by_type,
     "usage": of_each(lambda reader, user: reader.usage(user, NOW, CATALOG, 60)),
     "expiring": of_each(lambda reader, user: reader.expiring(user, NOW, 400, CATALOG)),
     "expiring of everybody": lambda engine: list(Reader(engine).all_expiring(NOW, 400, CATALOG)),

@@ -12,11 +12,10 @@ from flask.typing import ResponseReturnValue
 from werkzeug.wsgi import wrap_file
 
 from worker.console.charts import SERIES_MAX, Bar, Chart, stacked_bars
-from worker.console.context import ConsoleContext, context
+from worker.console.context import context
 from worker.console.parameters import number_in, text_in
 from worker.errors import QueryError
 from worker.ledger.queries import day_start, snapshot, zone_of
-from worker.ledger.queries.kinds import usage_kinds
 from worker.ledger.queries.search import accounts_by_prefix
 
 page = Blueprint("accounts", __name__)
@@ -83,11 +82,7 @@ def usage() -> ResponseReturnValue:
     zone = text_in(request.args, "timezone") or "UTC"
     by = "feature" if request.args.get("by") == "feature" else "type"
     found = console.reader.usage(user, g.now, console.catalog, days, zone)
-    daily = (
-        [(day.day, day.by_feature) for day in found.by_day]
-        if by == "feature"
-        else _by_type(console, user, days, zone)
-    )
+    daily = [(day.day, day.by_feature if by == "feature" else day.by_type) for day in found.by_day]
     return render_template(
         "account_usage.html",
         user=user,
@@ -98,14 +93,6 @@ def usage() -> ResponseReturnValue:
         timezone=zone,
         choices=USAGE_DAYS,
     )
-
-
-def _by_type(
-    console: ConsoleContext, user: str, days: int, zone: str
-) -> list[tuple[date, Mapping[str, int]]]:
-    with snapshot(console.application.engine) as connection:
-        found = usage_kinds(connection, user, g.now, days, zone)
-    return [(day.day, day.by_type) for day in found.by_day]
 
 
 def _table(daily: Sequence[tuple[date, Mapping[str, int]]], title: str) -> UsageTable:

@@ -1,8 +1,5 @@
 """The entries of an account: page by page from the newest, or in their order for a statement."""
 
-import binascii
-import re
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,6 +10,7 @@ from sqlalchemy import Connection, Row, and_, bindparam, select
 from schemas.fields import INT64_MAX
 from worker.core import Outcome
 from worker.errors import QueryError
+from worker.ledger.queries.cursors import cursor_of, place_in
 from worker.ledger.queries.snapshots import AccountKey, account_row, on_operation, within
 from worker.ledger.queries.views import View
 from worker.ledger.tables import entries, lots, operations
@@ -81,7 +79,8 @@ def history(connection: Connection, user_id: str, limit: int, offset: int, curso
     key = AccountKey(account.slot, account.account_id)
     top = account.sequence - offset
     if cursor is not None:
-        top = min(_sequence_in(cursor, key.account_id) - 1, account.sequence)
+        (behind,) = place_in(cursor, key.account_id, 1)
+        top = min(behind - 1, account.sequence)
     page = connection.execute(_NEWEST_FIRST, {**key._asdict(), "top": top, "limit": limit})
     transactions = tuple(map(transaction_in, page))
     has_more = bool(transactions) and transactions[-1].sequence > 1
@@ -92,7 +91,7 @@ def history(connection: Connection, user_id: str, limit: int, offset: int, curso
         limit=limit,
         offset=account.sequence - top,
         has_more=has_more,
-        next_cursor=_cursor(key.account_id, transactions[-1].sequence) if has_more else None,
+        next_cursor=cursor_of(key.account_id, transactions[-1].sequence) if has_more else None,
     )
 
 
@@ -172,21 +171,3 @@ def transaction_in(row: Row[Any]) -> PostedEntry:
         recorded_at=row.recorded_at,
         metadata=row.extra,
     )
-
-
-def _cursor(account_id: int, sequence: int) -> str:
-    return urlsafe_b64encode(b"%d.%d" % (account_id, sequence)).decode().rstrip("=")
-
-
-def _sequence_in(cursor: str, account_id: int) -> int:
-    try:
-        text = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
-    except (binascii.Error, ValueError) as error:
-        raise QueryError(BAD_CURSOR, "cursor") from error
-    match = re.fullmatch(rb"\d{1,19}\.(\d{1,19})", text)
-    if match is None or _cursor(account_id, int(match[1])) != cursor:
-        raise QueryError(BAD_CURSOR, "cursor")
-    return int(match[1])
-
-
-BAD_CURSOR = "the cursor is none of this account's; take nextCursor from a page of its history"

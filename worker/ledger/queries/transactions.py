@@ -1,8 +1,5 @@
 """Pages of an account's transactions under filters: posted entries, refused operations, or both."""
 
-import binascii
-import re
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,9 +10,9 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.sql import ColumnElement
 
 from schemas import Status
-from worker.errors import QueryError
 from worker.ledger.identifiers import IDENTIFIERS
-from worker.ledger.queries.history import BAD_CURSOR, OF_ACCOUNT, PostedEntry, transaction_in
+from worker.ledger.queries.cursors import cursor_of, place_in, refused_cursor
+from worker.ledger.queries.history import OF_ACCOUNT, PostedEntry, transaction_in
 from worker.ledger.queries.snapshots import (
     IN_FORCE,
     AccountKey,
@@ -238,25 +235,14 @@ def _numbers_of(type_: str) -> list[str]:
 
 def _cursor(account_id: int, place: _Place) -> str:
     moment, operation_id = place.refused or (_EPOCH, 0)
-    micros = (moment - _EPOCH) // timedelta(microseconds=1)
-    text = b"%d.%d.%d.%d" % (account_id, place.sequence, micros, operation_id)
-    return urlsafe_b64encode(text).decode().rstrip("=")
+    return cursor_of(account_id, place.sequence, (moment - _EPOCH) // timedelta(microseconds=1), operation_id)
 
 
 def _place_in(cursor: str, account_id: int) -> _Place:
+    sequence, micros, operation_id = place_in(cursor, account_id, 3)
+    if (micros, operation_id) == (0, 0):
+        return _Place(sequence, None)
     try:
-        text = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
-    except (binascii.Error, ValueError) as error:
-        raise QueryError(BAD_CURSOR, "cursor") from error
-    match = re.fullmatch(rb"\d{1,16}\.(\d{1,18})\.(\d{1,17})\.(\d{1,16})", text)
-    if match is None:
-        raise QueryError(BAD_CURSOR, "cursor")
-    sequence, micros, operation_id = map(int, match.groups())
-    try:
-        refused = (_EPOCH + timedelta(microseconds=micros), operation_id) if micros else None
+        return _Place(sequence, (_EPOCH + timedelta(microseconds=micros), operation_id))
     except OverflowError as error:
-        raise QueryError(BAD_CURSOR, "cursor") from error
-    place = _Place(sequence, refused)
-    if _cursor(account_id, place) != cursor:
-        raise QueryError(BAD_CURSOR, "cursor")
-    return place
+        raise refused_cursor() from error

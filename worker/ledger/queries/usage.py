@@ -1,40 +1,30 @@
-"""Usage by day and by feature, and how long the balance lasts."""
+"""Usage by day, by feature and by type of command, and how long the balance lasts."""
 
-from collections import Counter as Tally
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from datetime import date, datetime
 
-from sqlalchemy import BigInteger, Connection, Row, cast, extract, func, select
-from sqlalchemy.sql import ColumnElement
+from sqlalchemy import Connection
 
-from schemas import Limits
 from worker.catalog import Catalog
-from worker.core import AccountState
-from worker.core.plan import Counter
 from worker.ledger.queries.days import Calendar, zone_of
 from worker.ledger.queries.posted import posted_state
-from worker.ledger.queries.snapshots import key_of, last_posted, within
+from worker.ledger.queries.snapshots import key_of, within
+from worker.ledger.queries.usage_groups import UsedOnDay, used_by_day
 from worker.ledger.queries.views import View
-from worker.ledger.tables import entries
 
 USAGE_DAYS_MAX = 366
-UNLABELLED = "unlabelled"
-
-# An entry posted more than so long before a time occurred before that time: no command is taken whose time is
-# further ahead of its worker's clock, and no two workers' clocks are a day apart.
-_AHEAD = Limits().occurred_at_max_ahead + timedelta(days=1)
 
 
 @dataclass(frozen=True)
 class UsageDay(View):
-    """Tokens used on one local calendar day, in how many entries, and by which feature (most first)."""
+    """Tokens used on one local calendar day, in how many entries, by which feature and type (most first)."""
 
     day: date
     used: int
     entries: int
     by_feature: Mapping[str, int]
+    by_type: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -56,8 +46,8 @@ class UsageReport(View):
 
     All that was taken for usage counts: at once, of a hold, or by a meter. It counts at the time of the
     event, not of its posting. Refunds give tokens back and don't lower the usage. The days add up to
-    ``total_used``, and so do the features. ``average_per_day`` is over all days, rounded down. An operation
-    that took from two lots is two ``entries``.
+    ``total_used``, and so do the features and the types. ``average_per_day`` is over all days, rounded
+    down. An operation that took from two lots is two ``entries``.
     """
 
     user_id: str
@@ -70,6 +60,7 @@ class UsageReport(View):
     entries: int
     by_day: tuple[UsageDay, ...]
     by_feature: Mapping[str, int]
+    by_type: Mapping[str, int]
     balance: int
     projection: Projection
 
@@ -85,10 +76,10 @@ def usage(
     zone = zone_of(timezone)
     calendar = Calendar(now.astimezone(zone).date(), days, zone)
     posted = posted_state(connection, user_id)
-    by_day = _used_by_day(connection, posted.state, calendar)
+    key, sequence = key_of(posted.state), posted.state.sequence
+    by_feature = used_by_day(connection, key, sequence, calendar, "feature")
+    by_type = used_by_day(connection, key, sequence, calendar, "type")
     balance = posted.now(now, catalog).state.balance
-    by_feature = sum((Tally(day.by_feature) for day in by_day), Tally[str]())
-    total = by_feature.total()
     first = posted.known_since.astimezone(zone).date()
     return UsageReport(
         user_id=user_id,
@@ -96,62 +87,21 @@ def usage(
         days=days,
         first_day=calendar.days[0],
         last_day=calendar.days[-1],
-        total_used=total,
-        average_per_day=total // days,
-        entries=sum(day.entries for day in by_day),
-        by_day=by_day,
-        by_feature=_most_first(by_feature),
+        total_used=by_feature.total,
+        average_per_day=by_feature.average_per_day,
+        entries=sum(day.entries for day in by_feature.days),
+        by_day=tuple(map(_usage_day, by_feature.days, by_type.days)),
+        by_feature=by_feature.by_group,
+        by_type=by_type.by_group,
         balance=balance,
-        projection=_projection(balance, total, sum(day >= first for day in calendar.days)),
+        projection=_projection(balance, by_feature.total, sum(day >= first for day in calendar.days)),
     )
 
 
-def _used_by_day(connection: Connection, state: AccountState, calendar: Calendar) -> tuple[UsageDay, ...]:
-    used: list[Tally[str]] = [Tally() for _ in calendar.days]
-    count = [0] * len(calendar.days)
-    for row in _used_by_slice(connection, state, calendar):
-        index = calendar.index(row.piece)
-        used[index][row.feature or UNLABELLED] += int(row.used)
-        count[index] += row.entries
-    return tuple(
-        UsageDay(day, tokens.total(), number, _most_first(tokens))
-        for day, tokens, number in zip(calendar.days, used, count, strict=True)
+def _usage_day(by_feature: UsedOnDay, by_type: UsedOnDay) -> UsageDay:
+    return UsageDay(
+        by_feature.day, by_feature.total, by_feature.entries, by_feature.by_group, by_type.by_group
     )
-
-
-def _used_by_slice(connection: Connection, state: AccountState, calendar: Calendar) -> Sequence[Row[Any]]:
-    """Return the usage by slice of a day and by feature, of the entries that may belong to the days.
-
-    An index on their times would cost every message; the primary key finds entries by the time of posting.
-    """
-    start = datetime.fromtimestamp(calendar.start, UTC)
-    key = key_of(state)
-    before = last_posted(connection, key, state.sequence, lambda moment: moment < start - _AHEAD)
-    piece = (_seconds(connection, entries.c.occurred_at) - calendar.start) // calendar.step
-    statement = (
-        select(
-            piece.label("piece"),
-            entries.c.feature,
-            func.sum(-entries.c.amount).label("used"),
-            func.count().label("entries"),
-        )
-        .where(key.owns(entries), entries.c.sequence > before)
-        .where(entries.c.counter == Counter.USAGE.value, entries.c.occurred_at >= start)
-        .where(entries.c.occurred_at < datetime.fromtimestamp(calendar.end, UTC))
-        .group_by("piece", entries.c.feature)
-    )
-    return connection.execute(statement).all()
-
-
-def _seconds(connection: Connection, column: ColumnElement[datetime]) -> ColumnElement[int]:
-    """Whole seconds since 1970, cut and never rounded: 23:59:59.9999 belongs to its day."""
-    if connection.dialect.name == "postgresql":
-        return cast(func.floor(extract("epoch", column)), BigInteger)
-    return cast(func.strftime("%s", func.substr(column, 1, 19)), BigInteger)
-
-
-def _most_first(tokens: Mapping[str, int]) -> dict[str, int]:
-    return dict(sorted(tokens.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _projection(balance: int, total: int, days_open: int) -> Projection:
