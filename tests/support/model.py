@@ -21,7 +21,7 @@ CONTENT: Mapping[str, tuple[str, ...]] = {
     "account.settle": (),
     "credit.adjust": ("allowNegative", "expiresAt", "tokens"),
     "credit.bonus": ("effectiveAt", "expiresAt", "priority", "tokens"),
-    "credit.refund": ("originalReferenceId", "tokens"),
+    "credit.refund": ("freeQuantity", "originalReferenceId", "tokens"),
     "payment.dispute_closed": ("amountMinor", "currency", "disputeId", "originalReferenceId", "result"),
     "payment.disputed": ("amountMinor", "currency", "disputeId", "originalReferenceId"),
     "payment.failed": ("originalReferenceId",),

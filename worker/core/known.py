@@ -222,10 +222,16 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """Tokens that a usage took, as (lot, tokens) in order, and how many were refunded."""
+    """Tokens that a usage took, as (lot, tokens) in order, and how many were refunded.
+
+    ``quota`` is where its free units came from, None where it took none or their period is over; ``freed`` of
+    them were given back.
+    """
 
     parts: tuple[tuple[int, int], ...]
     refunded: int = 0
+    quota: "QuotaKey | None" = None
+    freed: int = 0
 
 
 class Happened(StrEnum):

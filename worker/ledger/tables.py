@@ -515,7 +515,7 @@ hold_parts = Table(
     CheckConstraint("amount > 0", name="amount_positive"),
 )
 
-#: Refunds of usage, one row for each.
+#: Refunds of usage, one row for each: its tokens, and the free units that went back to their period.
 usage_refunds = Table(
     "usage_refunds",
     metadata,
@@ -525,12 +525,14 @@ usage_refunds = Table(
     Column("tokens", BigInteger, nullable=False),
     Column("recorded_at", UtcDateTime, nullable=False),
     _slot(),
+    Column("free_quantity", BigInteger, nullable=False, server_default="0"),
     PrimaryKeyConstraint("operation_id", "slot"),
     _of_operation(),
     _of_operation("original_id"),
     _of_account(),
     Index(None, "original_id"),
-    CheckConstraint("tokens > 0", name="tokens_positive"),
+    CheckConstraint("tokens >= 0 AND free_quantity >= 0", name="amounts_not_negative"),
+    CheckConstraint("tokens > 0 OR free_quantity > 0", name="something_goes_back"),
 )
 
 #: Used part of a period's quota, which can always be computed again from the quota entries.

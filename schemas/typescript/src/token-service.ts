@@ -288,8 +288,14 @@ function oldError(reply: Rejected): TokenServiceError {
   const texts: Record<string, string> = {
     account_not_found: NO_ACCOUNT,
     unknown_package: "Invalid token package",
+    free_upload_limit_exceeded: `Free upload limit exceeded. ${oldAmounts(reply)}`,
   };
   return new TokenServiceError(texts[reply.code] ?? reply.message, reply.code, reply);
+}
+
+/** Return required and available as the old service told them, also where the worker's text has units. */
+function oldAmounts({ required = 0, available = 0 }: Rejected): string {
+  return `Required: ${formatTokens(required, { up: true })}, Available: ${formatTokens(available)}`;
 }
 
 function earned(totals: BalanceAnswer["totals"]): number {

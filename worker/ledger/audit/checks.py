@@ -87,6 +87,9 @@ CHECKS: Mapping[str, str] = {
     "refund_tokens": "the refund's tokens are not those of its entries",
     "refund_original": "a refund of what is not, or not the same user's, applied usage; its tokens",
     "refund_exceeds": "more was refunded of the usage than it took",
+    "refund_free_exceeds": "more free units went back of the usage than it took; units",
+    "refund_free": "the free units of the refund are not those of its quota entries; units",
+    "refund_quota": "free units that went back to another quota or period than the usage's; units",
     # payments and what happened to them
     "payment_missing": "an applied payment without its row among the payments; rows",
     "payment_base": "the payment's base tokens are not those of its entries",

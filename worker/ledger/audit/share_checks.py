@@ -36,6 +36,7 @@ _CHECKS: Sequence[_Check] = (
     quota_checks.sums,
     quota_checks.chains,
     quota_checks.counted,
+    quota_checks.given_back,
     outcome_checks.owners,
     outcome_checks.each,
     outcome_checks.replaced,
