@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, Select, and_, func, or_, select
 
-from schemas import SLOTS, Code, Command, PaymentSucceeded, Status, slot_of, type_of
+from schemas import Command, slot_of
 from worker.core.known import (
     AccountState,
     Hold,
@@ -33,8 +33,8 @@ from worker.core.plan import Counter
 from worker.core.rules.credit import free_units_of
 from worker.core.superseded import Attempted, Superseded, owner_of
 from worker.ledger import rows
-from worker.ledger.bulk import Keys, among, insert_rows, select_by, select_rows
-from worker.ledger.payment_names import NamedPayments, look_up
+from worker.ledger.bulk import Keys, insert_rows, select_by, select_rows
+from worker.ledger.payment_names import NamedPayments, look_up, slots_of
 from worker.ledger.row_sql import IsKey
 from worker.ledger.tables import (
     accounts,
@@ -71,15 +71,12 @@ def load(
     """
     needs = needs_of(commands)
     if named is None:
-        named = look_up(connection, commands, now)
+        named = look_up(connection, commands, now, auto_open)
     users = needs.users | {name.user_id for name in named.names.values() if name.user_id is not None}
     if slot is not None:
         users = {user_id for user_id in users if slot_of(user_id) == slot}
-    slots = _slots_of(users) if slot is None else (slot,)
-    opening = needs.opening
-    if auto_open is not None and needs.first:
-        opening = {**dict.fromkeys(_without_account(connection, needs.first, slots), auto_open), **opening}
-    just_opened = _make_missing_accounts(connection, opening, now, ids)
+    slots = slots_of(users) if slot is None else (slot,)
+    just_opened = _make_missing_accounts(connection, named.opening, now, ids)
     locked = _locked_accounts(connection, users, slots)
     known = Known(accounts=locked, just_opened=just_opened, payment_names=named.names, waiting=named.waiting)
     judged = judged_under(connection, needs.references, slot)
@@ -97,14 +94,8 @@ def load(
         _usages(connection, known, _originals(judged.outcomes, needs.usages))
     if named.names:
         _payments(connection, known, slot)
-    if just_opened:
-        known.unopened_payments = _unopened_payments(connection, just_opened, slots)
+    known.unopened_payments = named.unopened
     return known
-
-
-def _slots_of(users: Collection[str]) -> Collection[int]:
-    """Return the slots that these users may be in: all of them where there are as many users."""
-    return range(SLOTS) if len(users) >= SLOTS else {slot_of(user_id) for user_id in users}
 
 
 def keys_of(states: Collection[AccountState], slots: Collection[int] = ()) -> Keys:
@@ -143,12 +134,6 @@ def open_holds(
 
 
 # -- accounts and references ------------------------------------------------------------------------------
-
-
-def _without_account(connection: Connection, users: Set[str], slots: Iterable[int]) -> Set[str]:
-    """Return those of ``users`` who have no account yet; nearly all have one."""
-    keys = Keys(sorted(users), list(slots))
-    return users - {row.user_id for row in select_rows(connection, accounts, ("user_id",), "user_id", keys)}
 
 
 def _make_missing_accounts(
@@ -403,29 +388,6 @@ def _entries_of(is_asked_for: IsKey, counter: Counter) -> Select[Any]:
         )
         .order_by(entry.account_id, entry.sequence)
     )
-
-
-def _unopened_payments(
-    connection: Connection, users: Collection[str], slots: Collection[int]
-) -> dict[str, list[Outcome]]:
-    """Return the payments that were rejected because these users had no account, in the order they came."""
-    operation = operations.c
-    statement = (
-        select(operations)
-        .where(
-            among(connection, operation.user_id, sorted(users)),
-            among(connection, operation.slot, sorted(slots)),
-            operation.status == Status.REJECTED.value,
-            operation.type == type_of(PaymentSucceeded),
-            operation.code == Code.ACCOUNT_NOT_FOUND.value,
-            ~operation.is_taken,
-        )
-        .order_by(operation.recorded_at, operation.operation_id)
-    )
-    found: dict[str, list[Outcome]] = {}
-    for row in connection.execute(statement):
-        found.setdefault(row.user_id, []).append(rows.outcome(row))
-    return found
 
 
 def _payments(connection: Connection, known: Known, slot: int | None) -> None:

@@ -8,39 +8,53 @@ batch and names are bound after it, each in a transaction of its own; what a cra
 the next copy of the message, or by the next ``account.settle``.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from sqlalchemy import Connection, and_, delete, exists, select, update
 
-from schemas import Command, slot_of
+from schemas import SLOTS, Code, Command, PaymentSucceeded, Status, slot_of, type_of
+from worker.core.contents import command_of
 from worker.core.known import PaymentEvent, PaymentName
-from worker.core.needs import names_of, needs_of
+from worker.core.needs import Needs, names_of, needs_of
+from worker.core.outcomes import Outcome
 from worker.core.plan import Plan
 from worker.core.superseded import ABOUT_PAYMENTS
 from worker.ledger import rows
-from worker.ledger.bulk import among, insert_rows
-from worker.ledger.tables import payment_names, payments, waiting_events
+from worker.ledger.bulk import Keys, among, insert_rows, select_rows
+from worker.ledger.tables import accounts, operations, payment_names, payments, waiting_events
 
 
 @dataclass(slots=True)
 class NamedPayments:
-    """Names that commands give or ask for, and the events that wait for them; ``made`` were not there before."""
+    """Names that commands give or ask for, and the events that wait for them; ``made`` were not there before.
+
+    ``opening`` are the users whose account the commands may open, with the tier, ``unopened`` the payments that
+    came before that.
+    """
 
     names: dict[str, PaymentName] = field(default_factory=dict)
     waiting: dict[str, list[PaymentEvent]] = field(default_factory=dict)
     made: frozenset[str] = frozenset()
+    unopened: dict[str, list[Outcome]] = field(default_factory=dict)
+    opening: Mapping[str, str] = field(default_factory=dict)
 
 
-def look_up(connection: Connection, commands: Sequence[Command], now: datetime) -> NamedPayments:
+def look_up(
+    connection: Connection, commands: Sequence[Command], now: datetime, auto_open: str | None
+) -> NamedPayments:
     """Return the names of ``commands``, locked until the commit; make those that are missing."""
     needs = needs_of(commands)
+    opening = _opening_of(connection, needs, auto_open)
     names = set(needs.names)
     if needs.settling:
         names |= _awaited_of(connection, needs.settling)
+    unopened = _unopened_payments(connection, opening) if opening else {}
+    for outcome in (outcome for own in unopened.values() for outcome in own):
+        names.update(names_of(command_of(outcome, outcome.attempt)))
     if not names:
-        return NamedPayments()
+        return NamedPayments(opening=opening)
     in_order = sorted(names)
     made = insert_rows(
         connection,
@@ -57,7 +71,48 @@ def look_up(connection: Connection, commands: Sequence[Command], now: datetime) 
         .with_for_update()
     )
     found = {row.name: PaymentName(*row) for row in connection.execute(statement)}
-    return NamedPayments(found, _waiting(connection, in_order), frozenset(row.name for row in made))
+    waiting = _waiting(connection, in_order)
+    return NamedPayments(found, waiting, frozenset(row.name for row in made), unopened, opening)
+
+
+def _opening_of(connection: Connection, needs: Needs, auto_open: str | None) -> Mapping[str, str]:
+    """Return the users whose account commands may open, with the tier that is asked for first."""
+    if auto_open is None or not needs.first:
+        return needs.opening
+    missing = _without_account(connection, needs.first)
+    return {**dict.fromkeys(missing, auto_open), **needs.opening}
+
+
+def _without_account(connection: Connection, users: Set[str]) -> Set[str]:
+    """Return those of ``users`` who have no account yet; nearly all have one."""
+    keys = Keys(sorted(users), list(slots_of(users)))
+    return users - {row.user_id for row in select_rows(connection, accounts, ("user_id",), "user_id", keys)}
+
+
+def slots_of(users: Collection[str]) -> Collection[int]:
+    """Return the slots that these users may be in: all of them where there are as many users."""
+    return range(SLOTS) if len(users) >= SLOTS else {slot_of(user_id) for user_id in users}
+
+
+def _unopened_payments(connection: Connection, users: Collection[str]) -> dict[str, list[Outcome]]:
+    """Return the payments that were rejected because these users had no account, in the order they came."""
+    operation = operations.c
+    statement = (
+        select(operations)
+        .where(
+            among(connection, operation.user_id, sorted(users)),
+            among(connection, operation.slot, sorted(set(map(slot_of, users)))),
+            operation.status == Status.REJECTED.value,
+            operation.type == type_of(PaymentSucceeded),
+            operation.code == Code.ACCOUNT_NOT_FOUND.value,
+            ~operation.is_taken,
+        )
+        .order_by(operation.recorded_at, operation.operation_id)
+    )
+    found: dict[str, list[Outcome]] = {}
+    for row in connection.execute(statement):
+        found.setdefault(row.user_id, []).append(rows.outcome(row))
+    return found
 
 
 def owners_of(connection: Connection, commands: Iterable[Command]) -> dict[str, str]:

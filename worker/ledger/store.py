@@ -93,19 +93,18 @@ class Ledger:
             named = None
             if self._form is LedgerForm.DISTRIBUTED:
                 with self._engine.begin() as connection:
-                    named = look_up(connection, commands, now)
+                    named = look_up(connection, commands, now, auto_open)
             with self._engine.connect() as connection:
                 ids = Ids(connection, SHARED if slot is None else slot)
                 ids.provide(_ids_of(commands))
                 with connection.begin():
                     if named is None:
-                        named = look_up(connection, commands, now)
+                        named = look_up(connection, commands, now, auto_open)
                     known = load(
                         connection,
                         commands,
                         now,
                         ids.take,
-                        auto_open=auto_open,
                         slot=slot,
                         others=others,
                         named=named,
