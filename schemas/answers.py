@@ -90,6 +90,7 @@ class BalanceAnswer(AccountAnswer):
     ``available`` is what a deduction may take. ``lots`` are what remains, by source. ``pending`` takes effect
     later. ``monthly_allocation`` is absent where the catalog lacks the tier. ``next_credit_at`` is when the
     next credit is certain to come (a free tier's period, or a scheduled credit), of ``next_credit_tokens``.
+    An account with ``frozen_at`` takes no usage and no holds since then.
     """
 
     type: Literal["answer.balance"] = "answer.balance"
@@ -107,6 +108,7 @@ class BalanceAnswer(AccountAnswer):
     monthly_allocation: int | None = None
     monthly_allocation_formatted: str | None = None
     quotas: tuple[QuotaStatus, ...]
+    frozen_at: datetime | None = None
     next_credit_at: datetime | None = None
     next_credit_tokens: int | None = None
     opened_at: datetime

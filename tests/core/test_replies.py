@@ -114,7 +114,11 @@ def ledger_with(balance: int = 10_000) -> FakeLedger:
         (10_000, DeductUsage(tokens=10_000, **COMMON), "Deducted 10.0K tokens. Balance: 0"),
         (0, RefundCredit(tokens=999, **COMMON), "Refunded 999 tokens. Balance: 999"),
         (0, BonusCredit(tokens=1_999, **COMMON), "Granted 1.9K bonus tokens. Balance: 1.9K"),
-        (10_000, FreeUpload(bytes=10**7, **COMMON), "Counted 10.0 MB of free uploads. Used: 10.0 MB of 104.8 MB"),
+        (
+            10_000,
+            FreeUpload(bytes=10**7, **COMMON),
+            "Counted 10.0 MB of free uploads. Used: 10.0 MB of 104.8 MB",
+        ),
         (
             0,
             PaymentSucceeded(package_id="standard", **PAYMENT),

@@ -152,6 +152,29 @@ _ACCOUNTS: Corruptions = {
     ),
 }
 
+_FREEZING: Corruptions = {
+    "a frozen account": (
+        "UPDATE accounts SET frozen_at = NULL WHERE user_id = 'hal'",
+        "frozen, hal: 1 → 0",
+    ),
+    "an account that was frozen by its payment": (
+        "UPDATE accounts SET frozen_at = NULL WHERE user_id = 'gus'",
+        "frozen, gus: 1 → 0",
+    ),
+    "an account that was let go": (
+        "UPDATE accounts SET frozen_at = opened_at WHERE user_id = 'fay'",
+        "frozen, fay: 1 → 0",
+    ),
+    "the time at which an account was let go": (
+        "UPDATE accounts SET unfrozen_at = NULL WHERE user_id = 'fay'",
+        "frozen, fay: 1 → 0",
+    ),
+    "an account that nobody froze": (
+        "UPDATE accounts SET frozen_at = opened_at WHERE user_id = 'ada'",
+        "frozen, ada: 1 → 0",
+    ),
+}
+
 _ENTRIES: Corruptions = {
     "an entry in the slot of another user": (
         f"UPDATE entries SET slot = {slot_of('ben')} WHERE {entry(ADA, 14)}",
@@ -759,6 +782,45 @@ _REFUNDS: Corruptions = {
     ),
 }
 
+_UP_2 = "meter = 'free_upload' AND sequence = 2"
+_FREED = "meter = 'search' AND sequence = 2"
+
+_FREE_REFUNDS: Corruptions = {
+    "the free units of a refund": (
+        f"UPDATE usage_refunds SET free_quantity = 4 WHERE {of('ada-free')}",
+        "refund_free, ada, ada-free: 4 → 3",
+    ),
+    "more free units than the usage took": (
+        f"UPDATE usage_refunds SET free_quantity = 5 WHERE {of('ada-free')}",
+        "refund_free, ada, ada-free: 5 → 3",
+        "refund_free_exceeds, ada, ada-search: 4 → 5",
+    ),
+    "free units that went back to another meter": (
+        f"UPDATE quota_entries SET meter = 'page' WHERE {_FREED}",
+        "quota_chain, ada, ada-free, entry 2, page 2026-11-01: 0 → 1",
+        "quota_sequence, ada, page 2026-11-01: 2 → 1",
+        "quota_sequence, ada, search 2026-11-01: 1 → 2",
+        "quota_used, ada, page 2026-11-01: 0 → 3",
+        "quota_used, ada, search 2026-11-01: 4 → 1",
+        "refund_quota, ada, ada-free: 0 → 3",
+    ),
+    "free units that went back to another period": (
+        f"UPDATE quota_entries SET period_start = '2026-10-01' WHERE {_FREED}",
+        "quota_chain, ada, ada-free, entry 2, search 2026-10-01: -3 → 1",
+        "quota_gap, ada, ada-free, entry 2, search 2026-10-01: 1 → 2",
+        "quota_missing, ada, search 2026-10-01: -3 → 0",
+        "quota_sequence, ada, search 2026-11-01: 1 → 2",
+        "quota_used, ada, search 2026-11-01: 4 → 1",
+        "refund_quota, ada, ada-free: 0 → 3",
+    ),
+    "a refund without its quota entry": (
+        f"DELETE FROM quota_entries WHERE {_FREED}",
+        "quota_sequence, ada, search 2026-11-01: 1 → 2",
+        "quota_used, ada, search 2026-11-01: 4 → 1",
+        "refund_free, ada, ada-free: 3 → 0",
+    ),
+}
+
 _PAYMENTS: Corruptions = {
     "a payment that is gone": (
         f"DELETE FROM payments WHERE {of('ada-pay')}",
@@ -868,22 +930,22 @@ _QUOTAS: Corruptions = {
         "quota_missing, ada, free_upload 2026-11-01: 30 → 0",
     ),
     "a hole in a quota's sequence": (
-        "UPDATE quota_entries SET sequence = 4 WHERE sequence = 2",
+        f"UPDATE quota_entries SET sequence = 4 WHERE {_UP_2}",
         "quota_gap, ada, ada-up-2, entry 4, free_upload 2026-11-01: 2 → 4",
         "quota_sequence, ada, free_upload 2026-11-01: 4 → 2",
     ),
     "a quota's broken chain": (
-        "UPDATE quota_entries SET used_after = 31 WHERE sequence = 2",
+        f"UPDATE quota_entries SET used_after = 31 WHERE {_UP_2}",
         "quota_chain, ada, ada-up-2, entry 2, free_upload 2026-11-01: 30 → 31",
     ),
     "a quota entry's amount": (
-        "UPDATE quota_entries SET amount = 21 WHERE sequence = 2",
+        f"UPDATE quota_entries SET amount = 21 WHERE {_UP_2}",
         "quota_chain, ada, ada-up-2, entry 2, free_upload 2026-11-01: 31 → 30",
         "quota_used, ada, free_upload 2026-11-01: 31 → 30",
         "upload_amount, ada, ada-up-2: 20 → 21",
     ),
     "a quota entry of an operation that counts nothing": (
-        f"UPDATE quota_entries SET {of('ada-bonus')} WHERE sequence = 2",
+        f"UPDATE quota_entries SET {of('ada-bonus')} WHERE {_UP_2}",
         "quota_entry_without_outcome, ada, ada-bonus, entry 2, free_upload 2026-11-01: 0 → 20",
         "upload_without_quota_entry, ada, ada-up-2: 20 → 0",
     ),
@@ -906,12 +968,14 @@ _QUOTAS: Corruptions = {
 
 CORRUPTIONS: Corruptions = {
     **_ACCOUNTS,
+    **_FREEZING,
     **_ENTRIES,
     **_OPERATIONS,
     **_LOTS,
     **_HOLDS,
     **_LATE_HOLDS,
     **_REFUNDS,
+    **_FREE_REFUNDS,
     **_PAYMENTS,
     **_QUOTAS,
 }

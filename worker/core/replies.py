@@ -175,7 +175,11 @@ _LONGER: Sequence[tuple[str, Code, str]] = (
         "Refund of {required} of free usage exceeds what is left of {original_reference_id}: {available}",
     ),
     *(
-        ("counted_minor", code, f"{_MESSAGES[code]}. {{counted_minor}} of {{amount_minor}} minor units counted")
+        (
+            "counted_minor",
+            code,
+            f"{_MESSAGES[code]}. {{counted_minor}} of {{amount_minor}} minor units counted",
+        )
         for code in (Code.PAYMENT_REFUNDED, Code.REFUND_STYLE_MIXED, Code.DISPUTE_LOST)
     ),
 )
@@ -223,9 +227,13 @@ class _Words(dict[str, str]):
         return name in _QUANTITIES or is_of_refund
 
 
+_SIZES = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
+_AMOUNTS = ((10**9, "B"), (10**6, "M"), (10**3, "K"))
+
+
 def human_bytes(size: int, *, round_up: bool = False) -> str:
     """Return a number of bytes as a person reads it, in powers of 1,000: 7 B, 1.5 kB, 1.0 GB."""
-    digits, unit = _scaled(size, ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")), round_up)
+    digits, unit = _scaled(size, _SIZES, round_up=round_up)
     return f"{digits} {unit or 'B'}"
 
 
@@ -234,13 +242,13 @@ def human_amount(amount: int, *, round_up: bool = False) -> str:
 
     Rounded down, or up, so that what is required never looks like what is available when it is more.
     """
-    return "".join(_scaled(amount, ((10**9, "B"), (10**6, "M"), (10**3, "K")), round_up))
+    return "".join(_scaled(amount, _AMOUNTS, round_up=round_up))
 
 
-def _scaled(amount: int, units: Iterable[tuple[int, str]], round_up: bool) -> tuple[str, str]:
+def _scaled(amount: int, units: Iterable[tuple[int, str]], *, round_up: bool) -> tuple[str, str]:
     """Return the digits of ``amount`` in the first of ``units`` that it reaches, and the unit; or no unit."""
     if amount < 0:
-        digits, unit = _scaled(-amount, units, not round_up)
+        digits, unit = _scaled(-amount, units, round_up=not round_up)
         return f"-{digits}", unit
     for size, unit in units:
         # Rounded up, 999,901 is 1.0M and not 1000.0K.

@@ -33,7 +33,7 @@ from worker.core.plan import Counter
 from worker.core.rules.credit import free_units_of
 from worker.core.superseded import Attempted, Superseded, owner_of
 from worker.ledger import rows
-from worker.ledger.bulk import Keys, insert_rows, select_by, select_rows
+from worker.ledger.bulk import Keys, among, insert_rows, select_by, select_rows
 from worker.ledger.payment_names import NamedPayments, look_up, slots_of
 from worker.ledger.row_sql import IsKey
 from worker.ledger.tables import (

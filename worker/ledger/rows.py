@@ -51,6 +51,7 @@ ACCOUNT = (
     "granted_from",
     "next_tier",
     "frozen_at",
+    "unfrozen_at",
 )
 
 #: The columns of a lot, in the order of its fields.

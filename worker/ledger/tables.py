@@ -164,6 +164,7 @@ accounts = Table(
     Column("granted_from", UtcDateTime),
     Column("next_tier", Text),
     Column("frozen_at", UtcDateTime),
+    Column("unfrozen_at", UtcDateTime),
     PrimaryKeyConstraint("slot", "account_id"),
     UniqueConstraint("user_id", "slot"),
     # Users are searched by the beginnings of their names, which only this order serves. SQLite has it.

@@ -23,7 +23,9 @@ from worker.core.plan import Counter, UsageRefund
 from worker.core.rules.decisions import Context, Decision, applied, rejected, short_of
 
 #: Types of commands whose tokens, or free units, a refund may give back.
-REFUNDABLE = frozenset(map(type_of, (DeductUsage, SettleUsage, RecordUsage, FreeUpload)))
+REFUNDABLE = frozenset(
+    {type_of(DeductUsage), type_of(SettleUsage), type_of(RecordUsage), type_of(FreeUpload)}
+)
 
 
 def refund(account: Account, command: RefundCredit, outcome: Outcome, context: Context) -> Decision:
@@ -54,7 +56,9 @@ def refund(account: Account, command: RefundCredit, outcome: Outcome, context: C
     account.add_usage_refund(
         UsageRefund(account.state.account_id, outcome, original, tokens, units, context.now)
     )
-    free = {"free_quantity": units, **_unit_of(original)} if free_units_of(original) else {}
+    free: dict[str, int | str] = {}
+    if free_units_of(original):
+        free = {"free_quantity": units, **_unit_of(original)}
     return applied(Code.TOKENS_REFUNDED, tokens, original_reference_id=named, **free)
 
 

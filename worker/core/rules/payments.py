@@ -226,9 +226,9 @@ def take_in(account: Account, payment: Payment, context: Context) -> dict[str, i
         account.take_in(event)
     for event in sorted(taken, key=_time):
         if event.happened is Happened.FROZEN:
-            freeze(account)
+            freeze(account, _time(event))
         elif event.happened is Happened.UNFROZEN:
-            unfreeze(account)
+            unfreeze(account, _time(event))
     moved = PaymentEvent(
         reference_id=outcome.reference_id,
         name=payment.reference_id,

@@ -25,6 +25,7 @@ CHECKS: Mapping[str, str] = {
     "period_granted": "what was granted for the period is not the sum of its allocations",
     "allocation_lots": "more was allocated than the lots were granted that have taken effect",
     "bonus_lots": "the bonuses are not what the lots were granted that have taken effect",
+    "frozen": "the account is frozen, or let go, otherwise than its operations say; rows",
     "account_missing": "entries without an account; the sums of their amounts",
     # entries
     "entry_gap": "the entry's sequence does not follow the one before it",

@@ -12,6 +12,7 @@ from worker.catalog import Catalog
 from worker.ledger.audit import accounts as account_checks
 from worker.ledger.audit import claims as claim_checks
 from worker.ledger.audit import entries as entry_checks
+from worker.ledger.audit import freezing as freezing_checks
 from worker.ledger.audit import holds as hold_checks
 from worker.ledger.audit import lots as lot_checks
 from worker.ledger.audit import outcomes as outcome_checks
@@ -30,6 +31,7 @@ _Check = Callable[[Scope], Checks]
 
 _CHECKS: Sequence[_Check] = (
     account_checks.sums,
+    freezing_checks.states,
     entry_checks.chains,
     lot_checks.remains,
     lot_checks.origins,

@@ -41,6 +41,7 @@ _NUMBERS = [
 def upgrade() -> None:
     """Add the columns and tables, move the rows of payments, and number the names."""
     op.add_column("accounts", sa.Column("frozen_at", _TIME))
+    op.add_column("accounts", sa.Column("unfrozen_at", _TIME))
     op.add_column("accounts", sa.Column("granted_from", _TIME))
     op.add_column("accounts", sa.Column("next_tier", sa.Text()))
     op.add_column("lots", sa.Column("ended_at", _TIME))
