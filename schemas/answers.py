@@ -263,15 +263,28 @@ class OperationAnswer(BaseAnswer):
     reply: Reply | None = None
 
 
+class CatalogRate(AnswerPart):
+    """Tokens for an amount that the buyer chooses: ``tokens`` for each ``per_minor`` units, rounded down."""
+
+    tokens: int
+    per_minor: int
+
+
 class CatalogPackage(AnswerPart):
-    """Package for sale; ``index`` is its ``packageIndex``."""
+    """Package for sale; ``index`` is its ``packageIndex``.
+
+    ``prices`` are the ones valid at ``as_of``, in minor units by currency; ``price_minor`` and ``currency`` say
+    the same where there is one. A package with ``rates`` has no prices: its tokens follow from the amount.
+    """
 
     id: str
     index: int
     tokens: int
     bonus_tokens: int
-    price_minor: int
-    currency: str
+    price_minor: int | None = None
+    currency: str | None = None
+    prices: Mapping[str, int]
+    rates: Mapping[str, CatalogRate]
     valid_days: int | None = None
     bonus_valid_days: int | None = None
 
@@ -300,7 +313,7 @@ class CatalogMeter(AnswerPart):
 
 
 class CatalogAnswer(BaseAnswer):
-    """All that is for sale. ``hash`` is another one after any change."""
+    """All that is for sale. ``hash`` is another one after any change, also when a price begins to be valid."""
 
     type: Literal["answer.catalog"] = "answer.catalog"
     hash: str
