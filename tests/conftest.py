@@ -70,6 +70,15 @@ def _restored_root_logger() -> Iterator[None]:
     root.handlers[:], root.level = handlers, level
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _short_idle() -> Iterator[None]:
+    """Shorten idle waits, so that a worker, reader or drainer in this process stops sooner."""
+    with pytest.MonkeyPatch.context() as patch:
+        for wait in ("consumer.IDLE_S", "queries.reader._LISTEN_S", "deadletters.drainer._LISTEN_S"):
+            patch.setattr(f"worker.{wait}", 0.05)
+        yield
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """The PostgreSQL server of the run."""
