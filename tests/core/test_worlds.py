@@ -12,7 +12,7 @@ from tests.support.fake_ledger import FakeLedger
 from tests.support.model import Model
 from tests.support.model_comparison import assert_like_the_model
 from tests.support.strategies import CATALOGS
-from tests.support.worlds import day_of
+from tests.support.worlds import day_of, named_world
 
 #: Outcomes that a random command hardly meets; a world that lost one of them would prove little.
 _RARE = {
@@ -40,7 +40,8 @@ def replies_of(seeds: range) -> Iterator[dict[str, object]]:
     catalogs = list(CATALOGS.values())
     for seed in seeds:
         catalog = catalogs[seed % len(catalogs)]
-        yield from assert_like_the_model(FakeLedger(catalog), Model(catalog), day_of(seed))
+        with named_world(seed):
+            yield from assert_like_the_model(FakeLedger(catalog), Model(catalog), day_of(seed))
 
 
 def test_worlds_come_to_what_the_model_says_and_meet_rare_outcomes() -> None:

@@ -14,7 +14,7 @@ from tests.support.in_world import in_world
 from tests.support.model import Model, predicted
 from tests.support.stored_comparison import assert_stored_like_the_model
 from tests.support.strategies import CATALOGS
-from tests.support.worlds import day_of
+from tests.support.worlds import day_of, named_world
 from worker.catalog import Catalog
 from worker.core import reply_for
 from worker.ledger.audit import audit
@@ -25,15 +25,19 @@ def assert_worlds_are_like_the_model(engine: Engine, seeds: range) -> None:
     """Apply the worlds to one database, each under one of the catalogs; the seed is the world's name."""
     catalogs = list(CATALOGS.values())
     for seed in seeds:
-        catalog = catalogs[seed % len(catalogs)]
-        model = Model(catalog)
-        for now, batch in day_of(seed):
-            commands = [in_world(seed, command) for command in batch]
-            assert replies_to(engine, catalog, commands, now) == [
-                model.apply(command, now) for command in commands
-            ]
-        assert_stored_like_the_model(engine, model, f"{seed}-")
+        with named_world(seed):
+            assert_world_is_like_the_model(engine, seed, catalogs[seed % len(catalogs)])
     assert audit(engine).findings == ()
+
+
+def assert_world_is_like_the_model(engine: Engine, seed: int, catalog: Catalog) -> None:
+    """Apply a world's batches; fail the test unless replies and rows are those of the model."""
+    model = Model(catalog)
+    for now, batch in day_of(seed):
+        commands = [in_world(seed, command) for command in batch]
+        replies = replies_to(engine, catalog, commands, now)
+        assert replies == [model.apply(command, now) for command in commands]
+    assert_stored_like_the_model(engine, model, f"{seed}-")
 
 
 def replies_to(

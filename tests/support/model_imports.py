@@ -42,7 +42,7 @@ class Past:
     payment: Message | None = None
 
     def spent(self) -> int:
-        """What came in and is not there any more."""
+        """Tokens that came in and are not left."""
         return _sum(self.came) - self.left
 
 
@@ -88,7 +88,7 @@ def imported(catalog: Catalog, message: Message, now: datetime, payments: Paymen
 
 
 def answer_of(message: Message) -> dict[str, Any]:
-    """What the reply says of an import beside the balances: what its own lots have left, and the period."""
+    """Parts of the reply to an import beside the balances: what its own lots have left, and the period."""
     start, end = _period(message)
     left = sum(lot["tokens"] for lot in message["lots"] if "paymentReferenceId" not in lot)
     return {"amount": left, "tier": message["tier"], "periodStart": wire(start), "periodEnd": wire(end)}
@@ -268,7 +268,7 @@ def _first(sums: Sums, tokens: int) -> Sums:
 
 
 def _without(sums: Sums, gone: Sums) -> Sums:
-    """What is left of the sums, without those of which nothing is."""
+    """The sums less what is gone, without those that come to nothing."""
     left = [(counter, there - _sum([g for g in gone if g[0] == counter])) for counter, there in sums]
     return [(counter, tokens) for counter, tokens in left if tokens > 0]
 

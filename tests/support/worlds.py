@@ -6,6 +6,7 @@ payments that were taken. The same seed is the same world. A new concern is a ta
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import count
@@ -40,7 +41,7 @@ from tests.support.commands import (
 from tests.support.strategies import STARTS, Day
 
 T = TypeVar("T")
-Maker = Callable[["World"], Command]
+Maker = Callable[["RandomWorld"], Command]
 
 USERS = ("u0", "u1", "u2", "u3")
 _HOUR, _DAY = timedelta(hours=1), timedelta(days=1)
@@ -56,7 +57,7 @@ _STEPS = (
 
 
 @dataclass
-class World:
+class RandomWorld:
     """A world so far: its chance, its time, and what it has sent, by what others may name."""
 
     random: Random
@@ -104,7 +105,7 @@ class World:
 def day_of(seed: int, batches: int = 24) -> Day:
     """Return the batches of a world with their times."""
     random = Random(seed)
-    world = World(random, random.choice(STARTS))
+    world = RandomWorld(random, random.choice(STARTS))
     day = [(world.now, _beginnings(world))]
     for _ in range(batches):
         world.now += world.pick(_STEPS)
@@ -112,7 +113,17 @@ def day_of(seed: int, batches: int = 24) -> Day:
     return day
 
 
-def _beginnings(world: World) -> list[Command]:
+@contextmanager
+def named_world(seed: int) -> Iterator[None]:
+    """Name the seed of the world in a failure."""
+    try:
+        yield
+    except AssertionError as error:
+        error.add_note(f"in the world of seed {seed}")
+        raise
+
+
+def _beginnings(world: RandomWorld) -> list[Command]:
     """Return what brings the first accounts; other users come without one."""
     first: list[Command] = [opening("open-u0", "u0", world.pick(_TIERS))]
     if world.often(0.7):
@@ -121,7 +132,7 @@ def _beginnings(world: World) -> list[Command]:
     return first
 
 
-def _next(world: World) -> Command:
+def _next(world: RandomWorld) -> Command:
     if world.sent and world.often(0.1):
         return _again(world)
     kinds = list(_MAKERS)
@@ -131,7 +142,7 @@ def _next(world: World) -> Command:
     return command
 
 
-def _again(world: World) -> Command:
+def _again(world: RandomWorld) -> Command:
     """Return a command that was sent: as it was, as another attempt, or under another user."""
     command = world.pick(world.sent[-30:])
     changes: Mapping[str, Any] = world.pick(
@@ -143,41 +154,41 @@ def _again(world: World) -> Command:
 # -- usage ------------------------------------------------------------------------------------------------
 
 
-def _deduct(world: World) -> Command:
+def _deduct(world: RandomWorld) -> Command:
     tokens = world.pick((0, 5, 20, 20, 70, 130))
     return deduct(tokens, **world.fresh("use"), **world.deadline(), **world.first())
 
 
-def _record(world: World) -> Command:
+def _record(world: RandomWorld) -> Command:
     meter, quantity = world.pick(("page", "upload", "search", "chat", "fax")), world.pick((0, 1, 3, 10, 45))
     return record(meter, quantity, **world.fresh("use"), **world.deadline(), **world.first())
 
 
-def _upload(world: World) -> Command:
+def _upload(world: RandomWorld) -> Command:
     return upload(world.pick((0, 10, 40)), **world.fresh(), **world.deadline(), **world.first())
 
 
 # -- holds ------------------------------------------------------------------------------------------------
 
 
-def _reserve(world: World) -> Command:
+def _reserve(world: RandomWorld) -> Command:
     tokens, life = world.pick((5, 20, 60)), world.pick(_LIVES)
     return reserve(tokens, ttl_seconds=life, **world.fresh("hold"), **world.deadline(), **world.first())
 
 
-def _extend(world: World) -> Command:
+def _extend(world: RandomWorld) -> Command:
     hold, own = world.about("hold")
     return extend(world.pick(_LIVES), hold, **own)
 
 
-def _settle(world: World) -> Command:
+def _settle(world: RandomWorld) -> Command:
     hold, own = world.about("hold")
     world.named.setdefault("use", []).append((own["reference_id"], own["user_id"]))
     excess, expired = world.pick(("refuse", "take")), world.pick(("take", "take", "refuse"))
     return settle(world.pick((0, 5, 20, 60, 90)), hold, on_excess=excess, on_expired=expired, **own)
 
 
-def _release(world: World) -> Command:
+def _release(world: RandomWorld) -> Command:
     hold, own = world.about("hold")
     return release(hold, **own)
 
@@ -185,7 +196,7 @@ def _release(world: World) -> Command:
 # -- credit -----------------------------------------------------------------------------------------------
 
 
-def _bonus(world: World) -> Command:
+def _bonus(world: RandomWorld) -> Command:
     start = world.later((None, None, None, _HOUR, _DAY, 28 * _DAY))
     end = world.later((None, None, 2 * _HOUR, 2 * _DAY, 5 * _DAY, 31 * _DAY))
     if start is not None and end is not None and end <= start:
@@ -194,13 +205,13 @@ def _bonus(world: World) -> Command:
     return bonus(world.pick((20, 70, 130)), **world.fresh(), **times, **world.first())
 
 
-def _adjust(world: World) -> Command:
+def _adjust(world: RandomWorld) -> Command:
     tokens = world.pick((15, 80, -25, -150))
     more = {"allow_negative": world.often(0.5)} if tokens < 0 else {}
     return adjust(tokens, **world.fresh(), **more, **world.first())
 
 
-def _refund(world: World) -> Command:
+def _refund(world: RandomWorld) -> Command:
     used, own = world.about("use")
     return refund(world.pick((1, 5, 15, 20, 70)), used, **own)
 
@@ -211,31 +222,31 @@ _PACKAGES = (("rich", 999, "EUR"), ("brief", 999, "EUR"), ("plain", 499, "USD"),
 _BACK = ((999, "EUR"), (333, "EUR"), (499, "USD"), (250, "USD"))
 
 
-def _pay(world: World) -> Command:
+def _pay(world: RandomWorld) -> Command:
     package, amount_minor, currency = world.pick(_PACKAGES)
     return payment(amount_minor, currency, package_id=package, **world.fresh("pay"), **world.first())
 
 
-def _went_back(world: World) -> Command:
+def _went_back(world: RandomWorld) -> Command:
     paid, own = world.about("pay")
     amount_minor, currency = world.pick(_BACK)
     return went_back(amount_minor, currency, original_reference_id=paid, **own, **world.first())
 
 
-def _disputed(world: World) -> Command:
+def _disputed(world: RandomWorld) -> Command:
     paid, own = world.about("pay")
     amount_minor, currency = world.pick(_BACK)
     return disputed(amount_minor, currency, original_reference_id=paid, **own, **world.first())
 
 
-def _closed(world: World) -> Command:
+def _closed(world: RandomWorld) -> Command:
     paid, own = world.about("pay")
     amount_minor, currency = world.pick(_BACK)
     result = world.pick(("won", "lost"))
     return closed(result, amount_minor, currency, original_reference_id=paid, **own)
 
 
-def _failed(world: World) -> Command:
+def _failed(world: RandomWorld) -> Command:
     paid, own = world.about("pay")
     return failed(original_reference_id=paid, **own)
 
@@ -243,35 +254,35 @@ def _failed(world: World) -> Command:
 # -- subscriptions ----------------------------------------------------------------------------------------
 
 
-def _change(world: World) -> Command:
+def _change(world: RandomWorld) -> Command:
     return change(world.pick((*_TIERS, "gold")), **world.fresh())
 
 
-def _renew(world: World) -> Command:
+def _renew(world: RandomWorld) -> Command:
     return renew(world.later((None, -_DAY, _HOUR, _DAY, 31 * _DAY)), **world.fresh())
 
 
-def _cancel(world: World) -> Command:
+def _cancel(world: RandomWorld) -> Command:
     return cancel(world.pick(("period_end", "now")), **world.fresh())
 
 
 # -- accounts ---------------------------------------------------------------------------------------------
 
 
-def _open(world: World) -> Command:
+def _open(world: RandomWorld) -> Command:
     own = world.fresh()
     return opening(own["reference_id"], own["user_id"], world.pick((*_TIERS, "gold")))
 
 
-def _look(world: World) -> Command:
+def _look(world: RandomWorld) -> Command:
     return settling(**world.fresh())
 
 
-def _any_import(world: World) -> Command:
+def _any_import(world: RandomWorld) -> Command:
     return _import(world, **world.fresh())
 
 
-def _import(world: World, **own: str) -> Command:
+def _import(world: RandomWorld, **own: str) -> Command:
     """Return an import; its payments are new, or have a reference that is another's."""
     pick = world.pick
     more = {name: pick(choices.MORE) for name in choices.CAME_OR_WENT}
@@ -287,14 +298,14 @@ def _import(world: World, **own: str) -> Command:
     return import_of(choice, world.now, **own)
 
 
-def _lot(world: World) -> LotChoice:
+def _lot(world: RandomWorld) -> LotChoice:
     pick = world.pick
     return LotChoice(
         pick(choices.SOURCES), pick(choices.LEFT), pick(choices.LOT_ENDS), pick(choices.PRIORITIES)
     )
 
 
-def _payment(world: World, user: str) -> PaymentChoice:
+def _payment(world: RandomWorld, user: str) -> PaymentChoice:
     pick, left = world.pick, choices.LEFT_OF_BOUGHT
     reference = pick(world.named["pay"])[0] if world.often(0.1) and "pay" in world.named else None
     if reference is None:
