@@ -212,7 +212,7 @@ def reverse(
 
 
 def take_in(account: Account, payment: Payment, context: Context) -> dict[str, int]:
-    """Let the events that wait for a payment count, as far as they can; return what a reply says of it.
+    """Let the events that wait for a payment count; return what a reply says of it.
 
     They are posted by the operation that takes them in.
     """
