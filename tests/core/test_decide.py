@@ -745,6 +745,20 @@ def test_a_lower_attempt_that_was_never_judged_is_answered_with_the_latest() -> 
     assert ledger.balances() == {"u": 100}
 
 
+def test_copy_of_a_lower_attempt_of_another_content_keeps_its_reply() -> None:
+    ledger = after(opening())
+    first = reply_to(ledger, deduct(150))
+    assert reply_to(ledger, deduct(20, attempt=2))["code"] == "tokens_deducted"
+    assert reply_to(ledger, deduct(150)) == {**first, "duplicate": True}
+
+
+def test_copy_of_a_lower_attempt_keeps_its_reply_while_none_is_applied() -> None:
+    ledger = after(opening())
+    first = reply_to(ledger, deduct(150))
+    reply_to(ledger, deduct(150, attempt=2))
+    assert reply_to(ledger, deduct(150)) == {**first, "duplicate": True}
+
+
 def test_a_lower_attempt_is_compared_with_its_own_content() -> None:
     ledger = after(opening(), deduct(150), deduct(20, attempt=2))
     old = reply_to(ledger, deduct(150))

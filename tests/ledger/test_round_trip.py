@@ -139,7 +139,7 @@ def test_payment_and_its_event_are_loaded_as_they_were_left(trip: Trip) -> None:
     assert trip.known.payments == {"p": replace(paid, operation_id=paid_by.transaction_id, outcome=None)}
     assert sum(paid.taken.values()) == event.collected
     assert trip.known.payment_events == {"p": [replace(event, outcome=None, user_id=None)]}
-    assert trip.known.payment_names == {"p": PaymentName("p", "p", "u")}
+    assert trip.known.payment_names == {"p": PaymentName("p", "p", "u", version=1)}
     assert_all_fields_are_used(trip.known.payments.values(), but={"outcome", "lapsed", "tier"})
     assert_all_fields_are_used([event], but={"dispute_id", "refund_reference", "uncollected"})
 
