@@ -273,7 +273,7 @@ class CatalogRate(AnswerPart):
 class CatalogPackage(AnswerPart):
     """Package for sale; ``index`` is its ``packageIndex``.
 
-    ``prices`` are the ones valid at ``as_of``, in minor units by currency; ``price_minor`` and ``currency`` say
+    ``prices`` are those valid at ``as_of``, in minor units by currency; ``price_minor`` and ``currency`` say
     the same where there is one. A package with ``rates`` has no prices: its tokens follow from the amount.
     """
 
@@ -313,7 +313,7 @@ class CatalogMeter(AnswerPart):
 
 
 class CatalogAnswer(BaseAnswer):
-    """All that is for sale. ``hash`` is another one after any change, also when a price begins to be valid."""
+    """All that is for sale. ``hash`` is another one after any change, and when a price begins to be valid."""
 
     type: Literal["answer.catalog"] = "answer.catalog"
     hash: str
