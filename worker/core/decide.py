@@ -104,13 +104,13 @@ class _Batch:
         if command.attempt > stored.attempt and not stored.is_applied:
             return Decided(self._judge_anew(command, content, stored), duplicate=False)
         if command.attempt < stored.attempt:
-            stored = self._told_to_earlier(command, content, stored)
+            stored = self._outcome_for_earlier(command, content, stored)
         if first_difference(content, stored, self._catalog) is None:
             self._learn_names(command, stored)
             return Decided(stored, duplicate=True)
         return self._conflict(command, content, stored)
 
-    def _told_to_earlier(self, command: Command, content: str, stored: Outcome) -> Outcome:
+    def _outcome_for_earlier(self, command: Command, content: str, stored: Outcome) -> Outcome:
         """Return the outcome for a copy of an earlier attempt: its own, unless the same is applied by now."""
         own = self._superseded.attempt_of(command)
         if own is None:

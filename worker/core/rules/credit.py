@@ -96,7 +96,7 @@ def _unit_of(usage: Outcome) -> dict[str, str]:
 
 
 def _exceeds(original: Outcome, asked: int, left: int, *, is_free: bool = False) -> Decision:
-    """Return the refusal of a refund of more than is left of a usage; in units where they are free ones."""
+    """Return the refusal of a refund of more than is left of a usage, in tokens or free units."""
     refused = short_of(asked, left, Code.REFUND_EXCEEDS_ORIGINAL)
     units = {"field": "freeQuantity", **_unit_of(original)} if is_free else {}
     detail = {"original_reference_id": original.reference_id, **units, **refused.detail}
