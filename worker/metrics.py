@@ -140,6 +140,14 @@ class Metrics:
             registry=self.registry,
         )
 
+        self.webhooks = Counter(
+            "billing_worker_webhooks",
+            "Webhooks that the bridge received, by gateway, type of event and result: published, unavailable, or "
+            "the reason why there is no command.",
+            ["gateway", "type", "result"],
+            registry=self.registry,
+        )
+
     def count_refusal(self, sender: str, code: str) -> None:
         """Count a refusal; at most a hundred senders have a label of their own."""
         if sender not in self._senders:
