@@ -142,8 +142,7 @@ class Metrics:
 
         self.webhooks = Counter(
             "billing_worker_webhooks",
-            "Webhooks that the bridge received, by gateway, type of event and result: published, unavailable, or "
-            "the reason why there is no command.",
+            "Webhooks at the bridge, by gateway, event type and result: published, unavailable, or a reason.",
             ["gateway", "type", "result"],
             registry=self.registry,
         )

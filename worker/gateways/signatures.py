@@ -85,8 +85,8 @@ class SignatureScheme:
         if len(times) != 1 or not _TIME.fullmatch(times[0]) or not is_whole:
             raise SignatureError(
                 SignatureCode.UNREADABLE,
-                f"{self.header} must be {self.time_key}=SECONDS{self.separator}{self.signature_key}=SHA256 in "
-                f"hexadecimal, with one {self.time_key}; was it sent twice?",
+                f"{self.header} must be {self.time_key}=SECONDS{self.separator}{self.signature_key}=SHA256 "
+                f"in hexadecimal, with one {self.time_key}; was it sent twice?",
             )
         return times[0], given
 

@@ -59,7 +59,7 @@ def map_paddle(event: Any, rules: PaddleRules) -> Mapped:
 def _map(event: Payload, rules: PaddleRules) -> Mapped:
     type_ = event.text("event_type")
     if type_ not in PADDLE_TYPES:
-        raise NoCommandError(Reason.UNKNOWN_TYPE, f"{type_[:100]} does not speak of payments")
+        raise NoCommandError(Reason.UNKNOWN_TYPE, f"{type_[:100]!r} does not speak of payments")
     require_mode(rules.live, takes_live=rules.takes_live)
     if (without := _WITHOUT.get(type_)) is not None:
         raise NoCommandError(*without)

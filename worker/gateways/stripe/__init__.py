@@ -84,7 +84,7 @@ def map_stripe(event: Any, rules: StripeRules) -> Mapped:
 def _map(event: Payload, rules: StripeRules) -> Mapped:
     type_ = event.text("type")
     if type_ not in STRIPE_TYPES:
-        raise NoCommandError(Reason.UNKNOWN_TYPE, f"{type_[:100]} does not speak of payments")
+        raise NoCommandError(Reason.UNKNOWN_TYPE, f"{type_[:100]!r} does not speak of payments")
     require_mode(event.flag("livemode"), takes_live=rules.takes_live)
     if (without := _WITHOUT.get(type_)) is not None:
         raise NoCommandError(*without)
