@@ -53,8 +53,8 @@ def event_of(gateway: str, name: str) -> Any:
 
 
 @dataclass
-class Door:
-    """Door of the bridge, with its parts."""
+class BridgeDoor:
+    """BridgeDoor of the bridge, with its parts."""
 
     app: Flask
     metrics: Metrics
@@ -88,7 +88,7 @@ class Door:
 
 
 @contextmanager
-def door_on(connect: Callable[[], Publishes], **more: Any) -> Iterator[Door]:
+def door_on(connect: Callable[[], Publishes], **more: Any) -> Iterator[BridgeDoor]:
     """Open a door whose publisher connects by ``connect``, at the time of the signatures."""
     publisher = CommandPublisher(connect, sent_as=more.pop("sent_as", None))
     metrics, stopping = Metrics(), [False]
@@ -104,13 +104,13 @@ def door_on(connect: Callable[[], Publishes], **more: Any) -> Iterator[Door]:
     )
     app = create_webhooks_app(WebhookDoor(bridge, endpoints(), readiness, metrics, lambda: stopping[0]))
     try:
-        yield Door(app, metrics, stopping)
+        yield BridgeDoor(app, metrics, stopping)
     finally:
         publisher.close()
 
 
 @pytest.fixture
-def door(broker_url: str) -> Iterator[Door]:
+def door(broker_url: str) -> Iterator[BridgeDoor]:
     """The door over RabbitMQ."""
     with door_on(lambda: open_link(broker_url, name="bridge test"), sent_as=user_of(broker_url)) as door:
         yield door

@@ -28,7 +28,7 @@ RESOLVER = TableResolver(
 
 
 @dataclass(frozen=True)
-class ReplayCase:
+class EventCase:
     """Row of a table. ``rules`` are those that differ from the default."""
 
     gateway: str
@@ -52,11 +52,11 @@ def mapper_of(gateway: str, **rules: Any) -> Callable[[Any], Mapped]:
 
 
 @cache
-def replay_cases(gateway: str) -> tuple[ReplayCase, ...]:
+def replay_cases(gateway: str) -> tuple[EventCase, ...]:
     """Return the table of a gateway."""
     rows = json.loads((PAYLOADS / f"{gateway}.json").read_text(encoding="utf-8"))
     return tuple(
-        ReplayCase(
+        EventCase(
             gateway,
             row["case"],
             row["event"],
@@ -68,6 +68,6 @@ def replay_cases(gateway: str) -> tuple[ReplayCase, ...]:
     )
 
 
-def all_cases() -> tuple[ReplayCase, ...]:
+def all_cases() -> tuple[EventCase, ...]:
     """Return the tables of all gateways."""
     return tuple(case for gateway in GATEWAYS for case in replay_cases(gateway))

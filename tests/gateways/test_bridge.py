@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.gateways.conftest import Door, door_on, event_of
+from tests.gateways.conftest import BridgeDoor, door_on, event_of
 from tests.gateways.replay import all_cases
 from tests.gateways.signing import NOW, SECRET, stripe_header
 from tests.support.fakes import FakeLink
@@ -22,7 +22,7 @@ PAYMENTS = "billing.payments"
 PAID = event_of("stripe", "intent succeeded")
 
 
-def test_webhook_becomes_a_persistent_command_with_its_sender(door: Door, rabbit: RabbitClient) -> None:
+def test_webhook_becomes_a_persistent_command_with_its_sender(door: BridgeDoor, rabbit: RabbitClient) -> None:
     response = door.post("stripe", PAID)
     assert (response.status_code, response.get_json()) == (
         200,
@@ -41,7 +41,7 @@ def test_webhook_becomes_a_persistent_command_with_its_sender(door: Door, rabbit
     )
 
 
-def test_every_event_of_the_tables_is_answered_with_2xx_or_names_its_fault(door: Door) -> None:
+def test_every_event_of_the_tables_is_answered_with_2xx_or_names_its_fault(door: BridgeDoor) -> None:
     """By the default rules: rows with rules of their own may end in another way."""
     for case in (case for case in all_cases() if not case.rules):
         response = door.post(case.gateway, case.event)
@@ -51,14 +51,14 @@ def test_every_event_of_the_tables_is_answered_with_2xx_or_names_its_fault(door:
         assert answer.get("reason", answer.get("code")) == case.reason, case.name
 
 
-def test_event_that_comes_twice_gives_the_same_bytes_twice(door: Door, rabbit: RabbitClient) -> None:
+def test_event_that_comes_twice_gives_the_same_bytes_twice(door: BridgeDoor, rabbit: RabbitClient) -> None:
     door.post("stripe", PAID)
     door.post("stripe", PAID)
     (_, first), (_, second) = rabbit.take(PAYMENTS, 2)
     assert first == second
 
 
-def test_many_webhooks_at_once_are_all_published(door: Door, rabbit: RabbitClient) -> None:
+def test_many_webhooks_at_once_are_all_published(door: BridgeDoor, rabbit: RabbitClient) -> None:
     events = [
         {**PAID, "data": {"object": {**PAID["data"]["object"], "id": f"pi_{number}"}}} for number in range(40)
     ]
@@ -70,32 +70,32 @@ def test_many_webhooks_at_once_are_all_published(door: Door, rabbit: RabbitClien
 
 
 def test_event_without_a_command_is_answered_logged_and_counted(
-    door: Door, rabbit: RabbitClient, caplog: pytest.LogCaptureFixture
+    door: BridgeDoor, rabbit: RabbitClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     answer = door.post("stripe", event_of("stripe", "charge refunded, cumulative")).get_json()
-    assert (answer["result"], answer["reason"]) == ("ignored", "told_elsewhere")
+    assert (answer["result"], answer["reason"]) == ("ignored", "reported_elsewhere")
     assert "refund.* tell it" in answer["detail"]
-    assert "stripe: charge.refunded gives no command (told_elsewhere)" in caplog.text
-    assert door.count("stripe", "charge.refunded", "told_elsewhere") == 1
+    assert "stripe: charge.refunded gives no command (reported_elsewhere)" in caplog.text
+    assert door.count("stripe", "charge.refunded", "reported_elsewhere") == 1
     assert rabbit.depth(PAYMENTS) == 0
 
 
-def test_money_without_a_user_is_a_warning(door: Door, caplog: pytest.LogCaptureFixture) -> None:
+def test_money_without_a_user_is_a_warning(door: BridgeDoor, caplog: pytest.LogCaptureFixture) -> None:
     assert door.post("stripe", event_of("stripe", "intent of nobody we know")).status_code == 200
     (record,) = [record for record in caplog.records if "no_user" in record.message]
     assert record.levelno == logging.WARNING
     assert "pi_Lamp" in record.message
 
 
-def test_published_webhooks_are_counted_by_type(door: Door) -> None:
+def test_published_webhooks_are_counted_by_type(door: BridgeDoor) -> None:
     door.post("stripe", PAID)
     door.post("paddle", event_of("paddle", "refund approved"))
     assert door.count("stripe", "payment_intent.succeeded", "published") == 1
     assert door.count("paddle", "adjustment.updated", "published") == 1
 
 
-def test_type_that_nobody_knows_has_no_label_of_its_own(door: Door) -> None:
+def test_type_that_nobody_knows_has_no_label_of_its_own(door: BridgeDoor) -> None:
     assert door.post("stripe", {**PAID, "type": "made.up"}).get_json()["reason"] == "unknown_type"
     assert door.count("stripe", "other", "unknown_type") == 1
 
@@ -157,7 +157,7 @@ def test_confirm_that_does_not_come_gives_503(
 
 
 def test_command_that_no_queue_takes_gives_503_until_one_does(
-    door: Door, rabbit: RabbitClient, broker_url: str, caplog: pytest.LogCaptureFixture
+    door: BridgeDoor, rabbit: RabbitClient, broker_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     rabbit.channel.queue_delete(PAYMENTS)
     door.problem("stripe", PAID, 503)

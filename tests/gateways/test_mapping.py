@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import Command, Limits, Malformed, decode
-from tests.gateways.replay import GATEWAYS, RESOLVER, ReplayCase, all_cases, mapper_of, replay_cases
+from tests.gateways.replay import GATEWAYS, RESOLVER, EventCase, all_cases, mapper_of, replay_cases
 from worker.gateways import Mapped, PaymentSource, Reason, StripeRules, map_stripe
 from worker.gateways.paddle import PADDLE_TYPES
 from worker.gateways.stripe import STRIPE_TYPES
@@ -33,7 +33,7 @@ def sent(command: Command) -> dict[str, Any]:
 
 
 @by_case
-def test_event_gives_its_commands_or_its_reason(case: ReplayCase) -> None:
+def test_event_gives_its_commands_or_its_reason(case: EventCase) -> None:
     mapped = case.mapped()
     assert (
         [sent(command) for command in mapped.commands],
@@ -42,19 +42,19 @@ def test_event_gives_its_commands_or_its_reason(case: ReplayCase) -> None:
 
 
 @by_case
-def test_event_has_either_commands_or_a_reason_with_a_text(case: ReplayCase) -> None:
+def test_event_has_either_commands_or_a_reason_with_a_text(case: EventCase) -> None:
     mapped = case.mapped()
     assert bool(mapped.commands) is (mapped.reason is None) is (mapped.detail == "")
 
 
 @by_case
-def test_event_that_comes_again_gives_the_same_bytes(case: ReplayCase) -> None:
+def test_event_that_comes_again_gives_the_same_bytes(case: EventCase) -> None:
     first, second = case.mapped(), case.mapped()
     assert [one.to_json() for one in first.commands] == [one.to_json() for one in second.commands]
 
 
 @by_case
-def test_worker_takes_every_command(case: ReplayCase) -> None:
+def test_worker_takes_every_command(case: EventCase) -> None:
     for command in case.mapped().commands:
         decoded = decode(command.to_json(), now=NOW, limits=Limits())
         assert not isinstance(decoded, Malformed), decoded
@@ -62,14 +62,14 @@ def test_worker_takes_every_command(case: ReplayCase) -> None:
 
 
 @by_case
-def test_mapping_leaves_the_event_as_it_was(case: ReplayCase) -> None:
+def test_mapping_leaves_the_event_as_it_was(case: EventCase) -> None:
     event = copy.deepcopy(case.event)
     mapper_of(case.gateway, **case.rules)(event)
     assert event == case.event
 
 
 @by_case
-def test_reference_begins_with_the_gateway_and_never_names_the_event(case: ReplayCase) -> None:
+def test_reference_begins_with_the_gateway_and_never_names_the_event(case: EventCase) -> None:
     for command in case.mapped().commands:
         assert command.reference_id.startswith(f"{case.gateway}:")
         assert "evt_" not in command.reference_id
@@ -77,7 +77,7 @@ def test_reference_begins_with_the_gateway_and_never_names_the_event(case: Repla
 
 
 #: Events about one change, by the names of their rows.
-TOLD_TWICE = {
+REPORTED_TWICE = {
     "stripe": [
         ("charge succeeded", "charge updated"),
         ("session paid", "session paid later"),
@@ -98,25 +98,25 @@ TOLD_TWICE = {
         ("transaction of a package", "transaction updated when it was complete", "transaction revised"),
         ("refund approved", "refund approved at once"),
         ("refund rejected", "refund reversed"),
-        ("chargeback", "chargeback, told again"),
+        ("chargeback", "chargeback, reported again"),
         ("subscription as it is", "subscription resumed"),
     ],
 }
 
 
 @pytest.mark.parametrize(
-    ("gateway", "names"), [(gateway, names) for gateway, groups in TOLD_TWICE.items() for names in groups]
+    ("gateway", "names"), [(gateway, names) for gateway, groups in REPORTED_TWICE.items() for names in groups]
 )
 def test_events_about_one_change_have_one_reference_and_one_content(
     gateway: str, names: tuple[str, ...]
 ) -> None:
     table = {case.name: case for case in replay_cases(gateway)}
-    told = [
+    reported = [
         [(command.reference_id, command.type, command.content()) for command in table[name].mapped().commands]
         for name in names
     ]
-    assert told[0]
-    assert told == [told[0]] * len(names)
+    assert reported[0]
+    assert reported == [reported[0]] * len(names)
 
 
 @pytest.mark.parametrize("gateway", GATEWAYS)
@@ -162,13 +162,13 @@ def test_test_event_is_taken_where_tests_are_asked_for_and_a_live_one_is_not() -
     assert map_stripe({**live, "livemode": False}, rules).commands
 
 
-def test_one_source_alone_tells_a_payment() -> None:
+def test_one_source_alone_reports_a_payment() -> None:
     """Intent, session and charge of one payment: whatever the source is, exactly one gives a command."""
     table = {case.name: case.event for case in replay_cases("stripe")}
     events = [table[name] for name in ("intent succeeded", "session paid", "charge succeeded")]
     for source in PaymentSource:
-        told = [map_stripe(event, StripeRules(RESOLVER, source)).commands for event in events]
-        assert sorted(map(len, told)) == [0, 0, 1]
+        reported = [map_stripe(event, StripeRules(RESOLVER, source)).commands for event in events]
+        assert sorted(map(len, reported)) == [0, 0, 1]
 
 
 def test_result_is_frozen() -> None:
@@ -232,7 +232,7 @@ def test_any_json_gives_a_reason(gateway: str, event: Any) -> None:
 
 
 @by_case
-def test_missing_field_gives_commands_or_a_reason(case: ReplayCase) -> None:
+def test_missing_field_gives_commands_or_a_reason(case: EventCase) -> None:
     for path in places(case.event):
         for drops in (True, False):
             mapped = mapper_of(case.gateway, **case.rules)(with_surprise(case.event, path, None, drops=drops))

@@ -13,7 +13,7 @@ class Reason(StrEnum):
     UNKNOWN_TYPE = "unknown_type"  #: the event's type is none that speaks of payments
     MALFORMED = "malformed"  #: a field is missing, or is not what the gateway documents
     WRONG_MODE = "wrong_mode"  #: a test event at a live endpoint, or a live event at a test endpoint
-    TOLD_ELSEWHERE = "told_elsewhere"  #: another event tells the same, and is the one that counts
+    REPORTED_ELSEWHERE = "reported_elsewhere"  #: another event tells the same, and is the one that counts
     NOT_PAID = "not_paid"  #: no money has moved yet
     ATTEMPT_FAILED = "attempt_failed"  #: one attempt to pay failed; it credited nothing, and may be repeated
     PENDING = "pending"  #: a refund or dispute is not decided; its decision will be told

@@ -18,7 +18,7 @@ from worker.errors import ConfigurationError, TransientError
 from worker.gateways.bridge import WEBHOOK_MAX_BYTES, Bridge, Endpoint, Received, UnreadableBodyError
 from worker.gateways.mapped import Mapped, Reason
 from worker.gateways.signatures import SignatureError
-from worker.http.app import LIVE_PATH, READY_PATH, Measured, response_of
+from worker.http.app import LIVE_PATH, READY_PATH, MeasuredRequests, response_of
 from worker.http.problems import Problem, RequestCode
 from worker.metrics import Metrics
 from worker.runtime.cached_value import CachedValue, Unknown
@@ -50,7 +50,7 @@ def create_webhooks_app(door: WebhookDoor) -> Flask:
     app = Flask("worker.http.webhooks", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = WEBHOOK_MAX_BYTES
     app.url_map.merge_slashes = False
-    Measured(door.metrics).follow(app)
+    MeasuredRequests(door.metrics).follow(app)
     refusals = LimitedLog(log, logging.WARNING)
     for path, endpoint in door.paths().items():
         _add(app, "POST", path, partial(_receive, door, endpoint, refusals))

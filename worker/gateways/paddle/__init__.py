@@ -34,17 +34,20 @@ _MAPPINGS: Final[Mapping[str, Callable[[PaddleEvent, PaddleRules], Mapped]]] = {
     "subscription.resumed": subscription,
 }
 
-_TOLD_BY_TRANSACTION: Final = Reason.TOLD_ELSEWHERE, "transaction.completed tells which period is paid"
+_REPORTED_BY_TRANSACTION: Final = (
+    Reason.REPORTED_ELSEWHERE,
+    "transaction.completed tells which period is paid",
+)
 
 _WITHOUT: Final[Mapping[str, tuple[Reason, str]]] = {
     "transaction.payment_failed": (
         Reason.ATTEMPT_FAILED,
         "one attempt failed and credited nothing; it may still succeed",
     ),
-    "subscription.created": _TOLD_BY_TRANSACTION,
-    "subscription.activated": _TOLD_BY_TRANSACTION,
-    "subscription.trialing": _TOLD_BY_TRANSACTION,
-    "subscription.imported": _TOLD_BY_TRANSACTION,
+    "subscription.created": _REPORTED_BY_TRANSACTION,
+    "subscription.activated": _REPORTED_BY_TRANSACTION,
+    "subscription.trialing": _REPORTED_BY_TRANSACTION,
+    "subscription.imported": _REPORTED_BY_TRANSACTION,
 }
 
 #: Types that speak of payments; any other is ``unknown_type``.

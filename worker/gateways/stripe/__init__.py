@@ -39,11 +39,11 @@ _MAPPINGS: Final[Mapping[str, Callable[[StripeEvent, StripeRules], Mapped]]] = {
 
 _ATTEMPT: Final = Reason.ATTEMPT_FAILED, "one attempt failed and credited nothing; it may still succeed"
 _NOT_PAID: Final = Reason.NOT_PAID, "no money has been taken yet"
-_TOLD_BY_INVOICE: Final = Reason.TOLD_ELSEWHERE, "invoice.paid tells which period is paid"
+_REPORTED_BY_INVOICE: Final = Reason.REPORTED_ELSEWHERE, "invoice.paid tells which period is paid"
 _UNCHANGED: Final = Reason.NOTHING_CHANGED, "tier and cancellation stay as they are"
 
 _WITHOUT: Final[Mapping[str, tuple[Reason, str]]] = {
-    "charge.refunded": (Reason.TOLD_ELSEWHERE, "it is cumulative and has no refund id; refund.* tell it"),
+    "charge.refunded": (Reason.REPORTED_ELSEWHERE, "it is cumulative and has no refund id; refund.* tell it"),
     "payment_intent.payment_failed": _ATTEMPT,
     "payment_intent.canceled": _NOT_PAID,
     "payment_intent.created": _NOT_PAID,
@@ -56,18 +56,18 @@ _WITHOUT: Final[Mapping[str, tuple[Reason, str]]] = {
     "charge.failed": _ATTEMPT,
     "charge.pending": _NOT_PAID,
     "charge.expired": _NOT_PAID,
-    "invoice.payment_succeeded": _TOLD_BY_INVOICE,
-    "invoice_payment.paid": _TOLD_BY_INVOICE,
+    "invoice.payment_succeeded": _REPORTED_BY_INVOICE,
+    "invoice_payment.paid": _REPORTED_BY_INVOICE,
     "invoice.payment_failed": _ATTEMPT,
     "invoice.payment_action_required": _NOT_PAID,
     "invoice.created": _NOT_PAID,
     "invoice.finalized": _NOT_PAID,
-    "invoice.updated": _TOLD_BY_INVOICE,
+    "invoice.updated": _REPORTED_BY_INVOICE,
     "invoice.upcoming": _NOT_PAID,
     "invoice.voided": _NOT_PAID,
     "invoice.marked_uncollectible": _NOT_PAID,
-    "customer.subscription.created": _TOLD_BY_INVOICE,
-    "customer.subscription.pending_update_applied": _TOLD_BY_INVOICE,
+    "customer.subscription.created": _REPORTED_BY_INVOICE,
+    "customer.subscription.pending_update_applied": _REPORTED_BY_INVOICE,
     "customer.subscription.pending_update_expired": _UNCHANGED,
     "customer.subscription.trial_will_end": _UNCHANGED,
 }

@@ -28,7 +28,7 @@ def payment_intent(event: StripeEvent, rules: StripeRules) -> Mapped:
     if (status := intent.text("status")) != "succeeded":
         raise NoCommandError(Reason.NOT_PAID, f"the intent is {status}")
     if intent.optional_id("invoice") is not None:
-        raise NoCommandError(Reason.TOLD_ELSEWHERE, "invoice.paid tells the payment of an invoice")
+        raise NoCommandError(Reason.REPORTED_ELSEWHERE, "invoice.paid tells the payment of an invoice")
     return _payment(
         _Paid(
             intent.id(),
@@ -51,7 +51,7 @@ def charge(event: StripeEvent, rules: StripeRules) -> Mapped:
     if found.text("status") != "succeeded" or not found.flag("paid") or not found.flag("captured"):
         raise NoCommandError(Reason.NOT_PAID, "the charge is not captured")
     if found.optional_id("invoice") is not None:
-        raise NoCommandError(Reason.TOLD_ELSEWHERE, "invoice.paid tells the payment of an invoice")
+        raise NoCommandError(Reason.REPORTED_ELSEWHERE, "invoice.paid tells the payment of an invoice")
     captured = found.optional_integer("amount_captured")
     intent = found.optional_id("payment_intent")
     return _payment(
@@ -98,7 +98,7 @@ def _require_one_off(session: Payload) -> None:
         case "setup":
             raise NoCommandError(Reason.NO_MONEY, "the session only saves a way to pay")
         case "subscription":
-            raise NoCommandError(Reason.TOLD_ELSEWHERE, "invoice.paid tells which period is paid")
+            raise NoCommandError(Reason.REPORTED_ELSEWHERE, "invoice.paid tells which period is paid")
     # no_payment_required is a full discount here: the other kinds of it are other modes.
     if (status := session.text("payment_status")) not in ("paid", "no_payment_required"):
         raise NoCommandError(
@@ -122,7 +122,7 @@ def _session_amounts(session: Payload) -> Amounts:
 def _require_source(rules: StripeRules, source: PaymentSource) -> None:
     if rules.source is not source:
         raise NoCommandError(
-            Reason.TOLD_ELSEWHERE, f"the {rules.source} tells payments here (setting `source`)"
+            Reason.REPORTED_ELSEWHERE, f"the {rules.source} tells payments here (setting `source`)"
         )
 
 
