@@ -98,7 +98,7 @@ REPORTED_TWICE = {
         ("transaction of a package", "transaction updated when it was complete", "transaction revised"),
         ("refund approved", "refund approved at once"),
         ("refund rejected", "refund reversed"),
-        ("chargeback", "chargeback, reported again"),
+        ("chargeback", "chargeback, updated"),
         ("subscription as it is", "subscription resumed"),
     ],
 }

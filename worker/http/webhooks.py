@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import partial
 from http import HTTPStatus
 
@@ -14,12 +15,13 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from schemas import ProblemCode
+from schemas.http import RequestCode
 from worker.errors import ConfigurationError, TransientError
 from worker.gateways.bridge import WEBHOOK_MAX_BYTES, Bridge, Endpoint, Received, UnreadableBodyError
 from worker.gateways.mapped import Mapped, Reason
 from worker.gateways.signatures import SignatureError
 from worker.http.app import LIVE_PATH, READY_PATH, MeasuredRequests, response_of
-from worker.http.problems import Problem, RequestCode
+from worker.http.problems import Problem
 from worker.metrics import Metrics
 from worker.runtime.cached_value import CachedValue, Unknown
 from worker.runtime.limited_log import LimitedLog
@@ -80,7 +82,7 @@ def _receive(door: WebhookDoor, endpoint: Endpoint, refusals: LimitedLog) -> Res
     except UnreadableBodyError as error:
         count("other", Reason.MALFORMED)
         log.warning("%s: a webhook is refused: %s", endpoint.gateway, error)
-        return _refused(Reason.MALFORMED, str(error))
+        return _refused(ProblemCode.MALFORMED, str(error))
     if received.mapped.reason is not None:
         return _without_commands(endpoint, received, count)
     return _publish(door.bridge, endpoint, received, count)
@@ -111,7 +113,7 @@ def _without_commands(endpoint: Endpoint, received: Received, count: Callable[[s
     level = logging.WARNING if reason.needs_attention else logging.INFO
     log.log(level, "%s: %s gives no command (%s): %s", endpoint.gateway, received.type, reason, mapped.detail)
     if reason is Reason.MALFORMED:
-        return response_of(Problem(HTTPStatus.UNPROCESSABLE_ENTITY, reason, mapped.detail))
+        return response_of(Problem(HTTPStatus.UNPROCESSABLE_ENTITY, ProblemCode.MALFORMED, mapped.detail))
     return _answer({"result": "ignored", "reason": reason, "detail": mapped.detail})
 
 
@@ -125,7 +127,7 @@ def _count(metrics: Metrics, endpoint: Endpoint, type_: str, result: str) -> Non
     metrics.webhooks.labels(endpoint.gateway, type_, result).inc()
 
 
-def _refused(code: str, detail: str, field: str | None = None) -> Response:
+def _refused(code: StrEnum, detail: str, field: str | None = None) -> Response:
     return response_of(Problem(HTTPStatus.BAD_REQUEST, code, detail, field))
 
 

@@ -162,7 +162,7 @@ def _payment(paid: _Paid, resolver: Resolver) -> Mapped:
             discount_minor=paid.amounts.discount,
             other_minor=paid.amounts.other,
             provider=PROVIDER,
-            also_known_as=tuple(name_of(other) for other in paid.others if other is not None),
+            also_known_as=tuple(name_of(other) for other in paid.others if other is not None) or None,
             occurred_at=paid.at,
         )
     )

@@ -106,7 +106,7 @@ def _payment(found: Payload) -> SubscriptionPayment | None:
         reference_id=names[0],
         amount_minor=amount,
         currency=found.currency("currency"),
-        also_known_as=tuple(names[1:]),
+        also_known_as=tuple(names[1:]) or None,
         provider=PROVIDER,
     )
 
