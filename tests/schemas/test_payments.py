@@ -1,7 +1,10 @@
 """Payments at the border: taken, and going back."""
 
+from datetime import UTC, datetime
+
 import pytest
 
+from schemas import Limits, PaymentRefunded, decode
 from tests.support.message_bodies import GONE, assert_refused, body, taken
 
 BACK = ["payment.refunded", "payment.disputed", "payment.dispute_closed"]

@@ -98,11 +98,13 @@ def _sells_package(found: Payload, items: list[Payload], resolver: Resolver) -> 
 
 
 def _amounts(found: Payload, items: list[Payload]) -> Amounts:
-    """Return the amounts. The grand total is what was captured: without credit of the customer's balance."""
+    """Return the amounts. The grand total is what was captured; credit of the customer's is a discount."""
     totals = found.object("details").object("totals")
-    gross = totals.minor("grand_total") if "grand_total" in totals else totals.minor("total")
+    total = totals.minor("total")
+    gross = totals.minor("grand_total") if "grand_total" in totals else total
     tax = totals.optional_minor("tax") or 0
-    subtotal, discount = totals.optional_minor("subtotal"), totals.optional_minor("discount") or 0
+    subtotal = totals.optional_minor("subtotal")
+    discount = (totals.optional_minor("discount") or 0) + max(total - gross, 0)
     if subtotal is not None and items and all(_includes_tax(item) for item in items):
         subtotal += tax  # the catalog's price is one with tax then
         return Amounts.of(gross, list_=subtotal, discount=discount, tax=0, other=0)
