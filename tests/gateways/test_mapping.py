@@ -5,9 +5,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import FrozenInstanceError
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+import stripe
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -145,11 +146,56 @@ def test_every_noted_type_is_known(gateway: str) -> None:
     assert set(NOTED[gateway].split()) <= TYPES[gateway]
 
 
+#: Beginnings of the types that speak of payments, in the vendor's own list of all types.
+_OF_PAYMENTS = (
+    "payment_intent.",
+    "charge.",
+    "refund.",
+    "checkout.session.",
+    "radar.early_fraud_warning.",
+    "invoice.",
+    "invoice_payment.",
+    "customer.subscription.",
+)
+
+
+def literals(cls: type, name: str) -> set[str]:
+    """Return the texts that a field of the vendor's library may have."""
+    (listed, *_) = [one for one in get_args(cls.__annotations__[name]) if get_args(one)] or [
+        cls.__annotations__[name]
+    ]
+    return set(get_args(listed))
+
+
+def test_every_type_of_the_vendors_library_that_speaks_of_payments_is_known() -> None:
+    listed = {type_ for type_ in literals(stripe.Event, "type") if type_.startswith(_OF_PAYMENTS)}
+    assert len(listed) > 40
+    assert listed <= STRIPE_TYPES
+
+
+@pytest.mark.parametrize(
+    ("vendors", "row"),
+    [
+        (stripe.Dispute, "dispute opened"),
+        (stripe.Subscription, "subscription resumed"),
+        (stripe.PaymentIntent, "intent succeeded"),
+    ],
+)
+def test_every_status_of_the_vendors_library_is_known(vendors: type, row: str) -> None:
+    event = next(case.event for case in replay_cases("stripe") if case.name == row)
+    statuses = literals(vendors, "status")
+    assert len(statuses) > 4
+    for status in statuses:
+        changed = {**event["data"]["object"], "status": status}
+        mapped = mapper_of("stripe")({**event, "data": {"object": changed}})
+        assert mapped.reason is not Reason.MALFORMED, (status, mapped.detail)
+
+
 @pytest.mark.parametrize("gateway", GATEWAYS)
 def test_every_reason_but_those_of_one_gateway_is_in_the_tables(gateway: str) -> None:
     elsewhere = {
         "stripe": {Reason.TAX_ONLY, Reason.NO_ORIGINAL},
-        "paddle": {Reason.NOTHING_CHANGED, Reason.NO_PERIOD},
+        "paddle": {Reason.NOTHING_CHANGED, Reason.NO_PERIOD, Reason.NOT_OURS},
     }
     found = {case.reason for case in replay_cases(gateway)}
     assert found >= set(Reason) - elsewhere[gateway]

@@ -21,6 +21,7 @@ class Reason(StrEnum):
     TAX_ONLY = "tax_only"  #: tax went back and nothing of the price
     NOTHING_CHANGED = "nothing_changed"  #: the change touches no tier and no cancellation
     NO_PERIOD = "no_period"  #: the invoice pays no period of a subscription
+    NOT_OURS = "not_ours"  #: the metadata names neither user nor package: another product's payment
     NO_USER = "no_user"  #: neither the metadata nor the customer names a user
     NO_PACKAGE = "no_package"  #: neither the metadata nor a price names a package
     NO_TIER = "no_tier"  #: no price of the subscription is configured as a tier

@@ -139,11 +139,12 @@ class _Paid:
 
 
 def _payment(paid: _Paid, resolver: Resolver) -> Mapped:
-    package = resolver.package(paid.metadata)
+    package, user = resolver.package(paid.metadata), resolver.user([paid.metadata], None) or paid.user
     if package is None:
-        raise NoCommandError(Reason.NO_PACKAGE, f"the metadata of {paid.id} names no package")
-    # An explicit client_reference_id is the product's own word; metadata may add to it.
-    user = resolver.user([paid.metadata], None) or paid.user or resolver.user([], paid.customer)
+        # Intents of invoices have no metadata, and since 2025-03-31 no word of the invoice either.
+        reason = Reason.NOT_OURS if user is None else Reason.NO_PACKAGE
+        raise NoCommandError(reason, f"the metadata of {paid.id} names no package")
+    user = user or resolver.user([], paid.customer)
     if user is None:
         raise NoCommandError(
             Reason.NO_USER, f"neither the metadata nor the customer of {paid.id} names a user"

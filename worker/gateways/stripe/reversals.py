@@ -14,6 +14,7 @@ _OPEN: Final = {
     "needs_response": "chargeback",
     "under_review": "chargeback",
 }
+_APPEALED: Final = frozenset({"appeal_needs_response", "appeal_under_review"})
 #: Results by status. An inquiry that is closed took nothing: it is as good as won.
 _CLOSED: Final = {"won": "won", "warning_closed": "won", "prevented": "prevented", "lost": "lost"}
 
@@ -60,6 +61,8 @@ def dispute(event: StripeEvent, _rules: StripeRules) -> Mapped:
         return _opened(found, _OPEN[status])
     if status in _CLOSED:
         return _closed(event, status)
+    if status in _APPEALED:
+        raise NoCommandError(Reason.PENDING, f"the dispute is {status}: the loss stands until that ends")
     raise SurpriseError(f"{found.place}.status", f"{status[:40]!r} is no status of a dispute")
 
 

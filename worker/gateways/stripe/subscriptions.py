@@ -23,7 +23,7 @@ from worker.gateways.stripe.event import (
 )
 
 _PERIODS: Final = frozenset(
-    {"subscription_create", "subscription_cycle", "subscription_update", "subscription"}
+    {"subscription_create", "subscription_cycle", "subscription_update", "subscription", "quote_accept"}
 )
 #: Fields of a subscription whose change concerns the ledger.
 _TELLING: Final = ("items", "plan", "status", "cancel_at_period_end", "cancel_at")
