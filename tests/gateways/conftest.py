@@ -30,7 +30,7 @@ HEADERS = {"stripe": ("Stripe-Signature", stripe_header), "paddle": ("Paddle-Sig
 CONFIG: dict[str, Any] = {
     "stripe": {
         "packages": {"price_Standard": "standard"},
-        "tiers": {"price_Pro": "pro", "price_Basic": "basic"},
+        "tiers": {"price_Pro": "pro", "price_Basic": "basic", "pro plan/2017": "pro"},
         "customers": {"cus_Ada": "ada"},
     },
     "paddle": {

@@ -22,7 +22,13 @@ PAYLOADS = Path(__file__).with_name("payloads")
 
 RESOLVER = TableResolver(
     packages={"price_Standard": "standard", "pri_Standard": "standard", "pri_Plus": "plus"},
-    tiers={"price_Pro": "pro", "price_Basic": "basic", "pri_Pro": "pro", "pri_Basic": "basic"},
+    tiers={
+        "price_Pro": "pro",
+        "price_Basic": "basic",
+        "pro plan/2017": "pro",
+        "pri_Pro": "pro",
+        "pri_Basic": "basic",
+    },
     customers={"cus_Ada": "ada", "ctm_Ada": "ada"},
 )
 

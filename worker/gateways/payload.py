@@ -126,6 +126,11 @@ class Payload:
             raise self._surprise(name, "must be an id of letters, digits, - and _, at most 120")
         return value
 
+    def optional_key(self, name: str) -> str | None:
+        """Return a name that people choose, such as a plan's, or that of an object in its place, or None."""
+        value = self._data.get(name)
+        return self.object(name).text("id") if isinstance(value, dict) else self.optional_text(name)
+
     def unix_time(self, name: str) -> datetime:
         """Return a time that is given in seconds since 1970."""
         return self._required(name, self.optional_unix_time(name))

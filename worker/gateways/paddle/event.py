@@ -47,7 +47,7 @@ def custom_data_of(found: Payload) -> Metadata:
 
 def user_of(found: Payload, resolver: Resolver) -> str:
     """Return the user that the custom data or the customer names."""
-    user = resolver.user([custom_data_of(found)], found.optional_id("customer_id"))
+    user = resolver.user([custom_data_of(found)], found.optional_key("customer_id"))
     if user is None:
         raise NoCommandError(
             Reason.NO_USER, f"neither the custom data nor the customer of {found.id()} names a user"
@@ -57,7 +57,7 @@ def user_of(found: Payload, resolver: Resolver) -> str:
 
 def price_of(item: Payload) -> str | None:
     """Return the price of an item, which is expanded in newer events."""
-    return item.optional_id("price") or item.optional_id("price_id")
+    return item.optional_key("price") or item.optional_key("price_id")
 
 
 def is_recurring(item: Payload) -> bool:

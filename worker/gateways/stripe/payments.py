@@ -35,12 +35,21 @@ def payment_intent(event: StripeEvent, rules: StripeRules) -> Mapped:
             Amounts(intent.integer("amount_received")),
             intent.currency("currency"),
             metadata_of(intent),
-            intent.optional_id("customer"),
-            [intent.optional_id("latest_charge")],
+            intent.optional_key("customer"),
+            [_charge_of(intent)],
             event.created,
         ),
         rules.resolver,
     )
+
+
+def _charge_of(intent: Payload) -> str | None:
+    """Return the charge that took the money; before 2022-11-15 an intent lists all of its charges."""
+    if (latest := intent.optional_id("latest_charge")) is not None:
+        return latest
+    charges = intent.optional_object("charges")
+    paid = [] if charges is None else [one for one in charges.objects("data") if one.flag("paid")]
+    return paid[0].id() if paid else None
 
 
 def charge(event: StripeEvent, rules: StripeRules) -> Mapped:
@@ -60,7 +69,7 @@ def charge(event: StripeEvent, rules: StripeRules) -> Mapped:
             Amounts(found.integer("amount") if captured is None else captured),
             found.currency("currency"),
             metadata_of(found),
-            found.optional_id("customer"),
+            found.optional_key("customer"),
             [found.id() if intent else None],
             event.created,
         ),
@@ -84,7 +93,7 @@ def checkout_session(event: StripeEvent, rules: StripeRules) -> Mapped:
             _session_amounts(session),
             session.currency("currency"),
             metadata,
-            session.optional_id("customer"),
+            session.optional_key("customer"),
             [session.id() if intent else None],
             event.created,
             user,

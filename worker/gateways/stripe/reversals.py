@@ -3,7 +3,7 @@
 from typing import Final
 
 from schemas import DisputeClosed, FreezeAccount, PaymentDisputed, PaymentRefunded, RefundFailed
-from schemas.fields import LABEL_MAX
+from schemas.fields import TEXT_MAX
 from worker.gateways.mapped import Mapped, NoCommandError, Reason
 from worker.gateways.payload import Payload, SurpriseError
 from worker.gateways.stripe.event import StripeEvent, StripeRules, name_of, payment_of, require_kind, unix
@@ -16,7 +16,13 @@ _OPEN: Final = {
 }
 _APPEALED: Final = frozenset({"appeal_needs_response", "appeal_under_review"})
 #: Results by status. An inquiry that is closed took nothing: it is as good as won.
-_CLOSED: Final = {"won": "won", "warning_closed": "won", "prevented": "prevented", "lost": "lost"}
+_CLOSED: Final = {
+    "won": "won",
+    "warning_closed": "won",
+    "prevented": "prevented",
+    "charge_refunded": "prevented",  # of old
+    "lost": "lost",
+}
 
 
 def refund(event: StripeEvent, _rules: StripeRules) -> Mapped:
@@ -25,7 +31,7 @@ def refund(event: StripeEvent, _rules: StripeRules) -> Mapped:
     require_kind(found, "refund")
     if found.optional_text("reason") == "expired_uncaptured_charge":
         raise NoCommandError(Reason.NO_MONEY, "the charge was never captured")
-    name, status = name_of(found.id()), found.text("status")
+    name, status = name_of(found.id()), found.optional_text("status")
     match status:
         case "succeeded":
             return Mapped.to(
@@ -46,8 +52,8 @@ def refund(event: StripeEvent, _rules: StripeRules) -> Mapped:
                     occurred_at=event.created,
                 )
             )
-        case "pending" | "requires_action":
-            raise NoCommandError(Reason.PENDING, f"the refund is {status}")
+        case "pending" | "requires_action" | None:
+            raise NoCommandError(Reason.PENDING, f"the refund is {status or 'of no status yet'}")
         case _:
             raise SurpriseError(f"{found.place}.status", f"{status[:40]!r} is no status of a refund")
 
@@ -134,12 +140,13 @@ def fraud_warning(event: StripeEvent, _rules: StripeRules) -> Mapped:
     """Return the freeze of the account that a payment is on; no money has moved."""
     found = event.object
     require_kind(found, "radar.early_fraud_warning")
-    kind = found.optional_text("fraud_type") or "unknown"
+    kind = found.optional_text("fraud_type") or "unknown"  # may change: it is no part of the content
     return Mapped.to(
         FreezeAccount(
             reference_id=name_of(found.id(), "frozen"),
             payment_reference_id=payment_of(found),
-            reason=f"early_fraud_warning:{kind}"[:LABEL_MAX],
+            reason="early_fraud_warning",
+            description=kind[:TEXT_MAX],
             occurred_at=found.unix_time("created"),
         )
     )

@@ -35,7 +35,8 @@ def invoice(event: StripeEvent, rules: StripeRules) -> Mapped:
     """Return the period that an invoice has paid."""
     found = event.object
     require_kind(found, "invoice")
-    if (status := found.text("status")) != "paid":
+    status = found.optional_text("status") or ("paid" if found.flag("paid") else "not paid")
+    if status != "paid":
         raise NoCommandError(Reason.NOT_PAID, f"the invoice is {status}")
     why = found.optional_text("billing_reason")
     if why not in _PERIODS:
@@ -66,8 +67,8 @@ def _price_of(line: Payload) -> str | None:
     pricing = line.optional_object("pricing")
     details = None if pricing is None else pricing.optional_object("price_details")
     if details is not None:
-        return details.optional_id("price")
-    return line.optional_id("price") or line.optional_id("plan")
+        return details.optional_key("price")
+    return line.optional_key("price") or line.optional_key("plan")
 
 
 def _is_proration(line: Payload) -> bool:
@@ -128,7 +129,7 @@ def _paid_by(found: Payload) -> tuple[str | None, str | None]:
 
 def _user(found: Payload, lines: list[Payload], resolver: Resolver) -> str:
     metadata = [*_metadata_of(found), *(metadata_of(line) for line in lines)]
-    user = resolver.user(metadata, found.optional_id("customer"))
+    user = resolver.user(metadata, found.optional_key("customer"))
     if user is None:
         raise NoCommandError(
             Reason.NO_USER, f"neither the metadata nor the customer of {found.id()} names a user"
@@ -213,7 +214,7 @@ def _items(found: Payload) -> list[Payload]:
 
 
 def _subscriber(found: Payload, resolver: Resolver) -> str:
-    user = resolver.user([metadata_of(found)], found.optional_id("customer"))
+    user = resolver.user([metadata_of(found)], found.optional_key("customer"))
     if user is None:
         raise NoCommandError(
             Reason.NO_USER, f"neither the metadata nor the customer of {found.id()} names a user"
