@@ -73,24 +73,24 @@ def bridge(
 
     Give the gateway the URL https://your.host/webhooks/stripe or …/paddle. A webhook is answered with 2xx
     once the broker has confirmed its commands, or where it gives none: the answer and the log say why. What
-    can't be verified or read gets a 4xx, and a 503 while the broker is away: the gateway sends it again. An
-    event that comes twice is applied once, so nothing is kept here, and any number of bridges may run.
+    can't be verified or read gets a 4xx. While the broker is away it is a 503, and the gateway sends again.
+    An event that comes twice is applied once: nothing is kept here, and any number of bridges may run.
 
     The file says which metadata and which price is whose. Everything in it but one table is optional:
 
     \b
-      mode = "live"                      # "test": take test events alone
-      replies = "none"                   # default "all": replies go to billing.replies
+      mode = "live"                      # "test": test events alone
+      replies = "none"                   # "all": to billing.replies
       [stripe]
       user_key = "user_id"               # keys of the metadata
       package_key = "package_id"
-      source = "payment_intent"          # or "checkout_session", "charge": the one that tells a payment
+      source = "payment_intent"          # or "checkout_session", "charge"
       [stripe.packages]
-      price_1SbStarter = "starter"       # what a price, or the metadata, calls a package of the catalog
+      price_1SbStarter = "starter"       # a package of the catalog
       [stripe.tiers]
       price_1SbPro = "pro"
       [stripe.customers]
-      cus_Ada = "ada"
+      cus_Ada = "ada"                    # or all: customer_is_user = true
       [paddle]
       sandbox = false
 

@@ -18,7 +18,7 @@ from schemas import ProblemCode
 from schemas.http import RequestCode
 from worker.errors import ConfigurationError, TransientError
 from worker.gateways.bridge import WEBHOOK_MAX_BYTES, Bridge, Endpoint, Received, UnreadableBodyError
-from worker.gateways.mapped import Mapped, Reason
+from worker.gateways.mapped import Reason
 from worker.gateways.signatures import SignatureError
 from worker.http.app import LIVE_PATH, READY_PATH, MeasuredRequests, response_of
 from worker.http.problems import Problem
@@ -83,8 +83,8 @@ def _receive(door: WebhookDoor, endpoint: Endpoint, refusals: LimitedLog) -> Res
         count("other", Reason.MALFORMED)
         log.warning("%s: a webhook is refused: %s", endpoint.gateway, error)
         return _refused(ProblemCode.MALFORMED, str(error))
-    if received.mapped.reason is not None:
-        return _without_commands(endpoint, received, count)
+    if (reason := received.mapped.reason) is not None:
+        return _without_commands(endpoint, received, reason, count)
     return _publish(door.bridge, endpoint, received, count)
 
 
@@ -106,21 +106,16 @@ def _publish(
     return _answer({"result": _PUBLISHED, "commands": published})
 
 
-def _without_commands(endpoint: Endpoint, received: Received, count: Callable[[str, str], None]) -> Response:
-    mapped = received.mapped
-    reason = _reason(mapped)
+def _without_commands(
+    endpoint: Endpoint, received: Received, reason: Reason, count: Callable[[str, str], None]
+) -> Response:
+    detail = received.mapped.detail
     count(received.type, reason)
     level = logging.WARNING if reason.needs_attention else logging.INFO
-    log.log(level, "%s: %s gives no command (%s): %s", endpoint.gateway, received.type, reason, mapped.detail)
+    log.log(level, "%s: %s gives no command (%s): %s", endpoint.gateway, received.type, reason, detail)
     if reason is Reason.MALFORMED:
-        return response_of(Problem(HTTPStatus.UNPROCESSABLE_ENTITY, ProblemCode.MALFORMED, mapped.detail))
-    return _answer({"result": "ignored", "reason": reason, "detail": mapped.detail})
-
-
-def _reason(mapped: Mapped) -> Reason:
-    if mapped.reason is None:
-        raise AssertionError("an event without commands has a reason")
-    return mapped.reason
+        return response_of(Problem(HTTPStatus.UNPROCESSABLE_ENTITY, ProblemCode.MALFORMED, detail))
+    return _answer({"result": "ignored", "reason": reason, "detail": detail})
 
 
 def _count(metrics: Metrics, endpoint: Endpoint, type_: str, result: str) -> None:

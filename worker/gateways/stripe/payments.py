@@ -1,6 +1,5 @@
 """Payments at Stripe, which an intent, a session and a charge tell: the one that is the source counts."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -31,13 +30,13 @@ def payment_intent(event: StripeEvent, rules: StripeRules) -> Mapped:
         raise NoCommandError(Reason.REPORTED_ELSEWHERE, "invoice.paid tells the payment of an invoice")
     return _payment(
         _Paid(
-            intent.id(),
-            Amounts(intent.integer("amount_received")),
-            intent.currency("currency"),
-            metadata_of(intent),
-            intent.optional_key("customer"),
-            [_charge_of(intent)],
-            event.created,
+            id=intent.id(),
+            amounts=Amounts(intent.integer("amount_received")),
+            currency=intent.currency("currency"),
+            metadata=metadata_of(intent),
+            customer=intent.optional_key("customer"),
+            other=_charge_of(intent),
+            at=event.created,
         ),
         rules.resolver,
     )
@@ -65,13 +64,13 @@ def charge(event: StripeEvent, rules: StripeRules) -> Mapped:
     intent = found.optional_id("payment_intent")
     return _payment(
         _Paid(
-            intent or found.id(),
-            Amounts(found.integer("amount") if captured is None else captured),
-            found.currency("currency"),
-            metadata_of(found),
-            found.optional_key("customer"),
-            [found.id() if intent else None],
-            event.created,
+            id=intent or found.id(),
+            amounts=Amounts(found.integer("amount") if captured is None else captured),
+            currency=found.currency("currency"),
+            metadata=metadata_of(found),
+            customer=found.optional_key("customer"),
+            other=found.id() if intent else None,
+            at=event.created,
         ),
         rules.resolver,
     )
@@ -85,18 +84,16 @@ def checkout_session(event: StripeEvent, rules: StripeRules) -> Mapped:
     intent = session.optional_id("payment_intent")
     if intent is not None:
         _require_source(rules, PaymentSource.CHECKOUT_SESSION)
-    user = session.optional_text("client_reference_id")
-    metadata = metadata_of(session)
     return _payment(
         _Paid(
-            intent or session.id(),
-            _session_amounts(session),
-            session.currency("currency"),
-            metadata,
-            session.optional_key("customer"),
-            [session.id() if intent else None],
-            event.created,
-            user,
+            id=intent or session.id(),
+            amounts=_session_amounts(session),
+            currency=session.currency("currency"),
+            metadata=metadata_of(session),
+            customer=session.optional_key("customer"),
+            other=session.id() if intent else None,
+            at=event.created,
+            user=session.optional_text("client_reference_id"),
         ),
         rules.resolver,
     )
@@ -135,14 +132,16 @@ def _require_source(rules: StripeRules, source: PaymentSource) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Paid:
+    """Payment as one of its objects shows it; ``other`` is another one's id, ``user`` is named outright."""
+
     id: str
     amounts: Amounts
     currency: str
     metadata: Metadata
     customer: str | None
-    others: Iterable[str | None]
+    other: str | None
     at: datetime
     user: str | None = None
 
@@ -172,7 +171,7 @@ def _payment(paid: _Paid, resolver: Resolver) -> Mapped:
             discount_minor=paid.amounts.discount,
             other_minor=paid.amounts.other,
             provider=PROVIDER,
-            also_known_as=tuple(name_of(other) for other in paid.others if other is not None) or None,
+            also_known_as=None if paid.other is None else (name_of(paid.other),),
             occurred_at=paid.at,
         )
     )
