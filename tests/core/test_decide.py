@@ -657,7 +657,7 @@ def test_a_rejection_is_durable_whatever_is_topped_up() -> None:
 
 @pytest.mark.parametrize("together", [True, False], ids=["in one batch", "in later batches"])
 @pytest.mark.parametrize("attempts", [(1, 2), (1, 7), (3, 4)])
-def test_copy_of_a_lower_attempt_is_told_what_a_higher_one_applied(
+def test_copy_of_a_lower_attempt_gets_what_a_higher_one_applied(
     attempts: tuple[int, int], together: bool
 ) -> None:
     lower, higher = attempts

@@ -80,7 +80,7 @@ def test_frozen_account_takes_all_but_usage(command: Command, code: str) -> None
     assert reply_to(ledger, command)["code"] == code
 
 
-def test_what_is_due_goes_on_while_frozen() -> None:
+def test_due_items_are_posted_while_frozen() -> None:
     ledger = after(opening(tier="steady"), bonus(40, "b", expires_at=NOW + DAY), HELD, freezing())
     ledger.apply([settling()], NOW + 40 * DAY)
     account = ledger.accounts["u"]

@@ -75,6 +75,8 @@ def purchase(account: Account, command: PaymentSucceeded, outcome: Outcome, cont
         until = _in_days(context, package.bonus_valid_days)
         credit(account, outcome, Credit(bonus, Source.PURCHASE_BONUS, expires_at=until, parent=bought.number))
     detail: dict[str, int | str] = {"package_id": package.id, "base_tokens": base, "bonus_tokens": bonus}
+    if (list_price := _list_price(command)) != command.amount_minor:
+        detail["list_minor"] = list_price
     detail |= record_payment(account, payment, command.also_known_as or (), context)
     if mismatch is not None:
         detail |= {"expected": mismatch.detail["expected"], "received": mismatch.detail["received"]}
