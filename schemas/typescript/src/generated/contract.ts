@@ -481,7 +481,7 @@ export interface PaymentRefunded {
 /**
  * Takes a refund back that failed or was canceled after it had succeeded: it no longer counts.
  *
- * `refundReferenceId` is the reference of its `payment.refunded`, which may come later than this. `originalReferenceId` must differ from `referenceId`.
+ * `refundReferenceId` is the reference of its `payment.refunded`, which may come later than this. `originalReferenceId` must differ from `referenceId`. `refundReferenceId` must differ from `referenceId`.
  */
 export interface RefundFailed {
   type: "payment.refund_failed";
