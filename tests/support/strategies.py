@@ -95,6 +95,15 @@ _FOR_SALE: dict[str, Any] = {
             "valid_days": 20,
             "bonus_valid_days": 5,
         },
+        {
+            "id": "many",
+            "tokens": 45,
+            "bonus_tokens": 5,
+            "prices": {"USD": 700, "EUR": 650},
+            "changes": [{"valid_from": NOW - timedelta(days=398), "prices": {"EUR": 600, "USD": 700}}],
+            "valid_days": 10,
+        },
+        {"id": "open", "rates": {"EUR": {"tokens": 3, "per_minor": 20}}},
     ],
     "pricing": {
         "page": {"unit": "page", "per": 1, "tokens": 12, "minimum_tokens": 20},
@@ -116,16 +125,38 @@ SMALL_CATALOG = Catalog.model_validate({**_FOR_SALE, "refunds": {"unbound": "all
 STRICT_CATALOG = Catalog.model_validate(
     {
         **_FOR_SALE,
-        "payments": {"when_spent": "write_off", "on_dispute": "take"},
+        "payments": {"when_spent": "write_off", "on_dispute": "take", "price_check": "at_least"},
         "refunds": {"unbound": "refuse"},
         "priorities": {"allocation": 50, "purchase": 10, "bonus": 50},
         "notices": {"low": {"at": 30, "again_from": 60}},
     }
 )
 
-#: A dispute takes at once, and what is spent becomes a debt.
+#: A dispute takes at once, and what is spent becomes a debt. Any price is credited, and flagged.
 TAKING_CATALOG = Catalog.model_validate(
-    {**_FOR_SALE, "payments": {"on_dispute": "take"}, "refunds": {"unbound": "allow"}}
+    {
+        **_FOR_SALE,
+        "payments": {"on_dispute": "take", "on_mismatch": "credit_and_flag"},
+        "refunds": {"unbound": "allow"},
+    }
+)
+
+#: A dispute keeps what is unspent of the payment for some days; any price will do.
+HOLDING_CATALOG = Catalog.model_validate(
+    {
+        **_FOR_SALE,
+        "payments": {"on_dispute": "hold", "dispute_hold_days": 25, "price_check": "off"},
+        "refunds": {"unbound": "allow"},
+    }
+)
+
+#: The same, and what is spent is written off.
+HOLDING_FORGIVING_CATALOG = Catalog.model_validate(
+    {
+        **_FOR_SALE,
+        "payments": {"on_dispute": "hold", "dispute_hold_days": 3, "when_spent": "write_off"},
+        "refunds": {"unbound": "allow"},
+    }
 )
 
 #: A dispute waits, and what is spent is written off.
@@ -143,6 +174,8 @@ CATALOGS = {
     "write off, dispute takes": STRICT_CATALOG,
     "debt, dispute takes": TAKING_CATALOG,
     "write off, dispute waits": FORGIVING_CATALOG,
+    "debt, dispute holds": HOLDING_CATALOG,
+    "write off, dispute holds": HOLDING_FORGIVING_CATALOG,
     "opens by itself": OPENING_CATALOG,
 }
 

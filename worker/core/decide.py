@@ -219,8 +219,10 @@ class _Batch:
     def _try_unopened_payments(self, user_id: str) -> None:
         """Judge the payments anew that came before the account of their user was open."""
         known = () if user_id not in self.plan.opened else self._known.unopened_payments.get(user_id, ())
-        for rejected_ in (*known, *self._unopened.pop(user_id, ())):
-            stored = self._context.outcome_of(rejected_.reference_id) or rejected_
+        early = (*known, *self._unopened.pop(user_id, ()))
+        latest = {one.reference_id: self._context.outcome_of(one.reference_id) or one for one in early}
+        # In one order, however the payments were cut into batches.
+        for stored in sorted(latest.values(), key=lambda one: (one.recorded_at, one.reference_id)):
             if stored.is_applied or stored.code is not Code.ACCOUNT_NOT_FOUND or stored.type != _PAYMENT:
                 continue
             command = command_of(stored, stored.attempt + 1)

@@ -184,7 +184,8 @@ def bind(connection: Connection, plan: Plan, names: Mapping[str, PaymentName], n
     """
     if plan.names:
         _carry_out(connection, list(_changes(sorted(plan.names, key=_name), names, now)))
-        _mark_stuck(connection, [bound.name for bound in plan.names if bound.name in names])
+        awaited = {*names, *(event.name for event in plan.waiting)}
+        _mark_stuck(connection, [bound for bound in plan.names if bound.name in awaited])
     if plan.taken_in:
         connection.execute(
             delete(waiting_events).where(among(connection, waiting_events.c.reference_id, plan.taken_in))
@@ -214,15 +215,18 @@ def _carry_out(connection: Connection, writes: Sequence[RowWrite]) -> None:
         raise ContentionError("another worker has changed the name of a payment of this batch")
 
 
-def _mark_stuck(connection: Connection, names: Sequence[str]) -> None:
+def _mark_stuck(connection: Connection, bound: Sequence[PaymentName]) -> None:
     """Mark the events that wait although their payment is there: they can't count for it."""
-    if not names:
+    if not bound:
         return
+    names = [one.name for one in bound]
+    slots = sorted({slot_of(one.user_id) for one in bound if one.user_id is not None})
     name, event, payment = payment_names.c, waiting_events.c, payments.c
     is_in_other_currency = exists().where(
         and_(
             name.name == event.name,
             payment.reference_id == name.payment_reference,
+            among(connection, payment.slot, slots),
             payment.currency != event.currency,
             event.happened.in_(("refunded", "refunded_total")),
         )
