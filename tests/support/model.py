@@ -282,9 +282,9 @@ class Model:
         for _, name in sorted((at, name) for name, at in self._judged_at.items()):
             past = self._judgements[name]
             message, answer = past[-1]
-            if message["type"] == "payment.succeeded" and message["userId"] == user:
-                if answer["code"] == "account_not_found":
-                    self._judged({**message, "attempt": message["attempt"] + 1}, now, past)
+            is_payment = (message["type"], message.get("userId")) == ("payment.succeeded", user)
+            if is_payment and answer["code"] == "account_not_found":
+                self._judged({**message, "attempt": message["attempt"] + 1}, now, past)
 
     def _judge(self, message: Message, now: datetime) -> Answer:
         if message["type"] in ABOUT_PAYMENTS:

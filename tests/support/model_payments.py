@@ -249,7 +249,7 @@ def _hold(account: AccountModel, own: list[Credit], reference: str, policy: Paym
 def _wishes(
     account: AccountModel, payment: Payment, own: list[Credit], events: list[Event]
 ) -> tuple[list[int], int]:
-    """Tokens that are asked for of each of the payment's lots, and those that are not, because they expired."""
+    """Tokens asked for of each of the payment's lots, and those that are not, because they expired."""
     policy = account.catalog.payments
     back = _gone(payment, events, policy)
     wishes, lapsed_in_all = [], 0

@@ -291,7 +291,9 @@ def _of_payment(world: RandomWorld) -> dict[str, Any]:
         name, user = own["reference_id"].replace("c", "pay"), own["user_id"]
         world.named.setdefault("coming", []).append((name, user))
     else:
-        name, user = world.pick(world.named.get("pay", [])[-3:] + world.named.get("coming", [])[-1:] or _NOBODY)
+        name, user = world.pick(
+            world.named.get("pay", [])[-3:] + world.named.get("coming", [])[-1:] or _NOBODY
+        )
     if world.often(0.03):
         name = world.pick(world.named.get("use", []) or _NOBODY)[0]
     users = (None, None, None, user, world.pick(USERS))
