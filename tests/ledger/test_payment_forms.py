@@ -112,12 +112,14 @@ class PaidWorld:
         with pytest.raises(BrokenOffError):
             self.send(command)
 
-    def look(self) -> None:
-        """Post what is due for the users who have an event waiting, as the scheduler does."""
+    def look(self) -> int:
+        """Settle the accounts of the payments that events wait for, as the scheduler does; count them."""
         with self.engine.connect() as connection:
             users = users_with_waiting_events(connection, 1_000)
-        for number, user in enumerate(user for user in users if user.startswith(self.name)):
-            self.send(settling(reference_id=f"{self.name}-look-{uuid4().hex[:6]}-{number}", user_id=user))
+        own = [user for user in users if user.startswith(self.name)]
+        for user in own:
+            self.send(settling(reference_id=f"{self.name}-look-{uuid4().hex[:6]}", user_id=user))
+        return len(own)
 
     def reversed(self) -> int:
         """Return the tokens of the user that payments took back."""
@@ -155,7 +157,31 @@ def test_event_that_crashed_while_it_began_to_wait_counts_once_when_its_payment_
     world.send(world.back(1))
     world.send(world.back(1))
     assert world.send(world.back(2)) == "payment_refunded"
+    world.look()
     assert (world.reversed(), world.waiting()) == (66, [])
+
+
+def test_event_of_a_named_user_that_crashed_counts_once_when_its_payment_comes_first(
+    world: PaidWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back = world.back(1).model_copy(update={"user_id": f"{world.name}-u"})
+    crash_once(monkeypatch, "begin", after=True)
+    world.send_and_crash(back)
+    assert world.send(world.paid) == "tokens_purchased"
+    assert world.send(back) == "payment_awaited"
+    assert world.send(back) == "payment_awaited"
+    assert (world.reversed(), world.waiting()) == (33, [])
+
+
+def test_event_that_waits_under_a_learnt_name_in_another_currency_is_looked_at_once(
+    world: PaidWorld,
+) -> None:
+    world.send(world.back(1, "later").model_copy(update={"currency": "USD"}))
+    world.send(world.paid)
+    world.send(world.paid.model_copy(update={"also_known_as": (f"{world.name}-later",)}))
+    assert world.look() == 1
+    assert world.look() == 0
+    assert (world.reversed(), len(world.waiting())) == (0, 1)
 
 
 @pytest.mark.parametrize("order", ["copy first", "events first"])

@@ -201,21 +201,32 @@ class _Batch:
     def _judge_about_payment(self, command: Command, name: str, outcome: Outcome) -> Outcome:
         """Judge a command about a payment, for the payment's user; without one it waits."""
         payment = self._context.payment_named(name)
-        if payment is not None and (account := self._account(payment.user_id)) is not None:
-            outcome.user_id = payment.user_id
-            return self._judge_with(account, command, outcome)
+        account = None if payment is None else self._account(payment.user_id)
+        is_counted = False
+        if payment is not None and account is not None:
+            # A crash came between its wait and its outcome; the payment has taken it in since.
+            is_counted = self._context.is_counted(command.reference_id, payment, account)
+            if not is_counted:
+                outcome.user_id = payment.user_id
+                return self._judge_with(account, command, outcome)
         original = self._context.outcome_of(name)
         # Usage that moved nothing gives the reference up when the payment comes. A payment of another slot
         # may have just come: then the event waits, and is taken in.
         if original is not None and not original.moved_nothing and original.type not in _PAYMENTS:
             return _refused(outcome, rejected(Code.ORIGINAL_NOT_FOUND, original_reference_id=name))
-        event = _event_of(command, name, self._now)
-        self.plan.waiting.append(event)
-        self._context.waiting.setdefault(name, []).append(event)
+        if not is_counted:
+            self._wait(_event_of(command, name, self._now))
         outcome.code, outcome.amount = Code.PAYMENT_AWAITED, 0
         outcome.balance_before = outcome.balance_after = 0  # of no account
         outcome.detail = _detail_of(command, name)
         return outcome
+
+    def _wait(self, event: PaymentEvent) -> None:
+        """Let an event wait, unless a crash left it waiting without its outcome."""
+        if any(known.reference_id == event.reference_id for known in self._known.waiting.get(event.name, ())):
+            return
+        self.plan.waiting.append(event)
+        self._context.waiting.setdefault(event.name, []).append(event)
 
     def _try_unopened_payments(self, user_id: str) -> None:
         """Judge the payments anew that came before the account of their user was open."""
