@@ -52,7 +52,7 @@ def _conflict_reply(command: Command, conflict: Conflict) -> Reply:
         message=f"The reference {command.reference_id!r} {conflict_text(conflict)}. Nothing moved.",
         type=command.type,
         reference_id=command.reference_id,
-        user_id=command.user_id,
+        user_id=command.user_id or None,
         attempt=command.attempt,
         field=conflict.field,
         expected=conflict.stored,
