@@ -89,6 +89,7 @@ OPENING = frozenset(
         "usage.reserve",
     }
 )
+_PAYMENTS = ("payment.succeeded", "payment.import")
 _TIMES = frozenset({"anchor", "asOf", "effectiveAt", "expiresAt", "openedAt", "paidAt", "periodStart"})
 
 #: Parts of a reply that the model doesn't predict: words, identities, the ledger's own numbering.
@@ -270,6 +271,8 @@ class Model:
         opened = set(self._accounts)
         judged = self._judge(message, now)
         user = judged.pop("userId", message.get("userId"))
+        if past and _is_of_one(message, past[-1][0]):
+            user = past[-1][1].get("userId")
         answer = judged if user is None else {**judged, "userId": user}
         past.append((message, answer))
         self._judged_at[message["referenceId"]] = now
@@ -301,10 +304,16 @@ class Model:
         """The payment says whose account it is; until it comes, the message waits and belongs to nobody."""
         name = message["originalReferenceId"]
         payment = self._rules.payments.named(name)
+        own = [
+            judged for judged in self._judgements[message["referenceId"]] if _is_of_one(message, judged[0])
+        ]
+        # A reference that is judged anew stays whose it was; the payment takes the event in later.
+        if payment is not None and own and own[-1][1].get("userId") != payment["userId"]:
+            payment = None
         if payment is not None:
             answer = self._judge_with_account(message, now, payment["userId"])
             return {**answer, "userId": payment["userId"]}
-        past = self._judgements.get(name)
+        past = [j for j in self._judgements.get(name, []) if j[0]["type"] not in _PAYMENTS]
         if past and past[-1][1]["status"] == "applied" and not came_to_nothing(*past[-1]):
             named = {"originalReferenceId": name}
             return {"status": "rejected", "code": "original_not_found", "duplicate": False, **named}

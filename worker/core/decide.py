@@ -168,7 +168,7 @@ class _Batch:
         return Decided(outcome, duplicate=False)
 
     def _judge_anew(self, command: Command, content: str, stored: Outcome) -> Outcome:
-        outcome = self._judge(command, content)
+        outcome = self._judge(command, content, stored.user_id)
         outcome.user_id = stored.user_id  # an operation stays where it is
         self._fresh[command.reference_id] = outcome
         self._superseded.add_attempt(stored)
@@ -177,10 +177,11 @@ class _Batch:
 
     # -- the account --------------------------------------------------------------------------------------
 
-    def _judge(self, command: Command, content: str) -> Outcome:
+    def _judge(self, command: Command, content: str, owner: str | None = None) -> Outcome:
+        """Judge a command; its reference is the ``owner``'s already where it is judged anew."""
         outcome = _outcome_of(command, content, self._now)
         if (name := _payment_named_by(command)) is not None:
-            return self._judge_about_payment(command, name, outcome)
+            return self._judge_about_payment(command, name, outcome, owner)
         outcome = self._judge_of_user(command, outcome)
         if isinstance(command, PaymentSucceeded) and not outcome.is_applied:
             outcome.detail = {**outcome.detail, **kept_of(command)}
@@ -198,9 +199,16 @@ class _Batch:
             return self._import(command, outcome)
         return self._judge_first(command, outcome)
 
-    def _judge_about_payment(self, command: Command, name: str, outcome: Outcome) -> Outcome:
-        """Judge a command about a payment, for the payment's user; without one it waits."""
+    def _judge_about_payment(
+        self, command: Command, name: str, outcome: Outcome, owner: str | None
+    ) -> Outcome:
+        """Judge a command about a payment, for the payment's user; without one it waits.
+
+        One whose reference is another ``owner``'s, by an earlier attempt, waits to be taken in as well.
+        """
         payment = self._context.payment_named(name)
+        if payment is not None and owner not in (None, payment.user_id):
+            payment = None
         account = None if payment is None else self._account(payment.user_id)
         is_counted = False
         if payment is not None and account is not None:
