@@ -83,7 +83,7 @@ def test_payment_event_is_recorded_even_if_it_moves_nothing() -> None:
     ledger = after(opening(), payment(reference_id="p"))
     plan = planned(ledger, disputed(500), failed(reference_id="f"), closed("won", 500, reference_id="w"))
     assert [
-        (str(event.happened), event.payment_reference, event.dispute_id, event.amount_minor, event.collected)
+        (str(event.happened), event.name, event.dispute_id, event.amount_minor, event.collected)
         for event in plan.payment_events
     ] == [
         ("disputed", "p", "x", 500, 0),
@@ -600,10 +600,23 @@ def test_the_provider_of_a_payment_is_no_content() -> None:
         pytest.param(payment(), payment(currency="USD"), "currency", "EUR", "USD", id="currency"),
         pytest.param(payment(), payment(package_id="plain"), "packageId", "rich", "plain", id="packageId"),
         pytest.param(
-            payment(package_index=1), payment(package_index=0), "packageIndex", "1", "0", id="packageIndex"
+            payment(package_index=1),
+            payment(package_index=2),
+            "packageId",
+            "rich",
+            "brief",
+            id="packageIndex",
         ),
         pytest.param(
-            payment(), payment(package_index=0), "packageId", "rich", "plain", id="id and then position"
+            payment(), payment(package_index=2), "packageId", "rich", "brief", id="id and then position"
+        ),
+        pytest.param(
+            payment(package_index=1),
+            payment(package_index=9),
+            "packageId",
+            "rich",
+            "absent",
+            id="no position",
         ),
     ],
 )

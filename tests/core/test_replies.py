@@ -12,6 +12,7 @@ from schemas import (
     BonusCredit,
     Code,
     Command,
+    CommandAboutPayment,
     DeductUsage,
     FreeUpload,
     OpenAccount,
@@ -44,7 +45,6 @@ from tests.support.fake_ledger import FakeLedger, after, reply_to
 from tests.support.strategies import NOW, STRICT_CATALOG, Day, examples, passing_days
 from worker.catalog import Catalog
 from worker.core.replies import human_amount, human_bytes
-from worker.core.superseded import ABOUT_PAYMENTS
 
 CATALOG = Catalog.model_validate(
     {
@@ -416,7 +416,7 @@ def assert_known(command: Command, reply: dict[str, Any], now: datetime) -> None
     assert json.loads(known.to_json()) == reply, "a field that the schema doesn't know"
     assert known.message
     assert (known.type, known.reference_id) == (command.type, command.reference_id)
-    if command.type not in ABOUT_PAYMENTS:  # the payment knows its user
+    if not isinstance(command, CommandAboutPayment):  # the payment knows whose it is
         assert known.user_id == command.user_id
     if known.code == "reference_conflict":
         assert known.recorded_at is None

@@ -25,6 +25,7 @@ from schemas import (
     PaymentSucceeded,
     RecordUsage,
     RefundCredit,
+    RefundFailed,
     ReleaseUsage,
     RenewSubscription,
     ReserveUsage,
@@ -99,6 +100,23 @@ def payment(amount_minor: int = 999, currency: str = "EUR", **more: Any) -> Paym
 
 def went_back(amount_minor: int = 999, currency: str = "EUR", **more: Any) -> PaymentRefunded:
     return PaymentRefunded(**_event(amount_minor, currency, more))
+
+
+def went_back_in_all(total_minor: int = 999, currency: str = "EUR", **more: Any) -> PaymentRefunded:
+    total = {"refunded_total_minor": total_minor, "amount_minor": None}
+    return PaymentRefunded(**{**_event(0, currency, more), **total})
+
+
+def refund_failed(refund: str, **more: Any) -> RefundFailed:
+    return RefundFailed(
+        **{
+            "reference_id": "r",
+            "user_id": "u",
+            "original_reference_id": "p",
+            "refund_reference_id": refund,
+            **more,
+        }
+    )
 
 
 def disputed(amount_minor: int = 999, currency: str = "EUR", **more: Any) -> PaymentDisputed:

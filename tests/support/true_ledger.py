@@ -37,6 +37,7 @@ from schemas import (
 from tests.support.apply_commands import applied
 from tests.support.commands import importing
 from tests.support.strategies import STRICT_CATALOG, TAKING_CATALOG
+from tests.support.true_payments import history_of_kim
 from worker.catalog import Catalog
 from worker.ledger.engine import ledger_engine
 from worker.ledger.ids import SHARED
@@ -47,12 +48,12 @@ _DAY = timedelta(days=1)
 _HOUR = timedelta(hours=1)
 
 #: The account ids in a new database.
-ACCOUNTS = tuple(65 * number + SHARED for number in range(1, 11))
-ADA, BEN, CYD, DAN, EVE, FAY, GUS, HAL, IBU, JAN = ACCOUNTS
+ACCOUNTS = tuple(65 * number + SHARED for number in range(1, 12))
+ADA, BEN, CYD, DAN, EVE, FAY, GUS, HAL, IBU, JAN, KIM = ACCOUNTS
 
 
 def fill(engine: Engine) -> None:
-    """Fill the ledger with the history of ten users over a month and a half."""
+    """Fill the ledger with the history of eleven users over a month and a half."""
     for day, commands, catalog in HISTORY:
         applied(engine, catalog, *commands, now=OPENED + day)
 
@@ -352,6 +353,7 @@ HISTORY: Sequence[tuple[timedelta, Sequence[Command], Catalog]] = [
         ],
         CATALOG,
     ),
+    *history_of_kim(OPENED),
 ]
 
 

@@ -16,7 +16,8 @@ def reply_for(command: Command, answer: Answer) -> Reply:
 
 def reply_about(outcome: Outcome, *, duplicate: bool) -> Reply:
     """Return the reply that tells ``outcome``; ``duplicate`` where it was stored before."""
-    is_awaited = outcome.code is Code.PAYMENT_AWAITED  # it is of no account yet
+    # It is of no account yet; one that an earlier version stored has the balance of the user it named.
+    is_awaited = outcome.code is Code.PAYMENT_AWAITED and not outcome.balance_before
     # Validation takes a fifth of the time of setting so many fields in Python; it also parses the times.
     return Reply.model_validate(
         {
@@ -52,7 +53,7 @@ def _conflict_reply(command: Command, conflict: Conflict) -> Reply:
         message=f"The reference {command.reference_id!r} {conflict_text(conflict)}. Nothing moved.",
         type=command.type,
         reference_id=command.reference_id,
-        user_id=command.user_id,
+        user_id=command.user_id or None,
         attempt=command.attempt,
         field=conflict.field,
         expected=conflict.stored,

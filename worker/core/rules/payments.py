@@ -232,9 +232,13 @@ def take_in(account: Account, payment: Payment, context: Context) -> dict[str, i
     """
     outcome = context.present
     waiting = context.waiting_for(payment, account)
-    taken = [event for event in waiting if fits(payment, event)]
+    taken = []
     for event in waiting:
-        if not fits(payment, event):
+        if context.is_counted(event.reference_id, payment, account):
+            account.take_in(event)  # a crash kept it from being forgotten
+        elif fits(payment, event):
+            taken.append(event)
+        else:
             account.leave_waiting(event)
     if not taken:
         return {}

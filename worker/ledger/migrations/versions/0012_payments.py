@@ -21,6 +21,7 @@ _HAPPENED = (
     " 'dispute_lost', 'dispute_prevented', 'dispute_withdrawn', 'failed', 'frozen', 'unfrozen', 'succeeded')"
 )
 _INCIDENTS = "(status = 2 AND type IN (20, 21, 22, 23, 24, 26, 50, 51)) OR code IN (32, 34)"
+_AWAITED = 24  #: the code of an event that came before its payment, which posts it now
 _NUMBERS = [
     ("type", 26, "payment.refund_failed"),
     ("type", 63, "account.freeze"),
@@ -40,10 +41,10 @@ _NUMBERS = [
 
 def upgrade() -> None:
     """Add the columns and tables, move the rows of payments, and number the names."""
-    op.add_column("accounts", sa.Column("frozen_at", _TIME))
     op.add_column("accounts", sa.Column("unfrozen_at", _TIME))
     op.add_column("accounts", sa.Column("granted_from", _TIME))
     op.add_column("accounts", sa.Column("next_tier", sa.Text()))
+    op.add_column("accounts", sa.Column("frozen_at", _TIME))
     op.add_column("lots", sa.Column("ended_at", _TIME))
     op.add_column(
         "holds", sa.Column("is_dispute", sa.Boolean(), server_default=sa.text("false"), nullable=False)
@@ -256,7 +257,8 @@ def _move_rows() -> None:
     op.execute(
         "INSERT INTO payment_events (operation_id, account_id, amount_minor, collected, uncollected,"
         " occurred_at, recorded_at, slot, currency, happened, reference_id, payment_reference, dispute_id)"
-        " SELECT e.operation_id, e.account_id, e.amount_minor, e.collected, e.uncollected, e.occurred_at,"
+        f" SELECT CASE WHEN o.code = {_AWAITED} THEN p.operation_id ELSE e.operation_id END,"
+        " e.account_id, e.amount_minor, e.collected, e.uncollected, e.occurred_at,"
         f" e.recorded_at, e.slot, e.currency, e.happened, o.reference_id, e.payment_reference, e.dispute_id"
         f"{counts} WHERE {is_counted}"
     )
