@@ -104,8 +104,8 @@ class Plan:
     ``accounts`` are those that changed; ``opened`` the users whose account this batch opened, ``imported``
     those among them that came from another system. New lots and holds are kept apart from changed ones, and
     lots that only usage changed from the others. ``late_holds`` had run out before this batch, which captured
-    them all the same. ``names`` are of payments, ``waiting`` events whose payment isn't there, ``taken_in`` the
-    references of those that wait no longer.
+    them all the same. ``names`` are of payments, ``waiting`` events whose payment isn't there, ``taken_in``
+    the references of those that wait no longer.
     """
 
     answers: list[Answer] = field(default_factory=list)

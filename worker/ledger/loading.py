@@ -65,11 +65,11 @@ def load(
 
     ``ids`` gives a number of ids to accounts that are opened, be it on the tier ``auto_open``. Where the
     transaction is of one ``slot``, ``others`` are the outcomes of other users under the references.
-    ``named`` are the payments that commands name; without them they are looked up, under locks.
+    ``named`` are the payments that commands name; without them they are looked up.
     """
     needs = needs_of(commands)
     if named is None:
-        named = look_up(connection, commands, now, auto_open)
+        named = look_up(connection, commands, auto_open)
     users = needs.users | {name.user_id for name in named.names.values() if name.user_id is not None}
     if slot is not None:
         users = {user_id for user_id in users if slot_of(user_id) == slot}

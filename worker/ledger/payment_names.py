@@ -2,15 +2,18 @@
 
 A payment has several names at its gateway, and its events may use any of them, without a user, before the
 payment is there. So a name stands beside the ledger, outside all slots, with the payment and the user it is
-bound to. On one database its row is locked in the transaction of the batch: an event and its payment that
-come at the same time can't miss each other. Where the ledger is distributed, what waits is written before the
-batch and names are bound after it, each in a transaction of its own; what a crash leaves between is healed by
-the next copy of the message, or by the next ``account.settle``.
+bound to. An event and its payment that come at the same time can't miss each other: each changes the name, a
+change expects the version that was read, and who comes second begins again.
+
+On one database all that is part of the batch's transaction. Where the ledger is distributed, what waits is
+written before the batch and names are bound after it, each in a transaction of its own; what a crash, or the
+other worker, leaves between is healed by the next copy of the message, or by the next ``account.settle``.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import attrgetter
 
 from sqlalchemy import Connection, and_, delete, exists, select, update
 
@@ -21,58 +24,46 @@ from worker.core.needs import Needs, names_of, needs_of
 from worker.core.outcomes import Outcome
 from worker.core.plan import Plan
 from worker.core.superseded import ABOUT_PAYMENTS
+from worker.errors import ContentionError
 from worker.ledger import rows
-from worker.ledger.bulk import Keys, among, insert_rows, select_rows
+from worker.ledger.bulk import Keys, RowInsert, RowUpdate, RowWrite, among, select_rows, write_all
+from worker.ledger.records import length_of
 from worker.ledger.tables import accounts, operations, payment_names, payments, waiting_events
 
 
 @dataclass(slots=True)
 class NamedPayments:
-    """Names that commands give or ask for, and the events that wait for them; ``made`` were not there before.
+    """Names that commands give or ask for, as far as they are known, and the events that wait for them.
 
-    ``opening`` are the users whose account the commands may open, with the tier, ``unopened`` the payments that
-    came before that.
+    ``opening`` are the users whose account the commands may open, with the tier, ``unopened`` the payments
+    that came before that.
     """
 
     names: dict[str, PaymentName] = field(default_factory=dict)
     waiting: dict[str, list[PaymentEvent]] = field(default_factory=dict)
-    made: frozenset[str] = frozenset()
     unopened: dict[str, list[Outcome]] = field(default_factory=dict)
     opening: Mapping[str, str] = field(default_factory=dict)
 
 
-def look_up(
-    connection: Connection, commands: Sequence[Command], now: datetime, auto_open: str | None
-) -> NamedPayments:
-    """Return the names of ``commands``, locked until the commit; make those that are missing."""
+def look_up(connection: Connection, commands: Sequence[Command], auto_open: str | None) -> NamedPayments:
+    """Return the names of ``commands``, and what waits for them."""
     needs = needs_of(commands)
     opening = _opening_of(connection, needs, auto_open)
-    names = set(needs.names)
-    if needs.settling:
-        names |= _awaited_of(connection, needs.settling)
+    asked = set(needs.names)
+    awaited = _awaited_of(connection, needs.settling) if needs.settling else set()
     unopened = _unopened_payments(connection, opening) if opening else {}
     for outcome in (outcome for own in unopened.values() for outcome in own):
-        names.update(names_of(command_of(outcome, outcome.attempt)))
-    if not names:
-        return NamedPayments(opening=opening)
-    in_order = sorted(names)
-    made = insert_rows(
-        connection,
-        payment_names,
-        [{"name": name, "named_at": now} for name in in_order],
-        on_conflict="nothing",
-        returning=("name",),
-    )
-    name = payment_names.c
-    statement = (
-        select(name.name, name.payment_reference, name.user_id)
-        .where(among(connection, name.name, in_order))
-        .order_by(name.name)
-        .with_for_update()
-    )
-    found = {row.name: PaymentName(*row) for row in connection.execute(statement)}
-    waiting = _waiting(connection, in_order)
-    return NamedPayments(found, waiting, frozenset(row.name for row in made), unopened, opening)
+        asked.update(names_of(command_of(outcome, outcome.attempt)))
+    if not asked and not awaited:
+        return NamedPayments(unopened=unopened, opening=opening)
+    found = select_rows(connection, payment_names, _NAME, "name", Keys(sorted(asked | awaited)))
+    names = {row.name: PaymentName(*row) for row in found}
+    unbound = {name for name, bound in names.items() if bound.user_id is None}
+    waiting = _waiting(connection, sorted(unbound | awaited)) if unbound or awaited else {}
+    return NamedPayments(names, waiting, unopened, opening)
+
+
+_NAME = ("name", "payment_reference", "user_id", "version")
 
 
 def _opening_of(connection: Connection, needs: Needs, auto_open: str | None) -> Mapping[str, str]:
@@ -165,62 +156,62 @@ def _waiting(connection: Connection, names: Sequence[str]) -> dict[str, list[Pay
     return found
 
 
-def write_waiting(connection: Connection, plan: Plan) -> None:
-    """Write the events of ``plan`` that wait; one that is there already stays."""
-    insert_rows(
+# -- writes -----------------------------------------------------------------------------------------------
+
+
+def write_waiting(
+    connection: Connection, plan: Plan, names: Mapping[str, PaymentName], now: datetime
+) -> None:
+    """Write the events of ``plan`` that wait, and their names.
+
+    Raises ContentionError where another worker has changed a name since ``names`` were read.
+    """
+    fresh = {event.name for event in plan.waiting} - {bound.name for bound in plan.names}
+    changed = [PaymentName(name) if name not in names else names[name] for name in sorted(fresh)]
+    _carry_out(
         connection,
-        waiting_events,
         [
-            {
-                "reference_id": event.reference_id,
-                "name": event.name,
-                "happened": event.happened.value,
-                "recorded_at": event.recorded_at,
-                "dispute_id": event.dispute_id,
-                "refund_reference": event.refund_reference,
-                "amount_minor": event.amount_minor,
-                "currency": event.currency,
-                "occurred_at": event.occurred_at,
-                "user_id": event.user_id,
-            }
-            for event in sorted(plan.waiting, key=_reference)
+            *_changes(changed, names, now),
+            RowInsert(waiting_events, rows.of_waiting_events(sorted(plan.waiting, key=_reference))),
         ],
-        on_conflict="nothing",
     )
 
 
-def _reference(event: PaymentEvent) -> str:
-    return event.reference_id
+def bind(connection: Connection, plan: Plan, names: Mapping[str, PaymentName], now: datetime) -> None:
+    """Bind the names of ``plan`` to their payments, and forget what waits no longer.
 
-
-def bind(connection: Connection, plan: Plan, named: NamedPayments) -> None:
-    """Bind names to their payments, and forget what waits no longer, and names that nobody used."""
-    name = payment_names.c
-    for bound in sorted(plan.names, key=_name):
-        if bound.user_id is None or bound.payment_reference is None:
-            continue
-        connection.execute(
-            update(payment_names)
-            .where(name.name == bound.name, name.payment_reference.is_(None))
-            .values(
-                payment_reference=bound.payment_reference,
-                user_id=bound.user_id,
-                slot=slot_of(bound.user_id),
-            )
-        )
+    Raises ContentionError where another worker has changed a name since ``names`` were read.
+    """
+    if plan.names:
+        _carry_out(connection, list(_changes(sorted(plan.names, key=_name), names, now)))
+        _mark_stuck(connection, [bound.name for bound in plan.names if bound.name in names])
     if plan.taken_in:
         connection.execute(
             delete(waiting_events).where(among(connection, waiting_events.c.reference_id, plan.taken_in))
         )
-    unused = named.made - {bound.name for bound in plan.names} - {event.name for event in plan.waiting}
-    if unused:
-        is_awaited = exists().where(waiting_events.c.name == name.name)
-        connection.execute(
-            delete(payment_names).where(
-                among(connection, name.name, sorted(unused)), name.payment_reference.is_(None), ~is_awaited
-            )
-        )
-    _mark_stuck(connection, [bound.name for bound in plan.names])
+
+
+_reference, _name = attrgetter("reference_id"), attrgetter("name")
+
+
+def _changes(
+    changed: Sequence[PaymentName], names: Mapping[str, PaymentName], now: datetime
+) -> Iterator[RowWrite]:
+    """Yield the writes of names: those that nobody knew, and those that were read before."""
+    yield RowInsert(payment_names, rows.of_names([name for name in changed if name.name not in names], now))
+    known = [name for name in changed if name.name in names]
+    if known:
+        expected = {"expected_version": [names[name.name].version for name in known]}
+        yield RowUpdate(payment_names, {**rows.of_names(known, now), **expected}, ("name",), _VERSION)
+
+
+_VERSION = (("version", "expected_version"),)
+
+
+def _carry_out(connection: Connection, writes: Sequence[RowWrite]) -> None:
+    counts = write_all(connection, writes)
+    if any(count != length_of(write.columns) for write, count in zip(writes, counts, strict=True)):
+        raise ContentionError("another worker has changed the name of a payment of this batch")
 
 
 def _mark_stuck(connection: Connection, names: Sequence[str]) -> None:
@@ -232,7 +223,6 @@ def _mark_stuck(connection: Connection, names: Sequence[str]) -> None:
         and_(
             name.name == event.name,
             payment.reference_id == name.payment_reference,
-            payment.slot == name.slot,
             payment.currency != event.currency,
             event.happened.in_(("refunded", "refunded_total")),
         )
@@ -242,10 +232,6 @@ def _mark_stuck(connection: Connection, names: Sequence[str]) -> None:
         .where(among(connection, event.name, names), event.reason.is_(None), is_in_other_currency)
         .values(reason="currency_mismatch")
     )
-
-
-def _name(bound: PaymentName) -> str:
-    return bound.name
 
 
 def with_owners(commands: Sequence[Command], owners: Mapping[str, str]) -> list[Command]:

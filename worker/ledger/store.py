@@ -15,7 +15,7 @@ from random import randbytes, randrange
 from sqlalchemy import Connection, Engine, text
 
 from schemas import Command, slot_of
-from worker.core.known import Known
+from worker.core.known import Known, PaymentName
 from worker.core.needs import references_of
 from worker.core.outcomes import Outcome
 from worker.core.plan import Plan
@@ -93,13 +93,13 @@ class Ledger:
             named = None
             if self._form is LedgerForm.DISTRIBUTED:
                 with self._engine.begin() as connection:
-                    named = look_up(connection, commands, now, auto_open)
+                    named = look_up(connection, commands, auto_open)
             with self._engine.connect() as connection:
                 ids = Ids(connection, SHARED if slot is None else slot)
                 ids.provide(_ids_of(commands))
                 with connection.begin():
                     if named is None:
-                        named = look_up(connection, commands, now, auto_open)
+                        named = look_up(connection, commands, auto_open)
                     known = load(
                         connection,
                         commands,
@@ -110,14 +110,14 @@ class Ledger:
                         named=named,
                     )
                     transaction = LedgerTransaction(
-                        connection, known, now, ids, self._names(named), self._claiming
+                        connection, known, now, ids, self._names(named, now), self._claiming
                     )
                     yield transaction
                 transaction.finish()
 
-    def _names(self, named: NamedPayments) -> "WrittenNames":
+    def _names(self, named: NamedPayments, now: datetime) -> "WrittenNames":
         """Return what writes the names of payments: with the batch, or around it where it is distributed."""
-        return WrittenNames(named, self._engine if self._form is LedgerForm.DISTRIBUTED else None)
+        return WrittenNames(named.names, now, self._engine if self._form is LedgerForm.DISTRIBUTED else None)
 
     def probe(self) -> None:
         """Raise LedgerUnavailableError unless the database takes a write.
@@ -212,8 +212,8 @@ class WrittenNames:
     distributed, what waits is written before the batch, and names are bound after its commit.
     """
 
-    def __init__(self, named: NamedPayments, engine: Engine | None) -> None:
-        self._named, self._engine = named, engine
+    def __init__(self, names: Mapping[str, PaymentName], now: datetime, engine: Engine | None) -> None:
+        self._names, self._now, self._engine = names, now, engine
         self._plan: Plan | None = None
 
     def begin(self, connection: Connection, plan: Plan) -> None:
@@ -221,24 +221,21 @@ class WrittenNames:
         if not plan.waiting:
             return
         if self._engine is None:
-            write_waiting(connection, plan)
+            write_waiting(connection, plan, self._names, self._now)
             return
         with self._engine.begin() as own:
-            write_waiting(own, plan)
+            write_waiting(own, plan, self._names, self._now)
 
     def write(self, connection: Connection, plan: Plan) -> None:
         """Bind the names, or remember to do so."""
         if self._engine is None:
-            self._bind(connection, plan)
+            bind(connection, plan, self._names, self._now)
         else:
             self._plan = plan
 
     def finish(self) -> None:
         """Bind the names of a batch that is committed."""
-        if self._engine is not None and self._plan is not None:
-            with self._engine.begin() as own:
-                self._bind(own, self._plan)
-
-    def _bind(self, connection: Connection, plan: Plan) -> None:
-        if plan.names or plan.taken_in or self._named.made:
-            bind(connection, plan, self._named)
+        if self._engine is None or self._plan is None:
+            return
+        with self._engine.begin() as own:
+            bind(own, self._plan, self._names, self._now)

@@ -122,7 +122,7 @@ def name_taken(reference_id: str, other_names: Iterable[str], context: Context) 
 
 
 def _list_price(command: PaymentSucceeded) -> int:
-    """Return what the payment says the goods cost: without tax, shipping and discount, as far as it says so."""
+    """Return what the goods cost without tax, shipping and discount, as far as the payment says so."""
     if command.list_minor is not None:
         return command.list_minor
     beside = (command.tax_minor or 0) + (command.other_minor or 0)
