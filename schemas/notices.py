@@ -16,8 +16,9 @@ class Notice(BaseModel):
 
     ``reference_id`` is the operation that brought it about, ``recorded_at`` when. Of a balance: ``available``
     tokens were at or below ``mark``. Of credit: ``tokens`` of ``lot`` (its number in the account) end with
-    ``expires_at``. Of a rejected payment: its ``code``, and the money. A reader of today takes types of later
-    versions, and ignores fields that it doesn't know.
+    ``expires_at``. Of a rejected payment: its ``code``, and the money; its ``user_id`` is absent where the
+    message named none. A reader of today takes types of later versions, and ignores fields that it doesn't
+    know.
     """
 
     model_config = ConfigDict(
@@ -32,7 +33,7 @@ class Notice(BaseModel):
     schema_version: int = SCHEMA_VERSION
     type: NoticeType | str
     id: str
-    user_id: str
+    user_id: str | None = None
     reference_id: str
     recorded_at: datetime
     available: int | None = None

@@ -14,12 +14,12 @@ from schemas import Code, Command
 from worker.catalog import Catalog
 from worker.core import Answer, Outcome
 from worker.core.contents import command_of
+from worker.core.incidents import is_rejected_payment
 from worker.deadletters.replay.dry_run import answers_now
 from worker.deadletters.service import DeadLetters
 from worker.deadletters.store.activity_log import reason_given
 from worker.errors import NotFoundError, NotPossibleError
 from worker.ledger.queries import snapshot
-from worker.ledger.queries.incidents import is_incident
 from worker.ledger.queries.outcomes import stored_outcomes
 from worker.messages.outgoing import OutgoingCommand
 
@@ -53,7 +53,7 @@ def _next_attempt(reference: str, stored: Outcome | None) -> Command:
         )
     if stored.is_applied:
         raise NotPossibleError(f"{reference!r} is applied ({stored.code}): there is nothing to try again")
-    if not is_incident(stored):
+    if not is_rejected_payment(stored):
         raise NotPossibleError(
             f"{reference!r} is a {stored.type} without a payment: its sender tries it again, "
             "with a higher attempt"

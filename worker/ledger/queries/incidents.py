@@ -34,6 +34,7 @@ from sqlalchemy.sql import ColumnElement
 
 from schemas import UNNAMED, Code, Status
 from schemas.fields import INT64_MAX
+from worker.core.incidents import money_of, subscription_payment_of
 from worker.core.known import Happened
 from worker.core.outcomes import Outcome
 from worker.errors import QueryError
@@ -46,8 +47,6 @@ from worker.ledger.tables import IS_INCIDENT, operations, payment_names, payment
 LIMIT_MAX = 1000
 #: Rows that a statement reads of one source.
 _CHUNK = 200
-#: Beginning of the types that are incidents where they are rejected; others only where they bring a payment.
-_PAYMENT = "payment."
 #: Number before those of all operations.
 _NO_OPERATION = 0
 #: As the index has it, so that it is used.
@@ -196,27 +195,6 @@ def overdue_events(
     return [OverdueEvent(*row) for row in connection.execute(statement)]
 
 
-def is_incident(outcome: Outcome) -> bool:
-    """Return True for a rejected payment, also of a subscription, and for a rejected event of one."""
-    return not outcome.is_applied and (outcome.type.startswith(_PAYMENT) or _paid(outcome) is not None)
-
-
-def money_of(outcome: Outcome) -> tuple[int | None, str | None]:
-    """Return the minor units and the currency that an outcome's command names; None where it names none."""
-    content = json.loads(outcome.content)
-    money = content.get("payment") or content
-    amount = money.get("amountMinor")
-    return (money.get("refundedTotalMinor") if amount is None else amount), money.get("currency")
-
-
-def _paid(outcome: Outcome) -> Mapping[str, Any] | None:
-    """Return the payment of a subscription's command; None where it has none."""
-    if not outcome.type.startswith("subscription."):
-        return None
-    paid: Mapping[str, Any] | None = json.loads(outcome.content).get("payment")
-    return paid
-
-
 # -- in the order of time ---------------------------------------------------------------------------------
 
 
@@ -349,7 +327,7 @@ def _of_operation(row: Row[Any]) -> _Placed:
 
 def _provider_in(outcome: Outcome) -> str | None:
     """Return the provider of a rejected payment, which is kept in its detail, or of a subscription's."""
-    if (paid := _paid(outcome)) is not None:
+    if (paid := subscription_payment_of(outcome)) is not None:
         return paid.get("provider") or _prefix_of(paid["referenceId"])
     kept = outcome.detail.get("provider")
     provider: str | None = json.loads(kept) if isinstance(kept, str) else None
