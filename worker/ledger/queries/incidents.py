@@ -109,14 +109,20 @@ class IncidentPage(View):
 
 
 @dataclass(frozen=True)
-class IncidentCounts(View):
-    """Numbers of incidents. ``overdue`` and ``stuck`` are parts of ``waiting``, without a common one."""
+class WaitingCounts(View):
+    """Numbers of events that wait. ``overdue`` and ``stuck`` are parts of ``waiting``, and share none."""
 
-    rejected: int = 0
-    flagged: int = 0
     waiting: int = 0
     overdue: int = 0
     stuck: int = 0
+
+
+@dataclass(frozen=True)
+class IncidentCounts(WaitingCounts):
+    """Numbers of incidents of each kind."""
+
+    rejected: int = 0
+    flagged: int = 0
 
     @property
     def needing_somebody(self) -> int:
@@ -169,29 +175,35 @@ def counts(connection: Connection, before: datetime) -> IncidentCounts:
     for slots in parts_of(connection):
         some = connection.execute(statement.where(in_slots(operation.slot, slots))).one()
         rejected, flagged = rejected + some[0], flagged + some[1]
+    found = waiting_counts(connection, before)
+    return IncidentCounts(found.waiting, found.overdue, found.stuck, rejected, flagged)
+
+
+def waiting_counts(connection: Connection, before: datetime) -> WaitingCounts:
+    """Return the numbers of events that wait; those that were recorded ``before`` this time are overdue."""
     event = waiting_events.c
     is_stuck = event.reason.is_not(None)
-    waiting = connection.execute(
-        select(
-            func.count(), _count_if(and_(~is_stuck, event.recorded_at < before)), _count_if(is_stuck)
-        ).select_from(waiting_events)
-    ).one()
-    return IncidentCounts(rejected, flagged, *waiting)
+    is_overdue = and_(~is_stuck, event.recorded_at < before)
+    statement = select(func.count(), _count_if(is_overdue), _count_if(is_stuck)).select_from(waiting_events)
+    return WaitingCounts(*connection.execute(statement).one())
 
 
 def overdue_events(
-    connection: Connection, before: datetime, limit: int, after: datetime | None = None
+    connection: Connection, before: datetime, limit: int, after: OverdueEvent | None = None
 ) -> list[OverdueEvent]:
-    """Return events that wait and were recorded ``before`` this time, and ``after`` that one, in order."""
+    """Return events that wait and were recorded ``before`` this time, the oldest first, behind ``after``."""
     event = waiting_events.c
+    place = (event.recorded_at, event.reference_id)
     statement = (
         select(event.reference_id, event.name, event.recorded_at)
         .where(event.reason.is_(None), event.recorded_at < before)
-        .order_by(event.recorded_at, event.reference_id)
+        .order_by(*place)
         .limit(limit)
     )
     if after is not None:
-        statement = statement.where(event.recorded_at >= after)
+        statement = statement.where(
+            tuple_(*place) > values_of(place, (after.recorded_at, after.reference_id))
+        )
     return [OverdueEvent(*row) for row in connection.execute(statement)]
 
 
