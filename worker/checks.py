@@ -41,6 +41,7 @@ def checks_of(application: Application) -> Sequence[HealthCheck]:
         ("writes", "", _writes),
         ("session", "", _session),
         *_replica_asked(application),
+        ("payments", "", _payments),
         ("broker", redacted(settings.broker_url), _broker),
         ("topology", "", _topology),
         ("delivery limits", "", _delivery_limits),
@@ -48,7 +49,6 @@ def checks_of(application: Application) -> Sequence[HealthCheck]:
         ("readers", "", _readers),
         ("workers", "", _workers),
         ("paused", "", _paused),
-        ("payments", "", _payments),
     ]
     return [HealthCheck(name, partial(ask, application), place) for name, place, ask in asks]
 
