@@ -33,7 +33,7 @@ class Asked:
 
 
 class PaidLots:
-    """Lots of a payment in an account, in two groups: what was paid for, and the bonus that came with it."""
+    """Lots of a payment in an account: what was paid for, and the bonus beside it."""
 
     def __init__(self, account: Account, payment: Payment) -> None:
         self._account, self._payment = account, payment

@@ -1,4 +1,4 @@
-"""Money that has gone back of a payment, and the tokens for it: both follow from the set of its events.
+"""Money that has gone back of a payment: it follows from the set of its events.
 
 Nothing here depends on the order in which the events came, nor on when somebody looked.
 """

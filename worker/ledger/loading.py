@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, Select, and_, func, or_, select
 
-from schemas import Command, slot_of
+from schemas import Command, PaymentSucceeded, slot_of, type_of
 from worker.core.known import (
     AccountState,
     Hold,
@@ -90,8 +90,16 @@ def load(
         _closed_holds(connection, known, needs.holds)
     if needs.usages:
         _usages(connection, known, _originals(judged.outcomes, needs.usages))
-    if named.names:
-        _payments(connection, known, slot)
+    # A payment whose name isn't bound yet, after a crash of a distributed ledger, is found by its operation.
+    unbound = {
+        outcome.reference_id: outcome.user_id
+        for outcome in judged.outcomes.values()
+        if outcome.type == _PAYMENT
+        and outcome.is_applied
+        and (outcome.reference_id not in named.names or named.names[outcome.reference_id].user_id is None)
+    }
+    if named.names or unbound:
+        _payments(connection, known, slot, unbound)
     known.unopened_payments = named.unopened
     return known
 
@@ -361,9 +369,15 @@ def _entries_of(is_asked_for: IsKey, counter: Counter) -> Select[Any]:
     )
 
 
-def _payments(connection: Connection, known: Known, slot: int | None) -> None:
-    """Add the payments that are named to ``known``, with their lots, their events and what these took."""
-    users = {
+_PAYMENT = type_of(PaymentSucceeded)
+
+
+def _payments(connection: Connection, known: Known, slot: int | None, unbound: Mapping[str, str]) -> None:
+    """Add the payments that are named to ``known``, with their lots, their events and what these took.
+
+    ``unbound`` are the references of others, with their users.
+    """
+    users = dict(unbound) | {
         name.payment_reference: name.user_id
         for name in known.payment_names.values()
         if name.payment_reference is not None

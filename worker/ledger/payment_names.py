@@ -11,11 +11,11 @@ other worker, leaves between is healed by the next copy of the message, or by th
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from operator import attrgetter
 
-from sqlalchemy import Connection, and_, delete, exists, select, update
+from sqlalchemy import Connection, delete, select, update
 
 from schemas import SLOTS, Code, Command, PaymentSucceeded, Status, slot_of, type_of
 from worker.core.contents import command_of
@@ -28,7 +28,7 @@ from worker.errors import ContentionError
 from worker.ledger import rows
 from worker.ledger.bulk import Keys, RowInsert, RowUpdate, RowWrite, among, select_rows, write_all
 from worker.ledger.records import length_of
-from worker.ledger.tables import accounts, operations, payment_names, payments, waiting_events
+from worker.ledger.tables import accounts, operations, payment_names, waiting_events
 
 
 @dataclass(slots=True)
@@ -184,14 +184,40 @@ def bind(connection: Connection, plan: Plan, names: Mapping[str, PaymentName], n
     """
     if plan.names:
         _carry_out(connection, list(_changes(sorted(plan.names, key=_name), names, now)))
-        _mark_stuck(connection, [bound.name for bound in plan.names if bound.name in names])
     if plan.taken_in:
         connection.execute(
             delete(waiting_events).where(among(connection, waiting_events.c.reference_id, plan.taken_in))
         )
+    if plan.stuck:
+        connection.execute(
+            update(waiting_events)
+            .where(among(connection, waiting_events.c.reference_id, plan.stuck))
+            .values(reason=CURRENCY_MISMATCH)
+        )
+
+
+#: Reason of an event that waits although its payment is there.
+CURRENCY_MISMATCH = "currency_mismatch"
 
 
 _reference, _name = attrgetter("reference_id"), attrgetter("name")
+
+
+def bind_after_all(connection: Connection, plan: Plan, now: datetime) -> None:
+    """Bind the names of a plan that is committed, as they are by now.
+
+    Another worker may have let an event wait for one meanwhile: it is taken in with the next settlement.
+    Raises ContentionError.
+    """
+    asked = Keys(sorted(bound.name for bound in plan.names))
+    found = select_rows(connection, payment_names, _NAME, "name", asked) if plan.names else ()
+    names = {row.name: PaymentName(*row) for row in found}
+    fresh = [
+        replace(bound, version=names[bound.name].version if bound.name in names else 0)
+        for bound in plan.names
+        if bound.name not in names or names[bound.name].user_id is None
+    ]
+    bind(connection, replace(plan, names=fresh), names, now)
 
 
 def _changes(
@@ -214,35 +240,22 @@ def _carry_out(connection: Connection, writes: Sequence[RowWrite]) -> None:
         raise ContentionError("another worker has changed the name of a payment of this batch")
 
 
-def _mark_stuck(connection: Connection, names: Sequence[str]) -> None:
-    """Mark the events that wait although their payment is there: they can't count for it."""
-    if not names:
-        return
-    name, event, payment = payment_names.c, waiting_events.c, payments.c
-    is_in_other_currency = exists().where(
-        and_(
-            name.name == event.name,
-            payment.reference_id == name.payment_reference,
-            payment.currency != event.currency,
-            event.happened.in_(("refunded", "refunded_total")),
-        )
-    )
-    connection.execute(
-        update(waiting_events)
-        .where(among(connection, event.name, names), event.reason.is_(None), is_in_other_currency)
-        .values(reason="currency_mismatch")
-    )
+def with_owners(
+    commands: Iterable[Command], owners: Mapping[str, str], claimed: Mapping[str, str]
+) -> list[Command]:
+    """Return the commands, those about payments with the user of their reference, or else of the payment.
+
+    ``owners`` has users by the payment's name, ``claimed`` those of references that are known already.
+    """
+    return list(_with_owners(commands, owners, claimed))
 
 
-def with_owners(commands: Sequence[Command], owners: Mapping[str, str]) -> list[Command]:
-    """Return the commands about payments with the payments\' users, where these are known."""
-    return list(_with_owners(commands, owners))
-
-
-def _with_owners(commands: Iterable[Command], owners: Mapping[str, str]) -> Iterator[Command]:
+def _with_owners(
+    commands: Iterable[Command], owners: Mapping[str, str], claimed: Mapping[str, str]
+) -> Iterator[Command]:
     for command in commands:
         if command.type not in ABOUT_PAYMENTS or not (names := names_of(command)):
             yield command
             continue
-        owner = owners.get(names[0], command.user_id)
+        owner = claimed.get(command.reference_id, owners.get(names[0], command.user_id))
         yield command if owner == command.user_id else command.model_copy(update={"user_id": owner})

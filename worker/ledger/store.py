@@ -29,6 +29,7 @@ from worker.ledger.other_slots import OtherSlots
 from worker.ledger.payment_names import (
     NamedPayments,
     bind,
+    bind_after_all,
     look_up,
     owners_of,
     with_owners,
@@ -39,6 +40,8 @@ from worker.ledger.writing import write
 
 #: Probes at the same time don't wait for each other, as a rule.
 _PROBES, _PROBE_BYTES = 16, 20_000
+#: Times that names are bound behind a commit, while other workers change them.
+_BINDINGS = 10
 #: Commands of one transaction, each with its place among those that were given.
 Share = list[tuple[int, Command]]
 
@@ -66,11 +69,18 @@ class Ledger:
         return shares_of(self._with_owners(commands), one_slot=True)
 
     def _with_owners(self, commands: Sequence[Command]) -> Sequence[Command]:
-        """Return the commands, those about payments with the payments' users where these are known."""
-        if not any(command.type in ABOUT_PAYMENTS for command in commands):
+        """Return the commands, those about payments with the payments' users where these are known.
+
+        One whose reference is claimed, or stored, stays with the user it had then, be it none.
+        """
+        about = [command for command in commands if command.type in ABOUT_PAYMENTS]
+        if not about:
             return commands
-        with translated_errors(), self._engine.connect() as connection:
-            return with_owners(commands, owners_of(connection, commands))
+        references = {command.reference_id for command in about}
+        with translated_errors(), self._engine.begin() as connection:
+            claimed = self._form.references.owners(connection, references)
+            owners = owners_of(connection, about)
+        return with_owners(commands, owners, {name: owner.user_id for name, owner in claimed.items()})
 
     @contextmanager
     def begin(
@@ -237,5 +247,12 @@ class WrittenNames:
         """Bind the names of a batch that is committed."""
         if self._engine is None or self._plan is None:
             return
-        with self._engine.begin() as own:
-            bind(own, self._plan, self._names, self._now)
+        for tries_left in reversed(range(_BINDINGS)):
+            try:
+                with translated_errors(), self._engine.begin() as own:
+                    bind_after_all(own, self._plan, self._now)
+            except ContentionError:
+                if not tries_left:
+                    raise
+            else:
+                return
