@@ -79,17 +79,17 @@ def _without_outcome(
     old = [row for row in waiting if before is None or row.recorded_at < before]
     by_slot = _by_slot((row.user_id or UNNAMED, row.reference_id) for row in old)
     operation = operations.c
-    found: set[str] = set()
+    found: set[tuple[str, str]] = set()
     for slots, references in _lookups(connection, places, by_slot):
-        statement = select(operation.reference_id).where(
+        statement = select(operation.reference_id, operation.user_id).where(
             scope_of(slots).of(operations),
             operation.reference_id.in_(references),
             operation.status == Status.APPLIED.value,
             operation.code == Code.PAYMENT_AWAITED.value,
         )
-        found.update(connection.execute(statement, slots._asdict()).scalars())
+        found.update(tuple(row) for row in connection.execute(statement, slots._asdict()))
     for row in old:
-        if row.reference_id not in found:
+        if (row.reference_id, row.user_id or UNNAMED) not in found:
             yield _finding("waiting_without_outcome", row.reference_id, row.user_id)
 
 
@@ -182,14 +182,17 @@ def _taken_in(connection: Connection, places: Places, left: Sequence[Row[Any]]) 
     """Return the references of events that are among those of a payment, of whatever slot."""
     by_name = {row.reference_id: _name_in(row.content) for row in left}
     names = _named(connection, set(by_name.values()))
-    owned = ((names[name][1], reference) for reference, name in by_name.items() if name in names)
+    owners = {reference: names[name][1] for reference, name in by_name.items() if name in names}
+    owned = ((user_id, reference) for reference, user_id in owners.items())
     event = payment_events.c
     found: set[str] = set()
     for slots, references in _lookups(connection, places, _by_slot(owned)):
-        statement = select(event.reference_id).where(
+        statement = select(event.reference_id, event.slot).where(
             scope_of(slots).of(payment_events), event.reference_id.in_(references)
         )
-        found.update(connection.execute(statement, slots._asdict()).scalars())
+        for row in connection.execute(statement, slots._asdict()):
+            if row.slot == slot_of(owners[row.reference_id]):
+                found.add(row.reference_id)
     return found
 
 
