@@ -190,3 +190,21 @@ def test_viewer_sees_the_payments_and_cannot_try_again(guarded: Flask, applicati
 def test_retry_without_the_forms_token_is_refused(ann: Visitor) -> None:
     response = ann.client.post("/payments/retry", data={"reference": "stripe:pi_1", "reason": "x"})
     assert response.status_code == 400
+
+
+# -- explanation ------------------------------------------------------------------------------------------
+
+
+def test_explanation_of_a_waiting_event_says_for_what_it_waits_and_what_took_it_in(
+    application_: Application,
+) -> None:
+    trouble(application_)
+    visitor = Visitor(app_on(application_).test_client())
+    waiting = words(visitor.get("/explain?reference=re_new"))
+    assert "Came before its payment Payment pi_new Since" in waiting
+    assert "on, where it still waits then" in waiting
+    payment = paid("pi_new", package_id="standard")
+    applied(application_.engine, application_.catalog, payment)
+    taken_in = words(visitor.get("/explain?reference=re_new"))
+    assert "Taken in by pi_new" in taken_in
+    assert "counted by pi_new" in taken_in
