@@ -45,7 +45,7 @@ def test_every_page_is_served(on_each_database: Application) -> None:
         "/dead-letters/1", "/dead-letters/15", "/dead-letters/1/edit", "/dead-letters/1/body",
         "/dead-letters/dry-run", "/dead-letters/dry-run?n=1&n=11", "/dead-letters/replay",
         "/dead-letters/replay?n=1", "/dead-letters/discard?n=1",
-        "/replays", "/accounts", "/accounts?prefix=ad", "/account?user=ada", "/account/history?user=ada",
+        "/replays", "/payments", "/payments?kind=all", "/accounts", "/accounts?prefix=ad", "/account?user=ada", "/account/history?user=ada",
         "/account/usage?user=ada", "/account/usage?user=ada&by=feature&days=366",
         "/account/statement?user=ada", "/account/statement?user=ada&format=csv", "/explain",
         "/explain?reference=pay-ada", "/explain?reference=hold-ada-1", "/explain?reference=bug-1",
