@@ -247,8 +247,13 @@ def test_retry_without_a_worker_exits_with_3_and_is_applied_once_later(
     ],
 )
 def test_what_is_no_rejected_payment_cannot_be_tried_again(
-    cli: Cli, troubled: FilledLedger, rabbit: RabbitClient, references: tuple[str, ...], code: int, expected: str
-) -> None:  # fmt: skip
+    cli: Cli,
+    troubled: FilledLedger,
+    rabbit: RabbitClient,
+    references: tuple[str, ...],
+    code: int,
+    expected: str,
+) -> None:
     troubled.apply(DeductUsage(reference_id="poor", user_id="ada", tokens=10**9))
     ended = cli("retry", *references, *WHY)
     assert ended.code == code

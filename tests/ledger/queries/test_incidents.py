@@ -122,7 +122,10 @@ def test_incident_names_the_money_the_gateway_and_the_way_out(troubled: Engine) 
         (IncidentFilter(frozenset({IncidentKind.REJECTED})), ["sub-1", "pi_3", "stripe:pi_2"]),
         (IncidentFilter(frozenset({IncidentKind.FLAGGED})), ["odd"]),
         (IncidentFilter(frozenset({IncidentKind.WAITING})), ["re_2", "stripe:re_1"]),
-        (IncidentFilter(frozenset(IncidentKind)), ["sub-1", "pi_3", "odd", "re_2", "stripe:pi_2", "stripe:re_1"]),
+        (
+            IncidentFilter(frozenset(IncidentKind)),
+            ["sub-1", "pi_3", "odd", "re_2", "stripe:pi_2", "stripe:re_1"],
+        ),
         (IncidentFilter(since=NOW - 1 * DAY), ["sub-1", "pi_3", "odd"]),
         (IncidentFilter(until=NOW - 1 * DAY), ["stripe:pi_2", "stripe:re_1"]),
         (IncidentFilter(user_id="bob"), ["pi_3", "odd"]),

@@ -161,7 +161,9 @@ def _lost(
     )
     if before is not None:
         statement = statement.where(operation.recorded_at < before)
-    awaited = connection.execute(statement.order_by(operation.reference_id), slots._asdict()).all()
+    awaited: Sequence[Any] = connection.execute(
+        statement.order_by(operation.reference_id), slots._asdict()
+    ).all()
     for first in range(0, len(awaited), _PAGE):
         page = awaited[first : first + _PAGE]
         waiting = _waiting_among(connection, [row.reference_id for row in page])

@@ -113,10 +113,10 @@ class Explanation(View):
 
     ``entries`` are all it posted, what was due among them (``due_at``). ``lots`` are those it opened,
     as they are now, and ``hold`` the one it opened or ended. ``payment`` and its events belong to a payment's
-    reference, to its other names, and to that of anything that happened to it. ``awaited`` says what an event
-    that came before its payment waits for, or what took it in. ``refunds`` name this reference, as this one
-    names its ``original``. ``reply`` is what the caller got, and gets again. Without an operation of that name
-    ``asked`` and ``reply`` are None.
+    reference, to its other names, and to that of anything that happened to it. ``awaited`` is given for an
+    event that came before its payment. ``refunds`` name this reference, as this one names its ``original``.
+    ``reply`` is what the caller got, and gets again. Without an operation of that name ``asked`` and
+    ``reply`` are None.
     """
 
     reference_id: str
