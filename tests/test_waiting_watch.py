@@ -20,7 +20,7 @@ NOW = datetime(2026, 11, 22, 10, tzinfo=UTC)
 DAY = timedelta(days=1)
 
 
-class Clock:
+class WatchClock:
     now = NOW
 
     def __call__(self) -> datetime:
@@ -40,12 +40,12 @@ def metrics() -> Metrics:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> WatchClock:
+    return WatchClock()
 
 
 @pytest.fixture
-def watch(engine: Engine, metrics: Metrics, clock: Clock) -> WaitingWatch:
+def watch(engine: Engine, metrics: Metrics, clock: WatchClock) -> WaitingWatch:
     return WaitingWatch(engine, 3, metrics, clock)
 
 
@@ -69,11 +69,11 @@ def test_gauges_are_unknown_before_the_first_look(metrics: Metrics) -> None:
     assert all(value is not None and isnan(value) for value in gauges(metrics))
 
 
-def test_event_is_told_once_when_it_becomes_overdue(
+def test_event_is_logged_once_when_it_becomes_overdue(
     engine: Engine,
     catalog: Catalog,
     watch: WaitingWatch,
-    clock: Clock,
+    clock: WatchClock,
     metrics: Metrics,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -92,7 +92,7 @@ def test_event_is_told_once_when_it_becomes_overdue(
 
 
 def test_gauges_fall_when_the_payment_comes(
-    engine: Engine, catalog: Catalog, watch: WaitingWatch, clock: Clock, metrics: Metrics
+    engine: Engine, catalog: Catalog, watch: WaitingWatch, clock: WatchClock, metrics: Metrics
 ) -> None:
     applied(engine, catalog, OpenAccount(reference_id="o", user_id="ann", tier="free"), now=NOW)
     applied(engine, catalog, refunded("re_1", "pi_1"), refunded("re_2", "pi_1", "EUR"), now=NOW)
@@ -107,8 +107,8 @@ def test_gauges_fall_when_the_payment_comes(
     assert gauges(metrics) == (1, 1), "the refund in another currency can't count"
 
 
-def test_very_many_overdue_events_are_told_some_at_a_time_and_each_once(
-    engine: Engine, catalog: Catalog, watch: WaitingWatch, clock: Clock, caplog: pytest.LogCaptureFixture
+def test_very_many_overdue_events_are_logged_some_at_a_time_and_each_once(
+    engine: Engine, catalog: Catalog, watch: WaitingWatch, clock: WatchClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     applied(engine, catalog, *(refunded(f"re_{n}", f"pi_{n}") for n in range(LINES_MAX + 5)), now=NOW)
     clock.now = NOW + 4 * DAY
@@ -119,7 +119,7 @@ def test_very_many_overdue_events_are_told_some_at_a_time_and_each_once(
 
 
 def test_outage_makes_the_gauges_unknown_and_ends_nothing(
-    watch: WaitingWatch, metrics: Metrics, clock: Clock
+    watch: WaitingWatch, metrics: Metrics, clock: WatchClock
 ) -> None:
     watch.look()
     away = ledger_engine("postgresql://u:p@127.0.0.1:9/db")

@@ -248,10 +248,10 @@ def _payments(application: Application) -> CheckResult:
         return _unknown("see the lines above")
     if not found.overdue and not found.stuck:
         return _ok(f"{_events(found.waiting)} for a payment, none longer than {days} days")
-    told = [f"{_events(found.overdue)} longer than {days} days for a payment"] if found.overdue else []
+    late = [f"{_events(found.overdue)} longer than {days} days for a payment"] if found.overdue else []
     if found.stuck:
-        told.append(f"{found.stuck} can't count for theirs")
-    return CheckResult(HealthState.NOTE, f"{', '.join(told)}: see `billing-worker payments`")
+        late.append(f"{found.stuck} can't count for theirs")
+    return CheckResult(HealthState.NOTE, f"{', '.join(late)}: see `billing-worker payments`")
 
 
 def _events(count: int) -> str:

@@ -30,7 +30,7 @@ class WaitingWatch:
     ) -> None:
         self._engine, self._waiting_days = engine, waiting_days
         self._metrics, self._clock = metrics, clock
-        self._told: OverdueEvent | None = None
+        self._logged: OverdueEvent | None = None
 
     def run(self, stop: Stop) -> None:
         """Look until ``stop``; an outage hides what waits and ends nothing."""
@@ -44,14 +44,14 @@ class WaitingWatch:
         try:
             with snapshot(self._engine) as connection:
                 found = waiting_counts(connection, before)
-                overdue = overdue_events(connection, before, LINES_MAX, after=self._told)
+                overdue = overdue_events(connection, before, LINES_MAX, after=self._logged)
         except TransientError as error:
             log.debug("what waits for payments can't be read: %s", error)
             self._set(nan, nan)
             return
         self._set(found.waiting, found.overdue + found.stuck)
         for event in overdue:
-            self._told = event
+            self._logged = event
             log.warning(
                 "the event %r waits for the payment %r since %s, longer than %d days: "
                 "see `billing-worker payments`",

@@ -246,7 +246,7 @@ def test_retry_without_a_worker_exits_with_3_and_is_applied_once_later(
         (("stripe:pi_1", "poor"), 1, "'poor' is a usage.deduct"),
     ],
 )
-def test_what_is_no_rejected_payment_cannot_be_tried_again(
+def test_reference_of_no_rejected_payment_is_refused(
     cli: Cli,
     troubled: FilledLedger,
     rabbit: RabbitClient,
@@ -269,7 +269,7 @@ def test_retry_without_a_reason_is_wrong_usage(cli: Cli, troubled: FilledLedger)
     assert (empty.code, "say why" in empty.error) == (1, True)
 
 
-def test_reference_that_a_newer_version_refuses_is_told_with_its_field(
+def test_command_that_this_version_refuses_is_refused_with_its_field(
     cli: Cli, troubled: FilledLedger
 ) -> None:
     troubled.apply(paid("old").model_copy(update={"currency": "dollars"}))

@@ -101,7 +101,7 @@ def test_rejected_payment_is_noticed_and_credited_once_when_the_catalog_is_mende
     later.engine.dispose()
 
 
-def test_refund_that_comes_first_is_overdue_and_leaves_the_list_when_its_payment_comes(
+def test_refund_without_its_payment_is_overdue_until_the_payment_comes(
     worker_settings: Settings, mended: Settings, rabbit: RabbitClient
 ) -> None:
     past = Application(worker_settings, clock=lambda: utc_now() - timedelta(days=4))

@@ -117,7 +117,7 @@ def test_rejected_payment_is_noticed_with_its_code_and_money(
     assert rejected(metrics, code) == 1
 
 
-def test_redelivered_payment_has_the_same_notice_and_is_counted_and_told_once(
+def test_redelivered_payment_has_the_same_notice_and_is_counted_once(
     pipeline: Pipeline, metrics: Metrics, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -164,7 +164,7 @@ def test_stored_outcome_of_a_rejected_payment_has_no_notices(pipeline: Pipeline,
     ],
     ids=["usage", "subscription without money", "event that waits"],
 )
-def test_what_is_no_rejected_payment_is_not_told(
+def test_other_outcome_has_no_notice_line_or_count(
     pipeline: Pipeline, metrics: Metrics, caplog: pytest.LogCaptureFixture, message: Message
 ) -> None:
     with caplog.at_level(logging.WARNING):

@@ -22,9 +22,9 @@ class RejectedPayments:
             if not isinstance(answer, Decided) or answer.duplicate or answer.outcome.is_applied:
                 continue
             if is_rejected_payment(answer.outcome):
-                self._tell(answer.outcome.reference_id, answer.outcome.code.value)
+                self._report(answer.outcome.reference_id, answer.outcome.code.value)
 
-    def _tell(self, reference_id: str, code: str) -> None:
+    def _report(self, reference_id: str, code: str) -> None:
         self._metrics.payments_rejected.labels(code).inc()
         # The reference alone is the producer's: what else the payment says is in the ledger.
         self._log.add(

@@ -142,7 +142,7 @@ def test_pages_have_each_incident_once(engine: Engine, catalog: Catalog) -> None
     applied(engine, catalog, OpenAccount(reference_id="o", user_id="ann", tier="free"), now=NOW - 9 * DAY)
     for day in (8, 5):  # several of one time, of both sources
         more = [paid(f"p-{day}-{n}", package="gone") for n in range(3)]
-        late = [refunded(f"r-{day}-{letter}", f"x-{day}") for letter in "aBé"]
+        late = [refunded(f"r-{day}-{suffix}", f"x-{day}") for suffix in "aBé"]
         applied(engine, catalog, *more, *late, now=NOW - day * DAY)
     whole = references(page(engine))
     assert len(whole) == len(set(whole)) == 12

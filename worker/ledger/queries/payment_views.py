@@ -78,7 +78,7 @@ class AwaitedView(View):
 
 @dataclass(frozen=True, slots=True)
 class NamedPayment:
-    """What a name of a payment leads to; without a payment only the events that wait for it."""
+    """Payment that a name leads to, and its events; without a payment those that wait for it."""
 
     payment: PaymentView | None
     events: tuple[PaymentEventView, ...]
