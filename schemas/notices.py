@@ -1,7 +1,7 @@
 """Notices: events of the ledger for all listeners, on the event exchange; their routing key is the type."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
@@ -9,6 +9,9 @@ from pydantic.alias_generators import to_camel
 from schemas.version import SCHEMA_VERSION
 
 NoticeType = Literal["balance.low", "balance.depleted", "credit.expiring", "payment.rejected"]
+
+#: Types whose user may be unknown; all others name one.
+UNNAMED_NOTICES: Final = frozenset({"payment.rejected"})
 
 
 class Notice(BaseModel):
