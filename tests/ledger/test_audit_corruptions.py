@@ -142,6 +142,7 @@ _ACCOUNTS: Corruptions = {
     "an account with entries that is gone": (
         "DELETE FROM accounts WHERE user_id = 'dan'",
         "account_missing, account 4: -25 → 0",
+        "name_without_payment, dan, dan-pay: 1 → 0",
         "operation_account, dan, dan-credit: 1 → 0",
         "operation_account, dan, dan-failed: 1 → 0",
         "operation_account, dan, dan-hold: 1 → 0",
@@ -826,6 +827,7 @@ _PAYMENTS: Corruptions = {
         f"DELETE FROM payments WHERE {of('ada-pay')}",
         "lot_granted, ada, ada-pay, lot 2: 0 → 90",
         "lot_granted, ada, ada-pay, lot 3: 0 → 10",
+        "name_without_payment, ada, ada-pay: 1 → 0",
         "payment_missing, ada, ada-pay: 1 → 0",
     ),
     "a payment's base tokens": (
@@ -849,6 +851,7 @@ _PAYMENTS: Corruptions = {
     ),
     "a payment on the account of another user": (
         f"UPDATE payments SET account_id = {BEN} WHERE {of('ada-pay')}",
+        "name_without_payment, ada, ada-pay: 1 → 0",
         "payment_account, ada, ada-pay: 1 → 2",
     ),
     "the money of a payment that went back": (
@@ -966,6 +969,44 @@ _QUOTAS: Corruptions = {
     ),
 }
 
+_NAMES: Corruptions = {
+    "a name that is gone": (
+        "DELETE FROM payment_names WHERE name = 'ada-pay'",
+        "payment_without_name, ada, ada-pay: 1 → 0",
+    ),
+    "a name of another payment": (
+        "UPDATE payment_names SET payment_reference = 'cyd-pay-1' WHERE name = 'ada-pay'",
+        "name_without_payment, ada, ada-pay: 1 → 0",
+        "payment_without_name, ada, ada-pay: 1 → 0",
+    ),
+    "a name of another user": (
+        "UPDATE payment_names SET user_id = 'ibu' WHERE name = 'ada-pay'",
+        "name_without_payment, ibu, ada-pay: 1 → 0",
+        "payment_without_name, ada, ada-pay: 1 → 0",
+    ),
+    "a name that is bound to nothing": (
+        "UPDATE payment_names SET payment_reference = NULL, user_id = NULL WHERE name = 'ada-pay'",
+        "payment_without_name, ada, ada-pay: 1 → 0",
+    ),
+    "a waiting event that is gone": (
+        "DELETE FROM waiting_events WHERE reference_id = 'cyd-lone'",
+        "awaited_without_event, cyd, cyd-lone: 1 → 0",
+    ),
+    "a waiting event that nobody sent": (
+        "UPDATE waiting_events SET reference_id = 'cyd-other' WHERE reference_id = 'cyd-lone'",
+        "awaited_without_event, cyd, cyd-lone: 1 → 0",
+        "waiting_without_outcome, cyd, cyd-other: 1 → 0",
+    ),
+    "a waiting event of another user": (
+        "UPDATE waiting_events SET user_id = 'ibu' WHERE reference_id = 'cyd-lone'",
+        "waiting_without_outcome, ibu, cyd-lone: 1 → 0",
+    ),
+    "an event that waits for a payment that is there": (
+        "UPDATE waiting_events SET name = 'cyd-pay-1' WHERE reference_id = 'cyd-lone'",
+        "event_not_taken_in, cyd, cyd-lone: 0 → 1",
+    ),
+}
+
 CORRUPTIONS: Corruptions = {
     **_ACCOUNTS,
     **_FREEZING,
@@ -978,6 +1019,7 @@ CORRUPTIONS: Corruptions = {
     **_FREE_REFUNDS,
     **_PAYMENTS,
     **_QUOTAS,
+    **_NAMES,
 }
 
 
@@ -1100,3 +1142,37 @@ def test_every_division_of_the_ledger_has_the_same_findings(true_ledger: Engine)
     assert len(whole.found) > 20
     assert whole.unlisted > 0
     assert whole == fifths == slots
+
+
+# -- names of payments ------------------------------------------------------------------------------------
+
+
+def test_event_may_wait_some_time_for_a_payment_that_is_there(true_ledger: Engine) -> None:
+    statement, finding = _NAMES["an event that waits for a payment that is there"]
+    assert findings(true_ledger, statement, waiting_before=LATER) == [finding]
+    assert findings(true_ledger, statement, waiting_before=OPENED) == []
+
+
+def test_event_that_cannot_count_may_wait_for_a_payment_that_is_there(true_ledger: Engine) -> None:
+    statement, _ = _NAMES["an event that waits for a payment that is there"]
+    stuck = "UPDATE waiting_events SET reason = 'currency_mismatch' WHERE reference_id = 'cyd-lone'"
+    assert findings(true_ledger, statement, stuck) == []
+
+
+@pytest.mark.parametrize("corrupted", sorted(_NAMES.keys() - {"a waiting event that is gone"}))
+def test_distributed_ledger_may_be_under_way_with_new_names(true_ledger: Engine, corrupted: str) -> None:
+    statement, *_ = _NAMES[corrupted]
+    new = [
+        one
+        for one in findings(
+            true_ledger,
+            _CLAIM_ALL,
+            statement,
+            claims_before=OPENED - timedelta(days=90),
+            waiting_before=OPENED,
+        )
+        if one.startswith(
+            ("payment_without_name", "waiting_without", "awaited_without", "event_not_taken_in")
+        )
+    ]
+    assert new == []

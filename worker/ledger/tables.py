@@ -244,7 +244,7 @@ _ABOUT_SUBSCRIPTIONS = "type IN ({})".format(
 )
 
 #: Operations about money that operators look at: rejected ones, and ones that are applied and flagged.
-_IS_INCIDENT = "(status = {} AND type IN ({})) OR code IN ({})".format(
+IS_INCIDENT = "(status = {} AND type IN ({})) OR code IN ({})".format(
     _REJECTED,
     ", ".join(
         str(number_of("type", name))
@@ -334,8 +334,8 @@ operations = Table(
         "ix_operations_incidents",
         "recorded_at",
         "operation_id",
-        postgresql_where=text(_IS_INCIDENT),
-        sqlite_where=text(_IS_INCIDENT),
+        postgresql_where=text(IS_INCIDENT),
+        sqlite_where=text(IS_INCIDENT),
     ),
     # What was recorded in a time lies together in the table: a few numbers for many rows find it. SQLite has
     # no such index.

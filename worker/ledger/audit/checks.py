@@ -105,6 +105,12 @@ CHECKS: Mapping[str, str] = {
     "event_collected": "what the event collected is not what its entries took",
     "event_amount": "the operation's amount is not what its event moved",
     "event_awaited": "an event that moved tokens although its payment is not there",
+    # names of payments, and what waits for them
+    "payment_without_name": "a payment whose reference is no name of it and of its user; rows",
+    "name_without_payment": "a name that is bound to no payment of its user; rows",
+    "event_not_taken_in": "an event that waits although its payment is there; rows",
+    "waiting_without_outcome": "an event that waits without its applied operation; rows",
+    "awaited_without_event": "an operation whose event neither waits nor was taken in; rows",
     # quotas
     "upload_without_quota_entry": "a counted upload without its quota entry; bytes",
     "upload_amount": "the upload's quota entries don't add up to its bytes",

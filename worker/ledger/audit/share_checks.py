@@ -60,6 +60,7 @@ class Demand:
     findings_max: int
     catalog: Catalog | None
     claims_before: datetime | None
+    waiting_before: datetime | None = None
 
 
 def check_share(
