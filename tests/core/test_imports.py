@@ -29,6 +29,7 @@ from tests.support.commands import (
 )
 from tests.support.exporting import exported
 from tests.support.fake_ledger import FakeLedger, after, picked, reply_to
+from tests.support.model_comparison import as_lot
 from tests.support.strategies import NOW, SMALL_CATALOG, STRICT_CATALOG, examples
 from worker.core import Counter, Source
 
@@ -199,6 +200,23 @@ def test_expired_tokens_of_an_imported_payment_are_not_claimed_again() -> None:
 def test_imported_lots_expire_in_their_time() -> None:
     ledger = after(importing(lots=[{"source": "bonus", "tokens": 5, "expiresAt": (NOW + DAY).isoformat()}]))
     assert reply_to(ledger, deduct(5), NOW + DAY)["code"] == "insufficient_balance"
+
+
+@pytest.mark.parametrize("debt", [{"debt": 70}, {"debt": 30, "totals": {"expired": 30}}])
+def test_lots_of_an_imported_debt_are_the_same_however_late_the_import_comes(debt: dict[str, Any]) -> None:
+    early, late = after(importing(**debt)), FakeLedger()
+    late.apply([importing(**debt)], NOW + 9 * DAY)
+    assert [as_lot(lot) for lot in late.lots_of("u")] == [as_lot(lot) for lot in early.lots_of("u")]
+    (lent,) = late.lots_of("u")
+    assert lent.effective_at == importing().opened_at
+
+
+def test_imported_allocation_that_ends_inside_its_period_is_not_rolled_over() -> None:
+    inside = {"source": "allocation", "tokens": 30, "expiresAt": (NOW + DAY).isoformat()}
+    at_its_end = {"source": "allocation", "tokens": 20, "expiresAt": "2026-12-03T00:00:00Z"}
+    ledger = after(importing(tier="saver", lots=[inside, at_its_end]))
+    assert reply_to(ledger, settling(reference_id="s1"), NOW + 2 * DAY)["expired"] == 30
+    assert reply_to(ledger, settling(reference_id="s2"), NOW + 20 * DAY)["balanceAfter"] == 20
 
 
 def test_imported_quota_counts_in_its_period_alone() -> None:

@@ -22,13 +22,13 @@ from schemas import (
 )
 from schemas.fields import INT64_MAX
 from tests.support.apply_commands import applied
+from tests.support.in_world import in_world
 from tests.support.query_samples import (
     NOW,
     TICK,
     Apply,
     adjusted,
     asked_catalog,
-    in_world,
     on_sqlite,
     opened,
     paid,

@@ -14,13 +14,13 @@ from schemas import (
     SettleAccount,
 )
 from tests.support.apply_commands import applied
+from tests.support.in_world import in_world
 from tests.support.query_samples import (
     DAY,
     NOW,
     Apply,
     asked_catalog,
     given,
-    in_world,
     on_sqlite,
     opened,
 )

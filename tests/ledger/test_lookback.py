@@ -14,6 +14,7 @@ from sqlalchemy import Engine, event
 
 from schemas import CancelSubscription, ChangeSubscription, RenewSubscription, SettleAccount
 from tests.support.apply_commands import applied
+from tests.support.in_world import in_world
 from tests.support.query_samples import (
     DAY,
     NOW,
@@ -21,7 +22,6 @@ from tests.support.query_samples import (
     Apply,
     asked_catalog,
     given,
-    in_world,
     on_sqlite,
     one_by_one,
     opened,

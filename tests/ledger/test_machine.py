@@ -13,17 +13,18 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
-from sqlalchemy import Engine, Row, Table, select
+from sqlalchemy import Engine
 
 from schemas import Command, OpenAccount
+from tests.support.in_world import in_world
 from tests.support.model import Model, predicted
+from tests.support.stored_comparison import assert_stored_like_the_model
 from tests.support.strategies import CATALOGS, STARTS, crowded_commands, crowded_payments, examples, moved
 from tests.support.strategies import NOW as AROUND
 from worker.catalog import Catalog
 from worker.core import decide, reply_for
 from worker.ledger.audit import audit
 from worker.ledger.store import Ledger
-from worker.ledger.tables import accounts, holds, lots, payment_events
 
 _worlds = count()
 
@@ -98,37 +99,13 @@ class LedgerMachine(RuleBasedStateMachine):
     @invariant()
     def what_is_kept_is_what_the_model_keeps(self) -> None:
         """Balances, lots, holds, and what happened to payments."""
-        kept = {row.user_id: row for row in self._rows(accounts)}
-        users = {row.account_id: user for user, row in kept.items()}
-        assert {user: row.balance for user, row in kept.items()} == self._model.balances()
-        for user, row in kept.items():
-            assert (row.tier, row.held, row.debt) == (
-                self._model.tier(user),
-                self._model.held(user),
-                self._model.debt(user),
-            )
-            due = self._model.next_due(user)
-            assert due is None or row.due_at <= due
-        assert self._of(lots, users, _as_lot) == {user: self._model.lots(user) for user in kept}
-        assert self._of(holds, users, _as_hold) == {
-            user: sorted(map(_end_of, self._model.holds(user)), key=lambda hold: str(hold["reference"]))
-            for user in kept
-        }
-        collected = [(row.happened, row.collected, row.uncollected) for row in self._rows(payment_events)]
-        assert sorted(collected) == sorted(
-            (event["happened"], event["collected"], event["uncollected"])
-            for event in self._model.payment_events
-        )
+        assert_stored_like_the_model(self.engine, self._model, f"{self._world}-")
 
     # -- the way there ------------------------------------------------------------------------------------
 
     def _own(self, command: Command) -> Command:
         """The command with identities of this world, about times around its now."""
-        names = {"reference_id", "user_id", "original_reference_id"} & type(command).model_fields.keys()
-        own = {
-            name: f"{self._world}-{value}" for name in names if (value := getattr(command, name)) is not None
-        }
-        return moved(command.model_copy(update=own), self._now - AROUND)
+        return moved(in_world(self._world, command), self._now - AROUND)
 
     def _deliver(self, commands: Sequence[Command]) -> None:
         replies = self._replies_to(commands)
@@ -145,51 +122,6 @@ class LedgerMachine(RuleBasedStateMachine):
                 raise Unplugged
         answered = zip(commands, plan.answers, strict=True)
         return [json.loads(reply_for(command, answer).to_json()) for command, answer in answered]
-
-    def _rows(self, table: Table) -> Sequence[Row[Any]]:
-        own = accounts.c.user_id.startswith(f"{self._world}-")
-        found = select(table) if table is accounts else select(table).join(accounts)
-        with self.engine.connect() as connection:
-            return connection.execute(found.where(own)).all()
-
-    def _of(self, table: Table, users: dict[int, str], shown: Any) -> dict[str, list[dict[str, Any]]]:
-        found: dict[str, list[dict[str, Any]]] = {user: [] for user in users.values()}
-        for row in self._rows(table):
-            found[users[row.account_id]].append(shown(row))
-        for rows in found.values():
-            rows.sort(key=lambda row: (row.get("number"), row.get("reference")))
-        return found
-
-
-def _as_lot(row: Row[Any]) -> dict[str, Any]:
-    return {
-        "number": row.number,
-        "source": row.source,
-        "granted": row.granted,
-        "remaining": row.remaining,
-        "held": row.held,
-        "pending": row.pending,
-        "priority": row.priority,
-        "effectiveAt": row.effective_at,
-        "expiresAt": row.expires_at,
-        "parent": row.parent,
-        "isNoticed": row.is_noticed,
-    }
-
-
-def _as_hold(row: Row[Any]) -> dict[str, Any]:
-    return {
-        "reference": row.reference_id,
-        "amount": row.amount,
-        "state": row.state,
-        "captured": row.captured,
-        "expiresAt": row.expires_at,
-        "closedAt": row.closed_at,
-    }
-
-
-def _end_of(hold: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in hold.items() if name not in ("parts", "openedAt")}
 
 
 def test_store_keeps_what_the_model_says(engine: Engine) -> None:

@@ -9,8 +9,9 @@ from sqlalchemy import Engine, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
 from schemas import Command
-from tests.ledger.test_store import NOW, counted_statements, in_world, replies_to
+from tests.ledger.test_store import NOW, counted_statements, replies_to
 from tests.support.commands import bonus, deduct, opening, payment, record, upload
+from tests.support.in_world import in_world
 from tests.support.model import Model, predicted
 from tests.support.strategies import SMALL_CATALOG, cut
 from worker.core import decide

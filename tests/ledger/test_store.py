@@ -30,6 +30,7 @@ from schemas import (
     SettleUsage,
 )
 from tests.support.apply_commands import applied
+from tests.support.in_world import in_world
 from tests.support.model import Model, predicted
 from tests.support.provision import PostgresServer
 from tests.support.query_plans import keyless, recorded_statements
@@ -59,16 +60,6 @@ def replies_to(ledger: Ledger, commands: Sequence[Command], now: datetime = NOW)
         transaction.write(plan)
     answered = zip(commands, plan.answers, strict=True)
     return [json.loads(reply_for(command, answer).to_json()) for command, answer in answered]
-
-
-def in_world(number: int, command: Command) -> Command:
-    """The command with identities of a world of its own, so that many worlds fit one database."""
-    return command.model_copy(
-        update={
-            "reference_id": f"{number}-{command.reference_id}",
-            "user_id": f"{number}-{command.user_id}",
-        }
-    )
 
 
 _worlds = count()

@@ -32,8 +32,9 @@ from schemas import (
     StatsAnswer,
 )
 from tests.support.apply_commands import applied
+from tests.support.in_world import in_world
 from tests.support.query_plans import recorded_statements
-from tests.support.query_samples import DAY, NOW, Apply, given, in_world, on_sqlite, opened, used
+from tests.support.query_samples import DAY, NOW, Apply, given, on_sqlite, opened, used
 from tests.support.strategies import OPENING_CATALOG, SMALL_CATALOG, Day, examples, passing_days
 from worker.catalog import Catalog
 from worker.core import Decided, reply_for

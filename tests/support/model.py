@@ -11,12 +11,24 @@ from datetime import date, datetime
 from typing import Any
 
 from schemas import Command
+from tests.support import model_imports
 from tests.support.model_account import AccountModel, Message, Movement
 from tests.support.model_rules import Answer, Judgement, Judgements, Rules, allocate, came_to_nothing
 from worker.catalog import Catalog
 
 #: Fields that move the ledger, by type. Others (free text, provider, attempt, …) may differ in a duplicate.
 CONTENT: Mapping[str, tuple[str, ...]] = {
+    "account.import": (
+        "anchor",
+        "asOf",
+        "debt",
+        "lots",
+        "openedAt",
+        "payments",
+        "quotas",
+        "tier",
+        "totals",
+    ),
     "account.open": ("tier",),
     "account.settle": (),
     "credit.adjust": ("allowNegative", "expiresAt", "tokens"),
@@ -25,6 +37,7 @@ CONTENT: Mapping[str, tuple[str, ...]] = {
     "payment.dispute_closed": ("amountMinor", "currency", "disputeId", "originalReferenceId", "result"),
     "payment.disputed": ("amountMinor", "currency", "disputeId", "originalReferenceId"),
     "payment.failed": ("originalReferenceId",),
+    "payment.import": (),  # never a message: only what names the reference of an imported payment
     "payment.refunded": ("amountMinor", "currency", "originalReferenceId"),
     "payment.succeeded": ("amountMinor", "currency", "packageId", "packageIndex"),
     "subscription.cancel": ("at",),
@@ -54,7 +67,7 @@ OPENING = frozenset(
         "usage.reserve",
     }
 )
-_TIMES = frozenset({"effectiveAt", "expiresAt", "periodStart"})
+_TIMES = frozenset({"anchor", "asOf", "effectiveAt", "expiresAt", "openedAt", "paidAt", "periodStart"})
 
 #: Parts of a reply that the model doesn't predict: words, identities, the ledger's own numbering.
 _NOT_PREDICTED = frozenset(
@@ -213,6 +226,8 @@ class Model:
         if message["userId"] not in self._accounts:
             if message["type"] == "account.open":
                 return self._open(message, now)
+            if message["type"] == "account.import":
+                return self._import(message, now)
             return self._judge_first(message, now)
         return self._judge_with_account(message, now)
 
@@ -262,6 +277,27 @@ class Model:
             account.look_at_mark(mark)
         self._keep(account, [])
         return _reply(account, "applied", "account_opened", {"amount": tier.monthly_tokens, "tier": name}, 0)
+
+    def _import(self, message: Message, now: datetime) -> Answer:
+        refused = model_imports.refusal(self.catalog, message, self._is_taken)
+        if refused is not None:
+            code, detail = refused
+            return {"status": "rejected", "code": code, "duplicate": False, **detail}
+        as_of = model_imports.imported(self.catalog, message, now, self._rules.payments)
+        account = as_of.taken_up(self.catalog, message, now)
+        self._keep(account, account.finish())
+        for payment in model_imports.payments_of(message):
+            answer = {"status": "applied", "code": "payment_imported"}
+            self._judgements.setdefault(payment["referenceId"], []).append((payment, answer))
+        # Where the import moves nothing itself, all that is due comes before it.
+        own = [m for m in account.movements if m["referenceId"] == message["referenceId"] and not m["dueAt"]]
+        before = own[0]["balanceBefore"] if own else account.balance()
+        return _reply(account, "applied", "account_imported", model_imports.answer_of(message), before)
+
+    def _is_taken(self, payment: Message) -> bool:
+        """True where the reference of a payment to be imported names an operation that keeps it."""
+        past = self._judgements.get(payment["referenceId"], [])
+        return bool(past) and not _may_take(payment, past[-1])
 
 
 def _reply(account: AccountModel, status: str, code: str, detail: dict[str, Any], before: int) -> Answer:
@@ -332,4 +368,13 @@ def _as_content(message: Message, name: str) -> str:
     value = message[name]
     if (name, value) == ("onExpired", "take"):
         return "absent"  # commands are stored that are older than the field
-    return str(datetime.fromisoformat(value).isoformat() if name in _TIMES else value)
+    return str(_plain(value, name))
+
+
+def _plain(value: Any, name: str) -> Any:
+    """A value with its parts in the order of their names, and each time in full."""
+    if isinstance(value, list):
+        return [_plain(part, name) for part in value]
+    if isinstance(value, dict):
+        return {part: _plain(value[part], part) for part in sorted(value)}
+    return datetime.fromisoformat(value).isoformat() if name in _TIMES else value

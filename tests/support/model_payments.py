@@ -54,6 +54,24 @@ class Payments:
         uncollected: int = event["uncollected"]
         return uncollected
 
+    def imported(self, account: AccountModel, message: Message, lot: int) -> None:
+        """Lists a payment of an import with the credit that it bought; no event came before it."""
+        self.taken.append(
+            {
+                "referenceId": message["referenceId"],
+                "userId": message["userId"],
+                "packageId": message["packageId"],
+                "amountMinor": message["amountMinor"],
+                "currency": message["currency"],
+                "tokens": message["tokens"],
+                "bonusTokens": message["bonusTokens"],
+                "provider": message.get("provider"),
+                "occurredAt": _time(message),
+                "recordedAt": account.now,
+                "lots": [lot],
+            }
+        )
+
     def happened(self, account: AccountModel, message: Message) -> dict[str, Any]:
         """Notes an event and, where its payment was taken already, brings that up to date."""
         name = message["originalReferenceId"]

@@ -322,7 +322,7 @@ class Rules:
         original = self._applied(name)
         if original and came_to_nothing(*original):
             original = None
-        if original and original[0]["type"] == "payment.succeeded":
+        if original and original[0]["type"] in ("payment.succeeded", "payment.import"):
             paid, buyer = original[0], original[0]["userId"]
         else:
             paid, buyer = None, None
@@ -343,6 +343,7 @@ class Rules:
         return codes.get(event["happened"], event["happened"]), abs(event["collected"]), detail
 
     _by_type: Mapping[str, Callable[["Rules", AccountModel, Message], Decision]] = {
+        "account.import": _exists,
         "account.open": _exists,
         "account.settle": _settle_account,
         "credit.adjust": _adjust,

@@ -87,13 +87,6 @@ def dead_letter(reference: str) -> dict[str, Any]:
 # -- many ledgers in one database -------------------------------------------------------------------------
 
 
-def in_world(number: int, command: Command) -> Command:
-    """Return the command with prefixed names, so that many cases share one database."""
-    names = ("reference_id", "user_id", "original_reference_id")
-    named = {name: value for name in names if (value := getattr(command, name, None)) is not None}
-    return command.model_copy(update={name: f"{number}-{value}" for name, value in named.items()})
-
-
 def one_by_one(day: Day) -> Iterator[tuple[datetime, Command]]:
     """Yield each command of a day at a time of its own, in order."""
     latest = datetime.min.replace(tzinfo=UTC)

@@ -44,7 +44,9 @@ from schemas import (
     SettleUsage,
 )
 from schemas.usage import HOLD_MAX_SECONDS
+from tests.support.chosen_imports import moved_import
 from tests.support.model_account import period
+from tests.support.strategies_imports import good_imports, imports
 from worker.catalog import Catalog
 
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
@@ -349,7 +351,7 @@ def crowded_commands() -> st.SearchStrategy[Command]:
     that name another operation mostly name one that may be there. Times lie around ``NOW``.
     """
     crowds = (*_crowded_usage(), *_crowded_payments(), *_crowded_credits(), *_crowded_rest())
-    return st.one_of(*crowds, _squatters())
+    return st.one_of(*crowds, _squatters(), _crowded_imports())
 
 
 def crowded_usage() -> st.SearchStrategy[Command]:
@@ -359,7 +361,7 @@ def crowded_usage() -> st.SearchStrategy[Command]:
 
 def crowded_payments() -> st.SearchStrategy[Command]:
     """Return crowded commands about payments, and about usage, holds and debts of their tokens."""
-    spent = (_deductions(), _by_hand(), _reservations(), _squatters())
+    spent = (_deductions(), _by_hand(), _reservations(), _squatters(), _crowded_imports())
     return st.one_of(*_crowded_payments(), *_crowded_payments(), *spent)
 
 
@@ -532,6 +534,20 @@ def _crowded_rest() -> list[st.SearchStrategy[Command]]:
     ]
 
 
+def _crowded_imports() -> st.SearchStrategy[Command]:
+    """Return imports, mostly of users without an account."""
+    common = {**_crowded("y"), "user_id": st.sampled_from(["u0", "u1", "u1", "u2"])}
+    return imports(common, [*_TIERS, "gold"], NOW)
+
+
+def _openings() -> st.SearchStrategy[Command]:
+    """Return what brings the first account: it is opened, or imported with a past."""
+    named = {"reference_id": "open", "user_id": "u0"}
+    opened = st.sampled_from(_TIERS).map(lambda tier: OpenAccount(**named, tier=tier))
+    common = {name: st.just(value) for name, value in named.items()}
+    return st.one_of(opened, opened, good_imports({**common, "attempt": st.just(1)}, _TIERS, NOW))
+
+
 def _after(step: timedelta | None) -> datetime | None:
     """Return the time a ``step`` after ``NOW``, with the offset of Berlin."""
     return None if step is None else (NOW + step).astimezone(BERLIN)
@@ -539,9 +555,7 @@ def _after(step: timedelta | None) -> datetime | None:
 
 def crowded_days(max_size: int = 24) -> st.SearchStrategy[list[Command]]:
     """Return a stream of crowded commands; most begin with an account."""
-    first = st.sampled_from(_TIERS).map(
-        lambda tier: OpenAccount(reference_id="open", user_id="u0", tier=tier)
-    )
+    first = _openings()
     short = st.lists(crowded_commands(), max_size=max_size)
     long = st.lists(crowded_commands(), min_size=max_size // 2, max_size=max_size)
     return st.one_of(
@@ -597,7 +611,7 @@ def passing_days(*, max_steps: int = 8, max_batch: int = 5) -> st.SearchStrategy
         batch = st.lists(crowd, min_size=1, max_size=max_batch)
         steps = st.lists(st.tuples(st.sampled_from(lengths), batch), max_size=max_steps)
         first = st.tuples(st.sampled_from(preludes), batch).map(lambda pair: [*pair[0], *pair[1]])
-        days.append(st.builds(_day, st.sampled_from(STARTS), st.sampled_from(_TIERS), first, steps))
+        days.append(st.builds(_day, st.sampled_from(STARTS), _openings(), first, steps))
     return st.one_of(days)
 
 
@@ -610,11 +624,13 @@ _PAID = PaymentSucceeded(
 
 
 def _day(
-    start: datetime, tier: str, first: list[Command], steps: list[tuple[timedelta, list[Command]]]
+    start: datetime,
+    opening: Command,
+    first: list[Command],
+    steps: list[tuple[timedelta, list[Command]]],
 ) -> Day:
-    opening = OpenAccount(reference_id="open", user_id="u0", tier=tier)
     now = start
-    day: Day = [(now, [opening, *(moved(command, now - NOW) for command in first)])]
+    day: Day = [(now, [moved(command, now - NOW) for command in (opening, *first)])]
     for step, batch in steps:
         now = max(now, period(start, now)[1] - _HOUR) if step == _TO_THE_END else now + step
         day.append((now, [moved(command, now - NOW) for command in batch]))
@@ -623,6 +639,8 @@ def _day(
 
 def moved(command: Command, by: timedelta) -> Command:
     """Return the command with its own times moved to another now."""
+    if isinstance(command, ImportAccount):
+        return moved_import(command, by)
     asked = ("effective_at", "expires_at", "period_start", "valid_until")
     times = {name: at + by for name in asked if (at := getattr(command, name, None)) is not None}
     return command.model_copy(update=times) if times else command

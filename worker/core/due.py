@@ -160,14 +160,16 @@ def _roll_over(
     tier, state = account.tier, account.state
     if lot.source is not Source.ALLOCATION or lot.parent is not None or tier is None:
         return
+    period = period_at(state.anchor, at)
+    if period.start != at:
+        return  # an imported allocation that ends inside a period
     has_ended = state.ends_at is not None and state.ends_at <= at
     cap = 0 if has_ended else tier.rollover_tokens
     roll = min(lot.free, cap - rolled.get(at, 0))
     if not roll:
         return
     rolled[at] = rolled.get(at, 0) + roll
-    end = period_at(state.anchor, at).end
-    heir = open_lot(account, outcome, Credit(roll, Source.ALLOCATION, at, end, parent=lot.number))
+    heir = open_lot(account, outcome, Credit(roll, Source.ALLOCATION, at, period.end, parent=lot.number))
     account.post(outcome, Counter.TRANSFERS, -roll, lot, due_at=at)
     account.post(outcome, Counter.TRANSFERS, roll, heir, due_at=at)
     account.repay(outcome, at)

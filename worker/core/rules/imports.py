@@ -94,7 +94,7 @@ def import_account(
     outcome.occurred_at = command.opened_at
     outcome.balance_before = account.state.balance
     _bring_lots(account, command, outcome, past)
-    past.owe(outcome)
+    past.owe(outcome, command.opened_at)
     period = present_period(command)
     for quota in command.quotas:
         if quota.used:
@@ -223,13 +223,15 @@ class _Past:
         account.reorder_lots()
         return opened
 
-    def owe(self, outcome: Outcome) -> None:
+    def owe(self, outcome: Outcome, since: datetime) -> None:
         """Post what was taken beyond all that came in: the debt."""
         account = self._account
         lacking = self._went[Counter.USAGE] + self._went[Counter.EXPIRY]
         if lacking:
             # Usage takes from a lot: it is lent the tokens.
-            lent = open_lot(account, outcome, Credit(lacking, Source.CARRIED_OVER))
+            lent = open_lot(
+                account, outcome, Credit(lacking, Source.CARRIED_OVER, effective_at=min(since, account.now))
+            )
             account.post(outcome, Counter.TRANSFERS, -lacking, None)
             account.post(outcome, Counter.TRANSFERS, lacking, lent)
             for by, tokens in self._takes(lacking):

@@ -1,0 +1,28 @@
+"""Commands with identities of a world of their own, so that many worlds fit one database."""
+
+from schemas import Command, ImportAccount, ImportedLot, ImportedPayment
+
+_NAMES = ("reference_id", "user_id", "original_reference_id")
+
+
+def in_world(world: int, command: Command) -> Command:
+    """Return the command with all that it names in a world: user, references, imported payments."""
+    own = {name: f"{world}-{value}" for name in _NAMES if (value := getattr(command, name, None)) is not None}
+    if isinstance(command, ImportAccount):
+        return command.model_copy(
+            update={
+                **own,
+                "lots": tuple(_lot(world, lot) for lot in command.lots),
+                "payments": tuple(_payment(world, payment) for payment in command.payments),
+            }
+        )
+    return command.model_copy(update=own)
+
+
+def _lot(world: int, lot: ImportedLot) -> ImportedLot:
+    named = lot.payment_reference_id
+    return lot if named is None else lot.model_copy(update={"payment_reference_id": f"{world}-{named}"})
+
+
+def _payment(world: int, payment: ImportedPayment) -> ImportedPayment:
+    return payment.model_copy(update={"reference_id": f"{world}-{payment.reference_id}"})
