@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Row, Select, and_, func, or_, select
 
 from schemas import SLOTS, Code, Command, PaymentSucceeded, Status, slot_of, type_of
+from worker.core.calendars import present_period
 from worker.core.known import (
     AccountState,
     Hold,
@@ -25,7 +26,6 @@ from worker.core.known import (
     QuotaState,
     Source,
     Taken,
-    present_period,
 )
 from worker.core.needs import needs_of
 from worker.core.outcomes import Outcome
@@ -93,6 +93,9 @@ def load(
         _closed_holds(connection, known, needs.holds)
     if needs.usages:
         _usages(connection, known, _originals(judged.outcomes, needs.usages))
+    if needs.ending:
+        ending = {state.account_id: slot_of(state.user_id) for state in states if state.user_id in needs.ending}
+        _add_used_up(connection, known, ending, "source", [Source.ALLOCATION.value])
     if named.names:
         _payments(connection, known, slot)
     if just_opened:

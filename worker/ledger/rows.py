@@ -50,6 +50,7 @@ ACCOUNT = (
     "due_at",
     "granted_from",
     "next_tier",
+    "next_tier_at",
     "frozen_at",
 )
 
