@@ -121,12 +121,13 @@ class AccountModel:
     def used(self, quota: str) -> int:
         """Amount counted against ``quota`` in the period of now."""
         start, _ = self.period()
-        return sum(amount for name, when, amount in self.counted if (name, when) == (quota, start))
+        day = start.date()  # periods are named by their first day
+        return sum(amount for name, when, amount in self.counted if (name, when.date()) == (quota, day))
 
     def period(self) -> tuple[datetime, datetime]:
         """The period of now, in which quotas count: at most a month."""
         start, end = self.period_of(self.now)
-        if (start, end) not in self.named:
+        if end <= start + timedelta(days=31):
             return start, end
         month = period(start, max(self.now, start))
         return month[0], min(month[1], end)

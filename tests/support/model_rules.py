@@ -300,7 +300,7 @@ class Rules:
                 account.next_tier = (following[0], start)
         else:
             at = start if start != account.period_of(now)[0] else now
-            if at > now and account.named:
+            if at > now and account.is_gateways():
                 account.name_period((start, end))
             account.granted_start, account.granted_until = start, end
             account.period_granted = tier.monthly_tokens
@@ -471,9 +471,9 @@ def _own_period(account: AccountModel, named: datetime | None) -> tuple[str, dat
     if not (first <= at < last) and (at < account.earliest() - _DAY or at > now + _DAY):
         return "period_out_of_range", at, None
     start, end = account.period_of(max(at, account.earliest()))
-    is_last_day = last <= account.granted_until and now >= last - _DAY
-    if start == first and is_last_day and (named is None or at > first + _DAY):
-        start, end = account.period_of(last)
+    is_day_before = end <= account.granted_until and now >= end - _DAY
+    if is_day_before and (at >= end - _DAY or (start == first and at > first + _DAY)):
+        start, end = account.period_of(end)
     if end <= account.granted_until:
         return "period_already_granted", start, end
     if start != first and (start != last or account.granted_until < start):
@@ -481,10 +481,10 @@ def _own_period(account: AccountModel, named: datetime | None) -> tuple[str, dat
     return "", start, end
 
 
-def _end_at_once(account: AccountModel, credits: list[Credit]) -> int:
+def _end_at_once(account: AccountModel, ending: list[Credit]) -> int:
     """Ends credits now; what comes back to them later has ended as well. Returns what expires."""
     ended = 0
-    for credit in credits:
+    for credit in ending:
         ended += account.free(credit)
         account.write(-account.free(credit), "expiry", credit["number"])
         credit["isWaiting"], credit["endedAt"] = False, account.now

@@ -67,18 +67,19 @@ class Years:
             day.append((self.now, [self._command() for _ in range(self._random.randint(1, 4))]))
         return day
 
-    def between(self, day: Day, looks: int) -> Day:
+    def looks(self, day: Day, count: int) -> Day:
         """Return looks at the accounts at any time between the first and the last batch."""
         first, last = day[0][0], day[-1][0]
         span = (last - first) // timedelta(microseconds=1)
-        moments = [first + timedelta(microseconds=self._random.randint(0, span)) for _ in range(looks)]
+        moments = [first + timedelta(microseconds=self._random.randint(0, span)) for _ in range(count)]
         moments += [end for end in self._ends if end < last and self._often(0.3)]
         return [(at, [settling(**self._fresh("look", user)) for user in self._users]) for at in moments]
 
     def _next_time(self) -> datetime:
         ahead = [end for end in self._ends if end > self.now + 2 * _DAY]
         if ahead and self._often(0.4):
-            return ahead[0] - self._pick((_HOUR, _DAY, timedelta(0), -_HOUR, 3 * _DAY, -5 * _DAY))
+            near = ahead[0] - self._pick((_HOUR, _DAY, timedelta(0), -_HOUR, 3 * _DAY, -5 * _DAY))
+            return max(self.now, near)
         return self.now + self._pick(_STEPS)
 
     def _command(self) -> Command:

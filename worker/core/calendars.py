@@ -11,15 +11,16 @@ from worker.core.periods import Period, months_after, period_at
 
 #: Two calendars never agree to the second: what is so near to a period's start is about that period.
 AHEAD = timedelta(days=1)
+_MONTH_AT_MOST = timedelta(days=31)
 
 
 def present_period(state: AccountState, now: datetime) -> Period:
     """Return the period in which quotas count at ``now``: the months of a period that is longer than one."""
-    start = state.granted_from
-    if start is None or not start <= now < state.granted_until:
-        return allocation_period(state, now)
-    month = period_at(start, now)
-    return Period(month.start, min(month.end, state.granted_until))
+    start, end = period = allocation_period(state, now)
+    if end - start <= _MONTH_AT_MOST:
+        return period
+    month = period_at(start, max(now, start))
+    return Period(month.start, min(month.end, end))
 
 
 def allocation_period(state: AccountState, moment: datetime) -> Period:

@@ -187,9 +187,9 @@ def _own_period(state: AccountState, named: datetime | None, now: datetime) -> P
     if not (earliest - AHEAD <= at <= now + AHEAD or present.start <= at < present.end):
         return rejected(Code.PERIOD_OUT_OF_RANGE, period_start=at.isoformat())
     period = allocation_period(state, max(at, earliest))
-    is_last_day = present.end <= state.granted_until and present.end - now <= AHEAD
-    if period == present and is_last_day and (named is None or at - present.start > AHEAD):
-        period = allocation_period(state, present.end)
+    is_about_next = period.end - at <= AHEAD or (period == present and at - present.start > AHEAD)
+    if period.end <= state.granted_until and is_about_next and period.end - now <= AHEAD:
+        period = allocation_period(state, period.end)
     if period.end <= state.granted_until:
         return rejected(Code.PERIOD_ALREADY_GRANTED, **_named(period))
     is_next = period.start == present.end and state.granted_until >= period.start
