@@ -50,8 +50,8 @@ class BaseCommand(BaseMessage):
     rejected reference to be judged anew; an applied one never is. It is at most 1,000 above the stored one.
     ``replies`` says which replies the sender wants; without it all. The outcome is stored all the same.
 
-    ``ADDED`` names the fields of the content that earlier versions did not store: where a stored content lacks
-    one, it is not compared.
+    ``ADDED`` names the fields of the content that earlier versions did not store: where a stored content
+    lacks one, it is not compared.
     """
 
     CONTENT: ClassVar[tuple[str, ...]] = ()

@@ -13,8 +13,8 @@ class RefundCredit(BaseCommand):
 
     However many refunds name one usage, together they never give back more than it took. Without an original
     it is refused, unless the catalog says otherwise (``refunds.unbound``). The usage's free units go back to
-    the period they came from while that runs: ``free_quantity`` of them; without it all, where the refund gives
-    back the last of its tokens.
+    the period they came from while that runs: ``free_quantity`` of them; without it all, where the refund
+    gives back the last of its tokens.
     """
 
     CONTENT = ("tokens", "original_reference_id", "free_quantity")

@@ -182,7 +182,8 @@ def _refuse_excess(command: Command, now: datetime, limits: Limits, index: int |
             f"asOf: {command.as_of.isoformat()} lies in the future; check the sender's clock.",
             "asOf",
         )
-    if command.QUANTITY is not None and abs(getattr(command, command.QUANTITY)) > limits.max_quantity:
+    quantity = None if command.QUANTITY is None else getattr(command, command.QUANTITY)
+    if command.QUANTITY is not None and quantity is not None and abs(quantity) > limits.max_quantity:
         field = _place(index) + to_camel(command.QUANTITY)
         raise MalformedError(
             DeadLetterReason.INVALID_FIELD, f"{field}: at most {limits.max_quantity} is taken.", field

@@ -16,7 +16,8 @@ class Notice(BaseModel):
 
     ``reference_id`` is the operation that brought it about, ``recorded_at`` when. Of a balance: ``available``
     tokens were at or below ``mark``. Of credit: ``tokens`` of ``lot`` (its number in the account) end with
-    ``expires_at``. Of a rejected payment: its ``code``, and the money. A reader of today takes types of later versions, and ignores fields that it doesn't know.
+    ``expires_at``. Of a rejected payment: its ``code``, and the money. A reader of today takes types of later
+    versions, and ignores fields that it doesn't know.
     """
 
     model_config = ConfigDict(

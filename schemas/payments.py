@@ -23,8 +23,8 @@ class PaymentSucceeded(OpeningCommand):
 
     The reference is the payment's own id at the gateway, so that two events about one payment are one;
     ``also_known_as`` are its other names, and either finds it. The package is named by ``package_id``, or by
-    its position in the catalog, from 0. ``amount_minor`` is what the gateway captured, gross: the basis of all
-    later proportions, 0 for a full discount. The other amounts are its parts, as far as they are known:
+    its position in the catalog, from 0. ``amount_minor`` is what the gateway captured, gross: the basis of
+    all later proportions, 0 for a full discount. The other amounts are its parts, as far as they are known:
     ``amount = list − discount + tax + other``. The catalog's price is compared with the list price.
     """
 

@@ -22,6 +22,7 @@ from tests.support.processes import WorkerProcesses
 from tests.support.provision import PostgresServer, RabbitMQServer, postgres_server, rabbitmq_server
 from tests.support.rabbit_client import RabbitClient
 from tests.support.replication import ReplicatedLedger, Replication
+from tests.support.schedule import is_slow, processes, scheduled
 from tests.support.slot_recorder import SlotRecorder
 from tests.support.strategies import LIMITS  # noqa: F401 - registers the Hypothesis profile
 from worker.bootstrap import Application
@@ -38,9 +39,23 @@ settings.load_profile("ci")  # registered by tests.support.strategies
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+# The tests' folders are in memory, unless programs can't run there: a commit of SQLite waits 2.6 ms for the
+# disk, the end of a connection 28 ms, and thousands of ledgers and embedded brokers are SQLite files.
+_memory = memory_folder()
+if _memory is not None and not os.statvfs(_memory).f_flag & os.ST_NOEXEC:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_memory))
+
 _OBJECTS_A_COLLECTION = 50_000
 
 Apply = Callable[..., Sequence[Answer]]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let each process of the run begin with its part of the slow tests; one process keeps the order."""
+    if processes() > 1:
+        slow = [item for item in items if is_slow(item.path)]
+        items[:] = scheduled(slow, [item for item in items if not is_slow(item.path)], processes())
 
 
 def pytest_collection_finish() -> None:
@@ -69,6 +84,15 @@ def _restored_root_logger() -> Iterator[None]:
     handlers, level = root.handlers[:], root.level
     yield
     root.handlers[:], root.level = handlers, level
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _short_idle() -> Iterator[None]:
+    """Shorten idle waits, so that a worker, reader or drainer in this process stops sooner."""
+    with pytest.MonkeyPatch.context() as patch:
+        for wait in ("consumer.IDLE_S", "queries.reader._LISTEN_S", "deadletters.drainer._LISTEN_S"):
+            patch.setattr(f"worker.{wait}", 0.05)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ from tests.support import provision
 from tests.support.pages import anchors, code_spans, commands, links, page, section, tables
 from tests.support.processes import ROOT, WorkerProcesses
 from tests.support.source_files import files_below
+from worker.cli.bridge import BridgeSettings
 from worker.cli.console import ConsoleSettings
 from worker.cli.root import cli
 from worker.metrics import Metrics
@@ -156,7 +157,11 @@ def settings() -> dict[str, Any]:
     """Return every variable with its default."""
     return {
         prefix + name.upper(): field.default
-        for model, prefix in ((Settings, ENV_PREFIX), (ConsoleSettings, f"{ENV_PREFIX}CONSOLE_"))
+        for model, prefix in (
+            (Settings, ENV_PREFIX),
+            (ConsoleSettings, f"{ENV_PREFIX}CONSOLE_"),
+            (BridgeSettings, f"{ENV_PREFIX}BRIDGE_"),
+        )
         for name, field in model.model_fields.items()
     }
 

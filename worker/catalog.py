@@ -86,8 +86,8 @@ class Package(_Model):
     """Token package: what is credited (base and bonus), and what it costs in minor units of a currency.
 
     ``prices`` has a price for each currency; ``price_minor`` and ``currency`` say the same for one. Of
-    ``changes`` the latest counts that was valid when the payment occurred. A package with ``rates`` in place of
-    prices credits tokens by the amount. The tokens expire so many days after the purchase, or never.
+    ``changes`` the latest counts that was valid when the payment occurred. A package with ``rates`` in place
+    of prices credits tokens by the amount. The tokens expire so many days after the purchase, or never.
     """
 
     id: Identifier

@@ -140,6 +140,13 @@ class Metrics:
             registry=self.registry,
         )
 
+        self.webhooks = Counter(
+            "billing_worker_webhooks",
+            "Webhooks at the bridge, by gateway, event type and result: published, unavailable, or a reason.",
+            ["gateway", "type", "result"],
+            registry=self.registry,
+        )
+
     def count_refusal(self, sender: str, code: str) -> None:
         """Count a refusal; at most a hundred senders have a label of their own."""
         if sender not in self._senders:

@@ -60,7 +60,7 @@ def answered(context: BenchmarkContext, queries: int, users: int) -> Measured:
 
 def beside_backlog(context: BenchmarkContext, asked: int, users: int, backlog: int) -> Seen:
     """Ask at a steady pace while a worker works off a backlog that outlasts the questions."""
-    with new_sandbox(context.servers) as sandbox:
+    with new_sandbox(context.servers, readers=1) as sandbox:
         sandbox.open_accounts(users)
         sandbox.prefill(outgoing(deductions(backlog, in_turns(users))), context.progress, total=backlog)
         before = min(int(_PER_SECOND), asked)

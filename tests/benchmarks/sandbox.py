@@ -108,10 +108,14 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """The database server and the broker that all runs of a session share."""
+    """The database server and the broker that all runs of a session share.
+
+    ``template`` is a migrated database to copy; without one each sandbox migrates its own.
+    """
 
     postgres: PostgresServer
     rabbitmq: RabbitMQServer
+    template: str | None = None
 
     def process_ids(self) -> dict[str, list[int]]:
         """Return the roots of the process trees of private servers."""
@@ -137,19 +141,23 @@ def started_servers() -> Iterator[Servers]:
 
 @contextmanager
 def new_sandbox(servers: Servers, **settings: Any) -> Iterator["Sandbox"]:
-    """Yield a sandbox with a migrated ledger and topology, removed after the block."""
+    """Yield a sandbox with a migrated ledger and topology, removed after the block.
+
+    Most runs ask nothing: their workers have no reader beside them.
+    """
     name = f"bench_{uuid4().hex[:8]}"
-    servers.postgres.databases.create_database(name)
+    servers.postgres.databases.create_database(name, servers.template)
     servers.rabbitmq.management.create_vhost(name)
     application = Application(
         load_settings(
             database_url=servers.postgres.address.url(name),
             broker_url=servers.rabbitmq.address.url(name),
-            **{"log_level": "WARNING", **settings},
+            **{"log_level": "WARNING", "readers": 0, **settings},
         )
     )
     try:
-        migrate(application.engine)
+        if servers.template is None:
+            migrate(application.engine)
         with _linked(application) as link:
             link.declare(BILLING)
         yield Sandbox(servers, application, name)
@@ -218,7 +226,8 @@ class Sandbox:
 
     def readers(self) -> list[ProcessCommand]:
         """Return one reader of queries, as an operator starts it."""
-        return [([sys.executable, "-m", "worker", "readers"], environment_of(self.application.settings))]
+        settings = self.application.settings.model_copy(update={"readers": 1})
+        return [([sys.executable, "-m", "worker", "readers"], environment_of(settings))]
 
     def drain(
         self,

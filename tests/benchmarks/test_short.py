@@ -37,8 +37,8 @@ _GROWTH_MAX, _MEMORY_MAX_MB = 1.5, 300
 
 
 @pytest.fixture
-def servers(postgres: PostgresServer, rabbitmq: RabbitMQServer) -> Servers:
-    return Servers(postgres, rabbitmq)
+def servers(postgres: PostgresServer, rabbitmq: RabbitMQServer, postgres_template: str) -> Servers:
+    return Servers(postgres, rabbitmq, postgres_template)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """``check``: a line each of what is well, and what to do about the rest."""
 
 import re
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -166,8 +167,10 @@ def test_check_fails_where_the_broker_would_drop_dead_letters_that_are_looked_at
     assert str(eventually(line)).startswith(state)
 
 
-def test_check_does_not_say_that_nobody_consumes_where_it_cannot_know(ledger_cli: Cli) -> None:
-    ended = ledger_cli("check", BILLING_BROKER_URL="sqla+sqlite:///broker.sqlite3")
+def test_check_does_not_say_that_nobody_consumes_where_it_cannot_know(
+    ledger_cli: Cli, tmp_path: Path
+) -> None:
+    ended = ledger_cli("check", BILLING_BROKER_URL=f"sqla+sqlite:///{tmp_path / 'broker.sqlite3'}")
     assert ended.lines[-2].startswith("ok   workers: billing.payments has consumers that an embedded broker")
 
 

@@ -1,6 +1,7 @@
 """``run --drain``, on RabbitMQ and on the embedded broker."""
 
 import json
+from pathlib import Path
 
 from tests.cli.console import Cli
 from tests.support.rabbit_client import RabbitClient
@@ -25,8 +26,9 @@ def test_worker_on_a_wrong_schema_ends_with_2(bare_cli: Cli, broker_url: str) ->
     assert "billing-worker migrate" in ended.err
 
 
-def test_embedded_broker_serves_all_commands(ledger_cli: Cli) -> None:
-    ledger_cli.environment["BILLING_BROKER_URL"] = "sqla+sqlite:///broker.sqlite3"
+def test_embedded_broker_serves_all_commands(ledger_cli: Cli, tmp_path: Path) -> None:
+    # kombu keeps an engine for each URL: a relative path would name the file of another test.
+    ledger_cli.environment["BILLING_BROKER_URL"] = f"sqla+sqlite:///{tmp_path / 'broker.sqlite3'}"
     assert "policy to set" not in ledger_cli("topology", "declare").out
     assert ledger_cli("topology", "verify").code == 0
     assert ledger_cli("check").code == 0

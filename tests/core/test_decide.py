@@ -40,7 +40,7 @@ from tests.support.model import Model
 from tests.support.model_comparison import assert_like_the_model
 from tests.support.strategies import NOW, SMALL_CATALOG, cut
 from worker.core import Conflict, Decided, Outcome, Plan, QuotaKey, decide
-from worker.core.decide import content_of
+from worker.core.contents import content_of
 
 #: End of the period that was granted at ``NOW``.
 PERIOD_END = datetime(2026, 12, 22, 10, 15, tzinfo=NOW.tzinfo)

@@ -3,10 +3,13 @@
 import json
 from pathlib import Path
 
+import pytest
+
+from tests.cli.console import Cli
 from tests.support.processes import WorkerProcesses, run_cli
 from worker.bootstrap import Application
 from worker.ledger.audit import audit
-from worker.settings import Settings
+from worker.settings import Settings, environment_of
 
 ACCOUNTS = 1_200
 AS_OF = ("--as-of", "2026-11-22T10:00:00Z")
@@ -34,11 +37,15 @@ def written(folder: Path) -> list[str]:
 
 
 def test_thousands_of_accounts_come_in_whole(
-    worker_settings: Settings, workers: WorkerProcesses, application: Application, tmp_path: Path
+    worker_settings: Settings,
+    workers: WorkerProcesses,
+    application: Application,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    arguments = written(tmp_path)
-    alone = run_cli(worker_settings, *arguments, "--yes", "--timeout", "1")
-    assert alone.returncode == 3, alone.stderr  # no worker: what is in the queue is applied later
+    arguments, cli = written(tmp_path), Cli(monkeypatch, environment_of(worker_settings))
+    alone = cli(*arguments, "--yes", "--timeout", "1")
+    assert alone.code == 3, alone.err  # no worker: what is in the queue is applied later
     workers.start()
     workers.start()
     sent = run_cli(worker_settings, *arguments, "--yes", "--json")
@@ -47,6 +54,6 @@ def test_thousands_of_accounts_come_in_whole(
     assert report["differences"]["count"] == report["refused"]["count"] == 0
     assert report["ledger"]["accounts"] == report["files"]["accounts"] == ACCOUNTS
     assert report["ledger"]["balance"] == report["files"]["balance"]
-    again = json.loads(run_cli(worker_settings, *arguments, "--yes", "--json").stdout)
+    again = cli(*arguments, "--yes", "--json").json
     assert again["foreseen"] == {"new": 0, "done": ACCOUNTS, "refused": 0}
     assert audit(application.engine).is_clean

@@ -9,11 +9,13 @@ import pytest
 from sqlalchemy import Engine, make_url, text
 
 from tests.cli.console import Cli
+from tests.gateways.conftest import door_on, event_of
 from tests.support.pages import page, section, tables
 from tests.support.processes import WorkerProcesses
 from tests.support.provision import PostgresServer, RabbitMQServer
-from tests.support.rabbit_client import RabbitClient
+from tests.support.rabbit_client import RabbitClient, user_of
 from tests.support.waiting import eventually
+from worker.broker import open_link
 from worker.settings import Settings, environment_of
 
 OPENING = {"type": "account.open", "referenceId": "open", "userId": "ann", "tier": "basic"}
@@ -50,6 +52,13 @@ def users(rabbitmq: RabbitMQServer, broker_url: str) -> Iterator[BrokerUsers]:
     yield made
     for name in made.names:
         rabbitmq.management.delete_user(name)
+
+
+def test_named_rights_suffice_for_the_bridge(users: BrokerUsers) -> None:
+    url = users.url_of("bridge")
+    with door_on(lambda: open_link(url), sent_as=user_of(url)) as door:
+        assert door.post("stripe", event_of("stripe", "intent succeeded")).status_code == 200
+        assert door.app.test_client().get("/readyz").status_code == 200
 
 
 def with_url(settings: Settings, url: str) -> Settings:

@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.fault_injection import CrashingWorkers
 from tests.support.postgres_server import Postgres
+from tests.support.private_server import memory_folder
 from tests.support.rabbitmq_server import RabbitMQ
 from worker.broker import BILLING, open_link
 from worker.ledger.engine import ledger_engine
@@ -27,12 +28,6 @@ def _quiet_pika() -> Iterator[None]:
     logger.setLevel(level)
 
 
-@pytest.fixture(autouse=True)
-def _short_idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten the idle wait, so that a worker in this process stops sooner."""
-    monkeypatch.setattr("worker.consumer.IDLE_S", 0.05)
-
-
 @pytest.fixture
 def crashing_workers(worker_settings: Settings) -> Iterator[CrashingWorkers]:
     """Workers that crash at a given point; none outlives the test."""
@@ -42,15 +37,15 @@ def crashing_workers(worker_settings: Settings) -> Iterator[CrashingWorkers]:
 
 @pytest.fixture(scope="session")
 def fragile_postgres() -> Iterator[Postgres]:
-    """A PostgreSQL that the tests may stop."""
-    with Postgres.start() as server:
+    """A PostgreSQL that the tests may stop; it flushes, to a disk in memory."""
+    with Postgres.start(memory_folder()) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def fragile_rabbitmq() -> Iterator[RabbitMQ]:
     """A RabbitMQ that the tests may stop."""
-    with RabbitMQ.start() as server:
+    with RabbitMQ.start(memory_folder()) as server:
         yield server
 
 

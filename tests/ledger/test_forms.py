@@ -50,7 +50,7 @@ def stand_in(postgres: PostgresServer) -> Iterator[Engine]:
     migrate(engine)
     partition_ledger(engine)
     yield slot_by_slot(engine)
-    assert audit(engine, one_slot=True, claims_before=NOW + timedelta(days=1)).is_clean
+    assert audit(engine, claims_before=NOW + timedelta(days=1)).is_clean
     engine.dispose()
     postgres.databases.drop_database(name)
 
@@ -362,7 +362,7 @@ def test_crash_after_the_claim_leaves_a_claim_and_the_message_that_comes_again(
         (command.user_id, None),
         [],
     )
-    found = audit(stand_in, one_slot=True, claims_before=NOW + timedelta(hours=1))
+    found = audit(stand_in, claims_before=NOW + timedelta(hours=1))
     assert found.found == {"claim_without_outcome": 1}
     (answer,) = transacted(distributed, [command], NOW, SMALL_CATALOG)
     assert replies([command], [answer])[0]["code"] == "tokens_deducted"

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 from sqlalchemy import Engine
 
-from schemas import Command
+from schemas import Command, FreezeAccount
 from tests.support.commands import (
     adjust,
     bonus,
@@ -24,7 +24,7 @@ from tests.support.commands import (
 )
 from tests.support.strategies import NOW, SMALL_CATALOG
 from worker.core import Decided, Known, Outcome, Plan, QuotaKey, QuotaState, Taken, decide
-from worker.core.known import Happened
+from worker.core.known import Happened, PaymentName
 from worker.ledger.store import Ledger
 
 WRITTEN: Sequence[Command] = [
@@ -46,6 +46,7 @@ WRITTEN: Sequence[Command] = [
     adjust(-150, reference_id="a2", user_id="v", allow_negative=True),
     adjust(20, reference_id="a3", user_id="v"),
     opening("o3", "w"),
+    FreezeAccount(reference_id="f", user_id="w", reason="a fraud warning"),
     cancel("now", reference_id="c", user_id="w"),
 ]
 #: Commands that name all that was written.
@@ -99,7 +100,7 @@ def assert_all_fields_are_used(values: Iterable[Any], but: set[str]) -> None:
 def test_account_is_loaded_as_it_was_left(trip: Trip) -> None:
     left = {move.state.user_id: move.state for move in trip.plan.accounts}
     assert trip.known.accounts == left
-    assert_all_fields_are_used(left.values(), but=set())
+    assert_all_fields_are_used(left.values(), but={"granted_from", "next_tier"})
 
 
 def test_lot_is_loaded_as_it_was_left(trip: Trip) -> None:
@@ -110,7 +111,7 @@ def test_lot_is_loaded_as_it_was_left(trip: Trip) -> None:
         if lot.outcome is not None and lot.account_id == trip.account_id
     ]
     assert trip.known.lots[trip.account_id] == left
-    assert_all_fields_are_used(left, but={"outcome"})
+    assert_all_fields_are_used(left, but={"outcome", "ended_at"})
 
 
 def test_hold_is_loaded_as_it_was_left(trip: Trip) -> None:
@@ -122,7 +123,7 @@ def test_hold_is_loaded_as_it_was_left(trip: Trip) -> None:
     by_reference = {hold.reference_id: hold for hold in trip.known.holds[trip.account_id]}
     assert by_reference == {hold.reference_id: hold for hold in left}
     assert len(by_reference["hold"].parts) == 2
-    assert_all_fields_are_used(left, but={"outcome", "closed_by", "captured"})
+    assert_all_fields_are_used(left, but={"outcome", "closed_by", "captured", "is_dispute"})
 
 
 def test_outcome_is_loaded_as_it_was_decided(trip: Trip) -> None:
@@ -136,9 +137,11 @@ def test_payment_and_its_event_are_loaded_as_they_were_left(trip: Trip) -> None:
     assert event.happened is Happened.REFUNDED
     paid_by = trip.outcome("p")
     assert trip.known.payments == {"p": replace(paid, operation_id=paid_by.transaction_id, outcome=None)}
-    assert trip.known.payment_events == {"p": [replace(event, outcome=None)]}
-    assert_all_fields_are_used(trip.known.payments.values(), but={"outcome", "lapsed"})
-    assert_all_fields_are_used([event], but={"dispute_id", "uncollected"})
+    assert sum(paid.taken.values()) == event.collected
+    assert trip.known.payment_events == {"p": [replace(event, outcome=None, user_id=None)]}
+    assert trip.known.payment_names == {"p": PaymentName("p", "p", "u", version=1)}
+    assert_all_fields_are_used(trip.known.payments.values(), but={"outcome", "lapsed", "tier"})
+    assert_all_fields_are_used([event], but={"dispute_id", "refund_reference", "uncollected"})
 
 
 def test_quota_and_usage_are_loaded_as_they_were_left(trip: Trip) -> None:

@@ -130,14 +130,15 @@ def test_outcome_of_empty_values_is_read_as_it_was_written() -> None:
 
 def test_payment_is_read_as_it_was_written() -> None:
     paid = distinct(Payment, outcome=WRITTEN)
-    read = rows.payment(row_of(rows.of_payments([paid], SLOTS_OF)), paid.reference_id, paid.occurred_at)
-    assert read == replace(paid, operation_id=901, outcome=None, lapsed=0)  # lapsed tokens come from entries
+    read = rows.payment(row_of(rows.of_payments([paid], SLOTS_OF)), paid.user_id)
+    # What has lapsed or was taken comes from entries.
+    assert read == replace(paid, operation_id=901, outcome=None, lapsed={}, taken={})
 
 
 def test_event_of_a_payment_is_read_as_it_was_written() -> None:
     event = distinct(PaymentEvent, outcome=WRITTEN)
     assert rows.payment_event(row_of(rows.of_payment_events([event], SLOTS_OF))) == replace(
-        event, outcome=None
+        event, outcome=None, user_id=None
     )
 
 

@@ -21,7 +21,7 @@ from schemas import (
 from schemas.fields import INT64_MAX
 from tests.support.message_bodies import MINIMAL, body, taken
 from tests.support.strategies import commands, examples, identifiers, labels
-from worker.core.decide import content_of
+from worker.core.contents import content_of
 
 #: Fields that moved the ledger in version 1, by the names on the wire.
 VERSION_1: dict[type[Command], tuple[str, ...]] = {

@@ -1,7 +1,10 @@
 """Payments at the border: taken, and going back."""
 
+from datetime import UTC, datetime
+
 import pytest
 
+from schemas import Limits, PaymentRefunded, decode
 from tests.support.message_bodies import GONE, assert_refused, body, taken
 
 BACK = ["payment.refunded", "payment.disputed", "payment.dispute_closed"]
@@ -47,3 +50,13 @@ def test_a_dispute_is_won_or_lost() -> None:
 def test_a_failure_takes_everything_back_and_names_no_amount() -> None:
     assert taken(body("payment.failed")).original_reference_id == "o-1"
     assert_refused(body("payment.failed", amountMinor=499), "unknown_field", "amountMinor", "known are ")
+
+
+def test_cumulative_refund_decodes_without_an_amount_of_its_own() -> None:
+    body = (
+        b'{"type": "payment.refunded", "referenceId": "shop:order:1:refunded:500", "originalReferenceId": '
+        b'"shop:order:1", "refundedTotalMinor": 500, "currency": "USD", "occurredAt": "2026-11-22T10:00:00Z"}'
+    )
+    decoded = decode(body, now=datetime(2026, 11, 23, tzinfo=UTC), limits=Limits())
+    assert isinstance(decoded, PaymentRefunded)
+    assert (decoded.amount_minor, decoded.refunded_total_minor) == (None, 500)

@@ -38,7 +38,8 @@ from worker.core import (
     reply_for,
 )
 from worker.core.calendars import present_period
-from worker.core.needs import needs_of
+from worker.core.contents import command_of
+from worker.core.needs import names_of, needs_of
 from worker.core.superseded import Owner, owner_of
 
 _NEVER = datetime.max.replace(tzinfo=UTC)
@@ -118,7 +119,11 @@ class FakeLedger:
         first = needs.first if self.catalog.auto_open else set()
         opening = {**dict.fromkeys(first, self.catalog.auto_open or ""), **needs.opening}
         just_opened = self._make_missing_accounts(opening, now)
-        names = {name: copy(self.names[name]) for name in sorted(needs.names) if name in self.names}
+        unopened = self._unopened_payments(just_opened)
+        asked = set(needs.names)
+        for outcome in (outcome for own in unopened.values() for outcome in own):
+            asked |= set(names_of(command_of(outcome, outcome.attempt)))
+        names = {name: copy(self.names[name]) for name in sorted(asked) if name in self.names}
         names |= {
             event.name: copy(self.names[event.name])
             for event in self.waiting.values()
@@ -148,8 +153,8 @@ class FakeLedger:
             payments=payments,
             payment_events=self._payment_events(payments),
             payment_names=names,
-            waiting=self._waiting(names.keys() | needs.names),
-            unopened_payments=self._unopened_payments(just_opened),
+            waiting=self._waiting(names.keys() | asked),
+            unopened_payments=unopened,
         )
 
     def _waiting(self, names: Set[str]) -> dict[str, list[PaymentEvent]]:

@@ -345,8 +345,9 @@ class AccountModel:
             if hold["state"] == "open" and hold["expiresAt"] <= self.now
         ]
         for index, credit in enumerate(self.credits):
-            if _is_over(credit, self.now) and self.free(credit) > 0:
-                due.append((_end(credit), "b", index))
+            end = _end(credit)
+            if end is not None and end <= self.now and self.free(credit) > 0:
+                due.append((end, "b", index))
             if credit["isWaiting"] and credit["effectiveAt"] <= self.now:
                 due.append((credit["effectiveAt"], "e", index))
         if self.next_tier is not None and self.next_tier[1] <= self.now:

@@ -33,6 +33,7 @@ def test_sources_are_formatted() -> None:
     run("node", "node_modules/prettier/bin/prettier.cjs", "--check", ".")
 
 
+@pytest.mark.timeout(240)
 def test_client_passes_the_tests_of_nodes_runner(
     broker_url: str,
     vhost_without_worker: str,
@@ -45,7 +46,7 @@ def test_client_passes_the_tests_of_nodes_runner(
     output = run(
         "node",
         "--test",
-        "--test-timeout=80000",
+        "--test-timeout=150000",
         "--test-concurrency=6",  # most of it waits
         "--test-reporter=tap",
         *(f"build/test/{name}.js" for name in TESTS),

@@ -43,6 +43,10 @@ _COMMANDS = {
         "worker.cli.balance:balance",
         "Show a user's balance, its parts, the subscription, and the period's quotas.",
     ),
+    "bridge": Lazy(
+        "worker.cli.bridge:bridge",
+        "Publish the webhooks of Stripe and Paddle Billing as commands; until SIGTERM.",
+    ),
     "can-afford": Lazy(
         "worker.cli.balance:can_afford", "Tell whether a deduction of TOKENS would be applied now."
     ),

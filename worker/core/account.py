@@ -293,6 +293,10 @@ class Account:
         """Let an event wait no longer."""
         self.written.taken_in.append(event.reference_id)
 
+    def leave_waiting(self, event: PaymentEvent) -> None:
+        """Let an event wait that can't count for its payment."""
+        self.written.stuck.append(event.reference_id)
+
     def add_usage_refund(self, refund: UsageRefund) -> None:
         """Add a refund of usage."""
         self.change()

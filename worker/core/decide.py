@@ -205,8 +205,9 @@ class _Batch:
             outcome.user_id = payment.user_id
             return self._judge_with(account, command, outcome)
         original = self._context.outcome_of(name)
-        # Usage that moved nothing gives the reference up when the payment comes.
-        if original is not None and not original.moved_nothing:
+        # Usage that moved nothing gives the reference up when the payment comes. A payment of another slot
+        # may have just come: then the event waits, and is taken in.
+        if original is not None and not original.moved_nothing and original.type not in _PAYMENTS:
             return _refused(outcome, rejected(Code.ORIGINAL_NOT_FOUND, original_reference_id=name))
         event = _event_of(command, name, self._now)
         self.plan.waiting.append(event)
@@ -228,13 +229,19 @@ class _Batch:
 
     def _learn_names(self, command: Command, stored: Outcome) -> None:
         """Let a payment that comes again give it names that nobody has."""
-        if not isinstance(command, PaymentSucceeded) or not command.also_known_as or not stored.is_applied:
+        if not isinstance(command, PaymentSucceeded) or not stored.is_applied:
             return
-        payment = self._context.payment_named(command.reference_id)
+        context = self._context
+        # After a crash behind the commit of a distributed ledger its own name is not bound yet.
+        payment = context.payment_named(command.reference_id) or context.known.payments.get(
+            command.reference_id
+        )
         if payment is not None:
-            names = ((name, self._context.name_of(name)) for name in command.also_known_as)
+            all_names = (command.reference_id, *(command.also_known_as or ()))
+            names = ((name, context.name_of(name)) for name in all_names)
             free = [name for name, bound in names if bound is None or bound.payment_reference is None]
-            self._context.bind(free, payment)
+            if free:
+                context.bind(free, payment)
 
     def _judge_first(self, command: Command, outcome: Outcome) -> Outcome:
         """Judge a command of a user without an account, which it may open; also where it is rejected then.
@@ -432,6 +439,7 @@ class _Batch:
 
 
 _PAYMENT = type_of(PaymentSucceeded)
+_PAYMENTS = (_PAYMENT, imports.PAYMENT_IMPORT)
 
 
 def _payment_named_by(command: Command) -> str | None:

@@ -27,7 +27,7 @@ def open_hold(account: Account, outcome: Outcome, amount: int, expires_at: datet
 def keep_lots(
     account: Account, outcome: Outcome, reference_id: str, lots: Iterable[Lot], expires_at: datetime
 ) -> None:
-    """Keep all that is free of ``lots`` for a dispute of the payment that made them; nothing where none is."""
+    """Keep all that is free of ``lots``, which a disputed payment made; nothing where none is."""
     parts = []
     for lot in lots:
         if free := lot.free:

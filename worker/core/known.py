@@ -254,8 +254,8 @@ class PaymentEvent:
     """Something that happened to a payment, and what it did to the tokens.
 
     ``reference_id`` is the event's own, ``name`` the one by which it named the payment. ``refund_reference``
-    is the refund that failed. ``collected`` tokens were taken back (negative: given back), ``uncollected`` were
-    written off. ``account_id`` is None while it waits, ``outcome`` the operation that posts it.
+    is the refund that failed. ``collected`` tokens were taken back (negative: given back), ``uncollected``
+    were written off. ``account_id`` is None while it waits, ``outcome`` the operation that posts it.
     """
 
     reference_id: str
@@ -302,11 +302,15 @@ class Payment:
 
 @dataclass(slots=True)
 class PaymentName:
-    """Name of a payment: the payment's own reference and its user, both None while events wait for it."""
+    """Name of a payment: the payment's own reference and its user, both None while events wait for it.
+
+    ``version`` is that of its row, 0 for one that has none yet.
+    """
 
     name: str
     payment_reference: str | None = None
     user_id: str | None = None
+    version: int = 0
 
 
 class QuotaKey(NamedTuple):

@@ -30,7 +30,7 @@ class Needs:
 
     ``references`` are the commands' own and the originals they name, except holds, which are found by their
     account. ``opening`` maps a user to the tier that is asked for first; ``first`` are the users whose
-    account the catalog's ``auto_open`` opens, where it is missing. ``usages`` are the references of originals;
+    account the catalog's ``auto_open`` opens, where it is missing. ``usages`` are references of originals;
     ``holds`` are users and the references of theirs; ``names`` are of payments, also of ones that come now.
     ``counting`` are the users whose quotas matter, ``settling`` those for whom events may wait, ``ending``
     those whose allocations may end before their time.

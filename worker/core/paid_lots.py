@@ -20,7 +20,7 @@ from worker.core.reversals import lapsed_share, money_back
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class TokensBack:
     """Tokens that are asked for of each group of lots; ``lapsed`` ones are not, because they expired."""
 
     of_groups: tuple[int, ...]
@@ -33,7 +33,7 @@ class Asked:
 
 
 class PaidLots:
-    """Lots of a payment in an account, in two groups: what was paid for, and the bonus that came with it."""
+    """Lots of a payment in an account: what was paid for, and the bonus beside it."""
 
     def __init__(self, account: Account, payment: Payment) -> None:
         self._account, self._payment = account, payment
@@ -41,7 +41,7 @@ class PaidLots:
         self._groups = ((payment.base_tokens, bought), (payment.bonus_tokens, bonus))
         self._own = [lot for _, lots in self._groups for lot in lots]
 
-    def asked(self, events: Sequence[PaymentEvent], policy: PaymentPolicy) -> Asked:
+    def asked(self, events: Sequence[PaymentEvent], policy: PaymentPolicy) -> TokensBack:
         """Return the tokens that go back for ``events``."""
         back = money_back(self._payment, events, policy)
         lapsed_of = self._lapsed()
@@ -56,9 +56,9 @@ class PaidLots:
             lapsed = min(lapsed, share)
             asked.append(share - lapsed)
             lapsed_in_all += lapsed
-        return Asked(tuple(asked), lapsed_in_all)
+        return TokensBack(tuple(asked), lapsed_in_all)
 
-    def take(self, outcome: Outcome, tokens: int, asked: Asked) -> int:
+    def take(self, outcome: Outcome, tokens: int, asked: TokensBack) -> int:
         """Let the payment's events have taken ``tokens`` of lots, as far as they suffice; return how many.
 
         Its own lots come first, in proportion, then what is left of them, then others as they are spent.

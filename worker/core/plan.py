@@ -104,8 +104,8 @@ class Plan:
     ``accounts`` are those that changed; ``opened`` the users whose account this batch opened, ``imported``
     those among them that came from another system. New lots and holds are kept apart from changed ones, and
     lots that only usage changed from the others. ``late_holds`` had run out before this batch, which captured
-    them all the same. ``names`` are of payments, ``waiting`` events whose payment isn't there, ``taken_in`` the
-    references of those that wait no longer.
+    them all the same. ``names`` are of payments, ``waiting`` events whose payment isn't there, ``taken_in``
+    the references of those that wait no longer, ``stuck`` of those that can't count for their payment.
     """
 
     answers: list[Answer] = field(default_factory=list)
@@ -129,6 +129,7 @@ class Plan:
     names: list[PaymentName] = field(default_factory=list)
     waiting: list[PaymentEvent] = field(default_factory=list)
     taken_in: list[str] = field(default_factory=list)
+    stuck: list[str] = field(default_factory=list)
 
     def name_senders(self, sender_ids: Iterable[int | None]) -> None:
         """Set the senders of new outcomes; ``sender_ids`` has one for each answer, in their order."""

@@ -1,4 +1,4 @@
-"""Money that has gone back of a payment, and the tokens for it: both follow from the set of its events.
+"""Money that has gone back of a payment: it follows from the set of its events.
 
 Nothing here depends on the order in which the events came, nor on when somebody looked.
 """
@@ -87,7 +87,7 @@ def lapsed_share(
 
 
 def _known_before(events: Iterable[PaymentEvent], moment: datetime) -> list[PaymentEvent]:
-    """Return the events about refunds and disputes that were known before ``moment``, by all that is known now.
+    """Return the events of refunds and disputes that were known before ``moment``, with what came of them.
 
     A refund that failed later, or a dispute that was won later, had taken nothing for good.
     """
@@ -132,7 +132,7 @@ def _disputes(events: Iterable[PaymentEvent]) -> dict[str, list[PaymentEvent]]:
 
 
 def _latest_closing(dispute: Iterable[PaymentEvent]) -> PaymentEvent | None:
-    """Return the closing that counts: the latest, one without a time before all others; of a tie the lost one."""
+    """Return the closing that counts: the latest; one without a time is the oldest, of a tie lost counts."""
     closings = [event for event in dispute if event.happened in _CLOSINGS]
     return max(closings, key=_closing_order, default=None)
 

@@ -22,6 +22,7 @@ class AccountRows:
     payment_events: list[PaymentEvent] = field(default_factory=list)
     usage_refunds: list[UsageRefund] = field(default_factory=list)
     taken_in: list[str] = field(default_factory=list)
+    stuck: list[str] = field(default_factory=list)
 
     def branch(self, lots: Mapping[int, Lot], holds: Mapping[str, Hold]) -> "AccountRows":
         """Return the same rows, with the copies of lots and holds that are given."""
@@ -37,6 +38,7 @@ class AccountRows:
             payment_events=list(self.payment_events),
             usage_refunds=list(self.usage_refunds),
             taken_in=list(self.taken_in),
+            stuck=list(self.stuck),
         )
 
     def add_usage_to(self, plan: Plan) -> None:
@@ -57,3 +59,4 @@ class AccountRows:
         plan.payment_events += self.payment_events
         plan.usage_refunds += self.usage_refunds
         plan.taken_in += self.taken_in
+        plan.stuck += self.stuck

@@ -57,7 +57,7 @@ def create_app(door: Door) -> Flask:
     """Return the WSGI application. It takes GET and HEAD alone, and every error is a problem."""
     app = Flask("worker.http", static_folder=None)
     app.url_map.merge_slashes = False
-    _Measured(door.metrics).follow(app)
+    MeasuredRequests(door.metrics).follow(app)
     app.before_request(_refuse_long_target)
     app.after_request(_forbid_guessing)
     for path, route in ROUTES.items():
@@ -184,7 +184,7 @@ def _on_fault(error: Exception) -> Response:
 # -- measuring --------------------------------------------------------------------------------------------
 
 
-class _Measured:
+class MeasuredRequests:
     """Counts requests by route and status, and the seconds that they take."""
 
     def __init__(self, metrics: Metrics) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from enum import StrEnum
 from http import HTTPStatus
 from typing import Any
 
@@ -21,7 +22,7 @@ class Problem:
     """Problem of a request. ``field`` names the parameter; ``headers`` go with the response."""
 
     status: HTTPStatus
-    code: ProblemCode | RequestCode
+    code: StrEnum
     detail: str
     field: str | None = None
     headers: tuple[tuple[str, str], ...] = ()

@@ -50,15 +50,16 @@ def serve(
     *,
     threads: int,
     on_listening: Callable[[str], None],
+    body_max: int = 0,
 ) -> None:
     """Serve ``app`` until ``stop``; then answer what has arrived, and return.
 
-    ``threads`` work on requests, beside a few spare ones. ``on_listening`` gets the URL. Raises
-    ConfigurationError where the address can't be bound.
+    ``threads`` work on requests, beside a few spare ones. ``on_listening`` gets the URL. A body has at most
+    ``body_max`` bytes. Raises ConfigurationError where the address can't be bound.
     """
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a line a request while one waits
     try:
-        server = QueryServer(app, address, metrics, threads=threads + SPARE_THREADS)
+        server = QueryServer(app, address, metrics, threads=threads + SPARE_THREADS, body_max=body_max)
     except OSError as error:
         raise ConfigurationError(
             f"can't listen on {address.host}:{address.port}: {error.strerror or error}; "
@@ -90,8 +91,9 @@ class _ProblemTask(ErrorTask):
     def execute(self) -> None:
         """Write the problem. It says nothing of the request: a broken header may be the token's."""
         status = HTTPStatus(cast(Any, self.request).error.code)
-        problem = Problem(status, _code(status), _DETAILS.get(status, "This is no request of HTTP/1.1."))
-        cast(QueryServer, self.channel.server).count(status)
+        server = cast(QueryServer, self.channel.server)
+        problem = Problem(status, _code(status), _detail(status, server.body_max))
+        server.count(status)
         body = problem.to_json()
         self.status = f"{status.value} {status.phrase}"
         self.response_headers = [*self.response_headers, *problem.all_headers().items()]
@@ -102,6 +104,12 @@ class _ProblemTask(ErrorTask):
 
 def _code(status: HTTPStatus) -> ProblemCode:
     return ProblemCode.UNPROCESSABLE if status >= HTTPStatus.INTERNAL_SERVER_ERROR else ProblemCode.MALFORMED
+
+
+def _detail(status: HTTPStatus, body_max: int) -> str:
+    if body_max and status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        return f"The body is longer than {body_max} bytes."
+    return _DETAILS.get(status, "This is no request of HTTP/1.1.")
 
 
 _DETAILS: Mapping[HTTPStatus, str] = {
@@ -140,10 +148,13 @@ class QueryServer(TcpWSGIServer):
 
     channel_class = _Channel
 
-    def __init__(self, app: Flask, address: Address, metrics: Metrics, *, threads: int) -> None:
+    def __init__(
+        self, app: Flask, address: Address, metrics: Metrics, *, threads: int, body_max: int = 0
+    ) -> None:
         bound = address.bind()
         self.port: int = bound.getsockname()[1]
         self.is_stopping = False
+        self.body_max = body_max
         self._metrics = metrics
         self._sockets: dict[int, Any] = {}
         options: dict[str, Any] = {
@@ -155,7 +166,7 @@ class QueryServer(TcpWSGIServer):
             "channel_timeout": IDLE_S,
             "cleanup_interval": _LOOK_S,
             "max_request_header_size": HEADERS_MAX,
-            "max_request_body_size": 1,
+            "max_request_body_size": body_max + 1,  # waitress refuses as many bytes as that
             "channel_request_lookahead": 1,  # to see that a client is gone while its request waits
             "asyncore_use_poll": True,
             "log_socket_errors": False,

@@ -66,14 +66,14 @@ def meaning_of(error: DBAPIError) -> BillingError | None:
 
 
 def _is_written_operation(error: DBAPIError) -> bool:
-    """Return True where another worker has written the same operation: its reference, its id, its attempt."""
+    """Return True where another worker has written the same operation, or the name of the same payment."""
     # Of a partition the server names the partition. Citus gives the text alone, with the name of the key.
     table = getattr(getattr(error.orig, "diag", None), "table_name", None) or ""
     key = _UNIQUE_KEY.search(str(error.orig))
     return table.startswith(_OPERATIONS) or (key is not None and key[1].startswith(_OPERATIONS))
 
 
-_OPERATIONS = ("operations", "superseded_outcomes")
+_OPERATIONS = ("operations", "superseded_outcomes", "payment_names", "waiting_events")
 _UNIQUE_KEY = re.compile(r'"(?:uq|pk)_(\w+)"')
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, Select, and_, func, or_, select
 
-from schemas import SLOTS, Code, Command, PaymentSucceeded, Status, slot_of, type_of
+from schemas import Command, PaymentSucceeded, slot_of, type_of
 from worker.core.calendars import present_period
 from worker.core.known import (
     AccountState,
@@ -32,8 +32,8 @@ from worker.core.outcomes import Outcome
 from worker.core.plan import Counter
 from worker.core.superseded import Attempted, Superseded, owner_of
 from worker.ledger import rows
-from worker.ledger.bulk import Keys, among, insert_rows, select_by, select_rows
-from worker.ledger.payment_names import NamedPayments, look_up
+from worker.ledger.bulk import Keys, insert_rows, select_by, select_rows
+from worker.ledger.payment_names import NamedPayments, look_up, slots_of
 from worker.ledger.row_sql import IsKey
 from worker.ledger.tables import (
     accounts,
@@ -65,19 +65,16 @@ def load(
 
     ``ids`` gives a number of ids to accounts that are opened, be it on the tier ``auto_open``. Where the
     transaction is of one ``slot``, ``others`` are the outcomes of other users under the references.
-    ``named`` are the payments that commands name; without them they are looked up, under locks.
+    ``named`` are the payments that commands name; without them they are looked up.
     """
     needs = needs_of(commands)
     if named is None:
-        named = look_up(connection, commands, now)
+        named = look_up(connection, commands, auto_open)
     users = needs.users | {name.user_id for name in named.names.values() if name.user_id is not None}
     if slot is not None:
         users = {user_id for user_id in users if slot_of(user_id) == slot}
-    slots = _slots_of(users) if slot is None else (slot,)
-    opening = needs.opening
-    if auto_open is not None and needs.first:
-        opening = {**dict.fromkeys(_without_account(connection, needs.first, slots), auto_open), **opening}
-    just_opened = _make_missing_accounts(connection, opening, now, ids)
+    slots = slots_of(users) if slot is None else (slot,)
+    just_opened = _make_missing_accounts(connection, named.opening, now, ids)
     locked = _locked_accounts(connection, users, slots)
     known = Known(accounts=locked, just_opened=just_opened, payment_names=named.names, waiting=named.waiting)
     judged = judged_under(connection, needs.references, slot)
@@ -94,18 +91,21 @@ def load(
     if needs.usages:
         _usages(connection, known, _originals(judged.outcomes, needs.usages))
     if needs.ending:
-        ending = {state.account_id: slot_of(state.user_id) for state in states if state.user_id in needs.ending}
-        _add_used_up(connection, known, ending, "source", [Source.ALLOCATION.value])
-    if named.names:
-        _payments(connection, known, slot)
-    if just_opened:
-        known.unopened_payments = _unopened_payments(connection, just_opened, slots)
+        ending = [state for state in states if state.user_id in needs.ending]
+        theirs = {state.account_id: slot_of(state.user_id) for state in ending}
+        _add_used_up(connection, known, theirs, "source", [Source.ALLOCATION.value])
+    # A payment whose name isn't bound yet, after a crash of a distributed ledger, is found by its operation.
+    unbound = {
+        outcome.reference_id: outcome.user_id
+        for outcome in judged.outcomes.values()
+        if outcome.type == _PAYMENT
+        and outcome.is_applied
+        and (outcome.reference_id not in named.names or named.names[outcome.reference_id].user_id is None)
+    }
+    if named.names or unbound:
+        _payments(connection, known, slot, unbound)
+    known.unopened_payments = named.unopened
     return known
-
-
-def _slots_of(users: Collection[str]) -> Collection[int]:
-    """Return the slots that these users may be in: all of them where there are as many users."""
-    return range(SLOTS) if len(users) >= SLOTS else {slot_of(user_id) for user_id in users}
 
 
 def keys_of(states: Collection[AccountState], slots: Collection[int] = ()) -> Keys:
@@ -144,12 +144,6 @@ def open_holds(
 
 
 # -- accounts and references ------------------------------------------------------------------------------
-
-
-def _without_account(connection: Connection, users: Set[str], slots: Iterable[int]) -> Set[str]:
-    """Return those of ``users`` who have no account yet; nearly all have one."""
-    keys = Keys(sorted(users), list(slots))
-    return users - {row.user_id for row in select_rows(connection, accounts, ("user_id",), "user_id", keys)}
 
 
 def _make_missing_accounts(
@@ -379,32 +373,15 @@ def _entries_of(is_asked_for: IsKey, counter: Counter) -> Select[Any]:
     )
 
 
-def _unopened_payments(
-    connection: Connection, users: Collection[str], slots: Collection[int]
-) -> dict[str, list[Outcome]]:
-    """Return the payments that were rejected because these users had no account, in the order they came."""
-    operation = operations.c
-    statement = (
-        select(operations)
-        .where(
-            among(connection, operation.user_id, sorted(users)),
-            among(connection, operation.slot, sorted(slots)),
-            operation.status == Status.REJECTED.value,
-            operation.type == type_of(PaymentSucceeded),
-            operation.code == Code.ACCOUNT_NOT_FOUND.value,
-            ~operation.is_taken,
-        )
-        .order_by(operation.recorded_at, operation.operation_id)
-    )
-    found: dict[str, list[Outcome]] = {}
-    for row in connection.execute(statement):
-        found.setdefault(row.user_id, []).append(rows.outcome(row))
-    return found
+_PAYMENT = type_of(PaymentSucceeded)
 
 
-def _payments(connection: Connection, known: Known, slot: int | None) -> None:
-    """Add the payments that are named to ``known``, with their lots, their events and what these took."""
-    users = {
+def _payments(connection: Connection, known: Known, slot: int | None, unbound: Mapping[str, str]) -> None:
+    """Add the payments that are named to ``known``, with their lots, their events and what these took.
+
+    ``unbound`` are the references of others, with their users.
+    """
+    users = dict(unbound) | {
         name.payment_reference: name.user_id
         for name in known.payment_names.values()
         if name.payment_reference is not None

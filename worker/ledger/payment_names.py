@@ -2,62 +2,108 @@
 
 A payment has several names at its gateway, and its events may use any of them, without a user, before the
 payment is there. So a name stands beside the ledger, outside all slots, with the payment and the user it is
-bound to. On one database its row is locked in the transaction of the batch: an event and its payment that
-come at the same time can't miss each other. Where the ledger is distributed, what waits is written before the
-batch and names are bound after it, each in a transaction of its own; what a crash leaves between is healed by
-the next copy of the message, or by the next ``account.settle``.
+bound to. An event and its payment that come at the same time can't miss each other: each changes the name, a
+change expects the version that was read, and who comes second begins again.
+
+On one database all that is part of the batch's transaction. Where the ledger is distributed, what waits is
+written before the batch and names are bound after it, each in a transaction of its own; what a crash, or the
+other worker, leaves between is healed by the next copy of the message, or by the next ``account.settle``.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from operator import attrgetter
 
-from sqlalchemy import Connection, and_, delete, exists, select, update
+from sqlalchemy import Connection, delete, select, update
 
-from schemas import Command, slot_of
+from schemas import SLOTS, Code, Command, PaymentSucceeded, Status, slot_of, type_of
+from worker.core.contents import command_of
 from worker.core.known import PaymentEvent, PaymentName
-from worker.core.needs import names_of, needs_of
+from worker.core.needs import Needs, names_of, needs_of
+from worker.core.outcomes import Outcome
 from worker.core.plan import Plan
 from worker.core.superseded import ABOUT_PAYMENTS
+from worker.errors import ContentionError
 from worker.ledger import rows
-from worker.ledger.bulk import among, insert_rows
-from worker.ledger.tables import payment_names, payments, waiting_events
+from worker.ledger.bulk import Keys, RowInsert, RowUpdate, RowWrite, among, select_rows, write_all
+from worker.ledger.records import length_of
+from worker.ledger.tables import accounts, operations, payment_names, waiting_events
 
 
 @dataclass(slots=True)
 class NamedPayments:
-    """Names that commands give or ask for, and the events that wait for them; ``made`` were not there before."""
+    """Names that commands give or ask for, as far as they are known, and the events that wait for them.
+
+    ``opening`` are the users whose account the commands may open, with the tier, ``unopened`` the payments
+    that came before that.
+    """
 
     names: dict[str, PaymentName] = field(default_factory=dict)
     waiting: dict[str, list[PaymentEvent]] = field(default_factory=dict)
-    made: frozenset[str] = frozenset()
+    unopened: dict[str, list[Outcome]] = field(default_factory=dict)
+    opening: Mapping[str, str] = field(default_factory=dict)
 
 
-def look_up(connection: Connection, commands: Sequence[Command], now: datetime) -> NamedPayments:
-    """Return the names of ``commands``, locked until the commit; make those that are missing."""
+def look_up(connection: Connection, commands: Sequence[Command], auto_open: str | None) -> NamedPayments:
+    """Return the names of ``commands``, and what waits for them."""
     needs = needs_of(commands)
-    names = set(needs.names)
-    if needs.settling:
-        names |= _awaited_of(connection, needs.settling)
-    if not names:
-        return NamedPayments()
-    in_order = sorted(names)
-    made = insert_rows(
-        connection,
-        payment_names,
-        [{"name": name, "named_at": now} for name in in_order],
-        on_conflict="nothing",
-        returning=("name",),
-    )
-    name = payment_names.c
+    opening = _opening_of(connection, needs, auto_open)
+    asked = set(needs.names)
+    awaited = _awaited_of(connection, needs.settling) if needs.settling else set()
+    unopened = _unopened_payments(connection, opening) if opening else {}
+    for outcome in (outcome for own in unopened.values() for outcome in own):
+        asked.update(names_of(command_of(outcome, outcome.attempt)))
+    if not asked and not awaited:
+        return NamedPayments(unopened=unopened, opening=opening)
+    found = select_rows(connection, payment_names, _NAME, "name", Keys(sorted(asked | awaited)))
+    names = {row.name: PaymentName(*row) for row in found}
+    unbound = {name for name, bound in names.items() if bound.user_id is None}
+    waiting = _waiting(connection, sorted(unbound | awaited)) if unbound or awaited else {}
+    return NamedPayments(names, waiting, unopened, opening)
+
+
+_NAME = ("name", "payment_reference", "user_id", "version")
+
+
+def _opening_of(connection: Connection, needs: Needs, auto_open: str | None) -> Mapping[str, str]:
+    """Return the users whose account commands may open, with the tier that is asked for first."""
+    if auto_open is None or not needs.first:
+        return needs.opening
+    missing = _without_account(connection, needs.first)
+    return {**dict.fromkeys(missing, auto_open), **needs.opening}
+
+
+def _without_account(connection: Connection, users: Set[str]) -> Set[str]:
+    """Return those of ``users`` who have no account yet; nearly all have one."""
+    keys = Keys(sorted(users), list(slots_of(users)))
+    return users - {row.user_id for row in select_rows(connection, accounts, ("user_id",), "user_id", keys)}
+
+
+def slots_of(users: Collection[str]) -> Collection[int]:
+    """Return the slots that these users may be in: all of them where there are as many users."""
+    return range(SLOTS) if len(users) >= SLOTS else {slot_of(user_id) for user_id in users}
+
+
+def _unopened_payments(connection: Connection, users: Collection[str]) -> dict[str, list[Outcome]]:
+    """Return the payments that were rejected because these users had no account, in the order they came."""
+    operation = operations.c
     statement = (
-        select(name.name, name.payment_reference, name.user_id)
-        .where(among(connection, name.name, in_order))
-        .order_by(name.name)
-        .with_for_update()
+        select(operations)
+        .where(
+            among(connection, operation.user_id, sorted(users)),
+            among(connection, operation.slot, sorted(set(map(slot_of, users)))),
+            operation.status == Status.REJECTED.value,
+            operation.type == type_of(PaymentSucceeded),
+            operation.code == Code.ACCOUNT_NOT_FOUND.value,
+            ~operation.is_taken,
+        )
+        .order_by(operation.recorded_at, operation.operation_id)
     )
-    found = {row.name: PaymentName(*row) for row in connection.execute(statement)}
-    return NamedPayments(found, _waiting(connection, in_order), frozenset(row.name for row in made))
+    found: dict[str, list[Outcome]] = {}
+    for row in connection.execute(statement):
+        found.setdefault(row.user_id, []).append(rows.outcome(row))
+    return found
 
 
 def owners_of(connection: Connection, commands: Iterable[Command]) -> dict[str, str]:
@@ -110,98 +156,106 @@ def _waiting(connection: Connection, names: Sequence[str]) -> dict[str, list[Pay
     return found
 
 
-def write_waiting(connection: Connection, plan: Plan) -> None:
-    """Write the events of ``plan`` that wait; one that is there already stays."""
-    insert_rows(
+# -- writes -----------------------------------------------------------------------------------------------
+
+
+def write_waiting(
+    connection: Connection, plan: Plan, names: Mapping[str, PaymentName], now: datetime
+) -> None:
+    """Write the events of ``plan`` that wait, and their names.
+
+    Raises ContentionError where another worker has changed a name since ``names`` were read.
+    """
+    fresh = {event.name for event in plan.waiting} - {bound.name for bound in plan.names}
+    changed = [PaymentName(name) if name not in names else names[name] for name in sorted(fresh)]
+    _carry_out(
         connection,
-        waiting_events,
         [
-            {
-                "reference_id": event.reference_id,
-                "name": event.name,
-                "happened": event.happened.value,
-                "recorded_at": event.recorded_at,
-                "dispute_id": event.dispute_id,
-                "refund_reference": event.refund_reference,
-                "amount_minor": event.amount_minor,
-                "currency": event.currency,
-                "occurred_at": event.occurred_at,
-                "user_id": event.user_id,
-            }
-            for event in sorted(plan.waiting, key=_reference)
+            *_changes(changed, names, now),
+            RowInsert(waiting_events, rows.of_waiting_events(sorted(plan.waiting, key=_reference))),
         ],
-        on_conflict="nothing",
     )
 
 
-def _reference(event: PaymentEvent) -> str:
-    return event.reference_id
+def bind(connection: Connection, plan: Plan, names: Mapping[str, PaymentName], now: datetime) -> None:
+    """Bind the names of ``plan`` to their payments, and forget what waits no longer.
 
-
-def bind(connection: Connection, plan: Plan, named: NamedPayments) -> None:
-    """Bind names to their payments, and forget what waits no longer, and names that nobody used."""
-    name = payment_names.c
-    for bound in sorted(plan.names, key=_name):
-        if bound.user_id is None or bound.payment_reference is None:
-            continue
-        connection.execute(
-            update(payment_names)
-            .where(name.name == bound.name, name.payment_reference.is_(None))
-            .values(
-                payment_reference=bound.payment_reference,
-                user_id=bound.user_id,
-                slot=slot_of(bound.user_id),
-            )
-        )
+    Raises ContentionError where another worker has changed a name since ``names`` were read.
+    """
+    if plan.names:
+        _carry_out(connection, list(_changes(sorted(plan.names, key=_name), names, now)))
     if plan.taken_in:
         connection.execute(
             delete(waiting_events).where(among(connection, waiting_events.c.reference_id, plan.taken_in))
         )
-    unused = named.made - {bound.name for bound in plan.names} - {event.name for event in plan.waiting}
-    if unused:
-        is_awaited = exists().where(waiting_events.c.name == name.name)
+    if plan.stuck:
         connection.execute(
-            delete(payment_names).where(
-                among(connection, name.name, sorted(unused)), name.payment_reference.is_(None), ~is_awaited
-            )
+            update(waiting_events)
+            .where(among(connection, waiting_events.c.reference_id, plan.stuck))
+            .values(reason=CURRENCY_MISMATCH)
         )
-    _mark_stuck(connection, [bound.name for bound in plan.names])
 
 
-def _mark_stuck(connection: Connection, names: Sequence[str]) -> None:
-    """Mark the events that wait although their payment is there: they can't count for it."""
-    if not names:
-        return
-    name, event, payment = payment_names.c, waiting_events.c, payments.c
-    is_in_other_currency = exists().where(
-        and_(
-            name.name == event.name,
-            payment.reference_id == name.payment_reference,
-            payment.slot == name.slot,
-            payment.currency != event.currency,
-            event.happened.in_(("refunded", "refunded_total")),
-        )
-    )
-    connection.execute(
-        update(waiting_events)
-        .where(among(connection, event.name, names), event.reason.is_(None), is_in_other_currency)
-        .values(reason="currency_mismatch")
-    )
+#: Reason of an event that waits although its payment is there.
+CURRENCY_MISMATCH = "currency_mismatch"
 
 
-def _name(bound: PaymentName) -> str:
-    return bound.name
+_reference, _name = attrgetter("reference_id"), attrgetter("name")
 
 
-def with_owners(commands: Sequence[Command], owners: Mapping[str, str]) -> list[Command]:
-    """Return the commands about payments with the payments\' users, where these are known."""
-    return list(_with_owners(commands, owners))
+def bind_after_all(connection: Connection, plan: Plan, now: datetime) -> None:
+    """Bind the names of a plan that is committed, as they are by now.
+
+    Another worker may have let an event wait for one meanwhile: it is taken in with the next settlement.
+    Raises ContentionError.
+    """
+    asked = Keys(sorted(bound.name for bound in plan.names))
+    found = select_rows(connection, payment_names, _NAME, "name", asked) if plan.names else ()
+    names = {row.name: PaymentName(*row) for row in found}
+    fresh = [
+        replace(bound, version=names[bound.name].version if bound.name in names else 0)
+        for bound in plan.names
+        if bound.name not in names or names[bound.name].user_id is None
+    ]
+    bind(connection, replace(plan, names=fresh), names, now)
 
 
-def _with_owners(commands: Iterable[Command], owners: Mapping[str, str]) -> Iterator[Command]:
+def _changes(
+    changed: Sequence[PaymentName], names: Mapping[str, PaymentName], now: datetime
+) -> Iterator[RowWrite]:
+    """Yield the writes of names: those that nobody knew, and those that were read before."""
+    yield RowInsert(payment_names, rows.of_names([name for name in changed if name.name not in names], now))
+    known = [name for name in changed if name.name in names]
+    if known:
+        expected = {"expected_version": [names[name.name].version for name in known]}
+        yield RowUpdate(payment_names, {**rows.of_names(known, now), **expected}, ("name",), _VERSION)
+
+
+_VERSION = (("version", "expected_version"),)
+
+
+def _carry_out(connection: Connection, writes: Sequence[RowWrite]) -> None:
+    counts = write_all(connection, writes)
+    if any(count != length_of(write.columns) for write, count in zip(writes, counts, strict=True)):
+        raise ContentionError("another worker has changed the name of a payment of this batch")
+
+
+def with_owners(
+    commands: Iterable[Command], owners: Mapping[str, str], claimed: Mapping[str, str]
+) -> list[Command]:
+    """Return the commands, those about payments with the user of their reference, or else of the payment.
+
+    ``owners`` has users by the payment's name, ``claimed`` those of references that are known already.
+    """
+    return list(_with_owners(commands, owners, claimed))
+
+
+def _with_owners(
+    commands: Iterable[Command], owners: Mapping[str, str], claimed: Mapping[str, str]
+) -> Iterator[Command]:
     for command in commands:
         if command.type not in ABOUT_PAYMENTS or not (names := names_of(command)):
             yield command
             continue
-        owner = owners.get(names[0], command.user_id)
+        owner = claimed.get(command.reference_id, owners.get(names[0], command.user_id))
         yield command if owner == command.user_id else command.model_copy(update={"user_id": owner})

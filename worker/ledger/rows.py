@@ -16,6 +16,7 @@ from worker.core.known import (
     Lot,
     Payment,
     PaymentEvent,
+    PaymentName,
     Source,
 )
 from worker.core.outcomes import Outcome
@@ -460,6 +461,24 @@ def of_payment_events(events: Sequence[PaymentEvent], slots: Slots) -> Columns:
         "happened": [event.happened._value_ for event in events],
         "payment_reference": [event.name for event in events],
         **_fields(events, (*names, "occurred_at", "collected", "uncollected", "recorded_at")),
+    }
+
+
+def of_names(names: Sequence[PaymentName], now: datetime) -> Columns:
+    """Names of payments, each with the version after this change."""
+    return {
+        **_fields(names, ("name", "payment_reference", "user_id")),
+        "version": [name.version + 1 for name in names],
+        "named_at": [now] * len(names),
+    }
+
+
+def of_waiting_events(events: Sequence[PaymentEvent]) -> Columns:
+    """Events that wait, with the name they wait for."""
+    names = ("reference_id", "name", "user_id", "dispute_id", "refund_reference", "amount_minor", "currency")
+    return {
+        "happened": [event.happened._value_ for event in events],
+        **_fields(events, (*names, "occurred_at", "recorded_at")),
     }
 
 

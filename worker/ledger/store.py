@@ -15,7 +15,7 @@ from random import randbytes, randrange
 from sqlalchemy import Connection, Engine, text
 
 from schemas import Command, slot_of
-from worker.core.known import Known
+from worker.core.known import Known, PaymentName
 from worker.core.needs import references_of
 from worker.core.outcomes import Outcome
 from worker.core.plan import Plan
@@ -29,6 +29,7 @@ from worker.ledger.other_slots import OtherSlots
 from worker.ledger.payment_names import (
     NamedPayments,
     bind,
+    bind_after_all,
     look_up,
     owners_of,
     with_owners,
@@ -39,6 +40,8 @@ from worker.ledger.writing import write
 
 #: Probes at the same time don't wait for each other, as a rule.
 _PROBES, _PROBE_BYTES = 16, 20_000
+#: Times that names are bound behind a commit, while other workers change them.
+_BINDINGS = 10
 #: Commands of one transaction, each with its place among those that were given.
 Share = list[tuple[int, Command]]
 
@@ -66,11 +69,18 @@ class Ledger:
         return shares_of(self._with_owners(commands), one_slot=True)
 
     def _with_owners(self, commands: Sequence[Command]) -> Sequence[Command]:
-        """Return the commands, those about payments with the payments' users where these are known."""
-        if not any(command.type in ABOUT_PAYMENTS for command in commands):
+        """Return the commands, those about payments with the payments' users where these are known.
+
+        One whose reference is claimed, or stored, stays with the user it had then, be it none.
+        """
+        about = [command for command in commands if command.type in ABOUT_PAYMENTS]
+        if not about:
             return commands
-        with translated_errors(), self._engine.connect() as connection:
-            return with_owners(commands, owners_of(connection, commands))
+        references = {command.reference_id for command in about}
+        with translated_errors(), self._engine.begin() as connection:
+            claimed = self._form.references.owners(connection, references)
+            owners = owners_of(connection, about)
+        return with_owners(commands, owners, {name: owner.user_id for name, owner in claimed.items()})
 
     @contextmanager
     def begin(
@@ -93,32 +103,31 @@ class Ledger:
             named = None
             if self._form is LedgerForm.DISTRIBUTED:
                 with self._engine.begin() as connection:
-                    named = look_up(connection, commands, now)
+                    named = look_up(connection, commands, auto_open)
             with self._engine.connect() as connection:
                 ids = Ids(connection, SHARED if slot is None else slot)
                 ids.provide(_ids_of(commands))
                 with connection.begin():
                     if named is None:
-                        named = look_up(connection, commands, now)
+                        named = look_up(connection, commands, auto_open)
                     known = load(
                         connection,
                         commands,
                         now,
                         ids.take,
-                        auto_open=auto_open,
                         slot=slot,
                         others=others,
                         named=named,
                     )
                     transaction = LedgerTransaction(
-                        connection, known, now, ids, self._names(named), self._claiming
+                        connection, known, now, ids, self._names(named, now), self._claiming
                     )
                     yield transaction
                 transaction.finish()
 
-    def _names(self, named: NamedPayments) -> "WrittenNames":
+    def _names(self, named: NamedPayments, now: datetime) -> "WrittenNames":
         """Return what writes the names of payments: with the batch, or around it where it is distributed."""
-        return WrittenNames(named, self._engine if self._form is LedgerForm.DISTRIBUTED else None)
+        return WrittenNames(named.names, now, self._engine if self._form is LedgerForm.DISTRIBUTED else None)
 
     def probe(self) -> None:
         """Raise LedgerUnavailableError unless the database takes a write.
@@ -213,8 +222,8 @@ class WrittenNames:
     distributed, what waits is written before the batch, and names are bound after its commit.
     """
 
-    def __init__(self, named: NamedPayments, engine: Engine | None) -> None:
-        self._named, self._engine = named, engine
+    def __init__(self, names: Mapping[str, PaymentName], now: datetime, engine: Engine | None) -> None:
+        self._names, self._now, self._engine = names, now, engine
         self._plan: Plan | None = None
 
     def begin(self, connection: Connection, plan: Plan) -> None:
@@ -222,24 +231,28 @@ class WrittenNames:
         if not plan.waiting:
             return
         if self._engine is None:
-            write_waiting(connection, plan)
+            write_waiting(connection, plan, self._names, self._now)
             return
         with self._engine.begin() as own:
-            write_waiting(own, plan)
+            write_waiting(own, plan, self._names, self._now)
 
     def write(self, connection: Connection, plan: Plan) -> None:
         """Bind the names, or remember to do so."""
         if self._engine is None:
-            self._bind(connection, plan)
+            bind(connection, plan, self._names, self._now)
         else:
             self._plan = plan
 
     def finish(self) -> None:
         """Bind the names of a batch that is committed."""
-        if self._engine is not None and self._plan is not None:
-            with self._engine.begin() as own:
-                self._bind(own, self._plan)
-
-    def _bind(self, connection: Connection, plan: Plan) -> None:
-        if plan.names or plan.taken_in or self._named.made:
-            bind(connection, plan, self._named)
+        if self._engine is None or self._plan is None:
+            return
+        for tries_left in reversed(range(_BINDINGS)):
+            try:
+                with translated_errors(), self._engine.begin() as own:
+                    bind_after_all(own, self._plan, self._now)
+            except ContentionError:
+                if not tries_left:
+                    raise
+            else:
+                return

@@ -570,8 +570,8 @@ quota_entries = Table(
     CheckConstraint("used_after >= 0 AND used_after >= amount", name="used_not_negative"),
 )
 
-#: Payments as they were taken, in minor units, and the tokens they bought: of a package, or of a tier's period.
-#: A payment of a package is named by its operation's reference, one of a subscription by its own.
+#: Payments as they were taken, in minor units, and the tokens they bought: of a package, or of a period. A
+#: payment of a package is named by its operation's reference, one of a subscription by its own.
 payments = Table(
     "payments",
     metadata,
@@ -663,29 +663,22 @@ claims = Table(
     *_is_slot_of_user(),
 )
 
-#: Names of payments: a payment's own reference and its other names, with its user. A name without a payment is
-#: one that events wait for.
+#: Names of payments: a payment's own reference and its other names, with its user. A name without a payment
+#: is one that events wait for. The version rises with each change: two that come at once see each other.
 payment_names = Table(
     "payment_names",
     metadata,
     Column("named_at", UtcDateTime, nullable=False),
-    Column("slot", SmallInteger),
+    Column("version", Integer, nullable=False),
     Column("name", Text, primary_key=True),
     Column("payment_reference", Text),
     Column("user_id", Text),
     Index(None, "user_id"),
-    *(
-        CheckConstraint(f"user_id IS NULL OR {condition}", name="slot_of_user").ddl_if(dialect=dialect)
-        for dialect, condition in _SLOT_OF_USER
-    ),
-    CheckConstraint(
-        "(user_id IS NULL) = (payment_reference IS NULL) AND (user_id IS NULL) = (slot IS NULL)",
-        name="bound_as_a_whole",
-    ),
+    CheckConstraint("(user_id IS NULL) = (payment_reference IS NULL)", name="bound_as_a_whole"),
 )
 
-#: Events that wait for the payment of their name. ``user_id`` is the one that was named; with a ``reason`` the
-#: payment is there and the event can't count for it.
+#: Events that wait for the payment of their name. ``user_id`` is the one that was named; with a ``reason``
+#: the payment is there and the event can't count for it.
 waiting_events = Table(
     "waiting_events",
     metadata,

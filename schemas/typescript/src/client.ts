@@ -1,11 +1,13 @@
 // The client: the vocabulary over RabbitMQ.
 
+import type { Channel } from "amqplib";
+
 import { addressOf } from "./connection.js";
 import type { Address } from "./connection.js";
 import { BillingRefused, BillingUnavailable } from "./errors.js";
 import type { Answer, Command, Notice, Query, Reply } from "./generated/contract.js";
 import { Listener } from "./listening.js";
-import type { Handler, Subscription } from "./listening.js";
+import type { Handler, ListenOptions, Subscription } from "./listening.js";
 import { decode, encode } from "./numbers.js";
 import type { Outgoing } from "./requests.js";
 import { Billing, resultOf } from "./vocabulary.js";
@@ -33,19 +35,17 @@ export interface ClientOptions {
 export class BillingClient extends Billing {
   readonly #address: Address;
   readonly #appId: string;
+  readonly #timeoutMs: number | undefined;
   readonly #wire: Wire;
-  readonly #commandTimeoutMs: number;
-  readonly #queryTimeoutMs: number;
   readonly #subscriptions = new Set<Subscription>();
   #isClosed = false;
 
-  constructor(options: ClientOptions) {
+  constructor({ url, socket, appId = "billing-client", maxPending = PLACES, timeoutMs }: ClientOptions) {
     super();
-    this.#address = addressOf(options.url, options.socket);
-    this.#appId = options.appId ?? "billing-client";
-    this.#commandTimeoutMs = options.timeoutMs ?? COMMAND_TIMEOUT_MS;
-    this.#queryTimeoutMs = options.timeoutMs ?? QUERY_TIMEOUT_MS;
-    this.#wire = new Wire(this.#address, this.#appId, options.maxPending ?? PLACES);
+    this.#address = addressOf(url, socket);
+    this.#appId = appId;
+    this.#timeoutMs = timeoutMs;
+    this.#wire = new Wire(this.#address, appId, maxPending);
   }
 
   /** Throws BillingTimeout, BillingUnavailable, BillingRefused, BillingFailed and BillingConfiguration. */
@@ -53,41 +53,38 @@ export class BillingClient extends Billing {
     if ((command.replies ?? "all") !== "all") {
       throw new BillingRefused("replies: request waits for the reply; use publish", "replies");
     }
-    this.#start({ consumes: true });
-    const body = await this.#wire.asked.send(
-      outgoing(command, options),
-      options.timeoutMs ?? this.#commandTimeoutMs,
-    );
-    return resultOf(decode<Reply>(body));
+    const wire = this.#started({ consumes: true });
+    const timeoutMs = options.timeoutMs ?? this.#timeoutMs ?? COMMAND_TIMEOUT_MS;
+    return resultOf(decode<Reply>(await wire.asked.send(outgoing(command, options), timeoutMs)));
   }
 
   /** Throws BillingTimeout, BillingUnavailable and BillingConfiguration; the reply tells the rest. */
   override async publish(command: Command, options: CommandOptions = {}): Promise<void> {
-    this.#start({ consumes: false });
-    await this.#wire.published.send(outgoing(command, options), options.timeoutMs ?? this.#commandTimeoutMs);
+    const wire = this.#started({ consumes: false });
+    const timeoutMs = options.timeoutMs ?? this.#timeoutMs ?? COMMAND_TIMEOUT_MS;
+    await wire.published.send(outgoing(command, options), timeoutMs);
   }
 
   override async ask(query: Query, options: RequestOptions = {}): Promise<Answer> {
-    this.#start({ consumes: false });
-    const message: Outgoing = { exchange: "billing", type: query.type, body: encode(query) };
-    return decode<Answer>(await this.#wire.queries.send(message, options.timeoutMs ?? this.#queryTimeoutMs));
+    const wire = this.#started({ consumes: false });
+    const timeoutMs = options.timeoutMs ?? this.#timeoutMs ?? QUERY_TIMEOUT_MS;
+    const message = { exchange: "billing", type: query.type, body: encode(query) };
+    return decode<Answer>(await wire.queries.send(message, timeoutMs));
   }
 
   override replies(handler: Handler<Reply>, options: RepliesOptions = {}): Promise<Subscription> {
-    const queue = options.queue ?? "billing.replies";
-    return this.#listen(
-      new Listener(`${this.#appId} replies`, this.#address, async () => queue, handler, options),
-    );
+    const { queue = "billing.replies" } = options;
+    return this.#listen("replies", async () => queue, handler, options);
   }
 
   override notices(handler: Handler<Notice>, options: NoticesOptions): Promise<Subscription> {
     const { queue, types = ["#"] } = options;
-    const prepare: ConstructorParameters<typeof Listener<Notice>>[2] = async (channel) => {
+    const prepare = async (channel: Channel): Promise<string> => {
       await channel.assertQueue(queue, { durable: true, arguments: { "x-queue-type": "quorum" } });
       for (const type of types) await channel.bindQueue(queue, "billing.events", type);
       return queue;
     };
-    return this.#listen(new Listener(`${this.#appId} notices`, this.#address, prepare, handler, options));
+    return this.#listen("notices", prepare, handler, options);
   }
 
   override async close({ timeoutMs = COMMAND_TIMEOUT_MS }: RequestOptions = {}): Promise<void> {
@@ -97,8 +94,14 @@ export class BillingClient extends Billing {
     await Promise.all([...subscriptions, this.#wire.close(timeoutMs)]);
   }
 
-  async #listen<T>(listener: Listener<T>): Promise<Subscription> {
+  async #listen<T>(
+    what: string,
+    prepare: (channel: Channel) => Promise<string>,
+    handler: Handler<T>,
+    options: ListenOptions,
+  ): Promise<Subscription> {
     this.#refuseClosed();
+    const listener = new Listener(`${this.#appId} ${what}`, this.#address, prepare, handler, options);
     this.#subscriptions.add(listener);
     try {
       return await listener.start();
@@ -108,9 +111,10 @@ export class BillingClient extends Billing {
     }
   }
 
-  #start({ consumes }: { consumes: boolean }): void {
+  #started(needs: { consumes: boolean }): Wire {
     this.#refuseClosed();
-    this.#wire.start({ consumes });
+    this.#wire.start(needs);
+    return this.#wire;
   }
 
   #refuseClosed(): void {

@@ -4,13 +4,16 @@ import amqp from "amqplib";
 import type { Channel, ChannelModel, RecoveringChannelModel } from "amqplib";
 
 import { BillingConfiguration } from "./errors.js";
-import { atMost } from "./timing.js";
 
-/** Address of a broker. */
+const HEARTBEAT_S = "15";
+const CONNECT_TIMEOUT_MS = 10_000;
+const CLOSE_TIMEOUT_MS = 2_000;
+const RECOVERY = { initialDelay: 100, maxDelay: 5_000, waitForConnect: false };
+
+/** Address of a broker; the options of its socket hold the credentials. */
 export interface Address {
-  readonly options: amqp.Options.Connect;
+  readonly url: string;
   readonly user: string;
-  /** Options of the socket, such as certificates. */
   readonly socket: object;
 }
 
@@ -20,31 +23,20 @@ export function addressOf(url: string, socket: object = {}): Address {
   if (parts === undefined || !["amqp:", "amqps:"].includes(parts.protocol)) {
     throw new BillingConfiguration("the broker's URL can't be read: amqp://user:password@host:5672/vhost");
   }
-  const user = decodeURIComponent(parts.username) || "guest";
-  const options: amqp.Options.Connect = {
-    protocol: parts.protocol.slice(0, -1),
-    hostname: parts.hostname.replace(/^\[|\]$/g, ""),
-    username: user,
-    password: decodeURIComponent(parts.password) || "guest",
-    vhost: parts.pathname.slice(1) || "/",
-    heartbeat: Number(parts.searchParams.get("heartbeat") ?? HEARTBEAT_S),
-    ...(parts.port ? { port: Number(parts.port) } : {}),
-  };
-  return { options, user, socket };
+  if (!parts.searchParams.has("heartbeat")) parts.searchParams.set("heartbeat", HEARTBEAT_S);
+  const [user, password] = [parts.username, parts.password].map(
+    (text) => decodeURIComponent(text) || "guest",
+  );
+  const credentials = amqp.credentials.plain(user!, password!); // amqplib's own reading of a URL breaks umlauts
+  return { url: parts.href, user: user!, socket: { ...socket, credentials } };
 }
-
-const HEARTBEAT_S = 15;
-const CONNECT_TIMEOUT_MS = 10_000;
-const CLOSE_TIMEOUT_MS = 2_000;
-const FIRST_DELAY_MS = 100;
-const LONGEST_DELAY_MS = 5_000;
 
 /** Callbacks of a connection. */
 export interface Events {
   /** Open the channels of a new connection; called again after each loss. */
   readonly open: (model: ChannelModel) => Promise<void>;
   /** The channels are gone; others will come. */
-  readonly lost: () => void;
+  readonly lost?: () => void;
   /** The broker refuses, so somebody must act. The connection is tried again all the same. */
   readonly refused: (error: BillingConfiguration) => void;
 }
@@ -73,31 +65,35 @@ export class Connection {
   }
 
   async #connect(): Promise<RecoveringChannelModel> {
-    const recovering = await amqp.connect(this.address.options, {
+    const setup = async (model: ChannelModel): Promise<void> => {
+      this.#model = model;
+      model.on("error", () => {}); // "close" follows
+      await this.events.open(model);
+    };
+    const recovering = await amqp.connect(this.address.url, {
       ...this.address.socket,
       noDelay: true, // without it a small message may wait 40 ms for an acknowledgement
       timeout: CONNECT_TIMEOUT_MS,
       clientProperties: { connection_name: this.name },
-      recovery: {
-        initialDelay: FIRST_DELAY_MS,
-        maxDelay: LONGEST_DELAY_MS,
-        waitForConnect: false,
-        setup: async (model: ChannelModel) => {
-          this.#model = model;
-          model.on("error", () => {}); // "close" follows
-          await this.events.open(model);
-        },
-      },
+      recovery: { ...RECOVERY, setup },
     });
     recovering.on("error", () => {}); // "disconnect" follows
-    recovering.on("disconnect", () => this.events.lost());
+    recovering.on("disconnect", () => this.events.lost?.());
     recovering.on("connect-failed", (error) => {
-      this.events.lost();
+      this.events.lost?.();
       const refusal = refusalIn(error);
       if (refusal !== undefined) this.events.refused(refusal);
     });
     return recovering;
   }
+}
+
+/** Wait for `work`, at most some milliseconds. No timer is left. */
+export async function atMost(milliseconds: number, work: Promise<unknown> | undefined): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise((resolve) => (timer = setTimeout(resolve, milliseconds)));
+  await Promise.race([work, late]);
+  clearTimeout(timer);
 }
 
 /** End a socket whose other side is silent: it and its heartbeat would keep the process alive.
@@ -110,10 +106,21 @@ function destroySocket(model: ChannelModel | undefined): void {
 
 /** Return `channel`, whose loss ends its connection too: recovery, which watches connections alone, makes
  * both anew. */
-export function tied<C extends Channel>(channel: C, model: ChannelModel, failed: (error: Error) => void): C {
-  channel.on("error", failed);
+export function tied<C extends Channel>(channel: C, model: ChannelModel, failed?: (error: Error) => void): C {
+  channel.on("error", (error: Error) => failed?.(error));
   channel.on("close", () => setImmediate(() => model.close().catch(() => {}))); // closed before, mostly
   return channel;
+}
+
+/** Call the channel; return false where it is closed, which its event is about to tell. */
+export function isOpen(call: () => void): boolean {
+  try {
+    call();
+  } catch (error) {
+    if (error instanceof Error && error.name === "IllegalOperationError") return false;
+    throw error;
+  }
+  return true;
 }
 
 /** amqplib shows the refusal of a virtual host as a frame that it did not expect, without the broker's text. */
@@ -124,7 +131,7 @@ const REFUSALS =
 export function refusalIn(error: Error): BillingConfiguration | undefined {
   if (!REFUSALS.test(error.message)) return undefined;
   const way = /NOT.FOUND/.test(error.message)
-    ? "; run `billing-worker topology declare`"
-    : "; check user, password, virtual host and rights";
-  return new BillingConfiguration(`the broker refuses: ${error.message}${way}`, { cause: error });
+    ? "run `billing-worker topology declare`"
+    : "check user, password, virtual host and rights";
+  return new BillingConfiguration(`the broker refuses: ${error.message}; ${way}`, { cause: error });
 }

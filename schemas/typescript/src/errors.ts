@@ -9,6 +9,12 @@ export class BillingError extends Error {
   }
 }
 
+/** No connection, or no answer: nothing was changed. Try again later. */
+export class BillingUnavailable extends BillingError {}
+
+/** Missing queue or right, or a wrong password: somebody must set it up. */
+export class BillingConfiguration extends BillingError {}
+
 /** Unknown outcome: the command was sent, and no reply came in time. It may be applied, now or later.
  *
  * Ask with `operation(referenceId)`, or send the same command with the same reference: it is applied once. */
@@ -21,9 +27,6 @@ export class BillingTimeout extends BillingError {
   }
 }
 
-/** No connection, or no answer: nothing was changed. Try again later. */
-export class BillingUnavailable extends BillingError {}
-
 /** Malformed command or query: the code that sent it has a mistake. `field` says where. */
 export class BillingRefused extends BillingError {
   constructor(
@@ -35,16 +38,10 @@ export class BillingRefused extends BillingError {
   }
 }
 
-/** Missing queue or right, or a wrong password: somebody must set it up. */
-export class BillingConfiguration extends BillingError {}
-
 /** Fault of the worker: its operators have the message and may still apply it. Send no other reference. */
 export class BillingFailed extends BillingError {
-  constructor(
-    message: string,
-    readonly reply: Reply,
-  ) {
-    super(message);
+  constructor(readonly reply: Reply) {
+    super(reply.message);
   }
 }
 

@@ -1,10 +1,19 @@
 // One account of the fake: lots, holds, quotas, a period, and the entries that explain its balance.
 
-import type { Totals, Transaction } from "./generated/contract.js";
-import type { Catalog } from "./fake-catalog.js";
+import type { CatalogTier, Totals, Transaction } from "./generated/contract.js";
 import { iso } from "./formats.js";
 
-type Counter = keyof Totals;
+/** What entries say about the operation that posted them; its code is known once it is decided. */
+export type Operation = Pick<Transaction, "transactionId" | "referenceId" | "type"> & {
+  code: string;
+} & Partial<Pick<Transaction, "feature" | "description" | "metadata">>;
+export type Entry = Omit<Transaction, keyof Operation> & { readonly operation: Operation };
+
+export interface Hold {
+  readonly tokens: number;
+  expiresAt: number;
+  state: "open" | "settled" | "released" | "expired";
+}
 
 interface Lot {
   readonly number: number;
@@ -14,18 +23,15 @@ interface Lot {
   tokens: number;
 }
 
-export interface Hold {
+/** Credit that takes effect later. */
+interface Scheduled {
+  readonly at: number;
   readonly tokens: number;
-  expiresAt: number;
-  state: "open" | "settled" | "released" | "expired";
+  readonly credit: () => void;
 }
 
-/** What an entry says about the operation that posted it. */
-export type Operation = Pick<Transaction, "transactionId" | "referenceId" | "type" | "code"> &
-  Partial<Pick<Transaction, "feature" | "description" | "metadata">>;
-
-/** Names of the sums in entries. */
-const COUNTERS: Record<Counter, string> = {
+/** Counters of entries by the names of their sums. */
+const COUNTERS: Record<keyof Totals, string> = {
   allocated: "allocation",
   purchased: "purchases",
   bonus: "bonus",
@@ -35,45 +41,38 @@ const COUNTERS: Record<Counter, string> = {
   expired: "expiry",
   reversed: "reversals",
 };
-
+/** Sums of what was taken, which entries have below zero. */
+const TAKEN = new Set(["used", "expired", "reversed"]);
+/** Priorities of lots by source, lowest first; the others have 50. */
 const PRIORITIES: Record<string, number> = {
   allocation: 10,
   bonus: 20,
   purchase_bonus: 20,
   refund: 30,
   adjustment: 40,
-  purchase: 50,
 };
 
 export class FakeAccount {
-  readonly entries: Transaction[] = [];
+  readonly entries: Entry[] = [];
   readonly holds = new Map<string, Hold>();
   readonly quotaUsed = new Map<string, number>();
-  readonly totals: Totals = {
-    allocated: 0,
-    purchased: 0,
-    bonus: 0,
-    refunded: 0,
-    adjusted: 0,
-    used: 0,
-    expired: 0,
-    reversed: 0,
-  };
   debt = 0;
   /** Number of the present period; each is a month counted from the opening. */
   period = 0;
   granted = 0;
   grantedPeriod = 0;
-  endsAt: number | undefined;
+  endsAt = Infinity;
+  scheduled: Scheduled[] = [];
   #lots: Lot[] = [];
-  #lastLot = 0;
-  #scheduled: { at: number; tokens: number; credit: () => void }[] = [];
+  #lotsMade = 0;
 
   constructor(
     readonly userId: string,
-    public tier: Catalog["tiers"][number],
+    public tier: CatalogTier,
     readonly openedAt: number,
   ) {}
+
+  // -- sums ------------------------------------------------------------------------------------------------
 
   get balance(): number {
     return this.#lots.reduce((sum, lot) => sum + lot.tokens, -this.debt);
@@ -87,15 +86,112 @@ export class FakeAccount {
     return this.balance - this.held;
   }
 
-  lotsBySource(): Record<string, number> {
+  canPay(tokens: number): boolean {
+    return tokens <= Math.max(this.available, 0);
+  }
+
+  get totals(): Totals {
+    const sums = Object.entries(COUNTERS).map(([name, counter]) => {
+      const sum = sumOf(this.entries.filter((entry) => entry.counter === counter));
+      return [name, TAKEN.has(name) ? 0 - sum : sum];
+    });
+    return Object.fromEntries(sums) as Totals;
+  }
+
+  get lotsBySource(): Record<string, number> {
     const found: Record<string, number> = {};
     for (const { source, tokens } of this.#lots)
       if (tokens > 0) found[source] = (found[source] ?? 0) + tokens;
     return found;
   }
 
+  limit(quota: string): number {
+    return quota === "free_upload" ? this.tier.freeUploadBytes : (this.tier.freeUnits[quota] ?? 0);
+  }
+
+  used(quota: string): number {
+    return this.quotaUsed.get(quota) ?? 0;
+  }
+
+  free(quota: string): number {
+    return Math.max(this.limit(quota) - this.used(quota), 0);
+  }
+
+  // -- tokens ----------------------------------------------------------------------------------------------
+
+  /** Credit a lot; a debt is repaid first. */
+  credit(
+    operation: Operation,
+    counter: string,
+    tokens: number,
+    now: number,
+    lot: { source: string; expiresAt?: number | undefined; priority?: number | null | undefined },
+  ): void {
+    const { source, expiresAt = Infinity, priority } = lot;
+    const repaid = Math.min(this.debt, tokens);
+    const number = (this.#lotsMade += 1);
+    this.#post(operation, counter, tokens, now, { number, source }, () => {
+      this.debt -= repaid;
+      const order = priority ?? PRIORITIES[source] ?? 50;
+      this.#lots.push({ number, source, priority: order, expiresAt, tokens: tokens - repaid });
+      this.#lots.sort((one, other) => one.priority - other.priority || one.expiresAt - other.expiresAt);
+    });
+  }
+
+  /** Take tokens in burn order, or of one source first, an entry for each lot; what no lot has becomes debt. */
+  take(operation: Operation, counter: string, tokens: number, now: number, first?: string): void {
+    let left = tokens;
+    const preferred = this.#lots.filter((lot) => first !== undefined && lot.source.startsWith(first));
+    for (const lot of [...preferred, ...this.#lots]) {
+      const part = Math.min(lot.tokens, left);
+      left -= part;
+      this.#post(operation, counter, -part, now, lot, () => (lot.tokens -= part));
+    }
+    this.#post(operation, counter, -left, now, undefined, () => (this.debt += left));
+  }
+
+  /** Expire the lots that `isOver` names; return their tokens. */
+  #expire(operation: Operation, now: number, isOver: (lot: Lot) => boolean): number {
+    const over = this.#lots.filter((lot) => lot.tokens > 0 && isOver(lot));
+    const tokens = over.reduce((sum, lot) => sum + lot.tokens, 0);
+    for (const lot of over) {
+      this.#post(operation, "expiry", -lot.tokens, now, lot, () => (lot.tokens = 0));
+    }
+    return tokens;
+  }
+
+  #post(
+    operation: Operation,
+    counter: string,
+    amount: number,
+    now: number,
+    lot: Pick<Lot, "number" | "source"> | undefined,
+    move: () => void,
+  ): void {
+    if (amount === 0) return;
+    const [balanceBefore, at] = [this.balance, iso(now)];
+    move();
+    const [balanceAfter, sequence] = [this.balance, this.entries.length + 1];
+    const sums = { counter, amount, balanceBefore, balanceAfter, sequence };
+    const times = { occurredAt: at, recordedAt: at };
+    this.entries.push({
+      operation,
+      status: "applied",
+      ...sums,
+      lot: lot?.number,
+      source: lot?.source,
+      ...times,
+    });
+  }
+
+  // -- periods ---------------------------------------------------------------------------------------------
+
   periodStart(number = this.period): number {
     return monthsAfter(this.openedAt, number);
+  }
+
+  get periodEnd(): number {
+    return this.periodStart(this.period + 1);
   }
 
   /** Return the number of the period that contains a time. */
@@ -104,89 +200,6 @@ export class FakeAccount {
     while (this.periodStart(number + 1) <= time) number += 1;
     while (this.periodStart(number) > time) number -= 1;
     return number;
-  }
-
-  isActive(now: number): boolean {
-    return this.endsAt === undefined || now < this.endsAt;
-  }
-
-  limit(quota: string): number {
-    return quota === "free_upload" ? this.tier.freeUploadBytes : (this.tier.freeUnits[quota] ?? 0);
-  }
-
-  free(quota: string): number {
-    return Math.max(this.limit(quota) - (this.quotaUsed.get(quota) ?? 0), 0);
-  }
-
-  useQuota(quota: string, units: number): void {
-    this.quotaUsed.set(quota, (this.quotaUsed.get(quota) ?? 0) + units);
-  }
-
-  /** Credit a lot; a debt is repaid first. */
-  credit(
-    operation: Operation,
-    counter: Counter,
-    tokens: number,
-    now: number,
-    lot: { source: string; expiresAt?: number; priority?: number | null | undefined },
-  ): void {
-    const repaid = Math.min(this.debt, tokens);
-    const number = this.#lastLot + 1;
-    this.#lastLot = number;
-    this.#post(operation, counter, tokens, now, { number, source: lot.source }, () => {
-      this.debt -= repaid;
-      const priority = lot.priority ?? PRIORITIES[lot.source] ?? 50;
-      this.#lots.push({
-        number,
-        source: lot.source,
-        priority,
-        expiresAt: lot.expiresAt ?? Infinity,
-        tokens: tokens - repaid,
-      });
-      this.#lots.sort((one, other) => one.priority - other.priority || one.expiresAt - other.expiresAt);
-    });
-  }
-
-  /** The next scheduled credit; undefined without one. */
-  get nextScheduled(): { at: number; tokens: number } | undefined {
-    return [...this.#scheduled].sort((one, other) => one.at - other.at)[0];
-  }
-
-  /** Tokens that take effect later. */
-  get pending(): number {
-    return this.#scheduled.reduce((sum, { tokens }) => sum + tokens, 0);
-  }
-
-  schedule(at: number, tokens: number, credit: () => void): void {
-    this.#scheduled.push({ at, tokens, credit });
-  }
-
-  /** Take tokens in burn order, or of one source first, an entry for each lot; what no lot has becomes debt. */
-  take(operation: Operation, counter: Counter, tokens: number, now: number, first?: string): void {
-    let left = tokens;
-    const preferred = this.#lots.filter((lot) => first !== undefined && lot.source.startsWith(first));
-    for (const lot of [...preferred, ...this.#lots]) {
-      const part = Math.min(lot.tokens, left);
-      left -= part;
-      this.#post(operation, counter, -part, now, lot, () => {
-        lot.tokens -= part;
-      });
-    }
-    this.#post(operation, counter, -left, now, undefined, () => {
-      this.debt += left;
-    });
-  }
-
-  /** Post what time alone brings about until `now`: ends of holds and lots, free periods, scheduled credit. */
-  settleDue(operation: Operation, now: number): void {
-    for (const hold of this.holds.values())
-      if (hold.state === "open" && hold.expiresAt <= now) hold.state = "expired";
-    this.#renewFree(operation, now);
-    for (const lot of this.#lots)
-      if (lot.expiresAt <= now && lot.tokens > 0) this.#expire(operation, lot, now);
-    const due = this.#scheduled.filter(({ at }) => at <= now);
-    this.#scheduled = this.#scheduled.filter(({ at }) => at > now);
-    for (const { credit } of due) credit();
   }
 
   /** Begin a period and grant its allocation, which ends with it. */
@@ -198,78 +211,48 @@ export class FakeAccount {
 
   allocate(operation: Operation, tokens: number, now: number): void {
     if (tokens === 0) return;
-    this.credit(operation, "allocated", tokens, now, {
-      source: "allocation",
-      expiresAt: this.periodStart(this.period + 1),
-    });
+    this.credit(operation, "allocation", tokens, now, { source: "allocation", expiresAt: this.periodEnd });
   }
 
   /** End the allocation of the present period now; return its tokens. */
   endAllocation(operation: Operation, now: number): number {
-    const lots = this.#lots.filter((lot) => lot.source === "allocation" && lot.tokens > 0);
-    const tokens = lots.reduce((sum, lot) => sum + lot.tokens, 0);
-    for (const lot of lots) this.#expire(operation, lot, now);
-    return tokens;
+    return this.#expire(operation, now, (lot) => lot.source === "allocation");
+  }
+
+  /** Post what time alone brings about until `now`: ends of holds and lots, free periods, scheduled credit. */
+  postDue(operation: Operation, now: number): void {
+    for (const hold of this.holds.values())
+      if (hold.state === "open" && hold.expiresAt <= now) hold.state = "expired";
+    while (this.periodEnd <= now) this.#turnPeriod(operation, this.periodEnd);
+    const isOver = (lot: Lot): boolean => lot.expiresAt <= now;
+    this.#expire(operation, now, isOver);
+    const due = this.scheduled.filter(({ at }) => at <= now);
+    this.scheduled = this.scheduled.filter(({ at }) => at > now);
+    for (const { credit } of due) credit();
+    this.#expire(operation, now, isOver); // credit that began and ended unseen
+  }
+
+  #turnPeriod(operation: Operation, start: number): void {
+    this.#expire(operation, start, (lot) => lot.expiresAt <= start);
+    if (this.tier.autoRenew && start < this.endsAt) this.grant(operation, this.period + 1, start);
+    else this.#beginPeriod();
   }
 
   #beginPeriod(): void {
     this.period += 1;
     this.quotaUsed.clear();
   }
+}
 
-  #renewFree(operation: Operation, now: number): void {
-    while (this.periodStart(this.period + 1) <= now) {
-      const start = this.periodStart(this.period + 1);
-      for (const lot of this.#lots)
-        if (lot.expiresAt <= start && lot.tokens > 0) this.#expire(operation, lot, start);
-      if (this.tier.autoRenew && this.isActive(start)) this.grant(operation, this.period + 1, start);
-      else this.#beginPeriod();
-    }
-  }
-
-  #expire(operation: Operation, lot: Lot, now: number): void {
-    this.#post(operation, "expired", -lot.tokens, now, lot, () => {
-      lot.tokens = 0;
-    });
-  }
-
-  #post(
-    operation: Operation,
-    counter: Counter,
-    amount: number,
-    now: number,
-    lot: Pick<Lot, "number" | "source"> | undefined,
-    move: () => void,
-  ): void {
-    if (amount === 0) return;
-    const balanceBefore = this.balance;
-    move();
-    const taken = counter === "used" || counter === "expired" || counter === "reversed";
-    this.totals[counter] += taken ? -amount : amount;
-    const at = iso(now);
-    this.entries.push({
-      ...operation,
-      status: "applied",
-      counter: COUNTERS[counter],
-      amount,
-      balanceBefore,
-      balanceAfter: this.balance,
-      sequence: this.entries.length + 1,
-      lot: lot?.number,
-      source: lot?.source,
-      occurredAt: at,
-      recordedAt: at,
-    });
-  }
+export function sumOf(entries: readonly Pick<Entry, "amount">[]): number {
+  return entries.reduce((sum, entry) => sum + entry.amount, 0);
 }
 
 /** Return the moment some months later; a shorter month's last day stands for a day that it lacks. */
 function monthsAfter(time: number, months: number): number {
   const date = new Date(time);
   const day = date.getUTCDate();
-  date.setUTCDate(1);
   date.setUTCMonth(date.getUTCMonth() + months);
-  const last = new Date(Date.UTC(date.getUTCFullYear(), date.getUTCMonth() + 1, 0)).getUTCDate();
-  date.setUTCDate(Math.min(day, last));
+  if (date.getUTCDate() !== day) date.setUTCDate(0);
   return date.getTime();
 }

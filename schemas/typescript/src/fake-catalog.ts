@@ -1,23 +1,21 @@
 // The packaged catalog, for the fake. A test compares it with the worker's answer.
 
-import type { CatalogAnswer } from "./generated/contract.js";
-
-export type Catalog = Pick<CatalogAnswer, "packages" | "tiers" | "meters">;
+import type { Catalog } from "./fake-ledger.js";
 
 const MIB = 1_048_576;
 
 export const CATALOG: Catalog = {
   packages: [
-    { id: "starter", index: 0, tokens: 50_000, bonusTokens: 0, priceMinor: 499, currency: "USD" },
-    withBonus("standard", 1, 250_000, 25_000, 1_999),
-    withBonus("plus", 2, 1_000_000, 150_000, 6_999),
-    withBonus("max", 3, 5_000_000, 1_000_000, 29_999),
+    sold("starter", 0, 50_000, 0, 499),
+    { ...sold("standard", 1, 250_000, 25_000, 1_999), bonusValidDays: 365 },
+    { ...sold("plus", 2, 1_000_000, 150_000, 6_999), bonusValidDays: 365 },
+    { ...sold("max", 3, 5_000_000, 1_000_000, 29_999), bonusValidDays: 365 },
   ],
   tiers: [
-    tier("free", 10_000, 100 * MIB, 0, true),
-    tier("basic", 100_000, 1_024 * MIB, 0, false),
-    tier("pro", 500_000, 10 * 1_024 * MIB, 100_000, false),
-    tier("enterprise", 5_000_000, 100 * 1_024 * MIB, 1_000_000, false),
+    { ...tier("free", 10_000, 100 * MIB, 0), autoRenew: true },
+    tier("basic", 100_000, 1_024 * MIB, 0),
+    tier("pro", 500_000, 10 * 1_024 * MIB, 100_000),
+    tier("enterprise", 5_000_000, 100 * 1_024 * MIB, 1_000_000),
   ],
   meters: [
     {
@@ -33,16 +31,10 @@ export const CATALOG: Catalog = {
   ],
 };
 
-function withBonus(id: string, index: number, tokens: number, bonusTokens: number, priceMinor: number) {
-  return { id, index, tokens, bonusTokens, priceMinor, currency: "USD", bonusValidDays: 365 };
+function sold(id: string, index: number, tokens: number, bonusTokens: number, priceMinor: number) {
+  return { id, index, tokens, bonusTokens, priceMinor, currency: "USD" };
 }
 
-function tier(
-  id: string,
-  monthlyTokens: number,
-  freeUploadBytes: number,
-  rolloverTokens: number,
-  autoRenew: boolean,
-) {
-  return { id, monthlyTokens, freeUploadBytes, freeUnits: {}, rolloverTokens, autoRenew };
+function tier(id: string, monthlyTokens: number, freeUploadBytes: number, rolloverTokens: number) {
+  return { id, monthlyTokens, freeUploadBytes, freeUnits: {}, rolloverTokens, autoRenew: false };
 }

@@ -1,12 +1,13 @@
 // Subscriptions: each message is acknowledged after its handler, and a copy of it is not handled again.
 
+import { setTimeout as pause } from "node:timers/promises";
+
 import type { Channel, ChannelModel, ConsumeMessage } from "amqplib";
 
-import { Connection, tied } from "./connection.js";
+import { Connection, atMost, isOpen, tied } from "./connection.js";
 import type { Address } from "./connection.js";
 import { BillingUnavailable } from "./errors.js";
 import { decode } from "./numbers.js";
-import { atMost } from "./timing.js";
 
 /** Handler of messages; one that throws gets the message again. */
 export type Handler<T> = (message: T) => void | Promise<void>;
@@ -24,8 +25,7 @@ export interface Subscription {
 }
 
 const CLOSE_TIMEOUT_MS = 10_000;
-
-/** Time before a message whose handler failed is given back, in milliseconds. */
+/** Time before a message whose handler failed is given back. */
 const RETRY_DELAY_MS = 1_000;
 /** Number of handled ids that are remembered, to recognize copies. */
 const REMEMBERED = 10_000;
@@ -35,11 +35,11 @@ export class Listener<T> implements Subscription {
   readonly #connection: Connection;
   readonly #handled = new Set<unknown>();
   readonly #running = new Map<unknown, Promise<boolean>>();
-  readonly #retries = new Map<NodeJS.Timeout, () => void>();
   #isClosing = false;
   #opened: (() => void) | undefined;
   #refused: ((error: Error) => void) | undefined;
 
+  /** `prepare` declares what is missing and returns the name of the queue. */
   constructor(
     name: string,
     address: Address,
@@ -49,7 +49,6 @@ export class Listener<T> implements Subscription {
   ) {
     this.#connection = new Connection(name, address, {
       open: (model) => this.#open(model),
-      lost: () => {},
       refused: (error) => (this.#refused ?? this.#report)(error),
     });
   }
@@ -69,46 +68,37 @@ export class Listener<T> implements Subscription {
     return this;
   }
 
+  /** Stop; what is not acknowledged by then goes back to the queue. */
   async close({ timeoutMs = CLOSE_TIMEOUT_MS }: { timeoutMs?: number } = {}): Promise<void> {
     this.#refused?.(new BillingUnavailable("the client is closed"));
     this.#isClosing = true;
     await atMost(timeoutMs, Promise.all(this.#running.values()));
-    for (const [timer, giveBack] of this.#retries) {
-      clearTimeout(timer);
-      giveBack();
-    }
     await this.#connection.close();
   }
 
   async #open(model: ChannelModel): Promise<void> {
-    const channel = tied(await model.createChannel(), model, () => {});
+    const channel = tied(await model.createChannel(), model);
     await channel.prefetch(this.options.concurrency ?? 10);
-    const queue = await this.prepare(channel);
-    await channel.consume(queue, (delivery) => {
+    await channel.consume(await this.prepare(channel), (delivery) => {
       if (delivery === null)
-        void channel.close().catch(() => {}); // the queue was deleted
+        channel.close().catch(() => {}); // the queue was deleted
       else void this.#take(channel, delivery);
     });
     this.#opened?.();
   }
 
+  /** Handle a delivery and acknowledge it; a copy that comes meanwhile waits for the same run. */
   async #take(channel: Channel, delivery: ConsumeMessage): Promise<void> {
-    if (this.#isClosing) return; // the broker delivers it again, to whoever is left
+    if (this.#isClosing) return;
     const id: unknown = delivery.properties.messageId ?? Symbol("no id, so no copies");
-    if (this.#handled.has(id)) return settle(() => channel.ack(delivery));
-    const running = this.#running.get(id) ?? this.#handle(id, delivery);
-    if (await running) return settle(() => channel.ack(delivery));
-    const giveBack = (): void => {
-      this.#retries.delete(timer);
-      settle(() => channel.nack(delivery, false, true));
-    };
-    const timer = setTimeout(giveBack, RETRY_DELAY_MS);
-    this.#retries.set(timer, giveBack);
+    const isDone = this.#handled.has(id) || (await (this.#running.get(id) ?? this.#run(id, delivery)));
+    if (!isDone) await pause(RETRY_DELAY_MS, undefined, { ref: false });
+    // Where the channel is lost, the broker delivers again by itself.
+    isOpen(() => (isDone ? channel.ack(delivery) : channel.nack(delivery)));
   }
 
-  /** Run the handler; a copy that comes meanwhile waits for the same run. */
-  #handle(id: unknown, delivery: ConsumeMessage): Promise<boolean> {
-    const run = this.#run(delivery).then((isDone) => {
+  #run(id: unknown, delivery: ConsumeMessage): Promise<boolean> {
+    const run = this.#handle(delivery).then((isDone) => {
       this.#running.delete(id);
       if (isDone) this.#remember(id);
       return isDone;
@@ -117,7 +107,7 @@ export class Listener<T> implements Subscription {
     return run;
   }
 
-  async #run(delivery: ConsumeMessage): Promise<boolean> {
+  async #handle(delivery: ConsumeMessage): Promise<boolean> {
     try {
       await this.handler(decode<T>(delivery.content));
       return true;
@@ -134,17 +124,7 @@ export class Listener<T> implements Subscription {
 
   #remember(id: unknown): void {
     this.#handled.add(id);
-    if (this.#handled.size <= REMEMBERED) return;
     const [oldest] = this.#handled;
-    this.#handled.delete(oldest);
-  }
-}
-
-/** Acknowledge or give back. Where the channel is lost, the broker delivers again by itself. */
-function settle(answer: () => void): void {
-  try {
-    answer();
-  } catch (error) {
-    if (!(error instanceof Error) || error.name !== "IllegalOperationError") throw error;
+    if (this.#handled.size > REMEMBERED) this.#handled.delete(oldest);
   }
 }

@@ -5,37 +5,36 @@ import { randomUUID } from "node:crypto";
 import { BillingTimeout, BillingUnavailable } from "./errors.js";
 import type { BillingConfiguration } from "./errors.js";
 
-/** A message to send. */
+/** A message to send; a query has no `referenceId`. */
 export interface Outgoing {
   readonly exchange: string;
   readonly type: string;
   readonly body: Buffer;
-  /** Reference of a command; a query has none. */
   readonly referenceId?: string;
 }
 
 /** A message whose end is awaited. `writes` counts how often it was given to the broker. */
-export interface Pending extends Outgoing {
+export interface Request extends Outgoing {
   readonly id: string;
   readonly timeoutMs: number;
   writes: number;
-  isWritten: boolean;
+  /** Whether the broker has taken it once; it may be applied then. */
   isConfirmed: boolean;
   readonly end: (outcome: Buffer | Error) => void;
 }
 
 /** Requests of one kind: at most `places` are with the broker at a time, and the others wait in line. */
 export class Requests {
-  readonly #open = new Map<string, Pending>();
-  readonly #unwritten = new Set<Pending>();
-  readonly #line = new Set<Pending>();
-  #whenEmpty: (() => void) | undefined;
+  /** All, in the order in which they came; `#line` has those that are to be written. */
+  readonly #open = new Map<string, Request>();
+  #line = new Set<Request>();
   #refusal: BillingConfiguration | undefined;
+  #whenEmpty: (() => void) | undefined;
 
   /** `write` gives a message to the broker; it returns false where it can't now, and `pump` tries again. */
   constructor(
     private readonly places: number,
-    private readonly write: (request: Pending) => boolean,
+    private readonly write: (request: Request) => boolean,
   ) {}
 
   /** Send a message; return the body of its reply, or an empty one with the confirm. */
@@ -47,52 +46,50 @@ export class Requests {
         if (outcome instanceof Error) reject(outcome);
         else resolve(outcome);
       };
-      const request: Pending = {
+      const request: Request = {
         ...message,
         id: randomUUID(),
         timeoutMs,
         writes: 0,
-        isWritten: false,
         isConfirmed: false,
         end,
       };
-      const timer = setTimeout(() => end(expired(request)), timeoutMs);
-      if (this.#refusal !== undefined) end(this.#refusal);
-      else this.#admit(request);
+      const timer = setTimeout(() => end(expired(request, timeoutMs)), timeoutMs);
+      this.#open.set(request.id, request);
+      this.#line.add(request);
+      if (this.#refusal === undefined) this.pump();
+      else end(this.#refusal);
     });
   }
 
-  /** Write all that waits, in order. */
+  /** Write what stands in line, in order, as far as there are places. */
   pump(): void {
-    for (const request of this.#unwritten) {
+    for (const request of this.#line) {
+      if (this.#open.size - this.#line.size >= this.places) return;
+      if (!this.write(request)) return;
       request.writes += 1;
-      request.isWritten = this.write(request);
-      if (!request.isWritten) {
-        request.writes -= 1;
-        return;
-      }
-      this.#unwritten.delete(request);
-    }
-  }
-
-  /** Let what was written wait again: the broker may not have it. With `all`, also what it has confirmed. */
-  lost({ all }: { all: boolean }): void {
-    for (const request of this.#open.values()) {
-      if (!all && request.isConfirmed) continue;
-      request.isWritten = request.isConfirmed = false;
-      this.#unwritten.add(request);
+      this.#line.delete(request);
     }
   }
 
   /** Return the request of a reply, a return or a confirm; none where it has ended. */
-  get(id: string | undefined): Pending | undefined {
-    return id === undefined ? undefined : this.#open.get(id);
+  get(id: unknown): Request | undefined {
+    return this.#open.get(id as string);
+  }
+
+  /** Put all back in line: what the broker has already is applied once, and answered again. */
+  lost(): void {
+    this.#line = new Set(this.#open.values());
   }
 
   /** End what was never written, and what comes, until `accept`. What was written may have been applied. */
   refuse(refusal: BillingConfiguration): void {
     this.#refusal = refusal;
-    for (const request of this.#all()) if (request.writes === 0) request.end(refusal);
+    for (const request of [...this.#line]) if (request.writes === 0) request.end(refusal);
+  }
+
+  accept(): void {
+    this.#refusal = undefined;
   }
 
   /** End what the broker has refused together with its channel: what went to the exchange that it names. */
@@ -100,62 +97,34 @@ export class Requests {
     const exchange = /exchange '([^']*)'/.exec(refusal.message)?.[1];
     for (const request of [...this.#open.values()]) {
       const isMeant = exchange === undefined || exchange === request.exchange;
-      if (isMeant && request.isWritten && !request.isConfirmed) request.end(refusal);
+      if (isMeant && !request.isConfirmed && !this.#line.has(request)) request.end(refusal);
     }
-  }
-
-  accept(): void {
-    this.#refusal = undefined;
   }
 
   /** Return when all have ended; end them after `timeoutMs`. */
   async drained(timeoutMs: number): Promise<void> {
     if (this.#open.size === 0) return;
     const timer = setTimeout(() => {
-      for (const request of this.#all()) request.end(expired({ ...request, timeoutMs }));
+      for (const request of [...this.#open.values()]) request.end(expired(request, timeoutMs));
     }, timeoutMs);
-    await new Promise<void>((resolve) => {
-      this.#whenEmpty = resolve;
-    });
+    await new Promise<void>((resolve) => (this.#whenEmpty = resolve));
     clearTimeout(timer);
   }
 
-  #all(): Pending[] {
-    return [...this.#open.values(), ...this.#line];
-  }
-
-  #admit(request: Pending): void {
-    if (this.#open.size >= this.places) {
-      this.#line.add(request);
-      return;
-    }
-    this.#open.set(request.id, request);
-    this.#unwritten.add(request);
-    this.pump();
-  }
-
-  #forget(request: Pending): void {
+  #forget(request: Request): void {
+    this.#open.delete(request.id);
     this.#line.delete(request);
-    this.#unwritten.delete(request);
-    if (!this.#open.delete(request.id)) return;
-    const [next] = this.#line;
-    if (next !== undefined) {
-      this.#line.delete(next);
-      this.#admit(next);
-    }
     if (this.#open.size === 0) this.#whenEmpty?.();
+    else this.pump();
   }
 }
 
 /** Text that every error about a command ends with. */
 export const AGAIN = "the same reference again is applied once";
 
-function expired({ type, referenceId, writes, timeoutMs }: Pending): Error {
-  const name = referenceId === undefined ? type : `${type} ${referenceId}`;
-  if (referenceId === undefined) return new BillingUnavailable(`${name}: no answer within ${timeoutMs} ms`);
-  if (writes === 0) return new BillingUnavailable(`${name}: not sent within ${timeoutMs} ms; ${AGAIN}`);
-  return new BillingTimeout(
-    `${name}: no reply within ${timeoutMs} ms, its outcome is unknown; ${AGAIN}`,
-    referenceId,
-  );
+function expired({ type, referenceId, writes }: Request, afterMs: number): Error {
+  if (referenceId === undefined) return new BillingUnavailable(`${type}: no answer within ${afterMs} ms`);
+  const late = (what: string): string => `${type} ${referenceId}: ${what} within ${afterMs} ms`;
+  if (writes === 0) return new BillingUnavailable(`${late("not sent")}; ${AGAIN}`);
+  return new BillingTimeout(`${late("no reply")}, its outcome is unknown; ${AGAIN}`, referenceId);
 }

@@ -50,13 +50,9 @@ export interface TransactionHistory {
 
 export interface UsageAnalytics {
   readonly period: { readonly days: number; readonly startDate: Date; readonly endDate: Date };
-  readonly usage: {
-    readonly total: number;
-    readonly averageDaily: number;
-    readonly projectedMonthly: number;
-  };
-  readonly dailyUsage: { readonly date: string; readonly tokens: number }[];
-  readonly usageByType: { readonly type: string; readonly tokens: number; readonly percentage: number }[];
+  readonly usage: Pick<UsageAnswer, "total" | "averageDaily" | "projectedMonthly">;
+  readonly dailyUsage: UsageAnswer["dailyUsage"];
+  readonly usageByType: UsageAnswer["usageByType"];
 }
 
 export interface GlobalStats {
@@ -88,7 +84,11 @@ export class BalanceUnread extends BillingError {
   }
 }
 
-const NO_ACCOUNT = "Token balance not found";
+/** Texts of the old service; the worker writes the others alike. */
+const OLD_TEXTS: Record<string, string> = {
+  account_not_found: "Token balance not found",
+  unknown_package: "Invalid token package",
+};
 const FREE_UPLOAD = "free_upload";
 
 /** Token service over any client of the ledger.
@@ -115,13 +115,8 @@ export class TokenService {
     referenceId?: string | undefined;
     referenceType?: string | undefined;
   }): Promise<TokenBalance> {
-    const {
-      userId,
-      amount: tokens,
-      description,
-      referenceId = randomUUID(),
-      referenceType: feature,
-    } = params;
+    const { userId, amount: tokens, description, referenceType: feature } = params;
+    const referenceId = params.referenceId ?? randomUUID();
     return this.#apply({ type: "usage.deduct", referenceId, userId, tokens, description, feature });
   }
 
@@ -134,7 +129,7 @@ export class TokenService {
   }): Promise<TokenBalance> {
     const { userId, packageIndex, paymentIntentId: referenceId } = params;
     const sold = (await this.billing.catalog()).packages.find((one) => one.index === packageIndex);
-    if (sold === undefined) throw new TokenServiceError("Invalid token package", "unknown_package");
+    if (sold === undefined) throw oldError("unknown_package");
     const paid = params.paid ?? { amountMinor: sold.priceMinor, currency: sold.currency };
     if (params.paid === undefined && (await this.#isPaid(referenceId, userId, sold.id)))
       return this.getBalance(userId);
@@ -152,14 +147,8 @@ export class TokenService {
   }): Promise<TokenBalance> {
     const { userId, amount: tokens, reason: description, referenceId: originalReferenceId } = params;
     const referenceId = params.idempotencyKey ?? randomUUID();
-    return this.#apply({
-      type: "credit.refund",
-      referenceId,
-      userId,
-      tokens,
-      description,
-      originalReferenceId,
-    });
+    const refund = { referenceId, userId, tokens, description, originalReferenceId };
+    return this.#apply({ type: "credit.refund", ...refund });
   }
 
   async addBonusTokens(
@@ -168,13 +157,8 @@ export class TokenService {
     reason: string,
     idempotencyKey: string = randomUUID(),
   ): Promise<TokenBalance> {
-    return this.#apply({
-      type: "credit.bonus",
-      referenceId: idempotencyKey,
-      userId,
-      tokens: amount,
-      description: reason,
-    });
+    const bonus = { referenceId: idempotencyKey, userId, tokens: amount, description: reason };
+    return this.#apply({ type: "credit.bonus", ...bonus });
   }
 
   async trackFreeUploadUsage(
@@ -182,40 +166,24 @@ export class TokenService {
     bytesUsed: number,
     idempotencyKey: string = randomUUID(),
   ): Promise<TokenBalance> {
-    return this.#apply({
-      type: "usage.free_upload",
-      referenceId: idempotencyKey,
-      userId,
-      bytes: bytesUsed,
-    });
+    const upload = { referenceId: idempotencyKey, userId, bytes: bytesUsed };
+    return this.#apply({ type: "usage.free_upload", ...upload });
   }
 
   /** Return a page, newest first; an empty one for an unknown account. */
   async getTransactionHistory(userId: string, limit = 50, offset = 0): Promise<TransactionHistory> {
     const page = await this.billing.history(userId, { limit, offset });
-    return {
-      transactions: (page?.transactions ?? []).map(transaction),
-      total: page?.total ?? 0,
-      limit,
-      offset,
-      hasMore: page?.hasMore ?? false,
-    };
+    const { transactions = [], total = 0, hasMore = false } = page ?? {};
+    return { transactions: transactions.map(transaction), total, limit, offset, hasMore };
   }
 
   /** Return the usage of the last days, today included, in UTC; zeros for an unknown account. */
   async getUsageAnalytics(userId: string, days = 30): Promise<UsageAnalytics> {
     const found = (await this.billing.usage(userId, { days })) ?? noUsage(days);
     const { period, total, averageDaily, projectedMonthly, dailyUsage, usageByType } = found;
-    return {
-      period: {
-        days: period.days,
-        startDate: new Date(period.startDate),
-        endDate: new Date(period.endDate),
-      },
-      usage: { total, averageDaily, projectedMonthly },
-      dailyUsage,
-      usageByType,
-    };
+    const [startDate, endDate] = [new Date(period.startDate), new Date(period.endDate)];
+    const usage = { total, averageDaily, projectedMonthly };
+    return { period: { days: period.days, startDate, endDate }, usage, dailyUsage, usageByType };
   }
 
   async getGlobalStats(): Promise<GlobalStats> {
@@ -235,7 +203,7 @@ export class TokenService {
     if (isOldRejection(result)) {
       result = await this.billing.request({ ...command, attempt: (result.attempt ?? 1) + 1 });
     }
-    if (result.status === "rejected") throw oldError(result);
+    if (result.status === "rejected") throw oldError(result.code, result);
     try {
       return await this.#balance(command.userId, { minSequence: result.sequence });
     } catch (error) {
@@ -245,7 +213,7 @@ export class TokenService {
 
   async #balance(userId: string, fields: { minSequence?: number | undefined }): Promise<TokenBalance> {
     const answer = await this.billing.balance(userId, fields);
-    if (answer === null) throw new TokenServiceError(NO_ACCOUNT, "account_not_found");
+    if (answer === null) throw oldError("account_not_found");
     return tokenBalance(answer);
   }
 
@@ -256,40 +224,25 @@ export class TokenService {
   }
 }
 
-type Usage = Pick<
-  UsageAnswer,
-  "period" | "total" | "averageDaily" | "projectedMonthly" | "dailyUsage" | "usageByType"
->;
-
-function noUsage(days: number): Usage {
-  const today = Date.now();
-  const dates = Array.from({ length: days }, (_, place) => day(today - (days - 1 - place) * DAY_MS));
-  return {
-    period: { days, startDate: day(today - (days - 1) * DAY_MS), endDate: day(today) },
-    total: 0,
-    averageDaily: 0,
-    projectedMonthly: 0,
-    dailyUsage: dates.map((date) => ({ date, tokens: 0 })),
-    usageByType: [],
-  };
+/** Usage of an unknown account: none, day by day until today. */
+function noUsage(days: number) {
+  const daysAgo = (count: number) => new Date(Date.now() - count * DAY_MS).toISOString().slice(0, 10);
+  const dailyUsage = Array.from({ length: days }, (_, place) => ({
+    date: daysAgo(days - 1 - place),
+    tokens: 0,
+  }));
+  const period = { days, startDate: daysAgo(days - 1), endDate: daysAgo(0) };
+  return { period, total: 0, averageDaily: 0, projectedMonthly: 0, dailyUsage, usageByType: [] };
 }
 
 const DAY_MS = 86_400_000;
-
-function day(time: number): string {
-  return new Date(time).toISOString().slice(0, 10);
-}
 
 function isOldRejection(result: Result): result is Rejected {
   return result.status === "rejected" && result.duplicate && result.code !== "reference_conflict";
 }
 
-function oldError(reply: Rejected): TokenServiceError {
-  const texts: Record<string, string> = {
-    account_not_found: NO_ACCOUNT,
-    unknown_package: "Invalid token package",
-  };
-  return new TokenServiceError(texts[reply.code] ?? reply.message, reply.code, reply);
+function oldError(code: string, reply?: Rejected): TokenServiceError {
+  return new TokenServiceError(OLD_TEXTS[code] ?? reply?.message ?? code, code, reply);
 }
 
 function earned(totals: BalanceAnswer["totals"]): number {

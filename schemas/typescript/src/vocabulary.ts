@@ -36,12 +36,57 @@ export interface NoticesOptions extends ListenOptions {
   readonly types?: readonly contract.Notice["type"][];
 }
 
-/** A command or a query without its type, as the methods below take it. */
+/** A command or a query as the methods below take it. */
 export type Fields<T extends { type: string }> = Omit<T, "type">;
-type AccountFields<T extends { type: string; userId: string }> = Omit<T, "type" | "userId">;
+type OfUser<T extends { type: string; userId: string }> = Omit<T, "type" | "userId">;
 
 /** An amount of tokens, or of a meter's units. */
 export type Usage = number | { readonly meter: string; readonly quantity: number };
+
+/** Method of each command: it sends the command and returns its result. */
+const COMMANDS = {
+  openAccount: "account.open",
+  /** Bring an account of another system with all that it had. */
+  importAccount: "account.import",
+  changeSubscription: "subscription.change",
+  renewSubscription: "subscription.renew",
+  cancelSubscription: "subscription.cancel",
+  /** Take tokens at once. */
+  deduct: "usage.deduct",
+  /** Meter usage: free units first, then tokens by the catalog's price. */
+  record: "usage.record",
+  freeUpload: "usage.free_upload",
+  /** Send up to 1,000 usage commands at once. The result is applied; look at each of its `items`. */
+  batch: "usage.batch",
+  /** Hold tokens for work whose price is not known yet. */
+  reserve: "usage.reserve",
+  /** Renew a hold while its work goes on. */
+  extend: "usage.extend",
+  /** Capture what was used of a hold, and release the rest. */
+  settle: "usage.settle",
+  /** Give a hold up. */
+  release: "usage.release",
+  paymentSucceeded: "payment.succeeded",
+  paymentRefunded: "payment.refunded",
+  paymentDisputed: "payment.disputed",
+  disputeClosed: "payment.dispute_closed",
+  paymentFailed: "payment.failed",
+  /** Give tokens of a usage back. */
+  refund: "credit.refund",
+  bonus: "credit.bonus",
+  /** Correct a balance by hand: negative tokens take. */
+  adjust: "credit.adjust",
+} as const;
+
+type CommandOf<T> = Extract<contract.Command, { type: T }>;
+type Commands = {
+  [Name in keyof typeof COMMANDS]: (
+    fields: Fields<CommandOf<(typeof COMMANDS)[Name]>>,
+    options?: CommandOptions,
+  ) => Promise<Result>;
+};
+
+export interface Billing extends Commands {}
 
 /** What an app does with the ledger. Queries about an account return null where the user has none. */
 export abstract class Billing {
@@ -58,120 +103,22 @@ export abstract class Billing {
   /** Wait for what is pending, then disconnect. */
   abstract close(options?: RequestOptions): Promise<void>;
 
-  // -- accounts and subscriptions --------------------------------------------------------------------------
-
-  openAccount(fields: Fields<contract.OpenAccount>, options?: CommandOptions): Promise<Result> {
-    return this.request({ type: "account.open", ...fields }, options);
+  balance(userId: string, fields: OfUser<contract.QueryBalance> = {}, options?: RequestOptions) {
+    return this.#ofUser<contract.BalanceAnswer>({ type: "query.balance", userId, ...fields }, options);
   }
 
-  /** Bring an account of another system with all that it had. */
-  importAccount(fields: Fields<contract.ImportAccount>, options?: CommandOptions): Promise<Result> {
-    return this.request({ type: "account.import", ...fields }, options);
+  history(userId: string, fields: OfUser<contract.QueryHistory> = {}, options?: RequestOptions) {
+    return this.#ofUser<contract.HistoryAnswer>({ type: "query.history", userId, ...fields }, options);
   }
 
-  changeSubscription(fields: Fields<contract.ChangeSubscription>, options?: CommandOptions): Promise<Result> {
-    return this.request({ type: "subscription.change", ...fields }, options);
-  }
-
-  renewSubscription(fields: Fields<contract.RenewSubscription>, options?: CommandOptions): Promise<Result> {
-    return this.request({ type: "subscription.renew", ...fields }, options);
-  }
-
-  cancelSubscription(fields: Fields<contract.CancelSubscription>, options?: CommandOptions): Promise<Result> {
-    return this.request({ type: "subscription.cancel", ...fields }, options);
-  }
-
-  // -- usage -----------------------------------------------------------------------------------------------
-
-  /** Take tokens at once. */
-  deduct(fields: Fields<contract.DeductUsage>, options?: CommandOptions): Promise<Result> {
-    return this.request({ type: "usage.deduct", ...fields }, options);
-  }
-
-  /** Meter usage: free units first, then tokens by the catalog's price. */
-  record(fields: Fields<contract.RecordUsage>, options?: CommandOptions): Promise<Result> {
-    return this.request({ type: "usage.record", ...fields }, options);
-  }
-
-  freeUpload(fields: Fields<contract.FreeUpload>, options?: CommandOptions): Promise<Result> {
-    return this.request({ type: "usage.free_upload", ...fields }, options);
-  }
-
-  /** Send up to 1,000 usage commands at once. The result is applied; look at each of its `items`. */
-  batch(fields: Fields<contract.UsageBatch>, options?: CommandOptions): Promise<Result> {
-    return this.request({ type: "usage.batch", ...fields }, options);
-  }
-
-  /** Hold tokens for work whose price is not known yet. */
-  reserve(fields: Fields<contract.ReserveUsage>, options?: CommandOptions): Promise<Result> {
-    return this.request({ type: "usage.reserve", ...fields }, options);
-  }
-
-  /** Renew a hold while its work goes on. */
-  extend(fields: Fields<contract.ExtendUsage>, options?: CommandOptions): Promise<Result> {
-    return this.request({ type: "usage.extend", ...fields }, options);
-  }
-
-  /** Capture what was used of a hold, and release the rest. */
-  settle(fields: Fields<contract.SettleUsage>, options?: CommandOptions): Promise<Result> {
-    return this.request({ type: "usage.settle", ...fields }, options);
-  }
-
-  /** Give a hold up. */
-  release(fields: Fields<contract.ReleaseUsage>, options?: CommandOptions): Promise<Result> {
-    return this.request({ type: "usage.release", ...fields }, options);
-  }
-
-  // -- payments and credit ---------------------------------------------------------------------------------
-
-  paymentSucceeded(fields: Fields<contract.PaymentSucceeded>, options?: CommandOptions): Promise<Result> {
-    return this.request({ type: "payment.succeeded", ...fields }, options);
-  }
-
-  paymentRefunded(fields: Fields<contract.PaymentRefunded>, options?: CommandOptions): Promise<Result> {
-    return this.request({ type: "payment.refunded", ...fields }, options);
-  }
-
-  paymentDisputed(fields: Fields<contract.PaymentDisputed>, options?: CommandOptions): Promise<Result> {
-    return this.request({ type: "payment.disputed", ...fields }, options);
-  }
-
-  disputeClosed(fields: Fields<contract.DisputeClosed>, options?: CommandOptions): Promise<Result> {
-    return this.request({ type: "payment.dispute_closed", ...fields }, options);
-  }
-
-  paymentFailed(fields: Fields<contract.PaymentFailed>, options?: CommandOptions): Promise<Result> {
-    return this.request({ type: "payment.failed", ...fields }, options);
-  }
-
-  /** Give tokens of a usage back. */
-  refund(fields: Fields<contract.RefundCredit>, options?: CommandOptions): Promise<Result> {
-    return this.request({ type: "credit.refund", ...fields }, options);
-  }
-
-  bonus(fields: Fields<contract.BonusCredit>, options?: CommandOptions): Promise<Result> {
-    return this.request({ type: "credit.bonus", ...fields }, options);
-  }
-
-  /** Correct a balance by hand: negative tokens take. */
-  adjust(fields: Fields<contract.AdjustCredit>, options?: CommandOptions): Promise<Result> {
-    return this.request({ type: "credit.adjust", ...fields }, options);
-  }
-
-  // -- queries ---------------------------------------------------------------------------------------------
-
-  balance(
-    userId: string,
-    fields: AccountFields<contract.QueryBalance> = {},
-    options?: RequestOptions,
-  ): Promise<contract.BalanceAnswer | null> {
-    return this.#ofAccount<contract.BalanceAnswer>({ type: "query.balance", userId, ...fields }, options);
+  usage(userId: string, fields: OfUser<contract.QueryUsage> = {}, options?: RequestOptions) {
+    return this.#ofUser<contract.UsageAnswer>({ type: "query.usage", userId, ...fields }, options);
   }
 
   /** Price a usage and say whether it would be applied now. */
-  quote(userId: string, usage: Usage, options?: RequestOptions): Promise<contract.AffordAnswer | null> {
+  quote(userId: string, usage: Usage, options?: RequestOptions) {
     const fields = typeof usage === "number" ? { tokens: usage } : usage;
-    return this.#ofAccount<contract.AffordAnswer>({ type: "query.afford", userId, ...fields }, options);
+    return this.#ofUser<contract.AffordAnswer>({ type: "query.afford", userId, ...fields }, options);
   }
 
   /** Say whether a usage would be applied now; false for an unknown account. */
@@ -179,53 +126,41 @@ export abstract class Billing {
     try {
       return (await this.quote(userId, usage, options))?.affordable ?? false;
     } catch (error) {
-      const otherwise = options.onUnavailable ?? "throw";
-      if (otherwise === "throw" || !(error instanceof BillingUnavailable)) throw error;
-      return otherwise === "allow";
+      const { onUnavailable = "throw" } = options;
+      if (onUnavailable === "throw" || !(error instanceof BillingUnavailable)) throw error;
+      return onUnavailable === "allow";
     }
   }
 
-  history(
-    userId: string,
-    fields: AccountFields<contract.QueryHistory> = {},
-    options?: RequestOptions,
-  ): Promise<contract.HistoryAnswer | null> {
-    return this.#ofAccount<contract.HistoryAnswer>({ type: "query.history", userId, ...fields }, options);
-  }
-
-  usage(
-    userId: string,
-    fields: AccountFields<contract.QueryUsage> = {},
-    options?: RequestOptions,
-  ): Promise<contract.UsageAnswer | null> {
-    return this.#ofAccount<contract.UsageAnswer>({ type: "query.usage", userId, ...fields }, options);
-  }
-
   /** Return the stored outcome of a reference: the question after a BillingTimeout. */
-  operation(referenceId: string, options?: RequestOptions): Promise<contract.OperationAnswer> {
+  operation(referenceId: string, options?: RequestOptions) {
     return this.#answer<contract.OperationAnswer>({ type: "query.operation", referenceId }, options);
   }
 
-  stats(options?: RequestOptions): Promise<contract.StatsAnswer> {
+  stats(options?: RequestOptions) {
     return this.#answer<contract.StatsAnswer>({ type: "query.stats" }, options);
   }
 
-  catalog(options?: RequestOptions): Promise<contract.CatalogAnswer> {
+  catalog(options?: RequestOptions) {
     return this.#answer<contract.CatalogAnswer>({ type: "query.catalog" }, options);
   }
 
-  async #ofAccount<A extends contract.Answer>(
-    query: contract.Query,
-    options?: RequestOptions,
-  ): Promise<A | null> {
+  async #ofUser<A>(query: contract.Query, options?: RequestOptions): Promise<A | null> {
     const answer = await this.ask(query, options);
     if (answer.type === "answer.problem" && answer.code === "account_not_found") return null;
     return answered(answer) as A;
   }
 
-  async #answer<A extends contract.Answer>(query: contract.Query, options?: RequestOptions): Promise<A> {
+  async #answer<A>(query: contract.Query, options?: RequestOptions): Promise<A> {
     return answered(await this.ask(query, options)) as A;
   }
+}
+
+for (const [name, type] of Object.entries(COMMANDS)) {
+  const value = function (this: Billing, fields: object, options?: CommandOptions): Promise<Result> {
+    return this.request({ type, ...fields } as contract.Command, options);
+  };
+  Object.defineProperty(Billing.prototype, name, { value, writable: true, configurable: true });
 }
 
 /** Return an answer; throw the error of a problem. */
@@ -246,7 +181,7 @@ function answered(answer: contract.Answer): contract.Answer {
 /** Return the result of a reply; throw the error of a failed one. */
 export function resultOf(reply: contract.Reply): Result {
   if (reply.status !== "failed") return reply as Result;
-  if (reply.code !== "malformed") throw new BillingFailed(reply.message, reply);
+  if (reply.code !== "malformed") throw new BillingFailed(reply);
   if (reply.reason === "wrong_sender") throw new BillingConfiguration(reply.message);
   throw new BillingRefused(reply.message, reply.field, reply.reason);
 }

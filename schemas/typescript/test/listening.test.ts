@@ -81,15 +81,22 @@ test("a reply whose handler failed comes again, and the error is told", async ()
 
 test("a reply is acknowledged after its handler, not before", async () => {
   const queue = await queueWith("a");
-  let finish = (): void => {};
+  let [isCalled, finish] = [false, (): void => {}];
   const wait = new Promise<void>((resolve) => (finish = resolve));
-  const first = await client.replies(() => wait, { queue });
+  const handler = (): Promise<void> => {
+    isCalled = true;
+    return wait;
+  };
+  const first = await client.replies(handler, { queue });
+  await eventually(() => isCalled);
+  proxy.refuses = true; // or the first one might be back before the other one is there
   proxy.cut(); // the handler still runs: the broker delivers again
   const handled: unknown[] = [];
   const other = new BillingClient({ url: url("BARE") });
   await other.replies((reply) => void handled.push(reply), { queue });
   await eventually(() => handled.length === 1);
   finish();
+  proxy.refuses = false;
   await other.close();
   await first.close();
 });

@@ -364,6 +364,15 @@ test("the fake's time is its own: holds run out, free periods follow, bonuses ex
   assert.equal((await fake.balance("ada"))?.balance, 10_000);
 });
 
+test("the fake's credit that began and ended unseen is expired at the first look", async () => {
+  const fake = new FakeBillingClient({ now: new Date("2026-01-01T00:00:00Z") });
+  await fake.openAccount({ referenceId: "open", userId: "ada", tier: "free" });
+  const [effectiveAt, expiresAt] = ["2026-01-02T00:00:00Z", "2026-01-03T00:00:00Z"];
+  await fake.bonus({ referenceId: "bonus", userId: "ada", tokens: 500, effectiveAt, expiresAt });
+  fake.setTime(new Date("2026-01-04T00:00:00Z"));
+  assert.equal((await fake.balance("ada"))?.balance, 10_000);
+});
+
 function applied(result: Result): Result & { status: "applied" } {
   assert.equal(result.status, "applied", result.message);
   return result as Result & { status: "applied" };

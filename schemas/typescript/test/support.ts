@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import type { ChildProcess } from "node:child_process";
+import { randomUUID } from "node:crypto";
 import { once } from "node:events";
 import { setTimeout as pause } from "node:timers/promises";
 
@@ -39,9 +40,16 @@ export async function firstOutput(child: ChildProcess): Promise<void> {
   await Promise.race([once(child.stdout, "data"), ended]);
 }
 
+const QUEUES = [
+  ["billing.usage", "usage.*"],
+  ["billing.payments", "payment.*"],
+  ["billing.queries", "query.*"],
+] as const;
+
 /** Stand-in for worker and reader: a test takes the messages and answers them, when it wants. */
 export class StandIn {
   readonly messages: ConsumeMessage[] = [];
+  readonly #seen = new Set<string>();
   /** Apply what comes at once. */
   appliesAll = false;
 
@@ -56,11 +64,7 @@ export class StandIn {
     const standIn = new StandIn(model, await model.createChannel());
     const { channel } = standIn;
     for (const exchange of ["billing", "billing.events"]) await channel.assertExchange(exchange, "topic");
-    for (const [queue, key] of [
-      ["billing.usage", "usage.*"],
-      ["billing.payments", "payment.*"],
-      ["billing.queries", "query.*"],
-    ] as const) {
+    for (const [queue, key] of QUEUES) {
       await channel.assertQueue(queue);
       await channel.bindQueue(queue, "billing", key);
       await channel.purgeQueue(queue);
@@ -71,7 +75,17 @@ export class StandIn {
     return standIn;
   }
 
+  /** Forget what came before: a message of an earlier test may still have been on its way. */
+  async reset(): Promise<void> {
+    this.appliesAll = false;
+    const messageId = randomUUID();
+    for (const [queue] of QUEUES) this.channel.sendToQueue(queue, Buffer.from(queue), { messageId });
+    await eventually(() => QUEUES.every(([queue]) => this.#seen.has(`${messageId} ${queue}`)));
+    this.messages.length = 0;
+  }
+
   take(message: ConsumeMessage): void {
+    this.#seen.add(`${message.properties.messageId} ${message.fields.routingKey}`);
     if (this.appliesAll) this.apply(message);
     else this.messages.push(message);
   }

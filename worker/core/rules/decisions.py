@@ -79,7 +79,9 @@ class Context:
         """Let these names be the payment's."""
         self.payments[payment.reference_id] = payment
         for name in names:
-            self.names[name] = PaymentName(name, payment.reference_id, payment.user_id)
+            known = self.known.payment_names.get(name)
+            version = 0 if known is None else known.version
+            self.names[name] = PaymentName(name, payment.reference_id, payment.user_id, version)
 
     def payment_named(self, name: str) -> Payment | None:
         """Return the payment of a name; None where there is none yet."""

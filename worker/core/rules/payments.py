@@ -122,7 +122,7 @@ def name_taken(reference_id: str, other_names: Iterable[str], context: Context) 
 
 
 def _list_price(command: PaymentSucceeded) -> int:
-    """Return what the payment says the goods cost: without tax, shipping and discount, as far as it says so."""
+    """Return what the goods cost without tax, shipping and discount, as far as the payment says so."""
     if command.list_minor is not None:
         return command.list_minor
     beside = (command.tax_minor or 0) + (command.other_minor or 0)
@@ -212,12 +212,16 @@ def reverse(
 
 
 def take_in(account: Account, payment: Payment, context: Context) -> dict[str, int]:
-    """Let the events that wait for a payment count, as far as they can; return what a reply says of it.
+    """Let the events that wait for a payment count; return what a reply says of it.
 
     They are posted by the operation that takes them in.
     """
     outcome = context.present
-    taken = [event for event in context.waiting_for(payment, account) if fits(payment, event)]
+    waiting = context.waiting_for(payment, account)
+    taken = [event for event in waiting if fits(payment, event)]
+    for event in waiting:
+        if not fits(payment, event):
+            account.leave_waiting(event)
     if not taken:
         return {}
     for event in taken:
@@ -252,7 +256,7 @@ def take_in_one(account: Account, context: Context) -> None:
         payment = context.payment_named(name)
         if payment is None or payment.account_id != account.state.account_id:
             continue
-        if any(fits(payment, event) for event in context.waiting_for(payment, account)):
+        if context.waiting_for(payment, account):
             take_in(account, payment, context)
             return
 

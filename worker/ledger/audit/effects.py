@@ -1,6 +1,6 @@
 """Effects of an applied operation on the ledger, by its code."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from schemas import Code
@@ -83,8 +83,17 @@ MAY_PAY = (*PAYING, Code.SUBSCRIPTION_CHANGED, Code.SUBSCRIPTION_RENEWED, Code.R
 #: The counter-accounts of entries that fell due, whatever operation posted them.
 DUE_COUNTERS = (Counter.ALLOCATION, Counter.BONUS, Counter.EXPIRY, Counter.TRANSFERS)
 
-#: Codes of applied commands that bring an event of a known payment.
+#: Codes of the operations that bring an event of a known payment, by its kind.
+CODES_OF: Mapping[Happened, Sequence[Code]] = {
+    happened: (code, Code.REFUND_STYLE_MIXED) if code is Code.PAYMENT_REFUNDED else (code,)
+    for happened, code in CODE_OF.items()
+}
+
+#: Codes of applied commands that bring an event with an effect on tokens.
 REVERSING = (
     *(code for happened, code in CODE_OF.items() if happened not in (Happened.FROZEN, Happened.UNFROZEN)),
     Code.REFUND_STYLE_MIXED,
 )
+
+#: Codes of the operations that take in what came before its payment.
+TAKING_IN = (*MAY_PAY, Code.ACCOUNT_SETTLED)

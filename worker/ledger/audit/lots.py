@@ -8,6 +8,7 @@ from sqlalchemy.sql import FromClause
 from schemas import Code
 from worker.core.known import HoldState, Source
 from worker.core.plan import Counter
+from worker.ledger.audit.collected import collected_by
 from worker.ledger.audit.comparing import (
     ONE,
     ZERO,
@@ -30,7 +31,6 @@ from worker.ledger.tables import (
     holds,
     lots,
     operations,
-    payment_events,
     payments,
 )
 
@@ -90,12 +90,13 @@ def origins(scope: Scope) -> Checks:
     """Compare each lot with the operation that granted it and the lot it belongs to."""
     lot, operation = lots.c, operations.c
     parent = lots.alias("parent")
+    events = collected_by(scope)
     statement = (
         _lots()
         .join_from(lots, operations, scope.on(operations, lots, operation_id="operation_id"), isouter=True)
         .join(accounts, scope.on(accounts, lots, account_id="account_id"), isouter=True)
         .join(payments, scope.on(payments, lots, operation_id="operation_id"), isouter=True)
-        .join(payment_events, scope.on(payment_events, lots, operation_id="operation_id"), isouter=True)
+        .join(events, agree(events, lots, operation_id="operation_id"), isouter=True)
         .join(parent, scope.on(parent, lots, account_id="account_id", number="parent"), isouter=True)
         .where(scope.of(lots))
     )
@@ -106,7 +107,7 @@ def origins(scope: Scope) -> Checks:
     # Only a change of the tier grants more to a period that was granted already; an import may bring both.
     may_be_second = operation.code.in_([Code.SUBSCRIPTION_CHANGED.value, Code.ACCOUNT_IMPORTED.value])
     is_second = and_(is_allocation, before.is_not(None), ~may_be_second)
-    granted = _granted(scope)
+    granted = _granted(scope, events)
     is_import = func.coalesce(operation.code == Code.ACCOUNT_IMPORTED.value, False)
     is_unexplained = case(
         (and_(lot.source == Source.CARRIED_OVER.value, ~is_import), lot.operation_id.is_not(None)),
@@ -118,13 +119,13 @@ def origins(scope: Scope) -> Checks:
             "lot_without_outcome": untrue(is_unexplained, lot.granted),
             "lot_account": owned(scope, lot.account_id, accounts, operations),
             "lot_granted": only(and_(is_applied(operations), granted.is_not(None)), granted, lot.granted),
-            "lot_parent": (_parent(parent), lot.parent),
+            "lot_parent": (_parent(parent, events), lot.parent),
             "allocation_twice": untrue(is_second, lot.granted),
         },
     )
 
 
-def _granted(scope: Scope) -> Column:
+def _granted(scope: Scope, events: FromClause) -> Column:
     """Return the amount that the lot's operation granted; null where it may be a renewal due with it."""
     lot, operation = lots.c, operations.c
     is_allocation = and_(lot.source == Source.ALLOCATION.value, lot.parent.is_(None))
@@ -144,7 +145,11 @@ def _granted(scope: Scope) -> Column:
             ),
             payments.c.base_tokens,
         ),
-        (lot.source == Source.PURCHASE.value, -zero_if_none(payment_events.c.collected)),
+        (
+            and_(lot.source == Source.PURCHASE.value, lot.parent.is_not(None)),
+            -zero_if_none(events.c.collected),
+        ),
+        (lot.source == Source.PURCHASE.value, _given_back(events)),
         (lot.source == Source.PURCHASE_BONUS.value, zero_if_none(payments.c.bonus_tokens)),
         (and_(is_allocation, operation.code == Code.ACCOUNT_OPENED.value), operation.amount),
         (and_(is_allocation, lot.effective_at > operation.recorded_at), scheduled),
@@ -156,6 +161,12 @@ def _granted(scope: Scope) -> Column:
             for source, codes in amounts.items()
         ),
     )
+
+
+def _given_back(events: FromClause) -> Column:
+    """Return the tokens of a lot that was given back: at most what its event gave; else none."""
+    given = -zero_if_none(events.c.collected)
+    return case((lots.c.granted <= given, lots.c.granted), else_=given)
 
 
 def _imported(scope: Scope) -> Column:
@@ -177,7 +188,7 @@ def _imported(scope: Scope) -> Column:
     )
 
 
-def _parent(parent: FromClause) -> Column:
+def _parent(parent: FromClause, events: FromClause) -> Column:
     """Return the number of the lot that this one must belong to; null for none.
 
     A bonus belongs to the purchase of its own operation. Tokens given back belong to the purchase that they
@@ -188,7 +199,7 @@ def _parent(parent: FromClause) -> Column:
     is_its_bonus = and_(
         lot.source == Source.PURCHASE_BONUS.value, is_bought, parent.c.operation_id == lot.operation_id
     )
-    is_given_back = and_(lot.source == Source.PURCHASE.value, is_bought, payment_events.c.collected < 0)
+    is_given_back = and_(lot.source == Source.PURCHASE.value, is_bought, events.c.collected < 0)
     is_heir = and_(
         lot.source == Source.ALLOCATION.value,
         parent.c.source == Source.ALLOCATION.value,

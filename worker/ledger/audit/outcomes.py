@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from sqlalchemy import FromClause, Integer, and_, bindparam, case, cast, false, func, or_, select, true
+from sqlalchemy import FromClause, Integer, and_, bindparam, case, cast, false, func, or_, select
 
 from schemas import Code, Status
 from worker.core.outcomes import MAY_MOVE_NOTHING
 from worker.core.plan import Counter
 from worker.core.superseded import is_usage
+from worker.ledger.audit.collected import collected_by
 from worker.ledger.audit.comparing import (
     ONE,
     ZERO,
@@ -33,7 +34,6 @@ from worker.ledger.tables import (
     entries,
     holds,
     operations,
-    payment_events,
     payments,
     superseded_outcomes,
     usage_refunds,
@@ -133,10 +133,12 @@ def _each(scope: Scope, moves: FromClause) -> Checks:
         .join(moves, is_of_operation, isouter=True)
         .where(scope.of(operations), operation.status == Status.APPLIED.value)
     )
-    for table in (payments, payment_events, usage_refunds, holds):
+    for table in (payments, usage_refunds, holds):
         written = scope.on(table, operations, operation_id="operation_id")
         statement = statement.join(table, written, isouter=True)
-    return differences(statement, {**_moved(scope, moves), **_written(moves)})
+    events = collected_by(scope)
+    statement = statement.join(events, agree(events, operations, operation_id="operation_id"), isouter=True)
+    return differences(statement, {**_moved(scope, moves), **_written(moves, events)})
 
 
 def _moved(scope: Scope, moves: FromClause) -> dict[str, tuple[Column, Column]]:
@@ -153,7 +155,8 @@ def _moved(scope: Scope, moves: FromClause) -> dict[str, tuple[Column, Column]]:
         else_=operation.balance_after,
     )
     return {
-        "operation_account": present(true(), accounts.c.account_id),
+        # What waits for its payment is of no account.
+        "operation_account": present(operation.code != Code.PAYMENT_AWAITED.value, accounts.c.account_id),
         "operation_entries": only(and_(has_account, ~says_nothing), claimed, zero_if_none(moved.count)),
         "operation_without_entries": only(and_(has_account, says_nothing, _EFFECT != 0), _EFFECT, ZERO),
         "operation_amount": _amounts(moves),
@@ -193,9 +196,9 @@ def _is_of_nothing() -> Condition:
     )
 
 
-def _written(moves: FromClause) -> dict[str, tuple[Column, Column]]:
+def _written(moves: FromClause, events: FromClause) -> dict[str, tuple[Column, Column]]:
     """Return pairs for the rows beside the entries: they must be there and agree with the entries."""
-    operation, moved, event, refund = operations.c, moves.c, payment_events.c, usage_refunds.c
+    operation, moved, event, refund = operations.c, moves.c, events.c, usage_refunds.c
     has_account = accounts.c.account_id.is_not(None)
     is_paid = and_(moved.count > 0, payments.c.operation_id.is_not(None))
     is_refund = and_(has_account, refund.operation_id.is_not(None))
@@ -205,7 +208,9 @@ def _written(moves: FromClause) -> dict[str, tuple[Column, Column]]:
         "payment_missing": present(
             operation.code.in_([code.value for code in PAYING]), payments.c.operation_id
         ),
-        "payment_base": only(is_paid, zero_if_none(moved.purchases), payments.c.base_tokens),
+        "payment_base": only(
+            and_(is_paid, payments.c.tier.is_(None)), zero_if_none(moved.purchases), payments.c.base_tokens
+        ),
         "payment_bonus": only(is_paid, zero_if_none(moved.bonus), payments.c.bonus_tokens),
         "event_missing": present(is_reversing, event.operation_id),
         "event_collected": only(

@@ -8,26 +8,39 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, and_, case, func, or_, select
 
-from schemas import Code
 from worker.catalog import Catalog, PaymentPolicy
 from worker.core.known import Happened, Payment, PaymentEvent
-from worker.core.rules.payments import money_back
+from worker.core.reversals import Back, money_back
 from worker.ledger.audit.comparing import (
     ONE,
     Checks,
     Condition,
-    detail_of,
     differences,
     is_applied,
     owned,
     rows,
     untrue,
 )
-from worker.ledger.audit.effects import CODE_OF, PAYING
+from worker.ledger.audit.effects import CODES_OF, MAY_PAY, TAKING_IN
 from worker.ledger.audit.report import Discrepancy
 from worker.ledger.audit.scope import Scope, scope_of
+from worker.ledger.rows import payment as payment_in
 from worker.ledger.slots import Slots
 from worker.ledger.tables import accounts, operations, payment_events, payments
+
+#: Columns of an event that its effect follows from, and that say what it was.
+_OF_EVENT = (
+    "reference_id",
+    "happened",
+    "recorded_at",
+    "dispute_id",
+    "refund_reference",
+    "amount_minor",
+    "currency",
+    "occurred_at",
+    "collected",
+    "uncollected",
+)
 
 # The catalog may have had either when the last event came.
 _ANY_POLICY = (PaymentPolicy(on_dispute="wait"), PaymentPolicy(on_dispute="take"))
@@ -44,7 +57,7 @@ def each(scope: Scope) -> Checks:
         .join(accounts, scope.on(accounts, payments, account_id="account_id"), isouter=True)
         .where(scope.of(payments))
     )
-    is_purchase = and_(is_applied(operations), operations.c.code.in_([code.value for code in PAYING]))
+    is_purchase = and_(is_applied(operations), operations.c.code.in_([code.value for code in MAY_PAY]))
     return differences(
         statement,
         {
@@ -55,9 +68,8 @@ def each(scope: Scope) -> Checks:
 
 
 def events(scope: Scope) -> Checks:
-    """Compare each event with its operation; an event without its payment has moved nothing."""
+    """Compare each event with the operation that posted it, and with its payment."""
     event, own = payment_events.c, operations
-    bought = operations.alias("bought")
     statement = (
         rows(slot=event.slot, account_id=event.account_id, operation_id=event.operation_id)
         .join_from(
@@ -65,14 +77,9 @@ def events(scope: Scope) -> Checks:
         )
         .join(accounts, scope.on(accounts, payment_events, account_id="account_id"), isouter=True)
         .join(
-            bought,
-            and_(scope.on(bought, payment_events, reference_id="payment_reference"), ~bought.c.is_taken),
-            isouter=True,
-        )
-        .join(
             payments,
             and_(
-                scope.on(payments, bought, operation_id="operation_id"),
+                scope.on(payments, payment_events, reference_id="payment_reference"),
                 payments.c.account_id == event.account_id,
             ),
             isouter=True,
@@ -91,18 +98,20 @@ def events(scope: Scope) -> Checks:
 
 
 def _says_so() -> Condition:
-    """Return the condition that the event's operation was applied, and is about this payment and kind."""
+    """Return the condition that the event's operation was applied, and is of this kind.
+
+    An event that had come before its payment is posted by the operation that took it in.
+    """
     event, own = payment_events.c, operations
     is_its_code = or_(
         *(
-            and_(event.happened == happened.value, own.c.code == code.value)
-            for happened, code in CODE_OF.items()
+            and_(event.happened == happened.value, own.c.code.in_([code.value for code in codes]))
+            for happened, codes in CODES_OF.items()
         )
     )
-    is_purchase = event.happened == Happened.SUCCEEDED.value
-    named = case((is_purchase, own.c.reference_id), else_=detail_of(own, "original_reference_id"))
-    is_awaited = and_(own.c.code == Code.PAYMENT_AWAITED.value, ~is_purchase)
-    return and_(is_applied(own), named == event.payment_reference, or_(is_its_code, is_awaited))
+    is_own = own.c.reference_id == event.reference_id
+    takes_in = own.c.code.in_([code.value for code in TAKING_IN])
+    return and_(is_applied(own), or_(and_(is_own, or_(is_its_code, takes_in)), and_(~is_own, takes_in)))
 
 
 # -- what follows from the events -------------------------------------------------------------------------
@@ -124,25 +133,19 @@ def back(connection: Connection, slots: Slots, catalog: Catalog | None) -> Itera
 @cache
 def _happened(scope: Scope) -> Select[Any]:
     """Select the events of all payments of a share, each with its payment."""
+    event = payment_events.c
     return (
         select(
             payments,
             accounts.c.user_id,
-            operations.c.reference_id,
-            operations.c.occurred_at.label("paid_at"),
-            *(
-                payment_events.c[name]
-                for name in ("happened", "dispute_id", "occurred_at", "collected", "uncollected")
-            ),
-            payment_events.c.amount_minor.label("event_minor"),
-            payment_events.c.currency.label("event_currency"),
+            *(event[name].label(f"event_{name}") for name in _OF_EVENT),
         )
-        .join_from(payments, operations, scope.on(operations, payments, operation_id="operation_id"))
-        .join(
+        .join_from(
+            payments,
             payment_events,
             and_(
-                scope.on(payment_events, operations, payment_reference="reference_id"),
-                payment_events.c.account_id == payments.c.account_id,
+                scope.on(payment_events, payments, payment_reference="reference_id"),
+                event.account_id == payments.c.account_id,
             ),
         )
         .join(accounts, scope.on(accounts, payments, account_id="account_id"), isouter=True)
@@ -153,49 +156,34 @@ def _happened(scope: Scope) -> Select[Any]:
 
 def _differences(happened: list[Row[Any]], policies: Iterable[PaymentPolicy]) -> Iterator[Discrepancy]:
     first = happened[0]
-    payment, events = _payment(first), [_event(row) for row in happened]
+    paid, events = payment_in(first, first.user_id), [_event(row) for row in happened]
     back = sum(event.collected + event.uncollected for event in events)
     uncollected = sum(event.uncollected for event in events)
-    due = [_tokens(payment, money_back(payment, events, policy)) for policy in policies]
+    due = [_tokens(paid, money_back(paid, events, policy)) for policy in policies]
     if back not in due:
         yield _finding("payment_back", first, due[0], back)
     if uncollected < 0:
         yield _finding("payment_uncollected", first, 0, uncollected)
 
 
-def _tokens(payment: Payment, back: int) -> int:
-    """Return the tokens for ``back`` minor units of the payment, base and bonus each rounded down."""
-    paid = payment.amount_minor
-    return payment.base_tokens * back // paid + payment.bonus_tokens * back // paid
-
-
-def _payment(row: Row[Any]) -> Payment:
-    return Payment(
-        account_id=row.account_id,
-        reference_id=row.reference_id,
-        package_id=row.package_id,
-        amount_minor=row.amount_minor,
-        currency=row.currency,
-        base_tokens=row.base_tokens,
-        bonus_tokens=row.bonus_tokens,
-        provider=row.provider,
-        recorded_at=row.recorded_at,
-        occurred_at=row.paid_at,
-    )
+def _tokens(payment: Payment, back: Back) -> int:
+    """Return the tokens for what has gone back of the payment, base and bonus each rounded down."""
+    return back.share(payment.base_tokens) + back.share(payment.bonus_tokens)
 
 
 def _event(row: Row[Any]) -> PaymentEvent:
     return PaymentEvent(
-        account_id=row.account_id,
-        payment_reference=row.reference_id,
-        happened=Happened(row.happened),
-        recorded_at=row.recorded_at,
-        dispute_id=row.dispute_id,
-        amount_minor=row.event_minor,
+        reference_id=row.event_reference_id,
+        name=row.reference_id,
+        happened=Happened(row.event_happened),
+        recorded_at=row.event_recorded_at,
+        dispute_id=row.event_dispute_id,
+        refund_reference=row.event_refund_reference,
+        amount_minor=row.event_amount_minor,
         currency=row.event_currency,
-        occurred_at=row.occurred_at,
-        collected=row.collected,
-        uncollected=row.uncollected,
+        occurred_at=row.event_occurred_at,
+        collected=row.event_collected,
+        uncollected=row.event_uncollected,
     )
 
 

@@ -91,8 +91,8 @@ def _put_aside(table: str) -> None:
     op.rename_table(table, f"{table}_0011")
 
 
-def _slot(*, nullable: bool = False) -> sa.Column[Any]:
-    return sa.Column("slot", sa.SmallInteger(), nullable=nullable)
+def _slot() -> sa.Column[Any]:
+    return sa.Column("slot", sa.SmallInteger(), nullable=False)
 
 
 def _key(table: str, *columns: str) -> sa.PrimaryKeyConstraint:
@@ -164,31 +164,16 @@ def _create_payments() -> None:
     )
 
 
-_SLOT_OF = {
-    "postgresql": (
-        "slot = get_byte(sha256(convert_to(CASE WHEN octet_length(user_id) = char_length(user_id)"
-        " THEN user_id ELSE normalize(user_id, NFC) END, 'UTF8')), 0) >> 2"
-    ),
-    "sqlite": "slot = slot_of(user_id)",
-}
-
-
 def _create_beside() -> None:
-    is_slot = _SLOT_OF[op.get_bind().dialect.name]
     op.create_table(
         "payment_names",
         sa.Column("named_at", _TIME, nullable=False),
-        _slot(nullable=True),
+        sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("payment_reference", sa.Text()),
         sa.Column("user_id", sa.Text()),
         _key("payment_names", "name"),
-        _check("payment_names", "slot_of_user", f"user_id IS NULL OR {is_slot}"),
-        _check(
-            "payment_names",
-            "bound_as_a_whole",
-            "(user_id IS NULL) = (payment_reference IS NULL) AND (user_id IS NULL) = (slot IS NULL)",
-        ),
+        _check("payment_names", "bound_as_a_whole", "(user_id IS NULL) = (payment_reference IS NULL)"),
     )
     op.create_index("ix_payment_names_user_id", "payment_names", ["user_id"])
     op.create_table(
@@ -215,15 +200,15 @@ def _create_beside() -> None:
 def _move_rows() -> None:
     """Move payments and their events; an event that counts for no payment waits beside the ledger."""
     op.execute(
-        "INSERT INTO payments (operation_id, account_id, amount_minor, base_tokens, bonus_tokens, recorded_at,"
-        " occurred_at, slot, currency, reference_id, package_id, provider)"
+        "INSERT INTO payments (operation_id, account_id, amount_minor, base_tokens, bonus_tokens,"
+        " recorded_at, occurred_at, slot, currency, reference_id, package_id, provider)"
         " SELECT p.operation_id, p.account_id, p.amount_minor, p.base_tokens, p.bonus_tokens, p.recorded_at,"
         " o.occurred_at, p.slot, p.currency, o.reference_id, p.package_id, p.provider"
         " FROM payments_0011 AS p JOIN operations AS o ON o.operation_id = p.operation_id AND o.slot = p.slot"
     )
     op.execute(
-        "INSERT INTO payment_names (named_at, slot, name, payment_reference, user_id)"
-        " SELECT p.recorded_at, p.slot, p.reference_id, p.reference_id, a.user_id"
+        "INSERT INTO payment_names (named_at, version, name, payment_reference, user_id)"
+        " SELECT p.recorded_at, 1, p.reference_id, p.reference_id, a.user_id"
         " FROM payments AS p JOIN accounts AS a ON a.account_id = p.account_id AND a.slot = p.slot"
     )
     counts = (
@@ -240,8 +225,8 @@ def _move_rows() -> None:
         f"{counts} WHERE {is_counted}"
     )
     op.execute(
-        "INSERT INTO waiting_events (amount_minor, occurred_at, recorded_at, currency, happened, reference_id,"
-        " name, user_id, dispute_id, reason)"
+        "INSERT INTO waiting_events (amount_minor, occurred_at, recorded_at, currency, happened,"  # noqa: S608 - constants
+        " reference_id, name, user_id, dispute_id, reason)"
         " SELECT e.amount_minor, e.occurred_at, e.recorded_at, e.currency, e.happened, o.reference_id,"
         " e.payment_reference, o.user_id, e.dispute_id,"
         " CASE WHEN p.operation_id IS NOT NULL THEN 'currency_mismatch'"
@@ -249,8 +234,8 @@ def _move_rows() -> None:
         f" THEN 'other_user' END{counts} WHERE NOT ({is_counted})"
     )
     op.execute(
-        "INSERT INTO payment_names (named_at, name)"
-        " SELECT min(w.recorded_at), w.name FROM waiting_events AS w"
+        "INSERT INTO payment_names (named_at, version, name)"
+        " SELECT min(w.recorded_at), 1, w.name FROM waiting_events AS w"
         " WHERE w.name NOT IN (SELECT n.name FROM payment_names AS n) GROUP BY w.name"
     )
 

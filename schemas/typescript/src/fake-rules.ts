@@ -1,0 +1,311 @@
+// The rules of the fake: what each command moves, and why it is rejected.
+
+import type { FakeAccount, Hold, Operation } from "./fake-account.js";
+import { sumOf } from "./fake-account.js";
+import type { FakeLedger, Payment } from "./fake-ledger.js";
+import { iso } from "./formats.js";
+import type { Code, Command, Reply } from "./generated/contract.js";
+
+export type Single = Exclude<Command, { type: "usage.batch" }>;
+type Of<T> = Extract<Single, { type: T }>;
+export type Decision = Partial<Reply> & { status: "applied" | "rejected"; code: Code };
+
+/** An account with what is due posted, and the operation that its entries are to name. */
+export interface Case {
+  readonly ledger: FakeLedger;
+  readonly account: FakeAccount;
+  readonly operation: Operation;
+  readonly now: number;
+}
+
+type Rules = {
+  [T in Exclude<Single["type"], "account.open" | "account.import">]: (command: Of<T>, of: Case) => Decision;
+};
+
+const DAY_MS = 86_400_000;
+
+export const RULES: Rules = {
+  "account.settle": () => applied("account_settled", 0),
+
+  // -- usage -----------------------------------------------------------------------------------------------
+
+  "usage.deduct": ({ tokens }, { account, operation, now }) => {
+    if (!account.canPay(tokens)) return short(tokens, account.available);
+    account.take(operation, "usage", tokens, now);
+    return applied("tokens_deducted", tokens);
+  },
+
+  "usage.record": ({ meter, quantity }, { ledger, account, operation, now }) => {
+    const price = ledger.price(meter, quantity, account);
+    if (price === undefined) return rejected("unknown_meter", { meter });
+    const { quota, tokens, ...units } = price;
+    const [limit, used] = [account.limit(quota), account.used(quota)];
+    const detail = { meter, quantity, ...units, limit, used };
+    if (!account.canPay(tokens)) return short(tokens, account.available, "insufficient_balance", detail);
+    account.quotaUsed.set(quota, used + units.freeQuantity);
+    account.take(operation, "usage", tokens, now);
+    return applied("usage_recorded", tokens, { ...detail, used: used + units.freeQuantity });
+  },
+
+  "usage.free_upload": ({ bytes }, { account }) => {
+    const [limit, used, free] = [account.limit(UPLOAD), account.used(UPLOAD), account.free(UPLOAD)];
+    if (bytes > free) return short(bytes, free, "free_upload_limit_exceeded", { used, limit });
+    account.quotaUsed.set(UPLOAD, used + bytes);
+    return applied("free_upload_counted", bytes, { used: used + bytes, limit });
+  },
+
+  "usage.reserve": ({ referenceId, tokens, ttlSeconds }, { account, now }) => {
+    if (!account.canPay(tokens)) return short(tokens, account.available);
+    const expiresAt = now + ttlSeconds * 1_000;
+    account.holds.set(referenceId, { tokens, expiresAt, state: "open" });
+    return applied("tokens_reserved", tokens, { expiresAt: iso(expiresAt) });
+  },
+
+  "usage.extend": ({ originalReferenceId, ttlSeconds }, of) =>
+    ofHold(originalReferenceId, of, (hold) => {
+      hold.expiresAt = Math.max(hold.expiresAt, of.now + ttlSeconds * 1_000);
+      return applied("hold_extended", hold.tokens, { expiresAt: iso(hold.expiresAt) });
+    }),
+
+  "usage.release": ({ originalReferenceId }, of) =>
+    ofHold(originalReferenceId, of, (hold) => {
+      hold.state = "released";
+      return applied("hold_released", hold.tokens);
+    }),
+
+  "usage.settle": ({ originalReferenceId, tokens, onExcess, onExpired }, of) => {
+    const { account, operation, now } = of;
+    const settled = (hold: Hold): Decision => {
+      if (hold.state === "expired") return settledLate(tokens, hold, of);
+      const excess = tokens - hold.tokens;
+      if (excess > 0 && onExcess !== "take") return short(tokens, hold.tokens, "hold_exceeded");
+      if (excess > account.available) return short(tokens, hold.tokens + account.available);
+      hold.state = "settled";
+      account.take(operation, "usage", tokens, now);
+      return applied("hold_settled", tokens, { released: Math.max(-excess, 0) });
+    };
+    return ofHold(originalReferenceId, of, settled, onExpired === "refuse" ? ["open"] : ["open", "expired"]);
+  },
+
+  // -- credit ----------------------------------------------------------------------------------------------
+
+  "credit.refund": ({ referenceId, tokens, originalReferenceId }, { ledger, account, operation, now }) => {
+    if (originalReferenceId == null) return rejected("original_required");
+    const detail = { originalReferenceId };
+    if (ledger.outcome(originalReferenceId)?.userId !== account.userId)
+      return rejected("original_not_found", detail);
+    const isOriginal = (id: string): boolean => id === originalReferenceId;
+    const ofOriginal = account.entries.filter((entry) => isOriginal(entry.operation.referenceId));
+    const taken = -sumOf(ofOriginal.filter((entry) => entry.counter === "usage"));
+    if (taken === 0) return rejected("original_not_refundable", detail);
+    const refunds = account.entries.filter((entry) =>
+      isOriginal(ledger.refunded.get(entry.operation.referenceId) ?? ""),
+    );
+    const left = taken - sumOf(refunds);
+    if (tokens > left) return short(tokens, left, "refund_exceeds_original", detail);
+    ledger.refunded.set(referenceId, originalReferenceId);
+    account.credit(operation, "refunds", tokens, now, { source: "refund" });
+    return applied("tokens_refunded", tokens, detail);
+  },
+
+  "credit.bonus": ({ tokens, effectiveAt, expiresAt, priority }, { account, operation, now }) => {
+    const [begin, end] = [timeOf(effectiveAt) ?? now, timeOf(expiresAt)];
+    if (end !== undefined && end <= now) return rejected("credit_expired", { expiresAt: iso(end) });
+    const detail = end === undefined ? {} : { expiresAt: iso(end) };
+    const at = Math.max(begin, now);
+    const credit = (): void =>
+      account.credit(operation, "bonus", tokens, at, { source: "bonus", priority, expiresAt: end });
+    if (begin <= now) {
+      credit();
+      return applied("bonus_granted", tokens, detail);
+    }
+    account.scheduled.push({ at, tokens, credit });
+    return applied("bonus_scheduled", tokens, { ...detail, effectiveAt: iso(at) });
+  },
+
+  "credit.adjust": ({ tokens, expiresAt, reason, actor, allowNegative }, { account, operation, now }) => {
+    const [end, detail] = [timeOf(expiresAt), { reason, actor }];
+    if (end !== undefined && end <= now)
+      return rejected("credit_expired", { expiresAt: iso(end), ...detail });
+    if (tokens > 0) {
+      account.credit(operation, "adjustments", tokens, now, { source: "adjustment", expiresAt: end });
+      return applied("adjustment_credited", tokens, detail);
+    }
+    if (!account.canPay(-tokens) && allowNegative !== true)
+      return short(-tokens, account.available, "insufficient_balance", detail);
+    account.take(operation, "adjustments", -tokens, now);
+    return applied("adjustment_debited", -tokens, detail);
+  },
+
+  // -- subscriptions ---------------------------------------------------------------------------------------
+
+  "subscription.change": (command, { ledger, account, operation, now }) => {
+    const tier = ledger.tier(command.tier);
+    if (tier === undefined) return rejected("unknown_tier", { tier: command.tier });
+    const granted = account.grantedPeriod === account.period ? account.granted : 0;
+    const more = Math.max(tier.monthlyTokens - granted, 0);
+    Object.assign(account, { tier, endsAt: Infinity, grantedPeriod: account.period });
+    account.granted = Math.max(account.granted, tier.monthlyTokens);
+    account.allocate(operation, more, now);
+    return applied("subscription_changed", more, { tier: tier.id, periodEnd: iso(account.periodEnd) });
+  },
+
+  "subscription.cancel": ({ at }, { account, operation, now }) => {
+    if (account.endsAt !== Infinity) return rejected("subscription_not_active");
+    account.endsAt = at === "now" ? now : account.periodEnd;
+    const ended = at === "now" ? account.endAllocation(operation, now) : 0;
+    return applied("subscription_canceled", ended, { periodEnd: iso(account.endsAt) });
+  },
+
+  /** Grant the present period, or the next one within a day of its beginning. */
+  "subscription.renew": (command, { account, operation, now }) => {
+    if (account.endsAt !== Infinity) return rejected("subscription_not_active");
+    const { monthlyTokens, id: tier } = account.tier;
+    const { period, periodEnd, grantedPeriod } = account;
+    const isNear = periodEnd - now <= DAY_MS && grantedPeriod >= period;
+    const named = timeOf(command.periodStart) ?? now;
+    const number = account.periodAt(named) === period && isNear ? period + 1 : account.periodAt(named);
+    const detail = {
+      periodStart: iso(account.periodStart(number)),
+      periodEnd: iso(account.periodStart(number + 1)),
+    };
+    const grant = (at: number): void => account.grant(operation, number, at);
+    if (number <= grantedPeriod) return rejected("period_already_granted", detail);
+    if (number === period) {
+      grant(now);
+      return applied("subscription_renewed", monthlyTokens, { tier, ...detail });
+    }
+    if (number !== period + 1 || !isNear) return rejected("period_out_of_range", { periodStart: iso(named) });
+    account.grantedPeriod = number;
+    account.scheduled.push({ at: periodEnd, tokens: monthlyTokens, credit: () => grant(periodEnd) });
+    return applied("renewal_scheduled", monthlyTokens, { tier, ...detail });
+  },
+
+  // -- payments --------------------------------------------------------------------------------------------
+
+  "payment.succeeded": (command, of) => {
+    const { ledger, account, operation, now } = of;
+    const { packageId, packageIndex, amountMinor, currency } = command;
+    const sold = ledger.catalog.packages.find((one) =>
+      packageId == null ? one.index === packageIndex : one.id === packageId,
+    );
+    if (sold === undefined)
+      return rejected("unknown_package", { packageId: packageId ?? `#${packageIndex}` });
+    const { id, tokens, bonusTokens } = sold;
+    const [expected, received] = [`${sold.priceMinor} ${sold.currency}`, `${amountMinor} ${currency}`];
+    if (expected !== received) return rejected("amount_mismatch", { packageId: id, expected, received });
+    account.credit(operation, "purchases", tokens, now, { source: "purchase" });
+    if (bonusTokens > 0) account.credit(operation, "bonus", bonusTokens, now, { source: "purchase_bonus" });
+    const payment = ledger.payment(command.referenceId, account.userId);
+    payment.sold = sold;
+    takeBack(payment, of);
+    return applied("tokens_purchased", tokens + bonusTokens, {
+      packageId: id,
+      baseTokens: tokens,
+      bonusTokens,
+    });
+  },
+
+  "payment.refunded": (command, of) =>
+    ofPayment(command, "payment_refunded", of, (payment) => (payment.refunded += command.amountMinor)),
+
+  "payment.disputed": (command, of) => ofPayment(command, "payment_disputed", of, () => {}),
+
+  "payment.dispute_closed": (command, of) => {
+    const { disputeId, result, amountMinor } = command;
+    const isLost = result === "lost";
+    return ofPayment(command, isLost ? "dispute_lost" : "dispute_won", of, (payment) =>
+      payment.lost.set(disputeId, isLost ? amountMinor : 0),
+    );
+  },
+
+  "payment.failed": (command, of) =>
+    ofPayment(command, "payment_failed", of, (payment) => (payment.hasFailed = true)),
+};
+
+const UPLOAD = "free_upload";
+
+/** Decide about a hold of the account that has not ended. */
+function ofHold(
+  originalReferenceId: string,
+  { account }: Case,
+  rule: (hold: Hold) => Decision,
+  states: readonly Hold["state"][] = ["open"],
+): Decision {
+  const hold = account.holds.get(originalReferenceId);
+  if (hold === undefined) return rejected("hold_not_found", { originalReferenceId });
+  const { state } = hold;
+  if (!states.includes(state)) return rejected("hold_closed", { originalReferenceId, state });
+  return { originalReferenceId, ...rule(hold) };
+}
+
+/** Take what is available for work whose hold ran out before. */
+function settledLate(required: number, hold: Hold, { account, operation, now }: Case): Decision {
+  const available = Math.max(account.available, 0);
+  const taken = Math.min(required, available);
+  hold.state = "settled";
+  account.take(operation, "usage", taken, now);
+  return applied("hold_settled_late", taken, { required, available, shortfall: required - taken });
+}
+
+/** Note an event of a payment. It counts when the payment is known, whichever comes first. */
+function ofPayment(
+  command: { originalReferenceId: string; amountMinor?: number; currency?: string },
+  code: Code,
+  of: Case,
+  note: (payment: Payment) => void,
+): Decision {
+  const { ledger, account } = of;
+  const { originalReferenceId, amountMinor, currency } = command;
+  const known = ledger.payments.get(originalReferenceId);
+  const isOther = known === undefined ? ledger.outcome(originalReferenceId) : known.userId !== account.userId;
+  if (isOther) return rejected("original_not_found", { originalReferenceId });
+  const payment = ledger.payment(originalReferenceId, account.userId);
+  const { sold } = payment;
+  if (sold !== undefined && currency !== undefined && currency !== sold.currency) {
+    const amounts = {
+      expected: `${sold.priceMinor} ${sold.currency}`,
+      received: `${amountMinor} ${currency}`,
+    };
+    return rejected("currency_mismatch", { originalReferenceId, ...amounts });
+  }
+  note(payment);
+  const detail = { originalReferenceId, ...(amountMinor === undefined ? {} : { amountMinor }) };
+  if (sold === undefined) return applied("payment_awaited", 0, detail);
+  return applied(code, takeBack(payment, of), detail);
+}
+
+/** Take back in proportion to the money that went back, never more than was paid; return the tokens moved. */
+function takeBack(payment: Payment, { account, operation, now }: Case): number {
+  if (payment.sold === undefined) return 0;
+  const { priceMinor, tokens, bonusTokens } = payment.sold;
+  const lost = [...payment.lost.values()].reduce((all, one) => all + one, 0);
+  const money = payment.hasFailed ? priceMinor : Math.min(payment.refunded + lost, priceMinor);
+  const share = (part: number): number => Math.floor((part * money) / priceMinor);
+  const change = share(tokens) + share(bonusTokens) - payment.taken;
+  payment.taken += change;
+  if (change > 0) account.take(operation, "reversals", change, now, "purchase");
+  if (change < 0) account.credit(operation, "reversals", -change, now, { source: "purchase" });
+  return Math.abs(change);
+}
+
+function timeOf(text: string | null | undefined): number | undefined {
+  return text == null ? undefined : Date.parse(text);
+}
+
+export function applied(code: Code, amount: number, detail: Partial<Reply> = {}): Decision {
+  return { ...detail, status: "applied", code, amount };
+}
+
+export function rejected(code: Code, detail: Partial<Reply> = {}): Decision {
+  return { ...detail, status: "rejected", code };
+}
+
+function short(
+  required: number,
+  available: number,
+  code: Code = "insufficient_balance",
+  detail: Partial<Reply> = {},
+): Decision {
+  return rejected(code, { ...detail, required, available, shortfall: required - available });
+}
