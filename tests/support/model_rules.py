@@ -253,24 +253,28 @@ class Rules:
         if named is not None and not _is_granted(account, named[0]):
             previous = account.tier
             at = _begin(account, named, tier.monthly_tokens)
-            account.next_tier = account.ends_at = None
             if at > now:
-                account.next_tier = (name, at)
-            else:
-                account.tier = name
+                code, _, detail = _change_later(account, name, at)
+                return code, tier.monthly_tokens, {**detail, **_named(*named)}
+            account.tier, account.next_tier, account.ends_at = name, None, None
             detail = {"tier": name, "previousTier": previous, **_named(*named)}
             return "subscription_changed", tier.monthly_tokens, detail
         if not is_paid:
             account.granted_start, account.granted_until = account.period_of(now)
             account.period_granted = 0
         extra = max(0, tier.monthly_tokens - account.period_granted)
-        is_ahead = account.granted_start is not None and account.granted_start > now
-        if is_ahead and not extra and name != account.tier:
-            return _change_later(account, name, account.granted_until)
         account.period_granted += extra
+        start = account.granted_start
+        if start is not None and start > now:
+            coming, comes = account.next_tier or (account.tier, start)
+            coming = coming if comes <= start else account.tier
+            allocate(account, extra, account.granted_until, start)
+            is_next = extra > 0 or name == coming
+            code, _, detail = _change_later(account, name, start if is_next else account.granted_until)
+            return code, extra, detail
         previous, account.tier = account.tier, name
         account.ends_at = account.next_tier = None
-        allocate(account, extra, account.granted_until, account.granted_start if is_ahead else None)
+        allocate(account, extra, account.granted_until)
         until = _wire(account.granted_until)
         return "subscription_changed", extra, {"tier": name, "previousTier": previous, "periodEnd": until}
 

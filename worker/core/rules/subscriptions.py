@@ -73,21 +73,18 @@ def _change_now(
 ) -> Decision:
     """Change the tier within what is granted, which is never taken back."""
     state, now = account.change(), context.now
-    ahead = _ahead(state, now)
+    if (ahead := _ahead(state, now)) is not None:
+        return _change_ahead(account, command, tier, ahead, outcome, context)
     if now >= state.granted_until:
         begin_own(state, allocation_period(state, now), now)
         state.period_granted = 0
     elif command.payment is not None and account.has_ended:
         state.period_granted = 0  # it is paid once more
     extra = max(tier.monthly_tokens - state.period_granted, 0)
-    if ahead is not None and not extra and command.tier != state.tier:
-        return _with_payment(
-            account, command, _change_later(account, command.tier, state.granted_until), outcome, context
-        )
     previous, until = state.tier, state.granted_until
     state.period_granted += extra
     _set_tier(state, command.tier)
-    _grant(account, outcome, extra, Period(ahead or now, until))
+    _grant(account, outcome, extra, Period(now, until))
     decision = applied(
         Code.SUBSCRIPTION_CHANGED,
         extra,
@@ -95,6 +92,31 @@ def _change_now(
         previous_tier=previous,
         period_end=until.isoformat(),
     )
+    return _with_payment(account, command, decision, outcome, context)
+
+
+def _change_ahead(
+    account: Account,
+    command: ChangeSubscription,
+    tier: Tier,
+    ahead: datetime,
+    outcome: Outcome,
+    context: Context,
+) -> Decision:
+    """Change the tier on the last day of a period whose next one is granted: the change counts for that.
+
+    An upgrade comes with it, and with what the tier gives beyond what is granted. Any other tier comes after
+    it: what is paid stays.
+    """
+    state = account.change()
+    then = state.tier
+    if state.next_tier is not None and state.next_tier_at is not None and state.next_tier_at <= ahead:
+        then = state.next_tier
+    extra = max(tier.monthly_tokens - state.period_granted, 0)
+    at = ahead if extra or command.tier == then else state.granted_until
+    state.period_granted += extra
+    _grant(account, outcome, extra, Period(ahead, state.granted_until))
+    decision = _change_later(account, command.tier, at)._replace(amount=extra)
     return _with_payment(account, command, decision, outcome, context)
 
 
@@ -115,8 +137,10 @@ def _change_with_period(
     _set_tier(state, command.tier)
     starts = _grant_gateways(account, outcome, tier.monthly_tokens, period, context.now)
     if starts > context.now:
-        state.tier, state.next_tier, state.next_tier_at = previous, command.tier, starts
-        account.look_again_at(starts)
+        state.tier = previous
+        later = _change_later(account, command.tier, starts)._replace(amount=tier.monthly_tokens)
+        later = later._replace(detail={**later.detail, **_named(period)})
+        return _with_payment(account, command, later, outcome, context)
     decision = applied(
         Code.SUBSCRIPTION_CHANGED,
         tier.monthly_tokens,

@@ -104,8 +104,15 @@ def origins(scope: Scope) -> Checks:
     before = func.lag(lot.number).over(
         partition_by=(lot.account_id, lot.slot, is_allocation, lot.expires_at), order_by=lot.number
     )
-    # Only a change of the tier grants more to a period that was granted already; an import may bring both.
-    may_be_second = operation.code.in_([Code.SUBSCRIPTION_CHANGED.value, Code.ACCOUNT_IMPORTED.value])
+    # Only a change of the tier grants more to a period that was granted already; an import may bring both. A
+    # gateway's period may end with another.
+    may_be_second = operation.code.in_(
+        [
+            Code.SUBSCRIPTION_CHANGED.value,
+            Code.CHANGE_SCHEDULED.value,
+            Code.ACCOUNT_IMPORTED.value,
+        ]
+    )
     is_second = and_(is_allocation, before.is_not(None), ~may_be_second)
     granted = _granted(scope, events)
     is_import = func.coalesce(operation.code == Code.ACCOUNT_IMPORTED.value, False)
@@ -129,7 +136,8 @@ def _granted(scope: Scope, events: FromClause) -> Column:
     """Return the amount that the lot's operation granted; null where it may be a renewal due with it."""
     lot, operation = lots.c, operations.c
     is_allocation = and_(lot.source == Source.ALLOCATION.value, lot.parent.is_(None))
-    scheduled = case((operation.code == Code.RENEWAL_SCHEDULED.value, operation.amount), else_=ZERO)
+    is_scheduled = operation.code.in_([Code.RENEWAL_SCHEDULED.value, Code.CHANGE_SCHEDULED.value])
+    scheduled = case((is_scheduled, operation.amount), else_=ZERO)
     amounts = {
         Source.BONUS: (Code.BONUS_GRANTED, Code.BONUS_SCHEDULED),
         Source.ADJUSTMENT: (Code.ADJUSTMENT_CREDITED,),
