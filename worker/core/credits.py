@@ -25,11 +25,11 @@ def schedule(account: Account, outcome: Outcome, new: Credit) -> Lot:
     return lot
 
 
-def take_effect(account: Account, outcome: Outcome, lot: Lot) -> None:
-    """Post the pending tokens of a lot, whose time has come."""
+def take_effect(account: Account, outcome: Outcome, lot: Lot, at: datetime) -> None:
+    """Post the pending tokens of a lot, whose time came at ``at``."""
     amount, lot.pending = lot.pending, 0
     account.touch(lot)
-    _fill(account, outcome, lot, amount, COUNTER_OF[lot.source], lot.effective_at)
+    _fill(account, outcome, lot, amount, COUNTER_OF[lot.source], at)
 
 
 def open_lot(account: Account, outcome: Outcome, new: Credit) -> Lot:

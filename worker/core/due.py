@@ -50,7 +50,7 @@ def post_due(account: Account, outcome: Outcome) -> None:
                 _run_out(account, outcome, hold)
                 queue.add(_due_of(account.lots[number], account.now) for number, _ in hold.parts)
             case Lot() as lot if item.rank == _TAKES_EFFECT:
-                take_effect(account, outcome, lot)
+                take_effect(account, outcome, lot, item.at)
                 queue.add([_due_of(lot, account.now)])
             case Lot() as lot:
                 _roll_over(account, outcome, lot, item.at, rolled)

@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import Select, and_, case, func, or_, select
 from sqlalchemy.sql import FromClause
 
-from schemas import Code
+from schemas import Code, Status
 from worker.core.known import HoldState, Source
 from worker.core.plan import Counter
 from worker.ledger.audit.collected import collected_by
@@ -14,6 +14,7 @@ from worker.ledger.audit.comparing import (
     ZERO,
     Checks,
     Column,
+    Condition,
     at_most,
     differences,
     is_applied,
@@ -76,6 +77,7 @@ def remains(scope: Scope) -> Checks:
             "lot_full": at_most(lot.granted, lot.remaining + lot.pending),
             "lot_granted": only(is_heir, zero_if_none(posted.c.rolled_over), lot.granted),
             "lot_pending": only(lot.pending > 0, lot.granted, lot.pending),
+            "lot_ended": untrue(lot.ended_at.is_not(None), lot.remaining - lot.held + lot.pending),
             "lot_open": (case((something_left, ONE), else_=ZERO), case((lot.is_open, ONE), else_=ZERO)),
         },
     )
@@ -113,7 +115,8 @@ def origins(scope: Scope) -> Checks:
             Code.ACCOUNT_IMPORTED.value,
         ]
     )
-    is_second = and_(is_allocation, before.is_not(None), ~may_be_second)
+    is_gateways = operation.content.contains('"periodEnd"')
+    is_second = and_(is_allocation, before.is_not(None), ~may_be_second, ~is_gateways)
     granted = _granted(scope, events)
     is_import = func.coalesce(operation.code == Code.ACCOUNT_IMPORTED.value, False)
     is_unexplained = case(
@@ -128,8 +131,23 @@ def origins(scope: Scope) -> Checks:
             "lot_granted": only(and_(is_applied(operations), granted.is_not(None)), granted, lot.granted),
             "lot_parent": (_parent(parent, events), lot.parent),
             "allocation_twice": untrue(is_second, lot.granted),
+            "lot_not_canceled": untrue(_is_ended_by_nobody(scope), lot.granted),
         },
     )
+
+
+def _is_ended_by_nobody(scope: Scope) -> Condition:
+    """Return the condition that the lot ended before its time, and no cancellation of its user ended it."""
+    lot, cancellation = lots.c, operations.alias("cancellation")
+    is_its = and_(
+        scope.on(cancellation, accounts, user_id="user_id"),
+        cancellation.c.status == Status.APPLIED.value,
+        cancellation.c.code == Code.SUBSCRIPTION_CANCELED.value,
+        cancellation.c.recorded_at == lot.ended_at,
+    )
+    is_canceled = select(1).where(is_its).exists()
+    may_be = and_(lot.source == Source.ALLOCATION.value, is_canceled)
+    return case((lot.ended_at.is_not(None), ~may_be), else_=False)
 
 
 def _granted(scope: Scope, events: FromClause) -> Column:
