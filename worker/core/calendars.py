@@ -82,6 +82,13 @@ def begin_gateways(state: AccountState, period: Period, now: datetime) -> None:
     state.granted_from, state.granted_until = period
 
 
+def give_up_ahead(state: AccountState, ahead: datetime, now: datetime) -> None:
+    """Make the period of ``now`` the last that is granted again, which ends at ``ahead``."""
+    if state.granted_from is not None:
+        state.granted_from = allocation_period(state, now).start
+    state.granted_until = ahead
+
+
 def _anchor_within(state: AccountState, start: datetime) -> datetime:
     """Return the anchor of the gateway's period from ``start``: the account's own, where that meets it."""
     own = period_at(state.anchor, max(start, state.anchor))

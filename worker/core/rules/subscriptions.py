@@ -21,6 +21,7 @@ from worker.core.calendars import (
     allocation_period,
     begin_gateways,
     begin_own,
+    give_up_ahead,
     is_granted_to_gateway,
     last_start,
 )
@@ -286,9 +287,8 @@ def cancel(account: Account, command: CancelSubscription, outcome: Outcome, cont
         state.ends_at = max(state.granted_until, context.now)
     elif (ahead := _ahead(state, context.now)) is not None:
         _give_up(account, outcome, ahead)
-        if state.granted_from is not None:
-            state.granted_from = allocation_period(state, context.now).start
-        state.ends_at = state.granted_until = ahead
+        give_up_ahead(state, ahead, context.now)
+        state.ends_at = ahead
         present = (lot for lot in _allocations(account) if lot.parent is None and lot.expires_at == ahead)
         state.period_granted = sum(lot.granted for lot in present)
     else:

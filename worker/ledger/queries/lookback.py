@@ -24,7 +24,7 @@ from schemas import (
     type_of,
 )
 from worker.core import AccountState, Counter, Hold, Lot, Source
-from worker.core.calendars import begin_gateways, begin_own
+from worker.core.calendars import begin_gateways, begin_own, give_up_ahead
 from worker.core.lots import COUNTER_OF
 from worker.core.periods import Period, period_at
 from worker.errors import NotFoundError
@@ -250,11 +250,15 @@ class _Happened(NamedTuple):
 
 
 class _Grant(NamedTuple):
-    """Period that was granted at a time; ``is_named`` where a gateway named it."""
+    """Period that was granted at a time; ``is_named`` where a gateway named it.
+
+    ``is_cut`` where a cancellation gave up one that was granted ahead: the one before is the last again.
+    """
 
     at: datetime
     period: Period
     is_named: bool
+    is_cut: bool = False
 
 
 class _Tiers(NamedTuple):
@@ -352,25 +356,24 @@ class _Subscription:
     def grants(self, at: datetime) -> list[_Grant]:
         """Return the periods that commands granted, or cut short, until ``at``."""
         found = []
-        for row in self._apart(at, _OPEN, _IMPORT, _CHANGE, _RENEW, _CANCEL)[0]:
+        for row in self._apart(at, _IMPORT, _CHANGE, _RENEW, _CANCEL)[0]:
             end = row.detail.get("period_end")
-            if row.type == _OPEN:
-                found.append(
-                    _Grant(row.recorded_at, period_at(row.recorded_at, row.recorded_at), is_named=False)
-                )
-            elif end is not None and (row.type != _CANCEL or datetime.fromisoformat(end) > row.recorded_at):
+            if end is not None and (row.type != _CANCEL or datetime.fromisoformat(end) > row.recorded_at):
                 start = row.detail.get("period_start", row.recorded_at.isoformat())
                 period = Period(datetime.fromisoformat(start), datetime.fromisoformat(end))
-                found.append(_Grant(row.recorded_at, period, _is_named(row)))
+                found.append(_Grant(row.recorded_at, period, _is_named(row), is_cut=row.type == _CANCEL))
         return found
 
-    def period_ends(self, at: datetime) -> list[datetime]:
-        """Return the ends of the periods that were granted or named by command until ``at``."""
-        past, _ = self._apart(at, _IMPORT, _CHANGE, _RENEW, _CANCEL)
-        named = [row for row in past if "period_end" in row.detail]
-        ends = [(datetime.fromisoformat(row.detail["period_end"]), row) for row in named]
-        # A cancellation takes effect with the end of the granted period, or at once.
-        return [end for end, row in ends if row.type != _CANCEL or end > row.recorded_at]
+    def period_ends(self, at: datetime, since: datetime | None) -> list[datetime]:
+        """Return the ends of the periods that commands granted or named until ``at``, from a time on."""
+        return [grant.period.end for grant in self.grants(at) if since is None or grant.at >= since]
+
+    def last_cut(self, at: datetime) -> datetime | None:
+        """Return when a cancellation last gave up a period that was granted ahead."""
+        past, _ = self._apart(at, _CANCEL)
+        cuts = [row for row in past if json.loads(row.content)["at"] == "now"]
+        ends = [row for row in cuts if datetime.fromisoformat(row.detail["period_end"]) > row.recorded_at]
+        return ends[-1].recorded_at if ends else None
 
     def was_cut_short(self, after: datetime, before: datetime) -> bool:
         """Return True if it was canceled at once between these times, which ended what was to take effect."""
@@ -407,8 +410,10 @@ def _granted_at(
     if not subscription.has_named_periods:
         state.granted_until = _last_end(row, at, subscription, granted)
         return state
-    state.anchor = state.granted_until = subscription.first_anchor()
+    state.anchor = state.granted_until = anchor = subscription.first_anchor()
     state.granted_from = None
+    if subscription.was_opened_by_command:
+        state.granted_until = period_at(anchor, anchor).end
     commands = subscription.grants(at)
     named_at = {grant.at for grant in commands if grant.is_named}
     due = [
@@ -419,21 +424,30 @@ def _granted_at(
     due = [grant for grant in due if grant.at not in named_at]
     for grant in sorted([*due, *commands], key=lambda one: (one.at, one.is_named, one.period.end)):
         begin = begin_gateways if grant.is_named else begin_own
-        begin(state, grant.period, grant.at)
+        if grant.is_cut:
+            give_up_ahead(state, grant.period.end, grant.at)
+        else:
+            begin(state, grant.period, grant.at)
     return state
 
 
 def _last_end(
     row: Row[Any], at: datetime, subscription: _Subscription, granted: Sequence[_Granted]
 ) -> datetime:
-    """Return the end of the last period that was granted. It never moves back, and each move is recorded.
+    """Return the end of the last period that was granted, by its grants since it was last cut short.
 
     Only a renewal that grants nothing leaves no trace: the next look at the account finds it due again,
     unless the subscription was canceled at once meanwhile.
     """
     periods = [grant for grant in granted if grant.is_period]
-    ends = [grant.lot.expires_at for grant in periods if grant.is_there(at)]
-    known = [end for end in (*ends, *subscription.period_ends(at)) if end is not None]
+    cut = subscription.last_cut(at)
+    there = [grant for grant in periods if grant.is_there(at)]
+    ends = [
+        grant.lot.expires_at
+        for grant in there
+        if cut is None or (grant.granted_at is not None and grant.granted_at > cut)
+    ]
+    known = [end for end in (*ends, *subscription.period_ends(at, cut)) if end is not None]
     if row.imported_at is not None:
         return max(known)
     if _is_carried_over(row, granted):
