@@ -121,8 +121,7 @@ _ACCOUNTS: Corruptions = {
         "period_granted, ada: 250 → 257",
     ),
     "a tier that nobody chose to follow": (
-        "UPDATE accounts SET next_tier = 'pro', next_tier_at = '2029-01-01 10:00:00.000000'"
-        " WHERE user_id = 'fay'",
+        "UPDATE accounts SET next_tier = 'pro', next_tier_at = '2029-01-01 10:00:00' WHERE user_id = 'fay'",
         "next_tier, fay: 0 → 1",
     ),
     "a time without the tier that follows": (

@@ -63,6 +63,7 @@ def _as_lot(row: Row[Any]) -> dict[str, Any]:
         "expiresAt": row.expires_at,
         "parent": row.parent,
         "isNoticed": row.is_noticed,
+        "endedAt": row.ended_at,
     }
 
 
