@@ -276,6 +276,13 @@ def _is_named(happened: _Happened) -> bool:
     return json.loads(happened.content).get("periodEnd") is not None
 
 
+def _is_cut(happened: _Happened) -> bool:
+    """Return True for a cancellation at once that gave up a period granted ahead: the one before goes on."""
+    if happened.type != _CANCEL or json.loads(happened.content)["at"] != "now":
+        return False
+    return datetime.fromisoformat(happened.detail["period_end"]) > happened.recorded_at
+
+
 def _in_their_order(changes: Sequence[_Happened]) -> list[_Happened]:
     """Return the commands with those of one transaction at the end in the order of the tiers they name."""
     last = [one for one in changes if one.recorded_at == changes[-1].recorded_at]
@@ -357,23 +364,26 @@ class _Subscription:
         """Return the periods that commands granted, or cut short, until ``at``."""
         found = []
         for row in self._apart(at, _IMPORT, _CHANGE, _RENEW, _CANCEL)[0]:
-            end = row.detail.get("period_end")
-            if end is not None and (row.type != _CANCEL or datetime.fromisoformat(end) > row.recorded_at):
+            end, is_cut = row.detail.get("period_end"), _is_cut(row)
+            if end is not None and (row.type != _CANCEL or is_cut):
                 start = row.detail.get("period_start", row.recorded_at.isoformat())
                 period = Period(datetime.fromisoformat(start), datetime.fromisoformat(end))
-                found.append(_Grant(row.recorded_at, period, _is_named(row), is_cut=row.type == _CANCEL))
+                found.append(_Grant(row.recorded_at, period, _is_named(row), is_cut))
         return found
 
     def period_ends(self, at: datetime, since: datetime | None) -> list[datetime]:
         """Return the ends of the periods that commands granted or named until ``at``, from a time on."""
-        return [grant.period.end for grant in self.grants(at) if since is None or grant.at >= since]
+        canceled = [row for row in self._apart(at, _CANCEL)[0] if not _is_cut(row)]
+        ends = [(row.recorded_at, datetime.fromisoformat(row.detail["period_end"])) for row in canceled]
+        # A cancellation takes effect with the end of the granted period, or at once.
+        named = [(when, end) for when, end in ends if end > when]
+        named += [(grant.at, grant.period.end) for grant in self.grants(at)]
+        return [end for when, end in named if since is None or when >= since]
 
     def last_cut(self, at: datetime) -> datetime | None:
         """Return when a cancellation last gave up a period that was granted ahead."""
-        past, _ = self._apart(at, _CANCEL)
-        cuts = [row for row in past if json.loads(row.content)["at"] == "now"]
-        ends = [row for row in cuts if datetime.fromisoformat(row.detail["period_end"]) > row.recorded_at]
-        return ends[-1].recorded_at if ends else None
+        cuts = [row.recorded_at for row in self._apart(at, _CANCEL)[0] if _is_cut(row)]
+        return cuts[-1] if cuts else None
 
     def was_cut_short(self, after: datetime, before: datetime) -> bool:
         """Return True if it was canceled at once between these times, which ended what was to take effect."""
