@@ -335,7 +335,8 @@ class Rules:
         ended = _end_at_once(account, allocations)
         tier, account.ends_at = account.plan(), now
         is_free = tier is not None and tier.auto_renew
-        account.period_granted = max(0, account.period_granted - ended) if is_free else 0
+        if now < account.granted_until:
+            account.period_granted = max(0, account.period_granted - ended) if is_free else 0
         return "subscription_canceled", ended, {"periodEnd": _wire(now)}
 
     # -- payments -----------------------------------------------------------------------------------------

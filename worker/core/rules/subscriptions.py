@@ -296,7 +296,8 @@ def cancel(account: Account, command: CancelSubscription, outcome: Outcome, cont
         lost = _give_up(account, outcome, None)
         # Who pays again gets what is paid. What costs nothing can be taken up again, and not refreshed.
         is_free = account.tier is not None and account.tier.auto_renew
-        state.period_granted = max(state.period_granted - lost, 0) if is_free else 0
+        if context.now < state.granted_until:
+            state.period_granted = max(state.period_granted - lost, 0) if is_free else 0
     return applied(Code.SUBSCRIPTION_CANCELED, lost, period_end=state.ends_at.isoformat())
 
 

@@ -10,6 +10,7 @@ from collections import Counter as Tally
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, func, or_, select
@@ -378,7 +379,20 @@ class _Subscription:
         # A cancellation takes effect with the end of the granted period, or at once.
         named = [(when, end) for when, end in ends if end > when]
         named += [(grant.at, grant.period.end) for grant in self.grants(at)]
+        named += [(turn, turn) for turn in self.turns(at)]
         return [end for when, end in named if since is None or when >= since]
+
+    def turns(self, at: datetime) -> list[datetime]:
+        """Return when tiers followed until ``at``, which had been chosen before."""
+        past, _ = self._apart(at, _CHANGE, _CANCEL)
+        found = []
+        for row, following in zip_longest(past, past[1:]):
+            if (named := row.detail.get("effective_at")) is None:
+                continue
+            turn = datetime.fromisoformat(named)
+            if turn <= at and (following is None or following.recorded_at >= turn):
+                found.append(turn)
+        return found
 
     def last_cut(self, at: datetime) -> datetime | None:
         """Return when a cancellation last gave up a period that was granted ahead."""
@@ -432,8 +446,11 @@ def _granted_at(
         if grant.is_period and grant.is_there(at) and grant.granted_at and grant.lot.expires_at
     ]
     due = [grant for grant in due if grant.at not in named_at]
-    for grant in sorted([*due, *commands], key=lambda one: (one.at, one.is_named, one.period.end)):
+    turns = [_Grant(turn, Period(turn, turn), is_named=False) for turn in subscription.turns(at)]
+    for grant in sorted([*due, *commands, *turns], key=lambda one: (one.at, one.is_named, one.period.end)):
         begin = begin_gateways if grant.is_named else begin_own
+        if grant.period.start == grant.period.end <= state.granted_until:
+            continue  # another tier followed within what was granted
         if grant.is_cut:
             give_up_ahead(state, grant.period.end, grant.at)
         else:
