@@ -440,6 +440,8 @@ _DAY = timedelta(days=1)
 
 
 def _change_later(account: AccountModel, tier: str, at: datetime) -> Decision:
+    if account.next_tier is not None and account.next_tier[1] < at:
+        account.tier = account.next_tier[0]  # it is of the period before
     account.next_tier, account.ends_at = (tier, at), None
     detail = {"tier": tier, "previousTier": account.tier, "effectiveAt": _wire(at)}
     return "change_scheduled", 0, detail

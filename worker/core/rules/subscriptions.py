@@ -155,6 +155,8 @@ def _change_with_period(
 def _change_later(account: Account, tier: str, at: datetime) -> Decision:
     """Let ``tier`` take the place of the present one at ``at``, which keeps all of its own until then."""
     state = account.change()
+    if state.next_tier is not None and state.next_tier_at is not None and state.next_tier_at < at:
+        state.tier = state.next_tier  # that of a period granted ahead, which isn't lost
     state.next_tier, state.next_tier_at, state.ends_at = tier, at, None
     account.look_again_at(at)
     account.look_again_to_renew()

@@ -449,8 +449,11 @@ def _granted_at(
     turns = [_Grant(turn, Period(turn, turn), is_named=False) for turn in subscription.turns(at)]
     for grant in sorted([*due, *commands, *turns], key=lambda one: (one.at, one.is_named, one.period.end)):
         begin = begin_gateways if grant.is_named else begin_own
-        if grant.period.start == grant.period.end <= state.granted_until:
-            continue  # another tier followed within what was granted
+        is_turn = grant.period.start == grant.period.end
+        if (is_turn or not grant.is_named) and grant.period.end == state.granted_until:
+            continue  # the tier changed within what was granted
+        if is_turn and grant.period.end < state.granted_until:
+            continue
         if grant.is_cut:
             give_up_ahead(state, grant.period.end, grant.at)
         else:
