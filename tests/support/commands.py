@@ -16,6 +16,7 @@ from schemas import (
     DisputeClosed,
     ExtendUsage,
     FreeUpload,
+    FreezeAccount,
     ImportAccount,
     OpenAccount,
     PaymentDisputed,
@@ -30,6 +31,7 @@ from schemas import (
     ReserveUsage,
     SettleAccount,
     SettleUsage,
+    UnfreezeAccount,
 )
 
 
@@ -162,3 +164,13 @@ def cancel(at: str = "period_end", **more: Any) -> CancelSubscription:
 
 def settling(**more: Any) -> SettleAccount:
     return SettleAccount(**{"reference_id": "r", "user_id": "u", **more})
+
+
+def freezing(reference_id: str = "z", **more: Any) -> FreezeAccount:
+    named = more if "payment_reference_id" in more else {"user_id": "u", **more}
+    return FreezeAccount(**{"reference_id": reference_id, "reason": "fraud warning", **named})
+
+
+def unfreezing(reference_id: str = "y", **more: Any) -> UnfreezeAccount:
+    named = more if "payment_reference_id" in more else {"user_id": "u", **more}
+    return UnfreezeAccount(**{"reference_id": reference_id, "reason": "cleared", **named})

@@ -43,7 +43,7 @@ CONTENT: Mapping[str, tuple[str, ...]] = {
     "account.settle": (),
     "credit.adjust": ("allowNegative", "expiresAt", "tokens"),
     "credit.bonus": ("effectiveAt", "expiresAt", "priority", "tokens"),
-    "credit.refund": ("originalReferenceId", "tokens"),
+    "credit.refund": ("freeQuantity", "originalReferenceId", "tokens"),
     "payment.dispute_closed": ("amountMinor", "currency", "disputeId", "originalReferenceId", "result"),
     "payment.disputed": ("amountMinor", "currency", "disputeId", "originalReferenceId", "stage"),
     "payment.failed": ("originalReferenceId",),
@@ -159,7 +159,15 @@ class Model:
         latest, answer = past[-1]
         if mine and answer["status"] == "rejected" and message["attempt"] > latest["attempt"]:
             return self._judged(message, now, past)
-        earlier, answer = _of_attempt(message, mine) if mine else past[-1]
+        if not mine:
+            return self._compared(message, latest, answer)
+        own = self._compared(message, *_of_attempt(message, mine))
+        if own["duplicate"] and answer["status"] == "applied":  # a later attempt may have applied the same
+            anew = self._compared(message, latest, answer)
+            return anew if anew["duplicate"] else own
+        return own
+
+    def _compared(self, message: Message, earlier: Message, answer: dict[str, Any]) -> dict[str, Any]:
         if "packageIndex" not in message:
             earlier = self._with_package_id(earlier)
         return _compared(message, earlier, answer)

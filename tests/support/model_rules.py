@@ -29,6 +29,9 @@ class Rules:
         self._judgements = judgements
         #: References of usages that were given back, with the tokens.
         self._given_back: list[tuple[str, int]] = []
+        #: The same with free units, and the quota and period that each usage counted in.
+        self._freed: list[tuple[str, int]] = []
+        self._counted_in: dict[str, tuple[str, datetime]] = {}
         self.payments = Payments()
 
     def judge(self, account: AccountModel, message: Message) -> Decision:
@@ -71,6 +74,7 @@ class Rules:
             figures = {"required": size, "available": left, "shortfall": size - left}
             return "free_upload_limit_exceeded", None, {**figures, "used": used, "limit": limit}
         account.counted.append(("free_upload", account.period()[0], size))
+        self._counted_in[message["referenceId"]] = ("free_upload", account.period()[0])
         return "free_upload_counted", size, {"used": used + size, "limit": limit}
 
     def _reserve(self, account: AccountModel, message: Message) -> Decision:
@@ -166,6 +170,7 @@ class Rules:
             return code, None, {**figures, **metered}
         if free:
             account.counted.append((quota, account.period()[0], free))
+            self._counted_in[message["referenceId"]] = (quota, account.period()[0])
         account.take(tokens, "usage", feature=message.get("feature", meter))
         return "usage_recorded", tokens, {**metered, "used": used + free, "limit": limit}
 
@@ -174,7 +179,8 @@ class Rules:
     def _refund(self, account: AccountModel, message: Message) -> Decision:
         tokens, name = message["tokens"], message.get("originalReferenceId")
         if name is None:
-            if account.catalog.refunds.unbound == "refuse":
+            is_of_nothing = not tokens or message.get("freeQuantity")
+            if account.catalog.refunds.unbound == "refuse" or is_of_nothing:
                 return "original_required", None, {}
             account.fill(account.note("refund", tokens), tokens, "refunds")
             return "tokens_refunded", tokens, {}
@@ -182,7 +188,8 @@ class Rules:
         if not past or past[-1][1].get("userId") != message["userId"]:
             return "original_not_found", None, {"originalReferenceId": name}
         original = self._applied(name)
-        if original is None or original[0]["type"] not in ("usage.deduct", "usage.settle", "usage.record"):
+        kinds = ("usage.deduct", "usage.settle", "usage.record", "usage.free_upload")
+        if original is None or original[0]["type"] not in kinds:
             return "original_not_refundable", None, {"originalReferenceId": name}
         taken = [
             (movement["lot"], -movement["amount"])
@@ -191,16 +198,36 @@ class Rules:
         ]
         back = sum(amount for reference_id, amount in self._given_back if reference_id == name)
         left = sum(amount for _, amount in taken) - back
-        if tokens > left:
+        is_upload = original[0]["type"] == "usage.free_upload"
+        used = original[1]["amount"] if is_upload else original[1].get("freeQuantity", 0)
+        still_used = used - sum(units for reference_id, units in self._freed if reference_id == name)
+        asked = message.get("freeQuantity")
+        if asked is not None and asked > still_used:
+            code, _, figures = _of(name, _short("refund_exceeds_original", asked, still_used))
+            return code, None, {**figures, "field": "freeQuantity"}
+        quota = self._counted_in.get(name)
+        free = still_used if quota is not None and quota[1] == account.period()[0] else 0
+        if tokens > left and (asked is not None or free == 0):
             return _of(name, _short("refund_exceeds_original", tokens, left))
+        tokens = min(tokens, left)
+        if asked is not None:
+            free = min(asked, free)
+        elif tokens < left:
+            free = 0
+        if tokens == 0 and free == 0:
+            return "original_not_refundable", None, {"originalReferenceId": name}
         self._given_back.append((name, tokens))
+        self._freed.append((name, free))
+        if free and quota is not None:
+            account.counted.append((*quota, -free))
+        freed = {"freeQuantity": free} if used else {}
         # Tokens taken last go back first; a refund begins where the one before it ended. What was taken from
         # each lot goes back by itself, to the debt before the lot.
         for lot, amount in _stretch(taken[::-1], back, back + tokens):
             repaid = min(account.debt(), amount)
             account.write(repaid, "refunds", None)
             account.write(amount - repaid, "refunds", lot)
-        return "tokens_refunded", tokens, {"originalReferenceId": name}
+        return "tokens_refunded", tokens, {"originalReferenceId": name, **freed}
 
     def _bonus(self, account: AccountModel, message: Message) -> Decision:
         tokens, start, end = message["tokens"], _time(message, "effectiveAt"), _time(message, "expiresAt")

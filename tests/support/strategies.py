@@ -328,8 +328,8 @@ def commands(now: datetime = NOW, limits: Limits = LIMITS) -> st.SearchStrategy[
             **first,
         ),
         _made(PaymentFailed, **first, **of_payment),
-        _made(RefundCredit, tokens=tokens, **common),
-        _made(RefundCredit, tokens=tokens, **original),
+        _made(RefundCredit, tokens=used, **common),
+        _made(RefundCredit, tokens=used, free_quantity=st.none() | used, **original),
         _made(
             BonusCredit,
             tokens=tokens,
@@ -524,8 +524,10 @@ def _crowded_usage() -> list[st.SearchStrategy[Command]]:
 
 
 def _refunds() -> st.SearchStrategy[Command]:
-    used = _naming("d0", "d0", "d0", "d1", "m0", "m0", "m1", "s0", "s0", "s1", "r0", "p0", "p1", "open")
-    return _made(RefundCredit, **_crowded("c"), **used, tokens=st.sampled_from([1, 5, 5, 15, 20, 70]))
+    used = _naming("d0", "d0", "d0", "d1", "m0", "m0", "m1", "s0", "s0", "s1", "r0", "p0", "f0", "open")
+    tokens = st.sampled_from([0, 1, 5, 5, 15, 20, 70])
+    free = st.sampled_from([None, None, None, 0, 2, 10])
+    return _made(RefundCredit, **_crowded("c"), **used, tokens=tokens, free_quantity=free)
 
 
 def _crowded_payments() -> list[st.SearchStrategy[Command]]:

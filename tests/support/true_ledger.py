@@ -19,6 +19,7 @@ from schemas import (
     DisputeClosed,
     ExtendUsage,
     FreeUpload,
+    FreezeAccount,
     OpenAccount,
     PaymentDisputed,
     PaymentFailed,
@@ -31,6 +32,7 @@ from schemas import (
     ReserveUsage,
     SettleAccount,
     SettleUsage,
+    UnfreezeAccount,
 )
 from tests.support.apply_commands import applied
 from tests.support.commands import importing
@@ -128,6 +130,14 @@ HISTORY: Sequence[tuple[timedelta, Sequence[Command], Catalog]] = [
             SettleAccount(reference_id="eve-due-1", user_id="eve"),
             FreeUpload(reference_id="eve-due-2", user_id="ada", bytes=0),
             SettleAccount(reference_id="eve-due-2", user_id="eve"),
+            RecordUsage(reference_id="ada-search", user_id="ada", meter="search", quantity=4),
+            RefundCredit(
+                reference_id="ada-free",
+                user_id="ada",
+                tokens=0,
+                free_quantity=3,
+                original_reference_id="ada-search",
+            ),
         ],
         CATALOG,
     ),
@@ -329,6 +339,17 @@ HISTORY: Sequence[tuple[timedelta, Sequence[Command], Catalog]] = [
         [
             SettleAccount(reference_id="fay-more", user_id="fay"),
             CancelSubscription(reference_id="gus-cancel", user_id="gus", at="now"),
+            FreezeAccount(reference_id="hal-freeze", user_id="hal", reason="fraud warning"),
+            FreezeAccount(reference_id="fay-freeze", user_id="fay", reason="fraud warning"),
+            UnfreezeAccount(
+                reference_id="fay-unfreeze",
+                user_id="fay",
+                reason="cleared",
+                occurred_at=OPENED + 41 * _DAY + _HOUR / 60,
+            ),
+            # The warning was there before the payment.
+            FreezeAccount(reference_id="gus-warning", payment_reference_id="gus-pay", reason="fraud warning"),
+            _paid("gus-pay", "gus", "plain"),
         ],
         CATALOG,
     ),

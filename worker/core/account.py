@@ -312,7 +312,7 @@ class Account:
         return quota
 
     def count(self, outcome: Outcome, key: QuotaKey, amount: int) -> QuotaState:
-        """Use ``amount`` units of a quota."""
+        """Use ``amount`` units of a quota; a negative amount gives units back."""
         quota = self.quotas[key]
         before = quota.used
         quota.used += amount

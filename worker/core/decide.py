@@ -104,11 +104,21 @@ class _Batch:
         if command.attempt > stored.attempt and not stored.is_applied:
             return Decided(self._judge_anew(command, content, stored), duplicate=False)
         if command.attempt < stored.attempt:
-            stored = self._superseded.attempt_of(command) or stored
+            stored = self._outcome_for_earlier(command, content, stored)
         if first_difference(content, stored, self._catalog) is None:
             self._learn_names(command, stored)
             return Decided(stored, duplicate=True)
         return self._conflict(command, content, stored)
+
+    def _outcome_for_earlier(self, command: Command, content: str, stored: Outcome) -> Outcome:
+        """Return the outcome for a copy of an earlier attempt: its own, unless the same is applied by now."""
+        own = self._superseded.attempt_of(command)
+        if own is None:
+            return stored
+        is_applied_anew = stored.is_applied and all(
+            first_difference(content, outcome, self._catalog) is None for outcome in (own, stored)
+        )
+        return stored if is_applied_anew else own
 
     def closed(self) -> Plan:
         """Return the plan, with the rows that were written about every account."""
@@ -246,7 +256,7 @@ class _Batch:
             if stored.is_applied or stored.code is not Code.ACCOUNT_NOT_FOUND or stored.type != _PAYMENT:
                 continue
             command = command_of(stored, stored.attempt + 1)
-            self._judge_anew(command, content_of(command, self._catalog), stored)
+            self._judge_anew(command, stored.content, stored)
 
     def _learn_names(self, command: Command, stored: Outcome) -> None:
         """Let a payment that comes again give it names that nobody has."""
