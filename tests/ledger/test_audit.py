@@ -130,7 +130,7 @@ def test_the_report_counts_what_it_has_examined(true_ledger: Engine) -> None:
         "holds": 11,
         "usage_refunds": 3,
         "payments": 12,
-        "payment_events": 23,
+        "payment_events": 24,
         "quotas": 3,
         "quota_entries": 5,
     }
