@@ -366,7 +366,7 @@ def test_rejected_command_leaves_due_entries_to_the_next_one_of_the_batch() -> N
     ledger = after(opening(), bonus(20, "b"))
     refused, used = ledger.apply([deduct(50, "r1"), deduct(10, "r2")], PERIOD_END)
     standing = ("code", "balanceBefore", "balanceAfter", "expired")
-    assert picked(refused, *standing) == ("insufficient_balance", 20, 20, 100)
+    assert picked(refused, *standing) == ("insufficient_balance", 20, 20, None)
     assert picked(used, *standing) == ("tokens_deducted", 20, 10, 100)
     assert {entry.outcome.reference_id for entry in ledger.entries[2:]} == {"r2"}
 

@@ -1317,7 +1317,7 @@ REJECTED = [
         "an account there already, seen as it stands now",
         OPEN,
         opening("r"),
-        no("account_exists", 0, tier="free", expired=100),
+        no("account_exists", 0, tier="free"),
         later=PERIOD_END - NOW,
     ),
     Case("a tier nobody sells", (), opening("r", tier="gold"), {"code": "unknown_tier", "tier": "gold"}),
@@ -1562,7 +1562,6 @@ REJECTED = [
             0,
             periodStart=wire(NEXT_END),
             periodEnd=wire(NEXT_END + 31 * DAY),
-            expired=100,
         ),
         later=NEXT_END - HOUR - NOW,
     ),
@@ -1570,7 +1569,7 @@ REJECTED = [
         "a period that has passed",
         OPEN,
         renew(PERIOD_END),
-        no("period_out_of_range", 0, periodStart=wire(PERIOD_END), periodEnd=wire(NEXT_END), expired=100),
+        no("period_out_of_range", 0, periodStart=wire(PERIOD_END), periodEnd=wire(NEXT_END)),
         later=NEXT_END - NOW,
     ),
     Case(
@@ -1616,8 +1615,14 @@ REJECTED = [
     Case(
         "a cancellation of what was canceled",
         [*OPEN, cancel(reference_id="k")],
-        cancel("now"),
+        cancel(),
         no("subscription_not_active", 100),
+    ),
+    Case(
+        "a cancellation at once of what has ended",
+        [*OPEN, cancel("now", reference_id="k")],
+        cancel("now"),
+        no("subscription_not_active", 0),
     ),
 ]
 
@@ -1659,9 +1664,11 @@ def test_a_tier_nobody_sells_any_longer_is_unknown_to_what_needs_it(command: Com
 def test_a_tier_nobody_sells_any_longer_renews_and_keeps_nothing_and_can_be_left() -> None:
     ledger = after(opening(tier="keeper"))
     ledger.catalog = NO_LONGER_SOLD
-    assert picked(reply_to(ledger, deduct(1), PERIOD_END), "code", "expired") == (
-        "insufficient_balance",
+    assert picked(reply_to(ledger, deduct(1), PERIOD_END), "code", "available") == ("insufficient_balance", 0)
+    changed = reply_to(ledger, change("steady", reference_id="h"), PERIOD_END)
+    assert picked(changed, "code", "amount", "balanceAfter", "expired") == (
+        "subscription_changed",
+        120,
+        120,
         80,
     )
-    changed = reply_to(ledger, change("steady", reference_id="h"), PERIOD_END)
-    assert picked(changed, "code", "amount", "balanceAfter") == ("subscription_changed", 120, 120)

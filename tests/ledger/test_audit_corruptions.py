@@ -120,6 +120,14 @@ _ACCOUNTS: Corruptions = {
         "UPDATE accounts SET period_granted = period_granted + 7 WHERE user_id = 'ada'",
         "period_granted, ada: 250 → 257",
     ),
+    "a tier that nobody chose to follow": (
+        "UPDATE accounts SET next_tier = 'pro', next_tier_at = '2029-01-01 10:00:00' WHERE user_id = 'fay'",
+        "next_tier, fay: 0 → 1",
+    ),
+    "a time without the tier that follows": (
+        "UPDATE accounts SET next_tier_at = '2029-01-01 10:00:00.000000' WHERE user_id = 'fay'",
+        "next_tier, fay: 0 → 1",
+    ),
     "an account in the slot of another user": (
         f"UPDATE accounts SET slot = {slot_of('ben')} WHERE user_id = 'ibu'",
         "account_slot, ibu: 63 → 25",
@@ -328,7 +336,7 @@ _ENTRIES: Corruptions = {
         f"UPDATE lots SET expires_at = '2026-12-04 10:00:00.000000' WHERE account_id = {GUS} AND number = 3",
         "lot_late, gus, gus-cancel, lot 3, entry 7: 0 → -110",
         "lot_late, gus, gus-use, lot 3, entry 6: 0 → -10",
-        "period_granted, gus: 0 → 120",
+        "period_granted, gus: 0 → 10",
     ),
 }
 
@@ -603,6 +611,15 @@ _LOTS: Corruptions = {
     "a lot on the account of another user": (
         f"UPDATE lots SET {of('ben-due')} WHERE {lot(FAY, 4)}",
         "lot_without_outcome, fay, lot 4: 0 → 40",
+    ),
+    "a lot that ended, and nobody canceled": (
+        f"UPDATE lots SET ended_at = '2027-06-01 10:00:00.000000' WHERE {lot(GUS, 1)}",
+        "lot_not_canceled, gus, gus-open, lot 1: 0 → 120",
+    ),
+    "what is left of a lot that was ended": (
+        f"UPDATE lots SET ended_at = '2027-06-01 10:00:00.000000' WHERE {lot(ADA, 7)}",
+        "lot_ended, ada, ada-renew, lot 7: 0 → 250",
+        "lot_not_canceled, ada, ada-renew, lot 7: 0 → 250",
     ),
     "a period that was granted twice": (
         f"UPDATE lots SET {of('gus-use')} WHERE {lot(GUS, 2)}",

@@ -62,8 +62,8 @@ CONTENT: Mapping[str, tuple[str, ...]] = {
         "taxMinor",
     ),
     "subscription.cancel": ("at",),
-    "subscription.change": ("tier",),
-    "subscription.renew": ("periodStart",),
+    "subscription.change": ("effectiveAt", "payment", "periodEnd", "periodStart", "tier"),
+    "subscription.renew": ("payment", "periodEnd", "periodStart"),
     "usage.deduct": ("feature", "tokens"),
     "usage.extend": ("originalReferenceId", "ttlSeconds"),
     "usage.free_upload": ("bytes",),
@@ -90,7 +90,9 @@ OPENING = frozenset(
     }
 )
 _PAYMENTS = ("payment.succeeded", "payment.import")
-_TIMES = frozenset({"anchor", "asOf", "effectiveAt", "expiresAt", "openedAt", "paidAt", "periodStart"})
+_TIMES = frozenset(
+    {"anchor", "asOf", "effectiveAt", "expiresAt", "openedAt", "paidAt", "periodStart", "periodEnd"}
+)
 
 #: Parts of a reply that the model doesn't predict: words, identities, the ledger's own numbering.
 _NOT_PREDICTED = frozenset(
@@ -206,13 +208,14 @@ class Model:
         return self._accounts[user].tier if user in self._accounts else None
 
     def subscription(self, user: str) -> dict[str, Any]:
-        """Anchor, end of the granted periods, tokens granted for the last one, and the subscription's end."""
+        """Last granted period, tokens granted for the last one, and the subscription's end."""
         account = self._accounts[user]
         return {
-            "anchor": account.anchor,
+            "grantedFrom": account.granted_start,
             "grantedUntil": account.granted_until,
             "periodGranted": account.period_granted,
             "endsAt": account.ends_at,
+            "nextTier": account.next_tier,
         }
 
     def warned(self, user: str) -> set[str]:
@@ -337,7 +340,7 @@ class Model:
         if name not in self.catalog.tiers:
             return {"status": "rejected", "code": "unknown_tier", "duplicate": False, "tier": name}
         account = self._accounts[message["userId"]] = AccountModel(self.catalog, name, message, now)
-        account.granted_until = now  # nothing is granted yet
+        account.granted_until, account.granted_start = now, None  # nothing is granted yet
         return {**self._judge_with_account(message, now, message["userId"]), "openedTier": name}
 
     def _judge_with_account(self, message: Message, now: datetime, user: str) -> Answer:
@@ -345,7 +348,8 @@ class Model:
         before = account.balance()
         code, amount, detail = self._rules.judge(account, message)
         if amount is None:
-            return _reply(account, "rejected", code, detail, before)
+            refused = _reply(account, "rejected", code, detail, before)
+            return {name: value for name, value in refused.items() if name != "expired"}
         answer = _reply(account, "applied", code, {"amount": amount, **detail}, before)
         if came_to_nothing(message, answer):
             # The entries that fell due are not kept, so the reply does not report them either.

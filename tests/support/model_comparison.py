@@ -8,6 +8,7 @@ from schemas import Command
 from tests.support.fake_ledger import FakeLedger
 from tests.support.model import Model, predicted
 from worker.core import Entry, Hold, Lot, PaymentEvent
+from worker.core.calendars import last_start
 from worker.core.known import ALERT_DEPLETED, ALERT_LOW
 
 
@@ -50,10 +51,11 @@ def assert_same_account(ledger: FakeLedger, model: Model, user: str) -> None:
         model.debt(user),
     )
     assert {
-        "anchor": account.anchor,
+        "grantedFrom": last_start(account),
         "grantedUntil": account.granted_until,
         "periodGranted": account.period_granted,
         "endsAt": account.ends_at,
+        "nextTier": None if account.next_tier is None else (account.next_tier, account.next_tier_at),
     } == model.subscription(user)
     alerts = {"low": ALERT_LOW, "depleted": ALERT_DEPLETED}
     assert {name for name, alert in alerts.items() if account.alerts & alert} == model.warned(user)
@@ -110,6 +112,7 @@ def as_lot(lot: Lot) -> dict[str, Any]:
         "expiresAt": lot.expires_at,
         "parent": lot.parent,
         "isNoticed": lot.is_noticed,
+        "endedAt": lot.ended_at,
     }
 
 

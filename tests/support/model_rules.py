@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from fractions import Fraction
 from typing import Any
 
-from tests.support.model_account import AccountModel, Message, period
+from tests.support.model_account import AccountModel, Credit, Message
 from tests.support.model_payments import Payments
 from worker.catalog import Catalog, Package, PricingRule
 
@@ -67,7 +67,7 @@ class Rules:
         tier = account.plan()
         if tier is None:
             return "unknown_tier", None, {"tier": account.tier}
-        limit = 0 if account.has_ended() else tier.free_upload_bytes
+        limit = tier.free_upload_bytes if account.has_free_units() else 0
         used, size = account.used("free_upload"), message["bytes"]
         if size > 0 and used + size > limit:
             left = limit - used if used < limit else 0
@@ -158,7 +158,7 @@ class Rules:
             return "unknown_tier", None, {"tier": account.tier}
         quota = meter if rule.quota is None else rule.quota
         limit = tier.free_upload_bytes if quota == "free_upload" else tier.free_units.get(quota, 0)
-        if account.has_ended():
+        if not account.has_free_units():
             limit = 0
         used = account.used(quota)
         free = min(quantity, limit - used) if used < limit else 0
@@ -265,15 +265,44 @@ class Rules:
     # -- subscriptions ------------------------------------------------------------------------------------
 
     def _change(self, account: AccountModel, message: Message) -> Decision:
-        name = message["tier"]
+        name, now = message["tier"], account.now
         tier = account.catalog.tiers.get(name)
         if tier is None:
             return "unknown_tier", None, {"tier": name}
-        if account.now >= account.granted_until:
-            account.granted_until, account.period_granted = account.period()[1], 0
+        is_paid = now < account.granted_until
+        if message.get("effectiveAt") == "period_end":
+            if account.has_ended():
+                return "subscription_not_active", None, {}
+            return _change_later(
+                account, name, account.granted_until if is_paid else account.period_of(now)[1]
+            )
+        named = _gateways(message)
+        if named is not None and not named[0] - _DAY <= now < named[1]:
+            return "period_out_of_range", None, _named(*named)
+        if named is not None and not _is_granted(account, named[0]):
+            previous = account.tier
+            at = _begin(account, named, tier.monthly_tokens)
+            if at > now:
+                code, _, detail = _change_later(account, name, at)
+                return code, tier.monthly_tokens, {**detail, **_named(*named)}
+            account.tier, account.next_tier, account.ends_at = name, None, None
+            detail = {"tier": name, "previousTier": previous, **_named(*named)}
+            return "subscription_changed", tier.monthly_tokens, detail
+        if not is_paid:
+            account.granted_start, account.granted_until = account.period_of(now)
+            account.period_granted = 0
         extra = max(0, tier.monthly_tokens - account.period_granted)
         account.period_granted += extra
-        previous, account.tier, account.ends_at = account.tier, name, None
+        start = account.granted_start
+        if start is not None and start > now:
+            coming, comes = account.next_tier or (account.tier, start)
+            coming = coming if comes <= start else account.tier
+            allocate(account, extra, account.granted_until, start)
+            is_next = extra > 0 or name == coming
+            code, _, detail = _change_later(account, name, start if is_next else account.granted_until)
+            return code, extra, detail
+        previous, account.tier = account.tier, name
+        account.ends_at = account.next_tier = None
         allocate(account, extra, account.granted_until)
         until = _wire(account.granted_until)
         return "subscription_changed", extra, {"tier": name, "previousTier": previous, "periodEnd": until}
@@ -281,48 +310,63 @@ class Rules:
     def _renew(self, account: AccountModel, message: Message) -> Decision:
         if account.ends_at is not None:
             return "subscription_not_active", None, {}
-        now = account.now
-        at = _time(message, "periodStart") or now
-        day = timedelta(days=1)
-        if at < account.anchor - day or at > now + day:
-            return "period_out_of_range", None, {"periodStart": _wire(at)}
-        start, end = period(account.anchor, max(at, account.anchor))
-        if end <= account.granted_until and at >= end - day:
-            start, end = period(account.anchor, end)
-        named = {"periodStart": _wire(start), "periodEnd": _wire(end)}
-        if end <= account.granted_until:
-            return "period_already_granted", None, named
-        _, next_start = account.period()
-        if end <= now or (start > now and (start != next_start or account.granted_until < start)):
-            return "period_out_of_range", None, named
-        tier = account.plan()
+        now, named = account.now, _gateways(message)
+        if named is None:
+            code, start, end = _own_period(account, _time(message, "periodStart"))
+        else:
+            start, end = named
+            is_open = start - _DAY <= now < end
+            code = "" if is_open else "period_out_of_range"
+            code = "period_already_granted" if _is_granted(account, start) else code
+        if code:
+            return code, None, _named(start, end) if end is not None else {"periodStart": _wire(start)}
+        assert end is not None
+        name, following = account.tier, account.next_tier
+        if following is not None and (named is not None or start > following[1] - _DAY):
+            name = following[0]
+        tier = account.catalog.tiers.get(name)
         if tier is None:
-            return "unknown_tier", None, {"tier": account.tier}
-        account.granted_until, account.period_granted = end, tier.monthly_tokens
-        detail = {"tier": account.tier, **named}
-        if start > now:
-            if tier.monthly_tokens:
-                account.note(
-                    "allocation", tier.monthly_tokens, effective_at=start, expires_at=end, is_waiting=True
-                )
-            return "renewal_scheduled", tier.monthly_tokens, detail
-        allocate(account, tier.monthly_tokens, end, start)
-        return "subscription_renewed", tier.monthly_tokens, detail
+            return "unknown_tier", None, {"tier": name}
+        if named is not None:
+            at = _begin(account, named, tier.monthly_tokens)
+            if following is not None and start < following[1] - _DAY:
+                account.next_tier = (following[0], start)
+        else:
+            at = start if start != account.period_of(now)[0] else now
+            if at > now and account.is_gateways():
+                account.name_period((start, end))
+            account.granted_start, account.granted_until = start, end
+            account.period_granted = tier.monthly_tokens
+            allocate(account, tier.monthly_tokens, end, start, is_waiting=at > now)
+        code = "renewal_scheduled" if at > now else "subscription_renewed"
+        return code, tier.monthly_tokens, {"tier": name, **_named(start, end)}
 
     def _cancel(self, account: AccountModel, message: Message) -> Decision:
-        if account.ends_at is not None:
+        now, is_at_once = account.now, message["at"] == "now"
+        if account.ends_at is not None and (account.has_ended() or not is_at_once):
             return "subscription_not_active", None, {}
-        ended = 0
-        if message["at"] == "now":
-            account.ends_at = account.now
-            for credit in account.credits:
-                if credit["source"] == "allocation":
-                    credit["isWaiting"] = False
-                    ended += account.free(credit)
-                    account.write(-account.free(credit), "expiry", credit["number"])
-        else:
-            account.ends_at = max(account.granted_until, account.now)
-        return "subscription_canceled", ended, {"periodEnd": _wire(account.ends_at)}
+        account.next_tier, start = None, account.granted_start
+        allocations = [c for c in account.credits if c["source"] == "allocation" and c["endedAt"] is None]
+        allocations = [c for c in allocations if c["expiresAt"] > now]
+        if not is_at_once:
+            account.ends_at = max(account.granted_until, now)
+            return "subscription_canceled", 0, {"periodEnd": _wire(account.ends_at)}
+        if start is not None and start > now:
+            before, _ = account.period_of(now)
+            _end_at_once(account, [credit for credit in allocations if credit["effectiveAt"] >= start])
+            if account.named and account.named[-1][0] == start:
+                account.named[-1:] = [(before, start)]
+            account.ends_at = account.granted_until = start
+            account.granted_start = before
+            left = [c for c in allocations if c["expiresAt"] == start and c["parent"] is None]
+            account.period_granted = sum(credit["granted"] for credit in left)
+            return "subscription_canceled", 0, {"periodEnd": _wire(start)}
+        ended = _end_at_once(account, allocations)
+        tier, account.ends_at = account.plan(), now
+        is_free = tier is not None and tier.auto_renew
+        if now < account.granted_until:
+            account.period_granted = max(0, account.period_granted - ended) if is_free else 0
+        return "subscription_canceled", ended, {"periodEnd": _wire(now)}
 
     # -- payments -----------------------------------------------------------------------------------------
 
@@ -384,7 +428,7 @@ class Rules:
             "disputed": "payment_disputed",
             "failed": "payment_failed",
         }
-        code = codes.get(happened, happened)
+        code = codes.get(str(happened), str(happened))
         if code == "payment_refunded" and self.payments.is_mixed(payment):
             code = "refund_style_mixed"
         return code, abs(event["collected"]), detail
@@ -424,11 +468,86 @@ def came_to_nothing(message: Message, answer: Answer) -> bool:
     return answer["status"] == "rejected" or not took
 
 
-def allocate(account: AccountModel, tokens: int, until: datetime, start: datetime | None = None) -> None:
-    """Credits what a tier grants for a period."""
+def allocate(
+    account: AccountModel,
+    tokens: int,
+    until: datetime,
+    start: datetime | None = None,
+    *,
+    is_waiting: bool | None = None,
+) -> None:
+    """Credits what a tier grants for a period; tokens of a later one wait for its beginning."""
     if tokens > 0:
-        credit = account.note("allocation", tokens, effective_at=start, expires_at=until)
-        account.fill(credit, tokens, "allocation")
+        waits = is_waiting if is_waiting is not None else start is not None and start > account.now
+        credit = account.note("allocation", tokens, effective_at=start, expires_at=until, is_waiting=waits)
+        if not waits:
+            account.fill(credit, tokens, "allocation")
+
+
+_DAY = timedelta(days=1)
+
+
+def _change_later(account: AccountModel, tier: str, at: datetime) -> Decision:
+    if account.next_tier is not None and account.next_tier[1] < at:
+        account.tier = account.next_tier[0]  # it is of the period before
+    account.next_tier, account.ends_at = (tier, at), None
+    detail = {"tier": tier, "previousTier": account.tier, "effectiveAt": _wire(at)}
+    return "change_scheduled", 0, detail
+
+
+def _gateways(message: Message) -> tuple[datetime, datetime] | None:
+    """The period that a gateway names."""
+    start, end = _time(message, "periodStart"), _time(message, "periodEnd")
+    return None if start is None or end is None else (start, end)
+
+
+def _is_granted(account: AccountModel, start: datetime) -> bool:
+    """True for a gateway's period that begins no later than the last one; by its own calendar, a day."""
+    last = account.granted_start
+    if last is None:
+        return False
+    return start <= last or (not account.is_gateways() and start < last + _DAY)
+
+
+def _begin(account: AccountModel, named: tuple[datetime, datetime], tokens: int) -> datetime:
+    """Grants a gateway's period; returns when it takes effect: at once where nothing else is granted."""
+    start, end = named
+    at = start if account.now < account.granted_until or start < account.now else account.now
+    account.name_period(named)
+    account.granted_start, account.granted_until, account.period_granted = start, end, tokens
+    allocate(account, tokens, end, at)
+    return at
+
+
+def _own_period(account: AccountModel, named: datetime | None) -> tuple[str, datetime, datetime | None]:
+    """The period of the account's own calendar that is meant, and why it can't be granted, if so."""
+    now, at = account.now, account.now if named is None else named
+    first, last = account.period_of(now)
+    if not (first <= at < last) and (at < account.earliest() - _DAY or at > now + _DAY):
+        return "period_out_of_range", at, None
+    start, end = account.period_of(max(at, account.earliest()))
+    is_day_before = end <= account.granted_until and now >= end - _DAY
+    if is_day_before and (at >= end - _DAY or (start == first and at > first + _DAY)):
+        start, end = account.period_of(end)
+    if end <= account.granted_until:
+        return "period_already_granted", start, end
+    if start != first and (start != last or account.granted_until < start):
+        return "period_out_of_range", start, end
+    return "", start, end
+
+
+def _end_at_once(account: AccountModel, ending: list[Credit]) -> int:
+    """Ends credits now; what comes back to them later has ended as well. Returns what expires."""
+    ended = 0
+    for credit in ending:
+        ended += account.free(credit)
+        account.write(-account.free(credit), "expiry", credit["number"])
+        credit["isWaiting"], credit["endedAt"] = False, account.now
+    return ended
+
+
+def _named(start: datetime, end: datetime) -> dict[str, str]:
+    return {"periodStart": _wire(start), "periodEnd": _wire(end)}
 
 
 def package_named(catalog: Catalog, message: Message) -> Package | None:

@@ -192,7 +192,7 @@ class Account:
         if self.state.debt == 0:
             return
         for lot, free in self.burning():
-            if lot.expires_at is not None and lot.expires_at <= at:
+            if (ends_at := lot.ends_at) is not None and ends_at <= at:
                 continue
             part = min(free, self.state.debt)
             self.post(outcome, Counter.TRANSFERS, -part, lot, due_at=at)

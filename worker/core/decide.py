@@ -522,6 +522,8 @@ def _refused(outcome: Outcome, decision: Decision, account: Account | None = Non
     outcome.status, outcome.code = Status.REJECTED, decision.code
     outcome.first_entry = outcome.last_entry = None
     outcome.balance_after = outcome.balance_before
+    if account is not None:
+        account.begin()  # the command that posts what has expired says so, once
     outcome.detail = decision.detail if account is None else {**decision.detail, **_withheld(account)}
     return outcome
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Row, Select, and_, func, or_, select
 
 from schemas import Command, PaymentSucceeded, slot_of, type_of
+from worker.core.calendars import present_period
 from worker.core.known import (
     AccountState,
     Hold,
@@ -25,7 +26,6 @@ from worker.core.known import (
     QuotaState,
     Source,
     Taken,
-    present_period,
 )
 from worker.core.needs import needs_of
 from worker.core.outcomes import Outcome
@@ -92,6 +92,10 @@ def load(
         _closed_holds(connection, known, needs.holds)
     if needs.usages:
         _usages(connection, known, _originals(judged.outcomes, needs.usages))
+    if needs.ending:
+        ending = [state for state in states if state.user_id in needs.ending]
+        theirs = {state.account_id: slot_of(state.user_id) for state in ending}
+        _add_used_up(connection, known, theirs, "source", [Source.ALLOCATION.value])
     # A payment whose name isn't bound yet, after a crash of a distributed ledger, is found by its operation.
     unbound = {
         outcome.reference_id: outcome.user_id

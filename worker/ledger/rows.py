@@ -51,6 +51,7 @@ ACCOUNT = (
     "due_at",
     "granted_from",
     "next_tier",
+    "next_tier_at",
     "frozen_at",
     "unfrozen_at",
 )

@@ -160,9 +160,10 @@ accounts = Table(
     Column("user_id", Text, nullable=False),
     Column("tier", Text, nullable=False),
     Column("imported_at", UtcDateTime),
-    # The start of the last period that was granted, the tier from its end on, and since when it is frozen.
+    # The start of the last period that was granted, the tier that follows, and since when it is frozen.
     Column("granted_from", UtcDateTime),
     Column("next_tier", Text),
+    Column("next_tier_at", UtcDateTime),
     Column("frozen_at", UtcDateTime),
     Column("unfrozen_at", UtcDateTime),
     PrimaryKeyConstraint("slot", "account_id"),

@@ -15,8 +15,9 @@ from schemas import (
     type_of,
 )
 from worker.core.account import Account
+from worker.core.calendars import present_period
 from worker.core.credits import credit, put_back, schedule
-from worker.core.known import QuotaKey, Source, Taken, present_period
+from worker.core.known import QuotaKey, Source, Taken
 from worker.core.lots import Credit
 from worker.core.outcomes import BYTE, Outcome
 from worker.core.plan import Counter, UsageRefund

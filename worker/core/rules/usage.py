@@ -3,7 +3,8 @@
 from schemas import Code, DeductUsage, FreeUpload, RecordUsage
 from worker.catalog import FREE_UPLOAD
 from worker.core.account import Account
-from worker.core.known import QuotaKey, QuotaState, present_period
+from worker.core.calendars import present_period
+from worker.core.known import QuotaKey, QuotaState
 from worker.core.outcomes import BYTE, Outcome
 from worker.core.plan import Counter
 from worker.core.pricing import price_of
@@ -73,11 +74,15 @@ def record(account: Account, command: RecordUsage, outcome: Outcome, context: Co
 
 
 def free_limit(account: Account, quota: str) -> int | None:
-    """Return the free part of ``quota`` in a period; None where the catalog no longer has the tier."""
+    """Return the free part of ``quota`` in a period; None where the catalog no longer has the tier.
+
+    A period that was never granted has none, where the tier doesn't renew itself.
+    """
     tier = account.tier
     if tier is None:
         return None
-    if account.has_ended:
+    is_unpaid = not tier.auto_renew and account.now >= account.state.granted_until
+    if account.has_ended or is_unpaid:
         return 0
     return tier.free_upload_bytes if quota == FREE_UPLOAD else tier.free_units.get(quota, 0)
 

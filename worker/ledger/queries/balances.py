@@ -10,7 +10,8 @@ from schemas import DeductUsage
 from schemas.fields import INT64_MAX
 from worker.catalog import FREE_UPLOAD, Catalog
 from worker.core import Account, Conflict, HoldState, Source, decide
-from worker.core.periods import Period, period_at
+from worker.core.calendars import present_period
+from worker.core.periods import Period
 from worker.core.rules.usage import free_limit
 from worker.ledger.queries.lookback import posted_state_at
 from worker.ledger.queries.posted import PostedState, posted_state, posted_states, quotas_used_at
@@ -126,7 +127,7 @@ def balance(connection: Connection, user_id: str, now: datetime, catalog: Catalo
 
 def balance_of(posted: PostedState, now: datetime, catalog: Catalog) -> Balance:
     """Return the balance at ``now`` (UTC) of an account that was read with its quotas."""
-    period = period_at(posted.state.anchor, now)
+    period = present_period(posted.state, now)
     used = {key.meter: quota.used for key, quota in posted.quotas.items() if key.period_start == period.key}
     return _balance(posted, period, used, now, catalog)
 
@@ -134,7 +135,7 @@ def balance_of(posted: PostedState, now: datetime, catalog: Catalog) -> Balance:
 def balance_at(connection: Connection, user_id: str, at: datetime, catalog: Catalog) -> Balance:
     """Return the past balance at ``at`` (UTC). Raises NotFoundError, also for a time before the account."""
     posted = posted_state_at(connection, user_id, at)
-    period = period_at(posted.state.anchor, at)
+    period = present_period(posted.state, at)
     used = quotas_used_at(connection, key_of(posted.state), period.key, at)
     return _balance(posted, period, used, at, catalog)
 
@@ -208,6 +209,10 @@ def _next_credit(account: Account) -> tuple[datetime, int] | tuple[None, None]:
     """Return when credit comes next by itself, and how much; None where none is sure to come."""
     coming = [(lot.effective_at, lot.pending) for lot in account.lots.values() if lot.pending]
     tier, state = account.tier, account.state
+    if state.next_tier is not None and state.next_tier_at is not None:
+        tier = (
+            account.catalog.tiers.get(state.next_tier) if state.granted_until >= state.next_tier_at else tier
+        )
     if tier is not None and tier.auto_renew and tier.monthly_tokens and state.ends_at is None:
         coming.append((state.granted_until, tier.monthly_tokens))
     if not coming:
