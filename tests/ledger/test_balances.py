@@ -102,6 +102,7 @@ def test_a_balance_is_explained_by_its_sums(reader: Reader, ada: str, apply: App
         "sequence": 6,
         "openedAt": "2025-11-22T10:15:00Z",
         "updatedAt": "2026-11-22T10:15:00Z",
+        "frozenAt": None,
     }
 
 

@@ -192,8 +192,8 @@ def test_changed_row_has_all_that_may_change() -> None:
         "slot": SLOT,
         **{name: getattr(lot, name) for name in ("account_id", "number", "remaining", "held", "pending")},
         "is_noticed": True,
-        "ended_at": lot.ended_at,
         "is_open": True,
+        "ended_at": lot.ended_at,
     }
     assert only_row(rows.of_used_lots([lot], SLOTS_OF)) == {
         "slot": SLOT,

@@ -206,8 +206,10 @@ class FakeLedger:
             for entry in self.entries
             if entry.outcome.reference_id == reference_id and entry.counter is Counter.USAGE and entry.lot
         )
-        back = sum(row.tokens for row in self.usage_refunds if row.original.reference_id == reference_id)
-        return Taken(parts, back)
+        refunds = [row for row in self.usage_refunds if row.original.reference_id == reference_id]
+        back, freed = sum(row.tokens for row in refunds), sum(row.free_quantity for row in refunds)
+        counted = (entry.key for entry in self.quota_entries if entry.outcome.reference_id == reference_id)
+        return Taken(parts, back, next(counted, None), freed)
 
     def _lots(
         self,
@@ -445,7 +447,9 @@ class FakeLedger:
         for reference in plan.taken_in:
             self.waiting.pop(reference, None)
         for row in plan.usage_refunds:
-            assert row.tokens > 0
+            assert row.tokens >= 0
+            assert row.free_quantity >= 0
+            assert row.tokens + row.free_quantity > 0
             self.usage_refunds.append(row)
 
     def _move_accounts(self, plan: Plan, known: Known) -> None:

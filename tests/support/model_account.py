@@ -184,8 +184,9 @@ class AccountModel:
         return self.period_of(self.now)[0] if self.is_gateways() else self._anchor_after(self.named)
 
     def hold_named(self, reference_id: str) -> Hold | None:
-        """The hold of that name, whatever became of it."""
-        return next((hold for hold in self.holds if hold["reference"] == reference_id), None)
+        """The hold of that name, whatever became of it; that of a dispute has no name."""
+        named = [h for h in self.holds if h["reference"] == reference_id and not h["isDispute"]]
+        return named[0] if named else None
 
     def to_burn(self, at: datetime | None = None) -> list[Credit]:
         """Credits with something free that have not expired ``at`` that time, in the order to be spent."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.support.model_account import AccountModel, Credit, Message
 from tests.support.model_payments import Payments
-from worker.catalog import Package, PricingRule
+from worker.catalog import Catalog, Package, PricingRule
 
 Answer = dict[str, Any]
 #: A message that was judged, and its answer.
@@ -29,6 +29,9 @@ class Rules:
         self._judgements = judgements
         #: References of usages that were given back, with the tokens.
         self._given_back: list[tuple[str, int]] = []
+        #: The same with free units, and the quota and period that each usage counted in.
+        self._freed: list[tuple[str, int]] = []
+        self._counted_in: dict[str, tuple[str, datetime]] = {}
         self.payments = Payments()
 
     def judge(self, account: AccountModel, message: Message) -> Decision:
@@ -48,7 +51,8 @@ class Rules:
     def _exists(self, account: AccountModel, _message: Message) -> Decision:
         return "account_exists", None, {"tier": account.tier}
 
-    def _settle_account(self, _accounts: AccountModel, _message: Message) -> Decision:
+    def _settle_account(self, account: AccountModel, message: Message) -> Decision:
+        self.payments.look_for_waiting(account, message["userId"])
         return "account_settled", 0, {}
 
     # -- usage --------------------------------------------------------------------------------------------
@@ -70,6 +74,7 @@ class Rules:
             figures = {"required": size, "available": left, "shortfall": size - left}
             return "free_upload_limit_exceeded", None, {**figures, "used": used, "limit": limit}
         account.counted.append(("free_upload", account.period()[0], size))
+        self._counted_in[message["referenceId"]] = ("free_upload", account.period()[0])
         return "free_upload_counted", size, {"used": used + size, "limit": limit}
 
     def _reserve(self, account: AccountModel, message: Message) -> Decision:
@@ -87,6 +92,7 @@ class Rules:
                 "openedAt": account.now,
                 "expiresAt": until,
                 "closedAt": None,
+                "isDispute": False,
             }
         )
         return "tokens_reserved", tokens, {"expiresAt": _wire(until)}
@@ -164,6 +170,7 @@ class Rules:
             return code, None, {**figures, **metered}
         if free:
             account.counted.append((quota, account.period()[0], free))
+            self._counted_in[message["referenceId"]] = (quota, account.period()[0])
         account.take(tokens, "usage", feature=message.get("feature", meter))
         return "usage_recorded", tokens, {**metered, "used": used + free, "limit": limit}
 
@@ -172,15 +179,17 @@ class Rules:
     def _refund(self, account: AccountModel, message: Message) -> Decision:
         tokens, name = message["tokens"], message.get("originalReferenceId")
         if name is None:
-            if account.catalog.refunds.unbound == "refuse":
+            is_of_nothing = not tokens or message.get("freeQuantity")
+            if account.catalog.refunds.unbound == "refuse" or is_of_nothing:
                 return "original_required", None, {}
             account.fill(account.note("refund", tokens), tokens, "refunds")
             return "tokens_refunded", tokens, {}
         past = self._judgements.get(name)
-        if not past or past[-1][0]["userId"] != message["userId"]:
+        if not past or past[-1][1].get("userId") != message["userId"]:
             return "original_not_found", None, {"originalReferenceId": name}
         original = self._applied(name)
-        if original is None or original[0]["type"] not in ("usage.deduct", "usage.settle", "usage.record"):
+        kinds = ("usage.deduct", "usage.settle", "usage.record", "usage.free_upload")
+        if original is None or original[0]["type"] not in kinds:
             return "original_not_refundable", None, {"originalReferenceId": name}
         taken = [
             (movement["lot"], -movement["amount"])
@@ -189,16 +198,36 @@ class Rules:
         ]
         back = sum(amount for reference_id, amount in self._given_back if reference_id == name)
         left = sum(amount for _, amount in taken) - back
-        if tokens > left:
+        is_upload = original[0]["type"] == "usage.free_upload"
+        used = original[1]["amount"] if is_upload else original[1].get("freeQuantity", 0)
+        still_used = used - sum(units for reference_id, units in self._freed if reference_id == name)
+        asked = message.get("freeQuantity")
+        if asked is not None and asked > still_used:
+            code, _, figures = _of(name, _short("refund_exceeds_original", asked, still_used))
+            return code, None, {**figures, "field": "freeQuantity"}
+        quota = self._counted_in.get(name)
+        free = still_used if quota is not None and quota[1] == account.period()[0] else 0
+        if tokens > left and (asked is not None or free == 0):
             return _of(name, _short("refund_exceeds_original", tokens, left))
+        tokens = min(tokens, left)
+        if asked is not None:
+            free = min(asked, free)
+        elif tokens < left:
+            free = 0
+        if tokens == 0 and free == 0:
+            return "original_not_refundable", None, {"originalReferenceId": name}
         self._given_back.append((name, tokens))
+        self._freed.append((name, free))
+        if free and quota is not None:
+            account.counted.append((*quota, -free))
+        freed = {"freeQuantity": free} if used else {}
         # Tokens taken last go back first; a refund begins where the one before it ended. What was taken from
         # each lot goes back by itself, to the debt before the lot.
         for lot, amount in _stretch(taken[::-1], back, back + tokens):
             repaid = min(account.debt(), amount)
             account.write(repaid, "refunds", None)
             account.write(amount - repaid, "refunds", lot)
-        return "tokens_refunded", tokens, {"originalReferenceId": name}
+        return "tokens_refunded", tokens, {"originalReferenceId": name, **freed}
 
     def _bonus(self, account: AccountModel, message: Message) -> Decision:
         tokens, start, end = message["tokens"], _time(message, "effectiveAt"), _time(message, "expiresAt")
@@ -342,49 +371,62 @@ class Rules:
     # -- payments -----------------------------------------------------------------------------------------
 
     def _purchase(self, account: AccountModel, message: Message) -> Decision:
-        package = _package(account, message)
+        for name in (message["referenceId"], *message.get("alsoKnownAs", ())):
+            if self.payments.named(name) is not None:
+                return "reference_taken", None, {"originalReferenceId": name}
+        package = package_named(account.catalog, message)
         if package is None:
             named = message.get("packageId") or f"#{message['packageIndex']}"
             return "unknown_package", None, {"packageId": named}
-        price = f"{package.price_minor} {package.currency}"
-        paid = f"{message['amountMinor']} {message['currency']}"
-        if paid != price:
-            return "amount_mismatch", None, {"packageId": package.id, "expected": price, "received": paid}
-        written_off = self.payments.bought(account, message, package)
-        detail: dict[str, Any] = {
-            "packageId": package.id,
-            "baseTokens": package.tokens,
-            "bonusTokens": package.bonus_tokens,
-        }
+        prices = _prices(package, message, account.now)
+        paid, currency = _list_price(message), message["currency"]
+        tokens = _bought(package, message)
+        expected = " or ".join(f"{price} {name}" for name, price in prices.items())
+        if package.rates:
+            expected = " or ".join(f"an amount in {name}" for name in sorted(package.rates))
+        elif currency in prices:
+            expected = f"{prices[currency]} {currency}"
+        figures = {"expected": expected, "received": f"{paid} {currency}"}
+        policy = account.catalog.payments
+        is_good = _is_price(package, prices.get(currency), paid, currency, policy.price_check)
+        if tokens[0] == 0 or (not is_good and policy.on_mismatch == "reject"):
+            return "amount_mismatch", None, {"packageId": package.id, **figures}
+        written_off = self.payments.bought(account, message["userId"], message, package, tokens)
+        detail: dict[str, Any] = {"packageId": package.id, "baseTokens": tokens[0], "bonusTokens": tokens[1]}
         if written_off:
             detail["uncollected"] = written_off
-        return "tokens_purchased", package.tokens + package.bonus_tokens, detail
+        if is_good:
+            return "tokens_purchased", sum(tokens), detail
+        return "purchase_flagged", sum(tokens), {**detail, **figures}
 
     def _went_back(self, account: AccountModel, message: Message) -> Decision:
-        name = message["originalReferenceId"]
-        detail: dict[str, Any] = {"originalReferenceId": name}
-        original = self._applied(name)
-        if original and came_to_nothing(*original):
-            original = None
-        if original and original[0]["type"] in ("payment.succeeded", "payment.import"):
-            paid, buyer = original[0], original[0]["userId"]
-        else:
-            paid, buyer = None, None
-        if original and buyer != message["userId"]:
-            return "original_not_found", None, detail
-        if "amountMinor" in message:
-            received = f"{message['amountMinor']} {message['currency']}"
-            if paid and paid["currency"] != message["currency"]:
-                price = f"{paid['amountMinor']} {paid['currency']}"
-                return "currency_mismatch", None, {**detail, "expected": price, "received": received}
-            detail["amountMinor"] = message["amountMinor"]
-        event = self.payments.happened(account, message)
+        payment = self.payments.named(message["originalReferenceId"])
+        if payment is None:
+            raise AssertionError("a payment that nobody knows")
+        detail = named_money(message)
+        if message["type"] == "payment.refunded" and message["currency"] != payment["currency"]:
+            price = f"{payment['amountMinor']} {payment['currency']}"
+            amount = message.get("amountMinor", message.get("refundedTotalMinor"))
+            received = f"{amount} {message['currency']}"
+            name = {"originalReferenceId": message["originalReferenceId"]}
+            return "currency_mismatch", None, {**name, "expected": price, "received": received}
+        event, money = self.payments.happened(account, payment, message)
+        happened = event["happened"]
+        if happened in ("refunded", "refunded_total", "dispute_lost") and money != detail["amountMinor"]:
+            detail["countedMinor"] = money
         if event["uncollected"] > 0:
             detail["uncollected"] = event["uncollected"]
-        if paid is None:
-            return "payment_awaited", 0, detail
-        codes = {"refunded": "payment_refunded", "disputed": "payment_disputed", "failed": "payment_failed"}
-        return codes.get(event["happened"], event["happened"]), abs(event["collected"]), detail
+        codes = {
+            "refunded": "payment_refunded",
+            "refunded_total": "payment_refunded",
+            "inquired": "inquiry_opened",
+            "disputed": "payment_disputed",
+            "failed": "payment_failed",
+        }
+        code = codes.get(happened, happened)
+        if code == "payment_refunded" and self.payments.is_mixed(payment):
+            code = "refund_style_mixed"
+        return code, abs(event["collected"]), detail
 
     _by_type: Mapping[str, Callable[["Rules", AccountModel, Message], Decision]] = {
         "account.import": _exists,
@@ -396,6 +438,7 @@ class Rules:
         "payment.dispute_closed": _went_back,
         "payment.disputed": _went_back,
         "payment.failed": _went_back,
+        "payment.refund_failed": _went_back,
         "payment.refunded": _went_back,
         "payment.succeeded": _purchase,
         "subscription.cancel": _cancel,
@@ -502,11 +545,57 @@ def _named(start: datetime, end: datetime) -> dict[str, str]:
     return {"periodStart": _wire(start), "periodEnd": _wire(end)}
 
 
-def _package(account: AccountModel, message: Message) -> Package | None:
-    for index, package in enumerate(account.catalog.packages):
+def package_named(catalog: Catalog, message: Message) -> Package | None:
+    """The package of that id, or at that place."""
+    for index, package in enumerate(catalog.packages):
         if message.get("packageId") == package.id or message.get("packageIndex") == index:
             return package
     return None
+
+
+def named_money(message: Message) -> dict[str, Any]:
+    """What the reply to an event repeats of it: the name of the payment, and the money."""
+    amount = message.get("amountMinor", message.get("refundedTotalMinor"))
+    money = {} if amount is None else {"amountMinor": amount}
+    return {"originalReferenceId": message["originalReferenceId"], **money}
+
+
+def _list_price(message: Message) -> int:
+    if "listMinor" in message:
+        listed: int = message["listMinor"]
+        return listed
+    parts = [message["amountMinor"], message.get("discountMinor", 0)]
+    parts += [-message.get(name, 0) for name in ("taxMinor", "otherMinor")]
+    return sum(parts)
+
+
+def _prices(package: Package, message: Message, now: datetime) -> dict[str, int]:
+    """What as many of the package cost when it was paid, by currency in the order of their names."""
+    when = _time(message, "occurredAt") or now
+    valid = [change for change in package.changes if change.valid_from <= when]
+    prices = dict(package.prices)
+    if package.price_minor is not None and package.currency is not None:
+        prices = {package.currency: package.price_minor}
+    if valid:
+        prices = dict(sorted(valid, key=lambda change: change.valid_from)[-1].prices)
+    return {name: prices[name] * message.get("quantity", 1) for name in sorted(prices)}
+
+
+def _is_price(package: Package, price: int | None, paid: int, currency: str, check: str) -> bool:
+    if package.rates:
+        return currency in package.rates
+    if check == "off":
+        return True
+    return price is not None and (paid == price or (check == "at_least" and paid > price))
+
+
+def _bought(package: Package, message: Message) -> tuple[int, int]:
+    if package.rates:
+        rate = package.rates.get(message["currency"])
+        paid = max(_list_price(message), 0)
+        return (0 if rate is None else math.floor(Fraction(paid * rate.tokens, rate.per_minor))), 0
+    number = message.get("quantity", 1)
+    return package.tokens * number, package.bonus_tokens * number
 
 
 def _short(code: str, required: int, available: int) -> Decision:

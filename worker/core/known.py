@@ -35,7 +35,8 @@ class AccountState:
     lots. Periods count from ``anchor``; ``granted_until`` is the end of the last period whose allocation was
     granted, ``period_granted`` the most that was granted for it; from ``ends_at`` the subscription has ended.
     ``granted_from`` is the start of that period, where a gateway named it; ``next_tier`` takes the tier's
-    place at ``next_tier_at``. A frozen account takes no usage since ``frozen_at``.
+    place at ``next_tier_at``. An account with ``frozen_at``, when it was last frozen, takes no usage;
+    ``unfrozen_at`` is when it was last let go.
     While ``granted_until`` is the anchor itself, the first period's allocation is due. Nothing falls due
     before ``due_at``.
     """
@@ -66,6 +67,7 @@ class AccountState:
     next_tier: str | None = None
     next_tier_at: datetime | None = None
     frozen_at: datetime | None = None
+    unfrozen_at: datetime | None = None
 
     @property
     def available(self) -> int:
@@ -101,6 +103,7 @@ class AccountState:
             self.next_tier,
             self.next_tier_at,
             self.frozen_at,
+            self.unfrozen_at,
         )
 
 
@@ -225,10 +228,16 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """Tokens that a usage took, as (lot, tokens) in order, and how many were refunded."""
+    """Tokens that a usage took, as (lot, tokens) in order, and how many were refunded.
+
+    ``quota`` is where its free units came from, None where it took none or their period is over; ``freed`` of
+    them were given back.
+    """
 
     parts: tuple[tuple[int, int], ...]
     refunded: int = 0
+    quota: "QuotaKey | None" = None
+    freed: int = 0
 
 
 class Happened(StrEnum):

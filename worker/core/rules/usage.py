@@ -5,7 +5,7 @@ from worker.catalog import FREE_UPLOAD
 from worker.core.account import Account
 from worker.core.calendars import present_period
 from worker.core.known import QuotaKey, QuotaState
-from worker.core.outcomes import Outcome
+from worker.core.outcomes import BYTE, Outcome
 from worker.core.plan import Counter
 from worker.core.pricing import price_of
 from worker.core.rules.decisions import Context, Decision, applied, rejected, short_of
@@ -55,6 +55,8 @@ def record(account: Account, command: RecordUsage, outcome: Outcome, context: Co
         "free_quantity": free,
         "charged_quantity": command.quantity - free,
     }
+    if rule.unit == BYTE:
+        metered["meter_unit"] = BYTE
     if tokens > available and tokens:
         refused = short_of(tokens, available)
         return refused._replace(detail={**refused.detail, **metered})

@@ -26,6 +26,7 @@ CHECKS: Mapping[str, str] = {
     "period_granted": "what was granted for the period is not the sum of its allocations",
     "allocation_lots": "more was allocated than the lots were granted that have taken effect",
     "bonus_lots": "the bonuses are not what the lots were granted that have taken effect",
+    "frozen": "the account is frozen, or let go, otherwise than its operations say; rows",
     "account_missing": "entries without an account; the sums of their amounts",
     # entries
     "entry_gap": "the entry's sequence does not follow the one before it",
@@ -90,6 +91,9 @@ CHECKS: Mapping[str, str] = {
     "refund_tokens": "the refund's tokens are not those of its entries",
     "refund_original": "a refund of what is not, or not the same user's, applied usage; its tokens",
     "refund_exceeds": "more was refunded of the usage than it took",
+    "refund_free_exceeds": "more free units went back of the usage than it took; units",
+    "refund_free": "the free units of the refund are not those of its quota entries; units",
+    "refund_quota": "free units that went back to another quota or period than the usage's; units",
     # payments and what happened to them
     "payment_missing": "an applied payment without its row among the payments; rows",
     "payment_base": "the payment's base tokens are not those of its entries",
@@ -104,6 +108,12 @@ CHECKS: Mapping[str, str] = {
     "event_collected": "what the event collected is not what its entries took",
     "event_amount": "the operation's amount is not what its event moved",
     "event_awaited": "an event that moved tokens although its payment is not there",
+    # names of payments, and what waits for them
+    "payment_without_name": "a payment whose reference is no name of it and of its user; rows",
+    "name_without_payment": "a name that is bound to no payment of its user; rows",
+    "event_not_taken_in": "an event that waits although its payment is there; rows",
+    "waiting_without_outcome": "an event that waits without its applied operation; rows",
+    "awaited_without_event": "an operation whose event neither waits nor was taken in; rows",
     # quotas
     "upload_without_quota_entry": "a counted upload without its quota entry; bytes",
     "upload_amount": "the upload's quota entries don't add up to its bytes",

@@ -70,8 +70,8 @@ class Balance(View):
     what remains in the ``lots`` (by their source) less ``debt``, and ``held`` of it is kept by holds.
     ``pending`` takes effect later and is in no balance yet. ``monthly_allocation`` is None where the catalog
     lacks the tier. At ``next_credit_at`` the next ``next_credit_tokens`` come by themselves: a period that
-    costs nothing, or scheduled credit. ``sequence`` is that of the last posted entry, ``updated_at`` when
-    that was posted.
+    costs nothing, or scheduled credit. Since ``frozen_at``, where there is one, the account takes no usage.
+    ``sequence`` is that of the last posted entry, ``updated_at`` when that was posted.
     """
 
     user_id: str
@@ -99,17 +99,22 @@ class Balance(View):
     sequence: int
     opened_at: datetime
     updated_at: datetime
+    frozen_at: datetime | None = None
 
 
 @dataclass(frozen=True)
 class Affordability(View):
-    """Result that a deduction of ``required`` tokens would have now, and the shortfall if it is refused."""
+    """Result that a deduction of ``required`` tokens would have now, and the shortfall if it is refused.
+
+    ``code`` is the reason code of its reply: an account that is frozen is short of nothing.
+    """
 
     user_id: str
     can_afford: bool
     required: int
     available: int
     shortfall: int
+    code: str
 
 
 def balance(connection: Connection, user_id: str, now: datetime, catalog: Catalog) -> Balance:
@@ -155,6 +160,7 @@ def can_afford(
         required=tokens,
         available=available,
         shortfall=int(outcome.detail.get("shortfall", 0)),
+        code=outcome.code.value,
     )
 
 
@@ -195,6 +201,7 @@ def _balance(
         sequence=posted.state.sequence,
         opened_at=posted.opened_at,
         updated_at=posted.updated_at,
+        frozen_at=state.frozen_at,
     )
 
 

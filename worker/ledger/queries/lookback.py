@@ -31,6 +31,7 @@ from worker.core.periods import Period, period_at
 from worker.errors import NotFoundError
 from worker.ledger import rows
 from worker.ledger.loading import holds_of
+from worker.ledger.queries.freezing import freezing_at
 from worker.ledger.queries.posted import PostedState, state_in
 from worker.ledger.queries.snapshots import AccountKey, account_row, last_posted, on_operation, posted_at
 from worker.ledger.tables import entries, holds, lots, operations
@@ -61,8 +62,10 @@ def posted_state_at(connection: Connection, user_id: str, at: datetime) -> Poste
     own_holds = _holds_at(connection, key, at)
     subscription = _subscription(connection, row)
     granted = _granted(connection, key)
+    freezing = freezing_at(connection, key, user_id, at)
+    state = _state_at(row, last, at, since, own_holds, subscription, granted)
     return PostedState(
-        state=_state_at(row, last, at, since, own_holds, subscription, granted),
+        state=replace(state, frozen_at=freezing.frozen_at, unfrozen_at=freezing.unfrozen_at),
         lots=_lots_at(at, granted, since, own_holds, subscription),
         holds=own_holds,
         opened_at=row.opened_at,
