@@ -314,7 +314,7 @@ def _allocations(account: Account) -> list[Lot]:
     return [
         lot
         for lot in account.lots.values()
-        if lot.source is Source.ALLOCATION and lot.ends_at is not None and lot.ends_at > account.now
+        if lot.source is Source.ALLOCATION and (lot.ends_at is None or lot.ends_at > account.now)
     ]
 
 
