@@ -1,6 +1,7 @@
 """Payments and their events in batches: the same as one by one, and replies that name the right user."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from tests.support.model_comparison import as_lot, assert_same_ledger
 from tests.support.strategies import NOW, SMALL_CATALOG
 
 
-def early(reference: str, **more: object) -> Command:
+def early(reference: str, **more: Any) -> Command:
     """A payment of a user who has no account yet."""
     return payment(reference_id=reference, **more)
 
@@ -89,7 +90,7 @@ def test_refund_in_another_currency_that_waits_under_a_learnt_name_is_looked_at_
 
 @pytest.mark.parametrize("together", [True, False], ids=["in one batch", "one by one"])
 def test_event_and_payment_come_to_the_same_in_any_batch(together: bool) -> None:
-    sent = [went_back(333, user_id=None), opening(), payment(reference_id="p")]
+    sent: list[Command] = [went_back(333, user_id=None), opening(), payment(reference_id="p")]
     ledger, model = FakeLedger(), Model(SMALL_CATALOG)
     for batch in [sent] if together else [[one] for one in sent]:
         ledger.apply(batch)

@@ -18,9 +18,9 @@ from tests.support.provision import PostgresServer
 from tests.support.true_ledger import CATALOG, OPENED
 from worker.core import Decided
 from worker.ledger.audit import audit
+from worker.ledger.due import awaited_payments
 from worker.ledger.engine import ledger_engine
 from worker.ledger.migrations import migrate
-from worker.ledger.payment_names import users_with_waiting_events
 from worker.ledger.tables import accounts, payment_events, payment_names, payments, waiting_events
 
 Row = dict[str, Any]
@@ -125,9 +125,9 @@ def test_payment_has_its_own_name_and_what_waits_has_one_as_well(moved: Moved) -
 def test_event_that_was_forgotten_waits_and_says_why(moved: Moved) -> None:
     event = waiting_events.c
     asked = select(event.reference_id, event.name, event.user_id, event.amount_minor, event.reason)
+    assert awaited_payments(moved.engine, LATER, 10) == []
     with moved.engine.connect() as connection:
         found = [tuple(row) for row in connection.execute(asked.order_by(event.reference_id))]
-        assert users_with_waiting_events(connection, 10) == []
     assert found == [
         ("cyd-lone", "cyd-nowhere", "cyd", 100, None),
         ("cyd-yen", "cyd-pay-3", "cyd", 100, "currency_mismatch"),

@@ -7,7 +7,7 @@ mends.
 
 import json
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -25,9 +25,9 @@ from tests.support.worlds import day_of, named_world
 from worker.catalog import Catalog
 from worker.core import reply_for
 from worker.ledger.audit import audit
+from worker.ledger.due import awaited_payments
 from worker.ledger.engine import ledger_engine
 from worker.ledger.form import LedgerForm
-from worker.ledger.payment_names import users_with_waiting_events
 from worker.ledger.store import Ledger, WrittenNames
 from worker.ledger.tables import accounts, waiting_events
 
@@ -63,6 +63,9 @@ def test_worlds_in_a_distributed_ledger_are_stored_as_the_model_says(stand_in: E
 
 
 # -- crashes between the steps of a distributed ledger ----------------------------------------------------
+
+
+LATER = NOW + timedelta(days=1_000)
 
 
 class BrokenOffError(Exception):
@@ -114,8 +117,7 @@ class PaidWorld:
 
     def look(self) -> int:
         """Settle the accounts of the payments that events wait for, as the scheduler does; count them."""
-        with self.engine.connect() as connection:
-            users = users_with_waiting_events(connection, 1_000)
+        users = [awaited.user_id for awaited in awaited_payments(self.engine, LATER, 1_000)]
         own = [user for user in users if user.startswith(self.name)]
         for user in own:
             self.send(settling(reference_id=f"{self.name}-look-{uuid4().hex[:6]}", user_id=user))

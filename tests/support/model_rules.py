@@ -423,7 +423,7 @@ class Rules:
             "disputed": "payment_disputed",
             "failed": "payment_failed",
         }
-        code = codes.get(happened, happened)
+        code = codes.get(str(happened), str(happened))
         if code == "payment_refunded" and self.payments.is_mixed(payment):
             code = "refund_style_mixed"
         return code, abs(event["collected"]), detail

@@ -56,8 +56,9 @@ def _reason(model: Model, event: dict[str, Any]) -> str | None:
     paid = next(
         (p for p in model.payments if p["referenceId"] == model.payment_names.get(event["payment"])), None
     )
-    is_stuck = paid is not None and event["happened"] in ("refunded", "refunded_total")
-    return "currency_mismatch" if is_stuck and paid["currency"] != event["currency"] else None
+    if paid is None or event["happened"] not in ("refunded", "refunded_total"):
+        return None
+    return "currency_mismatch" if paid["currency"] != event["currency"] else None
 
 
 def _rows(engine: Engine, table: Table, prefix: str) -> Sequence[Row[Any]]:

@@ -9,6 +9,7 @@ The ledger that takes them is in ``tests/support/fake_ledger.py``.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta, timezone
+from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -241,8 +242,12 @@ def _made(model: type[Command], **fields: st.SearchStrategy[Any]) -> st.SearchSt
     values = st.fixed_dictionaries(fields).map(_apart)
     for other in ("original_reference_id", "refund_reference_id"):
         if other in fields:
-            values = values.filter(lambda made, other=other: made[other] != made["reference_id"])
+            values = values.filter(partial(_differs, other))
     return values.map(lambda made: model(**made))
+
+
+def _differs(other: str, made: dict[str, Any]) -> bool:
+    return bool(made[other] != made["reference_id"])
 
 
 def _apart(values: dict[str, Any]) -> dict[str, Any]:

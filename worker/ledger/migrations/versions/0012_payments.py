@@ -44,8 +44,8 @@ def upgrade() -> None:
     op.add_column("accounts", sa.Column("unfrozen_at", _TIME))
     op.add_column("accounts", sa.Column("granted_from", _TIME))
     op.add_column("accounts", sa.Column("next_tier", sa.Text()))
-    op.add_column("accounts", sa.Column("next_tier_at", _TIME))
     op.add_column("accounts", sa.Column("frozen_at", _TIME))
+    op.add_column("accounts", sa.Column("next_tier_at", _TIME))
     op.add_column("lots", sa.Column("ended_at", _TIME))
     op.add_column(
         "holds", sa.Column("is_dispute", sa.Boolean(), server_default=sa.text("false"), nullable=False)
