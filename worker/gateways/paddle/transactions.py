@@ -133,11 +133,33 @@ def _amounts(found: Payload, items: list[Payload]) -> Amounts:
     subtotal = totals.optional_signed_minor("subtotal")
     if subtotal is None or min(subtotal, discount, tax, total - gross) < 0:
         return Amounts(gross)
-    priced = _priced(found, items)
-    if _holds_tax(items, priced, subtotal, discount, tax):
-        list_ = subtotal + tax + discount * tax // (subtotal - discount) if priced is None else priced
-        return Amounts.of(gross, list_=list_, discount=max(list_ - gross, 0), tax=0, other=0)
+    with_tax = _price_with_tax(found, items, subtotal, discount, tax)
+    if with_tax is not None:
+        return Amounts.of(gross, list_=with_tax, discount=max(with_tax - gross, 0), tax=0, other=0)
     return Amounts.of(gross, list_=subtotal, discount=discount + total - gross, tax=tax, other=0)
+
+
+def _price_with_tax(
+    found: Payload, items: list[Payload], subtotal: int, discount: int, tax: int
+) -> int | None:
+    """Return the list price where it holds the tax: the prices say so, or the account does; else None.
+
+    An account's setting is not told: then the price is compared with what the sums come to.
+    """
+    priced, net = _priced(found, items), subtotal - discount
+    if net <= 0:  # all is discounted, the tax as well: the price alone says what it was
+        return priced
+    summed = subtotal + tax + discount * tax // net
+    is_theirs = priced is not None and abs(priced - summed) <= len(items) + 1  # each may be rounded
+    modes = {_tax_mode(item) for item in items}
+    if tax > 0 and (modes == {"internal"} or (is_theirs and "external" not in modes)):
+        return priced if is_theirs else summed
+    return None
+
+
+def _tax_mode(item: Payload) -> str | None:
+    price = item.optional_object("price")
+    return None if price is None else price.optional_text("tax_mode")
 
 
 def _priced(found: Payload, items: list[Payload]) -> int | None:
@@ -150,22 +172,6 @@ def _priced(found: Payload, items: list[Payload]) -> int | None:
             return None
         amount += unit.minor("amount") * _quantity(item)
     return amount if items else None
-
-
-def _holds_tax(items: list[Payload], priced: int | None, subtotal: int, discount: int, tax: int) -> bool:
-    """Return True where the prices hold the tax: they say so, or the account does and the sums show it."""
-    modes = {
-        None if (price := item.optional_object("price")) is None else price.raw("tax_mode") for item in items
-    }
-    net = subtotal - discount
-    if not modes or not tax or net <= 0:
-        return False
-    if modes == {"internal"}:
-        return True
-    if priced is None or "external" in modes or priced == subtotal:
-        return False
-    # Without a discount the price is subtotal + tax; each item may be rounded by one unit.
-    return abs((priced - subtotal) * net - tax * subtotal) <= net * (len(items) + 1)
 
 
 def _paid_at(event: PaddleEvent) -> datetime:

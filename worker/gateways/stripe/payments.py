@@ -89,6 +89,9 @@ def checkout_session(event: StripeEvent, rules: StripeRules) -> Mapped:
     require_kind(session, "checkout.session")
     _require_one_off(session)
     intent = session.optional_id("payment_intent")
+    if intent is not None and "payment_status" not in session:  # of old
+        _require_source(rules, PaymentSource.CHECKOUT_SESSION)
+    _require_paid(session)
     if intent is not None:
         _require_source(rules, PaymentSource.CHECKOUT_SESSION)
     return _payment(
@@ -107,17 +110,18 @@ def checkout_session(event: StripeEvent, rules: StripeRules) -> Mapped:
 
 
 def _require_one_off(session: Payload) -> None:
-    match session.optional_text("mode"):
-        case "setup":
-            raise NoCommandError(Reason.NO_MONEY, "the session only saves a way to pay")
-        case "subscription":
-            raise NoCommandError(Reason.REPORTED_ELSEWHERE, "invoice.paid tells which period is paid")
-    if session.optional_id("subscription") is not None:  # sessions of old have no mode
+    mode = session.optional_text("mode")
+    if mode == "setup":
+        raise NoCommandError(Reason.NO_MONEY, "the session only saves a way to pay")
+    if mode == "subscription" or session.optional_id("subscription") is not None:
         raise NoCommandError(Reason.REPORTED_ELSEWHERE, "invoice.paid tells which period is paid")
-    # no_payment_required is a full discount here: the other kinds of it are other modes. Without a status
-    # a session is of old, and was completed by its payment.
-    status = session.optional_text("payment_status")
-    if status not in ("paid", "no_payment_required", None):
+
+
+def _require_paid(session: Payload) -> None:
+    """Raise NoCommandError for an unpaid session. One that needs no payment is free, or is paid later."""
+    status = session.text("payment_status")
+    is_free = status == "no_payment_required" and session.integer("amount_total") == 0
+    if status != "paid" and not is_free:
         raise NoCommandError(
             Reason.NOT_PAID, f"the session is {status}; checkout.session.async_payment_* tells its end"
         )

@@ -227,7 +227,8 @@ def _running(event: StripeEvent, resolver: Resolver) -> Mapped:
             )
         )
     name = name_of(found.id())
-    prices = (_price_of(item) for item in _items(found))
+    # Subscriptions of before 2015-02-16 have one plan, and no items.
+    prices = (_price_of(item) for item in _items(found) or [found])
     tiers = {tier for price in prices if price and (tier := resolver.tier(price)) is not None}
     tier = only_tier(tiers, name)
     if tier is None:
